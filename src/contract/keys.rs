@@ -1,0 +1,52 @@
+//! Every Redis key of the contract, built in one place.
+//!
+//! Keys are composed, never taken apart: stream names may contain colons, so only the payload
+//! says which stream and consumer a heartbeat belongs to.
+
+use super::Name;
+
+/// Prefix of all heartbeat keys; discovery scans for it.
+pub const HEARTBEAT_PREFIX: &str = "worker:heartbeat:";
+/// Prefix of all shutdown marker keys.
+pub const MARKER_PREFIX: &str = "worker:shutdown:";
+/// Set of every worker type ever seen alive.
+pub const KNOWN_WORKERS: &str = "monitor:known_workers";
+/// Transitions that could not be written to Postgres yet, oldest first (list of JSON).
+pub const EVENT_SPOOL: &str = "monitor:events:spool";
+
+/// Key of a worker's heartbeat (string, JSON, TTL 15 s).
+#[must_use]
+pub fn heartbeat(stream: &Name, consumer: &Name) -> Vec<u8> {
+    pair(HEARTBEAT_PREFIX, stream, consumer)
+}
+
+/// Key by which a worker says that it left on purpose (string, JSON, TTL 120 s).
+#[must_use]
+pub fn marker(stream: &Name, consumer: &Name) -> Vec<u8> {
+    pair(MARKER_PREFIX, stream, consumer)
+}
+
+/// Key of a worker type's state as the monitor last decided it (string, JSON).
+#[must_use]
+pub fn worker_state(worker_type: &Name) -> Vec<u8> {
+    let mut key = b"monitor:worker_state:".to_vec();
+    key.extend_from_slice(worker_type.as_bytes());
+    key
+}
+
+/// List of task durations in milliseconds, newest first, pushed by workers and cut to 10,000.
+#[must_use]
+pub fn task_durations(stream: &Name) -> Vec<u8> {
+    let mut key = b"monitor:task_durations:".to_vec();
+    key.extend_from_slice(stream.as_bytes());
+    key
+}
+
+fn pair(prefix: &str, stream: &Name, consumer: &Name) -> Vec<u8> {
+    let mut key = Vec::with_capacity(prefix.len() + stream.as_bytes().len() + 1 + consumer.as_bytes().len());
+    key.extend_from_slice(prefix.as_bytes());
+    key.extend_from_slice(stream.as_bytes());
+    key.push(b':');
+    key.extend_from_slice(consumer.as_bytes());
+    key
+}

@@ -1,0 +1,230 @@
+//! Events: what changed in the fleet, as `monitor_events` keeps it and the feed shows it.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::worker_type::TypeState;
+use crate::contract::Name;
+
+/// How serious an event is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Good to know.
+    Info,
+    /// Somebody should look.
+    Warning,
+    /// Somebody must act.
+    Critical,
+}
+
+impl Severity {
+    /// The word stored and shown.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// One thing that happened, with everything that is told about it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// Unix seconds by Redis' clock (the monitor's, for events about Redis itself).
+    pub ts: f64,
+    /// The worker type, or `redis` / `postgres` for a source.
+    pub subject: String,
+    /// What happened.
+    pub kind: EventKind,
+    /// The same for the same occurrence however often it is found (a restart in between, a spool
+    /// replayed), so that it is stored once.
+    pub key: String,
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EventKind {
+    /// More consumers than before.
+    ScaleUp {
+        /// Consumers before.
+        from: u32,
+        /// Consumers now.
+        to: u32,
+        /// The state the type recovered from, when it was not alive.
+        recovered_from: Option<TypeState>,
+    },
+    /// Fewer consumers than before.
+    ScaleDown {
+        /// Consumers before.
+        from: u32,
+        /// Consumers now.
+        to: u32,
+        /// The type's state now: `alive`, `crashed` or `scaled_down`.
+        kind: TypeState,
+    },
+    /// Consumers vanished without a goodbye.
+    ConsumersLost {
+        /// Which.
+        consumers: Vec<Name>,
+        /// How many the type still has.
+        remaining: u32,
+        /// Entries left pending on them.
+        pending: u64,
+    },
+    /// A consumer said goodbye and left work behind.
+    LeftWithWork {
+        /// Which.
+        consumer: Name,
+        /// Entries left pending on it.
+        pending: u64,
+    },
+    /// A consumer holds work and makes no progress.
+    Hung {
+        /// Which.
+        consumer: Name,
+        /// Entries pending on it.
+        pending: u64,
+        /// For how long, seconds.
+        for_sec: u64,
+    },
+    /// A hung consumer moves again.
+    Unhung {
+        /// Which.
+        consumer: Name,
+    },
+    /// A source cannot be read; what depends on it is frozen.
+    SourceDown {
+        /// What is wrong.
+        detail: String,
+    },
+    /// The source is read again.
+    SourceUp {
+        /// For how long it was away, seconds.
+        away_sec: u64,
+    },
+}
+
+impl Event {
+    /// The `type` column.
+    #[must_use]
+    pub fn type_name(&self) -> &'static str {
+        match self.kind {
+            EventKind::ScaleUp { .. } => "scale_up",
+            EventKind::ScaleDown { .. } => "scale_down",
+            EventKind::ConsumersLost { .. } => "consumers_lost",
+            EventKind::LeftWithWork { .. } => "left_with_work",
+            EventKind::Hung { .. } => "consumer_hung",
+            EventKind::Unhung { .. } => "consumer_recovered",
+            EventKind::SourceDown { .. } => "source_down",
+            EventKind::SourceUp { .. } => "source_up",
+        }
+    }
+
+    /// How serious it is.
+    #[must_use]
+    pub fn severity(&self) -> Severity {
+        match &self.kind {
+            EventKind::ScaleUp { .. } | EventKind::Unhung { .. } | EventKind::SourceUp { .. } => Severity::Info,
+            EventKind::ScaleDown { kind: TypeState::Crashed, .. } | EventKind::SourceDown { .. } => Severity::Critical,
+            EventKind::ScaleDown { to: 0, .. } => Severity::Warning,
+            EventKind::ScaleDown { .. } => Severity::Info,
+            EventKind::ConsumersLost { .. } | EventKind::LeftWithWork { .. } | EventKind::Hung { .. } => {
+                Severity::Warning
+            }
+        }
+    }
+
+    /// One line for people, without the subject's name.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        match &self.kind {
+            EventKind::ScaleUp { from, to, recovered_from: None } => format!("scaled up from {from} to {to}"),
+            EventKind::ScaleUp { to, recovered_from: Some(TypeState::Unknown), .. } => {
+                format!("first seen with {to} alive")
+            }
+            EventKind::ScaleUp { to, recovered_from: Some(TypeState::Crashed), .. } => {
+                format!("back after a crash with {to} alive")
+            }
+            EventKind::ScaleUp { to, .. } => format!("started again with {to} alive"),
+            EventKind::ScaleDown { from, kind: TypeState::Crashed, .. } => format!("crashed: none left of {from}"),
+            EventKind::ScaleDown { from, to: 0, .. } => format!("left in good order: {from} to 0"),
+            EventKind::ScaleDown { from, to, .. } => format!("down from {from} to {to}"),
+            EventKind::ConsumersLost { consumers, remaining, pending } => {
+                let who = match consumers.as_slice() {
+                    [one] => format!("consumer {one}"),
+                    many => format!("{} consumers", many.len()),
+                };
+                let work = if *pending > 0 { format!(", {pending} pending left behind") } else { String::new() };
+                format!("lost {who} without a goodbye, {remaining} left{work}")
+            }
+            EventKind::LeftWithWork { consumer, pending } => {
+                format!("consumer {consumer} left with {pending} unfinished")
+            }
+            EventKind::Hung { consumer, pending, for_sec } => {
+                format!("consumer {consumer} hangs: {pending} pending and no progress for {for_sec} s")
+            }
+            EventKind::Unhung { consumer } => format!("consumer {consumer} moves again"),
+            EventKind::SourceDown { detail } => format!("not readable: {detail}"),
+            EventKind::SourceUp { away_sec } => format!("readable again after {away_sec} s"),
+        }
+    }
+
+    /// The `payload` column; for scale events the predecessor's fields with their meaning.
+    #[must_use]
+    pub fn payload(&self) -> Value {
+        let mut map = Map::new();
+        let mut set = |field: &str, value: Value| drop(map.insert(field.to_owned(), value));
+        set("type", json!(self.type_name()));
+        set("worker", json!(self.subject));
+        set("key", json!(self.key));
+        match &self.kind {
+            EventKind::ScaleUp { from, to, recovered_from } => {
+                set("from", json!(from));
+                set("to", json!(to));
+                set("kind", json!(TypeState::Alive));
+                if let Some(state) = recovered_from {
+                    set("recovered_from", json!(state));
+                }
+            }
+            EventKind::ScaleDown { from, to, kind } => {
+                set("from", json!(from));
+                set("to", json!(to));
+                set("kind", json!(kind));
+            }
+            EventKind::ConsumersLost { consumers, remaining, pending } => {
+                set("consumers", json!(consumers));
+                set("remaining", json!(remaining));
+                set("pending", json!(pending));
+            }
+            EventKind::LeftWithWork { consumer, pending } => {
+                set("consumer", json!(consumer));
+                set("pending", json!(pending));
+            }
+            EventKind::Hung { consumer, pending, for_sec } => {
+                set("consumer", json!(consumer));
+                set("pending", json!(pending));
+                set("for_sec", json!(for_sec));
+            }
+            EventKind::Unhung { consumer } => set("consumer", json!(consumer)),
+            EventKind::SourceDown { detail } => set("detail", json!(detail)),
+            EventKind::SourceUp { away_sec } => set("away_sec", json!(away_sec)),
+        }
+        Value::Object(map)
+    }
+}
+
+/// The payload plus when and how serious: what the snapshot and the feed carry.
+impl Serialize for Event {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut value = self.payload();
+        if let Value::Object(map) = &mut value {
+            map.insert("ts".to_owned(), json!(self.ts));
+            map.insert("severity".to_owned(), json!(self.severity()));
+            map.insert("detail".to_owned(), json!(self.summary()));
+        }
+        value.serialize(serializer)
+    }
+}

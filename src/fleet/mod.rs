@@ -1,0 +1,16 @@
+//! What is known and decided about workers and streams. Pure: no clock, no I/O, no actix.
+//!
+//! Read in the order of the data: a [`reading`] per source and tick goes into the [`tracker`],
+//! which asks [`source`] whether it may be believed, moves each [`consumer`]'s state machine,
+//! rolls them up per [`worker_type`], adds the [`load`], and gives back a [`snapshot`] and the
+//! [`event`]s that happened.
+
+pub mod consumer;
+pub mod event;
+pub mod load;
+pub mod reading;
+pub mod snapshot;
+pub mod source;
+pub mod time;
+pub mod tracker;
+pub mod worker_type;

@@ -1,0 +1,296 @@
+//! Readings: what the sources said in one tick, before anything is concluded from it.
+//!
+//! Adapters produce these; [`super::tracker`] consumes them. A source that could not be read is
+//! an `Err`, a single stream that could not be read is its own [`StreamReading::facts`] error;
+//! neither is ever a zero.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::time::Mono;
+use crate::contract::{Heartbeat, Name, ShutdownMarker};
+
+/// Why a source could not be read in a tick.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SourceTrouble {
+    /// What kind of trouble, for machines.
+    pub kind: TroubleKind,
+    /// The same in words, without secrets.
+    pub detail: String,
+}
+
+/// Kinds of trouble with a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TroubleKind {
+    /// No connection, or it broke.
+    Unreachable,
+    /// No answer within the tick's deadline.
+    TimedOut,
+    /// Wrong password or missing permission.
+    Refused,
+    /// The server is still loading its data.
+    Loading,
+    /// It is a replica: what it says may be old.
+    Replica,
+    /// Any other error answer.
+    Failed,
+}
+
+impl SourceTrouble {
+    /// Trouble of `kind` with a sentence for people.
+    pub fn new(kind: TroubleKind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into() }
+    }
+}
+
+/// Everything one pass over the streams saw.
+#[derive(Debug, Clone, Default)]
+pub struct StreamsReading {
+    /// Redis TIME at the pass, Unix seconds.
+    pub redis_time: f64,
+    /// The server itself.
+    pub server: RedisServer,
+    /// Each watched stream; absent keys are listed with `exists: false`.
+    pub streams: BTreeMap<Name, StreamReading>,
+}
+
+/// The server's own figures, from INFO. A field that this server does not report is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct RedisServer {
+    /// Changes with every start of the server; a new one means that keys may be gone.
+    #[serde(skip)]
+    pub run_id: String,
+    /// Redis (or a relative's) version, for display only: capabilities are probed.
+    pub version: Option<String>,
+    /// Memory in use as Redis words it (`1.80M`).
+    pub used_memory_human: Option<String>,
+    /// Memory in use, bytes.
+    pub used_memory_bytes: Option<u64>,
+    /// Memory limit, bytes; `None` when there is none.
+    pub maxmemory_bytes: Option<u64>,
+    /// Open client connections.
+    pub connected_clients: Option<u64>,
+    /// Commands per second, as Redis averages them.
+    pub instantaneous_ops_per_sec: Option<u64>,
+    /// Seconds since the server started.
+    pub uptime_in_seconds: Option<u64>,
+    /// Keys evicted for lack of memory since the start.
+    pub evicted_keys: Option<u64>,
+}
+
+/// One stream in one pass.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamReading {
+    /// What was read, or what Redis answered instead (wrong type, no permission).
+    pub facts: Result<StreamFacts, String>,
+}
+
+/// What Redis says of one stream.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StreamFacts {
+    /// Whether the key exists; a stream may be watched before anyone used it.
+    pub exists: bool,
+    /// XLEN: entries in the stream, finished ones that nobody deleted included.
+    pub length: u64,
+    /// Its consumer groups, by name.
+    pub groups: Vec<GroupReading>,
+}
+
+/// One consumer group.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupReading {
+    /// The group's name.
+    pub name: Name,
+    /// Entries delivered and not acknowledged.
+    pub pending: u64,
+    /// Entries not delivered to this group yet, and where the number comes from.
+    pub lag: Lag,
+    /// Entries this group has read since it exists, where Redis counts them.
+    pub entries_read: Option<u64>,
+    /// ID of the last entry delivered.
+    pub last_delivered_id: String,
+    /// When the oldest undelivered entry was added, Unix milliseconds (from its ID).
+    pub oldest_undelivered_ms: Option<u64>,
+    /// Its consumers, by name; `None` when this pass could not read them.
+    pub consumers: Option<Vec<GroupConsumer>>,
+}
+
+/// How many entries a group has not been given yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "lag_source", content = "lag", rename_all = "snake_case")]
+pub enum Lag {
+    /// Redis knows it.
+    Reported(u64),
+    /// Redis says null; it follows from other figures (nothing, or everything, is undelivered).
+    Derived(u64),
+    /// Redis says null; counted up to the end.
+    Counted(u64),
+    /// Redis says null; counted up to a bound: there are at least so many.
+    AtLeast(u64),
+    /// Redis says null and nothing else was sound.
+    Unknown,
+}
+
+impl Lag {
+    /// The number, whether exact or a lower bound; `None` when unknown.
+    #[must_use]
+    pub fn value(self) -> Option<u64> {
+        match self {
+            Self::Reported(n) | Self::Derived(n) | Self::Counted(n) | Self::AtLeast(n) => Some(n),
+            Self::Unknown => None,
+        }
+    }
+
+    /// Whether the number is a lower bound only.
+    #[must_use]
+    pub fn is_lower_bound(self) -> bool {
+        matches!(self, Self::AtLeast(_))
+    }
+}
+
+/// One consumer as its group lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupConsumer {
+    /// The consumer's name.
+    pub name: Name,
+    /// Entries delivered to it and not acknowledged.
+    pub pending: u64,
+    /// Milliseconds since it last tried to do anything.
+    pub idle_ms: u64,
+    /// Milliseconds since it last succeeded (Redis 7.2 and later).
+    pub inactive_ms: Option<u64>,
+}
+
+/// Everything one pass over the heartbeats saw.
+#[derive(Debug, Clone, Default)]
+pub struct HeartbeatsReading {
+    /// What was found for each consumer that was looked for.
+    pub consumers: BTreeMap<Name, BTreeMap<Name, BeatReading>>,
+    /// Heartbeat keys whose value cannot be used.
+    pub unreadable: Vec<UnreadableHeartbeat>,
+}
+
+/// One consumer's keys in one pass.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BeatReading {
+    /// Its heartbeat key.
+    pub beat: Beat,
+    /// Its shutdown marker.
+    pub marker: MarkerReading,
+}
+
+/// What stood under a heartbeat key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Beat {
+    /// A good heartbeat.
+    Present(Arc<Heartbeat>),
+    /// The key is there; its value is not a heartbeat of this consumer, for this reason.
+    Unreadable(String),
+    /// No such key.
+    Absent,
+}
+
+/// What is known of a shutdown marker after a pass.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MarkerReading {
+    /// It was not asked for, since nothing hung on it.
+    NotRead,
+    /// Asked for and not there.
+    Absent,
+    /// The worker said goodbye.
+    Present(ShutdownMarker),
+}
+
+/// A heartbeat key whose value cannot be used; shown to the operator as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct UnreadableHeartbeat {
+    /// The key, escaped for reading and cut to 200 characters.
+    pub key: String,
+    /// What is wrong with its value.
+    pub reason: String,
+    /// The stream it was looked up for, when it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stream: Option<Name>,
+    /// The consumer it was looked up for, when it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub consumer: Option<Name>,
+}
+
+/// What the database probe knows. Each group of figures has its own age, since slow probes run
+/// less often. A probe that failed carries its reason; the last good value is kept beside it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DatabaseReading {
+    /// Queries by state and by status, over the whole table.
+    pub query_counts: Probed<QueryCounts>,
+    /// Queries started lately.
+    pub query_volume: Probed<QueryVolume>,
+    /// Callbacks that queries still wait for.
+    pub callbacks: Probed<Callbacks>,
+    /// The server's own figures.
+    pub server: Probed<DatabaseServer>,
+}
+
+/// One probe's last good value and its present condition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Probed<T> {
+    /// The last good value and when it was measured.
+    pub value: Option<(Mono, T)>,
+    /// Why the latest attempt failed (`None`: it did not).
+    pub error: Option<String>,
+}
+
+impl<T> Default for Probed<T> {
+    fn default() -> Self {
+        Self { value: None, error: None }
+    }
+}
+
+impl<T> Probed<T> {
+    /// The last good value, however old.
+    pub fn latest(&self) -> Option<&T> {
+        self.value.as_ref().map(|(_, value)| value)
+    }
+}
+
+/// Rows of `shepherd_brain` by state and by status.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QueryCounts {
+    /// QUEUED, COMPLETED, ABANDONED and whatever else is there.
+    pub by_state: BTreeMap<String, i64>,
+    /// OK, ERROR, ... as the fleet words them.
+    pub by_status: BTreeMap<String, i64>,
+}
+
+/// How many queries came in.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QueryVolume {
+    /// Started in the last hour.
+    pub last_1h: i64,
+    /// Started in the last 24 hours.
+    pub last_24h: i64,
+    /// Started in the last 24 hours, by ARA (`domain`).
+    pub per_ara_24h: BTreeMap<String, i64>,
+}
+
+/// Answers that queries still wait for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Callbacks {
+    /// Rows of `callbacks`.
+    pub pending: i64,
+    /// Age of the oldest waiting query that has any, seconds; 0 when there is none.
+    pub oldest_age_sec: f64,
+}
+
+/// What Postgres says of itself. A figure this role may not read is `None`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct DatabaseServer {
+    /// Client connections, all databases.
+    pub connections: i64,
+    /// Size of the connected database, bytes.
+    pub db_size_bytes: i64,
+    /// Size of the write-ahead log, bytes; needs the role `pg_monitor`.
+    pub wal_size_bytes: Option<i64>,
+}
