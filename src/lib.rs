@@ -15,4 +15,6 @@
 )]
 
 pub mod contract;
+#[cfg(feature = "monitor")]
+pub mod demo;
 pub mod fleet;
