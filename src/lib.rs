@@ -16,3 +16,7 @@
 
 pub mod contract;
 pub mod fleet;
+#[cfg(feature = "worker")]
+pub mod redis_streams;
+#[cfg(feature = "worker")]
+pub mod worker;
