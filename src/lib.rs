@@ -18,3 +18,7 @@ pub mod contract;
 #[cfg(feature = "monitor")]
 pub mod demo;
 pub mod fleet;
+#[cfg(feature = "worker")]
+pub mod redis_streams;
+#[cfg(feature = "worker")]
+pub mod worker;
