@@ -15,4 +15,5 @@
 )]
 
 pub mod contract;
+#[cfg(feature = "monitor")]
 pub mod fleet;

@@ -223,6 +223,8 @@ pub struct UnreadableHeartbeat {
 /// less often. A probe that failed carries its reason; the last good value is kept beside it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DatabaseReading {
+    /// The fleet keeps no queries here: `shepherd_brain` does not exist.
+    pub without_queries: bool,
     /// Queries by state and by status, over the whole table.
     pub query_counts: Probed<QueryCounts>,
     /// Queries started lately.
