@@ -17,3 +17,5 @@
 pub mod contract;
 #[cfg(feature = "monitor")]
 pub mod fleet;
+#[cfg(feature = "worker")]
+pub mod redis_streams;
