@@ -19,3 +19,7 @@ pub mod contract;
 pub mod fleet;
 #[cfg(feature = "worker")]
 pub mod redis_streams;
+#[cfg(feature = "monitor")]
+pub mod settings;
+#[cfg(feature = "monitor")]
+pub mod telemetry;

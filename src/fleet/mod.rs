@@ -13,4 +13,5 @@ pub mod snapshot;
 pub mod source;
 pub mod time;
 pub mod tracker;
+pub mod watched;
 pub mod worker_type;
