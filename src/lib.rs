@@ -17,6 +17,8 @@
 pub mod contract;
 #[cfg(feature = "monitor")]
 pub mod fleet;
+#[cfg(feature = "monitor")]
+pub mod postgres;
 #[cfg(feature = "worker")]
 pub mod redis_streams;
 #[cfg(feature = "monitor")]

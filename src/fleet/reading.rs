@@ -223,8 +223,6 @@ pub struct UnreadableHeartbeat {
 /// less often. A probe that failed carries its reason; the last good value is kept beside it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DatabaseReading {
-    /// The fleet keeps no queries here: `shepherd_brain` does not exist.
-    pub without_queries: bool,
     /// Queries by state and by status, over the whole table.
     pub query_counts: Probed<QueryCounts>,
     /// Queries started lately.
@@ -295,4 +293,6 @@ pub struct DatabaseServer {
     pub db_size_bytes: i64,
     /// Size of the write-ahead log, bytes; needs the role `pg_monitor`.
     pub wal_size_bytes: Option<i64>,
+    /// The fleet keeps its queries here: `shepherd_brain` and `callbacks` exist.
+    pub has_queries: bool,
 }

@@ -357,7 +357,7 @@ impl Tracker {
             disk_used_pct: used
                 .filter(|_| capacity > 0)
                 .map(|used| (used as f64 / capacity as f64 * 1000.0).round() / 10.0),
-            without_queries: reading.without_queries,
+            without_queries: server.is_some_and(|s| !s.has_queries),
             error: error_of(&source).or_else(|| probe_errors.into_iter().flatten().next().cloned()),
             source,
         }
