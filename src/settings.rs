@@ -186,6 +186,8 @@ pub struct Settings {
     pub aras: Arc<[String]>,
     /// The hung floor of streams the contract does not list.
     pub default_floor: Duration,
+    /// What is logged: a level, or a filter.
+    pub log_level: String,
 }
 
 impl Settings {
@@ -219,6 +221,7 @@ impl Settings {
             seed_streams: texts.list("MONITOR_SEED_STREAMS").into_iter().map(Name::from).collect(),
             aras: texts.list("MONITOR_ARAS").into(),
             default_floor: texts.duration("RECLAIM_MIN_IDLE_SEC")?,
+            log_level: texts.log_level()?,
         })
     }
 }
@@ -278,6 +281,23 @@ impl Texts<'_> {
         size.map(|size| size.as_u64())
             .filter(|bytes| *bytes > 0)
             .ok_or_else(|| self.bad(name, "a size such as 100Gi, 50G or a number of bytes"))
+    }
+
+    /// A bare word has to be a level: a filter takes any word for a module's name.
+    fn log_level(&self) -> Result<String, BadSetting> {
+        let text = self.text("LOG_LEVEL").unwrap_or_default().to_lowercase();
+        // The predecessor's words.
+        let text = match text.as_str() {
+            "warning" => "warn".to_owned(),
+            "critical" => "error".to_owned(),
+            _ => text,
+        };
+        let a_level = ["error", "warn", "info", "debug", "trace", "off"].contains(&text.as_str());
+        let a_filter = text.contains('=') && text.parse::<tracing_subscriber::EnvFilter>().is_ok();
+        if a_level || a_filter {
+            return Ok(text);
+        }
+        Err(self.bad("LOG_LEVEL", "error, warn, info, debug, trace or a filter such as info,shepherd_monitor=debug"))
     }
 
     fn root_path(&self) -> Result<String, BadSetting> {
@@ -374,6 +394,7 @@ mod tests {
             ("MONITOR_POLL_INTERVAL_SEC", "0", "expected between 50ms and 1h"),
             ("POSTGRES_POOL_TIMEOUT", "-1", "expected a time"),
             ("MONITOR_BIND", "everywhere", "expected an IP address"),
+            ("LOG_LEVEL", "loud", "LOG_LEVEL is \"loud\": expected error, warn"),
             ("MONITOR_ROOT_PATH", "/a b", "expected a path"),
             ("MONITOR_STREAMS", "a[", "MONITOR_STREAMS is \"a[\": expected a glob"),
             ("REDIS_HOST", "a b", "expected a host name"),

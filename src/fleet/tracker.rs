@@ -97,32 +97,36 @@ struct TrackedStream {
 }
 
 impl Tracker {
-    /// A tracker that goes on from what was written down before.
+    /// A tracker that knows nothing yet but which streams to show.
     #[must_use]
-    pub fn new(
-        settings: TrackerSettings,
-        records: &BTreeMap<Name, WorkerStateRecord>,
-        recent: Vec<Event>,
-        now: Mono,
-        wall: f64,
-    ) -> Self {
-        let mut types: BTreeMap<Name, WorkerType> =
-            settings.seed_streams.iter().map(|name| (name.clone(), WorkerType::unknown())).collect();
-        types.extend(records.iter().map(|(name, record)| (name.clone(), WorkerType::restored(record, now))));
+    pub fn new(settings: TrackerSettings, now: Mono, wall: f64) -> Self {
         Self {
             redis: RedisSource::new(settings.interval, now, wall),
             postgres: Availability::new(wall),
+            types: settings.seed_streams.iter().map(|name| (name.clone(), WorkerType::unknown())).collect(),
             settings,
             last_tick: None,
-            types,
             streams: BTreeMap::new(),
             server: RedisServer::default(),
             read_at: None,
             database: Arc::default(),
             unreadable: Vec::new(),
-            recent: recent.into_iter().take(RECENT_EVENTS).map(Arc::new).collect(),
+            recent: VecDeque::new(),
             depths: Arc::default(),
         }
+    }
+
+    /// Goes on from what was written down before.
+    pub fn restore(&mut self, records: &BTreeMap<Name, WorkerStateRecord>, now: Mono) {
+        self.types.extend(records.iter().map(|(name, record)| (name.clone(), WorkerType::restored(record, now))));
+    }
+
+    /// Shows events of an earlier run, newest first, behind those of this one.
+    pub fn restore_events(&mut self, newest: Vec<Event>) {
+        let known: BTreeSet<String> = self.recent.iter().map(|event| event.key.clone()).collect();
+        let older = newest.into_iter().filter(|event| event.key.is_empty() || !known.contains(&event.key));
+        self.recent.extend(older.map(Arc::new));
+        self.recent.truncate(RECENT_EVENTS);
     }
 
     /// Takes in a tick's readings; `None` if they are not newer than what was taken in already.

@@ -56,10 +56,19 @@ pub struct Row {
     pub payload: Option<Value>,
 }
 
+impl Row {
+    /// When it happened, Unix seconds.
+    #[must_use]
+    pub fn unix_seconds(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
+        let seconds = self.ts.timestamp_micros() as f64 / 1e6;
+        seconds
+    }
+}
+
 impl From<Row> for Event {
     fn from(row: Row) -> Self {
-        #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
-        let ts = row.ts.timestamp_micros() as f64 / 1e6;
+        let ts = row.unix_seconds();
         let key =
             row.payload.as_ref().and_then(|p| p.get("key")).and_then(Value::as_str).unwrap_or_default().to_owned();
         let severity = Severity::from_stored(row.severity.as_deref().unwrap_or_default());

@@ -40,6 +40,12 @@ impl StreamsReader {
         }
     }
 
+    /// What this server can do, once it was asked.
+    #[must_use]
+    pub fn known_capabilities(&self) -> Option<Capabilities> {
+        self.capabilities
+    }
+
     /// Makes one pass; also what a step of discovery found on the way.
     ///
     /// # Errors
