@@ -126,7 +126,7 @@ impl Drop for Application {
 
 fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
     let watched = Arc::new(settings.watched.clone());
-    let mut reader = StreamsReader::default();
+    let mut reader = StreamsReader::new(settings.watched.clone());
     reader.watch(settings.seed_streams.iter().cloned());
     let reader = Arc::new(Mutex::new(reader));
     let watch = Arc::new(Mutex::new(Watch::default()));
@@ -142,11 +142,10 @@ fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
     let (root_path, database_url) = (settings.root_path.clone(), settings.database_url.clone());
     let each = || io.clone();
     let (a, b, c, d) = (each(), each(), each(), each());
-    let watched_too = Arc::clone(&watched);
     Ok(Makers {
-        stream_poller: Box::new(move |up| StreamPoller::new(a.clone(), up, Arc::clone(&watched), Arc::clone(&reader))),
+        stream_poller: Box::new(move |up| StreamPoller::new(a.clone(), up, Arc::clone(&reader))),
         heartbeat_watcher: Box::new(move |up| {
-            HeartbeatWatcher::new(b.clone(), up, Arc::clone(&watched_too), Arc::clone(&watch))
+            HeartbeatWatcher::new(b.clone(), up, Arc::clone(&watched), Arc::clone(&watch))
         }),
         database_probe: Box::new(move |up| DatabaseProbe::new(c.clone(), up, database_url.clone())),
         state_tracker: Box::new(move |up| StateTracker::new(d.clone(), up, tracker.clone())),

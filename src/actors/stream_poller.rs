@@ -11,7 +11,6 @@ use super::io::{Io, REDIS_LATE};
 use super::messages::{Fail, Report, Role, StreamsRead, Tick};
 use crate::fleet::reading::{SourceTrouble, StreamsReading, TroubleKind};
 use crate::fleet::time::Mono;
-use crate::fleet::watched::WatchedStreams;
 use crate::redis_streams::connection::checkout;
 use crate::redis_streams::discovery::{self, Found};
 use crate::redis_streams::streams_reader::StreamsReader;
@@ -27,7 +26,6 @@ const WALK_AT_MOST: Duration = Duration::from_secs(3600);
 pub struct StreamPoller {
     io: Io,
     supervisor: Recipient<Report>,
-    watched: Arc<WatchedStreams>,
     /// What is watched outlives a restart of the actor.
     reader: Arc<Mutex<StreamsReader>>,
     reading: bool,
@@ -45,18 +43,18 @@ struct Walk {
 }
 
 impl StreamPoller {
-    /// Polls what `reader` watches and whatever discovery finds among `watched`.
+    /// Polls what `reader` watches and whatever discovery finds.
     #[must_use]
-    pub fn new(
-        io: Io,
-        supervisor: Recipient<Report>,
-        watched: Arc<WatchedStreams>,
-        reader: Arc<Mutex<StreamsReader>>,
-    ) -> Self {
-        Self { io, supervisor, watched, reader, reading: false, walk: Walk::default() }
+    pub fn new(io: Io, supervisor: Recipient<Report>, reader: Arc<Mutex<StreamsReader>>) -> Self {
+        Self { io, supervisor, reader, reading: false, walk: Walk::default() }
     }
 
-    fn report(&mut self, tick: Tick, result: Result<(StreamsReading, Found), SourceTrouble>, ctx: &mut Context<Self>) {
+    fn report(
+        &mut self,
+        tick: Tick,
+        result: Result<(StreamsReading, Vec<Vec<u8>>), SourceTrouble>,
+        ctx: &mut Context<Self>,
+    ) {
         self.reading = false;
         let (reading, heartbeat_keys) = match result {
             Ok((reading, found)) => {
@@ -68,8 +66,7 @@ impl StreamPoller {
                         ..Walk::default()
                     };
                 }
-                self.watch(found.streams);
-                (Ok(Arc::new(reading)), found.heartbeat_keys)
+                (Ok(Arc::new(reading)), found)
             }
             Err(trouble) => (Err(trouble), Vec::new()),
         };
@@ -80,27 +77,15 @@ impl StreamPoller {
         }
     }
 
-    fn watch(&self, found: Vec<crate::contract::Name>) {
-        let wanted: Vec<_> = found.into_iter().filter(|name| self.watched.contains(name)).collect();
-        if wanted.is_empty() {
-            return;
-        }
-        // Nobody reads between two ticks; if somebody does, the next step finds them again.
-        if let Ok(mut reader) = self.reader.try_lock() {
-            reader.watch(wanted);
-        }
-    }
-
     fn start_walk(&mut self, ctx: &mut Context<Self>) {
         self.walk.running = true;
         self.walk.wanted = false;
         self.walk.last = Some(self.io.now());
-        let (pool, reader, watched) = (self.io.redis.clone(), Arc::clone(&self.reader), Arc::clone(&self.watched));
+        let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
         let walking = self.io.run(WALK_AT_MOST, "the walk through Redis took too long", async move {
             let capabilities = reader.lock().await.known_capabilities();
             let Some(capabilities) = capabilities else { return Ok(Found::default()) };
-            let mut found = discovery::walk(&pool, capabilities).await?;
-            found.streams.retain(|name| watched.contains(name));
+            let found = discovery::walk(&pool, capabilities).await?;
             reader.lock().await.watch(found.streams.iter().cloned());
             Ok(found)
         });

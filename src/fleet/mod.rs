@@ -8,6 +8,8 @@
 pub mod consumer;
 pub mod event;
 pub mod load;
+#[cfg(test)]
+mod properties;
 pub mod reading;
 pub mod snapshot;
 pub mod source;

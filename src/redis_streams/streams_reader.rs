@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use redis::{Pipeline, RedisError, Value};
 
 use super::connection::{self, send};
-use super::discovery::{Found, Sweep};
+use super::discovery::Sweep;
 use super::reply;
 use super::server::{Capabilities, info, read_info};
 use crate::contract::Name;
@@ -18,13 +18,15 @@ use crate::fleet::load::{COUNT_BOUND, LagClues, lag};
 use crate::fleet::reading::{
     GroupConsumer, GroupReading, Lag, SourceTrouble, StreamFacts, StreamReading, StreamsReading, TroubleKind,
 };
+use crate::fleet::watched::WatchedStreams;
 
 /// Streams asked for in one trip: bounds the memory that answers take.
 const STREAMS_PER_TRIP: usize = 40;
 
 /// What is watched, and what the next pass can ask at once because the last one saw it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct StreamsReader {
+    watched: WatchedStreams,
     capabilities: Option<Capabilities>,
     streams: BTreeMap<Name, BTreeSet<Name>>,
     sweep: Sweep,
@@ -33,9 +35,15 @@ pub struct StreamsReader {
 type Answer = Result<Value, RedisError>;
 
 impl StreamsReader {
-    /// Adds streams to those that are read from now on.
+    /// Reads streams among `watched`: none at first, see [`Self::watch`].
+    #[must_use]
+    pub fn new(watched: WatchedStreams) -> Self {
+        Self { watched, capabilities: None, streams: BTreeMap::new(), sweep: Sweep::default() }
+    }
+
+    /// Adds streams to those that are read from now on, where they are to be watched.
     pub fn watch(&mut self, streams: impl IntoIterator<Item = Name>) {
-        for stream in streams {
+        for stream in streams.into_iter().filter(|stream| self.watched.contains(stream)) {
             self.streams.entry(stream).or_default();
         }
     }
@@ -46,7 +54,8 @@ impl StreamsReader {
         self.capabilities
     }
 
-    /// Makes one pass; also what a step of discovery found on the way.
+    /// Makes one pass; also the heartbeat keys that a step of discovery found on the way. Streams
+    /// that it found are in this pass already.
     ///
     /// # Errors
     /// Why Redis as a whole cannot be believed in this pass. Trouble with a single stream is in
@@ -54,7 +63,7 @@ impl StreamsReader {
     pub async fn read(
         &mut self,
         redis: &mut deadpool_redis::Connection,
-    ) -> Result<(StreamsReading, Found), SourceTrouble> {
+    ) -> Result<(StreamsReading, Vec<Vec<u8>>), SourceTrouble> {
         let capabilities = self.capabilities(redis).await?;
         let mut pipe = redis::pipe();
         pipe.add_command(info(capabilities.info_sections)).cmd("TIME");
@@ -66,13 +75,14 @@ impl StreamsReader {
         }
         let redis_time = read_time(&good(answers.next())?);
         let found = self.sweep.take_step(answers)?;
+        self.watch(found.streams);
 
         let mut reading = StreamsReading { redis_time, server, streams: BTreeMap::new() };
         let names: Vec<Name> = self.streams.keys().cloned().collect();
         for some in names.chunks(STREAMS_PER_TRIP) {
             self.read_some(redis, some, &mut reading).await?;
         }
-        Ok((reading, found))
+        Ok((reading, found.heartbeat_keys))
     }
 
     async fn capabilities(&mut self, redis: &mut deadpool_redis::Connection) -> Result<Capabilities, SourceTrouble> {
