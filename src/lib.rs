@@ -3,7 +3,8 @@
 //! In reading order: [`contract`] is the wire that workers and monitor share. [`fleet`] decides
 //! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
 //! the two servers. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
-//! [`web`] serves them. [`application`] puts it all together.
+//! [`web`] serves them. [`application`] puts it all together. [`worker`] is the library for worker
+//! processes; alone it needs [`contract`] and [`redis_streams`] only.
 
 #![cfg_attr(
     test,
@@ -35,3 +36,5 @@ pub mod settings;
 pub mod telemetry;
 #[cfg(feature = "monitor")]
 pub mod web;
+#[cfg(feature = "worker")]
+pub mod worker;

@@ -9,6 +9,7 @@ pub mod heartbeat;
 pub mod keys;
 pub mod marker;
 pub mod name;
+pub mod task;
 
 pub use heartbeat::Heartbeat;
 pub use marker::ShutdownMarker;

@@ -1,0 +1,80 @@
+//! A complete worker: works a while on each task, then passes it on along its workflow.
+//!
+//! `cargo run --release --no-default-features --features worker --example relay -- --stream NAME
+//! [--work-ms N] [--task-limit N] [--fail-every N]`; where Redis is comes from the environment
+//! (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`).
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use shepherd_monitor::worker::{Done, TaskFailed, Worker, WorkerError};
+use tracing_subscriber::filter::LevelFilter;
+
+const USAGE: &str = "usage: relay --stream NAME [--work-ms N] [--task-limit N] [--fail-every N]";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let wishes = match Wishes::from_args(std::env::args().skip(1)) {
+        Ok(wishes) => wishes,
+        Err(wrong) => {
+            eprintln!("{wrong}\n{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
+    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
+    match relay(wishes).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("relay: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn relay(wishes: Wishes) -> Result<(), WorkerError> {
+    let Wishes { stream, work, task_limit, fail_every } = wishes;
+    let started = Arc::new(AtomicU64::new(0));
+    Worker::builder(&stream)?
+        .task_limit(task_limit)
+        .run(move |task| {
+            let nth = started.fetch_add(1, Ordering::Relaxed) + 1;
+            async move {
+                tokio::time::sleep(work).await;
+                if fail_every > 0 && nth % fail_every == 0 {
+                    return Err(TaskFailed::new(format!("task {nth} fails, as --fail-every {fail_every} asked")));
+                }
+                task.progress();
+                Ok(Done::new())
+            }
+        })
+        .await?;
+    Ok(())
+}
+
+struct Wishes {
+    stream: String,
+    work: Duration,
+    task_limit: usize,
+    fail_every: u64,
+}
+
+impl Wishes {
+    fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut wishes = Self { stream: String::new(), work: Duration::ZERO, task_limit: 10, fail_every: 0 };
+        while let Some(flag) = args.next() {
+            let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
+            let number = || value.parse::<u64>().map_err(|_| format!("{flag} is {value:?}; expected a whole number"));
+            match flag.as_str() {
+                "--stream" => wishes.stream = value,
+                "--work-ms" => wishes.work = Duration::from_millis(number()?),
+                "--task-limit" => wishes.task_limit = usize::try_from(number()?).unwrap_or(usize::MAX),
+                "--fail-every" => wishes.fail_every = number()?,
+                _ => return Err(format!("{flag} is no flag of relay")),
+            }
+        }
+        Ok(wishes)
+    }
+}

@@ -1,0 +1,49 @@
+//! A task on its way to the next stream: the fields that came, with a few of them changed.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use super::{Fields, Name};
+
+/// What is added to the next stream. The fields that came are shared, never copied.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    destination: Name,
+    fields: Arc<Fields>,
+    changed: Vec<(Cow<'static, str>, Vec<u8>)>,
+}
+
+impl Outgoing {
+    /// Sends `fields` to `destination` as they are.
+    #[must_use]
+    pub fn new(destination: Name, fields: Arc<Fields>) -> Self {
+        Self { destination, fields, changed: Vec::new() }
+    }
+
+    /// Sets one field, whether the task had it or not.
+    pub fn set(&mut self, field: impl Into<Cow<'static, str>>, value: impl Into<Vec<u8>>) {
+        let field = field.into();
+        self.changed.retain(|(name, _)| *name != field);
+        self.changed.push((field, value.into()));
+    }
+
+    /// The stream it goes to.
+    #[must_use]
+    pub fn destination(&self) -> &Name {
+        &self.destination
+    }
+
+    /// The pairs to add: a changed field stands where it stood, a new one at the end.
+    pub fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let kept = self.fields.iter().map(|(name, value)| {
+            let change = self.changed.iter().find(|(changed, _)| changed.as_bytes() == name);
+            (name, change.map_or(value, |(_, new)| new.as_slice()))
+        });
+        let added = self
+            .changed
+            .iter()
+            .filter(|(name, _)| self.fields.get(name).is_none())
+            .map(|(name, value)| (name.as_bytes(), value.as_slice()));
+        kept.chain(added)
+    }
+}

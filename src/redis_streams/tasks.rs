@@ -1,0 +1,223 @@
+//! A worker's view of its stream: read, finish.
+//!
+//! [`link`] is the connection underneath, [`entry`] what comes out of a stream. Each step that
+//! must not be cut in two is one Lua script (`scripts/*.lua`).
+
+pub mod address;
+pub mod entry;
+pub mod link;
+mod script;
+
+use std::time::Duration;
+
+use redis::{Pipeline, Value};
+
+use crate::contract::{Heartbeat, Name, ShutdownMarker, heartbeat, keys, marker, task::Outgoing};
+
+pub use address::{Address, BadAddress};
+pub use entry::{Entry, EntryId};
+pub use link::{Link, LinkError};
+use script::Script;
+
+static FINISH: Script = Script::new(include_str!("scripts/finish.lua"));
+static LEAVE: Script = Script::new(include_str!("scripts/leave.lua"));
+
+/// One consumer of one stream, in one group: the key names and commands of its life.
+#[derive(Debug, Clone)]
+pub struct TaskStream {
+    stream: Name,
+    group: Name,
+    consumer: Name,
+    durations: Vec<u8>,
+}
+
+/// A task that ended and is to leave the stream.
+#[derive(Debug, Clone)]
+pub struct Finish {
+    /// The entry.
+    pub id: EntryId,
+    /// How often it had been delivered when this consumer got it: with the consumer's name, the
+    /// fence that keeps a consumer from finishing what others have taken over.
+    pub deliveries: u64,
+    /// What is added to the next stream; `None` when nothing follows.
+    pub outgoing: Option<Outgoing>,
+    /// Since its first delivery; `None` when it should not count.
+    pub duration: Option<Duration>,
+    /// Whether a delivery record may exist.
+    pub recorded: bool,
+}
+
+/// What became of a [`Finish`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Forwarded, acknowledged and, if no other group needs it, deleted.
+    Done,
+    /// It belongs to another consumer or to a later delivery: nothing was changed.
+    Fenced,
+    /// It is pending no more: finished before (a retry after a lost reply finds this) or dropped.
+    Gone,
+    /// Redis refused; the task is pending as before.
+    Refused(LinkError),
+}
+
+impl TaskStream {
+    /// The consumer `consumer` of `stream` in `group`.
+    #[must_use]
+    pub fn new(stream: Name, group: Name, consumer: Name) -> Self {
+        let durations = keys::task_durations(&stream);
+        Self { stream, group, consumer, durations }
+    }
+
+    /// The stream.
+    #[must_use]
+    pub fn stream(&self) -> &Name {
+        &self.stream
+    }
+
+    /// This consumer's name.
+    #[must_use]
+    pub fn consumer(&self) -> &Name {
+        &self.consumer
+    }
+
+    /// Makes the group (from the stream's beginning) and loads the scripts.
+    ///
+    /// # Errors
+    /// When the stream's key holds something else, or the server or its user cannot run scripts.
+    pub async fn prepare(&self, link: &mut Link) -> Result<(), LinkError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("XGROUP")
+            .arg("CREATE")
+            .arg(self.stream.as_bytes())
+            .arg(self.group.as_bytes())
+            .arg("0")
+            .arg("MKSTREAM");
+        for script in [&FINISH, &LEAVE] {
+            pipe.cmd("SCRIPT").arg("LOAD").arg(script.code());
+        }
+        for reply in link.send(&mut pipe).await? {
+            match reply {
+                Err(e) if e.code() != "BUSYGROUP" => return Err(e),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up to `count` entries that nobody has had yet, waiting up to `block` for the first.
+    ///
+    /// # Errors
+    /// Of the connection, or `NOGROUP` when the stream was deleted.
+    pub async fn read(&self, link: &mut Link, count: usize, block: Option<Duration>) -> Result<Vec<Entry>, LinkError> {
+        let mut pipe = redis::pipe();
+        self.add_read(&mut pipe, count, block);
+        entry::from_read(link.one(&mut pipe).await?)
+    }
+
+    fn add_read(&self, pipe: &mut Pipeline, count: usize, block: Option<Duration>) {
+        pipe.cmd("XREADGROUP").arg("GROUP").arg(self.group.as_bytes()).arg(self.consumer.as_bytes());
+        pipe.arg("COUNT").arg(count);
+        if let Some(block) = block {
+            // BLOCK 0 would wait for ever.
+            pipe.arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
+        }
+        pipe.arg("STREAMS").arg(self.stream.as_bytes()).arg(">");
+    }
+
+    /// Finishes tasks; one verdict for each, and each is all or nothing.
+    ///
+    /// # Errors
+    /// Of the connection: whether the tasks were finished is then unknown, and asking again is
+    /// safe.
+    pub async fn finish(&self, link: &mut Link, tasks: &[Finish]) -> Result<Vec<Verdict>, LinkError> {
+        match FINISH.run(link, &self.finish_call(tasks)).await? {
+            Value::Array(words) if words.len() == tasks.len() => Ok(words.into_iter().map(verdict).collect()),
+            other => Err(LinkError::unexpected("finish", &other)),
+        }
+    }
+
+    fn finish_call(&self, tasks: &[Finish]) -> script::Call {
+        let mut call = script::Call::default();
+        call.key(self.stream.as_bytes()).key(&self.durations);
+        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).number(tasks.len());
+        let lowest = tasks.iter().map(|task| &task.id).min();
+        let highest = tasks.iter().map(|task| &task.id).max();
+        call.arg(lowest.map_or(&[], EntryId::as_bytes)).arg(highest.map_or(&[], EntryId::as_bytes));
+        for task in tasks {
+            call.arg(task.id.as_bytes()).number(task.deliveries);
+            match &task.outgoing {
+                Some(outgoing) => call.key_index(outgoing.destination().as_bytes()),
+                None => call.number(0),
+            };
+            if task.recorded {
+                call.key_index(&crate::contract::task::delivery_record(&self.stream, &self.group, task.id.as_str()));
+            } else {
+                call.number(0);
+            }
+            match task.duration {
+                Some(spent) => call.number(spent.as_millis()),
+                None => call.arg(b"-1"),
+            };
+            match &task.outgoing {
+                Some(outgoing) => {
+                    call.number(2 * outgoing.pairs().count());
+                    for (name, value) in outgoing.pairs() {
+                        call.arg(name).arg(value);
+                    }
+                }
+                None => {
+                    call.number(0);
+                }
+            }
+        }
+        call
+    }
+
+    /// Writes the heartbeat, for [`heartbeat::TTL`].
+    ///
+    /// # Errors
+    /// When it could not be written, and the one before could not be prolonged either.
+    pub async fn beat(&self, link: &mut Link, beat: &Heartbeat) -> Result<(), LinkError> {
+        let key = keys::heartbeat(&self.stream, &self.consumer);
+        let json = serde_json::to_string(beat).map_err(|e| LinkError::Unusable(e.to_string()))?;
+        let ttl = heartbeat::TTL.as_secs();
+        let mut set = redis::pipe();
+        set.cmd("SET").arg(&key).arg(json).arg("EX").arg(ttl);
+        match link.one(&mut set).await {
+            // A Redis that is full takes no new value, but being alive needs no memory.
+            Err(e) if e.code() == "OOM" => {
+                let mut prolong = redis::pipe();
+                prolong.cmd("EXPIRE").arg(&key).arg(ttl);
+                match link.one(&mut prolong).await? {
+                    Value::Int(1) => Ok(()),
+                    _ => Err(e),
+                }
+            }
+            other => other.map(drop),
+        }
+    }
+
+    /// Leaves the marker and takes the heartbeat away, both at once.
+    ///
+    /// # Errors
+    /// Of the connection or the server.
+    pub async fn leave(&self, link: &mut Link, left: &ShutdownMarker) -> Result<(), LinkError> {
+        let mut call = script::Call::default();
+        call.key(&keys::heartbeat(&self.stream, &self.consumer)).key(&keys::marker(&self.stream, &self.consumer));
+        call.arg(serde_json::to_string(left).unwrap_or_default().as_bytes()).number(marker::TTL.as_secs());
+        LEAVE.run(link, &call).await.map(drop)
+    }
+}
+
+fn verdict(word: Value) -> Verdict {
+    let bytes = match &word {
+        Value::BulkString(bytes) => bytes.as_slice(),
+        other => return Verdict::Refused(LinkError::unexpected("finish", other)),
+    };
+    match bytes {
+        b"done" => Verdict::Done,
+        b"fenced" => Verdict::Fenced,
+        b"gone" => Verdict::Gone,
+        error => Verdict::Refused(LinkError::from_text(&String::from_utf8_lossy(error))),
+    }
+}

@@ -1,0 +1,117 @@
+//! Where Redis is, as the contract's environment says it.
+
+use std::fmt;
+
+use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+
+/// The address of a Redis server with its credentials; shown without them.
+#[derive(Clone)]
+pub struct Address {
+    info: ConnectionInfo,
+}
+
+/// An address that cannot be used: which setting, what is wrong with it, what was expected. The
+/// value of a URL is never echoed, since it may hold a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadAddress(pub String);
+
+impl Address {
+    /// From `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
+    ///
+    /// # Errors
+    /// When it is no such URL.
+    pub fn from_url(setting: &str, url: &str) -> Result<Self, BadAddress> {
+        let bad = |what: &str| {
+            BadAddress(format!("{setting} {what}; expected redis://[user:password@]host[:port][/db] or rediss://…"))
+        };
+        if url.is_empty() {
+            return Err(bad("is empty"));
+        }
+        let info = url.into_connection_info().map_err(|e| bad(&format!("cannot be used ({})", e.category())))?;
+        Ok(Self::new(info))
+    }
+
+    /// From `REDIS_URL`, else from `REDIS_HOST` (localhost), `REDIS_PORT` (6379) and
+    /// `REDIS_PASSWORD`; `lookup` gives a variable's value. Empty counts as unset.
+    ///
+    /// # Errors
+    /// Names the variable, its value and what was expected.
+    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, BadAddress> {
+        let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
+        if let Some(url) = set("REDIS_URL") {
+            return Self::from_url("REDIS_URL", &url);
+        }
+        let host = set("REDIS_HOST").unwrap_or_else(|| "localhost".to_owned());
+        let port = match set("REDIS_PORT") {
+            None => 6379,
+            Some(text) => text
+                .parse::<u16>()
+                .ok()
+                .filter(|port| *port > 0)
+                .ok_or_else(|| BadAddress(format!("REDIS_PORT is {text:?}; expected a port from 1 to 65535")))?,
+        };
+        let mut info = (host, port)
+            .into_connection_info()
+            .map_err(|e| BadAddress(format!("REDIS_HOST cannot be used ({})", e.category())))?;
+        if let Some(password) = set("REDIS_PASSWORD") {
+            info = info.clone().set_redis_settings(info.redis_settings().clone().set_password(password));
+        }
+        Ok(Self::new(info))
+    }
+
+    fn new(info: ConnectionInfo) -> Self {
+        // One reply shape for all servers, whatever the URL asks for.
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
+        Self { info: info.set_redis_settings(settings) }
+    }
+
+    pub(super) fn client(&self) -> Result<redis::Client, redis::RedisError> {
+        redis::Client::open(self.info.clone())
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info.addr().fmt(f)
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Address({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(pairs: &[(&str, &str)]) -> Result<Address, BadAddress> {
+        Address::from_env(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    #[test]
+    fn the_contracts_variables_give_the_address_and_a_url_wins() {
+        assert_eq!(from(&[]).unwrap().to_string(), "localhost:6379");
+        assert_eq!(from(&[("REDIS_HOST", "r"), ("REDIS_PORT", "7")]).unwrap().to_string(), "r:7");
+        assert_eq!(from(&[("REDIS_URL", "redis://x:9/2"), ("REDIS_PORT", "no")]).unwrap().to_string(), "x:9");
+    }
+
+    #[test]
+    fn a_password_is_used_and_never_shown() {
+        let address = from(&[("REDIS_PASSWORD", "secret")]).unwrap();
+        assert_eq!(address.info.redis_settings().password(), Some("secret"));
+        assert!(!format!("{address:?}{address}").contains("secret"));
+        let refused = from(&[("REDIS_URL", "http://:secret@x")]).unwrap_err().to_string();
+        assert!(refused.contains("REDIS_URL") && !refused.contains("secret"), "{refused}");
+    }
+
+    #[test]
+    fn a_port_that_is_none_is_named_with_what_was_expected() {
+        for port in ["99999", "0", "x"] {
+            let told = from(&[("REDIS_PORT", port)]).unwrap_err().to_string();
+            assert!(told.contains(port) && told.contains("1 to 65535"), "{told}");
+        }
+    }
+}

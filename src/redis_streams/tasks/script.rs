@@ -1,0 +1,90 @@
+//! Lua scripts: called by their hash, loaded when the server does not know them.
+
+use std::sync::OnceLock;
+
+use redis::{Cmd, Value};
+
+use super::{Link, LinkError};
+
+/// A script's code and, once computed, its hash.
+pub(super) struct Script {
+    code: &'static str,
+    script: OnceLock<redis::Script>,
+}
+
+/// The keys and arguments of one call.
+#[derive(Debug, Default)]
+pub(super) struct Call {
+    keys: Vec<Vec<u8>>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Call {
+    /// Adds a key.
+    pub(super) fn key(&mut self, key: &[u8]) -> &mut Self {
+        self.keys.push(key.to_vec());
+        self
+    }
+
+    /// Adds an argument.
+    pub(super) fn arg(&mut self, arg: &[u8]) -> &mut Self {
+        self.args.push(arg.to_vec());
+        self
+    }
+
+    /// Adds a number.
+    pub(super) fn number(&mut self, number: impl std::fmt::Display) -> &mut Self {
+        self.args.push(number.to_string().into_bytes());
+        self
+    }
+
+    /// Adds `key` unless it is there, and its place (from 1) as an argument.
+    pub(super) fn key_index(&mut self, key: &[u8]) -> &mut Self {
+        let at = self.keys.iter().position(|known| known == key).unwrap_or_else(|| {
+            self.keys.push(key.to_vec());
+            self.keys.len() - 1
+        });
+        self.number(at + 1)
+    }
+}
+
+impl Script {
+    pub(super) const fn new(code: &'static str) -> Self {
+        Self { code, script: OnceLock::new() }
+    }
+
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
+    /// The command that calls it by its hash.
+    pub(super) fn call(&self, call: &Call) -> Cmd {
+        let hash = self.script.get_or_init(|| redis::Script::new(self.code)).get_hash();
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(hash).arg(call.keys.len()).arg(&call.keys).arg(&call.args);
+        cmd
+    }
+
+    pub(super) async fn run(&self, link: &mut Link, call: &Call) -> Result<Value, LinkError> {
+        let mut pipe = redis::pipe();
+        pipe.add_command(self.call(call));
+        match link.one(&mut pipe).await {
+            Err(e) if e.code() == "NOSCRIPT" => self.reload_and_run(link, call).await,
+            other => other,
+        }
+    }
+
+    pub(super) async fn reload_and_run(&self, link: &mut Link, call: &Call) -> Result<Value, LinkError> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("SCRIPT").arg("LOAD").arg(self.code);
+        pipe.add_command(self.call(call));
+        let mut replies = link.send(&mut pipe).await?.into_iter();
+        next(&mut replies)?;
+        next(&mut replies)
+    }
+}
+
+/// The next reply of a pipeline.
+pub(super) fn next(replies: &mut impl Iterator<Item = Result<Value, LinkError>>) -> Result<Value, LinkError> {
+    replies.next().unwrap_or_else(|| Err(LinkError::Unusable("Redis answered less than it was asked".to_owned())))
+}

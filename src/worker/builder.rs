@@ -1,0 +1,322 @@
+//! What a worker is told before it starts: its stream, its limits, where Redis is.
+//!
+//! The program states its wishes with the builder; the environment of the process (the contract's
+//! variables) overrides them, so that operators need no new build.
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use super::engine::{self, Left};
+use super::signals;
+use super::task::{Done, Task, TaskFailed};
+use crate::contract::{Name, floors, task::GROUP};
+use crate::redis_streams::tasks::{Address, BadAddress, LinkError};
+
+const LEASE: Duration = Duration::from_secs(30);
+
+/// The name of a stream that a worker reads: not empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamName(Name);
+
+impl StreamName {
+    /// Checks the name.
+    ///
+    /// # Errors
+    /// When it is empty.
+    pub fn new(name: &str) -> Result<Self, WorkerError> {
+        if name.is_empty() {
+            return Err(WorkerError::Setting(
+                "the stream's name is empty; expected the name of the stream to read, such as aragorn.lookup"
+                    .to_owned(),
+            ));
+        }
+        Ok(Self(Name::from(name)))
+    }
+}
+
+/// Why a worker could not start, in words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerError {
+    /// A setting cannot be used: which, its value, what was expected.
+    #[error("{0}")]
+    Setting(String),
+    /// Redis answered, but not as a worker needs it.
+    #[error("the Redis at {address} cannot serve a worker of {stream}: {reason}")]
+    Redis {
+        /// Host and port.
+        address: String,
+        /// The worker's stream.
+        stream: Name,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The operating system refused something at the start.
+    #[error("cannot start: {0}")]
+    System(String),
+}
+
+impl From<BadAddress> for WorkerError {
+    fn from(bad: BadAddress) -> Self {
+        Self::Setting(bad.0)
+    }
+}
+
+impl WorkerError {
+    pub(super) fn redis(address: &Address, stream: &Name, error: &LinkError) -> Self {
+        let reason = match error.code() {
+            "WRONGTYPE" => "the key of that name is no stream".to_owned(),
+            _ => error.to_string(),
+        };
+        Self::Redis { address: address.to_string(), stream: stream.clone(), reason }
+    }
+}
+
+/// The way to a running worker; see the [module](super).
+pub struct Worker;
+
+impl Worker {
+    /// A worker that reads `stream`.
+    ///
+    /// # Errors
+    /// When the name is empty.
+    pub fn builder(stream: &str) -> Result<WorkerBuilder, WorkerError> {
+        Ok(WorkerBuilder {
+            stream: StreamName::new(stream)?,
+            group: Name::from(GROUP),
+            redis_url: None,
+            task_limit: 1,
+            lease: None,
+            reclaim_min_idle: None,
+            reclaim_interval: Duration::from_secs(10),
+            reclaim_max_batch: 50,
+            delivery_limit: 5,
+            drain_timeout: Duration::from_secs(30),
+            back_off_above: None,
+            environment: Box::new(|name| std::env::var(name).ok()),
+        })
+    }
+}
+
+type Environment = Box<dyn Fn(&str) -> Option<String> + Send>;
+
+/// A worker's settings. Nothing is checked before it runs, except the stream's name.
+pub struct WorkerBuilder {
+    stream: StreamName,
+    group: Name,
+    redis_url: Option<String>,
+    task_limit: usize,
+    lease: Option<Duration>,
+    reclaim_min_idle: Option<Duration>,
+    reclaim_interval: Duration,
+    reclaim_max_batch: usize,
+    delivery_limit: u64,
+    drain_timeout: Duration,
+    back_off_above: Option<u64>,
+    environment: Environment,
+}
+
+impl fmt::Debug for WorkerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WorkerBuilder").field("stream", &self.stream).finish_non_exhaustive()
+    }
+}
+
+/// The checked settings.
+#[derive(Debug, Clone)]
+pub(super) struct Settings {
+    pub(super) stream: Name,
+    pub(super) group: Name,
+    pub(super) address: Address,
+    pub(super) task_limit: usize,
+    pub(super) drain_timeout: Duration,
+}
+
+impl WorkerBuilder {
+    /// How many tasks run at once (1); `TASK_LIMIT` overrides it.
+    #[must_use]
+    pub fn task_limit(mut self, tasks: usize) -> Self {
+        self.task_limit = tasks;
+        self
+    }
+
+    /// Where Redis is, instead of what the environment says (`REDIS_URL`, or `REDIS_HOST`,
+    /// `REDIS_PORT` and `REDIS_PASSWORD`).
+    #[must_use]
+    pub fn redis_url(mut self, url: impl Into<String>) -> Self {
+        self.redis_url = Some(url.into());
+        self
+    }
+
+    /// The consumer group (`consumer`, the one of all Shepherd fleets).
+    #[must_use]
+    pub fn group(mut self, group: &str) -> Self {
+        self.group = Name::from(group);
+        self
+    }
+
+    /// How long an entry of a dead owner must lie idle before this worker takes it over, instead
+    /// of the contract's floor for the stream.
+    #[must_use]
+    pub fn reclaim_min_idle(mut self, floor: Duration) -> Self {
+        self.reclaim_min_idle = Some(floor);
+        self
+    }
+
+    /// How often orphans are looked for (10 s); `RECLAIM_INTERVAL_SEC` overrides it.
+    #[must_use]
+    pub fn reclaim_interval(mut self, interval: Duration) -> Self {
+        self.reclaim_interval = interval;
+        self
+    }
+
+    /// A running task's idle time never exceeds this (30 s, at most the floor): every third of it
+    /// the idle time is set back.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// An entry that was delivered more often than this (5) goes to the dead letters.
+    #[must_use]
+    pub fn delivery_limit(mut self, deliveries: u64) -> Self {
+        self.delivery_limit = deliveries;
+        self
+    }
+
+    /// How long a leaving worker waits for its running tasks (30 s); `WORKER_DRAIN_TIMEOUT_SEC`
+    /// overrides it.
+    #[must_use]
+    pub fn drain_timeout(mut self, wait: Duration) -> Self {
+        self.drain_timeout = wait;
+        self
+    }
+
+    /// Takes no new task while a stream it forwards to is longer than this (no limit).
+    #[must_use]
+    pub fn back_off_above(mut self, length: u64) -> Self {
+        self.back_off_above = Some(length);
+        self
+    }
+
+    /// Reads settings from `lookup` instead of the process's environment.
+    #[must_use]
+    pub fn environment(mut self, lookup: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
+        self.environment = Box::new(lookup);
+        self
+    }
+
+    /// Runs until SIGTERM or SIGINT, then drains: no new task, the running ones get until the
+    /// drain timeout, then the marker is left and the process may end with 0. A second signal ends
+    /// the process at once.
+    ///
+    /// # Errors
+    /// When a setting cannot be used, or Redis cannot serve a worker. A Redis that is not there
+    /// is waited for.
+    pub async fn run<H, F>(self, handler: H) -> Result<Left, WorkerError>
+    where
+        H: Fn(Task) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
+    {
+        let signal = signals::first().map_err(|e| WorkerError::System(e.to_string()))?;
+        let left = self.run_until(signal, handler).await?;
+        if left.running > 0 {
+            // A handler that blocks its thread would keep the runtime, and so the process, for ever.
+            tracing::warn!(unfinished = left.running, "leaving with tasks unfinished; others will take them over");
+            std::process::exit(0);
+        }
+        Ok(left)
+    }
+
+    /// Runs until `stop` is ready (its value is the signal that was obeyed, if any), then drains.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_until<H, F, S>(self, stop: S, handler: H) -> Result<Left, WorkerError>
+    where
+        H: Fn(Task) -> F + Send + Sync + 'static,
+        F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
+        S: Future<Output = Option<i32>> + Send,
+    {
+        engine::run(self.checked()?, stop, handler).await
+    }
+
+    fn checked(self) -> Result<Settings, WorkerError> {
+        let set = |name: &str| (self.environment)(name).filter(|value| !value.is_empty());
+        let task_limit = match set("TASK_LIMIT") {
+            Some(text) => count("TASK_LIMIT", &text)?,
+            None => self.task_limit,
+        };
+        if task_limit == 0 {
+            return Err(WorkerError::Setting("the task limit is 0; expected at least 1 task at once".to_owned()));
+        }
+        let address = match &self.redis_url {
+            Some(url) => Address::from_url("redis_url", url)?,
+            None => Address::from_env(&self.environment)?,
+        };
+        let default = seconds(set, "RECLAIM_MIN_IDLE_SEC")?.unwrap_or(floors::DEFAULT);
+        let floor = self.reclaim_min_idle.unwrap_or_else(|| floors::reclaim_floor(&self.stream.0, default));
+        let lease = self.lease.unwrap_or(LEASE.min(floor));
+        if lease > floor {
+            return Err(WorkerError::Setting(format!(
+                "the lease of {lease:?} is longer than the reclaim floor of {floor:?}; expected at most the floor, \
+                 or a slow task would look dead"
+            )));
+        }
+        Ok(Settings {
+            drain_timeout: seconds(set, "WORKER_DRAIN_TIMEOUT_SEC")?.unwrap_or(self.drain_timeout),
+            stream: self.stream.0,
+            group: self.group,
+            address,
+            task_limit,
+        })
+    }
+}
+
+fn count(name: &str, text: &str) -> Result<usize, WorkerError> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|n| (1..=100_000).contains(n))
+        .ok_or_else(|| WorkerError::Setting(format!("{name} is {text:?}; expected a whole number from 1 to 100000")))
+}
+
+fn seconds(set: impl Fn(&str) -> Option<String>, name: &str) -> Result<Option<Duration>, WorkerError> {
+    let Some(text) = set(name) else { return Ok(None) };
+    let seconds = text.trim().parse::<f64>().ok().filter(|s| (0.0..=1e6).contains(s));
+    let bad = || WorkerError::Setting(format!("{name} is {text:?}; expected seconds, such as 30"));
+    seconds.map(|s| Some(Duration::from_secs_f64(s))).ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(pairs: &'static [(&'static str, &'static str)], change: fn(WorkerBuilder) -> WorkerBuilder) -> String {
+        let builder = Worker::builder("s").unwrap().environment(move |name| {
+            pairs.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        });
+        match change(builder).checked() {
+            Ok(settings) => settings.task_limit.to_string(),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn the_environment_overrides_the_programs_task_limit() {
+        assert_eq!(checked(&[], |b| b.task_limit(3)), "3");
+        assert_eq!(checked(&[("TASK_LIMIT", "7")], |b| b.task_limit(3)), "7");
+    }
+
+    #[test]
+    fn each_setting_that_cannot_be_used_is_told_in_words() {
+        assert!(Worker::builder("").unwrap_err().to_string().contains("the stream's name is empty"));
+        assert!(checked(&[], |b| b.task_limit(0)).contains("limit is 0"));
+        assert!(checked(&[("TASK_LIMIT", "0")], |b| b).contains("TASK_LIMIT is \"0\""));
+        assert!(checked(&[("REDIS_PORT", "99999")], |b| b).contains("REDIS_PORT is \"99999\""));
+        assert!(checked(&[("WORKER_DRAIN_TIMEOUT_SEC", "soon")], |b| b).contains("expected seconds"));
+        assert!(checked(&[], |b| b.redis_url("nonsense")).contains("redis_url"));
+        assert!(checked(&[], |b| b.lease(Duration::from_secs(31))).contains("longer than the reclaim floor"));
+    }
+}

@@ -1,0 +1,34 @@
+//! The library for worker processes: name a stream, give an async function, be a member of the
+//! fleet.
+//!
+//! ```no_run
+//! use shepherd_monitor::worker::{Done, Task, Worker};
+//!
+//! # async fn example() -> Result<(), shepherd_monitor::worker::WorkerError> {
+//! Worker::builder("aragorn.lookup")?
+//!     .task_limit(10)
+//!     .run(|task: Task| async move {
+//!         println!("query {:?}", task.query_id());
+//!         Ok(Done::new())
+//!     })
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! In reading order: [`builder`] checks what the user wrote, [`task`] is what a handler sees and
+//! answers, `engine` is the loop between Redis and the handlers, `presence` the heartbeat on its
+//! own thread, `signals` the wish to leave.
+
+pub mod builder;
+mod engine;
+mod presence;
+mod signals;
+pub mod task;
+mod vitals;
+
+pub use builder::{StreamName, Worker, WorkerBuilder, WorkerError};
+pub use engine::Left;
+pub use task::{Done, Fence, Task, TaskFailed};
+
+pub use crate::contract::task::{Origin, Workflow};
