@@ -17,7 +17,7 @@ use crate::actors::io::Io;
 use crate::actors::live_feed::LiveFeed;
 use crate::actors::messages::Stop;
 use crate::actors::state_tracker::StateTracker;
-use crate::actors::stream_poller::StreamPoller;
+use crate::actors::stream_poller::{Polled, StreamPoller};
 use crate::actors::supervisor::{Makers, Newest, Supervisor, answer_within};
 use crate::fleet::tracker::TrackerSettings;
 use crate::pages::{Environment, LiveView, Pages};
@@ -26,8 +26,8 @@ use crate::settings::Settings;
 use crate::web::{Front, routes};
 use crate::{postgres, redis_streams};
 
-/// Threads that serve pages: the machines this runs on are small, and pages are cheap.
-const HTTP_WORKERS: usize = 2;
+/// Threads that serve pages: one feeds thousands of sessions, and each costs a little when idle.
+const HTTP_WORKERS: usize = 1;
 /// How long requests that are being answered may take to end at the stop.
 const FINISH_WITHIN_SECS: u64 = 1;
 
@@ -126,9 +126,8 @@ impl Drop for Application {
 
 fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
     let watched = Arc::new(settings.watched.clone());
-    let mut reader = StreamsReader::new(settings.watched.clone());
-    reader.watch(settings.seed_streams.iter().cloned());
-    let reader = Arc::new(Mutex::new(reader));
+    let reader =
+        Arc::new(Mutex::new(Polled::new(StreamsReader::new(settings.watched.clone(), &settings.seed_streams))));
     let watch = Arc::new(Mutex::new(Watch::default()));
     let tracker = TrackerSettings {
         interval: settings.poll_interval,

@@ -8,7 +8,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Wr
 
 use super::io::{Io, POSTGRES_LATE};
 use super::messages::{DatabaseRead, Fail, Report, Role, Tick};
-use crate::fleet::reading::{DatabaseReading, DatabaseServer, Probed, SourceTrouble};
+use crate::fleet::reading::{DatabaseReading, Probed, SourceTrouble};
 use crate::fleet::time::Mono;
 use crate::postgres::{migrate, probe};
 
@@ -19,8 +19,10 @@ const PROBE_AT_MOST: Duration = Duration::from_secs(30);
 /// The tick's answer waits this long for the slower figures, so that the first one has them.
 const GRACE: Duration = Duration::from_millis(150);
 
-/// The actor. The server's own figures are asked for in every tick and tell whether Postgres is
-/// there; the rest follows when due.
+/// No figure is asked for more often than this: people do not read faster.
+const REST_AT_LEAST: Duration = Duration::from_secs(5);
+
+/// The actor. Every tick asks whether Postgres is there; figures follow when due.
 pub struct DatabaseProbe {
     io: Io,
     supervisor: Recipient<Report>,
@@ -28,6 +30,7 @@ pub struct DatabaseProbe {
     reading: DatabaseReading,
     migrated: Migrated,
     asking: bool,
+    server: Turn,
     counts: Turn,
     volume: Turn,
     callbacks: Turn,
@@ -47,12 +50,6 @@ struct Turn {
     not_before: Mono,
 }
 
-impl Turn {
-    fn is_due(&self, now: Mono) -> bool {
-        !self.running && now >= self.not_before
-    }
-}
-
 impl DatabaseProbe {
     /// Probes through `io`; `database_url` is for the migrations, which need a connection of
     /// their own.
@@ -65,6 +62,7 @@ impl DatabaseProbe {
             reading: DatabaseReading::default(),
             migrated: Migrated::No,
             asking: false,
+            server: Turn::default(),
             counts: Turn::default(),
             volume: Turn::default(),
             callbacks: Turn::default(),
@@ -75,52 +73,62 @@ impl DatabaseProbe {
         self.supervisor.do_send(Report::Database(DatabaseRead { tick, reading }));
     }
 
-    fn server_answered(&mut self, tick: Tick, answer: Result<DatabaseServer, SourceTrouble>, ctx: &mut Context<Self>) {
+    fn answered(&mut self, tick: Tick, answer: Result<(), SourceTrouble>, ctx: &mut Context<Self>) {
         self.asking = false;
-        let now = self.io.now();
-        match answer {
-            Err(trouble) => self.report(tick.n, Err(trouble)),
-            Ok(server) => {
-                let has_queries = server.has_queries;
-                self.reading.server = Probed { value: Some((now, server)), error: None };
-                self.migrate(ctx);
-                if has_queries {
-                    self.start_due(ctx);
-                }
-                let waits = has_queries && self.reading.query_volume.value.is_none();
-                let grace = if waits { GRACE.saturating_sub(now.since(tick.at)) } else { Duration::ZERO };
-                ctx.run_later(grace, move |this, _| this.report(tick.n, Ok(Arc::new(this.reading.clone()))));
-            }
+        if let Err(trouble) = answer {
+            return self.report(tick.n, Err(trouble));
         }
+        self.migrate(ctx);
+        self.start_due(ctx);
+        let grace = if self.reading.server.value.is_none() { GRACE } else { Duration::ZERO };
+        ctx.run_later(grace, move |this, _| this.report(tick.n, Ok(Arc::new(this.reading.clone()))));
     }
 
     fn start_due(&mut self, ctx: &mut Context<Self>) {
+        let pool = self.io.postgres.clone();
+        self.ask(ctx, |this| (&mut this.server, &mut this.reading.server), async move { probe::server(&pool).await });
+        if !self.reading.server.latest().is_some_and(|server| server.has_queries) {
+            return;
+        }
+        let pool = self.io.postgres.clone();
+        let volume = async move { probe::query_volume(&pool).await };
+        self.ask(ctx, |this| (&mut this.volume, &mut this.reading.query_volume), volume);
+        let pool = self.io.postgres.clone();
+        let callbacks = async move { probe::callbacks(&pool).await };
+        self.ask(ctx, |this| (&mut this.callbacks, &mut this.reading.callbacks), callbacks);
+        let pool = self.io.postgres.clone();
+        let counts = async move { probe::query_counts(&pool).await };
+        self.ask(ctx, |this| (&mut this.counts, &mut this.reading.query_counts), counts);
+    }
+
+    /// Asks for one group of figures if it is due; `place` says where its turn and its answer are.
+    fn ask<T: Send + 'static>(
+        &mut self,
+        ctx: &mut Context<Self>,
+        place: fn(&mut Self) -> (&mut Turn, &mut Probed<T>),
+        work: impl Future<Output = Result<T, SourceTrouble>> + Send + 'static,
+    ) {
         let now = self.io.now();
-        let pool = || self.io.postgres.clone();
-        if self.volume.is_due(now) {
-            self.volume.running = true;
-            let pool = pool();
-            let asking = timed(&self.io, async move { probe::query_volume(&pool).await });
-            ctx.spawn(asking.into_actor(self).map(|answer, this, _| {
-                take(&this.io, &mut this.volume, &mut this.reading.query_volume, answer);
-            }));
+        let (turn, _) = place(self);
+        if turn.running || now < turn.not_before {
+            return;
         }
-        if self.callbacks.is_due(now) {
-            self.callbacks.running = true;
-            let pool = pool();
-            let asking = timed(&self.io, async move { probe::callbacks(&pool).await });
-            ctx.spawn(asking.into_actor(self).map(|answer, this, _| {
-                take(&this.io, &mut this.callbacks, &mut this.reading.callbacks, answer);
-            }));
-        }
-        if self.counts.is_due(now) {
-            self.counts.running = true;
-            let pool = pool();
-            let asking = timed(&self.io, async move { probe::query_counts(&pool).await });
-            ctx.spawn(asking.into_actor(self).map(|answer, this, _| {
-                take(&this.io, &mut this.counts, &mut this.reading.query_counts, answer);
-            }));
-        }
+        turn.running = true;
+        let began = Instant::now();
+        let asking = self.io.run(PROBE_AT_MOST, POSTGRES_LATE, work);
+        ctx.spawn(asking.into_actor(self).map(move |answer, this, ctx| {
+            let now = this.io.now();
+            let (turn, probed) = place(this);
+            *turn = Turn { running: false, not_before: now.plus((began.elapsed() * REST).max(REST_AT_LEAST)) };
+            let first = probed.value.is_none();
+            match answer {
+                Ok(value) => *probed = Probed { value: Some((now, value)), error: None },
+                Err(trouble) => probed.error = Some(trouble.detail),
+            }
+            if first {
+                this.start_due(ctx);
+            }
+        }));
     }
 
     /// Once per start, as soon as Postgres is there.
@@ -147,26 +155,6 @@ impl DatabaseProbe {
     }
 }
 
-type Timed<T> = (Result<T, SourceTrouble>, Duration);
-
-fn timed<T: Send + 'static, W: Future<Output = Result<T, SourceTrouble>> + Send + 'static>(
-    io: &Io,
-    work: W,
-) -> impl Future<Output = Timed<T>> + use<T, W> {
-    let began = Instant::now();
-    let work = io.run(PROBE_AT_MOST, POSTGRES_LATE, work);
-    async move { (work.await, began.elapsed()) }
-}
-
-fn take<T>(io: &Io, turn: &mut Turn, probed: &mut Probed<T>, (answer, took): Timed<T>) {
-    let now = io.now();
-    *turn = Turn { running: false, not_before: now.plus(took * REST) };
-    match answer {
-        Ok(value) => *probed = Probed { value: Some((now, value)), error: None },
-        Err(trouble) => probed.error = Some(trouble.detail),
-    }
-}
-
 impl Actor for DatabaseProbe {
     type Context = Context<Self>;
 
@@ -184,8 +172,8 @@ impl Handler<Tick> for DatabaseProbe {
         }
         self.asking = true;
         let pool = self.io.postgres.clone();
-        let asking = self.io.run(tick.deadline, POSTGRES_LATE, async move { probe::server(&pool).await });
-        ctx.spawn(asking.into_actor(self).map(move |answer, this, ctx| this.server_answered(tick, answer, ctx)));
+        let asking = self.io.run(tick.deadline, POSTGRES_LATE, async move { probe::alive(&pool).await });
+        ctx.spawn(asking.into_actor(self).map(move |answer, this, ctx| this.answered(tick, answer, ctx)));
     }
 }
 

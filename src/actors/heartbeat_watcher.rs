@@ -11,14 +11,15 @@ use super::messages::{Fail, FoundHeartbeats, HeartbeatsRead, Report, Role, Strea
 use crate::contract::Name;
 use crate::fleet::reading::{HeartbeatsReading, SourceTrouble, TroubleKind};
 use crate::fleet::watched::WatchedStreams;
-use crate::redis_streams::connection::checkout;
+use crate::redis_streams::connection::Kept;
 use crate::redis_streams::heartbeats_reader::HeartbeatsReader;
 use crate::redis_streams::worker_states;
 
 /// What the watcher knows; it outlives a restart of the actor.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Watch {
     reader: HeartbeatsReader,
+    connection: Kept,
     /// Consumers of the last run are watched too.
     restored: bool,
 }
@@ -78,8 +79,9 @@ impl Handler<StreamsRead> for HeartbeatWatcher {
             }
             watch.reader.follow(&streams);
             watch.reader.found(found);
-            let mut redis = checkout(&io.redis).await?;
+            let mut redis = watch.connection.take(&io.redis).await?;
             let mut reading = watch.reader.read(&mut redis, io.now()).await?;
+            watch.connection.keep(redis);
             reading.consumers.retain(|stream, _| watched.contains(stream));
             Ok(reading)
         });

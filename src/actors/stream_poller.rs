@@ -11,7 +11,7 @@ use super::io::{Io, REDIS_LATE};
 use super::messages::{Fail, Report, Role, StreamsRead, Tick};
 use crate::fleet::reading::{SourceTrouble, StreamsReading, TroubleKind};
 use crate::fleet::time::Mono;
-use crate::redis_streams::connection::checkout;
+use crate::redis_streams::connection::{Kept, checkout};
 use crate::redis_streams::discovery::{self, Found};
 use crate::redis_streams::streams_reader::StreamsReader;
 
@@ -22,12 +22,25 @@ const WALK_EVERY: Duration = Duration::from_secs(60);
 /// A walk that takes longer is given up.
 const WALK_AT_MOST: Duration = Duration::from_secs(3600);
 
+/// What the poller knows; it outlives a restart of the actor.
+pub struct Polled {
+    reader: StreamsReader,
+    connection: Kept,
+}
+
+impl Polled {
+    /// Polls with `reader`.
+    #[must_use]
+    pub fn new(reader: StreamsReader) -> Self {
+        Self { reader, connection: Kept::default() }
+    }
+}
+
 /// The actor.
 pub struct StreamPoller {
     io: Io,
     supervisor: Recipient<Report>,
-    /// What is watched outlives a restart of the actor.
-    reader: Arc<Mutex<StreamsReader>>,
+    reader: Arc<Mutex<Polled>>,
     reading: bool,
     walk: Walk,
 }
@@ -45,7 +58,7 @@ struct Walk {
 impl StreamPoller {
     /// Polls what `reader` watches and whatever discovery finds.
     #[must_use]
-    pub fn new(io: Io, supervisor: Recipient<Report>, reader: Arc<Mutex<StreamsReader>>) -> Self {
+    pub fn new(io: Io, supervisor: Recipient<Report>, reader: Arc<Mutex<Polled>>) -> Self {
         Self { io, supervisor, reader, reading: false, walk: Walk::default() }
     }
 
@@ -83,10 +96,10 @@ impl StreamPoller {
         self.walk.last = Some(self.io.now());
         let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
         let walking = self.io.run(WALK_AT_MOST, "the walk through Redis took too long", async move {
-            let capabilities = reader.lock().await.known_capabilities();
+            let capabilities = reader.lock().await.reader.known_capabilities();
             let Some(capabilities) = capabilities else { return Ok(Found::default()) };
             let found = discovery::walk(&pool, capabilities).await?;
-            reader.lock().await.watch(found.streams.iter().cloned());
+            reader.lock().await.reader.watch(found.streams.iter().cloned());
             Ok(found)
         });
         ctx.spawn(walking.into_actor(self).map(|walked, this, _| {
@@ -153,8 +166,11 @@ impl Handler<Tick> for StreamPoller {
         self.reading = true;
         let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
         let reading = self.io.run(tick.deadline, REDIS_LATE, async move {
-            let mut redis = checkout(&pool).await?;
-            reader.lock().await.read(&mut redis).await
+            let mut polled = reader.lock().await;
+            let mut redis = polled.connection.take(&pool).await?;
+            let read = polled.reader.read(&mut redis).await?;
+            polled.connection.keep(redis);
+            Ok(read)
         });
         ctx.spawn(reading.into_actor(self).map(move |result, this, ctx| this.report(tick, result, ctx)));
         if tick.n % ASK_ABOUT_GROUPS_EVERY == 2 {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use diesel::sql_types::{BigInt, Bool, Double, Nullable, Text};
 use diesel::{QueryableByName, sql_query};
-use diesel_async::RunQueryDsl;
+use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::connection::{PgPool, checkout, trouble};
 use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts, QueryVolume, SourceTrouble};
@@ -28,6 +28,14 @@ struct ServerRow {
 struct WalRow {
     #[diesel(sql_type = BigInt)]
     size: i64,
+}
+
+/// Asks nothing: whether Postgres answers.
+///
+/// # Errors
+/// When it does not.
+pub async fn alive(pool: &PgPool) -> Result<(), SourceTrouble> {
+    checkout(pool).await?.batch_execute("").await.map_err(|e| trouble(&e))
 }
 
 /// Asks for connections and sizes.

@@ -44,6 +44,29 @@ pub async fn checkout(pool: &Pool) -> Result<deadpool_redis::Connection, SourceT
     })
 }
 
+/// A connection kept from pass to pass, so that none begins with asking whether it still works;
+/// given back to the pool, which asks, when a pass fails.
+#[derive(Default)]
+pub struct Kept(Option<deadpool_redis::Connection>);
+
+impl Kept {
+    /// The connection, for one pass. Lost unless [`Self::keep`] is called after it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn take(&mut self, pool: &Pool) -> Result<deadpool_redis::Connection, SourceTrouble> {
+        match self.0.take() {
+            Some(connection) => Ok(connection),
+            None => checkout(pool).await,
+        }
+    }
+
+    /// Keeps it for the next pass: this one went well.
+    pub fn keep(&mut self, connection: deadpool_redis::Connection) {
+        self.0 = Some(connection);
+    }
+}
+
 /// Sends a pipeline whose commands fail each for itself.
 ///
 /// # Errors

@@ -14,8 +14,10 @@ use super::server::Capabilities;
 use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
-/// Keys looked at per pass for streams, and again for heartbeats.
-const STEP: usize = 100;
+/// Keys looked at per pass for streams, and again for heartbeats: so many at least,
+const STEP: usize = 40;
+/// and so many per watched stream, so that a step costs a small part of what the pass costs.
+const STEP_PER_STREAM: usize = 2;
 /// Keys looked at per command in a background walk.
 const STRIDE: usize = 1000;
 /// How much of Redis' time a background walk may take: one part in this many.
@@ -59,13 +61,16 @@ impl Cursor {
 }
 
 impl Sweep {
-    /// Adds a step's commands to a pass. A server that cannot filter by type is only looked
-    /// through for heartbeats here; [`walk`] finds its streams.
-    pub fn add_step(&self, pipe: &mut Pipeline, scan_type: bool) {
-        ask_heartbeats(pipe, &self.heartbeats, STEP);
+    /// Adds a step's commands to a pass over `streams` streams; answers how many they are. A
+    /// server that cannot filter by type is only looked through for heartbeats here; [`walk`]
+    /// finds its streams.
+    pub fn add_step(&self, pipe: &mut Pipeline, streams: usize, scan_type: bool) -> usize {
+        let count = STEP.max(streams * STEP_PER_STREAM);
+        ask_heartbeats(pipe, &self.heartbeats, count);
         if scan_type {
-            ask_streams(pipe, &self.streams, STEP);
+            ask_streams(pipe, &self.streams, count);
         }
+        1 + usize::from(scan_type)
     }
 
     /// Reads the answers to a step.

@@ -1,7 +1,7 @@
 //! One pass over the streams: the least Redis has to do to tell how they stand.
 //!
 //! First trip: INFO, TIME, a step of discovery, and for each stream its length, groups and the
-//! consumers of the groups known from the pass before. Second trip, only for what needs it: the
+//! consumers of the groups known from the pass before (large fleets in several trips). Second trip, only for what needs it: the
 //! oldest undelivered entry of groups that are behind, counts where Redis knows no lag, and the
 //! consumers of groups seen for the first time.
 
@@ -28,17 +28,34 @@ const STREAMS_PER_TRIP: usize = 40;
 pub struct StreamsReader {
     watched: WatchedStreams,
     capabilities: Option<Capabilities>,
-    streams: BTreeMap<Name, BTreeSet<Name>>,
+    streams: BTreeMap<Name, Stream>,
     sweep: Sweep,
 }
+
+/// A watched stream between two passes.
+#[derive(Debug, Default)]
+struct Stream {
+    /// Its groups as the last pass saw them.
+    groups: BTreeSet<Name>,
+    /// Shown whether it exists or not.
+    pinned: bool,
+    /// Passes in a row in which it did not exist.
+    missing: u32,
+}
+
+/// A stream that does not exist for so many passes is not read any more; discovery finds it when
+/// it comes back.
+const FORGET_AFTER_PASSES: u32 = 200;
 
 type Answer = Result<Value, RedisError>;
 
 impl StreamsReader {
-    /// Reads streams among `watched`: none at first, see [`Self::watch`].
+    /// Reads streams among `watched`: `shown` ones whether they exist or not, others once
+    /// [`Self::watch`] names them or discovery finds them.
     #[must_use]
-    pub fn new(watched: WatchedStreams) -> Self {
-        Self { watched, capabilities: None, streams: BTreeMap::new(), sweep: Sweep::default() }
+    pub fn new(watched: WatchedStreams, shown: &[Name]) -> Self {
+        let pinned = shown.iter().map(|stream| (stream.clone(), Stream { pinned: true, ..Stream::default() }));
+        Self { watched, capabilities: None, streams: pinned.collect(), sweep: Sweep::default() }
     }
 
     /// Adds streams to those that are read from now on, where they are to be watched.
@@ -65,23 +82,31 @@ impl StreamsReader {
         redis: &mut deadpool_redis::Connection,
     ) -> Result<(StreamsReading, Vec<Vec<u8>>), SourceTrouble> {
         let capabilities = self.capabilities(redis).await?;
+        let names: Vec<Name> = self.streams.keys().cloned().collect();
+        let (with_server, others) = names.split_at(names.len().min(STREAMS_PER_TRIP));
         let mut pipe = redis::pipe();
         pipe.add_command(info(capabilities.info_sections)).cmd("TIME");
-        self.sweep.add_step(&mut pipe, capabilities.scan_type);
+        let asked = self.sweep.add_step(&mut pipe, self.streams.len(), capabilities.scan_type);
+        self.ask(&mut pipe, with_server);
         let mut answers = send(redis, &mut pipe).await?.into_iter();
         let (server, trouble) = read_info(&good(answers.next())?);
         if let Some(trouble) = trouble {
             return Err(trouble);
         }
         let redis_time = read_time(&good(answers.next())?);
-        let found = self.sweep.take_step(answers)?;
-        self.watch(found.streams);
+        let found = self.sweep.take_step(answers.by_ref().take(asked))?;
 
         let mut reading = StreamsReading { redis_time, server, streams: BTreeMap::new() };
-        let names: Vec<Name> = self.streams.keys().cloned().collect();
-        for some in names.chunks(STREAMS_PER_TRIP) {
+        self.take(redis, with_server, answers, &mut reading).await?;
+        for some in others.chunks(STREAMS_PER_TRIP) {
             self.read_some(redis, some, &mut reading).await?;
         }
+        self.watch(found.streams);
+        let new: Vec<Name> = self.streams.keys().filter(|name| !reading.streams.contains_key(*name)).cloned().collect();
+        for some in new.chunks(STREAMS_PER_TRIP) {
+            self.read_some(redis, some, &mut reading).await?;
+        }
+        self.streams.retain(|_, stream| stream.pinned || stream.missing < FORGET_AFTER_PASSES);
         Ok((reading, found.heartbeat_keys))
     }
 
@@ -110,23 +135,43 @@ impl StreamsReader {
         reading: &mut StreamsReading,
     ) -> Result<(), SourceTrouble> {
         let mut pipe = redis::pipe();
+        self.ask(&mut pipe, names);
+        let answers = send(redis, &mut pipe).await?;
+        self.take(redis, names, answers.into_iter(), reading).await
+    }
+
+    fn ask(&self, pipe: &mut Pipeline, names: &[Name]) {
         for name in names {
             pipe.cmd("XLEN").arg(name.as_bytes()).cmd("XINFO").arg("GROUPS").arg(name.as_bytes());
-            for group in self.streams.get(name).into_iter().flatten() {
-                ask_consumers(&mut pipe, name, group);
+            for group in self.streams.get(name).into_iter().flat_map(|stream| &stream.groups) {
+                ask_consumers(pipe, name, group);
             }
         }
-        let mut answers = send(redis, &mut pipe).await?.into_iter();
+    }
+
+    async fn take(
+        &mut self,
+        redis: &mut deadpool_redis::Connection,
+        names: &[Name],
+        mut answers: impl Iterator<Item = Answer>,
+        reading: &mut StreamsReading,
+    ) -> Result<(), SourceTrouble> {
         let mut second = SecondTrip::default();
         for name in names {
+            let stream = self.streams.entry(name.clone()).or_default();
             let (length, groups) = (answers.next(), answers.next());
-            let known = self.streams.get(name).cloned().unwrap_or_default();
-            let mut consumers: BTreeMap<Name, Option<Vec<GroupConsumer>>> =
-                known.into_iter().map(|group| (group, read_consumers(answers.next()))).collect();
+            let mut consumers: BTreeMap<Name, Option<Vec<GroupConsumer>>> = std::mem::take(&mut stream.groups)
+                .into_iter()
+                .map(|group| (group, read_consumers(answers.next())))
+                .collect();
             let facts =
                 read_stream(length, groups).map(|(facts, clues)| second.plan(name, facts, &clues, &mut consumers));
-            if let Ok(facts) = &facts {
-                self.streams.insert(name.clone(), facts.groups.iter().map(|g| g.name.clone()).collect());
+            match &facts {
+                Ok(facts) => {
+                    stream.groups = facts.groups.iter().map(|g| g.name.clone()).collect();
+                    stream.missing = if facts.exists { 0 } else { stream.missing + 1 };
+                }
+                Err(_) => stream.groups = consumers.into_keys().collect(),
             }
             reading.streams.insert(name.clone(), StreamReading { facts });
         }
