@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::ExitCode;
 
+use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use shepherd_monitor::application::Application;
+use shepherd_monitor::demo::{self, Demo, DemoOptions};
 use shepherd_monitor::settings::{Settings, TABLE};
 use shepherd_monitor::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -14,6 +16,8 @@ fn main() -> ExitCode {
     let matches = command().get_matches();
     let result = match matches.subcommand() {
         Some(("serve", given)) => serve(given),
+        Some(("demo", given)) => demonstrate(given),
+        Some(("demo-worker", given)) => demo::worker::run(given.into()),
         _ => Err("no such command".to_owned()),
     };
     match result {
@@ -40,6 +44,13 @@ fn command() -> Command {
                 )
                 .args(TABLE.iter().map(setting)),
         )
+        .subcommand(
+            Command::new("demo")
+                .about("Watch a simulated fleet on a private Redis and Postgres, all gone at the end")
+                .after_help("Needs redis-server and PostgreSQL to be installed, not to be running. Ctrl-C ends it.")
+                .args(TABLE.iter().filter(|entry| !matches!(entry.group, "Redis" | "Postgres")).map(setting)),
+        )
+        .subcommand(demo::worker::command())
 }
 
 fn setting(entry: &'static shepherd_monitor::settings::Entry) -> Arg {
@@ -58,20 +69,60 @@ fn setting(entry: &'static shepherd_monitor::settings::Entry) -> Arg {
         .help(help)
 }
 
-fn settings(given: &ArgMatches) -> Result<Settings, String> {
-    let texts: BTreeMap<&'static str, String> =
-        TABLE.iter().filter_map(|entry| Some((entry.env, given.get_one::<String>(entry.env)?.clone()))).collect();
-    Settings::from(&texts).map_err(|bad| bad.to_string())
+/// The texts that were given, by variable; a subcommand may not have all of them.
+fn texts(given: &ArgMatches) -> BTreeMap<&'static str, String> {
+    let text = |name| given.try_get_one::<String>(name).ok()?.cloned();
+    TABLE.iter().filter_map(|entry| Some((entry.env, text(entry.env)?))).collect()
 }
 
 fn serve(given: &ArgMatches) -> Result<(), String> {
-    let settings = settings(given)?;
+    let settings = Settings::from(&texts(given)).map_err(|bad| bad.to_string())?;
     telemetry::start(&settings.log_level)?;
-    let listener = TcpListener::bind((settings.bind, settings.port)).map_err(|e| {
+    let listener = listen(&settings)?;
+    watch(&settings, listener)
+}
+
+/// The monitor on a fleet of its own.
+fn demonstrate(given: &ArgMatches) -> Result<(), String> {
+    let mut texts = texts(given);
+    for (name, default) in [("LOG_LEVEL", "warn".to_owned()), ("SERVER_MATURITY", "demo".to_owned())] {
+        texts.entry(name).or_insert(default);
+    }
+    texts.entry("MONITOR_SEED_STREAMS").or_insert_with(Demo::seed_streams);
+    // Before anything is started: what is wrong with the settings.
+    let mut settings = Settings::from(&texts).map_err(|bad| bad.to_string())?;
+    telemetry::start(&settings.log_level)?;
+    let listener = match listen(&settings) {
+        Err(_)
+            if !matches!(
+                given.value_source("MONITOR_PORT"),
+                Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+            ) =>
+        {
+            settings.port = 0;
+            listen(&settings)?
+        }
+        other => other?,
+    };
+    println!("Starting a private Redis, a private Postgres and a simulated fleet; Ctrl-C ends it all.");
+    let demo = Demo::start(DemoOptions::new().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    settings.redis_url = demo.redis_url().into();
+    settings.database_url = demo.database_url().into();
+    watch(&settings, listener)?;
+    println!("Ending the fleet and its servers.");
+    Ok(())
+}
+
+fn listen(settings: &Settings) -> Result<TcpListener, String> {
+    TcpListener::bind((settings.bind, settings.port)).map_err(|e| {
         format!("cannot listen on {}:{} ({e}); set MONITOR_BIND and MONITOR_PORT", settings.bind, settings.port)
-    })?;
+    })
+}
+
+/// Watches until SIGINT or SIGTERM.
+fn watch(settings: &Settings, listener: TcpListener) -> Result<(), String> {
     actix_web::rt::System::new().block_on(async move {
-        let application = Application::start(&settings, listener).map_err(|e| format!("{e:#}"))?;
+        let application = Application::start(settings, listener).map_err(|e| format!("{e:#}"))?;
         println!("shepherd-monitor: watching; open http://{}{}/", application.address(), settings.root_path);
         wait_for_the_end().await.map_err(|e| e.to_string())?;
         tracing::info!("stopping");

@@ -67,7 +67,7 @@ end() {
 end_process() {
     [ -n "$process" ] || return 0
     family=$(children)
-    kill -s "$farewell" "$process" $family
+    kill -s "$farewell" "$process"
     kill -s CONT "$process" $family
     rounds=0
     while kill -s 0 "$process" && [ "$rounds" -lt 150 ]; do

@@ -1,0 +1,288 @@
+//! The demonstration at work: private servers, the simulated Shepherd on them, queries that
+//! arrive, and the story that happens to it.
+
+use std::path::PathBuf;
+use std::sync::mpsc as std_mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+use uuid::Uuid;
+
+use super::brain::Brain;
+use super::chance;
+use super::crew::{Crew, Equipment};
+use super::servers::{PrivatePostgres, PrivateRedis, RedisOptions, ServerError};
+use super::shepherd::{FLEET, QUERIES_PER_SECOND, Route, route};
+use super::story::beat_after;
+use crate::worker::Workflow;
+
+/// How the demonstration is to be.
+pub struct DemoOptions {
+    /// The program whose subcommand `demo-worker` is a worker; [`DemoOptions::new`] takes the
+    /// running one.
+    pub worker_program: PathBuf,
+    /// How many times as fast as usual the story goes and tasks are done; 1 is as usual.
+    pub speed: f64,
+    /// Takes each line of the story as it happens.
+    pub say: Box<dyn Fn(&str) + Send>,
+}
+
+impl DemoOptions {
+    /// At the usual speed, told on standard output.
+    ///
+    /// # Errors
+    /// When the system does not tell where the running program is.
+    pub fn new() -> Result<Self, DemoError> {
+        Ok(Self {
+            worker_program: std::env::current_exe().map_err(DemoError::Program)?,
+            speed: 1.0,
+            say: Box::new(say),
+        })
+    }
+}
+
+/// Standard output may be gone before the demonstration is; that is no reason to end.
+fn say(line: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// Why there is no demonstration.
+#[derive(Debug, thiserror::Error)]
+pub enum DemoError {
+    /// A private server is missing.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The path of the running program is unknown.
+    #[error("cannot find the running program: {0}")]
+    Program(#[source] std::io::Error),
+    /// A worker process does not start.
+    #[error("cannot start {program} as a worker: {source}")]
+    Worker {
+        /// The program.
+        program: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A worker process cannot be reached.
+    #[error("cannot signal a worker: {0}")]
+    Signal(#[source] std::io::Error),
+    /// The private Postgres refuses.
+    #[error("the private Postgres refuses: {0}")]
+    Postgres(#[from] tokio_postgres::Error),
+    /// The private Redis refuses.
+    #[error("the private Redis refuses: {0}")]
+    Redis(#[from] redis::RedisError),
+    /// The thread that tells the story.
+    #[error("cannot start the story: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// A running demonstration. When it is dropped, and when its process dies in any way, its
+/// servers, workers and files are gone.
+pub struct Demo {
+    // Dropped in this order: workers before the servers that they use.
+    _story: Story,
+    redis: PrivateRedis,
+    postgres: PrivatePostgres,
+}
+
+impl Demo {
+    /// Starts the servers, the fleet, the queries and the story, which go on by themselves on a
+    /// thread of their own. Blocks for the few seconds that the servers need.
+    ///
+    /// # Errors
+    /// What is missing or refused, in words.
+    pub fn start(options: DemoOptions) -> Result<Self, DemoError> {
+        let redis = PrivateRedis::start(RedisOptions::default())?;
+        let postgres = PrivatePostgres::start()?;
+        let equipment = Equipment {
+            program: options.worker_program,
+            redis_url: redis.url(),
+            database_url: postgres.url(),
+            speed: options.speed,
+        };
+        let story = Story::start(equipment, options.say)?;
+        Ok(Self { _story: story, redis, postgres })
+    }
+
+    /// The private Redis.
+    #[must_use]
+    pub fn redis(&self) -> &PrivateRedis {
+        &self.redis
+    }
+
+    /// The private Postgres, whose database `postgres` is Shepherd's.
+    #[must_use]
+    pub fn postgres(&self) -> &PrivatePostgres {
+        &self.postgres
+    }
+
+    /// Where the monitor finds the fleet's Redis.
+    #[must_use]
+    pub fn redis_url(&self) -> String {
+        self.redis.url()
+    }
+
+    /// Where the monitor finds the fleet's database.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        self.postgres.url()
+    }
+
+    /// The twenty streams, as the setting `MONITOR_SEED_STREAMS` wants them.
+    #[must_use]
+    pub fn seed_streams() -> String {
+        FLEET.map(|t| t.stream).join(",")
+    }
+}
+
+/// The thread that runs the fleet; dropping it ends the fleet.
+struct Story {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Story {
+    /// Returns when the whole fleet has been started.
+    fn start(equipment: Equipment, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DemoError::Thread)?;
+        let (stop, stopped) = oneshot::channel();
+        let (ready, started) = std_mpsc::channel();
+        let work = move || {
+            runtime.block_on(async move {
+                let mut stage = match Stage::set(equipment, say).await {
+                    Ok(stage) => stage,
+                    Err(error) => return drop(ready.send(Err(error))),
+                };
+                drop(ready.send(Ok(())));
+                tokio::select! {
+                    _ = stopped => {}
+                    error = stage.play() => (stage.say)(&format!("the demonstration stands still: {error}")),
+                }
+            });
+        };
+        let thread = std::thread::Builder::new().name("demo".into()).spawn(work).map_err(DemoError::Thread)?;
+        let story = Self { stop: Some(stop), thread: Some(thread) };
+        match started.recv() {
+            Ok(result) => result.map(|()| story),
+            Err(gone) => Err(DemoError::Thread(std::io::Error::other(gone))),
+        }
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // Had it panicked, its message is on the terminal already.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Everything that the story moves.
+struct Stage {
+    crew: Crew,
+    door: Door,
+    speed: f64,
+    say: Box<dyn Fn(&str) + Send>,
+}
+
+impl Stage {
+    async fn set(equipment: Equipment, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
+        let door = Door::open(&equipment).await?;
+        let speed = equipment.speed;
+        let mut crew = Crew::new(equipment);
+        for t in FLEET {
+            crew.start(t.stream, t.processes)?;
+        }
+        let workers = crew.present().count();
+        say(&format!(
+            "{workers} workers of {} types are at work; about {QUERIES_PER_SECOND} queries arrive each second",
+            FLEET.len()
+        ));
+        Ok(Self { crew, door, speed, say })
+    }
+
+    /// Goes on until something fails.
+    async fn play(&mut self) -> DemoError {
+        let Self { crew, door, speed, say } = self;
+        tokio::select! {
+            error = door.let_queries_in(*speed) => error,
+            error = tell(crew, *speed, say) => error,
+        }
+    }
+}
+
+async fn tell(crew: &mut Crew, speed: f64, say: &(dyn Fn(&str) + Send)) -> DemoError {
+    let start = Instant::now();
+    let mut beats = 0;
+    loop {
+        let (at, beat) = beat_after(beats);
+        beats += 1;
+        sleep_until(start + at.div_f64(speed)).await;
+        for stream in crew.gone() {
+            say(&format!("{}  a worker of {stream} ended, and the story did not say so", clock(at)));
+        }
+        say(&format!("{}  {}", clock(at), beat.line));
+        if let Err(error) = crew.act(beat.action) {
+            return error;
+        }
+    }
+}
+
+fn clock(at: Duration) -> String {
+    format!("{:3}:{:02}", at.as_secs() / 60, at.as_secs() % 60)
+}
+
+/// Where queries arrive: Shepherd's web server, as far as Redis and the database see it.
+struct Door {
+    brain: Brain,
+    redis: MultiplexedConnection,
+}
+
+impl Door {
+    async fn open(equipment: &Equipment) -> Result<Self, DemoError> {
+        let brain = Brain::connect(&equipment.database_url).await?;
+        brain.create_tables().await?;
+        // The default, half a second, is little on a busy machine.
+        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
+        let client = redis::Client::open(equipment.redis_url.as_str())?;
+        let redis = client.get_multiplexed_async_connection_with_config(&patient).await?;
+        Ok(Self { brain, redis })
+    }
+
+    async fn let_queries_in(&mut self, speed: f64) -> DemoError {
+        let pause = Duration::from_secs_f64(1.0 / (QUERIES_PER_SECOND * speed));
+        loop {
+            sleep(chance::around(pause)).await;
+            if let Err(error) = self.let_in(route(chance::lot())).await {
+                return error;
+            }
+        }
+    }
+
+    /// The row before the task: a worker may finish a query the moment it is in the stream.
+    async fn let_in(&mut self, route: &Route) -> Result<(), DemoError> {
+        let Some(first) = route.streams.first() else { return Ok(()) };
+        let (query_id, response_id) = (short_id(), short_id());
+        self.brain.add_query(&query_id, &response_id, route.ara).await?;
+        let workflow = Workflow::through(route.streams.iter().copied()).to_json();
+        let mut add = redis::cmd("XADD");
+        add.arg(first).arg("*").arg("query_id").arg(query_id).arg("response_id").arg(response_id);
+        add.arg("workflow").arg(workflow).arg("log_level").arg("20").arg("otel").arg("{}").arg("metadata").arg("{}");
+        add.query_async::<String>(&mut self.redis).await?;
+        Ok(())
+    }
+}
+
+fn short_id() -> String {
+    let mut id = Uuid::new_v4().simple().to_string();
+    id.truncate(16);
+    id
+}
