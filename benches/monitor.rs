@@ -59,9 +59,15 @@ impl Fleet {
             pipe.cmd("XGROUP").arg(&["CREATE", &stream, "consumer", "0", "MKSTREAM"]).ignore();
             for w in 0..workers {
                 let consumer = format!("{:08x}", (s * 1000 + w) * 7919);
-                pipe.cmd("XADD").arg(&[&stream, "*", "query_id", "0b6dbe30", "workflow", "[{\"id\":\"next\"}]"]).ignore();
-                pipe.cmd("XADD").arg(&[&stream, "*", "query_id", "0b6dbe31", "workflow", "[{\"id\":\"next\"}]"]).ignore();
-                pipe.cmd("XREADGROUP").arg(&["GROUP", "consumer", &consumer, "COUNT", "1", "STREAMS", &stream, ">"]).ignore();
+                pipe.cmd("XADD")
+                    .arg(&[&stream, "*", "query_id", "0b6dbe30", "workflow", "[{\"id\":\"next\"}]"])
+                    .ignore();
+                pipe.cmd("XADD")
+                    .arg(&[&stream, "*", "query_id", "0b6dbe31", "workflow", "[{\"id\":\"next\"}]"])
+                    .ignore();
+                pipe.cmd("XREADGROUP")
+                    .arg(&["GROUP", "consumer", &consumer, "COUNT", "1", "STREAMS", &stream, ">"])
+                    .ignore();
                 names.push((stream.clone(), consumer));
             }
             let _: () = pipe.query_async(&mut connection).await.unwrap();
@@ -86,7 +92,12 @@ impl Fleet {
                     let mut pipe = redis::pipe();
                     for (stream, consumer) in some {
                         let beat = json!({"stream": stream, "consumer": consumer, "started_at": 1.5, "last_seen": unix(), "task_limit": 10});
-                        pipe.cmd("SET").arg(format!("worker:heartbeat:{stream}:{consumer}")).arg(beat.to_string()).arg("EX").arg(15).ignore();
+                        pipe.cmd("SET")
+                            .arg(format!("worker:heartbeat:{stream}:{consumer}"))
+                            .arg(beat.to_string())
+                            .arg("EX")
+                            .arg(15)
+                            .ignore();
                     }
                     let _: () = pipe.query_async(&mut connection).await.unwrap();
                 }
@@ -151,7 +162,8 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     let (bytes, cpu, tick) = (bytes_out(&mut connection).await, monitor.cpu_seconds(), monitor.ticks().await);
     tokio::time::sleep(TICK * TICKS).await;
     let ticks = (monitor.ticks().await - tick) as f64;
-    let (spent, sent, used) = (redis_time(&mut connection).await, bytes_out(&mut connection).await - bytes, monitor.cpu_seconds() - cpu);
+    let (spent, sent, used) =
+        (redis_time(&mut connection).await, bytes_out(&mut connection).await - bytes, monitor.cpu_seconds() - cpu);
     let (memory, minutes) = (monitor.resident_mb(), (TICK * TICKS).as_secs_f64() / 60.0);
     drop(monitor);
 
@@ -168,7 +180,10 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     }
     let (least, least_sent) = (redis_time(&mut connection).await, bytes_out(&mut connection).await - bytes - idle);
     let (per_tick, least_per_tick) = (spent / ticks, least / f64::from(TICKS));
-    println!("  Redis time per tick   {per_tick:9.0} us   cheapest {least_per_tick:9.0} us   ratio {:.2}", per_tick / least_per_tick);
+    println!(
+        "  Redis time per tick   {per_tick:9.0} us   cheapest {least_per_tick:9.0} us   ratio {:.2}",
+        per_tick / least_per_tick
+    );
     let (kb, least_kb) = ((sent - idle) / ticks / 1024.0, least_sent / f64::from(TICKS) / 1024.0);
     println!("  bytes per tick        {kb:9.1} KB   cheapest {least_kb:9.1} KB   ratio {:.2}", kb / least_kb);
     println!("  CPU                   {:9.3} s/min", used / minutes);
@@ -262,7 +277,9 @@ async fn browsers(count: usize) {
                 let at = unix();
                 let Ok(text) = message.into_text() else { continue };
                 // Finding two numbers is cheaper than parsing 2,000 messages on the measured machine.
-                let number = |name: &str| text.split(&format!("\"{name}\":")).nth(1)?.split([',', '}']).next()?.parse::<f64>().ok();
+                let number = |name: &str| {
+                    text.split(&format!("\"{name}\":")).nth(1)?.split([',', '}']).next()?.parse::<f64>().ok()
+                };
                 if let (Some(tick), Some(ts)) = (number("tick"), number("ts")) {
                     let _ = arrivals.send((tick as u64, ts, at, text.len()));
                 }
@@ -346,7 +363,10 @@ async fn queries(count: usize) {
     let spent = children_cpu_seconds(postgres.pid()) - before;
     println!("  database CPU per tick {:9.2} ms over {ticks} ticks", spent / ticks * 1000.0);
     let snapshot = monitor.json("/api/snapshot").await.unwrap();
-    println!("  shown: {} in the last 24 h, {} completed", snapshot["postgres"]["queries_last_24h"], snapshot["postgres"]["state_counts"]["COMPLETED"]);
+    println!(
+        "  shown: {} in the last 24 h, {} completed",
+        snapshot["postgres"]["queries_last_24h"], snapshot["postgres"]["state_counts"]["COMPLETED"]
+    );
     fleet.writing.store(false, Ordering::Relaxed);
 }
 
@@ -356,10 +376,13 @@ fn children_cpu_seconds(parent: u32) -> f64 {
     let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     pids.filter(|pid| pid.bytes().all(|b| b.is_ascii_digit()))
         .filter(|pid| {
-            let ppid = stat(pid).and_then(|text| text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok());
+            let ppid =
+                stat(pid).and_then(|text| text.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok());
             ppid == Some(parent) || *pid == parent.to_string()
         })
-        .filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok())
+        .filter_map(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok()
+        })
         .sum::<f64>()
         / 1e9
 }

@@ -23,6 +23,8 @@ pub mod actors;
 pub mod application;
 pub mod contract;
 #[cfg(feature = "monitor")]
+pub mod demo;
+#[cfg(feature = "monitor")]
 pub mod fleet;
 #[cfg(feature = "monitor")]
 pub mod pages;

@@ -60,6 +60,15 @@ pub enum Verdict {
     Refused(LinkError),
 }
 
+/// What came of finishing.
+#[derive(Debug)]
+pub struct Finished {
+    /// One for each task, in order.
+    pub verdicts: Vec<Verdict>,
+    /// The new tasks, or why there are none.
+    pub entries: Result<Vec<Entry>, LinkError>,
+}
+
 impl TaskStream {
     /// The consumer `consumer` of `stream` in `group`.
     #[must_use]
@@ -124,22 +133,35 @@ impl TaskStream {
         pipe.arg("STREAMS").arg(self.stream.as_bytes()).arg(">");
     }
 
-    /// Finishes tasks; one verdict for each, and each is all or nothing.
+    /// Finishes tasks, each all or nothing, and takes new ones in the same step: as many as `room`
+    /// says plus one for each task that left this consumer; none when `room` is `None`.
     ///
     /// # Errors
     /// Of the connection: whether the tasks were finished is then unknown, and asking again is
     /// safe.
-    pub async fn finish(&self, link: &mut Link, tasks: &[Finish]) -> Result<Vec<Verdict>, LinkError> {
-        match FINISH.run(link, &self.finish_call(tasks)).await? {
-            Value::Array(words) if words.len() == tasks.len() => Ok(words.into_iter().map(verdict).collect()),
+    pub async fn finish(&self, link: &mut Link, tasks: &[Finish], room: Option<usize>) -> Result<Finished, LinkError> {
+        match FINISH.run(link, &self.finish_call(tasks, room)).await? {
+            Value::Array(mut words) if words.len() >= tasks.len() => {
+                let entries = match words.drain(tasks.len()..).next() {
+                    None => Ok(Vec::new()),
+                    Some(Value::BulkString(error)) => Err(LinkError::from_text(&String::from_utf8_lossy(&error))),
+                    Some(read) => entry::from_read(read),
+                };
+                Ok(Finished { verdicts: words.into_iter().map(verdict).collect(), entries })
+            }
             other => Err(LinkError::unexpected("finish", &other)),
         }
     }
 
-    fn finish_call(&self, tasks: &[Finish]) -> script::Call {
+    fn finish_call(&self, tasks: &[Finish], room: Option<usize>) -> script::Call {
         let mut call = script::Call::default();
         call.key(self.stream.as_bytes()).key(&self.durations);
-        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).number(tasks.len());
+        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes());
+        match room {
+            Some(room) => call.number(room),
+            None => call.arg(b"-1"),
+        };
+        call.number(tasks.len());
         let lowest = tasks.iter().map(|task| &task.id).min();
         let highest = tasks.iter().map(|task| &task.id).max();
         call.arg(lowest.map_or(&[], EntryId::as_bytes)).arg(highest.map_or(&[], EntryId::as_bytes));

@@ -11,6 +11,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::Instrument;
@@ -21,7 +22,7 @@ use super::task::{Done, Fence, Task, TaskFailed};
 use super::vitals::Vitals;
 use crate::contract::Name;
 use crate::contract::task::{self as wire, Fields, Outgoing, trace::SpanId};
-use crate::redis_streams::tasks::{Entry, EntryId, Finish, Link, LinkError, TaskStream, Verdict};
+use crate::redis_streams::tasks::{Entry, EntryId, Finish, Finished, Link, LinkError, TaskStream, Verdict};
 
 /// How long a blocking read waits.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -81,7 +82,17 @@ where
     }
     tracing::info!(stream = %engine.stream.stream(), consumer = %engine.stream.consumer(),
         task_limit = engine.settings.task_limit, "working");
-    Ok(engine.work(stop).await)
+    // On a thread of the runtime's pool, beside the handlers: what wakes what stays on one core.
+    let (say_stop, told) = oneshot::channel();
+    let mut work = tokio::spawn(engine.work(told));
+    let left = tokio::select! {
+        left = &mut work => left,
+        signum = &mut stop => {
+            let _ = say_stop.send(signum);
+            work.await
+        }
+    };
+    left.map_err(|e| WorkerError::System(format!("the worker's own loop failed: {e}")))
 }
 
 /// Makes the group and loads the scripts, as soon as Redis is there.
@@ -150,12 +161,12 @@ where
     H: Fn(Task) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
 {
-    async fn work<S: Future<Output = Option<i32>>>(mut self, mut stop: Pin<&mut S>) -> Left {
+    async fn work(mut self, mut stop: oneshot::Receiver<Option<i32>>) -> Left {
         loop {
             self.act().await;
             tokio::select! {
                 biased;
-                signum = &mut stop => return self.drain(signum).await,
+                signum = &mut stop => return self.drain(signum.unwrap_or_default()).await,
                 Some(joined) = self.running.join_next_with_id() => self.joined(joined),
                 (link, read) = wait(&mut self.reading) => self.waited(link, read),
                 () = sleep_until(self.retry.until()), if self.retry.waits() => self.retry.expire(),
@@ -173,10 +184,11 @@ where
                 return;
             }
             if !self.ended.is_empty() {
-                self.finish().await;
+                let room = (self.more && self.reading.is_none()).then(|| self.free());
+                self.finish(room).await;
                 continue;
             }
-            let free = self.settings.task_limit.saturating_sub(self.held.len());
+            let free = self.free();
             if free == 0 || self.reading.is_some() {
                 return;
             }
@@ -193,6 +205,12 @@ where
                 Err(e) => self.read_failed(&e).await,
             }
         }
+    }
+
+    /// How many more tasks may be held; the read under way may bring one.
+    fn free(&self) -> usize {
+        let reserved = usize::from(self.reading.is_some());
+        self.settings.task_limit.saturating_sub(self.held.len() + reserved)
     }
 
     /// Waits on the reader's connection for the next entry.
@@ -311,16 +329,17 @@ where
         self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded: deliveries > 1 });
     }
 
-    /// Takes ended tasks out of the stream; those that Redis refuses wait for the next time.
-    async fn finish(&mut self) {
+    /// Takes ended tasks out of the stream and new ones in; what Redis refuses waits for the next
+    /// time.
+    async fn finish(&mut self, room: Option<usize>) {
         let count = self.ended.len().min(BATCH);
         let batch: Vec<Finish> = self.ended.drain(..count).collect();
-        match self.stream.finish(&mut self.link, &batch).await {
+        match self.stream.finish(&mut self.link, &batch, room).await {
             Err(e) => {
                 self.retry.failed("finishing", &e);
                 self.again(batch);
             }
-            Ok(verdicts) => {
+            Ok(Finished { verdicts, entries }) => {
                 let mut refused = Vec::new();
                 for (task, verdict) in batch.into_iter().zip(verdicts) {
                     match verdict {
@@ -345,6 +364,15 @@ where
                     self.retry.succeeded();
                 }
                 self.again(refused);
+                match entries {
+                    Ok(entries) if room.is_some() => {
+                        self.more = !entries.is_empty();
+                        self.start_all(entries);
+                    }
+                    Ok(_) => {}
+                    // Reading by itself meets the same trouble and deals with it.
+                    Err(_) => self.more = true,
+                }
             }
         }
         self.vitals.set_in_flight(self.held.len());
@@ -369,7 +397,7 @@ where
         let deadline = Instant::now() + self.settings.drain_timeout;
         while !self.held.is_empty() {
             if !self.ended.is_empty() && !self.retry.waits() {
-                if timeout(deadline - Instant::now(), self.finish()).await.is_err() {
+                if timeout(deadline - Instant::now(), self.finish(None)).await.is_err() {
                     break;
                 }
                 continue;

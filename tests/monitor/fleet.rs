@@ -99,7 +99,8 @@ async fn a_restarted_monitor_goes_on_and_sees_who_vanished_meanwhile() {
     first.until("two are alive", Duration::from_secs(10), |snapshot| alive(snapshot, "s") == 2).await;
     eventually("the state is written down", Duration::from_secs(5), || async {
         let mut redis = redis.connection().await;
-        let record: Option<String> = redis::cmd("GET").arg("monitor:worker_state:s").query_async(&mut redis).await.unwrap();
+        let record: Option<String> =
+            redis::cmd("GET").arg("monitor:worker_state:s").query_async(&mut redis).await.unwrap();
         record.filter(|record| record.contains("aaaa0002"))
     })
     .await;

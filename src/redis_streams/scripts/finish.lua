@@ -1,21 +1,24 @@
--- Finishes tasks of one consumer: forward, acknowledge, delete, note the duration.
+-- Finishes tasks of one consumer (forward, acknowledge, delete, note the duration) and takes as
+-- many new ones as it has room for.
 --
 -- KEYS  stream, list of durations, then every stream and record the tasks name by index
--- ARGV  group, consumer, number of tasks, lowest id, highest id, then for each task:
+-- ARGV  group, consumer, room for new tasks (-1: take none; each task that leaves makes more),
+--       number of tasks, lowest id, highest id, then for each task:
 --       id, deliveries, index of the destination (0: none), index of its record (0: none),
 --       duration in ms (-1: none), number of field strings, the field strings
--- Gives for each task 'done', 'fenced', 'gone', or the error that kept it pending.
+-- Gives for each task 'done', 'fenced', 'gone', or the error that kept it pending; then what
+-- XREADGROUP gives, or its error as text.
 --
 -- A script is never rolled back, so everything that can fail comes before the first
 -- acknowledgement: reading who owns what, then XADD, which alone may be refused (wrong type, out of
 -- memory). Nothing after it can fail.
 local stream, durations = KEYS[1], KEYS[2]
-local group, consumer, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local group, consumer, room, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local MOST_FIELDS = 7000
 
 local mine = {}
 if count > 1 then
-  local held = redis.pcall('XPENDING', stream, group, ARGV[4], ARGV[5], 4 * count, consumer)
+  local held = redis.pcall('XPENDING', stream, group, ARGV[5], ARGV[6], 4 * count, consumer)
   if not held.err then
     for _, entry in ipairs(held) do mine[entry[1]] = entry[4] end
   end
@@ -37,8 +40,8 @@ local function refusal(id, deliveries)
   if got ~= deliveries then return 'fenced' end
 end
 
-local verdicts, finished, spent, records = {}, {}, {}, {}
-local at = 6
+local verdicts, finished, spent, records, left = {}, {}, {}, {}, 0
+local at = 7
 for task = 1, count do
   local id, deliveries = ARGV[at], tonumber(ARGV[at + 1])
   local destination, record = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -61,44 +64,49 @@ for task = 1, count do
     if duration ~= '-1' then spent[#spent + 1] = duration end
     if record > 0 then records[#records + 1] = KEYS[record] end
   end
+  if verdict == 'done' or verdict == 'gone' or verdict == 'fenced' then left = left + 1 end
   verdicts[task] = verdict
 end
-if #finished == 0 then return verdicts end
 
-redis.call('XACK', stream, group, unpack(finished))
-
--- Another group still needs an entry that it has pending or has not come to yet.
-local function before(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  if #a_ms ~= #b_ms then return #a_ms < #b_ms end
-  if a_ms ~= b_ms then return a_ms < b_ms end
-  if #a_seq ~= #b_seq then return #a_seq < #b_seq end
-  return a_seq < b_seq
-end
-local others = {}
-for _, info in ipairs(redis.call('XINFO', 'GROUPS', stream)) do
-  local of = {}
-  for i = 1, #info, 2 do of[info[i]] = info[i + 1] end
-  if of.name ~= group then others[#others + 1] = of end
-end
-local unneeded = finished
-if #others > 0 then
-  unneeded = {}
-  for _, id in ipairs(finished) do
-    local needed = false
-    for _, of in ipairs(others) do
-      needed = needed or before(of['last-delivered-id'], id)
-        or (of.pending > 0 and #redis.call('XPENDING', stream, of.name, id, id, 1) > 0)
+if #finished > 0 then
+  redis.call('XACK', stream, group, unpack(finished))
+  local groups = redis.call('XINFO', 'GROUPS', stream)
+  local unneeded = finished
+  if #groups > 1 then
+    -- Another group still needs an entry that it has pending or has not come to yet.
+    local function before(a, b)
+      local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+      local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+      if #a_ms ~= #b_ms then return #a_ms < #b_ms end
+      if a_ms ~= b_ms then return a_ms < b_ms end
+      if #a_seq ~= #b_seq then return #a_seq < #b_seq end
+      return a_seq < b_seq
     end
-    if not needed then unneeded[#unneeded + 1] = id end
+    unneeded = {}
+    for _, id in ipairs(finished) do
+      local needed = false
+      for _, info in ipairs(groups) do
+        local other = {}
+        for i = 1, #info, 2 do other[info[i]] = info[i + 1] end
+        needed = needed or other.name ~= group and (before(other['last-delivered-id'], id)
+          or other.pending > 0 and #redis.call('XPENDING', stream, other.name, id, id, 1) > 0)
+      end
+      if not needed then unneeded[#unneeded + 1] = id end
+    end
+  end
+  if #unneeded > 0 then redis.call('XDEL', stream, unpack(unneeded)) end
+  if #records > 0 then redis.call('DEL', unpack(records)) end
+  if #spent > 0 then
+    local length = redis.pcall('LPUSH', durations, unpack(spent))
+    if type(length) == 'number' and length > 10000 then redis.call('LTRIM', durations, 0, 9999) end
   end
 end
-if #unneeded > 0 then redis.call('XDEL', stream, unpack(unneeded)) end
 
-if #records > 0 then redis.call('DEL', unpack(records)) end
-if #spent > 0 then
-  local length = redis.pcall('LPUSH', durations, unpack(spent))
-  if type(length) == 'number' and length > 10000 then redis.call('LTRIM', durations, 0, 9999) end
+if room >= 0 then
+  room = room + left
+  if room > 0 then
+    local read = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', room, 'STREAMS', stream, '>')
+    verdicts[count + 1] = type(read) == 'table' and read.err or read
+  end
 end
 return verdicts
