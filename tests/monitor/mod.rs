@@ -5,3 +5,4 @@ mod bad_heartbeats;
 mod command_line;
 mod fleet;
 mod source_faults;
+mod supervision;
