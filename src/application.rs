@@ -100,7 +100,7 @@ impl Application {
     }
 
     /// Stops in order: readiness off and no more ticks, sessions closed, server, pools.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
         if self.supervisor.send(Stop).await.is_err() {
             tracing::warn!("the supervisor was gone already");
         }
@@ -109,15 +109,12 @@ impl Application {
         if graceful.is_err() {
             self.server.stop(false).await;
         }
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_timeout(Duration::from_millis(300));
-        }
     }
 }
 
 impl Drop for Application {
     fn drop(&mut self) {
-        // A runtime must not be dropped where others run.
+        // A runtime must not be dropped, only let go, where another one runs.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

@@ -10,4 +10,6 @@
     reason = "a test may fail loudly"
 )]
 
+mod house;
+mod monitor;
 mod support;

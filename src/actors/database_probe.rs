@@ -48,6 +48,16 @@ enum Migrated {
 struct Turn {
     running: bool,
     not_before: Mono,
+    /// How long it takes; one slow answer (a new connection, a busy moment) is believed half.
+    takes: Duration,
+}
+
+impl Turn {
+    fn ran(&mut self, now: Mono, took: Duration) {
+        self.takes = took.min(self.takes * 2).max(Duration::from_millis(1));
+        self.not_before = now.plus((self.takes * REST).max(REST_AT_LEAST));
+        self.running = false;
+    }
 }
 
 impl DatabaseProbe {
@@ -119,7 +129,7 @@ impl DatabaseProbe {
         ctx.spawn(asking.into_actor(self).map(move |answer, this, ctx| {
             let now = this.io.now();
             let (turn, probed) = place(this);
-            *turn = Turn { running: false, not_before: now.plus((began.elapsed() * REST).max(REST_AT_LEAST)) };
+            turn.ran(now, began.elapsed());
             let first = probed.value.is_none();
             match answer {
                 Ok(value) => *probed = Probed { value: Some((now, value)), error: None },
@@ -143,7 +153,11 @@ impl DatabaseProbe {
             migrate::add_fleet_indexes(&pool).await
         });
         ctx.spawn(migrating.into_actor(self).map(|result, this, ctx| match result {
-            Ok(()) => this.migrated = Migrated::Yes,
+            Ok(()) => {
+                this.migrated = Migrated::Yes;
+                // Whether there are queries may have changed.
+                this.server.not_before = this.io.now();
+            }
             Err(trouble) => {
                 tracing::error!(
                     error = trouble.detail,

@@ -11,7 +11,7 @@ use super::messages::{
 };
 use crate::contract::Name;
 use crate::fleet::event::Event;
-use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading, TroubleKind};
+use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading};
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
 use crate::fleet::tracker::{Advance, TickReadings, Tracker, TrackerSettings};
@@ -91,19 +91,23 @@ impl StateTracker {
         }
     }
 
-    /// Ends the tick with whatever is in.
+    /// Ends the tick. One whose readers fell says nothing about Redis: it is dropped, and the
+    /// supervisor begins another.
     fn close(&mut self, ctx: &mut Context<Self>) {
         let Some(tick) = self.tick.take() else { return };
         if let Some(handle) = tick.closes {
             ctx.cancel_future(handle);
         }
-        let late = || SourceTrouble::new(TroubleKind::TimedOut, REDIS_LATE);
+        let (Some(streams), Some(heartbeats)) = (tick.streams, tick.heartbeats) else {
+            tracing::warn!(tick = tick.n, "a tick is dropped: not all of its readings came");
+            return;
+        };
         let readings = TickReadings {
             tick: tick.n,
             now: self.io.now(),
             wall: self.io.wall(),
-            streams: tick.streams.unwrap_or_else(|| Err(late())),
-            heartbeats: tick.heartbeats.unwrap_or_else(|| Err(late())),
+            streams,
+            heartbeats,
             database: self.database.clone(),
         };
         if self.restored.records || readings.heartbeats.is_err() {

@@ -156,8 +156,12 @@ impl Supervisor {
         };
         tracing::error!(actor = ?role, again_in_ms = backoff.as_millis(), "an actor ended; it is started again");
         ctx.run_later(backoff, move |this, ctx| {
-            if !this.stopping {
-                this.start(role, ctx);
+            if this.stopping {
+                return;
+            }
+            this.start(role, ctx);
+            if this.done.is_none_or(|done| done.tick < this.tick) {
+                this.begin_tick(ctx);
             }
         });
     }

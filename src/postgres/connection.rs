@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::result::{ConnectionError, Error as QueryError};
-use diesel_async::AsyncPgConnection;
 use diesel_async::pooled_connection::deadpool::{Object, Pool, PoolError};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolError as ManagerError, RecyclingMethod,
 };
+use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::FutureExt;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
@@ -67,11 +67,19 @@ pub async fn connect(url: String, timeout: Duration) -> Result<AsyncPgConnection
     config.options(format!("-c statement_timeout={STATEMENT_TIMEOUT_MS}"));
     if config.get_ssl_mode() == SslMode::Disable {
         let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(|e| bad(&said(&e)))?;
-        return AsyncPgConnection::try_from_client_and_connection(client, connection).await;
+        return in_its_own_time_zone(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
+            .await;
     }
     let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls_config(verify).map_err(|e| bad(&e))?);
     let (client, connection) = config.connect(tls).await.map_err(|e| bad(&said(&e)))?;
-    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+    in_its_own_time_zone(AsyncPgConnection::try_from_client_and_connection(client, connection).await?).await
+}
+
+/// diesel sets UTC; the fleet's times carry no zone and are meant in the server's.
+async fn in_its_own_time_zone(mut connection: AsyncPgConnection) -> Result<AsyncPgConnection, ConnectionError> {
+    let reset = connection.batch_execute("RESET TIME ZONE").await;
+    reset.map_err(|e| ConnectionError::BadConnection(e.to_string()))?;
+    Ok(connection)
 }
 
 /// tokio-postgres says only "db error": the server's own words are in the source.

@@ -28,24 +28,28 @@ pub async fn health() -> Json<Value> {
     Json(json!({"ok": true}))
 }
 
-/// What `GET /api/historical/events` takes. Times are Unix seconds.
+/// What `GET /api/historical/events` takes, as text. Times are Unix seconds.
 #[derive(Debug, Deserialize)]
 pub struct EventsQuery {
     #[serde(rename = "type")]
     type_name: Option<String>,
     severity: Option<String>,
-    since: Option<f64>,
-    until: Option<f64>,
-    limit: Option<i64>,
+    since: Option<String>,
+    until: Option<String>,
+    limit: Option<String>,
 }
 
 /// `GET /api/historical/events`: what happened, newest first.
 pub async fn events(front: Data<Front>, query: Query<EventsQuery>) -> Result<Json<Value>, Problem> {
     let query = query.into_inner();
-    let limit = query.limit.unwrap_or(500);
-    if !(1..=MAX_EVENTS).contains(&limit) {
-        return Err(Problem::BadRequest(format!("limit is {limit}: expected 1 to {MAX_EVENTS}")));
-    }
+    let limit = match query.limit {
+        None => 500,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MAX_EVENTS).contains(limit))
+            .ok_or_else(|| Problem::BadRequest(format!("limit is {text}: expected 1 to {MAX_EVENTS}")))?,
+    };
     if let Some(severity) = query.severity.as_deref().filter(|s| !["info", "warning", "critical"].contains(s)) {
         return Err(Problem::BadRequest(format!("severity is {severity:?}: expected info, warning or critical")));
     }
@@ -75,10 +79,10 @@ fn event(row: events::Row) -> Value {
     })
 }
 
-fn time(name: &str, unix_seconds: Option<f64>) -> Result<Option<DateTime<Utc>>, Problem> {
-    let Some(seconds) = unix_seconds else { return Ok(None) };
+fn time(name: &str, unix_seconds: Option<String>) -> Result<Option<DateTime<Utc>>, Problem> {
+    let Some(text) = unix_seconds else { return Ok(None) };
+    let seconds: Option<f64> = text.parse().ok().filter(|seconds| (0.0..1e11).contains(seconds));
     #[expect(clippy::cast_possible_truncation, reason = "checked to be a date's range")]
-    let time =
-        (0.0..1e11).contains(&seconds).then(|| DateTime::from_timestamp_micros((seconds * 1e6) as i64)).flatten();
-    time.map(Some).ok_or_else(|| Problem::BadRequest(format!("{name} is {seconds}: expected Unix seconds")))
+    let time = seconds.and_then(|seconds| DateTime::from_timestamp_micros((seconds * 1e6) as i64));
+    time.map(Some).ok_or_else(|| Problem::BadRequest(format!("{name} is {text}: expected Unix seconds")))
 }

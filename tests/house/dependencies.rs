@@ -27,7 +27,15 @@ const STAY_OUT: [&str; 6] = ["openssl-sys", "aws-lc-sys", "pq-sys", "cmake", "na
 
 fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            "x86_64-unknown-linux-gnu",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
@@ -55,7 +63,11 @@ fn every_dependency_has_a_licence_that_permits_what_we_do() {
         .map(|package| format!("{} {}: {}", package["name"], package["version"], package["license"]))
         .collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
-    assert!(is_permitted("(MIT OR Apache-2.0) AND Unicode-3.0") && !is_permitted("GPL-3.0") && !is_permitted("MIT AND GPL-3.0"));
+    assert!(
+        is_permitted("(MIT OR Apache-2.0) AND Unicode-3.0")
+            && !is_permitted("GPL-3.0")
+            && !is_permitted("MIT AND GPL-3.0")
+    );
 }
 
 #[test]

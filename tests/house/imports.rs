@@ -34,7 +34,8 @@ fn every_room_imports_only_what_the_picture_shows() {
     let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.into();
     let mut wrong = Vec::new();
     for (file, room, text) in sources() {
-        let may = allowed.get(room.as_str()).unwrap_or_else(|| panic!("{room} is not in the picture: add it to MAY_IMPORT"));
+        let may =
+            allowed.get(room.as_str()).unwrap_or_else(|| panic!("{room} is not in the picture: add it to MAY_IMPORT"));
         for known in rooms_named_in(&text) {
             if known != room && !may.contains(&known.as_str()) {
                 wrong.push(format!("{} ({room}) knows {known}", file.display()));

@@ -12,7 +12,9 @@ use crate::support::redis::TestRedis;
 async fn run(redis: &mut MultiplexedConnection, command: &str) -> redis::Value {
     let mut words = command.split(' ');
     let mut cmd = redis::cmd(words.next().unwrap());
-    words.for_each(|word| drop(cmd.arg(word)));
+    for word in words {
+        cmd.arg(word);
+    }
     cmd.query_async(redis).await.unwrap()
 }
 
@@ -32,10 +34,16 @@ async fn groups_without_heartbeats_are_shown_with_presence_unknown() {
     ] {
         run(&mut connection, command).await;
     }
-    let settings = [("REDIS_URL", &*redis.url()), ("DATABASE_URL", &database.url()), ("MONITOR_SEED_STREAMS", "not-a-stream,never-used")];
+    let settings = [
+        ("REDIS_URL", &*redis.url()),
+        ("DATABASE_URL", &database.url()),
+        ("MONITOR_SEED_STREAMS", "not-a-stream,never-used"),
+    ];
     let monitor = Monitor::start(&settings).await;
     let snapshot = monitor
-        .until("both streams are shown", Duration::from_secs(10), |s| s["streams"]["orders"]["xlen"] == 3 && s["streams"]["loose"]["xlen"] == 1)
+        .until("both streams are shown", Duration::from_secs(10), |s| {
+            s["streams"]["orders"]["xlen"] == 3 && s["streams"]["loose"]["xlen"] == 1
+        })
         .await;
     let orders = &snapshot["streams"]["orders"];
     assert_eq!(orders["groups"].as_array().unwrap().len(), 2);
@@ -57,7 +65,8 @@ async fn groups_without_heartbeats_are_shown_with_presence_unknown() {
     }
     monitor
         .until("they are gone", Duration::from_secs(10), |s| {
-            s["streams"]["orders"]["groups"].as_array().is_some_and(|g| g.len() == 1) && s["streams"]["loose"]["exists"] == false
+            s["streams"]["orders"]["groups"].as_array().is_some_and(|g| g.len() == 1)
+                && s["streams"]["loose"]["exists"] == false
         })
         .await;
     assert_eq!(monitor.events().await, Vec::<serde_json::Value>::new());
@@ -79,7 +88,8 @@ async fn a_lag_that_redis_does_not_know_says_where_its_number_comes_from() {
     run(&mut connection, "XGROUP CREATE many g 200-1").await;
     run(&mut connection, "XGROUP CREATE many end 350-1").await;
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
-    let snapshot = monitor.until("both are shown", Duration::from_secs(10), |s| s["streams"]["many"]["xlen"] == 400).await;
+    let snapshot =
+        monitor.until("both are shown", Duration::from_secs(10), |s| s["streams"]["many"]["xlen"] == 400).await;
     let lag = |stream: &str, n: usize| {
         let group = &snapshot["streams"][stream]["groups"][n];
         (group["lag"].as_u64(), group["lag_source"].as_str().unwrap().to_owned())
@@ -104,7 +114,8 @@ async fn globs_narrow_what_is_watched() {
         ("MONITOR_STREAMS_EXCLUDE", "*.secret"),
     ];
     let monitor = Monitor::start(&settings).await;
-    let snapshot = monitor.until("a tick is done", Duration::from_secs(10), |s| s["streams"]["app.one"]["xlen"] == 1).await;
+    let snapshot =
+        monitor.until("a tick is done", Duration::from_secs(10), |s| s["streams"]["app.one"]["xlen"] == 1).await;
     let shown: Vec<&String> = snapshot["streams"].as_object().unwrap().keys().collect();
     assert_eq!(shown, ["app.one", "app.two"]);
 }

@@ -18,10 +18,11 @@ fn good(stream: &str, consumer: &str) -> String {
 /// Thirty values that are no heartbeat of stream `s`, each under its own consumer.
 fn bad_values() -> Vec<(String, Vec<u8>)> {
     let beat = |n: usize| good("s", &format!("bad{n:02}"));
-    let mut values: Vec<Vec<u8>> = ["[]", "5", "", "null", "true", "\"text\"", "{}", "{", "}", "[[[[", " ", "nul", "{\"stream\":\"s\"}"]
-        .iter()
-        .map(|text| text.as_bytes().to_vec())
-        .collect();
+    let mut values: Vec<Vec<u8>> =
+        ["[]", "5", "", "null", "true", "\"text\"", "{}", "{", "}", "[[[[", " ", "nul", "{\"stream\":\"s\"}"]
+            .iter()
+            .map(|text| text.as_bytes().to_vec())
+            .collect();
     values.push(b"\xff\xfe\x00\x80".to_vec());
     values.push(vec![b'a'; 1_000_000]);
     values.push("[".repeat(10_000).into_bytes());
@@ -67,9 +68,16 @@ async fn each_bad_heartbeat_is_shown_as_bad_and_the_rest_of_the_fleet_as_before(
     let _: () = connection.hset("worker:heartbeat:s:hash", "field", "value").await.unwrap();
     let _: () = connection.rpush("worker:heartbeat:t:list", "value").await.unwrap();
     // One that its group names too.
-    let _: () = redis::cmd("XGROUP").arg(&["CREATE", "s", "consumer", "0", "MKSTREAM"]).query_async(&mut connection).await.unwrap();
-    let _: i64 =
-        redis::cmd("XGROUP").arg(&["CREATECONSUMER", "s", "consumer", "bad00"]).query_async(&mut connection).await.unwrap();
+    let _: () = redis::cmd("XGROUP")
+        .arg(&["CREATE", "s", "consumer", "0", "MKSTREAM"])
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let _: i64 = redis::cmd("XGROUP")
+        .arg(&["CREATECONSUMER", "s", "consumer", "bad00"])
+        .query_async(&mut connection)
+        .await
+        .unwrap();
 
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     let snapshot = monitor
@@ -97,10 +105,22 @@ async fn hostile_names_are_shown_escaped_and_nothing_of_them_is_markup() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
     let long = "x".repeat(4096);
-    let names = ["<img src=x onerror=alert(1)>", "\"quotes' & <b>", "line\nbreak\r\n", "q[1]*?", "a:b", "", long.as_str(), "ünï→💥", "{{7*7}}", "</script><script>"];
+    let names = [
+        "<img src=x onerror=alert(1)>",
+        "\"quotes' & <b>",
+        "line\nbreak\r\n",
+        "q[1]*?",
+        "a:b",
+        "",
+        long.as_str(),
+        "ünï→💥",
+        "{{7*7}}",
+        "</script><script>",
+    ];
     for name in names.iter().filter(|name| !name.is_empty()) {
         write(&mut connection, &format!("worker:heartbeat:{name}:{name}"), good(name, name).as_bytes()).await;
-        let _: String = redis::cmd("XADD").arg(*name).arg("*").arg("f").arg("v").query_async(&mut connection).await.unwrap();
+        let _: String =
+            redis::cmd("XADD").arg(*name).arg("*").arg("f").arg("v").query_async(&mut connection).await.unwrap();
     }
     let not_text = b"worker:heartbeat:s\xff:c\xfe".to_vec();
     let _: () = connection.set(not_text, good("s", "c")).await.unwrap();

@@ -22,14 +22,20 @@ fn help_names_every_setting_with_its_default_and_no_secret_value() {
     let help = run(&["serve", "--help"], &[("REDIS_PASSWORD", "t0psecret")]);
     let text = String::from_utf8(help.stdout).unwrap();
     for entry in shepherd_monitor::settings::TABLE {
-        assert!(text.contains(entry.env) && text.contains(&format!("--{}", entry.flag())), "{} is missing:\n{text}", entry.env);
+        assert!(
+            text.contains(entry.env) && text.contains(&format!("--{}", entry.flag())),
+            "{} is missing:\n{text}",
+            entry.env
+        );
     }
     assert!(text.contains("[default: 5440]") && !text.contains("t0psecret"));
 }
 
 #[test]
 fn a_wrong_setting_stops_the_start_with_one_line() {
-    for (name, value) in [("MONITOR_PORT", "99999"), ("PG_VOLUME_CAPACITY", "lots"), ("REDIS_PORT", "x"), ("LOG_LEVEL", "loud")] {
+    for (name, value) in
+        [("MONITOR_PORT", "99999"), ("PG_VOLUME_CAPACITY", "lots"), ("REDIS_PORT", "x"), ("LOG_LEVEL", "loud")]
+    {
         let output = run(&["serve"], &[(name, value)]);
         let told = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1));
@@ -55,7 +61,8 @@ async fn it_stops_in_order_within_two_seconds_with_open_websockets() {
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     let mut sockets = Vec::new();
     for path in ["/ws", "/ws", "/live/ws?epoch=0&tick=0"] {
-        let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{}{path}", monitor.address())).await.unwrap();
+        let (mut socket, _) =
+            tokio_tungstenite::connect_async(format!("ws://{}{path}", monitor.address())).await.unwrap();
         assert!(socket.next().await.unwrap().unwrap().is_text());
         sockets.push(socket);
     }
@@ -64,7 +71,14 @@ async fn it_stops_in_order_within_two_seconds_with_open_websockets() {
     eventually("it is gone", Duration::from_secs(5), || async { !monitor.is_running() }).await;
     assert!(asked.elapsed() < Duration::from_secs(2), "it took {:?}", asked.elapsed());
     for mut socket in sockets {
-        let closed = async { while let Some(Ok(message)) = socket.next().await { if message.is_close() { return true; } } false };
+        let closed = async {
+            while let Some(Ok(message)) = socket.next().await {
+                if message.is_close() {
+                    return true;
+                }
+            }
+            false
+        };
         assert!(tokio::time::timeout(Duration::from_secs(1), closed).await.unwrap(), "the session was closed in order");
     }
     assert!(!monitor.log().contains("panic"), "{}", monitor.log());
@@ -73,15 +87,20 @@ async fn it_stops_in_order_within_two_seconds_with_open_websockets() {
 #[tokio::test]
 async fn everything_is_served_below_the_root_path_too() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
-    let settings = [("REDIS_URL", &*redis.url()), ("DATABASE_URL", &database.url()), ("MONITOR_ROOT_PATH", "/shepherd/monitor")];
+    let settings =
+        [("REDIS_URL", &*redis.url()), ("DATABASE_URL", &database.url()), ("MONITOR_ROOT_PATH", "/shepherd/monitor")];
     let monitor = Monitor::start(&settings).await;
     for path in ["/", "/api/health", "/livez", "/readyz?verbose"] {
         for prefix in ["", "/shepherd/monitor"] {
-            eventually(path, Duration::from_secs(5), || async { monitor.get(&format!("{prefix}{path}")).await.0 == 200 }).await;
+            eventually(path, Duration::from_secs(5), || async {
+                monitor.get(&format!("{prefix}{path}")).await.0 == 200
+            })
+            .await;
         }
     }
     for path in ["/ws", "/shepherd/monitor/ws"] {
-        let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{}{path}", monitor.address())).await.unwrap();
+        let (mut socket, _) =
+            tokio_tungstenite::connect_async(format!("ws://{}{path}", monitor.address())).await.unwrap();
         let first = socket.next().await.unwrap().unwrap().into_text().unwrap();
         let message: Value = serde_json::from_str(&first).unwrap();
         assert_eq!(message["type"], "snapshot");
@@ -132,7 +151,9 @@ async fn a_database_that_the_older_monitor_filled_is_taken_over_with_its_history
         .unwrap();
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     let snapshot = monitor
-        .until("its events are in the feed", Duration::from_secs(10), |s| s["recent_events"].as_array().is_some_and(|e| e.len() == 2))
+        .until("its events are in the feed", Duration::from_secs(10), |s| {
+            s["recent_events"].as_array().is_some_and(|e| e.len() == 2)
+        })
         .await;
     assert_eq!(snapshot["recent_events"][0]["detail"], "arax down");
     assert_eq!(snapshot["postgres"]["without_queries"], true, "a fleet without queries is a normal fleet");
@@ -153,7 +174,12 @@ async fn queries_and_callbacks_are_measured_in_the_servers_own_time_zone() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let client = database.connect().await;
     client.batch_execute(&format!("ALTER DATABASE {} SET timezone = 'Asia/Tokyo'", database.name())).await.unwrap();
-    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url()), ("PG_VOLUME_CAPACITY", "1Gi")]).await;
+    let monitor = Monitor::start(&[
+        ("REDIS_URL", &redis.url()),
+        ("DATABASE_URL", &database.url()),
+        ("PG_VOLUME_CAPACITY", "1Gi"),
+    ])
+    .await;
     eventually("the tables are made in an empty database", Duration::from_secs(10), || async {
         client.query_one("SELECT count(*) FROM shepherd_brain", &[]).await
     })
@@ -170,7 +196,9 @@ async fn queries_and_callbacks_are_measured_in_the_servers_own_time_zone() {
         .unwrap();
     let snapshot = monitor
         .until("the figures are in", Duration::from_secs(15), |s| {
-            s["postgres"]["queries_last_24h"] == 2 && s["postgres"]["callbacks_pending"] == 1 && s["postgres"]["state_counts"]["COMPLETED"] == 2
+            s["postgres"]["queries_last_24h"] == 2
+                && s["postgres"]["callbacks_pending"] == 1
+                && s["postgres"]["state_counts"]["COMPLETED"] == 2
         })
         .await;
     let postgres = &snapshot["postgres"];

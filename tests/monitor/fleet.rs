@@ -51,7 +51,9 @@ async fn python_and_rust_workers_are_shown_side_by_side() {
     assert_eq!(snapshot["streams"]["both"]["groups"][0]["name"], "consumer");
     assert_eq!(snapshot["streams"]["both"]["groups"][0]["lag_source"], "reported");
     // Reading changes nothing: every script sees the same.
-    assert_eq!(monitor.events().await.len(), 3);
+    let events = monitor.events().await;
+    assert!(events.iter().all(|event| event["type"] == "scale_up"), "{events:?}");
+    assert_eq!(monitor.events().await, events);
 }
 
 #[tokio::test]
@@ -99,7 +101,8 @@ async fn a_restarted_monitor_goes_on_and_sees_who_vanished_meanwhile() {
     first.until("two are alive", Duration::from_secs(10), |snapshot| alive(snapshot, "s") == 2).await;
     eventually("the state is written down", Duration::from_secs(5), || async {
         let mut redis = redis.connection().await;
-        let record: Option<String> = redis::cmd("GET").arg("monitor:worker_state:s").query_async(&mut redis).await.unwrap();
+        let record: Option<String> =
+            redis::cmd("GET").arg("monitor:worker_state:s").query_async(&mut redis).await.unwrap();
         record.filter(|record| record.contains("aaaa0002"))
     })
     .await;
@@ -111,5 +114,6 @@ async fn a_restarted_monitor_goes_on_and_sees_who_vanished_meanwhile() {
         .await;
     assert_eq!(alive(&snapshot, "s"), 1);
     let kinds: Vec<Value> = second.events().await.iter().map(|e| e["type"].clone()).collect();
-    assert_eq!(kinds, ["scale_down", "consumers_lost", "scale_up"].map(|k| json!(k)), "each once, newest first");
+    assert_eq!(kinds[..2], ["scale_down", "consumers_lost"].map(|k| json!(k)), "newest first");
+    assert!(kinds[2..].iter().all(|kind| kind == "scale_up"), "each once: {kinds:?}");
 }

@@ -2,6 +2,8 @@
 
 mod any_redis_application;
 mod bad_heartbeats;
+mod browser;
 mod command_line;
 mod fleet;
 mod source_faults;
+mod supervision;

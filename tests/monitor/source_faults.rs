@@ -42,7 +42,11 @@ async fn no_crash_was_told(monitor: &Monitor) {
 }
 
 /// Breaks Redis, sees it told and nobody lost, mends it, sees all well again.
-async fn redis_trouble(break_it: impl AsyncFnOnce(&TestRedis), kind: &'static str, mend_it: impl AsyncFnOnce(&TestRedis)) {
+async fn redis_trouble(
+    break_it: impl AsyncFnOnce(&TestRedis),
+    kind: &'static str,
+    mend_it: impl AsyncFnOnce(&TestRedis),
+) {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _worker = worker(&redis);
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
@@ -54,13 +58,20 @@ async fn redis_trouble(break_it: impl AsyncFnOnce(&TestRedis), kind: &'static st
     assert!(worker_is_alive(&snapshot), "what was known stays: {snapshot}");
     let (status, page) = monitor.get("/").await;
     assert_eq!(status, 200);
-    assert!(page.contains(snapshot["redis"]["error"].as_str().unwrap().split('(').next().unwrap().trim()), "the page says it");
+    assert!(
+        page.contains(snapshot["redis"]["error"].as_str().unwrap().split('(').next().unwrap().trim()),
+        "the page says it"
+    );
     // Longer than a heartbeat lives.
     let rest = Duration::from_secs(17).saturating_sub(broken.elapsed());
     tokio::time::sleep(rest).await;
     assert!(worker_is_alive(&monitor.snapshot().await));
     mend_it(&redis).await;
-    monitor.until("Redis is back and the fleet with it", Duration::from_secs(40), |s| is_back("redis")(s) && worker_is_alive(s)).await;
+    monitor
+        .until("Redis is back and the fleet with it", Duration::from_secs(40), |s| {
+            is_back("redis")(s) && worker_is_alive(s)
+        })
+        .await;
     no_crash_was_told(&monitor).await;
 }
 
@@ -89,15 +100,27 @@ async fn redis_with_a_password_that_is_changed_under_us() {
         let url = redis.url().replace("redis://", &format!("redis://:{password}@"));
         let url = if password.is_empty() { redis.url() } else { url };
         let mut connection = crate::support::redis::connection(&url, Duration::from_secs(5)).await.unwrap();
-        let _: String = redis::cmd("CONFIG").arg(&["SET", "requirepass", new]).query_async(&mut connection).await.unwrap();
-        let _: i64 = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"]).query_async(&mut connection).await.unwrap();
+        let _: String =
+            redis::cmd("CONFIG").arg(&["SET", "requirepass", new]).query_async(&mut connection).await.unwrap();
+        let _: i64 = redis::cmd("CLIENT")
+            .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+            .query_async(&mut connection)
+            .await
+            .unwrap();
     };
     redis_trouble(async |r| set(r, "", "secret").await, "refused", async |r| set(r, "secret", "").await).await;
 }
 
 #[tokio::test]
 async fn redis_that_is_loading_is_said_to_be_loading() {
-    let redis = TestRedis::start_with(RedisOptions::with_args(["--key-load-delay", "300", "--loading-process-events-interval-bytes", "1024", "--save", "900 1"]));
+    let redis = TestRedis::start_with(RedisOptions::with_args([
+        "--key-load-delay",
+        "300",
+        "--loading-process-events-interval-bytes",
+        "1024",
+        "--save",
+        "900 1",
+    ]));
     let database = TestDatabase::create();
     let mut connection = redis.connection().await;
     let mut fill = redis::pipe();
@@ -143,25 +166,44 @@ async fn neither_source_there_at_the_start_the_page_comes_up_and_says_so() {
 }
 
 /// Breaks Postgres under a worker that comes and goes; what happened is stored in the end.
-async fn postgres_trouble(break_it: impl FnOnce(&PrivatePostgres), kind: &'static str, mend_it: impl FnOnce(&PrivatePostgres)) {
+async fn postgres_trouble(
+    break_it: impl FnOnce(&PrivatePostgres),
+    kind: &'static str,
+    mend_it: impl FnOnce(&PrivatePostgres),
+) {
     let redis = TestRedis::start();
     let postgres = PrivatePostgres::start().unwrap();
     let worker = worker(&redis);
-    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &postgres.url()), ("POSTGRES_POOL_TIMEOUT", "1")]).await;
+    let monitor = Monitor::start(&[
+        ("REDIS_URL", &*redis.url()),
+        ("DATABASE_URL", &postgres.url()),
+        ("POSTGRES_POOL_TIMEOUT", "1"),
+    ])
+    .await;
     monitor.until("all is well", Duration::from_secs(25), |s| worker_is_alive(s) && is_back("postgres")(s)).await;
-    eventually("the tables are there", Duration::from_secs(10), || async { monitor.get("/api/historical/events").await.0 == 200 }).await;
+    eventually("the tables are there", Duration::from_secs(10), || async {
+        monitor.get("/api/historical/events").await.0 == 200
+    })
+    .await;
     break_it(&postgres);
     let snapshot = monitor.until("the trouble is told", TOLD_WITHIN, is_down("postgres", kind)).await;
     assert!(snapshot["redis"]["error"].is_null() && worker_is_alive(&snapshot));
     // The fleet is watched on, and what happens meanwhile is kept.
     worker.send("TERM");
-    monitor.until("the goodbye is seen", Duration::from_secs(10), |s| s["workers"]["s"]["state"] == "scaled_down").await;
+    monitor
+        .until("the goodbye is seen", Duration::from_secs(10), |s| s["workers"]["s"]["state"] == "scaled_down")
+        .await;
     mend_it(&postgres);
     monitor.until("Postgres is back", Duration::from_secs(20), is_back("postgres")).await;
     eventually("all of it is stored, once", Duration::from_secs(10), || async {
-        let kinds: Vec<String> = monitor.events().await.iter().map(|e| e["type"].as_str().unwrap().to_owned()).collect();
+        let kinds: Vec<String> =
+            monitor.events().await.iter().map(|e| e["type"].as_str().unwrap().to_owned()).collect();
         let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count();
-        if ["scale_up", "scale_down", "source_down", "source_up"].map(count) == [1; 4] { Ok(()) } else { Err(format!("{kinds:?}")) }
+        if ["scale_up", "scale_down", "source_down", "source_up"].map(count) == [1; 4] {
+            Ok(())
+        } else {
+            Err(format!("{kinds:?}"))
+        }
     })
     .await;
 }
@@ -182,7 +224,8 @@ async fn a_slow_postgres_does_not_slow_the_fleet() {
     let _worker = worker(&redis);
     let proxy = Proxy::to(database.port());
     proxy.delay(Duration::from_millis(400), Duration::from_millis(400));
-    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url_through(proxy.port()))]).await;
+    let monitor =
+        Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url_through(proxy.port()))]).await;
     let began = Instant::now();
     monitor.until("the fleet is shown", Duration::from_secs(5), worker_is_alive).await;
     let first = monitor.snapshot().await["tick"].as_u64().unwrap();

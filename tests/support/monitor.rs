@@ -8,7 +8,7 @@ use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
 use super::wait::eventually;
 
 /// A running `shepherd-monitor serve`; ended when dropped, and when the test dies in any way.
-pub struct Monitor {
+pub(crate) struct Monitor {
     reaper: Reaper,
     pid: u32,
     address: String,
@@ -17,7 +17,7 @@ pub struct Monitor {
 impl Monitor {
     /// Starts it with these settings and no others, at half a second's interval unless told
     /// otherwise, and waits until it serves.
-    pub async fn start(settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
         let reaper = Reaper::start("shepherd-monitor", Farewell { signal: "TERM", epilogue: "" }).unwrap();
         let given = [("MONITOR_PORT", "0"), ("MONITOR_POLL_INTERVAL_SEC", "500ms"), ("LOG_LEVEL", "debug")];
         let all: Vec<String> = given.iter().chain(settings).map(|(name, value)| format!("{name}={value}")).collect();
@@ -34,39 +34,39 @@ impl Monitor {
         Self { reaper, pid, address }
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     /// `host:port`.
-    pub fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         &self.address
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         self.reaper.log_from(0)
     }
 
-    pub fn send(&self, signal: &str) {
+    pub(crate) fn send(&self, signal: &str) {
         assert!(self.reaper.send(signal).unwrap());
     }
 
-    pub fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         is_running(self.pid)
     }
 
     /// Status and body of a GET.
-    pub async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(self.url(path)).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
     /// The newest snapshot; `Null` while there is none.
-    pub async fn snapshot(&self) -> Value {
+    pub(crate) async fn snapshot(&self) -> Value {
         match self.get("/api/snapshot").await {
             (200, body) => serde_json::from_str(&body).unwrap(),
             _ => Value::Null,
@@ -74,7 +74,7 @@ impl Monitor {
     }
 
     /// Waits until the snapshot makes `true`; answers that snapshot.
-    pub async fn until(&self, what: &str, limit: Duration, holds: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, what: &str, limit: Duration, holds: impl Fn(&Value) -> bool) -> Value {
         eventually(what, limit, || async {
             let snapshot = self.snapshot().await;
             if holds(&snapshot) { Ok(snapshot) } else { Err(shortened(&snapshot)) }
@@ -83,7 +83,7 @@ impl Monitor {
     }
 
     /// Stored events, newest first.
-    pub async fn events(&self) -> Vec<Value> {
+    pub(crate) async fn events(&self) -> Vec<Value> {
         let (status, body) = self.get("/api/historical/events").await;
         assert_eq!(status, 200, "{body}");
         serde_json::from_str::<Value>(&body).unwrap()["events"].as_array().unwrap().clone()

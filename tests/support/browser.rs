@@ -1,0 +1,79 @@
+//! A real Chromium, without a window, driven by its own driver.
+
+use std::time::Duration;
+
+use serde_json::json;
+use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use thirtyfour::prelude::*;
+
+use super::wait::eventually;
+
+/// A browser with an empty profile of its own; ended when dropped, and when the test dies.
+pub(crate) struct Browser {
+    driver: WebDriver,
+    _server: Reaper,
+}
+
+impl Browser {
+    /// `width` × `height` pixels.
+    pub(crate) async fn start(width: u32, height: u32) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let server = Reaper::start("shepherd-browser", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        server.serve(&["chromedriver", &format!("--port={port}")]).unwrap();
+        let profile = server.folder().join("profile");
+        let mut capabilities = DesiredCapabilities::chrome();
+        for arg in [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            &format!("--window-size={width},{height}"),
+            &format!("--user-data-dir={}", profile.display()),
+        ] {
+            capabilities.add_arg(arg).unwrap();
+        }
+        capabilities.insert_base_capability("goog:loggingPrefs".to_owned(), json!({"browser": "ALL"}));
+        let driver = eventually("the browser starts", Duration::from_secs(40), || async {
+            WebDriver::new(format!("http://127.0.0.1:{port}"), capabilities.clone()).await
+        })
+        .await;
+        Self { driver, _server: server }
+    }
+
+    pub(crate) fn driver(&self) -> &WebDriver {
+        &self.driver
+    }
+
+    /// What an expression of the page's own script language is.
+    pub(crate) async fn value(&self, expression: &str) -> serde_json::Value {
+        let result = self.driver.execute(format!("return {expression}"), Vec::new()).await.unwrap();
+        result.json().clone()
+    }
+
+    /// Waits until an expression is true.
+    pub(crate) async fn until(&self, what: &str, expression: &str) {
+        eventually(what, Duration::from_secs(30), || async {
+            let value = self.value(expression).await;
+            if value == json!(true) { Ok(()) } else { Err(format!("{expression} is {value}; the page says {}", self.text().await)) }
+        })
+        .await;
+    }
+
+    /// Everything that can be read on the page.
+    pub(crate) async fn text(&self) -> String {
+        self.value("document.body.innerText").await.as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) async fn press(&self, keys: &str) {
+        self.driver.action_chain().send_keys(keys).perform().await.unwrap();
+    }
+
+    pub(crate) async fn quit(self) {
+        self.driver.quit().await.unwrap();
+    }
+}
