@@ -1,46 +1,24 @@
-//! STUB replaced by the pages branch.
-#![allow(missing_docs, reason = "stub")]
-use crate::fleet::snapshot::Snapshot;
-use std::sync::Arc;
-#[derive(Debug, thiserror::Error)]
-#[error("x")]
-pub struct PagesError;
-pub struct Pages;
-impl Pages {
-    pub fn new() -> Result<Self, PagesError> {
-        Ok(Self)
-    }
-}
-#[derive(Debug, Clone, Default)]
-pub struct Environment {
-    pub maturity: Option<String>,
-    pub url: Option<String>,
-}
-pub struct LiveView {
-    last: Option<Arc<Snapshot>>,
-}
-impl LiveView {
-    pub fn new(_: Arc<Pages>, _: Environment) -> Self {
-        Self { last: None }
-    }
-    pub fn update(&mut self, s: &Arc<Snapshot>) -> Result<Option<String>, PagesError> {
-        self.last = Some(s.clone());
-        Ok(Some("{}".into()))
-    }
-    pub fn since(&self, _: u64, _: u64) -> Result<Option<String>, PagesError> {
-        Ok(None)
-    }
-    pub fn page(&self, _: &str) -> Result<String, PagesError> {
-        Ok("stub".into())
-    }
-}
-pub mod assets {
-    pub struct Asset {
-        pub bytes: std::borrow::Cow<'static, [u8]>,
-        pub content_type: &'static str,
-        pub etag: String,
-    }
-    pub fn get(_: &str) -> Option<Asset> {
-        None
-    }
-}
+//! What people see: a snapshot becomes a page, and a page is kept up by what changed.
+//!
+//! Pure: snapshots in, HTML out; no clock, no I/O but the embedded templates. [`view`] says what is
+//! shown, through [`condition`] and [`headline`] (how things are), `panels` (what each panel shows)
+//! and [`wording`] and [`figures`] (how it is said). [`block`] keeps each fragment and what of it
+//! changed, [`cell`] the figures inside that change alone, [`chart`] the depths over time, and
+//! [`live`] puts the page and its updates together. [`assets`] are the scripts and styles.
+
+pub mod assets;
+mod block;
+mod cell;
+mod chart;
+mod condition;
+mod element_id;
+mod figures;
+mod headline;
+mod live;
+mod panels;
+mod templates;
+mod view;
+mod wording;
+
+pub use live::{Environment, LiveView};
+pub use templates::{Pages, PagesError};

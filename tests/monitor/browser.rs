@@ -16,26 +16,36 @@ fn worker(redis: &TestRedis, stream: &str, consumer: &str) -> Python {
 }
 
 /// Counts what no page of ours may do: requests to other hosts, errors, scripts that names bring.
-const FOREIGN: &str = "performance.getEntriesByType('resource').filter(r => !r.name.startsWith(location.origin)).length";
+const FOREIGN: &str =
+    "performance.getEntriesByType('resource').filter(r => !r.name.startsWith(location.origin)).length";
 
 #[tokio::test]
 async fn the_live_page_follows_the_fleet_without_being_loaded_again() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let first = worker(&redis, "first.stream", "aaaa0001");
-    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url()), ("SERVER_MATURITY", "test")]).await;
+    let monitor =
+        Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url()), ("SERVER_MATURITY", "test")])
+            .await;
     monitor.until("the worker is alive", Duration::from_secs(10), |s| s["workers"]["first.stream"]["alive"] == 1).await;
     let browser = Browser::start(1280, 900).await;
     browser.driver().goto(monitor.url("/")).await.unwrap();
     browser.value("window.loadedOnce = true").await;
-    browser.until("the card is there", "document.querySelector('[data-name=\"first.stream\"][data-state]') !== null").await;
+    browser
+        .until("the card is there", "document.querySelector('[data-name=\"first.stream\"][data-state]') !== null")
+        .await;
     browser.until("the page is live", "document.getElementById('connection').dataset.state === 'live'").await;
     let _second = worker(&redis, "second.stream", "bbbb0001");
     browser.until("a new card appears", "document.querySelector('.card[data-name=\"second.stream\"]') !== null").await;
     first.send("TERM");
     browser
-        .until("the goodbye is shown", "document.querySelector('.card[data-name=\"first.stream\"]').dataset.state === 'scaled_down'")
+        .until(
+            "the goodbye is shown",
+            "document.querySelector('.card[data-name=\"first.stream\"]').dataset.state === 'scaled_down'",
+        )
         .await;
-    browser.until("and told in the feed", "document.getElementById('feed').innerText.includes('left in good order')").await;
+    browser
+        .until("and told in the feed", "document.getElementById('feed').innerText.includes('left in good order')")
+        .await;
     assert_eq!(browser.value("window.loadedOnce").await, json!(true), "the page was not loaded again");
     assert_eq!(browser.value(FOREIGN).await, json!(0));
     assert!(browser.text().await.contains("test"), "the environment is shown");
@@ -53,7 +63,9 @@ async fn the_page_says_that_the_monitor_is_gone_and_comes_back_by_itself() {
     browser.driver().goto(monitor.url("/")).await.unwrap();
     browser.until("the page is live", "document.getElementById('connection').dataset.state === 'live'").await;
     drop(monitor);
-    browser.until("it says so", "['disconnected', 'stale'].includes(document.getElementById('connection').dataset.state)").await;
+    browser
+        .until("it says so", "['disconnected', 'stale'].includes(document.getElementById('connection').dataset.state)")
+        .await;
     let again: Vec<(&str, &str)> = given.into_iter().chain([("MONITOR_PORT", port.as_str())]).collect();
     let _worker = worker(&redis, "new.stream", "aaaa0001");
     let _monitor = Monitor::start(&again).await;
@@ -75,20 +87,27 @@ async fn hostile_names_run_nothing_in_the_browser() {
         "{{constructor.constructor('window.pwned=6')()}}",
     ];
     for name in names {
-        let beat = json!({"stream": name, "consumer": name, "started_at": 1.0, "last_seen": 2.0, "task_limit": 1}).to_string();
+        let beat =
+            json!({"stream": name, "consumer": name, "started_at": 1.0, "last_seen": 2.0, "task_limit": 1}).to_string();
         let _: () = connection.set(format!("worker:heartbeat:{name}:{name}"), beat).await.unwrap();
         let _: () = connection.set(format!("worker:heartbeat:bad:{name}"), "[]").await.unwrap();
-        let _: String = redis::cmd("XADD").arg(name).arg("*").arg("f").arg("v").query_async(&mut connection).await.unwrap();
+        let _: String =
+            redis::cmd("XADD").arg(name).arg("*").arg("f").arg("v").query_async(&mut connection).await.unwrap();
     }
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
-    monitor.until("all are there", Duration::from_secs(10), |s| s["workers"].as_object().is_some_and(|w| w.len() >= names.len())).await;
+    monitor
+        .until("all are there", Duration::from_secs(10), |s| {
+            s["workers"].as_object().is_some_and(|w| w.len() >= names.len())
+        })
+        .await;
     let browser = Browser::start(390, 844).await;
     browser.driver().goto(monitor.url("/")).await.unwrap();
     browser.until("all are shown", &format!("document.querySelectorAll('.card').length >= {}", names.len())).await;
     browser.until("the page is live", "document.getElementById('connection').dataset.state === 'live'").await;
     // Fragments that come later are put in place too.
     for name in names {
-        let _: String = redis::cmd("XADD").arg(name).arg("*").arg("f").arg("v").query_async(&mut connection).await.unwrap();
+        let _: String =
+            redis::cmd("XADD").arg(name).arg("*").arg("f").arg("v").query_async(&mut connection).await.unwrap();
     }
     let tick = monitor.snapshot().await["tick"].as_u64().unwrap() + 3;
     monitor.until("some ticks pass", Duration::from_secs(10), |s| s["tick"].as_u64() > Some(tick)).await;
@@ -105,7 +124,11 @@ async fn the_page_is_used_by_keyboard() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _workers = [worker(&redis, "apples", "aaaa0001"), worker(&redis, "pears", "bbbb0001")];
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
-    monitor.until("both are alive", Duration::from_secs(10), |s| s["workers"]["pears"]["alive"] == 1 && s["workers"]["apples"]["alive"] == 1).await;
+    monitor
+        .until("both are alive", Duration::from_secs(10), |s| {
+            s["workers"]["pears"]["alive"] == 1 && s["workers"]["apples"]["alive"] == 1
+        })
+        .await;
     let browser = Browser::start(1280, 900).await;
     browser.driver().goto(monitor.url("/")).await.unwrap();
     browser.until("the page is live", "document.getElementById('connection').dataset.state === 'live'").await;
@@ -114,7 +137,9 @@ async fn the_page_is_used_by_keyboard() {
     browser.press("pear").await;
     browser.until("only what matches is shown", "[...document.querySelectorAll('.card')].filter(c => c.offsetParent).map(c => c.dataset.name).join() === 'pears'").await;
     browser.press("\u{e00c}").await;
-    browser.until("Esc clears it", "[...document.querySelectorAll('.card')].filter(c => c.offsetParent).length === 2").await;
+    browser
+        .until("Esc clears it", "[...document.querySelectorAll('.card')].filter(c => c.offsetParent).length === 2")
+        .await;
     browser.value("document.activeElement.blur()").await;
     browser.press("?").await;
     browser.until("help is open", "document.getElementById('help').open").await;

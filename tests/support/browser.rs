@@ -59,7 +59,11 @@ impl Browser {
     pub(crate) async fn until(&self, what: &str, expression: &str) {
         eventually(what, Duration::from_secs(30), || async {
             let value = self.value(expression).await;
-            if value == json!(true) { Ok(()) } else { Err(format!("{expression} is {value}; the page says {}", self.text().await)) }
+            if value == json!(true) {
+                Ok(())
+            } else {
+                Err(format!("{expression} is {value}; the page says {}", self.text().await))
+            }
         })
         .await;
     }

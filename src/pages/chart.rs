@@ -1,0 +1,317 @@
+//! Depths over the last minutes: the chart as it is before any script runs, the sparklines, and
+//! the columns the script draws its own from.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use chrono::DateTime;
+use serde::Serialize;
+
+use super::element_id;
+use super::figures::count;
+use super::wording::Label;
+use crate::contract::Name;
+use crate::fleet::snapshot::DepthHistory;
+
+/// Series drawn at once: more cannot be told apart.
+const SERIES: usize = 12;
+/// Colours and dashes of the palette; together they name a series.
+const COLOURS: usize = 8;
+const DASHES: usize = 3;
+/// A sparkline's height, and the depth that fills it at least.
+const SPARK_HEIGHT: u64 = 24;
+const SPARK_SCALE: u64 = 10;
+
+/// The colour and the dash of the series at `place`.
+fn look(place: usize) -> (usize, usize) {
+    (place % COLOURS, place / COLOURS % DASHES)
+}
+
+/// Columns of the history, for the script. A series that stands still is one number instead of
+/// one per column; one that did not change since the column before is left out.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Columns {
+    t: Times,
+    v: BTreeMap<String, Series>,
+    /// All there is, not only what is new.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    whole: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+enum Times {
+    One(f64),
+    Several(Vec<f64>),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+enum Series {
+    Constant(Option<u64>),
+    Values(Vec<Option<u64>>),
+}
+
+impl Columns {
+    /// Everything in `history`.
+    pub(super) fn whole(history: &DepthHistory) -> Self {
+        Self::from(history, 0)
+    }
+
+    /// What came after the moment `after` (Unix seconds); `None` if nothing did.
+    pub(super) fn after(history: &DepthHistory, after: f64) -> Option<Self> {
+        let first = history.times.partition_point(|t| *t <= after);
+        (first < history.times.len()).then(|| Self::from(history, first))
+    }
+
+    fn from(history: &DepthHistory, first: usize) -> Self {
+        let tenths = |t: &f64| (t * 10.0).round() / 10.0;
+        let times: Vec<f64> = history.times.iter().skip(first).map(tenths).collect();
+        let mut v = BTreeMap::new();
+        for (name, depths) in &history.depths {
+            let before = first.checked_sub(1).map(|i| depths.get(i).copied().flatten());
+            let mut new = depths.iter().skip(first).copied();
+            let Some(head) = new.next() else { continue };
+            let still = new.all(|depth| depth == head);
+            if still && before == Some(head) {
+                continue;
+            }
+            let series = if still {
+                Series::Constant(head)
+            } else {
+                Series::Values(depths.iter().skip(first).copied().collect())
+            };
+            v.insert(element_id::key(name), series);
+        }
+        let t = match times.as_slice() {
+            [one] => Times::One(*one),
+            _ => Times::Several(times),
+        };
+        Self { t, v, whole: first == 0 }
+    }
+}
+
+/// The path of a stream's sparkline.
+pub(super) fn sparkline(depths: impl ExactSizeIterator<Item = Option<u64>> + Clone) -> String {
+    let top = depths.clone().flatten().max().unwrap_or(0).max(SPARK_SCALE);
+    let offset = DepthHistory::COLUMNS.saturating_sub(depths.len());
+    let points = depths.enumerate().map(|(i, depth)| {
+        (
+            offset + i,
+            depth.map(|d| SPARK_HEIGHT - 1 - u64::try_from(u128::from(d) * 22 / u128::from(top)).unwrap_or(22)),
+        )
+    });
+    path(points)
+}
+
+/// A line through the points, interrupted where there is none; points on a level stretch are left
+/// out.
+fn path<Y: PartialEq + std::fmt::Display + Copy>(points: impl Iterator<Item = (usize, Option<Y>)>) -> String {
+    let mut d = String::new();
+    // The last point drawn, and a later one on the same level that is not drawn yet.
+    let mut last: Option<(Y, Option<usize>)> = None;
+    let mut pen_down = false;
+    let end_level = |d: &mut String, last: &Option<(Y, Option<usize>)>| {
+        if let Some((_, Some(x))) = last {
+            _ = write!(d, "H{x}");
+        }
+    };
+    for (x, y) in points {
+        match (y, &mut last) {
+            (None, _) => {
+                end_level(&mut d, &last);
+                last = None;
+                pen_down = false;
+            }
+            (Some(y), Some((level, until))) if *level == y => *until = Some(x),
+            (Some(y), _) => {
+                end_level(&mut d, &last);
+                _ = write!(d, "{}{x} {y}", if pen_down { 'L' } else { 'M' });
+                // A single point between two gaps is seen only if it has a length.
+                if !pen_down {
+                    d.push_str("h.1");
+                }
+                pen_down = true;
+                last = Some((y, None));
+            }
+        }
+    }
+    end_level(&mut d, &last);
+    d
+}
+
+/// The chart as SVG, for whoever has no script and until it runs.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct StillChart {
+    /// What stands beside horizontal lines, with their place from the top in percent.
+    y: Vec<Tick>,
+    /// What stands below vertical lines, with their place from the left in percent.
+    x: Vec<Tick>,
+    series: Vec<StillSeries>,
+    /// Busy streams that are not drawn.
+    more: usize,
+    /// No stream had anything waiting.
+    quiet: bool,
+    /// Nothing was read yet.
+    empty: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Tick {
+    at: f64,
+    text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct StillSeries {
+    key: String,
+    name: Label,
+    colour: usize,
+    dash: usize,
+    path: String,
+    now: String,
+}
+
+impl StillChart {
+    /// The chart of `history`.
+    pub(super) fn new(history: &DepthHistory) -> Self {
+        let mut busy: Vec<(&Name, u64)> = history
+            .depths
+            .iter()
+            .filter_map(|(name, depths)| {
+                let peak = depths.iter().flatten().max().copied()?;
+                (peak > 0).then_some((name, peak))
+            })
+            .collect();
+        let more = busy.len().saturating_sub(SERIES);
+        busy.sort_by_key(|(name, peak)| (std::cmp::Reverse(*peak), *name));
+        busy.truncate(SERIES);
+        let top = nice_top(busy.first().map_or(0, |(_, peak)| *peak));
+        busy.sort();
+        let series: Vec<StillSeries> =
+            busy.iter().enumerate().map(|(place, (name, _))| still(history, place, name, top)).collect();
+        Self {
+            y: (0..=4_u32)
+                .map(|i| Tick { at: 100.0 - f64::from(i) * 25.0, text: count(top / 4 * u64::from(i)) })
+                .collect(),
+            x: time_ticks(history),
+            quiet: series.is_empty() && !history.times.is_empty(),
+            empty: history.times.is_empty(),
+            series,
+            more,
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "places on a chart a thousand units high")]
+fn still(history: &DepthHistory, place: usize, name: &Name, top: u64) -> StillSeries {
+    let (colour, dash) = look(place);
+    let depths = history.depths.get(name);
+    let offset = DepthHistory::COLUMNS.saturating_sub(history.times.len());
+    let points = depths
+        .into_iter()
+        .flatten()
+        .enumerate()
+        .map(|(i, depth)| (offset + i, depth.map(|depth| (1000.0 - depth as f64 / top as f64 * 1000.0).round())));
+    let now = depths.and_then(|d| d.back().copied().flatten());
+    StillSeries {
+        key: element_id::key(name),
+        name: Label::of(name),
+        colour,
+        dash,
+        path: path(points),
+        now: now.map_or_else(|| super::figures::MISSING.to_owned(), count),
+    }
+}
+
+/// A round number that is at least `peak` and has four equal parts.
+fn nice_top(peak: u64) -> u64 {
+    let mut unit = 1;
+    loop {
+        for step in [4, 8, 12, 20, 40] {
+            if step * unit >= peak {
+                return step * unit;
+            }
+        }
+        match 10_u64.checked_mul(unit).filter(|unit| *unit <= u64::MAX / 400) {
+            Some(next) => unit = next,
+            None => return u64::MAX / 4 * 4,
+        }
+    }
+}
+
+/// Whole minutes below the chart, three to five of them.
+#[expect(clippy::cast_precision_loss, reason = "places on a chart of 200 columns")]
+fn time_ticks(history: &DepthHistory) -> Vec<Tick> {
+    let (Some(first), Some(last)) = (history.times.front(), history.times.back()) else { return Vec::new() };
+    let columns = (DepthHistory::COLUMNS - 1) as f64;
+    let known = (history.times.len().max(2) - 1) as f64;
+    let per_column = ((last - first) / known).max(0.001);
+    let minutes = per_column * columns / 60.0;
+    let step = [1.0, 2.0, 5.0, 10.0, 30.0, 60.0].into_iter().find(|step| minutes / step <= 6.0).unwrap_or(120.0) * 60.0;
+    let mut ticks = Vec::new();
+    let mut t = (last / step).floor() * step;
+    while ticks.len() < 8 {
+        let at = 100.0 - (last - t) / per_column / columns * 100.0;
+        if at < 2.0 {
+            break;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "a moment of the calendar")]
+        let text = DateTime::from_timestamp(t as i64, 0).map(|t| t.format("%H:%M").to_string()).unwrap_or_default();
+        if at < 98.0 {
+            ticks.push(Tick { at: (at * 100.0).round() / 100.0, text });
+        }
+        t -= step;
+    }
+    ticks.reverse();
+    ticks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn history(columns: &[&[Option<u64>]]) -> DepthHistory {
+        let mut history = DepthHistory::default();
+        for (i, column) in columns.iter().enumerate() {
+            let values = column.iter().enumerate().map(|(s, v)| (Name::from(format!("s{s}")), *v));
+            history.push(1000.0 + 3.0 * i as f64, values);
+        }
+        history
+    }
+
+    #[test]
+    fn an_update_holds_only_what_differs_from_the_column_before() {
+        let history = history(&[&[Some(1), Some(5), None], &[Some(1), Some(6), Some(0)]]);
+        let json = |columns: &Columns| serde_json::to_string(columns).unwrap();
+        assert_eq!(json(&Columns::after(&history, 1000.0).unwrap()), r#"{"t":1003.0,"v":{"s1":6,"s2":0}}"#);
+        assert_eq!(Columns::after(&history, 1003.0), None);
+        assert_eq!(
+            json(&Columns::whole(&history)),
+            r#"{"t":[1000.0,1003.0],"v":{"s0":1,"s1":[5,6],"s2":[null,0]},"whole":true}"#
+        );
+    }
+
+    #[test]
+    fn a_gap_interrupts_the_line_and_level_stretches_are_one_stroke() {
+        let points = [Some(5), Some(5), Some(5), None, Some(7), Some(9)];
+        assert_eq!(path(points.into_iter().enumerate()), "M0 5h.1H2M4 7h.1L5 9");
+        assert_eq!(path([None::<u8>; 3].into_iter().enumerate()), "");
+    }
+
+    #[test]
+    fn the_scale_ends_on_a_round_number_above_the_peak() {
+        assert_eq!([0, 4, 5, 11, 13, 37, 41, 999, 100_001].map(nice_top), [4, 4, 8, 12, 20, 40, 80, 1200, 120_000]);
+        assert!(nice_top(u64::MAX) > u64::MAX / 2);
+    }
+
+    #[test]
+    fn a_chart_of_many_streams_draws_the_busiest_and_counts_the_rest() {
+        let names: Vec<Name> = (0..20).map(|i| Name::from(format!("s{i:02}"))).collect();
+        let mut history = DepthHistory::default();
+        history.push(0.0, names.iter().enumerate().map(|(i, name)| (name.clone(), Some(i as u64))));
+        let chart = StillChart::new(&history);
+        assert_eq!((chart.series.len(), chart.more), (SERIES, 7));
+        assert_eq!(chart.series.last().unwrap().name.text, "s19");
+    }
+}

@@ -1,0 +1,163 @@
+//! How a worker type fares, in one word and one sentence: what its card says and what the status
+//! line counts.
+
+use serde::Serialize;
+
+use super::figures::counted;
+use super::wording::{Label, MomentStyle, Sentence};
+use crate::fleet::consumer::ConsumerState;
+use crate::fleet::snapshot::{StreamStatus, WorkerTypeStatus};
+use crate::fleet::worker_type::TypeState;
+
+/// A loss stays among the troubles for this long (seconds); its card tells of it for the hour.
+const LOSS_IS_NEWS: f64 = 15.0 * 60.0;
+
+/// How something fares; later is worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Level {
+    /// As it should be.
+    Fine,
+    /// Nothing is known, or nothing is there to be known.
+    Unknown,
+    /// Somebody should look.
+    Warning,
+    /// Somebody must act.
+    Critical,
+}
+
+impl Level {
+    /// Whether it belongs among the troubles.
+    pub(super) fn is_trouble(self) -> bool {
+        self >= Self::Warning
+    }
+}
+
+/// A worker type's condition.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Condition {
+    /// How bad it is.
+    pub(super) level: Level,
+    /// The word of its pill.
+    pub(super) pill: &'static str,
+    /// The shape of its pill: never colour alone.
+    pub(super) shape: &'static str,
+    /// What happened, and when.
+    pub(super) sentence: Sentence,
+}
+
+/// How `status` fares at `ts` (Unix seconds); `stream` is what it reads.
+pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f64) -> Condition {
+    let told = |level, pill, shape, sentence| Condition { level, pill, shape, sentence };
+    let waiting = status.backlog.unwrap_or(0);
+    let since = |words: &str| Sentence::words(words).at(" since ", status.state_changed_at, MomentStyle::Clock);
+
+    if stream.is_some_and(|s| s.error.is_some()) {
+        return told(Level::Warning, "unreadable", "warning", Sentence::words("the stream cannot be read, see below"));
+    }
+    match status.state {
+        TypeState::Crashed => told(Level::Critical, "crashed", "critical", crashed(status)),
+        TypeState::Alive => {
+            let (pill, sentence) = match trouble(status, ts) {
+                Some(told_here) => told_here,
+                None => return told(Level::Fine, calm_pill(status), "fine", calm(status)),
+            };
+            told(Level::Warning, pill, "warning", sentence)
+        }
+        TypeState::ScaledDown if waiting > 0 => told(
+            Level::Warning,
+            "no worker",
+            "warning",
+            since("scaled down").then(format!(", {} waiting", counted(waiting, "entry is", "entries are"))),
+        ),
+        TypeState::ScaledDown => told(Level::Unknown, "scaled down", "idle", since("left in good order")),
+        TypeState::Unknown if status.unreadable > 0 => {
+            let (pill, sentence) = unreadable(status);
+            told(Level::Warning, pill, "warning", sentence)
+        }
+        TypeState::Unknown if status.without_heartbeat > 0 => {
+            told(Level::Unknown, "no heartbeats", "unknown", presence_unknown(status))
+        }
+        TypeState::Unknown if waiting > 0 => told(
+            Level::Warning,
+            "no worker",
+            "warning",
+            Sentence::words(format!("no worker yet, {} waiting", counted(waiting, "entry is", "entries are"))),
+        ),
+        TypeState::Unknown => told(Level::Unknown, "no worker yet", "unknown", Sentence::words("nobody was seen yet")),
+    }
+}
+
+fn crashed(status: &WorkerTypeStatus) -> Sentence {
+    let sentence = Sentence::words("crashed").at(" ", status.state_changed_at, MomentStyle::Ago);
+    sentence.then(format!(", none left of {}", status.last_alive_count.max(status.lost)))
+}
+
+/// What is wrong with a type that is alive; the first thing that somebody must know.
+fn trouble(status: &WorkerTypeStatus, ts: f64) -> Option<(&'static str, Sentence)> {
+    if status.hung > 0 {
+        return Some(("hung", hung(status)));
+    }
+    if status.lost > 0 && status.lost_at.is_some_and(|at| ts - at < LOSS_IS_NEWS) {
+        return Some(("lost", lost(status)));
+    }
+    (status.unreadable > 0).then(|| unreadable(status))
+}
+
+fn hung(status: &WorkerTypeStatus) -> Sentence {
+    let mut who = status.consumers.iter().filter(|c| c.state == ConsumerState::Hung);
+    let first = who.next();
+    let name = match (first, status.hung) {
+        (Some(first), 1) => format!("consumer {} hangs", Label::of(&first.consumer)),
+        (_, n) => format!("{n} of {} consumers hang", status.alive.max(n)),
+    };
+    let pending = first.filter(|_| status.hung == 1).and_then(|c| c.pending);
+    let sentence = Sentence::words(name).at(" since ", first.map(|c| c.state_since), MomentStyle::Clock);
+    match pending {
+        Some(pending) => sentence.then(format!(" with {pending} pending")),
+        None => sentence,
+    }
+}
+
+fn lost(status: &WorkerTypeStatus) -> Sentence {
+    let who = counted(u64::from(status.lost), "consumer", "consumers");
+    Sentence::words(format!("lost {who}"))
+        .at(if status.lost == 1 { " " } else { ", the last " }, status.lost_at, MomentStyle::Ago)
+        .then(format!(", {} left", status.alive))
+}
+
+fn unreadable(status: &WorkerTypeStatus) -> (&'static str, Sentence) {
+    let which = match status.unreadable {
+        1 => "1 heartbeat".to_owned(),
+        n => format!("{n} heartbeats"),
+    };
+    ("unreadable", Sentence::words(format!("{which} cannot be read")))
+}
+
+/// No heartbeats: all that is known of such consumers is when they last asked Redis for anything.
+fn presence_unknown(status: &WorkerTypeStatus) -> Sentence {
+    let who = counted(u64::from(status.without_heartbeat), "consumer", "consumers");
+    Sentence::words(format!("{who} without heartbeat: presence unknown"))
+}
+
+fn calm_pill(status: &WorkerTypeStatus) -> &'static str {
+    if status.draining > 0 && status.draining == status.alive { "draining" } else { "alive" }
+}
+
+/// What there is to say of a type that fares well.
+fn calm(status: &WorkerTypeStatus) -> Sentence {
+    let (alive, draining) = (status.alive, status.draining);
+    if draining > 0 && draining == alive {
+        return Sentence::words("draining: takes no new work");
+    }
+    if draining > 0 {
+        return Sentence::words(format!("{draining} of {alive} draining"));
+    }
+    if status.lost > 0 {
+        return lost(status);
+    }
+    if status.stale > 0 {
+        return Sentence::words(format!("{} late", counted(u64::from(status.stale), "heartbeat", "heartbeats")));
+    }
+    Sentence::words("alive").at(" since ", status.state_changed_at, MomentStyle::Clock)
+}

@@ -1,0 +1,64 @@
+//! Ids of elements, made from names that may hold anything.
+
+use uuid::Uuid;
+
+use crate::contract::Name;
+
+/// Longest name that is used as it is.
+const PLAIN_MAX: usize = 48;
+
+/// The part of an id that stands for `name`: the name itself when it is short and plain, else a
+/// hash of it behind a dash. Plain names never begin with a dash, so that no two names meet.
+pub(super) fn key(name: &Name) -> String {
+    plain(name.as_bytes()).map_or_else(|| format!("-{}", Uuid::new_v5(&NAMES, name.as_bytes()).simple()), str::to_owned)
+}
+
+/// The id of the element of `kind` (a letter) that shows `name`.
+pub(super) fn of(kind: char, name: &Name) -> String {
+    format!("{kind}-{}", key(name))
+}
+
+/// Names are hashed into a space of their own.
+const NAMES: Uuid = Uuid::from_u128(0x8f1d_3a52_6c0b_4f7e_9a44_21d7_55e0_c3b6);
+
+fn plain(bytes: &[u8]) -> Option<&str> {
+    let begins_well = bytes.first().is_some_and(u8::is_ascii_alphanumeric);
+    let safe = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    if begins_well && bytes.len() <= PLAIN_MAX && bytes.iter().all(safe) {
+        std::str::from_utf8(bytes).ok()
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plain_names_stay_readable() {
+        assert_eq!(of('w', &"aragorn.lookup".into()), "w-aragorn.lookup");
+    }
+
+    proptest! {
+        #[test]
+        fn two_names_never_share_an_id_and_ids_hold_nothing_odd(
+            names in proptest::collection::btree_set(
+                prop_oneof![
+                    proptest::collection::vec(any::<u8>(), 0..80),
+                    "[-a-c.]{0,6}".prop_map(String::into_bytes),
+                    "-[0-9a-f]{32}".prop_map(String::into_bytes),
+                ],
+                0..60,
+            )
+        ) {
+            let ids: std::collections::BTreeSet<String> = names.iter().map(|n| of('w', &Name::from(n.clone()))).collect();
+            prop_assert_eq!(ids.len(), names.len());
+            for id in ids {
+                prop_assert!(id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c)) && id.len() <= 50);
+            }
+        }
+    }
+}

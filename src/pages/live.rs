@@ -1,0 +1,334 @@
+//! The live page: kept as fragments, told as differences.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use super::block::{Block, Change};
+use super::cell::Cell;
+use super::chart::{Columns, StillChart, sparkline};
+use super::templates::{Pages, PagesError};
+use super::view::{self, Frame, Memory};
+use super::{assets, element_id};
+use crate::fleet::reading::RedisServer;
+use crate::fleet::snapshot::{DepthHistory, PostgresStatus, RedisStatus, Snapshot, SourceStatus};
+
+/// What is shown of the deployment in every page's head.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// `SERVER_MATURITY`.
+    pub maturity: Option<String>,
+    /// `SERVER_URL`.
+    pub url: Option<String>,
+}
+
+/// The pages that exist, in the order of the head: name, path, and the key that follows `g`.
+const PAGES: &[PageLink] = &[PageLink { name: "Live", path: "/", key: "l", here: true }];
+
+#[derive(Debug, Serialize)]
+struct PageLink {
+    name: &'static str,
+    path: &'static str,
+    key: &'static str,
+    here: bool,
+}
+
+/// What `live.js` imports, so that the browser fetches all at once.
+const MODULES: &[&str] = &["shell.js", "clock.js", "fragments.js", "connection.js", "depths.js", "table.js"];
+
+/// The live page of the newest snapshot, with the tick at which each part last changed.
+///
+/// [`LiveView::update`] takes in a snapshot and answers with the message for those who have the one
+/// before; [`LiveView::since`] with the message for those who have an older one; [`LiveView::page`]
+/// with the whole.
+pub struct LiveView {
+    pages: Arc<Pages>,
+    environment: Environment,
+    /// Tells this view's ticks from those of another run of the monitor.
+    epoch: u64,
+    tick: u64,
+    snapshot: Option<Arc<Snapshot>>,
+    memory: Memory,
+    blocks: BTreeMap<String, Block>,
+    lists: BTreeMap<&'static str, (Vec<String>, u64)>,
+    title: (String, u64),
+    /// The newest column of the chart at each tick that was taken in.
+    columns: VecDeque<(u64, f64)>,
+}
+
+/// What changed, as the script takes it in.
+#[derive(Serialize)]
+struct Update<'a> {
+    r#type: &'static str,
+    epoch: u64,
+    tick: u64,
+    /// Whoever has a tick before this one has missed something; absent when it replaces
+    /// everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
+    ts: f64,
+    /// HTML of each element to be put in place.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    set: BTreeMap<&'a str, String>,
+    /// Figures to be put in place inside an element.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    cells: BTreeMap<&'a str, CellChanges<'a>>,
+    /// Members of each list, in order; those not named go.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    lists: BTreeMap<&'a str, &'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    title: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chart: Option<Columns>,
+    /// With everything: which scripts it is meant for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    assets: Option<String>,
+}
+
+struct CellChanges<'a>(Vec<(&'a str, &'a Cell)>);
+
+impl Serialize for CellChanges<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().copied())
+    }
+}
+
+/// The whole page.
+#[derive(Serialize)]
+struct Page<'a> {
+    title: &'a str,
+    root: &'a str,
+    assets: String,
+    maturity: Option<&'a str>,
+    url: Option<&'a str>,
+    pages: &'static [PageLink],
+    modules: &'static [&'static str],
+    epoch: u64,
+    tick: u64,
+    ts: f64,
+    blocks: BTreeMap<&'a str, String>,
+    lists: BTreeMap<&'static str, String>,
+    chart: StillChart,
+    history: String,
+}
+
+impl LiveView {
+    /// A view that has not seen a snapshot yet.
+    #[must_use]
+    pub fn new(pages: Arc<Pages>, environment: Environment) -> Self {
+        // Numbers up to 2^53 survive JavaScript.
+        Self::with_epoch(pages, environment, Uuid::new_v4().as_u64_pair().0 >> 12)
+    }
+
+    fn with_epoch(pages: Arc<Pages>, environment: Environment, epoch: u64) -> Self {
+        Self {
+            pages,
+            environment,
+            epoch,
+            tick: 0,
+            snapshot: None,
+            memory: Memory::default(),
+            blocks: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            title: (String::new(), 0),
+            columns: VecDeque::new(),
+        }
+    }
+
+    /// Takes in a snapshot and renders what it changes. Gives the message for those who have the
+    /// tick before (JSON); `None` if the snapshot is not newer than the last one.
+    ///
+    /// # Errors
+    /// When a template does not fit its view; the view is then as if it had not seen the snapshot,
+    /// or part of it.
+    pub fn update(&mut self, snapshot: &Arc<Snapshot>) -> Result<Option<String>, PagesError> {
+        if snapshot.tick <= self.tick && self.snapshot.is_some() {
+            return Ok(None);
+        }
+        let (before, tick) = (self.tick, snapshot.tick);
+        let view = view::compose(snapshot, self.environment.maturity.as_deref(), &mut self.memory);
+        let mut kept = std::mem::take(&mut self.blocks);
+        for draft in view.drafts {
+            let id = draft.id.clone();
+            let block = match kept.remove(&id) {
+                Some(mut block) => {
+                    block.update(&self.pages, draft, tick)?;
+                    block
+                }
+                None => Block::new(&self.pages, draft, tick)?,
+            };
+            self.blocks.insert(id, block);
+        }
+        for list in view.lists {
+            let entry = self.lists.entry(list.id).or_default();
+            if entry.0 != list.members {
+                *entry = (list.members, tick);
+            }
+        }
+        if self.title.0 != view.title {
+            self.title = (view.title, tick);
+        }
+        if let Some(newest) = snapshot.depths.times.back() {
+            self.columns.push_back((tick, *newest));
+        }
+        while self.columns.len() > DepthHistory::COLUMNS {
+            self.columns.pop_front();
+        }
+        self.tick = tick;
+        self.snapshot = Some(Arc::clone(snapshot));
+        self.message(Some(before)).map(Some)
+    }
+
+    /// The message for those who have `tick` of `epoch` (JSON): all that changed after it, or
+    /// everything if that epoch is another run's; `None` if nothing is newer.
+    ///
+    /// # Errors
+    /// When it cannot be written as JSON.
+    pub fn since(&self, epoch: u64, tick: u64) -> Result<Option<String>, PagesError> {
+        if self.snapshot.is_none() || (epoch == self.epoch && tick == self.tick) {
+            return Ok(None);
+        }
+        let known = (epoch == self.epoch && tick < self.tick).then_some(tick);
+        self.message(known).map(Some)
+    }
+
+    /// The whole page as HTML, complete before any script runs; what it links to is below
+    /// `root_path` (empty, or with a leading slash and none at its end).
+    ///
+    /// # Errors
+    /// When a template does not fit its view.
+    pub fn page(&self, root_path: &str) -> Result<String, PagesError> {
+        let Some(snapshot) = &self.snapshot else { return self.starting()?.page(root_path) };
+        let history = &*snapshot.depths;
+        let sparks = self.sparklines(history);
+        let html = |id: &str, block: &Block| {
+            let spark = match block.frame() {
+                Frame::Card(card) => card.sparkline_key().and_then(|key| sparks.get(key)).map_or("", String::as_str),
+                _ => "",
+            };
+            let mut html = String::new();
+            block.write_html(&mut html, spark);
+            (id.to_owned(), html)
+        };
+        let mut lists = BTreeMap::new();
+        for (list, (members, _)) in &self.lists {
+            let mut together = String::new();
+            for (id, block) in members.iter().filter_map(|id| self.blocks.get_key_value(id)) {
+                together.push_str(&html(id, block).1);
+            }
+            lists.insert(*list, together);
+        }
+        let fixed = self.blocks.iter().filter(|(id, _)| !matches!(id.get(1..2), Some("-")));
+        let blocks = fixed.map(|(id, block)| (id.as_str(), html(id, block).1)).collect();
+        let page = Page {
+            title: &self.title.0,
+            root: root_path,
+            assets: format!("{root_path}/assets/{}", assets::version()),
+            maturity: self.environment.maturity.as_deref(),
+            url: self.environment.url.as_deref(),
+            pages: PAGES,
+            modules: MODULES,
+            epoch: self.epoch,
+            tick: self.tick,
+            ts: snapshot.ts,
+            blocks,
+            lists,
+            chart: StillChart::new(history),
+            history: serde_json::to_string(&Columns::whole(history))?,
+        };
+        self.pages.render("pages/live", &page)
+    }
+
+    /// The view before the first tick: everything is still being asked for.
+    fn starting(&self) -> Result<Self, PagesError> {
+        let mut view = Self::with_epoch(Arc::clone(&self.pages), self.environment.clone(), self.epoch);
+        view.update(&Arc::new(nothing_read_yet()))?;
+        Ok(view)
+    }
+
+    /// What changed after `known`; everything if that is not known.
+    fn message(&self, known: Option<u64>) -> Result<String, PagesError> {
+        let Some(snapshot) = &self.snapshot else { return Ok(String::new()) };
+        let mut set = BTreeMap::new();
+        let mut cells = BTreeMap::new();
+        for (id, block) in &self.blocks {
+            match known.map_or(Change::Frame, |tick| block.since(tick)) {
+                Change::Nothing => {}
+                Change::Cells(changed) => drop(cells.insert(id.as_str(), CellChanges(changed))),
+                Change::Frame => {
+                    let mut html = String::new();
+                    block.write_html(&mut html, "");
+                    set.insert(id.as_str(), html);
+                }
+            }
+        }
+        let newer = |changed: u64| known.is_none_or(|tick| changed > tick);
+        let lists = self.lists.iter().filter(|(_, (_, changed))| newer(*changed));
+        let seen = known.and_then(|known| self.columns.iter().find(|(tick, _)| *tick == known));
+        let chart = match seen {
+            Some((_, until)) => Columns::after(&snapshot.depths, *until),
+            None => Some(Columns::whole(&snapshot.depths)),
+        };
+        let update = Update {
+            r#type: "update",
+            epoch: self.epoch,
+            tick: self.tick,
+            from: known,
+            ts: snapshot.ts,
+            set,
+            cells,
+            lists: lists.map(|(id, (members, _))| (*id, members.as_slice())).collect(),
+            title: newer(self.title.1).then_some(self.title.0.as_str()),
+            chart,
+            assets: known.is_none().then(assets::version),
+        };
+        Ok(serde_json::to_string(&update)?)
+    }
+
+    /// The sparkline of each stream that has one, by key.
+    fn sparklines(&self, history: &DepthHistory) -> BTreeMap<String, String> {
+        let draw = |depths: &VecDeque<Option<u64>>| format!(r#" d="{}""#, sparkline(depths.iter().copied()));
+        history.depths.iter().map(|(name, depths)| (element_id::key(name), draw(depths))).collect()
+    }
+}
+
+fn nothing_read_yet() -> Snapshot {
+    Snapshot {
+        tick: 0,
+        ts: 0.0,
+        workers: BTreeMap::new(),
+        streams: BTreeMap::new(),
+        postgres: PostgresStatus {
+            state_counts: None,
+            status_counts: None,
+            counts_age_sec: None,
+            queries_last_1h: None,
+            queries_last_24h: None,
+            per_ara_24h: None,
+            callbacks_pending: None,
+            oldest_callback_age_sec: None,
+            connection_count: None,
+            db_size_bytes: None,
+            wal_size_bytes: None,
+            disk_capacity_bytes: 0,
+            disk_used_bytes: None,
+            disk_used_pct: None,
+            without_queries: false,
+            source: SourceStatus::Starting,
+            error: None,
+        },
+        redis: RedisStatus {
+            server: RedisServer::default(),
+            source: SourceStatus::Starting,
+            error: None,
+            read_at: None,
+        },
+        events: Vec::new(),
+        recent_events: VecDeque::new(),
+        aras: Arc::from([]),
+        unreadable_heartbeats: Vec::new(),
+        depths: Arc::default(),
+    }
+}

@@ -1,0 +1,155 @@
+//! Worker cards: those in trouble first, then the others, each by name.
+
+use serde::Serialize;
+
+use crate::contract::Name;
+use crate::fleet::snapshot::{Snapshot, WorkerTypeStatus};
+use crate::fleet::worker_type::TypeState;
+use crate::pages::block::Draft;
+use crate::pages::cell::{Cell, Cells, Tone};
+use crate::pages::condition::{Condition, Level};
+use crate::pages::element_id;
+use crate::pages::figures::{about, counted, exact, percent};
+use crate::pages::view::{Frame, List};
+use crate::pages::wording::{Label, Sentence};
+
+/// Above so many types, those that fare well get a line instead of a card.
+const CARDS: usize = 40;
+/// From this utilization on there is more work than capacity.
+const SATURATED: f64 = 1.0;
+
+/// A card without its figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct CardFrame {
+    id: String,
+    key: String,
+    name: Label,
+    /// The contract's state.
+    state: TypeState,
+    level: Level,
+    pill: &'static str,
+    shape: &'static str,
+    sentence: Sentence,
+    /// A line instead of a card.
+    compact: bool,
+    /// The stream has a row among the queues.
+    has_queue: bool,
+    /// The longest idle time is known and worth telling.
+    tells_idle: bool,
+}
+
+impl CardFrame {
+    /// The key of the stream whose sparkline it shows.
+    pub(in crate::pages) fn sparkline_key(&self) -> Option<&str> {
+        (!self.compact).then_some(self.key.as_str())
+    }
+}
+
+/// Adds a card for each worker type; gives the two lists they are in.
+pub(in crate::pages) fn compose(
+    snapshot: &Snapshot,
+    conditions: Vec<(&Name, Condition)>,
+    drafts: &mut Vec<Draft>,
+) -> Vec<List> {
+    let mut troubled: Vec<(std::cmp::Reverse<Level>, String)> = Vec::new();
+    let mut others = Vec::new();
+    let many = conditions.len() > CARDS;
+    for (name, condition) in conditions {
+        let Some(status) = snapshot.workers.get(name) else { continue };
+        let key = element_id::key(name);
+        let id = format!("w-{key}");
+        let in_trouble = condition.level.is_trouble();
+        if in_trouble {
+            troubled.push((std::cmp::Reverse(condition.level), id.clone()));
+        } else {
+            others.push(id.clone());
+        }
+        let stream = snapshot.streams.get(name);
+        let idle = stream.and_then(|s| s.max_idle_ms).filter(|_| condition.pill == "no heartbeats");
+        let frame = CardFrame {
+            id: id.clone(),
+            key,
+            name: Label::of(name),
+            state: status.state,
+            level: condition.level,
+            pill: condition.pill,
+            shape: condition.shape,
+            sentence: condition.sentence,
+            compact: many && !in_trouble,
+            has_queue: stream.is_some(),
+            tells_idle: idle.is_some(),
+        };
+        drafts.push(Draft { id, frame: Frame::Card(frame), cells: figures(status, idle) });
+    }
+    // By name within a level: stable, since the names come sorted.
+    troubled.sort_by_key(|(level, _)| *level);
+    vec![
+        List { id: "workers-trouble", members: troubled.into_iter().map(|(_, id)| id).collect() },
+        List { id: "workers-rest", members: others },
+    ]
+}
+
+fn figures(status: &WorkerTypeStatus, idle_ms: Option<u64>) -> Cells {
+    let mut cells = vec![
+        ("a".to_owned(), alive(status)),
+        ("b".to_owned(), Cell::count_at_least(status.backlog, status.backlog_at_least)),
+        ("c".to_owned(), capacity(status)),
+        ("u".to_owned(), utilization(status)),
+    ];
+    if let Some(idle) = idle_ms {
+        #[expect(clippy::cast_precision_loss, reason = "rounded to one unit")]
+        cells.push(("i".to_owned(), Cell::text(about(idle as f64 / 1000.0))));
+    }
+    cells
+}
+
+fn alive(status: &WorkerTypeStatus) -> Cell {
+    // Without any heartbeat there is nothing that could be counted.
+    if status.state == TypeState::Unknown && status.without_heartbeat > 0 {
+        return Cell::missing().titled(format!(
+            "{} without heartbeat",
+            counted(u64::from(status.without_heartbeat), "consumer", "consumers")
+        ));
+    }
+    let cell = Cell::count(Some(u64::from(status.alive)));
+    let beside: Vec<String> = [
+        (status.draining, "draining"),
+        (status.hung, "hung"),
+        (status.stale, "late"),
+        (status.unreadable, "unreadable"),
+        (status.without_heartbeat, "without heartbeat"),
+        (status.lost, "lost in the last hour"),
+    ]
+    .into_iter()
+    .filter(|(n, _)| *n > 0)
+    .map(|(n, what)| format!("{n} {what}"))
+    .collect();
+    if beside.is_empty() { cell } else { cell.titled(format!("{} alive, {}", status.alive, beside.join(", "))) }
+}
+
+fn capacity(status: &WorkerTypeStatus) -> Cell {
+    if status.state == TypeState::Unknown && status.without_heartbeat > 0 {
+        return Cell::missing();
+    }
+    Cell::count(Some(status.capacity))
+}
+
+fn utilization(status: &WorkerTypeStatus) -> Cell {
+    let (Some(share), Some(backlog)) = (status.utilization, status.backlog) else { return Cell::missing() };
+    if status.capacity == 0 {
+        return if backlog == 0 {
+            Cell::missing().titled("no capacity")
+        } else {
+            Cell::text("no capacity").toned(Tone::Warning).valued(100.0)
+        };
+    }
+    let at_least = if status.backlog_at_least { "at least " } else { "" };
+    let cell = Cell::text(percent(share))
+        .titled(format!("{at_least}{} of {}", exact(backlog), exact(status.capacity)))
+        .valued((share * 100.0).round().min(100.0));
+    match share {
+        s if s > SATURATED => cell.toned(Tone::Warning),
+        s if s <= 0.0 => cell.toned(Tone::Faint),
+        _ => cell,
+    }
+}

@@ -1,0 +1,97 @@
+//! The feed: what happened, newest first.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::contract::Name;
+use crate::fleet::event::{Event, Severity};
+use crate::fleet::snapshot::Snapshot;
+use crate::pages::block::Draft;
+use crate::pages::element_id;
+use crate::pages::view::{Frame, List};
+use crate::pages::wording::{Label, MomentStyle, Sentence, shortened, visible};
+
+/// Longest text of one event.
+const SUMMARY: usize = 240;
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct EventFrame {
+    id: String,
+    severity: Severity,
+    shape: &'static str,
+    subject: Label,
+    /// Where the subject is shown on this page.
+    href: Option<String>,
+    summary: String,
+    at: Sentence,
+}
+
+/// Numbers given to events, so that their ids are short and stay.
+#[derive(Debug, Default)]
+pub(in crate::pages) struct Numbers {
+    by_key: BTreeMap<String, u64>,
+    last: u64,
+}
+
+impl Numbers {
+    fn of(&mut self, event: &Event) -> u64 {
+        let key = format!("{}\n{}", event.key, event.ts);
+        *self.by_key.entry(key).or_insert_with(|| {
+            self.last += 1;
+            self.last
+        })
+    }
+
+    /// Forgets events that are not shown any more.
+    fn keep(&mut self, shown: &BTreeSet<u64>) {
+        self.by_key.retain(|_, number| shown.contains(number));
+    }
+}
+
+/// Adds each event; gives the list they are in.
+pub(in crate::pages) fn compose(snapshot: &Snapshot, numbers: &mut Numbers, drafts: &mut Vec<Draft>) -> List {
+    let mut members = Vec::new();
+    let mut shown = BTreeSet::new();
+    // The oldest gets the lowest number.
+    for event in snapshot.recent_events.iter().rev() {
+        let number = numbers.of(event);
+        // The same occurrence, told twice.
+        if !shown.insert(number) {
+            continue;
+        }
+        let id = format!("e-{number}");
+        drafts.push(Draft {
+            id: id.clone(),
+            frame: Frame::Event(frame(event, id.clone(), snapshot)),
+            cells: Vec::new(),
+        });
+        members.push(id);
+    }
+    numbers.keep(&shown);
+    members.reverse();
+    List { id: "feed", members }
+}
+
+fn frame(event: &Event, id: String, snapshot: &Snapshot) -> EventFrame {
+    let severity = event.severity();
+    let name = Name::from(event.subject.as_str());
+    let href = match event.subject.as_str() {
+        source @ ("redis" | "postgres") if event.type_name().starts_with("source_") => Some(source.to_owned()),
+        _ => snapshot.workers.contains_key(&name).then(|| element_id::of('w', &name)),
+    };
+    EventFrame {
+        id,
+        severity,
+        shape: match severity {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Critical => "critical",
+        },
+        subject: Label::from_text(&event.subject),
+        href,
+        summary: shortened(&visible(&event.summary()), SUMMARY).into_owned(),
+        at: Sentence::default().at("", Some(event.ts), MomentStyle::Ago),
+    }
+}

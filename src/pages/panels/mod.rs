@@ -1,0 +1,9 @@
+//! The panels of the live page: one file each says what it shows of a snapshot.
+
+pub(super) mod cards;
+pub(super) mod feed;
+pub(super) mod notes;
+pub(super) mod queries;
+pub(super) mod queues;
+pub(super) mod servers;
+pub(super) mod unreadable;

@@ -1,0 +1,150 @@
+//! The status line, and the notes that panels open with when there is something to know first.
+
+use serde::Serialize;
+
+use crate::fleet::reading::TroubleKind;
+use crate::fleet::snapshot::{Snapshot, SourceStatus};
+use crate::pages::block::Draft;
+use crate::pages::condition::Level;
+use crate::pages::headline::Headline;
+use crate::pages::view::Frame;
+use crate::pages::wording::{Label, MomentStyle, Sentence};
+
+/// The status line.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct StatusFrame {
+    id: &'static str,
+    level: Level,
+    shape: &'static str,
+    sentences: Vec<StatusSentence>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct StatusSentence {
+    level: Level,
+    sentence: Sentence,
+}
+
+/// What a panel says before anything else.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct NoteFrame {
+    id: &'static str,
+    level: Level,
+    /// What the panel shows is not current.
+    stale: bool,
+    /// There is nothing to show.
+    empty: bool,
+    sentence: Sentence,
+    silent: bool,
+}
+
+impl NoteFrame {
+    fn silent(id: &'static str) -> Self {
+        Self { id, level: Level::Fine, stale: false, empty: false, sentence: Sentence::default(), silent: true }
+    }
+
+    fn told(id: &'static str, level: Level, sentence: Sentence) -> Self {
+        Self { id, level, stale: false, empty: false, sentence, silent: false }
+    }
+
+    fn draft(self) -> Draft {
+        Draft { id: self.id.to_owned(), frame: Frame::Note(self), cells: Vec::new() }
+    }
+}
+
+/// The status line's fragment.
+pub(in crate::pages) fn status(headline: Headline) -> Draft {
+    let shape = match headline.level {
+        Level::Fine => "fine",
+        Level::Unknown => "unknown",
+        Level::Warning => "warning",
+        Level::Critical => "critical",
+    };
+    let sentences =
+        headline.sentences.into_iter().map(|(level, sentence)| StatusSentence { level, sentence }).collect();
+    let frame = Frame::Status(StatusFrame { id: "status", level: headline.level, shape, sentences });
+    Draft { id: "status".to_owned(), frame, cells: Vec::new() }
+}
+
+/// What the worker cards open with.
+pub(in crate::pages) fn workers(snapshot: &Snapshot) -> Draft {
+    let id = "workers-note";
+    let note = source(id, "Redis", &snapshot.redis.source, "No state is decided until it does.");
+    let note = note.unwrap_or_else(|| match (&snapshot.redis.source, snapshot.workers.is_empty()) {
+        (SourceStatus::Settling { .. }, _) => NoteFrame::told(
+            id,
+            Level::Unknown,
+            Sentence::words(
+                "Redis answers again. Workers get a moment to write their heartbeats before a missing one counts.",
+            ),
+        ),
+        (_, true) => NoteFrame {
+            empty: true,
+            ..NoteFrame::told(
+                id,
+                Level::Unknown,
+                Sentence::words(
+                    "No worker has reported yet. Start one: any process that reads a stream through a consumer \
+                     group is shown here, within seconds of its first heartbeat.",
+                ),
+            )
+        },
+        _ => NoteFrame::silent(id),
+    });
+    note.draft()
+}
+
+/// What the queues open with.
+pub(in crate::pages) fn queues(snapshot: &Snapshot) -> Draft {
+    let id = "queues-note";
+    let note = source(id, "Redis", &snapshot.redis.source, "Depths are those of that moment.");
+    let note = note.unwrap_or_else(|| {
+        if !snapshot.streams.is_empty() {
+            return NoteFrame::silent(id);
+        }
+        let words = "No stream is watched yet. A stream shows up here as soon as something is added to it.";
+        NoteFrame { empty: true, ..NoteFrame::told(id, Level::Unknown, Sentence::words(words)) }
+    });
+    note.draft()
+}
+
+/// What the feed opens with.
+pub(in crate::pages) fn feed(snapshot: &Snapshot) -> Draft {
+    let id = "feed-note";
+    if !snapshot.recent_events.is_empty() {
+        return NoteFrame::silent(id).draft();
+    }
+    let words = "Nothing has happened yet. Workers that come, go or vanish are told here, and alerts when they fire.";
+    NoteFrame { empty: true, ..NoteFrame::told(id, Level::Unknown, Sentence::words(words)) }.draft()
+}
+
+/// What is to be said of a source that is not read; `None` when it is.
+fn source(id: &'static str, name: &str, status: &SourceStatus, so: &str) -> Option<NoteFrame> {
+    match status {
+        SourceStatus::Ok | SourceStatus::Settling { .. } => None,
+        SourceStatus::Starting => Some(NoteFrame {
+            empty: true,
+            ..NoteFrame::told(id, Level::Unknown, Sentence::words(format!("Waiting for {name}'s first answer.")))
+        }),
+        SourceStatus::Down { since, trouble } => {
+            let sentence = Sentence::words("As of").at(" ", Some(*since), MomentStyle::Clock).then(format!(
+                ": {name} {}: {}. {so}",
+                kind(trouble.kind),
+                Label::from_text(&trouble.detail)
+            ));
+            Some(NoteFrame { stale: true, ..NoteFrame::told(id, Level::Critical, sentence) })
+        }
+    }
+}
+
+/// A kind of trouble in words that follow a source's name.
+pub(in crate::pages) fn kind(kind: TroubleKind) -> &'static str {
+    match kind {
+        TroubleKind::Unreachable => "cannot be reached",
+        TroubleKind::TimedOut => "does not answer in time",
+        TroubleKind::Refused => "refuses us",
+        TroubleKind::Loading => "is loading",
+        TroubleKind::Replica => "is a replica",
+        TroubleKind::Failed => "answers with an error",
+    }
+}

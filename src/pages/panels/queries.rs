@@ -1,0 +1,139 @@
+//! Queries: how many are under way, how they ended, and how many came for each ARA.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::fleet::snapshot::{PostgresStatus, Snapshot, SourceStatus};
+use crate::pages::block::Draft;
+use crate::pages::cell::{Cell, Cells, Tone};
+use crate::pages::figures::{about, duration, natural};
+use crate::pages::view::Frame;
+use crate::pages::wording::{Label, MomentStyle, Sentence};
+
+/// States and statuses shown; the rest are summed up.
+const ROWS: usize = 8;
+/// Counts older than this are told with their age (seconds).
+const OLD_COUNTS: f64 = 60.0;
+/// The oldest callback is worth a look from this age on (seconds), as in the alert rules.
+const LONG_CALLBACK: f64 = 600.0;
+
+/// The queries panel without its figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct QueriesFrame {
+    id: &'static str,
+    stale: bool,
+    note: Sentence,
+    /// There are figures.
+    known: bool,
+    states: Vec<Row>,
+    statuses: Vec<Row>,
+}
+
+/// The panel of the volume per ARA without its figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct ArasFrame {
+    id: &'static str,
+    stale: bool,
+    note: Sentence,
+    rows: Vec<Row>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Row {
+    name: Label,
+    slot: String,
+}
+
+/// The queries panel.
+pub(in crate::pages) fn queries(snapshot: &Snapshot) -> Draft {
+    let postgres = &snapshot.postgres;
+    let mut cells: Cells = vec![
+        ("h".to_owned(), Cell::count(postgres.queries_last_1h.map(natural))),
+        ("d".to_owned(), Cell::count(postgres.queries_last_24h.map(natural))),
+        ("w".to_owned(), Cell::count(postgres.callbacks_pending.map(natural))),
+        ("o".to_owned(), oldest_callback(postgres)),
+    ];
+    let states = rows('s', postgres.state_counts.as_ref(), &mut cells);
+    let statuses = rows('t', postgres.status_counts.as_ref(), &mut cells);
+    let (stale, note) = note(postgres);
+    let known = postgres.queries_last_1h.is_some() || postgres.state_counts.is_some();
+    let frame =
+        QueriesFrame { id: "queries", stale, note, known: known && !postgres.without_queries, states, statuses };
+    Draft { id: "queries".to_owned(), frame: Frame::Queries(frame), cells }
+}
+
+/// The volume per ARA.
+pub(in crate::pages) fn aras(snapshot: &Snapshot) -> Draft {
+    let postgres = &snapshot.postgres;
+    let mut cells = Vec::new();
+    let mut rows = Vec::new();
+    let (stale, mut told) = note(postgres);
+    if let Some(volume) = postgres.per_ara_24h.as_ref().filter(|_| !postgres.without_queries) {
+        let listed = snapshot.aras.iter().map(|ara| (ara.as_str(), volume.get(ara).copied().unwrap_or(0)));
+        let others = volume.iter().filter(|(ara, _)| !snapshot.aras.contains(ara));
+        let other: i64 = others.map(|(_, n)| *n).sum();
+        let all: Vec<_> = listed.chain((other > 0).then_some(("others", other))).collect();
+        let most = all.iter().map(|(_, n)| natural(*n)).max().unwrap_or(0).max(1);
+        for (i, (ara, n)) in all.into_iter().enumerate() {
+            let slot = format!("a{i}");
+            #[expect(clippy::cast_precision_loss, reason = "the width of a bar")]
+            let width = (natural(n) as f64 / most as f64 * 100.0).round();
+            cells.push((slot.clone(), Cell::count(Some(natural(n))).valued(width)));
+            rows.push(Row { name: Label::from_text(ara), slot });
+        }
+        if !stale {
+            told = Sentence::default();
+        }
+    }
+    let frame = ArasFrame { id: "aras", stale, note: told, rows };
+    Draft { id: "aras".to_owned(), frame: Frame::Aras(frame), cells }
+}
+
+/// What is to be said before the figures, and whether they are old.
+fn note(postgres: &PostgresStatus) -> (bool, Sentence) {
+    if let SourceStatus::Down { since, .. } = &postgres.source {
+        let sentence = Sentence::words("As of").at(" ", Some(*since), MomentStyle::Clock);
+        return (true, sentence.then(": Postgres does not answer."));
+    }
+    if postgres.without_queries {
+        return (false, Sentence::words("This fleet keeps no queries here: the database has no table shepherd_brain."));
+    }
+    if postgres.queries_last_1h.is_none() && postgres.state_counts.is_none() {
+        let words =
+            if postgres.error.is_some() { "Queries could not be counted." } else { "Waiting for the first count." };
+        return (false, Sentence::words(words));
+    }
+    match postgres.counts_age_sec {
+        Some(age) if age >= OLD_COUNTS => (false, Sentence::words(format!("Counted {} ago.", about(age)))),
+        _ => (false, Sentence::default()),
+    }
+}
+
+fn rows(letter: char, counts: Option<&BTreeMap<String, i64>>, cells: &mut Cells) -> Vec<Row> {
+    let Some(counts) = counts else { return Vec::new() };
+    let mut rows = Vec::new();
+    let mut add = |name: Label, n: i64| {
+        let slot = format!("{letter}{}", rows.len());
+        cells.push((slot.clone(), Cell::count(Some(natural(n)))));
+        rows.push(Row { name, slot });
+    };
+    for (name, n) in counts.iter().take(ROWS) {
+        add(Label::from_text(name), *n);
+    }
+    if counts.len() > ROWS {
+        add(Label::from_text("others"), counts.values().skip(ROWS).sum());
+    }
+    rows
+}
+
+fn oldest_callback(postgres: &PostgresStatus) -> Cell {
+    match (postgres.oldest_callback_age_sec, postgres.callbacks_pending) {
+        (_, Some(0)) => Cell::text("–").titled("nothing is waiting").toned(Tone::Faint),
+        (Some(age), _) => {
+            let cell = Cell::text(about(age)).titled(duration(age));
+            if age > LONG_CALLBACK { cell.toned(Tone::Warning) } else { cell }
+        }
+        (None, _) => Cell::missing(),
+    }
+}

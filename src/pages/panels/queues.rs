@@ -1,0 +1,143 @@
+//! The queue table: a row per stream, and below it one per group when there are several.
+
+use serde::Serialize;
+
+use crate::contract::Name;
+use crate::fleet::snapshot::{GroupStatus, Snapshot, StreamStatus};
+use crate::pages::block::Draft;
+use crate::pages::cell::{Cell, Cells, Tone};
+use crate::pages::element_id;
+use crate::pages::figures::{about, rate};
+use crate::pages::view::{Frame, List};
+use crate::pages::wording::Label;
+
+/// A stream waiting longer than this is worth a look (seconds).
+const LONG_WAIT: f64 = 600.0;
+/// Group rows shown below one stream.
+const GROUPS: usize = 20;
+
+/// A row without its figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct QueueFrame {
+    id: String,
+    key: String,
+    name: Label,
+    has_card: bool,
+    /// The key does not exist.
+    absent: bool,
+    /// No group reads it.
+    unread: bool,
+    error: Option<Label>,
+    groups: Vec<GroupFrame>,
+    /// Groups that are not shown.
+    more_groups: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct GroupFrame {
+    name: Label,
+    undelivered: String,
+    pending: String,
+    oldest: String,
+    consumers: String,
+}
+
+/// Adds a row for each stream; gives the list they are in.
+pub(in crate::pages) fn compose(snapshot: &Snapshot, drafts: &mut Vec<Draft>) -> List {
+    let mut members = Vec::new();
+    for (name, status) in &snapshot.streams {
+        let draft = row(name, status, snapshot);
+        members.push(draft.id.clone());
+        drafts.push(draft);
+    }
+    List { id: "queue-rows", members }
+}
+
+fn row(name: &Name, status: &StreamStatus, snapshot: &Snapshot) -> Draft {
+    let key = element_id::key(name);
+    let id = format!("q-{key}");
+    let several = status.groups.len() > 1;
+    let groups: &[GroupStatus] = if several { &status.groups } else { &[] };
+    let mut cells = figures(status, snapshot.ts);
+    let mut frames = Vec::new();
+    for (i, group) in groups.iter().take(GROUPS).enumerate() {
+        let slot = |letter: char| format!("{letter}{i}");
+        cells.extend(group_figures(group, snapshot.ts, slot));
+        frames.push(GroupFrame {
+            name: Label::of(&group.name),
+            undelivered: slot('u'),
+            pending: slot('p'),
+            oldest: slot('o'),
+            consumers: slot('n'),
+        });
+    }
+    let frame = QueueFrame {
+        id: id.clone(),
+        key,
+        name: Label::of(name),
+        has_card: snapshot.workers.contains_key(name),
+        absent: !status.exists && status.error.is_none(),
+        unread: status.exists && status.groups.is_empty() && status.error.is_none(),
+        error: status.error.as_deref().map(Label::from_text),
+        groups: frames,
+        more_groups: status.groups.len().saturating_sub(GROUPS),
+    };
+    Draft { id, frame: Frame::Queue(frame), cells }
+}
+
+fn figures(status: &StreamStatus, ts: f64) -> Cells {
+    let consumers = if status.error.is_some() { None } else { Some(status.consumer_count as u64) };
+    [
+        ("l", Cell::count(status.xlen)),
+        ("u", Cell::count_at_least(status.undelivered, status.undelivered_at_least)),
+        ("p", Cell::count(status.pending)),
+        ("o", oldest(status.oldest_waiting_sec, status.undelivered, ts)),
+        ("n", Cell::count(consumers)),
+        ("d", drain(status)),
+    ]
+    .map(|(slot, cell)| (slot.to_owned(), cell))
+    .into()
+}
+
+fn group_figures(group: &GroupStatus, ts: f64, slot: impl Fn(char) -> String) -> Cells {
+    vec![
+        (slot('u'), Cell::count_at_least(group.lag.value(), group.lag.is_lower_bound())),
+        (slot('p'), Cell::count(Some(group.pending))),
+        (slot('o'), oldest(group.oldest_waiting_sec, group.lag.value(), ts)),
+        (slot('n'), Cell::count(Some(group.consumer_count as u64))),
+    ]
+}
+
+/// Since when the oldest undelivered entry has been waiting.
+fn oldest(waiting_sec: Option<f64>, undelivered: Option<u64>, ts: f64) -> Cell {
+    match (waiting_sec, undelivered) {
+        // From milliseconds, so that the same entry always gives the same second.
+        (Some(sec), _) => Cell::Since(((ts - sec) * 1000.0).round() / 1000.0),
+        (None, Some(0)) => Cell::text("–").titled("nothing is waiting").toned(Tone::Faint).valued(0.0),
+        (None, _) => Cell::missing(),
+    }
+}
+
+/// How long until the backlog is gone.
+fn drain(status: &StreamStatus) -> Cell {
+    let rates = match (status.added_per_sec, status.read_per_sec) {
+        (Some(added), Some(read)) => Some(format!("{}/s in, {}/s out", rate(added), rate(read))),
+        _ => None,
+    };
+    let nothing = status.undelivered == Some(0);
+    let cell = match status.drain_sec {
+        _ if nothing => Cell::text("–").titled("nothing to drain").toned(Tone::Faint).valued(0.0),
+        Some(sec) => {
+            let cell = Cell::text(about(sec)).valued(sec.round());
+            if sec > LONG_WAIT { cell.toned(Tone::Warning) } else { cell }
+        }
+        None if rates.is_some() && status.undelivered.is_some() => {
+            Cell::text("not shrinking").toned(Tone::Warning).valued(1e12)
+        }
+        None => Cell::missing(),
+    };
+    match rates {
+        Some(rates) if !nothing => cell.titled(rates),
+        _ => cell,
+    }
+}

@@ -1,0 +1,172 @@
+//! The Redis and Postgres panels: how each source stands, its figures, and what it may run out of.
+
+use serde::Serialize;
+
+use super::notes::kind;
+use crate::fleet::snapshot::{Snapshot, SourceStatus};
+use crate::pages::block::Draft;
+use crate::pages::cell::{Cell, Cells, Tone};
+use crate::pages::condition::Level;
+use crate::pages::figures::{bytes, exact, natural, percent, two_digits};
+use crate::pages::headline::{FULL, NEARLY_FULL};
+use crate::pages::view::Frame;
+use crate::pages::wording::{Label, MomentStyle, Sentence};
+
+/// How a source stands, as its panel's head says it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Standing {
+    level: Level,
+    word: &'static str,
+    shape: &'static str,
+    /// What is shown is not current.
+    stale: bool,
+    note: Sentence,
+}
+
+/// The Redis panel without its figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct RedisFrame {
+    id: &'static str,
+    standing: Standing,
+    version: Option<Label>,
+    known: bool,
+    up: Sentence,
+    has_limit: bool,
+    evicts: bool,
+}
+
+/// The Postgres panel without its figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct PostgresFrame {
+    id: &'static str,
+    standing: Standing,
+    known: bool,
+    has_limit: bool,
+}
+
+/// Moments computed from a clock and an age tremble by a second or two: the first one stays until
+/// it is really another.
+#[derive(Debug, Default)]
+pub(in crate::pages) struct Steady {
+    redis_start: Option<f64>,
+}
+
+/// The Redis panel.
+pub(in crate::pages) fn redis(snapshot: &Snapshot, steady: &mut Steady) -> Draft {
+    let (redis, server) = (&snapshot.redis, &snapshot.redis.server);
+    #[expect(clippy::cast_precision_loss, reason = "an age in seconds")]
+    let started = server.uptime_in_seconds.zip(redis.read_at).map(|(up, at)| (at - up as f64).round());
+    let start = match (steady.redis_start, started) {
+        (Some(before), Some(now)) if (before - now).abs() <= 2.0 => Some(before),
+        (_, now) => now,
+    };
+    steady.redis_start = start;
+    let limit = server.maxmemory_bytes.filter(|limit| *limit > 0);
+    let evicted = server.evicted_keys.unwrap_or(0);
+    let memory = Cell::bytes(server.used_memory_bytes.map(two_or_three_digits));
+    let cells: Cells = vec![
+        ("m".to_owned(), exactly(memory, server.used_memory_bytes)),
+        ("l".to_owned(), used(server.used_memory_bytes, limit)),
+        ("c".to_owned(), Cell::count(server.connected_clients)),
+        ("o".to_owned(), Cell::count(server.instantaneous_ops_per_sec.map(two_digits))),
+        ("e".to_owned(), Cell::count(server.evicted_keys).toned(if evicted > 0 { Tone::Warning } else { Tone::Faint })),
+    ];
+    let frame = RedisFrame {
+        id: "redis",
+        standing: standing(&redis.source, redis.error.as_deref()),
+        version: server.version.as_deref().map(Label::from_text),
+        known: redis.read_at.is_some(),
+        up: Sentence::default().at("", start, MomentStyle::Since),
+        has_limit: limit.is_some(),
+        evicts: evicted > 0,
+    };
+    Draft { id: "redis".to_owned(), frame: Frame::Redis(frame), cells }
+}
+
+/// The Postgres panel.
+pub(in crate::pages) fn postgres(snapshot: &Snapshot) -> Draft {
+    let postgres = &snapshot.postgres;
+    let size = |n: Option<i64>| exactly(Cell::bytes(n.map(natural)), n.map(natural));
+    let capacity = Some(postgres.disk_capacity_bytes).filter(|capacity| *capacity > 0);
+    let cells: Cells = vec![
+        ("c".to_owned(), Cell::count(postgres.connection_count.map(natural))),
+        ("d".to_owned(), size(postgres.db_size_bytes)),
+        ("w".to_owned(), size(postgres.wal_size_bytes)),
+        ("l".to_owned(), used(postgres.disk_used_bytes.map(natural), capacity)),
+    ];
+    let frame = PostgresFrame {
+        id: "postgres",
+        standing: standing(&postgres.source, postgres.error.as_deref()),
+        known: postgres.connection_count.is_some() || postgres.db_size_bytes.is_some(),
+        has_limit: capacity.is_some(),
+    };
+    Draft { id: "postgres".to_owned(), frame: Frame::Postgres(frame), cells }
+}
+
+/// `used` of `limit`; `None` when either is unknown or there is no limit.
+#[expect(clippy::cast_precision_loss, reason = "shown as a percentage")]
+pub(in crate::pages) fn share(used: Option<u64>, limit: Option<u64>) -> Option<f64> {
+    used.zip(limit.filter(|limit| *limit > 0)).map(|(used, limit)| used as f64 / limit as f64)
+}
+
+/// How much of a limit is used.
+fn used(n: Option<u64>, limit: Option<u64>) -> Cell {
+    let Some(part) = share(n, limit) else { return Cell::missing() };
+    let of = limit.map(bytes).unwrap_or_default();
+    let cell = Cell::text(format!("{} of {of}", percent(part))).valued((part * 100.0).round().min(100.0));
+    let title = format!("{} of {} bytes", exact(n.unwrap_or(0)), exact(limit.unwrap_or(0)));
+    match part {
+        p if p >= FULL => cell.titled(title).toned(Tone::Critical),
+        p if p >= NEARLY_FULL => cell.titled(title).toned(Tone::Warning),
+        // While there is room the exact figure would change all the time and help nobody.
+        _ => cell,
+    }
+}
+
+/// The exact size goes with the rounded one only as far as that does not change all the time.
+fn exactly(cell: Cell, n: Option<u64>) -> Cell {
+    match n {
+        Some(n) if n >= 1_000_000_000 => cell.titled(format!("{} MB", exact(n / 1_000_000))),
+        _ => cell,
+    }
+}
+
+/// Sizes below a gigabyte are rounded to two digits: memory never stands still.
+fn two_or_three_digits(n: u64) -> u64 {
+    if n >= 1_000_000_000 { n } else { two_digits(n) }
+}
+
+fn standing(source: &SourceStatus, error: Option<&str>) -> Standing {
+    let told = |level, word, shape, note| Standing { level, word, shape, stale: false, note };
+    match source {
+        SourceStatus::Starting => {
+            told(Level::Unknown, "starting", "unknown", Sentence::words("Waiting for the first answer."))
+        }
+        SourceStatus::Settling { .. } => told(
+            Level::Fine,
+            "settling",
+            "fine",
+            Sentence::words("Answers again; missing heartbeats do not count yet."),
+        ),
+        SourceStatus::Ok => match error {
+            None => told(Level::Fine, "fine", "fine", Sentence::default()),
+            Some(error) => told(
+                Level::Warning,
+                "in part",
+                "warning",
+                Sentence::words(format!("Not everything could be read: {}", Label::from_text(error))),
+            ),
+        },
+        SourceStatus::Down { since, trouble } => {
+            let note = Sentence::words(capitalised(kind(trouble.kind)))
+                .at(" since ", Some(*since), MomentStyle::Clock)
+                .then(format!(": {}", Label::from_text(&trouble.detail)));
+            Standing { stale: true, ..told(Level::Critical, "not readable", "critical", note) }
+        }
+    }
+}
+
+fn capitalised(words: &str) -> String {
+    let mut chars = words.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}

@@ -1,0 +1,38 @@
+//! Heartbeats that cannot be read: shown only when there are any, each with its reason.
+
+use serde::Serialize;
+
+use crate::fleet::snapshot::Snapshot;
+use crate::pages::block::Draft;
+use crate::pages::view::Frame;
+use crate::pages::wording::Label;
+
+/// Rows shown.
+const ROWS: usize = 20;
+
+/// The panel.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct UnreadableFrame {
+    id: &'static str,
+    total: usize,
+    rows: Vec<Row>,
+    more: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Row {
+    key: Label,
+    reason: Label,
+}
+
+/// The panel's fragment; without rows it takes no room.
+pub(in crate::pages) fn compose(snapshot: &Snapshot) -> Draft {
+    let all = &snapshot.unreadable_heartbeats;
+    let rows = all
+        .iter()
+        .take(ROWS)
+        .map(|one| Row { key: Label::from_text(&one.key), reason: Label::from_text(&one.reason) })
+        .collect();
+    let frame = UnreadableFrame { id: "unreadable", total: all.len(), rows, more: all.len().saturating_sub(ROWS) };
+    Draft { id: "unreadable".to_owned(), frame: Frame::Unreadable(frame), cells: Vec::new() }
+}

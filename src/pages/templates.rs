@@ -1,0 +1,125 @@
+//! The compiled templates, and what they may call.
+
+use handlebars::{Context, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason};
+use rust_embed::RustEmbed;
+use serde::Serialize;
+
+use super::block::Segment;
+use super::view::Frame;
+use super::wording;
+
+/// The templates' files: embedded in a release, read from disk in a debug build.
+#[derive(RustEmbed)]
+#[folder = "templates"]
+#[include = "*.hbs"]
+struct Files;
+
+/// Stands in rendered text around what a helper leaves for later. No shown text holds it: see
+/// [`escape`].
+const MARK: char = '\u{1}';
+
+/// Why a page could not be made. Either way the program is wrong, not its input.
+#[derive(Debug, thiserror::Error)]
+pub enum PagesError {
+    /// A template cannot be compiled.
+    #[error("a template cannot be compiled: {0}")]
+    Template(#[from] Box<handlebars::TemplateError>),
+    /// A template asks for what its view does not have.
+    #[error("a page cannot be rendered: {0}")]
+    Render(#[from] Box<handlebars::RenderError>),
+    /// An update cannot be written as JSON.
+    #[error("an update cannot be written: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The compiled templates.
+pub struct Pages {
+    handlebars: Handlebars<'static>,
+}
+
+impl Pages {
+    /// Compiles all templates.
+    ///
+    /// # Errors
+    /// When one of them is not a template.
+    pub fn new() -> Result<Self, PagesError> {
+        let mut handlebars = Handlebars::new();
+        handlebars.set_strict_mode(true);
+        handlebars.register_escape_fn(escape);
+        handlebars.register_helper("cell", Box::new(cell));
+        handlebars.register_helper("bar", Box::new(bar));
+        handlebars.register_helper("spark", Box::new(spark));
+        handlebars.register_embed_templates_with_extension::<Files>(".hbs").map_err(Box::new)?;
+        Ok(Self { handlebars })
+    }
+
+    /// Renders `template` with `view`.
+    pub(super) fn render(&self, template: &str, view: &impl Serialize) -> Result<String, PagesError> {
+        Ok(self.handlebars.render(template, view).map_err(Box::new)?)
+    }
+
+    /// Renders a block's frame.
+    pub(super) fn frame(&self, frame: &Frame) -> Result<Vec<Segment>, PagesError> {
+        let html = self.render(frame.template(), frame)?;
+        Ok(html.split(MARK).enumerate().map(|(i, part)| segment(i, part)).collect())
+    }
+}
+
+/// HTML-escapes a text, and keeps [`MARK`] out of it.
+fn escape(text: &str) -> String {
+    handlebars::html_escape(&text.replace(MARK, "\u{fffd}"))
+}
+
+/// Every second part of a rendered frame is what a helper left.
+fn segment(i: usize, part: &str) -> Segment {
+    let mut words = part.split(' ');
+    match (i % 2, words.next(), words.next(), words.next()) {
+        (1, Some("cell"), Some(slot), Some(element)) => {
+            let (tag, class) = element.split_once('.').unwrap_or((element, ""));
+            Segment::Cell { tag: tag.to_owned(), class: class.replace('.', " "), slot: slot.to_owned() }
+        }
+        (1, Some("bar"), Some(slot), _) => Segment::Bar { slot: slot.to_owned() },
+        (1, Some("spark"), ..) => Segment::Spark,
+        _ => Segment::Html(part.to_owned()),
+    }
+}
+
+/// `{{cell "td.num" slot}}`: the element of the cell in that slot.
+fn cell(
+    h: &Helper<'_>,
+    _: &Handlebars<'_>,
+    _: &Context,
+    _: &mut RenderContext<'_, '_>,
+    out: &mut dyn Output,
+) -> HelperResult {
+    let (element, slot) = (word(h, 0)?, word(h, 1)?);
+    Ok(out.write(&format!("{MARK}cell {slot} {element}{MARK}"))?)
+}
+
+/// `{{bar slot}}`: the bar of the cell in that slot.
+fn bar(
+    h: &Helper<'_>,
+    _: &Handlebars<'_>,
+    _: &Context,
+    _: &mut RenderContext<'_, '_>,
+    out: &mut dyn Output,
+) -> HelperResult {
+    let slot = word(h, 0)?;
+    Ok(out.write(&format!("{MARK}bar {slot}{MARK}"))?)
+}
+
+/// `{{spark}}`: where the sparkline belongs.
+fn spark(
+    _: &Helper<'_>,
+    _: &Handlebars<'_>,
+    _: &Context,
+    _: &mut RenderContext<'_, '_>,
+    out: &mut dyn Output,
+) -> HelperResult {
+    Ok(out.write(&format!("{MARK}spark{MARK}"))?)
+}
+
+fn word(h: &Helper<'_>, i: usize) -> Result<String, RenderErrorReason> {
+    let value = h.param(i).and_then(|p| p.value().as_str());
+    value.map(|v| wording::visible(v).into_owned()).ok_or(RenderErrorReason::ParamNotFoundForIndex("cell", i))
+}

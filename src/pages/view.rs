@@ -1,0 +1,88 @@
+//! From a snapshot to what the page shows: every fragment as a value that can be compared.
+
+use serde::Serialize;
+
+use super::block::Draft;
+use super::headline::{self, Headline};
+use super::panels::{cards, feed, notes, queries, queues, servers, unreadable};
+use crate::fleet::snapshot::Snapshot;
+
+/// The part of a fragment that seldom changes, per kind of fragment.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(super) enum Frame {
+    Status(notes::StatusFrame),
+    Note(notes::NoteFrame),
+    Card(cards::CardFrame),
+    Queue(queues::QueueFrame),
+    Queries(queries::QueriesFrame),
+    Aras(queries::ArasFrame),
+    Redis(servers::RedisFrame),
+    Postgres(servers::PostgresFrame),
+    Event(feed::EventFrame),
+    Unreadable(unreadable::UnreadableFrame),
+}
+
+impl Frame {
+    /// Its template.
+    pub(super) fn template(&self) -> &'static str {
+        match self {
+            Self::Status(_) => "partials/status",
+            Self::Note(_) => "partials/note",
+            Self::Card(_) => "partials/card",
+            Self::Queue(_) => "partials/queue",
+            Self::Queries(_) => "partials/queries",
+            Self::Aras(_) => "partials/aras",
+            Self::Redis(_) => "partials/redis",
+            Self::Postgres(_) => "partials/postgres",
+            Self::Event(_) => "partials/event",
+            Self::Unreadable(_) => "partials/unreadable",
+        }
+    }
+}
+
+/// A list whose members come and go: its element's id, and its members' ids in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct List {
+    /// The id of its element.
+    pub(super) id: &'static str,
+    /// The ids of its members.
+    pub(super) members: Vec<String>,
+}
+
+/// The whole page of one snapshot.
+pub(super) struct View {
+    /// The browser tab's title.
+    pub(super) title: String,
+    /// All fragments.
+    pub(super) drafts: Vec<Draft>,
+    /// All lists.
+    pub(super) lists: Vec<List>,
+}
+
+/// What the page remembers from one snapshot to the next, so that it stays calm.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    /// Ids of the events in the feed.
+    pub(super) feed: feed::Numbers,
+    /// Moments that are computed anew each tick and would tremble.
+    pub(super) moments: servers::Steady,
+}
+
+/// What the page shows of `snapshot`.
+pub(super) fn compose(snapshot: &Snapshot, maturity: Option<&str>, memory: &mut Memory) -> View {
+    let conditions = headline::conditions(snapshot);
+    let headline: Headline = headline::of(snapshot, &conditions);
+    let title = headline::title(headline.problems, maturity);
+    let mut drafts = vec![notes::status(headline), notes::workers(snapshot), notes::queues(snapshot)];
+    let mut lists = cards::compose(snapshot, conditions, &mut drafts);
+    lists.push(queues::compose(snapshot, &mut drafts));
+    drafts.push(queries::queries(snapshot));
+    drafts.push(queries::aras(snapshot));
+    drafts.push(servers::redis(snapshot, &mut memory.moments));
+    drafts.push(servers::postgres(snapshot));
+    drafts.push(notes::feed(snapshot));
+    lists.push(feed::compose(snapshot, &mut memory.feed, &mut drafts));
+    drafts.push(unreadable::compose(snapshot));
+    View { title, drafts, lists }
+}

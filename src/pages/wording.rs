@@ -1,0 +1,211 @@
+//! Names and sentences as they are shown.
+
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use crate::contract::Name;
+
+/// A name is shown up to this many characters; the middle gives way.
+const SHOWN: usize = 64;
+/// The whole of a name, for whoever asks, is cut here.
+const TITLE: usize = 400;
+
+/// A name on the page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Label {
+    /// What is shown.
+    pub(super) text: String,
+    /// The whole, when `text` is not.
+    pub(super) title: Option<String>,
+}
+
+impl Label {
+    /// How `name` is shown.
+    pub(super) fn of(name: &Name) -> Self {
+        Self::from_text(&name.to_text())
+    }
+
+    /// How a text that somebody else wrote is shown.
+    pub(super) fn from_text(text: &str) -> Self {
+        let visible = visible(text);
+        let text = shortened(&visible, SHOWN);
+        let title = (text != visible).then(|| shortened(&visible, TITLE).into_owned());
+        Self { text: text.into_owned(), title }
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// `text` with its control characters made visible, and without those that turn the direction of
+/// what follows.
+pub(super) fn visible(text: &str) -> Cow<'_, str> {
+    let odd = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+    };
+    if text.is_empty() {
+        return Cow::Borrowed("(empty)");
+    }
+    if !text.contains(odd) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len() + 8);
+    for c in text.chars() {
+        match c {
+            // The pictures of control characters.
+            '\0'..' ' => shown.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}')),
+            c if odd(c) => _ = write!(shown, "\\u{{{:x}}}", u32::from(c)),
+            c => shown.push(c),
+        }
+    }
+    Cow::Owned(shown)
+}
+
+/// `text` cut in its middle to at most `max` characters.
+pub(super) fn shortened(text: &str, max: usize) -> Cow<'_, str> {
+    let length = text.chars().count();
+    if length <= max {
+        return Cow::Borrowed(text);
+    }
+    let tail = max / 4;
+    let head: String = text.chars().take(max - tail - 1).collect();
+    let end: String = text.chars().skip(length - tail).collect();
+    Cow::Owned(format!("{head}…{end}"))
+}
+
+/// A moment, Unix seconds, as an element: the script words it, without script it is read in UTC.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Moment {
+    /// ISO 8601.
+    iso: String,
+    /// For eyes without script.
+    text: String,
+    /// How the script words it.
+    style: MomentStyle,
+}
+
+/// How a moment is worded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum MomentStyle {
+    /// `4 min ago`
+    Ago,
+    /// `3 m 20 s`: what has passed since.
+    Since,
+    /// `12:04:05`, with the day when it is not today.
+    Clock,
+}
+
+impl Moment {
+    /// A moment in Unix seconds; `None` if no calendar holds it.
+    pub(super) fn new(unix: f64, style: MomentStyle) -> Option<Self> {
+        #[expect(clippy::cast_possible_truncation, reason = "a float far beyond the calendar gives None below")]
+        let time: DateTime<Utc> = DateTime::from_timestamp(unix.floor() as i64, 0)?;
+        Some(Self {
+            iso: time.format("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            text: match style {
+                MomentStyle::Clock => time.format("%H:%M:%S UTC").to_string(),
+                MomentStyle::Ago | MomentStyle::Since => time.format("%-d %b %H:%M UTC").to_string(),
+            },
+            style,
+        })
+    }
+
+    /// The element.
+    pub(super) fn write_html(&self, html: &mut String) {
+        let style = match self.style {
+            MomentStyle::Ago => "ago",
+            MomentStyle::Since => "since",
+            MomentStyle::Clock => "clock",
+        };
+        _ = write!(html, r#"<time datetime="{0}" title="{0}" data-{style}>{1}</time>"#, self.iso, self.text);
+    }
+}
+
+/// A line of words with moments in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(super) struct Sentence(Vec<Piece>);
+
+/// A part of a sentence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Piece {
+    Words { words: String },
+    At { at: Moment },
+}
+
+impl Sentence {
+    /// A sentence of words alone.
+    pub(super) fn words(words: impl Into<String>) -> Self {
+        Self::default().then(words)
+    }
+
+    /// Goes on with words.
+    #[must_use]
+    pub(super) fn then(mut self, words: impl Into<String>) -> Self {
+        let words = words.into();
+        if !words.is_empty() {
+            self.0.push(Piece::Words { words });
+        }
+        self
+    }
+
+    /// Goes on with a moment; one that is not known is left out with the words before it.
+    #[must_use]
+    pub(super) fn at(mut self, before: &str, unix: Option<f64>, style: MomentStyle) -> Self {
+        if let Some(at) = unix.and_then(|unix| Moment::new(unix, style)) {
+            self = self.then(before);
+            self.0.push(Piece::At { at });
+        }
+        self
+    }
+
+    /// As plain text, moments in UTC.
+    #[cfg(test)]
+    pub(super) fn plain(&self) -> String {
+        self.0
+            .iter()
+            .map(|piece| match piece {
+                Piece::Words { words } => words.as_str(),
+                Piece::At { at } => at.text.as_str(),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_and_direction_characters_are_made_visible() {
+        assert_eq!(visible("a\nb\0\u{202e}c"), "a␊b␀\\u{202e}c");
+        assert_eq!(visible(""), "(empty)");
+    }
+
+    #[test]
+    fn a_long_name_keeps_its_beginning_and_its_end_and_is_told_whole_up_to_a_bound() {
+        let label = Label::from_text(&format!("{}{}z", "a".repeat(63), "b".repeat(4000)));
+        assert_eq!(label.text.chars().count(), SHOWN);
+        assert!(label.text.starts_with("aaa") && label.text.contains('…') && label.text.ends_with("bz"));
+        assert_eq!(label.title.map(|t| t.chars().count()), Some(TITLE));
+    }
+
+    #[test]
+    fn a_moment_without_script_is_read_in_utc() {
+        let mut html = String::new();
+        Moment::new(1_795_456_871.5, MomentStyle::Clock).unwrap().write_html(&mut html);
+        assert_eq!(
+            html,
+            r#"<time datetime="2026-11-23T18:01:11Z" title="2026-11-23T18:01:11Z" data-clock>18:01:11 UTC</time>"#
+        );
+        assert_eq!(Moment::new(f64::INFINITY, MomentStyle::Ago), None);
+    }
+}

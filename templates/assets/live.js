@@ -1,0 +1,92 @@
+// The live page: keeps up what the server rendered.
+
+import { duration, heard, serverNow, wordTimes } from "./clock.js";
+import { Connection } from "./connection.js";
+import { draw, startDepths, takeColumns } from "./depths.js";
+import { apply } from "./fragments.js";
+import { startShell } from "./shell.js";
+import { clearFilter, focusFilter, settle, startTable } from "./table.js";
+
+const { dataset } = document.getElementById("live");
+const { root, assets } = document.body.dataset;
+const shown = { epoch: Number(dataset.epoch), tick: Number(dataset.tick), ts: Number(dataset.ts), title: document.title };
+const sign = document.getElementById("connection");
+const age = document.getElementById("age");
+/** Something came that was not applied: the tab is hidden, or a message is missing. */
+let behind = false;
+
+const connection = new Connection(root, {
+  where: () => shown,
+  take,
+  stood(state, words) {
+    sign.dataset.state = state;
+    const word = document.getElementById("connection-word");
+    if (word.textContent !== words) word.textContent = words;
+    const shape = { live: "fine", connecting: "unknown" }[state] ?? "critical";
+    sign.querySelector("use").setAttribute("href", `#s-${shape}`);
+    document.title = state === "live" || state === "connecting" ? shown.title : `✕ ${words} · Shepherd`;
+  },
+});
+
+function take(update) {
+  heard(update.ts);
+  const whole = update.from === undefined;
+  if (!whole && (update.epoch !== shown.epoch || update.tick <= shown.tick)) return;
+  if (update.title) {
+    shown.title = update.title;
+    document.title = update.title;
+  }
+  // A hidden tab keeps its title and catches up when somebody looks.
+  if (document.hidden) {
+    behind = true;
+    return;
+  }
+  if (!whole && update.from > shown.tick) {
+    catchUp();
+    return;
+  }
+  // Another version of the monitor may mean other scripts.
+  if (whole && update.assets && !assets.endsWith(update.assets)) {
+    location.reload();
+    return;
+  }
+  const first = shown.tick === 0;
+  Object.assign(shown, { epoch: update.epoch, tick: update.tick, ts: update.ts });
+  apply(update);
+  if (update.chart) takeColumns(update.chart);
+  draw();
+  settle();
+  if (first) wordTimes(document);
+}
+
+async function catchUp() {
+  behind = false;
+  await connection.catchUp();
+}
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) return;
+  connection.hurry();
+  if (behind) catchUp();
+});
+
+setInterval(() => {
+  if (document.hidden) return;
+  wordTimes(document);
+  age.textContent = shown.ts > 0 ? duration(Math.max(0, serverNow() - shown.ts)) : "";
+}, 1000);
+
+startShell({
+  "/": focusFilter,
+  r() {
+    connection.hurry();
+    catchUp();
+  },
+  Escape: clearFilter,
+});
+heard(shown.ts);
+wordTimes(document);
+startTable();
+startDepths();
+sign.hidden = false;
+connection.start(shown.ts);

@@ -1,0 +1,144 @@
+// The queue table: sorting and paging; and the filter over workers and queues.
+
+import { kept } from "./shell.js";
+
+/** Above so many rows the table begins with the fullest queues and shows this many. */
+const MANY = 60;
+const PAGE = 50;
+
+const table = document.getElementById("queue-rows");
+const input = document.getElementById("filter");
+const more = document.getElementById("queues-all");
+const feed = document.getElementById("feed");
+const feedMore = document.getElementById("feed-all");
+
+let sort = kept.get("sort");
+let all = false;
+let stirred = false;
+
+const rows = () => [...table.tBodies];
+const byName = (a, b) => (a.dataset.name < b.dataset.name ? -1 : a.dataset.name > b.dataset.name ? 1 : 0);
+
+function value(row, slot) {
+  const cell = row.querySelector(`[data-c="${slot}"]`);
+  const n = Number.parseFloat(cell?.dataset.v ?? cell?.textContent);
+  return Number.isNaN(n) ? null : n;
+}
+
+/** Sorts the rows; those without a value come last either way. */
+function arrange() {
+  const chosen = sort ?? (table.tBodies.length > MANY ? "-u" : "name");
+  const descending = chosen.startsWith("-");
+  const slot = chosen.replace("-", "");
+  for (const th of table.tHead.rows[0].cells) {
+    const sorted = th.dataset.sort === slot && (sort !== null || slot !== "name");
+    if (sorted) th.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    else th.removeAttribute("aria-sort");
+  }
+  const now = rows();
+  const values = slot === "name" ? null : new Map(now.map((row) => [row, value(row, slot)]));
+  // Times are kept as minus the moment, so that longer sorts above shorter.
+  const order = [...now].sort((a, b) => {
+    if (!values) return descending ? byName(b, a) : byName(a, b);
+    const [x, y] = [values.get(a), values.get(b)];
+    if (x === null || y === null) return (x === null) - (y === null) || byName(a, b);
+    return (descending ? y - x : x - y) || byName(a, b);
+  });
+  if (order.some((row, i) => row !== now[i])) table.append(...order);
+}
+
+/** Hides what the filter leaves out and what is on no page yet. */
+function sift() {
+  const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+  const fits = (element) => {
+    const name = element.dataset.name.toLowerCase();
+    return words.every((word) => name.includes(word));
+  };
+  let found = 0;
+  for (const card of document.querySelectorAll(".card")) {
+    card.hidden = !fits(card);
+    found += !card.hidden;
+  }
+  let shown = 0;
+  let left = 0;
+  const limit = all || table.tBodies.length <= MANY ? Infinity : PAGE;
+  for (const row of rows()) {
+    const fit = fits(row);
+    found += fit;
+    row.hidden = !fit || shown >= limit;
+    left += fit && row.hidden;
+    shown += !row.hidden;
+  }
+  more.hidden = left === 0;
+  more.textContent = `Show all ${shown + left} queues`;
+  table.hidden = table.tBodies.length === 0;
+  document.getElementById("no-match").hidden = words.length === 0 || found > 0;
+}
+
+/** After an update: rows stay where they are while somebody points at them. */
+export function settle() {
+  if (table.matches(":hover") || table.contains(document.activeElement)) stirred = true;
+  else arrange();
+  sift();
+  feedMore.hidden = feed.children.length <= 12 || feed.dataset.all !== undefined;
+}
+
+export function focusFilter() {
+  input.focus();
+  input.select();
+}
+
+/** Esc: first the filter, then the focus. */
+export function clearFilter() {
+  if (input.value) {
+    input.value = "";
+    remember();
+    sift();
+  }
+  document.activeElement?.blur?.();
+}
+
+function remember() {
+  const address = new URL(location.href);
+  if (input.value) address.searchParams.set("q", input.value);
+  else address.searchParams.delete("q");
+  history.replaceState(null, "", address);
+}
+
+export function startTable() {
+  input.form.hidden = false;
+  input.value = new URL(location.href).searchParams.get("q") ?? "";
+  input.form.addEventListener("submit", (event) => event.preventDefault());
+  input.addEventListener("input", () => {
+    remember();
+    sift();
+  });
+  for (const th of table.tHead.rows[0].cells) {
+    th.querySelector("button").addEventListener("click", () => {
+      const { sort: slot } = th.dataset;
+      // Numbers begin with the largest, names with A; the third time it is as it was.
+      const steps = slot === "name" ? ["name", "-name", null] : [`-${slot}`, slot, null];
+      sort = steps[(steps.indexOf(sort) + 1) % 3];
+      kept.set("sort", sort);
+      arrange();
+      sift();
+    });
+  }
+  table.addEventListener("pointerleave", () => {
+    if (stirred) {
+      stirred = false;
+      arrange();
+      sift();
+    }
+  });
+  more.addEventListener("click", () => {
+    all = true;
+    sift();
+  });
+  feedMore.addEventListener("click", () => {
+    feed.dataset.all = "";
+    feedMore.hidden = true;
+  });
+  arrange();
+  settle();
+}
