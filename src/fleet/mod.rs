@@ -11,8 +11,10 @@ pub mod load;
 #[cfg(test)]
 mod properties;
 pub mod reading;
+mod sightings;
 pub mod snapshot;
 pub mod source;
+mod status;
 pub mod time;
 pub mod tracker;
 pub mod watched;

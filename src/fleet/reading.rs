@@ -88,6 +88,14 @@ pub struct StreamReading {
     pub facts: Result<StreamFacts, String>,
 }
 
+impl StreamReading {
+    /// Every consumer that a group lists, with its group's name.
+    pub fn consumers(&self) -> impl Iterator<Item = (&Name, &GroupConsumer)> {
+        let groups = self.facts.iter().flat_map(|facts| &facts.groups);
+        groups.flat_map(|group| group.consumers.iter().flatten().map(move |consumer| (&group.name, consumer)))
+    }
+}
+
 /// What Redis says of one stream.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StreamFacts {

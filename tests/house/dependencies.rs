@@ -52,7 +52,7 @@ fn is_permitted(expression: &str) -> bool {
         // (A OR B) AND C: every part needs an alternative of its own.
         return expression.split(" AND ").all(|part| is_permitted(part.trim_matches(['(', ')', ' '])));
     }
-    alternatives.iter().any(|alternative| all_of(alternative))
+    alternatives.iter().any(all_of)
 }
 
 #[test]

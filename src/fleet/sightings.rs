@@ -1,0 +1,93 @@
+//! What one reading says of one type's consumers: each is seen, and what changed is collected.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::consumer::{Consumer, ConsumerState, Sighting, Work};
+use super::event::EventKind;
+use super::reading::{Beat, BeatReading, MarkerReading};
+use super::time::Mono;
+use super::worker_type::Departures;
+use crate::contract::Name;
+
+/// What one reading says of one type's consumers.
+pub(super) struct Sightings {
+    pub(super) now: Mono,
+    pub(super) ts: f64,
+    pub(super) absence_counts_from: Mono,
+    pub(super) floor: Duration,
+    /// Consumers that came or went, with the moment they were in their state since: the same for
+    /// the same occurrence after a restart.
+    pub(super) who: BTreeSet<String>,
+    pub(super) departures: Departures,
+    pub(super) told: Vec<EventKind>,
+}
+
+impl Sightings {
+    pub(super) fn look_at(
+        &mut self,
+        consumers: &mut BTreeMap<Name, Consumer>,
+        work: &BTreeMap<Name, Work>,
+        beats: &[(Name, BeatReading)],
+    ) {
+        for name in work.keys().chain(beats.iter().map(|(name, _)| name)) {
+            if !consumers.contains_key(name) {
+                consumers.insert(name.clone(), Consumer::new(self.now, self.ts));
+            }
+        }
+        let unseen = BeatReading { beat: Beat::Absent, marker: MarkerReading::NotRead };
+        for (name, consumer) in consumers {
+            let found = beats.binary_search_by(|(other, _)| other.cmp(name)).ok().and_then(|at| beats.get(at));
+            let keys = found.map_or(&unseen, |(_, keys)| keys);
+            self.look_at_one(name, consumer, keys, work.get(name).copied());
+        }
+    }
+
+    fn look_at_one(&mut self, name: &Name, consumer: &mut Consumer, keys: &BeatReading, work: Option<Work>) {
+        let was_present = consumer.is_present();
+        let since = consumer.since_unix;
+        let before = consumer.see(&Sighting {
+            keys,
+            work,
+            now: self.now,
+            now_unix: self.ts,
+            absence_counts_from: self.absence_counts_from,
+            floor: self.floor,
+        });
+        let after = consumer.state;
+        if was_present != consumer.is_present() {
+            let started = consumer.heartbeat.as_ref().map_or(since, |beat| beat.started_at);
+            self.who.insert(format!("{name}@{started}"));
+        }
+        if after == ConsumerState::NoHeartbeat && matches!(keys.marker, MarkerReading::Present(_)) {
+            self.departures.goodbyes += 1;
+        }
+        if before == after {
+            return;
+        }
+        let pending = work.map_or(0, |work| work.pending);
+        match (before, after) {
+            (_, ConsumerState::Lost) => {
+                self.departures.lost.push(name.clone());
+                self.departures.lost_pending += pending;
+            }
+            (_, ConsumerState::LeftWithWork) => {
+                let pending = match &keys.marker {
+                    MarkerReading::Present(marker) => marker.in_flight.map_or(pending, u64::from),
+                    _ => pending,
+                };
+                self.told.push(EventKind::LeftWithWork { consumer: name.clone(), pending });
+            }
+            (_, ConsumerState::Hung) => {
+                let for_sec = consumer.still_for(self.now).as_secs();
+                self.who.insert(format!("{name}@{}", consumer.since_unix));
+                self.told.push(EventKind::Hung { consumer: name.clone(), pending, for_sec });
+            }
+            (ConsumerState::Hung, ConsumerState::Alive | ConsumerState::Draining) => {
+                self.who.insert(format!("{name}@{since}"));
+                self.told.push(EventKind::Unhung { consumer: name.clone() });
+            }
+            _ => {}
+        }
+    }
+}
