@@ -64,7 +64,7 @@ pub struct StreamsRead {
     pub deadline: Duration,
 }
 
-/// StreamPoller → supervisor → HeartbeatWatcher: heartbeat keys that a walk of the keyspace came
+/// Supervisor → HeartbeatWatcher: heartbeat keys that a walk of the keyspace came
 /// across. May be lost: the slow sweep finds them too.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
@@ -108,8 +108,13 @@ pub struct FleetChanged(pub Arc<[Arc<Event>]>);
 pub enum Report {
     /// See [`StreamsRead`].
     Streams(StreamsRead),
-    /// See [`FoundHeartbeats`].
-    FoundHeartbeats(Vec<Vec<u8>>),
+    /// A walk of the keyspace is done; see [`FoundHeartbeats`].
+    Walked {
+        /// It found streams that are not read yet: a tick is worth beginning at once.
+        news: bool,
+        /// Heartbeat keys it came across.
+        heartbeat_keys: Vec<Vec<u8>>,
+    },
     /// See [`HeartbeatsRead`].
     Heartbeats(HeartbeatsRead),
     /// See [`DatabaseRead`].

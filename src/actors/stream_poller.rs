@@ -12,7 +12,7 @@ use super::messages::{Fail, Report, Role, StreamsRead, Tick};
 use crate::fleet::reading::{SourceTrouble, StreamsReading, TroubleKind};
 use crate::fleet::time::Mono;
 use crate::redis_streams::connection::{Kept, checkout};
-use crate::redis_streams::discovery::{self, Found};
+use crate::redis_streams::discovery;
 use crate::redis_streams::streams_reader::StreamsReader;
 
 /// Every so many ticks Redis is asked whether groups were created.
@@ -97,21 +97,17 @@ impl StreamPoller {
         let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
         let walking = self.io.run(WALK_AT_MOST, "the walk through Redis took too long", async move {
             let capabilities = reader.lock().await.reader.known_capabilities();
-            let Some(capabilities) = capabilities else { return Ok(Found::default()) };
+            let Some(capabilities) = capabilities else { return Ok((false, Vec::new())) };
             let found = discovery::walk(&pool, capabilities).await?;
-            reader.lock().await.reader.watch(found.streams.iter().cloned());
-            Ok(found)
+            let news = reader.lock().await.reader.watch(found.streams);
+            Ok((news, found.heartbeat_keys))
         });
         ctx.spawn(walking.into_actor(self).map(|walked, this, _| {
             this.walk.running = false;
             match walked {
-                Ok(found) => {
-                    tracing::info!(
-                        streams = found.streams.len(),
-                        heartbeats = found.heartbeat_keys.len(),
-                        "walked through Redis"
-                    );
-                    this.supervisor.do_send(Report::FoundHeartbeats(found.heartbeat_keys));
+                Ok((news, heartbeat_keys)) => {
+                    tracing::info!(news, heartbeats = heartbeat_keys.len(), "walked through Redis");
+                    this.supervisor.do_send(Report::Walked { news, heartbeat_keys });
                 }
                 Err(trouble) => {
                     tracing::warn!(error = trouble.detail, "the walk through Redis failed; it is made again");

@@ -230,7 +230,13 @@ impl Handler<Report> for Supervisor {
                 self.heartbeat_watcher.tell(read.clone());
                 self.state_tracker.tell(read);
             }
-            Report::FoundHeartbeats(keys) => self.heartbeat_watcher.tell(FoundHeartbeats(keys)),
+            Report::Walked { news, heartbeat_keys } => {
+                self.heartbeat_watcher.tell(FoundHeartbeats(heartbeat_keys));
+                let idle = self.done.is_some_and(|done| done.tick == self.tick);
+                if news && idle {
+                    self.begin_tick(ctx);
+                }
+            }
             Report::Heartbeats(read) => self.state_tracker.tell(read),
             Report::Database(read) => self.state_tracker.tell(read),
             Report::Snapshot(SnapshotTaken(snapshot)) => self.tick_done(snapshot, ctx),

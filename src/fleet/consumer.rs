@@ -84,7 +84,7 @@ pub struct Consumer {
     /// When its progress counter was last seen to change.
     progressed_at: Mono,
     /// A marker that lay there when this process was first seen: an earlier one's.
-    earlier_marker: Option<ShutdownMarker>,
+    earlier_marker: Option<Box<ShutdownMarker>>,
     /// Good readings in a row without its heartbeat.
     absences: u32,
     /// It was late before it was gone, so the first absence is the second sign.

@@ -228,7 +228,7 @@ impl World {
     }
 
     fn heartbeats(&self) -> HeartbeatsReading {
-        let consumers: BTreeMap<Name, BeatReading> = self
+        let consumers: Vec<(Name, BeatReading)> = self
             .processes
             .iter()
             .enumerate()
@@ -238,7 +238,9 @@ impl World {
                     _ => Beat::Absent,
                 };
                 let marker = match &process.marker {
-                    Some((expires, marker)) if *expires > self.second => MarkerReading::Present(marker.clone()),
+                    Some((expires, marker)) if *expires > self.second => {
+                        MarkerReading::Present(Box::new(marker.clone()))
+                    }
                     _ => MarkerReading::Absent,
                 };
                 (name(n), BeatReading { beat, marker })

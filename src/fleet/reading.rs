@@ -167,8 +167,8 @@ pub struct GroupConsumer {
 /// Everything one pass over the heartbeats saw.
 #[derive(Debug, Clone, Default)]
 pub struct HeartbeatsReading {
-    /// What was found for each consumer that was looked for.
-    pub consumers: BTreeMap<Name, BTreeMap<Name, BeatReading>>,
+    /// What was found for each consumer that was looked for, by stream; sorted by consumer.
+    pub consumers: BTreeMap<Name, Vec<(Name, BeatReading)>>,
     /// Heartbeat keys whose value cannot be used.
     pub unreadable: Vec<UnreadableHeartbeat>,
 }
@@ -201,7 +201,7 @@ pub enum MarkerReading {
     /// Asked for and not there.
     Absent,
     /// The worker said goodbye.
-    Present(ShutdownMarker),
+    Present(Box<ShutdownMarker>),
 }
 
 /// A heartbeat key whose value cannot be used; shown to the operator as it is.

@@ -25,6 +25,8 @@ struct Down {
     since: Mono,
     since_unix: f64,
     trouble: SourceTrouble,
+    /// It was told. One answer that came late is shown, but not told.
+    told: bool,
 }
 
 /// What a reading changed about a source.
@@ -46,17 +48,20 @@ impl Availability {
     /// Takes note of a good reading.
     pub fn good(&mut self, now: Mono, now_unix: f64) -> Option<SourceChange> {
         self.last_good = Some((now, now_unix));
-        self.down.take().map(|down| SourceChange::CameBack(now.since(down.since)))
+        let down = self.down.take()?;
+        down.told.then(|| SourceChange::CameBack(now.since(down.since)))
     }
 
     /// Takes note of a tick in which it could not be read.
     pub fn bad(&mut self, now: Mono, trouble: SourceTrouble) -> Option<SourceChange> {
-        if let Some(down) = &mut self.down {
-            down.trouble = trouble;
+        let (since, since_unix) = self.last_good.unwrap_or((now, self.started_unix));
+        let late_once = trouble.kind == TroubleKind::TimedOut && self.down.is_none();
+        let down = self.down.get_or_insert(Down { since, since_unix, trouble: trouble.clone(), told: false });
+        down.trouble = trouble.clone();
+        if down.told || late_once {
             return None;
         }
-        let (since, since_unix) = self.last_good.unwrap_or((now, self.started_unix));
-        self.down = Some(Down { since, since_unix, trouble: trouble.clone() });
+        down.told = true;
         Some(SourceChange::WentDown(trouble))
     }
 
@@ -91,8 +96,9 @@ impl RedisSource {
     /// Takes note of a good reading made at `now` from the server `run_id`.
     pub fn good(&mut self, now: Mono, now_unix: f64, run_id: &str) -> Option<SourceChange> {
         let gap = self.availability.last_good.map_or(Duration::MAX, |(at, _)| now.since(at));
+        let was_down = self.availability.down.is_some();
         let change = self.availability.good(now, now_unix);
-        if gap > self.interval * 2 || self.run_id != run_id || change.is_some() {
+        if gap > self.interval * 2 || self.run_id != run_id || was_down {
             self.absence_counts_from = now.plus(SETTLING);
         }
         run_id.clone_into(&mut self.run_id);
@@ -131,5 +137,34 @@ pub fn server_trouble(role: &str, loading: bool) -> Option<SourceTrouble> {
         Some(SourceTrouble::new(TroubleKind::Replica, "Redis is a replica: point the monitor at the primary"))
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trouble(kind: TroubleKind) -> SourceTrouble {
+        SourceTrouble::new(kind, "trouble")
+    }
+
+    #[test]
+    fn one_late_answer_is_shown_and_not_told_two_are() {
+        let mut source = Availability::new(0.0);
+        source.good(Mono(0), 0.0);
+        assert_eq!(source.bad(Mono(1000), trouble(TroubleKind::TimedOut)), None);
+        assert!(!source.status().is_current());
+        assert_eq!(source.good(Mono(2000), 2.0), None);
+        source.bad(Mono(3000), trouble(TroubleKind::TimedOut));
+        let told = source.bad(Mono(4000), trouble(TroubleKind::TimedOut));
+        assert!(matches!(told, Some(SourceChange::WentDown(_))));
+        assert_eq!(source.bad(Mono(5000), trouble(TroubleKind::Unreachable)), None);
+        assert_eq!(source.good(Mono(6000), 6.0), Some(SourceChange::CameBack(Duration::from_secs(4))));
+    }
+
+    #[test]
+    fn a_refused_connection_is_told_at_once() {
+        let mut source = Availability::new(0.0);
+        assert!(matches!(source.bad(Mono(0), trouble(TroubleKind::Unreachable)), Some(SourceChange::WentDown(_))));
     }
 }

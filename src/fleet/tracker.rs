@@ -224,10 +224,9 @@ impl Tracker {
                 self.types.insert(name.clone(), WorkerType::unknown());
             }
         }
-        let no_beats = BTreeMap::new();
         for (name, worker_type) in &mut self.types {
             let work = self.streams.get(name).map(TrackedStream::work).unwrap_or_default();
-            let beats = beats.consumers.get(name).unwrap_or(&no_beats);
+            let beats = beats.consumers.get(name).map_or(&[][..], Vec::as_slice);
             let was_known = worker_type.last_seen_alive.is_some();
             let mut sightings = Sightings {
                 now,
@@ -386,16 +385,17 @@ impl Sightings {
         &mut self,
         consumers: &mut BTreeMap<Name, Consumer>,
         work: &BTreeMap<Name, Work>,
-        beats: &BTreeMap<Name, BeatReading>,
+        beats: &[(Name, BeatReading)],
     ) {
-        for name in work.keys().chain(beats.keys()) {
+        for name in work.keys().chain(beats.iter().map(|(name, _)| name)) {
             if !consumers.contains_key(name) {
                 consumers.insert(name.clone(), Consumer::new(self.now, self.ts));
             }
         }
         let unseen = BeatReading { beat: Beat::Absent, marker: MarkerReading::NotRead };
         for (name, consumer) in consumers {
-            let keys = beats.get(name).unwrap_or(&unseen);
+            let found = beats.binary_search_by(|(other, _)| other.cmp(name)).ok().and_then(|at| beats.get(at));
+            let keys = found.map_or(&unseen, |(_, keys)| keys);
             self.look_at_one(name, consumer, keys, work.get(name).copied());
         }
     }

@@ -20,8 +20,11 @@ const STEP: usize = 40;
 const STEP_PER_STREAM: usize = 2;
 /// Keys looked at per command in a background walk.
 const STRIDE: usize = 1000;
-/// How much of Redis' time a background walk may take: one part in this many.
+/// How much of Redis' time a background walk may take: one part in this many,
 pub const WALK_SHARE: u32 = 50;
+/// after so many strides, which cost no more than a few passes and are all that a small database
+/// needs.
+const STRIDES_AT_ONCE: usize = 20;
 
 /// Keys that a step or a walk came across.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -121,7 +124,7 @@ pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Re
     let mut redis = connection::checkout(pool).await?;
     let mut found = Found::default();
     let mut cursor = Cursor::default();
-    loop {
+    for stride in 0_usize.. {
         let began = Instant::now();
         let mut pipe = redis::pipe();
         if capabilities.scan_type {
@@ -140,10 +143,13 @@ pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Re
             found.add(by_type(&mut redis, take(answers.next(), &mut cursor)?).await?);
         }
         if cursor.is_at_start() {
-            return Ok(found);
+            break;
         }
-        tokio::time::sleep(began.elapsed().max(Duration::from_micros(100)) * WALK_SHARE).await;
+        if stride >= STRIDES_AT_ONCE {
+            tokio::time::sleep(began.elapsed().max(Duration::from_micros(100)) * WALK_SHARE).await;
+        }
     }
+    Ok(found)
 }
 
 /// For servers whose SCAN cannot filter: asks each key's type.

@@ -115,7 +115,7 @@ impl HeartbeatsReader {
         let markers = self.read_markers(redis, now).await?;
         let mut reading = HeartbeatsReading::default();
         for (stream, consumers) in &self.consumers {
-            let mut of_stream = BTreeMap::new();
+            let mut of_stream = Vec::with_capacity(consumers.len());
             for (consumer, watched) in consumers {
                 let beat = watched.beat.clone();
                 if let Beat::Unreadable(reason) = &beat {
@@ -127,7 +127,7 @@ impl HeartbeatsReader {
                     });
                 }
                 let marker = markers.get(&(stream, consumer)).cloned().unwrap_or(MarkerReading::NotRead);
-                of_stream.insert(consumer.clone(), BeatReading { beat, marker });
+                of_stream.push((consumer.clone(), BeatReading { beat, marker }));
             }
             reading.consumers.insert(stream.clone(), of_stream);
         }
@@ -239,7 +239,10 @@ impl HeartbeatsReader {
             let Some(Ok(values)) = answer else { continue };
             for (who, value) in some.iter().zip(reply::items(&values)) {
                 let marker = reply::bytes(value).and_then(|bytes| ShutdownMarker::parse(who.0, who.1, bytes));
-                markers.insert(*who, marker.map_or(MarkerReading::Absent, MarkerReading::Present));
+                markers.insert(
+                    *who,
+                    marker.map_or(MarkerReading::Absent, |marker| MarkerReading::Present(Box::new(marker))),
+                );
             }
         }
         Ok(markers)

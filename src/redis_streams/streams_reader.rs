@@ -58,11 +58,14 @@ impl StreamsReader {
         Self { watched, capabilities: None, streams: pinned.collect(), sweep: Sweep::default() }
     }
 
-    /// Adds streams to those that are read from now on, where they are to be watched.
-    pub fn watch(&mut self, streams: impl IntoIterator<Item = Name>) {
+    /// Adds streams to those that are read from now on, where they are to be watched; whether any
+    /// was new.
+    pub fn watch(&mut self, streams: impl IntoIterator<Item = Name>) -> bool {
+        let before = self.streams.len();
         for stream in streams.into_iter().filter(|stream| self.watched.contains(stream)) {
             self.streams.entry(stream).or_default();
         }
+        self.streams.len() > before
     }
 
     /// What this server can do, once it was asked.

@@ -31,7 +31,9 @@ const connection = new Connection(root, {
 function take(update) {
   heard(update.ts);
   const whole = update.from === undefined;
-  if (!whole && (update.epoch !== shown.epoch || update.tick <= shown.tick)) return;
+  // Another run of the monitor: what it calls changed is not what this page has.
+  const foreign = !whole && update.epoch !== shown.epoch;
+  if (!whole && !foreign && update.tick <= shown.tick) return;
   if (update.title) {
     shown.title = update.title;
     document.title = update.title;
@@ -41,7 +43,7 @@ function take(update) {
     behind = true;
     return;
   }
-  if (!whole && update.from > shown.tick) {
+  if (foreign || (!whole && update.from > shown.tick)) {
     catchUp();
     return;
   }

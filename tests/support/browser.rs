@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use serde_json::json;
 use shepherd_monitor::demo::reaper::{Farewell, Reaper};
 use thirtyfour::prelude::*;
 
@@ -37,7 +36,6 @@ impl Browser {
         ] {
             capabilities.add_arg(arg).unwrap();
         }
-        capabilities.insert_base_capability("goog:loggingPrefs".to_owned(), json!({"browser": "ALL"}));
         let driver = eventually("the browser starts", Duration::from_secs(40), || async {
             WebDriver::new(format!("http://127.0.0.1:{port}"), capabilities.clone()).await
         })
@@ -59,7 +57,7 @@ impl Browser {
     pub(crate) async fn until(&self, what: &str, expression: &str) {
         eventually(what, Duration::from_secs(30), || async {
             let value = self.value(expression).await;
-            if value == json!(true) {
+            if value == true {
                 Ok(())
             } else {
                 Err(format!("{expression} is {value}; the page says {}", self.text().await))

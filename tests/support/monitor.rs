@@ -84,8 +84,13 @@ impl Monitor {
 
     /// Stored events, newest first.
     pub(crate) async fn events(&self) -> Vec<Value> {
-        let (status, body) = self.get("/api/historical/events").await;
-        assert_eq!(status, 200, "{body}");
+        let body = eventually("events can be read", Duration::from_secs(20), || async {
+            match self.get("/api/historical/events").await {
+                (200, body) => Ok(body),
+                (_, problem) => Err(problem),
+            }
+        })
+        .await;
         serde_json::from_str::<Value>(&body).unwrap()["events"].as_array().unwrap().clone()
     }
 }
