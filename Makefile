@@ -6,6 +6,7 @@
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
+# The dev profile: a cold release build takes three times as long, and no one waits for the demo.
 demo: ## Watch a simulated fleet in the browser; installs what is missing; Ctrl-C leaves nothing behind
 	@scripts/install-packages demo
 	@cargo run --locked -- demo
