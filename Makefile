@@ -1,0 +1,26 @@
+# What people do with this project. `make` alone lists it.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test fmt lint packages
+
+help: ## Say what there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+
+# The dev profile: a cold release build takes three times as long, and no one waits for the demo.
+demo: ## Watch a simulated fleet in the browser; installs what is missing; Ctrl-C leaves nothing behind
+	@scripts/install-packages demo
+	@cargo run --locked -- demo
+
+test: ## Run all tests; installs what they need
+	@scripts/install-packages test
+	@scripts/test
+
+fmt: ## Bring the code into its form
+	@cargo fmt
+
+lint: ## Check form, lints and documentation; a warning is an error
+	@scripts/install-packages build
+	@scripts/lint
+
+packages: ## Install everything that the other targets would
+	@scripts/install-packages test
