@@ -14,6 +14,8 @@ use crate::contract::{Name, floors, task::GROUP};
 use crate::redis_streams::tasks::{Address, BadAddress, LinkError};
 
 const LEASE: Duration = Duration::from_secs(30);
+const RECLAIM_MAX_BATCH: usize = 50;
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// The name of a stream that a worker reads: not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +91,7 @@ impl Worker {
             lease: None,
             reclaim_min_idle: None,
             reclaim_interval: Duration::from_secs(10),
-            reclaim_max_batch: 50,
+            reclaim_max_batch: RECLAIM_MAX_BATCH,
             delivery_limit: 5,
             drain_timeout: Duration::from_secs(30),
             back_off_above: None,
@@ -129,7 +131,13 @@ pub(super) struct Settings {
     pub(super) group: Name,
     pub(super) address: Address,
     pub(super) task_limit: usize,
+    pub(super) lease: Duration,
+    pub(super) floor: Duration,
+    pub(super) reclaim_interval: Duration,
+    pub(super) reclaim_max_batch: usize,
+    pub(super) delivery_limit: u64,
     pub(super) drain_timeout: Duration,
+    pub(super) back_off_above: Option<u64>,
 }
 
 impl WorkerBuilder {
@@ -167,6 +175,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn reclaim_interval(mut self, interval: Duration) -> Self {
         self.reclaim_interval = interval;
+        self
+    }
+
+    /// How many lost tasks are taken over at a time (50); `RECLAIM_MAX_BATCH` overrides it.
+    #[must_use]
+    pub fn reclaim_max_batch(mut self, tasks: usize) -> Self {
+        self.reclaim_max_batch = tasks.max(1);
         self
     }
 
@@ -230,6 +245,8 @@ impl WorkerBuilder {
     }
 
     /// Runs until `stop` is ready (its value is the signal that was obeyed, if any), then drains.
+    /// Dropping the future instead is like a crash: the heartbeat runs out, and what was in flight
+    /// is taken over by others.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -264,12 +281,34 @@ impl WorkerBuilder {
                  or a slow task would look dead"
             )));
         }
+        let too_short =
+            |what: &str| WorkerError::Setting(format!("the {what} is zero; expected some milliseconds at least"));
+        if lease < SHORTEST {
+            return Err(too_short("lease"));
+        }
+        let reclaim_interval = seconds(set, "RECLAIM_INTERVAL_SEC")?.unwrap_or(self.reclaim_interval);
+        if reclaim_interval < SHORTEST {
+            return Err(too_short("reclaim interval"));
+        }
+        let reclaim_max_batch = match set("RECLAIM_MAX_BATCH") {
+            Some(text) => count("RECLAIM_MAX_BATCH", &text)?,
+            None => self.reclaim_max_batch,
+        };
+        if self.delivery_limit == 0 {
+            return Err(WorkerError::Setting("the delivery limit is 0; expected at least 1 delivery".to_owned()));
+        }
         Ok(Settings {
             drain_timeout: seconds(set, "WORKER_DRAIN_TIMEOUT_SEC")?.unwrap_or(self.drain_timeout),
+            reclaim_interval,
+            reclaim_max_batch,
+            delivery_limit: self.delivery_limit,
+            back_off_above: self.back_off_above,
             stream: self.stream.0,
             group: self.group,
             address,
             task_limit,
+            lease,
+            floor,
         })
     }
 }

@@ -1,5 +1,5 @@
-//! The heartbeat, on a thread with a runtime and a connection of its own: a handler that blocks
-//! every other thread of the process does not make it look dead.
+//! The heartbeat and the leases, on a thread with a runtime and connections of its own: a handler
+//! that blocks every other thread of the process does not make it look dead.
 
 use std::io;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::builder::Settings;
+use super::leases::Leases;
 use super::vitals::Vitals;
 use crate::contract::{Heartbeat, ShutdownMarker, heartbeat};
 use crate::redis_streams::tasks::{Link, TaskStream};
@@ -35,10 +36,13 @@ impl Presence {
         settings: &Settings,
         stream: TaskStream,
         vitals: Arc<Vitals>,
+        leases: Arc<Leases>,
     ) -> io::Result<(Self, oneshot::Receiver<()>)> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let (seen, first) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let keeper = stream.clone();
+        let mut keeper_link = Link::new(settings.address.clone(), RESPONSE_TIMEOUT);
         let speaker = Speaker {
             link: Link::new(settings.address.clone(), RESPONSE_TIMEOUT),
             beat: Heartbeat {
@@ -55,9 +59,10 @@ impl Presence {
             stream,
             vitals,
         };
-        thread::Builder::new()
-            .name("heartbeat".to_owned())
-            .spawn(move || runtime.block_on(speaker.speak(inbox, seen)))?;
+        thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
+            runtime.spawn(async move { leases.keep(&keeper, &mut keeper_link).await });
+            runtime.block_on(speaker.speak(inbox, seen));
+        })?;
         Ok((Self { commands }, first))
     }
 
