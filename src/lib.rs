@@ -1,7 +1,10 @@
 //! Shepherd monitor: watches, records and mends a fleet of workers on Redis streams.
 //!
-//! In reading order: [`contract`] is the wire that workers and monitor share; [`fleet`] decides
-//! what the readings mean; [`worker`] is the library for worker processes.
+//! In reading order: [`contract`] is the wire that workers and monitor share. [`fleet`] decides
+//! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
+//! the two servers. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
+//! [`web`] serves them. [`application`] puts it all together. [`worker`] is the library for worker
+//! processes; alone it needs [`contract`] and [`redis_streams`] only.
 
 #![cfg_attr(
     test,
@@ -14,9 +17,26 @@
     )
 )]
 
+#[cfg(feature = "monitor")]
+pub mod actors;
+#[cfg(feature = "monitor")]
+pub mod application;
 pub mod contract;
+#[cfg(feature = "monitor")]
+pub mod demo;
+#[cfg(feature = "monitor")]
 pub mod fleet;
+#[cfg(feature = "monitor")]
+pub mod pages;
+#[cfg(feature = "monitor")]
+pub mod postgres;
 #[cfg(feature = "worker")]
 pub mod redis_streams;
+#[cfg(feature = "monitor")]
+pub mod settings;
+#[cfg(feature = "monitor")]
+pub mod telemetry;
+#[cfg(feature = "monitor")]
+pub mod web;
 #[cfg(feature = "worker")]
 pub mod worker;

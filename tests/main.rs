@@ -1,1 +1,13 @@
-//! The integration tests: one binary.
+//! The integration tests: one binary, run in parallel.
+//!
+//! Every test has a redis-server and a database of its own from [`support`].
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may fail loudly"
+)]
+
+mod support;

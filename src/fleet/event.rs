@@ -19,6 +19,16 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// Reads the stored word; what is not known is information.
+    #[must_use]
+    pub fn from_stored(word: &str) -> Self {
+        match word {
+            "critical" => Self::Critical,
+            "warning" => Self::Warning,
+            _ => Self::Info,
+        }
+    }
+
     /// The word stored and shown.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -100,6 +110,15 @@ pub enum EventKind {
         /// What is wrong.
         detail: String,
     },
+    /// Read back from the archive: what it said then, whoever wrote it.
+    Recorded {
+        /// The `type` column.
+        type_name: String,
+        /// The `severity` column.
+        severity: Severity,
+        /// The `detail` column.
+        detail: String,
+    },
     /// The source is read again.
     SourceUp {
         /// For how long it was away, seconds.
@@ -110,8 +129,8 @@ pub enum EventKind {
 impl Event {
     /// The `type` column.
     #[must_use]
-    pub fn type_name(&self) -> &'static str {
-        match self.kind {
+    pub fn type_name(&self) -> &str {
+        match &self.kind {
             EventKind::ScaleUp { .. } => "scale_up",
             EventKind::ScaleDown { .. } => "scale_down",
             EventKind::ConsumersLost { .. } => "consumers_lost",
@@ -120,6 +139,7 @@ impl Event {
             EventKind::Unhung { .. } => "consumer_recovered",
             EventKind::SourceDown { .. } => "source_down",
             EventKind::SourceUp { .. } => "source_up",
+            EventKind::Recorded { type_name, .. } => type_name,
         }
     }
 
@@ -127,6 +147,7 @@ impl Event {
     #[must_use]
     pub fn severity(&self) -> Severity {
         match &self.kind {
+            EventKind::Recorded { severity, .. } => *severity,
             EventKind::ScaleUp { .. } | EventKind::Unhung { .. } | EventKind::SourceUp { .. } => Severity::Info,
             EventKind::ScaleDown { kind: TypeState::Crashed, .. } | EventKind::SourceDown { .. } => Severity::Critical,
             EventKind::ScaleDown { to: 0, .. } => Severity::Warning,
@@ -169,6 +190,7 @@ impl Event {
             EventKind::Unhung { consumer } => format!("consumer {consumer} moves again"),
             EventKind::SourceDown { detail } => format!("not readable: {detail}"),
             EventKind::SourceUp { away_sec } => format!("readable again after {away_sec} s"),
+            EventKind::Recorded { detail, .. } => detail.clone(),
         }
     }
 
@@ -211,6 +233,7 @@ impl Event {
             EventKind::Unhung { consumer } => set("consumer", json!(consumer)),
             EventKind::SourceDown { detail } => set("detail", json!(detail)),
             EventKind::SourceUp { away_sec } => set("away_sec", json!(away_sec)),
+            EventKind::Recorded { .. } => {}
         }
         Value::Object(map)
     }

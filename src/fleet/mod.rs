@@ -8,9 +8,12 @@
 pub mod consumer;
 pub mod event;
 pub mod load;
+#[cfg(test)]
+mod properties;
 pub mod reading;
 pub mod snapshot;
 pub mod source;
 pub mod time;
 pub mod tracker;
+pub mod watched;
 pub mod worker_type;

@@ -293,4 +293,6 @@ pub struct DatabaseServer {
     pub db_size_bytes: i64,
     /// Size of the write-ahead log, bytes; needs the role `pg_monitor`.
     pub wal_size_bytes: Option<i64>,
+    /// The fleet keeps its queries here: `shepherd_brain` and `callbacks` exist.
+    pub has_queries: bool,
 }

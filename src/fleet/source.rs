@@ -1,1 +1,135 @@
-//! source
+//! Whether Redis may be believed: the judge before every conclusion.
+//!
+//! A tick without a good reading, a gap between two readings, or another server behind the same
+//! address freezes every state. After that the fleet gets [`SETTLING`] to write its heartbeats
+//! again before absence means anything.
+
+use std::time::Duration;
+
+use super::consumer::SETTLING;
+use super::reading::{SourceTrouble, TroubleKind};
+use super::snapshot::SourceStatus;
+use super::time::Mono;
+
+/// Whether a source answers, over time.
+#[derive(Debug, Clone)]
+pub struct Availability {
+    started_unix: f64,
+    /// When it was last read well, and the same in Unix seconds.
+    last_good: Option<(Mono, f64)>,
+    down: Option<Down>,
+}
+
+#[derive(Debug, Clone)]
+struct Down {
+    since: Mono,
+    since_unix: f64,
+    trouble: SourceTrouble,
+}
+
+/// What a reading changed about a source.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SourceChange {
+    /// It was good and is not any more.
+    WentDown(SourceTrouble),
+    /// It is good again after this long.
+    CameBack(Duration),
+}
+
+impl Availability {
+    /// A source that was never read by a monitor that started at `now_unix`.
+    #[must_use]
+    pub fn new(now_unix: f64) -> Self {
+        Self { started_unix: now_unix, last_good: None, down: None }
+    }
+
+    /// Takes note of a good reading.
+    pub fn good(&mut self, now: Mono, now_unix: f64) -> Option<SourceChange> {
+        self.last_good = Some((now, now_unix));
+        self.down.take().map(|down| SourceChange::CameBack(now.since(down.since)))
+    }
+
+    /// Takes note of a tick in which it could not be read.
+    pub fn bad(&mut self, now: Mono, trouble: SourceTrouble) -> Option<SourceChange> {
+        if let Some(down) = &mut self.down {
+            down.trouble = trouble;
+            return None;
+        }
+        let (since, since_unix) = self.last_good.unwrap_or((now, self.started_unix));
+        self.down = Some(Down { since, since_unix, trouble: trouble.clone() });
+        Some(SourceChange::WentDown(trouble))
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn status(&self) -> SourceStatus {
+        match (&self.down, self.last_good) {
+            (Some(down), _) => SourceStatus::Down { since: down.since_unix, trouble: down.trouble.clone() },
+            (None, None) => SourceStatus::Starting,
+            (None, Some(_)) => SourceStatus::Ok,
+        }
+    }
+}
+
+/// Redis as a source: whether it answers, and from when on a missing heartbeat means something.
+#[derive(Debug, Clone)]
+pub struct RedisSource {
+    /// How often ticks are meant to come.
+    interval: Duration,
+    availability: Availability,
+    run_id: String,
+    absence_counts_from: Mono,
+}
+
+impl RedisSource {
+    /// A source that was never read; ticks are meant to come every `interval`.
+    #[must_use]
+    pub fn new(interval: Duration, now: Mono, now_unix: f64) -> Self {
+        Self { interval, availability: Availability::new(now_unix), run_id: String::new(), absence_counts_from: now }
+    }
+
+    /// Takes note of a good reading made at `now` from the server `run_id`.
+    pub fn good(&mut self, now: Mono, now_unix: f64, run_id: &str) -> Option<SourceChange> {
+        let gap = self.availability.last_good.map_or(Duration::MAX, |(at, _)| now.since(at));
+        let change = self.availability.good(now, now_unix);
+        if gap > self.interval * 2 || self.run_id != run_id || change.is_some() {
+            self.absence_counts_from = now.plus(SETTLING);
+        }
+        run_id.clone_into(&mut self.run_id);
+        change
+    }
+
+    /// Takes note of a tick in which it could not be read.
+    pub fn bad(&mut self, now: Mono, trouble: SourceTrouble) -> Option<SourceChange> {
+        self.availability.bad(now, trouble)
+    }
+
+    /// Until this moment a missing heartbeat means nothing.
+    #[must_use]
+    pub fn absence_counts_from(&self) -> Mono {
+        self.absence_counts_from
+    }
+
+    /// How it stands now.
+    #[must_use]
+    pub fn status(&self, now: Mono) -> SourceStatus {
+        match self.availability.status() {
+            SourceStatus::Ok if now < self.absence_counts_from => {
+                SourceStatus::Settling { remaining_sec: self.absence_counts_from.since(now).as_secs_f64().ceil() }
+            }
+            status => status,
+        }
+    }
+}
+
+/// Reads a server's role and loading flag as trouble, if they are.
+#[must_use]
+pub fn server_trouble(role: &str, loading: bool) -> Option<SourceTrouble> {
+    if loading {
+        Some(SourceTrouble::new(TroubleKind::Loading, "Redis is loading its data"))
+    } else if role == "slave" || role == "replica" {
+        Some(SourceTrouble::new(TroubleKind::Replica, "Redis is a replica: point the monitor at the primary"))
+    } else {
+        None
+    }
+}

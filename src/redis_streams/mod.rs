@@ -1,5 +1,24 @@
-//! Every Redis command and every Lua script of the project.
+//! Every Redis command of the project.
 //!
-//! [`tasks`] is the workers' half: reading, finishing, leasing and reclaiming entries of a stream.
+//! The monitor reads the fleet with [`streams_reader`] and [`heartbeats_reader`], finds what is
+//! new with [`discovery`], and writes down what must outlive it with [`worker_states`] and
+//! [`event_spool`]. [`connection`] says how it gets there and what an error means, [`reply`] reads
+//! answers in RESP2 and RESP3 alike. Workers take, finish and hand over entries with [`tasks`].
 
+#[cfg(feature = "monitor")]
+pub mod connection;
+#[cfg(feature = "monitor")]
+pub mod discovery;
+#[cfg(feature = "monitor")]
+pub mod event_spool;
+#[cfg(feature = "monitor")]
+pub mod heartbeats_reader;
+#[cfg(feature = "monitor")]
+pub mod reply;
+#[cfg(feature = "monitor")]
+pub mod server;
+#[cfg(feature = "monitor")]
+pub mod streams_reader;
 pub mod tasks;
+#[cfg(feature = "monitor")]
+pub mod worker_states;

@@ -1,0 +1,187 @@
+//! Measures Postgres and the fleet's queries, each group of figures as often as it can be had for
+//! a thousandth of the time.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
+
+use super::io::{Io, POSTGRES_LATE};
+use super::messages::{DatabaseRead, Fail, Report, Role, Tick};
+use crate::fleet::reading::{DatabaseReading, Probed, SourceTrouble};
+use crate::fleet::time::Mono;
+use crate::postgres::{migrate, probe};
+
+/// A probe that took this long rests a thousand times as long.
+const REST: u32 = 1000;
+/// A slow probe is given up after this.
+const PROBE_AT_MOST: Duration = Duration::from_secs(30);
+/// The tick's answer waits this long for the slower figures, so that the first one has them.
+const GRACE: Duration = Duration::from_millis(150);
+
+/// No figure is asked for more often than this: people do not read faster.
+const REST_AT_LEAST: Duration = Duration::from_secs(5);
+
+/// The actor. Every tick asks whether Postgres is there; figures follow when due.
+pub struct DatabaseProbe {
+    io: Io,
+    supervisor: Recipient<Report>,
+    database_url: crate::settings::Secret,
+    reading: DatabaseReading,
+    migrated: Migrated,
+    asking: bool,
+    server: Turn,
+    counts: Turn,
+    volume: Turn,
+    callbacks: Turn,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Migrated {
+    No,
+    Running,
+    Yes,
+}
+
+/// When a probe may run again.
+#[derive(Default)]
+struct Turn {
+    running: bool,
+    not_before: Mono,
+}
+
+impl DatabaseProbe {
+    /// Probes through `io`; `database_url` is for the migrations, which need a connection of
+    /// their own.
+    #[must_use]
+    pub fn new(io: Io, supervisor: Recipient<Report>, database_url: crate::settings::Secret) -> Self {
+        Self {
+            io,
+            supervisor,
+            database_url,
+            reading: DatabaseReading::default(),
+            migrated: Migrated::No,
+            asking: false,
+            server: Turn::default(),
+            counts: Turn::default(),
+            volume: Turn::default(),
+            callbacks: Turn::default(),
+        }
+    }
+
+    fn report(&self, tick: u64, reading: Result<Arc<DatabaseReading>, SourceTrouble>) {
+        self.supervisor.do_send(Report::Database(DatabaseRead { tick, reading }));
+    }
+
+    fn answered(&mut self, tick: Tick, answer: Result<(), SourceTrouble>, ctx: &mut Context<Self>) {
+        self.asking = false;
+        if let Err(trouble) = answer {
+            return self.report(tick.n, Err(trouble));
+        }
+        self.migrate(ctx);
+        self.start_due(ctx);
+        let grace = if self.reading.server.value.is_none() { GRACE } else { Duration::ZERO };
+        ctx.run_later(grace, move |this, _| this.report(tick.n, Ok(Arc::new(this.reading.clone()))));
+    }
+
+    fn start_due(&mut self, ctx: &mut Context<Self>) {
+        let pool = self.io.postgres.clone();
+        self.ask(ctx, |this| (&mut this.server, &mut this.reading.server), async move { probe::server(&pool).await });
+        if !self.reading.server.latest().is_some_and(|server| server.has_queries) {
+            return;
+        }
+        let pool = self.io.postgres.clone();
+        let volume = async move { probe::query_volume(&pool).await };
+        self.ask(ctx, |this| (&mut this.volume, &mut this.reading.query_volume), volume);
+        let pool = self.io.postgres.clone();
+        let callbacks = async move { probe::callbacks(&pool).await };
+        self.ask(ctx, |this| (&mut this.callbacks, &mut this.reading.callbacks), callbacks);
+        let pool = self.io.postgres.clone();
+        let counts = async move { probe::query_counts(&pool).await };
+        self.ask(ctx, |this| (&mut this.counts, &mut this.reading.query_counts), counts);
+    }
+
+    /// Asks for one group of figures if it is due; `place` says where its turn and its answer are.
+    fn ask<T: Send + 'static>(
+        &mut self,
+        ctx: &mut Context<Self>,
+        place: fn(&mut Self) -> (&mut Turn, &mut Probed<T>),
+        work: impl Future<Output = Result<T, SourceTrouble>> + Send + 'static,
+    ) {
+        let now = self.io.now();
+        let (turn, _) = place(self);
+        if turn.running || now < turn.not_before {
+            return;
+        }
+        turn.running = true;
+        let began = Instant::now();
+        let asking = self.io.run(PROBE_AT_MOST, POSTGRES_LATE, work);
+        ctx.spawn(asking.into_actor(self).map(move |answer, this, ctx| {
+            let now = this.io.now();
+            let (turn, probed) = place(this);
+            *turn = Turn { running: false, not_before: now.plus((began.elapsed() * REST).max(REST_AT_LEAST)) };
+            let first = probed.value.is_none();
+            match answer {
+                Ok(value) => *probed = Probed { value: Some((now, value)), error: None },
+                Err(trouble) => probed.error = Some(trouble.detail),
+            }
+            if first {
+                this.start_due(ctx);
+            }
+        }));
+    }
+
+    /// Once per start, as soon as Postgres is there.
+    fn migrate(&mut self, ctx: &mut Context<Self>) {
+        if self.migrated != Migrated::No {
+            return;
+        }
+        self.migrated = Migrated::Running;
+        let (url, pool) = (self.database_url.reveal().to_owned(), self.io.postgres.clone());
+        let migrating = self.io.run(Duration::from_secs(3600), POSTGRES_LATE, async move {
+            migrate::run(&url, Duration::from_secs(5)).await?;
+            migrate::add_fleet_indexes(&pool).await
+        });
+        ctx.spawn(migrating.into_actor(self).map(|result, this, ctx| match result {
+            Ok(()) => this.migrated = Migrated::Yes,
+            Err(trouble) => {
+                tracing::error!(
+                    error = trouble.detail,
+                    "the database's tables are not up to date; trying again in a minute"
+                );
+                ctx.run_later(Duration::from_secs(60), |this, _| this.migrated = Migrated::No);
+            }
+        }));
+    }
+}
+
+impl Actor for DatabaseProbe {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::DatabaseProbe));
+    }
+}
+
+impl Handler<Tick> for DatabaseProbe {
+    type Result = ();
+
+    fn handle(&mut self, tick: Tick, ctx: &mut Self::Context) {
+        if self.asking {
+            return;
+        }
+        self.asking = true;
+        let pool = self.io.postgres.clone();
+        let asking = self.io.run(tick.deadline, POSTGRES_LATE, async move { probe::alive(&pool).await });
+        ctx.spawn(asking.into_actor(self).map(move |answer, this, ctx| this.answered(tick, answer, ctx)));
+    }
+}
+
+impl Handler<Fail> for DatabaseProbe {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the database probe was told to fail");
+    }
+}

@@ -1,0 +1,110 @@
+//! Reads heartbeats and markers as soon as the tick's streams are read.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
+use tokio::sync::Mutex;
+
+use super::io::{Io, REDIS_LATE};
+use super::messages::{Fail, FoundHeartbeats, HeartbeatsRead, Report, Role, StreamsRead};
+use crate::contract::Name;
+use crate::fleet::reading::{HeartbeatsReading, SourceTrouble, TroubleKind};
+use crate::fleet::watched::WatchedStreams;
+use crate::redis_streams::connection::Kept;
+use crate::redis_streams::heartbeats_reader::HeartbeatsReader;
+use crate::redis_streams::worker_states;
+
+/// What the watcher knows; it outlives a restart of the actor.
+#[derive(Default)]
+pub struct Watch {
+    reader: HeartbeatsReader,
+    connection: Kept,
+    /// Consumers of the last run are watched too.
+    restored: bool,
+}
+
+/// The actor.
+pub struct HeartbeatWatcher {
+    io: Io,
+    supervisor: Recipient<Report>,
+    watched: Arc<WatchedStreams>,
+    watch: Arc<Mutex<Watch>>,
+    reading: bool,
+    found: Vec<Vec<u8>>,
+}
+
+impl HeartbeatWatcher {
+    /// Watches the consumers of `watched` streams.
+    #[must_use]
+    pub fn new(io: Io, supervisor: Recipient<Report>, watched: Arc<WatchedStreams>, watch: Arc<Mutex<Watch>>) -> Self {
+        Self { io, supervisor, watched, watch, reading: false, found: Vec::new() }
+    }
+
+    fn report(&self, tick: u64, reading: Result<HeartbeatsReading, SourceTrouble>) {
+        self.supervisor.do_send(Report::Heartbeats(HeartbeatsRead { tick, reading: reading.map(Arc::new) }));
+    }
+}
+
+impl Actor for HeartbeatWatcher {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::HeartbeatWatcher));
+    }
+}
+
+impl Handler<StreamsRead> for HeartbeatWatcher {
+    type Result = ();
+
+    fn handle(&mut self, message: StreamsRead, ctx: &mut Self::Context) {
+        self.found.extend(message.heartbeat_keys);
+        let Ok(streams) = message.reading else { return };
+        let tick = message.tick;
+        if self.reading {
+            return self.report(tick, Err(SourceTrouble::new(TroubleKind::TimedOut, REDIS_LATE)));
+        }
+        self.reading = true;
+        let found = std::mem::take(&mut self.found);
+        let (io, watch, watched) = (self.io.clone(), Arc::clone(&self.watch), Arc::clone(&self.watched));
+        let deadline = message.deadline.max(Duration::from_millis(100));
+        let reading = self.io.run(deadline, REDIS_LATE, async move {
+            let mut watch = watch.lock().await;
+            if !watch.restored {
+                let records = worker_states::load(&io.redis).await?;
+                watch.reader.restore(records.into_iter().flat_map(|(stream, record)| {
+                    record.consumers.into_keys().map(move |consumer| (stream.clone(), Name::from(consumer)))
+                }));
+                watch.restored = true;
+            }
+            watch.reader.follow(&streams);
+            watch.reader.found(found);
+            let mut redis = watch.connection.take(&io.redis).await?;
+            let mut reading = watch.reader.read(&mut redis, io.now()).await?;
+            watch.connection.keep(redis);
+            reading.consumers.retain(|stream, _| watched.contains(stream));
+            Ok(reading)
+        });
+        ctx.spawn(reading.into_actor(self).map(move |result, this, _| {
+            this.reading = false;
+            this.report(tick, result);
+        }));
+    }
+}
+
+impl Handler<FoundHeartbeats> for HeartbeatWatcher {
+    type Result = ();
+
+    fn handle(&mut self, FoundHeartbeats(keys): FoundHeartbeats, _: &mut Self::Context) {
+        self.found.extend(keys);
+    }
+}
+
+impl Handler<Fail> for HeartbeatWatcher {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the heartbeat watcher was told to fail");
+    }
+}

@@ -1,0 +1,68 @@
+//! Where actors do their I/O: a runtime of its own, so that a busy actor never delays another's
+//! query, and a panic in a query is an error, not an actor's end.
+
+use std::future::Future;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use deadpool_redis::Pool;
+use tokio::runtime::Handle;
+
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::fleet::time::Mono;
+use crate::postgres::connection::PgPool;
+
+/// The way out: runtime, pools and clocks, shared by all actors.
+#[derive(Clone)]
+pub struct Io {
+    runtime: Handle,
+    /// Redis.
+    pub redis: Pool,
+    /// Postgres.
+    pub postgres: PgPool,
+    started: Instant,
+}
+
+impl Io {
+    /// Work is done on `runtime`.
+    #[must_use]
+    pub fn new(runtime: Handle, redis: Pool, postgres: PgPool) -> Self {
+        Self { runtime, redis, postgres, started: Instant::now() }
+    }
+
+    /// Now, on the clock that never jumps.
+    #[must_use]
+    pub fn now(&self) -> Mono {
+        Mono(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Now, on the wall, Unix seconds.
+    #[must_use]
+    pub fn wall(&self) -> f64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    }
+
+    /// Does `work` elsewhere and answers within `deadline`, whatever happens.
+    pub fn run<T: Send + 'static, W: Future<Output = Result<T, SourceTrouble>> + Send + 'static>(
+        &self,
+        deadline: Duration,
+        late: &'static str,
+        work: W,
+    ) -> impl Future<Output = Result<T, SourceTrouble>> + use<T, W> {
+        let task = self.runtime.spawn(async move { tokio::time::timeout(deadline, work).await });
+        async move {
+            match task.await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => Err(SourceTrouble::new(TroubleKind::TimedOut, late)),
+                Err(error) => {
+                    tracing::error!(%error, "a query ended in a panic");
+                    Err(SourceTrouble::new(TroubleKind::Failed, "an internal error; see the log"))
+                }
+            }
+        }
+    }
+}
+
+/// What is said when Redis does not answer in time.
+pub const REDIS_LATE: &str = "Redis does not answer in time";
+/// What is said when Postgres does not answer in time.
+pub const POSTGRES_LATE: &str = "Postgres does not answer in time";

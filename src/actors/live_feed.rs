@@ -1,0 +1,174 @@
+//! Feeds everyone who watches: each message is made once per tick, whatever the number of
+//! sessions, and a session that does not read can hold nobody up.
+
+use std::sync::Arc;
+
+use actix::{Actor, Context, Handler, MessageResult, Recipient};
+use bytestring::ByteString;
+
+use super::messages::{
+    Fail, Feed, GetChanges, Join, Push, RenderPage, Report, Role, SessionCount, SnapshotTaken, StopFeed,
+};
+use crate::fleet::snapshot::Snapshot;
+use crate::pages::LiveView;
+
+/// The actor.
+pub struct LiveFeed {
+    supervisor: Recipient<Report>,
+    view: LiveView,
+    /// The newest snapshot, and whether the view has it.
+    newest: Option<Arc<Snapshot>>,
+    rendered: bool,
+    snapshots: Vec<Recipient<Push>>,
+    changes: Vec<Recipient<Push>>,
+    jammed: u64,
+    root_path: String,
+}
+
+impl LiveFeed {
+    /// Feeds `view` to sessions; pages link below `root_path`.
+    #[must_use]
+    pub fn new(supervisor: Recipient<Report>, view: LiveView, root_path: String) -> Self {
+        Self {
+            supervisor,
+            view,
+            newest: None,
+            rendered: false,
+            snapshots: Vec::new(),
+            changes: Vec::new(),
+            jammed: 0,
+            root_path,
+        }
+    }
+
+    /// Renders the newest snapshot unless that is done; the changes, if there were any.
+    fn render(&mut self) -> Result<Option<String>, String> {
+        let Some(snapshot) = self.newest.as_ref().filter(|_| !self.rendered) else { return Ok(None) };
+        self.rendered = true;
+        self.view.update(snapshot).map_err(|error| {
+            tracing::error!(%error, "the live page cannot be rendered");
+            error.to_string()
+        })
+    }
+}
+
+/// Sends to all that take it; those that do not are dropped and counted.
+fn send_all(sessions: &mut Vec<Recipient<Push>>, text: &ByteString) -> u64 {
+    let mut jammed = 0;
+    sessions.retain(|session| match session.try_send(Push::Text(text.clone())) {
+        Ok(()) => true,
+        Err(actix::prelude::SendError::Full(_)) => {
+            jammed += 1;
+            false
+        }
+        Err(actix::prelude::SendError::Closed(_)) => false,
+    });
+    jammed
+}
+
+/// The contract's websocket message.
+fn snapshot_message(snapshot: &Snapshot) -> Option<ByteString> {
+    let json = serde_json::to_string(snapshot).ok()?;
+    Some(format!(r#"{{"type":"snapshot","data":{json}}}"#).into())
+}
+
+impl Actor for LiveFeed {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::LiveFeed));
+    }
+}
+
+impl Handler<SnapshotTaken> for LiveFeed {
+    type Result = ();
+
+    fn handle(&mut self, SnapshotTaken(snapshot): SnapshotTaken, _: &mut Self::Context) {
+        if !self.snapshots.is_empty()
+            && let Some(text) = snapshot_message(&snapshot)
+        {
+            self.jammed += send_all(&mut self.snapshots, &text);
+        }
+        self.newest = Some(snapshot);
+        self.rendered = false;
+        if !self.changes.is_empty()
+            && let Ok(Some(text)) = self.render()
+        {
+            self.jammed += send_all(&mut self.changes, &text.into());
+        }
+    }
+}
+
+impl Handler<Join> for LiveFeed {
+    type Result = ();
+
+    fn handle(&mut self, join: Join, _: &mut Self::Context) {
+        match join.feed {
+            Feed::Snapshots => {
+                if let Some(text) = self.newest.as_deref().and_then(snapshot_message) {
+                    drop(join.session.try_send(Push::Text(text)));
+                }
+                self.snapshots.push(join.session);
+            }
+            Feed::Changes { epoch, tick } => {
+                // Those who are here already must not miss what this rendering finds changed.
+                if let Ok(Some(text)) = self.render() {
+                    self.jammed += send_all(&mut self.changes, &text.into());
+                }
+                if let Ok(Some(text)) = self.view.since(epoch, tick) {
+                    drop(join.session.try_send(Push::Text(text.into())));
+                }
+                self.changes.push(join.session);
+            }
+        }
+    }
+}
+
+impl Handler<RenderPage> for LiveFeed {
+    type Result = Result<String, String>;
+
+    fn handle(&mut self, _: RenderPage, _: &mut Self::Context) -> Self::Result {
+        if let Some(text) = self.render()? {
+            self.jammed += send_all(&mut self.changes, &text.into());
+        }
+        self.view.page(&self.root_path).map_err(|error| error.to_string())
+    }
+}
+
+impl Handler<GetChanges> for LiveFeed {
+    type Result = Result<Option<String>, String>;
+
+    fn handle(&mut self, asked: GetChanges, _: &mut Self::Context) -> Self::Result {
+        if let Some(text) = self.render()? {
+            self.jammed += send_all(&mut self.changes, &text.into());
+        }
+        self.view.since(asked.epoch, asked.tick).map_err(|error| error.to_string())
+    }
+}
+
+impl Handler<SessionCount> for LiveFeed {
+    type Result = MessageResult<SessionCount>;
+
+    fn handle(&mut self, _: SessionCount, _: &mut Self::Context) -> Self::Result {
+        MessageResult((self.snapshots.len() + self.changes.len(), self.jammed))
+    }
+}
+
+impl Handler<StopFeed> for LiveFeed {
+    type Result = ();
+
+    fn handle(&mut self, _: StopFeed, _: &mut Self::Context) {
+        for session in self.snapshots.drain(..).chain(self.changes.drain(..)) {
+            drop(session.try_send(Push::Close));
+        }
+    }
+}
+
+impl Handler<Fail> for LiveFeed {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the live feed was told to fail");
+    }
+}

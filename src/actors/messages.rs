@@ -1,0 +1,232 @@
+//! Every message between actors: who sends it, who takes it, whether it may be lost.
+//!
+//! Children know the supervisor only ([`Report`] up, the rest down); sessions and handlers of the
+//! web front end know it too.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Message, Recipient};
+use serde::Serialize;
+
+use crate::fleet::event::Event;
+use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading};
+use crate::fleet::snapshot::Snapshot;
+use crate::fleet::time::Mono;
+
+/// The actors under supervision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads the streams.
+    StreamPoller,
+    /// Reads heartbeats and markers.
+    HeartbeatWatcher,
+    /// Measures Postgres.
+    DatabaseProbe,
+    /// Decides what the readings mean.
+    StateTracker,
+    /// Feeds the pages.
+    LiveFeed,
+}
+
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::StreamPoller, Self::HeartbeatWatcher, Self::DatabaseProbe, Self::StateTracker, Self::LiveFeed];
+}
+
+/// Supervisor → StreamPoller, DatabaseProbe, StateTracker: a tick begins. May be lost: the next
+/// one comes.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Tick {
+    /// Counts up.
+    pub n: u64,
+    /// When it began.
+    pub at: Mono,
+    /// How long a source may take.
+    pub deadline: Duration,
+}
+
+/// StreamPoller → supervisor → HeartbeatWatcher, StateTracker. May be lost: the tick then closes
+/// without it.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct StreamsRead {
+    /// The tick it belongs to.
+    pub tick: u64,
+    /// The reading, or why there is none.
+    pub reading: Result<Arc<StreamsReading>, SourceTrouble>,
+    /// Heartbeat keys that discovery came across.
+    pub heartbeat_keys: Vec<Vec<u8>>,
+    /// What is left of the tick for reading the heartbeats.
+    pub deadline: Duration,
+}
+
+/// StreamPoller → supervisor → HeartbeatWatcher: heartbeat keys that a walk of the keyspace came
+/// across. May be lost: the slow sweep finds them too.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct FoundHeartbeats(pub Vec<Vec<u8>>);
+
+/// HeartbeatWatcher → supervisor → StateTracker. May be lost, as [`StreamsRead`].
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct HeartbeatsRead {
+    /// The tick it belongs to.
+    pub tick: u64,
+    /// The reading, or why there is none.
+    pub reading: Result<Arc<HeartbeatsReading>, SourceTrouble>,
+}
+
+/// DatabaseProbe → supervisor → StateTracker. May be lost: the last figures stay, with their age.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct DatabaseRead {
+    /// The tick it belongs to.
+    pub tick: u64,
+    /// The reading, or why there is none.
+    pub reading: Result<Arc<DatabaseReading>, SourceTrouble>,
+}
+
+/// StateTracker → supervisor → LiveFeed and everyone who asks for the newest snapshot. May be
+/// lost: the next one holds everything.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct SnapshotTaken(pub Arc<Snapshot>);
+
+/// StateTracker → supervisor: events that are written down. What is lost here is a delay, never
+/// a loss: they can be read back from `monitor_events`.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct FleetChanged(pub Arc<[Arc<Event>]>);
+
+/// Child → supervisor: everything a child has to say.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub enum Report {
+    /// See [`StreamsRead`].
+    Streams(StreamsRead),
+    /// See [`FoundHeartbeats`].
+    FoundHeartbeats(Vec<Vec<u8>>),
+    /// See [`HeartbeatsRead`].
+    Heartbeats(HeartbeatsRead),
+    /// See [`DatabaseRead`].
+    Database(DatabaseRead),
+    /// See [`SnapshotTaken`].
+    Snapshot(SnapshotTaken),
+    /// See [`FleetChanged`].
+    Changed(FleetChanged),
+    /// The actor ended, by a panic too; it is started again.
+    Ended(Role),
+}
+
+/// Test → supervisor → child: panic now. Lets a test prove that every actor comes back.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Fail(pub Role);
+
+/// Application → supervisor: stop in order. Answered when the children are stopped.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Stop;
+
+/// Web → supervisor: how is everyone? Not lost: the asker waits.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Health")]
+pub struct GetHealth;
+
+/// The monitor's own condition.
+#[derive(Debug, Clone, Serialize)]
+pub struct Health {
+    /// Each actor.
+    pub actors: Vec<ActorHealth>,
+    /// Ticks finished since the start.
+    pub ticks: u64,
+    /// Seconds since the last tick finished; `None` before the first.
+    pub last_tick_age_sec: Option<f64>,
+    /// How long the last tick took, milliseconds.
+    pub last_tick_took_ms: Option<u64>,
+    /// The interval that ticks are meant to have, seconds.
+    pub interval_sec: f64,
+    /// Browsers and scripts connected by websocket.
+    pub sessions: usize,
+    /// Sessions that were dropped because they did not read.
+    pub sessions_jammed: u64,
+    /// It is going down.
+    pub stopping: bool,
+}
+
+/// One actor's condition.
+#[derive(Debug, Clone, Serialize)]
+pub struct ActorHealth {
+    /// Which.
+    pub actor: Role,
+    /// It runs.
+    pub up: bool,
+    /// How often it was started again after a panic.
+    pub restarts: u32,
+}
+
+/// What a websocket session wants to be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feed {
+    /// Whole snapshots, as the contract's `/ws` says.
+    Snapshots,
+    /// The live page's changes after the tick that the page was rendered at.
+    Changes {
+        /// Which run of the monitor rendered it.
+        epoch: u64,
+        /// At which tick.
+        tick: u64,
+    },
+}
+
+/// LiveSession → supervisor → LiveFeed: send me this from now on. If lost, the session hears
+/// nothing and ends itself; the client comes back.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Join {
+    /// What it wants.
+    pub feed: Feed,
+    /// Where to send it.
+    pub session: Recipient<Push>,
+}
+
+/// LiveFeed → LiveSession: one message for the client. May be lost: a session that does not take
+/// it is dropped.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub enum Push {
+    /// A text frame.
+    Text(bytestring::ByteString),
+    /// The monitor is going down: close.
+    Close,
+}
+
+/// Web → supervisor → LiveFeed: the live page as HTML. Not lost: the asker waits.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<String, String>")]
+pub struct RenderPage;
+
+/// Web → supervisor → LiveFeed: what changed after this tick, for clients without websocket.
+/// Not lost: the asker waits.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<Option<String>, String>")]
+pub struct GetChanges {
+    /// Which run of the monitor the client knows.
+    pub epoch: u64,
+    /// The last tick it has.
+    pub tick: u64,
+}
+
+/// Supervisor → LiveFeed: how many sessions there are, and how many were dropped for not reading.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "(usize, u64)")]
+pub struct SessionCount;
+
+/// Supervisor → LiveFeed: the monitor is going down, close every session.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct StopFeed;

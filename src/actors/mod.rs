@@ -1,0 +1,17 @@
+//! The event pipeline: actors that read, decide and feed, under one supervisor.
+//!
+//! Start with [`messages`] (who says what to whom), then [`supervisor`] (who is started, watched
+//! and restarted), then one file per actor in the order of the data: [`stream_poller`],
+//! [`heartbeat_watcher`], [`database_probe`], [`state_tracker`], [`live_feed`].
+//!
+//! Actors decide nothing: they ask [`crate::fleet`]. They do no I/O on their own thread either:
+//! [`io`] does it elsewhere.
+
+pub mod database_probe;
+pub mod heartbeat_watcher;
+pub mod io;
+pub mod live_feed;
+pub mod messages;
+pub mod state_tracker;
+pub mod stream_poller;
+pub mod supervisor;

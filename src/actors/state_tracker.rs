@@ -1,0 +1,329 @@
+//! Closes each tick: lets [`Tracker`] decide, writes down what happened, and only then tells.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture};
+
+use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
+use super::messages::{
+    DatabaseRead, Fail, FleetChanged, HeartbeatsRead, Report, Role, SnapshotTaken, StreamsRead, Tick,
+};
+use crate::contract::Name;
+use crate::fleet::event::Event;
+use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading, TroubleKind};
+use crate::fleet::snapshot::Snapshot;
+use crate::fleet::time::Mono;
+use crate::fleet::tracker::{Advance, TickReadings, Tracker, TrackerSettings};
+use crate::fleet::worker_type::WorkerStateRecord;
+use crate::postgres::events;
+use crate::redis_streams::{event_spool, worker_states};
+
+/// How long a tick waits for Postgres once Redis is read.
+const WAIT_FOR_DATABASE: Duration = Duration::from_millis(200);
+/// How long writing an event down may take in each place.
+const WRITE_WITHIN: Duration = Duration::from_secs(1);
+/// How often `last_seen_alive` is written down for types that are simply alive.
+const REFRESH_RECORDS_EVERY: Duration = Duration::from_secs(30);
+/// Spooled events moved to Postgres at a time.
+const SPOOL_BATCH: usize = 500;
+
+/// The actor.
+pub struct StateTracker {
+    io: Io,
+    supervisor: Recipient<Report>,
+    tracker: Tracker,
+    /// What was written down by an earlier run was taken in.
+    restored: Restored,
+    tick: Option<OpenTick>,
+    database: Option<Result<Arc<DatabaseReading>, SourceTrouble>>,
+    /// Events that neither Postgres nor Redis took yet, oldest first.
+    unwritten: Vec<Arc<Event>>,
+    /// Events may be waiting in Redis for Postgres.
+    spooled: bool,
+    flushing: bool,
+    records_refreshed: Mono,
+}
+
+#[derive(Default)]
+struct Restored {
+    records: bool,
+    events: bool,
+    loading_events: bool,
+}
+
+/// What has come in of the present tick.
+struct OpenTick {
+    n: u64,
+    streams: Option<Result<Arc<StreamsReading>, SourceTrouble>>,
+    heartbeats: Option<Result<Arc<HeartbeatsReading>, SourceTrouble>>,
+    database_is_in: bool,
+    closes: Option<SpawnHandle>,
+}
+
+impl StateTracker {
+    /// Starts knowing nothing; goes on from what is written down with the first good reading.
+    #[must_use]
+    pub fn new(io: Io, supervisor: Recipient<Report>, settings: TrackerSettings) -> Self {
+        let tracker = Tracker::new(settings, io.now(), io.wall());
+        Self {
+            io,
+            supervisor,
+            tracker,
+            restored: Restored::default(),
+            tick: None,
+            database: None,
+            unwritten: Vec::new(),
+            spooled: true,
+            flushing: false,
+            records_refreshed: Mono::default(),
+        }
+    }
+
+    fn close_when_complete(&mut self, ctx: &mut Context<Self>) {
+        let Some(tick) = &mut self.tick else { return };
+        let (Some(_), Some(_)) = (&tick.streams, &tick.heartbeats) else { return };
+        if tick.database_is_in {
+            return self.close(ctx);
+        }
+        if let Some(handle) = tick.closes.replace(ctx.run_later(WAIT_FOR_DATABASE, |this, ctx| this.close(ctx))) {
+            ctx.cancel_future(handle);
+        }
+    }
+
+    /// Ends the tick with whatever is in.
+    fn close(&mut self, ctx: &mut Context<Self>) {
+        let Some(tick) = self.tick.take() else { return };
+        if let Some(handle) = tick.closes {
+            ctx.cancel_future(handle);
+        }
+        let late = || SourceTrouble::new(TroubleKind::TimedOut, REDIS_LATE);
+        let readings = TickReadings {
+            tick: tick.n,
+            now: self.io.now(),
+            wall: self.io.wall(),
+            streams: tick.streams.unwrap_or_else(|| Err(late())),
+            heartbeats: tick.heartbeats.unwrap_or_else(|| Err(late())),
+            database: self.database.clone(),
+        };
+        if self.restored.records || readings.heartbeats.is_err() {
+            return self.advance(&readings, ctx);
+        }
+        let redis = self.io.redis.clone();
+        let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move { worker_states::load(&redis).await });
+        ctx.wait(loading.into_actor(self).map(move |records, this, ctx| {
+            match records {
+                Ok(records) => {
+                    this.tracker.restore(&records, readings.now);
+                    this.restored.records = true;
+                    this.advance(&readings, ctx);
+                }
+                // Without them a consumer that is gone could not be told from one that never was.
+                Err(trouble) => this.advance(&TickReadings { heartbeats: Err(trouble), ..readings }, ctx),
+            }
+        }));
+    }
+
+    fn advance(&mut self, readings: &TickReadings, ctx: &mut Context<Self>) {
+        let Some(advance) = self.tracker.advance(readings) else { return };
+        let Advance { events, snapshot, changed_types, new_types } = advance;
+        let records = self.records_to_save(readings, changed_types);
+        self.unwritten.extend(events);
+        let snapshot = Arc::new(snapshot);
+        if self.unwritten.is_empty() && records.is_empty() && new_types.is_empty() {
+            self.tell(snapshot, Arc::new([]));
+        } else {
+            self.write_then_tell(snapshot, records, new_types, ctx);
+        }
+        if matches!(self.database, Some(Ok(_))) {
+            self.load_events(ctx);
+            self.flush_spool(ctx);
+        }
+    }
+
+    fn records_to_save(&mut self, readings: &TickReadings, changed: Vec<Name>) -> Vec<(Name, WorkerStateRecord)> {
+        let mut names = changed;
+        if readings.heartbeats.is_ok() && readings.now.since(self.records_refreshed) >= REFRESH_RECORDS_EVERY {
+            self.records_refreshed = readings.now;
+            names = self.tracker.alive_types().cloned().chain(names).collect();
+        }
+        names.into_iter().filter_map(|name| self.tracker.record(&name).map(|record| (name, record))).collect()
+    }
+
+    /// Events first, then the states they lead to: a restart in between finds them again, under
+    /// the same key.
+    fn write_then_tell(
+        &mut self,
+        snapshot: Arc<Snapshot>,
+        records: Vec<(Name, WorkerStateRecord)>,
+        new_types: Vec<Name>,
+        ctx: &mut Context<Self>,
+    ) {
+        let events: Arc<[Arc<Event>]> = self.unwritten.as_slice().into();
+        let rows: Vec<events::NewRow> = events.iter().map(|event| events::NewRow::from(&**event)).collect();
+        let (io, try_postgres) = (self.io.clone(), matches!(self.database, Some(Ok(_))));
+        let writing = self.io.run(WRITE_WITHIN * 4, REDIS_LATE, async move {
+            let kept = if rows.is_empty() { Kept::Postgres } else { keep(&io, &rows, try_postgres).await };
+            if kept != Kept::Nowhere
+                && let Err(trouble) = worker_states::save(&io.redis, &records, &new_types).await
+            {
+                tracing::warn!(
+                    error = trouble.detail,
+                    "the workers' states were not written down; the next change tries again"
+                );
+            }
+            Ok(kept)
+        });
+        ctx.wait(writing.into_actor(self).map(move |kept, this, _| {
+            let kept = kept.unwrap_or(Kept::Nowhere);
+            this.spooled |= kept == Kept::Spool;
+            if kept == Kept::Nowhere {
+                tracing::warn!(
+                    events = events.len(),
+                    "events could be written down neither in Postgres nor in Redis; the next tick tries again"
+                );
+                this.tell(snapshot, Arc::new([]));
+            } else {
+                this.unwritten.clear();
+                this.tell(snapshot, events);
+            }
+        }));
+    }
+
+    fn tell(&self, snapshot: Arc<Snapshot>, events: Arc<[Arc<Event>]>) {
+        if !events.is_empty() {
+            self.supervisor.do_send(Report::Changed(FleetChanged(events)));
+        }
+        self.supervisor.do_send(Report::Snapshot(SnapshotTaken(snapshot)));
+    }
+
+    fn load_events(&mut self, ctx: &mut Context<Self>) {
+        if self.restored.events || self.restored.loading_events {
+            return;
+        }
+        self.restored.loading_events = true;
+        let pool = self.io.postgres.clone();
+        let loading = self.io.run(Duration::from_secs(5), POSTGRES_LATE, async move {
+            events::newest(&pool, &events::Filter::default(), 50).await
+        });
+        ctx.spawn(loading.into_actor(self).map(|rows, this, _| {
+            this.restored.loading_events = false;
+            if let Ok(rows) = rows {
+                this.restored.events = true;
+                this.tracker.restore_events(rows.into_iter().map(Event::from).collect());
+            }
+        }));
+    }
+
+    /// Moves what waits in Redis to Postgres: stored first, then dropped; stored once however
+    /// often that is cut short.
+    fn flush_spool(&mut self, ctx: &mut Context<Self>) {
+        if !self.spooled || self.flushing || !self.restored.events {
+            return;
+        }
+        self.flushing = true;
+        let io = self.io.clone();
+        let flushing = self.io.run(Duration::from_secs(10), POSTGRES_LATE, async move {
+            let waiting = event_spool::peek(&io.redis, SPOOL_BATCH).await?;
+            let rows: Vec<events::NewRow> = waiting.iter().filter_map(|json| serde_json::from_str(json).ok()).collect();
+            events::insert(&io.postgres, &rows).await?;
+            event_spool::drop_oldest(&io.redis, waiting.len()).await?;
+            Ok(waiting.len())
+        });
+        ctx.spawn(flushing.into_actor(self).map(|flushed, this, _| {
+            this.flushing = false;
+            match flushed {
+                Ok(0) => this.spooled = false,
+                Ok(count) => tracing::info!(count, "events that waited in Redis are in Postgres"),
+                Err(trouble) => tracing::debug!(error = trouble.detail, "events still wait in Redis for Postgres"),
+            }
+        }));
+    }
+}
+
+/// Where events were written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Postgres,
+    Spool,
+    Nowhere,
+}
+
+async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> Kept {
+    if try_postgres {
+        match tokio::time::timeout(WRITE_WITHIN, events::insert(&io.postgres, rows)).await {
+            Ok(Ok(())) => return Kept::Postgres,
+            Ok(Err(trouble)) => {
+                tracing::warn!(error = trouble.detail, "events are kept in Redis until Postgres takes them")
+            }
+            Err(_) => tracing::warn!("events are kept in Redis until Postgres answers again"),
+        }
+    }
+    let json: Vec<String> = rows.iter().filter_map(|row| serde_json::to_string(row).ok()).collect();
+    match tokio::time::timeout(WRITE_WITHIN, event_spool::put(&io.redis, &json)).await {
+        Ok(Ok(())) => Kept::Spool,
+        _ => Kept::Nowhere,
+    }
+}
+
+impl Actor for StateTracker {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::StateTracker));
+    }
+}
+
+impl Handler<Tick> for StateTracker {
+    type Result = ();
+
+    fn handle(&mut self, tick: Tick, ctx: &mut Self::Context) {
+        self.close(ctx);
+        let closes = ctx.run_later(tick.deadline + WAIT_FOR_DATABASE * 2, |this, ctx| this.close(ctx));
+        self.tick =
+            Some(OpenTick { n: tick.n, streams: None, heartbeats: None, database_is_in: false, closes: Some(closes) });
+    }
+}
+
+impl Handler<StreamsRead> for StateTracker {
+    type Result = ();
+
+    fn handle(&mut self, message: StreamsRead, ctx: &mut Self::Context) {
+        let Some(tick) = self.tick.as_mut().filter(|tick| tick.n == message.tick) else { return };
+        if let Err(trouble) = &message.reading {
+            tick.heartbeats = Some(Err(trouble.clone()));
+        }
+        tick.streams = Some(message.reading);
+        self.close_when_complete(ctx);
+    }
+}
+
+impl Handler<HeartbeatsRead> for StateTracker {
+    type Result = ();
+
+    fn handle(&mut self, message: HeartbeatsRead, ctx: &mut Self::Context) {
+        let Some(tick) = self.tick.as_mut().filter(|tick| tick.n == message.tick) else { return };
+        tick.heartbeats = Some(message.reading);
+        self.close_when_complete(ctx);
+    }
+}
+
+impl Handler<DatabaseRead> for StateTracker {
+    type Result = ();
+
+    fn handle(&mut self, message: DatabaseRead, ctx: &mut Self::Context) {
+        self.database = Some(message.reading);
+        let Some(tick) = self.tick.as_mut().filter(|tick| tick.n == message.tick) else { return };
+        tick.database_is_in = true;
+        self.close_when_complete(ctx);
+    }
+}
+
+impl Handler<Fail> for StateTracker {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the state tracker was told to fail");
+    }
+}

@@ -1,0 +1,189 @@
+//! Reads the streams once per tick, and has the keyspace walked in the background when there may
+//! be new ones.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
+use tokio::sync::Mutex;
+
+use super::io::{Io, REDIS_LATE};
+use super::messages::{Fail, Report, Role, StreamsRead, Tick};
+use crate::fleet::reading::{SourceTrouble, StreamsReading, TroubleKind};
+use crate::fleet::time::Mono;
+use crate::redis_streams::connection::{Kept, checkout};
+use crate::redis_streams::discovery::{self, Found};
+use crate::redis_streams::streams_reader::StreamsReader;
+
+/// Every so many ticks Redis is asked whether groups were created.
+const ASK_ABOUT_GROUPS_EVERY: u64 = 10;
+/// No more than one walk of the keyspace in this time.
+const WALK_EVERY: Duration = Duration::from_secs(60);
+/// A walk that takes longer is given up.
+const WALK_AT_MOST: Duration = Duration::from_secs(3600);
+
+/// What the poller knows; it outlives a restart of the actor.
+pub struct Polled {
+    reader: StreamsReader,
+    connection: Kept,
+}
+
+impl Polled {
+    /// Polls with `reader`.
+    #[must_use]
+    pub fn new(reader: StreamsReader) -> Self {
+        Self { reader, connection: Kept::default() }
+    }
+}
+
+/// The actor.
+pub struct StreamPoller {
+    io: Io,
+    supervisor: Recipient<Report>,
+    reader: Arc<Mutex<Polled>>,
+    reading: bool,
+    walk: Walk,
+}
+
+#[derive(Default)]
+struct Walk {
+    running: bool,
+    last: Option<Mono>,
+    /// The server that was walked.
+    run_id: String,
+    groups_created: Option<u64>,
+    wanted: bool,
+}
+
+impl StreamPoller {
+    /// Polls what `reader` watches and whatever discovery finds.
+    #[must_use]
+    pub fn new(io: Io, supervisor: Recipient<Report>, reader: Arc<Mutex<Polled>>) -> Self {
+        Self { io, supervisor, reader, reading: false, walk: Walk::default() }
+    }
+
+    fn report(
+        &mut self,
+        tick: Tick,
+        result: Result<(StreamsReading, Vec<Vec<u8>>), SourceTrouble>,
+        ctx: &mut Context<Self>,
+    ) {
+        self.reading = false;
+        let (reading, heartbeat_keys) = match result {
+            Ok((reading, found)) => {
+                if self.walk.run_id != reading.server.run_id {
+                    self.walk = Walk {
+                        run_id: reading.server.run_id.clone(),
+                        wanted: true,
+                        running: self.walk.running,
+                        ..Walk::default()
+                    };
+                }
+                (Ok(Arc::new(reading)), found)
+            }
+            Err(trouble) => (Err(trouble), Vec::new()),
+        };
+        let left = tick.deadline.saturating_sub(self.io.now().since(tick.at));
+        self.supervisor.do_send(Report::Streams(StreamsRead { tick: tick.n, reading, heartbeat_keys, deadline: left }));
+        if self.walk.is_due(self.io.now()) {
+            self.start_walk(ctx);
+        }
+    }
+
+    fn start_walk(&mut self, ctx: &mut Context<Self>) {
+        self.walk.running = true;
+        self.walk.wanted = false;
+        self.walk.last = Some(self.io.now());
+        let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
+        let walking = self.io.run(WALK_AT_MOST, "the walk through Redis took too long", async move {
+            let capabilities = reader.lock().await.reader.known_capabilities();
+            let Some(capabilities) = capabilities else { return Ok(Found::default()) };
+            let found = discovery::walk(&pool, capabilities).await?;
+            reader.lock().await.reader.watch(found.streams.iter().cloned());
+            Ok(found)
+        });
+        ctx.spawn(walking.into_actor(self).map(|walked, this, _| {
+            this.walk.running = false;
+            match walked {
+                Ok(found) => {
+                    tracing::info!(
+                        streams = found.streams.len(),
+                        heartbeats = found.heartbeat_keys.len(),
+                        "walked through Redis"
+                    );
+                    this.supervisor.do_send(Report::FoundHeartbeats(found.heartbeat_keys));
+                }
+                Err(trouble) => {
+                    tracing::warn!(error = trouble.detail, "the walk through Redis failed; it is made again");
+                    this.walk.wanted = true;
+                }
+            }
+        }));
+    }
+
+    fn ask_about_groups(&self, ctx: &mut Context<Self>) {
+        let pool = self.io.redis.clone();
+        let asking = self.io.run(Duration::from_secs(2), REDIS_LATE, async move {
+            discovery::groups_created(&mut checkout(&pool).await?).await
+        });
+        ctx.spawn(asking.into_actor(self).map(|created, this, _| {
+            let Ok(Some(created)) = created else { return };
+            let before = this.walk.groups_created.replace(created);
+            this.walk.wanted |= before.is_some_and(|before| created > before);
+        }));
+    }
+}
+
+impl Walk {
+    fn is_due(&self, now: Mono) -> bool {
+        self.wanted && !self.running && self.last.is_none_or(|last| now.since(last) >= WALK_EVERY)
+    }
+}
+
+impl Actor for StreamPoller {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::StreamPoller));
+    }
+}
+
+impl Handler<Tick> for StreamPoller {
+    type Result = ();
+
+    fn handle(&mut self, tick: Tick, ctx: &mut Self::Context) {
+        if self.reading {
+            let trouble = SourceTrouble::new(TroubleKind::TimedOut, REDIS_LATE);
+            let missed = StreamsRead {
+                tick: tick.n,
+                reading: Err(trouble),
+                heartbeat_keys: Vec::new(),
+                deadline: Duration::ZERO,
+            };
+            self.supervisor.do_send(Report::Streams(missed));
+            return;
+        }
+        self.reading = true;
+        let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
+        let reading = self.io.run(tick.deadline, REDIS_LATE, async move {
+            let mut polled = reader.lock().await;
+            let mut redis = polled.connection.take(&pool).await?;
+            let read = polled.reader.read(&mut redis).await?;
+            polled.connection.keep(redis);
+            Ok(read)
+        });
+        ctx.spawn(reading.into_actor(self).map(move |result, this, ctx| this.report(tick, result, ctx)));
+        if tick.n % ASK_ABOUT_GROUPS_EVERY == 2 {
+            self.ask_about_groups(ctx);
+        }
+    }
+}
+
+impl Handler<Fail> for StreamPoller {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the stream poller was told to fail");
+    }
+}

@@ -1,0 +1,219 @@
+//! A process that cannot outlive its owner, in a folder that goes with it.
+//!
+//! A destructor does not run when its process is killed. So the process is started by a small
+//! shell script (`reaper.sh`) that waits on a pipe held by the owner: when the owner is gone,
+//! for whatever reason, the pipe ends, and the script ends the process and removes the folder.
+//! The script has a process group of its own: Ctrl-C in a terminal reaches the owner alone.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Why the reaper, or what it was told to do, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReaperError {
+    /// The shell or the folder could not be had.
+    #[error("cannot start a process in {folder}: {why}")]
+    Start {
+        /// The folder that was wanted.
+        folder: PathBuf,
+        /// What the system said.
+        why: String,
+    },
+    /// The reaper does not answer: somebody ended it.
+    #[error("the keeper of {folder} is gone")]
+    Gone {
+        /// The folder it kept.
+        folder: PathBuf,
+    },
+    /// An argument that cannot be handed to the shell in one line.
+    #[error("an argument must be UTF-8 without line breaks, and this is not: {0:?}")]
+    Argument(std::ffi::OsString),
+}
+
+/// How a process is ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Farewell {
+    /// The signal that asks it to end; KILL follows three seconds later.
+    pub signal: &'static str,
+    /// Shell commands run in the folder after the end of the process and before the folder goes.
+    pub epilogue: &'static str,
+}
+
+/// One process (at a time) and its folder; both are gone when this is dropped or its owner dies.
+#[derive(Debug)]
+pub struct Reaper {
+    folder: PathBuf,
+    script: Mutex<Script>,
+}
+
+#[derive(Debug)]
+struct Script {
+    shell: Child,
+    orders: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Reaper {
+    /// Starts the reaper, which makes a folder `{name}-{random}` in the temporary folder (`TMPDIR`).
+    pub fn start(name: &str, farewell: Farewell) -> Result<Self, ReaperError> {
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        let folder = std::env::temp_dir().join(format!("{name}-{}", random.get(..12).unwrap_or(&random)));
+        let failed = |why: String| ReaperError::Start { folder: folder.clone(), why };
+        let mut shell = Command::new("sh")
+            .args(["-c", include_str!("reaper.sh"), "reaper"])
+            .arg(&folder)
+            .args([farewell.signal, farewell.epilogue])
+            .env("LC_ALL", "C")
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| failed(format!("sh: {e}")))?;
+        let (Some(orders), Some(answers)) = (shell.stdin.take(), shell.stdout.take()) else {
+            return Err(failed("sh: no pipes".into()));
+        };
+        let mut script = Script { shell, orders: Some(orders), answers: BufReader::new(answers) };
+        match script.answer() {
+            Some(line) if line == "ready" => {}
+            Some(line) => return Err(failed(line)),
+            None => return Err(failed("the shell ended at once".into())),
+        }
+        Ok(Self { folder, script: Mutex::new(script) })
+    }
+
+    /// The folder; absolute when `TMPDIR` is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file that takes everything the commands print.
+    pub fn log_file(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// Everything printed so far, from byte `offset` on.
+    pub fn log_from(&self, offset: usize) -> String {
+        let log = std::fs::read(self.log_file()).unwrap_or_default();
+        String::from_utf8_lossy(log.get(offset..).unwrap_or_default()).into_owned()
+    }
+
+    /// Runs a command in the folder to its end. Answers its exit status.
+    ///
+    /// The end of the owner is noticed when the command is done.
+    pub fn run<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<u32, ReaperError> {
+        self.order("run", command)
+    }
+
+    /// Starts the process in the folder, after ending the one before. Answers its process id.
+    pub fn serve<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<u32, ReaperError> {
+        self.order("serve", command)
+    }
+
+    /// Sends a signal (`STOP`, `CONT`, `KILL`, …) to the process and its children.
+    /// After KILL the process is gone when this returns. Answers whether there was a process.
+    pub fn send(&self, signal: &str) -> Result<bool, ReaperError> {
+        self.order("send", &[signal]).map(|status| status == 0)
+    }
+
+    /// Ends the process politely, and by force three seconds later; it is gone when this returns.
+    pub fn end(&self) -> Result<(), ReaperError> {
+        self.order::<&str>("end", &[]).map(drop)
+    }
+
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.script.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order<S: AsRef<OsStr>>(&self, what: &str, words: &[S]) -> Result<u32, ReaperError> {
+        let mut line = what.to_owned();
+        for word in words {
+            line.push(' ');
+            line.push_str(&quoted(word.as_ref())?);
+        }
+        line.push('\n');
+        let mut script = self.script();
+        let sent = script.orders.as_mut().is_some_and(|pipe| pipe.write_all(line.as_bytes()).is_ok());
+        let answer = if sent { script.answer() } else { None };
+        answer.and_then(|answer| answer.parse().ok()).ok_or_else(|| ReaperError::Gone { folder: self.folder.clone() })
+    }
+}
+
+impl Script {
+    fn answer(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.answers.read_line(&mut line) {
+            Ok(read) if read > 0 => Some(line.trim_end().to_owned()),
+            _ => None,
+        }
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        // The pipe's end is the order to finish; the script bounds its own time.
+        drop(self.orders.take());
+        let _ = self.shell.wait();
+    }
+}
+
+/// One shell word.
+fn quoted(word: &OsStr) -> Result<String, ReaperError> {
+    match word.to_str() {
+        Some(text) if !text.contains(['\n', '\0']) => Ok(format!("'{}'", text.replace('\'', r"'\''"))),
+        _ => Err(ReaperError::Argument(word.to_owned())),
+    }
+}
+
+/// Whether a process with this id exists and has not ended (a zombie has).
+pub fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = String::from_utf8_lossy(&stat);
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_ONCE: Farewell = Farewell { signal: "KILL", epilogue: "" };
+
+    #[test]
+    fn a_word_reaches_the_command_as_it_was_given() {
+        let reaper = Reaper::start("reaper-test", AT_ONCE).unwrap();
+        assert_eq!(reaper.run(&["printf", "%s", "it's $HOME `x` \\ \"q\" *"]).unwrap(), 0);
+        assert_eq!(reaper.log_from(0), "it's $HOME `x` \\ \"q\" *");
+        assert!(matches!(reaper.run(&["echo", "two\nlines"]), Err(ReaperError::Argument(_))));
+    }
+
+    #[test]
+    fn process_and_folder_are_gone_after_the_drop() {
+        let reaper = Reaper::start("reaper-test", AT_ONCE).unwrap();
+        let (folder, pid) = (reaper.folder().to_owned(), reaper.serve(&["sleep", "600"]).unwrap());
+        assert!(is_running(pid) && folder.is_dir());
+        drop(reaper);
+        assert!(!is_running(pid) && !folder.exists());
+    }
+
+    #[test]
+    fn a_process_that_ignores_its_farewell_is_killed() {
+        let reaper = Reaper::start("reaper-test", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let stubborn = "trap '' TERM; echo deaf; while :; do sleep 0.1; done";
+        let pid = reaper.serve(&["sh", "-c", stubborn]).unwrap();
+        while !reaper.log_from(0).contains("deaf") {
+            std::thread::yield_now();
+        }
+        reaper.end().unwrap();
+        assert!(!is_running(pid));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_told() {
+        let error = Reaper::start("no/such/folder", AT_ONCE).unwrap_err().to_string();
+        assert!(error.contains("No such file"), "{error}");
+    }
+}

@@ -1,0 +1,183 @@
+//! A private Postgres.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::port::HeldPort;
+use super::{ServerError, await_ready, folder_on_path, last_lines};
+use crate::demo::reaper::{Farewell, Reaper};
+
+const PROGRAM: &str = "postgres";
+const READY: &str = "database system is ready to accept connections";
+
+/// Postgres refuses to run as root; Debian's package brings this user.
+const SERVICE_USER: &str = "postgres";
+
+const FAREWELL: Farewell = Farewell {
+    // Immediate shutdown: waits for no client, and still gives its shared memory back.
+    signal: "QUIT",
+    // A killed server could not: the seventh line of its lock file names its shared memory.
+    epilogue: r#"set -- $(sed -n 7p data/postmaster.pid); [ -z "$2" ] || ipcrm -m "$2""#,
+};
+
+/// Small and careless: nothing in it is worth a disk write that waits.
+const SETTINGS: [&str; 14] = [
+    "listen_addresses=127.0.0.1",
+    "unix_socket_directories=",
+    "max_connections=200",
+    "shared_buffers=16MB",
+    "dynamic_shared_memory_type=mmap",
+    "fsync=off",
+    "synchronous_commit=off",
+    "full_page_writes=off",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "min_wal_size=32MB",
+    "max_wal_size=256MB",
+    "lc_messages=C",
+    "timezone=UTC",
+];
+
+/// A Postgres of one's own: user `postgres` without password, database `postgres`, 200
+/// connections, on 127.0.0.1 only.
+#[derive(Debug)]
+pub struct PrivatePostgres {
+    port: HeldPort,
+    programs: PathBuf,
+    as_service_user: bool,
+    reaper: Reaper,
+    pid: AtomicU32,
+}
+
+impl PrivatePostgres {
+    /// Makes its files, starts it and waits until it is ready: a second or two.
+    pub fn start() -> Result<Self, ServerError> {
+        let programs = programs()?;
+        let port = HeldPort::take().map_err(ServerError::Port)?;
+        let reaper = Reaper::start("shepherd-postgres", FAREWELL)?;
+        let server = Self { port, programs, as_service_user: is_root(), reaper, pid: AtomicU32::new(0) };
+        server.make_data_folder()?;
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Its port on 127.0.0.1; the same for all its life.
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// The URL of its database `postgres`.
+    pub fn url(&self) -> String {
+        self.url_of("postgres")
+    }
+
+    /// The URL of another of its databases.
+    pub fn url_of(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port())
+    }
+
+    /// The process id of the server, or of the last one when it was killed.
+    pub fn pid(&self) -> u32 {
+        self.pid.load(Ordering::Relaxed)
+    }
+
+    /// The folder with its log and its data.
+    pub fn folder(&self) -> &Path {
+        self.reaper.folder()
+    }
+
+    /// Everything it logged.
+    pub fn log(&self) -> String {
+        self.reaper.log_from(0)
+    }
+
+    /// SIGSTOP to the server and all its sessions: they accept and answer nothing.
+    pub fn stop(&self) -> Result<(), ServerError> {
+        Ok(self.reaper.send("STOP").map(drop)?)
+    }
+
+    /// SIGCONT: it goes on.
+    pub fn resume(&self) -> Result<(), ServerError> {
+        Ok(self.reaper.send("CONT").map(drop)?)
+    }
+
+    /// SIGKILL to the server and all its sessions: its port refuses connections until it is
+    /// restarted.
+    pub fn kill(&self) -> Result<(), ServerError> {
+        Ok(self.reaper.send("KILL").map(drop)?)
+    }
+
+    /// Starts it again (a running one is shut down at once) on the same port with its data, and
+    /// waits until it is ready.
+    pub fn restart(&self) -> Result<(), ServerError> {
+        let port = self.port().to_string();
+        let program = self.program(PROGRAM);
+        let mut command = self.prefix();
+        command.extend([program.as_str(), "-D", "data", "-p", &port]);
+        for setting in SETTINGS {
+            command.extend(["-c", setting]);
+        }
+        self.reaper.end()?;
+        let offset = self.log().len();
+        let pid = self.reaper.serve(&command)?;
+        self.pid.store(pid, Ordering::Relaxed);
+        await_ready(&self.reaper, pid, PROGRAM, READY, offset)
+    }
+
+    fn make_data_folder(&self) -> Result<(), ServerError> {
+        self.prepare(&["mkdir", "-m", "700", "data"])?;
+        if self.as_service_user {
+            self.prepare(&["chown", SERVICE_USER, "data"])?;
+        }
+        let initdb = self.program("initdb");
+        let mut command = self.prefix();
+        command.extend([initdb.as_str(), "-D", "data", "-U", "postgres", "--auth=trust", "--no-sync"]);
+        command.extend(["--encoding=UTF8", "--locale=C"]);
+        self.prepare(&command)
+    }
+
+    fn prepare(&self, command: &[&str]) -> Result<(), ServerError> {
+        match self.reaper.run(command)? {
+            0 => Ok(()),
+            _ => Err(ServerError::Preparation { what: command.join(" "), log: last_lines(&self.log()) }),
+        }
+    }
+
+    fn program(&self, name: &str) -> String {
+        self.programs.join(name).to_string_lossy().into_owned()
+    }
+
+    /// What stands before a command that must not run as root. Unlike `runuser`, `setpriv`
+    /// becomes the command, so that signals and the process id are the server's own.
+    fn prefix(&self) -> Vec<&'static str> {
+        if self.as_service_user {
+            vec!["setpriv", "--reuid", SERVICE_USER, "--regid", SERVICE_USER, "--init-groups"]
+        } else {
+            Vec::new()
+        }
+    }
+}
+
+/// The folder of `postgres` and `initdb`: on PATH, else the newest of Debian's.
+fn programs() -> Result<PathBuf, ServerError> {
+    let has_initdb = |folder: &PathBuf| folder.join("initdb").is_file();
+    let newest_of_debian = || {
+        let versions = std::fs::read_dir("/usr/lib/postgresql").ok()?;
+        let numbered = versions.filter_map(|entry| {
+            let folder = entry.ok()?.path();
+            let version: u32 = folder.file_name()?.to_str()?.parse().ok()?;
+            Some((version, folder.join("bin")))
+        });
+        numbered.filter(|(_, bin)| bin.join(PROGRAM).is_file() && has_initdb(bin)).max().map(|(_, bin)| bin)
+    };
+    folder_on_path(PROGRAM).filter(has_initdb).or_else(newest_of_debian).ok_or(ServerError::Missing {
+        program: PROGRAM,
+        place: "on PATH or under /usr/lib/postgresql",
+        package: "postgresql",
+    })
+}
+
+fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
+}

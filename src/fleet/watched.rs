@@ -1,0 +1,68 @@
+//! Which streams are watched: globs to take in, globs to leave out.
+
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+use crate::contract::Name;
+
+/// `MONITOR_STREAMS` and `MONITOR_STREAMS_EXCLUDE`.
+#[derive(Debug, Clone, Default)]
+pub struct WatchedStreams {
+    include: Option<GlobSet>,
+    exclude: GlobSet,
+}
+
+/// A glob that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadGlob {
+    /// The setting it stands in.
+    pub setting: &'static str,
+    /// The glob.
+    pub glob: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+impl WatchedStreams {
+    /// Watches what an `include` glob matches (all, when there is none) and no `exclude` does.
+    ///
+    /// # Errors
+    /// The first glob that cannot be used.
+    pub fn new(include: &[String], exclude: &[String]) -> Result<Self, BadGlob> {
+        let include = globs("MONITOR_STREAMS", include)?;
+        Ok(Self {
+            include: (!include.is_empty()).then_some(include),
+            exclude: globs("MONITOR_STREAMS_EXCLUDE", exclude)?,
+        })
+    }
+
+    /// Whether `stream` is watched.
+    #[must_use]
+    pub fn contains(&self, stream: &Name) -> bool {
+        let text = stream.to_text();
+        self.include.as_ref().is_none_or(|globs| globs.is_match(&text)) && !self.exclude.is_match(&text)
+    }
+}
+
+fn globs(setting: &'static str, globs: &[String]) -> Result<GlobSet, BadGlob> {
+    let bad =
+        |glob: &String, error: globset::Error| BadGlob { setting, glob: glob.clone(), why: error.kind().to_string() };
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(Glob::new(glob).map_err(|e| bad(glob, e))?);
+    }
+    set.build().map_err(|e| BadGlob { setting, glob: globs.join(","), why: e.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exclusion_wins_and_no_globs_watch_all() {
+        let list = |globs: &[&str]| globs.iter().map(|g| (*g).to_owned()).collect::<Vec<_>>();
+        assert!(WatchedStreams::default().contains(&"anything".into()));
+        let some = WatchedStreams::new(&list(&["aragorn*", "arax"]), &list(&["*.score"])).unwrap();
+        assert!(some.contains(&"aragorn.lookup".into()) && some.contains(&"arax".into()));
+        assert!(!some.contains(&"aragorn.score".into()) && !some.contains(&"bte".into()));
+    }
+}

@@ -1,0 +1,171 @@
+//! Connections to Postgres (TLS by rustls, as libpq's `sslmode` words it), and what errors mean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel::result::{ConnectionError, Error as QueryError};
+use diesel_async::AsyncPgConnection;
+use diesel_async::pooled_connection::deadpool::{Object, Pool, PoolError};
+use diesel_async::pooled_connection::{
+    AsyncDieselConnectionManager, ManagerConfig, PoolError as ManagerError, RecyclingMethod,
+};
+use futures_util::FutureExt;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use tokio_postgres::config::SslMode;
+
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+
+/// The pool that everything which speaks to Postgres shares.
+pub type PgPool = Pool<AsyncPgConnection>;
+
+/// A statement that runs longer is given up: nothing here may hold the database for long.
+const STATEMENT_TIMEOUT_MS: u32 = 30_000;
+
+/// Builds the pool. Nothing is connected yet.
+///
+/// # Errors
+/// When the address cannot be used.
+pub fn pool(url: &str, timeout: Duration) -> Result<PgPool, SourceTrouble> {
+    let mut config = ManagerConfig::default();
+    config.recycling_method = RecyclingMethod::Fast;
+    config.custom_setup = Box::new(move |url| connect(url.to_owned(), timeout).boxed());
+    let manager = AsyncDieselConnectionManager::new_with_config(url, config);
+    Pool::builder(manager)
+        .max_size(6)
+        .wait_timeout(Some(timeout))
+        .create_timeout(Some(timeout))
+        .runtime(deadpool_redis::Runtime::Tokio1)
+        .build()
+        .map_err(|e| SourceTrouble::new(TroubleKind::Failed, e.to_string()))
+}
+
+/// A connection from the pool.
+///
+/// # Errors
+/// Why there is none.
+pub async fn checkout(pool: &PgPool) -> Result<Object<AsyncPgConnection>, SourceTrouble> {
+    pool.get().await.map_err(|error| match error {
+        PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Postgres does not answer"),
+        PoolError::Backend(ManagerError::ConnectionError(error)) => connect_trouble(&error.to_string()),
+        PoolError::Backend(ManagerError::QueryError(error)) => trouble(&error),
+        other => SourceTrouble::new(TroubleKind::Failed, other.to_string()),
+    })
+}
+
+/// Connects once, outside the pool (migrations, advisory locks).
+///
+/// # Errors
+/// What the server or the network said.
+pub async fn connect(url: String, timeout: Duration) -> Result<AsyncPgConnection, ConnectionError> {
+    let bad = |e: &dyn std::fmt::Display| ConnectionError::BadConnection(e.to_string());
+    let verify = ["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| url.contains(mode));
+    let url = url.replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
+    let mut config: tokio_postgres::Config = url.parse().map_err(|_| bad(&"the address cannot be read"))?;
+    config.connect_timeout(timeout).application_name("shepherd-monitor");
+    config.options(format!("-c statement_timeout={STATEMENT_TIMEOUT_MS}"));
+    if config.get_ssl_mode() == SslMode::Disable {
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(|e| bad(&said(&e)))?;
+        return AsyncPgConnection::try_from_client_and_connection(client, connection).await;
+    }
+    let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls_config(verify).map_err(|e| bad(&e))?);
+    let (client, connection) = config.connect(tls).await.map_err(|e| bad(&said(&e)))?;
+    AsyncPgConnection::try_from_client_and_connection(client, connection).await
+}
+
+/// tokio-postgres says only "db error": the server's own words are in the source.
+fn said(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
+        Some(db) => format!("{} ({})", db.message(), db.code().code()),
+        None => std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string),
+    }
+}
+
+fn connect_trouble(said: &str) -> SourceTrouble {
+    let lower = said.to_lowercase();
+    // Class 28 is invalid authorization, 57P03 "cannot connect now": starting up or shutting down.
+    if ["(28p01)", "(28000)"].iter().any(|code| lower.contains(code)) {
+        SourceTrouble::new(TroubleKind::Refused, format!("Postgres refuses the login: {said}"))
+    } else if lower.contains("(57p03)") {
+        SourceTrouble::new(TroubleKind::Loading, format!("Postgres is not ready: {said}"))
+    } else if lower.contains("timed out") {
+        SourceTrouble::new(TroubleKind::TimedOut, "Postgres does not answer")
+    } else {
+        SourceTrouble::new(TroubleKind::Unreachable, format!("no connection to Postgres ({said})"))
+    }
+}
+
+/// What a failed statement says about Postgres as a source.
+#[must_use]
+pub fn trouble(error: &QueryError) -> SourceTrouble {
+    use diesel::result::DatabaseErrorKind::ClosedConnection;
+    match error {
+        QueryError::DatabaseError(ClosedConnection, _) => {
+            SourceTrouble::new(TroubleKind::Unreachable, "the connection to Postgres broke")
+        }
+        other => SourceTrouble::new(TroubleKind::Failed, format!("Postgres answers with an error: {other}")),
+    }
+}
+
+fn tls_config(verify: bool) -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    if !verify {
+        let any = Arc::new(AnyCertificate(provider));
+        return Ok(builder.dangerous().with_custom_certificate_verifier(any).with_no_client_auth());
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// `sslmode=prefer` and `require` encrypt without asking who is there, as libpq does: many
+/// servers carry a certificate that nobody signed. `verify-full` asks.
+#[derive(Debug)]
+struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for AnyCertificate {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}

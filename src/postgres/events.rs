@@ -1,0 +1,151 @@
+//! `monitor_events`: what happened, kept.
+
+use chrono::{DateTime, Utc};
+use diesel::prelude::*;
+use diesel_async::RunQueryDsl;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::connection::{PgPool, checkout, trouble};
+use super::schema::monitor_events;
+use crate::fleet::event::{Event, EventKind, Severity};
+use crate::fleet::reading::SourceTrouble;
+
+/// An event as a row that is not stored yet; also what waits in the spool while Postgres is away.
+#[derive(Debug, Clone, PartialEq, Insertable, Serialize, Deserialize)]
+#[diesel(table_name = monitor_events)]
+pub struct NewRow {
+    ts: DateTime<Utc>,
+    type_: String,
+    worker: String,
+    severity: String,
+    detail: String,
+    payload: Value,
+}
+
+impl From<&Event> for NewRow {
+    fn from(event: &Event) -> Self {
+        Self {
+            ts: time(event.ts),
+            type_: event.type_name().to_owned(),
+            worker: without_nul(&event.subject),
+            severity: event.severity().as_str().to_owned(),
+            detail: without_nul(&event.summary()),
+            payload: value_without_nul(event.payload()),
+        }
+    }
+}
+
+/// A stored event.
+#[derive(Debug, Clone, PartialEq, Queryable, Selectable)]
+#[diesel(table_name = monitor_events)]
+pub struct Row {
+    /// Counts up in the order of storing.
+    pub id: i64,
+    /// When it happened.
+    pub ts: DateTime<Utc>,
+    /// What kind of event.
+    pub type_: String,
+    /// The worker type, or the source.
+    pub worker: Option<String>,
+    /// info, warning or critical.
+    pub severity: Option<String>,
+    /// One line for people.
+    pub detail: Option<String>,
+    /// Its fields.
+    pub payload: Option<Value>,
+}
+
+impl Row {
+    /// When it happened, Unix seconds.
+    #[must_use]
+    pub fn unix_seconds(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
+        let seconds = self.ts.timestamp_micros() as f64 / 1e6;
+        seconds
+    }
+}
+
+impl From<Row> for Event {
+    fn from(row: Row) -> Self {
+        let ts = row.unix_seconds();
+        let key =
+            row.payload.as_ref().and_then(|p| p.get("key")).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let severity = Severity::from_stored(row.severity.as_deref().unwrap_or_default());
+        let kind = EventKind::Recorded { type_name: row.type_, severity, detail: row.detail.unwrap_or_default() };
+        Self { ts, subject: row.worker.unwrap_or_default(), kind, key }
+    }
+}
+
+/// Stores events; one that is stored already is left as it is.
+///
+/// # Errors
+/// When Postgres did not take them.
+pub async fn insert(pool: &PgPool, rows: &[NewRow]) -> Result<(), SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    for some in rows.chunks(500) {
+        diesel::insert_into(monitor_events::table)
+            .values(some)
+            .on_conflict_do_nothing()
+            .execute(&mut connection)
+            .await
+            .map_err(|e| trouble(&e))?;
+    }
+    Ok(())
+}
+
+/// Which events to read; `None` is any.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Only of this type.
+    pub type_name: Option<String>,
+    /// Only of this severity.
+    pub severity: Option<String>,
+    /// Only from this moment on.
+    pub since: Option<DateTime<Utc>>,
+    /// Only before this moment.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// The newest events that match, newest first.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn newest(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Row>, SourceTrouble> {
+    use monitor_events::dsl;
+    let mut query =
+        dsl::monitor_events.order((dsl::ts.desc(), dsl::id.desc())).limit(limit).select(Row::as_select()).into_boxed();
+    if let Some(type_name) = &filter.type_name {
+        query = query.filter(dsl::type_.eq(type_name));
+    }
+    if let Some(severity) = &filter.severity {
+        query = query.filter(dsl::severity.eq(severity));
+    }
+    if let Some(since) = filter.since {
+        query = query.filter(dsl::ts.ge(since));
+    }
+    if let Some(until) = filter.until {
+        query = query.filter(dsl::ts.lt(until));
+    }
+    let mut connection = checkout(pool).await?;
+    query.load(&mut connection).await.map_err(|e| trouble(&e))
+}
+
+fn time(unix_seconds: f64) -> DateTime<Utc> {
+    #[expect(clippy::cast_possible_truncation, reason = "microseconds of a date")]
+    DateTime::from_timestamp_micros((unix_seconds * 1e6) as i64).unwrap_or_default()
+}
+
+/// Postgres' text holds no NUL.
+fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+fn value_without_nul(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(without_nul(&text)),
+        Value::Array(items) => items.into_iter().map(value_without_nul).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, value_without_nul(value))).collect(),
+        other => other,
+    }
+}

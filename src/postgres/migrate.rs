@@ -1,0 +1,98 @@
+//! Bringing the database up to date: the monitor's tables, and indexes that the fleet's tables
+//! need for cheap probes.
+
+use std::time::Duration;
+
+use diesel::sql_query;
+use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl};
+use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
+
+use super::connection::{PgPool, checkout, connect, trouble};
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+
+const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
+
+/// Any number that only monitors use: two that start together migrate one after the other.
+const MIGRATION_LOCK: i64 = 0x5348_4550;
+
+/// Runs what has not been run yet.
+///
+/// # Errors
+/// When the database is not there, or this role may not create tables.
+pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
+    let mut connection = connect(url.to_owned(), timeout)
+        .await
+        .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
+    sql_query(format!("SELECT pg_advisory_lock({MIGRATION_LOCK})"))
+        .execute(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    // The harness blocks, and panics on an actor's thread. The lock ends with the connection.
+    let ran = tokio::task::spawn_blocking(move || {
+        let mut harness = AsyncMigrationHarness::new(connection);
+        harness.run_pending_migrations(MIGRATIONS).map(|ran| ran.len()).map_err(|e| e.to_string())
+    });
+    let ran = ran.await.map_err(|e| SourceTrouble::new(TroubleKind::Failed, e.to_string()))?;
+    match ran {
+        Ok(0) => Ok(()),
+        Ok(count) => {
+            tracing::info!(count, "brought the database's tables up to date");
+            Ok(())
+        }
+        Err(error) => {
+            Err(SourceTrouble::new(TroubleKind::Failed, format!("cannot bring the tables up to date: {error}")))
+        }
+    }
+}
+
+/// Indexes on the fleet's tables, without which probes read them whole.
+const FLEET_INDEXES: [(&str, &str); 3] = [
+    ("shepherd_brain_start_time_domain", "shepherd_brain (start_time, domain)"),
+    ("shepherd_brain_state_status", "shepherd_brain (state, status)"),
+    ("callbacks_query_id", "callbacks (query_id)"),
+];
+
+/// Adds the indexes where the fleet's tables exist, without locking anyone out. What cannot be
+/// done (the tables are somebody else's) is logged and left: probes then run less often.
+///
+/// # Errors
+/// When there is no connection.
+pub async fn add_fleet_indexes(pool: &PgPool) -> Result<(), SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    sql_query("SET statement_timeout = 0").execute(&mut connection).await.map_err(|e| trouble(&e))?;
+    for (name, on) in FLEET_INDEXES {
+        if let Err(error) = add_index(&mut connection, name, on).await {
+            tracing::warn!(index = name, %error, "cannot add an index to the fleet's tables; probing them costs more");
+        }
+    }
+    sql_query("RESET statement_timeout").execute(&mut connection).await.map_err(|e| trouble(&e))?;
+    Ok(())
+}
+
+#[derive(diesel::QueryableByName)]
+struct IndexState {
+    #[diesel(sql_type = diesel::sql_types::Bool)]
+    table_exists: bool,
+    #[diesel(sql_type = diesel::sql_types::Nullable<diesel::sql_types::Bool>)]
+    valid: Option<bool>,
+}
+
+async fn add_index(connection: &mut AsyncPgConnection, name: &str, on: &str) -> Result<(), diesel::result::Error> {
+    let table = on.split(' ').next().unwrap_or(on);
+    let state: IndexState = sql_query(format!(
+        "SELECT to_regclass('{table}') IS NOT NULL AS table_exists, \
+         (SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{name}')) AS valid"
+    ))
+    .get_result(connection)
+    .await?;
+    match state {
+        IndexState { table_exists: false, .. } | IndexState { valid: Some(true), .. } => return Ok(()),
+        // Left behind by an attempt that was cut off.
+        IndexState { valid: Some(false), .. } => {
+            sql_query(format!("DROP INDEX CONCURRENTLY IF EXISTS {name}")).execute(connection).await?;
+        }
+        IndexState { valid: None, .. } => {}
+    }
+    sql_query(format!("CREATE INDEX CONCURRENTLY IF NOT EXISTS {name} ON {on}")).execute(connection).await?;
+    Ok(())
+}

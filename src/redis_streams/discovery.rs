@@ -1,0 +1,185 @@
+//! Finding streams and heartbeats that nobody told the monitor about, without weighing on Redis.
+//!
+//! A small step of SCAN rides along with every pass ([`Sweep`]); a whole walk of the keyspace
+//! ([`walk`]) is made in the background at the start and when Redis says that a group was
+//! created, at most [`WALK_SHARE`] of Redis' time.
+
+use std::time::{Duration, Instant};
+
+use redis::{Pipeline, RedisError, Value};
+
+use super::connection::{self, send};
+use super::reply;
+use super::server::Capabilities;
+use crate::contract::{Name, keys};
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+
+/// Keys looked at per pass for streams, and again for heartbeats: so many at least,
+const STEP: usize = 40;
+/// and so many per watched stream, so that a step costs a small part of what the pass costs.
+const STEP_PER_STREAM: usize = 2;
+/// Keys looked at per command in a background walk.
+const STRIDE: usize = 1000;
+/// How much of Redis' time a background walk may take: one part in this many.
+pub const WALK_SHARE: u32 = 50;
+
+/// Keys that a step or a walk came across.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Keys that hold streams.
+    pub streams: Vec<Name>,
+    /// Heartbeat keys, whatever they hold.
+    pub heartbeat_keys: Vec<Vec<u8>>,
+}
+
+impl Found {
+    fn add(&mut self, other: Self) {
+        self.streams.extend(other.streams);
+        self.heartbeat_keys.extend(other.heartbeat_keys);
+    }
+}
+
+/// The place of the slow sweep that rides along with the passes.
+#[derive(Debug, Default)]
+pub struct Sweep {
+    streams: Cursor,
+    heartbeats: Cursor,
+}
+
+/// SCAN's cursor, opaque; empty is the start.
+#[derive(Debug, Default)]
+struct Cursor(Vec<u8>);
+
+impl Cursor {
+    fn arg(&self) -> &[u8] {
+        if self.0.is_empty() { b"0" } else { &self.0 }
+    }
+
+    fn is_at_start(&self) -> bool {
+        self.arg() == b"0"
+    }
+}
+
+impl Sweep {
+    /// Adds a step's commands to a pass over `streams` streams; answers how many they are. A
+    /// server that cannot filter by type is only looked through for heartbeats here; [`walk`]
+    /// finds its streams.
+    pub fn add_step(&self, pipe: &mut Pipeline, streams: usize, scan_type: bool) -> usize {
+        let count = STEP.max(streams * STEP_PER_STREAM);
+        ask_heartbeats(pipe, &self.heartbeats, count);
+        if scan_type {
+            ask_streams(pipe, &self.streams, count);
+        }
+        1 + usize::from(scan_type)
+    }
+
+    /// Reads the answers to a step.
+    ///
+    /// # Errors
+    /// When Redis refused it.
+    pub fn take_step(
+        &mut self,
+        mut answers: impl Iterator<Item = Result<Value, RedisError>>,
+    ) -> Result<Found, SourceTrouble> {
+        let heartbeat_keys = take(answers.next(), &mut self.heartbeats)?;
+        let streams = match answers.next() {
+            None => Vec::new(),
+            answer => take(answer, &mut self.streams)?,
+        };
+        Ok(Found { streams: streams.into_iter().map(Name::from).collect(), heartbeat_keys })
+    }
+}
+
+fn ask_heartbeats(pipe: &mut Pipeline, cursor: &Cursor, count: usize) {
+    pipe.cmd("SCAN").arg(cursor.arg()).arg("MATCH").arg(format!("{}*", keys::HEARTBEAT_PREFIX)).arg("COUNT").arg(count);
+}
+
+fn ask_streams(pipe: &mut Pipeline, cursor: &Cursor, count: usize) {
+    pipe.cmd("SCAN").arg(cursor.arg()).arg("COUNT").arg(count).arg("TYPE").arg("stream");
+}
+
+fn take(answer: Option<Result<Value, RedisError>>, cursor: &mut Cursor) -> Result<Vec<Vec<u8>>, SourceTrouble> {
+    let value = match answer {
+        Some(Ok(value)) => value,
+        Some(Err(error)) => return Err(connection::trouble(&error)),
+        None => return Err(SourceTrouble::new(TroubleKind::Failed, "Redis sent too few answers")),
+    };
+    let (next, keys) = match reply::items(&value) {
+        [next, keys] => (next, keys),
+        _ => return Err(SourceTrouble::new(TroubleKind::Failed, format!("SCAN answered {value:?}"))),
+    };
+    cursor.0 = reply::bytes(next).unwrap_or_default().to_vec();
+    Ok(reply::items(keys).iter().filter_map(reply::bytes).map(<[u8]>::to_vec).collect())
+}
+
+/// Walks the whole keyspace once, resting between commands so that it takes at most
+/// [`WALK_SHARE`] of Redis' time: a million keys take about ten seconds.
+///
+/// # Errors
+/// When Redis failed on the way; the next walk starts over.
+pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Result<Found, SourceTrouble> {
+    let mut redis = connection::checkout(pool).await?;
+    let mut found = Found::default();
+    let mut cursor = Cursor::default();
+    loop {
+        let began = Instant::now();
+        let mut pipe = redis::pipe();
+        if capabilities.scan_type {
+            ask_heartbeats(&mut pipe, &cursor, STRIDE);
+            ask_streams(&mut pipe, &cursor, STRIDE);
+        } else {
+            pipe.cmd("SCAN").arg(cursor.arg()).arg("COUNT").arg(STRIDE);
+        }
+        let mut answers = send(&mut redis, &mut pipe).await?.into_iter();
+        if capabilities.scan_type {
+            // Both commands look at the same keys, so they share the cursor.
+            let heartbeat_keys = take(answers.next(), &mut Cursor::default())?;
+            let streams = take(answers.next(), &mut cursor)?;
+            found.add(Found { streams: streams.into_iter().map(Name::from).collect(), heartbeat_keys });
+        } else {
+            found.add(by_type(&mut redis, take(answers.next(), &mut cursor)?).await?);
+        }
+        if cursor.is_at_start() {
+            return Ok(found);
+        }
+        tokio::time::sleep(began.elapsed().max(Duration::from_micros(100)) * WALK_SHARE).await;
+    }
+}
+
+/// For servers whose SCAN cannot filter: asks each key's type.
+async fn by_type(redis: &mut deadpool_redis::Connection, scanned: Vec<Vec<u8>>) -> Result<Found, SourceTrouble> {
+    let mut pipe = redis::pipe();
+    for key in &scanned {
+        pipe.cmd("TYPE").arg(key);
+    }
+    let types = send(redis, &mut pipe).await?;
+    let mut found = Found::default();
+    for (key, kind) in scanned.into_iter().zip(types) {
+        if key.starts_with(keys::HEARTBEAT_PREFIX.as_bytes()) {
+            found.heartbeat_keys.push(key);
+        } else if kind.ok().as_ref().and_then(reply::bytes) == Some(b"stream") {
+            found.streams.push(Name::from(key));
+        }
+    }
+    Ok(found)
+}
+
+/// How many consumer groups were created since the server started, from INFO commandstats; a
+/// rise means that there may be new streams. `None` where Redis does not count that.
+///
+/// # Errors
+/// When there was no answer.
+pub async fn groups_created(redis: &mut deadpool_redis::Connection) -> Result<Option<u64>, SourceTrouble> {
+    let mut pipe = redis::pipe();
+    pipe.cmd("INFO").arg("commandstats");
+    let answer = send(redis, &mut pipe).await?.into_iter().next().and_then(Result::ok);
+    let text = answer.as_ref().and_then(reply::text).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("cmdstat_xgroup|create:"));
+    let figure = |name: &str| {
+        line?
+            .split(',')
+            .find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+            .and_then(|n| n.trim().parse::<u64>().ok())
+    };
+    Ok(figure("calls").map(|calls| calls.saturating_sub(figure("failed_calls").unwrap_or(0))))
+}

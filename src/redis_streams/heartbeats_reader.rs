@@ -1,0 +1,353 @@
+//! One pass over the heartbeats: one MGET by exact key, markers and types only where needed.
+//!
+//! Whose heartbeats: every consumer that a group names, every heartbeat key that discovery came
+//! across, and every consumer that was present when the monitor last wrote its state down.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+
+use super::connection::{self, send};
+use super::reply;
+use crate::contract::heartbeat::MAX_BYTES;
+use crate::contract::{Heartbeat, Name, ShutdownMarker, keys, marker};
+use crate::fleet::reading::{
+    Beat, BeatReading, HeartbeatsReading, MarkerReading, SourceTrouble, StreamsReading, TroubleKind,
+    UnreadableHeartbeat,
+};
+use crate::fleet::time::Mono;
+
+/// Keys per MGET.
+const KEYS_PER_COMMAND: usize = 500;
+/// Heartbeat keys that no group's consumer explains, watched at most.
+const MAX_STRAYS: usize = 20_000;
+/// After this long without a heartbeat a consumer's marker is not asked for any more: it is gone.
+const MARKER_WORTH_READING: Duration = marker::TTL;
+
+/// The consumers watched, and what stood under their keys in the last pass.
+#[derive(Debug, Default)]
+pub struct HeartbeatsReader {
+    consumers: BTreeMap<Name, BTreeMap<Name, Watched>>,
+    /// Keys that discovery found and whose payload names nobody yet.
+    strays: BTreeMap<Vec<u8>, Watched>,
+    /// Keys that discovery found to exist: when MGET calls one nil, it is of another type.
+    found: BTreeSet<Vec<u8>>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    /// The value as read, so that an unchanged one is not parsed again.
+    value: Option<Box<[u8]>>,
+    beat: Beat,
+    /// The heartbeat is that of a process not seen before.
+    is_new_process: bool,
+    /// Its heartbeat is not there since then.
+    absent_since: Option<Mono>,
+    /// Its value is too long to be worth fetching whole.
+    oversized: bool,
+    /// Its group lists it.
+    in_group: bool,
+}
+
+impl HeartbeatsReader {
+    /// Watches consumers that were present when last written down.
+    pub fn restore(&mut self, consumers: impl IntoIterator<Item = (Name, Name)>) {
+        for (stream, consumer) in consumers {
+            self.consumers.entry(stream).or_default().entry(consumer).or_default();
+        }
+    }
+
+    /// Watches the consumers that the groups list now.
+    pub fn follow(&mut self, streams: &StreamsReading) {
+        for watched in self.consumers.values_mut().flat_map(BTreeMap::values_mut) {
+            watched.in_group = false;
+        }
+        for (stream, reading) in &streams.streams {
+            let Ok(facts) = &reading.facts else { continue };
+            for consumer in facts.groups.iter().flat_map(|group| group.consumers.iter().flatten()) {
+                let of_stream = match self.consumers.get_mut(stream) {
+                    Some(of_stream) => of_stream,
+                    None => self.consumers.entry(stream.clone()).or_default(),
+                };
+                match of_stream.get_mut(&consumer.name) {
+                    Some(watched) => watched.in_group = true,
+                    None => {
+                        of_stream.insert(consumer.name.clone(), Watched { in_group: true, ..Watched::default() });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes note of heartbeat keys that discovery came across.
+    pub fn found(&mut self, found: Vec<Vec<u8>>) {
+        if found.is_empty() {
+            return;
+        }
+        let known: BTreeSet<Vec<u8>> = self
+            .consumers
+            .iter()
+            .flat_map(|(stream, consumers)| consumers.keys().map(move |consumer| keys::heartbeat(stream, consumer)))
+            .collect();
+        for key in found {
+            if !known.contains(&key) && self.strays.len() < MAX_STRAYS {
+                self.strays.entry(key.clone()).or_default();
+            }
+            if self.found.len() < MAX_STRAYS {
+                self.found.insert(key);
+            }
+        }
+    }
+
+    /// Makes one pass.
+    ///
+    /// # Errors
+    /// Why Redis cannot be read.
+    pub async fn read(
+        &mut self,
+        redis: &mut deadpool_redis::Connection,
+        now: Mono,
+    ) -> Result<HeartbeatsReading, SourceTrouble> {
+        self.read_values(redis, now).await?;
+        self.adopt_strays();
+        let markers = self.read_markers(redis, now).await?;
+        let mut reading = HeartbeatsReading::default();
+        for (stream, consumers) in &self.consumers {
+            let mut of_stream = BTreeMap::new();
+            for (consumer, watched) in consumers {
+                let beat = watched.beat.clone();
+                if let Beat::Unreadable(reason) = &beat {
+                    reading.unreadable.push(UnreadableHeartbeat {
+                        key: shown(&keys::heartbeat(stream, consumer)),
+                        reason: reason.clone(),
+                        stream: Some(stream.clone()),
+                        consumer: Some(consumer.clone()),
+                    });
+                }
+                let marker = markers.get(&(stream, consumer)).cloned().unwrap_or(MarkerReading::NotRead);
+                of_stream.insert(consumer.clone(), BeatReading { beat, marker });
+            }
+            reading.consumers.insert(stream.clone(), of_stream);
+        }
+        for (key, watched) in &self.strays {
+            if let Beat::Unreadable(reason) = &watched.beat {
+                let stray = UnreadableHeartbeat {
+                    key: shown(key),
+                    reason: reason.clone(),
+                    stream: self.stream_of(key),
+                    consumer: None,
+                };
+                reading.unreadable.push(stray);
+            }
+        }
+        drop(markers);
+        self.forget(now);
+        Ok(reading)
+    }
+
+    async fn read_values(&mut self, redis: &mut deadpool_redis::Connection, now: Mono) -> Result<(), SourceTrouble> {
+        let mut asked: Vec<Asked<'_>> = Vec::new();
+        for (stream, consumers) in &mut self.consumers {
+            for (consumer, watched) in consumers {
+                asked.push(Asked { key: keys::heartbeat(stream, consumer), whose: Some((stream, consumer)), watched });
+            }
+        }
+        asked.extend(self.strays.iter_mut().map(|(key, watched)| Asked { key: key.clone(), whose: None, watched }));
+
+        let mut others: Vec<Vec<u8>> = Vec::new();
+        let mut nil_but_found = Vec::new();
+        for some in asked.chunks_mut(KEYS_PER_COMMAND) {
+            let (long, short): (Vec<_>, Vec<_>) = some.iter_mut().partition(|asked| asked.watched.oversized);
+            let mut pipe = redis::pipe();
+            if !short.is_empty() {
+                pipe.cmd("MGET").arg(short.iter().map(|asked| asked.key.as_slice()).collect::<Vec<_>>());
+            }
+            for asked in &long {
+                pipe.cmd("GETRANGE").arg(&asked.key).arg(0).arg(MAX_BYTES);
+            }
+            let mut answers = send(redis, &mut pipe).await?.into_iter();
+            let values = if short.is_empty() { Vec::new() } else { values(answers.next())? };
+            let values = values.into_iter().chain(answers.map(Result::unwrap_or_default));
+            for (asked, value) in short.into_iter().chain(long).zip(values) {
+                match asked.watched.take(&asked.key, asked.whose, value, now) {
+                    Took::Value => {}
+                    Took::AnothersValue => others.push(asked.key.clone()),
+                    Took::Nothing if self.found.contains(&asked.key) => nil_but_found.push(asked),
+                    Took::Nothing => {}
+                }
+            }
+        }
+        let mut pipe = redis::pipe();
+        for asked in &nil_but_found {
+            pipe.cmd("TYPE").arg(&asked.key);
+        }
+        for (asked, kind) in nil_but_found.into_iter().zip(send(redis, &mut pipe).await?) {
+            match kind.ok().as_ref().and_then(reply::text).as_deref() {
+                None | Some("none" | "string") => {
+                    self.found.remove(&asked.key);
+                }
+                Some(kind) => asked.watched.beat = Beat::Unreadable(format!("the key holds a {kind}, not a string")),
+            }
+        }
+        for key in others {
+            self.strays.entry(key).or_default();
+        }
+        Ok(())
+    }
+
+    /// A stray whose payload says whose it is becomes that consumer's.
+    fn adopt_strays(&mut self) {
+        let named: Vec<(Vec<u8>, Name, Name)> = self
+            .strays
+            .iter()
+            .filter_map(|(key, watched)| match &watched.beat {
+                Beat::Present(beat) => Some((key.clone(), beat.stream.clone(), beat.consumer.clone())),
+                _ => None,
+            })
+            .collect();
+        for (key, stream, consumer) in named {
+            if let Some(watched) = self.strays.remove(&key) {
+                self.consumers.entry(stream).or_default().entry(consumer).or_insert(watched);
+            }
+        }
+    }
+
+    async fn read_markers(
+        &self,
+        redis: &mut deadpool_redis::Connection,
+        now: Mono,
+    ) -> Result<HashMap<(&Name, &Name), MarkerReading>, SourceTrouble> {
+        let wanted: Vec<(&Name, &Name)> = self
+            .consumers
+            .iter()
+            .flat_map(|(stream, consumers)| {
+                consumers.iter().map(move |(consumer, watched)| (stream, consumer, watched))
+            })
+            .filter(|(_, _, watched)| watched.wants_marker(now))
+            .map(|(stream, consumer, _)| (stream, consumer))
+            .collect();
+        let mut markers = HashMap::with_capacity(wanted.len());
+        for some in wanted.chunks(KEYS_PER_COMMAND) {
+            let mut pipe = redis::pipe();
+            let mget = pipe.cmd("MGET");
+            for (stream, consumer) in some {
+                mget.arg(keys::marker(stream, consumer));
+            }
+            let answer = send(redis, &mut pipe).await?.into_iter().next();
+            let Some(Ok(values)) = answer else { continue };
+            for (who, value) in some.iter().zip(reply::items(&values)) {
+                let marker = reply::bytes(value).and_then(|bytes| ShutdownMarker::parse(who.0, who.1, bytes));
+                markers.insert(*who, marker.map_or(MarkerReading::Absent, MarkerReading::Present));
+            }
+        }
+        Ok(markers)
+    }
+
+    /// The longest watched stream name that this key could belong to.
+    fn stream_of(&self, key: &[u8]) -> Option<Name> {
+        let rest = key.strip_prefix(keys::HEARTBEAT_PREFIX.as_bytes())?;
+        let belongs = |stream: &&Name| rest.strip_prefix(stream.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
+        self.consumers.keys().filter(belongs).max_by_key(|stream| stream.as_bytes().len()).cloned()
+    }
+
+    fn forget(&mut self, now: Mono) {
+        let worth = |watched: &Watched| {
+            watched.in_group || watched.absent_since.is_none_or(|since| now.since(since) <= MARKER_WORTH_READING)
+        };
+        for consumers in self.consumers.values_mut() {
+            consumers.retain(|_, watched| worth(watched));
+        }
+        self.consumers.retain(|_, consumers| !consumers.is_empty());
+        self.strays.retain(|_, watched| watched.absent_since.is_none() || matches!(watched.beat, Beat::Unreadable(_)));
+    }
+}
+
+/// A heartbeat key in a pass, and whose it is if that is known.
+struct Asked<'a> {
+    key: Vec<u8>,
+    whose: Option<(&'a Name, &'a Name)>,
+    watched: &'a mut Watched,
+}
+
+/// What stood under a key.
+enum Took {
+    Nothing,
+    Value,
+    /// `a` + `b:c` and `a:b` + `c` share a key: this is the other one's.
+    AnothersValue,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self {
+            value: None,
+            beat: Beat::Absent,
+            is_new_process: false,
+            absent_since: None,
+            oversized: false,
+            in_group: false,
+        }
+    }
+}
+
+impl Watched {
+    fn take(&mut self, key: &[u8], whose: Option<(&Name, &Name)>, value: Value, now: Mono) -> Took {
+        self.is_new_process = false;
+        let value = match value {
+            Value::BulkString(value) if !(self.oversized && value.is_empty()) => value,
+            _ => return self.take_nothing(now, Took::Nothing),
+        };
+        if self.value.as_deref() == Some(&*value) {
+            return Took::Value;
+        }
+        let beat = match Heartbeat::parse(key, &value) {
+            Ok(beat) if whose.is_some_and(|whose| whose != (&beat.stream, &beat.consumer)) => {
+                return self.take_nothing(now, Took::AnothersValue);
+            }
+            Ok(beat) => {
+                self.is_new_process = !matches!(&self.beat, Beat::Present(last) if last.same_incarnation(&beat));
+                Beat::Present(Arc::new(beat))
+            }
+            Err(bad) => Beat::Unreadable(bad.0),
+        };
+        self.beat = beat;
+        self.absent_since = None;
+        self.oversized = value.len() > MAX_BYTES;
+        self.value = (!self.oversized).then(|| value.into());
+        Took::Value
+    }
+
+    fn take_nothing(&mut self, now: Mono, took: Took) -> Took {
+        self.absent_since.get_or_insert(now);
+        self.beat = Beat::Absent;
+        self.value = None;
+        self.oversized = false;
+        took
+    }
+
+    /// Its marker matters while it is not long gone, and when it is a new process: an older one's
+    /// marker may still lie there.
+    fn wants_marker(&self, now: Mono) -> bool {
+        self.is_new_process || self.absent_since.is_some_and(|since| now.since(since) <= MARKER_WORTH_READING)
+    }
+}
+
+fn values(answer: Option<redis::RedisResult<Value>>) -> Result<Vec<Value>, SourceTrouble> {
+    match answer {
+        Some(Ok(Value::Array(values))) => Ok(values),
+        Some(Err(error)) => Err(connection::trouble(&error)),
+        other => Err(SourceTrouble::new(TroubleKind::Failed, format!("MGET answered {other:?}"))),
+    }
+}
+
+/// Cut and escaped for reading.
+fn shown(key: &[u8]) -> String {
+    let text = Name::from(key).to_text();
+    let mut short: String = text.chars().take(200).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}

@@ -1,0 +1,371 @@
+//! One pass over the streams: the least Redis has to do to tell how they stand.
+//!
+//! First trip: INFO, TIME, a step of discovery, and for each stream its length, groups and the
+//! consumers of the groups known from the pass before (large fleets in several trips). Second trip, only for what needs it: the
+//! oldest undelivered entry of groups that are behind, counts where Redis knows no lag, and the
+//! consumers of groups seen for the first time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use redis::{Pipeline, RedisError, Value};
+
+use super::connection::{self, send};
+use super::discovery::Sweep;
+use super::reply;
+use super::server::{Capabilities, info, read_info};
+use crate::contract::Name;
+use crate::fleet::load::{COUNT_BOUND, LagClues, lag};
+use crate::fleet::reading::{
+    GroupConsumer, GroupReading, Lag, SourceTrouble, StreamFacts, StreamReading, StreamsReading, TroubleKind,
+};
+use crate::fleet::watched::WatchedStreams;
+
+/// Streams asked for in one trip: bounds the memory that answers take.
+const STREAMS_PER_TRIP: usize = 40;
+
+/// What is watched, and what the next pass can ask at once because the last one saw it.
+#[derive(Debug)]
+pub struct StreamsReader {
+    watched: WatchedStreams,
+    capabilities: Option<Capabilities>,
+    streams: BTreeMap<Name, Stream>,
+    sweep: Sweep,
+}
+
+/// A watched stream between two passes.
+#[derive(Debug, Default)]
+struct Stream {
+    /// Its groups as the last pass saw them.
+    groups: BTreeSet<Name>,
+    /// Shown whether it exists or not.
+    pinned: bool,
+    /// Passes in a row in which it did not exist.
+    missing: u32,
+}
+
+/// A stream that does not exist for so many passes is not read any more; discovery finds it when
+/// it comes back.
+const FORGET_AFTER_PASSES: u32 = 200;
+
+type Answer = Result<Value, RedisError>;
+
+impl StreamsReader {
+    /// Reads streams among `watched`: `shown` ones whether they exist or not, others once
+    /// [`Self::watch`] names them or discovery finds them.
+    #[must_use]
+    pub fn new(watched: WatchedStreams, shown: &[Name]) -> Self {
+        let pinned = shown.iter().map(|stream| (stream.clone(), Stream { pinned: true, ..Stream::default() }));
+        Self { watched, capabilities: None, streams: pinned.collect(), sweep: Sweep::default() }
+    }
+
+    /// Adds streams to those that are read from now on, where they are to be watched.
+    pub fn watch(&mut self, streams: impl IntoIterator<Item = Name>) {
+        for stream in streams.into_iter().filter(|stream| self.watched.contains(stream)) {
+            self.streams.entry(stream).or_default();
+        }
+    }
+
+    /// What this server can do, once it was asked.
+    #[must_use]
+    pub fn known_capabilities(&self) -> Option<Capabilities> {
+        self.capabilities
+    }
+
+    /// Makes one pass; also the heartbeat keys that a step of discovery found on the way. Streams
+    /// that it found are in this pass already.
+    ///
+    /// # Errors
+    /// Why Redis as a whole cannot be believed in this pass. Trouble with a single stream is in
+    /// that stream's reading.
+    pub async fn read(
+        &mut self,
+        redis: &mut deadpool_redis::Connection,
+    ) -> Result<(StreamsReading, Vec<Vec<u8>>), SourceTrouble> {
+        let capabilities = self.capabilities(redis).await?;
+        let names: Vec<Name> = self.streams.keys().cloned().collect();
+        let (with_server, others) = names.split_at(names.len().min(STREAMS_PER_TRIP));
+        let mut pipe = redis::pipe();
+        pipe.add_command(info(capabilities.info_sections)).cmd("TIME");
+        let asked = self.sweep.add_step(&mut pipe, self.streams.len(), capabilities.scan_type);
+        self.ask(&mut pipe, with_server);
+        let mut answers = send(redis, &mut pipe).await?.into_iter();
+        let (server, trouble) = read_info(&good(answers.next())?);
+        if let Some(trouble) = trouble {
+            return Err(trouble);
+        }
+        let redis_time = read_time(&good(answers.next())?);
+        let found = self.sweep.take_step(answers.by_ref().take(asked))?;
+
+        let mut reading = StreamsReading { redis_time, server, streams: BTreeMap::new() };
+        self.take(redis, with_server, answers, &mut reading).await?;
+        for some in others.chunks(STREAMS_PER_TRIP) {
+            self.read_some(redis, some, &mut reading).await?;
+        }
+        self.watch(found.streams);
+        let new: Vec<Name> = self.streams.keys().filter(|name| !reading.streams.contains_key(*name)).cloned().collect();
+        for some in new.chunks(STREAMS_PER_TRIP) {
+            self.read_some(redis, some, &mut reading).await?;
+        }
+        self.streams.retain(|_, stream| stream.pinned || stream.missing < FORGET_AFTER_PASSES);
+        Ok((reading, found.heartbeat_keys))
+    }
+
+    async fn capabilities(&mut self, redis: &mut deadpool_redis::Connection) -> Result<Capabilities, SourceTrouble> {
+        if let Some(known) = self.capabilities {
+            return Ok(known);
+        }
+        let answers = send(redis, &mut Capabilities::probes()).await?;
+        if let Some(Err(error)) = answers.iter().find(|a| a.as_ref().is_err_and(|e| e.code() == Some("LOADING"))) {
+            return Err(connection::trouble(error));
+        }
+        let probed = Capabilities::probed(&answers);
+        tracing::info!(
+            info_sections = probed.info_sections,
+            scan_type = probed.scan_type,
+            "asked Redis what it can do"
+        );
+        self.capabilities = Some(probed);
+        Ok(probed)
+    }
+
+    async fn read_some(
+        &mut self,
+        redis: &mut deadpool_redis::Connection,
+        names: &[Name],
+        reading: &mut StreamsReading,
+    ) -> Result<(), SourceTrouble> {
+        let mut pipe = redis::pipe();
+        self.ask(&mut pipe, names);
+        let answers = send(redis, &mut pipe).await?;
+        self.take(redis, names, answers.into_iter(), reading).await
+    }
+
+    fn ask(&self, pipe: &mut Pipeline, names: &[Name]) {
+        for name in names {
+            pipe.cmd("XLEN").arg(name.as_bytes()).cmd("XINFO").arg("GROUPS").arg(name.as_bytes());
+            for group in self.streams.get(name).into_iter().flat_map(|stream| &stream.groups) {
+                ask_consumers(pipe, name, group);
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        redis: &mut deadpool_redis::Connection,
+        names: &[Name],
+        mut answers: impl Iterator<Item = Answer>,
+        reading: &mut StreamsReading,
+    ) -> Result<(), SourceTrouble> {
+        let mut second = SecondTrip::default();
+        for name in names {
+            let stream = self.streams.entry(name.clone()).or_default();
+            let (length, groups) = (answers.next(), answers.next());
+            let mut consumers: BTreeMap<Name, Option<Vec<GroupConsumer>>> = std::mem::take(&mut stream.groups)
+                .into_iter()
+                .map(|group| (group, read_consumers(answers.next())))
+                .collect();
+            let facts =
+                read_stream(length, groups).map(|(facts, clues)| second.plan(name, facts, &clues, &mut consumers));
+            match &facts {
+                Ok(facts) => {
+                    stream.groups = facts.groups.iter().map(|g| g.name.clone()).collect();
+                    stream.missing = if facts.exists { 0 } else { stream.missing + 1 };
+                }
+                Err(_) => stream.groups = consumers.into_keys().collect(),
+            }
+            reading.streams.insert(name.clone(), StreamReading { facts });
+        }
+        second.make(redis, &mut reading.streams).await
+    }
+}
+
+/// What only the first trip's answers show to be needed.
+#[derive(Default)]
+struct SecondTrip {
+    pipe: Pipeline,
+    questions: Vec<Question>,
+}
+
+struct Question {
+    stream: Name,
+    group: usize,
+    asks: Asks,
+}
+
+enum Asks {
+    /// Its consumers: the group is new.
+    Consumers,
+    /// The first entry behind its position.
+    OldestUndelivered,
+    /// Entries on either side of its position, in two commands.
+    Counts,
+}
+
+impl SecondTrip {
+    fn plan(
+        &mut self,
+        name: &Name,
+        mut facts: StreamFacts,
+        reported: &[Option<u64>],
+        consumers: &mut BTreeMap<Name, Option<Vec<GroupConsumer>>>,
+    ) -> StreamFacts {
+        for (n, (group, reported)) in facts.groups.iter_mut().zip(reported).enumerate() {
+            let mut ask = |asks| self.questions.push(Question { stream: name.clone(), group: n, asks });
+            match consumers.remove(&group.name).flatten() {
+                Some(consumers) => group.consumers = Some(consumers),
+                None => {
+                    ask_consumers(&mut self.pipe, name, &group.name);
+                    ask(Asks::Consumers);
+                }
+            }
+            group.lag = lag(*reported, LagClues { length: facts.length, delivered: None, undelivered: None });
+            if group.lag == Lag::Unknown {
+                self.pipe
+                    .cmd("XRANGE")
+                    .arg(name.as_bytes())
+                    .arg("-")
+                    .arg(&group.last_delivered_id)
+                    .arg("COUNT")
+                    .arg(COUNT_BOUND);
+                ask_undelivered(&mut self.pipe, name, group, COUNT_BOUND);
+                ask(Asks::Counts);
+            } else if group.lag.value().is_some_and(|lag| lag > 0) {
+                ask_undelivered(&mut self.pipe, name, group, 1);
+                ask(Asks::OldestUndelivered);
+            }
+        }
+        facts
+    }
+
+    async fn make(
+        mut self,
+        redis: &mut deadpool_redis::Connection,
+        streams: &mut BTreeMap<Name, StreamReading>,
+    ) -> Result<(), SourceTrouble> {
+        let mut answers = send(redis, &mut self.pipe).await?.into_iter();
+        for question in self.questions {
+            let facts = streams.get_mut(&question.stream).and_then(|stream| stream.facts.as_mut().ok());
+            let Some(facts) = facts else { continue };
+            let length = facts.length;
+            let Some(group) = facts.groups.get_mut(question.group) else { continue };
+            match question.asks {
+                Asks::Consumers => group.consumers = read_consumers(answers.next()),
+                Asks::OldestUndelivered => group.oldest_undelivered_ms = oldest(answers.next().as_ref()),
+                Asks::Counts => {
+                    let (delivered, undelivered) = (answers.next(), answers.next());
+                    group.oldest_undelivered_ms = oldest(undelivered.as_ref());
+                    let clues = LagClues {
+                        length,
+                        delivered: count(delivered.as_ref()),
+                        undelivered: count(undelivered.as_ref()),
+                    };
+                    group.lag = lag(None, clues);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ask_consumers(pipe: &mut Pipeline, stream: &Name, group: &Name) {
+    pipe.cmd("XINFO").arg("CONSUMERS").arg(stream.as_bytes()).arg(group.as_bytes());
+}
+
+fn ask_undelivered(pipe: &mut Pipeline, stream: &Name, group: &GroupReading, count: u64) {
+    pipe.cmd("XRANGE").arg(stream.as_bytes()).arg(id_after(&group.last_delivered_id)).arg("+").arg("COUNT").arg(count);
+}
+
+/// The smallest ID behind `id` (servers before 6.2 know no exclusive ranges).
+fn id_after(id: &str) -> String {
+    let (ms, seq) = id.split_once('-').unwrap_or((id, "0"));
+    match (ms.parse::<u64>(), seq.parse::<u64>()) {
+        (Ok(ms), Ok(u64::MAX)) => format!("{}-0", ms.saturating_add(1)),
+        (Ok(ms), Ok(seq)) => format!("{ms}-{}", seq + 1),
+        _ => "+".to_owned(),
+    }
+}
+
+fn good(answer: Option<Answer>) -> Result<Value, SourceTrouble> {
+    match answer {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) => Err(connection::trouble(&error)),
+        None => Err(SourceTrouble::new(TroubleKind::Failed, "Redis sent too few answers")),
+    }
+}
+
+/// Seconds and microseconds as Unix seconds.
+fn read_time(answer: &Value) -> f64 {
+    let part = |n: usize| reply::items(answer).get(n).and_then(reply::number).unwrap_or(0);
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
+    let seconds = part(0) as f64 + part(1) as f64 / 1e6;
+    seconds
+}
+
+/// A stream's facts without what the second trip adds, and each group's lag as Redis reports it.
+fn read_stream(length: Option<Answer>, groups: Option<Answer>) -> Result<(StreamFacts, Vec<Option<u64>>), String> {
+    let length = good(length)
+        .map_err(|trouble| trouble.detail)
+        .and_then(|value| reply::number(&value).ok_or_else(|| format!("XLEN answered {value:?}, not a number")));
+    let length = length.map_err(in_words)?;
+    let groups = match groups {
+        Some(Ok(value)) => value,
+        Some(Err(error)) if error.to_string().contains("no such key") => {
+            return Ok((StreamFacts::default(), Vec::new()));
+        }
+        other => good(other).map_err(|trouble| in_words(trouble.detail))?,
+    };
+    let mut facts = StreamFacts { exists: true, length, groups: Vec::new() };
+    let mut reported = Vec::new();
+    for group in reply::items(&groups) {
+        let number = |name| reply::field(group, name).and_then(reply::number);
+        let Some(name) = reply::field(group, "name").and_then(reply::bytes) else { continue };
+        reported.push(number("lag"));
+        facts.groups.push(GroupReading {
+            name: Name::from(name),
+            pending: number("pending").unwrap_or(0),
+            lag: Lag::Unknown,
+            entries_read: number("entries-read"),
+            last_delivered_id: reply::field(group, "last-delivered-id").and_then(reply::text).unwrap_or_default(),
+            oldest_undelivered_ms: None,
+            consumers: None,
+        });
+    }
+    Ok((facts, reported))
+}
+
+fn in_words(detail: String) -> String {
+    if detail.contains("WRONGTYPE") { "this key holds something else than a stream".to_owned() } else { detail }
+}
+
+fn read_consumers(answer: Option<Answer>) -> Option<Vec<GroupConsumer>> {
+    let value = answer?.ok()?;
+    let consumers = reply::items(&value).iter().filter_map(|consumer| {
+        let mut read = GroupConsumer { name: Name::from(""), pending: 0, idle_ms: 0, inactive_ms: None };
+        let mut named = false;
+        for (field, value) in reply::fields(consumer) {
+            match field {
+                b"name" => {
+                    read.name = Name::from(reply::bytes(value)?);
+                    named = true;
+                }
+                b"pending" => read.pending = reply::number(value)?,
+                b"idle" => read.idle_ms = reply::number(value)?,
+                b"inactive" => read.inactive_ms = reply::number(value),
+                _ => {}
+            }
+        }
+        named.then_some(read)
+    });
+    Some(consumers.collect())
+}
+
+/// When the first entry of a range was added, Unix milliseconds, from its ID.
+fn oldest(answer: Option<&Answer>) -> Option<u64> {
+    let first = reply::items(answer?.as_ref().ok()?).first()?;
+    let id = reply::text(reply::items(first).first()?)?;
+    id.split_once('-')?.0.parse().ok()
+}
+
+fn count(answer: Option<&Answer>) -> Option<u64> {
+    Some(reply::items(answer?.as_ref().ok()?).len() as u64)
+}

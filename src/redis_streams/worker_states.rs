@@ -1,0 +1,72 @@
+//! What the monitor writes down about worker types, so that it outlives the monitor.
+
+use std::collections::BTreeMap;
+
+use redis::Value;
+
+use super::connection::{self, send};
+use super::reply;
+use crate::contract::{Name, keys};
+use crate::fleet::reading::SourceTrouble;
+use crate::fleet::worker_type::WorkerStateRecord;
+
+/// Loads every known type's record. A known type whose record is missing or unreadable is not in
+/// the answer; the reason is logged.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn load(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
+    let mut redis = connection::checkout(pool).await?;
+    let mut pipe = redis::pipe();
+    pipe.cmd("SMEMBERS").arg(keys::KNOWN_WORKERS);
+    let known = one(send(&mut redis, &mut pipe).await?)?;
+    let names: Vec<Name> = reply::items(&known).iter().filter_map(reply::bytes).map(Name::from).collect();
+    let mut pipe = redis::pipe();
+    for name in &names {
+        pipe.cmd("GET").arg(keys::worker_state(name));
+    }
+    let values = send(&mut redis, &mut pipe).await?;
+    let mut records = BTreeMap::new();
+    for (name, value) in names.into_iter().zip(values) {
+        let Some(bytes) = value.as_ref().ok().and_then(reply::bytes) else { continue };
+        match serde_json::from_slice(bytes) {
+            Ok(record) => drop(records.insert(name, record)),
+            Err(error) => {
+                tracing::warn!(worker_type = %name, %error, "a worker type's recorded state cannot be read and is left out")
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// Writes records down, and remembers `new_types` as known.
+///
+/// # Errors
+/// When Redis did not take them.
+pub async fn save(
+    pool: &deadpool_redis::Pool,
+    records: &[(Name, WorkerStateRecord)],
+    new_types: &[Name],
+) -> Result<(), SourceTrouble> {
+    let mut pipe = redis::pipe();
+    for (name, record) in records {
+        let Ok(json) = serde_json::to_vec(record) else { continue };
+        pipe.cmd("SET").arg(keys::worker_state(name)).arg(json);
+    }
+    for name in new_types {
+        pipe.cmd("SADD").arg(keys::KNOWN_WORKERS).arg(name.as_bytes());
+    }
+    let mut redis = connection::checkout(pool).await?;
+    for answer in send(&mut redis, &mut pipe).await? {
+        answer.map_err(|e| connection::trouble(&e))?;
+    }
+    Ok(())
+}
+
+fn one(answers: Vec<Result<Value, redis::RedisError>>) -> Result<Value, SourceTrouble> {
+    match answers.into_iter().next() {
+        Some(Ok(value)) => Ok(value),
+        Some(Err(error)) => Err(connection::trouble(&error)),
+        None => Ok(Value::Nil),
+    }
+}

@@ -1,0 +1,437 @@
+//! Settings: every one has an environment variable, a flag and a default, all in one table.
+//!
+//! [`TABLE`] is the only place that names them; `--help` and the documentation are made from it.
+//! [`Settings::from`] turns texts into typed values once; a value that cannot be used is a
+//! [`BadSetting`], one line that says which, what and what was expected.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::contract::Name;
+use crate::fleet::watched::WatchedStreams;
+
+/// One setting as people meet it.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    /// Environment variable.
+    pub env: &'static str,
+    /// Used when neither flag nor variable is given; empty for none.
+    pub default: &'static str,
+    /// What it is, for `--help` and the documentation.
+    pub help: &'static str,
+    /// Never shown.
+    pub secret: bool,
+    /// Heading it stands under.
+    pub group: &'static str,
+}
+
+impl Entry {
+    /// The flag: the variable in lower case with dashes, without `MONITOR_`.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.env.strip_prefix("MONITOR_").unwrap_or(self.env).to_lowercase().replace('_', "-")
+    }
+}
+
+const fn entry(group: &'static str, env: &'static str, default: &'static str, help: &'static str) -> Entry {
+    Entry { env, default, help, secret: false, group }
+}
+
+const fn secret(group: &'static str, env: &'static str, help: &'static str) -> Entry {
+    Entry { env, default: "", help, secret: true, group }
+}
+
+const REDIS: &str = "Redis";
+const POSTGRES: &str = "Postgres";
+const SERVER: &str = "Server";
+const FLEET: &str = "Fleet";
+
+/// Every setting of the monitor, in the order in which they are shown.
+pub const TABLE: &[Entry] = &[
+    secret(
+        REDIS,
+        "REDIS_URL",
+        "Address of Redis in one: redis://[user:password@]host:port/db, rediss:// for TLS. Wins over the three below",
+    ),
+    entry(REDIS, "REDIS_HOST", "localhost", "Host of Redis"),
+    entry(REDIS, "REDIS_PORT", "6379", "Port of Redis"),
+    secret(REDIS, "REDIS_PASSWORD", "Password of Redis"),
+    secret(
+        POSTGRES,
+        "DATABASE_URL",
+        "Address of Postgres in one: postgres://user:password@host:port/database. Wins over the four below",
+    ),
+    entry(POSTGRES, "POSTGRES_HOST", "localhost", "Host of Postgres; its database is `postgres`"),
+    entry(POSTGRES, "POSTGRES_PORT", "5432", "Port of Postgres"),
+    entry(POSTGRES, "POSTGRES_USER", "postgres", "User at Postgres"),
+    secret(POSTGRES, "POSTGRES_PASSWORD", "Password at Postgres"),
+    entry(POSTGRES, "POSTGRES_POOL_TIMEOUT", "5", "How long to wait for a database connection (5, 5s, 500ms)"),
+    entry(
+        POSTGRES,
+        "PG_VOLUME_CAPACITY",
+        "",
+        "Size of the database's volume, for the disk figures (100Gi, 50G, bytes); empty: unknown",
+    ),
+    entry(SERVER, "MONITOR_BIND", "127.0.0.1", "Address to listen on; 0.0.0.0 for all"),
+    entry(SERVER, "MONITOR_PORT", "5440", "Port to listen on; 0 picks a free one"),
+    entry(
+        SERVER,
+        "MONITOR_ROOT_PATH",
+        "",
+        "Prefix under which everything is served as well (/monitor); the proxy may strip it or not",
+    ),
+    entry(SERVER, "SERVER_URL", "", "Where people reach this deployment; shown on pages and in messages"),
+    entry(
+        SERVER,
+        "SERVER_MATURITY",
+        "",
+        "Which deployment this is (production, test, ...); shown on pages and in messages",
+    ),
+    entry(
+        SERVER,
+        "LOG_LEVEL",
+        "info",
+        "error, warn, info, debug, trace, or a filter such as info,shepherd_monitor=debug",
+    ),
+    entry(FLEET, "MONITOR_POLL_INTERVAL_SEC", "3", "How often the fleet is read (3, 3s, 500ms)"),
+    entry(FLEET, "MONITOR_STREAMS", "", "Globs, separated by commas: the streams to watch; empty: all"),
+    entry(FLEET, "MONITOR_STREAMS_EXCLUDE", "", "Globs, separated by commas: streams not to watch"),
+    entry(FLEET, "MONITOR_SEED_STREAMS", "", "Streams to show before anyone has used them, separated by commas"),
+    entry(
+        FLEET,
+        "MONITOR_ARAS",
+        "aragorn,arax,bte,sipr,gandalf,example",
+        "Products in the per-ARA panel, in this order",
+    ),
+    entry(
+        FLEET,
+        "RECLAIM_MIN_IDLE_SEC",
+        "30",
+        "Floor after which a worker with pending work and no progress counts as hung, for streams the contract does not list",
+    ),
+];
+
+/// A value that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct BadSetting {
+    /// Which.
+    pub name: &'static str,
+    /// Its value; secrets are not repeated.
+    pub value: String,
+    /// What would have been right.
+    pub expected: String,
+}
+
+impl fmt::Display for BadSetting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {:?}: expected {}", self.name, self.value, self.expected)
+    }
+}
+
+/// A text that is not printed.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, for the one who needs it.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// All settings, checked.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where Redis is, with its password.
+    pub redis_url: Secret,
+    /// Where Postgres is, with its password.
+    pub database_url: Secret,
+    /// How long to wait for a database connection.
+    pub pool_timeout: Duration,
+    /// Size of the database's volume, bytes; 0 when not known.
+    pub disk_capacity_bytes: u64,
+    /// Address to listen on.
+    pub bind: IpAddr,
+    /// Port to listen on.
+    pub port: u16,
+    /// Prefix of all routes: empty, or `/x` without a slash at its end.
+    pub root_path: String,
+    /// Where people reach this deployment.
+    pub server_url: Option<String>,
+    /// Which deployment this is.
+    pub maturity: Option<String>,
+    /// How often the fleet is read.
+    pub poll_interval: Duration,
+    /// Which streams are watched.
+    pub watched: WatchedStreams,
+    /// Streams shown before anyone used them.
+    pub seed_streams: Vec<Name>,
+    /// Products of the per-ARA panel.
+    pub aras: Arc<[String]>,
+    /// The hung floor of streams the contract does not list.
+    pub default_floor: Duration,
+    /// What is logged: a level, or a filter.
+    pub log_level: String,
+}
+
+impl Settings {
+    /// Checks texts as given by flags and environment, by variable name. What is absent or empty
+    /// takes its default.
+    ///
+    /// # Errors
+    /// The first value that cannot be used.
+    pub fn from(given: &BTreeMap<&'static str, String>) -> Result<Self, BadSetting> {
+        let texts = Texts(given);
+        let watched =
+            WatchedStreams::new(&texts.list("MONITOR_STREAMS"), &texts.list("MONITOR_STREAMS_EXCLUDE")).map_err(
+                |bad| BadSetting { name: bad.setting, value: bad.glob, expected: format!("a glob ({})", bad.why) },
+            )?;
+        let poll_interval = texts.duration("MONITOR_POLL_INTERVAL_SEC")?;
+        if !(Duration::from_millis(50)..=Duration::from_secs(3600)).contains(&poll_interval) {
+            return Err(texts.bad("MONITOR_POLL_INTERVAL_SEC", "between 50ms and 1h"));
+        }
+        Ok(Self {
+            redis_url: texts.redis_url()?,
+            database_url: texts.database_url()?,
+            pool_timeout: texts.duration("POSTGRES_POOL_TIMEOUT")?,
+            disk_capacity_bytes: texts.size("PG_VOLUME_CAPACITY")?,
+            bind: texts.parse("MONITOR_BIND", "an IP address such as 127.0.0.1 or 0.0.0.0")?,
+            port: texts.parse("MONITOR_PORT", "a port from 0 to 65535")?,
+            root_path: texts.root_path()?,
+            server_url: texts.text("SERVER_URL"),
+            maturity: texts.text("SERVER_MATURITY"),
+            poll_interval,
+            watched,
+            seed_streams: texts.list("MONITOR_SEED_STREAMS").into_iter().map(Name::from).collect(),
+            aras: texts.list("MONITOR_ARAS").into(),
+            default_floor: texts.duration("RECLAIM_MIN_IDLE_SEC")?,
+            log_level: texts.log_level()?,
+        })
+    }
+}
+
+/// The given texts, with the table's defaults behind them.
+struct Texts<'a>(&'a BTreeMap<&'static str, String>);
+
+impl Texts<'_> {
+    fn text(&self, name: &'static str) -> Option<String> {
+        let default = || TABLE.iter().find(|e| e.env == name).map(|e| e.default.to_owned());
+        self.0
+            .get(name)
+            .map(|text| text.trim().to_owned())
+            .filter(|t| !t.is_empty())
+            .or_else(default)
+            .filter(|t| !t.is_empty())
+    }
+
+    fn bad(&self, name: &'static str, expected: impl Into<String>) -> BadSetting {
+        let secret = TABLE.iter().any(|e| e.env == name && e.secret);
+        let value = if secret { "(secret)".to_owned() } else { self.text(name).unwrap_or_default() };
+        BadSetting { name, value, expected: expected.into() }
+    }
+
+    fn parse<T: std::str::FromStr>(&self, name: &'static str, expected: &str) -> Result<T, BadSetting> {
+        self.text(name).unwrap_or_default().parse().map_err(|_| self.bad(name, expected))
+    }
+
+    fn list(&self, name: &'static str) -> Vec<String> {
+        let text = self.text(name).unwrap_or_default();
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    }
+
+    /// `3`, `2.5`, `3s`, `500ms`, `5m`, `1h`; a bare number is seconds.
+    fn duration(&self, name: &'static str) -> Result<Duration, BadSetting> {
+        let text = self.text(name).unwrap_or_default();
+        let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(split);
+        let scale = match unit {
+            "ms" => Some(0.001),
+            "" | "s" => Some(1.0),
+            "m" => Some(60.0),
+            "h" => Some(3600.0),
+            _ => None,
+        };
+        let seconds = number.trim().parse::<f64>().ok().zip(scale).map(|(number, scale)| number * scale);
+        seconds
+            .filter(|seconds| (0.0..=1e9).contains(seconds))
+            .map(Duration::from_secs_f64)
+            .ok_or_else(|| self.bad(name, "a time such as 3, 3s, 500ms, 5m or 1h"))
+    }
+
+    /// `100Gi`, `50G`, `1.5TiB` or bytes; empty is 0. A bare `m` (milli in Kubernetes) is refused.
+    fn size(&self, name: &'static str) -> Result<u64, BadSetting> {
+        let Some(text) = self.text(name) else { return Ok(0) };
+        let size = if text.ends_with('m') { None } else { text.parse::<bytesize::ByteSize>().ok() };
+        size.map(|size| size.as_u64())
+            .filter(|bytes| *bytes > 0)
+            .ok_or_else(|| self.bad(name, "a size such as 100Gi, 50G or a number of bytes"))
+    }
+
+    /// A bare word has to be a level: a filter takes any word for a module's name.
+    fn log_level(&self) -> Result<String, BadSetting> {
+        let text = self.text("LOG_LEVEL").unwrap_or_default().to_lowercase();
+        // The predecessor's words.
+        let text = match text.as_str() {
+            "warning" => "warn".to_owned(),
+            "critical" => "error".to_owned(),
+            _ => text,
+        };
+        let a_level = ["error", "warn", "info", "debug", "trace", "off"].contains(&text.as_str());
+        let a_filter = text.contains('=') && text.parse::<tracing_subscriber::EnvFilter>().is_ok();
+        if a_level || a_filter {
+            return Ok(text);
+        }
+        Err(self.bad("LOG_LEVEL", "error, warn, info, debug, trace or a filter such as info,shepherd_monitor=debug"))
+    }
+
+    fn root_path(&self) -> Result<String, BadSetting> {
+        let text = self.text("MONITOR_ROOT_PATH").unwrap_or_default();
+        let path = text.trim_matches('/');
+        let good = |c: char| c.is_ascii_alphanumeric() || "-_.~/".contains(c);
+        if !path.chars().all(good) || path.split('/').any(|part| part == "..") {
+            return Err(self.bad("MONITOR_ROOT_PATH", "a path such as /monitor"));
+        }
+        Ok(if path.is_empty() { String::new() } else { format!("/{path}") })
+    }
+
+    fn redis_url(&self) -> Result<Secret, BadSetting> {
+        if let Some(url) = self.text("REDIS_URL") {
+            return match redis::parse_redis_url(&url) {
+                Some(_) => Ok(Secret(url)),
+                None => Err(self.bad("REDIS_URL", "an address such as redis://user:password@localhost:6379/0")),
+            };
+        }
+        let port = self.port("REDIS_PORT")?;
+        let host = self.host("REDIS_HOST")?;
+        let password = self.text("REDIS_PASSWORD").map(|p| format!(":{}@", percent_encoded(&p))).unwrap_or_default();
+        Ok(Secret(format!("redis://{password}{host}:{port}/0")))
+    }
+
+    fn database_url(&self) -> Result<Secret, BadSetting> {
+        if let Some(url) = self.text("DATABASE_URL") {
+            return match url.parse::<tokio_postgres::Config>() {
+                Ok(_) => Ok(Secret(url)),
+                Err(_) => {
+                    Err(self.bad("DATABASE_URL", "an address such as postgres://user:password@localhost:5432/postgres"))
+                }
+            };
+        }
+        let port = self.port("POSTGRES_PORT")?;
+        let host = self.host("POSTGRES_HOST")?;
+        let user = percent_encoded(&self.text("POSTGRES_USER").unwrap_or_default());
+        let password = self.text("POSTGRES_PASSWORD").map(|p| format!(":{}", percent_encoded(&p))).unwrap_or_default();
+        Ok(Secret(format!("postgres://{user}{password}@{host}:{port}/postgres")))
+    }
+
+    fn port(&self, name: &'static str) -> Result<u16, BadSetting> {
+        let port: u16 = self.parse(name, "a port from 1 to 65535")?;
+        if port == 0 { Err(self.bad(name, "a port from 1 to 65535")) } else { Ok(port) }
+    }
+
+    fn host(&self, name: &'static str) -> Result<String, BadSetting> {
+        let host = self.text(name).unwrap_or_default();
+        if host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
+            return Err(self.bad(name, "a host name or an IP address"));
+        }
+        Ok(if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host })
+    }
+}
+
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
+            encoded.push(char::from(byte));
+        } else {
+            encoded.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(given: &[(&'static str, &str)]) -> Result<Settings, BadSetting> {
+        Settings::from(&given.iter().map(|(name, value)| (*name, (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn the_defaults_can_all_be_used() {
+        let settings = settings(&[]).unwrap();
+        assert_eq!(settings.port, 5440);
+        assert_eq!(settings.bind.to_string(), "127.0.0.1");
+        assert_eq!(settings.redis_url.reveal(), "redis://localhost:6379/0");
+        assert_eq!(settings.aras.len(), 6);
+        assert_eq!(settings.poll_interval, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_value_that_cannot_be_used_is_told_with_its_name_and_what_was_expected() {
+        for (name, value, expected) in [
+            ("MONITOR_PORT", "99999", "MONITOR_PORT is \"99999\": expected a port from 0 to 65535"),
+            ("REDIS_PORT", "0", "REDIS_PORT is \"0\": expected a port from 1 to 65535"),
+            ("PG_VOLUME_CAPACITY", "lots", "PG_VOLUME_CAPACITY is \"lots\": expected a size"),
+            ("PG_VOLUME_CAPACITY", "100m", "PG_VOLUME_CAPACITY is \"100m\": expected a size"),
+            ("MONITOR_POLL_INTERVAL_SEC", "soon", "MONITOR_POLL_INTERVAL_SEC is \"soon\": expected a time"),
+            ("MONITOR_POLL_INTERVAL_SEC", "0", "expected between 50ms and 1h"),
+            ("POSTGRES_POOL_TIMEOUT", "-1", "expected a time"),
+            ("MONITOR_BIND", "everywhere", "expected an IP address"),
+            ("LOG_LEVEL", "loud", "LOG_LEVEL is \"loud\": expected error, warn"),
+            ("MONITOR_ROOT_PATH", "/a b", "expected a path"),
+            ("MONITOR_STREAMS", "a[", "MONITOR_STREAMS is \"a[\": expected a glob"),
+            ("REDIS_HOST", "a b", "expected a host name"),
+            ("REDIS_URL", "http://secret", "REDIS_URL is \"(secret)\""),
+            ("DATABASE_URL", "mysql://secret", "DATABASE_URL is \"(secret)\""),
+        ] {
+            let told = settings(&[(name, value)]).unwrap_err().to_string();
+            assert!(told.contains(expected) && !told.contains('\n'), "{name}={value} told {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_may_hold_any_character_and_is_never_printed() {
+        let settings = settings(&[("REDIS_PASSWORD", "p@ss/w:rd"), ("POSTGRES_PASSWORD", "ä#?")]).unwrap();
+        assert_eq!(settings.redis_url.reveal(), "redis://:p%40ss%2Fw%3Ard@localhost:6379/0");
+        assert_eq!(settings.database_url.reveal(), "postgres://postgres:%C3%A4%23%3F@localhost:5432/postgres");
+        assert!(!format!("{settings:?}").contains("p%40ss"));
+    }
+
+    #[test]
+    fn sizes_and_times_are_read_as_people_write_them() {
+        let settings = settings(&[
+            ("PG_VOLUME_CAPACITY", "100Gi"),
+            ("MONITOR_POLL_INTERVAL_SEC", "500ms"),
+            ("MONITOR_ROOT_PATH", "monitor/"),
+        ])
+        .unwrap();
+        assert_eq!(settings.disk_capacity_bytes, 100 << 30);
+        assert_eq!(settings.poll_interval, Duration::from_millis(500));
+        assert_eq!(settings.root_path, "/monitor");
+    }
+
+    #[test]
+    fn no_two_settings_share_a_flag() {
+        let mut flags: Vec<String> = TABLE.iter().map(Entry::flag).collect();
+        flags.sort();
+        flags.dedup();
+        assert_eq!(flags.len(), TABLE.len());
+    }
+}

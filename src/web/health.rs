@@ -1,0 +1,63 @@
+//! `/livez` says that the process lives, `/readyz` whether it does its work.
+
+use std::time::Duration;
+
+use actix_web::web::{Data, Query};
+use actix_web::{HttpResponse, Responder};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::Front;
+use crate::actors::messages::GetHealth;
+
+/// The supervisor is given this long to answer.
+const ANSWER_WITHIN: Duration = Duration::from_millis(1000);
+
+/// `GET /livez`: this process answers, whatever its sources do.
+pub async fn livez() -> impl Responder {
+    HttpResponse::Ok().content_type("text/plain").body("alive\n")
+}
+
+/// `verbose` in the query asks for the reasons.
+#[derive(Debug, Deserialize)]
+pub struct ReadyQuery {
+    verbose: Option<String>,
+}
+
+/// `GET /readyz`: 200 when every actor is up and ticks are finished in time, else 503. Redis and
+/// Postgres being away does not make the monitor unready: it is there to say so.
+pub async fn readyz(front: Data<Front>, query: Query<ReadyQuery>) -> HttpResponse {
+    let health = actix_web::rt::time::timeout(ANSWER_WITHIN, front.health.send(GetHealth)).await;
+    let Ok(Ok(health)) = health else {
+        return HttpResponse::ServiceUnavailable()
+            .json(json!({"ready": false, "reason": "the supervisor does not answer"}));
+    };
+    let late = Duration::from_secs_f64(health.interval_sec) * 3 + Duration::from_secs(5);
+    let down: Vec<_> = health.actors.iter().filter(|actor| !actor.up).map(|actor| actor.actor).collect();
+    let reason = if health.stopping {
+        Some("stopping".to_owned())
+    } else if !down.is_empty() {
+        Some(format!("down: {}", json!(down)))
+    } else {
+        match health.last_tick_age_sec {
+            None => Some("the first tick is still under way".to_owned()),
+            Some(age) if age > late.as_secs_f64() => Some(format!("the last tick finished {age:.0} s ago")),
+            Some(_) => None,
+        }
+    };
+    let mut answer = match reason {
+        None => HttpResponse::Ok(),
+        Some(_) => HttpResponse::ServiceUnavailable(),
+    };
+    if query.verbose.is_none() {
+        return answer.json(json!({"ready": reason.is_none(), "reason": reason}));
+    }
+    let newest = front.newest.load_full();
+    answer.json(json!({
+        "ready": reason.is_none(),
+        "reason": reason,
+        "redis": newest.as_ref().map(|snapshot| &snapshot.redis.source),
+        "postgres": newest.as_ref().map(|snapshot| &snapshot.postgres.source),
+        "monitor": health,
+    }))
+}

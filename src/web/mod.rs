@@ -1,0 +1,36 @@
+//! The front end: routes, pages, API and websocket sessions.
+//!
+//! [`routes`] is the map. Handlers hold no state: they ask the newest snapshot, the supervisor or
+//! Postgres through [`Front`]. [`problem`] is what an error looks like from outside.
+
+pub mod api;
+pub mod health;
+pub mod page;
+pub mod problem;
+pub mod routes;
+pub mod session;
+
+use actix::Recipient;
+
+use crate::actors::io::Io;
+use crate::actors::messages::{GetChanges, GetHealth, Join, RenderPage};
+use crate::actors::supervisor::Newest;
+
+/// Everything a handler may ask.
+#[derive(Clone)]
+pub struct Front {
+    /// The newest snapshot.
+    pub newest: Newest,
+    /// Way to the databases, for reads.
+    pub io: Io,
+    /// How is everyone?
+    pub health: Recipient<GetHealth>,
+    /// The live page.
+    pub page: Recipient<RenderPage>,
+    /// What changed since.
+    pub changes: Recipient<GetChanges>,
+    /// Send me news.
+    pub join: Recipient<Join>,
+    /// How often news come.
+    pub interval: std::time::Duration,
+}

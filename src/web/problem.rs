@@ -1,0 +1,58 @@
+//! Errors as the API tells them: `application/problem+json` with a stable type, leaking nothing.
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, ResponseError};
+use serde_json::json;
+
+use crate::fleet::reading::SourceTrouble;
+
+/// What went wrong with a request.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Problem {
+    /// The request cannot be understood: which parameter, and what was expected.
+    #[error("{0}")]
+    BadRequest(String),
+    /// There is nothing at this address.
+    #[error("nothing here")]
+    NotFound,
+    /// What is needed to answer is not there just now.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+impl From<SourceTrouble> for Problem {
+    fn from(trouble: SourceTrouble) -> Self {
+        Self::Unavailable(trouble.detail)
+    }
+}
+
+impl Problem {
+    fn type_and_title(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::BadRequest(_) => ("bad-request", "The request cannot be understood"),
+            Self::NotFound => ("not-found", "There is nothing at this address"),
+            Self::Unavailable(_) => ("unavailable", "A source is not available"),
+        }
+    }
+}
+
+impl ResponseError for Problem {
+    fn status_code(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let (kind, title) = self.type_and_title();
+        let body = json!({
+            "type": format!("urn:shepherd-monitor:problem:{kind}"),
+            "title": title,
+            "status": self.status_code().as_u16(),
+            "detail": self.to_string(),
+        });
+        HttpResponse::build(self.status_code()).content_type("application/problem+json").body(body.to_string())
+    }
+}

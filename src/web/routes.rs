@@ -1,0 +1,57 @@
+//! Every route, in one place. All of them exist at the root and, when there is one, below
+//! `MONITOR_ROOT_PATH`: an ingress may strip the prefix or not.
+
+use actix_web::middleware::{Compress, DefaultHeaders};
+use actix_web::web::{self, ServiceConfig};
+
+use super::problem::Problem;
+use super::{Front, api, health, page, session};
+
+/// Nothing inline, nothing from elsewhere, framed by nobody.
+const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+    connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
+
+/// Adds all routes, at the root and below `root_path`.
+pub fn configure(config: &mut ServiceConfig, front: Front, root_path: &str) {
+    config.app_data(web::Data::new(front));
+    config
+        .app_data(web::QueryConfig::default().error_handler(|error, _| Problem::BadRequest(error.to_string()).into()));
+    if !root_path.is_empty() {
+        config.service(web::scope(root_path).wrap(headers()).configure(all));
+    }
+    config.service(web::scope("").wrap(headers()).configure(all));
+    config.default_service(web::route().to(nothing));
+}
+
+fn all(config: &mut ServiceConfig) {
+    // Websockets and probes are not compressed: the first cannot be, the second need not.
+    config
+        .route("/ws", web::get().to(session::snapshots))
+        .route("/live/ws", web::get().to(session::changes))
+        .route("/livez", web::get().to(health::livez))
+        .route("/readyz", web::get().to(health::readyz))
+        .service(
+            web::scope("")
+                .wrap(Compress::default())
+                .route("", web::get().to(page::live))
+                .route("/", web::get().to(page::live))
+                .route("/live/updates", web::get().to(page::updates))
+                .route("/assets/{path:.*}", web::get().to(page::asset))
+                .route("/favicon.ico", web::get().to(page::favicon))
+                .route("/api/snapshot", web::get().to(api::snapshot))
+                .route("/api/health", web::get().to(api::health))
+                .route("/api/historical/events", web::get().to(api::events)),
+        );
+}
+
+fn headers() -> DefaultHeaders {
+    DefaultHeaders::new()
+        .add(("Content-Security-Policy", CONTENT_POLICY))
+        .add(("X-Content-Type-Options", "nosniff"))
+        .add(("Referrer-Policy", "same-origin"))
+        .add(("Cache-Control", "no-store"))
+}
+
+async fn nothing() -> Result<actix_web::HttpResponse, Problem> {
+    Err(Problem::NotFound)
+}

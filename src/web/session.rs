@@ -1,0 +1,107 @@
+//! Websocket sessions: one small actor per connection that passes on what the live feed sends.
+//!
+//! The only place that knows actix-web-actors.
+
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorContext, AsyncContext, Handler, StreamHandler};
+use actix_web::web::{Data, Payload, Query};
+use actix_web::{Error, HttpRequest, HttpResponse};
+use actix_web_actors::ws;
+
+use super::Front;
+use super::page::Known;
+use crate::actors::messages::{Feed, Join, Push};
+
+/// How often the client is asked whether it is there.
+const PING_EVERY: Duration = Duration::from_secs(15);
+/// A client that says nothing for this long is gone.
+const GONE_AFTER: Duration = Duration::from_secs(40);
+/// Clients have nothing to say; a frame longer than this is refused.
+const MAX_FRAME: usize = 1024;
+/// A session without news for so many intervals was forgotten: it ends, and the client comes back.
+const FORGOTTEN_AFTER_INTERVALS: u32 = 5;
+
+/// `GET /ws`: whole snapshots, the newest at once and then one per tick.
+pub async fn snapshots(front: Data<Front>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
+    start(&front, Feed::Snapshots, &request, payload)
+}
+
+/// `GET /live/ws?epoch=&tick=`: what changed on the live page after that tick, and from then on.
+pub async fn changes(
+    front: Data<Front>,
+    known: Query<Known>,
+    request: HttpRequest,
+    payload: Payload,
+) -> Result<HttpResponse, Error> {
+    start(&front, Feed::Changes { epoch: known.epoch, tick: known.tick }, &request, payload)
+}
+
+fn start(front: &Front, feed: Feed, request: &HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
+    let now = Instant::now();
+    let session = LiveSession {
+        feed,
+        join: front.join.clone(),
+        forgotten_after: front.interval * FORGOTTEN_AFTER_INTERVALS + Duration::from_secs(10),
+        heard: now,
+        fed: now,
+    };
+    ws::WsResponseBuilder::new(session, request, payload).frame_size(MAX_FRAME).start()
+}
+
+/// One connection.
+struct LiveSession {
+    feed: Feed,
+    join: actix::Recipient<Join>,
+    forgotten_after: Duration,
+    /// When the client last said anything.
+    heard: Instant,
+    /// When the feed last sent anything.
+    fed: Instant,
+}
+
+type Ctx = ws::WebsocketContext<LiveSession>;
+
+impl LiveSession {
+    fn close(ctx: &mut Ctx, code: ws::CloseCode) {
+        ctx.close(Some(ws::CloseReason { code, description: None }));
+        ctx.stop();
+    }
+}
+
+impl Actor for LiveSession {
+    type Context = Ctx;
+
+    fn started(&mut self, ctx: &mut Ctx) {
+        self.join.do_send(Join { feed: self.feed, session: ctx.address().recipient() });
+        ctx.run_interval(PING_EVERY, |this, ctx| {
+            if this.heard.elapsed() > GONE_AFTER || this.fed.elapsed() > this.forgotten_after {
+                return Self::close(ctx, ws::CloseCode::Away);
+            }
+            ctx.ping(b"");
+        });
+    }
+}
+
+impl Handler<Push> for LiveSession {
+    type Result = ();
+
+    fn handle(&mut self, push: Push, ctx: &mut Ctx) {
+        self.fed = Instant::now();
+        match push {
+            Push::Text(text) => ctx.text(text),
+            Push::Close => Self::close(ctx, ws::CloseCode::Restart),
+        }
+    }
+}
+
+impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for LiveSession {
+    fn handle(&mut self, message: Result<ws::Message, ws::ProtocolError>, ctx: &mut Ctx) {
+        self.heard = Instant::now();
+        match message {
+            Ok(ws::Message::Ping(bytes)) => ctx.pong(&bytes),
+            Ok(ws::Message::Close(_)) | Err(_) => Self::close(ctx, ws::CloseCode::Normal),
+            Ok(_) => {}
+        }
+    }
+}

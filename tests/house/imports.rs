@@ -1,0 +1,130 @@
+//! Who may import whom: ARCHITECTURE.md's picture, checked against the `use` lines.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room of `src/` and the rooms it may know.
+const MAY_IMPORT: [(&str, &[&str]); 13] = [
+    ("contract", &[]),
+    ("fleet", &["contract"]),
+    ("pages", &["contract", "fleet"]),
+    ("redis_streams", &["contract", "fleet"]),
+    ("postgres", &["contract", "fleet"]),
+    ("settings", &["contract", "fleet"]),
+    ("telemetry", &[]),
+    ("actors", &["contract", "fleet", "pages", "redis_streams", "postgres", "settings"]),
+    ("web", &["contract", "fleet", "pages", "postgres", "redis_streams", "actors"]),
+    ("worker", &["contract", "redis_streams"]),
+    ("demo", &["contract", "worker", "redis_streams"]),
+    ("application", &["actors", "contract", "fleet", "pages", "postgres", "redis_streams", "settings", "web"]),
+    ("main", &["application", "demo", "redis_streams", "settings", "telemetry", "worker"]),
+];
+
+/// Crates that only some rooms may know, so that they can be swapped there.
+const KEPT_TO: [(&str, &[&str]); 4] = [
+    ("actix", &["actors", "web", "application", "main"]),
+    ("actix_web", &["web", "application", "main"]),
+    ("actix_web_actors", &["web"]),
+    ("diesel", &["postgres", "worker"]),
+];
+
+#[test]
+fn every_room_imports_only_what_the_picture_shows() {
+    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.into();
+    let mut wrong = Vec::new();
+    for (file, room, text) in sources() {
+        let may = allowed.get(room.as_str()).unwrap_or_else(|| panic!("{room} is not in the picture: add it to MAY_IMPORT"));
+        for known in rooms_named_in(&text) {
+            if known != room && !may.contains(&known.as_str()) {
+                wrong.push(format!("{} ({room}) knows {known}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn replaceable_crates_stay_in_their_rooms() {
+    let mut wrong = Vec::new();
+    for (file, room, text) in sources() {
+        for (name, rooms) in KEPT_TO {
+            let named = [format!("use {name}::"), format!(" {name}::"), format!("({name}::"), format!("<{name}::")];
+            if named.iter().any(|n| text.contains(n.as_str())) && !rooms.contains(&room.as_str()) {
+                wrong.push(format!("{} ({room}) knows {name}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn only_the_supervisor_names_other_actors() {
+    let actors = ["stream_poller", "heartbeat_watcher", "database_probe", "state_tracker", "live_feed"];
+    for (file, room, text) in sources() {
+        let stem = file.file_stem().unwrap().to_str().unwrap();
+        if room != "actors" || ["supervisor", "mod"].contains(&stem) {
+            continue;
+        }
+        for actor in actors.iter().filter(|actor| **actor != stem) {
+            assert!(!text.contains(&format!("super::{actor}")), "{stem} names {actor}");
+        }
+    }
+}
+
+#[test]
+fn the_check_sees_an_import_that_is_not_allowed() {
+    let text = "use crate::{postgres, redis_streams};\nuse crate::web::{Front, routes};\nfn f() { crate::demo::run() }";
+    let rooms = ["postgres", "redis_streams", "web", "demo"].map(str::to_owned);
+    assert_eq!(rooms_named_in(text), rooms.into());
+}
+
+/// Every source file with its room and its text without comments and tests.
+fn sources() -> Vec<(PathBuf, String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    let mut folders = vec![src.clone()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                files.push(path);
+            }
+        }
+    }
+    files
+        .into_iter()
+        .map(|file| {
+            let first = file.strip_prefix(&src).unwrap().components().next().unwrap();
+            let room = first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+            let text = fs::read_to_string(&file).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code: Vec<&str> = code.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+            (file, room, code.join("\n"))
+        })
+        .filter(|(_, room, _)| room != "lib")
+        .collect()
+}
+
+/// The rooms that `crate::…` or (in main) `shepherd_monitor::…` paths lead to.
+fn rooms_named_in(text: &str) -> BTreeSet<String> {
+    let mut rooms = BTreeSet::new();
+    for start in ["crate::", "shepherd_monitor::"] {
+        for (at, _) in text.match_indices(start) {
+            let rest = &text[at + start.len()..];
+            let names = match rest.strip_prefix('{') {
+                Some(group) => group.split('}').next().unwrap().split(',').collect(),
+                None => vec![rest],
+            };
+            for name in names {
+                let name: String = name.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+                if name.chars().next().is_some_and(char::is_lowercase) {
+                    rooms.insert(name);
+                }
+            }
+        }
+    }
+    rooms
+}

@@ -1,0 +1,184 @@
+//! The program on the command line: help, wrong settings, start and stop.
+
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use serde_json::Value;
+
+use crate::support::monitor::Monitor;
+use crate::support::postgres::TestDatabase;
+use crate::support::redis::TestRedis;
+use crate::support::wait::eventually;
+
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
+    command.args(arguments).env_clear().envs(environment.iter().copied());
+    command.output().unwrap()
+}
+
+#[test]
+fn help_names_every_setting_with_its_default_and_no_secret_value() {
+    let help = run(&["serve", "--help"], &[("REDIS_PASSWORD", "t0psecret")]);
+    let text = String::from_utf8(help.stdout).unwrap();
+    for entry in shepherd_monitor::settings::TABLE {
+        assert!(text.contains(entry.env) && text.contains(&format!("--{}", entry.flag())), "{} is missing:\n{text}", entry.env);
+    }
+    assert!(text.contains("[default: 5440]") && !text.contains("t0psecret"));
+}
+
+#[test]
+fn a_wrong_setting_stops_the_start_with_one_line() {
+    for (name, value) in [("MONITOR_PORT", "99999"), ("PG_VOLUME_CAPACITY", "lots"), ("REDIS_PORT", "x"), ("LOG_LEVEL", "loud")] {
+        let output = run(&["serve"], &[(name, value)]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(told.trim_end().lines().count(), 1, "{told}");
+        assert!(told.contains(name) && told.contains(value) && told.contains("expected"), "{told}");
+    }
+    let flag = run(&["serve", "--port", "99999"], &[]);
+    assert!(String::from_utf8(flag.stderr).unwrap().contains("MONITOR_PORT is \"99999\""));
+}
+
+#[test]
+fn a_port_that_is_taken_is_told_in_one_line() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let told = String::from_utf8(run(&["serve"], &[("MONITOR_PORT", &port)]).stderr).unwrap();
+    assert_eq!(told.trim_end().lines().count(), 1, "{told}");
+    assert!(told.contains(&port) && told.contains("MONITOR_PORT"), "{told}");
+}
+
+#[tokio::test]
+async fn it_stops_in_order_within_two_seconds_with_open_websockets() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
+    let mut sockets = Vec::new();
+    for path in ["/ws", "/ws", "/live/ws?epoch=0&tick=0"] {
+        let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{}{path}", monitor.address())).await.unwrap();
+        assert!(socket.next().await.unwrap().unwrap().is_text());
+        sockets.push(socket);
+    }
+    let asked = Instant::now();
+    monitor.send("TERM");
+    eventually("it is gone", Duration::from_secs(5), || async { !monitor.is_running() }).await;
+    assert!(asked.elapsed() < Duration::from_secs(2), "it took {:?}", asked.elapsed());
+    for mut socket in sockets {
+        let closed = async { while let Some(Ok(message)) = socket.next().await { if message.is_close() { return true; } } false };
+        assert!(tokio::time::timeout(Duration::from_secs(1), closed).await.unwrap(), "the session was closed in order");
+    }
+    assert!(!monitor.log().contains("panic"), "{}", monitor.log());
+}
+
+#[tokio::test]
+async fn everything_is_served_below_the_root_path_too() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let settings = [("REDIS_URL", &*redis.url()), ("DATABASE_URL", &database.url()), ("MONITOR_ROOT_PATH", "/shepherd/monitor")];
+    let monitor = Monitor::start(&settings).await;
+    for path in ["/", "/api/health", "/livez", "/readyz?verbose"] {
+        for prefix in ["", "/shepherd/monitor"] {
+            eventually(path, Duration::from_secs(5), || async { monitor.get(&format!("{prefix}{path}")).await.0 == 200 }).await;
+        }
+    }
+    for path in ["/ws", "/shepherd/monitor/ws"] {
+        let (mut socket, _) = tokio_tungstenite::connect_async(format!("ws://{}{path}", monitor.address())).await.unwrap();
+        let first = socket.next().await.unwrap().unwrap().into_text().unwrap();
+        let message: Value = serde_json::from_str(&first).unwrap();
+        assert_eq!(message["type"], "snapshot");
+        assert!(message["data"]["workers"].is_object());
+    }
+    let (_, page) = monitor.get("/shepherd/monitor/").await;
+    assert!(page.contains("\"/shepherd/monitor/assets/"), "{page}");
+    assert_eq!(monitor.get("/elsewhere").await.0, 404);
+}
+
+#[tokio::test]
+async fn the_api_says_which_parameter_is_wrong() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
+    for (query, told) in [
+        ("limit=0", "limit is 0"),
+        ("limit=x", "limit"),
+        ("limit=99999999", "limit is 99999999"),
+        ("severity=bad", "severity is"),
+        ("since=5&until=4", "since is not before until"),
+        ("since=NaN", "since is NaN"),
+        ("since=1e300", "since is 1"),
+    ] {
+        let (status, body) = monitor.get(&format!("/api/historical/events?{query}")).await;
+        let problem: Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((status, problem["status"].as_u64()), (400, Some(400)), "{query}: {body}");
+        assert!(problem["detail"].as_str().unwrap().contains(told), "{query}: {body}");
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_the_older_monitor_filled_is_taken_over_with_its_history() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let client = database.connect().await;
+    client
+        .batch_execute(
+            "CREATE TABLE monitor_metrics (ts timestamptz NOT NULL, metric text NOT NULL, value double precision, PRIMARY KEY (metric, ts)); \
+             CREATE TABLE monitor_events (id bigserial PRIMARY KEY, ts timestamptz, type text, worker text, severity text, detail text, payload jsonb); \
+             CREATE TABLE monitor_task_latency (ts timestamptz, stream text, count int, mean_ms double precision, p50_ms double precision, \
+                p90_ms double precision, p95_ms double precision, p99_ms double precision, min_ms double precision, max_ms double precision, PRIMARY KEY (stream, ts)); \
+             CREATE INDEX monitor_events_ts_idx ON monitor_events (ts); \
+             INSERT INTO monitor_events (ts, type, worker, severity, detail, payload) VALUES \
+                (now() - interval '1 day', 'scale_up', 'aragorn', 'info', 'aragorn scale_up 0 -> 5 (unknown)', '{\"from\": 0, \"to\": 5}'), \
+                (now() - interval '1 hour', 'alert', 'arax', 'critical', 'arax down', '{}'); \
+             INSERT INTO monitor_metrics VALUES (now(), 'xlen:arax', 5);",
+        )
+        .await
+        .unwrap();
+    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
+    let snapshot = monitor
+        .until("its events are in the feed", Duration::from_secs(10), |s| s["recent_events"].as_array().is_some_and(|e| e.len() == 2))
+        .await;
+    assert_eq!(snapshot["recent_events"][0]["detail"], "arax down");
+    assert_eq!(snapshot["postgres"]["without_queries"], true, "a fleet without queries is a normal fleet");
+    assert!(snapshot["postgres"]["error"].is_null());
+    assert_eq!(monitor.events().await.len(), 2);
+    let tables: i64 = client
+        .query_one("SELECT count(*) FROM pg_tables WHERE tablename IN ('shepherd_brain', 'callbacks')", &[])
+        .await
+        .unwrap()
+        .get(0);
+    assert_eq!(tables, 0, "the fleet's tables are made in an empty database only");
+    let metrics: i64 = client.query_one("SELECT count(*) FROM monitor_metrics", &[]).await.unwrap().get(0);
+    assert_eq!(metrics, 1);
+}
+
+#[tokio::test]
+async fn queries_and_callbacks_are_measured_in_the_servers_own_time_zone() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let client = database.connect().await;
+    client.batch_execute(&format!("ALTER DATABASE {} SET timezone = 'Asia/Tokyo'", database.name())).await.unwrap();
+    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url()), ("PG_VOLUME_CAPACITY", "1Gi")]).await;
+    eventually("the tables are made in an empty database", Duration::from_secs(10), || async {
+        client.query_one("SELECT count(*) FROM shepherd_brain", &[]).await
+    })
+    .await;
+    let tokyo = database.connect().await;
+    tokyo
+        .batch_execute(
+            "INSERT INTO shepherd_brain (qid, start_time, domain, state, status) VALUES \
+                ('a', now(), 'aragorn', 'QUEUED', 'OK'), ('b', now() - interval '2 hours', 'arax', 'COMPLETED', 'OK'), \
+                ('c', now() - interval '30 hours', 'arax', 'COMPLETED', 'ERROR'); \
+             INSERT INTO callbacks VALUES ('b', 'x', NULL);",
+        )
+        .await
+        .unwrap();
+    let snapshot = monitor
+        .until("the figures are in", Duration::from_secs(15), |s| {
+            s["postgres"]["queries_last_24h"] == 2 && s["postgres"]["callbacks_pending"] == 1 && s["postgres"]["state_counts"]["COMPLETED"] == 2
+        })
+        .await;
+    let postgres = &snapshot["postgres"];
+    assert_eq!(postgres["queries_last_1h"], 1);
+    assert_eq!(postgres["per_ara_24h"], serde_json::json!({"aragorn": 1, "arax": 1}));
+    assert_eq!(postgres["status_counts"]["ERROR"], 1);
+    let age = postgres["oldest_callback_age_sec"].as_f64().unwrap();
+    assert!((7190.0..7300.0).contains(&age), "{age}");
+    assert_eq!(postgres["disk_capacity_bytes"], 1 << 30);
+    assert!(postgres["disk_used_pct"].as_f64().unwrap() > 0.0);
+}

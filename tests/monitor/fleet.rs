@@ -1,0 +1,115 @@
+//! A fleet of Python and Rust workers is shown as it is.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+
+use crate::support::monitor::Monitor;
+use crate::support::postgres::TestDatabase;
+use crate::support::python::Python;
+use crate::support::redis::TestRedis;
+use crate::support::wait::eventually;
+
+const WORKER: &str = include_str!("fleet.py");
+
+fn python_worker(redis: &TestRedis, stream: &str, consumer: &str) -> Python {
+    Python::start(WORKER, &[&redis.port().to_string(), stream, consumer])
+}
+
+/// A worker on this project's library: the example, built beside the tests.
+fn rust_worker(redis: &TestRedis, stream: &str) -> Reaper {
+    let reaper = Reaper::start("shepherd-relay", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+    let url = format!("REDIS_URL={}", redis.url());
+    let relay = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/relay");
+    reaper.serve(&["env", &url, relay.to_str().unwrap(), "--stream", stream, "--task-limit", "4"]).unwrap();
+    reaper
+}
+
+async fn monitor(redis: &TestRedis, database: &TestDatabase) -> Monitor {
+    Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await
+}
+
+fn alive(snapshot: &Value, stream: &str) -> u64 {
+    snapshot["workers"][stream]["alive"].as_u64().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn python_and_rust_workers_are_shown_side_by_side() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let _workers = [python_worker(&redis, "both", "aaaa1111"), python_worker(&redis, "py", "bbbb2222")];
+    let _relays = [rust_worker(&redis, "both"), rust_worker(&redis, "rust:with:colons")];
+    let monitor = monitor(&redis, &database).await;
+    let snapshot = monitor
+        .until("all four workers are alive", Duration::from_secs(20), |snapshot| {
+            alive(snapshot, "both") == 2 && alive(snapshot, "py") == 1 && alive(snapshot, "rust:with:colons") == 1
+        })
+        .await;
+    assert_eq!(snapshot["workers"]["both"]["state"], "alive");
+    assert_eq!(snapshot["workers"]["both"]["task_limit_total"], 14);
+    assert_eq!(snapshot["workers"]["both"]["backlog"], 0);
+    assert_eq!(snapshot["streams"]["both"]["groups"][0]["name"], "consumer");
+    assert_eq!(snapshot["streams"]["both"]["groups"][0]["lag_source"], "reported");
+    // Reading changes nothing: every script sees the same.
+    assert_eq!(monitor.events().await.len(), 3);
+}
+
+#[tokio::test]
+async fn one_of_three_killed_is_seen_within_twenty_seconds_while_another_says_goodbye() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let workers = ["aaaa0001", "aaaa0002", "aaaa0003"].map(|name| python_worker(&redis, "s", name));
+    let monitor = monitor(&redis, &database).await;
+    monitor.until("three are alive", Duration::from_secs(10), |snapshot| alive(snapshot, "s") == 3).await;
+    workers[0].send("TERM");
+    workers[1].send("KILL");
+    let killed = Instant::now();
+    let snapshot = monitor
+        .until("the crash is seen", Duration::from_secs(25), |snapshot| snapshot["workers"]["s"]["lost"] == 1)
+        .await;
+    assert!(killed.elapsed() <= Duration::from_secs(20), "seen after {:?}", killed.elapsed());
+    let state = |name: &str| {
+        let consumers = snapshot["workers"]["s"]["consumers"].as_array().unwrap();
+        consumers.iter().find(|c| c["consumer"] == name).map(|c| c["state"].clone()).unwrap()
+    };
+    assert_eq!([state("aaaa0001"), state("aaaa0002"), state("aaaa0003")], ["left", "lost", "alive"].map(|s| json!(s)));
+    assert_eq!(snapshot["workers"]["s"]["state"], "alive");
+    let lost: Vec<Value> = monitor.events().await.into_iter().filter(|e| e["type"] == "consumers_lost").collect();
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0]["payload"]["consumers"], json!(["aaaa0002"]));
+}
+
+#[tokio::test]
+async fn a_rust_worker_says_that_it_drains_and_leaves_in_good_order() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let relay = rust_worker(&redis, "s");
+    let monitor = monitor(&redis, &database).await;
+    monitor.until("it is alive", Duration::from_secs(10), |snapshot| alive(snapshot, "s") == 1).await;
+    relay.send("TERM").unwrap();
+    let snapshot = monitor
+        .until("it has left", Duration::from_secs(15), |snapshot| snapshot["workers"]["s"]["state"] == "scaled_down")
+        .await;
+    assert_eq!(snapshot["workers"]["s"]["consumers"][0]["state"], "left");
+}
+
+#[tokio::test]
+async fn a_restarted_monitor_goes_on_and_sees_who_vanished_meanwhile() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let workers = ["aaaa0001", "aaaa0002"].map(|name| python_worker(&redis, "s", name));
+    let first = monitor(&redis, &database).await;
+    first.until("two are alive", Duration::from_secs(10), |snapshot| alive(snapshot, "s") == 2).await;
+    eventually("the state is written down", Duration::from_secs(5), || async {
+        let mut redis = redis.connection().await;
+        let record: Option<String> = redis::cmd("GET").arg("monitor:worker_state:s").query_async(&mut redis).await.unwrap();
+        record.filter(|record| record.contains("aaaa0002"))
+    })
+    .await;
+    drop(first);
+    workers[0].send("KILL");
+    let second = monitor(&redis, &database).await;
+    let snapshot = second
+        .until("the crash is seen", Duration::from_secs(40), |snapshot| snapshot["workers"]["s"]["lost"] == 1)
+        .await;
+    assert_eq!(alive(&snapshot, "s"), 1);
+    let kinds: Vec<Value> = second.events().await.iter().map(|e| e["type"].clone()).collect();
+    assert_eq!(kinds, ["scale_down", "consumers_lost", "scale_up"].map(|k| json!(k)), "each once, newest first");
+}

@@ -1,0 +1,7 @@
+//! The monitor from outside: what it shows of a fleet, and of the trouble that fleets have.
+
+mod any_redis_application;
+mod bad_heartbeats;
+mod command_line;
+mod fleet;
+mod source_faults;

@@ -1,0 +1,12 @@
+//! What the integration tests stand on: private servers, faults between client and server,
+//! waiting for a condition, Python processes.
+
+#![allow(dead_code, reason = "support is written ahead of the tests that use it")]
+
+pub(crate) mod postgres;
+pub(crate) mod proxy;
+pub(crate) mod python;
+pub(crate) mod redis;
+pub(crate) mod wait;
+
+mod self_test;

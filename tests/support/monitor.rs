@@ -1,0 +1,96 @@
+//! The monitor as its users have it: the program itself, on a free port, watched from outside.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
+
+use super::wait::eventually;
+
+/// A running `shepherd-monitor serve`; ended when dropped, and when the test dies in any way.
+pub struct Monitor {
+    reaper: Reaper,
+    pid: u32,
+    address: String,
+}
+
+impl Monitor {
+    /// Starts it with these settings and no others, at half a second's interval unless told
+    /// otherwise, and waits until it serves.
+    pub async fn start(settings: &[(&str, &str)]) -> Self {
+        let reaper = Reaper::start("shepherd-monitor", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let given = [("MONITOR_PORT", "0"), ("MONITOR_POLL_INTERVAL_SEC", "500ms"), ("LOG_LEVEL", "debug")];
+        let all: Vec<String> = given.iter().chain(settings).map(|(name, value)| format!("{name}={value}")).collect();
+        let mut command = vec!["env", "-i"];
+        command.extend(all.iter().map(String::as_str));
+        command.extend([env!("CARGO_BIN_EXE_shepherd-monitor"), "serve"]);
+        let pid = reaper.serve(&command).unwrap();
+        let address = eventually("the monitor says where it listens", Duration::from_secs(20), || async {
+            let log = reaper.log_from(0);
+            assert!(is_running(pid), "the monitor ended:\n{log}");
+            log.split("open http://").nth(1)?.split('/').next().map(str::to_owned)
+        });
+        let address = address.await;
+        Self { reaper, pid, address }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// `host:port`.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn log(&self) -> String {
+        self.reaper.log_from(0)
+    }
+
+    pub fn send(&self, signal: &str) {
+        assert!(self.reaper.send(signal).unwrap());
+    }
+
+    pub fn is_running(&self) -> bool {
+        is_running(self.pid)
+    }
+
+    /// Status and body of a GET.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        let answer = reqwest::get(self.url(path)).await.unwrap();
+        (answer.status().as_u16(), answer.text().await.unwrap())
+    }
+
+    /// The newest snapshot; `Null` while there is none.
+    pub async fn snapshot(&self) -> Value {
+        match self.get("/api/snapshot").await {
+            (200, body) => serde_json::from_str(&body).unwrap(),
+            _ => Value::Null,
+        }
+    }
+
+    /// Waits until the snapshot makes `true`; answers that snapshot.
+    pub async fn until(&self, what: &str, limit: Duration, holds: impl Fn(&Value) -> bool) -> Value {
+        eventually(what, limit, || async {
+            let snapshot = self.snapshot().await;
+            if holds(&snapshot) { Ok(snapshot) } else { Err(shortened(&snapshot)) }
+        })
+        .await
+    }
+
+    /// Stored events, newest first.
+    pub async fn events(&self) -> Vec<Value> {
+        let (status, body) = self.get("/api/historical/events").await;
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str::<Value>(&body).unwrap()["events"].as_array().unwrap().clone()
+    }
+}
+
+fn shortened(value: &Value) -> String {
+    let text = value.to_string();
+    text.chars().take(3000).collect()
+}

@@ -1,0 +1,86 @@
+//! One Postgres for all tests of the process, and a database for each test.
+
+use std::future::Future;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use shepherd_monitor::demo::servers::PrivatePostgres;
+use tokio_postgres::{Client, NoTls};
+
+const TEMPLATE: &str = "template_of_the_tests";
+
+/// Started by the first test that asks. Nobody drops it: its keeper ends it with the process.
+fn server() -> &'static PrivatePostgres {
+    static SERVER: OnceLock<PrivatePostgres> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let server = PrivatePostgres::start().unwrap();
+        statement(server.url(), format!("CREATE DATABASE {TEMPLATE}"));
+        server
+    })
+}
+
+/// A database of the test's own, a copy of the template; dropped with this.
+pub(crate) struct TestDatabase {
+    name: String,
+}
+
+impl TestDatabase {
+    pub(crate) fn create() -> Self {
+        Self::copy_of(TEMPLATE)
+    }
+
+    fn copy_of(template: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        statement(server().url(), format!("CREATE DATABASE {name} TEMPLATE {template}"));
+        Self { name }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its URL, for the user `postgres` without password.
+    pub(crate) fn url(&self) -> String {
+        server().url_of(&self.name)
+    }
+
+    /// Its URL by way of another port of 127.0.0.1, a proxy's.
+    pub(crate) fn url_through(&self, port: u16) -> String {
+        format!("postgres://postgres@127.0.0.1:{port}/{}", self.name)
+    }
+
+    /// The port of the shared server, for a proxy to forward to.
+    pub(crate) fn port(&self) -> u16 {
+        server().port()
+    }
+
+    /// A client on the runtime of the caller.
+    pub(crate) async fn connect(&self) -> Client {
+        connect(&self.url()).await.unwrap()
+    }
+}
+
+impl Drop for TestDatabase {
+    fn drop(&mut self) {
+        // With force: connections of the code under test may still be closing.
+        statement(server().url(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
+    }
+}
+
+/// A client for any URL, on the runtime of the caller.
+pub(crate) async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Runs one statement from a thread of its own, so that it works inside any runtime and in `Drop`.
+fn statement(url: String, sql: String) {
+    on_a_thread(async move { connect(&url).await?.batch_execute(&sql).await }).unwrap();
+}
+
+fn on_a_thread<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    std::thread::spawn(move || runtime().block_on(work)).join().unwrap()
+}
