@@ -14,6 +14,7 @@ mod script;
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
+use tokio::time::timeout;
 
 use crate::contract::task::{Outgoing, delivery_record};
 use crate::contract::{Heartbeat, Name, ShutdownMarker, heartbeat, keys, marker};
@@ -29,6 +30,8 @@ static RENEW: Script = Script::new(include_str!("scripts/renew.lua"));
 static RELEASE: Script = Script::new(include_str!("scripts/release.lua"));
 static LEAVE: Script = Script::new(include_str!("scripts/leave.lua"));
 
+/// How much later than its end the answer to a blocking read may come.
+const READ_MARGIN: Duration = Duration::from_secs(5);
 /// How long a delivery record outlives its last change.
 const RECORD_LIFE: Duration = Duration::from_hours(24);
 
@@ -131,7 +134,12 @@ impl TaskStream {
     pub async fn read(&self, link: &mut Link, count: usize, block: Option<Duration>) -> Result<Vec<Entry>, LinkError> {
         let mut pipe = redis::pipe();
         self.add_read(&mut pipe, count, block);
-        entry::from_read(link.one(&mut pipe).await?)
+        // Its own limit: the link's is meant for the longest block.
+        let limit = block.unwrap_or_default() + READ_MARGIN;
+        match timeout(limit, link.one(&mut pipe)).await {
+            Ok(reply) => entry::from_read(reply?),
+            Err(_) => Err(LinkError::Unusable(format!("no answer to a read within {limit:?}"))),
+        }
     }
 
     fn add_read(&self, pipe: &mut Pipeline, count: usize, block: Option<Duration>) {

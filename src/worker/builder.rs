@@ -7,8 +7,7 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use super::engine::{self, Left};
-use super::signals;
+use super::engine::{self, Left, Stop};
 use super::task::{Done, Task, TaskFailed};
 use crate::contract::{Name, floors, task::GROUP};
 use crate::redis_streams::tasks::{Address, BadAddress, LinkError};
@@ -234,8 +233,8 @@ impl WorkerBuilder {
         H: Fn(Task) -> F + Send + Sync + 'static,
         F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
     {
-        let signal = signals::first().map_err(|e| WorkerError::System(e.to_string()))?;
-        let left = self.run_until(signal, handler).await?;
+        let stop = Stop::<std::future::Pending<Option<i32>>>::Signals;
+        let left = engine::run(self.checked()?, stop, handler).await?;
         if left.running > 0 {
             // A handler that blocks its thread would keep the runtime, and so the process, for ever.
             tracing::warn!(unfinished = left.running, "leaving with tasks unfinished; others will take them over");
@@ -256,7 +255,7 @@ impl WorkerBuilder {
         F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
         S: Future<Output = Option<i32>> + Send,
     {
-        engine::run(self.checked()?, stop, handler).await
+        engine::run(self.checked()?, Stop::Future(stop), handler).await
     }
 
     fn checked(self) -> Result<Settings, WorkerError> {

@@ -18,7 +18,7 @@ use tracing::Instrument;
 
 use super::builder::{Settings, WorkerError};
 use super::leases::Leases;
-use super::presence::Presence;
+use super::presence::{Presence, Shared};
 use super::retry::Retry;
 use super::sweep::Sweep;
 use super::task::{Done, Fence, Task, TaskFailed};
@@ -51,7 +51,15 @@ pub struct Left {
     pub running: u32,
 }
 
-pub(super) async fn run<H, F, S>(settings: Settings, stop: S, handler: H) -> Result<Left, WorkerError>
+/// Who says that the worker should leave.
+pub(super) enum Stop<S> {
+    /// A future of the caller's; its value is the signal that was obeyed, if any.
+    Future(S),
+    /// The signals of the process.
+    Signals,
+}
+
+pub(super) async fn run<H, F, S>(settings: Settings, stop: Stop<S>, handler: H) -> Result<Left, WorkerError>
 where
     H: Fn(Task) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
@@ -59,16 +67,28 @@ where
 {
     let consumer: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
     let stream = TaskStream::new(settings.stream.clone(), settings.group.clone(), Name::from(consumer));
-    let mut stop = pin!(stop);
+    let shared = Shared { vitals: Arc::default(), leases: Arc::new(Leases::new(settings.lease)) };
+    let (stop, asked, signalled) = match stop {
+        Stop::Future(stop) => (Some(stop), None, None),
+        Stop::Signals => {
+            let (asked, signalled) = oneshot::channel();
+            (None, Some(asked), Some(signalled))
+        }
+    };
+    let presence = Presence::start(&settings, stream.clone(), &shared, asked)
+        .map_err(|e| WorkerError::System(format!("no thread for the heartbeat: {e}")))?;
+    let mut stop = pin!(async {
+        match (stop, signalled) {
+            (Some(stop), _) => stop.await,
+            (None, Some(signalled)) => signalled.await.unwrap_or_default(),
+            (None, None) => std::future::pending().await,
+        }
+    });
     let mut link = Link::new(settings.address.clone(), RESPONSE_TIMEOUT);
     tokio::select! {
         prepared = prepare(&stream, &mut link, &settings) => prepared?,
         _ = &mut stop => return Ok(Left { in_flight: 0, running: 0 }),
     }
-    let vitals = Arc::new(Vitals::default());
-    let leases = Arc::new(Leases::new(settings.lease));
-    let (presence, first) = Presence::start(&settings, stream.clone(), Arc::clone(&vitals), Arc::clone(&leases))
-        .map_err(|e| WorkerError::System(format!("no thread for the heartbeat: {e}")))?;
     let reader = Link::new(settings.address.clone(), BLOCK + RESPONSE_TIMEOUT).identified();
     let engine = Engine {
         reader_id: reader.identity(),
@@ -88,12 +108,12 @@ where
         settings,
         stream,
         link,
-        vitals,
-        leases,
+        vitals: shared.vitals,
+        leases: shared.leases,
         presence,
     };
     tokio::select! {
-        _ = first => {}
+        () = engine.presence.appear() => {}
         signum = &mut stop => return Ok(engine.leave(signum).await),
     }
     tracing::info!(stream = %engine.stream.stream(), consumer = %engine.stream.consumer(),

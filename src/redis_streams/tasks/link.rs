@@ -179,6 +179,9 @@ impl Link {
     }
 
     fn refused(&self, error: &RedisError) -> LinkError {
+        if matches!(error.kind(), redis::ErrorKind::AuthenticationFailed) {
+            return LinkError::Unusable("it refuses the user or the password".to_owned());
+        }
         if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
             return self.lost(error);
         }
