@@ -5,6 +5,8 @@ mod dead_letters;
 mod drain;
 mod finish;
 mod process;
+mod python;
+mod queries;
 mod reclaim;
 
 use std::future::Future;
