@@ -1,9 +1,13 @@
 //! Workers as processes of their own: this very test binary, started again to be one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use diesel_async::{AsyncConnection, AsyncPgConnection};
 use shepherd_monitor::demo::reaper::{Farewell, Reaper};
-use shepherd_monitor::worker::{Done, TaskFailed, Worker};
+use shepherd_monitor::worker::queries::finish_query;
+use shepherd_monitor::worker::{Done, Task, TaskFailed, Worker};
+use tokio::sync::Mutex;
 
 /// A worker process; killed when dropped.
 pub(super) struct WorkerProcess {
@@ -57,13 +61,30 @@ fn worker_process() {
     let blocks = setting("TEST_BLOCKS").is_some();
     tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::INFO).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let left = runtime.block_on(Worker::builder(&stream).unwrap().run(move |_task| async move {
-        if blocks {
-            std::thread::sleep(work);
-        } else {
-            tokio::time::sleep(work).await;
-        }
-        Ok::<_, TaskFailed>(Done::new())
-    }));
+    let mut builder = Worker::builder(&stream).unwrap();
+    if let Some(floor) = setting("TEST_FLOOR_MS") {
+        builder = builder.reclaim_min_idle(Duration::from_millis(floor.parse().unwrap()));
+    }
+    let left = runtime.block_on(async move {
+        let database = match setting("TEST_DATABASE") {
+            Some(url) => Some(Arc::new(Mutex::new(AsyncPgConnection::establish(&url).await.unwrap()))),
+            None => None,
+        };
+        let handler = move |task: Task| {
+            let database = database.clone();
+            async move {
+                if blocks {
+                    std::thread::sleep(work);
+                } else {
+                    tokio::time::sleep(work).await;
+                }
+                if let Some(database) = database {
+                    finish_query(&mut *database.lock().await, task.query_id().unwrap_or_default(), "OK").await?;
+                }
+                Ok::<_, TaskFailed>(Done::new())
+            }
+        };
+        builder.run(handler).await
+    });
     println!("returned {left:?}");
 }
