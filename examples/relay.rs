@@ -43,7 +43,7 @@ async fn relay(wishes: Wishes) -> Result<(), WorkerError> {
             let nth = started.fetch_add(1, Ordering::Relaxed) + 1;
             async move {
                 tokio::time::sleep(work).await;
-                if fail_every > 0 && nth % fail_every == 0 {
+                if fail_every > 0 && nth.is_multiple_of(fail_every) {
                     return Err(TaskFailed::new(format!("task {nth} fails, as --fail-every {fail_every} asked")));
                 }
                 task.progress();

@@ -14,3 +14,4 @@ mod demo;
 mod house;
 mod monitor;
 mod support;
+mod worker;

@@ -183,6 +183,34 @@ pub struct Changes {
     pub span: Option<trace::SpanId>,
 }
 
+/// Where a task that could not be finished came from.
+#[derive(Debug, Clone, Copy)]
+pub struct Corpse<'a> {
+    /// Its stream.
+    pub stream: &'a Name,
+    /// The group in which nobody could finish it.
+    pub group: &'a Name,
+    /// Its id there.
+    pub id: &'a str,
+    /// How often it was delivered.
+    pub deliveries: u64,
+}
+
+/// A task on its way to the dead letters of its stream, for `reason`, at `now_ms` (Unix
+/// milliseconds).
+#[must_use]
+pub fn dead(from: Corpse<'_>, fields: &Arc<Fields>, reason: &str, now_ms: u64) -> Outgoing {
+    let mut out = Outgoing::new(dead_letters(from.stream), Arc::clone(fields));
+    out.set("dead_stream", from.stream.as_bytes());
+    out.set("dead_group", from.group.as_bytes());
+    out.set("dead_id", from.id);
+    out.set("dead_deliveries", from.deliveries.to_string());
+    out.set("dead_at_ms", now_ms.to_string());
+    out.set("dead_history", "[]");
+    out.set("dead_error", reason);
+    out
+}
+
 /// A failed task on its way to `finish_query`; `None` on `finish_query` itself, where failing
 /// again would never end.
 #[must_use]

@@ -1,26 +1,39 @@
-//! A worker's view of its stream: read, finish.
+//! A worker's view of its stream: read, finish, renew, release, reclaim.
 //!
-//! [`link`] is the connection underneath, [`entry`] what comes out of a stream. Each step that
+//! [`link`] is the connection underneath, [`entry`] what comes out of a stream, [`reclaim`] the
+//! taking over of what others lost, and [`dead_letters`] what nobody could finish. Each step that
 //! must not be cut in two is one Lua script (`scripts/*.lua`).
 
 pub mod address;
+pub mod dead_letters;
 pub mod entry;
 pub mod link;
+pub mod reclaim;
 mod script;
 
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
+use tokio::time::timeout;
 
-use crate::contract::{Heartbeat, Name, ShutdownMarker, heartbeat, keys, marker, task::Outgoing};
+use crate::contract::task::{Outgoing, delivery_record};
+use crate::contract::{Heartbeat, Name, ShutdownMarker, heartbeat, keys, marker};
 
 pub use address::{Address, BadAddress};
 pub use entry::{Entry, EntryId};
 pub use link::{Link, LinkError};
+pub use reclaim::{Claim, Claimed, Overdue, Taken};
 use script::Script;
 
-static FINISH: Script = Script::new(include_str!("scripts/finish.lua"));
+static FINISH: Script = Script::new(concat!(include_str!("scripts/unneeded.lua"), include_str!("scripts/finish.lua")));
+static RENEW: Script = Script::new(include_str!("scripts/renew.lua"));
+static RELEASE: Script = Script::new(include_str!("scripts/release.lua"));
 static LEAVE: Script = Script::new(include_str!("scripts/leave.lua"));
+
+/// How much later than its end the answer to a blocking read may come.
+const READ_MARGIN: Duration = Duration::from_secs(5);
+/// How long a delivery record outlives its last change.
+const RECORD_LIFE: Duration = Duration::from_hours(24);
 
 /// One consumer of one stream, in one group: the key names and commands of its life.
 #[derive(Debug, Clone)]
@@ -47,10 +60,11 @@ pub struct Finish {
     pub recorded: bool,
 }
 
-/// What became of a [`Finish`].
+/// What became of a task that this consumer finished, renewed or released.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Forwarded, acknowledged and, if no other group needs it, deleted.
+    /// It was so: for a [`Finish`], forwarded, acknowledged and, if no other group needs it,
+    /// deleted.
     Done,
     /// It belongs to another consumer or to a later delivery: nothing was changed.
     Fenced,
@@ -101,7 +115,7 @@ impl TaskStream {
             .arg(self.group.as_bytes())
             .arg("0")
             .arg("MKSTREAM");
-        for script in [&FINISH, &LEAVE] {
+        for script in [&FINISH, &RENEW, &RELEASE, &LEAVE, &reclaim::CLAIM] {
             pipe.cmd("SCRIPT").arg("LOAD").arg(script.code());
         }
         for reply in link.send(&mut pipe).await? {
@@ -120,7 +134,12 @@ impl TaskStream {
     pub async fn read(&self, link: &mut Link, count: usize, block: Option<Duration>) -> Result<Vec<Entry>, LinkError> {
         let mut pipe = redis::pipe();
         self.add_read(&mut pipe, count, block);
-        entry::from_read(link.one(&mut pipe).await?)
+        // Its own limit: the link's is meant for the longest block.
+        let limit = block.unwrap_or_default() + READ_MARGIN;
+        match timeout(limit, link.one(&mut pipe)).await {
+            Ok(reply) => entry::from_read(reply?),
+            Err(_) => Err(LinkError::Unusable(format!("no answer to a read within {limit:?}"))),
+        }
     }
 
     fn add_read(&self, pipe: &mut Pipeline, count: usize, block: Option<Duration>) {
@@ -172,7 +191,7 @@ impl TaskStream {
                 None => call.number(0),
             };
             if task.recorded {
-                call.key_index(&crate::contract::task::delivery_record(&self.stream, &self.group, task.id.as_str()));
+                call.key_index(&delivery_record(&self.stream, &self.group, task.id.as_str()));
             } else {
                 call.number(0);
             }
@@ -193,6 +212,77 @@ impl TaskStream {
             }
         }
         call
+    }
+
+    /// Sets the idle time of running tasks (entry and deliveries) back to zero. One verdict each:
+    /// [`Verdict::Done`] when it is still this consumer's.
+    ///
+    /// # Errors
+    /// Of the connection or the server.
+    pub async fn renew(&self, link: &mut Link, tasks: &[(EntryId, u64)]) -> Result<Vec<Verdict>, LinkError> {
+        let mut call = script::Call::default();
+        call.key(self.stream.as_bytes());
+        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).number(RECORD_LIFE.as_millis());
+        for (id, deliveries) in tasks {
+            call.key(&delivery_record(&self.stream, &self.group, id.as_str()));
+            call.arg(id.as_bytes()).number(deliveries);
+        }
+        self.verdicts(RENEW.run(link, &call).await?, tasks.len(), "renew")
+    }
+
+    /// Gives entries back without their delivery counting: they are then as idle as `idle`, so
+    /// that whoever may take them over need not wait. [`Verdict::Done`] when it was so.
+    ///
+    /// # Errors
+    /// Of the connection or the server.
+    pub async fn release(
+        &self,
+        link: &mut Link,
+        tasks: &[(EntryId, u64)],
+        idle: Duration,
+    ) -> Result<Vec<Verdict>, LinkError> {
+        let mut call = script::Call::default();
+        call.key(self.stream.as_bytes());
+        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).number(idle.as_millis());
+        for (id, deliveries) in tasks {
+            call.arg(id.as_bytes()).number(deliveries);
+        }
+        self.verdicts(RELEASE.run(link, &call).await?, tasks.len(), "release")
+    }
+
+    /// Notes on an entry's delivery record why it could not be finished, for its dead letter.
+    ///
+    /// # Errors
+    /// Of the connection or the server.
+    pub async fn note_error(&self, link: &mut Link, id: &EntryId, error: &str) -> Result<(), LinkError> {
+        let record = delivery_record(&self.stream, &self.group, id.as_str());
+        let mut pipe = redis::pipe();
+        pipe.cmd("HSET").arg(&record).arg("error").arg(error);
+        pipe.cmd("PEXPIRE").arg(&record).arg(u64::try_from(RECORD_LIFE.as_millis()).unwrap_or(u64::MAX));
+        link.send(&mut pipe).await?.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
+    }
+
+    /// The lengths of some streams, in order; a stream that is none counts as empty.
+    ///
+    /// # Errors
+    /// Of the connection.
+    pub async fn lengths(link: &mut Link, streams: &[Name]) -> Result<Vec<u64>, LinkError> {
+        let mut pipe = redis::pipe();
+        for stream in streams {
+            pipe.cmd("XLEN").arg(stream.as_bytes());
+        }
+        let length = |reply| match reply {
+            Ok(Value::Int(length)) => u64::try_from(length).unwrap_or(0),
+            _ => 0,
+        };
+        Ok(link.send(&mut pipe).await?.into_iter().map(length).collect())
+    }
+
+    fn verdicts(&self, reply: Value, expected: usize, command: &str) -> Result<Vec<Verdict>, LinkError> {
+        match reply {
+            Value::Array(words) if words.len() == expected => Ok(words.into_iter().map(verdict).collect()),
+            other => Err(LinkError::unexpected(command, &other)),
+        }
     }
 
     /// Writes the heartbeat, for [`heartbeat::TTL`].
@@ -237,7 +327,7 @@ fn verdict(word: Value) -> Verdict {
         other => return Verdict::Refused(LinkError::unexpected("finish", other)),
     };
     match bytes {
-        b"done" => Verdict::Done,
+        b"done" | b"kept" | b"released" => Verdict::Done,
         b"fenced" => Verdict::Fenced,
         b"gone" => Verdict::Gone,
         error => Verdict::Refused(LinkError::from_text(&String::from_utf8_lossy(error))),

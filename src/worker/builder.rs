@@ -7,13 +7,14 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use super::engine::{self, Left};
-use super::signals;
+use super::engine::{self, Left, Stop};
 use super::task::{Done, Task, TaskFailed};
 use crate::contract::{Name, floors, task::GROUP};
 use crate::redis_streams::tasks::{Address, BadAddress, LinkError};
 
 const LEASE: Duration = Duration::from_secs(30);
+const RECLAIM_MAX_BATCH: usize = 50;
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// The name of a stream that a worker reads: not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Worker {
             lease: None,
             reclaim_min_idle: None,
             reclaim_interval: Duration::from_secs(10),
-            reclaim_max_batch: 50,
+            reclaim_max_batch: RECLAIM_MAX_BATCH,
             delivery_limit: 5,
             drain_timeout: Duration::from_secs(30),
             back_off_above: None,
@@ -129,7 +130,13 @@ pub(super) struct Settings {
     pub(super) group: Name,
     pub(super) address: Address,
     pub(super) task_limit: usize,
+    pub(super) lease: Duration,
+    pub(super) floor: Duration,
+    pub(super) reclaim_interval: Duration,
+    pub(super) reclaim_max_batch: usize,
+    pub(super) delivery_limit: u64,
     pub(super) drain_timeout: Duration,
+    pub(super) back_off_above: Option<u64>,
 }
 
 impl WorkerBuilder {
@@ -167,6 +174,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn reclaim_interval(mut self, interval: Duration) -> Self {
         self.reclaim_interval = interval;
+        self
+    }
+
+    /// How many lost tasks are taken over at a time (50); `RECLAIM_MAX_BATCH` overrides it.
+    #[must_use]
+    pub fn reclaim_max_batch(mut self, tasks: usize) -> Self {
+        self.reclaim_max_batch = tasks.max(1);
         self
     }
 
@@ -219,8 +233,8 @@ impl WorkerBuilder {
         H: Fn(Task) -> F + Send + Sync + 'static,
         F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
     {
-        let signal = signals::first().map_err(|e| WorkerError::System(e.to_string()))?;
-        let left = self.run_until(signal, handler).await?;
+        let stop = Stop::<std::future::Pending<Option<i32>>>::Signals;
+        let left = engine::run(self.checked()?, stop, handler).await?;
         if left.running > 0 {
             // A handler that blocks its thread would keep the runtime, and so the process, for ever.
             tracing::warn!(unfinished = left.running, "leaving with tasks unfinished; others will take them over");
@@ -230,6 +244,8 @@ impl WorkerBuilder {
     }
 
     /// Runs until `stop` is ready (its value is the signal that was obeyed, if any), then drains.
+    /// Dropping the future instead is like a crash: the heartbeat runs out, and what was in flight
+    /// is taken over by others.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -239,7 +255,7 @@ impl WorkerBuilder {
         F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
         S: Future<Output = Option<i32>> + Send,
     {
-        engine::run(self.checked()?, stop, handler).await
+        engine::run(self.checked()?, Stop::Future(stop), handler).await
     }
 
     fn checked(self) -> Result<Settings, WorkerError> {
@@ -264,12 +280,34 @@ impl WorkerBuilder {
                  or a slow task would look dead"
             )));
         }
+        let too_short =
+            |what: &str| WorkerError::Setting(format!("the {what} is zero; expected some milliseconds at least"));
+        if lease < SHORTEST {
+            return Err(too_short("lease"));
+        }
+        let reclaim_interval = seconds(set, "RECLAIM_INTERVAL_SEC")?.unwrap_or(self.reclaim_interval);
+        if reclaim_interval < SHORTEST {
+            return Err(too_short("reclaim interval"));
+        }
+        let reclaim_max_batch = match set("RECLAIM_MAX_BATCH") {
+            Some(text) => count("RECLAIM_MAX_BATCH", &text)?,
+            None => self.reclaim_max_batch,
+        };
+        if self.delivery_limit == 0 {
+            return Err(WorkerError::Setting("the delivery limit is 0; expected at least 1 delivery".to_owned()));
+        }
         Ok(Settings {
             drain_timeout: seconds(set, "WORKER_DRAIN_TIMEOUT_SEC")?.unwrap_or(self.drain_timeout),
+            reclaim_interval,
+            reclaim_max_batch,
+            delivery_limit: self.delivery_limit,
+            back_off_above: self.back_off_above,
             stream: self.stream.0,
             group: self.group,
             address,
             task_limit,
+            lease,
+            floor,
         })
     }
 }

@@ -1,27 +1,30 @@
 //! The loop between Redis and the handlers: read, run, finish.
 //!
-//! One task owns every entry that this worker holds, so that reading, finishing and (once they
-//! compete for the same permits) reclaiming never race. Handlers run as tasks of their own; what
-//! they answer comes back here and leaves the stream in batches, as many as ended while the last
-//! batch was under way.
+//! One task owns every entry that this worker holds, so that reading, finishing and reclaiming,
+//! which share the permits, never race. Handlers run as tasks of their own; what they answer comes
+//! back here and leaves the stream in batches, as many as ended while the last batch was under way.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
-use tokio::task::{Id, JoinError, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::Instrument;
 
 use super::builder::{Settings, WorkerError};
-use super::presence::Presence;
+use super::leases::Leases;
+use super::presence::{Presence, Shared};
+use super::retry::Retry;
+use super::sweep::Sweep;
 use super::task::{Done, Fence, Task, TaskFailed};
 use super::vitals::Vitals;
 use crate::contract::Name;
-use crate::contract::task::{self as wire, Fields, Outgoing, trace::SpanId};
+use crate::contract::task::{self as wire, Corpse, Fields, trace::SpanId};
 use crate::redis_streams::tasks::{Entry, EntryId, Finish, Finished, Link, LinkError, TaskStream, Verdict};
 
 /// How long a blocking read waits.
@@ -30,8 +33,14 @@ const BLOCK: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most tasks that one script call finishes.
 const BATCH: usize = 128;
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(2);
+/// How long a leaving worker waits for the read under way to end.
+const LAST_READ: Duration = Duration::from_secs(1);
+/// How long cancelled handlers have to go.
+const CANCELLED: Duration = Duration::from_millis(200);
+/// How often the streams that follow are measured, when there is a limit to their length.
+const MEASURE: Duration = Duration::from_millis(200);
+/// Most streams that are measured.
+const DESTINATIONS: usize = 16;
 
 /// How a worker left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +51,15 @@ pub struct Left {
     pub running: u32,
 }
 
-pub(super) async fn run<H, F, S>(settings: Settings, stop: S, handler: H) -> Result<Left, WorkerError>
+/// Who says that the worker should leave.
+pub(super) enum Stop<S> {
+    /// A future of the caller's; its value is the signal that was obeyed, if any.
+    Future(S),
+    /// The signals of the process.
+    Signals,
+}
+
+pub(super) async fn run<H, F, S>(settings: Settings, stop: Stop<S>, handler: H) -> Result<Left, WorkerError>
 where
     H: Fn(Task) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
@@ -50,49 +67,77 @@ where
 {
     let consumer: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
     let stream = TaskStream::new(settings.stream.clone(), settings.group.clone(), Name::from(consumer));
-    let mut stop = pin!(stop);
+    let shared = Shared { vitals: Arc::default(), leases: Arc::new(Leases::new(settings.lease)) };
+    let (stop, asked, signalled) = match stop {
+        Stop::Future(stop) => (Some(stop), None, None),
+        Stop::Signals => {
+            let (asked, signalled) = oneshot::channel();
+            (None, Some(asked), Some(signalled))
+        }
+    };
+    let presence = Presence::start(&settings, stream.clone(), &shared, asked)
+        .map_err(|e| WorkerError::System(format!("no thread for the heartbeat: {e}")))?;
+    let mut stop = pin!(async {
+        match (stop, signalled) {
+            (Some(stop), _) => stop.await,
+            (None, Some(signalled)) => signalled.await.unwrap_or_default(),
+            (None, None) => std::future::pending().await,
+        }
+    });
     let mut link = Link::new(settings.address.clone(), RESPONSE_TIMEOUT);
     tokio::select! {
         prepared = prepare(&stream, &mut link, &settings) => prepared?,
         _ = &mut stop => return Ok(Left { in_flight: 0, running: 0 }),
     }
-    let vitals = Arc::new(Vitals::default());
-    let (presence, first) = Presence::start(&settings, stream.clone(), Arc::clone(&vitals))
-        .map_err(|e| WorkerError::System(format!("no thread for the heartbeat: {e}")))?;
+    let reader = Link::new(settings.address.clone(), BLOCK + RESPONSE_TIMEOUT).identified();
     let engine = Engine {
-        reader: Some(Link::new(settings.address.clone(), BLOCK + RESPONSE_TIMEOUT)),
+        reader_id: reader.identity(),
+        reader: Some(reader),
         reading: None,
         more: true,
         held: HashMap::new(),
         running: JoinSet::new(),
         running_ids: HashMap::new(),
         ended: VecDeque::new(),
+        released: Vec::new(),
+        sweep: Sweep::default(),
         retry: Retry::default(),
-        spans: uuid::Uuid::new_v4().as_u64_pair().0,
+        destinations: Destinations::default(),
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
         handler: Arc::new(handler),
         settings,
         stream,
         link,
-        vitals,
+        vitals: shared.vitals,
+        leases: shared.leases,
         presence,
     };
     tokio::select! {
-        _ = first => {}
+        () = engine.presence.appear() => {}
         signum = &mut stop => return Ok(engine.leave(signum).await),
     }
     tracing::info!(stream = %engine.stream.stream(), consumer = %engine.stream.consumer(),
         task_limit = engine.settings.task_limit, "working");
     // On a thread of the runtime's pool, beside the handlers: what wakes what stays on one core.
     let (say_stop, told) = oneshot::channel();
-    let mut work = tokio::spawn(engine.work(told));
+    let mut work = AbortOnDrop(tokio::spawn(engine.work(told)));
     let left = tokio::select! {
-        left = &mut work => left,
+        left = &mut work.0 => left,
         signum = &mut stop => {
             let _ = say_stop.send(signum);
-            work.await
+            (&mut work.0).await
         }
     };
     left.map_err(|e| WorkerError::System(format!("the worker's own loop failed: {e}")))
+}
+
+/// A worker whose future is dropped ends as in a crash: nothing is finished, no marker is left.
+struct AbortOnDrop(JoinHandle<Left>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Makes the group and loads the scripts, as soon as Redis is there.
@@ -102,10 +147,9 @@ async fn prepare(stream: &TaskStream, link: &mut Link, settings: &Settings) -> R
         match stream.prepare(link).await {
             Ok(()) => return Ok(()),
             Err(e) if e.may_pass() => {
-                if retry.is_first() {
-                    tracing::warn!(error = %e, "waiting for Redis");
-                }
-                sleep_until(retry.next()).await;
+                retry.failed("preparing", &e);
+                sleep_until(retry.until()).await;
+                retry.expire();
             }
             Err(e) => return Err(WorkerError::redis(&settings.address, stream.stream(), &e)),
         }
@@ -113,20 +157,18 @@ async fn prepare(stream: &TaskStream, link: &mut Link, settings: &Settings) -> R
 }
 
 /// An entry that this worker holds, from its delivery until it has left the stream.
-struct Held {
+pub(super) struct Held {
     deliveries: u64,
     fields: Arc<Fields>,
     task: Option<Arc<wire::Task>>,
+    /// When this delivery began.
     since: Instant,
+    /// How old the first delivery was then.
+    age: Duration,
     span: SpanId,
 }
 
-/// An entry whose handler ended.
-struct Ended {
-    id: EntryId,
-    outcome: Outcome,
-}
-
+/// How a task ended.
 enum Outcome {
     Answered(Result<Done, TaskFailed>),
     Malformed(String),
@@ -134,26 +176,42 @@ enum Outcome {
 
 type Reading = Pin<Box<dyn Future<Output = (Link, Result<Vec<Entry>, LinkError>)> + Send>>;
 
-struct Engine<H> {
-    settings: Settings,
-    stream: TaskStream,
+/// A running worker.
+pub(super) struct Engine<H> {
+    pub(super) settings: Settings,
+    pub(super) stream: TaskStream,
     handler: Arc<H>,
-    vitals: Arc<Vitals>,
+    pub(super) vitals: Arc<Vitals>,
+    leases: Arc<Leases>,
     presence: Presence,
     /// For everything but blocking reads.
-    link: Link,
+    pub(super) link: Link,
     /// The blocking reads' connection, while none is under way.
     reader: Option<Link>,
+    reader_id: Arc<AtomicI64>,
     reading: Option<Reading>,
     /// Whether the stream probably holds more that can be read at once.
     more: bool,
-    held: HashMap<EntryId, Held>,
+    /// Every entry that a task of this worker stands for.
+    pub(super) held: HashMap<EntryId, Held>,
     running: JoinSet<Result<Done, TaskFailed>>,
     running_ids: HashMap<Id, EntryId>,
     /// What is to leave the stream next.
     ended: VecDeque<Finish>,
-    retry: Retry,
-    spans: u64,
+    /// What is to be given back next, with its deliveries.
+    released: Vec<(EntryId, u64)>,
+    pub(super) sweep: Sweep,
+    pub(super) retry: Retry,
+    destinations: Destinations,
+    seed: u64,
+}
+
+/// The streams this worker forwards to, and whether one is too long.
+#[derive(Default)]
+struct Destinations {
+    seen: Vec<Name>,
+    measured: Option<Instant>,
+    too_long: bool,
 }
 
 impl<H, F> Engine<H>
@@ -164,12 +222,21 @@ where
     async fn work(mut self, mut stop: oneshot::Receiver<Option<i32>>) -> Left {
         loop {
             self.act().await;
+            let pause = if self.retry.waits() {
+                Some(self.retry.until())
+            } else if self.destinations.too_long {
+                Some(Instant::now() + MEASURE)
+            } else if self.free() > 0 {
+                Some(self.sweep.due())
+            } else {
+                None
+            };
             tokio::select! {
                 biased;
                 signum = &mut stop => return self.drain(signum.unwrap_or_default()).await,
                 Some(joined) = self.running.join_next_with_id() => self.joined(joined),
                 (link, read) = wait(&mut self.reading) => self.waited(link, read),
-                () = sleep_until(self.retry.until()), if self.retry.waits() => self.retry.expire(),
+                () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => self.retry.expire(),
             }
         }
     }
@@ -183,42 +250,78 @@ where
             if self.retry.waits() {
                 return;
             }
+            let sweep_is_due = self.sweep.is_due();
             if !self.ended.is_empty() {
-                let room = (self.more && self.reading.is_none()).then(|| self.free());
-                self.finish(room).await;
-                continue;
-            }
-            let free = self.free();
-            if free == 0 || self.reading.is_some() {
+                let refill = self.more && self.reading.is_none() && !sweep_is_due && self.may_read().await;
+                self.finish(refill.then(|| self.free())).await;
+            } else if !self.released.is_empty() {
+                self.release().await;
+            } else if self.free() == 0 {
                 return;
-            }
-            if !self.more {
+            } else if sweep_is_due {
+                self.sweep().await;
+            } else if self.reading.is_some() || !self.may_read().await {
+                return;
+            } else if self.more {
+                self.read().await;
+            } else {
                 self.wait_for_one();
                 return;
             }
-            match self.stream.read(&mut self.link, free, None).await {
-                Ok(entries) => {
-                    self.retry.succeeded();
-                    self.more = entries.len() == free;
-                    self.start_all(entries);
+        }
+    }
+
+    /// Reads what is there.
+    async fn read(&mut self) {
+        let free = self.free();
+        match self.stream.read(&mut self.link, free, None).await {
+            Ok(entries) => {
+                self.retry.succeeded();
+                self.more = entries.len() == free;
+                self.start_all(entries);
+            }
+            Err(e) => {
+                if e.code() == "NOGROUP" {
+                    tracing::warn!(stream = %self.stream.stream(), "the stream or its group was deleted; making it again");
+                    if self.stream.prepare(&mut self.link).await.is_ok() {
+                        return;
+                    }
                 }
-                Err(e) => self.read_failed(&e).await,
+                self.retry.failed("reading", &e);
             }
         }
     }
 
     /// How many more tasks may be held; the read under way may bring one.
-    fn free(&self) -> usize {
+    pub(super) fn free(&self) -> usize {
         let reserved = usize::from(self.reading.is_some());
         self.settings.task_limit.saturating_sub(self.held.len() + reserved)
+    }
+
+    /// Whether no stream that follows is too long.
+    async fn may_read(&mut self) -> bool {
+        let Some(limit) = self.settings.back_off_above else { return true };
+        let fresh = self.destinations.measured.is_some_and(|at| at.elapsed() < MEASURE);
+        if !fresh && !self.destinations.seen.is_empty() {
+            self.destinations.measured = Some(Instant::now());
+            if let Ok(lengths) = TaskStream::lengths(&mut self.link, &self.destinations.seen).await {
+                let longest = lengths.into_iter().max().unwrap_or(0);
+                if (longest > limit) != self.destinations.too_long {
+                    tracing::info!(longest, limit, "{}", if longest > limit { "backing off" } else { "going on" });
+                }
+                self.destinations.too_long = longest > limit;
+            }
+        }
+        !self.destinations.too_long
     }
 
     /// Waits on the reader's connection for the next entry.
     fn wait_for_one(&mut self) {
         let Some(mut link) = self.reader.take() else { return };
         let stream = self.stream.clone();
+        let block = self.sweep.due().saturating_duration_since(Instant::now()).min(BLOCK);
         self.reading = Some(Box::pin(async move {
-            let read = stream.read(&mut link, 1, Some(BLOCK)).await;
+            let read = stream.read(&mut link, 1, Some(block)).await;
             (link, read)
         }));
     }
@@ -236,34 +339,27 @@ where
         }
     }
 
-    async fn read_failed(&mut self, error: &LinkError) {
-        if error.code() == "NOGROUP" {
-            tracing::warn!(stream = %self.stream.stream(), "the stream or its group was deleted; making it again");
-            if self.stream.prepare(&mut self.link).await.is_ok() {
-                return;
-            }
-        }
-        self.retry.failed("reading", error);
-    }
-
     fn start_all(&mut self, entries: Vec<Entry>) {
         for entry in entries {
-            self.start(entry, 1);
+            self.start(entry, 1, Duration::ZERO);
         }
         self.vitals.set_in_flight(self.held.len());
     }
 
-    fn start(&mut self, entry: Entry, deliveries: u64) {
+    /// Runs the handler on an entry that was delivered for the `deliveries`th time; `age` is that
+    /// of its first delivery.
+    pub(super) fn start(&mut self, entry: Entry, deliveries: u64, age: Duration) {
         self.vitals.progressed();
         let Entry { id, fields } = entry;
         let read = wire::Task::read(self.stream.stream(), id.as_str(), Arc::clone(&fields));
-        let span = self.next_span();
-        let mut held = Held { deliveries, fields, task: None, since: Instant::now(), span };
+        let span = self.random().max(1);
+        let mut held = Held { deliveries, fields, task: None, since: Instant::now(), age, span };
+        let lost = self.leases.enter(id.clone(), deliveries);
         match read {
             Err(malformed) => {
                 tracing::warn!(stream = %self.stream.stream(), entry = %id, reason = %malformed, "failing a task");
                 self.held.insert(id.clone(), held);
-                self.ended(Ended { id, outcome: Outcome::Malformed(malformed.to_string()) });
+                self.ended(id, Outcome::Malformed(malformed.to_string()));
             }
             Ok(task) => {
                 let task = Arc::new(task);
@@ -278,7 +374,7 @@ where
                     parent_span_id = task.trace().map(|trace| trace.parent()),
                     span_id = task.trace().map(|_| format!("{span:016x}")),
                 );
-                let task = Task { wire: task, fence, vitals: Arc::clone(&self.vitals), span };
+                let task = Task { wire: task, fence, vitals: Arc::clone(&self.vitals), lost, span };
                 let handler = Arc::clone(&self.handler);
                 let handle = self.running.spawn(async move { handler(task).await }.instrument(log));
                 self.running_ids.insert(handle.id(), id.clone());
@@ -301,32 +397,43 @@ where
             }
         };
         if let Some(id) = self.running_ids.remove(&task) {
-            self.ended(Ended { id, outcome: Outcome::Answered(answer) });
+            self.ended(id, Outcome::Answered(answer));
         }
     }
 
     /// Decides where an ended task goes.
-    fn ended(&mut self, ended: Ended) {
+    fn ended(&mut self, id: EntryId, outcome: Outcome) {
         self.vitals.progressed();
-        let Ended { id, outcome } = ended;
         let Some(held) = self.held.get(&id) else { return };
-        let stream = self.stream.stream();
-        let fail = |reason: &str| wire::failed(stream, id.as_str(), &held.fields, reason);
-        let (outgoing, counts): (Option<Outgoing>, bool) = match (outcome, &held.task) {
+        let (stream, deliveries) = (self.stream.stream(), held.deliveries);
+        let failed = |reason: &str| {
+            let from = Corpse { stream, group: &self.settings.group, id: id.as_str(), deliveries };
+            let end = wire::failed(stream, id.as_str(), &held.fields, reason);
+            Some(end.unwrap_or_else(|| wire::dead(from, &held.fields, reason, unix_ms())))
+        };
+        let (outgoing, counts) = match (outcome, &held.task) {
             (Outcome::Answered(Ok(mut done)), Some(task)) => {
                 done.changes.span = Some(held.span);
                 (task.done(stream, done.changes), true)
             }
-            (Outcome::Answered(Err(failed)), _) => {
-                tracing::warn!(%stream, entry = %id, reason = %failed, "a task failed");
-                (fail(&failed.reason), true)
+            (Outcome::Answered(Err(TaskFailed { reason, release: true })), _) => {
+                tracing::info!(%stream, entry = %id, %reason, "giving a task back");
+                self.released.push((id, deliveries));
+                return;
             }
-            (Outcome::Malformed(reason), _) => (fail(&reason), false),
-            (Outcome::Answered(Ok(_)), None) => (fail("the task was lost from memory"), false),
+            (Outcome::Answered(Err(TaskFailed { reason, .. })), _) => {
+                tracing::warn!(%stream, entry = %id, %reason, "a task failed");
+                (failed(&reason), true)
+            }
+            (Outcome::Malformed(reason), _) => (failed(&reason), false),
+            (Outcome::Answered(Ok(_)), None) => (failed("the task was lost from memory"), false),
         };
-        let duration = counts.then(|| held.since.elapsed());
-        let deliveries = held.deliveries;
-        self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded: deliveries > 1 });
+        let duration = counts.then(|| held.age + held.since.elapsed());
+        let recorded = deliveries > 1 || self.leases.was_renewed(&id);
+        if let (Some(outgoing), Some(_)) = (&outgoing, self.settings.back_off_above) {
+            self.destinations.see(outgoing.destination());
+        }
+        self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded });
     }
 
     /// Takes ended tasks out of the stream and new ones in; what Redis refuses waits for the next
@@ -344,9 +451,14 @@ where
                 for (task, verdict) in batch.into_iter().zip(verdicts) {
                     match verdict {
                         Verdict::Done => self.let_go(&task.id),
-                        Verdict::Fenced | Verdict::Gone => {
-                            tracing::info!(stream = %self.stream.stream(), entry = %task.id, ?verdict,
-                                "a task was not ours to finish any more");
+                        Verdict::Fenced => {
+                            tracing::warn!(stream = %self.stream.stream(), entry = %task.id,
+                                "somebody else has a task that ended here; nothing was changed");
+                            self.let_go(&task.id);
+                        }
+                        Verdict::Gone => {
+                            tracing::info!(stream = %self.stream.stream(), entry = %task.id,
+                                "a task had been finished before");
                             self.let_go(&task.id);
                         }
                         Verdict::Refused(e) if e.may_pass() => {
@@ -356,6 +468,7 @@ where
                         Verdict::Refused(e) => {
                             tracing::error!(stream = %self.stream.stream(), entry = %task.id, error = %e,
                                 "a task cannot be passed on; it stays pending");
+                            let _ = self.stream.note_error(&mut self.link, &task.id, &e.to_string()).await;
                             self.let_go(&task.id);
                         }
                     }
@@ -384,36 +497,75 @@ where
         }
     }
 
+    /// Gives tasks back.
+    async fn release(&mut self) {
+        match self.stream.release(&mut self.link, &self.released, self.settings.floor).await {
+            Ok(_) => {
+                for (id, _) in std::mem::take(&mut self.released) {
+                    self.let_go(&id);
+                }
+                self.vitals.set_in_flight(self.held.len());
+            }
+            Err(e) if e.may_pass() => self.retry.failed("giving tasks back", &e),
+            Err(e) => {
+                tracing::error!(error = %e, "cannot give tasks back; they stay pending until they count as lost");
+                for (id, _) in std::mem::take(&mut self.released) {
+                    self.let_go(&id);
+                }
+            }
+        }
+    }
+
     fn let_go(&mut self, id: &EntryId) {
         self.held.remove(id);
+        self.leases.remove(id);
     }
 
     /// Leaves in good order: no new task, the running ones until the deadline.
     async fn drain(mut self, signum: Option<i32>) -> Left {
         self.vitals.drain();
         self.presence.say_now();
-        self.reading = None;
-        self.more = false;
         let deadline = Instant::now() + self.settings.drain_timeout;
-        while !self.held.is_empty() {
-            if !self.ended.is_empty() && !self.retry.waits() {
-                if timeout(deadline - Instant::now(), self.finish(None)).await.is_err() {
-                    break;
-                }
+        let _ = timeout_at(deadline, self.wind_down()).await;
+        self.leave(signum).await
+    }
+
+    async fn wind_down(&mut self) {
+        self.stop_reading().await;
+        while !(self.held.is_empty() && self.released.is_empty()) {
+            if !self.retry.waits() && !self.ended.is_empty() {
+                self.finish(None).await;
+                continue;
+            }
+            if !self.retry.waits() && !self.released.is_empty() {
+                self.release().await;
                 continue;
             }
             tokio::select! {
                 Some(joined) = self.running.join_next_with_id() => self.joined(joined),
                 () = sleep_until(self.retry.until()), if self.retry.waits() => self.retry.expire(),
-                () = sleep_until(deadline) => break,
             }
         }
-        self.leave(signum).await
+    }
+
+    /// Ends the read under way. What it brings all the same was never started: it is given back.
+    async fn stop_reading(&mut self) {
+        self.more = false;
+        let Some(mut reading) = self.reading.take() else { return };
+        let id = self.reader_id.load(Ordering::Relaxed);
+        let ended = timeout(LAST_READ, async {
+            self.link.unblock(id).await;
+            reading.as_mut().await
+        });
+        if let Ok((_, Ok(entries))) = ended.await {
+            self.released.extend(entries.into_iter().map(|entry| (entry.id, 1)));
+        }
     }
 
     async fn leave(mut self, signum: Option<i32>) -> Left {
         let in_flight = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
         self.running.abort_all();
+        let _ = timeout(CANCELLED, async { while self.running.join_next().await.is_some() {} }).await;
         let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
         if !self.presence.leave(signum, in_flight).await {
             tracing::warn!("could not leave a shutdown marker");
@@ -422,13 +574,22 @@ where
         Left { in_flight, running }
     }
 
-    /// A span id that no other span of this trace has: not zero, spread over all 64 bits.
-    fn next_span(&mut self) -> SpanId {
-        self.spans = self.spans.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.spans;
+    /// A number that nobody else has: spread over all 64 bits.
+    pub(super) fn random(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.seed;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)).max(1)
+        mixed ^ (mixed >> 31)
+    }
+}
+
+impl Destinations {
+    fn see(&mut self, stream: &Name) {
+        if !self.seen.contains(stream) {
+            self.seen.truncate(DESTINATIONS - 1);
+            self.seen.insert(0, stream.clone());
+        }
     }
 }
 
@@ -448,55 +609,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     }
 }
 
-/// When to try Redis again after trouble: soon, then less and less often.
-struct Retry {
-    delay: Duration,
-    until: Option<Instant>,
-}
-
-impl Default for Retry {
-    fn default() -> Self {
-        Self { delay: FIRST_RETRY, until: None }
-    }
-}
-
-impl Retry {
-    fn is_first(&self) -> bool {
-        self.delay == FIRST_RETRY
-    }
-
-    fn next(&mut self) -> Instant {
-        let until = Instant::now() + self.delay;
-        self.delay = LAST_RETRY.min(self.delay * 2);
-        until
-    }
-
-    fn failed(&mut self, doing: &str, error: &LinkError) {
-        if self.until.is_some() {
-            return;
-        }
-        if self.is_first() {
-            tracing::warn!(%error, "trouble while {doing}; trying again until it is over");
-        }
-        self.until = Some(self.next());
-    }
-
-    fn succeeded(&mut self) {
-        if !self.is_first() && self.until.is_none() {
-            tracing::info!("Redis works again");
-            self.delay = FIRST_RETRY;
-        }
-    }
-
-    fn waits(&self) -> bool {
-        self.until.is_some()
-    }
-
-    fn until(&self) -> Instant {
-        self.until.unwrap_or_else(Instant::now)
-    }
-
-    fn expire(&mut self) {
-        self.until = None;
-    }
+fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -17,13 +17,19 @@
 //! ```
 //!
 //! In reading order: [`builder`] checks what the user wrote, [`task`] is what a handler sees and
-//! answers, `engine` is the loop between Redis and the handlers, `presence` the heartbeat on its
-//! own thread, `signals` the wish to leave.
+//! answers, `engine` is the loop between Redis and the handlers and `sweep` its search for what
+//! others lost, `presence` the heartbeat on its own thread and `leases` what else it keeps alive,
+//! `signals` the wish to leave. `queries` (feature `worker-database`) writes the rows of queries.
 
 pub mod builder;
 mod engine;
+mod leases;
 mod presence;
+#[cfg(feature = "worker-database")]
+pub mod queries;
+mod retry;
 mod signals;
+mod sweep;
 pub mod task;
 mod vitals;
 

@@ -1,5 +1,6 @@
-//! The heartbeat, on a thread with a runtime and a connection of its own: a handler that blocks
-//! every other thread of the process does not make it look dead.
+//! The heartbeat, the leases and the signals, on a thread with a runtime and connections of its
+//! own: a handler that blocks every other thread of the process neither makes it look dead nor
+//! keeps it from leaving.
 
 use std::io;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::builder::Settings;
+use super::leases::Leases;
+use super::signals::Signals;
 use super::vitals::Vitals;
 use crate::contract::{Heartbeat, ShutdownMarker, heartbeat};
 use crate::redis_streams::tasks::{Link, TaskStream};
@@ -18,6 +21,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a leaving worker tries to say so.
 const FAREWELL: Duration = Duration::from_secs(5);
+/// How much later than its deadline a drain may end before this thread ends the process.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// The thread that says "I am here". Dropping it ends the thread without a word, as a crash would.
 pub(super) struct Presence {
@@ -25,20 +30,40 @@ pub(super) struct Presence {
 }
 
 enum Command {
+    /// Begin to write heartbeats; tell when the first is written.
+    Appear(oneshot::Sender<()>),
     SayNow,
-    Leave { signum: Option<i32>, in_flight: u32, left: oneshot::Sender<bool> },
+    Leave {
+        signum: Option<i32>,
+        in_flight: u32,
+        left: oneshot::Sender<bool>,
+    },
+}
+
+/// What the thread shares with the engine.
+pub(super) struct Shared {
+    pub(super) vitals: Arc<Vitals>,
+    pub(super) leases: Arc<Leases>,
 }
 
 impl Presence {
-    /// Starts the thread; the receiver hears when the first heartbeat is written.
+    /// Starts the thread. With `asked`, the process is the worker's own: the thread listens to its
+    /// signals and passes the first one on there.
     pub(super) fn start(
         settings: &Settings,
         stream: TaskStream,
-        vitals: Arc<Vitals>,
-    ) -> io::Result<(Self, oneshot::Receiver<()>)> {
+        shared: &Shared,
+        asked: Option<oneshot::Sender<Option<i32>>>,
+    ) -> io::Result<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
-        let (seen, first) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let owned = match asked {
+            None => None,
+            Some(asked) => {
+                let _inside = runtime.enter();
+                Some(Owned { signals: Signals::install()?, asked: Some(asked), first: None })
+            }
+        };
         let speaker = Speaker {
             link: Link::new(settings.address.clone(), RESPONSE_TIMEOUT),
             beat: Heartbeat {
@@ -52,13 +77,27 @@ impl Presence {
                 progress: None,
                 draining: false,
             },
-            stream,
-            vitals,
+            stream: stream.clone(),
+            vitals: Arc::clone(&shared.vitals),
+            drain_limit: settings.drain_timeout + GRACE,
+            said: None,
+            heard: true,
+            owned,
         };
-        thread::Builder::new()
-            .name("heartbeat".to_owned())
-            .spawn(move || runtime.block_on(speaker.speak(inbox, seen)))?;
-        Ok((Self { commands }, first))
+        let leases = Arc::clone(&shared.leases);
+        let mut keeper = Link::new(settings.address.clone(), RESPONSE_TIMEOUT);
+        thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
+            runtime.spawn(async move { leases.keep(&stream, &mut keeper).await });
+            runtime.block_on(speaker.speak(inbox));
+        })?;
+        Ok(Self { commands })
+    }
+
+    /// Begins to write heartbeats; ready when the first is written.
+    pub(super) async fn appear(&self) {
+        let (seen, first) = oneshot::channel();
+        let _ = self.commands.send(Command::Appear(seen));
+        let _ = first.await;
     }
 
     /// Writes a heartbeat now, because it says something new.
@@ -66,8 +105,7 @@ impl Presence {
         let _ = self.commands.send(Command::SayNow);
     }
 
-    /// Leaves the marker, takes the heartbeat away and ends the thread; false when Redis did not
-    /// hear it.
+    /// Leaves the marker and takes the heartbeat away; false when Redis did not hear it.
     pub(super) async fn leave(self, signum: Option<i32>, in_flight: u32) -> bool {
         let (left, heard) = oneshot::channel();
         let _ = self.commands.send(Command::Leave { signum, in_flight, left });
@@ -75,51 +113,100 @@ impl Presence {
     }
 }
 
+/// The signals of a process that is nothing but this worker.
+struct Owned {
+    signals: Signals,
+    asked: Option<oneshot::Sender<Option<i32>>>,
+    /// The first signal, and when the process ends even if nobody in it can move.
+    first: Option<(i32, Instant)>,
+}
+
 struct Speaker {
     link: Link,
     beat: Heartbeat,
     stream: TaskStream,
     vitals: Arc<Vitals>,
+    drain_limit: Duration,
+    /// When the heartbeat is due again; `None` before the worker appears.
+    said: Option<Instant>,
+    heard: bool,
+    owned: Option<Owned>,
 }
 
 impl Speaker {
-    async fn speak(mut self, mut inbox: mpsc::UnboundedReceiver<Command>, seen: oneshot::Sender<()>) {
-        let mut seen = Some(seen);
-        let mut heard = true;
+    async fn speak(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        let mut seen: Option<oneshot::Sender<()>> = None;
         loop {
-            let started = Instant::now();
-            self.beat.last_seen = unix_now();
-            self.beat.in_flight = Some(self.vitals.in_flight());
-            self.beat.progress = Some(self.vitals.progress());
-            self.beat.draining = self.vitals.draining();
-            let said = self.stream.beat(&mut self.link, &self.beat).await;
-            let again = match &said {
-                Ok(()) => {
-                    if let Some(seen) = seen.take() {
-                        let _ = seen.send(());
+            let due = self.said;
+            let too_late = self.owned.as_ref().and_then(|owned| owned.first);
+            tokio::select! {
+                command = inbox.recv() => match command {
+                    None => return,
+                    Some(Command::Appear(first)) => {
+                        seen = Some(first);
+                        self.say().await;
                     }
-                    started + heartbeat::INTERVAL
-                }
-                Err(e) => {
-                    if heard {
-                        tracing::warn!(error = %e, "cannot write the heartbeat; trying every second");
+                    Some(Command::SayNow) => self.say().await,
+                    Some(Command::Leave { signum, in_flight, left }) => {
+                        let _ = left.send(self.leave(signum, in_flight).await);
+                        return self.outlive().await;
                     }
-                    started + RETRY
-                }
-            };
-            heard = said.is_ok();
-            let command = tokio::select! {
-                command = inbox.recv() => command,
-                () = sleep_until(again) => continue,
-            };
-            match command {
-                None => return,
-                Some(Command::SayNow) => {}
-                Some(Command::Leave { signum, in_flight, left }) => {
-                    let _ = left.send(self.leave(signum, in_flight).await);
-                    return;
+                },
+                () = until(due) => self.say().await,
+                signal = next_signal(&mut self.owned) => self.signalled(signal).await,
+                () = until(too_late.map(|(_, deadline)| deadline)) => {
+                    let in_flight = self.vitals.in_flight();
+                    tracing::warn!(in_flight, "nothing in this process moves any more; ending it");
+                    self.leave(too_late.map(|(signum, _)| signum), in_flight).await;
+                    std::process::exit(0);
                 }
             }
+            if self.heard
+                && self.said.is_some()
+                && let Some(seen) = seen.take()
+            {
+                let _ = seen.send(());
+            }
+        }
+    }
+
+    async fn say(&mut self) {
+        let started = Instant::now();
+        self.beat.last_seen = unix_now();
+        self.beat.in_flight = Some(self.vitals.in_flight());
+        self.beat.progress = Some(self.vitals.progress());
+        self.beat.draining = self.vitals.draining();
+        let said = self.stream.beat(&mut self.link, &self.beat).await;
+        if let (Err(e), true) = (&said, self.heard) {
+            tracing::warn!(error = %e, "cannot write the heartbeat; trying every second");
+        }
+        self.heard = said.is_ok();
+        self.said = Some(started + if self.heard { heartbeat::INTERVAL } else { RETRY });
+    }
+
+    /// The first signal asks the engine to drain, the second ends the process.
+    async fn signalled(&mut self, signal: i32) {
+        let Some(owned) = &mut self.owned else { return };
+        if owned.first.is_some() {
+            tracing::warn!(signal, "asked to leave again; going at once");
+            std::process::exit(128 + signal);
+        }
+        tracing::info!(signal, "asked to leave; taking no new tasks, waiting for the running ones");
+        owned.first = Some((signal, Instant::now() + self.drain_limit));
+        if let Some(asked) = owned.asked.take() {
+            let _ = asked.send(Some(signal));
+        }
+        self.vitals.drain();
+        if self.said.is_some() {
+            self.say().await;
+        }
+    }
+
+    /// After the worker has left, a further signal still ends the process.
+    async fn outlive(mut self) {
+        if self.owned.as_ref().is_some_and(|owned| owned.first.is_some()) {
+            let signal = next_signal(&mut self.owned).await;
+            std::process::exit(128 + signal);
         }
     }
 
@@ -133,14 +220,25 @@ impl Speaker {
             in_flight: Some(in_flight),
         };
         let said = timeout(FAREWELL, async {
-            loop {
-                match self.stream.leave(&mut self.link, &marker).await {
-                    Ok(()) => return,
-                    Err(_) => tokio::time::sleep(RETRY / 4).await,
-                }
+            while self.stream.leave(&mut self.link, &marker).await.is_err() {
+                tokio::time::sleep(RETRY / 4).await;
             }
         });
         said.await.is_ok()
+    }
+}
+
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_signal(owned: &mut Option<Owned>) -> i32 {
+    match owned {
+        Some(owned) => owned.signals.next().await,
+        None => std::future::pending().await,
     }
 }
 

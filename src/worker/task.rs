@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::de::DeserializeOwned;
 
@@ -16,6 +17,7 @@ pub struct Task {
     pub(super) wire: Arc<wire::Task>,
     pub(super) fence: Fence,
     pub(super) vitals: Arc<Vitals>,
+    pub(super) lost: Arc<AtomicBool>,
     pub(super) span: SpanId,
 }
 
@@ -94,6 +96,13 @@ impl Task {
     #[must_use]
     pub fn fence(&self) -> &Fence {
         &self.fence
+    }
+
+    /// Whether somebody else has the task by now: this process was thought dead. Whatever the
+    /// handler answers then changes nothing; it may stop.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// The trace this task continues, and the span that it runs in.

@@ -70,31 +70,8 @@ end
 
 if #finished > 0 then
   redis.call('XACK', stream, group, unpack(finished))
-  local groups = redis.call('XINFO', 'GROUPS', stream)
-  local unneeded = finished
-  if #groups > 1 then
-    -- Another group still needs an entry that it has pending or has not come to yet.
-    local function before(a, b)
-      local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-      local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-      if #a_ms ~= #b_ms then return #a_ms < #b_ms end
-      if a_ms ~= b_ms then return a_ms < b_ms end
-      if #a_seq ~= #b_seq then return #a_seq < #b_seq end
-      return a_seq < b_seq
-    end
-    unneeded = {}
-    for _, id in ipairs(finished) do
-      local needed = false
-      for _, info in ipairs(groups) do
-        local other = {}
-        for i = 1, #info, 2 do other[info[i]] = info[i + 1] end
-        needed = needed or other.name ~= group and (before(other['last-delivered-id'], id)
-          or other.pending > 0 and #redis.call('XPENDING', stream, other.name, id, id, 1) > 0)
-      end
-      if not needed then unneeded[#unneeded + 1] = id end
-    end
-  end
-  if #unneeded > 0 then redis.call('XDEL', stream, unpack(unneeded)) end
+  local free = unneeded(stream, group, finished)
+  if #free > 0 then redis.call('XDEL', stream, unpack(free)) end
   if #records > 0 then redis.call('DEL', unpack(records)) end
   if #spent > 0 then
     local length = redis.pcall('LPUSH', durations, unpack(spent))

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
 /// The address of a Redis server with its credentials; shown without them.
 #[derive(Clone)]
@@ -67,6 +67,10 @@ impl Address {
     }
 
     pub(super) fn client(&self) -> Result<redis::Client, redis::RedisError> {
+        if matches!(self.info.addr(), ConnectionAddr::TcpTls { .. }) {
+            // An error says that the process has chosen one already.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
         redis::Client::open(self.info.clone())
     }
 }

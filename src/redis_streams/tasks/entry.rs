@@ -105,7 +105,7 @@ pub(super) fn one(value: Value) -> Option<Entry> {
     Some(Entry { id, fields: Arc::new(fields(pair.next()?)?) })
 }
 
-fn fields(value: Value) -> Option<Fields> {
+pub(super) fn fields(value: Value) -> Option<Fields> {
     let list = match value {
         Value::Array(list) => list,
         // The entry was deleted while it was pending.

@@ -3,6 +3,8 @@
 //! A link belongs to one task at a time, so a blocking read holds nobody else up, and a reply that
 //! comes too late dies with its connection instead of answering the next question.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -88,13 +90,39 @@ pub struct Link {
     address: Address,
     response_timeout: Duration,
     connection: Option<MultiplexedConnection>,
+    /// Redis' number for the connection, where it is asked for; 0 while there is none.
+    identity: Option<Arc<AtomicI64>>,
 }
 
 impl Link {
     /// A link whose replies may take up to `response_timeout`. Nothing is opened yet.
     #[must_use]
     pub fn new(address: Address, response_timeout: Duration) -> Self {
-        Self { address, response_timeout, connection: None }
+        Self { address, response_timeout, connection: None, identity: None }
+    }
+
+    /// Asks for Redis' number of each connection it opens, so that [`unblock`](Self::unblock) on
+    /// another link can end a blocking read on this one.
+    #[must_use]
+    pub fn identified(mut self) -> Self {
+        self.identity = Some(Arc::default());
+        self
+    }
+
+    /// Where the number is kept; 0 while there is none.
+    #[must_use]
+    pub fn identity(&self) -> Arc<AtomicI64> {
+        self.identity.clone().unwrap_or_default()
+    }
+
+    /// Ends the blocking read of another connection as if its time were over. Redis may not know
+    /// it any more, or not allow this: then nothing happens.
+    pub async fn unblock(&mut self, identity: i64) {
+        if identity > 0 {
+            let mut pipe = redis::pipe();
+            pipe.cmd("CLIENT").arg("UNBLOCK").arg(identity).arg("TIMEOUT");
+            let _ = self.one(&mut pipe).await;
+        }
     }
 
     /// Sends all commands at once; each has its own success in the result, in order.
@@ -130,14 +158,20 @@ impl Link {
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(self.response_timeout));
         let client = self.address.client().map_err(|e| self.lost(&e))?;
-        client.get_multiplexed_async_connection_with_config(&config).await.map_err(|e| {
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut connection = connection.map_err(|e| {
             // A password that is refused is an answer, not a lost connection.
             if e.code().is_some() || matches!(e.kind(), redis::ErrorKind::AuthenticationFailed) {
                 self.refused(&e)
             } else {
                 self.lost(&e)
             }
-        })
+        })?;
+        if let Some(identity) = &self.identity {
+            let known: Result<i64, _> = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await;
+            identity.store(known.unwrap_or(0), Ordering::Relaxed);
+        }
+        Ok(connection)
     }
 
     fn lost(&self, error: &RedisError) -> LinkError {
@@ -145,6 +179,9 @@ impl Link {
     }
 
     fn refused(&self, error: &RedisError) -> LinkError {
+        if matches!(error.kind(), redis::ErrorKind::AuthenticationFailed) {
+            return LinkError::Unusable("it refuses the user or the password".to_owned());
+        }
         if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
             return self.lost(error);
         }

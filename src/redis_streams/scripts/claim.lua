@@ -1,0 +1,97 @@
+-- Takes over entries that their owner lost, and buries those that were delivered too often.
+--
+-- KEYS  stream, stream of dead letters, then every record and heartbeat the entries name by index
+-- ARGV  group, consumer, least idle time in ms, most deliveries, life of a record in ms, number of
+--       entries, then for each: id, its owner and deliveries as they were seen, index of its
+--       record, index of the owner's heartbeat (0: the entry is this consumer's own)
+-- Gives for each entry one of
+--       {'claimed', id, deliveries, ms since the first delivery, fields}
+--       {'buried', id, deliveries}  it is a dead letter now
+--       {'vanished', id}            somebody deleted it: nothing is left to do
+--       {'spared', id}              it has another owner, a heartbeat, or moved on meanwhile
+--       {'refused', id, error}      Redis did not take the dead letter; it is pending as before
+local stream, grave = KEYS[1], KEYS[2]
+local group, consumer, least_idle = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local most, life, count = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
+local MOST_FIELDS, MOST_HISTORY = 7000, 20
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function forget(id, record)
+  redis.call('XACK', stream, group, id)
+  local free = unneeded(stream, group, {id})
+  if #free > 0 then redis.call('XDEL', stream, id) end
+  redis.call('DEL', record)
+end
+
+local function bury(id, fields, deliveries, record, first, history, why)
+  local letter = {}
+  for i = 1, #fields, 2 do
+    -- What an earlier burial wrote is out of date.
+    if string.sub(fields[i], 1, 5) ~= 'dead_' then
+      letter[#letter + 1] = fields[i]
+      letter[#letter + 1] = fields[i + 1]
+    end
+  end
+  if #letter > MOST_FIELDS then
+    return {'refused', id, 'ERR a task of ' .. #letter / 2 .. ' fields is too large to bury'}
+  end
+  local last = redis.pcall('HGET', record, 'error')
+  if type(last) ~= 'string' then last = why end
+  for _, text in ipairs({'dead_stream', stream, 'dead_group', group, 'dead_id', id,
+    'dead_deliveries', tostring(deliveries), 'dead_first_ms', string.format('%.0f', first),
+    'dead_at_ms', string.format('%.0f', now), 'dead_history', history, 'dead_error', last}) do
+    letter[#letter + 1] = text
+  end
+  local added = redis.pcall('XADD', grave, '*', unpack(letter))
+  if type(added) == 'table' then return {'refused', id, added.err} end
+  forget(id, record)
+  return {'buried', id, deliveries}
+end
+
+local function take(id, owner, deliveries, record, heartbeat)
+  local found = redis.pcall('XPENDING', stream, group, id, id, 1)
+  local entry = not found.err and found[1]
+  if not entry or entry[2] ~= owner or entry[3] < least_idle or entry[4] ~= deliveries then
+    return {'spared', id}
+  end
+  if heartbeat and redis.call('EXISTS', heartbeat) == 1 then return {'spared', id} end
+  local body = redis.call('XRANGE', stream, id, id)[1]
+  if not body then
+    redis.call('XACK', stream, group, id)
+    redis.call('DEL', record)
+    return {'vanished', id}
+  end
+
+  local known = redis.pcall('HMGET', record, 'first_ms', 'history')
+  if known.err then known = {} end
+  local first = tonumber(known[1] or nil) or now - entry[3]
+  local readable, history = pcall(cjson.decode, known[2] or '[]')
+  if not readable or type(history) ~= 'table' then history = {} end
+  local before = history[#history]
+  local why = heartbeat and 'its owner has no heartbeat' or 'its owner lives and runs no such task'
+  history[#history + 1] = {
+    consumer = owner, deliveries = deliveries, idle_ms = entry[3], lost_ms = now, reason = why,
+    delivered_ms = before and before.lost_ms or first,
+  }
+  if #history > MOST_HISTORY then table.remove(history, 1) end
+  local written = cjson.encode(history)
+
+  if deliveries > most then
+    why = 'delivered ' .. deliveries .. ' times; the last owner was ' .. owner .. ': ' .. why
+    return bury(id, body[2], deliveries, record, first, written, why)
+  end
+  redis.call('XCLAIM', stream, group, consumer, 0, id, 'IDLE', 0, 'RETRYCOUNT', deliveries + 1, 'JUSTID')
+  redis.pcall('HSET', record, 'first_ms', string.format('%.0f', first), 'history', written)
+  redis.pcall('PEXPIRE', record, life)
+  return {'claimed', id, deliveries + 1, now - first, body[2]}
+end
+
+local results = {}
+for i = 1, count do
+  local at = 2 + 5 * i
+  local heartbeat = tonumber(ARGV[at + 4])
+  results[i] = take(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), KEYS[tonumber(ARGV[at + 3])],
+    heartbeat > 0 and KEYS[heartbeat])
+end
+return results

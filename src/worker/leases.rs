@@ -1,0 +1,101 @@
+//! The leases on running tasks: their idle time is set back before anybody could think them lost.
+//!
+//! The engine enters and removes tasks, the heartbeat's thread renews them, so that a handler that
+//! blocks the whole runtime keeps its lease as it keeps its heartbeat.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::redis_streams::tasks::{EntryId, Link, TaskStream, Verdict};
+
+/// Most leases that one script call renews.
+const BATCH: usize = 256;
+
+/// The leases of one worker.
+#[derive(Debug)]
+pub(super) struct Leases {
+    lease: Duration,
+    held: Mutex<HashMap<EntryId, Lease>>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    deliveries: u64,
+    /// When the idle time was last known to be zero.
+    touched: Instant,
+    renewed: bool,
+    lost: Arc<AtomicBool>,
+}
+
+impl Leases {
+    pub(super) fn new(lease: Duration) -> Self {
+        Self { lease, held: Mutex::default() }
+    }
+
+    /// From now on the entry is kept; the flag turns true when somebody else has it.
+    pub(super) fn enter(&self, id: EntryId, deliveries: u64) -> Arc<AtomicBool> {
+        let lost = Arc::new(AtomicBool::new(false));
+        let lease = Lease { deliveries, touched: Instant::now(), renewed: false, lost: Arc::clone(&lost) };
+        self.held().insert(id, lease);
+        lost
+    }
+
+    /// Whether the entry was ever renewed, and so has a delivery record.
+    pub(super) fn was_renewed(&self, id: &EntryId) -> bool {
+        self.held().get(id).is_some_and(|lease| lease.renewed)
+    }
+
+    pub(super) fn remove(&self, id: &EntryId) {
+        self.held().remove(id);
+    }
+
+    /// Renews for ever what is due, at the latest a third of the lease after it was touched.
+    pub(super) async fn keep(&self, stream: &TaskStream, link: &mut Link) {
+        let tick = self.lease / 6;
+        loop {
+            tokio::time::sleep(tick).await;
+            let due = self.due(tick);
+            for batch in due.chunks(BATCH) {
+                let asked = Instant::now();
+                match stream.renew(link, batch).await {
+                    Ok(verdicts) => self.note(stream, batch, &verdicts, asked),
+                    // The next tick tries again, several times before anybody may take over.
+                    Err(e) => tracing::debug!(error = %e, "could not renew leases"),
+                }
+            }
+        }
+    }
+
+    fn due(&self, age: Duration) -> Vec<(EntryId, u64)> {
+        let held = self.held();
+        let due = held.iter().filter(|(_, lease)| lease.touched.elapsed() >= age);
+        due.filter(|(_, lease)| !lease.lost.load(Ordering::Relaxed))
+            .map(|(id, lease)| (id.clone(), lease.deliveries))
+            .collect()
+    }
+
+    fn note(&self, stream: &TaskStream, batch: &[(EntryId, u64)], verdicts: &[Verdict], asked: Instant) {
+        let mut held = self.held();
+        for ((id, deliveries), verdict) in batch.iter().zip(verdicts) {
+            let Some(lease) = held.get_mut(id).filter(|lease| lease.deliveries == *deliveries) else { continue };
+            match verdict {
+                Verdict::Done => {
+                    lease.touched = asked;
+                    lease.renewed = true;
+                }
+                Verdict::Fenced => {
+                    lease.lost.store(true, Ordering::Relaxed);
+                    tracing::warn!(stream = %stream.stream(), entry = %id, "somebody else took a running task over");
+                }
+                // Finished a moment ago, most likely.
+                Verdict::Gone | Verdict::Refused(_) => {}
+            }
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<EntryId, Lease>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

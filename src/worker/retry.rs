@@ -1,0 +1,60 @@
+//! When to try Redis again after trouble: soon, then less and less often.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::redis_streams::tasks::LinkError;
+
+const FIRST: Duration = Duration::from_millis(50);
+const LAST: Duration = Duration::from_secs(2);
+
+/// The pause after the latest failure, and how long the next one would be.
+#[derive(Debug)]
+pub(super) struct Retry {
+    delay: Duration,
+    until: Option<Instant>,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { delay: FIRST, until: None }
+    }
+}
+
+impl Retry {
+    /// Begins a pause, unless one is under way; the first failure of a row is logged.
+    pub(super) fn failed(&mut self, doing: &str, error: &LinkError) {
+        if self.until.is_some() {
+            return;
+        }
+        if self.delay == FIRST {
+            tracing::warn!(%error, "trouble while {doing}; trying again until it is over");
+        }
+        self.until = Some(Instant::now() + self.delay);
+        self.delay = LAST.min(self.delay * 2);
+    }
+
+    /// The trouble is over.
+    pub(super) fn succeeded(&mut self) {
+        if self.delay != FIRST && self.until.is_none() {
+            tracing::info!("Redis works again");
+            self.delay = FIRST;
+        }
+    }
+
+    /// Whether a pause is under way.
+    pub(super) fn waits(&self) -> bool {
+        self.until.is_some()
+    }
+
+    /// The end of the pause.
+    pub(super) fn until(&self) -> Instant {
+        self.until.unwrap_or_else(Instant::now)
+    }
+
+    /// The pause is over; what comes of the next try decides.
+    pub(super) fn expire(&mut self) {
+        self.until = None;
+    }
+}

@@ -1,0 +1,161 @@
+//! The engine's search for tasks that somebody lost: dead owners', and its own.
+//!
+//! A sweep walks over everything idle in pages, within a time budget, and goes on where it stopped;
+//! so slow live tasks, however many, only delay it. It takes what there are permits for, and comes
+//! back for the rest as soon as one is free.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::engine::Engine;
+use super::task::{Done, Task, TaskFailed};
+use crate::contract::Name;
+use crate::redis_streams::tasks::{Claim, Claimed, LinkError, Overdue, Taken};
+
+/// Entries looked at in one command.
+const PAGE: usize = 200;
+/// How long a sweep may keep the engine from its other work.
+const BUDGET: Duration = Duration::from_millis(500);
+/// The pause before a sweep that ran out of budget goes on.
+const BREATH: Duration = Duration::from_millis(100);
+
+/// When the next sweep is due, and where it begins.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    due: Instant,
+    from: String,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { due: Instant::now(), from: START.to_owned() }
+    }
+}
+
+const START: &str = "-";
+
+impl Sweep {
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.due <= Instant::now()
+    }
+
+    fn resume(&mut self, from: String, after: Duration) {
+        self.from = from;
+        self.due = Instant::now() + after;
+    }
+}
+
+impl<H, F> Engine<H>
+where
+    H: Fn(Task) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
+{
+    /// Takes over what is lost, as far as there are permits and time.
+    pub(super) async fn sweep(&mut self) {
+        // A tenth earlier or later each time, so that workers started together do not stay together.
+        let spread = self.random() % 200;
+        let interval =
+            self.settings.reclaim_interval.mul_f64(0.9 + f64::from(u8::try_from(spread).unwrap_or(0)) / 1000.0);
+        let from = std::mem::replace(&mut self.sweep.from, START.to_owned());
+        self.sweep.due = Instant::now() + interval;
+        if let Err(e) = self.search(from).await {
+            self.retry.failed("looking for lost tasks", &e);
+        }
+        self.vitals.set_in_flight(self.held.len());
+    }
+
+    async fn search(&mut self, mut from: String) -> Result<(), LinkError> {
+        let started = Instant::now();
+        let mut left = self.settings.reclaim_max_batch;
+        let (lease, floor) = (self.settings.lease, self.settings.floor);
+
+        let most = self.held.len() + PAGE;
+        let mut lost = self.stream.overdue(&mut self.link, lease, START, most, true).await?;
+        lost.retain(|entry| !self.held.contains_key(&entry.id));
+        if self.take(&lost, lease, &mut left).await?.is_some() {
+            self.sweep.resume(from, Duration::ZERO);
+            return Ok(());
+        }
+
+        let mut alive: HashMap<Name, bool> = HashMap::new();
+        loop {
+            let page = self.stream.overdue(&mut self.link, floor, &from, PAGE, false).await?;
+            let full = page.len() == PAGE;
+            let next = page.last().map(|entry| format!("({}", entry.id));
+            let mut unknown: Vec<&Name> = page.iter().map(|entry| &entry.owner).collect();
+            unknown.sort_unstable();
+            unknown.dedup();
+            unknown.retain(|owner| *owner != self.stream.consumer() && !alive.contains_key(*owner));
+            let found = self.stream.alive(&mut self.link, unknown).await?;
+            alive.extend(found);
+            let orphans: Vec<Overdue> =
+                page.into_iter().filter(|entry| alive.get(&entry.owner) == Some(&false)).collect();
+            if let Some(first_left) = self.take(&orphans, floor, &mut left).await? {
+                self.sweep.resume(first_left.to_string(), Duration::ZERO);
+                return Ok(());
+            }
+            match next {
+                Some(next) if full => from = next,
+                _ => return Ok(()),
+            }
+            if started.elapsed() > BUDGET {
+                self.sweep.resume(from, BREATH);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes these over while there are permits; gives the first for which there was none.
+    async fn take<'a>(
+        &mut self,
+        mut entries: &'a [Overdue],
+        min_idle: Duration,
+        left: &mut usize,
+    ) -> Result<Option<&'a crate::redis_streams::tasks::EntryId>, LinkError> {
+        let rules = Claim { min_idle, delivery_limit: self.settings.delivery_limit };
+        while let Some(first) = entries.first() {
+            let room = self.free().min(*left);
+            if room == 0 {
+                return Ok(Some(&first.id));
+            }
+            let (now, later) = entries.split_at(room.min(entries.len()));
+            entries = later;
+            for claimed in self.stream.claim(&mut self.link, now, rules).await? {
+                if self.claimed(claimed) {
+                    *left -= 1;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Starts what was taken over; true when a permit was used for it.
+    fn claimed(&mut self, claimed: Claimed) -> bool {
+        let stream = self.stream.stream();
+        match claimed {
+            Claimed::Taken(Taken { entry, deliveries, age }) => {
+                tracing::info!(%stream, entry = %entry.id, deliveries, "took over a lost task");
+                self.start(entry, deliveries, age);
+                return true;
+            }
+            Claimed::Buried { id, deliveries } => {
+                tracing::error!(%stream, entry = %id, deliveries, "delivered too often; it is a dead letter now");
+            }
+            Claimed::Vanished(id) => {
+                tracing::warn!(%stream, entry = %id, "a pending entry had been deleted; nothing is left to do");
+            }
+            Claimed::Spared(_) => {}
+            Claimed::Refused(id, error) => {
+                tracing::error!(%stream, entry = %id, %error, "delivered too often, and cannot be buried");
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,220 @@
+//! Reading, permits, the heartbeat, and a Redis that is not as it should be.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use redis::Value;
+use shepherd_monitor::worker::{Done, TaskFailed, Worker, Workflow};
+use tokio::sync::{Notify, Semaphore};
+
+use super::*;
+use crate::support::proxy::Proxy;
+
+#[tokio::test]
+async fn a_task_goes_along_its_workflow_and_leaves_nothing_behind() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..50 {
+        let through = workflow(&["a", "b"]);
+        let fields = [("query_id", format!("q{n}")), ("workflow", through), ("else", "kept".to_owned())];
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(k, v)| (*k, v.as_str())).collect();
+        add_fields(&mut redis, "a", &fields).await;
+    }
+    let first = Running::start(quick(&server, "a").task_limit(7), done);
+    let second = Running::start(quick(&server, "b").task_limit(7), |_| async { Ok(Done::new().set("extra", "1")) });
+    reaches(&redis, "finish_query", 50).await;
+    assert_eq!((first.leave().await.in_flight, second.leave().await.in_flight), (0, 0));
+
+    let mut finished = queries(&mut redis, "finish_query").await;
+    finished.sort_by_key(|query| query[1..].parse::<u32>().unwrap());
+    assert_eq!(finished, (0..50).map(|n| format!("q{n}")).collect::<Vec<_>>());
+    for (_, fields) in entries(&mut redis, "finish_query").await {
+        assert_eq!((field(&fields, "else"), field(&fields, "extra"), field(&fields, "workflow")), ("kept", "1", "[]"));
+    }
+    assert_eq!((length(&mut redis, "a").await, length(&mut redis, "b").await), (0, 0));
+    assert_eq!((pending(&mut redis, "a").await, pending(&mut redis, "b").await), (0, 0));
+    let durations: Vec<u64> = ask!(redis, "LRANGE", "monitor:task_durations:a", 0, -1);
+    assert_eq!(durations.len(), 50);
+    let left_over: Vec<String> = ask!(redis, "KEYS", "worker:deliveries:*");
+    assert_eq!(left_over, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_handler_may_send_its_task_another_way() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["entry", "never"]).await;
+    let worker = Running::start(quick(&server, "entry"), |_| async {
+        Ok(Done::new().workflow(Workflow::through(["entry", "x", "y"])))
+    });
+    reaches(&redis, "x", 1).await;
+    assert_eq!(field(&entries(&mut redis, "x").await[0].1, "workflow"), r#"[{"id":"x"},{"id":"y"}]"#);
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn no_more_tasks_are_in_flight_than_permits() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let (gate, now, most) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let worker = Running::start(quick(&server, "a").task_limit(3), {
+        let (gate, now, most) = (gate.clone(), now.clone(), most.clone());
+        move |_| {
+            let (gate, now, most) = (gate.clone(), now.clone(), most.clone());
+            async move {
+                most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                gate.acquire().await?.forget();
+                now.fetch_sub(1, SeqCst);
+                Ok(Done::new())
+            }
+        }
+    });
+    for n in 0..20 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    for _ in 0..20 {
+        eventually("three tasks run, or all that are left", PATIENCE, || async { now.load(SeqCst) == 3 }).await;
+        assert_eq!(pending(&mut redis, "a").await, 3);
+        if length(&mut redis, "a").await == 3 {
+            break;
+        }
+        let before = length(&mut redis, "a").await;
+        gate.add_permits(1);
+        reaches(&redis, "a", before - 1).await;
+    }
+    gate.add_permits(3);
+    reaches(&redis, "finish_query", 20).await;
+    assert_eq!(most.load(SeqCst), 3);
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn the_heartbeat_is_there_before_the_first_task_and_tells_what_runs() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["a"]).await;
+    let (seen, go) = (Seen::default(), Arc::new(Notify::new()));
+    let beats = {
+        let (seen, go, url) = (seen.clone(), go.clone(), server.url());
+        Running::start(quick(&server, "a").task_limit(4), move |task| {
+            let (seen, go, url) = (seen.clone(), go.clone(), url.clone());
+            async move {
+                let mut redis = crate::support::redis::connection(&url, PATIENCE).await?;
+                let keys: Vec<String> = redis::cmd("KEYS").arg("worker:heartbeat:a:*").query_async(&mut redis).await?;
+                if keys.len() != 1 {
+                    return Err(TaskFailed::new("no heartbeat before the first task"));
+                }
+                seen.note(&task);
+                go.notified().await;
+                Ok(Done::new())
+            }
+        })
+    };
+    eventually("the task runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+    let consumer = seen.tasks()[0].fence().consumer.to_text();
+    assert!(consumer.len() == 8 && consumer.bytes().all(|b| b.is_ascii_hexdigit()), "{consumer}");
+    let key = format!("worker:heartbeat:a:{consumer}");
+    let json: String = ask!(redis, "GET", &key);
+    let beat = shepherd_monitor::contract::Heartbeat::parse(key.as_bytes(), json.as_bytes()).unwrap();
+    assert_eq!((beat.task_limit, beat.draining), (4, false));
+    let ttl: u64 = ask!(redis, "PTTL", &key);
+    assert!((1..=15_000).contains(&ttl), "{ttl}");
+    go.notify_one();
+    beats.leave().await;
+    let marker: String = ask!(redis, "GET", format!("worker:shutdown:a:{consumer}"));
+    assert!(marker.contains(r#""signum":15"#) && marker.contains(r#""in_flight":0"#), "{marker}");
+    let heartbeat: Option<String> = ask!(redis, "GET", &key);
+    assert_eq!(heartbeat, None);
+}
+
+#[tokio::test]
+async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
+    let server = TestRedis::start();
+    let proxy = Proxy::to(server.port());
+    proxy.cut();
+    let worker = quick(&server, "a").redis_url(server.url_through(proxy.port()));
+    let worker = Running::start(worker, done);
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["a"]).await;
+    proxy.pass();
+    reaches(&redis, "finish_query", 1).await;
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_under_a_worker_is_made_again() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let worker = Running::start(quick(&server, "a"), done);
+    for round in 1..=3 {
+        add(&mut redis, "q", &["a"]).await;
+        reaches(&redis, "finish_query", round).await;
+        let _: Value = ask!(redis, "DEL", "a");
+    }
+    let _: Value = ask!(redis, "FLUSHALL");
+    add(&mut redis, "q", &["a"]).await;
+    reaches(&redis, "finish_query", 1).await;
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_cannot_serve_a_worker_is_told_in_words() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let _: Value = ask!(redis, "SET", "text", "x");
+    let told = quick(&server, "text").run_until(std::future::pending(), done).await.unwrap_err().to_string();
+    assert!(told.contains("the key of that name is no stream") && told.contains("text"), "{told}");
+
+    let _: Value = ask!(redis, "ACL", "SETUSER", "poor", "on", ">x", "~*", "+@all", "-@scripting");
+    let url = format!("redis://poor:x@127.0.0.1:{}/", server.port());
+    let told = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("script") && told.contains("NOPERM") && !told.contains(":x@"), "{told}");
+
+    let url = format!("redis://nobody:x@127.0.0.1:{}/", server.port());
+    let told = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
+    let told = told.unwrap_err().to_string();
+    assert!(told.contains("password"), "{told}");
+}
+
+#[tokio::test]
+async fn nothing_is_read_while_the_stream_that_follows_is_too_long() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..20 {
+        add(&mut redis, &format!("old{n}"), &["b"]).await;
+    }
+    for n in 0..5 {
+        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+    }
+    let worker = Running::start(quick(&server, "a").task_limit(1).back_off_above(10), done);
+    // One task tells it where tasks go.
+    reaches(&redis, "b", 21).await;
+    // Nothing happens, for longer than it takes to measure several times.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (4, 0));
+    let _: Value = ask!(redis, "XTRIM", "b", "MAXLEN", 0);
+    reaches(&redis, "b", 4).await;
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_nothing_reads_its_settings_from_the_environment() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["a"]).await;
+    let port = server.port().to_string();
+    let builder = Worker::builder("a").unwrap().environment(move |name| match name {
+        "REDIS_HOST" => Some("127.0.0.1".to_owned()),
+        "REDIS_PORT" => Some(port.clone()),
+        "TASK_LIMIT" => Some("9".to_owned()),
+        _ => None,
+    });
+    let worker = Running::start(builder, done);
+    reaches(&redis, "finish_query", 1).await;
+    let keys: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+    let json: String = ask!(redis, "GET", &keys[0]);
+    assert!(json.contains(r#""task_limit":9"#), "{json}");
+    worker.leave().await;
+}

@@ -1,0 +1,144 @@
+//! Leaving: SIGTERM, what is finished, what is given back, what the marker says.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use shepherd_monitor::worker::Done;
+use tokio::sync::Notify;
+
+use super::process::WorkerProcess;
+use super::*;
+
+/// The one marker of a stream, once it is there.
+async fn marker(redis: &MultiplexedConnection, stream: &str) -> serde_json::Value {
+    eventually("a marker is left", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move {
+            let keys: Vec<String> = ask!(redis, "KEYS", format!("worker:shutdown:{stream}:*"));
+            let json: Option<String> = match keys.first() {
+                Some(key) => ask!(redis, "GET", key),
+                None => None,
+            };
+            json.map(|json| serde_json::from_str(&json).unwrap())
+        }
+    })
+    .await
+}
+
+async fn running(redis: &MultiplexedConnection, stream: &str, count: usize) {
+    eventually(&format!("{count} tasks run"), PATIENCE, || {
+        let mut redis = redis.clone();
+        async move { pending(&mut redis, stream).await == count }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_terminated_worker_finishes_what_runs_takes_nothing_new_and_exits() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let worker = WorkerProcess::start(&server.url(), "a", &[("TASK_LIMIT", "3"), ("TEST_WORK_MS", "1500")]);
+    for n in 0..3 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    running(&redis, "a", 3).await;
+    worker.send("TERM");
+    eventually("it says that it is draining", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move {
+            let keys: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+            let json: String = ask!(redis, "GET", &keys[0]);
+            json.contains(r#""draining":true"#)
+        }
+    })
+    .await;
+    for n in 3..6 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    eventually("it ends", PATIENCE, || async { !worker.is_running() }).await;
+    assert!(worker.printed().contains("returned Ok(Left { in_flight: 0, running: 0 })"), "{}", worker.printed());
+    assert_eq!((queries(&mut redis, "finish_query").await.len(), pending(&mut redis, "a").await), (3, 0));
+    assert_eq!(length(&mut redis, "a").await, 3);
+    let marker = marker(&redis, "a").await;
+    assert_eq!((&marker["signum"], &marker["in_flight"]), (&15.into(), &0.into()));
+    let beats: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+    assert_eq!(beats, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_worker_whose_time_is_up_leaves_the_rest_and_says_how_many() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for blocks in [false, true] {
+        let _: Value = ask!(redis, "FLUSHALL");
+        let mut settings = vec![("TASK_LIMIT", "2"), ("TEST_WORK_MS", "60000"), ("WORKER_DRAIN_TIMEOUT_SEC", "0.3")];
+        if blocks {
+            settings.push(("TEST_BLOCKS", "1"));
+        }
+        let worker = WorkerProcess::start(&server.url(), "a", &settings);
+        for n in 0..2 {
+            add(&mut redis, &format!("q{n}"), &["a"]).await;
+        }
+        running(&redis, "a", 2).await;
+        let asked = Instant::now();
+        worker.send("TERM");
+        let marker = marker(&redis, "a").await;
+        eventually("it ends", PATIENCE, || async { !worker.is_running() }).await;
+        assert!(asked.elapsed() < Duration::from_secs(10), "blocks: {blocks}, took {:?}", asked.elapsed());
+        assert_eq!(marker["in_flight"], 2);
+        assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (2, 2));
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_process_at_once() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let worker = WorkerProcess::start(&server.url(), "a", &[("TEST_WORK_MS", "60000")]);
+    add(&mut redis, "q", &["a"]).await;
+    running(&redis, "a", 1).await;
+    worker.send("TERM");
+    eventually("it has heard", PATIENCE, || async { worker.printed().contains("asked to leave") }).await;
+    assert!(worker.is_running());
+    worker.send("INT");
+    eventually("it ends", Duration::from_secs(3), || async { !worker.is_running() }).await;
+    assert!(!worker.printed().contains("returned"));
+}
+
+#[tokio::test]
+async fn a_leaving_worker_takes_nothing_over() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let go = Arc::new(Notify::new());
+    let worker = Running::start(quick(&server, "a").task_limit(5), {
+        let go = go.clone();
+        move |_| {
+            let go = go.clone();
+            async move {
+                go.notified().await;
+                Ok(Done::new())
+            }
+        }
+    });
+    add(&mut redis, "q", &["a", "b"]).await;
+    running(&redis, "a", 1).await;
+    let leaving = tokio::spawn(worker.leave());
+    eventually("it drains", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move {
+            let keys: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+            let json: String = ask!(redis, "GET", &keys[0]);
+            json.contains(r#""draining":true"#)
+        }
+    })
+    .await;
+    add(&mut redis, "orphan", &["a", "b"]).await;
+    let ids = taken_by(&mut redis, "dead", "a", 1).await;
+    idle_for(&mut redis, "dead", "a", &ids, Duration::from_secs(600)).await;
+    // Several sweeps of a worker that does not leave.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    go.notify_one();
+    assert_eq!(leaving.await.unwrap().in_flight, 0);
+    assert_eq!((queries(&mut redis, "b").await, pending(&mut redis, "a").await), (vec!["q".to_owned()], 1));
+}

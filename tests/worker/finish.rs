@@ -1,0 +1,360 @@
+//! Forward, acknowledge, delete: all or nothing, once, and only by the owner.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::Value;
+use shepherd_monitor::contract::Name;
+use shepherd_monitor::contract::task::{Fields, Outgoing};
+use shepherd_monitor::redis_streams::tasks::{Address, EntryId, Finish, Link, TaskStream, Verdict};
+use shepherd_monitor::worker::{Done, TaskFailed};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::support::proxy::Proxy;
+
+#[tokio::test]
+async fn a_forward_that_redis_refuses_leaves_the_task_pending_until_it_works() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let _: Value = ask!(redis, "SET", "b", "no stream");
+    add(&mut redis, "q", &["a", "b"]).await;
+    let worker = Running::start(quick(&server, "a").delivery_limit(1000), done);
+    eventually("it is tried again", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move {
+            let rows = held(&mut redis, "a").await;
+            rows.len() == 1 && rows[0].deliveries >= 2
+        }
+    })
+    .await;
+    assert_eq!(length(&mut redis, "a").await, 1);
+    let _: Value = ask!(redis, "DEL", "b");
+    reaches(&redis, "b", 1).await;
+    reaches(&redis, "a", 0).await;
+    assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (1, 0));
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn what_redis_never_takes_ends_as_a_dead_letter_that_says_why() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let _: Value = ask!(redis, "SET", "b", "no stream");
+    add(&mut redis, "q", &["a", "b"]).await;
+    let worker = Running::start(quick(&server, "a").delivery_limit(2).lease(Duration::from_millis(60)), done);
+    reaches(&redis, "a:dead", 1).await;
+    let letters = entries(&mut redis, "a:dead").await;
+    assert!(field(&letters[0].1, "dead_error").contains("WRONGTYPE"), "{letters:?}");
+    assert_eq!(field(&letters[0].1, "dead_deliveries"), "3");
+    assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (0, 0));
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn a_redis_without_memory_keeps_every_task_and_every_heartbeat() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let go = Arc::new(Notify::new());
+    let worker = Running::start(quick(&server, "a").task_limit(5), {
+        let go = go.clone();
+        move |_| {
+            let go = go.clone();
+            async move {
+                go.notified().await;
+                Ok(Done::new())
+            }
+        }
+    });
+    for n in 0..5 {
+        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+    }
+    eventually("all five run", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move { pending(&mut redis, "a").await == 5 }
+    })
+    .await;
+    let _: Value = ask!(redis, "CONFIG", "SET", "maxmemory", 1);
+    go.notify_waiters();
+    // The heartbeat is written every five seconds: one of them falls into this time.
+    let keys: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+    let lower: u64 = ask!(redis, "PTTL", &keys[0]);
+    eventually("the heartbeat is prolonged", PATIENCE, || {
+        let (mut redis, key) = (redis.clone(), keys[0].clone());
+        async move {
+            let now: u64 = ask!(redis, "PTTL", &key);
+            now > lower
+        }
+    })
+    .await;
+    assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (0, 5));
+    let _: Value = ask!(redis, "CONFIG", "SET", "maxmemory", 0);
+    reaches(&redis, "b", 5).await;
+    assert_eq!(worker.leave().await.in_flight, 0);
+    assert_eq!((length(&mut redis, "b").await, length(&mut redis, "a").await), (5, 0));
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_a_redis_without_memory_still_leaves_its_marker() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["a"]).await;
+    let worker = Running::start(quick(&server, "a"), done);
+    reaches(&redis, "finish_query", 1).await;
+    let _: Value = ask!(redis, "CONFIG", "SET", "maxmemory", 1);
+    worker.leave().await;
+    let markers: Vec<String> = ask!(redis, "KEYS", "worker:shutdown:a:*");
+    let beats: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+    assert_eq!((markers.len(), beats.len()), (1, 0));
+}
+
+#[tokio::test]
+async fn a_lost_reply_neither_loses_a_task_nor_passes_it_on_twice() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let proxy = Proxy::to(server.port());
+    let go = Arc::new(Notify::new());
+    let worker = Running::start(quick(&server, "a").task_limit(10).redis_url(server.url_through(proxy.port())), {
+        let go = go.clone();
+        move |_| {
+            let go = go.clone();
+            async move {
+                go.notified().await;
+                Ok(Done::new())
+            }
+        }
+    });
+    for n in 0..10 {
+        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+    }
+    eventually("all ten run", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move { pending(&mut redis, "a").await == 10 }
+    })
+    .await;
+    proxy.swallow_replies();
+    go.notify_waiters();
+    eventually("Redis has done it, and the worker does not hear of it", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move { length(&mut redis, "b").await > 0 }
+    })
+    .await;
+    proxy.cut();
+    proxy.pass();
+    reaches(&redis, "b", 10).await;
+    assert_eq!(worker.leave().await.in_flight, 0);
+    let mut forwarded = queries(&mut redis, "b").await;
+    forwarded.sort();
+    assert_eq!(forwarded, (0..10).map(|n| format!("q{n}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_entry_stays_until_the_other_group_is_done_with_it() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let _: Value = ask!(redis, "XGROUP", "CREATE", "a", "unread", "0", "MKSTREAM");
+    let _: Value = ask!(redis, "XGROUP", "CREATE", "a", "holding", "0");
+    for n in 0..12 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let _: Value = ask!(redis, "XREADGROUP", "GROUP", "holding", "x", "COUNT", 8, "STREAMS", "a", ">");
+    let worker = Running::start(quick(&server, "a").task_limit(4), done);
+    reaches(&redis, "finish_query", 12).await;
+    assert_eq!(length(&mut redis, "a").await, 12);
+    worker.leave().await;
+
+    // Both read all, one acknowledges all, the other all but the last two.
+    for group in ["unread", "holding"] {
+        let _: Value = ask!(redis, "XREADGROUP", "GROUP", group, "x", "STREAMS", "a", ">");
+    }
+    let ids: Vec<String> = entries(&mut redis, "a").await.into_iter().map(|(id, _)| id).collect();
+    let _: Value = ask!(redis, "XACK", "a", "unread", &ids);
+    let _: Value = ask!(redis, "XACK", "a", "holding", &ids[..10]);
+    let _: Value = ask!(redis, "XGROUP", "SETID", "a", "consumer", "0");
+    let again = Running::start(quick(&server, "a").task_limit(4), done);
+    reaches(&redis, "finish_query", 24).await;
+    again.leave().await;
+    let left: Vec<String> = entries(&mut redis, "a").await.into_iter().map(|(id, _)| id).collect();
+    assert_eq!(left, ids[10..]);
+}
+
+#[tokio::test]
+async fn a_fenced_worker_changes_no_stream() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let id = add(&mut redis, "q", &["a", "b"]).await;
+    let (go, seen) = (Arc::new(Notify::new()), Seen::default());
+    let worker = Running::start(quick(&server, "a"), {
+        let (go, seen) = (go.clone(), seen.clone());
+        move |task| {
+            let (go, seen) = (go.clone(), seen.clone());
+            async move {
+                seen.note(&task);
+                go.notified().await;
+                Ok(Done::new())
+            }
+        }
+    });
+    eventually("it runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &id);
+    eventually("the handler can see it", PATIENCE, || async { seen.tasks()[0].is_lost() }).await;
+    go.notify_one();
+    worker.leave().await;
+    assert_eq!((length(&mut redis, "a").await, length(&mut redis, "b").await), (1, 0));
+    let rows = held(&mut redis, "a").await;
+    assert_eq!((rows[0].owner.as_str(), rows[0].deliveries), ("thief", 2));
+}
+
+#[tokio::test]
+async fn each_task_of_a_batch_has_a_fate_of_its_own() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let _: Value = ask!(redis, "SET", "text", "x");
+    for n in 0..6 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let ids = taken_by(&mut redis, "me", "a", 6).await;
+    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &ids[1]);
+    let _: Value = ask!(redis, "XACK", "a", "consumer", &ids[2]);
+    // Back and forth: the same owner, a later delivery.
+    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &ids[3], "JUSTID");
+    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "me", 0, &ids[3]);
+
+    let stream = TaskStream::new(Name::from("a"), Name::from("consumer"), Name::from("me"));
+    let mut link = Link::new(Address::from_url("url", &server.url()).unwrap(), PATIENCE);
+    let fields: Arc<Fields> = Arc::new([("query_id", "x")].into_iter().collect());
+    let tasks: Vec<Finish> = ids
+        .iter()
+        .enumerate()
+        .map(|(n, id)| Finish {
+            id: EntryId::from(id.as_str()),
+            deliveries: 1,
+            outgoing: Some(Outgoing::new(Name::from(if n == 4 { "text" } else { "b" }), Arc::clone(&fields))),
+            duration: Some(Duration::from_millis(5)),
+            recorded: true,
+        })
+        .collect();
+    let mut verdicts = stream.finish(&mut link, &tasks, None).await.unwrap().verdicts;
+    let refused = verdicts.remove(4);
+    assert!(matches!(&refused, Verdict::Refused(e) if e.code() == "WRONGTYPE" && !e.may_pass()), "{refused:?}");
+    use Verdict::{Done, Fenced, Gone};
+    assert_eq!(verdicts, [Done, Fenced, Gone, Fenced, Done]);
+    assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (2, 3));
+
+    // Asking again, as after a lost reply, changes nothing.
+    let again = stream.finish(&mut link, &tasks, None).await.unwrap().verdicts;
+    assert_eq!((&again[0], &again[5]), (&Gone, &Gone));
+    assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (2, 3));
+}
+
+#[tokio::test]
+async fn failed_panicking_and_malformed_tasks_end_in_finish_query_and_harm_nobody_else() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for query in ["good1", "fails", "panics", "good2"] {
+        add(&mut redis, query, &["a", "b"]).await;
+    }
+    add_fields(&mut redis, "a", &[("query_id", "no workflow")]).await;
+    add_fields(&mut redis, "a", &[("query_id", "bad json"), ("workflow", "[{")]).await;
+    add_fields(&mut redis, "a", &[("query_id", "bad meta"), ("workflow", "[]"), ("metadata", "{")]).await;
+    add(&mut redis, "good3", &["a", "b"]).await;
+    let worker = Running::start(quick(&server, "a").task_limit(2), |task| async move {
+        match task.query_id() {
+            Some("fails") => Err(std::io::Error::other("disk on fire"))?,
+            Some("panics") => panic!("not my day"),
+            _ => Ok(Done::new()),
+        }
+    });
+    reaches(&redis, "finish_query", 5).await;
+    reaches(&redis, "b", 3).await;
+    worker.leave().await;
+    assert_eq!(queries(&mut redis, "b").await, ["good1", "good2", "good3"]);
+    for (_, fields) in entries(&mut redis, "finish_query").await {
+        let reason = match field(&fields, "query_id") {
+            "fails" => "disk on fire",
+            "panics" => "not my day",
+            "no workflow" => "no workflow field",
+            "bad json" => "not JSON",
+            "bad meta" => "metadata",
+            other => panic!("{other} failed"),
+        };
+        assert!(field(&fields, "error").contains(reason), "{fields:?}");
+        assert_eq!((field(&fields, "status"), field(&fields, "workflow")), ("ERROR", "[]"));
+    }
+    assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (0, 0));
+}
+
+#[tokio::test]
+async fn what_fails_on_finish_query_is_a_dead_letter_and_never_comes_back() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add_fields(&mut redis, "finish_query", &[("query_id", "q"), ("workflow", "[]")]).await;
+    let worker =
+        Running::start(quick(&server, "finish_query"), |_| async { Err(TaskFailed::new("the table is locked")) });
+    reaches(&redis, "finish_query:dead", 1).await;
+    reaches(&redis, "finish_query", 0).await;
+    worker.leave().await;
+    let (_, letter) = &entries(&mut redis, "finish_query:dead").await[0];
+    assert_eq!((field(letter, "query_id"), field(letter, "dead_error")), ("q", "the table is locked"));
+}
+
+#[tokio::test]
+async fn a_task_continues_its_trace_from_stream_to_stream() {
+    const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let otel = format!(r#"{{"traceparent":"00-{TRACE}-00f067aa0ba902b7-01","tracestate":"x=1"}}"#);
+    let through = workflow(&["a", "b"]);
+    add_fields(&mut redis, "a", &[("query_id", "q"), ("workflow", &through), ("otel", &otel)]).await;
+    let seen = Seen::default();
+    let worker = Running::start(quick(&server, "a"), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            async { Ok(Done::new()) }
+        }
+    });
+    reaches(&redis, "b", 1).await;
+    worker.leave().await;
+    let task = &seen.tasks()[0];
+    let (trace, span) = task.trace().unwrap();
+    assert_eq!((trace.trace_id(), trace.parent()), (TRACE, "00f067aa0ba902b7"));
+    let (_, next) = &entries(&mut redis, "b").await[0];
+    let sent: serde_json::Value = serde_json::from_str(field(next, "otel")).unwrap();
+    assert_eq!(sent["traceparent"], format!("00-{TRACE}-{span:016x}-01"));
+    assert_eq!(sent["tracestate"], "x=1");
+}
+
+#[tokio::test]
+async fn the_idempotency_key_is_the_same_for_each_delivery_and_another_for_each_hop() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let id = add(&mut redis, "q", &["a", "b"]).await;
+    let seen = Seen::default();
+    let stuck = Running::start(quick(&server, "a"), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            std::future::pending()
+        }
+    });
+    eventually("it runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+    stuck.crash().await;
+    let dead = seen.tasks()[0].fence().consumer.to_text();
+    let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{dead}"));
+    let note = |seen: Seen| {
+        move |task: Task| {
+            seen.note(&task);
+            async { Ok(Done::new()) }
+        }
+    };
+    let first = Running::start(quick(&server, "a"), note(seen.clone()));
+    let second = Running::start(quick(&server, "b"), note(seen.clone()));
+    reaches(&redis, "finish_query", 1).await;
+    first.leave().await;
+    second.leave().await;
+    let seen = seen.tasks();
+    let keys: Vec<String> = seen.iter().map(|task| task.idempotency_key().to_string()).collect();
+    assert_eq!(keys, [format!("a/{id}/0"), format!("a/{id}/0"), format!("a/{id}/1")]);
+    assert_eq!(seen.iter().map(|task| task.fence().deliveries).collect::<Vec<_>>(), [1, 2, 1]);
+}

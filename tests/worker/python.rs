@@ -1,0 +1,142 @@
+//! A Python worker, written from the contract alone, in the same group.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use redis::Value;
+use shepherd_monitor::worker::Done;
+
+use super::*;
+use crate::support::python::Python;
+
+const WORKER: &str = include_str!("../python/worker.py");
+
+fn python(server: &TestRedis, stream: &str, work_seconds: &str, floor_seconds: &str) -> Python {
+    Python::start(WORKER, &[&server.port().to_string(), stream, work_seconds, floor_seconds])
+}
+
+async fn name_of(python: &Python) -> String {
+    eventually("the Python worker says its name", PATIENCE, || async {
+        let printed = python.printed();
+        printed.lines().find_map(|line| line.strip_prefix("consumer ").map(str::to_owned)).ok_or(printed)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn rust_and_python_workers_share_the_tasks_of_a_group() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let python = python(&server, "a", "0.002", "60");
+    name_of(&python).await;
+    let seen = Seen::default();
+    let rust = Running::start(quick(&server, "a").task_limit(2), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            async {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                Ok(Done::new())
+            }
+        }
+    });
+    for n in 0..300 {
+        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+    }
+    reaches(&redis, "b", 300).await;
+    rust.leave().await;
+    let by_python = python.printed().lines().filter(|line| line.starts_with("done")).count();
+    assert!(by_python > 0 && !seen.tasks().is_empty(), "all went to one of the two");
+    let forwarded = queries(&mut redis, "b").await;
+    assert_eq!(forwarded.iter().collect::<HashSet<_>>().len(), 300);
+    assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (0, 0));
+    // Both write what the other's next stream needs.
+    for (_, fields) in entries(&mut redis, "b").await {
+        let left: serde_json::Value = serde_json::from_str(field(&fields, "workflow")).unwrap();
+        assert_eq!(left, serde_json::json!([{"id": "b"}]));
+    }
+}
+
+#[tokio::test]
+async fn a_rust_worker_takes_over_what_a_killed_python_worker_had() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let python = python(&server, "a", "600", "60");
+    let name = name_of(&python).await;
+    for n in 0..4 {
+        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+    }
+    eventually("Python runs all four", PATIENCE, || async {
+        python.printed().lines().filter(|line| line.starts_with("start")).count() == 4
+    })
+    .await;
+    let rust = Running::start(quick(&server, "a").task_limit(4), done);
+    // Its heartbeat protects it, however long it takes.
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (0, 4));
+    python.send("KILL");
+    let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{name}"));
+    reaches(&redis, "b", 4).await;
+    rust.leave().await;
+    assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (0, 0));
+}
+
+#[tokio::test]
+async fn a_python_worker_takes_over_what_a_crashed_rust_worker_had() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let seen = Seen::default();
+    let rust = Running::start(quick(&server, "a").task_limit(3), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            std::future::pending()
+        }
+    });
+    for n in 0..3 {
+        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+    }
+    eventually("Rust runs all three", PATIENCE, || async { seen.tasks().len() == 3 }).await;
+    let python = python(&server, "a", "0", "0.5");
+    name_of(&python).await;
+    // Heartbeat and lease protect it.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (0, 3));
+    let name = seen.tasks()[0].fence().consumer.to_text();
+    rust.crash().await;
+    let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{name}"));
+    reaches(&redis, "b", 3).await;
+    let reclaimed = python.printed().lines().filter(|line| line.ends_with(&format!("from {name}"))).count();
+    assert_eq!((reclaimed, length(&mut redis, "a").await, pending(&mut redis, "a").await), (3, 0, 0));
+    python.send("TERM");
+    eventually("Python leaves", PATIENCE, || async { !python.is_running() }).await;
+}
+
+#[tokio::test]
+async fn what_python_took_over_meanwhile_is_left_alone() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let (go, seen) = (std::sync::Arc::new(tokio::sync::Notify::new()), Seen::default());
+    // A lease so long that nothing renews it here, as if the whole process had been stopped.
+    let builder = quick(&server, "a").reclaim_min_idle(Duration::from_secs(600)).lease(Duration::from_secs(600));
+    let rust = Running::start(builder, {
+        let (go, seen) = (go.clone(), seen.clone());
+        move |task| {
+            let (go, seen) = (go.clone(), seen.clone());
+            async move {
+                seen.note(&task);
+                go.notified().await;
+                Ok(Done::new())
+            }
+        }
+    });
+    add(&mut redis, "q", &["a", "b"]).await;
+    eventually("Rust runs it", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+    let name = seen.tasks()[0].fence().consumer.to_text();
+    let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{name}"));
+    let python = python(&server, "a", "600", "0.3");
+    eventually("Python has it", PATIENCE, || async { python.printed().contains("reclaimed") }).await;
+    go.notify_one();
+    rust.leave().await;
+    assert_eq!((length(&mut redis, "b").await, held(&mut redis, "a").await[0].deliveries), (0, 2));
+}

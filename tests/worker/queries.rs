@@ -1,0 +1,91 @@
+//! The rows of queries and callbacks.
+
+use diesel_async::{AsyncConnection, AsyncPgConnection};
+use shepherd_monitor::worker::queries::{Finished, NewQuery, add_callback, add_query, finish_query};
+
+use crate::support::postgres::TestDatabase;
+
+/// The fleet's two tables, as the contract describes them.
+pub(super) const TABLES: &str = "
+    CREATE TABLE shepherd_brain (
+        qid varchar(255) PRIMARY KEY, start_time timestamp, stop_time timestamp, submitter text, remote_ip text,
+        domain text, hostname text, response_id text, callback_url text, state text, status text, description text);
+    CREATE TABLE callbacks (
+        query_id varchar(255) REFERENCES shepherd_brain (qid), callback_id varchar(255), otel_trace varchar(255));";
+
+async fn connections() -> (TestDatabase, AsyncPgConnection, tokio_postgres::Client) {
+    let database = TestDatabase::create();
+    let sql = database.connect().await;
+    sql.batch_execute(TABLES).await.unwrap();
+    let connection = AsyncPgConnection::establish(&database.url()).await.unwrap();
+    (database, connection, sql)
+}
+
+async fn row(sql: &tokio_postgres::Client, qid: &str) -> (String, Option<String>, Option<String>, bool) {
+    let select = "SELECT state, status, domain, stop_time IS NULL FROM shepherd_brain WHERE qid = $1";
+    let row = sql.query_one(select, &[&qid]).await.unwrap();
+    (row.get(0), row.get(1), row.get(2), row.get(3))
+}
+
+async fn callbacks(sql: &tokio_postgres::Client) -> i64 {
+    sql.query_one("SELECT count(*) FROM callbacks", &[]).await.unwrap().get(0)
+}
+
+#[tokio::test]
+async fn a_query_is_written_once_and_finished_once_with_its_callbacks() {
+    let (_database, mut connection, sql) = connections().await;
+    let query = NewQuery { qid: "q", submitter: Some("someone"), ..NewQuery::default() };
+    assert!(add_query(&mut connection, &query, "aragorn").await.unwrap());
+    assert!(!add_query(&mut connection, &query, "bte").await.unwrap());
+    assert_eq!(row(&sql, "q").await, ("QUEUED".to_owned(), None, Some("aragorn".to_owned()), true));
+    let fresh = "SELECT start_time BETWEEN localtimestamp - interval '1 min' AND localtimestamp FROM shepherd_brain";
+    assert!(sql.query_one(fresh, &[]).await.unwrap().get::<_, bool>(0));
+
+    add_query(&mut connection, &NewQuery { qid: "other", ..NewQuery::default() }, "bte").await.unwrap();
+    for (query, callback) in [("q", "1"), ("q", "2"), ("other", "3")] {
+        add_callback(&mut connection, query, callback, None).await.unwrap();
+    }
+    assert_eq!(finish_query(&mut connection, "q", "OK").await.unwrap(), Finished::Now);
+    assert_eq!(
+        row(&sql, "q").await,
+        ("COMPLETED".to_owned(), Some("OK".to_owned()), Some("aragorn".to_owned()), false)
+    );
+    assert_eq!(callbacks(&sql).await, 1);
+}
+
+#[tokio::test]
+async fn a_completed_query_is_never_overwritten_and_its_late_callbacks_still_go() {
+    let (_database, mut connection, sql) = connections().await;
+    add_query(&mut connection, &NewQuery { qid: "q", ..NewQuery::default() }, "aragorn").await.unwrap();
+    assert_eq!(finish_query(&mut connection, "q", "OK").await.unwrap(), Finished::Now);
+    add_callback(&mut connection, "q", "late", None).await.unwrap();
+    assert_eq!(finish_query(&mut connection, "q", "ERROR").await.unwrap(), Finished::Before);
+    assert_eq!(row(&sql, "q").await.1.as_deref(), Some("OK"));
+    assert_eq!(callbacks(&sql).await, 0);
+    assert_eq!(finish_query(&mut connection, "nobody", "OK").await.unwrap(), Finished::Unknown);
+}
+
+#[tokio::test]
+async fn a_query_that_was_given_up_may_still_complete() {
+    let (_database, mut connection, sql) = connections().await;
+    add_query(&mut connection, &NewQuery { qid: "q", ..NewQuery::default() }, "aragorn").await.unwrap();
+    sql.batch_execute("UPDATE shepherd_brain SET state = 'ABANDONED'").await.unwrap();
+    assert_eq!(finish_query(&mut connection, "q", "OK").await.unwrap(), Finished::Now);
+    assert_eq!(row(&sql, "q").await.0, "COMPLETED");
+}
+
+#[tokio::test]
+async fn of_many_who_finish_a_query_at_once_exactly_one_did_it() {
+    let (database, mut connection, _sql) = connections().await;
+    add_query(&mut connection, &NewQuery { qid: "q", ..NewQuery::default() }, "aragorn").await.unwrap();
+    let mut finishing = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let url = database.url();
+        finishing.spawn(async move {
+            let mut connection = AsyncPgConnection::establish(&url).await.unwrap();
+            finish_query(&mut connection, "q", "OK").await.unwrap()
+        });
+    }
+    let outcomes = finishing.join_all().await;
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Finished::Now).count(), 1, "{outcomes:?}");
+}

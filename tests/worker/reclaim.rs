@@ -1,0 +1,310 @@
+//! Leases, and taking over what others lost.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
+
+use redis::Value;
+use shepherd_monitor::worker::{Done, TaskFailed};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::support::proxy::Proxy;
+
+const LONG_AGO: Duration = Duration::from_secs(600);
+
+#[tokio::test]
+async fn an_orphan_behind_a_crowd_of_slow_live_tasks_is_found() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..700 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let slow = taken_by(&mut redis, "slow", "a", 650).await;
+    let orphans = taken_by(&mut redis, "dead", "a", 50).await;
+    idle_for(&mut redis, "slow", "a", &slow, LONG_AGO).await;
+    idle_for(&mut redis, "dead", "a", &orphans, LONG_AGO).await;
+    let _: Value = ask!(redis, "SET", "worker:heartbeat:a:slow", "{}");
+    let worker = Running::start(quick(&server, "a").task_limit(4), done);
+    reaches(&redis, "finish_query", 50).await;
+    worker.leave().await;
+    assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (650, 650));
+}
+
+#[tokio::test]
+async fn both_gates_are_needed() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..3 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let beating = taken_by(&mut redis, "beating", "a", 1).await;
+    let fresh = taken_by(&mut redis, "fresh", "a", 1).await;
+    let lost = taken_by(&mut redis, "lost", "a", 1).await;
+    let _: Value = ask!(redis, "SET", "worker:heartbeat:a:beating", "{}");
+    idle_for(&mut redis, "beating", "a", &beating, LONG_AGO).await;
+    idle_for(&mut redis, "lost", "a", &lost, LONG_AGO).await;
+    let floor = Duration::from_secs(300);
+    let worker = Running::start(quick(&server, "a").reclaim_min_idle(floor), done);
+    reaches(&redis, "finish_query", 1).await;
+    // Some sweeps later the two others are where they were.
+    add(&mut redis, "later", &["a"]).await;
+    reaches(&redis, "finish_query", 2).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(queries(&mut redis, "finish_query").await, ["q2", "later"]);
+    worker.leave().await;
+    let rows = held(&mut redis, "a").await;
+    let owners: Vec<(&str, &str)> = rows.iter().map(|row| (row.id.as_str(), row.owner.as_str())).collect();
+    assert_eq!(owners, [(beating[0].as_str(), "beating"), (fresh[0].as_str(), "fresh")]);
+}
+
+#[tokio::test]
+async fn a_running_task_keeps_its_lease_and_is_never_taken_over() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let (go, started) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let handler = || {
+        let (go, started) = (go.clone(), started.clone());
+        move |_| {
+            let go = go.clone();
+            started.fetch_add(1, SeqCst);
+            async move {
+                go.notified().await;
+                Ok(Done::new())
+            }
+        }
+    };
+    let workers = [0, 1].map(|_| Running::start(quick(&server, "a").task_limit(8), handler()));
+    for n in 0..8 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    eventually("all eight run", PATIENCE, || async { started.load(SeqCst) == 8 }).await;
+    // Even without the heartbeats: the lease alone says that they live.
+    let mut idlest = 0;
+    for _ in 0..20 {
+        let beats: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+        let _: Result<Value, _> = redis::cmd("DEL").arg(beats).query_async(&mut redis).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let rows = held(&mut redis, "a").await;
+        idlest = rows.iter().map(|row| row.idle_ms).max().unwrap().max(idlest);
+        assert!(rows.iter().all(|row| row.deliveries == 1), "{rows:?}");
+    }
+    assert!(idlest < 300, "idle for {idlest} ms with a floor of 300");
+    for _ in 0..8 {
+        go.notify_one();
+    }
+    reaches(&redis, "finish_query", 8).await;
+    for worker in workers {
+        worker.leave().await;
+    }
+    assert_eq!(started.load(SeqCst), 8);
+    let records: Vec<String> = ask!(redis, "KEYS", "worker:deliveries:*");
+    assert_eq!(records, Vec::<String>::new());
+}
+
+#[test]
+fn a_handler_that_blocks_its_runtime_neither_looks_dead_nor_loses_its_lease() {
+    let server = TestRedis::start();
+    let blocked = Arc::new(AtomicBool::new(false));
+    let release = Arc::new(AtomicBool::new(false));
+    let url = server.url();
+    let thread = std::thread::spawn({
+        let (blocked, release) = (blocked.clone(), release.clone());
+        let builder = quick(&server, "a");
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let (stop, stopped) = oneshot::channel();
+                let stop = std::sync::Mutex::new(Some(stop));
+                let stopped = async move { stopped.await.unwrap_or_default() };
+                builder
+                    .run_until(stopped, move |_| {
+                        blocked.store(true, SeqCst);
+                        while !release.load(SeqCst) {
+                            std::thread::sleep(Duration::from_millis(5));
+                        }
+                        let _ = stop.lock().unwrap().take().map(|stop| stop.send(None));
+                        async { Ok(Done::new()) }
+                    })
+                    .await
+                    .unwrap()
+            })
+        }
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut redis = crate::support::redis::connection(&url, PATIENCE).await.unwrap();
+        add(&mut redis, "q", &["a"]).await;
+        eventually("the handler blocks", PATIENCE, || async { blocked.load(SeqCst) }).await;
+        let beats: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+        let before: String = ask!(redis, "GET", &beats[0]);
+        eventually("the heartbeat is written again", PATIENCE, || {
+            let (mut redis, key, before) = (redis.clone(), beats[0].clone(), before.clone());
+            async move {
+                let now: String = ask!(redis, "GET", &key);
+                now != before
+            }
+        })
+        .await;
+        let rows = held(&mut redis, "a").await;
+        assert!(rows[0].idle_ms < 300, "idle for {} ms with a floor of 300", rows[0].idle_ms);
+        release.store(true, SeqCst);
+        reaches(&redis, "finish_query", 1).await;
+    });
+    assert_eq!(thread.join().unwrap().in_flight, 0);
+}
+
+#[tokio::test]
+async fn sweeping_workers_share_orphans_without_running_one_twice() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..300 {
+        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+    }
+    let orphans = taken_by(&mut redis, "dead", "a", 300).await;
+    idle_for(&mut redis, "dead", "a", &orphans, LONG_AGO).await;
+    let seen = Seen::default();
+    let workers: Vec<Running> = (0..4)
+        .map(|_| {
+            let seen = seen.clone();
+            Running::start(quick(&server, "a").task_limit(20), move |task| {
+                seen.note(&task);
+                async { Ok(Done::new()) }
+            })
+        })
+        .collect();
+    reaches(&redis, "b", 300).await;
+    for worker in workers {
+        worker.leave().await;
+    }
+    let ran = seen.queries();
+    assert_eq!(ran.len(), 300);
+    assert_eq!(ran.into_iter().collect::<HashSet<_>>().len(), 300);
+    assert!(seen.tasks().iter().all(|task| task.fence().deliveries == 2));
+}
+
+#[tokio::test]
+async fn an_entry_that_arrived_in_a_lost_reply_is_found_by_its_own_worker() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let proxy = Proxy::to(server.port());
+    let worker = quick(&server, "a").redis_url(server.url_through(proxy.port())).task_limit(3);
+    let worker = Running::start(worker.reclaim_interval(Duration::from_secs(1)), done);
+    add(&mut redis, "first", &["a"]).await;
+    reaches(&redis, "finish_query", 1).await;
+    proxy.swallow_replies();
+    for n in 0..3 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    eventually("Redis has delivered one", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move { pending(&mut redis, "a").await > 0 }
+    })
+    .await;
+    proxy.cut();
+    proxy.pass();
+    reaches(&redis, "finish_query", 4).await;
+    worker.leave().await;
+    assert_eq!(pending(&mut redis, "a").await, 0);
+}
+
+#[tokio::test]
+async fn one_permit_is_enough_to_read_and_to_reclaim() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let worker = Running::start(quick(&server, "a").task_limit(1), done);
+    for round in 0..3 {
+        add(&mut redis, &format!("new{round}"), &["a"]).await;
+        reaches(&redis, "finish_query", 2 * round + 1).await;
+        let id = ask_for_an_orphan(&mut redis, &format!("orphan{round}")).await;
+        reaches(&redis, "finish_query", 2 * round + 2).await;
+        assert!(!id.is_empty());
+    }
+    worker.leave().await;
+}
+
+/// Adds an entry as if a consumer that died long ago had read it.
+async fn ask_for_an_orphan(redis: &mut MultiplexedConnection, query: &str) -> String {
+    let script = redis::Script::new(
+        r"local id = redis.call('XADD', 'a', '*', 'query_id', ARGV[1], 'workflow', '[]')
+          redis.call('XREADGROUP', 'GROUP', 'consumer', 'dead', 'STREAMS', 'a', '>')
+          redis.call('XCLAIM', 'a', 'consumer', 'dead', 0, id, 'IDLE', 600000, 'JUSTID')
+          return id",
+    );
+    script.arg(query).invoke_async(redis).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_busy_stream_does_not_starve_its_orphans() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..5 {
+        add(&mut redis, &format!("orphan{n}"), &["a", "b"]).await;
+    }
+    let orphans = taken_by(&mut redis, "dead", "a", 5).await;
+    idle_for(&mut redis, "dead", "a", &orphans, LONG_AGO).await;
+    for n in 0..3000 {
+        add(&mut redis, &format!("new{n}"), &["a", "b"]).await;
+    }
+    let worker = Running::start(quick(&server, "a").task_limit(2), |_| async {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        Ok(Done::new())
+    });
+    eventually("all orphans are through", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move { queries(&mut redis, "b").await.iter().filter(|query| query.starts_with("orphan")).count() == 5 }
+    })
+    .await;
+    assert!(length(&mut redis, "a").await > 1000, "the stream was not busy any more");
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn the_duration_of_a_task_counts_from_its_first_delivery() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["a"]).await;
+    let ids = taken_by(&mut redis, "dead", "a", 1).await;
+    idle_for(&mut redis, "dead", "a", &ids, Duration::from_secs(100)).await;
+    // The next two lose it as well.
+    for _ in 0..2 {
+        let seen = Seen::default();
+        let stuck = Running::start(quick(&server, "a"), {
+            let seen = seen.clone();
+            move |task| {
+                seen.note(&task);
+                std::future::pending()
+            }
+        });
+        eventually("it is taken over", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+        let consumer = seen.tasks()[0].fence().consumer.to_text();
+        stuck.crash().await;
+        let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{consumer}"));
+    }
+    let worker = Running::start(quick(&server, "a"), done);
+    reaches(&redis, "finish_query", 1).await;
+    worker.leave().await;
+    let durations: Vec<u64> = ask!(redis, "LRANGE", "monitor:task_durations:a", 0, -1);
+    assert!(durations.len() == 1 && (100_000..130_000).contains(&durations[0]), "{durations:?}");
+}
+
+#[tokio::test]
+async fn a_task_that_is_given_back_comes_again_and_the_delivery_does_not_count() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["a", "b"]).await;
+    let seen = Seen::default();
+    let worker = Running::start(quick(&server, "a").delivery_limit(2), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            let often = seen.tasks().len();
+            async move { if often < 6 { Err(TaskFailed::give_back("not yet")) } else { Ok(Done::new()) } }
+        }
+    });
+    reaches(&redis, "b", 1).await;
+    worker.leave().await;
+    let counts: Vec<u64> = seen.tasks().iter().map(|task| task.fence().deliveries).collect();
+    assert_eq!(counts, [1; 6]);
+}
