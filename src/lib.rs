@@ -17,6 +17,10 @@
     )
 )]
 
+// Tests share the examples' invented states, which name this crate from outside.
+#[cfg(test)]
+extern crate self as shepherd_monitor;
+
 #[cfg(feature = "monitor")]
 pub mod actors;
 #[cfg(feature = "monitor")]

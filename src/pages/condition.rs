@@ -27,6 +27,16 @@ pub(super) enum Level {
 }
 
 impl Level {
+    /// The shape that goes with it.
+    pub(super) fn shape(self) -> &'static str {
+        match self {
+            Self::Fine => "fine",
+            Self::Unknown => "unknown",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+
     /// Whether it belongs among the troubles.
     pub(super) fn is_trouble(self) -> bool {
         self >= Self::Warning
@@ -44,11 +54,13 @@ pub(super) struct Condition {
     pub(super) shape: &'static str,
     /// What happened, and when.
     pub(super) sentence: Sentence,
+    /// The sentence tells nothing that must be seen.
+    pub(super) quiet: bool,
 }
 
 /// How `status` fares at `ts` (Unix seconds); `stream` is what it reads.
 pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f64) -> Condition {
-    let told = |level, pill, shape, sentence| Condition { level, pill, shape, sentence };
+    let told = |level, pill, shape, sentence| Condition { level, pill, shape, sentence, quiet: false };
     let waiting = status.backlog.unwrap_or(0);
     let since = |words: &str| Sentence::words(words).at(" since ", status.state_changed_at, MomentStyle::Clock);
 
@@ -60,7 +72,7 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
         TypeState::Alive => {
             let (pill, sentence) = match trouble(status, ts) {
                 Some(told_here) => told_here,
-                None => return told(Level::Fine, calm_pill(status), "fine", calm(status)),
+                None => return calm(status),
             };
             told(Level::Warning, pill, "warning", sentence)
         }
@@ -140,24 +152,23 @@ fn presence_unknown(status: &WorkerTypeStatus) -> Sentence {
     Sentence::words(format!("{who} without heartbeat: presence unknown"))
 }
 
-fn calm_pill(status: &WorkerTypeStatus) -> &'static str {
-    if status.draining > 0 && status.draining == status.alive { "draining" } else { "alive" }
-}
-
 /// What there is to say of a type that fares well.
-fn calm(status: &WorkerTypeStatus) -> Sentence {
+fn calm(status: &WorkerTypeStatus) -> Condition {
     let (alive, draining) = (status.alive, status.draining);
+    let told = |pill, sentence| Condition { level: Level::Fine, pill, shape: "fine", sentence, quiet: false };
     if draining > 0 && draining == alive {
-        return Sentence::words("draining: takes no new work");
+        return told("draining", Sentence::words("takes no new work"));
     }
     if draining > 0 {
-        return Sentence::words(format!("{draining} of {alive} draining"));
+        return told("alive", Sentence::words(format!("{draining} of {alive} draining")));
     }
     if status.lost > 0 {
-        return lost(status);
+        return told("alive", lost(status));
     }
     if status.stale > 0 {
-        return Sentence::words(format!("{} late", counted(u64::from(status.stale), "heartbeat", "heartbeats")));
+        let late = counted(u64::from(status.stale), "heartbeat", "heartbeats");
+        return told("alive", Sentence::words(format!("{late} late")));
     }
-    Sentence::words("alive").at(" since ", status.state_changed_at, MomentStyle::Clock)
+    let since = Sentence::words("alive").at(" since ", status.state_changed_at, MomentStyle::Clock);
+    Condition { quiet: true, ..told("alive", since) }
 }

@@ -109,8 +109,8 @@ fn scaled(n: u64, step: u64, units: &[&str]) -> String {
     let mut value = n as f64;
     let mut left = units.iter();
     let mut unit = left.next().copied().unwrap_or_default();
-    // 999.95 would be shown as 1000.0.
-    while value >= if unit == units.first().copied().unwrap_or_default() { step as f64 } else { 999.95 } {
+    // From 999.5 on it would be shown as 1000.
+    while value >= if n < step { f64::INFINITY } else { 999.5 } {
         let Some(next) = left.next() else { break };
         value /= step as f64;
         unit = next;

@@ -20,8 +20,10 @@ pub(super) struct Headline {
     pub(super) level: Level,
     /// How many things are wrong.
     pub(super) problems: usize,
-    /// One sentence for each kind of trouble, worst first, then what is fine.
-    pub(super) sentences: Vec<(Level, Sentence)>,
+    /// One sentence for each kind of trouble, worst first.
+    pub(super) troubles: Vec<(Level, Sentence)>,
+    /// What is as it should be.
+    pub(super) calm: Vec<Sentence>,
 }
 
 /// The headline of `snapshot`, with the condition of each of its worker types.
@@ -32,11 +34,9 @@ pub(super) fn of(snapshot: &Snapshot, conditions: &[(&Name, Condition)]) -> Head
     told.streams(snapshot);
     told.limits(snapshot);
     told.sentences.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
-    let level = told.sentences.first().map_or(Level::Fine, |(level, _)| *level);
     let (calm_level, calm) = what_is_fine(snapshot, conditions);
-    let level = if told.sentences.is_empty() { calm_level } else { level };
-    told.sentences.extend(calm.into_iter().map(|sentence| (Level::Fine, sentence)));
-    Headline { level, problems: told.problems, sentences: told.sentences }
+    let level = told.sentences.first().map_or(calm_level, |(level, _)| *level);
+    Headline { level, problems: told.problems, troubles: told.sentences, calm }
 }
 
 /// The browser tab's title.
@@ -62,13 +62,13 @@ impl Troubles {
 
     fn sources(&mut self, snapshot: &Snapshot) {
         for (name, source, frozen) in [
-            ("Redis", &snapshot.redis.source, ", workers and queues are shown as they were"),
+            ("Redis", &snapshot.redis.source, "; workers and queues are shown as they were"),
             ("Postgres", &snapshot.postgres.source, ""),
         ] {
             if let SourceStatus::Down { since, trouble } = source {
                 let sentence = Sentence::words(format!("{name} not readable"))
                     .at(" since ", Some(*since), MomentStyle::Clock)
-                    .then(format!(" ({}){frozen}", Label::from_text(&trouble.detail)));
+                    .then(format!(": {}{frozen}", Label::from_text(&trouble.detail)));
                 self.add(Level::Critical, 1, sentence);
             } else if name == "Postgres" && snapshot.postgres.error.is_some() {
                 self.add(Level::Warning, 1, Sentence::words("Postgres answers only in part"));
@@ -84,29 +84,8 @@ impl Troubles {
                 .filter(|(_, c)| c.level.is_trouble() && c.pill == pill)
                 .map(|(name, _)| *name)
                 .collect();
-            let Some(first) = names.first() else { continue };
+            let Some(sentence) = told_of(pill, &names, snapshot) else { continue };
             let level = if pill == "crashed" { Level::Critical } else { Level::Warning };
-            let sentence = match (pill, names.as_slice()) {
-                ("unreadable", _) => continue,
-                ("crashed", [only]) => Sentence::words(format!("{} crashed", Label::of(only))).at(
-                    " ",
-                    snapshot.workers.get(*first).and_then(|w| w.state_changed_at),
-                    MomentStyle::Clock,
-                ),
-                ("crashed", many) => Sentence::words(format!("{} worker types crashed: {}", many.len(), listed(many))),
-                ("lost", many) => {
-                    let lost: u64 =
-                        many.iter().filter_map(|n| snapshot.workers.get(*n)).map(|w| u64::from(w.lost)).sum();
-                    Sentence::words(format!("{} lost: {}", counted(lost, "consumer", "consumers"), listed(many)))
-                }
-                ("hung", many) => {
-                    let hung: u64 =
-                        many.iter().filter_map(|n| snapshot.workers.get(*n)).map(|w| u64::from(w.hung)).sum();
-                    let verb = if hung == 1 { "hangs" } else { "hang" };
-                    Sentence::words(format!("{} {verb}: {}", counted(hung, "consumer", "consumers"), listed(many)))
-                }
-                (_, many) => Sentence::words(format!("work waits and no worker is there: {}", listed(many))),
-            };
             self.add(level, names.len(), sentence);
         }
         let unreadable = snapshot.unreadable_heartbeats.len();
@@ -119,8 +98,11 @@ impl Troubles {
     fn streams(&mut self, snapshot: &Snapshot) {
         let names: Vec<&Name> = snapshot.streams.iter().filter(|(_, s)| s.error.is_some()).map(|(n, _)| n).collect();
         if !names.is_empty() {
-            let which = counted(names.len() as u64, "stream", "streams");
-            let sentence = Sentence::words(format!("{which} cannot be read: {}", listed(&names)));
+            let words = match names.as_slice() {
+                [only] => format!("stream {} cannot be read", Label::of(only)),
+                many => format!("{} streams cannot be read: {}", many.len(), listed(many)),
+            };
+            let sentence = Sentence::words(words);
             self.add(Level::Warning, names.len(), sentence);
         }
     }
@@ -147,19 +129,21 @@ fn what_is_fine(snapshot: &Snapshot, conditions: &[(&Name, Condition)]) -> (Leve
         level = level.max(types_level);
         sentences.push(types);
     }
+    let in_part = snapshot.postgres.error.is_some();
     let sources = [("Redis", &snapshot.redis.source), ("Postgres", &snapshot.postgres.source)];
-    let names = |wanted: fn(&SourceStatus) -> bool| -> Vec<&str> {
-        sources.iter().filter(|(_, s)| wanted(s)).map(|(name, _)| *name).collect()
+    let names = |wanted: &dyn Fn(&str, &SourceStatus) -> bool| {
+        sources.iter().filter(|(name, s)| wanted(name, s)).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     };
-    let fine = names(|s| matches!(s, SourceStatus::Ok));
-    let settling = names(|s| matches!(s, SourceStatus::Settling { .. }));
-    let starting = names(|s| matches!(s, SourceStatus::Starting));
+    let fine = names(&|name, s| matches!(s, SourceStatus::Ok) && !(name == "Postgres" && in_part));
+    let settling = names(&|_, s| matches!(s, SourceStatus::Settling { .. }));
+    let starting = names(&|_, s| matches!(s, SourceStatus::Starting));
     if !starting.is_empty() {
         level = level.max(Level::Unknown);
+        sentences.push(Sentence::words(format!("waiting for {starting}")));
     }
-    for (names, said) in [(fine, "fine"), (settling, "settling"), (starting, "not answered yet")] {
+    for (names, said) in [(fine, "fine"), (settling, "settling")] {
         if !names.is_empty() {
-            sentences.push(Sentence::words(format!("{} {said}", names.join(", "))));
+            sentences.push(Sentence::words(format!("{names} {said}")));
         }
     }
     (level, sentences)
@@ -176,6 +160,10 @@ fn worker_types(snapshot: &Snapshot, conditions: &[(&Name, Condition)]) -> (Leve
     if reported == 0 {
         return (Level::Unknown, Sentence::words("No worker has reported yet"));
     }
+    if silent == all {
+        let types = counted(all as u64, "worker type", "worker types");
+        return (Level::Unknown, Sentence::words(format!("{types} without heartbeats: presence unknown")));
+    }
     let mut words = match (alive, all) {
         (1, 1) => "1 worker type alive".to_owned(),
         (alive, all) if alive == all => format!("All {all} worker types alive"),
@@ -191,6 +179,41 @@ fn worker_types(snapshot: &Snapshot, conditions: &[(&Name, Condition)]) -> (Leve
     (Level::Fine, Sentence::words(words))
 }
 
+/// What is said of the types `names` that share a pill; `None` if that is said elsewhere.
+fn told_of(pill: &str, names: &[&Name], snapshot: &Snapshot) -> Option<Sentence> {
+    let statuses = || names.iter().filter_map(|name| snapshot.workers.get(*name));
+    let lost: u64 = statuses().map(|w| u64::from(w.lost)).sum();
+    let hung: u64 = statuses().map(|w| u64::from(w.hung)).sum();
+    let waiting: u64 = statuses().filter_map(|w| w.backlog).sum();
+    let only = match names {
+        [] => return None,
+        [only] => snapshot.workers.get(*only).map(|status| (Label::of(only), status)),
+        _ => None,
+    };
+    let many = names.len();
+    Some(match (pill, only) {
+        ("crashed", Some((name, status))) => {
+            Sentence::words(format!("{name} crashed")).at(" at ", status.state_changed_at, MomentStyle::Clock)
+        }
+        ("crashed", None) => Sentence::words(format!("{many} worker types crashed: {}", listed(names))),
+        ("lost", Some((name, status))) => {
+            let who = counted(lost, "consumer", "consumers");
+            Sentence::words(format!("{name} lost {who}")).at(" at ", status.lost_at, MomentStyle::Clock)
+        }
+        ("lost", None) => {
+            Sentence::words(format!("{} lost: {}", counted(lost, "consumer", "consumers"), listed(names)))
+        }
+        ("hung", Some((name, _))) if hung == 1 => Sentence::words(format!("a consumer of {name} hangs")),
+        ("hung", _) => Sentence::words(format!("{} hang: {}", counted(hung, "consumer", "consumers"), listed(names))),
+        ("no worker", Some((name, _))) => {
+            let work = counted(waiting, "entry waits", "entries wait");
+            Sentence::words(format!("{name}: {work} and no worker is there"))
+        }
+        ("no worker", None) => Sentence::words(format!("work waits and no worker is there: {}", listed(names))),
+        _ => return None,
+    })
+}
+
 fn listed(names: &[&Name]) -> String {
     let mut words: Vec<String> = names.iter().take(NAMED).map(|name| Label::of(name).text).collect();
     if names.len() > NAMED {
@@ -203,4 +226,135 @@ fn listed(names: &[&Name]) -> String {
 pub(super) fn conditions(snapshot: &Snapshot) -> Vec<(&Name, Condition)> {
     let of = |(name, status)| (name, condition::of(status, snapshot.streams.get(name), snapshot.ts));
     snapshot.workers.iter().map(of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::reading::{SourceTrouble, TroubleKind};
+    use crate::pages::states::{self, Fleet};
+
+    const NOW: f64 = 1_795_456_871.0;
+
+    /// The sentences as a reader without script sees them, the worst first, and what the tab says.
+    fn told(snapshot: &Snapshot) -> (String, String) {
+        let headline = of(snapshot, &conditions(snapshot));
+        let troubles = headline.troubles.iter().map(|(_, sentence)| sentence);
+        let sentences: Vec<String> = troubles.chain(&headline.calm).map(Sentence::plain).collect();
+        (sentences.join(" · "), title(headline.problems, None))
+    }
+
+    fn fleet() -> Fleet {
+        let mut fleet = Fleet::new(NOW);
+        for name in ["a", "b", "c"] {
+            fleet.add(name, 3, 10, 5);
+        }
+        fleet
+    }
+
+    #[test]
+    fn all_is_well_in_one_breath() {
+        let (said, tab) = told(&fleet().finish());
+        assert_eq!(said, "All 3 worker types alive · Redis, Postgres fine");
+        assert_eq!(tab, "Shepherd");
+    }
+
+    #[test]
+    fn a_crashed_type_comes_before_a_lost_consumer_and_both_before_what_is_fine() {
+        let mut fleet = fleet();
+        fleet.change("b", |w, _| {
+            (w.state, w.alive, w.state_changed_at) = (TypeState::Crashed, 0, Some(NOW - 11.0));
+        });
+        fleet.change("a", |w, _| (w.lost, w.lost_at) = (2, Some(NOW - 60.0)));
+        let (said, tab) = told(&fleet.finish());
+        assert_eq!(
+            said,
+            "b crashed at 18:01:00 UTC · a lost 2 consumers at 18:00:11 UTC · 2 of 3 worker types alive · \
+             Redis, Postgres fine"
+        );
+        assert_eq!(tab, "⚠ 2 · Shepherd");
+    }
+
+    #[test]
+    fn many_of_a_kind_are_counted_and_the_first_are_named() {
+        let mut fleet = Fleet::new(NOW);
+        for name in ["a", "b", "c", "d", "e"] {
+            fleet.add(name, 3, 10, 5);
+            fleet.change(name, |w, _| w.state = TypeState::Crashed);
+        }
+        let (said, tab) = told(&fleet.finish());
+        assert!(said.starts_with("5 worker types crashed: a, b, c, 2 more · 0 of 5"), "{said}");
+        assert_eq!(tab, "⚠ 5 · Shepherd");
+    }
+
+    #[test]
+    fn a_loss_is_no_news_after_a_quarter_of_an_hour() {
+        let mut fleet = fleet();
+        fleet.change("a", |w, _| (w.lost, w.lost_at) = (1, Some(NOW - 16.0 * 60.0)));
+        assert_eq!(told(&fleet.finish()).1, "Shepherd");
+    }
+
+    #[test]
+    fn hung_consumers_waiting_work_unreadable_heartbeats_and_streams_are_told() {
+        let mut fleet = fleet();
+        fleet.change("a", |w, _| w.hung = 2);
+        fleet.change("b", |w, _| (w.state, w.alive, w.backlog) = (TypeState::ScaledDown, 0, Some(1)));
+        fleet.change("c", |_, s| s.error = Some("WRONGTYPE".to_owned()));
+        fleet.snapshot.unreadable_heartbeats = states::hostile(NOW).unreadable_heartbeats;
+        let (said, tab) = told(&fleet.finish());
+        assert_eq!(
+            said,
+            "2 consumers hang: a · b: 1 entry waits and no worker is there · 1 heartbeat cannot be read · \
+             stream c cannot be read · 2 of 3 worker types alive, 1 scaled down · Redis, Postgres fine"
+        );
+        assert_eq!(tab, "⚠ 4 · Shepherd");
+    }
+
+    #[test]
+    fn a_source_that_is_down_is_told_first_with_since_when_and_why() {
+        let mut fleet = fleet();
+        fleet.change("a", |w, _| (w.state, w.alive) = (TypeState::Crashed, 0));
+        let trouble = SourceTrouble::new(TroubleKind::Unreachable, "connection refused");
+        fleet.snapshot.redis.source = SourceStatus::Down { since: NOW, trouble };
+        let (said, _) = told(&fleet.finish());
+        assert!(
+            said.starts_with(
+                "Redis not readable since 18:01:11 UTC: connection refused; workers and queues are shown as they were · a crashed"
+            ),
+            "{said}"
+        );
+        assert!(said.ends_with("Postgres fine"), "{said}");
+    }
+
+    #[test]
+    fn before_anything_was_read_nothing_is_called_fine() {
+        let mut snapshot = Fleet::new(NOW).finish();
+        assert_eq!(told(&snapshot).0, "No worker has reported yet · Redis, Postgres fine");
+        snapshot.redis.source = SourceStatus::Starting;
+        snapshot.postgres.source = SourceStatus::Starting;
+        assert_eq!(told(&snapshot), ("waiting for Redis, Postgres".to_owned(), "Shepherd".to_owned()));
+        assert_eq!(of(&snapshot, &[]).level, Level::Unknown);
+    }
+
+    #[test]
+    fn a_fleet_without_heartbeats_is_neither_alive_nor_in_trouble() {
+        let (said, tab) = told(&states::other_fleet(NOW));
+        assert_eq!(said, "4 worker types without heartbeats: presence unknown · Redis, Postgres fine");
+        assert_eq!(tab, "Shepherd");
+    }
+
+    #[test]
+    fn limits_that_come_near_are_told() {
+        let mut snapshot = fleet().finish();
+        snapshot.postgres.disk_used_pct = Some(93.0);
+        snapshot.redis.server.used_memory_bytes = snapshot.redis.server.maxmemory_bytes.map(|limit| limit / 100 * 85);
+        let headline = of(&snapshot, &conditions(&snapshot));
+        let levels: Vec<Level> = headline.troubles.iter().map(|(level, _)| *level).collect();
+        assert_eq!(levels, [Level::Critical, Level::Warning]);
+        assert!(
+            told(&snapshot)
+                .0
+                .starts_with("the database's disk is 93\u{202f}% full · Redis' memory is 85\u{202f}% full")
+        );
+    }
 }

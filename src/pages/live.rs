@@ -122,7 +122,7 @@ impl LiveView {
         Self::with_epoch(pages, environment, Uuid::new_v4().as_u64_pair().0 >> 12)
     }
 
-    fn with_epoch(pages: Arc<Pages>, environment: Environment, epoch: u64) -> Self {
+    pub(super) fn with_epoch(pages: Arc<Pages>, environment: Environment, epoch: u64) -> Self {
         Self {
             pages,
             environment,

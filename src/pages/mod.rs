@@ -16,7 +16,12 @@ mod figures;
 mod headline;
 mod live;
 mod panels;
+#[cfg(test)]
+#[path = "../../examples/pages/states.rs"]
+mod states;
 mod templates;
+#[cfg(test)]
+mod tests;
 mod view;
 mod wording;
 

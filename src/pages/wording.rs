@@ -59,9 +59,8 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
     let mut shown = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         match c {
-            // The pictures of control characters.
-            '\0'..' ' => shown.push(char::from_u32(0x2400 + u32::from(c)).unwrap_or('\u{fffd}')),
-            c if odd(c) => _ = write!(shown, "\\u{{{:x}}}", u32::from(c)),
+            '\0' => shown.push_str("\\0"),
+            c if odd(c) => shown.extend(c.escape_default()),
             c => shown.push(c),
         }
     }
@@ -186,7 +185,7 @@ mod tests {
 
     #[test]
     fn control_and_direction_characters_are_made_visible() {
-        assert_eq!(visible("a\nb\0\u{202e}c"), "a␊b␀\\u{202e}c");
+        assert_eq!(visible("a\nb\0\u{202e}c"), "a\\nb\\0\\u{202e}c");
         assert_eq!(visible(""), "(empty)");
     }
 

@@ -96,7 +96,7 @@ function choose() {
   if (chosen.size === drawn.size && [...chosen].every((key) => drawn.has(key))) return;
   const next = new Map();
   const taken = new Set();
-  const names = [...chosen].sort();
+  const names = [...chosen].sort((a, b) => (nameOf(a) < nameOf(b) ? -1 : 1));
   for (const key of names) {
     if (!drawn.has(key)) continue;
     next.set(key, drawn.get(key));

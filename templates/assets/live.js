@@ -14,6 +14,16 @@ const sign = document.getElementById("connection");
 const age = document.getElementById("age");
 /** Something came that was not applied: the tab is hidden, or a message is missing. */
 let behind = false;
+let lost = false;
+
+/** The tab says in its title and its picture whether anything is wrong. */
+function titleTab() {
+  const title = lost ? `✕ ${shown.title.replace(/^✕ /, "")}` : shown.title;
+  if (document.title !== title) document.title = title;
+  const picture = `${assets}/${lost || title.startsWith("⚠") ? "favicon-trouble.svg" : "favicon.svg"}`;
+  const icon = document.querySelector('link[rel="icon"]');
+  if (icon.getAttribute("href") !== picture) icon.setAttribute("href", picture);
+}
 
 const connection = new Connection(root, {
   where: () => shown,
@@ -24,7 +34,8 @@ const connection = new Connection(root, {
     if (word.textContent !== words) word.textContent = words;
     const shape = { live: "fine", connecting: "unknown" }[state] ?? "critical";
     sign.querySelector("use").setAttribute("href", `#s-${shape}`);
-    document.title = state === "live" || state === "connecting" ? shown.title : `✕ ${words} · Shepherd`;
+    lost = state === "stale" || state === "disconnected";
+    titleTab();
   },
 });
 
@@ -36,7 +47,7 @@ function take(update) {
   if (!whole && !foreign && update.tick <= shown.tick) return;
   if (update.title) {
     shown.title = update.title;
-    document.title = update.title;
+    titleTab();
   }
   // A hidden tab keeps its title and catches up when somebody looks.
   if (document.hidden) {
@@ -57,7 +68,7 @@ function take(update) {
   apply(update);
   if (update.chart) takeColumns(update.chart);
   draw();
-  settle();
+  settle(update);
   if (first) wordTimes(document);
 }
 

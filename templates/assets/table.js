@@ -5,19 +5,26 @@ import { kept } from "./shell.js";
 /** Above so many rows the table begins with the fullest queues and shows this many. */
 const MANY = 60;
 const PAGE = 50;
+/** Lines of workers on a phone, and events anywhere, before a button for the rest. */
+const LINES = 24;
+const EVENTS = 15;
 
 const table = document.getElementById("queue-rows");
 const input = document.getElementById("filter");
 const more = document.getElementById("queues-all");
+const moreCards = document.getElementById("workers-all");
+const narrow = matchMedia("(max-width: 640px)");
 const feed = document.getElementById("feed");
 const feedMore = document.getElementById("feed-all");
 
 let sort = kept.get("sort");
 let all = false;
+let allCards = false;
 let stirred = false;
+/** Ids of the rows as the server orders them: by name. */
+let order = [];
 
 const rows = () => [...table.tBodies];
-const byName = (a, b) => (a.dataset.name < b.dataset.name ? -1 : a.dataset.name > b.dataset.name ? 1 : 0);
 
 function value(row, slot) {
   const cell = row.querySelector(`[data-c="${slot}"]`);
@@ -31,20 +38,20 @@ function arrange() {
   const descending = chosen.startsWith("-");
   const slot = chosen.replace("-", "");
   for (const th of table.tHead.rows[0].cells) {
-    const sorted = th.dataset.sort === slot && (sort !== null || slot !== "name");
-    if (sorted) th.setAttribute("aria-sort", descending ? "descending" : "ascending");
+    if (th.dataset.sort === slot) th.setAttribute("aria-sort", descending ? "descending" : "ascending");
     else th.removeAttribute("aria-sort");
   }
+  const place = new Map(order.map((id, i) => [id, i]));
+  const byName = (a, b) => place.get(a.id) - place.get(b.id);
   const now = rows();
   const values = slot === "name" ? null : new Map(now.map((row) => [row, value(row, slot)]));
-  // Times are kept as minus the moment, so that longer sorts above shorter.
-  const order = [...now].sort((a, b) => {
+  const wanted = [...now].sort((a, b) => {
     if (!values) return descending ? byName(b, a) : byName(a, b);
     const [x, y] = [values.get(a), values.get(b)];
     if (x === null || y === null) return (x === null) - (y === null) || byName(a, b);
     return (descending ? y - x : x - y) || byName(a, b);
   });
-  if (order.some((row, i) => row !== now[i])) table.append(...order);
+  if (wanted.some((row, i) => row !== now[i])) table.append(...wanted);
 }
 
 /** Hides what the filter leaves out and what is on no page yet. */
@@ -59,6 +66,7 @@ function sift() {
     card.hidden = !fits(card);
     found += !card.hidden;
   }
+  pageCards();
   let shown = 0;
   let left = 0;
   const limit = all || table.tBodies.length <= MANY ? Infinity : PAGE;
@@ -75,12 +83,23 @@ function sift() {
   document.getElementById("no-match").hidden = words.length === 0 || found > 0;
 }
 
+/** Many lines are too long a way on a phone: the first ones, and a button for the rest. */
+function pageCards() {
+  const lines = [...document.querySelectorAll(".card.line:not([hidden])")];
+  const short = narrow.matches && !allCards && lines.length > LINES;
+  lines.forEach((line, i) => (line.hidden = short && i >= LINES));
+  moreCards.hidden = !short;
+  moreCards.textContent = `Show ${lines.length - LINES} more`;
+}
+
 /** After an update: rows stay where they are while somebody points at them. */
-export function settle() {
+export function settle({ lists } = {}) {
+  order = lists?.["queue-rows"] ?? order;
   if (table.matches(":hover") || table.contains(document.activeElement)) stirred = true;
   else arrange();
   sift();
-  feedMore.hidden = feed.children.length <= 12 || feed.dataset.all !== undefined;
+  feedMore.hidden = feed.children.length <= EVENTS || !("paged" in feed.dataset);
+  feedMore.textContent = `Show all ${feed.children.length} events`;
 }
 
 export function focusFilter() {
@@ -136,9 +155,16 @@ export function startTable() {
     sift();
   });
   feedMore.addEventListener("click", () => {
-    feed.dataset.all = "";
+    delete feed.dataset.paged;
     feedMore.hidden = true;
   });
+  moreCards.addEventListener("click", () => {
+    allCards = true;
+    sift();
+  });
+  narrow.addEventListener("change", sift);
+  feed.dataset.paged = "";
+  order = rows().map((row) => row.id);
   arrange();
   settle();
 }

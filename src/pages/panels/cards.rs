@@ -30,6 +30,7 @@ pub(in crate::pages) struct CardFrame {
     pill: &'static str,
     shape: &'static str,
     sentence: Sentence,
+    quiet: bool,
     /// A line instead of a card.
     compact: bool,
     /// The stream has a row among the queues.
@@ -75,6 +76,7 @@ pub(in crate::pages) fn compose(
             pill: condition.pill,
             shape: condition.shape,
             sentence: condition.sentence,
+            quiet: condition.quiet,
             compact: many && !in_trouble,
             has_queue: stream.is_some(),
             tells_idle: idle.is_some(),
@@ -104,8 +106,7 @@ fn figures(status: &WorkerTypeStatus, idle_ms: Option<u64>) -> Cells {
 }
 
 fn alive(status: &WorkerTypeStatus) -> Cell {
-    // Without any heartbeat there is nothing that could be counted.
-    if status.state == TypeState::Unknown && status.without_heartbeat > 0 {
+    if is_silent(status) {
         return Cell::missing().titled(format!(
             "{} without heartbeat",
             counted(u64::from(status.without_heartbeat), "consumer", "consumers")
@@ -127,20 +128,27 @@ fn alive(status: &WorkerTypeStatus) -> Cell {
     if beside.is_empty() { cell } else { cell.titled(format!("{} alive, {}", status.alive, beside.join(", "))) }
 }
 
+/// Without any heartbeat nobody said how much they can do, or whether they are there.
+fn is_silent(status: &WorkerTypeStatus) -> bool {
+    status.state == TypeState::Unknown && status.without_heartbeat > 0
+}
+
 fn capacity(status: &WorkerTypeStatus) -> Cell {
-    if status.state == TypeState::Unknown && status.without_heartbeat > 0 {
-        return Cell::missing();
-    }
-    Cell::count(Some(status.capacity))
+    Cell::count((!is_silent(status)).then_some(status.capacity))
 }
 
 fn utilization(status: &WorkerTypeStatus) -> Cell {
     let (Some(share), Some(backlog)) = (status.utilization, status.backlog) else { return Cell::missing() };
+    if is_silent(status) {
+        return Cell::missing();
+    }
     if status.capacity == 0 {
+        let cell = Cell::missing().titled("no capacity");
+        // By the contract: work and nobody who could do it is full.
         return if backlog == 0 {
-            Cell::missing().titled("no capacity")
+            cell
         } else {
-            Cell::text("no capacity").toned(Tone::Warning).valued(100.0)
+            Cell::text(percent(1.0)).titled("no capacity").toned(Tone::Warning).valued(100.0)
         };
     }
     let at_least = if status.backlog_at_least { "at least " } else { "" };

@@ -15,13 +15,15 @@ use crate::pages::wording::{Label, MomentStyle, Sentence};
 pub(in crate::pages) struct StatusFrame {
     id: &'static str,
     level: Level,
-    shape: &'static str,
-    sentences: Vec<StatusSentence>,
+    troubles: Vec<StatusSentence>,
+    calm_shape: Option<&'static str>,
+    calm: Vec<Sentence>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct StatusSentence {
     level: Level,
+    shape: &'static str,
     sentence: Sentence,
 }
 
@@ -54,15 +56,14 @@ impl NoteFrame {
 
 /// The status line's fragment.
 pub(in crate::pages) fn status(headline: Headline) -> Draft {
-    let shape = match headline.level {
-        Level::Fine => "fine",
-        Level::Unknown => "unknown",
-        Level::Warning => "warning",
-        Level::Critical => "critical",
-    };
-    let sentences =
-        headline.sentences.into_iter().map(|(level, sentence)| StatusSentence { level, sentence }).collect();
-    let frame = Frame::Status(StatusFrame { id: "status", level: headline.level, shape, sentences });
+    let calm_shape = (headline.problems == 0).then(|| headline.level.shape());
+    let troubles = headline
+        .troubles
+        .into_iter()
+        .map(|(level, sentence)| StatusSentence { level, shape: level.shape(), sentence })
+        .collect();
+    let frame = StatusFrame { id: "status", level: headline.level, troubles, calm_shape, calm: headline.calm };
+    let frame = Frame::Status(frame);
     Draft { id: "status".to_owned(), frame, cells: Vec::new() }
 }
 
@@ -124,7 +125,7 @@ fn source(id: &'static str, name: &str, status: &SourceStatus, so: &str) -> Opti
         SourceStatus::Ok | SourceStatus::Settling { .. } => None,
         SourceStatus::Starting => Some(NoteFrame {
             empty: true,
-            ..NoteFrame::told(id, Level::Unknown, Sentence::words(format!("Waiting for {name}'s first answer.")))
+            ..NoteFrame::told(id, Level::Unknown, Sentence::words(format!("Waiting for the first answer of {name}.")))
         }),
         SourceStatus::Down { since, trouble } => {
             let sentence = Sentence::words("As of").at(" ", Some(*since), MomentStyle::Clock).then(format!(

@@ -37,6 +37,8 @@ pub(in crate::pages) struct ArasFrame {
     stale: bool,
     note: Sentence,
     rows: Vec<Row>,
+    /// The fleet has no queries that could be counted.
+    none: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -86,7 +88,7 @@ pub(in crate::pages) fn aras(snapshot: &Snapshot) -> Draft {
             told = Sentence::default();
         }
     }
-    let frame = ArasFrame { id: "aras", stale, note: told, rows };
+    let frame = ArasFrame { id: "aras", stale, note: told, rows, none: postgres.without_queries };
     Draft { id: "aras".to_owned(), frame: Frame::Aras(frame), cells }
 }
 

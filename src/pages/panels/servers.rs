@@ -113,7 +113,8 @@ pub(in crate::pages) fn share(used: Option<u64>, limit: Option<u64>) -> Option<f
 fn used(n: Option<u64>, limit: Option<u64>) -> Cell {
     let Some(part) = share(n, limit) else { return Cell::missing() };
     let of = limit.map(bytes).unwrap_or_default();
-    let cell = Cell::text(format!("{} of {of}", percent(part))).valued((part * 100.0).round().min(100.0));
+    let rounded = n.map(|n| bytes(two_or_three_digits(n))).unwrap_or_default();
+    let cell = Cell::text(format!("{rounded} of {of}, {}", percent(part))).valued((part * 100.0).round().min(100.0));
     let title = format!("{} of {} bytes", exact(n.unwrap_or(0)), exact(limit.unwrap_or(0)));
     match part {
         p if p >= FULL => cell.titled(title).toned(Tone::Critical),

@@ -1,18 +1,7 @@
-//! Writes the live page in every state it can be in, so that each can be looked at.
-//!
-//! ```text
-//! cargo run --example pages -- target/pages
-//! python3 -m http.server --bind 127.0.0.1 --directory target/pages 8000
-//! ```
-//!
-//! Then open `http://127.0.0.1:8000/`: a list of the states, each a complete page with its
-//! scripts. No server stands behind them, so that the connection shows as lost, which is one more
-//! state to look at; without scripts each is as the monitor would serve it.
+//! Invented snapshots: every state the live page can be in. The example shows them, the tests of
+//! `pages` use them too.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::error::Error;
-use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use shepherd_monitor::contract::Name;
@@ -24,7 +13,6 @@ use shepherd_monitor::fleet::snapshot::{
     StreamStatus, WorkerTypeStatus,
 };
 use shepherd_monitor::fleet::worker_type::TypeState;
-use shepherd_monitor::pages::{Environment, LiveView, Pages, assets};
 
 /// The fleet of the contract.
 const STREAMS: [&str; 20] = [
@@ -50,45 +38,10 @@ const STREAMS: [&str; 20] = [
     "finish_query",
 ];
 
-fn main() -> Result<(), Box<dyn Error>> {
-    let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "target/pages".to_owned()));
-    let now = chrono::Utc::now().timestamp() as f64;
-    let pages = Arc::new(Pages::new()?);
-    fs::create_dir_all(&folder)?;
-    let mut list = String::from("<!doctype html><title>Pages</title><ul>");
-    for (name, snapshot) in states(now) {
-        let environment =
-            Environment { maturity: Some("demo".to_owned()), url: Some("http://127.0.0.1:5440".to_owned()) };
-        let mut view = LiveView::new(Arc::clone(&pages), environment);
-        if let Some(snapshot) = snapshot {
-            view.update(&Arc::new(snapshot))?;
-        }
-        let html = view.page("")?;
-        copy_assets(&html, &folder)?;
-        fs::write(folder.join(format!("{name}.html")), html)?;
-        list.push_str(&format!("<li><a href=\"{name}.html\">{name}</a>"));
-    }
-    fs::write(folder.join("index.html"), list)?;
-    println!("{}", folder.display());
-    Ok(())
-}
-
-/// Puts the assets where the page asks for them.
-fn copy_assets(html: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
-    for address in
-        html.split('"').filter_map(|word| word.strip_prefix("/assets/")).filter(|address| address.contains('/'))
-    {
-        let asset = assets::get(address).ok_or_else(|| format!("the page asks for {address}, which is not there"))?;
-        let path = folder.join("assets").join(address);
-        fs::create_dir_all(path.parent().unwrap_or(folder))?;
-        fs::write(path, asset.bytes)?;
-    }
-    Ok(())
-}
-
 /// Every state, by name. `None`: the monitor has not finished a tick.
-fn states(now: f64) -> Vec<(&'static str, Option<Snapshot>)> {
+pub(crate) fn all(now: f64) -> Vec<(&'static str, Option<Snapshot>)> {
     vec![
+        ("small", Some(small(now))),
         ("healthy", Some(healthy(now))),
         ("trouble", Some(trouble(now))),
         ("starting", None),
@@ -112,7 +65,37 @@ impl Dice {
     }
 }
 
-fn healthy(now: f64) -> Snapshot {
+/// One of each kind, and a short past.
+pub(crate) fn small(now: f64) -> Snapshot {
+    let mut fleet = Fleet::new(now);
+    fleet.add("aragorn", 3, 10, 12);
+    fleet.add("bte.lookup", 3, 10, 1234);
+    fleet.add("orders", 0, 0, 4);
+    fleet.add("wrong", 2, 5, 0);
+    fleet.change("bte.lookup", |w, s| {
+        (w.state, w.alive, w.lost, w.capacity, w.utilization) = (TypeState::Crashed, 0, 1, 0, Some(1.0));
+        (w.state_changed_at, w.lost_at) = (Some(now - 30.0), Some(now - 30.0));
+        (s.drain_sec, s.read_per_sec) = (None, Some(0.0));
+    });
+    fleet.change("orders", |w, s| {
+        (w.state, w.without_heartbeat, w.state_changed_at) = (TypeState::Unknown, 2, None);
+        (s.consumer_count, s.max_idle_ms) = (2, Some(125_000));
+    });
+    fleet.change("wrong", |w, s| {
+        s.error = Some("WRONGTYPE Operation against a key holding the wrong kind of value".to_owned());
+        (s.xlen, s.undelivered, s.pending, s.oldest_waiting_sec, s.drain_sec) = (None, None, None, None, None);
+        (w.backlog, w.utilization, w.pending) = (None, None, None);
+    });
+    fleet.event(30.0, "bte.lookup", EventKind::ScaleDown { from: 3, to: 0, kind: TypeState::Crashed });
+    fleet.event(400.0, "aragorn", EventKind::ScaleUp { from: 2, to: 3, recovered_from: None });
+    let mut snapshot = fleet.finish();
+    let depths = Arc::make_mut(&mut snapshot.depths);
+    depths.times.drain(..190);
+    depths.depths.values_mut().for_each(|series| drop(series.drain(..190)));
+    snapshot
+}
+
+pub(crate) fn healthy(now: f64) -> Snapshot {
     let mut fleet = Fleet::new(now);
     for (i, name) in STREAMS.iter().enumerate() {
         let busy = matches!(*name, "aragorn.lookup" | "bte.lookup" | "merge_message" | "arax" | "finish_query");
@@ -125,7 +108,7 @@ fn healthy(now: f64) -> Snapshot {
     fleet.finish()
 }
 
-fn trouble(now: f64) -> Snapshot {
+pub(crate) fn trouble(now: f64) -> Snapshot {
     let mut fleet = Fleet::new(now);
     for (i, name) in STREAMS.iter().enumerate() {
         fleet.add(name, 3 + i as u64 % 4, 10, (i as u64 * 7) % 23);
@@ -201,13 +184,13 @@ fn trouble(now: f64) -> Snapshot {
     fleet.finish()
 }
 
-fn empty(now: f64) -> Snapshot {
+pub(crate) fn empty(now: f64) -> Snapshot {
     let mut snapshot = Fleet::new(now).finish();
     snapshot.postgres.without_queries = true;
     snapshot
 }
 
-fn redis_down(now: f64) -> Snapshot {
+pub(crate) fn redis_down(now: f64) -> Snapshot {
     let mut snapshot = trouble(now);
     let trouble = SourceTrouble::new(TroubleKind::Unreachable, "connection refused (127.0.0.1:6379)");
     snapshot.redis.error = Some(trouble.detail.clone());
@@ -216,7 +199,7 @@ fn redis_down(now: f64) -> Snapshot {
     snapshot
 }
 
-fn postgres_down(now: f64) -> Snapshot {
+pub(crate) fn postgres_down(now: f64) -> Snapshot {
     let mut snapshot = healthy(now);
     let trouble = SourceTrouble::new(TroubleKind::TimedOut, "no answer within 2 s");
     snapshot.postgres.error = Some(trouble.detail.clone());
@@ -224,7 +207,7 @@ fn postgres_down(now: f64) -> Snapshot {
     snapshot
 }
 
-fn settling(now: f64) -> Snapshot {
+pub(crate) fn settling(now: f64) -> Snapshot {
     let mut snapshot = healthy(now);
     snapshot.redis.source = SourceStatus::Settling { remaining_sec: 12.0 };
     snapshot.postgres.error = Some("permission denied for function pg_ls_waldir".to_owned());
@@ -242,7 +225,7 @@ fn gap(snapshot: &mut Snapshot, last: usize) {
     }
 }
 
-fn hostile(now: f64) -> Snapshot {
+pub(crate) fn hostile(now: f64) -> Snapshot {
     let mut fleet = Fleet::new(now);
     let long = "long".repeat(1000);
     for name in [
@@ -286,7 +269,7 @@ fn hostile(now: f64) -> Snapshot {
 }
 
 /// Redis Streams applications whose consumers write no heartbeats.
-fn other_fleet(now: f64) -> Snapshot {
+pub(crate) fn other_fleet(now: f64) -> Snapshot {
     let mut fleet = Fleet::new(now);
     for (i, name) in ["orders", "orders:retry", "mail out", "thumbnails"].into_iter().enumerate() {
         fleet.add(name, 0, 0, 30 * i as u64);
@@ -314,11 +297,17 @@ fn other_fleet(now: f64) -> Snapshot {
     fleet.finish()
 }
 
-fn full(now: f64) -> Snapshot {
+pub(crate) fn full(now: f64) -> Snapshot {
     let mut fleet = Fleet::new(now);
     let mut dice = Dice(7);
     for i in 0..200 {
-        let name = format!("{}.stage-{:03}", ["ingest", "enrich", "score", "merge"][i % 4], i);
+        let step = match i % 4 {
+            0 => "ingest",
+            1 => "enrich",
+            2 => "score",
+            _ => "merge",
+        };
+        let name = format!("{step}.stage-{i:03}");
         let backlog = if dice.below(3) == 0 { dice.below(900) } else { dice.below(4) };
         fleet.add(&name, 50, 10, backlog);
     }
@@ -331,16 +320,16 @@ fn full(now: f64) -> Snapshot {
 }
 
 /// A snapshot being made up.
-struct Fleet {
+pub(crate) struct Fleet {
     now: f64,
-    snapshot: Snapshot,
+    pub(crate) snapshot: Snapshot,
     dice: Dice,
 }
 
 impl Fleet {
-    fn new(now: f64) -> Self {
-        let mut depths = DepthHistory::default();
-        depths.times = (0..200).map(|i| now - 3.0 * f64::from(199 - i)).collect();
+    pub(crate) fn new(now: f64) -> Self {
+        let times = (0..200).map(|i| now - 3.0 * f64::from(199 - i)).collect();
+        let depths = DepthHistory { times, ..DepthHistory::default() };
         let snapshot = Snapshot {
             tick: 1,
             ts: now,
@@ -358,7 +347,7 @@ impl Fleet {
     }
 
     /// A type with `alive` consumers of `limit` tasks each, and `backlog` entries waiting.
-    fn add(&mut self, name: &str, alive: u64, limit: u64, backlog: u64) {
+    pub(crate) fn add(&mut self, name: &str, alive: u64, limit: u64, backlog: u64) {
         let now = self.now;
         let consumers: Vec<ConsumerStatus> = (0..alive)
             .map(|i| ConsumerStatus {
@@ -437,7 +426,7 @@ impl Fleet {
         self.snapshot.streams.insert(name.into(), stream);
     }
 
-    fn change(&mut self, name: &str, how: impl FnOnce(&mut WorkerTypeStatus, &mut StreamStatus)) {
+    pub(crate) fn change(&mut self, name: &str, how: impl FnOnce(&mut WorkerTypeStatus, &mut StreamStatus)) {
         let name = Name::from(name);
         if let (Some(w), Some(s)) = (self.snapshot.workers.get_mut(&name), self.snapshot.streams.get_mut(&name)) {
             how(w, s);
@@ -445,7 +434,7 @@ impl Fleet {
     }
 
     /// Something that happened `ago` seconds ago; newest first.
-    fn event(&mut self, ago: f64, subject: &str, kind: EventKind) {
+    pub(crate) fn event(&mut self, ago: f64, subject: &str, kind: EventKind) {
         let event = Event {
             ts: self.now - ago,
             subject: subject.to_owned(),
@@ -455,7 +444,7 @@ impl Fleet {
         self.snapshot.recent_events.push_back(Arc::new(event));
     }
 
-    fn finish(self) -> Snapshot {
+    pub(crate) fn finish(self) -> Snapshot {
         self.snapshot
     }
 }
