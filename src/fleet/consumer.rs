@@ -77,6 +77,8 @@ pub struct Consumer {
     pub unreadable: Option<String>,
     /// What its groups last said of it; `None` when no group lists it.
     pub work: Option<Work>,
+    /// Since when it counts as present, by Redis' clock, Unix seconds.
+    pub present_since: f64,
     /// The heartbeat was seen alive since it last went: only such a consumer can be lost.
     was_alive: bool,
     /// When its heartbeat was last seen to change.
@@ -130,6 +132,7 @@ impl Consumer {
             heartbeat: None,
             unreadable: None,
             work: None,
+            present_since: now_unix,
             was_alive: false,
             rewritten_at: now,
             progressed_at: now,
@@ -158,6 +161,7 @@ impl Consumer {
     /// Takes in a good reading and answers with the state before it.
     pub fn see(&mut self, sighting: &Sighting<'_>) -> ConsumerState {
         let before = self.state;
+        let was_present = self.is_present();
         self.unreadable = None;
         let next = match &sighting.keys.beat {
             Beat::Present(beat) => self.see_heartbeat(beat, sighting),
@@ -172,6 +176,9 @@ impl Consumer {
             self.state = next;
             self.since = sighting.now;
             self.since_unix = sighting.now_unix;
+        }
+        if !was_present && self.is_present() {
+            self.present_since = sighting.now_unix;
         }
         before
     }

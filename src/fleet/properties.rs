@@ -370,6 +370,42 @@ proptest! {
     }
 }
 
+#[test]
+fn a_consumer_that_is_lost_returns_and_is_lost_again_is_told_twice() {
+    let outage = |mut acts: Vec<Act>| {
+        acts.push(Act::Kill(0));
+        acts.extend(vec![Act::Wait; 8]);
+        acts
+    };
+    let mut acts = outage([vec![Act::Start(0)], vec![Act::Wait; 10]].concat());
+    let first = World::play(&acts);
+    acts.push(Act::Start(0));
+    let acts = outage([acts, vec![Act::Wait; 10]].concat());
+    let mut world = World::play(&acts);
+    // The same process: only its network was away.
+    for reading in &mut world.readings {
+        for (_, found) in Arc::make_mut(reading.heartbeats.as_mut().unwrap()).consumers.values_mut().flatten() {
+            if let Beat::Present(beat) = &mut found.beat {
+                Arc::make_mut(beat).started_at = 1.0;
+            }
+        }
+    }
+    let keys = |world: &World| -> Vec<String> {
+        let mut tracker = tracker();
+        let advances: Vec<_> = world.readings.iter().filter_map(|reading| tracker.advance(reading)).collect();
+        advances
+            .iter()
+            .flat_map(|a| &a.events)
+            .filter(|e| e.type_name() == "consumers_lost")
+            .map(|e| e.key.clone())
+            .collect()
+    };
+    assert_eq!(keys(&first).len(), 1);
+    let twice = keys(&world);
+    assert_eq!(twice.len(), 2);
+    assert_ne!(twice[0], twice[1]);
+}
+
 /// The worst case in time: killed right after it wrote its heartbeat.
 #[test]
 fn a_crash_is_seen_within_twenty_seconds() {

@@ -16,8 +16,8 @@ pub(super) struct Sightings {
     pub(super) ts: f64,
     pub(super) absence_counts_from: Mono,
     pub(super) floor: Duration,
-    /// Consumers that came or went, with the moment they were in their state since: the same for
-    /// the same occurrence after a restart.
+    /// Consumers that came or went, each with a moment that was written down before: the same for
+    /// the same occurrence found again after a restart, another for the next occurrence.
     pub(super) who: BTreeSet<String>,
     pub(super) departures: Departures,
     pub(super) told: Vec<EventKind>,
@@ -45,7 +45,7 @@ impl Sightings {
 
     fn look_at_one(&mut self, name: &Name, consumer: &mut Consumer, keys: &BeatReading, work: Option<Work>) {
         let was_present = consumer.is_present();
-        let since = consumer.since_unix;
+        let (since, present_since) = (consumer.since_unix, consumer.present_since);
         let before = consumer.see(&Sighting {
             keys,
             work,
@@ -55,9 +55,11 @@ impl Sightings {
             floor: self.floor,
         });
         let after = consumer.state;
-        if was_present != consumer.is_present() {
+        if was_present && !consumer.is_present() {
+            self.who.insert(format!("{name}@{present_since}"));
+        } else if !was_present && consumer.is_present() {
             let started = consumer.heartbeat.as_ref().map_or(since, |beat| beat.started_at);
-            self.who.insert(format!("{name}@{started}"));
+            self.who.insert(format!("{name}@{}", if before.is_gone() { since } else { started }));
         }
         if after == ConsumerState::NoHeartbeat && matches!(keys.marker, MarkerReading::Present(_)) {
             self.departures.goodbyes += 1;

@@ -137,7 +137,7 @@ impl WorkerType {
             last_alive: Some(f64::from(self.last_alive_count)),
             state_changed_at: self.changed_at,
             last_seen_alive: self.last_seen_alive,
-            consumers: present.map(|(name, c)| (name.to_text(), c.since_unix)).collect(),
+            consumers: present.map(|(name, c)| (name.to_text(), c.present_since)).collect(),
             losses: self.losses.iter().map(|(_, at)| *at).collect(),
         }
     }
