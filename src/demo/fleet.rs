@@ -73,7 +73,7 @@ pub enum DemoError {
     Signal(#[source] std::io::Error),
     /// The private Postgres refuses.
     #[error("the private Postgres refuses: {0}")]
-    Postgres(#[from] tokio_postgres::Error),
+    Postgres(String),
     /// The private Redis refuses.
     #[error("the private Redis refuses: {0}")]
     Redis(#[from] redis::RedisError),
@@ -248,8 +248,8 @@ struct Door {
 
 impl Door {
     async fn open(equipment: &Equipment) -> Result<Self, DemoError> {
-        let brain = Brain::connect(&equipment.database_url).await?;
-        brain.create_tables().await?;
+        let brain = Brain::connect(&equipment.database_url).await.map_err(DemoError::Postgres)?;
+        brain.create_tables().await.map_err(DemoError::Postgres)?;
         // The default, half a second, is little on a busy machine.
         let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
         let client = redis::Client::open(equipment.redis_url.as_str())?;
@@ -271,7 +271,7 @@ impl Door {
     async fn let_in(&mut self, route: &Route) -> Result<(), DemoError> {
         let Some(first) = route.streams.first() else { return Ok(()) };
         let (query_id, response_id) = (short_id(), short_id());
-        self.brain.add_query(&query_id, &response_id, route.ara).await?;
+        self.brain.add_query(&query_id, &response_id, route.ara).await.map_err(DemoError::Postgres)?;
         let workflow = Workflow::through(route.streams.iter().copied()).to_json();
         let mut add = redis::cmd("XADD");
         add.arg(first).arg("*").arg("query_id").arg(query_id).arg("response_id").arg(response_id);

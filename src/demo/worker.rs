@@ -88,7 +88,7 @@ fn obey(pace: &AtomicU32) {
 async fn work(orders: WorkerOrders, pace: Arc<AtomicU32>) -> Result<(), String> {
     let uses_database = waits_for_callbacks(&orders.stream) || orders.stream == FINISH_QUERY;
     let brain = match uses_database {
-        true => Some(Brain::connect(&orders.database_url).await.map_err(|e| e.to_string())?),
+        true => Some(Brain::connect(&orders.database_url).await?),
         false => None,
     };
     let worker = Worker::builder(&orders.stream).map_err(|e| e.to_string())?;
@@ -114,7 +114,7 @@ impl Post {
         let query_id = task.query_id().unwrap_or_default();
         let is_lookup = waits_for_callbacks(&self.stream);
         if let (Some(brain), true) = (&self.brain, is_lookup) {
-            brain.add_callbacks(query_id, 1 + chance::lot() as usize % 3).await?;
+            brain.add_callbacks(query_id, 1 + chance::lot() % 3).await.map_err(TaskFailed::new)?;
         }
         tokio::time::sleep(chance::around(self.work) * self.pace.load(Ordering::Relaxed)).await;
         task.progress();
@@ -122,7 +122,7 @@ impl Post {
             return Err(TaskFailed::new("a knowledge source answered 503"));
         }
         if let (Some(brain), FINISH_QUERY) = (&self.brain, self.stream.as_str()) {
-            brain.finish_query(query_id, task.status().unwrap_or("OK")).await?;
+            brain.finish_query(query_id, task.status().unwrap_or("OK")).await.map_err(TaskFailed::new)?;
         }
         Ok(Done::new())
     }
