@@ -5,6 +5,7 @@ mod consume;
 mod dead_letters;
 mod drain;
 mod finish;
+mod model;
 mod process;
 mod python;
 mod queries;
