@@ -24,22 +24,23 @@ pub(super) struct Sightings {
 }
 
 impl Sightings {
+    /// Looks at every consumer that is known, listed by a group (`work`) or watched (`beats`).
+    /// Both are sorted by name, as `consumers` is: all three are walked side by side.
     pub(super) fn look_at(
         &mut self,
         consumers: &mut BTreeMap<Name, Consumer>,
-        work: &BTreeMap<Name, Work>,
+        work: &[(Name, Work)],
         beats: &[(Name, BeatReading)],
     ) {
-        for name in work.keys().chain(beats.iter().map(|(name, _)| name)) {
-            if !consumers.contains_key(name) {
-                consumers.insert(name.clone(), Consumer::new(self.now, self.ts));
-            }
+        let new: Vec<Name> = not_among(consumers, work).chain(not_among(consumers, beats)).cloned().collect();
+        for name in new {
+            consumers.entry(name).or_insert_with(|| Consumer::new(self.now, self.ts));
         }
         let unseen = BeatReading { beat: Beat::Absent, marker: MarkerReading::NotRead };
+        let (mut work, mut beats) = (Beside(work), Beside(beats));
         for (name, consumer) in consumers {
-            let found = beats.binary_search_by(|(other, _)| other.cmp(name)).ok().and_then(|at| beats.get(at));
-            let keys = found.map_or(&unseen, |(_, keys)| keys);
-            self.look_at_one(name, consumer, keys, work.get(name).copied());
+            let keys = beats.at(name).unwrap_or(&unseen);
+            self.look_at_one(name, consumer, keys, work.at(name).copied());
         }
     }
 
@@ -91,5 +92,33 @@ impl Sightings {
             }
             _ => {}
         }
+    }
+}
+
+/// Those of a sorted list that the map does not hold.
+fn not_among<'a, T>(known: &BTreeMap<Name, Consumer>, sorted: &'a [(Name, T)]) -> impl Iterator<Item = &'a Name> {
+    let mut known = known.keys().peekable();
+    sorted.iter().map(|(name, _)| name).filter(move |name| {
+        while known.next_if(|other| other < name).is_some() {}
+        known.peek() != Some(name)
+    })
+}
+
+/// A sorted list that is walked beside another, each entry once.
+struct Beside<'a, T>(&'a [(Name, T)]);
+
+impl<'a, T> Beside<'a, T> {
+    /// The entry of `name`; names are asked for in order.
+    fn at(&mut self, name: &Name) -> Option<&'a T> {
+        while let [(first, value), rest @ ..] = self.0 {
+            if first > name {
+                return None;
+            }
+            self.0 = rest;
+            if first == name {
+                return Some(value);
+            }
+        }
+        None
     }
 }

@@ -286,19 +286,22 @@ impl Tracker {
     }
 }
 
-/// Each consumer's work, added up over the groups that list it.
-fn work_by_consumer(stream: &StreamReading) -> BTreeMap<Name, Work> {
-    let mut work: BTreeMap<Name, Work> = BTreeMap::new();
-    for (_, consumer) in stream.consumers() {
-        let here = Work { pending: consumer.pending, idle_ms: consumer.idle_ms, inactive_ms: consumer.inactive_ms };
-        work.entry(consumer.name.clone())
-            .and_modify(|w| {
-                w.pending += here.pending;
-                w.idle_ms = w.idle_ms.min(here.idle_ms);
-                w.inactive_ms = w.inactive_ms.into_iter().chain(here.inactive_ms).min();
-            })
-            .or_insert(here);
-    }
+/// Each consumer's work, added up over the groups that list it; sorted by name.
+fn work_by_consumer(stream: &StreamReading) -> Vec<(Name, Work)> {
+    let mut work: Vec<(Name, Work)> = stream
+        .consumers()
+        .map(|(_, c)| (c.name.clone(), Work { pending: c.pending, idle_ms: c.idle_ms, inactive_ms: c.inactive_ms }))
+        .collect();
+    work.sort_by(|(a, _), (b, _)| a.cmp(b));
+    work.dedup_by(|(name, more), (kept, work)| {
+        let same = name == kept;
+        if same {
+            work.pending += more.pending;
+            work.idle_ms = work.idle_ms.min(more.idle_ms);
+            work.inactive_ms = work.inactive_ms.into_iter().chain(more.inactive_ms).min();
+        }
+        same
+    });
     work
 }
 

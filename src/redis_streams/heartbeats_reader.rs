@@ -30,6 +30,8 @@ const MARKER_WORTH_READING: Duration = marker::TTL;
 #[derive(Debug, Default)]
 pub struct HeartbeatsReader {
     consumers: BTreeMap<Name, BTreeMap<Name, Watched>>,
+    /// Whom the groups of each stream listed in the last pass.
+    listed: BTreeMap<Name, Vec<Name>>,
     /// Keys that discovery found and whose payload names nobody yet.
     strays: BTreeMap<Vec<u8>, Watched>,
     /// Keys that discovery found to exist: when MGET calls one nil, it is of another type.
@@ -61,22 +63,29 @@ impl HeartbeatsReader {
 
     /// Watches the consumers that the groups list now.
     pub fn follow(&mut self, streams: &StreamsReading) {
-        for watched in self.consumers.values_mut().flat_map(BTreeMap::values_mut) {
-            watched.in_group = false;
+        for (stream, before) in &mut self.listed {
+            if !streams.streams.contains_key(stream) {
+                before.clear();
+                self.consumers
+                    .get_mut(stream)
+                    .into_iter()
+                    .flat_map(BTreeMap::values_mut)
+                    .for_each(|w| w.in_group = false);
+            }
         }
         for (stream, reading) in &streams.streams {
-            let Ok(facts) = &reading.facts else { continue };
-            for consumer in facts.groups.iter().flat_map(|group| group.consumers.iter().flatten()) {
-                let of_stream = match self.consumers.get_mut(stream) {
-                    Some(of_stream) => of_stream,
-                    None => self.consumers.entry(stream.clone()).or_default(),
-                };
-                match of_stream.get_mut(&consumer.name) {
-                    Some(watched) => watched.in_group = true,
-                    None => {
-                        of_stream.insert(consumer.name.clone(), Watched { in_group: true, ..Watched::default() });
-                    }
-                }
+            let before = self.listed.entry(stream.clone()).or_default();
+            // Mostly nobody came or went.
+            if reading.facts.is_err() || reading.consumers().map(|(_, consumer)| &consumer.name).eq(before.iter()) {
+                continue;
+            }
+            *before = reading.consumers().map(|(_, consumer)| consumer.name.clone()).collect();
+            let consumers = self.consumers.entry(stream.clone()).or_default();
+            for watched in consumers.values_mut() {
+                watched.in_group = false;
+            }
+            for name in before.iter() {
+                consumers.entry(name.clone()).or_default().in_group = true;
             }
         }
     }
