@@ -166,8 +166,13 @@ impl Serialize for Cell {
                 if *tone != Tone::Plain || value.is_some() {
                     seq.serialize_element(tone.word())?;
                 }
-                if let Some(value) = value {
-                    seq.serialize_element(value)?;
+                match value {
+                    // Most are whole, and shorter so.
+                    Some(value) if value.fract() == 0.0 && *value >= 0.0 => {
+                        seq.serialize_element(&figures::whole(*value))?
+                    }
+                    Some(value) => seq.serialize_element(value)?,
+                    None => {}
                 }
                 seq.end()
             }
@@ -189,9 +194,9 @@ mod tests {
         for (cell, json) in [
             (Cell::count(Some(37)), r#""37""#),
             (Cell::count(Some(0)), r#"["0",null,"faint"]"#),
-            (Cell::count(Some(1234)), "[\"1.2\u{202f}k\",\"1,234\",\"\",1234.0]"),
+            (Cell::count(Some(1234)), "[\"1.2\u{202f}k\",\"1,234\",\"\",1234]"),
             (Cell::count(None), r#"["—","not known","faint"]"#),
-            (Cell::count_at_least(Some(40), true), r#"["at least 40","40","",40.0]"#),
+            (Cell::count_at_least(Some(40), true), r#"["at least 40","40","",40]"#),
             (Cell::Since(12.9), "12"),
         ] {
             assert_eq!(serde_json::to_string(&cell).unwrap(), json);

@@ -18,6 +18,8 @@ const SERIES: usize = 12;
 /// Colours and dashes of the palette; together they name a series.
 const COLOURS: usize = 8;
 const DASHES: usize = 3;
+/// A chart is at least so many columns wide, so that the first ones are not drawn out.
+const COLUMNS_AT_LEAST: usize = 20;
 /// A sparkline's height, and the depth that fills it at least.
 const SPARK_HEIGHT: u64 = 24;
 const SPARK_SCALE: u64 = 10;
@@ -145,6 +147,8 @@ fn path<Y: PartialEq + std::fmt::Display + Copy>(points: impl Iterator<Item = (u
 pub(super) struct StillChart {
     /// What stands beside horizontal lines, with their place from the top in percent.
     y: Vec<Tick>,
+    /// How wide it is, in steps from column to column.
+    steps: usize,
     /// What stands below vertical lines, with their place from the left in percent.
     x: Vec<Tick>,
     series: Vec<StillSeries>,
@@ -194,6 +198,7 @@ impl StillChart {
             y: (0..=4_u32)
                 .map(|i| Tick { at: 100.0 - f64::from(i) * 25.0, text: count(top / 4 * u64::from(i)) })
                 .collect(),
+            steps: steps(history),
             x: time_ticks(history),
             quiet: series.is_empty() && !history.times.is_empty(),
             empty: history.times.is_empty(),
@@ -224,6 +229,10 @@ fn still(history: &DepthHistory, place: usize, name: &Name, top: u64) -> StillSe
     }
 }
 
+fn steps(history: &DepthHistory) -> usize {
+    history.times.len().clamp(COLUMNS_AT_LEAST, DepthHistory::COLUMNS) - 1
+}
+
 /// A round number that is at least `peak` and has four equal parts.
 fn nice_top(peak: u64) -> u64 {
     let mut unit = 1;
@@ -244,7 +253,7 @@ fn nice_top(peak: u64) -> u64 {
 #[expect(clippy::cast_precision_loss, reason = "places on a chart of 200 columns")]
 fn time_ticks(history: &DepthHistory) -> Vec<Tick> {
     let (Some(first), Some(last)) = (history.times.front(), history.times.back()) else { return Vec::new() };
-    let columns = (DepthHistory::COLUMNS - 1) as f64;
+    let columns = steps(history) as f64;
     let known = (history.times.len().max(2) - 1) as f64;
     let per_column = ((last - first) / known).max(0.001);
     let minutes = per_column * columns / 60.0;

@@ -9,8 +9,9 @@ use crate::fleet::consumer::ConsumerState;
 use crate::fleet::snapshot::{StreamStatus, WorkerTypeStatus};
 use crate::fleet::worker_type::TypeState;
 
-/// A loss stays among the troubles for this long (seconds); its card tells of it for the hour.
-const LOSS_IS_NEWS: f64 = 15.0 * 60.0;
+/// A loss stays among the troubles as long as the chart shows the moment (seconds); its card tells
+/// of it for the hour.
+const LOSS_IS_NEWS: f64 = 10.0 * 60.0;
 
 /// How something fares; later is worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -288,9 +288,9 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_is_no_news_after_a_quarter_of_an_hour() {
+    fn a_loss_is_no_news_after_ten_minutes() {
         let mut fleet = fleet();
-        fleet.change("a", |w, _| (w.lost, w.lost_at) = (1, Some(NOW - 16.0 * 60.0)));
+        fleet.change("a", |w, _| (w.lost, w.lost_at) = (1, Some(NOW - 11.0 * 60.0)));
         assert_eq!(told(&fleet.finish()).1, "Shepherd");
     }
 

@@ -132,7 +132,7 @@ fn drain(status: &StreamStatus) -> Cell {
             if sec > LONG_WAIT { cell.toned(Tone::Warning) } else { cell }
         }
         None if rates.is_some() && status.undelivered.is_some() => {
-            Cell::text("not shrinking").toned(Tone::Warning).valued(1e12)
+            Cell::text("not shrinking").toned(Tone::Warning).valued(1e9)
         }
         None => Cell::missing(),
     };

@@ -63,9 +63,7 @@ pub(in crate::pages) fn redis(snapshot: &Snapshot, steady: &mut Steady) -> Draft
     steady.redis_start = start;
     let limit = server.maxmemory_bytes.filter(|limit| *limit > 0);
     let evicted = server.evicted_keys.unwrap_or(0);
-    let memory = Cell::bytes(server.used_memory_bytes.map(two_or_three_digits));
     let cells: Cells = vec![
-        ("m".to_owned(), exactly(memory, server.used_memory_bytes)),
         ("l".to_owned(), used(server.used_memory_bytes, limit)),
         ("c".to_owned(), Cell::count(server.connected_clients)),
         ("o".to_owned(), Cell::count(server.instantaneous_ops_per_sec.map(two_digits))),
@@ -109,9 +107,9 @@ pub(in crate::pages) fn share(used: Option<u64>, limit: Option<u64>) -> Option<f
     used.zip(limit.filter(|limit| *limit > 0)).map(|(used, limit)| used as f64 / limit as f64)
 }
 
-/// How much of a limit is used.
+/// How much is used, and of a limit if there is one.
 fn used(n: Option<u64>, limit: Option<u64>) -> Cell {
-    let Some(part) = share(n, limit) else { return Cell::missing() };
+    let Some(part) = share(n, limit) else { return Cell::bytes(n.map(two_or_three_digits)) };
     let of = limit.map(bytes).unwrap_or_default();
     let rounded = n.map(|n| bytes(two_or_three_digits(n))).unwrap_or_default();
     let cell = Cell::text(format!("{rounded} of {of}, {}", percent(part))).valued((part * 100.0).round().min(100.0));
