@@ -19,7 +19,7 @@ use shepherd_monitor::contract::task::{self as wire, Changes, Fields};
 use shepherd_monitor::contract::{Name, ShutdownMarker};
 use shepherd_monitor::demo::servers::RedisOptions;
 use shepherd_monitor::redis_streams::tasks::{
-    Address, Claim, Claimed, EntryId, Finish, Link, LinkError, TaskStream, Verdict,
+    Address, Claim, Claimed, EntryId, Finish, Link, LinkError, Overdue, TaskStream, Verdict,
 };
 
 use super::ask;
@@ -40,24 +40,76 @@ const SWALLOWED: Duration = Duration::from_millis(40);
 #[derive(Debug, Clone)]
 enum Step {
     Add(u8),
-    Read { who: u8, count: u8 },
-    Renew { who: u8 },
-    End { who: u8, which: u8, how: How },
-    EndAll { who: u8 },
-    EndAndRead { who: u8, which: u8 },
-    Release { who: u8, which: u8 },
-    Pause { who: u8 },
-    Continue { who: u8 },
-    Kill { who: u8 },
-    Start { group: u8 },
-    Reclaim { who: u8, room: u8 },
-    Drain { who: u8, finish: bool },
+    Read {
+        who: u8,
+        count: u8,
+    },
+    Renew {
+        who: u8,
+    },
+    End {
+        who: u8,
+        which: u8,
+        how: How,
+    },
+    EndAll {
+        who: u8,
+    },
+    EndAndRead {
+        who: u8,
+        which: u8,
+    },
+    Release {
+        who: u8,
+        which: u8,
+    },
+    Pause {
+        who: u8,
+    },
+    Continue {
+        who: u8,
+    },
+    Kill {
+        who: u8,
+    },
+    Start {
+        group: u8,
+    },
+    Reclaim {
+        who: u8,
+        room: u8,
+    },
+    /// Only the first half of a sweep: what it saw is out of date when it takes it.
+    Look {
+        who: u8,
+    },
+    TakeSeen {
+        who: u8,
+        room: u8,
+    },
+    /// One is stopped or killed with what it holds, time passes, another one sweeps.
+    Overtake {
+        who: u8,
+        kill: bool,
+    },
+    Drain {
+        who: u8,
+        finish: bool,
+    },
     Age,
     Trim,
     DeleteConsumers,
-    Memory { full: bool },
-    WrongType { on: bool },
-    Swallow { who: u8, which: u8, then: Swallowed },
+    Memory {
+        full: bool,
+    },
+    WrongType {
+        on: bool,
+    },
+    Swallow {
+        who: u8,
+        which: u8,
+        then: Swallowed,
+    },
     Restart,
 }
 
@@ -84,7 +136,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Swallowed::Read), 3 => Just(Swallowed::End), 2 => Just(Swallowed::Reclaim), 1 => Just(Swallowed::Release)
     ];
     prop_oneof![
-        8 => (1..5_u8).prop_map(Step::Add),
+        5 => (1..4_u8).prop_map(Step::Add),
         10 => (who.clone(), 1..4_u8).prop_map(|(who, count)| Step::Read { who, count }),
         2 => who.clone().prop_map(|who| Step::Renew { who }),
         10 => (who.clone(), which, how).prop_map(|(who, which, how)| Step::End { who, which, how }),
@@ -96,6 +148,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => who.clone().prop_map(|who| Step::Kill { who }),
         5 => (0..2_u8).prop_map(|group| Step::Start { group }),
         9 => (who.clone(), 1..5_u8).prop_map(|(who, room)| Step::Reclaim { who, room }),
+        3 => who.clone().prop_map(|who| Step::Look { who }),
+        3 => (who.clone(), 1..5_u8).prop_map(|(who, room)| Step::TakeSeen { who, room }),
+        12 => (who.clone(), any::<bool>()).prop_map(|(who, kill)| Step::Overtake { who, kill }),
         2 => (who.clone(), any::<bool>()).prop_map(|(who, finish)| Step::Drain { who, finish }),
         7 => Just(Step::Age),
         2 => Just(Step::Trim),
@@ -113,6 +168,8 @@ struct Sim {
     group: &'static str,
     link: Link,
     held: Vec<HeldTask>,
+    /// Lost entries that it has seen and not yet taken.
+    seen: Vec<Overdue>,
     paused: bool,
 }
 
@@ -181,7 +238,7 @@ impl World {
         let name = Name::from(format!("w{}", self.born));
         let stream = TaskStream::new(Name::from(STREAM), Name::from(group), name);
         let link = self.link();
-        self.workers.push(Sim { stream, group, link, held: Vec::new(), paused: false });
+        self.workers.push(Sim { stream, group, link, held: Vec::new(), seen: Vec::new(), paused: false });
         self.heartbeat(self.workers.len() - 1, true).await;
     }
 
@@ -278,6 +335,32 @@ impl World {
             Step::Reclaim { who, room } => {
                 let Some(who) = self.acting(who) else { return Ok(()) };
                 self.reclaim(who, room as usize).await?;
+            }
+            Step::Look { who } => {
+                let Some(who) = self.acting(who) else { return Ok(()) };
+                self.search(who).await?;
+            }
+            Step::TakeSeen { who, room } => {
+                let Some(who) = self.acting(who) else { return Ok(()) };
+                self.take_seen(who, room as usize).await?;
+            }
+            Step::Overtake { who, kill } => {
+                let Some(victim) = self.acting(who) else { return Ok(()) };
+                let group = self.workers[victim].group;
+                self.heartbeat(victim, false).await;
+                if kill {
+                    self.workers.remove(victim);
+                } else {
+                    self.workers[victim].paused = true;
+                }
+                self.age().await;
+                let other = |worker: &Sim| worker.group == group && !worker.paused;
+                if !self.workers.iter().any(other) {
+                    self.start(u8::from(group == GROUPS[1])).await;
+                }
+                if let Some(by) = self.workers.iter().position(other) {
+                    self.reclaim(by, 4).await?;
+                }
             }
             Step::Drain { who, finish } => {
                 let Some(who) = self.acting(who) else { return Ok(()) };
@@ -458,6 +541,10 @@ impl World {
                 prop_assert_eq!(&verdicts[0], &before.foretell(worker, &task.id, task.deliveries));
                 if verdicts[0] == Verdict::Done {
                     self.uncounted(who, &task.id);
+                    let (group, after) = (self.workers[who].group, self.look().await);
+                    let row = after.row(group, &task.id);
+                    prop_assert_eq!(row.map(|row| row.deliveries), Some(task.deliveries - 1));
+                    prop_assert!(row.is_some_and(|row| row.idle >= FLOOR.as_millis() as u64));
                 }
                 self.workers[who].held.remove(at);
                 Ok(())
@@ -475,50 +562,71 @@ impl World {
 
     /// A sweep: what no task of its own holds, then what others lost, as far as there is room.
     async fn reclaim(&mut self, who: usize, room: usize) -> Check {
-        let before = self.look().await;
-        match self.sweep(who, room).await {
-            Ok(taken) => {
-                for (id, deliveries, _) in &taken {
-                    let row = before.row(self.workers[who].group, id);
-                    prop_assert_eq!(row.map(|row| row.deliveries + 1), Some(*deliveries));
-                    let owner = row.map(|row| row.owner.clone()).unwrap_or_default();
-                    let holder = self.workers.iter().find(|worker| worker.stream.consumer().to_text() == owner);
-                    let lost = holder.is_none_or(|holder| {
-                        holder.paused || holder.stream.consumer() == self.workers[who].stream.consumer()
-                    });
-                    prop_assert!(lost, "{} was taken from {}, which lives", id, owner);
-                    let own = owner == self.workers[who].stream.consumer().to_text();
-                    let gate = if own { LEASE } else { FLOOR };
-                    prop_assert!(
-                        row.is_some_and(|row| row.idle + 1000 >= gate.as_millis() as u64),
-                        "{} was not idle",
-                        id
-                    );
-                }
-                self.handed(who, taken)
+        self.search(who).await?;
+        self.take_seen(who, room).await
+    }
+
+    async fn search(&mut self, who: usize) -> Check {
+        let worker = &mut self.workers[who];
+        match Self::lost(&worker.stream, &mut worker.link).await {
+            Ok(lost) => {
+                worker.seen = lost;
+                Ok(())
             }
             Err(e) => self.excused(&e),
         }
     }
 
-    async fn sweep(&mut self, who: usize, room: usize) -> Result<Vec<(EntryId, u64, Arc<Fields>)>, LinkError> {
-        let worker = &mut self.workers[who];
-        let (stream, link) = (&worker.stream, &mut worker.link);
-        let mut own = stream.overdue(link, LEASE, "-", 100, true).await?;
-        own.retain(|entry| !worker.held.iter().any(|task| task.id == entry.id));
+    async fn lost(stream: &TaskStream, link: &mut Link) -> Result<Vec<Overdue>, LinkError> {
+        let mut lost = stream.overdue(link, LEASE, "-", 100, true).await?;
         let mut others = stream.overdue(link, FLOOR, "-", 100, false).await?;
         let alive = stream.alive(link, others.iter().map(|entry| &entry.owner)).await?;
         others.retain(|entry| entry.owner != *stream.consumer() && alive.get(&entry.owner) == Some(&false));
-        let mut taken = Vec::new();
-        for (mut entries, min_idle) in [(own, LEASE), (others, FLOOR)] {
-            entries.truncate(room - taken.len());
-            for claimed in stream.claim(link, &entries, Claim { min_idle, delivery_limit: LIMIT }).await? {
-                if let Claimed::Taken(one) = claimed {
-                    taken.push((one.entry.id, one.deliveries, one.entry.fields));
+        lost.extend(others);
+        Ok(lost)
+    }
+
+    async fn take_seen(&mut self, who: usize, room: usize) -> Check {
+        let worker = &mut self.workers[who];
+        let mut seen = std::mem::take(&mut worker.seen);
+        seen.retain(|entry| !worker.held.iter().any(|task| task.id == entry.id && task.deliveries == entry.deliveries));
+        seen.truncate(room);
+        let me = worker.stream.consumer().clone();
+        let (own, others): (Vec<Overdue>, Vec<Overdue>) = seen.into_iter().partition(|entry| entry.owner == me);
+        for (entries, min_idle) in [(own, LEASE), (others, FLOOR)] {
+            let before = self.look().await;
+            let worker = &mut self.workers[who];
+            let rules = Claim { min_idle, delivery_limit: LIMIT };
+            let claimed = match worker.stream.claim(&mut worker.link, &entries, rules).await {
+                Ok(claimed) => claimed,
+                Err(e) => return self.excused(&e),
+            };
+            prop_assert_eq!(claimed.len(), entries.len());
+            let mut taken = Vec::new();
+            for (entry, claimed) in entries.iter().zip(claimed) {
+                let row = before.row(worker.group, &entry.id);
+                let lost = row.is_some_and(|row| {
+                    row.owner == entry.owner.to_text()
+                        && row.deliveries == entry.deliveries
+                        && row.idle >= min_idle.as_millis() as u64
+                        && (entry.owner == me || !before.alive.contains(&row.owner))
+                });
+                match claimed {
+                    Claimed::Taken(one) => {
+                        prop_assert!(lost && entry.deliveries <= LIMIT, "{:?} was taken from {:?}", entry, row);
+                        prop_assert_eq!(one.deliveries, entry.deliveries + 1);
+                        taken.push((one.entry.id, one.deliveries, one.entry.fields));
+                    }
+                    Claimed::Buried { .. } | Claimed::Refused(..) => {
+                        prop_assert!(lost && entry.deliveries > LIMIT, "{:?} was buried, it was {:?}", entry, row);
+                    }
+                    Claimed::Spared(_) => prop_assert!(!lost, "{:?} was left to {:?}", entry, row),
+                    Claimed::Vanished(_) => prop_assert!(false, "{:?} has vanished", entry),
                 }
             }
+            self.handed(who, taken)?;
         }
-        Ok(taken)
+        Ok(())
     }
 
     async fn drain(&mut self, who: usize, finish: bool) -> Check {
@@ -635,16 +743,14 @@ impl World {
         self.settle_swallowed(who, then, maybe_done).await
     }
 
-    /// The look before a claim, and a claim whose answer is lost.
+    /// A claim whose answer is lost; what there is to claim is found out around the proxy.
     async fn sweep_blindly(&mut self, who: usize) -> Result<(), LinkError> {
-        // The look's answers are swallowed as well: ask for it around the proxy.
         let mut direct = Link::new(Address::from_url("url", &self.server.url()).unwrap(), Duration::from_secs(5));
         let worker = &mut self.workers[who];
-        let mut others = worker.stream.overdue(&mut direct, FLOOR, "-", 3, false).await?;
-        let alive = worker.stream.alive(&mut direct, others.iter().map(|entry| &entry.owner)).await?;
-        others.retain(|entry| entry.owner != *worker.stream.consumer() && alive.get(&entry.owner) == Some(&false));
+        let mut lost = Self::lost(&worker.stream, &mut direct).await?;
+        lost.retain(|entry| entry.owner != *worker.stream.consumer());
         let rules = Claim { min_idle: FLOOR, delivery_limit: LIMIT };
-        worker.stream.claim(&mut worker.link, &others, rules).await.map(drop)
+        worker.stream.claim(&mut worker.link, &lost, rules).await.map(drop)
     }
 
     /// The second asking, on a new connection.
@@ -771,6 +877,8 @@ struct View {
     entries: BTreeSet<String>,
     last: BTreeMap<&'static str, EntryId>,
     rows: BTreeMap<(&'static str, String), Row>,
+    /// Consumers with a heartbeat.
+    alive: BTreeSet<String>,
     /// How often each query ended, by group.
     ended: BTreeMap<(String, String), u32>,
 }
@@ -786,6 +894,7 @@ impl View {
         for end in ENDS {
             pipe.cmd("XRANGE").arg(end).arg("-").arg("+");
         }
+        pipe.cmd("KEYS").arg("worker:heartbeat:*");
         let replies: Vec<redis::RedisResult<Value>> = pipe.ignore_errors().query_async(redis).await.unwrap();
         let mut replies = replies.into_iter();
         let mut next = || replies.next().unwrap();
@@ -795,6 +904,7 @@ impl View {
             entries: entries.into_iter().map(|(id, _)| id).collect(),
             last: BTreeMap::new(),
             rows: BTreeMap::new(),
+            alive: BTreeSet::new(),
             ended: BTreeMap::new(),
         };
         for group in GROUPS {
@@ -815,6 +925,8 @@ impl View {
                 *view.ended.entry((fields["query_id"].clone(), fields[group].clone())).or_default() += 1;
             }
         }
+        let beats: Vec<String> = redis::from_redis_value(next().unwrap()).unwrap();
+        view.alive = beats.iter().filter_map(|key| key.rsplit(':').next()).map(str::to_owned).collect();
         view
     }
 
@@ -847,7 +959,7 @@ fn live(cases: u32, seed: u64, durable: bool) {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
-    let steps = proptest::collection::vec(step(), 1..40);
+    let steps = proptest::collection::vec(step(), 1..45);
     let outcome = runner.run(&steps, |steps| runtime.block_on(world.borrow_mut().run(&steps)));
     match outcome {
         Ok(()) => {}
