@@ -153,10 +153,11 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     let mut connection = connect(&fleet.redis).await;
     println!("\n{streams} streams x {workers} workers, {unrelated} unrelated keys");
 
+    // On an instance of its own: whoever polls whole snapshots makes the monitor build them.
+    let first = Monitor::start(&fleet.redis.url(), &postgres.url()).first_snapshot(streams).await;
     let monitor = Monitor::start(&fleet.redis.url(), &postgres.url());
-    let first = monitor.first_snapshot(streams).await;
     // The walk at the start is over, and the fleet has settled.
-    tokio::time::sleep(Duration::from_secs(if unrelated > 0 { 40 } else { 18 })).await;
+    tokio::time::sleep(Duration::from_secs(if unrelated > 0 { 45 } else { 20 })).await;
 
     reset(&mut connection).await;
     let (bytes, cpu, tick) = (bytes_out(&mut connection).await, monitor.cpu_seconds(), monitor.ticks().await);
