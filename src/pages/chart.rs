@@ -154,8 +154,6 @@ pub(super) struct StillChart {
     series: Vec<StillSeries>,
     /// Busy streams that are not drawn.
     more: usize,
-    /// No stream had anything waiting.
-    quiet: bool,
     /// Nothing was read yet.
     empty: bool,
 }
@@ -200,7 +198,6 @@ impl StillChart {
                 .collect(),
             steps: steps(history),
             x: time_ticks(history),
-            quiet: series.is_empty() && !history.times.is_empty(),
             empty: history.times.is_empty(),
             series,
             more,
