@@ -115,7 +115,11 @@ impl Cell {
 
     /// Its element: `tag` with `class`, found by `slot`.
     pub(super) fn write_html(&self, html: &mut String, tag: &str, class: &str, slot: &str) {
-        _ = write!(html, r#"<{tag} class="{class}" data-c="{slot}""#);
+        _ = write!(html, "<{tag}");
+        if !class.is_empty() {
+            _ = write!(html, r#" class="{class}""#);
+        }
+        _ = write!(html, r#" data-c="{slot}""#);
         match self {
             Self::Figure { text, title, tone, value } => {
                 if let Some(title) = title {

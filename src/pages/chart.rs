@@ -154,8 +154,6 @@ pub(super) struct StillChart {
     series: Vec<StillSeries>,
     /// Busy streams that are not drawn.
     more: usize,
-    /// No stream had anything waiting.
-    quiet: bool,
     /// Nothing was read yet.
     empty: bool,
 }
@@ -200,7 +198,6 @@ impl StillChart {
                 .collect(),
             steps: steps(history),
             x: time_ticks(history),
-            quiet: series.is_empty() && !history.times.is_empty(),
             empty: history.times.is_empty(),
             series,
             more,
@@ -212,7 +209,7 @@ impl StillChart {
 fn still(history: &DepthHistory, place: usize, name: &Name, top: u64) -> StillSeries {
     let (colour, dash) = look(place);
     let depths = history.depths.get(name);
-    let offset = DepthHistory::COLUMNS.saturating_sub(history.times.len());
+    let offset = (steps(history) + 1).saturating_sub(history.times.len());
     let points = depths
         .into_iter()
         .flatten()
@@ -312,6 +309,19 @@ mod tests {
     fn the_scale_ends_on_a_round_number_above_the_peak() {
         assert_eq!([0, 4, 5, 11, 13, 37, 41, 999, 100_001].map(nice_top), [4, 4, 8, 12, 20, 40, 80, 1200, 120_000]);
         assert!(nice_top(u64::MAX) > u64::MAX / 2);
+    }
+
+    #[test]
+    fn the_newest_column_is_at_the_right_edge_however_few_there_are() {
+        for columns in [1, 2, 19, 20, 21, 199, 200, 250] {
+            let mut history = DepthHistory::default();
+            (0..columns).for_each(|i| {
+                history.push(f64::from(i) * 3.0, [(Name::from("s"), Some(u64::from(i) % 2 + 1))].into_iter())
+            });
+            let chart = StillChart::new(&history);
+            let last = chart.series[0].path.rsplit(['M', 'L', 'H']).next().unwrap().to_owned();
+            assert_eq!(last.split(' ').next().unwrap(), chart.steps.to_string(), "{columns} columns");
+        }
     }
 
     #[test]

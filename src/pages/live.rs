@@ -227,7 +227,7 @@ impl LiveView {
             root: root_path,
             assets: format!("{root_path}/assets/{}", assets::version()),
             maturity: self.environment.maturity.as_deref(),
-            url: self.environment.url.as_deref(),
+            url: self.environment.url.as_deref().filter(|url| is_web_address(url)),
             pages: PAGES,
             modules: MODULES,
             epoch: self.epoch,
@@ -292,6 +292,11 @@ impl LiveView {
         let draw = |depths: &VecDeque<Option<u64>>| format!(r#" d="{}""#, sparkline(depths.iter().copied()));
         history.depths.iter().map(|(name, depths)| (element_id::key(name), draw(depths))).collect()
     }
+}
+
+/// Whether it may be linked to: an address of another kind could be a script.
+fn is_web_address(url: &str) -> bool {
+    url.starts_with("https://") || url.starts_with("http://")
 }
 
 fn nothing_read_yet() -> Snapshot {

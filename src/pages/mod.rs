@@ -1,10 +1,10 @@
 //! What people see: a snapshot becomes a page, and a page is kept up by what changed.
 //!
-//! Pure: snapshots in, HTML out; no clock, no I/O but the embedded templates. [`view`] says what is
-//! shown, through [`condition`] and [`headline`] (how things are), `panels` (what each panel shows)
-//! and [`wording`] and [`figures`] (how it is said). [`block`] keeps each fragment and what of it
-//! changed, [`cell`] the figures inside that change alone, [`chart`] the depths over time, and
-//! [`live`] puts the page and its updates together. [`assets`] are the scripts and styles.
+//! Pure: snapshots in, HTML out; no clock, no I/O but the embedded templates. `view` says what is
+//! shown, through `condition` and `headline` (how things are), `panels` (what each panel shows)
+//! and `wording` and `figures` (how it is said). `block` keeps each fragment and what of it
+//! changed, `cell` the figures inside that change alone, `chart` the depths over time, and
+//! `live` puts the page and its updates together. [`assets`] are the scripts and styles.
 
 pub mod assets;
 mod block;

@@ -279,7 +279,7 @@ fn read_cell(json: &Value) -> Cell {
 fn put_cell(html: &mut String, slot: &str, cell: &Cell) {
     let at = html.find(&format!(" data-c=\"{slot}\"")).expect("the cell's element");
     let start = html[..at].rfind('<').unwrap();
-    let (tag, attributes) = html[start + 1..at].split_once(' ').unwrap();
+    let (tag, attributes) = html[start + 1..at].split_once(' ').unwrap_or((&html[start + 1..at], ""));
     let (tag, class) = (tag.to_owned(), attributes.trim_start_matches("class=\"").trim_end_matches('"').to_owned());
     let end_tag = format!("</{tag}>");
     let end = at + html[at..].find(&end_tag).unwrap() + end_tag.len();

@@ -28,12 +28,15 @@ export function clock(unix) {
   return at.toDateString() === new Date().toDateString() ? time : `${dayFormat.format(at)} ${time}`;
 }
 
-/** `3 m 20 s`, as the server words it. */
+const two = (n) => String(n).padStart(2, "0");
+
+/** `3 m 20 s`. Coarser the longer it is: a page of running seconds is not calm. */
 export function duration(seconds) {
   const s = Math.max(0, Math.floor(seconds));
-  const two = (n) => String(n).padStart(2, "0");
-  if (s < 60) return `${s}${GAP}s`;
-  if (s < 3600) return `${Math.floor(s / 60)}${GAP}m ${two(s % 60)}${GAP}s`;
+  if (s < 10) return `${s}${GAP}s`;
+  if (s < 60) return `${s - (s % 5)}${GAP}s`;
+  if (s < 600) return `${Math.floor(s / 60)}${GAP}m ${two((s % 60) - (s % 10))}${GAP}s`;
+  if (s < 3600) return `${Math.floor(s / 60)}${GAP}m`;
   if (s < 86400) return `${Math.floor(s / 3600)}${GAP}h ${two(Math.floor((s % 3600) / 60))}${GAP}m`;
   return `${Math.floor(s / 86400)}${GAP}d ${Math.floor((s % 86400) / 3600)}${GAP}h`;
 }

@@ -88,11 +88,10 @@ function choose() {
   peaks.sort(([a, x], [b, y]) => y - x || (a < b ? -1 : 1));
   const chosen = new Set(peaks.slice(0, SERIES).map(([key]) => key));
   const more = peaks.length - chosen.size;
-  if (rest) {
-    rest.hidden = more === 0;
-    rest.textContent = `and ${more} more with less, in the table`;
-  }
-  if (quiet) quiet.hidden = chosen.size > 0;
+  rest.hidden = more === 0;
+  rest.textContent = `and ${more} more with less, in the table`;
+  quiet.hidden = chosen.size > 0;
+  if (times.length > 0) quiet.textContent = "Nothing is waiting anywhere.";
   if (chosen.size === drawn.size && [...chosen].every((key) => drawn.has(key))) return;
   const next = new Map();
   const taken = new Set();
@@ -131,6 +130,7 @@ function drawLegend() {
   });
   const moment = document.createElement("li");
   moment.className = "moment num";
+  moment.textContent = "now";
   legend.replaceChildren(...items, moment);
 }
 
@@ -150,8 +150,7 @@ function tellValues() {
     const depth = depths.get(button.dataset.key)?.[column] ?? null;
     button.lastElementChild.textContent = depth === null ? "—" : short(depth);
   }
-  const moment = legend.querySelector(".moment");
-  if (moment) moment.textContent = at === null ? "" : `at ${clock(times[column])}`;
+  legend.querySelector(".moment").textContent = at === null ? "now" : `at ${clock(times[column])}`;
 }
 
 function short(n) {

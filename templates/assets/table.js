@@ -94,8 +94,10 @@ function pageCards() {
 
 /** After an update: rows stay where they are while somebody points at them. */
 export function settle({ lists } = {}) {
-  order = lists?.["queue-rows"] ?? order;
-  if (table.matches(":hover") || table.contains(document.activeElement)) stirred = true;
+  const given = lists?.["queue-rows"];
+  order = given ?? order;
+  if (given) arrange();
+  else if (table.matches(":hover") || table.contains(document.activeElement)) stirred = true;
   else arrange();
   sift();
   feedMore.hidden = feed.children.length <= EVENTS || !("paged" in feed.dataset);

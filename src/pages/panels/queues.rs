@@ -113,7 +113,8 @@ fn oldest(waiting_sec: Option<f64>, undelivered: Option<u64>, ts: f64) -> Cell {
     match (waiting_sec, undelivered) {
         // From milliseconds, so that the same entry always gives the same second.
         (Some(sec), _) => Cell::Since(((ts - sec) * 1000.0).round() / 1000.0),
-        (None, Some(0)) => Cell::text("–").titled("nothing is waiting").toned(Tone::Faint).valued(0.0),
+        // Sorted by minus the moment: what does not wait is younger than any.
+        (None, Some(0)) => Cell::text("–").titled("nothing is waiting").toned(Tone::Faint).valued(-1e11),
         (None, _) => Cell::missing(),
     }
 }
@@ -132,7 +133,8 @@ fn drain(status: &StreamStatus) -> Cell {
             if sec > LONG_WAIT { cell.toned(Tone::Warning) } else { cell }
         }
         None if rates.is_some() && status.undelivered.is_some() => {
-            Cell::text("not shrinking").toned(Tone::Warning).valued(1e9)
+            let grows = status.added_per_sec > status.read_per_sec;
+            Cell::text(if grows { "growing" } else { "steady" }).toned(Tone::Warning).valued(1e9)
         }
         None => Cell::missing(),
     };
