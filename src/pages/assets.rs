@@ -30,7 +30,7 @@ pub struct Asset {
     pub etag: String,
 }
 
-/// The file at `path` below the assets' address, with or without the version that [`version`]
+/// The file at `path` below the assets' address, with or without the version that `version`
 /// puts before it; `None` if there is no such file.
 #[must_use]
 pub fn get(path: &str) -> Option<Asset> {
