@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn the_newest_column_is_at_the_right_edge_however_few_there_are() {
-        for columns in [1, 2, 19, 20, 21, 199, 200, 250] {
+        for columns in [1_u32, 2, 19, 20, 21, 199, 200, 250] {
             let mut history = DepthHistory::default();
             (0..columns).for_each(|i| {
                 history.push(f64::from(i) * 3.0, [(Name::from("s"), Some(u64::from(i) % 2 + 1))].into_iter())
