@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use redis::Value;
+use shepherd_monitor::contract::Name;
+use shepherd_monitor::redis_streams::tasks::{Address, Claim, Claimed, Link, TaskStream};
 use shepherd_monitor::worker::{Done, TaskFailed};
 use tokio::sync::Notify;
 
@@ -190,7 +192,8 @@ async fn an_entry_that_arrived_in_a_lost_reply_is_found_by_its_own_worker() {
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
     let worker = quick(&server, "a").redis_url(server.url_through(proxy.port())).task_limit(3);
-    let worker = Running::start(worker.reclaim_interval(Duration::from_secs(1)), done);
+    // Long enough that the worker waits for entries, and does not sweep, when the replies stop.
+    let worker = Running::start(worker.reclaim_interval(Duration::from_secs(3)), done);
     add(&mut redis, "first", &["a"]).await;
     reaches(&redis, "finish_query", 1).await;
     proxy.swallow_replies();
@@ -307,4 +310,51 @@ async fn a_task_that_is_given_back_comes_again_and_the_delivery_does_not_count()
     worker.leave().await;
     let counts: Vec<u64> = seen.tasks().iter().map(|task| task.fence().deliveries).collect();
     assert_eq!(counts, [1; 6]);
+}
+
+#[tokio::test]
+async fn what_changed_since_it_was_seen_is_not_taken() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..7 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let ids = taken_by(&mut redis, "dead", "a", 7).await;
+    idle_for(&mut redis, "dead", "a", &ids, LONG_AGO).await;
+    let stream = TaskStream::new(Name::from("a"), Name::from("consumer"), Name::from("me"));
+    let mut link = Link::new(Address::from_url("url", &server.url()).unwrap(), PATIENCE);
+    let floor = Duration::from_secs(60);
+    let seen = stream.overdue(&mut link, floor, "-", 100, false).await.unwrap();
+    assert_eq!(seen.len(), 7);
+
+    idle_for(&mut redis, "other", "a", &ids[0..1], LONG_AGO).await;
+    let claim = |redis: &MultiplexedConnection, id: &str, options: &[&str]| {
+        let (mut redis, mut cmd) = (redis.clone(), redis::cmd("XCLAIM"));
+        cmd.arg("a").arg("consumer").arg("dead").arg(0).arg(id).arg(options);
+        async move { cmd.query_async::<Value>(&mut redis).await.unwrap() }
+    };
+    claim(&redis, &ids[1], &["IDLE", "600000", "RETRYCOUNT", "2", "JUSTID"]).await;
+    claim(&redis, &ids[2], &["IDLE", "100", "JUSTID"]).await;
+    let _: Value = ask!(redis, "XACK", "a", "consumer", &ids[3]);
+    let _: Value = ask!(redis, "XDEL", "a", &ids[4]);
+    let rules = Claim { min_idle: floor, delivery_limit: 5 };
+    let _: Value = ask!(redis, "SET", "worker:heartbeat:a:dead", "{}");
+    let back = stream.claim(&mut link, &seen[5..6], rules).await.unwrap();
+    assert!(matches!(&back[..], [Claimed::Spared(_)]), "{back:?}");
+    let _: Value = ask!(redis, "DEL", "worker:heartbeat:a:dead");
+
+    let outcomes = stream.claim(&mut link, &seen, rules).await.unwrap();
+    let words: Vec<&str> = outcomes
+        .iter()
+        .map(|outcome| match outcome {
+            Claimed::Taken(_) => "taken",
+            Claimed::Spared(_) => "spared",
+            Claimed::Vanished(_) => "vanished",
+            Claimed::Buried { .. } | Claimed::Refused(..) => "buried",
+        })
+        .collect();
+    assert_eq!(words, ["spared", "spared", "spared", "spared", "vanished", "taken", "taken"]);
+    let left: Vec<String> =
+        held(&mut redis, "a").await.into_iter().filter(|row| row.owner != "me").map(|row| row.id).collect();
+    assert_eq!(left, ids[..3]);
 }
