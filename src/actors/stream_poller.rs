@@ -16,7 +16,7 @@ use crate::redis_streams::discovery;
 use crate::redis_streams::streams_reader::StreamsReader;
 
 /// Every so many ticks Redis is asked whether groups were created.
-const ASK_ABOUT_GROUPS_EVERY: u64 = 10;
+const ASK_ABOUT_GROUPS_EVERY: u64 = 20;
 /// No more than one walk of the keyspace in this time.
 const WALK_EVERY: Duration = Duration::from_secs(60);
 /// A walk that takes longer is given up.

@@ -58,6 +58,8 @@ pub struct Supervisor {
     tick: u64,
     began: Mono,
     done: Option<Done>,
+    /// There is news worth a tick at once.
+    hurry: bool,
     stopping: bool,
 }
 
@@ -123,6 +125,7 @@ impl Supervisor {
             tick: 0,
             began: Mono::default(),
             done: None,
+            hurry: false,
             stopping: false,
         }
     }
@@ -171,6 +174,7 @@ impl Supervisor {
             return;
         }
         self.tick += 1;
+        self.hurry = false;
         self.began = self.io.now();
         let tick = Tick { n: self.tick, at: self.began, deadline: self.deadline() };
         self.state_tracker.tell(tick);
@@ -195,7 +199,8 @@ impl Supervisor {
             return;
         }
         self.done = Some(Done { tick, at: now, took });
-        ctx.run_later(self.interval.saturating_sub(took).max(Duration::from_millis(10)), move |this, ctx| {
+        let rest = if self.hurry { Duration::ZERO } else { self.interval.saturating_sub(took) };
+        ctx.run_later(rest.max(Duration::from_millis(10)), move |this, ctx| {
             if this.tick == tick {
                 this.begin_tick(ctx);
             }
@@ -232,8 +237,8 @@ impl Handler<Report> for Supervisor {
             }
             Report::Walked { news, heartbeat_keys } => {
                 self.heartbeat_watcher.tell(FoundHeartbeats(heartbeat_keys));
-                let idle = self.done.is_some_and(|done| done.tick == self.tick);
-                if news && idle {
+                self.hurry |= news;
+                if self.hurry && self.done.is_some_and(|done| done.tick == self.tick) {
                     self.begin_tick(ctx);
                 }
             }

@@ -15,16 +15,15 @@ use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 /// Keys looked at per pass for streams, and again for heartbeats: so many at least,
-const STEP: usize = 40;
+const STEP: usize = 20;
 /// and so many per watched stream, so that a step costs a small part of what the pass costs.
-const STEP_PER_STREAM: usize = 2;
+const STEP_PER_STREAM: usize = 1;
+/// The first step looks at so many: all that most databases hold, a few milliseconds, once.
+const FIRST_STEP: usize = 20_000;
 /// Keys looked at per command in a background walk.
 const STRIDE: usize = 1000;
-/// How much of Redis' time a background walk may take: one part in this many,
+/// How much of Redis' time a background walk may take: one part in this many.
 pub const WALK_SHARE: u32 = 50;
-/// after so many strides, which cost no more than a few passes and are all that a small database
-/// needs.
-const STRIDES_AT_ONCE: usize = 20;
 
 /// Keys that a step or a walk came across.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -47,6 +46,7 @@ impl Found {
 pub struct Sweep {
     streams: Cursor,
     heartbeats: Cursor,
+    begun: bool,
 }
 
 /// SCAN's cursor, opaque; empty is the start.
@@ -68,7 +68,7 @@ impl Sweep {
     /// server that cannot filter by type is only looked through for heartbeats here; [`walk`]
     /// finds its streams.
     pub fn add_step(&self, pipe: &mut Pipeline, streams: usize, scan_type: bool) -> usize {
-        let count = STEP.max(streams * STEP_PER_STREAM);
+        let count = if self.begun { STEP.max(streams * STEP_PER_STREAM) } else { FIRST_STEP };
         ask_heartbeats(pipe, &self.heartbeats, count);
         if scan_type {
             ask_streams(pipe, &self.streams, count);
@@ -85,6 +85,7 @@ impl Sweep {
         mut answers: impl Iterator<Item = Result<Value, RedisError>>,
     ) -> Result<Found, SourceTrouble> {
         let heartbeat_keys = take(answers.next(), &mut self.heartbeats)?;
+        self.begun = true;
         let streams = match answers.next() {
             None => Vec::new(),
             answer => take(answer, &mut self.streams)?,
@@ -124,7 +125,7 @@ pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Re
     let mut redis = connection::checkout(pool).await?;
     let mut found = Found::default();
     let mut cursor = Cursor::default();
-    for stride in 0_usize.. {
+    loop {
         let began = Instant::now();
         let mut pipe = redis::pipe();
         if capabilities.scan_type {
@@ -143,13 +144,10 @@ pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Re
             found.add(by_type(&mut redis, take(answers.next(), &mut cursor)?).await?);
         }
         if cursor.is_at_start() {
-            break;
+            return Ok(found);
         }
-        if stride >= STRIDES_AT_ONCE {
-            tokio::time::sleep(began.elapsed().max(Duration::from_micros(100)) * WALK_SHARE).await;
-        }
+        tokio::time::sleep(began.elapsed().max(Duration::from_micros(100)) * WALK_SHARE).await;
     }
-    Ok(found)
 }
 
 /// For servers whose SCAN cannot filter: asks each key's type.
