@@ -723,7 +723,7 @@ impl World {
             (Swallowed::Reclaim, _) => drop(self.sweep_blindly(who).await),
             (Swallowed::End, Some(at)) => {
                 let task = Self::finish_of(worker, &worker.held[at]);
-                drop(worker.stream.finish(&mut worker.link, &[task.clone()], None).await);
+                drop(worker.stream.finish(&mut worker.link, std::slice::from_ref(&task), None).await);
                 maybe_done = Some(task.id);
             }
             (Swallowed::Release, Some(at)) => {

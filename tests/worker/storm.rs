@@ -77,9 +77,9 @@ async fn handle(task: Task) -> Result<Done, TaskFailed> {
     match number % 10 {
         7 => Err(TaskFailed::new("as it is written")),
         8 => panic!("as it is written"),
-        9 if task.fence().deliveries == 1 && number % 3 == 0 => {
+        9 if task.fence().deliveries == 1 && number.is_multiple_of(3) => {
             // Comes back with the same count, so only chance ends this.
-            if uuid::Uuid::new_v4().as_bytes()[0] % 2 == 0 {
+            if uuid::Uuid::new_v4().as_u128().is_multiple_of(2) {
                 Err(TaskFailed::give_back("later"))
             } else {
                 Ok(Done::new())
