@@ -25,7 +25,7 @@ const RESULTS: &str = "
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_query_finishes_exactly_once_while_workers_are_killed_and_redis_stops() {
     let tasks: usize = std::env::var("CHAOS_TASKS").map_or(3_000, |text| text.parse().unwrap());
-    let mut dice = Dice::new();
+    let mut dice = Dice::of(Dice::seed("CHAOS_SEED"));
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let database = TestDatabase::create();
@@ -59,18 +59,36 @@ async fn every_query_finishes_exactly_once_while_workers_are_killed_and_redis_st
         let redis = redis.clone();
         async move { add_all(redis, tasks).await }
     });
+    // One of the first two streams' workers is stopped with tasks in its hands, for longer than its
+    // heartbeat lives; when it goes on, others have what it had.
+    let stopped = dice.below(6);
+    let mut stopped_since = None;
     let (mut kills, mut pauses, mut calm_since) = (0, 0, None);
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     loop {
         tick.tick().await;
         let finished: i64 = sql.query_one("SELECT count(*) FROM results", &[]).await.unwrap().get(0);
-        if usize::try_from(finished).unwrap() >= tasks {
+        match stopped_since {
+            None if finished > 0 => {
+                workers[stopped].send("STOP");
+                stopped_since = Some(Some(Instant::now()));
+            }
+            Some(Some(since)) if since.elapsed() > Duration::from_secs(19) => {
+                workers[stopped].send("CONT");
+                stopped_since = Some(None);
+            }
+            _ => {}
+        }
+        if usize::try_from(finished).unwrap() >= tasks && stopped_since == Some(None) {
             break;
         }
         // When all are on their last way, the killing stops: what is lost then waits for its floor.
         let under_fire = usize::try_from(finished).unwrap() < tasks - tasks / 20;
         if under_fire || kills < 5 {
             let victim = dice.below(workers.len());
+            if victim == stopped {
+                continue;
+            }
             workers[victim].send("KILL");
             workers[victim].restart();
             kills += 1;
@@ -122,20 +140,26 @@ async fn add_all(mut redis: MultiplexedConnection, tasks: usize) {
 }
 
 /// Random choices that can be repeated.
-struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    fn new() -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = std::env::var("CHAOS_SEED").map_or(now | 1, |text| text.parse().unwrap());
-        println!("CHAOS_SEED={seed}");
-        Self(seed)
+    /// A seed from the environment variable, or a new one; printed either way.
+    pub(super) fn seed(variable: &str) -> u64 {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64;
+        let seed = std::env::var(variable).map_or(now, |text| text.parse().unwrap());
+        println!("{variable}={seed}");
+        seed
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(super) fn of(seed: u64) -> Self {
+        Self(seed | 1)
+    }
+
+    /// A number from 0 to `limit`, without it.
+    pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
     }
 }

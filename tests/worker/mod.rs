@@ -10,6 +10,7 @@ mod process;
 mod python;
 mod queries;
 mod reclaim;
+mod storm;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};

@@ -1,0 +1,218 @@
+//! Whole workers in bad weather: crashes, cut and silent connections, a Redis that stops or is
+//! full. Afterwards every task has ended once, and soon.
+//!
+//! `STORM_CASES` says how many storms (16), `STORM_SEED` repeats them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use shepherd_monitor::worker::{Done, TaskFailed};
+
+use super::chaos::Dice;
+use super::*;
+use crate::support::proxy::Proxy;
+
+const TASKS: usize = 60;
+const FLOOR: Duration = Duration::from_millis(300);
+const SWEEP: Duration = Duration::from_millis(100);
+const WORK: Duration = Duration::from_millis(60);
+/// After the storm: floor, sweep and work, and what a busy machine and a reconnect take.
+const SOON: Duration = Duration::from_secs(8);
+
+struct Boat {
+    proxy: Proxy,
+    worker: Running,
+    consumer: String,
+}
+
+impl Boat {
+    async fn launch(server: &TestRedis, redis: &MultiplexedConnection, known: &mut HashSet<String>) -> Self {
+        let proxy = Proxy::to(server.port());
+        let (worker, consumer) = Self::man(server, &proxy, redis, known).await;
+        Self { proxy, worker, consumer }
+    }
+
+    /// Another process in place of the one that is gone.
+    async fn relaunch(
+        &mut self,
+        server: &TestRedis,
+        redis: &MultiplexedConnection,
+        known: &mut HashSet<String>,
+    ) -> Running {
+        let (worker, consumer) = Self::man(server, &self.proxy, redis, known).await;
+        self.consumer = consumer;
+        std::mem::replace(&mut self.worker, worker)
+    }
+
+    /// Starts a worker and learns its name.
+    async fn man(
+        server: &TestRedis,
+        proxy: &Proxy,
+        redis: &MultiplexedConnection,
+        known: &mut HashSet<String>,
+    ) -> (Running, String) {
+        let builder = quick(server, "a").redis_url(server.url_through(proxy.port())).task_limit(4);
+        let builder = builder.reclaim_min_idle(FLOOR).reclaim_interval(SWEEP).delivery_limit(20);
+        let worker = Running::start(builder, handle);
+        let key = eventually("the worker appears", PATIENCE, || {
+            let (mut redis, known) = (redis.clone(), &*known);
+            async move {
+                let keys: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+                keys.into_iter().find(|key| !known.contains(key))
+            }
+        })
+        .await;
+        known.insert(key.clone());
+        (worker, key.rsplit(':').next().unwrap().to_owned())
+    }
+}
+
+/// What a task does is written on it.
+async fn handle(task: Task) -> Result<Done, TaskFailed> {
+    let number: u64 = task.query_id().unwrap()[1..].parse().unwrap();
+    tokio::time::sleep(WORK * (number % 4) as u32 / 3).await;
+    match number % 10 {
+        7 => Err(TaskFailed::new("as it is written")),
+        8 => panic!("as it is written"),
+        9 if task.fence().deliveries == 1 && number.is_multiple_of(3) => {
+            // Comes back with the same count, so only chance ends this.
+            if uuid::Uuid::new_v4().as_u128().is_multiple_of(2) {
+                Err(TaskFailed::give_back("later"))
+            } else {
+                Ok(Done::new())
+            }
+        }
+        _ => Ok(Done::new()),
+    }
+}
+
+async fn storm(mut dice: Dice) {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let mut known = HashSet::new();
+    let mut boats = Vec::new();
+    for _ in 0..3 {
+        boats.push(Boat::launch(&server, &redis, &mut known).await);
+    }
+    let mut added = 0;
+    for _ in 0..25 {
+        for _ in 0..3 {
+            if added < TASKS {
+                add(&mut redis, &format!("q{added}"), &["a", "b"]).await;
+                added += 1;
+            }
+        }
+        let at = dice.below(boats.len());
+        match dice.below(8) {
+            // kill -9, and another process in its place.
+            0 | 1 => {
+                let name = boats[at].consumer.clone();
+                let crashed = boats[at].relaunch(&server, &redis, &mut known).await;
+                crashed.crash().await;
+                forget(&mut redis, &name).await;
+            }
+            // The process is stopped, or its network is gone, for longer than its heartbeat lives.
+            2 => {
+                boats[at].proxy.swallow_requests();
+                forget(&mut redis, &boats[at].consumer).await;
+                tokio::time::sleep(FLOOR + Duration::from_millis(dice.below(200) as u64)).await;
+                boats[at].proxy.cut();
+                boats[at].proxy.pass();
+            }
+            // Redis does things, and nobody hears of it.
+            3 => {
+                boats[at].proxy.swallow_replies();
+                tokio::time::sleep(Duration::from_millis(dice.below(60) as u64)).await;
+                boats[at].proxy.cut();
+                boats[at].proxy.pass();
+            }
+            4 => {
+                boats[at].proxy.cut();
+                boats[at].proxy.pass();
+            }
+            5 => {
+                let _: Value = ask!(redis, "CONFIG", "SET", "maxmemory", 1);
+                tokio::time::sleep(Duration::from_millis(dice.below(150) as u64)).await;
+                let _: Value = ask!(redis, "CONFIG", "SET", "maxmemory", 0);
+            }
+            6 => {
+                server.stop().unwrap();
+                tokio::time::sleep(Duration::from_millis(dice.below(200) as u64)).await;
+                server.resume().unwrap();
+            }
+            // A leaving worker, and a new one.
+            _ => {
+                let name = boats[at].consumer.clone();
+                let left = boats[at].relaunch(&server, &redis, &mut known).await.leave().await;
+                let marker: String = ask!(redis, "GET", format!("worker:shutdown:a:{name}"));
+                assert!(marker.contains(&format!(r#""in_flight":{}"#, left.in_flight)), "{marker}");
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(added, TASKS);
+
+    let calm = Instant::now();
+    eventually("all is quiet", SOON, || {
+        let mut redis = redis.clone();
+        async move {
+            let (left, rows) = (length(&mut redis, "a").await, held(&mut redis, "a").await);
+            if left == 0 && rows.is_empty() { Ok(()) } else { Err(format!("{left} entries, {rows:?}")) }
+        }
+    })
+    .await;
+    let quiet = calm.elapsed();
+    for boat in boats {
+        assert_eq!(boat.worker.leave().await.in_flight, 0);
+    }
+    let mut ended: Vec<String> = Vec::new();
+    for (stream, expected) in [("b", true), ("finish_query", false), ("a:dead", false)] {
+        for query in queries(&mut redis, stream).await {
+            let number: usize = query[1..].parse().unwrap();
+            assert_eq!(![7, 8].contains(&(number % 10)), expected, "{query} ended in {stream}");
+            ended.push(query);
+        }
+    }
+    ended.sort();
+    let mut all: Vec<String> = (0..TASKS).map(|n| format!("q{n}")).collect();
+    all.sort();
+    assert_eq!(ended, all, "each task ends once, after {quiet:?}");
+}
+
+/// The heartbeat of a consumer that is gone runs out.
+async fn forget(redis: &mut MultiplexedConnection, name: &str) {
+    let _: Value = ask!(*redis, "DEL", format!("worker:heartbeat:a:{name}"));
+}
+
+#[test]
+fn after_any_storm_every_task_has_ended_once_and_soon() {
+    let cases: usize = std::env::var("STORM_CASES").map_or(16, |text| text.parse().unwrap());
+    let seed = Dice::seed("STORM_SEED");
+    let next = Arc::new(AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..4.min(cases))
+            .map(|_| {
+                let next = Arc::clone(&next);
+                scope.spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    loop {
+                        let case = next.fetch_add(1, SeqCst);
+                        if case >= cases {
+                            break;
+                        }
+                        println!("storm {case} of STORM_SEED={seed}");
+                        runtime.block_on(storm(Dice::of(seed.wrapping_add(case as u64 * 0x9e37_79b9))));
+                    }
+                })
+            })
+            .collect();
+        for thread in threads {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+}
