@@ -7,7 +7,6 @@
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
 use std::fs;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -15,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::StreamExt;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
+use shepherd_monitor::demo::reaper::{Farewell, Reaper};
 use shepherd_monitor::demo::servers::{PrivatePostgres, PrivateRedis, RedisOptions};
 
 const TICK: Duration = Duration::from_secs(3);
@@ -195,7 +195,8 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
 
 /// The program itself, in release.
 struct Monitor {
-    child: Child,
+    pid: u32,
+    _reaper: Reaper,
     started: Instant,
     address: String,
 }
@@ -203,14 +204,12 @@ struct Monitor {
 impl Monitor {
     fn start(redis: &str, database: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let reaper = Reaper::start("shepherd-bench", Farewell { signal: "TERM", epilogue: "" }).unwrap();
         let started = Instant::now();
-        let child = Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"))
-            .args(["serve", "--port", &port.to_string(), "--redis-url", redis, "--database-url", database])
-            .env("LOG_LEVEL", "warn")
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { child, started, address: format!("127.0.0.1:{port}") }
+        let port_text = port.to_string();
+        let serve = [env!("CARGO_BIN_EXE_shepherd-monitor"), "serve", "--log-level", "warn", "--port", &port_text];
+        let pid = reaper.serve(&[&serve[..], &["--redis-url", redis, "--database-url", database]].concat()).unwrap();
+        Self { pid, _reaper: reaper, started, address: format!("127.0.0.1:{port}") }
     }
 
     async fn json(&self, path: &str) -> Option<Value> {
@@ -235,7 +234,7 @@ impl Monitor {
 
     /// All its threads together, to the nanosecond.
     fn cpu_seconds(&self) -> f64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
         let spent = tasks.filter_map(|task| {
             let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
             text.split(' ').next()?.parse::<f64>().ok()
@@ -244,16 +243,9 @@ impl Monitor {
     }
 
     fn resident_mb(&self) -> f64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
         let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<f64>().unwrap() / 1024.0
-    }
-}
-
-impl Drop for Monitor {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
     }
 }
 

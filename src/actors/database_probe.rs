@@ -1,5 +1,5 @@
 //! Measures Postgres and the fleet's queries, each group of figures as often as it can be had for
-//! a thousandth of the time.
+//! a thousandth of the time; brings its tables up to date when it is first there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ const PROBE_AT_MOST: Duration = Duration::from_secs(30);
 /// The tick's answer waits this long for the slower figures, so that the first one has them.
 const GRACE: Duration = Duration::from_millis(150);
 
+/// So much is believed of a first slow answer: a new connection, a busy moment.
+const ONE_SLOW_ANSWER: Duration = Duration::from_millis(20);
 /// No figure is asked for more often than this: people do not read faster.
 const REST_AT_LEAST: Duration = Duration::from_secs(5);
 
@@ -48,13 +50,13 @@ enum Migrated {
 struct Turn {
     running: bool,
     not_before: Mono,
-    /// How long it takes; one slow answer (a new connection, a busy moment) is believed half.
+    /// How long it takes; an answer slower than ever is believed up to twice that.
     takes: Duration,
 }
 
 impl Turn {
     fn ran(&mut self, now: Mono, took: Duration) {
-        self.takes = took.min(self.takes * 2).max(Duration::from_millis(1));
+        self.takes = took.min((self.takes * 2).max(ONE_SLOW_ANSWER));
         self.not_before = now.plus((self.takes * REST).max(REST_AT_LEAST));
         self.running = false;
     }

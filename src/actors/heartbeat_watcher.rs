@@ -13,7 +13,7 @@ use crate::fleet::reading::{HeartbeatsReading, SourceTrouble, TroubleKind};
 use crate::fleet::watched::WatchedStreams;
 use crate::redis_streams::connection::Kept;
 use crate::redis_streams::heartbeats_reader::HeartbeatsReader;
-use crate::redis_streams::worker_states;
+use crate::redis_streams::worker_type_records;
 
 /// What the watcher knows; it outlives a restart of the actor.
 #[derive(Default)]
@@ -71,7 +71,7 @@ impl Handler<StreamsRead> for HeartbeatWatcher {
         let reading = self.io.run(deadline, REDIS_LATE, async move {
             let mut watch = watch.lock().await;
             if !watch.restored {
-                let records = worker_states::load(&io.redis).await?;
+                let records = worker_type_records::load(&io.redis).await?;
                 watch.reader.restore(records.into_iter().flat_map(|(stream, record)| {
                     record.consumers.into_keys().map(move |consumer| (stream.clone(), Name::from(consumer)))
                 }));

@@ -1,4 +1,5 @@
-//! Closes each tick: lets [`Tracker`] decide, writes down what happened, and only then tells.
+//! Closes each tick: lets [`Tracker`] decide, writes down what happened, and only then tells. At
+//! the start it goes on from what was written down, and moves what waited in Redis to Postgres.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use crate::fleet::time::Mono;
 use crate::fleet::tracker::{Advance, TickReadings, Tracker, TrackerSettings};
 use crate::fleet::worker_type::WorkerStateRecord;
 use crate::postgres::events;
-use crate::redis_streams::{event_spool, worker_states};
+use crate::redis_streams::{event_spool, worker_type_records};
 
 /// How long a tick waits for Postgres once Redis is read.
 const WAIT_FOR_DATABASE: Duration = Duration::from_millis(200);
@@ -39,6 +40,8 @@ pub struct StateTracker {
     database: Option<Result<Arc<DatabaseReading>, SourceTrouble>>,
     /// Events that neither Postgres nor Redis took yet, oldest first.
     unwritten: Vec<Arc<Event>>,
+    /// That was said.
+    kept_nowhere: bool,
     /// Events may be waiting in Redis for Postgres.
     spooled: bool,
     flushing: bool,
@@ -74,6 +77,7 @@ impl StateTracker {
             tick: None,
             database: None,
             unwritten: Vec::new(),
+            kept_nowhere: false,
             spooled: true,
             flushing: false,
             records_refreshed: Mono::default(),
@@ -114,7 +118,7 @@ impl StateTracker {
             return self.advance(&readings, ctx);
         }
         let redis = self.io.redis.clone();
-        let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move { worker_states::load(&redis).await });
+        let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move { worker_type_records::load(&redis).await });
         ctx.wait(loading.into_actor(self).map(move |records, this, ctx| {
             match records {
                 Ok(records) => {
@@ -169,7 +173,7 @@ impl StateTracker {
         let writing = self.io.run(WRITE_WITHIN * 4, REDIS_LATE, async move {
             let kept = if rows.is_empty() { Kept::Postgres } else { keep(&io, &rows, try_postgres).await };
             if kept != Kept::Nowhere
-                && let Err(trouble) = worker_states::save(&io.redis, &records, &new_types).await
+                && let Err(trouble) = worker_type_records::save(&io.redis, &records, &new_types).await
             {
                 tracing::warn!(
                     error = trouble.detail,
@@ -182,12 +186,14 @@ impl StateTracker {
             let kept = kept.unwrap_or(Kept::Nowhere);
             this.spooled |= kept == Kept::Spool;
             if kept == Kept::Nowhere {
-                tracing::warn!(
-                    events = events.len(),
-                    "events could be written down neither in Postgres nor in Redis; the next tick tries again"
-                );
+                if !std::mem::replace(&mut this.kept_nowhere, true) {
+                    tracing::warn!(
+                        "events can be written down neither in Postgres nor in Redis; every tick tries again"
+                    );
+                }
                 this.tell(snapshot, Arc::new([]));
             } else {
+                this.kept_nowhere = false;
                 this.unwritten.clear();
                 this.tell(snapshot, events);
             }

@@ -1,4 +1,4 @@
-//! Every Redis key of the contract, built in one place.
+//! The Redis keys of the contract (those that go with one entry of a stream are in [`super::task`]).
 //!
 //! Keys are composed, never taken apart: stream names may contain colons, so only the payload
 //! says which stream and consumer a heartbeat belongs to.

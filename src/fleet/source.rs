@@ -1,4 +1,4 @@
-//! Whether Redis may be believed: the judge before every conclusion.
+//! Whether a source is there, and whether Redis may be believed: the judge before every conclusion.
 //!
 //! A tick without a good reading, a gap between two readings, or another server behind the same
 //! address freezes every state. After that the fleet gets [`SETTLING`] to write its heartbeats

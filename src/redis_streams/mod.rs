@@ -1,7 +1,7 @@
 //! Every Redis command of the project.
 //!
 //! The monitor reads the fleet with [`streams_reader`] and [`heartbeats_reader`], finds what is
-//! new with [`discovery`], and writes down what must outlive it with [`worker_states`] and
+//! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`] and
 //! [`event_spool`]. [`connection`] says how it gets there and what an error means, [`reply`] reads
 //! answers in RESP2 and RESP3 alike. Workers take, finish and hand over entries with [`tasks`].
 
@@ -14,11 +14,11 @@ pub mod event_spool;
 #[cfg(feature = "monitor")]
 pub mod heartbeats_reader;
 #[cfg(feature = "monitor")]
-pub mod reply;
+pub mod info;
 #[cfg(feature = "monitor")]
-pub mod server;
+pub mod reply;
 #[cfg(feature = "monitor")]
 pub mod streams_reader;
 pub mod tasks;
 #[cfg(feature = "monitor")]
-pub mod worker_states;
+pub mod worker_type_records;
