@@ -77,12 +77,9 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
             };
             told(Level::Warning, pill, "warning", sentence)
         }
-        TypeState::ScaledDown if waiting > 0 => told(
-            Level::Warning,
-            "no worker",
-            "warning",
-            since("scaled down").then(format!(", {} waiting", counted(waiting, "entry is", "entries are"))),
-        ),
+        TypeState::ScaledDown if waiting > 0 => {
+            told(Level::Warning, "no worker", "warning", since("scaled down").then(", work is waiting"))
+        }
         TypeState::ScaledDown => told(Level::Unknown, "scaled down", "idle", since("left in good order")),
         TypeState::Unknown if status.unreadable > 0 => {
             let (pill, sentence) = unreadable(status);
@@ -91,12 +88,9 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
         TypeState::Unknown if status.without_heartbeat > 0 => {
             told(Level::Unknown, "no heartbeats", "unknown", presence_unknown(status))
         }
-        TypeState::Unknown if waiting > 0 => told(
-            Level::Warning,
-            "no worker",
-            "warning",
-            Sentence::words(format!("no worker yet, {} waiting", counted(waiting, "entry is", "entries are"))),
-        ),
+        TypeState::Unknown if waiting > 0 => {
+            told(Level::Warning, "no worker", "warning", Sentence::words("no worker yet, work is waiting"))
+        }
         TypeState::Unknown => told(Level::Unknown, "no worker yet", "unknown", Sentence::words("nobody was seen yet")),
     }
 }
