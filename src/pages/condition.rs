@@ -65,7 +65,8 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
     let waiting = status.backlog.unwrap_or(0);
     let since = |words: &str| Sentence::words(words).at(" since ", status.state_changed_at, MomentStyle::Clock);
 
-    if stream.is_some_and(|s| s.error.is_some()) {
+    // A crash stays a crash, whatever its stream has become.
+    if stream.is_some_and(|s| s.error.is_some()) && status.state != TypeState::Crashed {
         return told(Level::Warning, "unreadable", "warning", Sentence::words("the stream cannot be read, see below"));
     }
     match status.state {
@@ -77,12 +78,9 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
             };
             told(Level::Warning, pill, "warning", sentence)
         }
-        TypeState::ScaledDown if waiting > 0 => told(
-            Level::Warning,
-            "no worker",
-            "warning",
-            since("scaled down").then(format!(", {} waiting", counted(waiting, "entry is", "entries are"))),
-        ),
+        TypeState::ScaledDown if waiting > 0 => {
+            told(Level::Warning, "no worker", "warning", since("scaled down").then(", work is waiting"))
+        }
         TypeState::ScaledDown => told(Level::Unknown, "scaled down", "idle", since("left in good order")),
         TypeState::Unknown if status.unreadable > 0 => {
             let (pill, sentence) = unreadable(status);
@@ -91,12 +89,9 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
         TypeState::Unknown if status.without_heartbeat > 0 => {
             told(Level::Unknown, "no heartbeats", "unknown", presence_unknown(status))
         }
-        TypeState::Unknown if waiting > 0 => told(
-            Level::Warning,
-            "no worker",
-            "warning",
-            Sentence::words(format!("no worker yet, {} waiting", counted(waiting, "entry is", "entries are"))),
-        ),
+        TypeState::Unknown if waiting > 0 => {
+            told(Level::Warning, "no worker", "warning", Sentence::words("no worker yet, work is waiting"))
+        }
         TypeState::Unknown => told(Level::Unknown, "no worker yet", "unknown", Sentence::words("nobody was seen yet")),
     }
 }
@@ -172,4 +167,56 @@ fn calm(status: &WorkerTypeStatus) -> Condition {
     }
     let since = Sentence::words("alive").at(" since ", status.state_changed_at, MomentStyle::Clock);
     Condition { quiet: true, ..told("alive", since) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract::Name;
+    use crate::pages::states::Fleet;
+
+    const NOW: f64 = 1_795_456_871.0;
+
+    /// The pill, whether it is trouble, and the sentence of a type after `change`.
+    fn told(change: impl FnOnce(&mut WorkerTypeStatus, &mut StreamStatus)) -> (&'static str, bool, String) {
+        let mut fleet = Fleet::new(NOW);
+        fleet.add("a", 3, 10, 5);
+        fleet.change("a", change);
+        let snapshot = fleet.finish();
+        let name = Name::from("a");
+        let condition = of(&snapshot.workers[&name], snapshot.streams.get(&name), NOW);
+        (condition.pill, condition.level.is_trouble(), condition.sentence.plain())
+    }
+
+    #[test]
+    fn a_crash_is_told_even_when_the_stream_cannot_be_read_any_more() {
+        let crash = |w: &mut WorkerTypeStatus, s: &mut StreamStatus| {
+            (w.state, w.alive, w.lost, w.state_changed_at) = (TypeState::Crashed, 0, 3, Some(NOW));
+            s.error = Some("WRONGTYPE".to_owned());
+        };
+        assert_eq!(told(crash), ("crashed", true, "crashed 23 Nov 18:01 UTC, none left of 3".to_owned()));
+    }
+
+    #[test]
+    fn one_lost_of_three_is_trouble_at_first_and_a_remark_later() {
+        let lost = |ago: f64| told(move |w, _| (w.alive, w.lost, w.lost_at) = (2, 1, Some(NOW - ago)));
+        assert_eq!(lost(60.0), ("lost", true, "lost 1 consumer 23 Nov 18:00 UTC, 2 left".to_owned()));
+        assert_eq!(lost(1200.0), ("alive", false, "lost 1 consumer 23 Nov 17:41 UTC, 2 left".to_owned()));
+    }
+
+    #[test]
+    fn a_type_that_leaves_is_draining_only_when_all_of_it_is() {
+        assert_eq!(told(|w, _| w.draining = 1).0, "alive");
+        assert_eq!(told(|w, _| w.draining = 3), ("draining", false, "takes no new work".to_owned()));
+    }
+
+    #[test]
+    fn nobody_is_trouble_only_when_work_waits() {
+        let gone = |w: &mut WorkerTypeStatus, backlog| {
+            (w.state, w.alive, w.backlog) = (TypeState::ScaledDown, 0, Some(backlog));
+        };
+        assert!(!told(|w, _| gone(w, 0)).1);
+        assert!(told(|w, _| gone(w, 1)).1);
+        assert!(!told(|w, _| (w.state, w.alive, w.backlog) = (TypeState::Unknown, 0, None)).1);
+    }
 }

@@ -184,7 +184,6 @@ fn told_of(pill: &str, names: &[&Name], snapshot: &Snapshot) -> Option<Sentence>
     let statuses = || names.iter().filter_map(|name| snapshot.workers.get(*name));
     let lost: u64 = statuses().map(|w| u64::from(w.lost)).sum();
     let hung: u64 = statuses().map(|w| u64::from(w.hung)).sum();
-    let waiting: u64 = statuses().filter_map(|w| w.backlog).sum();
     let only = match names {
         [] => return None,
         [only] => snapshot.workers.get(*only).map(|status| (Label::of(only), status)),
@@ -205,10 +204,8 @@ fn told_of(pill: &str, names: &[&Name], snapshot: &Snapshot) -> Option<Sentence>
         }
         ("hung", Some((name, _))) if hung == 1 => Sentence::words(format!("a consumer of {name} hangs")),
         ("hung", _) => Sentence::words(format!("{} hang: {}", counted(hung, "consumer", "consumers"), listed(names))),
-        ("no worker", Some((name, _))) => {
-            let work = counted(waiting, "entry waits", "entries wait");
-            Sentence::words(format!("{name}: {work} and no worker is there"))
-        }
+        // No count: it would have this line, which is read out, said again with every entry.
+        ("no worker", Some((name, _))) => Sentence::words(format!("{name}: work waits and no worker is there")),
         ("no worker", None) => Sentence::words(format!("work waits and no worker is there: {}", listed(names))),
         _ => return None,
     })
@@ -304,7 +301,7 @@ mod tests {
         let (said, tab) = told(&fleet.finish());
         assert_eq!(
             said,
-            "2 consumers hang: a · b: 1 entry waits and no worker is there · 1 heartbeat cannot be read · \
+            "2 consumers hang: a · b: work waits and no worker is there · 1 heartbeat cannot be read · \
              stream c cannot be read · 2 of 3 worker types alive, 1 scaled down · Redis, Postgres fine"
         );
         assert_eq!(tab, "⚠ 4 · Shepherd");
