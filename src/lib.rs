@@ -1,4 +1,4 @@
-//! Shepherd monitor: watches, records and mends a fleet of workers on Redis streams.
+//! Shepherd monitor: watches a fleet of workers on Redis streams, and the library they are built with.
 //!
 //! In reading order: [`contract`] is the wire that workers and monitor share. [`fleet`] decides
 //! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
