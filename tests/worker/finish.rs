@@ -8,7 +8,7 @@ use shepherd_monitor::contract::Name;
 use shepherd_monitor::contract::task::{Fields, Outgoing};
 use shepherd_monitor::redis_streams::tasks::{Address, EntryId, Finish, Link, TaskStream, Verdict};
 use shepherd_monitor::worker::{Done, TaskFailed};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use super::*;
 use crate::support::proxy::Proxy;
@@ -55,13 +55,13 @@ async fn what_redis_never_takes_ends_as_a_dead_letter_that_says_why() {
 async fn a_redis_without_memory_keeps_every_task_and_every_heartbeat() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
-    let go = Arc::new(Notify::new());
+    let go = Arc::new(Semaphore::new(0));
     let worker = Running::start(quick(&server, "a").task_limit(5), {
         let go = go.clone();
         move |_| {
             let go = go.clone();
             async move {
-                go.notified().await;
+                go.acquire().await.unwrap().forget();
                 Ok(Done::new())
             }
         }
@@ -75,7 +75,8 @@ async fn a_redis_without_memory_keeps_every_task_and_every_heartbeat() {
     })
     .await;
     let _: Value = ask!(redis, "CONFIG", "SET", "maxmemory", 1);
-    go.notify_waiters();
+    // Permits stay for handlers that have not come so far yet.
+    go.add_permits(100);
     // The heartbeat is written every five seconds: one of them falls into this time.
     let keys: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
     let lower: u64 = ask!(redis, "PTTL", &keys[0]);
@@ -113,13 +114,13 @@ async fn a_lost_reply_neither_loses_a_task_nor_passes_it_on_twice() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
-    let go = Arc::new(Notify::new());
+    let go = Arc::new(Semaphore::new(0));
     let worker = Running::start(quick(&server, "a").task_limit(10).redis_url(server.url_through(proxy.port())), {
         let go = go.clone();
         move |_| {
             let go = go.clone();
             async move {
-                go.notified().await;
+                go.acquire().await.unwrap().forget();
                 Ok(Done::new())
             }
         }
@@ -133,7 +134,8 @@ async fn a_lost_reply_neither_loses_a_task_nor_passes_it_on_twice() {
     })
     .await;
     proxy.swallow_replies();
-    go.notify_waiters();
+    // Permits stay for handlers that have not come so far yet.
+    go.add_permits(100);
     eventually("Redis has done it, and the worker does not hear of it", PATIENCE, || {
         let mut redis = redis.clone();
         async move { length(&mut redis, "b").await > 0 }
