@@ -3,6 +3,7 @@
 //! One task owns every entry that this worker holds, so that reading, finishing and reclaiming,
 //! which share the permits, never race. Handlers run as tasks of their own; what they answer comes
 //! back here and leaves the stream in batches, as many as ended while the last batch was under way.
+//! The answer to a batch brings the next tasks with it.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -31,7 +32,8 @@ use crate::redis_streams::tasks::{Entry, EntryId, Finish, Finished, Link, LinkEr
 const BLOCK: Duration = Duration::from_secs(5);
 /// How long any other command may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most tasks that one script call finishes.
+/// Most tasks that one script call finishes. No more than half of the permits, either: while Redis
+/// works on one half, the handlers work on the other.
 const BATCH: usize = 128;
 /// How long a leaving worker waits for the read under way to end.
 const LAST_READ: Duration = Duration::from_secs(1);
@@ -94,6 +96,7 @@ where
         reader_id: reader.identity(),
         reader: Some(reader),
         reading: None,
+        finishing: None,
         more: true,
         held: HashMap::new(),
         running: JoinSet::new(),
@@ -174,7 +177,17 @@ enum Outcome {
     Malformed(String),
 }
 
-type Reading = Pin<Box<dyn Future<Output = (Link, Result<Vec<Entry>, LinkError>)> + Send>>;
+/// A command under way, which has the connection until it is answered.
+type UnderWay<T> = Pin<Box<dyn Future<Output = (Link, T)> + Send>>;
+type Read = Result<Vec<Entry>, LinkError>;
+type FinishedBatch = (Batch, Result<Finished, LinkError>);
+
+/// Tasks on their way out of the stream.
+struct Batch {
+    tasks: Vec<Finish>,
+    /// Room for new tasks beside those that leave; `None` to take none.
+    room: Option<usize>,
+}
 
 /// A running worker.
 pub(super) struct Engine<H> {
@@ -184,12 +197,14 @@ pub(super) struct Engine<H> {
     pub(super) vitals: Arc<Vitals>,
     leases: Arc<Leases>,
     presence: Presence,
-    /// For everything but blocking reads.
+    /// For everything but blocking reads. While a batch is under way it has the connection, and
+    /// this is another one, opened only if it is needed.
     pub(super) link: Link,
+    finishing: Option<UnderWay<FinishedBatch>>,
     /// The blocking reads' connection, while none is under way.
     reader: Option<Link>,
     reader_id: Arc<AtomicI64>,
-    reading: Option<Reading>,
+    reading: Option<UnderWay<Read>>,
     /// Whether the stream probably holds more that can be read at once.
     more: bool,
     /// Every entry that a task of this worker stands for.
@@ -235,6 +250,7 @@ where
                 biased;
                 signum = &mut stop => return self.drain(signum.unwrap_or_default()).await,
                 Some(joined) = self.running.join_next_with_id() => self.joined(joined),
+                (link, answer) = wait(&mut self.finishing) => self.finished(link, answer).await,
                 (link, read) = wait(&mut self.reading) => self.waited(link, read),
                 () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => self.retry.expire(),
             }
@@ -247,13 +263,13 @@ where
             while let Some(joined) = self.running.try_join_next_with_id() {
                 self.joined(joined);
             }
-            if self.retry.waits() {
+            if self.retry.waits() || self.finishing.is_some() {
                 return;
             }
             let sweep_is_due = self.sweep.is_due();
             if !self.ended.is_empty() {
                 let refill = self.more && self.reading.is_none() && !sweep_is_due && self.may_read().await;
-                self.finish(refill.then(|| self.free())).await;
+                self.finish(refill.then_some(0));
             } else if !self.released.is_empty() {
                 self.release().await;
             } else if self.free() == 0 {
@@ -326,7 +342,7 @@ where
         }));
     }
 
-    fn waited(&mut self, link: Link, read: Result<Vec<Entry>, LinkError>) {
+    fn waited(&mut self, link: Link, read: Read) {
         self.reader = Some(link);
         self.reading = None;
         match read {
@@ -436,59 +452,75 @@ where
         self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded });
     }
 
-    /// Takes ended tasks out of the stream and new ones in; what Redis refuses waits for the next
-    /// time.
-    async fn finish(&mut self, room: Option<usize>) {
-        let count = self.ended.len().min(BATCH);
-        let batch: Vec<Finish> = self.ended.drain(..count).collect();
-        match self.stream.finish(&mut self.link, &batch, room).await {
+    /// Sends ended tasks out of the stream and, unless `coming` is `None`, asks for new ones;
+    /// `coming` is how many are about to start anyway.
+    fn finish(&mut self, coming: Option<usize>) {
+        let half = self.settings.task_limit.div_ceil(2);
+        let count = self.ended.len().min(BATCH.min(half));
+        let room = coming.map(|coming| self.free().saturating_sub(coming));
+        let batch = Batch { tasks: self.ended.drain(..count).collect(), room };
+        let unopened = self.link.unopened();
+        let (stream, mut link) = (self.stream.clone(), std::mem::replace(&mut self.link, unopened));
+        self.finishing = Some(Box::pin(async move {
+            let answer = stream.finish(&mut link, &batch.tasks, batch.room).await;
+            (link, (batch, answer))
+        }));
+    }
+
+    /// Hears what became of a batch. What Redis refused waits for the next time; the next batch
+    /// goes out before the new tasks start.
+    async fn finished(&mut self, link: Link, (batch, answer): FinishedBatch) {
+        self.link = link;
+        self.finishing = None;
+        let Finished { verdicts, entries } = match answer {
+            Ok(finished) => finished,
             Err(e) => {
                 self.retry.failed("finishing", &e);
-                self.again(batch);
+                self.again(batch.tasks);
+                return;
             }
-            Ok(Finished { verdicts, entries }) => {
-                let mut refused = Vec::new();
-                for (task, verdict) in batch.into_iter().zip(verdicts) {
-                    match verdict {
-                        Verdict::Done => self.let_go(&task.id),
-                        Verdict::Fenced => {
-                            tracing::warn!(stream = %self.stream.stream(), entry = %task.id,
-                                "somebody else has a task that ended here; nothing was changed");
-                            self.let_go(&task.id);
-                        }
-                        Verdict::Gone => {
-                            tracing::info!(stream = %self.stream.stream(), entry = %task.id,
-                                "a task had been finished before");
-                            self.let_go(&task.id);
-                        }
-                        Verdict::Refused(e) if e.may_pass() => {
-                            self.retry.failed("finishing", &e);
-                            refused.push(task);
-                        }
-                        Verdict::Refused(e) => {
-                            tracing::error!(stream = %self.stream.stream(), entry = %task.id, error = %e,
-                                "a task cannot be passed on; it stays pending");
-                            let _ = self.stream.note_error(&mut self.link, &task.id, &e.to_string()).await;
-                            self.let_go(&task.id);
-                        }
-                    }
+        };
+        let mut refused = Vec::new();
+        for (task, verdict) in batch.tasks.into_iter().zip(verdicts) {
+            let (stream, entry) = (self.stream.stream(), &task.id);
+            match verdict {
+                Verdict::Done => {}
+                Verdict::Fenced => {
+                    tracing::warn!(%stream, %entry, "somebody else has a task that ended here; nothing was changed");
                 }
-                if refused.is_empty() {
-                    self.retry.succeeded();
+                Verdict::Gone => tracing::info!(%stream, %entry, "a task had been finished before"),
+                Verdict::Refused(e) if e.may_pass() => {
+                    self.retry.failed("finishing", &e);
+                    refused.push(task);
+                    continue;
                 }
-                self.again(refused);
-                match entries {
-                    Ok(entries) if room.is_some() => {
-                        self.more = !entries.is_empty();
-                        self.start_all(entries);
-                    }
-                    Ok(_) => {}
-                    // Reading by itself meets the same trouble and deals with it.
-                    Err(_) => self.more = true,
+                Verdict::Refused(e) => {
+                    tracing::error!(%stream, %entry, error = %e, "a task cannot be passed on; it stays pending");
+                    let _ = self.stream.note_error(&mut self.link, &task.id, &e.to_string()).await;
                 }
             }
+            self.let_go(&task.id);
         }
-        self.vitals.set_in_flight(self.held.len());
+        if refused.is_empty() {
+            self.retry.succeeded();
+        }
+        self.again(refused);
+        self.more = match &entries {
+            Ok(entries) if batch.room.is_some() => !entries.is_empty(),
+            Ok(_) => self.more,
+            // Reading by itself meets the same trouble and deals with it.
+            Err(_) => true,
+        };
+        let entries = entries.unwrap_or_default();
+        if self.vitals.draining() {
+            self.released.extend(entries.into_iter().map(|entry| (entry.id, 1)));
+            return;
+        }
+        if !self.ended.is_empty() && !self.retry.waits() && self.settings.back_off_above.is_none() {
+            let refill = self.more && self.reading.is_none() && !self.sweep.is_due();
+            self.finish(refill.then_some(entries.len()));
+        }
+        self.start_all(entries);
     }
 
     fn again(&mut self, tasks: Vec<Finish>) {
@@ -532,17 +564,18 @@ where
 
     async fn wind_down(&mut self) {
         self.stop_reading().await;
-        while !(self.held.is_empty() && self.released.is_empty()) {
-            if !self.retry.waits() && !self.ended.is_empty() {
-                self.finish(None).await;
-                continue;
-            }
-            if !self.retry.waits() && !self.released.is_empty() {
-                self.release().await;
-                continue;
+        while !(self.held.is_empty() && self.released.is_empty() && self.finishing.is_none()) {
+            if !self.retry.waits() && self.finishing.is_none() {
+                if !self.ended.is_empty() {
+                    self.finish(None);
+                } else if !self.released.is_empty() {
+                    self.release().await;
+                    continue;
+                }
             }
             tokio::select! {
                 Some(joined) = self.running.join_next_with_id() => self.joined(joined),
+                (link, answer) = wait(&mut self.finishing) => self.finished(link, answer).await,
                 () = sleep_until(self.retry.until()), if self.retry.waits() => self.retry.expire(),
             }
         }
@@ -593,10 +626,10 @@ impl Destinations {
     }
 }
 
-/// Never ready while nothing is being read.
-async fn wait(reading: &mut Option<Reading>) -> (Link, Result<Vec<Entry>, LinkError>) {
-    match reading {
-        Some(reading) => reading.as_mut().await,
+/// Never ready while nothing is under way.
+async fn wait<T>(under_way: &mut Option<UnderWay<T>>) -> (Link, T) {
+    match under_way {
+        Some(under_way) => under_way.as_mut().await,
         None => std::future::pending().await,
     }
 }

@@ -1,75 +1,92 @@
 //! The trace a task belongs to: the W3C `traceparent` in the JSON of its `otel` field.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
-use serde_json::{Map, Value};
+use serde::Deserialize;
 
 /// The eight bytes that name a span.
 pub type SpanId = u64;
 
+const TRACE_ID: Range<usize> = 3..35;
+const PARENT: Range<usize> = 36..52;
+const FLAGS: Range<usize> = 53..55;
+
 /// Where in which trace a task was sent.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
-    carrier: Map<String, Value>,
-    trace_id: String,
-    parent: String,
-    flags: String,
+    /// The field as it came.
+    json: String,
+    /// Where in it the `traceparent` stands.
+    at: Range<usize>,
+}
+
+#[derive(Deserialize)]
+struct Carrier<'a> {
+    #[serde(borrow)]
+    traceparent: Cow<'a, str>,
 }
 
 impl TraceContext {
     /// Reads the `otel` field; `None` when it holds no valid `traceparent`.
     #[must_use]
     pub fn parse(json: &[u8]) -> Option<Self> {
-        let carrier: Map<String, Value> = serde_json::from_slice(json).ok()?;
-        let mut parts = carrier.get("traceparent")?.as_str()?.split('-');
-        let (version, trace_id, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        // Later versions may append parts; version 00 has exactly four and ff is forbidden.
-        let sound = hex(version, 2)
-            && version != "ff"
-            && (version != "00" || parts.next().is_none())
-            && hex(trace_id, 32)
-            && hex(parent, 16)
-            && hex(flags, 2)
-            && trace_id.bytes().any(|b| b != b'0')
-            && parent.bytes().any(|b| b != b'0');
-        sound.then(|| Self {
-            trace_id: trace_id.to_owned(),
-            parent: parent.to_owned(),
-            flags: flags.to_owned(),
-            carrier: carrier.clone(),
-        })
+        let json = std::str::from_utf8(json).ok()?;
+        let Carrier { traceparent } = serde_json::from_str(json).ok()?;
+        // One that is written with escapes is none that a tracer wrote.
+        let Cow::Borrowed(text) = traceparent else { return None };
+        let start = text.as_ptr() as usize - json.as_ptr() as usize;
+        is_traceparent(text).then(|| Self { json: json.to_owned(), at: start..start + text.len() })
     }
 
     /// The trace's id: 32 hex digits.
     #[must_use]
     pub fn trace_id(&self) -> &str {
-        &self.trace_id
+        self.part(TRACE_ID)
     }
 
     /// The span that sent the task: 16 hex digits.
     #[must_use]
     pub fn parent(&self) -> &str {
-        &self.parent
+        self.part(PARENT)
     }
 
     /// The value of the `otel` field for what `span` sends on; everything but the parent is kept.
     #[must_use]
     pub fn continued(&self, span: SpanId) -> String {
-        let mut carrier = self.carrier.clone();
-        let traceparent = format!("00-{}-{span:016x}-{}", self.trace_id, self.flags);
-        carrier.insert("traceparent".to_owned(), Value::String(traceparent));
-        Value::Object(carrier).to_string()
+        let before = self.json.get(..self.at.start).unwrap_or_default();
+        let after = self.json.get(self.at.end..).unwrap_or_default();
+        format!("{before}00-{}-{span:016x}-{}{after}", self.trace_id(), self.part(FLAGS))
+    }
+
+    fn part(&self, part: Range<usize>) -> &str {
+        self.json.get(self.at.clone()).and_then(|text| text.get(part)).unwrap_or_default()
     }
 }
 
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.trace_id, self.parent)
+        write!(f, "{}/{}", self.trace_id(), self.parent())
     }
 }
 
-fn hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+/// `version-traceid-parentid-flags`; later versions may append parts, version 00 has exactly these.
+fn is_traceparent(text: &str) -> bool {
+    let part = |part: Range<usize>| text.get(part).filter(|digits| digits.bytes().all(is_digit));
+    let (Some(version), Some(trace_id), Some(parent), Some(_)) =
+        (part(0..2), part(TRACE_ID), part(PARENT), part(FLAGS))
+    else {
+        return false;
+    };
+    let dashed = [2, 35, 52].iter().all(|at| text.as_bytes().get(*at) == Some(&b'-'));
+    let ends = if version == "00" { text.len() == 55 } else { matches!(text.as_bytes().get(55), None | Some(b'-')) };
+    let not_zero = |digits: &str| digits.bytes().any(|b| b != b'0');
+    dashed && ends && version != "ff" && not_zero(trace_id) && not_zero(parent)
+}
+
+fn is_digit(byte: u8) -> bool {
+    byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte)
 }
 
 #[cfg(test)]
@@ -80,11 +97,19 @@ mod tests {
 
     #[test]
     fn what_is_sent_on_stays_in_the_trace_with_the_new_span_as_parent() {
-        let otel = format!(r#"{{"traceparent":"00-{TRACE}-00f067aa0ba902b7-01","tracestate":"a=1"}}"#);
+        let otel = format!(r#"{{"traceparent": "00-{TRACE}-00f067aa0ba902b7-01", "tracestate": "a=1"}}"#);
         let context = TraceContext::parse(otel.as_bytes()).unwrap();
-        let next = TraceContext::parse(context.continued(0xab).as_bytes()).unwrap();
-        assert_eq!((next.trace_id(), next.parent()), (TRACE, "00000000000000ab"));
-        assert!(context.continued(1).contains(r#""tracestate":"a=1""#));
+        assert_eq!((context.trace_id(), context.parent()), (TRACE, "00f067aa0ba902b7"));
+        let next = context.continued(0xab);
+        assert_eq!(next, otel.replace("00f067aa0ba902b7", "00000000000000ab"));
+        assert_eq!(TraceContext::parse(next.as_bytes()).unwrap().parent(), "00000000000000ab");
+    }
+
+    #[test]
+    fn a_later_version_is_continued_as_this_one() {
+        let otel = format!(r#"{{"traceparent":"42-{TRACE}-00f067aa0ba902b7-01-more"}}"#);
+        let next = TraceContext::parse(otel.as_bytes()).unwrap().continued(1);
+        assert_eq!(next, format!(r#"{{"traceparent":"00-{TRACE}-0000000000000001-01"}}"#));
     }
 
     #[test]
@@ -94,11 +119,14 @@ mod tests {
             "{}",
             "[]",
             r#"{"traceparent":5}"#,
+            r#"{"traceparent":"00"}"#,
             r#"{"traceparent":"00-00000000000000000000000000000000-00f067aa0ba902b7-01"}"#,
             r#"{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"}"#,
             r#"{"traceparent":"ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#,
             r#"{"traceparent":"00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01"}"#,
             r#"{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x"}"#,
+            r#"{"traceparent":"00 4bf92f3577b34da6a3ce929d0e0e4736 00f067aa0ba902b7 01"}"#,
+            r#"{"traceparent":"42-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01more"}"#,
         ] {
             assert_eq!(TraceContext::parse(otel.as_bytes()), None, "{otel}");
         }

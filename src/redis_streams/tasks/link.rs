@@ -101,6 +101,12 @@ impl Link {
         Self { address, response_timeout, connection: None, identity: None }
     }
 
+    /// Another link to the same place, not opened.
+    #[must_use]
+    pub fn unopened(&self) -> Self {
+        Self::new(self.address.clone(), self.response_timeout)
+    }
+
     /// Asks for Redis' number of each connection it opens, so that [`unblock`](Self::unblock) on
     /// another link can end a blocking read on this one.
     #[must_use]

@@ -1,5 +1,6 @@
 //! Lua scripts: called by their hash, loaded when the server does not know them.
 
+use std::io::Write;
 use std::sync::OnceLock;
 
 use redis::{Cmd, Value};
@@ -12,38 +13,59 @@ pub(super) struct Script {
     script: OnceLock<redis::Script>,
 }
 
-/// The keys and arguments of one call.
+/// The keys and arguments of one call, each list in one buffer.
 #[derive(Debug, Default)]
 pub(super) struct Call {
-    keys: Vec<Vec<u8>>,
-    args: Vec<Vec<u8>>,
+    keys: Strings,
+    args: Strings,
+}
+
+#[derive(Debug, Default)]
+struct Strings {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Strings {
+    fn push(&mut self, string: &[u8]) {
+        self.bytes.extend_from_slice(string);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts.zip(&self.ends).filter_map(|(start, end)| self.bytes.get(*start..*end))
+    }
 }
 
 impl Call {
     /// Adds a key.
     pub(super) fn key(&mut self, key: &[u8]) -> &mut Self {
-        self.keys.push(key.to_vec());
+        self.keys.push(key);
         self
     }
 
     /// Adds an argument.
     pub(super) fn arg(&mut self, arg: &[u8]) -> &mut Self {
-        self.args.push(arg.to_vec());
+        self.args.push(arg);
         self
     }
 
     /// Adds a number.
     pub(super) fn number(&mut self, number: impl std::fmt::Display) -> &mut Self {
-        self.args.push(number.to_string().into_bytes());
+        // Writing to a vector cannot fail.
+        let _ = write!(self.args.bytes, "{number}");
+        self.args.ends.push(self.args.bytes.len());
         self
     }
 
     /// Adds `key` unless it is there, and its place (from 1) as an argument.
     pub(super) fn key_index(&mut self, key: &[u8]) -> &mut Self {
-        let at = self.keys.iter().position(|known| known == key).unwrap_or_else(|| {
-            self.keys.push(key.to_vec());
-            self.keys.len() - 1
-        });
+        let known = self.keys.iter().position(|known| known == key);
+        let at = known.unwrap_or(self.keys.ends.len());
+        if known.is_none() {
+            self.keys.push(key);
+        }
         self.number(at + 1)
     }
 }
@@ -61,7 +83,10 @@ impl Script {
     pub(super) fn call(&self, call: &Call) -> Cmd {
         let hash = self.script.get_or_init(|| redis::Script::new(self.code)).get_hash();
         let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(hash).arg(call.keys.len()).arg(&call.keys).arg(&call.args);
+        cmd.arg(hash).arg(call.keys.ends.len());
+        for string in call.keys.iter().chain(call.args.iter()) {
+            cmd.arg(string);
+        }
         cmd
     }
 
