@@ -196,6 +196,14 @@ async fn an_entry_that_arrived_in_a_lost_reply_is_found_by_its_own_worker() {
     let worker = Running::start(worker.reclaim_interval(Duration::from_secs(3)), done);
     add(&mut redis, "first", &["a"]).await;
     reaches(&redis, "finish_query", 1).await;
+    eventually("the worker waits for entries", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move {
+            let clients: String = redis::cmd("INFO").arg("clients").query_async(&mut redis).await.unwrap();
+            clients.contains("blocked_clients:1")
+        }
+    })
+    .await;
     proxy.swallow_replies();
     for n in 0..3 {
         add(&mut redis, &format!("q{n}"), &["a"]).await;
