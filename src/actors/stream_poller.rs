@@ -14,6 +14,7 @@ use crate::fleet::time::Mono;
 use crate::redis_streams::connection::{Kept, checkout};
 use crate::redis_streams::discovery;
 use crate::redis_streams::streams_reader::StreamsReader;
+use crate::redis_streams::worker_type_records;
 
 /// Every so many ticks Redis is asked whether groups were created.
 const ASK_ABOUT_GROUPS_EVERY: u64 = 20;
@@ -25,6 +26,8 @@ const WALK_AT_MOST: Duration = Duration::from_secs(3600);
 /// What the poller knows; it outlives a restart of the actor.
 pub struct Polled {
     reader: StreamsReader,
+    /// Streams of types that an earlier run knew are read from the first pass on.
+    restored: bool,
     connection: Kept,
 }
 
@@ -32,7 +35,7 @@ impl Polled {
     /// Polls with `reader`.
     #[must_use]
     pub fn new(reader: StreamsReader) -> Self {
-        Self { reader, connection: Kept::default() }
+        Self { reader, restored: false, connection: Kept::default() }
     }
 }
 
@@ -163,6 +166,11 @@ impl Handler<Tick> for StreamPoller {
         let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
         let reading = self.io.run(tick.deadline, REDIS_LATE, async move {
             let mut polled = reader.lock().await;
+            if !polled.restored {
+                let known = worker_type_records::load(&pool).await?;
+                polled.reader.watch(known.into_keys());
+                polled.restored = true;
+            }
             let mut redis = polled.connection.take(&pool).await?;
             let read = polled.reader.read(&mut redis).await?;
             polled.connection.keep(redis);

@@ -2,7 +2,7 @@
 //!
 //! A small step of SCAN rides along with every pass ([`Sweep`]); a whole walk of the keyspace
 //! ([`walk`]) is made in the background at the start and when Redis says that a group was
-//! created, at most [`WALK_SHARE`] of Redis' time.
+//! created, in strides with a rest between them.
 
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,9 @@ const STEP_PER_STREAM: usize = 1;
 const FIRST_STEP: usize = 20_000;
 /// Keys looked at per command in a background walk.
 const STRIDE: usize = 1000;
-/// How much of Redis' time a background walk may take: one part in this many.
-pub const WALK_SHARE: u32 = 50;
+/// Between two strides of a walk, each a few hundred microseconds of Redis' time: it takes a few
+/// hundredths of Redis, and about fifteen seconds for a million keys.
+const REST_BETWEEN_STRIDES: Duration = Duration::from_millis(15);
 
 /// Keys that a step or a walk came across.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -116,8 +117,7 @@ fn take(answer: Option<Result<Value, RedisError>>, cursor: &mut Cursor) -> Resul
     Ok(reply::items(keys).iter().filter_map(reply::bytes).map(<[u8]>::to_vec).collect())
 }
 
-/// Walks the whole keyspace once, resting between commands so that it takes at most
-/// [`WALK_SHARE`] of Redis' time: a million keys take about ten seconds.
+/// Walks the whole keyspace once, resting between strides.
 ///
 /// # Errors
 /// When Redis failed on the way; the next walk starts over.
@@ -146,7 +146,8 @@ pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Re
         if cursor.is_at_start() {
             return Ok(found);
         }
-        tokio::time::sleep(began.elapsed().max(Duration::from_micros(100)) * WALK_SHARE).await;
+        // A Redis that answers slowly is left alone for longer.
+        tokio::time::sleep(began.elapsed().max(REST_BETWEEN_STRIDES)).await;
     }
 }
 
