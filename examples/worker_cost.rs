@@ -23,9 +23,19 @@ async fn main() -> Result<(), Failure> {
     let url = std::env::var("REDIS_URL").map_err(|_| "REDIS_URL is not set; expected a Redis to empty and use")?;
     let tasks: u64 = std::env::args().nth(1).map_or(Ok(50_000), |text| text.parse())?;
     let mut redis = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
+    println!("Each figure is for one task; of three runs of each, the one with the middle ratio.\n");
     println!(
-        "{:>9} {:>14} {:>14} {:>7} {:>16} {:>16} {:>9}",
-        "in flight", "bare tasks/s", "worker tasks/s", "ratio", "bare commands", "worker commands", "Redis CPU"
+        "{:>9} | {:>12} {:>12} {:>6} | {:>13} {:>13} | {:>11} {:>11} | {:>11} {:>11}",
+        "in flight",
+        "bare per s",
+        "worker per s",
+        "ratio",
+        "bare commands",
+        "worker (sent)",
+        "bare Redis",
+        "worker Redis",
+        "bare client",
+        "worker client"
     );
     let only = std::env::var("ONLY").ok().and_then(|text| text.parse::<u64>().ok());
     for in_flight in [1_u64, 10, 100].into_iter().filter(|n| only.is_none_or(|only| only == *n)) {
@@ -39,12 +49,16 @@ async fn main() -> Result<(), Failure> {
         ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
         let Some((ratio, bare, worker)) = ratios.get(1) else { continue };
         println!(
-            "{in_flight:>9} {:>14.0} {:>14.0} {ratio:>7.2} {:>16.2} {:>16.2} {:>9.2}",
+            "{in_flight:>9} | {:>12.0} {:>12.0} {ratio:>6.2} | {:>13.2} {:>6.2} ({:>4.2}) | {:>8.1} µs {:>8.1} µs | {:>8.1} µs {:>8.1} µs",
             bare.rate,
             worker.rate,
             bare.commands,
             worker.commands,
-            worker.redis_cpu / bare.redis_cpu
+            worker.commands - worker.inside,
+            bare.redis_us,
+            worker.redis_us,
+            bare.client_us,
+            worker.client_us
         );
     }
     Ok(())
@@ -53,10 +67,12 @@ async fn main() -> Result<(), Failure> {
 struct Measured {
     /// Tasks per second.
     rate: f64,
-    /// Commands that clients sent, per task.
+    /// Commands that Redis carried out, and how many of them inside scripts.
     commands: f64,
-    /// Seconds of Redis' own time, per task.
-    redis_cpu: f64,
+    inside: f64,
+    /// Microseconds of Redis' processor time, and of this process's.
+    redis_us: f64,
+    client_us: f64,
 }
 
 async fn measured(
@@ -81,17 +97,11 @@ async fn measured(
         pipe.exec_async(redis).await?;
     }
     redis::cmd("CONFIG").arg("RESETSTAT").exec_async(redis).await?;
-    let (commands, cpu) = spent(redis).await?;
+    let before = Spent::so_far(redis).await?;
     let started = Instant::now();
     work(redis.clone()).await?;
     let took = started.elapsed().as_secs_f64();
-    let (more_commands, more_cpu) = spent(redis).await?;
-    if std::env::var_os("STATS").is_some() {
-        let stats: String = redis::cmd("INFO").arg("commandstats").query_async(redis).await?;
-        for line in stats.lines().filter(|line| !line.contains("info")) {
-            println!("{}", line.split(",rejected").next().unwrap_or_default());
-        }
-    }
+    let after = Spent::so_far(redis).await?;
     let moved: u64 = redis::cmd("XLEN").arg("next").query_async(redis).await?;
     if moved != tasks {
         return Err(format!("{moved} of {tasks} tasks were forwarded").into());
@@ -99,19 +109,45 @@ async fn measured(
     let tasks = tasks as f64;
     Ok(Measured {
         rate: tasks / took,
-        commands: (more_commands - commands) / tasks,
-        redis_cpu: (more_cpu - cpu) / tasks,
+        commands: (after.commands - before.commands) / tasks,
+        inside: (after.inside - before.inside) / tasks,
+        redis_us: (after.redis_cpu - before.redis_cpu) * 1e6 / tasks,
+        client_us: (after.client_cpu - before.client_cpu) * 1e6 / tasks,
     })
 }
 
-/// Commands processed (calls out of scripts not counted) and CPU seconds used so far.
-async fn spent(redis: &mut MultiplexedConnection) -> Result<(f64, f64), Failure> {
-    let info: String = redis::cmd("INFO").arg("everything").query_async(redis).await?;
-    let read = |name: &str| -> f64 {
-        let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|value| value.trim().parse().ok()).unwrap_or(0.0)
-    };
-    Ok((read("total_commands_processed"), read("used_cpu_user") + read("used_cpu_sys")))
+/// What was used since the statistics were reset; processor time in seconds.
+struct Spent {
+    commands: f64,
+    inside: f64,
+    redis_cpu: f64,
+    client_cpu: f64,
+}
+
+impl Spent {
+    async fn so_far(redis: &mut MultiplexedConnection) -> Result<Self, Failure> {
+        let info: String = redis::cmd("INFO").arg("everything").query_async(redis).await?;
+        let line = |name: &str| info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        let read = |name: &str| line(name).and_then(|value| value.trim().parse::<f64>().ok()).unwrap_or(0.0);
+        let calls = |name: &str| {
+            let stats = line(&format!("cmdstat_{name}"))?;
+            stats.strip_prefix("calls=")?.split(',').next()?.parse::<f64>().ok()
+        };
+        // What the worker never sends by itself comes from its scripts.
+        let scripted = ["xadd", "xack", "xdel", "xinfo|groups", "xpending", "lpush", "ltrim"];
+        let ran_scripts = calls("evalsha").is_some();
+        let inside = if ran_scripts { scripted.iter().filter_map(|name| calls(name)).sum() } else { 0.0 };
+        // User and system time, in hundredths of a second.
+        let own = std::fs::read_to_string("/proc/self/stat")?;
+        let own = own.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let ticks: f64 = own.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+        Ok(Self {
+            commands: read("total_commands_processed"),
+            inside,
+            redis_cpu: read("used_cpu_user") + read("used_cpu_sys"),
+            client_cpu: ticks / 100.0,
+        })
+    }
 }
 
 async fn worker(url: &str, in_flight: u64, tasks: u64) -> Result<(), Failure> {

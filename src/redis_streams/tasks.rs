@@ -152,35 +152,49 @@ impl TaskStream {
         pipe.arg("STREAMS").arg(self.stream.as_bytes()).arg(">");
     }
 
-    /// Finishes tasks, each all or nothing, and takes new ones in the same step: as many as `room`
-    /// says plus one for each task that left this consumer; none when `room` is `None`.
+    /// Finishes tasks, each all or nothing, and in the same round trip takes up to `then_read` new
+    /// ones.
+    ///
+    /// A Redis without memory refuses the finishing and the reading alike, so that nobody reads on
+    /// who cannot pass on.
     ///
     /// # Errors
     /// Of the connection: whether the tasks were finished is then unknown, and asking again is
     /// safe.
-    pub async fn finish(&self, link: &mut Link, tasks: &[Finish], room: Option<usize>) -> Result<Finished, LinkError> {
-        match FINISH.run(link, &self.finish_call(tasks, room)).await? {
-            Value::Array(mut words) if words.len() >= tasks.len() => {
-                let entries = match words.drain(tasks.len()..).next() {
-                    None => Ok(Vec::new()),
-                    Some(Value::BulkString(error)) => Err(LinkError::from_text(&String::from_utf8_lossy(&error))),
-                    Some(read) => entry::from_read(read),
-                };
-                Ok(Finished { verdicts: words.into_iter().map(verdict).collect(), entries })
-            }
-            other => Err(LinkError::unexpected("finish", &other)),
+    pub async fn finish(&self, link: &mut Link, tasks: &[Finish], then_read: usize) -> Result<Finished, LinkError> {
+        let call = self.finish_call(tasks);
+        let mut pipe = redis::pipe();
+        pipe.add_command(FINISH.call(&call));
+        if then_read > 0 {
+            // Not for its atomicity: inside MULTI, a Redis without memory refuses every command.
+            pipe.cmd("MULTI");
+            self.add_read(&mut pipe, then_read, None);
+            pipe.cmd("EXEC");
         }
+        let mut replies = link.send(&mut pipe).await?.into_iter();
+        let mut verdicts = script::next(&mut replies);
+        let entries = match replies.nth(2) {
+            None => Ok(Vec::new()),
+            Some(Ok(Value::Array(mut reads))) => entry::from_read(reads.pop().unwrap_or_default()),
+            Some(Ok(other)) => Err(LinkError::unexpected("EXEC", &other)),
+            Some(Err(e)) => Err(e),
+        };
+        if matches!(&verdicts, Err(e) if e.code() == "NOSCRIPT") {
+            verdicts = FINISH.reload_and_run(link, &call).await;
+        }
+        let verdicts = match verdicts {
+            Ok(reply) => self.verdicts(reply, tasks.len(), "finish"),
+            Err(e) => Err(e),
+        };
+        // What was read is not lost with an error.
+        let verdicts = verdicts.unwrap_or_else(|e| vec![Verdict::Refused(e); tasks.len()]);
+        Ok(Finished { verdicts, entries })
     }
 
-    fn finish_call(&self, tasks: &[Finish], room: Option<usize>) -> script::Call {
+    fn finish_call(&self, tasks: &[Finish]) -> script::Call {
         let mut call = script::Call::default();
         call.key(self.stream.as_bytes()).key(&self.durations);
-        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes());
-        match room {
-            Some(room) => call.number(room),
-            None => call.arg(b"-1"),
-        };
-        call.number(tasks.len());
+        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).number(tasks.len());
         let lowest = tasks.iter().map(|task| &task.id).min();
         let highest = tasks.iter().map(|task| &task.id).max();
         call.arg(lowest.map_or(&[], EntryId::as_bytes)).arg(highest.map_or(&[], EntryId::as_bytes));

@@ -32,9 +32,11 @@ use crate::redis_streams::tasks::{Entry, EntryId, Finish, Finished, Link, LinkEr
 const BLOCK: Duration = Duration::from_secs(5);
 /// How long any other command may take.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most tasks that one script call finishes. No more than half of the permits, either: while Redis
-/// works on one half, the handlers work on the other.
+/// Most tasks that one script call finishes.
 const BATCH: usize = 128;
+/// With so many permits, a batch is half of them at most: Redis works on one half, the handlers on
+/// the other. With fewer, the price of a call is better shared by all.
+const HALVES: usize = 32;
 /// How long a leaving worker waits for the read under way to end.
 const LAST_READ: Duration = Duration::from_secs(1);
 /// How long cancelled handlers have to go.
@@ -185,8 +187,8 @@ type FinishedBatch = (Batch, Result<Finished, LinkError>);
 /// Tasks on their way out of the stream.
 struct Batch {
     tasks: Vec<Finish>,
-    /// Room for new tasks beside those that leave; `None` to take none.
-    room: Option<usize>,
+    /// How many new tasks come in their place.
+    then_read: usize,
 }
 
 /// A running worker.
@@ -259,9 +261,16 @@ where
 
     /// Does all that can be done without waiting for anybody but Redis.
     async fn act(&mut self) {
+        let mut gathered = false;
         loop {
             while let Some(joined) = self.running.try_join_next_with_id() {
                 self.joined(joined);
+            }
+            // Handlers that are about to end may end now, and share the call.
+            if !gathered && self.finishing.is_none() && !self.ended.is_empty() && !self.running.is_empty() {
+                gathered = true;
+                tokio::task::yield_now().await;
+                continue;
             }
             if self.retry.waits() || self.finishing.is_some() {
                 return;
@@ -455,14 +464,16 @@ where
     /// Sends ended tasks out of the stream and, unless `coming` is `None`, asks for new ones;
     /// `coming` is how many are about to start anyway.
     fn finish(&mut self, coming: Option<usize>) {
-        let half = self.settings.task_limit.div_ceil(2);
-        let count = self.ended.len().min(BATCH.min(half));
-        let room = coming.map(|coming| self.free().saturating_sub(coming));
-        let batch = Batch { tasks: self.ended.drain(..count).collect(), room };
+        let limit = self.settings.task_limit;
+        let most = if limit < HALVES { limit } else { BATCH.min(limit / 2) };
+        let count = self.ended.len().min(most);
+        let tasks: Vec<Finish> = self.ended.drain(..count).collect();
+        let then_read = coming.map_or(0, |coming| (self.free() + tasks.len()).saturating_sub(coming));
+        let batch = Batch { tasks, then_read };
         let unopened = self.link.unopened();
         let (stream, mut link) = (self.stream.clone(), std::mem::replace(&mut self.link, unopened));
         self.finishing = Some(Box::pin(async move {
-            let answer = stream.finish(&mut link, &batch.tasks, batch.room).await;
+            let answer = stream.finish(&mut link, &batch.tasks, batch.then_read).await;
             (link, (batch, answer))
         }));
     }
@@ -506,17 +517,18 @@ where
         }
         self.again(refused);
         self.more = match &entries {
-            Ok(entries) if batch.room.is_some() => !entries.is_empty(),
+            Ok(entries) if batch.then_read > 0 => !entries.is_empty(),
             Ok(_) => self.more,
             // Reading by itself meets the same trouble and deals with it.
             Err(_) => true,
         };
-        let entries = entries.unwrap_or_default();
-        if self.vitals.draining() {
-            self.released.extend(entries.into_iter().map(|entry| (entry.id, 1)));
-            return;
-        }
-        if !self.ended.is_empty() && !self.retry.waits() && self.settings.back_off_above.is_none() {
+        let mut entries = entries.unwrap_or_default();
+        // Those for which refused tasks left no permit, and all when leaving, are given back.
+        let room = if self.vitals.draining() { 0 } else { self.free() };
+        let excess = entries.split_off(room.min(entries.len()));
+        self.released.extend(excess.into_iter().map(|entry| (entry.id, 1)));
+        let halves = self.settings.task_limit >= HALVES && self.settings.back_off_above.is_none();
+        if halves && room > 0 && !self.ended.is_empty() && !self.retry.waits() {
             let refill = self.more && self.reading.is_none() && !self.sweep.is_due();
             self.finish(refill.then_some(entries.len()));
         }

@@ -237,7 +237,7 @@ async fn each_task_of_a_batch_has_a_fate_of_its_own() {
             recorded: true,
         })
         .collect();
-    let mut verdicts = stream.finish(&mut link, &tasks, None).await.unwrap().verdicts;
+    let mut verdicts = stream.finish(&mut link, &tasks, 0).await.unwrap().verdicts;
     let refused = verdicts.remove(4);
     assert!(matches!(&refused, Verdict::Refused(e) if e.code() == "WRONGTYPE" && !e.may_pass()), "{refused:?}");
     use Verdict::{Done, Fenced, Gone};
@@ -245,7 +245,7 @@ async fn each_task_of_a_batch_has_a_fate_of_its_own() {
     assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (2, 3));
 
     // Asking again, as after a lost reply, changes nothing.
-    let again = stream.finish(&mut link, &tasks, None).await.unwrap().verdicts;
+    let again = stream.finish(&mut link, &tasks, 0).await.unwrap().verdicts;
     assert_eq!((&again[0], &again[5]), (&Gone, &Gone));
     assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (2, 3));
 }

@@ -292,18 +292,18 @@ impl World {
                 let Some(who) = self.acting(who) else { return Ok(()) };
                 if let Some(at) = self.choose(who, which) {
                     self.workers[who].held[at].how = Some(how);
-                    self.end(who, &[at], None).await?;
+                    self.end(who, &[at], 0).await?;
                 }
             }
             Step::EndAll { who } => {
                 let Some(who) = self.acting(who) else { return Ok(()) };
                 let all: Vec<usize> = (0..self.workers[who].held.len()).collect();
-                self.end(who, &all, None).await?;
+                self.end(who, &all, 0).await?;
             }
             Step::EndAndRead { who, which } => {
                 let Some(who) = self.acting(who) else { return Ok(()) };
                 if let Some(at) = self.choose(who, which) {
-                    self.end(who, &[at], Some(1)).await?;
+                    self.end(who, &[at], 1).await?;
                 }
             }
             Step::Release { who, which } => {
@@ -490,14 +490,14 @@ impl World {
     }
 
     /// Ends the tasks at these places, and takes what the verdicts say out of the worker's hands.
-    async fn end(&mut self, who: usize, which: &[usize], room: Option<usize>) -> Check {
+    async fn end(&mut self, who: usize, which: &[usize], then_read: usize) -> Check {
         let before = self.look().await;
         let worker = &mut self.workers[who];
         let tasks: Vec<Finish> = which.iter().map(|at| Self::finish_of(worker, &worker.held[*at])).collect();
         if tasks.is_empty() {
             return Ok(());
         }
-        let finished = match worker.stream.finish(&mut worker.link, &tasks, room).await {
+        let finished = match worker.stream.finish(&mut worker.link, &tasks, then_read).await {
             Ok(finished) => finished,
             Err(e) => return self.excused(&e),
         };
@@ -520,7 +520,7 @@ impl World {
             }
         }
         worker.held.retain(|task| !left.contains(task.id.as_str()));
-        if !finished.verdicts.contains(&Verdict::Done) && room.is_none() {
+        if !finished.verdicts.contains(&Verdict::Done) && then_read == 0 {
             let after = self.look().await;
             prop_assert_eq!(before.without_idle(), after.without_idle(), "nothing was done, and something changed");
         }
@@ -632,7 +632,7 @@ impl World {
     async fn drain(&mut self, who: usize, finish: bool) -> Check {
         if finish {
             let all: Vec<usize> = (0..self.workers[who].held.len()).collect();
-            self.end(who, &all, None).await?;
+            self.end(who, &all, 0).await?;
         }
         let mut worker = self.workers.remove(who);
         let marker = ShutdownMarker {
@@ -723,7 +723,7 @@ impl World {
             (Swallowed::Reclaim, _) => drop(self.sweep_blindly(who).await),
             (Swallowed::End, Some(at)) => {
                 let task = Self::finish_of(worker, &worker.held[at]);
-                drop(worker.stream.finish(&mut worker.link, std::slice::from_ref(&task), None).await);
+                drop(worker.stream.finish(&mut worker.link, std::slice::from_ref(&task), 0).await);
                 maybe_done = Some(task.id);
             }
             (Swallowed::Release, Some(at)) => {
@@ -758,7 +758,7 @@ impl World {
         let Some(id) = maybe_done else { return Ok(()) };
         let Some(at) = self.workers[who].held.iter().position(|task| task.id == id) else { return Ok(()) };
         match then {
-            Swallowed::End => self.end(who, &[at], None).await,
+            Swallowed::End => self.end(who, &[at], 0).await,
             // It may have been given back before; then its delivery did not count.
             Swallowed::Release => {
                 let group = self.workers[who].group;
@@ -845,7 +845,7 @@ impl World {
                 self.reclaim(who, 50).await?;
                 self.read(who, 50).await?;
                 let all: Vec<usize> = (0..self.workers[who].held.len()).collect();
-                self.end(who, &all, None).await?;
+                self.end(who, &all, 0).await?;
             }
             self.check().await?;
             let view = self.look().await;

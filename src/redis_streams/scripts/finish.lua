@@ -1,24 +1,21 @@
--- Finishes tasks of one consumer (forward, acknowledge, delete, note the duration) and takes as
--- many new ones as it has room for.
+-- Finishes tasks of one consumer: forward, acknowledge, delete, note the duration.
 --
 -- KEYS  stream, list of durations, then every stream and record the tasks name by index
--- ARGV  group, consumer, room for new tasks (-1: take none; each task that leaves makes more),
---       number of tasks, lowest id, highest id, then for each task:
+-- ARGV  group, consumer, number of tasks, lowest id, highest id, then for each task:
 --       id, deliveries, index of the destination (0: none), index of its record (0: none),
 --       duration in ms (-1: none), number of field strings, the field strings
--- Gives for each task 'done', 'fenced', 'gone', or the error that kept it pending; then what
--- XREADGROUP gives, or its error as text.
+-- Gives for each task 'done', 'fenced', 'gone', or the error that kept it pending.
 --
 -- A script is never rolled back, so everything that can fail comes before the first
 -- acknowledgement: reading who owns what, then XADD, which alone may be refused (wrong type, out of
 -- memory). Nothing after it can fail.
 local stream, durations = KEYS[1], KEYS[2]
-local group, consumer, room, count = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local group, consumer, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local MOST_FIELDS = 7000
 
 local mine = {}
 if count > 1 then
-  local held = redis.pcall('XPENDING', stream, group, ARGV[5], ARGV[6], 4 * count, consumer)
+  local held = redis.pcall('XPENDING', stream, group, ARGV[4], ARGV[5], 4 * count, consumer)
   if not held.err then
     for _, entry in ipairs(held) do mine[entry[1]] = entry[4] end
   end
@@ -40,8 +37,8 @@ local function refusal(id, deliveries)
   if got ~= deliveries then return 'fenced' end
 end
 
-local verdicts, finished, spent, records, left = {}, {}, {}, {}, 0
-local at = 7
+local verdicts, finished, spent, records = {}, {}, {}, {}
+local at = 6
 for task = 1, count do
   local id, deliveries = ARGV[at], tonumber(ARGV[at + 1])
   local destination, record = tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
@@ -64,7 +61,6 @@ for task = 1, count do
     if duration ~= '-1' then spent[#spent + 1] = duration end
     if record > 0 then records[#records + 1] = KEYS[record] end
   end
-  if verdict == 'done' or verdict == 'gone' or verdict == 'fenced' then left = left + 1 end
   verdicts[task] = verdict
 end
 
@@ -76,14 +72,6 @@ if #finished > 0 then
   if #spent > 0 then
     local length = redis.pcall('LPUSH', durations, unpack(spent))
     if type(length) == 'number' and length > 10000 then redis.call('LTRIM', durations, 0, 9999) end
-  end
-end
-
-if room >= 0 then
-  room = room + left
-  if room > 0 then
-    local read = redis.pcall('XREADGROUP', 'GROUP', group, consumer, 'COUNT', room, 'STREAMS', stream, '>')
-    verdicts[count + 1] = type(read) == 'table' and read.err or read
   end
 end
 return verdicts
