@@ -29,25 +29,27 @@ use crate::fleet::time::Mono;
 /// The newest snapshot, for whoever asks. Reading it changes nothing.
 pub type Newest = Arc<ArcSwapOption<Snapshot>>;
 
-/// How each actor is made, with the way back to the supervisor.
+/// Makes an actor, given its way back to the supervisor.
+pub type Maker<A> = Box<dyn Fn(Recipient<Report>) -> A>;
+
+/// How each actor is made.
 pub struct Makers {
     /// Makes the stream poller.
-    pub stream_poller: Box<dyn Fn(Recipient<Report>) -> StreamPoller>,
+    pub stream_poller: Maker<StreamPoller>,
     /// Makes the heartbeat watcher.
-    pub heartbeat_watcher: Box<dyn Fn(Recipient<Report>) -> HeartbeatWatcher>,
+    pub heartbeat_watcher: Maker<HeartbeatWatcher>,
     /// Makes the database probe.
-    pub database_probe: Box<dyn Fn(Recipient<Report>) -> DatabaseProbe>,
+    pub database_probe: Maker<DatabaseProbe>,
     /// Makes the state tracker.
-    pub state_tracker: Box<dyn Fn(Recipient<Report>) -> StateTracker>,
+    pub state_tracker: Maker<StateTracker>,
     /// Makes the live feed.
-    pub live_feed: Box<dyn Fn(Recipient<Report>) -> LiveFeed>,
+    pub live_feed: Maker<LiveFeed>,
 }
 
 /// The actor.
 pub struct Supervisor {
     io: Io,
     interval: Duration,
-    makers: Makers,
     newest: Newest,
     stream_poller: Child<StreamPoller>,
     heartbeat_watcher: Child<HeartbeatWatcher>,
@@ -72,17 +74,54 @@ struct Done {
 
 /// One supervised actor.
 struct Child<A: Actor> {
+    maker: Maker<A>,
     addr: Option<Addr<A>>,
     restarts: u32,
 }
 
-impl<A: Actor<Context = Context<A>>> Child<A> {
-    fn none() -> Self {
-        Self { addr: None, restarts: 0 }
+/// What the supervisor does to any of its actors.
+trait Supervised {
+    fn start(&mut self, up: Recipient<Report>);
+    /// Counts the fall; how long to wait before the next start: longer each time, up to a minute.
+    fn fell(&mut self) -> Duration;
+    /// Lets it go: without an address to it, it ends when it has done what it was told.
+    fn dismiss(&mut self);
+    fn fail(&self, fail: Fail);
+    fn is_up(&self) -> bool;
+    fn restarts(&self) -> u32;
+}
+
+impl<A: Actor<Context = Context<A>> + Handler<Fail>> Supervised for Child<A> {
+    fn start(&mut self, up: Recipient<Report>) {
+        self.addr = Some((self.maker)(up).start());
+    }
+
+    fn fell(&mut self) -> Duration {
+        self.addr = None;
+        self.restarts += 1;
+        Duration::from_millis(100 << self.restarts.min(9)).min(Duration::from_secs(60))
+    }
+
+    fn dismiss(&mut self) {
+        self.addr = None;
+    }
+
+    fn fail(&self, fail: Fail) {
+        self.tell(fail);
     }
 
     fn is_up(&self) -> bool {
         self.addr.as_ref().is_some_and(Addr::connected)
+    }
+
+    fn restarts(&self) -> u32 {
+        self.restarts
+    }
+}
+
+impl<A: Actor<Context = Context<A>>> Child<A> {
+    fn made_by(maker: Maker<A>) -> Self {
+        Self { maker, addr: None, restarts: 0 }
     }
 
     fn tell<M>(&self, message: M)
@@ -95,17 +134,6 @@ impl<A: Actor<Context = Context<A>>> Child<A> {
             addr.do_send(message);
         }
     }
-
-    fn health(&self, actor: Role) -> ActorHealth {
-        ActorHealth { actor, up: self.is_up(), restarts: self.restarts }
-    }
-
-    /// Counts the fall; how long to wait before the next start: longer each time, up to a minute.
-    fn fell(&mut self) -> Duration {
-        self.addr = None;
-        self.restarts += 1;
-        Duration::from_millis(100 << self.restarts.min(9)).min(Duration::from_secs(60))
-    }
 }
 
 impl Supervisor {
@@ -115,13 +143,12 @@ impl Supervisor {
         Self {
             io,
             interval,
-            makers,
             newest,
-            stream_poller: Child::none(),
-            heartbeat_watcher: Child::none(),
-            database_probe: Child::none(),
-            state_tracker: Child::none(),
-            live_feed: Child::none(),
+            stream_poller: Child::made_by(makers.stream_poller),
+            heartbeat_watcher: Child::made_by(makers.heartbeat_watcher),
+            database_probe: Child::made_by(makers.database_probe),
+            state_tracker: Child::made_by(makers.state_tracker),
+            live_feed: Child::made_by(makers.live_feed),
             tick: 0,
             began: Mono::default(),
             done: None,
@@ -135,14 +162,14 @@ impl Supervisor {
         answer_within(self.interval)
     }
 
-    fn start(&mut self, role: Role, ctx: &mut Context<Self>) {
-        let up = ctx.address().recipient();
+    /// The only place that knows which child plays which role.
+    fn child(&mut self, role: Role) -> &mut dyn Supervised {
         match role {
-            Role::StreamPoller => self.stream_poller.addr = Some((self.makers.stream_poller)(up).start()),
-            Role::HeartbeatWatcher => self.heartbeat_watcher.addr = Some((self.makers.heartbeat_watcher)(up).start()),
-            Role::DatabaseProbe => self.database_probe.addr = Some((self.makers.database_probe)(up).start()),
-            Role::StateTracker => self.state_tracker.addr = Some((self.makers.state_tracker)(up).start()),
-            Role::LiveFeed => self.live_feed.addr = Some((self.makers.live_feed)(up).start()),
+            Role::StreamPoller => &mut self.stream_poller,
+            Role::HeartbeatWatcher => &mut self.heartbeat_watcher,
+            Role::DatabaseProbe => &mut self.database_probe,
+            Role::StateTracker => &mut self.state_tracker,
+            Role::LiveFeed => &mut self.live_feed,
         }
     }
 
@@ -150,19 +177,13 @@ impl Supervisor {
         if self.stopping {
             return;
         }
-        let backoff = match role {
-            Role::StreamPoller => self.stream_poller.fell(),
-            Role::HeartbeatWatcher => self.heartbeat_watcher.fell(),
-            Role::DatabaseProbe => self.database_probe.fell(),
-            Role::StateTracker => self.state_tracker.fell(),
-            Role::LiveFeed => self.live_feed.fell(),
-        };
+        let backoff = self.child(role).fell();
         tracing::error!(actor = ?role, again_in_ms = backoff.as_millis(), "an actor ended; it is started again");
         ctx.run_later(backoff, move |this, ctx| {
             if this.stopping {
                 return;
             }
-            this.start(role, ctx);
+            this.child(role).start(ctx.address().recipient());
             if this.done.is_none_or(|done| done.tick < this.tick) {
                 this.begin_tick(ctx);
             }
@@ -220,7 +241,7 @@ impl Actor for Supervisor {
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.set_mailbox_capacity(1024);
         for role in Role::ALL {
-            self.start(role, ctx);
+            self.child(role).start(ctx.address().recipient());
         }
         self.begin_tick(ctx);
     }
@@ -265,13 +286,7 @@ impl Handler<Fail> for Supervisor {
     type Result = ();
 
     fn handle(&mut self, fail: Fail, _: &mut Self::Context) {
-        match fail.0 {
-            Role::StreamPoller => self.stream_poller.tell(fail),
-            Role::HeartbeatWatcher => self.heartbeat_watcher.tell(fail),
-            Role::DatabaseProbe => self.database_probe.tell(fail),
-            Role::StateTracker => self.state_tracker.tell(fail),
-            Role::LiveFeed => self.live_feed.tell(fail),
-        }
+        self.child(fail.0).fail(fail);
     }
 }
 
@@ -314,21 +329,22 @@ impl Handler<GetHealth> for Supervisor {
                 None => (0, 0),
             }
         };
-        Box::pin(counting.into_actor(self).map(|(sessions, sessions_jammed), this, _| Health {
-            actors: vec![
-                this.stream_poller.health(Role::StreamPoller),
-                this.heartbeat_watcher.health(Role::HeartbeatWatcher),
-                this.database_probe.health(Role::DatabaseProbe),
-                this.state_tracker.health(Role::StateTracker),
-                this.live_feed.health(Role::LiveFeed),
-            ],
-            ticks: this.done.map_or(0, |done| done.tick),
-            last_tick_age_sec: this.done.map(|done| this.io.now().since(done.at).as_secs_f64()),
-            last_tick_took_ms: this.done.map(|done| u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX)),
-            interval_sec: this.interval.as_secs_f64(),
-            sessions,
-            sessions_jammed,
-            stopping: this.stopping,
+        Box::pin(counting.into_actor(self).map(|(sessions, sessions_jammed), this, _| {
+            Health {
+                actors: Role::ALL
+                    .map(|actor| {
+                        let child = this.child(actor);
+                        ActorHealth { actor, up: child.is_up(), restarts: child.restarts() }
+                    })
+                    .into(),
+                ticks: this.done.map_or(0, |done| done.tick),
+                last_tick_age_sec: this.done.map(|done| this.io.now().since(done.at).as_secs_f64()),
+                last_tick_took_ms: this.done.map(|done| u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX)),
+                interval_sec: this.interval.as_secs_f64(),
+                sessions,
+                sessions_jammed,
+                stopping: this.stopping,
+            }
         }))
     }
 }
@@ -338,9 +354,9 @@ impl Handler<Stop> for Supervisor {
 
     fn handle(&mut self, _: Stop, _: &mut Self::Context) {
         self.stopping = true;
-        self.stream_poller.addr = None;
-        self.heartbeat_watcher.addr = None;
-        self.database_probe.addr = None;
+        for role in [Role::StreamPoller, Role::HeartbeatWatcher, Role::DatabaseProbe] {
+            self.child(role).dismiss();
+        }
         self.live_feed.tell(StopFeed);
     }
 }
