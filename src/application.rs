@@ -11,11 +11,15 @@ use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
+use crate::actors::compactor::Compactor;
 use crate::actors::database_probe::DatabaseProbe;
 use crate::actors::heartbeat_watcher::{HeartbeatWatcher, Watch};
+use crate::actors::history_recorder::{HistoryRecorder, Recording};
 use crate::actors::io::Io;
+use crate::actors::latency_bucketer::LatencyBucketer;
 use crate::actors::live_feed::LiveFeed;
 use crate::actors::messages::Stop;
+use crate::actors::retention_sweeper::RetentionSweeper;
 use crate::actors::state_tracker::StateTracker;
 use crate::actors::stream_poller::{Polled, StreamPoller};
 use crate::actors::supervisor::{Makers, Newest, Supervisor, answer_within};
@@ -23,6 +27,7 @@ use crate::fleet::tracker::TrackerSettings;
 use crate::pages::{Environment, LiveView, Pages};
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
+use crate::spool::Spool;
 use crate::web::{Front, routes};
 use crate::{postgres, redis_streams};
 
@@ -30,6 +35,8 @@ use crate::{postgres, redis_streams};
 const HTTP_WORKERS: usize = 1;
 /// How long requests that are being answered may take to end at the stop.
 const FINISH_WITHIN_SECS: u64 = 1;
+/// Samples that wait on disk while Postgres is away: several days of a large fleet.
+const SPOOL_MOST_BYTES: u64 = 256 << 20;
 
 /// A running monitor. It belongs to the actix system it was started in.
 pub struct Application {
@@ -136,8 +143,16 @@ fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
     let pages = Arc::new(Pages::new().context("the templates cannot be read")?);
     let environment = Environment { maturity: settings.maturity.clone(), url: settings.server_url.clone() };
     let (root_path, database_url) = (settings.root_path.clone(), settings.database_url.clone());
+    let recording = Recording { interval: settings.history_interval, recent: settings.recent_window };
+    let spool = Arc::new(std::sync::Mutex::new(Spool::new(
+        settings.spool_folder.clone(),
+        format!("samples-{}", postgres::connection::identity(settings.database_url.reveal())),
+        SPOOL_MOST_BYTES,
+    )));
+    let (interval, keep) = (settings.history_interval, settings.keep);
     let each = || io.clone();
     let (a, b, c, d) = (each(), each(), each(), each());
+    let (e, f, g, h) = (each(), each(), each(), each());
     Ok(Makers {
         stream_poller: Box::new(move |up| StreamPoller::new(a.clone(), up, Arc::clone(&reader))),
         heartbeat_watcher: Box::new(move |up| {
@@ -148,5 +163,9 @@ fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
         live_feed: Box::new(move |up| {
             LiveFeed::new(up, LiveView::new(Arc::clone(&pages), environment.clone()), root_path.clone())
         }),
+        history_recorder: Box::new(move |up| HistoryRecorder::new(e.clone(), up, recording, Arc::clone(&spool))),
+        latency_bucketer: Box::new(move |up| LatencyBucketer::new(f.clone(), up, interval)),
+        compactor: Box::new(move |up| Compactor::new(g.clone(), up)),
+        retention_sweeper: Box::new(move |up| RetentionSweeper::new(h.clone(), up, keep)),
     })
 }

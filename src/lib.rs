@@ -29,7 +29,11 @@ pub mod contract;
 #[cfg(feature = "monitor")]
 pub mod demo;
 #[cfg(feature = "monitor")]
+mod failpoint;
+#[cfg(feature = "monitor")]
 pub mod fleet;
+#[cfg(feature = "monitor")]
+pub mod history;
 #[cfg(feature = "monitor")]
 pub mod pages;
 #[cfg(feature = "monitor")]
@@ -38,6 +42,8 @@ pub mod postgres;
 pub mod redis_streams;
 #[cfg(feature = "monitor")]
 pub mod settings;
+#[cfg(feature = "monitor")]
+pub mod spool;
 #[cfg(feature = "monitor")]
 pub mod telemetry;
 #[cfg(feature = "monitor")]

@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::contract::Name;
 use crate::fleet::watched::WatchedStreams;
+use crate::history::Keep;
 
 /// One setting as people meet it.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +50,7 @@ const REDIS: &str = "Redis";
 const POSTGRES: &str = "Postgres";
 const SERVER: &str = "Server";
 const FLEET: &str = "Fleet";
+const HISTORY: &str = "History";
 
 /// Every setting of the monitor, in the order in which they are shown.
 pub const TABLE: &[Entry] = &[
@@ -111,6 +114,18 @@ pub const TABLE: &[Entry] = &[
         "RECLAIM_MIN_IDLE_SEC",
         "30",
         "Floor after which a worker with pending work and no progress counts as hung, for streams the contract does not list",
+    ),
+    entry(HISTORY, "MONITOR_HISTORY_INTERVAL_SEC", "30", "How often the series and the task latencies are recorded"),
+    entry(HISTORY, "MONITOR_HISTORY_DAYS", "3", "Days of every series that are kept in Redis"),
+    entry(HISTORY, "MONITOR_METRICS_RETENTION_DAYS", "30", "Days of series kept in Postgres; 0: for ever"),
+    entry(HISTORY, "MONITOR_LATENCY_RETENTION_DAYS", "30", "Days of task latencies kept in Postgres; 0: for ever"),
+    entry(HISTORY, "MONITOR_EVENTS_RETENTION_DAYS", "30", "Days of events kept in Postgres; 0: for ever"),
+    entry(
+        HISTORY,
+        "MONITOR_SPOOL_DIR",
+        "",
+        "Folder in which samples wait while Postgres is away; empty: shepherd-monitor below XDG_STATE_HOME, \
+         HOME/.local/state or /var/lib",
     ),
 ];
 
@@ -186,6 +201,14 @@ pub struct Settings {
     pub aras: Arc<[String]>,
     /// The hung floor of streams the contract does not list.
     pub default_floor: Duration,
+    /// How often history is recorded.
+    pub history_interval: Duration,
+    /// How long series are kept in Redis.
+    pub recent_window: Duration,
+    /// How long history is kept in Postgres.
+    pub keep: Keep,
+    /// Where what Postgres does not take waits.
+    pub spool_folder: PathBuf,
     /// What is logged: a level, or a filter.
     pub log_level: String,
 }
@@ -221,9 +244,28 @@ impl Settings {
             seed_streams: texts.list("MONITOR_SEED_STREAMS").into_iter().map(Name::from).collect(),
             aras: texts.list("MONITOR_ARAS").into(),
             default_floor: texts.duration("RECLAIM_MIN_IDLE_SEC")?,
+            history_interval: texts.history_interval()?,
+            recent_window: DAY * texts.days("MONITOR_HISTORY_DAYS")?,
+            keep: Keep {
+                metrics_days: texts.days("MONITOR_METRICS_RETENTION_DAYS")?,
+                latency_days: texts.days("MONITOR_LATENCY_RETENTION_DAYS")?,
+                events_days: texts.days("MONITOR_EVENTS_RETENTION_DAYS")?,
+            },
+            spool_folder: texts.text("MONITOR_SPOOL_DIR").map_or_else(state_folder, PathBuf::from),
             log_level: texts.log_level()?,
         })
     }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Where programs keep what must outlive them, by the desktop's convention or the system's.
+fn state_folder() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    set("XDG_STATE_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".local/state")))
+        .unwrap_or_else(|| PathBuf::from("/var/lib"))
+        .join("shepherd-monitor")
 }
 
 /// The given texts, with the table's defaults behind them.
@@ -272,6 +314,19 @@ impl Texts<'_> {
             .filter(|seconds| (0.0..=1e9).contains(seconds))
             .map(Duration::from_secs_f64)
             .ok_or_else(|| self.bad(name, "a time such as 3, 3s, 500ms, 5m or 1h"))
+    }
+
+    fn days(&self, name: &'static str) -> Result<u32, BadSetting> {
+        let days = self.parse(name, "a number of days from 0 to 3650")?;
+        if days > 3650 { Err(self.bad(name, "a number of days from 0 to 3650")) } else { Ok(days) }
+    }
+
+    /// Whole seconds, so that recorded times are.
+    fn history_interval(&self) -> Result<Duration, BadSetting> {
+        const NAME: &str = "MONITOR_HISTORY_INTERVAL_SEC";
+        let interval = self.duration(NAME)?;
+        let whole = interval.subsec_nanos() == 0 && (1..=3600).contains(&interval.as_secs());
+        if whole { Ok(interval) } else { Err(self.bad(NAME, "whole seconds from 1 to 3600")) }
     }
 
     /// `100Gi`, `50G`, `1.5TiB` or bytes; empty is 0. A bare `m` (milli in Kubernetes) is refused.

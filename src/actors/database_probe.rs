@@ -157,6 +157,7 @@ impl DatabaseProbe {
         ctx.spawn(migrating.into_actor(self).map(|result, this, ctx| match result {
             Ok(()) => {
                 this.migrated = Migrated::Yes;
+                this.io.set_archive_ready();
                 // Whether there are queries may have changed.
                 this.server.not_before = this.io.now();
             }

@@ -2,6 +2,8 @@
 //! query, and a panic in a query is an error, not an actor's end.
 
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use deadpool_redis::Pool;
@@ -20,13 +22,25 @@ pub struct Io {
     /// Postgres.
     pub postgres: PgPool,
     started: Instant,
+    archive_ready: Arc<AtomicBool>,
 }
 
 impl Io {
     /// Work is done on `runtime`.
     #[must_use]
     pub fn new(runtime: Handle, redis: Pool, postgres: PgPool) -> Self {
-        Self { runtime, redis, postgres, started: Instant::now() }
+        Self { runtime, redis, postgres, started: Instant::now(), archive_ready: Arc::default() }
+    }
+
+    /// Whether the database's tables are up to date: before that nothing is archived.
+    #[must_use]
+    pub fn archive_is_ready(&self) -> bool {
+        self.archive_ready.load(Ordering::Relaxed)
+    }
+
+    /// The database's tables are up to date.
+    pub fn set_archive_ready(&self) {
+        self.archive_ready.store(true, Ordering::Relaxed);
     }
 
     /// Now, on the clock that never jumps.

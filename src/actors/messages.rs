@@ -28,12 +28,29 @@ pub enum Role {
     StateTracker,
     /// Feeds the pages.
     LiveFeed,
+    /// Records series.
+    HistoryRecorder,
+    /// Archives how long tasks took.
+    LatencyBucketer,
+    /// Makes the archive small.
+    Compactor,
+    /// Deletes what is too old.
+    RetentionSweeper,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::StreamPoller, Self::HeartbeatWatcher, Self::DatabaseProbe, Self::StateTracker, Self::LiveFeed];
+    pub const ALL: [Self; 9] = [
+        Self::StreamPoller,
+        Self::HeartbeatWatcher,
+        Self::DatabaseProbe,
+        Self::StateTracker,
+        Self::LiveFeed,
+        Self::HistoryRecorder,
+        Self::LatencyBucketer,
+        Self::Compactor,
+        Self::RetentionSweeper,
+    ];
 }
 
 /// Supervisor → StreamPoller, DatabaseProbe, StateTracker: a tick begins. May be lost: the next
@@ -90,8 +107,8 @@ pub struct DatabaseRead {
     pub reading: Result<Arc<DatabaseReading>, SourceTrouble>,
 }
 
-/// StateTracker → supervisor → LiveFeed and everyone who asks for the newest snapshot. May be
-/// lost: the next one holds everything.
+/// StateTracker → supervisor → LiveFeed, HistoryRecorder, LatencyBucketer, and everyone who asks
+/// for the newest snapshot. May be lost: the next one holds everything, and durations wait in Redis.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct SnapshotTaken(pub Arc<Snapshot>);

@@ -2,16 +2,21 @@
 //!
 //! Start with [`messages`] (who says what to whom), then [`supervisor`] (who is started, watched
 //! and restarted), then one file per actor in the order of the data: [`stream_poller`],
-//! [`heartbeat_watcher`], [`database_probe`], [`state_tracker`], [`live_feed`].
+//! [`heartbeat_watcher`], [`database_probe`], [`state_tracker`], [`live_feed`]; then those that
+//! remember: [`history_recorder`], [`latency_bucketer`], [`compactor`], [`retention_sweeper`].
 //!
 //! Actors decide nothing: they ask [`crate::fleet`]. They do no I/O on their own thread either:
 //! [`io`] does it elsewhere.
 
+pub mod compactor;
 pub mod database_probe;
 pub mod heartbeat_watcher;
+pub mod history_recorder;
 pub mod io;
+pub mod latency_bucketer;
 pub mod live_feed;
 pub mod messages;
+pub mod retention_sweeper;
 pub mod state_tracker;
 pub mod stream_poller;
 pub mod supervisor;

@@ -13,14 +13,18 @@ use actix::{
 };
 use arc_swap::ArcSwapOption;
 
+use super::compactor::Compactor;
 use super::database_probe::DatabaseProbe;
 use super::heartbeat_watcher::HeartbeatWatcher;
+use super::history_recorder::HistoryRecorder;
 use super::io::Io;
+use super::latency_bucketer::LatencyBucketer;
 use super::live_feed::LiveFeed;
 use super::messages::{
     ActorHealth, Fail, FoundHeartbeats, GetChanges, GetHealth, Health, Join, RenderPage, Report, Role, SessionCount,
     SnapshotTaken, Stop, StopFeed, Tick,
 };
+use super::retention_sweeper::RetentionSweeper;
 use super::state_tracker::StateTracker;
 use super::stream_poller::StreamPoller;
 use crate::fleet::snapshot::Snapshot;
@@ -44,6 +48,14 @@ pub struct Makers {
     pub state_tracker: Maker<StateTracker>,
     /// Makes the live feed.
     pub live_feed: Maker<LiveFeed>,
+    /// Makes the history recorder.
+    pub history_recorder: Maker<HistoryRecorder>,
+    /// Makes the latency bucketer.
+    pub latency_bucketer: Maker<LatencyBucketer>,
+    /// Makes the compactor.
+    pub compactor: Maker<Compactor>,
+    /// Makes the retention sweeper.
+    pub retention_sweeper: Maker<RetentionSweeper>,
 }
 
 /// The actor.
@@ -56,6 +68,10 @@ pub struct Supervisor {
     database_probe: Child<DatabaseProbe>,
     state_tracker: Child<StateTracker>,
     live_feed: Child<LiveFeed>,
+    history_recorder: Child<HistoryRecorder>,
+    latency_bucketer: Child<LatencyBucketer>,
+    compactor: Child<Compactor>,
+    retention_sweeper: Child<RetentionSweeper>,
     /// Number of the tick under way or done last.
     tick: u64,
     began: Mono,
@@ -149,6 +165,10 @@ impl Supervisor {
             database_probe: Child::made_by(makers.database_probe),
             state_tracker: Child::made_by(makers.state_tracker),
             live_feed: Child::made_by(makers.live_feed),
+            history_recorder: Child::made_by(makers.history_recorder),
+            latency_bucketer: Child::made_by(makers.latency_bucketer),
+            compactor: Child::made_by(makers.compactor),
+            retention_sweeper: Child::made_by(makers.retention_sweeper),
             tick: 0,
             began: Mono::default(),
             done: None,
@@ -170,6 +190,10 @@ impl Supervisor {
             Role::DatabaseProbe => &mut self.database_probe,
             Role::StateTracker => &mut self.state_tracker,
             Role::LiveFeed => &mut self.live_feed,
+            Role::HistoryRecorder => &mut self.history_recorder,
+            Role::LatencyBucketer => &mut self.latency_bucketer,
+            Role::Compactor => &mut self.compactor,
+            Role::RetentionSweeper => &mut self.retention_sweeper,
         }
     }
 
@@ -215,6 +239,8 @@ impl Supervisor {
         let took = now.since(self.began);
         let tick = snapshot.tick;
         self.newest.store(Some(Arc::clone(&snapshot)));
+        self.history_recorder.tell(SnapshotTaken(Arc::clone(&snapshot)));
+        self.latency_bucketer.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.live_feed.tell(SnapshotTaken(snapshot));
         if tick != self.tick || self.done.is_some_and(|done| done.tick >= tick) {
             return;
@@ -354,8 +380,11 @@ impl Handler<Stop> for Supervisor {
 
     fn handle(&mut self, _: Stop, _: &mut Self::Context) {
         self.stopping = true;
-        for role in [Role::StreamPoller, Role::HeartbeatWatcher, Role::DatabaseProbe] {
-            self.child(role).dismiss();
+        for role in Role::ALL {
+            // Who feeds sessions has to close them first; the tracker ends the tick it is in.
+            if !matches!(role, Role::LiveFeed | Role::StateTracker) {
+                self.child(role).dismiss();
+            }
         }
         self.live_feed.tell(StopFeed);
     }

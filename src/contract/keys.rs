@@ -13,6 +13,12 @@ pub const MARKER_PREFIX: &str = "worker:shutdown:";
 pub const KNOWN_WORKERS: &str = "monitor:known_workers";
 /// Transitions that could not be written to Postgres yet, oldest first (list of JSON).
 pub const EVENT_SPOOL: &str = "monitor:events:spool";
+/// Set of the names of all series that have a recent window.
+pub const RECENT_SERIES: &str = "monitor:hist:index";
+/// Batches of task durations that are drained and not archived yet (hash: batch id → when and whose).
+pub const LATENCY_BATCHES: &str = "monitor:latency:batches";
+/// When history was last swept (string, Unix seconds).
+pub const LAST_RETENTION_SWEEP: &str = "monitor:janitor:last_retention_sweep";
 
 /// Key of a worker's heartbeat (string, JSON, TTL 15 s).
 #[must_use]
@@ -40,6 +46,18 @@ pub fn task_durations(stream: &Name) -> Vec<u8> {
     let mut key = b"monitor:task_durations:".to_vec();
     key.extend_from_slice(stream.as_bytes());
     key
+}
+
+/// A stream's durations once they are drained (list, as they were).
+#[must_use]
+pub fn latency_batch(id: &str) -> String {
+    format!("monitor:latency:batch:{id}")
+}
+
+/// A series' recent window (sorted set: Unix seconds → `{seconds}:{JSON value}`).
+#[must_use]
+pub fn recent_series(series: &str) -> String {
+    format!("monitor:hist:{series}")
 }
 
 fn pair(prefix: &str, stream: &Name, consumer: &Name) -> Vec<u8> {

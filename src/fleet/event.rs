@@ -126,6 +126,19 @@ pub enum EventKind {
     },
 }
 
+/// Every type that an event in the archive can have.
+pub const TYPES: [&str; 9] = [
+    "alert",
+    "consumer_hung",
+    "consumer_recovered",
+    "consumers_lost",
+    "left_with_work",
+    "scale_down",
+    "scale_up",
+    "source_down",
+    "source_up",
+];
+
 impl Event {
     /// The `type` column.
     #[must_use]

@@ -41,6 +41,19 @@ pub fn pool(url: &str, timeout: Duration) -> Result<PgPool, SourceTrouble> {
         .map_err(|e| SourceTrouble::new(TroubleKind::Failed, e.to_string()))
 }
 
+/// A short name by which the database at `url` is told from others, whatever the login; for files.
+#[must_use]
+pub fn identity(url: &str) -> String {
+    let config: tokio_postgres::Config = url.parse().unwrap_or_default();
+    let where_it_is = format!("{:?} {:?} {:?}", config.get_hosts(), config.get_ports(), config.get_dbname());
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, where_it_is.as_bytes())
+        .simple()
+        .to_string()
+        .chars()
+        .take(12)
+        .collect()
+}
+
 /// A connection from the pool.
 ///
 /// # Errors

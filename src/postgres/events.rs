@@ -101,6 +101,8 @@ pub struct Filter {
     pub type_name: Option<String>,
     /// Only of this severity.
     pub severity: Option<String>,
+    /// Only about this worker type or source.
+    pub worker: Option<String>,
     /// Only from this moment on.
     pub since: Option<DateTime<Utc>>,
     /// Only before this moment.
@@ -120,6 +122,9 @@ pub async fn newest(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Ro
     }
     if let Some(severity) = &filter.severity {
         query = query.filter(dsl::severity.eq(severity));
+    }
+    if let Some(worker) = &filter.worker {
+        query = query.filter(dsl::worker.eq(worker));
     }
     if let Some(since) = filter.since {
         query = query.filter(dsl::ts.ge(since));

@@ -2,7 +2,8 @@
 //!
 //! The monitor reads the fleet with [`streams_reader`] and [`heartbeats_reader`], finds what is
 //! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`] and
-//! [`event_spool`]. [`connection`] says how it gets there and what an error means, [`reply`] reads
+//! [`event_spool`]. [`durations`] takes in how long tasks took, [`recent_series`] keeps the last days
+//! of every series, [`sweeps`] says whose turn it is to sweep. [`connection`] says how it gets there and what an error means, [`reply`] reads
 //! answers in RESP2 and RESP3 alike. Workers take, finish and hand over entries with [`tasks`].
 
 #[cfg(feature = "monitor")]
@@ -10,15 +11,21 @@ pub mod connection;
 #[cfg(feature = "monitor")]
 pub mod discovery;
 #[cfg(feature = "monitor")]
+pub mod durations;
+#[cfg(feature = "monitor")]
 pub mod event_spool;
 #[cfg(feature = "monitor")]
 pub mod heartbeats_reader;
 #[cfg(feature = "monitor")]
 pub mod info;
 #[cfg(feature = "monitor")]
+pub mod recent_series;
+#[cfg(feature = "monitor")]
 pub mod reply;
 #[cfg(feature = "monitor")]
 pub mod streams_reader;
+#[cfg(feature = "monitor")]
+pub mod sweeps;
 pub mod tasks;
 #[cfg(feature = "monitor")]
 pub mod worker_type_records;

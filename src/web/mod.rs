@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod health;
+pub mod history;
 pub mod page;
 pub mod problem;
 pub mod routes;

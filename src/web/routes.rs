@@ -5,7 +5,7 @@ use actix_web::middleware::{Compress, DefaultHeaders};
 use actix_web::web::{self, ServiceConfig};
 
 use super::problem::Problem;
-use super::{Front, api, health, page, session};
+use super::{Front, api, health, history, page, session};
 
 /// Nothing inline, nothing from elsewhere, framed by nobody.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -40,7 +40,14 @@ fn all(config: &mut ServiceConfig) {
                 .route("/favicon.ico", web::get().to(page::favicon))
                 .route("/api/snapshot", web::get().to(api::snapshot))
                 .route("/api/health", web::get().to(api::health))
-                .route("/api/historical/events", web::get().to(api::events)),
+                .route("/api/history", web::get().to(history::recent_names))
+                .route("/api/history/{series:.+}", web::get().to(history::recent))
+                .route("/api/historical/metrics", web::get().to(history::metrics))
+                .route("/api/historical/metrics_by_prefix", web::get().to(history::metrics_by_prefix))
+                .route("/api/historical/latency", web::get().to(history::latency))
+                .route("/api/historical/queries", web::get().to(history::queries))
+                .route("/api/historical/events", web::get().to(history::events))
+                .route("/api/historical/summary", web::get().to(history::summary)),
         );
 }
 

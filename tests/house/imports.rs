@@ -5,19 +5,25 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room of `src/` and the rooms it may know.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("contract", &[]),
     ("fleet", &["contract"]),
+    ("history", &["contract", "fleet"]),
     ("pages", &["contract", "fleet"]),
-    ("redis_streams", &["contract", "fleet"]),
-    ("postgres", &["contract", "fleet"]),
-    ("settings", &["contract", "fleet"]),
+    ("redis_streams", &["contract", "fleet", "failpoint"]),
+    ("postgres", &["contract", "fleet", "history", "failpoint"]),
+    ("spool", &[]),
+    ("failpoint", &[]),
+    ("settings", &["contract", "fleet", "history"]),
     ("telemetry", &[]),
-    ("actors", &["contract", "fleet", "pages", "redis_streams", "postgres", "settings"]),
-    ("web", &["contract", "fleet", "pages", "postgres", "redis_streams", "actors"]),
+    (
+        "actors",
+        &["contract", "fleet", "history", "pages", "redis_streams", "postgres", "settings", "spool", "failpoint"],
+    ),
+    ("web", &["contract", "fleet", "history", "pages", "postgres", "redis_streams", "actors"]),
     ("worker", &["contract", "redis_streams"]),
     ("demo", &["contract", "worker", "redis_streams"]),
-    ("application", &["actors", "contract", "fleet", "pages", "postgres", "redis_streams", "settings", "web"]),
+    ("application", &["actors", "contract", "fleet", "pages", "postgres", "redis_streams", "settings", "spool", "web"]),
     ("main", &["application", "demo", "redis_streams", "settings", "telemetry", "worker"]),
 ];
 
@@ -61,7 +67,17 @@ fn replaceable_crates_stay_in_their_rooms() {
 
 #[test]
 fn only_the_supervisor_names_other_actors() {
-    let actors = ["stream_poller", "heartbeat_watcher", "database_probe", "state_tracker", "live_feed"];
+    let actors = [
+        "stream_poller",
+        "heartbeat_watcher",
+        "database_probe",
+        "state_tracker",
+        "live_feed",
+        "history_recorder",
+        "latency_bucketer",
+        "compactor",
+        "retention_sweeper",
+    ];
     for (file, room, text) in sources() {
         let stem = file.file_stem().unwrap().to_str().unwrap();
         if room != "actors" || ["supervisor", "mod"].contains(&stem) {

@@ -1,0 +1,96 @@
+//! Makes the archive small: takes over what an older monitor left, then moves the rows of each
+//! closed hour into their days.
+
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
+
+use super::io::{Io, POSTGRES_LATE};
+use super::messages::{Fail, Report, Role};
+use crate::fleet::reading::SourceTrouble;
+use crate::history::{HOUR, Micros, SECOND};
+use crate::postgres::history::{compaction, queries, takeover};
+
+/// When nothing is left to do, or Postgres is away.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// One step may take this long.
+const STEP_WITHIN: Duration = Duration::from_secs(600);
+/// An hour is closed so long after its end: what comes later is moved with the next one.
+const CLOSED_AFTER: Micros = 120 * SECOND;
+
+/// The actor.
+pub struct Compactor {
+    io: Io,
+    supervisor: Recipient<Report>,
+    /// The hours before this are moved.
+    done_before: Micros,
+}
+
+impl Compactor {
+    /// Works through `io`.
+    #[must_use]
+    pub fn new(io: Io, supervisor: Recipient<Report>) -> Self {
+        Self { io, supervisor, done_before: 0 }
+    }
+
+    /// One step, and then the next: at once if there is more, but never for more than half of the
+    /// time.
+    fn work(&mut self, ctx: &mut Context<Self>) {
+        #[expect(clippy::cast_possible_truncation, reason = "Unix microseconds")]
+        let now = (self.io.wall() * 1e6) as Micros - CLOSED_AFTER;
+        let closed_before = now - now.rem_euclid(HOUR);
+        if !self.io.archive_is_ready() || closed_before <= self.done_before {
+            ctx.run_later(LOOK_EVERY.min(Duration::from_secs(if self.done_before == 0 { 5 } else { 60 })), Self::work);
+            return;
+        }
+        let (pool, began) = (self.io.postgres.clone(), Instant::now());
+        let step = self.io.run(STEP_WITHIN, POSTGRES_LATE, async move {
+            if takeover::step(&pool).await? == takeover::Step::Moved {
+                return Ok(More::Yes);
+            }
+            queries::count_hours(&pool, closed_before).await?;
+            let moved = compaction::step(&pool, closed_before).await?;
+            Ok::<More, SourceTrouble>(if moved > 0 { More::Yes } else { More::No })
+        });
+        ctx.spawn(step.into_actor(self).map(move |more, this, ctx| {
+            let rest = match more {
+                Ok(More::Yes) => began.elapsed(),
+                Ok(More::No) => {
+                    this.done_before = closed_before;
+                    LOOK_EVERY
+                }
+                Err(trouble) => {
+                    tracing::warn!(error = trouble.detail, "the archive is not made smaller yet");
+                    LOOK_EVERY
+                }
+            };
+            ctx.run_later(rest, Self::work);
+        }));
+    }
+}
+
+enum More {
+    Yes,
+    No,
+}
+
+impl Actor for Compactor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.work(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::Compactor));
+    }
+}
+
+impl Handler<Fail> for Compactor {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the compactor was told to fail");
+    }
+}

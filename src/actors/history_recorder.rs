@@ -1,0 +1,216 @@
+//! Records the snapshot's series at every interval: the recent window to Redis, the archive to
+//! Postgres. What Postgres does not take waits on disk, and goes first when it is back.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
+use serde::{Deserialize, Serialize};
+
+use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
+use super::messages::{Fail, Report, Role, SnapshotTaken};
+use crate::failpoint;
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::history::SECOND;
+use crate::history::series::{self, Sample};
+use crate::postgres::connection::PgPool;
+use crate::postgres::history::metrics;
+use crate::redis_streams::recent_series;
+use crate::spool::Spool;
+
+/// How long writing may take in each place.
+const WRITE_WITHIN: Duration = Duration::from_secs(5);
+/// Recordings moved from the disk to Postgres at a time.
+const SPOOL_BATCH: usize = 100;
+
+/// How often, and how much is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Recording {
+    /// How often series are recorded: whole seconds.
+    pub interval: Duration,
+    /// How long Redis keeps them.
+    pub recent: Duration,
+}
+
+/// What waits on disk; it outlives a restart of the actor.
+pub type SharedSpool = Arc<Mutex<Spool>>;
+
+/// The actor.
+pub struct HistoryRecorder {
+    io: Io,
+    supervisor: Recipient<Report>,
+    recording: Recording,
+    spool: SharedSpool,
+    /// The interval recorded last.
+    last: Option<i64>,
+    /// Something is on its way to Postgres.
+    writing: bool,
+    /// Something may wait on disk.
+    spooled: bool,
+}
+
+/// One recording, as it waits on disk.
+#[derive(Serialize, Deserialize)]
+struct Recorded {
+    /// Unix seconds.
+    ts: i64,
+    samples: Vec<Sample>,
+}
+
+impl HistoryRecorder {
+    /// Records through `io`; what has to wait does so in `spool`.
+    #[must_use]
+    pub fn new(io: Io, supervisor: Recipient<Report>, recording: Recording, spool: SharedSpool) -> Self {
+        Self { io, supervisor, recording, spool, last: None, writing: false, spooled: true }
+    }
+
+    fn keep_recent(&self, ts: i64, samples: Vec<Sample>, ctx: &mut Context<Self>) {
+        let (pool, keep) = (self.io.redis.clone(), self.recording.recent);
+        let pushing =
+            self.io.run(WRITE_WITHIN, REDIS_LATE, async move { recent_series::push(&pool, ts, &samples, keep).await });
+        ctx.spawn(pushing.into_actor(self).map(|pushed, _, _| {
+            if let Err(trouble) = pushed {
+                tracing::warn!(error = trouble.detail, "a recording is missing in Redis' recent window");
+            }
+        }));
+    }
+
+    /// To Postgres, unless others wait before it: order is kept.
+    fn archive(&mut self, recorded: Recorded, ctx: &mut Context<Self>) {
+        let straight = !self.writing && !self.spooled && self.io.archive_is_ready();
+        let (pool, spool) = (self.io.postgres.clone(), Arc::clone(&self.spool));
+        self.writing |= straight;
+        let archiving = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move {
+            if straight {
+                let ticks = [(recorded.ts * SECOND, recorded.samples)];
+                match tokio::time::timeout(WRITE_WITHIN, metrics::insert(&pool, &ticks)).await {
+                    Ok(Ok(())) => return Ok(false),
+                    Ok(Err(trouble)) => {
+                        tracing::warn!(error = trouble.detail, "a recording waits on disk for Postgres")
+                    }
+                    Err(_) => tracing::warn!("a recording waits on disk until Postgres answers again"),
+                }
+                let [(_, samples)] = ticks;
+                put(spool, Recorded { samples, ..recorded }).await?;
+            } else {
+                put(spool, recorded).await?;
+            }
+            Ok(true)
+        });
+        ctx.spawn(archiving.into_actor(self).map(move |spooled, this, ctx| {
+            if straight {
+                this.writing = false;
+            }
+            match spooled {
+                Ok(spooled) => this.spooled |= spooled,
+                Err(trouble) => tracing::error!(error = trouble.detail, "a recording is lost"),
+            }
+            if this.spooled {
+                this.catch_up(ctx);
+            }
+        }));
+    }
+
+    /// Moves what waits on disk to Postgres: stored first, then dropped; stored once however often
+    /// that is cut short.
+    fn catch_up(&mut self, ctx: &mut Context<Self>) {
+        if self.writing || !self.spooled || !self.io.archive_is_ready() {
+            return;
+        }
+        self.writing = true;
+        let (pool, spool) = (self.io.postgres.clone(), Arc::clone(&self.spool));
+        let moving = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move { move_some(&pool, spool).await });
+        ctx.spawn(moving.into_actor(self).map(|moved, this, ctx| {
+            this.writing = false;
+            match moved {
+                Ok(0) => this.spooled = false,
+                Ok(count) => {
+                    tracing::info!(count, "recordings that waited on disk are in Postgres");
+                    this.catch_up(ctx);
+                }
+                Err(trouble) => tracing::debug!(error = trouble.detail, "recordings still wait on disk for Postgres"),
+            }
+        }));
+    }
+}
+
+async fn put(spool: SharedSpool, recorded: Recorded) -> Result<(), SourceTrouble> {
+    let lost = on_disk(move || {
+        let line = serde_json::to_string(&recorded).map_err(std::io::Error::other)?;
+        spool.lock().unwrap_or_else(PoisonError::into_inner).put(&line)
+    })
+    .await?;
+    if lost > 0 {
+        tracing::error!(bytes = lost, "the spool is full: the oldest recordings are lost");
+    }
+    failpoint::reached("history.spooled");
+    Ok(())
+}
+
+async fn move_some(pool: &PgPool, spool: SharedSpool) -> Result<usize, SourceTrouble> {
+    let peeked = Arc::clone(&spool);
+    let (lines, seen) =
+        on_disk(move || peeked.lock().unwrap_or_else(PoisonError::into_inner).peek(SPOOL_BATCH)).await?;
+    let count = lines.len();
+    // A line that a crash cut off is no recording.
+    let recorded = lines.iter().filter_map(|line| serde_json::from_str::<Recorded>(line).ok());
+    let ticks: Vec<_> = recorded.map(|r| (r.ts * SECOND, r.samples)).collect();
+    metrics::insert(pool, &ticks).await?;
+    failpoint::reached("history.caught_up");
+    on_disk(move || spool.lock().unwrap_or_else(PoisonError::into_inner).take(seen)).await?;
+    Ok(count)
+}
+
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, SourceTrouble> {
+    let failed = |error: &dyn std::fmt::Display| {
+        SourceTrouble::new(TroubleKind::Failed, format!("the spool's disk does not do it: {error}"))
+    };
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(|error| failed(&error)),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+impl Actor for HistoryRecorder {
+    type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::HistoryRecorder));
+    }
+}
+
+impl Handler<SnapshotTaken> for HistoryRecorder {
+    type Result = ();
+
+    fn handle(&mut self, SnapshotTaken(snapshot): SnapshotTaken, ctx: &mut Self::Context) {
+        let seconds = i64::try_from(self.recording.interval.as_secs()).unwrap_or(30).max(1);
+        #[expect(clippy::cast_possible_truncation, reason = "Unix seconds")]
+        let interval = (snapshot.ts as i64).div_euclid(seconds);
+        if self.last.is_some_and(|last| last == interval) {
+            return;
+        }
+        self.last = Some(interval);
+        // At the interval's beginning: then two monitors record the same moments, and even times
+        // take next to no room.
+        let ts = interval * seconds;
+        let samples = series::of(&snapshot);
+        if samples.is_empty() {
+            return;
+        }
+        if snapshot.redis.source.is_current() {
+            self.keep_recent(ts, samples.clone(), ctx);
+        }
+        self.archive(Recorded { ts, samples }, ctx);
+    }
+}
+
+impl Handler<Fail> for HistoryRecorder {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the history recorder was told to fail");
+    }
+}

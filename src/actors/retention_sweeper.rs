@@ -1,0 +1,84 @@
+//! Deletes history that is older than it is to be kept, once a day, whichever monitor comes first.
+
+use std::time::Duration;
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
+
+use super::io::{Io, POSTGRES_LATE};
+use super::messages::{Fail, Report, Role};
+use crate::history::Keep;
+use crate::postgres::history::retention;
+use crate::redis_streams::sweeps;
+
+/// How often it is asked whether a sweep is due.
+const LOOK_EVERY: Duration = Duration::from_secs(600);
+/// How often before the database is ready.
+const LOOK_FIRST: Duration = Duration::from_secs(15);
+/// How often history is swept.
+const SWEEP_EVERY_SEC: f64 = 86_400.0;
+/// How long a sweep may take.
+const SWEEP_WITHIN: Duration = Duration::from_secs(300);
+
+/// The actor.
+pub struct RetentionSweeper {
+    io: Io,
+    supervisor: Recipient<Report>,
+    keep: Keep,
+}
+
+impl RetentionSweeper {
+    /// Deletes what is older than `keep` says.
+    #[must_use]
+    pub fn new(io: Io, supervisor: Recipient<Report>, keep: Keep) -> Self {
+        Self { io, supervisor, keep }
+    }
+
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        if !self.io.archive_is_ready() {
+            ctx.run_later(LOOK_FIRST, Self::look);
+            return;
+        }
+        let (io, keep, now) = (self.io.clone(), self.keep, self.io.wall());
+        let sweeping = self.io.run(SWEEP_WITHIN, POSTGRES_LATE, async move {
+            if !sweeps::claim(&io.redis, now, SWEEP_EVERY_SEC).await? {
+                return Ok(None);
+            }
+            match retention::sweep(&io.postgres, keep).await {
+                Ok(deleted) => Ok(Some(deleted)),
+                Err(trouble) => {
+                    sweeps::give_back(&io.redis).await?;
+                    Err(trouble)
+                }
+            }
+        });
+        ctx.spawn(sweeping.into_actor(self).map(|swept, _, ctx| {
+            match swept {
+                Ok(Some(deleted)) => tracing::info!(?deleted, "history that is old enough is deleted"),
+                Ok(None) => {}
+                Err(trouble) => tracing::warn!(error = trouble.detail, "old history is not deleted yet"),
+            }
+            ctx.run_later(LOOK_EVERY, Self::look);
+        }));
+    }
+}
+
+impl Actor for RetentionSweeper {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.look(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::RetentionSweeper));
+    }
+}
+
+impl Handler<Fail> for RetentionSweeper {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the retention sweeper was told to fail");
+    }
+}

@@ -1,0 +1,427 @@
+//! How long tasks took: what a stretch of time knows of it, how stretches add up, and how a day of
+//! a stream is stored.
+//!
+//! Percentiles do not add up; the sketches do, with a relative error of at most one percent. Rows
+//! of the predecessor carry percentiles only: where such rows are added up, the sum says so
+//! ([`Summary::exact`]) and gives their averages weighted by tasks, which is all there is to know.
+
+use serde::{Deserialize, Serialize};
+use sketches_ddsketch::{Config, DDSketch};
+
+use super::columns::{self, Table};
+use super::{DAY, HOUR, Micros, SECOND, Unreadable};
+
+const VERSION: u8 = 1;
+/// Relative error of a percentile.
+const ERROR: f64 = 0.01;
+/// Bins per sketch: from a microsecond to a year in milliseconds with room to spare.
+const MAX_BINS: u32 = 2048;
+/// Sealed days keep a sketch per this long; longer buckets are made of these, or of hours.
+pub const FINE: Micros = 300 * SECOND;
+
+/// What is known of the tasks that finished in some stretch of time. Times are milliseconds.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Latency {
+    count: u64,
+    sum: f64,
+    min: f64,
+    max: f64,
+    sketch: Option<DDSketch>,
+    without_sketch: Option<Percentiles>,
+}
+
+/// Percentiles of rows that have no sketch, each times the tasks it speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+struct Percentiles {
+    count: u64,
+    weighted: [f64; 4],
+}
+
+/// What is shown of a stretch: the contract's columns. Times are milliseconds; a figure that a row
+/// of the predecessor lacks is `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Summary {
+    /// Tasks.
+    pub count: u64,
+    /// Their average.
+    pub mean_ms: Option<f64>,
+    /// Half of them took at most this long.
+    pub p50_ms: Option<f64>,
+    /// Nine in ten.
+    pub p90_ms: Option<f64>,
+    /// Nineteen in twenty.
+    pub p95_ms: Option<f64>,
+    /// Ninety-nine in a hundred.
+    pub p99_ms: Option<f64>,
+    /// The shortest.
+    pub min_ms: Option<f64>,
+    /// The longest.
+    pub max_ms: Option<f64>,
+    /// The percentiles are those of these tasks. If not, they are averages of older rows'
+    /// percentiles, which is not the same.
+    pub exact: bool,
+}
+
+/// The percentiles of the contract.
+const QUANTILES: [f64; 4] = [0.5, 0.9, 0.95, 0.99];
+
+impl Latency {
+    /// What a batch of durations (milliseconds) comes to; `None` if there are none.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "durations far below 2^53 ms")]
+    pub fn of_durations(durations: &[u64]) -> Option<Self> {
+        let mut sketch = empty_sketch();
+        for duration in durations {
+            sketch.add(*duration as f64);
+        }
+        Some(Self {
+            count: durations.len() as u64,
+            sum: durations.iter().map(|d| *d as f64).sum(),
+            min: *durations.iter().min()? as f64,
+            max: *durations.iter().max()? as f64,
+            sketch: Some(sketch),
+            without_sketch: None,
+        })
+    }
+
+    /// What a row comes to that has no sketch; `None` if it speaks of no task.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    pub fn of_summary(row: &Summary) -> Option<Self> {
+        let tasks = row.count as f64;
+        let percentiles = [row.p50_ms, row.p90_ms, row.p95_ms, row.p99_ms].map(|p| p.unwrap_or(f64::NAN) * tasks);
+        (row.count > 0).then(|| Self {
+            count: row.count,
+            sum: row.mean_ms.unwrap_or(f64::NAN) * tasks,
+            min: row.min_ms.unwrap_or(f64::NAN),
+            max: row.max_ms.unwrap_or(f64::NAN),
+            sketch: None,
+            without_sketch: Some(Percentiles { count: row.count, weighted: percentiles }),
+        })
+    }
+
+    /// How many tasks it speaks of.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Takes in what is known of other tasks.
+    pub fn merge(&mut self, other: &Self) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+        match (&mut self.sketch, &other.sketch) {
+            // All sketches have the same bins: they are all made here.
+            (Some(mine), Some(theirs)) => drop(mine.merge(theirs)),
+            (mine @ None, Some(theirs)) => *mine = Some(theirs.clone()),
+            (_, None) => {}
+        }
+        match (&mut self.without_sketch, &other.without_sketch) {
+            (Some(mine), Some(theirs)) => {
+                mine.count += theirs.count;
+                for (mine, theirs) in mine.weighted.iter_mut().zip(theirs.weighted) {
+                    *mine += theirs;
+                }
+            }
+            (mine @ None, Some(theirs)) => *mine = Some(*theirs),
+            (_, None) => {}
+        }
+    }
+
+    /// What is shown of it.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    pub fn summary(&self) -> Summary {
+        let known = |value: f64| value.is_finite().then_some(value);
+        let of_sketch = |q: f64| {
+            let value = self.sketch.as_ref().and_then(|sketch| sketch.quantile(q).ok().flatten());
+            // The ends are known exactly.
+            value.map(|value| value.clamp(self.min, self.max.max(self.min)))
+        };
+        let percentile = |place: usize| {
+            let q = QUANTILES.get(place).copied()?;
+            let Some(older) = &self.without_sketch else { return of_sketch(q) };
+            let sketched = (self.count - older.count) as f64;
+            let weighted = older.weighted.get(place).copied()? + of_sketch(q).map_or(0.0, |value| value * sketched);
+            known(weighted / self.count as f64)
+        };
+        Summary {
+            count: self.count,
+            mean_ms: known(self.sum / self.count as f64),
+            p50_ms: percentile(0),
+            p90_ms: percentile(1),
+            p95_ms: percentile(2),
+            p99_ms: percentile(3),
+            min_ms: known(self.min),
+            max_ms: known(self.max),
+            exact: self.without_sketch.is_none(),
+        }
+    }
+
+    /// Its sketch, for a row's column; `None` if it has none.
+    #[must_use]
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        encode(self)
+    }
+
+    /// Reads what [`Self::encode`] wrote.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
+        decode(bytes)
+    }
+}
+
+/// A row of a stream: when, and what it says.
+pub type Row = (Micros, Latency);
+
+/// A stored day of a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    /// How many tasks it speaks of.
+    pub count: u64,
+    /// The contract's columns of every row: see [`columns`].
+    pub packed: Vec<u8>,
+    /// A sketch per [`FINE`].
+    pub fine: Vec<u8>,
+    /// A sketch per hour.
+    pub hours: Vec<u8>,
+}
+
+/// What is stored of a day, as bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredRef<'a> {
+    /// See [`Stored::packed`].
+    pub packed: &'a [u8],
+    /// See [`Stored::fine`].
+    pub fine: &'a [u8],
+}
+
+/// Makes a day of rows (any order; rows of the same moment are added up), beside those that are
+/// stored already.
+///
+/// # Errors
+/// When what is stored cannot be read: it must then not be replaced.
+pub fn store(day: Micros, stored: Option<StoredRef<'_>>, new: &[Row]) -> Result<Stored, Unreadable> {
+    let (mut rows, mut fine) = match stored {
+        Some(stored) => (rows(stored.packed)?, parts(day, FINE, stored.fine)?),
+        None => (Vec::new(), Vec::new()),
+    };
+    rows.extend(new.iter().map(|(time, latency)| (*time, latency.summary())));
+    rows.sort_by_key(|(time, _)| *time);
+    rows.dedup_by(|(time, more), (kept_time, kept)| {
+        let same = time == kept_time;
+        if same {
+            // Only their summaries are left of stored rows: as near as they come.
+            let sum = Latency::of_summary(kept).map(|mut sum| {
+                Latency::of_summary(more).iter().for_each(|more| sum.merge(more));
+                sum
+            });
+            *kept = sum.map_or(*more, |sum| Summary { exact: false, ..sum.summary() });
+        }
+        same
+    });
+    for (time, latency) in new {
+        add(&mut fine, time - time.rem_euclid(FINE), latency);
+    }
+    let mut hours: Vec<Row> = Vec::new();
+    for (time, latency) in &fine {
+        add(&mut hours, time - time.rem_euclid(HOUR), latency);
+    }
+    Ok(Stored {
+        count: fine.iter().map(|(_, latency)| latency.count).sum(),
+        packed: pack(&rows),
+        fine: encode_parts(day, FINE, &fine)?,
+        hours: encode_parts(day, HOUR, &hours)?,
+    })
+}
+
+/// Adds `latency` to the part that begins at `start`; parts are in the order of time.
+fn add(parts: &mut Vec<Row>, start: Micros, latency: &Latency) {
+    let place = parts.partition_point(|(time, _)| *time < start);
+    match parts.get_mut(place).filter(|(time, _)| *time == start) {
+        Some((_, part)) => part.merge(latency),
+        None => parts.insert(place, (start, latency.clone())),
+    }
+}
+
+/// The rows of a stored day, oldest first, as they were recorded (to the microsecond).
+///
+/// # Errors
+/// When they cannot be read.
+pub fn rows(packed: &[u8]) -> Result<Vec<(Micros, Summary)>, Unreadable> {
+    let Table { times, columns } = columns::unpack(packed)?;
+    let cell = |column: usize, row: usize| {
+        columns.get(column).and_then(|c| c.get(row)).copied().filter(|value| value.is_finite())
+    };
+    Ok(times
+        .into_iter()
+        .enumerate()
+        .map(|(row, time)| {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "written from a u64")]
+            let count = cell(0, row).unwrap_or(0.0) as u64;
+            let summary = Summary {
+                count,
+                mean_ms: cell(1, row),
+                p50_ms: cell(2, row),
+                p90_ms: cell(3, row),
+                p95_ms: cell(4, row),
+                p99_ms: cell(5, row),
+                min_ms: cell(6, row),
+                max_ms: cell(7, row),
+                exact: cell(8, row) == Some(1.0),
+            };
+            (time, summary)
+        })
+        .collect())
+}
+
+fn pack(rows: &[(Micros, Summary)]) -> Vec<u8> {
+    let to_the_microsecond = |value: Option<f64>| value.map_or(f64::NAN, |ms| (ms * 1000.0).round() / 1000.0);
+    let column = |of: fn(&Summary) -> Option<f64>| rows.iter().map(|(_, row)| to_the_microsecond(of(row))).collect();
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
+    let columns = vec![
+        column(|row| Some(row.count as f64)),
+        column(|row| row.mean_ms),
+        column(|row| row.p50_ms),
+        column(|row| row.p90_ms),
+        column(|row| row.p95_ms),
+        column(|row| row.p99_ms),
+        column(|row| row.min_ms),
+        column(|row| row.max_ms),
+        column(|row| Some(f64::from(u8::from(row.exact)))),
+    ];
+    columns::pack(&Table { times: rows.iter().map(|(time, _)| *time).collect(), columns })
+}
+
+/// The parts of `length` of the day that begins at `day`: when each begins, and what it knows.
+///
+/// # Errors
+/// When they cannot be read.
+pub fn parts(day: Micros, length: Micros, bytes: &[u8]) -> Result<Vec<Row>, Unreadable> {
+    let parts: Vec<(u16, Latency)> = decode(bytes)?;
+    Ok(parts.into_iter().map(|(slot, latency)| (day + Micros::from(slot) * length, latency)).collect())
+}
+
+fn encode_parts(day: Micros, length: Micros, parts: &[Row]) -> Result<Vec<u8>, Unreadable> {
+    let slot = |time: Micros| u16::try_from((time - day).rem_euclid(DAY) / length).unwrap_or(0);
+    let parts: Vec<(u16, &Latency)> = parts.iter().map(|(time, latency)| (slot(*time), latency)).collect();
+    encode(&parts).ok_or(Unreadable("its sketches cannot be written"))
+}
+
+fn encode(value: &impl Serialize) -> Option<Vec<u8>> {
+    let mut bytes = vec![VERSION];
+    bytes.extend(postcard::to_allocvec(value).ok()?);
+    Some(bytes)
+}
+
+fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, Unreadable> {
+    match bytes.split_first() {
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| Unreadable("its sketches are damaged")),
+        Some(_) => Err(Unreadable("its sketches' version is not known")),
+        None => Err(Unreadable("its sketches are missing")),
+    }
+}
+
+fn empty_sketch() -> DDSketch {
+    DDSketch::new(Config::new(ERROR, MAX_BINS, 1e-3))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The value at the same rank as the sketch's.
+    fn exact(sorted: &[u64], q: f64) -> f64 {
+        sorted[(q * (sorted.len() - 1) as f64) as usize] as f64
+    }
+
+    fn merged(parts: &[Vec<u64>]) -> Option<Latency> {
+        parts.iter().filter_map(|part| Latency::of_durations(part)).reduce(|mut all, part| {
+            all.merge(&part);
+            all
+        })
+    }
+
+    fn durations() -> impl Strategy<Value = Vec<u64>> {
+        // Skewed: most are short, some a thousand times as long.
+        let duration = (0..10_000_u64, 0..4_u32).prop_map(|(n, power)| n % 100 * 10_u64.pow(power));
+        proptest::collection::vec(duration, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn percentiles_of_merged_parts_are_those_of_all_tasks_within_one_percent(
+            parts in proptest::collection::vec(durations(), 1..20),
+        ) {
+            let mut all: Vec<u64> = parts.concat();
+            all.sort_unstable();
+            let Some(summary) = merged(&parts).map(|latency| latency.summary()) else {
+                return Ok(prop_assert!(all.is_empty()));
+            };
+            prop_assert_eq!(summary.count, all.len() as u64);
+            prop_assert!(summary.exact);
+            prop_assert_eq!(summary.max_ms, all.last().map(|max| *max as f64));
+            for (q, got) in [(0.5, summary.p50_ms), (0.9, summary.p90_ms), (0.95, summary.p95_ms), (0.99, summary.p99_ms)] {
+                let (want, got) = (exact(&all, q), got.unwrap());
+                prop_assert!((got - want).abs() <= want * 0.0101, "p{} is {want}, not {got}", q * 100.0);
+            }
+        }
+
+        #[test]
+        fn a_day_stored_in_parts_counts_every_task_once(
+            rows in proptest::collection::vec((0..2880_i64, durations()), 0..20), cut in any::<prop::sample::Index>(),
+        ) {
+            let day = 20_000 * DAY;
+            let rows: Vec<Row> = rows
+                .iter()
+                .filter_map(|(slot, durations)| Some((day + slot * 30 * SECOND, Latency::of_durations(durations)?)))
+                .collect();
+            let (first, second) = rows.split_at(if rows.is_empty() { 0 } else { cut.index(rows.len()) });
+            let part = store(day, None, first).unwrap();
+            let known = StoredRef { packed: &part.packed, fine: &part.fine };
+            let stored = store(day, Some(known), second).unwrap();
+            let tasks: u64 = rows.iter().map(|(_, latency)| latency.count()).sum();
+            prop_assert_eq!(stored.count, tasks);
+            for (length, bytes) in [(FINE, &stored.fine), (HOUR, &stored.hours)] {
+                let parts = parts(day, length, bytes).unwrap();
+                prop_assert!(parts.iter().all(|(time, _)| time % length == 0 && (day..day + DAY).contains(time)));
+                prop_assert_eq!(parts.iter().map(|(_, latency)| latency.count()).sum::<u64>(), tasks);
+            }
+            prop_assert_eq!(super::rows(&stored.packed).unwrap().iter().map(|(_, row)| row.count).sum::<u64>(), tasks);
+        }
+    }
+
+    #[test]
+    fn rows_without_a_sketch_are_added_up_and_say_so() {
+        let row = |count, p99| Summary {
+            count,
+            mean_ms: Some(10.0),
+            p50_ms: Some(9.0),
+            p90_ms: None,
+            p95_ms: Some(12.0),
+            p99_ms: Some(p99),
+            min_ms: Some(1.0),
+            max_ms: Some(p99),
+            exact: false,
+        };
+        let mut sum = Latency::of_summary(&row(1, 100.0)).unwrap();
+        sum.merge(&Latency::of_summary(&row(3, 20.0)).unwrap());
+        let summary = sum.summary();
+        assert_eq!((summary.count, summary.p99_ms, summary.max_ms), (4, Some(40.0), Some(100.0)));
+        assert_eq!((summary.p90_ms, summary.exact), (None, false));
+        assert!(Latency::of_summary(&row(0, 1.0)).is_none());
+    }
+
+    #[test]
+    fn a_sketch_is_small() {
+        let durations: Vec<u64> = (0..60_u64).map(|n| 20 + n * n * 7 % 900).collect();
+        let bytes = Latency::of_durations(&durations).unwrap().encode().unwrap();
+        assert!(bytes.len() < 700, "{} bytes", bytes.len());
+    }
+}

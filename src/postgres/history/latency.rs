@@ -1,0 +1,319 @@
+//! Task latencies: storing batches once, and answering windows from rows and days.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::sql_types::{Array, Binary, Double, Integer, Nullable, Text, Timestamptz};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use uuid::Uuid;
+
+use super::{Kept, Selection, day_of, elsewhere, taken_over_down_to, time};
+use crate::failpoint;
+use crate::fleet::reading::SourceTrouble;
+use crate::history::latency::{FINE, Latency, Row, Summary, parts, rows};
+use crate::history::window::Window;
+use crate::history::{DAY, HOUR, Micros, Unreadable};
+use crate::postgres::connection::{PgPool, checkout, trouble};
+
+/// A batch of a stream's tasks, under the id it was drained with.
+#[derive(Clone)]
+pub struct Batch {
+    /// By which it is known again.
+    pub id: Uuid,
+    /// The stream.
+    pub stream: String,
+    /// Which stretch of time its tasks finished in: when that begins.
+    pub at: Micros,
+    /// What is known of them.
+    pub latency: Latency,
+}
+
+/// Stores batches, each once however often it comes.
+///
+/// # Errors
+/// When Postgres did not take them; then none is stored.
+pub async fn insert(pool: &PgPool, batches: Vec<Batch>) -> Result<(), SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let storing = connection.transaction(async |connection| {
+        let ids: Vec<Uuid> = batches.iter().map(|batch| batch.id).collect();
+        let new: Vec<NewId> =
+            sql_query("INSERT INTO monitor_latency_batches (id) SELECT unnest($1) ON CONFLICT DO NOTHING RETURNING id")
+                .bind::<Array<diesel::sql_types::Uuid>, _>(ids)
+                .load(connection)
+                .await?;
+        // Batches of the same stretch (a restart within it, say) make one row.
+        let mut new_rows: BTreeMap<(String, Micros), Latency> = BTreeMap::new();
+        for batch in batches.into_iter().filter(|batch| new.iter().any(|new| new.id == batch.id)) {
+            let key = (batch.stream.replace('\0', "\u{fffd}"), batch.at);
+            match new_rows.get_mut(&key) {
+                Some(known) => known.merge(&batch.latency),
+                None => drop(new_rows.insert(key, batch.latency)),
+            }
+        }
+        for ((stream, at), latency) in new_rows {
+            add_row(connection, &stream, at, latency).await?;
+        }
+        failpoint::reached("latency.inserted");
+        Ok::<(), diesel::result::Error>(())
+    });
+    storing.await.map_err(|e| trouble(&e))
+}
+
+#[derive(QueryableByName)]
+struct NewId {
+    #[diesel(sql_type = diesel::sql_types::Uuid)]
+    id: Uuid,
+}
+
+async fn add_row(
+    connection: &mut AsyncPgConnection,
+    stream: &str,
+    at: Micros,
+    mut latency: Latency,
+) -> Result<(), diesel::result::Error> {
+    let known: Vec<LatencyRow> =
+        sql_query(format!("SELECT {COLUMNS} FROM monitor_task_latency WHERE stream = $1 AND ts = $2 FOR UPDATE"))
+            .bind::<Text, _>(stream)
+            .bind::<Timestamptz, _>(time(at))
+            .load(connection)
+            .await?;
+    for known in known {
+        if let Ok(Some(known)) = known.latency() {
+            latency.merge(&known);
+        }
+    }
+    let summary = latency.summary();
+    sql_query(
+        "INSERT INTO monitor_task_latency AS t (ts, stream, count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms, sketch) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+         ON CONFLICT (stream, ts) DO UPDATE SET (count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms, sketch) = \
+         (excluded.count, excluded.mean_ms, excluded.p50_ms, excluded.p90_ms, excluded.p95_ms, excluded.p99_ms, \
+          excluded.min_ms, excluded.max_ms, excluded.sketch)",
+    )
+    .bind::<Timestamptz, _>(time(at))
+    .bind::<Text, _>(stream)
+    .bind::<Integer, _>(i32::try_from(summary.count).unwrap_or(i32::MAX))
+    .bind::<Nullable<Double>, _>(summary.mean_ms)
+    .bind::<Nullable<Double>, _>(summary.p50_ms)
+    .bind::<Nullable<Double>, _>(summary.p90_ms)
+    .bind::<Nullable<Double>, _>(summary.p95_ms)
+    .bind::<Nullable<Double>, _>(summary.p99_ms)
+    .bind::<Nullable<Double>, _>(summary.min_ms)
+    .bind::<Nullable<Double>, _>(summary.max_ms)
+    .bind::<Nullable<Binary>, _>(latency.encode())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// What [`LatencyRow`] is made of.
+pub(super) const COLUMNS: &str = "stream, ts, count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms, sketch";
+/// The same of a table whose rows have no sketches.
+pub(super) const COLUMNS_BEFORE: &str =
+    "stream, ts, count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms, NULL::bytea AS sketch";
+
+/// A row of `monitor_task_latency`.
+#[derive(QueryableByName)]
+pub(super) struct LatencyRow {
+    #[diesel(sql_type = Text)]
+    pub(super) stream: String,
+    #[diesel(sql_type = Timestamptz)]
+    pub(super) ts: DateTime<Utc>,
+    #[diesel(sql_type = Integer)]
+    count: i32,
+    #[diesel(sql_type = Nullable<Double>)]
+    mean_ms: Option<f64>,
+    #[diesel(sql_type = Nullable<Double>)]
+    p50_ms: Option<f64>,
+    #[diesel(sql_type = Nullable<Double>)]
+    p90_ms: Option<f64>,
+    #[diesel(sql_type = Nullable<Double>)]
+    p95_ms: Option<f64>,
+    #[diesel(sql_type = Nullable<Double>)]
+    p99_ms: Option<f64>,
+    #[diesel(sql_type = Nullable<Double>)]
+    min_ms: Option<f64>,
+    #[diesel(sql_type = Nullable<Double>)]
+    max_ms: Option<f64>,
+    #[diesel(sql_type = Nullable<Binary>)]
+    sketch: Option<Vec<u8>>,
+}
+
+impl LatencyRow {
+    fn summary(&self) -> Summary {
+        Summary {
+            count: u64::from(self.count.unsigned_abs()),
+            mean_ms: self.mean_ms,
+            p50_ms: self.p50_ms,
+            p90_ms: self.p90_ms,
+            p95_ms: self.p95_ms,
+            p99_ms: self.p99_ms,
+            min_ms: self.min_ms,
+            max_ms: self.max_ms,
+            exact: self.sketch.is_some(),
+        }
+    }
+
+    /// What it knows; `None` if it speaks of no task.
+    pub(super) fn latency(&self) -> Result<Option<Latency>, Unreadable> {
+        match &self.sketch {
+            Some(sketch) => Latency::decode(sketch).map(Some),
+            None => Ok(Latency::of_summary(&self.summary())),
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct DayRow {
+    #[diesel(sql_type = Text)]
+    stream: String,
+    #[diesel(sql_type = Integer)]
+    day: i32,
+    #[diesel(sql_type = Binary)]
+    bytes: Vec<u8>,
+}
+
+/// What a window knows of each stream.
+#[derive(Default)]
+pub struct Latencies {
+    /// Each stream's points, by when they begin. Windows cut finer than five minutes have a point
+    /// for every row, at its own time; longer buckets are added up.
+    pub points: BTreeMap<String, BTreeMap<Micros, Summary>>,
+    /// Each stream over the whole window.
+    pub totals: BTreeMap<String, Latency>,
+}
+
+/// The points and totals of a window.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Result<Latencies, SourceTrouble> {
+    // Sealed days know no buckets between a row and five minutes.
+    let coarse = (window.bucket >= FINE).then(|| {
+        let bucket = window.bucket - window.bucket % FINE;
+        Window { bucket, since: window.since - window.since.rem_euclid(bucket), ..window }
+    });
+    let reach = coarse.unwrap_or(Window {
+        since: window.since - window.since.rem_euclid(FINE),
+        until: window.until + (-window.until).rem_euclid(FINE),
+        bucket: FINE,
+    });
+    let mut connection = checkout(pool).await?;
+    let mut reading = connection.build_transaction().read_only().repeatable_read();
+    let found = reading.run(async |connection| found_in(connection, selection, reach, coarse.is_none()).await).await;
+    let (days, packed, young) = found.map_err(|e: diesel::result::Error| trouble(&e))?;
+    drop(connection);
+    let by_hours = reach.is_made_of(HOUR);
+    elsewhere(move || {
+        let mut buckets: BTreeMap<String, BTreeMap<Micros, Latency>> = BTreeMap::new();
+        let mut points: BTreeMap<String, BTreeMap<Micros, Summary>> = BTreeMap::new();
+        let mut add = |stream: &str, (at, latency): Row| {
+            if !reach.contains(at) {
+                return;
+            }
+            let buckets = buckets.entry(stream.to_owned()).or_default();
+            match buckets.get_mut(&reach.bucket_of(at)) {
+                Some(known) => known.merge(&latency),
+                None => drop(buckets.insert(reach.bucket_of(at), latency)),
+            }
+        };
+        for day in days {
+            let length = if by_hours { HOUR } else { FINE };
+            for part in parts(Micros::from(day.day) * DAY, length, &day.bytes)? {
+                add(&day.stream, part);
+            }
+        }
+        for day in packed {
+            let rows = rows(&day.bytes)?.into_iter().filter(|(at, _)| window.contains(*at));
+            points.entry(day.stream).or_default().extend(rows);
+        }
+        for row in young {
+            let Some(latency) = row.latency()? else { continue };
+            let at = row.ts.timestamp_micros();
+            if coarse.is_none() && window.contains(at) {
+                points.entry(row.stream.clone()).or_default().insert(at, row.summary());
+            }
+            add(&row.stream, (at, latency));
+        }
+        let mut totals = BTreeMap::new();
+        for (stream, buckets) in buckets {
+            if coarse.is_some() {
+                let summaries = buckets.iter().map(|(at, latency)| (*at, latency.summary()));
+                points.insert(stream.clone(), summaries.collect());
+            }
+            let total = buckets.into_values().reduce(|mut total, latency| {
+                total.merge(&latency);
+                total
+            });
+            totals.extend(total.map(|total| (stream, total)));
+        }
+        points.retain(|_, points| !points.is_empty());
+        Ok(Latencies { points, totals })
+    })
+    .await
+}
+
+/// How many tasks each stream finished in a window, of whose edges whole five minutes count.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn volume(
+    pool: &PgPool,
+    selection: &Selection,
+    window: Window,
+) -> Result<BTreeMap<String, u64>, SourceTrouble> {
+    let found = read(pool, selection, Window { bucket: window.bucket.max(FINE), ..window }).await?;
+    Ok(found.totals.into_iter().map(|(stream, total)| (stream, total.count())).collect())
+}
+
+async fn found_in(
+    connection: &mut AsyncPgConnection,
+    selection: &Selection,
+    reach: Window,
+    rows_too: bool,
+) -> Result<(Vec<DayRow>, Vec<DayRow>, Vec<LatencyRow>), diesel::result::Error> {
+    let sketches = if reach.is_made_of(HOUR) { "hours" } else { "fine" };
+    let days = days(connection, selection, reach, sketches).await?;
+    let packed = if rows_too { self::days(connection, selection, reach, "packed").await? } else { Vec::new() };
+    let mut young = young(connection, &format!("{COLUMNS} FROM monitor_task_latency"), selection, reach).await?;
+    let before = taken_over_down_to(connection, Kept::Latency).await?;
+    if let Some(before) = before.filter(|before| *before > reach.since) {
+        let older = Window { until: reach.until.min(before), ..reach };
+        let from = format!("{COLUMNS_BEFORE} FROM monitor_task_latency_before");
+        young.extend(self::young(connection, &from, selection, older).await?);
+    }
+    Ok((days, packed, young))
+}
+
+async fn days(
+    connection: &mut AsyncPgConnection,
+    selection: &Selection,
+    window: Window,
+    column: &str,
+) -> Result<Vec<DayRow>, diesel::result::Error> {
+    sql_query(format!(
+        "SELECT stream, day - date '1970-01-01' AS day, {column} AS bytes FROM monitor_latency_days \
+         WHERE {} AND day BETWEEN date '1970-01-01' + $2 AND date '1970-01-01' + $3",
+        selection.condition("stream")
+    ))
+    .bind::<Array<Text>, _>(selection.parameter())
+    .bind::<Integer, _>(day_of(window.since))
+    .bind::<Integer, _>(day_of(window.until - 1))
+    .load(connection)
+    .await
+}
+
+async fn young(
+    connection: &mut AsyncPgConnection,
+    columns_from: &str,
+    selection: &Selection,
+    window: Window,
+) -> Result<Vec<LatencyRow>, diesel::result::Error> {
+    sql_query(format!("SELECT {columns_from} WHERE {} AND ts >= $2 AND ts < $3", selection.condition("stream")))
+        .bind::<Array<Text>, _>(selection.parameter())
+        .bind::<Timestamptz, _>(time(window.since))
+        .bind::<Timestamptz, _>(time(window.until))
+        .load(connection)
+        .await
+}

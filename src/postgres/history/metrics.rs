@@ -1,0 +1,166 @@
+//! Series: writing samples, and answering windows from rows and days.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use diesel::sql_types::{Array, BigInt, Binary, Double, Integer, Text, Timestamptz};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use super::{Kept, Selection, day_of, elsewhere, names_in, taken_over_down_to, time};
+use crate::fleet::reading::SourceTrouble;
+use crate::history::series::Sample;
+use crate::history::window::{Aggregate, Window};
+use crate::history::{DAY, HOUR, Micros, SECOND, metric_day};
+use crate::postgres::connection::{PgPool, checkout, trouble};
+
+/// Each series' buckets that have samples, by when they begin.
+pub type Series = BTreeMap<String, BTreeMap<Micros, Aggregate>>;
+
+/// Stores what was recorded at each moment; a sample that is stored already is left as it is.
+///
+/// # Errors
+/// When Postgres did not take them; then none is stored.
+pub async fn insert(pool: &PgPool, ticks: &[(Micros, Vec<Sample>)]) -> Result<(), SourceTrouble> {
+    let count = ticks.iter().map(|(_, samples)| samples.len()).sum();
+    let (mut times, mut names, mut values) =
+        (Vec::with_capacity(count), Vec::with_capacity(count), Vec::with_capacity(count));
+    for (at, samples) in ticks {
+        for (name, value) in samples {
+            times.push(time(*at));
+            names.push(name.replace('\0', "\u{fffd}"));
+            values.push(*value);
+        }
+    }
+    let mut connection = checkout(pool).await?;
+    sql_query(
+        "INSERT INTO monitor_metrics (ts, metric, value) SELECT * FROM unnest($1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind::<Array<Timestamptz>, _>(times)
+    .bind::<Array<Text>, _>(names)
+    .bind::<Array<Double>, _>(values)
+    .execute(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    Ok(())
+}
+
+#[derive(QueryableByName)]
+struct DayRow {
+    #[diesel(sql_type = Text)]
+    metric: String,
+    #[diesel(sql_type = Integer)]
+    day: i32,
+    #[diesel(sql_type = Binary)]
+    bytes: Vec<u8>,
+}
+
+#[derive(QueryableByName)]
+struct BucketRow {
+    #[diesel(sql_type = Text)]
+    metric: String,
+    #[diesel(sql_type = BigInt)]
+    bucket: i64,
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+    #[diesel(sql_type = Double)]
+    sum: f64,
+    #[diesel(sql_type = Double)]
+    min: f64,
+    #[diesel(sql_type = Double)]
+    max: f64,
+}
+
+/// The buckets of a window.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Result<Series, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let mut found = connection.build_transaction().read_only().repeatable_read();
+    let (days, buckets) = found
+        .run(async |connection| found_in(connection, selection, window).await)
+        .await
+        .map_err(|e: diesel::result::Error| trouble(&e))?;
+    drop(connection);
+    elsewhere(move || {
+        let mut series = Series::new();
+        for row in days {
+            let buckets = series.entry(row.metric).or_default();
+            let begins = Micros::from(row.day) * DAY;
+            if window.is_made_of(HOUR) {
+                metric_day::hours(begins, &row.bytes)?.for_each(|(hour, of_hour)| add(buckets, window, hour, of_hour));
+            } else {
+                for (at, value) in metric_day::samples(&row.bytes)? {
+                    if value.is_finite() {
+                        add(buckets, window, at, Aggregate::of(value));
+                    }
+                }
+            }
+        }
+        for row in buckets {
+            let aggregate = Aggregate { count: row.count.unsigned_abs(), sum: row.sum, min: row.min, max: row.max };
+            add(series.entry(row.metric).or_default(), window, row.bucket * SECOND, aggregate);
+        }
+        series.retain(|_, buckets| !buckets.is_empty());
+        Ok(series)
+    })
+    .await
+}
+
+fn add(buckets: &mut BTreeMap<Micros, Aggregate>, window: Window, at: Micros, what: Aggregate) {
+    if window.contains(at) {
+        buckets.entry(window.bucket_of(at)).and_modify(|known| known.merge(&what)).or_insert(what);
+    }
+}
+
+async fn found_in(
+    connection: &mut AsyncPgConnection,
+    selection: &Selection,
+    window: Window,
+) -> Result<(Vec<DayRow>, Vec<BucketRow>), diesel::result::Error> {
+    let bytes = if window.is_made_of(HOUR) { "hours" } else { "packed" };
+    let days = sql_query(format!(
+        "SELECT metric, day - date '1970-01-01' AS day, {bytes} AS bytes FROM monitor_metric_days \
+         WHERE {} AND day BETWEEN date '1970-01-01' + $2 AND date '1970-01-01' + $3",
+        selection.condition("metric")
+    ))
+    .bind::<Array<Text>, _>(selection.parameter())
+    .bind::<Integer, _>(day_of(window.since))
+    .bind::<Integer, _>(day_of(window.until - 1))
+    .load(connection)
+    .await?;
+    let mut buckets = bucketed(connection, "monitor_metrics", selection, window).await?;
+    let before = taken_over_down_to(connection, Kept::Metrics).await?;
+    if let Some(before) = before.filter(|before| *before > window.since) {
+        let table = "monitor_metrics_before";
+        // By name, since that is how its key begins.
+        let mut names = names_in(connection, table, "metric").await?;
+        names.retain(|name| selection.takes(name));
+        let older = Window { until: window.until.min(before), ..window };
+        buckets.extend(bucketed(connection, table, &Selection::Names(names), older).await?);
+    }
+    Ok((days, buckets))
+}
+
+/// Buckets made of a table's rows, by Postgres. Their starts are whole seconds.
+async fn bucketed(
+    connection: &mut AsyncPgConnection,
+    table: &str,
+    selection: &Selection,
+    window: Window,
+) -> Result<Vec<BucketRow>, diesel::result::Error> {
+    let (since, until): (DateTime<Utc>, DateTime<Utc>) = (time(window.since), time(window.until));
+    sql_query(format!(
+        "SELECT metric, (floor(date_part('epoch', ts) / $4) * $4)::bigint AS bucket, count(*) AS count, \
+         sum(value) AS sum, min(value) AS min, max(value) AS max FROM {table} \
+         WHERE {} AND ts >= $2 AND ts < $3 AND value > '-Infinity' AND value < 'Infinity' GROUP BY 1, 2",
+        selection.condition("metric")
+    ))
+    .bind::<Array<Text>, _>(selection.parameter())
+    .bind::<Timestamptz, _>(since)
+    .bind::<Timestamptz, _>(until)
+    .bind::<BigInt, _>(window.bucket / SECOND)
+    .load(connection)
+    .await
+}

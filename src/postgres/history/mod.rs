@@ -1,0 +1,157 @@
+//! The archive: everything that is recorded, in plain rows while it is young, then one row per
+//! series and day.
+//!
+//! [`metrics`] and [`latency`] write what is new and answer windows; both read rows and days in one
+//! transaction, so that what is being moved from one to the other is seen once. [`compaction`]
+//! moves it, [`takeover`] does the same with what an older monitor left, [`queries`] counts the
+//! fleet's queries, [`summary`] sums a window up, [`retention`] deletes what is too old.
+
+pub mod compaction;
+pub mod latency;
+pub mod metrics;
+pub mod queries;
+pub mod retention;
+pub mod summary;
+pub mod takeover;
+
+use chrono::{DateTime, Utc};
+use diesel::sql_types::{BigInt, Timestamptz};
+use diesel::{OptionalExtension, QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
+
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::history::{DAY, Micros, Unreadable};
+
+/// A table of young rows, by its name; what an older monitor left of it is in `…_before`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    Metrics,
+    Latency,
+}
+
+impl Kept {
+    pub(super) fn table(self) -> &'static str {
+        match self {
+            Self::Metrics => "monitor_metrics",
+            Self::Latency => "monitor_task_latency",
+        }
+    }
+
+    /// The column that names the series.
+    pub(super) fn name_column(self) -> &'static str {
+        match self {
+            Self::Metrics => "metric",
+            Self::Latency => "stream",
+        }
+    }
+}
+
+/// Which series or streams are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// These.
+    Names(Vec<String>),
+    /// All whose names begin with this; nothing in it is a wildcard.
+    Prefix(String),
+}
+
+impl Selection {
+    /// The condition on `column`, whose only parameter is `$1`.
+    fn condition(&self, column: &str) -> String {
+        match self {
+            Self::Names(_) => format!("{column} = ANY($1)"),
+            Self::Prefix(_) => format!("starts_with({column}, $1[1])"),
+        }
+    }
+
+    /// The value of `$1`: an array of texts.
+    fn parameter(&self) -> Vec<String> {
+        match self {
+            Self::Names(names) => names.clone(),
+            Self::Prefix(prefix) => vec![prefix.clone()],
+        }
+    }
+
+    fn takes(&self, name: &str) -> bool {
+        match self {
+            Self::Names(names) => names.iter().any(|n| n == name),
+            Self::Prefix(prefix) => name.starts_with(prefix.as_str()),
+        }
+    }
+}
+
+#[derive(QueryableByName)]
+struct Before {
+    #[diesel(sql_type = Timestamptz)]
+    before: DateTime<Utc>,
+}
+
+/// While an older monitor's rows are being taken over: those before this moment still stand in
+/// `…_before`.
+async fn taken_over_down_to(
+    connection: &mut AsyncPgConnection,
+    kept: Kept,
+) -> Result<Option<Micros>, diesel::result::Error> {
+    // Infinity is not a date.
+    let row: Option<Before> = sql_query(
+        "SELECT least(before, '9999-01-01 UTC'::timestamptz) AS before FROM monitor_takeover WHERE taken_over = $1",
+    )
+    .bind::<diesel::sql_types::Text, _>(kept.table())
+    .get_result(connection)
+    .await
+    .optional()?;
+    Ok(row.map(|row| row.before.timestamp_micros()))
+}
+
+/// All names in a table whose key begins with them, however many rows it has: one step a name.
+async fn names_in(
+    connection: &mut AsyncPgConnection,
+    table: &str,
+    column: &str,
+) -> Result<Vec<String>, diesel::result::Error> {
+    #[derive(QueryableByName)]
+    struct Named {
+        #[diesel(sql_type = diesel::sql_types::Text)]
+        name: String,
+    }
+    let rows: Vec<Named> = sql_query(format!(
+        "WITH RECURSIVE names AS ( \
+            (SELECT {column} AS name FROM {table} ORDER BY {column} LIMIT 1) \
+            UNION ALL \
+            SELECT (SELECT {column} FROM {table} WHERE {column} > names.name ORDER BY {column} LIMIT 1) \
+            FROM names WHERE names.name IS NOT NULL \
+         ) SELECT name FROM names WHERE name IS NOT NULL"
+    ))
+    .load(connection)
+    .await?;
+    Ok(rows.into_iter().map(|row| row.name).collect())
+}
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+fn time(micros: Micros) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros(micros).unwrap_or_default()
+}
+
+/// The day that `time` is in, counted from 1970.
+fn day_of(time: Micros) -> i32 {
+    i32::try_from(time.div_euclid(DAY)).unwrap_or(i32::MAX)
+}
+
+fn damaged(error: Unreadable) -> SourceTrouble {
+    SourceTrouble::new(TroubleKind::Failed, error.to_string())
+}
+
+/// Work that would keep other queries waiting.
+async fn elsewhere<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Unreadable> + Send + 'static,
+) -> Result<T, SourceTrouble> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(damaged),
+        Err(error) => Err(SourceTrouble::new(TroubleKind::Failed, error.to_string())),
+    }
+}

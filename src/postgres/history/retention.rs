@@ -1,0 +1,78 @@
+//! Deleting what is too old: whole days of series in one small statement, events in batches.
+
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Integer};
+use diesel_async::RunQueryDsl;
+use serde::Serialize;
+
+use crate::fleet::reading::SourceTrouble;
+use crate::history::Keep;
+use crate::postgres::connection::{PgPool, checkout, trouble};
+
+/// Events deleted in one statement.
+const EVENTS_AT_ONCE: i64 = 5000;
+/// A batch of durations is remembered for so long after it was stored.
+const BATCHES_DAYS: i32 = 7;
+
+/// What was deleted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Deleted {
+    /// Days of series.
+    pub metric_days: usize,
+    /// Days of latencies.
+    pub latency_days: usize,
+    /// Events.
+    pub events: usize,
+}
+
+/// Deletes what is older than is to be kept.
+///
+/// # Errors
+/// When Postgres did not do all of it; what it did is done.
+pub async fn sweep(pool: &PgPool, keep: Keep) -> Result<Deleted, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let mut deleted = Deleted::default();
+    let days = |days: u32| i32::try_from(days).ok().filter(|days| *days > 0);
+    if let Some(days) = days(keep.metrics_days) {
+        deleted.metric_days =
+            sql_query("DELETE FROM monitor_metric_days WHERE day < (now() AT TIME ZONE 'UTC')::date - $1")
+                .bind::<Integer, _>(days)
+                .execute(&mut connection)
+                .await
+                .map_err(|e| trouble(&e))?;
+        sql_query("DELETE FROM monitor_query_hours WHERE hour < now() - $1 * interval '1 day'")
+            .bind::<Integer, _>(days)
+            .execute(&mut connection)
+            .await
+            .map_err(|e| trouble(&e))?;
+    }
+    if let Some(days) = days(keep.latency_days) {
+        deleted.latency_days =
+            sql_query("DELETE FROM monitor_latency_days WHERE day < (now() AT TIME ZONE 'UTC')::date - $1")
+                .bind::<Integer, _>(days)
+                .execute(&mut connection)
+                .await
+                .map_err(|e| trouble(&e))?;
+    }
+    sql_query("DELETE FROM monitor_latency_batches WHERE stored_at < now() - $1 * interval '1 day'")
+        .bind::<Integer, _>(BATCHES_DAYS)
+        .execute(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    while let Some(days) = days(keep.events_days) {
+        let some = sql_query(
+            "DELETE FROM monitor_events WHERE id = ANY(ARRAY( \
+             SELECT id FROM monitor_events WHERE ts < now() - $1 * interval '1 day' ORDER BY ts LIMIT $2 FOR UPDATE SKIP LOCKED))",
+        )
+        .bind::<Integer, _>(days)
+        .bind::<BigInt, _>(EVENTS_AT_ONCE)
+        .execute(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+        deleted.events += some;
+        if some == 0 {
+            break;
+        }
+    }
+    Ok(deleted)
+}

@@ -1,0 +1,81 @@
+//! The last days of every series, kept in Redis as the contract says.
+
+use std::time::Duration;
+
+use deadpool_redis::Pool;
+use redis::Value;
+
+use super::connection::{checkout, send, trouble};
+use super::reply;
+use crate::contract::keys;
+use crate::fleet::reading::SourceTrouble;
+
+/// Samples of a series at most.
+const MOST_SAMPLES: isize = 10_000;
+/// Series written in one trip.
+const SERIES_AT_ONCE: usize = 250;
+
+/// Adds one sample to each series, taken at `at` (Unix seconds), and forgets what is older than
+/// `keep`.
+///
+/// # Errors
+/// When Redis did not take them.
+pub async fn push(pool: &Pool, at: i64, samples: &[(String, f64)], keep: Duration) -> Result<(), SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let oldest = at.saturating_sub_unsigned(keep.as_secs());
+    for some in samples.chunks(SERIES_AT_ONCE) {
+        let mut pipe = redis::pipe();
+        for (series, value) in some {
+            let key = keys::recent_series(series);
+            pipe.cmd("ZADD").arg(&key).arg(at).arg(format!("{at}:{}", json(*value)));
+            pipe.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(format!("({oldest}"));
+            pipe.cmd("ZREMRANGEBYRANK").arg(&key).arg(0).arg(-MOST_SAMPLES - 1);
+        }
+        let names: Vec<&str> = some.iter().map(|(series, _)| series.as_str()).collect();
+        pipe.cmd("SADD").arg(keys::RECENT_SERIES).arg(names);
+        for answer in send(&mut redis, &mut pipe).await? {
+            answer.map_err(|e| trouble(&e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whole numbers without a fraction, as the predecessor wrote them.
+#[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
+fn json(value: f64) -> String {
+    if value.fract() == 0.0 && value.abs() < 9e15 { (value as i64).to_string() } else { value.to_string() }
+}
+
+/// The names of all series, in order.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn names(pool: &Pool) -> Result<Vec<String>, SourceTrouble> {
+    let mut names: Vec<String> = match one(pool, redis::cmd("SMEMBERS").arg(keys::RECENT_SERIES)).await? {
+        Value::Nil => Vec::new(),
+        value => reply::items(&value).iter().filter_map(reply::text).collect(),
+    };
+    names.sort();
+    Ok(names)
+}
+
+/// The samples of a series since `since` (Unix seconds), oldest first; what cannot be read is left
+/// out.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn read(pool: &Pool, series: &str, since: f64) -> Result<Vec<(f64, f64)>, SourceTrouble> {
+    let key = keys::recent_series(series);
+    let value = one(pool, redis::cmd("ZRANGEBYSCORE").arg(key).arg(since).arg("+inf")).await?;
+    Ok(reply::items(&value).iter().filter_map(|member| sample(&reply::text(member)?)).collect())
+}
+
+fn sample(member: &str) -> Option<(f64, f64)> {
+    let (at, value) = member.split_once(':')?;
+    Some((at.parse().ok()?, value.parse().ok()?))
+}
+
+async fn one(pool: &Pool, command: &redis::Cmd) -> Result<Value, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    command.query_async(&mut redis).await.map_err(|e| trouble(&e))
+}

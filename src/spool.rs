@@ -1,0 +1,269 @@
+//! Lines that wait on disk until somebody takes them: bounded, in order, kept through a crash.
+//!
+//! A spool is two files in a folder: the newer one is written until it holds half of what is
+//! allowed, then takes the older one's place, and what that still held is lost and counted. A
+//! second process with the same spool gets files of its own.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Processes that may share a folder.
+const SHARES: u32 = 16;
+
+/// A spool. Nothing is made on disk before the first line is put.
+#[derive(Debug)]
+pub struct Spool {
+    folder: PathBuf,
+    name: String,
+    most_bytes: u64,
+    files: Option<Files>,
+}
+
+#[derive(Debug)]
+struct Files {
+    older: PathBuf,
+    newer: PathBuf,
+    /// How far the older, or else the newer file has been taken.
+    taken: u64,
+    /// Counts how often lines were lost: what was seen before that is not what stands there now.
+    losses: u64,
+    /// Held as long as the files are in use.
+    _lock: File,
+}
+
+/// Lines that were seen: what [`Spool::take`] takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    bytes: u64,
+    losses: u64,
+}
+
+impl Spool {
+    /// A spool in `folder` that holds at most about `most_bytes`.
+    #[must_use]
+    pub fn new(folder: PathBuf, name: String, most_bytes: u64) -> Self {
+        Self { folder, name, most_bytes, files: None }
+    }
+
+    /// Puts a line behind those that wait; it is on disk when this returns. Answers how many bytes
+    /// had to go to make room.
+    ///
+    /// # Errors
+    /// When the disk does not take it.
+    pub fn put(&mut self, line: &str) -> io::Result<u64> {
+        let most = self.most_bytes / 2;
+        let files = self.files()?;
+        let mut lost = 0;
+        if length(&files.newer) + line.len() as u64 > most {
+            lost = length(&files.older).saturating_sub(files.taken);
+            let replaces = files.older.exists();
+            fs::rename(&files.newer, &files.older)?;
+            if replaces {
+                files.taken = 0;
+                files.losses += 1;
+            }
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(&files.newer)?;
+        file.write_all(format!("{line}\n").as_bytes())?;
+        file.sync_data()?;
+        Ok(lost)
+    }
+
+    /// The oldest lines, at most `most`, left where they are; none when it is empty.
+    ///
+    /// # Errors
+    /// When the disk cannot be read.
+    pub fn peek(&mut self, most: usize) -> io::Result<(Vec<String>, Seen)> {
+        let nothing = (Vec::new(), Seen { bytes: 0, losses: 0 });
+        if self.files.is_none() && !self.may_hold_something() {
+            return Ok(nothing);
+        }
+        let files = self.files()?;
+        let current = if files.older.exists() { &files.older } else { &files.newer };
+        let mut file = match File::open(current) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nothing),
+            other => other?,
+        };
+        file.seek(SeekFrom::Start(files.taken))?;
+        let mut reader = BufReader::new(file);
+        let mut lines = Vec::new();
+        let mut seen = Seen { bytes: 0, losses: files.losses };
+        while lines.len() < most {
+            let mut line = Vec::new();
+            let read = reader.read_until(b'\n', &mut line)?;
+            if read == 0 {
+                break;
+            }
+            seen.bytes += read as u64;
+            lines.push(String::from_utf8_lossy(&line).trim_end().to_owned());
+        }
+        Ok((lines, seen))
+    }
+
+    /// Drops what was seen: it is taken care of. What was lost meanwhile stays lost.
+    ///
+    /// # Errors
+    /// When the disk does not do it: they will be seen again.
+    pub fn take(&mut self, seen: Seen) -> io::Result<()> {
+        let Some(files) = self.files.as_mut().filter(|files| files.losses == seen.losses) else { return Ok(()) };
+        files.taken += seen.bytes;
+        let current = if files.older.exists() { &files.older } else { &files.newer };
+        if files.taken >= length(current) {
+            match fs::remove_file(current) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => files.taken = 0,
+            }
+        }
+        Ok(())
+    }
+
+    fn may_hold_something(&self) -> bool {
+        self.folder.read_dir().is_ok_and(|mut entries| {
+            entries.any(|entry| entry.is_ok_and(|entry| entry.file_name().to_string_lossy().starts_with(&self.name)))
+        })
+    }
+
+    /// The first pair of files that nobody else uses.
+    fn files(&mut self) -> io::Result<&mut Files> {
+        let files = match self.files.take() {
+            Some(files) => files,
+            None => open(&self.folder, &self.name)?,
+        };
+        Ok(self.files.insert(files))
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // An empty spool leaves nothing behind.
+        if let Some(files) = &self.files
+            && !files.older.exists()
+            && !files.newer.exists()
+        {
+            drop(fs::remove_file(files.newer.with_extension("lock")));
+        }
+    }
+}
+
+fn open(folder: &Path, name: &str) -> io::Result<Files> {
+    fs::create_dir_all(folder)?;
+    for share in 0..SHARES {
+        let path = |extension: &str| folder.join(format!("{name}.{share}.{extension}"));
+        let lock = OpenOptions::new().create(true).append(true).open(path("lock"))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => continue,
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let files = Files { older: path("older"), newer: path("newer"), taken: 0, losses: 0, _lock: lock };
+        end_the_last_line(&files.newer)?;
+        return Ok(files);
+    }
+    Err(io::Error::other("too many processes share this spool"))
+}
+
+/// A crash may have cut the last line off: the next one must not be part of it.
+fn end_the_last_line(path: &Path) -> io::Result<()> {
+    let whole = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?.last().is_none_or(|byte| *byte == b'\n'),
+    };
+    if whole { Ok(()) } else { OpenOptions::new().append(true).open(path)?.write_all(b"\n") }
+}
+
+fn length(path: &Path) -> u64 {
+    path.metadata().map_or(0, |metadata| metadata.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> PathBuf {
+        std::env::temp_dir().join(format!("shepherd-spool-{}", uuid::Uuid::new_v4()))
+    }
+
+    fn all(spool: &mut Spool) -> Vec<String> {
+        let mut all = Vec::new();
+        loop {
+            let (lines, seen) = spool.peek(2).unwrap();
+            if lines.is_empty() {
+                return all;
+            }
+            all.extend(lines);
+            spool.take(seen).unwrap();
+        }
+    }
+
+    #[test]
+    fn lines_come_back_in_order_and_nothing_is_left_behind() {
+        let folder = folder();
+        let mut spool = Spool::new(folder.clone(), "s".into(), 1000);
+        assert!(spool.peek(5).unwrap().0.is_empty());
+        assert!(!folder.exists(), "nothing is made before there is a need");
+        for n in 0..5 {
+            spool.put(&n.to_string()).unwrap();
+        }
+        drop(spool);
+        // A crash in the middle of a line.
+        OpenOptions::new().append(true).open(folder.join("s.0.newer")).unwrap().write_all(b"cut").unwrap();
+        let mut spool = Spool::new(folder.clone(), "s".into(), 1000);
+        spool.put("5").unwrap();
+        assert_eq!(all(&mut spool), ["0", "1", "2", "3", "4", "cut", "5"]);
+        drop(spool);
+        assert_eq!(folder.read_dir().unwrap().count(), 0);
+        fs::remove_dir(folder).unwrap();
+    }
+
+    #[test]
+    fn when_it_is_full_the_oldest_lines_go_and_are_counted() {
+        let folder = folder();
+        let mut spool = Spool::new(folder.clone(), "s".into(), 40);
+        let lost: u64 = (10..40).map(|n| spool.put(&n.to_string()).unwrap()).sum();
+        let kept = all(&mut spool);
+        assert_eq!(kept.last().map(String::as_str), Some("39"));
+        assert_eq!(lost + 3 * kept.len() as u64, 90);
+        assert!(kept.len() >= 6 && kept.is_sorted(), "{kept:?}");
+        drop(spool);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_was_taken_stays_taken_when_files_change_places() {
+        let folder = folder();
+        let mut spool = Spool::new(folder.clone(), "s".into(), 40);
+        for n in 10..15 {
+            spool.put(&n.to_string()).unwrap();
+        }
+        let (_, seen) = spool.peek(3).unwrap();
+        for n in 15..18 {
+            spool.put(&n.to_string()).unwrap();
+        }
+        spool.take(seen).unwrap();
+        let (_, seen) = spool.peek(1).unwrap();
+        assert_eq!(spool.peek(9).unwrap().0, ["13", "14", "15"]);
+        // So much that the seen line is lost before it is taken: nothing else goes in its place.
+        for n in 18..29 {
+            spool.put(&n.to_string()).unwrap();
+        }
+        let oldest = spool.peek(1).unwrap().0;
+        spool.take(seen).unwrap();
+        assert_eq!(spool.peek(1).unwrap().0, oldest);
+        assert_eq!(all(&mut spool).last().map(String::as_str), Some("28"));
+        drop(spool);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn two_processes_do_not_share_files() {
+        let folder = folder();
+        let (mut a, mut b) =
+            (Spool::new(folder.clone(), "s".into(), 1000), Spool::new(folder.clone(), "s".into(), 1000));
+        a.put("a").unwrap();
+        b.put("b").unwrap();
+        assert_eq!((all(&mut a), all(&mut b)), (vec!["a".into()], vec!["b".into()]));
+        drop((a, b));
+        fs::remove_dir_all(folder).unwrap();
+    }
+}

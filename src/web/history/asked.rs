@@ -1,0 +1,239 @@
+//! What is asked for: parameters as text, checked once; what is wrong says which, and what was
+//! expected.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use super::answer::Format;
+use super::names;
+use crate::fleet::event::TYPES;
+use crate::history::Micros;
+use crate::history::window::Window;
+use crate::postgres::events::Filter;
+use crate::postgres::history::Selection;
+use crate::web::problem::Problem;
+
+/// Names in one question at most.
+const MAX_NAMES: usize = 500;
+/// Events in one answer at most.
+const MAX_EVENTS: i64 = 5000;
+
+fn bad(text: impl Into<String>) -> Problem {
+    Problem::BadRequest(text.into())
+}
+
+/// A window and how it is to be answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) window: Window,
+    /// With the least and the greatest of each bucket.
+    pub(super) extremes: bool,
+    pub(super) format: Format,
+}
+
+fn asked(
+    (since, until): (&Option<String>, &Option<String>),
+    bucket_seconds: &Option<String>,
+    minmax: &Option<String>,
+    format: &Option<String>,
+) -> Result<Asked, Problem> {
+    let bucket = match bucket_seconds {
+        None => None,
+        Some(text) => {
+            Some(text.parse::<u32>().map_err(|_| bad(format!("bucket_seconds is {text}: expected whole seconds")))?)
+        }
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+    let window = Window::new(number("since", since)?, number("until", until)?, bucket, now)
+        .map_err(|error| bad(error.to_string()))?;
+    let extremes = match minmax.as_deref() {
+        None | Some("0" | "false") => false,
+        Some("1" | "true" | "") => true,
+        Some(other) => return Err(bad(format!("minmax is {other}: expected 1 or 0"))),
+    };
+    Ok(Asked { window, extremes, format: format_of(format)? })
+}
+
+fn format_of(format: &Option<String>) -> Result<Format, Problem> {
+    match format.as_deref() {
+        None | Some("json") => Ok(Format::Json),
+        Some("csv") => Ok(Format::Csv),
+        Some(other) => Err(bad(format!("format is {other}: expected json or csv"))),
+    }
+}
+
+fn number(name: &str, text: &Option<String>) -> Result<Option<f64>, Problem> {
+    let parsed = text.as_deref().map(|text| (text, text.parse::<f64>()));
+    match parsed {
+        None => Ok(None),
+        Some((_, Ok(number))) if (0.0..1e11).contains(&number) => Ok(Some(number)),
+        Some((text, _)) => Err(bad(format!("{name} is {text}: expected Unix seconds"))),
+    }
+}
+
+fn selection(name: &str, list: &Option<String>) -> Result<Selection, Problem> {
+    let names = names(list.as_deref().unwrap_or_default());
+    if names.is_empty() {
+        return Err(bad(format!("{name} is missing: expected names, separated by commas")));
+    }
+    if names.len() > MAX_NAMES {
+        return Err(bad(format!("{name} has {} names: expected at most {MAX_NAMES}", names.len())));
+    }
+    Ok(Selection::Names(names))
+}
+
+/// `since` of the recent window.
+#[derive(Debug, Deserialize)]
+pub struct RecentQuery {
+    since: Option<String>,
+}
+
+impl RecentQuery {
+    pub(super) fn since(&self) -> Result<f64, Problem> {
+        Ok(number("since", &self.since)?.unwrap_or(0.0))
+    }
+}
+
+/// A window alone. Times are Unix seconds.
+#[derive(Debug, Deserialize)]
+pub struct WindowQuery {
+    since: Option<String>,
+    until: Option<String>,
+    bucket_seconds: Option<String>,
+    format: Option<String>,
+}
+
+impl WindowQuery {
+    pub(super) fn of(&self) -> Result<Asked, Problem> {
+        asked((&self.since, &self.until), &self.bucket_seconds, &None, &self.format)
+    }
+}
+
+/// Series by name.
+#[derive(Debug, Deserialize)]
+pub struct MetricsQuery {
+    metric: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    bucket_seconds: Option<String>,
+    minmax: Option<String>,
+    format: Option<String>,
+}
+
+impl MetricsQuery {
+    pub(super) fn of(&self) -> Result<Asked, Problem> {
+        asked((&self.since, &self.until), &self.bucket_seconds, &self.minmax, &self.format)
+    }
+
+    pub(super) fn selection(&self) -> Result<Selection, Problem> {
+        selection("metric", &self.metric)
+    }
+}
+
+/// Series by the beginning of their names.
+#[derive(Debug, Deserialize)]
+pub struct PrefixQuery {
+    prefix: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    bucket_seconds: Option<String>,
+    minmax: Option<String>,
+    format: Option<String>,
+}
+
+impl PrefixQuery {
+    pub(super) fn of(&self) -> Result<Asked, Problem> {
+        asked((&self.since, &self.until), &self.bucket_seconds, &self.minmax, &self.format)
+    }
+
+    pub(super) fn selection(&self) -> Result<Selection, Problem> {
+        match self.prefix.as_deref() {
+            None | Some("") => Err(bad("prefix is missing: expected the beginning of names, such as backlog:")),
+            Some(prefix) => Ok(Selection::Prefix(prefix.to_owned())),
+        }
+    }
+}
+
+/// Streams whose latencies are asked for; all of them when none is named.
+#[derive(Debug, Deserialize)]
+pub struct LatencyQuery {
+    streams: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    bucket_seconds: Option<String>,
+    format: Option<String>,
+}
+
+impl LatencyQuery {
+    pub(super) fn of(&self) -> Result<Asked, Problem> {
+        asked((&self.since, &self.until), &self.bucket_seconds, &None, &self.format)
+    }
+
+    pub(super) fn selection(&self) -> Result<Selection, Problem> {
+        match &self.streams {
+            None => Ok(Selection::Prefix(String::new())),
+            some => selection("streams", some),
+        }
+    }
+}
+
+/// Events. Times are Unix seconds.
+#[derive(Debug, Deserialize)]
+pub struct EventsQuery {
+    #[serde(rename = "type")]
+    type_name: Option<String>,
+    severity: Option<String>,
+    worker: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    limit: Option<String>,
+    format: Option<String>,
+}
+
+/// Which events, and how they are to be answered.
+pub(super) struct AskedEvents {
+    pub(super) filter: Filter,
+    pub(super) limit: i64,
+    pub(super) format: Format,
+}
+
+impl EventsQuery {
+    pub(super) fn of(&self) -> Result<AskedEvents, Problem> {
+        let limit = match &self.limit {
+            None => 500,
+            Some(text) => text
+                .parse()
+                .ok()
+                .filter(|limit| (1..=MAX_EVENTS).contains(limit))
+                .ok_or_else(|| bad(format!("limit is {text}: expected 1 to {MAX_EVENTS}")))?,
+        };
+        if let Some(type_name) = self.type_name.as_deref().filter(|name| !TYPES.contains(name)) {
+            return Err(bad(format!("type is {type_name}: expected one of {}", TYPES.join(", "))));
+        }
+        if let Some(severity) = self.severity.as_deref().filter(|s| !["info", "warning", "critical"].contains(s)) {
+            return Err(bad(format!("severity is {severity}: expected info, warning or critical")));
+        }
+        let (since, until) = (number("since", &self.since)?, number("until", &self.until)?);
+        if since.zip(until).is_some_and(|(since, until)| since >= until) {
+            return Err(bad("since is not before until"));
+        }
+        Ok(AskedEvents {
+            filter: Filter {
+                type_name: self.type_name.clone(),
+                severity: self.severity.clone(),
+                worker: self.worker.clone(),
+                since: since.map(date),
+                until: until.map(date),
+            },
+            limit,
+            format: format_of(&self.format)?,
+        })
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "checked to be a date's range")]
+fn date(unix_seconds: f64) -> DateTime<Utc> {
+    DateTime::from_timestamp_micros((unix_seconds * 1e6) as Micros).unwrap_or_default()
+}

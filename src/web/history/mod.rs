@@ -1,0 +1,300 @@
+//! The API over what was kept: series, task latencies, queries, events and their summary.
+//!
+//! [`asked`] reads what was asked for, [`answer`] writes JSON or CSV with an ETag. Nothing here
+//! decides: the numbers come from [`crate::postgres::history`].
+
+mod answer;
+mod asked;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::time::Duration;
+
+use actix_web::web::{Data, Path, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+
+use super::Front;
+use super::problem::Problem;
+use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
+use crate::fleet::reading::SourceTrouble;
+use crate::history::latency::{Latency, Summary};
+use crate::history::window::{Aggregate, Window};
+use crate::history::{Micros, SECOND};
+use crate::postgres::events::{self, Filter};
+use crate::postgres::history::{self, Selection};
+use crate::redis_streams::recent_series;
+use answer::{Format, csv, json as as_json};
+use asked::{EventsQuery, LatencyQuery, MetricsQuery, PrefixQuery, RecentQuery, WindowQuery};
+
+/// How long an answer may take to be found.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// Series in one answer at most.
+const MAX_SERIES: usize = 1000;
+/// Streams in the summary's lists.
+const TOP: usize = 10;
+
+async fn from_postgres<T: Send + 'static>(
+    front: &Front,
+    work: impl Future<Output = Result<T, SourceTrouble>> + Send + 'static,
+) -> Result<T, Problem> {
+    Ok(front.io.run(ANSWER_WITHIN, POSTGRES_LATE, work).await?)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
+fn seconds(at: Micros) -> f64 {
+    at as f64 / 1e6
+}
+
+/// `GET /api/history`: names of the series that Redis has of the last days.
+pub async fn recent_names(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let pool = front.io.redis.clone();
+    let names = front.io.run(ANSWER_WITHIN, REDIS_LATE, async move { recent_series::names(&pool).await }).await?;
+    as_json(&request, &json!({"series": names}))
+}
+
+/// `GET /api/history/{series}?since=`: its samples of the last days, oldest first.
+pub async fn recent(
+    front: Data<Front>,
+    request: HttpRequest,
+    series: Path<String>,
+    query: Query<RecentQuery>,
+) -> Result<HttpResponse, Problem> {
+    let since = query.since()?;
+    let (pool, name) = (front.io.redis.clone(), series.into_inner());
+    let asked = name.clone();
+    let reading = async move { recent_series::read(&pool, &asked, since).await };
+    let samples = front.io.run(ANSWER_WITHIN, REDIS_LATE, reading).await?;
+    as_json(&request, &json!({"metric": name, "samples": samples}))
+}
+
+/// `GET /api/historical/metrics?metric=a,b`: these series over a window.
+pub async fn metrics(
+    front: Data<Front>,
+    request: HttpRequest,
+    query: Query<MetricsQuery>,
+) -> Result<HttpResponse, Problem> {
+    let (selection, asked) = (query.selection()?, query.of()?);
+    series(&front, &request, selection, asked).await
+}
+
+/// `GET /api/historical/metrics_by_prefix?prefix=`: every series whose name begins so.
+pub async fn metrics_by_prefix(
+    front: Data<Front>,
+    request: HttpRequest,
+    query: Query<PrefixQuery>,
+) -> Result<HttpResponse, Problem> {
+    let (selection, asked) = (query.selection()?, query.of()?);
+    series(&front, &request, selection, asked).await
+}
+
+async fn series(
+    front: &Front,
+    request: &HttpRequest,
+    selection: Selection,
+    asked: asked::Asked,
+) -> Result<HttpResponse, Problem> {
+    let (pool, window) = (front.io.postgres.clone(), asked.window);
+    let found = from_postgres(front, async move { history::metrics::read(&pool, &selection, window).await }).await?;
+    if found.len() > MAX_SERIES {
+        return Err(Problem::BadRequest(format!(
+            "{} series begin so: expected at most {MAX_SERIES}; ask for a longer prefix",
+            found.len()
+        )));
+    }
+    let cells = |at: &Micros, aggregate: &Aggregate| {
+        let mut cells = vec![seconds(*at), aggregate.mean()];
+        if asked.extremes {
+            cells.extend([aggregate.min, aggregate.max]);
+        }
+        cells
+    };
+    if asked.format == Format::Csv {
+        let mut head = vec!["series", "ts", "value"];
+        if asked.extremes {
+            head.extend(["min", "max"]);
+        }
+        let rows = found.iter().flat_map(|(name, buckets)| {
+            buckets.iter().map(move |(at, aggregate)| {
+                let numbers = cells(at, aggregate).into_iter().map(|number| number.to_string());
+                std::iter::once(name.clone()).chain(numbers).collect()
+            })
+        });
+        return csv(request, "series", &head, rows);
+    }
+    let points = |buckets: &BTreeMap<Micros, Aggregate>| buckets.iter().map(|(at, a)| cells(at, a)).collect();
+    let found: BTreeMap<&str, Vec<Vec<f64>>> = found.iter().map(|(name, b)| (name.as_str(), points(b))).collect();
+    as_json(request, &with_window(json!({"series": found}), window))
+}
+
+/// `GET /api/historical/latency?streams=a,b`: how long tasks took. `total` has each stream over the
+/// whole window, `all` the asked streams together.
+pub async fn latency(
+    front: Data<Front>,
+    request: HttpRequest,
+    query: Query<LatencyQuery>,
+) -> Result<HttpResponse, Problem> {
+    let (selection, asked) = (query.selection()?, query.of()?);
+    let (pool, window) = (front.io.postgres.clone(), asked.window);
+    let found = from_postgres(&front, async move { history::latency::read(&pool, &selection, window).await }).await?;
+    if asked.format == Format::Csv {
+        let head =
+            ["stream", "ts", "count", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "exact"];
+        let rows = found.points.iter().flat_map(|(stream, points)| {
+            points.iter().map(move |(at, summary)| {
+                let mut row = vec![stream.clone(), seconds(*at).to_string(), summary.count.to_string()];
+                let figures = [
+                    summary.mean_ms,
+                    summary.p50_ms,
+                    summary.p90_ms,
+                    summary.p95_ms,
+                    summary.p99_ms,
+                    summary.min_ms,
+                    summary.max_ms,
+                ];
+                row.extend(figures.map(|figure| figure.map_or_else(String::new, |f| f.to_string())));
+                row.push(summary.exact.to_string());
+                row
+            })
+        });
+        return csv(&request, "latency", &head, rows);
+    }
+    let all = found.totals.values().cloned().reduce(|mut all, stream| {
+        all.merge(&stream);
+        all
+    });
+    let totals: BTreeMap<&str, Summary> = found.totals.iter().map(|(name, t)| (name.as_str(), t.summary())).collect();
+    let series: BTreeMap<&str, Vec<Value>> = found
+        .points
+        .iter()
+        .map(|(stream, points)| (stream.as_str(), points.iter().map(|(at, s)| point(*at, s)).collect()))
+        .collect();
+    let answer = json!({"series": series, "total": totals, "all": all.as_ref().map(Latency::summary)});
+    as_json(&request, &with_window(answer, window))
+}
+
+fn point(at: Micros, summary: &Summary) -> Value {
+    let mut point = json!(summary);
+    if let Value::Object(fields) = &mut point {
+        fields.insert("ts".to_owned(), json!(seconds(at)));
+    }
+    point
+}
+
+/// `GET /api/historical/queries`: queries started per bucket, by ARA, from the fleet's own table.
+pub async fn queries(
+    front: Data<Front>,
+    request: HttpRequest,
+    query: Query<WindowQuery>,
+) -> Result<HttpResponse, Problem> {
+    let asked = query.of()?;
+    let (pool, window) = (front.io.postgres.clone(), asked.window);
+    let started = from_postgres(&front, async move { history::queries::started(&pool, window).await }).await?;
+    let without_queries = started.is_none();
+    let started = started.unwrap_or_default();
+    if asked.format == Format::Csv {
+        let rows = started.iter().flat_map(|(domain, buckets)| {
+            buckets.iter().map(move |(at, n)| vec![domain.clone(), seconds(*at).to_string(), n.to_string()])
+        });
+        return csv(&request, "queries", &["domain", "ts", "started"], rows);
+    }
+    let series: BTreeMap<&str, Vec<(f64, i64)>> = started
+        .iter()
+        .map(|(domain, buckets)| (domain.as_str(), buckets.iter().map(|(at, n)| (seconds(*at), *n)).collect()))
+        .collect();
+    as_json(&request, &with_window(json!({"series": series, "without_queries": without_queries}), window))
+}
+
+/// `GET /api/historical/events`: what happened, newest first.
+pub async fn events(
+    front: Data<Front>,
+    request: HttpRequest,
+    query: Query<EventsQuery>,
+) -> Result<HttpResponse, Problem> {
+    let asked = query.of()?;
+    let pool = front.io.postgres.clone();
+    let (filter, limit): (Filter, i64) = (asked.filter, asked.limit);
+    let rows = from_postgres(&front, async move { events::newest(&pool, &filter, limit).await }).await?;
+    if asked.format == Format::Csv {
+        let rows = rows.into_iter().map(|row| {
+            let text = |text: Option<String>| text.unwrap_or_default();
+            let at = row.unix_seconds().to_string();
+            vec![row.id.to_string(), at, row.type_, text(row.worker), text(row.severity), text(row.detail)]
+        });
+        return csv(&request, "events", &["id", "ts", "type", "worker", "severity", "detail"], rows);
+    }
+    let events: Vec<Value> = rows
+        .into_iter()
+        .map(|row| {
+            json!({
+                "id": row.id,
+                "ts": row.unix_seconds(),
+                "type": row.type_,
+                "worker": row.worker,
+                "severity": row.severity,
+                "detail": row.detail,
+                "payload": row.payload,
+            })
+        })
+        .collect();
+    as_json(&request, &json!({"events": events}))
+}
+
+/// `GET /api/historical/summary`: a window in a few numbers.
+pub async fn summary(
+    front: Data<Front>,
+    request: HttpRequest,
+    query: Query<WindowQuery>,
+) -> Result<HttpResponse, Problem> {
+    let window = query.of()?.window;
+    let pool = front.io.postgres.clone();
+    let work = async move {
+        let backlog = Selection::Prefix("backlog:".to_owned());
+        let all = Selection::Prefix(String::new());
+        // Each on a connection of its own, at the same time.
+        tokio::try_join!(
+            history::summary::happened(&pool, window),
+            history::queries::started(&pool, window),
+            history::metrics::read(&pool, &backlog, window),
+            history::latency::volume(&pool, &all, window),
+        )
+    };
+    let (happened, started, backlog, volume) = from_postgres(&front, work).await?;
+    let peak = |buckets: &BTreeMap<Micros, Aggregate>| buckets.values().map(|a| a.max).fold(0.0, f64::max);
+    let peaks = backlog.iter().map(|(name, b)| (name.trim_start_matches("backlog:").to_owned(), peak(b)));
+    let started: i64 = started.iter().flat_map(BTreeMap::values).flat_map(BTreeMap::values).sum();
+    let answer = json!({
+        "since": seconds(window.since),
+        "until": seconds(window.until),
+        "queries_started": started,
+        "crashes": happened.crashes,
+        "scale_events": happened.scale_events,
+        "alert_count": happened.alerts,
+        "peak_backlog": greatest(peaks.filter(|(_, peak)| *peak > 0.0), TOP),
+        "task_volume": greatest(volume.into_iter().map(|(stream, n)| (stream, n as f64)), usize::MAX),
+    });
+    as_json(&request, &answer)
+}
+
+/// The greatest, in falling order: JSON keeps the order it is given.
+fn greatest(figures: impl Iterator<Item = (String, f64)>, most: usize) -> serde_json::Map<String, Value> {
+    let mut figures: Vec<(String, f64)> = figures.collect();
+    figures.sort_by(|(a_name, a), (b_name, b)| b.total_cmp(a).then_with(|| a_name.cmp(b_name)));
+    let whole = |figure: f64| if figure.fract() == 0.0 { json!(figure as i64) } else { json!(figure) };
+    figures.into_iter().take(most).map(|(name, figure)| (name, whole(figure))).collect()
+}
+
+fn with_window(mut answer: Value, window: Window) -> Value {
+    if let Value::Object(fields) = &mut answer {
+        fields.insert("since".to_owned(), json!(seconds(window.since)));
+        fields.insert("until".to_owned(), json!(seconds(window.until)));
+        fields.insert("bucket_seconds".to_owned(), json!(window.bucket / SECOND));
+    }
+    answer
+}
+
+/// Names that were asked for, without doubles.
+fn names(list: &str) -> Vec<String> {
+    let names: BTreeSet<&str> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    names.into_iter().map(str::to_owned).collect()
+}
