@@ -11,6 +11,7 @@
 )]
 
 mod demo;
+mod history;
 mod house;
 mod monitor;
 mod support;

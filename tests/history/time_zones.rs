@@ -1,0 +1,103 @@
+//! Queries carry times without a zone: they are read in the server's, through midnight and through
+//! changes of daylight saving.
+
+use std::collections::BTreeMap;
+
+use shepherd_monitor::postgres::history::queries;
+use shepherd_monitor::postgres::probe;
+
+use super::*;
+
+const HOUR: Micros = 3_600_000_000;
+
+/// One query every twenty minutes over three days, stored as the fleet does: `NOW()` in a column without
+/// a zone, with the server in `zone`.
+async fn fleet_in(zone: &str, from: Micros) -> (TestDatabase, PgPool, Vec<Micros>) {
+    let database = TestDatabase::create();
+    let sql = database.connect().await;
+    sql.batch_execute(&format!(
+        "CREATE TABLE shepherd_brain (qid varchar(255) PRIMARY KEY, start_time timestamp, stop_time timestamp, submitter text,
+            remote_ip text, domain text, hostname text, response_id text, callback_url text, state text, status text, description text);
+         CREATE TABLE callbacks (query_id varchar(255), callback_id varchar(255), otel_trace varchar(255));
+         ALTER DATABASE {} SET timezone = '{zone}'",
+        database.name()
+    ))
+    .await
+    .unwrap();
+    let sql = database.connect().await;
+    let starts: Vec<Micros> = (0..216).map(|n| from + n * HOUR / 3).collect();
+    for (n, start) in starts.iter().enumerate() {
+        let seconds = *start as f64 / 1e6;
+        let insert =
+            "INSERT INTO shepherd_brain (qid, domain, start_time) VALUES ($1, 'arax', to_timestamp($2)::timestamp)";
+        sql.execute(insert, &[&n.to_string(), &seconds]).await.unwrap();
+    }
+    let pool = migrated(&database).await;
+    (database, pool, starts)
+}
+
+fn total(started: Option<queries::Started>) -> BTreeMap<Micros, i64> {
+    started.unwrap().remove("arax").unwrap_or_default()
+}
+
+async fn assert_started(pool: &PgPool, starts: &[Micros], ambiguous: &[Micros], what: &str) {
+    let (first, last) = (starts[0], starts[starts.len() - 1] + 1);
+    for bucket in [600, 3600, 14_400, 86_400] {
+        let window = window(first, last, bucket);
+        let got = total(queries::started(pool, window).await.unwrap());
+        let mut want: BTreeMap<Micros, i64> = BTreeMap::new();
+        for start in starts {
+            *want.entry(window.bucket_of(*start)).or_default() += 1;
+        }
+        assert_eq!(got.values().sum::<i64>(), starts.len() as i64, "{what}, {bucket} s: {got:?}");
+        for (at, n) in &want {
+            // An hour that the clock shows twice cannot be told from its double.
+            let doubtful = ambiguous.iter().any(|hour| *at < hour + HOUR && at + window.bucket > *hour);
+            assert!(doubtful || got.get(at) == Some(n), "{what}, {bucket} s at {at}: {:?}, not {n}", got.get(at));
+        }
+    }
+}
+
+#[tokio::test]
+async fn queries_are_counted_where_they_started_whatever_the_zone() {
+    // 2026-03-07 to 10: New York's clocks go forward on the 8th at 7:00 UTC.
+    let spring = 1_772_841_600_000_000;
+    // 2026-10-31 to 11-03: back on the 1st at 6:00 UTC, the hours from 5:00 and 6:00 UTC look the same.
+    let autumn = 1_793_404_800_000_000;
+    let twice = [autumn + 29 * HOUR, autumn + 30 * HOUR];
+    for (zone, from, ambiguous) in [
+        ("UTC", spring, &[][..]),
+        ("America/New_York", spring, &[]),
+        ("America/New_York", autumn, &twice),
+        ("Asia/Kolkata", spring, &[]),
+    ] {
+        let (_database, pool, starts) = fleet_in(zone, from).await;
+        assert_started(&pool, &starts, ambiguous, &format!("{zone}, counted now")).await;
+        // Counted in two goes, the second over the change.
+        queries::count_hours(&pool, from + 20 * HOUR + 5).await.unwrap();
+        assert_started(&pool, &starts, ambiguous, &format!("{zone}, partly counted before")).await;
+        queries::count_hours(&pool, from + 80 * HOUR).await.unwrap();
+        queries::count_hours(&pool, from + 80 * HOUR).await.unwrap();
+        assert_started(&pool, &starts, ambiguous, &format!("{zone}, counted before")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_fleet_that_deletes_its_queries_keeps_its_history() {
+    let (database, pool, starts) = fleet_in("UTC", DAY_ONE).await;
+    queries::count_hours(&pool, DAY_ONE + 100 * HOUR).await.unwrap();
+    database.connect().await.batch_execute("DELETE FROM shepherd_brain").await.unwrap();
+    let all = window(DAY_ONE, DAY_ONE + 72 * HOUR, 3600);
+    let started = total(queries::started(&pool, all).await.unwrap());
+    assert_eq!(started.values().sum::<i64>(), starts.len() as i64);
+}
+
+#[tokio::test]
+async fn the_last_hour_and_day_are_the_servers_own() {
+    for zone in ["UTC", "America/New_York", "Asia/Kolkata"] {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as Micros;
+        let (_database, pool, _) = fleet_in(zone, now - 72 * HOUR + HOUR / 6).await;
+        let volume = probe::query_volume(&pool).await.unwrap();
+        assert_eq!((volume.last_1h, volume.last_24h), (3, 72), "{zone}");
+    }
+}
