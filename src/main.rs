@@ -47,6 +47,13 @@ fn command() -> Command {
         .subcommand(
             Command::new("demo")
                 .about("Watch a simulated fleet on a private Redis and Postgres, all gone at the end")
+                .arg(
+                    Arg::new("history")
+                        .long("history")
+                        .value_name("DAYS")
+                        .value_parser(days)
+                        .help("Give the fleet a past of so many days (30d; at most 60d)"),
+                )
                 .after_help("Needs redis-server and PostgreSQL to be installed, not to be running. Ctrl-C ends it.")
                 .args(TABLE.iter().filter(|entry| !matches!(entry.group, "Redis" | "Postgres")).map(setting)),
         )
@@ -67,6 +74,12 @@ fn setting(entry: &'static shepherd_monitor::settings::Entry) -> Arg {
         .value_name("VALUE")
         .allow_hyphen_values(true)
         .help(help)
+}
+
+/// `30d`, or `30`.
+fn days(text: &str) -> Result<u32, String> {
+    let days = text.strip_suffix('d').unwrap_or(text).parse().ok();
+    days.filter(|days| (1..=60).contains(days)).ok_or_else(|| "expected days, such as 30d, at most 60d".to_owned())
 }
 
 /// The texts that were given, by variable; a subcommand may not have all of them.
@@ -105,7 +118,9 @@ fn demonstrate(given: &ArgMatches) -> Result<(), String> {
         other => other?,
     };
     println!("Starting a private Redis, a private Postgres and a simulated fleet; Ctrl-C ends it all.");
-    let demo = Demo::start(DemoOptions::new().map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+    let mut options = DemoOptions::new().map_err(|e| e.to_string())?;
+    options.past_days = given.get_one("history").copied().unwrap_or(0);
+    let demo = Demo::start(options).map_err(|e| e.to_string())?;
     settings.redis_url = demo.redis_url().into();
     settings.database_url = demo.database_url().into();
     watch(&settings, listener)?;

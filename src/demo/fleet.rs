@@ -15,10 +15,14 @@ use uuid::Uuid;
 use super::brain::Brain;
 use super::chance;
 use super::crew::{Crew, Equipment};
+use super::past::{self, Past};
 use super::servers::{PrivatePostgres, PrivateRedis, RedisOptions, ServerError};
 use super::shepherd::{FLEET, QUERIES_PER_SECOND, Route, route};
 use super::story::beat_after;
 use crate::worker::Workflow;
+
+/// Queries of a day in the past.
+const QUERIES_A_DAY: u32 = 33_000;
 
 /// How the demonstration is to be.
 pub struct DemoOptions {
@@ -27,6 +31,8 @@ pub struct DemoOptions {
     pub worker_program: PathBuf,
     /// How many times as fast as usual the story goes and tasks are done; 1 is as usual.
     pub speed: f64,
+    /// How many days of history there are to be already.
+    pub past_days: u32,
     /// Takes each line of the story as it happens.
     pub say: Box<dyn Fn(&str) + Send>,
 }
@@ -40,6 +46,7 @@ impl DemoOptions {
         Ok(Self {
             worker_program: std::env::current_exe().map_err(DemoError::Program)?,
             speed: 1.0,
+            past_days: 0,
             say: Box::new(say),
         })
     }
@@ -106,7 +113,7 @@ impl Demo {
             database_url: postgres.url(),
             speed: options.speed,
         };
-        let story = Story::start(equipment, options.say)?;
+        let story = Story::start(equipment, options.past_days, options.say)?;
         Ok(Self { _story: story, redis, postgres })
     }
 
@@ -149,13 +156,13 @@ struct Story {
 
 impl Story {
     /// Returns when the whole fleet has been started.
-    fn start(equipment: Equipment, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
+    fn start(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DemoError::Thread)?;
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = std_mpsc::channel();
         let work = move || {
             runtime.block_on(async move {
-                let mut stage = match Stage::set(equipment, say).await {
+                let mut stage = match Stage::set(equipment, past_days, say).await {
                     Ok(stage) => stage,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
@@ -194,8 +201,17 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set(equipment: Equipment, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
+    async fn set(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
         let door = Door::open(&equipment).await?;
+        if past_days > 0 {
+            say(&format!("Making {past_days} days of history; a month takes a minute or two."));
+            let past = Past {
+                days: past_days,
+                types: FLEET.map(|t| t.stream.to_owned()).into(),
+                queries: past_days.saturating_mul(QUERIES_A_DAY),
+            };
+            past::fill(&equipment.database_url, &past).await.map_err(DemoError::Postgres)?;
+        }
         let speed = equipment.speed;
         let mut crew = Crew::new(equipment);
         for t in FLEET {

@@ -2,12 +2,14 @@
 //!
 //! [`servers`] starts the servers and [`reaper`] ends them whatever happens to their owner; the
 //! tests use the same. [`shepherd`] says what the fleet consists of and [`story`] what happens to
-//! it, both without clock or I/O; [`Demo`] makes it happen, with real processes ([`worker`]).
+//! it, both without clock or I/O; [`Demo`] makes it happen, with real processes ([`worker`]). [`past`]
+//! gives it a history.
 
 mod brain;
 mod chance;
 mod crew;
 mod fleet;
+pub mod past;
 pub mod reaper;
 pub mod servers;
 pub mod shepherd;

@@ -24,6 +24,7 @@ async fn the_demonstrations_fleet_completes_queries_follows_the_story_and_is_gon
     let demo = Demo::start(DemoOptions {
         worker_program: PROGRAM.into(),
         speed: 5.0,
+        past_days: 0,
         say: Box::new(move |line| listener.lock().unwrap().push(line.to_owned())),
     })
     .unwrap();

@@ -58,7 +58,10 @@ async fn series_come_in_buckets_with_their_extremes_and_as_csv() {
     let (_, csv) = monitor
         .get(&format!("/api/historical/metrics?metric=backlog:arax&{HOUR}&bucket_seconds=1800&minmax=1&format=csv"))
         .await;
-    assert_eq!(csv, "series,ts,value,min,max\nbacklog:arax,1772323200,17.166666666666668,0,1000\nbacklog:arax,1772325000,0.5,0,1\n");
+    assert_eq!(
+        csv,
+        "series,ts,value,min,max\nbacklog:arax,1772323200,17.166666666666668,0,1000\nbacklog:arax,1772325000,0.5,0,1\n"
+    );
     let (_, csv) = monitor.get(&format!("/api/historical/events?{HOUR}&format=csv")).await;
     assert!(csv.contains(",'=cmd()\n") && csv.contains("\"crashed, \"\"none left\"\"\""), "{csv}");
 }
