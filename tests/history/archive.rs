@@ -177,6 +177,21 @@ async fn a_batch_is_counted_once_and_batches_of_the_same_moment_are_added_up() {
 }
 
 #[tokio::test]
+async fn two_monitors_add_to_the_same_row_and_none_overwrites_the_other() {
+    let database = TestDatabase::create();
+    let pool = migrated(&database).await;
+    for round in 0..20 {
+        let at = DAY_ONE + round * 30_000_000;
+        let one = |duration| latency::insert(&pool, vec![batch("s", at, &[duration])]);
+        let (a, b, c) = tokio::join!(one(1), one(2), one(3));
+        a.and(b).and(c).unwrap();
+    }
+    let hour = window(DAY_ONE, DAY_ONE + 3_600_000_000, 300);
+    let found = latency::read(&pool, &Selection::Prefix("s".into()), hour).await.unwrap();
+    assert_eq!(found.totals["s"].count(), 60);
+}
+
+#[tokio::test]
 async fn retention_deletes_what_is_too_old_and_nothing_else() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 use shepherd_monitor::demo::servers::PrivatePostgres;
@@ -22,8 +22,8 @@ fn outage() -> Duration {
 
 /// Tasks that go on finishing, counted.
 struct Work {
-    pushed: Arc<AtomicU64>,
-    pushing: tokio::task::JoinHandle<()>,
+    going_on: Arc<AtomicBool>,
+    pushing: tokio::task::JoinHandle<u64>,
 }
 
 impl Work {
@@ -31,24 +31,25 @@ impl Work {
         let mut connection = redis.connection().await;
         let _: String =
             redis::cmd("XADD").arg(&["s", "*", "query_id", "q"]).query_async(&mut connection).await.unwrap();
-        let pushed = Arc::new(AtomicU64::new(0));
-        let count = Arc::clone(&pushed);
+        let going_on = Arc::new(AtomicBool::new(true));
+        let go_on = Arc::clone(&going_on);
         let pushing = tokio::spawn(async move {
-            loop {
+            let mut pushed = 0;
+            while go_on.load(Ordering::SeqCst) {
                 let mut push = redis::cmd("LPUSH");
                 push.arg("monitor:task_durations:s").arg(&[5, 50]);
                 push.exec_async(&mut connection).await.unwrap();
-                count.fetch_add(2, Ordering::SeqCst);
+                pushed += 2;
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
+            pushed
         });
-        Self { pushed, pushing }
+        Self { going_on, pushing }
     }
 
     async fn stop(self) -> u64 {
-        self.pushing.abort();
-        drop(self.pushing.await);
-        self.pushed.load(Ordering::SeqCst)
+        self.going_on.store(false, Ordering::SeqCst);
+        self.pushing.await.unwrap()
     }
 }
 

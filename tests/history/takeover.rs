@@ -16,7 +16,7 @@ const TABLES: &str = "
     CREATE TABLE monitor_task_latency (ts timestamptz NOT NULL, stream text NOT NULL, count int NOT NULL, mean_ms double precision,
         p50_ms double precision, p90_ms double precision, p95_ms double precision, p99_ms double precision,
         min_ms double precision, max_ms double precision, PRIMARY KEY (stream, ts));
-    INSERT INTO monitor_metrics SELECT to_timestamp(1772323200 + n * 30 + 0.123457), 'backlog:' || s, n % 50
+    INSERT INTO monitor_metrics SELECT to_timestamp(1772323200 + n * 30 + 0.123), 'backlog:' || s, n % 50
         FROM generate_series(0, 3 * 2880 - 1) n, unnest(ARRAY['a', 'b%']) s WHERE n NOT BETWEEN 1000 AND 1100;
     INSERT INTO monitor_metrics VALUES (to_timestamp(1772323200), 'pg:missing', NULL);
     INSERT INTO monitor_task_latency SELECT to_timestamp(1772323200 + n * 30), 'arax', 10, 5.5, 5, 8, 9, 9.75, 1, n % 100 + 10

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use diesel::sql_types::{Array, Binary, Double, Integer, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Binary, Double, Integer, Nullable, Text, Timestamptz};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
@@ -15,6 +15,9 @@ use crate::history::latency::{FINE, Latency, Row, Summary, parts, rows};
 use crate::history::window::Window;
 use crate::history::{DAY, HOUR, Micros, Unreadable};
 use crate::postgres::connection::{PgPool, checkout, trouble};
+
+/// Any number that only monitors use.
+const LOCK: i64 = 0x5348_4550 + 2;
 
 /// A batch of a stream's tasks, under the id it was drained with.
 #[derive(Clone)]
@@ -36,6 +39,8 @@ pub struct Batch {
 pub async fn insert(pool: &PgPool, batches: Vec<Batch>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let storing = connection.transaction(async |connection| {
+        // One monitor at a time: two that add to the same row would each add to what was before.
+        sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(connection).await?;
         let ids: Vec<Uuid> = batches.iter().map(|batch| batch.id).collect();
         let new: Vec<NewId> =
             sql_query("INSERT INTO monitor_latency_batches (id) SELECT unnest($1) ON CONFLICT DO NOTHING RETURNING id")
@@ -73,7 +78,7 @@ async fn add_row(
     mut latency: Latency,
 ) -> Result<(), diesel::result::Error> {
     let known: Vec<LatencyRow> =
-        sql_query(format!("SELECT {COLUMNS} FROM monitor_task_latency WHERE stream = $1 AND ts = $2 FOR UPDATE"))
+        sql_query(format!("SELECT {COLUMNS} FROM monitor_task_latency WHERE stream = $1 AND ts = $2"))
             .bind::<Text, _>(stream)
             .bind::<Timestamptz, _>(time(at))
             .load(connection)

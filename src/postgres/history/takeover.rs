@@ -2,7 +2,8 @@
 //!
 //! Migration 0003 sets its tables aside. A step moves the newest day that still stands there and
 //! notes in `monitor_takeover` how far it came, in one transaction; readers look there for what is
-//! older. When nothing is left the tables are emptied, which frees their space at once.
+//! older. When nothing is left the tables are emptied, which frees their space at once. Times are
+//! kept to the millisecond.
 
 use diesel::sql_types::{Array, Nullable, Text, Timestamptz};
 use diesel::{QueryableByName, sql_query};
@@ -16,6 +17,9 @@ use crate::fleet::reading::SourceTrouble;
 use crate::history::{DAY, Micros};
 use crate::postgres::connection::{PgPool, checkout};
 
+/// The microseconds at which a gauge was read are noise, and would be the larger part of what is
+/// stored.
+const TO_THE_MILLISECOND: &str = "date_trunc('milliseconds', ts)";
 /// Series read at a time.
 const NAMES_AT_ONCE: usize = 20;
 
@@ -109,11 +113,13 @@ async fn move_some(
     };
     match kept {
         Kept::Metrics => {
-            let rows: Vec<SampleRow> = select("metric, ts, value").load(connection).await?;
+            let rows: Vec<SampleRow> =
+                select(&format!("metric, {TO_THE_MILLISECOND} AS ts, value")).load(connection).await?;
             put_samples(connection, rows).await
         }
         Kept::Latency => {
-            let rows: Vec<LatencyRow> = select(COLUMNS_BEFORE).load(connection).await?;
+            let columns = COLUMNS_BEFORE.replace(" ts,", &format!(" {TO_THE_MILLISECOND} AS ts,"));
+            let rows: Vec<LatencyRow> = select(&columns).load(connection).await?;
             put_latencies(connection, rows).await
         }
     }
