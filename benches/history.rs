@@ -278,7 +278,7 @@ async fn skewed(pool: &PgPool, sql: &Client, days: u32) {
         let busy = next() < 0.1;
         let tasks = if busy { 60 } else { 5 };
         let durations: Vec<u64> =
-            (0..tasks).map(|_| (if busy { 400.0 } else { 40.0 } * (-next().ln()).exp().min(50.0)) as u64 + 1).collect();
+            (0..tasks).map(|_| (if busy { 400.0 } else { 40.0 } * (-next().ln()).exp().min(1000.0)) as u64 + 1).collect();
         let known = Latency::of_durations(&durations).unwrap();
         averaged = (averaged.0 + known.summary().p99_ms.unwrap(), averaged.1 + 1.0);
         if at >= last - 86_400_000_000 {
