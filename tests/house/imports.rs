@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room of `src/` and the rooms it may know.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 14] = [
     ("contract", &[]),
     ("fleet", &["contract"]),
     ("pages", &["contract", "fleet"]),
@@ -16,9 +16,10 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("actors", &["contract", "fleet", "pages", "redis_streams", "postgres", "settings"]),
     ("web", &["contract", "fleet", "pages", "postgres", "redis_streams", "actors"]),
     ("worker", &["contract", "redis_streams"]),
+    ("dead_letters", &["contract", "redis_streams", "settings"]),
     ("demo", &["contract", "worker", "redis_streams"]),
     ("application", &["actors", "contract", "fleet", "pages", "postgres", "redis_streams", "settings", "web"]),
-    ("main", &["application", "demo", "redis_streams", "settings", "telemetry", "worker"]),
+    ("main", &["application", "dead_letters", "demo", "redis_streams", "settings", "telemetry", "worker"]),
 ];
 
 /// Crates that only some rooms may know, so that they can be swapped there.
