@@ -366,3 +366,68 @@ async fn what_changed_since_it_was_seen_is_not_taken() {
         held(&mut redis, "a").await.into_iter().filter(|row| row.owner != "me").map(|row| row.id).collect();
     assert_eq!(left, ids[..3]);
 }
+
+#[tokio::test]
+async fn no_more_orphans_are_taken_over_than_there_are_permits() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..20 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let orphans = taken_by(&mut redis, "dead", "a", 20).await;
+    idle_for(&mut redis, "dead", "a", &orphans, LONG_AGO).await;
+    let seen = Seen::default();
+    let worker = Running::start(quick(&server, "a").task_limit(3).drain_timeout(Duration::ZERO), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            std::future::pending()
+        }
+    });
+    eventually("three run", PATIENCE, || async { seen.tasks().len() == 3 }).await;
+    // Some sweeps later there are still three.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let left = held(&mut redis, "a").await.iter().filter(|row| row.owner == "dead").count();
+    assert_eq!((seen.tasks().len(), left), (3, 17));
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn a_sweep_over_tens_of_thousands_of_slow_live_tasks_keeps_nobody_waiting() {
+    const SLOW: usize = 40_000;
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let crowd = redis::Script::new(
+        r"redis.call('XGROUP', 'CREATE', 'a', 'consumer', '0', 'MKSTREAM')
+          for n = 1, tonumber(ARGV[1]) do redis.call('XADD', 'a', '*', 'query_id', n, 'workflow', '[]') end
+          for _, owner in ipairs({{'slow', ARGV[1] - 1}, {'dead', 1}}) do
+            redis.call('XREADGROUP', 'GROUP', 'consumer', owner[1], 'COUNT', owner[2], 'STREAMS', 'a', '>')
+          end
+          for _, row in ipairs(redis.call('XPENDING', 'a', 'consumer', '-', '+', ARGV[1])) do
+            redis.call('XCLAIM', 'a', 'consumer', row[2], 0, row[1], 'IDLE', 600000, 'JUSTID')
+          end
+          redis.call('SET', 'worker:heartbeat:a:slow', '{}')",
+    );
+    let _: Value = crowd.arg(SLOW + 1).invoke_async(&mut redis).await.unwrap();
+    let seen = Seen::default();
+    let worker = Running::start(quick(&server, "a").task_limit(2), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            async { Ok(Done::new()) }
+        }
+    });
+    let last = (SLOW + 1).to_string();
+    let mut longest = Duration::ZERO;
+    let mut rounds = 0;
+    while !seen.queries().contains(&last) {
+        rounds += 1;
+        let (query, added) = (format!("new{rounds}"), std::time::Instant::now());
+        add(&mut redis, &query, &["a"]).await;
+        eventually("a new task is served", PATIENCE, || async { seen.queries().contains(&query) }).await;
+        longest = longest.max(added.elapsed());
+    }
+    assert!(longest < Duration::from_secs(3), "a new task waited {longest:?}");
+    worker.leave().await;
+    assert_eq!(pending(&mut redis, "a").await, SLOW);
+}
