@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::Value;
 use shepherd_monitor::contract::Name;
-use shepherd_monitor::redis_streams::tasks::{Address, Claim, Claimed, Link, TaskStream};
+use shepherd_monitor::redis_streams::tasks::{Address, Claim, Claimed, EntryId, Link, TaskStream, Verdict};
 use shepherd_monitor::worker::{Done, TaskFailed};
 use tokio::sync::Notify;
 
@@ -430,4 +430,31 @@ async fn a_sweep_over_tens_of_thousands_of_slow_live_tasks_keeps_nobody_waiting(
     assert!(longest < Duration::from_secs(3), "a new task waited {longest:?}");
     worker.leave().await;
     assert_eq!(pending(&mut redis, "a").await, SLOW);
+}
+
+#[tokio::test]
+async fn a_task_that_others_have_by_now_is_neither_given_back_nor_renewed() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..4 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let ids = taken_by(&mut redis, "me", "a", 4).await;
+    // Another owner with the same count, the same owner in a later delivery, nobody any more.
+    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &ids[0], "JUSTID");
+    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "me", 0, &ids[1]);
+    let _: Value = ask!(redis, "XACK", "a", "consumer", &ids[2]);
+    let before: Vec<(String, u64)> =
+        held(&mut redis, "a").await.into_iter().map(|row| (row.owner, row.deliveries)).collect();
+
+    let stream = TaskStream::new(Name::from("a"), Name::from("consumer"), Name::from("me"));
+    let mut link = Link::new(Address::from_url("url", &server.url()).unwrap(), PATIENCE);
+    let tasks: Vec<(EntryId, u64)> = ids.iter().map(|id| (EntryId::from(id.as_str()), 1)).collect();
+    use Verdict::{Done, Fenced, Gone};
+    assert_eq!(stream.renew(&mut link, &tasks).await.unwrap(), [Fenced, Fenced, Gone, Done]);
+    assert_eq!(stream.release(&mut link, &tasks, LONG_AGO).await.unwrap(), [Fenced, Fenced, Gone, Done]);
+    let after = held(&mut redis, "a").await;
+    assert_eq!(after[..2].iter().map(|row| (row.owner.clone(), row.deliveries)).collect::<Vec<_>>(), before[..2]);
+    assert!(after[..2].iter().all(|row| row.idle_ms < LONG_AGO.as_millis() as u64), "{after:?}");
+    assert_eq!((after[2].owner.as_str(), after[2].deliveries), ("me", 0));
 }
