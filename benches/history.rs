@@ -277,8 +277,9 @@ async fn skewed(pool: &PgPool, sql: &Client, days: u32) {
         // Nine quiet buckets with few tasks, one busy one with many slow ones.
         let busy = next() < 0.1;
         let tasks = if busy { 60 } else { 5 };
-        let durations: Vec<u64> =
-            (0..tasks).map(|_| (if busy { 400.0 } else { 40.0 } * (-next().ln()).exp().min(1000.0)) as u64 + 1).collect();
+        let durations: Vec<u64> = (0..tasks)
+            .map(|_| (if busy { 400.0 } else { 40.0 } * (-next().ln()).exp().min(1000.0)) as u64 + 1)
+            .collect();
         let known = Latency::of_durations(&durations).unwrap();
         averaged = (averaged.0 + known.summary().p99_ms.unwrap(), averaged.1 + 1.0);
         if at >= last - 86_400_000_000 {

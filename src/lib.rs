@@ -4,7 +4,8 @@
 //! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
 //! the two servers. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
 //! [`web`] serves them. [`application`] puts it all together. [`worker`] is the library for worker
-//! processes; alone it needs [`contract`] and [`redis_streams`] only.
+//! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
+//! about what no worker could finish.
 
 #![cfg_attr(
     test,
@@ -26,6 +27,8 @@ pub mod actors;
 #[cfg(feature = "monitor")]
 pub mod application;
 pub mod contract;
+#[cfg(feature = "monitor")]
+pub mod dead_letters;
 #[cfg(feature = "monitor")]
 pub mod demo;
 #[cfg(feature = "monitor")]

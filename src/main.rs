@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 use shepherd_monitor::application::Application;
+use shepherd_monitor::dead_letters;
 use shepherd_monitor::demo::{self, Demo, DemoOptions};
 use shepherd_monitor::settings::{Settings, TABLE};
 use shepherd_monitor::telemetry;
@@ -17,6 +18,7 @@ fn main() -> ExitCode {
     let result = match matches.subcommand() {
         Some(("serve", given)) => serve(given),
         Some(("demo", given)) => demonstrate(given),
+        Some(("dead-letters", given)) => tend_dead_letters(given),
         Some(("demo-worker", given)) => demo::worker::run(given.into()),
         _ => Err("no such command".to_owned()),
     };
@@ -42,7 +44,7 @@ fn command() -> Command {
                     "Every setting is a flag or an environment variable; the flag wins. Redis and Postgres need not \
                      be there at the start: the page says so and recovers by itself.",
                 )
-                .args(TABLE.iter().map(setting)),
+                .args(settings_of(|_| true)),
         )
         .subcommand(
             Command::new("demo")
@@ -55,9 +57,14 @@ fn command() -> Command {
                         .help("Give the fleet a past of so many days (30d; at most 60d)"),
                 )
                 .after_help("Needs redis-server and PostgreSQL to be installed, not to be running. Ctrl-C ends it.")
-                .args(TABLE.iter().filter(|entry| !matches!(entry.group, "Redis" | "Postgres")).map(setting)),
+                .args(settings_of(|group| !matches!(group, "Redis" | "Postgres"))),
         )
+        .subcommand(dead_letters::command(&settings_of(|group| group == "Redis")))
         .subcommand(demo::worker::command())
+}
+
+fn settings_of(groups: impl Fn(&str) -> bool) -> Vec<Arg> {
+    TABLE.iter().filter(|entry| groups(entry.group)).map(setting).collect()
 }
 
 fn setting(entry: &'static shepherd_monitor::settings::Entry) -> Arg {
@@ -93,6 +100,11 @@ fn serve(given: &ArgMatches) -> Result<(), String> {
     telemetry::start(&settings.log_level)?;
     let listener = listen(&settings)?;
     watch(&settings, listener)
+}
+
+fn tend_dead_letters(given: &ArgMatches) -> Result<(), String> {
+    let texts = given.subcommand().map(|(_, given)| texts(given)).unwrap_or_default();
+    dead_letters::run(given, &Settings::from(&texts).map_err(|bad| bad.to_string())?)
 }
 
 /// The monitor on a fleet of its own.

@@ -20,7 +20,7 @@ use crate::contract::task::{Outgoing, delivery_record};
 use crate::contract::{Heartbeat, Name, ShutdownMarker, heartbeat, keys, marker};
 
 pub use address::{Address, BadAddress};
-pub use entry::{Entry, EntryId};
+pub use entry::{Entry, EntryId, NoEntryId};
 pub use link::{Link, LinkError};
 pub use reclaim::{Claim, Claimed, Overdue, Taken};
 use script::Script;

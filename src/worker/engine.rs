@@ -2,14 +2,15 @@
 //!
 //! One task owns every entry that this worker holds, so that reading, finishing and reclaiming,
 //! which share the permits, never race. Handlers run as tasks of their own; what they answer comes
-//! back here and leaves the stream in batches, as many as ended while the last batch was under way.
-//! The answer to a batch brings the next tasks with it.
+//! back here and leaves the stream in batches, as many as ended while the last batch was under way
+//! (of many, two halves take turns). The answer to a batch brings the next tasks with it.
 
 use std::collections::{HashMap, VecDeque};
-use std::future::Future;
+use std::future::{Future, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
@@ -34,9 +35,9 @@ const BLOCK: Duration = Duration::from_secs(5);
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most tasks that one script call finishes.
 const BATCH: usize = 128;
-/// With so many permits, a batch is half of them at most: Redis works on one half, the handlers on
-/// the other. With fewer, the price of a call is better shared by all.
-const HALVES: usize = 32;
+/// With so many permits, a batch is half of them at most, and two may be under way: Redis works on
+/// one half, this process on the other. With fewer, the price of a call is better shared by all.
+const HALVES: usize = 8;
 /// How long a leaving worker waits for the read under way to end.
 const LAST_READ: Duration = Duration::from_secs(1);
 /// How long cancelled handlers have to go.
@@ -98,7 +99,8 @@ where
         reader_id: reader.identity(),
         reader: Some(reader),
         reading: None,
-        finishing: None,
+        spare: Vec::new(),
+        finishing: Vec::new(),
         more: true,
         held: HashMap::new(),
         running: JoinSet::new(),
@@ -191,6 +193,13 @@ struct Batch {
     then_read: usize,
 }
 
+/// A batch that Redis has been sent.
+struct Sent {
+    /// New tasks that it asked for beyond its own: permits that nobody else may use.
+    beyond: usize,
+    answer: UnderWay<FinishedBatch>,
+}
+
 /// A running worker.
 pub(super) struct Engine<H> {
     pub(super) settings: Settings,
@@ -202,7 +211,9 @@ pub(super) struct Engine<H> {
     /// For everything but blocking reads. While a batch is under way it has the connection, and
     /// this is another one, opened only if it is needed.
     pub(super) link: Link,
-    finishing: Option<UnderWay<FinishedBatch>>,
+    /// What stood in for it before.
+    spare: Vec<Link>,
+    finishing: Vec<Sent>,
     /// The blocking reads' connection, while none is under way.
     reader: Option<Link>,
     reader_id: Arc<AtomicI64>,
@@ -252,7 +263,7 @@ where
                 biased;
                 signum = &mut stop => return self.drain(signum.unwrap_or_default()).await,
                 Some(joined) = self.running.join_next_with_id() => self.joined(joined),
-                (link, answer) = wait(&mut self.finishing) => self.finished(link, answer).await,
+                (link, answer) = answered(&mut self.finishing) => self.finished(link, answer).await,
                 (link, read) = wait(&mut self.reading) => self.waited(link, read),
                 () = sleep_until(pause.unwrap_or_else(Instant::now)), if pause.is_some() => self.retry.expire(),
             }
@@ -267,18 +278,20 @@ where
                 self.joined(joined);
             }
             // Handlers that are about to end may end now, and share the call.
-            if !gathered && self.finishing.is_none() && !self.ended.is_empty() && !self.running.is_empty() {
+            if !gathered && self.finishing.is_empty() && !self.ended.is_empty() && !self.running.is_empty() {
                 gathered = true;
                 tokio::task::yield_now().await;
                 continue;
             }
-            if self.retry.waits() || self.finishing.is_some() {
+            if self.retry.waits() {
                 return;
             }
             let sweep_is_due = self.sweep.is_due();
-            if !self.ended.is_empty() {
+            if self.batch_is_ready() {
                 let refill = self.more && self.reading.is_none() && !sweep_is_due && self.may_read().await;
-                self.finish(refill.then_some(0));
+                self.finish(refill.then_some(0)).await;
+            } else if !self.finishing.is_empty() {
+                return;
             } else if !self.released.is_empty() {
                 self.release().await;
             } else if self.free() == 0 {
@@ -319,7 +332,8 @@ where
 
     /// How many more tasks may be held; the read under way may bring one.
     pub(super) fn free(&self) -> usize {
-        let reserved = usize::from(self.reading.is_some());
+        let reserved =
+            usize::from(self.reading.is_some()) + self.finishing.iter().map(|sent| sent.beyond).sum::<usize>();
         self.settings.task_limit.saturating_sub(self.held.len() + reserved)
     }
 
@@ -417,7 +431,6 @@ where
                     Ok(panic) => format!("the handler panicked: {}", panic_text(panic.as_ref())),
                     Err(_) => "the handler was cancelled".to_owned(),
                 };
-                tracing::error!(stream = %self.stream.stream(), %reason, "failing a task");
                 (task, Err(TaskFailed::new(reason)))
             }
         };
@@ -461,28 +474,49 @@ where
         self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded });
     }
 
+    /// Most tasks in one batch.
+    fn batch_size(&self) -> usize {
+        let limit = self.settings.task_limit;
+        if limit < HALVES { limit } else { BATCH.min(limit / 2) }
+    }
+
+    /// Whether to send what has ended: at once when nothing is under way, by whole batches beside
+    /// another one.
+    fn batch_is_ready(&self) -> bool {
+        match self.finishing.len() {
+            0 => !self.ended.is_empty(),
+            1 => self.settings.task_limit >= HALVES && self.ended.len() >= self.batch_size(),
+            _ => false,
+        }
+    }
+
     /// Sends ended tasks out of the stream and, unless `coming` is `None`, asks for new ones;
     /// `coming` is how many are about to start anyway.
-    fn finish(&mut self, coming: Option<usize>) {
-        let limit = self.settings.task_limit;
-        let most = if limit < HALVES { limit } else { BATCH.min(limit / 2) };
-        let count = self.ended.len().min(most);
+    async fn finish(&mut self, coming: Option<usize>) {
+        let count = self.ended.len().min(self.batch_size());
         let tasks: Vec<Finish> = self.ended.drain(..count).collect();
         let then_read = coming.map_or(0, |coming| (self.free() + tasks.len()).saturating_sub(coming));
+        let beyond = then_read.saturating_sub(tasks.len());
         let batch = Batch { tasks, then_read };
-        let unopened = self.link.unopened();
-        let (stream, mut link) = (self.stream.clone(), std::mem::replace(&mut self.link, unopened));
-        self.finishing = Some(Box::pin(async move {
+        let other = self.spare.pop().unwrap_or_else(|| self.link.unopened());
+        let (stream, mut link) = (self.stream.clone(), std::mem::replace(&mut self.link, other));
+        let mut answer: UnderWay<FinishedBatch> = Box::pin(async move {
             let answer = stream.finish(&mut link, &batch.tasks, batch.then_read).await;
             (link, (batch, answer))
-        }));
+        });
+        // A future does nothing before it is polled, and the connection writes in a task of its own:
+        // both have their turn now, so that Redis works while handlers do.
+        if let Poll::Ready(known) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
+            answer = Box::pin(ready(known));
+        }
+        self.finishing.push(Sent { beyond, answer });
+        tokio::task::yield_now().await;
     }
 
     /// Hears what became of a batch. What Redis refused waits for the next time; the next batch
     /// goes out before the new tasks start.
     async fn finished(&mut self, link: Link, (batch, answer): FinishedBatch) {
-        self.link = link;
-        self.finishing = None;
+        self.spare.push(std::mem::replace(&mut self.link, link));
         let Finished { verdicts, entries } = match answer {
             Ok(finished) => finished,
             Err(e) => {
@@ -528,9 +562,9 @@ where
         let excess = entries.split_off(room.min(entries.len()));
         self.released.extend(excess.into_iter().map(|entry| (entry.id, 1)));
         let halves = self.settings.task_limit >= HALVES && self.settings.back_off_above.is_none();
-        if halves && room > 0 && !self.ended.is_empty() && !self.retry.waits() {
+        if halves && room > 0 && self.batch_is_ready() && !self.retry.waits() {
             let refill = self.more && self.reading.is_none() && !self.sweep.is_due();
-            self.finish(refill.then_some(entries.len()));
+            self.finish(refill.then_some(entries.len())).await;
         }
         self.start_all(entries);
     }
@@ -576,10 +610,10 @@ where
 
     async fn wind_down(&mut self) {
         self.stop_reading().await;
-        while !(self.held.is_empty() && self.released.is_empty() && self.finishing.is_none()) {
-            if !self.retry.waits() && self.finishing.is_none() {
+        while !(self.held.is_empty() && self.released.is_empty() && self.finishing.is_empty()) {
+            if !self.retry.waits() && self.finishing.is_empty() {
                 if !self.ended.is_empty() {
-                    self.finish(None);
+                    self.finish(None).await;
                 } else if !self.released.is_empty() {
                     self.release().await;
                     continue;
@@ -587,7 +621,7 @@ where
             }
             tokio::select! {
                 Some(joined) = self.running.join_next_with_id() => self.joined(joined),
-                (link, answer) = wait(&mut self.finishing) => self.finished(link, answer).await,
+                (link, answer) = answered(&mut self.finishing) => self.finished(link, answer).await,
                 () = sleep_until(self.retry.until()), if self.retry.waits() => self.retry.expire(),
             }
         }
@@ -644,6 +678,20 @@ async fn wait<T>(under_way: &mut Option<UnderWay<T>>) -> (Link, T) {
         Some(under_way) => under_way.as_mut().await,
         None => std::future::pending().await,
     }
+}
+
+/// The first answer to a batch; never ready while none is under way.
+async fn answered(sent: &mut Vec<Sent>) -> (Link, FinishedBatch) {
+    poll_fn(|context| {
+        for at in 0..sent.len() {
+            if let Some(Poll::Ready(answer)) = sent.get_mut(at).map(|one| one.answer.as_mut().poll(context)) {
+                drop(sent.swap_remove(at));
+                return Poll::Ready(answer);
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -84,3 +84,25 @@ fn every_dependency_comes_from_the_registry_and_none_is_of_those_that_stay_out()
     }
     assert!(packages.len() > 100, "metadata is incomplete");
 }
+
+#[test]
+fn a_worker_process_brings_neither_web_server_nor_database_client() {
+    let crates_with = |features: &str| {
+        let output = Command::new(env!("CARGO"))
+            .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+            .args(["--no-default-features", "--features", features])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let list = String::from_utf8(output.stdout).unwrap();
+        let heavy = ["actix", "diesel", "tokio-postgres", "handlebars", "hyper", "clap"];
+        list.lines()
+            .filter(|line| heavy.iter().any(|name| line.starts_with(name)))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(crates_with("worker"), Vec::<String>::new());
+    // The check sees them where they are.
+    assert!(crates_with("worker-database").iter().any(|line| line.starts_with("diesel")));
+}

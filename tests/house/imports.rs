@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room of `src/` and the rooms it may know.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("contract", &[]),
     ("fleet", &["contract"]),
     ("history", &["contract", "fleet"]),
@@ -22,9 +22,10 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ),
     ("web", &["contract", "fleet", "history", "pages", "postgres", "redis_streams", "actors"]),
     ("worker", &["contract", "redis_streams"]),
+    ("dead_letters", &["contract", "redis_streams", "settings"]),
     ("demo", &["contract", "worker", "redis_streams"]),
     ("application", &["actors", "contract", "fleet", "pages", "postgres", "redis_streams", "settings", "spool", "web"]),
-    ("main", &["application", "demo", "redis_streams", "settings", "telemetry", "worker"]),
+    ("main", &["application", "dead_letters", "demo", "redis_streams", "settings", "telemetry", "worker"]),
 ];
 
 /// Crates that only some rooms may know, so that they can be swapped there.
@@ -37,7 +38,7 @@ const KEPT_TO: [(&str, &[&str]); 4] = [
 
 #[test]
 fn every_room_imports_only_what_the_picture_shows() {
-    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.into();
+    let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     let mut wrong = Vec::new();
     for (file, room, text) in sources() {
         let may =

@@ -218,3 +218,129 @@ async fn a_worker_that_is_told_nothing_reads_its_settings_from_the_environment()
     assert!(json.contains(r#""task_limit":9"#), "{json}");
     worker.leave().await;
 }
+
+/// Every read that Redis was asked for, as its COUNT, while `work` goes on.
+async fn counts_of_reads(server: &TestRedis, work: impl Future<Output = ()>) -> Vec<usize> {
+    let mut monitor = redis::Client::open(server.url()).unwrap().get_async_monitor().await.unwrap();
+    let mut commands = monitor.on_message::<String>();
+    let mut counts = Vec::new();
+    let mut work = std::pin::pin!(work);
+    loop {
+        let line = tokio::select! {
+            line = futures_util::StreamExt::next(&mut commands) => line.unwrap(),
+            () = &mut work => return counts,
+        };
+        if line.contains("\"XREADGROUP\"") {
+            let count = line.split("\"COUNT\" \"").nth(1).unwrap().split('"').next().unwrap();
+            counts.push(count.parse().unwrap());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_read_asks_for_more_than_there_are_permits_and_no_worker_holds_more() {
+    for limit in [1, 3, 12, 40] {
+        let server = TestRedis::start();
+        let mut redis = server.connection().await;
+        for n in 0..400 {
+            add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+        }
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let worker = quick(&server, "a").task_limit(limit);
+        let held = Arc::new(AtomicUsize::new(0));
+        let work = async {
+            let worker = Running::start(worker, {
+                let (now, most) = (now.clone(), most.clone());
+                move |task: Task| {
+                    let (now, most) = (now.clone(), most.clone());
+                    async move {
+                        most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
+                        let number: u64 = task.query_id().unwrap()[1..].parse()?;
+                        tokio::time::sleep(Duration::from_millis(number % 3)).await;
+                        now.fetch_sub(1, SeqCst);
+                        Ok(Done::new())
+                    }
+                }
+            });
+            let looking = tokio::spawn({
+                let (mut redis, held) = (redis.clone(), held.clone());
+                async move {
+                    loop {
+                        held.fetch_max(pending(&mut redis, "a").await, SeqCst);
+                    }
+                }
+            });
+            reaches(&redis, "b", 400).await;
+            looking.abort();
+            worker.leave().await;
+        };
+        let counts = counts_of_reads(&server, work).await;
+        assert!(counts.iter().all(|count| (1..=limit).contains(count)), "limit {limit}: {counts:?}");
+        assert!(limit == 1 || counts.iter().any(|count| *count > 1), "limit {limit}: {counts:?}");
+        assert!(most.load(SeqCst) <= limit, "{} ran with a limit of {limit}", most.load(SeqCst));
+        assert!(held.load(SeqCst) <= limit, "{} were held with a limit of {limit}", held.load(SeqCst));
+    }
+}
+
+#[tokio::test]
+async fn a_worker_with_nothing_to_do_keeps_its_connections_and_starts_at_once() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let proxy = Proxy::to(server.port());
+    let builder = quick(&server, "a").redis_url(server.url_through(proxy.port()));
+    let worker = Running::start(builder.reclaim_interval(Duration::from_secs(60)), done);
+    add(&mut redis, "first", &["a"]).await;
+    reaches(&redis, "finish_query", 1).await;
+    // Longer than one blocking read lasts.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = proxy.connections();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(proxy.connections(), before, "a blocking read that ended in good order cost a connection");
+    let added = std::time::Instant::now();
+    add(&mut redis, "second", &["a"]).await;
+    reaches(&redis, "finish_query", 2).await;
+    assert!(added.elapsed() < Duration::from_secs(2), "it took {:?}", added.elapsed());
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn the_heartbeat_tells_a_busy_worker_from_a_hung_one() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..2 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let seen = Seen::default();
+    let worker = Running::start(quick(&server, "a").task_limit(4).drain_timeout(Duration::ZERO), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            std::future::pending()
+        }
+    });
+    let beat = |wanted: &'static str, holds: fn(&serde_json::Value, u64) -> bool, than: u64| {
+        let redis = redis.clone();
+        eventually(wanted, PATIENCE, move || {
+            let mut redis = redis.clone();
+            async move {
+                let keys: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+                let json: Option<String> = match keys.first() {
+                    Some(key) => ask!(redis, "GET", key),
+                    None => None,
+                };
+                let beat: serde_json::Value = serde_json::from_str(&json?).unwrap();
+                holds(&beat, than).then_some(beat)
+            }
+        })
+    };
+    let busy = beat("it tells of both tasks", |beat, _| beat["in_flight"] == 2, 0).await;
+    // Nothing happens: the heartbeats go on, the progress does not.
+    let written = |beat: &serde_json::Value| beat["last_seen"].as_f64().unwrap() as u64;
+    let hung =
+        beat("it beats again", |beat, than| beat["last_seen"].as_f64().unwrap() as u64 > than, written(&busy)).await;
+    assert_eq!((&hung["in_flight"], &hung["progress"]), (&busy["in_flight"], &busy["progress"]));
+    seen.tasks()[0].progress();
+    let before = busy["progress"].as_u64().unwrap();
+    beat("it tells that something moved", |beat, than| beat["progress"].as_u64().unwrap() > than, before).await;
+    assert_eq!(worker.leave().await.in_flight, 2);
+}

@@ -1,9 +1,6 @@
 //! Entries that kill whoever takes them, and what people do with them.
 
 use redis::Value;
-use shepherd_monitor::contract::Name;
-use shepherd_monitor::redis_streams::tasks::Address;
-use shepherd_monitor::redis_streams::tasks::dead_letters::{Command, Which, run};
 
 use super::*;
 
@@ -51,39 +48,142 @@ async fn an_entry_that_was_delivered_too_often_is_buried_with_its_history() {
     assert_eq!(records, Vec::<String>::new());
 }
 
+/// Runs the program on the dead letters of a stream: what it printed and, when it failed, why.
+async fn command(server: &TestRedis, verb: &str, more: &[&str]) -> Result<String, String> {
+    let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
+    program.args(["dead-letters", verb]).args(more).env_clear();
+    program.env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", server.port().to_string());
+    let output = program.output().await.unwrap();
+    let [told, trouble] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    match output.status.code() {
+        Some(0) => Ok(told),
+        Some(1) => {
+            assert_eq!(trouble.lines().count(), 1, "{trouble}");
+            Err(told + trouble.as_str())
+        }
+        other => panic!("{other:?}: {told}{trouble}"),
+    }
+}
+
+/// Tasks that died in `a`, delivered six times each.
+async fn bury(server: &TestRedis, tasks: usize) -> Vec<String> {
+    let mut redis = server.connection().await;
+    for n in 0..tasks {
+        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+    }
+    let ids = taken_by(&mut redis, "lost", "a", tasks).await;
+    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "lost", 0, &ids, "IDLE", 600_000, "RETRYCOUNT", 6, "JUSTID");
+    let worker = Running::start(quick(server, "a"), done);
+    reaches(&redis, "a:dead", tasks).await;
+    worker.leave().await;
+    ids
+}
+
 #[tokio::test]
 async fn dead_letters_are_listed_replayed_and_dropped() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
-    for n in 0..250 {
-        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
-    }
-    let ids = taken_by(&mut redis, "dead", "a", 250).await;
-    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "dead", 0, &ids, "IDLE", 600_000, "RETRYCOUNT", 6, "JUSTID");
-    let worker = Running::start(quick(&server, "a"), done);
-    reaches(&redis, "a:dead", 250).await;
-    worker.leave().await;
-
-    let (address, a) = (Address::from_url("url", &server.url()).unwrap(), Name::from("a"));
-    let told = run(address.clone(), &a, Command::List { most: 2 }).await.unwrap();
-    assert!(told.contains("query q0 ") && told.contains("delivered 6 times") && !told.contains("query q2 "), "{told}");
+    bury(&server, 250).await;
     let letters: Vec<String> = entries(&mut redis, "a:dead").await.into_iter().map(|(id, _)| id).collect();
-    let these =
-        |range: std::ops::Range<usize>| Which::These(letters[range].iter().map(|id| id.as_str().into()).collect());
-    assert!(run(address.clone(), &a, Command::Drop(these(0..10))).await.unwrap().starts_with("10 "));
-    assert!(run(address.clone(), &a, Command::Replay(these(10..12))).await.unwrap().starts_with("2 "));
+
+    let told = command(&server, "list", &["--stream", "a", "--limit", "2"]).await.unwrap();
+    assert!(told.contains(&format!("{}  query q0  delivered 6 times", letters[0])) && !told.contains("query q2 "));
+    assert!(told.ends_with("the oldest 2 of 250 dead letters of a; --limit shows more\n"), "{told}");
+
+    let first_ten: Vec<&str> = letters[..10].iter().map(String::as_str).collect();
+    let told = command(&server, "drop", &[&["--stream", "a", "--id"], &first_ten[..]].concat()).await.unwrap();
+    assert_eq!(told, "10 dead letters of a dropped\n");
+    let two = ["--stream", "a", "--id", &letters[10], "--id", &letters[11]];
+    assert_eq!(command(&server, "replay", &two).await.unwrap(), "2 put back into a\n");
     assert_eq!(queries(&mut redis, "a").await, ["q10", "q11"]);
     // They are new tasks, without a trace of their death.
     for (_, fields) in entries(&mut redis, "a").await {
         assert!(fields.iter().all(|(name, _)| !name.starts_with("dead_")), "{fields:?}");
         assert_eq!(field(&fields, "workflow"), workflow(&["a", "b"]));
     }
-    assert!(run(address.clone(), &a, Command::Replay(Which::All)).await.unwrap().starts_with("238 "));
+    let rest = ["--stream", "a", "--all"];
+    assert_eq!(command(&server, "replay", &rest).await.unwrap(), "238 put back into a\n");
     let worker = Running::start(quick(&server, "a").task_limit(50), done);
     reaches(&redis, "b", 240).await;
     worker.leave().await;
-    let told = run(address, &a, Command::List { most: 10 }).await.unwrap();
-    assert!(told.contains("no dead letters of a"), "{told}");
+    assert_eq!(command(&server, "list", &["--stream", "a"]).await.unwrap(), "no dead letters of a\n");
+    assert_eq!(command(&server, "drop", &rest).await.unwrap(), "0 dead letters of a dropped\n");
+}
+
+#[tokio::test]
+async fn everything_about_a_dead_letter_can_be_shown() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let ids = bury(&server, 2).await;
+    let letters = entries(&mut redis, "a:dead").await;
+    let told = command(&server, "show", &["--stream", "a", "--id", &letters[1].0]).await.unwrap();
+    for part in [
+        &letters[1].0,
+        &format!("entry {} in group consumer", ids[1]),
+        "deliveries  6\n",
+        "6. lost since 20",
+        "its owner has no heartbeat",
+        "query_id    q1\n",
+        &format!("workflow    {}\n", workflow(&["a", "b"])),
+    ] {
+        assert!(told.contains(part), "{part} is missing in:\n{told}");
+    }
+    assert!(!told.contains("q0") && !told.contains("dead_"), "{told}");
+    let all = command(&server, "show", &["--stream", "a", "--all"]).await.unwrap();
+    assert!(all.contains("q0") && all.contains("q1"), "{all}");
+}
+
+#[tokio::test]
+async fn a_replayed_task_keeps_its_idempotency_key() {
+    let server = TestRedis::start();
+    let redis = server.connection().await;
+    let ids = bury(&server, 1).await;
+    command(&server, "replay", &["--stream", "a", "--all"]).await.unwrap();
+    let seen = Seen::default();
+    let note = |seen: Seen| {
+        move |task: Task| {
+            seen.note(&task);
+            async { Ok(Done::new()) }
+        }
+    };
+    let first = Running::start(quick(&server, "a"), note(seen.clone()));
+    let second = Running::start(quick(&server, "b"), note(seen.clone()));
+    reaches(&redis, "finish_query", 1).await;
+    first.leave().await;
+    second.leave().await;
+    let keys: Vec<String> = seen.tasks().iter().map(|task| task.idempotency_key().to_string()).collect();
+    assert_eq!(keys, [format!("a/{}/0", ids[0]), format!("a/{}/1", ids[0])]);
+    assert_eq!(seen.tasks()[0].fence().deliveries, 1);
+}
+
+#[tokio::test]
+async fn what_a_dead_letter_command_cannot_do_is_told_in_one_line() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    bury(&server, 3).await;
+    let letters: Vec<String> = entries(&mut redis, "a:dead").await.into_iter().map(|(id, _)| id).collect();
+
+    let half = ["--stream", "a", "--id", &letters[0], "7-7"];
+    let told = command(&server, "drop", &half).await.unwrap_err();
+    assert!(told.contains("1 dead letters of a dropped") && told.contains("no such dead letter of a: 7-7"), "{told}");
+
+    // What cannot be put back stays dead.
+    let _: Value = ask!(redis, "DEL", "a");
+    let _: Value = ask!(redis, "SET", "a", "no stream");
+    let told = command(&server, "replay", &["--stream", "a", "--all"]).await.unwrap_err();
+    assert!(told.contains("0 put back into a") && told.contains("WRONGTYPE"), "{told}");
+    assert_eq!(length(&mut redis, "a:dead").await, 2);
+
+    let _: Value = ask!(redis, "SET", "text:dead", "no stream");
+    let told = command(&server, "list", &["--stream", "text"]).await.unwrap_err();
+    assert!(told.contains("text:dead holds something else"), "{told}");
+    let told = command(&server, "list", &["--stream", ""]).await.unwrap_err();
+    assert!(told.contains("name is empty"), "{told}");
+    let told = command(&server, "list", &["--stream", "a", "--redis-port", "99999"]).await.unwrap_err();
+    assert!(told.contains("REDIS_PORT is \"99999\": expected a port"), "{told}");
+    server.kill().unwrap();
+    let told = command(&server, "list", &["--stream", "a"]).await.unwrap_err();
+    assert!(told.contains("no connection to Redis at 127.0.0.1"), "{told}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::process::WorkerProcess;
 use super::*;
+use crate::support::proxy::Proxy;
 
 /// The one marker of a stream, once it is there.
 async fn marker(redis: &MultiplexedConnection, stream: &str) -> serde_json::Value {
@@ -141,4 +142,92 @@ async fn a_leaving_worker_takes_nothing_over() {
     go.notify_one();
     assert_eq!(leaving.await.unwrap().in_flight, 0);
     assert_eq!((queries(&mut redis, "b").await, pending(&mut redis, "a").await), (vec!["q".to_owned()], 1));
+}
+
+#[tokio::test]
+async fn what_arrives_after_the_wish_to_leave_is_given_back_unstarted_and_uncounted() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let proxy = Proxy::to(server.port());
+    let (go, seen) = (Arc::new(Notify::new()), Seen::default());
+    let builder = quick(&server, "a").task_limit(2).redis_url(server.url_through(proxy.port()));
+    let worker = Running::start(builder.reclaim_interval(Duration::from_secs(60)), {
+        let (go, seen) = (go.clone(), seen.clone());
+        move |task| {
+            let (go, seen) = (go.clone(), seen.clone());
+            async move {
+                seen.note(&task);
+                go.notified().await;
+                Ok(Done::new())
+            }
+        }
+    });
+    for n in 0..5 {
+        add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
+    }
+    eventually("two run", PATIENCE, || async { seen.tasks().len() == 2 }).await;
+    // The answer that brings the next tasks is under way for long enough to ask meanwhile.
+    proxy.delay(Duration::ZERO, Duration::from_secs(1));
+    go.notify_waiters();
+    reaches(&redis, "b", 2).await;
+    let taken = pending(&mut redis, "a").await;
+    assert!(taken > 0, "the worker asked for no new tasks");
+    let left = worker.leave().await;
+    assert_eq!((left.in_flight, seen.tasks().len()), (0, 2), "nothing new was started");
+    let rows = held(&mut redis, "a").await;
+    assert_eq!(rows.len(), taken);
+    assert!(rows.iter().all(|row| row.deliveries == 0 && row.idle_ms >= 300), "{rows:?}");
+    let marker = marker(&redis, "a").await;
+    assert_eq!(marker["in_flight"], 0);
+    // Whoever comes next has them at once.
+    let next = Running::start(quick(&server, "a"), done);
+    reaches(&redis, "b", 5).await;
+    next.leave().await;
+}
+
+#[test]
+fn a_worker_that_was_asked_to_leave_exits_with_0_and_one_that_was_asked_twice_does_not() {
+    use std::process::{Command, Stdio};
+    let server = TestRedis::start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut redis = server.connection().await;
+        for (work_ms, signals, code) in
+            [("300", &["TERM"][..], 0), ("60000", &["TERM"], 0), ("60000", &["TERM", "INT"], 130)]
+        {
+            let _: Value = ask!(redis, "FLUSHALL");
+            let drain = if signals.len() > 1 { "60" } else { "1" };
+            let mut worker = Command::new(std::env::current_exe().unwrap())
+                .args(["worker::process::worker_process", "--exact", "--ignored", "--nocapture"])
+                .envs([("REDIS_URL", &*server.url()), ("TEST_STREAM", "a"), ("TEST_WORK_MS", work_ms)])
+                .env("WORKER_DRAIN_TIMEOUT_SEC", drain)
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            add(&mut redis, "q", &["a"]).await;
+            running(&redis, "a", 1).await;
+            for signal in signals {
+                let sent = Command::new("kill").args(["-s", signal, &worker.id().to_string()]).status().unwrap();
+                assert!(sent.success());
+                eventually("it has heard", PATIENCE, || {
+                    let mut redis = redis.clone();
+                    async move {
+                        let keys: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
+                        let json: Option<String> = match keys.first() {
+                            Some(key) => ask!(redis, "GET", key),
+                            None => return true,
+                        };
+                        json.is_none_or(|json| json.contains(r#""draining":true"#))
+                    }
+                })
+                .await;
+            }
+            let ended = eventually("it ends", PATIENCE, || {
+                let status = worker.try_wait().unwrap();
+                async move { status }
+            })
+            .await;
+            assert_eq!(ended.code(), Some(code), "{work_ms} {signals:?}");
+        }
+    });
 }

@@ -361,3 +361,88 @@ async fn the_idempotency_key_is_the_same_for_each_delivery_and_another_for_each_
     assert_eq!(keys, [format!("a/{id}/0"), format!("a/{id}/0"), format!("a/{id}/1")]);
     assert_eq!(seen.iter().map(|task| task.fence().deliveries).collect::<Vec<_>>(), [1, 2, 1]);
 }
+
+/// Writes what is logged into memory.
+#[derive(Clone, Default)]
+struct Logged(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl Logged {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Catches everything that this thread logs while the guard lives.
+    fn catch(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::INFO)
+            .with_writer(move || log.clone())
+            .finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+}
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn what_a_handler_logs_stands_in_the_span_that_the_next_task_names_as_its_parent() {
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let logged = Logged::default();
+    let _catching = logged.catch();
+    let otel = format!(r#"{{"traceparent":"00-{TRACE}-b7ad6b7169203331-01"}}"#);
+    let through = workflow(&["a", "b"]);
+    add_fields(&mut redis, "a", &[("query_id", "q"), ("workflow", &through), ("otel", &otel)]).await;
+    let worker = Running::start(quick(&server, "a"), |_| async {
+        tokio::task::yield_now().await;
+        tracing::info!("in the handler");
+        Ok(Done::new())
+    });
+    reaches(&redis, "b", 1).await;
+    worker.leave().await;
+    let (_, next) = &entries(&mut redis, "b").await[0];
+    let sent: serde_json::Value = serde_json::from_str(field(next, "otel")).unwrap();
+    let span = sent["traceparent"].as_str().unwrap().split('-').nth(2).unwrap();
+    let text = logged.text();
+    let line = text.lines().find(|line| line.contains("in the handler")).unwrap_or_else(|| panic!("{text}"));
+    for part in [TRACE, "b7ad6b7169203331", span, "query_id=\"q\"", "stream=a"] {
+        assert!(line.contains(part), "{part} is missing in {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_malformed_failed_or_panicking_task_is_logged_once() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let logged = Logged::default();
+    let _catching = logged.catch();
+    let mut ids = vec![add_fields(&mut redis, "a", &[("query_id", "no workflow")]).await];
+    for query in ["fails", "panics"] {
+        ids.push(add(&mut redis, query, &["a"]).await);
+    }
+    let worker = Running::start(quick(&server, "a"), |task| async move {
+        match task.query_id() {
+            Some("panics") => panic!("not my day"),
+            _ => Err(TaskFailed::new("not today")),
+        }
+    });
+    reaches(&redis, "finish_query", 3).await;
+    worker.leave().await;
+    let text = logged.text();
+    for (id, reason) in ids.iter().zip(["no workflow field", "not today", "not my day"]) {
+        let lines: Vec<&str> = text.lines().filter(|line| line.contains(reason)).collect();
+        assert_eq!(lines.len(), 1, "{reason}: {text}");
+        assert!(lines[0].contains(id.as_str()), "{lines:?}");
+    }
+}

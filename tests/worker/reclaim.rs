@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::Value;
 use shepherd_monitor::contract::Name;
-use shepherd_monitor::redis_streams::tasks::{Address, Claim, Claimed, Link, TaskStream};
+use shepherd_monitor::redis_streams::tasks::{Address, Claim, Claimed, EntryId, Link, TaskStream, Verdict};
 use shepherd_monitor::worker::{Done, TaskFailed};
 use tokio::sync::Notify;
 
@@ -365,4 +365,96 @@ async fn what_changed_since_it_was_seen_is_not_taken() {
     let left: Vec<String> =
         held(&mut redis, "a").await.into_iter().filter(|row| row.owner != "me").map(|row| row.id).collect();
     assert_eq!(left, ids[..3]);
+}
+
+#[tokio::test]
+async fn no_more_orphans_are_taken_over_than_there_are_permits() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..20 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let orphans = taken_by(&mut redis, "dead", "a", 20).await;
+    idle_for(&mut redis, "dead", "a", &orphans, LONG_AGO).await;
+    let seen = Seen::default();
+    let worker = Running::start(quick(&server, "a").task_limit(3).drain_timeout(Duration::ZERO), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            std::future::pending()
+        }
+    });
+    eventually("three run", PATIENCE, || async { seen.tasks().len() == 3 }).await;
+    // Some sweeps later there are still three.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let left = held(&mut redis, "a").await.iter().filter(|row| row.owner == "dead").count();
+    assert_eq!((seen.tasks().len(), left), (3, 17));
+    worker.leave().await;
+}
+
+#[tokio::test]
+async fn a_sweep_over_tens_of_thousands_of_slow_live_tasks_keeps_nobody_waiting() {
+    const SLOW: usize = 40_000;
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let crowd = redis::Script::new(
+        r"redis.call('XGROUP', 'CREATE', 'a', 'consumer', '0', 'MKSTREAM')
+          for n = 1, tonumber(ARGV[1]) do redis.call('XADD', 'a', '*', 'query_id', n, 'workflow', '[]') end
+          for _, owner in ipairs({{'slow', ARGV[1] - 1}, {'dead', 1}}) do
+            redis.call('XREADGROUP', 'GROUP', 'consumer', owner[1], 'COUNT', owner[2], 'STREAMS', 'a', '>')
+          end
+          for _, row in ipairs(redis.call('XPENDING', 'a', 'consumer', '-', '+', ARGV[1])) do
+            redis.call('XCLAIM', 'a', 'consumer', row[2], 0, row[1], 'IDLE', 600000, 'JUSTID')
+          end
+          redis.call('SET', 'worker:heartbeat:a:slow', '{}')",
+    );
+    let _: Value = crowd.arg(SLOW + 1).invoke_async(&mut redis).await.unwrap();
+    let seen = Seen::default();
+    let worker = Running::start(quick(&server, "a").task_limit(2), {
+        let seen = seen.clone();
+        move |task| {
+            seen.note(&task);
+            async { Ok(Done::new()) }
+        }
+    });
+    let last = (SLOW + 1).to_string();
+    let mut longest = Duration::ZERO;
+    let mut rounds = 0;
+    while !seen.queries().contains(&last) {
+        rounds += 1;
+        let (query, added) = (format!("new{rounds}"), std::time::Instant::now());
+        add(&mut redis, &query, &["a"]).await;
+        eventually("a new task is served", PATIENCE, || async { seen.queries().contains(&query) }).await;
+        longest = longest.max(added.elapsed());
+    }
+    assert!(longest < Duration::from_secs(3), "a new task waited {longest:?}");
+    worker.leave().await;
+    assert_eq!(pending(&mut redis, "a").await, SLOW);
+}
+
+#[tokio::test]
+async fn a_task_that_others_have_by_now_is_neither_given_back_nor_renewed() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for n in 0..4 {
+        add(&mut redis, &format!("q{n}"), &["a"]).await;
+    }
+    let ids = taken_by(&mut redis, "me", "a", 4).await;
+    // Another owner with the same count, the same owner in a later delivery, nobody any more.
+    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &ids[0], "JUSTID");
+    let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "me", 0, &ids[1]);
+    let _: Value = ask!(redis, "XACK", "a", "consumer", &ids[2]);
+    let before: Vec<(String, u64)> =
+        held(&mut redis, "a").await.into_iter().map(|row| (row.owner, row.deliveries)).collect();
+
+    let stream = TaskStream::new(Name::from("a"), Name::from("consumer"), Name::from("me"));
+    let mut link = Link::new(Address::from_url("url", &server.url()).unwrap(), PATIENCE);
+    let tasks: Vec<(EntryId, u64)> = ids.iter().map(|id| (EntryId::from(id.as_str()), 1)).collect();
+    use Verdict::{Done, Fenced, Gone};
+    assert_eq!(stream.renew(&mut link, &tasks).await.unwrap(), [Fenced, Fenced, Gone, Done]);
+    assert_eq!(stream.release(&mut link, &tasks, LONG_AGO).await.unwrap(), [Fenced, Fenced, Gone, Done]);
+    let after = held(&mut redis, "a").await;
+    assert_eq!(after[..2].iter().map(|row| (row.owner.clone(), row.deliveries)).collect::<Vec<_>>(), before[..2]);
+    assert!(after[..2].iter().all(|row| row.idle_ms < LONG_AGO.as_millis() as u64), "{after:?}");
+    assert_eq!((after[2].owner.as_str(), after[2].deliveries), ("me", 0));
 }

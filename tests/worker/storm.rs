@@ -54,7 +54,9 @@ impl Boat {
         redis: &MultiplexedConnection,
         known: &mut HashSet<String>,
     ) -> (Running, String) {
-        let builder = quick(server, "a").redis_url(server.url_through(proxy.port())).task_limit(4);
+        // With few permits one batch is under way at a time, with more there are two.
+        let limit = if known.len().is_multiple_of(2) { 4 } else { 12 };
+        let builder = quick(server, "a").redis_url(server.url_through(proxy.port())).task_limit(limit);
         let builder = builder.reclaim_min_idle(FLOOR).reclaim_interval(SWEEP).delivery_limit(20);
         let worker = Running::start(builder, handle);
         let key = eventually("the worker appears", PATIENCE, || {

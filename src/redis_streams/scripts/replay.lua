@@ -1,22 +1,41 @@
 -- Puts dead letters back into the stream they came from, as new tasks.
 --
 -- KEYS  stream of dead letters, stream
--- ARGV  ids
--- Gives the number put back; stops with the error of the first that Redis refuses.
-local put_back = 0
-for _, id in ipairs(ARGV) do
-  local letter = redis.call('XRANGE', KEYS[1], id, id)[1]
+-- ARGV  name of the field that carries a task's origin, the stream as text, then ids
+-- Gives the error of the first letter that Redis refuses to take ('' when there is none; it ends
+-- there), then the ids of those put back.
+--
+-- An entry that had not left its first stream has no origin field; it gets the one it stood for, so
+-- that the work keeps its idempotency key. A letter goes only when its task is there.
+local grave, stream, origin_field, stream_name = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
+local result = {''}
+for at = 3, #ARGV do
+  local id = ARGV[at]
+  local letter = redis.call('XRANGE', grave, id, id)[1]
   if letter then
-    local fields = {}
+    local fields, had_origin, first_id = {}, false, nil
     for i = 1, #letter[2], 2 do
-      if string.sub(letter[2][i], 1, 5) ~= 'dead_' then
-        fields[#fields + 1] = letter[2][i]
-        fields[#fields + 1] = letter[2][i + 1]
+      local name, value = letter[2][i], letter[2][i + 1]
+      if name == 'dead_id' then first_id = value end
+      had_origin = had_origin or name == origin_field
+      if string.sub(name, 1, 5) ~= 'dead_' then
+        fields[#fields + 1] = name
+        fields[#fields + 1] = value
       end
     end
-    if #fields > 0 then redis.call('XADD', KEYS[2], '*', unpack(fields)) end
-    redis.call('XDEL', KEYS[1], id)
-    put_back = put_back + 1
+    if first_id and not had_origin then
+      fields[#fields + 1] = origin_field
+      fields[#fields + 1] = cjson.encode({stream = stream_name, id = first_id, hop = 0})
+    end
+    if #fields > 0 then
+      local added = redis.pcall('XADD', stream, '*', unpack(fields))
+      if type(added) == 'table' then
+        result[1] = added.err
+        return result
+      end
+    end
+    redis.call('XDEL', grave, id)
+    result[#result + 1] = id
   end
 end
-return put_back
+return result

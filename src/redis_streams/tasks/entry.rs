@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use redis::Value;
@@ -42,6 +43,22 @@ impl EntryId {
 impl From<&str> for EntryId {
     fn from(text: &str) -> Self {
         Self(text.into())
+    }
+}
+
+/// A text that is no entry's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected an entry's id such as 1700000000000-0")]
+pub struct NoEntryId;
+
+impl FromStr for EntryId {
+    type Err = NoEntryId;
+
+    /// Takes what people typed; no shorthand that means several entries (`-`, `+`, `1700000000000`).
+    fn from_str(text: &str) -> Result<Self, NoEntryId> {
+        let (ms, sequence) = text.split_once('-').ok_or(NoEntryId)?;
+        let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit()) && part.parse::<u64>().is_ok();
+        if number(ms) && number(sequence) { Ok(Self(text.into())) } else { Err(NoEntryId) }
     }
 }
 
@@ -132,6 +149,14 @@ mod tests {
         let mut ids: Vec<EntryId> = ["10-2", "9-10", "10-10", "9-9"].into_iter().map(EntryId::from).collect();
         ids.sort();
         assert_eq!(ids.iter().map(EntryId::as_str).collect::<Vec<_>>(), ["9-9", "9-10", "10-2", "10-10"]);
+    }
+
+    #[test]
+    fn only_a_whole_id_is_taken_from_people() {
+        for text in ["-", "+", "", "5", "5-", "-5", "5-x", "(5-0", "+5-0", "5-0-0", "99999999999999999999-0"] {
+            assert_eq!(text.parse::<EntryId>(), Err(NoEntryId), "{text}");
+        }
+        assert_eq!("5-0".parse::<EntryId>(), Ok(EntryId::from("5-0")));
     }
 
     #[test]

@@ -1,0 +1,279 @@
+//! `shepherd-monitor dead-letters`: people look at the tasks that nobody could finish, put them back
+//! or throw them away.
+//!
+//! [`command`] is what is asked, [`run`] does it and tells what happened. What a dead letter is, and
+//! the steps that must not be cut in two, are in [`redis_streams`](crate::redis_streams).
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+
+use crate::contract::Name;
+use crate::redis_streams::tasks::dead_letters::{self, DeadLetter, Delivery};
+use crate::redis_streams::tasks::{Address, EntryId, Link, LinkError};
+use crate::settings::Settings;
+
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Letters in one command to Redis.
+const PAGE: usize = 100;
+/// Letters that are listed unless told otherwise.
+const LISTED: &str = "50";
+/// Characters of an error in a list.
+const LINE: usize = 100;
+
+/// The subcommand with its own; each takes `redis`, the settings that say where Redis is.
+#[must_use]
+pub fn command(redis: &[Arg]) -> Command {
+    let verb = |name: &'static str, about: &'static str| {
+        let stream = Arg::new("stream")
+            .long("stream")
+            .value_name("NAME")
+            .required(true)
+            .value_parser(value_parser!(OsString))
+            .help("The stream whose tasks died, such as aragorn.lookup");
+        Command::new(name).about(about).arg(stream).args(redis)
+    };
+    let chosen = |command: Command, what: &'static str| {
+        let ids = Arg::new("id")
+            .long("id")
+            .value_name("ID")
+            .num_args(1..)
+            .action(ArgAction::Append)
+            .value_parser(value_parser!(EntryId))
+            .help("These, by the ids that `list` shows first on each line");
+        let all = Arg::new("all").long("all").action(ArgAction::SetTrue).help(what);
+        command.args([ids, all]).group(ArgGroup::new("which").args(["id", "all"]).required(true))
+    };
+    let most = Arg::new("limit")
+        .long("limit")
+        .value_name("N")
+        .default_value(LISTED)
+        .value_parser(value_parser!(u32).range(1..))
+        .help("Show at most so many, the oldest first");
+    Command::new("dead-letters")
+        .about("List, show, replay or drop the tasks that nobody could finish")
+        .long_about(
+            "A task that was delivered more often than the worker's delivery limit, or that failed where nothing \
+             comes after it, leaves its stream NAME and is kept in NAME:dead with its history. There it stays until \
+             somebody replays or drops it.",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(verb("list", "One line for each dead letter: id, query, deliveries, error").arg(most))
+        .subcommand(chosen(verb("show", "Everything about dead letters: who had them, when, their fields"), "All"))
+        .subcommand(
+            chosen(verb("replay", "Put dead letters back into their stream as new tasks"), "All that are dead now")
+                .after_help(
+                    "They go to the end of the stream, with deliveries counted anew and the same idempotency key. \
+                     Every consumer group of the stream gets them.",
+                ),
+        )
+        .subcommand(chosen(verb("drop", "Delete dead letters for good"), "All that are dead now"))
+}
+
+/// Carries out what [`command`] was given, and prints what happened.
+///
+/// # Errors
+/// In one line: a letter that is not there, Redis' refusal, no connection. What was done by then is
+/// printed.
+pub fn run(given: &ArgMatches, settings: &Settings) -> Result<(), String> {
+    let (verb, given) = given.subcommand().ok_or("dead-letters needs a command")?;
+    let stream: OsString = given.get_one::<OsString>("stream").cloned().unwrap_or_default();
+    if stream.is_empty() {
+        return Err("the stream's name is empty; expected a name such as aragorn.lookup".to_owned());
+    }
+    let address = Address::from_url("REDIS_URL", settings.redis_url.reveal()).map_err(|bad| bad.to_string())?;
+    let mut office = Office {
+        link: Link::new(address, RESPONSE_TIMEOUT),
+        stream: Name::from(stream.into_vec()),
+        told: String::new(),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let done = runtime.block_on(office.serve(verb, given));
+    // A reader that has gone, such as `head`, is no failure.
+    match io::stdout().write_all(office.told.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e.to_string()),
+        _ => {}
+    }
+    done.map_err(|trouble| match trouble {
+        Trouble::Redis(e) if e.code() == "WRONGTYPE" => {
+            format!("{}:dead holds something else than dead letters ({e})", office.stream)
+        }
+        Trouble::Redis(e) => e.to_string(),
+        Trouble::Missing(ids) => {
+            let ids: Vec<&str> = ids.iter().map(EntryId::as_str).collect();
+            format!("no such dead letter of {}: {}", office.stream, ids.join(" "))
+        }
+    })
+}
+
+enum Trouble {
+    Redis(LinkError),
+    Missing(Vec<EntryId>),
+}
+
+impl From<LinkError> for Trouble {
+    fn from(error: LinkError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+/// One call of the command: with whom it speaks, about what, and what it has to tell.
+struct Office {
+    link: Link,
+    stream: Name,
+    told: String,
+}
+
+impl Office {
+    async fn serve(&mut self, verb: &str, given: &ArgMatches) -> Result<(), Trouble> {
+        if verb == "list" {
+            let most = given.get_one::<u32>("limit").copied().unwrap_or(1);
+            return self.list(usize::try_from(most).unwrap_or(usize::MAX)).await;
+        }
+        let ids = match given.get_many::<EntryId>("id") {
+            Some(ids) => ids.cloned().collect(),
+            None => self.all().await?,
+        };
+        let (mut done, mut refused) = (Vec::new(), None);
+        for page in ids.chunks(PAGE) {
+            match verb {
+                "show" => done.extend(self.show(page).await?),
+                "replay" => {
+                    let replayed = dead_letters::replay(&mut self.link, &self.stream, page).await?;
+                    done.extend(replayed.ids);
+                    refused = replayed.refused;
+                }
+                _ => done.extend(dead_letters::discard(&mut self.link, &self.stream, page).await?),
+            }
+            if refused.is_some() {
+                break;
+            }
+        }
+        match verb {
+            "replay" => self.tell(format_args!("{} put back into {}", done.len(), self.stream.clone())),
+            "drop" => self.tell(format_args!("{} dead letters of {} dropped", done.len(), self.stream.clone())),
+            _ => {}
+        }
+        if let Some(error) = refused {
+            return Err(error.into());
+        }
+        let missing: Vec<EntryId> = ids.into_iter().filter(|id| !done.contains(id)).collect();
+        // Of all, one that somebody else took meanwhile is no trouble.
+        if given.get_flag("all") || missing.is_empty() { Ok(()) } else { Err(Trouble::Missing(missing)) }
+    }
+
+    /// The letters that are there now: what dies later is not touched.
+    async fn all(&mut self) -> Result<Vec<EntryId>, LinkError> {
+        let mut ids: Vec<EntryId> = Vec::new();
+        loop {
+            let start = ids.last().map_or_else(|| "-".to_owned(), |last| format!("({last}"));
+            let page = dead_letters::list(&mut self.link, &self.stream, &start, PAGE).await?;
+            let full = page.len() == PAGE;
+            ids.extend(page.into_iter().map(|letter| letter.entry.id));
+            if !full {
+                return Ok(ids);
+            }
+        }
+    }
+
+    async fn list(&mut self, most: usize) -> Result<(), Trouble> {
+        let total = dead_letters::count(&mut self.link, &self.stream).await?;
+        let letters = dead_letters::list(&mut self.link, &self.stream, "-", most).await?;
+        for letter in &letters {
+            let query = letter.entry.fields.get("query_id").map_or_else(|| "—".to_owned(), printable);
+            let error: String = printable(letter.error.as_bytes()).chars().take(LINE).collect();
+            let (id, deliveries) = (&letter.entry.id, letter.deliveries);
+            self.tell(format_args!("{id}  query {query}  delivered {deliveries} times  {error}"));
+        }
+        let stream = self.stream.clone();
+        match u64::try_from(letters.len()) {
+            Ok(0) => self.tell(format_args!("no dead letters of {stream}")),
+            Ok(shown) if shown < total => {
+                self.tell(format_args!("the oldest {shown} of {total} dead letters of {stream}; --limit shows more"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn show(&mut self, ids: &[EntryId]) -> Result<Vec<EntryId>, LinkError> {
+        let letters = dead_letters::find(&mut self.link, &self.stream, ids).await?;
+        for letter in &letters {
+            self.told.push_str(&whole(letter));
+        }
+        Ok(letters.into_iter().map(|letter| letter.entry.id).collect())
+    }
+
+    fn tell(&mut self, line: std::fmt::Arguments<'_>) {
+        let _ = writeln!(self.told, "{line}");
+    }
+}
+
+/// A letter with all that is known of it.
+fn whole(letter: &DeadLetter) -> String {
+    let DeadLetter { entry, id, group, deliveries, at_ms, error, history } = letter;
+    let mut text = format!("{}\n", entry.id);
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<11} {value}");
+    };
+    line("was", &format!("entry {} in group {}", printable(id.as_bytes()), printable(group.as_bytes())));
+    line("given up", &time(*at_ms));
+    line("deliveries", &deliveries.to_string());
+    for Delivery { consumer, deliveries, delivered_ms, lost_ms, reason, .. } in history {
+        let held = Duration::from_millis(lost_ms.saturating_sub(*delivered_ms));
+        let (who, since) = (printable(consumer.as_bytes()), time(*delivered_ms));
+        line("", &format!("{deliveries}. {who} since {since} for {held:?}: {}", printable(reason.as_bytes())));
+    }
+    line("error", &printable(error.as_bytes()));
+    for (name, value) in letter.own_fields() {
+        line(&printable(name), &printable(value));
+    }
+    text
+}
+
+/// Unix milliseconds as UTC.
+fn time(ms: u64) -> String {
+    let time = i64::try_from(ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
+    time.map_or_else(|| "—".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
+/// As text that does nothing to a terminal: control characters are escaped.
+fn printable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for c in Name::from(bytes).to_text().chars() {
+        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_task_holds_does_nothing_to_a_terminal() {
+        assert_eq!(printable(b"a\x1b[2J\nb\xff \xc3\xa4"), "a\\u{1b}[2J\\nb\\xff ä");
+    }
+
+    #[test]
+    fn each_command_says_which_letters_it_means() {
+        let parsed = |words: &[&str]| command(&[]).try_get_matches_from([&["dead-letters"], words].concat());
+        assert!(parsed(&["list", "--stream", "a"]).is_ok());
+        assert!(parsed(&["drop", "--stream", "a", "--id", "1-0", "2-0", "--id", "3-0"]).is_ok());
+        for wrong in [
+            &["list"][..],
+            &["drop", "--stream", "a"],
+            &["drop", "--stream", "a", "--all", "--id", "1-0"],
+            &["replay", "--stream", "a", "--id", "-"],
+            &["list", "--stream", "a", "--limit", "0"],
+        ] {
+            assert!(parsed(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
