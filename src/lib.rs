@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`contract`] is the wire that workers and monitor share. [`fleet`] decides
 //! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
-//! the two servers. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
+//! the two servers. [`alerting`] decides what somebody is told, [`delivery`] tells it. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
 //! [`web`] serves them. [`application`] puts it all together. [`worker`] is the library for worker
 //! processes; alone it needs [`contract`] and [`redis_streams`] only.
 
@@ -24,10 +24,16 @@ extern crate self as shepherd_monitor;
 #[cfg(feature = "monitor")]
 pub mod actors;
 #[cfg(feature = "monitor")]
+pub mod alerting;
+#[cfg(feature = "monitor")]
 pub mod application;
 pub mod contract;
 #[cfg(feature = "monitor")]
+pub mod delivery;
+#[cfg(feature = "monitor")]
 pub mod demo;
+#[cfg(feature = "monitor")]
+pub mod failpoint;
 #[cfg(feature = "monitor")]
 pub mod fleet;
 #[cfg(feature = "monitor")]

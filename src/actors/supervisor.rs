@@ -13,13 +13,15 @@ use actix::{
 };
 use arc_swap::ArcSwapOption;
 
+use super::alert_dispatcher::AlertDispatcher;
+use super::alert_evaluator::AlertEvaluator;
 use super::database_probe::DatabaseProbe;
 use super::heartbeat_watcher::HeartbeatWatcher;
 use super::io::Io;
 use super::live_feed::LiveFeed;
 use super::messages::{
-    ActorHealth, Fail, FoundHeartbeats, GetChanges, GetHealth, Health, Join, RenderPage, Report, Role, SessionCount,
-    SnapshotTaken, Stop, StopFeed, Tick,
+    ActorHealth, AlertOrder, Fail, FoundHeartbeats, GetChanges, GetHealth, Health, Join, ReadBack, RenderPage, Report,
+    Role, SendTest, SessionCount, SnapshotTaken, Stop, StopFeed, TestAnswer, Tick,
 };
 use super::state_tracker::StateTracker;
 use super::stream_poller::StreamPoller;
@@ -44,6 +46,10 @@ pub struct Makers {
     pub state_tracker: Maker<StateTracker>,
     /// Makes the live feed.
     pub live_feed: Maker<LiveFeed>,
+    /// Makes the alert evaluator.
+    pub alert_evaluator: Maker<AlertEvaluator>,
+    /// Makes the alert dispatcher.
+    pub alert_dispatcher: Maker<AlertDispatcher>,
 }
 
 /// The actor.
@@ -56,6 +62,8 @@ pub struct Supervisor {
     database_probe: Child<DatabaseProbe>,
     state_tracker: Child<StateTracker>,
     live_feed: Child<LiveFeed>,
+    alert_evaluator: Child<AlertEvaluator>,
+    alert_dispatcher: Child<AlertDispatcher>,
     /// Number of the tick under way or done last.
     tick: u64,
     began: Mono,
@@ -149,6 +157,8 @@ impl Supervisor {
             database_probe: Child::made_by(makers.database_probe),
             state_tracker: Child::made_by(makers.state_tracker),
             live_feed: Child::made_by(makers.live_feed),
+            alert_evaluator: Child::made_by(makers.alert_evaluator),
+            alert_dispatcher: Child::made_by(makers.alert_dispatcher),
             tick: 0,
             began: Mono::default(),
             done: None,
@@ -170,6 +180,8 @@ impl Supervisor {
             Role::DatabaseProbe => &mut self.database_probe,
             Role::StateTracker => &mut self.state_tracker,
             Role::LiveFeed => &mut self.live_feed,
+            Role::AlertEvaluator => &mut self.alert_evaluator,
+            Role::AlertDispatcher => &mut self.alert_dispatcher,
         }
     }
 
@@ -215,6 +227,7 @@ impl Supervisor {
         let took = now.since(self.began);
         let tick = snapshot.tick;
         self.newest.store(Some(Arc::clone(&snapshot)));
+        self.alert_evaluator.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.live_feed.tell(SnapshotTaken(snapshot));
         if tick != self.tick || self.done.is_some_and(|done| done.tick >= tick) {
             return;
@@ -276,7 +289,12 @@ impl Handler<Report> for Supervisor {
                         event.summary()
                     );
                 }
+                self.alert_evaluator.tell(changed);
             }
+            Report::Deliver(deliver) => self.alert_dispatcher.tell(deliver),
+            Report::Alerts(alerts) => self.live_feed.tell(alerts),
+            Report::Channel(channel) => self.alert_evaluator.tell(channel),
+            Report::DispatcherStarted => self.alert_evaluator.tell(ReadBack),
             Report::Ended(role) => self.restart(role, ctx),
         }
     }
@@ -316,6 +334,30 @@ impl Handler<GetChanges> for Supervisor {
     }
 }
 
+impl Handler<AlertOrder> for Supervisor {
+    type Result = ResponseFuture<Result<String, String>>;
+
+    fn handle(&mut self, order: AlertOrder, _: &mut Self::Context) -> Self::Result {
+        let evaluator = self.alert_evaluator.addr.clone();
+        Box::pin(async move { evaluator.ok_or(NO_EVALUATOR)?.send(order).await.map_err(|_| NO_EVALUATOR)? })
+    }
+}
+
+impl Handler<SendTest> for Supervisor {
+    type Result = ResponseFuture<Vec<TestAnswer>>;
+
+    fn handle(&mut self, test: SendTest, _: &mut Self::Context) -> Self::Result {
+        let dispatcher = self.alert_dispatcher.addr.clone();
+        Box::pin(async move {
+            match dispatcher {
+                Some(dispatcher) => dispatcher.send(test).await.unwrap_or_default(),
+                None => Vec::new(),
+            }
+        })
+    }
+}
+
+const NO_EVALUATOR: &str = "the alert evaluator is being started again";
 const NO_FEED: &str = "the live feed is being started again";
 
 impl Handler<GetHealth> for Supervisor {

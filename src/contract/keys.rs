@@ -14,6 +14,15 @@ pub const KNOWN_WORKERS: &str = "monitor:known_workers";
 /// Transitions that could not be written to Postgres yet, oldest first (list of JSON).
 pub const EVENT_SPOOL: &str = "monitor:events:spool";
 
+/// The newest 200 alerts, newest first (list of JSON).
+pub const ALERTS_HISTORY: &str = "monitor:alerts:history";
+
+/// Key that is present while a rule is quiet after a notification.
+#[must_use]
+pub fn alert_cooldown(rule: &str) -> Vec<u8> {
+    format!("alert:cooldown:{rule}").into_bytes()
+}
+
 /// Key of a worker's heartbeat (string, JSON, TTL 15 s).
 #[must_use]
 pub fn heartbeat(stream: &Name, consumer: &Name) -> Vec<u8> {

@@ -5,7 +5,7 @@ use actix_web::middleware::{Compress, DefaultHeaders};
 use actix_web::web::{self, ServiceConfig};
 
 use super::problem::Problem;
-use super::{Front, api, health, page, session};
+use super::{Front, alerts, api, health, page, session};
 
 /// Nothing inline, nothing from elsewhere, framed by nobody.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -40,6 +40,13 @@ fn all(config: &mut ServiceConfig) {
                 .route("/favicon.ico", web::get().to(page::favicon))
                 .route("/api/snapshot", web::get().to(api::snapshot))
                 .route("/api/health", web::get().to(api::health))
+                .route("/alerts", web::get().to(alerts::page))
+                .route("/api/alerts", web::get().to(alerts::list))
+                .route("/api/alerts/acknowledge", web::post().to(alerts::acknowledge))
+                .route("/api/alerts/test", web::post().to(alerts::test))
+                .route("/api/silences", web::post().to(alerts::silence))
+                .route("/api/silences/{id}/end", web::post().to(alerts::end_silence))
+                .route("/-/reload", web::post().to(alerts::reload))
                 .route("/api/historical/events", web::get().to(api::events)),
         );
 }

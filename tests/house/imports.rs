@@ -5,20 +5,40 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room of `src/` and the rooms it may know.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("contract", &[]),
     ("fleet", &["contract"]),
-    ("pages", &["contract", "fleet"]),
+    ("alerting", &["contract", "fleet"]),
+    ("delivery", &["alerting", "settings"]),
+    ("failpoint", &[]),
+    ("pages", &["alerting", "contract", "fleet"]),
     ("redis_streams", &["contract", "fleet"]),
-    ("postgres", &["contract", "fleet"]),
+    ("postgres", &["alerting", "contract", "fleet"]),
     ("settings", &["contract", "fleet"]),
     ("telemetry", &[]),
-    ("actors", &["contract", "fleet", "pages", "redis_streams", "postgres", "settings"]),
-    ("web", &["contract", "fleet", "pages", "postgres", "redis_streams", "actors"]),
+    (
+        "actors",
+        &["alerting", "contract", "delivery", "failpoint", "fleet", "pages", "redis_streams", "postgres", "settings"],
+    ),
+    ("web", &["alerting", "contract", "fleet", "pages", "postgres", "redis_streams", "actors"]),
     ("worker", &["contract", "redis_streams"]),
     ("demo", &["contract", "worker", "redis_streams"]),
-    ("application", &["actors", "contract", "fleet", "pages", "postgres", "redis_streams", "settings", "web"]),
-    ("main", &["application", "demo", "redis_streams", "settings", "telemetry", "worker"]),
+    (
+        "application",
+        &[
+            "actors",
+            "alerting",
+            "contract",
+            "delivery",
+            "fleet",
+            "pages",
+            "postgres",
+            "redis_streams",
+            "settings",
+            "web",
+        ],
+    ),
+    ("main", &["alerting", "application", "delivery", "demo", "redis_streams", "settings", "telemetry", "worker"]),
 ];
 
 /// Crates that only some rooms may know, so that they can be swapped there.

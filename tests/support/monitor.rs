@@ -19,7 +19,14 @@ impl Monitor {
     /// otherwise, and waits until it serves.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
         let reaper = Reaper::start("shepherd-monitor", Farewell { signal: "TERM", epilogue: "" }).unwrap();
-        let given = [("MONITOR_PORT", "0"), ("MONITOR_POLL_INTERVAL_SEC", "500ms"), ("LOG_LEVEL", "debug")];
+        super::tls();
+        let spool = format!("{}/spool", reaper.folder().display());
+        let given = [
+            ("MONITOR_PORT", "0"),
+            ("MONITOR_POLL_INTERVAL_SEC", "500ms"),
+            ("LOG_LEVEL", "debug"),
+            ("MONITOR_SPOOL_DIR", spool.as_str()),
+        ];
         let all: Vec<String> = given.iter().chain(settings).map(|(name, value)| format!("{name}={value}")).collect();
         let mut command = vec!["env", "-i"];
         command.extend(all.iter().map(String::as_str));
