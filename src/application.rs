@@ -133,9 +133,9 @@ impl Application {
             ledger.resign().await;
             Ok(())
         });
-        drop(resigning.await);
         // A session that does not read holds a graceful stop up for its whole time.
-        let graceful = actix_web::rt::time::timeout(Duration::from_millis(1200), self.server.stop(true)).await;
+        let stopping = actix_web::rt::time::timeout(Duration::from_millis(1200), self.server.stop(true));
+        let (_, graceful) = futures_util::join!(resigning, stopping);
         if graceful.is_err() {
             self.server.stop(false).await;
         }
