@@ -1,7 +1,8 @@
 //! What watching costs, as ratios taken in one run: `cargo bench --bench monitor [-- PART…]`.
 //!
 //! Parts: `small` (20 streams × 5 workers), `large` (200 × 50), each with 0 and 1,000,000 unrelated
-//! keys; `browsers` (2,000 of them); `queries` (a million). All of them when none is named.
+//! keys; `browsers` (2,000 of them); `queries` (a million); `rules` (500 of them on 200 streams). All
+//! of them when none is named.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark may fail loudly")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures_util::StreamExt;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
+use shepherd_monitor::alerting::board::{Board, BoardSettings};
 use shepherd_monitor::demo::reaper::{Farewell, Reaper};
 use shepherd_monitor::demo::servers::{PrivatePostgres, PrivateRedis, RedisOptions};
 
@@ -32,11 +34,47 @@ async fn main() {
             }
         }
     }
+    if wanted("rules") {
+        rules(500, 200);
+    }
     if wanted("browsers") {
         browsers(2000).await;
     }
     if wanted("queries") {
         queries(1_000_000).await;
+    }
+}
+
+#[path = "../examples/pages/states.rs"]
+#[expect(dead_code, reason = "the pages' tests use the rest of these states")]
+mod states;
+
+/// What judging a snapshot costs: rules that name a stream each, and rules that match all of them.
+fn rules(count: usize, streams: usize) {
+    let mut fleet = states::Fleet::new(unix());
+    for s in 0..streams {
+        fleet.add(&format!("stream.{s:03}"), 3, 10, 5);
+    }
+    let snapshot = fleet.finish();
+    for (what, glob) in [("a stream each", false), ("all streams each", true)] {
+        let rule = |i: usize| {
+            let stream = if glob { "'stream.*'".to_owned() } else { format!("stream.{:03}", i % streams) };
+            format!("\n  - {{name: r{i}, type: threshold, metric: xlen, stream: {stream}, threshold: 500}}")
+        };
+        let text: String = (0..count).map(rule).collect();
+        let rules = shepherd_monitor::alerting::file::read(&format!("rules:{text}")).unwrap();
+        let settings = BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".to_owned()] };
+        let mut board = Board::new(settings, Arc::new(rules));
+        let mut took: Vec<Duration> = (0..50)
+            .map(|i| {
+                let began = Instant::now();
+                assert!(board.advance(&snapshot, unix() + f64::from(i)).is_empty());
+                board.due(unix() + f64::from(i));
+                began.elapsed()
+            })
+            .collect();
+        took.sort();
+        println!("{count} rules on {streams} streams, {what}: median {:?}, slowest {:?} a tick", took[25], took[49]);
     }
 }
 

@@ -11,20 +11,27 @@ use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
+use crate::actors::alert_dispatcher::AlertDispatcher;
+use crate::actors::alert_evaluator::{AlertEvaluator, EvaluatorSettings, ShownAlerts};
+use crate::actors::alert_ledger::Ledger;
 use crate::actors::compactor::Compactor;
 use crate::actors::database_probe::DatabaseProbe;
 use crate::actors::heartbeat_watcher::{HeartbeatWatcher, Watch};
 use crate::actors::history_recorder::{HistoryRecorder, Recording};
-use crate::actors::io::Io;
+use crate::actors::io::{Io, POSTGRES_LATE};
 use crate::actors::latency_bucketer::LatencyBucketer;
 use crate::actors::live_feed::LiveFeed;
-use crate::actors::messages::Stop;
+use crate::actors::messages::{AlertOrder, Stop};
 use crate::actors::retention_sweeper::RetentionSweeper;
 use crate::actors::state_tracker::StateTracker;
 use crate::actors::stream_poller::{Polled, StreamPoller};
 use crate::actors::supervisor::{Makers, Newest, Supervisor, answer_within};
+use crate::delivery::Deployment;
+use crate::delivery::channels::{ChannelSettings, Channels};
+use crate::delivery::email::Smtp;
 use crate::fleet::tracker::TrackerSettings;
 use crate::pages::{Environment, LiveView, Pages};
+use crate::postgres::alerts_spool;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
 use crate::spool::Spool;
@@ -43,6 +50,8 @@ pub struct Application {
     address: SocketAddr,
     supervisor: Addr<Supervisor>,
     server: ServerHandle,
+    ledger: Arc<Ledger>,
+    io: Io,
     /// Dropped last: pools and their connections live on it.
     runtime: Option<tokio::runtime::Runtime>,
 }
@@ -67,16 +76,25 @@ impl Application {
             .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
         let io = Io::new(runtime.handle().clone(), redis, database);
         let newest: Newest = Arc::new(ArcSwapOption::empty());
-        let supervisor =
-            Supervisor::new(io.clone(), settings.poll_interval, makers(settings, &io)?, Arc::clone(&newest)).start();
+        let alerts = Alerting::new(settings, &io)?;
+        let pages = Arc::new(Pages::new().context("the templates cannot be read")?);
+        let makers = makers(settings, &io, &pages, &alerts);
+        let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
         let front = Front {
             newest,
-            io,
+            io: io.clone(),
             health: supervisor.clone().recipient(),
             page: supervisor.clone().recipient(),
             changes: supervisor.clone().recipient(),
             join: supervisor.clone().recipient(),
             interval: settings.poll_interval,
+            alerts: Arc::clone(&alerts.shown),
+            messages: Arc::clone(&alerts.ledger),
+            order: supervisor.clone().recipient(),
+            test: supervisor.clone().recipient(),
+            pages,
+            environment: environment(settings),
+            root_path: settings.root_path.clone(),
         };
         let root_path = settings.root_path.clone();
         let server = HttpServer::new(move || {
@@ -91,7 +109,7 @@ impl Application {
         .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        Ok(Self { address, supervisor, server: handle, runtime: Some(runtime) })
+        Ok(Self { address, supervisor, server: handle, ledger: alerts.ledger, io, runtime: Some(runtime) })
     }
 
     /// Where it listens.
@@ -106,13 +124,25 @@ impl Application {
         &self.supervisor
     }
 
+    /// Reads the rules' file again.
+    pub fn reload_rules(&self) {
+        self.supervisor.do_send(AlertOrder::Reload);
+    }
+
     /// Stops in order: readiness off and no more ticks, sessions closed, server, pools.
     pub async fn stop(self) {
         if self.supervisor.send(Stop).await.is_err() {
             tracing::warn!("the supervisor was gone already");
         }
+        // Whoever takes over need not wait for the lease to run out.
+        let ledger = Arc::clone(&self.ledger);
+        let resigning = self.io.run(Duration::from_secs(1), POSTGRES_LATE, async move {
+            ledger.resign().await;
+            Ok(())
+        });
         // A session that does not read holds a graceful stop up for its whole time.
-        let graceful = actix_web::rt::time::timeout(Duration::from_millis(1200), self.server.stop(true)).await;
+        let stopping = actix_web::rt::time::timeout(Duration::from_millis(1200), self.server.stop(true));
+        let (_, graceful) = futures_util::join!(resigning, stopping);
         if graceful.is_err() {
             self.server.stop(false).await;
         }
@@ -128,7 +158,63 @@ impl Drop for Application {
     }
 }
 
-fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
+/// What the two alert actors share.
+struct Alerting {
+    ledger: Arc<Ledger>,
+    channels: Arc<Channels>,
+    settings: EvaluatorSettings,
+    shown: ShownAlerts,
+}
+
+impl Alerting {
+    fn new(settings: &Settings, io: &Io) -> anyhow::Result<Self> {
+        let alerts = &settings.alerts;
+        let channels = Channels::new(channel_settings(settings)).map_err(|why| anyhow::anyhow!(why))?;
+        let database = postgres::connection::identity(settings.database_url.reveal());
+        let spool = alerts_spool::Spool::new(&settings.spool_folder, &format!("{database}-{}", settings.port));
+        let evaluator = EvaluatorSettings {
+            file: alerts.file.clone(),
+            file_is_given: alerts.file_is_given,
+            grace: alerts.grace,
+            started: io.now(),
+            debounce: alerts.debounce,
+            channels: channels.names(),
+        };
+        Ok(Self {
+            ledger: Arc::new(Ledger::new(io.postgres.clone(), uuid::Uuid::new_v4().to_string(), spool)),
+            channels: Arc::new(channels),
+            settings: evaluator,
+            shown: ShownAlerts::default(),
+        })
+    }
+}
+
+/// The channels that the settings name.
+#[must_use]
+pub fn channel_settings(settings: &Settings) -> ChannelSettings {
+    let alerts = &settings.alerts;
+    ChannelSettings {
+        slack: alerts.slack.clone(),
+        webhook: alerts.webhook.clone(),
+        email: alerts.email.as_ref().map(|email| {
+            let smtp = Smtp {
+                host: email.host.clone(),
+                port: email.port,
+                login: email.login.clone(),
+                tls: email.tls,
+                from: email.from.clone(),
+            };
+            (smtp, email.to.clone())
+        }),
+        deployment: Deployment { maturity: settings.maturity.clone(), url: settings.server_url.clone() },
+    }
+}
+
+fn environment(settings: &Settings) -> Environment {
+    Environment { maturity: settings.maturity.clone(), url: settings.server_url.clone() }
+}
+
+fn makers(settings: &Settings, io: &Io, pages: &Arc<Pages>, alerts: &Alerting) -> Makers {
     let watched = Arc::new(settings.watched.clone());
     let reader =
         Arc::new(Mutex::new(Polled::new(StreamsReader::new(settings.watched.clone(), &settings.seed_streams))));
@@ -140,8 +226,10 @@ fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
         aras: Arc::clone(&settings.aras),
         disk_capacity_bytes: settings.disk_capacity_bytes,
     };
-    let pages = Arc::new(Pages::new().context("the templates cannot be read")?);
-    let environment = Environment { maturity: settings.maturity.clone(), url: settings.server_url.clone() };
+    let (pages, environment) = (Arc::clone(pages), environment(settings));
+    let (ledger, channels) = (Arc::clone(&alerts.ledger), Arc::clone(&alerts.channels));
+    let (evaluator, evaluators_ledger) = (alerts.settings.clone(), Arc::clone(&alerts.ledger));
+    let shown = Arc::clone(&alerts.shown);
     let (root_path, database_url) = (settings.root_path.clone(), settings.database_url.clone());
     let recording = Recording { interval: settings.history_interval, recent: settings.recent_window };
     let spool = Arc::new(std::sync::Mutex::new(Spool::new(
@@ -151,9 +239,9 @@ fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
     )));
     let (interval, keep) = (settings.history_interval, settings.keep);
     let each = || io.clone();
-    let (a, b, c, d) = (each(), each(), each(), each());
-    let (e, f, g, h) = (each(), each(), each(), each());
-    Ok(Makers {
+    let (a, b, c, d, e) = (each(), each(), each(), each(), each());
+    let (f, g, h, i, j) = (each(), each(), each(), each(), each());
+    Makers {
         stream_poller: Box::new(move |up| StreamPoller::new(a.clone(), up, Arc::clone(&reader))),
         heartbeat_watcher: Box::new(move |up| {
             HeartbeatWatcher::new(b.clone(), up, Arc::clone(&watched), Arc::clone(&watch))
@@ -167,5 +255,11 @@ fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
         latency_bucketer: Box::new(move |up| LatencyBucketer::new(f.clone(), up, interval)),
         compactor: Box::new(move |up| Compactor::new(g.clone(), up)),
         retention_sweeper: Box::new(move |up| RetentionSweeper::new(h.clone(), up, keep)),
-    })
+        alert_evaluator: Box::new(move |up| {
+            AlertEvaluator::new(i.clone(), up, Arc::clone(&evaluators_ledger), evaluator.clone(), Arc::clone(&shown))
+        }),
+        alert_dispatcher: Box::new(move |up| {
+            AlertDispatcher::new(j.clone(), up, Arc::clone(&ledger), Arc::clone(&channels))
+        }),
+    }
 }

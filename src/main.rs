@@ -6,8 +6,11 @@ use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
-use shepherd_monitor::application::Application;
+use shepherd_monitor::alerting::{file, message};
+use shepherd_monitor::application::{Application, channel_settings};
 use shepherd_monitor::dead_letters;
+use shepherd_monitor::delivery::Outcome;
+use shepherd_monitor::delivery::channels::Channels;
 use shepherd_monitor::demo::{self, Demo, DemoOptions};
 use shepherd_monitor::settings::{Settings, TABLE};
 use shepherd_monitor::telemetry;
@@ -19,6 +22,8 @@ fn main() -> ExitCode {
         Some(("serve", given)) => serve(given),
         Some(("demo", given)) => demonstrate(given),
         Some(("dead-letters", given)) => tend_dead_letters(given),
+        Some(("check-config", given)) => check_config(given),
+        Some(("notify-test", given)) => notify_test(given),
         Some(("demo-worker", given)) => demo::worker::run(given.into()),
         _ => Err("no such command".to_owned()),
     };
@@ -59,12 +64,68 @@ fn command() -> Command {
                 .after_help("Needs redis-server and PostgreSQL to be installed, not to be running. Ctrl-C ends it.")
                 .args(settings_of(|group| !matches!(group, "Redis" | "Postgres"))),
         )
+        .subcommand(
+            Command::new("check-config")
+                .about("Read a file of alert rules and say what is wrong with it, with line and column")
+                .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml")),
+        )
+        .subcommand(
+            Command::new("notify-test")
+                .about("Send a test message through each channel and show the answers")
+                .args(settings_of(|group| matches!(group, "Alerts" | "Server"))),
+        )
         .subcommand(dead_letters::command(&settings_of(|group| group == "Redis")))
         .subcommand(demo::worker::command())
 }
 
 fn settings_of(groups: impl Fn(&str) -> bool) -> Vec<Arg> {
     TABLE.iter().filter(|entry| groups(entry.group)).map(setting).collect()
+}
+
+/// Says every mistake of a rules' file.
+fn check_config(given: &ArgMatches) -> Result<(), String> {
+    let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
+    let text = std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+    match file::read(&text) {
+        Ok(rules) => {
+            println!("{name}: {} rules, no mistakes", rules.rules.len());
+            Ok(())
+        }
+        Err(mistakes) => {
+            for mistake in &mistakes {
+                eprintln!("{name}:{mistake}");
+            }
+            Err(format!("{name} has {} mistakes", mistakes.len()))
+        }
+    }
+}
+
+/// Sends a test message through each channel.
+fn notify_test(given: &ArgMatches) -> Result<(), String> {
+    let settings = Settings::from(&texts(given)).map_err(|bad| bad.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async move {
+        let channels = Channels::new(channel_settings(&settings))?;
+        let names = channels.names();
+        if names.is_empty() {
+            return Err("no channel is set up: set SLACK_WEBHOOK_URL, ALERT_EMAIL_TO or ALERT_WEBHOOK_URL".to_owned());
+        }
+        let now = std::time::SystemTime::now();
+        let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        let message = message::test(since.as_secs_f64(), &since.as_nanos().to_string());
+        let mut failed = 0;
+        for name in &names {
+            let (word, answer) = match channels.send(name, &message).await {
+                Outcome::Sent(answer) => ("sent", answer),
+                Outcome::TryAgainAfter { why, .. } | Outcome::Never(why) | Outcome::ChannelBroken(why) => {
+                    failed += 1;
+                    ("not sent", why)
+                }
+            };
+            println!("{name}: {word}: {answer}");
+        }
+        if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} channels did not take it", names.len())) }
+    })
 }
 
 fn setting(entry: &'static shepherd_monitor::settings::Entry) -> Arg {
@@ -151,18 +212,21 @@ fn watch(settings: &Settings, listener: TcpListener) -> Result<(), String> {
     actix_web::rt::System::new().block_on(async move {
         let application = Application::start(settings, listener).map_err(|e| format!("{e:#}"))?;
         println!("shepherd-monitor: watching; open http://{}{}/", application.address(), settings.root_path);
-        wait_for_the_end().await.map_err(|e| e.to_string())?;
+        wait_for_the_end(&application).await.map_err(|e| e.to_string())?;
         tracing::info!("stopping");
         application.stop().await;
         Ok(())
     })
 }
 
-async fn wait_for_the_end() -> std::io::Result<()> {
+async fn wait_for_the_end(application: &Application) -> std::io::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            _ = hangup.recv() => application.reload_rules(),
+        }
     }
-    Ok(())
 }

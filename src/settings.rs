@@ -51,6 +51,7 @@ const POSTGRES: &str = "Postgres";
 const SERVER: &str = "Server";
 const FLEET: &str = "Fleet";
 const HISTORY: &str = "History";
+const ALERTS: &str = "Alerts";
 
 /// Every setting of the monitor, in the order in which they are shown.
 pub const TABLE: &[Entry] = &[
@@ -124,9 +125,30 @@ pub const TABLE: &[Entry] = &[
         HISTORY,
         "MONITOR_SPOOL_DIR",
         "",
-        "Folder in which samples wait while Postgres is away; empty: shepherd-monitor below XDG_STATE_HOME, \
+        "Folder in which samples and alerts wait while Postgres is away; empty: shepherd-monitor below XDG_STATE_HOME, \
          HOME/.local/state or /var/lib",
     ),
+    entry(ALERTS, "MONITOR_ALERTS_CONFIG", "alerts.yaml", "The file of the alert rules; read again when it changes"),
+    entry(
+        ALERTS,
+        "MONITOR_STARTUP_GRACE_SEC",
+        "90",
+        "For so long after the start, worker-down alerts are held back; then those that still hold are told",
+    ),
+    entry(ALERTS, "MONITOR_DOWN_DEBOUNCE_SEC", "5", "Worker-down alerts that come within this time go out together"),
+    secret(ALERTS, "SLACK_WEBHOOK_URL", "Slack's incoming webhook; empty: nothing goes to Slack"),
+    secret(
+        ALERTS,
+        "ALERT_WEBHOOK_URL",
+        "Address that takes alerts as Alertmanager sends them (version 4); empty: none",
+    ),
+    entry(ALERTS, "ALERT_EMAIL_TO", "", "Who gets mail, separated by commas; empty: nobody"),
+    entry(ALERTS, "ALERT_EMAIL_FROM", "", "Whom mail comes from"),
+    entry(ALERTS, "SMTP_HOST", "", "Mail server"),
+    entry(ALERTS, "SMTP_PORT", "587", "Its port; on 465 TLS begins at once, on others by STARTTLS"),
+    entry(ALERTS, "SMTP_USER", "", "Login at the mail server"),
+    secret(ALERTS, "SMTP_PASSWORD", "Password at the mail server"),
+    entry(ALERTS, "SMTP_USE_TLS", "true", "Encrypt mail (true, false); when true, no mail leaves unencrypted"),
 ];
 
 /// A value that cannot be used.
@@ -211,6 +233,44 @@ pub struct Settings {
     pub spool_folder: PathBuf,
     /// What is logged: a level, or a filter.
     pub log_level: String,
+    /// What is told, and how.
+    pub alerts: AlertSettings,
+}
+
+/// Settings of the alerts.
+#[derive(Debug, Clone)]
+pub struct AlertSettings {
+    /// The file of the rules.
+    pub file: PathBuf,
+    /// The file was asked for by name: that it is missing is a mistake.
+    pub file_is_given: bool,
+    /// For how long after the start worker-down alerts are held back.
+    pub grace: Duration,
+    /// Worker-down alerts that come within this time go out together.
+    pub debounce: Duration,
+    /// Slack's incoming webhook.
+    pub slack: Option<Secret>,
+    /// A webhook that takes Alertmanager's payload.
+    pub webhook: Option<Secret>,
+    /// Mail.
+    pub email: Option<EmailSettings>,
+}
+
+/// How mail leaves, and to whom.
+#[derive(Debug, Clone)]
+pub struct EmailSettings {
+    /// Who gets it.
+    pub to: Vec<String>,
+    /// Whom it comes from.
+    pub from: String,
+    /// The server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The login, if there is one.
+    pub login: Option<(String, Secret)>,
+    /// Encrypted, always.
+    pub tls: bool,
 }
 
 impl Settings {
@@ -253,6 +313,15 @@ impl Settings {
             },
             spool_folder: texts.text("MONITOR_SPOOL_DIR").map_or_else(state_folder, PathBuf::from),
             log_level: texts.log_level()?,
+            alerts: AlertSettings {
+                file: texts.text("MONITOR_ALERTS_CONFIG").unwrap_or_default().into(),
+                file_is_given: given.get("MONITOR_ALERTS_CONFIG").is_some_and(|text| !text.trim().is_empty()),
+                grace: texts.duration("MONITOR_STARTUP_GRACE_SEC")?,
+                debounce: texts.duration("MONITOR_DOWN_DEBOUNCE_SEC")?,
+                slack: texts.web_address("SLACK_WEBHOOK_URL")?,
+                webhook: texts.web_address("ALERT_WEBHOOK_URL")?,
+                email: texts.email()?,
+            },
         })
     }
 }
@@ -392,6 +461,42 @@ impl Texts<'_> {
         let user = percent_encoded(&self.text("POSTGRES_USER").unwrap_or_default());
         let password = self.text("POSTGRES_PASSWORD").map(|p| format!(":{}", percent_encoded(&p))).unwrap_or_default();
         Ok(Secret(format!("postgres://{user}{password}@{host}:{port}/postgres")))
+    }
+
+    fn web_address(&self, name: &'static str) -> Result<Option<Secret>, BadSetting> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        match host.and_then(|rest| rest.split('/').next()).filter(|host| !host.is_empty()) {
+            Some(_) if !text.contains(char::is_whitespace) => Ok(Some(Secret(text))),
+            _ => Err(self.bad(name, "an address that begins with https://")),
+        }
+    }
+
+    fn email(&self) -> Result<Option<EmailSettings>, BadSetting> {
+        let to = self.list("ALERT_EMAIL_TO");
+        if to.is_empty() {
+            return Ok(None);
+        }
+        let is_address = |text: &str| text.parse::<lettre::message::Mailbox>().is_ok();
+        if !to.iter().all(|to| is_address(to)) {
+            return Err(self.bad("ALERT_EMAIL_TO", "mail addresses, separated by commas"));
+        }
+        let from = self.text("ALERT_EMAIL_FROM").unwrap_or_default();
+        if !is_address(&from) {
+            return Err(self.bad("ALERT_EMAIL_FROM", "a mail address, as ALERT_EMAIL_TO is given"));
+        }
+        let host = self.host("SMTP_HOST")?;
+        if host.is_empty() {
+            return Err(self.bad("SMTP_HOST", "a mail server, as ALERT_EMAIL_TO is given"));
+        }
+        let tls = match self.text("SMTP_USE_TLS").unwrap_or_default().to_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => true,
+            "false" | "0" | "no" | "off" => false,
+            _ => return Err(self.bad("SMTP_USE_TLS", "true or false")),
+        };
+        let password = self.text("SMTP_PASSWORD").unwrap_or_default();
+        let login = self.text("SMTP_USER").map(|user| (user, Secret(password)));
+        Ok(Some(EmailSettings { to, from, host, port: self.port("SMTP_PORT")?, login, tls }))
     }
 
     fn port(&self, name: &'static str) -> Result<u16, BadSetting> {

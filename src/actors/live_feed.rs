@@ -7,7 +7,7 @@ use actix::{Actor, Context, Handler, MessageResult, Recipient};
 use bytestring::ByteString;
 
 use super::messages::{
-    Fail, Feed, GetChanges, Join, Push, RenderPage, Report, Role, SessionCount, SnapshotTaken, StopFeed,
+    AlertsChanged, Fail, Feed, GetChanges, Join, Push, RenderPage, Report, Role, SessionCount, SnapshotTaken, StopFeed,
 };
 use crate::fleet::snapshot::Snapshot;
 use crate::pages::LiveView;
@@ -96,6 +96,14 @@ impl Handler<SnapshotTaken> for LiveFeed {
         {
             self.jammed += send_all(&mut self.changes, &text.into());
         }
+    }
+}
+
+impl Handler<AlertsChanged> for LiveFeed {
+    type Result = ();
+
+    fn handle(&mut self, alerts: AlertsChanged, _: &mut Self::Context) {
+        self.view.set_alerts(alerts.firing, alerts.recent);
     }
 }
 

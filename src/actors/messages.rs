@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use actix::{Message, Recipient};
 use serde::Serialize;
+use uuid::Uuid;
 
+use crate::alerting::quiet::Silence;
 use crate::fleet::event::Event;
 use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading};
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
+use crate::postgres::alerts::OutboxRow;
 
 /// The actors under supervision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -36,11 +39,15 @@ pub enum Role {
     Compactor,
     /// Deletes what is too old.
     RetentionSweeper,
+    /// Decides what is told.
+    AlertEvaluator,
+    /// Tells it.
+    AlertDispatcher,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::StreamPoller,
         Self::HeartbeatWatcher,
         Self::DatabaseProbe,
@@ -50,6 +57,8 @@ impl Role {
         Self::LatencyBucketer,
         Self::Compactor,
         Self::RetentionSweeper,
+        Self::AlertEvaluator,
+        Self::AlertDispatcher,
     ];
 }
 
@@ -107,14 +116,16 @@ pub struct DatabaseRead {
     pub reading: Result<Arc<DatabaseReading>, SourceTrouble>,
 }
 
-/// StateTracker → supervisor → LiveFeed, HistoryRecorder, LatencyBucketer, and everyone who asks
-/// for the newest snapshot. May be lost: the next one holds everything, and durations wait in Redis.
+/// StateTracker → supervisor → LiveFeed, HistoryRecorder, LatencyBucketer, AlertEvaluator, and everyone
+/// who asks for the newest snapshot. May be lost: the next one holds everything, and durations wait in
+/// Redis.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct SnapshotTaken(pub Arc<Snapshot>);
 
-/// StateTracker → supervisor: events that are written down. What is lost here is a delay, never
-/// a loss: they can be read back from `monitor_events`.
+/// StateTracker → supervisor → AlertEvaluator: events that are written down. What is lost here is a
+/// delay, never a loss: they can be read back from `monitor_events`, and alerts hang on the
+/// snapshot's states.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct FleetChanged(pub Arc<[Arc<Event>]>);
@@ -140,8 +151,86 @@ pub enum Report {
     Snapshot(SnapshotTaken),
     /// See [`FleetChanged`].
     Changed(FleetChanged),
+    /// See [`Deliver`].
+    Deliver(Deliver),
+    /// See [`AlertsChanged`].
+    Alerts(AlertsChanged),
+    /// See [`ChannelState`].
+    Channel(ChannelState),
+    /// The dispatcher begins with an empty queue; see [`ReadBack`].
+    DispatcherStarted,
     /// The actor ended, by a panic too; it is started again.
     Ended(Role),
+}
+
+/// AlertEvaluator → supervisor → AlertDispatcher: messages that are written down. If lost, they
+/// are read back when the evaluator or the dispatcher starts again.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Deliver {
+    /// The messages, in order.
+    pub rows: Vec<OutboxRow>,
+    /// Whatever was queued before is not this monitor's to send.
+    pub instead_of_all: bool,
+}
+
+/// AlertEvaluator → supervisor → LiveFeed. May be lost: the next one holds everything.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct AlertsChanged {
+    /// Alerts firing.
+    pub firing: usize,
+    /// What fired and was over lately, newest first.
+    pub recent: Vec<Arc<Event>>,
+}
+
+/// AlertDispatcher → supervisor → AlertEvaluator: a channel refuses messages, or takes them again.
+/// May be lost: the next refusal after a restart tells it again.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct ChannelState {
+    /// The channel.
+    pub name: String,
+    /// Why it refuses; `None` when it takes messages.
+    pub broken: Option<String>,
+}
+
+/// Supervisor → AlertEvaluator: read back what waits to be sent, and hand it on. If lost, messages
+/// wait for the next start.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct ReadBack;
+
+/// Web → supervisor → AlertEvaluator: what somebody wants done. Not lost: the asker waits for what
+/// is said, or why it was not done.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<String, String>")]
+pub enum AlertOrder {
+    /// Keep quiet about something, or acknowledge it.
+    Silence(Silence),
+    /// No longer.
+    EndSilence(Uuid),
+    /// Read the rules' file again.
+    Reload,
+}
+
+/// Web → supervisor → AlertDispatcher: try each channel. Not lost: the asker waits.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Vec<TestAnswer>")]
+pub struct SendTest {
+    /// Tells this test from others.
+    pub nonce: String,
+}
+
+/// What a channel answered to a test.
+#[derive(Debug, Clone, Serialize)]
+pub struct TestAnswer {
+    /// The channel.
+    pub channel: String,
+    /// It took the message.
+    pub ok: bool,
+    /// What it said.
+    pub answer: String,
 }
 
 /// Test → supervisor → child: panic now. Lets a test prove that every actor comes back.

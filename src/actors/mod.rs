@@ -3,11 +3,15 @@
 //! Start with [`messages`] (who says what to whom), then [`supervisor`] (who is started, watched
 //! and restarted), then one file per actor in the order of the data: [`stream_poller`],
 //! [`heartbeat_watcher`], [`database_probe`], [`state_tracker`], [`live_feed`]; then those that
-//! remember: [`history_recorder`], [`latency_bucketer`], [`compactor`], [`retention_sweeper`].
+//! remember, [`history_recorder`], [`latency_bucketer`], [`compactor`] and [`retention_sweeper`]; and for
+//! alerts [`alert_evaluator`] and [`alert_dispatcher`] with the [`alert_ledger`] they share.
 //!
-//! Actors decide nothing: they ask [`crate::fleet`]. They do no I/O on their own thread either:
-//! [`io`] does it elsewhere.
+//! Actors decide nothing: they ask [`crate::fleet`] and [`crate::alerting`]. They do no I/O on their own
+//! thread either: [`io`] does it elsewhere.
 
+pub mod alert_dispatcher;
+pub mod alert_evaluator;
+pub mod alert_ledger;
 pub mod compactor;
 pub mod database_probe;
 pub mod heartbeat_watcher;

@@ -13,6 +13,8 @@ use actix::{
 };
 use arc_swap::ArcSwapOption;
 
+use super::alert_dispatcher::AlertDispatcher;
+use super::alert_evaluator::AlertEvaluator;
 use super::compactor::Compactor;
 use super::database_probe::DatabaseProbe;
 use super::heartbeat_watcher::HeartbeatWatcher;
@@ -21,8 +23,8 @@ use super::io::Io;
 use super::latency_bucketer::LatencyBucketer;
 use super::live_feed::LiveFeed;
 use super::messages::{
-    ActorHealth, Fail, FoundHeartbeats, GetChanges, GetHealth, Health, Join, RenderPage, Report, Role, SessionCount,
-    SnapshotTaken, Stop, StopFeed, Tick,
+    ActorHealth, AlertOrder, Fail, FoundHeartbeats, GetChanges, GetHealth, Health, Join, ReadBack, RenderPage, Report,
+    Role, SendTest, SessionCount, SnapshotTaken, Stop, StopFeed, TestAnswer, Tick,
 };
 use super::retention_sweeper::RetentionSweeper;
 use super::state_tracker::StateTracker;
@@ -56,6 +58,10 @@ pub struct Makers {
     pub compactor: Maker<Compactor>,
     /// Makes the retention sweeper.
     pub retention_sweeper: Maker<RetentionSweeper>,
+    /// Makes the alert evaluator.
+    pub alert_evaluator: Maker<AlertEvaluator>,
+    /// Makes the alert dispatcher.
+    pub alert_dispatcher: Maker<AlertDispatcher>,
 }
 
 /// The actor.
@@ -72,6 +78,8 @@ pub struct Supervisor {
     latency_bucketer: Child<LatencyBucketer>,
     compactor: Child<Compactor>,
     retention_sweeper: Child<RetentionSweeper>,
+    alert_evaluator: Child<AlertEvaluator>,
+    alert_dispatcher: Child<AlertDispatcher>,
     /// Number of the tick under way or done last.
     tick: u64,
     began: Mono,
@@ -169,6 +177,8 @@ impl Supervisor {
             latency_bucketer: Child::made_by(makers.latency_bucketer),
             compactor: Child::made_by(makers.compactor),
             retention_sweeper: Child::made_by(makers.retention_sweeper),
+            alert_evaluator: Child::made_by(makers.alert_evaluator),
+            alert_dispatcher: Child::made_by(makers.alert_dispatcher),
             tick: 0,
             began: Mono::default(),
             done: None,
@@ -194,6 +204,8 @@ impl Supervisor {
             Role::LatencyBucketer => &mut self.latency_bucketer,
             Role::Compactor => &mut self.compactor,
             Role::RetentionSweeper => &mut self.retention_sweeper,
+            Role::AlertEvaluator => &mut self.alert_evaluator,
+            Role::AlertDispatcher => &mut self.alert_dispatcher,
         }
     }
 
@@ -241,6 +253,7 @@ impl Supervisor {
         self.newest.store(Some(Arc::clone(&snapshot)));
         self.history_recorder.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.latency_bucketer.tell(SnapshotTaken(Arc::clone(&snapshot)));
+        self.alert_evaluator.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.live_feed.tell(SnapshotTaken(snapshot));
         if tick != self.tick || self.done.is_some_and(|done| done.tick >= tick) {
             return;
@@ -302,7 +315,12 @@ impl Handler<Report> for Supervisor {
                         event.summary()
                     );
                 }
+                self.alert_evaluator.tell(changed);
             }
+            Report::Deliver(deliver) => self.alert_dispatcher.tell(deliver),
+            Report::Alerts(alerts) => self.live_feed.tell(alerts),
+            Report::Channel(channel) => self.alert_evaluator.tell(channel),
+            Report::DispatcherStarted => self.alert_evaluator.tell(ReadBack),
             Report::Ended(role) => self.restart(role, ctx),
         }
     }
@@ -342,6 +360,30 @@ impl Handler<GetChanges> for Supervisor {
     }
 }
 
+impl Handler<AlertOrder> for Supervisor {
+    type Result = ResponseFuture<Result<String, String>>;
+
+    fn handle(&mut self, order: AlertOrder, _: &mut Self::Context) -> Self::Result {
+        let evaluator = self.alert_evaluator.addr.clone();
+        Box::pin(async move { evaluator.ok_or(NO_EVALUATOR)?.send(order).await.map_err(|_| NO_EVALUATOR)? })
+    }
+}
+
+impl Handler<SendTest> for Supervisor {
+    type Result = ResponseFuture<Vec<TestAnswer>>;
+
+    fn handle(&mut self, test: SendTest, _: &mut Self::Context) -> Self::Result {
+        let dispatcher = self.alert_dispatcher.addr.clone();
+        Box::pin(async move {
+            match dispatcher {
+                Some(dispatcher) => dispatcher.send(test).await.unwrap_or_default(),
+                None => Vec::new(),
+            }
+        })
+    }
+}
+
+const NO_EVALUATOR: &str = "the alert evaluator is being started again";
 const NO_FEED: &str = "the live feed is being started again";
 
 impl Handler<GetHealth> for Supervisor {

@@ -20,6 +20,15 @@ pub const LATENCY_BATCHES: &str = "monitor:latency:batches";
 /// When history was last swept (string, Unix seconds).
 pub const LAST_RETENTION_SWEEP: &str = "monitor:janitor:last_retention_sweep";
 
+/// The newest 200 alerts, newest first (list of JSON).
+pub const ALERTS_HISTORY: &str = "monitor:alerts:history";
+
+/// Key that is present while a rule is quiet after a notification.
+#[must_use]
+pub fn alert_cooldown(rule: &str) -> Vec<u8> {
+    format!("alert:cooldown:{rule}").into_bytes()
+}
+
 /// Key of a worker's heartbeat (string, JSON, TTL 15 s).
 #[must_use]
 pub fn heartbeat(stream: &Name, consumer: &Name) -> Vec<u8> {

@@ -10,8 +10,9 @@ use super::block::{Block, Change};
 use super::cell::Cell;
 use super::chart::{Columns, StillChart, sparkline};
 use super::templates::{Pages, PagesError};
-use super::view::{self, Frame, Memory};
+use super::view::{self, Alerts, Frame, Memory};
 use super::{assets, element_id};
+use crate::fleet::event::Event;
 use crate::fleet::reading::RedisServer;
 use crate::fleet::snapshot::{DepthHistory, PostgresStatus, RedisStatus, Snapshot, SourceStatus};
 
@@ -25,14 +26,23 @@ pub struct Environment {
 }
 
 /// The pages that exist, in the order of the head: name, path, and the key that follows `g`.
-const PAGES: &[PageLink] = &[PageLink { name: "Live", path: "/", key: "l", here: true }];
+const PAGES: &[PageLink] = &[
+    PageLink { name: "Live", path: "/", key: "l", here: true },
+    PageLink { name: "Alerts", path: "/alerts", key: "a", here: false },
+];
 
+/// A page in the head.
 #[derive(Debug, Serialize)]
-struct PageLink {
+pub(super) struct PageLink {
     name: &'static str,
     path: &'static str,
     key: &'static str,
     here: bool,
+}
+
+/// The pages, as the one called `here` links to them.
+pub(super) fn pages_from(here: &str) -> Vec<PageLink> {
+    PAGES.iter().map(|page| PageLink { here: page.name == here, ..*page }).collect()
 }
 
 /// What `live.js` imports, so that the browser fetches all at once.
@@ -51,6 +61,7 @@ pub struct LiveView {
     tick: u64,
     snapshot: Option<Arc<Snapshot>>,
     memory: Memory,
+    alerts: Alerts,
     blocks: BTreeMap<String, Block>,
     lists: BTreeMap<&'static str, (Vec<String>, u64)>,
     title: (String, u64),
@@ -130,11 +141,17 @@ impl LiveView {
             tick: 0,
             snapshot: None,
             memory: Memory::default(),
+            alerts: Alerts::default(),
             blocks: BTreeMap::new(),
             lists: BTreeMap::new(),
             title: (String::new(), 0),
             columns: VecDeque::new(),
         }
+    }
+
+    /// How many alerts fire, and what fired or was over lately; shown with the next snapshot.
+    pub fn set_alerts(&mut self, firing: usize, recent: Vec<Arc<Event>>) {
+        self.alerts = Alerts { firing: Some(firing), recent };
     }
 
     /// Takes in a snapshot and renders what it changes. Gives the message for those who have the
@@ -148,7 +165,7 @@ impl LiveView {
             return Ok(None);
         }
         let (before, tick) = (self.tick, snapshot.tick);
-        let view = view::compose(snapshot, self.environment.maturity.as_deref(), &mut self.memory);
+        let view = view::compose(snapshot, self.environment.maturity.as_deref(), &self.alerts, &mut self.memory);
         let mut kept = std::mem::take(&mut self.blocks);
         for draft in view.drafts {
             let id = draft.id.clone();
@@ -295,7 +312,7 @@ impl LiveView {
 }
 
 /// Whether it may be linked to: an address of another kind could be a script.
-fn is_web_address(url: &str) -> bool {
+pub(super) fn is_web_address(url: &str) -> bool {
     url.starts_with("https://") || url.starts_with("http://")
 }
 

@@ -6,6 +6,7 @@
 //! changed, `cell` the figures inside that change alone, `chart` the depths over time, and
 //! `live` puts the page and its updates together. [`assets`] are the scripts and styles.
 
+pub mod alerts;
 pub mod assets;
 mod block;
 mod cell;
@@ -18,7 +19,7 @@ mod live;
 mod panels;
 #[cfg(test)]
 #[path = "../../examples/pages/states.rs"]
-mod states;
+pub(crate) mod states;
 mod templates;
 #[cfg(test)]
 mod tests;

@@ -1,10 +1,15 @@
 //! From a snapshot to what the page shows: every fragment as a value that can be compared.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::block::Draft;
+use super::figures::counted;
 use super::headline::{self, Headline};
 use super::panels::{cards, feed, notes, queries, queues, servers, unreadable};
+use super::wording::Sentence;
+use crate::fleet::event::Event;
 use crate::fleet::snapshot::Snapshot;
 
 /// The part of a fragment that seldom changes, per kind of fragment.
@@ -50,6 +55,24 @@ pub(super) struct List {
     pub(super) members: Vec<String>,
 }
 
+/// What is shown of alerts.
+#[derive(Debug, Default)]
+pub(super) struct Alerts {
+    /// How many fire; `None` before anybody judged.
+    pub(super) firing: Option<usize>,
+    /// What fired and was over lately, newest first.
+    pub(super) recent: Vec<Arc<Event>>,
+}
+
+impl Alerts {
+    fn sentence(&self) -> Option<Sentence> {
+        match self.firing? {
+            0 => None,
+            firing => Some(Sentence::words(format!("{} firing", counted(firing as u64, "alert", "alerts")))),
+        }
+    }
+}
+
 /// The whole page of one snapshot.
 pub(super) struct View {
     /// The browser tab's title.
@@ -70,9 +93,10 @@ pub(super) struct Memory {
 }
 
 /// What the page shows of `snapshot`.
-pub(super) fn compose(snapshot: &Snapshot, maturity: Option<&str>, memory: &mut Memory) -> View {
+pub(super) fn compose(snapshot: &Snapshot, maturity: Option<&str>, alerts: &Alerts, memory: &mut Memory) -> View {
     let conditions = headline::conditions(snapshot);
-    let headline: Headline = headline::of(snapshot, &conditions);
+    let mut headline: Headline = headline::of(snapshot, &conditions);
+    headline.calm.extend(alerts.sentence());
     let title = headline::title(headline.problems, maturity);
     let mut drafts = vec![notes::status(headline), notes::workers(snapshot), notes::queues(snapshot)];
     let mut lists = cards::compose(snapshot, conditions, &mut drafts);
@@ -82,7 +106,7 @@ pub(super) fn compose(snapshot: &Snapshot, maturity: Option<&str>, memory: &mut 
     drafts.push(servers::redis(snapshot, &mut memory.moments));
     drafts.push(servers::postgres(snapshot));
     drafts.push(notes::feed(snapshot));
-    lists.push(feed::compose(snapshot, &mut memory.feed, &mut drafts));
+    lists.push(feed::compose(snapshot, &alerts.recent, &mut memory.feed, &mut drafts));
     drafts.push(unreadable::compose(snapshot));
     View { title, drafts, lists }
 }

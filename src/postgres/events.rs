@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -83,13 +83,13 @@ impl From<Row> for Event {
 /// When Postgres did not take them.
 pub async fn insert(pool: &PgPool, rows: &[NewRow]) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
+    put(&mut connection, rows).await.map_err(|e| trouble(&e))
+}
+
+/// The same on a connection that may be in a transaction.
+pub(super) async fn put(connection: &mut AsyncPgConnection, rows: &[NewRow]) -> Result<(), diesel::result::Error> {
     for some in rows.chunks(500) {
-        diesel::insert_into(monitor_events::table)
-            .values(some)
-            .on_conflict_do_nothing()
-            .execute(&mut connection)
-            .await
-            .map_err(|e| trouble(&e))?;
+        diesel::insert_into(monitor_events::table).values(some).on_conflict_do_nothing().execute(connection).await?;
     }
     Ok(())
 }

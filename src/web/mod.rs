@@ -3,6 +3,7 @@
 //! [`routes`] is the map. Handlers hold no state: they ask the newest snapshot, the supervisor or
 //! Postgres through [`Front`]. [`problem`] is what an error looks like from outside.
 
+pub mod alerts;
 pub mod api;
 pub mod health;
 pub mod history;
@@ -11,11 +12,16 @@ pub mod problem;
 pub mod routes;
 pub mod session;
 
+use std::sync::Arc;
+
 use actix::Recipient;
 
+use crate::actors::alert_evaluator::ShownAlerts;
+use crate::actors::alert_ledger::Ledger;
 use crate::actors::io::Io;
-use crate::actors::messages::{GetChanges, GetHealth, Join, RenderPage};
+use crate::actors::messages::{AlertOrder, GetChanges, GetHealth, Join, RenderPage, SendTest};
 use crate::actors::supervisor::Newest;
+use crate::pages::{Environment, Pages};
 
 /// Everything a handler may ask.
 #[derive(Clone)]
@@ -34,4 +40,18 @@ pub struct Front {
     pub join: Recipient<Join>,
     /// How often news come.
     pub interval: std::time::Duration,
+    /// The alerts as they are.
+    pub alerts: ShownAlerts,
+    /// The messages about them, for reads.
+    pub messages: Arc<Ledger>,
+    /// Do something about alerts.
+    pub order: Recipient<AlertOrder>,
+    /// Try the channels.
+    pub test: Recipient<SendTest>,
+    /// The templates.
+    pub pages: Arc<Pages>,
+    /// Which deployment this is.
+    pub environment: Environment,
+    /// What pages link below.
+    pub root_path: String,
 }

@@ -12,6 +12,9 @@ pub enum Problem {
     /// The request cannot be understood: which parameter, and what was expected.
     #[error("{0}")]
     BadRequest(String),
+    /// It comes from another site's page.
+    #[error("a page of another site may not do this")]
+    Forbidden,
     /// There is nothing at this address.
     #[error("nothing here")]
     NotFound,
@@ -30,6 +33,7 @@ impl Problem {
     fn type_and_title(&self) -> (&'static str, &'static str) {
         match self {
             Self::BadRequest(_) => ("bad-request", "The request cannot be understood"),
+            Self::Forbidden => ("forbidden", "This is not allowed"),
             Self::NotFound => ("not-found", "There is nothing at this address"),
             Self::Unavailable(_) => ("unavailable", "A source is not available"),
         }
@@ -40,6 +44,7 @@ impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Forbidden => StatusCode::FORBIDDEN,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }

@@ -5,7 +5,7 @@ use actix_web::middleware::{Compress, DefaultHeaders};
 use actix_web::web::{self, ServiceConfig};
 
 use super::problem::Problem;
-use super::{Front, api, health, history, page, session};
+use super::{Front, alerts, api, health, history, page, session};
 
 /// Nothing inline, nothing from elsewhere, framed by nobody.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -47,7 +47,14 @@ fn all(config: &mut ServiceConfig) {
                 .route("/api/historical/latency", web::get().to(history::latency))
                 .route("/api/historical/queries", web::get().to(history::queries))
                 .route("/api/historical/events", web::get().to(history::events))
-                .route("/api/historical/summary", web::get().to(history::summary)),
+                .route("/api/historical/summary", web::get().to(history::summary))
+                .route("/alerts", web::get().to(alerts::page))
+                .route("/api/alerts", web::get().to(alerts::list))
+                .route("/api/alerts/acknowledge", web::post().to(alerts::acknowledge))
+                .route("/api/alerts/test", web::post().to(alerts::test))
+                .route("/api/silences", web::post().to(alerts::silence))
+                .route("/api/silences/{id}/end", web::post().to(alerts::end_silence))
+                .route("/-/reload", web::post().to(alerts::reload)),
         );
 }
 

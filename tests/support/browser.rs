@@ -16,6 +16,7 @@ pub(crate) struct Browser {
 impl Browser {
     /// `width` × `height` pixels.
     pub(crate) async fn start(width: u32, height: u32) -> Self {
+        super::tls();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = Reaper::start("shepherd-browser", Farewell { signal: "TERM", epilogue: "" }).unwrap();
         server.serve(&["chromedriver", &format!("--port={port}")]).unwrap();

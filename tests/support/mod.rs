@@ -12,3 +12,8 @@ pub(crate) mod redis;
 pub(crate) mod wait;
 
 mod self_test;
+
+/// Chooses who does TLS, for clients that the tests make; once is enough.
+pub(crate) fn tls() {
+    drop(rustls::crypto::ring::default_provider().install_default());
+}

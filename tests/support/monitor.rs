@@ -19,6 +19,7 @@ impl Monitor {
     /// otherwise, and waits until it serves.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
         let reaper = Reaper::start("shepherd-monitor", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        super::tls();
         let spool = reaper.folder().join("spool").display().to_string();
         let given = [
             ("MONITOR_PORT", "0"),

@@ -1,6 +1,7 @@
 //! The feed: what happened, newest first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -12,6 +13,8 @@ use crate::pages::element_id;
 use crate::pages::view::{Frame, List};
 use crate::pages::wording::{Label, MomentStyle, Sentence, shortened, visible};
 
+/// Events shown.
+const SHOWN: usize = 50;
 /// Longest text of one event.
 const SUMMARY: usize = 240;
 
@@ -51,11 +54,20 @@ impl Numbers {
 }
 
 /// Adds each event; gives the list they are in.
-pub(in crate::pages) fn compose(snapshot: &Snapshot, numbers: &mut Numbers, drafts: &mut Vec<Draft>) -> List {
+pub(in crate::pages) fn compose(
+    snapshot: &Snapshot,
+    alerts: &[Arc<Event>],
+    numbers: &mut Numbers,
+    drafts: &mut Vec<Draft>,
+) -> List {
     let mut members = Vec::new();
     let mut shown = BTreeSet::new();
+    let mut events: Vec<&Event> = snapshot.recent_events.iter().chain(alerts).map(|event| &**event).collect();
+    // Newest first; what happened in the same moment stays in its order.
+    events.sort_by(|a, b| b.ts.total_cmp(&a.ts));
+    events.truncate(SHOWN);
     // The oldest gets the lowest number.
-    for event in snapshot.recent_events.iter().rev() {
+    for event in events.into_iter().rev() {
         let number = numbers.of(event);
         // The same occurrence, told twice.
         if !shown.insert(number) {

@@ -1,0 +1,497 @@
+//! Decides what is told: lets the board judge each snapshot, writes transitions and messages down
+//! together, and only then hands the messages on.
+//!
+//! It does so while this monitor leads (see [`super::alert_ledger`]); else it shows what the
+//! leader wrote down. It also keeps the rules: the file is read again when it changes, and a bad
+//! file leaves the last good rules in force.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture, SpawnHandle, WrapFuture,
+};
+use arc_swap::ArcSwap;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::alert_ledger::{Change, Ledger, News, RENEW_EVERY};
+use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
+use super::messages::{
+    AlertOrder, AlertsChanged, ChannelState, Deliver, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken,
+};
+use crate::alerting::board::{self, Board, BoardSettings, Shown};
+use crate::alerting::file;
+use crate::alerting::lifecycle::{Alert, Phase, Step};
+use crate::alerting::rule::{RuleSet, Severity};
+use crate::failpoint;
+use crate::fleet::event::{Event, EventKind};
+use crate::fleet::snapshot::Snapshot;
+use crate::fleet::time::Mono;
+use crate::postgres::alerts::{self, OutboxRow};
+use crate::postgres::events::NewRow;
+use crate::redis_streams;
+
+/// How long writing down may take, disk and all.
+const WRITE_WITHIN: Duration = Duration::from_secs(4);
+/// Alert events shown in the feed.
+const RECENT: usize = 50;
+/// Alerts that wait for Redis at most.
+const UNREMEMBERED: usize = 200;
+
+/// What the web front end shows of the alerts.
+pub type ShownAlerts = Arc<ArcSwap<Shown>>;
+
+/// What the evaluator needs to know beforehand.
+#[derive(Debug, Clone)]
+pub struct EvaluatorSettings {
+    /// The file of the rules.
+    pub file: PathBuf,
+    /// That it is missing is a mistake.
+    pub file_is_given: bool,
+    /// How long after the monitor's start worker-down alerts are held back.
+    pub grace: Duration,
+    /// When the monitor started.
+    pub started: Mono,
+    /// For how long worker-down alerts are gathered.
+    pub debounce: Duration,
+    /// The channels there are.
+    pub channels: Vec<String>,
+}
+
+/// The actor.
+pub struct AlertEvaluator {
+    io: Io,
+    supervisor: Recipient<Report>,
+    ledger: Arc<Ledger>,
+    settings: EvaluatorSettings,
+    board: Board,
+    shown: ShownAlerts,
+    /// This monitor leads.
+    acting: bool,
+    /// The file as last read, and what is wrong with it.
+    text: Option<String>,
+    mistakes: Vec<String>,
+    /// A wall clock that goes on steadily from the start.
+    clock: (f64, Mono),
+    recent: VecDeque<Arc<Event>>,
+    /// What Redis has not taken yet: alerts, and quiet rules with seconds.
+    unremembered: (Vec<String>, Vec<(String, u64)>),
+    remembering: bool,
+    wakes: Option<SpawnHandle>,
+    last_told: (usize, usize),
+}
+
+impl AlertEvaluator {
+    /// An evaluator that writes into `ledger` and shows itself in `shown`.
+    #[must_use]
+    pub fn new(
+        io: Io,
+        supervisor: Recipient<Report>,
+        ledger: Arc<Ledger>,
+        settings: EvaluatorSettings,
+        shown: ShownAlerts,
+    ) -> Self {
+        let clock = (io.wall(), io.now());
+        let grace_until = clock.0 - clock.1.since(settings.started).as_secs_f64() + settings.grace.as_secs_f64();
+        let board_settings = BoardSettings {
+            grace_until,
+            debounce: settings.debounce.as_secs_f64(),
+            channels: settings.channels.clone(),
+        };
+        Self {
+            board: Board::new(board_settings, Arc::new(RuleSet::default())),
+            io,
+            supervisor,
+            ledger,
+            settings,
+            shown,
+            acting: false,
+            text: None,
+            mistakes: Vec::new(),
+            clock,
+            recent: VecDeque::new(),
+            unremembered: (Vec::new(), Vec::new()),
+            remembering: false,
+            wakes: None,
+            last_told: (0, 0),
+        }
+    }
+
+    fn now(&self) -> f64 {
+        self.clock.0 + self.io.now().since(self.clock.1).as_secs_f64()
+    }
+
+    /// Takes the rules from the file's text, or notes why not.
+    fn take_file(&mut self, read: Result<String, String>) {
+        let text = match read {
+            Ok(text) => text,
+            Err(_) if !self.settings.file_is_given => String::new(),
+            Err(why) => {
+                let said = format!("{}: {why}", self.settings.file.display());
+                if self.mistakes.first() != Some(&said) {
+                    tracing::error!("{said}; the rules stay as they were");
+                }
+                self.mistakes = vec![said];
+                return;
+            }
+        };
+        if self.text.as_ref() == Some(&text) {
+            return;
+        }
+        match file::read(&text) {
+            Ok(rules) => {
+                tracing::info!(rules = rules.rules.len(), "alert rules taken from {}", self.settings.file.display());
+                self.mistakes.clear();
+                self.board.set_rules(Arc::new(rules));
+            }
+            Err(mistakes) => {
+                let file = self.settings.file.display();
+                self.mistakes = mistakes.iter().map(|mistake| format!("{file}:{mistake}")).collect();
+                for mistake in &self.mistakes {
+                    tracing::error!("{mistake}; the rules stay as they were");
+                }
+            }
+        }
+        self.text = Some(text);
+        self.show();
+    }
+
+    fn read_file(&self) -> impl Future<Output = Result<String, String>> + use<> {
+        let file = self.settings.file.clone();
+        let reading = self.io.run(Duration::from_secs(2), "the rules' file cannot be read in time", async move {
+            let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(file)).await;
+            Ok(read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string())))
+        });
+        async move { reading.await.unwrap_or_else(|trouble| Err(trouble.detail)) }
+    }
+
+    fn renew(&mut self, ctx: &mut Context<Self>) {
+        let ledger = Arc::clone(&self.ledger);
+        let file = self.read_file();
+        let renewing = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move {
+            let news = ledger.renew().await;
+            Ok((news, ledger.silences().await, ledger.may_act().await))
+        });
+        let both = async move { (renewing.await, file.await) };
+        ctx.spawn(both.into_actor(self).map(|(renewed, file), this, ctx| {
+            this.take_file(file);
+            if let Ok((news, silences, may_act)) = renewed {
+                match news {
+                    News::None => {}
+                    News::Leads { alerts, waiting } => {
+                        if this.acting {
+                            this.board.restore(alerts);
+                        } else {
+                            this.board.replace(alerts);
+                        }
+                        this.supervisor
+                            .do_send(Report::Deliver(Deliver { rows: waiting, instead_of_all: !this.acting }));
+                        this.forget_old(ctx);
+                    }
+                    News::Follows(alerts) => {
+                        if this.acting {
+                            this.supervisor
+                                .do_send(Report::Deliver(Deliver { rows: Vec::new(), instead_of_all: true }));
+                        }
+                        this.board.replace(alerts);
+                    }
+                }
+                this.acting = may_act;
+                let acknowledged = this.board.set_silences(silences);
+                if this.acting && !acknowledged.is_empty() {
+                    this.write(Change { alerts: acknowledged, ..Change::default() }, ctx);
+                }
+            }
+            this.show();
+            ctx.run_later(RENEW_EVERY, |this, ctx| this.renew(ctx));
+        }));
+    }
+
+    fn forget_old(&mut self, ctx: &mut Context<Self>) {
+        let pool = self.io.postgres.clone();
+        let forgetting =
+            self.io.run(Duration::from_secs(10), POSTGRES_LATE, async move { alerts::forget_old(&pool).await });
+        ctx.spawn(forgetting.into_actor(self).map(|forgotten, _, _| {
+            if let Err(trouble) = forgotten {
+                tracing::debug!(error = trouble.detail, "old alert messages are kept for now");
+            }
+        }));
+    }
+
+    /// Writes down what changed and what is due, then hands it on.
+    fn settle(&mut self, changes: Vec<board::Change>, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let (due, told) = self.board.due(now);
+        if let Some(handle) = self.wakes.take() {
+            ctx.cancel_future(handle);
+        }
+        if let Some(next) = due.next {
+            let rest = Duration::from_secs_f64((next - now).clamp(0.01, 3600.0));
+            self.wakes = Some(ctx.run_later(rest, |this, ctx| {
+                this.wakes = None;
+                if this.acting {
+                    this.settle(Vec::new(), ctx);
+                }
+            }));
+        }
+        let events: Vec<Arc<Event>> = changes.iter().filter_map(|change| event(change, now)).collect();
+        let mut changed: std::collections::BTreeMap<String, Alert> =
+            changes.into_iter().map(|change| (change.alert.key.clone(), change.alert)).collect();
+        for alert in &told {
+            if alert.phase == Phase::Firing {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a cooldown")]
+                let seconds = (alert.quiet_until - now).clamp(0.0, 1e9) as u64;
+                self.unremembered.1.push((alert.key.clone(), seconds));
+            }
+        }
+        changed.extend(told.into_iter().map(|alert| (alert.key.clone(), alert)));
+        let outbox: Vec<OutboxRow> = due
+            .messages
+            .iter()
+            .flat_map(|outgoing| outgoing.channels.iter().map(|channel| OutboxRow::new(&outgoing.message, channel)))
+            .collect();
+        let change = Change {
+            alerts: changed.into_values().collect(),
+            outbox,
+            events: events.iter().map(|event| NewRow::from(&**event)).collect(),
+        };
+        for event in events {
+            self.recent.push_front(event);
+        }
+        self.recent.truncate(RECENT);
+        if !change.is_empty() {
+            self.write(change, ctx);
+        }
+        self.board.prune();
+        self.tell_feed();
+        self.show();
+        self.remember(ctx);
+    }
+
+    /// Nothing else is judged until this is written down.
+    fn write(&mut self, change: Change, ctx: &mut Context<Self>) {
+        let ledger = Arc::clone(&self.ledger);
+        let messages = change.outbox.clone();
+        let writing = self.io.run(WRITE_WITHIN, POSTGRES_LATE, async move {
+            failpoint::reached("before-commit");
+            let may = ledger.record(change).await;
+            failpoint::reached("after-commit");
+            Ok(may)
+        });
+        ctx.wait(writing.into_actor(self).map(move |may, this, _| match may {
+            Ok(false) => this.acting = false,
+            // Written down or not, the message leaves.
+            Ok(true) | Err(_) => {
+                if !messages.is_empty() {
+                    this.supervisor.do_send(Report::Deliver(Deliver { rows: messages, instead_of_all: false }));
+                }
+            }
+        }));
+    }
+
+    /// Keeps what fired in Redis, as the contract says; what Redis does not take waits.
+    fn remember(&mut self, ctx: &mut Context<Self>) {
+        if self.remembering || (self.unremembered.0.is_empty() && self.unremembered.1.is_empty()) {
+            return;
+        }
+        self.remembering = true;
+        let redis = self.io.redis.clone();
+        let (alerts, quiet) = self.unremembered.clone();
+        let counts = (alerts.len(), quiet.len());
+        let remembering = self.io.run(Duration::from_secs(2), REDIS_LATE, async move {
+            redis_streams::alerts::remember(&redis, &alerts, &quiet).await
+        });
+        ctx.spawn(remembering.into_actor(self).map(move |remembered, this, _| {
+            this.remembering = false;
+            if remembered.is_ok() {
+                this.unremembered.0.drain(..counts.0.min(this.unremembered.0.len()));
+                this.unremembered.1.drain(..counts.1.min(this.unremembered.1.len()));
+            }
+            let over = this.unremembered.0.len().saturating_sub(UNREMEMBERED);
+            this.unremembered.0.drain(..over);
+        }));
+    }
+
+    fn firing(&self) -> usize {
+        self.board.alerts().values().filter(|alert| alert.phase == Phase::Firing).count()
+    }
+
+    fn tell_feed(&mut self) {
+        let state = (self.firing(), self.recent.len());
+        if self.last_told != state || self.recent.len() == RECENT {
+            self.last_told = state;
+            let recent = self.recent.iter().cloned().collect();
+            self.supervisor.do_send(Report::Alerts(AlertsChanged { firing: state.0, recent }));
+        }
+    }
+
+    /// Publishes what the page shows.
+    fn show(&self) {
+        let now = self.now();
+        self.shown.store(Arc::new(Shown {
+            alerts: self.board.alerts().values().map(|a| (a.clone(), self.board.is_quiet(a, now))).collect(),
+            rules: Arc::clone(self.board.rules()),
+            silences: self.board.silences().to_vec(),
+            mistakes: self.mistakes.clone(),
+            file: self.settings.file.display().to_string(),
+            leads: self.acting,
+            channels: self.settings.channels.clone(),
+            at: now,
+        }));
+    }
+
+    fn take_snapshot(&mut self, snapshot: &Arc<Snapshot>, ctx: &mut Context<Self>) {
+        if !self.acting {
+            return self.tell_feed();
+        }
+        let now = self.now();
+        let changes = self.board.advance(snapshot, now);
+        for change in changes.iter().filter(|change| change.step == Step::Fired) {
+            let alert = &change.alert;
+            self.unremembered.0.push(
+                json!({
+                    "ts": alert.fired_at,
+                    "rule": alert.key,
+                    "severity": alert.severity,
+                    "detail": alert.detail,
+                    "message": alert.message,
+                })
+                .to_string(),
+            );
+        }
+        self.settle(changes, ctx);
+    }
+
+    fn read_back(&mut self, ctx: &mut Context<Self>) {
+        let ledger = Arc::clone(&self.ledger);
+        let reading = self.io.run(WRITE_WITHIN, POSTGRES_LATE, async move { Ok(ledger.read_back().await) });
+        ctx.wait(reading.into_actor(self).map(|kept, this, _| {
+            if let Ok(Some((alerts, waiting))) = kept {
+                this.board.restore(alerts);
+                this.acting = true;
+                this.supervisor.do_send(Report::Deliver(Deliver { rows: waiting, instead_of_all: false }));
+            }
+        }));
+    }
+}
+
+/// What the archive and the feed say of a change; nothing of one that nobody has to know.
+fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
+    let alert = &change.alert;
+    let (type_name, severity, ts, detail) = match change.step {
+        Step::Fired => ("alert", alert.severity, alert.fired_at.unwrap_or(now), alert.detail.clone()),
+        Step::Resolved => {
+            let lasted = crate::alerting::message::span(alert.lasted(now));
+            let over = alert.resolved_at.unwrap_or(now);
+            ("alert_resolved", Severity::Info, over, format!("{} is over after {lasted}", alert.key))
+        }
+        _ => return None,
+    };
+    let detail = match alert.kind {
+        crate::alerting::lifecycle::Kind::Rule if type_name == "alert" => format!("{}: {detail}", alert.rule),
+        _ => detail,
+    };
+    let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{type_name}\n{}\n{ts}", alert.key).as_bytes()).to_string();
+    let subject = alert.subject.clone().unwrap_or_else(|| alert.rule.clone());
+    let kind = EventKind::Recorded { type_name: type_name.to_owned(), severity, detail };
+    Some(Arc::new(Event { ts, subject, kind, key }))
+}
+
+impl Actor for AlertEvaluator {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.read_back(ctx);
+        self.renew(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::AlertEvaluator));
+    }
+}
+
+impl Handler<SnapshotTaken> for AlertEvaluator {
+    type Result = ();
+
+    fn handle(&mut self, SnapshotTaken(snapshot): SnapshotTaken, ctx: &mut Self::Context) {
+        self.take_snapshot(&snapshot, ctx);
+    }
+}
+
+impl Handler<FleetChanged> for AlertEvaluator {
+    type Result = ();
+
+    fn handle(&mut self, changed: FleetChanged, _: &mut Self::Context) {
+        self.board.take_events(&changed.0);
+    }
+}
+
+impl Handler<ChannelState> for AlertEvaluator {
+    type Result = ();
+
+    fn handle(&mut self, channel: ChannelState, _: &mut Self::Context) {
+        self.board.channel(&channel.name, channel.broken.as_deref());
+    }
+}
+
+impl Handler<ReadBack> for AlertEvaluator {
+    type Result = ();
+
+    fn handle(&mut self, _: ReadBack, ctx: &mut Self::Context) {
+        self.read_back(ctx);
+    }
+}
+
+impl Handler<AlertOrder> for AlertEvaluator {
+    type Result = ResponseActFuture<Self, Result<String, String>>;
+
+    fn handle(&mut self, order: AlertOrder, _: &mut Self::Context) -> Self::Result {
+        if matches!(order, AlertOrder::Reload) {
+            let file = self.read_file();
+            return Box::pin(file.into_actor(self).map(|text, this, _| {
+                this.take_file(text);
+                if this.mistakes.is_empty() {
+                    Ok(format!("{} rules in force", this.board.rules().rules.len()))
+                } else {
+                    Err(format!("the last good rules stay in force: {}", this.mistakes.join("; ")))
+                }
+            }));
+        }
+        let pool = self.io.postgres.clone();
+        let doing = self.io.run(Duration::from_secs(5), POSTGRES_LATE, async move {
+            let said = match order {
+                AlertOrder::Silence(silence) => {
+                    alerts::silence(&pool, &silence).await?;
+                    format!("until {}", silence.until)
+                }
+                AlertOrder::EndSilence(id) => match alerts::end_silence(&pool, id).await? {
+                    true => "ended".to_owned(),
+                    false => "there is no such silence any more".to_owned(),
+                },
+                AlertOrder::Reload => String::new(),
+            };
+            Ok((said, alerts::silences(&pool).await?))
+        });
+        Box::pin(doing.into_actor(self).map(|done, this, ctx| {
+            let (said, silences) = done.map_err(|trouble| trouble.detail)?;
+            let acknowledged = this.board.set_silences(silences);
+            if this.acting && !acknowledged.is_empty() {
+                this.write(Change { alerts: acknowledged, ..Change::default() }, ctx);
+            }
+            this.show();
+            Ok(said)
+        }))
+    }
+}
+
+impl Handler<Fail> for AlertEvaluator {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the alert evaluator was told to fail");
+    }
+}

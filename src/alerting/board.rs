@@ -1,0 +1,381 @@
+//! The board: all alerts, and what moves them. Snapshots and silences in, messages and changed
+//! alerts out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::condition::{self, Memory, Sight};
+use super::grouping::{Due, PER_MINUTE, Pacing, Standing};
+use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
+use super::quiet::{Acknowledged, Silence};
+use super::rule::{Per, Rule, RuleSet, Subjects};
+use super::source_down;
+use super::worker_down::{self, Losses, Sighting};
+use crate::fleet::event::Event;
+use crate::fleet::snapshot::Snapshot;
+
+/// Resolved alerts kept at most.
+const RESOLVED_KEPT: usize = 200;
+
+/// What the board needs to know beforehand.
+#[derive(Debug, Clone)]
+pub struct BoardSettings {
+    /// Worker-down alerts do not fire before this moment (Unix seconds).
+    pub grace_until: f64,
+    /// For how long worker-down alerts are gathered, seconds.
+    pub debounce: f64,
+    /// The channels there are.
+    pub channels: Vec<String>,
+}
+
+/// What happened to an alert.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// The alert as it is now.
+    pub alert: Alert,
+    /// What it did.
+    pub step: Step,
+}
+
+/// The board as it is shown to people.
+#[derive(Debug, Clone, Default)]
+pub struct Shown {
+    /// The alerts, each with whether somebody asked not to be told of it.
+    pub alerts: Vec<(Alert, bool)>,
+    /// The rules in force.
+    pub rules: Arc<RuleSet>,
+    /// Silences and acknowledgements.
+    pub silences: Vec<Silence>,
+    /// What is wrong with the rules' file; the last good rules are in force.
+    pub mistakes: Vec<String>,
+    /// The rules' file.
+    pub file: String,
+    /// This monitor evaluates and sends; else it shows what the one that does wrote down.
+    pub leads: bool,
+    /// The channels there are.
+    pub channels: Vec<String>,
+    /// When it was like this, Unix seconds.
+    pub at: f64,
+}
+
+/// All alerts.
+pub struct Board {
+    settings: BoardSettings,
+    rules: Arc<RuleSet>,
+    memories: Vec<Memory>,
+    alerts: BTreeMap<String, Alert>,
+    silences: Vec<Silence>,
+    losses: Losses,
+    broken: BTreeMap<String, Option<String>>,
+    pacing: Pacing,
+}
+
+impl Board {
+    /// An empty board.
+    #[must_use]
+    pub fn new(settings: BoardSettings, rules: Arc<RuleSet>) -> Self {
+        let pacing = Pacing::new(settings.debounce, PER_MINUTE);
+        let mut board = Self {
+            settings,
+            rules: Arc::default(),
+            memories: Vec::new(),
+            alerts: BTreeMap::new(),
+            silences: Vec::new(),
+            losses: Losses::default(),
+            broken: BTreeMap::new(),
+            pacing,
+        };
+        board.set_rules(rules);
+        board
+    }
+
+    /// Judges by these rules from now on. Alerts of rules that are gone resolve.
+    pub fn set_rules(&mut self, rules: Arc<RuleSet>) {
+        self.memories = rules.rules.iter().map(|_| Memory::default()).collect();
+        self.rules = rules;
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> &Arc<RuleSet> {
+        &self.rules
+    }
+
+    /// Goes on from alerts that were written down; what is known already is newer.
+    pub fn restore(&mut self, alerts: impl IntoIterator<Item = Alert>) {
+        for alert in alerts {
+            self.alerts.entry(alert.key.clone()).or_insert(alert);
+        }
+    }
+
+    /// These silences and acknowledgements hold from now on; the alerts that this changed.
+    pub fn set_silences(&mut self, silences: Vec<Silence>) -> Vec<Alert> {
+        let mut changed = Vec::new();
+        for given in silences.iter().filter(|silence| silence.acknowledges) {
+            let Some(alert) = self.alerts.get_mut(&given.rule) else { continue };
+            if alert.is_active() && alert.acknowledged.is_none() && given.starts >= alert.since {
+                alert.acknowledged =
+                    Some(Acknowledged { by: given.owner.clone(), reason: given.reason.clone(), at: given.starts });
+                changed.push(alert.clone());
+            }
+        }
+        self.silences = silences;
+        changed
+    }
+
+    /// Knows these alerts and no others: another monitor moves them.
+    pub fn replace(&mut self, alerts: Vec<Alert>) {
+        self.alerts = alerts.into_iter().map(|alert| (alert.key.clone(), alert)).collect();
+    }
+
+    /// The silences.
+    #[must_use]
+    pub fn silences(&self) -> &[Silence] {
+        &self.silences
+    }
+
+    /// All alerts, by key.
+    #[must_use]
+    pub fn alerts(&self) -> &BTreeMap<String, Alert> {
+        &self.alerts
+    }
+
+    /// Whether somebody asked not to be told of `alert` at `now`.
+    #[must_use]
+    pub fn is_quiet(&self, alert: &Alert, now: f64) -> bool {
+        is_quiet(&self.silences, &self.rules, alert, now)
+    }
+
+    /// Takes in what happened in the fleet.
+    pub fn take_events(&mut self, events: &[Arc<Event>]) {
+        self.losses.take(events);
+    }
+
+    /// A channel refuses messages (and why), or takes them again.
+    pub fn channel(&mut self, name: &str, broken: Option<&str>) {
+        self.broken.insert(name.to_owned(), broken.map(str::to_owned));
+    }
+
+    /// Takes in a snapshot at `now` (Unix seconds); what changed, in the order of its happening.
+    pub fn advance(&mut self, snapshot: &Snapshot, now: f64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let mut seen: BTreeSet<String> = BTreeSet::new();
+        let sight = Sight::of(snapshot);
+        let rules = Arc::clone(&self.rules);
+        let mut live: BTreeMap<&str, usize> = BTreeMap::new();
+        let keys_of_rules: Vec<String> =
+            self.alerts.values().filter(|a| a.is_active() || !a.is_done()).map(|a| a.rule.clone()).collect();
+        for rule in &keys_of_rules {
+            *live.entry(rule).or_default() += 1;
+        }
+        let mut memories = std::mem::take(&mut self.memories);
+        for (rule, memory) in rules.rules.iter().zip(&mut memories) {
+            let policy = Policy { duration: rule.duration, resolve_after: rule.resolve_after, not_before: 0.0 };
+            let has_alerts = live.contains_key(rule.name.as_str());
+            condition::observe(rule, &sight, memory, now, |subject, is| {
+                if !has_alerts && !matches!(is, Seen::Holds(_)) {
+                    return;
+                }
+                let key = rule.key(subject);
+                seen.insert(key.clone());
+                let identity = || Identity {
+                    key: key.clone(),
+                    rule: rule.name.clone(),
+                    subject: subject.map(str::to_owned),
+                    kind: Kind::Rule,
+                    severity: rule.severity,
+                };
+                let text = |value| {
+                    let detail = rule.detail(subject, value);
+                    let message =
+                        rule.message.as_ref().map_or_else(|| detail.clone(), |m| rule.filled(m, subject, value));
+                    (detail, message)
+                };
+                self.step(&key, identity, is, policy, text, now, &mut changes);
+            });
+        }
+        self.memories = memories;
+        self.always_on(snapshot, now, &mut seen, &mut changes);
+        self.let_go(snapshot, &seen, now, &mut changes);
+        changes
+    }
+
+    fn always_on(&mut self, snapshot: &Snapshot, now: f64, seen: &mut BTreeSet<String>, changes: &mut Vec<Change>) {
+        let mut sightings = Vec::new();
+        let mut losses = std::mem::take(&mut self.losses);
+        losses.look(snapshot, |sighting| sightings.push(sighting));
+        self.losses = losses;
+        source_down::look(snapshot, |sighting| sightings.push(sighting));
+        for (channel, broken) in &self.broken {
+            sightings.push(source_down::channel(channel, broken.as_deref()));
+        }
+        for sighting in sightings {
+            let Sighting { identity, seen: is, detail, message } = sighting;
+            seen.insert(identity.key.clone());
+            if !matches!(is, Seen::Holds(_)) && !self.alerts.contains_key(&identity.key) {
+                continue;
+            }
+            let policy = match identity.kind {
+                Kind::WorkerDown | Kind::PartialLoss => {
+                    Policy { not_before: self.settings.grace_until, ..Policy::AT_ONCE }
+                }
+                Kind::Source if identity.rule == "source_down" => {
+                    Policy { duration: source_down::AWAY_FOR, ..Policy::AT_ONCE }
+                }
+                _ => Policy::AT_ONCE,
+            };
+            let key = identity.key.clone();
+            self.step(&key, || identity, is, policy, |_| (detail, message), now, changes);
+        }
+    }
+
+    /// Ends alerts whose rule or subject is gone for good.
+    fn let_go(&mut self, snapshot: &Snapshot, seen: &BTreeSet<String>, now: f64, changes: &mut Vec<Change>) {
+        let known: BTreeMap<&str, &Rule> = self.rules.rules.iter().map(|rule| (rule.name.as_str(), rule)).collect();
+        let redis_is_read = snapshot.redis.source.is_current();
+        let gone: Vec<String> = self
+            .alerts
+            .values()
+            .filter(|alert| alert.is_active() && !seen.contains(&alert.key))
+            .filter(|alert| match (alert.kind, known.get(alert.rule.as_str())) {
+                (Kind::Rule, None) => true,
+                (Kind::Rule, Some(rule)) => {
+                    let many = matches!(rule.watch.of, Some(Subjects::Glob(..)));
+                    redis_is_read && many && rule.watch.metric.per() != Per::Whole
+                }
+                (Kind::WorkerDown | Kind::PartialLoss, _) => redis_is_read,
+                (Kind::Source, _) => false,
+            })
+            .map(|alert| alert.key.clone())
+            .collect();
+        for key in gone {
+            let Some(alert) = self.alerts.get_mut(&key) else { continue };
+            let step = alert.step(Seen::Clear(None), Policy::AT_ONCE, now);
+            note(alert, step, changes);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one place for all that moves an alert")]
+    fn step(
+        &mut self,
+        key: &str,
+        identity: impl FnOnce() -> Identity,
+        is: Seen,
+        policy: Policy,
+        text: impl FnOnce(Option<f64>) -> (String, String),
+        now: f64,
+        changes: &mut Vec<Change>,
+    ) {
+        let holds = matches!(is, Seen::Holds(_));
+        let mut begun = false;
+        let stands = self.alerts.get(key).is_some_and(|alert| !alert.is_done());
+        if !stands {
+            let Seen::Holds(value) = is else { return };
+            let alert = Alert::begin(identity(), value, now, self.alerts.get(key));
+            self.alerts.insert(key.to_owned(), alert);
+            begun = true;
+        }
+        let Some(alert) = self.alerts.get_mut(key) else { return };
+        // A type that is back before anyone was told that it was down: told first, then resolved.
+        let waits_to_be_told = alert.kind == Kind::WorkerDown
+            && alert.phase == Phase::Firing
+            && alert.told.is_none()
+            && alert.acknowledged.is_none()
+            && now >= alert.quiet_until
+            && !is_quiet(&self.silences, &self.rules, alert, now);
+        if waits_to_be_told && !holds {
+            return;
+        }
+        let mut step = alert.step(is, policy, now);
+        if begun && step == Step::Same {
+            step = Step::Pending;
+        }
+        if holds {
+            (alert.detail, alert.message) = text(alert.value);
+        }
+        note(alert, step, changes);
+    }
+
+    /// The messages that are due at `now`, with the alerts they are about as they are then.
+    pub fn due(&mut self, now: f64) -> (Due, Vec<Alert>) {
+        let Self { alerts, pacing, silences, rules, settings, broken, .. } = self;
+        let known: BTreeMap<&str, &Rule> = rules.rules.iter().map(|rule| (rule.name.as_str(), rule)).collect();
+        let standing = Standing {
+            quiet: &|alert| is_quiet(silences, rules, alert, now),
+            channels: &|alert| {
+                let mut channels = route(rules, known.get(alert.rule.as_str()).copied(), alert, &settings.channels);
+                if alert.rule == "channel_broken" {
+                    channels.retain(|channel| !matches!(broken.get(channel), Some(Some(_))));
+                }
+                channels
+            },
+            cooldown: &|alert| {
+                known.get(alert.rule.as_str()).map_or(worker_down::COOLDOWN, |rule| rule.cooldown.as_secs_f64())
+            },
+        };
+        let mut due = pacing.plan(alerts, now, &standing);
+        for outgoing in &mut due.messages {
+            for line in &mut outgoing.message.alerts {
+                if let Some(rule) = known.get(line.rule.as_str()) {
+                    line.labels.clone_from(&rule.labels);
+                    let fill = |text: &String| rule.filled(text, line.subject.as_deref(), line.value);
+                    line.annotations = rule.annotations.iter().map(|(key, text)| (key.clone(), fill(text))).collect();
+                }
+            }
+        }
+        let keys: BTreeSet<&String> = due.messages.iter().flat_map(|outgoing| &outgoing.message.keys).collect();
+        let told = keys.into_iter().filter_map(|key| alerts.get(key).cloned()).collect();
+        (due, told)
+    }
+
+    /// Forgets the oldest of what is long over.
+    pub fn prune(&mut self) {
+        let mut done: Vec<(f64, String)> = self
+            .alerts
+            .values()
+            .filter(|alert| alert.is_done())
+            .map(|alert| (alert.resolved_at.unwrap_or(alert.since), alert.key.clone()))
+            .collect();
+        let over = done.len().saturating_sub(RESOLVED_KEPT);
+        done.sort_by(|a, b| a.0.total_cmp(&b.0));
+        for (_, key) in done.into_iter().take(over) {
+            self.alerts.remove(&key);
+        }
+    }
+}
+
+fn note(alert: &mut Alert, step: Step, changes: &mut Vec<Change>) {
+    if step == Step::Dropped {
+        alert.phase = Phase::Resolved;
+        alert.over_told = true;
+    }
+    if step != Step::Same {
+        changes.push(Change { alert: alert.clone(), step });
+    }
+}
+
+fn is_quiet(silences: &[Silence], rules: &RuleSet, alert: &Alert, now: f64) -> bool {
+    let subject = alert.subject.as_deref();
+    silences.iter().any(|silence| silence.covers(&alert.rule, &alert.key, subject, now))
+        || rules.maintenance.iter().any(|window| window.covers(&alert.rule, subject, now))
+}
+
+/// The channels an alert goes to: its rule's, else those of the first route that matches, else all.
+/// A name such as `email` stands for every channel of that kind.
+fn route(rules: &RuleSet, rule: Option<&Rule>, alert: &Alert, all: &[String]) -> Vec<String> {
+    let named = |names: &[String]| {
+        let is_one_of = |channel: &&String| {
+            names.iter().any(|name| *channel == name || channel.split(':').next() == Some(name.as_str()))
+        };
+        all.iter().filter(is_one_of).cloned().collect()
+    };
+    if let Some(channels) = rule.and_then(|rule| rule.channels.as_ref()) {
+        return named(channels);
+    }
+    let matches = |route: &&super::rule::Route| {
+        (route.severities.is_empty() || route.severities.contains(&alert.severity))
+            && route.rule.as_ref().is_none_or(|glob| glob.is_match(&alert.rule))
+            && route.stream.as_ref().is_none_or(|glob| alert.subject.as_ref().is_some_and(|s| glob.is_match(s)))
+    };
+    rules.routes.iter().find(matches).map_or_else(|| all.to_vec(), |route| named(&route.channels))
+}

@@ -1,0 +1,302 @@
+//! What a rule sees in a snapshot: per stream or worker type it is about, a value, none, or
+//! whether the condition holds.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use super::lifecycle::Seen;
+use super::rule::{Bound, Metric, Missing, Per, Rule, Subjects};
+use crate::contract::Name;
+use crate::fleet::reading::TroubleKind;
+use crate::fleet::snapshot::{Snapshot, SourceStatus, StreamStatus, WorkerTypeStatus};
+
+/// Samples kept per value whose change is asked for.
+const SAMPLES: usize = 240;
+/// Over how long the filling of the disk is looked at.
+const FILLING_OVER: Duration = Duration::from_secs(3600);
+
+/// A snapshot, laid out so that hundreds of rules find their subjects quickly.
+pub struct Sight<'a> {
+    snapshot: &'a Snapshot,
+    streams: Vec<(&'a Name, &'a StreamStatus)>,
+    workers: Vec<(&'a Name, &'a WorkerTypeStatus)>,
+    redis_current: bool,
+    postgres_current: bool,
+}
+
+impl<'a> Sight<'a> {
+    /// Lays `snapshot` out.
+    #[must_use]
+    pub fn of(snapshot: &'a Snapshot) -> Self {
+        Self {
+            streams: snapshot.streams.iter().collect(),
+            workers: snapshot.workers.iter().collect(),
+            redis_current: snapshot.redis.source.is_current(),
+            postgres_current: snapshot.postgres.source.is_current(),
+            snapshot,
+        }
+    }
+}
+
+/// What one rule remembers between snapshots.
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// Which names its glob matched among those in `names`; found again when the names change.
+    matched: Vec<usize>,
+    names: Vec<Name>,
+    samples: BTreeMap<String, VecDeque<(f64, f64)>>,
+}
+
+/// Tells `tell` of each subject of `rule` what is seen of it at `now`.
+pub fn observe(
+    rule: &Rule,
+    sight: &Sight<'_>,
+    memory: &mut Memory,
+    now: f64,
+    mut tell: impl FnMut(Option<&str>, Seen),
+) {
+    let metric = rule.watch.metric;
+    match (&rule.watch.of, metric.per()) {
+        (_, Per::Whole) | (None, _) => {
+            let value = whole(metric, sight);
+            let value = if metric == Metric::DiskFullIn { filling(value, sight, memory, now) } else { value };
+            tell(None, judge(rule, None, value, memory, now));
+        }
+        (Some(Subjects::One(subject)), _) => {
+            let name = Name::from(subject.as_str());
+            let value = of_name(metric, sight, &name);
+            tell(Some(subject), judge(rule, Some(subject), value, memory, now));
+        }
+        (Some(Subjects::Glob(_, glob)), per) => {
+            let names: Vec<&Name> = match per {
+                Per::WorkerType => sight.workers.iter().map(|(name, _)| *name).collect(),
+                _ => sight.streams.iter().map(|(name, _)| *name).collect(),
+            };
+            if memory.names.len() != names.len() || memory.names.iter().zip(&names).any(|(a, b)| a != *b) {
+                memory.names = names.iter().map(|name| (*name).clone()).collect();
+                let matches = |name: &Name| glob.is_match(name.to_text());
+                memory.matched = memory.names.iter().enumerate().filter(|(_, n)| matches(n)).map(|(i, _)| i).collect();
+            }
+            let matched = std::mem::take(&mut memory.matched);
+            for at in &matched {
+                let (name, value) = match per {
+                    Per::WorkerType => match sight.workers.get(*at) {
+                        Some((name, status)) => (name, of_worker(metric, sight, Some(status))),
+                        None => continue,
+                    },
+                    _ => match sight.streams.get(*at) {
+                        Some((name, status)) => (name, of_stream(metric, sight, Some(status))),
+                        None => continue,
+                    },
+                };
+                if rule.watch.change_over.is_none() && value.is_some_and(|value| !rule.bound.holds(value)) {
+                    // By far the most frequent case: nothing to write down, no text to make.
+                    if let Ok(text) = std::str::from_utf8(name.as_bytes()) {
+                        tell(Some(text), Seen::Clear(value));
+                        continue;
+                    }
+                }
+                let text = name.to_text();
+                tell(Some(&text), judge(rule, Some(&text), value, memory, now));
+            }
+            memory.matched = matched;
+        }
+    }
+}
+
+/// The present value of a rule with one subject or none, for people.
+#[must_use]
+pub fn present_value(rule: &Rule, sight: &Sight<'_>) -> Option<f64> {
+    match &rule.watch.of {
+        Some(Subjects::One(subject)) => of_name(rule.watch.metric, sight, &Name::from(subject.as_str())),
+        None => whole(rule.watch.metric, sight),
+        Some(Subjects::Glob(_, glob)) => {
+            let values = |per: Per| -> Vec<f64> {
+                let fits = |name: &Name| glob.is_match(name.to_text());
+                match per {
+                    Per::WorkerType => sight
+                        .workers
+                        .iter()
+                        .filter(|(n, _)| fits(n))
+                        .filter_map(|(_, w)| of_worker(rule.watch.metric, sight, Some(w)))
+                        .collect(),
+                    _ => sight
+                        .streams
+                        .iter()
+                        .filter(|(n, _)| fits(n))
+                        .filter_map(|(_, s)| of_stream(rule.watch.metric, sight, Some(s)))
+                        .collect(),
+                }
+            };
+            let values = values(rule.watch.metric.per()).into_iter();
+            if matches!(rule.bound, Bound::Below(_)) { values.reduce(f64::min) } else { values.reduce(f64::max) }
+        }
+    }
+}
+
+fn judge(rule: &Rule, subject: Option<&str>, value: Option<f64>, memory: &mut Memory, now: f64) -> Seen {
+    let value = match rule.watch.change_over {
+        Some(over) => value.and_then(|value| memory.change(subject.unwrap_or_default(), value, over, now)),
+        None => value,
+    };
+    match (value, rule.bound, rule.missing) {
+        (Some(value), Bound::NoData, _) => Seen::Clear(Some(value)),
+        (None, Bound::NoData, _) | (None, _, Missing::Fires) => Seen::Holds(None),
+        (None, _, Missing::Resolves) => Seen::Clear(None),
+        (None, _, Missing::Keep) => Seen::Missing,
+        (Some(value), bound, _) if bound.holds(value) => Seen::Holds(Some(value)),
+        (Some(value), ..) => Seen::Clear(Some(value)),
+    }
+}
+
+impl Memory {
+    /// How much `value` changed over that time; `None` until it was seen for so long.
+    fn change(&mut self, subject: &str, value: f64, over: Duration, now: f64) -> Option<f64> {
+        if !self.samples.contains_key(subject) {
+            self.samples.insert(subject.to_owned(), VecDeque::new());
+        }
+        let samples = self.samples.get_mut(subject)?;
+        let over = over.as_secs_f64();
+        let spacing = over / SAMPLES as f64;
+        if samples.back().is_none_or(|(at, _)| now - at >= spacing) {
+            samples.push_back((now, value));
+        }
+        while samples.get(1).is_some_and(|(at, _)| now - at >= over) {
+            samples.pop_front();
+        }
+        samples.front().filter(|(at, _)| now - at >= over).map(|(_, then)| value - then)
+    }
+
+    /// How fast `value` grows per second over at most that time, once that can be said.
+    fn slope(&mut self, value: f64, over: Duration, now: f64) -> Option<f64> {
+        let samples = self.samples.entry(String::new()).or_default();
+        let spacing = over.as_secs_f64() / SAMPLES as f64;
+        if samples.back().is_none_or(|(at, _)| now - at >= spacing) {
+            samples.push_back((now, value));
+        }
+        while samples.front().is_some_and(|(at, _)| now - at > over.as_secs_f64()) {
+            samples.pop_front();
+        }
+        samples.front().filter(|(at, _)| now - at >= 60.0).map(|(at, then)| (value - then) / (now - at))
+    }
+}
+
+/// Seconds until the volume is full, of what is used now.
+fn filling(used: Option<f64>, sight: &Sight<'_>, memory: &mut Memory, now: f64) -> Option<f64> {
+    let capacity = sight.snapshot.postgres.disk_capacity_bytes;
+    let (used, slope) = (used?, memory.slope(used?, FILLING_OVER, now)?);
+    if capacity == 0 {
+        return None;
+    }
+    Some(if slope > 0.0 { ((count(capacity) - used) / slope).max(0.0) } else { f64::INFINITY })
+}
+
+fn of_name(metric: Metric, sight: &Sight<'_>, name: &Name) -> Option<f64> {
+    match metric.per() {
+        Per::Stream => of_stream(metric, sight, sight.snapshot.streams.get(name)),
+        Per::WorkerType => of_worker(metric, sight, sight.snapshot.workers.get(name)),
+        Per::Whole => whole(metric, sight),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts and sizes far below 2^53")]
+fn count(n: u64) -> f64 {
+    n as f64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts and sizes far below 2^53")]
+fn signed(n: i64) -> f64 {
+    n as f64
+}
+
+fn of_stream(metric: Metric, sight: &Sight<'_>, stream: Option<&StreamStatus>) -> Option<f64> {
+    if !sight.redis_current {
+        return None;
+    }
+    let stream = stream?;
+    match metric {
+        Metric::Xlen => stream.xlen.map(count),
+        Metric::Pending => stream.pending.map(count),
+        Metric::Lag => stream.undelivered.map(count),
+        Metric::LagSeconds => match (stream.undelivered, stream.oldest_waiting_sec) {
+            (Some(0), _) => Some(0.0),
+            (_, seconds) => seconds,
+        },
+        Metric::DrainSeconds => match (stream.drain_sec, stream.undelivered, stream.added_per_sec) {
+            (Some(seconds), ..) => Some(seconds),
+            (None, Some(waiting), Some(_)) if waiting > 0 => Some(f64::INFINITY),
+            _ => None,
+        },
+        Metric::Consumers => stream.xlen.map(|_| count(stream.consumer_count as u64)),
+        Metric::AddedPerSec => stream.added_per_sec,
+        _ => None,
+    }
+}
+
+fn of_worker(metric: Metric, sight: &Sight<'_>, worker: Option<&WorkerTypeStatus>) -> Option<f64> {
+    if !sight.redis_current {
+        return None;
+    }
+    if metric == Metric::WorkersAlive {
+        let alive = worker.map_or(0, |worker| worker.alive + worker.stale);
+        // While Redis settles, nobody's absence means anything.
+        let settling = matches!(sight.snapshot.redis.source, SourceStatus::Settling { .. });
+        return (alive > 0 || !settling).then(|| f64::from(alive));
+    }
+    let worker = worker?;
+    match metric {
+        Metric::LostWorkers => Some(f64::from(worker.lost)),
+        Metric::HungWorkers => Some(f64::from(worker.hung)),
+        Metric::Backlog => worker.backlog.map(count),
+        Metric::Capacity => Some(count(worker.capacity)),
+        Metric::Utilization => worker.utilization,
+        _ => None,
+    }
+}
+
+fn whole(metric: Metric, sight: &Sight<'_>) -> Option<f64> {
+    let (redis, postgres) = (&sight.snapshot.redis, &sight.snapshot.postgres);
+    let down = |source: &SourceStatus| match source {
+        SourceStatus::Starting => None,
+        SourceStatus::Down { .. } => Some(1.0),
+        SourceStatus::Ok | SourceStatus::Settling { .. } => Some(0.0),
+    };
+    match metric {
+        Metric::RedisDown => return down(&redis.source),
+        Metric::PostgresDown => return down(&postgres.source),
+        Metric::LoginRefused => {
+            let refused = |source: &SourceStatus| match source {
+                SourceStatus::Starting => None,
+                SourceStatus::Down { trouble, .. } => Some(trouble.kind == TroubleKind::Refused),
+                _ => Some(false),
+            };
+            return match (refused(&redis.source), refused(&postgres.source)) {
+                (Some(true), _) | (_, Some(true)) => Some(1.0),
+                (None, None) => None,
+                _ => Some(0.0),
+            };
+        }
+        _ => {}
+    }
+    let server = sight.redis_current.then_some(&redis.server);
+    let database = sight.postgres_current.then_some(postgres);
+    match metric {
+        Metric::CallbacksPending => database?.callbacks_pending.map(signed),
+        Metric::OldestCallbackAge => database?.oldest_callback_age_sec,
+        Metric::QueriesLastHour => database?.queries_last_1h.map(signed),
+        Metric::PgConnections => database?.connection_count.map(signed),
+        Metric::DbSize => database?.db_size_bytes.map(signed),
+        Metric::WalSize => database?.wal_size_bytes.map(signed),
+        Metric::DiskUsed | Metric::DiskFullIn => database?.disk_used_bytes.map(signed),
+        Metric::DiskUsedPct => database?.disk_used_pct,
+        Metric::RedisMemory => server?.used_memory_bytes.map(count),
+        Metric::RedisMemoryPct => {
+            let (used, limit) = (server?.used_memory_bytes?, server?.maxmemory_bytes?);
+            (limit > 0).then(|| count(used) / count(limit) * 100.0)
+        }
+        Metric::RedisClients => server?.connected_clients.map(count),
+        Metric::RedisOps => server?.instantaneous_ops_per_sec.map(count),
+        Metric::RedisEvicted => server?.evicted_keys.map(count),
+        _ => None,
+    }
+}

@@ -1,0 +1,208 @@
+//! Which messages are due: worker-down alerts that come together are one message, alerts of one
+//! rule that fire in the same moment too, everything else goes at once and apart, and a storm ends
+//! in "and 340 more".
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::lifecycle::{Alert, Kind, Phase, Told};
+use super::message::{About, Message, about};
+use super::rule::Severity;
+
+/// Messages a minute, for critical ones and for the others each.
+pub const PER_MINUTE: usize = 20;
+/// A debounce window that more alerts keep open closes after this many lengths.
+const WINDOW_AT_MOST: f64 = 3.0;
+
+/// Decides when messages go out, and remembers how many did.
+#[derive(Debug, Clone)]
+pub struct Pacing {
+    debounce: f64,
+    per_minute: usize,
+    critical: VecDeque<f64>,
+    others: VecDeque<f64>,
+}
+
+/// A message and where it goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outgoing {
+    /// What is told.
+    pub message: Message,
+    /// To which channels.
+    pub channels: Vec<String>,
+}
+
+/// What is due.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// In the order of sending.
+    pub messages: Vec<Outgoing>,
+    /// When to ask again at the latest, if something waits for a moment.
+    pub next: Option<f64>,
+}
+
+/// What planning has to know of an alert beyond itself.
+pub struct Standing<'a> {
+    /// Somebody asked not to be told of it.
+    pub quiet: &'a dyn Fn(&Alert) -> bool,
+    /// The channels it goes to.
+    pub channels: &'a dyn Fn(&Alert) -> Vec<String>,
+    /// Its rule's quiet time after a notification, seconds.
+    pub cooldown: &'a dyn Fn(&Alert) -> f64,
+}
+
+struct Batch {
+    keys: Vec<String>,
+    channels: Vec<String>,
+    about: About,
+    severity: Severity,
+    thread: Option<String>,
+}
+
+impl Pacing {
+    /// Worker-down alerts are gathered for `debounce` seconds; at most `per_minute` messages go out.
+    #[must_use]
+    pub fn new(debounce: f64, per_minute: usize) -> Self {
+        Self { debounce, per_minute, critical: VecDeque::new(), others: VecDeque::new() }
+    }
+
+    /// Makes the messages that are due at `now` and notes on each alert that it is told.
+    pub fn plan(&mut self, alerts: &mut BTreeMap<String, Alert>, now: f64, standing: &Standing<'_>) -> Due {
+        let mut next = f64::INFINITY;
+        let mut batches = self.firing(alerts, now, standing, &mut next);
+        batches.extend(self.over(alerts, now, &mut next));
+        batches.sort_by_key(|batch| (batch.about == About::Resolved, std::cmp::Reverse(batch.severity)));
+        let (critical, others): (Vec<_>, Vec<_>) = batches.into_iter().partition(|b| b.severity == Severity::Critical);
+        let mut due = Due::default();
+        for (batches, sent) in [(critical, &mut self.critical), (others, &mut self.others)] {
+            while sent.front().is_some_and(|at| now - at >= 60.0) {
+                sent.pop_front();
+            }
+            let room = self.per_minute.saturating_sub(sent.len());
+            let apart = if batches.len() <= room { batches.len() } else { room.saturating_sub(1) };
+            let mut batches = batches.into_iter();
+            let mut out: Vec<Batch> = batches.by_ref().take(apart).collect();
+            if room > 0 {
+                out.extend(merged(batches));
+            } else if batches.next().is_some() {
+                next = next.min(sent.front().map_or(now, |at| at + 60.0));
+            }
+            for batch in out {
+                sent.push_back(now);
+                due.messages.push(tell(alerts, batch, now, standing));
+            }
+        }
+        due.next = next.is_finite().then_some(next);
+        due
+    }
+
+    fn firing(
+        &self,
+        alerts: &BTreeMap<String, Alert>,
+        now: f64,
+        standing: &Standing<'_>,
+        next: &mut f64,
+    ) -> Vec<Batch> {
+        let mut down: Vec<&Alert> = Vec::new();
+        let mut groups: BTreeMap<(&str, Severity, Vec<String>), Vec<&Alert>> = BTreeMap::new();
+        for alert in alerts.values().filter(|alert| alert.phase == Phase::Firing && alert.told.is_none()) {
+            if alert.acknowledged.is_some() || (standing.quiet)(alert) {
+                continue;
+            }
+            if now < alert.quiet_until {
+                *next = next.min(alert.quiet_until);
+                continue;
+            }
+            if alert.kind == Kind::WorkerDown {
+                down.push(alert);
+            } else {
+                let group = (alert.rule.as_str(), alert.severity, (standing.channels)(alert));
+                groups.entry(group).or_default().push(alert);
+            }
+        }
+        if self.window_closes(down.iter().filter_map(|a| a.fired_at.map(|at| at.max(a.quiet_until))), now, next) {
+            for alert in down {
+                groups.entry(("", Severity::Critical, (standing.channels)(alert))).or_default().push(alert);
+            }
+        }
+        let batch = |((_, severity, channels), alerts): ((&str, Severity, Vec<String>), Vec<&Alert>)| Batch {
+            keys: alerts.iter().map(|alert| alert.key.clone()).collect(),
+            channels,
+            about: About::Firing,
+            severity,
+            thread: None,
+        };
+        groups.into_iter().map(batch).collect()
+    }
+
+    /// What is over goes to whoever was told that it fires.
+    fn over(&self, alerts: &BTreeMap<String, Alert>, now: f64, next: &mut f64) -> Vec<Batch> {
+        let mut threads: BTreeMap<(&str, &[String], bool), Vec<&Alert>> = BTreeMap::new();
+        for alert in alerts.values().filter(|alert| alert.phase == Phase::Resolved && !alert.over_told) {
+            if let Some(told) = &alert.told {
+                let down = alert.kind == Kind::WorkerDown;
+                threads.entry((&told.message, &told.channels, down)).or_default().push(alert);
+            }
+        }
+        let mut batches = Vec::new();
+        for ((thread, channels, down), alerts) in threads {
+            if down && !self.window_closes(alerts.iter().filter_map(|a| a.resolved_at), now, next) {
+                continue;
+            }
+            batches.push(Batch {
+                keys: alerts.iter().map(|alert| alert.key.clone()).collect(),
+                channels: channels.to_vec(),
+                about: About::Resolved,
+                severity: alerts.iter().map(|alert| alert.severity).max().unwrap_or(Severity::Info),
+                thread: Some(thread.to_owned()),
+            });
+        }
+        batches
+    }
+
+    /// Whether nothing more is waited for. `moments`: when each came.
+    fn window_closes(&self, moments: impl Iterator<Item = f64>, now: f64, next: &mut f64) -> bool {
+        let (first, last) = moments.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), at| (a.min(at), b.max(at)));
+        if first.is_infinite() {
+            return false;
+        }
+        let closes = (last + self.debounce).min(first + self.debounce * WINDOW_AT_MOST);
+        // A clock's granularity must not make it wait for another round.
+        if now + 0.001 >= closes {
+            return true;
+        }
+        *next = next.min(closes);
+        false
+    }
+}
+
+/// What has no room of its own, in as few messages as its channels allow.
+fn merged(batches: impl Iterator<Item = Batch>) -> Vec<Batch> {
+    let mut merged: BTreeMap<(bool, Vec<String>), Batch> = BTreeMap::new();
+    for batch in batches {
+        match merged.entry((batch.about == About::Resolved, batch.channels.clone())) {
+            std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(batch)),
+            std::collections::btree_map::Entry::Occupied(mut occupied) => {
+                let kept = occupied.get_mut();
+                kept.keys.extend(batch.keys);
+                kept.severity = kept.severity.max(batch.severity);
+            }
+        }
+    }
+    merged.into_values().collect()
+}
+
+fn tell(alerts: &mut BTreeMap<String, Alert>, batch: Batch, now: f64, standing: &Standing<'_>) -> Outgoing {
+    let named: Vec<&Alert> = batch.keys.iter().filter_map(|key| alerts.get(key)).collect();
+    let message = about(batch.about, &named, batch.thread.as_deref(), now);
+    for key in &batch.keys {
+        let Some(alert) = alerts.get_mut(key) else { continue };
+        match batch.about {
+            About::Resolved => alert.over_told = true,
+            _ => {
+                alert.quiet_until = now + (standing.cooldown)(alert);
+                alert.told = Some(Told { at: now, message: message.id.clone(), channels: batch.channels.clone() });
+            }
+        }
+    }
+    Outgoing { message, channels: batch.channels }
+}

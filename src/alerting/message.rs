@@ -1,0 +1,214 @@
+//! What is told, whatever the channel: plain text in parts, and a key by which the same message is
+//! known again.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::lifecycle::{Alert, Kind};
+use super::rule::Severity;
+
+/// Alerts named in one message; the rest are counted.
+pub const NAMED: usize = 50;
+
+/// What a message says of its alerts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum About {
+    /// They fire.
+    Firing,
+    /// They are over.
+    Resolved,
+    /// Nothing: somebody tries the channels.
+    Test,
+}
+
+/// One message. Texts are plain: each channel escapes them for itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// The same for the same news, however often it is made or sent.
+    pub id: String,
+    /// The message that it follows up, or itself.
+    pub thread: String,
+    /// What it says.
+    pub about: About,
+    /// The worst of its alerts.
+    pub severity: Severity,
+    /// One line.
+    pub title: String,
+    /// When it was made, Unix seconds.
+    pub at: f64,
+    /// Its alerts, worst first, at most [`NAMED`].
+    pub alerts: Vec<Line>,
+    /// How many more there are.
+    pub more: usize,
+    /// The keys of all its alerts: what is sent about one stays in order.
+    pub keys: Vec<String>,
+}
+
+/// One alert in a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// Its key.
+    pub key: String,
+    /// Its rule.
+    pub rule: String,
+    /// Stream or worker type.
+    pub subject: Option<String>,
+    /// How serious.
+    pub severity: Severity,
+    /// The text for people.
+    pub message: String,
+    /// What is wrong.
+    pub detail: String,
+    /// Since when, Unix seconds.
+    pub since: f64,
+    /// When it was over.
+    pub ended: Option<f64>,
+    /// The value.
+    pub value: Option<f64>,
+    /// From the rule.
+    pub labels: BTreeMap<String, String>,
+    /// From the rule, filled in.
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Line {
+    /// What a message says of `alert`.
+    #[must_use]
+    pub fn of(alert: &Alert) -> Self {
+        Self {
+            key: alert.key.clone(),
+            rule: alert.rule.clone(),
+            subject: alert.subject.clone(),
+            severity: alert.severity,
+            message: alert.message.clone(),
+            detail: alert.detail.clone(),
+            since: alert.since,
+            ended: alert.resolved_at,
+            value: alert.value.filter(|value| value.is_finite()),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
+/// A message about `alerts` (at least one), made at `now`; `thread` is what it follows up.
+#[must_use]
+pub fn about(about: About, alerts: &[&Alert], thread: Option<&str>, now: f64) -> Message {
+    let mut alerts: Vec<&Alert> = alerts.to_vec();
+    alerts.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.key.cmp(&b.key)));
+    let mut occurrences: Vec<String> = alerts
+        .iter()
+        .map(|alert| match about {
+            About::Resolved => format!("{}@{}", alert.key, alert.resolved_at.unwrap_or(0.0)),
+            _ => format!("{}@{}", alert.key, alert.fired_at.unwrap_or(0.0)),
+        })
+        .collect();
+    occurrences.sort();
+    let id = stable_id(&[word(about), &occurrences.join("\n")]);
+    let title = match about {
+        About::Resolved => resolved_title(&alerts),
+        _ => firing_title(&alerts),
+    };
+    Message {
+        thread: thread.map_or_else(|| id.clone(), str::to_owned),
+        id,
+        about,
+        severity: alerts.first().map_or(Severity::Info, |alert| alert.severity),
+        title,
+        at: now,
+        alerts: alerts.iter().take(NAMED).map(|alert| Line::of(alert)).collect(),
+        more: alerts.len().saturating_sub(NAMED),
+        keys: alerts.iter().map(|alert| alert.key.clone()).collect(),
+    }
+}
+
+/// A message that tries a channel.
+#[must_use]
+pub fn test(now: f64, nonce: &str) -> Message {
+    let id = stable_id(&["test", nonce]);
+    Message {
+        thread: id.clone(),
+        id,
+        about: About::Test,
+        severity: Severity::Info,
+        title: "Test message: this channel works".to_owned(),
+        at: now,
+        alerts: Vec::new(),
+        more: 0,
+        keys: Vec::new(),
+    }
+}
+
+fn word(about: About) -> &'static str {
+    match about {
+        About::Firing => "firing",
+        About::Resolved => "resolved",
+        About::Test => "test",
+    }
+}
+
+fn stable_id(parts: &[&str]) -> String {
+    Uuid::new_v5(&Uuid::NAMESPACE_OID, parts.join("\n").as_bytes()).to_string()
+}
+
+fn firing_title(alerts: &[&Alert]) -> String {
+    match alerts {
+        [only] => match (only.kind, only.rule.as_str(), &only.subject) {
+            (Kind::WorkerDown, "worker_crashed", Some(worker)) => format!("Worker {worker} crashed"),
+            (Kind::WorkerDown, _, Some(worker)) => format!("Worker {worker} scaled down to zero"),
+            (Kind::PartialLoss, ..) => only.detail.clone(),
+            (Kind::Source, ..) => only.detail.clone(),
+            _ => format!("{}: {}", only.rule, only.detail),
+        },
+        many if many.iter().all(|alert| alert.kind == Kind::WorkerDown) => format!("{} workers down", many.len()),
+        many if same_rule(many) => format!("{}: {} alerts", rule_of(many), many.len()),
+        many => {
+            let first = many.first().map(|alert| alert.key.as_str()).unwrap_or_default();
+            format!("{} alerts: {first} and {} more", many.len(), many.len() - 1)
+        }
+    }
+}
+
+fn resolved_title(alerts: &[&Alert]) -> String {
+    match alerts {
+        [only] => {
+            let lasted = span(only.lasted(only.resolved_at.unwrap_or(only.since)));
+            match (only.kind, &only.subject) {
+                (Kind::WorkerDown, Some(worker)) => format!("Resolved after {lasted}: worker {worker} is up again"),
+                _ => format!("Resolved after {lasted}: {}", only.key),
+            }
+        }
+        many if many.iter().all(|alert| alert.kind == Kind::WorkerDown) => {
+            format!("Resolved: {} workers up again", many.len())
+        }
+        many if same_rule(many) => format!("Resolved: {}: {} alerts", rule_of(many), many.len()),
+        many => format!("Resolved: {} alerts", many.len()),
+    }
+}
+
+fn same_rule(alerts: &[&Alert]) -> bool {
+    alerts.windows(2).all(|pair| matches!(pair, [a, b] if a.rule == b.rule))
+}
+
+fn rule_of<'a>(alerts: &[&'a Alert]) -> &'a str {
+    alerts.first().map(|alert| alert.rule.as_str()).unwrap_or_default()
+}
+
+/// A time span for people: `45 s`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`.
+#[must_use]
+pub fn span(seconds: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a span, clamped")]
+    let seconds = seconds.clamp(0.0, 1e11).round() as u64;
+    let two = |big: u64, a: &str, small: u64, b: &str| {
+        if small == 0 { format!("{big} {a}") } else { format!("{big} {a} {small} {b}") }
+    };
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => two(seconds / 60, "m", seconds % 60, "s"),
+        3600..86_400 => two(seconds / 3600, "h", seconds % 3600 / 60, "m"),
+        _ => two(seconds / 86_400, "d", seconds % 86_400 / 3600, "h"),
+    }
+}

@@ -1,0 +1,537 @@
+//! What always holds of an alert's life and of the messages that are made of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::board::{Board, BoardSettings};
+use super::file;
+use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
+use super::message::About;
+use super::quiet::Silence;
+use super::rule::{RuleSet, Severity};
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::fleet::snapshot::{Snapshot, SourceStatus};
+use crate::fleet::worker_type::TypeState;
+use crate::pages::states::{self, Fleet};
+
+const NOW: f64 = 1_795_456_871.0;
+
+fn board(rules: &str) -> Board {
+    let settings =
+        BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".into(), "email:a@b".into()] };
+    Board::new(settings, rule_set(rules))
+}
+
+fn rule_set(rules: &str) -> Arc<RuleSet> {
+    Arc::new(file::read(rules).unwrap_or_else(|mistakes| panic!("{mistakes:?}")))
+}
+
+fn fleet(down: &[&str], state: TypeState) -> Snapshot {
+    let mut fleet = Fleet::new(NOW);
+    for name in ["a", "b", "c"] {
+        fleet.add(name, 3, 10, 5);
+    }
+    for i in 0..30 {
+        fleet.add(&format!("w{i:02}"), 1, 10, 0);
+    }
+    for name in down {
+        fleet.change(name, |w, _| (w.state, w.alive) = (state, 0));
+    }
+    fleet.finish()
+}
+
+/// What was told until `now`, title by title.
+fn told(board: &mut Board, now: f64) -> Vec<String> {
+    board.due(now).0.messages.into_iter().map(|outgoing| outgoing.message.title).collect()
+}
+
+fn seen() -> impl Strategy<Value = Seen> {
+    prop_oneof![Just(Seen::Missing), Just(Seen::Clear(Some(1.0))), Just(Seen::Holds(Some(9.0)))]
+}
+
+fn alert() -> Alert {
+    let identity =
+        Identity { key: "k".into(), rule: "k".into(), subject: None, kind: Kind::Rule, severity: Severity::Warning };
+    Alert::begin(identity, None, 0.0, None)
+}
+
+proptest! {
+    #[test]
+    fn an_alert_fires_only_after_its_duration_and_resolves_only_on_a_clear_sight(
+        steps in proptest::collection::vec((seen(), 0.1..20.0_f64), 1..60), duration in 0_u64..60,
+    ) {
+        let policy = Policy { duration: Duration::from_secs(duration), ..Policy::AT_ONCE };
+        let (mut alert, mut now) = (alert(), 0.0);
+        for (seen, later) in steps {
+            now += later;
+            let before = alert.clone();
+            match alert.step(seen, policy, now) {
+                Step::Fired => {
+                    prop_assert_eq!(before.phase, Phase::Pending);
+                    prop_assert!(matches!(seen, Seen::Holds(_)));
+                    prop_assert!(now - alert.since >= policy.duration.as_secs_f64());
+                }
+                Step::Resolved | Step::Dropped => prop_assert!(matches!(seen, Seen::Clear(_))),
+                Step::FiredAgain => prop_assert!(before.told.is_some() && !before.over_told),
+                Step::Same | Step::Pending => {}
+            }
+            if seen == Seen::Missing {
+                prop_assert_eq!(&alert, &before, "missing data changes nothing");
+            }
+            if matches!(alert.phase, Phase::Resolved) || alert.step(Seen::Missing, policy, now) != Step::Same {
+                break;
+            }
+        }
+    }
+
+    #[test]
+    fn every_alert_is_told_once_before_its_end_and_the_end_is_told_to_the_same(
+        ticks in proptest::collection::vec(proptest::collection::vec(any::<bool>(), 8), 1..40), restart_at in 0_usize..40,
+    ) {
+        let rules = "rules: [{name: high, type: threshold, metric: xlen, stream: 'w0*', threshold: 100, duration: 3s, cooldown: 10s}]";
+        let mut board = board(rules);
+        let mut open: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        let mut now = NOW;
+        let calm = std::iter::repeat_n(vec![false; 8], 300);
+        for (i, high) in ticks.into_iter().chain(calm).enumerate() {
+            now += 3.0;
+            if i == restart_at {
+                let kept: Vec<Alert> = board.alerts().values().cloned().collect();
+                board = self::board(rules);
+                board.restore(kept);
+            }
+            let mut fleet = Fleet::new(now);
+            for (n, high) in high.iter().enumerate() {
+                fleet.add(&format!("w{n:02}"), 1, 10, if *high { 500 } else { 0 });
+            }
+            board.advance(&fleet.finish(), now);
+            for outgoing in board.due(now).0.messages {
+                for key in outgoing.message.keys {
+                    match outgoing.message.about {
+                        About::Resolved => prop_assert_eq!(open.remove(&key), Some(outgoing.channels.clone())),
+                        _ => prop_assert_eq!(open.insert(key, outgoing.channels.clone()), None),
+                    }
+                }
+            }
+        }
+        prop_assert!(open.is_empty(), "nobody heard that these are over: {:?}", open.keys());
+        prop_assert!(board.alerts().values().all(Alert::is_done));
+    }
+
+    #[test]
+    fn whatever_goes_down_within_the_window_is_in_one_message_and_nothing_is_left_out(
+        arrivals in proptest::collection::vec(0.0..4.9_f64, 1..30),
+    ) {
+        let mut board = board("");
+        let mut arrivals: Vec<(f64, String)> = arrivals.into_iter().enumerate().map(|(i, at)| (at, format!("w{i:02}"))).collect();
+        arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut down: Vec<&str> = Vec::new();
+        let mut messages = Vec::new();
+        for (at, name) in &arrivals {
+            down.push(name);
+            board.advance(&fleet(&down, TypeState::Crashed), NOW + at);
+            messages.extend(board.due(NOW + at).0.messages);
+        }
+        prop_assert!(messages.is_empty(), "the window is open");
+        messages.extend(board.due(NOW + 15.0).0.messages);
+        prop_assert_eq!(messages.len(), 1);
+        prop_assert_eq!(messages[0].message.keys.len(), down.len());
+        prop_assert_eq!(messages[0].message.alerts.len(), down.len());
+    }
+}
+
+#[test]
+fn the_contracts_file_is_fifteen_rules_and_its_durations_are_read_as_people_write_them() {
+    let rules = rule_set(include_str!("../../alerts.yaml"));
+    assert_eq!(rules.rules.len(), 15);
+    for (text, seconds) in [("60", 60.0), ("60s", 60.0), ("5m", 300.0), ("1h", 3600.0), ("500ms", 0.5)] {
+        assert_eq!(file::duration(text), Some(Duration::from_secs_f64(seconds)));
+    }
+    let example = "
+rules:
+  - name: aragorn_backlog        # unique; the key of its cooldown
+    type: threshold
+    metric: xlen
+    stream: aragorn.lookup
+    threshold: 500
+    duration: 60
+    severity: warning
+    message: \"text for people\"
+    anything: else
+";
+    let rule = &rule_set(example).rules[0];
+    assert_eq!((rule.duration.as_secs(), rule.cooldown.as_secs()), (60, 600));
+}
+
+/// What is wrong, where, and what is said of it: line, column, words.
+const BROKEN: &[(&str, (u64, u64), &str)] = &[
+    ("rules: [", (1, 8), "unclosed bracket"),
+    ("rules:\n\t- name: x", (2, 2), "tabs disallowed"),
+    ("rules:\n  - name: 'x", (2, 11), "not YAML"),
+    ("rules: {}", (1, 8), "rules is a mapping: expected a list"),
+    ("rules: text", (1, 8), "rules is text: expected a list"),
+    ("- name: x", (1, 1), "the file is a list: expected a mapping"),
+    ("just text", (1, 1), "the file is text: expected a mapping"),
+    ("rule:\n  - name: x", (1, 1), "did you mean rules?"),
+    ("rules:\n  - x", (2, 5), "a rule is text: expected a mapping"),
+    ("rules:\n  - type: threshold\n    metric: pg_connection_count\n    threshold: 1", (2, 5), "the rule has no name"),
+    ("rules:\n  - name:\n    type: oldest_callback_age\n    threshold: 1", (2, 5), "the rule has no name"),
+    (
+        "rules:\n  - name: [a]\n    type: oldest_callback_age\n    threshold: 1",
+        (2, 11),
+        "name is a list: expected text",
+    ),
+    ("rules:\n  - name: ''\n    type: oldest_callback_age\n    threshold: 1", (2, 11), "name is empty"),
+    ("rules:\n  - name: x", (2, 5), "the rule has no type: expected threshold, heartbeat_lost"),
+    ("rules:\n  - name: x\n    type: treshold", (3, 11), "type is \"treshold\": expected threshold"),
+    ("rules:\n  - name: x\n    type: 5", (3, 11), "type is 5: expected threshold"),
+    ("rules:\n  - name: x\n    type: threshold\n    threshold: 5", (2, 5), "the rule has no metric"),
+    (
+        "rules:\n  - name: x\n    type: threshold\n    metric: xlenn\n    stream: s\n    threshold: 5",
+        (4, 13),
+        "did you mean xlen?",
+    ),
+    (
+        "rules:\n  - name: x\n    type: threshold\n    metric: speed\n    threshold: 5",
+        (4, 13),
+        "expected one of xlen, pending",
+    ),
+    (
+        "rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    threshold: 5",
+        (2, 5),
+        "the rule names no stream",
+    ),
+    ("rules:\n  - name: x\n    type: queue_pending\n    threshold: 5", (2, 5), "the rule names no stream"),
+    ("rules:\n  - name: x\n    type: heartbeat_lost", (2, 5), "the rule names no worker"),
+    ("rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    stream: s", (2, 5), "the rule has no threshold"),
+    (
+        "rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    stream: s\n    threshold: many",
+        (6, 16),
+        "threshold is \"many\": expected a number",
+    ),
+    (
+        "rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    stream: s\n    threshold: [5]",
+        (6, 16),
+        "threshold is a list: expected a number",
+    ),
+    (
+        "rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    stream: s\n    threshold: .nan",
+        (6, 16),
+        "non-finite float",
+    ),
+    (
+        "rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    stream: s\n    treshold: 5",
+        (6, 5),
+        "did you mean threshold?",
+    ),
+    (
+        "rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    streem: s\n    threshold: 5",
+        (5, 5),
+        "did you mean stream?",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    duration: soon",
+        (5, 15),
+        "duration is \"soon\": expected a time such as 60, 60s, 5m, 1h or 500ms",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    duration: 5 minutes",
+        (5, 15),
+        "expected a time",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    duration: -5",
+        (5, 15),
+        "duration is -5",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    cooldown: never",
+        (5, 15),
+        "cooldown is \"never\"",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    duraton: 5s",
+        (5, 5),
+        "did you mean duration?",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    severity: urgent",
+        (5, 15),
+        "severity is \"urgent\": expected info, warning, critical",
+    ),
+    ("rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    severity: 1", (5, 15), "severity is 1"),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    serverity: info",
+        (5, 5),
+        "did you mean severity?",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    message: {a: b}",
+        (5, 14),
+        "message is a mapping: expected text",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    missing: zero",
+        (5, 14),
+        "expected keep, fires, resolves",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    channels: [pager]",
+        (5, 16),
+        "channel is \"pager\": expected slack",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    labels: [a]",
+        (5, 13),
+        "labels is a list",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    labels:\n      team: [a]",
+        (6, 13),
+        "labels is a list: expected text",
+    ),
+    ("rules:\n  - name: x\n    type: oldest_callback_age\n    above: 5\n    below: 3", (5, 12), "below stands beside"),
+    ("rules:\n  - name: x\n    type: db_capacity\n    threshold: 180", (4, 16), "expected a percentage from 0 to 100"),
+    (
+        "rules:\n  - name: x\n    type: db_capacity\n    threshold: 80%",
+        (4, 16),
+        "threshold is \"80%\": expected a number",
+    ),
+    ("rules:\n  - name: x\n    type: queue_pending\n    stream: 'a[*'\n    threshold: 5", (4, 13), "expected a glob"),
+    (
+        "rules:\n  - {name: x, type: oldest_callback_age, threshold: 5}\n  - {name: x, type: oldest_callback_age, threshold: 6}",
+        (3, 12),
+        "stands in line 2 already",
+    ),
+    ("rules:\n  - name: x\n    name: y\n    type: oldest_callback_age\n    threshold: 5", (3, 5), ""),
+    (
+        "rules:\n  - name: x\n    type: source_down\n    source: mysql",
+        (4, 13),
+        "expected redis, postgres, authentication",
+    ),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    change_over: fast",
+        (5, 18),
+        "change_over is \"fast\"",
+    ),
+    ("routes:\n  - severity: critical", (2, 5), "the route has no channels"),
+    ("routes:\n  - severity: [critical, loud]\n    channels: slack", (2, 26), "severity is \"loud\""),
+    ("routes:\n  - rule: '{a'\n    channels: slack", (2, 11), "expected a glob"),
+    ("maintenance:\n  - name: x", (2, 5), "the window has no time"),
+    ("maintenance:\n  - daily: 25:00-26:00", (2, 12), "expected hours in UTC"),
+    (
+        "maintenance:\n  - from: tomorrow\n    until: 2026-12-01T04:00:00Z",
+        (2, 11),
+        "expected one such as 2026-12-01T02:00:00Z",
+    ),
+    (
+        "maintenance:\n  - from: 2026-12-01T04:00:00Z\n    until: 2026-12-01T02:00:00Z",
+        (3, 12),
+        "until is not after from",
+    ),
+    ("maintenance:\n  - daily: 02:00-04:00\n    days: [someday]", (3, 12), "day is \"someday\""),
+];
+
+#[test]
+fn every_broken_file_is_told_with_the_place_and_what_was_expected() {
+    assert!(BROKEN.len() >= 50);
+    let mut untold = Vec::new();
+    for (text, (line, column), said) in BROKEN {
+        let mistakes = file::read(text).map(|_| ()).expect_err(text);
+        let hit = mistakes.iter().any(|m| (m.line, m.column) == (*line, *column) && m.said.contains(said));
+        if !hit {
+            untold.push(format!("{text}\n expected {line}:{column} {said:?}, told {mistakes:?}\n"));
+        }
+    }
+    assert!(untold.is_empty(), "{}", untold.join("\n"));
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_told_at_once() {
+    let text = "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: many\n    duration: soon\n    severity: urgent";
+    let lines: Vec<u64> = file::read(text).map(|_| ()).unwrap_err().iter().map(|mistake| mistake.line).collect();
+    assert_eq!(lines, [4, 5, 6]);
+}
+
+#[test]
+fn eighteen_workers_down_are_one_message_and_an_unrelated_alert_goes_at_once_and_apart() {
+    let mut board = board("rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]");
+    let names: Vec<String> = (0..18).map(|i| format!("w{i:02}")).collect();
+    let down: Vec<&str> = names.iter().map(String::as_str).collect();
+    board.advance(&fleet(&down, TypeState::Crashed), NOW);
+    assert_eq!(told(&mut board, NOW), ["backlog: xlen of a is 5 (above 3)"]);
+    let (due, _) = board.due(NOW + 4.0);
+    assert!(due.messages.is_empty());
+    assert_eq!(due.next, Some(NOW + 5.0));
+    let (due, _) = board.due(NOW + 5.0);
+    assert_eq!(due.messages.len(), 1);
+    assert_eq!(due.messages[0].message.title, "18 workers down");
+    assert!(
+        names.iter().all(|name| due.messages[0].message.alerts.iter().any(|line| line.subject.as_ref() == Some(name)))
+    );
+    board.advance(&fleet(&[], TypeState::Crashed), NOW + 60.0);
+    assert_eq!(told(&mut board, NOW + 66.0), ["Resolved: 18 workers up again"]);
+}
+
+#[test]
+fn a_storm_ends_in_an_honest_count() {
+    let rules: String = (0..360)
+        .map(|i| format!("\n  - {{name: r{i}, type: threshold, metric: xlen, stream: a, threshold: 3}}"))
+        .collect();
+    let mut board = board(&format!("rules:{rules}"));
+    board.advance(&fleet(&[], TypeState::Alive), NOW);
+    let (due, _) = board.due(NOW);
+    assert_eq!(due.messages.len(), 20);
+    assert!(
+        due.messages[19].message.title.contains("341 alerts: ")
+            && due.messages[19].message.title.ends_with("and 340 more")
+    );
+    assert_eq!(due.messages.iter().map(|outgoing| outgoing.message.keys.len()).sum::<usize>(), 360, "none is lost");
+}
+
+#[test]
+fn a_crash_inside_the_grace_is_told_after_it_if_still_true_and_not_if_recovered() {
+    for (recovers, expected) in [(false, vec!["Worker a crashed".to_owned()]), (true, Vec::new())] {
+        let settings = BoardSettings { grace_until: NOW + 90.0, debounce: 5.0, channels: vec!["slack".into()] };
+        let mut board = Board::new(settings, Arc::default());
+        board.advance(&fleet(&["a"], TypeState::Crashed), NOW + 10.0);
+        assert!(told(&mut board, NOW + 60.0).is_empty());
+        let after = if recovers { fleet(&[], TypeState::Alive) } else { fleet(&["a"], TypeState::Crashed) };
+        board.advance(&after, NOW + 91.0);
+        assert_eq!(told(&mut board, NOW + 96.0), expected);
+    }
+}
+
+#[test]
+fn a_worker_that_is_back_within_the_window_is_still_told_and_then_resolved() {
+    let mut board = board("");
+    board.advance(&fleet(&["a"], TypeState::ScaledDown), NOW);
+    board.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
+    assert_eq!(told(&mut board, NOW + 5.0), ["Worker a scaled down to zero"]);
+    board.advance(&fleet(&[], TypeState::Alive), NOW + 6.0);
+    assert_eq!(told(&mut board, NOW + 11.0), ["Resolved after 6 s: worker a is up again"]);
+}
+
+#[test]
+fn a_flapping_worker_is_told_once_a_cooldown_and_what_still_holds_after_it_is_told() {
+    let mut board = board("");
+    let (mut now, mut count) = (NOW, 0);
+    for i in 0..60 {
+        let down: &[&str] = if i % 2 == 0 { &["a"] } else { &[] };
+        board.advance(&fleet(down, TypeState::Crashed), now);
+        count += told(&mut board, now).len();
+        now += 9.0;
+    }
+    assert!(count <= 2, "{count} messages in nine minutes of flapping");
+    board.advance(&fleet(&["a"], TypeState::Crashed), now);
+    let told: Vec<String> = (0..70).flat_map(|i| told(&mut board, now + f64::from(i) * 10.0)).collect();
+    let firing = board.alerts().values().filter(|alert| alert.phase == Phase::Firing && alert.told.is_some()).count();
+    assert_eq!(firing, 1, "{told:?}");
+}
+
+#[test]
+fn a_silenced_alert_is_told_when_the_silence_ends_and_an_acknowledged_one_is_not() {
+    let mut board = board("");
+    let silence = Silence {
+        id: "1".into(),
+        rule: "worker_*".into(),
+        subject: "a".into(),
+        owner: "me".into(),
+        reason: "works".into(),
+        starts: NOW,
+        until: NOW + 100.0,
+        acknowledges: false,
+    };
+    let acknowledged =
+        Silence { rule: "worker_crashed:b".into(), subject: "*".into(), acknowledges: true, ..silence.clone() };
+    board.advance(&fleet(&["a", "b"], TypeState::Crashed), NOW);
+    assert_eq!(board.set_silences(vec![silence, acknowledged]).len(), 1);
+    assert!(told(&mut board, NOW + 50.0).is_empty());
+    assert_eq!(told(&mut board, NOW + 100.0), ["Worker a crashed"]);
+}
+
+#[test]
+fn while_redis_cannot_be_read_nothing_fires_and_nothing_resolves_but_redis_itself() {
+    let mut board = board("rules: [{name: down, type: heartbeat_lost, worker: a}]");
+    board.advance(&fleet(&["b"], TypeState::Crashed), NOW);
+    assert_eq!(told(&mut board, NOW + 5.0), ["Worker b crashed"]);
+    let mut blind = fleet(&[], TypeState::Crashed);
+    blind.workers.clear();
+    blind.streams.clear();
+    let trouble = SourceTrouble::new(TroubleKind::Unreachable, "connection refused");
+    blind.redis.source = SourceStatus::Down { since: NOW, trouble };
+    board.advance(&blind, NOW + 10.0);
+    board.advance(&blind, NOW + 25.0);
+    assert_eq!(told(&mut board, NOW + 40.0), ["Redis not readable: connection refused"]);
+}
+
+#[test]
+fn every_type_of_rule_sees_what_it_is_about() {
+    let snapshot = states::trouble(NOW);
+    for (rule, key) in [
+        ("type: threshold, metric: xlen, stream: aragorn.lookup, threshold: 500", "r"),
+        ("type: threshold, metric: 'xlen:aragorn.lookup', threshold: 500", "r"),
+        ("type: threshold, metric: backlog, worker: 'aragorn.*', threshold: 500", "r:aragorn.lookup"),
+        ("type: heartbeat_lost, worker: sipr", "r"),
+        ("type: heartbeat_lost, worker: never.seen", "r"),
+        ("type: queue_pending, stream: aragorn.lookup, threshold: 13", "r"),
+        ("type: lost_workers, worker: 'bte*'", "r:bte.lookup"),
+        ("type: hung_workers, worker: '*'", "r:merge_message"),
+        ("type: drain_time, stream: aragorn.lookup, threshold: 1000", "r"),
+        ("type: lag_seconds, stream: aragorn.lookup, threshold: 200", "r"),
+        ("type: threshold, metric: pg_connection_count, above: 1", "r"),
+        ("type: threshold, metric: workers_alive, worker: bte.lookup, below: 3", "r"),
+        ("type: no_data, metric: xlen, stream: never.seen", "r"),
+    ] {
+        let mut board = board(&format!("rules: [{{name: r, {rule}}}]"));
+        board.advance(&snapshot, NOW);
+        board.advance(&snapshot, NOW + 1.0);
+        let firing: Vec<&String> =
+            board.alerts().values().filter(|a| a.rule == "r" && a.phase == Phase::Firing).map(|a| &a.key).collect();
+        assert!(firing.iter().any(|k| *k == key), "{rule}: {firing:?}");
+    }
+}
+
+#[test]
+fn routes_send_each_alert_where_it_belongs_and_its_end_to_the_same() {
+    let mut board = board(
+        "
+rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]
+routes:
+  - {severity: critical, channels: [slack, email]}
+  - {rule: 'back*', channels: email}
+",
+    );
+    board.advance(&fleet(&["b"], TypeState::Crashed), NOW);
+    let due = board.due(NOW + 6.0).0.messages;
+    let channels: Vec<&[String]> = due.iter().map(|outgoing| outgoing.channels.as_slice()).collect();
+    assert_eq!(channels, [&["slack".to_owned(), "email:a@b".to_owned()][..], &["email:a@b".to_owned()][..]]);
+}
+
+#[test]
+fn a_loss_is_told_while_others_live_and_not_after_the_type_was_at_zero_and_came_back() {
+    let lost = |alive_since: f64| {
+        let mut fleet = Fleet::new(NOW);
+        fleet.add("a", 2, 10, 0);
+        fleet.change("a", |w, _| (w.lost, w.lost_at, w.state_changed_at) = (1, Some(NOW - 5.0), Some(alive_since)));
+        fleet.finish()
+    };
+    let mut board = board("");
+    board.advance(&lost(NOW - 3.0), NOW);
+    assert!(told(&mut board, NOW).is_empty());
+    board.advance(&lost(NOW - 100.0), NOW);
+    assert_eq!(told(&mut board, NOW), ["a lost 1 without a goodbye, 2 left"]);
+}
+
+#[test]
+fn an_alert_whose_rule_is_gone_resolves() {
+    let mut board = board("rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]");
+    board.advance(&fleet(&[], TypeState::Alive), NOW);
+    assert_eq!(told(&mut board, NOW).len(), 1);
+    board.set_rules(Arc::default());
+    board.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
+    assert_eq!(told(&mut board, NOW + 30.0), ["Resolved after 30 s: backlog"]);
+}

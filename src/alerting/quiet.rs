@@ -1,0 +1,157 @@
+//! Who asked not to be told: silences, acknowledgements, maintenance windows.
+
+use globset::{Glob, GlobMatcher};
+use serde::{Deserialize, Serialize};
+
+/// Somebody wants to hear nothing of some alerts for a while.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Silence {
+    /// Its id.
+    pub id: String,
+    /// Glob over rule names or whole keys of alerts.
+    pub rule: String,
+    /// Glob over streams and worker types; `*` for any, and for alerts that have none.
+    pub subject: String,
+    /// Who asked.
+    pub owner: String,
+    /// Why.
+    pub reason: String,
+    /// From when on, Unix seconds.
+    pub starts: f64,
+    /// Until when, Unix seconds.
+    pub until: f64,
+    /// It acknowledges the present occurrence of the alert whose key `rule` is.
+    #[serde(default)]
+    pub acknowledges: bool,
+}
+
+impl Silence {
+    /// Whether it covers such an alert at `now`. A glob that cannot be read covers its own text.
+    #[must_use]
+    pub fn covers(&self, rule: &str, key: &str, subject: Option<&str>, now: f64) -> bool {
+        let any =
+            |glob: &str, text: &str| glob == "*" || glob == text || matcher(glob).is_some_and(|g| g.is_match(text));
+        !self.acknowledges
+            && (self.starts..self.until).contains(&now)
+            && (any(&self.rule, rule) || any(&self.rule, key))
+            && (self.subject == "*" || subject.is_some_and(|subject| any(&self.subject, subject)))
+    }
+}
+
+/// The glob, if it is one.
+#[must_use]
+pub fn matcher(glob: &str) -> Option<GlobMatcher> {
+    Glob::new(glob).ok().map(|glob| glob.compile_matcher())
+}
+
+/// A time set aside for work on the fleet.
+#[derive(Debug, Clone)]
+pub struct Window {
+    /// What it is for.
+    pub name: String,
+    /// Rules that are quiet; all without.
+    pub rule: Option<GlobMatcher>,
+    /// Streams and worker types that are quiet; all without.
+    pub stream: Option<GlobMatcher>,
+    /// When.
+    pub when: When,
+}
+
+/// When a window is open.
+#[derive(Debug, Clone, PartialEq)]
+pub enum When {
+    /// Once, Unix seconds.
+    Once {
+        /// From.
+        from: f64,
+        /// Until.
+        until: f64,
+    },
+    /// Every day on which it begins, UTC; past midnight when it ends before it begins.
+    Daily {
+        /// Seconds after midnight.
+        from: u32,
+        /// Seconds after midnight.
+        until: u32,
+        /// Days on which it begins, 0 = Monday; every day when empty.
+        days: Vec<u32>,
+    },
+}
+
+impl Window {
+    /// Whether it covers such an alert at `now`.
+    #[must_use]
+    pub fn covers(&self, rule: &str, subject: Option<&str>, now: f64) -> bool {
+        self.rule.as_ref().is_none_or(|glob| glob.is_match(rule))
+            && self.stream.as_ref().is_none_or(|glob| subject.is_some_and(|s| glob.is_match(s)))
+            && self.when.is_open(now)
+    }
+}
+
+impl When {
+    /// Whether `now` is in it.
+    #[must_use]
+    pub fn is_open(&self, now: f64) -> bool {
+        match self {
+            Self::Once { from, until } => (*from..*until).contains(&now),
+            Self::Daily { from, until, days } => {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a date's seconds")]
+                let seconds = now.max(0.0) as u64;
+                let (day, second) = (seconds / 86_400, u32::try_from(seconds % 86_400).unwrap_or(0));
+                // 1 January 1970 was a Thursday.
+                let weekday = |day: u64| u32::try_from((day + 3) % 7).unwrap_or(0);
+                let begins = |day: u64| days.is_empty() || days.contains(&weekday(day));
+                if from <= until {
+                    begins(day) && (*from..*until).contains(&second)
+                } else {
+                    (second >= *from && begins(day)) || (second < *until && begins(day.saturating_sub(1)))
+                }
+            }
+        }
+    }
+}
+
+/// Somebody takes care of an alert: it stays quiet until it resolves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Acknowledged {
+    /// Who.
+    pub by: String,
+    /// Why, or what is done.
+    pub reason: String,
+    /// When, Unix seconds.
+    pub at: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silence_covers_what_it_names_until_it_ends() {
+        let silence = Silence {
+            id: String::new(),
+            rule: "worker_*".into(),
+            subject: "arax*".into(),
+            owner: String::new(),
+            reason: String::new(),
+            starts: 10.0,
+            until: 20.0,
+            acknowledges: false,
+        };
+        assert!(silence.covers("worker_zero", "worker_zero:arax", Some("arax"), 10.0));
+        assert!(!silence.covers("worker_zero", "worker_zero:arax", Some("arax"), 20.0));
+        assert!(!silence.covers("worker_zero", "worker_zero:bte", Some("bte"), 15.0));
+        assert!(!silence.covers("disk", "disk", None, 15.0));
+    }
+
+    #[test]
+    fn a_daily_window_reaches_past_midnight_and_keeps_to_its_days() {
+        let window = When::Daily { from: 23 * 3600, until: 3600, days: vec![5] };
+        // Saturday, 3 January 1970.
+        let saturday = 2.0 * 86_400.0;
+        assert!(window.is_open(saturday + 23.5 * 3600.0));
+        assert!(window.is_open(saturday + 24.5 * 3600.0));
+        assert!(!window.is_open(saturday + 0.5 * 3600.0));
+        assert!(!window.is_open(saturday + 25.5 * 3600.0));
+    }
+}

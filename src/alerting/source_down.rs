@@ -1,0 +1,55 @@
+//! Redis or Postgres not readable: an alert that needs no rule, because every other one is blind
+//! while it lasts.
+
+use std::time::Duration;
+
+use super::lifecycle::{Identity, Kind, Seen};
+use super::rule::Severity;
+use super::worker_down::Sighting;
+use crate::fleet::snapshot::{Snapshot, SourceStatus};
+
+/// How long a source must be away: one that restarts is no news.
+pub const AWAY_FOR: Duration = Duration::from_secs(10);
+
+/// What is seen of the two sources.
+pub fn look(snapshot: &Snapshot, mut tell: impl FnMut(Sighting)) {
+    for (key, name, source) in
+        [("redis", "Redis", &snapshot.redis.source), ("postgres", "Postgres", &snapshot.postgres.source)]
+    {
+        let (seen, detail) = match source {
+            SourceStatus::Starting => (Seen::Missing, String::new()),
+            SourceStatus::Down { trouble, .. } => (Seen::Holds(Some(1.0)), trouble.detail.clone()),
+            SourceStatus::Ok | SourceStatus::Settling { .. } => (Seen::Clear(Some(0.0)), String::new()),
+        };
+        tell(Sighting {
+            identity: Identity {
+                key: format!("source_down:{key}"),
+                rule: "source_down".to_owned(),
+                subject: Some(key.to_owned()),
+                kind: Kind::Source,
+                severity: Severity::Critical,
+            },
+            seen,
+            message: format!("{name} cannot be read: {detail}. What depends on it is shown as it was."),
+            detail: format!("{name} not readable: {detail}"),
+        });
+    }
+}
+
+/// What is seen of a channel that refuses messages, or takes them again.
+#[must_use]
+pub fn channel(name: &str, broken: Option<&str>) -> Sighting {
+    let why = broken.unwrap_or_default();
+    Sighting {
+        identity: Identity {
+            key: format!("channel_broken:{name}"),
+            rule: "channel_broken".to_owned(),
+            subject: Some(name.to_owned()),
+            kind: Kind::Source,
+            severity: Severity::Warning,
+        },
+        seen: if broken.is_some() { Seen::Holds(None) } else { Seen::Clear(None) },
+        detail: format!("channel {name} refuses messages: {why}"),
+        message: format!("Alerts do not arrive by {name}: {why}. They wait for a day."),
+    }
+}

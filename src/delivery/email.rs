@@ -1,0 +1,200 @@
+//! E-mail by SMTP: plain and HTML, one mail per recipient, encrypted or not sent at all.
+
+use std::time::Duration;
+
+use lettre::message::{Mailbox, MultiPart};
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
+use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+
+use super::{Deployment, Outcome, moment, shortened, visible};
+use crate::alerting::message::{About, Message, span};
+use crate::alerting::rule::Severity;
+use crate::settings::Secret;
+
+/// A mail that was put off is tried again no sooner.
+const LATER: Duration = Duration::from_secs(60);
+/// A server that has not answered by then is tried again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// On this port TLS begins at once; on every other by STARTTLS.
+const IMPLICIT_TLS_PORT: u16 = 465;
+
+/// How mail leaves.
+#[derive(Debug, Clone)]
+pub struct Smtp {
+    /// The server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// The login, if there is one.
+    pub login: Option<(String, Secret)>,
+    /// TLS, always; without it nothing is encrypted.
+    pub tls: bool,
+    /// Whom it comes from.
+    pub from: String,
+}
+
+/// Sends mail.
+pub struct Mailer {
+    transport: AsyncSmtpTransport<Tokio1Executor>,
+    from: Mailbox,
+    /// What follows the @ in a Message-ID.
+    domain: String,
+}
+
+impl Mailer {
+    /// A mailer by this server. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// What cannot be used, without the password.
+    pub fn new(smtp: &Smtp) -> Result<Self, String> {
+        let from: Mailbox = smtp.from.parse().map_err(|_| format!("{} is no mail address", smtp.from))?;
+        let tls = if smtp.tls {
+            let parameters =
+                TlsParameters::new_rustls(smtp.host.clone()).map_err(|_| "TLS cannot be had".to_owned())?;
+            if smtp.port == IMPLICIT_TLS_PORT { Tls::Wrapper(parameters) } else { Tls::Required(parameters) }
+        } else {
+            Tls::None
+        };
+        let domain = from.email.domain().to_owned();
+        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&smtp.host)
+            .port(smtp.port)
+            .timeout(Some(ANSWER_WITHIN))
+            .hello_name(ClientId::default())
+            .tls(tls);
+        if let Some((user, password)) = &smtp.login {
+            builder = builder.credentials(Credentials::new(user.clone(), password.reveal().to_owned()));
+        }
+        Ok(Self { transport: builder.build(), from, domain })
+    }
+
+    /// Sends a message to one recipient.
+    pub async fn send(&self, to: &str, message: &Message, from: &Deployment) -> Outcome {
+        let mail = match self.mail(to, message, from) {
+            Ok(mail) => mail,
+            Err(why) => return Outcome::Never(why),
+        };
+        match self.transport.send(mail).await {
+            Ok(response) => Outcome::Sent(shortened(&visible(response.first_line().unwrap_or_default()), 120)),
+            Err(error) => {
+                let mut why = error.to_string();
+                if let Some(cause) = std::error::Error::source(&error) {
+                    why = format!("{why}: {cause}");
+                }
+                let why = shortened(&visible(&why), 160);
+                if error.is_permanent() {
+                    Outcome::Never(why)
+                } else {
+                    Outcome::TryAgainAfter { channel_rests: None, at_least: LATER, why }
+                }
+            }
+        }
+    }
+
+    /// The mail as it is sent.
+    ///
+    /// # Errors
+    /// When the recipient is no address.
+    pub fn mail(&self, to: &str, message: &Message, from: &Deployment) -> Result<lettre::Message, String> {
+        let to: Mailbox = to.parse().map_err(|_| "not a mail address".to_owned())?;
+        let id = |of: &str| format!("<{of}@{}>", self.domain);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a date's seconds")]
+        let date = std::time::UNIX_EPOCH + Duration::from_secs(message.at.max(0.0) as u64);
+        let mut mail = lettre::Message::builder()
+            .from(self.from.clone())
+            .to(to)
+            .date(date)
+            .subject(subject(message, from))
+            .message_id(Some(id(&message.id)));
+        if message.thread != message.id {
+            mail = mail.in_reply_to(id(&message.thread)).references(id(&message.thread));
+        }
+        mail.multipart(MultiPart::alternative_plain_html(plain(message, from), html(message, from)))
+            .map_err(|_| "the mail cannot be put together".to_owned())
+    }
+}
+
+fn subject(message: &Message, from: &Deployment) -> String {
+    let environment = from.name().map(|name| format!("[{}] ", visible(name))).unwrap_or_default();
+    let word = match (message.about, message.severity) {
+        (About::Firing, Severity::Critical) => "CRITICAL: ",
+        (About::Firing, Severity::Warning) => "Warning: ",
+        _ => "",
+    };
+    shortened(&format!("{environment}{word}{}", visible(&message.title)), 200)
+}
+
+fn plain(message: &Message, from: &Deployment) -> String {
+    let mut text = format!("{}\n\n", visible(&message.title));
+    for line in &message.alerts {
+        text.push_str(&format!(
+            "* {}: {}\n",
+            visible(line.subject.as_deref().unwrap_or(&line.rule)),
+            visible(&line.message)
+        ));
+        text.push_str(&match (message.about, line.ended) {
+            (About::Resolved, Some(ended)) => {
+                format!("  lasted {}, since {}\n", span(ended - line.since), moment(line.since))
+            }
+            _ => format!("  since {}\n", moment(line.since)),
+        });
+        if let Some(page) = line.subject.as_deref().and_then(|subject| from.page_of(subject)) {
+            text.push_str(&format!("  {page}\n"));
+        }
+    }
+    if message.more > 0 {
+        text.push_str(&format!("* and {} more\n", message.more));
+    }
+    text.push_str(&format!("\n-- \n{}{} ref {}\n", place(from), moment(message.at), message.id));
+    text
+}
+
+fn html(message: &Message, from: &Deployment) -> String {
+    let colour = match (message.about, message.severity) {
+        (About::Resolved, _) => "#1b7a48",
+        (About::Test, _) | (_, Severity::Info) => "#1f5fbf",
+        (_, Severity::Critical) => "#bd2226",
+        (_, Severity::Warning) => "#8f5b00",
+    };
+    let mut rows = String::new();
+    for line in &message.alerts {
+        let name = escaped(line.subject.as_deref().unwrap_or(&line.rule));
+        let name = match line.subject.as_deref().and_then(|subject| from.page_of(subject)) {
+            Some(page) => format!("<a href=\"{}\">{name}</a>", escaped(&page)),
+            None => name,
+        };
+        let when = match (message.about, line.ended) {
+            (About::Resolved, Some(ended)) => format!("lasted {}", span(ended - line.since)),
+            _ => format!("since {}", moment(line.since)),
+        };
+        rows.push_str(&format!(
+            "<li><b>{name}</b>: {} <span style=\"color:#59636f\">({when})</span></li>",
+            escaped(&line.message)
+        ));
+    }
+    if message.more > 0 {
+        rows.push_str(&format!("<li>and {} more</li>", message.more));
+    }
+    format!(
+        "<!doctype html><html><body style=\"font:14px/1.45 system-ui,sans-serif;color:#1a1f26\">\
+         <p style=\"border-left:4px solid {colour};padding-left:10px;font-size:16px\"><b>{}</b></p><ul>{rows}</ul>\
+         <p style=\"color:#59636f;font-size:12px\">{}{} · ref {}</p></body></html>",
+        escaped(&message.title),
+        escaped(&place(from)),
+        moment(message.at),
+        message.id
+    )
+}
+
+fn place(from: &Deployment) -> String {
+    match (&from.maturity, &from.url) {
+        (Some(maturity), Some(url)) => format!("{} · {} · ", visible(maturity), visible(url)),
+        (Some(one), None) | (None, Some(one)) => format!("{} · ", visible(one)),
+        (None, None) => String::new(),
+    }
+}
+
+fn escaped(text: &str) -> String {
+    visible(text).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}

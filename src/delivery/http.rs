@@ -1,0 +1,60 @@
+//! What an HTTP answer means for a message.
+
+use std::time::Duration;
+
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+
+use super::Outcome;
+
+/// A channel that has not answered by then is tried again.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// The first pause after an answer that says nothing about when.
+const SOON: Duration = Duration::from_secs(2);
+
+/// A client for all channels.
+///
+/// # Errors
+/// When TLS cannot be had.
+pub(super) fn client() -> Result<Client, reqwest::Error> {
+    Client::builder()
+        .timeout(ANSWER_WITHIN)
+        .connect_timeout(Duration::from_secs(5))
+        // An answer that sends us elsewhere would take the message, and its secret, there.
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("shepherd-monitor/", env!("CARGO_PKG_VERSION")))
+        .build()
+}
+
+/// Posts `body`. Nothing that is said of it holds the address: that is a secret.
+pub(super) async fn post(client: &Client, url: &str, body: &Value) -> Outcome {
+    let again = |why: String| Outcome::TryAgainAfter { channel_rests: None, at_least: SOON, why };
+    match client.post(url).json(body).send().await {
+        Ok(answer) => judge(answer).await,
+        Err(error) if error.is_builder() => Outcome::ChannelBroken("the address cannot be used".to_owned()),
+        Err(error) if error.is_timeout() => again(format!("no answer within {} s", ANSWER_WITHIN.as_secs())),
+        Err(error) if error.is_connect() => again("no connection".to_owned()),
+        Err(_) => again("the connection broke".to_owned()),
+    }
+}
+
+async fn judge(answer: Response) -> Outcome {
+    let status = answer.status();
+    let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
+    let body = answer.text().await.unwrap_or_default();
+    let said = super::shortened(&super::visible(body.trim()), 120);
+    let said = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
+    match status {
+        _ if status.is_success() => Outcome::Sent(said),
+        StatusCode::TOO_MANY_REQUESTS => {
+            let rest = Duration::from_secs(retry_after.unwrap_or(30).min(3600));
+            Outcome::TryAgainAfter { channel_rests: Some(rest), at_least: rest, why: said }
+        }
+        StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::UNAUTHORIZED => {
+            Outcome::ChannelBroken(said)
+        }
+        StatusCode::REQUEST_TIMEOUT => Outcome::TryAgainAfter { channel_rests: None, at_least: SOON, why: said },
+        _ if status.is_client_error() || status.is_redirection() => Outcome::Never(said),
+        _ => Outcome::TryAgainAfter { channel_rests: None, at_least: SOON, why: said },
+    }
+}

@@ -1,0 +1,86 @@
+//! A webhook that is spoken to as Alertmanager does (payload version 4), so that its receivers work.
+
+use chrono::{DateTime, SecondsFormat};
+use reqwest::Client;
+use serde_json::{Map, Value, json};
+
+use super::{Deployment, Outcome, http};
+use crate::alerting::message::{About, Line, Message};
+use crate::settings::Secret;
+
+/// Sends a message.
+pub async fn send(client: &Client, url: &Secret, message: &Message, from: &Deployment) -> Outcome {
+    http::post(client, url.reveal(), &payload(message, from)).await
+}
+
+/// The JSON that is sent.
+#[must_use]
+pub fn payload(message: &Message, from: &Deployment) -> Value {
+    let over = message.about == About::Resolved;
+    let alerts: Vec<Value> = message.alerts.iter().map(|line| alert(line, over, from)).collect();
+    let rules: Vec<&str> = message.alerts.iter().map(|line| line.rule.as_str()).collect();
+    let one_rule = rules.first().filter(|first| rules.iter().all(|rule| rule == *first));
+    let mut common = Map::new();
+    common.insert("severity".to_owned(), json!(message.severity));
+    if let Some(rule) = one_rule {
+        common.insert("alertname".to_owned(), json!(rule));
+    }
+    if let Some(maturity) = &from.maturity {
+        common.insert("environment".to_owned(), json!(maturity));
+    }
+    json!({
+        "version": "4",
+        "groupKey": message.thread,
+        "truncatedAlerts": message.more,
+        "status": if over { "resolved" } else { "firing" },
+        "receiver": "shepherd-monitor",
+        "groupLabels": one_rule.map_or_else(|| json!({}), |rule| json!({"alertname": rule})),
+        "commonLabels": common,
+        "commonAnnotations": {"summary": message.title, "message_key": message.id},
+        "externalURL": from.url.as_deref().unwrap_or_default(),
+        "alerts": alerts,
+    })
+}
+
+fn alert(line: &Line, over: bool, from: &Deployment) -> Value {
+    let mut labels: Map<String, Value> = line.labels.iter().map(|(key, text)| (key.clone(), json!(text))).collect();
+    labels.insert("alertname".to_owned(), json!(line.rule));
+    labels.insert("severity".to_owned(), json!(line.severity));
+    if let Some(subject) = &line.subject {
+        labels.insert("stream".to_owned(), json!(subject));
+    }
+    if let Some(maturity) = &from.maturity {
+        labels.insert("environment".to_owned(), json!(maturity));
+    }
+    let mut annotations: Map<String, Value> =
+        line.annotations.iter().map(|(key, text)| (key.clone(), json!(text))).collect();
+    annotations.entry("summary").or_insert_with(|| json!(line.message));
+    annotations.entry("description").or_insert_with(|| json!(line.detail));
+    if let Some(value) = line.value {
+        annotations.insert("value".to_owned(), json!(value.to_string()));
+    }
+    let url = line.subject.as_deref().and_then(|subject| from.page_of(subject));
+    json!({
+        "status": if over { "resolved" } else { "firing" },
+        "labels": labels,
+        "annotations": annotations,
+        "startsAt": time(line.since),
+        "endsAt": line.ended.filter(|_| over).map_or_else(|| "0001-01-01T00:00:00Z".to_owned(), time),
+        "generatorURL": url.unwrap_or_default(),
+        "fingerprint": fingerprint(&line.key),
+    })
+}
+
+fn time(unix: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "a date's milliseconds")]
+    let time = DateTime::from_timestamp_millis((unix * 1000.0) as i64).unwrap_or_default();
+    time.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// 16 hex digits, the same for the same alert (FNV-1a).
+fn fingerprint(key: &str) -> String {
+    let hash = key
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    format!("{hash:016x}")
+}

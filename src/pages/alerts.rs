@@ -1,0 +1,394 @@
+//! The alerts page: what is pending, firing, silenced and over; the rules; what was sent, and what
+//! was answered.
+
+use serde::Serialize;
+
+use super::figures::counted;
+use super::live::{Environment, PageLink, is_web_address, pages_from};
+use super::templates::{Pages, PagesError};
+use super::wording::{Label, MomentStyle, Sentence};
+use super::{assets, element_id};
+use crate::alerting::board::Shown;
+use crate::alerting::condition::{Sight, present_value};
+use crate::alerting::lifecycle::{Alert, Phase};
+use crate::alerting::message::span;
+use crate::alerting::rule::{Rule, Severity, Subjects, figure};
+use crate::contract::Name;
+use crate::fleet::snapshot::Snapshot;
+
+/// Resolved alerts shown.
+const RESOLVED: usize = 50;
+
+/// A message as the page shows it.
+#[derive(Debug)]
+pub struct Sent {
+    /// What it says.
+    pub title: String,
+    /// The beginning of its key.
+    pub reference: String,
+    /// Where it goes.
+    pub channel: String,
+    /// How it stands.
+    pub state: &'static str,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// What the channel answered last.
+    pub answer: String,
+    /// When it was made, Unix seconds.
+    pub created: f64,
+    /// When it is tried again.
+    pub next_attempt: Option<f64>,
+    /// When it was sent or given up.
+    pub ended: Option<f64>,
+}
+
+/// Everything the page shows.
+#[derive(Debug)]
+pub struct AlertsPage<'a> {
+    /// The alerts.
+    pub shown: &'a Shown,
+    /// The newest snapshot, for the rules' present values.
+    pub snapshot: Option<&'a Snapshot>,
+    /// The newest messages, those on their way first.
+    pub messages: Vec<Sent>,
+    /// Postgres answered; else these are only the messages it has not taken.
+    pub from_postgres: bool,
+}
+
+#[derive(Serialize)]
+struct View<'a> {
+    title: String,
+    root: &'a str,
+    assets: String,
+    maturity: Option<&'a str>,
+    url: Option<&'a str>,
+    pages: Vec<PageLink>,
+    headline: String,
+    level: &'static str,
+    notes: Vec<String>,
+    groups: Vec<Group>,
+    rules: Vec<RuleRow>,
+    rules_file: Label,
+    messages: Vec<MessageRow>,
+    silences: Vec<SilenceRow>,
+    channels: Vec<Label>,
+    answers: Vec<AnswerRow>,
+}
+
+#[derive(Serialize)]
+struct Group {
+    id: &'static str,
+    name: &'static str,
+    empty: &'static str,
+    rows: Vec<AlertRow>,
+}
+
+#[derive(Serialize)]
+struct AlertRow {
+    key: String,
+    name: Label,
+    href: Option<String>,
+    severity: Severity,
+    message: String,
+    when: Sentence,
+    value: String,
+    told: Sentence,
+    note: String,
+    can_acknowledge: bool,
+}
+
+#[derive(Serialize)]
+struct RuleRow {
+    name: Label,
+    watches: String,
+    value: String,
+    severity: Severity,
+    firing: bool,
+}
+
+#[derive(Serialize)]
+struct MessageRow {
+    title: Label,
+    reference: String,
+    channel: Label,
+    state: &'static str,
+    level: &'static str,
+    attempts: u32,
+    answer: Label,
+    made: Sentence,
+    next: Sentence,
+}
+
+#[derive(Serialize)]
+struct SilenceRow {
+    id: String,
+    what: Label,
+    owner: Label,
+    reason: Label,
+    until: Sentence,
+}
+
+#[derive(Serialize)]
+struct AnswerRow {
+    channel: Label,
+    answer: Label,
+    level: &'static str,
+}
+
+impl AlertsPage<'_> {
+    /// The page as HTML; what it links to is below `root`.
+    ///
+    /// # Errors
+    /// When the template does not fit.
+    pub fn html(&self, pages: &Pages, environment: &Environment, root: &str) -> Result<String, PagesError> {
+        let mut view = empty(environment, root);
+        let firing = self.shown.alerts.iter().filter(|(alert, _)| alert.phase == Phase::Firing).count();
+        let pending = self.shown.alerts.iter().filter(|(alert, _)| alert.phase == Phase::Pending).count();
+        let mut words = match firing {
+            0 => "No alert is firing".to_owned(),
+            n => format!("{} firing", counted(n as u64, "alert", "alerts")),
+        };
+        if pending > 0 {
+            words.push_str(&format!(", {pending} pending"));
+        }
+        if firing > 0 {
+            view.title = format!("⚠ {firing} · {}", view.title);
+        }
+        let critical =
+            |(alert, _): &&(Alert, bool)| alert.phase == Phase::Firing && alert.severity == Severity::Critical;
+        view.level = match self.shown.alerts.iter().filter(critical).count() {
+            0 if firing == 0 => "fine",
+            0 => "warning",
+            _ => "critical",
+        };
+        view.headline = words;
+        view.notes = self.notes();
+        view.groups = self.groups(root);
+        view.rules = self.rules();
+        view.rules_file = Label::from_text(&self.shown.file);
+        view.messages = self.messages.iter().map(message_row).collect();
+        view.silences = self
+            .shown
+            .silences
+            .iter()
+            .filter(|silence| !silence.acknowledges && silence.until > self.shown.at)
+            .map(|silence| SilenceRow {
+                id: silence.id.clone(),
+                what: Label::from_text(&if silence.subject == "*" {
+                    silence.rule.clone()
+                } else {
+                    format!("{} on {}", silence.rule, silence.subject)
+                }),
+                owner: Label::from_text(&silence.owner),
+                reason: Label::from_text(&silence.reason),
+                until: Sentence::default().at("", Some(silence.until), MomentStyle::Clock),
+            })
+            .collect();
+        view.channels = self.shown.channels.iter().map(|name| Label::from_text(name)).collect();
+        pages.render("pages/alerts", &view)
+    }
+
+    /// What the channels answered to a test message, each with whether it took it.
+    ///
+    /// # Errors
+    /// When the template does not fit.
+    pub fn answers(
+        pages: &Pages,
+        environment: &Environment,
+        root: &str,
+        answers: Vec<(&str, bool, &str)>,
+    ) -> Result<String, PagesError> {
+        let mut view = empty(environment, root);
+        let failed = answers.iter().filter(|(_, ok, _)| !ok).count();
+        (view.headline, view.level) = match (answers.len(), failed) {
+            (0, _) => ("No channel is set up: nobody is told".to_owned(), "warning"),
+            (_, 0) => ("Every channel took the test message".to_owned(), "fine"),
+            (all, failed) => (format!("{failed} of {all} channels did not take the test message"), "critical"),
+        };
+        view.answers = answers
+            .into_iter()
+            .map(|(channel, ok, answer)| AnswerRow {
+                channel: Label::from_text(channel),
+                answer: Label::from_text(answer),
+                level: if ok { "fine" } else { "critical" },
+            })
+            .collect();
+        pages.render("pages/alerts_test", &view)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.shown.channels.is_empty() {
+            notes.push("No channel is set up: alerts are shown here and nobody is told. Set SLACK_WEBHOOK_URL, ALERT_EMAIL_TO or ALERT_WEBHOOK_URL.".to_owned());
+        }
+        if !self.shown.mistakes.is_empty() {
+            notes.push("The rules' file cannot be used; the last good rules are in force.".to_owned());
+            notes.extend(self.shown.mistakes.iter().map(|m| Label::from_text(m).title.unwrap_or_else(|| m.clone())));
+        }
+        if !self.shown.leads {
+            notes.push("Another monitor evaluates and sends; this page shows what it wrote down.".to_owned());
+        }
+        if !self.from_postgres {
+            notes.push(
+                "Postgres does not answer: messages go out all the same; below are those it has not taken yet."
+                    .to_owned(),
+            );
+        }
+        notes
+    }
+
+    fn groups(&self, root: &str) -> Vec<Group> {
+        let mut alerts: Vec<&(Alert, bool)> = self.shown.alerts.iter().collect();
+        alerts.sort_by(|(a, _), (b, _)| {
+            let newest = |alert: &Alert| alert.resolved_at.unwrap_or(alert.since);
+            b.severity.cmp(&a.severity).then(newest(b).total_cmp(&newest(a)))
+        });
+        let rows = |wanted: &dyn Fn(&Alert, bool) -> bool| -> Vec<AlertRow> {
+            let fits = alerts.iter().filter(|(alert, quiet)| wanted(alert, *quiet));
+            fits.map(|(alert, _)| self.row(alert, root)).collect()
+        };
+        let hushed = |alert: &Alert, quiet: bool| quiet || alert.acknowledged.is_some();
+        let mut over: Vec<&Alert> = alerts.iter().map(|(alert, _)| alert).filter(|a| a.resolved_at.is_some()).collect();
+        over.sort_by(|a, b| b.resolved_at.unwrap_or(0.0).total_cmp(&a.resolved_at.unwrap_or(0.0)));
+        vec![
+            Group {
+                id: "firing",
+                name: "Firing",
+                empty: "Nothing is firing.",
+                rows: rows(&|alert, quiet| alert.phase == Phase::Firing && !hushed(alert, quiet)),
+            },
+            Group {
+                id: "pending",
+                name: "Pending",
+                empty: "Nothing is pending.",
+                rows: rows(&|alert, _| alert.phase == Phase::Pending),
+            },
+            Group {
+                id: "silenced",
+                name: "Silenced and acknowledged",
+                empty: "Nothing is silenced.",
+                rows: rows(&|alert, quiet| alert.phase == Phase::Firing && hushed(alert, quiet)),
+            },
+            Group {
+                id: "resolved",
+                name: "Resolved",
+                empty: "Nothing has fired and ended lately.",
+                rows: over.into_iter().take(RESOLVED).map(|alert| self.row(alert, root)).collect(),
+            },
+        ]
+    }
+
+    fn row(&self, alert: &Alert, root: &str) -> AlertRow {
+        let name = alert.subject.as_deref().map(Name::from);
+        let here = |name: &Name| self.snapshot.is_some_and(|snapshot| snapshot.workers.contains_key(name));
+        let when = match (alert.phase, alert.resolved_at) {
+            (Phase::Resolved, Some(over)) => Sentence::default()
+                .at("over ", Some(over), MomentStyle::Ago)
+                .then(format!(", lasted {}", span(alert.lasted(over)))),
+            _ => Sentence::default().at("since ", Some(alert.since), MomentStyle::Clock),
+        };
+        let told = match &alert.told {
+            Some(told) if told.channels.is_empty() => Sentence::words("told nobody: no channel"),
+            Some(told) => Sentence::words(format!("told {} at ", told.channels.join(", "))).at(
+                "",
+                Some(told.at),
+                MomentStyle::Clock,
+            ),
+            None if alert.phase == Phase::Firing && alert.quiet_until > self.shown.at => {
+                Sentence::default().at("told lately; again at ", Some(alert.quiet_until), MomentStyle::Clock)
+            }
+            None => Sentence::words("not told"),
+        };
+        let note = match &alert.acknowledged {
+            Some(ack) => format!("acknowledged by {} {}", Label::from_text(&ack.by), ack.reason),
+            None if alert.flaps > 0 => format!("came back {} times", alert.flaps),
+            None => String::new(),
+        };
+        AlertRow {
+            key: alert.key.clone(),
+            name: Label::from_text(&alert.key),
+            href: name.filter(here).map(|name| format!("{root}/#{}", element_id::of('w', &name))),
+            severity: alert.severity,
+            message: super::wording::visible(&alert.message).into_owned(),
+            when,
+            value: alert.value.map_or_else(|| "—".to_owned(), figure),
+            told,
+            note,
+            can_acknowledge: alert.is_active() && alert.acknowledged.is_none(),
+        }
+    }
+
+    fn rules(&self) -> Vec<RuleRow> {
+        let sight = self.snapshot.map(Sight::of);
+        let firing = |rule: &Rule| {
+            self.shown.alerts.iter().any(|(alert, _)| alert.rule == rule.name && alert.phase == Phase::Firing)
+        };
+        let row = |rule: &Rule| {
+            let of = match &rule.watch.of {
+                Some(Subjects::One(name) | Subjects::Glob(name, _)) => format!(" of {name}"),
+                None => String::new(),
+            };
+            let change = rule.watch.change_over.map(|over| format!(" changed in {}", span(over.as_secs_f64())));
+            let held = match rule.duration.as_secs_f64() {
+                0.0 => String::new(),
+                seconds => format!(" for {}", span(seconds)),
+            };
+            let metric = rule.watch.metric;
+            let value = sight.as_ref().and_then(|sight| present_value(rule, sight));
+            RuleRow {
+                name: Label::from_text(&rule.name),
+                watches: format!("{}{of}{} {}{held}", metric.name(), change.unwrap_or_default(), rule.bound.words()),
+                value: value.map_or_else(|| "—".to_owned(), |value| figure(value) + metric.unit()),
+                severity: rule.severity,
+                firing: firing(rule),
+            }
+        };
+        self.shown.rules.rules.iter().map(row).collect()
+    }
+}
+
+fn message_row(sent: &Sent) -> MessageRow {
+    MessageRow {
+        title: Label::from_text(&sent.title),
+        reference: sent.reference.clone(),
+        channel: Label::from_text(&sent.channel),
+        state: sent.state,
+        level: match sent.state {
+            "sent" => "fine",
+            "waiting" => "warning",
+            _ => "critical",
+        },
+        attempts: sent.attempts,
+        answer: Label::from_text(if sent.answer.is_empty() { "—" } else { &sent.answer }),
+        made: Sentence::default().at("", Some(sent.created), MomentStyle::Clock),
+        next: match (sent.ended, sent.next_attempt) {
+            (Some(ended), _) => Sentence::default().at("", Some(ended), MomentStyle::Clock),
+            (None, Some(next)) => Sentence::default().at("again at ", Some(next), MomentStyle::Clock),
+            (None, None) => Sentence::words("—"),
+        },
+    }
+}
+
+fn empty<'a>(environment: &'a Environment, root: &'a str) -> View<'a> {
+    View {
+        title: match &environment.maturity {
+            Some(maturity) => format!("Alerts · Shepherd · {maturity}"),
+            None => "Alerts · Shepherd".to_owned(),
+        },
+        root,
+        assets: format!("{root}/assets/{}", assets::version()),
+        maturity: environment.maturity.as_deref(),
+        url: environment.url.as_deref().filter(|url| is_web_address(url)),
+        pages: pages_from("Alerts"),
+        headline: String::new(),
+        level: "fine",
+        notes: Vec::new(),
+        groups: Vec::new(),
+        rules: Vec::new(),
+        rules_file: Label::from_text("alerts.yaml"),
+        messages: Vec::new(),
+        silences: Vec::new(),
+        channels: Vec::new(),
+        answers: Vec::new(),
+    }
+}

@@ -1,0 +1,371 @@
+//! `monitor_alerts`, `monitor_alert_outbox`, `monitor_silences`: where each alert stands, what is
+//! told of it, and who asked not to be told.
+
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{Double, Int8, Jsonb, Text, Uuid as SqlUuid};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::connection::{PgPool, checkout, trouble};
+use super::events;
+use crate::alerting::lifecycle::Alert;
+use crate::alerting::message::Message;
+use crate::alerting::quiet::Silence;
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+
+/// A message to one channel, and what became of it. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OutboxRow {
+    /// The message's id, a UUID.
+    pub id: String,
+    /// Where it goes.
+    pub channel: String,
+    /// When it was made.
+    pub created: f64,
+    /// What is told.
+    pub message: Message,
+    /// How it stands.
+    pub state: Delivery,
+    /// Attempts begun.
+    pub attempts: u32,
+    /// Not before this moment.
+    pub next_attempt: Option<f64>,
+    /// An attempt was begun then and its end is not known.
+    pub begun: Option<f64>,
+    /// What the channel answered last.
+    pub answer: Option<String>,
+    /// When it was sent or given up.
+    pub ended: Option<f64>,
+}
+
+/// How a message stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Delivery {
+    /// On its way.
+    Waiting,
+    /// Taken by the channel.
+    Sent,
+    /// Given up.
+    Dead,
+}
+
+impl OutboxRow {
+    /// A message that was just made.
+    #[must_use]
+    pub fn new(message: &Message, channel: &str) -> Self {
+        Self {
+            id: message.id.clone(),
+            channel: channel.to_owned(),
+            created: message.at,
+            message: message.clone(),
+            state: Delivery::Waiting,
+            attempts: 0,
+            next_attempt: None,
+            begun: None,
+            answer: None,
+            ended: None,
+        }
+    }
+}
+
+/// Rows that belong together: written in one transaction.
+#[derive(Debug, Clone, Default)]
+pub struct Rows<'a> {
+    /// Alerts as they are now.
+    pub alerts: Vec<&'a Alert>,
+    /// Messages as they are now.
+    pub outbox: Vec<&'a OutboxRow>,
+    /// What happened.
+    pub events: Vec<&'a events::NewRow>,
+}
+
+/// Why rows were not written.
+#[derive(Debug)]
+pub enum NotWritten {
+    /// Another monitor leads.
+    Deposed,
+    /// Postgres did not take them.
+    Trouble(SourceTrouble),
+}
+
+impl From<diesel::result::Error> for NotWritten {
+    fn from(error: diesel::result::Error) -> Self {
+        Self::Trouble(trouble(&error))
+    }
+}
+
+/// Writes rows if `epoch` is still the present one.
+///
+/// # Errors
+/// When another monitor leads, or Postgres did not take them.
+pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotWritten> {
+    let mut connection = checkout(pool).await.map_err(NotWritten::Trouble)?;
+    let (alerts, outbox) = (json(&rows.alerts)?, json(&rows.outbox)?);
+    let events: Vec<events::NewRow> = rows.events.into_iter().cloned().collect();
+    connection
+        .transaction::<(), NotWritten, _>(async move |connection| {
+            // The lock holds a change of leader back until this is committed.
+            let leads = sql_query("SELECT 1 FROM monitor_alert_leader WHERE epoch = $1 FOR SHARE")
+                .bind::<Int8, _>(epoch)
+                .execute(connection)
+                .await?;
+            if leads == 0 {
+                return Err(NotWritten::Deposed);
+            }
+            put_alerts(connection, &alerts).await?;
+            put_outbox(connection, &outbox).await?;
+            events::put(connection, &events).await?;
+            Ok(())
+        })
+        .await
+}
+
+/// Writes what a monitor that leads no more still has to say: messages and events; alerts are left
+/// as the leader has them.
+///
+/// # Errors
+/// When Postgres did not take them.
+pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let outbox = json(&rows.outbox).map_err(|_| SourceTrouble::new(TroubleKind::Failed, "a message is no JSON"))?;
+    let events: Vec<events::NewRow> = rows.events.into_iter().cloned().collect();
+    connection
+        .transaction::<(), diesel::result::Error, _>(async move |connection| {
+            put_outbox(connection, &outbox).await?;
+            events::put(connection, &events).await
+        })
+        .await
+        .map_err(|e| trouble(&e))
+}
+
+async fn put_alerts(connection: &mut AsyncPgConnection, alerts: &Value) -> Result<(), diesel::result::Error> {
+    sql_query(
+        "INSERT INTO monitor_alerts (key, rule, subject, severity, phase, since, value, acknowledged_by, state, updated)
+         SELECT a->>'key', a->>'rule', a->>'subject', a->>'severity', a->>'phase',
+                to_timestamp((a->>'since')::float8), (a->>'value')::float8, a->'acknowledged'->>'by', a, now()
+         FROM jsonb_array_elements($1) AS a
+         ON CONFLICT (key) DO UPDATE SET rule = excluded.rule, subject = excluded.subject,
+             severity = excluded.severity, phase = excluded.phase, since = excluded.since, value = excluded.value,
+             acknowledged_by = excluded.acknowledged_by, state = excluded.state, updated = excluded.updated",
+    )
+    .bind::<Jsonb, _>(alerts)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+async fn put_outbox(connection: &mut AsyncPgConnection, outbox: &Value) -> Result<(), diesel::result::Error> {
+    // What was sent stays sent, whoever still believes otherwise.
+    sql_query(
+        "INSERT INTO monitor_alert_outbox
+             (id, channel, created, message, state, attempts, next_attempt, begun, answer, ended)
+         SELECT id, channel, to_timestamp(created), message, state, attempts, to_timestamp(next_attempt),
+                to_timestamp(begun), answer, to_timestamp(ended)
+         FROM jsonb_to_recordset($1) AS x(id uuid, channel text, created float8, message jsonb, state text,
+              attempts int, next_attempt float8, begun float8, answer text, ended float8)
+         ON CONFLICT (id, channel) DO UPDATE SET state = excluded.state,
+             attempts = greatest(monitor_alert_outbox.attempts, excluded.attempts),
+             next_attempt = excluded.next_attempt, begun = excluded.begun, answer = excluded.answer,
+             ended = excluded.ended
+         WHERE monitor_alert_outbox.state = 'waiting'",
+    )
+    .bind::<Jsonb, _>(outbox)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Everything a monitor goes on from.
+#[derive(Debug, Default)]
+pub struct Kept {
+    /// Alerts that are not over, and those that were over lately.
+    pub alerts: Vec<Alert>,
+    /// Messages on their way, in order.
+    pub waiting: Vec<OutboxRow>,
+}
+
+#[derive(QueryableByName)]
+struct Json {
+    #[diesel(sql_type = Jsonb)]
+    json: Value,
+}
+
+const OUTBOX_JSON: &str = "jsonb_build_object('id', id, 'channel', channel,
+    'created', extract(epoch from created)::float8, 'message', message, 'state', state, 'attempts', attempts,
+    'next_attempt', extract(epoch from next_attempt)::float8, 'begun', extract(epoch from begun)::float8,
+    'answer', answer, 'ended', extract(epoch from ended)::float8) AS json";
+
+/// Reads what was written down.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn load(pool: &PgPool) -> Result<Kept, SourceTrouble> {
+    Ok(Kept { alerts: alerts(pool).await?, waiting: outbox(pool, "WHERE state = 'waiting' ORDER BY seq").await? })
+}
+
+/// The alerts, as last written down.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn alerts(pool: &PgPool) -> Result<Vec<Alert>, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let rows: Vec<Json> = sql_query("SELECT state AS json FROM monitor_alerts ORDER BY updated DESC LIMIT 5000")
+        .load(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    Ok(read(rows))
+}
+
+/// The newest messages, those on their way first.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn newest_messages(pool: &PgPool, limit: u32) -> Result<Vec<OutboxRow>, SourceTrouble> {
+    outbox(pool, &format!("ORDER BY state <> 'waiting', seq DESC LIMIT {limit}")).await
+}
+
+async fn outbox(pool: &PgPool, rest: &str) -> Result<Vec<OutboxRow>, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let query = format!("SELECT {OUTBOX_JSON} FROM monitor_alert_outbox {rest}");
+    let rows: Vec<Json> = sql_query(query).load(&mut connection).await.map_err(|e| trouble(&e))?;
+    Ok(read(rows))
+}
+
+/// Silences and acknowledgements that are not over.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn silences(pool: &PgPool) -> Result<Vec<Silence>, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let rows: Vec<Json> = sql_query(
+        "SELECT jsonb_build_object('id', id, 'rule', rule, 'subject', subject, 'owner', owner, 'reason', reason,
+             'starts', extract(epoch from starts)::float8, 'until', extract(epoch from until)::float8,
+             'acknowledges', acknowledges) AS json
+         FROM monitor_silences WHERE until > now() ORDER BY starts",
+    )
+    .load(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    Ok(read(rows))
+}
+
+/// Stores a silence.
+///
+/// # Errors
+/// When Postgres did not take it.
+pub async fn silence(pool: &PgPool, silence: &Silence) -> Result<(), SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let id = Uuid::parse_str(&silence.id).unwrap_or_else(|_| Uuid::new_v4());
+    sql_query(
+        "INSERT INTO monitor_silences (id, rule, subject, owner, reason, starts, until, acknowledges)
+         VALUES ($1, $2, $3, $4, $5, to_timestamp($6), to_timestamp($7), $8)",
+    )
+    .bind::<SqlUuid, _>(id)
+    .bind::<Text, _>(silence.rule.replace('\0', "\u{fffd}"))
+    .bind::<Text, _>(silence.subject.replace('\0', "\u{fffd}"))
+    .bind::<Text, _>(silence.owner.replace('\0', "\u{fffd}"))
+    .bind::<Text, _>(silence.reason.replace('\0', "\u{fffd}"))
+    .bind::<Double, _>(silence.starts)
+    .bind::<Double, _>(silence.until)
+    .bind::<diesel::sql_types::Bool, _>(silence.acknowledges)
+    .execute(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    Ok(())
+}
+
+/// Ends a silence now; whether there was one.
+///
+/// # Errors
+/// When Postgres did not take it.
+pub async fn end_silence(pool: &PgPool, id: Uuid) -> Result<bool, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let ended = sql_query("UPDATE monitor_silences SET until = now() WHERE id = $1 AND until > now()")
+        .bind::<SqlUuid, _>(id)
+        .execute(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    Ok(ended > 0)
+}
+
+/// Forgets messages and silences that ended more than 30 days ago.
+///
+/// # Errors
+/// When Postgres did not do it.
+pub async fn forget_old(pool: &PgPool) -> Result<(), SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    for statement in [
+        "DELETE FROM monitor_alert_outbox WHERE ctid = ANY (ARRAY(SELECT ctid FROM monitor_alert_outbox
+             WHERE ended < now() - interval '30 days' LIMIT 1000))",
+        "DELETE FROM monitor_silences WHERE until < now() - interval '30 days'",
+        "DELETE FROM monitor_alerts WHERE phase = 'resolved' AND updated < now() - interval '30 days'",
+    ] {
+        sql_query(statement).execute(&mut connection).await.map_err(|e| trouble(&e))?;
+    }
+    Ok(())
+}
+
+#[derive(QueryableByName)]
+struct Epoch {
+    #[diesel(sql_type = Int8)]
+    epoch: i64,
+}
+
+/// Asks to lead, or to go on leading: the epoch, if `holder` leads now. A leader that did not
+/// renew for `lease_sec` leads no more, by Postgres' clock.
+///
+/// # Errors
+/// When Postgres does not say.
+pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<Option<i64>, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let epochs: Vec<Epoch> = sql_query(
+        "UPDATE monitor_alert_leader
+         SET epoch = epoch + (holder <> $1)::int, holder = $1, renewed = clock_timestamp()
+         WHERE holder = $1 OR renewed < clock_timestamp() - make_interval(secs => $2)
+         RETURNING epoch",
+    )
+    .bind::<Text, _>(holder)
+    .bind::<Double, _>(lease_sec)
+    .load(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    Ok(epochs.into_iter().next().map(|row| row.epoch))
+}
+
+/// Leads no more: another may at once.
+///
+/// # Errors
+/// When Postgres did not take it.
+pub async fn resign(pool: &PgPool, holder: &str) -> Result<(), SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    sql_query("UPDATE monitor_alert_leader SET renewed = '-infinity' WHERE holder = $1")
+        .bind::<Text, _>(holder)
+        .execute(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    Ok(())
+}
+
+/// Rows that this version cannot read are passed over, and said.
+fn read<T: for<'de> Deserialize<'de>>(rows: Vec<Json>) -> Vec<T> {
+    let read = |row: Json| match serde_json::from_value(row.json) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            tracing::warn!(%error, "a stored alert or message cannot be read and is passed over");
+            None
+        }
+    };
+    rows.into_iter().filter_map(read).collect()
+}
+
+/// Postgres' JSON holds no NUL.
+fn json<T: Serialize>(rows: &[T]) -> Result<Value, NotWritten> {
+    let no_json =
+        |_| NotWritten::Trouble(SourceTrouble::new(TroubleKind::Failed, "an alert cannot be written as JSON"));
+    let text = serde_json::to_string(rows).map_err(no_json)?;
+    serde_json::from_str(&text.replace("\\u0000", "\\ufffd")).map_err(no_json)
+}

@@ -1,0 +1,121 @@
+//! Where alerts and messages wait on disk while Postgres is away: one file, replaced as a whole.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::alerts::{Delivery, OutboxRow, Rows};
+use super::events::NewRow;
+use crate::alerting::lifecycle::Alert;
+
+/// Messages kept at most; of the oldest that are done, and then of the oldest, some go first.
+const MESSAGES: usize = 2000;
+/// Events kept at most; the oldest go first.
+const EVENTS: usize = 5000;
+
+/// What Postgres has not taken yet: the newest of each row.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Unsaved {
+    alerts: BTreeMap<String, Alert>,
+    outbox: Vec<OutboxRow>,
+    events: Vec<NewRow>,
+}
+
+impl Unsaved {
+    /// Takes rows in; a row that is there already is replaced.
+    pub fn add(&mut self, alerts: Vec<Alert>, outbox: Vec<OutboxRow>, events: Vec<NewRow>) {
+        self.alerts.extend(alerts.into_iter().map(|alert| (alert.key.clone(), alert)));
+        for row in outbox {
+            match self.outbox.iter_mut().find(|known| known.id == row.id && known.channel == row.channel) {
+                Some(known) => *known = row,
+                None => self.outbox.push(row),
+            }
+        }
+        while self.outbox.len() > MESSAGES {
+            let oldest_done = self.outbox.iter().position(|row| row.state != Delivery::Waiting).unwrap_or(0);
+            self.outbox.remove(oldest_done);
+        }
+        self.events.extend(events);
+        let over = self.events.len().saturating_sub(EVENTS);
+        self.events.drain(..over);
+    }
+
+    /// Whether nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.alerts.is_empty() && self.outbox.is_empty() && self.events.is_empty()
+    }
+
+    /// All of it, as rows to write.
+    #[must_use]
+    pub fn rows(&self) -> Rows<'_> {
+        Rows {
+            alerts: self.alerts.values().collect(),
+            outbox: self.outbox.iter().collect(),
+            events: self.events.iter().collect(),
+        }
+    }
+
+    /// The alerts.
+    #[must_use]
+    pub fn alerts(&self) -> Vec<Alert> {
+        self.alerts.values().cloned().collect()
+    }
+
+    /// The messages.
+    #[must_use]
+    pub fn outbox(&self) -> &[OutboxRow] {
+        &self.outbox
+    }
+}
+
+/// The file.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    file: PathBuf,
+}
+
+impl Spool {
+    /// In `folder`, which is made when something has to be kept. One monitor's spool is its own:
+    /// `name` tells those that share a folder apart.
+    #[must_use]
+    pub fn new(folder: &Path, name: &str) -> Self {
+        Self { file: folder.join(format!("alerts-{name}.json")) }
+    }
+
+    /// What waits; nothing if the file is not there or cannot be read, which is said.
+    #[must_use]
+    pub fn load(&self) -> Unsaved {
+        match std::fs::read(&self.file) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
+                let file = self.file.display();
+                tracing::error!(%file, %error, "what waited on disk cannot be read");
+                Unsaved::default()
+            }),
+            Err(_) => Unsaved::default(),
+        }
+    }
+
+    /// Keeps `unsaved`: on disk when this returns, whole or as before.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn save(&self, unsaved: &Unsaved) -> std::io::Result<()> {
+        if unsaved.is_empty() {
+            return match std::fs::remove_file(&self.file) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            };
+        }
+        if let Some(folder) = self.file.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let new = self.file.with_extension("new");
+        let mut file = std::fs::File::create(&new)?;
+        file.write_all(&serde_json::to_vec(unsaved)?)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.file)
+    }
+}

@@ -1,0 +1,49 @@
+//! Alerts as the contract keeps them in Redis: the newest 200, and a key while a rule is quiet.
+
+use super::connection::{self, send};
+use super::reply;
+use crate::contract::keys;
+use crate::fleet::reading::SourceTrouble;
+
+/// Alerts kept.
+const KEPT: isize = 200;
+
+/// Puts alerts (JSON, oldest first) in front of the others, and marks rules as quiet for so many
+/// seconds.
+///
+/// # Errors
+/// When Redis did not take them.
+pub async fn remember(
+    pool: &deadpool_redis::Pool,
+    alerts: &[String],
+    quiet: &[(String, u64)],
+) -> Result<(), SourceTrouble> {
+    let mut redis = connection::checkout(pool).await?;
+    let mut pipe = redis::pipe();
+    if !alerts.is_empty() {
+        pipe.cmd("LPUSH").arg(keys::ALERTS_HISTORY).arg(alerts);
+        pipe.cmd("LTRIM").arg(keys::ALERTS_HISTORY).arg(0).arg(KEPT - 1);
+    }
+    for (rule, seconds) in quiet.iter().filter(|(_, seconds)| *seconds > 0) {
+        pipe.cmd("SET").arg(keys::alert_cooldown(rule)).arg("1").arg("EX").arg(*seconds);
+    }
+    for answer in send(&mut redis, &mut pipe).await? {
+        answer.map_err(|e| connection::trouble(&e))?;
+    }
+    Ok(())
+}
+
+/// The newest `limit` alerts (JSON), newest first.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn newest(pool: &deadpool_redis::Pool, limit: usize) -> Result<Vec<String>, SourceTrouble> {
+    let mut redis = connection::checkout(pool).await?;
+    let mut pipe = redis::pipe();
+    pipe.cmd("LRANGE").arg(keys::ALERTS_HISTORY).arg(0).arg(limit.saturating_sub(1));
+    match send(&mut redis, &mut pipe).await?.into_iter().next() {
+        Some(Ok(value)) => Ok(reply::items(&value).iter().filter_map(reply::text).collect()),
+        Some(Err(error)) => Err(connection::trouble(&error)),
+        None => Ok(Vec::new()),
+    }
+}

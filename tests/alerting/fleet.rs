@@ -1,0 +1,107 @@
+//! Workers as far as the monitor can see them: heartbeats that are rewritten, or not any more.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::aio::MultiplexedConnection;
+
+use crate::support::redis::{TestRedis, connection};
+
+/// Keeps heartbeats of workers up, each the only one of its type.
+pub(crate) struct Fleet {
+    alive: Arc<Mutex<BTreeMap<String, f64>>>,
+    url: String,
+    _beating: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Fleet {
+    pub(crate) fn start(redis: &TestRedis) -> Self {
+        let alive: Arc<Mutex<BTreeMap<String, f64>>> = Arc::default();
+        let (stop, mut stopped) = tokio::sync::oneshot::channel();
+        let (shared, url) = (Arc::clone(&alive), redis.url());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                let mut redis = connection(&url, Duration::from_secs(10)).await.unwrap();
+                while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
+                    let workers: Vec<(String, f64)> =
+                        shared.lock().unwrap().iter().map(|(name, since)| (name.clone(), *since)).collect();
+                    for (name, since) in workers {
+                        beat(&mut redis, &name, since).await;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
+        });
+        Self { alive, url: redis.url(), _beating: stop }
+    }
+
+    /// These workers live from now on.
+    pub(crate) async fn up(&self, names: &[&str]) {
+        let mut redis = connection(&self.url, Duration::from_secs(10)).await.unwrap();
+        for name in names {
+            self.alive.lock().unwrap().insert((*name).to_owned(), now());
+            beat(&mut redis, name, now()).await;
+        }
+    }
+
+    /// These vanish without a goodbye, all in the same moment.
+    pub(crate) async fn crash(&self, names: &[&str]) {
+        let gone: Vec<(String, f64)> =
+            names.iter().filter_map(|n| self.alive.lock().unwrap().remove_entry(*n)).collect();
+        let mut redis = connection(&self.url, Duration::from_secs(10)).await.unwrap();
+        let mut pipe = redis::pipe();
+        for (name, since) in gone {
+            pipe.cmd("DEL").arg(key("heartbeat", &name, since)).ignore();
+        }
+        let () = pipe.query_async(&mut redis).await.unwrap();
+    }
+
+    /// This one leaves on purpose.
+    pub(crate) async fn leave(&self, name: &str) {
+        let (_, since) = self.alive.lock().unwrap().remove_entry(name).unwrap();
+        let mut redis = connection(&self.url, Duration::from_secs(10)).await.unwrap();
+        let json = serde_json::json!({"stream": name, "consumer": consumer(since), "signum": 15, "ts": now()});
+        let () = redis::pipe()
+            .cmd("SET")
+            .arg(key("shutdown", name, since))
+            .arg(json.to_string())
+            .arg("EX")
+            .arg(120)
+            .ignore()
+            .cmd("DEL")
+            .arg(key("heartbeat", name, since))
+            .ignore()
+            .query_async(&mut redis)
+            .await
+            .unwrap();
+    }
+}
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
+}
+
+fn consumer(since: f64) -> String {
+    format!("{:08x}", (since * 1000.0) as u64 & 0xffff_ffff)
+}
+
+fn key(kind: &str, name: &str, since: f64) -> String {
+    format!("worker:{kind}:{name}:{}", consumer(since))
+}
+
+async fn beat(redis: &mut MultiplexedConnection, name: &str, since: f64) {
+    let json = serde_json::json!({
+        "stream": name, "consumer": consumer(since), "started_at": since, "last_seen": now(), "task_limit": 10,
+    });
+    let result: redis::RedisResult<()> = redis::cmd("SET")
+        .arg(key("heartbeat", name, since))
+        .arg(json.to_string())
+        .arg("EX")
+        .arg(15)
+        .query_async(redis)
+        .await;
+    // A server that a test stopped or ended does not take it.
+    drop(result);
+}

@@ -1,0 +1,65 @@
+"""A mail server that prints what it takes, one JSON a line.
+
+usage: mail.py starttls|plain
+"""
+import asyncio
+import email
+import email.policy
+import json
+import ssl
+import sys
+
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP, AuthResult
+
+
+class Keeper:
+    async def handle_DATA(self, server, session, envelope):
+        mail = email.message_from_bytes(envelope.content, policy=email.policy.default)
+        parts = [part for part in mail.walk() if not part.is_multipart()]
+        taken = {
+            "to": envelope.rcpt_tos[0],
+            "from": envelope.mail_from,
+            "tls": session.ssl is not None,
+            "user": session.auth_data,
+            "subject": mail["subject"],
+            "message-id": mail["message-id"],
+            "in-reply-to": mail["in-reply-to"],
+            "references": mail["references"],
+            "types": [part.get_content_type() for part in parts],
+            "plain": parts[0].get_content(),
+        }
+        print("mail: " + json.dumps(taken), flush=True)
+        return "250 taken"
+
+
+def login(server, session, envelope, mechanism, data):
+    good = data.login == b"shepherd" and data.password == b"verysecret"
+    return AuthResult(success=good, auth_data=data.login.decode())
+
+
+starttls = sys.argv[1] == "starttls"
+context = None
+if starttls:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain("cert.pem", "key.pem")
+
+
+class Server(Controller):
+    def factory(self):
+        return SMTP(
+            self.handler,
+            tls_context=context,
+            require_starttls=starttls,
+            authenticator=login,
+            auth_required=starttls,
+            auth_require_tls=True,
+        )
+
+
+controller = Server(Keeper(), hostname="127.0.0.1", port=0)
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+server = loop.run_until_complete(loop.create_server(controller.factory, host="127.0.0.1", port=0))
+print(f"listening on {server.sockets[0].getsockname()[1]}", flush=True)
+loop.run_forever()

@@ -1,0 +1,130 @@
+//! A real mail server that asks for TLS and a login, and keeps what it is sent.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+
+use super::{Ground, SOON};
+use crate::support::wait::eventually;
+
+/// The server and its certificate.
+pub(crate) struct Mail {
+    reaper: Reaper,
+    port: u16,
+}
+
+impl Mail {
+    /// `mode`: `starttls`, `implicit`, or `plain` for one that offers no TLS.
+    pub(crate) async fn start(mode: &str) -> Self {
+        let reaper = Reaper::start("shepherd-mail", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+        let status = reaper
+            .run(&[
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "rsa:2048",
+                "-nodes",
+                "-keyout",
+                "key.pem",
+                "-out",
+                "cert.pem",
+                "-days",
+                "2",
+                "-subj",
+                "/CN=localhost",
+                "-addext",
+                "subjectAltName=DNS:localhost",
+                "-addext",
+                "basicConstraints=critical,CA:FALSE",
+            ])
+            .unwrap();
+        assert_eq!(status, 0, "{}", reaper.log_from(0));
+        std::fs::write(reaper.folder().join("mail.py"), include_str!("mail.py")).unwrap();
+        reaper.serve(&["/usr/bin/python3", "-u", "mail.py", mode]).unwrap();
+        let port = eventually("the mail server listens", Duration::from_secs(20), || async {
+            let log = reaper.log_from(0);
+            let port = log.split("listening on ").nth(1).and_then(|rest| rest.lines().next()?.parse().ok());
+            port.ok_or(log)
+        })
+        .await;
+        Self { reaper, port }
+    }
+
+    /// Settings that send mail there.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let folder = self.reaper.folder().display().to_string();
+        [
+            ("ALERT_EMAIL_TO", "night@example.org".to_owned()),
+            ("ALERT_EMAIL_FROM", "shepherd@fleet.example".to_owned()),
+            ("SMTP_HOST", "localhost".to_owned()),
+            ("SMTP_PORT", self.port.to_string()),
+            ("SMTP_USER", "shepherd".to_owned()),
+            ("SMTP_PASSWORD", "verysecret".to_owned()),
+            ("SSL_CERT_FILE", format!("{folder}/cert.pem")),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// Everything it took: envelope, headers, parts.
+    pub(crate) fn mails(&self) -> Vec<Value> {
+        let log = self.reaper.log_from(0);
+        log.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("mail: ")?).ok()).collect()
+    }
+
+    pub(crate) async fn told(&self, subject: &str) -> Value {
+        eventually(&format!("a mail says {subject:?}"), SOON, || async {
+            let mails = self.mails();
+            let found = mails.iter().find(|m| m["subject"].as_str().is_some_and(|s| s.contains(subject))).cloned();
+            found.ok_or_else(|| self.reaper.log_from(0))
+        })
+        .await
+    }
+}
+
+fn settings(mail: &[(String, String)]) -> Vec<(&str, &str)> {
+    mail.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+#[tokio::test]
+async fn mail_goes_by_starttls_with_a_login_and_resolved_threads_under_firing() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a"]).await;
+    let mail = Mail::start("starttls").await;
+    let given = mail.settings();
+    let monitor = ground.monitor("m", &settings(&given)).await;
+    ground.alive(&monitor, &["a"]).await;
+    ground.fleet.crash(&["a"]).await;
+    let firing = mail.told("[test] CRITICAL: Worker a crashed").await;
+    ground.fleet.up(&["a"]).await;
+    let resolved = mail.told("worker a is up again").await;
+    for mail in [&firing, &resolved] {
+        assert_eq!(mail["tls"], true);
+        assert_eq!(mail["user"], "shepherd");
+        assert_eq!(mail["to"], "night@example.org");
+        assert_eq!(mail["types"], serde_json::json!(["text/plain", "text/html"]));
+    }
+    assert!(firing["message-id"].as_str().unwrap().ends_with("@fleet.example>"));
+    assert_eq!(resolved["in-reply-to"], firing["message-id"]);
+    assert_eq!(resolved["references"], firing["message-id"]);
+    assert_eq!(mail.mails().len(), 2);
+    assert!(!monitor.log().contains("verysecret"));
+    let (_, page) = monitor.get("/alerts").await;
+    assert!(page.contains("email:night@example.org") && !page.contains("verysecret"));
+}
+
+#[tokio::test]
+async fn a_server_without_tls_gets_no_mail_and_no_password() {
+    let ground = Ground::new();
+    let mail = Mail::start("plain").await;
+    let given = mail.settings();
+    let monitor = ground.monitor("m", &settings(&given)).await;
+    let answer = reqwest::Client::new().post(monitor.url("/api/alerts/test")).send().await.unwrap();
+    let answer: Value = answer.json().await.unwrap();
+    let by_mail =
+        answer["channels"].as_array().unwrap().iter().find(|c| c["channel"] == "email:night@example.org").unwrap();
+    assert_eq!(by_mail["ok"], false, "{answer}");
+    assert!(mail.mails().is_empty());
+}

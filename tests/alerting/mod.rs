@@ -1,0 +1,93 @@
+//! Alerts from a real fleet's keys to a scripted Slack, a real mail server and a webhook.
+
+mod delivery;
+mod fleet;
+mod leadership;
+mod mail;
+mod pages;
+mod slack;
+mod trouble;
+mod workers;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+
+use self::fleet::Fleet;
+use self::slack::Slack;
+use crate::support::monitor::Monitor;
+use crate::support::postgres::TestDatabase;
+use crate::support::redis::TestRedis;
+use crate::support::wait::eventually;
+
+/// Longer than a heartbeat is believed, a debounce and a busy machine take.
+const SOON: Duration = Duration::from_secs(60);
+
+/// A fleet, a database and a Slack, for monitors to be started on.
+struct Ground {
+    redis: TestRedis,
+    database: TestDatabase,
+    fleet: Fleet,
+    slack: Slack,
+    folder: Reaper,
+}
+
+impl Ground {
+    fn new() -> Self {
+        let redis = TestRedis::start();
+        let fleet = Fleet::start(&redis);
+        let folder = Reaper::start("shepherd-alerts", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+        Self { redis, database: TestDatabase::create(), fleet, slack: Slack::start(), folder }
+    }
+
+    /// The rules' file, holding this.
+    fn rules(&self, yaml: &str) -> String {
+        let file = self.folder.folder().join("rules.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
+    /// A monitor with a spool of its own, called `name`, that tells Slack.
+    async fn monitor(&self, name: &str, more: &[(&str, &str)]) -> Monitor {
+        let spool = self.folder.folder().join(name);
+        let given = [
+            ("REDIS_URL", self.redis.url()),
+            ("DATABASE_URL", self.database.url()),
+            ("SLACK_WEBHOOK_URL", self.slack.url()),
+            ("MONITOR_SPOOL_DIR", spool.to_str().unwrap().to_owned()),
+            ("MONITOR_STARTUP_GRACE_SEC", "0".to_owned()),
+            ("MONITOR_DOWN_DEBOUNCE_SEC", "1".to_owned()),
+            ("SERVER_MATURITY", "test".to_owned()),
+        ];
+        let mut all: Vec<(&str, &str)> =
+            given.iter().filter(|(n, _)| !more.iter().any(|(m, _)| m == n)).map(|(n, v)| (*n, v.as_str())).collect();
+        all.extend(more);
+        Monitor::start(&all).await
+    }
+
+    async fn alive(&self, monitor: &Monitor, names: &[&str]) {
+        monitor
+            .until("all are alive and Redis is believed", SOON, |s| {
+                names.iter().all(|name| s["workers"][name]["state"] == "alive")
+                    && s["redis"]["source"]["status"] == "ok"
+            })
+            .await;
+    }
+}
+
+/// Waits until every message is noted as sent: a monitor that is killed before sends once more.
+async fn all_noted_as_sent(monitor: &Monitor) {
+    eventually("every message is noted as sent", SOON, || async {
+        let (_, page) = monitor.get("/alerts").await;
+        page.contains(">sent<") && !page.contains(">waiting<")
+    })
+    .await;
+}
+
+/// Alerts as the page's API tells them.
+async fn alerts(monitor: &Monitor) -> Vec<Value> {
+    let (status, body) = monitor.get("/api/alerts?limit=50").await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str::<Value>(&body).unwrap()["alerts"].as_array().unwrap().clone()
+}

@@ -1,0 +1,115 @@
+//! Workers that go down and come back.
+
+use super::slack::Answer;
+use super::*;
+
+#[tokio::test]
+async fn a_crash_and_a_goodbye_are_told_apart_once_each_and_their_ends_too() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a", "b", "<!channel>"]).await;
+    let monitor = ground.monitor("m", &[("SERVER_URL", "https://fleet.example")]).await;
+    ground.alive(&monitor, &["a", "b", "<!channel>"]).await;
+    ground.fleet.leave("b").await;
+    ground.slack.told("Worker b scaled down to zero", SOON).await;
+    ground.fleet.crash(&["a"]).await;
+    let post = ground.slack.told("Worker a crashed", SOON).await;
+    assert!(post.text().contains("[test]") && post.body.to_string().contains("https://fleet.example/streams/a"));
+    ground.fleet.crash(&["<!channel>"]).await;
+    let post = ground.slack.told("&lt;!channel&gt;", SOON).await;
+    assert!(!post.body.to_string().contains("<!channel>"), "{}", post.body);
+    ground.fleet.up(&["a", "b"]).await;
+    ground.slack.told("worker a is up again", SOON).await;
+    eventually("both ends are told", SOON, || async { ground.slack.count("up again") >= 1 }).await;
+    let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
+    assert_eq!(ground.slack.count("Worker a crashed"), 1, "{texts:?}");
+    assert_eq!(ground.slack.count("Worker b scaled"), 1, "{texts:?}");
+    // The API, newest first, in the contract's shape.
+    let alerts = alerts(&monitor).await;
+    let rules: Vec<&str> = alerts.iter().map(|alert| alert["rule"].as_str().unwrap()).collect();
+    assert_eq!(rules, ["worker_crashed:<!channel>", "worker_crashed:a", "worker_zero:b"]);
+    assert!(alerts.iter().all(|a| a["ts"].is_f64()
+        && a["severity"] == "critical"
+        && a["detail"].is_string()
+        && a["message"].is_string()));
+    let mut redis = ground.redis.connection().await;
+    let quiet: i64 = redis::cmd("TTL").arg("alert:cooldown:worker_crashed:a").query_async(&mut redis).await.unwrap();
+    assert!((500..=600).contains(&quiet), "{quiet}");
+    let events = monitor.events().await;
+    assert_eq!(events.iter().filter(|event| event["type"] == "alert").count(), 3);
+    assert!(!monitor.log().contains("verysecret"));
+}
+
+#[tokio::test]
+async fn eighteen_down_at_once_are_one_message_that_names_them_and_a_backlog_goes_at_once_and_apart() {
+    let ground = Ground::new();
+    let names: Vec<String> = (0..18).map(|i| format!("w{i:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    ground.fleet.up(&names).await;
+    let rules = ground.rules("rules: [{name: backlog, type: threshold, metric: xlen, stream: orders, threshold: 5}]");
+    let given = [("MONITOR_ALERTS_CONFIG", rules.as_str()), ("MONITOR_DOWN_DEBOUNCE_SEC", "5")];
+    let monitor = ground.monitor("m", &given).await;
+    ground.alive(&monitor, &names).await;
+    ground.fleet.crash(&names).await;
+    monitor.until("the crashes are seen", SOON, |s| s["workers"]["w00"]["state"] == "crashed").await;
+    let mut redis = ground.redis.connection().await;
+    for _ in 0..6 {
+        let _: String = redis::cmd("XADD").arg("orders").arg(&["*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    }
+    let down = ground.slack.told("18 workers down", SOON).await;
+    let backlog = ground.slack.told("backlog: xlen of orders is 6 (above 5)", SOON).await;
+    assert!(backlog.at < down.at, "the backlog does not wait for the window");
+    let body = down.body.to_string();
+    assert!(names.iter().all(|name| body.contains(name)), "{body}");
+    assert_eq!(ground.slack.taken().len(), 2);
+    ground.fleet.up(&names).await;
+    ground.slack.told("18 workers up again", SOON).await;
+}
+
+#[tokio::test]
+async fn a_crash_inside_the_grace_is_told_after_it_if_still_true_and_not_if_recovered() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a", "b"]).await;
+    let monitor = ground.monitor("m", &[("MONITOR_STARTUP_GRACE_SEC", "45")]).await;
+    ground.alive(&monitor, &["a", "b"]).await;
+    ground.fleet.crash(&["a", "b"]).await;
+    monitor.until("seen inside the grace", SOON, |s| s["workers"]["a"]["state"] == "crashed").await;
+    assert!(ground.slack.posts().is_empty());
+    ground.fleet.up(&["b"]).await;
+    ground.slack.told("Worker a crashed", SOON).await;
+    assert_eq!(ground.slack.taken().len(), 1, "b recovered: nobody hears of it");
+}
+
+#[tokio::test]
+async fn one_of_three_lost_is_told() {
+    let ground = Ground::new();
+    // The same type three times: by hand, the fleet's workers are alone in theirs.
+    let workers: Vec<crate::support::python::Python> = ["aaaa0001", "aaaa0002", "aaaa0003"]
+        .map(|name| {
+            let port = ground.redis.port().to_string();
+            crate::support::python::Python::start(include_str!("../monitor/fleet.py"), &[&port, "s", name])
+        })
+        .into();
+    let monitor = ground.monitor("m", &[]).await;
+    monitor.until("three are alive", SOON, |s| s["workers"]["s"]["alive"] == 3).await;
+    workers[1].send("KILL");
+    ground.slack.told("s lost 1 without a goodbye, 2 left", SOON).await;
+}
+
+#[tokio::test]
+async fn slack_answers_429_500_and_hangs_and_every_message_arrives_in_order_once() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a"]).await;
+    let monitor = ground.monitor("m", &[]).await;
+    ground.alive(&monitor, &["a"]).await;
+    ground.slack.answers(&[Answer::Busy(4), Answer::Status(500), Answer::Hang]);
+    ground.fleet.crash(&["a"]).await;
+    eventually("the first try", SOON, || async { !ground.slack.posts().is_empty() }).await;
+    // It comes back while the message about its end cannot be sent yet.
+    ground.fleet.up(&["a"]).await;
+    ground.slack.told("worker a is up again", SOON).await;
+    let posts = ground.slack.posts();
+    let statuses: Vec<u16> = posts.iter().map(|post| post.status).collect();
+    assert_eq!(statuses, [429, 500, 0, 200, 200]);
+    assert!(posts[1].at - posts[0].at >= std::time::Duration::from_secs(4), "Retry-After is heeded");
+    assert!(posts[3].text().contains("crashed") && posts[4].text().contains("up again"), "firing before resolved");
+}
