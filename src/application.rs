@@ -24,7 +24,7 @@ use crate::actors::state_tracker::StateTracker;
 use crate::actors::stream_poller::{Polled, StreamPoller};
 use crate::actors::supervisor::{Makers, Newest, Supervisor, answer_within};
 use crate::fleet::tracker::TrackerSettings;
-use crate::pages::{Environment, LiveView, Pages};
+use crate::pages::{Environment, LiveView, Pages, Site};
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
 use crate::spool::Spool;
@@ -67,8 +67,15 @@ impl Application {
             .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
         let io = Io::new(runtime.handle().clone(), redis, database);
         let newest: Newest = Arc::new(ArcSwapOption::empty());
-        let supervisor =
-            Supervisor::new(io.clone(), settings.poll_interval, makers(settings, &io)?, Arc::clone(&newest)).start();
+        let pages = Arc::new(Pages::below(&settings.root_path).context("the templates cannot be read")?);
+        let environment = Environment { maturity: settings.maturity.clone(), url: settings.server_url.clone() };
+        let supervisor = Supervisor::new(
+            io.clone(),
+            settings.poll_interval,
+            makers(settings, &io, (&pages, &environment))?,
+            Arc::clone(&newest),
+        )
+        .start();
         let front = Front {
             newest,
             io,
@@ -76,6 +83,7 @@ impl Application {
             page: supervisor.clone().recipient(),
             changes: supervisor.clone().recipient(),
             join: supervisor.clone().recipient(),
+            site: Arc::new(Site::new(pages, environment)),
             interval: settings.poll_interval,
         };
         let root_path = settings.root_path.clone();
@@ -128,7 +136,7 @@ impl Drop for Application {
     }
 }
 
-fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
+fn makers(settings: &Settings, io: &Io, (pages, environment): (&Arc<Pages>, &Environment)) -> anyhow::Result<Makers> {
     let watched = Arc::new(settings.watched.clone());
     let reader =
         Arc::new(Mutex::new(Polled::new(StreamsReader::new(settings.watched.clone(), &settings.seed_streams))));
@@ -140,9 +148,8 @@ fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
         aras: Arc::clone(&settings.aras),
         disk_capacity_bytes: settings.disk_capacity_bytes,
     };
-    let pages = Arc::new(Pages::new().context("the templates cannot be read")?);
-    let environment = Environment { maturity: settings.maturity.clone(), url: settings.server_url.clone() };
-    let (root_path, database_url) = (settings.root_path.clone(), settings.database_url.clone());
+    let (pages, environment) = (Arc::clone(pages), environment.clone());
+    let database_url = settings.database_url.clone();
     let recording = Recording { interval: settings.history_interval, recent: settings.recent_window };
     let spool = Arc::new(std::sync::Mutex::new(Spool::new(
         settings.spool_folder.clone(),
@@ -160,9 +167,7 @@ fn makers(settings: &Settings, io: &Io) -> anyhow::Result<Makers> {
         }),
         database_probe: Box::new(move |up| DatabaseProbe::new(c.clone(), up, database_url.clone())),
         state_tracker: Box::new(move |up| StateTracker::new(d.clone(), up, tracker.clone())),
-        live_feed: Box::new(move |up| {
-            LiveFeed::new(up, LiveView::new(Arc::clone(&pages), environment.clone()), root_path.clone())
-        }),
+        live_feed: Box::new(move |up| LiveFeed::new(up, LiveView::new(Arc::clone(&pages), environment.clone()))),
         history_recorder: Box::new(move |up| HistoryRecorder::new(e.clone(), up, recording, Arc::clone(&spool))),
         latency_bucketer: Box::new(move |up| LatencyBucketer::new(f.clone(), up, interval)),
         compactor: Box::new(move |up| Compactor::new(g.clone(), up)),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::block::Draft;
+use super::detail;
 use super::headline::{self, Headline};
 use super::panels::{cards, feed, notes, queries, queues, servers, unreadable};
 use crate::fleet::snapshot::Snapshot;
@@ -21,6 +22,8 @@ pub(super) enum Frame {
     Postgres(servers::PostgresFrame),
     Event(feed::EventFrame),
     Unreadable(unreadable::UnreadableFrame),
+    Stream(detail::StreamFrame),
+    WorkerType(detail::WorkerTypeFrame),
 }
 
 impl Frame {
@@ -37,6 +40,8 @@ impl Frame {
             Self::Postgres(_) => "partials/postgres",
             Self::Event(_) => "partials/event",
             Self::Unreadable(_) => "partials/unreadable",
+            Self::Stream(_) => "parts/stream",
+            Self::WorkerType(_) => "parts/worker",
         }
     }
 }

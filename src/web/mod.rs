@@ -4,18 +4,23 @@
 //! Postgres through [`Front`]. [`problem`] is what an error looks like from outside.
 
 pub mod api;
+pub mod detail_page;
 pub mod health;
 pub mod history;
+pub mod history_page;
 pub mod page;
 pub mod problem;
 pub mod routes;
 pub mod session;
+
+use std::sync::Arc;
 
 use actix::Recipient;
 
 use crate::actors::io::Io;
 use crate::actors::messages::{GetChanges, GetHealth, Join, RenderPage};
 use crate::actors::supervisor::Newest;
+use crate::pages::Site;
 
 /// Everything a handler may ask.
 #[derive(Clone)]
@@ -32,6 +37,8 @@ pub struct Front {
     pub changes: Recipient<GetChanges>,
     /// Send me news.
     pub join: Recipient<Join>,
+    /// The pages that are rendered when asked for.
+    pub site: Arc<Site>,
     /// How often news come.
     pub interval: std::time::Duration,
 }
