@@ -107,7 +107,10 @@ pub fn incidents(events: &[Happened]) -> Vec<Incident> {
                     .flatten()
                     .filter_map(Value::as_str)
                     .collect();
-                begin(IncidentKind::Lost, "", Over::AtOnce);
+                // When nobody is left it is a crash, and told as one.
+                if event.payload.get("remaining").and_then(Value::as_u64) != Some(0) {
+                    begin(IncidentKind::Lost, "", Over::AtOnce);
+                }
                 open.remove(&(IncidentKind::Lost, subject, ""));
                 end_hung(&mut open, &mut found, subject, |consumer| gone.contains(&consumer), event.ts);
             }

@@ -20,7 +20,7 @@ use crate::fleet::worker_type::TypeState;
 const NOW: f64 = 1_795_456_871.0;
 const EPOCH: u64 = 77;
 
-static PAGES: LazyLock<Arc<Pages>> = LazyLock::new(|| Arc::new(Pages::below("/root").unwrap()));
+pub(in crate::pages) static PAGES: LazyLock<Arc<Pages>> = LazyLock::new(|| Arc::new(Pages::below("/root").unwrap()));
 
 fn view() -> LiveView {
     let environment = Environment { maturity: Some("test".to_owned()), url: None };
@@ -40,7 +40,7 @@ fn message(json: Option<String>) -> Value {
 }
 
 /// Every tag of a page: its name and its attributes with their values.
-fn tags(html: &str) -> Vec<(String, Vec<(String, String)>)> {
+pub(in crate::pages) fn tags(html: &str) -> Vec<(String, Vec<(String, String)>)> {
     let mut tags = Vec::new();
     let mut rest = html;
     while let Some(start) = rest.find('<') {
@@ -69,12 +69,12 @@ fn tags(html: &str) -> Vec<(String, Vec<(String, String)>)> {
     tags
 }
 
-fn ids(html: &str) -> Vec<String> {
+pub(in crate::pages) fn ids(html: &str) -> Vec<String> {
     tags(html).into_iter().flat_map(|(_, attributes)| attributes).filter(|(k, _)| k == "id").map(|(_, v)| v).collect()
 }
 
 /// Tags and attributes that a page is made of.
-fn vocabulary(html: &str) -> BTreeSet<String> {
+pub(in crate::pages) fn vocabulary(html: &str) -> BTreeSet<String> {
     let of = |(tag, attributes): (String, Vec<(String, String)>)| {
         attributes.into_iter().map(|(key, _)| format!("@{key}")).chain([tag]).collect::<Vec<_>>()
     };
@@ -124,7 +124,7 @@ fn links_inside_the_page_lead_somewhere() {
     }
 }
 
-fn any_name() -> impl Strategy<Value = Vec<u8>> {
+pub(in crate::pages) fn any_name() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..40),
         "[<>\"'&=/ {}a-c\\n\u{1}-]{0,24}".prop_map(String::into_bytes),
@@ -135,7 +135,7 @@ fn any_name() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn fleet_named(names: &BTreeSet<Vec<u8>>) -> Snapshot {
+pub(in crate::pages) fn fleet_named(names: &BTreeSet<Vec<u8>>) -> Snapshot {
     let mut fleet = Fleet::new(NOW);
     for name in names {
         let shown = Name::from(name.clone()).to_text();

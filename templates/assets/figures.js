@@ -24,7 +24,7 @@ export function took(ms) {
   if (ms < 999.5) return `${Math.round(ms)}${GAP}ms`;
   if (ms < 9950) return `${(ms / 1000).toFixed(1)}${GAP}s`;
   if (ms < 60_000) return `${Math.round(ms / 1000)}${GAP}s`;
-  return duration(ms / 1000);
+  return duration(ms / 1000).replace(/\u202fm 00\u202fs$/, `${GAP}m`).replace(/\u202fh 00\u202fm$/, `${GAP}h`);
 }
 
 /** A length of time in seconds. */

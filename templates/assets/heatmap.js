@@ -13,7 +13,7 @@ const WORDS = ["idle", "below 25 %", "25 %", "50 %", "75 %", "full", "fourfold"]
 /** Strips before the button for the rest. */
 const ROWS = 20;
 /** As high as the style sheet says. */
-const ROW = 26;
+const ROW = 28;
 const STRIP = 11;
 
 const stepOf = (share) => STEPS.findLastIndex((from) => share >= from);

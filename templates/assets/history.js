@@ -20,7 +20,7 @@ const { dataset } = document.getElementById("past");
 /** The stream or worker type that this is about, as series have it; undefined: everything. */
 const of = dataset.of === "" && !document.getElementById("now") ? undefined : dataset.of;
 const filter = document.getElementById("past-filter");
-const words = () => filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+const words = () => (filter?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
 
 /** The name behind a kind of series. */
 const after = (kind) => (series) => (series.startsWith(`${kind}:`) ? series.slice(kind.length + 1) : null);
@@ -67,7 +67,7 @@ function changed(what) {
 
 function startFilter() {
   if (of !== undefined) return;
-  filter.parentElement.hidden = false;
+  filter.disabled = false;
   filter.value = new URL(location.href).searchParams.get("q") ?? "";
   let soon = null;
   filter.addEventListener("input", () => {
@@ -81,7 +81,7 @@ function startFilter() {
 }
 
 function clear() {
-  if (filter.value) {
+  if (filter?.value) {
     filter.value = "";
     filter.dispatchEvent(new Event("input"));
   }
@@ -92,7 +92,7 @@ function clear() {
 addEventListener("DOMContentLoaded", () => {
   for (const section of document.querySelectorAll("[data-plate][data-asks]")) plates.push(new Plate(section, DRAWINGS[section.dataset.plate]));
   const presets = Object.fromEntries([1, 2, 3, 4, 5].map((n) => [String(n), () => preset(n)]));
-  startShell({ ...presets, z: zoomOut, r: refresh, "/": () => filter.focus(), Escape: clear });
+  startShell({ ...presets, z: zoomOut, r: refresh, "/": () => filter?.focus(), Escape: clear });
   startMarks(() => {
     timeline.redraw();
     drawAgain();

@@ -7,11 +7,11 @@ import { kept } from "./shell.js";
 
 /** The kinds, with the shape and the colour of each. */
 export const KINDS = {
-  crash: { words: "Crashes", color: "--critical", shape: "cross" },
-  lost: { words: "Hung, lost", color: "--warning", shape: "triangle" },
-  alert: { words: "Alerts", color: "--warning", shape: "diamond" },
-  source: { words: "Sources", color: "--unknown", shape: "square" },
-  scale: { words: "Scaling", color: "--muted", shape: "tick" },
+  crash: { color: "--critical", shape: "cross" },
+  lost: { color: "--warning", shape: "triangle" },
+  alert: { color: "--warning", shape: "diamond" },
+  source: { color: "--unknown", shape: "square" },
+  scale: { color: "--muted", shape: "tick" },
 };
 /** So many events are marked at most, the newest. */
 const MOST = 2000;
@@ -31,11 +31,13 @@ function kindOf({ type, payload, severity }) {
 
 /** Asks for the events of a range. Answers whether there may be more than are marked. */
 export async function loadMarks(range, of) {
-  const about = of === undefined ? "" : `&worker=${encodeURIComponent(of)}`;
+  const ask = (about) => answer(`/api/historical/events?since=${range.since}&until=${range.until}&limit=${MOST}${about}`);
+  // Sources concern everybody.
+  const asked = of === undefined ? [""] : [`&worker=${encodeURIComponent(of)}`, "&type=source_down", "&type=source_up"];
   try {
-    const found = await answer(`/api/historical/events?since=${range.since}&until=${range.until}&limit=${MOST}${about}`);
-    events = found.events.map((event) => ({ ...event, kind: kindOf(event) })).filter(({ kind }) => kind).reverse();
-    return found.events.length >= MOST;
+    const found = (await Promise.all(asked.map(ask))).flatMap((reply) => reply.events);
+    events = found.map((event) => ({ ...event, kind: kindOf(event) })).filter(({ kind }) => kind).sort((a, b) => a.ts - b.ts);
+    return found.length >= MOST;
   } catch (error) {
     if (!isOver(error)) events = [];
     throw error;
@@ -120,20 +122,15 @@ function shadeAbsences(u, marks) {
 /** The switches; `then` is called when one is used. */
 export function startMarks(then) {
   const field = document.getElementById("marks");
-  for (const [kind, { words }] of Object.entries(KINDS)) {
-    const label = document.createElement("label");
-    const box = document.createElement("input");
-    box.type = "checkbox";
+  for (const box of field.querySelectorAll("input")) {
+    const { kind } = box.dataset;
     box.checked = !off.has(kind);
-    box.dataset.kind = kind;
     box.addEventListener("change", () => {
       if (box.checked) off.delete(kind);
       else off.add(kind);
       kept.set("marks.off", JSON.stringify([...off]));
       then();
     });
-    label.append(box, ` ${words}`);
-    field.append(label);
   }
-  field.hidden = false;
+  field.disabled = false;
 }

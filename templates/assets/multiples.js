@@ -81,6 +81,7 @@ export function latencies({ words: filter = () => [], only, of }) {
           link.href = pageOf("streams", name);
           link.title = visible(name);
           const note = words(`${short(total.count)} tasks`);
+          note.className = "count";
           note.title = `over the whole range: average ${told(total.mean_ms)}, longest ${told(total.max_ms)}`;
           const inexact = words("≈");
           inexact.className = "inexact";
@@ -103,19 +104,22 @@ export function latencies({ words: filter = () => [], only, of }) {
             QUANTILES.forEach(([field], q) => data[q + 1].push(point[field]));
           });
           const values = figure.lastElementChild;
-          const tell = (at, from, when) => {
-            values.replaceChildren(...QUANTILES.map(([field, short_, place]) => {
-              const one = words(` ${short_} ${told(from[field])}`);
+          const count = figure.querySelector("figcaption .count");
+          const tell = (from, when) => {
+            values.replaceChildren(...QUANTILES.map(([field, called, place]) => {
+              const one = words(`${called} ${told(from[field])}`);
               one.className = `q${place}`;
               return one;
-            }), words(when));
+            }));
+            count.textContent = when;
           };
           const chart = plot(figure.children[1], {
             data, range, format: took, top: niceTime, ticks: 2, of: of === undefined ? name : of,
             series: QUANTILES.map(([, , place]) => ({ stroke: look(place).stroke, width: place === 0 ? 1.8 : 1.2, points, spanGaps: false })),
             told: (at) => {
               const point = at === null ? null : given.find(({ ts }) => ts === data[0][at]);
-              tell(at, point ?? (at === null ? total : {}), at === null ? " in all" : ` at ${moment(data[0][at], range)}`);
+              if (at === null) tell(total, `${short(total.count)} tasks`);
+              else tell(point ?? {}, `${moment(data[0][at], range)}, ${point?.count ?? 0} tasks`);
             },
           });
           chart.setCursor({ left: -10, top: -10 });
@@ -162,10 +166,10 @@ export function servers() {
               const last = answer.series[there[0][0]].at(-1)[0];
               figure.lastElementChild.replaceChildren(...there.map(([key, called], j) => {
                 const value = at === null ? answer.series[key].at(-1)[1] : data[2 * j + 1][at];
-                const one = words(` ${called} ${(value ?? null) === null ? MISSING : format(value)}`);
+                const one = words(`${called} ${(value ?? null) === null ? MISSING : format(value)}`);
                 one.className = `q${j}`;
                 return one;
-              }), words(at === null ? ` at ${moment(last, range)}` : ` at ${moment(times[at], range)}`));
+              }), words(at === null ? `at ${moment(last, range)}` : `at ${moment(times[at], range)}`));
             },
           });
           chart.setCursor({ left: -10, top: -10 });

@@ -1,13 +1,23 @@
 // Colours and dashes by which series are told apart, also by those who see few colours.
 
+import { onThemeChange } from "./shell.js";
+
 const COLOURS = 8;
 const DASHES = [[], [5, 3], [1.5, 3]];
 
 const colourOf = (place) => place % COLOURS;
 const dashOf = (place) => Math.floor(place / COLOURS) % DASHES.length;
 
+const seen = new Map();
+onThemeChange(() => seen.clear());
+
 /** What a colour of the style sheet is just now, in the chosen theme. */
 export function colour(name) {
+  if (!seen.has(name)) seen.set(name, read(name));
+  return seen.get(name);
+}
+
+function read(name) {
   const probe = document.createElement("i");
   probe.style.color = `var(${name})`;
   document.body.append(probe);

@@ -131,7 +131,7 @@ export function startRange(then) {
   word();
   document.getElementById("instead").hidden = !instead;
   changed = then;
-  out.hidden = false;
+  out.disabled = false;
   out.addEventListener("click", zoomOut);
   form.querySelector(".presets").addEventListener("click", (event) => {
     const link = event.target.closest("a");

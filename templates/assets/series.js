@@ -41,7 +41,7 @@ export function lonely(u, index) {
   return found.length > 0 ? found : null;
 }
 
-export const points = { show: true, size: 4, filter: lonely };
+export const points = { show: false, size: 4, filter: lonely };
 
 /** Which series are drawn, and the place in the palette that each keeps. */
 export class Choice {

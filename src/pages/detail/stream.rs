@@ -77,7 +77,9 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let mut all: Vec<(&StreamConsumer, Option<&ConsumerStatus>)> =
         status.consumers.iter().map(|c| (c, known.get(&c.name).copied())).collect();
     let level = |known: Option<&ConsumerStatus>| known.map_or(Level::Unknown, |c| told(c.state).0);
-    all.sort_by_key(|(listed, known)| (Reverse(level(*known).is_trouble()), known.is_none(), &listed.name));
+    // Those in trouble first; the gone ones last.
+    let gone = |known: Option<&ConsumerStatus>| known.is_some_and(|c| c.state.is_gone());
+    all.sort_by_key(|(listed, known)| (gone(*known), Reverse(level(*known).is_trouble()), &listed.name));
     let mut consumers = Vec::new();
     for (i, (listed, known)) in all.iter().take(CONSUMERS).enumerate() {
         let slot = |letter: char| format!("c{letter}{i}");

@@ -6,6 +6,8 @@
 
 pub mod parts;
 pub(super) mod plates;
+#[cfg(test)]
+mod tests;
 
 use serde::Serialize;
 
