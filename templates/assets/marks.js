@@ -109,10 +109,11 @@ function shadeAbsences(u, marks) {
     ctx.fillStyle = faint(colour("--unknown"), 0.14);
     ctx.fillRect(left, bbox.top, right - left, bbox.height);
   };
-  for (const { type, ts, worker } of marks) {
+  for (const { type, ts, worker, payload } of marks) {
     if (type === "source_down") down.set(worker, ts);
     if (type === "source_up") {
-      shade(down.get(worker) ?? u.scales.x.min, ts);
+      const away = payload?.away_sec;
+      shade(down.get(worker) ?? (away > 0 ? ts - away : u.scales.x.min), ts);
       down.delete(worker);
     }
   }
