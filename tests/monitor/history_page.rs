@@ -27,7 +27,7 @@ fn stands(plate: &str, state: &str) -> String {
 async fn monitor_with_past(redis: &TestRedis, database: &TestDatabase, types: &[&str]) -> Monitor {
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     eventually("the tables are there", Duration::from_secs(20), || async {
-        match monitor.get("/api/historical/queries").await {
+        match monitor.get("/api/historical/metrics?metric=none").await {
             (200, _) => Ok(()),
             (_, problem) => Err(problem),
         }

@@ -87,7 +87,7 @@ fn what_is_late_or_failed_is_said_and_the_rest_is_there() {
     let failed = history("now-30d", &Found { summary: why, happened: Part::Failed("gone".to_owned()) });
     assert!(failed.contains("The summary cannot be read: connection &lt;refused&gt;"));
     assert_eq!(failed.matches("data-state=\"failed\"").count(), 3);
-    assert!(failed.contains("format=csv"));
+    assert!(failed.contains("format&#x3D;csv"));
 }
 
 #[test]
