@@ -177,7 +177,7 @@ async fn the_live_page_leads_to_the_history_and_to_each_stream_and_worker_type()
     follow("#queue-rows th a").await;
     browser.until("the stream's page", "location.pathname === '/streams/apples'").await;
     browser.until("with its past", "document.getElementById('p-depth') !== null").await;
-    assert!(browser.text().await.contains("aaaa0001"), "and who is there");
+    assert!(browser.text().await.contains("Oldest waiting"), "and how it is now");
     follow("#feed a").await;
     browser
         .until(
