@@ -30,7 +30,7 @@ use crate::delivery::Deployment;
 use crate::delivery::channels::{ChannelSettings, Channels};
 use crate::delivery::email::Smtp;
 use crate::fleet::tracker::TrackerSettings;
-use crate::pages::{Environment, LiveView, Pages};
+use crate::pages::{Environment, LiveView, Pages, Site};
 use crate::postgres::alerts_spool;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
@@ -77,8 +77,9 @@ impl Application {
         let io = Io::new(runtime.handle().clone(), redis, database);
         let newest: Newest = Arc::new(ArcSwapOption::empty());
         let alerts = Alerting::new(settings, &io)?;
-        let pages = Arc::new(Pages::new().context("the templates cannot be read")?);
-        let makers = makers(settings, &io, &pages, &alerts);
+        let pages = Arc::new(Pages::below(&settings.root_path).context("the templates cannot be read")?);
+        let environment = Environment { maturity: settings.maturity.clone(), url: settings.server_url.clone() };
+        let makers = makers(settings, &io, (&pages, &environment), &alerts);
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
         let front = Front {
             newest,
@@ -87,14 +88,12 @@ impl Application {
             page: supervisor.clone().recipient(),
             changes: supervisor.clone().recipient(),
             join: supervisor.clone().recipient(),
+            site: Arc::new(Site::new(pages, environment)),
             interval: settings.poll_interval,
             alerts: Arc::clone(&alerts.shown),
             messages: Arc::clone(&alerts.ledger),
             order: supervisor.clone().recipient(),
             test: supervisor.clone().recipient(),
-            pages,
-            environment: environment(settings),
-            root_path: settings.root_path.clone(),
         };
         let root_path = settings.root_path.clone();
         let server = HttpServer::new(move || {
@@ -210,11 +209,12 @@ pub fn channel_settings(settings: &Settings) -> ChannelSettings {
     }
 }
 
-fn environment(settings: &Settings) -> Environment {
-    Environment { maturity: settings.maturity.clone(), url: settings.server_url.clone() }
-}
-
-fn makers(settings: &Settings, io: &Io, pages: &Arc<Pages>, alerts: &Alerting) -> Makers {
+fn makers(
+    settings: &Settings,
+    io: &Io,
+    (pages, environment): (&Arc<Pages>, &Environment),
+    alerts: &Alerting,
+) -> Makers {
     let watched = Arc::new(settings.watched.clone());
     let reader =
         Arc::new(Mutex::new(Polled::new(StreamsReader::new(settings.watched.clone(), &settings.seed_streams))));
@@ -226,11 +226,11 @@ fn makers(settings: &Settings, io: &Io, pages: &Arc<Pages>, alerts: &Alerting) -
         aras: Arc::clone(&settings.aras),
         disk_capacity_bytes: settings.disk_capacity_bytes,
     };
-    let (pages, environment) = (Arc::clone(pages), environment(settings));
+    let (pages, environment) = (Arc::clone(pages), environment.clone());
     let (ledger, channels) = (Arc::clone(&alerts.ledger), Arc::clone(&alerts.channels));
     let (evaluator, evaluators_ledger) = (alerts.settings.clone(), Arc::clone(&alerts.ledger));
     let shown = Arc::clone(&alerts.shown);
-    let (root_path, database_url) = (settings.root_path.clone(), settings.database_url.clone());
+    let database_url = settings.database_url.clone();
     let recording = Recording { interval: settings.history_interval, recent: settings.recent_window };
     let spool = Arc::new(std::sync::Mutex::new(Spool::new(
         settings.spool_folder.clone(),
@@ -248,9 +248,7 @@ fn makers(settings: &Settings, io: &Io, pages: &Arc<Pages>, alerts: &Alerting) -
         }),
         database_probe: Box::new(move |up| DatabaseProbe::new(c.clone(), up, database_url.clone())),
         state_tracker: Box::new(move |up| StateTracker::new(d.clone(), up, tracker.clone())),
-        live_feed: Box::new(move |up| {
-            LiveFeed::new(up, LiveView::new(Arc::clone(&pages), environment.clone()), root_path.clone())
-        }),
+        live_feed: Box::new(move |up| LiveFeed::new(up, LiveView::new(Arc::clone(&pages), environment.clone()))),
         history_recorder: Box::new(move |up| HistoryRecorder::new(e.clone(), up, recording, Arc::clone(&spool))),
         latency_bucketer: Box::new(move |up| LatencyBucketer::new(f.clone(), up, interval)),
         compactor: Box::new(move |up| Compactor::new(g.clone(), up)),

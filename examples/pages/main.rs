@@ -21,7 +21,7 @@ use shepherd_monitor::pages::{Environment, LiveView, Pages, assets};
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "target/pages".to_owned()));
     let now = chrono::Utc::now().timestamp() as f64;
-    let pages = Arc::new(Pages::new()?);
+    let pages = Arc::new(Pages::below("")?);
     fs::create_dir_all(&folder)?;
     let mut list = String::from("<!doctype html><title>Pages</title><ul>");
     for (name, snapshot) in states::all(now) {
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         if let Some(snapshot) = snapshot {
             view.update(&Arc::new(snapshot))?;
         }
-        let html = view.page("")?;
+        let html = view.page()?;
         copy_assets(&html, &folder)?;
         fs::write(folder.join(format!("{name}.html")), html)?;
         list.push_str(&format!("<li><a href=\"{name}.html\">{name}</a>"));

@@ -22,23 +22,13 @@ pub struct LiveFeed {
     snapshots: Vec<Recipient<Push>>,
     changes: Vec<Recipient<Push>>,
     jammed: u64,
-    root_path: String,
 }
 
 impl LiveFeed {
-    /// Feeds `view` to sessions; pages link below `root_path`.
+    /// Feeds `view` to sessions.
     #[must_use]
-    pub fn new(supervisor: Recipient<Report>, view: LiveView, root_path: String) -> Self {
-        Self {
-            supervisor,
-            view,
-            newest: None,
-            rendered: false,
-            snapshots: Vec::new(),
-            changes: Vec::new(),
-            jammed: 0,
-            root_path,
-        }
+    pub fn new(supervisor: Recipient<Report>, view: LiveView) -> Self {
+        Self { supervisor, view, newest: None, rendered: false, snapshots: Vec::new(), changes: Vec::new(), jammed: 0 }
     }
 
     /// Renders the newest snapshot unless that is done; the changes, if there were any.
@@ -139,7 +129,7 @@ impl Handler<RenderPage> for LiveFeed {
         if let Some(text) = self.render()? {
             self.jammed += send_all(&mut self.changes, &text.into());
         }
-        self.view.page(&self.root_path).map_err(|error| error.to_string())
+        self.view.page().map_err(|error| error.to_string())
     }
 }
 

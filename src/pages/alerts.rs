@@ -4,10 +4,10 @@
 use serde::Serialize;
 
 use super::figures::counted;
-use super::live::{Environment, PageLink, is_web_address, pages_from};
-use super::templates::{Pages, PagesError};
+use super::link::About;
+use super::site::{Head, Site};
+use super::templates::PagesError;
 use super::wording::{Label, MomentStyle, Sentence};
-use super::{assets, element_id};
 use crate::alerting::board::Shown;
 use crate::alerting::condition::{Sight, present_value};
 use crate::alerting::lifecycle::{Alert, Phase};
@@ -16,6 +16,8 @@ use crate::alerting::rule::{Rule, Severity, Subjects, figure};
 use crate::contract::Name;
 use crate::fleet::snapshot::Snapshot;
 
+/// Without script the page is loaded again after so many seconds.
+const REFRESH: u32 = 10;
 /// Resolved alerts shown.
 const RESOLVED: usize = 50;
 
@@ -57,12 +59,8 @@ pub struct AlertsPage<'a> {
 
 #[derive(Serialize)]
 struct View<'a> {
-    title: String,
-    root: &'a str,
-    assets: String,
-    maturity: Option<&'a str>,
-    url: Option<&'a str>,
-    pages: Vec<PageLink>,
+    #[serde(flatten)]
+    head: Head<'a>,
     headline: String,
     level: &'static str,
     notes: Vec<String>,
@@ -136,12 +134,11 @@ struct AnswerRow {
 }
 
 impl AlertsPage<'_> {
-    /// The page as HTML; what it links to is below `root`.
+    /// The page as HTML.
     ///
     /// # Errors
     /// When the template does not fit.
-    pub fn html(&self, pages: &Pages, environment: &Environment, root: &str) -> Result<String, PagesError> {
-        let mut view = empty(environment, root);
+    pub fn html(&self, site: &Site) -> Result<String, PagesError> {
         let firing = self.shown.alerts.iter().filter(|(alert, _)| alert.phase == Phase::Firing).count();
         let pending = self.shown.alerts.iter().filter(|(alert, _)| alert.phase == Phase::Pending).count();
         let mut words = match firing {
@@ -151,9 +148,11 @@ impl AlertsPage<'_> {
         if pending > 0 {
             words.push_str(&format!(", {pending} pending"));
         }
-        if firing > 0 {
-            view.title = format!("⚠ {firing} · {}", view.title);
-        }
+        let title = match firing {
+            0 => site.title("Alerts"),
+            n => format!("⚠ {n} · {}", site.title("Alerts")),
+        };
+        let mut view = empty(site, &title, Some(REFRESH));
         let critical =
             |(alert, _): &&(Alert, bool)| alert.phase == Phase::Firing && alert.severity == Severity::Critical;
         view.level = match self.shown.alerts.iter().filter(critical).count() {
@@ -163,7 +162,7 @@ impl AlertsPage<'_> {
         };
         view.headline = words;
         view.notes = self.notes();
-        view.groups = self.groups(root);
+        view.groups = self.groups();
         view.rules = self.rules();
         view.rules_file = Label::from_text(&self.shown.file);
         view.messages = self.messages.iter().map(message_row).collect();
@@ -185,20 +184,16 @@ impl AlertsPage<'_> {
             })
             .collect();
         view.channels = self.shown.channels.iter().map(|name| Label::from_text(name)).collect();
-        pages.render("pages/alerts", &view)
+        site.pages.render("pages/alerts", &view)
     }
 
     /// What the channels answered to a test message, each with whether it took it.
     ///
     /// # Errors
     /// When the template does not fit.
-    pub fn answers(
-        pages: &Pages,
-        environment: &Environment,
-        root: &str,
-        answers: Vec<(&str, bool, &str)>,
-    ) -> Result<String, PagesError> {
-        let mut view = empty(environment, root);
+    pub fn answers(site: &Site, answers: Vec<(&str, bool, &str)>) -> Result<String, PagesError> {
+        let title = site.title("Alerts");
+        let mut view = empty(site, &title, None);
         let failed = answers.iter().filter(|(_, ok, _)| !ok).count();
         (view.headline, view.level) = match (answers.len(), failed) {
             (0, _) => ("No channel is set up: nobody is told".to_owned(), "warning"),
@@ -213,7 +208,7 @@ impl AlertsPage<'_> {
                 level: if ok { "fine" } else { "critical" },
             })
             .collect();
-        pages.render("pages/alerts_test", &view)
+        site.pages.render("pages/alerts_test", &view)
     }
 
     fn notes(&self) -> Vec<String> {
@@ -237,7 +232,7 @@ impl AlertsPage<'_> {
         notes
     }
 
-    fn groups(&self, root: &str) -> Vec<Group> {
+    fn groups(&self) -> Vec<Group> {
         let mut alerts: Vec<&(Alert, bool)> = self.shown.alerts.iter().collect();
         alerts.sort_by(|(a, _), (b, _)| {
             let newest = |alert: &Alert| alert.resolved_at.unwrap_or(alert.since);
@@ -245,7 +240,7 @@ impl AlertsPage<'_> {
         });
         let rows = |wanted: &dyn Fn(&Alert, bool) -> bool| -> Vec<AlertRow> {
             let fits = alerts.iter().filter(|(alert, quiet)| wanted(alert, *quiet));
-            fits.map(|(alert, _)| self.row(alert, root)).collect()
+            fits.map(|(alert, _)| self.row(alert)).collect()
         };
         let hushed = |alert: &Alert, quiet: bool| quiet || alert.acknowledged.is_some();
         let mut over: Vec<&Alert> = alerts.iter().map(|(alert, _)| alert).filter(|a| a.resolved_at.is_some()).collect();
@@ -273,12 +268,12 @@ impl AlertsPage<'_> {
                 id: "resolved",
                 name: "Resolved",
                 empty: "Nothing has fired and ended lately.",
-                rows: over.into_iter().take(RESOLVED).map(|alert| self.row(alert, root)).collect(),
+                rows: over.into_iter().take(RESOLVED).map(|alert| self.row(alert)).collect(),
             },
         ]
     }
 
-    fn row(&self, alert: &Alert, root: &str) -> AlertRow {
+    fn row(&self, alert: &Alert) -> AlertRow {
         let name = alert.subject.as_deref().map(Name::from);
         let here = |name: &Name| self.snapshot.is_some_and(|snapshot| snapshot.workers.contains_key(name));
         let when = match (alert.phase, alert.resolved_at) {
@@ -307,7 +302,7 @@ impl AlertsPage<'_> {
         AlertRow {
             key: alert.key.clone(),
             name: Label::from_text(&alert.key),
-            href: name.filter(here).map(|name| format!("{root}/#{}", element_id::of('w', &name))),
+            href: name.filter(here).map(|name| About::WorkerType.of(&name)),
             severity: alert.severity,
             message: super::wording::visible(&alert.message).into_owned(),
             when,
@@ -369,17 +364,12 @@ fn message_row(sent: &Sent) -> MessageRow {
     }
 }
 
-fn empty<'a>(environment: &'a Environment, root: &'a str) -> View<'a> {
+/// What `alerts.js` imports, so that the browser fetches all at once.
+const MODULES: &[&str] = &["shell.js", "clock.js"];
+
+fn empty<'a>(site: &'a Site, title: &'a str, refresh: Option<u32>) -> View<'a> {
     View {
-        title: match &environment.maturity {
-            Some(maturity) => format!("Alerts · Shepherd · {maturity}"),
-            None => "Alerts · Shepherd".to_owned(),
-        },
-        root,
-        assets: format!("{root}/assets/{}", assets::version()),
-        maturity: environment.maturity.as_deref(),
-        url: environment.url.as_deref().filter(|url| is_web_address(url)),
-        pages: pages_from("Alerts"),
+        head: Head::of(&site.environment, (&site.pages, "/alerts"), title, MODULES, refresh),
         headline: String::new(),
         level: "fine",
         notes: Vec::new(),

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::block::{Block, Change};
 use super::cell::Cell;
 use super::chart::{Columns, StillChart, sparkline};
+use super::site::{Environment, Head};
 use super::templates::{Pages, PagesError};
 use super::view::{self, Alerts, Frame, Memory};
 use super::{assets, element_id};
@@ -16,37 +17,11 @@ use crate::fleet::event::Event;
 use crate::fleet::reading::RedisServer;
 use crate::fleet::snapshot::{DepthHistory, PostgresStatus, RedisStatus, Snapshot, SourceStatus};
 
-/// What is shown of the deployment in every page's head.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Environment {
-    /// `SERVER_MATURITY`.
-    pub maturity: Option<String>,
-    /// `SERVER_URL`.
-    pub url: Option<String>,
-}
-
-/// The pages that exist, in the order of the head: name, path, and the key that follows `g`.
-const PAGES: &[PageLink] = &[
-    PageLink { name: "Live", path: "/", key: "l", here: true },
-    PageLink { name: "Alerts", path: "/alerts", key: "a", here: false },
-];
-
-/// A page in the head.
-#[derive(Debug, Serialize)]
-pub(super) struct PageLink {
-    name: &'static str,
-    path: &'static str,
-    key: &'static str,
-    here: bool,
-}
-
-/// The pages, as the one called `here` links to them.
-pub(super) fn pages_from(here: &str) -> Vec<PageLink> {
-    PAGES.iter().map(|page| PageLink { here: page.name == here, ..*page }).collect()
-}
-
 /// What `live.js` imports, so that the browser fetches all at once.
-const MODULES: &[&str] = &["shell.js", "clock.js", "fragments.js", "connection.js", "depths.js", "table.js"];
+const MODULES: &[&str] =
+    &["shell.js", "clock.js", "figures.js", "palette.js", "fragments.js", "connection.js", "depths.js", "table.js"];
+/// Without script it is loaded again after so many seconds.
+const REFRESH: u32 = 10;
 
 /// The live page of the newest snapshot, with the tick at which each part last changed.
 ///
@@ -109,13 +84,8 @@ impl Serialize for CellChanges<'_> {
 /// The whole page.
 #[derive(Serialize)]
 struct Page<'a> {
-    title: &'a str,
-    root: &'a str,
-    assets: String,
-    maturity: Option<&'a str>,
-    url: Option<&'a str>,
-    pages: &'static [PageLink],
-    modules: &'static [&'static str],
+    #[serde(flatten)]
+    head: Head<'a>,
     epoch: u64,
     tick: u64,
     ts: f64,
@@ -211,13 +181,12 @@ impl LiveView {
         self.message(known).map(Some)
     }
 
-    /// The whole page as HTML, complete before any script runs; what it links to is below
-    /// `root_path` (empty, or with a leading slash and none at its end).
+    /// The whole page as HTML, complete before any script runs.
     ///
     /// # Errors
     /// When a template does not fit its view.
-    pub fn page(&self, root_path: &str) -> Result<String, PagesError> {
-        let Some(snapshot) = &self.snapshot else { return self.starting()?.page(root_path) };
+    pub fn page(&self) -> Result<String, PagesError> {
+        let Some(snapshot) = &self.snapshot else { return self.starting()?.page() };
         let history = &*snapshot.depths;
         let sparks = self.sparklines(history);
         let html = |id: &str, block: &Block| {
@@ -240,13 +209,7 @@ impl LiveView {
         let fixed = self.blocks.iter().filter(|(id, _)| !matches!(id.get(1..2), Some("-")));
         let blocks = fixed.map(|(id, block)| (id.as_str(), html(id, block).1)).collect();
         let page = Page {
-            title: &self.title.0,
-            root: root_path,
-            assets: format!("{root_path}/assets/{}", assets::version()),
-            maturity: self.environment.maturity.as_deref(),
-            url: self.environment.url.as_deref().filter(|url| is_web_address(url)),
-            pages: PAGES,
-            modules: MODULES,
+            head: Head::of(&self.environment, (&self.pages, "/"), &self.title.0, MODULES, Some(REFRESH)),
             epoch: self.epoch,
             tick: self.tick,
             ts: snapshot.ts,
@@ -309,11 +272,6 @@ impl LiveView {
         let draw = |depths: &VecDeque<Option<u64>>| format!(r#" d="{}""#, sparkline(depths.iter().copied()));
         history.depths.iter().map(|(name, depths)| (element_id::key(name), draw(depths))).collect()
     }
-}
-
-/// Whether it may be linked to: an address of another kind could be a script.
-pub(super) fn is_web_address(url: &str) -> bool {
-    url.starts_with("https://") || url.starts_with("http://")
 }
 
 fn nothing_read_yet() -> Snapshot {

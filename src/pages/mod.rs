@@ -4,7 +4,9 @@
 //! shown, through `condition` and `headline` (how things are), `panels` (what each panel shows)
 //! and `wording` and `figures` (how it is said). `block` keeps each fragment and what of it
 //! changed, `cell` the figures inside that change alone, `chart` the depths over time, and
-//! `live` puts the page and its updates together. [`assets`] are the scripts and styles.
+//! `live` puts the page and its updates together. [`history`] is the page of the past, `detail`
+//! those of one stream and one worker type; `site` is what every page has around it, [`link`] says
+//! at which address a page is. [`assets`] are the scripts and styles.
 
 pub mod alerts;
 pub mod assets;
@@ -12,11 +14,16 @@ mod block;
 mod cell;
 mod chart;
 mod condition;
+mod detail;
 mod element_id;
 mod figures;
 mod headline;
+pub mod history;
+pub mod link;
 mod live;
 mod panels;
+pub mod range;
+mod site;
 #[cfg(test)]
 #[path = "../../examples/pages/states.rs"]
 pub(crate) mod states;
@@ -26,5 +33,6 @@ mod tests;
 mod view;
 mod wording;
 
-pub use live::{Environment, LiveView};
+pub use live::LiveView;
+pub use site::{Environment, Site};
 pub use templates::{Pages, PagesError};

@@ -1,6 +1,6 @@
 //! The compiled templates, and what they may call.
 
-use handlebars::{Context, Handlebars, Helper, HelperResult, Output, RenderContext, RenderErrorReason};
+use handlebars::{Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext, RenderErrorReason};
 use rust_embed::RustEmbed;
 use serde::Serialize;
 
@@ -35,22 +35,30 @@ pub enum PagesError {
 /// The compiled templates.
 pub struct Pages {
     handlebars: Handlebars<'static>,
+    root: String,
 }
 
 impl Pages {
-    /// Compiles all templates.
+    /// Compiles all templates; what pages link to is below `root` (empty, or with a leading slash
+    /// and none at its end).
     ///
     /// # Errors
     /// When one of them is not a template.
-    pub fn new() -> Result<Self, PagesError> {
+    pub fn below(root: &str) -> Result<Self, PagesError> {
         let mut handlebars = Handlebars::new();
         handlebars.set_strict_mode(true);
         handlebars.register_escape_fn(escape);
         handlebars.register_helper("cell", Box::new(cell));
         handlebars.register_helper("bar", Box::new(bar));
         handlebars.register_helper("spark", Box::new(spark));
+        handlebars.register_helper("root", Box::new(Root(escape(root))));
         handlebars.register_embed_templates_with_extension::<Files>(".hbs").map_err(Box::new)?;
-        Ok(Self { handlebars })
+        Ok(Self { handlebars, root: root.to_owned() })
+    }
+
+    /// What pages link to is below this.
+    pub(super) fn root(&self) -> &str {
+        &self.root
     }
 
     /// Renders `template` with `view`.
@@ -117,6 +125,22 @@ fn spark(
     out: &mut dyn Output,
 ) -> HelperResult {
     Ok(out.write(&format!("{MARK}spark{MARK}"))?)
+}
+
+/// `{{root}}`: what every link begins with.
+struct Root(String);
+
+impl HelperDef for Root {
+    fn call<'reg: 'rc, 'rc>(
+        &self,
+        _: &Helper<'rc>,
+        _: &'reg Handlebars<'reg>,
+        _: &'rc Context,
+        _: &mut RenderContext<'reg, 'rc>,
+        out: &mut dyn Output,
+    ) -> HelperResult {
+        Ok(out.write(&self.0)?)
+    }
 }
 
 fn word(h: &Helper<'_>, i: usize) -> Result<String, RenderErrorReason> {

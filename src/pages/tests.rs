@@ -7,7 +7,8 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::cell::{Cell, Tone};
-use super::live::{Environment, LiveView};
+use super::live::LiveView;
+use super::site::Environment;
 use super::states::{self, Fleet};
 use super::templates::Pages;
 use super::{assets, element_id};
@@ -19,7 +20,7 @@ use crate::fleet::worker_type::TypeState;
 const NOW: f64 = 1_795_456_871.0;
 const EPOCH: u64 = 77;
 
-static PAGES: LazyLock<Arc<Pages>> = LazyLock::new(|| Arc::new(Pages::new().unwrap()));
+pub(in crate::pages) static PAGES: LazyLock<Arc<Pages>> = LazyLock::new(|| Arc::new(Pages::below("/root").unwrap()));
 
 fn view() -> LiveView {
     let environment = Environment { maturity: Some("test".to_owned()), url: None };
@@ -31,7 +32,7 @@ fn page_of(snapshot: Option<Snapshot>) -> String {
     if let Some(snapshot) = snapshot {
         view.update(&Arc::new(snapshot)).unwrap();
     }
-    view.page("/root").unwrap()
+    view.page().unwrap()
 }
 
 fn message(json: Option<String>) -> Value {
@@ -39,7 +40,7 @@ fn message(json: Option<String>) -> Value {
 }
 
 /// Every tag of a page: its name and its attributes with their values.
-fn tags(html: &str) -> Vec<(String, Vec<(String, String)>)> {
+pub(in crate::pages) fn tags(html: &str) -> Vec<(String, Vec<(String, String)>)> {
     let mut tags = Vec::new();
     let mut rest = html;
     while let Some(start) = rest.find('<') {
@@ -68,12 +69,12 @@ fn tags(html: &str) -> Vec<(String, Vec<(String, String)>)> {
     tags
 }
 
-fn ids(html: &str) -> Vec<String> {
+pub(in crate::pages) fn ids(html: &str) -> Vec<String> {
     tags(html).into_iter().flat_map(|(_, attributes)| attributes).filter(|(k, _)| k == "id").map(|(_, v)| v).collect()
 }
 
 /// Tags and attributes that a page is made of.
-fn vocabulary(html: &str) -> BTreeSet<String> {
+pub(in crate::pages) fn vocabulary(html: &str) -> BTreeSet<String> {
     let of = |(tag, attributes): (String, Vec<(String, String)>)| {
         attributes.into_iter().map(|(key, _)| format!("@{key}")).chain([tag]).collect::<Vec<_>>()
     };
@@ -123,7 +124,7 @@ fn links_inside_the_page_lead_somewhere() {
     }
 }
 
-fn any_name() -> impl Strategy<Value = Vec<u8>> {
+pub(in crate::pages) fn any_name() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..40),
         "[<>\"'&=/ {}a-c\\n\u{1}-]{0,24}".prop_map(String::into_bytes),
@@ -134,7 +135,7 @@ fn any_name() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn fleet_named(names: &BTreeSet<Vec<u8>>) -> Snapshot {
+pub(in crate::pages) fn fleet_named(names: &BTreeSet<Vec<u8>>) -> Snapshot {
     let mut fleet = Fleet::new(NOW);
     for name in names {
         let shown = Name::from(name.clone()).to_text();
@@ -167,13 +168,13 @@ proptest! {
             states::all(NOW).into_iter().take(4).flat_map(|(_, s)| vocabulary(&page_of(s))).collect();
         let mut view = view();
         let update = message(view.update(&Arc::new(fleet_named(&names))).unwrap());
-        let html = view.page("").unwrap();
+        let html = view.page().unwrap();
         let strange: Vec<String> = vocabulary(&html).difference(&known).cloned().collect();
         prop_assert!(strange.is_empty(), "{strange:?}");
         let all = ids(&html);
         prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
         for name in &names {
-            let id = element_id::of('w', &Name::from(name.clone()));
+            let id = format!("w-{}", element_id::key(&Name::from(name.clone())));
             prop_assert!(all.contains(&id));
         }
         for fragment in update["set"].as_object().unwrap().values() {
@@ -456,7 +457,7 @@ fn a_snapshot_that_is_not_newer_changes_nothing() {
 #[test]
 fn before_the_first_tick_there_is_a_page_and_no_update() {
     let view = view();
-    assert!(view.page("").unwrap().contains("waiting for Redis, Postgres"));
+    assert!(view.page().unwrap().contains("waiting for Redis, Postgres"));
     assert_eq!(view.since(EPOCH, 0).unwrap(), None);
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::block::Draft;
+use super::detail;
 use super::figures::counted;
 use super::headline::{self, Headline};
 use super::panels::{cards, feed, notes, queries, queues, servers, unreadable};
@@ -26,6 +27,8 @@ pub(super) enum Frame {
     Postgres(servers::PostgresFrame),
     Event(feed::EventFrame),
     Unreadable(unreadable::UnreadableFrame),
+    Stream(detail::StreamFrame),
+    WorkerType(detail::WorkerTypeFrame),
 }
 
 impl Frame {
@@ -42,6 +45,8 @@ impl Frame {
             Self::Postgres(_) => "partials/postgres",
             Self::Event(_) => "partials/event",
             Self::Unreadable(_) => "partials/unreadable",
+            Self::Stream(_) => "parts/stream",
+            Self::WorkerType(_) => "parts/worker",
         }
     }
 }

@@ -99,7 +99,7 @@ pub async fn page(front: Data<Front>) -> Result<HttpResponse, Problem> {
     let shown = front.alerts.load_full();
     let snapshot = front.newest.load_full();
     let page = AlertsPage { shown: &shown, snapshot: snapshot.as_deref(), messages, from_postgres };
-    let html = page.html(&front.pages, &front.environment, &front.root_path);
+    let html = page.html(&front.site);
     let html = html.map_err(|error| {
         tracing::error!(%error, "the alerts page cannot be rendered");
         Problem::Unavailable("the page cannot be rendered".to_owned())
@@ -215,9 +215,7 @@ pub async fn test(request: HttpRequest, front: Data<Front>) -> Result<HttpRespon
     let answers = front.test.send(test).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
     if is_form(&request) {
         let html = AlertsPage::answers(
-            &front.pages,
-            &front.environment,
-            &front.root_path,
+            &front.site,
             answers.iter().map(|answer| (answer.channel.as_str(), answer.ok, answer.answer.as_str())).collect(),
         );
         let html = html.map_err(|error| Problem::Unavailable(error.to_string()))?;
@@ -242,7 +240,7 @@ async fn do_it(front: &Front, order: AlertOrder) -> Result<String, Problem> {
 /// A program gets JSON; the page is shown again.
 fn done(front: &Front, form: bool, answer: Value) -> HttpResponse {
     if form {
-        let page = format!("{}/alerts", front.root_path);
+        let page = format!("{}/alerts", front.site.root());
         return HttpResponse::SeeOther().insert_header((LOCATION, page)).finish();
     }
     HttpResponse::Ok().json(answer)

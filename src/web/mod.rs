@@ -5,8 +5,10 @@
 
 pub mod alerts;
 pub mod api;
+pub mod detail_page;
 pub mod health;
 pub mod history;
+pub mod history_page;
 pub mod page;
 pub mod problem;
 pub mod routes;
@@ -21,7 +23,7 @@ use crate::actors::alert_ledger::Ledger;
 use crate::actors::io::Io;
 use crate::actors::messages::{AlertOrder, GetChanges, GetHealth, Join, RenderPage, SendTest};
 use crate::actors::supervisor::Newest;
-use crate::pages::{Environment, Pages};
+use crate::pages::Site;
 
 /// Everything a handler may ask.
 #[derive(Clone)]
@@ -38,6 +40,8 @@ pub struct Front {
     pub changes: Recipient<GetChanges>,
     /// Send me news.
     pub join: Recipient<Join>,
+    /// The pages that are rendered when asked for.
+    pub site: Arc<Site>,
     /// How often news come.
     pub interval: std::time::Duration,
     /// The alerts as they are.
@@ -48,10 +52,4 @@ pub struct Front {
     pub order: Recipient<AlertOrder>,
     /// Try the channels.
     pub test: Recipient<SendTest>,
-    /// The templates.
-    pub pages: Arc<Pages>,
-    /// Which deployment this is.
-    pub environment: Environment,
-    /// What pages link below.
-    pub root_path: String,
 }

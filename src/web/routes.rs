@@ -5,7 +5,7 @@ use actix_web::middleware::{Compress, DefaultHeaders};
 use actix_web::web::{self, ServiceConfig};
 
 use super::problem::Problem;
-use super::{Front, alerts, api, health, history, page, session};
+use super::{Front, alerts, api, detail_page, health, history, history_page, page, session};
 
 /// Nothing inline, nothing from elsewhere, framed by nobody.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -35,6 +35,10 @@ fn all(config: &mut ServiceConfig) {
                 .wrap(Compress::default())
                 .route("", web::get().to(page::live))
                 .route("/", web::get().to(page::live))
+                .route("/history", web::get().to(history_page::page))
+                .route("/history/parts/{part}", web::get().to(history_page::part))
+                .route("/streams/{name:.*}", web::get().to(detail_page::stream))
+                .route("/workers/{name:.*}", web::get().to(detail_page::worker_type))
                 .route("/live/updates", web::get().to(page::updates))
                 .route("/assets/{path:.*}", web::get().to(page::asset))
                 .route("/favicon.ico", web::get().to(page::favicon))
@@ -47,6 +51,7 @@ fn all(config: &mut ServiceConfig) {
                 .route("/api/historical/latency", web::get().to(history::latency))
                 .route("/api/historical/queries", web::get().to(history::queries))
                 .route("/api/historical/events", web::get().to(history::events))
+                .route("/api/historical/incidents", web::get().to(history::incidents))
                 .route("/api/historical/summary", web::get().to(history::summary))
                 .route("/alerts", web::get().to(alerts::page))
                 .route("/api/alerts", web::get().to(alerts::list))

@@ -1,13 +1,13 @@
 // Depths over time: what is known of each stream, the sparklines, and the chart with its legend.
 
 import { clock } from "./clock.js";
+import { niceTop, short } from "./figures.js";
+import { colour, look, swatch } from "./palette.js";
 import { kept, onThemeChange } from "./shell.js";
 
 /** As the server keeps them. */
 const COLUMNS = 200;
 const SERIES = 12;
-const COLOURS = 8;
-const DASHES = [[], [5, 3], [1.5, 3]];
 const SPARK_SCALE = 10;
 
 const figure = document.getElementById("chart");
@@ -123,7 +123,7 @@ function drawLegend() {
     button.type = "button";
     button.dataset.key = key;
     button.setAttribute("aria-pressed", String(!off.has(key)));
-    button.innerHTML = `<svg class="swatch c${place % COLOURS} d${Math.floor(place / COLOURS) % DASHES.length}" viewBox="0 0 14 4" aria-hidden="true"><path d="M0 2h14"/></svg><span></span><b class="num"></b>`;
+    button.innerHTML = `${swatch(place)}<span></span><b class="num"></b>`;
     button.querySelector("span").textContent = nameOf(key);
     item.append(button);
     return item;
@@ -153,27 +153,11 @@ function tellValues() {
   legend.querySelector(".moment").textContent = at === null ? "now" : `at ${clock(times[column])}`;
 }
 
-function short(n) {
-  if (n < 1000) return String(n);
-  const [value, unit] = n < 1e6 ? [n / 1e3, "k"] : n < 1e9 ? [n / 1e6, "M"] : [n / 1e9, "G"];
-  return `${value < 99.95 ? value.toFixed(1) : value.toFixed(0)}\u202f${unit}`;
-}
-
 function drawChart() {
   const data = [times, ...[...drawn.keys()].map((key) => depths.get(key))];
   if (chart) chart.setData(data);
   else if (drawn.size > 0) chart = make(data);
   tellValues();
-}
-
-/** What a colour of the style sheet is just now, in the chosen theme. */
-function colour(name) {
-  const probe = document.createElement("i");
-  probe.style.color = `var(${name})`;
-  figure.append(probe);
-  const { color } = getComputedStyle(probe);
-  probe.remove();
-  return color;
 }
 
 function make(data) {
@@ -182,9 +166,8 @@ function make(data) {
   const minutes = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
   const series = [...drawn].map(([key, place]) => ({
     show: !off.has(key),
-    stroke: colour(`--c${place % COLOURS}`),
+    ...look(place),
     width: 1.6,
-    dash: DASHES[Math.floor(place / COLOURS) % DASHES.length],
     spanGaps: false,
     points: { show: false },
   }));
@@ -208,10 +191,6 @@ function make(data) {
     hooks: { setCursor: [tellValues] },
   };
   return new globalThis.uPlot(options, data, plot);
-}
-
-function niceTop(peak) {
-  for (let unit = 1; ; unit *= 10) for (const step of [4, 8, 12, 20, 40]) if (step * unit >= peak) return step * unit;
 }
 
 export function startDepths() {

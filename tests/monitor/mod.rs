@@ -5,5 +5,6 @@ mod bad_heartbeats;
 mod browser;
 mod command_line;
 mod fleet;
+mod history_page;
 mod source_faults;
 mod supervision;

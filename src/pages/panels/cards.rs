@@ -10,6 +10,7 @@ use crate::pages::cell::{Cell, Cells, Tone};
 use crate::pages::condition::{Condition, Level};
 use crate::pages::element_id;
 use crate::pages::figures::{about, counted, exact, percent};
+use crate::pages::link::About;
 use crate::pages::view::{Frame, List};
 use crate::pages::wording::{Label, Sentence};
 
@@ -33,8 +34,8 @@ pub(in crate::pages) struct CardFrame {
     quiet: bool,
     /// A line instead of a card.
     compact: bool,
-    /// The stream has a row among the queues.
-    has_queue: bool,
+    /// Its page.
+    href: String,
     /// The longest idle time is known and worth telling.
     tells_idle: bool,
 }
@@ -78,7 +79,7 @@ pub(in crate::pages) fn compose(
             sentence: condition.sentence,
             quiet: condition.quiet,
             compact: many && !in_trouble,
-            has_queue: stream.is_some(),
+            href: About::WorkerType.of(name),
             tells_idle: idle.is_some(),
         };
         drafts.push(Draft { id, frame: Frame::Card(frame), cells: figures(status, idle) });
@@ -91,7 +92,7 @@ pub(in crate::pages) fn compose(
     ]
 }
 
-fn figures(status: &WorkerTypeStatus, idle_ms: Option<u64>) -> Cells {
+pub(in crate::pages) fn figures(status: &WorkerTypeStatus, idle_ms: Option<u64>) -> Cells {
     let mut cells = vec![
         ("a".to_owned(), alive(status)),
         ("b".to_owned(), Cell::count_at_least(status.backlog, status.backlog_at_least)),

@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::contract::Name;
 use crate::fleet::event::{Event, Severity};
 use crate::fleet::snapshot::Snapshot;
 use crate::pages::block::Draft;
-use crate::pages::element_id;
+use crate::pages::link::history_around;
 use crate::pages::view::{Frame, List};
 use crate::pages::wording::{Label, MomentStyle, Sentence, shortened, visible};
 
@@ -25,7 +24,7 @@ pub(in crate::pages) struct EventFrame {
     severity: Severity,
     shape: &'static str,
     subject: Label,
-    /// Where the subject is shown on this page.
+    /// The minutes around it.
     href: Option<String>,
     summary: String,
     at: Sentence,
@@ -74,11 +73,7 @@ pub(in crate::pages) fn compose(
             continue;
         }
         let id = format!("e-{number}");
-        drafts.push(Draft {
-            id: id.clone(),
-            frame: Frame::Event(frame(event, id.clone(), snapshot)),
-            cells: Vec::new(),
-        });
+        drafts.push(Draft { id: id.clone(), frame: Frame::Event(frame(event, id.clone())), cells: Vec::new() });
         members.push(id);
     }
     numbers.keep(&shown);
@@ -86,13 +81,8 @@ pub(in crate::pages) fn compose(
     List { id: "feed", members }
 }
 
-fn frame(event: &Event, id: String, snapshot: &Snapshot) -> EventFrame {
+fn frame(event: &Event, id: String) -> EventFrame {
     let severity = event.severity();
-    let name = Name::from(event.subject.as_str());
-    let href = match event.subject.as_str() {
-        source @ ("redis" | "postgres") if event.type_name().starts_with("source_") => Some(source.to_owned()),
-        _ => snapshot.workers.contains_key(&name).then(|| element_id::of('w', &name)),
-    };
     EventFrame {
         id,
         severity,
@@ -102,7 +92,7 @@ fn frame(event: &Event, id: String, snapshot: &Snapshot) -> EventFrame {
             Severity::Critical => "critical",
         },
         subject: Label::from_text(&event.subject),
-        href,
+        href: history_around(event.ts),
         summary: shortened(&visible(&event.summary()), SUMMARY).into_owned(),
         at: Sentence::default().at("", Some(event.ts), MomentStyle::Ago),
     }

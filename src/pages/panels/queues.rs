@@ -8,6 +8,7 @@ use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells, Tone};
 use crate::pages::element_id;
 use crate::pages::figures::{about, rate};
+use crate::pages::link::About;
 use crate::pages::view::{Frame, List};
 use crate::pages::wording::Label;
 
@@ -22,7 +23,8 @@ pub(in crate::pages) struct QueueFrame {
     id: String,
     key: String,
     name: Label,
-    has_card: bool,
+    /// Its page.
+    href: String,
     /// The key does not exist.
     absent: bool,
     /// No group reads it.
@@ -75,7 +77,7 @@ fn row(name: &Name, status: &StreamStatus, snapshot: &Snapshot) -> Draft {
         id: id.clone(),
         key,
         name: Label::of(name),
-        has_card: snapshot.workers.contains_key(name),
+        href: About::Stream.of(name),
         absent: !status.exists && status.error.is_none(),
         unread: status.exists && status.groups.is_empty() && status.error.is_none(),
         error: status.error.as_deref().map(Label::from_text),
@@ -85,7 +87,7 @@ fn row(name: &Name, status: &StreamStatus, snapshot: &Snapshot) -> Draft {
     Draft { id, frame: Frame::Queue(frame), cells }
 }
 
-fn figures(status: &StreamStatus, ts: f64) -> Cells {
+pub(in crate::pages) fn figures(status: &StreamStatus, ts: f64) -> Cells {
     let consumers = if status.error.is_some() { None } else { Some(status.consumer_count as u64) };
     [
         ("l", Cell::count(status.xlen)),
@@ -99,7 +101,7 @@ fn figures(status: &StreamStatus, ts: f64) -> Cells {
     .into()
 }
 
-fn group_figures(group: &GroupStatus, ts: f64, slot: impl Fn(char) -> String) -> Cells {
+pub(in crate::pages) fn group_figures(group: &GroupStatus, ts: f64, slot: impl Fn(char) -> String) -> Cells {
     vec![
         (slot('u'), Cell::count_at_least(group.lag.value(), group.lag.is_lower_bound())),
         (slot('p'), Cell::count(Some(group.pending))),

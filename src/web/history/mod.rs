@@ -5,6 +5,7 @@
 
 mod answer;
 mod asked;
+mod incidents;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -21,11 +22,14 @@ use crate::fleet::reading::SourceTrouble;
 use crate::history::latency::{Latency, Summary};
 use crate::history::window::{Aggregate, Window};
 use crate::history::{Micros, SECOND};
+use crate::pages::history::parts as history_page;
 use crate::postgres::events::{self, Filter};
 use crate::postgres::history::{self, Selection};
 use crate::redis_streams::recent_series;
 use answer::{Format, csv, json as as_json};
 use asked::{EventsQuery, LatencyQuery, MetricsQuery, PrefixQuery, RecentQuery, WindowQuery};
+pub(super) use incidents::happened;
+pub use incidents::incidents;
 
 /// How long an answer may take to be found.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -247,6 +251,27 @@ pub async fn summary(
     query: Query<WindowQuery>,
 ) -> Result<HttpResponse, Problem> {
     let window = query.of()?.window;
+    let summary = summed_up(&front, window).await?;
+    // JSON keeps the order it is given.
+    let whole = |figure: &f64| if figure.fract() == 0.0 { json!(*figure as i64) } else { json!(figure) };
+    let map = |figures: &[(String, f64)]| -> serde_json::Map<String, Value> {
+        figures.iter().map(|(name, figure)| (name.clone(), whole(figure))).collect()
+    };
+    let answer = json!({
+        "since": seconds(window.since),
+        "until": seconds(window.until),
+        "queries_started": summary.queries_started.unwrap_or(0),
+        "crashes": summary.crashes,
+        "scale_events": summary.scale_events,
+        "alert_count": summary.alert_count,
+        "peak_backlog": map(summary.peak_backlog.get(..TOP).unwrap_or(&summary.peak_backlog)),
+        "task_volume": map(&summary.task_volume),
+    });
+    as_json(&request, &answer)
+}
+
+/// A window in a few numbers.
+pub(super) async fn summed_up(front: &Front, window: Window) -> Result<history_page::Summary, Problem> {
     let pool = front.io.postgres.clone();
     let work = async move {
         let backlog = Selection::Prefix("backlog:".to_owned());
@@ -259,29 +284,24 @@ pub async fn summary(
             history::latency::volume(&pool, &all, window),
         )
     };
-    let (happened, started, backlog, volume) = from_postgres(&front, work).await?;
+    let (happened, started, backlog, volume) = from_postgres(front, work).await?;
     let peak = |buckets: &BTreeMap<Micros, Aggregate>| buckets.values().map(|a| a.max).fold(0.0, f64::max);
-    let peaks = backlog.iter().map(|(name, b)| (name.trim_start_matches("backlog:").to_owned(), peak(b)));
-    let started: i64 = started.iter().flat_map(BTreeMap::values).flat_map(BTreeMap::values).sum();
-    let answer = json!({
-        "since": seconds(window.since),
-        "until": seconds(window.until),
-        "queries_started": started,
-        "crashes": happened.crashes,
-        "scale_events": happened.scale_events,
-        "alert_count": happened.alerts,
-        "peak_backlog": greatest(peaks.filter(|(_, peak)| *peak > 0.0), TOP),
-        "task_volume": greatest(volume.into_iter().map(|(stream, n)| (stream, n as f64)), usize::MAX),
-    });
-    as_json(&request, &answer)
+    let peaks = backlog.iter().map(|(name, b)| (name.strip_prefix("backlog:").unwrap_or(name).to_owned(), peak(b)));
+    Ok(history_page::Summary {
+        queries_started: started.map(|s| s.values().flat_map(BTreeMap::values).sum()),
+        crashes: happened.crashes,
+        scale_events: happened.scale_events,
+        alert_count: happened.alerts,
+        peak_backlog: greatest(peaks.filter(|(_, peak)| *peak > 0.0)),
+        task_volume: greatest(volume.into_iter().map(|(stream, n)| (stream, n as f64))),
+    })
 }
 
-/// The greatest, in falling order: JSON keeps the order it is given.
-fn greatest(figures: impl Iterator<Item = (String, f64)>, most: usize) -> serde_json::Map<String, Value> {
+/// In falling order.
+fn greatest(figures: impl Iterator<Item = (String, f64)>) -> Vec<(String, f64)> {
     let mut figures: Vec<(String, f64)> = figures.collect();
     figures.sort_by(|(a_name, a), (b_name, b)| b.total_cmp(a).then_with(|| a_name.cmp(b_name)));
-    let whole = |figure: f64| if figure.fract() == 0.0 { json!(figure as i64) } else { json!(figure) };
-    figures.into_iter().take(most).map(|(name, figure)| (name, whole(figure))).collect()
+    figures
 }
 
 fn with_window(mut answer: Value, window: Window) -> Value {

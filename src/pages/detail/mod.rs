@@ -1,0 +1,163 @@
+//! The pages of one stream and of one worker type: how it is now, who is there since when, and
+//! below that its past.
+
+mod stream;
+mod worker_type;
+
+pub(super) use stream::StreamFrame;
+pub(super) use worker_type::WorkerTypeFrame;
+
+use serde::Serialize;
+
+use super::block::{Block, Draft};
+use super::condition::Level;
+use super::history::{Asked, Found, MODULES, Past, Scope};
+use super::link::About;
+use super::site::{Head, Site};
+use super::templates::PagesError;
+use super::wording::{Label, MomentStyle, Sentence};
+use crate::contract::Name;
+use crate::fleet::consumer::ConsumerState;
+use crate::fleet::snapshot::{Snapshot, SourceStatus};
+
+/// Rows of consumers shown.
+const CONSUMERS: usize = 200;
+/// Without script it is loaded again after so many seconds.
+const REFRESH: u32 = 15;
+
+#[derive(Serialize)]
+struct Page<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    past: Past,
+    kind: &'static str,
+    name: Label,
+    now: String,
+    incidents: String,
+    events: String,
+}
+
+impl Site {
+    /// The name by which `snapshot` knows what an address asks for: these bytes, or whoever is
+    /// shown so. `None`: there is no such stream or type.
+    #[must_use]
+    pub fn find(snapshot: &Snapshot, about: About, asked: &Name) -> Option<Name> {
+        fn named<'a>(mut names: impl Iterator<Item = &'a Name> + Clone, asked: &Name) -> Option<Name> {
+            names
+                .clone()
+                .find(|name| *name == asked)
+                .or_else(|| {
+                    // Series carry names as text.
+                    let text = asked.to_text();
+                    names.find(|name| name.to_text() == text)
+                })
+                .cloned()
+        }
+        match about {
+            About::Stream => named(snapshot.streams.keys(), asked),
+            About::WorkerType => named(snapshot.workers.keys(), asked),
+        }
+    }
+
+    /// The page about `name`, which `snapshot` knows.
+    ///
+    /// # Errors
+    /// When a template does not fit its view.
+    pub fn detail(
+        &self,
+        (about, name): (About, &Name),
+        snapshot: &Snapshot,
+        asked: &Asked,
+        found: &Found,
+    ) -> Result<String, PagesError> {
+        let scope = Scope::One(about, name.clone());
+        let label = Label::of(name);
+        let title = self.title(&label.text);
+        let kind = match about {
+            About::Stream => "stream",
+            About::WorkerType => "worker",
+        };
+        let refresh = asked.range.ends_now().then_some(REFRESH);
+        let page = Page {
+            head: Head::of(&self.environment, (&self.pages, about.path()), &title, MODULES, refresh),
+            past: Past::of(asked, &scope),
+            kind,
+            now: self.now(about, name, snapshot)?,
+            name: label,
+            incidents: self.incidents(&found.happened, asked, &scope)?,
+            events: self.events(&found.happened, &scope)?,
+        };
+        self.pages.render("pages/detail", &page)
+    }
+
+    /// How `name` is now, as an element.
+    ///
+    /// # Errors
+    /// When a template does not fit its view.
+    pub fn now(&self, about: About, name: &Name, snapshot: &Snapshot) -> Result<String, PagesError> {
+        let draft = match about {
+            About::Stream => stream::compose(name, snapshot),
+            About::WorkerType => worker_type::compose(name, snapshot),
+        };
+        let mut html = String::new();
+        if let Some(draft) = draft {
+            Block::new(&self.pages, draft, snapshot.tick)?.write_html(&mut html, "");
+        }
+        Ok(html)
+    }
+
+    /// The page for an address where nothing is.
+    ///
+    /// # Errors
+    /// When a template does not fit its view.
+    pub fn nothing(&self, about: About, name: &Name) -> Result<String, PagesError> {
+        #[derive(Serialize)]
+        struct Nothing<'a> {
+            #[serde(flatten)]
+            head: Head<'a>,
+            what: &'static str,
+            name: Label,
+        }
+        let what = match about {
+            About::Stream => "stream",
+            About::WorkerType => "worker type",
+        };
+        let title = self.title("Not found");
+        let head = Head::of(&self.environment, (&self.pages, about.path()), &title, &["shell.js"], None);
+        self.pages.render("pages/nothing", &Nothing { head, what, name: Label::of(name) })
+    }
+}
+
+/// What is said first when Redis is not read: how old the rest is.
+fn staleness(snapshot: &Snapshot) -> Option<Sentence> {
+    match &snapshot.redis.source {
+        SourceStatus::Down { since, .. } => Some(
+            Sentence::words("As of")
+                .at(" ", Some(*since), MomentStyle::Clock)
+                .then(": Redis is not readable since then."),
+        ),
+        _ => None,
+    }
+}
+
+/// A consumer's state in a word.
+fn told(state: ConsumerState) -> (Level, &'static str) {
+    match state {
+        ConsumerState::NoHeartbeat => (Level::Unknown, "no heartbeat"),
+        ConsumerState::Alive => (Level::Fine, "alive"),
+        ConsumerState::Draining => (Level::Fine, "draining"),
+        ConsumerState::Hung => (Level::Warning, "hung"),
+        ConsumerState::Unreadable => (Level::Warning, "unreadable"),
+        ConsumerState::Suspect => (Level::Unknown, "heartbeat late"),
+        ConsumerState::Left => (Level::Unknown, "left"),
+        ConsumerState::LeftWithWork => (Level::Warning, "left with work"),
+        ConsumerState::Lost => (Level::Critical, "lost"),
+    }
+}
+
+impl Draft {
+    /// The element that shows how something is now.
+    fn now(frame: super::view::Frame, cells: super::cell::Cells) -> Self {
+        Self { id: "now".to_owned(), frame, cells }
+    }
+}

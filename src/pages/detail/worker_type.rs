@@ -1,0 +1,89 @@
+//! A worker type now: its state, its load, and its consumers.
+
+use std::cmp::Reverse;
+
+use serde::Serialize;
+
+use super::{CONSUMERS, staleness, told};
+use crate::contract::Name;
+use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
+use crate::pages::block::Draft;
+use crate::pages::cell::{Cell, Cells};
+use crate::pages::condition::{self, Level};
+use crate::pages::figures::about;
+use crate::pages::link::About;
+use crate::pages::panels::cards;
+use crate::pages::view::Frame;
+use crate::pages::wording::{Label, Sentence};
+
+/// A worker type without its figures.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(in crate::pages) struct WorkerTypeFrame {
+    name: Label,
+    stale: Option<Sentence>,
+    level: Level,
+    pill: &'static str,
+    shape: &'static str,
+    sentence: Sentence,
+    /// The page of the stream it reads.
+    stream: Option<String>,
+    consumers: Vec<ConsumerRow>,
+    more_consumers: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct ConsumerRow {
+    name: Label,
+    level: Level,
+    shape: &'static str,
+    word: &'static str,
+    /// Why its heartbeat cannot be read.
+    why: Option<Label>,
+    slots: [String; 6],
+}
+
+/// The element of a worker type; `None` if there is no such type.
+pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
+    let status = snapshot.workers.get(name)?;
+    let condition = condition::of(status, snapshot.streams.get(name), snapshot.ts);
+    let mut cells: Cells = cards::figures(status, None);
+    cells.push(("p".to_owned(), Cell::count(status.pending)));
+    let mut all: Vec<&ConsumerStatus> = status.consumers.iter().collect();
+    // Those in trouble first; the gone ones last.
+    all.sort_by_key(|c| (c.state.is_gone(), Reverse(told(c.state).0.is_trouble()), &c.consumer));
+    let mut consumers = Vec::new();
+    for (i, consumer) in all.iter().take(CONSUMERS).enumerate() {
+        let slot = |letter: char| format!("c{letter}{i}");
+        let (level, word) = told(consumer.state);
+        #[expect(clippy::cast_precision_loss, reason = "rounded to one unit")]
+        let idle = consumer.idle_ms.map_or_else(Cell::missing, |ms| Cell::text(about(ms as f64 / 1000.0)));
+        cells.extend([
+            (slot('s'), Cell::Since(consumer.state_since)),
+            (slot('t'), consumer.started_at.map_or_else(Cell::missing, Cell::Since)),
+            (slot('f'), Cell::count(consumer.in_flight.map(u64::from))),
+            (slot('l'), Cell::count(consumer.task_limit.map(u64::from))),
+            (slot('p'), Cell::count(consumer.pending)),
+            (slot('i'), idle),
+        ]);
+        consumers.push(ConsumerRow {
+            name: Label::of(&consumer.consumer),
+            level,
+            shape: level.shape(),
+            word,
+            why: consumer.unreadable.as_deref().map(Label::from_text),
+            slots: ['s', 't', 'f', 'l', 'p', 'i'].map(slot),
+        });
+    }
+    let frame = WorkerTypeFrame {
+        name: Label::of(name),
+        stale: staleness(snapshot),
+        level: condition.level,
+        pill: condition.pill,
+        shape: condition.shape,
+        sentence: condition.sentence,
+        stream: snapshot.streams.contains_key(name).then(|| About::Stream.of(name)),
+        more_consumers: all.len().saturating_sub(consumers.len()),
+        consumers,
+    };
+    Some(Draft::now(Frame::WorkerType(frame), cells))
+}

@@ -1,0 +1,160 @@
+//! The frames of the charts: which there are, what they show, and from which answers of the API.
+
+use serde::Serialize;
+
+use super::Scope;
+use crate::pages::link::{About, encoded};
+
+/// A chart's frame.
+#[derive(Debug, PartialEq, Serialize)]
+pub(in crate::pages) struct Plate {
+    /// By which the script knows what to draw.
+    id: &'static str,
+    title: &'static str,
+    aside: &'static str,
+    /// It takes the whole width.
+    wide: bool,
+    /// The API's answers it is drawn from.
+    sources: Vec<Source>,
+    /// Their addresses, without a range, separated by blanks.
+    asks: String,
+}
+
+/// An answer of the API.
+#[derive(Debug, PartialEq, Serialize)]
+struct Source {
+    /// What distinguishes it from the others of a plate.
+    label: String,
+    /// Its address as a file.
+    csv: String,
+}
+
+fn plate(
+    id: &'static str,
+    title: &'static str,
+    aside: &'static str,
+    wide: bool,
+    asks: &[String],
+    window: &str,
+) -> Plate {
+    let several = asks.len() > 1;
+    let label = |ask: &str| {
+        let series = ask.split_once("prefix=").map_or("", |(_, after)| after);
+        series.split(['&', '%']).next().unwrap_or_default().to_owned()
+    };
+    let source = |ask: &String| Source {
+        label: if several { label(ask) } else { String::new() },
+        csv: format!("{ask}{}{window}&format=csv", if ask.contains('?') { '&' } else { '?' }),
+    };
+    Plate { id, title, aside, wide, sources: asks.iter().map(source).collect(), asks: asks.join(" ") }
+}
+
+/// The plates of a page, `window` being its range as the API is asked (`since=…&until=…`).
+pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
+    let prefix = |prefix: &str| format!("/api/historical/metrics_by_prefix?prefix={}", encoded(prefix.as_bytes()));
+    let highest = |ask: String| format!("{ask}&minmax=1");
+    let plate = |id, title, aside, wide, asks: &[String]| plate(id, title, aside, wide, asks, window);
+    match scope {
+        Scope::Fleet => vec![
+            plate("queries", "Queries started", "per bucket, by ARA", false, &["/api/historical/queries".to_owned()]),
+            plate("fleet", "Workers alive", "by type", false, &[prefix("workers_alive:")]),
+            plate(
+                "backlog",
+                "Backlog",
+                "by stream; line: average, shade: up to the highest",
+                true,
+                &[highest(prefix("backlog:"))],
+            ),
+            plate(
+                "heat",
+                "Utilization",
+                "backlog of capacity, by type",
+                true,
+                &[highest(prefix("backlog:")), prefix("capacity:")],
+            ),
+            plate(
+                "latency",
+                "Task latency",
+                "from start to end of a task, by stream; busiest first",
+                true,
+                &["/api/historical/latency".to_owned()],
+            ),
+            plate("servers", "Redis and Postgres", "highest of each bucket shaded", true, &[servers()]),
+        ],
+        Scope::One(about, name) => {
+            let name = name.to_text().replace('\0', "\u{fffd}");
+            let latency = if is_listable(&name) {
+                format!("/api/historical/latency?streams={}", encoded(name.as_bytes()))
+            } else {
+                "/api/historical/latency".to_owned()
+            };
+            let series = |kinds: &[&str]| -> Vec<String> {
+                let names: Vec<String> = kinds.iter().map(|kind| format!("{kind}:{name}")).collect();
+                if is_listable(&name) {
+                    let list = encoded(names.join(",").as_bytes());
+                    vec![format!("/api/historical/metrics?metric={list}&minmax=1")]
+                } else {
+                    names.iter().map(|name| highest(prefix(name))).collect()
+                }
+            };
+            let latency = plate("latency", "Task latency", "from start to end of a task", true, &[latency]);
+            let mut plates = match about {
+                About::Stream => vec![
+                    plate(
+                        "depth",
+                        "Entries",
+                        "undelivered and pending; shade: up to the highest",
+                        true,
+                        &series(&["lag", "pending"]),
+                    ),
+                    plate(
+                        "waiting",
+                        "Oldest waiting",
+                        "how long the oldest undelivered entry waited",
+                        false,
+                        &series(&["oldest_waiting_sec"]),
+                    ),
+                    plate("consumers", "Consumers and length", "of the stream", false, &series(&["consumers", "xlen"])),
+                ],
+                About::WorkerType => vec![
+                    plate(
+                        "load",
+                        "Backlog and capacity",
+                        "shade: up to the highest",
+                        true,
+                        &series(&["backlog", "capacity"]),
+                    ),
+                    plate("alive", "Workers alive", "", false, &series(&["workers_alive"])),
+                    plate(
+                        "waiting",
+                        "Oldest waiting",
+                        "how long the oldest undelivered entry waited",
+                        false,
+                        &series(&["oldest_waiting_sec"]),
+                    ),
+                ],
+            };
+            plates.push(latency);
+            plates
+        }
+    }
+}
+
+/// Whether a name can stand in the API's lists.
+fn is_listable(name: &str) -> bool {
+    !name.contains(',') && name.trim() == name && !name.is_empty()
+}
+
+fn servers() -> String {
+    let series = [
+        "redis:used_memory_bytes",
+        "redis:connected_clients",
+        "redis:ops_per_sec",
+        "pg:connection_count",
+        "pg:db_size_bytes",
+        "pg:wal_size_bytes",
+        "pg:disk_used_bytes",
+        "pg:disk_capacity_bytes",
+    ];
+    format!("/api/historical/metrics?metric={}&minmax=1", series.join(","))
+}

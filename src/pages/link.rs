@@ -1,0 +1,128 @@
+//! Addresses of the pages about one thing. Names are bytes: every byte that could mean something
+//! in an address is written as `%XX`.
+
+use std::fmt::Write as _;
+
+use chrono::DateTime;
+
+use crate::contract::Name;
+
+/// A page about one name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum About {
+    /// `/streams/…`
+    Stream,
+    /// `/workers/…`
+    WorkerType,
+}
+
+impl About {
+    /// What its address begins with.
+    #[must_use]
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::Stream => "/streams/",
+            Self::WorkerType => "/workers/",
+        }
+    }
+
+    /// The address of the page about `name`, below the root.
+    pub(super) fn of(self, name: &Name) -> String {
+        let mut address = self.path().to_owned();
+        // As a part of a path these three mean other places, however they are written.
+        if matches!(name.as_bytes(), b"" | b"." | b"..") {
+            address.push_str("?name=");
+        }
+        if address.ends_with('=') {
+            address.push_str(&encoded(name.as_bytes()).replace('.', "%2E"));
+        } else {
+            address.push_str(&encoded(name.as_bytes()));
+        }
+        address
+    }
+
+    /// The name that an address asks for: `path` is all of it before the query, with or without a
+    /// root before it.
+    #[must_use]
+    pub fn name_in(self, path: &str, query: &str) -> Name {
+        let rest = path.split_once(self.path()).map_or("", |(_, rest)| rest);
+        let asked = query.split('&').find_map(|part| part.strip_prefix("name=")).filter(|_| rest.is_empty());
+        Name::from(decoded(asked.unwrap_or(rest)))
+    }
+}
+
+/// The address of the history around a moment: five minutes before it, five after.
+pub(super) fn history_around(unix: f64) -> Option<String> {
+    const AROUND: f64 = 300.0;
+    Some(format!("/history?from={}&to={}", iso(unix - AROUND)?, iso(unix + AROUND)?))
+}
+
+/// A moment as addresses have it.
+pub(super) fn iso(unix: f64) -> Option<String> {
+    #[expect(clippy::cast_possible_truncation, reason = "a float far beyond the calendar gives None below")]
+    let time = DateTime::from_timestamp(unix.round() as i64, 0)?;
+    Some(time.format("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// A value as an address has it.
+pub(super) fn encoded(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for byte in bytes {
+        match byte {
+            b if b.is_ascii_alphanumeric() || b"-._~".contains(b) => text.push(char::from(*b)),
+            b => _ = write!(text, "%{b:02X}"),
+        }
+    }
+    text
+}
+
+/// Bytes of a text in which some are written as `%XX`; what is not such is left as it is.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let hex = |digit: &u8| char::from(*digit).to_digit(16);
+        let pair = after.first().and_then(hex).zip(after.get(1).and_then(hex));
+        match pair.filter(|_| *first == b'%') {
+            Some((high, low)) => {
+                bytes.extend(u8::try_from(high * 16 + low));
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plain_names_stay_readable_and_odd_ones_stay_in_their_place() {
+        let of = |name: &str| About::Stream.of(&Name::from(name));
+        assert_eq!(of("aragorn.lookup"), "/streams/aragorn.lookup");
+        assert_eq!(of("a/b?c#d"), "/streams/a%2Fb%3Fc%23d");
+        assert_eq!(of(".."), "/streams/?name=%2E%2E");
+        assert_eq!(of(""), "/streams/?name=");
+    }
+
+    proptest! {
+        #[test]
+        fn every_name_is_found_again_from_its_address(
+            bytes in prop_oneof![proptest::collection::vec(any::<u8>(), 0..40), Just(b"..".to_vec()), Just(b".".to_vec())],
+            root in prop_oneof![Just(""), Just("/monitor")],
+        ) {
+            let name = Name::from(bytes);
+            let address = About::WorkerType.of(&name);
+            prop_assert!(address.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%/?=".contains(&b)));
+            let (path, query) = address.split_once('?').unwrap_or((&address, ""));
+            prop_assert_eq!(About::WorkerType.name_in(&format!("{root}{path}"), query), name);
+        }
+    }
+}

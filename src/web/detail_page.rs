@@ -1,0 +1,67 @@
+//! The pages of one stream and of one worker type.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::ContentType;
+use actix_web::web::{Data, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
+
+use super::Front;
+use super::history_page::{PageQuery, found, html};
+use super::problem::Problem;
+use crate::pages::Site;
+use crate::pages::history::Scope;
+use crate::pages::link::About;
+
+/// What of the page.
+#[derive(Debug, Deserialize)]
+pub struct PartQuery {
+    part: Option<String>,
+}
+
+/// `GET /streams/{name}?from=&to=`: a stream now and over a range; with `part=now` only how it is
+/// now, as an element.
+pub async fn stream(
+    front: Data<Front>,
+    request: HttpRequest,
+    range: Query<PageQuery>,
+    part: Query<PartQuery>,
+) -> Result<HttpResponse, Problem> {
+    page(&front, &request, About::Stream, &range, part.part.as_deref()).await
+}
+
+/// `GET /workers/{type}?from=&to=`: the same for a worker type.
+pub async fn worker_type(
+    front: Data<Front>,
+    request: HttpRequest,
+    range: Query<PageQuery>,
+    part: Query<PartQuery>,
+) -> Result<HttpResponse, Problem> {
+    page(&front, &request, About::WorkerType, &range, part.part.as_deref()).await
+}
+
+async fn page(
+    front: &Front,
+    request: &HttpRequest,
+    about: About,
+    range: &PageQuery,
+    part: Option<&str>,
+) -> Result<HttpResponse, Problem> {
+    let snapshot =
+        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first tick is still under way".to_owned()))?;
+    // As it was sent: names are bytes, and what the router made of them is text.
+    let asked_name = about.name_in(request.uri().path(), request.query_string());
+    let Some(name) = Site::find(&snapshot, about, &asked_name) else {
+        if part.is_some() {
+            return Err(Problem::NotFound);
+        }
+        let page = front.site.nothing(about, &asked_name).map_err(|e| Problem::Unavailable(e.to_string()))?;
+        return Ok(HttpResponse::build(StatusCode::NOT_FOUND).content_type(ContentType::html()).body(page));
+    };
+    if part == Some("now") {
+        return html(front.site.now(about, &name, &snapshot));
+    }
+    let asked = range.of(front);
+    let found = found(front, &asked, &Scope::One(about, name.clone())).await;
+    html(front.site.detail((about, &name), &snapshot, &asked, &found))
+}

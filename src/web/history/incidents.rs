@@ -1,0 +1,70 @@
+//! Incidents, put together from the events of a window.
+
+use actix_web::web::{Data, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+
+use super::answer::{Format, csv, json as as_json};
+use super::asked::EventsQuery;
+use super::from_postgres;
+use crate::fleet::event::Severity;
+use crate::fleet::incident::{self, Happened, IncidentKind, Over};
+use crate::pages::history::parts::MOST_EVENTS;
+use crate::postgres::events::{self, Filter, Row};
+use crate::web::Front;
+use crate::web::problem::Problem;
+
+/// What happened, as the archive keeps it, newest first; at most [`MOST_EVENTS`].
+pub(in crate::web) async fn happened(front: &Front, filter: Filter) -> Result<Vec<Happened>, Problem> {
+    let pool = front.io.postgres.clone();
+    let rows = from_postgres(front, async move { events::newest(&pool, &filter, MOST_EVENTS).await }).await?;
+    Ok(rows.into_iter().map(of_row).collect())
+}
+
+fn of_row(row: Row) -> Happened {
+    Happened {
+        ts: row.unix_seconds(),
+        type_name: row.type_,
+        subject: row.worker.unwrap_or_default(),
+        severity: Severity::from_stored(row.severity.as_deref().unwrap_or_default()),
+        detail: row.detail.unwrap_or_default(),
+        payload: row.payload.unwrap_or_default(),
+    }
+}
+
+/// `GET /api/historical/incidents?since=&until=&worker=`: what went wrong, from when to when, newest
+/// first. `until` is `null` for what is not over by the end of the window.
+pub async fn incidents(
+    front: Data<Front>,
+    request: HttpRequest,
+    query: Query<EventsQuery>,
+) -> Result<HttpResponse, Problem> {
+    let asked = query.of()?;
+    let found = incident::incidents(&happened(&front, asked.filter).await?);
+    let kind = |kind| match kind {
+        IncidentKind::Crash => "crash",
+        IncidentKind::Hung => "hung",
+        IncidentKind::Lost => "lost",
+        IncidentKind::SourceDown => "source_down",
+    };
+    let until = |i: &incident::Incident| match i.over {
+        Over::At(at) => Some(at),
+        Over::AtOnce => i.since,
+        Over::NotYet => None,
+    };
+    if asked.format == Format::Csv {
+        let text = |at: Option<f64>| at.map_or_else(String::new, |at| at.to_string());
+        let rows = found.into_iter().map(|i| {
+            let end = text(until(&i));
+            vec![kind(i.kind).to_owned(), i.subject, text(i.since), end, i.what]
+        });
+        return csv(&request, "incidents", &["kind", "worker", "since", "until", "what"], rows);
+    }
+    let told: Vec<Value> = found
+        .iter()
+        .map(
+            |i| json!({"kind": kind(i.kind), "worker": i.subject, "since": i.since, "until": until(i), "what": i.what}),
+        )
+        .collect();
+    as_json(&request, &json!({"incidents": told}))
+}

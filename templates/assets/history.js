@@ -1,0 +1,108 @@
+// The page of the past, and the pages of one stream and one worker type: what each plate draws,
+// and when everything is asked for.
+
+import { askAnew } from "./answers.js";
+import { bars } from "./bars.js";
+import { wordTimes } from "./clock.js";
+import { bytes, niceTime, seconds, short } from "./figures.js";
+import { heatmap } from "./heatmap.js";
+import { lines } from "./lines.js";
+import { startMarks } from "./marks.js";
+import { latencies, servers } from "./multiples.js";
+import { loadParts, startNow } from "./parts.js";
+import { Plate } from "./plate.js";
+import { drawAgain } from "./plot.js";
+import { preset, range, refresh, startRange, zoomOut } from "./range.js";
+import { onThemeChange, startShell } from "./shell.js";
+import { Timeline } from "./timeline.js";
+
+const { dataset } = document.getElementById("past");
+/** The stream or worker type that this is about, as series have it; undefined: everything. */
+const of = dataset.of === "" && !document.getElementById("now") ? undefined : dataset.of;
+const filter = document.getElementById("past-filter");
+const words = () => (filter?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
+
+/** The name behind a kind of series. */
+const after = (kind) => (series) => (series.startsWith(`${kind}:`) ? series.slice(kind.length + 1) : null);
+/** Series of one stream, called by their kind. */
+const kinds = (called) => (series) => {
+  const [kind] = series.split(":", 1);
+  return called[kind] !== undefined && series === `${kind}:${of.replaceAll("\0", "\ufffd")}` ? called[kind] : null;
+};
+
+const DRAWINGS = {
+  queries: bars({ empty: "No query was started in this range.", absent: "The fleet keeps no queries here." }),
+  fleet: lines({ name: after("workers_alive"), stepped: true, empty: "No worker was recorded in this range.", words }),
+  backlog: lines({ name: after("backlog"), format: short, empty: "Nothing was recorded in this range.", words }),
+  heat: heatmap({ words }),
+  latency: latencies({ words, only: of }),
+  servers: servers(),
+  depth: lines({ name: kinds({ lag: "undelivered", pending: "pending" }), format: short, empty: "Nothing was recorded in this range.", of }),
+  waiting: lines({ name: kinds({ oldest_waiting_sec: "oldest waiting" }), format: seconds, top: (s) => niceTime(s * 1000) / 1000, empty: "Nothing waited in this range.", of }),
+  consumers: lines({ name: kinds({ consumers: "consumers", xlen: "length" }), format: short, empty: "Nothing was recorded in this range.", of }),
+  load: lines({ name: kinds({ backlog: "backlog", capacity: "capacity" }), format: short, empty: "Nothing was recorded in this range.", of }),
+  alive: lines({ name: kinds({ workers_alive: "alive" }), stepped: true, empty: "Nothing was recorded in this range.", of }),
+};
+
+const plates = [];
+const timeline = new Timeline(document.getElementById("p-timeline"), of);
+
+function redraw() {
+  timeline.redraw();
+  for (const plate of plates) plate.redraw();
+}
+
+/** Asks for everything, each on its own. */
+function load({ moved }) {
+  askAnew();
+  const now = range();
+  timeline.load(now, moved);
+  for (const plate of plates) plate.load(now, moved);
+}
+
+function changed(what) {
+  load(what);
+  loadParts(of, what.moved);
+}
+
+function startFilter() {
+  if (of !== undefined) return;
+  filter.disabled = false;
+  filter.value = new URL(location.href).searchParams.get("q") ?? "";
+  let soon = null;
+  filter.addEventListener("input", () => {
+    const address = new URL(location.href);
+    if (filter.value) address.searchParams.set("q", filter.value);
+    else address.searchParams.delete("q");
+    history.replaceState(history.state, "", address);
+    clearTimeout(soon);
+    soon = setTimeout(redraw, 120);
+  });
+}
+
+function clear() {
+  if (filter?.value) {
+    filter.value = "";
+    filter.dispatchEvent(new Event("input"));
+  }
+  document.querySelector(".custom").open = false;
+  document.activeElement?.blur?.();
+}
+
+addEventListener("DOMContentLoaded", () => {
+  for (const section of document.querySelectorAll("[data-plate][data-asks]")) plates.push(new Plate(section, DRAWINGS[section.dataset.plate]));
+  const presets = Object.fromEntries([1, 2, 3, 4, 5].map((n) => [String(n), () => preset(n)]));
+  startShell({ ...presets, z: zoomOut, r: refresh, "/": () => filter?.focus(), Escape: clear });
+  startMarks(() => {
+    timeline.redraw();
+    drawAgain();
+  });
+  startFilter();
+  onThemeChange(redraw);
+  startRange(changed);
+  wordTimes(document);
+  load({ moved: true });
+  // What came with the page is not asked for again.
+  if (["summary", "incidents", "past-events"].some((id) => document.getElementById(id)?.dataset.state === "loading")) loadParts(of, false);
+  if (of !== undefined) startNow();
+});

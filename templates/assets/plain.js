@@ -1,0 +1,5 @@
+// A page that does nothing of its own.
+
+import { startShell } from "./shell.js";
+
+startShell({});

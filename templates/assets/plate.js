@@ -1,0 +1,68 @@
+// A chart's frame and its life: loading, ready, empty, failed, and stale when a later answer does
+// not come. One that fails leaves the others as they are.
+
+import { answer, isOver } from "./answers.js";
+import { clock, serverNow } from "./clock.js";
+
+const { root } = document.body.dataset;
+
+export class Plate {
+  /** `drawing(plate)` makes `{ draw(answers, range), redraw() }`; draw gives words when there is nothing. */
+  constructor(section, drawing) {
+    this.section = section;
+    this.asks = (section.dataset.asks ?? "").split(" ").filter(Boolean);
+    this.host = section.querySelector(".drawing");
+    this.legend = section.querySelector(".legend");
+    this.note = section.querySelector(".note:not(noscript *)");
+    this.id = section.dataset.plate;
+    this.host.replaceChildren();
+    this.drawing = drawing(this);
+    this.as = null;
+  }
+
+  get title() {
+    return this.section.querySelector("h2").textContent;
+  }
+
+  /** Asks and draws. `moved`: for another range than before. */
+  async load(range, moved) {
+    this.range = range;
+    if (moved) {
+      this.as = null;
+      this.stand("loading");
+    }
+    const window = `since=${range.since}&until=${range.until}`;
+    const paths = this.asks.map((ask) => `${ask}${ask.includes("?") ? "&" : "?"}${window}`);
+    let answers;
+    try {
+      answers = await Promise.all(paths.map(answer));
+    } catch (error) {
+      if (isOver(error) || this.range !== range) return;
+      if (this.as) this.stand("stale", `As of ${clock(this.as)}: ${error.message}`);
+      else this.stand("failed", `${this.title} cannot be read: ${error.message}`);
+      return;
+    }
+    if (this.range !== range) return;
+    this.section.querySelectorAll(".csv").forEach((link, i) => link.setAttribute("href", `${root}${paths[i]}&format=csv`));
+    this.as = serverNow();
+    this.answers = answers;
+    this.redraw();
+  }
+
+  /** Draws the same once more: other colours, another choice. */
+  redraw() {
+    if (!this.answers || !this.as) return;
+    const nothing = this.drawing.draw(this.answers, this.range);
+    this.stand(nothing ? "empty" : "ready", nothing);
+  }
+
+  stand(state, words = "") {
+    this.section.dataset.state = state;
+    if (!this.note) return;
+    this.note.hidden = !words;
+    this.note.textContent = words;
+    this.note.toggleAttribute("data-empty", state === "empty" || state === "failed");
+    if (state === "failed") this.note.dataset.level = "critical";
+    else delete this.note.dataset.level;
+  }
+}
