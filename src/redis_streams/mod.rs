@@ -3,7 +3,7 @@
 //! The monitor reads the fleet with [`streams_reader`] and [`heartbeats_reader`], finds what is
 //! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`] and
 //! [`event_spool`]. [`connection`] says how it gets there and what an error means, [`reply`] reads
-//! answers in RESP2 and RESP3 alike. Workers take, finish and hand over entries with [`tasks`].
+//! answers in RESP2 and RESP3 alike, [`unparsed`] keeps long ones cheap. Workers take, finish and hand over entries with [`tasks`].
 
 #[cfg(feature = "monitor")]
 pub mod connection;
@@ -20,5 +20,7 @@ pub mod reply;
 #[cfg(feature = "monitor")]
 pub mod streams_reader;
 pub mod tasks;
+#[cfg(feature = "monitor")]
+pub mod unparsed;
 #[cfg(feature = "monitor")]
 pub mod worker_type_records;
