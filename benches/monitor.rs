@@ -3,29 +3,43 @@
 //! Parts: `small` (20 streams × 5 workers), `large` (200 × 50), each with 0 and 1,000,000 unrelated
 //! keys; `browsers` (2,000 of them); `queries` (a million); `rules` (500 of them on 200 streams). All
 //! of them when none is named.
+//!
+//! The monitor and the cheapest pipeline take turns on the same Redis, so that whatever slows the
+//! machine slows both. Browsers are plain sockets in a process of their own: what they do beside
+//! noting when something came would count as the monitor's slowness on a small machine.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark may fail loudly")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
 use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::StreamExt;
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use shepherd_monitor::alerting::board::{Board, BoardSettings};
 use shepherd_monitor::demo::reaper::{Farewell, Reaper};
 use shepherd_monitor::demo::servers::{PrivatePostgres, PrivateRedis, RedisOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const TICK: Duration = Duration::from_secs(3);
 const TICKS: u32 = 10;
+/// Turns of the monitor, and of the cheapest pipeline, each of three ticks.
+const TURNS: u32 = 6;
+const TICKS_PER_TURN: u32 = 3;
 const WORKER_REWRITES: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() {
-    let parts: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [clients, address, path, count] = arguments.as_slice()
+        && clients == "clients"
+    {
+        return be_browsers(address, path, count.parse().unwrap()).await;
+    }
+    let parts: Vec<String> = arguments.into_iter().filter(|arg| !arg.starts_with('-')).collect();
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|p| p == part);
     for (part, streams, workers) in [("small", 20, 5), ("large", 200, 50)] {
         if wanted(part) {
@@ -125,11 +139,14 @@ impl Fleet {
     fn rewrite_heartbeats(&self, mut connection: MultiplexedConnection) {
         let (workers, writing) = (self.workers.clone(), Arc::clone(&self.writing));
         tokio::spawn(async move {
+            // Workers that get on with their work: ten thousand that hang at once would be a story of its own.
+            let mut progress = 0;
             while writing.load(Ordering::Relaxed) {
+                progress += 1;
                 for some in workers.chunks(500) {
                     let mut pipe = redis::pipe();
                     for (stream, consumer) in some {
-                        let beat = json!({"stream": stream, "consumer": consumer, "started_at": 1.5, "last_seen": unix(), "task_limit": 10});
+                        let beat = json!({"stream": stream, "consumer": consumer, "started_at": 1.5, "last_seen": unix(), "task_limit": 10, "progress": progress});
                         pipe.cmd("SET")
                             .arg(format!("worker:heartbeat:{stream}:{consumer}"))
                             .arg(beat.to_string())
@@ -166,14 +183,22 @@ async fn connect(redis: &PrivateRedis) -> MultiplexedConnection {
     redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
-/// Microseconds of Redis' own time since the last reset, without what the fleet itself costs.
-async fn redis_time(connection: &mut MultiplexedConnection) -> f64 {
+/// Microseconds of Redis' own time since the last reset without what the fleet itself costs, and
+/// how often all `streams` were read.
+async fn redis_time(connection: &mut MultiplexedConnection, streams: usize) -> (f64, f64) {
     let text: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
     let commands = text.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(':'));
-    commands
-        .filter(|(name, _)| *name != "set" && !name.starts_with("config"))
-        .filter_map(|(_, figures)| figures.split(',').find_map(|f| f.strip_prefix("usec="))?.parse::<f64>().ok())
-        .sum()
+    let (mut spent, mut passes) = (0.0, 0.0);
+    for (name, figures) in commands {
+        let figure = |wanted: &str| figures.split(',').find_map(|f| f.strip_prefix(wanted)?.parse::<f64>().ok());
+        if name == "xlen" {
+            passes = figure("calls=").unwrap() / streams as f64;
+        }
+        if name != "set" && !name.starts_with("config") {
+            spent += figure("usec=").unwrap();
+        }
+    }
+    (spent, passes)
 }
 
 async fn bytes_out(connection: &mut MultiplexedConnection) -> f64 {
@@ -197,44 +222,73 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     // The walk at the start is over, and the fleet has settled.
     tokio::time::sleep(Duration::from_secs(if unrelated > 0 { 45 } else { 20 })).await;
 
-    reset(&mut connection).await;
-    let (bytes, cpu, tick) = (bytes_out(&mut connection).await, monitor.cpu_seconds(), monitor.ticks().await);
+    let cpu = monitor.cpu_seconds();
     tokio::time::sleep(TICK * TICKS).await;
-    let ticks = (monitor.ticks().await - tick) as f64;
-    let (spent, sent, used) =
-        (redis_time(&mut connection).await, bytes_out(&mut connection).await - bytes, monitor.cpu_seconds() - cpu);
-    let (memory, minutes) = (monitor.resident_mb(), (TICK * TICKS).as_secs_f64() / 60.0);
-    drop(monitor);
+    let (used, memory) = (monitor.cpu_seconds() - cpu, monitor.resident_mb());
 
-    reset(&mut connection).await;
-    let idle = bytes_out(&mut connection).await;
-    tokio::time::sleep(TICK * TICKS).await;
-    let idle = bytes_out(&mut connection).await - idle;
+    let (mut spent, mut least) = (Turns::default(), Turns::default());
+    for _ in 0..TURNS {
+        monitor.turn(true);
+        reset(&mut connection).await;
+        let (began, bytes) = (Instant::now(), bytes_out(&mut connection).await);
+        monitor.until_ticks(TICKS_PER_TURN).await;
+        monitor.turn(false);
+        spent.add(&mut connection, streams, bytes, began).await;
 
-    reset(&mut connection).await;
-    let bytes = bytes_out(&mut connection).await;
-    for _ in 0..TICKS {
-        fleet.read_at_least(&mut connection).await;
-        tokio::time::sleep(TICK).await;
+        reset(&mut connection).await;
+        let (began, bytes) = (Instant::now(), bytes_out(&mut connection).await);
+        for _ in 0..TICKS_PER_TURN {
+            tokio::time::sleep(TICK).await;
+            fleet.read_at_least(&mut connection).await;
+        }
+        least.add(&mut connection, streams, bytes, began).await;
     }
-    let (least, least_sent) = (redis_time(&mut connection).await, bytes_out(&mut connection).await - bytes - idle);
-    let (per_tick, least_per_tick) = (spent / ticks, least / f64::from(TICKS));
+    // What the fleet's own writing brings with it.
+    let bytes = bytes_out(&mut connection).await;
+    tokio::time::sleep(WORKER_REWRITES * 4).await;
+    let idle = (bytes_out(&mut connection).await - bytes) / (WORKER_REWRITES * 4).as_secs_f64();
+    monitor.turn(true);
+
+    let (per_tick, least_per_tick) = (spent.micros / spent.passes, least.micros / least.passes);
     println!(
         "  Redis time per tick   {per_tick:9.0} us   cheapest {least_per_tick:9.0} us   ratio {:.2}",
         per_tick / least_per_tick
     );
-    let (kb, least_kb) = ((sent - idle) / ticks / 1024.0, least_sent / f64::from(TICKS) / 1024.0);
+    let (kb, least_kb) = (spent.kilobytes_per_pass(idle), least.kilobytes_per_pass(idle));
     println!("  bytes per tick        {kb:9.1} KB   cheapest {least_kb:9.1} KB   ratio {:.2}", kb / least_kb);
-    println!("  CPU                   {:9.3} s/min", used / minutes);
+    println!("  CPU                   {:9.3} s/min", used / (TICK * TICKS).as_secs_f64() * 60.0);
     println!("  resident memory       {memory:9.1} MB");
     println!("  exec to first snapshot {:8.0} ms", first.as_secs_f64() * 1000.0);
     fleet.writing.store(false, Ordering::Relaxed);
 }
 
+/// What one side's turns came to.
+#[derive(Default)]
+struct Turns {
+    micros: f64,
+    passes: f64,
+    bytes: f64,
+    seconds: f64,
+}
+
+impl Turns {
+    async fn add(&mut self, connection: &mut MultiplexedConnection, streams: usize, bytes: f64, began: Instant) {
+        let (micros, passes) = redis_time(connection, streams).await;
+        self.micros += micros;
+        self.passes += passes;
+        self.bytes += bytes_out(connection).await - bytes;
+        self.seconds += began.elapsed().as_secs_f64();
+    }
+
+    fn kilobytes_per_pass(&self, idle_per_second: f64) -> f64 {
+        (self.bytes - idle_per_second * self.seconds) / self.passes / 1024.0
+    }
+}
+
 /// The program itself, in release.
 struct Monitor {
     pid: u32,
-    _reaper: Reaper,
+    reaper: Reaper,
     started: Instant,
     address: String,
 }
@@ -247,7 +301,7 @@ impl Monitor {
         let port_text = port.to_string();
         let serve = [env!("CARGO_BIN_EXE_shepherd-monitor"), "serve", "--log-level", "warn", "--port", &port_text];
         let pid = reaper.serve(&[&serve[..], &["--redis-url", redis, "--database-url", database]].concat()).unwrap();
-        Self { pid, _reaper: reaper, started, address: format!("127.0.0.1:{port}") }
+        Self { pid, reaper, started, address: format!("127.0.0.1:{port}") }
     }
 
     async fn json(&self, path: &str) -> Option<Value> {
@@ -268,6 +322,20 @@ impl Monitor {
 
     async fn ticks(&self) -> u64 {
         self.json("/readyz?verbose").await.unwrap()["monitor"]["ticks"].as_u64().unwrap()
+    }
+
+    /// Lets it run, or stand still.
+    fn turn(&self, on: bool) {
+        self.reaper.send(if on { "CONT" } else { "STOP" }).unwrap();
+    }
+
+    /// Waits until so many more ticks are done, and the last one is over.
+    async fn until_ticks(&self, count: u32) {
+        let until = self.ticks().await + u64::from(count);
+        while self.ticks().await < until {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
     }
 
     /// All its threads together, to the nanosecond.
@@ -295,64 +363,93 @@ async fn browsers(count: usize) {
     monitor.first_snapshot(20).await;
     println!("\n{count} browsers, 20 streams x 5 workers");
     let known = known_page(&monitor).await;
-    let url = format!("ws://{}/live/ws?{known}", monitor.address);
-    let (arrivals, mut arrived) = tokio::sync::mpsc::unbounded_channel::<(u64, f64, f64, usize)>();
-    let jammed = tokio_tungstenite::connect_async(&url).await.unwrap();
-    let opened = Arc::new(AtomicU64::new(0));
-    for _ in 0..count {
-        let (mut socket, _) = tokio_tungstenite::connect_async(&url).await.unwrap();
-        opened.fetch_add(1, Ordering::Relaxed);
+    let path = format!("/live/ws?{known}");
+    let jammed = tokio_tungstenite::connect_async(format!("ws://{}{path}", monitor.address)).await.unwrap();
+    let reader = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["clients", &monitor.address, &path, &count.to_string()])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A new session is told the server's news at once; that is over, and ten ticks are being noted.
+    while monitor.json("/readyz?verbose").await.unwrap()["monitor"]["sessions"].as_u64().unwrap() <= count as u64 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    tokio::time::sleep(TICK).await;
+    let cpu = monitor.cpu_seconds();
+    tokio::time::sleep(TICK * TICKS).await;
+    let used = monitor.cpu_seconds() - cpu;
+    let memory = monitor.resident_mb();
+    let health = monitor.json("/readyz?verbose").await.unwrap();
+    let told = tokio::task::spawn_blocking(|| reader.wait_with_output().unwrap().stdout).await.unwrap();
+    let rounds: Vec<Vec<f64>> = String::from_utf8(told)
+        .unwrap()
+        .lines()
+        .map(|line| line.split(' ').map(|figure| figure.parse().unwrap()).collect())
+        .collect();
+    let column = |of: fn(&[f64]) -> f64| {
+        let mut figures: Vec<f64> = rounds.iter().map(|round| of(round)).collect();
+        figures.sort_by(f64::total_cmp);
+        (figures[figures.len() / 2], figures[figures.len() - 1])
+    };
+    let (spread, worst_spread) = column(|round| (round[2] - round[1]) * 1000.0);
+    let (since_read, worst_since_read) = column(|round| (round[2] - round[4]) * 1000.0);
+    let (bytes, most_bytes) = column(|round| round[3] / round[0]);
+    println!("  ticks seen by all     {:9}", rounds.iter().filter(|round| round[0] >= count as f64).count());
+    println!("  first to last browser {spread:9.1} ms median {worst_spread:9.1} ms worst");
+    println!("  Redis read to last    {since_read:9.1} ms median {worst_since_read:9.1} ms worst");
+    println!("  bytes a tick each     {bytes:9.0} median {most_bytes:9.0} most");
+    println!("  CPU                   {:9.3} s/min", used / (TICK * TICKS).as_secs_f64() * 60.0);
+    println!("  resident memory       {memory:9.1} MB");
+    println!("  sessions {} jammed {}", health["monitor"]["sessions"], health["monitor"]["sessions_jammed"]);
+    drop(jammed);
+    fleet.writing.store(false, Ordering::Relaxed);
+}
+
+/// In a process of its own: `count` websockets that only note when something comes. Tells, for each
+/// of the rounds in which all got something: how many, first and last arrival, bytes, and when the
+/// news was read from Redis (Unix seconds).
+async fn be_browsers(address: &str, path: &str, count: usize) {
+    let (arrivals, mut arrived) = tokio::sync::mpsc::unbounded_channel::<(f64, usize, Option<f64>)>();
+    for n in 0..count {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let asked = format!(
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        socket.write_all(asked.as_bytes()).await.unwrap();
         let arrivals = arrivals.clone();
         tokio::spawn(async move {
-            while let Some(Ok(message)) = socket.next().await {
+            let mut buffer = vec![0; 64 * 1024];
+            while let Ok(length @ 1..) = socket.read(&mut buffer).await {
                 let at = unix();
-                let Ok(text) = message.into_text() else { continue };
-                // Finding two numbers is cheaper than parsing 2,000 messages on the measured machine.
-                let number = |name: &str| {
-                    text.split(&format!("\"{name}\":")).nth(1)?.split([',', '}']).next()?.parse::<f64>().ok()
-                };
-                if let (Some(tick), Some(ts)) = (number("tick"), number("ts")) {
-                    let _ = arrivals.send((tick as u64, ts, at, text.len()));
+                let ts = (n == 0).then(|| {
+                    let text = String::from_utf8_lossy(&buffer[..length]);
+                    text.split("\"ts\":").nth(1)?.split([',', '}']).next()?.parse().ok()
+                });
+                // A ping is shorter.
+                if length > 64 {
+                    let _ = arrivals.send((at, length, ts.flatten()));
+                } else if buffer[0] == 0x89 {
+                    socket.write_all(b"\x8a\x80mask").await.unwrap();
                 }
             }
         });
     }
-    tokio::time::sleep(TICK * 2).await;
+    tokio::time::sleep(TICK).await;
     while arrived.try_recv().is_ok() {}
-    let cpu = monitor.cpu_seconds();
-    tokio::time::sleep(TICK * TICKS).await;
-    let used = monitor.cpu_seconds() - cpu;
-    let mut ticks: std::collections::BTreeMap<u64, Vec<(f64, f64, usize)>> = std::collections::BTreeMap::new();
-    while let Ok((tick, ts, at, bytes)) = arrived.try_recv() {
-        ticks.entry(tick).or_default().push((ts, at, bytes));
+    tokio::time::sleep(TICK * (TICKS + 1)).await;
+    let mut all = Vec::new();
+    while let Ok(arrival) = arrived.try_recv() {
+        all.push(arrival);
     }
-    ticks.retain(|_, got| got.len() >= count);
-    let spread = |from_first: bool| {
-        let mut spreads: Vec<f64> = ticks
-            .values()
-            .map(|got| {
-                let last = got.iter().map(|g| g.1).fold(0.0, f64::max);
-                let first = got.iter().map(|g| g.1).fold(f64::MAX, f64::min);
-                (last - if from_first { first } else { got[0].0 }) * 1000.0
-            })
-            .collect();
-        spreads.sort_by(f64::total_cmp);
-        (spreads[spreads.len() / 2], spreads[spreads.len() - 1])
-    };
-    let bytes: usize = ticks.values().flatten().map(|g| g.2).sum();
-    let messages: usize = ticks.values().map(Vec::len).sum();
-    let (first_median, first_worst) = spread(true);
-    let (median, worst) = spread(false);
-    println!("  ticks seen by all     {:9}", ticks.len());
-    println!("  first to last browser {first_median:9.1} ms median {first_worst:9.1} ms worst");
-    println!("  Redis read to last    {median:9.1} ms median {worst:9.1} ms worst");
-    println!("  bytes a tick each     {:9.0}", bytes as f64 / messages as f64);
-    println!("  CPU                   {:9.3} s/min", used / (TICK * TICKS).as_secs_f64() * 60.0);
-    println!("  resident memory       {:9.1} MB", monitor.resident_mb());
-    let health = monitor.json("/readyz?verbose").await.unwrap();
-    println!("  sessions {} jammed {}", health["monitor"]["sessions"], health["monitor"]["sessions_jammed"]);
-    drop(jammed);
-    fleet.writing.store(false, Ordering::Relaxed);
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    for round in all.chunk_by(|a, b| b.0 - a.0 < TICK.as_secs_f64() / 3.0) {
+        let bytes: usize = round.iter().map(|arrival| arrival.1).sum();
+        let read_at = round.iter().find_map(|arrival| arrival.2).unwrap_or(f64::NAN);
+        if round.len() >= count {
+            println!("{count} {} {} {bytes} {read_at}", round[0].0, round[round.len() - 1].0);
+        }
+    }
 }
 
 /// The epoch and tick of a freshly loaded page, as its own script would send them.
@@ -378,11 +475,11 @@ async fn queries(count: usize) {
             "INSERT INTO shepherd_brain (qid, start_time, domain, state, status) \
              SELECT 'q' || n, now() - n * interval '30 days' / {count}, (array['aragorn','arax','bte','sipr'])[1 + n % 4], \
              CASE WHEN n < 100 THEN 'QUEUED' ELSE 'COMPLETED' END, 'OK' FROM generate_series(1, {count}) n; \
-             INSERT INTO callbacks SELECT 'q' || n, 'c' || n, NULL FROM generate_series(1, 100) n; \
-             VACUUM ANALYZE shepherd_brain;"
+             INSERT INTO callbacks SELECT 'q' || n, 'c' || n, NULL FROM generate_series(1, 100) n"
         ))
         .await
         .unwrap();
+    client.batch_execute("VACUUM ANALYZE shepherd_brain").await.unwrap();
     drop(monitor);
     println!("\n{count} queries in the table");
     let monitor = Monitor::start(&fleet.redis.url(), &postgres.url());

@@ -9,7 +9,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::actors::alert_dispatcher::AlertDispatcher;
 use crate::actors::alert_evaluator::{AlertEvaluator, EvaluatorSettings, ShownAlerts};
@@ -32,6 +32,7 @@ use crate::delivery::email::Smtp;
 use crate::fleet::tracker::TrackerSettings;
 use crate::pages::{Environment, LiveView, Pages, Site};
 use crate::postgres::alerts_spool;
+use crate::redis_streams::connection::Kept;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
 use crate::spool::Spool;
@@ -53,7 +54,31 @@ pub struct Application {
     ledger: Arc<Ledger>,
     io: Io,
     /// Dropped last: pools and their connections live on it.
-    runtime: Option<tokio::runtime::Runtime>,
+    _sources: Sources,
+}
+
+/// The thread on which Redis and Postgres are asked: a busy actor never delays a query.
+struct Sources {
+    handle: tokio::runtime::Handle,
+    /// The thread ends when this is dropped.
+    _running: oneshot::Sender<()>,
+}
+
+impl Sources {
+    fn start() -> std::io::Result<Self> {
+        // One thread that drives all: cheaper, tick by tick, than a scheduler for several.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .max_blocking_threads(2)
+            .thread_name("sources")
+            .enable_all()
+            .build()?;
+        let (handle, (running, stopped)) = (runtime.handle().clone(), oneshot::channel::<()>());
+        std::thread::Builder::new().name("sources".to_owned()).spawn(move || {
+            drop(runtime.block_on(stopped));
+            runtime.shutdown_background();
+        })?;
+        Ok(Self { handle, _running: running })
+    }
 }
 
 impl Application {
@@ -63,23 +88,17 @@ impl Application {
     /// When the settings cannot be used; Redis and Postgres being away is no error.
     pub fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .max_blocking_threads(2)
-            .thread_name("sources")
-            .enable_all()
-            .build()
-            .context("no thread for the sources")?;
+        let sources = Sources::start().context("no thread for the sources")?;
         let redis = redis_streams::connection::pool(settings.redis_url.reveal(), answer_within(settings.poll_interval))
             .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
         let database = postgres::connection::pool(settings.database_url.reveal(), settings.pool_timeout)
             .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
-        let io = Io::new(runtime.handle().clone(), redis, database);
+        let io = Io::new(sources.handle.clone(), redis, database);
         let newest: Newest = Arc::new(ArcSwapOption::empty());
         let alerts = Alerting::new(settings, &io)?;
         let pages = Arc::new(Pages::below(&settings.root_path).context("the templates cannot be read")?);
         let environment = Environment { maturity: settings.maturity.clone(), url: settings.server_url.clone() };
-        let makers = makers(settings, &io, (&pages, &environment), &alerts);
+        let makers = makers(settings, &io, (&pages, &environment), &alerts)?;
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
         let front = Front {
             newest,
@@ -108,7 +127,7 @@ impl Application {
         .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        Ok(Self { address, supervisor, server: handle, ledger: alerts.ledger, io, runtime: Some(runtime) })
+        Ok(Self { address, supervisor, server: handle, ledger: alerts.ledger, io, _sources: sources })
     }
 
     /// Where it listens.
@@ -144,15 +163,6 @@ impl Application {
         let (_, graceful) = futures_util::join!(resigning, stopping);
         if graceful.is_err() {
             self.server.stop(false).await;
-        }
-    }
-}
-
-impl Drop for Application {
-    fn drop(&mut self) {
-        // A runtime must not be dropped, only let go, where another one runs.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
         }
     }
 }
@@ -214,11 +224,15 @@ fn makers(
     io: &Io,
     (pages, environment): (&Arc<Pages>, &Environment),
     alerts: &Alerting,
-) -> Makers {
+) -> anyhow::Result<Makers> {
     let watched = Arc::new(settings.watched.clone());
-    let reader =
-        Arc::new(Mutex::new(Polled::new(StreamsReader::new(settings.watched.clone(), &settings.seed_streams))));
-    let watch = Arc::new(Mutex::new(Watch::default()));
+    let connection = || {
+        Kept::to(settings.redis_url.reveal(), answer_within(settings.poll_interval))
+            .map_err(|trouble| anyhow::anyhow!(trouble.detail))
+    };
+    let reader = StreamsReader::new(settings.watched.clone(), &settings.seed_streams);
+    let reader = Arc::new(Mutex::new(Polled::new(reader, connection()?)));
+    let watch = Arc::new(Mutex::new(Watch::new(connection()?)));
     let tracker = TrackerSettings {
         interval: settings.poll_interval,
         default_floor: settings.default_floor,
@@ -241,7 +255,7 @@ fn makers(
     let each = || io.clone();
     let (a, b, c, d, e) = (each(), each(), each(), each(), each());
     let (f, g, h, i, j) = (each(), each(), each(), each(), each());
-    Makers {
+    Ok(Makers {
         stream_poller: Box::new(move |up| StreamPoller::new(a.clone(), up, Arc::clone(&reader))),
         heartbeat_watcher: Box::new(move |up| {
             HeartbeatWatcher::new(b.clone(), up, Arc::clone(&watched), Arc::clone(&watch))
@@ -259,5 +273,5 @@ fn makers(
         alert_dispatcher: Box::new(move |up| {
             AlertDispatcher::new(j.clone(), up, Arc::clone(&ledger), Arc::clone(&channels))
         }),
-    }
+    })
 }

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStringExt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -44,7 +45,7 @@ pub fn command(redis: &[Arg]) -> Command {
             .value_name("ID")
             .num_args(1..)
             .action(ArgAction::Append)
-            .value_parser(value_parser!(EntryId))
+            .value_parser(EntryId::from_str)
             .help("These, by the ids that `list` shows first on each line");
         let all = Arg::new("all").long("all").action(ArgAction::SetTrue).help(what);
         command.args([ids, all]).group(ArgGroup::new("which").args(["id", "all"]).required(true))

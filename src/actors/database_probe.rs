@@ -22,7 +22,7 @@ const GRACE: Duration = Duration::from_millis(150);
 /// So much is believed of a first slow answer: a new connection, a busy moment.
 const ONE_SLOW_ANSWER: Duration = Duration::from_millis(20);
 /// No figure is asked for more often than this: people do not read faster.
-const REST_AT_LEAST: Duration = Duration::from_secs(5);
+const REST_AT_LEAST: Duration = Duration::from_secs(10);
 
 /// The actor. Every tick asks whether Postgres is there; figures follow when due.
 pub struct DatabaseProbe {
@@ -92,8 +92,12 @@ impl DatabaseProbe {
         }
         self.migrate(ctx);
         self.start_due(ctx);
-        let grace = if self.reading.server.value.is_none() { GRACE } else { Duration::ZERO };
-        ctx.run_later(grace, move |this, _| this.report(tick.n, Ok(Arc::new(this.reading.clone()))));
+        let report = move |this: &mut Self| this.report(tick.n, Ok(Arc::new(this.reading.clone())));
+        if self.reading.server.value.is_none() {
+            ctx.run_later(GRACE, move |this, _| report(this));
+        } else {
+            report(self);
+        }
     }
 
     fn start_due(&mut self, ctx: &mut Context<Self>) {

@@ -16,12 +16,19 @@ use crate::redis_streams::heartbeats_reader::HeartbeatsReader;
 use crate::redis_streams::worker_type_records;
 
 /// What the watcher knows; it outlives a restart of the actor.
-#[derive(Default)]
 pub struct Watch {
     reader: HeartbeatsReader,
     connection: Kept,
     /// Consumers of the last run are watched too.
     restored: bool,
+}
+
+impl Watch {
+    /// Reads over `connection`.
+    #[must_use]
+    pub fn new(connection: Kept) -> Self {
+        Self { reader: HeartbeatsReader::default(), connection, restored: false }
+    }
 }
 
 /// The actor.
@@ -79,7 +86,7 @@ impl Handler<StreamsRead> for HeartbeatWatcher {
             }
             watch.reader.follow(&streams);
             watch.reader.found(found);
-            let mut redis = watch.connection.take(&io.redis).await?;
+            let mut redis = watch.connection.take().await?;
             let mut reading = watch.reader.read(&mut redis, io.now()).await?;
             watch.connection.keep(redis);
             reading.consumers.retain(|stream, _| watched.contains(stream));

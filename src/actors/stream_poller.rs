@@ -32,10 +32,10 @@ pub struct Polled {
 }
 
 impl Polled {
-    /// Polls with `reader`.
+    /// Polls with `reader` over `connection`.
     #[must_use]
-    pub fn new(reader: StreamsReader) -> Self {
-        Self { reader, restored: false, connection: Kept::default() }
+    pub fn new(reader: StreamsReader, connection: Kept) -> Self {
+        Self { reader, restored: false, connection }
     }
 }
 
@@ -171,7 +171,7 @@ impl Handler<Tick> for StreamPoller {
                 polled.reader.watch(known.into_keys());
                 polled.restored = true;
             }
-            let mut redis = polled.connection.take(&pool).await?;
+            let mut redis = polled.connection.take().await?;
             let read = polled.reader.read(&mut redis).await?;
             polled.connection.keep(redis);
             Ok(read)

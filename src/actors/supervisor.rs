@@ -9,7 +9,7 @@ use std::time::Duration;
 use actix::dev::ToEnvelope;
 use actix::{
     Actor, ActorFutureExt, Addr, AsyncContext, Context, Handler, Message, Recipient, ResponseActFuture, ResponseFuture,
-    WrapFuture,
+    SpawnHandle, WrapFuture,
 };
 use arc_swap::ArcSwapOption;
 
@@ -84,6 +84,8 @@ pub struct Supervisor {
     tick: u64,
     began: Mono,
     done: Option<Done>,
+    /// Begins another tick when the present one does not end.
+    giving_up: Option<SpawnHandle>,
     /// There is news worth a tick at once.
     hurry: bool,
     stopping: bool,
@@ -182,6 +184,7 @@ impl Supervisor {
             tick: 0,
             began: Mono::default(),
             done: None,
+            giving_up: None,
             hurry: false,
             stopping: false,
         }
@@ -239,11 +242,14 @@ impl Supervisor {
         self.stream_poller.tell(tick);
         // A tick whose tracker fell is not waited for.
         let given_up = self.interval.max(self.deadline() + Duration::from_secs(6));
-        ctx.run_later(given_up, move |this, ctx| {
+        let giving_up = ctx.run_later(given_up, move |this, ctx| {
             if this.tick == tick.n && this.done.is_none_or(|done| done.tick < tick.n) {
                 this.begin_tick(ctx);
             }
         });
+        if let Some(earlier) = self.giving_up.replace(giving_up) {
+            ctx.cancel_future(earlier);
+        }
     }
 
     fn tick_done(&mut self, snapshot: Arc<Snapshot>, ctx: &mut Context<Self>) {
@@ -259,6 +265,9 @@ impl Supervisor {
             return;
         }
         self.done = Some(Done { tick, at: now, took });
+        if let Some(giving_up) = self.giving_up.take() {
+            ctx.cancel_future(giving_up);
+        }
         let rest = if self.hurry { Duration::ZERO } else { self.interval.saturating_sub(took) };
         ctx.run_later(rest.max(Duration::from_millis(10)), move |this, ctx| {
             if this.tick == tick {

@@ -16,15 +16,15 @@ impl WorkerTypeStatus {
     pub(super) fn of(worker_type: &WorkerType, facts: Option<&StreamFacts>) -> Self {
         let backlog = facts.map(Backlog::of);
         let total = backlog.and_then(Backlog::total);
-        let count = |wanted: fn(ConsumerState) -> bool| {
-            u32::try_from(worker_type.consumers.values().filter(|c| wanted(c.state)).count()).unwrap_or(u32::MAX)
-        };
-        let alive = worker_type.consumers.values().filter(|c| c.state.is_alive());
-        let capacity = alive.filter_map(|c| c.heartbeat.as_ref()).map(|beat| u64::from(beat.task_limit)).sum();
         let (lost, lost_at) = worker_type.losses();
         let mut consumers: Vec<ConsumerStatus> =
             worker_type.consumers.iter().map(|(name, consumer)| ConsumerStatus::of(name, consumer)).collect();
+        let alive = consumers.iter().filter(|c| c.state.is_alive());
+        let capacity = alive.filter_map(|c| c.task_limit).map(u64::from).sum();
         consumers.sort_by_key(|c| c.state == ConsumerState::NoHeartbeat || c.state.is_gone());
+        let count = |wanted: fn(ConsumerState) -> bool| {
+            u32::try_from(consumers.iter().filter(|c| wanted(c.state)).count()).unwrap_or(u32::MAX)
+        };
         Self {
             state: worker_type.state,
             state_changed_at: worker_type.changed_at,

@@ -1,9 +1,10 @@
 //! Alerts as the contract keeps them in Redis: the newest 200, and a key while a rule is quiet.
 
 use super::connection::{self, send};
-use super::reply;
+use super::reply::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
+use std::borrow::Cow;
 
 /// Alerts kept.
 const KEPT: isize = 200;
@@ -42,7 +43,7 @@ pub async fn newest(pool: &deadpool_redis::Pool, limit: usize) -> Result<Vec<Str
     let mut pipe = redis::pipe();
     pipe.cmd("LRANGE").arg(keys::ALERTS_HISTORY).arg(0).arg(limit.saturating_sub(1));
     match send(&mut redis, &mut pipe).await?.into_iter().next() {
-        Some(Ok(value)) => Ok(reply::items(&value).iter().filter_map(reply::text).collect()),
+        Some(Ok(value)) => Ok(Reply::of(&value).items().filter_map(Reply::text).map(Cow::into_owned).collect()),
         Some(Err(error)) => Err(connection::trouble(&error)),
         None => Ok(Vec::new()),
     }

@@ -1,10 +1,16 @@
 //! Connections to Redis, and what its errors mean for the fleet.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use deadpool_redis::{Manager, Pool, PoolConfig, Runtime, Timeouts};
-use redis::{AsyncConnectionConfig, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value};
+use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value,
+};
+use tokio::net::TcpStream;
 
+use super::unparsed::{Switch, Unparsed};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 /// Builds the monitor's pool. Nothing is connected yet: a Redis that is not there is found out
@@ -15,11 +21,8 @@ use crate::fleet::reading::{SourceTrouble, TroubleKind};
 /// # Errors
 /// When the address cannot be used.
 pub fn pool(url: &str, answer_within: Duration) -> Result<Pool, SourceTrouble> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(answer_within))
-        .set_response_timeout(Some(answer_within));
     let info = url.into_connection_info().map_err(|e| trouble(&e))?;
-    let manager = Manager::new_with_config(info, config).map_err(|e| trouble(&e))?;
+    let manager = Manager::new_with_config(info, async_config(answer_within)).map_err(|e| trouble(&e))?;
     Pool::builder(manager)
         .config(PoolConfig {
             max_size: 4,
@@ -45,26 +48,63 @@ pub async fn checkout(pool: &Pool) -> Result<deadpool_redis::Connection, SourceT
 }
 
 /// A connection kept from pass to pass, so that none begins with asking whether it still works;
-/// given back to the pool, which asks, when a pass fails.
-#[derive(Default)]
-pub struct Kept(Option<deadpool_redis::Connection>);
+/// made anew when a pass fails. Answers that are lists may come unparsed: read them with
+/// [`super::reply::Reply`].
+pub struct Kept {
+    client: Client,
+    answer_within: Duration,
+    connection: Option<MultiplexedConnection>,
+}
 
 impl Kept {
+    /// A connection to `url`, once it is wanted. `answer_within` bounds every answer.
+    ///
+    /// # Errors
+    /// When the address cannot be used.
+    pub fn to(url: &str, answer_within: Duration) -> Result<Self, SourceTrouble> {
+        let client = Client::open(url).map_err(|e| trouble(&e))?;
+        Ok(Self { client, answer_within, connection: None })
+    }
+
     /// The connection, for one pass. Lost unless [`Self::keep`] is called after it.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn take(&mut self, pool: &Pool) -> Result<deadpool_redis::Connection, SourceTrouble> {
-        match self.0.take() {
+    pub async fn take(&mut self) -> Result<MultiplexedConnection, SourceTrouble> {
+        match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => checkout(pool).await,
+            None => match tokio::time::timeout(self.answer_within, self.connect()).await {
+                Ok(connected) => connected.map_err(|e| trouble(&e)),
+                Err(_) => Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis does not answer")),
+            },
         }
     }
 
     /// Keeps it for the next pass: this one went well.
-    pub fn keep(&mut self, connection: deadpool_redis::Connection) {
-        self.0 = Some(connection);
+    pub fn keep(&mut self, connection: MultiplexedConnection) {
+        self.connection = Some(connection);
     }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
+        let config = async_config(self.answer_within);
+        let info = self.client.get_connection_info();
+        let ConnectionAddr::Tcp(host, port) = info.addr() else {
+            return self.client.get_multiplexed_async_connection_with_config(&config).await;
+        };
+        let stream = TcpStream::connect((host.as_str(), *port)).await?;
+        stream.set_nodelay(true)?;
+        let unparsed = Switch::default();
+        let stream = Unparsed::new(stream, Switch::clone(&unparsed));
+        let (connection, driver) =
+            MultiplexedConnection::new_with_config(info.redis_settings(), stream, config).await?;
+        tokio::spawn(driver);
+        unparsed.store(true, Ordering::Release);
+        Ok(connection)
+    }
+}
+
+fn async_config(answer_within: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(Some(answer_within)).set_response_timeout(Some(answer_within))
 }
 
 /// Sends a pipeline whose commands fail each for itself.
@@ -72,7 +112,7 @@ impl Kept {
 /// # Errors
 /// When there was no answer at all. A command's own error is in its place in the result.
 pub async fn send(
-    connection: &mut deadpool_redis::Connection,
+    connection: &mut impl ConnectionLike,
     pipe: &mut redis::Pipeline,
 ) -> Result<Vec<Result<Value, RedisError>>, SourceTrouble> {
     if pipe.is_empty() {

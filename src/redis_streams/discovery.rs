@@ -10,7 +10,7 @@ use redis::{Pipeline, RedisError, Value};
 
 use super::connection::{self, send};
 use super::info::Capabilities;
-use super::reply;
+use super::reply::Reply;
 use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
@@ -109,12 +109,12 @@ fn take(answer: Option<Result<Value, RedisError>>, cursor: &mut Cursor) -> Resul
         Some(Err(error)) => return Err(connection::trouble(&error)),
         None => return Err(SourceTrouble::new(TroubleKind::Failed, "Redis sent too few answers")),
     };
-    let (next, keys) = match reply::items(&value) {
-        [next, keys] => (next, keys),
-        _ => return Err(SourceTrouble::new(TroubleKind::Failed, format!("SCAN answered {value:?}"))),
+    let mut items = Reply::of(&value).items();
+    let (Some(next), Some(keys), None) = (items.next(), items.next(), items.next()) else {
+        return Err(SourceTrouble::new(TroubleKind::Failed, format!("SCAN answered {value:?}")));
     };
-    cursor.0 = reply::bytes(next).unwrap_or_default().to_vec();
-    Ok(reply::items(keys).iter().filter_map(reply::bytes).map(<[u8]>::to_vec).collect())
+    cursor.0 = next.bytes().unwrap_or_default().to_vec();
+    Ok(keys.items().filter_map(Reply::bytes).map(<[u8]>::to_vec).collect())
 }
 
 /// Walks the whole keyspace once, resting between strides.
@@ -162,7 +162,7 @@ async fn by_type(redis: &mut deadpool_redis::Connection, scanned: Vec<Vec<u8>>) 
     for (key, kind) in scanned.into_iter().zip(types) {
         if key.starts_with(keys::HEARTBEAT_PREFIX.as_bytes()) {
             found.heartbeat_keys.push(key);
-        } else if kind.ok().as_ref().and_then(reply::bytes) == Some(b"stream") {
+        } else if kind.is_ok_and(|kind| Reply::of(&kind).bytes() == Some(b"stream")) {
             found.streams.push(Name::from(key));
         }
     }
@@ -178,7 +178,7 @@ pub async fn groups_created(redis: &mut deadpool_redis::Connection) -> Result<Op
     let mut pipe = redis::pipe();
     pipe.cmd("INFO").arg("commandstats");
     let answer = send(redis, &mut pipe).await?.into_iter().next().and_then(Result::ok);
-    let text = answer.as_ref().and_then(reply::text).unwrap_or_default();
+    let text = answer.as_ref().and_then(|answer| Reply::of(answer).text()).unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("cmdstat_xgroup|create:"));
     let figure = |name: &str| {
         line?

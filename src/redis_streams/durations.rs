@@ -6,7 +6,7 @@ use redis::Script;
 use uuid::Uuid;
 
 use super::connection::{checkout, send, trouble};
-use super::reply;
+use super::reply::Reply;
 use crate::contract::{Name, keys};
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
@@ -76,7 +76,7 @@ pub async fn waiting(pool: &Pool) -> Result<Vec<Batch>, SourceTrouble> {
     }
     for (batch, answer) in batches.iter_mut().zip(send(&mut redis, &mut pipe).await?) {
         let list = answer.map_err(|e| trouble(&e))?;
-        batch.durations = reply::items(&list).iter().filter_map(reply::number).collect();
+        batch.durations = Reply::of(&list).items().filter_map(Reply::number).collect();
     }
     Ok(batches)
 }

@@ -1,7 +1,9 @@
 //! Where events wait in Redis while Postgres is away: written down before anyone is told.
 
+use std::borrow::Cow;
+
 use super::connection::{self, send};
-use super::reply;
+use super::reply::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
 
@@ -32,7 +34,7 @@ pub async fn peek(pool: &deadpool_redis::Pool, count: usize) -> Result<Vec<Strin
     let mut pipe = redis::pipe();
     pipe.cmd("LRANGE").arg(keys::EVENT_SPOOL).arg(0).arg(count.saturating_sub(1));
     match send(&mut redis, &mut pipe).await?.into_iter().next() {
-        Some(Ok(value)) => Ok(reply::items(&value).iter().filter_map(reply::text).collect()),
+        Some(Ok(value)) => Ok(Reply::of(&value).items().filter_map(Reply::text).map(Cow::into_owned).collect()),
         Some(Err(error)) => Err(connection::trouble(&error)),
         None => Ok(Vec::new()),
     }

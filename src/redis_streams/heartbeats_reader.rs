@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
+use redis::aio::MultiplexedConnection;
 
 use super::connection::{self, send};
-use super::reply;
+use super::reply::Reply;
 use crate::contract::heartbeat::MAX_BYTES;
 use crate::contract::{Heartbeat, Name, ShutdownMarker, keys, marker};
 use crate::fleet::reading::{
@@ -92,16 +93,8 @@ impl HeartbeatsReader {
 
     /// Takes note of heartbeat keys that discovery came across.
     pub fn found(&mut self, found: Vec<Vec<u8>>) {
-        if found.is_empty() {
-            return;
-        }
-        let known: BTreeSet<Vec<u8>> = self
-            .consumers
-            .iter()
-            .flat_map(|(stream, consumers)| consumers.keys().map(move |consumer| keys::heartbeat(stream, consumer)))
-            .collect();
         for key in found {
-            if !known.contains(&key) && self.strays.len() < MAX_STRAYS {
+            if !self.is_a_consumers(&key) && self.strays.len() < MAX_STRAYS {
                 self.strays.entry(key.clone()).or_default();
             }
             if self.found.len() < MAX_STRAYS {
@@ -110,13 +103,23 @@ impl HeartbeatsReader {
         }
     }
 
+    /// Whether a watched consumer has this heartbeat key; any colon may end the stream's name.
+    fn is_a_consumers(&self, key: &[u8]) -> bool {
+        let Some(rest) = key.strip_prefix(keys::HEARTBEAT_PREFIX.as_bytes()) else { return false };
+        let colons = rest.iter().enumerate().filter(|(_, byte)| **byte == b':').map(|(at, _)| rest.split_at(at));
+        colons.into_iter().any(|(stream, consumer)| {
+            let consumers = self.consumers.get(stream);
+            consumers.is_some_and(|consumers| consumers.contains_key(consumer.get(1..).unwrap_or_default()))
+        })
+    }
+
     /// Makes one pass.
     ///
     /// # Errors
     /// Why Redis cannot be read.
     pub async fn read(
         &mut self,
-        redis: &mut deadpool_redis::Connection,
+        redis: &mut MultiplexedConnection,
         now: Mono,
     ) -> Result<HeartbeatsReading, SourceTrouble> {
         self.read_values(redis, now).await?;
@@ -156,7 +159,7 @@ impl HeartbeatsReader {
         Ok(reading)
     }
 
-    async fn read_values(&mut self, redis: &mut deadpool_redis::Connection, now: Mono) -> Result<(), SourceTrouble> {
+    async fn read_values(&mut self, redis: &mut MultiplexedConnection, now: Mono) -> Result<(), SourceTrouble> {
         let mut asked: Vec<Asked<'_>> = Vec::new();
         for (stream, consumers) in &mut self.consumers {
             for (consumer, watched) in consumers {
@@ -177,8 +180,9 @@ impl HeartbeatsReader {
                 pipe.cmd("GETRANGE").arg(&asked.key).arg(0).arg(MAX_BYTES);
             }
             let mut answers = send(redis, &mut pipe).await?.into_iter();
-            let values = if short.is_empty() { Vec::new() } else { values(answers.next())? };
-            let values = values.into_iter().chain(answers.map(Result::unwrap_or_default));
+            let together = if short.is_empty() { Value::Nil } else { list(answers.next())? };
+            let alone: Vec<Value> = answers.map(Result::unwrap_or_default).collect();
+            let values = Reply::of(&together).items().chain(alone.iter().map(Reply::of)).map(Reply::bytes);
             for (asked, value) in short.into_iter().chain(long).zip(values) {
                 match asked.watched.take(&asked.key, asked.whose, value, now) {
                     Took::Value => {}
@@ -192,14 +196,18 @@ impl HeartbeatsReader {
         for asked in &nil_but_found {
             pipe.cmd("TYPE").arg(&asked.key);
         }
+        let mut of_another_type = BTreeSet::new();
         for (asked, kind) in nil_but_found.into_iter().zip(send(redis, &mut pipe).await?) {
-            match kind.ok().as_ref().and_then(reply::text).as_deref() {
-                None | Some("none" | "string") => {
-                    self.found.remove(&asked.key);
+            match kind.ok().as_ref().and_then(|kind| Reply::of(kind).text()).as_deref() {
+                None | Some("none" | "string") => {}
+                Some(kind) => {
+                    asked.watched.beat = Beat::Unreadable(format!("the key holds a {kind}, not a string"));
+                    of_another_type.insert(std::mem::take(&mut asked.key));
                 }
-                Some(kind) => asked.watched.beat = Beat::Unreadable(format!("the key holds a {kind}, not a string")),
             }
         }
+        // All others were told from what stood under them.
+        self.found = of_another_type;
         for key in others {
             self.strays.entry(key).or_default();
         }
@@ -225,7 +233,7 @@ impl HeartbeatsReader {
 
     async fn read_markers(
         &self,
-        redis: &mut deadpool_redis::Connection,
+        redis: &mut MultiplexedConnection,
         now: Mono,
     ) -> Result<HashMap<(&Name, &Name), MarkerReading>, SourceTrouble> {
         let wanted: Vec<(&Name, &Name)> = self
@@ -246,8 +254,8 @@ impl HeartbeatsReader {
             }
             let answer = send(redis, &mut pipe).await?.into_iter().next();
             let Some(Ok(values)) = answer else { continue };
-            for (who, value) in some.iter().zip(reply::items(&values)) {
-                let marker = reply::bytes(value).and_then(|bytes| ShutdownMarker::parse(who.0, who.1, bytes));
+            for (who, value) in some.iter().zip(Reply::of(&values).items()) {
+                let marker = value.bytes().and_then(|bytes| ShutdownMarker::parse(who.0, who.1, bytes));
                 markers.insert(
                     *who,
                     marker.map_or(MarkerReading::Absent, |marker| MarkerReading::Present(Box::new(marker))),
@@ -305,20 +313,24 @@ impl Default for Watched {
 }
 
 impl Watched {
-    fn take(&mut self, key: &[u8], whose: Option<(&Name, &Name)>, value: Value, now: Mono) -> Took {
+    fn take(&mut self, key: &[u8], whose: Option<(&Name, &Name)>, value: Option<&[u8]>, now: Mono) -> Took {
         self.is_new_process = false;
         let value = match value {
-            Value::BulkString(value) if !(self.oversized && value.is_empty()) => value,
+            Some(value) if !(self.oversized && value.is_empty()) => value,
             _ => return self.take_nothing(now, Took::Nothing),
         };
-        if self.value.as_deref() == Some(&*value) {
+        if self.value.as_deref() == Some(value) {
             return Took::Value;
         }
-        let beat = match Heartbeat::parse(key, &value) {
+        let beat = match Heartbeat::parse(key, value) {
             Ok(beat) if whose.is_some_and(|whose| whose != (&beat.stream, &beat.consumer)) => {
                 return self.take_nothing(now, Took::AnothersValue);
             }
-            Ok(beat) => {
+            Ok(mut beat) => {
+                // One name for all that is known of a consumer.
+                if let Some((stream, consumer)) = whose {
+                    (beat.stream, beat.consumer) = (stream.clone(), consumer.clone());
+                }
                 self.is_new_process = !matches!(&self.beat, Beat::Present(last) if last.same_incarnation(&beat));
                 Beat::Present(Arc::new(beat))
             }
@@ -346,9 +358,9 @@ impl Watched {
     }
 }
 
-fn values(answer: Option<redis::RedisResult<Value>>) -> Result<Vec<Value>, SourceTrouble> {
+fn list(answer: Option<redis::RedisResult<Value>>) -> Result<Value, SourceTrouble> {
     match answer {
-        Some(Ok(Value::Array(values))) => Ok(values),
+        Some(Ok(list @ (Value::Array(_) | Value::BulkString(_)))) => Ok(list),
         Some(Err(error)) => Err(connection::trouble(&error)),
         other => Err(SourceTrouble::new(TroubleKind::Failed, format!("MGET answered {other:?}"))),
     }

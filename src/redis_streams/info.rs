@@ -1,8 +1,10 @@
 //! What the server says of itself: one INFO per pass, and what it can do.
 
+use std::collections::HashMap;
+
 use redis::{Cmd, Value};
 
-use super::reply;
+use super::reply::Reply;
 use crate::fleet::reading::{RedisServer, SourceTrouble};
 use crate::fleet::source::server_trouble;
 
@@ -46,13 +48,10 @@ pub fn info(sections: bool) -> Cmd {
 /// Reads INFO: the server's figures, and what keeps it from being believed.
 #[must_use]
 pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
-    let text = reply::text(answer).unwrap_or_default();
-    let get = |name: &str| {
-        text.lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-            .map(str::trim)
-            .filter(|v| !v.is_empty())
-    };
+    let text = Reply::of(answer).text().unwrap_or_default();
+    let lines = text.lines().filter_map(|line| line.split_once(':'));
+    let figures: HashMap<&str, &str> = lines.map(|(name, value)| (name, value.trim())).collect();
+    let get = |name: &str| figures.get(name).copied().filter(|value| !value.is_empty());
     let number = |name: &str| get(name).and_then(|value| value.parse::<u64>().ok());
     let server = RedisServer {
         run_id: get("run_id").unwrap_or_default().to_owned(),

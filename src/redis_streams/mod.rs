@@ -5,7 +5,8 @@
 //! [`event_spool`], and keeps what was told in [`alerts`]. [`durations`] takes in how long tasks took,
 //! [`recent_series`] keeps the last days of every series, [`sweeps`] says whose turn it is to sweep.
 //! [`connection`] says how it gets there and what an error means, [`reply`] reads
-//! answers in RESP2 and RESP3 alike. Workers take, finish and hand over entries with [`tasks`].
+//! answers in RESP2 and RESP3 alike, [`unparsed`] keeps long ones cheap. Workers take, finish and hand
+//! over entries with [`tasks`].
 
 #[cfg(feature = "monitor")]
 pub mod alerts;
@@ -30,5 +31,7 @@ pub mod streams_reader;
 #[cfg(feature = "monitor")]
 pub mod sweeps;
 pub mod tasks;
+#[cfg(feature = "monitor")]
+pub mod unparsed;
 #[cfg(feature = "monitor")]
 pub mod worker_type_records;

@@ -1,12 +1,13 @@
 //! The last days of every series, kept in Redis as the contract says.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use deadpool_redis::Pool;
 use redis::Value;
 
 use super::connection::{checkout, send, trouble};
-use super::reply;
+use super::reply::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
 
@@ -53,7 +54,7 @@ fn json(value: f64) -> String {
 pub async fn names(pool: &Pool) -> Result<Vec<String>, SourceTrouble> {
     let mut names: Vec<String> = match one(pool, redis::cmd("SMEMBERS").arg(keys::RECENT_SERIES)).await? {
         Value::Nil => Vec::new(),
-        value => reply::items(&value).iter().filter_map(reply::text).collect(),
+        value => Reply::of(&value).items().filter_map(Reply::text).map(Cow::into_owned).collect(),
     };
     names.sort();
     Ok(names)
@@ -67,7 +68,7 @@ pub async fn names(pool: &Pool) -> Result<Vec<String>, SourceTrouble> {
 pub async fn read(pool: &Pool, series: &str, since: f64) -> Result<Vec<(f64, f64)>, SourceTrouble> {
     let key = keys::recent_series(series);
     let value = one(pool, redis::cmd("ZRANGEBYSCORE").arg(key).arg(since).arg("+inf")).await?;
-    Ok(reply::items(&value).iter().filter_map(|member| sample(&reply::text(member)?)).collect())
+    Ok(Reply::of(&value).items().filter_map(|member| sample(&member.text()?)).collect())
 }
 
 fn sample(member: &str) -> Option<(f64, f64)> {

@@ -1,59 +1,147 @@
 //! Reading answers: RESP2 sends field lists as flat arrays, RESP3 as maps; texts come in several
 //! kinds. Names stay bytes.
 
+use std::borrow::Cow;
+use std::slice;
+
 use redis::Value;
 
-/// The fields of an XINFO answer, whichever way they were sent.
-pub fn fields(value: &Value) -> impl Iterator<Item = (&[u8], &Value)> {
-    let (flat, pairs): (&[Value], &[(Value, Value)]) = match value {
-        Value::Array(items) => (items, &[]),
-        Value::Map(pairs) => (&[], pairs),
-        _ => (&[], &[]),
-    };
-    let flat = flat.chunks_exact(2).filter_map(|pair| match pair {
-        [key, value] => Some((key, value)),
-        _ => None,
-    });
-    flat.chain(pairs.iter().map(|(key, value)| (key, value))).filter_map(|(key, value)| Some((bytes(key)?, value)))
+use super::unparsed::Raw;
+
+/// An answer or a part of one: as redis-rs parsed it, or still the bytes that came (see
+/// [`super::unparsed`]).
+#[derive(Debug, Clone, Copy)]
+pub enum Reply<'a> {
+    /// Parsed already.
+    Parsed(&'a Value),
+    /// As it came.
+    Raw(Raw<'a>),
 }
 
-/// One field of an XINFO answer.
-#[must_use]
-pub fn field<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
-    fields(value).find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
-}
+impl<'a> Reply<'a> {
+    /// The whole answer to a command.
+    #[must_use]
+    pub fn of(value: &'a Value) -> Self {
+        Self::Parsed(value)
+    }
 
-/// The items of a list.
-#[must_use]
-pub fn items(value: &Value) -> &[Value] {
-    match value {
-        Value::Array(items) | Value::Set(items) => items,
-        _ => &[],
+    /// The items of a list; a map's keys and values in turn.
+    #[must_use]
+    pub fn items(self) -> Items<'a> {
+        match self {
+            Self::Parsed(Value::Array(items) | Value::Set(items)) => Items::Parsed(items.iter()),
+            Self::Parsed(Value::Map(pairs)) => Items::Pairs(pairs.iter(), None),
+            Self::Parsed(Value::BulkString(unparsed)) => Items::Raw(Raw::new(unparsed).children()),
+            Self::Parsed(_) => Items::Parsed([].iter()),
+            Self::Raw(raw) => Items::Raw(raw.children()),
+        }
+    }
+
+    /// Text or bytes.
+    #[must_use]
+    pub fn bytes(self) -> Option<&'a [u8]> {
+        match self {
+            Self::Parsed(Value::BulkString(bytes)) => Some(bytes),
+            Self::Parsed(Value::SimpleString(text) | Value::VerbatimString { text, .. }) => Some(text.as_bytes()),
+            Self::Parsed(Value::Okay) => Some(b"OK"),
+            Self::Parsed(_) => None,
+            Self::Raw(raw) => raw.bytes(),
+        }
+    }
+
+    /// A number that cannot be negative.
+    #[must_use]
+    pub fn number(self) -> Option<u64> {
+        match self {
+            Self::Parsed(Value::Int(n)) => u64::try_from(*n).ok(),
+            Self::Raw(raw) if raw.integer().is_some() => u64::try_from(raw.integer()?).ok(),
+            other => std::str::from_utf8(other.bytes()?).ok()?.parse().ok(),
+        }
+    }
+
+    /// Text; bytes that are not UTF-8 are replaced.
+    #[must_use]
+    pub fn text(self) -> Option<Cow<'a, str>> {
+        self.bytes().map(String::from_utf8_lossy)
+    }
+
+    /// The fields of an XINFO answer, whichever way they were sent.
+    pub fn fields(self) -> impl Iterator<Item = (&'a [u8], Reply<'a>)> {
+        let mut items = self.items();
+        std::iter::from_fn(move || Some((items.next()?, items.next()?)))
+            .filter_map(|(key, value)| Some((key.bytes()?, value)))
+    }
+
+    /// One field of an XINFO answer.
+    #[must_use]
+    pub fn field(self, name: &str) -> Option<Reply<'a>> {
+        self.fields().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
     }
 }
 
-/// Text or bytes.
-#[must_use]
-pub fn bytes(value: &Value) -> Option<&[u8]> {
-    match value {
-        Value::BulkString(bytes) => Some(bytes),
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text.as_bytes()),
-        Value::Okay => Some(b"OK"),
-        _ => None,
+/// See [`Reply::items`].
+#[derive(Debug)]
+pub enum Items<'a> {
+    /// Of a list.
+    Parsed(slice::Iter<'a, Value>),
+    /// Of a map: the pairs to come, and the value of the last key.
+    Pairs(slice::Iter<'a, (Value, Value)>, Option<&'a Value>),
+    /// Of either, not parsed.
+    Raw(super::unparsed::Children<'a>),
+}
+
+impl<'a> Iterator for Items<'a> {
+    type Item = Reply<'a>;
+
+    fn next(&mut self) -> Option<Reply<'a>> {
+        match self {
+            Self::Parsed(items) => items.next().map(Reply::Parsed),
+            Self::Pairs(pairs, value) => {
+                let next = value.take().or_else(|| {
+                    let (key, its) = pairs.next()?;
+                    *value = Some(its);
+                    Some(key)
+                });
+                next.map(Reply::Parsed)
+            }
+            Self::Raw(children) => children.next().map(Reply::Raw),
+        }
     }
 }
 
-/// A number that cannot be negative.
-#[must_use]
-pub fn number(value: &Value) -> Option<u64> {
-    match value {
-        Value::Int(n) => u64::try_from(*n).ok(),
-        other => std::str::from_utf8(bytes(other)?).ok()?.parse().ok(),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Text; bytes that are not UTF-8 are replaced.
-#[must_use]
-pub fn text(value: &Value) -> Option<String> {
-    bytes(value).map(|bytes| String::from_utf8_lossy(bytes).into_owned())
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    #[test]
+    fn an_answer_reads_the_same_whichever_way_it_came() {
+        let flat = vec![text("name"), text("c"), text("pending"), Value::Int(2)];
+        let map = vec![(text("name"), text("c")), (text("pending"), Value::Int(2))];
+        let raw = b"*1\r\n*4\r\n$4\r\nname\r\n$1\r\nc\r\n$7\r\npending\r\n:2\r\n";
+        let raw_map = b"*1\r\n%2\r\n+name\r\n$1\r\nc\r\n+pending\r\n:2\r\n";
+        for answer in [
+            Value::Array(vec![Value::Array(flat)]),
+            Value::Array(vec![Value::Map(map)]),
+            Value::BulkString(raw.to_vec()),
+            Value::BulkString(raw_map.to_vec()),
+        ] {
+            let consumers: Vec<_> = Reply::of(&answer).items().collect();
+            assert_eq!(consumers.len(), 1, "{answer:?}");
+            assert_eq!(consumers[0].field("name").and_then(Reply::bytes), Some(&b"c"[..]), "{answer:?}");
+            assert_eq!(consumers[0].field("pending").and_then(Reply::number), Some(2), "{answer:?}");
+            assert!(consumers[0].field("idle").is_none());
+        }
+    }
+
+    #[test]
+    fn nothing_is_no_list_no_text_and_no_number() {
+        for answer in [Value::Nil, Value::BulkString(b"*1\r\n$-1\r\n".to_vec())] {
+            let nothing = Reply::of(&answer).items().next().unwrap_or(Reply::Parsed(&Value::Nil));
+            assert_eq!((nothing.items().count(), nothing.bytes(), nothing.number()), (0, None, None));
+        }
+    }
 }

@@ -5,14 +5,15 @@
 //! oldest undelivered entry of groups that are behind, counts where Redis knows no lag, and the
 //! consumers of groups seen for the first time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisError, Value};
 
 use super::connection::{self, send};
 use super::discovery::Sweep;
 use super::info::{Capabilities, info, read_info};
-use super::reply;
+use super::reply::Reply;
 use crate::contract::Name;
 use crate::fleet::load::{COUNT_BOUND, LagClues, lag};
 use crate::fleet::reading::{
@@ -35,8 +36,8 @@ pub struct StreamsReader {
 /// A watched stream between two passes.
 #[derive(Debug, Default)]
 struct Stream {
-    /// Its groups as the last pass saw them.
-    groups: BTreeSet<Name>,
+    /// Its groups as the last pass saw them, with their consumers.
+    groups: BTreeMap<Name, Vec<Name>>,
     /// Shown whether it exists or not.
     pinned: bool,
     /// Passes in a row in which it did not exist.
@@ -82,7 +83,7 @@ impl StreamsReader {
     /// that stream's reading.
     pub async fn read(
         &mut self,
-        redis: &mut deadpool_redis::Connection,
+        redis: &mut MultiplexedConnection,
     ) -> Result<(StreamsReading, Vec<Vec<u8>>), SourceTrouble> {
         let capabilities = self.capabilities(redis).await?;
         let names: Vec<Name> = self.streams.keys().cloned().collect();
@@ -113,7 +114,7 @@ impl StreamsReader {
         Ok((reading, found.heartbeat_keys))
     }
 
-    async fn capabilities(&mut self, redis: &mut deadpool_redis::Connection) -> Result<Capabilities, SourceTrouble> {
+    async fn capabilities(&mut self, redis: &mut MultiplexedConnection) -> Result<Capabilities, SourceTrouble> {
         if let Some(known) = self.capabilities {
             return Ok(known);
         }
@@ -133,7 +134,7 @@ impl StreamsReader {
 
     async fn read_some(
         &mut self,
-        redis: &mut deadpool_redis::Connection,
+        redis: &mut MultiplexedConnection,
         names: &[Name],
         reading: &mut StreamsReading,
     ) -> Result<(), SourceTrouble> {
@@ -146,7 +147,7 @@ impl StreamsReader {
     fn ask(&self, pipe: &mut Pipeline, names: &[Name]) {
         for name in names {
             pipe.cmd("XLEN").arg(name.as_bytes()).cmd("XINFO").arg("GROUPS").arg(name.as_bytes());
-            for group in self.streams.get(name).into_iter().flat_map(|stream| &stream.groups) {
+            for group in self.streams.get(name).into_iter().flat_map(|stream| stream.groups.keys()) {
                 ask_consumers(pipe, name, group);
             }
         }
@@ -154,7 +155,7 @@ impl StreamsReader {
 
     async fn take(
         &mut self,
-        redis: &mut deadpool_redis::Connection,
+        redis: &mut MultiplexedConnection,
         names: &[Name],
         mut answers: impl Iterator<Item = Answer>,
         reading: &mut StreamsReading,
@@ -163,18 +164,17 @@ impl StreamsReader {
         for name in names {
             let stream = self.streams.entry(name.clone()).or_default();
             let (length, groups) = (answers.next(), answers.next());
-            let mut consumers: BTreeMap<Name, Option<Vec<GroupConsumer>>> = std::mem::take(&mut stream.groups)
-                .into_iter()
-                .map(|group| (group, read_consumers(answers.next())))
-                .collect();
+            let before = std::mem::take(&mut stream.groups);
+            let mut consumers: BTreeMap<Name, Option<Vec<GroupConsumer>>> =
+                before.iter().map(|(group, names)| (group.clone(), read_consumers(answers.next(), names))).collect();
             let facts =
                 read_stream(length, groups).map(|(facts, clues)| second.plan(name, facts, &clues, &mut consumers));
             match &facts {
                 Ok(facts) => {
-                    stream.groups = facts.groups.iter().map(|g| g.name.clone()).collect();
+                    stream.groups = facts.groups.iter().map(|g| (g.name.clone(), names_of(g))).collect();
                     stream.missing = if facts.exists { 0 } else { stream.missing + 1 };
                 }
-                Err(_) => stream.groups = consumers.into_keys().collect(),
+                Err(_) => stream.groups = before,
             }
             reading.streams.insert(name.clone(), StreamReading { facts });
         }
@@ -242,7 +242,7 @@ impl SecondTrip {
 
     async fn make(
         mut self,
-        redis: &mut deadpool_redis::Connection,
+        redis: &mut MultiplexedConnection,
         streams: &mut BTreeMap<Name, StreamReading>,
     ) -> Result<(), SourceTrouble> {
         let mut answers = send(redis, &mut self.pipe).await?.into_iter();
@@ -252,7 +252,7 @@ impl SecondTrip {
             let length = facts.length;
             let Some(group) = facts.groups.get_mut(question.group) else { continue };
             match question.asks {
-                Asks::Consumers => group.consumers = read_consumers(answers.next()),
+                Asks::Consumers => group.consumers = read_consumers(answers.next(), &[]),
                 Asks::OldestUndelivered => group.oldest_undelivered_ms = oldest(answers.next().as_ref()),
                 Asks::Counts => {
                     let (delivered, undelivered) = (answers.next(), answers.next());
@@ -288,6 +288,10 @@ fn id_after(id: &str) -> String {
     }
 }
 
+fn names_of(group: &GroupReading) -> Vec<Name> {
+    group.consumers.iter().flatten().map(|consumer| consumer.name.clone()).collect()
+}
+
 fn good(answer: Option<Answer>) -> Result<Value, SourceTrouble> {
     match answer {
         Some(Ok(value)) => Ok(value),
@@ -298,7 +302,7 @@ fn good(answer: Option<Answer>) -> Result<Value, SourceTrouble> {
 
 /// Seconds and microseconds as Unix seconds.
 fn read_time(answer: &Value) -> f64 {
-    let part = |n: usize| reply::items(answer).get(n).and_then(reply::number).unwrap_or(0);
+    let part = |n: usize| Reply::of(answer).items().nth(n).and_then(Reply::number).unwrap_or(0);
     #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
     let seconds = part(0) as f64 + part(1) as f64 / 1e6;
     seconds
@@ -308,7 +312,7 @@ fn read_time(answer: &Value) -> f64 {
 fn read_stream(length: Option<Answer>, groups: Option<Answer>) -> Result<(StreamFacts, Vec<Option<u64>>), String> {
     let length = good(length)
         .map_err(|trouble| trouble.detail)
-        .and_then(|value| reply::number(&value).ok_or_else(|| format!("XLEN answered {value:?}, not a number")));
+        .and_then(|value| Reply::of(&value).number().ok_or_else(|| format!("XLEN answered {value:?}, not a number")));
     let length = length.map_err(in_words)?;
     let groups = match groups {
         Some(Ok(value)) => value,
@@ -319,16 +323,16 @@ fn read_stream(length: Option<Answer>, groups: Option<Answer>) -> Result<(Stream
     };
     let mut facts = StreamFacts { exists: true, length, groups: Vec::new() };
     let mut reported = Vec::new();
-    for group in reply::items(&groups) {
-        let number = |name| reply::field(group, name).and_then(reply::number);
-        let Some(name) = reply::field(group, "name").and_then(reply::bytes) else { continue };
+    for group in Reply::of(&groups).items() {
+        let number = |name| group.field(name).and_then(Reply::number);
+        let Some(name) = group.field("name").and_then(Reply::bytes) else { continue };
         reported.push(number("lag"));
         facts.groups.push(GroupReading {
             name: Name::from(name),
             pending: number("pending").unwrap_or(0),
             lag: Lag::Unknown,
             entries_read: number("entries-read"),
-            last_delivered_id: reply::field(group, "last-delivered-id").and_then(reply::text).unwrap_or_default(),
+            last_delivered_id: group.field("last-delivered-id").and_then(Reply::text).unwrap_or_default().into_owned(),
             oldest_undelivered_ms: None,
             consumers: None,
         });
@@ -340,35 +344,36 @@ fn in_words(detail: String) -> String {
     if detail.contains("WRONGTYPE") { "this key holds something else than a stream".to_owned() } else { detail }
 }
 
-fn read_consumers(answer: Option<Answer>) -> Option<Vec<GroupConsumer>> {
+/// Reads XINFO CONSUMERS; `before` are the names it mostly lists again.
+fn read_consumers(answer: Option<Answer>, before: &[Name]) -> Option<Vec<GroupConsumer>> {
     let value = answer?.ok()?;
-    let consumers = reply::items(&value).iter().filter_map(|consumer| {
-        let mut read = GroupConsumer { name: Name::from(""), pending: 0, idle_ms: 0, inactive_ms: None };
-        let mut named = false;
-        for (field, value) in reply::fields(consumer) {
+    let mut consumers = Vec::with_capacity(before.len());
+    for consumer in Reply::of(&value).items() {
+        let (mut name, mut pending, mut idle_ms, mut inactive_ms) = (None, Some(0), Some(0), None);
+        for (field, value) in consumer.fields() {
             match field {
-                b"name" => {
-                    read.name = Name::from(reply::bytes(value)?);
-                    named = true;
-                }
-                b"pending" => read.pending = reply::number(value)?,
-                b"idle" => read.idle_ms = reply::number(value)?,
-                b"inactive" => read.inactive_ms = reply::number(value),
+                b"name" => name = value.bytes(),
+                b"pending" => pending = value.number(),
+                b"idle" => idle_ms = value.number(),
+                b"inactive" => inactive_ms = value.number(),
                 _ => {}
             }
         }
-        named.then_some(read)
-    });
-    Some(consumers.collect())
+        let (Some(name), Some(pending), Some(idle_ms)) = (name, pending, idle_ms) else { continue };
+        let known = before.get(consumers.len()).filter(|known| known.as_bytes() == name);
+        let name = known.map_or_else(|| Name::from(name), Name::clone);
+        consumers.push(GroupConsumer { name, pending, idle_ms, inactive_ms });
+    }
+    Some(consumers)
 }
 
 /// When the first entry of a range was added, Unix milliseconds, from its ID.
 fn oldest(answer: Option<&Answer>) -> Option<u64> {
-    let first = reply::items(answer?.as_ref().ok()?).first()?;
-    let id = reply::text(reply::items(first).first()?)?;
+    let first = Reply::of(answer?.as_ref().ok()?).items().next()?;
+    let id = first.items().next()?.text()?;
     id.split_once('-')?.0.parse().ok()
 }
 
 fn count(answer: Option<&Answer>) -> Option<u64> {
-    Some(reply::items(answer?.as_ref().ok()?).len() as u64)
+    Some(Reply::of(answer?.as_ref().ok()?).items().count() as u64)
 }

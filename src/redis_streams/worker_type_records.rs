@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use redis::Value;
 
 use super::connection::{self, send};
-use super::reply;
+use super::reply::Reply;
 use crate::contract::{Name, keys};
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::worker_type::WorkerStateRecord;
@@ -20,7 +20,7 @@ pub async fn load(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, WorkerSt
     let mut pipe = redis::pipe();
     pipe.cmd("SMEMBERS").arg(keys::KNOWN_WORKERS);
     let known = one(send(&mut redis, &mut pipe).await?)?;
-    let names: Vec<Name> = reply::items(&known).iter().filter_map(reply::bytes).map(Name::from).collect();
+    let names: Vec<Name> = Reply::of(&known).items().filter_map(Reply::bytes).map(Name::from).collect();
     let mut pipe = redis::pipe();
     for name in &names {
         pipe.cmd("GET").arg(keys::worker_state(name));
@@ -28,7 +28,7 @@ pub async fn load(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, WorkerSt
     let values = send(&mut redis, &mut pipe).await?;
     let mut records = BTreeMap::new();
     for (name, value) in names.into_iter().zip(values) {
-        let Some(bytes) = value.as_ref().ok().and_then(reply::bytes) else { continue };
+        let Some(bytes) = value.as_ref().ok().and_then(|value| Reply::of(value).bytes()) else { continue };
         match serde_json::from_slice(bytes) {
             Ok(record) => drop(records.insert(name, record)),
             Err(error) => {

@@ -13,10 +13,10 @@ use super::Front;
 use super::page::Known;
 use crate::actors::messages::{Feed, Join, Push};
 
-/// How often the client is asked whether it is there.
-const PING_EVERY: Duration = Duration::from_secs(15);
+/// How often the client is asked whether it is there; news that it does not take tell sooner.
+const PING_EVERY: Duration = Duration::from_secs(30);
 /// A client that says nothing for this long is gone.
-const GONE_AFTER: Duration = Duration::from_secs(40);
+const GONE_AFTER: Duration = Duration::from_secs(75);
 /// Clients have nothing to say; a frame longer than this is refused.
 const MAX_FRAME: usize = 1024;
 /// A session without news for so many intervals was forgotten: it ends, and the client comes back.

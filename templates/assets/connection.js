@@ -69,6 +69,13 @@ export class Connection {
     setTimeout(() => socket.readyState === WebSocket.CONNECTING && socket.close(), 8000);
   }
 
+  giveUp() {
+    const { socket } = this;
+    this.socket = null;
+    socket.close();
+    this.lost();
+  }
+
   lost() {
     this.socket = null;
     this.connected = false;
@@ -117,7 +124,11 @@ export class Connection {
   }
 
   watch() {
-    const late = performance.now() - this.heardAt > 3 * this.interval + 1000;
+    const silent = performance.now() - this.heardAt;
+    const patience = 3 * this.interval + 1000;
+    const late = silent > patience;
+    // A connection over which nothing comes any more may be one that only this side believes in.
+    if (this.connected && silent > 4 * patience) return this.giveUp();
     const answering = this.connected || (this.polling && !this.pollFailed);
     if (!answering && this.failures > 0) this.stood("disconnected", "disconnected");
     else if (late) this.stood("stale", this.heardTs > 0 ? `stale since ${clock(this.heardTs)}` : "waiting for data");

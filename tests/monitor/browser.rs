@@ -78,7 +78,12 @@ async fn the_page_says_that_the_monitor_is_gone_and_comes_back_by_itself() {
 async fn hostile_names_run_nothing_in_the_browser() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
+    let long = "x".repeat(4096);
     let names = [
+        "a:b",
+        "q[1]*?",
+        "two\nlines\r\n",
+        long.as_str(),
         "<img src=x onerror=\"window.pwned=1\">",
         "<script>window.pwned=2</script>",
         "\"><svg onload=window.pwned=3>",

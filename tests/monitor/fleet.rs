@@ -57,6 +57,39 @@ async fn python_and_rust_workers_are_shown_side_by_side() {
 }
 
 #[tokio::test]
+async fn what_is_read_does_not_depend_on_the_protocol() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let _workers = [python_worker(&redis, "both", "aaaa1111"), python_worker(&redis, "both", "bbbb2222")];
+    let mut connection = redis.connection().await;
+    for n in 0..3 {
+        let _: String =
+            redis::cmd("XADD").arg("waiting").arg("*").arg("n").arg(n).query_async(&mut connection).await.unwrap();
+    }
+    let _: () =
+        redis::cmd("XGROUP").arg(&["CREATE", "waiting", "consumer", "0"]).query_async(&mut connection).await.unwrap();
+    let mut told = Vec::new();
+    for url in [redis.url(), format!("{}?protocol=resp3", redis.url())] {
+        let monitor = Monitor::start(&[("REDIS_URL", &url), ("DATABASE_URL", &database.url())]).await;
+        let snapshot = monitor
+            .until("both workers are alive", Duration::from_secs(20), |snapshot| alive(snapshot, "both") == 2)
+            .await;
+        let (both, waiting) = (&snapshot["streams"]["both"], &snapshot["streams"]["waiting"]["groups"][0]);
+        assert!(both["consumers"][0]["idle_ms"].is_u64(), "{both}");
+        assert!(waiting["oldest_waiting_sec"].is_f64(), "{waiting}");
+        told.push(json!([
+            both["consumer_count"],
+            both["pending"],
+            both["groups"][0]["lag_source"],
+            waiting["lag"],
+            waiting["last_delivered_id"],
+            snapshot["workers"]["both"]["task_limit_total"],
+            snapshot["redis"]["version"],
+        ]));
+    }
+    assert_eq!(told[0], told[1]);
+}
+
+#[tokio::test]
 async fn one_of_three_killed_is_seen_within_twenty_seconds_while_another_says_goodbye() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let workers = ["aaaa0001", "aaaa0002", "aaaa0003"].map(|name| python_worker(&redis, "s", name));

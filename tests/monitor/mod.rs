@@ -4,6 +4,7 @@ mod any_redis_application;
 mod bad_heartbeats;
 mod browser;
 mod command_line;
+mod connection;
 mod fleet;
 mod history_page;
 mod source_faults;

@@ -1,0 +1,313 @@
+//! Lists that Redis answers with, handed on as they came.
+//!
+//! Most of what a pass costs the monitor would be building a value for every field of every
+//! consumer, to read it once. Here a connection's answers are cut apart but not parsed: redis-rs
+//! gets each list as one long text, and [`super::reply::Reply`] reads the figures from it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Read from the network at a time.
+const CHUNK: usize = 32 * 1024;
+
+/// A connection whose answers that are lists arrive as texts once [`Switch`] is on.
+pub struct Unparsed<S> {
+    inner: S,
+    on: Switch,
+    /// What came and is not handed on yet; begins where an answer begins.
+    came: Vec<u8>,
+    scan: Scan,
+    /// What is handed on, from this place on.
+    out: Vec<u8>,
+    given: usize,
+}
+
+/// Turned on after the greeting, whose answers redis-rs reads itself.
+pub type Switch = Arc<AtomicBool>;
+
+impl<S> Unparsed<S> {
+    /// Passes on what comes over `inner`.
+    pub fn new(inner: S, on: Switch) -> Self {
+        Self { inner, on, came: Vec::new(), scan: Scan::default(), out: Vec::new(), given: 0 }
+    }
+
+    /// Moves finished answers from `came` to `out`.
+    fn hand_on(&mut self) {
+        let lists_as_text = self.on.load(Ordering::Acquire);
+        let mut begins = 0;
+        while let Some(answer) = self.scan.next(self.came.get(begins..).unwrap_or_default()) {
+            begins += answer.len();
+            let is_list = answer.starts_with(b"*") && !answer.starts_with(b"*-");
+            if lists_as_text && is_list && !self.scan.lost {
+                self.out.extend_from_slice(format!("${}\r\n", answer.len()).as_bytes());
+                self.out.extend_from_slice(answer);
+                self.out.extend_from_slice(b"\r\n");
+            } else {
+                self.out.extend_from_slice(answer);
+            }
+        }
+        self.came.drain(..begins);
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Unparsed<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while this.given == this.out.len() {
+            this.out.clear();
+            this.given = 0;
+            let before = this.came.len();
+            this.came.resize(before + CHUNK, 0);
+            let mut room = ReadBuf::new(this.came.get_mut(before..).unwrap_or_default());
+            let read = Pin::new(&mut this.inner).poll_read(context, &mut room);
+            let count = room.filled().len();
+            this.came.truncate(before + count);
+            ready!(read)?;
+            if count == 0 {
+                return Poll::Ready(Ok(()));
+            }
+            this.hand_on();
+        }
+        let rest = this.out.get(this.given..).unwrap_or_default();
+        let some = rest.get(..rest.len().min(to.remaining())).unwrap_or_default();
+        to.put_slice(some);
+        this.given += some.len();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Unparsed<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(context)
+    }
+}
+
+/// Finds where an answer ends, without looking at anything twice however it arrives.
+#[derive(Debug, Default)]
+struct Scan {
+    /// So much of the present answer was looked at.
+    at: usize,
+    /// So many elements of it are still to come, apart from those not known of yet.
+    left: usize,
+    /// Nothing that Redis would send came: what follows is handed on as it is.
+    lost: bool,
+}
+
+impl Scan {
+    /// The answer that `came` begins with, once all of it is there.
+    fn next<'a>(&mut self, came: &'a [u8]) -> Option<&'a [u8]> {
+        if self.at == 0 {
+            self.left = 1;
+        }
+        while self.left > 0 && !self.lost {
+            let rest = came.get(self.at..)?;
+            let Some(head) = Head::of(rest)? else {
+                self.lost = true;
+                break;
+            };
+            if rest.len() < head.ends {
+                return None;
+            }
+            self.at += head.ends;
+            self.left = self.left.saturating_add(head.holds) - usize::from(!head.is_aside);
+        }
+        if self.lost {
+            return Some(came).filter(|came| !came.is_empty());
+        }
+        came.get(..std::mem::take(&mut self.at))
+    }
+}
+
+/// The beginning of an element.
+struct Head {
+    kind: u8,
+    /// Where its own bytes begin, and where those and what ends them end.
+    begins: usize,
+    ends: usize,
+    /// So many elements follow that belong to it.
+    holds: usize,
+    /// It stands beside an answer and is none itself.
+    is_aside: bool,
+}
+
+impl Head {
+    /// `None` when its line is not all there, `Some(None)` when it is no element.
+    fn of(rest: &[u8]) -> Option<Option<Self>> {
+        let line = rest.iter().position(|byte| *byte == b'\n')? + 1;
+        Some(Self::of_line(rest, line))
+    }
+
+    fn of_line(rest: &[u8], line: usize) -> Option<Self> {
+        let (kind, told) = rest.get(..line)?.strip_suffix(b"\r\n")?.split_first()?;
+        let plain = Self { kind: *kind, begins: 1, ends: line, holds: 0, is_aside: false };
+        let length = || match integer(told)? {
+            -1 => Some(None),
+            length => usize::try_from(length).ok().map(Some),
+        };
+        match kind {
+            b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Some(plain),
+            b'$' | b'!' | b'=' => Some(match length()? {
+                Some(length) => Self { begins: line, ends: line.checked_add(length)?.checked_add(2)?, ..plain },
+                None => Self { kind: b'_', ..plain },
+            }),
+            b'*' | b'~' | b'>' => Some(Self { holds: length()?.unwrap_or(0), ..plain }),
+            b'%' => Some(Self { holds: length()?.unwrap_or(0).checked_mul(2)?, ..plain }),
+            b'|' => Some(Self { holds: length()?.unwrap_or(0).checked_mul(2)?, is_aside: true, ..plain }),
+            _ => None,
+        }
+    }
+}
+
+fn integer(text: &[u8]) -> Option<i64> {
+    let (digits, sign) = match text.strip_prefix(b"-") {
+        Some(digits) => (digits, -1),
+        None => (text, 1),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    digits.iter().try_fold(0_i64, |number, digit| match digit {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(sign * i64::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+/// An element and whatever stands behind it.
+#[derive(Debug, Clone, Copy)]
+pub struct Raw<'a>(&'a [u8]);
+
+impl<'a> Raw<'a> {
+    /// The element at the beginning of `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// The elements it holds; none if it is no list.
+    #[must_use]
+    pub fn children(self) -> Children<'a> {
+        match Head::of(self.0).flatten() {
+            Some(head) if matches!(head.kind, b'*' | b'~' | b'%') => {
+                Children { rest: self.0.get(head.ends..).unwrap_or_default(), left: head.holds }
+            }
+            _ => Children { rest: &[], left: 0 },
+        }
+    }
+
+    /// Text.
+    #[must_use]
+    pub fn bytes(self) -> Option<&'a [u8]> {
+        let head = Head::of(self.0).flatten()?;
+        let bytes = self.0.get(head.begins..head.ends.checked_sub(2)?);
+        match head.kind {
+            b'$' | b'+' => bytes,
+            b'=' => bytes?.get(4..),
+            _ => None,
+        }
+    }
+
+    /// A number that was sent as one.
+    #[must_use]
+    pub fn integer(self) -> Option<i64> {
+        let line = self.0.strip_prefix(b":")?;
+        integer(line.get(..line.iter().position(|byte| *byte == b'\r')?)?)
+    }
+}
+
+/// See [`Raw::children`].
+#[derive(Debug)]
+pub struct Children<'a> {
+    rest: &'a [u8],
+    left: usize,
+}
+
+impl<'a> Iterator for Children<'a> {
+    type Item = Raw<'a>;
+
+    fn next(&mut self) -> Option<Raw<'a>> {
+        self.left = self.left.checked_sub(1)?;
+        let mut scan = Scan::default();
+        let child = scan.next(self.rest).filter(|_| !scan.lost)?;
+        self.rest = self.rest.get(child.len()..)?;
+        Some(Raw(child))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    const ANSWERS: &[u8] = b"+OK\r\n*2\r\n$1\r\na\r\n*2\r\n:1\r\n*0\r\n$5\r\nx\r\n*1\r\n*-1\r\n:7\r\n-ERR no\r\n%1\r\n+k\r\n*1\r\n_\r\n*0\r\n";
+    const HANDED_ON: &[u8] =
+        b"+OK\r\n$23\r\n*2\r\n$1\r\na\r\n*2\r\n:1\r\n*0\r\n\r\n$5\r\nx\r\n*1\r\n*-1\r\n:7\r\n-ERR no\r\n%1\r\n+k\r\n*1\r\n_\r\n$4\r\n*0\r\n\r\n";
+
+    /// Gives a few bytes at a time.
+    struct Dripping(&'static [u8], usize);
+
+    impl AsyncRead for Dripping {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let (some, rest) = self.0.split_at(self.1.min(self.0.len()).min(to.remaining()));
+            to.put_slice(some);
+            self.0 = rest;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn handed_on(on: bool, sent: &'static [u8], at_a_time: usize) -> Vec<u8> {
+        let mut got = Vec::new();
+        let mut stream = Unparsed::new(Dripping(sent, at_a_time), Arc::new(AtomicBool::new(on)));
+        stream.read_to_end(&mut got).await.unwrap();
+        got
+    }
+
+    #[tokio::test]
+    async fn lists_become_texts_and_all_else_stays_as_it_is_however_it_arrives() {
+        for at_a_time in 1..=ANSWERS.len() {
+            let got = handed_on(true, ANSWERS, at_a_time).await;
+            assert_eq!(
+                String::from_utf8_lossy(&got),
+                String::from_utf8_lossy(HANDED_ON),
+                "{at_a_time} bytes at a time"
+            );
+            assert_eq!(handed_on(false, ANSWERS, at_a_time).await, ANSWERS);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_not_redis_is_handed_on_for_redis_rs_to_refuse() {
+        for sent in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"*x\r\n", b"$-5\r\n", b"*1\r\n\xff\r\n"] {
+            assert_eq!(handed_on(true, sent, 3).await, sent);
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_cut_short_or_says_nonsense_ends_early() {
+        for bytes in [
+            &b"*2\r\n$1\r\na\r\n"[..],
+            b"*2\r\n$1\r\na\r\n$9999\r\nb\r\n",
+            b"*999999999\r\n$1\r\na\r\n",
+            b"*2\r\n$1\r\na\r\n$18446744073709551615\r\n",
+        ] {
+            let items: Vec<_> = Raw::new(bytes).children().map(Raw::bytes).collect();
+            assert_eq!(items, [Some(&b"a"[..])]);
+        }
+        for bytes in [&b""[..], b"*", b"*-1\r\n", b"$1\r\na\r\n", b"x"] {
+            assert_eq!(Raw::new(bytes).children().count(), 0);
+        }
+    }
+}
