@@ -30,6 +30,7 @@ const QUERIES: u32 = 1_000_000;
 
 #[tokio::main]
 async fn main() {
+    drop(rustls::crypto::ring::default_provider().install_default());
     let days: u32 = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(30);
     let (redis, postgres) = (PrivateRedis::start(RedisOptions::default()).unwrap(), PrivatePostgres::start().unwrap());
     let sql = connect(&postgres.url()).await;

@@ -33,6 +33,7 @@ const WORKER_REWRITES: Duration = Duration::from_secs(5);
 
 #[tokio::main]
 async fn main() {
+    drop(rustls::crypto::ring::default_provider().install_default());
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [clients, address, path, count] = arguments.as_slice()
         && clients == "clients"

@@ -196,6 +196,8 @@ fn demonstrate(given: &ArgMatches) -> Result<(), String> {
     let demo = Demo::start(options).map_err(|e| e.to_string())?;
     settings.redis_url = demo.redis_url().into();
     settings.database_url = demo.database_url().into();
+    // Goes with the demonstration.
+    settings.spool_folder = demo.redis().folder().join("spool");
     watch(&settings, listener)?;
     println!("Ending the fleet and its servers.");
     Ok(())
