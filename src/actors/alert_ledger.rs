@@ -2,7 +2,7 @@
 //! on disk. Shared by the alert evaluator and the alert dispatcher; no actor itself.
 //!
 //! One monitor leads: it holds a lease in Postgres, renewed every [`RENEW_EVERY`] and over after
-//! [`LEASE`], by Postgres' clock. Each writing transaction checks the lease's epoch, and nothing
+//! `LEASE`, by Postgres' clock. Each writing transaction checks the lease's epoch, and nothing
 //! is sent after the time up to which the lease is known to hold: a leader that was stopped and
 //! continued does nothing before it has asked again. (An advisory lock would stay with a stopped
 //! process for as long as its socket does.) A leader that loses Postgres goes on alone: nobody

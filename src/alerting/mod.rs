@@ -1,6 +1,6 @@
 //! What is worth telling somebody, when, and when it is over. Pure: no clock, no I/O, no actix.
 //!
-//! Read in the order of the data: [`file`] makes [`rule`]s of YAML, [`condition`] says what a rule
+//! Read in the order of the data: [`mod@file`] makes [`rule`]s of YAML, [`condition`] says what a rule
 //! sees in a snapshot, [`worker_down`] and [`source_down`] see what needs no rule, [`lifecycle`]
 //! moves each alert from pending to firing to resolved, [`quiet`] says who asked not to be told,
 //! [`grouping`] makes [`message`]s of what is not told yet, and [`board`] ties them together: the

@@ -1,6 +1,6 @@
 //! The API over what was kept: series, task latencies, queries, events and their summary.
 //!
-//! [`asked`] reads what was asked for, [`answer`] writes JSON or CSV with an ETag. Nothing here
+//! `asked` reads what was asked for, `answer` writes JSON or CSV with an ETag. Nothing here
 //! decides: the numbers come from [`crate::postgres::history`].
 
 mod answer;
