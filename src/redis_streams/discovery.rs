@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use redis::{Pipeline, RedisError, Value};
 
 use super::connection::{self, send};
-use super::info::Capabilities;
 use super::reply::Reply;
+use super::server_info::Capabilities;
 use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 

@@ -21,11 +21,11 @@ pub mod event_spool;
 #[cfg(feature = "monitor")]
 pub mod heartbeats_reader;
 #[cfg(feature = "monitor")]
-pub mod info;
-#[cfg(feature = "monitor")]
 pub mod recent_series;
 #[cfg(feature = "monitor")]
 pub mod reply;
+#[cfg(feature = "monitor")]
+pub mod server_info;
 #[cfg(feature = "monitor")]
 pub mod streams_reader;
 #[cfg(feature = "monitor")]

@@ -12,8 +12,8 @@ use redis::{Pipeline, RedisError, Value};
 
 use super::connection::{self, send};
 use super::discovery::Sweep;
-use super::info::{Capabilities, info, read_info};
 use super::reply::Reply;
+use super::server_info::{Capabilities, info, read_info};
 use crate::contract::Name;
 use crate::fleet::load::{COUNT_BOUND, LagClues, lag};
 use crate::fleet::reading::{

@@ -9,10 +9,10 @@ pub mod detail_page;
 pub mod health;
 pub mod history;
 pub mod history_page;
+pub mod live_session;
 pub mod page;
 pub mod problem;
 pub mod routes;
-pub mod session;
 
 use std::sync::Arc;
 

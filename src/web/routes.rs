@@ -5,7 +5,7 @@ use actix_web::middleware::{Compress, DefaultHeaders};
 use actix_web::web::{self, ServiceConfig};
 
 use super::problem::Problem;
-use super::{Front, alerts, api, detail_page, health, history, history_page, page, session};
+use super::{Front, alerts, api, detail_page, health, history, history_page, live_session, page};
 
 /// Nothing inline, nothing from elsewhere, framed by nobody.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -26,8 +26,8 @@ pub fn configure(config: &mut ServiceConfig, front: Front, root_path: &str) {
 fn all(config: &mut ServiceConfig) {
     // Websockets and probes are not compressed: the first cannot be, the second need not.
     config
-        .route("/ws", web::get().to(session::snapshots))
-        .route("/live/ws", web::get().to(session::changes))
+        .route("/ws", web::get().to(live_session::snapshots))
+        .route("/live/ws", web::get().to(live_session::changes))
         .route("/livez", web::get().to(health::livez))
         .route("/readyz", web::get().to(health::readyz))
         .service(
