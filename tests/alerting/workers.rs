@@ -49,11 +49,17 @@ async fn eighteen_down_at_once_are_one_message_that_names_them_and_a_backlog_goe
     let given = [("MONITOR_ALERTS_CONFIG", rules.as_str()), ("MONITOR_DOWN_DEBOUNCE_SEC", "5")];
     let monitor = ground.monitor("m", &given).await;
     ground.alive(&monitor, &names).await;
+    let mut redis = ground.redis.connection().await;
+    let mut order = async || {
+        let _: String = redis::cmd("XADD").arg("orders").arg(&["*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    };
+    order().await;
+    // New streams are found in the background.
+    monitor.until("the stream is known", SOON, |s| s["streams"]["orders"]["xlen"] == 1).await;
     ground.fleet.crash(&names).await;
     monitor.until("the crashes are seen", SOON, |s| s["workers"]["w00"]["state"] == "crashed").await;
-    let mut redis = ground.redis.connection().await;
-    for _ in 0..6 {
-        let _: String = redis::cmd("XADD").arg("orders").arg(&["*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    for _ in 0..5 {
+        order().await;
     }
     let down = ground.slack.told("18 workers down", SOON).await;
     let backlog = ground.slack.told("backlog: xlen of orders is 6 (above 5)", SOON).await;

@@ -165,7 +165,8 @@ async fn a_database_that_the_older_monitor_filled_is_taken_over_with_its_history
         .unwrap()
         .get(0);
     assert_eq!(tables, 0, "the fleet's tables are made in an empty database only");
-    let metrics: i64 = client.query_one("SELECT count(*) FROM monitor_metrics", &[]).await.unwrap().get(0);
+    let kept = "SELECT count(*) FROM monitor_metrics_all WHERE metric = 'xlen:arax' AND value = 5";
+    let metrics: i64 = client.query_one(kept, &[]).await.unwrap().get(0);
     assert_eq!(metrics, 1);
 }
 
