@@ -1,5 +1,5 @@
 //! Measures Postgres and the fleet's queries, each group of figures as often as it can be had for
-//! a thousandth of the time; brings its tables up to date when it is first there.
+//! a two-thousandth of the time; brings its tables up to date when it is first there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ use crate::fleet::reading::{DatabaseReading, Probed, SourceTrouble};
 use crate::fleet::time::Mono;
 use crate::postgres::{migrate, probe};
 
-/// A probe that took this long rests a thousand times as long.
-const REST: u32 = 1000;
+/// A probe rests so many times as long as it took.
+const REST: u32 = 2000;
 /// A slow probe is given up after this.
 const PROBE_AT_MOST: Duration = Duration::from_secs(30);
 /// The tick's answer waits this long for the slower figures, so that the first one has them.

@@ -76,6 +76,15 @@ impl Heartbeat {
     /// Says what is wrong when the value is too long, not such JSON, carries times that are no
     /// times, or names a stream and consumer whose key would be another one.
     pub fn parse(key: &[u8], value: &[u8]) -> Result<Self, BadHeartbeat> {
+        Self::parse_expected(key, None, value)
+    }
+
+    /// The same where `key` is known to be that of this stream and consumer: a heartbeat that says
+    /// so shares their names.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_expected(key: &[u8], whose: Option<(&Name, &Name)>, value: &[u8]) -> Result<Self, BadHeartbeat> {
         if value.len() > MAX_BYTES {
             return Err(BadHeartbeat(format!("longer than {MAX_BYTES} bytes")));
         }
@@ -92,9 +101,16 @@ impl Heartbeat {
                 return Err(BadHeartbeat(format!("{field} is {time}, not a time in Unix seconds")));
             }
         }
+        let expected = whose.filter(|(stream, consumer)| {
+            stream.as_bytes() == wire.stream.as_bytes() && consumer.as_bytes() == wire.consumer.as_bytes()
+        });
+        let (stream, consumer) = match expected {
+            Some((stream, consumer)) => (stream.clone(), consumer.clone()),
+            None => (Name::from(&*wire.stream), Name::from(&*wire.consumer)),
+        };
         let beat = Self {
-            stream: Name::from(&*wire.stream),
-            consumer: Name::from(&*wire.consumer),
+            stream,
+            consumer,
             started_at: wire.started_at,
             last_seen: wire.last_seen,
             task_limit: wire.task_limit,
@@ -103,7 +119,7 @@ impl Heartbeat {
             progress: wire.progress,
             draining: wire.draining,
         };
-        if keys::heartbeat(&beat.stream, &beat.consumer) != key {
+        if expected.is_none() && keys::heartbeat(&beat.stream, &beat.consumer) != key {
             return Err(BadHeartbeat(format!(
                 "says stream {} and consumer {}, which is another key",
                 shortened(&wire.stream),

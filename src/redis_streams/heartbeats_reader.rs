@@ -322,15 +322,11 @@ impl Watched {
         if self.value.as_deref() == Some(value) {
             return Took::Value;
         }
-        let beat = match Heartbeat::parse(key, value) {
+        let beat = match Heartbeat::parse_expected(key, whose, value) {
             Ok(beat) if whose.is_some_and(|whose| whose != (&beat.stream, &beat.consumer)) => {
                 return self.take_nothing(now, Took::AnothersValue);
             }
-            Ok(mut beat) => {
-                // One name for all that is known of a consumer.
-                if let Some((stream, consumer)) = whose {
-                    (beat.stream, beat.consumer) = (stream.clone(), consumer.clone());
-                }
+            Ok(beat) => {
                 self.is_new_process = !matches!(&self.beat, Beat::Present(last) if last.same_incarnation(&beat));
                 Beat::Present(Arc::new(beat))
             }

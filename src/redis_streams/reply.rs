@@ -54,8 +54,8 @@ impl<'a> Reply<'a> {
     pub fn number(self) -> Option<u64> {
         match self {
             Self::Parsed(Value::Int(n)) => u64::try_from(*n).ok(),
-            Self::Raw(raw) if raw.integer().is_some() => u64::try_from(raw.integer()?).ok(),
-            other => std::str::from_utf8(other.bytes()?).ok()?.parse().ok(),
+            Self::Raw(raw) => digits(raw.integer().or_else(|| raw.bytes())?),
+            Self::Parsed(_) => digits(self.bytes()?),
         }
     }
 
@@ -77,6 +77,10 @@ impl<'a> Reply<'a> {
     pub fn field(self, name: &str) -> Option<Reply<'a>> {
         self.fields().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
     }
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// See [`Reply::items`].

@@ -132,6 +132,7 @@ impl Scan {
 }
 
 /// The beginning of an element.
+#[derive(Debug, Clone, Copy)]
 struct Head {
     kind: u8,
     /// Where its own bytes begin, and where those and what ends them end.
@@ -144,64 +145,74 @@ struct Head {
 }
 
 impl Head {
-    /// `None` when its line is not all there, `Some(None)` when it is no element.
+    /// `None` when not all of its line is there, `Some(None)` when it is no element.
     fn of(rest: &[u8]) -> Option<Option<Self>> {
-        let line = rest.iter().position(|byte| *byte == b'\n')? + 1;
-        Some(Self::of_line(rest, line))
+        let (kind, told) = rest.split_first()?;
+        let plain = |line: usize| Self { kind: *kind, begins: 1, ends: 1 + line, holds: 0, is_aside: false };
+        if matches!(kind, b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(') {
+            let line = told.iter().position(|byte| *byte == b'\n')? + 1;
+            return Some(Some(plain(line)).filter(|_| told.get(..line).is_some_and(|line| line.ends_with(b"\r\n"))));
+        }
+        let Some((length, line)) = length(told)? else { return Some(None) };
+        Some(Self::with_length(plain(line), length))
     }
 
-    fn of_line(rest: &[u8], line: usize) -> Option<Self> {
-        let (kind, told) = rest.get(..line)?.strip_suffix(b"\r\n")?.split_first()?;
-        let plain = Self { kind: *kind, begins: 1, ends: line, holds: 0, is_aside: false };
-        let length = || match integer(told)? {
-            -1 => Some(None),
-            length => usize::try_from(length).ok().map(Some),
-        };
-        match kind {
-            b'+' | b'-' | b':' | b'_' | b'#' | b',' | b'(' => Some(plain),
-            b'$' | b'!' | b'=' => Some(match length()? {
-                Some(length) => Self { begins: line, ends: line.checked_add(length)?.checked_add(2)?, ..plain },
-                None => Self { kind: b'_', ..plain },
-            }),
-            b'*' | b'~' | b'>' => Some(Self { holds: length()?.unwrap_or(0), ..plain }),
-            b'%' => Some(Self { holds: length()?.unwrap_or(0).checked_mul(2)?, ..plain }),
-            b'|' => Some(Self { holds: length()?.unwrap_or(0).checked_mul(2)?, is_aside: true, ..plain }),
+    /// `length` is `None` for what does not exist.
+    fn with_length(plain: Self, length: Option<usize>) -> Option<Self> {
+        let text = |length: usize| plain.ends.checked_add(length)?.checked_add(2);
+        match (plain.kind, length) {
+            (b'$' | b'!' | b'=', None) => Some(Self { kind: b'_', ..plain }),
+            (b'$' | b'!' | b'=', Some(length)) => Some(Self { begins: plain.ends, ends: text(length)?, ..plain }),
+            (b'*' | b'~' | b'>', length) => Some(Self { holds: length.unwrap_or(0), ..plain }),
+            (b'%', length) => Some(Self { holds: length.unwrap_or(0).checked_mul(2)?, ..plain }),
+            (b'|', length) => Some(Self { holds: length.unwrap_or(0).checked_mul(2)?, is_aside: true, ..plain }),
             _ => None,
         }
     }
 }
 
-fn integer(text: &[u8]) -> Option<i64> {
-    let (digits, sign) = match text.strip_prefix(b"-") {
-        Some(digits) => (digits, -1),
-        None => (text, 1),
-    };
-    if digits.is_empty() {
-        return None;
+/// The length that a line tells (`None` for -1) and where the line ends. As [`Head::of`].
+fn length(told: &[u8]) -> Option<Option<(Option<usize>, usize)>> {
+    if let Some(rest) = told.strip_prefix(b"-1") {
+        return Some((rest.get(..2)? == b"\r\n").then_some((None, 4)));
     }
-    digits.iter().try_fold(0_i64, |number, digit| match digit {
-        b'0'..=b'9' => number.checked_mul(10)?.checked_add(sign * i64::from(digit - b'0')),
-        _ => None,
-    })
+    let mut length = 0_usize;
+    for (at, byte) in told.iter().enumerate() {
+        let longer = match byte {
+            b'0'..=b'9' => length.checked_mul(10).and_then(|length| length.checked_add(usize::from(byte - b'0'))),
+            b'\r' if at > 0 => return Some((told.get(at + 1)? == &b'\n').then_some((Some(length), at + 2))),
+            // Half of "-1".
+            b'-' if told.len() == 1 => return None,
+            _ => None,
+        };
+        match longer {
+            Some(longer) => length = longer,
+            None => return Some(None),
+        }
+    }
+    None
 }
 
-/// An element and whatever stands behind it.
+/// An element, as it came.
 #[derive(Debug, Clone, Copy)]
-pub struct Raw<'a>(&'a [u8]);
+pub struct Raw<'a> {
+    head: Option<Head>,
+    bytes: &'a [u8],
+}
 
 impl<'a> Raw<'a> {
     /// The element at the beginning of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
+        Self { head: Head::of(bytes).flatten(), bytes }
     }
 
     /// The elements it holds; none if it is no list.
     #[must_use]
     pub fn children(self) -> Children<'a> {
-        match Head::of(self.0).flatten() {
+        match self.head {
             Some(head) if matches!(head.kind, b'*' | b'~' | b'%') => {
-                Children { rest: self.0.get(head.ends..).unwrap_or_default(), left: head.holds }
+                Children { rest: self.bytes.get(head.ends..).unwrap_or_default(), left: head.holds }
             }
             _ => Children { rest: &[], left: 0 },
         }
@@ -210,8 +221,8 @@ impl<'a> Raw<'a> {
     /// Text.
     #[must_use]
     pub fn bytes(self) -> Option<&'a [u8]> {
-        let head = Head::of(self.0).flatten()?;
-        let bytes = self.0.get(head.begins..head.ends.checked_sub(2)?);
+        let head = self.head?;
+        let bytes = self.bytes.get(head.begins..head.ends.checked_sub(2)?);
         match head.kind {
             b'$' | b'+' => bytes,
             b'=' => bytes?.get(4..),
@@ -219,11 +230,11 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// A number that was sent as one.
+    /// The digits of a number that was sent as one.
     #[must_use]
-    pub fn integer(self) -> Option<i64> {
-        let line = self.0.strip_prefix(b":")?;
-        integer(line.get(..line.iter().position(|byte| *byte == b'\r')?)?)
+    pub fn integer(self) -> Option<&'a [u8]> {
+        let head = self.head.filter(|head| head.kind == b':')?;
+        self.bytes.get(head.begins..head.ends.checked_sub(2)?)
     }
 }
 
@@ -239,10 +250,16 @@ impl<'a> Iterator for Children<'a> {
 
     fn next(&mut self) -> Option<Raw<'a>> {
         self.left = self.left.checked_sub(1)?;
-        let mut scan = Scan::default();
-        let child = scan.next(self.rest).filter(|_| !scan.lost)?;
-        self.rest = self.rest.get(child.len()..)?;
-        Some(Raw(child))
+        let head = Head::of(self.rest)??;
+        let length = if head.holds == 0 && !head.is_aside {
+            head.ends
+        } else {
+            let mut scan = Scan::default();
+            scan.next(self.rest).filter(|_| !scan.lost)?.len()
+        };
+        let (bytes, rest) = self.rest.split_at_checked(length)?;
+        self.rest = rest;
+        Some(Raw { head: Some(head), bytes })
     }
 }
 

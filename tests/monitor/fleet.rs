@@ -65,28 +65,31 @@ async fn what_is_read_does_not_depend_on_the_protocol() {
         let _: String =
             redis::cmd("XADD").arg("waiting").arg("*").arg("n").arg(n).query_async(&mut connection).await.unwrap();
     }
-    let _: () =
-        redis::cmd("XGROUP").arg(&["CREATE", "waiting", "consumer", "0"]).query_async(&mut connection).await.unwrap();
+    let mut pipe = redis::pipe();
+    pipe.cmd("XGROUP").arg(&["CREATE", "waiting", "consumer", "0"]).ignore();
+    pipe.cmd("XREADGROUP").arg(&["GROUP", "consumer", "somebody", "COUNT", "1", "STREAMS", "waiting", ">"]).ignore();
+    let _: () = pipe.query_async(&mut connection).await.unwrap();
     let mut told = Vec::new();
     for url in [redis.url(), format!("{}?protocol=resp3", redis.url())] {
         let monitor = Monitor::start(&[("REDIS_URL", &url), ("DATABASE_URL", &database.url())]).await;
         let snapshot = monitor
             .until("both workers are alive", Duration::from_secs(20), |snapshot| alive(snapshot, "both") == 2)
             .await;
-        let (both, waiting) = (&snapshot["streams"]["both"], &snapshot["streams"]["waiting"]["groups"][0]);
-        assert!(both["consumers"][0]["idle_ms"].is_u64(), "{both}");
+        let waiting = &snapshot["streams"]["waiting"];
+        assert!(waiting["consumers"][0]["idle_ms"].is_u64(), "{waiting}");
         assert!(waiting["oldest_waiting_sec"].is_f64(), "{waiting}");
         told.push(json!([
-            both["consumer_count"],
-            both["pending"],
-            both["groups"][0]["lag_source"],
-            waiting["lag"],
-            waiting["last_delivered_id"],
+            waiting["consumers"][0]["name"],
+            waiting["consumers"][0]["pending"],
+            waiting["groups"][0]["lag_source"],
+            waiting["groups"][0]["lag"],
+            waiting["groups"][0]["last_delivered_id"],
             snapshot["workers"]["both"]["task_limit_total"],
             snapshot["redis"]["version"],
         ]));
     }
     assert_eq!(told[0], told[1]);
+    assert_eq!(told[0][1], 1);
 }
 
 #[tokio::test]
