@@ -117,11 +117,14 @@ fn decimals(column: &[f64]) -> u8 {
     (0..=MAX_DECIMALS).find(|decimals| column.iter().all(|value| survives(*value, *decimals))).unwrap_or(RAW)
 }
 
+/// Whether a value comes back as it was: minus zero does not, nor do the largest and the finest.
 fn survives(value: f64, decimals: u8) -> bool {
     let scale = 10_f64.powi(i32::from(decimals));
-    let scaled = (value * scale).round();
     // Half of what is exact, so that differences are exact too.
-    scaled.abs() < EXACT / 2.0 && (scaled / scale).to_bits() == value.to_bits()
+    #[expect(clippy::cast_precision_loss, reason = "seen to be within what a double holds exactly")]
+    let back =
+        (value * scale).abs() < EXACT / 2.0 && (scaled(value, decimals) as f64 / scale).to_bits() == value.to_bits();
+    back
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "`survives` has seen it")]
@@ -213,6 +216,12 @@ mod tests {
             }
             drop(unpack(&bytes));
         }
+    }
+
+    #[test]
+    fn minus_zero_is_not_zero() {
+        let table = Table { times: vec![1, 2], columns: vec![vec![0.0, -0.0]] };
+        assert_eq!(bits(&unpack(&pack(&table)).unwrap()), bits(&table));
     }
 
     #[test]

@@ -131,6 +131,14 @@ pub struct AcknowledgeOrder {
 /// JSON from programs, a form from the page.
 type Given<T> = Either<Json<T>, Form<T>>;
 
+/// What was given, and whether by a form.
+fn taken<T>(given: Given<T>) -> (T, bool) {
+    match given {
+        Either::Left(json) => (json.into_inner(), false),
+        Either::Right(form) => (form.into_inner(), true),
+    }
+}
+
 /// `POST /api/silences`.
 pub async fn silence(
     request: HttpRequest,
@@ -138,11 +146,7 @@ pub async fn silence(
     given: Given<SilenceOrder>,
 ) -> Result<HttpResponse, Problem> {
     own_site(&request)?;
-    let form = matches!(given, Either::Right(_));
-    let order = match given {
-        Either::Left(json) => json.into_inner(),
-        Either::Right(form) => form.into_inner(),
-    };
+    let (order, form) = taken(given);
     let duration = file::duration(&order.duration)
         .filter(|duration| !duration.is_zero() && *duration <= LONGEST_SILENCE)
         .ok_or_else(|| {
@@ -184,11 +188,7 @@ pub async fn acknowledge(
     given: Given<AcknowledgeOrder>,
 ) -> Result<HttpResponse, Problem> {
     own_site(&request)?;
-    let form = matches!(given, Either::Right(_));
-    let order = match given {
-        Either::Left(json) => json.into_inner(),
-        Either::Right(form) => form.into_inner(),
-    };
+    let (order, form) = taken(given);
     let shown = front.alerts.load_full();
     if !shown.alerts.iter().any(|(alert, _)| alert.key == order.key && alert.is_active()) {
         return Err(Problem::BadRequest(format!("no alert {:?} is pending or firing", order.key)));

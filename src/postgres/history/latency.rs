@@ -8,7 +8,8 @@ use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use uuid::Uuid;
 
-use super::{Kept, Selection, day_of, elsewhere, taken_over_down_to, time};
+use super::compaction::Stop;
+use super::{Kept, Selection, damaged, day_of, elsewhere, taken_over_down_to, time};
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
 use crate::history::latency::{FINE, Latency, Row, Summary, parts, rows};
@@ -38,7 +39,7 @@ pub struct Batch {
 /// When Postgres did not take them; then none is stored.
 pub async fn insert(pool: &PgPool, batches: Vec<Batch>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let storing = connection.transaction(async |connection| {
+    let storing = connection.transaction::<(), Stop, _>(async |connection| {
         // One monitor at a time: two that add to the same row would each add to what was before.
         sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(connection).await?;
         let ids: Vec<Uuid> = batches.iter().map(|batch| batch.id).collect();
@@ -56,13 +57,11 @@ pub async fn insert(pool: &PgPool, batches: Vec<Batch>) -> Result<(), SourceTrou
                 None => drop(new_rows.insert(key, batch.latency)),
             }
         }
-        for ((stream, at), latency) in new_rows {
-            add_row(connection, &stream, at, latency).await?;
-        }
+        add_rows(connection, new_rows).await?;
         failpoint::reached("latency.inserted");
-        Ok::<(), diesel::result::Error>(())
+        Ok(())
     });
-    storing.await.map_err(|e| trouble(&e))
+    Ok(storing.await?)
 }
 
 #[derive(QueryableByName)]
@@ -71,42 +70,49 @@ struct NewId {
     id: Uuid,
 }
 
-async fn add_row(
+/// Stores rows, added to those of the same stream and stretch that are there already.
+async fn add_rows(
     connection: &mut AsyncPgConnection,
-    stream: &str,
-    at: Micros,
-    mut latency: Latency,
-) -> Result<(), diesel::result::Error> {
-    let known: Vec<LatencyRow> =
-        sql_query(format!("SELECT {COLUMNS} FROM monitor_task_latency WHERE stream = $1 AND ts = $2"))
-            .bind::<Text, _>(stream)
-            .bind::<Timestamptz, _>(time(at))
-            .load(connection)
-            .await?;
-    for known in known {
-        if let Ok(Some(known)) = known.latency() {
+    mut new_rows: BTreeMap<(String, Micros), Latency>,
+) -> Result<(), Stop> {
+    let (streams, times): (Vec<String>, Vec<DateTime<Utc>>) =
+        new_rows.keys().map(|(stream, at)| (stream.clone(), time(*at))).unzip();
+    let known: Vec<LatencyRow> = sql_query(format!(
+        "SELECT {COLUMNS} FROM monitor_task_latency JOIN unnest($1, $2) AS wanted (stream, ts) USING (stream, ts)"
+    ))
+    .bind::<Array<Text>, _>(&streams)
+    .bind::<Array<Timestamptz>, _>(&times)
+    .load(connection)
+    .await?;
+    for row in known {
+        // One that cannot be read must not be replaced.
+        let known = row.latency().map_err(damaged)?;
+        if let (Some(known), Some(latency)) = (known, new_rows.get_mut(&(row.stream, row.ts.timestamp_micros()))) {
             latency.merge(&known);
         }
     }
-    let summary = latency.summary();
+    let summaries: Vec<Summary> = new_rows.values().map(Latency::summary).collect();
+    let figures = |of: fn(&Summary) -> Option<f64>| summaries.iter().map(of).collect::<Vec<_>>();
+    let counts: Vec<i32> = summaries.iter().map(|s| i32::try_from(s.count).unwrap_or(i32::MAX)).collect();
+    let sketches: Vec<Option<Vec<u8>>> = new_rows.values().map(Latency::encode).collect();
     sql_query(
-        "INSERT INTO monitor_task_latency AS t (ts, stream, count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms, sketch) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
+        "INSERT INTO monitor_task_latency (stream, ts, count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms, sketch) \
+         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
          ON CONFLICT (stream, ts) DO UPDATE SET (count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms, sketch) = \
          (excluded.count, excluded.mean_ms, excluded.p50_ms, excluded.p90_ms, excluded.p95_ms, excluded.p99_ms, \
           excluded.min_ms, excluded.max_ms, excluded.sketch)",
     )
-    .bind::<Timestamptz, _>(time(at))
-    .bind::<Text, _>(stream)
-    .bind::<Integer, _>(i32::try_from(summary.count).unwrap_or(i32::MAX))
-    .bind::<Nullable<Double>, _>(summary.mean_ms)
-    .bind::<Nullable<Double>, _>(summary.p50_ms)
-    .bind::<Nullable<Double>, _>(summary.p90_ms)
-    .bind::<Nullable<Double>, _>(summary.p95_ms)
-    .bind::<Nullable<Double>, _>(summary.p99_ms)
-    .bind::<Nullable<Double>, _>(summary.min_ms)
-    .bind::<Nullable<Double>, _>(summary.max_ms)
-    .bind::<Nullable<Binary>, _>(latency.encode())
+    .bind::<Array<Text>, _>(streams)
+    .bind::<Array<Timestamptz>, _>(times)
+    .bind::<Array<Integer>, _>(counts)
+    .bind::<Array<Nullable<Double>>, _>(figures(|s| s.mean_ms))
+    .bind::<Array<Nullable<Double>>, _>(figures(|s| s.p50_ms))
+    .bind::<Array<Nullable<Double>>, _>(figures(|s| s.p90_ms))
+    .bind::<Array<Nullable<Double>>, _>(figures(|s| s.p95_ms))
+    .bind::<Array<Nullable<Double>>, _>(figures(|s| s.p99_ms))
+    .bind::<Array<Nullable<Double>>, _>(figures(|s| s.min_ms))
+    .bind::<Array<Nullable<Double>>, _>(figures(|s| s.max_ms))
+    .bind::<Array<Nullable<Binary>>, _>(sketches)
     .execute(connection)
     .await?;
     Ok(())
