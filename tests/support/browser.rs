@@ -19,7 +19,9 @@ impl Browser {
         super::tls();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = Reaper::start("shepherd-browser", Farewell { signal: "TERM", epilogue: "" }).unwrap();
-        server.serve(&["chromedriver", &format!("--port={port}")]).unwrap();
+        // What a browser that is ended in the middle leaves behind goes with the folder.
+        let temporary = format!("TMPDIR={}", server.folder().display());
+        server.serve(&["env", &temporary, "chromedriver", &format!("--port={port}")]).unwrap();
         let profile = server.folder().join("profile");
         let mut capabilities = DesiredCapabilities::chrome();
         for arg in [
