@@ -38,7 +38,8 @@ async function load(part, id, about) {
   } catch (error) {
     if (isOver(error)) return;
     const shown = document.getElementById(id);
-    const stale = shown.dataset.state !== "loading";
+    // Only what was known can be out of date.
+    const stale = !["loading", "failed"].includes(shown.dataset.state);
     shown.dataset.state = stale ? "stale" : "failed";
     let note = shown.querySelector(".note");
     if (!note) {

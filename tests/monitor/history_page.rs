@@ -146,7 +146,7 @@ async fn a_panel_whose_query_fails_says_so_and_the_others_stay() {
         browser.until(&format!("{plate} is drawn"), &stands(plate, "ready")).await;
     }
     assert!(browser.text().await.contains("Queries started cannot be read:"), "it says what failed");
-    assert_eq!(browser.value("document.getElementById('summary').dataset.state").await, json!("failed"));
+    browser.until("so does the summary", "document.getElementById('summary').dataset.state === 'failed'").await;
     assert_eq!(browser.value("document.getElementById('incidents').dataset.state").await, json!("ready"));
     // It comes back by itself, and one that was drawn goes stale.
     client.batch_execute("ALTER TABLE shepherd_brain RENAME COLUMN renamed TO start_time").await.unwrap();
