@@ -72,6 +72,14 @@ pub fn pack(table: &Table) -> Vec<u8> {
 /// # Errors
 /// When it was not written by this version, or is damaged.
 pub fn unpack(bytes: &[u8]) -> Result<Table, Unreadable> {
+    unpack_first(usize::MAX, bytes)
+}
+
+/// The same with at most so many columns, the first ones.
+///
+/// # Errors
+/// As [`unpack`]; what comes after those columns is not looked at.
+pub fn unpack_first(most: usize, bytes: &[u8]) -> Result<Table, Unreadable> {
     let mut rest = Rest(bytes);
     if rest.byte()? != VERSION {
         return Err(Unreadable("its version is not known"));
@@ -91,8 +99,8 @@ pub fn unpack(bytes: &[u8]) -> Result<Table, Unreadable> {
         last = last.wrapping_add(step);
         times.push(last.wrapping_mul(unit));
     }
-    let mut columns = Vec::with_capacity(count);
-    for decimals in decimals {
+    let mut columns = Vec::with_capacity(count.min(most));
+    for decimals in decimals.into_iter().take(most) {
         let mut column = Vec::with_capacity(rows);
         if decimals == RAW {
             for _ in 0..rows {

@@ -207,7 +207,7 @@ pub struct StoredRef<'a> {
 /// When what is stored cannot be read: it must then not be replaced.
 pub fn store(day: Micros, stored: Option<StoredRef<'_>>, new: &[Row]) -> Result<Stored, Unreadable> {
     let (mut rows, mut fine) = match stored {
-        Some(stored) => (rows(stored.packed)?, parts(day, FINE, stored.fine)?),
+        Some(stored) => (rows(stored.packed)?, parts(day, FINE, stored.fine, |_| true)?),
         None => (Vec::new(), Vec::new()),
     };
     rows.extend(new.iter().map(|(time, latency)| (*time, latency.summary())));
@@ -279,6 +279,17 @@ pub fn rows(packed: &[u8]) -> Result<Vec<(Micros, Summary)>, Unreadable> {
         .collect())
 }
 
+/// How many tasks the rows of a stored day speak of that are `wanted`.
+///
+/// # Errors
+/// When they cannot be read.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "written from a u64")]
+pub fn count(packed: &[u8], wanted: impl Fn(Micros) -> bool) -> Result<u64, Unreadable> {
+    let Table { times, columns } = columns::unpack_first(1, packed)?;
+    let counts = columns.into_iter().next().ok_or(Unreadable("it has no counts"))?;
+    Ok(times.into_iter().zip(counts).filter(|(time, _)| wanted(*time)).map(|(_, count)| count as u64).sum())
+}
+
 fn pack(rows: &[(Micros, Summary)]) -> Vec<u8> {
     let to_the_microsecond = |value: Option<f64>| value.map_or(f64::NAN, |ms| (ms * 1000.0).round() / 1000.0);
     let column = |of: fn(&Summary) -> Option<f64>| rows.iter().map(|(_, row)| to_the_microsecond(of(row))).collect();
@@ -297,19 +308,28 @@ fn pack(rows: &[(Micros, Summary)]) -> Vec<u8> {
     columns::pack(&Table { times: rows.iter().map(|(time, _)| *time).collect(), columns })
 }
 
-/// The parts of `length` of the day that begins at `day`: when each begins, and what it knows.
+/// The parts of `length` of the day that begins at `day`, of which `wanted` are read: when each
+/// begins, and what it knows.
 ///
 /// # Errors
 /// When they cannot be read.
-pub fn parts(day: Micros, length: Micros, bytes: &[u8]) -> Result<Vec<Row>, Unreadable> {
-    let parts: Vec<(u16, Latency)> = decode(bytes)?;
-    Ok(parts.into_iter().map(|(slot, latency)| (day + Micros::from(slot) * length, latency)).collect())
+pub fn parts(
+    day: Micros,
+    length: Micros,
+    bytes: &[u8],
+    wanted: impl Fn(Micros) -> bool,
+) -> Result<Vec<Row>, Unreadable> {
+    let parts: Vec<(u16, &[u8])> = decode(bytes)?;
+    let begins = parts.into_iter().map(|(slot, part)| (day + Micros::from(slot) * length, part));
+    begins.filter(|(begin, _)| wanted(*begin)).map(|(begin, part)| Ok((begin, Latency::decode(part)?))).collect()
 }
 
+/// Each part has its own length before it, so that a reader passes over what it does not want.
 fn encode_parts(day: Micros, length: Micros, parts: &[Row]) -> Result<Vec<u8>, Unreadable> {
     let slot = |time: Micros| u16::try_from((time - day).rem_euclid(DAY) / length).unwrap_or(0);
-    let parts: Vec<(u16, &Latency)> = parts.iter().map(|(time, latency)| (slot(*time), latency)).collect();
-    encode(&parts).ok_or(Unreadable("its sketches cannot be written"))
+    let encoded = parts.iter().map(|(time, latency)| Some((slot(*time), latency.encode()?)));
+    let encoded: Option<Vec<(u16, Vec<u8>)>> = encoded.collect();
+    encoded.and_then(|parts| encode(&parts)).ok_or(Unreadable("its sketches cannot be written"))
 }
 
 fn encode(value: &impl Serialize) -> Option<Vec<u8>> {
@@ -318,7 +338,7 @@ fn encode(value: &impl Serialize) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-fn decode<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Result<T, Unreadable> {
+fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Unreadable> {
     match bytes.split_first() {
         Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| Unreadable("its sketches are damaged")),
         Some(_) => Err(Unreadable("its sketches' version is not known")),
@@ -390,7 +410,7 @@ mod tests {
             let tasks: u64 = rows.iter().map(|(_, latency)| latency.count()).sum();
             prop_assert_eq!(stored.count, tasks);
             for (length, bytes) in [(FINE, &stored.fine), (HOUR, &stored.hours)] {
-                let parts = parts(day, length, bytes).unwrap();
+                let parts = parts(day, length, bytes, |_| true).unwrap();
                 prop_assert!(parts.iter().all(|(time, _)| time % length == 0 && (day..day + DAY).contains(time)));
                 prop_assert_eq!(parts.iter().map(|(_, latency)| latency.count()).sum::<u64>(), tasks);
             }

@@ -146,11 +146,14 @@ async fn percentiles_of_any_window_and_streams_are_those_of_its_tasks() {
                 assert_eq!(summary.count, all.len() as u64, "{state} {window:?} at {at}");
             }
         }
-        let all_streams = Selection::Prefix(String::new());
-        let two_days = window(DAY_ONE, DAY_ONE + 172_800_000_000, 3600);
-        let volume = latency::volume(&pool, &all_streams, two_days).await.unwrap();
-        let all: u64 = tasks.iter().map(|(_, _, durations)| durations.len() as u64).sum();
-        assert_eq!(volume.values().sum::<u64>(), all, "{state}");
+        // Both days whole, one of them, parts of both.
+        for (since, until) in [(0, 48), (0, 24), (3, 27), (5, 6)] {
+            let window = window(DAY_ONE + since * 3_600_000_000, DAY_ONE + until * 3_600_000_000, 600);
+            let volume = latency::volume(&pool, window).await.unwrap();
+            let inside = tasks.iter().filter(|(at, _, _)| window.contains(*at));
+            let all: u64 = inside.map(|(_, _, durations)| durations.len() as u64).sum();
+            assert_eq!(volume.values().sum::<u64>(), all, "{state} {window:?}");
+        }
     }
 }
 

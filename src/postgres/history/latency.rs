@@ -12,7 +12,7 @@ use super::compaction::Stop;
 use super::{Kept, Selection, damaged, day_of, elsewhere, taken_over_down_to, time};
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
-use crate::history::latency::{FINE, Latency, Row, Summary, parts, rows};
+use crate::history::latency::{FINE, Latency, Row, Summary, count, parts, rows};
 use crate::history::window::Window;
 use crate::history::{DAY, HOUR, Micros, Unreadable};
 use crate::postgres::connection::{PgPool, checkout, trouble};
@@ -231,7 +231,7 @@ pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Resul
         };
         for day in days {
             let length = if by_hours { HOUR } else { FINE };
-            for part in parts(Micros::from(day.day) * DAY, length, &day.bytes)? {
+            for part in parts(Micros::from(day.day) * DAY, length, &day.bytes, |at| reach.contains(at))? {
                 add(&day.stream, part);
             }
         }
@@ -265,17 +265,53 @@ pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Resul
     .await
 }
 
-/// How many tasks each stream finished in a window, of whose edges whole five minutes count.
+#[derive(QueryableByName)]
+struct VolumeRow {
+    #[diesel(sql_type = Text)]
+    stream: String,
+    /// Tasks, where none of its rows need be looked at.
+    #[diesel(sql_type = BigInt)]
+    tasks: i64,
+    /// Rows of which only some are in the window.
+    #[diesel(sql_type = Nullable<Binary>)]
+    packed: Option<Vec<u8>>,
+}
+
+/// How many tasks each stream finished in a window.
 ///
 /// # Errors
 /// When Postgres cannot be read.
-pub async fn volume(
-    pool: &PgPool,
-    selection: &Selection,
-    window: Window,
-) -> Result<BTreeMap<String, u64>, SourceTrouble> {
-    let found = read(pool, selection, Window { bucket: window.bucket.max(FINE), ..window }).await?;
-    Ok(found.totals.into_iter().map(|(stream, total)| (stream, total.count())).collect())
+pub async fn volume(pool: &PgPool, window: Window) -> Result<BTreeMap<String, u64>, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    // Only the days at the window's ends are unpacked.
+    let rows: Vec<VolumeRow> = sql_query(
+        "WITH days AS (SELECT stream, tasks, packed, day::timestamp AT TIME ZONE 'UTC' AS begins, \
+            (day + 1)::timestamp AT TIME ZONE 'UTC' AS ends FROM monitor_latency_days), \
+         touched AS (SELECT *, begins >= $1 AND ends <= $2 AS inside FROM days WHERE ends > $1 AND begins < $2) \
+         SELECT stream, sum(tasks)::bigint AS tasks, NULL::bytea AS packed FROM touched WHERE inside GROUP BY stream \
+         UNION ALL SELECT stream, 0, packed FROM touched WHERE NOT inside \
+         UNION ALL SELECT stream, sum(count)::bigint, NULL FROM monitor_task_latency \
+            WHERE ts >= $1 AND ts < $2 GROUP BY stream \
+         UNION ALL SELECT stream, sum(count)::bigint, NULL FROM monitor_task_latency_before \
+            WHERE ts >= $1 AND ts < $2 AND ts < (SELECT before FROM monitor_takeover WHERE taken_over = $3) GROUP BY stream",
+    )
+    .bind::<Timestamptz, _>(time(window.since))
+    .bind::<Timestamptz, _>(time(window.until))
+    .bind::<Text, _>(Kept::Latency.table())
+    .load(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    drop(connection);
+    elsewhere(move || {
+        let mut volume: BTreeMap<String, u64> = BTreeMap::new();
+        for row in rows {
+            let unpacked = row.packed.map_or(Ok(0), |packed| count(&packed, |at| window.contains(at)))?;
+            *volume.entry(row.stream).or_default() += row.tasks.unsigned_abs() + unpacked;
+        }
+        volume.retain(|_, tasks| *tasks > 0);
+        Ok(volume)
+    })
+    .await
 }
 
 async fn found_in(

@@ -91,11 +91,7 @@ pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Resul
             if window.is_made_of(HOUR) {
                 metric_day::hours(begins, &row.bytes)?.for_each(|(hour, of_hour)| add(buckets, window, hour, of_hour));
             } else {
-                for (at, value) in metric_day::samples(&row.bytes)? {
-                    if value.is_finite() {
-                        add(buckets, window, at, Aggregate::of(value));
-                    }
-                }
+                add_samples(buckets, window, metric_day::samples(&row.bytes)?);
             }
         }
         for row in buckets {
@@ -111,6 +107,26 @@ pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Resul
 fn add(buckets: &mut BTreeMap<Micros, Aggregate>, window: Window, at: Micros, what: Aggregate) {
     if window.contains(at) {
         buckets.entry(window.bucket_of(at)).and_modify(|known| known.merge(&what)).or_insert(what);
+    }
+}
+
+/// Samples come in the order of time: each bucket is looked for once.
+fn add_samples(buckets: &mut BTreeMap<Micros, Aggregate>, window: Window, samples: Vec<(Micros, f64)>) {
+    let inside = samples.into_iter().filter(|(at, value)| value.is_finite() && window.contains(*at));
+    let mut open: Option<(Micros, Aggregate)> = None;
+    for (at, value) in inside {
+        match &mut open {
+            Some((bucket, aggregate)) if at - *bucket < window.bucket => aggregate.merge(&Aggregate::of(value)),
+            _ => {
+                let next = (window.bucket_of(at), Aggregate::of(value));
+                if let Some((bucket, aggregate)) = open.replace(next) {
+                    add(buckets, window, bucket, aggregate);
+                }
+            }
+        }
+    }
+    if let Some((bucket, aggregate)) = open {
+        add(buckets, window, bucket, aggregate);
     }
 }
 

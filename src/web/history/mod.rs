@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Front;
@@ -127,8 +128,12 @@ async fn series(
         return csv(request, "series", &head, rows);
     }
     let points = |buckets: &BTreeMap<Micros, Aggregate>| buckets.iter().map(|(at, a)| cells(at, a)).collect();
-    let found: BTreeMap<&str, Vec<Vec<f64>>> = found.iter().map(|(name, b)| (name.as_str(), points(b))).collect();
-    as_json(request, &with_window(json!({"series": found}), window))
+    let series: BTreeMap<&str, Vec<Vec<f64>>> = found.iter().map(|(name, b)| (name.as_str(), points(b))).collect();
+    #[derive(Serialize)]
+    struct Found<'a> {
+        series: BTreeMap<&'a str, Vec<Vec<f64>>>,
+    }
+    as_json(request, &over(window, Found { series }))
 }
 
 /// `GET /api/historical/latency?streams=a,b`: how long tasks took. `total` has each stream over the
@@ -168,21 +173,22 @@ pub async fn latency(
         all
     });
     let totals: BTreeMap<&str, Summary> = found.totals.iter().map(|(name, t)| (name.as_str(), t.summary())).collect();
-    let series: BTreeMap<&str, Vec<Value>> = found
-        .points
-        .iter()
-        .map(|(stream, points)| (stream.as_str(), points.iter().map(|(at, s)| point(*at, s)).collect()))
-        .collect();
-    let answer = json!({"series": series, "total": totals, "all": all.as_ref().map(Latency::summary)});
-    as_json(&request, &with_window(answer, window))
-}
-
-fn point(at: Micros, summary: &Summary) -> Value {
-    let mut point = json!(summary);
-    if let Value::Object(fields) = &mut point {
-        fields.insert("ts".to_owned(), json!(seconds(at)));
+    #[derive(Serialize)]
+    struct Point<'a> {
+        ts: f64,
+        #[serde(flatten)]
+        summary: &'a Summary,
     }
-    point
+    #[derive(Serialize)]
+    struct Found<'a> {
+        series: BTreeMap<&'a str, Vec<Point<'a>>>,
+        total: BTreeMap<&'a str, Summary>,
+        all: Option<Summary>,
+    }
+    let point = |(at, summary): (&Micros, _)| Point { ts: seconds(*at), summary };
+    let series = found.points.iter().map(|(stream, points)| (stream.as_str(), points.iter().map(point).collect()));
+    let found = Found { series: series.collect(), total: totals, all: all.as_ref().map(Latency::summary) };
+    as_json(&request, &over(window, found))
 }
 
 /// `GET /api/historical/queries`: queries started per bucket, by ARA, from the fleet's own table.
@@ -206,7 +212,7 @@ pub async fn queries(
         .iter()
         .map(|(domain, buckets)| (domain.as_str(), buckets.iter().map(|(at, n)| (seconds(*at), *n)).collect()))
         .collect();
-    as_json(&request, &with_window(json!({"series": series, "without_queries": without_queries}), window))
+    as_json(&request, &over(window, json!({"series": series, "without_queries": without_queries})))
 }
 
 /// `GET /api/historical/events`: what happened, newest first.
@@ -275,13 +281,12 @@ pub(super) async fn summed_up(front: &Front, window: Window) -> Result<history_p
     let pool = front.io.postgres.clone();
     let work = async move {
         let backlog = Selection::Prefix("backlog:".to_owned());
-        let all = Selection::Prefix(String::new());
         // Each on a connection of its own, at the same time.
         tokio::try_join!(
             history::summary::happened(&pool, window),
             history::queries::started(&pool, window),
             history::metrics::read(&pool, &backlog, window),
-            history::latency::volume(&pool, &all, window),
+            history::latency::volume(&pool, window),
         )
     };
     let (happened, started, backlog, volume) = from_postgres(front, work).await?;
@@ -304,13 +309,19 @@ fn greatest(figures: impl Iterator<Item = (String, f64)>) -> Vec<(String, f64)> 
     figures
 }
 
-fn with_window(mut answer: Value, window: Window) -> Value {
-    if let Value::Object(fields) = &mut answer {
-        fields.insert("since".to_owned(), json!(seconds(window.since)));
-        fields.insert("until".to_owned(), json!(seconds(window.until)));
-        fields.insert("bucket_seconds".to_owned(), json!(window.bucket / SECOND));
-    }
-    answer
+/// What was found, and of which window.
+#[derive(Serialize)]
+struct Over<T> {
+    #[serde(flatten)]
+    found: T,
+    since: f64,
+    until: f64,
+    bucket_seconds: i64,
+}
+
+fn over<T>(window: Window, found: T) -> Over<T> {
+    let bucket_seconds = window.bucket / SECOND;
+    Over { found, since: seconds(window.since), until: seconds(window.until), bucket_seconds }
 }
 
 /// Names that were asked for, without doubles.
