@@ -67,9 +67,9 @@ async fn main() {
         began.elapsed().as_secs_f64(),
         first_page.unwrap_or_default().as_secs_f64()
     );
-    // The hours that are counted once, too.
+    // The queries that are counted once, too.
     loop {
-        let counted = sql.query_one("SELECT count(*) FROM monitor_query_hours", &[]).await.unwrap();
+        let counted = sql.query_one("SELECT count(*) FROM monitor_query_counts", &[]).await.unwrap();
         if counted.get::<_, i64>(0) > 0 {
             break;
         }
@@ -82,7 +82,7 @@ async fn main() {
         "monitor_task_latency_before",
         "monitor_metric_days",
         "monitor_latency_days",
-        "monitor_query_hours",
+        "monitor_query_counts",
     ];
     let our_bytes = bytes(&sql, &tables).await;
     for table in tables {

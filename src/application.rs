@@ -9,7 +9,7 @@ use actix_web::dev::ServerHandle;
 use actix_web::{App, HttpServer};
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 
 use crate::actors::alert_dispatcher::AlertDispatcher;
 use crate::actors::alert_evaluator::{AlertEvaluator, EvaluatorSettings, ShownAlerts};
@@ -53,32 +53,6 @@ pub struct Application {
     server: ServerHandle,
     ledger: Arc<Ledger>,
     io: Io,
-    /// Dropped last: pools and their connections live on it.
-    _sources: Sources,
-}
-
-/// The thread on which Redis and Postgres are asked: a busy actor never delays a query.
-struct Sources {
-    handle: tokio::runtime::Handle,
-    /// The thread ends when this is dropped.
-    _running: oneshot::Sender<()>,
-}
-
-impl Sources {
-    fn start() -> std::io::Result<Self> {
-        // One thread that drives all: cheaper, tick by tick, than a scheduler for several.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .max_blocking_threads(2)
-            .thread_name("sources")
-            .enable_all()
-            .build()?;
-        let (handle, (running, stopped)) = (runtime.handle().clone(), oneshot::channel::<()>());
-        std::thread::Builder::new().name("sources".to_owned()).spawn(move || {
-            drop(runtime.block_on(stopped));
-            runtime.shutdown_background();
-        })?;
-        Ok(Self { handle, _running: running })
-    }
 }
 
 impl Application {
@@ -88,12 +62,11 @@ impl Application {
     /// When the settings cannot be used; Redis and Postgres being away is no error.
     pub fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
-        let sources = Sources::start().context("no thread for the sources")?;
         let redis = redis_streams::connection::pool(settings.redis_url.reveal(), answer_within(settings.poll_interval))
             .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
         let database = postgres::connection::pool(settings.database_url.reveal(), settings.pool_timeout)
             .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
-        let io = Io::new(sources.handle.clone(), redis, database);
+        let io = Io::new(tokio::runtime::Handle::current(), redis, database);
         let newest: Newest = Arc::new(ArcSwapOption::empty());
         let alerts = Alerting::new(settings, &io)?;
         let pages = Arc::new(Pages::below(&settings.root_path).context("the templates cannot be read")?);
@@ -127,7 +100,7 @@ impl Application {
         .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        Ok(Self { address, supervisor, server: handle, ledger: alerts.ledger, io, _sources: sources })
+        Ok(Self { address, supervisor, server: handle, ledger: alerts.ledger, io })
     }
 
     /// Where it listens.

@@ -211,7 +211,10 @@ fn listen(settings: &Settings) -> Result<TcpListener, String> {
 
 /// Watches until SIGINT or SIGTERM.
 fn watch(settings: &Settings, listener: TcpListener) -> Result<(), String> {
-    actix_web::rt::System::new().block_on(async move {
+    // One thread for the actors and their queries; what computes for long does so on one of two others.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.max_blocking_threads(2).enable_all().build().map_err(|e| format!("no event loop: {e}"))?;
+    actix_web::rt::System::with_tokio_rt(move || runtime).block_on(async move {
         let application = Application::start(settings, listener).map_err(|e| format!("{e:#}"))?;
         println!("shepherd-monitor: watching; open http://{}{}/", application.address(), settings.root_path);
         wait_for_the_end(&application).await.map_err(|e| e.to_string())?;

@@ -14,7 +14,7 @@ INSERT INTO monitor_task_latency (ts, stream, count, mean_ms, p50_ms, p90_ms, p9
     SELECT ts, stream, count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms
     FROM monitor_task_latency_before ON CONFLICT DO NOTHING;
 DROP VIEW monitor_metrics_all;
-DROP TABLE monitor_metrics_before, monitor_task_latency_before, monitor_metric_days, monitor_latency_days, monitor_query_hours, monitor_latency_batches, monitor_takeover;
+DROP TABLE monitor_metrics_before, monitor_task_latency_before, monitor_metric_days, monitor_latency_days, monitor_query_counts, monitor_latency_batches, monitor_takeover;
 DROP FUNCTION monitor_unpack(bytea);
 ALTER TABLE monitor_task_latency DROP COLUMN sketch;
 ALTER TABLE monitor_metrics RENAME CONSTRAINT monitor_metrics_key TO monitor_metrics_pkey;

@@ -24,12 +24,13 @@ CREATE TABLE monitor_latency_days (
     PRIMARY KEY (stream, day)
 );
 
--- Queries started per hour: counted once the hour is over, so that history outlives the queries.
-CREATE TABLE monitor_query_hours (
-    hour timestamptz NOT NULL,
+-- Queries started per five minutes: counted once the hour is over, so that history outlives the
+-- queries.
+CREATE TABLE monitor_query_counts (
+    since timestamptz NOT NULL,
     domain text NOT NULL,
     started bigint NOT NULL,
-    PRIMARY KEY (hour, domain)
+    PRIMARY KEY (since, domain)
 );
 
 -- Batches of task durations that are stored: one that is found again is not counted again.

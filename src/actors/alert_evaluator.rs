@@ -36,6 +36,8 @@ use crate::redis_streams;
 
 /// How long writing down may take, disk and all.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
+/// How often the rules' file is looked at.
+const READ_FILE_EVERY: Duration = Duration::from_secs(10);
 /// Alert events shown in the feed.
 const RECENT: usize = 50;
 /// Alerts that wait for Redis at most.
@@ -168,16 +170,20 @@ impl AlertEvaluator {
         async move { reading.await.unwrap_or_else(|trouble| Err(trouble.detail)) }
     }
 
+    fn watch_file(&mut self, ctx: &mut Context<Self>) {
+        ctx.spawn(self.read_file().into_actor(self).map(|file, this, ctx| {
+            this.take_file(file);
+            ctx.run_later(READ_FILE_EVERY, Self::watch_file);
+        }));
+    }
+
     fn renew(&mut self, ctx: &mut Context<Self>) {
         let ledger = Arc::clone(&self.ledger);
-        let file = self.read_file();
         let renewing = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move {
             let news = ledger.renew().await;
             Ok((news, ledger.silences().await, ledger.may_act().await))
         });
-        let both = async move { (renewing.await, file.await) };
-        ctx.spawn(both.into_actor(self).map(|(renewed, file), this, ctx| {
-            this.take_file(file);
+        ctx.spawn(renewing.into_actor(self).map(|renewed, this, ctx| {
             if let Ok((news, silences, may_act)) = renewed {
                 match news {
                     News::None => {}
@@ -405,7 +411,12 @@ impl Actor for AlertEvaluator {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.read_back(ctx);
-        self.renew(ctx);
+        // The rules first: alerts that are read back belong to them.
+        ctx.spawn(self.read_file().into_actor(self).map(|file, this, ctx| {
+            this.take_file(file);
+            this.renew(ctx);
+            ctx.run_later(READ_FILE_EVERY, Self::watch_file);
+        }));
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {

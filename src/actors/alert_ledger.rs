@@ -21,7 +21,7 @@ use crate::postgres::connection::PgPool;
 use crate::postgres::events::NewRow;
 
 /// How often the lease is renewed, or asked for.
-pub const RENEW_EVERY: Duration = Duration::from_secs(2);
+pub const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// A leader that did not renew for so long leads no more.
 const LEASE: Duration = Duration::from_secs(10);
 /// Up to this long after it asked, a leader knows that it leads.

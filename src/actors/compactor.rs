@@ -48,7 +48,7 @@ impl Compactor {
             if takeover::step(&pool).await? == takeover::Step::Moved {
                 return Ok(More::Yes);
             }
-            queries::count_hours(&pool, closed_before).await?;
+            queries::count_closed(&pool, closed_before).await?;
             let moved = compaction::step(&pool, closed_before).await?;
             Ok::<More, SourceTrouble>(if moved > 0 { More::Yes } else { More::No })
         });

@@ -66,8 +66,10 @@ impl HistoryRecorder {
 
     fn keep_recent(&self, ts: i64, samples: Vec<Sample>, ctx: &mut Context<Self>) {
         let (pool, keep) = (self.io.redis.clone(), self.recording.recent);
-        let pushing =
-            self.io.run(WRITE_WITHIN, REDIS_LATE, async move { recent_series::push(&pool, ts, &samples, keep).await });
+        let nth = self.last.map_or(0, i64::unsigned_abs);
+        let pushing = self
+            .io
+            .run(WRITE_WITHIN, REDIS_LATE, async move { recent_series::push(&pool, nth, ts, &samples, keep).await });
         ctx.spawn(pushing.into_actor(self).map(|pushed, _, _| {
             if let Err(trouble) = pushed {
                 tracing::warn!(error = trouble.detail, "a recording is missing in Redis' recent window");

@@ -1,5 +1,8 @@
-//! Where actors do their I/O: a runtime of its own, so that a busy actor never delays another's
-//! query, and a panic in a query is an error, not an actor's end.
+//! How actors do their I/O: each query is a task of its own, so that no actor waits for another's,
+//! and a panic in a query is an error, not an actor's end.
+//!
+//! The tasks run on the actors' own thread: most of a tick at rest is waking threads, and one thread
+//! wakes half as often as two. What computes for long is sent to a thread for that.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -55,7 +58,7 @@ impl Io {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
     }
 
-    /// Does `work` elsewhere and answers within `deadline`, whatever happens.
+    /// Does `work` as a task of its own and answers within `deadline`, whatever happens.
     pub fn run<T: Send + 'static, W: Future<Output = Result<T, SourceTrouble>> + Send + 'static>(
         &self,
         deadline: Duration,

@@ -6,8 +6,8 @@
 //! remember, [`history_recorder`], [`latency_bucketer`], [`compactor`] and [`retention_sweeper`]; and for
 //! alerts [`alert_evaluator`] and [`alert_dispatcher`] with the [`alert_ledger`] they share.
 //!
-//! Actors decide nothing: they ask [`crate::fleet`] and [`crate::alerting`]. They do no I/O on their own
-//! thread either: [`io`] does it elsewhere.
+//! Actors decide nothing: they ask [`crate::fleet`] and [`crate::alerting`]. They wait for
+//! nothing either: [`io`] does it for them.
 
 pub mod alert_dispatcher;
 pub mod alert_evaluator;

@@ -11,26 +11,37 @@ use super::reply::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
 
-/// Samples of a series at most.
-const MOST_SAMPLES: isize = 10_000;
+/// Samples that are left of a series when it is cut: until the next time it stays below the
+/// contract's 10,000.
+const MOST_SAMPLES: isize = 9_980;
 /// Series written in one trip.
 const SERIES_AT_ONCE: usize = 250;
+/// A series is cut at every so manyth sample: cutting costs Redis more than adding.
+const CUT_EVERY: u64 = 16;
 
-/// Adds one sample to each series, taken at `at` (Unix seconds), and forgets what is older than
-/// `keep`.
+/// Adds one sample to each series, the `nth` time, taken at `at` (Unix seconds); in one series of a
+/// few it forgets what is older than `keep`.
 ///
 /// # Errors
 /// When Redis did not take them.
-pub async fn push(pool: &Pool, at: i64, samples: &[(String, f64)], keep: Duration) -> Result<(), SourceTrouble> {
+pub async fn push(
+    pool: &Pool,
+    nth: u64,
+    at: i64,
+    samples: &[(String, f64)],
+    keep: Duration,
+) -> Result<(), SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let oldest = at.saturating_sub_unsigned(keep.as_secs());
     for some in samples.chunks(SERIES_AT_ONCE) {
         let mut pipe = redis::pipe();
-        for (series, value) in some {
+        for (place, (series, value)) in (nth..).zip(some) {
             let key = keys::recent_series(series);
             pipe.cmd("ZADD").arg(&key).arg(at).arg(format!("{at}:{}", json(*value)));
-            pipe.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(format!("({oldest}"));
-            pipe.cmd("ZREMRANGEBYRANK").arg(&key).arg(0).arg(-MOST_SAMPLES - 1);
+            if place % CUT_EVERY == 0 {
+                pipe.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(format!("({oldest}"));
+                pipe.cmd("ZREMRANGEBYRANK").arg(&key).arg(0).arg(-MOST_SAMPLES);
+            }
         }
         let names: Vec<&str> = some.iter().map(|(series, _)| series.as_str()).collect();
         pipe.cmd("SADD").arg(keys::RECENT_SERIES).arg(names);

@@ -74,10 +74,10 @@ async fn queries_are_counted_where_they_started_whatever_the_zone() {
         let (_database, pool, starts) = fleet_in(zone, from).await;
         assert_started(&pool, &starts, ambiguous, &format!("{zone}, counted now")).await;
         // Counted in two goes, the second over the change.
-        queries::count_hours(&pool, from + 20 * HOUR + 5).await.unwrap();
+        queries::count_closed(&pool, from + 20 * HOUR + 5).await.unwrap();
         assert_started(&pool, &starts, ambiguous, &format!("{zone}, partly counted before")).await;
-        queries::count_hours(&pool, from + 80 * HOUR).await.unwrap();
-        queries::count_hours(&pool, from + 80 * HOUR).await.unwrap();
+        queries::count_closed(&pool, from + 80 * HOUR).await.unwrap();
+        queries::count_closed(&pool, from + 80 * HOUR).await.unwrap();
         assert_started(&pool, &starts, ambiguous, &format!("{zone}, counted before")).await;
     }
 }
@@ -85,7 +85,7 @@ async fn queries_are_counted_where_they_started_whatever_the_zone() {
 #[tokio::test]
 async fn a_fleet_that_deletes_its_queries_keeps_its_history() {
     let (database, pool, starts) = fleet_in("UTC", DAY_ONE).await;
-    queries::count_hours(&pool, DAY_ONE + 100 * HOUR).await.unwrap();
+    queries::count_closed(&pool, DAY_ONE + 100 * HOUR).await.unwrap();
     database.connect().await.batch_execute("DELETE FROM shepherd_brain").await.unwrap();
     let all = window(DAY_ONE, DAY_ONE + 72 * HOUR, 3600);
     let started = total(queries::started(&pool, all).await.unwrap());

@@ -1,5 +1,5 @@
 //! How many queries were started: from the fleet's own table, hours that are over from what was
-//! counted then.
+//! counted then, per five minutes.
 //!
 //! `shepherd_brain.start_time` carries no zone; it is read in the server's, which is the session's.
 
@@ -17,6 +17,9 @@ use crate::postgres::connection::{PgPool, checkout, trouble};
 
 /// Queries started per bucket, by ARA. Empty buckets are not in it.
 pub type Started = BTreeMap<String, BTreeMap<Micros, i64>>;
+
+/// So long are the pieces that are counted.
+const PIECE: Micros = 300 * SECOND;
 
 /// In which the fleet's table is read by its index: a start in it, whatever the zone and its
 /// changes, lies within these naive times.
@@ -58,7 +61,7 @@ pub async fn started(pool: &PgPool, window: Window) -> Result<Option<Started>, S
         }
         let mut rows = Vec::new();
         let mut since = window.since;
-        if window.is_made_of(HOUR) {
+        if window.is_made_of(PIECE) {
             rows = counted(connection, window).await?;
             since = since.max(counted_until(connection).await?);
         }
@@ -79,8 +82,8 @@ pub async fn started(pool: &PgPool, window: Window) -> Result<Option<Started>, S
 
 async fn counted(connection: &mut AsyncPgConnection, window: Window) -> Result<Vec<StartedRow>, diesel::result::Error> {
     sql_query(
-        "SELECT (floor(date_part('epoch', hour) / $3) * $3)::bigint AS bucket, domain, sum(started)::bigint AS started \
-         FROM monitor_query_hours WHERE hour >= $1 AND hour < $2 GROUP BY 1, 2",
+        "SELECT (floor(date_part('epoch', since) / $3) * $3)::bigint AS bucket, domain, sum(started)::bigint AS started \
+         FROM monitor_query_counts WHERE since >= $1 AND since < $2 GROUP BY 1, 2",
     )
     .bind::<Timestamptz, _>(time(window.since))
     .bind::<Timestamptz, _>(time(window.until))
@@ -105,10 +108,11 @@ async fn count(
     .await
 }
 
-/// The end of the last hour that was counted.
+/// The end of the last piece that was counted.
 async fn counted_until(connection: &mut AsyncPgConnection) -> Result<Micros, diesel::result::Error> {
     let row: super::Count =
-        sql_query("SELECT coalesce(date_part('epoch', max(hour)) + 3600, 0)::bigint AS count FROM monitor_query_hours")
+        sql_query("SELECT coalesce(date_part('epoch', max(since)) + $1, 0)::bigint AS count FROM monitor_query_counts")
+            .bind::<BigInt, _>(PIECE / SECOND)
             .get_result(connection)
             .await?;
     Ok(row.count * SECOND)
@@ -118,7 +122,7 @@ async fn counted_until(connection: &mut AsyncPgConnection) -> Result<Micros, die
 ///
 /// # Errors
 /// When Postgres did not do it.
-pub async fn count_hours(pool: &PgPool, closed_before: Micros) -> Result<(), SourceTrouble> {
+pub async fn count_closed(pool: &PgPool, closed_before: Micros) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let counting = connection.transaction(async |connection| {
         let since = counted_until(connection).await?;
@@ -126,16 +130,18 @@ pub async fn count_hours(pool: &PgPool, closed_before: Micros) -> Result<(), Sou
         if since >= until || !has_queries(connection).await? {
             return Ok(());
         }
-        // The last hour has a row in any case: so it is known how far was counted.
+        // The last piece has a row in any case: so it is known how far was counted.
         sql_query(format!(
-            "INSERT INTO monitor_query_hours (hour, domain, started) \
-             SELECT date_trunc('hour', start_time::timestamptz, 'UTC'), coalesce(domain, 'none'), count(*) \
+            "INSERT INTO monitor_query_counts (since, domain, started) \
+             SELECT to_timestamp(floor(date_part('epoch', start_time::timestamptz) / $3) * $3), \
+                coalesce(domain, 'none'), count(*) \
              FROM shepherd_brain WHERE {NEAR} GROUP BY 1, 2 \
-             UNION ALL SELECT $2 - interval '1 hour', '', 0 \
+             UNION ALL SELECT $2 - $3 * interval '1 second', '', 0 \
              ON CONFLICT DO NOTHING"
         ))
         .bind::<Timestamptz, _>(time(since))
         .bind::<Timestamptz, _>(time(until))
+        .bind::<BigInt, _>(PIECE / SECOND)
         .execute(connection)
         .await?;
         Ok(())

@@ -40,7 +40,7 @@ pub async fn sweep(pool: &PgPool, keep: Keep) -> Result<Deleted, SourceTrouble> 
                 .execute(&mut connection)
                 .await
                 .map_err(|e| trouble(&e))?;
-        sql_query("DELETE FROM monitor_query_hours WHERE hour < now() - $1 * interval '1 day'")
+        sql_query("DELETE FROM monitor_query_counts WHERE since < now() - $1 * interval '1 day'")
             .bind::<Integer, _>(days)
             .execute(&mut connection)
             .await
