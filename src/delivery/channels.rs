@@ -23,7 +23,8 @@ pub struct ChannelSettings {
 /// The channels, ready to send.
 pub struct Channels {
     settings: ChannelSettings,
-    client: Client,
+    /// None when no channel needs it: it reads the system's certificates when it is made.
+    client: Option<Client>,
     mailer: Option<Mailer>,
 }
 
@@ -35,7 +36,9 @@ impl Channels {
     pub fn new(settings: ChannelSettings) -> Result<Self, String> {
         // Another part of the program may have chosen already, and chose the same.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let client = http::client().map_err(|_| "no HTTP client: TLS cannot be had".to_owned())?;
+        let speaks_http = settings.slack.is_some() || settings.webhook.is_some();
+        let client = speaks_http.then(http::client).transpose();
+        let client = client.map_err(|_| "no HTTP client: TLS cannot be had".to_owned())?;
         let mailer = settings.email.as_ref().map(|(smtp, _)| Mailer::new(smtp)).transpose()?;
         Ok(Self { settings, client, mailer })
     }
@@ -60,13 +63,13 @@ impl Channels {
     pub async fn send(&self, channel: &str, message: &Message) -> Outcome {
         let (settings, from) = (&self.settings, &self.settings.deployment);
         match (channel, channel.strip_prefix("email:")) {
-            ("slack", _) => match &settings.slack {
-                Some(url) => slack::send(&self.client, url, message, from).await,
-                None => gone(),
+            ("slack", _) => match (&settings.slack, &self.client) {
+                (Some(url), Some(client)) => slack::send(client, url, message, from).await,
+                _ => gone(),
             },
-            ("webhook", _) => match &settings.webhook {
-                Some(url) => webhook::send(&self.client, url, message, from).await,
-                None => gone(),
+            ("webhook", _) => match (&settings.webhook, &self.client) {
+                (Some(url), Some(client)) => webhook::send(client, url, message, from).await,
+                _ => gone(),
             },
             (_, Some(to)) => match &self.mailer {
                 Some(mailer) => mailer.send(to, message, from).await,
