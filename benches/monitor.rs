@@ -330,7 +330,8 @@ impl Monitor {
         let started = Instant::now();
         let port_text = port.to_string();
         let serve = [env!("CARGO_BIN_EXE_shepherd-monitor"), "serve", "--log-level", "warn", "--port", &port_text];
-        let pid = reaper.serve(&[&serve[..], &["--redis-url", redis, "--database-url", database], more].concat()).unwrap();
+        let pid =
+            reaper.serve(&[&serve[..], &["--redis-url", redis, "--database-url", database], more].concat()).unwrap();
         Self { pid, reaper, started, address: format!("127.0.0.1:{port}") }
     }
 

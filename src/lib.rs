@@ -6,7 +6,7 @@
 //! [`delivery`] tells it. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
 //! [`web`] serves them. [`application`] puts it all together. [`worker`] is the library for worker
 //! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
-//! about what no worker could finish.
+//! about what no worker could finish, [`health`] the one that asks a running monitor how it is.
 
 #![cfg_attr(
     test,
@@ -40,6 +40,8 @@ pub mod demo;
 mod failpoint;
 #[cfg(feature = "monitor")]
 pub mod fleet;
+#[cfg(feature = "monitor")]
+pub mod health;
 #[cfg(feature = "monitor")]
 pub mod history;
 #[cfg(feature = "monitor")]

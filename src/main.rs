@@ -5,13 +5,14 @@ use std::net::TcpListener;
 use std::process::ExitCode;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use shepherd_monitor::alerting::{file, message};
 use shepherd_monitor::application::{Application, channel_settings};
 use shepherd_monitor::dead_letters;
 use shepherd_monitor::delivery::Outcome;
 use shepherd_monitor::delivery::channels::Channels;
 use shepherd_monitor::demo::{self, Demo, DemoOptions};
+use shepherd_monitor::health;
 use shepherd_monitor::settings::{Settings, TABLE};
 use shepherd_monitor::telemetry;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
     let result = match matches.subcommand() {
         Some(("serve", given)) => serve(given),
         Some(("demo", given)) => demonstrate(given),
+        Some(("health", given)) => ask_health(given),
         Some(("dead-letters", given)) => tend_dead_letters(given),
         Some(("check-config", given)) => check_config(given),
         Some(("notify-test", given)) => notify_test(given),
@@ -74,6 +76,17 @@ fn command() -> Command {
                 .about("Send a test message through each channel and show the answers")
                 .args(settings_of(|group| matches!(group, "Alerts" | "Server"))),
         )
+        .subcommand(
+            Command::new("health")
+                .about("Ask the monitor that runs here with the same settings whether it lives; fails if not")
+                .arg(
+                    Arg::new("ready")
+                        .long("ready")
+                        .action(ArgAction::SetTrue)
+                        .help("Ask whether it does its work instead: /readyz"),
+                )
+                .args(settings_of(|group| group == "Server")),
+        )
         .subcommand(dead_letters::command(&settings_of(|group| group == "Redis")))
         .subcommand(demo::worker::command())
 }
@@ -98,6 +111,11 @@ fn check_config(given: &ArgMatches) -> Result<(), String> {
             Err(format!("{name} has {} mistakes", mistakes.len()))
         }
     }
+}
+
+fn ask_health(given: &ArgMatches) -> Result<(), String> {
+    let settings = Settings::from(&texts(given)).map_err(|bad| bad.to_string())?;
+    health::ask(&settings, given.get_flag("ready"))
 }
 
 /// Sends a test message through each channel.

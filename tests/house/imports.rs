@@ -37,6 +37,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("web", &["alerting", "contract", "fleet", "history", "pages", "postgres", "redis_streams", "actors"]),
     ("worker", &["contract", "redis_streams"]),
     ("dead_letters", &["contract", "redis_streams", "settings"]),
+    ("health", &["settings"]),
     ("demo", &["contract", "worker", "redis_streams"]),
     (
         "application",
@@ -62,6 +63,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "dead_letters",
             "delivery",
             "demo",
+            "health",
             "redis_streams",
             "settings",
             "telemetry",

@@ -1,4 +1,5 @@
 //! Rules of the house that no compiler checks.
 
+mod containers;
 mod dependencies;
 mod imports;

@@ -56,6 +56,23 @@ fn a_port_that_is_taken_is_told_in_one_line() {
 }
 
 #[tokio::test]
+async fn health_succeeds_while_the_monitor_lives_and_says_why_it_does_not() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
+    let port = monitor.address().rsplit(':').next().unwrap().to_owned();
+    let here = [("MONITOR_PORT", port.as_str())];
+    assert!(run(&["health"], &here).status.success());
+    eventually("it is ready", Duration::from_secs(60), || async {
+        run(&["health", "--ready"], &here).status.success().then_some(())
+    })
+    .await;
+    drop(monitor);
+    let dead = run(&["health"], &here);
+    let told = String::from_utf8(dead.stderr).unwrap();
+    assert!(!dead.status.success() && told.contains(&port) && told.trim_end().lines().count() == 1, "{told}");
+}
+
+#[tokio::test]
 async fn it_stops_in_order_within_two_seconds_with_open_websockets() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;

@@ -1,0 +1,38 @@
+//! The command that asks a running monitor whether it lives, for containers that have no curl.
+
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use crate::settings::Settings;
+
+/// How long the monitor may take to take the question, and again to answer it.
+const WITHIN: Duration = Duration::from_secs(2);
+
+/// Asks the monitor of these settings, on this machine: `/livez`, or `/readyz` when `ready`.
+///
+/// # Errors
+/// What it answered, or why it could not be asked.
+pub fn ask(settings: &Settings, ready: bool) -> Result<(), String> {
+    let host = match settings.bind {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    let address = SocketAddr::new(host, settings.port);
+    let path = if ready { "/readyz" } else { "/livez" };
+    let answer = get(address, path).map_err(|error| format!("no answer from {address}: {error}"))?;
+    let status = answer.split(' ').nth(1).unwrap_or_default();
+    if status == "200" { Ok(()) } else { Err(format!("http://{address}{path} answers {status}")) }
+}
+
+/// The beginning of the answer.
+fn get(address: SocketAddr, path: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&address, WITHIN)?;
+    stream.set_read_timeout(Some(WITHIN))?;
+    stream.set_write_timeout(Some(WITHIN))?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
+    let mut answer = Vec::new();
+    stream.take(64).read_to_end(&mut answer)?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
