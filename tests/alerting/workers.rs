@@ -19,23 +19,27 @@ async fn a_crash_and_a_goodbye_are_told_apart_once_each_and_their_ends_too() {
     assert!(!post.body.to_string().contains("<!channel>"), "{}", post.body);
     ground.fleet.up(&["a", "b"]).await;
     ground.slack.told("worker a is up again", SOON).await;
-    eventually("both ends are told", SOON, || async { ground.slack.count("up again") >= 1 }).await;
+    ground.slack.told("worker b is up again", SOON).await;
     let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
     assert_eq!(ground.slack.count("Worker a crashed"), 1, "{texts:?}");
     assert_eq!(ground.slack.count("Worker b scaled"), 1, "{texts:?}");
-    // The API, newest first, in the contract's shape.
-    let alerts = alerts(&monitor).await;
-    let rules: Vec<&str> = alerts.iter().map(|alert| alert["rule"].as_str().unwrap()).collect();
-    assert_eq!(rules, ["worker_crashed:<!channel>", "worker_crashed:a", "worker_zero:b"]);
+    // The API, newest first, in the contract's shape; Redis is told beside the channels.
+    let wanted = ["worker_crashed:<!channel>", "worker_crashed:a", "worker_zero:b"];
+    let alerts = eventually("the API lists them", SOON, || async {
+        let alerts = alerts(&monitor).await;
+        let rules: Vec<&str> = alerts.iter().map(|alert| alert["rule"].as_str().unwrap()).collect();
+        if rules == wanted { Ok(alerts) } else { Err(format!("{rules:?}")) }
+    })
+    .await;
     assert!(alerts.iter().all(|a| a["ts"].is_f64()
         && a["severity"] == "critical"
         && a["detail"].is_string()
         && a["message"].is_string()));
     let mut redis = ground.redis.connection().await;
     let quiet: i64 = redis::cmd("TTL").arg("alert:cooldown:worker_crashed:a").query_async(&mut redis).await.unwrap();
-    assert!((500..=600).contains(&quiet), "{quiet}");
-    let events = monitor.events().await;
-    assert_eq!(events.iter().filter(|event| event["type"] == "alert").count(), 3);
+    assert!((1..=600).contains(&quiet), "{quiet}");
+    // A message does not wait for Postgres; what it did not take at once is there a little later.
+    all_told_of(&monitor, 3).await;
     assert!(!monitor.log().contains("verysecret"));
 }
 
