@@ -108,11 +108,15 @@ pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotW
     let events: Vec<events::NewRow> = rows.events.into_iter().cloned().collect();
     connection
         .transaction::<(), NotWritten, _>(async move |connection| {
-            // The lock holds a change of leader back until this is committed.
-            let leads = sql_query("SELECT 1 FROM monitor_alert_leader WHERE epoch = $1 FOR SHARE")
-                .bind::<Int8, _>(epoch)
-                .execute(connection)
-                .await?;
+            // The lock holds a change of leader back until this is committed, or its writer has been
+            // standing still for a while: a process that is stopped in the middle.
+            let leads = sql_query(
+                "SELECT set_config('idle_in_transaction_session_timeout', '3s', true)
+                 FROM monitor_alert_leader WHERE epoch = $1 FOR SHARE",
+            )
+            .bind::<Int8, _>(epoch)
+            .execute(connection)
+            .await?;
             if leads == 0 {
                 return Err(NotWritten::Deposed);
             }

@@ -10,7 +10,7 @@ use std::borrow::Cow;
 const KEPT: isize = 200;
 
 /// Puts alerts (JSON, oldest first) in front of the others, and marks rules as quiet for so many
-/// seconds.
+/// seconds. Told again after an answer that did not come in time, each alert is there once.
 ///
 /// # Errors
 /// When Redis did not take them.
@@ -21,8 +21,11 @@ pub async fn remember(
 ) -> Result<(), SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
+    for alert in alerts {
+        pipe.cmd("LREM").arg(keys::ALERTS_HISTORY).arg(0).arg(alert);
+        pipe.cmd("LPUSH").arg(keys::ALERTS_HISTORY).arg(alert);
+    }
     if !alerts.is_empty() {
-        pipe.cmd("LPUSH").arg(keys::ALERTS_HISTORY).arg(alerts);
         pipe.cmd("LTRIM").arg(keys::ALERTS_HISTORY).arg(0).arg(KEPT - 1);
     }
     for (rule, seconds) in quiet.iter().filter(|(_, seconds)| *seconds > 0) {
