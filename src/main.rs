@@ -14,6 +14,7 @@ use shepherd_monitor::delivery::channels::Channels;
 use shepherd_monitor::demo::{self, Demo, DemoOptions};
 use shepherd_monitor::settings::{Settings, TABLE};
 use shepherd_monitor::telemetry;
+use shepherd_monitor::test_rules;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         Some(("demo", given)) => demonstrate(given),
         Some(("dead-letters", given)) => tend_dead_letters(given),
         Some(("check-config", given)) => check_config(given),
+        Some(("test-rules", given)) => run_test_rules(given),
         Some(("notify-test", given)) => notify_test(given),
         Some(("demo-worker", given)) => demo::worker::run(given.into()),
         _ => Err("no such command".to_owned()),
@@ -69,6 +71,13 @@ fn command() -> Command {
                 .about("Read a file of alert rules and say what is wrong with it, with line and column")
                 .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml")),
         )
+        .subcommand(test_rules::command(
+            TABLE
+                .iter()
+                .filter(|entry| entry.group == "Postgres" || entry.env == "MONITOR_HISTORY_INTERVAL_SEC")
+                .map(setting)
+                .collect(),
+        ))
         .subcommand(
             Command::new("notify-test")
                 .about("Send a test message through each channel and show the answers")
@@ -98,6 +107,10 @@ fn check_config(given: &ArgMatches) -> Result<(), String> {
             Err(format!("{name} has {} mistakes", mistakes.len()))
         }
     }
+}
+
+fn run_test_rules(given: &ArgMatches) -> Result<(), String> {
+    test_rules::run(given, &Settings::from(&texts(given)).map_err(|bad| bad.to_string())?)
 }
 
 /// Sends a test message through each channel.

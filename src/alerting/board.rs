@@ -309,6 +309,7 @@ impl Board {
                 }
                 channels
             },
+            group_by: rules.group_by,
             cooldown: &|alert| {
                 known.get(alert.rule.as_str()).map_or(worker_down::COOLDOWN, |rule| rule.cooldown.as_secs_f64())
             },

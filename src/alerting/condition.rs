@@ -134,7 +134,8 @@ pub fn present_value(rule: &Rule, sight: &Sight<'_>) -> Option<f64> {
     }
 }
 
-fn judge(rule: &Rule, subject: Option<&str>, value: Option<f64>, memory: &mut Memory, now: f64) -> Seen {
+/// What a value, or that there is none, means to `rule`.
+pub(super) fn judge(rule: &Rule, subject: Option<&str>, value: Option<f64>, memory: &mut Memory, now: f64) -> Seen {
     let value = match rule.watch.change_over {
         Some(over) => value.and_then(|value| memory.change(subject.unwrap_or_default(), value, over, now)),
         None => value,
@@ -289,6 +290,7 @@ fn whole(metric: Metric, sight: &Sight<'_>) -> Option<f64> {
         Metric::WalSize => database?.wal_size_bytes.map(signed),
         Metric::DiskUsed | Metric::DiskFullIn => database?.disk_used_bytes.map(signed),
         Metric::DiskUsedPct => database?.disk_used_pct,
+        Metric::DiskCapacity => Some(count(database?.disk_capacity_bytes)).filter(|bytes| *bytes > 0.0),
         Metric::RedisMemory => server?.used_memory_bytes.map(count),
         Metric::RedisMemoryPct => {
             let (used, limit) = (server?.used_memory_bytes?, server?.maxmemory_bytes?);

@@ -12,7 +12,7 @@ use crate::alerting::board::Shown;
 use crate::alerting::condition::{Sight, present_value};
 use crate::alerting::lifecycle::{Alert, Phase};
 use crate::alerting::message::span;
-use crate::alerting::rule::{Rule, Severity, Subjects, figure};
+use crate::alerting::rule::{Rule, Severity, figure};
 use crate::contract::Name;
 use crate::fleet::snapshot::Snapshot;
 
@@ -319,20 +319,11 @@ impl AlertsPage<'_> {
             self.shown.alerts.iter().any(|(alert, _)| alert.rule == rule.name && alert.phase == Phase::Firing)
         };
         let row = |rule: &Rule| {
-            let of = match &rule.watch.of {
-                Some(Subjects::One(name) | Subjects::Glob(name, _)) => format!(" of {name}"),
-                None => String::new(),
-            };
-            let change = rule.watch.change_over.map(|over| format!(" changed in {}", span(over.as_secs_f64())));
-            let held = match rule.duration.as_secs_f64() {
-                0.0 => String::new(),
-                seconds => format!(" for {}", span(seconds)),
-            };
             let metric = rule.watch.metric;
             let value = sight.as_ref().and_then(|sight| present_value(rule, sight));
             RuleRow {
                 name: Label::from_text(&rule.name),
-                watches: format!("{}{of}{} {}{held}", metric.name(), change.unwrap_or_default(), rule.bound.words()),
+                watches: rule.watches(),
                 value: value.map_or_else(|| "—".to_owned(), |value| figure(value) + metric.unit()),
                 severity: rule.severity,
                 firing: firing(rule),

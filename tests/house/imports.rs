@@ -37,6 +37,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("web", &["alerting", "contract", "fleet", "history", "pages", "postgres", "redis_streams", "actors"]),
     ("worker", &["contract", "redis_streams"]),
     ("dead_letters", &["contract", "redis_streams", "settings"]),
+    ("test_rules", &["alerting", "history", "postgres", "settings"]),
     ("demo", &["contract", "worker", "redis_streams"]),
     (
         "application",
@@ -65,6 +66,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "redis_streams",
             "settings",
             "telemetry",
+            "test_rules",
             "worker",
         ],
     ),
