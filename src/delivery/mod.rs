@@ -8,6 +8,8 @@ pub mod channels;
 pub mod email;
 mod http;
 pub mod slack;
+#[cfg(test)]
+mod tests;
 pub mod webhook;
 
 use std::time::Duration;
