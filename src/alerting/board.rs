@@ -58,6 +58,44 @@ pub struct Shown {
     pub at: f64,
 }
 
+/// The recorded series that shows what an alert is about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Charted {
+    /// Its name.
+    pub series: String,
+    /// Beyond which the alert's condition holds.
+    pub limit: Option<f64>,
+    /// What follows its figures.
+    pub unit: &'static str,
+}
+
+impl Shown {
+    /// The series of an alert, if there is one.
+    #[must_use]
+    pub fn charted(&self, alert: &Alert) -> Option<Charted> {
+        let subject = alert.subject.as_deref();
+        match alert.kind {
+            Kind::WorkerDown | Kind::PartialLoss => Some(Charted {
+                series: format!("workers_alive:{}", subject?),
+                limit: (alert.kind == Kind::WorkerDown).then_some(1.0),
+                unit: "",
+            }),
+            Kind::Source => None,
+            Kind::Rule => {
+                let rule = self.rules.rules.iter().find(|rule| rule.name == alert.rule)?;
+                let metric = rule.watch.metric;
+                let series = match (metric.per(), subject) {
+                    (Per::Whole, _) => metric.series()?.to_owned(),
+                    (_, Some(subject)) => format!("{}:{subject}", metric.series()?),
+                    (_, None) => return None,
+                };
+                let limit = rule.bound.limit().filter(|_| rule.watch.change_over.is_none());
+                Some(Charted { series, limit, unit: metric.unit() })
+            }
+        }
+    }
+}
+
 /// All alerts.
 pub struct Board {
     settings: BoardSettings,

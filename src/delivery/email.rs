@@ -143,7 +143,7 @@ pub(super) fn plain(message: &Message, from: &Deployment) -> String {
             }
             _ => format!("  since {}\n", moment(line.since)),
         });
-        if let Some(page) = line.subject.as_deref().and_then(|subject| from.page_of(subject)) {
+        if let Some(page) = from.page_of(line) {
             text.push_str(&format!("  {page}\n"));
         }
     }
@@ -164,7 +164,7 @@ pub(super) fn html(message: &Message, from: &Deployment) -> String {
     let mut rows = String::new();
     for line in &message.alerts {
         let name = escaped(line.subject.as_deref().unwrap_or(&line.rule));
-        let name = match line.subject.as_deref().and_then(|subject| from.page_of(subject)) {
+        let name = match from.page_of(line) {
             Some(page) => format!("<a href=\"{}\">{name}</a>", escaped(&page)),
             None => name,
         };

@@ -113,8 +113,10 @@ async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves_by_slack_an
             if over { Ok(()) } else { Err(posts.iter().map(|p| p.text().to_owned()).collect::<Vec<_>>().join("\n")) }
         })
         .await;
-        let over = mail.told(&format!(": {name}")).await;
-        assert!(over["subject"].as_str().unwrap().contains("Resolved after"), "{over}");
+        mail.told_in_time(&format!("a mail says that {name} is over"), IN_TIME, |subject| {
+            subject.contains("Resolved after") && subject.contains(name)
+        })
+        .await;
         assert_eq!(ground.slack.count(&format!("{name}: ")), 1, "{name}");
     }
 }

@@ -49,7 +49,7 @@ class Keeper:
 
 def login(server, session, envelope, mechanism, data):
     good = data.login == b"shepherd" and data.password == b"verysecret"
-    return AuthResult(success=good, auth_data=data.login.decode())
+    return AuthResult(success=good, handled=False, auth_data=data.login.decode())
 
 
 mode = sys.argv[1]

@@ -80,9 +80,14 @@ impl Mail {
     }
 
     pub(crate) async fn told(&self, subject: &str) -> Value {
-        eventually(&format!("a mail says {subject:?}"), SOON, || async {
+        self.told_in_time(&format!("a mail says {subject:?}"), SOON, |s| s.contains(subject)).await
+    }
+
+    /// Waits for a mail whose subject is such.
+    pub(crate) async fn told_in_time(&self, what: &str, limit: Duration, is: impl Fn(&str) -> bool) -> Value {
+        eventually(what, limit, || async {
             let mails = self.mails();
-            let found = mails.iter().find(|m| m["subject"].as_str().is_some_and(|s| s.contains(subject))).cloned();
+            let found = mails.iter().find(|m| m["subject"].as_str().is_some_and(&is)).cloned();
             found.ok_or_else(|| self.reaper.log_from(0))
         })
         .await
