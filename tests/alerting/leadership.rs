@@ -134,6 +134,7 @@ async fn of_three_monitors_one_tells_whichever_of_them_is_stopped_for_long_and_c
     ground.slack.told("Worker b crashed", SOON).await;
     let (leader, idle) = if leads_now(&second) { (&second, &third) } else { (&third, &second) };
     assert!(!leads_now(idle), "one of the two leads");
+    all_noted_as_sent(leader).await;
     // A second change, between the crash and the end of the window in which it is told.
     ground.fleet.crash(&["c"]).await;
     leader.send("STOP");

@@ -58,7 +58,7 @@ async fn a_silenced_alert_is_shown_and_not_told_until_the_silence_ends_and_an_ac
 
 /// The words of a part of the page.
 fn part(id: &str) -> String {
-    format!("document.getElementById('{id}').innerText")
+    format!("(document.getElementById('{id}')?.innerText ?? '')")
 }
 
 #[tokio::test]
@@ -96,7 +96,7 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
         .await;
 
     // Acknowledged with the keyboard alone.
-    browser.value("document.querySelector('#firing details:last-of-type summary').focus()").await;
+    browser.value("document.querySelector('#firing li > details summary').focus()").await;
     browser.press(ENTER).await;
     browser.press(&format!("{TAB}me{TAB}on it{TAB}{ENTER}")).await;
     browser.until("it is acknowledged", &format!("{}.includes('acknowledged by me on it')", part("silenced"))).await;
