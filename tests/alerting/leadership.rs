@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::*;
+use crate::support::proxy::Proxy;
 
 /// A leader that is gone is replaced by then.
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(15);
@@ -156,4 +157,92 @@ async fn of_three_monitors_one_tells_whichever_of_them_is_stopped_for_long_and_c
     .await;
     let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
     assert!(texts.iter().all(|text| text.contains("crashed") || text.contains("up again")), "{texts:?}");
+}
+
+/// Says that it evaluates and sends without Postgres.
+fn goes_on_alone(monitor: &Monitor) -> bool {
+    let log = monitor.log();
+    ["alerts go on without Postgres", "alerts begin without Postgres", "alerts go on here, without Postgres"]
+        .iter()
+        .any(|words| log.contains(words))
+}
+
+#[tokio::test]
+async fn a_leader_that_dies_while_postgres_is_away_is_replaced_and_what_postgres_knows_is_not_told_again() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a", "b", "c"]).await;
+    let proxy = Proxy::to(ground.database.port());
+    let url = ground.database.url_through(proxy.port());
+    let given = [("DATABASE_URL", url.as_str())];
+    let first = ground.monitor("first", &given).await;
+    leads(&first).await;
+    let second = ground.monitor("second", &given).await;
+    follows(&second).await;
+    ground.alive(&second, &["a", "b", "c"]).await;
+    ground.fleet.crash(&["a"]).await;
+    ground.slack.told("Worker a crashed", SOON).await;
+    all_noted_as_sent(&first).await;
+    eventually("the other knows that it was told", SOON, || async {
+        second.get("/alerts").await.1.contains("told slack at")
+    })
+    .await;
+    proxy.cut();
+    ground.fleet.crash(&["b"]).await;
+    ground.slack.told("Worker b crashed", SOON).await;
+    assert!(!goes_on_alone(&second), "one of the two goes on");
+    first.send("KILL");
+    eventually("the other goes on", SOON, || async { goes_on_alone(&second) }).await;
+    // What was told without Postgres nobody but the dead one knew.
+    eventually("b is told once more", SOON, || async { ground.slack.count("Worker b crashed") == 2 }).await;
+    ground.fleet.crash(&["c"]).await;
+    ground.slack.told("Worker c crashed", SOON).await;
+    proxy.pass();
+    leads(&second).await;
+    ground.fleet.up(&["a", "b", "c"]).await;
+    eventually("every end is told", SOON, || async {
+        let ends: String =
+            ground.slack.taken().iter().filter(|p| p.text().contains("up again")).map(|p| p.body.to_string()).collect();
+        ["*a*", "*b*", "*c*"].iter().all(|name| ends.contains(name))
+    })
+    .await;
+    assert_eq!([ground.slack.count("Worker a crashed"), ground.slack.count("Worker c crashed")], [1, 1]);
+    assert_eq!(ground.slack.count("Worker b crashed"), 2);
+}
+
+#[tokio::test]
+async fn of_monitors_that_start_without_postgres_one_tells() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a", "b"]).await;
+    let proxy = Proxy::to(ground.database.port());
+    proxy.cut();
+    let url = ground.database.url_through(proxy.port());
+    let given = [("DATABASE_URL", url.as_str())];
+    let monitors = [ground.monitor("first", &given).await, ground.monitor("second", &given).await];
+    for monitor in &monitors {
+        ground.alive(monitor, &["a", "b"]).await;
+    }
+    eventually("one begins", SOON, || async { monitors.iter().any(goes_on_alone) }).await;
+    eventually("the other stands by", SOON, || async {
+        monitors.iter().any(|monitor| monitor.log().contains("ready to take over"))
+    })
+    .await;
+    ground.fleet.crash(&["a"]).await;
+    ground.slack.told("Worker a crashed", SOON).await;
+    let alone = usize::from(goes_on_alone(&monitors[1]));
+    // It is stopped for so long that the other begins, and goes on later as if nothing had been.
+    all_noted_as_sent(&monitors[alone]).await;
+    monitors[alone].send("STOP");
+    eventually("the other begins", SOON, || async { goes_on_alone(&monitors[1 - alone]) }).await;
+    eventually("a is told once more", SOON, || async { ground.slack.count("Worker a crashed") == 2 }).await;
+    ground.fleet.crash(&["b"]).await;
+    ground.slack.told("Worker b crashed", SOON).await;
+    monitors[alone].send("CONT");
+    eventually("it stops", SOON, || async {
+        monitors[alone].log().contains("another monitor leads now")
+            || monitors[alone].log().contains("ready to take over")
+    })
+    .await;
+    ground.fleet.up(&["a", "b"]).await;
+    ground.slack.told("worker b is up again", SOON).await;
+    assert_eq!(ground.slack.count("Worker b crashed"), 1);
 }
