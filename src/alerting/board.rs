@@ -210,7 +210,7 @@ impl Board {
         for (rule, memory) in rules.rules.iter().zip(&mut memories) {
             let policy = Policy { duration: rule.duration, resolve_after: rule.resolve_after, not_before: 0.0 };
             let has_alerts = live.contains_key(rule.name.as_str());
-            condition::observe(rule, &sight, memory, now, |subject, is| {
+            condition::observe(rule, &sight, memory, now, has_alerts, |subject, is| {
                 if !has_alerts && !matches!(is, Seen::Holds(_)) {
                     return;
                 }
