@@ -163,7 +163,12 @@ impl Alerting {
             channels: channels.names(),
         };
         Ok(Self {
-            ledger: Arc::new(Ledger::new(io.postgres.clone(), uuid::Uuid::new_v4().to_string(), spool)),
+            ledger: Arc::new(Ledger::new(
+                io.postgres.clone(),
+                io.redis.clone(),
+                uuid::Uuid::new_v4().to_string(),
+                spool,
+            )),
             channels: Arc::new(channels),
             settings: evaluator,
             shown: ShownAlerts::default(),

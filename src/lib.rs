@@ -6,7 +6,8 @@
 //! [`delivery`] tells it. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
 //! [`web`] serves them. [`application`] puts it all together. [`worker`] is the library for worker
 //! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
-//! about what no worker could finish, [`health`] the one that asks a running monitor how it is.
+//! about what no worker could finish, [`test_rules`] the one that takes alert rules through the past,
+//! [`health`] the one that asks a running monitor how it is.
 
 #![cfg_attr(
     test,
@@ -56,6 +57,8 @@ pub mod settings;
 pub mod spool;
 #[cfg(feature = "monitor")]
 pub mod telemetry;
+#[cfg(feature = "monitor")]
+pub mod test_rules;
 #[cfg(feature = "monitor")]
 pub mod web;
 #[cfg(feature = "worker")]

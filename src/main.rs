@@ -15,6 +15,7 @@ use shepherd_monitor::demo::{self, Demo, DemoOptions};
 use shepherd_monitor::health;
 use shepherd_monitor::settings::{Settings, TABLE};
 use shepherd_monitor::telemetry;
+use shepherd_monitor::test_rules;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Some(("health", given)) => ask_health(given),
         Some(("dead-letters", given)) => tend_dead_letters(given),
         Some(("check-config", given)) => check_config(given),
+        Some(("test-rules", given)) => run_test_rules(given),
         Some(("notify-test", given)) => notify_test(given),
         Some(("demo-worker", given)) => demo::worker::run(given.into()),
         _ => Err("no such command".to_owned()),
@@ -71,6 +73,13 @@ fn command() -> Command {
                 .about("Read a file of alert rules and say what is wrong with it, with line and column")
                 .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml")),
         )
+        .subcommand(test_rules::command(
+            TABLE
+                .iter()
+                .filter(|entry| entry.group == "Postgres" || entry.env == "MONITOR_HISTORY_INTERVAL_SEC")
+                .map(setting)
+                .collect(),
+        ))
         .subcommand(
             Command::new("notify-test")
                 .about("Send a test message through each channel and show the answers")
@@ -116,6 +125,10 @@ fn check_config(given: &ArgMatches) -> Result<(), String> {
 fn ask_health(given: &ArgMatches) -> Result<(), String> {
     let settings = Settings::from(&texts(given)).map_err(|bad| bad.to_string())?;
     health::ask(&settings, given.get_flag("ready"))
+}
+
+fn run_test_rules(given: &ArgMatches) -> Result<(), String> {
+    test_rules::run(given, &Settings::from(&texts(given)).map_err(|bad| bad.to_string())?)
 }
 
 /// Sends a test message through each channel.

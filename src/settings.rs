@@ -145,10 +145,16 @@ pub const TABLE: &[Entry] = &[
     entry(ALERTS, "ALERT_EMAIL_TO", "", "Who gets mail, separated by commas; empty: nobody"),
     entry(ALERTS, "ALERT_EMAIL_FROM", "", "Whom mail comes from"),
     entry(ALERTS, "SMTP_HOST", "", "Mail server"),
-    entry(ALERTS, "SMTP_PORT", "587", "Its port; on 465 TLS begins at once, on others by STARTTLS"),
+    entry(ALERTS, "SMTP_PORT", "587", "Its port"),
     entry(ALERTS, "SMTP_USER", "", "Login at the mail server"),
     secret(ALERTS, "SMTP_PASSWORD", "Password at the mail server"),
-    entry(ALERTS, "SMTP_USE_TLS", "true", "Encrypt mail (true, false); when true, no mail leaves unencrypted"),
+    entry(
+        ALERTS,
+        "SMTP_USE_TLS",
+        "true",
+        "Encrypt mail: true (from the first byte on port 465, by STARTTLS on others), implicit, starttls, or false; \
+         unless false, no mail leaves unencrypted",
+    ),
 ];
 
 /// A value that cannot be used.
@@ -269,9 +275,23 @@ pub struct EmailSettings {
     pub port: u16,
     /// The login, if there is one.
     pub login: Option<(String, Secret)>,
-    /// Encrypted, always.
-    pub tls: bool,
+    /// How it is encrypted.
+    pub tls: MailTls,
 }
+
+/// How mail is encrypted on its way to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailTls {
+    /// From the first byte.
+    Implicit,
+    /// By STARTTLS, or not sent.
+    StartTls,
+    /// Not at all.
+    Off,
+}
+
+/// On this port TLS begins at once unless something else is asked for.
+const IMPLICIT_TLS_PORT: u16 = 465;
 
 impl Settings {
     /// Checks texts as given by flags and environment, by variable name. What is absent or empty
@@ -489,14 +509,17 @@ impl Texts<'_> {
         if host.is_empty() {
             return Err(self.bad("SMTP_HOST", "a mail server, as ALERT_EMAIL_TO is given"));
         }
+        let port = self.port("SMTP_PORT")?;
         let tls = match self.text("SMTP_USE_TLS").unwrap_or_default().to_lowercase().as_str() {
-            "true" | "1" | "yes" | "on" => true,
-            "false" | "0" | "no" | "off" => false,
-            _ => return Err(self.bad("SMTP_USE_TLS", "true or false")),
+            "true" | "1" | "yes" | "on" if port == IMPLICIT_TLS_PORT => MailTls::Implicit,
+            "true" | "1" | "yes" | "on" | "starttls" => MailTls::StartTls,
+            "implicit" => MailTls::Implicit,
+            "false" | "0" | "no" | "off" => MailTls::Off,
+            _ => return Err(self.bad("SMTP_USE_TLS", "true, false, starttls or implicit")),
         };
         let password = self.text("SMTP_PASSWORD").unwrap_or_default();
         let login = self.text("SMTP_USER").map(|user| (user, Secret(password)));
-        Ok(Some(EmailSettings { to, from, host, port: self.port("SMTP_PORT")?, login, tls }))
+        Ok(Some(EmailSettings { to, from, host, port, login, tls }))
     }
 
     fn port(&self, name: &'static str) -> Result<u16, BadSetting> {

@@ -3,7 +3,7 @@
 //! At least once: a crash between sending and writing that down sends once more, under the same
 //! key. What is sent about one alert stays in order in each channel.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const LONGEST_PAUSE: f64 = 300.0;
 const BROKEN_PAUSE: f64 = 600.0;
 /// One attempt with what is written down of it takes no longer.
 const ATTEMPT: Duration = Duration::from_secs(40);
+/// So many messages that are done are known again.
+const DONE: usize = 1000;
 /// How often the queue is looked at without being asked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -38,6 +40,9 @@ pub struct AlertDispatcher {
     channels: Arc<Channels>,
     /// On their way, in order.
     queue: Vec<OutboxRow>,
+    /// Sent or given up by this monitor, by message and channel: what is handed over may have been
+    /// read before that was written down.
+    done: VecDeque<(String, String)>,
     /// Channels with an attempt under way.
     busy: BTreeSet<String>,
     /// Channels that asked to be left alone, until when.
@@ -56,6 +61,7 @@ impl AlertDispatcher {
             ledger,
             channels,
             queue: Vec::new(),
+            done: VecDeque::new(),
             busy: BTreeSet::new(),
             resting: BTreeMap::new(),
             broken: BTreeSet::new(),
@@ -150,7 +156,12 @@ impl AlertDispatcher {
                     *known = row;
                 }
             }
-            Delivery::Sent | Delivery::Dead => self.queue.retain(|k| k.id != row.id || k.channel != row.channel),
+            Delivery::Sent | Delivery::Dead => {
+                self.queue.retain(|k| k.id != row.id || k.channel != row.channel);
+                self.done.push_back((row.id, row.channel));
+                let over = self.done.len().saturating_sub(DONE);
+                self.done.drain(..over);
+            }
         }
     }
 }
@@ -211,7 +222,9 @@ impl Handler<Deliver> for AlertDispatcher {
             self.queue.clear();
         }
         for row in deliver.rows {
-            if !self.queue.iter().any(|known| known.id == row.id && known.channel == row.channel) {
+            let waits = self.queue.iter().any(|known| known.id == row.id && known.channel == row.channel);
+            let done = self.done.iter().any(|(id, channel)| *id == row.id && *channel == row.channel);
+            if !waits && !done {
                 self.queue.push(row);
             }
         }

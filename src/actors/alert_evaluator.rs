@@ -243,7 +243,14 @@ impl AlertEvaluator {
                 }
             }));
         }
-        let events: Vec<Arc<Event>> = changes.iter().filter_map(|change| event(change, now)).collect();
+        let mut rows = Vec::new();
+        let mut events = Vec::new();
+        for change in &changes {
+            if let Some(event) = event(change, now) {
+                rows.push(NewRow::from(&*event).of_alert(&change.alert.key));
+                events.push(event);
+            }
+        }
         let mut changed: std::collections::BTreeMap<String, Alert> =
             changes.into_iter().map(|change| (change.alert.key.clone(), change.alert)).collect();
         for alert in &told {
@@ -259,11 +266,7 @@ impl AlertEvaluator {
             .iter()
             .flat_map(|outgoing| outgoing.channels.iter().map(|channel| OutboxRow::new(&outgoing.message, channel)))
             .collect();
-        let change = Change {
-            alerts: changed.into_values().collect(),
-            outbox,
-            events: events.iter().map(|event| NewRow::from(&**event)).collect(),
-        };
+        let change = Change { alerts: changed.into_values().collect(), outbox, events: rows };
         for event in events {
             self.recent.push_front(event);
         }

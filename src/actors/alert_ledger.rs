@@ -5,9 +5,14 @@
 //! `LEASE`, by Postgres' clock. Each writing transaction checks the lease's epoch, and nothing
 //! is sent after the time up to which the lease is known to hold: a leader that was stopped and
 //! continued does nothing before it has asked again. (An advisory lock would stay with a stopped
-//! process for as long as its socket does.) A leader that loses Postgres goes on alone: nobody
-//! else can be elected meanwhile.
+//! process for as long as its socket does.)
+//!
+//! Whoever leads says so in Redis too, for as long. While Postgres is away that decides: the leader
+//! goes on without it, another takes over when it falls silent, and of those that start then one
+//! begins. If Redis is away as well, a leader goes on and whoever starts begins: rather told twice
+//! than not at all.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -19,6 +24,7 @@ use crate::postgres::alerts::{self, NotWritten, OutboxRow};
 use crate::postgres::alerts_spool::{Spool, Unsaved};
 use crate::postgres::connection::PgPool;
 use crate::postgres::events::NewRow;
+use crate::redis_streams;
 
 /// How often the lease is renewed, or asked for.
 pub const RENEW_EVERY: Duration = Duration::from_secs(3);
@@ -28,6 +34,8 @@ const LEASE: Duration = Duration::from_secs(10);
 const SURE_FOR: Duration = Duration::from_secs(8);
 /// How long Postgres may take to answer before the disk is used.
 const WITHIN: Duration = Duration::from_secs(1);
+/// How long Redis may take to say who leads.
+const REDIS_WITHIN: Duration = Duration::from_millis(500);
 /// Postgres is not asked again so soon after it failed.
 const REST: Duration = Duration::from_secs(5);
 /// A monitor that has not reached Postgres for so long since its start goes on alone.
@@ -77,13 +85,26 @@ enum Standing {
     Follows,
     /// It leads, surely until then.
     Leads { epoch: i64, until: Instant },
-    /// It led, or nobody could be asked: it goes on without Postgres.
-    Alone,
+    /// It goes on without Postgres: surely until then, or, if Redis is away too, until one of the two
+    /// can be asked.
+    Alone { until: Option<Instant> },
+}
+
+impl Standing {
+    /// Whether it may act at this moment.
+    fn may_act(self) -> bool {
+        match self {
+            Self::Leads { until, .. } => Instant::now() < until,
+            Self::Alone { until } => until.is_none_or(|until| Instant::now() < until),
+            Self::Starting | Self::Follows => false,
+        }
+    }
 }
 
 /// The ledger.
 pub struct Ledger {
     postgres: PgPool,
+    redis: deadpool_redis::Pool,
     holder: String,
     spool: Spool,
     started: Instant,
@@ -97,25 +118,34 @@ struct Books {
     on_disk: bool,
     failed: Option<Instant>,
     silences: Vec<Silence>,
+    /// The alerts as the leader wrote them down, while another leads.
+    followed: Vec<Alert>,
+}
+
+impl Books {
+    /// What this monitor goes on from without Postgres: what is not saved there is newer.
+    fn without_postgres(&self) -> (Vec<Alert>, Vec<OutboxRow>) {
+        let mut alerts = self.unsaved.alerts();
+        let newer: BTreeSet<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
+        alerts.extend(self.followed.iter().filter(|alert| !newer.contains(&alert.key)).cloned());
+        (alerts, self.unsaved.outbox().iter().filter(|row| row.ended.is_none()).cloned().collect())
+    }
 }
 
 impl Ledger {
     /// A ledger of the monitor `holder`; what waits on disk from an earlier run is taken up.
     #[must_use]
-    pub fn new(postgres: PgPool, holder: String, spool: Spool) -> Self {
+    pub fn new(postgres: PgPool, redis: deadpool_redis::Pool, holder: String, spool: Spool) -> Self {
         let unsaved = spool.load();
         let on_disk = !unsaved.is_empty();
-        let books = Books { standing: Standing::Starting, unsaved, on_disk, failed: None, silences: Vec::new() };
-        Self { postgres, holder, spool, started: Instant::now(), books: Mutex::new(books) }
+        let (silences, followed) = (Vec::new(), Vec::new());
+        let books = Books { standing: Standing::Starting, unsaved, on_disk, failed: None, silences, followed };
+        Self { postgres, redis, holder, spool, started: Instant::now(), books: Mutex::new(books) }
     }
 
     /// Whether this monitor may evaluate and send at this moment.
     pub async fn may_act(&self) -> bool {
-        match self.books.lock().await.standing {
-            Standing::Leads { until, .. } => Instant::now() < until,
-            Standing::Alone => true,
-            Standing::Starting | Standing::Follows => false,
-        }
+        self.books.lock().await.standing.may_act()
     }
 
     /// The silences and acknowledgements, as last read.
@@ -126,7 +156,17 @@ impl Ledger {
     /// Asks for the lease or renews it, and reads what others wrote.
     pub async fn renew(&self) -> News {
         let asked = Instant::now();
-        let answer = within(alerts::lead(&self.postgres, &self.holder, LEASE.as_secs_f64())).await;
+        let acts = self.may_act().await;
+        let answer = if !acts && self.another_leads().await {
+            Ok(None)
+        } else {
+            within(alerts::lead(&self.postgres, &self.holder, LEASE.as_secs_f64())).await
+        };
+        let held = match &answer {
+            Ok(Some(_)) => shortly(redis_streams::alerts::lead(&self.redis, &self.holder, LEASE)).await.map(|()| true),
+            Ok(None) => Ok(false),
+            Err(_) => shortly(redis_streams::alerts::lead_unless_another(&self.redis, &self.holder, LEASE)).await,
+        };
         let silences = match &answer {
             Ok(_) => within(alerts::silences(&self.postgres)).await.ok(),
             Err(_) => None,
@@ -136,36 +176,37 @@ impl Ledger {
             books.silences = silences;
         }
         match answer {
-            Err(trouble) => self.unreachable(&mut books, &trouble),
+            Err(trouble) => self.unreachable(&mut books, &trouble, held.ok(), asked),
             Ok(None) => self.follow(&mut books).await,
             Ok(Some(epoch)) => {
                 let known = match books.standing {
                     Standing::Leads { epoch: known, .. } => known == epoch,
                     _ => false,
                 };
-                let was_alone = books.standing == Standing::Alone;
+                let alone = Some(books.standing).filter(|standing| matches!(standing, Standing::Alone { .. }));
                 books.failed = None;
                 books.standing = Standing::Leads { epoch, until: asked + SURE_FOR };
                 if known {
                     self.flush(&mut books, epoch).await;
                     return News::None;
                 }
-                self.take_over(&mut books, epoch, was_alone).await
+                self.take_over(&mut books, epoch, alone).await
             }
         }
     }
 
-    async fn take_over(&self, books: &mut Books, epoch: i64, was_alone: bool) -> News {
+    async fn take_over(&self, books: &mut Books, epoch: i64, alone: Option<Standing>) -> News {
         // What this monitor did alone, or an earlier run left on disk, is newer than the tables.
         self.flush(books, epoch).await;
         match within(alerts::load(&self.postgres)).await {
             Ok(kept) => {
+                books.followed.clear();
                 tracing::info!(epoch, "this monitor evaluates and sends alerts");
                 News::Leads { alerts: kept.alerts, waiting: kept.waiting }
             }
             Err(trouble) => {
                 tracing::warn!(error = trouble.detail, "alerts cannot be read back; trying again");
-                books.standing = if was_alone { Standing::Alone } else { Standing::Starting };
+                books.standing = alone.unwrap_or(Standing::Starting);
                 News::None
             }
         }
@@ -182,24 +223,53 @@ impl Ledger {
             self.keep_on_disk(books);
         }
         match within(alerts::alerts(&self.postgres)).await {
-            Ok(alerts) => News::Follows(alerts),
+            Ok(alerts) => {
+                books.followed.clone_from(&alerts);
+                News::Follows(alerts)
+            }
             Err(_) => News::None,
         }
     }
 
-    fn unreachable(&self, books: &mut Books, trouble: &SourceTrouble) -> News {
+    /// Whether another monitor says in Redis that it leads.
+    async fn another_leads(&self) -> bool {
+        let leader = shortly(redis_streams::alerts::leader(&self.redis)).await;
+        leader.is_ok_and(|leader| leader.is_some_and(|leader| leader != self.holder))
+    }
+
+    /// Postgres cannot be asked. `held`: whether this monitor leads by Redis, if that can be asked.
+    fn unreachable(&self, books: &mut Books, trouble: &SourceTrouble, held: Option<bool>, asked: Instant) -> News {
         books.failed = Some(Instant::now());
-        match books.standing {
-            Standing::Leads { .. } => {
-                tracing::warn!(error = trouble.detail, "alerts go on without Postgres; what happens waits on disk");
-                books.standing = Standing::Alone;
+        let alone = Standing::Alone { until: held.map(|_| asked + SURE_FOR) };
+        match (books.standing, held) {
+            (Standing::Leads { .. } | Standing::Alone { .. }, Some(false)) => {
+                tracing::warn!("another monitor leads now; this one stops evaluating and sending");
+                books.standing = Standing::Follows;
                 News::None
             }
-            Standing::Starting if self.started.elapsed() > ALONE_AFTER => {
+            (Standing::Leads { .. }, _) => {
+                tracing::warn!(error = trouble.detail, "alerts go on without Postgres; what happens waits on disk");
+                books.standing = alone;
+                News::None
+            }
+            (Standing::Alone { .. }, _) => {
+                books.standing = alone;
+                News::None
+            }
+            (Standing::Starting, None | Some(true)) if self.started.elapsed() > ALONE_AFTER => {
                 tracing::warn!(error = trouble.detail, "alerts begin without Postgres; what happens waits on disk");
-                books.standing = Standing::Alone;
-                let waiting = books.unsaved.outbox().iter().filter(|row| row.ended.is_none()).cloned().collect();
-                News::Leads { alerts: books.unsaved.alerts(), waiting }
+                books.standing = alone;
+                let (alerts, waiting) = books.without_postgres();
+                News::Leads { alerts, waiting }
+            }
+            (Standing::Follows, Some(true)) => {
+                tracing::warn!(
+                    error = trouble.detail,
+                    "the leader is gone: alerts go on here, without Postgres; what happens waits on disk"
+                );
+                books.standing = alone;
+                let (alerts, waiting) = books.without_postgres();
+                News::Leads { alerts, waiting }
             }
             _ => News::None,
         }
@@ -208,17 +278,13 @@ impl Ledger {
     /// What a part of this monitor that fell goes on from; `None` if another monitor leads.
     pub async fn read_back(&self) -> Option<(Vec<Alert>, Vec<OutboxRow>)> {
         let books = self.books.lock().await;
-        let unsaved = || {
-            let waiting = books.unsaved.outbox().iter().filter(|row| row.ended.is_none()).cloned();
-            (books.unsaved.alerts(), waiting.collect::<Vec<_>>())
-        };
         match books.standing {
             Standing::Starting | Standing::Follows => None,
-            Standing::Alone => Some(unsaved()),
+            Standing::Alone { .. } => Some(books.without_postgres()),
             Standing::Leads { .. } => {
                 let kept = within(alerts::load(&self.postgres)).await.ok()?;
                 // What is not saved yet is newer.
-                let (mut alerts, mut waiting) = unsaved();
+                let (mut alerts, mut waiting) = books.without_postgres();
                 let newer: Vec<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
                 alerts.extend(kept.alerts.into_iter().filter(|alert| !newer.contains(&alert.key)));
                 let outbox = books.unsaved.outbox();
@@ -239,10 +305,10 @@ impl Ledger {
             Standing::Leads { epoch, .. } if books.failed.is_none_or(|at| at.elapsed() > REST) => {
                 self.flush(&mut books, epoch).await;
             }
-            Standing::Leads { .. } | Standing::Alone => self.keep_on_disk(&mut books),
+            Standing::Leads { .. } | Standing::Alone { .. } => self.keep_on_disk(&mut books),
             Standing::Starting | Standing::Follows => {}
         }
-        matches!(books.standing, Standing::Leads { .. } | Standing::Alone)
+        matches!(books.standing, Standing::Leads { .. } | Standing::Alone { .. })
     }
 
     async fn flush(&self, books: &mut Books, epoch: i64) {
@@ -287,9 +353,19 @@ impl Ledger {
 
     /// Leads no more; another may at once.
     pub async fn resign(&self) {
-        let led = matches!(self.books.lock().await.standing, Standing::Leads { .. });
-        if led && let Err(trouble) = within(alerts::resign(&self.postgres, &self.holder)).await {
-            tracing::debug!(error = trouble.detail, "the lease runs out by itself");
+        let standing = self.books.lock().await.standing;
+        let leads = matches!(standing, Standing::Leads { .. });
+        let says_so = leads || matches!(standing, Standing::Alone { .. });
+        let in_postgres =
+            async { if leads { within(alerts::resign(&self.postgres, &self.holder)).await } else { Ok(()) } };
+        let in_redis = async {
+            if says_so { shortly(redis_streams::alerts::resign(&self.redis, &self.holder)).await } else { Ok(()) }
+        };
+        let (in_postgres, in_redis) = tokio::join!(in_postgres, in_redis);
+        for resigned in [in_postgres, in_redis] {
+            if let Err(trouble) = resigned {
+                tracing::debug!(error = trouble.detail, "the lease runs out by itself");
+            }
         }
         self.books.lock().await.standing = Standing::Follows;
     }
@@ -307,4 +383,10 @@ async fn within<T>(work: impl Future<Output = Result<T, SourceTrouble>>) -> Resu
     tokio::time::timeout(WITHIN, work)
         .await
         .unwrap_or_else(|_| Err(SourceTrouble::new(TroubleKind::TimedOut, super::io::POSTGRES_LATE)))
+}
+
+async fn shortly<T>(work: impl Future<Output = Result<T, SourceTrouble>>) -> Result<T, SourceTrouble> {
+    tokio::time::timeout(REDIS_WITHIN, work)
+        .await
+        .unwrap_or_else(|_| Err(SourceTrouble::new(TroubleKind::TimedOut, super::io::REDIS_LATE)))
 }

@@ -58,6 +58,44 @@ pub struct Shown {
     pub at: f64,
 }
 
+/// The recorded series that shows what an alert is about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Charted {
+    /// Its name.
+    pub series: String,
+    /// Beyond which the alert's condition holds.
+    pub limit: Option<f64>,
+    /// What follows its figures.
+    pub unit: &'static str,
+}
+
+impl Shown {
+    /// The series of an alert, if there is one.
+    #[must_use]
+    pub fn charted(&self, alert: &Alert) -> Option<Charted> {
+        let subject = alert.subject.as_deref();
+        match alert.kind {
+            Kind::WorkerDown | Kind::PartialLoss => Some(Charted {
+                series: format!("workers_alive:{}", subject?),
+                limit: (alert.kind == Kind::WorkerDown).then_some(1.0),
+                unit: "",
+            }),
+            Kind::Source => None,
+            Kind::Rule => {
+                let rule = self.rules.rules.iter().find(|rule| rule.name == alert.rule)?;
+                let metric = rule.watch.metric;
+                let series = match (metric.per(), subject) {
+                    (Per::Whole, _) => metric.series()?.to_owned(),
+                    (_, Some(subject)) => format!("{}:{subject}", metric.series()?),
+                    (_, None) => return None,
+                };
+                let limit = rule.bound.limit().filter(|_| rule.watch.change_over.is_none());
+                Some(Charted { series, limit, unit: metric.unit() })
+            }
+        }
+    }
+}
+
 /// All alerts.
 pub struct Board {
     settings: BoardSettings,
@@ -172,7 +210,7 @@ impl Board {
         for (rule, memory) in rules.rules.iter().zip(&mut memories) {
             let policy = Policy { duration: rule.duration, resolve_after: rule.resolve_after, not_before: 0.0 };
             let has_alerts = live.contains_key(rule.name.as_str());
-            condition::observe(rule, &sight, memory, now, |subject, is| {
+            condition::observe(rule, &sight, memory, now, has_alerts, |subject, is| {
                 if !has_alerts && !matches!(is, Seen::Holds(_)) {
                     return;
                 }
@@ -309,6 +347,7 @@ impl Board {
                 }
                 channels
             },
+            group_by: rules.group_by,
             cooldown: &|alert| {
                 known.get(alert.rule.as_str()).map_or(worker_down::COOLDOWN, |rule| rule.cooldown.as_secs_f64())
             },

@@ -2,6 +2,7 @@
 //! whether the condition holds.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::lifecycle::Seen;
@@ -20,6 +21,9 @@ pub struct Sight<'a> {
     snapshot: &'a Snapshot,
     streams: Vec<(&'a Name, &'a StreamStatus)>,
     workers: Vec<(&'a Name, &'a WorkerTypeStatus)>,
+    /// The same as long as the names are: what a glob matched among them still holds.
+    streams_are: u64,
+    workers_are: u64,
     redis_current: bool,
     postgres_current: bool,
 }
@@ -31,6 +35,8 @@ impl<'a> Sight<'a> {
         Self {
             streams: snapshot.streams.iter().collect(),
             workers: snapshot.workers.iter().collect(),
+            streams_are: fingerprint(snapshot.streams.keys()),
+            workers_are: fingerprint(snapshot.workers.keys()),
             redis_current: snapshot.redis.source.is_current(),
             postgres_current: snapshot.postgres.source.is_current(),
             snapshot,
@@ -38,21 +44,30 @@ impl<'a> Sight<'a> {
     }
 }
 
+/// A number that names in this order, and practically no others, have.
+fn fingerprint<'a>(names: impl Iterator<Item = &'a Name>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    names.for_each(|name| name.as_bytes().hash(&mut hasher));
+    hasher.finish()
+}
+
 /// What one rule remembers between snapshots.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// Which names its glob matched among those in `names`; found again when the names change.
+    /// Which names its glob matched, by their place; found again when the names change.
     matched: Vec<usize>,
-    names: Vec<Name>,
+    names_were: Option<u64>,
     samples: BTreeMap<String, VecDeque<(f64, f64)>>,
 }
 
-/// Tells `tell` of each subject of `rule` what is seen of it at `now`.
+/// Tells `tell` of each subject of `rule` what is seen of it at `now`; unless `all`, those of which
+/// a value says that the condition does not hold may be left out.
 pub fn observe(
     rule: &Rule,
     sight: &Sight<'_>,
     memory: &mut Memory,
     now: f64,
+    all: bool,
     mut tell: impl FnMut(Option<&str>, Seen),
 ) {
     let metric = rule.watch.metric;
@@ -68,14 +83,16 @@ pub fn observe(
             tell(Some(subject), judge(rule, Some(subject), value, memory, now));
         }
         (Some(Subjects::Glob(_, glob)), per) => {
-            let names: Vec<&Name> = match per {
-                Per::WorkerType => sight.workers.iter().map(|(name, _)| *name).collect(),
-                _ => sight.streams.iter().map(|(name, _)| *name).collect(),
-            };
-            if memory.names.len() != names.len() || memory.names.iter().zip(&names).any(|(a, b)| a != *b) {
-                memory.names = names.iter().map(|name| (*name).clone()).collect();
-                let matches = |name: &Name| glob.is_match(name.to_text());
-                memory.matched = memory.names.iter().enumerate().filter(|(_, n)| matches(n)).map(|(i, _)| i).collect();
+            let names_are = if per == Per::WorkerType { sight.workers_are } else { sight.streams_are };
+            if memory.names_were != Some(names_are) {
+                let matches = |(at, name): (usize, &Name)| glob.is_match(name.to_text()).then_some(at);
+                memory.matched = match per {
+                    Per::WorkerType => {
+                        sight.workers.iter().map(|(name, _)| *name).enumerate().filter_map(matches).collect()
+                    }
+                    _ => sight.streams.iter().map(|(name, _)| *name).enumerate().filter_map(matches).collect(),
+                };
+                memory.names_were = Some(names_are);
             }
             let matched = std::mem::take(&mut memory.matched);
             for at in &matched {
@@ -91,10 +108,10 @@ pub fn observe(
                 };
                 if rule.watch.change_over.is_none() && value.is_some_and(|value| !rule.bound.holds(value)) {
                     // By far the most frequent case: nothing to write down, no text to make.
-                    if let Ok(text) = std::str::from_utf8(name.as_bytes()) {
-                        tell(Some(text), Seen::Clear(value));
-                        continue;
+                    if all {
+                        tell(Some(&name.to_text()), Seen::Clear(value));
                     }
+                    continue;
                 }
                 let text = name.to_text();
                 tell(Some(&text), judge(rule, Some(&text), value, memory, now));
@@ -134,7 +151,8 @@ pub fn present_value(rule: &Rule, sight: &Sight<'_>) -> Option<f64> {
     }
 }
 
-fn judge(rule: &Rule, subject: Option<&str>, value: Option<f64>, memory: &mut Memory, now: f64) -> Seen {
+/// What a value, or that there is none, means to `rule`.
+pub(super) fn judge(rule: &Rule, subject: Option<&str>, value: Option<f64>, memory: &mut Memory, now: f64) -> Seen {
     let value = match rule.watch.change_over {
         Some(over) => value.and_then(|value| memory.change(subject.unwrap_or_default(), value, over, now)),
         None => value,
@@ -289,6 +307,7 @@ fn whole(metric: Metric, sight: &Sight<'_>) -> Option<f64> {
         Metric::WalSize => database?.wal_size_bytes.map(signed),
         Metric::DiskUsed | Metric::DiskFullIn => database?.disk_used_bytes.map(signed),
         Metric::DiskUsedPct => database?.disk_used_pct,
+        Metric::DiskCapacity => Some(count(database?.disk_capacity_bytes)).filter(|bytes| *bytes > 0.0),
         Metric::RedisMemory => server?.used_memory_bytes.map(count),
         Metric::RedisMemoryPct => {
             let (used, limit) = (server?.used_memory_bytes?, server?.maxmemory_bytes?);

@@ -13,7 +13,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::quiet::{When, Window};
-use super::rule::{Bound, DEFAULT_COOLDOWN, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch};
+use super::rule::{
+    Bound, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch,
+};
 
 /// A mistake in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -272,6 +274,9 @@ impl Reader {
             }
             set.rules.push(rule);
         }
+        if let Some(node) = fields.get("group_by") {
+            set.group_by = self.group_by(node);
+        }
         for node in self.list(fields.get("routes"), "routes") {
             set.routes.extend(self.route(node));
         }
@@ -509,6 +514,23 @@ impl Reader {
             }
         }
         channels
+    }
+
+    fn group_by(&mut self, node: &Spanned<Node>) -> GroupBy {
+        let given: Vec<&Spanned<Node>> = match &node.value {
+            Node::List(items) => items.iter().collect(),
+            _ => vec![node],
+        };
+        let mut by = GroupBy { rule: false, severity: false, stream: false };
+        for node in given {
+            match self.one_of(node, "group_by", &[("rule", 0), ("severity", 1), ("stream", 2)]) {
+                Some(0) => by.rule = true,
+                Some(1) => by.severity = true,
+                Some(_) => by.stream = true,
+                None => {}
+            }
+        }
+        by
     }
 
     fn pairs(&mut self, node: Option<&Spanned<Node>>, what: &str) -> BTreeMap<String, String> {

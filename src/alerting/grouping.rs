@@ -1,12 +1,12 @@
-//! Which messages are due: worker-down alerts that come together are one message, alerts of one
-//! rule that fire in the same moment too, everything else goes at once and apart, and a storm ends
-//! in "and 340 more".
+//! Which messages are due: worker-down alerts that come together are one message, alerts that fire in
+//! the same moment and have in common what the rules' file says (their rule and severity unless told
+//! otherwise) too, everything else goes at once and apart, and a storm ends in "and 340 more".
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::lifecycle::{Alert, Kind, Phase, Told};
 use super::message::{About, Message, about};
-use super::rule::Severity;
+use super::rule::{GroupBy, Severity};
 
 /// Messages a minute, for critical ones and for the others each.
 pub const PER_MINUTE: usize = 20;
@@ -46,8 +46,21 @@ pub struct Standing<'a> {
     pub quiet: &'a dyn Fn(&Alert) -> bool,
     /// The channels it goes to.
     pub channels: &'a dyn Fn(&Alert) -> Vec<String>,
+    /// What alerts have in common that are told together.
+    pub group_by: GroupBy,
     /// Its rule's quiet time after a notification, seconds.
     pub cooldown: &'a dyn Fn(&Alert) -> f64,
+}
+
+/// What alerts of one message have in common.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Group<'a> {
+    /// They are about worker types at zero.
+    down: bool,
+    rule: Option<&'a str>,
+    severity: Option<Severity>,
+    stream: Option<&'a str>,
+    channels: Vec<String>,
 }
 
 struct Batch {
@@ -103,7 +116,8 @@ impl Pacing {
         next: &mut f64,
     ) -> Vec<Batch> {
         let mut down: Vec<&Alert> = Vec::new();
-        let mut groups: BTreeMap<(&str, Severity, Vec<String>), Vec<&Alert>> = BTreeMap::new();
+        let by = standing.group_by;
+        let mut groups: BTreeMap<Group<'_>, Vec<&Alert>> = BTreeMap::new();
         for alert in alerts.values().filter(|alert| alert.phase == Phase::Firing && alert.told.is_none()) {
             if alert.acknowledged.is_some() || (standing.quiet)(alert) {
                 continue;
@@ -115,20 +129,29 @@ impl Pacing {
             if alert.kind == Kind::WorkerDown {
                 down.push(alert);
             } else {
-                let group = (alert.rule.as_str(), alert.severity, (standing.channels)(alert));
+                let group = Group {
+                    down: false,
+                    rule: by.rule.then_some(alert.rule.as_str()),
+                    severity: by.severity.then_some(alert.severity),
+                    // One that is about no stream has nothing in common with another.
+                    stream: by.stream.then_some(alert.subject.as_deref().unwrap_or(&alert.key)),
+                    channels: (standing.channels)(alert),
+                };
                 groups.entry(group).or_default().push(alert);
             }
         }
         if self.window_closes(down.iter().filter_map(|a| a.fired_at.map(|at| at.max(a.quiet_until))), now, next) {
             for alert in down {
-                groups.entry(("", Severity::Critical, (standing.channels)(alert))).or_default().push(alert);
+                let channels = (standing.channels)(alert);
+                let group = Group { down: true, rule: None, severity: None, stream: None, channels };
+                groups.entry(group).or_default().push(alert);
             }
         }
-        let batch = |((_, severity, channels), alerts): ((&str, Severity, Vec<String>), Vec<&Alert>)| Batch {
+        let batch = |(group, alerts): (Group<'_>, Vec<&Alert>)| Batch {
             keys: alerts.iter().map(|alert| alert.key.clone()).collect(),
-            channels,
+            channels: group.channels,
             about: About::Firing,
-            severity,
+            severity: alerts.iter().map(|alert| alert.severity).max().unwrap_or(Severity::Info),
             thread: None,
         };
         groups.into_iter().map(batch).collect()

@@ -54,8 +54,11 @@ pub struct Line {
     pub key: String,
     /// Its rule.
     pub rule: String,
-    /// Stream or worker type.
+    /// Stream or worker type; a source or a channel.
     pub subject: Option<String>,
+    /// The subject is a source or a channel, not a stream.
+    #[serde(default)]
+    pub of_source: bool,
     /// How serious.
     pub severity: Severity,
     /// The text for people.
@@ -82,6 +85,7 @@ impl Line {
             key: alert.key.clone(),
             rule: alert.rule.clone(),
             subject: alert.subject.clone(),
+            of_source: alert.kind == Kind::Source,
             severity: alert.severity,
             message: alert.message.clone(),
             detail: alert.detail.clone(),

@@ -4,7 +4,7 @@
 //! sees in a snapshot, [`worker_down`] and [`source_down`] see what needs no rule, [`lifecycle`]
 //! moves each alert from pending to firing to resolved, [`quiet`] says who asked not to be told,
 //! [`grouping`] makes [`message`]s of what is not told yet, and [`board`] ties them together: the
-//! one value that the evaluator keeps.
+//! one value that the evaluator keeps. [`replay`] takes the rules through what was recorded instead.
 
 pub mod board;
 pub mod condition;
@@ -15,6 +15,7 @@ pub mod message;
 #[cfg(test)]
 mod properties;
 pub mod quiet;
+pub mod replay;
 pub mod rule;
 pub mod source_down;
 pub mod worker_down;

@@ -317,6 +317,7 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
         (5, 18),
         "change_over is \"fast\"",
     ),
+    ("group_by: [rule, colour]", (1, 18), "group_by is \"colour\": expected rule, severity, stream"),
     ("routes:\n  - severity: critical", (2, 5), "the route has no channels"),
     ("routes:\n  - severity: [critical, loud]\n    channels: slack", (2, 26), "severity is \"loud\""),
     ("routes:\n  - rule: '{a'\n    channels: slack", (2, 11), "expected a glob"),
@@ -534,4 +535,87 @@ fn an_alert_whose_rule_is_gone_resolves() {
     board.set_rules(Arc::default());
     board.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
     assert_eq!(told(&mut board, NOW + 30.0), ["Resolved after 30 s: backlog"]);
+}
+
+#[test]
+fn alerts_that_fire_in_the_same_moment_are_grouped_by_what_the_file_says() {
+    let rules = "
+rules:
+  - {name: length, type: threshold, metric: xlen, stream: '[ab]', threshold: 3}
+  - {name: late, type: threshold, metric: backlog, worker: '[ab]', threshold: 3, severity: critical}
+  - {name: clients, type: threshold, metric: capacity, worker: a, threshold: 3}
+";
+    for (by, expected) in [
+        ("", [vec!["late:a", "late:b"], vec!["clients"], vec!["length:a", "length:b"]].to_vec()),
+        ("group_by: rule", [vec!["late:a", "late:b"], vec!["clients"], vec!["length:a", "length:b"]].to_vec()),
+        ("group_by: severity", [vec!["late:a", "late:b"], vec!["clients", "length:a", "length:b"]].to_vec()),
+        ("group_by: [stream]", [vec!["late:a", "clients", "length:a"], vec!["late:b", "length:b"]].to_vec()),
+        (
+            "group_by: [rule, stream]",
+            [vec!["late:a"], vec!["late:b"], vec!["clients"], vec!["length:a"], vec!["length:b"]].to_vec(),
+        ),
+        ("group_by: []", [vec!["late:a", "late:b", "clients", "length:a", "length:b"]].to_vec()),
+    ] {
+        let mut board = board(&format!("{rules}{by}"));
+        board.advance(&fleet(&[], TypeState::Alive), NOW);
+        let messages = board.due(NOW).0.messages;
+        let keys: Vec<Vec<&str>> =
+            messages.iter().map(|outgoing| outgoing.message.keys.iter().map(String::as_str).collect()).collect();
+        assert_eq!(keys, expected, "{by}");
+        // Whatever was told together ends together.
+        board.set_rules(Arc::default());
+        board.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
+        let ends: usize = board.due(NOW + 30.0).0.messages.iter().map(|outgoing| outgoing.message.keys.len()).sum();
+        assert_eq!(ends, expected.iter().map(Vec::len).sum::<usize>(), "{by}");
+    }
+}
+
+#[test]
+fn a_rule_that_comes_and_goes_is_damped_and_its_end_is_told_when_it_lasts() {
+    let rules = "rules: [{name: high, type: threshold, metric: xlen, stream: a, threshold: 100, cooldown: 0}]";
+    let seen = |high: bool, now: f64| {
+        let mut fleet = Fleet::new(now);
+        fleet.add("a", 3, 10, if high { 500 } else { 0 });
+        fleet.finish()
+    };
+    let mut board = board(rules);
+    let (mut now, mut titles) = (NOW, Vec::new());
+    for i in 0..120 {
+        board.advance(&seen(i % 2 == 0, now), now);
+        titles.extend(told(&mut board, now));
+        now += 9.0;
+    }
+    // The first two ends are believed at once, of the third nothing is heard as long as it comes back.
+    assert_eq!(titles.len(), 5, "{titles:?}");
+    assert!(titles[4].starts_with("high: "));
+    let over: Vec<(f64, String)> = (0..30)
+        .flat_map(|i| {
+            let now = now + f64::from(i) * 9.0;
+            board.advance(&seen(false, now), now);
+            told(&mut board, now).into_iter().map(|title| (now, title)).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(over.len(), 1, "{over:?}");
+    assert!(over[0].1.starts_with("Resolved after") && over[0].0 - now >= 45.0, "{over:?}");
+}
+
+#[test]
+fn in_a_maintenance_window_nobody_is_told_and_what_still_holds_afterwards_is() {
+    // NOW is 23 November 2026, 18:01:11 UTC, a Monday.
+    let mut board = board(
+        "
+rules:
+  - {name: length, type: threshold, metric: xlen, stream: '[ab]', threshold: 3}
+maintenance:
+  - {name: disks, from: 2026-11-23T18:00:00Z, until: 2026-11-23T18:05:00Z, rule: length, stream: a}
+  - {daily: '18:00-18:05', days: [mon], rule: worker_*, stream: c}
+  - {daily: '18:00-18:05', days: [tue]}
+",
+    );
+    board.advance(&fleet(&["b", "c"], TypeState::Crashed), NOW);
+    assert_eq!(told(&mut board, NOW), ["length: xlen of b is 5 (above 3)"]);
+    assert_eq!(told(&mut board, NOW + 10.0), ["Worker b crashed"]);
+    let later = NOW + 600.0;
+    board.advance(&fleet(&["b", "c"], TypeState::Crashed), later);
+    assert_eq!(told(&mut board, later), ["Worker c crashed", "length: xlen of a is 5 (above 3)"]);
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use globset::GlobMatcher;
 
+use super::message::span;
 use super::quiet::Window;
 pub use crate::fleet::event::Severity;
 
@@ -16,10 +17,30 @@ pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(600);
 pub struct RuleSet {
     /// The rules, in the file's order.
     pub rules: Vec<Rule>,
+    /// What alerts that fire in the same moment have in common when they are one message.
+    pub group_by: GroupBy,
     /// Which channels get what; the first that matches decides, and without any all get all.
     pub routes: Vec<Route>,
     /// When nobody is to be told.
     pub maintenance: Vec<Window>,
+}
+
+/// What alerts have in common that are told together. They are told by the same channels in any
+/// case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupBy {
+    /// Their rule.
+    pub rule: bool,
+    /// How serious they are.
+    pub severity: bool,
+    /// Their stream or worker type.
+    pub stream: bool,
+}
+
+impl Default for GroupBy {
+    fn default() -> Self {
+        Self { rule: true, severity: true, stream: false }
+    }
 }
 
 /// One rule.
@@ -245,6 +266,8 @@ metrics! {
     DiskUsed = Whole, " bytes", "disk_used_bytes" | "pg:disk_used_bytes";
     /// Of the volume, percent.
     DiskUsedPct = Whole, " %", "disk_used_pct" | "pg:disk_used_pct" | "db_capacity";
+    /// Size of the volume, bytes.
+    DiskCapacity = Whole, " bytes", "disk_capacity_bytes" | "pg:disk_capacity_bytes";
     /// Seconds until the volume is full at the present rate; infinite while it does not fill.
     DiskFullIn = Whole, " s", "disk_full_in";
     /// Memory in use by Redis, bytes.
@@ -284,6 +307,21 @@ impl Rule {
         let value = value.map_or_else(|| "unknown".to_owned(), figure);
         let limit = self.bound.limit().map_or_else(String::new, figure);
         text.replace("{value}", &value).replace("{threshold}", &limit).replace("{subject}", subject.unwrap_or_default())
+    }
+
+    /// What it looks at and when that counts: `xlen of arax above 500 for 1 m`.
+    #[must_use]
+    pub fn watches(&self) -> String {
+        let of = match &self.watch.of {
+            Some(Subjects::One(name) | Subjects::Glob(name, _)) => format!(" of {name}"),
+            None => String::new(),
+        };
+        let change = self.watch.change_over.map(|over| format!(" changed in {}", span(over.as_secs_f64())));
+        let held = match self.duration.as_secs_f64() {
+            0.0 => String::new(),
+            seconds => format!(" for {}", span(seconds)),
+        };
+        format!("{}{of}{} {}{held}", self.watch.metric.name(), change.unwrap_or_default(), self.bound.words())
     }
 
     /// What is seen, in one line.

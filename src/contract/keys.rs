@@ -23,6 +23,9 @@ pub const LAST_RETENTION_SWEEP: &str = "monitor:janitor:last_retention_sweep";
 /// The newest 200 alerts, newest first (list of JSON).
 pub const ALERTS_HISTORY: &str = "monitor:alerts:history";
 
+/// Which monitor evaluates and sends alerts, for as long as it says so (string, its id).
+pub const ALERTS_LEADER: &str = "monitor:alerts:leader";
+
 /// Key that is present while a rule is quiet after a notification.
 #[must_use]
 pub fn alert_cooldown(rule: &str) -> Vec<u8> {

@@ -11,14 +11,15 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 use super::{Deployment, Outcome, moment, shortened, visible};
 use crate::alerting::message::{About, Message, span};
 use crate::alerting::rule::Severity;
-use crate::settings::Secret;
+use crate::settings::{MailTls, Secret};
 
 /// A mail that was put off is tried again no sooner.
 const LATER: Duration = Duration::from_secs(60);
+/// What a server answers to a login that it does not take: no mail to anybody is sent until that is
+/// mended, and then all of them can be.
+const LOGIN_REFUSED: [&str; 4] = ["530", "534", "535", "538"];
 /// A server that has not answered by then is tried again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// On this port TLS begins at once; on every other by STARTTLS.
-const IMPLICIT_TLS_PORT: u16 = 465;
 
 /// How mail leaves.
 #[derive(Debug, Clone)]
@@ -29,8 +30,8 @@ pub struct Smtp {
     pub port: u16,
     /// The login, if there is one.
     pub login: Option<(String, Secret)>,
-    /// TLS, always; without it nothing is encrypted.
-    pub tls: bool,
+    /// How it is encrypted.
+    pub tls: MailTls,
     /// Whom it comes from.
     pub from: String,
 }
@@ -50,12 +51,12 @@ impl Mailer {
     /// What cannot be used, without the password.
     pub fn new(smtp: &Smtp) -> Result<Self, String> {
         let from: Mailbox = smtp.from.parse().map_err(|_| format!("{} is no mail address", smtp.from))?;
-        let tls = if smtp.tls {
-            let parameters =
-                TlsParameters::new_rustls(smtp.host.clone()).map_err(|_| "TLS cannot be had".to_owned())?;
-            if smtp.port == IMPLICIT_TLS_PORT { Tls::Wrapper(parameters) } else { Tls::Required(parameters) }
-        } else {
-            Tls::None
+        let parameters = || TlsParameters::new_rustls(smtp.host.clone()).map_err(|_| "TLS cannot be had".to_owned());
+        let tls = match smtp.tls {
+            MailTls::Implicit => Tls::Wrapper(parameters()?),
+            // Required, not offered: a server that has no STARTTLS gets no mail.
+            MailTls::StartTls => Tls::Required(parameters()?),
+            MailTls::Off => Tls::None,
         };
         let domain = from.email.domain().to_owned();
         let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&smtp.host)
@@ -83,7 +84,10 @@ impl Mailer {
                     why = format!("{why}: {cause}");
                 }
                 let why = shortened(&visible(&why), 160);
-                if error.is_permanent() {
+                let code = error.status().map(|code| code.to_string()).unwrap_or_default();
+                if LOGIN_REFUSED.contains(&code.as_str()) {
+                    Outcome::ChannelBroken(why)
+                } else if error.is_permanent() {
                     Outcome::Never(why)
                 } else {
                     Outcome::TryAgainAfter { channel_rests: None, at_least: LATER, why }
@@ -125,7 +129,7 @@ fn subject(message: &Message, from: &Deployment) -> String {
     shortened(&format!("{environment}{word}{}", visible(&message.title)), 200)
 }
 
-fn plain(message: &Message, from: &Deployment) -> String {
+pub(super) fn plain(message: &Message, from: &Deployment) -> String {
     let mut text = format!("{}\n\n", visible(&message.title));
     for line in &message.alerts {
         text.push_str(&format!(
@@ -139,7 +143,7 @@ fn plain(message: &Message, from: &Deployment) -> String {
             }
             _ => format!("  since {}\n", moment(line.since)),
         });
-        if let Some(page) = line.subject.as_deref().and_then(|subject| from.page_of(subject)) {
+        if let Some(page) = from.page_of(line) {
             text.push_str(&format!("  {page}\n"));
         }
     }
@@ -150,7 +154,7 @@ fn plain(message: &Message, from: &Deployment) -> String {
     text
 }
 
-fn html(message: &Message, from: &Deployment) -> String {
+pub(super) fn html(message: &Message, from: &Deployment) -> String {
     let colour = match (message.about, message.severity) {
         (About::Resolved, _) => "#1b7a48",
         (About::Test, _) | (_, Severity::Info) => "#1f5fbf",
@@ -160,7 +164,7 @@ fn html(message: &Message, from: &Deployment) -> String {
     let mut rows = String::new();
     for line in &message.alerts {
         let name = escaped(line.subject.as_deref().unwrap_or(&line.rule));
-        let name = match line.subject.as_deref().and_then(|subject| from.page_of(subject)) {
+        let name = match from.page_of(line) {
             Some(page) => format!("<a href=\"{}\">{name}</a>", escaped(&page)),
             None => name,
         };

@@ -8,9 +8,13 @@ pub mod channels;
 pub mod email;
 mod http;
 pub mod slack;
+#[cfg(test)]
+mod tests;
 pub mod webhook;
 
 use std::time::Duration;
+
+use crate::alerting::message::Line;
 
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,13 +52,17 @@ impl Deployment {
         self.maturity.as_deref().or(self.url.as_deref())
     }
 
-    /// Where a stream or worker type is shown: `{SERVER_URL}/streams/{name}`.
+    /// Where people read on about an alert: `{SERVER_URL}/streams/{name}`, or the page of all alerts
+    /// when it is about no stream or worker type.
     #[must_use]
-    pub fn page_of(&self, subject: &str) -> Option<String> {
+    pub fn page_of(&self, line: &Line) -> Option<String> {
         let url = self.url.as_deref()?.trim_end_matches('/');
         if !url.starts_with("http://") && !url.starts_with("https://") {
             return None;
         }
+        let Some(subject) = line.subject.as_deref().filter(|_| !line.of_source) else {
+            return Some(format!("{url}/alerts"));
+        };
         let mut page = format!("{url}/streams/");
         for byte in subject.bytes() {
             if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {

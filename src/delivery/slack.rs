@@ -81,7 +81,7 @@ fn worded(line: &Line, about: About, from: &Deployment) -> String {
     };
     let name = line.subject.as_deref().unwrap_or(&line.rule);
     let shown = escaped(&shortened(&visible(name), 120));
-    let name = match line.subject.as_deref().and_then(|subject| from.page_of(subject)) {
+    let name = match from.page_of(line) {
         Some(page) => format!("<{page}|{}>", shown.replace('|', "¦")),
         None => format!("*{shown}*"),
     };

@@ -47,7 +47,8 @@ fn alert(line: &Line, over: bool, from: &Deployment) -> Value {
     labels.insert("alertname".to_owned(), json!(line.rule));
     labels.insert("severity".to_owned(), json!(line.severity));
     if let Some(subject) = &line.subject {
-        labels.insert("stream".to_owned(), json!(subject));
+        let label = if line.of_source { "source" } else { "stream" };
+        labels.insert(label.to_owned(), json!(subject));
     }
     if let Some(maturity) = &from.maturity {
         labels.insert("environment".to_owned(), json!(maturity));
@@ -59,7 +60,7 @@ fn alert(line: &Line, over: bool, from: &Deployment) -> Value {
     if let Some(value) = line.value {
         annotations.insert("value".to_owned(), json!(value.to_string()));
     }
-    let url = line.subject.as_deref().and_then(|subject| from.page_of(subject));
+    let url = from.page_of(line);
     json!({
         "status": if over { "resolved" } else { "firing" },
         "labels": labels,

@@ -1,10 +1,13 @@
 //! The alerts page: what is pending, firing, silenced and over; the rules; what was sent, and what
 //! was answered.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
+use super::chart::{Drawn, LimitChart};
 use super::figures::counted;
-use super::link::About;
+use super::link::{self, About};
 use super::site::{Head, Site};
 use super::templates::PagesError;
 use super::wording::{Label, MomentStyle, Sentence};
@@ -12,7 +15,7 @@ use crate::alerting::board::Shown;
 use crate::alerting::condition::{Sight, present_value};
 use crate::alerting::lifecycle::{Alert, Phase};
 use crate::alerting::message::span;
-use crate::alerting::rule::{Rule, Severity, Subjects, figure};
+use crate::alerting::rule::{Rule, Severity, figure};
 use crate::contract::Name;
 use crate::fleet::snapshot::Snapshot;
 
@@ -20,6 +23,10 @@ use crate::fleet::snapshot::Snapshot;
 const REFRESH: u32 = 10;
 /// Resolved alerts shown.
 const RESOLVED: usize = 50;
+/// Turns of an alert's story shown.
+const TURNS: usize = 12;
+/// How much of a series is drawn, seconds.
+pub const CHARTED: f64 = 3.0 * 3600.0;
 
 /// A message as the page shows it.
 #[derive(Debug)]
@@ -44,6 +51,15 @@ pub struct Sent {
     pub ended: Option<f64>,
 }
 
+/// What the archive knows of the alerts.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// Samples of the series they are about, oldest first, over the last [`CHARTED`] seconds.
+    pub samples: BTreeMap<String, Vec<(f64, f64)>>,
+    /// When each fired and was over (`false`), by its key, newest first.
+    pub stories: BTreeMap<String, Vec<(f64, bool)>>,
+}
+
 /// Everything the page shows.
 #[derive(Debug)]
 pub struct AlertsPage<'a> {
@@ -51,6 +67,8 @@ pub struct AlertsPage<'a> {
     pub shown: &'a Shown,
     /// The newest snapshot, for the rules' present values.
     pub snapshot: Option<&'a Snapshot>,
+    /// What the archive knows of them; empty when Postgres does not answer.
+    pub past: Past,
     /// The newest messages, those on their way first.
     pub messages: Vec<Sent>,
     /// Postgres answered; else these are only the messages it has not taken.
@@ -93,6 +111,15 @@ struct AlertRow {
     told: Sentence,
     note: String,
     can_acknowledge: bool,
+    chart: Option<LimitChart>,
+    /// Below which the chart stands, and for how long it reaches back.
+    series: Label,
+    reaches: String,
+    /// The history around its beginning.
+    around: Option<String>,
+    /// How often it fired, if more than once, and its turns, newest first.
+    fired: String,
+    story: Vec<Sentence>,
 }
 
 #[derive(Serialize)]
@@ -101,7 +128,7 @@ struct RuleRow {
     watches: String,
     value: String,
     severity: Severity,
-    firing: bool,
+    state: &'static str,
 }
 
 #[derive(Serialize)]
@@ -299,7 +326,37 @@ impl AlertsPage<'_> {
             None if alert.flaps > 0 => format!("came back {} times", alert.flaps),
             None => String::new(),
         };
+        let charted = self.shown.charted(alert);
+        let chart = charted.as_ref().and_then(|charted| {
+            LimitChart::new(&Drawn {
+                series: &charted.series,
+                samples: self.past.samples.get(&charted.series)?,
+                limit: charted.limit,
+                unit: charted.unit,
+                during: alert.fired_at.map(|fired| (fired, alert.resolved_at.unwrap_or(self.shown.at))),
+                window: (self.shown.at - CHARTED, self.shown.at),
+            })
+        });
+        let chart = chart.filter(|_| alert.resolved_at.is_none_or(|over| over > self.shown.at - CHARTED));
+        let turns = self.past.stories.get(&alert.key).map(Vec::as_slice).unwrap_or_default();
+        let fired = turns.iter().filter(|(_, fired)| *fired).count();
         AlertRow {
+            chart,
+            series: Label::from_text(charted.as_ref().map_or("", |charted| charted.series.as_str())),
+            reaches: span(CHARTED),
+            around: link::history_around(alert.since),
+            fired: if fired > 0 {
+                format!("Fired {}", counted(fired as u64, "time", "times in 30 days"))
+            } else {
+                String::new()
+            },
+            story: turns
+                .iter()
+                .take(TURNS)
+                .map(|(at, fired)| {
+                    Sentence::default().at(if *fired { "fired " } else { "over " }, Some(*at), MomentStyle::Clock)
+                })
+                .collect(),
             key: alert.key.clone(),
             name: Label::from_text(&alert.key),
             href: name.filter(here).map(|name| About::WorkerType.of(&name)),
@@ -315,27 +372,23 @@ impl AlertsPage<'_> {
 
     fn rules(&self) -> Vec<RuleRow> {
         let sight = self.snapshot.map(Sight::of);
-        let firing = |rule: &Rule| {
-            self.shown.alerts.iter().any(|(alert, _)| alert.rule == rule.name && alert.phase == Phase::Firing)
+        let state = |rule: &Rule| {
+            let is = |phase| self.shown.alerts.iter().any(|(alert, _)| alert.rule == rule.name && alert.phase == phase);
+            match (is(Phase::Firing), is(Phase::Pending)) {
+                (true, _) => "firing",
+                (_, true) => "pending",
+                _ => "quiet",
+            }
         };
         let row = |rule: &Rule| {
-            let of = match &rule.watch.of {
-                Some(Subjects::One(name) | Subjects::Glob(name, _)) => format!(" of {name}"),
-                None => String::new(),
-            };
-            let change = rule.watch.change_over.map(|over| format!(" changed in {}", span(over.as_secs_f64())));
-            let held = match rule.duration.as_secs_f64() {
-                0.0 => String::new(),
-                seconds => format!(" for {}", span(seconds)),
-            };
             let metric = rule.watch.metric;
             let value = sight.as_ref().and_then(|sight| present_value(rule, sight));
             RuleRow {
                 name: Label::from_text(&rule.name),
-                watches: format!("{}{of}{} {}{held}", metric.name(), change.unwrap_or_default(), rule.bound.words()),
+                watches: rule.watches(),
                 value: value.map_or_else(|| "—".to_owned(), |value| figure(value) + metric.unit()),
                 severity: rule.severity,
-                firing: firing(rule),
+                state: state(rule),
             }
         };
         self.shown.rules.rules.iter().map(row).collect()

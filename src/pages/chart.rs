@@ -226,6 +226,90 @@ fn still(history: &DepthHistory, place: usize, name: &Name, top: u64) -> StillSe
     }
 }
 
+/// One recorded series with the limit that an alert has for it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct LimitChart {
+    /// In words, for whoever cannot see it.
+    said: String,
+    path: String,
+    /// The limit's place from the top: in thousandths, and in percent for what stands beside it.
+    limit: Option<Limit>,
+    /// While the alert fired: from which column, and how many.
+    during: Option<(f64, f64)>,
+    /// What stands at the top of the scale.
+    top: String,
+    /// How many columns there are.
+    columns: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Limit {
+    y: f64,
+    at: f64,
+    text: String,
+}
+
+/// What a [`LimitChart`] shows. Times are Unix seconds.
+pub(super) struct Drawn<'a> {
+    pub(super) series: &'a str,
+    /// Oldest first.
+    pub(super) samples: &'a [(f64, f64)],
+    pub(super) limit: Option<f64>,
+    pub(super) unit: &'a str,
+    /// While the alert fired.
+    pub(super) during: Option<(f64, f64)>,
+    /// The chart's first and last moment.
+    pub(super) window: (f64, f64),
+}
+
+impl LimitChart {
+    /// Longer than this without a sample the line is interrupted (seconds).
+    const GAP: f64 = 600.0;
+    const COLUMNS: usize = 360;
+
+    /// The chart; `None` while there is nothing to draw.
+    pub(super) fn new(drawn: &Drawn<'_>) -> Option<Self> {
+        let (since, until) = drawn.window;
+        let seen = || drawn.samples.iter().filter(|(at, value)| (since..=until).contains(at) && value.is_finite());
+        let highest = seen().map(|(_, value)| *value).chain(drawn.limit).fold(0.0, f64::max);
+        let last = seen().next_back()?.1;
+        // So much room that neither the line nor the limit lies on the edge.
+        let top = if highest > 0.0 { highest * 1.15 } else { 1.0 };
+        let y = |value: f64| (1000.0 - value.max(0.0) / top * 1000.0).round();
+        #[expect(clippy::cast_precision_loss, reason = "a few hundred columns")]
+        let columns = Self::COLUMNS as f64;
+        let x = |at: f64| ((at - since) / (until - since) * columns).clamp(0.0, columns);
+        let mut points: Vec<(usize, Option<f64>)> = Vec::new();
+        let mut before = None;
+        for (at, value) in seen() {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the columns")]
+            let column = x(*at).round() as usize;
+            if before.is_some_and(|before| at - before > Self::GAP) {
+                points.push((column, None));
+            }
+            match points.last_mut() {
+                Some((known, Some(place))) if *known == column => *place = y(*value),
+                _ => points.push((column, Some(y(*value)))),
+            }
+            before = Some(*at);
+        }
+        let figure = |value: f64| format!("{}{}", crate::alerting::rule::figure(value), drawn.unit);
+        let limit = drawn.limit.map(|limit| Limit { y: y(limit), at: y(limit) / 10.0, text: figure(limit) });
+        let beside = limit.as_ref().map_or_else(String::new, |limit| format!(", limit {}", limit.text));
+        Some(Self {
+            said: format!("{}: {} at last{beside}", Label::from_text(drawn.series), figure(last)),
+            path: path(points.into_iter()),
+            during: drawn.during.filter(|(_, end)| *end > since).map(|(begin, end)| {
+                let (begin, end) = (x(begin).round(), x(end).round());
+                (begin, (end - begin).max(1.0))
+            }),
+            limit,
+            top: figure((highest * 100.0).round() / 100.0),
+            columns: Self::COLUMNS,
+        })
+    }
+}
+
 fn steps(history: &DepthHistory) -> usize {
     history.times.len().clamp(COLUMNS_AT_LEAST, DepthHistory::COLUMNS) - 1
 }
@@ -322,6 +406,28 @@ mod tests {
             let last = chart.series[0].path.rsplit(['M', 'L', 'H']).next().unwrap().to_owned();
             assert_eq!(last.split(' ').next().unwrap(), chart.steps.to_string(), "{columns} columns");
         }
+    }
+
+    #[test]
+    fn a_limit_lies_on_the_chart_and_a_gap_interrupts_its_line() {
+        let samples = [(0.0, 100.0), (30.0, 100.0), (1000.0, 500.0), (3600.0, 1000.0), (9000.0, 7.0)];
+        let drawn = Drawn {
+            series: "xlen:a",
+            samples: &samples,
+            limit: Some(500.0),
+            unit: "",
+            during: Some((900.0, 3600.0)),
+            window: (0.0, 3600.0),
+        };
+        let chart = LimitChart::new(&drawn).unwrap();
+        assert_eq!(chart.said, "xlen:a: 1000 at last, limit 500");
+        assert_eq!(chart.path, "M0 913h.1H3M100 565h.1M360 130h.1");
+        assert_eq!(chart.limit.unwrap().y, 565.0);
+        assert_eq!((chart.during, chart.top.as_str()), (Some((90.0, 270.0)), "1000"));
+        // Nothing recorded: nothing drawn; all at zero: on the ground, not nowhere.
+        assert_eq!(LimitChart::new(&Drawn { samples: &[], ..drawn }), None);
+        let zero = LimitChart::new(&Drawn { samples: &[(0.0, 0.0), (60.0, 0.0)], limit: None, ..drawn }).unwrap();
+        assert_eq!(zero.path, "M0 1000h.1H6");
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! `monitor_alerts`, `monitor_alert_outbox`, `monitor_silences`: where each alert stands, what is
 //! told of it, and who asked not to be told.
 
+use std::collections::BTreeMap;
+
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{Double, Int8, Jsonb, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Double, Int8, Jsonb, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -108,11 +110,15 @@ pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotW
     let events: Vec<events::NewRow> = rows.events.into_iter().cloned().collect();
     connection
         .transaction::<(), NotWritten, _>(async move |connection| {
-            // The lock holds a change of leader back until this is committed.
-            let leads = sql_query("SELECT 1 FROM monitor_alert_leader WHERE epoch = $1 FOR SHARE")
-                .bind::<Int8, _>(epoch)
-                .execute(connection)
-                .await?;
+            // The lock holds a change of leader back until this is committed, or its writer has been
+            // standing still for a while: a process that is stopped in the middle.
+            let leads = sql_query(
+                "SELECT set_config('idle_in_transaction_session_timeout', '3s', true)
+                 FROM monitor_alert_leader WHERE epoch = $1 FOR SHARE",
+            )
+            .bind::<Int8, _>(epoch)
+            .execute(connection)
+            .await?;
             if leads == 0 {
                 return Err(NotWritten::Deposed);
             }
@@ -348,6 +354,42 @@ pub async fn resign(pool: &PgPool, holder: &str) -> Result<(), SourceTrouble> {
         .await
         .map_err(|e| trouble(&e))?;
     Ok(())
+}
+
+/// One turn in the story of an alert: when (Unix seconds), and whether it fired or was over.
+pub type Turn = (f64, bool);
+
+#[derive(QueryableByName)]
+struct TurnRow {
+    #[diesel(sql_type = Text)]
+    key: String,
+    #[diesel(sql_type = Double)]
+    at: f64,
+    #[diesel(sql_type = diesel::sql_types::Bool)]
+    fired: bool,
+}
+
+/// When the alerts with these keys fired and were over in the last 30 days, newest first.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn stories(pool: &PgPool, keys: Vec<String>) -> Result<BTreeMap<String, Vec<Turn>>, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let rows: Vec<TurnRow> = sql_query(
+        "SELECT payload->>'alert' AS key, extract(epoch from ts)::float8 AS at, type = 'alert' AS fired
+         FROM monitor_events
+         WHERE type IN ('alert', 'alert_resolved') AND ts > now() - interval '30 days' AND payload->>'alert' = ANY ($1)
+         ORDER BY ts DESC, id DESC LIMIT 2000",
+    )
+    .bind::<Array<Text>, _>(keys)
+    .load(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    let mut stories: BTreeMap<String, Vec<Turn>> = BTreeMap::new();
+    for row in rows {
+        stories.entry(row.key).or_default().push((row.at, row.fired));
+    }
+    Ok(stories)
 }
 
 /// Rows that this version cannot read are passed over, and said.

@@ -36,6 +36,17 @@ impl From<&Event> for NewRow {
     }
 }
 
+impl NewRow {
+    /// The same, as a part of the story of the alert with that key.
+    #[must_use]
+    pub fn of_alert(mut self, key: &str) -> Self {
+        if let Value::Object(payload) = &mut self.payload {
+            payload.insert("alert".to_owned(), Value::String(without_nul(key)));
+        }
+        self
+    }
+}
+
 /// A stored event.
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable)]
 #[diesel(table_name = monitor_events)]

@@ -2,6 +2,7 @@
 //!
 //! A POST is taken from this monitor's own pages and from programs, not from another site's page.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix_web::http::header::{ContentType, HOST, LOCATION, ORIGIN};
@@ -15,11 +16,14 @@ use super::Front;
 use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{AlertOrder, SendTest};
+use crate::alerting::board::Shown;
 use crate::alerting::file;
 use crate::alerting::quiet::{Silence, matcher};
-use crate::pages::alerts::{AlertsPage, Sent};
-use crate::postgres::alerts::Delivery;
+use crate::history::window::{Aggregate, Window};
+use crate::pages::alerts::{AlertsPage, CHARTED, Past, Sent};
+use crate::postgres::alerts::{self as stored, Delivery};
 use crate::postgres::events::{self, Filter};
+use crate::postgres::history::{Selection, metrics};
 use crate::redis_streams;
 
 /// Alerts in one answer at most.
@@ -28,6 +32,11 @@ const MAX_ALERTS: usize = 200;
 const LONGEST_SILENCE: Duration = Duration::from_secs(90 * 86_400);
 /// Messages shown.
 const MESSAGES: u32 = 100;
+/// Alerts whose story is told, and whose series is drawn, at most.
+const STORIES: usize = 100;
+const CHARTS: usize = 40;
+/// One point of a chart is so many seconds.
+const CHART_BUCKET: u32 = 60;
 
 /// What `GET /api/alerts` takes.
 #[derive(Debug, Deserialize)]
@@ -98,13 +107,44 @@ pub async fn page(front: Data<Front>) -> Result<HttpResponse, Problem> {
         .collect();
     let shown = front.alerts.load_full();
     let snapshot = front.newest.load_full();
-    let page = AlertsPage { shown: &shown, snapshot: snapshot.as_deref(), messages, from_postgres };
+    let past = if from_postgres { past(&front, &shown).await } else { Past::default() };
+    let page = AlertsPage { shown: &shown, snapshot: snapshot.as_deref(), past, messages, from_postgres };
     let html = page.html(&front.site);
     let html = html.map_err(|error| {
         tracing::error!(%error, "the alerts page cannot be rendered");
         Problem::Unavailable("the page cannot be rendered".to_owned())
     })?;
     Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
+}
+
+/// What the archive knows of the alerts that are shown; nothing of what it does not tell in time.
+async fn past(front: &Front, shown: &Shown) -> Past {
+    let since = shown.at - CHARTED;
+    let mut newest: Vec<_> = shown.alerts.iter().map(|(alert, _)| alert).collect();
+    newest.sort_by(|a, b| b.is_active().cmp(&a.is_active()).then(b.since.total_cmp(&a.since)));
+    newest.truncate(STORIES);
+    let keys = newest.iter().map(|alert| alert.key.clone()).collect();
+    let drawn = newest.iter().filter(|alert| alert.resolved_at.is_none_or(|over| over > since)).take(CHARTS);
+    let names: BTreeSet<String> =
+        drawn.filter_map(|alert| shown.charted(alert)).map(|charted| charted.series).collect();
+    let Ok(window) = Window::new(Some(since), Some(shown.at), Some(CHART_BUCKET), shown.at) else {
+        return Past::default();
+    };
+    let pool = front.io.postgres.clone();
+    let reading = front.io.run(Duration::from_secs(2), POSTGRES_LATE, async move {
+        let stories = stored::stories(&pool, keys).await?;
+        let series = match names.is_empty() {
+            true => BTreeMap::new(),
+            false => metrics::read(&pool, &Selection::Names(names.into_iter().collect()), window).await?,
+        };
+        Ok((stories, series))
+    });
+    let Ok((stories, series)) = reading.await else { return Past::default() };
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
+    let samples = |buckets: BTreeMap<i64, Aggregate>| {
+        buckets.into_iter().map(|(at, of)| (at as f64 / 1e6, of.mean())).collect::<Vec<_>>()
+    };
+    Past { samples: series.into_iter().map(|(name, buckets)| (name, samples(buckets))).collect(), stories }
 }
 
 /// What silences: a glob over rules, one over streams and worker types, for how long, who and why.

@@ -1,30 +1,50 @@
 //! Every type of rule, end to end; a channel that is broken; a webhook.
 
 use serde_json::json;
+use shepherd_monitor::demo::servers::PrivatePostgres;
 
+use super::mail::Mail;
 use super::slack::{Answer, Slack};
 use super::*;
 use crate::support::postgres::connect;
 
-#[tokio::test]
-async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves() {
-    let ground = Ground::new();
-    ground.fleet.up(&["a"]).await;
-    let rules = ground.rules(
-        "
+/// Figures of Postgres are taken the more rarely the longer they take.
+const IN_TIME: Duration = Duration::from_secs(300);
+
+const EVERY_TYPE: &str = "
 rules:
   - {name: r_threshold, type: threshold, metric: xlen, stream: orders, threshold: 2, duration: 1s, severity: warning}
   - {name: r_heartbeat, type: heartbeat_lost, worker: a, duration: 1s, severity: critical}
   - {name: r_pending, type: queue_pending, stream: orders, threshold: 0, duration: 1, severity: info}
   - {name: r_oldest, type: oldest_callback_age, threshold: 100, duration: 500ms}
   - {name: r_callbacks, type: threshold, metric: callbacks_pending, threshold: 0, duration: 1s}
-  - {name: r_connections, type: threshold, metric: pg_connection_count, threshold: 0, duration: 1s}
+  - {name: r_connections, type: threshold, metric: pg_connection_count, threshold: 40, duration: 1s}
   - {name: r_disk, type: db_capacity, threshold: 80, duration: 1s, severity: critical}
-",
-    );
-    let given = [("MONITOR_ALERTS_CONFIG", rules.as_str()), ("PG_VOLUME_CAPACITY", "1M")];
+";
+
+#[tokio::test]
+async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves_by_slack_and_by_mail() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a"]).await;
+    // A server of its own: what is measured is all of it.
+    let postgres = PrivatePostgres::start().unwrap();
+    let mail = Mail::start("starttls").await;
+    let url = postgres.url();
+    let rules = ground.rules(EVERY_TYPE);
+    let by_mail = mail.settings();
+    let mut given: Vec<(&str, &str)> = by_mail.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    given.extend([
+        ("DATABASE_URL", url.as_str()),
+        ("MONITOR_ALERTS_CONFIG", rules.as_str()),
+        ("PG_VOLUME_CAPACITY", "200M"),
+    ]);
     let monitor = ground.monitor("m", &given).await;
     ground.alive(&monitor, &["a"]).await;
+    monitor
+        .until("the disk is measured, and is not full", IN_TIME, |s| {
+            s["postgres"]["disk_used_pct"].as_f64().is_some_and(|pct| pct < 80.0)
+        })
+        .await;
     let mut redis = ground.redis.connection().await;
     let _: String = redis::cmd("XGROUP")
         .arg(&["CREATE", "orders", "consumer", "0", "MKSTREAM"])
@@ -39,7 +59,7 @@ rules:
         .query_async(&mut redis)
         .await
         .unwrap();
-    let database = connect(&ground.database.url()).await.unwrap();
+    let database = connect(&url).await.unwrap();
     eventually("the fleet's tables are there", SOON, || async {
         database
             .batch_execute(
@@ -50,32 +70,137 @@ rules:
             .map_err(|error| error.to_string())
     })
     .await;
+    // Ballast that passes the log by, and forty clients.
+    database
+        .batch_execute(
+            "CREATE UNLOGGED TABLE ballast (filler text);
+             ALTER TABLE ballast ALTER filler SET STORAGE EXTERNAL;
+             INSERT INTO ballast SELECT repeat(md5(n::text), 250) FROM generate_series(1, 20000) n",
+        )
+        .await
+        .unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(connect(&url).await.unwrap());
+    }
     ground.fleet.crash(&["a"]).await;
     let names = ["r_threshold", "r_heartbeat", "r_pending", "r_oldest", "r_callbacks", "r_connections", "r_disk"];
     for name in names {
-        ground.slack.told(&format!("{name}: "), SOON).await;
+        ground.slack.told(&format!("{name}: "), IN_TIME).await;
+        assert_eq!(mail.told(&format!("{name}: ")).await["tls"], true);
     }
-    // All of it ends: the last two because the rules say something else.
-    let _: i64 = redis::cmd("DEL").arg("orders").query_async(&mut redis).await.unwrap();
-    let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
-    database.batch_execute("DELETE FROM callbacks; UPDATE shepherd_brain SET state = 'COMPLETED'").await.unwrap();
-    ground.fleet.up(&["a"]).await;
-    let calm = std::fs::read_to_string(&rules)
+    // All of it ends.
+    drop(clients);
+    database
+        .batch_execute("DROP TABLE ballast; DELETE FROM callbacks; UPDATE shepherd_brain SET state = 'COMPLETED'")
+        .await
+        .unwrap();
+    let ids: Vec<String> = redis::Cmd::xpending_count("orders", "consumer", "-", "+", 10)
+        .query_async::<redis::streams::StreamPendingCountReply>(&mut redis)
+        .await
         .unwrap()
-        .replace("pg_connection_count, threshold: 0", "pg_connection_count, threshold: 9999");
-    let calm = calm.replace("type: db_capacity, threshold: 80", "type: threshold, metric: disk_used_pct, above: 1e9");
-    ground.rules(&calm);
-    for name in names.iter().filter(|name| **name != "r_pending") {
-        eventually(&format!("{name} is over"), SOON, || async {
+        .ids
+        .into_iter()
+        .map(|entry| entry.id)
+        .collect();
+    let _: i64 = redis::cmd("XACK").arg(&["orders", "consumer"]).arg(&ids).query_async(&mut redis).await.unwrap();
+    let _: i64 = redis::cmd("XTRIM").arg(&["orders", "MAXLEN", "0"]).query_async(&mut redis).await.unwrap();
+    ground.fleet.up(&["a"]).await;
+    for name in names {
+        eventually(&format!("{name} is over"), IN_TIME, || async {
             let posts = ground.slack.taken();
             let over = posts.iter().any(|p| p.text().contains("Resolved after") && p.text().contains(name));
             if over { Ok(()) } else { Err(posts.iter().map(|p| p.text().to_owned()).collect::<Vec<_>>().join("\n")) }
         })
         .await;
-        assert_eq!(ground.slack.count(&format!("{name}: ")), 1);
+        mail.told_in_time(&format!("a mail says that {name} is over"), IN_TIME, |subject| {
+            subject.contains("Resolved after") && subject.contains(name)
+        })
+        .await;
+        assert_eq!(ground.slack.count(&format!("{name}: ")), 1, "{name}");
     }
-    let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
-    println!("{}", texts.join("\n"));
+}
+
+#[tokio::test]
+async fn a_maintenance_window_of_the_file_keeps_quiet_and_what_still_holds_after_it_is_told() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a", "b"]).await;
+    let window = "maintenance: [{name: works, from: 2020-01-01T00:00:00Z, until: 2999-01-01T00:00:00Z, stream: a}]";
+    let rules = ground.rules(window);
+    let monitor = ground.monitor("m", &[("MONITOR_ALERTS_CONFIG", rules.as_str())]).await;
+    ground.alive(&monitor, &["a", "b"]).await;
+    ground.fleet.crash(&["a", "b"]).await;
+    ground.slack.told("Worker b crashed", SOON).await;
+    eventually("a is shown as silenced", SOON, || async {
+        let (_, page) = monitor.get("/alerts").await;
+        let silenced = page.split("id=\"silenced\"").nth(1).and_then(|rest| rest.split("</section>").next()).unwrap();
+        silenced.contains("worker_crashed:a")
+    })
+    .await;
+    assert_eq!(ground.slack.count("Worker a crashed"), 0);
+    // The window is over.
+    ground.rules(&window.replace("2999", "2021"));
+    monitor.send("HUP");
+    ground.slack.told("Worker a crashed", SOON).await;
+    assert_eq!(ground.slack.taken().len(), 2);
+}
+
+#[tokio::test]
+async fn a_slack_that_hangs_for_a_minute_is_told_in_order_when_it_answers_again() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a"]).await;
+    let monitor = ground.monitor("m", &[]).await;
+    ground.alive(&monitor, &["a"]).await;
+    ground.slack.always(Some(Answer::Hang));
+    ground.fleet.crash(&["a"]).await;
+    eventually("the first try", SOON, || async { !ground.slack.posts().is_empty() }).await;
+    ground.fleet.up(&["a"]).await;
+    let began = ground.slack.posts()[0].at;
+    eventually("a minute is over", SOON * 2, || async { began.elapsed() >= Duration::from_secs(60) }).await;
+    ground.slack.always(None);
+    ground.slack.told("worker a is up again", IN_TIME).await;
+    let posts = ground.slack.posts();
+    assert!(posts.iter().filter(|post| post.status == 0).count() >= 2, "it was tried again meanwhile: {posts:?}");
+    let taken: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
+    assert_eq!(taken.len(), 2, "{taken:?}");
+    assert!(taken[0].contains("Worker a crashed") && taken[1].contains("up again"), "{taken:?}");
+    // Nobody knows what a server that hangs did with a message: its key says that it is the same.
+    let key = |post: &super::slack::Post| post.body.to_string().split("ref ").nth(1).map(|r| r[..8].to_owned());
+    assert!(posts.iter().filter(|post| post.status == 0).all(|post| key(post) == key(&posts[0])));
+}
+
+#[tokio::test]
+async fn notify_test_sends_by_every_channel_and_shows_the_answers() {
+    let (slack, webhook, mail) = (Slack::start(), Slack::start(), Mail::start("starttls").await);
+    let run = async |more: &[(&str, String)]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
+        command.arg("notify-test").env_clear().envs(mail.settings()).envs(more.iter().cloned());
+        let output = command.output().await.unwrap();
+        let told = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        assert!(!told.concat().contains("verysecret"), "{told:?}");
+        (output.status.code(), told)
+    };
+    let all = [
+        ("SLACK_WEBHOOK_URL", slack.url()),
+        ("ALERT_WEBHOOK_URL", webhook.url()),
+        ("SERVER_MATURITY", "test".to_owned()),
+    ];
+    let (code, [out, err]) = run(&all).await;
+    assert_eq!(
+        (code, out.as_str(), err.as_str()),
+        (Some(0), "slack: sent: 200 OK: ok\nemail:night@example.org: sent: taken\nwebhook: sent: 200 OK: ok\n", "")
+    );
+    assert!(slack.taken()[0].text().contains("[test] Test message"), "{:?}", slack.taken());
+    assert_eq!(mail.mails()[0]["subject"], "[test] Test message: this channel works");
+    webhook.always(Some(Answer::Status(404)));
+    let (code, [out, err]) = run(&all).await;
+    assert_eq!(code, Some(1));
+    assert!(out.contains("slack: sent") && out.contains("webhook: not sent: 404 Not Found: said"), "{out}");
+    assert!(err.contains("1 of 3 channels did not take it"), "{err}");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
+    let nobody = command.arg("notify-test").env_clear().output().unwrap();
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(String::from_utf8(nobody.stderr).unwrap().contains("no channel is set up: set SLACK_WEBHOOK_URL"));
 }
 
 #[tokio::test]

@@ -1,15 +1,20 @@
 //! Workers as far as the monitor can see them: heartbeats that are rewritten, or not any more.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::aio::MultiplexedConnection;
+use tokio::sync::Mutex;
 
 use crate::support::redis::{TestRedis, connection};
 
 /// Keeps heartbeats of workers up, each the only one of its type.
+///
+/// Whoever writes heartbeats or takes them away holds the list meanwhile: a worker that is gone is
+/// not written once more by a round that began before.
 pub(crate) struct Fleet {
+    /// By name, since when: which also names the process.
     alive: Arc<Mutex<BTreeMap<String, f64>>>,
     url: String,
     _beating: tokio::sync::oneshot::Sender<()>,
@@ -25,11 +30,11 @@ impl Fleet {
             runtime.block_on(async move {
                 let mut redis = connection(&url, Duration::from_secs(10)).await.unwrap();
                 while stopped.try_recv() == Err(tokio::sync::oneshot::error::TryRecvError::Empty) {
-                    let workers: Vec<(String, f64)> =
-                        shared.lock().unwrap().iter().map(|(name, since)| (name.clone(), *since)).collect();
-                    for (name, since) in workers {
-                        beat(&mut redis, &name, since).await;
+                    let workers = shared.lock().await;
+                    for (name, since) in workers.iter() {
+                        beat(&mut redis, name, *since).await;
                     }
+                    drop(workers);
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
             });
@@ -40,19 +45,21 @@ impl Fleet {
     /// These workers live from now on.
     pub(crate) async fn up(&self, names: &[&str]) {
         let mut redis = connection(&self.url, Duration::from_secs(10)).await.unwrap();
+        let mut alive = self.alive.lock().await;
         for name in names {
-            self.alive.lock().unwrap().insert((*name).to_owned(), now());
-            beat(&mut redis, name, now()).await;
+            let since = now();
+            alive.insert((*name).to_owned(), since);
+            beat(&mut redis, name, since).await;
         }
     }
 
     /// These vanish without a goodbye, all in the same moment.
     pub(crate) async fn crash(&self, names: &[&str]) {
-        let gone: Vec<(String, f64)> =
-            names.iter().filter_map(|n| self.alive.lock().unwrap().remove_entry(*n)).collect();
         let mut redis = connection(&self.url, Duration::from_secs(10)).await.unwrap();
         let mut pipe = redis::pipe();
-        for (name, since) in gone {
+        pipe.atomic();
+        let mut alive = self.alive.lock().await;
+        for (name, since) in names.iter().filter_map(|n| alive.remove_entry(*n)).collect::<Vec<_>>() {
             pipe.cmd("DEL").arg(key("heartbeat", &name, since)).ignore();
         }
         let () = pipe.query_async(&mut redis).await.unwrap();
@@ -60,8 +67,9 @@ impl Fleet {
 
     /// This one leaves on purpose.
     pub(crate) async fn leave(&self, name: &str) {
-        let (_, since) = self.alive.lock().unwrap().remove_entry(name).unwrap();
         let mut redis = connection(&self.url, Duration::from_secs(10)).await.unwrap();
+        let mut alive = self.alive.lock().await;
+        let (_, since) = alive.remove_entry(name).unwrap();
         let json = serde_json::json!({"stream": name, "consumer": consumer(since), "signum": 15, "ts": now()});
         let () = redis::pipe()
             .cmd("SET")

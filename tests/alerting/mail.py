@@ -1,6 +1,8 @@
 """A mail server that prints what it takes, one JSON a line.
 
-usage: mail.py starttls|plain
+usage: mail.py starttls|implicit|plain
+
+Nobody called gone has a mailbox (550); that of busy is full at the first try (452).
 """
 import asyncio
 import email
@@ -14,13 +16,25 @@ from aiosmtpd.smtp import SMTP, AuthResult
 
 
 class Keeper:
+    put_off = False
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        print("recipient: " + address, flush=True)
+        if address.startswith("gone@"):
+            return "550 no such mailbox"
+        if address.startswith("busy@") and not self.put_off:
+            self.put_off = True
+            return "452 mailbox full"
+        envelope.rcpt_tos.append(address)
+        return "250 good"
+
     async def handle_DATA(self, server, session, envelope):
         mail = email.message_from_bytes(envelope.content, policy=email.policy.default)
         parts = [part for part in mail.walk() if not part.is_multipart()]
         taken = {
             "to": envelope.rcpt_tos[0],
             "from": envelope.mail_from,
-            "tls": session.ssl is not None,
+            "tls": server.transport.get_extra_info("ssl_object") is not None,
             "user": session.auth_data,
             "subject": mail["subject"],
             "message-id": mail["message-id"],
@@ -35,12 +49,12 @@ class Keeper:
 
 def login(server, session, envelope, mechanism, data):
     good = data.login == b"shepherd" and data.password == b"verysecret"
-    return AuthResult(success=good, auth_data=data.login.decode())
+    return AuthResult(success=good, handled=False, auth_data=data.login.decode())
 
 
-starttls = sys.argv[1] == "starttls"
+mode = sys.argv[1]
 context = None
-if starttls:
+if mode != "plain":
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain("cert.pem", "key.pem")
 
@@ -49,17 +63,18 @@ class Server(Controller):
     def factory(self):
         return SMTP(
             self.handler,
-            tls_context=context,
-            require_starttls=starttls,
+            tls_context=context if mode == "starttls" else None,
+            require_starttls=mode == "starttls",
             authenticator=login,
-            auth_required=starttls,
-            auth_require_tls=True,
+            auth_required=mode != "plain",
+            auth_require_tls=mode != "implicit",
         )
 
 
 controller = Server(Keeper(), hostname="127.0.0.1", port=0)
 loop = asyncio.new_event_loop()
 asyncio.set_event_loop(loop)
-server = loop.run_until_complete(loop.create_server(controller.factory, host="127.0.0.1", port=0))
+wrapped = context if mode == "implicit" else None
+server = loop.run_until_complete(loop.create_server(controller.factory, host="127.0.0.1", port=0, ssl=wrapped))
 print(f"listening on {server.sockets[0].getsockname()[1]}", flush=True)
 loop.run_forever()

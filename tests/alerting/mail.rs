@@ -74,10 +74,20 @@ impl Mail {
         log.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("mail: ")?).ok()).collect()
     }
 
+    /// How often somebody was to be written to.
+    fn tried(&self, recipient: &str) -> usize {
+        self.reaper.log_from(0).lines().filter(|line| *line == format!("recipient: {recipient}")).count()
+    }
+
     pub(crate) async fn told(&self, subject: &str) -> Value {
-        eventually(&format!("a mail says {subject:?}"), SOON, || async {
+        self.told_in_time(&format!("a mail says {subject:?}"), SOON, |s| s.contains(subject)).await
+    }
+
+    /// Waits for a mail whose subject is such.
+    pub(crate) async fn told_in_time(&self, what: &str, limit: Duration, is: impl Fn(&str) -> bool) -> Value {
+        eventually(what, limit, || async {
             let mails = self.mails();
-            let found = mails.iter().find(|m| m["subject"].as_str().is_some_and(|s| s.contains(subject))).cloned();
+            let found = mails.iter().find(|m| m["subject"].as_str().is_some_and(&is)).cloned();
             found.ok_or_else(|| self.reaper.log_from(0))
         })
         .await
@@ -127,4 +137,66 @@ async fn a_server_without_tls_gets_no_mail_and_no_password() {
         answer["channels"].as_array().unwrap().iter().find(|c| c["channel"] == "email:night@example.org").unwrap();
     assert_eq!(by_mail["ok"], false, "{answer}");
     assert!(mail.mails().is_empty());
+}
+
+#[tokio::test]
+async fn mail_goes_by_tls_from_the_first_byte() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a"]).await;
+    let mail = Mail::start("implicit").await;
+    let by_mail = mail.settings();
+    let mut given = settings(&by_mail);
+    // On port 465 without being asked.
+    given.push(("SMTP_USE_TLS", "implicit"));
+    let monitor = ground.monitor("m", &given).await;
+    ground.alive(&monitor, &["a"]).await;
+    ground.fleet.crash(&["a"]).await;
+    let firing = mail.told("[test] CRITICAL: Worker a crashed").await;
+    assert_eq!((&firing["tls"], &firing["user"]), (&Value::Bool(true), &Value::from("shepherd")));
+}
+
+#[tokio::test]
+async fn one_recipient_is_refused_another_put_off_and_the_third_hears_at_once() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a"]).await;
+    let mail = Mail::start("starttls").await;
+    let mut given = mail.settings();
+    given.retain(|(name, _)| name != "ALERT_EMAIL_TO");
+    given.push(("ALERT_EMAIL_TO".to_owned(), "gone@example.org,busy@example.org,night@example.org".to_owned()));
+    let monitor = ground.monitor("m", &settings(&given)).await;
+    ground.alive(&monitor, &["a"]).await;
+    ground.fleet.crash(&["a"]).await;
+    assert_eq!(mail.told("Worker a crashed").await["to"], "night@example.org");
+    ground.fleet.up(&["a"]).await;
+    // It was put off for a minute, and its end waits behind it.
+    let of_busy = eventually("busy hears of both", SOON * 4, || async {
+        let mails = mail.mails();
+        let of_busy: Vec<String> =
+            mails.iter().filter(|m| m["to"] == "busy@example.org").map(|m| m["subject"].to_string()).collect();
+        if of_busy.len() == 2 { Ok(of_busy) } else { Err(format!("{mails:?}")) }
+    })
+    .await;
+    assert!(of_busy[0].contains("Worker a crashed") && of_busy[1].contains("up again"), "{of_busy:?}");
+    assert_eq!(mail.tried("busy@example.org"), 3);
+    assert_eq!(mail.mails().iter().filter(|m| m["to"] == "night@example.org").count(), 2);
+    // A 5xx is final, for this message and this recipient.
+    assert_eq!(mail.tried("gone@example.org"), 2);
+    let (_, page) = monitor.get("/alerts").await;
+    assert!(page.contains("given up") && page.contains("no such mailbox"), "{page}");
+}
+
+#[tokio::test]
+async fn a_password_that_is_refused_breaks_the_channel_and_the_mail_waits() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a"]).await;
+    let mail = Mail::start("starttls").await;
+    let mut given = mail.settings();
+    given.retain(|(name, _)| name != "SMTP_PASSWORD");
+    given.push(("SMTP_PASSWORD".to_owned(), "anotherone".to_owned()));
+    let monitor = ground.monitor("m", &settings(&given)).await;
+    ground.alive(&monitor, &["a"]).await;
+    ground.fleet.crash(&["a"]).await;
+    ground.slack.told("channel email:night@example.org refuses messages", SOON).await;
+    let (_, page) = monitor.get("/alerts").await;
+    assert!(page.contains("waiting") && !page.contains("given up") && !page.contains("anotherone"), "{page}");
 }

@@ -6,6 +6,7 @@ mod leadership;
 mod mail;
 mod pages;
 mod slack;
+mod test_rules;
 mod trouble;
 mod workers;
 
@@ -83,6 +84,30 @@ async fn all_noted_as_sent(monitor: &Monitor) {
         page.contains(">sent<") && !page.contains(">waiting<")
     })
     .await;
+}
+
+/// Waits until Postgres has so many events about alerts that fired, and no other.
+async fn all_told_of(monitor: &Monitor, count: usize) {
+    eventually("Postgres has each alert once", SOON, || async {
+        let events = monitor.events().await;
+        let fired: Vec<&Value> =
+            events.iter().filter(|event| event["type"] == "alert").map(|event| &event["detail"]).collect();
+        if fired.len() == count { Ok(()) } else { Err(format!("{fired:?}")) }
+    })
+    .await;
+}
+
+/// The shortest of up to three tries of something that takes at most `limit` when the machine is
+/// not busy with something else: the first that does, else the best.
+async fn best_of_three<F: Future<Output = Duration>>(limit: Duration, mut attempt: impl FnMut() -> F) -> Duration {
+    let mut best = attempt().await;
+    for _ in 0..2 {
+        if best <= limit {
+            break;
+        }
+        best = best.min(attempt().await);
+    }
+    best
 }
 
 /// Alerts as the page's API tells them.

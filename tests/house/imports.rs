@@ -38,6 +38,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["contract", "redis_streams"]),
     ("dead_letters", &["contract", "redis_streams", "settings"]),
     ("health", &["settings"]),
+    ("test_rules", &["alerting", "history", "postgres", "settings"]),
     ("demo", &["contract", "worker", "redis_streams"]),
     (
         "application",
@@ -67,6 +68,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "redis_streams",
             "settings",
             "telemetry",
+            "test_rules",
             "worker",
         ],
     ),

@@ -1,0 +1,330 @@
+//! Rules over what was recorded: when each would have fired, for how long, and whether somebody
+//! would have been told. The rules see values instead of snapshots; all else is as it is live.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::condition::{Memory, judge};
+use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
+use super::rule::{Bound, Metric, Rule, RuleSet, Subjects};
+
+/// One time that a rule would have fired. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Firing {
+    /// The stream or worker type.
+    pub subject: Option<String>,
+    /// When the condition began to hold.
+    pub since: f64,
+    /// When it had held for long enough.
+    pub fired: f64,
+    /// When it was over; `None`: it still fires at the end.
+    pub until: Option<f64>,
+    /// The value furthest beyond the limit.
+    pub worst: Option<f64>,
+    /// When somebody would have been told: not in a maintenance window, nor within the cooldown.
+    pub told: Option<f64>,
+}
+
+/// What one rule would have done.
+#[derive(Debug)]
+pub struct Track<'a> {
+    /// The rule.
+    pub rule: &'a Rule,
+    /// In the order of their firing.
+    pub firings: Vec<Firing>,
+    /// The series it was judged by, of those that were recorded.
+    pub series: BTreeSet<String>,
+    memory: Memory,
+    alerts: BTreeMap<Option<String>, Alert>,
+    /// Which names its glob matches.
+    matches: BTreeMap<String, bool>,
+}
+
+/// All rules on their way through the past.
+#[derive(Debug)]
+pub struct Replay<'a> {
+    rules: &'a RuleSet,
+    tracks: Vec<Track<'a>>,
+}
+
+/// Series as they have to be read.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// These.
+    pub names: BTreeSet<String>,
+    /// All that begin so.
+    pub prefixes: BTreeSet<String>,
+}
+
+impl<'a> Replay<'a> {
+    /// Before anything was seen.
+    #[must_use]
+    pub fn new(rules: &'a RuleSet) -> Self {
+        let track = |rule| Track {
+            rule,
+            firings: Vec::new(),
+            series: BTreeSet::new(),
+            memory: Memory::default(),
+            alerts: BTreeMap::new(),
+            matches: BTreeMap::new(),
+        };
+        Self { rules, tracks: rules.rules.iter().map(track).collect() }
+    }
+
+    /// Which series the rules look at.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        let mut wanted = Wanted::default();
+        for track in &self.tracks {
+            let Some(series) = track.rule.watch.metric.series() else { continue };
+            match &track.rule.watch.of {
+                None => wanted.names.insert(series.to_owned()),
+                Some(Subjects::One(subject)) => wanted.names.insert(format!("{series}:{subject}")),
+                Some(Subjects::Glob(..)) => wanted.prefixes.insert(format!("{series}:")),
+            };
+        }
+        wanted
+    }
+
+    /// Takes in what was recorded at `now`, by series.
+    pub fn observe(&mut self, recorded: &BTreeMap<String, f64>, now: f64) {
+        for track in &mut self.tracks {
+            track.observe(recorded, now, self.rules);
+        }
+    }
+
+    /// What each rule would have done, in the file's order.
+    #[must_use]
+    pub fn tracks(&self) -> &[Track<'a>] {
+        &self.tracks
+    }
+}
+
+impl Track<'_> {
+    fn observe(&mut self, recorded: &BTreeMap<String, f64>, now: f64, rules: &RuleSet) {
+        let rule = self.rule;
+        let Some(series) = rule.watch.metric.series() else { return };
+        let glob = match &rule.watch.of {
+            None => return self.see(None, series, recorded, now, rules),
+            Some(Subjects::One(subject)) => {
+                return self.see(Some(subject.clone()), &format!("{series}:{subject}"), recorded, now, rules);
+            }
+            Some(Subjects::Glob(_, glob)) => glob,
+        };
+        let prefix = format!("{series}:");
+        let mut seen = BTreeSet::new();
+        for name in recorded.range(prefix.clone()..).map(|(name, _)| name).take_while(|n| n.starts_with(&prefix)) {
+            let subject = name.get(prefix.len()..).unwrap_or_default();
+            let matches = match self.matches.get(subject) {
+                Some(matches) => *matches,
+                None => *self.matches.entry(subject.to_owned()).or_insert_with(|| glob.is_match(subject)),
+            };
+            if matches {
+                seen.insert(subject.to_owned());
+                self.see(Some(subject.to_owned()), name, recorded, now, rules);
+            }
+        }
+        // As live: of a stream that is gone nothing goes on.
+        let gone: Vec<Option<String>> = self
+            .alerts
+            .iter()
+            .filter(|(subject, alert)| alert.is_active() && !subject.as_ref().is_some_and(|s| seen.contains(s)))
+            .map(|(subject, _)| subject.clone())
+            .collect();
+        for subject in gone {
+            self.step(subject, Seen::Clear(None), now, rules);
+        }
+    }
+
+    fn see(
+        &mut self,
+        subject: Option<String>,
+        series: &str,
+        recorded: &BTreeMap<String, f64>,
+        now: f64,
+        rules: &RuleSet,
+    ) {
+        let value = recorded.get(series).copied();
+        if value.is_some() && !self.series.contains(series) {
+            self.series.insert(series.to_owned());
+        }
+        let seen = judge(self.rule, subject.as_deref(), value, &mut self.memory, now);
+        self.step(subject, seen, now, rules);
+    }
+
+    fn step(&mut self, subject: Option<String>, seen: Seen, now: f64, rules: &RuleSet) {
+        let rule = self.rule;
+        let last = self.alerts.get(&subject);
+        if last.is_none_or(Alert::is_done) {
+            let Seen::Holds(value) = seen else { return };
+            let identity = Identity {
+                key: rule.key(subject.as_deref()),
+                rule: rule.name.clone(),
+                subject: subject.clone(),
+                kind: Kind::Rule,
+                severity: rule.severity,
+            };
+            let alert = Alert::begin(identity, value, now, last);
+            self.alerts.insert(subject.clone(), alert);
+        }
+        let Some(alert) = self.alerts.get_mut(&subject) else { return };
+        let policy = Policy { duration: rule.duration, resolve_after: rule.resolve_after, not_before: 0.0 };
+        match alert.step(seen, policy, now) {
+            Step::Fired => self.firings.push(Firing {
+                subject: subject.clone(),
+                since: alert.since,
+                fired: now,
+                until: None,
+                worst: None,
+                told: None,
+            }),
+            Step::Dropped => (alert.phase, alert.over_told) = (Phase::Resolved, true),
+            _ => {}
+        }
+        let Some(firing) = self.firings.iter_mut().rev().find(|firing| firing.subject == subject) else { return };
+        if firing.until.is_some() || alert.phase == Phase::Pending {
+            return;
+        }
+        if alert.phase == Phase::Resolved {
+            firing.until = Some(now);
+            return;
+        }
+        if let Seen::Holds(Some(value)) = seen {
+            let worse = if matches!(rule.bound, Bound::Below(_)) { f64::min } else { f64::max };
+            firing.worst = Some(firing.worst.map_or(value, |worst| worse(worst, value)));
+        }
+        let quiet = rules.maintenance.iter().any(|window| window.covers(&rule.name, subject.as_deref(), now));
+        if firing.told.is_none() && !quiet && now >= alert.quiet_until {
+            firing.told = Some(now);
+            alert.quiet_until = now + rule.cooldown.as_secs_f64();
+        }
+    }
+}
+
+impl Firing {
+    /// For how long it fired, seconds; `end` is where the past ends.
+    #[must_use]
+    pub fn lasted(&self, end: f64) -> f64 {
+        (self.until.unwrap_or(end) - self.fired).max(0.0)
+    }
+}
+
+impl Metric {
+    /// The name under which it is recorded; of a stream or worker type, what stands before `:`.
+    /// `None` if it is not.
+    #[must_use]
+    pub fn series(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Xlen => "xlen",
+            Self::Pending => "pending",
+            Self::Lag => "lag",
+            Self::LagSeconds => "oldest_waiting_sec",
+            Self::Consumers => "consumers",
+            Self::WorkersAlive => "workers_alive",
+            Self::Backlog => "backlog",
+            Self::Capacity => "capacity",
+            Self::CallbacksPending => "pg:callbacks_pending",
+            Self::OldestCallbackAge => "pg:oldest_callback_age_sec",
+            Self::QueriesLastHour => "pg:queries_last_1h",
+            Self::PgConnections => "pg:connection_count",
+            Self::DbSize => "pg:db_size_bytes",
+            Self::WalSize => "pg:wal_size_bytes",
+            Self::DiskUsed => "pg:disk_used_bytes",
+            Self::DiskUsedPct => "pg:disk_used_pct",
+            Self::DiskCapacity => "pg:disk_capacity_bytes",
+            Self::RedisMemory => "redis:used_memory_bytes",
+            Self::RedisClients => "redis:connected_clients",
+            Self::RedisOps => "redis:ops_per_sec",
+            Self::DrainSeconds
+            | Self::AddedPerSec
+            | Self::LostWorkers
+            | Self::HungWorkers
+            | Self::Utilization
+            | Self::DiskFullIn
+            | Self::RedisMemoryPct
+            | Self::RedisEvicted
+            | Self::RedisDown
+            | Self::PostgresDown
+            | Self::LoginRefused => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alerting::file;
+
+    /// What each rule does when these values come every 30 s, `None` being nothing recorded.
+    fn replayed(
+        rules: &str,
+        series: &[(&str, &[Option<f64>])],
+    ) -> Vec<Vec<(Option<String>, f64, Option<f64>, Option<f64>)>> {
+        let rules = file::read(rules).unwrap();
+        let mut replay = Replay::new(&rules);
+        for i in 0..series.iter().map(|(_, values)| values.len()).max().unwrap() {
+            let at = |(name, values): &(&str, &[Option<f64>])| Some(((*name).to_owned(), values.get(i).copied()??));
+            replay.observe(&series.iter().filter_map(at).collect(), i as f64 * 30.0);
+        }
+        let told = |firing: &Firing| (firing.subject.clone(), firing.fired, firing.until, firing.told);
+        replay.tracks().iter().map(|track| track.firings.iter().map(told).collect()).collect()
+    }
+
+    #[test]
+    fn a_rule_fires_after_its_duration_is_over_when_it_is_and_tells_once_a_cooldown() {
+        let high = |pattern: &str| pattern.chars().map(|c| Some(if c == '#' { 9.0 } else { 1.0 })).collect::<Vec<_>>();
+        let values = high("..####..##......###.###########");
+        let fired = replayed(
+            "rules: [{name: r, type: threshold, metric: xlen, stream: s, threshold: 5, duration: 60s, cooldown: 8m}]",
+            &[("xlen:s", &values)],
+        );
+        // Held from 60 s on; the second time not for long enough; the third within the cooldown, which
+        // ends at 600 s; the fourth comes back soon and still fires at the end.
+        assert_eq!(
+            fired,
+            [vec![
+                (None, 120.0, Some(180.0), Some(120.0)),
+                (None, 540.0, Some(570.0), None),
+                (None, 660.0, None, Some(660.0))
+            ]
+            .into_iter()
+            .map(|(_, fired, until, told): (Option<String>, _, _, _)| (Some("s".to_owned()), fired, until, told))
+            .collect::<Vec<_>>()]
+        );
+    }
+
+    #[test]
+    fn a_glob_is_an_alert_for_each_and_one_that_is_gone_is_over() {
+        let (there, gone) = ([Some(9.0); 4], [Some(9.0), Some(9.0), None, None]);
+        let fired = replayed(
+            "rules: [{name: r, type: threshold, metric: backlog, worker: 'a*', threshold: 5}]",
+            &[("backlog:a1", &there), ("backlog:a2", &gone), ("backlog:b", &there), ("backlogs:a", &there)],
+        );
+        let told = Some(0.0);
+        assert_eq!(fired, [[(Some("a1".to_owned()), 0.0, None, told), (Some("a2".to_owned()), 0.0, Some(60.0), told)]]);
+    }
+
+    #[test]
+    fn missing_values_change_nothing_unless_the_rule_says_so_and_maintenance_is_not_told() {
+        let values = [Some(9.0), None, None, Some(9.0), Some(1.0)];
+        let fired = replayed(
+            "
+rules:
+  - {name: keeps, type: threshold, metric: pg_connection_count, threshold: 5}
+  - {name: resolves, type: threshold, metric: pg_connection_count, threshold: 5, missing: resolves, cooldown: 0}
+  - {name: none, type: no_data, metric: pg_connection_count}
+  - {name: unrecorded, type: drain_time, stream: s, threshold: 1}
+maintenance: [{from: 1970-01-01T00:00:00Z, until: 1970-01-01T00:01:10Z, rule: resolves}]
+",
+            &[("pg:connection_count", &values)],
+        );
+        assert_eq!(
+            fired,
+            [
+                vec![(None, 0.0, Some(120.0), Some(0.0))],
+                vec![(None, 0.0, Some(30.0), None), (None, 90.0, Some(120.0), Some(90.0))],
+                vec![(None, 30.0, Some(90.0), Some(30.0))],
+                vec![],
+            ]
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! What people and receivers are sent, word for word: snapshots of every kind of message in every
+//! channel.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use super::email::{self, Mailer, Smtp};
+use super::{Deployment, slack, webhook};
+use crate::alerting::board::{Board, BoardSettings};
+use crate::alerting::file;
+use crate::alerting::message::{self, Message};
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::fleet::snapshot::{Snapshot, SourceStatus};
+use crate::fleet::worker_type::TypeState;
+use crate::pages::states::Fleet;
+use crate::settings::MailTls;
+
+const NOW: f64 = 1_795_456_871.0;
+
+fn board(rules: &str) -> Board {
+    let settings = BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".into()] };
+    Board::new(settings, Arc::new(file::read(rules).unwrap()))
+}
+
+/// A fleet in which these are crashed and `busy` has 733 entries waiting.
+fn fleet(down: &[&str]) -> Snapshot {
+    let mut fleet = Fleet::new(NOW);
+    fleet.add("busy", 2, 10, 733);
+    for name in down {
+        fleet.add(name, 3, 10, 0);
+        fleet.change(name, |w, _| {
+            (w.state, w.alive, w.last_alive_count) = (TypeState::Crashed, 0, 3);
+        });
+    }
+    fleet.finish()
+}
+
+/// The messages that `board` makes of this, and of its being over two minutes later.
+fn told(mut board: Board, during: &Snapshot, after: &Snapshot) -> Vec<Message> {
+    let mut told = Vec::new();
+    for (snapshot, at) in [(during, NOW), (during, NOW + 12.0), (after, NOW + 132.0), (after, NOW + 138.0)] {
+        board.advance(snapshot, at);
+        told.extend(board.due(at).0.messages.into_iter().map(|outgoing| outgoing.message));
+    }
+    told
+}
+
+/// A message as each channel sends it; what differs from run to run is replaced.
+fn everywhere(message: &Message) -> String {
+    let from =
+        Deployment { maturity: Some("production".to_owned()), url: Some("https://fleet.example/shepherd".to_owned()) };
+    let mailer = Mailer::new(&Smtp {
+        host: "localhost".to_owned(),
+        port: 25,
+        login: None,
+        tls: MailTls::Off,
+        from: "Shepherd <shepherd@fleet.example>".to_owned(),
+    });
+    let mail = mailer.unwrap().mail("night@example.org", message, &from).unwrap().formatted();
+    let mail = String::from_utf8(mail).unwrap();
+    let head = mail.split("\r\n\r\n").next().unwrap().replace("\r\n", "\n");
+    let boundary = head.split("boundary=\"").nth(1).unwrap().split('"').next().unwrap();
+    let mut text = String::new();
+    _ = writeln!(text, "=== Slack\n{:#}\n", slack::payload(message, &from));
+    _ = writeln!(text, "=== webhook\n{:#}\n", webhook::payload(message, &from));
+    _ = writeln!(text, "=== mail\n{}\n", head.replace(boundary, "[boundary]"));
+    _ = writeln!(text, "=== plain\n{}", email::plain(message, &from));
+    _ = writeln!(text, "=== HTML\n{}", email::html(message, &from).replace("<p", "\n<p").replace("<li", "\n<li"));
+    text
+}
+
+#[test]
+fn a_worker_that_crashes_and_is_up_again() {
+    let messages = told(board(""), &fleet(&["aragorn.lookup"]), &fleet(&[]));
+    assert_eq!(messages.len(), 2);
+    insta::assert_snapshot!("firing", everywhere(&messages[0]));
+    insta::assert_snapshot!("resolved", everywhere(&messages[1]));
+}
+
+#[test]
+fn a_rule_with_a_text_labels_and_annotations() {
+    let rules = "
+rules:
+  - name: backlog
+    type: threshold
+    metric: xlen
+    stream: 'b*'
+    threshold: 500
+    message: \"{subject} has {value} waiting, more than {threshold} & that is <b>bad</b>\"
+    labels: {team: search}
+    annotations: {runbook: \"https://example.org/{subject}\"}
+";
+    let messages = told(board(rules), &fleet(&[]), &Fleet::new(NOW).finish());
+    assert_eq!(messages.len(), 2);
+    insta::assert_snapshot!("rule", everywhere(&messages[0]));
+}
+
+#[test]
+fn eighteen_workers_down_at_once() {
+    let names: Vec<String> = (0..18).map(|i| format!("worker.{i:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let messages = told(board(""), &fleet(&names), &fleet(&[]));
+    assert_eq!(messages.len(), 2);
+    insta::assert_snapshot!("eighteen", everywhere(&messages[0]));
+    insta::assert_snapshot!("eighteen_resolved", everywhere(&messages[1]));
+}
+
+#[test]
+fn a_storm_is_counted() {
+    let rules: String = (0..360)
+        .map(|i| format!("\n  - {{name: rule{i:03}, type: threshold, metric: xlen, stream: busy, threshold: 500}}"))
+        .collect();
+    let messages = told(board(&format!("rules:{rules}")), &fleet(&[]), &Fleet::new(NOW).finish());
+    let last = messages.iter().find(|message| message.title.ends_with("and 340 more")).unwrap();
+    assert_eq!((last.alerts.len(), last.more), (message::NAMED, 291));
+    insta::assert_snapshot!("storm", everywhere(last));
+}
+
+#[test]
+fn a_database_that_cannot_be_read() {
+    let mut away = fleet(&[]);
+    let trouble = SourceTrouble::new(TroubleKind::Unreachable, "connection refused (127.0.0.1:5432)");
+    away.postgres.source = SourceStatus::Down { since: NOW, trouble };
+    let messages = told(board(""), &away, &fleet(&[]));
+    assert_eq!(messages.len(), 2);
+    insta::assert_snapshot!("database", everywhere(&messages[0]));
+    insta::assert_snapshot!("database_resolved", everywhere(&messages[1]));
+}
+
+#[test]
+fn a_test_message() {
+    insta::assert_snapshot!("test", everywhere(&message::test(NOW, "nonce")));
+}
+
+#[test]
+fn names_that_would_ping_link_or_run_do_nothing_of_it() {
+    let names = [
+        "<!channel>",
+        "<@U123>|<https://evil.example|click>",
+        "*_~`bold`~_*",
+        "<script>alert(1)</script>\"onload='x'",
+        "two\r\nBcc: everybody@example.org",
+        "\u{202e}backwards",
+    ];
+    let messages = told(board(""), &fleet(&names), &fleet(&[]));
+    let all = everywhere(&messages[0]);
+    for bad in ["<!channel", "<@U123", "<https://evil", "<script", "\r", "\nBcc:", "\u{202e}"] {
+        let channels = all.split("=== plain").next().unwrap();
+        // JSON for receivers keeps names as they are; whoever shows them escapes them.
+        let shown =
+            channels.split("=== webhook").next().unwrap().to_owned() + channels.split("=== mail").nth(1).unwrap();
+        assert!(!shown.contains(bad) && !all.split("=== HTML").nth(1).unwrap().contains(bad), "{bad:?} in {all}");
+    }
+    insta::assert_snapshot!("hostile", all);
+    // One alone: its name is in the subject and in Slack's first line.
+    let alone = told(board(""), &fleet(&["<!channel>"]), &fleet(&[]));
+    insta::assert_snapshot!("hostile_alone", everywhere(&alone[0]));
+}

@@ -1,0 +1,281 @@
+//! `shepherd-monitor test-rules`: takes the rules of a file through the recorded history and tells
+//! when each would have fired, and for how long.
+//!
+//! [`command`] is what is asked, [`run`] does it. What the rules decide is in
+//! [`replay`](crate::alerting::replay), the same as live; here the archive is read, a day at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use chrono::DateTime;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+use serde_json::{Value, json};
+
+use crate::alerting::file;
+use crate::alerting::message::span;
+use crate::alerting::replay::{Firing, Replay, Track};
+use crate::alerting::rule::{Bound, figure};
+use crate::history::window::{MAX_POINTS, MAX_WINDOW_SEC, Window};
+use crate::history::{Micros, SECOND};
+use crate::postgres::connection::{self, PgPool};
+use crate::postgres::history::Selection;
+use crate::postgres::history::metrics;
+use crate::settings::Settings;
+
+/// So many of a rule's firings are listed, the newest.
+const LISTED: usize = 10;
+/// How long the database may be silent.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Series that are always there while a monitor records: without them it was not running.
+const PULSE: [&str; 2] = ["redis:connected_clients", "pg:connection_count"];
+
+/// The subcommand; it takes `settings`, those that say where Postgres is and how often is recorded.
+#[must_use]
+pub fn command(settings: Vec<Arg>) -> Command {
+    Command::new("test-rules")
+        .about("Run the rules of a file over the recorded history and say when they would have fired")
+        .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml"))
+        .arg(
+            Arg::new("since")
+                .long("since")
+                .value_name("TIME")
+                .default_value("30d")
+                .value_parser(ago)
+                .help("From how long ago on (30d, 12h)"),
+        )
+        .arg(
+            Arg::new("until")
+                .long("until")
+                .value_name("TIME")
+                .default_value("0")
+                .value_parser(ago)
+                .help("Up to how long ago"),
+        )
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Everything, as JSON"))
+        .after_help(
+            "The archive has a value of each series every 30 s unless MONITOR_HISTORY_INTERVAL_SEC says otherwise: \
+             what came and went in between is not in it. Ends with 0 however often rules fire, with 1 when the file \
+             has a mistake or the archive cannot be read.",
+        )
+        .args(settings)
+}
+
+fn ago(text: &str) -> Result<Duration, String> {
+    let ago = file::duration(text).filter(|ago| ago.as_secs_f64() <= MAX_WINDOW_SEC);
+    ago.ok_or_else(|| format!("expected a time such as 30d, 12h or 45m, at most {:.0}d", MAX_WINDOW_SEC / 86_400.0))
+}
+
+/// What is asked for.
+struct Asked<'a> {
+    file: &'a str,
+    /// Unix seconds.
+    since: f64,
+    until: f64,
+}
+
+/// Carries out what [`command`] was given, and prints what it found.
+///
+/// # Errors
+/// In few lines: the file's mistakes, or why the archive cannot be read.
+pub fn run(given: &ArgMatches, settings: &Settings) -> Result<(), String> {
+    let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
+    let text = std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+    let rules = file::read(&text).map_err(|mistakes| {
+        let told: Vec<String> = mistakes.iter().map(|mistake| format!("{name}:{mistake}")).collect();
+        format!("{name} has {} mistakes\n{}", mistakes.len(), told.join("\n"))
+    })?;
+    let ago = |name| given.get_one::<Duration>(name).map_or(0.0, Duration::as_secs_f64);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let asked = Asked { file: name, since: now - ago("since"), until: now - ago("until") };
+    if asked.since >= asked.until {
+        return Err("since is not before until: expected a longer time for --since than for --until".to_owned());
+    }
+    let pool = connection::pool(settings.database_url.reveal(), settings.pool_timeout).map_err(|e| e.detail)?;
+    let mut replay = Replay::new(&rules);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let recorded = runtime.block_on(walk(&pool, &mut replay, &asked, settings.history_interval))?;
+    let told =
+        if given.get_flag("json") { as_json(&replay, &asked, recorded) } else { as_text(&replay, &asked, recorded) };
+    // A reader that has gone, such as `head`, is no failure.
+    match io::stdout().write_all(told.as_bytes()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.to_string()),
+        _ => Ok(()),
+    }
+}
+
+/// Shows the rules everything that was recorded, oldest first; for how many seconds something was.
+async fn walk(pool: &PgPool, replay: &mut Replay<'_>, asked: &Asked<'_>, interval: Duration) -> Result<f64, String> {
+    let wanted = replay.wanted();
+    let mut names: BTreeSet<String> = wanted.names;
+    names.extend(PULSE.map(str::to_owned));
+    let mut selections = vec![Selection::Names(names.into_iter().collect())];
+    selections.extend(wanted.prefixes.into_iter().map(Selection::Prefix));
+    // One sample in each bucket. A value holds until the next is due; then it is missing.
+    let bucket = Micros::try_from(interval.as_secs().max(1)).unwrap_or(30) * SECOND;
+    let holds = bucket * 2;
+    let micros = |seconds: f64| {
+        #[expect(clippy::cast_possible_truncation, reason = "a date")]
+        let micros = (seconds * 1e6) as Micros;
+        micros - micros.rem_euclid(bucket)
+    };
+    let (mut since, end) = (micros(asked.since), micros(asked.until) + bucket);
+    let mut last: BTreeMap<String, (Micros, f64)> = BTreeMap::new();
+    let mut recorded = 0;
+    while since < end {
+        let window = Window { since, until: end.min(since + bucket * MAX_POINTS), bucket };
+        let mut found: BTreeMap<Micros, Vec<(String, f64)>> = BTreeMap::new();
+        for selection in &selections {
+            let reading = tokio::time::timeout(ANSWER_WITHIN, metrics::read(pool, selection, window));
+            let series = reading.await.map_err(|_| "Postgres does not answer in time".to_owned())?;
+            let series = series.map_err(|trouble| format!("the archive cannot be read: {}", trouble.detail))?;
+            for (name, buckets) in series {
+                for (at, of) in buckets {
+                    found.entry(at).or_default().push((name.clone(), of.mean()));
+                }
+            }
+        }
+        let mut at = window.since;
+        while at < window.until {
+            for (name, value) in found.remove(&at).unwrap_or_default() {
+                last.insert(name, (at, value));
+            }
+            last.retain(|_, (seen, _)| at - *seen < holds);
+            // While nobody recorded, nobody watched.
+            if !last.is_empty() {
+                recorded += bucket;
+                let present = last.iter().map(|(name, (_, value))| (name.clone(), *value)).collect();
+                replay.observe(&present, seconds(at));
+            }
+            at += bucket;
+        }
+        since = window.until;
+    }
+    Ok(seconds(recorded))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
+fn seconds(micros: Micros) -> f64 {
+    micros as f64 / 1e6
+}
+
+/// Why a rule cannot have fired, if so.
+fn not_judged(track: &Track<'_>) -> Option<String> {
+    let rule = track.rule;
+    match rule.watch.metric.series() {
+        None => Some(format!("{} is not recorded: what it would have done cannot be said", rule.watch.metric.name())),
+        Some(_) if track.series.is_empty() => Some(format!(
+            "nothing was recorded of {}",
+            rule.watches().split(&rule.bound.words()).next().unwrap_or_default().trim()
+        )),
+        Some(_) => None,
+    }
+}
+
+fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
+    let tracks = replay.tracks();
+    let all = |track: &Track<'_>| track.firings.iter().map(|firing| firing.lasted(asked.until)).sum::<f64>();
+    let count: usize = tracks.iter().map(|track| track.firings.len()).sum();
+    let fired = tracks.iter().filter(|track| !track.firings.is_empty()).count();
+    let mut text = format!(
+        "{}: {} rules from {} to {}, {} of it recorded\n{fired} would have fired, {count} times altogether\n",
+        asked.file,
+        tracks.len(),
+        moment(asked.since),
+        moment(asked.until),
+        span(recorded),
+    );
+    if recorded == 0.0 {
+        text.push_str("Nothing was recorded in this time: is this the database that the monitor uses?\n");
+    }
+    let head = ["RULE", "SEVERITY", "FIRED", "TOLD", "ALTOGETHER", "LONGEST", "LAST"].map(str::to_owned);
+    let mut rows = vec![head];
+    for track in tracks {
+        let told = track.firings.iter().filter(|firing| firing.told.is_some()).count();
+        let longest = track.firings.iter().map(|firing| firing.lasted(asked.until)).fold(0.0, f64::max);
+        let [count, told, sum, longest, last] = match (track.firings.last(), not_judged(track)) {
+            (Some(last), _) => {
+                [track.firings.len().to_string(), told.to_string(), span(all(track)), span(longest), moment(last.fired)]
+            }
+            (None, None) => ["0", "0", "", "", "never"].map(str::to_owned),
+            (None, Some(_)) => ["?", "?", "", "", "not recorded"].map(str::to_owned),
+        };
+        rows.push([shown(&track.rule.name), track.rule.severity.as_str().to_owned(), count, told, sum, longest, last]);
+    }
+    text.push('\n');
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..7).map(|column| width(column).unwrap_or(0)).collect();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
+            2 | 3 => format!("{cell:>width$}"),
+            _ => format!("{cell:<width$}"),
+        });
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    for track in tracks {
+        if let Some(why) = not_judged(track) {
+            _ = write!(text, "\n{}: {why}\n", shown(&track.rule.name));
+        }
+        if track.firings.is_empty() {
+            continue;
+        }
+        _ = write!(text, "\n{}: {}\n", shown(&track.rule.name), shown(&track.rule.watches()));
+        let older = track.firings.len().saturating_sub(LISTED);
+        if older > 0 {
+            _ = writeln!(text, "  and {older} earlier; --json has them all");
+        }
+        for firing in track.firings.iter().skip(older) {
+            text.push_str(&line(track, firing, asked.until));
+        }
+    }
+    text
+}
+
+fn line(track: &Track<'_>, firing: &Firing, end: f64) -> String {
+    let subject = match &firing.subject {
+        Some(subject) if track.series.len() > 1 => format!("  {}", shown(subject)),
+        _ => String::new(),
+    };
+    let lasted =
+        format!("{}{}", span(firing.lasted(end)), if firing.until.is_none() { ", and still does" } else { "" });
+    let to = if matches!(track.rule.bound, Bound::Below(_)) { "down" } else { "up" };
+    let worst = firing.worst.map(|worst| format!("  {to} to {}{}", figure(worst), track.rule.watch.metric.unit()));
+    let told = if firing.told.is_none() { "  not told" } else { "" };
+    format!("  {}  for {lasted}{subject}{}{told}\n", moment(firing.fired), worst.unwrap_or_default())
+}
+
+fn as_json(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
+    let firing = |firing: &Firing| {
+        json!({
+            "subject": firing.subject, "since": firing.since, "fired": firing.fired, "until": firing.until,
+            "lasted_sec": firing.lasted(asked.until), "worst": firing.worst.filter(|worst| worst.is_finite()),
+            "told": firing.told,
+        })
+    };
+    let rule = |track: &Track<'_>| {
+        json!({
+            "rule": track.rule.name, "severity": track.rule.severity, "watches": track.rule.watches(),
+            "series": track.series, "not_judged": not_judged(track),
+            "firings": track.firings.iter().map(firing).collect::<Vec<Value>>(),
+        })
+    };
+    let rules: Vec<Value> = replay.tracks().iter().map(rule).collect();
+    let told = json!({
+        "file": asked.file, "since": asked.since, "until": asked.until, "recorded_sec": recorded, "rules": rules,
+    });
+    format!("{told:#}\n")
+}
+
+/// `24 Nov 18:01:11 UTC`.
+fn moment(unix: f64) -> String {
+    #[expect(clippy::cast_possible_truncation, reason = "a date's seconds")]
+    let time = DateTime::from_timestamp(unix as i64, 0).unwrap_or_default();
+    time.format("%-d %b %H:%M:%S UTC").to_string()
+}
+
+/// A name that does nothing to a terminal.
+fn shown(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
