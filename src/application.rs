@@ -70,7 +70,11 @@ impl Application {
         let newest: Newest = Arc::new(ArcSwapOption::empty());
         let alerts = Alerting::new(settings, &io)?;
         let pages = Arc::new(Pages::below(&settings.root_path).context("the templates cannot be read")?);
-        let environment = Environment { maturity: settings.maturity.clone(), url: settings.server_url.clone() };
+        let environment = Environment {
+            maturity: settings.maturity.clone(),
+            url: settings.server_url.clone(),
+            ..Environment::default()
+        };
         let makers = makers(settings, &io, (&pages, &environment), &alerts)?;
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
         let front = Front {

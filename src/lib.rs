@@ -3,7 +3,7 @@
 //! In reading order: [`contract`] is the wire that workers and monitor share. [`fleet`] decides
 //! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
 //! the two servers. [`history`] says what is kept and how; [`alerting`] decides what somebody is told,
-//! [`delivery`] tells it. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
+//! [`delivery`] tells it. [`access`] decides who may. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
 //! [`web`] serves them. [`application`] puts it all together. [`worker`] is the library for worker
 //! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
 //! about what no worker could finish, [`test_rules`] the one that takes alert rules through the past,
@@ -24,6 +24,8 @@
 #[cfg(test)]
 extern crate self as shepherd_monitor;
 
+#[cfg(feature = "monitor")]
+pub mod access;
 #[cfg(feature = "monitor")]
 pub mod actors;
 #[cfg(feature = "monitor")]

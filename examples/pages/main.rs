@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use shepherd_monitor::pages::{Environment, LiveView, Pages, assets};
+use shepherd_monitor::pages::{Environment, LiveView, Pages, Visitor, assets};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let folder = PathBuf::from(std::env::args().nth(1).unwrap_or_else(|| "target/pages".to_owned()));
@@ -26,12 +26,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut list = String::from("<!doctype html><title>Pages</title><ul>");
     for (name, snapshot) in states::all(now) {
         let environment =
-            Environment { maturity: Some("demo".to_owned()), url: Some("http://127.0.0.1:5440".to_owned()) };
+            Environment {
+                maturity: Some("demo".to_owned()),
+                url: Some("http://127.0.0.1:5440".to_owned()),
+                visitor: Visitor::default(),
+            };
         let mut view = LiveView::new(Arc::clone(&pages), environment);
         if let Some(snapshot) = snapshot {
             view.update(&Arc::new(snapshot))?;
         }
-        let html = view.page()?;
+        let html = view.page(&Visitor::default())?;
         copy_assets(&html, &folder)?;
         fs::write(folder.join(format!("{name}.html")), html)?;
         list.push_str(&format!("<li><a href=\"{name}.html\">{name}</a>"));

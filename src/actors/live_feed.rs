@@ -125,11 +125,11 @@ impl Handler<Join> for LiveFeed {
 impl Handler<RenderPage> for LiveFeed {
     type Result = Result<String, String>;
 
-    fn handle(&mut self, _: RenderPage, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, asked: RenderPage, _: &mut Self::Context) -> Self::Result {
         if let Some(text) = self.render()? {
             self.jammed += send_all(&mut self.changes, &text.into());
         }
-        self.view.page().map_err(|error| error.to_string())
+        self.view.page(&asked.visitor).map_err(|error| error.to_string())
     }
 }
 

@@ -15,6 +15,7 @@ use crate::fleet::event::Event;
 use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading};
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
+use crate::pages::Visitor;
 use crate::postgres::alerts::OutboxRow;
 
 /// The actors under supervision.
@@ -317,9 +318,12 @@ pub enum Push {
 }
 
 /// Web → supervisor → LiveFeed: the live page as HTML. Not lost: the asker waits.
-#[derive(Debug, Clone, Copy, Message)]
+#[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<String, String>")]
-pub struct RenderPage;
+pub struct RenderPage {
+    /// Who looks.
+    pub visitor: Visitor,
+}
 
 /// Web → supervisor → LiveFeed: what changed after this tick, for clients without websocket.
 /// Not lost: the asker waits.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::block::{Block, Change};
 use super::cell::Cell;
 use super::chart::{Columns, StillChart, sparkline};
-use super::site::{Environment, Head};
+use super::site::{Environment, Head, Visitor};
 use super::templates::{Pages, PagesError};
 use super::view::{self, Alerts, Frame, Memory};
 use super::{assets, element_id};
@@ -181,12 +181,13 @@ impl LiveView {
         self.message(known).map(Some)
     }
 
-    /// The whole page as HTML, complete before any script runs.
+    /// The whole page as HTML, as this visitor sees it; complete before any script runs.
     ///
     /// # Errors
     /// When a template does not fit its view.
-    pub fn page(&self) -> Result<String, PagesError> {
-        let Some(snapshot) = &self.snapshot else { return self.starting()?.page() };
+    pub fn page(&self, visitor: &Visitor) -> Result<String, PagesError> {
+        let Some(snapshot) = &self.snapshot else { return self.starting()?.page(visitor) };
+        let environment = Environment { visitor: visitor.clone(), ..self.environment.clone() };
         let history = &*snapshot.depths;
         let sparks = self.sparklines(history);
         let html = |id: &str, block: &Block| {
@@ -209,7 +210,7 @@ impl LiveView {
         let fixed = self.blocks.iter().filter(|(id, _)| !matches!(id.get(1..2), Some("-")));
         let blocks = fixed.map(|(id, block)| (id.as_str(), html(id, block).1)).collect();
         let page = Page {
-            head: Head::of(&self.environment, (&self.pages, "/"), &self.title.0, MODULES, Some(REFRESH)),
+            head: Head::of(&environment, (&self.pages, "/"), &self.title.0, MODULES, Some(REFRESH)),
             epoch: self.epoch,
             tick: self.tick,
             ts: snapshot.ts,

@@ -34,5 +34,5 @@ mod view;
 mod wording;
 
 pub use live::LiveView;
-pub use site::{Environment, Site};
+pub use site::{Environment, Site, Visitor};
 pub use templates::{Pages, PagesError};

@@ -7,14 +7,50 @@ use serde::Serialize;
 
 use super::assets;
 use super::templates::Pages;
+use crate::access::Role;
 
-/// What is shown of the deployment in every page's head.
+/// What is shown in every page's head: which deployment this is, and who looks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     /// `SERVER_MATURITY`.
     pub maturity: Option<String>,
     /// `SERVER_URL`.
     pub url: Option<String>,
+    /// Who looks.
+    pub visitor: Visitor,
+}
+
+/// Who looks at a page. What they may not do is not offered; the server is the judge all the same.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Visitor {
+    /// What they are called; `None` where nobody is asked.
+    pub name: Option<String>,
+    /// What they may do.
+    pub role: Role,
+    /// They logged in here, and can log out.
+    pub can_leave: bool,
+}
+
+/// The same for templates: `{{#if visitor.operator}}…{{/if}}`.
+#[derive(Debug, Serialize)]
+struct VisitorView<'a> {
+    name: Option<&'a str>,
+    role: Role,
+    operator: bool,
+    admin: bool,
+    can_leave: bool,
+}
+
+impl<'a> VisitorView<'a> {
+    fn of(visitor: &'a Visitor) -> Self {
+        Self {
+            name: visitor.name.as_deref(),
+            role: visitor.role,
+            operator: visitor.role >= Role::Operator,
+            admin: visitor.role >= Role::Admin,
+            can_leave: visitor.can_leave,
+        }
+    }
 }
 
 /// The pages that exist, in the order of the head: name, path, and the key that follows `g`.
@@ -28,6 +64,7 @@ pub(super) struct Head<'a> {
     assets: String,
     maturity: Option<&'a str>,
     url: Option<&'a str>,
+    visitor: VisitorView<'a>,
     pages: Vec<PageLink>,
     /// What the page's script imports, so that the browser fetches all at once.
     modules: &'static [&'static str],
@@ -58,6 +95,7 @@ impl<'a> Head<'a> {
             assets: format!("{}/assets/{}", pages.root(), assets::version()),
             maturity: environment.maturity.as_deref(),
             url: environment.url.as_deref().filter(|url| is_web_address(url)),
+            visitor: VisitorView::of(&environment.visitor),
             pages: PAGES.into_iter().map(link).collect(),
             modules,
             refresh,
@@ -83,6 +121,12 @@ impl Site {
     #[must_use]
     pub fn new(pages: Arc<Pages>, environment: Environment) -> Self {
         Self { pages, environment }
+    }
+
+    /// The same pages, as this visitor sees them.
+    #[must_use]
+    pub fn seen_by(&self, visitor: Visitor) -> Self {
+        Self { pages: Arc::clone(&self.pages), environment: Environment { visitor, ..self.environment.clone() } }
     }
 
     /// What all its addresses are below: empty, or a path without a slash at its end.

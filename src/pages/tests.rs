@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::cell::{Cell, Tone};
 use super::live::LiveView;
-use super::site::Environment;
+use super::site::{Environment, Visitor};
 use super::states::{self, Fleet};
 use super::templates::Pages;
 use super::{assets, element_id};
@@ -23,7 +23,7 @@ const EPOCH: u64 = 77;
 pub(in crate::pages) static PAGES: LazyLock<Arc<Pages>> = LazyLock::new(|| Arc::new(Pages::below("/root").unwrap()));
 
 fn view() -> LiveView {
-    let environment = Environment { maturity: Some("test".to_owned()), url: None };
+    let environment = Environment { maturity: Some("test".to_owned()), ..Environment::default() };
     LiveView::with_epoch(Arc::clone(&PAGES), environment, EPOCH)
 }
 
@@ -32,7 +32,7 @@ fn page_of(snapshot: Option<Snapshot>) -> String {
     if let Some(snapshot) = snapshot {
         view.update(&Arc::new(snapshot)).unwrap();
     }
-    view.page().unwrap()
+    view.page(&Visitor::default()).unwrap()
 }
 
 fn message(json: Option<String>) -> Value {
@@ -168,7 +168,7 @@ proptest! {
             states::all(NOW).into_iter().take(4).flat_map(|(_, s)| vocabulary(&page_of(s))).collect();
         let mut view = view();
         let update = message(view.update(&Arc::new(fleet_named(&names))).unwrap());
-        let html = view.page().unwrap();
+        let html = view.page(&Visitor::default()).unwrap();
         let strange: Vec<String> = vocabulary(&html).difference(&known).cloned().collect();
         prop_assert!(strange.is_empty(), "{strange:?}");
         let all = ids(&html);
@@ -457,7 +457,7 @@ fn a_snapshot_that_is_not_newer_changes_nothing() {
 #[test]
 fn before_the_first_tick_there_is_a_page_and_no_update() {
     let view = view();
-    assert!(view.page().unwrap().contains("waiting for Redis, Postgres"));
+    assert!(view.page(&Visitor::default()).unwrap().contains("waiting for Redis, Postgres"));
     assert_eq!(view.since(EPOCH, 0).unwrap(), None);
 }
 

@@ -153,11 +153,11 @@ fn time(unix_seconds: f64) -> DateTime<Utc> {
 }
 
 /// Postgres' text holds no NUL.
-fn without_nul(text: &str) -> String {
+pub(super) fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-fn value_without_nul(value: Value) -> Value {
+pub(super) fn value_without_nul(value: Value) -> Value {
     match value {
         Value::String(text) => Value::String(without_nul(&text)),
         Value::Array(items) => items.into_iter().map(value_without_nul).collect(),

@@ -1,11 +1,10 @@
-//! Alerts: the contract's list, the page, and what somebody may do about them.
-//!
-//! A POST is taken from this monitor's own pages and from programs, not from another site's page.
+//! Alerts: the contract's list, the page, and what somebody may do about them; each change goes
+//! through the audit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use actix_web::http::header::{ContentType, HOST, LOCATION, ORIGIN};
+use actix_web::http::header::{ContentType, LOCATION};
 use actix_web::web::{Data, Either, Form, Json, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -13,6 +12,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::Front;
+use super::access::{Caller, audited};
 use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{AlertOrder, SendTest};
@@ -82,7 +82,7 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<Json<Va
 }
 
 /// `GET /alerts`: how every alert, rule and message stands; complete before any script runs.
-pub async fn page(front: Data<Front>) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let ledger = std::sync::Arc::clone(&front.messages);
     let reading =
         front.io.run(Duration::from_secs(3), POSTGRES_LATE, async move { Ok(ledger.messages(MESSAGES).await) });
@@ -109,7 +109,7 @@ pub async fn page(front: Data<Front>) -> Result<HttpResponse, Problem> {
     let snapshot = front.newest.load_full();
     let past = if from_postgres { past(&front, &shown).await } else { Past::default() };
     let page = AlertsPage { shown: &shown, snapshot: snapshot.as_deref(), past, messages, from_postgres };
-    let html = page.html(&front.site);
+    let html = page.html(&front.site_for(&caller));
     let html = html.map_err(|error| {
         tracing::error!(%error, "the alerts page cannot be rendered");
         Problem::Unavailable("the page cannot be rendered".to_owned())
@@ -181,11 +181,10 @@ fn taken<T>(given: Given<T>) -> (T, bool) {
 
 /// `POST /api/silences`.
 pub async fn silence(
-    request: HttpRequest,
     front: Data<Front>,
+    caller: Caller,
     given: Given<SilenceOrder>,
 ) -> Result<HttpResponse, Problem> {
-    own_site(&request)?;
     let (order, form) = taken(given);
     let duration = file::duration(&order.duration)
         .filter(|duration| !duration.is_zero() && *duration <= LONGEST_SILENCE)
@@ -209,25 +208,35 @@ pub async fn silence(
         until: now + duration.as_secs_f64(),
         acknowledges: false,
     };
-    do_it(&front, AlertOrder::Silence(silence.clone())).await?;
-    Ok(done(&front, form, json!({"silenced": silence.id, "until": silence.until})))
+    let parameters = json!({
+        "rule": silence.rule, "subject": silence.subject, "duration": order.duration, "owner": silence.owner,
+        "reason": silence.reason,
+    });
+    let answer = json!({"silenced": silence.id, "until": silence.until});
+    let work = change(&front, AlertOrder::Silence(silence), move |_| answer);
+    let (answer, ()) = audited(&front, &caller, "silence", parameters, work).await?;
+    Ok(done(&front, form, answer))
 }
 
 /// `POST /api/silences/{id}/end`.
-pub async fn end_silence(request: HttpRequest, front: Data<Front>, id: Path<String>) -> Result<HttpResponse, Problem> {
-    own_site(&request)?;
+pub async fn end_silence(
+    request: HttpRequest,
+    front: Data<Front>,
+    caller: Caller,
+    id: Path<String>,
+) -> Result<HttpResponse, Problem> {
     let id = Uuid::parse_str(&id).map_err(|_| Problem::NotFound)?;
-    let said = do_it(&front, AlertOrder::EndSilence(id)).await?;
-    Ok(done(&front, is_form(&request), json!({"said": said})))
+    let work = change(&front, AlertOrder::EndSilence(id), |said| json!({"said": said}));
+    let (answer, ()) = audited(&front, &caller, "end silence", json!({"silence": id.to_string()}), work).await?;
+    Ok(done(&front, is_form(&request), answer))
 }
 
 /// `POST /api/alerts/acknowledge`.
 pub async fn acknowledge(
-    request: HttpRequest,
     front: Data<Front>,
+    caller: Caller,
     given: Given<AcknowledgeOrder>,
 ) -> Result<HttpResponse, Problem> {
-    own_site(&request)?;
     let (order, form) = taken(given);
     let shown = front.alerts.load_full();
     if !shown.alerts.iter().any(|(alert, _)| alert.key == order.key && alert.is_active()) {
@@ -244,37 +253,54 @@ pub async fn acknowledge(
         until: now + LONGEST_SILENCE.as_secs_f64(),
         acknowledges: true,
     };
-    do_it(&front, AlertOrder::Silence(silence)).await?;
-    Ok(done(&front, form, json!({"acknowledged": order.key})))
+    let parameters = json!({"alert": order.key, "owner": silence.owner, "reason": silence.reason});
+    let work = change(&front, AlertOrder::Silence(silence), move |_| json!({"acknowledged": order.key}));
+    let (answer, ()) = audited(&front, &caller, "acknowledge", parameters, work).await?;
+    Ok(done(&front, form, answer))
 }
 
 /// `POST /api/alerts/test`: a test message through each channel, and what each answered.
-pub async fn test(request: HttpRequest, front: Data<Front>) -> Result<HttpResponse, Problem> {
-    own_site(&request)?;
-    let test = SendTest { nonce: Uuid::new_v4().to_string() };
-    let answers = front.test.send(test).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
+pub async fn test(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+    let order = SendTest { nonce: Uuid::new_v4().to_string() };
+    let channels = front.test.clone();
+    let work = async move {
+        let answers = channels.send(order).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
+        Ok((json!({"channels": answers}), answers))
+    };
+    let (answer, answers) = audited(&front, &caller, "send test messages", json!({}), work).await?;
     if is_form(&request) {
         let html = AlertsPage::answers(
-            &front.site,
+            &front.site_for(&caller),
             answers.iter().map(|answer| (answer.channel.as_str(), answer.ok, answer.answer.as_str())).collect(),
         );
         let html = html.map_err(|error| Problem::Unavailable(error.to_string()))?;
         return Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html));
     }
-    Ok(HttpResponse::Ok().json(json!({"channels": answers})))
+    Ok(HttpResponse::Ok().json(answer))
 }
 
 /// `POST /-/reload`: read the rules' file again; a bad one leaves the last good rules in force.
-pub async fn reload(request: HttpRequest, front: Data<Front>) -> Result<HttpResponse, Problem> {
-    own_site(&request)?;
-    let said = front.order.send(AlertOrder::Reload).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
-    let said = said.map_err(Problem::BadRequest)?;
-    Ok(done(&front, is_form(&request), json!({"said": said})))
+pub async fn reload(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+    let order = front.order.clone();
+    let work = async move {
+        let said = order.send(AlertOrder::Reload).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
+        Ok((json!({"said": said.map_err(Problem::BadRequest)?}), ()))
+    };
+    let (answer, ()) = audited(&front, &caller, "reload rules", json!({}), work).await?;
+    Ok(done(&front, is_form(&request), answer))
 }
 
-async fn do_it(front: &Front, order: AlertOrder) -> Result<String, Problem> {
-    let said = front.order.send(order).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
-    said.map_err(Problem::Unavailable)
+/// Does this about alerts; the answer is made of what was said.
+fn change(
+    front: &Front,
+    order: AlertOrder,
+    answer: impl FnOnce(String) -> Value + 'static,
+) -> impl Future<Output = Result<(Value, ()), Problem>> + 'static {
+    let orders = front.order.clone();
+    async move {
+        let said = orders.send(order).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
+        Ok((answer(said.map_err(Problem::Unavailable)?), ()))
+    }
 }
 
 /// A program gets JSON; the page is shown again.
@@ -296,17 +322,6 @@ fn named(owner: String) -> Result<String, Problem> {
         return Err(Problem::BadRequest("owner is empty: expected who asks".to_owned()));
     }
     Ok(owner.trim().chars().take(100).collect())
-}
-
-/// Browsers say where a POST comes from; one from another site's page is refused.
-fn own_site(request: &HttpRequest) -> Result<(), Problem> {
-    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if let Some(site) = header(actix_web::http::header::HeaderName::from_static("sec-fetch-site")) {
-        return if matches!(site, "same-origin" | "none") { Ok(()) } else { Err(Problem::Forbidden) };
-    }
-    let Some(origin) = header(ORIGIN) else { return Ok(()) };
-    let host = origin.split("://").nth(1).unwrap_or_default();
-    if !host.is_empty() && header(HOST) == Some(host) { Ok(()) } else { Err(Problem::Forbidden) }
 }
 
 fn now() -> f64 {

@@ -7,6 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 
 use super::Front;
+use super::access::Caller;
 use super::history_page::{PageQuery, found, html};
 use super::problem::Problem;
 use crate::pages::Site;
@@ -23,25 +24,27 @@ pub struct PartQuery {
 /// now, as an element.
 pub async fn stream(
     front: Data<Front>,
+    caller: Caller,
     request: HttpRequest,
     range: Query<PageQuery>,
     part: Query<PartQuery>,
 ) -> Result<HttpResponse, Problem> {
-    page(&front, &request, About::Stream, &range, part.part.as_deref()).await
+    page((&front, &caller), &request, About::Stream, &range, part.part.as_deref()).await
 }
 
 /// `GET /workers/{type}?from=&to=`: the same for a worker type.
 pub async fn worker_type(
     front: Data<Front>,
+    caller: Caller,
     request: HttpRequest,
     range: Query<PageQuery>,
     part: Query<PartQuery>,
 ) -> Result<HttpResponse, Problem> {
-    page(&front, &request, About::WorkerType, &range, part.part.as_deref()).await
+    page((&front, &caller), &request, About::WorkerType, &range, part.part.as_deref()).await
 }
 
 async fn page(
-    front: &Front,
+    (front, caller): (&Front, &Caller),
     request: &HttpRequest,
     about: About,
     range: &PageQuery,
@@ -55,7 +58,7 @@ async fn page(
         if part.is_some() {
             return Err(Problem::NotFound);
         }
-        let page = front.site.nothing(about, &asked_name).map_err(|e| Problem::Unavailable(e.to_string()))?;
+        let page = front.site_for(caller).nothing(about, &asked_name).map_err(|e| Problem::Unavailable(e.to_string()))?;
         return Ok(HttpResponse::build(StatusCode::NOT_FOUND).content_type(ContentType::html()).body(page));
     };
     if part == Some("now") {
@@ -63,5 +66,5 @@ async fn page(
     }
     let asked = range.of(front);
     let found = found(front, &asked, &Scope::One(about, name.clone())).await;
-    html(front.site.detail((about, &name), &snapshot, &asked, &found))
+    html(front.site_for(caller).detail((about, &name), &snapshot, &asked, &found))
 }

@@ -11,6 +11,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::Front;
+use super::access::Caller;
 use super::history::{happened, summed_up};
 use super::problem::Problem;
 use crate::contract::Name;
@@ -40,10 +41,10 @@ impl PageQuery {
 }
 
 /// `GET /history?from=&to=`
-pub async fn page(front: Data<Front>, query: Query<PageQuery>) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<Front>, caller: Caller, query: Query<PageQuery>) -> Result<HttpResponse, Problem> {
     let asked = query.of(&front);
     let found = found(&front, &asked, &Scope::Fleet).await;
-    html(front.site.history(&asked, &found))
+    html(front.site_for(&caller).history(&asked, &found))
 }
 
 /// `GET /history/parts/{part}?from=&to=&worker=`: one part of the page, as an element.

@@ -1,8 +1,9 @@
 //! The front end: routes, pages, API and websocket sessions.
 //!
-//! [`routes`] is the map. Handlers hold no state: they ask the newest snapshot, the supervisor or
+//! [`routes`] is the map, [`access`] the door. Handlers hold no state: they ask the newest snapshot, the supervisor or
 //! Postgres through [`Front`]. [`problem`] is what an error looks like from outside.
 
+pub mod access;
 pub mod alerts;
 pub mod api;
 pub mod detail_page;
@@ -52,4 +53,12 @@ pub struct Front {
     pub order: Recipient<AlertOrder>,
     /// Try the channels.
     pub test: Recipient<SendTest>,
+}
+
+impl Front {
+    /// The pages, as who asks sees them.
+    #[must_use]
+    pub fn site_for(&self, caller: &access::Caller) -> Site {
+        self.site.seen_by(caller.visitor())
+    }
 }

@@ -1,6 +1,7 @@
 //! Errors as the API tells them: `application/problem+json` with a stable type, leaking nothing.
 
 use actix_web::http::StatusCode;
+use actix_web::http::header::ALLOW;
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
@@ -12,9 +13,12 @@ pub enum Problem {
     /// The request cannot be understood: which parameter, and what was expected.
     #[error("{0}")]
     BadRequest(String),
-    /// It comes from another site's page.
-    #[error("a page of another site may not do this")]
-    Forbidden,
+    /// Who asks may not do this: why.
+    #[error("{0}")]
+    Forbidden(String),
+    /// This address is asked in another way: which.
+    #[error("this address takes {0}")]
+    WrongMethod(&'static str),
     /// There is nothing at this address.
     #[error("nothing here")]
     NotFound,
@@ -30,10 +34,17 @@ impl From<SourceTrouble> for Problem {
 }
 
 impl Problem {
+    /// It was found before anything was changed.
+    #[must_use]
+    pub fn means_nothing_was_done(&self) -> bool {
+        !matches!(self, Self::Unavailable(_))
+    }
+
     fn type_and_title(&self) -> (&'static str, &'static str) {
         match self {
             Self::BadRequest(_) => ("bad-request", "The request cannot be understood"),
-            Self::Forbidden => ("forbidden", "This is not allowed"),
+            Self::Forbidden(_) => ("forbidden", "This is not allowed"),
+            Self::WrongMethod(_) => ("wrong-method", "This address is asked in another way"),
             Self::NotFound => ("not-found", "There is nothing at this address"),
             Self::Unavailable(_) => ("unavailable", "A source is not available"),
         }
@@ -44,7 +55,8 @@ impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::Forbidden => StatusCode::FORBIDDEN,
+            Self::Forbidden(_) => StatusCode::FORBIDDEN,
+            Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -58,6 +70,10 @@ impl ResponseError for Problem {
             "status": self.status_code().as_u16(),
             "detail": self.to_string(),
         });
-        HttpResponse::build(self.status_code()).content_type("application/problem+json").body(body.to_string())
+        let mut answer = HttpResponse::build(self.status_code());
+        if let Self::WrongMethod(allowed) = self {
+            answer.insert_header((ALLOW, *allowed));
+        }
+        answer.content_type("application/problem+json").body(body.to_string())
     }
 }

@@ -1,11 +1,72 @@
-//! Every route, in one place. All of them exist at the root and, when there is one, below
-//! `MONITOR_ROOT_PATH`: an ingress may strip the prefix or not.
+//! Every route, in one place, with what it asks of who comes. All of them exist at the root and,
+//! when there is one, below `MONITOR_ROOT_PATH`: an ingress may strip the prefix or not.
+//!
+//! A route that is not in [`ROUTES`] cannot be reached: see [`super::access`].
 
-use actix_web::middleware::{Compress, DefaultHeaders};
-use actix_web::web::{self, ServiceConfig};
+use actix_web::middleware::{Compress, DefaultHeaders, from_fn};
+use actix_web::web::{self, Data, ServiceConfig, to};
 
+use super::access::Needs::{AtLeast, Nobody};
+use super::access::Role::{Operator, Viewer};
+use super::access::Verb::{Change, Read, Socket};
+use super::access::{Door, Needs, Verb, admitted, gate};
 use super::problem::Problem;
 use super::{Front, alerts, api, detail_page, health, history, history_page, live_session, page};
+
+/// One route.
+pub struct Route {
+    /// How it is asked.
+    pub verb: Verb,
+    /// Its path below the root; `{name}` is a part of it, `{name:.*}` all that follows.
+    pub path: &'static str,
+    /// What it asks of who comes.
+    pub needs: Needs,
+    handler: fn() -> actix_web::Route,
+}
+
+const fn route(verb: Verb, needs: Needs, path: &'static str, handler: fn() -> actix_web::Route) -> Route {
+    Route { verb, path, needs, handler }
+}
+
+/// Every route.
+pub const ROUTES: &[Route] = &[
+    route(Read, Nobody, "/livez", || to(health::livez)),
+    route(Read, Nobody, "/readyz", || to(health::readyz)),
+    route(Read, Nobody, "/assets/{path:.*}", || to(page::asset)),
+    route(Read, Nobody, "/favicon.ico", || to(page::favicon)),
+    route(Socket, AtLeast(Viewer), "/ws", || to(live_session::snapshots)),
+    route(Socket, AtLeast(Viewer), "/live/ws", || to(live_session::changes)),
+    route(Read, AtLeast(Viewer), "", || to(page::live)),
+    route(Read, AtLeast(Viewer), "/", || to(page::live)),
+    route(Read, AtLeast(Viewer), "/history", || to(history_page::page)),
+    route(Read, AtLeast(Viewer), "/history/parts/{part}", || to(history_page::part)),
+    route(Read, AtLeast(Viewer), "/streams/{name:.*}", || to(detail_page::stream)),
+    route(Read, AtLeast(Viewer), "/workers/{name:.*}", || to(detail_page::worker_type)),
+    route(Read, AtLeast(Viewer), "/live/updates", || to(page::updates)),
+    route(Read, AtLeast(Viewer), "/api/snapshot", || to(api::snapshot)),
+    route(Read, AtLeast(Viewer), "/api/health", || to(api::health)),
+    route(Read, AtLeast(Viewer), "/api/history", || to(history::recent_names)),
+    route(Read, AtLeast(Viewer), "/api/history/{series:.+}", || to(history::recent)),
+    route(Read, AtLeast(Viewer), "/api/historical/metrics", || to(history::metrics)),
+    route(Read, AtLeast(Viewer), "/api/historical/metrics_by_prefix", || to(history::metrics_by_prefix)),
+    route(Read, AtLeast(Viewer), "/api/historical/latency", || to(history::latency)),
+    route(Read, AtLeast(Viewer), "/api/historical/queries", || to(history::queries)),
+    route(Read, AtLeast(Viewer), "/api/historical/events", || to(history::events)),
+    route(Read, AtLeast(Viewer), "/api/historical/incidents", || to(history::incidents)),
+    route(Read, AtLeast(Viewer), "/api/historical/summary", || to(history::summary)),
+    route(Read, AtLeast(Viewer), "/alerts", || to(alerts::page)),
+    route(Read, AtLeast(Viewer), "/api/alerts", || to(alerts::list)),
+    route(Change, AtLeast(Operator), "/api/alerts/acknowledge", || to(alerts::acknowledge)),
+    route(Change, AtLeast(Operator), "/api/alerts/test", || to(alerts::test)),
+    route(Change, AtLeast(Operator), "/api/silences", || to(alerts::silence)),
+    route(Change, AtLeast(Operator), "/api/silences/{id}/end", || to(alerts::end_silence)),
+    route(Change, AtLeast(Operator), "/-/reload", || to(alerts::reload)),
+];
+
+/// Probes and websockets are not compressed: the first need not be, the second cannot.
+fn is_compressed(route: &Route) -> bool {
+    route.verb != Socket && !["/livez", "/readyz"].contains(&route.path)
+}
 
 /// Nothing inline, nothing from elsewhere, framed by nobody.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -13,54 +74,28 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
 
 /// Adds all routes, at the root and below `root_path`.
 pub fn configure(config: &mut ServiceConfig, front: Front, root_path: &str) {
-    config.app_data(web::Data::new(front));
+    config.app_data(Data::new(front));
+    config.app_data(Data::new(Door::new(ROUTES.iter().map(|route| (route.path, route.verb, route.needs)))));
     config
         .app_data(web::QueryConfig::default().error_handler(|error, _| Problem::BadRequest(error.to_string()).into()));
     if !root_path.is_empty() {
-        config.service(web::scope(root_path).wrap(headers()).configure(all));
+        config.service(web::scope(root_path).wrap(from_fn(gate)).wrap(headers()).configure(all));
     }
-    config.service(web::scope("").wrap(headers()).configure(all));
+    config.service(web::scope("").wrap(from_fn(gate)).wrap(headers()).configure(all));
     config.default_service(web::route().to(nothing));
 }
 
 fn all(config: &mut ServiceConfig) {
-    // Websockets and probes are not compressed: the first cannot be, the second need not.
-    config
-        .route("/ws", web::get().to(live_session::snapshots))
-        .route("/live/ws", web::get().to(live_session::changes))
-        .route("/livez", web::get().to(health::livez))
-        .route("/readyz", web::get().to(health::readyz))
-        .service(
-            web::scope("")
-                .wrap(Compress::default())
-                .route("", web::get().to(page::live))
-                .route("/", web::get().to(page::live))
-                .route("/history", web::get().to(history_page::page))
-                .route("/history/parts/{part}", web::get().to(history_page::part))
-                .route("/streams/{name:.*}", web::get().to(detail_page::stream))
-                .route("/workers/{name:.*}", web::get().to(detail_page::worker_type))
-                .route("/live/updates", web::get().to(page::updates))
-                .route("/assets/{path:.*}", web::get().to(page::asset))
-                .route("/favicon.ico", web::get().to(page::favicon))
-                .route("/api/snapshot", web::get().to(api::snapshot))
-                .route("/api/health", web::get().to(api::health))
-                .route("/api/history", web::get().to(history::recent_names))
-                .route("/api/history/{series:.+}", web::get().to(history::recent))
-                .route("/api/historical/metrics", web::get().to(history::metrics))
-                .route("/api/historical/metrics_by_prefix", web::get().to(history::metrics_by_prefix))
-                .route("/api/historical/latency", web::get().to(history::latency))
-                .route("/api/historical/queries", web::get().to(history::queries))
-                .route("/api/historical/events", web::get().to(history::events))
-                .route("/api/historical/incidents", web::get().to(history::incidents))
-                .route("/api/historical/summary", web::get().to(history::summary))
-                .route("/alerts", web::get().to(alerts::page))
-                .route("/api/alerts", web::get().to(alerts::list))
-                .route("/api/alerts/acknowledge", web::post().to(alerts::acknowledge))
-                .route("/api/alerts/test", web::post().to(alerts::test))
-                .route("/api/silences", web::post().to(alerts::silence))
-                .route("/api/silences/{id}/end", web::post().to(alerts::end_silence))
-                .route("/-/reload", web::post().to(alerts::reload)),
-        );
+    let mut compressed = web::scope("").wrap(Compress::default());
+    for (place, route) in ROUTES.iter().enumerate() {
+        let handler = (route.handler)().guard(admitted(place));
+        if is_compressed(route) {
+            compressed = compressed.route(route.path, handler);
+        } else {
+            config.route(route.path, handler);
+        }
+    }
+    config.service(compressed);
 }
 
 fn headers() -> DefaultHeaders {

@@ -1,0 +1,65 @@
+//! What somebody may do: each role may do what those below it may.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
+
+/// A role; the order is by what it may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Sees the pages and asks the API.
+    #[default]
+    Viewer,
+    /// Also acknowledges, silences, tests, reloads, retries, and reads the audit.
+    Operator,
+    /// Also drops, cleans up and forgets.
+    Admin,
+}
+
+impl Role {
+    /// All of them, the least first.
+    pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Admin];
+
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Operator => "operator",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// There is no such role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected viewer, operator or admin")]
+pub struct NoSuchRole;
+
+impl FromStr for Role {
+    type Err = NoSuchRole;
+
+    fn from_str(text: &str) -> Result<Self, NoSuchRole> {
+        Self::ALL.into_iter().find(|role| role.as_str().eq_ignore_ascii_case(text.trim())).ok_or(NoSuchRole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_may_what_those_below_it_may() {
+        assert!(Role::Viewer < Role::Operator && Role::Operator < Role::Admin);
+        assert_eq!("Operator".parse(), Ok(Role::Operator));
+        assert_eq!("root".parse::<Role>(), Err(NoSuchRole));
+    }
+}

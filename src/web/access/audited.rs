@@ -1,0 +1,86 @@
+//! No change without a row that tells of it.
+
+use std::future::Future;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::caller::Caller;
+use crate::actors::io::{Io, POSTGRES_LATE};
+use crate::postgres::audit::{self, Asked, Outcome};
+use crate::web::Front;
+use crate::web::problem::Problem;
+
+/// Postgres is given this long to take a row.
+const WRITE_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is tried to write down how a change ended, after pauses of 1, 2, 4, … s.
+const TRIES: u32 = 8;
+
+/// Does `work` with a row in the audit that was written before it began, and completes the row
+/// with what `work` answers: the JSON is kept there, and given back beside whatever else it made.
+///
+/// A client that hangs up stops neither the work nor its record.
+///
+/// # Errors
+/// Those of `work`; without Postgres [`Problem::Unavailable`], and `work` was not begun.
+pub async fn audited<T: 'static>(
+    front: &Front,
+    caller: &Caller,
+    action: &'static str,
+    parameters: Value,
+    work: impl Future<Output = Result<(Value, T), Problem>> + 'static,
+) -> Result<(Value, T), Problem> {
+    let asked = Asked {
+        who: caller.name.clone(),
+        role: caller.role.as_str(),
+        address: caller.address.clone(),
+        action,
+        parameters,
+    };
+    let io = front.io.clone();
+    let doing = actix_web::rt::spawn(async move {
+        let pool = io.postgres.clone();
+        let row = io
+            .run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, asked).await })
+            .await
+            .map_err(|trouble| {
+                let why = trouble.detail;
+                Problem::Unavailable(format!(
+                    "nothing was done: a change is written down before it begins, and that is not possible now ({why})"
+                ))
+            })?;
+        let done = work.await;
+        let (outcome, result) = match &done {
+            Ok((answer, _)) => (Outcome::Done, answer.clone()),
+            Err(problem) if problem.means_nothing_was_done() => (Outcome::Refused, json!({"problem": problem.to_string()})),
+            Err(problem) => (Outcome::Failed, json!({"problem": problem.to_string()})),
+        };
+        let end = write_end(io, row, action, outcome, result);
+        // Usually there before the answer; when Postgres is slow, nobody waits for it.
+        drop(actix_web::rt::time::timeout(WRITE_WITHIN, actix_web::rt::spawn(end)).await);
+        done
+    });
+    doing.await.unwrap_or_else(|error| {
+        tracing::error!(%error, action, "a change ended in a panic");
+        Err(Problem::Unavailable("an internal error; see the log".to_owned()))
+    })
+}
+
+async fn write_end(io: Io, row: i64, action: &'static str, outcome: Outcome, result: Value) {
+    let mut pause = Duration::from_secs(1);
+    for attempt in 1..=TRIES {
+        let (pool, result) = (io.postgres.clone(), result.clone());
+        let writing =
+            io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::end(&pool, row, outcome, result).await });
+        match writing.await {
+            Ok(()) => return,
+            Err(trouble) if attempt == TRIES => {
+                tracing::error!(row, action, ?outcome, error = trouble.detail, "how a change ended is not in the audit");
+            }
+            Err(_) => {
+                actix_web::rt::time::sleep(pause).await;
+                pause *= 2;
+            }
+        }
+    }
+}
