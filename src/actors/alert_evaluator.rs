@@ -27,11 +27,13 @@ use crate::alerting::file;
 use crate::alerting::lifecycle::{Alert, Phase, Step};
 use crate::alerting::rule::{RuleSet, Severity};
 use crate::failpoint;
+use crate::fleet::cleanup::Finding;
 use crate::fleet::event::{Event, EventKind};
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
 use crate::postgres::alerts::{self, OutboxRow};
 use crate::postgres::events::NewRow;
+use crate::postgres::janitor;
 use crate::redis_streams;
 
 /// How long writing down may take, disk and all.
@@ -171,14 +173,17 @@ impl AlertEvaluator {
     fn renew(&mut self, ctx: &mut Context<Self>) {
         let ledger = Arc::clone(&self.ledger);
         let file = self.read_file();
+        let pool = self.io.postgres.clone();
         let renewing = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move {
             let news = ledger.renew().await;
-            Ok((news, ledger.silences().await, ledger.may_act().await))
+            let may_act = ledger.may_act().await;
+            let findings = if may_act { janitor::untold(&pool).await.unwrap_or_default() } else { Vec::new() };
+            Ok((news, ledger.silences().await, may_act, findings))
         });
         let both = async move { (renewing.await, file.await) };
         ctx.spawn(both.into_actor(self).map(|(renewed, file), this, ctx| {
             this.take_file(file);
-            if let Ok((news, silences, may_act)) = renewed {
+            if let Ok((news, silences, may_act, findings)) = renewed {
                 match news {
                     News::None => {}
                     News::Leads { alerts, waiting } => {
@@ -204,9 +209,28 @@ impl AlertEvaluator {
                 if this.acting && !acknowledged.is_empty() {
                     this.write(Change { alerts: acknowledged, ..Change::default() }, ctx);
                 }
+                this.take_findings(findings, ctx);
             }
             this.show();
             ctx.run_later(RENEW_EVERY, |this, ctx| this.renew(ctx));
+        }));
+    }
+
+    /// What the janitor found becomes an alert with the next snapshot; what is one already is noted
+    /// as told.
+    fn take_findings(&mut self, findings: Vec<Finding>, ctx: &mut Context<Self>) {
+        let known = self.board.take_findings(findings);
+        if known.is_empty() {
+            return;
+        }
+        let passes: Vec<String> = known.into_iter().map(|finding| finding.pass).collect();
+        let pool = self.io.postgres.clone();
+        let noting =
+            self.io.run(Duration::from_secs(5), POSTGRES_LATE, async move { janitor::told(&pool, &passes).await });
+        ctx.spawn(noting.into_actor(self).map(|noted, _, _| {
+            if let Err(trouble) = noted {
+                tracing::debug!(error = trouble.detail, "a pass of the janitor is noted as told later");
+            }
         }));
     }
 

@@ -6,7 +6,6 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Wr
 
 use super::io::{Io, POSTGRES_LATE};
 use super::messages::{Fail, Report, Role};
-use crate::contract::keys;
 use crate::history::Keep;
 use crate::postgres::history::retention;
 use crate::redis_streams::sweeps;
@@ -41,13 +40,13 @@ impl RetentionSweeper {
         }
         let (io, keep, now) = (self.io.clone(), self.keep, self.io.wall());
         let sweeping = self.io.run(SWEEP_WITHIN, POSTGRES_LATE, async move {
-            if !sweeps::claim(&io.redis, keys::LAST_RETENTION_SWEEP, now, SWEEP_EVERY_SEC).await? {
+            if !sweeps::claim(&io.redis, now, SWEEP_EVERY_SEC).await? {
                 return Ok(None);
             }
             match retention::sweep(&io.postgres, keep).await {
                 Ok(deleted) => Ok(Some(deleted)),
                 Err(trouble) => {
-                    sweeps::give_back(&io.redis, keys::LAST_RETENTION_SWEEP).await?;
+                    sweeps::give_back(&io.redis).await?;
                     Err(trouble)
                 }
             }

@@ -208,6 +208,40 @@ impl Outcome {
     }
 }
 
+/// A pass as it was written down.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PassRecord {
+    /// Its id, a UUID.
+    pub id: String,
+    /// When it began, Unix seconds.
+    pub began: f64,
+    /// When it ended; `None` while it is under way or when it was cut off.
+    pub ended: Option<f64>,
+    /// Who asked for it; `None` when it was due.
+    pub asked_by: Option<String>,
+    /// How often it was cut off and gone on with.
+    pub resumed: u32,
+    /// What it came to.
+    pub outcome: Option<Outcome>,
+}
+
+/// Queries that a pass called abandoned: what an alert is about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finding {
+    /// The pass's id.
+    pub pass: String,
+    /// How many, by product.
+    pub abandoned: BTreeMap<String, u64>,
+}
+
+impl Finding {
+    /// How many in all.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.abandoned.values().sum()
+    }
+}
+
 /// How many entries the next step on a stream removes at most, after one that took `took`: as many
 /// as Redis does in about a millisecond.
 #[must_use]

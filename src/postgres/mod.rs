@@ -3,6 +3,7 @@
 //! [`connection`] says how the database is reached and what its errors mean, [`migrate`] brings
 //! its tables up to date, [`probe`] measures it and the fleet's queries, [`events`] keeps what
 //! happened, [`history`] what was measured, [`alerts`] where each alert stands and what is told of it;
+//! [`janitor`] ends queries that never will and keeps what its passes came to;
 //! [`alerts_spool`] is where those wait on disk while the database is away.
 
 pub mod alerts;
@@ -10,6 +11,7 @@ pub mod alerts_spool;
 pub mod connection;
 pub mod events;
 pub mod history;
+pub mod janitor;
 pub mod migrate;
 pub mod probe;
 pub mod schema;

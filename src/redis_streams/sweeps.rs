@@ -1,16 +1,18 @@
-//! When history and queries were last swept: known to all monitors of a fleet, so that one of them does it.
+//! When history and old queries were last swept: known to all monitors of a fleet, so that one of them
+//! does it.
 
 use deadpool_redis::Pool;
 
 use super::connection::{checkout, trouble};
+use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
 
-/// Claims the sweep noted in `key` that is due `every` seconds: true for the one that may do it now
-/// (`now`: Unix seconds). It is noted as done; [`give_back`] undoes that.
+/// Claims the sweep that is due `every` seconds: true for the one that may do it now (`now`: Unix
+/// seconds). It is noted as done; [`give_back`] undoes that.
 ///
 /// # Errors
 /// When Redis cannot be asked.
-pub async fn claim(pool: &Pool, key: &str, now: f64, every: f64) -> Result<bool, SourceTrouble> {
+pub async fn claim(pool: &Pool, now: f64, every: f64) -> Result<bool, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let script = redis::Script::new(
         "local last = tonumber(redis.call('GET', KEYS[1]) or '')
@@ -18,7 +20,13 @@ pub async fn claim(pool: &Pool, key: &str, now: f64, every: f64) -> Result<bool,
          redis.call('SET', KEYS[1], ARGV[1])
          return 1",
     );
-    let claimed: i64 = script.key(key).arg(now).arg(every).invoke_async(&mut redis).await.map_err(|e| trouble(&e))?;
+    let claimed: i64 = script
+        .key(keys::LAST_RETENTION_SWEEP)
+        .arg(now)
+        .arg(every)
+        .invoke_async(&mut redis)
+        .await
+        .map_err(|e| trouble(&e))?;
     Ok(claimed == 1)
 }
 
@@ -26,7 +34,36 @@ pub async fn claim(pool: &Pool, key: &str, now: f64, every: f64) -> Result<bool,
 ///
 /// # Errors
 /// When Redis did not take it: the next sweep is then a day later.
-pub async fn give_back(pool: &Pool, key: &str) -> Result<(), SourceTrouble> {
+pub async fn give_back(pool: &Pool) -> Result<(), SourceTrouble> {
     let mut redis = checkout(pool).await?;
-    redis::cmd("DEL").arg(key).exec_async(&mut redis).await.map_err(|e| trouble(&e))
+    redis::cmd("DEL").arg(keys::LAST_RETENTION_SWEEP).exec_async(&mut redis).await.map_err(|e| trouble(&e))
+}
+
+/// Whether old queries were not deleted for `every` seconds at `now` (Unix seconds).
+///
+/// # Errors
+/// When Redis cannot be asked.
+pub async fn query_sweep_is_due(pool: &Pool, now: f64, every: f64) -> Result<bool, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let last: Option<String> = redis::cmd("GET")
+        .arg(keys::LAST_QUERY_RETENTION_SWEEP)
+        .query_async(&mut redis)
+        .await
+        .map_err(|e| trouble(&e))?;
+    let last = last.and_then(|last| last.trim().parse::<f64>().ok());
+    Ok(last.is_none_or(|last| last > now || now - last >= every))
+}
+
+/// Old queries were deleted, all of them, at `now` (Unix seconds).
+///
+/// # Errors
+/// When Redis did not take it: the next pass looks again.
+pub async fn query_sweep_is_done(pool: &Pool, now: f64) -> Result<(), SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    redis::cmd("SET")
+        .arg(keys::LAST_QUERY_RETENTION_SWEEP)
+        .arg(now)
+        .exec_async(&mut redis)
+        .await
+        .map_err(|e| trouble(&e))
 }
