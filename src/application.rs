@@ -114,6 +114,10 @@ impl Application {
             messages: Arc::clone(&alerts.ledger),
             order: supervisor.clone().recipient(),
             test: supervisor.clone().recipient(),
+            clean_up: supervisor.clone().recipient(),
+            forget: supervisor.clone().recipient(),
+            may_clean: Arc::new(settings.may_touch.clone()),
+            abandoned_after: settings.abandoned_after,
         };
         let root_path = settings.root_path.clone();
         let server = HttpServer::new(move || {

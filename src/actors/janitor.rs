@@ -85,7 +85,7 @@ impl Janitor {
         let passing = self.pass(plan, None);
         ctx.spawn(passing.into_actor(self).map(|went, this, _| {
             this.running = false;
-            this.log(went);
+            drop(this.log(went));
         }));
     }
 

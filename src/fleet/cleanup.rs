@@ -208,6 +208,78 @@ impl Outcome {
     }
 }
 
+/// What a pass would do now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Preview {
+    /// The longest streams.
+    pub streams: Vec<(Name, StreamPreview)>,
+    /// Streams that were not looked at: there are many, and these are short.
+    pub streams_not_looked_at: usize,
+    /// Consumers that look stale.
+    pub consumers: usize,
+    /// Those that later passes come to.
+    pub consumers_left: usize,
+    /// Queries and callbacks; `None` when they are left alone.
+    pub queries: Option<QueriesPreview>,
+    /// Why they are left alone, if there is something to say about it.
+    pub without_queries: Option<String>,
+    /// How far queries and callbacks are counted.
+    pub counted_to: u64,
+}
+
+/// What a pass would do to queries and callbacks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueriesPreview {
+    /// Callbacks of queries that are over.
+    pub callbacks: u64,
+    /// Queries that would be called abandoned.
+    pub abandoned: u64,
+}
+
+/// What a pass would remove from a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamPreview {
+    /// How many entries.
+    pub removable: Removable,
+    /// Of how many.
+    pub length: u64,
+    /// Why the others are kept.
+    pub kept_because: Option<Kept>,
+}
+
+/// How many entries can go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removable {
+    /// So many.
+    Exactly(u64),
+    /// No more than that: who keeps how many is not counted to the end.
+    AtMost(u64),
+}
+
+impl Removable {
+    /// Of `length` entries, when `counted` of the kept ones were counted, `bound` at most.
+    #[must_use]
+    pub fn of(length: u64, counted: u64, bound: u64, kept: Option<&Kept>) -> Self {
+        match kept {
+            None => Self::Exactly(length),
+            Some(Kept::NoGroups) => Self::Exactly(0),
+            Some(_) if counted < bound => Self::Exactly(length.saturating_sub(counted)),
+            Some(Kept::Group { need: Need::Unread, undelivered: Some(lag), .. }) => {
+                Self::Exactly(length.saturating_sub(*lag))
+            }
+            Some(Kept::Group { .. }) => Self::AtMost(length.saturating_sub(counted)),
+        }
+    }
+
+    /// The most it can be.
+    #[must_use]
+    pub fn most(self) -> u64 {
+        match self {
+            Self::Exactly(n) | Self::AtMost(n) => n,
+        }
+    }
+}
+
 /// A pass as it was written down.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PassRecord {

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::connection::{PgPool, checkout, trouble};
 use crate::failpoint;
-use crate::fleet::cleanup::{ABANDONED_STATUS, Finding, Outcome, PassRecord};
+use crate::fleet::cleanup::{ABANDONED_STATUS, Finding, Outcome, PassRecord, QueriesPreview};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 /// Rows changed by one statement at most.
@@ -349,20 +349,11 @@ pub async fn told(pool: &PgPool, passes: &[String]) -> Result<(), SourceTrouble>
     Ok(())
 }
 
-/// What a pass would do to queries and callbacks, counted up to `most` each.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Preview {
-    /// Callbacks of queries that are over.
-    pub callbacks: u64,
-    /// Queries that would be called abandoned.
-    pub abandoned: u64,
-}
-
 /// Counts what a pass would do, up to `most` each.
 ///
 /// # Errors
 /// When Postgres cannot be read.
-pub async fn preview(pool: &PgPool, budget: Duration, most: u32) -> Result<Preview, SourceTrouble> {
+pub async fn preview(pool: &PgPool, budget: Duration, most: u32) -> Result<QueriesPreview, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let callbacks: Count = sql_query(
         "SELECT count(*) AS count FROM (SELECT FROM callbacks c JOIN shepherd_brain b ON b.qid = c.query_id
@@ -381,5 +372,5 @@ pub async fn preview(pool: &PgPool, budget: Duration, most: u32) -> Result<Previ
     .await
     .map_err(|e| trouble(&e))?;
     let number = |count: Count| u64::try_from(count.count).unwrap_or(0);
-    Ok(Preview { callbacks: number(callbacks), abandoned: number(abandoned) })
+    Ok(QueriesPreview { callbacks: number(callbacks), abandoned: number(abandoned) })
 }

@@ -5,7 +5,7 @@ use actix_web::middleware::{Compress, DefaultHeaders};
 use actix_web::web::{self, ServiceConfig};
 
 use super::problem::Problem;
-use super::{Front, alerts, api, detail_page, health, history, history_page, live_session, page};
+use super::{Front, admin, alerts, api, detail_page, health, history, history_page, live_session, page};
 
 /// Nothing inline, nothing from elsewhere, framed by nobody.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -59,7 +59,11 @@ fn all(config: &mut ServiceConfig) {
                 .route("/api/alerts/test", web::post().to(alerts::test))
                 .route("/api/silences", web::post().to(alerts::silence))
                 .route("/api/silences/{id}/end", web::post().to(alerts::end_silence))
-                .route("/-/reload", web::post().to(alerts::reload)),
+                .route("/-/reload", web::post().to(alerts::reload))
+                .route("/admin", web::get().to(admin::page))
+                .route("/api/admin/cleanup", web::post().to(admin::cleanup))
+                .route("/api/admin/passes", web::get().to(admin::passes))
+                .route("/api/admin/forget_worker", web::post().to(admin::forget_worker)),
         );
 }
 
