@@ -24,7 +24,7 @@ use super::messages::{
 };
 use crate::alerting::board::{self, Board, BoardSettings, Shown};
 use crate::alerting::file;
-use crate::alerting::lifecycle::{Alert, Phase, Step};
+use crate::alerting::lifecycle::{Alert, Kind, Phase, Step};
 use crate::alerting::rule::{RuleSet, Severity};
 use crate::failpoint;
 use crate::fleet::cleanup::Finding;
@@ -407,7 +407,7 @@ fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
     let alert = &change.alert;
     let (type_name, severity, ts, detail) = match change.step {
         Step::Fired => ("alert", alert.severity, alert.fired_at.unwrap_or(now), alert.detail.clone()),
-        Step::Resolved => {
+        Step::Resolved if alert.kind != Kind::Happening => {
             let lasted = crate::alerting::message::span(alert.lasted(now));
             let over = alert.resolved_at.unwrap_or(now);
             ("alert_resolved", Severity::Info, over, format!("{} is over after {lasted}", alert.key))
@@ -415,7 +415,7 @@ fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
         _ => return None,
     };
     let detail = match alert.kind {
-        crate::alerting::lifecycle::Kind::Rule if type_name == "alert" => format!("{}: {detail}", alert.rule),
+        Kind::Rule if type_name == "alert" => format!("{}: {detail}", alert.rule),
         _ => detail,
     };
     let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{type_name}\n{}\n{ts}", alert.key).as_bytes()).to_string();

@@ -12,7 +12,8 @@ pub const SHOWN_FOR: f64 = 600.0;
 /// The key of the alert about a pass: the same however often it is found.
 #[must_use]
 pub fn key(finding: &Finding) -> String {
-    format!("queries_abandoned:{}", finding.pass)
+    let pass: String = finding.pass.chars().take(8).collect();
+    format!("queries_abandoned:{pass}")
 }
 
 /// What is told of a pass.

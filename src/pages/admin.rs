@@ -298,3 +298,84 @@ fn pass_row(pass: &PassRecord) -> PassRow {
         problems,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fleet::cleanup::{QueriesOutcome, QueriesPreview, StreamPreview};
+    use crate::pages::{Environment, Pages};
+
+    const HOSTILE: &str = "<img src=x onerror=alert(1)>";
+
+    fn html(page: &AdminPage<'_>) -> String {
+        let pages = Pages::below("").unwrap();
+        page.html(&Site::new(Arc::new(pages), Environment::default())).unwrap()
+    }
+
+    fn group() -> Kept {
+        Kept::Group {
+            group: HOSTILE.to_owned(),
+            need: Need::Pending,
+            since: Some(1_700_000_000.0),
+            pending: 3,
+            undelivered: None,
+            idle_sec: Some(200.0),
+            consumer: Some(HOSTILE.to_owned()),
+        }
+    }
+
+    #[test]
+    fn it_says_in_numbers_what_happens_before_and_what_happened_after_and_runs_nobodys_name() {
+        let stream =
+            StreamOutcome { removed: 1234, length: 7, kept_because: Some(group()), ..StreamOutcome::default() };
+        let broken = StreamOutcome { error: Some(HOSTILE.to_owned()), ..StreamOutcome::default() };
+        let outcome = Outcome {
+            streams: BTreeMap::from([(HOSTILE.to_owned(), stream), ("b".to_owned(), broken)]),
+            consumers: BTreeMap::from([(HOSTILE.to_owned(), 2)]),
+            queries: Some(QueriesOutcome { callbacks_deleted: 1, abandoned: BTreeMap::from([("bte".to_owned(), 4)]) }),
+            left_out: vec![HOSTILE.to_owned()],
+            ..Outcome::default()
+        };
+        let record = PassRecord {
+            id: "1".to_owned(),
+            began: 1_700_000_000.0,
+            ended: Some(1_700_000_002.0),
+            asked_by: Some(HOSTILE.to_owned()),
+            resumed: 1,
+            outcome: Some(outcome),
+        };
+        let todo = StreamPreview { removable: Removable::AtMost(90), length: 100, kept_because: Some(group()) };
+        let preview = Preview {
+            streams: vec![(Name::from(HOSTILE), todo)],
+            consumers: 5,
+            queries: Some(QueriesPreview { callbacks: 3, abandoned: 10_000 }),
+            counted_to: 10_000,
+            ..Preview::default()
+        };
+        let page = html(&AdminPage { preview: Ok(preview), passes: Ok(&[record]) });
+        assert!(!page.contains("<img"), "{page}");
+        for words in [
+            "1,234 finished entries removed, 2 stale consumers deleted, 1 callback deleted, 4 queries abandoned",
+            "not all of it was done",
+            "remove up to 90 finished entries",
+            "delete up to 5 stale consumers",
+            "call at least 10,000 queries abandoned",
+            "cut off 1 time",
+        ] {
+            assert!(page.contains(words), "{words} in {page}");
+        }
+    }
+
+    #[test]
+    fn it_is_complete_before_anything_happened_and_while_sources_are_away() {
+        let page = html(&AdminPage { preview: Ok(Preview::default()), passes: Ok(&[]) });
+        assert!(page.contains("No pass is written down yet") && page.contains("Nothing: no finished entry"), "{page}");
+        let away =
+            html(&AdminPage { preview: Err("Redis is away".to_owned()), passes: Err("no connection".to_owned()) });
+        assert!(away.contains("Redis is away") && away.contains("no connection"), "{away}");
+        assert!(!away.contains("/api/admin/cleanup"), "no button that does nothing: {away}");
+    }
+}

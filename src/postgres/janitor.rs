@@ -357,14 +357,14 @@ pub async fn preview(pool: &PgPool, budget: Duration, most: u32) -> Result<Queri
     let mut connection = checkout(pool).await?;
     let callbacks: Count = sql_query(
         "SELECT count(*) AS count FROM (SELECT FROM callbacks c JOIN shepherd_brain b ON b.qid = c.query_id
-             WHERE b.state IN ('COMPLETED', 'ABANDONED') LIMIT $1) AS some",
+             WHERE b.state IN ('COMPLETED', 'ABANDONED') LIMIT $1) AS found",
     )
     .bind::<BigInt, _>(i64::from(most))
     .get_result(&mut connection)
     .await
     .map_err(|e| trouble(&e))?;
     let abandoned: Count = sql_query(format!(
-        "SELECT count(*) AS count FROM (SELECT FROM shepherd_brain WHERE {UNFINISHED} AND {TOO_OLD} LIMIT $2) AS some"
+        "SELECT count(*) AS count FROM (SELECT FROM shepherd_brain WHERE {UNFINISHED} AND {TOO_OLD} LIMIT $2) AS found"
     ))
     .bind::<Double, _>(budget.as_secs_f64())
     .bind::<BigInt, _>(i64::from(most))

@@ -69,6 +69,7 @@ async fn under_fire(seconds: f64, plain: Plain) -> (u64, u64, Vec<usize>) {
                             seen.push(id);
                         }
                     }
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                     if !any && over.load(Ordering::Relaxed) && turn % 3 == 2 {
                         let left: Vec<Value> = ask(&mut redis, &["XPENDING", "s", group, "-", "+", "1"]).await;
                         if left.is_empty() {
@@ -110,6 +111,7 @@ async fn under_fire(seconds: f64, plain: Plain) -> (u64, u64, Vec<usize>) {
             pipe.cmd("XADD").arg(&["s", "*", "query_id", "q"]);
         }
         added.extend(pipe.query_async::<Vec<String>>(&mut redis).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
     over.store(true, Ordering::Relaxed);
     janitor.await.unwrap();
@@ -123,22 +125,27 @@ async fn under_fire(seconds: f64, plain: Plain) -> (u64, u64, Vec<usize>) {
     (added.len() as u64, removed.load(Ordering::Relaxed), missing.iter().map(BTreeSet::len).collect())
 }
 
-/// Reads, thinks, and cuts: each right by itself.
+/// Reads what is pending, reads the positions, and cuts at the lowest: each right when it is read.
 async fn plainly(redis: &mut MultiplexedConnection) -> u64 {
-    let mut bound: Option<String> = None;
+    let key = |id: &str| id.split_once('-').map(|(ms, seq)| (ms.parse::<u64>().unwrap(), seq.parse::<u64>().unwrap()));
+    let mut bounds: Vec<String> = Vec::new();
+    let mut free = Vec::new();
     for group in GROUPS {
         let pending: Vec<(String, String, u64, u64)> = ask(redis, &["XPENDING", "s", group, "-", "+", "1"]).await;
-        let groups: Vec<std::collections::BTreeMap<String, Value>> = ask(redis, &["XINFO", "GROUPS", "s"]).await;
-        let info = groups.into_iter().find(|info| info["name"] == Value::BulkString(group.into())).unwrap();
-        let last: String = redis::from_redis_value(info["last-delivered-id"].clone()).unwrap();
-        let lowest = pending.first().map_or(last, |(id, ..)| id.clone());
-        let key =
-            |id: &str| id.split_once('-').map(|(ms, seq)| (ms.parse::<u64>().unwrap(), seq.parse::<u64>().unwrap()));
-        if bound.as_ref().is_none_or(|bound| key(&lowest) < key(bound)) {
-            bound = Some(lowest);
+        match pending.first() {
+            Some((id, ..)) => bounds.push(id.clone()),
+            None => free.push(group),
         }
     }
-    ask(redis, &["XTRIM", "s", "MINID", "=", &bound.unwrap()]).await
+    let groups: Vec<std::collections::BTreeMap<String, Value>> = ask(redis, &["XINFO", "GROUPS", "s"]).await;
+    for info in groups {
+        let word = |name: &str| redis::from_redis_value::<String>(info[name].clone()).unwrap();
+        if free.contains(&word("name").as_str()) {
+            bounds.push(word("last-delivered-id"));
+        }
+    }
+    bounds.sort_by_key(|id| key(id));
+    ask(redis, &["XTRIM", "s", "MINID", "=", &bounds[0]]).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
