@@ -24,9 +24,9 @@ static RETIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scr
 /// Entries removed by the first step on a stream.
 const FIRST_STEP: u64 = 500;
 /// Consumers looked at in one call.
-const CONSUMERS_AT_ONCE: usize = 100;
-/// Idle times are looked up in the same script for groups up to this size: about a millisecond.
-const GROUP_LOOKED_UP: usize = 500;
+const CONSUMERS_AT_ONCE: usize = 50;
+/// Idle times are looked up in the same script for groups up to this size: half a millisecond.
+const GROUP_LOOKED_UP: usize = 300;
 /// Between two steps Redis is left alone for at least so long, and for three times what it took.
 const REST: Duration = Duration::from_millis(1);
 

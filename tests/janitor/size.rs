@@ -89,6 +89,8 @@ impl Load {
 async fn watch(redis: &mut MultiplexedConnection) {
     let _: Value = ask(redis, &["CONFIG", "SET", "slowlog-max-len", "1000000"]).await;
     let _: Value = ask(redis, &["CONFIG", "SET", "slowlog-log-slower-than", "0"]).await;
+    // What scripts of the setup left behind is not swept up in those that are measured.
+    let _: Value = ask(redis, &["SCRIPT", "FLUSH"]).await;
     let _: Value = ask(redis, &["SLOWLOG", "RESET"]).await;
 }
 
@@ -110,7 +112,7 @@ async fn times(redis: &mut MultiplexedConnection) -> (Vec<u64>, u64) {
     (scripts, others)
 }
 
-fn judge(what: &str, took: Duration, (scripts, others): &(Vec<u64>, u64)) {
+fn judge(what: &str, took: Duration, (scripts, others): &(Vec<u64>, u64)) -> u64 {
     let at = |part: usize| scripts[(scripts.len() - 1) * part / 100];
     println!(
         "{what}: {took:?}, {} calls; median {} µs, 99 of 100 within {} µs, longest {} µs; longest other command {others} µs",
@@ -127,6 +129,7 @@ fn judge(what: &str, took: Duration, (scripts, others): &(Vec<u64>, u64)) {
         scripts.len(),
         &scripts[scripts.len() - slow..]
     );
+    at(50)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -143,7 +146,7 @@ async fn many_finished_entries_are_trimmed_in_steps_that_redis_does_not_notice()
     let times = times(&mut redis).await;
     let finished = load.stop().await;
     println!("{entries} finished entries: {} removed, {finished} tasks done meanwhile", outcome.removed);
-    judge("trimming", took, &times);
+    let median = judge("trimming", took, &times);
     assert!(outcome.removed >= entries, "{outcome:?}");
     assert!(!outcome.unfinished && outcome.error.is_none(), "{outcome:?}");
     assert!(outcome.length < entries / 10, "{outcome:?}");
@@ -156,7 +159,7 @@ async fn many_finished_entries_are_trimmed_in_steps_that_redis_does_not_notice()
     let (plain, _) = self::times(&mut redis).await;
     let longest = plain.last().copied().unwrap_or(0);
     println!("{entries} entries in one command: {longest} µs");
-    assert!(longest > LONGEST);
+    assert!(longest > 3 * median, "{longest} µs at once, {median} µs a step");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
