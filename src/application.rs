@@ -19,6 +19,7 @@ use crate::actors::database_probe::DatabaseProbe;
 use crate::actors::heartbeat_watcher::{HeartbeatWatcher, Watch};
 use crate::actors::history_recorder::{HistoryRecorder, Recording};
 use crate::actors::io::{Io, POSTGRES_LATE};
+use crate::actors::janitor::{Janitor, JanitorSettings};
 use crate::actors::latency_bucketer::LatencyBucketer;
 use crate::actors::live_feed::LiveFeed;
 use crate::actors::messages::{AlertOrder, Stop};
@@ -90,6 +91,10 @@ impl Application {
             messages: Arc::clone(&alerts.ledger),
             order: supervisor.clone().recipient(),
             test: supervisor.clone().recipient(),
+            clean_up: supervisor.clone().recipient(),
+            forget: supervisor.clone().recipient(),
+            may_clean: Arc::new(settings.may_touch.clone()),
+            abandoned_after: settings.abandoned_after,
         };
         let root_path = settings.root_path.clone();
         let server = HttpServer::new(move || {
@@ -234,9 +239,14 @@ fn makers(
         SPOOL_MOST_BYTES,
     )));
     let (interval, keep) = (settings.history_interval, settings.keep);
+    let janitor = Arc::new(JanitorSettings {
+        abandoned_after: settings.abandoned_after,
+        query_days: settings.query_days,
+        may_touch: settings.may_touch.clone(),
+    });
     let each = || io.clone();
     let (a, b, c, d, e) = (each(), each(), each(), each(), each());
-    let (f, g, h, i, j) = (each(), each(), each(), each(), each());
+    let (f, g, h, i, j, k) = (each(), each(), each(), each(), each(), each());
     Ok(Makers {
         stream_poller: Box::new(move |up| StreamPoller::new(a.clone(), up, Arc::clone(&reader))),
         heartbeat_watcher: Box::new(move |up| {
@@ -249,6 +259,7 @@ fn makers(
         latency_bucketer: Box::new(move |up| LatencyBucketer::new(f.clone(), up, interval)),
         compactor: Box::new(move |up| Compactor::new(g.clone(), up)),
         retention_sweeper: Box::new(move |up| RetentionSweeper::new(h.clone(), up, keep)),
+        janitor: Box::new(move |up| Janitor::new(k.clone(), up, Arc::clone(&janitor))),
         alert_evaluator: Box::new(move |up| {
             AlertEvaluator::new(i.clone(), up, Arc::clone(&evaluators_ledger), evaluator.clone(), Arc::clone(&shown))
         }),

@@ -202,8 +202,9 @@ fn tend_dead_letters(given: &ArgMatches) -> Result<(), String> {
 /// The monitor on a fleet of its own.
 fn demonstrate(given: &ArgMatches) -> Result<(), String> {
     let mut texts = texts(given);
-    for (name, default) in [("LOG_LEVEL", "warn".to_owned()), ("SERVER_MATURITY", "demo".to_owned())] {
-        texts.entry(name).or_insert(default);
+    for (name, default) in [("LOG_LEVEL", "warn"), ("SERVER_MATURITY", "demo"), ("MONITOR_ABANDONED_QUERY_SEC", "180")]
+    {
+        texts.entry(name).or_insert_with(|| default.to_owned());
     }
     texts.entry("MONITOR_SEED_STREAMS").or_insert_with(Demo::seed_streams);
     // Before anything is started: what is wrong with the settings.

@@ -51,6 +51,7 @@ const POSTGRES: &str = "Postgres";
 const SERVER: &str = "Server";
 const FLEET: &str = "Fleet";
 const HISTORY: &str = "History";
+const JANITOR: &str = "Janitor";
 const ALERTS: &str = "Alerts";
 
 /// Every setting of the monitor, in the order in which they are shown.
@@ -127,6 +128,19 @@ pub const TABLE: &[Entry] = &[
         "",
         "Folder in which samples and alerts wait while Postgres is away; empty: shepherd-monitor below XDG_STATE_HOME, \
          HOME/.local/state or /var/lib",
+    ),
+    entry(
+        JANITOR,
+        "MONITOR_ABANDONED_QUERY_SEC",
+        "600",
+        "Queries older than this that never reached an end are called abandoned",
+    ),
+    entry(JANITOR, "QUERY_RETENTION_DAYS", "30", "Days that final queries are kept in Postgres; 0: for ever"),
+    entry(
+        JANITOR,
+        "MONITOR_JANITOR_EXCLUDE",
+        "",
+        "Globs, separated by commas: streams that are watched and never trimmed, and whose consumers are left alone",
     ),
     entry(ALERTS, "MONITOR_ALERTS_CONFIG", "alerts.yaml", "The file of the alert rules; read again when it changes"),
     entry(
@@ -237,6 +251,12 @@ pub struct Settings {
     pub keep: Keep,
     /// Where what Postgres does not take waits.
     pub spool_folder: PathBuf,
+    /// Queries older than this that never reached an end are abandoned.
+    pub abandoned_after: Duration,
+    /// Final queries are kept so many days; 0: for ever.
+    pub query_days: u32,
+    /// The streams that may be cleaned up.
+    pub may_touch: WatchedStreams,
     /// What is logged: a level, or a filter.
     pub log_level: String,
     /// What is told, and how.
@@ -332,6 +352,13 @@ impl Settings {
                 events_days: texts.days("MONITOR_EVENTS_RETENTION_DAYS")?,
             },
             spool_folder: texts.text("MONITOR_SPOOL_DIR").map_or_else(state_folder, PathBuf::from),
+            abandoned_after: texts.abandoned_after()?,
+            query_days: texts.days("QUERY_RETENTION_DAYS")?,
+            may_touch: WatchedStreams::new(&[], &texts.list("MONITOR_JANITOR_EXCLUDE")).map_err(|bad| BadSetting {
+                name: "MONITOR_JANITOR_EXCLUDE",
+                value: bad.glob,
+                expected: format!("a glob ({})", bad.why),
+            })?,
             log_level: texts.log_level()?,
             alerts: AlertSettings {
                 file: texts.text("MONITOR_ALERTS_CONFIG").unwrap_or_default().into(),
@@ -408,6 +435,13 @@ impl Texts<'_> {
     fn days(&self, name: &'static str) -> Result<u32, BadSetting> {
         let days = self.parse(name, "a number of days from 0 to 3650")?;
         if days > 3650 { Err(self.bad(name, "a number of days from 0 to 3650")) } else { Ok(days) }
+    }
+
+    /// Far below this, queries that are simply worked on would be called abandoned.
+    fn abandoned_after(&self) -> Result<Duration, BadSetting> {
+        const NAME: &str = "MONITOR_ABANDONED_QUERY_SEC";
+        let after = self.duration(NAME)?;
+        if after >= Duration::from_secs(1) { Ok(after) } else { Err(self.bad(NAME, "at least 1 s")) }
     }
 
     /// Whole seconds, so that recorded times are.

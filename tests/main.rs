@@ -14,6 +14,7 @@ mod alerting;
 mod demo;
 mod history;
 mod house;
+mod janitor;
 mod monitor;
 mod support;
 mod worker;

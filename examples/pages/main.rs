@@ -25,12 +25,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::create_dir_all(&folder)?;
     let mut list = String::from("<!doctype html><title>Pages</title><ul>");
     for (name, snapshot) in states::all(now) {
-        let environment =
-            Environment {
-                maturity: Some("demo".to_owned()),
-                url: Some("http://127.0.0.1:5440".to_owned()),
-                visitor: Visitor::default(),
-            };
+        let environment = Environment {
+            maturity: Some("demo".to_owned()),
+            url: Some("http://127.0.0.1:5440".to_owned()),
+            visitor: Visitor::default(),
+        };
         let mut view = LiveView::new(Arc::clone(&pages), environment);
         if let Some(snapshot) = snapshot {
             view.update(&Arc::new(snapshot))?;

@@ -24,14 +24,16 @@ use super::messages::{
 };
 use crate::alerting::board::{self, Board, BoardSettings, Shown};
 use crate::alerting::file;
-use crate::alerting::lifecycle::{Alert, Phase, Step};
+use crate::alerting::lifecycle::{Alert, Kind, Phase, Step};
 use crate::alerting::rule::{RuleSet, Severity};
 use crate::failpoint;
+use crate::fleet::cleanup::Finding;
 use crate::fleet::event::{Event, EventKind};
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
 use crate::postgres::alerts::{self, OutboxRow};
 use crate::postgres::events::NewRow;
+use crate::postgres::janitor;
 use crate::redis_streams;
 
 /// How long writing down may take, disk and all.
@@ -179,12 +181,15 @@ impl AlertEvaluator {
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
         let ledger = Arc::clone(&self.ledger);
+        let pool = self.io.postgres.clone();
         let renewing = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move {
             let news = ledger.renew().await;
-            Ok((news, ledger.silences().await, ledger.may_act().await))
+            let may_act = ledger.may_act().await;
+            let findings = if may_act { janitor::untold(&pool).await.unwrap_or_default() } else { Vec::new() };
+            Ok((news, ledger.silences().await, may_act, findings))
         });
         ctx.spawn(renewing.into_actor(self).map(|renewed, this, ctx| {
-            if let Ok((news, silences, may_act)) = renewed {
+            if let Ok((news, silences, may_act, findings)) = renewed {
                 match news {
                     News::None => {}
                     News::Leads { alerts, waiting } => {
@@ -210,9 +215,28 @@ impl AlertEvaluator {
                 if this.acting && !acknowledged.is_empty() {
                     this.write(Change { alerts: acknowledged, ..Change::default() }, ctx);
                 }
+                this.take_findings(findings, ctx);
             }
             this.show();
             ctx.run_later(RENEW_EVERY, |this, ctx| this.renew(ctx));
+        }));
+    }
+
+    /// What the janitor found becomes an alert with the next snapshot; what is one already is noted
+    /// as told.
+    fn take_findings(&mut self, findings: Vec<Finding>, ctx: &mut Context<Self>) {
+        let known = self.board.take_findings(findings);
+        if known.is_empty() {
+            return;
+        }
+        let passes: Vec<String> = known.into_iter().map(|finding| finding.pass).collect();
+        let pool = self.io.postgres.clone();
+        let noting =
+            self.io.run(Duration::from_secs(5), POSTGRES_LATE, async move { janitor::told(&pool, &passes).await });
+        ctx.spawn(noting.into_actor(self).map(|noted, _, _| {
+            if let Err(trouble) = noted {
+                tracing::debug!(error = trouble.detail, "a pass of the janitor is noted as told later");
+            }
         }));
     }
 
@@ -392,7 +416,7 @@ fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
     let alert = &change.alert;
     let (type_name, severity, ts, detail) = match change.step {
         Step::Fired => ("alert", alert.severity, alert.fired_at.unwrap_or(now), alert.detail.clone()),
-        Step::Resolved => {
+        Step::Resolved if alert.kind != Kind::Happening => {
             let lasted = crate::alerting::message::span(alert.lasted(now));
             let over = alert.resolved_at.unwrap_or(now);
             ("alert_resolved", Severity::Info, over, format!("{} is over after {lasted}", alert.key))
@@ -400,7 +424,7 @@ fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
         _ => return None,
     };
     let detail = match alert.kind {
-        crate::alerting::lifecycle::Kind::Rule if type_name == "alert" => format!("{}: {detail}", alert.rule),
+        Kind::Rule if type_name == "alert" => format!("{}: {detail}", alert.rule),
         _ => detail,
     };
     let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{type_name}\n{}\n{ts}", alert.key).as_bytes()).to_string();

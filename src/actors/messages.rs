@@ -11,6 +11,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::alerting::quiet::Silence;
+use crate::contract::Name;
+use crate::fleet::cleanup::Outcome;
 use crate::fleet::event::Event;
 use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading};
 use crate::fleet::snapshot::Snapshot;
@@ -40,6 +42,8 @@ pub enum Role {
     Compactor,
     /// Deletes what is too old.
     RetentionSweeper,
+    /// Cleans up.
+    Janitor,
     /// Decides what is told.
     AlertEvaluator,
     /// Tells it.
@@ -48,7 +52,7 @@ pub enum Role {
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::StreamPoller,
         Self::HeartbeatWatcher,
         Self::DatabaseProbe,
@@ -58,6 +62,7 @@ impl Role {
         Self::LatencyBucketer,
         Self::Compactor,
         Self::RetentionSweeper,
+        Self::Janitor,
         Self::AlertEvaluator,
         Self::AlertDispatcher,
     ];
@@ -117,8 +122,8 @@ pub struct DatabaseRead {
     pub reading: Result<Arc<DatabaseReading>, SourceTrouble>,
 }
 
-/// StateTracker → supervisor → LiveFeed, HistoryRecorder, LatencyBucketer, AlertEvaluator, and everyone
-/// who asks for the newest snapshot. May be lost: the next one holds everything, and durations wait in
+/// StateTracker → supervisor → LiveFeed, HistoryRecorder, LatencyBucketer, Janitor, AlertEvaluator, and
+/// everyone who asks for the newest snapshot. May be lost: the next one holds everything, and durations wait in
 /// Redis.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
@@ -214,6 +219,21 @@ pub enum AlertOrder {
     /// Read the rules' file again.
     Reload,
 }
+
+/// Web → supervisor → Janitor: clean up now. Not lost: the asker waits for what came of it, or why
+/// nothing was done.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<Outcome, String>")]
+pub struct CleanUp {
+    /// Who asks.
+    pub asked_by: String,
+}
+
+/// Web → supervisor → StateTracker: forget a worker type; whether it was known. Not lost: the asker
+/// waits.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<bool, String>")]
+pub struct ForgetWorker(pub Name);
 
 /// Web → supervisor → AlertDispatcher: try each channel. Not lost: the asker waits.
 #[derive(Debug, Clone, Message)]

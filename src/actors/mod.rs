@@ -3,8 +3,8 @@
 //! Start with [`messages`] (who says what to whom), then [`supervisor`] (who is started, watched
 //! and restarted), then one file per actor in the order of the data: [`stream_poller`],
 //! [`heartbeat_watcher`], [`database_probe`], [`state_tracker`], [`live_feed`]; then those that
-//! remember, [`history_recorder`], [`latency_bucketer`], [`compactor`] and [`retention_sweeper`]; and for
-//! alerts [`alert_evaluator`] and [`alert_dispatcher`] with the [`alert_ledger`] they share.
+//! remember, [`history_recorder`], [`latency_bucketer`], [`compactor`] and [`retention_sweeper`]; the
+//! [`janitor`], that cleans up; and for alerts [`alert_evaluator`] and [`alert_dispatcher`] with the [`alert_ledger`] they share.
 //!
 //! Actors decide nothing: they ask [`crate::fleet`] and [`crate::alerting`]. They wait for
 //! nothing either: [`io`] does it for them.
@@ -17,6 +17,7 @@ pub mod database_probe;
 pub mod heartbeat_watcher;
 pub mod history_recorder;
 pub mod io;
+pub mod janitor;
 pub mod latency_bucketer;
 pub mod live_feed;
 pub mod messages;

@@ -4,11 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, SpawnHandle, WrapFuture};
+use actix::{
+    Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture, SpawnHandle, WrapFuture,
+};
+use tokio::sync::oneshot;
 
 use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
 use super::messages::{
-    DatabaseRead, Fail, FleetChanged, HeartbeatsRead, Report, Role, SnapshotTaken, StreamsRead, Tick,
+    DatabaseRead, Fail, FleetChanged, ForgetWorker, HeartbeatsRead, Report, Role, SnapshotTaken, StreamsRead, Tick,
 };
 use crate::contract::Name;
 use crate::fleet::event::Event;
@@ -326,6 +329,25 @@ impl Handler<DatabaseRead> for StateTracker {
         let Some(tick) = self.tick.as_mut().filter(|tick| tick.n == message.tick) else { return };
         tick.database_is_in = true;
         self.close_when_complete(ctx);
+    }
+}
+
+impl Handler<ForgetWorker> for StateTracker {
+    type Result = ResponseActFuture<Self, Result<bool, String>>;
+
+    /// No tick is closed meanwhile, so that none writes it down again.
+    fn handle(&mut self, ForgetWorker(name): ForgetWorker, ctx: &mut Self::Context) -> Self::Result {
+        let (redis, forgotten) = (self.io.redis.clone(), name.clone());
+        let forgetting = self
+            .io
+            .run(WRITE_WITHIN * 4, REDIS_LATE, async move { worker_type_records::forget(&redis, &forgotten).await });
+        let (answer, answered) = oneshot::channel();
+        ctx.wait(forgetting.into_actor(self).map(move |recorded, this, _| {
+            let said = recorded.map(|recorded| this.tracker.forget(&name) || recorded);
+            let _ = answer.send(said.map_err(|trouble| trouble.detail));
+        }));
+        let waiting = async move { answered.await.unwrap_or_else(|_| Err("the state tracker ended".to_owned())) };
+        Box::pin(waiting.into_actor(self))
     }
 }
 

@@ -20,15 +20,17 @@ use super::database_probe::DatabaseProbe;
 use super::heartbeat_watcher::HeartbeatWatcher;
 use super::history_recorder::HistoryRecorder;
 use super::io::Io;
+use super::janitor::Janitor;
 use super::latency_bucketer::LatencyBucketer;
 use super::live_feed::LiveFeed;
 use super::messages::{
-    ActorHealth, AlertOrder, Fail, FoundHeartbeats, GetChanges, GetHealth, Health, Join, ReadBack, RenderPage, Report,
-    Role, SendTest, SessionCount, SnapshotTaken, Stop, StopFeed, TestAnswer, Tick,
+    ActorHealth, AlertOrder, CleanUp, Fail, ForgetWorker, FoundHeartbeats, GetChanges, GetHealth, Health, Join,
+    ReadBack, RenderPage, Report, Role, SendTest, SessionCount, SnapshotTaken, Stop, StopFeed, TestAnswer, Tick,
 };
 use super::retention_sweeper::RetentionSweeper;
 use super::state_tracker::StateTracker;
 use super::stream_poller::StreamPoller;
+use crate::fleet::cleanup::Outcome;
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
 
@@ -58,6 +60,8 @@ pub struct Makers {
     pub compactor: Maker<Compactor>,
     /// Makes the retention sweeper.
     pub retention_sweeper: Maker<RetentionSweeper>,
+    /// Makes the janitor.
+    pub janitor: Maker<Janitor>,
     /// Makes the alert evaluator.
     pub alert_evaluator: Maker<AlertEvaluator>,
     /// Makes the alert dispatcher.
@@ -78,6 +82,7 @@ pub struct Supervisor {
     latency_bucketer: Child<LatencyBucketer>,
     compactor: Child<Compactor>,
     retention_sweeper: Child<RetentionSweeper>,
+    janitor: Child<Janitor>,
     alert_evaluator: Child<AlertEvaluator>,
     alert_dispatcher: Child<AlertDispatcher>,
     /// Number of the tick under way or done last.
@@ -179,6 +184,7 @@ impl Supervisor {
             latency_bucketer: Child::made_by(makers.latency_bucketer),
             compactor: Child::made_by(makers.compactor),
             retention_sweeper: Child::made_by(makers.retention_sweeper),
+            janitor: Child::made_by(makers.janitor),
             alert_evaluator: Child::made_by(makers.alert_evaluator),
             alert_dispatcher: Child::made_by(makers.alert_dispatcher),
             tick: 0,
@@ -207,6 +213,7 @@ impl Supervisor {
             Role::LatencyBucketer => &mut self.latency_bucketer,
             Role::Compactor => &mut self.compactor,
             Role::RetentionSweeper => &mut self.retention_sweeper,
+            Role::Janitor => &mut self.janitor,
             Role::AlertEvaluator => &mut self.alert_evaluator,
             Role::AlertDispatcher => &mut self.alert_dispatcher,
         }
@@ -259,6 +266,7 @@ impl Supervisor {
         self.newest.store(Some(Arc::clone(&snapshot)));
         self.history_recorder.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.latency_bucketer.tell(SnapshotTaken(Arc::clone(&snapshot)));
+        self.janitor.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.alert_evaluator.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.live_feed.tell(SnapshotTaken(snapshot));
         if tick != self.tick || self.done.is_some_and(|done| done.tick >= tick) {
@@ -378,6 +386,24 @@ impl Handler<AlertOrder> for Supervisor {
     }
 }
 
+impl Handler<CleanUp> for Supervisor {
+    type Result = ResponseFuture<Result<Outcome, String>>;
+
+    fn handle(&mut self, asked: CleanUp, _: &mut Self::Context) -> Self::Result {
+        let janitor = self.janitor.addr.clone();
+        Box::pin(async move { janitor.ok_or(NO_JANITOR)?.send(asked).await.map_err(|_| NO_JANITOR)? })
+    }
+}
+
+impl Handler<ForgetWorker> for Supervisor {
+    type Result = ResponseFuture<Result<bool, String>>;
+
+    fn handle(&mut self, forget: ForgetWorker, _: &mut Self::Context) -> Self::Result {
+        let tracker = self.state_tracker.addr.clone();
+        Box::pin(async move { tracker.ok_or(NO_TRACKER)?.send(forget).await.map_err(|_| NO_TRACKER)? })
+    }
+}
+
 impl Handler<SendTest> for Supervisor {
     type Result = ResponseFuture<Vec<TestAnswer>>;
 
@@ -392,6 +418,8 @@ impl Handler<SendTest> for Supervisor {
     }
 }
 
+const NO_JANITOR: &str = "the janitor is being started again";
+const NO_TRACKER: &str = "the state tracker is being started again";
 const NO_EVALUATOR: &str = "the alert evaluator is being started again";
 const NO_FEED: &str = "the live feed is being started again";
 

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::abandoned;
 use super::condition::{self, Memory, Sight};
 use super::grouping::{Due, PER_MINUTE, Pacing, Standing};
 use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
@@ -11,6 +12,7 @@ use super::quiet::{Acknowledged, Silence};
 use super::rule::{Per, Rule, RuleSet, Subjects};
 use super::source_down;
 use super::worker_down::{self, Losses, Sighting};
+use crate::fleet::cleanup::Finding;
 use crate::fleet::event::Event;
 use crate::fleet::snapshot::Snapshot;
 
@@ -80,7 +82,7 @@ impl Shown {
                 limit: (alert.kind == Kind::WorkerDown).then_some(1.0),
                 unit: "",
             }),
-            Kind::Source => None,
+            Kind::Source | Kind::Happening => None,
             Kind::Rule => {
                 let rule = self.rules.rules.iter().find(|rule| rule.name == alert.rule)?;
                 let metric = rule.watch.metric;
@@ -105,6 +107,7 @@ pub struct Board {
     silences: Vec<Silence>,
     losses: Losses,
     broken: BTreeMap<String, Option<String>>,
+    findings: Vec<Finding>,
     pacing: Pacing,
 }
 
@@ -121,6 +124,7 @@ impl Board {
             silences: Vec::new(),
             losses: Losses::default(),
             broken: BTreeMap::new(),
+            findings: Vec::new(),
             pacing,
         };
         board.set_rules(rules);
@@ -194,6 +198,14 @@ impl Board {
         self.broken.insert(name.to_owned(), broken.map(str::to_owned));
     }
 
+    /// What passes of the janitor found and nobody was told of, as it is written down. Those that
+    /// an alert stands for already come back: that is written down too by now.
+    pub fn take_findings(&mut self, findings: Vec<Finding>) -> Vec<Finding> {
+        let (known, new) = findings.into_iter().partition(|found| self.alerts.contains_key(&abandoned::key(found)));
+        self.findings = new;
+        known
+    }
+
     /// Takes in a snapshot at `now` (Unix seconds); what changed, in the order of its happening.
     pub fn advance(&mut self, snapshot: &Snapshot, now: f64) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -247,6 +259,7 @@ impl Board {
         for (channel, broken) in &self.broken {
             sightings.push(source_down::channel(channel, broken.as_deref()));
         }
+        sightings.extend(self.findings.drain(..).map(|finding| abandoned::sighting(&finding)));
         for sighting in sightings {
             let Sighting { identity, seen: is, detail, message } = sighting;
             seen.insert(identity.key.clone());
@@ -283,6 +296,10 @@ impl Board {
                 }
                 (Kind::WorkerDown | Kind::PartialLoss, _) => redis_is_read,
                 (Kind::Source, _) => false,
+                (Kind::Happening, _) => {
+                    let told = alert.told.is_some() || alert.acknowledged.is_some() || self.is_quiet(alert, now);
+                    told && now - alert.since >= abandoned::SHOWN_FOR
+                }
             })
             .map(|alert| alert.key.clone())
             .collect();

@@ -45,6 +45,8 @@ pub enum Kind {
     PartialLoss,
     /// A source cannot be read, or a channel cannot be told.
     Source,
+    /// Something happened: it is told once, and its end is no news.
+    Happening,
 }
 
 /// One occurrence of something wrong. Times are Unix seconds.
@@ -213,7 +215,7 @@ impl Alert {
                         }
                         self.phase = Phase::Resolved;
                         self.resolved_at = Some(now);
-                        self.over_told = self.told.is_none();
+                        self.over_told = self.told.is_none() || self.kind == Kind::Happening;
                         Step::Resolved
                     }
                     Phase::Resolved => Step::Same,

@@ -164,7 +164,7 @@ fn firing_title(alerts: &[&Alert]) -> String {
             (Kind::WorkerDown, "worker_crashed", Some(worker)) => format!("Worker {worker} crashed"),
             (Kind::WorkerDown, _, Some(worker)) => format!("Worker {worker} scaled down to zero"),
             (Kind::PartialLoss, ..) => only.detail.clone(),
-            (Kind::Source, ..) => only.detail.clone(),
+            (Kind::Source | Kind::Happening, ..) => only.detail.clone(),
             _ => format!("{}: {}", only.rule, only.detail),
         },
         many if many.iter().all(|alert| alert.kind == Kind::WorkerDown) => format!("{} workers down", many.len()),

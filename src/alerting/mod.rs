@@ -1,11 +1,12 @@
 //! What is worth telling somebody, when, and when it is over. Pure: no clock, no I/O, no actix.
 //!
 //! Read in the order of the data: [`mod@file`] makes [`rule`]s of YAML, [`condition`] says what a rule
-//! sees in a snapshot, [`worker_down`] and [`source_down`] see what needs no rule, [`lifecycle`]
+//! sees in a snapshot, [`worker_down`], [`source_down`] and [`abandoned`] see what needs no rule, [`lifecycle`]
 //! moves each alert from pending to firing to resolved, [`quiet`] says who asked not to be told,
 //! [`grouping`] makes [`message`]s of what is not told yet, and [`board`] ties them together: the
 //! one value that the evaluator keeps. [`replay`] takes the rules through what was recorded instead.
 
+pub mod abandoned;
 pub mod board;
 pub mod condition;
 pub mod file;

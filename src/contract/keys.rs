@@ -19,6 +19,12 @@ pub const RECENT_SERIES: &str = "monitor:hist:index";
 pub const LATENCY_BATCHES: &str = "monitor:latency:batches";
 /// When history was last swept (string, Unix seconds).
 pub const LAST_RETENTION_SWEEP: &str = "monitor:janitor:last_retention_sweep";
+/// When old queries were last deleted (string, Unix seconds).
+pub const LAST_QUERY_RETENTION_SWEEP: &str = "monitor:janitor:last_query_retention_sweep";
+/// Who cleans up at the moment (string, with a short life).
+pub const JANITOR_TURN: &str = "monitor:janitor:turn";
+/// When the last pass of the janitor ended (string, Unix seconds).
+pub const LAST_JANITOR_PASS: &str = "monitor:janitor:last_pass";
 
 /// The newest 200 alerts, newest first (list of JSON).
 pub const ALERTS_HISTORY: &str = "monitor:alerts:history";

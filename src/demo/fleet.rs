@@ -21,6 +21,8 @@ use super::shepherd::{FLEET, QUERIES_PER_SECOND, Route, route};
 use super::story::beat_after;
 use crate::worker::Workflow;
 
+/// One query in so many is lost.
+const LOST_EVERY: u32 = 60;
 /// Queries of a day in the past.
 const QUERIES_A_DAY: u32 = 33_000;
 
@@ -196,6 +198,7 @@ impl Drop for Story {
 struct Stage {
     crew: Crew,
     door: Door,
+    reports: Reports,
     speed: f64,
     say: Box<dyn Fn(&str) + Send>,
 }
@@ -203,6 +206,7 @@ struct Stage {
 impl Stage {
     async fn set(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
         let door = Door::open(&equipment).await?;
+        let reports = Reports::open(door.redis.clone()).await?;
         if past_days > 0 {
             say(&format!("Making {past_days} days of history; a month takes a minute or two."));
             let past = Past {
@@ -222,14 +226,15 @@ impl Stage {
             "{workers} workers of {} types are at work; about {QUERIES_PER_SECOND} queries arrive each second",
             FLEET.len()
         ));
-        Ok(Self { crew, door, speed, say })
+        Ok(Self { crew, door, reports, speed, say })
     }
 
     /// Goes on until something fails.
     async fn play(&mut self) -> DemoError {
-        let Self { crew, door, speed, say } = self;
+        let Self { crew, door, reports, speed, say } = self;
         tokio::select! {
             error = door.let_queries_in(*speed) => error,
+            error = reports.read_along() => error,
             error = tell(crew, *speed, say) => error,
         }
     }
@@ -275,12 +280,23 @@ impl Door {
 
     async fn let_queries_in(&mut self, speed: f64) -> DemoError {
         let pause = Duration::from_secs_f64(1.0 / (QUERIES_PER_SECOND * speed));
+        let mut arrived = 0_u32;
         loop {
             sleep(chance::around(pause)).await;
-            if let Err(error) = self.let_in(route(chance::lot())).await {
+            let route = route(chance::lot());
+            arrived += 1;
+            let entered = if arrived % LOST_EVERY == 0 { self.lose(route).await } else { self.let_in(route).await };
+            if let Err(error) = entered {
                 return error;
             }
         }
+    }
+
+    /// A query whose task never came to be: nothing will ever finish it but the monitor's janitor.
+    async fn lose(&self, route: &Route) -> Result<(), DemoError> {
+        let query_id = short_id();
+        self.brain.add_query(&query_id, &short_id(), route.ara).await.map_err(DemoError::Postgres)?;
+        self.brain.add_callbacks(&query_id, 2).await.map_err(DemoError::Postgres)
     }
 
     /// The row before the task: a worker may finish a query the moment it is in the stream.
@@ -294,6 +310,37 @@ impl Door {
         add.arg("workflow").arg(workflow).arg("log_level").arg("20").arg("otel").arg("{}").arg("metadata").arg("{}");
         add.query_async::<String>(&mut self.redis).await?;
         Ok(())
+    }
+}
+
+/// A second group on one stream, that reads along now and then. While it is behind, workers cannot
+/// delete what they finish; once it has read, nobody does but the monitor's janitor.
+struct Reports {
+    redis: MultiplexedConnection,
+}
+
+impl Reports {
+    const STREAM: &str = "example.score";
+    const GROUP: &str = "reports";
+    const PAUSE: Duration = Duration::from_secs(45);
+
+    async fn open(mut redis: MultiplexedConnection) -> Result<Self, DemoError> {
+        let mut create = redis::cmd("XGROUP");
+        create.arg("CREATE").arg(Self::STREAM).arg(Self::GROUP).arg("0").arg("MKSTREAM");
+        create.query_async::<()>(&mut redis).await?;
+        Ok(Self { redis })
+    }
+
+    async fn read_along(&mut self) -> DemoError {
+        loop {
+            sleep(Self::PAUSE).await;
+            let mut read = redis::cmd("XREADGROUP");
+            read.arg("GROUP").arg(Self::GROUP).arg("reports-1").arg("COUNT").arg(10_000).arg("NOACK");
+            read.arg("STREAMS").arg(Self::STREAM).arg(">");
+            if let Err(error) = read.query_async::<redis::Value>(&mut self.redis).await {
+                return error.into();
+            }
+        }
     }
 }
 

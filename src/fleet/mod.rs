@@ -3,8 +3,10 @@
 //! Read in the order of the data: a [`reading`] per source and tick goes into the [`tracker`],
 //! which asks [`source`] whether it may be believed, moves each [`consumer`]'s state machine,
 //! rolls them up per [`worker_type`], adds the [`load`], and gives back a [`snapshot`] and the
-//! [`event`]s that happened. [`incident`] puts together what the archive has of them.
+//! [`event`]s that happened. [`incident`] puts together what the archive has of them; [`cleanup`] plans
+//! what may be tidied up.
 
+pub mod cleanup;
 pub mod consumer;
 pub mod event;
 pub mod incident;

@@ -163,6 +163,17 @@ impl Tracker {
         Some(Advance { events, snapshot, changed_types, new_types })
     }
 
+    /// Knows nothing of a worker type any more; whether it was known. It is learned again when one of
+    /// its workers or consumers is seen.
+    pub fn forget(&mut self, worker_type: &Name) -> bool {
+        let was = self.types.remove(worker_type);
+        let known = was.is_some_and(|was| was.last_seen_alive.is_some() || !was.consumers.is_empty());
+        if self.is_seed(worker_type) {
+            self.types.insert(worker_type.clone(), WorkerType::unknown());
+        }
+        known
+    }
+
     /// The record of a type, to write down.
     #[must_use]
     pub fn record(&self, worker_type: &Name) -> Option<WorkerStateRecord> {

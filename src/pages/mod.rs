@@ -8,6 +8,7 @@
 //! those of one stream and one worker type; `site` is what every page has around it, [`link`] says
 //! at which address a page is. [`assets`] are the scripts and styles.
 
+pub mod admin;
 pub mod alerts;
 pub mod assets;
 mod block;

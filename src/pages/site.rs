@@ -54,7 +54,8 @@ impl<'a> VisitorView<'a> {
 }
 
 /// The pages that exist, in the order of the head: name, path, and the key that follows `g`.
-const PAGES: [(&str, &str, &str); 3] = [("Live", "/", "l"), ("History", "/history", "h"), ("Alerts", "/alerts", "a")];
+const PAGES: [(&str, &str, &str); 4] =
+    [("Live", "/", "l"), ("History", "/history", "h"), ("Alerts", "/alerts", "a"), ("Admin", "/admin", "m")];
 
 /// Everything around a page's content.
 #[derive(Debug, Serialize)]

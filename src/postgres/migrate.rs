@@ -46,10 +46,15 @@ pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
 }
 
 /// Indexes on the fleet's tables, without which probes read them whole.
-const FLEET_INDEXES: [(&str, &str); 3] = [
+const FLEET_INDEXES: [(&str, &str); 4] = [
     ("shepherd_brain_start_time_domain", "shepherd_brain (start_time, domain)"),
     ("shepherd_brain_state_status", "shepherd_brain (state, status)"),
     ("callbacks_query_id", "callbacks (query_id)"),
+    // As `janitor` words it: a query that may be abandoned is found without reading all others.
+    (
+        "shepherd_brain_unfinished",
+        "shepherd_brain (start_time) WHERE state IS DISTINCT FROM 'COMPLETED' AND state IS DISTINCT FROM 'ABANDONED'",
+    ),
 ];
 
 /// Adds the indexes where the fleet's tables exist, without locking anyone out. What cannot be

@@ -2,7 +2,8 @@
 //!
 //! [`connection`] says how the database is reached and what its errors mean, [`migrate`] brings
 //! its tables up to date, [`probe`] measures it and the fleet's queries, [`events`] keeps what
-//! happened, [`audit`] who asked for what, [`history`] what was measured, [`alerts`] where each alert stands and what is told of it;
+//! happened, [`audit`] who asked for what, [`history`] what was measured, [`alerts`] where each alert
+//! stands and what is told of it; [`janitor`] ends queries that never will and keeps what its passes came to;
 //! [`alerts_spool`] is where those wait on disk while the database is away.
 
 pub mod alerts;
@@ -11,6 +12,7 @@ pub mod audit;
 pub mod connection;
 pub mod events;
 pub mod history;
+pub mod janitor;
 pub mod migrate;
 pub mod probe;
 pub mod schema;

@@ -3,13 +3,16 @@
 //! The monitor reads the fleet with [`streams_reader`] and [`heartbeats_reader`], finds what is
 //! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`] and
 //! [`event_spool`], and keeps what was told in [`alerts`]. [`durations`] takes in how long tasks took,
-//! [`recent_series`] keeps the last days of every series, [`sweeps`] says whose turn it is to sweep.
+//! [`recent_series`] keeps the last days of every series, [`sweeps`] says whose turn it is to sweep;
+//! [`cleaning`] trims streams and deletes stale consumers.
 //! [`connection`] says how it gets there and what an error means, [`reply`] reads
 //! answers in RESP2 and RESP3 alike, [`unparsed`] keeps long ones cheap. Workers take, finish and hand
 //! over entries with [`tasks`].
 
 #[cfg(feature = "monitor")]
 pub mod alerts;
+#[cfg(feature = "monitor")]
+pub mod cleaning;
 #[cfg(feature = "monitor")]
 pub mod connection;
 #[cfg(feature = "monitor")]

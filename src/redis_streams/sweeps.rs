@@ -1,4 +1,5 @@
-//! When history was last swept: known to all monitors of a fleet, so that one of them does it.
+//! When history and old queries were last swept: known to all monitors of a fleet, so that one of them
+//! does it.
 
 use deadpool_redis::Pool;
 
@@ -36,4 +37,33 @@ pub async fn claim(pool: &Pool, now: f64, every: f64) -> Result<bool, SourceTrou
 pub async fn give_back(pool: &Pool) -> Result<(), SourceTrouble> {
     let mut redis = checkout(pool).await?;
     redis::cmd("DEL").arg(keys::LAST_RETENTION_SWEEP).exec_async(&mut redis).await.map_err(|e| trouble(&e))
+}
+
+/// Whether old queries were not deleted for `every` seconds at `now` (Unix seconds).
+///
+/// # Errors
+/// When Redis cannot be asked.
+pub async fn query_sweep_is_due(pool: &Pool, now: f64, every: f64) -> Result<bool, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let last: Option<String> = redis::cmd("GET")
+        .arg(keys::LAST_QUERY_RETENTION_SWEEP)
+        .query_async(&mut redis)
+        .await
+        .map_err(|e| trouble(&e))?;
+    let last = last.and_then(|last| last.trim().parse::<f64>().ok());
+    Ok(last.is_none_or(|last| last > now || now - last >= every))
+}
+
+/// Old queries were deleted, all of them, at `now` (Unix seconds).
+///
+/// # Errors
+/// When Redis did not take it: the next pass looks again.
+pub async fn query_sweep_is_done(pool: &Pool, now: f64) -> Result<(), SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    redis::cmd("SET")
+        .arg(keys::LAST_QUERY_RETENTION_SWEEP)
+        .arg(now)
+        .exec_async(&mut redis)
+        .await
+        .map_err(|e| trouble(&e))
 }

@@ -63,6 +63,20 @@ pub async fn save(
     Ok(())
 }
 
+/// Deletes what is written down of a type; whether there was anything.
+///
+/// # Errors
+/// When Redis did not do it.
+pub async fn forget(pool: &deadpool_redis::Pool, worker_type: &Name) -> Result<bool, SourceTrouble> {
+    let mut pipe = redis::pipe();
+    pipe.atomic();
+    pipe.cmd("SREM").arg(keys::KNOWN_WORKERS).arg(worker_type.as_bytes());
+    pipe.cmd("DEL").arg(keys::worker_state(worker_type));
+    let mut redis = connection::checkout(pool).await?;
+    let (known, recorded): (u64, u64) = pipe.query_async(&mut redis).await.map_err(|e| connection::trouble(&e))?;
+    Ok(known + recorded > 0)
+}
+
 fn one(answers: Vec<Result<Value, redis::RedisError>>) -> Result<Value, SourceTrouble> {
     match answers.into_iter().next() {
         Some(Ok(value)) => Ok(value),

@@ -180,11 +180,7 @@ fn taken<T>(given: Given<T>) -> (T, bool) {
 }
 
 /// `POST /api/silences`.
-pub async fn silence(
-    front: Data<Front>,
-    caller: Caller,
-    given: Given<SilenceOrder>,
-) -> Result<HttpResponse, Problem> {
+pub async fn silence(front: Data<Front>, caller: Caller, given: Given<SilenceOrder>) -> Result<HttpResponse, Problem> {
     let (order, form) = taken(given);
     let duration = file::duration(&order.duration)
         .filter(|duration| !duration.is_zero() && *duration <= LONGEST_SILENCE)
@@ -312,7 +308,7 @@ fn done(front: &Front, form: bool, answer: Value) -> HttpResponse {
     HttpResponse::Ok().json(answer)
 }
 
-fn is_form(request: &HttpRequest) -> bool {
+pub(super) fn is_form(request: &HttpRequest) -> bool {
     let kind = request.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.starts_with("application/x-www-form-urlencoded")
 }

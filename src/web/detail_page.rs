@@ -58,7 +58,8 @@ async fn page(
         if part.is_some() {
             return Err(Problem::NotFound);
         }
-        let page = front.site_for(caller).nothing(about, &asked_name).map_err(|e| Problem::Unavailable(e.to_string()))?;
+        let page =
+            front.site_for(caller).nothing(about, &asked_name).map_err(|e| Problem::Unavailable(e.to_string()))?;
         return Ok(HttpResponse::build(StatusCode::NOT_FOUND).content_type(ContentType::html()).body(page));
     };
     if part == Some("now") {

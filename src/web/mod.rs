@@ -4,6 +4,7 @@
 //! Postgres through [`Front`]. [`problem`] is what an error looks like from outside.
 
 pub mod access;
+pub mod admin;
 pub mod alerts;
 pub mod api;
 pub mod detail_page;
@@ -22,8 +23,9 @@ use actix::Recipient;
 use crate::actors::alert_evaluator::ShownAlerts;
 use crate::actors::alert_ledger::Ledger;
 use crate::actors::io::Io;
-use crate::actors::messages::{AlertOrder, GetChanges, GetHealth, Join, RenderPage, SendTest};
+use crate::actors::messages::{AlertOrder, CleanUp, ForgetWorker, GetChanges, GetHealth, Join, RenderPage, SendTest};
 use crate::actors::supervisor::Newest;
+use crate::fleet::watched::WatchedStreams;
 use crate::pages::Site;
 
 /// Everything a handler may ask.
@@ -53,6 +55,14 @@ pub struct Front {
     pub order: Recipient<AlertOrder>,
     /// Try the channels.
     pub test: Recipient<SendTest>,
+    /// Clean up now.
+    pub clean_up: Recipient<CleanUp>,
+    /// Forget a worker type.
+    pub forget: Recipient<ForgetWorker>,
+    /// The streams that may be cleaned up.
+    pub may_clean: Arc<WatchedStreams>,
+    /// Queries older than this that never reached an end are abandoned.
+    pub abandoned_after: std::time::Duration,
 }
 
 impl Front {

@@ -14,7 +14,11 @@ use crate::pages::assets;
 
 /// `GET /`: the live page, complete before any script runs.
 pub async fn live(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
-    let page = front.page.send(RenderPage { visitor: caller.visitor() }).await.map_err(|e| Problem::Unavailable(e.to_string()))?;
+    let page = front
+        .page
+        .send(RenderPage { visitor: caller.visitor() })
+        .await
+        .map_err(|e| Problem::Unavailable(e.to_string()))?;
     let html = page.map_err(Problem::Unavailable)?;
     Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
 }

@@ -7,11 +7,11 @@ use actix_web::middleware::{Compress, DefaultHeaders, from_fn};
 use actix_web::web::{self, Data, ServiceConfig, to};
 
 use super::access::Needs::{AtLeast, Nobody};
-use super::access::Role::{Operator, Viewer};
+use super::access::Role::{Admin, Operator, Viewer};
 use super::access::Verb::{Change, Read, Socket};
 use super::access::{Door, Needs, Verb, admitted, gate};
 use super::problem::Problem;
-use super::{Front, alerts, api, detail_page, health, history, history_page, live_session, page};
+use super::{Front, admin, alerts, api, detail_page, health, history, history_page, live_session, page};
 
 /// One route.
 pub struct Route {
@@ -61,6 +61,10 @@ pub const ROUTES: &[Route] = &[
     route(Change, AtLeast(Operator), "/api/silences", || to(alerts::silence)),
     route(Change, AtLeast(Operator), "/api/silences/{id}/end", || to(alerts::end_silence)),
     route(Change, AtLeast(Operator), "/-/reload", || to(alerts::reload)),
+    route(Read, AtLeast(Viewer), "/admin", || to(admin::page)),
+    route(Read, AtLeast(Viewer), "/api/admin/passes", || to(admin::passes)),
+    route(Change, AtLeast(Admin), "/api/admin/cleanup", || to(admin::cleanup)),
+    route(Change, AtLeast(Admin), "/api/admin/forget_worker", || to(admin::forget_worker)),
 ];
 
 /// Probes and websockets are not compressed: the first need not be, the second cannot.

@@ -18,8 +18,9 @@ use crate::pages::{assets, states};
 
 const NOW: f64 = 1_795_456_871.0;
 
-static SITE: LazyLock<Site> =
-    LazyLock::new(|| Site::new(Arc::clone(&PAGES), Environment { maturity: Some("test".to_owned()), ..Environment::default() }));
+static SITE: LazyLock<Site> = LazyLock::new(|| {
+    Site::new(Arc::clone(&PAGES), Environment { maturity: Some("test".to_owned()), ..Environment::default() })
+});
 
 fn event(ago: f64, subject: &str, type_name: &str, severity: Severity, payload: serde_json::Value) -> Happened {
     let (type_name, detail) = (type_name.to_owned(), format!("{type_name} of <{subject}>"));

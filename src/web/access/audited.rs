@@ -40,19 +40,20 @@ pub async fn audited<T: 'static>(
     let io = front.io.clone();
     let doing = actix_web::rt::spawn(async move {
         let pool = io.postgres.clone();
-        let row = io
-            .run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, asked).await })
-            .await
-            .map_err(|trouble| {
+        let row = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, asked).await }).await.map_err(
+            |trouble| {
                 let why = trouble.detail;
                 Problem::Unavailable(format!(
                     "nothing was done: a change is written down before it begins, and that is not possible now ({why})"
                 ))
-            })?;
+            },
+        )?;
         let done = work.await;
         let (outcome, result) = match &done {
             Ok((answer, _)) => (Outcome::Done, answer.clone()),
-            Err(problem) if problem.means_nothing_was_done() => (Outcome::Refused, json!({"problem": problem.to_string()})),
+            Err(problem) if problem.means_nothing_was_done() => {
+                (Outcome::Refused, json!({"problem": problem.to_string()}))
+            }
             Err(problem) => (Outcome::Failed, json!({"problem": problem.to_string()})),
         };
         let end = write_end(io, row, action, outcome, result);
@@ -70,12 +71,17 @@ async fn write_end(io: Io, row: i64, action: &'static str, outcome: Outcome, res
     let mut pause = Duration::from_secs(1);
     for attempt in 1..=TRIES {
         let (pool, result) = (io.postgres.clone(), result.clone());
-        let writing =
-            io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::end(&pool, row, outcome, result).await });
+        let writing = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::end(&pool, row, outcome, result).await });
         match writing.await {
             Ok(()) => return,
             Err(trouble) if attempt == TRIES => {
-                tracing::error!(row, action, ?outcome, error = trouble.detail, "how a change ended is not in the audit");
+                tracing::error!(
+                    row,
+                    action,
+                    ?outcome,
+                    error = trouble.detail,
+                    "how a change ended is not in the audit"
+                );
             }
             Err(_) => {
                 actix_web::rt::time::sleep(pause).await;

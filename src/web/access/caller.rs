@@ -28,11 +28,7 @@ impl Caller {
     /// Who looks at a page.
     #[must_use]
     pub fn visitor(&self) -> Visitor {
-        Visitor {
-            name: (!self.anonymous).then(|| self.name.clone()),
-            role: self.role,
-            can_leave: self.can_leave,
-        }
+        Visitor { name: (!self.anonymous).then(|| self.name.clone()), role: self.role, can_leave: self.can_leave }
     }
 }
 

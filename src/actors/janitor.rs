@@ -1,0 +1,340 @@
+//! Cleans up every five minutes and when somebody asks: lets [`Plan`] say what, then trims streams,
+//! deletes stale consumers, ends queries that never will, and writes down what came of it.
+//!
+//! Of several monitors one does a pass, by a lease in Redis that is kept while it is under way. Every
+//! step is whole in itself, so a pass may be cut off anywhere: the next one does the rest.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture, WrapFuture};
+use uuid::Uuid;
+
+use super::io::{Io, REDIS_LATE};
+use super::messages::{CleanUp, Fail, Report, Role, SnapshotTaken};
+use crate::failpoint;
+use crate::fleet::cleanup::{Outcome, Plan, QueriesOutcome, STALE_AFTER};
+use crate::fleet::reading::SourceTrouble;
+use crate::fleet::snapshot::Snapshot;
+use crate::fleet::watched::WatchedStreams;
+use crate::postgres::janitor;
+use crate::redis_streams::cleaning::{self, Turn};
+use crate::redis_streams::sweeps;
+
+/// How often a pass is due.
+const EVERY: Duration = Duration::from_secs(300);
+/// How often it is asked whether one is.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// No step begins later than this in a pass; what is left is the next one's.
+const BUDGET: Duration = Duration::from_secs(240);
+/// A pass is given up after this long.
+const PASS_WITHIN: Duration = Duration::from_secs(290);
+/// How often the turn is kept while a pass is under way.
+const KEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often old queries are deleted, seconds.
+const RETENTION_EVERY_SEC: f64 = 86_400.0;
+
+/// What the janitor needs to know beforehand.
+#[derive(Debug, Clone)]
+pub struct JanitorSettings {
+    /// Queries older than this that never reached an end are abandoned.
+    pub abandoned_after: Duration,
+    /// Final queries are kept so many days; 0: for ever.
+    pub query_days: u32,
+    /// The streams it may touch.
+    pub may_touch: WatchedStreams,
+}
+
+/// The actor.
+pub struct Janitor {
+    io: Io,
+    supervisor: Recipient<Report>,
+    settings: Arc<JanitorSettings>,
+    /// Names this monitor while it has the turn.
+    holder: String,
+    newest: Option<Arc<Snapshot>>,
+    running: bool,
+}
+
+/// How asking for a pass went.
+enum Went {
+    Done(Box<Outcome>),
+    NotDue,
+    Taken,
+    /// Its turn was over before it was.
+    Lost,
+}
+
+impl Janitor {
+    /// A janitor that works through `io`.
+    #[must_use]
+    pub fn new(io: Io, supervisor: Recipient<Report>, settings: Arc<JanitorSettings>) -> Self {
+        Self { io, supervisor, settings, holder: Uuid::new_v4().to_string(), newest: None, running: false }
+    }
+
+    /// Makes a pass if one is due, and looks again later.
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        ctx.run_later(LOOK_EVERY, Self::look);
+        if self.running {
+            return;
+        }
+        let plan = match Plan::from(self.newest.as_deref()) {
+            Ok(plan) => plan,
+            Err(why) => return tracing::debug!(%why, "nothing is cleaned up for now"),
+        };
+        let passing = self.pass(plan, None);
+        ctx.spawn(passing.into_actor(self).map(|went, this, _| {
+            this.running = false;
+            drop(this.log(went));
+        }));
+    }
+
+    fn pass(
+        &mut self,
+        plan: Plan,
+        asked_by: Option<String>,
+    ) -> impl Future<Output = Result<Went, SourceTrouble>> + use<> {
+        self.running = true;
+        let (io, settings, holder) = (self.io.clone(), Arc::clone(&self.settings), self.holder.clone());
+        self.io.run(PASS_WITHIN, REDIS_LATE, async move {
+            match cleaning::take_turn(&io.redis, &holder, EVERY, asked_by.is_some()).await? {
+                Turn::Mine => {}
+                Turn::NotDue => return Ok(Went::NotDue),
+                Turn::Taken => return Ok(Went::Taken),
+            }
+            tokio::select! {
+                outcome = clean_up(&io, &settings, plan, asked_by.as_deref()) => {
+                    if let Err(trouble) = cleaning::end_turn(&io.redis, &holder).await {
+                        tracing::debug!(error = trouble.detail, "the janitor's turn ends by itself");
+                    }
+                    Ok(Went::Done(Box::new(outcome)))
+                }
+                () = keep_turn(&io, &holder) => Ok(Went::Lost),
+            }
+        })
+    }
+
+    fn log(&self, went: Result<Went, SourceTrouble>) -> Result<Outcome, String> {
+        match went {
+            Ok(Went::Done(outcome)) => {
+                say(&outcome);
+                Ok(*outcome)
+            }
+            Ok(Went::NotDue) => {
+                tracing::debug!("the last pass of the janitor is not long ago");
+                Err("the last pass is not long ago".to_owned())
+            }
+            Ok(Went::Taken) => {
+                tracing::debug!("another monitor cleans up at the moment");
+                Err("another monitor cleans up at the moment; its result will be on the page".to_owned())
+            }
+            Ok(Went::Lost) => {
+                tracing::warn!("cleaning up took longer than its turn; another monitor goes on with it");
+                Err("it took longer than its turn; another monitor goes on with it".to_owned())
+            }
+            Err(trouble) => {
+                tracing::warn!(error = trouble.detail, "cleaning up was cut off; the next pass goes on with it");
+                Err(trouble.detail)
+            }
+        }
+    }
+}
+
+/// Ends when the turn is somebody else's.
+async fn keep_turn(io: &Io, holder: &str) {
+    loop {
+        tokio::time::sleep(KEEP_EVERY).await;
+        if matches!(cleaning::keep_turn(&io.redis, holder).await, Ok(false)) {
+            return;
+        }
+    }
+}
+
+async fn clean_up(io: &Io, settings: &JanitorSettings, plan: Plan, asked_by: Option<&str>) -> Outcome {
+    let until = Instant::now() + BUDGET;
+    let mut outcome = Outcome { consumers_left: plan.consumers_left as u64, ..Outcome::default() };
+    let pass = if io.archive_is_ready() {
+        match janitor::begin(&io.postgres, asked_by).await {
+            Ok(pass) => Some(pass),
+            Err(trouble) => {
+                outcome.left_out.push(format!("queries and callbacks: {}", trouble.detail));
+                None
+            }
+        }
+    } else {
+        outcome.left_out.push("queries and callbacks: Postgres is not ready".to_owned());
+        None
+    };
+    failpoint::reached("janitor.begun");
+    if let Err(trouble) = tidy_redis(io, settings, &plan, until, &mut outcome).await {
+        outcome.errors.push(trouble.detail);
+    }
+    failpoint::reached("janitor.tidied");
+    if let Some(pass) = pass {
+        if plan.queries {
+            if let Err(trouble) = end_queries(io, settings, pass, until, &mut outcome).await {
+                outcome.errors.push(trouble.detail);
+            }
+        } else if let Ok(false) = janitor::has_queries(&io.postgres).await {
+            // A fleet that keeps none here: nothing to say.
+        } else {
+            outcome.left_out.push("queries and callbacks: Postgres is not read at the moment".to_owned());
+        }
+        failpoint::reached("janitor.ended_queries");
+        if let Err(trouble) = janitor::end(&io.postgres, pass, &outcome).await {
+            outcome.errors.push(format!("this pass is not written down: {}", trouble.detail));
+        }
+    }
+    outcome
+}
+
+async fn tidy_redis(
+    io: &Io,
+    settings: &JanitorSettings,
+    plan: &Plan,
+    until: Instant,
+    outcome: &mut Outcome,
+) -> Result<(), SourceTrouble> {
+    for stream in plan.streams.iter().filter(|stream| settings.may_touch.contains(stream)) {
+        if Instant::now() >= until {
+            outcome.left_out.push(format!("{stream} and streams after it: the pass ran out of time"));
+            break;
+        }
+        let trimmed = cleaning::trim(&io.redis, stream, until).await?;
+        outcome.streams.insert(stream.to_text(), trimmed);
+    }
+    for (stream, group, consumers) in &plan.consumers {
+        if !settings.may_touch.contains(stream) || Instant::now() >= until {
+            continue;
+        }
+        let retired = cleaning::retire(&io.redis, stream, group, consumers, STALE_AFTER, until).await?;
+        if retired.deleted > 0 {
+            *outcome.consumers.entry(stream.to_text()).or_default() += retired.deleted;
+        }
+        outcome.consumers_spared += retired.spared;
+    }
+    Ok(())
+}
+
+async fn end_queries(
+    io: &Io,
+    settings: &JanitorSettings,
+    pass: Uuid,
+    until: Instant,
+    outcome: &mut Outcome,
+) -> Result<(), SourceTrouble> {
+    let pool = &io.postgres;
+    let mut callbacks = 0;
+    while Instant::now() < until {
+        let deleted = janitor::delete_callbacks(pool).await?;
+        failpoint::reached("janitor.callbacks");
+        callbacks += deleted;
+        if deleted == 0 {
+            break;
+        }
+    }
+    outcome.queries = Some(QueriesOutcome { callbacks_deleted: callbacks, ..QueriesOutcome::default() });
+    while Instant::now() < until {
+        let abandoned = janitor::abandon(pool, pass, settings.abandoned_after).await?;
+        failpoint::reached("janitor.abandoned");
+        if abandoned.queries == 0 {
+            break;
+        }
+    }
+    // What an earlier run of this pass found is told with the rest.
+    let counted = janitor::counted(pool, pass).await?;
+    outcome.queries =
+        Some(QueriesOutcome { callbacks_deleted: callbacks + counted.callbacks, abandoned: counted.abandoned });
+    let now = io.wall();
+    if settings.query_days == 0 || !sweeps::query_sweep_is_due(&io.redis, now, RETENTION_EVERY_SEC).await? {
+        return Ok(());
+    }
+    let mut old = 0;
+    loop {
+        let deleted = janitor::delete_old_queries(pool, settings.query_days).await?;
+        old += deleted;
+        outcome.query_retention = Some(old);
+        failpoint::reached("janitor.old_queries");
+        if deleted == 0 {
+            return sweeps::query_sweep_is_done(&io.redis, now).await;
+        }
+        if Instant::now() >= until {
+            return Ok(());
+        }
+    }
+}
+
+fn say(outcome: &Outcome) {
+    let queries = outcome.queries.clone().unwrap_or_default();
+    if outcome.did_something() {
+        tracing::info!(
+            entries = outcome.entries_removed(),
+            consumers = outcome.consumers_removed(),
+            callbacks = queries.callbacks_deleted,
+            abandoned = queries.abandoned_count(),
+            old_queries = outcome.query_retention.unwrap_or(0),
+            "cleaned up: {} finished entries, {} stale consumers, {} callbacks, {} queries abandoned",
+            outcome.entries_removed(),
+            outcome.consumers_removed(),
+            queries.callbacks_deleted,
+            queries.abandoned_count(),
+        );
+    } else {
+        tracing::debug!("there was nothing to clean up");
+    }
+    for what in &outcome.left_out {
+        tracing::debug!("not cleaned up: {what}");
+    }
+    for error in outcome.errors.iter().chain(outcome.streams.values().filter_map(|stream| stream.error.as_ref())) {
+        tracing::warn!(error, "a part was not cleaned up; the next pass tries again");
+    }
+}
+
+impl Actor for Janitor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.look(ctx);
+    }
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        self.supervisor.do_send(Report::Ended(Role::Janitor));
+    }
+}
+
+impl Handler<SnapshotTaken> for Janitor {
+    type Result = ();
+
+    fn handle(&mut self, SnapshotTaken(snapshot): SnapshotTaken, _: &mut Self::Context) {
+        self.newest = Some(snapshot);
+    }
+}
+
+impl Handler<CleanUp> for Janitor {
+    type Result = ResponseActFuture<Self, Result<Outcome, String>>;
+
+    fn handle(&mut self, asked: CleanUp, _: &mut Self::Context) -> Self::Result {
+        if self.running {
+            let said = "a pass is under way; its result will be on the page".to_owned();
+            return Box::pin(actix::fut::ready(Err(said)));
+        }
+        let plan = match Plan::from(self.newest.as_deref()) {
+            Ok(plan) => plan,
+            Err(why) => return Box::pin(actix::fut::ready(Err(why.to_string()))),
+        };
+        let passing = self.pass(plan, Some(asked.asked_by));
+        Box::pin(passing.into_actor(self).map(|went, this, _| {
+            this.running = false;
+            this.log(went)
+        }))
+    }
+}
+
+impl Handler<Fail> for Janitor {
+    type Result = ();
+
+    #[expect(clippy::panic, reason = "a test asked for it")]
+    fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+        panic!("the janitor was told to fail");
+    }
+}

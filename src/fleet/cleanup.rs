@@ -1,0 +1,404 @@
+//! What the janitor does in a pass, and what came of it: the plan is made from a snapshot, the
+//! outcome is a value that is stored, shown and logged.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::snapshot::{Snapshot, SourceStatus};
+use crate::contract::Name;
+
+/// A consumer that asked for nothing for so long, holds nothing and has no heartbeat is a phantom.
+pub const STALE_AFTER: Duration = Duration::from_secs(3600);
+/// Consumers deleted in a pass at most; the next one goes on.
+pub const CONSUMERS_A_PASS: usize = 2000;
+/// The status of a query that never reached an end.
+pub const ABANDONED_STATUS: &str = "Abandoned: no completion within budget";
+
+/// What a pass will do.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Plan {
+    /// Streams with something in them, the longest first: each is trimmed as far as its groups allow.
+    pub streams: Vec<Name>,
+    /// Consumers that look stale, by stream and group; each is looked at again when it is deleted.
+    pub consumers: Vec<(Name, Name, Vec<Name>)>,
+    /// Stale consumers that are left to the next pass.
+    pub consumers_left: usize,
+    /// Postgres is read, and the fleet keeps its queries there.
+    pub queries: bool,
+}
+
+/// Why there is no pass now.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlan {
+    /// No tick is finished yet.
+    #[error("the first tick is still under way")]
+    Starting,
+    /// What Redis says is not believed at the moment.
+    #[error("Redis is not believed at the moment: {0}")]
+    Redis(String),
+}
+
+impl Plan {
+    /// What is to be done, going by `snapshot`.
+    ///
+    /// # Errors
+    /// When Redis is not believed, or not yet: absent heartbeats mean nothing then, and nothing is
+    /// deleted.
+    pub fn from(snapshot: Option<&Snapshot>) -> Result<Self, NoPlan> {
+        let snapshot = snapshot.ok_or(NoPlan::Starting)?;
+        match &snapshot.redis.source {
+            SourceStatus::Ok => {}
+            SourceStatus::Starting => return Err(NoPlan::Starting),
+            SourceStatus::Settling { remaining_sec } => {
+                return Err(NoPlan::Redis(format!("it was away, heartbeats count again in {remaining_sec:.0} s")));
+            }
+            SourceStatus::Down { trouble, .. } => return Err(NoPlan::Redis(trouble.detail.clone())),
+        }
+        let mut plan = Self {
+            queries: snapshot.postgres.source == SourceStatus::Ok && !snapshot.postgres.without_queries,
+            ..Self::default()
+        };
+        let mut streams: Vec<(u64, &Name)> = snapshot
+            .streams
+            .iter()
+            .filter_map(|(name, stream)| Some((stream.xlen.filter(|_| stream.exists)?, name)))
+            .filter(|(length, _)| *length > 0)
+            .collect();
+        streams.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
+        plan.streams = streams.into_iter().map(|(_, name)| name.clone()).collect();
+        plan.find_stale(snapshot);
+        Ok(plan)
+    }
+
+    fn find_stale(&mut self, snapshot: &Snapshot) {
+        let least_idle = u64::try_from(STALE_AFTER.as_millis()).unwrap_or(u64::MAX);
+        let mut room = CONSUMERS_A_PASS;
+        for (stream, status) in &snapshot.streams {
+            let only = status.groups.first().map(|group| &group.name);
+            let mut of_groups: BTreeMap<&Name, Vec<Name>> = BTreeMap::new();
+            for consumer in status.consumers.iter().filter(|c| c.pending == 0 && c.idle_ms >= least_idle) {
+                let Some(group) = consumer.group.as_ref().or(only) else { continue };
+                if room == 0 {
+                    self.consumers_left += 1;
+                    continue;
+                }
+                room -= 1;
+                of_groups.entry(group).or_default().push(consumer.name.clone());
+            }
+            let found = of_groups.into_iter().map(|(group, names)| (stream.clone(), group.clone(), names));
+            self.consumers.extend(found);
+        }
+    }
+
+    /// Consumers that look stale and are looked at in this pass.
+    #[must_use]
+    pub fn stale_consumers(&self) -> usize {
+        self.consumers.iter().map(|(_, _, names)| names.len()).sum()
+    }
+}
+
+/// What a pass came to.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Each stream that was looked at and had something in it, by name.
+    pub streams: BTreeMap<String, StreamOutcome>,
+    /// Consumers deleted, by stream.
+    pub consumers: BTreeMap<String, u64>,
+    /// Consumers that looked stale and were not when they were looked at again.
+    pub consumers_spared: u64,
+    /// Stale consumers that are left to the next pass.
+    pub consumers_left: u64,
+    /// Queries and their callbacks; `None` when Postgres was away or the fleet keeps none there.
+    pub queries: Option<QueriesOutcome>,
+    /// Final queries deleted because of their age; `None` when that was not due.
+    pub query_retention: Option<u64>,
+    /// What was not done, and why.
+    pub left_out: Vec<String>,
+    /// What went wrong.
+    pub errors: Vec<String>,
+}
+
+/// What was done to one stream.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamOutcome {
+    /// Entries removed.
+    pub removed: u64,
+    /// Entries in it afterwards.
+    pub length: u64,
+    /// Why those are kept; `None` when none is.
+    pub kept_because: Option<Kept>,
+    /// There is more that may go: the pass ran out of time.
+    pub unfinished: bool,
+    /// What went wrong with it.
+    pub error: Option<String>,
+}
+
+/// Why entries are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Kept {
+    /// No group exists: nobody said that they are done with anything.
+    NoGroups,
+    /// This group needs the oldest of them.
+    Group {
+        /// The group.
+        group: String,
+        /// How it needs it.
+        need: Need,
+        /// When that entry was added, Unix seconds, if its id tells.
+        since: Option<f64>,
+        /// Entries delivered to the group and not acknowledged.
+        pending: u64,
+        /// Entries not delivered to the group; `None` where Redis does not know.
+        undelivered: Option<u64>,
+        /// For how long its oldest pending entry was left alone, seconds.
+        idle_sec: Option<f64>,
+        /// Who holds that.
+        consumer: Option<String>,
+    },
+}
+
+/// How a group needs an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Need {
+    /// It was delivered and not acknowledged.
+    Pending,
+    /// It was not delivered yet.
+    Unread,
+}
+
+/// What was done to queries.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct QueriesOutcome {
+    /// Callback rows deleted, those of abandoned queries included.
+    pub callbacks_deleted: u64,
+    /// Queries called abandoned, by product.
+    pub abandoned: BTreeMap<String, u64>,
+}
+
+impl QueriesOutcome {
+    /// Queries called abandoned.
+    #[must_use]
+    pub fn abandoned_count(&self) -> u64 {
+        self.abandoned.values().sum()
+    }
+}
+
+impl Outcome {
+    /// Entries removed from all streams.
+    #[must_use]
+    pub fn entries_removed(&self) -> u64 {
+        self.streams.values().map(|stream| stream.removed).sum()
+    }
+
+    /// Consumers deleted from all groups.
+    #[must_use]
+    pub fn consumers_removed(&self) -> u64 {
+        self.consumers.values().sum()
+    }
+
+    /// Whether anything was changed.
+    #[must_use]
+    pub fn did_something(&self) -> bool {
+        let queries = self.queries.as_ref().is_some_and(|q| q.callbacks_deleted + q.abandoned_count() > 0);
+        queries || self.entries_removed() + self.consumers_removed() + self.query_retention.unwrap_or(0) > 0
+    }
+}
+
+/// What a pass would do now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Preview {
+    /// The longest streams.
+    pub streams: Vec<(Name, StreamPreview)>,
+    /// Streams that were not looked at: there are many, and these are short.
+    pub streams_not_looked_at: usize,
+    /// Consumers that look stale.
+    pub consumers: usize,
+    /// Those that later passes come to.
+    pub consumers_left: usize,
+    /// Queries and callbacks; `None` when they are left alone.
+    pub queries: Option<QueriesPreview>,
+    /// Why they are left alone, if there is something to say about it.
+    pub without_queries: Option<String>,
+    /// How far queries and callbacks are counted.
+    pub counted_to: u64,
+}
+
+/// What a pass would do to queries and callbacks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QueriesPreview {
+    /// Callbacks of queries that are over.
+    pub callbacks: u64,
+    /// Queries that would be called abandoned.
+    pub abandoned: u64,
+}
+
+/// What a pass would remove from a stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StreamPreview {
+    /// How many entries.
+    pub removable: Removable,
+    /// Of how many.
+    pub length: u64,
+    /// Why the others are kept.
+    pub kept_because: Option<Kept>,
+}
+
+/// How many entries can go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removable {
+    /// So many.
+    Exactly(u64),
+    /// No more than that: who keeps how many is not counted to the end.
+    AtMost(u64),
+}
+
+impl Removable {
+    /// Of `length` entries, when `counted` of the kept ones were counted, `bound` at most.
+    #[must_use]
+    pub fn of(length: u64, counted: u64, bound: u64, kept: Option<&Kept>) -> Self {
+        match kept {
+            None => Self::Exactly(length),
+            Some(Kept::NoGroups) => Self::Exactly(0),
+            Some(_) if counted < bound => Self::Exactly(length.saturating_sub(counted)),
+            Some(Kept::Group { need: Need::Unread, undelivered: Some(lag), .. }) => {
+                Self::Exactly(length.saturating_sub(*lag))
+            }
+            Some(Kept::Group { .. }) => Self::AtMost(length.saturating_sub(counted)),
+        }
+    }
+
+    /// The most it can be.
+    #[must_use]
+    pub fn most(self) -> u64 {
+        match self {
+            Self::Exactly(n) | Self::AtMost(n) => n,
+        }
+    }
+}
+
+/// A pass as it was written down.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PassRecord {
+    /// Its id, a UUID.
+    pub id: String,
+    /// When it began, Unix seconds.
+    pub began: f64,
+    /// When it ended; `None` while it is under way or when it was cut off.
+    pub ended: Option<f64>,
+    /// Who asked for it; `None` when it was due.
+    pub asked_by: Option<String>,
+    /// How often it was cut off and gone on with.
+    pub resumed: u32,
+    /// What it came to.
+    pub outcome: Option<Outcome>,
+}
+
+/// Queries that a pass called abandoned: what an alert is about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Finding {
+    /// The pass's id.
+    pub pass: String,
+    /// How many, by product.
+    pub abandoned: BTreeMap<String, u64>,
+}
+
+impl Finding {
+    /// How many in all.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.abandoned.values().sum()
+    }
+}
+
+/// How many entries the next step on a stream removes at most, after one that took `took`: as many
+/// as Redis does in about a millisecond.
+#[must_use]
+pub fn next_step(most: u64, took: Duration) -> u64 {
+    const LEAST: u64 = 100;
+    const MOST: u64 = 5000;
+    match took.as_micros() {
+        0..800 => (most * 2).min(MOST),
+        800..2000 => most,
+        _ => (most / 2).max(LEAST),
+    }
+}
+
+/// When an entry was added, Unix seconds, going by its id; `None` for ids that are no times.
+#[must_use]
+pub fn added_at(id: &str) -> Option<f64> {
+    const YEAR_2001: f64 = 1e12;
+    let ms: f64 = id.split('-').next()?.parse().ok()?;
+    (ms >= YEAR_2001 && ms < YEAR_2001 * 10.0).then_some(ms / 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::reading::{SourceTrouble, TroubleKind};
+    use crate::fleet::time::Mono;
+    use crate::fleet::tracker::{TickReadings, Tracker, TrackerSettings};
+
+    fn snapshot() -> Snapshot {
+        let settings = TrackerSettings {
+            interval: Duration::from_secs(3),
+            default_floor: Duration::from_secs(30),
+            seed_streams: Vec::new(),
+            aras: Vec::new().into(),
+            disk_capacity_bytes: 0,
+        };
+        let trouble = SourceTrouble::new(TroubleKind::Unreachable, "no connection");
+        let readings = TickReadings {
+            tick: 1,
+            now: Mono(0),
+            wall: 0.0,
+            streams: Err(trouble.clone()),
+            heartbeats: Err(trouble),
+            database: None,
+        };
+        Tracker::new(settings, Mono(0), 0.0).advance(&readings).unwrap().snapshot
+    }
+
+    #[test]
+    fn nothing_is_planned_while_redis_is_not_believed() {
+        assert_eq!(Plan::from(None), Err(NoPlan::Starting));
+        let mut snapshot = snapshot();
+        assert_eq!(Plan::from(Some(&snapshot)), Err(NoPlan::Redis("no connection".to_owned())));
+        snapshot.redis.source = SourceStatus::Settling { remaining_sec: 9.0 };
+        assert!(matches!(Plan::from(Some(&snapshot)), Err(NoPlan::Redis(_))));
+        snapshot.redis.source = SourceStatus::Ok;
+        assert_eq!(Plan::from(Some(&snapshot)), Ok(Plan::default()));
+    }
+
+    #[test]
+    fn queries_are_left_alone_while_postgres_is_not_read() {
+        let mut snapshot = snapshot();
+        snapshot.redis.source = SourceStatus::Ok;
+        snapshot.postgres.without_queries = false;
+        assert!(!Plan::from(Some(&snapshot)).unwrap().queries);
+        snapshot.postgres.source = SourceStatus::Ok;
+        assert!(Plan::from(Some(&snapshot)).unwrap().queries);
+        snapshot.postgres.without_queries = true;
+        assert!(!Plan::from(Some(&snapshot)).unwrap().queries);
+    }
+
+    #[test]
+    fn steps_grow_while_they_are_short_and_shrink_when_they_are_long() {
+        assert_eq!(next_step(500, Duration::from_micros(300)), 1000);
+        assert_eq!(next_step(5000, Duration::from_micros(300)), 5000);
+        assert_eq!(next_step(1000, Duration::from_micros(1500)), 1000);
+        assert_eq!(next_step(1000, Duration::from_millis(20)), 500);
+        assert_eq!(next_step(100, Duration::from_millis(20)), 100);
+    }
+
+    #[test]
+    fn an_id_tells_a_time_only_where_it_is_one() {
+        assert_eq!(added_at("1700000000123-4"), Some(1_700_000_000.123));
+        for id in ["1-1", "18446744073709551615-0", "x", ""] {
+            assert_eq!(added_at(id), None, "{id}");
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The admin page: what the janitor would do now, what it did, and what it left and why.
+
+use serde::Serialize;
+
+use super::figures::{MISSING, count, counted, duration, exact};
+use super::link::About;
+use super::site::{Head, Site};
+use super::templates::PagesError;
+use super::wording::{Label, MomentStyle, Sentence};
+use crate::contract::Name;
+use crate::fleet::cleanup::{Kept, Need, Outcome, PassRecord, Preview, Removable, StreamOutcome};
+
+/// Without script the page is loaded again after so many seconds.
+const REFRESH: u32 = 30;
+/// Streams listed of a pass or a preview; those of which something is removed come first.
+const STREAMS: usize = 60;
+
+/// Everything the page shows.
+#[derive(Debug)]
+pub struct AdminPage<'a> {
+    /// What a pass would do now, or why there is none.
+    pub preview: Result<Preview, String>,
+    /// The newest passes, newest first, or why they cannot be read.
+    pub passes: Result<&'a [PassRecord], String>,
+}
+
+#[derive(Serialize)]
+struct View<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    headline: Sentence,
+    level: &'static str,
+    notes: Vec<Label>,
+    todo: Vec<String>,
+    todo_streams: Vec<TodoRow>,
+    todo_more: Option<String>,
+    nothing_to_do: bool,
+    why_not: Option<Label>,
+    button: String,
+    streams: Vec<StreamRow>,
+    streams_more: Option<String>,
+    passes: Vec<PassRow>,
+}
+
+#[derive(Serialize)]
+struct TodoRow {
+    name: Label,
+    href: String,
+    removable: String,
+    of: String,
+    because: Sentence,
+}
+
+#[derive(Serialize)]
+struct StreamRow {
+    name: Label,
+    href: String,
+    removed: String,
+    removed_exact: String,
+    kept: String,
+    kept_exact: String,
+    because: Sentence,
+    level: &'static str,
+}
+
+#[derive(Serialize)]
+struct PassRow {
+    began: Sentence,
+    took: String,
+    asked_by: Label,
+    entries: String,
+    consumers: String,
+    callbacks: String,
+    abandoned: String,
+    old_queries: String,
+    level: &'static str,
+    result: String,
+    problems: Vec<Label>,
+}
+
+impl AdminPage<'_> {
+    /// The page as HTML.
+    ///
+    /// # Errors
+    /// When the template does not fit.
+    pub fn html(&self, site: &Site) -> Result<String, PagesError> {
+        let title = site.title("Admin");
+        let passes = self.passes.as_deref().unwrap_or_default();
+        let last = passes.iter().find_map(|pass| Some((pass, pass.outcome.as_ref()?)));
+        let mut view = View {
+            head: Head::of(
+                &site.environment,
+                (&site.pages, "/admin"),
+                &title,
+                &["shell.js", "clock.js"],
+                Some(REFRESH),
+            ),
+            headline: Sentence::words("Nothing was cleaned up yet: the first pass begins once Redis is believed"),
+            level: "unknown",
+            notes: Vec::new(),
+            todo: Vec::new(),
+            todo_streams: Vec::new(),
+            todo_more: None,
+            nothing_to_do: false,
+            why_not: None,
+            button: "Clean up now".to_owned(),
+            streams: Vec::new(),
+            streams_more: None,
+            passes: passes.iter().map(pass_row).collect(),
+        };
+        if let Err(why) = &self.passes {
+            view.headline = Sentence::words("What earlier passes came to cannot be read");
+            view.notes
+                .push(Label::from_text(&format!("Postgres: {why}. The janitor goes on; its log says what it does.")));
+        }
+        if let Some((pass, outcome)) = last {
+            let troubled = trouble_of(outcome);
+            view.level = if troubled { "warning" } else { "fine" };
+            view.headline = Sentence::words(format!("{}, ", summary(outcome))).at("", pass.ended, MomentStyle::Ago);
+            self.list_streams(outcome, &mut view);
+        }
+        match &self.preview {
+            Ok(preview) => list_todo(preview, &mut view),
+            Err(why) => view.why_not = Some(Label::from_text(why)),
+        }
+        site.pages.render("pages/admin", &view)
+    }
+
+    fn list_streams(&self, outcome: &Outcome, view: &mut View<'_>) {
+        let mut streams: Vec<(&String, &StreamOutcome)> = outcome.streams.iter().collect();
+        streams.sort_by_key(|(_, stream)| (stream.error.is_none(), std::cmp::Reverse((stream.removed, stream.length))));
+        let more = streams.len().saturating_sub(STREAMS);
+        view.streams_more =
+            (more > 0).then(|| format!("and {} with less in them", counted(more as u64, "stream", "streams")));
+        view.streams = streams.into_iter().take(STREAMS).map(|(name, stream)| stream_row(name, stream)).collect();
+    }
+}
+
+fn trouble_of(outcome: &Outcome) -> bool {
+    !outcome.errors.is_empty() || outcome.streams.values().any(|stream| stream.error.is_some())
+}
+
+/// What a pass did, in words.
+fn summary(outcome: &Outcome) -> String {
+    let mut parts = Vec::new();
+    let mut add = |n: u64, one: &str, many: &str, did: &str| {
+        if n > 0 {
+            parts.push(format!("{} {did}", counted(n, one, many)));
+        }
+    };
+    add(outcome.entries_removed(), "finished entry", "finished entries", "removed");
+    add(outcome.consumers_removed(), "stale consumer", "stale consumers", "deleted");
+    let queries = outcome.queries.clone().unwrap_or_default();
+    add(queries.callbacks_deleted, "callback", "callbacks", "deleted");
+    add(queries.abandoned_count(), "query", "queries", "abandoned");
+    add(outcome.query_retention.unwrap_or(0), "old query", "old queries", "deleted");
+    if trouble_of(outcome) {
+        parts.push("not all of it was done".to_owned());
+    }
+    match parts.is_empty() {
+        true => "The last pass found nothing to clean up".to_owned(),
+        false => format!("The last pass: {}", parts.join(", ")),
+    }
+}
+
+fn list_todo(preview: &Preview, view: &mut View<'_>) {
+    let least = preview.streams.iter().map(|(_, stream)| stream.removable.most()).sum::<u64>();
+    let exactly = preview.streams.iter().all(|(_, stream)| matches!(stream.removable, Removable::Exactly(_)));
+    let upto = |exact: bool| if exact { "" } else { "up to " };
+    if least > 0 {
+        view.todo.push(format!("remove {}{}", upto(exactly), counted(least, "finished entry", "finished entries")));
+    }
+    if preview.consumers > 0 {
+        let stale = counted(preview.consumers as u64, "stale consumer", "stale consumers");
+        let later = if preview.consumers_left > 0 {
+            format!(", {} more in later passes", exact(preview.consumers_left as u64))
+        } else {
+            String::new()
+        };
+        view.todo.push(format!("delete up to {stale}{later}"));
+    }
+    if let Some(queries) = &preview.queries {
+        let n = |n: u64, one: &str, many: &str| match n >= preview.counted_to {
+            true => format!("at least {}", counted(n, one, many)),
+            false => counted(n, one, many),
+        };
+        if queries.callbacks > 0 {
+            view.todo
+                .push(format!("delete {} of queries that are over", n(queries.callbacks, "callback", "callbacks")));
+        }
+        if queries.abandoned > 0 {
+            view.todo.push(format!("call {} abandoned", n(queries.abandoned, "query", "queries")));
+        }
+    } else if let Some(why) = &preview.without_queries {
+        view.notes.push(Label::from_text(&format!("Queries are left alone: {why}.")));
+    }
+    view.nothing_to_do = view.todo.is_empty();
+    if !view.todo.is_empty() {
+        view.button = format!("Clean up now: {}", view.todo.join(", "));
+    }
+    let mut streams: Vec<_> = preview.streams.iter().filter(|(_, stream)| stream.removable.most() > 0).collect();
+    streams.sort_by_key(|(_, stream)| std::cmp::Reverse(stream.removable.most()));
+    let more = streams.len().saturating_sub(STREAMS) + preview.streams_not_looked_at;
+    view.todo_more = (more > 0).then(|| format!("and {} more", counted(more as u64, "stream", "streams")));
+    view.todo_streams = streams
+        .into_iter()
+        .take(STREAMS)
+        .map(|(name, stream)| TodoRow {
+            name: Label::of(name),
+            href: About::Stream.of(name),
+            removable: match stream.removable {
+                Removable::Exactly(n) => exact(n),
+                Removable::AtMost(n) => format!("up to {}", exact(n)),
+            },
+            of: exact(stream.length),
+            because: because(stream.kept_because.as_ref()),
+        })
+        .collect();
+}
+
+fn stream_row(name: &str, stream: &StreamOutcome) -> StreamRow {
+    let mut because = because(stream.kept_because.as_ref());
+    if stream.unfinished {
+        because = because.then("; more can go with the next pass");
+    }
+    if let Some(error) = &stream.error {
+        because = Sentence::words(Label::from_text(error).text);
+    }
+    StreamRow {
+        name: Label::from_text(name),
+        href: About::Stream.of(&Name::from(name)),
+        removed: count(stream.removed),
+        removed_exact: exact(stream.removed),
+        kept: count(stream.length),
+        kept_exact: exact(stream.length),
+        because,
+        level: if stream.error.is_some() { "warning" } else { "fine" },
+    }
+}
+
+/// Why entries are kept, in words.
+fn because(kept: Option<&Kept>) -> Sentence {
+    match kept {
+        None => Sentence::words("nothing is kept"),
+        Some(Kept::NoGroups) => Sentence::words("no group: nobody said that they are done with anything"),
+        Some(Kept::Group { group, need, since, pending, undelivered, idle_sec, consumer }) => {
+            let group = Label::from_text(group).text;
+            let words = match need {
+                Need::Unread => {
+                    let lag = undelivered.map_or("an unknown number".to_owned(), exact);
+                    format!("group {group} has not read {lag}")
+                }
+                Need::Pending => {
+                    let holder = consumer
+                        .as_deref()
+                        .map_or(String::new(), |name| format!(" by {}", Label::from_text(name).text));
+                    let idle = idle_sec.map_or(String::new(), |sec| format!(", left alone for {}", duration(sec)));
+                    format!("group {group} has {} pending, the oldest held{holder}{idle}", exact(*pending))
+                }
+            };
+            match since {
+                Some(since) => Sentence::words(words).then("; from ").at("", Some(*since), MomentStyle::Ago),
+                None => Sentence::words(words),
+            }
+        }
+    }
+}
+
+fn pass_row(pass: &PassRecord) -> PassRow {
+    let outcome = pass.outcome.as_ref();
+    let figure = |n: Option<u64>| n.map_or_else(|| MISSING.to_owned(), exact);
+    let queries = outcome.and_then(|outcome| outcome.queries.as_ref());
+    let problems: Vec<Label> = outcome
+        .into_iter()
+        .flat_map(|outcome| outcome.errors.iter().chain(&outcome.left_out))
+        .map(|text| Label::from_text(text))
+        .collect();
+    let (level, result) = match outcome {
+        None if pass.ended.is_none() => ("unknown", "under way, or cut off and waiting for the next"),
+        Some(outcome) if trouble_of(outcome) => ("warning", "in parts"),
+        _ => ("fine", "done"),
+    };
+    let result = match pass.resumed {
+        0 => result.to_owned(),
+        n => format!("{result}; cut off {}", counted(u64::from(n), "time", "times")),
+    };
+    PassRow {
+        began: Sentence::default().at("", Some(pass.began), MomentStyle::Clock),
+        took: pass.ended.map_or_else(|| MISSING.to_owned(), |ended| duration(ended - pass.began)),
+        asked_by: Label::from_text(pass.asked_by.as_deref().unwrap_or("due")),
+        entries: figure(outcome.map(Outcome::entries_removed)),
+        consumers: figure(outcome.map(Outcome::consumers_removed)),
+        callbacks: figure(queries.map(|queries| queries.callbacks_deleted)),
+        abandoned: figure(queries.map(|queries| queries.abandoned_count())),
+        old_queries: figure(outcome.and_then(|outcome| outcome.query_retention)),
+        level,
+        result,
+        problems,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fleet::cleanup::{QueriesOutcome, QueriesPreview, StreamPreview};
+    use crate::pages::{Environment, Pages};
+
+    const HOSTILE: &str = "<img src=x onerror=alert(1)>";
+
+    fn html(page: &AdminPage<'_>) -> String {
+        let pages = Pages::below("").unwrap();
+        page.html(&Site::new(Arc::new(pages), Environment::default())).unwrap()
+    }
+
+    fn group() -> Kept {
+        Kept::Group {
+            group: HOSTILE.to_owned(),
+            need: Need::Pending,
+            since: Some(1_700_000_000.0),
+            pending: 3,
+            undelivered: None,
+            idle_sec: Some(200.0),
+            consumer: Some(HOSTILE.to_owned()),
+        }
+    }
+
+    #[test]
+    fn it_says_in_numbers_what_happens_before_and_what_happened_after_and_runs_nobodys_name() {
+        let stream =
+            StreamOutcome { removed: 1234, length: 7, kept_because: Some(group()), ..StreamOutcome::default() };
+        let broken = StreamOutcome { error: Some(HOSTILE.to_owned()), ..StreamOutcome::default() };
+        let outcome = Outcome {
+            streams: BTreeMap::from([(HOSTILE.to_owned(), stream), ("b".to_owned(), broken)]),
+            consumers: BTreeMap::from([(HOSTILE.to_owned(), 2)]),
+            queries: Some(QueriesOutcome { callbacks_deleted: 1, abandoned: BTreeMap::from([("bte".to_owned(), 4)]) }),
+            left_out: vec![HOSTILE.to_owned()],
+            ..Outcome::default()
+        };
+        let record = PassRecord {
+            id: "1".to_owned(),
+            began: 1_700_000_000.0,
+            ended: Some(1_700_000_002.0),
+            asked_by: Some(HOSTILE.to_owned()),
+            resumed: 1,
+            outcome: Some(outcome),
+        };
+        let todo = StreamPreview { removable: Removable::AtMost(90), length: 100, kept_because: Some(group()) };
+        let preview = Preview {
+            streams: vec![(Name::from(HOSTILE), todo)],
+            consumers: 5,
+            queries: Some(QueriesPreview { callbacks: 3, abandoned: 10_000 }),
+            counted_to: 10_000,
+            ..Preview::default()
+        };
+        let page = html(&AdminPage { preview: Ok(preview), passes: Ok(&[record]) });
+        assert!(!page.contains("<img"), "{page}");
+        for words in [
+            "1,234 finished entries removed, 2 stale consumers deleted, 1 callback deleted, 4 queries abandoned",
+            "not all of it was done",
+            "remove up to 90 finished entries",
+            "delete up to 5 stale consumers",
+            "call at least 10,000 queries abandoned",
+            "cut off 1 time",
+        ] {
+            assert!(page.contains(words), "{words} in {page}");
+        }
+    }
+
+    #[test]
+    fn it_is_complete_before_anything_happened_and_while_sources_are_away() {
+        let page = html(&AdminPage { preview: Ok(Preview::default()), passes: Ok(&[]) });
+        assert!(page.contains("No pass is written down yet") && page.contains("Nothing: no finished entry"), "{page}");
+        let away =
+            html(&AdminPage { preview: Err("Redis is away".to_owned()), passes: Err("no connection".to_owned()) });
+        assert!(away.contains("Redis is away") && away.contains("no connection"), "{away}");
+        assert!(!away.contains("/api/admin/cleanup"), "no button that does nothing: {away}");
+    }
+}

@@ -1,0 +1,376 @@
+//! `monitor_janitor_passes`: what each pass of the janitor came to; and what it does to the fleet's
+//! queries and callbacks, in bounded batches.
+//!
+//! Times in `shepherd_brain` carry no zone. A query is too old if it is so by the server's naive
+//! clock and by the moment that its start was in the server's zone: then neither change of the clocks
+//! makes an hour of a minute.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use diesel::sql_types::{BigInt, Bool, Double, Integer, Jsonb, Nullable, Text, Uuid as SqlUuid};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::connection::{PgPool, checkout, trouble};
+use crate::failpoint;
+use crate::fleet::cleanup::{ABANDONED_STATUS, Finding, Outcome, PassRecord, QueriesPreview};
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+
+/// Rows changed by one statement at most.
+const BATCH: i64 = 500;
+/// Passes kept.
+const PASSES: i64 = 500;
+
+/// How the statements word that a query never reached an end; an index has the same words.
+pub(super) const UNFINISHED: &str = "state IS DISTINCT FROM 'COMPLETED' AND state IS DISTINCT FROM 'ABANDONED'";
+const TOO_OLD: &str = "start_time < LOCALTIMESTAMP - make_interval(secs => $1) \
+     AND start_time::timestamptz < now() - make_interval(secs => $1)";
+
+#[derive(QueryableByName)]
+struct Count {
+    #[diesel(sql_type = BigInt)]
+    count: i64,
+}
+
+#[derive(QueryableByName)]
+struct Exists {
+    #[diesel(sql_type = Bool)]
+    exists: bool,
+}
+
+/// Whether the fleet keeps its queries here.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn has_queries(pool: &PgPool) -> Result<bool, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let row: Exists = sql_query(
+        "SELECT to_regclass('shepherd_brain') IS NOT NULL AND to_regclass('callbacks') IS NOT NULL AS exists",
+    )
+    .get_result(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    Ok(row.exists)
+}
+
+/// Begins a pass, or goes on with one that was cut off: its id.
+///
+/// # Errors
+/// When Postgres did not take it.
+pub async fn begin(pool: &PgPool, asked_by: Option<&str>) -> Result<Uuid, SourceTrouble> {
+    #[derive(QueryableByName)]
+    struct Id {
+        #[diesel(sql_type = SqlUuid)]
+        id: Uuid,
+    }
+    let mut connection = checkout(pool).await?;
+    let rows: Vec<Id> = sql_query(
+        "WITH cut_off AS (
+             UPDATE monitor_janitor_passes SET resumed = resumed + 1, asked_by = coalesce($2, asked_by)
+             WHERE id = (SELECT id FROM monitor_janitor_passes WHERE ended IS NULL ORDER BY began DESC LIMIT 1)
+             RETURNING id),
+         new AS (
+             INSERT INTO monitor_janitor_passes (id, asked_by)
+             SELECT $1, $2 WHERE NOT EXISTS (SELECT FROM cut_off) RETURNING id)
+         SELECT id FROM cut_off UNION ALL SELECT id FROM new",
+    )
+    .bind::<SqlUuid, _>(Uuid::new_v4())
+    .bind::<Nullable<Text>, _>(asked_by.map(|by| by.replace('\0', "\u{fffd}")))
+    .load(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    rows.into_iter()
+        .next()
+        .map(|row| row.id)
+        .ok_or_else(|| SourceTrouble::new(TroubleKind::Failed, "Postgres began no pass of the janitor"))
+}
+
+/// Deletes callbacks of queries that are over, a batch; how many.
+///
+/// # Errors
+/// When Postgres did not do it.
+pub async fn delete_callbacks(pool: &PgPool) -> Result<u64, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let deleted = sql_query(
+        "DELETE FROM callbacks WHERE ctid = ANY(ARRAY(
+             SELECT c.ctid FROM callbacks c JOIN shepherd_brain b ON b.qid = c.query_id
+             WHERE b.state IN ('COMPLETED', 'ABANDONED') LIMIT $1 FOR UPDATE OF c SKIP LOCKED))",
+    )
+    .bind::<BigInt, _>(BATCH)
+    .execute(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    Ok(deleted as u64)
+}
+
+/// What calling queries abandoned did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Abandoned {
+    /// Queries.
+    pub queries: u64,
+    /// Their callbacks, deleted.
+    pub callbacks: u64,
+}
+
+/// Calls queries abandoned that are older than `budget` and never reached an end, a batch, and
+/// deletes their callbacks. It is counted in the row of the pass in the same transaction, so that the
+/// alert about it cannot be lost.
+///
+/// A query that somebody is finishing at the moment is locked and passed over. One that is finished
+/// while this is committed is finished afterwards, and stays so.
+///
+/// # Errors
+/// When Postgres did not do it; then nothing is changed.
+pub async fn abandon(pool: &PgPool, pass: Uuid, budget: Duration) -> Result<Abandoned, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let abandoning =
+        connection.transaction(async |connection| abandon_some(connection, pass, budget.as_secs_f64()).await);
+    abandoning.await.map_err(|e: diesel::result::Error| trouble(&e))
+}
+
+async fn abandon_some(
+    connection: &mut AsyncPgConnection,
+    pass: Uuid,
+    budget: f64,
+) -> Result<Abandoned, diesel::result::Error> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Text)]
+        domain: String,
+        #[diesel(sql_type = BigInt)]
+        queries: i64,
+        #[diesel(sql_type = BigInt)]
+        callbacks: i64,
+    }
+    let rows: Vec<Row> = sql_query(format!(
+        "WITH old AS (
+             SELECT qid FROM shepherd_brain WHERE {UNFINISHED} AND {TOO_OLD}
+             ORDER BY start_time LIMIT $2 FOR UPDATE SKIP LOCKED),
+         flipped AS (
+             UPDATE shepherd_brain b SET state = 'ABANDONED', status = $3, stop_time = LOCALTIMESTAMP
+             FROM old WHERE b.qid = old.qid AND {UNFINISHED}
+             RETURNING b.qid, coalesce(b.domain, 'none') AS domain),
+         deleted AS (
+             DELETE FROM callbacks c USING flipped f WHERE c.query_id = f.qid RETURNING f.domain)
+         SELECT domain, count(*) AS queries,
+             (SELECT count(*) FROM deleted d WHERE d.domain = f.domain) AS callbacks
+         FROM flipped f GROUP BY domain"
+    ))
+    .bind::<Double, _>(budget)
+    .bind::<BigInt, _>(BATCH)
+    .bind::<Text, _>(ABANDONED_STATUS)
+    .load(connection)
+    .await?;
+    let mut abandoned = Abandoned::default();
+    for row in rows {
+        abandoned.queries += u64::try_from(row.queries).unwrap_or(0);
+        abandoned.callbacks += u64::try_from(row.callbacks).unwrap_or(0);
+        sql_query(
+            "UPDATE monitor_janitor_passes SET callbacks_deleted = callbacks_deleted + $4, abandoned = abandoned ||
+                 jsonb_build_object($2, coalesce((abandoned->>$2)::bigint, 0) + $3) WHERE id = $1",
+        )
+        .bind::<SqlUuid, _>(pass)
+        .bind::<Text, _>(row.domain)
+        .bind::<BigInt, _>(row.queries)
+        .bind::<BigInt, _>(row.callbacks)
+        .execute(connection)
+        .await?;
+    }
+    failpoint::reached("janitor.abandoning");
+    Ok(abandoned)
+}
+
+/// Deletes final queries that are older than `days`, a batch, with what is left of their callbacks;
+/// how many.
+///
+/// # Errors
+/// When Postgres did not do it.
+pub async fn delete_old_queries(pool: &PgPool, days: u32) -> Result<u64, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let deleted: Count = sql_query(
+        "WITH old AS (
+             SELECT qid FROM shepherd_brain
+             WHERE start_time < LOCALTIMESTAMP - $1 * interval '1 day' AND state IN ('COMPLETED', 'ABANDONED')
+             ORDER BY start_time LIMIT $2 FOR UPDATE SKIP LOCKED),
+         answers AS (DELETE FROM callbacks c USING old WHERE c.query_id = old.qid),
+         deleted AS (DELETE FROM shepherd_brain b USING old WHERE b.qid = old.qid RETURNING 1)
+         SELECT count(*) AS count FROM deleted",
+    )
+    .bind::<Integer, _>(i32::try_from(days).unwrap_or(i32::MAX))
+    .bind::<BigInt, _>(BATCH)
+    .get_result(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    Ok(u64::try_from(deleted.count).unwrap_or(0))
+}
+
+/// What of `abandoned` and callbacks the row of a pass has counted, earlier runs of it included.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Counted {
+    /// Queries called abandoned, by product.
+    pub abandoned: BTreeMap<String, u64>,
+    /// Their callbacks.
+    pub callbacks: u64,
+}
+
+/// Reads what a pass has counted.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn counted(pool: &PgPool, pass: Uuid) -> Result<Counted, SourceTrouble> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Jsonb)]
+        abandoned: Value,
+        #[diesel(sql_type = BigInt)]
+        callbacks_deleted: i64,
+    }
+    let mut connection = checkout(pool).await?;
+    let rows: Vec<Row> = sql_query("SELECT abandoned, callbacks_deleted FROM monitor_janitor_passes WHERE id = $1")
+        .bind::<SqlUuid, _>(pass)
+        .load(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    Ok(rows.into_iter().next().map_or_else(Counted::default, |row| Counted {
+        abandoned: serde_json::from_value(row.abandoned).unwrap_or_default(),
+        callbacks: u64::try_from(row.callbacks_deleted).unwrap_or(0),
+    }))
+}
+
+/// Writes a pass's outcome into its row; older passes beyond the kept ones go.
+///
+/// # Errors
+/// When Postgres did not take it.
+pub async fn end(pool: &PgPool, pass: Uuid, outcome: &Outcome) -> Result<(), SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let text = serde_json::to_string(outcome).unwrap_or_default().replace("\\u0000", "\\ufffd");
+    let outcome: Value = serde_json::from_str(&text).unwrap_or_default();
+    sql_query("UPDATE monitor_janitor_passes SET ended = now(), outcome = $2 WHERE id = $1")
+        .bind::<SqlUuid, _>(pass)
+        .bind::<Jsonb, _>(outcome)
+        .execute(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    // What is still to be told stays.
+    sql_query(
+        "DELETE FROM monitor_janitor_passes WHERE (abandoned = '{}' OR alerted IS NOT NULL) AND began <
+             (SELECT began FROM monitor_janitor_passes ORDER BY began DESC OFFSET $1 LIMIT 1)",
+    )
+    .bind::<BigInt, _>(PASSES)
+    .execute(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    Ok(())
+}
+
+/// The newest passes.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn newest(pool: &PgPool, limit: u32) -> Result<Vec<PassRecord>, SourceTrouble> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        id: Uuid,
+        #[diesel(sql_type = Double)]
+        began: f64,
+        #[diesel(sql_type = Nullable<Double>)]
+        ended: Option<f64>,
+        #[diesel(sql_type = Nullable<Text>)]
+        asked_by: Option<String>,
+        #[diesel(sql_type = Integer)]
+        resumed: i32,
+        #[diesel(sql_type = Nullable<Jsonb>)]
+        outcome: Option<Value>,
+    }
+    let mut connection = checkout(pool).await?;
+    let rows: Vec<Row> = sql_query(
+        "SELECT id, extract(epoch FROM began)::float8 AS began, extract(epoch FROM ended)::float8 AS ended,
+             asked_by, resumed, outcome
+         FROM monitor_janitor_passes ORDER BY began DESC LIMIT $1",
+    )
+    .bind::<BigInt, _>(i64::from(limit))
+    .load(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    let record = |row: Row| PassRecord {
+        id: row.id.to_string(),
+        began: row.began,
+        ended: row.ended,
+        asked_by: row.asked_by,
+        resumed: u32::try_from(row.resumed).unwrap_or(0),
+        outcome: row.outcome.and_then(|outcome| serde_json::from_value(outcome).ok()),
+    };
+    Ok(rows.into_iter().map(record).collect())
+}
+
+/// Passes that ended and called queries abandoned, of which nobody was told yet; oldest first.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn untold(pool: &PgPool) -> Result<Vec<Finding>, SourceTrouble> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = SqlUuid)]
+        id: Uuid,
+        #[diesel(sql_type = Jsonb)]
+        abandoned: Value,
+    }
+    let mut connection = checkout(pool).await?;
+    let rows: Vec<Row> = sql_query(
+        "SELECT id, abandoned FROM monitor_janitor_passes
+         WHERE alerted IS NULL AND abandoned <> '{}' AND ended IS NOT NULL ORDER BY began LIMIT 50",
+    )
+    .load(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    let finding = |row: Row| Finding {
+        pass: row.id.to_string(),
+        abandoned: serde_json::from_value(row.abandoned).unwrap_or_default(),
+    };
+    Ok(rows.into_iter().map(finding).collect())
+}
+
+/// The alert about these passes is written down.
+///
+/// # Errors
+/// When Postgres did not take it: then it is asked for again, under the same key.
+pub async fn told(pool: &PgPool, passes: &[String]) -> Result<(), SourceTrouble> {
+    let ids: Vec<Uuid> = passes.iter().filter_map(|id| Uuid::parse_str(id).ok()).collect();
+    let mut connection = checkout(pool).await?;
+    sql_query("UPDATE monitor_janitor_passes SET alerted = now() WHERE id = ANY($1) AND alerted IS NULL")
+        .bind::<diesel::sql_types::Array<SqlUuid>, _>(ids)
+        .execute(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    Ok(())
+}
+
+/// Counts what a pass would do, up to `most` each.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn preview(pool: &PgPool, budget: Duration, most: u32) -> Result<QueriesPreview, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let callbacks: Count = sql_query(
+        "SELECT count(*) AS count FROM (SELECT FROM callbacks c JOIN shepherd_brain b ON b.qid = c.query_id
+             WHERE b.state IN ('COMPLETED', 'ABANDONED') LIMIT $1) AS found",
+    )
+    .bind::<BigInt, _>(i64::from(most))
+    .get_result(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    let abandoned: Count = sql_query(format!(
+        "SELECT count(*) AS count FROM (SELECT FROM shepherd_brain WHERE {UNFINISHED} AND {TOO_OLD} LIMIT $2) AS found"
+    ))
+    .bind::<Double, _>(budget.as_secs_f64())
+    .bind::<BigInt, _>(i64::from(most))
+    .get_result(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    let number = |count: Count| u64::try_from(count.count).unwrap_or(0);
+    Ok(QueriesPreview { callbacks: number(callbacks), abandoned: number(abandoned) })
+}

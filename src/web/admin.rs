@@ -1,0 +1,183 @@
+//! The janitor from outside: clean up now, what passes came to, forget a worker type, and the page.
+
+use std::time::Duration;
+
+use actix_web::http::header::{ContentType, LOCATION};
+use actix_web::web::{Bytes, Data, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Front;
+use super::access::{Caller, audited};
+use super::alerts::is_form;
+use super::problem::Problem;
+use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
+use crate::actors::messages::{CleanUp, ForgetWorker};
+use crate::contract::Name;
+use crate::fleet::cleanup::{Outcome, Plan, Preview, Removable, StreamPreview};
+use crate::pages::admin::AdminPage;
+use crate::pages::link::About;
+use crate::postgres::janitor;
+use crate::redis_streams::{cleaning, connection};
+
+/// Passes shown, or in one answer unless asked for more.
+const PASSES: u32 = 50;
+/// Passes in one answer at most.
+const MOST_PASSES: u32 = 500;
+/// Streams looked at for the page.
+const LOOKED_AT: usize = 100;
+/// Kept entries of a stream are counted so far for the page.
+const COUNTED: u64 = 200;
+/// Queries and callbacks are counted so far for the page.
+const ROWS_COUNTED: u32 = 10_000;
+
+/// `GET /admin`: what the janitor would do, and what it did.
+pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+    let preview = preview(&front).await;
+    let pool = front.io.postgres.clone();
+    let passes =
+        front.io.run(Duration::from_secs(3), POSTGRES_LATE, async move { janitor::newest(&pool, PASSES).await }).await;
+    let passes = passes.as_deref().map_err(|trouble| trouble.detail.clone());
+    let html = AdminPage { preview, passes }.html(&front.site_for(&caller)).map_err(|error| {
+        tracing::error!(%error, "the admin page cannot be rendered");
+        Problem::Unavailable("the page cannot be rendered".to_owned())
+    })?;
+    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
+}
+
+/// What a pass would do now, or why there would be none.
+async fn preview(front: &Front) -> Result<Preview, String> {
+    let plan = Plan::from(front.newest.load_full().as_deref()).map_err(|why| why.to_string())?;
+    let streams: Vec<Name> = plan.streams.iter().filter(|name| front.may_clean.contains(name)).cloned().collect();
+    let mut preview = Preview {
+        streams_not_looked_at: streams.len().saturating_sub(LOOKED_AT),
+        consumers: plan.stale_consumers(),
+        consumers_left: plan.consumers_left,
+        counted_to: u64::from(ROWS_COUNTED),
+        ..Preview::default()
+    };
+    let redis = front.io.redis.clone();
+    let looking = front.io.run(Duration::from_secs(5), REDIS_LATE, async move {
+        let mut redis = connection::checkout(&redis).await?;
+        let mut found = Vec::new();
+        for name in streams.into_iter().take(LOOKED_AT) {
+            // What is wrong with one stream is said after a pass.
+            let Ok(step) = cleaning::trim_step(&mut redis, &name, 0, COUNTED).await else { continue };
+            let Some(length) = step.length else { continue };
+            let removable = Removable::of(length, step.counted, COUNTED, step.kept_because.as_ref());
+            found.push((name, StreamPreview { removable, length, kept_because: step.kept_because }));
+        }
+        Ok(found)
+    });
+    preview.streams = looking.await.map_err(|trouble| trouble.detail)?;
+    if !plan.queries {
+        return Ok(preview);
+    }
+    let (pool, budget) = (front.io.postgres.clone(), front.abandoned_after);
+    let counting = front
+        .io
+        .run(Duration::from_secs(5), POSTGRES_LATE, async move { janitor::preview(&pool, budget, ROWS_COUNTED).await });
+    match counting.await {
+        Ok(queries) => preview.queries = Some(queries),
+        Err(trouble) => preview.without_queries = Some(trouble.detail),
+    }
+    Ok(preview)
+}
+
+/// `POST /api/admin/cleanup`: a pass now, and what came of it.
+pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+    let asked_by = if caller.anonymous { caller.address.clone() } else { caller.name.clone() };
+    let janitor = front.clean_up.clone();
+    let work = async move {
+        let asked = janitor.send(CleanUp { asked_by }).await;
+        let outcome = asked.map_err(|error| Problem::Unavailable(error.to_string()))?.map_err(Problem::Unavailable)?;
+        Ok((answer(&outcome), ()))
+    };
+    let (answer, ()) = audited(&front, &caller, "clean up", json!({}), work).await?;
+    if is_form(&request) || is_page(&request) {
+        return Ok(to_page(&front));
+    }
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+/// The contract's answer, with everything else that is known beside it.
+fn answer(outcome: &Outcome) -> Value {
+    let removed: serde_json::Map<String, Value> =
+        outcome.streams.iter().map(|(name, stream)| (name.clone(), json!(stream.removed))).collect();
+    let queries = outcome.queries.clone().unwrap_or_default();
+    json!({
+        "streams": removed,
+        "callbacks_deleted": queries.callbacks_deleted,
+        "abandoned_queries": queries.abandoned_count(),
+        "stale_consumers": outcome.consumers_removed(),
+        // Swept once a day by itself.
+        "history_retention": null,
+        "query_retention": outcome.query_retention,
+        "details": outcome,
+    })
+}
+
+/// What `GET /api/admin/passes` takes.
+#[derive(Debug, Deserialize)]
+pub struct PassesQuery {
+    limit: Option<String>,
+}
+
+/// `GET /api/admin/passes?limit=50`: what passes came to, newest first.
+pub async fn passes(front: Data<Front>, query: Query<PassesQuery>) -> Result<HttpResponse, Problem> {
+    let limit = match &query.limit {
+        None => PASSES,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MOST_PASSES).contains(limit))
+            .ok_or_else(|| Problem::BadRequest(format!("limit is {text}: expected 1 to {MOST_PASSES}")))?,
+    };
+    let pool = front.io.postgres.clone();
+    let reading =
+        front.io.run(Duration::from_secs(5), POSTGRES_LATE, async move { janitor::newest(&pool, limit).await });
+    Ok(HttpResponse::Ok().json(json!({"passes": reading.await?})))
+}
+
+/// `POST /api/admin/forget_worker?name=X`: as if that worker type had never been seen; it is learned
+/// again if it reappears. The page sends the name as a form.
+pub async fn forget_worker(
+    request: HttpRequest,
+    front: Data<Front>,
+    caller: Caller,
+    body: Bytes,
+) -> Result<HttpResponse, Problem> {
+    let form = is_form(&request);
+    let sent =
+        if form { String::from_utf8_lossy(&body).replace('+', "%20") } else { request.query_string().to_owned() };
+    let name = About::WorkerType.name_in("", &sent);
+    if name.as_bytes().is_empty() {
+        return Err(Problem::BadRequest("name is missing: expected the worker type to forget".to_owned()));
+    }
+    let (tracker, parameters) = (front.forget.clone(), json!({"name": name.to_text()}));
+    let work = async move {
+        let asked = tracker.send(ForgetWorker(name.clone())).await;
+        let known = asked.map_err(|error| Problem::Unavailable(error.to_string()))?.map_err(Problem::Unavailable)?;
+        if !known {
+            return Err(Problem::BadRequest(format!("name is {:?}: no such worker type is known", name.to_text())));
+        }
+        tracing::info!(worker_type = %name, "a worker type is forgotten");
+        Ok((json!({"forgot": name.to_text()}), ()))
+    };
+    let (answer, ()) = audited(&front, &caller, "forget worker", parameters, work).await?;
+    if form {
+        return Ok(to_page(&front));
+    }
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+/// A browser that shows pages, not a program.
+fn is_page(request: &HttpRequest) -> bool {
+    let accept = request.headers().get("accept").and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    accept.starts_with("text/html")
+}
+
+fn to_page(front: &Front) -> HttpResponse {
+    HttpResponse::SeeOther().insert_header((LOCATION, format!("{}/admin", front.site.root()))).finish()
+}

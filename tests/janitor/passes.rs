@@ -1,0 +1,221 @@
+//! Whole passes, by the program itself: by whom, how often, cut off anywhere, asked for, shown.
+
+use futures_util::future::join_all;
+use redis::Value as Answer;
+use serde_json::Value;
+use tokio_postgres::Client;
+
+use super::*;
+use crate::support::monitor::Monitor;
+use crate::support::postgres::TestDatabase;
+use crate::support::redis::TestRedis;
+use crate::support::wait::eventually;
+
+/// A settled Redis, a turn that a dead monitor left, and a busy machine.
+const LATER: Duration = Duration::from_secs(120);
+
+struct Ground {
+    server: TestRedis,
+    database: TestDatabase,
+    redis: MultiplexedConnection,
+    sql: Client,
+}
+
+impl Ground {
+    /// A stream with 300 entries, of which the first 250 are finished; a query that never ends, one
+    /// that did, and the callbacks of both.
+    async fn new() -> Self {
+        let (server, database) = (TestRedis::start(), TestDatabase::create());
+        let mut redis = server.connection().await;
+        let _: Answer = ask(&mut redis, &["XGROUP", "CREATE", "a", "consumer", "0", "MKSTREAM"]).await;
+        let mut ids: Vec<String> = Vec::new();
+        for _ in 0..300 {
+            ids.push(ask(&mut redis, &["XADD", "a", "*", "query_id", "q"]).await);
+        }
+        let read = ["XREADGROUP", "GROUP", "consumer", "c", "COUNT", "300", "STREAMS", "a", ">"];
+        let _: Answer = ask(&mut redis, &read).await;
+        let mut ack = vec!["XACK", "a", "consumer"];
+        ack.extend(ids[..250].iter().map(String::as_str));
+        let _: Answer = ask(&mut redis, &ack).await;
+        let sql = database.connect().await;
+        sql.batch_execute(include_str!("../../migrations/0001_fleet_tables/up.sql")).await.unwrap();
+        sql.batch_execute(
+            "INSERT INTO shepherd_brain (qid, start_time, domain, state) VALUES
+                 ('lost', LOCALTIMESTAMP - interval '1 hour', 'aragorn', 'QUEUED'),
+                 ('lost too', LOCALTIMESTAMP - interval '1 hour', 'bte', 'QUEUED'),
+                 ('young', LOCALTIMESTAMP, 'bte', 'QUEUED'),
+                 ('done', LOCALTIMESTAMP - interval '1 hour', 'bte', 'COMPLETED'),
+                 ('ancient', LOCALTIMESTAMP - interval '40 days', 'bte', 'COMPLETED');
+             INSERT INTO callbacks SELECT qid, 'x' FROM shepherd_brain",
+        )
+        .await
+        .unwrap();
+        Self { server, database, redis, sql }
+    }
+
+    /// A monitor whose messages nobody takes.
+    async fn monitor(&self, more: &[(&str, &str)]) -> Monitor {
+        let (redis, database) = (self.server.url(), self.database.url());
+        let mut given = vec![
+            ("REDIS_URL", redis.as_str()),
+            ("DATABASE_URL", database.as_str()),
+            ("ALERT_WEBHOOK_URL", "http://127.0.0.1:9/nobody"),
+        ];
+        given.extend(more);
+        Monitor::start(&given).await
+    }
+
+    async fn count(&self, what: &str) -> Result<i64, String> {
+        let row = self.sql.query_one(&format!("SELECT count(*) FROM {what}"), &[]).await.map_err(|e| e.to_string())?;
+        Ok(row.get(0))
+    }
+
+    async fn length(&self) -> i64 {
+        ask(&mut self.redis.clone(), &["XLEN", "a"]).await
+    }
+
+    /// Waits until one pass ended and its alert is written, and looks at everything.
+    async fn is_clean(&self, what: &str) {
+        eventually(&format!("{what}: a pass ends"), LATER, || async {
+            let ended = self.count("monitor_janitor_passes WHERE ended IS NOT NULL").await?;
+            let told = self.count("monitor_janitor_passes WHERE alerted IS NOT NULL").await?;
+            if (ended, told) == (1, 1) { Ok(()) } else { Err(format!("{ended} ended, {told} told")) }
+        })
+        .await;
+        assert_eq!(self.length().await, 50, "{what}");
+        for (wanted, of) in [
+            (1, "monitor_janitor_passes"),
+            (2, "shepherd_brain WHERE state = 'ABANDONED' AND status = 'Abandoned: no completion within budget'"),
+            (1, "shepherd_brain WHERE state = 'COMPLETED'"),
+            (1, "shepherd_brain WHERE state = 'QUEUED'"),
+            (1, "callbacks"),
+            (1, "monitor_alerts WHERE rule = 'queries_abandoned' AND value = 2"),
+            (1, "monitor_alert_outbox WHERE message->>'about' = 'firing'"),
+            (1, "monitor_events WHERE type = 'alert' AND worker = 'queries_abandoned'"),
+        ] {
+            assert_eq!(self.count(of).await, Ok(wanted), "{what}: {of}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn two_monitors_make_one_pass_and_one_alert() {
+    let ground = Ground::new().await;
+    let monitors = [ground.monitor(&[]).await, ground.monitor(&[]).await];
+    ground.is_clean("two monitors").await;
+    for monitor in &monitors {
+        eventually("each wanted to", LATER, || async {
+            let log = monitor.log();
+            log.contains("cleaned up: 250 finished entries")
+                || log.contains("the last pass of the janitor is not long ago")
+        })
+        .await;
+    }
+    ground.is_clean("both had looked").await;
+    let cleaned = monitors.iter().filter(|monitor| monitor.log().contains("cleaned up:")).count();
+    assert_eq!(cleaned, 1);
+}
+
+#[tokio::test]
+async fn a_pass_that_is_cut_off_anywhere_is_finished_by_the_next_and_told_once() {
+    let places = [
+        "janitor.begun",
+        "janitor.trimmed",
+        "janitor.abandoning",
+        "janitor.abandoned",
+        "janitor.old_queries",
+        "janitor.ended_queries",
+    ];
+    join_all(places.map(|place| async move {
+        let ground = Ground::new().await;
+        let doomed = ground.monitor(&[("SHEPHERD_FAILPOINT", place)]).await;
+        eventually(&format!("it dies at {place}"), LATER, || async { !doomed.is_running() }).await;
+        assert_eq!(ground.count("monitor_janitor_passes WHERE ended IS NULL").await, Ok(1), "{place}");
+        // Nothing is done by halves: a query and its callbacks, the flip and its count.
+        let lost = ground.count("shepherd_brain WHERE state = 'ABANDONED'").await.unwrap();
+        let counted = ground.count("monitor_janitor_passes WHERE abandoned <> '{}'").await.unwrap();
+        let callbacks = ground.count("callbacks WHERE query_id LIKE 'lost%'").await.unwrap();
+        assert!([(0, 0, 2), (2, 1, 0)].contains(&(lost, counted, callbacks)), "{place}: {lost} {counted} {callbacks}");
+        let _monitor = ground.monitor(&[]).await;
+        ground.is_clean(place).await;
+        assert_eq!(ground.count("monitor_janitor_passes WHERE resumed = 1").await, Ok(1), "{place}");
+    }))
+    .await;
+}
+
+async fn post(monitor: &Monitor, path: &str) -> (u16, Value) {
+    let answer = reqwest::Client::new().post(monitor.url(path)).send().await.unwrap();
+    let status = answer.status().as_u16();
+    (status, serde_json::from_str(&answer.text().await.unwrap()).unwrap_or_default())
+}
+
+#[tokio::test]
+async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
+    let ground = Ground::new().await;
+    // Nothing is done by itself first: another monitor has just been here.
+    let now: Vec<String> = ask(&mut ground.redis.clone(), &["TIME"]).await;
+    let _: Answer = ask(&mut ground.redis.clone(), &["SET", "monitor:janitor:last_pass", &now[0]]).await;
+    let monitor = ground.monitor(&[]).await;
+    let (status, refused) = post(&monitor, "/api/admin/cleanup").await;
+    assert_eq!(status, 503, "nothing is done before Redis is believed: {refused}");
+    assert_eq!(ground.length().await, 300);
+    monitor.until("Redis is believed", LATER, |s| s["redis"]["source"]["status"] == "ok").await;
+    monitor.until("Postgres is read", LATER, |s| s["postgres"]["callbacks_pending"] == 5).await;
+    let (_, page) = monitor.get("/admin").await;
+    for words in
+        ["250 finished entries", "2 queries abandoned", "No pass is written down yet", "2 callbacks of queries"]
+    {
+        assert!(page.contains(words), "{words} in {page}");
+    }
+    let (status, answer) = post(&monitor, "/api/admin/cleanup").await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(answer["streams"]["a"], 250, "{answer}");
+    assert_eq!((&answer["callbacks_deleted"], &answer["abandoned_queries"]), (&4.into(), &2.into()), "{answer}");
+    assert_eq!((&answer["stale_consumers"], &answer["query_retention"]), (&0.into(), &1.into()), "{answer}");
+    let kept = &answer["details"]["streams"]["a"]["kept_because"];
+    assert_eq!((&kept["reason"], &kept["group"], &kept["pending"]), (&"group".into(), &"consumer".into(), &50.into()));
+    ground.is_clean("asked for").await;
+    let (_, page) = monitor.get("/admin").await;
+    for words in ["250 finished entries removed", "2 queries abandoned", "group consumer has 50 pending", "127.0.0.1"] {
+        assert!(page.contains(words), "{words} in {page}");
+    }
+    let (_, passes) = monitor.get("/api/admin/passes").await;
+    let passes: Value = serde_json::from_str(&passes).unwrap();
+    assert_eq!(passes["passes"][0]["outcome"]["streams"]["a"]["removed"], 250);
+    assert_eq!(monitor.get("/api/admin/passes?limit=0").await.0, 400);
+    // A form comes back to the page.
+    let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
+    let form =
+        client.post(monitor.url("/api/admin/cleanup")).header("content-type", "application/x-www-form-urlencoded");
+    let answer = form.send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers()["location"].to_str().unwrap()), (303, "/admin"));
+}
+
+#[tokio::test]
+async fn a_forgotten_worker_type_is_gone_with_its_alert_and_learned_again() {
+    let ground = Ground::new().await;
+    let monitor = ground.monitor(&[("MONITOR_STARTUP_GRACE_SEC", "0")]).await;
+    let beat = r#"{"stream":"b","consumer":"w","started_at":1,"last_seen":1,"task_limit":1}"#;
+    let _: Answer = ask(&mut ground.redis.clone(), &["SET", "worker:heartbeat:b:w", beat]).await;
+    monitor.until("it is alive", LATER, |s| s["workers"]["b"]["state"] == "alive").await;
+    let _: Answer = ask(&mut ground.redis.clone(), &["DEL", "worker:heartbeat:b:w"]).await;
+    monitor.until("it crashed", LATER, |s| s["workers"]["b"]["state"] == "crashed").await;
+    eventually("that is told", LATER, || async {
+        ground.count("monitor_alerts WHERE key = 'worker_crashed:b' AND phase = 'firing'").await == Ok(1)
+    })
+    .await;
+    let (status, answer) = post(&monitor, "/api/admin/forget_worker?name=b").await;
+    assert_eq!((status, answer), (200, serde_json::json!({"forgot": "b"})));
+    let known: bool = ask(&mut ground.redis.clone(), &["SISMEMBER", "monitor:known_workers", "b"]).await;
+    let recorded: bool = ask(&mut ground.redis.clone(), &["EXISTS", "monitor:worker_state:b"]).await;
+    assert_eq!((known, recorded), (false, false));
+    monitor.until("it is not shown", LATER, |s| s["workers"]["b"].is_null()).await;
+    eventually("its alert ends", LATER, || async {
+        ground.count("monitor_alerts WHERE key = 'worker_crashed:b' AND phase = 'resolved'").await == Ok(1)
+    })
+    .await;
+    assert_eq!(post(&monitor, "/api/admin/forget_worker?name=b").await.0, 400);
+    assert_eq!(post(&monitor, "/api/admin/forget_worker").await.0, 400);
+    let _: Answer = ask(&mut ground.redis.clone(), &["SET", "worker:heartbeat:b:w", beat]).await;
+    monitor.until("it is learned again", LATER, |s| s["workers"]["b"]["state"] == "alive").await;
+}

@@ -1,0 +1,132 @@
+//! The two scripts by example: what pins a stream, which consumers go, and servers of other kinds.
+
+use redis::Value;
+use shepherd_monitor::contract::Name;
+use shepherd_monitor::demo::servers::RedisOptions;
+use shepherd_monitor::fleet::cleanup::{Kept, Need};
+use shepherd_monitor::redis_streams::cleaning::{is_about_the_stream, retire_some, trim_step};
+
+use super::*;
+use crate::support::redis::TestRedis;
+
+async fn add(redis: &mut MultiplexedConnection, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(ask(redis, &["XADD", "s", "*", "query_id", "q"]).await);
+    }
+    ids
+}
+
+async fn read(redis: &mut MultiplexedConnection, group: &str, count: usize) {
+    let count = count.to_string();
+    let _: Value = ask(redis, &["XREADGROUP", "GROUP", group, "c", "COUNT", &count, "STREAMS", "s", ">"]).await;
+}
+
+fn stream() -> Name {
+    Name::from("s")
+}
+
+#[tokio::test]
+async fn the_group_that_stopped_reading_pins_the_stream_and_is_named() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for group in ["quick", "stuck"] {
+        let _: Value = ask(&mut redis, &["XGROUP", "CREATE", "s", group, "0", "MKSTREAM"]).await;
+    }
+    let ids = add(&mut redis, 250).await;
+    read(&mut redis, "quick", 250).await;
+    for id in &ids {
+        let _: Value = ask(&mut redis, &["XACK", "s", "quick", id]).await;
+    }
+    let step = trim_step(&mut redis, &stream(), 1000, 0).await.unwrap();
+    assert_eq!((step.removed, step.more, step.length), (0, false, Some(250)));
+    let Some(Kept::Group { group, need, since, pending, undelivered, .. }) = step.kept_because else { panic!() };
+    assert_eq!((group.as_str(), need, pending, undelivered), ("stuck", Need::Unread, 0, Some(250)));
+    let added: f64 = ids[0].split('-').next().unwrap().parse().unwrap();
+    assert_eq!(since, Some(added / 1000.0));
+
+    // It goes on, and stops at the third entry.
+    read(&mut redis, "stuck", 250).await;
+    for id in ids.iter().enumerate().filter(|(n, _)| *n != 2).map(|(_, id)| id) {
+        let _: Value = ask(&mut redis, &["XACK", "s", "stuck", id]).await;
+    }
+    let step = trim_step(&mut redis, &stream(), 1000, 100).await.unwrap();
+    assert_eq!((step.removed, step.more, step.length, step.counted), (2, false, Some(248), 100));
+    let Some(Kept::Group { group, need, pending, consumer, idle_sec, .. }) = step.kept_because else { panic!() };
+    assert_eq!((group.as_str(), need, pending, consumer.as_deref()), ("stuck", Need::Pending, 1, Some("c")));
+    assert!(idle_sec.is_some());
+
+    // Finished, or deleted by somebody: it pins no more.
+    let _: Value = ask(&mut redis, &["XDEL", "s", &ids[2]]).await;
+    let mut left = Vec::new();
+    loop {
+        let step = trim_step(&mut redis, &stream(), 1000, 0).await.unwrap();
+        left.push(step.length.unwrap());
+        if !step.more {
+            assert_eq!(step.kept_because, None);
+            break;
+        }
+    }
+    assert_eq!(left.last(), Some(&0), "{left:?}");
+    let pending: Vec<Value> = ask(&mut redis, &["XPENDING", "s", "stuck", "-", "+", "10"]).await;
+    assert_eq!(pending.len(), 1, "the pending list is its owner's");
+}
+
+#[tokio::test]
+async fn a_stream_without_groups_and_a_key_of_another_type_are_left_alone() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, 5).await;
+    let step = trim_step(&mut redis, &stream(), 1000, 0).await.unwrap();
+    assert_eq!((step.removed, step.length, step.kept_because), (0, Some(5), Some(Kept::NoGroups)));
+    let none = trim_step(&mut redis, &Name::from("none"), 1000, 0).await.unwrap();
+    assert_eq!((none.removed, none.length), (0, None));
+    let _: Value = ask(&mut redis, &["SET", "text", "x"]).await;
+    let error = trim_step(&mut redis, &Name::from("text"), 1000, 0).await.unwrap_err();
+    assert!(is_about_the_stream(&error), "{error}");
+    assert!(error.to_string().contains("WRONGTYPE"), "{error}");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_trim_by_id_is_trimmed_entry_by_entry() {
+    // As before Redis 6.2: the command fails, whatever the reason.
+    let server = TestRedis::start_with(RedisOptions::with_args(["--rename-command", "XTRIM", ""]));
+    let mut redis = server.connection().await;
+    let _: Value = ask(&mut redis, &["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"]).await;
+    let ids = add(&mut redis, 350).await;
+    read(&mut redis, "g", 340).await;
+    for id in &ids[..330] {
+        let _: Value = ask(&mut redis, &["XACK", "s", "g", id]).await;
+    }
+    let mut removed = Vec::new();
+    loop {
+        let step = trim_step(&mut redis, &stream(), 1000, 0).await.unwrap();
+        removed.push(step.removed);
+        if !step.more {
+            assert_eq!(step.length, Some(20));
+            break;
+        }
+    }
+    assert_eq!(removed, [100, 100, 100, 30]);
+}
+
+#[tokio::test]
+async fn a_consumer_goes_only_without_heartbeat_without_work_and_after_its_hour() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    let _: Value = ask(&mut redis, &["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"]).await;
+    add(&mut redis, 1).await;
+    read(&mut redis, "g", 1).await;
+    for name in ["phantom", "alive", "awake"] {
+        let _: Value = ask(&mut redis, &["XGROUP", "CREATECONSUMER", "s", "g", name]).await;
+    }
+    let _: Value = ask(&mut redis, &["SET", "worker:heartbeat:s:alive", "no JSON at all"]).await;
+    let names = ["phantom", "alive", "c", "unheard of"].map(Name::from);
+    let hour = Duration::from_secs(3600);
+    let said = retire_some(&mut redis, &stream(), &Name::from("g"), &names, hour).await.unwrap();
+    assert_eq!(said, ["awake", "present", "busy", "gone"]);
+    let said = retire_some(&mut redis, &stream(), &Name::from("g"), &names, Duration::ZERO).await.unwrap();
+    assert_eq!(said, ["deleted", "present", "busy", "gone"]);
+    let said = retire_some(&mut redis, &stream(), &Name::from("other"), &names, Duration::ZERO).await.unwrap();
+    assert_eq!(said, ["gone"; 4]);
+}
