@@ -254,11 +254,11 @@ mod tests {
     use super::*;
     use crate::alerting::file;
 
+    /// Of what, when it fired, until when, when somebody was told.
+    type Fired = (Option<String>, f64, Option<f64>, Option<f64>);
+
     /// What each rule does when these values come every 30 s, `None` being nothing recorded.
-    fn replayed(
-        rules: &str,
-        series: &[(&str, &[Option<f64>])],
-    ) -> Vec<Vec<(Option<String>, f64, Option<f64>, Option<f64>)>> {
+    fn replayed(rules: &str, series: &[(&str, &[Option<f64>])]) -> Vec<Vec<Fired>> {
         let rules = file::read(rules).unwrap();
         let mut replay = Replay::new(&rules);
         for i in 0..series.iter().map(|(_, values)| values.len()).max().unwrap() {
@@ -279,17 +279,9 @@ mod tests {
         );
         // Held from 60 s on; the second time not for long enough; the third within the cooldown, which
         // ends at 600 s; the fourth comes back soon and still fires at the end.
-        assert_eq!(
-            fired,
-            [vec![
-                (None, 120.0, Some(180.0), Some(120.0)),
-                (None, 540.0, Some(570.0), None),
-                (None, 660.0, None, Some(660.0))
-            ]
-            .into_iter()
-            .map(|(_, fired, until, told): (Option<String>, _, _, _)| (Some("s".to_owned()), fired, until, told))
-            .collect::<Vec<_>>()]
-        );
+        let of_s = |(fired, until, told)| (Some("s".to_owned()), fired, until, told);
+        let expected = [(120.0, Some(180.0), Some(120.0)), (540.0, Some(570.0), None), (660.0, None, Some(660.0))];
+        assert_eq!(fired, [expected.map(of_s)]);
     }
 
     #[test]
