@@ -285,7 +285,8 @@ impl Door {
             sleep(chance::around(pause)).await;
             let route = route(chance::lot());
             arrived += 1;
-            let entered = if arrived % LOST_EVERY == 0 { self.lose(route).await } else { self.let_in(route).await };
+            let entered =
+                if arrived.is_multiple_of(LOST_EVERY) { self.lose(route).await } else { self.let_in(route).await };
             if let Err(error) = entered {
                 return error;
             }

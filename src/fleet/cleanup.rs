@@ -332,7 +332,7 @@ pub fn next_step(most: u64, took: Duration) -> u64 {
 pub fn added_at(id: &str) -> Option<f64> {
     const YEAR_2001: f64 = 1e12;
     let ms: f64 = id.split('-').next()?.parse().ok()?;
-    (ms >= YEAR_2001 && ms < YEAR_2001 * 10.0).then_some(ms / 1000.0)
+    (YEAR_2001..YEAR_2001 * 10.0).contains(&ms).then_some(ms / 1000.0)
 }
 
 #[cfg(test)]

@@ -103,7 +103,7 @@ impl AdminPage<'_> {
             todo_more: None,
             nothing_to_do: false,
             why_not: None,
-            button: "Clean up now".to_owned(),
+            button: "Look again and clean up".to_owned(),
             streams: Vec::new(),
             streams_more: None,
             passes: passes.iter().map(pass_row).collect(),
@@ -128,10 +128,16 @@ impl AdminPage<'_> {
 
     fn list_streams(&self, outcome: &Outcome, view: &mut View<'_>) {
         let mut streams: Vec<(&String, &StreamOutcome)> = outcome.streams.iter().collect();
+        let all = streams.len();
+        streams.retain(|(_, stream)| stream.removed + stream.length > 0 || stream.error.is_some());
+        let empty = all - streams.len();
         streams.sort_by_key(|(_, stream)| (stream.error.is_none(), std::cmp::Reverse((stream.removed, stream.length))));
         let more = streams.len().saturating_sub(STREAMS);
-        view.streams_more =
-            (more > 0).then(|| format!("and {} with less in them", counted(more as u64, "stream", "streams")));
+        let rest = [(more, "with less in them"), (empty, "with nothing in them")];
+        let rest = rest.into_iter().filter(|(n, _)| *n > 0);
+        let rest: Vec<String> =
+            rest.map(|(n, how)| format!("{} {how}", counted(n as u64, "stream", "streams"))).collect();
+        view.streams_more = (!rest.is_empty()).then(|| format!("and {}", rest.join(", ")));
         view.streams = streams.into_iter().take(STREAMS).map(|(name, stream)| stream_row(name, stream)).collect();
     }
 }
@@ -196,7 +202,7 @@ fn list_todo(preview: &Preview, view: &mut View<'_>) {
     }
     view.nothing_to_do = view.todo.is_empty();
     if !view.todo.is_empty() {
-        view.button = format!("Clean up now: {}", view.todo.join(", "));
+        view.button = format!("Yes, {}", view.todo.join(", "));
     }
     let mut streams: Vec<_> = preview.streams.iter().filter(|(_, stream)| stream.removable.most() > 0).collect();
     streams.sort_by_key(|(_, stream)| std::cmp::Reverse(stream.removable.most()));

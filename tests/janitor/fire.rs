@@ -58,13 +58,13 @@ async fn under_fire(seconds: f64, plain: Plain) -> (u64, u64, Vec<usize>) {
                         }
                     }
                     let read = ["XREADGROUP", "GROUP", group, &consumer, "COUNT", "8", "STREAMS", "s", ">"];
-                    let got: Option<Vec<(String, Vec<(String, Value)>)>> = ask(&mut redis, &read).await;
+                    let got: Got = ask(&mut redis, &read).await;
                     let entries = got.into_iter().flatten().flat_map(|(_, entries)| entries);
                     let mut any = false;
                     for (id, _) in entries {
                         any = true;
                         // Every third reading is a crash: what it got is left pending, and was not seen.
-                        if turn % 3 != 0 {
+                        if !turn.is_multiple_of(3) {
                             let _: Value = ask(&mut redis, &["XACK", "s", group, &id]).await;
                             seen.push(id);
                         }

@@ -16,6 +16,9 @@ use redis::aio::MultiplexedConnection;
 /// Longer than Redis takes to be believed on a busy machine; only a failing test waits so long.
 const SOON: Duration = Duration::from_secs(60);
 
+/// What XREADGROUP answers: streams with their entries; nothing when there is none.
+type Got = Option<Vec<(String, Vec<(String, redis::Value)>)>>;
+
 /// One command.
 async fn ask<T: FromRedisValue>(redis: &mut MultiplexedConnection, words: &[&str]) -> T {
     try_ask(redis, words).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))

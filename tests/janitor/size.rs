@@ -65,7 +65,7 @@ impl Load {
         let reading = tokio::spawn(async move {
             while !stop.load(Ordering::Relaxed) {
                 let read = ["XREADGROUP", "GROUP", "g", "worker", "COUNT", "10", "STREAMS", "s", ">"];
-                let got: Option<Vec<(String, Vec<(String, Value)>)>> = ask(&mut reader, &read).await;
+                let got: Got = ask(&mut reader, &read).await;
                 for (id, _) in got.into_iter().flatten().flat_map(|(_, entries)| entries) {
                     let _: Value = ask(&mut reader, &["XACK", "s", "g", &id]).await;
                     count.fetch_add(1, Ordering::Relaxed);
