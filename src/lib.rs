@@ -4,7 +4,7 @@
 //! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
 //! the two servers. [`history`] says what is kept and how; [`alerting`] decides what somebody is told,
 //! [`delivery`] tells it. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
-//! [`web`] serves them. [`application`] puts it all together. [`worker`] is the library for worker
+//! [`web`] serves them. [`operator`] does what somebody knowingly asked for. [`application`] puts it all together. [`worker`] is the library for worker
 //! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
 //! about what no worker could finish.
 
@@ -42,6 +42,8 @@ mod failpoint;
 pub mod fleet;
 #[cfg(feature = "monitor")]
 pub mod history;
+#[cfg(feature = "monitor")]
+pub mod operator;
 #[cfg(feature = "monitor")]
 pub mod pages;
 #[cfg(feature = "monitor")]

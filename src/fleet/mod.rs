@@ -3,12 +3,14 @@
 //! Read in the order of the data: a [`reading`] per source and tick goes into the [`tracker`],
 //! which asks [`source`] whether it may be believed, moves each [`consumer`]'s state machine,
 //! rolls them up per [`worker_type`], adds the [`load`], and gives back a [`snapshot`] and the
-//! [`event`]s that happened. [`incident`] puts together what the archive has of them.
+//! [`event`]s that happened. [`incident`] puts together what the archive has of them. [`message`] is
+//! what operators see and choose.
 
 pub mod consumer;
 pub mod event;
 pub mod incident;
 pub mod load;
+pub mod message;
 #[cfg(test)]
 mod properties;
 pub mod reading;
