@@ -237,6 +237,66 @@ impl Chosen {
     }
 }
 
+/// A group of a stream, as far as messages go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Its name.
+    pub name: Name,
+    /// Entries pending in it.
+    pub pending: u64,
+    /// Entries not delivered to it; `None` where Redis does not know.
+    pub unread: Option<u64>,
+}
+
+/// Messages that were found and fixed.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// What is to be done with which.
+    pub chosen: Chosen,
+    /// The first of them, with their payloads.
+    pub first: Vec<Message>,
+    /// Entries looked at.
+    pub looked: u64,
+    /// Nothing was left out: there is no more that matches.
+    pub complete: bool,
+    /// The owners, whether each has a heartbeat, and how many of the messages it has.
+    pub owners: Vec<(Name, bool, u64)>,
+    /// Groups that read the stream.
+    pub groups: usize,
+}
+
+/// A consumer without heartbeat that holds entries.
+#[derive(Debug, Clone)]
+pub struct DeadConsumer {
+    /// Its stream.
+    pub stream: Name,
+    /// Its group.
+    pub group: Name,
+    /// Its name.
+    pub name: Name,
+    /// Entries pending at it.
+    pub pending: u64,
+    /// Those of them that are idle for long enough, as far as was looked.
+    pub stuck: u64,
+    /// Milliseconds since it asked for anything.
+    pub idle_ms: u64,
+    /// Since the longest idle of the stuck was delivered, in milliseconds.
+    pub oldest_ms: u64,
+    /// The first of the stuck, with its payload.
+    pub first: Option<Message>,
+}
+
+/// What was found on consumers without heartbeat.
+#[derive(Debug, Clone)]
+pub struct DeadFound {
+    /// What is to be done with which.
+    pub chosen: Chosen,
+    /// The consumers.
+    pub consumers: Vec<DeadConsumer>,
+    /// Nothing was left out.
+    pub complete: bool,
+}
+
 /// What became of one entry that was chosen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {

@@ -4,7 +4,7 @@
 use deadpool_redis::Pool;
 
 use crate::contract::Name;
-use crate::fleet::message::{Action, Chosen, Message, MessageState, Part, Wanted};
+use crate::fleet::message::{Action, Chosen, DeadConsumer, DeadFound, Found, Message, MessageState, Part, Wanted};
 use crate::fleet::reading::SourceTrouble;
 use crate::redis_streams::messages::{self, Bounds, Start};
 
@@ -18,23 +18,6 @@ const MOST_CONSUMERS: usize = 1000;
 const SHOWN: usize = 3;
 /// Bytes shown of each of their values.
 const SHOWN_BYTES: usize = 2048;
-
-/// Messages that were found and fixed.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// What is to be done with which.
-    pub chosen: Chosen,
-    /// The first of them, with their payloads.
-    pub first: Vec<Message>,
-    /// Entries looked at.
-    pub looked: u64,
-    /// Nothing was left out: there is no more that matches.
-    pub complete: bool,
-    /// The owners, whether each has a heartbeat, and how many of the messages it has.
-    pub owners: Vec<(Name, bool, u64)>,
-    /// Groups that read the stream.
-    pub groups: usize,
-}
 
 /// Chooses the messages of `stream` that are `wanted`; with `ids`, those of them.
 ///
@@ -78,38 +61,6 @@ pub async fn messages(
     let (groups, _) = messages::groups(redis, stream).await?;
     let chosen = Chosen { action, why: why.to_owned(), min_idle_ms: 0, of_the_dead: false, parts: vec![part] };
     Ok(Found { chosen, first, looked, complete, owners, groups: groups.len() })
-}
-
-/// A consumer without heartbeat that holds entries.
-#[derive(Debug, Clone)]
-pub struct DeadConsumer {
-    /// Its stream.
-    pub stream: Name,
-    /// Its group.
-    pub group: Name,
-    /// Its name.
-    pub name: Name,
-    /// Entries pending at it.
-    pub pending: u64,
-    /// Those of them that are idle for long enough, as far as was looked.
-    pub stuck: u64,
-    /// Milliseconds since it asked for anything.
-    pub idle_ms: u64,
-    /// Since the longest idle of the stuck was delivered, in milliseconds.
-    pub oldest_ms: u64,
-    /// The first of the stuck, with its payload.
-    pub first: Option<Message>,
-}
-
-/// What was found on consumers without heartbeat.
-#[derive(Debug, Clone)]
-pub struct DeadFound {
-    /// What is to be done with which.
-    pub chosen: Chosen,
-    /// The consumers.
-    pub consumers: Vec<DeadConsumer>,
-    /// Nothing was left out.
-    pub complete: bool,
 }
 
 /// Chooses what is stuck on consumers of these streams that have no heartbeat: idle for at least

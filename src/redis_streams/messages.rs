@@ -10,7 +10,7 @@ use super::connection::{checkout, send, trouble};
 use super::reply::Reply;
 use crate::contract::task::dead_letters;
 use crate::contract::{Name, keys};
-use crate::fleet::message::{Field, Message, MessageState, Page, Wanted};
+use crate::fleet::message::{Field, Group, Message, MessageState, Page, Wanted};
 use crate::fleet::reading::SourceTrouble;
 
 static MESSAGES: LazyLock<Script> =
@@ -117,17 +117,6 @@ fn message(row: Reply<'_>, state: MessageState) -> Option<Message> {
     .collect();
     let owner = (state == MessageState::Pending).then_some(owner);
     Some(Message { id, owner, deliveries, idle_ms, field_count, bytes, fields })
-}
-
-/// A group of a stream, as far as messages go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Group {
-    /// Its name.
-    pub name: Name,
-    /// Entries pending in it.
-    pub pending: u64,
-    /// Entries not delivered to it; `None` where Redis does not know.
-    pub unread: Option<u64>,
 }
 
 /// The groups of a stream and how many dead letters it has; none when there is no such stream.

@@ -246,7 +246,7 @@ fn done(front: &Front, form: bool, answer: Value) -> HttpResponse {
     HttpResponse::Ok().json(answer)
 }
 
-fn is_form(request: &HttpRequest) -> bool {
+pub(super) fn is_form(request: &HttpRequest) -> bool {
     let kind = request.headers().get("content-type").and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     kind.starts_with("application/x-www-form-urlencoded")
 }
@@ -259,7 +259,7 @@ fn named(owner: String) -> Result<String, Problem> {
 }
 
 /// Browsers say where a POST comes from; one from another site's page is refused.
-fn own_site(request: &HttpRequest) -> Result<(), Problem> {
+pub(super) fn own_site(request: &HttpRequest) -> Result<(), Problem> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
     if let Some(site) = header(actix_web::http::header::HeaderName::from_static("sec-fetch-site")) {
         return if matches!(site, "same-origin" | "none") { Ok(()) } else { Err(Problem::Forbidden) };

@@ -5,7 +5,7 @@ use actix_web::middleware::{Compress, DefaultHeaders};
 use actix_web::web::{self, ServiceConfig};
 
 use super::problem::Problem;
-use super::{Front, alerts, api, detail_page, health, history, history_page, live_session, page};
+use super::{Front, alerts, api, detail_page, health, history, history_page, live_session, operator, page};
 
 /// Nothing inline, nothing from elsewhere, framed by nobody.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -37,6 +37,18 @@ fn all(config: &mut ServiceConfig) {
                 .route("/", web::get().to(page::live))
                 .route("/history", web::get().to(history_page::page))
                 .route("/history/parts/{part}", web::get().to(history_page::part))
+                .route("/streams/{name:.*}/messages", web::get().to(operator::messages::page))
+                .route("/api/streams/{name:.*}/messages", web::get().to(operator::messages::list))
+                .route("/api/streams/{name:.*}/messages/preview", web::post().to(operator::messages::preview))
+                .route("/api/streams/{name:.*}/messages/apply", web::post().to(operator::apply))
+                .route("/admin/dead-consumers", web::get().to(operator::dead_consumers::page))
+                .route("/api/admin/dead_consumers", web::get().to(operator::dead_consumers::list))
+                .route("/api/admin/dead_consumers/preview", web::post().to(operator::dead_consumers::preview))
+                .route("/api/admin/dead_consumers/apply", web::post().to(operator::apply))
+                .route("/api/admin/reclaim_dead_consumers", web::post().to(operator::dead_consumers::reclaim))
+                .route("/admin/recycle-bin", web::get().to(operator::recycle_bin::page))
+                .route("/api/admin/recycle_bin", web::get().to(operator::recycle_bin::list))
+                .route("/api/admin/recycle_bin/restore", web::post().to(operator::recycle_bin::restore))
                 .route("/streams/{name:.*}", web::get().to(detail_page::stream))
                 .route("/workers/{name:.*}", web::get().to(detail_page::worker_type))
                 .route("/live/updates", web::get().to(page::updates))
