@@ -15,5 +15,6 @@ mod demo;
 mod history;
 mod house;
 mod monitor;
+mod operator;
 mod support;
 mod worker;
