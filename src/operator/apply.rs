@@ -122,10 +122,11 @@ async fn drop_some(
         target.binned = Some(place);
     }
     failpoint::reached("operator.binned");
+    let chosen = targets.len();
     if place.state == MessageState::Dead {
         targets.retain(|target| target.binned.is_some());
     }
-    let verdicts = operate::operate(&sources.redis, Action::Drop, place, &targets, rules).await?;
+    let mut verdicts = operate::operate(&sources.redis, Action::Drop, place, &targets, rules).await?;
     failpoint::reached("operator.dropped");
     let (mut binned, mut void) = (Vec::new(), Vec::new());
     for (target, verdict) in targets.iter().zip(&verdicts) {
@@ -135,6 +136,7 @@ async fn drop_some(
             (None, _) => {}
         }
     }
+    verdicts.extend(std::iter::repeat_n(Verdict::LeftAlone("gone"), chosen - targets.len()));
     let postgres = &sources.postgres;
     for (state, places) in [(BinState::Binned, &binned), (BinState::Void, &void)] {
         // It is settled in Redis; whoever looks at the bin next notes it.

@@ -17,7 +17,7 @@ static MESSAGES: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("scripts/unneeded.lua"), include_str!("scripts/messages.lua"))));
 
 /// Entries looked at in one call: well below a millisecond each.
-const LOOKED_AT_ONCE: u64 = 200;
+const LOOKED_AT_ONCE: u64 = 100;
 /// Payload looked at in one call.
 const BYTES_AT_ONCE: u64 = 1 << 20;
 /// Commands in one trip.

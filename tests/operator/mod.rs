@@ -48,6 +48,8 @@ impl World {
 
     async fn monitor(&self, more: &[(&str, &str)]) -> Monitor {
         let (redis, database) = (self.redis.url(), self.database.url());
+        // The monitor does it too, a moment after it serves.
+        migrate::run(&database, LIMIT).await.unwrap();
         let mut settings = vec![("REDIS_URL", redis.as_str()), ("DATABASE_URL", database.as_str())];
         settings.extend_from_slice(more);
         Monitor::start(&settings).await

@@ -59,7 +59,7 @@ async fn a_page_of_a_million_pending_entries_looks_at_a_bounded_part() {
         spent[spent.len() - 1],
         spent[spent.len() / 2],
     );
-    assert!(spent.len() > 100, "they are counted");
+    assert!(spent.len() > 50, "they are counted");
     // The whole stream would take Redis a second.
     assert!(spent[spent.len() / 2] < 5000, "{spent:?}");
 }

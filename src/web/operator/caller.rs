@@ -1,4 +1,4 @@
-//! Who asks.
+//! Who asks, and that a change is told of. Until logins are there, whoever reaches the port may all.
 
 use std::future::{Future, Ready, ready};
 
@@ -10,15 +10,21 @@ use crate::web::Front;
 use crate::web::alerts::own_site;
 use crate::web::problem::Problem;
 
+/// What somebody may do; the order is by what it may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
+    /// Looks, previews, retries.
     Operator,
+    /// Also drops, buries and puts back.
     Admin,
 }
 
+/// Who asks.
 #[derive(Debug, Clone)]
 pub struct Caller {
+    /// What they are called.
     pub name: String,
+    /// What they may do.
     pub role: Role,
 }
 
@@ -35,7 +41,13 @@ impl FromRequest for Caller {
     }
 }
 
-pub async fn audited<T: 'static>(
+/// Does `work`, and tells of it in the log.
+///
+/// A client that hangs up does not stop it.
+///
+/// # Errors
+/// Those of `work`.
+pub(super) async fn audited<T: 'static>(
     _: &Front,
     caller: &Caller,
     action: &'static str,
