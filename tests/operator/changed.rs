@@ -117,8 +117,7 @@ async fn a_retried_message_keeps_its_age_history_and_idempotency_key() {
     let chosen = preview(&sources, "s", MessageState::Pending, Action::Retry).await.chosen;
     let applied = operator::apply(&sources, &chosen, "somebody").await;
     assert_eq!(applied.done, 1, "{applied:?}");
-    let entries: Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)> =
-        redis::from_redis_value(world.text("XRANGE s - +").await).unwrap();
+    let entries: Entries = redis::from_redis_value(world.text("XRANGE s - +").await).unwrap();
     let (new, fields) = &entries[0];
     let origin = fields.iter().find(|(name, _)| name == b"shepherd_origin").unwrap();
     let origin: Value = serde_json::from_slice(&origin.1).unwrap();

@@ -23,7 +23,11 @@ use crate::support::redis::TestRedis;
 
 /// Only a failing test waits so long.
 const LIMIT: Duration = Duration::from_secs(60);
+/// Two hours, in milliseconds.
 const HOURS: u64 = 7_200_000;
+
+/// What XRANGE answers: ids and fields.
+type Entries = Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>;
 
 struct World {
     redis: TestRedis,
@@ -110,8 +114,7 @@ impl World {
 
     /// The query ids in a stream, sorted.
     async fn queries(&mut self, stream: &str) -> Vec<String> {
-        let entries: Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)> =
-            redis::from_redis_value(self.text(&format!("XRANGE {stream} - +")).await).unwrap();
+        let entries: Entries = redis::from_redis_value(self.text(&format!("XRANGE {stream} - +")).await).unwrap();
         let query = |fields: Vec<(Vec<u8>, Vec<u8>)>| {
             assert!(fields.iter().any(|(name, value)| name == b"raw\xff" && value == b"\0\xfe"), "bytes are kept");
             let found = fields.into_iter().find(|(name, _)| name == b"query_id").unwrap();
