@@ -3,8 +3,9 @@
 //! In reading order: [`contract`] is the wire that workers and monitor share. [`fleet`] decides
 //! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
 //! the two servers. [`history`] says what is kept and how; [`alerting`] decides what somebody is told,
-//! [`delivery`] tells it. [`access`] decides who may. [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and
-//! [`web`] serves them. [`application`] puts it all together. [`worker`] is the library for worker
+//! [`delivery`] tells it. [`access`] decides who may, [`operator`] does what somebody knowingly asked for.
+//! [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and [`web`] serves them.
+//! [`application`] puts it all together. [`worker`] is the library for worker
 //! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
 //! about what no worker could finish, [`test_rules`] the one that takes alert rules through the past,
 //! [`health`] the one that asks a running monitor how it is.
@@ -47,6 +48,8 @@ pub mod fleet;
 pub mod health;
 #[cfg(feature = "monitor")]
 pub mod history;
+#[cfg(feature = "monitor")]
+pub mod operator;
 #[cfg(feature = "monitor")]
 pub mod pages;
 #[cfg(feature = "monitor")]

@@ -16,5 +16,6 @@ mod history;
 mod house;
 mod janitor;
 mod monitor;
+mod operator;
 mod support;
 mod worker;

@@ -38,6 +38,13 @@ pub fn alert_cooldown(rule: &str) -> Vec<u8> {
     format!("alert:cooldown:{rule}").into_bytes()
 }
 
+/// What became of each entry of a batch of the recycle bin (hash: place in the bin → `dropped`, `void`
+/// or `restored <id>`). It outlives the batch.
+#[must_use]
+pub fn recycle_marks(batch: &str) -> String {
+    format!("monitor:recycle:{batch}")
+}
+
 /// Key of a worker's heartbeat (string, JSON, TTL 15 s).
 #[must_use]
 pub fn heartbeat(stream: &Name, consumer: &Name) -> Vec<u8> {

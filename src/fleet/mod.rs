@@ -4,13 +4,14 @@
 //! which asks [`source`] whether it may be believed, moves each [`consumer`]'s state machine,
 //! rolls them up per [`worker_type`], adds the [`load`], and gives back a [`snapshot`] and the
 //! [`event`]s that happened. [`incident`] puts together what the archive has of them; [`cleanup`] plans
-//! what may be tidied up.
+//! what may be tidied up; [`message`] is what operators see and choose.
 
 pub mod cleanup;
 pub mod consumer;
 pub mod event;
 pub mod incident;
 pub mod load;
+pub mod message;
 #[cfg(test)]
 mod properties;
 pub mod reading;

@@ -51,6 +51,23 @@ impl About {
     }
 }
 
+/// The address of the messages of `stream`, below the root; the API has the same after `/api`.
+#[must_use]
+pub fn messages_of(stream: &Name) -> String {
+    let address = About::Stream.of(stream);
+    match address.split_once('?') {
+        Some((path, query)) => format!("{path}/messages?{query}"),
+        None => format!("{address}/messages"),
+    }
+}
+
+/// The stream whose messages an address asks for: `path` is all of it before the query.
+#[must_use]
+pub fn stream_of_messages(path: &str, query: &str) -> Name {
+    let name = path.rsplit_once("/messages").map_or(path, |(before, _)| before);
+    About::Stream.name_in(name, query)
+}
+
 /// The address of the history around a moment: five minutes before it, five after.
 pub(super) fn history_around(unix: f64) -> Option<String> {
     const AROUND: f64 = 300.0;
@@ -122,7 +139,12 @@ mod tests {
             let address = About::WorkerType.of(&name);
             prop_assert!(address.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%/?=".contains(&b)));
             let (path, query) = address.split_once('?').unwrap_or((&address, ""));
-            prop_assert_eq!(About::WorkerType.name_in(&format!("{root}{path}"), query), name);
+            prop_assert_eq!(&About::WorkerType.name_in(&format!("{root}{path}"), query), &name);
+            let address = messages_of(&name);
+            let (path, query) = address.split_once('?').unwrap_or((&address, ""));
+            for after in ["", "/preview"] {
+                prop_assert_eq!(&stream_of_messages(&format!("{root}{path}{after}"), query), &name);
+            }
         }
     }
 }

@@ -4,7 +4,8 @@
 //! its tables up to date, [`probe`] measures it and the fleet's queries, [`events`] keeps what
 //! happened, [`audit`] who asked for what, [`history`] what was measured, [`alerts`] where each alert
 //! stands and what is told of it; [`janitor`] ends queries that never will and keeps what its passes came to;
-//! [`alerts_spool`] is where those wait on disk while the database is away.
+//! [`recycle_bin`] what operators dropped and may put back; [`alerts_spool`] is where alerts wait on disk
+//! while the database is away.
 
 pub mod alerts;
 pub mod alerts_spool;
@@ -15,4 +16,5 @@ pub mod history;
 pub mod janitor;
 pub mod migrate;
 pub mod probe;
+pub mod recycle_bin;
 pub mod schema;

@@ -4,7 +4,8 @@
 //! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`] and
 //! [`event_spool`], and keeps what was told in [`alerts`]. [`durations`] takes in how long tasks took,
 //! [`recent_series`] keeps the last days of every series, [`sweeps`] says whose turn it is to sweep;
-//! [`cleaning`] trims streams and deletes stale consumers.
+//! [`cleaning`] trims streams and deletes stale consumers; [`messages`] looks at what is on a stream, page
+//! by page, and [`operate`] does to it what an operator chose.
 //! [`connection`] says how it gets there and what an error means, [`reply`] reads
 //! answers in RESP2 and RESP3 alike, [`unparsed`] keeps long ones cheap. Workers take, finish and hand
 //! over entries with [`tasks`].
@@ -23,6 +24,10 @@ pub mod durations;
 pub mod event_spool;
 #[cfg(feature = "monitor")]
 pub mod heartbeats_reader;
+#[cfg(feature = "monitor")]
+pub mod messages;
+#[cfg(feature = "monitor")]
+pub mod operate;
 #[cfg(feature = "monitor")]
 pub mod recent_series;
 #[cfg(feature = "monitor")]

@@ -12,6 +12,7 @@ pub mod health;
 pub mod history;
 pub mod history_page;
 pub mod live_session;
+pub mod operator;
 pub mod page;
 pub mod problem;
 pub mod routes;

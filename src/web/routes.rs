@@ -11,7 +11,7 @@ use super::access::Role::{Admin, Operator, Viewer};
 use super::access::Verb::{Change, Read, Socket};
 use super::access::{Door, Needs, Verb, admitted, gate};
 use super::problem::Problem;
-use super::{Front, admin, alerts, api, detail_page, health, history, history_page, live_session, page};
+use super::{Front, admin, alerts, api, detail_page, health, history, history_page, live_session, operator, page};
 
 /// One route.
 pub struct Route {
@@ -40,6 +40,7 @@ pub const ROUTES: &[Route] = &[
     route(Read, AtLeast(Viewer), "/", || to(page::live)),
     route(Read, AtLeast(Viewer), "/history", || to(history_page::page)),
     route(Read, AtLeast(Viewer), "/history/parts/{part}", || to(history_page::part)),
+    route(Read, AtLeast(Operator), "/streams/{name:.*}/messages", || to(operator::messages::page)),
     route(Read, AtLeast(Viewer), "/streams/{name:.*}", || to(detail_page::stream)),
     route(Read, AtLeast(Viewer), "/workers/{name:.*}", || to(detail_page::worker_type)),
     route(Read, AtLeast(Viewer), "/live/updates", || to(page::updates)),
@@ -65,6 +66,18 @@ pub const ROUTES: &[Route] = &[
     route(Read, AtLeast(Viewer), "/api/admin/passes", || to(admin::passes)),
     route(Change, AtLeast(Admin), "/api/admin/cleanup", || to(admin::cleanup)),
     route(Change, AtLeast(Admin), "/api/admin/forget_worker", || to(admin::forget_worker)),
+    // Retrying is an operator's, dropping an administrator's: what the preview chose decides.
+    route(Read, AtLeast(Operator), "/api/streams/{name:.*}/messages", || to(operator::messages::list)),
+    route(Change, AtLeast(Operator), "/api/streams/{name:.*}/messages/preview", || to(operator::messages::preview)),
+    route(Change, AtLeast(Operator), "/api/streams/{name:.*}/messages/apply", || to(operator::apply)),
+    route(Read, AtLeast(Operator), "/admin/dead-consumers", || to(operator::dead_consumers::page)),
+    route(Read, AtLeast(Operator), "/api/admin/dead_consumers", || to(operator::dead_consumers::list)),
+    route(Change, AtLeast(Operator), "/api/admin/dead_consumers/preview", || to(operator::dead_consumers::preview)),
+    route(Change, AtLeast(Operator), "/api/admin/dead_consumers/apply", || to(operator::apply)),
+    route(Change, AtLeast(Admin), "/api/admin/reclaim_dead_consumers", || to(operator::dead_consumers::reclaim)),
+    route(Read, AtLeast(Operator), "/admin/recycle-bin", || to(operator::recycle_bin::page)),
+    route(Read, AtLeast(Operator), "/api/admin/recycle_bin", || to(operator::recycle_bin::list)),
+    route(Change, AtLeast(Admin), "/api/admin/recycle_bin/restore", || to(operator::recycle_bin::restore)),
 ];
 
 /// Probes and websockets are not compressed: the first need not be, the second cannot.

@@ -12,7 +12,7 @@ use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells};
 use crate::pages::condition::Level;
 use crate::pages::figures::{about, rate};
-use crate::pages::link::About;
+use crate::pages::link::{About, messages_of};
 use crate::pages::panels::queues;
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, Sentence};
@@ -30,6 +30,8 @@ pub(in crate::pages) struct StreamFrame {
     error: Option<Label>,
     /// The page of the workers that read it.
     workers: Option<String>,
+    /// The page of its messages.
+    messages: String,
     groups: Vec<GroupRow>,
     more_groups: usize,
     consumers: Vec<ConsumerRow>,
@@ -113,6 +115,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         note: note.map(str::to_owned),
         error: status.error.as_deref().map(Label::from_text),
         workers: workers.map(|_| About::WorkerType.of(name)),
+        messages: messages_of(name),
         more_groups: status.groups.len().saturating_sub(groups.len()),
         several_groups: groups.len() > 1,
         groups,

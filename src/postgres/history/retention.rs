@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::fleet::reading::SourceTrouble;
 use crate::history::Keep;
 use crate::postgres::connection::{PgPool, checkout, trouble};
+use crate::postgres::recycle_bin;
 
 /// Events deleted in one statement.
 const EVENTS_AT_ONCE: i64 = 5000;
@@ -23,6 +24,8 @@ pub struct Deleted {
     pub latency_days: usize,
     /// Events.
     pub events: usize,
+    /// Entries of the recycle bin, and previews that nobody applied.
+    pub recycled: usize,
 }
 
 /// Deletes what is older than is to be kept.
@@ -74,5 +77,6 @@ pub async fn sweep(pool: &PgPool, keep: Keep) -> Result<Deleted, SourceTrouble> 
             break;
         }
     }
+    deleted.recycled = recycle_bin::sweep(pool).await?;
     Ok(deleted)
 }

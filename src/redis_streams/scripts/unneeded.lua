@@ -1,16 +1,20 @@
--- Put in front of scripts that delete entries: which of `ids`, finished in `group`, no other group
--- still needs, by having them pending or not having come to them yet.
+-- Put in front of scripts that delete entries.
+
+-- Whether the id `a` comes before `b`.
+local function before(a, b)
+  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
+  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
+  if #a_ms ~= #b_ms then return #a_ms < #b_ms end
+  if a_ms ~= b_ms then return a_ms < b_ms end
+  if #a_seq ~= #b_seq then return #a_seq < #b_seq end
+  return a_seq < b_seq
+end
+
+-- Which of `ids`, finished in `group`, no other group still needs, by having them pending or not
+-- having come to them yet.
 local function unneeded(stream, group, ids)
   local groups = redis.call('XINFO', 'GROUPS', stream)
   if #groups == 1 then return ids end
-  local function before(a, b)
-    local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-    local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-    if #a_ms ~= #b_ms then return #a_ms < #b_ms end
-    if a_ms ~= b_ms then return a_ms < b_ms end
-    if #a_seq ~= #b_seq then return #a_seq < #b_seq end
-    return a_seq < b_seq
-  end
   local free = {}
   for _, id in ipairs(ids) do
     local needed = false

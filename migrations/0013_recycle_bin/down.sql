@@ -1,0 +1,2 @@
+DROP TABLE monitor_previews;
+DROP TABLE monitor_recycle_bin;

@@ -1,0 +1,684 @@
+//! The pages on which people do something to messages: what is on a stream, what a preview found, what
+//! came of it, consumers without heartbeat, the recycle bin.
+
+use serde::Serialize;
+use serde::de::IgnoredAny;
+
+use super::figures::{bytes, count, counted, duration, exact};
+use super::link::{About, encoded, messages_of};
+use super::site::{Head, Site};
+use super::templates::PagesError;
+use super::wording::{Label, MomentStyle, Sentence, visible};
+use crate::contract::Name;
+use crate::fleet::message::{
+    Action, Applied, BinState, Binned, DeadFound, Field, Found, Group, LEFT_ALONE, Message, MessageState, Page, Wanted,
+};
+
+/// Owners listed in a preview.
+const OWNERS: usize = 50;
+/// Consumers listed on a page.
+const CONSUMERS: usize = 200;
+
+/// What every one of these pages has.
+#[derive(Serialize)]
+struct Frame<'a, T> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    headline: String,
+    level: &'static str,
+    notes: Vec<String>,
+    #[serde(flatten)]
+    view: T,
+}
+
+impl Site {
+    fn framed<T: Serialize>(
+        &self,
+        template: &str,
+        path: &str,
+        (level, headline): (&'static str, String),
+        notes: Vec<String>,
+        view: T,
+    ) -> Result<String, PagesError> {
+        let title = self.title(&headline);
+        let head = Head::of(&self.environment, (&self.pages, path), &title, &["shell.js", "clock.js"], None);
+        let frame = Frame { head, headline, level, notes, view };
+        self.pages.render(template, &frame)
+    }
+}
+
+#[derive(Serialize)]
+struct FieldView {
+    name: Label,
+    value: String,
+    size: String,
+    cut: bool,
+    odd: bool,
+}
+
+#[derive(Serialize)]
+struct MessageView {
+    id: String,
+    whole: Option<String>,
+    owner: Option<Label>,
+    deliveries: String,
+    idle: String,
+    added: Sentence,
+    size: String,
+    deleted: bool,
+    fields: Vec<FieldView>,
+    more_fields: Option<String>,
+    actions: Vec<ActionView>,
+}
+
+#[derive(Serialize, Clone)]
+struct ActionView {
+    action: &'static str,
+    label: &'static str,
+}
+
+fn actions(state: MessageState) -> Vec<ActionView> {
+    let label = |action: Action| match action {
+        Action::Retry => "Retry…",
+        Action::Bury => "Move to dead letters…",
+        Action::Drop => "Drop…",
+    };
+    let fitting = Action::ALL.into_iter().filter(|action| action.fits(state));
+    fitting.map(|action| ActionView { action: action.as_str(), label: label(action) }).collect()
+}
+
+fn message_view(message: &Message, state: MessageState, whole: Option<String>) -> MessageView {
+    let shown = u64::try_from(message.fields.len()).unwrap_or(u64::MAX);
+    let more = message.field_count.saturating_sub(shown);
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+    let seconds = |ms: u64| ms as f64 / 1000.0;
+    MessageView {
+        id: message.id.clone(),
+        whole,
+        owner: message.owner.as_ref().map(Label::of),
+        deliveries: counted(message.deliveries, "delivery", "deliveries"),
+        idle: duration(seconds(message.idle_ms)),
+        added: Sentence::default().at("added ", message.added_ms().map(seconds), MomentStyle::Ago),
+        size: bytes(message.bytes),
+        deleted: message.field_count == 0,
+        fields: message.fields.iter().map(field_view).collect(),
+        more_fields: (more > 0 && shown > 0).then(|| counted(more, "more field", "more fields")),
+        actions: actions(state),
+    }
+}
+
+fn field_view(field: &Field) -> FieldView {
+    FieldView {
+        name: Label::of(&Name::from(field.name.as_slice())),
+        value: shown_value(&field.value, field.is_cut()),
+        size: bytes(field.bytes),
+        cut: field.is_cut(),
+        odd: std::str::from_utf8(&field.value).is_err() && !field.is_cut(),
+    }
+}
+
+/// A value for eyes: JSON indented, bytes that are no text and control characters visible.
+fn shown_value(value: &[u8], cut: bool) -> String {
+    let text = Name::from(value).to_text();
+    let json =
+        !cut && matches!(value.first(), Some(b'{' | b'[')) && serde_json::from_slice::<IgnoredAny>(value).is_ok();
+    let text = if json { indented(&text) } else { text };
+    let line = |line: &str| if line.is_empty() { String::new() } else { visible(line).into_owned() };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// JSON with each item on a line of its own; every character of it stays as it is.
+fn indented(json: &str) -> String {
+    let (mut out, mut depth, mut quoted, mut escaped) = (String::with_capacity(json.len() * 2), 0_usize, false, false);
+    let mut chars = json.chars().peekable();
+    while let Some(c) = chars.next() {
+        if quoted {
+            out.push(c);
+            (quoted, escaped) = (escaped || c != '"', !escaped && c == '\\');
+            continue;
+        }
+        let line = |out: &mut String, depth: usize| {
+            out.push('\n');
+            out.extend(std::iter::repeat_n("  ", depth));
+        };
+        match c {
+            ' ' | '\t' | '\r' | '\n' => {}
+            '{' | '[' => {
+                out.push(c);
+                while chars.next_if(|next| next.is_ascii_whitespace()).is_some() {}
+                match chars.next_if(|next| matches!(next, '}' | ']')) {
+                    Some(end) => out.push(end),
+                    None => {
+                        depth += 1;
+                        line(&mut out, depth);
+                    }
+                }
+            }
+            '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                line(&mut out, depth);
+                out.push(c);
+            }
+            ',' => {
+                out.push(c);
+                line(&mut out, depth);
+            }
+            ':' => out.push_str(": "),
+            c => {
+                quoted = c == '"';
+                out.push(c);
+            }
+        }
+    }
+    out
+}
+
+/// What is asked for, as the page's forms carry it on.
+#[derive(Serialize, Clone)]
+struct AskedView {
+    state: &'static str,
+    group: String,
+    owner: String,
+    field: String,
+    contains: String,
+    /// The stream's name, where its address cannot hold it.
+    name: Option<String>,
+}
+
+impl AskedView {
+    fn of(wanted: &Wanted) -> Self {
+        let text = |bytes: &[u8]| Name::from(bytes).to_text();
+        Self {
+            state: wanted.state.as_str(),
+            group: wanted.group.to_text(),
+            owner: wanted.owner.as_ref().map(Name::to_text).unwrap_or_default(),
+            field: wanted.field.as_deref().map(text).unwrap_or_default(),
+            contains: text(&wanted.contains),
+            name: None,
+        }
+    }
+
+    fn query(&self) -> String {
+        let pairs = [
+            ("state", self.state),
+            ("group", &self.group),
+            ("owner", &self.owner),
+            ("field", &self.field),
+            ("contains", &self.contains),
+        ];
+        let pair = |(name, value): &(&str, &str)| format!("{name}={}", encoded(value.as_bytes()));
+        pairs.iter().filter(|(_, value)| !value.is_empty()).map(pair).collect::<Vec<_>>().join("&")
+    }
+}
+
+/// An address with more in its query.
+fn with_query(address: &str, query: &str) -> String {
+    let mark = if address.contains('?') { '&' } else { '?' };
+    format!("{address}{mark}{query}")
+}
+
+/// Everything that the page of a stream's messages shows.
+#[derive(Debug)]
+pub struct MessagesPage<'a> {
+    /// The stream.
+    pub stream: &'a Name,
+    /// Its groups.
+    pub groups: &'a [Group],
+    /// How many dead letters it has.
+    pub dead: Option<u64>,
+    /// What is asked for.
+    pub wanted: &'a Wanted,
+    /// What was found.
+    pub page: &'a Page,
+    /// Only one message is shown, as whole as it can be.
+    pub one: bool,
+}
+
+impl MessagesPage<'_> {
+    /// The page as HTML.
+    ///
+    /// # Errors
+    /// When the template does not fit.
+    pub fn html(&self, site: &Site) -> Result<String, PagesError> {
+        #[derive(Serialize)]
+        struct Tab {
+            word: &'static str,
+            count: String,
+            href: String,
+            here: bool,
+        }
+        #[derive(Serialize)]
+        struct View {
+            stream: Label,
+            stream_href: String,
+            path: String,
+            action: String,
+            tabs: Vec<Tab>,
+            groups: Vec<GroupLink>,
+            asked: AskedView,
+            pending: bool,
+            searched: bool,
+            messages: Vec<MessageView>,
+            actions: Vec<ActionView>,
+            next: Option<String>,
+            looked: String,
+            empty: bool,
+        }
+        #[derive(Serialize)]
+        struct GroupLink {
+            name: Label,
+            href: String,
+            here: bool,
+        }
+        let base = messages_of(self.stream);
+        let state = self.wanted.state;
+        let asked =
+            AskedView { name: base.split_once("name=").map(|_| self.stream.to_text()), ..AskedView::of(self.wanted) };
+        let group = self.groups.iter().find(|group| group.name == self.wanted.group);
+        let known = |n: Option<u64>| n.map_or_else(|| "—".to_owned(), count);
+        let tab = |of: MessageState, word, n| Tab {
+            word,
+            count: known(n),
+            href: with_query(&base, &AskedView { state: of.as_str(), owner: String::new(), ..asked.clone() }.query()),
+            here: of == state,
+        };
+        let tabs = vec![
+            tab(MessageState::Pending, "Pending", group.map(|group| group.pending)),
+            tab(MessageState::Unread, "Unread", group.and_then(|group| group.unread)),
+            tab(MessageState::Dead, "Dead", self.dead),
+        ];
+        let groups = self.groups.iter().map(|other| GroupLink {
+            name: Label::of(&other.name),
+            href: with_query(
+                &base,
+                &AskedView { group: other.name.to_text(), owner: String::new(), ..asked.clone() }.query(),
+            ),
+            here: other.name == self.wanted.group,
+        });
+        let view_of = |message: &Message| {
+            let cut = !self.one && message.fields.iter().any(Field::is_cut);
+            let whole = cut.then(|| with_query(&base, &format!("{}&id={}", asked.query(), message.id)));
+            message_view(message, state, whole)
+        };
+        let mut notes = Vec::new();
+        if self.groups.is_empty() {
+            notes.push("No group reads this stream, or there is no such stream.".to_owned());
+        }
+        let label = Label::of(self.stream);
+        let view = View {
+            stream_href: About::Stream.of(self.stream),
+            path: base.clone(),
+            action: format!("/api{}", with_slash(&base)),
+            tabs,
+            groups: if self.groups.len() > 1 { groups.collect() } else { Vec::new() },
+            pending: state == MessageState::Pending,
+            searched: !asked.field.is_empty() || !asked.contains.is_empty() || !asked.owner.is_empty(),
+            messages: self.page.messages.iter().map(view_of).collect(),
+            actions: actions(state),
+            next: self.page.next.as_ref().map(|next| with_query(&base, &format!("{}&cursor={next}", asked.query()))),
+            looked: counted(self.page.looked, "message", "messages"),
+            empty: self.page.messages.is_empty(),
+            asked,
+            stream: label.clone(),
+        };
+        let headline = format!("Messages of {label}");
+        site.framed("pages/messages", "/messages", ("fine", headline), notes, view)
+    }
+}
+
+/// The address of an order about messages, from that of the messages: `…/messages/preview`.
+fn with_slash(base: &str) -> String {
+    match base.split_once('?') {
+        Some((path, query)) => format!("{path}/preview?{query}"),
+        None => format!("{base}/preview"),
+    }
+}
+
+/// A preview, for people to say yes to.
+#[derive(Debug)]
+pub struct PreviewPage<'a> {
+    /// Its token.
+    pub token: &'a str,
+    /// What it would do.
+    pub action: Action,
+    /// How many entries, and whether that is all there are.
+    pub messages: (u64, bool),
+    /// Where the answer goes, below the root.
+    pub apply: &'a str,
+    /// Where one comes from, below the root.
+    pub back: &'a str,
+    /// Owners, whether each has a heartbeat, how many entries.
+    pub owners: &'a [(Name, bool, u64)],
+    /// The first messages.
+    pub first: &'a [Message],
+    /// How they stand.
+    pub state: MessageState,
+    /// Groups that read the stream.
+    pub groups: usize,
+    /// Whether those without heartbeat are removed afterwards.
+    pub of_the_dead: bool,
+}
+
+impl<'a> PreviewPage<'a> {
+    /// A preview of messages of a stream.
+    #[must_use]
+    pub fn of(found: &'a Found, state: MessageState, (token, apply, back): (&'a str, &'a str, &'a str)) -> Self {
+        let messages = (found.chosen.len() as u64, found.complete);
+        Self {
+            token,
+            action: found.chosen.action,
+            messages,
+            apply,
+            back,
+            owners: &found.owners,
+            first: &found.first,
+            state,
+            groups: found.groups,
+            of_the_dead: false,
+        }
+    }
+
+    /// The page as HTML.
+    ///
+    /// # Errors
+    /// When the template does not fit.
+    pub fn html(&self, site: &Site) -> Result<String, PagesError> {
+        #[derive(Serialize)]
+        struct Owner {
+            name: Label,
+            alive: bool,
+            messages: String,
+        }
+        #[derive(Serialize)]
+        struct View<'a> {
+            token: &'a str,
+            apply: &'a str,
+            back: &'a str,
+            button: String,
+            what: Vec<String>,
+            owners: Vec<Owner>,
+            more_owners: usize,
+            first: Vec<MessageView>,
+            nothing: bool,
+        }
+        let (n, complete) = self.messages;
+        let told = counted(n, "message", "messages");
+        let (verb, what) = match self.action {
+            Action::Retry => (
+                "Retry",
+                "A copy of each goes to the end of its stream, where the next free worker reads it; the old entry is acknowledged. Deliveries count anew; first start, history and idempotency key are kept.",
+            ),
+            Action::Bury => (
+                "Move to the dead letters",
+                "Each leaves its stream and is kept among the dead letters, from where it can be retried.",
+            ),
+            Action::Drop => (
+                "Drop",
+                "Each goes to the recycle bin, is acknowledged and leaves its stream. For thirty days it can be put back.",
+            ),
+        };
+        let mut words = vec![what.to_owned()];
+        words.push("What changes before you say yes is left alone, and counted.".to_owned());
+        if !complete {
+            words.push("There are more: this is as many as one preview takes. Look again afterwards.".to_owned());
+        }
+        if self.groups > 1 && self.action == Action::Retry {
+            words.push(format!("{} groups read this stream: each of them gets the copies.", self.groups));
+        }
+        let busy: u64 = self.owners.iter().filter(|(_, alive, _)| *alive).map(|(.., n)| n).sum();
+        if busy > 0 {
+            words.push(format!(
+                "{} of a consumer with a heartbeat: it may be at work on them.",
+                counted(busy, "message is", "messages are")
+            ));
+        }
+        if self.of_the_dead {
+            words.push("A consumer that holds nothing afterwards is removed.".to_owned());
+        }
+        let owner =
+            |(name, alive, n): &(Name, bool, u64)| Owner { name: Label::of(name), alive: *alive, messages: exact(*n) };
+        let view = View {
+            token: self.token,
+            apply: self.apply,
+            back: self.back,
+            button: format!("{verb}: {told}"),
+            what: words,
+            owners: self.owners.iter().take(OWNERS).map(owner).collect(),
+            more_owners: self.owners.len().saturating_sub(OWNERS),
+            first: self.first.iter().map(|message| message_view(message, self.state, None)).collect(),
+            nothing: n == 0,
+        };
+        let headline = if n == 0 { "Nothing matches".to_owned() } else { format!("{verb} {told}?") };
+        let level = if self.action == Action::Drop && n > 0 { "warning" } else { "info" };
+        site.framed("pages/preview", "/messages", (level, headline), Vec::new(), view)
+    }
+}
+
+/// What came of applying, in words, with the way back.
+///
+/// # Errors
+/// When the template does not fit.
+pub fn applied_page(site: &Site, action: Action, applied: &Applied, back: &str) -> Result<String, PagesError> {
+    #[derive(Serialize)]
+    struct View<'a> {
+        what: Vec<String>,
+        batch: Option<&'a str>,
+        back: &'a str,
+    }
+    let done = match action {
+        Action::Retry => "put at the end of their stream again",
+        Action::Bury => "moved to the dead letters",
+        Action::Drop => "dropped",
+    };
+    let mut words = Vec::new();
+    for (why, n) in &applied.left_alone {
+        let meaning = LEFT_ALONE.iter().find(|(word, _)| word == why).map_or(*why, |(_, meaning)| meaning);
+        words.push(format!("{} left alone: {meaning}.", counted(*n, "message was", "messages were")));
+    }
+    if applied.vanished > 0 {
+        words.push(format!(
+            "{} had been deleted before; the pending list is cleared of them.",
+            counted(applied.vanished, "message", "messages")
+        ));
+    }
+    if let Some((n, error)) = &applied.refused {
+        words.push(format!("Redis refused {}: {}", counted(*n, "message", "messages"), visible(error)));
+    }
+    if applied.consumers_removed > 0 {
+        words.push(format!("{} removed.", counted(applied.consumers_removed, "consumer is", "consumers are")));
+    }
+    if let Some(why) = &applied.ended_early {
+        words.push(format!("It ended before the last message: {}", visible(why)));
+    }
+    let troubled = applied.refused.is_some() || applied.ended_early.is_some();
+    let view = View { what: words, batch: applied.batch.as_deref().filter(|_| applied.done > 0), back };
+    let headline = format!("{} {done}", counted(applied.done, "message", "messages"));
+    site.framed("pages/applied", "/messages", (if troubled { "warning" } else { "fine" }, headline), Vec::new(), view)
+}
+
+/// Consumers without heartbeat, and what is stuck on them.
+///
+/// # Errors
+/// When the template does not fit.
+pub fn dead_consumers_page(site: &Site, found: &DeadFound, min_idle_seconds: u64) -> Result<String, PagesError> {
+    #[derive(Serialize)]
+    struct Row {
+        name: Label,
+        stream: Label,
+        href: String,
+        group: Label,
+        pending: String,
+        stuck: String,
+        idle: String,
+        oldest: String,
+        first: Option<MessageView>,
+    }
+    #[derive(Serialize)]
+    struct View {
+        rows: Vec<Row>,
+        more: usize,
+        min_idle_seconds: u64,
+        messages: String,
+    }
+    #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
+    let span = |ms: u64| duration(ms as f64 / 1000.0);
+    let row = |dead: &crate::fleet::message::DeadConsumer| Row {
+        name: Label::of(&dead.name),
+        stream: Label::of(&dead.stream),
+        href: with_query(&messages_of(&dead.stream), &format!("group={}", encoded(dead.group.to_text().as_bytes()))),
+        group: Label::of(&dead.group),
+        pending: exact(dead.pending),
+        stuck: exact(dead.stuck),
+        idle: span(dead.idle_ms),
+        oldest: span(dead.oldest_ms),
+        first: dead.first.as_ref().map(|message| message_view(message, MessageState::Pending, None)),
+    };
+    let n = found.chosen.len() as u64;
+    let view = View {
+        rows: found.consumers.iter().take(CONSUMERS).map(row).collect(),
+        more: found.consumers.len().saturating_sub(CONSUMERS),
+        min_idle_seconds,
+        messages: counted(n, "message", "messages"),
+    };
+    let consumers = counted(found.consumers.len() as u64, "consumer", "consumers");
+    let (level, headline) = match n {
+        0 => ("fine", "Nothing is stuck on a consumer without heartbeat".to_owned()),
+        n => {
+            ("warning", format!("{} stuck on {consumers} without heartbeat", counted(n, "message is", "messages are")))
+        }
+    };
+    let mut notes = Vec::new();
+    if !found.complete {
+        notes.push("There are more: this is as many as one look takes.".to_owned());
+    }
+    site.framed("pages/dead_consumers", "/admin/dead-consumers", (level, headline), notes, view)
+}
+
+/// What the recycle bin's page shows.
+#[derive(Debug)]
+pub struct BinPage<'a> {
+    /// Rows, newest first.
+    pub rows: &'a [Binned],
+    /// Only of this stream.
+    pub stream: Option<&'a Name>,
+    /// Only of this batch.
+    pub batch: Option<&'a str>,
+    /// Place before which the next page begins.
+    pub next: Option<i64>,
+    /// What was just done.
+    pub said: Option<String>,
+}
+
+impl BinPage<'_> {
+    /// The page as HTML.
+    ///
+    /// # Errors
+    /// When the template does not fit.
+    pub fn html(&self, site: &Site) -> Result<String, PagesError> {
+        #[derive(Serialize)]
+        struct Row {
+            id: i64,
+            batch: String,
+            short: String,
+            stream: Label,
+            href: String,
+            group: Option<Label>,
+            was: &'static str,
+            entry: String,
+            owner: Option<Label>,
+            deliveries: String,
+            size: String,
+            who: Label,
+            why: Label,
+            at: Sentence,
+            state: String,
+            can_restore: bool,
+            restored: Option<Sentence>,
+            fields: Vec<FieldView>,
+        }
+        #[derive(Serialize)]
+        struct View {
+            rows: Vec<Row>,
+            batch: Option<String>,
+            stream: String,
+            next: Option<String>,
+            filtered: bool,
+        }
+        let row = |row: &Binned| Row {
+            id: row.id,
+            short: row.batch.chars().take(8).collect(),
+            batch: row.batch.clone(),
+            stream: Label::of(&row.stream),
+            href: About::Stream.of(&row.stream),
+            group: row.group.as_ref().map(Label::of),
+            was: row.was.as_str(),
+            entry: row.entry.clone(),
+            owner: row.owner.as_ref().map(Label::of),
+            deliveries: counted(row.deliveries, "delivery", "deliveries"),
+            size: bytes(row.bytes),
+            who: Label::from_text(&row.who),
+            why: Label::from_text(if row.why.is_empty() { "—" } else { &row.why }),
+            at: Sentence::default().at("", Some(row.at), MomentStyle::Ago),
+            state: match row.state {
+                BinState::Pending => "being settled".to_owned(),
+                BinState::Binned => "in the bin".to_owned(),
+                BinState::Void => "stayed in its stream".to_owned(),
+                BinState::Restored => "put back".to_owned(),
+            },
+            can_restore: matches!(row.state, BinState::Binned | BinState::Pending),
+            restored: row.restored_at.map(|at| {
+                let as_id = row.restored_as.as_deref().unwrap_or_default();
+                let by = row.restored_by.as_deref().unwrap_or_default();
+                Sentence::words(format!("as {as_id} by {}, ", visible(by))).at("", Some(at), MomentStyle::Ago)
+            }),
+            fields: row
+                .fields
+                .iter()
+                .map(|(name, value)| Field { name: name.clone(), value: value.clone(), bytes: value.len() as u64 })
+                .map(|field| field_view(&field))
+                .collect(),
+        };
+        let mut query = String::new();
+        if let Some(stream) = self.stream {
+            query.push_str(&format!("stream={}&", encoded(stream.as_bytes())));
+        }
+        if let Some(batch) = self.batch {
+            query.push_str(&format!("batch={batch}&"));
+        }
+        let view = View {
+            rows: self.rows.iter().map(row).collect(),
+            batch: self.batch.map(str::to_owned),
+            stream: self.stream.map(Name::to_text).unwrap_or_default(),
+            next: self.next.map(|next| format!("/admin/recycle-bin?{query}before={next}")),
+            filtered: self.stream.is_some() || self.batch.is_some(),
+        };
+        let headline = self.said.clone().unwrap_or_else(|| "Recycle bin".to_owned());
+        site.framed("pages/recycle_bin", "/admin/recycle-bin", ("info", headline), Vec::new(), view)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn json_is_indented_and_otherwise_as_it_was() {
+        assert_eq!(
+            shown_value(br#"[{"id":"a, b: {}\"","n":1e400}, [],{ } , 12345678901234567890123]"#, false),
+            "[\n  {\n    \"id\": \"a, b: {}\\\"\",\n    \"n\": 1e400\n  },\n  [],\n  {},\n  12345678901234567890123\n]"
+        );
+        assert_eq!(shown_value(b"[1,", false), "[1,");
+        assert_eq!(shown_value(b"a\xff\0\nb\x1b[2J", false), "a\\xff\\0\nb\\u{1b}[2J");
+    }
+
+    proptest! {
+        #[test]
+        fn indenting_changes_no_character_but_blanks_between(text in "[a-z {}\\[\\],:\"\\\\\n]{0,30}") {
+            let json = serde_json::json!({"a": [text, {"b": [1, true, null]}]}).to_string();
+            let back: serde_json::Value = serde_json::from_str(&indented(&json)).unwrap();
+            prop_assert_eq!(back.to_string(), json);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Looking at the messages of a stream: never the whole of it, always a part that Redis does not
+//! notice.
+
+use std::sync::LazyLock;
+
+use deadpool_redis::Pool;
+use redis::{Script, Value};
+
+use super::connection::{checkout, send, trouble};
+use super::reply::Reply;
+use crate::contract::task::dead_letters;
+use crate::contract::{Name, keys};
+use crate::fleet::message::{Field, Group, Message, MessageState, Page, Wanted};
+use crate::fleet::reading::SourceTrouble;
+
+static MESSAGES: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("scripts/unneeded.lua"), include_str!("scripts/messages.lua"))));
+
+/// Entries looked at in one call: well below a millisecond each.
+const LOOKED_AT_ONCE: u64 = 100;
+/// Payload looked at in one call.
+const BYTES_AT_ONCE: u64 = 1 << 20;
+/// Commands in one trip.
+const TRIP: usize = 500;
+
+/// How much is looked at and shown.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Matches at most.
+    pub matches: usize,
+    /// Entries looked at, at most.
+    pub looked: u64,
+    /// Bytes shown of each value; 0: payloads are not shown.
+    pub shown: usize,
+}
+
+/// Where a page begins.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a> {
+    /// At the oldest message.
+    Beginning,
+    /// After the message with this id.
+    After(&'a str),
+    /// At the message with this id.
+    At(&'a str),
+}
+
+/// The messages of `stream` that are `wanted`, in the stream's order.
+///
+/// # Errors
+/// When Redis cannot be asked, or the key holds something else than a stream.
+pub async fn page(
+    pool: &Pool,
+    stream: &Name,
+    wanted: &Wanted,
+    start: Start<'_>,
+    bounds: Bounds,
+) -> Result<Page, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let key = match wanted.state {
+        MessageState::Dead => dead_letters(stream),
+        MessageState::Pending | MessageState::Unread => stream.clone(),
+    };
+    let mut page = Page::default();
+    let mut start = match start {
+        Start::Beginning => "-".to_owned(),
+        Start::After(id) => format!("({id}"),
+        Start::At(id) => id.to_owned(),
+    };
+    loop {
+        let answer: Value = MESSAGES
+            .key(key.as_bytes())
+            .arg(wanted.state.as_str())
+            .arg(wanted.group.as_bytes())
+            .arg(&start)
+            .arg(LOOKED_AT_ONCE.min(bounds.looked - page.looked))
+            .arg(bounds.matches - page.messages.len())
+            .arg(BYTES_AT_ONCE)
+            .arg(bounds.shown)
+            .arg(wanted.owner.as_ref().map_or(&b""[..], Name::as_bytes))
+            .arg(wanted.min_idle_ms)
+            .arg(u8::from(wanted.field.is_some()))
+            .arg(wanted.field.as_deref().unwrap_or_default())
+            .arg(wanted.contains.as_slice())
+            .invoke_async(&mut redis)
+            .await
+            .map_err(|e| trouble(&e))?;
+        let mut items = Reply::of(&answer).items();
+        let next = items.next().and_then(Reply::text).unwrap_or_default().into_owned();
+        page.looked += items.next().and_then(Reply::number).unwrap_or(0);
+        page.messages.extend(items.filter_map(|row| message(row, wanted.state)));
+        let done = next.is_empty();
+        page.next = (!done).then(|| next.trim_start_matches('(').to_owned());
+        if done || page.messages.len() >= bounds.matches || page.looked >= bounds.looked {
+            return Ok(page);
+        }
+        start = next;
+    }
+}
+
+fn message(row: Reply<'_>, state: MessageState) -> Option<Message> {
+    let mut parts = row.items();
+    let id = parts.next()?.text()?.into_owned();
+    let owner = Name::from(parts.next()?.bytes()?);
+    let deliveries = parts.next()?.number()?;
+    let idle_ms = parts.next()?.number()?;
+    let field_count = parts.next()?.number()?;
+    let bytes = parts.next()?.number()?;
+    let mut strings = parts.next()?.items();
+    let fields = std::iter::from_fn(|| {
+        Some(Field {
+            name: strings.next()?.bytes()?.to_vec(),
+            value: strings.next()?.bytes()?.to_vec(),
+            bytes: strings.next()?.number()?,
+        })
+    })
+    .collect();
+    let owner = (state == MessageState::Pending).then_some(owner);
+    Some(Message { id, owner, deliveries, idle_ms, field_count, bytes, fields })
+}
+
+/// The groups of a stream and how many dead letters it has; none when there is no such stream.
+///
+/// # Errors
+/// When Redis cannot be asked.
+pub async fn groups(pool: &Pool, stream: &Name) -> Result<(Vec<Group>, Option<u64>), SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let mut pipe = redis::pipe();
+    pipe.cmd("XINFO").arg("GROUPS").arg(stream.as_bytes());
+    pipe.cmd("XLEN").arg(dead_letters(stream).as_bytes());
+    let mut replies = send(&mut redis, &mut pipe).await?.into_iter();
+    // What is no stream has no groups.
+    let groups = replies.next().and_then(Result::ok).unwrap_or(Value::Nil);
+    let dead = replies.next().and_then(Result::ok);
+    let group = |info: Reply<'_>| {
+        Some(Group {
+            name: Name::from(info.field("name")?.bytes()?),
+            pending: info.field("pending")?.number()?,
+            unread: info.field("lag").and_then(Reply::number),
+        })
+    };
+    Ok((Reply::of(&groups).items().filter_map(group).collect(), dead.as_ref().map(Reply::of).and_then(Reply::number)))
+}
+
+/// A consumer that its group lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name.
+    pub name: Name,
+    /// Entries pending at it.
+    pub pending: u64,
+    /// Milliseconds since it asked for anything.
+    pub idle_ms: u64,
+}
+
+/// The consumers of a group that have been idle for at least `min_idle_ms` and have no heartbeat; none
+/// when there is no such group.
+///
+/// # Errors
+/// When Redis cannot be asked.
+pub async fn dead_consumers(
+    pool: &Pool,
+    stream: &Name,
+    group: &Name,
+    min_idle_ms: u64,
+) -> Result<Vec<Listed>, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let mut pipe = redis::pipe();
+    pipe.cmd("XINFO").arg("CONSUMERS").arg(stream.as_bytes()).arg(group.as_bytes());
+    let answer = send(&mut redis, &mut pipe).await?.pop().and_then(Result::ok).unwrap_or(Value::Nil);
+    let listed = |info: Reply<'_>| {
+        Some(Listed {
+            name: Name::from(info.field("name")?.bytes()?),
+            pending: info.field("pending")?.number()?,
+            idle_ms: info.field("idle")?.number()?,
+        })
+    };
+    let idle: Vec<Listed> =
+        Reply::of(&answer).items().filter_map(listed).filter(|one| one.idle_ms >= min_idle_ms).collect();
+    let names: Vec<Name> = idle.iter().map(|one| one.name.clone()).collect();
+    let alive = with_heartbeat(pool, stream, &names).await?;
+    Ok(idle.into_iter().zip(alive).filter(|(_, alive)| !alive).map(|(one, _)| one).collect())
+}
+
+/// Which of these consumers have a heartbeat, in order. What cannot be told counts as alive.
+///
+/// # Errors
+/// When Redis cannot be asked.
+pub async fn with_heartbeat(pool: &Pool, stream: &Name, consumers: &[Name]) -> Result<Vec<bool>, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let mut alive = Vec::with_capacity(consumers.len());
+    for some in consumers.chunks(TRIP) {
+        let mut pipe = redis::pipe();
+        for consumer in some {
+            pipe.cmd("EXISTS").arg(keys::heartbeat(stream, consumer));
+        }
+        alive.extend(send(&mut redis, &mut pipe).await?.into_iter().map(|reply| !matches!(reply, Ok(Value::Int(0)))));
+    }
+    Ok(alive)
+}

@@ -1,0 +1,287 @@
+//! Doing to messages what an operator chose: a bounded batch at a time, by scripts that look again and
+//! act at the same moment. What is dropped is in the recycle bin before.
+//!
+//! Each place in the bin has a mark in Redis that is set once: `dropped` by the script that takes the
+//! entry out, or `void` by whoever finds that this never happened. So neither a crash nor a lost answer
+//! leaves open what became of an entry, and `restored` keeps it from being put back twice.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use deadpool_redis::Pool;
+use redis::{Pipeline, Script, Value};
+
+use super::connection::{checkout, send, trouble};
+use super::reply::Reply;
+use crate::contract::task::{ORIGIN_FIELD, Origin, dead_letters, delivery_record};
+use crate::contract::{Name, keys};
+use crate::fleet::message::{Action, Binned, MessageState, Verdict};
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+
+static OPERATE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("scripts/unneeded.lua"), include_str!("scripts/operate.lua"))));
+static DROP_DEAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/drop_dead.lua")));
+static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/replay.lua")));
+static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/restore.lua")));
+static REMOVE_CONSUMER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/remove_consumer.lua")));
+
+/// Marks outlive the bin's thirty days.
+const MARKS_LIFE: Duration = Duration::from_hours(45 * 24);
+/// How long a delivery record outlives its last change.
+const RECORD_LIFE: Duration = Duration::from_hours(24);
+
+/// Where the entries of a call are.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// The stream.
+    pub stream: Name,
+    /// The group that has them; of dead letters it does not matter.
+    pub group: Name,
+    /// How they stand.
+    pub state: MessageState,
+}
+
+impl Place {
+    /// The key they lie under.
+    #[must_use]
+    pub fn home(&self) -> Name {
+        match self.state {
+            MessageState::Dead => dead_letters(&self.stream),
+            MessageState::Pending | MessageState::Unread => self.stream.clone(),
+        }
+    }
+}
+
+/// An entry as it was chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its id.
+    pub id: String,
+    /// Who had it; empty unless it was pending.
+    pub owner: Name,
+    /// How often it had been delivered.
+    pub deliveries: u64,
+    /// Its place in the recycle bin, for those that are dropped.
+    pub binned: Option<i64>,
+}
+
+/// What must still hold of entries.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// They have been idle for so long, in milliseconds.
+    pub min_idle_ms: u64,
+    /// Their owner has no heartbeat.
+    pub owner_is_dead: bool,
+    /// The batch of the recycle bin.
+    pub batch: &'a str,
+    /// Why, for a task's history.
+    pub why: &'a str,
+}
+
+/// An entry's fields, name and value by turns.
+pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// The payloads of these entries, exactly; `None` where there is none.
+///
+/// # Errors
+/// When Redis cannot be asked.
+pub async fn payloads(pool: &Pool, place: &Place, targets: &[Target]) -> Result<Vec<Option<Fields>>, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let mut pipe = redis::pipe();
+    for target in targets {
+        pipe.cmd("XRANGE").arg(place.home().as_bytes()).arg(&target.id).arg(&target.id);
+    }
+    let payload = |reply: Value| {
+        let entry = Reply::of(&reply).items().next()?;
+        let mut strings = entry.items().nth(1)?.items();
+        let pair = || Some((strings.next()?.bytes()?.to_vec(), strings.next()?.bytes()?.to_vec()));
+        Some(std::iter::from_fn(pair).collect())
+    };
+    Ok(send(&mut redis, &mut pipe).await?.into_iter().map(|reply| reply.ok().and_then(payload)).collect())
+}
+
+/// Does `action` to these entries where nothing changed since they were chosen; a verdict for each, in
+/// order.
+///
+/// # Errors
+/// When Redis did not answer: what was done is then in the marks of the batch.
+pub async fn operate(
+    pool: &Pool,
+    action: Action,
+    place: &Place,
+    targets: &[Target],
+    rules: Rules<'_>,
+) -> Result<Vec<Verdict>, SourceTrouble> {
+    if place.state == MessageState::Dead {
+        return operate_on_the_dead(pool, action, place, targets, rules).await;
+    }
+    let mut redis = checkout(pool).await?;
+    let mut call = OPERATE.key(place.stream.as_bytes());
+    call.key(dead_letters(&place.stream).as_bytes()).key(keys::recycle_marks(rules.batch));
+    call.arg(action.as_str()).arg(place.state.as_str()).arg(place.group.as_bytes()).arg(rules.min_idle_ms);
+    call.arg(millis(MARKS_LIFE)).arg(millis(RECORD_LIFE)).arg(rules.why).arg(ORIGIN_FIELD);
+    call.arg(place.stream.to_text()).arg(targets.len());
+    let (mut key_count, mut heartbeats) = (3, HashMap::new());
+    for target in targets {
+        let binned = target.binned.map(|id| id.to_string()).unwrap_or_default();
+        call.arg(binned).arg(&target.id).arg(target.owner.as_bytes()).arg(target.deliveries);
+        call.key(delivery_record(&place.stream, &place.group, &target.id));
+        key_count += 1;
+        call.arg(key_count);
+        if rules.owner_is_dead {
+            let at = *heartbeats.entry(&target.owner).or_insert_with(|| {
+                call.key(keys::heartbeat(&place.stream, &target.owner));
+                key_count += 1;
+                key_count
+            });
+            call.arg(at);
+        } else {
+            call.arg(0);
+        }
+    }
+    let words: Vec<Vec<u8>> = call.invoke_async(&mut redis).await.map_err(|e| trouble(&e))?;
+    Ok(verdicts(&words))
+}
+
+async fn operate_on_the_dead(
+    pool: &Pool,
+    action: Action,
+    place: &Place,
+    targets: &[Target],
+    rules: Rules<'_>,
+) -> Result<Vec<Verdict>, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let grave = place.home();
+    match action {
+        Action::Drop => {
+            let mut call = DROP_DEAD.key(grave.as_bytes());
+            call.key(keys::recycle_marks(rules.batch)).arg(millis(MARKS_LIFE));
+            for target in targets {
+                call.arg(target.binned.unwrap_or(0)).arg(&target.id);
+            }
+            let words: Vec<Vec<u8>> = call.invoke_async(&mut redis).await.map_err(|e| trouble(&e))?;
+            Ok(verdicts(&words))
+        }
+        Action::Retry => {
+            let mut call = REPLAY.key(grave.as_bytes());
+            call.key(place.stream.as_bytes()).arg(ORIGIN_FIELD).arg(place.stream.to_text());
+            for target in targets {
+                call.arg(&target.id);
+            }
+            let words: Vec<Vec<u8>> = call.invoke_async(&mut redis).await.map_err(|e| trouble(&e))?;
+            let mut words = words.into_iter().map(|word| String::from_utf8_lossy(&word).into_owned());
+            let refused = words.next().unwrap_or_default();
+            let done: Vec<String> = words.collect();
+            // It ends at the first that is refused.
+            let reached = |target: &Target| done.last().is_some_and(|last| comes_before(&target.id, last));
+            let verdict = |target: &Target| match () {
+                () if done.contains(&target.id) => Verdict::Done,
+                () if refused.is_empty() || reached(target) => Verdict::LeftAlone("gone"),
+                () => Verdict::Refused(refused.clone()),
+            };
+            Ok(targets.iter().map(verdict).collect())
+        }
+        Action::Bury => Err(SourceTrouble::new(TroubleKind::Failed, "dead letters are buried already")),
+    }
+}
+
+fn comes_before(a: &str, b: &str) -> bool {
+    let parts = |id: &str| id.split_once('-').map(|(ms, seq)| (ms.parse::<u64>().ok(), seq.parse::<u64>().ok()));
+    parts(a) < parts(b)
+}
+
+fn verdicts(words: &[Vec<u8>]) -> Vec<Verdict> {
+    words.iter().map(|word| Verdict::from_word(&String::from_utf8_lossy(word))).collect()
+}
+
+/// Settles what became of places in the bin: whether each was dropped. What was not will never be.
+///
+/// # Errors
+/// When Redis did not answer.
+pub async fn settle(pool: &Pool, batch: &str, places: &[i64]) -> Result<Vec<bool>, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let marks = keys::recycle_marks(batch);
+    let mut pipe = Pipeline::new();
+    for place in places {
+        pipe.cmd("HSETNX").arg(&marks).arg(*place).arg("void");
+    }
+    pipe.cmd("PEXPIRE").arg(&marks).arg(millis(MARKS_LIFE));
+    let set = send(&mut redis, &mut pipe).await?;
+    if let Some(Err(error)) = set.into_iter().find(Result::is_err) {
+        return Err(trouble(&error));
+    }
+    let mut pipe = Pipeline::new();
+    pipe.cmd("HMGET").arg(&marks);
+    for place in places {
+        pipe.arg(*place);
+    }
+    let marks = send(&mut redis, &mut pipe).await?.pop().unwrap_or(Ok(Value::Nil)).map_err(|e| trouble(&e))?;
+    Ok(Reply::of(&marks).items().map(|mark| mark.bytes() != Some(b"void")).collect())
+}
+
+/// What became of an entry that was to be put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PutBack {
+    /// It is in its stream again, with this id; so too if it had been put back before.
+    Restored(String),
+    /// It never left its stream.
+    Void,
+    /// Redis refused.
+    Refused(String),
+}
+
+/// Puts entries of one batch, home and group back, each once; an answer for each, in order.
+///
+/// # Errors
+/// When Redis did not answer: asking again is safe.
+pub async fn restore(pool: &Pool, entries: &[Binned]) -> Result<Vec<PutBack>, SourceTrouble> {
+    let Some(first) = entries.first() else { return Ok(Vec::new()) };
+    let mut redis = checkout(pool).await?;
+    let mut call = RESTORE.key(first.home.as_bytes());
+    call.key(keys::recycle_marks(&first.batch)).arg(millis(MARKS_LIFE));
+    call.arg(first.group.as_ref().map_or(&b""[..], Name::as_bytes)).arg(ORIGIN_FIELD).arg(entries.len());
+    for entry in entries {
+        let known = entry.state == crate::fleet::message::BinState::Binned;
+        call.arg(entry.id).arg(u8::from(known)).arg(&entry.entry);
+        call.arg(entry.owner.as_ref().map_or(&b""[..], Name::as_bytes)).arg(entry.deliveries);
+        let origin = Origin { stream: entry.stream.to_text(), id: entry.entry.clone(), hop: 0 };
+        let origin = serde_json::to_string(&origin).unwrap_or_default();
+        call.arg(if entry.was == MessageState::Dead { "" } else { &origin });
+        call.arg(2 * entry.fields.len());
+        for (name, value) in &entry.fields {
+            call.arg(name.as_slice()).arg(value.as_slice());
+        }
+    }
+    let words: Vec<Vec<u8>> = call.invoke_async(&mut redis).await.map_err(|e| trouble(&e))?;
+    let put_back = |word: &Vec<u8>| {
+        let word = String::from_utf8_lossy(word);
+        match word.strip_prefix("restored ") {
+            Some(id) => PutBack::Restored(id.to_owned()),
+            None if word == "void" => PutBack::Void,
+            None => PutBack::Refused(word.into_owned()),
+        }
+    };
+    Ok(words.iter().map(put_back).collect())
+}
+
+/// Removes a consumer that has no heartbeat and nothing pending; whether it was so.
+///
+/// # Errors
+/// When Redis did not answer.
+pub async fn remove_consumer(pool: &Pool, stream: &Name, group: &Name, consumer: &Name) -> Result<bool, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let said: String = REMOVE_CONSUMER
+        .key(stream.as_bytes())
+        .key(keys::heartbeat(stream, consumer))
+        .arg(group.as_bytes())
+        .arg(consumer.as_bytes())
+        .invoke_async(&mut redis)
+        .await
+        .map_err(|e| trouble(&e))?;
+    Ok(said == "removed")
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

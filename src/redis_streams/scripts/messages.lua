@@ -1,0 +1,98 @@
+-- Looks at a part of the messages of a stream, so large that Redis does not notice.
+--
+-- KEYS  the stream, or that of its dead letters
+-- ARGV  state (pending, unread, dead), group, start ('-', or an id after '('), most entries to look at,
+--       most matches, most bytes of payload to look at, bytes shown of each value (0: none),
+--       owner, least idle time in ms, whether a field is asked for ('1') and its name, text in it
+-- Gives the id after which to go on (after '(', '' at the end), how many were looked at, then for each
+-- match {id, owner, deliveries, idle ms, fields, bytes, {name, value, bytes of the value, …}}.
+-- A group or stream that is not there has no messages.
+local stream, state, group, start = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+local most, wanted, budget, shown = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local owner, least_idle, by_field, field, text = ARGV[8], tonumber(ARGV[9]), ARGV[10] == '1', ARGV[11], ARGV[12]
+local MOST_FIELDS = 100
+local searches = by_field or text ~= ''
+
+local result, looked, last, full = {'', 0}, 0, nil, false
+
+-- Looks at one; 'body' is nil when the entry itself was deleted.
+local function look(id, body, who, idle, deliveries)
+  looked, last = looked + 1, id
+  local bytes, match, fields = 0, not searches, {}
+  for i = 1, #(body or {}), 2 do
+    local name, value = body[i], body[i + 1]
+    bytes = bytes + #name + #value
+    if searches and not match and (not by_field or name == field) then
+      match = text == '' or string.find(value, text, 1, true) ~= nil
+    end
+    if shown > 0 and #fields < 3 * MOST_FIELDS then
+      fields[#fields + 1] = string.sub(name, 1, shown)
+      fields[#fields + 1] = string.sub(value, 1, shown)
+      fields[#fields + 1] = #value
+    end
+  end
+  budget = budget - bytes
+  if match then
+    result[#result + 1] = {id, who, deliveries, idle, #(body or {}) / 2, bytes, fields}
+  end
+  full = looked >= most or #result - 2 >= wanted or budget <= 0
+end
+
+if state == 'pending' then
+  local rows
+  if owner ~= '' then
+    rows = redis.pcall('XPENDING', stream, group, start, '+', most, owner)
+  else
+    rows = redis.pcall('XPENDING', stream, group, start, '+', most)
+  end
+  if rows.err then
+    if string.sub(rows.err, 1, 7) ~= 'NOGROUP' then return rows end
+    rows = {}
+  end
+  for at, row in ipairs(rows) do
+    if row[3] >= least_idle then
+      local body
+      if shown > 0 or searches then
+        local found = redis.call('XRANGE', stream, row[1], row[1])[1]
+        body = found and found[2]
+      end
+      look(row[1], body, row[2], row[3], row[4])
+    else
+      looked, last = looked + 1, row[1]
+      full = looked >= most
+    end
+    if full and (at < #rows or #rows == most) then break end
+    full = false
+  end
+else
+  if state == 'unread' then
+    local delivered
+    local groups = redis.pcall('XINFO', 'GROUPS', stream)
+    for _, info in ipairs(groups.err and {} or groups) do
+      local map = {}
+      for i = 1, #info, 2 do map[info[i]] = info[i + 1] end
+      if map.name == group then delivered = map['last-delivered-id'] end
+    end
+    if not delivered then return result end
+    if start == '-' or before(string.match(start, '%d+%-%d+') or '0-0', delivered) then start = '(' .. delivered end
+  end
+  -- Large payloads are read one by one, small ones many at a time.
+  local step = 1
+  while not full do
+    local before_it = budget
+    local rows = redis.call('XRANGE', stream, start, '+', 'COUNT', step)
+    for at, row in ipairs(rows) do
+      look(row[1], row[2], '', 0, 0)
+      if full then break end
+    end
+    if #rows < step then
+      if not (full and last ~= rows[#rows][1]) then full = false end
+      break
+    end
+    start = '(' .. last
+    if (before_it - budget) * 8 < budget then step = math.min(2 * step, 64) else step = 1 end
+  end
+end
+if full then result[1] = '(' .. last end
+result[2] = looked
+return result

@@ -1,0 +1,166 @@
+//! What an operator does knowingly, from outside: look, preview, apply, put back. Each answers a
+//! program in JSON and a form with a page; each change goes through the audit.
+
+pub mod dead_consumers;
+mod given;
+pub mod messages;
+pub mod recycle_bin;
+
+use std::time::Duration;
+
+use actix_web::http::header::ContentType;
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use self::given::Given;
+use super::Front;
+use super::access::{Caller, Role, audited};
+use super::problem::Problem;
+use crate::actors::io::POSTGRES_LATE;
+use crate::contract::Name;
+use crate::fleet::message::{Action, Applied, Chosen, Field, Message};
+use crate::operator::{self, Sources};
+use crate::pages::{PagesError, operator as pages};
+use crate::postgres::recycle_bin as bin;
+
+/// Looking may take so long.
+const LOOK_WITHIN: Duration = Duration::from_secs(20);
+/// Doing may take so long; what is done by then is done.
+const DO_WITHIN: Duration = Duration::from_secs(300);
+/// What is said when it takes longer.
+const LATE: &str = "it took too long and was ended; what was done by then is done, the dropped is in the recycle bin";
+
+fn sources(front: &Front) -> Sources {
+    Sources { redis: front.io.redis.clone(), postgres: front.io.postgres.clone() }
+}
+
+fn html(page: Result<String, PagesError>) -> Result<HttpResponse, Problem> {
+    let html = page.map_err(|error| {
+        tracing::error!(%error, "a page cannot be rendered");
+        Problem::Unavailable("the page cannot be rendered".to_owned())
+    })?;
+    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
+}
+
+/// Retrying is an operator's; whatever takes something out of its stream an administrator's.
+fn may(caller: &Caller, action: Action) -> Result<(), Problem> {
+    let needed = if action == Action::Retry { Role::Operator } else { Role::Admin };
+    if caller.role < needed {
+        return Err(Problem::Forbidden(format!(
+            "to {action} needs the role {needed}; {} is {}",
+            caller.name, caller.role
+        )));
+    }
+    Ok(())
+}
+
+/// Keeps what a preview chose; its token.
+async fn keep(front: &Front, caller: &Caller, chosen: &Chosen) -> Result<String, Problem> {
+    let packed = serde_json::to_vec(chosen).map_err(|error| Problem::Unavailable(error.to_string()))?;
+    let (pool, who) = (front.io.postgres.clone(), caller.name.clone());
+    let keeping =
+        front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move { bin::keep_preview(&pool, &who, &packed).await });
+    Ok(keeping.await?.to_string())
+}
+
+async fn preview_of(front: &Front, token: Uuid, take: bool) -> Result<Chosen, Problem> {
+    let pool = front.io.postgres.clone();
+    let reading = front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move { bin::preview(&pool, token, take).await });
+    let packed = reading.await?.ok_or_else(|| {
+        Problem::BadRequest(format!(
+            "token {token} is of no preview that can be applied: it was applied already, or is older than {} minutes",
+            bin::PREVIEW_MINUTES
+        ))
+    })?;
+    serde_json::from_slice(&packed).map_err(|error| Problem::Unavailable(error.to_string()))
+}
+
+/// `POST …/apply` with `token` and maybe `why`: does what the preview with that token chose, once, and
+/// nothing that changed since.
+pub async fn apply(
+    request: HttpRequest,
+    front: Data<Front>,
+    caller: Caller,
+    given: Given,
+) -> Result<HttpResponse, Problem> {
+    let token = given.needed("token", "the token of a preview")?;
+    let token: Uuid =
+        token.parse().map_err(|_| Problem::BadRequest(format!("token is {token:?}: expected that of a preview")))?;
+    let chosen = preview_of(&front, token, false).await?;
+    may(&caller, chosen.action)?;
+    let streams: Vec<String> =
+        chosen.parts.iter().map(|part| Name::from(part.stream.as_slice()).to_text()).take(20).collect();
+    let parameters = json!({
+        "action": chosen.action, "messages": chosen.len(), "streams": streams, "why": given.one("why"),
+        "of_dead_consumers": chosen.of_the_dead,
+    });
+    let (asked, why) = (Data::clone(&front), given.one("why").map(str::to_owned));
+    let who = caller.name.clone();
+    let work = async move {
+        let mut chosen = preview_of(&asked, token, true).await?;
+        chosen.why = why.unwrap_or(chosen.why);
+        let applied = carry_out(&asked, &chosen, &who).await?;
+        Ok((applied_json(chosen.action, &applied), (chosen.action, applied)))
+    };
+    let name = match chosen.action {
+        Action::Retry => "retry messages",
+        Action::Bury => "move messages to the dead letters",
+        Action::Drop => "drop messages",
+    };
+    let (answer, (action, applied)) = audited(&front, &caller, name, parameters, work).await?;
+    if given.form {
+        let path = request.uri().path();
+        let back = if path.contains("/streams/") {
+            crate::pages::link::messages_of(&crate::pages::link::stream_of_messages(path, request.query_string()))
+        } else {
+            "/admin/dead-consumers".to_owned()
+        };
+        return html(pages::applied_page(&front.site_for(&caller), action, &applied, &back));
+    }
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+async fn carry_out(front: &Front, chosen: &Chosen, who: &str) -> Result<Applied, Problem> {
+    let (sources, chosen, who) = (sources(front), chosen.clone(), who.to_owned());
+    let doing = front.io.run(DO_WITHIN, LATE, async move { Ok(operator::apply(&sources, &chosen, &who).await) });
+    Ok(doing.await?)
+}
+
+fn applied_json(action: Action, applied: &Applied) -> Value {
+    json!({
+        "action": action,
+        "done": applied.done,
+        "left_alone": applied.left_alone,
+        "deleted_before": applied.vanished,
+        "refused": applied.refused.as_ref().map(|(n, error)| json!({"messages": n, "error": error})),
+        "consumers_removed": applied.consumers_removed,
+        "batch": applied.batch.as_ref().filter(|_| applied.done > 0),
+        "ended_early": applied.ended_early,
+    })
+}
+
+fn message_json(message: &Message) -> Value {
+    let pending = message.owner.is_some();
+    json!({
+        "id": message.id,
+        "added_ms": message.added_ms(),
+        "owner": message.owner,
+        "deliveries": pending.then_some(message.deliveries),
+        "idle_ms": pending.then_some(message.idle_ms),
+        "bytes": message.bytes,
+        "field_count": message.field_count,
+        "fields": message.fields.iter().map(field_json).collect::<Vec<_>>(),
+    })
+}
+
+fn field_json(field: &Field) -> Value {
+    json!({
+        "name": Name::from(field.name.as_slice()),
+        "value": Name::from(field.value.as_slice()),
+        "bytes": field.bytes,
+        "cut": field.is_cut(),
+        "utf8": std::str::from_utf8(&field.value).is_ok(),
+    })
+}

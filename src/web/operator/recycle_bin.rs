@@ -1,0 +1,168 @@
+//! The recycle bin: its page and API, and putting back.
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::given::Given;
+use super::{DO_WITHIN, LATE, LOOK_WITHIN, field_json, html, may, sources};
+use crate::actors::io::POSTGRES_LATE;
+use crate::contract::Name;
+use crate::fleet::message::{Action, BinState, Binned, Field};
+use crate::operator::recycle;
+use crate::pages::operator::BinPage;
+use crate::postgres::recycle_bin::{self, Filter};
+use crate::web::Front;
+use crate::web::access::{Caller, audited};
+use crate::web::problem::Problem;
+
+/// Rows on the page, and in an answer unless asked for more.
+const SHOWN: u64 = 50;
+/// Rows in one answer at most.
+const MOST_SHOWN: u64 = 500;
+/// Payloads up to so many bytes are shown.
+const PAYLOAD_BYTES: i32 = 64 << 10;
+/// Ids in one order at most.
+const MOST_IDS: usize = 1000;
+
+struct Seen {
+    filter: Filter,
+    rows: Vec<Binned>,
+    next: Option<i64>,
+}
+
+/// `GET /admin/recycle-bin?stream=&batch=&before=`.
+pub async fn page(front: Data<Front>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
+    let Seen { filter, rows, next } = look(&front, &Given::in_address(&request)?).await?;
+    shown((&front, &caller), &filter, &rows, next, None)
+}
+
+fn shown(
+    (front, caller): (&Front, &Caller),
+    filter: &Filter,
+    rows: &[Binned],
+    next: Option<i64>,
+    said: Option<String>,
+) -> Result<HttpResponse, Problem> {
+    let batch = filter.batch.map(|batch| batch.to_string());
+    let page = BinPage { rows, stream: filter.stream.as_ref(), batch: batch.as_deref(), next, said };
+    html(page.html(&front.site_for(caller)))
+}
+
+/// `GET /api/admin/recycle_bin?stream=&batch=&state=&before=&limit=50`: what was dropped, newest first.
+pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let Seen { rows, next, .. } = look(&front, &Given::in_address(&request)?).await?;
+    Ok(HttpResponse::Ok().json(json!({"entries": rows.iter().map(row_json).collect::<Vec<_>>(), "next": next})))
+}
+
+async fn look(front: &Front, given: &Given) -> Result<Seen, Problem> {
+    let limit = given.number("limit", SHOWN, MOST_SHOWN)?.max(1);
+    let before = given.number("before", 0, i64::MAX.unsigned_abs())?;
+    let state = match given.one("state") {
+        None => None,
+        Some(word) => {
+            Some(BinState::from_word(word)).filter(|state| state.as_str() == word).map(Some).ok_or_else(|| {
+                Problem::BadRequest(format!("state is {word:?}: expected pending, binned, void or restored"))
+            })?
+        }
+    };
+    let filter = Filter {
+        stream: given.one("stream").map(Name::from),
+        batch: batch(given)?,
+        state,
+        before: i64::try_from(before).ok().filter(|before| *before > 0),
+        payload_bytes: PAYLOAD_BYTES,
+        ..Filter::default()
+    };
+    let (sources, asked) = (sources(front), filter.clone());
+    let reading = front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move {
+        // What a crash left open; while Redis is away it stays open.
+        if let Err(trouble) = recycle::settle_overdue(&sources).await {
+            tracing::debug!(error = trouble.detail, "what is open in the recycle bin stays open");
+        }
+        recycle_bin::rows(&sources.postgres, &asked, i64::try_from(limit).unwrap_or(50)).await
+    });
+    let rows = reading.await?;
+    let full = u64::try_from(rows.len()).is_ok_and(|n| n == limit);
+    let next = rows.last().filter(|_| full).map(|row| row.id);
+    Ok(Seen { filter, rows, next })
+}
+
+fn batch(given: &Given) -> Result<Option<Uuid>, Problem> {
+    let Some(text) = given.one("batch") else { return Ok(None) };
+    let batch =
+        text.parse().map_err(|_| Problem::BadRequest(format!("batch is {text:?}: expected the id of a batch")))?;
+    Ok(Some(batch))
+}
+
+fn row_json(row: &Binned) -> Value {
+    let field = |(name, value): &(Vec<u8>, Vec<u8>)| {
+        field_json(&Field { name: name.clone(), value: value.clone(), bytes: value.len() as u64 })
+    };
+    let whole = !row.fields.is_empty() || row.bytes == 0;
+    json!({
+        "id": row.id,
+        "batch": row.batch,
+        "stream": row.stream,
+        "group": row.group,
+        "was": row.was,
+        "entry": row.entry,
+        "owner": row.owner,
+        "deliveries": row.deliveries,
+        "bytes": row.bytes,
+        // Left out when it is large.
+        "fields": whole.then(|| row.fields.iter().map(field).collect::<Vec<_>>()),
+        "state": row.state,
+        "who": row.who,
+        "why": row.why,
+        "at": row.at,
+        "restored_as": row.restored_as,
+        "restored_by": row.restored_by,
+        "restored_at": row.restored_at,
+    })
+}
+
+/// `POST /api/admin/recycle_bin/restore` with `id` (one or several) or `batch`: puts them back into their
+/// streams, each once however often it is asked.
+pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result<HttpResponse, Problem> {
+    may(&caller, Action::Drop)?;
+    let mut ids = Vec::new();
+    for text in given.all("id").chain(given.all("ids")) {
+        ids.push(text.parse::<i64>().map_err(|_| Problem::BadRequest(format!("id is {text:?}: expected a number")))?);
+    }
+    let batch = batch(&given)?;
+    if ids.len() > MOST_IDS || (ids.is_empty() == batch.is_none()) {
+        return Err(Problem::BadRequest(format!("expected either batch, or id up to {MOST_IDS} times")));
+    }
+    let filter = Filter { batch, ids: (!ids.is_empty()).then_some(ids), ..Filter::default() };
+    let (sources, who, asked, io) = (sources(&front), caller.name.clone(), filter.clone(), front.io.clone());
+    let work = async move {
+        let doing = io.run(DO_WITHIN, LATE, async move { recycle::restore(&sources, &asked, &who).await });
+        let restored = doing.await?;
+        let answer = json!({
+            "restored": restored.restored,
+            "never_left": restored.void,
+            "refused": restored.refused.as_ref().map(|(n, error)| json!({"messages": n, "error": error})),
+        });
+        Ok((answer, restored))
+    };
+    let parameters = json!({"batch": batch.map(|batch| batch.to_string()), "ids": filter.ids});
+    let (answer, restored) = audited(&front, &caller, "put back", parameters, work).await?;
+    if !given.form {
+        return Ok(HttpResponse::Ok().json(answer));
+    }
+    let mut said = format!("{} put back", restored.restored);
+    if restored.void > 0 {
+        said.push_str(&format!(", {} never left their stream", restored.void));
+    }
+    if let Some((n, error)) = &restored.refused {
+        said.push_str(&format!(", {n} refused by Redis: {error}"));
+    }
+    let filter = Filter { payload_bytes: PAYLOAD_BYTES, ..filter };
+    let (pool, asked) = (front.io.postgres.clone(), filter.clone());
+    let limit = i64::try_from(SHOWN).unwrap_or(50);
+    let reading =
+        front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move { recycle_bin::rows(&pool, &asked, limit).await });
+    shown((&front, &caller), &filter, &reading.await?, None, Some(said))
+}
