@@ -52,7 +52,9 @@ impl Plan {
             SourceStatus::Ok => {}
             SourceStatus::Starting => return Err(NoPlan::Starting),
             SourceStatus::Settling { remaining_sec } => {
-                return Err(NoPlan::Redis(format!("it was away, heartbeats count again in {remaining_sec:.0} s")));
+                return Err(NoPlan::Redis(format!(
+                    "an absent heartbeat means nothing for another {remaining_sec:.0} s"
+                )));
             }
             SourceStatus::Down { trouble, .. } => return Err(NoPlan::Redis(trouble.detail.clone())),
         }

@@ -6,7 +6,7 @@ use super::figures::{MISSING, count, counted, duration, exact};
 use super::link::About;
 use super::site::{Head, Site};
 use super::templates::PagesError;
-use super::wording::{Label, MomentStyle, Sentence};
+use super::wording::{Label, MomentStyle, Sentence, visible};
 use crate::contract::Name;
 use crate::fleet::cleanup::{Kept, Need, Outcome, PassRecord, Preview, Removable, StreamOutcome};
 
@@ -30,12 +30,12 @@ struct View<'a> {
     head: Head<'a>,
     headline: Sentence,
     level: &'static str,
-    notes: Vec<Label>,
+    notes: Vec<String>,
     todo: Vec<String>,
     todo_streams: Vec<TodoRow>,
     todo_more: Option<String>,
     nothing_to_do: bool,
-    why_not: Option<Label>,
+    why_not: Option<String>,
     button: String,
     streams: Vec<StreamRow>,
     streams_more: Option<String>,
@@ -110,8 +110,9 @@ impl AdminPage<'_> {
         };
         if let Err(why) = &self.passes {
             view.headline = Sentence::words("What earlier passes came to cannot be read");
-            view.notes
-                .push(Label::from_text(&format!("Postgres: {why}. The janitor goes on; its log says what it does.")));
+            view.notes.push(
+                visible(&format!("Postgres: {why}. The janitor goes on; its log says what it does.")).into_owned(),
+            );
         }
         if let Some((pass, outcome)) = last {
             let troubled = trouble_of(outcome);
@@ -121,7 +122,7 @@ impl AdminPage<'_> {
         }
         match &self.preview {
             Ok(preview) => list_todo(preview, &mut view),
-            Err(why) => view.why_not = Some(Label::from_text(why)),
+            Err(why) => view.why_not = Some(visible(why).into_owned()),
         }
         site.pages.render("pages/admin", &view)
     }
@@ -198,7 +199,7 @@ fn list_todo(preview: &Preview, view: &mut View<'_>) {
             view.todo.push(format!("call {} abandoned", n(queries.abandoned, "query", "queries")));
         }
     } else if let Some(why) = &preview.without_queries {
-        view.notes.push(Label::from_text(&format!("Queries are left alone: {why}.")));
+        view.notes.push(visible(&format!("Queries are left alone: {why}.")).into_owned());
     }
     view.nothing_to_do = view.todo.is_empty();
     if !view.todo.is_empty() {
