@@ -37,6 +37,7 @@ use crate::redis_streams::connection::Kept;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
 use crate::spool::Spool;
+use crate::web::access::Lock;
 use crate::web::{Front, routes};
 use crate::{postgres, redis_streams};
 
@@ -78,8 +79,14 @@ impl Application {
         };
         let makers = makers(settings, &io, (&pages, &environment), &alerts)?;
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
+        let lock = Lock {
+            policy: Arc::new(settings.access.clone()),
+            failures: Arc::default(),
+            root: settings.root_path.clone(),
+        };
         let front = Front {
             newest,
+            lock,
             io: io.clone(),
             health: supervisor.clone().recipient(),
             page: supervisor.clone().recipient(),

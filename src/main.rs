@@ -236,6 +236,7 @@ fn demonstrate(given: &ArgMatches) -> Result<(), String> {
 }
 
 fn listen(settings: &Settings) -> Result<TcpListener, String> {
+    settings.may_serve().map_err(|bad| bad.to_string())?;
     TcpListener::bind((settings.bind, settings.port)).map_err(|e| {
         format!("cannot listen on {}:{} ({e}); set MONITOR_BIND and MONITOR_PORT", settings.bind, settings.port)
     })

@@ -4,6 +4,8 @@
 //! [`Settings::from`] turns texts into typed values once; a value that cannot be used is a
 //! [`BadSetting`], one line that says which, what and what was expected.
 
+mod access;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
@@ -11,6 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::access::Policy;
 use crate::contract::Name;
 use crate::fleet::watched::WatchedStreams;
 use crate::history::Keep;
@@ -49,6 +52,9 @@ const fn secret(group: &'static str, env: &'static str, help: &'static str) -> E
 const REDIS: &str = "Redis";
 const POSTGRES: &str = "Postgres";
 const SERVER: &str = "Server";
+const ACCESS: &str = "Access";
+/// By which somebody says that they know.
+const ACCEPTED: &str = "MONITOR_I_ACCEPT_THAT_ANYBODY_MAY_CHANGE_EVERYTHING";
 const FLEET: &str = "Fleet";
 const HISTORY: &str = "History";
 const JANITOR: &str = "Janitor";
@@ -101,6 +107,37 @@ pub const TABLE: &[Entry] = &[
         "info",
         "error, warn, info, debug, trace, or a filter such as info,shepherd_monitor=debug",
     ),
+    entry(
+        ACCESS,
+        "MONITOR_AUTH",
+        "none",
+        "How it is found out who asks: none (only on loopback), token (scripts by bearer token, browsers by a login page), \
+         basic (password: a token; the name is for the audit), proxy (one in front says it in headers)",
+    ),
+    secret(ACCESS, "MONITOR_VIEWER_TOKEN", "Who has it sees everything; at least 16 characters"),
+    secret(
+        ACCESS,
+        "MONITOR_OPERATOR_TOKEN",
+        "Who has it also acknowledges, silences, reloads, retries, reads the audit",
+    ),
+    secret(ACCESS, "MONITOR_ADMIN_TOKEN", "Who has it also drops, puts back, cleans up and forgets"),
+    entry(ACCESS, "MONITOR_VIEWER_TOKEN_FILE", "", "File that holds it instead"),
+    entry(ACCESS, "MONITOR_OPERATOR_TOKEN_FILE", "", "File that holds it instead"),
+    entry(ACCESS, "MONITOR_ADMIN_TOKEN_FILE", "", "File that holds it instead"),
+    entry(
+        ACCESS,
+        "MONITOR_PROXY_TRUSTED",
+        "",
+        "Addresses or networks, separated by commas, whose headers are believed (10.0.0.0/8)",
+    ),
+    entry(ACCESS, "MONITOR_PROXY_USER_HEADER", "X-Forwarded-User", "The proxy's header with the name"),
+    entry(
+        ACCESS,
+        "MONITOR_PROXY_ROLE_HEADER",
+        "X-Forwarded-Role",
+        "The proxy's header with the role: viewer, operator or admin",
+    ),
+    entry(ACCESS, ACCEPTED, "", "yes: serve without login beyond loopback"),
     entry(FLEET, "MONITOR_POLL_INTERVAL_SEC", "3", "How often the fleet is read (3, 3s, 500ms)"),
     entry(FLEET, "MONITOR_STREAMS", "", "Globs, separated by commas: the streams to watch; empty: all"),
     entry(FLEET, "MONITOR_STREAMS_EXCLUDE", "", "Globs, separated by commas: streams not to watch"),
@@ -229,6 +266,10 @@ pub struct Settings {
     pub port: u16,
     /// Prefix of all routes: empty, or `/x` without a slash at its end.
     pub root_path: String,
+    /// How it is found out who asks.
+    pub access: Policy,
+    /// Somebody said that anybody who reaches it may change everything.
+    pub anybody_may: bool,
     /// Where people reach this deployment.
     pub server_url: Option<String>,
     /// Which deployment this is.
@@ -337,6 +378,8 @@ impl Settings {
             bind: texts.parse("MONITOR_BIND", "an IP address such as 127.0.0.1 or 0.0.0.0")?,
             port: texts.parse("MONITOR_PORT", "a port from 0 to 65535")?,
             root_path: texts.root_path()?,
+            access: texts.access()?,
+            anybody_may: texts.anybody_may(),
             server_url: texts.text("SERVER_URL"),
             maturity: texts.text("SERVER_MATURITY"),
             poll_interval,

@@ -11,6 +11,7 @@
 pub mod admin;
 pub mod alerts;
 pub mod assets;
+pub mod audit;
 mod block;
 mod cell;
 mod chart;
@@ -22,6 +23,7 @@ mod headline;
 pub mod history;
 pub mod link;
 mod live;
+pub mod login;
 pub mod operator;
 mod panels;
 pub mod range;

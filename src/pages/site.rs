@@ -130,6 +130,12 @@ impl Site {
         Self { pages: Arc::clone(&self.pages), environment: Environment { visitor, ..self.environment.clone() } }
     }
 
+    /// Whether people come to it over an encrypted connection, as `SERVER_URL` says.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        self.environment.url.as_deref().is_some_and(|url| url.starts_with("https://"))
+    }
+
     /// What all its addresses are below: empty, or a path without a slash at its end.
     #[must_use]
     pub fn root(&self) -> &str {

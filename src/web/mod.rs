@@ -44,6 +44,8 @@ pub struct Front {
     pub changes: Recipient<GetChanges>,
     /// Send me news.
     pub join: Recipient<Join>,
+    /// How it is found out who asks.
+    pub lock: access::Lock,
     /// The pages that are rendered when asked for.
     pub site: Arc<Site>,
     /// How often news come.

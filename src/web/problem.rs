@@ -1,7 +1,7 @@
 //! Errors as the API tells them: `application/problem+json` with a stable type, leaking nothing.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::ALLOW;
+use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
@@ -13,6 +13,20 @@ pub enum Problem {
     /// The request cannot be understood: which parameter, and what was expected.
     #[error("{0}")]
     BadRequest(String),
+    /// It is not known who asks.
+    #[error("{why}")]
+    Unauthorized {
+        /// What a program is to present.
+        challenge: Option<&'static str>,
+        /// Why.
+        why: &'static str,
+    },
+    /// Too many wrong guesses came from where this comes from.
+    #[error("too many wrong logins from this address; try again in {wait} s")]
+    TooMany {
+        /// Seconds until it may try again.
+        wait: u64,
+    },
     /// Who asks may not do this: why.
     #[error("{0}")]
     Forbidden(String),
@@ -43,6 +57,8 @@ impl Problem {
     fn type_and_title(&self) -> (&'static str, &'static str) {
         match self {
             Self::BadRequest(_) => ("bad-request", "The request cannot be understood"),
+            Self::Unauthorized { .. } => ("unauthorized", "It is not known who asks"),
+            Self::TooMany { .. } => ("too-many", "Too many wrong logins"),
             Self::Forbidden(_) => ("forbidden", "This is not allowed"),
             Self::WrongMethod(_) => ("wrong-method", "This address is asked in another way"),
             Self::NotFound => ("not-found", "There is nothing at this address"),
@@ -55,6 +71,8 @@ impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -71,9 +89,14 @@ impl ResponseError for Problem {
             "detail": self.to_string(),
         });
         let mut answer = HttpResponse::build(self.status_code());
-        if let Self::WrongMethod(allowed) = self {
-            answer.insert_header((ALLOW, *allowed));
-        }
+        match self {
+            Self::WrongMethod(allowed) => answer.insert_header((ALLOW, *allowed)),
+            Self::Unauthorized { challenge: Some(challenge), .. } => {
+                answer.insert_header((WWW_AUTHENTICATE, *challenge))
+            }
+            Self::TooMany { wait } => answer.insert_header((RETRY_AFTER, *wait)),
+            _ => &mut answer,
+        };
         answer.content_type("application/problem+json").body(body.to_string())
     }
 }

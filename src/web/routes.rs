@@ -9,7 +9,7 @@ use actix_web::web::{self, Data, ServiceConfig, to};
 use super::access::Needs::{AtLeast, Nobody};
 use super::access::Role::{Admin, Operator, Viewer};
 use super::access::Verb::{Change, Read, Socket};
-use super::access::{Door, Needs, Verb, admitted, gate};
+use super::access::{Door, Needs, Verb, admitted, audit_page, gate, login};
 use super::problem::Problem;
 use super::{Front, admin, alerts, api, detail_page, health, history, history_page, live_session, operator, page};
 
@@ -34,6 +34,9 @@ pub const ROUTES: &[Route] = &[
     route(Read, Nobody, "/readyz", || to(health::readyz)),
     route(Read, Nobody, "/assets/{path:.*}", || to(page::asset)),
     route(Read, Nobody, "/favicon.ico", || to(page::favicon)),
+    route(Read, Nobody, "/login", || to(login::page)),
+    route(Change, Nobody, "/login", || to(login::enter)),
+    route(Change, Nobody, "/logout", || to(login::leave)),
     route(Socket, AtLeast(Viewer), "/ws", || to(live_session::snapshots)),
     route(Socket, AtLeast(Viewer), "/live/ws", || to(live_session::changes)),
     route(Read, AtLeast(Viewer), "", || to(page::live)),
@@ -75,6 +78,8 @@ pub const ROUTES: &[Route] = &[
     route(Change, AtLeast(Operator), "/api/admin/dead_consumers/preview", || to(operator::dead_consumers::preview)),
     route(Change, AtLeast(Operator), "/api/admin/dead_consumers/apply", || to(operator::apply)),
     route(Change, AtLeast(Admin), "/api/admin/reclaim_dead_consumers", || to(operator::dead_consumers::reclaim)),
+    route(Read, AtLeast(Operator), "/admin/audit", || to(audit_page::page)),
+    route(Read, AtLeast(Operator), "/api/admin/audit", || to(audit_page::list)),
     route(Read, AtLeast(Operator), "/admin/recycle-bin", || to(operator::recycle_bin::page)),
     route(Read, AtLeast(Operator), "/api/admin/recycle_bin", || to(operator::recycle_bin::list)),
     route(Change, AtLeast(Admin), "/api/admin/recycle_bin/restore", || to(operator::recycle_bin::restore)),
@@ -91,8 +96,9 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
 
 /// Adds all routes, at the root and below `root_path`.
 pub fn configure(config: &mut ServiceConfig, front: Front, root_path: &str) {
+    let lock = front.lock.clone();
     config.app_data(Data::new(front));
-    config.app_data(Data::new(Door::new(ROUTES.iter().map(|route| (route.path, route.verb, route.needs)))));
+    config.app_data(Data::new(Door::new(lock, ROUTES.iter().map(|route| (route.path, route.verb, route.needs)))));
     config
         .app_data(web::QueryConfig::default().error_handler(|error, _| Problem::BadRequest(error.to_string()).into()));
     if !root_path.is_empty() {

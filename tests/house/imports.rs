@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("delivery", &["alerting", "settings"]),
     ("spool", &[]),
     ("failpoint", &[]),
-    ("settings", &["contract", "fleet", "history"]),
+    ("settings", &["access", "contract", "fleet", "history"]),
     ("telemetry", &[]),
     (
         "actors",

@@ -2,16 +2,20 @@
 //! and whether they may, and only then lets it in. Handlers are given the [`Caller`].
 //!
 //! What is not in the table cannot be reached: routes answer to what the gate has admitted and to
-//! nothing else.
+//! nothing else. [`login`] is how a browser gets a session, [`audit_page`] shows what was done.
 
+pub mod audit_page;
 mod audited;
 mod caller;
+mod failures;
 mod gate;
+pub mod login;
 mod origin;
 
 pub use audited::audited;
 pub use caller::Caller;
-pub use gate::{Door, admitted, gate};
+pub use failures::Failures;
+pub use gate::{Door, Lock, admitted, gate};
 
 pub use crate::access::Role;
 

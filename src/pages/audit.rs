@@ -1,0 +1,114 @@
+//! The audit page: who changed what, from where, and what came of it.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::site::{Head, Site};
+use super::templates::PagesError;
+use super::wording::{Label, MomentStyle, Sentence, visible};
+use crate::contract::Name;
+
+/// A value is shown up to so many characters; the rest is in the API.
+const SHOWN: usize = 300;
+
+/// One change.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Counts up.
+    pub id: i64,
+    /// When it was asked for, Unix seconds.
+    pub ts: f64,
+    /// By whom.
+    pub who: String,
+    /// As what.
+    pub role: String,
+    /// From where.
+    pub address: String,
+    /// What.
+    pub action: String,
+    /// With which parameters.
+    pub parameters: Value,
+    /// What was answered, once that is known.
+    pub result: Option<Value>,
+    /// begun, done, refused or failed.
+    pub outcome: String,
+}
+
+/// Everything the page shows.
+#[derive(Debug)]
+pub struct AuditPage<'a> {
+    /// Newest first.
+    pub changes: &'a [Change],
+    /// The page after this one begins below that id.
+    pub next: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct View<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    changes: Vec<Row>,
+    next: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct Row {
+    when: Sentence,
+    who: Label,
+    role: String,
+    address: Label,
+    action: Label,
+    parameters: String,
+    result: String,
+    outcome: String,
+    level: &'static str,
+}
+
+impl AuditPage<'_> {
+    /// The page as HTML.
+    ///
+    /// # Errors
+    /// When the template does not fit.
+    pub fn html(&self, site: &Site) -> Result<String, PagesError> {
+        let title = site.title("Audit");
+        let head = Head::of(&site.environment, (&site.pages, "/admin"), &title, &["shell.js", "clock.js"], None);
+        let changes = self.changes.iter().map(row).collect();
+        site.pages.render("pages/audit", &View { head, changes, next: self.next })
+    }
+}
+
+fn row(change: &Change) -> Row {
+    Row {
+        when: Sentence::default().at("", Some(change.ts), MomentStyle::Ago),
+        who: Label::of(&Name::from(change.who.as_str())),
+        role: change.role.clone(),
+        address: Label::of(&Name::from(change.address.as_str())),
+        action: Label::of(&Name::from(change.action.as_str())),
+        parameters: in_words(&change.parameters),
+        result: change.result.as_ref().map(in_words).unwrap_or_default(),
+        outcome: change.outcome.clone(),
+        level: match change.outcome.as_str() {
+            "done" => "fine",
+            "refused" => "warning",
+            "failed" => "critical",
+            _ => "unknown",
+        },
+    }
+}
+
+/// A flat object as `name: value`, anything else as JSON.
+fn in_words(value: &Value) -> String {
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let words = match value {
+        Value::Object(fields) => {
+            let known = fields.iter().filter(|(_, value)| !value.is_null());
+            known.map(|(name, value)| format!("{name}: {}", text(value))).collect::<Vec<_>>().join(", ")
+        }
+        other => text(other),
+    };
+    let words = visible(&words);
+    if words.chars().count() <= SHOWN {
+        return words.into_owned();
+    }
+    words.chars().take(SHOWN).chain(['…']).collect()
+}

@@ -1,0 +1,107 @@
+//! The settings about who may do what.
+
+use super::{ACCEPTED, BadSetting, Settings, Texts};
+use crate::access::Role;
+use crate::access::policy::{Policy, Proxy};
+use crate::access::tokens::{BadTokens, SHORTEST, Tokens};
+
+/// Each role's token: the setting, and the one that names a file with it.
+const TOKENS: [(Role, &str, &str); 3] = [
+    (Role::Viewer, "MONITOR_VIEWER_TOKEN", "MONITOR_VIEWER_TOKEN_FILE"),
+    (Role::Operator, "MONITOR_OPERATOR_TOKEN", "MONITOR_OPERATOR_TOKEN_FILE"),
+    (Role::Admin, "MONITOR_ADMIN_TOKEN", "MONITOR_ADMIN_TOKEN_FILE"),
+];
+
+impl Settings {
+    /// Refuses to serve everybody everything by accident.
+    ///
+    /// # Errors
+    /// When nobody is asked who they are, and not only this machine can ask.
+    pub fn may_serve(&self) -> Result<(), BadSetting> {
+        let alone = self.bind.is_loopback() || self.anybody_may;
+        if !matches!(self.access, Policy::Nobody { .. }) || alone {
+            return Ok(());
+        }
+        Err(BadSetting {
+            name: "MONITOR_AUTH",
+            value: "none".to_owned(),
+            expected: format!(
+                "token, basic or proxy while MONITOR_BIND is {}: whoever reaches it could change everything ({ACCEPTED}=yes \
+                 if that is meant)",
+                self.bind
+            ),
+        })
+    }
+}
+
+impl Texts<'_> {
+    pub(super) fn access(&self) -> Result<Policy, BadSetting> {
+        match self.text("MONITOR_AUTH").unwrap_or_default().as_str() {
+            "none" => {
+                let own = self.text("SERVER_URL").as_deref().and_then(host).map(str::to_owned);
+                Ok(Policy::Nobody { hosts: (!self.anybody_may()).then(|| own.into_iter().collect()) })
+            }
+            "token" => Ok(Policy::Token(self.tokens()?)),
+            "basic" => Ok(Policy::Basic(self.tokens()?)),
+            "proxy" => Ok(Policy::Proxy(self.proxy()?)),
+            _ => Err(self.bad("MONITOR_AUTH", "none, token, basic or proxy")),
+        }
+    }
+
+    pub(super) fn anybody_may(&self) -> bool {
+        self.text(ACCEPTED).is_some_and(|text| text == "yes")
+    }
+
+    fn tokens(&self) -> Result<Tokens, BadSetting> {
+        let mut tokens = Vec::new();
+        for (role, name, file) in TOKENS {
+            match (self.text(name), self.text(file)) {
+                (Some(_), Some(_)) => return Err(self.bad(file, format!("nothing, since {name} is given"))),
+                (Some(token), None) => tokens.push((role, token)),
+                (None, Some(path)) => match std::fs::read_to_string(&path) {
+                    Ok(text) => tokens.push((role, text.trim().to_owned())),
+                    Err(error) => return Err(self.bad(file, format!("a file that can be read ({error})"))),
+                },
+                (None, None) => {}
+            }
+        }
+        let named = |role| TOKENS.iter().find(|(known, ..)| *known == role).map_or("MONITOR_ADMIN_TOKEN", |t| t.1);
+        Tokens::new(&tokens).map_err(|bad| match bad {
+            BadTokens::None => BadSetting {
+                name: "MONITOR_ADMIN_TOKEN",
+                value: String::new(),
+                expected: "a token (or one for another role), as MONITOR_AUTH asks for".to_owned(),
+            },
+            BadTokens::Short(role) => self.bad(named(role), format!("at least {SHORTEST} characters")),
+            BadTokens::Twice(role) => self.bad(named(role), "another token than that of another role"),
+        })
+    }
+
+    fn proxy(&self) -> Result<Proxy, BadSetting> {
+        let network = |text: &String| {
+            let address = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
+            text.parse::<ipnet::IpNet>().or_else(|_| address()).ok()
+        };
+        let trusted: Option<Vec<_>> = self.list("MONITOR_PROXY_TRUSTED").iter().map(network).collect();
+        let trusted = trusted.filter(|trusted| !trusted.is_empty()).ok_or_else(|| {
+            self.bad("MONITOR_PROXY_TRUSTED", "addresses or networks such as 10.0.0.0/8, as MONITOR_AUTH is proxy")
+        })?;
+        let header = |name| {
+            let text = self.text(name).unwrap_or_default().to_ascii_lowercase();
+            let right = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+            if right { Ok(text) } else { Err(self.bad(name, "the name of a header")) }
+        };
+        let (user, role) = ("MONITOR_PROXY_USER_HEADER", "MONITOR_PROXY_ROLE_HEADER");
+        Ok(Proxy { trusted, user_header: header(user)?, role_header: header(role)? })
+    }
+}
+
+/// The host of an address, without its port.
+fn host(url: &str) -> Option<&str> {
+    let rest = url.split_once("://")?.1;
+    let host = rest.split(['/', '?', '#']).next()?;
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(name),
+        _ => Some(host),
+    }
+}

@@ -1,0 +1,108 @@
+//! The audit, as a page and by the API.
+
+use std::time::Duration;
+
+use actix_web::HttpResponse;
+use actix_web::http::header::ContentType;
+use actix_web::web::{Data, Query};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Caller;
+use crate::actors::io::POSTGRES_LATE;
+use crate::pages::audit::{AuditPage, Change};
+use crate::postgres::audit::{self, Row};
+use crate::web::Front;
+use crate::web::problem::Problem;
+
+/// Changes on a page, or in one answer unless asked for more.
+const SHOWN: u32 = 50;
+/// Changes in one answer at most.
+const MOST: u32 = 500;
+
+/// What both take.
+#[derive(Debug, Deserialize)]
+pub struct AuditQuery {
+    limit: Option<String>,
+    before: Option<String>,
+}
+
+async fn rows(front: &Front, query: &AuditQuery) -> Result<(Vec<Row>, u32), Problem> {
+    let bad = |name: &str, text: &str, expected: String| {
+        Problem::BadRequest(format!("{name} is {text:?}: expected {expected}"))
+    };
+    let limit = match &query.limit {
+        None => SHOWN,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=MOST).contains(limit))
+            .ok_or_else(|| bad("limit", text, format!("1 to {MOST}")))?,
+    };
+    let before = match &query.before {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| bad("before", text, "the id of a change".to_owned()))?),
+    };
+    let pool = front.io.postgres.clone();
+    let reading = async move { audit::newest(&pool, before, limit).await };
+    Ok((front.io.run(Duration::from_secs(5), POSTGRES_LATE, reading).await?, limit))
+}
+
+/// More may come when there are as many as asked for.
+fn next(rows: &[Row], limit: u32) -> Option<i64> {
+    rows.last().filter(|_| rows.len() == limit as usize).map(|row| row.id)
+}
+
+/// `GET /admin/audit?before=`.
+pub async fn page(front: Data<Front>, caller: Caller, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
+    let (rows, limit) = rows(&front, &query).await?;
+    let next = next(&rows, limit);
+    let changes: Vec<Change> = rows.into_iter().map(change).collect();
+    let html = AuditPage { changes: &changes, next }.html(&front.site_for(&caller)).map_err(|error| {
+        tracing::error!(%error, "the audit page cannot be rendered");
+        Problem::Unavailable("the page cannot be rendered".to_owned())
+    })?;
+    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
+}
+
+/// `GET /api/admin/audit?limit=50&before=`: changes, newest first; `next` is the `before` of what follows.
+pub async fn list(front: Data<Front>, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
+    let (rows, limit) = rows(&front, &query).await?;
+    let next = next(&rows, limit);
+    let changes: Vec<Value> = rows.into_iter().map(|row| told(&row)).collect();
+    Ok(HttpResponse::Ok().json(json!({"changes": changes, "next": next})))
+}
+
+#[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
+fn seconds(at: chrono::DateTime<chrono::Utc>) -> f64 {
+    at.timestamp_micros() as f64 / 1e6
+}
+
+fn told(row: &Row) -> Value {
+    json!({
+        "id": row.id,
+        "ts": seconds(row.ts),
+        "who": row.who,
+        "role": row.role,
+        "address": row.address,
+        "action": row.action,
+        "parameters": row.parameters,
+        "outcome": row.outcome,
+        "result": row.result,
+        "ended": row.ended.map(seconds),
+    })
+}
+
+fn change(row: Row) -> Change {
+    Change {
+        id: row.id,
+        ts: seconds(row.ts),
+        who: row.who,
+        role: row.role,
+        address: row.address,
+        action: row.action,
+        parameters: row.parameters,
+        result: row.result,
+        outcome: row.outcome,
+    }
+}

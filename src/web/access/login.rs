@@ -1,0 +1,104 @@
+//! The login page: a token in, a session in a cookie out.
+
+use actix_web::cookie::{Cookie, SameSite, time::Duration};
+use actix_web::http::header::{ContentType, LOCATION};
+use actix_web::web::{Data, Form, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::Deserialize;
+
+use super::gate::{SESSION_COOKIE, unix_seconds};
+use crate::access::policy::shortened;
+use crate::access::tokens::{SESSION_SEC, Session};
+use crate::pages::login::LoginPage;
+use crate::web::Front;
+use crate::web::problem::Problem;
+
+/// What `GET /login` takes.
+#[derive(Debug, Deserialize)]
+pub struct LoginQuery {
+    next: Option<String>,
+}
+
+/// What the page sends.
+#[derive(Debug, Deserialize)]
+pub struct Given {
+    token: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    next: String,
+}
+
+/// `GET /login?next=`.
+pub async fn page(front: Data<Front>, query: Query<LoginQuery>) -> Result<HttpResponse, Problem> {
+    front.lock.policy.login().ok_or(Problem::NotFound)?;
+    let next = query.into_inner().next.unwrap_or_default();
+    html(&front, &LoginPage { next: local(&next, front.site.root()), wrong: false })
+}
+
+/// `POST /login`: sets the session's cookie and goes on to where somebody wanted to be.
+pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>) -> Result<HttpResponse, Problem> {
+    let tokens = front.lock.policy.login().ok_or(Problem::NotFound)?;
+    let peer = request.peer_addr().map(|peer| peer.ip());
+    front.lock.failures.may_try(peer)?;
+    let given = given.into_inner();
+    let next = local(&given.next, front.site.root());
+    let Some(role) = tokens.role_of(given.token.trim()) else {
+        front.lock.failures.note(peer);
+        return html(&front, &LoginPage { next, wrong: true });
+    };
+    let name = shortened(&given.name);
+    let name = if name.is_empty() { role.to_string() } else { name };
+    let value = tokens.session(&Session { name, role }, unix_seconds());
+    let cookie = cookie(&front, value, i64::try_from(SESSION_SEC).unwrap_or(0));
+    Ok(HttpResponse::SeeOther().cookie(cookie).insert_header((LOCATION, next)).finish())
+}
+
+/// `POST /logout`: takes the cookie back.
+pub async fn leave(front: Data<Front>) -> Result<HttpResponse, Problem> {
+    front.lock.policy.login().ok_or(Problem::NotFound)?;
+    let login = format!("{}/login", front.site.root());
+    Ok(HttpResponse::SeeOther().cookie(cookie(&front, String::new(), 0)).insert_header((LOCATION, login)).finish())
+}
+
+/// Read by no script, sent to no other site, and over an encrypted connection only where people come by one.
+fn cookie(front: &Front, value: String, seconds: i64) -> Cookie<'static> {
+    let root = front.site.root();
+    let path = if root.is_empty() { "/".to_owned() } else { root.to_owned() };
+    Cookie::build(SESSION_COOKIE, value)
+        .path(path)
+        .http_only(true)
+        .same_site(SameSite::Strict)
+        .secure(front.site.is_encrypted())
+        .max_age(Duration::seconds(seconds))
+        .finish()
+}
+
+/// Where to go on to: on this site, whatever was asked for.
+fn local(next: &str, root: &str) -> String {
+    let bytes = next.as_bytes();
+    let here = bytes.first() == Some(&b'/') && !matches!(bytes.get(1), Some(b'/' | b'\\'));
+    if here && !next.chars().any(char::is_control) { next.to_owned() } else { format!("{root}/") }
+}
+
+fn html(front: &Front, page: &LoginPage) -> Result<HttpResponse, Problem> {
+    let html = page.html(&front.site).map_err(|error| {
+        tracing::error!(%error, "the login page cannot be rendered");
+        Problem::Unavailable("the page cannot be rendered".to_owned())
+    })?;
+    let mut answer = if page.wrong { HttpResponse::Unauthorized() } else { HttpResponse::Ok() };
+    Ok(answer.content_type(ContentType::html()).body(html))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::local;
+
+    #[test]
+    fn a_login_leads_nowhere_else() {
+        for next in ["//evil.example", "https://evil.example", "/\\evil.example", "evil", "", "/a\nb"] {
+            assert_eq!(local(next, "/m"), "/m/", "{next}");
+        }
+        assert_eq!(local("/m/alerts?x=1", "/m"), "/m/alerts?x=1");
+    }
+}
