@@ -10,6 +10,7 @@
     reason = "a test may fail loudly"
 )]
 
+mod access;
 mod alerting;
 mod demo;
 mod history;

@@ -37,6 +37,8 @@ async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves_by_slack_an
         ("DATABASE_URL", url.as_str()),
         ("MONITOR_ALERTS_CONFIG", rules.as_str()),
         ("PG_VOLUME_CAPACITY", "200M"),
+        // The janitor would end the query whose callback is so old.
+        ("MONITOR_ABANDONED_QUERY_SEC", "86400"),
     ]);
     let monitor = ground.monitor("m", &given).await;
     ground.alive(&monitor, &["a"]).await;

@@ -71,7 +71,7 @@ impl Browser {
 
     /// Everything that can be read on the page.
     pub(crate) async fn text(&self) -> String {
-        self.value("document.body.innerText").await.as_str().unwrap_or_default().to_owned()
+        self.value("document.body?.innerText").await.as_str().unwrap_or_default().to_owned()
     }
 
     pub(crate) async fn press(&self, keys: &str) {

@@ -2,7 +2,7 @@
 
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer};
-use diesel_async::RunQueryDsl;
+use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde::Serialize;
 
 use crate::fleet::reading::SourceTrouble;
@@ -10,8 +10,8 @@ use crate::history::Keep;
 use crate::postgres::connection::{PgPool, checkout, trouble};
 use crate::postgres::recycle_bin;
 
-/// Events deleted in one statement.
-const EVENTS_AT_ONCE: i64 = 5000;
+/// Rows deleted in one statement.
+const ROWS_AT_ONCE: i64 = 5000;
 /// A batch of durations is remembered for so long after it was stored.
 const BATCHES_DAYS: i32 = 7;
 
@@ -24,6 +24,8 @@ pub struct Deleted {
     pub latency_days: usize,
     /// Events.
     pub events: usize,
+    /// Changes in the audit.
+    pub changes: usize,
     /// Entries of the recycle bin, and previews that nobody applied.
     pub recycled: usize,
 }
@@ -62,21 +64,30 @@ pub async fn sweep(pool: &PgPool, keep: Keep) -> Result<Deleted, SourceTrouble> 
         .execute(&mut connection)
         .await
         .map_err(|e| trouble(&e))?;
-    while let Some(days) = days(keep.events_days) {
-        let some = sql_query(
-            "DELETE FROM monitor_events WHERE id = ANY(ARRAY( \
-             SELECT id FROM monitor_events WHERE ts < now() - $1 * interval '1 day' ORDER BY ts LIMIT $2 FOR UPDATE SKIP LOCKED))",
-        )
-        .bind::<Integer, _>(days)
-        .bind::<BigInt, _>(EVENTS_AT_ONCE)
-        .execute(&mut connection)
-        .await
-        .map_err(|e| trouble(&e))?;
-        deleted.events += some;
-        if some == 0 {
-            break;
-        }
+    if let Some(days) = days(keep.events_days) {
+        deleted.events = rows_older(&mut connection, "monitor_events", days).await?;
+        deleted.changes = rows_older(&mut connection, "monitor_audit", days).await?;
     }
     deleted.recycled = recycle_bin::sweep(pool).await?;
     Ok(deleted)
+}
+
+/// Deletes a table's rows that are older than so many days, some at a time; how many.
+async fn rows_older(connection: &mut AsyncPgConnection, table: &str, days: i32) -> Result<usize, SourceTrouble> {
+    let mut deleted = 0;
+    loop {
+        let some = sql_query(format!(
+            "DELETE FROM {table} WHERE id = ANY(ARRAY( \
+             SELECT id FROM {table} WHERE ts < now() - $1 * interval '1 day' ORDER BY ts LIMIT $2 FOR UPDATE SKIP LOCKED))"
+        ))
+        .bind::<Integer, _>(days)
+        .bind::<BigInt, _>(ROWS_AT_ONCE)
+        .execute(connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+        deleted += some;
+        if some == 0 {
+            return Ok(deleted);
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Who guessed wrong lately: after some tries an address has to wait.
+//! Who guessed wrong lately: after some tries an address is told to wait, and fills the log no more.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::web::problem::Problem;
 
 /// Wrong guesses of one address in [`WITHIN`].
-const MOST: u32 = 10;
+const MOST: u32 = 100;
 /// For so long they count.
 const WITHIN: Duration = Duration::from_secs(60);
 /// Addresses known at most; when there are more, the older half is forgotten.
@@ -19,22 +19,11 @@ const ADDRESSES: usize = 4096;
 pub struct Failures(Mutex<HashMap<Option<IpAddr>, (u32, Instant)>>);
 
 impl Failures {
-    /// Whether this address may try.
+    /// It guessed wrong. Who is right is let in all the same: others may share the address.
     ///
     /// # Errors
-    /// When it has to wait.
-    pub fn may_try(&self, peer: Option<IpAddr>) -> Result<(), Problem> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match known.get(&peer) {
-            Some((count, since)) if *count >= MOST && since.elapsed() < WITHIN => {
-                Err(Problem::TooMany { wait: WITHIN.saturating_sub(since.elapsed()).as_secs() + 1 })
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// It guessed wrong.
-    pub fn note(&self, peer: Option<IpAddr>) {
+    /// When it did so too often.
+    pub fn note(&self, peer: Option<IpAddr>) -> Result<(), Problem> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= ADDRESSES {
             known.retain(|_, (_, since)| since.elapsed() < WITHIN / 2);
@@ -44,6 +33,10 @@ impl Failures {
             *entry = (0, Instant::now());
         }
         entry.0 += 1;
+        if entry.0 > MOST {
+            return Err(Problem::TooMany { wait: WITHIN.saturating_sub(entry.1.elapsed()).as_secs() + 1 });
+        }
         tracing::warn!(address = ?peer, count = entry.0, "a login was wrong");
+        Ok(())
     }
 }

@@ -120,9 +120,6 @@ impl Lock {
             session: cookie.as_ref().map(actix_web::cookie::Cookie::value),
             said,
         };
-        if presented.authorization.is_some() {
-            self.failures.may_try(peer)?;
-        }
         match self.policy.who(&presented, unix_seconds()) {
             Ok(known) => Ok(Caller {
                 name: known.name,
@@ -139,10 +136,10 @@ impl Lock {
         let challenge = self.policy.challenge();
         match refusal {
             Refusal::NotKnown => Problem::Unauthorized { challenge, why: "nobody is let in without a login" },
-            Refusal::Wrong => {
-                self.failures.note(peer);
-                Problem::Unauthorized { challenge, why: "what was presented is not known here" }
-            }
+            Refusal::Wrong => match self.failures.note(peer) {
+                Ok(()) => Problem::Unauthorized { challenge, why: "what was presented is not known here" },
+                Err(too_many) => too_many,
+            },
             Refusal::NotTheProxy => {
                 Problem::Forbidden("only the proxy in front is let in: see MONITOR_PROXY_TRUSTED".to_owned())
             }

@@ -40,11 +40,10 @@ pub async fn page(front: Data<Front>, query: Query<LoginQuery>) -> Result<HttpRe
 pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>) -> Result<HttpResponse, Problem> {
     let tokens = front.lock.policy.login().ok_or(Problem::NotFound)?;
     let peer = request.peer_addr().map(|peer| peer.ip());
-    front.lock.failures.may_try(peer)?;
     let given = given.into_inner();
     let next = local(&given.next, front.site.root());
     let Some(role) = tokens.role_of(given.token.trim()) else {
-        front.lock.failures.note(peer);
+        front.lock.failures.note(peer)?;
         return html(&front, &LoginPage { next, wrong: true });
     };
     let name = shortened(&given.name);

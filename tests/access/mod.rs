@@ -1,0 +1,66 @@
+//! Who may do what: every route, every way of asking, real browsers on other sites' pages.
+
+mod browser;
+mod modes;
+mod table;
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode};
+
+use crate::support::monitor::Monitor;
+use crate::support::postgres::TestDatabase;
+use crate::support::redis::TestRedis;
+
+const VIEWER: &str = "viewer-0123456789";
+const OPERATOR: &str = "operator-0123456789";
+const ADMIN: &str = "admin-0123456789";
+const SOON: Duration = Duration::from_secs(60);
+
+/// A monitor on servers of its own.
+struct Ground {
+    monitor: Monitor,
+    _redis: TestRedis,
+    _database: TestDatabase,
+}
+
+impl Ground {
+    async fn new(settings: &[(&str, &str)]) -> Self {
+        let (redis, database) = (TestRedis::start(), TestDatabase::create());
+        let (redis_url, database_url) = (redis.url(), database.url());
+        let mut all = vec![("REDIS_URL", redis_url.as_str()), ("DATABASE_URL", database_url.as_str())];
+        all.extend(settings);
+        let monitor = Monitor::start(&all).await;
+        monitor.until("it watches", SOON, |snapshot| snapshot["ts"].is_f64()).await;
+        Self { monitor, _redis: redis, _database: database }
+    }
+
+    async fn with_tokens(more: &[(&str, &str)]) -> Self {
+        let mut settings = vec![
+            ("MONITOR_AUTH", "token"),
+            ("MONITOR_VIEWER_TOKEN", VIEWER),
+            ("MONITOR_OPERATOR_TOKEN", OPERATOR),
+            ("MONITOR_ADMIN_TOKEN", ADMIN),
+        ];
+        settings.extend(more);
+        let (redis, database) = (TestRedis::start(), TestDatabase::create());
+        let (redis_url, database_url) = (redis.url(), database.url());
+        settings.extend([("REDIS_URL", redis_url.as_str()), ("DATABASE_URL", database_url.as_str())]);
+        let monitor = Monitor::start(&settings).await;
+        Self { monitor, _redis: redis, _database: database }
+    }
+}
+
+/// A client that goes where it is told and no further.
+fn client() -> Client {
+    Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+}
+
+/// What a request is answered with.
+async fn status(client: &Client, method: Method, url: &str, headers: &[(&str, &str)]) -> StatusCode {
+    let mut request = client.request(method, url);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    request.send().await.unwrap().status()
+}
