@@ -55,6 +55,12 @@ async fn passwords_are_tokens_and_the_name_is_for_the_audit() {
     let ground = Ground::with_tokens(&[("MONITOR_AUTH", "basic")]).await;
     let client = client();
     let url = ground.monitor.url("/admin/audit");
+    // Its table is made in the background.
+    crate::support::wait::eventually("the audit can be read", SOON, || async {
+        let answer = client.get(&url).basic_auth("", Some(ADMIN)).send().await.unwrap();
+        answer.status().is_success().then_some(())
+    })
+    .await;
     let nobody = client.get(&url).header("accept", "text/html").send().await.unwrap();
     assert_eq!(nobody.status(), StatusCode::UNAUTHORIZED);
     assert!(nobody.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic realm="));
