@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use actix_web::web::{Data, Query};
-use actix_web::{HttpResponse, Responder};
+use actix_web::{HttpRequest, HttpResponse, Responder};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::Front;
+use super::problem::Problem;
 use crate::actors::messages::GetHealth;
 
 /// The supervisor is given this long to answer.
@@ -25,12 +26,20 @@ pub struct ReadyQuery {
 }
 
 /// `GET /readyz`: 200 when every actor is up and ticks are finished in time, else 503. Redis and
-/// Postgres being away does not make the monitor unready: it is there to say so.
-pub async fn readyz(front: Data<Front>, query: Query<ReadyQuery>) -> HttpResponse {
+/// Postgres being away does not make the monitor unready: it is there to say so. The reasons are for
+/// those who may see the pages.
+pub async fn readyz(
+    request: HttpRequest,
+    front: Data<Front>,
+    query: Query<ReadyQuery>,
+) -> Result<HttpResponse, Problem> {
+    if query.verbose.is_some() {
+        front.lock.caller(&request)?;
+    }
     let health = actix_web::rt::time::timeout(ANSWER_WITHIN, front.health.send(GetHealth)).await;
     let Ok(Ok(health)) = health else {
-        return HttpResponse::ServiceUnavailable()
-            .json(json!({"ready": false, "reason": "the supervisor does not answer"}));
+        return Ok(HttpResponse::ServiceUnavailable()
+            .json(json!({"ready": false, "reason": "the supervisor does not answer"})));
     };
     let late = Duration::from_secs_f64(health.interval_sec) * 3 + Duration::from_secs(5);
     let down: Vec<_> = health.actors.iter().filter(|actor| !actor.up).map(|actor| actor.actor).collect();
@@ -50,14 +59,14 @@ pub async fn readyz(front: Data<Front>, query: Query<ReadyQuery>) -> HttpRespons
         Some(_) => HttpResponse::ServiceUnavailable(),
     };
     if query.verbose.is_none() {
-        return answer.json(json!({"ready": reason.is_none(), "reason": reason}));
+        return Ok(answer.json(json!({"ready": reason.is_none(), "reason": reason})));
     }
     let newest = front.newest.load_full();
-    answer.json(json!({
+    Ok(answer.json(json!({
         "ready": reason.is_none(),
         "reason": reason,
         "redis": newest.as_ref().map(|snapshot| &snapshot.redis.source),
         "postgres": newest.as_ref().map(|snapshot| &snapshot.postgres.source),
         "monitor": health,
-    }))
+    })))
 }

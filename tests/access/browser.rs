@@ -101,6 +101,10 @@ async fn somebody_logs_in_by_keyboard_sees_what_they_may_and_logs_out() {
     driver.execute(denied, Vec::new()).await.unwrap();
     browser.until("it is refused", "window.denied === 403").await;
     browser.until("the page stays live", "document.querySelector('form[action$=\"/logout\"] button') !== null").await;
+    // By a link from elsewhere (a message, say), which brings no session at first.
+    driver.goto(foreign_page().await).await.unwrap();
+    driver.execute(format!("location.href = '{}'", monitor.url("/alerts?from=slack")), Vec::new()).await.unwrap();
+    browser.until("it goes on by itself", "location.pathname + location.search === '/alerts?from=slack'").await;
     driver.find(By::Css("form[action$='/logout'] button")).await.unwrap().click().await.unwrap();
     browser.until("the login page comes back", "location.pathname === '/login'").await;
     driver.goto(monitor.url("/")).await.unwrap();

@@ -82,6 +82,10 @@ async fn every_route_asks_for_its_role_and_for_its_own_site() {
         }
     }
     assert!(seen > 250, "{seen}");
+    // The probe says yes or no to anybody, and why to those who may see the pages.
+    let why = monitor.url("/readyz?verbose");
+    assert_eq!(status(&client, Method::GET, &why, &[]).await, StatusCode::UNAUTHORIZED);
+    assert_ne!(status(&client, Method::GET, &monitor.url("/readyz"), &[]).await, StatusCode::UNAUTHORIZED);
     // What is in no table is nowhere.
     let bearer = format!("Bearer {ADMIN}");
     for path in ["/api/admin", "/api/admin/nothing", "/admin/x", "/.git/config"] {

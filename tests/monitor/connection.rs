@@ -229,7 +229,9 @@ async fn a_websocket_takes_whatever_a_client_may_say_and_goes_on() {
 #[tokio::test]
 async fn a_client_that_offers_compression_behind_another_name_is_let_in() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
-    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
+    let (redis_url, database_url) = (redis.url(), database.url());
+    let name = ("SERVER_URL", "https://dashboard.example");
+    let monitor = Monitor::start(&[("REDIS_URL", &redis_url), ("DATABASE_URL", &database_url), name]).await;
     let mut socket = TcpStream::connect(monitor.address()).await.unwrap();
     let asked = "GET /ws HTTP/1.1\r\nHost: dashboard.example\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
                  Origin: https://dashboard.example\r\nSec-WebSocket-Version: 13\r\n\

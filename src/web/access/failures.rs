@@ -1,7 +1,7 @@
 //! Who guessed wrong lately: after some tries an address is told to wait, and fills the log no more.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::web::problem::Problem;
 const MOST: u32 = 100;
 /// For so long they count.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Addresses known at most; when there are more, the older half is forgotten.
+/// Addresses known at most; when there are more, those of old are forgotten, or all.
 const ADDRESSES: usize = 4096;
 
 /// Wrong guesses by address, and since when they are counted.
@@ -26,9 +26,12 @@ impl Failures {
     pub fn note(&self, peer: Option<IpAddr>) -> Result<(), Problem> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= ADDRESSES {
-            known.retain(|_, (_, since)| since.elapsed() < WITHIN / 2);
+            known.retain(|_, (_, since)| since.elapsed() < WITHIN);
+            if known.len() >= ADDRESSES {
+                known.clear();
+            }
         }
-        let entry = known.entry(peer).or_insert((0, Instant::now()));
+        let entry = known.entry(peer.map(network)).or_insert((0, Instant::now()));
         if entry.1.elapsed() >= WITHIN {
             *entry = (0, Instant::now());
         }
@@ -38,5 +41,30 @@ impl Failures {
         }
         tracing::warn!(address = ?peer, count = entry.0, "a login was wrong");
         Ok(())
+    }
+}
+
+/// Who has one IPv6 address has all of its /64.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_guesses_from_many_addresses_fills_no_memory() {
+        let failures = Failures::default();
+        for n in 0..20_000_u128 {
+            let _ = failures.note(Some(Ipv6Addr::from_bits(n << 64).into()));
+        }
+        assert!(failures.0.lock().unwrap().len() <= ADDRESSES);
+        let of = |n: u128| Some(Ipv6Addr::from_bits((9 << 100) + n).into());
+        assert!((0..u128::from(MOST)).all(|n| failures.note(of(n)).is_ok()));
+        assert!(matches!(failures.note(of(12345)), Err(Problem::TooMany { .. })), "the same /64");
     }
 }

@@ -109,7 +109,7 @@ impl Lock {
         let peer = request.peer_addr().map(|peer| peer.ip());
         let headers = request.headers();
         let said = match &*self.policy {
-            Policy::Proxy(proxy) => (text(headers, &proxy.user_header), text(headers, &proxy.role_header)),
+            Policy::Proxy(proxy) => (only(headers, &proxy.user_header), only(headers, &proxy.role_header)),
             _ => (None, None),
         };
         let cookie = request.cookie(SESSION_COOKIE);
@@ -180,6 +180,13 @@ fn percent_encoding(text: &str) -> String {
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// A header that is there once. Of two, one is the client's own.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut all = headers.get_all(name);
+    let one = all.next()?;
+    if all.next().is_some() { None } else { one.to_str().ok() }
 }
 
 /// Now, on the wall.
