@@ -52,11 +52,7 @@ async fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
     // Without login, so that nothing but its origin keeps a page out.
     let ground = Ground::new(&[]).await;
     let monitor = &ground.monitor;
-    crate::support::wait::eventually("the audit can be read", SOON, || async {
-        let audit = reqwest::get(monitor.url("/api/admin/audit")).await.unwrap();
-        audit.status().is_success().then_some(())
-    })
-    .await;
+    monitor.takes_orders().await;
     let browser = Browser::start(1000, 800).await;
     let foreign = foreign_page().await;
     browser.driver().goto(&foreign).await.unwrap();

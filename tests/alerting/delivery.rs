@@ -242,6 +242,7 @@ async fn a_bad_file_keeps_the_last_good_rules_and_says_so() {
     let monitor = ground.monitor("m", &[("MONITOR_ALERTS_CONFIG", rules.as_str())]).await;
     eventually("the rules are in force", SOON, || async { monitor.get("/alerts").await.1.contains("xlen of orders") })
         .await;
+    monitor.takes_orders().await;
     ground.rules("rules: [{name: lots, type: treshold}]");
     let client = reqwest::Client::new();
     let answer = client.post(monitor.url("/-/reload")).send().await.unwrap();

@@ -17,6 +17,7 @@ async fn a_silenced_alert_is_shown_and_not_told_until_the_silence_ends_and_an_ac
     let monitor = ground.monitor("m", &[("MONITOR_DOWN_DEBOUNCE_SEC", "15")]).await;
     ground.alive(&monitor, &["a", "b"]).await;
     let client = reqwest::Client::new();
+    monitor.takes_orders().await;
     let order = json!({"rule": "worker_*", "subject": "a", "duration": "1h", "owner": "me", "reason": "new disks"});
     let answer = client.post(monitor.url("/api/silences")).json(&order).send().await.unwrap();
     assert_eq!(answer.status(), 200);

@@ -158,6 +158,7 @@ async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
     let monitor = ground.monitor(&[]).await;
     let (status, refused) = post(&monitor, "/api/admin/cleanup").await;
     assert_eq!(status, 503, "nothing is done before Redis is believed: {refused}");
+    monitor.takes_orders().await;
     assert_eq!(ground.length().await, 300);
     monitor.until("Redis is believed", LATER, |s| s["redis"]["source"]["status"] == "ok").await;
     monitor.until("Postgres is read", LATER, |s| s["postgres"]["callbacks_pending"] == 5).await;
@@ -198,6 +199,7 @@ async fn a_forgotten_worker_type_is_gone_with_its_alert_and_learned_again() {
     let beat = r#"{"stream":"b","consumer":"w","started_at":1,"last_seen":1,"task_limit":1}"#;
     let _: Answer = ask(&mut ground.redis.clone(), &["SET", "worker:heartbeat:b:w", beat]).await;
     monitor.until("it is alive", LATER, |s| s["workers"]["b"]["state"] == "alive").await;
+    monitor.takes_orders().await;
     let _: Answer = ask(&mut ground.redis.clone(), &["DEL", "worker:heartbeat:b:w"]).await;
     monitor.until("it crashed", LATER, |s| s["workers"]["b"]["state"] == "crashed").await;
     eventually("that is told", LATER, || async {

@@ -89,6 +89,18 @@ impl Monitor {
         .await
     }
 
+    /// Waits until a change can be written down, without which none is made: the tables are made in the
+    /// background.
+    pub(crate) async fn takes_orders(&self) {
+        eventually("the audit can be read", Duration::from_secs(60), || async {
+            match self.get("/api/admin/audit").await {
+                (200, _) => Ok(()),
+                (status, answer) => Err(format!("{status}: {answer}")),
+            }
+        })
+        .await;
+    }
+
     /// Stored events, newest first.
     pub(crate) async fn events(&self) -> Vec<Value> {
         let body = eventually("events can be read", Duration::from_secs(20), || async {
