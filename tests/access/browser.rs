@@ -68,6 +68,7 @@ async fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
     let (posted, socket) = attack(&browser, monitor).await;
     assert_eq!((posted, socket), (json!(200), json!("read")));
     assert_eq!(changes(monitor).await, 1);
+    browser.quit().await;
 }
 
 #[tokio::test]
@@ -106,4 +107,5 @@ async fn somebody_logs_in_by_keyboard_sees_what_they_may_and_logs_out() {
     driver.goto(monitor.url("/")).await.unwrap();
     browser.until("it asks again", "location.pathname === '/login'").await;
     assert!(!monitor.log().contains(VIEWER));
+    browser.quit().await;
 }
