@@ -210,6 +210,8 @@ const PAGE: [&str; 9] = [
 struct Monitor {
     _reaper: Reaper,
     address: String,
+    /// One for all, as a browser has it: making one reads the system's certificates.
+    client: reqwest::Client,
 }
 
 impl Monitor {
@@ -220,12 +222,12 @@ impl Monitor {
         let program = env!("CARGO_BIN_EXE_shepherd-monitor");
         let serve = [program, "serve", "--log-level", "warn", "--port", &port, "--spool-dir", &spool];
         reaper.serve(&[&serve[..], &["--redis-url", redis, "--database-url", database]].concat()).unwrap();
-        Self { _reaper: reaper, address: format!("127.0.0.1:{port}") }
+        Self { _reaper: reaper, address: format!("127.0.0.1:{port}"), client: reqwest::Client::new() }
     }
 
     /// How many bytes it answered.
     async fn get(&self, path: &str) -> Option<usize> {
-        let answer = reqwest::get(format!("http://{}{path}", self.address)).await.ok()?;
+        let answer = self.client.get(format!("http://{}{path}", self.address)).send().await.ok()?;
         if !answer.status().is_success() {
             return None;
         }
