@@ -37,7 +37,7 @@ use crate::redis_streams::connection::Kept;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
 use crate::spool::Spool;
-use crate::web::access::Lock;
+use crate::web::access::{Connections, Lock};
 use crate::web::{Front, routes};
 use crate::{postgres, redis_streams};
 
@@ -81,9 +81,12 @@ impl Application {
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
         let lock = Lock {
             policy: Arc::new(settings.access.clone()),
+            trusted: Arc::new(settings.trusted_proxies.clone()),
             failures: Arc::default(),
             root: settings.root_path.clone(),
+            own: settings.server_url.clone(),
         };
+        let connections = Connections::new(settings.connections_per_address, Arc::clone(&lock.trusted));
         let front = Front {
             newest,
             lock,
@@ -108,6 +111,7 @@ impl Application {
             let (front, root_path) = (front.clone(), root_path.clone());
             App::new().configure(move |config| routes::configure(config, front, &root_path))
         })
+        .on_connect(move |connection, notes| connections.made(connection, notes))
         .workers(HTTP_WORKERS)
         .disable_signals()
         .shutdown_timeout(FINISH_WITHIN_SECS)

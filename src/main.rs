@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use shepherd_monitor::alerting::{file, message};
+use shepherd_monitor::alerting::{file, message, rule};
 use shepherd_monitor::application::{Application, channel_settings};
 use shepherd_monitor::dead_letters;
 use shepherd_monitor::delivery::Outcome;
 use shepherd_monitor::delivery::channels::Channels;
+use shepherd_monitor::delivery::sketch::Sketches;
 use shepherd_monitor::demo::{self, Demo, DemoOptions};
 use shepherd_monitor::health;
 use shepherd_monitor::settings::{Settings, TABLE};
@@ -139,14 +140,14 @@ fn notify_test(given: &ArgMatches) -> Result<(), String> {
         let channels = Channels::new(channel_settings(&settings))?;
         let names = channels.names();
         if names.is_empty() {
-            return Err("no channel is set up: set SLACK_WEBHOOK_URL, ALERT_EMAIL_TO or ALERT_WEBHOOK_URL".to_owned());
+            return Err(rule::no_channel());
         }
         let now = std::time::SystemTime::now();
         let since = now.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let message = message::test(since.as_secs_f64(), &since.as_nanos().to_string());
         let mut failed = 0;
         for name in &names {
-            let (word, answer) = match channels.send(name, &message).await {
+            let (word, answer) = match channels.send(name, &message, &Sketches::new()).await {
                 Outcome::Sent(answer) => ("sent", answer),
                 Outcome::TryAgainAfter { why, .. } | Outcome::Never(why) | Outcome::ChannelBroken(why) => {
                     failed += 1;

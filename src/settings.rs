@@ -1,6 +1,6 @@
 //! Settings: every one has an environment variable, a flag and a default, all in one table.
 //!
-//! [`TABLE`] is the only place that names them; `--help` and the documentation are made from it.
+//! [`TABLE`] says which there are and what each is for: `--help` is made from it.
 //! [`Settings::from`] turns texts into typed values once; a value that cannot be used is a
 //! [`BadSetting`], one line that says which, what and what was expected.
 
@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::Policy;
+use crate::access::address::TrustedProxies;
 use crate::contract::Name;
 use crate::fleet::watched::WatchedStreams;
 use crate::history::Keep;
@@ -128,7 +129,7 @@ pub const TABLE: &[Entry] = &[
         ACCESS,
         "MONITOR_PROXY_TRUSTED",
         "",
-        "Addresses or networks, separated by commas, whose headers are believed (10.0.0.0/8)",
+        "Addresses or networks, separated by commas, of proxies whose headers are believed (10.0.0.0/8)",
     ),
     entry(ACCESS, "MONITOR_PROXY_USER_HEADER", "X-Forwarded-User", "The proxy's header with the name"),
     entry(
@@ -136,6 +137,12 @@ pub const TABLE: &[Entry] = &[
         "MONITOR_PROXY_ROLE_HEADER",
         "X-Forwarded-Role",
         "The proxy's header with the role: viewer, operator or admin",
+    ),
+    entry(
+        ACCESS,
+        "MONITOR_MAX_CONNECTIONS_PER_ADDRESS",
+        "500",
+        "Connections that one address may hold open, trusted proxies aside; 0: any number",
     ),
     entry(ACCESS, ACCEPTED, "", "yes: serve without login beyond loopback"),
     entry(FLEET, "MONITOR_POLL_INTERVAL_SEC", "3", "How often the fleet is read (3, 3s, 500ms)"),
@@ -268,6 +275,10 @@ pub struct Settings {
     pub root_path: String,
     /// How it is found out who asks.
     pub access: Policy,
+    /// The proxies whose headers are believed.
+    pub trusted_proxies: TrustedProxies,
+    /// Connections that one address may hold open; 0: any number.
+    pub connections_per_address: usize,
     /// Somebody said that anybody who reaches it may change everything.
     pub anybody_may: bool,
     /// Where people reach this deployment.
@@ -379,6 +390,8 @@ impl Settings {
             port: texts.parse("MONITOR_PORT", "a port from 0 to 65535")?,
             root_path: texts.root_path()?,
             access: texts.access()?,
+            trusted_proxies: texts.trusted_proxies()?,
+            connections_per_address: texts.parse("MONITOR_MAX_CONNECTIONS_PER_ADDRESS", "a number, or 0 for any number")?,
             anybody_may: texts.anybody_may(),
             server_url: texts.text("SERVER_URL"),
             maturity: texts.text("SERVER_MATURITY"),

@@ -2,8 +2,9 @@
 //! socket, no clock.
 //!
 //! [`role`] is the ladder of what somebody may do, [`tokens`] by what they are known, [`policy`] how
-//! the monitor finds out who asks.
+//! the monitor finds out who asks, [`address`] where from.
 
+pub mod address;
 pub mod policy;
 pub mod role;
 pub mod tokens;

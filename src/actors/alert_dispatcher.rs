@@ -12,12 +12,14 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Re
 use super::alert_ledger::{Change, Ledger};
 use super::io::Io;
 use super::messages::{ChannelState, Deliver, Fail, Report, Role, SendTest, TestAnswer};
-use crate::alerting::message;
+use crate::alerting::message::{self, Message};
 use crate::delivery::Outcome;
 use crate::delivery::channels::Channels;
+use crate::delivery::sketch::{REACHES, Sketch, Sketches};
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
 use crate::postgres::alerts::{Delivery, OutboxRow};
+use crate::redis_streams::recent_series;
 
 /// What is not delivered by then never will be.
 const GIVEN_UP_AFTER: f64 = 24.0 * 3600.0;
@@ -29,6 +31,10 @@ const BROKEN_PAUSE: f64 = 600.0;
 const ATTEMPT: Duration = Duration::from_secs(40);
 /// So many messages that are done are known again.
 const DONE: usize = 1000;
+/// Alerts of a message that are drawn.
+const SKETCHED: usize = 3;
+/// What Redis has not said by then is not drawn.
+const SKETCHED_WITHIN: Duration = Duration::from_millis(300);
 /// How often the queue is looked at without being asked.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -108,7 +114,8 @@ impl AlertDispatcher {
                 return Ok::<_, SourceTrouble>(None);
             }
             failpoint::reached("after-lease");
-            let outcome = channels.send(&channel, &row.message).await;
+            let sketches = sketches(&io, &row.message).await;
+            let outcome = channels.send(&channel, &row.message, &sketches).await;
             failpoint::reached("after-send");
             settle(&mut row, &outcome, io.wall());
             let said = (row.answer.clone().unwrap_or_default(), row.state);
@@ -164,6 +171,24 @@ impl AlertDispatcher {
             }
         }
     }
+}
+
+/// What can be drawn of a message's first alerts, as far as Redis says it at once: no message waits for a picture.
+async fn sketches(io: &Io, message: &Message) -> Sketches {
+    let (mut sketches, until) = (Sketches::new(), io.wall());
+    let reading = async {
+        let charted = message.alerts.iter().filter_map(|line| Some((line, line.chart.as_ref()?)));
+        for (line, chart) in charted.take(SKETCHED) {
+            let samples = recent_series::read(&io.redis, &chart.series, until - REACHES).await?;
+            let (limit, unit) = (chart.limit, chart.unit.clone());
+            sketches.insert(line.key.clone(), Sketch { samples, until, limit, unit });
+        }
+        Ok::<_, SourceTrouble>(())
+    };
+    if !matches!(tokio::time::timeout(SKETCHED_WITHIN, reading).await, Ok(Ok(()))) {
+        tracing::debug!(message = message.id, "sent without all of its charts");
+    }
+    sketches
 }
 
 /// Notes on the row what came of an attempt that ended at `now`.
@@ -246,7 +271,7 @@ impl Handler<SendTest> for AlertDispatcher {
                 let name = channel.clone();
                 let sent = self
                     .io
-                    .run(ATTEMPT, "a channel takes too long", async move { Ok(channels.send(&name, &message).await) });
+                    .run(ATTEMPT, "a channel takes too long", async move { Ok(channels.send(&name, &message, &Sketches::new()).await) });
                 async move {
                     let (ok, answer) = match sent.await {
                         Ok(Outcome::Sent(answer)) => (true, answer),

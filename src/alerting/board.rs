@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::abandoned;
+use super::charted::Charted;
 use super::condition::{self, Memory, Sight};
 use super::grouping::{Due, PER_MINUTE, Pacing, Standing};
 use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
@@ -58,44 +59,6 @@ pub struct Shown {
     pub channels: Vec<String>,
     /// When it was like this, Unix seconds.
     pub at: f64,
-}
-
-/// The recorded series that shows what an alert is about.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Charted {
-    /// Its name.
-    pub series: String,
-    /// Beyond which the alert's condition holds.
-    pub limit: Option<f64>,
-    /// What follows its figures.
-    pub unit: &'static str,
-}
-
-impl Shown {
-    /// The series of an alert, if there is one.
-    #[must_use]
-    pub fn charted(&self, alert: &Alert) -> Option<Charted> {
-        let subject = alert.subject.as_deref();
-        match alert.kind {
-            Kind::WorkerDown | Kind::PartialLoss => Some(Charted {
-                series: format!("workers_alive:{}", subject?),
-                limit: (alert.kind == Kind::WorkerDown).then_some(1.0),
-                unit: "",
-            }),
-            Kind::Source | Kind::Happening => None,
-            Kind::Rule => {
-                let rule = self.rules.rules.iter().find(|rule| rule.name == alert.rule)?;
-                let metric = rule.watch.metric;
-                let series = match (metric.per(), subject) {
-                    (Per::Whole, _) => metric.series()?.to_owned(),
-                    (_, Some(subject)) => format!("{}:{subject}", metric.series()?),
-                    (_, None) => return None,
-                };
-                let limit = rule.bound.limit().filter(|_| rule.watch.change_over.is_none());
-                Some(Charted { series, limit, unit: metric.unit() })
-            }
-        }
-    }
 }
 
 /// All alerts.
@@ -372,6 +335,7 @@ impl Board {
         let mut due = pacing.plan(alerts, now, &standing);
         for outgoing in &mut due.messages {
             for line in &mut outgoing.message.alerts {
+                line.chart = alerts.get(&line.key).and_then(|alert| Charted::of(alert, rules));
                 if let Some(rule) = known.get(line.rule.as_str()) {
                     line.labels.clone_from(&rule.labels);
                     let fill = |text: &String| rule.filled(text, line.subject.as_deref(), line.value);

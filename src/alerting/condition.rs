@@ -213,6 +213,11 @@ fn of_name(metric: Metric, sight: &Sight<'_>, name: &Name) -> Option<f64> {
     match metric.per() {
         Per::Stream => of_stream(metric, sight, sight.snapshot.streams.get(name)),
         Per::WorkerType => of_worker(metric, sight, sight.snapshot.workers.get(name)),
+        Per::QueryState => {
+            let counts = sight.snapshot.postgres.state_counts.as_ref().filter(|_| sight.postgres_current)?;
+            // A state in which none is has no count.
+            Some(counts.get(name.to_text().as_str()).copied().map_or(0.0, signed))
+        }
         Per::Whole => whole(metric, sight),
     }
 }

@@ -13,9 +13,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::quiet::{When, Window};
-use super::rule::{
-    Bound, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch,
-};
+use super::rule::{Bound, CHANNELS, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch};
 
 /// A mistake in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +146,11 @@ impl<'a> Fields<'a> {
 
 fn place<T>(spanned: &Spanned<T>) -> (u64, u64) {
     (spanned.referenced.line(), spanned.referenced.column())
+}
+
+/// The kinds of channels, in words.
+fn kinds() -> String {
+    CHANNELS.map(|(kind, _)| kind).join(", ")
 }
 
 impl Reader {
@@ -369,7 +372,7 @@ impl Reader {
         ];
         // Asked for here, so that all of them are known fields whatever the type.
         let (kind, metric_at, source) = (fields.get("type"), fields.get("metric"), fields.get("source"));
-        let (stream, worker) = (fields.get("stream"), fields.get("worker"));
+        let (stream, worker, state) = (fields.get("stream"), fields.get("worker"), fields.get("state"));
         let threshold = fields.get("threshold");
         let (above, below) = (fields.get("above"), fields.get("below"));
         let change = fields.get("change_over");
@@ -396,16 +399,15 @@ impl Reader {
         let subject_at = match metric.per() {
             Per::Stream => stream.or(worker),
             Per::WorkerType => worker.or(stream),
+            Per::QueryState => state,
             Per::Whole => None,
         };
-        let of = match (subject_at, named) {
-            (Some(node), _) => {
-                Some(self.subjects(node, if metric.per() == Per::Stream { "stream" } else { "worker" })?)
-            }
-            (None, Some(name)) => Some(Subjects::One(name)),
-            (None, None) if metric.per() == Per::Whole => None,
-            (None, None) => {
-                let field = if metric.per() == Per::Stream { "stream" } else { "worker" };
+        let of = match (subject_at, named, metric.per().field()) {
+            (_, _, None) => None,
+            (Some(node), _, Some("state")) => Some(Subjects::One(self.text(node, "state")?)),
+            (Some(node), _, Some(field)) => Some(self.subjects(node, field)?),
+            (None, Some(name), _) => Some(Subjects::One(name)),
+            (None, None, Some(field)) => {
                 self.wrong(fields.at, format!("the rule names no {field}: expected `{field}: …`, a name or a glob"));
                 return None;
             }
@@ -469,17 +471,20 @@ impl Reader {
         }
     }
 
-    /// A metric, or a recorded series with the stream in its name (`xlen:arax`).
+    /// A metric, or a recorded series with the stream in its name (`xlen:arax`, `pg:state:QUEUED`).
     fn metric(&mut self, node: &Spanned<Node>) -> Option<(Metric, Option<String>)> {
         let text = self.text(node, "metric")?;
         if let Some(metric) = Metric::named(&text) {
             return Some((metric, None));
         }
-        if let Some((metric, name)) = text.split_once(':')
-            && let Some(metric) = Metric::named(metric).filter(|metric| metric.per() != Per::Whole)
-            && !name.is_empty()
-        {
-            return Some((metric, Some(name.to_owned())));
+        // The metric's name may hold a colon, as may the stream's.
+        for (at, _) in text.match_indices(':') {
+            let (metric, name) = (text.get(..at).unwrap_or_default(), text.get(at + 1..).unwrap_or_default());
+            if let Some(metric) = Metric::named(metric).filter(|metric| metric.per() != Per::Whole)
+                && !name.is_empty()
+            {
+                return Some((metric, Some(name.to_owned())));
+            }
         }
         let meant =
             nearest(&text, Metric::names().iter().copied()).map_or_else(String::new, |m| format!("did you mean {m}? "));
@@ -504,12 +509,13 @@ impl Reader {
         let mut channels = Vec::new();
         for node in given {
             let Some(text) = self.text(node, "channels") else { continue };
-            if ["slack", "email", "webhook"].contains(&text.split(':').next().unwrap_or_default()) {
+            let kind = text.split(':').next().unwrap_or_default();
+            if CHANNELS.iter().any(|(known, _)| *known == kind) {
                 channels.push(text);
             } else {
                 self.wrong(
                     place(node),
-                    format!("channel is {text:?}: expected slack, email, email:ADDRESS or webhook"),
+                    format!("channel is {text:?}: expected {} or email:ADDRESS", kinds()),
                 );
             }
         }
@@ -557,7 +563,7 @@ impl Reader {
         let channels = match fields.get("channels") {
             Some(node) => self.channels(node),
             None => {
-                self.wrong(fields.at, "the route has no channels: expected a list of slack, email, webhook");
+                self.wrong(fields.at, format!("the route has no channels: expected a list of {}", kinds()));
                 Vec::new()
             }
         };

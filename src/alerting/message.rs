@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::charted::Charted;
 use super::lifecycle::{Alert, Kind};
 use super::rule::Severity;
 
@@ -75,6 +76,9 @@ pub struct Line {
     pub labels: BTreeMap<String, String>,
     /// From the rule, filled in.
     pub annotations: BTreeMap<String, String>,
+    /// What can be drawn of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chart: Option<Charted>,
 }
 
 impl Line {
@@ -94,6 +98,7 @@ impl Line {
             value: alert.value.filter(|value| value.is_finite()),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
+            chart: None,
         }
     }
 }

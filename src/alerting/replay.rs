@@ -222,6 +222,7 @@ impl Metric {
             Self::WorkersAlive => "workers_alive",
             Self::Backlog => "backlog",
             Self::Capacity => "capacity",
+            Self::QueriesInState => "pg:state",
             Self::CallbacksPending => "pg:callbacks_pending",
             Self::OldestCallbackAge => "pg:oldest_callback_age_sec",
             Self::QueriesLastHour => "pg:queries_last_1h",

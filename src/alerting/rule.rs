@@ -12,6 +12,17 @@ pub use crate::fleet::event::Severity;
 /// Quiet time after a notification where a rule names none.
 pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(600);
 
+/// The kinds of channels, and the setting that makes each.
+pub const CHANNELS: [(&str, &str); 3] =
+    [("slack", "SLACK_WEBHOOK_URL"), ("email", "ALERT_EMAIL_TO"), ("webhook", "ALERT_WEBHOOK_URL")];
+
+/// What is said when there is none: that nobody is told, and what to set.
+#[must_use]
+pub fn no_channel() -> String {
+    let settings = CHANNELS.map(|(_, setting)| setting).join(", ");
+    format!("no channel is set up: nobody is told. Set one of {settings}")
+}
+
 /// Everything the alert file says.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSet {
@@ -182,6 +193,8 @@ pub enum Per {
     Stream,
     /// Worker type.
     WorkerType,
+    /// State of queries.
+    QueryState,
     /// One for the whole deployment.
     Whole,
 }
@@ -250,6 +263,8 @@ metrics! {
     Capacity = WorkerType, "", "capacity";
     /// Backlog over capacity.
     Utilization = WorkerType, "", "utilization";
+    /// Queries in that state.
+    QueriesInState = QueryState, "", "queries_in_state" | "pg:state";
     /// Answers that queries wait for.
     CallbacksPending = Whole, "", "callbacks_pending" | "pg:callbacks_pending";
     /// Age of the oldest of them.
@@ -286,6 +301,19 @@ metrics! {
     PostgresDown = Whole, "", "postgres_down";
     /// 1 while a source refuses the login.
     LoginRefused = Whole, "", "authentication";
+}
+
+impl Per {
+    /// The field of a rule that says which.
+    #[must_use]
+    pub fn field(self) -> Option<&'static str> {
+        match self {
+            Self::Stream => Some("stream"),
+            Self::WorkerType => Some("worker"),
+            Self::QueryState => Some("state"),
+            Self::Whole => None,
+        }
+    }
 }
 
 impl Rule {

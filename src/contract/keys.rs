@@ -1,4 +1,5 @@
-//! The Redis keys of the contract (those that go with one entry of a stream are in [`super::task`]).
+//! The Redis keys of the contract and the monitor's own (those that go with one entry of a stream are in
+//! [`super::task`]).
 //!
 //! Keys are composed, never taken apart: stream names may contain colons, so only the payload
 //! says which stream and consumer a heartbeat belongs to.

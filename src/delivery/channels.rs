@@ -3,6 +3,7 @@
 use reqwest::Client;
 
 use super::email::{Mailer, Smtp};
+use super::sketch::Sketches;
 use super::{Deployment, Outcome, http, slack, webhook};
 use crate::alerting::message::Message;
 use crate::settings::Secret;
@@ -59,12 +60,12 @@ impl Channels {
         names
     }
 
-    /// Sends `message` by the channel of that name.
-    pub async fn send(&self, channel: &str, message: &Message) -> Outcome {
+    /// Sends `message` by the channel of that name, with these drawings where it can show them.
+    pub async fn send(&self, channel: &str, message: &Message, sketches: &Sketches) -> Outcome {
         let (settings, from) = (&self.settings, &self.settings.deployment);
         match (channel, channel.strip_prefix("email:")) {
             ("slack", _) => match (&settings.slack, &self.client) {
-                (Some(url), Some(client)) => slack::send(client, url, message, from).await,
+                (Some(url), Some(client)) => slack::send(client, url, message, sketches, from).await,
                 _ => gone(),
             },
             ("webhook", _) => match (&settings.webhook, &self.client) {
@@ -72,7 +73,7 @@ impl Channels {
                 _ => gone(),
             },
             (_, Some(to)) => match &self.mailer {
-                Some(mailer) => mailer.send(to, message, from).await,
+                Some(mailer) => mailer.send(to, message, sketches, from).await,
                 None => gone(),
             },
             _ => gone(),

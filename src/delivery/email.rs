@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use lettre::message::{Mailbox, MultiPart};
+use lettre::message::header::ContentType;
+use lettre::message::{Attachment, Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
+use super::sketch::{Sketch, Sketches};
 use super::{Deployment, Outcome, moment, shortened, visible};
 use crate::alerting::message::{About, Message, span};
 use crate::alerting::rule::Severity;
@@ -71,8 +73,8 @@ impl Mailer {
     }
 
     /// Sends a message to one recipient.
-    pub async fn send(&self, to: &str, message: &Message, from: &Deployment) -> Outcome {
-        let mail = match self.mail(to, message, from) {
+    pub async fn send(&self, to: &str, message: &Message, sketches: &Sketches, from: &Deployment) -> Outcome {
+        let mail = match self.mail(to, message, sketches, from) {
             Ok(mail) => mail,
             Err(why) => return Outcome::Never(why),
         };
@@ -100,7 +102,13 @@ impl Mailer {
     ///
     /// # Errors
     /// When the recipient is no address.
-    pub fn mail(&self, to: &str, message: &Message, from: &Deployment) -> Result<lettre::Message, String> {
+    pub fn mail(
+        &self,
+        to: &str,
+        message: &Message,
+        sketches: &Sketches,
+        from: &Deployment,
+    ) -> Result<lettre::Message, String> {
         let to: Mailbox = to.parse().map_err(|_| "not a mail address".to_owned())?;
         let id = |of: &str| format!("<{of}@{}>", self.domain);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a date's seconds")]
@@ -114,9 +122,22 @@ impl Mailer {
         if message.thread != message.id {
             mail = mail.in_reply_to(id(&message.thread)).references(id(&message.thread));
         }
-        mail.multipart(MultiPart::alternative_plain_html(plain(message, from), html(message, from)))
+        let png = ContentType::parse("image/png").map_err(|_| "no picture can be put into the mail".to_owned())?;
+        let mut rich = MultiPart::related().singlepart(SinglePart::html(html(message, sketches, from)));
+        for (n, line) in message.alerts.iter().enumerate() {
+            if let Some(picture) = sketches.get(&line.key).and_then(Sketch::picture) {
+                rich = rich.singlepart(Attachment::new_inline(content_id(n)).body(picture, png.clone()));
+            }
+        }
+        let plain = SinglePart::plain(plain(message, sketches, from));
+        mail.multipart(MultiPart::alternative().singlepart(plain).multipart(rich))
             .map_err(|_| "the mail cannot be put together".to_owned())
     }
+}
+
+/// By which the text names the picture of its `n`th alert.
+fn content_id(n: usize) -> String {
+    format!("chart-{n}")
 }
 
 fn subject(message: &Message, from: &Deployment) -> String {
@@ -129,7 +150,7 @@ fn subject(message: &Message, from: &Deployment) -> String {
     shortened(&format!("{environment}{word}{}", visible(&message.title)), 200)
 }
 
-pub(super) fn plain(message: &Message, from: &Deployment) -> String {
+pub(super) fn plain(message: &Message, sketches: &Sketches, from: &Deployment) -> String {
     let mut text = format!("{}\n\n", visible(&message.title));
     for line in &message.alerts {
         text.push_str(&format!(
@@ -143,6 +164,9 @@ pub(super) fn plain(message: &Message, from: &Deployment) -> String {
             }
             _ => format!("  since {}\n", moment(line.since)),
         });
+        if let Some(blocks) = sketches.get(&line.key).and_then(Sketch::blocks) {
+            text.push_str(&format!("  {blocks}\n"));
+        }
         if let Some(page) = from.page_of(line) {
             text.push_str(&format!("  {page}\n"));
         }
@@ -154,7 +178,7 @@ pub(super) fn plain(message: &Message, from: &Deployment) -> String {
     text
 }
 
-pub(super) fn html(message: &Message, from: &Deployment) -> String {
+pub(super) fn html(message: &Message, sketches: &Sketches, from: &Deployment) -> String {
     let colour = match (message.about, message.severity) {
         (About::Resolved, _) => "#1b7a48",
         (About::Test, _) | (_, Severity::Info) => "#1f5fbf",
@@ -162,7 +186,7 @@ pub(super) fn html(message: &Message, from: &Deployment) -> String {
         (_, Severity::Warning) => "#8f5b00",
     };
     let mut rows = String::new();
-    for line in &message.alerts {
+    for (n, line) in message.alerts.iter().enumerate() {
         let name = escaped(line.subject.as_deref().unwrap_or(&line.rule));
         let name = match from.page_of(line) {
             Some(page) => format!("<a href=\"{}\">{name}</a>", escaped(&page)),
@@ -172,8 +196,15 @@ pub(super) fn html(message: &Message, from: &Deployment) -> String {
             (About::Resolved, Some(ended)) => format!("lasted {}", span(ended - line.since)),
             _ => format!("since {}", moment(line.since)),
         };
+        let chart = sketches.get(&line.key).and_then(Sketch::said).map_or_else(String::new, |said| {
+            let (id, said) = (content_id(n), escaped(&said));
+            format!(
+                "<br><img src=\"cid:{id}\" width=\"240\" height=\"48\" alt=\"{said}\"><br>\
+                 <span style=\"color:#59636f;font-size:12px\">{said}</span>"
+            )
+        });
         rows.push_str(&format!(
-            "<li><b>{name}</b>: {} <span style=\"color:#59636f\">({when})</span></li>",
+            "<li><b>{name}</b>: {} <span style=\"color:#59636f\">({when})</span>{chart}</li>",
             escaped(&line.message)
         ));
     }

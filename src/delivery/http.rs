@@ -1,4 +1,4 @@
-//! What an HTTP answer means for a message.
+//! Posting JSON, and what an HTTP answer means for a message.
 
 use std::time::Duration;
 

@@ -1,12 +1,13 @@
 //! Ways to tell somebody: a message in, what became of it out.
 //!
 //! [`channels`] says which there are and picks one by name; [`slack`], [`email`] and [`webhook`]
-//! word a message for their reader and send it. None of them tries again by itself: [`Outcome`]
+//! word a message for their reader, with a [`sketch`] where it can be shown, and send it. None of them tries again by itself: [`Outcome`]
 //! says whether and when that can help.
 
 pub mod channels;
 pub mod email;
 mod http;
+pub mod sketch;
 pub mod slack;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 use reqwest::Client;
 use serde_json::{Value, json};
 
+use super::sketch::{Sketch, Sketches};
 use super::{Deployment, Outcome, http, moment, shortened, visible};
 use crate::alerting::message::{About, Line, Message, span};
 use crate::alerting::rule::Severity;
@@ -15,13 +16,13 @@ const SECTIONS: usize = 40;
 const LINE: usize = 400;
 
 /// Sends a message.
-pub async fn send(client: &Client, url: &Secret, message: &Message, from: &Deployment) -> Outcome {
-    http::post(client, url.reveal(), &payload(message, from)).await
+pub async fn send(client: &Client, url: &Secret, message: &Message, sketches: &Sketches, from: &Deployment) -> Outcome {
+    http::post(client, url.reveal(), &payload(message, sketches, from)).await
 }
 
 /// The JSON that Slack is sent.
 #[must_use]
-pub fn payload(message: &Message, from: &Deployment) -> Value {
+pub fn payload(message: &Message, sketches: &Sketches, from: &Deployment) -> Value {
     let (emoji, colour) = match (message.about, message.severity) {
         (About::Resolved, _) => (":white_check_mark:", "#1b7a48"),
         (About::Test, _) => (":wrench:", "#1f5fbf"),
@@ -33,7 +34,7 @@ pub fn payload(message: &Message, from: &Deployment) -> Value {
     let environment = from.name().map(|name| format!("[{}] ", escaped(&visible(name)))).unwrap_or_default();
     let mut sections = vec![String::new()];
     for line in &message.alerts {
-        let text = worded(line, message.about, from);
+        let text = worded(line, message.about, sketches.get(&line.key), from);
         let full = sections.last().is_some_and(|last| last.len() + text.len() + 1 > SECTION);
         if full {
             sections.push(String::new());
@@ -73,7 +74,7 @@ pub fn payload(message: &Message, from: &Deployment) -> Value {
     })
 }
 
-fn worded(line: &Line, about: About, from: &Deployment) -> String {
+fn worded(line: &Line, about: About, sketch: Option<&Sketch>, from: &Deployment) -> String {
     let text = escaped(&shortened(&visible(&line.message), LINE));
     let since = match (about, line.ended) {
         (About::Resolved, Some(ended)) => format!("lasted {}", span(ended - line.since)),
@@ -85,7 +86,8 @@ fn worded(line: &Line, about: About, from: &Deployment) -> String {
         Some(page) => format!("<{page}|{}>", shown.replace('|', "¦")),
         None => format!("*{shown}*"),
     };
-    format!("• {name}: {text} _({since})_")
+    let drawn = sketch.and_then(Sketch::blocks).map(|blocks| format!("\n    {blocks}")).unwrap_or_default();
+    format!("• {name}: {text} _({since})_{drawn}")
 }
 
 fn section(text: &str) -> Value {

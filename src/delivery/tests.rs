@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::email::{self, Mailer, Smtp};
+use super::sketch::{Sketch, Sketches};
 use super::{Deployment, slack, webhook};
 use crate::alerting::board::{Board, BoardSettings};
 use crate::alerting::file;
@@ -47,6 +48,11 @@ fn told(mut board: Board, during: &Snapshot, after: &Snapshot) -> Vec<Message> {
 
 /// A message as each channel sends it; what differs from run to run is replaced.
 fn everywhere(message: &Message) -> String {
+    drawn(message, &Sketches::new())
+}
+
+/// The same with drawings.
+fn drawn(message: &Message, sketches: &Sketches) -> String {
     let from =
         Deployment { maturity: Some("production".to_owned()), url: Some("https://fleet.example/shepherd".to_owned()) };
     let mailer = Mailer::new(&Smtp {
@@ -56,16 +62,16 @@ fn everywhere(message: &Message) -> String {
         tls: MailTls::Off,
         from: "Shepherd <shepherd@fleet.example>".to_owned(),
     });
-    let mail = mailer.unwrap().mail("night@example.org", message, &from).unwrap().formatted();
+    let mail = mailer.unwrap().mail("night@example.org", message, sketches, &from).unwrap().formatted();
     let mail = String::from_utf8(mail).unwrap();
     let head = mail.split("\r\n\r\n").next().unwrap().replace("\r\n", "\n");
     let boundary = head.split("boundary=\"").nth(1).unwrap().split('"').next().unwrap();
     let mut text = String::new();
-    _ = writeln!(text, "=== Slack\n{:#}\n", slack::payload(message, &from));
+    _ = writeln!(text, "=== Slack\n{:#}\n", slack::payload(message, sketches, &from));
     _ = writeln!(text, "=== webhook\n{:#}\n", webhook::payload(message, &from));
     _ = writeln!(text, "=== mail\n{}\n", head.replace(boundary, "[boundary]"));
-    _ = writeln!(text, "=== plain\n{}", email::plain(message, &from));
-    _ = writeln!(text, "=== HTML\n{}", email::html(message, &from).replace("<p", "\n<p").replace("<li", "\n<li"));
+    _ = writeln!(text, "=== plain\n{}", email::plain(message, sketches, &from));
+    _ = writeln!(text, "=== HTML\n{}", email::html(message, sketches, &from).replace("<p", "\n<p").replace("<li", "\n<li"));
     text
 }
 
@@ -93,6 +99,13 @@ rules:
     let messages = told(board(rules), &fleet(&[]), &Fleet::new(NOW).finish());
     assert_eq!(messages.len(), 2);
     insta::assert_snapshot!("rule", everywhere(&messages[0]));
+    let line = &messages[0].alerts[0];
+    let chart = line.chart.as_ref().unwrap();
+    assert_eq!((chart.series.as_str(), chart.limit), ("xlen:busy", Some(500.0)));
+    let samples = (0..120_u32).map(|n| (NOW - 30.0 * f64::from(120 - n), f64::from(n * n) / 20.0)).collect();
+    let sketch = Sketch { samples, until: NOW, limit: chart.limit, unit: chart.unit.clone() };
+    let sketches = Sketches::from([(line.key.clone(), sketch)]);
+    insta::assert_snapshot!("rule_drawn", drawn(&messages[0], &sketches));
 }
 
 #[test]

@@ -67,6 +67,12 @@ impl Action {
         }
     }
 
+    /// Whether it takes messages out of their stream for good: an administrator's to decide.
+    #[must_use]
+    pub fn takes_away(self) -> bool {
+        self != Self::Retry
+    }
+
     /// Whether messages in this state can be treated so.
     #[must_use]
     pub fn fits(self, state: MessageState) -> bool {

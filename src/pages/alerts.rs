@@ -12,10 +12,11 @@ use super::site::{Head, Site};
 use super::templates::PagesError;
 use super::wording::{Label, MomentStyle, Sentence};
 use crate::alerting::board::Shown;
+use crate::alerting::charted::Charted;
 use crate::alerting::condition::{Sight, present_value};
 use crate::alerting::lifecycle::{Alert, Phase};
 use crate::alerting::message::span;
-use crate::alerting::rule::{Rule, Severity, figure};
+use crate::alerting::rule::{Rule, Severity, figure, no_channel};
 use crate::contract::Name;
 use crate::fleet::snapshot::Snapshot;
 
@@ -241,7 +242,7 @@ impl AlertsPage<'_> {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.shown.channels.is_empty() {
-            notes.push("No channel is set up: alerts are shown here and nobody is told. Set SLACK_WEBHOOK_URL, ALERT_EMAIL_TO or ALERT_WEBHOOK_URL.".to_owned());
+            notes.push(format!("Alerts are shown here only: {}.", no_channel()));
         }
         if !self.shown.mistakes.is_empty() {
             notes.push("The rules' file cannot be used; the last good rules are in force.".to_owned());
@@ -326,13 +327,13 @@ impl AlertsPage<'_> {
             None if alert.flaps > 0 => format!("came back {} times", alert.flaps),
             None => String::new(),
         };
-        let charted = self.shown.charted(alert);
+        let charted = Charted::of(alert, &self.shown.rules);
         let chart = charted.as_ref().and_then(|charted| {
             LimitChart::new(&Drawn {
                 series: &charted.series,
                 samples: self.past.samples.get(&charted.series)?,
                 limit: charted.limit,
-                unit: charted.unit,
+                unit: &charted.unit,
                 during: alert.fired_at.map(|fired| (fired, alert.resolved_at.unwrap_or(self.shown.at))),
                 window: (self.shown.at - CHARTED, self.shown.at),
             })

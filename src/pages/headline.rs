@@ -1,6 +1,6 @@
 //! The status line: is anything wrong, what, since when. In words, worst first.
 
-use super::condition::{self, Condition, Level};
+use super::verdict::{self, Verdict, Level};
 use super::figures::{counted, percent};
 use super::wording::{Label, MomentStyle, Sentence};
 use crate::contract::Name;
@@ -26,15 +26,15 @@ pub(super) struct Headline {
     pub(super) calm: Vec<Sentence>,
 }
 
-/// The headline of `snapshot`, with the condition of each of its worker types.
-pub(super) fn of(snapshot: &Snapshot, conditions: &[(&Name, Condition)]) -> Headline {
+/// The headline of `snapshot`, with the verdict of each of its worker types.
+pub(super) fn of(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> Headline {
     let mut told = Troubles::default();
     told.sources(snapshot);
-    told.worker_types(snapshot, conditions);
+    told.worker_types(snapshot, verdicts);
     told.streams(snapshot);
     told.limits(snapshot);
     told.sentences.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
-    let (calm_level, calm) = what_is_fine(snapshot, conditions);
+    let (calm_level, calm) = what_is_fine(snapshot, verdicts);
     let level = told.sentences.first().map_or(calm_level, |(level, _)| *level);
     Headline { level, problems: told.problems, troubles: told.sentences, calm }
 }
@@ -76,10 +76,10 @@ impl Troubles {
         }
     }
 
-    fn worker_types(&mut self, snapshot: &Snapshot, conditions: &[(&Name, Condition)]) {
+    fn worker_types(&mut self, snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) {
         // Within one level the order below is the order of the sentences.
         for pill in ["crashed", "lost", "hung", "no worker", "unreadable"] {
-            let names: Vec<&Name> = conditions
+            let names: Vec<&Name> = verdicts
                 .iter()
                 .filter(|(_, c)| c.level.is_trouble() && c.pill == pill)
                 .map(|(name, _)| *name)
@@ -121,11 +121,11 @@ impl Troubles {
 }
 
 /// What is as it should be; and whether that is anything at all.
-fn what_is_fine(snapshot: &Snapshot, conditions: &[(&Name, Condition)]) -> (Level, Vec<Sentence>) {
+fn what_is_fine(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, Vec<Sentence>) {
     let mut sentences = Vec::new();
     let mut level = Level::Fine;
     if !matches!(snapshot.redis.source, SourceStatus::Starting) {
-        let (types_level, types) = worker_types(snapshot, conditions);
+        let (types_level, types) = worker_types(snapshot, verdicts);
         level = level.max(types_level);
         sentences.push(types);
     }
@@ -149,8 +149,8 @@ fn what_is_fine(snapshot: &Snapshot, conditions: &[(&Name, Condition)]) -> (Leve
     (level, sentences)
 }
 
-fn worker_types(snapshot: &Snapshot, conditions: &[(&Name, Condition)]) -> (Level, Sentence) {
-    let all = conditions.len();
+fn worker_types(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, Sentence) {
+    let all = verdicts.len();
     let states = || snapshot.workers.values().map(|w| (w.state, w.without_heartbeat));
     let count = |wanted: TypeState| states().filter(|(state, _)| *state == wanted).count();
     let alive = count(TypeState::Alive);
@@ -220,8 +220,8 @@ fn listed(names: &[&Name]) -> String {
 }
 
 /// The headline of `snapshot` alone.
-pub(super) fn conditions(snapshot: &Snapshot) -> Vec<(&Name, Condition)> {
-    let of = |(name, status)| (name, condition::of(status, snapshot.streams.get(name), snapshot.ts));
+pub(super) fn verdicts(snapshot: &Snapshot) -> Vec<(&Name, Verdict)> {
+    let of = |(name, status)| (name, verdict::of(status, snapshot.streams.get(name), snapshot.ts));
     snapshot.workers.iter().map(of).collect()
 }
 
@@ -235,7 +235,7 @@ mod tests {
 
     /// The sentences as a reader without script sees them, the worst first, and what the tab says.
     fn told(snapshot: &Snapshot) -> (String, String) {
-        let headline = of(snapshot, &conditions(snapshot));
+        let headline = of(snapshot, &verdicts(snapshot));
         let troubles = headline.troubles.iter().map(|(_, sentence)| sentence);
         let sentences: Vec<String> = troubles.chain(&headline.calm).map(Sentence::plain).collect();
         (sentences.join(" · "), title(headline.problems, None))
@@ -345,7 +345,7 @@ mod tests {
         let mut snapshot = fleet().finish();
         snapshot.postgres.disk_used_pct = Some(93.0);
         snapshot.redis.server.used_memory_bytes = snapshot.redis.server.maxmemory_bytes.map(|limit| limit / 100 * 85);
-        let headline = of(&snapshot, &conditions(&snapshot));
+        let headline = of(&snapshot, &verdicts(&snapshot));
         let levels: Vec<Level> = headline.troubles.iter().map(|(level, _)| *level).collect();
         assert_eq!(levels, [Level::Critical, Level::Warning]);
         assert!(

@@ -1,7 +1,7 @@
 //! What people see: a snapshot becomes a page, and a page is kept up by what changed.
 //!
 //! Pure: snapshots in, HTML out; no clock, no I/O but the embedded templates. `view` says what is
-//! shown, through `condition` and `headline` (how things are), `panels` (what each panel shows)
+//! shown, through `verdict` and `headline` (how things are), `panels` (what each panel shows)
 //! and `wording` and `figures` (how it is said). `block` keeps each fragment and what of it
 //! changed, `cell` the figures inside that change alone, `chart` the depths over time, and
 //! `live` puts the page and its updates together. [`history`] is the page of the past, `detail`
@@ -15,7 +15,6 @@ pub mod audit;
 mod block;
 mod cell;
 mod chart;
-mod condition;
 mod detail;
 mod element_id;
 mod figures;
@@ -26,6 +25,7 @@ mod live;
 pub mod login;
 pub mod operator;
 mod panels;
+mod problem;
 pub mod range;
 mod site;
 #[cfg(test)]
@@ -34,6 +34,7 @@ pub(crate) mod states;
 mod templates;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod view;
 mod wording;
 

@@ -9,6 +9,7 @@ use super::link::{About, encoded, messages_of};
 use super::site::{Head, Site};
 use super::templates::PagesError;
 use super::wording::{Label, MomentStyle, Sentence, visible};
+use crate::access::Role;
 use crate::contract::Name;
 use crate::fleet::message::{
     Action, Applied, BinState, Binned, DeadFound, Field, Found, Group, LEFT_ALONE, Message, MessageState, Page, Wanted,
@@ -77,17 +78,18 @@ struct ActionView {
     label: &'static str,
 }
 
-fn actions(state: MessageState) -> Vec<ActionView> {
+fn actions(state: MessageState, site: &Site) -> Vec<ActionView> {
     let label = |action: Action| match action {
         Action::Retry => "Retry…",
         Action::Bury => "Move to dead letters…",
         Action::Drop => "Drop…",
     };
-    let fitting = Action::ALL.into_iter().filter(|action| action.fits(state));
+    let may = |action: &Action| !action.takes_away() || site.environment.visitor.role >= Role::Admin;
+    let fitting = Action::ALL.into_iter().filter(|action| action.fits(state)).filter(may);
     fitting.map(|action| ActionView { action: action.as_str(), label: label(action) }).collect()
 }
 
-fn message_view(message: &Message, state: MessageState, whole: Option<String>) -> MessageView {
+fn message_view(message: &Message, actions: Vec<ActionView>, whole: Option<String>) -> MessageView {
     let shown = u64::try_from(message.fields.len()).unwrap_or(u64::MAX);
     let more = message.field_count.saturating_sub(shown);
     #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
@@ -103,7 +105,7 @@ fn message_view(message: &Message, state: MessageState, whole: Option<String>) -
         deleted: message.field_count == 0,
         fields: message.fields.iter().map(field_view).collect(),
         more_fields: (more > 0 && shown > 0).then(|| counted(more, "more field", "more fields")),
-        actions: actions(state),
+        actions,
     }
 }
 
@@ -295,10 +297,11 @@ impl MessagesPage<'_> {
             ),
             here: other.name == self.wanted.group,
         });
+        let offered = actions(state, site);
         let view_of = |message: &Message| {
             let cut = !self.one && message.fields.iter().any(Field::is_cut);
             let whole = cut.then(|| with_query(&base, &format!("{}&id={}", asked.query(), message.id)));
-            message_view(message, state, whole)
+            message_view(message, offered.clone(), whole)
         };
         let mut notes = Vec::new();
         if self.groups.is_empty() {
@@ -314,7 +317,7 @@ impl MessagesPage<'_> {
             pending: state == MessageState::Pending,
             searched: !asked.field.is_empty() || !asked.contains.is_empty() || !asked.owner.is_empty(),
             messages: self.page.messages.iter().map(view_of).collect(),
-            actions: actions(state),
+            actions: offered.clone(),
             next: self.page.next.as_ref().map(|next| with_query(&base, &format!("{}&cursor={next}", asked.query()))),
             looked: counted(self.page.looked, "message", "messages"),
             empty: self.page.messages.is_empty(),
@@ -351,8 +354,6 @@ pub struct PreviewPage<'a> {
     pub owners: &'a [(Name, bool, u64)],
     /// The first messages.
     pub first: &'a [Message],
-    /// How they stand.
-    pub state: MessageState,
     /// Groups that read the stream.
     pub groups: usize,
     /// Whether those without heartbeat are removed afterwards.
@@ -362,7 +363,7 @@ pub struct PreviewPage<'a> {
 impl<'a> PreviewPage<'a> {
     /// A preview of messages of a stream.
     #[must_use]
-    pub fn of(found: &'a Found, state: MessageState, (token, apply, back): (&'a str, &'a str, &'a str)) -> Self {
+    pub fn of(found: &'a Found, (token, apply, back): (&'a str, &'a str, &'a str)) -> Self {
         let messages = (found.chosen.len() as u64, found.complete);
         Self {
             token,
@@ -372,7 +373,6 @@ impl<'a> PreviewPage<'a> {
             back,
             owners: &found.owners,
             first: &found.first,
-            state,
             groups: found.groups,
             of_the_dead: false,
         }
@@ -394,6 +394,7 @@ impl<'a> PreviewPage<'a> {
             token: &'a str,
             apply: &'a str,
             back: &'a str,
+            may: bool,
             button: String,
             what: Vec<String>,
             owners: Vec<Owner>,
@@ -441,11 +442,12 @@ impl<'a> PreviewPage<'a> {
             token: self.token,
             apply: self.apply,
             back: self.back,
+            may: !self.action.takes_away() || site.environment.visitor.role >= Role::Admin,
             button: format!("{verb}: {told}"),
             what: words,
             owners: self.owners.iter().take(OWNERS).map(owner).collect(),
             more_owners: self.owners.len().saturating_sub(OWNERS),
-            first: self.first.iter().map(|message| message_view(message, self.state, None)).collect(),
+            first: self.first.iter().map(|message| message_view(message, Vec::new(), None)).collect(),
             nothing: n == 0,
         };
         let headline = if n == 0 { "Nothing matches".to_owned() } else { format!("{verb} {told}?") };
@@ -531,7 +533,7 @@ pub fn dead_consumers_page(site: &Site, found: &DeadFound, min_idle_seconds: u64
         stuck: exact(dead.stuck),
         idle: span(dead.idle_ms),
         oldest: span(dead.oldest_ms),
-        first: dead.first.as_ref().map(|message| message_view(message, MessageState::Pending, None)),
+        first: dead.first.as_ref().map(|message| message_view(message, Vec::new(), None)),
     };
     let n = found.chosen.len() as u64;
     let view = View {
@@ -604,6 +606,7 @@ impl BinPage<'_> {
             next: Option<String>,
             filtered: bool,
         }
+        let may_restore = site.environment.visitor.role >= Role::Admin;
         let row = |row: &Binned| Row {
             id: row.id,
             short: row.batch.chars().take(8).collect(),
@@ -625,7 +628,7 @@ impl BinPage<'_> {
                 BinState::Void => "stayed in its stream".to_owned(),
                 BinState::Restored => "put back".to_owned(),
             },
-            can_restore: matches!(row.state, BinState::Binned | BinState::Pending),
+            can_restore: may_restore && matches!(row.state, BinState::Binned | BinState::Pending),
             restored: row.restored_at.map(|at| {
                 let as_id = row.restored_as.as_deref().unwrap_or_default();
                 let by = row.restored_by.as_deref().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! From a snapshot to what the page shows: every fragment as a value that can be compared.
+//! From a snapshot to what the live page shows: every fragment as a value that can be compared.
 
 use std::sync::Arc;
 

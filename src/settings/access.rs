@@ -2,6 +2,7 @@
 
 use super::{ACCEPTED, BadSetting, Settings, Texts};
 use crate::access::Role;
+use crate::access::address::TrustedProxies;
 use crate::access::policy::{Policy, Proxy};
 use crate::access::tokens::{BadTokens, SHORTEST, Tokens};
 
@@ -77,22 +78,29 @@ impl Texts<'_> {
         })
     }
 
-    fn proxy(&self) -> Result<Proxy, BadSetting> {
+    /// The proxies that are believed about where requests come from, and in mode `proxy` about who asks.
+    pub(super) fn trusted_proxies(&self) -> Result<TrustedProxies, BadSetting> {
         let network = |text: &String| {
             let address = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
             text.parse::<ipnet::IpNet>().or_else(|_| address()).ok()
         };
         let trusted: Option<Vec<_>> = self.list("MONITOR_PROXY_TRUSTED").iter().map(network).collect();
-        let trusted = trusted.filter(|trusted| !trusted.is_empty()).ok_or_else(|| {
-            self.bad("MONITOR_PROXY_TRUSTED", "addresses or networks such as 10.0.0.0/8, as MONITOR_AUTH is proxy")
+        let needed = self.text("MONITOR_AUTH").is_some_and(|mode| mode == "proxy");
+        let expected = if needed { ", as MONITOR_AUTH is proxy" } else { "" };
+        let trusted = trusted.filter(|trusted| !needed || !trusted.is_empty()).ok_or_else(|| {
+            self.bad("MONITOR_PROXY_TRUSTED", format!("addresses or networks such as 10.0.0.0/8{expected}"))
         })?;
+        Ok(TrustedProxies::new(trusted))
+    }
+
+    fn proxy(&self) -> Result<Proxy, BadSetting> {
         let header = |name| {
             let text = self.text(name).unwrap_or_default().to_ascii_lowercase();
             let right = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
             if right { Ok(text) } else { Err(self.bad(name, "the name of a header")) }
         };
         let (user, role) = ("MONITOR_PROXY_USER_HEADER", "MONITOR_PROXY_ROLE_HEADER");
-        Ok(Proxy { trusted, user_header: header(user)?, role_header: header(role)? })
+        Ok(Proxy { user_header: header(user)?, role_header: header(role)? })
     }
 }
 

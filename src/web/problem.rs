@@ -27,6 +27,9 @@ pub enum Problem {
         /// Seconds until it may try again.
         wait: u64,
     },
+    /// The address holds too many connections open.
+    #[error("too many connections from this address; close some, or see MONITOR_MAX_CONNECTIONS_PER_ADDRESS")]
+    TooManyConnections,
     /// Who asks may not do this: why.
     #[error("{0}")]
     Forbidden(String),
@@ -54,11 +57,18 @@ impl Problem {
         !matches!(self, Self::Unavailable(_))
     }
 
+    /// What it is, in a few words.
+    #[must_use]
+    pub fn title(&self) -> &'static str {
+        self.type_and_title().1
+    }
+
     fn type_and_title(&self) -> (&'static str, &'static str) {
         match self {
             Self::BadRequest(_) => ("bad-request", "The request cannot be understood"),
             Self::Unauthorized { .. } => ("unauthorized", "It is not known who asks"),
             Self::TooMany { .. } => ("too-many", "Too many wrong logins"),
+            Self::TooManyConnections => ("too-many-connections", "Too many connections"),
             Self::Forbidden(_) => ("forbidden", "This is not allowed"),
             Self::WrongMethod(_) => ("wrong-method", "This address is asked in another way"),
             Self::NotFound => ("not-found", "There is nothing at this address"),
@@ -72,7 +82,7 @@ impl ResponseError for Problem {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMany { .. } | Self::TooManyConnections => StatusCode::TOO_MANY_REQUESTS,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound => StatusCode::NOT_FOUND,

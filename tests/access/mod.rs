@@ -1,6 +1,7 @@
 //! Who may do what: every route, every way of asking, real browsers on other sites' pages.
 
 mod browser;
+mod door;
 mod modes;
 mod table;
 

@@ -10,7 +10,7 @@ pub(super) use worker_type::WorkerTypeFrame;
 use serde::Serialize;
 
 use super::block::{Block, Draft};
-use super::condition::Level;
+use super::verdict::Level;
 use super::history::{Asked, Found, MODULES, Past, Scope};
 use super::link::About;
 use super::site::{Head, Site};

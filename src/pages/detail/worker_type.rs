@@ -9,7 +9,7 @@ use crate::contract::Name;
 use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells};
-use crate::pages::condition::{self, Level};
+use crate::pages::verdict::{self, Level};
 use crate::pages::figures::about;
 use crate::pages::link::About;
 use crate::pages::panels::cards;
@@ -45,7 +45,7 @@ struct ConsumerRow {
 /// The element of a worker type; `None` if there is no such type.
 pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let status = snapshot.workers.get(name)?;
-    let condition = condition::of(status, snapshot.streams.get(name), snapshot.ts);
+    let verdict = verdict::of(status, snapshot.streams.get(name), snapshot.ts);
     let mut cells: Cells = cards::figures(status, None);
     cells.push(("p".to_owned(), Cell::count(status.pending)));
     let mut all: Vec<&ConsumerStatus> = status.consumers.iter().collect();
@@ -77,10 +77,10 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let frame = WorkerTypeFrame {
         name: Label::of(name),
         stale: staleness(snapshot),
-        level: condition.level,
-        pill: condition.pill,
-        shape: condition.shape,
-        sentence: condition.sentence,
+        level: verdict.level,
+        pill: verdict.pill,
+        shape: verdict.shape,
+        sentence: verdict.sentence,
         stream: snapshot.streams.contains_key(name).then(|| About::Stream.of(name)),
         more_consumers: all.len().saturating_sub(consumers.len()),
         consumers,

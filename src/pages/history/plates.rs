@@ -84,13 +84,14 @@ pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
         Scope::One(about, name) => {
             let name = name.to_text().replace('\0', "\u{fffd}");
             let latency = if is_listable(&name) {
-                format!("/api/historical/latency?streams={}", encoded(name.as_bytes()))
+                format!("/api/historical/latency?streams={}", encoded(listed(&name).as_bytes()))
             } else {
                 "/api/historical/latency".to_owned()
             };
             let series = |kinds: &[&str]| -> Vec<String> {
                 let names: Vec<String> = kinds.iter().map(|kind| format!("{kind}:{name}")).collect();
                 if is_listable(&name) {
+                    let names: Vec<String> = names.iter().map(|name| listed(name)).collect();
                     let list = encoded(names.join(",").as_bytes());
                     vec![format!("/api/historical/metrics?metric={list}&minmax=1")]
                 } else {
@@ -142,7 +143,12 @@ pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
 
 /// Whether a name can stand in the API's lists.
 fn is_listable(name: &str) -> bool {
-    !name.contains(',') && name.trim() == name && !name.is_empty()
+    name.trim() == name && !name.is_empty() && !name.ends_with('\\')
+}
+
+/// As it is written in a list.
+fn listed(name: &str) -> String {
+    name.replace(',', "\\,")
 }
 
 fn servers() -> String {

@@ -7,7 +7,7 @@ use crate::fleet::snapshot::{Snapshot, WorkerTypeStatus};
 use crate::fleet::worker_type::TypeState;
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells, Tone};
-use crate::pages::condition::{Condition, Level};
+use crate::pages::verdict::{Verdict, Level};
 use crate::pages::element_id;
 use crate::pages::figures::{about, counted, exact, percent};
 use crate::pages::link::About;
@@ -50,34 +50,34 @@ impl CardFrame {
 /// Adds a card for each worker type; gives the two lists they are in.
 pub(in crate::pages) fn compose(
     snapshot: &Snapshot,
-    conditions: Vec<(&Name, Condition)>,
+    verdicts: Vec<(&Name, Verdict)>,
     drafts: &mut Vec<Draft>,
 ) -> Vec<List> {
     let mut troubled: Vec<(std::cmp::Reverse<Level>, String)> = Vec::new();
     let mut others = Vec::new();
-    let many = conditions.len() > CARDS;
-    for (name, condition) in conditions {
+    let many = verdicts.len() > CARDS;
+    for (name, verdict) in verdicts {
         let Some(status) = snapshot.workers.get(name) else { continue };
         let key = element_id::key(name);
         let id = format!("w-{key}");
-        let in_trouble = condition.level.is_trouble();
+        let in_trouble = verdict.level.is_trouble();
         if in_trouble {
-            troubled.push((std::cmp::Reverse(condition.level), id.clone()));
+            troubled.push((std::cmp::Reverse(verdict.level), id.clone()));
         } else {
             others.push(id.clone());
         }
         let stream = snapshot.streams.get(name);
-        let idle = stream.and_then(|s| s.max_idle_ms).filter(|_| condition.pill == "no heartbeats");
+        let idle = stream.and_then(|s| s.max_idle_ms).filter(|_| verdict.pill == "no heartbeats");
         let frame = CardFrame {
             id: id.clone(),
             key,
             name: Label::of(name),
             state: status.state,
-            level: condition.level,
-            pill: condition.pill,
-            shape: condition.shape,
-            sentence: condition.sentence,
-            quiet: condition.quiet,
+            level: verdict.level,
+            pill: verdict.pill,
+            shape: verdict.shape,
+            sentence: verdict.sentence,
+            quiet: verdict.quiet,
             compact: many && !in_trouble,
             href: About::WorkerType.of(name),
             tells_idle: idle.is_some(),

@@ -9,7 +9,7 @@
 pub mod compaction;
 pub mod latency;
 pub mod metrics;
-pub mod queries;
+pub mod queries_started;
 pub mod retention;
 pub mod summary;
 pub mod takeover;

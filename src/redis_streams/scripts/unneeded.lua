@@ -1,4 +1,4 @@
--- Put in front of scripts that delete entries.
+-- Whether any group still needs an entry. Put in front of scripts that delete entries.
 
 -- Whether the id `a` comes before `b`.
 local function before(a, b)

@@ -1,10 +1,11 @@
 //! Who guessed wrong lately: after some tries an address is told to wait, and fills the log no more.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::access::address::household;
 use crate::web::problem::Problem;
 
 /// Wrong guesses of one address in [`WITHIN`].
@@ -31,7 +32,7 @@ impl Failures {
                 known.clear();
             }
         }
-        let entry = known.entry(peer.map(network)).or_insert((0, Instant::now()));
+        let entry = known.entry(peer.map(household)).or_insert((0, Instant::now()));
         if entry.1.elapsed() >= WITHIN {
             *entry = (0, Instant::now());
         }
@@ -44,16 +45,10 @@ impl Failures {
     }
 }
 
-/// Who has one IPv6 address has all of its /64.
-fn network(peer: IpAddr) -> IpAddr {
-    match peer.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        v4 => v4,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv6Addr;
+
     use super::*;
 
     #[test]

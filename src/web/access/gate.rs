@@ -4,20 +4,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use actix_web::body::{EitherBody, MessageBody};
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ResourceDef, ServiceRequest, ServiceResponse};
 use actix_web::guard::{Guard, fn_guard};
-use actix_web::http::Method;
-use actix_web::http::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, LOCATION};
+use actix_web::http::{ConnectionType, Method};
+use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
 
 use super::caller::Caller;
 use super::failures::Failures;
+use super::connections::Counted;
 use super::{Needs, Verb, origin};
 use crate::access::Policy;
-use crate::access::policy::{Presented, Refusal, shortened};
+use crate::access::address::TrustedProxies;
+use crate::access::policy::{Presented, Refusal};
+use crate::web::Front;
 use crate::web::problem::Problem;
 
 /// The cookie of those who logged in by the page.
@@ -35,10 +38,14 @@ struct Known {
 pub struct Lock {
     /// How.
     pub policy: Arc<Policy>,
+    /// The proxies that are believed about where requests come from.
+    pub trusted: Arc<TrustedProxies>,
     /// Who guessed wrong.
     pub failures: Arc<Failures>,
     /// What all addresses are below: empty, or a path without a slash at its end.
     pub root: String,
+    /// `SERVER_URL`.
+    pub own: Option<String>,
 }
 
 /// The table of routes, ready to be asked, and who is who.
@@ -89,7 +96,7 @@ impl Door {
     fn admit(&self, request: &ServiceRequest) -> Result<(usize, Option<Caller>), Problem> {
         let (place, known) = self.route(request.method(), request.match_info().unprocessed())?;
         if known.verb != Verb::Read {
-            origin::same(request.headers())?;
+            origin::same(request.headers(), self.lock.own.as_deref())?;
         }
         let Needs::AtLeast(role) = known.needs else { return Ok((place, None)) };
         let caller = self.lock.caller(request.request())?;
@@ -106,15 +113,15 @@ impl Lock {
     /// # Errors
     /// Why that is not known.
     pub fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
-        let peer = request.peer_addr().map(|peer| peer.ip());
         let headers = request.headers();
+        let client = self.client(request);
         let said = match &*self.policy {
             Policy::Proxy(proxy) => (only(headers, &proxy.user_header), only(headers, &proxy.role_header)),
             _ => (None, None),
         };
         let cookie = request.cookie(SESSION_COOKIE);
         let presented = Presented {
-            peer,
+            by_trusted_proxy: peer_of(request).is_some_and(|peer| self.trusted.contains(peer)),
             host: text(headers, HOST.as_str()),
             authorization: text(headers, AUTHORIZATION.as_str()),
             session: cookie.as_ref().map(actix_web::cookie::Cookie::value),
@@ -124,19 +131,19 @@ impl Lock {
             Ok(known) => Ok(Caller {
                 name: known.name,
                 role: known.role,
-                address: self.address(peer, headers),
+                address: client.map(|client| client.to_string()).unwrap_or_default(),
                 anonymous: known.anonymous,
                 can_leave: known.by_session,
             }),
-            Err(refusal) => Err(self.refused(refusal, peer)),
+            Err(refusal) => Err(self.refused(refusal, client)),
         }
     }
 
-    fn refused(&self, refusal: Refusal, peer: Option<IpAddr>) -> Problem {
+    fn refused(&self, refusal: Refusal, client: Option<IpAddr>) -> Problem {
         let challenge = self.policy.challenge();
         match refusal {
             Refusal::NotKnown => Problem::Unauthorized { challenge, why: "nobody is let in without a login" },
-            Refusal::Wrong => match self.failures.note(peer) {
+            Refusal::Wrong => match self.failures.note(client) {
                 Ok(()) => Problem::Unauthorized { challenge, why: "what was presented is not known here" },
                 Err(too_many) => too_many,
             },
@@ -150,20 +157,16 @@ impl Lock {
     }
 
     /// Where a request comes from; of a trusted proxy, whom it asks for.
-    fn address(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> String {
-        let by_proxy = match &*self.policy {
-            Policy::Proxy(proxy) if proxy.asks_from(peer) => text(headers, "x-forwarded-for"),
-            _ => None,
-        };
-        let last = by_proxy.and_then(|list| list.rsplit(',').next()).map(shortened).filter(|last| !last.is_empty());
-        last.unwrap_or_else(|| peer.map(|peer| peer.to_string()).unwrap_or_default())
+    pub(super) fn client(&self, request: &HttpRequest) -> Option<IpAddr> {
+        let said = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
+        let said = said.collect::<Vec<_>>().join(",");
+        peer_of(request).map(|peer| self.trusted.client(peer, Some(&said)))
     }
 
     /// A browser that asks for a page is sent to log in.
     fn to_login(&self, request: &HttpRequest) -> Option<HttpResponse> {
         self.policy.login()?;
-        let accept = text(request.headers(), ACCEPT.as_str()).unwrap_or_default();
-        if request.method() != Method::GET || !accept.contains("text/html") {
+        if request.method() != Method::GET || !looks_with_a_browser(request) {
             return None;
         }
         let wanted = request.uri().path_and_query().map_or("/", |wanted| wanted.as_str());
@@ -173,9 +176,30 @@ impl Lock {
     }
 }
 
+fn looks_with_a_browser(request: &HttpRequest) -> bool {
+    text(request.headers(), ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/html"))
+}
+
+/// The same answer with a page for a body, for whoever looks with a browser.
+fn page_about(problem: &Problem, request: &HttpRequest) -> Option<HttpResponse> {
+    let front = request.app_data::<Data<Front>>().filter(|_| looks_with_a_browser(request))?;
+    let caller = request.extensions().get::<Caller>().cloned();
+    let html = match &caller {
+        Some(caller) => front.site_for(caller).problem(problem.title(), &problem.to_string()),
+        None => front.site.problem(problem.title(), &problem.to_string()),
+    };
+    let mut answer = problem.error_response();
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    html.ok().map(|html| answer.set_body(BoxBody::new(html)))
+}
+
 fn percent_encoding(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+}
+
+fn peer_of(request: &HttpRequest) -> Option<IpAddr> {
+    request.peer_addr().map(|peer| peer.ip())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -203,7 +227,9 @@ pub async fn gate<B: MessageBody>(
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let door = request.app_data::<Data<Door>>().cloned();
+    let too_many = request.request().conn_data::<Counted>().is_some_and(|counted| counted.beyond);
     let admitted = match &door {
+        _ if too_many => Err(Problem::TooManyConnections),
         Some(door) => door.admit(&request),
         None => Err(Problem::Unavailable("nobody guards this door".to_owned())),
     };
@@ -213,14 +239,23 @@ pub async fn gate<B: MessageBody>(
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);
             }
-            next.call(request).await.map(ServiceResponse::map_into_left_body)
+            let answer = next.call(request).await?;
+            let problem = answer.response().error().and_then(actix_web::Error::as_error::<Problem>);
+            match problem.and_then(|problem| page_about(problem, answer.request())) {
+                Some(page) => Ok(answer.into_response(page).map_into_right_body()),
+                None => Ok(answer.map_into_left_body()),
+            }
         }
         Err(problem) => {
             let login = match (&problem, &door) {
                 (Problem::Unauthorized { .. }, Some(door)) => door.lock.to_login(request.request()),
                 _ => None,
             };
-            let answer = login.unwrap_or_else(|| problem.error_response());
+            let page = || page_about(&problem, request.request());
+            let mut answer = login.or_else(page).unwrap_or_else(|| problem.error_response());
+            if too_many {
+                answer.head_mut().set_connection_type(ConnectionType::Close);
+            }
             Ok(request.into_response(answer).map_into_right_body())
         }
     }

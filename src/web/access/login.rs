@@ -1,7 +1,7 @@
 //! The login page: a token in, a session in a cookie out.
 
 use actix_web::cookie::{Cookie, SameSite, time::Duration};
-use actix_web::http::header::{ContentType, LOCATION};
+use actix_web::http::header::{ContentType, LOCATION, ORIGIN};
 use actix_web::web::{Data, Form, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -39,36 +39,38 @@ pub async fn page(front: Data<Front>, query: Query<LoginQuery>) -> Result<HttpRe
 /// `POST /login`: sets the session's cookie and goes on to where somebody wanted to be.
 pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>) -> Result<HttpResponse, Problem> {
     let tokens = front.lock.policy.login().ok_or(Problem::NotFound)?;
-    let peer = request.peer_addr().map(|peer| peer.ip());
     let given = given.into_inner();
     let next = local(&given.next, front.site.root());
     let Some(role) = tokens.role_of(given.token.trim()) else {
-        front.lock.failures.note(peer)?;
+        front.lock.failures.note(front.lock.client(&request))?;
         return html(&front, &LoginPage { next, wrong: true });
     };
     let name = shortened(&given.name);
     let name = if name.is_empty() { role.to_string() } else { name };
     let value = tokens.session(&Session { name, role }, unix_seconds());
-    let cookie = cookie(&front, value, i64::try_from(SESSION_SEC).unwrap_or(0));
+    let cookie = cookie(&request, &front, value, i64::try_from(SESSION_SEC).unwrap_or(0));
     Ok(HttpResponse::SeeOther().cookie(cookie).insert_header((LOCATION, next)).finish())
 }
 
 /// `POST /logout`: takes the cookie back.
-pub async fn leave(front: Data<Front>) -> Result<HttpResponse, Problem> {
+pub async fn leave(request: HttpRequest, front: Data<Front>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
     let login = format!("{}/login", front.site.root());
-    Ok(HttpResponse::SeeOther().cookie(cookie(&front, String::new(), 0)).insert_header((LOCATION, login)).finish())
+    Ok(HttpResponse::SeeOther().cookie(cookie(&request, &front, String::new(), 0)).insert_header((LOCATION, login)).finish())
 }
 
-/// Read by no script, sent to no other site, and over an encrypted connection only where people come by one.
-fn cookie(front: &Front, value: String, seconds: i64) -> Cookie<'static> {
+/// Read by no script, sent to no other site, and over an encrypted connection only where people come by one:
+/// `SERVER_URL` says so, or the page that asks was loaded over one.
+fn cookie(request: &HttpRequest, front: &Front, value: String, seconds: i64) -> Cookie<'static> {
     let root = front.site.root();
+    let by_page = request.headers().get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
+    let encrypted = front.site.is_encrypted() || by_page;
     let path = if root.is_empty() { "/".to_owned() } else { root.to_owned() };
     Cookie::build(SESSION_COOKIE, value)
         .path(path)
         .http_only(true)
         .same_site(SameSite::Strict)
-        .secure(front.site.is_encrypted())
+        .secure(encrypted)
         .max_age(Duration::seconds(seconds))
         .finish()
 }

@@ -7,6 +7,7 @@
 pub mod audit_page;
 mod audited;
 mod caller;
+mod connections;
 mod failures;
 mod gate;
 pub mod login;
@@ -14,6 +15,7 @@ mod origin;
 
 pub use audited::audited;
 pub use caller::Caller;
+pub use connections::Connections;
 pub use failures::Failures;
 pub use gate::{Door, Lock, admitted, gate};
 

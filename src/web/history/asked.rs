@@ -1,13 +1,13 @@
 //! What is asked for: parameters as text, checked once; what is wrong says which, and what was
 //! expected.
 
+use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::answer::Format;
-use super::names;
 use crate::fleet::event::TYPES;
 use crate::history::Micros;
 use crate::history::window::Window;
@@ -82,6 +82,25 @@ fn selection(name: &str, list: &Option<String>) -> Result<Selection, Problem> {
         return Err(bad(format!("{name} has {} names: expected at most {MAX_NAMES}", names.len())));
     }
     Ok(Selection::Names(names))
+}
+
+/// Names that were asked for, without doubles. In a name a comma is written `\\,`.
+fn names(list: &str) -> Vec<String> {
+    let (mut names, mut name) = (BTreeSet::new(), String::new());
+    let mut rest = list;
+    while let Some((before, after)) = rest.split_once(',') {
+        rest = after;
+        match before.strip_suffix('\\') {
+            Some(escaped) => name.extend([escaped, ","]),
+            None => {
+                name.push_str(before);
+                names.insert(std::mem::take(&mut name));
+            }
+        }
+    }
+    name.push_str(rest);
+    names.insert(name);
+    names.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
 /// `since` of the recent window.
@@ -236,4 +255,17 @@ impl EventsQuery {
 #[expect(clippy::cast_possible_truncation, reason = "checked to be a date's range")]
 fn date(unix_seconds: f64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros((unix_seconds * 1e6) as Micros).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::names;
+
+    #[test]
+    fn a_list_is_taken_apart_at_its_commas_but_for_those_in_a_name() {
+        assert_eq!(names("b, a,,b"), ["a", "b"]);
+        assert_eq!(names(r"xlen:a\,b,xlen:c\d"), ["xlen:a,b", r"xlen:c\d"]);
+        assert_eq!(names(r"\,"), [","]);
+        assert!(names(" , ").is_empty());
+    }
 }

@@ -7,7 +7,7 @@ mod answer;
 mod asked;
 mod incidents;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -199,7 +199,7 @@ pub async fn queries(
 ) -> Result<HttpResponse, Problem> {
     let asked = query.of()?;
     let (pool, window) = (front.io.postgres.clone(), asked.window);
-    let started = from_postgres(&front, async move { history::queries::started(&pool, window).await }).await?;
+    let started = from_postgres(&front, async move { history::queries_started::read(&pool, window).await }).await?;
     let without_queries = started.is_none();
     let started = started.unwrap_or_default();
     if asked.format == Format::Csv {
@@ -284,7 +284,7 @@ pub(super) async fn summed_up(front: &Front, window: Window) -> Result<history_p
         // Each on a connection of its own, at the same time.
         tokio::try_join!(
             history::summary::happened(&pool, window),
-            history::queries::started(&pool, window),
+            history::queries_started::read(&pool, window),
             history::metrics::read(&pool, &backlog, window),
             history::latency::volume(&pool, window),
         )
@@ -324,8 +324,3 @@ fn over<T>(window: Window, found: T) -> Over<T> {
     Over { found, since: seconds(window.since), until: seconds(window.until), bucket_seconds }
 }
 
-/// Names that were asked for, without doubles.
-fn names(list: &str) -> Vec<String> {
-    let names: BTreeSet<&str> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-    names.into_iter().map(str::to_owned).collect()
-}

@@ -11,7 +11,7 @@ use super::messages::action;
 use super::{LOOK_WITHIN, carry_out, html, keep, may, message_json};
 use crate::actors::io::REDIS_LATE;
 use crate::contract::Name;
-use crate::fleet::message::{Action, DeadConsumer, DeadFound, Message, MessageState};
+use crate::fleet::message::{Action, DeadConsumer, DeadFound, Message};
 use crate::operator::find;
 use crate::pages::operator::{PreviewPage, dead_consumers_page};
 use crate::web::Front;
@@ -93,7 +93,6 @@ pub async fn preview(front: Data<Front>, caller: Caller, given: Given) -> Result
             back: &format!("/admin/dead-consumers?min_idle_seconds={min_idle_seconds}"),
             owners: &owners,
             first: &first,
-            state: MessageState::Pending,
             groups: 1,
             of_the_dead: true,
         };

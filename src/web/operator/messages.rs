@@ -178,7 +178,7 @@ pub async fn preview(
             Some((path, query)) => format!("/api{path}/apply?{query}"),
             None => format!("/api{base}/apply"),
         };
-        return html(PreviewPage::of(&found, wanted.state, (&token, &apply, &base)).html(&front.site_for(&caller)));
+        return html(PreviewPage::of(&found, (&token, &apply, &base)).html(&front.site_for(&caller)));
     }
     let owner = |(name, alive, n): &(Name, bool, u64)| json!({"consumer": name, "heartbeat": alive, "messages": n});
     Ok(HttpResponse::Ok().json(json!({

@@ -46,7 +46,7 @@ fn html(page: Result<String, PagesError>) -> Result<HttpResponse, Problem> {
 
 /// Retrying is an operator's; whatever takes something out of its stream an administrator's.
 fn may(caller: &Caller, action: Action) -> Result<(), Problem> {
-    let needed = if action == Action::Retry { Role::Operator } else { Role::Admin };
+    let needed = if action.takes_away() { Role::Admin } else { Role::Operator };
     if caller.role < needed {
         return Err(Problem::Forbidden(format!(
             "to {action} needs the role {needed}; {} is {}",

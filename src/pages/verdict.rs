@@ -44,9 +44,9 @@ impl Level {
     }
 }
 
-/// A worker type's condition.
+/// A worker type's verdict.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Condition {
+pub(super) struct Verdict {
     /// How bad it is.
     pub(super) level: Level,
     /// The word of its pill.
@@ -60,8 +60,8 @@ pub(super) struct Condition {
 }
 
 /// How `status` fares at `ts` (Unix seconds); `stream` is what it reads.
-pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f64) -> Condition {
-    let told = |level, pill, shape, sentence| Condition { level, pill, shape, sentence, quiet: false };
+pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f64) -> Verdict {
+    let told = |level, pill, shape, sentence| Verdict { level, pill, shape, sentence, quiet: false };
     let waiting = status.backlog.unwrap_or(0);
     let since = |words: &str| Sentence::words(words).at(" since ", status.state_changed_at, MomentStyle::Clock);
 
@@ -149,9 +149,9 @@ fn presence_unknown(status: &WorkerTypeStatus) -> Sentence {
 }
 
 /// What there is to say of a type that fares well.
-fn calm(status: &WorkerTypeStatus) -> Condition {
+fn calm(status: &WorkerTypeStatus) -> Verdict {
     let (alive, draining) = (status.alive, status.draining);
-    let told = |pill, sentence| Condition { level: Level::Fine, pill, shape: "fine", sentence, quiet: false };
+    let told = |pill, sentence| Verdict { level: Level::Fine, pill, shape: "fine", sentence, quiet: false };
     if draining > 0 && draining == alive {
         return told("draining", Sentence::words("takes no new work"));
     }
@@ -166,7 +166,7 @@ fn calm(status: &WorkerTypeStatus) -> Condition {
         return told("alive", Sentence::words(format!("{late} late")));
     }
     let since = Sentence::words("alive").at(" since ", status.state_changed_at, MomentStyle::Clock);
-    Condition { quiet: true, ..told("alive", since) }
+    Verdict { quiet: true, ..told("alive", since) }
 }
 
 #[cfg(test)]
@@ -184,8 +184,8 @@ mod tests {
         fleet.change("a", change);
         let snapshot = fleet.finish();
         let name = Name::from("a");
-        let condition = of(&snapshot.workers[&name], snapshot.streams.get(&name), NOW);
-        (condition.pill, condition.level.is_trouble(), condition.sentence.plain())
+        let verdict = of(&snapshot.workers[&name], snapshot.streams.get(&name), NOW);
+        (verdict.pill, verdict.level.is_trouble(), verdict.sentence.plain())
     }
 
     #[test]

@@ -52,7 +52,7 @@ async fn has_queries(connection: &mut AsyncPgConnection) -> Result<bool, diesel:
 ///
 /// # Errors
 /// When Postgres cannot be read.
-pub async fn started(pool: &PgPool, window: Window) -> Result<Option<Started>, SourceTrouble> {
+pub async fn read(pool: &PgPool, window: Window) -> Result<Option<Started>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let mut reading = connection.build_transaction().read_only().repeatable_read();
     let rows = reading.run(async |connection| {
