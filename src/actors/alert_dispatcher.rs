@@ -31,6 +31,8 @@ const BROKEN_PAUSE: f64 = 600.0;
 const ATTEMPT: Duration = Duration::from_secs(40);
 /// So many messages that are done are known again.
 const DONE: usize = 1000;
+/// Fewer samples show nothing.
+const FEWEST: usize = 3;
 /// Alerts of a message that are drawn.
 const SKETCHED: usize = 3;
 /// What Redis has not said by then is not drawn.
@@ -180,6 +182,9 @@ async fn sketches(io: &Io, message: &Message) -> Sketches {
         let charted = message.alerts.iter().filter_map(|line| Some((line, line.chart.as_ref()?)));
         for (line, chart) in charted.take(SKETCHED) {
             let samples = recent_series::read(&io.redis, &chart.series, until - REACHES).await?;
+            if samples.len() < FEWEST {
+                continue;
+            }
             let (limit, unit) = (chart.limit, chart.unit.clone());
             sketches.insert(line.key.clone(), Sketch { samples, until, limit, unit });
         }

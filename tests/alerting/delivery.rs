@@ -19,6 +19,7 @@ rules:
   - {name: r_oldest, type: oldest_callback_age, threshold: 100, duration: 500ms}
   - {name: r_callbacks, type: threshold, metric: callbacks_pending, threshold: 0, duration: 1s}
   - {name: r_connections, type: threshold, metric: pg_connection_count, threshold: 40, duration: 1s}
+  - {name: r_state, type: threshold, metric: "pg:state:QUEUED", threshold: 0, duration: 1s}
   - {name: r_disk, type: db_capacity, threshold: 80, duration: 1s, severity: critical}
 ";
 
@@ -86,7 +87,8 @@ async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves_by_slack_an
         clients.push(connect(&url).await.unwrap());
     }
     ground.fleet.crash(&["a"]).await;
-    let names = ["r_threshold", "r_heartbeat", "r_pending", "r_oldest", "r_callbacks", "r_connections", "r_disk"];
+    let names =
+        ["r_threshold", "r_heartbeat", "r_pending", "r_oldest", "r_callbacks", "r_connections", "r_state", "r_disk"];
     for name in names {
         ground.slack.told(&format!("{name}: "), IN_TIME).await;
         assert_eq!(mail.told(&format!("{name}: ")).await["tls"], true);
@@ -148,6 +150,57 @@ async fn a_maintenance_window_of_the_file_keeps_quiet_and_what_still_holds_after
 }
 
 #[tokio::test]
+async fn the_last_hour_is_drawn_in_slack_and_in_mails() {
+    let ground = Ground::new();
+    let mail = Mail::start("starttls").await;
+    let rules = ground.rules("rules: [{name: lots, type: threshold, metric: xlen, stream: orders, threshold: 40}]");
+    let by_mail = mail.settings();
+    let mut given: Vec<(&str, &str)> = by_mail.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    given.extend([("MONITOR_ALERTS_CONFIG", rules.as_str()), ("MONITOR_HISTORY_INTERVAL_SEC", "1")]);
+    let monitor = ground.monitor("m", &given).await;
+    let mut redis = ground.redis.connection().await;
+    for _ in 0..40 {
+        let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    }
+    eventually("some of it is recorded", SOON, || async {
+        let recorded = monitor.get("/api/history/xlen:orders").await.1;
+        recorded.matches(",40").count() >= 3
+    })
+    .await;
+    let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    let told = ground.slack.told("lots: ", SOON).await.body.to_string();
+    assert!(told.contains('█') && told.contains(" in the last hour, limit 40"), "{told}");
+    let taken = mail.told("lots: ").await;
+    assert!(taken["plain"].as_str().unwrap().contains('█'), "{taken}");
+    assert!(taken["html"].as_str().unwrap().contains("cid:chart-0"), "{taken}");
+    assert!(taken["pictures"]["<chart-0>"].as_u64().unwrap() > 100, "{taken}");
+}
+
+#[tokio::test]
+async fn more_than_twenty_messages_a_minute_are_counted_instead_and_hold_up_nothing_critical() {
+    let ground = Ground::new();
+    ground.fleet.up(&["a"]).await;
+    let rule = |n: usize, stream: &str| {
+        format!("\n  - {{name: lots{n:02}, type: threshold, metric: xlen, stream: {stream}, threshold: 0}}")
+    };
+    let all: String = (0..30).map(|n| rule(n, "orders")).chain([rule(99, "late")]).collect();
+    let rules = ground.rules(&format!("rules:{all}"));
+    let monitor = ground.monitor("m", &[("MONITOR_ALERTS_CONFIG", rules.as_str())]).await;
+    ground.alive(&monitor, &["a"]).await;
+    let mut redis = ground.redis.connection().await;
+    let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    // Nineteen of their own, and one for the other eleven.
+    ground.slack.told("and 10 more", SOON).await;
+    let first = ground.slack.posts()[0].at;
+    let _: String = redis::cmd("XADD").arg(&["late", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    ground.fleet.crash(&["a"]).await;
+    ground.slack.told("Worker a crashed", SOON).await;
+    assert_eq!(ground.slack.taken().len(), 21, "twenty, and what is critical");
+    let late = ground.slack.told("lots99: ", 2 * SOON).await;
+    assert!(late.at.duration_since(first) > Duration::from_secs(50), "{:?}", late.at.duration_since(first));
+}
+
+#[tokio::test]
 async fn a_slack_that_hangs_for_a_minute_is_told_in_order_when_it_answers_again() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
@@ -202,7 +255,7 @@ async fn notify_test_sends_by_every_channel_and_shows_the_answers() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
     let nobody = command.arg("notify-test").env_clear().output().unwrap();
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(String::from_utf8(nobody.stderr).unwrap().contains("no channel is set up: set SLACK_WEBHOOK_URL"));
+    assert!(String::from_utf8(nobody.stderr).unwrap().contains("no channel is set up: nobody is told. Set one of SLACK_WEBHOOK_URL"));
 }
 
 #[tokio::test]

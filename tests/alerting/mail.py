@@ -42,6 +42,8 @@ class Keeper:
             "references": mail["references"],
             "types": [part.get_content_type() for part in parts],
             "plain": parts[0].get_content(),
+            "html": parts[1].get_content(),
+            "pictures": {part["content-id"]: len(part.get_content()) for part in parts[2:]},
         }
         print("mail: " + json.dumps(taken), flush=True)
         return "250 taken"
