@@ -17,6 +17,7 @@ use crate::fleet::cleanup::{Outcome, Plan, QueriesOutcome, STALE_AFTER};
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::watched::WatchedStreams;
+use crate::operator::{Sources, recycle};
 use crate::postgres::janitor;
 use crate::redis_streams::cleaning::{self, Turn};
 use crate::redis_streams::sweeps;
@@ -170,6 +171,13 @@ async fn clean_up(io: &Io, settings: &JanitorSettings, plan: Plan, asked_by: Opt
         outcome.errors.push(trouble.detail);
     }
     failpoint::reached("janitor.tidied");
+    if pass.is_some() {
+        // Of drops that were cut off, which of the two places has the entry.
+        let sources = Sources { redis: io.redis.clone(), postgres: io.postgres.clone() };
+        if let Err(trouble) = recycle::settle_overdue(&sources).await {
+            outcome.errors.push(format!("the recycle bin: {}", trouble.detail));
+        }
+    }
     if let Some(pass) = pass {
         if plan.queries {
             if let Err(trouble) = end_queries(io, settings, pass, until, &mut outcome).await {

@@ -1,6 +1,7 @@
 //! Closes each tick: lets [`Tracker`] decide, writes down what happened, and only then tells. At
 //! the start it goes on from what was written down, and moves what waited in Redis to Postgres.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ pub struct StateTracker {
     spooled: bool,
     flushing: bool,
     records_refreshed: Mono,
+    /// The marks of types that were forgotten; `None` until they were read once.
+    forgotten: Option<BTreeMap<Name, String>>,
 }
 
 #[derive(Default)]
@@ -84,6 +87,7 @@ impl StateTracker {
             spooled: true,
             flushing: false,
             records_refreshed: Mono::default(),
+            forgotten: None,
         }
     }
 
@@ -138,7 +142,7 @@ impl StateTracker {
     fn advance(&mut self, readings: &TickReadings, ctx: &mut Context<Self>) {
         let Some(advance) = self.tracker.advance(readings) else { return };
         let Advance { events, snapshot, changed_types, new_types } = advance;
-        let records = self.records_to_save(readings, changed_types);
+        let records = self.records_to_save(readings, changed_types, ctx);
         self.unwritten.extend(events);
         let snapshot = Arc::new(snapshot);
         if self.unwritten.is_empty() && records.is_empty() && new_types.is_empty() {
@@ -152,13 +156,33 @@ impl StateTracker {
         }
     }
 
-    fn records_to_save(&mut self, readings: &TickReadings, changed: Vec<Name>) -> Vec<(Name, WorkerStateRecord)> {
+    fn records_to_save(
+        &mut self,
+        readings: &TickReadings,
+        changed: Vec<Name>,
+        ctx: &mut Context<Self>,
+    ) -> Vec<(Name, WorkerStateRecord)> {
         let mut names = changed;
         if readings.heartbeats.is_ok() && readings.now.since(self.records_refreshed) >= REFRESH_RECORDS_EVERY {
             self.records_refreshed = readings.now;
             names = self.tracker.alive_types().cloned().chain(names).collect();
+            self.forget_what_others_forgot(ctx);
         }
         names.into_iter().filter_map(|name| self.tracker.record(&name).map(|record| (name, record))).collect()
+    }
+
+    fn forget_what_others_forgot(&mut self, ctx: &mut Context<Self>) {
+        let redis = self.io.redis.clone();
+        let reading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move { worker_type_records::forgotten(&redis).await });
+        ctx.spawn(reading.into_actor(self).map(|marks, this, _| {
+            let Ok(marks) = marks else { return };
+            // What was forgotten before this monitor looked is not in what it has loaded.
+            let known = this.forgotten.replace(marks.clone()).unwrap_or_else(|| marks.clone());
+            for (name, _) in marks.iter().filter(|(name, mark)| known.get(*name) != Some(*mark)) {
+                tracing::info!(worker_type = %name, "another monitor was told to forget a worker type");
+                this.tracker.forget(name);
+            }
+        }));
     }
 
     /// Events first, then the states they lead to: a restart in between finds them again, under
@@ -337,12 +361,16 @@ impl Handler<ForgetWorker> for StateTracker {
 
     /// No tick is closed meanwhile, so that none writes it down again.
     fn handle(&mut self, ForgetWorker(name): ForgetWorker, ctx: &mut Self::Context) -> Self::Result {
-        let (redis, forgotten) = (self.io.redis.clone(), name.clone());
-        let forgetting = self
-            .io
-            .run(WRITE_WITHIN * 4, REDIS_LATE, async move { worker_type_records::forget(&redis, &forgotten).await });
+        let mark = uuid::Uuid::new_v4().to_string();
+        let (redis, forgotten, its_mark) = (self.io.redis.clone(), name.clone(), mark.clone());
+        let forgetting = self.io.run(WRITE_WITHIN * 4, REDIS_LATE, async move {
+            worker_type_records::forget(&redis, &forgotten, &its_mark).await
+        });
         let (answer, answered) = oneshot::channel();
         ctx.wait(forgetting.into_actor(self).map(move |recorded, this, _| {
+            if let Some(known) = this.forgotten.as_mut().filter(|_| recorded.is_ok()) {
+                known.insert(name.clone(), mark);
+            }
             let said = recorded.map(|recorded| this.tracker.forget(&name) || recorded);
             let _ = answer.send(said.map_err(|trouble| trouble.detail));
         }));

@@ -12,6 +12,9 @@ pub const HEARTBEAT_PREFIX: &str = "worker:heartbeat:";
 pub const MARKER_PREFIX: &str = "worker:shutdown:";
 /// Set of every worker type ever seen alive.
 pub const KNOWN_WORKERS: &str = "monitor:known_workers";
+/// Worker types that somebody had forgotten lately (hash: type → a mark that is new each time), for monitors that
+/// know them still.
+pub const FORGOTTEN_WORKERS: &str = "monitor:forgotten_workers";
 /// Transitions that could not be written to Postgres yet, oldest first (list of JSON).
 pub const EVENT_SPOOL: &str = "monitor:events:spool";
 /// Set of the names of all series that have a recent window.

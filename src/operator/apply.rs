@@ -96,7 +96,7 @@ async fn apply_part(
 }
 
 /// Into the bin first, then out of Redis, then settled: wherever this ends, nothing is lost, and what
-/// is not settled is settled by whoever looks at the bin.
+/// is not settled is settled by whoever looks at the bin, or by the janitor.
 async fn drop_some(
     sources: &Sources,
     common: &Batch,
@@ -139,7 +139,7 @@ async fn drop_some(
     verdicts.extend(std::iter::repeat_n(Verdict::LeftAlone("gone"), chosen - targets.len()));
     let postgres = &sources.postgres;
     for (state, places) in [(BinState::Binned, &binned), (BinState::Void, &void)] {
-        // It is settled in Redis; whoever looks at the bin next notes it.
+        // It is settled in Redis; whoever looks at the bin next, or the janitor, notes it.
         if let Err(trouble) = recycle_bin::settle(postgres, state, places).await {
             recycle::not_settled(&trouble);
         }

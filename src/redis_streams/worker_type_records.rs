@@ -10,6 +10,9 @@ use crate::contract::{Name, keys};
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::worker_type::WorkerStateRecord;
 
+/// So long other monitors can learn that a type was forgotten, seconds.
+const MARKS_LAST_SEC: u32 = 86_400;
+
 /// Loads every known type's record. A known type whose record is missing or unreadable is not in
 /// the answer; the reason is logged.
 ///
@@ -63,18 +66,33 @@ pub async fn save(
     Ok(())
 }
 
-/// Deletes what is written down of a type; whether there was anything.
+/// Deletes what is written down of a type, and tells other monitors by `mark`; whether there was anything.
 ///
 /// # Errors
 /// When Redis did not do it.
-pub async fn forget(pool: &deadpool_redis::Pool, worker_type: &Name) -> Result<bool, SourceTrouble> {
+pub async fn forget(pool: &deadpool_redis::Pool, worker_type: &Name, mark: &str) -> Result<bool, SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.atomic();
     pipe.cmd("SREM").arg(keys::KNOWN_WORKERS).arg(worker_type.as_bytes());
     pipe.cmd("DEL").arg(keys::worker_state(worker_type));
+    pipe.cmd("HSET").arg(keys::FORGOTTEN_WORKERS).arg(worker_type.as_bytes()).arg(mark).ignore();
+    pipe.cmd("EXPIRE").arg(keys::FORGOTTEN_WORKERS).arg(MARKS_LAST_SEC).ignore();
     let mut redis = connection::checkout(pool).await?;
     let (known, recorded): (u64, u64) = pipe.query_async(&mut redis).await.map_err(|e| connection::trouble(&e))?;
     Ok(known + recorded > 0)
+}
+
+/// Which types were forgotten in the last day, by any monitor, each with its mark.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn forgotten(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, String>, SourceTrouble> {
+    let mut redis = connection::checkout(pool).await?;
+    let mut pipe = redis::pipe();
+    pipe.cmd("HGETALL").arg(keys::FORGOTTEN_WORKERS);
+    let marks = one(send(&mut redis, &mut pipe).await?)?;
+    let pair = |(name, mark): (&[u8], Reply<'_>)| Some((Name::from(name), mark.text()?.into_owned()));
+    Ok(Reply::of(&marks).fields().filter_map(pair).collect())
 }
 
 fn one(answers: Vec<Result<Value, redis::RedisError>>) -> Result<Value, SourceTrouble> {

@@ -29,6 +29,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "failpoint",
             "fleet",
             "history",
+            "operator",
             "pages",
             "postgres",
             "redis_streams",

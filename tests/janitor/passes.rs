@@ -196,12 +196,15 @@ async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
 async fn a_forgotten_worker_type_is_gone_with_its_alert_and_learned_again() {
     let ground = Ground::new().await;
     let monitor = ground.monitor(&[("MONITOR_STARTUP_GRACE_SEC", "0")]).await;
+    let another = ground.monitor(&[]).await;
     let beat = r#"{"stream":"b","consumer":"w","started_at":1,"last_seen":1,"task_limit":1}"#;
     let _: Answer = ask(&mut ground.redis.clone(), &["SET", "worker:heartbeat:b:w", beat]).await;
     monitor.until("it is alive", LATER, |s| s["workers"]["b"]["state"] == "alive").await;
     monitor.takes_orders().await;
     let _: Answer = ask(&mut ground.redis.clone(), &["DEL", "worker:heartbeat:b:w"]).await;
-    monitor.until("it crashed", LATER, |s| s["workers"]["b"]["state"] == "crashed").await;
+    for monitor in [&monitor, &another] {
+        monitor.until("it crashed", LATER, |s| s["workers"]["b"]["state"] == "crashed").await;
+    }
     eventually("that is told", LATER, || async {
         ground.count("monitor_alerts WHERE key = 'worker_crashed:b' AND phase = 'firing'").await == Ok(1)
     })
@@ -212,6 +215,7 @@ async fn a_forgotten_worker_type_is_gone_with_its_alert_and_learned_again() {
     let recorded: bool = ask(&mut ground.redis.clone(), &["EXISTS", "monitor:worker_state:b"]).await;
     assert_eq!((known, recorded), (false, false));
     monitor.until("it is not shown", LATER, |s| s["workers"]["b"].is_null()).await;
+    another.until("nor by the other monitor", LATER, |s| s["ts"].is_f64() && s["workers"]["b"].is_null()).await;
     eventually("its alert ends", LATER, || async {
         ground.count("monitor_alerts WHERE key = 'worker_crashed:b' AND phase = 'resolved'").await == Ok(1)
     })
@@ -219,5 +223,7 @@ async fn a_forgotten_worker_type_is_gone_with_its_alert_and_learned_again() {
     assert_eq!(post(&monitor, "/api/admin/forget_worker?name=b").await.0, 400);
     assert_eq!(post(&monitor, "/api/admin/forget_worker").await.0, 400);
     let _: Answer = ask(&mut ground.redis.clone(), &["SET", "worker:heartbeat:b:w", beat]).await;
-    monitor.until("it is learned again", LATER, |s| s["workers"]["b"]["state"] == "alive").await;
+    for monitor in [&monitor, &another] {
+        monitor.until("it is learned again", LATER, |s| s["workers"]["b"]["state"] == "alive").await;
+    }
 }
