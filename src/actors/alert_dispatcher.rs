@@ -37,7 +37,7 @@ const FEWEST: usize = 3;
 const SKETCHED: usize = 3;
 /// What Redis has not said by then is not drawn.
 const SKETCHED_WITHIN: Duration = Duration::from_millis(300);
-/// How often the queue is looked at without being asked.
+/// How often the queue is looked at while there is something in it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The actor.
@@ -57,6 +57,8 @@ pub struct AlertDispatcher {
     resting: BTreeMap<String, f64>,
     /// Channels that refused everything.
     broken: BTreeSet<String>,
+    /// It will look again by itself.
+    wakes: bool,
 }
 
 impl AlertDispatcher {
@@ -73,6 +75,7 @@ impl AlertDispatcher {
             busy: BTreeSet::new(),
             resting: BTreeMap::new(),
             broken: BTreeSet::new(),
+            wakes: false,
         }
     }
 
@@ -97,6 +100,12 @@ impl AlertDispatcher {
             if let Some(row) = self.queue.get(at).cloned() {
                 self.attempt(row, now, ctx);
             }
+        }
+        if !self.queue.is_empty() && !std::mem::replace(&mut self.wakes, true) {
+            ctx.run_later(LOOK_EVERY, |this, ctx| {
+                this.wakes = false;
+                this.look(ctx);
+            });
         }
     }
 
@@ -229,12 +238,7 @@ fn spread(id: &str, attempt: u32) -> f64 {
 impl Actor for AlertDispatcher {
     type Context = Context<Self>;
 
-    fn started(&mut self, ctx: &mut Self::Context) {
-        fn again(this: &mut AlertDispatcher, ctx: &mut Context<AlertDispatcher>) {
-            this.look(ctx);
-            ctx.run_later(LOOK_EVERY, again);
-        }
-        again(self, ctx);
+    fn started(&mut self, _: &mut Self::Context) {
         // After a fall the queue is read back.
         self.supervisor.do_send(Report::DispatcherStarted);
     }

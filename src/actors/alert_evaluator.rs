@@ -181,12 +181,9 @@ impl AlertEvaluator {
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
         let ledger = Arc::clone(&self.ledger);
-        let pool = self.io.postgres.clone();
         let renewing = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move {
-            let news = ledger.renew().await;
-            let may_act = ledger.may_act().await;
-            let findings = if may_act { janitor::untold(&pool).await.unwrap_or_default() } else { Vec::new() };
-            Ok((news, ledger.silences().await, may_act, findings))
+            let (news, findings) = ledger.renew().await;
+            Ok((news, ledger.silences().await, ledger.may_act().await, findings))
         });
         ctx.spawn(renewing.into_actor(self).map(|renewed, this, ctx| {
             if let Ok((news, silences, may_act, findings)) = renewed {
@@ -215,7 +212,9 @@ impl AlertEvaluator {
                 if this.acting && !acknowledged.is_empty() {
                     this.write(Change { alerts: acknowledged, ..Change::default() }, ctx);
                 }
-                this.take_findings(findings, ctx);
+                if this.acting {
+                    this.take_findings(findings, ctx);
+                }
             }
             this.show();
             ctx.run_later(RENEW_EVERY, |this, ctx| this.renew(ctx));

@@ -19,8 +19,9 @@ use tokio::sync::Mutex;
 
 use crate::alerting::lifecycle::Alert;
 use crate::alerting::quiet::Silence;
+use crate::fleet::cleanup::Finding;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
-use crate::postgres::alerts::{self, NotWritten, OutboxRow};
+use crate::postgres::alerts::{self, Led, NotWritten, OutboxRow};
 use crate::postgres::alerts_spool::{Spool, Unsaved};
 use crate::postgres::connection::PgPool;
 use crate::postgres::events::NewRow;
@@ -153,32 +154,32 @@ impl Ledger {
         self.books.lock().await.silences.clone()
     }
 
-    /// Asks for the lease or renews it, and reads what others wrote.
-    pub async fn renew(&self) -> News {
+    /// Asks for the lease or renews it, and reads what others wrote: beside the news, what the janitor found and
+    /// nobody was told of yet.
+    pub async fn renew(&self) -> (News, Vec<Finding>) {
         let asked = Instant::now();
         let acts = self.may_act().await;
         let answer = if !acts && self.another_leads().await {
-            Ok(None)
+            within(alerts::silences(&self.postgres)).await.map(|silences| Led { silences, ..Led::default() })
         } else {
             within(alerts::lead(&self.postgres, &self.holder, LEASE.as_secs_f64())).await
         };
         let held = match &answer {
-            Ok(Some(_)) => shortly(redis_streams::alerts::lead(&self.redis, &self.holder, LEASE)).await.map(|()| true),
-            Ok(None) => Ok(false),
+            Ok(Led { epoch: Some(_), .. }) => {
+                shortly(redis_streams::alerts::lead(&self.redis, &self.holder, LEASE)).await.map(|()| true)
+            }
+            Ok(_) => Ok(false),
             Err(_) => shortly(redis_streams::alerts::lead_unless_another(&self.redis, &self.holder, LEASE)).await,
         };
-        let silences = match &answer {
-            Ok(_) => within(alerts::silences(&self.postgres)).await.ok(),
-            Err(_) => None,
-        };
         let mut books = self.books.lock().await;
-        if let Some(silences) = silences {
-            books.silences = silences;
-        }
-        match answer {
-            Err(trouble) => self.unreachable(&mut books, &trouble, held.ok(), asked),
-            Ok(None) => self.follow(&mut books).await,
-            Ok(Some(epoch)) => {
+        let led = match answer {
+            Err(trouble) => return (self.unreachable(&mut books, &trouble, held.ok(), asked), Vec::new()),
+            Ok(led) => led,
+        };
+        books.silences = led.silences;
+        let news = match led.epoch {
+            None => self.follow(&mut books).await,
+            Some(epoch) => {
                 let known = match books.standing {
                     Standing::Leads { epoch: known, .. } => known == epoch,
                     _ => false,
@@ -188,11 +189,13 @@ impl Ledger {
                 books.standing = Standing::Leads { epoch, until: asked + SURE_FOR };
                 if known {
                     self.flush(&mut books, epoch).await;
-                    return News::None;
+                    News::None
+                } else {
+                    self.take_over(&mut books, epoch, alone).await
                 }
-                self.take_over(&mut books, epoch, alone).await
             }
-        }
+        };
+        (news, led.findings)
     }
 
     async fn take_over(&self, books: &mut Books, epoch: i64, alone: Option<Standing>) -> News {

@@ -300,7 +300,7 @@ pub struct PassRecord {
 }
 
 /// Queries that a pass called abandoned: what an alert is about.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Finding {
     /// The pass's id.
     pub pass: String,

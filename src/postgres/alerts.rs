@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{Array, Double, Int8, Jsonb, Text, Uuid as SqlUuid};
+use diesel::sql_types::{Array, Double, Int8, Jsonb, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -13,9 +13,11 @@ use uuid::Uuid;
 
 use super::connection::{PgPool, checkout, trouble};
 use super::events;
+use super::janitor::UNTOLD;
 use crate::alerting::lifecycle::Alert;
 use crate::alerting::message::Message;
 use crate::alerting::quiet::Silence;
+use crate::fleet::cleanup::Finding;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 /// A message to one channel, and what became of it. Times are Unix seconds.
@@ -241,22 +243,21 @@ async fn outbox(pool: &PgPool, rest: &str) -> Result<Vec<OutboxRow>, SourceTroub
     Ok(read(rows))
 }
 
+/// Silences and acknowledgements that are not over, as one JSON list.
+const SILENCES: &str = "coalesce((SELECT jsonb_agg(jsonb_build_object('id', id, 'rule', rule, 'subject', subject,
+    'owner', owner, 'reason', reason, 'starts', extract(epoch from starts)::float8,
+    'until', extract(epoch from until)::float8, 'acknowledges', acknowledges) ORDER BY starts)
+    FROM monitor_silences WHERE until > now()), '[]')";
+
 /// Silences and acknowledgements that are not over.
 ///
 /// # Errors
 /// When Postgres cannot be read.
 pub async fn silences(pool: &PgPool) -> Result<Vec<Silence>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let rows: Vec<Json> = sql_query(
-        "SELECT jsonb_build_object('id', id, 'rule', rule, 'subject', subject, 'owner', owner, 'reason', reason,
-             'starts', extract(epoch from starts)::float8, 'until', extract(epoch from until)::float8,
-             'acknowledges', acknowledges) AS json
-         FROM monitor_silences WHERE until > now() ORDER BY starts",
-    )
-    .load(&mut connection)
-    .await
-    .map_err(|e| trouble(&e))?;
-    Ok(read(rows))
+    let row: Json =
+        sql_query(format!("SELECT {SILENCES} AS json")).get_result(&mut connection).await.map_err(|e| trouble(&e))?;
+    Ok(list(row.json))
 }
 
 /// Stores a silence.
@@ -315,31 +316,53 @@ pub async fn forget_old(pool: &PgPool) -> Result<(), SourceTrouble> {
     Ok(())
 }
 
-#[derive(QueryableByName)]
-struct Epoch {
-    #[diesel(sql_type = Int8)]
-    epoch: i64,
+/// What asking to lead came to, and what a leader has to know.
+#[derive(Debug, Default)]
+pub struct Led {
+    /// The epoch, if the holder leads now.
+    pub epoch: Option<i64>,
+    /// Silences and acknowledgements that are not over.
+    pub silences: Vec<Silence>,
+    /// Passes of the janitor that called queries abandoned, of which nobody was told yet; oldest first.
+    pub findings: Vec<Finding>,
 }
 
-/// Asks to lead, or to go on leading: the epoch, if `holder` leads now. A leader that did not
-/// renew for `lease_sec` leads no more, by Postgres' clock.
+/// Asks to lead, or to go on leading. A leader that did not renew for `lease_sec` leads no more, by
+/// Postgres' clock. One statement, since it is asked every few seconds.
 ///
 /// # Errors
 /// When Postgres does not say.
-pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<Option<i64>, SourceTrouble> {
+pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<Led, SourceTrouble> {
+    #[derive(QueryableByName)]
+    struct Row {
+        #[diesel(sql_type = Nullable<Int8>)]
+        epoch: Option<i64>,
+        #[diesel(sql_type = Jsonb)]
+        silences: Value,
+        #[diesel(sql_type = Jsonb)]
+        findings: Value,
+    }
     let mut connection = checkout(pool).await?;
-    let epochs: Vec<Epoch> = sql_query(
-        "UPDATE monitor_alert_leader
-         SET epoch = epoch + (holder <> $1)::int, holder = $1, renewed = clock_timestamp()
-         WHERE holder = $1 OR renewed < clock_timestamp() - make_interval(secs => $2)
-         RETURNING epoch",
-    )
+    let row: Row = sql_query(format!(
+        "WITH led AS (
+             UPDATE monitor_alert_leader
+             SET epoch = epoch + (holder <> $1)::int, holder = $1, renewed = clock_timestamp()
+             WHERE holder = $1 OR renewed < clock_timestamp() - make_interval(secs => $2)
+             RETURNING epoch)
+         SELECT (SELECT epoch FROM led) AS epoch, {SILENCES} AS silences, {UNTOLD} AS findings"
+    ))
     .bind::<Text, _>(holder)
     .bind::<Double, _>(lease_sec)
-    .load(&mut connection)
+    .get_result(&mut connection)
     .await
     .map_err(|e| trouble(&e))?;
-    Ok(epochs.into_iter().next().map(|row| row.epoch))
+    Ok(Led { epoch: row.epoch, silences: list(row.silences), findings: list(row.findings) })
+}
+
+/// The items of a JSON list that can be read.
+fn list<T: serde::de::DeserializeOwned>(json: Value) -> Vec<T> {
+    let Value::Array(items) = json else { return Vec::new() };
+    items.into_iter().filter_map(|item| serde_json::from_value(item).ok()).collect()
 }
 
 /// Leads no more: another may at once.

@@ -307,32 +307,10 @@ pub async fn newest(pool: &PgPool, limit: u32) -> Result<Vec<PassRecord>, Source
     Ok(rows.into_iter().map(record).collect())
 }
 
-/// Passes that ended and called queries abandoned, of which nobody was told yet; oldest first.
-///
-/// # Errors
-/// When Postgres cannot be read.
-pub async fn untold(pool: &PgPool) -> Result<Vec<Finding>, SourceTrouble> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = SqlUuid)]
-        id: Uuid,
-        #[diesel(sql_type = Jsonb)]
-        abandoned: Value,
-    }
-    let mut connection = checkout(pool).await?;
-    let rows: Vec<Row> = sql_query(
-        "SELECT id, abandoned FROM monitor_janitor_passes
-         WHERE alerted IS NULL AND abandoned <> '{}' AND ended IS NOT NULL ORDER BY began LIMIT 50",
-    )
-    .load(&mut connection)
-    .await
-    .map_err(|e| trouble(&e))?;
-    let finding = |row: Row| Finding {
-        pass: row.id.to_string(),
-        abandoned: serde_json::from_value(row.abandoned).unwrap_or_default(),
-    };
-    Ok(rows.into_iter().map(finding).collect())
-}
+/// Passes that ended and called queries abandoned, of which nobody was told yet, oldest first: one JSON list.
+pub(super) const UNTOLD: &str = "coalesce((SELECT jsonb_agg(jsonb_build_object('pass', id, 'abandoned', abandoned)
+    ORDER BY began) FROM (SELECT id, abandoned, began FROM monitor_janitor_passes
+    WHERE alerted IS NULL AND abandoned <> '{}' AND ended IS NOT NULL ORDER BY began LIMIT 50) AS untold), '[]')";
 
 /// The alert about these passes is written down.
 ///
