@@ -75,12 +75,19 @@ fn thread_cpu() -> f64 {
 
 /// What judging a snapshot costs: rules that name a stream each, and rules that match all of them.
 fn rules(count: usize, streams: usize) {
-    let mut fleet = states::Fleet::new(unix());
-    for s in 0..streams {
-        fleet.add(&format!("stream.{s:03}"), 3, 10, 5);
-    }
-    let snapshot = fleet.finish();
-    for (what, glob) in [("a stream each", false), ("all streams each", true)] {
+    let snapshot = |streams: usize| {
+        let mut fleet = states::Fleet::new(unix());
+        for s in 0..streams {
+            fleet.add(&format!("stream.{s:03}"), 3, 10, 5);
+        }
+        fleet.finish()
+    };
+    let turns = [snapshot(streams), snapshot(streams - 1)];
+    for (what, glob, comes_and_goes) in [
+        ("a stream each", false, false),
+        ("all streams each", true, false),
+        ("all streams each, one comes or goes every tick", true, true),
+    ] {
         let rule = |i: usize| {
             let stream = if glob { "'stream.*'".to_owned() } else { format!("stream.{:03}", i % streams) };
             format!("\n  - {{name: r{i}, type: threshold, metric: xlen, stream: {stream}, threshold: 500}}")
@@ -90,7 +97,8 @@ fn rules(count: usize, streams: usize) {
         let settings = BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".to_owned()] };
         let mut board = Board::new(settings, Arc::new(rules));
         let tick = |board: &mut Board, n: u32| {
-            assert!(board.advance(&snapshot, unix() + f64::from(n)).is_empty());
+            let snapshot = if comes_and_goes && n % 2 == 1 { &turns[1] } else { &turns[0] };
+            assert!(board.advance(snapshot, unix() + f64::from(n)).is_empty());
             board.due(unix() + f64::from(n));
         };
         // The first one finds out which streams the globs match.

@@ -9,6 +9,7 @@ use super::charted::Charted;
 use super::condition::{self, Memory, Sight};
 use super::grouping::{Due, PER_MINUTE, Pacing, Standing};
 use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
+use super::names::Names;
 use super::quiet::{Acknowledged, Silence};
 use super::rule::{Per, Rule, RuleSet, Subjects};
 use super::source_down;
@@ -65,6 +66,7 @@ pub struct Shown {
 pub struct Board {
     settings: BoardSettings,
     rules: Arc<RuleSet>,
+    names: Names,
     memories: Vec<Memory>,
     alerts: BTreeMap<String, Alert>,
     silences: Vec<Silence>,
@@ -82,6 +84,7 @@ impl Board {
         let mut board = Self {
             settings,
             rules: Arc::default(),
+            names: Names::default(),
             memories: Vec::new(),
             alerts: BTreeMap::new(),
             silences: Vec::new(),
@@ -174,6 +177,7 @@ impl Board {
         let mut changes = Vec::new();
         let mut seen: BTreeSet<String> = BTreeSet::new();
         let sight = Sight::of(snapshot);
+        self.names.follow(snapshot);
         let rules = Arc::clone(&self.rules);
         let mut live: BTreeMap<&str, usize> = BTreeMap::new();
         let keys_of_rules: Vec<String> =
@@ -181,11 +185,11 @@ impl Board {
         for rule in &keys_of_rules {
             *live.entry(rule).or_default() += 1;
         }
-        let mut memories = std::mem::take(&mut self.memories);
+        let (names, mut memories) = (std::mem::take(&mut self.names), std::mem::take(&mut self.memories));
         for (rule, memory) in rules.rules.iter().zip(&mut memories) {
             let policy = Policy { duration: rule.duration, resolve_after: rule.resolve_after, not_before: 0.0 };
             let has_alerts = live.contains_key(rule.name.as_str());
-            condition::observe(rule, &sight, memory, now, has_alerts, |subject, is| {
+            condition::observe(rule, (&sight, &names), memory, now, has_alerts, |subject, is| {
                 if !has_alerts && !matches!(is, Seen::Holds(_)) {
                     return;
                 }
@@ -207,7 +211,7 @@ impl Board {
                 self.step(&key, identity, is, policy, text, now, &mut changes);
             });
         }
-        self.memories = memories;
+        (self.names, self.memories) = (names, memories);
         self.always_on(snapshot, now, &mut seen, &mut changes);
         self.let_go(snapshot, &seen, now, &mut changes);
         changes

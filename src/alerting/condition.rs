@@ -2,10 +2,10 @@
 //! whether the condition holds.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use super::lifecycle::Seen;
+use super::names::{Matched, Names};
 use super::rule::{Bound, Metric, Missing, Per, Rule, Subjects};
 use crate::contract::Name;
 use crate::fleet::reading::TroubleKind;
@@ -21,9 +21,6 @@ pub struct Sight<'a> {
     snapshot: &'a Snapshot,
     streams: Vec<(&'a Name, &'a StreamStatus)>,
     workers: Vec<(&'a Name, &'a WorkerTypeStatus)>,
-    /// The same as long as the names are: what a glob matched among them still holds.
-    streams_are: u64,
-    workers_are: u64,
     redis_current: bool,
     postgres_current: bool,
 }
@@ -35,8 +32,6 @@ impl<'a> Sight<'a> {
         Self {
             streams: snapshot.streams.iter().collect(),
             workers: snapshot.workers.iter().collect(),
-            streams_are: fingerprint(snapshot.streams.keys()),
-            workers_are: fingerprint(snapshot.workers.keys()),
             redis_current: snapshot.redis.source.is_current(),
             postgres_current: snapshot.postgres.source.is_current(),
             snapshot,
@@ -44,27 +39,19 @@ impl<'a> Sight<'a> {
     }
 }
 
-/// A number that names in this order, and practically no others, have.
-fn fingerprint<'a>(names: impl Iterator<Item = &'a Name>) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    names.for_each(|name| name.as_bytes().hash(&mut hasher));
-    hasher.finish()
-}
-
 /// What one rule remembers between snapshots.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// Which names its glob matched, by their place; found again when the names change.
-    matched: Vec<usize>,
-    names_were: Option<u64>,
+    /// Which names its glob matches.
+    matched: Matched,
     samples: BTreeMap<String, VecDeque<(f64, f64)>>,
 }
 
-/// Tells `tell` of each subject of `rule` what is seen of it at `now`; unless `all`, those of which
-/// a value says that the condition does not hold may be left out.
+/// Tells `tell` of each subject of `rule` what is seen of it at `now`; `names` are those in sight. Unless
+/// `all`, those of which a value says that the condition does not hold may be left out.
 pub fn observe(
     rule: &Rule,
-    sight: &Sight<'_>,
+    (sight, names): (&Sight<'_>, &Names),
     memory: &mut Memory,
     now: f64,
     all: bool,
@@ -83,19 +70,9 @@ pub fn observe(
             tell(Some(subject), judge(rule, Some(subject), value, memory, now));
         }
         (Some(Subjects::Glob(_, glob)), per) => {
-            let names_are = if per == Per::WorkerType { sight.workers_are } else { sight.streams_are };
-            if memory.names_were != Some(names_are) {
-                let matches = |(at, name): (usize, &Name)| glob.is_match(name.to_text()).then_some(at);
-                memory.matched = match per {
-                    Per::WorkerType => {
-                        sight.workers.iter().map(|(name, _)| *name).enumerate().filter_map(matches).collect()
-                    }
-                    _ => sight.streams.iter().map(|(name, _)| *name).enumerate().filter_map(matches).collect(),
-                };
-                memory.names_were = Some(names_are);
-            }
-            let matched = std::mem::take(&mut memory.matched);
-            for at in &matched {
+            let listing = if per == Per::WorkerType { &names.workers } else { &names.streams };
+            let mut matched = std::mem::take(&mut memory.matched);
+            for at in matched.follow(listing, glob) {
                 let (name, value) = match per {
                     Per::WorkerType => match sight.workers.get(*at) {
                         Some((name, status)) => (name, of_worker(metric, sight, Some(status))),

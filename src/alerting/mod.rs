@@ -14,6 +14,7 @@ pub mod file;
 pub mod grouping;
 pub mod lifecycle;
 pub mod message;
+pub mod names;
 #[cfg(test)]
 mod properties;
 pub mod quiet;
