@@ -391,7 +391,8 @@ impl Settings {
             root_path: texts.root_path()?,
             access: texts.access()?,
             trusted_proxies: texts.trusted_proxies()?,
-            connections_per_address: texts.parse("MONITOR_MAX_CONNECTIONS_PER_ADDRESS", "a number, or 0 for any number")?,
+            connections_per_address: texts
+                .parse("MONITOR_MAX_CONNECTIONS_PER_ADDRESS", "a number, or 0 for any number")?,
             anybody_may: texts.anybody_may(),
             server_url: texts.text("SERVER_URL"),
             maturity: texts.text("SERVER_MATURITY"),

@@ -278,9 +278,9 @@ impl Handler<SendTest> for AlertDispatcher {
             .map(|channel| {
                 let (channels, message) = (Arc::clone(&self.channels), message.clone());
                 let name = channel.clone();
-                let sent = self
-                    .io
-                    .run(ATTEMPT, "a channel takes too long", async move { Ok(channels.send(&name, &message, &Sketches::new()).await) });
+                let sent = self.io.run(ATTEMPT, "a channel takes too long", async move {
+                    Ok(channels.send(&name, &message, &Sketches::new()).await)
+                });
                 async move {
                     let (ok, answer) = match sent.await {
                         Ok(Outcome::Sent(answer)) => (true, answer),

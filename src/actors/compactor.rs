@@ -9,7 +9,7 @@ use super::io::{Io, POSTGRES_LATE};
 use super::messages::{Fail, Report, Role};
 use crate::fleet::reading::SourceTrouble;
 use crate::history::{HOUR, Micros, SECOND};
-use crate::postgres::history::{compaction, queries, takeover};
+use crate::postgres::history::{compaction, queries_started, takeover};
 
 /// When nothing is left to do, or Postgres is away.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ impl Compactor {
             if takeover::step(&pool).await? == takeover::Step::Moved {
                 return Ok(More::Yes);
             }
-            queries::count_closed(&pool, closed_before).await?;
+            queries_started::count_closed(&pool, closed_before).await?;
             let moved = compaction::step(&pool, closed_before).await?;
             Ok::<More, SourceTrouble>(if moved > 0 { More::Yes } else { More::No })
         });

@@ -173,7 +173,8 @@ impl StateTracker {
 
     fn forget_what_others_forgot(&mut self, ctx: &mut Context<Self>) {
         let redis = self.io.redis.clone();
-        let reading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move { worker_type_records::forgotten(&redis).await });
+        let reading =
+            self.io.run(WRITE_WITHIN, REDIS_LATE, async move { worker_type_records::forgotten(&redis).await });
         ctx.spawn(reading.into_actor(self).map(|marks, this, _| {
             let Ok(marks) = marks else { return };
             // What was forgotten before this monitor looked is not in what it has loaded.

@@ -13,7 +13,9 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::quiet::{When, Window};
-use super::rule::{Bound, CHANNELS, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch};
+use super::rule::{
+    Bound, CHANNELS, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch,
+};
 
 /// A mistake in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -513,10 +515,7 @@ impl Reader {
             if CHANNELS.iter().any(|(known, _)| *known == kind) {
                 channels.push(text);
             } else {
-                self.wrong(
-                    place(node),
-                    format!("channel is {text:?}: expected {} or email:ADDRESS", kinds()),
-                );
+                self.wrong(place(node), format!("channel is {text:?}: expected {} or email:ADDRESS", kinds()));
             }
         }
         channels

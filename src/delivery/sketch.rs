@@ -137,7 +137,10 @@ mod tests {
         spike.drain(70..90);
         assert_eq!(spike.len(), 100);
         assert!(sketch(spike).blocks().unwrap().starts_with("▁▁▁▁▁▁▁▁▁▁▁▁█▁    ▁▁▁▁▁▁ up to 9 "));
-        assert_eq!(sketch(vec![(0.0, 0.0), (1.0, f64::NAN)]).blocks().unwrap(), "▁                        up to 0 in the last hour, limit 500");
+        assert_eq!(
+            sketch(vec![(0.0, 0.0), (1.0, f64::NAN)]).blocks().unwrap(),
+            "▁                        up to 0 in the last hour, limit 500"
+        );
         assert_eq!(sketch(Vec::new()).blocks(), None);
         assert_eq!(sketch(vec![(-1.0, 5.0)]).blocks(), None, "too old");
     }

@@ -71,7 +71,11 @@ fn drawn(message: &Message, sketches: &Sketches) -> String {
     _ = writeln!(text, "=== webhook\n{:#}\n", webhook::payload(message, &from));
     _ = writeln!(text, "=== mail\n{}\n", head.replace(boundary, "[boundary]"));
     _ = writeln!(text, "=== plain\n{}", email::plain(message, sketches, &from));
-    _ = writeln!(text, "=== HTML\n{}", email::html(message, sketches, &from).replace("<p", "\n<p").replace("<li", "\n<li"));
+    _ = writeln!(
+        text,
+        "=== HTML\n{}",
+        email::html(message, sketches, &from).replace("<p", "\n<p").replace("<li", "\n<li")
+    );
     text
 }
 

@@ -1,7 +1,7 @@
 //! The status line: is anything wrong, what, since when. In words, worst first.
 
-use super::verdict::{self, Verdict, Level};
 use super::figures::{counted, percent};
+use super::verdict::{self, Level, Verdict};
 use super::wording::{Label, MomentStyle, Sentence};
 use crate::contract::Name;
 use crate::fleet::snapshot::{Snapshot, SourceStatus};

@@ -99,12 +99,12 @@ pub(super) struct Memory {
 
 /// What the page shows of `snapshot`.
 pub(super) fn compose(snapshot: &Snapshot, maturity: Option<&str>, alerts: &Alerts, memory: &mut Memory) -> View {
-    let conditions = headline::conditions(snapshot);
-    let mut headline: Headline = headline::of(snapshot, &conditions);
+    let verdicts = headline::verdicts(snapshot);
+    let mut headline: Headline = headline::of(snapshot, &verdicts);
     headline.calm.extend(alerts.sentence());
     let title = headline::title(headline.problems, maturity);
     let mut drafts = vec![notes::status(headline), notes::workers(snapshot), notes::queues(snapshot)];
-    let mut lists = cards::compose(snapshot, conditions, &mut drafts);
+    let mut lists = cards::compose(snapshot, verdicts, &mut drafts);
     lists.push(queues::compose(snapshot, &mut drafts));
     drafts.push(queries::queries(snapshot));
     drafts.push(queries::aras(snapshot));

@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::connection::{PgPool, checkout, trouble};
 use crate::failpoint;
-use crate::fleet::cleanup::{ABANDONED_STATUS, Finding, Outcome, PassRecord, QueriesPreview};
+use crate::fleet::cleanup::{ABANDONED_STATUS, Outcome, PassRecord, QueriesPreview};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 /// Rows changed by one statement at most.

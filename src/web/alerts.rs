@@ -17,6 +17,7 @@ use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{AlertOrder, SendTest};
 use crate::alerting::board::Shown;
+use crate::alerting::charted::Charted;
 use crate::alerting::file;
 use crate::alerting::quiet::{Silence, matcher};
 use crate::history::window::{Aggregate, Window};
@@ -126,7 +127,7 @@ async fn past(front: &Front, shown: &Shown) -> Past {
     let keys = newest.iter().map(|alert| alert.key.clone()).collect();
     let drawn = newest.iter().filter(|alert| alert.resolved_at.is_none_or(|over| over > since)).take(CHARTS);
     let names: BTreeSet<String> =
-        drawn.filter_map(|alert| shown.charted(alert)).map(|charted| charted.series).collect();
+        drawn.filter_map(|alert| Charted::of(alert, &shown.rules)).map(|charted| charted.series).collect();
     let Ok(window) = Window::new(Some(since), Some(shown.at), Some(CHART_BUCKET), shown.at) else {
         return Past::default();
     };

@@ -19,7 +19,7 @@ rules:
   - {name: r_oldest, type: oldest_callback_age, threshold: 100, duration: 500ms}
   - {name: r_callbacks, type: threshold, metric: callbacks_pending, threshold: 0, duration: 1s}
   - {name: r_connections, type: threshold, metric: pg_connection_count, threshold: 40, duration: 1s}
-  - {name: r_state, type: threshold, metric: "pg:state:QUEUED", threshold: 0, duration: 1s}
+  - {name: r_state, type: threshold, metric: pg:state:QUEUED, threshold: 0, duration: 1s}
   - {name: r_disk, type: db_capacity, threshold: 80, duration: 1s, severity: critical}
 ";
 
@@ -255,7 +255,11 @@ async fn notify_test_sends_by_every_channel_and_shows_the_answers() {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
     let nobody = command.arg("notify-test").env_clear().output().unwrap();
     assert_eq!(nobody.status.code(), Some(1));
-    assert!(String::from_utf8(nobody.stderr).unwrap().contains("no channel is set up: nobody is told. Set one of SLACK_WEBHOOK_URL"));
+    assert!(
+        String::from_utf8(nobody.stderr)
+            .unwrap()
+            .contains("no channel is set up: nobody is told. Set one of SLACK_WEBHOOK_URL")
+    );
 }
 
 #[tokio::test]

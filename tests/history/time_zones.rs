@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use shepherd_monitor::postgres::history::queries;
+use shepherd_monitor::postgres::history::queries_started;
 use shepherd_monitor::postgres::probe;
 
 use super::*;
@@ -36,7 +36,7 @@ async fn fleet_in(zone: &str, from: Micros) -> (TestDatabase, PgPool, Vec<Micros
     (database, pool, starts)
 }
 
-fn total(started: Option<queries::Started>) -> BTreeMap<Micros, i64> {
+fn total(started: Option<queries_started::Started>) -> BTreeMap<Micros, i64> {
     started.unwrap().remove("arax").unwrap_or_default()
 }
 
@@ -44,7 +44,7 @@ async fn assert_started(pool: &PgPool, starts: &[Micros], ambiguous: &[Micros], 
     let (first, last) = (starts[0], starts[starts.len() - 1] + 1);
     for bucket in [600, 3600, 14_400, 86_400] {
         let window = window(first, last, bucket);
-        let got = total(queries::started(pool, window).await.unwrap());
+        let got = total(queries_started::read(pool, window).await.unwrap());
         let mut want: BTreeMap<Micros, i64> = BTreeMap::new();
         for start in starts {
             *want.entry(window.bucket_of(*start)).or_default() += 1;
@@ -74,10 +74,10 @@ async fn queries_are_counted_where_they_started_whatever_the_zone() {
         let (_database, pool, starts) = fleet_in(zone, from).await;
         assert_started(&pool, &starts, ambiguous, &format!("{zone}, counted now")).await;
         // Counted in two goes, the second over the change.
-        queries::count_closed(&pool, from + 20 * HOUR + 5).await.unwrap();
+        queries_started::count_closed(&pool, from + 20 * HOUR + 5).await.unwrap();
         assert_started(&pool, &starts, ambiguous, &format!("{zone}, partly counted before")).await;
-        queries::count_closed(&pool, from + 80 * HOUR).await.unwrap();
-        queries::count_closed(&pool, from + 80 * HOUR).await.unwrap();
+        queries_started::count_closed(&pool, from + 80 * HOUR).await.unwrap();
+        queries_started::count_closed(&pool, from + 80 * HOUR).await.unwrap();
         assert_started(&pool, &starts, ambiguous, &format!("{zone}, counted before")).await;
     }
 }
@@ -85,10 +85,10 @@ async fn queries_are_counted_where_they_started_whatever_the_zone() {
 #[tokio::test]
 async fn a_fleet_that_deletes_its_queries_keeps_its_history() {
     let (database, pool, starts) = fleet_in("UTC", DAY_ONE).await;
-    queries::count_closed(&pool, DAY_ONE + 100 * HOUR).await.unwrap();
+    queries_started::count_closed(&pool, DAY_ONE + 100 * HOUR).await.unwrap();
     database.connect().await.batch_execute("DELETE FROM shepherd_brain").await.unwrap();
     let all = window(DAY_ONE, DAY_ONE + 72 * HOUR, 3600);
-    let started = total(queries::started(&pool, all).await.unwrap());
+    let started = total(queries_started::read(&pool, all).await.unwrap());
     assert_eq!(started.values().sum::<i64>(), starts.len() as i64);
 }
 

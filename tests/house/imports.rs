@@ -149,7 +149,9 @@ fn only_the_supervisor_names_other_actors() {
 
 /// `StreamPoller` as its file is called.
 fn snake(name: &str) -> String {
-    let upper = |(at, c): (usize, char)| if c.is_uppercase() && at > 0 { format!("_{}", c.to_lowercase()) } else { c.to_lowercase().to_string() };
+    let upper = |(at, c): (usize, char)| {
+        if c.is_uppercase() && at > 0 { format!("_{}", c.to_lowercase()) } else { c.to_lowercase().to_string() }
+    };
     name.chars().enumerate().map(upper).collect()
 }
 

@@ -10,11 +10,11 @@ pub(super) use worker_type::WorkerTypeFrame;
 use serde::Serialize;
 
 use super::block::{Block, Draft};
-use super::verdict::Level;
 use super::history::{Asked, Found, MODULES, Past, Scope};
 use super::link::About;
 use super::site::{Head, Site};
 use super::templates::PagesError;
+use super::verdict::Level;
 use super::wording::{Label, MomentStyle, Sentence};
 use crate::contract::Name;
 use crate::fleet::consumer::ConsumerState;

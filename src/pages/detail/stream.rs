@@ -10,10 +10,10 @@ use crate::contract::Name;
 use crate::fleet::snapshot::{ConsumerStatus, Snapshot, StreamConsumer};
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells};
-use crate::pages::verdict::Level;
 use crate::pages::figures::{about, rate};
 use crate::pages::link::{About, messages_of};
 use crate::pages::panels::queues;
+use crate::pages::verdict::Level;
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, Sentence};
 

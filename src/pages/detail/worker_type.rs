@@ -9,10 +9,10 @@ use crate::contract::Name;
 use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells};
-use crate::pages::verdict::{self, Level};
 use crate::pages::figures::about;
 use crate::pages::link::About;
 use crate::pages::panels::cards;
+use crate::pages::verdict::{self, Level};
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, Sentence};
 

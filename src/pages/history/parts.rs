@@ -6,11 +6,11 @@ use super::{Asked, Scope, href};
 use crate::contract::Name;
 use crate::fleet::event::Severity;
 use crate::fleet::incident::{Happened, Incident, IncidentKind, Over, incidents};
-use crate::pages::verdict::Level;
 use crate::pages::figures::{MISSING, count, duration, exact, natural, whole};
 use crate::pages::link::{About, history_around};
 use crate::pages::site::Site;
 use crate::pages::templates::PagesError;
+use crate::pages::verdict::Level;
 use crate::pages::wording::{Label, Moment, MomentStyle, shortened, visible};
 
 /// Names in each of the summary's lists.

@@ -7,10 +7,10 @@ use crate::fleet::snapshot::{Snapshot, WorkerTypeStatus};
 use crate::fleet::worker_type::TypeState;
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells, Tone};
-use crate::pages::verdict::{Verdict, Level};
 use crate::pages::element_id;
 use crate::pages::figures::{about, counted, exact, percent};
 use crate::pages::link::About;
+use crate::pages::verdict::{Level, Verdict};
 use crate::pages::view::{Frame, List};
 use crate::pages::wording::{Label, Sentence};
 

@@ -5,8 +5,8 @@ use serde::Serialize;
 use crate::fleet::reading::TroubleKind;
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 use crate::pages::block::Draft;
-use crate::pages::verdict::Level;
 use crate::pages::headline::Headline;
+use crate::pages::verdict::Level;
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, MomentStyle, Sentence};
 

@@ -6,9 +6,9 @@ use super::notes::kind;
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells, Tone};
-use crate::pages::verdict::Level;
 use crate::pages::figures::{bytes, exact, natural, percent, two_digits};
 use crate::pages::headline::{FULL, NEARLY_FULL};
+use crate::pages::verdict::Level;
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, MomentStyle, Sentence};
 

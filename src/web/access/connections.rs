@@ -24,11 +24,11 @@ pub struct Connections {
 
 /// One connection, counted for as long as it is open.
 #[derive(Debug)]
-pub struct Counted {
+pub(super) struct Counted {
     among: Arc<Connections>,
     of: IpAddr,
     /// The address has too many.
-    pub beyond: bool,
+    pub(super) beyond: bool,
 }
 
 impl Connections {

@@ -7,15 +7,15 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ResourceDef, ServiceRequest, ServiceResponse};
 use actix_web::guard::{Guard, fn_guard};
-use actix_web::http::{ConnectionType, Method};
 use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
+use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
 
 use super::caller::Caller;
-use super::failures::Failures;
 use super::connections::Counted;
+use super::failures::Failures;
 use super::{Needs, Verb, origin};
 use crate::access::Policy;
 use crate::access::address::TrustedProxies;

@@ -56,7 +56,10 @@ pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>)
 pub async fn leave(request: HttpRequest, front: Data<Front>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
     let login = format!("{}/login", front.site.root());
-    Ok(HttpResponse::SeeOther().cookie(cookie(&request, &front, String::new(), 0)).insert_header((LOCATION, login)).finish())
+    Ok(HttpResponse::SeeOther()
+        .cookie(cookie(&request, &front, String::new(), 0))
+        .insert_header((LOCATION, login))
+        .finish())
 }
 
 /// Read by no script, sent to no other site, and over an encrypted connection only where people come by one:

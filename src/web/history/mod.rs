@@ -323,4 +323,3 @@ fn over<T>(window: Window, found: T) -> Over<T> {
     let bucket_seconds = window.bucket / SECOND;
     Over { found, since: seconds(window.since), until: seconds(window.until), bucket_seconds }
 }
-
