@@ -90,10 +90,10 @@ async fn what_never_reached_an_end_is_abandoned_in_batches_and_told_once_the_pas
     assert_eq!(untold(&pool).await, []);
     assert_eq!(janitor::begin(&pool, None).await.unwrap(), pass);
     janitor::end(&pool, pass, &Outcome::default()).await.unwrap();
-    let untold = untold(&pool).await;
-    assert_eq!(untold.len(), 1);
-    assert_eq!((untold[0].abandoned["bte"], untold[0].abandoned["aragorn"], untold[0].count()), (1100, 2, 1102));
-    janitor::told(&pool, &[untold[0].pass.clone()]).await.unwrap();
+    let found = untold(&pool).await;
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].abandoned["bte"], found[0].abandoned["aragorn"], found[0].count()), (1100, 2, 1102));
+    janitor::told(&pool, &[found[0].pass.clone()]).await.unwrap();
     assert_eq!(untold(&pool).await, []);
     assert_ne!(janitor::begin(&pool, None).await.unwrap(), pass);
     let records = janitor::newest(&pool, 10).await.unwrap();
