@@ -50,8 +50,8 @@ pub struct StateTracker {
     spooled: bool,
     flushing: bool,
     records_refreshed: Mono,
-    /// The marks of types that were forgotten; `None` until they were read once.
-    forgotten: Option<BTreeMap<Name, String>>,
+    /// The marks of types that were forgotten, as far as this monitor has forgotten them.
+    forgotten: BTreeMap<Name, String>,
 }
 
 #[derive(Default)]
@@ -87,7 +87,7 @@ impl StateTracker {
             spooled: true,
             flushing: false,
             records_refreshed: Mono::default(),
-            forgotten: None,
+            forgotten: BTreeMap::new(),
         }
     }
 
@@ -125,10 +125,15 @@ impl StateTracker {
             return self.advance(&readings, ctx);
         }
         let redis = self.io.redis.clone();
-        let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move { worker_type_records::load(&redis).await });
-        ctx.wait(loading.into_actor(self).map(move |records, this, ctx| {
-            match records {
-                Ok(records) => {
+        let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move {
+            // In this order: what is forgotten in between is still loaded, and forgotten later.
+            let forgotten = worker_type_records::forgotten(&redis).await?;
+            Ok((worker_type_records::load(&redis).await?, forgotten))
+        });
+        ctx.wait(loading.into_actor(self).map(move |loaded, this, ctx| {
+            match loaded {
+                Ok((records, forgotten)) => {
+                    this.forgotten = forgotten;
                     this.tracker.restore(&records, readings.now);
                     this.restored.records = true;
                     this.advance(&readings, ctx);
@@ -177,9 +182,8 @@ impl StateTracker {
             self.io.run(WRITE_WITHIN, REDIS_LATE, async move { worker_type_records::forgotten(&redis).await });
         ctx.spawn(reading.into_actor(self).map(|marks, this, _| {
             let Ok(marks) = marks else { return };
-            // What was forgotten before this monitor looked is not in what it has loaded.
-            let known = this.forgotten.replace(marks.clone()).unwrap_or_else(|| marks.clone());
-            for (name, _) in marks.iter().filter(|(name, mark)| known.get(*name) != Some(*mark)) {
+            let known = std::mem::replace(&mut this.forgotten, marks);
+            for (name, _) in this.forgotten.iter().filter(|(name, mark)| known.get(*name) != Some(*mark)) {
                 tracing::info!(worker_type = %name, "another monitor was told to forget a worker type");
                 this.tracker.forget(name);
             }
@@ -369,8 +373,8 @@ impl Handler<ForgetWorker> for StateTracker {
         });
         let (answer, answered) = oneshot::channel();
         ctx.wait(forgetting.into_actor(self).map(move |recorded, this, _| {
-            if let Some(known) = this.forgotten.as_mut().filter(|_| recorded.is_ok()) {
-                known.insert(name.clone(), mark);
+            if recorded.is_ok() {
+                this.forgotten.insert(name.clone(), mark);
             }
             let said = recorded.map(|recorded| this.tracker.forget(&name) || recorded);
             let _ = answer.send(said.map_err(|trouble| trouble.detail));
