@@ -1,10 +1,11 @@
 //! Settings: every one has an environment variable, a flag and a default, all in one table.
 //!
-//! [`TABLE`] is the only place that names them; `--help` and the documentation are made from it.
+//! [`TABLE`] is the only place that names them; `--help` and docs/settings.md are made from it.
 //! [`Settings::from`] turns texts into typed values once; a value that cannot be used is a
 //! [`BadSetting`], one line that says which, what and what was expected.
 
 mod access;
+mod document;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,8 @@ use crate::access::Policy;
 use crate::contract::Name;
 use crate::fleet::watched::WatchedStreams;
 use crate::history::Keep;
+
+pub use document::document;
 
 /// One setting as people meet it.
 #[derive(Debug, Clone, Copy)]
