@@ -62,9 +62,8 @@ fn time(text: &str) -> Result<Duration, String> {
 pub fn examine(given: &ArgMatches, settings: &Settings) -> Result<Report, String> {
     let idle = given.get_one::<Duration>("idle").copied().unwrap_or(STALE_AFTER);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let (redis, postgres) = runtime.block_on(async {
-        futures_util::join!(look_at_redis(settings, idle), look_at_postgres(settings))
-    });
+    let (redis, postgres) =
+        runtime.block_on(async { futures_util::join!(look_at_redis(settings, idle), look_at_postgres(settings)) });
     Ok(Report::new([redis, postgres, monitor::findings(&monitor::look(settings))].concat()))
 }
 

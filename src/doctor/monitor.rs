@@ -56,11 +56,8 @@ pub enum RulesRead {
 #[must_use]
 pub fn look(settings: &Settings) -> Looked {
     let alerts = &settings.alerts;
-    let channels = [
-        ("Slack", alerts.slack.is_some()),
-        ("mail", alerts.email.is_some()),
-        ("a webhook", alerts.webhook.is_some()),
-    ];
+    let channels =
+        [("Slack", alerts.slack.is_some()), ("mail", alerts.email.is_some()), ("a webhook", alerts.webhook.is_some())];
     Looked {
         rules: Rules { file: alerts.file.clone(), is_given: alerts.file_is_given, read: read(&alerts.file) },
         channels: channels.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
@@ -157,7 +154,9 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
 fn rules(rules: &Rules) -> Finding {
     let file = rules.file.display();
     match &rules.read {
-        RulesRead::Good(number) => fine("monitor.rules", format!("{file} has {} and no mistake", count(*number, "rule"))),
+        RulesRead::Good(number) => {
+            fine("monitor.rules", format!("{file} has {} and no mistake", count(*number, "rule")))
+        }
         RulesRead::Mistakes(mistakes) => wrong(
             "monitor.rules",
             format!("{file} has {}: {}", count(mistakes.len(), "mistake"), list(mistakes.iter().cloned())),

@@ -3,7 +3,9 @@
 use super::redis::clock;
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
-use crate::postgres::examine::{Examined, FLEET_TABLES, Inside, LEAST_VERSION, MONITOR_TABLES, NotConnected, Server, Table};
+use crate::postgres::examine::{
+    Examined, FLEET_TABLES, Inside, LEAST_VERSION, MONITOR_TABLES, NotConnected, Server, Table,
+};
 
 /// All findings about a database that was looked over.
 #[must_use]
@@ -63,9 +65,10 @@ pub fn not_reached(not_connected: &NotConnected) -> Finding {
             ("postgres.reached", "see whether the server hangs or a firewall swallows what is sent to it")
         }
         TroubleKind::Loading => ("postgres.reached", "wait until it has started"),
-        _ => {
-            ("postgres.reached", "start the server, or set DATABASE_URL (or POSTGRES_HOST and POSTGRES_PORT) to where it is")
-        }
+        _ => (
+            "postgres.reached",
+            "start the server, or set DATABASE_URL (or POSTGRES_HOST and POSTGRES_PORT) to where it is",
+        ),
     };
     wrong(id, trouble.detail.clone(), means, remedy)
 }
@@ -117,7 +120,10 @@ fn of_the_fleet(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Find
     if tables.len() < FLEET_TABLES.len() {
         let missing = FLEET_TABLES.iter().filter(|name| !tables.iter().any(|table| table.name == **name));
         return vec![if tables.is_empty() {
-            fine("postgres.fleet", "there are no queries here (no shepherd_brain, no callbacks): a fleet without queries")
+            fine(
+                "postgres.fleet",
+                "there are no queries here (no shepherd_brain, no callbacks): a fleet without queries",
+            )
         } else {
             worth_knowing(
                 "postgres.fleet",
@@ -140,7 +146,13 @@ fn of_the_fleet(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Find
         ));
     }
     let needed = ["SELECT", "UPDATE", "DELETE"];
-    findings.extend(refused(server, "postgres.may_tend", tables, &needed, "queries are shown or cleaned up only in part"));
+    findings.extend(refused(
+        server,
+        "postgres.may_tend",
+        tables,
+        &needed,
+        "queries are shown or cleaned up only in part",
+    ));
     let missing: Vec<&(&str, &str, bool)> = inside.indexes.iter().filter(|(.., usable)| !usable).collect();
     if missing.is_empty() {
         findings.push(fine("postgres.indexes", "the fleet's tables have the indexes that the monitor needs"));
@@ -168,8 +180,10 @@ fn of_the_fleet(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Find
 fn of_the_monitor(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let run = inside.migrated.as_deref().unwrap_or_default();
-    let pending: Vec<String> = inside.known_migrations.iter().filter(|version| !run.contains(version)).cloned().collect();
-    let unknown: Vec<String> = run.iter().filter(|version| !inside.known_migrations.contains(version)).cloned().collect();
+    let pending: Vec<String> =
+        inside.known_migrations.iter().filter(|version| !run.contains(version)).cloned().collect();
+    let unknown: Vec<String> =
+        run.iter().filter(|version| !inside.known_migrations.contains(version)).cloned().collect();
     let schema = inside.schema.as_deref().unwrap_or("public");
     if !pending.is_empty() && !inside.may_create {
         findings.push(wrong(

@@ -7,9 +7,7 @@ use super::bugs;
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::alerting::message::span;
 use crate::contract::Name;
-use crate::fleet::reading::{
-    Beat, GroupConsumer, GroupReading, SourceTrouble, StreamFacts, TroubleKind,
-};
+use crate::fleet::reading::{Beat, GroupConsumer, GroupReading, SourceTrouble, StreamFacts, TroubleKind};
 use crate::redis_streams::examine::{Examined, Fleet, Need, Refusal, Server};
 
 /// Clocks that differ by less are called equal.
@@ -129,7 +127,9 @@ fn persistence(server: &Server) -> Vec<Finding> {
     let mut findings = Vec::new();
     let appends = "CONFIG SET appendonly yes, and the same in redis.conf";
     match (server.appends, server.saves.as_deref()) {
-        (Some(true), _) => findings.push(fine("redis.persistence", "Redis writes every change to its append-only file")),
+        (Some(true), _) => {
+            findings.push(fine("redis.persistence", "Redis writes every change to its append-only file"))
+        }
         (Some(false), Some("")) => findings.push(wrong(
             "redis.persistence",
             "Redis keeps nothing on disk (no append-only file, no snapshots)",
@@ -210,7 +210,12 @@ fn permissions(examined: &Examined) -> Vec<Finding> {
     if let Some(refusal) = others.first() {
         findings.push(wrong(
             "redis.refuses",
-            format!("Redis refuses {} ({} {})", list(others.iter().map(|r| r.command.clone())), refusal.code, refusal.said),
+            format!(
+                "Redis refuses {} ({} {})",
+                list(others.iter().map(|r| r.command.clone())),
+                refusal.code,
+                refusal.said
+            ),
             "the monitor can do its work only in part, or not at all",
             match refusal.code.as_str() {
                 "OOM" => "raise maxmemory, or remove what fills it",
@@ -237,7 +242,8 @@ fn of_the_fleet(fleet: &Fleet, idle: Duration) -> Vec<Finding> {
         .iter()
         .filter_map(|(name, stream)| Some((name, stream.facts.as_ref().ok().filter(|facts| facts.exists)?)))
         .collect();
-    let (dead, streams): (Vec<_>, Vec<_>) = readings.into_iter().partition(|(name, _)| name.as_bytes().ends_with(b":dead"));
+    let (dead, streams): (Vec<_>, Vec<_>) =
+        readings.into_iter().partition(|(name, _)| name.as_bytes().ends_with(b":dead"));
     let mut findings = Vec::new();
     findings.extend(unread(fleet));
     findings.extend(without_group(&streams));
@@ -246,7 +252,8 @@ fn of_the_fleet(fleet: &Fleet, idle: Duration) -> Vec<Finding> {
     findings.extend(heartbeats(fleet));
     findings.extend(dead_letters(&dead));
     if findings.is_empty() {
-        findings.push(fine("redis.streams", format!("{}, each with groups that are read", count(streams.len(), "stream"))));
+        findings
+            .push(fine("redis.streams", format!("{}, each with groups that are read", count(streams.len(), "stream"))));
     }
     findings
 }

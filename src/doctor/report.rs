@@ -36,7 +36,12 @@ pub struct Finding {
 
 /// A finding of something that is wrong.
 #[must_use]
-pub fn wrong(id: &'static str, what: impl Into<String>, means: impl Into<String>, remedy: impl Into<String>) -> Finding {
+pub fn wrong(
+    id: &'static str,
+    what: impl Into<String>,
+    means: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Finding {
     Finding { id, verdict: Verdict::Wrong, what: what.into(), means: means.into(), remedy: remedy.into() }
 }
 

@@ -102,7 +102,8 @@ fn a_good_redis_is_called_fine() {
 #[test]
 fn each_trouble_of_the_server_is_named() {
     let policy = |s: &mut Server, policy: &str| s.eviction = Some(policy.to_owned());
-    let limit = |s: &mut Server, used, limit| (s.figures.used_memory_bytes, s.figures.maxmemory_bytes) = (Some(used), limit);
+    let limit =
+        |s: &mut Server, used, limit| (s.figures.used_memory_bytes, s.figures.maxmemory_bytes) = (Some(used), limit);
     type Change<'a> = Box<dyn FnOnce(&mut Server) + 'a>;
     let cases: Vec<(Change<'_>, &str, Verdict)> = vec![
         (Box::new(|s| policy(s, "allkeys-lru")), "redis.eviction", Wrong),
@@ -111,7 +112,11 @@ fn each_trouble_of_the_server_is_named() {
         (Box::new(|s| limit(s, 91, Some(100))), "redis.memory", Wrong),
         (Box::new(|s| limit(s, 80, Some(100))), "redis.memory", WorthKnowing),
         (Box::new(|s| s.appends = Some(false)), "redis.persistence", Wrong),
-        (Box::new(|s| (s.appends, s.saves) = (Some(false), Some("3600 1".to_owned()))), "redis.persistence", WorthKnowing),
+        (
+            Box::new(|s| (s.appends, s.saves) = (Some(false), Some("3600 1".to_owned()))),
+            "redis.persistence",
+            WorthKnowing,
+        ),
         (Box::new(|s| (s.appends, s.saves) = (Some(false), None)), "redis.persistence", WorthKnowing),
         (Box::new(|s| s.last_save_failed = true), "redis.last_save", Wrong),
         (Box::new(|s| s.clock_ahead_sec = Some(-5.0)), "redis.clock", WorthKnowing),
@@ -122,10 +127,13 @@ fn each_trouble_of_the_server_is_named() {
         assert_eq!(of_redis(&with_server(change)), [(id, verdict)]);
     }
     // Another server that speaks like Redis has bugs of its own.
-    assert_eq!(of_redis(&with_server(|s| {
-        s.figures.version = Some("7.0.0".to_owned());
-        s.relative = Some("valkey".to_owned());
-    })), []);
+    assert_eq!(
+        of_redis(&with_server(|s| {
+            s.figures.version = Some("7.0.0".to_owned());
+            s.relative = Some("valkey".to_owned());
+        })),
+        []
+    );
 }
 
 #[test]
@@ -163,7 +171,8 @@ fn groups_that_nobody_reads_are_named_and_those_at_work_are_not() {
 #[test]
 fn consumers_are_gone_only_without_heartbeat_and_after_their_hour() {
     let with_beat = |idle_ms, pending, beat: Beat| {
-        let mut examined = with_group(|g| g.consumers = Some(vec![consumer("c", pending, idle_ms), consumer("d", 0, 1)]));
+        let mut examined =
+            with_group(|g| g.consumers = Some(vec![consumer("c", pending, idle_ms), consumer("d", 0, 1)]));
         let reading = BeatReading { beat, marker: MarkerReading::NotRead };
         let fleet = examined.fleet.as_mut().unwrap();
         fleet.heartbeats.consumers = BTreeMap::from([(name("s"), vec![(name("c"), reading)])]);
@@ -220,10 +229,7 @@ fn what_a_user_may_not_do_is_named_by_what_it_is_for_with_the_rule_that_permits_
         refusal("SET", Need::Remembering, "MISCONF", "Errors writing to the AOF file"),
     ]);
     let findings = redis::findings(&examined, HOUR);
-    assert_eq!(
-        said(&findings),
-        [("redis.may_watch", Wrong), ("redis.may_tend", Wrong), ("redis.refuses", Wrong)]
-    );
+    assert_eq!(said(&findings), [("redis.may_watch", Wrong), ("redis.may_tend", Wrong), ("redis.refuses", Wrong)]);
     let remedy = |id| findings.iter().find(|finding| finding.id == id).unwrap().remedy.as_str();
     assert_eq!(remedy("redis.may_watch"), "ACL SETUSER watcher +xinfo|groups");
     assert_eq!(remedy("redis.may_tend"), "ACL SETUSER watcher +xtrim ~*");

@@ -166,10 +166,8 @@ pub async fn examine(url: &str, within: Duration) -> Result<Result<Examined, Sou
         Ok(connected) => connected.map_err(|error| error.to_string()),
         Err(_) => Err("timed out".to_owned()),
     };
-    let mut connection = connected.map_err(|said| NotConnected {
-        no_such_database: said.contains("(3D000)"),
-        trouble: connect_trouble(&said),
-    })?;
+    let mut connection = connected
+        .map_err(|said| NotConnected { no_such_database: said.contains("(3D000)"), trouble: connect_trouble(&said) })?;
     Ok(look(&mut connection).await.map_err(|e| trouble(&e)))
 }
 
@@ -244,17 +242,17 @@ async fn indexes(
 }
 
 async fn migrated(connection: &mut AsyncPgConnection) -> Result<Option<Vec<String>>, diesel::result::Error> {
-    let there: Vec<Named> = sql_query(
-        "SELECT $1 AS name WHERE coalesce(has_table_privilege(to_regclass($1)::oid, 'SELECT'), false)",
-    )
-    .bind::<Text, _>(HISTORY_OF_MIGRATIONS)
-    .load(connection)
-    .await?;
+    let there: Vec<Named> =
+        sql_query("SELECT $1 AS name WHERE coalesce(has_table_privilege(to_regclass($1)::oid, 'SELECT'), false)")
+            .bind::<Text, _>(HISTORY_OF_MIGRATIONS)
+            .load(connection)
+            .await?;
     if there.is_empty() {
         return Ok(None);
     }
-    let run: Vec<Named> =
-        sql_query(format!("SELECT version AS name FROM {HISTORY_OF_MIGRATIONS} ORDER BY version")).load(connection).await?;
+    let run: Vec<Named> = sql_query(format!("SELECT version AS name FROM {HISTORY_OF_MIGRATIONS} ORDER BY version"))
+        .load(connection)
+        .await?;
     Ok(Some(run.into_iter().map(|row| row.name).collect()))
 }
 

@@ -225,10 +225,7 @@ async fn fleet(
 
 /// Queues every command of the monitor's in a transaction, discards it, and answers those that were
 /// refused.
-async fn refusals(
-    redis: &mut MultiplexedConnection,
-    a_stream: &Name,
-) -> Result<Option<Vec<Refusal>>, SourceTrouble> {
+async fn refusals(redis: &mut MultiplexedConnection, a_stream: &Name) -> Result<Option<Vec<Refusal>>, SourceTrouble> {
     // Asked alone: without a transaction what follows would be carried out.
     let begun: Result<Value, RedisError> = redis::cmd("MULTI").query_async(redis).await;
     match begun {

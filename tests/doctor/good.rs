@@ -11,7 +11,8 @@ const HEARTBEAT: &str =
 
 /// A Redis that keeps what it has, with a group at work.
 async fn good_redis() -> TestRedis {
-    let redis = TestRedis::start_with(RedisOptions::with_args(["--appendonly", "yes", "--enable-debug-command", "yes"]));
+    let redis =
+        TestRedis::start_with(RedisOptions::with_args(["--appendonly", "yes", "--enable-debug-command", "yes"]));
     ask_all(
         &redis,
         &[
@@ -52,7 +53,9 @@ async fn of_a_good_set_up_nothing_is_said_to_be_wrong() {
     assert_eq!((said.code, said.of("wrong")), (0, vec![]), "{:#?}", said.findings);
     let known: Vec<&str> = said.of("worth_knowing").into_iter().filter(|id| !OF_THE_VERSION.contains(id)).collect();
     assert!(known.is_empty(), "{:#?}", said.findings);
-    for id in ["redis.streams", "redis.may", "redis.persistence", "postgres.tables", "postgres.indexes", "monitor.rules"] {
+    for id in
+        ["redis.streams", "redis.may", "redis.persistence", "postgres.tables", "postgres.indexes", "monitor.rules"]
+    {
         said.is_fine(id);
     }
     assert!(!spool_exists(&spool), "the folder was not made to find out whether it could be");
@@ -79,13 +82,35 @@ async fn state_of_redis(redis: &TestRedis) -> (String, String, Vec<String>) {
     let stats = String::from_utf8(stats).unwrap();
     // Reads, and what belongs to a connection.
     let harmless = [
-        "info", "time", "config|get", "acl|whoami", "scan", "xlen", "xinfo", "xrange", "mget", "getrange", "type",
-        "multi", "discard", "ping", "unwatch", "client", "hello", "select", "auth", "debug", "dbsize", "command",
+        "info",
+        "time",
+        "config|get",
+        "acl|whoami",
+        "scan",
+        "xlen",
+        "xinfo",
+        "xrange",
+        "mget",
+        "getrange",
+        "type",
+        "multi",
+        "discard",
+        "ping",
+        "unwatch",
+        "client",
+        "hello",
+        "select",
+        "auth",
+        "debug",
+        "dbsize",
+        "command",
     ];
     let carried_out = stats.lines().filter(|line| {
         let name = line.strip_prefix("cmdstat_").and_then(|rest| rest.split(':').next()).unwrap_or_default();
         let calls_any = line.split(':').nth(1).is_some_and(|figures| !figures.starts_with("calls=0,"));
-        !name.is_empty() && calls_any && !harmless.iter().any(|known| name == *known || name.split('|').next() == Some(known))
+        !name.is_empty()
+            && calls_any
+            && !harmless.iter().any(|known| name == *known || name.split('|').next() == Some(known))
     });
     let calls = |line: &str| line.split(',').next().unwrap_or_default().to_owned();
     (digest, size, carried_out.map(calls).collect())

@@ -58,7 +58,11 @@ async fn one_that_is_away_one_that_hangs_and_one_that_refuses_the_password() {
     let wrong = server.url().replace("postgres@", "fleet:wr0ngpass@");
     let told = crate::support::wait::eventually("the rules are read", Duration::from_secs(20), || async {
         let said = doctor_of(&wrong);
-        if said.of("wrong").contains(&"postgres.login") { Ok(said.says("postgres.login", "wrong")) } else { Err("not yet") }
+        if said.of("wrong").contains(&"postgres.login") {
+            Ok(said.says("postgres.login", "wrong"))
+        } else {
+            Err("not yet")
+        }
     })
     .await;
     assert!(told.contains("POSTGRES_PASSWORD") && !told.contains("wr0ngpass"), "{told}");
@@ -144,7 +148,9 @@ async fn a_role_that_may_not_make_or_write_tables() {
     role.may("REVOKE INSERT ON monitor_events FROM ROLE; REVOKE DELETE ON callbacks FROM ROLE").await;
     run_in(&database, "DROP INDEX callbacks_query_id").await;
     let said = doctor_of(&role.url());
-    assert!(said.says("postgres.may_write", "wrong").contains(&format!("GRANT INSERT ON monitor_events TO {}", role.name)));
+    assert!(
+        said.says("postgres.may_write", "wrong").contains(&format!("GRANT INSERT ON monitor_events TO {}", role.name))
+    );
     assert!(said.says("postgres.may_tend", "wrong").contains(&format!("GRANT DELETE ON callbacks TO {}", role.name)));
     let told = said.says("postgres.indexes", "worth_knowing");
     assert!(told.contains("CREATE INDEX CONCURRENTLY callbacks_query_id ON callbacks (query_id)"), "{told}");

@@ -106,7 +106,11 @@ async fn phantoms_and_dead_consumers_are_told_from_those_that_live() {
             &["XGROUP", "CREATECONSUMER", "s", "consumer", "phantom"],
             &["XGROUP", "CREATECONSUMER", "s", "consumer", "living"],
             &["XGROUP", "CREATECONSUMER", "s", "consumer", "garbled"],
-            &["SET", "worker:heartbeat:s:living", r#"{"stream":"s","consumer":"living","started_at":1.0,"last_seen":1.0,"task_limit":1}"#],
+            &[
+                "SET",
+                "worker:heartbeat:s:living",
+                r#"{"stream":"s","consumer":"living","started_at":1.0,"last_seen":1.0,"task_limit":1}"#,
+            ],
             &["SET", "worker:heartbeat:s:garbled", "no JSON at all"],
         ],
     )
@@ -115,7 +119,10 @@ async fn phantoms_and_dead_consumers_are_told_from_those_that_live() {
     let phantom = said.says("redis.phantom", "worth_knowing");
     let holder = said.says("redis.dead_consumer", "wrong");
     let garbled = said.says("redis.heartbeat_unreadable", "wrong");
-    assert!(phantom.contains("phantom of s") && !phantom.contains("holder") && !phantom.contains("living"), "{phantom}");
+    assert!(
+        phantom.contains("phantom of s") && !phantom.contains("holder") && !phantom.contains("living"),
+        "{phantom}"
+    );
     assert!(holder.contains("1 messages are held by 1 consumer") && holder.contains("holder of s"), "{holder}");
     assert!(garbled.contains("worker:heartbeat:s:garbled"), "{garbled}");
     let patient = doctor_of(&redis.url(), &[]);
@@ -126,8 +133,11 @@ async fn phantoms_and_dead_consumers_are_told_from_those_that_live() {
 async fn a_user_that_may_not_do_what_the_monitor_needs() {
     let redis = TestRedis::start();
     ask(&redis, &["XGROUP", "CREATE", "s", "consumer", "0", "MKSTREAM"]).await;
-    ask(&redis, &["ACL", "SETUSER", "watcher", "on", ">pass", "~*", "&*", "+@all", "-xtrim", "-xgroup|delconsumer", "-zadd"])
-        .await;
+    ask(
+        &redis,
+        &["ACL", "SETUSER", "watcher", "on", ">pass", "~*", "&*", "+@all", "-xtrim", "-xgroup|delconsumer", "-zadd"],
+    )
+    .await;
     let url = format!("redis://watcher:pass@127.0.0.1:{}/", redis.port());
     let said = doctor_of(&url, &[]);
     let told = said.says("redis.may_tend", "wrong");

@@ -90,7 +90,8 @@ fn without_json_it_is_a_line_for_each_and_the_worst_comes_first() {
     let output = run(&[], &AWAY);
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let marks: Vec<char> = told.lines().take_while(|line| !line.is_empty()).map(|l| l.chars().next().unwrap()).collect();
+    let marks: Vec<char> =
+        told.lines().take_while(|line| !line.is_empty()).map(|l| l.chars().next().unwrap()).collect();
     let order = |mark: &char| ['✗', '!', '✓'].iter().position(|known| known == mark).unwrap();
     assert!(marks.iter().map(order).is_sorted() && marks[0] == '✗' && marks.contains(&'✓'), "{told}");
     assert!(told.lines().next().unwrap().contains(" → "), "{told}");

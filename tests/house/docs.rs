@@ -89,11 +89,8 @@ fn broken_links(file: &Path, text: &str) -> Vec<String> {
     local
         .filter(|target| {
             let (path, anchor) = target.split_once('#').map_or((*target, None), |(path, anchor)| (path, Some(anchor)));
-            let there = if path.is_empty() {
-                root().join(file)
-            } else {
-                root().join(file.parent().unwrap()).join(path)
-            };
+            let there =
+                if path.is_empty() { root().join(file) } else { root().join(file.parent().unwrap()).join(path) };
             let has = |anchor: &str| fs::read_to_string(&there).is_ok_and(|text| anchors(&text).contains(anchor));
             !there.exists() || !anchor.is_none_or(has)
         })
@@ -120,7 +117,8 @@ fn unknown_calls(code: &[String]) -> Vec<String> {
         for call in line.split("shepherd-monitor ").skip(1) {
             let call = call.split(['|', '>', ';', '&', '#', '(']).next().unwrap();
             let words: Vec<&str> = call.split_whitespace().collect();
-            let is_a_word = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-');
+            let is_a_word =
+                |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-') && !word.starts_with('-');
             if words.first().is_some_and(is_a_word) && !understood(&command(), &words) {
                 wrong.push(call.trim().to_owned());
             }

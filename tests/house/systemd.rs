@@ -44,7 +44,8 @@ fn the_service_may_write_its_own_folder_and_nothing_else() {
 fn no_secret_stands_in_the_unit_and_what_is_set_there_are_settings() {
     let text = fs::read_to_string(UNIT).unwrap();
     // Those that are only proposed, too.
-    let lines = text.lines().map(|line| line.trim_start_matches('#')).filter_map(|line| line.strip_prefix("Environment="));
+    let lines =
+        text.lines().map(|line| line.trim_start_matches('#')).filter_map(|line| line.strip_prefix("Environment="));
     let pairs: Vec<(&str, &str)> =
         lines.flat_map(str::split_whitespace).map(|pair| pair.split_once('=').unwrap()).collect();
     assert!(pairs.len() > 2, "{pairs:?}");
@@ -80,7 +81,8 @@ fn systemd_itself_finds_nothing_wrong_with_the_unit() {
     assert_eq!(judged(&installed), (String::new(), true, true));
     // It would see a mistake, and a service that may do everything.
     assert!(!judged(&installed.replace("ProtectSystem=strict", "ProtectSystme=strict")).0.is_empty());
-    let open: Vec<&str> = installed.lines().filter(|line| !line.starts_with("Protect") && !line.starts_with("Sys")).collect();
+    let open: Vec<&str> =
+        installed.lines().filter(|line| !line.starts_with("Protect") && !line.starts_with("Sys")).collect();
     assert!(!judged(&open.join("\n").replace("DynamicUser=yes", "")).2);
     fs::remove_dir_all(&folder).unwrap();
 }

@@ -74,7 +74,12 @@ fn there_is_a_man_page_for_each_command_and_all_of_it_renders() {
         std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     pages.sort();
     let names: Vec<&str> = pages.iter().map(|page| page.file_name().unwrap().to_str().unwrap()).collect();
-    for name in ["shepherd-monitor.1", "shepherd-monitor-serve.1", "shepherd-monitor-doctor.1", "shepherd-monitor-dead-letters-replay.1"] {
+    for name in [
+        "shepherd-monitor.1",
+        "shepherd-monitor-serve.1",
+        "shepherd-monitor-doctor.1",
+        "shepherd-monitor-dead-letters-replay.1",
+    ] {
         assert!(names.contains(&name), "{names:?}");
     }
     assert!(!names.iter().any(|name| name.contains("demo-worker") || name.contains("help")), "{names:?}");
