@@ -9,10 +9,12 @@ use clap_complete::Shell;
 use crate::settings::{Entry, TABLE};
 use crate::{dead_letters, demo, doctor, test_rules};
 
+const NAME: &str = "shepherd-monitor";
+
 /// The program's commands; what a setting's flag is called and means is in [`TABLE`].
 #[must_use]
 pub fn command() -> Command {
-    Command::new("shepherd-monitor")
+    Command::new(NAME)
         .version(env!("CARGO_PKG_VERSION"))
         .about("Watches a fleet of workers on Redis streams: who is alive, what waits, what went wrong.")
         .subcommand_required(true)
@@ -109,6 +111,22 @@ fn setting(entry: &'static Entry) -> Arg {
 fn days(text: &str) -> Result<u32, String> {
     let days = text.strip_suffix('d').unwrap_or(text).parse().ok();
     days.filter(|days| (1..=60).contains(days)).ok_or_else(|| "expected days, such as 30d, at most 60d".to_owned())
+}
+
+/// What a shell needs to complete the program's commands and flags.
+#[must_use]
+pub fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    if shell != Shell::Bash {
+        clap_complete::generate(shell, &mut command(), NAME, &mut script);
+        return script;
+    }
+    // In bash's script a hyphen in the program's name is worded in two ways (clap_complete 4.6.11), and no flag is
+    // found: it is made for a name without one, and then completes the right name.
+    let plain = NAME.replace('-', "_");
+    clap_complete::generate(shell, &mut command(), &plain, &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    script.replace(&format!("-o default {plain}\n"), &format!("-o default {NAME}\n")).into_bytes()
 }
 
 /// The texts that were given, by variable; a subcommand may not have all of them.

@@ -9,7 +9,7 @@ use clap::parser::ValueSource;
 use clap_complete::Shell;
 use shepherd_monitor::alerting::{file, message};
 use shepherd_monitor::application::{Application, channel_settings};
-use shepherd_monitor::command_line::{command, texts};
+use shepherd_monitor::command_line::{command, completions, texts};
 use shepherd_monitor::dead_letters;
 use shepherd_monitor::delivery::Outcome;
 use shepherd_monitor::delivery::channels::Channels;
@@ -68,9 +68,7 @@ fn examine(given: &ArgMatches) -> ExitCode {
 
 fn print_completions(given: &ArgMatches) -> Result<(), String> {
     let shell = *given.get_one::<Shell>("SHELL").ok_or("no shell was named")?;
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command(), "shepherd-monitor", &mut script);
-    print(&script)
+    print(&completions(shell))
 }
 
 fn write_man_pages(given: &ArgMatches) -> Result<(), String> {

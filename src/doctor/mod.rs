@@ -36,13 +36,9 @@ pub fn command(settings: Vec<Arg>) -> Command {
     Command::new("doctor")
         .about("Say what is wrong with this Redis, this Postgres and these settings, and what to do; changes nothing")
         .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("The findings as JSON"))
-        .arg(
-            Arg::new("idle")
-                .long("idle")
-                .value_name("TIME")
-                .value_parser(time)
-                .help("Who asked for nothing for so long has stopped (1h, 90m; as the janitor sees it: 1h)"),
-        )
+        .arg(Arg::new("idle").long("idle").value_name("TIME").value_parser(time).help(
+            "A consumer that asked for nothing for so long has stopped (30m, 2h) [default: 1h, as for the janitor]",
+        ))
         .after_help(
             "Takes the settings of serve. Ends with 0 when nothing is wrong, with 1 when something is (a server \
              that does not answer is wrong), with 2 when a setting cannot be used and nothing was looked at. A \

@@ -208,14 +208,15 @@ fn permissions(examined: &Examined) -> Vec<Finding> {
         ));
     }
     if let Some(refusal) = others.first() {
+        // Of a full one a transaction takes nothing at all, whatever it would do alone.
+        let what = if refusal.code == "OOM" {
+            "whatever needs memory".to_owned()
+        } else {
+            list(others.iter().map(|r| r.command.clone()))
+        };
         findings.push(wrong(
             "redis.refuses",
-            format!(
-                "Redis refuses {} ({} {})",
-                list(others.iter().map(|r| r.command.clone())),
-                refusal.code,
-                refusal.said
-            ),
+            format!("Redis refuses {what} ({} {})", refusal.code, refusal.said.trim_end_matches('.')),
             "the monitor can do its work only in part, or not at all",
             match refusal.code.as_str() {
                 "OOM" => "raise maxmemory, or remove what fills it",

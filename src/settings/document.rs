@@ -8,14 +8,16 @@ use super::{Entry, TABLE};
 /// default, what it is.
 #[must_use]
 pub fn document(worker: &[(&str, &str, &str)]) -> String {
-    let mut text = "# Settings\n\n\
-        Made by `shepherd-monitor settings > docs/settings.md` from the table by which the program reads them.\n\n\
-        Each is an environment variable and a flag of `shepherd-monitor serve`; the flag wins, and what is empty \
-        counts as not given. A value that cannot be used stops the start with one line that names it and says what \
-        was expected. Times are `3`, `3s`, `500ms`, `5m` or `1h`; a bare number is seconds. Secrets are marked 🔒: \
-        they are never shown, and a variable is a better place for them than a flag, which others on the machine \
-        can read.\n"
-        .to_owned();
+    let mut text = "# Settings
+
+Made by `shepherd-monitor settings > docs/settings.md` from the table by which the program reads them.
+
+Each is an environment variable and a flag of `shepherd-monitor serve`; the flag wins, and what is empty counts as not
+given. A value that cannot be used stops the start with one line that names it and says what was expected. Times are
+`3`, `3s`, `500ms`, `5m` or `1h`; a bare number is seconds. Secrets are marked 🔒: they are never shown, and a variable
+is a better place for them than a flag, which others on the machine can read.
+"
+    .to_owned();
     let mut group = "";
     for entry in TABLE {
         if entry.group != group {

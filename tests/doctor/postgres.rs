@@ -33,7 +33,7 @@ impl<'a> Role<'a> {
     }
 
     async fn may(&self, what: &str) {
-        run_in(self.database, &what.replace("ROLE", &self.name)).await;
+        run_in(self.database, &what.replace("WHO", &self.name)).await;
     }
 
     async fn drop(self) {
@@ -67,7 +67,8 @@ async fn one_that_is_away_one_that_hangs_and_one_that_refuses_the_password() {
     .await;
     assert!(told.contains("POSTGRES_PASSWORD") && !told.contains("wr0ngpass"), "{told}");
 
-    client.batch_execute("ALTER SYSTEM SET autovacuum = off; SELECT pg_reload_conf()").await.unwrap();
+    client.batch_execute("ALTER SYSTEM SET autovacuum = off").await.unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     crate::support::wait::eventually("autovacuum is off", Duration::from_secs(20), || async {
         doctor_of(&server.url()).of("wrong").contains(&"postgres.autovacuum")
     })
@@ -144,8 +145,8 @@ async fn a_role_that_may_not_make_or_write_tables() {
 
     let database = database_in_use().await;
     let role = Role::create(&database).await;
-    role.may("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO ROLE").await;
-    role.may("REVOKE INSERT ON monitor_events FROM ROLE; REVOKE DELETE ON callbacks FROM ROLE").await;
+    role.may("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO WHO").await;
+    role.may("REVOKE INSERT ON monitor_events FROM WHO; REVOKE DELETE ON callbacks FROM WHO").await;
     run_in(&database, "DROP INDEX callbacks_query_id").await;
     let said = doctor_of(&role.url());
     assert!(
@@ -155,7 +156,7 @@ async fn a_role_that_may_not_make_or_write_tables() {
     let told = said.says("postgres.indexes", "worth_knowing");
     assert!(told.contains("CREATE INDEX CONCURRENTLY callbacks_query_id ON callbacks (query_id)"), "{told}");
     assert!(said.says("postgres.wal", "worth_knowing").contains("pg_monitor"));
-    role.may("ALTER ROLE ROLE SET default_transaction_read_only = on").await;
+    role.may("ALTER ROLE WHO SET default_transaction_read_only = on").await;
     doctor_of(&role.url()).says("postgres.read_only", "wrong");
     role.drop().await;
 }

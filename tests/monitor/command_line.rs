@@ -85,7 +85,8 @@ fn there_is_a_man_page_for_each_command_and_all_of_it_renders() {
     assert!(!names.iter().any(|name| name.contains("demo-worker") || name.contains("help")), "{names:?}");
     for page in &pages {
         // Debian's base system has groff.
-        let rendered = Command::new("groff").args(["-man", "-ww", "-Tutf8", "-P-c"]).arg(page).output().unwrap();
+        let rendered =
+            Command::new("groff").args(["-man", "-ww", "-Tutf8", "-P-cbou", "-rLL=200n"]).arg(page).output().unwrap();
         assert_eq!(String::from_utf8(rendered.stderr).unwrap(), "", "{}", page.display());
         let text = String::from_utf8(rendered.stdout).unwrap();
         assert!(text.contains("NAME") && !text.contains("t0psecret"), "{text}");
