@@ -11,9 +11,14 @@ use crate::{dead_letters, demo, doctor, test_rules};
 
 const NAME: &str = "shepherd-monitor";
 
-/// The program's commands; what a setting's flag is called and means is in [`TABLE`].
+/// Everything that the program understands.
 #[must_use]
 pub fn command() -> Command {
+    for_people().subcommand(demo::worker::command())
+}
+
+/// The commands that people give; what a setting's flag is called and means is in [`TABLE`].
+fn for_people() -> Command {
     Command::new(NAME)
         .version(env!("CARGO_PKG_VERSION"))
         .about("Watches a fleet of workers on Redis streams: who is alive, what waits, what went wrong.")
@@ -84,7 +89,6 @@ pub fn command() -> Command {
                 .arg(Arg::new("FOLDER").required(true).help("Where to; it is there already"))
                 .after_help("To read one of them: man -l FOLDER/shepherd-monitor-serve.1"),
         )
-        .subcommand(demo::worker::command())
 }
 
 fn settings_of(groups: impl Fn(&str) -> bool) -> Vec<Arg> {
@@ -118,13 +122,13 @@ fn days(text: &str) -> Result<u32, String> {
 pub fn completions(shell: Shell) -> Vec<u8> {
     let mut script = Vec::new();
     if shell != Shell::Bash {
-        clap_complete::generate(shell, &mut command(), NAME, &mut script);
+        clap_complete::generate(shell, &mut for_people(), NAME, &mut script);
         return script;
     }
     // In bash's script a hyphen in the program's name is worded in two ways (clap_complete 4.6.11), and no flag is
     // found: it is made for a name without one, and then completes the right name.
     let plain = NAME.replace('-', "_");
-    clap_complete::generate(shell, &mut command(), &plain, &mut script);
+    clap_complete::generate(shell, &mut for_people(), &plain, &mut script);
     let script = String::from_utf8_lossy(&script).into_owned();
     script.replace(&format!("-o default {plain}\n"), &format!("-o default {NAME}\n")).into_bytes()
 }

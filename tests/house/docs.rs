@@ -11,17 +11,6 @@ use shepherd_monitor::web::access::Verb;
 use shepherd_monitor::web::routes::ROUTES;
 use shepherd_monitor::worker::SETTINGS;
 
-/// Variables of other programs that the texts speak of.
-const OTHERS: [&str; 7] = [
-    "CARGO_TARGET_DIR",
-    "INSTA_UPDATE",
-    "RUST_TEST_THREADS",
-    "SSL_CERT_FILE",
-    "XDG_CACHE_HOME",
-    "XDG_STATE_HOME",
-    "REDISCLI_AUTH",
-];
-
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
@@ -89,8 +78,10 @@ fn broken_links(file: &Path, text: &str) -> Vec<String> {
     local
         .filter(|target| {
             let (path, anchor) = target.split_once('#').map_or((*target, None), |(path, anchor)| (path, Some(anchor)));
-            let there =
-                if path.is_empty() { root().join(file) } else { root().join(file.parent().unwrap()).join(path) };
+            if path.is_empty() {
+                return !anchors(text).contains(anchor.unwrap_or_default());
+            }
+            let there = root().join(file.parent().unwrap()).join(path);
             let has = |anchor: &str| fs::read_to_string(&there).is_ok_and(|text| anchors(&text).contains(anchor));
             !there.exists() || !anchor.is_none_or(has)
         })
@@ -98,16 +89,15 @@ fn broken_links(file: &Path, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Names of settings that no setting has.
+/// Names that begin as settings do and are none.
 fn unknown_settings(text: &str) -> BTreeSet<String> {
+    let all: BTreeSet<&str> =
+        TABLE.iter().map(|entry| entry.env).chain(SETTINGS.iter().map(|(name, ..)| *name)).collect();
+    let kinds: BTreeSet<&str> = all.iter().filter_map(|name| name.split('_').next()).collect();
     let words = text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
-    let names = words.filter(|word| word.contains('_') && word.starts_with(|c: char| c.is_ascii_uppercase()));
-    let known = |name: &str| {
-        TABLE.iter().any(|entry| entry.env == name)
-            || SETTINGS.iter().any(|(known, ..)| *known == name)
-            || OTHERS.contains(&name)
-    };
-    names.filter(|name| !name.ends_with('_') && !known(name)).map(str::to_owned).collect()
+    let names =
+        words.filter(|word| word.split_once('_').is_some_and(|(kind, rest)| kinds.contains(kind) && !rest.is_empty()));
+    names.filter(|name| !all.contains(name)).map(str::to_owned).collect()
 }
 
 /// Calls of the program that it does not understand.
@@ -189,7 +179,7 @@ fn matches(route: &str, path: &str) -> bool {
     match route.split_once("{}") {
         None => route == path,
         Some((before, after)) => path.strip_prefix(before).is_some_and(|rest| {
-            let ends: Vec<usize> = rest.char_indices().map(|(at, _)| at).skip(1).chain([rest.len()]).collect();
+            let ends: Vec<usize> = rest.char_indices().map(|(at, _)| at).chain([rest.len()]).collect();
             ends.into_iter().any(|end| matches(after, &rest[end..]))
         }),
     }
@@ -236,7 +226,8 @@ fn what_does_not_exist_is_seen() {
 
     assert_eq!(anchors("# A\n```\n# no heading\n```\n## A\n"), ["a", "a-1"].map(str::to_owned).into());
 
-    let unknown = unknown_settings("MONITOR_PORT, MONITOR_PROT, TASK_LIMIT, SMTP_HOTS, MONITOR_*, HTTP and XADD");
+    let unknown =
+        unknown_settings("MONITOR_PORT, MONITOR_PROT, TASK_LIMIT, SMTP_HOTS, MONITOR_*, CHAOS_SEED, HTTP and XADD");
     assert_eq!(unknown, ["MONITOR_PROT", "SMTP_HOTS"].map(str::to_owned).into());
 
     let (_, code) = parts(
