@@ -8,7 +8,8 @@
 //! [`application`] puts it all together. [`worker`] is the library for worker
 //! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
 //! about what no worker could finish, [`test_rules`] the one that takes alert rules through the past,
-//! [`health`] the one that asks a running monitor how it is.
+//! [`health`] the one that asks a running monitor how it is, [`doctor`] the one that looks for what is
+//! wrong; [`command_line`] names them all.
 
 #![cfg_attr(
     test,
@@ -33,6 +34,8 @@ pub mod actors;
 pub mod alerting;
 #[cfg(feature = "monitor")]
 pub mod application;
+#[cfg(feature = "monitor")]
+pub mod command_line;
 pub mod contract;
 #[cfg(feature = "monitor")]
 pub mod dead_letters;
@@ -40,6 +43,8 @@ pub mod dead_letters;
 pub mod delivery;
 #[cfg(feature = "monitor")]
 pub mod demo;
+#[cfg(feature = "monitor")]
+pub mod doctor;
 #[cfg(feature = "monitor")]
 mod failpoint;
 #[cfg(feature = "monitor")]

@@ -1,34 +1,42 @@
 //! The command line: reads settings, starts what was asked for, says in one line why it cannot.
 
-use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::net::TcpListener;
 use std::process::ExitCode;
 
+use clap::ArgMatches;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap_complete::Shell;
 use shepherd_monitor::alerting::{file, message, rule};
 use shepherd_monitor::application::{Application, channel_settings};
+use shepherd_monitor::command_line::{command, completions, texts};
 use shepherd_monitor::dead_letters;
 use shepherd_monitor::delivery::Outcome;
 use shepherd_monitor::delivery::channels::Channels;
 use shepherd_monitor::delivery::sketch::Sketches;
 use shepherd_monitor::demo::{self, Demo, DemoOptions};
+use shepherd_monitor::doctor;
 use shepherd_monitor::health;
-use shepherd_monitor::settings::{Settings, TABLE};
+use shepherd_monitor::settings::{self, Settings};
 use shepherd_monitor::telemetry;
 use shepherd_monitor::test_rules;
+use shepherd_monitor::worker;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
     let matches = command().get_matches();
     let result = match matches.subcommand() {
         Some(("serve", given)) => serve(given),
+        Some(("doctor", given)) => return examine(given),
         Some(("demo", given)) => demonstrate(given),
         Some(("health", given)) => ask_health(given),
         Some(("dead-letters", given)) => tend_dead_letters(given),
         Some(("check-config", given)) => check_config(given),
         Some(("test-rules", given)) => run_test_rules(given),
         Some(("notify-test", given)) => notify_test(given),
+        Some(("settings", _)) => print(settings::document(worker::SETTINGS).as_bytes()),
+        Some(("completions", given)) => print_completions(given),
+        Some(("man", given)) => write_man_pages(given),
         Some(("demo-worker", given)) => demo::worker::run(given.into()),
         _ => Err("no such command".to_owned()),
     };
@@ -41,68 +49,40 @@ fn main() -> ExitCode {
     }
 }
 
-fn command() -> Command {
-    Command::new("shepherd-monitor")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("Watches a fleet of workers on Redis streams: who is alive, what waits, what went wrong.")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(
-            Command::new("serve")
-                .about("Watch the fleet and serve its pages and API")
-                .after_help(
-                    "Every setting is a flag or an environment variable; the flag wins. Redis and Postgres need not \
-                     be there at the start: the page says so and recovers by itself.",
-                )
-                .args(settings_of(|_| true)),
-        )
-        .subcommand(
-            Command::new("demo")
-                .about("Watch a simulated fleet on a private Redis and Postgres, all gone at the end")
-                .arg(
-                    Arg::new("history")
-                        .long("history")
-                        .value_name("DAYS")
-                        .value_parser(days)
-                        .help("Give the fleet a past of so many days (30d; at most 60d)"),
-                )
-                .after_help("Needs redis-server and PostgreSQL to be installed, not to be running. Ctrl-C ends it.")
-                .args(settings_of(|group| !matches!(group, "Redis" | "Postgres"))),
-        )
-        .subcommand(
-            Command::new("check-config")
-                .about("Read a file of alert rules and say what is wrong with it, with line and column")
-                .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml")),
-        )
-        .subcommand(test_rules::command(
-            TABLE
-                .iter()
-                .filter(|entry| entry.group == "Postgres" || entry.env == "MONITOR_HISTORY_INTERVAL_SEC")
-                .map(setting)
-                .collect(),
-        ))
-        .subcommand(
-            Command::new("notify-test")
-                .about("Send a test message through each channel and show the answers")
-                .args(settings_of(|group| matches!(group, "Alerts" | "Server"))),
-        )
-        .subcommand(
-            Command::new("health")
-                .about("Ask the monitor that runs here with the same settings whether it lives; fails if not")
-                .arg(
-                    Arg::new("ready")
-                        .long("ready")
-                        .action(ArgAction::SetTrue)
-                        .help("Ask whether it does its work instead: /readyz"),
-                )
-                .args(settings_of(|group| group == "Server")),
-        )
-        .subcommand(dead_letters::command(&settings_of(|group| group == "Redis")))
-        .subcommand(demo::worker::command())
+/// Looks everything over; 2 is for what could not even be begun.
+fn examine(given: &ArgMatches) -> ExitCode {
+    let settings = Settings::from(&texts(given)).map_err(|bad| bad.to_string());
+    let told = settings.and_then(|settings| {
+        let report = doctor::examine(given, &settings)?;
+        print(report.told(given).as_bytes())?;
+        Ok(report.something_is_wrong())
+    });
+    match told {
+        Ok(false) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::FAILURE,
+        Err(reason) => {
+            eprintln!("shepherd-monitor: {reason}");
+            ExitCode::from(2)
+        }
+    }
 }
 
-fn settings_of(groups: impl Fn(&str) -> bool) -> Vec<Arg> {
-    TABLE.iter().filter(|entry| groups(entry.group)).map(setting).collect()
+fn print_completions(given: &ArgMatches) -> Result<(), String> {
+    let shell = *given.get_one::<Shell>("SHELL").ok_or("no shell was named")?;
+    print(&completions(shell))
+}
+
+fn write_man_pages(given: &ArgMatches) -> Result<(), String> {
+    let folder = given.get_one::<String>("FOLDER").map(String::as_str).unwrap_or_default();
+    clap_mangen::generate_to(command(), folder).map_err(|error| format!("{folder}: {error}"))
+}
+
+/// A reader that has gone, such as `head`, is no failure.
+fn print(text: &[u8]) -> Result<(), String> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
 }
 
 /// Says every mistake of a rules' file.
@@ -158,34 +138,6 @@ fn notify_test(given: &ArgMatches) -> Result<(), String> {
         }
         if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} channels did not take it", names.len())) }
     })
-}
-
-fn setting(entry: &'static shepherd_monitor::settings::Entry) -> Arg {
-    let help = if entry.default.is_empty() {
-        entry.help.to_owned()
-    } else {
-        format!("{} [default: {}]", entry.help, entry.default)
-    };
-    Arg::new(entry.env)
-        .long(entry.flag())
-        .env(entry.env)
-        .hide_env_values(true)
-        .help_heading(entry.group)
-        .value_name("VALUE")
-        .allow_hyphen_values(true)
-        .help(help)
-}
-
-/// `30d`, or `30`.
-fn days(text: &str) -> Result<u32, String> {
-    let days = text.strip_suffix('d').unwrap_or(text).parse().ok();
-    days.filter(|days| (1..=60).contains(days)).ok_or_else(|| "expected days, such as 30d, at most 60d".to_owned())
-}
-
-/// The texts that were given, by variable; a subcommand may not have all of them.
-fn texts(given: &ArgMatches) -> BTreeMap<&'static str, String> {
-    let text = |name| given.try_get_one::<String>(name).ok()?.cloned();
-    TABLE.iter().filter_map(|entry| Some((entry.env, text(entry.env)?))).collect()
 }
 
 fn serve(given: &ArgMatches) -> Result<(), String> {

@@ -1,10 +1,11 @@
 //! Settings: every one has an environment variable, a flag and a default, all in one table.
 //!
-//! [`TABLE`] says which there are and what each is for: `--help` is made from it.
+//! [`TABLE`] says which there are and what each is for: `--help` and docs/settings.md are made from it.
 //! [`Settings::from`] turns texts into typed values once; a value that cannot be used is a
 //! [`BadSetting`], one line that says which, what and what was expected.
 
 mod access;
+mod document;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,6 +19,8 @@ use crate::access::address::TrustedProxies;
 use crate::contract::Name;
 use crate::fleet::watched::WatchedStreams;
 use crate::history::Keep;
+
+pub use document::document;
 
 /// One setting as people meet it.
 #[derive(Debug, Clone, Copy)]

@@ -13,6 +13,7 @@
 mod access;
 mod alerting;
 mod demo;
+mod doctor;
 mod history;
 mod house;
 mod janitor;

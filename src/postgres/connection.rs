@@ -103,7 +103,7 @@ fn said(error: &tokio_postgres::Error) -> String {
     }
 }
 
-fn connect_trouble(said: &str) -> SourceTrouble {
+pub(super) fn connect_trouble(said: &str) -> SourceTrouble {
     let lower = said.to_lowercase();
     // Class 28 is invalid authorization, 57P03 "cannot connect now": starting up or shutting down.
     if ["(28p01)", "(28000)"].iter().any(|code| lower.contains(code)) {

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use diesel::migration::{Migration, MigrationSource};
+use diesel::pg::Pg;
 use diesel::sql_query;
 use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
@@ -11,6 +13,9 @@ use super::connection::{PgPool, checkout, connect, trouble};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
+
+/// The table in which diesel keeps which migrations were run.
+pub(super) const HISTORY_OF_MIGRATIONS: &str = "__diesel_schema_migrations";
 
 /// Any number that only monitors use: two that start together migrate one after the other.
 const MIGRATION_LOCK: i64 = 0x5348_4550;
@@ -45,8 +50,16 @@ pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
     }
 }
 
+/// The versions of all migrations that this program has, in order.
+pub(super) fn known() -> Vec<String> {
+    let migrations: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().unwrap_or_default();
+    let mut versions: Vec<String> = migrations.iter().map(|migration| migration.name().version().to_string()).collect();
+    versions.sort();
+    versions
+}
+
 /// Indexes on the fleet's tables, without which probes read them whole.
-const FLEET_INDEXES: [(&str, &str); 4] = [
+pub(super) const FLEET_INDEXES: [(&str, &str); 4] = [
     ("shepherd_brain_start_time_domain", "shepherd_brain (start_time, domain)"),
     ("shepherd_brain_state_status", "shepherd_brain (state, status)"),
     ("callbacks_query_id", "callbacks (query_id)"),

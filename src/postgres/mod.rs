@@ -5,13 +5,14 @@
 //! happened, [`audit`] who asked for what, [`history`] what was measured, [`alerts`] where each alert
 //! stands and what is told of it; [`janitor`] ends queries that never will and keeps what its passes came to;
 //! [`recycle_bin`] what operators dropped and may put back; [`alerts_spool`] is where alerts wait on disk
-//! while the database is away.
+//! while the database is away. [`examine`] looks a database over for `doctor`.
 
 pub mod alerts;
 pub mod alerts_spool;
 pub mod audit;
 pub mod connection;
 pub mod events;
+pub mod examine;
 pub mod history;
 pub mod janitor;
 pub mod migrate;

@@ -23,6 +23,8 @@ pub mod durations;
 #[cfg(feature = "monitor")]
 pub mod event_spool;
 #[cfg(feature = "monitor")]
+pub mod examine;
+#[cfg(feature = "monitor")]
 pub mod heartbeats_reader;
 #[cfg(feature = "monitor")]
 pub mod messages;

@@ -49,8 +49,7 @@ pub fn info(sections: bool) -> Cmd {
 #[must_use]
 pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
     let text = Reply::of(answer).text().unwrap_or_default();
-    let lines = text.lines().filter_map(|line| line.split_once(':'));
-    let figures: HashMap<&str, &str> = lines.map(|(name, value)| (name, value.trim())).collect();
+    let figures = fields(&text);
     let get = |name: &str| figures.get(name).copied().filter(|value| !value.is_empty());
     let number = |name: &str| get(name).and_then(|value| value.parse::<u64>().ok());
     let server = RedisServer {
@@ -66,4 +65,9 @@ pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
     };
     let trouble = server_trouble(get("role").unwrap_or_default(), get("loading") == Some("1"));
     (server, trouble)
+}
+
+/// The lines of INFO, by name.
+pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
+    info.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim())).collect()
 }

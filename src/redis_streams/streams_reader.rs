@@ -301,7 +301,7 @@ fn good(answer: Option<Answer>) -> Result<Value, SourceTrouble> {
 }
 
 /// Seconds and microseconds as Unix seconds.
-fn read_time(answer: &Value) -> f64 {
+pub(super) fn read_time(answer: &Value) -> f64 {
     let part = |n: usize| Reply::of(answer).items().nth(n).and_then(Reply::number).unwrap_or(0);
     #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
     let seconds = part(0) as f64 + part(1) as f64 / 1e6;

@@ -16,6 +16,23 @@ const LEASE: Duration = Duration::from_secs(30);
 const RECLAIM_MAX_BATCH: usize = 50;
 const SHORTEST: Duration = Duration::from_millis(10);
 
+/// What a worker reads from its environment: variable, what holds without it, what it is.
+pub const SETTINGS: &[(&str, &str, &str)] = &[
+    ("REDIS_URL", "", "Address of Redis in one; wins over the three below"),
+    ("REDIS_HOST", "localhost", "Host of Redis"),
+    ("REDIS_PORT", "6379", "Port of Redis"),
+    ("REDIS_PASSWORD", "", "Password of Redis"),
+    ("TASK_LIMIT", "what the program says, else 1", "Tasks at once"),
+    (
+        "RECLAIM_MIN_IDLE_SEC",
+        "30",
+        "For so long a lost task must lie idle before it is taken over, on streams that have no floor of their own",
+    ),
+    ("RECLAIM_INTERVAL_SEC", "10", "How often lost tasks are looked for"),
+    ("RECLAIM_MAX_BATCH", "50", "Lost tasks taken over at a time"),
+    ("WORKER_DRAIN_TIMEOUT_SEC", "30", "How long a leaving worker waits for its running tasks"),
+];
+
 /// The name of a stream that a worker reads: not empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamName(Name);
@@ -345,6 +362,20 @@ mod tests {
     fn the_environment_overrides_the_programs_task_limit() {
         assert_eq!(checked(&[], |b| b.task_limit(3)), "3");
         assert_eq!(checked(&[("TASK_LIMIT", "7")], |b| b.task_limit(3)), "7");
+    }
+
+    #[test]
+    fn what_is_documented_is_what_is_read() {
+        let read = std::sync::Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
+        let noted = std::sync::Arc::clone(&read);
+        let builder = Worker::builder("s").unwrap().environment(move |name| {
+            noted.lock().unwrap().insert(name.to_owned());
+            None
+        });
+        builder.checked().unwrap();
+        let documented: std::collections::BTreeSet<String> =
+            SETTINGS.iter().map(|(name, ..)| (*name).to_owned()).collect();
+        assert_eq!(*read.lock().unwrap(), documented);
     }
 
     #[test]

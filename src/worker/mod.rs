@@ -33,7 +33,7 @@ mod sweep;
 pub mod task;
 mod vitals;
 
-pub use builder::{StreamName, Worker, WorkerBuilder, WorkerError};
+pub use builder::{SETTINGS, StreamName, Worker, WorkerBuilder, WorkerError};
 pub use engine::Left;
 pub use task::{Done, Fence, Task, TaskFailed};
 

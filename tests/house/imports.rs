@@ -55,6 +55,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["contract", "redis_streams"]),
     ("dead_letters", &["contract", "redis_streams", "settings"]),
     ("health", &["settings"]),
+    ("doctor", &["alerting", "contract", "fleet", "postgres", "redis_streams", "settings"]),
+    ("command_line", &["dead_letters", "demo", "doctor", "settings", "test_rules"]),
     ("test_rules", &["alerting", "history", "postgres", "settings"]),
     ("demo", &["contract", "worker", "redis_streams"]),
     (
@@ -78,9 +80,11 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "alerting",
             "application",
+            "command_line",
             "dead_letters",
             "delivery",
             "demo",
+            "doctor",
             "health",
             "redis_streams",
             "settings",

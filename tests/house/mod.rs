@@ -2,4 +2,6 @@
 
 mod containers;
 mod dependencies;
+mod docs;
 mod imports;
+mod systemd;

@@ -31,6 +31,79 @@ fn help_names_every_setting_with_its_default_and_no_secret_value() {
     assert!(text.contains("[default: 5440]") && !text.contains("t0psecret"));
 }
 
+/// What bash proposes for this line, with the program's own script.
+fn completed_by_bash(line: &str) -> Vec<String> {
+    let script = r#"
+        source <("$0" completions bash) || exit 3
+        read -ra COMP_WORDS <<<"$1"
+        [[ $1 != *' ' ]] || COMP_WORDS+=("")
+        COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+        COMP_LINE=$1 COMP_POINT=${#1}
+        "$(complete -p shepherd-monitor | sed 's/.*-F \([^ ]*\).*/\1/')" \
+            shepherd-monitor "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}""#;
+    let program = env!("CARGO_BIN_EXE_shepherd-monitor");
+    let output = Command::new("bash").args(["--norc", "-c", script, program, line]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().filter(|word| !word.is_empty()).map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_and_flags_and_other_shells_get_a_script_too() {
+    assert_eq!(completed_by_bash("shepherd-monitor doc"), ["doctor"]);
+    assert_eq!(completed_by_bash("shepherd-monitor serve --redis-p"), ["--redis-port", "--redis-password"]);
+    assert_eq!(completed_by_bash("shepherd-monitor dead-letters re"), ["replay"]);
+    assert_eq!(completed_by_bash("shepherd-monitor completions z"), ["zsh"]);
+    assert!(completed_by_bash("shepherd-monitor man --redis-p").is_empty());
+    let commands = completed_by_bash("shepherd-monitor ");
+    assert!(commands.contains(&"serve".to_owned()) && !commands.contains(&"demo-worker".to_owned()), "{commands:?}");
+    for shell in ["zsh", "fish"] {
+        let script = String::from_utf8(run(&["completions", shell], &[]).stdout).unwrap();
+        assert!(script.contains("test-rules") && script.contains("pg-volume-capacity"), "{shell}");
+    }
+    assert_eq!(run(&["completions", "dos"], &[]).status.code(), Some(2));
+}
+
+#[test]
+fn there_is_a_man_page_for_each_command_and_all_of_it_renders() {
+    let folder = std::env::temp_dir().join(format!("man-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir(&folder).unwrap();
+    let asked = run(&["man", folder.to_str().unwrap()], &[("REDIS_PASSWORD", "t0psecret")]);
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    let mut pages: Vec<std::path::PathBuf> =
+        std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    pages.sort();
+    let names: Vec<&str> = pages.iter().map(|page| page.file_name().unwrap().to_str().unwrap()).collect();
+    for name in [
+        "shepherd-monitor.1",
+        "shepherd-monitor-serve.1",
+        "shepherd-monitor-doctor.1",
+        "shepherd-monitor-dead-letters-replay.1",
+    ] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+    assert!(!names.iter().any(|name| name.contains("demo-worker") || name.contains("help")), "{names:?}");
+    for page in &pages {
+        // Debian's base system has groff.
+        let rendered =
+            Command::new("groff").args(["-man", "-ww", "-Tutf8", "-P-cbou", "-rLL=200n"]).arg(page).output().unwrap();
+        assert_eq!(String::from_utf8(rendered.stderr).unwrap(), "", "{}", page.display());
+        let text = String::from_utf8(rendered.stdout).unwrap();
+        assert!(text.contains("NAME") && !text.contains("t0psecret"), "{text}");
+        if page.ends_with("shepherd-monitor-serve.1") {
+            // Lines are broken anywhere.
+            let plain: String = text.chars().filter(|c| !c.is_whitespace() && *c != '\u{2010}').collect();
+            for entry in shepherd_monitor::settings::TABLE {
+                let (flag, env) = (format!("--{}", entry.flag()), entry.env);
+                assert!(plain.contains(&flag) && plain.contains(env), "{flag} {env}:\n{text}");
+            }
+        }
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+    let nowhere = run(&["man", "/nowhere/at/all"], &[]);
+    assert!(!nowhere.status.success() && String::from_utf8_lossy(&nowhere.stderr).contains("/nowhere/at/all"));
+}
+
 #[test]
 fn a_wrong_setting_stops_the_start_with_one_line() {
     for (name, value) in

@@ -1,0 +1,84 @@
+//! `shepherd-monitor doctor`: looks Redis, Postgres and the settings over once, says in plain words what
+//! is wrong for this use and what to do, and changes nothing.
+//!
+//! [`command`] is what is asked, [`examine`] looks, [`report`] tells. What a reading means is decided in
+//! [`redis`] (with [`bugs`], what is known of its versions), [`postgres`] and [`monitor`]: pure, from what
+//! `examine` in the rooms of the two servers found out.
+
+pub mod bugs;
+pub mod monitor;
+pub mod postgres;
+pub mod redis;
+pub mod report;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::alerting::file;
+use crate::fleet::cleanup::STALE_AFTER;
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::postgres::examine as of_postgres;
+use crate::redis_streams::examine as of_redis;
+use crate::settings::Settings;
+use report::{Finding, Report};
+
+/// How long a server may take to connect, and again for each answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How long it takes at most to look a server over.
+const LOOK_WITHIN: Duration = Duration::from_secs(30);
+
+/// The subcommand; it takes all `settings`.
+#[must_use]
+pub fn command(settings: Vec<Arg>) -> Command {
+    Command::new("doctor")
+        .about("Say what is wrong with this Redis, this Postgres and these settings, and what to do; changes nothing")
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("The findings as JSON"))
+        .arg(Arg::new("idle").long("idle").value_name("TIME").value_parser(time).help(
+            "A consumer that asked for nothing for so long has stopped (30m, 2h) [default: 1h, as for the janitor]",
+        ))
+        .after_help(
+            "Takes the settings of serve. Ends with 0 when nothing is wrong, with 1 when something is (a server \
+             that does not answer is wrong), with 2 when a setting cannot be used and nothing was looked at. A \
+             server that is silent costs half a minute at most.",
+        )
+        .args(settings)
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    file::duration(text).ok_or_else(|| "expected a time such as 1h, 90m or 30s".to_owned())
+}
+
+/// Looks everything over.
+///
+/// # Errors
+/// When it cannot even begin.
+pub fn examine(given: &ArgMatches, settings: &Settings) -> Result<Report, String> {
+    let idle = given.get_one::<Duration>("idle").copied().unwrap_or(STALE_AFTER);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    let (redis, postgres) =
+        runtime.block_on(async { futures_util::join!(look_at_redis(settings, idle), look_at_postgres(settings)) });
+    Ok(Report::new([redis, postgres, monitor::findings(&monitor::look(settings))].concat()))
+}
+
+async fn look_at_redis(settings: &Settings, idle: Duration) -> Vec<Finding> {
+    let url = settings.redis_url.reveal();
+    let looking = of_redis::examine(url, &settings.watched, &settings.seed_streams, ANSWER_WITHIN);
+    let silent = || Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis does not answer"));
+    match tokio::time::timeout(LOOK_WITHIN, looking).await.unwrap_or_else(|_| silent()) {
+        Ok(examined) => redis::findings(&examined, idle),
+        Err(trouble) => vec![redis::not_reached(&trouble)],
+    }
+}
+
+async fn look_at_postgres(settings: &Settings) -> Vec<Finding> {
+    let looking = of_postgres::examine(settings.database_url.reveal(), ANSWER_WITHIN);
+    match tokio::time::timeout(LOOK_WITHIN, looking).await {
+        Ok(Ok(Ok(examined))) => postgres::findings(&examined),
+        Ok(Ok(Err(trouble))) => vec![postgres::not_read(&trouble)],
+        Ok(Err(not_connected)) => vec![postgres::not_reached(&not_connected)],
+        Err(_) => vec![postgres::not_read(&SourceTrouble::new(TroubleKind::TimedOut, "Postgres does not answer"))],
+    }
+}

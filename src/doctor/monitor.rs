@@ -1,0 +1,185 @@
+//! What is wrong with the monitor's own settings and files.
+
+use std::path::{Path, PathBuf};
+
+use super::report::{Finding, count, fine, list, worth_knowing, wrong};
+use crate::alerting::file;
+use crate::settings::Settings;
+
+/// What the settings say, and what was found of the files that they name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// The file of the alert rules.
+    pub rules: Rules,
+    /// Where messages go.
+    pub channels: Vec<&'static str>,
+    /// There is an address by which people reach the monitor.
+    pub has_address: bool,
+    /// The folder of what waits for Postgres.
+    pub spool: PathBuf,
+    /// That folder, or the one in which it will be made, may be written.
+    pub spool_may_be_written: bool,
+    /// Why it would refuse to serve, if so.
+    pub refuses_to_serve: Option<String>,
+    /// Whoever reaches it may change everything, and others than this machine reach it.
+    pub anybody_may: bool,
+    /// How large the database's volume is, is known.
+    pub knows_the_volume: bool,
+}
+
+/// The file of the alert rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Its name.
+    pub file: PathBuf,
+    /// It was asked for by name.
+    pub is_given: bool,
+    /// What is in it.
+    pub read: RulesRead,
+}
+
+/// What is in a file of rules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum RulesRead {
+    /// There is no such file.
+    #[default]
+    Missing,
+    /// It cannot be read.
+    Unreadable(String),
+    /// So many rules.
+    Good(usize),
+    /// Mistakes, `line:column: what`.
+    Mistakes(Vec<String>),
+}
+
+/// Looks at the settings, and the files that they name.
+#[must_use]
+pub fn look(settings: &Settings) -> Looked {
+    let alerts = &settings.alerts;
+    let channels =
+        [("Slack", alerts.slack.is_some()), ("mail", alerts.email.is_some()), ("a webhook", alerts.webhook.is_some())];
+    Looked {
+        rules: Rules { file: alerts.file.clone(), is_given: alerts.file_is_given, read: read(&alerts.file) },
+        channels: channels.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
+        has_address: settings.server_url.is_some(),
+        spool: settings.spool_folder.clone(),
+        spool_may_be_written: may_be_written(&settings.spool_folder),
+        refuses_to_serve: settings.may_serve().err().map(|bad| bad.to_string()),
+        anybody_may: settings.anybody_may && !settings.bind.is_loopback(),
+        knows_the_volume: settings.disk_capacity_bytes > 0,
+    }
+}
+
+fn read(path: &Path) -> RulesRead {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => RulesRead::Missing,
+        Err(error) => RulesRead::Unreadable(error.to_string()),
+        Ok(text) => match file::read(&text) {
+            Ok(rules) => RulesRead::Good(rules.rules.len()),
+            Err(mistakes) => RulesRead::Mistakes(mistakes.iter().map(ToString::to_string).collect()),
+        },
+    }
+}
+
+/// Whether a folder, or the nearest one above it that exists, may be written. Nothing is written to find out.
+fn may_be_written(folder: &Path) -> bool {
+    let there = folder.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
+    there.into_iter().find(|path| path.exists()).is_some_and(|path| {
+        path.is_dir() && rustix::fs::access(path, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).is_ok()
+    })
+}
+
+/// All findings about the settings.
+#[must_use]
+pub fn findings(looked: &Looked) -> Vec<Finding> {
+    let mut findings = vec![rules(&looked.rules)];
+    findings.push(if looked.channels.is_empty() {
+        worth_knowing(
+            "monitor.channels",
+            "no channel is set up",
+            "alerts are shown on the page and told to nobody",
+            "set SLACK_WEBHOOK_URL, ALERT_EMAIL_TO or ALERT_WEBHOOK_URL, then try shepherd-monitor notify-test",
+        )
+    } else {
+        fine("monitor.channels", format!("alerts go to {}", list(looked.channels.iter().map(|c| (*c).to_owned()))))
+    });
+    findings.push(if looked.has_address {
+        fine("monitor.address", "messages link to SERVER_URL")
+    } else {
+        worth_knowing(
+            "monitor.address",
+            "SERVER_URL is not set",
+            "messages have no links, and who reads them must know where the page is",
+            "set it to the address by which people reach the monitor",
+        )
+    });
+    findings.push(if looked.spool_may_be_written {
+        fine("monitor.spool", format!("what waits for Postgres has a place ({})", looked.spool.display()))
+    } else {
+        wrong(
+            "monitor.spool",
+            format!("the folder {} may not be written", looked.spool.display()),
+            "samples and alerts are lost while Postgres is away",
+            "make it this user's, or set MONITOR_SPOOL_DIR to one that is",
+        )
+    });
+    findings.push(match &looked.refuses_to_serve {
+        Some(why) => wrong(
+            "monitor.access",
+            why.clone(),
+            "the monitor does not start like this",
+            "set MONITOR_AUTH and a token (docs/security.md), or MONITOR_BIND to 127.0.0.1",
+        ),
+        None if looked.anybody_may => worth_knowing(
+            "monitor.access",
+            "whoever reaches the monitor may change everything, as was accepted",
+            "dropping messages needs no login",
+            "set MONITOR_AUTH (docs/security.md)",
+        ),
+        None => fine("monitor.access", "only who may can change anything, or only this machine can ask"),
+    });
+    findings.push(if looked.knows_the_volume {
+        fine("monitor.volume", "the size of the database's volume is known")
+    } else {
+        worth_knowing(
+            "monitor.volume",
+            "PG_VOLUME_CAPACITY is not set",
+            "how full the database's disk is stays unknown, and rules about it never fire",
+            "set it to the size of the volume, such as 100Gi",
+        )
+    });
+    findings
+}
+
+fn rules(rules: &Rules) -> Finding {
+    let file = rules.file.display();
+    match &rules.read {
+        RulesRead::Good(number) => {
+            fine("monitor.rules", format!("{file} has {} and no mistake", count(*number, "rule")))
+        }
+        RulesRead::Mistakes(mistakes) => wrong(
+            "monitor.rules",
+            format!("{file} has {}: {}", count(mistakes.len(), "mistake"), list(mistakes.iter().cloned())),
+            "none of its rules is in force after a start",
+            format!("mend it; shepherd-monitor check-config {file} says the same"),
+        ),
+        RulesRead::Unreadable(why) => wrong(
+            "monitor.rules",
+            format!("{file} cannot be read ({why})"),
+            "none of its rules is in force",
+            "let this user read it, or set MONITOR_ALERTS_CONFIG to another",
+        ),
+        RulesRead::Missing if rules.is_given => wrong(
+            "monitor.rules",
+            format!("there is no {file}"),
+            "no rule is in force",
+            "set MONITOR_ALERTS_CONFIG to where the rules are",
+        ),
+        RulesRead::Missing => worth_knowing(
+            "monitor.rules",
+            format!("there is no {file} in the working directory"),
+            "only what needs no rule is told: worker types at zero, workers lost, Redis or Postgres away",
+            "set MONITOR_ALERTS_CONFIG to a file of rules (docs/alerts.md)",
+        ),
+    }
+}

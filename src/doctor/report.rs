@@ -1,0 +1,190 @@
+//! Findings, and how they are told: the worst first, a line each.
+
+use std::fmt::Write as _;
+
+use clap::ArgMatches;
+use serde::Serialize;
+use serde_json::json;
+
+/// How a finding is to be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Something does not work, or will be lost.
+    Wrong,
+    /// It may be meant so.
+    WorthKnowing,
+    /// As it should be.
+    Fine,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which: `redis.`, `postgres.` or `monitor.`, and a name; the same for ever, for programs.
+    pub id: &'static str,
+    /// How it is to be taken.
+    pub verdict: Verdict,
+    /// What is.
+    pub what: String,
+    /// What that means; empty where it is fine.
+    pub means: String,
+    /// What to do; empty where it is fine.
+    #[serde(rename = "do")]
+    pub remedy: String,
+}
+
+/// A finding of something that is wrong.
+#[must_use]
+pub fn wrong(
+    id: &'static str,
+    what: impl Into<String>,
+    means: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Finding {
+    Finding { id, verdict: Verdict::Wrong, what: what.into(), means: means.into(), remedy: remedy.into() }
+}
+
+/// A finding of something that people should know.
+#[must_use]
+pub fn worth_knowing(
+    id: &'static str,
+    what: impl Into<String>,
+    means: impl Into<String>,
+    remedy: impl Into<String>,
+) -> Finding {
+    Finding { verdict: Verdict::WorthKnowing, ..wrong(id, what, means, remedy) }
+}
+
+/// A finding of something that is as it should be.
+#[must_use]
+pub fn fine(id: &'static str, what: impl Into<String>) -> Finding {
+    Finding { id, verdict: Verdict::Fine, what: what.into(), means: String::new(), remedy: String::new() }
+}
+
+/// All findings, the worst first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report(Vec<Finding>);
+
+impl Report {
+    /// Brings findings in order; those of one kind stay as they came.
+    #[must_use]
+    pub fn new(mut findings: Vec<Finding>) -> Self {
+        findings.sort_by_key(|finding| finding.verdict);
+        Self(findings)
+    }
+
+    /// Whether anything is wrong.
+    #[must_use]
+    pub fn something_is_wrong(&self) -> bool {
+        self.count(Verdict::Wrong) > 0
+    }
+
+    fn count(&self, verdict: Verdict) -> usize {
+        self.0.iter().filter(|finding| finding.verdict == verdict).count()
+    }
+
+    /// As the command line asks for it.
+    #[must_use]
+    pub fn told(&self, given: &ArgMatches) -> String {
+        if given.get_flag("json") { self.as_json() } else { self.as_text() }
+    }
+
+    /// For programs.
+    #[must_use]
+    pub fn as_json(&self) -> String {
+        let told = json!({
+            "wrong": self.count(Verdict::Wrong), "worth_knowing": self.count(Verdict::WorthKnowing),
+            "fine": self.count(Verdict::Fine), "findings": self.0,
+        });
+        format!("{told:#}\n")
+    }
+
+    /// For people: a line for each finding.
+    #[must_use]
+    pub fn as_text(&self) -> String {
+        let mut text = String::new();
+        for (verdict, mark) in [(Verdict::Wrong, '✗'), (Verdict::WorthKnowing, '!'), (Verdict::Fine, '✓')] {
+            for finding in self.0.iter().filter(|finding| finding.verdict == verdict) {
+                _ = write!(text, "{mark} {}", shown(&finding.what));
+                if !finding.means.is_empty() {
+                    _ = write!(text, ": {}. → {}", shown(&finding.means), shown(&finding.remedy));
+                }
+                text.push_str(".\n");
+            }
+        }
+        let (wrong, known) = (self.count(Verdict::Wrong), self.count(Verdict::WorthKnowing));
+        let summary = if wrong == 0 { "Nothing is wrong".to_owned() } else { format!("{wrong} wrong") };
+        _ = writeln!(text, "\n{summary}, {known} worth knowing, {} fine.", self.count(Verdict::Fine));
+        text
+    }
+}
+
+/// A text that does nothing to a terminal.
+fn shown(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// `a`, `a and b`, `a, b, c and 4 more`.
+#[must_use]
+pub fn list(names: impl IntoIterator<Item = String>) -> String {
+    const SHOWN: usize = 5;
+    let mut names: Vec<String> = names.into_iter().collect();
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    if more > 0 {
+        return format!("{} and {more} more", names.join(", "));
+    }
+    match names.pop() {
+        Some(last) if !names.is_empty() => format!("{} and {last}", names.join(", ")),
+        last => last.unwrap_or_default(),
+    }
+}
+
+/// `1 stream`, `3 streams`.
+#[must_use]
+pub fn count(number: usize, one: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_comes_first_and_each_finding_is_one_line() {
+        let report = Report::new(vec![
+            fine("redis.a", "a is well"),
+            worth_knowing("redis.b", "b\nis odd", "it may be so", "look at b"),
+            wrong("redis.c", "c is broken", "nothing works", "mend c"),
+        ]);
+        assert_eq!(
+            report.as_text(),
+            "✗ c is broken: nothing works. → mend c.\n! b\u{fffd}is odd: it may be so. → look at b.\n✓ a is well.\n\n\
+             1 wrong, 1 worth knowing, 1 fine.\n"
+        );
+        assert!(report.something_is_wrong());
+    }
+
+    #[test]
+    fn programs_get_the_same_with_counts() {
+        let report = Report::new(vec![fine("redis.a", "a"), worth_knowing("redis.b", "b", "m", "d")]);
+        let told: serde_json::Value = serde_json::from_str(&report.as_json()).unwrap();
+        assert_eq!((&told["wrong"], &told["worth_knowing"], &told["fine"]), (&0.into(), &1.into(), &1.into()));
+        assert_eq!(told["findings"][0]["id"], "redis.b");
+        assert_eq!(told["findings"][0]["verdict"], "worth_knowing");
+        assert_eq!(told["findings"][0]["do"], "d");
+        assert!(!report.something_is_wrong());
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names = |n: usize| list((0..n).map(|n| n.to_string()));
+        assert_eq!(names(0), "");
+        assert_eq!(names(1), "0");
+        assert_eq!(names(2), "0 and 1");
+        assert_eq!(names(5), "0, 1, 2, 3 and 4");
+        assert_eq!(names(7), "0, 1, 2, 3, 4 and 2 more");
+        assert_eq!((count(1, "group"), count(2, "group")), ("1 group".to_owned(), "2 groups".to_owned()));
+    }
+}

@@ -1,0 +1,360 @@
+//! What each reading means: a good one, and it again with one thing changed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::monitor::{self, Looked, Rules, RulesRead};
+use super::report::{Finding, Verdict};
+use super::{postgres, redis};
+use crate::contract::Name;
+use crate::fleet::reading::{
+    Beat, BeatReading, GroupConsumer, GroupReading, HeartbeatsReading, Lag, MarkerReading, RedisServer, SourceTrouble,
+    StreamFacts, StreamReading, StreamsReading, TroubleKind, UnreadableHeartbeat,
+};
+use crate::redis_streams::examine::{Examined, Fleet, Need, Refusal, Server};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const NOW: f64 = 1_700_000_000.0;
+
+fn name(text: &str) -> Name {
+    Name::from(text)
+}
+
+fn consumer(called: &str, pending: u64, idle_ms: u64) -> GroupConsumer {
+    GroupConsumer { name: name(called), pending, idle_ms, inactive_ms: None }
+}
+
+fn good_group() -> GroupReading {
+    GroupReading {
+        name: name("consumer"),
+        pending: 1,
+        lag: Lag::Reported(2),
+        entries_read: Some(5),
+        last_delivered_id: "1-0".to_owned(),
+        oldest_undelivered_ms: Some(1_699_999_990_000),
+        consumers: Some(vec![consumer("c", 1, 10)]),
+    }
+}
+
+fn good_server() -> Server {
+    Server {
+        figures: RedisServer {
+            version: Some("7.2.9".to_owned()),
+            used_memory_bytes: Some(10),
+            maxmemory_bytes: Some(100),
+            evicted_keys: Some(0),
+            ..RedisServer::default()
+        },
+        trouble: None,
+        relative: None,
+        eviction: Some("noeviction".to_owned()),
+        appends: Some(true),
+        saves: Some(String::new()),
+        last_save_failed: false,
+        clock_ahead_sec: Some(0.01),
+    }
+}
+
+fn with(facts: StreamFacts) -> Examined {
+    let streams = BTreeMap::from([(name("s"), StreamReading { facts: Ok(facts) })]);
+    Examined {
+        server: good_server(),
+        user: Some("default".to_owned()),
+        fleet: Ok(Fleet {
+            streams: StreamsReading { redis_time: NOW, server: RedisServer::default(), streams },
+            heartbeats: HeartbeatsReading::default(),
+            complete: true,
+        }),
+        refusals: Some(Vec::new()),
+    }
+}
+
+fn with_group(change: impl FnOnce(&mut GroupReading)) -> Examined {
+    let mut group = good_group();
+    change(&mut group);
+    with(StreamFacts { exists: true, length: 3, groups: vec![group] })
+}
+
+fn with_server(change: impl FnOnce(&mut Server)) -> Examined {
+    let mut examined = with_group(|_| {});
+    change(&mut examined.server);
+    examined
+}
+
+/// What is not fine.
+fn said(findings: &[Finding]) -> Vec<(&'static str, Verdict)> {
+    findings.iter().filter(|f| f.verdict != Verdict::Fine).map(|f| (f.id, f.verdict)).collect()
+}
+
+fn of_redis(examined: &Examined) -> Vec<(&'static str, Verdict)> {
+    said(&redis::findings(examined, HOUR))
+}
+
+use Verdict::{WorthKnowing, Wrong};
+
+#[test]
+fn a_good_redis_is_called_fine() {
+    assert_eq!(of_redis(&with_group(|_| {})), []);
+    // Nothing is there yet.
+    assert_eq!(of_redis(&with(StreamFacts::default())), []);
+}
+
+#[test]
+fn each_trouble_of_the_server_is_named() {
+    let policy = |s: &mut Server, policy: &str| s.eviction = Some(policy.to_owned());
+    let limit =
+        |s: &mut Server, used, limit| (s.figures.used_memory_bytes, s.figures.maxmemory_bytes) = (Some(used), limit);
+    type Change<'a> = Box<dyn FnOnce(&mut Server) + 'a>;
+    let cases: Vec<(Change<'_>, &str, Verdict)> = vec![
+        (Box::new(|s| policy(s, "allkeys-lru")), "redis.eviction", Wrong),
+        (Box::new(|s| policy(s, "volatile-ttl")), "redis.eviction", Wrong),
+        (Box::new(|s| (policy(s, "allkeys-lru"), s.figures.maxmemory_bytes = None).1), "redis.eviction", WorthKnowing),
+        (Box::new(|s| limit(s, 91, Some(100))), "redis.memory", Wrong),
+        (Box::new(|s| limit(s, 80, Some(100))), "redis.memory", WorthKnowing),
+        (Box::new(|s| s.appends = Some(false)), "redis.persistence", Wrong),
+        (
+            Box::new(|s| (s.appends, s.saves) = (Some(false), Some("3600 1".to_owned()))),
+            "redis.persistence",
+            WorthKnowing,
+        ),
+        (Box::new(|s| (s.appends, s.saves) = (Some(false), None)), "redis.persistence", WorthKnowing),
+        (Box::new(|s| s.last_save_failed = true), "redis.last_save", Wrong),
+        (Box::new(|s| s.clock_ahead_sec = Some(-5.0)), "redis.clock", WorthKnowing),
+        (Box::new(|s| s.clock_ahead_sec = Some(3600.0)), "redis.clock", Wrong),
+        (Box::new(|s| s.figures.version = Some("5.0.14".to_owned())), "redis.too_old", Wrong),
+    ];
+    for (change, id, verdict) in cases {
+        assert_eq!(of_redis(&with_server(change)), [(id, verdict)]);
+    }
+    // Another server that speaks like Redis has bugs of its own.
+    assert_eq!(
+        of_redis(&with_server(|s| {
+            s.figures.version = Some("7.0.0".to_owned());
+            s.relative = Some("valkey".to_owned());
+        })),
+        []
+    );
+}
+
+#[test]
+fn a_redis_that_is_not_believed_is_told_once() {
+    for (kind, id) in [(TroubleKind::Replica, "redis.role"), (TroubleKind::Loading, "redis.loading")] {
+        let mut examined = with_server(|s| s.trouble = Some(SourceTrouble::new(kind, "Redis is loading its data")));
+        examined.fleet = Err(SourceTrouble::new(kind, "so it is not read"));
+        examined.refusals = None;
+        assert_eq!(of_redis(&examined), [(id, Wrong)]);
+    }
+}
+
+#[test]
+fn groups_that_nobody_reads_are_named_and_those_at_work_are_not() {
+    let without_consumer = with_group(|g| g.consumers = Some(Vec::new()));
+    assert_eq!(of_redis(&without_consumer), [("redis.without_consumer", Wrong)]);
+    let at_rest = with_group(|g| (g.consumers, g.pending, g.lag) = (Some(Vec::new()), 0, Lag::Reported(0)));
+    assert_eq!(of_redis(&at_rest), [("redis.group_at_rest", WorthKnowing)]);
+    let without_group = with(StreamFacts { exists: true, length: 3, groups: Vec::new() });
+    assert_eq!(of_redis(&without_group), [("redis.without_group", WorthKnowing)]);
+    let stopped = |idle_ms, oldest| {
+        of_redis(&with_group(|g| {
+            g.pending = 0;
+            g.consumers = Some(vec![consumer("c", 0, idle_ms), consumer("d", 0, 1_000_000_000)]);
+            g.oldest_undelivered_ms = Some(oldest);
+        }))
+    };
+    let long_ago = 1_699_000_000_000;
+    assert_eq!(stopped(3_600_000, long_ago), [("redis.group_stopped", Wrong), ("redis.phantom", WorthKnowing)]);
+    // One consumer that still asks, or work that has only just come: it is slow, or new, not stopped.
+    assert_eq!(stopped(3_599_999, long_ago), [("redis.phantom", WorthKnowing)]);
+    assert_eq!(stopped(3_600_000, 1_699_999_999_000), [("redis.phantom", WorthKnowing)]);
+}
+
+#[test]
+fn consumers_are_gone_only_without_heartbeat_and_after_their_hour() {
+    let with_beat = |idle_ms, pending, beat: Beat| {
+        let mut examined =
+            with_group(|g| g.consumers = Some(vec![consumer("c", pending, idle_ms), consumer("d", 0, 1)]));
+        let reading = BeatReading { beat, marker: MarkerReading::NotRead };
+        let fleet = examined.fleet.as_mut().unwrap();
+        fleet.heartbeats.consumers = BTreeMap::from([(name("s"), vec![(name("c"), reading)])]);
+        of_redis(&examined)
+    };
+    assert_eq!(with_beat(3_600_000, 0, Beat::Absent), [("redis.phantom", WorthKnowing)]);
+    assert_eq!(with_beat(3_600_000, 2, Beat::Absent), [("redis.dead_consumer", Wrong)]);
+    assert_eq!(with_beat(3_599_999, 2, Beat::Absent), []);
+    assert_eq!(with_beat(3_600_000, 2, Beat::Unreadable("no JSON".to_owned())), []);
+}
+
+#[test]
+fn what_cannot_be_read_and_dead_letters_are_named() {
+    let mut examined = with_group(|_| {});
+    let fleet = examined.fleet.as_mut().unwrap();
+    fleet.complete = false;
+    fleet.heartbeats.unreadable = vec![UnreadableHeartbeat {
+        key: "worker:heartbeat:s:c".to_owned(),
+        reason: "no JSON".to_owned(),
+        stream: None,
+        consumer: None,
+    }];
+    let dead = StreamFacts { exists: true, length: 2, groups: Vec::new() };
+    fleet.streams.streams.insert(name("s:dead"), StreamReading { facts: Ok(dead) });
+    fleet.streams.streams.insert(name("t"), StreamReading { facts: Err("holds something else".to_owned()) });
+    assert_eq!(
+        of_redis(&examined),
+        [
+            ("redis.stream_unreadable", Wrong),
+            ("redis.keyspace", WorthKnowing),
+            ("redis.heartbeat_unreadable", Wrong),
+            ("redis.dead_letters", WorthKnowing),
+        ]
+    );
+    examined.fleet = Err(SourceTrouble::new(TroubleKind::Refused, "Redis permits too little"));
+    assert_eq!(of_redis(&examined), [("redis.streams", Wrong)]);
+}
+
+#[test]
+fn what_a_user_may_not_do_is_named_by_what_it_is_for_with_the_rule_that_permits_it() {
+    let refusal = |command: &str, needed_for, code: &str, said: &str| Refusal {
+        command: command.to_owned(),
+        needed_for,
+        code: code.to_owned(),
+        said: said.to_owned(),
+    };
+    let no = "User watcher has no permissions to run the command";
+    let mut examined = with_group(|_| {});
+    examined.user = Some("watcher".to_owned());
+    examined.refusals = Some(vec![
+        refusal("XINFO GROUPS", Need::Watching, "NOPERM", no),
+        refusal("XTRIM", Need::Tending, "NOPERM", no),
+        refusal("XDEL", Need::Tending, "NOPERM", "No permissions to access a key"),
+        refusal("SET", Need::Remembering, "MISCONF", "Errors writing to the AOF file"),
+    ]);
+    let findings = redis::findings(&examined, HOUR);
+    assert_eq!(said(&findings), [("redis.may_watch", Wrong), ("redis.may_tend", Wrong), ("redis.refuses", Wrong)]);
+    let remedy = |id| findings.iter().find(|finding| finding.id == id).unwrap().remedy.as_str();
+    assert_eq!(remedy("redis.may_watch"), "ACL SETUSER watcher +xinfo|groups");
+    assert_eq!(remedy("redis.may_tend"), "ACL SETUSER watcher +xtrim ~*");
+    assert!(remedy("redis.refuses").contains("disk"));
+}
+
+mod of_postgres {
+    use super::*;
+    use crate::postgres::examine::{Examined, FLEET_TABLES, Inside, MONITOR_TABLES, NotConnected, Server, Table};
+
+    fn good() -> (Server, Inside) {
+        let table = |name: &&str| Table { name: (*name).to_owned(), refused: Vec::new(), owned: true };
+        let inside = Inside {
+            clock_ahead_sec: 0.0,
+            schema: Some("public".to_owned()),
+            may_create: true,
+            may_see_wal: true,
+            tables: FLEET_TABLES.iter().chain(&MONITOR_TABLES).map(table).collect(),
+            indexes: vec![("callbacks_query_id", "callbacks (query_id)", true)],
+            migrated: Some(vec!["0001".to_owned(), "0002".to_owned()]),
+            known_migrations: vec!["0001".to_owned(), "0002".to_owned()],
+        };
+        (Server::example(15), inside)
+    }
+
+    fn of(change: impl FnOnce(&mut Server, &mut Inside)) -> Vec<(&'static str, Verdict)> {
+        let (mut server, mut inside) = good();
+        change(&mut server, &mut inside);
+        said(&postgres::findings(&Examined { server, inside: Some(inside) }))
+    }
+
+    #[test]
+    fn a_good_database_is_called_fine_with_or_without_queries() {
+        assert_eq!(of(|_, _| {}), []);
+        assert_eq!(of(|_, i| i.tables.retain(|table| !FLEET_TABLES.contains(&table.name.as_str()))), []);
+    }
+
+    #[test]
+    fn each_trouble_is_named() {
+        type Change = fn(&mut Server, &mut Inside);
+        let cases: [(Change, &str, Verdict); 13] = [
+            (|s, _| s.standby = true, "postgres.standby", Wrong),
+            (|s, _| s.read_only = true, "postgres.read_only", Wrong),
+            (|s, _| s.autovacuum = false, "postgres.autovacuum", Wrong),
+            (|s, _| s.time_zone = "Asia/Tokyo".to_owned(), "postgres.time_zone", WorthKnowing),
+            (|_, i| i.clock_ahead_sec = 90.0, "postgres.clock", Wrong),
+            (|_, i| i.may_see_wal = false, "postgres.wal", WorthKnowing),
+            (|_, i| i.indexes[0].2 = false, "postgres.indexes", WorthKnowing),
+            (|_, i| i.tables.retain(|table| table.name != "callbacks"), "postgres.fleet", WorthKnowing),
+            (|_, i| i.tables.retain(|table| table.name != "monitor_audit"), "postgres.tables", Wrong),
+            (|_, i| i.migrated = None, "postgres.migrations", WorthKnowing),
+            (|_, i| (i.migrated, i.may_create) = (None, false), "postgres.may_create", Wrong),
+            (|_, i| i.known_migrations.truncate(1), "postgres.newer", WorthKnowing),
+            (
+                |_, i| i.tables.iter_mut().for_each(|table| table.refused = vec!["INSERT".to_owned()]),
+                "postgres.may_write",
+                Wrong,
+            ),
+        ];
+        for (change, id, verdict) in cases {
+            assert_eq!(of(change), [(id, verdict)]);
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_too_old_is_asked_no_more() {
+        let examined = Examined { server: Server::example(9), inside: None };
+        assert_eq!(said(&postgres::findings(&examined)), [("postgres.too_old", Wrong)]);
+    }
+
+    #[test]
+    fn why_there_is_no_connection_is_told_apart() {
+        let not = |kind, no_such_database| NotConnected { trouble: SourceTrouble::new(kind, "said"), no_such_database };
+        for (not_connected, id, remedy) in [
+            (not(TroubleKind::Refused, false), "postgres.login", "POSTGRES_PASSWORD"),
+            (not(TroubleKind::Unreachable, true), "postgres.database", "CREATE DATABASE"),
+            (not(TroubleKind::Unreachable, false), "postgres.reached", "POSTGRES_HOST"),
+            (not(TroubleKind::TimedOut, false), "postgres.reached", "hangs"),
+        ] {
+            let finding = postgres::not_reached(&not_connected);
+            assert_eq!((finding.id, finding.verdict), (id, Wrong));
+            assert!(finding.remedy.contains(remedy), "{}", finding.remedy);
+        }
+    }
+}
+
+mod of_the_settings {
+    use super::*;
+
+    fn good() -> Looked {
+        Looked {
+            rules: Rules { file: "alerts.yaml".into(), is_given: false, read: RulesRead::Good(3) },
+            channels: vec!["Slack"],
+            has_address: true,
+            spool: "/var/lib/shepherd-monitor".into(),
+            spool_may_be_written: true,
+            refuses_to_serve: None,
+            anybody_may: false,
+            knows_the_volume: true,
+        }
+    }
+
+    fn of(change: impl FnOnce(&mut Looked)) -> Vec<(&'static str, Verdict)> {
+        let mut looked = good();
+        change(&mut looked);
+        said(&monitor::findings(&looked))
+    }
+
+    #[test]
+    fn good_settings_are_called_fine() {
+        assert_eq!(of(|_| {}), []);
+    }
+
+    #[test]
+    fn each_trouble_is_named() {
+        assert_eq!(of(|l| l.rules.read = RulesRead::Mistakes(vec!["3:5: no".to_owned()])), [("monitor.rules", Wrong)]);
+        assert_eq!(of(|l| l.rules.read = RulesRead::Unreadable("no".to_owned())), [("monitor.rules", Wrong)]);
+        assert_eq!(of(|l| l.rules.read = RulesRead::Missing), [("monitor.rules", WorthKnowing)]);
+        let missing = |l: &mut Looked| (l.rules.read, l.rules.is_given) = (RulesRead::Missing, true);
+        assert_eq!(of(missing), [("monitor.rules", Wrong)]);
+        assert_eq!(of(|l| l.channels.clear()), [("monitor.channels", WorthKnowing)]);
+        assert_eq!(of(|l| l.has_address = false), [("monitor.address", WorthKnowing)]);
+        assert_eq!(of(|l| l.spool_may_be_written = false), [("monitor.spool", Wrong)]);
+        assert_eq!(of(|l| l.refuses_to_serve = Some("MONITOR_AUTH is".to_owned())), [("monitor.access", Wrong)]);
+        assert_eq!(of(|l| l.anybody_may = true), [("monitor.access", WorthKnowing)]);
+        assert_eq!(of(|l| l.knows_the_volume = false), [("monitor.volume", WorthKnowing)]);
+    }
+}

@@ -1,0 +1,261 @@
+//! Looking a database over once, for `doctor`: the server, what this role may do, and which tables and
+//! indexes are there. All of it in one transaction that may only read.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use diesel::sql_types::{Array, Bool, Double, Integer, Nullable, Text};
+use diesel::{QueryableByName, sql_query};
+use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+
+use super::connection::{connect, connect_trouble, trouble};
+use super::migrate::{self, FLEET_INDEXES, HISTORY_OF_MIGRATIONS};
+use crate::fleet::reading::SourceTrouble;
+
+/// The fleet's own tables.
+pub const FLEET_TABLES: [&str; 2] = ["shepherd_brain", "callbacks"];
+
+/// The monitor's tables.
+pub const MONITOR_TABLES: [&str; 16] = [
+    "monitor_alert_leader",
+    "monitor_alert_outbox",
+    "monitor_alerts",
+    "monitor_audit",
+    "monitor_events",
+    "monitor_janitor_passes",
+    "monitor_latency_batches",
+    "monitor_latency_days",
+    "monitor_metric_days",
+    "monitor_metrics",
+    "monitor_previews",
+    "monitor_query_counts",
+    "monitor_recycle_bin",
+    "monitor_silences",
+    "monitor_takeover",
+    "monitor_task_latency",
+];
+
+/// Before this the monitor's statements are not understood.
+pub const LEAST_VERSION: i32 = 10;
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotConnected {
+    /// The same as the monitor would say it.
+    pub trouble: SourceTrouble,
+    /// The server is there, and has no such database.
+    pub no_such_database: bool,
+}
+
+/// What was found out about a database.
+#[derive(Debug, Clone)]
+pub struct Examined {
+    /// The server and this role; of one that is too old only its version.
+    pub server: Server,
+    /// What is in it; `None` when the server is too old to be asked.
+    pub inside: Option<Inside>,
+}
+
+/// What the server says of itself.
+#[derive(Debug, Clone, PartialEq, QueryableByName)]
+pub struct Server {
+    /// Its major version.
+    #[diesel(sql_type = Integer)]
+    pub version: i32,
+    /// Its version in words.
+    #[diesel(sql_type = Text)]
+    pub version_text: String,
+    /// It follows another and may only be read.
+    #[diesel(sql_type = Bool)]
+    pub standby: bool,
+    /// Transactions may only read unless they ask for more.
+    #[diesel(sql_type = Bool)]
+    pub read_only: bool,
+    /// Its time zone for this role and database.
+    #[diesel(sql_type = Text)]
+    pub time_zone: String,
+    /// It cleans up behind deletions by itself.
+    #[diesel(sql_type = Bool)]
+    pub autovacuum: bool,
+    /// As whom it was asked.
+    #[diesel(sql_type = Text)]
+    pub role: String,
+    /// The database.
+    #[diesel(sql_type = Text)]
+    pub database: String,
+    /// Its clock, Unix seconds; see [`Inside::clock_ahead_sec`].
+    #[diesel(sql_type = Double)]
+    clock: f64,
+}
+
+#[cfg(test)]
+impl Server {
+    /// A good one.
+    pub(crate) fn example(version: i32) -> Self {
+        Self {
+            version,
+            version_text: version.to_string(),
+            standby: false,
+            read_only: false,
+            time_zone: "UTC".to_owned(),
+            autovacuum: true,
+            role: "postgres".to_owned(),
+            database: "postgres".to_owned(),
+            clock: 0.0,
+        }
+    }
+}
+
+/// What is in the database.
+#[derive(Debug, Clone)]
+pub struct Inside {
+    /// Its clock is so many seconds before this machine's; negative: behind.
+    pub clock_ahead_sec: f64,
+    /// The schema in which new tables are made; `None` when there is none.
+    pub schema: Option<String>,
+    /// This role may make tables there.
+    pub may_create: bool,
+    /// This role may see how large the write-ahead log is.
+    pub may_see_wal: bool,
+    /// The fleet's tables and the monitor's, those that exist.
+    pub tables: Vec<Table>,
+    /// Indexes that the monitor adds to the fleet's tables, where those exist: name, what it is on, whether it
+    /// is there and can be used.
+    pub indexes: Vec<(&'static str, &'static str, bool)>,
+    /// Versions of migrations that were run here; `None` where none ever was, or they may not be read.
+    pub migrated: Option<Vec<String>>,
+    /// Versions of the migrations that this program has.
+    pub known_migrations: Vec<String>,
+}
+
+/// A table and what this role may do with it.
+#[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
+pub struct Table {
+    /// Its name.
+    #[diesel(sql_type = Text)]
+    pub name: String,
+    /// What of SELECT, INSERT, UPDATE and DELETE this role may not do.
+    #[diesel(sql_type = Array<Text>)]
+    pub refused: Vec<String>,
+    /// This role may alter it.
+    #[diesel(sql_type = Bool)]
+    pub owned: bool,
+}
+
+#[derive(QueryableByName)]
+struct Rights {
+    #[diesel(sql_type = Nullable<Text>)]
+    schema: Option<String>,
+    #[diesel(sql_type = Bool)]
+    may_create: bool,
+    #[diesel(sql_type = Bool)]
+    may_see_wal: bool,
+}
+
+#[derive(QueryableByName)]
+struct Named {
+    #[diesel(sql_type = Text)]
+    name: String,
+}
+
+/// Looks the database at `url` over. `within` bounds the connecting.
+///
+/// # Errors
+/// Why there is no connection.
+pub async fn examine(url: &str, within: Duration) -> Result<Result<Examined, SourceTrouble>, NotConnected> {
+    let connected = match tokio::time::timeout(within, connect(url.to_owned(), within)).await {
+        Ok(connected) => connected.map_err(|error| error.to_string()),
+        Err(_) => Err("timed out".to_owned()),
+    };
+    let mut connection = connected
+        .map_err(|said| NotConnected { no_such_database: said.contains("(3D000)"), trouble: connect_trouble(&said) })?;
+    Ok(look(&mut connection).await.map_err(|e| trouble(&e)))
+}
+
+async fn look(connection: &mut AsyncPgConnection) -> Result<Examined, diesel::result::Error> {
+    connection.batch_execute("BEGIN READ ONLY").await?;
+    let before = unix();
+    let server: Server = sql_query(
+        "SELECT current_setting('server_version_num')::int / 10000 AS version, \
+         current_setting('server_version') AS version_text, pg_is_in_recovery() AS standby, \
+         current_setting('default_transaction_read_only') = 'on' AS read_only, \
+         current_setting('TimeZone') AS time_zone, current_setting('autovacuum') = 'on' AS autovacuum, \
+         current_user::text AS role, current_database()::text AS database, \
+         extract(epoch FROM clock_timestamp())::float8 AS clock",
+    )
+    .get_result(connection)
+    .await?;
+    let clock_ahead_sec = server.clock - f64::midpoint(before, unix());
+    if server.version < LEAST_VERSION {
+        return Ok(Examined { server, inside: None });
+    }
+    let rights: Rights = sql_query(
+        "SELECT current_schema()::text AS schema, \
+         coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AS may_create, \
+         has_function_privilege('pg_ls_waldir()', 'execute') AS may_see_wal",
+    )
+    .get_result(connection)
+    .await?;
+    let tables = tables(connection).await?;
+    let indexes = indexes(connection, &tables).await?;
+    let migrated = migrated(connection).await?;
+    let inside = Inside {
+        clock_ahead_sec,
+        schema: rights.schema,
+        may_create: rights.may_create,
+        may_see_wal: rights.may_see_wal,
+        tables,
+        indexes,
+        migrated,
+        known_migrations: migrate::known(),
+    };
+    Ok(Examined { server, inside: Some(inside) })
+}
+
+async fn tables(connection: &mut AsyncPgConnection) -> Result<Vec<Table>, diesel::result::Error> {
+    let names: Vec<&str> = FLEET_TABLES.iter().chain(&MONITOR_TABLES).copied().collect();
+    sql_query(
+        "SELECT t.name, pg_has_role(c.relowner, 'USAGE') AS owned, \
+         ARRAY(SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p \
+         WHERE NOT has_table_privilege(c.oid, p)) AS refused \
+         FROM unnest($1) AS t (name) JOIN pg_class c ON c.oid = to_regclass(t.name) ORDER BY t.name",
+    )
+    .bind::<Array<Text>, _>(names)
+    .load(connection)
+    .await
+}
+
+async fn indexes(
+    connection: &mut AsyncPgConnection,
+    tables: &[Table],
+) -> Result<Vec<(&'static str, &'static str, bool)>, diesel::result::Error> {
+    let names: Vec<&str> = FLEET_INDEXES.iter().map(|(name, _)| *name).collect();
+    let usable: Vec<Named> = sql_query(
+        "SELECT i.name FROM unnest($1) AS i (name) JOIN pg_index x ON x.indexrelid = to_regclass(i.name) \
+         WHERE x.indisvalid",
+    )
+    .bind::<Array<Text>, _>(names)
+    .load(connection)
+    .await?;
+    let on_a_table = |on: &str| tables.iter().any(|table| Some(table.name.as_str()) == on.split(' ').next());
+    let wanted = FLEET_INDEXES.iter().filter(|(_, on)| on_a_table(on));
+    Ok(wanted.map(|(name, on)| (*name, *on, usable.iter().any(|index| index.name == *name))).collect())
+}
+
+async fn migrated(connection: &mut AsyncPgConnection) -> Result<Option<Vec<String>>, diesel::result::Error> {
+    let there: Vec<Named> =
+        sql_query("SELECT $1 AS name WHERE coalesce(has_table_privilege(to_regclass($1)::oid, 'SELECT'), false)")
+            .bind::<Text, _>(HISTORY_OF_MIGRATIONS)
+            .load(connection)
+            .await?;
+    if there.is_empty() {
+        return Ok(None);
+    }
+    let run: Vec<Named> = sql_query(format!("SELECT version AS name FROM {HISTORY_OF_MIGRATIONS} ORDER BY version"))
+        .load(connection)
+        .await?;
+    Ok(Some(run.into_iter().map(|row| row.name).collect()))
+}
+
+fn unix() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}

@@ -1,0 +1,314 @@
+//! Looking a Redis over once, for `doctor`: what it says of itself, how its streams and heartbeats
+//! stand, and which of the monitor's commands it refuses to this user.
+//!
+//! Nothing is changed. What would change something is only queued in a transaction that is then
+//! discarded: Redis says at queueing whether it would refuse.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, Value};
+
+use super::connection::{self, Kept, send};
+use super::discovery;
+use super::heartbeats_reader::HeartbeatsReader;
+use super::reply::Reply;
+use super::server_info::{fields, read_info};
+use super::streams_reader::{StreamsReader, read_time};
+use crate::contract::task::FINISH_QUERY;
+use crate::contract::{Name, keys};
+use crate::fleet::reading::{HeartbeatsReading, RedisServer, SourceTrouble, StreamsReading, TroubleKind};
+use crate::fleet::time::Mono;
+use crate::fleet::watched::WatchedStreams;
+
+/// What was found out about a Redis.
+#[derive(Debug, Clone)]
+pub struct Examined {
+    /// The server.
+    pub server: Server,
+    /// The name of the user that asked; `None` where Redis does not say.
+    pub user: Option<String>,
+    /// What stands in it, or why that could not be read.
+    pub fleet: Result<Fleet, SourceTrouble>,
+    /// The commands that it would refuse, each once; `None` when that could not be found out.
+    pub refusals: Option<Vec<Refusal>>,
+}
+
+/// What the server says of itself. A figure that it does not tell this user is `None`.
+#[derive(Debug, Clone, Default)]
+pub struct Server {
+    /// Version, memory and the like.
+    pub figures: RedisServer,
+    /// What keeps it from being believed: it is a replica, or loads.
+    pub trouble: Option<SourceTrouble>,
+    /// It is not Redis itself but speaks like it: its name.
+    pub relative: Option<String>,
+    /// What it does when memory is full: `maxmemory_policy`.
+    pub eviction: Option<String>,
+    /// It writes every change to an append-only file.
+    pub appends: Option<bool>,
+    /// When it saves snapshots, as the setting `save` words it; empty for never.
+    pub saves: Option<String>,
+    /// Its last snapshot failed.
+    pub last_save_failed: bool,
+    /// Its clock is so many seconds before this machine's; negative: behind.
+    pub clock_ahead_sec: Option<f64>,
+}
+
+/// What stands in it.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    /// The streams that are watched.
+    pub streams: StreamsReading,
+    /// The heartbeats of their consumers.
+    pub heartbeats: HeartbeatsReading,
+    /// The whole keyspace was looked through for streams.
+    pub complete: bool,
+}
+
+/// A command that Redis would not carry out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The command, with its subcommand.
+    pub command: String,
+    /// What the monitor needs it for.
+    pub needed_for: Need,
+    /// The error's code: NOPERM, OOM, MISCONF, ...
+    pub code: String,
+    /// The error in Redis' words.
+    pub said: String,
+}
+
+/// What the monitor does with a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// Reading the fleet.
+    Watching,
+    /// Keeping what must outlive it: states, recent series, events and durations on their way.
+    Remembering,
+    /// The janitor's work, and what people do to messages.
+    Tending,
+}
+
+/// Every command that the monitor sends, alone or in a script. `{stream}` is a stream; what begins with
+/// `monitor:` or `worker:` is a key of the contract.
+const COMMANDS: &[(Need, &[&str])] = &[
+    (Need::Watching, &["INFO", "server"]),
+    (Need::Watching, &["TIME"]),
+    (Need::Watching, &["SCAN", "0", "COUNT", "1"]),
+    (Need::Watching, &["TYPE", "{stream}"]),
+    (Need::Watching, &["XLEN", "{stream}"]),
+    (Need::Watching, &["XINFO", "GROUPS", "{stream}"]),
+    (Need::Watching, &["XINFO", "CONSUMERS", "{stream}", "g"]),
+    (Need::Watching, &["XRANGE", "{stream}", "-", "+", "COUNT", "1"]),
+    (Need::Watching, &["MGET", "worker:heartbeat:s:c", "worker:shutdown:s:c"]),
+    (Need::Watching, &["GETRANGE", "worker:heartbeat:s:c", "0", "1"]),
+    (Need::Remembering, &["GET", "monitor:worker_state:s"]),
+    (Need::Remembering, &["SET", "monitor:worker_state:s", "v"]),
+    (Need::Remembering, &["DEL", "monitor:worker_state:s"]),
+    (Need::Remembering, &["SADD", keys::KNOWN_WORKERS, "m"]),
+    (Need::Remembering, &["SREM", keys::KNOWN_WORKERS, "m"]),
+    (Need::Remembering, &["SMEMBERS", keys::KNOWN_WORKERS]),
+    (Need::Remembering, &["ZADD", "monitor:hist:s", "0", "m"]),
+    (Need::Remembering, &["ZRANGEBYSCORE", "monitor:hist:s", "0", "0"]),
+    (Need::Remembering, &["ZREMRANGEBYSCORE", "monitor:hist:s", "0", "0"]),
+    (Need::Remembering, &["ZREMRANGEBYRANK", "monitor:hist:s", "0", "0"]),
+    (Need::Remembering, &["RPUSH", keys::EVENT_SPOOL, "m"]),
+    (Need::Remembering, &["LPUSH", keys::ALERTS_HISTORY, "m"]),
+    (Need::Remembering, &["LRANGE", "monitor:task_durations:s", "0", "0"]),
+    (Need::Remembering, &["LTRIM", "monitor:task_durations:s", "0", "0"]),
+    (Need::Remembering, &["LREM", keys::EVENT_SPOOL, "0", "m"]),
+    (Need::Remembering, &["RENAME", "monitor:task_durations:s", "monitor:latency:batch:b"]),
+    (Need::Remembering, &["HSET", keys::LATENCY_BATCHES, "f", "v"]),
+    (Need::Remembering, &["HSETNX", "monitor:recycle:b", "f", "v"]),
+    (Need::Remembering, &["HGET", keys::LATENCY_BATCHES, "f"]),
+    (Need::Remembering, &["HMGET", "monitor:recycle:b", "f"]),
+    (Need::Remembering, &["HDEL", keys::LATENCY_BATCHES, "f"]),
+    (Need::Remembering, &["HLEN", keys::LATENCY_BATCHES]),
+    (Need::Remembering, &["HEXISTS", keys::LATENCY_BATCHES, "f"]),
+    (Need::Remembering, &["HRANDFIELD", keys::LATENCY_BATCHES, "1"]),
+    (Need::Remembering, &["PEXPIRE", "monitor:recycle:b", "1"]),
+    (Need::Remembering, &["EVAL", "return 1", "0"]),
+    (Need::Remembering, &["EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "0"]),
+    (Need::Remembering, &["SCRIPT", "LOAD", "return 1"]),
+    (Need::Tending, &["EXISTS", "worker:heartbeat:s:c"]),
+    (Need::Tending, &["XPENDING", "{stream}", "g"]),
+    (Need::Tending, &["XTRIM", "{stream}", "MINID", "0"]),
+    (Need::Tending, &["XDEL", "{stream}", "0-1"]),
+    (Need::Tending, &["XGROUP", "DELCONSUMER", "{stream}", "g", "c"]),
+    (Need::Tending, &["XADD", "{stream}", "NOMKSTREAM", "*", "f", "v"]),
+    (Need::Tending, &["XACK", "{stream}", "g", "0-1"]),
+    (Need::Tending, &["XCLAIM", "{stream}", "g", "c", "0", "0-1"]),
+];
+
+/// How long the keyspace is looked through at most.
+const WALK_WITHIN: Duration = Duration::from_secs(10);
+
+/// Looks the Redis at `url` over. `within` bounds every answer.
+///
+/// # Errors
+/// Why it cannot be asked at all.
+pub async fn examine(
+    url: &str,
+    watched: &WatchedStreams,
+    shown: &[Name],
+    within: Duration,
+) -> Result<Examined, SourceTrouble> {
+    let mut redis = Kept::to(url, within)?.take().await?;
+    let (server, user) = server(&mut redis).await?;
+    if let Some(trouble) = server.trouble.clone() {
+        return Ok(Examined { server, user, fleet: Err(trouble), refusals: None });
+    }
+    let fleet = fleet(&mut redis, url, watched, shown, within).await;
+    let a_stream = fleet.as_ref().ok().and_then(|fleet| fleet.streams.streams.keys().next().cloned());
+    let refusals = refusals(&mut redis, &a_stream.unwrap_or_else(|| Name::from(FINISH_QUERY))).await?;
+    Ok(Examined { server, user, fleet, refusals })
+}
+
+async fn server(redis: &mut MultiplexedConnection) -> Result<(Server, Option<String>), SourceTrouble> {
+    let mut pipe = redis::pipe();
+    pipe.cmd("TIME").cmd("INFO").cmd("CONFIG").arg("GET").arg("save").cmd("ACL").arg("WHOAMI");
+    let before = unix();
+    let mut answers = send(redis, &mut pipe).await?.into_iter();
+    // The answer was made somewhere between the two.
+    let here = f64::midpoint(before, unix());
+    let mut next = || answers.next().and_then(Result::ok);
+    let clock_ahead_sec = next().map(|time| read_time(&time) - here);
+    let info = next().unwrap_or(Value::Nil);
+    let saves = next().and_then(|config| Some(Reply::of(&config).items().nth(1)?.text()?.into_owned()));
+    let user = next().and_then(|name| Some(Reply::of(&name).text()?.into_owned()));
+    let (figures, trouble) = read_info(&info);
+    let text = Reply::of(&info).text().unwrap_or_default();
+    let fields = fields(&text);
+    let get = |name: &str| fields.get(name).map(|value| (*value).to_owned());
+    let other_name = get("server_name").filter(|name| name != "redis");
+    let server = Server {
+        figures,
+        trouble,
+        relative: other_name.or_else(|| fields.contains_key("dragonfly_version").then(|| "dragonfly".to_owned())),
+        eviction: get("maxmemory_policy"),
+        appends: get("aof_enabled").map(|on| on == "1"),
+        saves,
+        last_save_failed: get("rdb_last_bgsave_status").is_some_and(|status| status == "err"),
+        clock_ahead_sec,
+    };
+    Ok((server, user))
+}
+
+async fn fleet(
+    redis: &mut MultiplexedConnection,
+    url: &str,
+    watched: &WatchedStreams,
+    shown: &[Name],
+    within: Duration,
+) -> Result<Fleet, SourceTrouble> {
+    let mut reader = StreamsReader::new(watched.clone(), shown);
+    let (mut streams, mut heartbeat_keys) = reader.read(redis).await?;
+    let mut complete = false;
+    if let Some(capabilities) = reader.known_capabilities() {
+        let pool = connection::pool(url, within)?;
+        let walk = tokio::time::timeout(WALK_WITHIN, discovery::walk(&pool, capabilities)).await;
+        if let Ok(Ok(found)) = walk {
+            complete = true;
+            heartbeat_keys.extend(found.heartbeat_keys);
+            if reader.watch(found.streams) {
+                (streams, _) = reader.read(redis).await?;
+            }
+        }
+    }
+    let mut reader = HeartbeatsReader::default();
+    reader.follow(&streams);
+    reader.found(heartbeat_keys);
+    let heartbeats = reader.read(redis, Mono(0)).await?;
+    Ok(Fleet { streams, heartbeats, complete })
+}
+
+/// Queues every command of the monitor's in a transaction, discards it, and answers those that were
+/// refused.
+async fn refusals(redis: &mut MultiplexedConnection, a_stream: &Name) -> Result<Option<Vec<Refusal>>, SourceTrouble> {
+    // Asked alone: without a transaction what follows would be carried out.
+    let begun: Result<Value, RedisError> = redis::cmd("MULTI").query_async(redis).await;
+    match begun {
+        Ok(Value::Okay) => {}
+        Ok(_) => return Ok(None),
+        Err(error) if error.code() == Some("NOPERM") => {
+            return Ok(Some(vec![refusal("MULTI".to_owned(), Need::Remembering, &error)]));
+        }
+        Err(error) => return Err(connection::trouble(&error)),
+    }
+    let mut pipe = redis::pipe();
+    for (_, words) in COMMANDS {
+        let mut command = redis::Cmd::new();
+        for word in *words {
+            command.arg(if *word == "{stream}" { a_stream.as_bytes() } else { word.as_bytes() });
+        }
+        pipe.add_command(command);
+    }
+    pipe.cmd("DISCARD");
+    let answers = send(redis, &mut pipe).await?;
+    if answers.len() != COMMANDS.len() + 1 {
+        return Err(SourceTrouble::new(TroubleKind::Failed, "Redis sent too few answers"));
+    }
+    let mut refusals: Vec<Refusal> = Vec::new();
+    for ((need, words), answer) in COMMANDS.iter().zip(answers) {
+        let Err(error) = answer else { continue };
+        let with_subcommand = words.len() > 1 && ["XINFO", "XGROUP", "SCRIPT"].contains(words.first().unwrap_or(&""));
+        let name = words.iter().take(if with_subcommand { 2 } else { 1 }).copied().collect::<Vec<_>>().join(" ");
+        refusals.push(refusal(name, *need, &error));
+    }
+    Ok(Some(refusals))
+}
+
+fn refusal(command: String, needed_for: Need, error: &RedisError) -> Refusal {
+    Refusal {
+        command,
+        needed_for,
+        code: error.code().unwrap_or("ERR").to_owned(),
+        said: error.detail().unwrap_or_default().to_owned(),
+    }
+}
+
+fn unix() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// What only workers send, or `doctor` itself.
+    const NOT_THE_MONITORS: [&str; 3] = ["CONFIG", "ACL", "DISCARD"];
+
+    #[test]
+    fn every_command_that_the_monitor_sends_is_tried() {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/redis_streams");
+        let mut sent = BTreeSet::new();
+        for folder in [here.clone(), here.join("scripts")] {
+            for file in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                let name = file.file_name().unwrap().to_str().unwrap();
+                // Of workers alone.
+                let of_workers = ["tasks.rs", "claim.lua", "finish.lua", "leave.lua", "release.lua", "renew.lua"];
+                if file.is_dir() || of_workers.contains(&name) {
+                    continue;
+                }
+                let text = fs::read_to_string(&file).unwrap();
+                let code = text.split("#[cfg(test)]").next().unwrap();
+                for (start, end) in [("cmd(\"", '"'), ("redis.call('", '\''), ("redis.pcall('", '\'')] {
+                    sent.extend(code.split(start).skip(1).map(|rest| rest.split(end).next().unwrap().to_owned()));
+                }
+            }
+        }
+        assert!(sent.len() > 30, "{sent:?}");
+        let tried: BTreeSet<String> = COMMANDS.iter().map(|(_, words)| words[0].to_owned()).collect();
+        let missing: Vec<&String> =
+            sent.iter().filter(|name| !tried.contains(*name) && !NOT_THE_MONITORS.contains(&name.as_str())).collect();
+        assert_eq!(missing, ["MULTI"], "MULTI is what the others are tried in");
+        let never_sent: Vec<&String> = tried.iter().filter(|name| !sent.contains(*name)).collect();
+        // What redis-rs makes of a script.
+        assert_eq!(never_sent, ["EVALSHA", "SCRIPT"]);
+    }
+}
