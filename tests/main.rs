@@ -16,6 +16,7 @@ mod demo;
 mod history;
 mod house;
 mod janitor;
+mod metrics;
 mod monitor;
 mod operator;
 mod support;

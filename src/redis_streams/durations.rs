@@ -32,28 +32,65 @@ pub struct Batch {
     pub durations: Vec<u64>,
 }
 
-/// Sets the durations of `streams` aside. Answers false if too many batches wait already.
+/// What a call of [`drain`] set aside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetAside {
+    /// Each batch's id and stream.
+    pub batches: Vec<(Uuid, Name)>,
+    /// So many batches wait that not all was set aside.
+    pub too_many: bool,
+}
+
+/// Sets the durations of `streams` aside.
 ///
 /// # Errors
 /// When Redis did not do it.
-pub async fn drain(pool: &Pool, streams: &[Name]) -> Result<bool, SourceTrouble> {
+pub async fn drain(pool: &Pool, streams: &[Name]) -> Result<SetAside, SourceTrouble> {
     let mut redis = checkout(pool).await?;
+    let mut set_aside = SetAside::default();
     let script = Script::new(include_str!("scripts/drain.lua"));
     for some in streams.chunks(STREAMS_AT_ONCE) {
         let mut call = script.key(keys::LATENCY_BATCHES);
         call.arg(MOST_BATCHES);
-        for stream in some {
-            let id = Uuid::now_v7();
+        let ids: Vec<Uuid> = some.iter().map(|_| Uuid::now_v7()).collect();
+        for (stream, id) in some.iter().zip(&ids) {
             call.key(keys::task_durations(stream));
             call.arg(id.to_string()).arg(keys::latency_batch(&id.to_string())).arg(stream.as_bytes());
         }
-        let drained: i64 = call.invoke_async(&mut redis).await.map_err(|e| trouble(&e))?;
-        if drained < 0 {
-            return Ok(false);
-        }
+        let drained: Option<Vec<String>> = call.invoke_async(&mut redis).await.map_err(|e| trouble(&e))?;
+        let Some(drained) = drained else {
+            set_aside.too_many = true;
+            return Ok(set_aside);
+        };
+        let drained: Vec<Uuid> = drained.iter().filter_map(|id| id.parse().ok()).collect();
+        let batches = ids.into_iter().zip(some).filter(|(id, _)| drained.contains(id));
+        set_aside.batches.extend(batches.map(|(id, stream)| (id, stream.clone())));
     }
     failpoint::reached("latency.drained");
-    Ok(true)
+    Ok(set_aside)
+}
+
+/// The durations in these batches, milliseconds each, with their streams.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn of_batches(pool: &Pool, batches: &[(Uuid, Name)]) -> Result<Vec<(Name, Vec<u64>)>, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let mut found = Vec::with_capacity(batches.len());
+    for some in batches.chunks(READ_AT_ONCE) {
+        let mut pipe = redis::pipe();
+        for (id, _) in some {
+            pipe.cmd("LRANGE").arg(keys::latency_batch(&id.to_string())).arg(0).arg(-1);
+        }
+        for ((_, stream), answer) in some.iter().zip(send(&mut redis, &mut pipe).await?) {
+            found.push((stream.clone(), numbers(&answer.map_err(|e| trouble(&e))?)));
+        }
+    }
+    Ok(found)
+}
+
+fn numbers(list: &redis::Value) -> Vec<u64> {
+    Reply::of(list).items().filter_map(Reply::number).collect()
 }
 
 /// Some of the batches that wait, each with its durations.
@@ -76,7 +113,7 @@ pub async fn waiting(pool: &Pool) -> Result<Vec<Batch>, SourceTrouble> {
     }
     for (batch, answer) in batches.iter_mut().zip(send(&mut redis, &mut pipe).await?) {
         let list = answer.map_err(|e| trouble(&e))?;
-        batch.durations = Reply::of(&list).items().filter_map(Reply::number).collect();
+        batch.durations = numbers(&list);
     }
     Ok(batches)
 }
