@@ -7,6 +7,7 @@ pub mod access;
 pub mod admin;
 pub mod alerts;
 pub mod api;
+pub mod autoscale;
 pub mod detail_page;
 pub mod health;
 pub mod history;

@@ -12,7 +12,7 @@ use super::access::Verb::{Change, Read, Socket};
 use super::access::{Door, Needs, Verb, admitted, audit_page, gate, login};
 use super::problem::Problem;
 use super::{
-    Front, admin, alerts, api, detail_page, health, history, history_page, live_session, metrics, operator,
+    Front, admin, alerts, api, autoscale, detail_page, health, history, history_page, live_session, metrics, operator,
     page,
 };
 
@@ -51,6 +51,7 @@ pub const ROUTES: &[Route] = &[
     route(Read, AtLeast(Viewer), "/workers/{name:.*}", || to(detail_page::worker_type)),
     route(Read, AtLeast(Viewer), "/live/updates", || to(page::updates)),
     route(Read, AtLeast(Viewer), "/metrics", || to(metrics::metrics)),
+    route(Read, AtLeast(Viewer), "/api/autoscale/{name:.*}", || to(autoscale::autoscale)),
     route(Read, AtLeast(Viewer), "/api/snapshot", || to(api::snapshot)),
     route(Read, AtLeast(Viewer), "/api/health", || to(api::health)),
     route(Read, AtLeast(Viewer), "/api/history", || to(history::recent_names)),

@@ -1,6 +1,7 @@
 //! What Prometheus and autoscalers are answered: real fleets, Debian's promtool, a real Prometheus.
 
 mod answers;
+mod autoscale;
 mod counts;
 mod restarts;
 
