@@ -3,7 +3,9 @@
 mod answers;
 mod autoscale;
 mod counts;
+mod deploy;
 mod restarts;
+mod server;
 
 use std::collections::BTreeMap;
 use std::io::Write;
