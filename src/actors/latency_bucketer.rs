@@ -56,9 +56,8 @@ async fn round(
                 "too many batches of durations wait for Postgres; workers keep the newest 10,000 of each stream"
             );
         }
-        if !set_aside.batches.is_empty() {
-            let finished = durations::of_batches(&io.redis, &set_aside.batches).await?;
-            supervisor.do_send(Report::Finished(TasksFinished(finished)));
+        if !set_aside.durations.is_empty() {
+            supervisor.do_send(Report::Finished(TasksFinished(set_aside.durations)));
         }
     }
     let mut archived = 0;

@@ -208,11 +208,8 @@ mod tests {
     #[test]
     fn what_happens_to_a_type_is_counted_once_and_to_sources_apart() {
         let mut counters = Counters::new(&[]);
-        let lost = |n: usize| EventKind::ConsumersLost {
-            consumers: vec![Name::from("c"); n],
-            remaining: 0,
-            pending: 0,
-        };
+        let lost =
+            |n: usize| EventKind::ConsumersLost { consumers: vec![Name::from("c"); n], remaining: 0, pending: 0 };
         counters.count_events(&[
             event("a", lost(3)),
             event("a", EventKind::ScaleDown { from: 3, to: 0, kind: TypeState::Crashed }),
@@ -223,7 +220,10 @@ mod tests {
         ]);
         assert_eq!(counters.types["a"], OfType { transitions: [0, 1, 1, 0, 0, 0], lost: 3, crashes: 1 });
         assert_eq!(counters.types["b"], OfType { transitions: [0, 1, 0, 0, 0, 0], lost: 0, crashes: 0 });
-        assert_eq!((counters.types.len(), counters.sources["redis"], counters.sources["postgres"]), (2, [2, 1], [0, 0]));
+        assert_eq!(
+            (counters.types.len(), counters.sources["redis"], counters.sources["postgres"]),
+            (2, [2, 1], [0, 0])
+        );
     }
 
     #[test]

@@ -35,13 +35,13 @@ pub struct Batch {
 /// What a call of [`drain`] set aside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SetAside {
-    /// Each batch's id and stream.
-    pub batches: Vec<(Uuid, Name)>,
+    /// Each stream that had any, with its durations, milliseconds each.
+    pub durations: Vec<(Name, Vec<u64>)>,
     /// So many batches wait that not all was set aside.
     pub too_many: bool,
 }
 
-/// Sets the durations of `streams` aside.
+/// Sets the durations of `streams` aside, and looks at them before another monitor can drop them.
 ///
 /// # Errors
 /// When Redis did not do it.
@@ -52,41 +52,33 @@ pub async fn drain(pool: &Pool, streams: &[Name]) -> Result<SetAside, SourceTrou
     for some in streams.chunks(STREAMS_AT_ONCE) {
         let mut call = script.key(keys::LATENCY_BATCHES);
         call.arg(MOST_BATCHES);
-        let ids: Vec<Uuid> = some.iter().map(|_| Uuid::now_v7()).collect();
+        let ids: Vec<String> = some.iter().map(|_| Uuid::now_v7().to_string()).collect();
         for (stream, id) in some.iter().zip(&ids) {
             call.key(keys::task_durations(stream));
-            call.arg(id.to_string()).arg(keys::latency_batch(&id.to_string())).arg(stream.as_bytes());
+            call.arg(id).arg(keys::latency_batch(id)).arg(stream.as_bytes());
         }
-        let drained: Option<Vec<String>> = call.invoke_async(&mut redis).await.map_err(|e| trouble(&e))?;
-        let Some(drained) = drained else {
+        let mut pipe = redis::pipe();
+        pipe.load_script(&script).ignore().invoke_script(&call);
+        for id in &ids {
+            pipe.cmd("LRANGE").arg(keys::latency_batch(id)).arg(0).arg(-1);
+        }
+        let mut answers = send(&mut redis, &mut pipe).await?.into_iter();
+        let drained = answers.next().transpose().map_err(|e| trouble(&e))?;
+        let drained = drained.as_ref().and_then(|answer| Reply::of(answer).number());
+        for (stream, answer) in some.iter().zip(answers) {
+            let durations = answer.map(|list| numbers(&list)).unwrap_or_default();
+            if !durations.is_empty() {
+                set_aside.durations.push((stream.clone(), durations));
+            }
+        }
+        // Minus one is no number of batches.
+        if drained.is_none() {
             set_aside.too_many = true;
             return Ok(set_aside);
-        };
-        let drained: Vec<Uuid> = drained.iter().filter_map(|id| id.parse().ok()).collect();
-        let batches = ids.into_iter().zip(some).filter(|(id, _)| drained.contains(id));
-        set_aside.batches.extend(batches.map(|(id, stream)| (id, stream.clone())));
+        }
     }
     failpoint::reached("latency.drained");
     Ok(set_aside)
-}
-
-/// The durations in these batches, milliseconds each, with their streams.
-///
-/// # Errors
-/// When Redis cannot be read.
-pub async fn of_batches(pool: &Pool, batches: &[(Uuid, Name)]) -> Result<Vec<(Name, Vec<u64>)>, SourceTrouble> {
-    let mut redis = checkout(pool).await?;
-    let mut found = Vec::with_capacity(batches.len());
-    for some in batches.chunks(READ_AT_ONCE) {
-        let mut pipe = redis::pipe();
-        for (id, _) in some {
-            pipe.cmd("LRANGE").arg(keys::latency_batch(&id.to_string())).arg(0).arg(-1);
-        }
-        for ((_, stream), answer) in some.iter().zip(send(&mut redis, &mut pipe).await?) {
-            found.push((stream.clone(), numbers(&answer.map_err(|e| trouble(&e))?)));
-        }
-    }
-    Ok(found)
 }
 
 fn numbers(list: &redis::Value) -> Vec<u64> {

@@ -104,7 +104,8 @@ async fn two_monitors_count_each_task_once_and_each_loss_both() {
     let tasks = async || {
         let mut each = Vec::new();
         for monitor in &monitors {
-            let count = value(&scraped(monitor).await, "shepherd_monitor_task_duration_seconds_count", &[("stream", "a")]);
+            let count =
+                value(&scraped(monitor).await, "shepherd_monitor_task_duration_seconds_count", &[("stream", "a")]);
             each.push(count.unwrap_or(0.0));
         }
         each
