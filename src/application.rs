@@ -16,6 +16,7 @@ use crate::actors::alert_evaluator::{AlertEvaluator, EvaluatorSettings, ShownAle
 use crate::actors::alert_ledger::Ledger;
 use crate::actors::compactor::Compactor;
 use crate::actors::database_probe::DatabaseProbe;
+use crate::actors::exporter::Exporter;
 use crate::actors::heartbeat_watcher::{HeartbeatWatcher, Watch};
 use crate::actors::history_recorder::{HistoryRecorder, Recording};
 use crate::actors::io::{Io, POSTGRES_LATE};
@@ -30,6 +31,8 @@ use crate::actors::supervisor::{Makers, Newest, Supervisor, answer_within};
 use crate::delivery::Deployment;
 use crate::delivery::channels::{ChannelSettings, Channels};
 use crate::delivery::email::Smtp;
+use crate::exposition::counters::Counters;
+use crate::exposition::page::Shape;
 use crate::fleet::tracker::TrackerSettings;
 use crate::pages::{Environment, LiveView, Pages, Site};
 use crate::postgres::alerts_spool;
@@ -77,7 +80,7 @@ impl Application {
             url: settings.server_url.clone(),
             ..Environment::default()
         };
-        let makers = makers(settings, &io, (&pages, &environment), &alerts)?;
+        let makers = makers(settings, &io, (&pages, &environment), &alerts, &newest)?;
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
         let lock = Lock {
             policy: Arc::new(settings.access.clone()),
@@ -95,6 +98,7 @@ impl Application {
             page: supervisor.clone().recipient(),
             changes: supervisor.clone().recipient(),
             join: supervisor.clone().recipient(),
+            metrics: supervisor.clone().recipient(),
             site: Arc::new(Site::new(pages, environment)),
             interval: settings.poll_interval,
             alerts: Arc::clone(&alerts.shown),
@@ -222,6 +226,7 @@ fn makers(
     io: &Io,
     (pages, environment): (&Arc<Pages>, &Environment),
     alerts: &Alerting,
+    newest: &Newest,
 ) -> anyhow::Result<Makers> {
     let watched = Arc::new(settings.watched.clone());
     let connection = || {
@@ -242,6 +247,12 @@ fn makers(
     let (ledger, channels) = (Arc::clone(&alerts.ledger), Arc::clone(&alerts.channels));
     let (evaluator, evaluators_ledger) = (alerts.settings.clone(), Arc::clone(&alerts.ledger));
     let shown = Arc::clone(&alerts.shown);
+    let shape = Shape {
+        db: redis_streams::connection::database_number(settings.redis_url.reveal()),
+        per_consumer: settings.metrics_per_consumer,
+    };
+    let counters = Arc::new(std::sync::Mutex::new(Counters::new(&alerts.settings.channels)));
+    let (newest, exported_alerts) = (Arc::clone(newest), Arc::clone(&alerts.shown));
     let database_url = settings.database_url.clone();
     let recording = Recording { interval: settings.history_interval, recent: settings.recent_window };
     let spool = Arc::new(std::sync::Mutex::new(Spool::new(
@@ -257,7 +268,7 @@ fn makers(
     });
     let each = || io.clone();
     let (a, b, c, d, e) = (each(), each(), each(), each(), each());
-    let (f, g, h, i, j, k) = (each(), each(), each(), each(), each(), each());
+    let (f, g, h, i, j, k, l) = (each(), each(), each(), each(), each(), each(), each());
     Ok(Makers {
         stream_poller: Box::new(move |up| StreamPoller::new(a.clone(), up, Arc::clone(&reader))),
         heartbeat_watcher: Box::new(move |up| {
@@ -276,6 +287,10 @@ fn makers(
         }),
         alert_dispatcher: Box::new(move |up| {
             AlertDispatcher::new(j.clone(), up, Arc::clone(&ledger), Arc::clone(&channels))
+        }),
+        exporter: Box::new(move |up| {
+            let (counters, newest) = (Arc::clone(&counters), Arc::clone(&newest));
+            Exporter::new(l.clone(), up, counters, newest, Arc::clone(&exported_alerts), shape.clone())
         }),
     })
 }

@@ -4,7 +4,8 @@
 //! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
 //! the two servers. [`history`] says what is kept and how; [`alerting`] decides what somebody is told,
 //! [`delivery`] tells it. [`access`] decides who may, [`operator`] does what somebody knowingly asked for.
-//! [`actors`] turn readings into events and snapshots, [`pages`] into HTML, and [`web`] serves them.
+//! [`actors`] turn readings into events and snapshots, [`pages`] into HTML, [`exposition`] into what Prometheus reads, and
+//! [`web`] serves them.
 //! [`application`] puts it all together. [`worker`] is the library for worker
 //! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
 //! about what no worker could finish, [`test_rules`] the one that takes alert rules through the past,
@@ -45,6 +46,8 @@ pub mod delivery;
 pub mod demo;
 #[cfg(feature = "monitor")]
 pub mod doctor;
+#[cfg(feature = "monitor")]
+pub mod exposition;
 #[cfg(feature = "monitor")]
 mod failpoint;
 #[cfg(feature = "monitor")]

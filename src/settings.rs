@@ -107,6 +107,12 @@ pub const TABLE: &[Entry] = &[
     ),
     entry(
         SERVER,
+        "MONITOR_METRICS_PER_CONSUMER",
+        "yes",
+        "no: /metrics has no series for each consumer, which in large fleets are most of them",
+    ),
+    entry(
+        SERVER,
         "LOG_LEVEL",
         "info",
         "error, warn, info, debug, trace, or a filter such as info,shepherd_monitor=debug",
@@ -312,6 +318,8 @@ pub struct Settings {
     pub query_days: u32,
     /// The streams that may be cleaned up.
     pub may_touch: WatchedStreams,
+    /// Prometheus gets series for each consumer too.
+    pub metrics_per_consumer: bool,
     /// What is logged: a level, or a filter.
     pub log_level: String,
     /// What is told, and how.
@@ -419,6 +427,7 @@ impl Settings {
                 value: bad.glob,
                 expected: format!("a glob ({})", bad.why),
             })?,
+            metrics_per_consumer: texts.yes_or_no("MONITOR_METRICS_PER_CONSUMER")?,
             log_level: texts.log_level()?,
             alerts: AlertSettings {
                 file: texts.text("MONITOR_ALERTS_CONFIG").unwrap_or_default().into(),
@@ -490,6 +499,14 @@ impl Texts<'_> {
             .filter(|seconds| (0.0..=1e9).contains(seconds))
             .map(Duration::from_secs_f64)
             .ok_or_else(|| self.bad(name, "a time such as 3, 3s, 500ms, 5m or 1h"))
+    }
+
+    fn yes_or_no(&self, name: &'static str) -> Result<bool, BadSetting> {
+        match self.text(name).unwrap_or_default().to_lowercase().as_str() {
+            "yes" | "true" | "1" | "on" => Ok(true),
+            "no" | "false" | "0" | "off" => Ok(false),
+            _ => Err(self.bad(name, "yes or no")),
+        }
     }
 
     fn days(&self, name: &'static str) -> Result<u32, BadSetting> {
@@ -671,6 +688,7 @@ mod tests {
             ("MONITOR_POLL_INTERVAL_SEC", "0", "expected between 50ms and 1h"),
             ("POSTGRES_POOL_TIMEOUT", "-1", "expected a time"),
             ("MONITOR_BIND", "everywhere", "expected an IP address"),
+            ("MONITOR_METRICS_PER_CONSUMER", "some", "MONITOR_METRICS_PER_CONSUMER is \"some\": expected yes or no"),
             ("LOG_LEVEL", "loud", "LOG_LEVEL is \"loud\": expected error, warn"),
             ("MONITOR_ROOT_PATH", "/a b", "expected a path"),
             ("MONITOR_STREAMS", "a[", "MONITOR_STREAMS is \"a[\": expected a glob"),

@@ -17,6 +17,7 @@ mod doctor;
 mod history;
 mod house;
 mod janitor;
+mod metrics;
 mod monitor;
 mod operator;
 mod support;

@@ -11,11 +11,12 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Re
 
 use super::alert_ledger::{Change, Ledger};
 use super::io::Io;
-use super::messages::{ChannelState, Deliver, Fail, Report, Role, SendTest, TestAnswer};
+use super::messages::{Attempted, ChannelState, Deliver, Fail, Report, Role, SendTest, TestAnswer};
 use crate::alerting::message::{self, Message};
 use crate::delivery::Outcome;
 use crate::delivery::channels::Channels;
 use crate::delivery::sketch::{REACHES, Sketch, Sketches};
+use crate::exposition::counters::Attempt;
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
 use crate::postgres::alerts::{Delivery, OutboxRow};
@@ -156,6 +157,13 @@ impl AlertDispatcher {
 
     fn attempted(&mut self, row: OutboxRow, outcome: &Outcome) {
         let channel = row.channel.clone();
+        let result = match (row.state, outcome) {
+            (Delivery::Sent, _) => Attempt::Sent,
+            (Delivery::Dead, _) => Attempt::GivenUp,
+            (Delivery::Waiting, Outcome::ChannelBroken(_)) => Attempt::ChannelBroken,
+            (Delivery::Waiting, _) => Attempt::Failed,
+        };
+        self.supervisor.do_send(Report::Attempted(Attempted { channel: channel.clone(), result }));
         match outcome {
             Outcome::TryAgainAfter { channel_rests: Some(rest), .. } => {
                 self.resting.insert(channel, self.io.wall() + rest.as_secs_f64());

@@ -11,7 +11,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Re
 use uuid::Uuid;
 
 use super::io::{Io, REDIS_LATE};
-use super::messages::{CleanUp, Fail, Report, Role, SnapshotTaken};
+use super::messages::{CleanUp, Fail, PassEnded, Report, Role, SnapshotTaken};
 use crate::failpoint;
 use crate::fleet::cleanup::{Outcome, Plan, QueriesOutcome, STALE_AFTER};
 use crate::fleet::reading::SourceTrouble;
@@ -119,6 +119,7 @@ impl Janitor {
         match went {
             Ok(Went::Done(outcome)) => {
                 say(&outcome);
+                self.supervisor.do_send(Report::Passed(PassEnded(Some(outcome.clone()))));
                 Ok(*outcome)
             }
             Ok(Went::NotDue) => {
@@ -130,10 +131,12 @@ impl Janitor {
                 Err("another monitor cleans up at the moment; its result will be on the page".to_owned())
             }
             Ok(Went::Lost) => {
+                self.supervisor.do_send(Report::Passed(PassEnded(None)));
                 tracing::warn!("cleaning up took longer than its turn; another monitor goes on with it");
                 Err("it took longer than its turn; another monitor goes on with it".to_owned())
             }
             Err(trouble) => {
+                self.supervisor.do_send(Report::Passed(PassEnded(None)));
                 tracing::warn!(error = trouble.detail, "cleaning up was cut off; the next pass goes on with it");
                 Err(trouble.detail)
             }

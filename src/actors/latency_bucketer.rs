@@ -8,7 +8,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Wr
 use uuid::Uuid;
 
 use super::io::{Io, POSTGRES_LATE};
-use super::messages::{Fail, Report, Role, SnapshotTaken};
+use super::messages::{Fail, Report, Role, SnapshotTaken, TasksFinished};
 use crate::contract::Name;
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
@@ -40,13 +40,25 @@ impl LatencyBucketer {
     }
 }
 
-/// Sets aside what `streams` have, if any are given, and archives what waits. Answers how many
-/// batches it archived.
-async fn round(io: Io, streams: Vec<Name>, interval: Duration, archive: bool) -> Result<usize, SourceTrouble> {
-    if !streams.is_empty() && !durations::drain(&io.redis, &streams).await? {
-        tracing::warn!(
-            "too many batches of durations wait for Postgres; workers keep the newest 10,000 of each stream"
-        );
+/// Sets aside what `streams` have, if any are given, tells what that is, and archives what waits.
+/// Answers how many batches it archived.
+async fn round(
+    io: Io,
+    supervisor: Recipient<Report>,
+    streams: Vec<Name>,
+    interval: Duration,
+    archive: bool,
+) -> Result<usize, SourceTrouble> {
+    if !streams.is_empty() {
+        let set_aside = durations::drain(&io.redis, &streams).await?;
+        if set_aside.too_many {
+            tracing::warn!(
+                "too many batches of durations wait for Postgres; workers keep the newest 10,000 of each stream"
+            );
+        }
+        if !set_aside.durations.is_empty() {
+            supervisor.do_send(Report::Finished(TasksFinished(set_aside.durations)));
+        }
     }
     let mut archived = 0;
     if !archive {
@@ -111,7 +123,7 @@ impl Handler<SnapshotTaken> for LatencyBucketer {
         let names: BTreeSet<&Name> =
             if due { snapshot.streams.keys().chain(snapshot.workers.keys()).collect() } else { BTreeSet::new() };
         let streams: Vec<Name> = names.into_iter().cloned().collect();
-        let work = round(self.io.clone(), streams, self.interval, archive);
+        let work = round(self.io.clone(), self.supervisor.clone(), streams, self.interval, archive);
         let working = self.io.run(ROUND_WITHIN, POSTGRES_LATE, work);
         ctx.spawn(working.into_actor(self).map(move |archived, this, _| {
             this.working = false;

@@ -12,6 +12,8 @@ use uuid::Uuid;
 
 use crate::alerting::quiet::Silence;
 use crate::contract::Name;
+use crate::exposition::counters::Attempt;
+use crate::exposition::text::Format;
 use crate::fleet::cleanup::Outcome;
 use crate::fleet::event::Event;
 use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading};
@@ -48,11 +50,13 @@ pub enum Role {
     AlertEvaluator,
     /// Tells it.
     AlertDispatcher,
+    /// Counts, and answers Prometheus.
+    Exporter,
 }
 
 impl Role {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::StreamPoller,
         Self::HeartbeatWatcher,
         Self::DatabaseProbe,
@@ -65,6 +69,7 @@ impl Role {
         Self::Janitor,
         Self::AlertEvaluator,
         Self::AlertDispatcher,
+        Self::Exporter,
     ];
 }
 
@@ -129,9 +134,9 @@ pub struct DatabaseRead {
 #[rtype(result = "()")]
 pub struct SnapshotTaken(pub Arc<Snapshot>);
 
-/// StateTracker → supervisor → AlertEvaluator: events that are written down. What is lost here is a
+/// StateTracker → supervisor → AlertEvaluator, Exporter: events that are written down. What is lost here is a
 /// delay, never a loss: they can be read back from `monitor_events`, and alerts hang on the
-/// snapshot's states.
+/// snapshot's states. Only a count for Prometheus then lacks them.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct FleetChanged(pub Arc<[Arc<Event>]>);
@@ -163,6 +168,12 @@ pub enum Report {
     Alerts(AlertsChanged),
     /// See [`ChannelState`].
     Channel(ChannelState),
+    /// See [`Attempted`].
+    Attempted(Attempted),
+    /// See [`TasksFinished`].
+    Finished(TasksFinished),
+    /// See [`PassEnded`].
+    Passed(PassEnded),
     /// The dispatcher begins with an empty queue; see [`ReadBack`].
     DispatcherStarted,
     /// The actor ended, by a panic too; it is started again.
@@ -199,6 +210,48 @@ pub struct ChannelState {
     pub name: String,
     /// Why it refuses; `None` when it takes messages.
     pub broken: Option<String>,
+}
+
+/// AlertDispatcher → supervisor → Exporter: an attempt to tell somebody ended. May be lost: a count then lacks it.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct Attempted {
+    /// The channel.
+    pub channel: String,
+    /// How.
+    pub result: Attempt,
+}
+
+/// LatencyBucketer → supervisor → Exporter: how long tasks took, milliseconds each, by stream; each task once. May be
+/// lost: a count then lacks them, the archive does not.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct TasksFinished(pub Vec<(Name, Vec<u64>)>);
+
+/// Janitor → supervisor → Exporter: what a pass came to; `None` when it was cut off. May be lost: a count then lacks
+/// it.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "()")]
+pub struct PassEnded(pub Option<Box<Outcome>>);
+
+/// Supervisor → Exporter: a tick is done, and how long it took. May be lost: a count then lacks it.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct TickTook(pub Duration);
+
+/// Web → supervisor: the answer for Prometheus. Not lost: the asker waits.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "Result<String, String>")]
+pub struct GetMetrics(pub Format);
+
+/// Supervisor → Exporter: the same, with how everyone is.
+#[derive(Debug, Clone, Message)]
+#[rtype(result = "Result<String, String>")]
+pub struct RenderMetrics {
+    /// In which format.
+    pub format: Format,
+    /// The monitor's own condition.
+    pub health: Health,
 }
 
 /// Supervisor → AlertEvaluator: read back what waits to be sent, and hand it on. If lost, messages

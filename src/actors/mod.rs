@@ -5,6 +5,7 @@
 //! [`heartbeat_watcher`], [`database_probe`], [`state_tracker`], [`live_feed`]; then those that
 //! remember, [`history_recorder`], [`latency_bucketer`], [`compactor`] and [`retention_sweeper`]; the
 //! [`janitor`], that cleans up; and for alerts [`alert_evaluator`] and [`alert_dispatcher`] with the [`alert_ledger`] they share.
+//! The [`exporter`] counts what the others do.
 //!
 //! Actors decide nothing: they ask [`crate::fleet`] and [`crate::alerting`]. They wait for
 //! nothing either: [`io`] does it for them.
@@ -14,6 +15,7 @@ pub mod alert_evaluator;
 pub mod alert_ledger;
 pub mod compactor;
 pub mod database_probe;
+pub mod exporter;
 pub mod heartbeat_watcher;
 pub mod history_recorder;
 pub mod io;

@@ -17,6 +17,7 @@ use super::alert_dispatcher::AlertDispatcher;
 use super::alert_evaluator::AlertEvaluator;
 use super::compactor::Compactor;
 use super::database_probe::DatabaseProbe;
+use super::exporter::Exporter;
 use super::heartbeat_watcher::HeartbeatWatcher;
 use super::history_recorder::HistoryRecorder;
 use super::io::Io;
@@ -24,8 +25,9 @@ use super::janitor::Janitor;
 use super::latency_bucketer::LatencyBucketer;
 use super::live_feed::LiveFeed;
 use super::messages::{
-    ActorHealth, AlertOrder, CleanUp, Fail, ForgetWorker, FoundHeartbeats, GetChanges, GetHealth, Health, Join,
-    ReadBack, RenderPage, Report, Role, SendTest, SessionCount, SnapshotTaken, Stop, StopFeed, TestAnswer, Tick,
+    ActorHealth, AlertOrder, CleanUp, Fail, ForgetWorker, FoundHeartbeats, GetChanges, GetHealth, GetMetrics, Health,
+    Join, ReadBack, RenderMetrics, RenderPage, Report, Role, SendTest, SessionCount, SnapshotTaken, Stop, StopFeed,
+    TestAnswer, Tick, TickTook,
 };
 use super::retention_sweeper::RetentionSweeper;
 use super::state_tracker::StateTracker;
@@ -66,6 +68,8 @@ pub struct Makers {
     pub alert_evaluator: Maker<AlertEvaluator>,
     /// Makes the alert dispatcher.
     pub alert_dispatcher: Maker<AlertDispatcher>,
+    /// Makes the exporter.
+    pub exporter: Maker<Exporter>,
 }
 
 /// The actor.
@@ -85,6 +89,7 @@ pub struct Supervisor {
     janitor: Child<Janitor>,
     alert_evaluator: Child<AlertEvaluator>,
     alert_dispatcher: Child<AlertDispatcher>,
+    exporter: Child<Exporter>,
     /// Number of the tick under way or done last.
     tick: u64,
     began: Mono,
@@ -187,6 +192,7 @@ impl Supervisor {
             janitor: Child::made_by(makers.janitor),
             alert_evaluator: Child::made_by(makers.alert_evaluator),
             alert_dispatcher: Child::made_by(makers.alert_dispatcher),
+            exporter: Child::made_by(makers.exporter),
             tick: 0,
             began: Mono::default(),
             done: None,
@@ -216,6 +222,7 @@ impl Supervisor {
             Role::Janitor => &mut self.janitor,
             Role::AlertEvaluator => &mut self.alert_evaluator,
             Role::AlertDispatcher => &mut self.alert_dispatcher,
+            Role::Exporter => &mut self.exporter,
         }
     }
 
@@ -273,6 +280,7 @@ impl Supervisor {
             return;
         }
         self.done = Some(Done { tick, at: now, took });
+        self.exporter.tell(TickTook(took));
         if let Some(giving_up) = self.giving_up.take() {
             ctx.cancel_future(giving_up);
         }
@@ -332,11 +340,15 @@ impl Handler<Report> for Supervisor {
                         event.summary()
                     );
                 }
+                self.exporter.tell(changed.clone());
                 self.alert_evaluator.tell(changed);
             }
             Report::Deliver(deliver) => self.alert_dispatcher.tell(deliver),
             Report::Alerts(alerts) => self.live_feed.tell(alerts),
             Report::Channel(channel) => self.alert_evaluator.tell(channel),
+            Report::Attempted(attempted) => self.exporter.tell(attempted),
+            Report::Finished(finished) => self.exporter.tell(finished),
+            Report::Passed(passed) => self.exporter.tell(passed),
             Report::DispatcherStarted => self.alert_evaluator.tell(ReadBack),
             Report::Ended(role) => self.restart(role, ctx),
         }
@@ -423,10 +435,34 @@ const NO_TRACKER: &str = "the state tracker is being started again";
 const NO_EVALUATOR: &str = "the alert evaluator is being started again";
 const NO_FEED: &str = "the live feed is being started again";
 
+const NO_EXPORTER: &str = "the exporter is being started again";
+
 impl Handler<GetHealth> for Supervisor {
     type Result = ResponseActFuture<Self, Health>;
 
     fn handle(&mut self, _: GetHealth, _: &mut Self::Context) -> Self::Result {
+        self.health()
+    }
+}
+
+impl Handler<GetMetrics> for Supervisor {
+    type Result = ResponseActFuture<Self, Result<String, String>>;
+
+    fn handle(&mut self, GetMetrics(format): GetMetrics, _: &mut Self::Context) -> Self::Result {
+        let answering = self.health().then(move |health, this, _| {
+            let exporter = this.exporter.addr.clone();
+            let asking = async move {
+                let exporter = exporter.ok_or(NO_EXPORTER)?;
+                exporter.send(RenderMetrics { format, health }).await.map_err(|_| NO_EXPORTER)?
+            };
+            asking.into_actor(this)
+        });
+        Box::pin(answering)
+    }
+}
+
+impl Supervisor {
+    fn health(&self) -> ResponseActFuture<Self, Health> {
         let feed = self.live_feed.addr.clone();
         let counting = async move {
             match feed {

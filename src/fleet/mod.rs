@@ -4,7 +4,8 @@
 //! which asks [`source`] whether it may be believed, moves each [`consumer`]'s state machine,
 //! rolls them up per [`worker_type`], adds the [`load`], and gives back a [`snapshot`] and the
 //! [`event`]s that happened. [`incident`] puts together what the archive has of them; [`cleanup`] plans
-//! what may be tidied up; [`message`] is what operators see and choose.
+//! what may be tidied up; [`message`] is what operators see and choose, [`scaling`] how many workers
+//! there should be.
 
 pub mod cleanup;
 pub mod consumer;
@@ -15,6 +16,7 @@ pub mod message;
 #[cfg(test)]
 mod properties;
 pub mod reading;
+pub mod scaling;
 mod sightings;
 pub mod snapshot;
 pub mod source;

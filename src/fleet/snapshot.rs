@@ -174,8 +174,8 @@ pub struct GroupStatus {
     /// Entries not delivered to it, with where the number comes from.
     #[serde(flatten)]
     pub lag: super::reading::Lag,
-    /// Its consumers.
-    pub consumer_count: usize,
+    /// Its consumers; `None` when they could not be read.
+    pub consumer_count: Option<usize>,
     /// ID of the last entry delivered.
     pub last_delivered_id: String,
     /// Entries it has read since it exists.

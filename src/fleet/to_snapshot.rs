@@ -111,7 +111,7 @@ impl GroupStatus {
             name: group.name.clone(),
             pending: group.pending,
             lag: group.lag,
-            consumer_count: group.consumers.as_ref().map_or(0, Vec::len),
+            consumer_count: group.consumers.as_ref().map(Vec::len),
             last_delivered_id: group.last_delivered_id.clone(),
             entries_read: group.entries_read,
             #[expect(clippy::cast_precision_loss, reason = "Unix milliseconds")]

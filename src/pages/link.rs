@@ -45,10 +45,20 @@ impl About {
     /// root before it.
     #[must_use]
     pub fn name_in(self, path: &str, query: &str) -> Name {
-        let rest = path.split_once(self.path()).map_or("", |(_, rest)| rest);
-        let asked = query.split('&').find_map(|part| part.strip_prefix("name=")).filter(|_| rest.is_empty());
-        Name::from(decoded(asked.unwrap_or(rest)))
+        name_after(self.path(), path, query)
     }
+}
+
+/// The worker type whose scaling an address of the API asks for.
+#[must_use]
+pub fn autoscaled(path: &str, query: &str) -> Name {
+    name_after("/api/autoscale/", path, query)
+}
+
+fn name_after(begins: &str, path: &str, query: &str) -> Name {
+    let rest = path.split_once(begins).map_or("", |(_, rest)| rest);
+    let asked = query.split('&').find_map(|part| part.strip_prefix("name=")).filter(|_| rest.is_empty());
+    Name::from(decoded(asked.unwrap_or(rest)))
 }
 
 /// The address of the messages of `stream`, below the root; the API has the same after `/api`.

@@ -34,6 +34,12 @@ pub fn pool(url: &str, answer_within: Duration) -> Result<Pool, SourceTrouble> {
         .map_err(|e| SourceTrouble::new(TroubleKind::Failed, e.to_string()))
 }
 
+/// Which database of the server `url` means.
+#[must_use]
+pub fn database_number(url: &str) -> i64 {
+    url.into_connection_info().map_or(0, |info| info.redis_settings().db())
+}
+
 /// A connection for one pass.
 ///
 /// # Errors

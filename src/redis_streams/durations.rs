@@ -32,28 +32,57 @@ pub struct Batch {
     pub durations: Vec<u64>,
 }
 
-/// Sets the durations of `streams` aside. Answers false if too many batches wait already.
+/// What a call of [`drain`] set aside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetAside {
+    /// Each stream that had any, with its durations, milliseconds each.
+    pub durations: Vec<(Name, Vec<u64>)>,
+    /// So many batches wait that not all was set aside.
+    pub too_many: bool,
+}
+
+/// Sets the durations of `streams` aside, and looks at them before another monitor can drop them.
 ///
 /// # Errors
 /// When Redis did not do it.
-pub async fn drain(pool: &Pool, streams: &[Name]) -> Result<bool, SourceTrouble> {
+pub async fn drain(pool: &Pool, streams: &[Name]) -> Result<SetAside, SourceTrouble> {
     let mut redis = checkout(pool).await?;
+    let mut set_aside = SetAside::default();
     let script = Script::new(include_str!("scripts/drain.lua"));
     for some in streams.chunks(STREAMS_AT_ONCE) {
         let mut call = script.key(keys::LATENCY_BATCHES);
         call.arg(MOST_BATCHES);
-        for stream in some {
-            let id = Uuid::now_v7();
+        let ids: Vec<String> = some.iter().map(|_| Uuid::now_v7().to_string()).collect();
+        for (stream, id) in some.iter().zip(&ids) {
             call.key(keys::task_durations(stream));
-            call.arg(id.to_string()).arg(keys::latency_batch(&id.to_string())).arg(stream.as_bytes());
+            call.arg(id).arg(keys::latency_batch(id)).arg(stream.as_bytes());
         }
-        let drained: i64 = call.invoke_async(&mut redis).await.map_err(|e| trouble(&e))?;
-        if drained < 0 {
-            return Ok(false);
+        let mut pipe = redis::pipe();
+        pipe.load_script(&script).ignore().invoke_script(&call);
+        for id in &ids {
+            pipe.cmd("LRANGE").arg(keys::latency_batch(id)).arg(0).arg(-1);
+        }
+        let mut answers = send(&mut redis, &mut pipe).await?.into_iter();
+        let drained = answers.next().transpose().map_err(|e| trouble(&e))?;
+        let drained = drained.as_ref().and_then(|answer| Reply::of(answer).number());
+        for (stream, answer) in some.iter().zip(answers) {
+            let durations = answer.map(|list| numbers(&list)).unwrap_or_default();
+            if !durations.is_empty() {
+                set_aside.durations.push((stream.clone(), durations));
+            }
+        }
+        // Minus one is no number of batches.
+        if drained.is_none() {
+            set_aside.too_many = true;
+            return Ok(set_aside);
         }
     }
     failpoint::reached("latency.drained");
-    Ok(true)
+    Ok(set_aside)
+}
+
+fn numbers(list: &redis::Value) -> Vec<u64> {
+    Reply::of(list).items().filter_map(Reply::number).collect()
 }
 
 /// Some of the batches that wait, each with its durations.
@@ -76,7 +105,7 @@ pub async fn waiting(pool: &Pool) -> Result<Vec<Batch>, SourceTrouble> {
     }
     for (batch, answer) in batches.iter_mut().zip(send(&mut redis, &mut pipe).await?) {
         let list = answer.map_err(|e| trouble(&e))?;
-        batch.durations = Reply::of(&list).items().filter_map(Reply::number).collect();
+        batch.durations = numbers(&list);
     }
     Ok(batches)
 }

@@ -7,11 +7,13 @@ pub mod access;
 pub mod admin;
 pub mod alerts;
 pub mod api;
+pub mod autoscale;
 pub mod detail_page;
 pub mod health;
 pub mod history;
 pub mod history_page;
 pub mod live_session;
+pub mod metrics;
 pub mod operator;
 pub mod page;
 pub mod problem;
@@ -24,7 +26,9 @@ use actix::Recipient;
 use crate::actors::alert_evaluator::ShownAlerts;
 use crate::actors::alert_ledger::Ledger;
 use crate::actors::io::Io;
-use crate::actors::messages::{AlertOrder, CleanUp, ForgetWorker, GetChanges, GetHealth, Join, RenderPage, SendTest};
+use crate::actors::messages::{
+    AlertOrder, CleanUp, ForgetWorker, GetChanges, GetHealth, GetMetrics, Join, RenderPage, SendTest,
+};
 use crate::actors::supervisor::Newest;
 use crate::fleet::watched::WatchedStreams;
 use crate::pages::Site;
@@ -42,6 +46,8 @@ pub struct Front {
     pub page: Recipient<RenderPage>,
     /// What changed since.
     pub changes: Recipient<GetChanges>,
+    /// What Prometheus is answered.
+    pub metrics: Recipient<GetMetrics>,
     /// Send me news.
     pub join: Recipient<Join>,
     /// How it is found out who asks.

@@ -11,7 +11,10 @@ use super::access::Role::{Admin, Operator, Viewer};
 use super::access::Verb::{Change, Read, Socket};
 use super::access::{Door, Needs, Verb, admitted, audit_page, gate, login};
 use super::problem::Problem;
-use super::{Front, admin, alerts, api, detail_page, health, history, history_page, live_session, operator, page};
+use super::{
+    Front, admin, alerts, api, autoscale, detail_page, health, history, history_page, live_session, metrics, operator,
+    page,
+};
 
 /// One route.
 pub struct Route {
@@ -47,6 +50,8 @@ pub const ROUTES: &[Route] = &[
     route(Read, AtLeast(Viewer), "/streams/{name:.*}", || to(detail_page::stream)),
     route(Read, AtLeast(Viewer), "/workers/{name:.*}", || to(detail_page::worker_type)),
     route(Read, AtLeast(Viewer), "/live/updates", || to(page::updates)),
+    route(Read, AtLeast(Viewer), "/metrics", || to(metrics::metrics)),
+    route(Read, AtLeast(Viewer), "/api/autoscale/{name:.*}", || to(autoscale::autoscale)),
     route(Read, AtLeast(Viewer), "/api/snapshot", || to(api::snapshot)),
     route(Read, AtLeast(Viewer), "/api/health", || to(api::health)),
     route(Read, AtLeast(Viewer), "/api/history", || to(history::recent_names)),

@@ -106,7 +106,7 @@ pub(in crate::pages) fn group_figures(group: &GroupStatus, ts: f64, slot: impl F
         (slot('u'), Cell::count_at_least(group.lag.value(), group.lag.is_lower_bound())),
         (slot('p'), Cell::count(Some(group.pending))),
         (slot('o'), oldest(group.oldest_waiting_sec, group.lag.value(), ts)),
-        (slot('n'), Cell::count(Some(group.consumer_count as u64))),
+        (slot('n'), Cell::count(group.consumer_count.map(|count| count as u64))),
     ]
 }
 

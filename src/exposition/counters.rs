@@ -1,0 +1,295 @@
+//! What is counted while the monitor runs. It begins at zero with every start of the monitor, and only grows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::histogram::Histogram;
+use crate::contract::Name;
+use crate::fleet::cleanup::Outcome;
+use crate::fleet::event::{Event, EventKind};
+use crate::fleet::snapshot::Snapshot;
+use crate::fleet::worker_type::TypeState;
+
+/// What can happen to a worker type, as events call it.
+pub const TRANSITIONS: [&str; 6] =
+    ["scale_up", "scale_down", "consumers_lost", "left_with_work", "consumer_hung", "consumer_recovered"];
+/// Bounds of the ticks' histogram, seconds.
+const TICK_BOUNDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+/// Bounds of the tasks' histograms, seconds: from what only passes a message on to what asks the web.
+const TASK_BOUNDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
+
+/// How an attempt to tell somebody ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Attempt {
+    /// It was taken.
+    Sent,
+    /// Not now: it is tried again.
+    Failed,
+    /// It never will be.
+    GivenUp,
+    /// The channel refuses everything until somebody mends it.
+    ChannelBroken,
+}
+
+impl Attempt {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Sent, Self::Failed, Self::GivenUp, Self::ChannelBroken];
+
+    /// Its label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::Failed => "failed",
+            Self::GivenUp => "given_up",
+            Self::ChannelBroken => "channel_broken",
+        }
+    }
+}
+
+/// How often what happened to one worker type.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OfType {
+    /// By transition, in the order of [`TRANSITIONS`].
+    pub transitions: [u64; TRANSITIONS.len()],
+    /// Workers lost.
+    pub lost: u64,
+    /// It reached zero by a crash.
+    pub crashes: u64,
+}
+
+/// What the janitor did.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct OfJanitor {
+    /// Passes in which all went well.
+    pub done: u64,
+    /// Passes in which something went wrong.
+    pub with_errors: u64,
+    /// Passes that were not finished.
+    pub cut_off: u64,
+    /// When the last was finished, Unix seconds.
+    pub last: Option<f64>,
+    /// Entries removed.
+    pub entries: u64,
+    /// Consumers removed.
+    pub consumers: u64,
+    /// Callback rows deleted.
+    pub callbacks: u64,
+    /// Queries called abandoned.
+    pub abandoned: u64,
+    /// Old queries deleted.
+    pub old_queries: u64,
+}
+
+/// Everything that is counted. Worker types and streams are known by their names as text.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// By worker type.
+    pub types: BTreeMap<String, OfType>,
+    /// How often each source went down, and came up again.
+    pub sources: BTreeMap<String, [u64; 2]>,
+    /// By channel and result.
+    pub notifications: BTreeMap<(String, Attempt), u64>,
+    /// The janitor.
+    pub janitor: OfJanitor,
+    /// How long ticks took, seconds.
+    pub ticks: Histogram,
+    /// How long tasks took, seconds, by stream.
+    pub tasks: BTreeMap<String, Histogram>,
+}
+
+impl Counters {
+    /// Nothing yet; `channels` are shown with zeros.
+    #[must_use]
+    pub fn new(channels: &[String]) -> Self {
+        let results = |channel: &String| Attempt::ALL.map(|result| ((channel.clone(), result), 0));
+        Self {
+            types: BTreeMap::new(),
+            sources: ["redis", "postgres"].map(|source| (source.to_owned(), [0; 2])).into(),
+            notifications: channels.iter().flat_map(results).collect(),
+            janitor: OfJanitor::default(),
+            ticks: Histogram::new(TICK_BOUNDS),
+            tasks: BTreeMap::new(),
+        }
+    }
+
+    /// Counts events that are written down.
+    pub fn count_events(&mut self, events: &[Arc<Event>]) {
+        for event in events {
+            let came_up = match &event.kind {
+                EventKind::SourceDown { .. } => Some(0),
+                EventKind::SourceUp { .. } => Some(1),
+                _ => None,
+            };
+            if let Some(place) = came_up {
+                let source = self.sources.entry(event.subject.clone()).or_default();
+                source.get_mut(place).into_iter().for_each(|count| *count += 1);
+                continue;
+            }
+            let Some(place) = TRANSITIONS.iter().position(|known| *known == event.type_name()) else { continue };
+            let of_type = self.types.entry(event.subject.clone()).or_default();
+            of_type.transitions.get_mut(place).into_iter().for_each(|count| *count += 1);
+            match &event.kind {
+                EventKind::ConsumersLost { consumers, .. } => of_type.lost += consumers.len() as u64,
+                EventKind::ScaleDown { to: 0, kind: TypeState::Crashed, .. } => of_type.crashes += 1,
+                _ => {}
+            }
+        }
+    }
+
+    /// Counts a tick.
+    pub fn count_tick(&mut self, took: Duration) {
+        self.ticks.observe(took.as_secs_f64());
+    }
+
+    /// Counts tasks of `stream` that took so many milliseconds each.
+    #[expect(clippy::cast_precision_loss, reason = "durations far below 2^53 ms")]
+    pub fn count_tasks(&mut self, stream: &Name, durations: &[u64]) {
+        let histogram = self.tasks.entry(stream.to_text()).or_insert_with(|| Histogram::new(TASK_BOUNDS));
+        for duration in durations {
+            histogram.observe(*duration as f64 / 1000.0);
+        }
+    }
+
+    /// Counts an attempt to tell somebody.
+    pub fn count_attempt(&mut self, channel: &str, result: Attempt) {
+        *self.notifications.entry((channel.to_owned(), result)).or_default() += 1;
+    }
+
+    /// Counts a pass of the janitor that ended at `now` (Unix seconds); `None`: it was cut off.
+    pub fn count_pass(&mut self, outcome: Option<&Outcome>, now: f64) {
+        let janitor = &mut self.janitor;
+        let Some(outcome) = outcome else {
+            janitor.cut_off += 1;
+            return;
+        };
+        janitor.last = Some(now);
+        let in_streams = outcome.streams.values().any(|stream| stream.error.is_some());
+        if in_streams || !outcome.errors.is_empty() {
+            janitor.with_errors += 1;
+        } else {
+            janitor.done += 1;
+        }
+        janitor.entries += outcome.entries_removed();
+        janitor.consumers += outcome.consumers_removed();
+        if let Some(queries) = &outcome.queries {
+            janitor.callbacks += queries.callbacks_deleted;
+            janitor.abandoned += queries.abandoned_count();
+        }
+        janitor.old_queries += outcome.query_retention.unwrap_or(0);
+    }
+
+    /// Forgets worker types and streams that `snapshot` does not know: names are anybody's to make up.
+    pub fn keep_only(&mut self, snapshot: &Snapshot) {
+        let most = snapshot.workers.len() + snapshot.streams.len();
+        if self.types.len().max(self.tasks.len()) <= most {
+            return;
+        }
+        let known: BTreeSet<String> =
+            snapshot.workers.keys().chain(snapshot.streams.keys()).map(Name::to_text).collect();
+        self.types.retain(|name, _| known.contains(name));
+        self.tasks.retain(|name, _| known.contains(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::cleanup::{QueriesOutcome, StreamOutcome};
+    use crate::fleet::reading::{SourceTrouble, StreamFacts, StreamReading, StreamsReading, TroubleKind};
+    use crate::fleet::time::Mono;
+    use crate::fleet::tracker::{TickReadings, Tracker, TrackerSettings};
+
+    fn event(subject: &str, kind: EventKind) -> Arc<Event> {
+        Arc::new(Event { ts: 0.0, subject: subject.to_owned(), kind, key: String::new() })
+    }
+
+    #[test]
+    fn what_happens_to_a_type_is_counted_once_and_to_sources_apart() {
+        let mut counters = Counters::new(&[]);
+        let lost =
+            |n: usize| EventKind::ConsumersLost { consumers: vec![Name::from("c"); n], remaining: 0, pending: 0 };
+        counters.count_events(&[
+            event("a", lost(3)),
+            event("a", EventKind::ScaleDown { from: 3, to: 0, kind: TypeState::Crashed }),
+            event("b", EventKind::ScaleDown { from: 1, to: 0, kind: TypeState::ScaledDown }),
+            event("redis", EventKind::SourceDown { detail: String::new() }),
+            event("redis", EventKind::SourceUp { away_sec: 1 }),
+            event("redis", EventKind::SourceDown { detail: String::new() }),
+        ]);
+        assert_eq!(counters.types["a"], OfType { transitions: [0, 1, 1, 0, 0, 0], lost: 3, crashes: 1 });
+        assert_eq!(counters.types["b"], OfType { transitions: [0, 1, 0, 0, 0, 0], lost: 0, crashes: 0 });
+        assert_eq!(
+            (counters.types.len(), counters.sources["redis"], counters.sources["postgres"]),
+            (2, [2, 1], [0, 0])
+        );
+    }
+
+    #[test]
+    fn a_pass_counts_what_it_did_and_how_it_ended() {
+        let mut counters = Counters::new(&[]);
+        let stream = |removed, error: Option<&str>| StreamOutcome {
+            removed,
+            error: error.map(str::to_owned),
+            ..StreamOutcome::default()
+        };
+        let queries = QueriesOutcome { callbacks_deleted: 4, abandoned: [("arax".to_owned(), 2)].into() };
+        let good = Outcome {
+            streams: [("a".to_owned(), stream(7, None))].into(),
+            consumers: [("a".to_owned(), 1)].into(),
+            queries: Some(queries),
+            query_retention: Some(9),
+            ..Outcome::default()
+        };
+        counters.count_pass(Some(&good), 100.0);
+        let bad = Outcome { streams: [("a".to_owned(), stream(1, Some("no")))].into(), ..Outcome::default() };
+        counters.count_pass(Some(&bad), 200.0);
+        counters.count_pass(None, 300.0);
+        let expected = OfJanitor {
+            done: 1,
+            with_errors: 1,
+            cut_off: 1,
+            last: Some(200.0),
+            entries: 8,
+            consumers: 1,
+            callbacks: 4,
+            abandoned: 2,
+            old_queries: 9,
+        };
+        assert_eq!(counters.janitor, expected);
+    }
+
+    #[test]
+    fn made_up_names_do_not_pile_up() {
+        let settings = TrackerSettings {
+            interval: Duration::from_secs(3),
+            default_floor: Duration::from_secs(30),
+            seed_streams: Vec::new(),
+            aras: Vec::new().into(),
+            disk_capacity_bytes: 0,
+        };
+        let stream = StreamReading { facts: Ok(StreamFacts { exists: true, ..StreamFacts::default() }) };
+        let readings = TickReadings {
+            tick: 1,
+            now: Mono(0),
+            wall: 0.0,
+            streams: Ok(Arc::new(StreamsReading {
+                streams: [(Name::from("known"), stream)].into(),
+                ..StreamsReading::default()
+            })),
+            heartbeats: Err(SourceTrouble::new(TroubleKind::Unreachable, "no connection")),
+            database: None,
+        };
+        let snapshot = Tracker::new(settings, Mono(0), 0.0).advance(&readings).unwrap().snapshot;
+        let mut counters = Counters::new(&[]);
+        counters.count_tasks(&Name::from("known"), &[1]);
+        for n in 0..1000 {
+            counters.keep_only(&snapshot);
+            counters.count_tasks(&Name::from(format!("made up {n}")), &[1]);
+            counters.count_events(&[event(&format!("made up {n}"), EventKind::Unhung { consumer: Name::from("c") })]);
+        }
+        assert!(counters.tasks.len() <= 2 && counters.types.len() <= 2, "{}", counters.tasks.len());
+        assert_eq!(counters.tasks["known"].count(), 1, "what is known stays");
+    }
+}

@@ -1,0 +1,147 @@
+//! How many workers a worker type needs: enough for what comes in, and for what waits to be gone in time.
+//!
+//! By Little's law, tasks that come in at a rate of λ per second and take S seconds each keep λ·S of them at
+//! work at once. A backlog of B that is to be gone within T keeps B·S/T more busy. A worker runs several at once.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::snapshot::{Snapshot, WorkerTypeStatus};
+use crate::contract::Name;
+
+/// What is known of a worker type's work; `None` is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Demand {
+    /// Work not delivered plus work delivered and not finished.
+    pub backlog: u64,
+    /// Tasks that come in per second.
+    pub arrival_per_sec: Option<f64>,
+    /// How long one takes, seconds.
+    pub service_sec: Option<f64>,
+    /// How many tasks a worker runs at once, on average.
+    pub task_limit: Option<f64>,
+}
+
+/// Why it cannot be said how much work there is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoBacklog {
+    /// Redis, or this stream, is not read at the moment.
+    #[error("the backlog of {0} is not known: {1}")]
+    NotRead(Name, String),
+    /// Redis does not know what is undelivered.
+    #[error("the backlog of {0} is not known: Redis does not know how much is undelivered")]
+    Unknown(Name),
+    /// Only a lower bound is known.
+    #[error("the backlog of {0} is not known exactly: at least {1}")]
+    AtLeast(Name, u64),
+}
+
+impl Demand {
+    /// What `snapshot` knows of `name`, which is the worker type `status`. How long tasks take it does not know.
+    ///
+    /// # Errors
+    /// When the backlog is not known exactly.
+    pub fn of(snapshot: &Snapshot, name: &Name, status: &WorkerTypeStatus) -> Result<Self, NoBacklog> {
+        if !snapshot.redis.source.is_current() {
+            let why = snapshot.redis.error.clone().unwrap_or_else(|| "Redis is not read yet".to_owned());
+            return Err(NoBacklog::NotRead(name.clone(), why));
+        }
+        let stream = snapshot.streams.get(name);
+        if let Some(error) = stream.and_then(|stream| stream.error.clone()) {
+            return Err(NoBacklog::NotRead(name.clone(), error));
+        }
+        let backlog = match (status.backlog, status.backlog_at_least) {
+            (Some(backlog), false) => backlog,
+            (Some(least), true) => return Err(NoBacklog::AtLeast(name.clone(), least)),
+            (None, _) => return Err(NoBacklog::Unknown(name.clone())),
+        };
+        Ok(Self {
+            backlog,
+            arrival_per_sec: stream.and_then(|stream| stream.added_per_sec),
+            service_sec: None,
+            task_limit: task_limit(status),
+        })
+    }
+
+    /// How many workers, so that what waits now is gone within `drain` (not zero) beside what comes in.
+    ///
+    /// # Errors
+    /// The inputs that it takes and that are not known.
+    pub fn workers(&self, drain: Duration) -> Result<u64, Vec<&'static str>> {
+        // Nothing to do and nothing coming: how long it would take makes no difference.
+        if self.backlog == 0 && self.arrival_per_sec == Some(0.0) {
+            return Ok(0);
+        }
+        let (Some(arrival), Some(service), Some(limit)) = (self.arrival_per_sec, self.service_sec, self.task_limit)
+        else {
+            let inputs = [
+                ("arrival_per_sec", self.arrival_per_sec),
+                ("service_sec", self.service_sec),
+                ("task_limit", self.task_limit),
+            ];
+            return Err(inputs.into_iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name).collect());
+        };
+        #[expect(clippy::cast_precision_loss, reason = "a count far below 2^53")]
+        let at_once = arrival * service + self.backlog as f64 * service / drain.as_secs_f64();
+        // Not one more for what only rounding adds.
+        let workers = (at_once / limit - 1e-9).ceil().max(0.0);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        Ok(workers as u64)
+    }
+}
+
+/// Tasks that one worker runs at once: the mean over those alive; with none alive, over those that were, as far as
+/// they are remembered.
+fn task_limit(status: &WorkerTypeStatus) -> Option<f64> {
+    let mean = |alive: bool| {
+        let those = status.consumers.iter().filter(|consumer| consumer.state.is_alive() == alive);
+        let limits: Vec<f64> = those.filter_map(|consumer| consumer.task_limit).map(f64::from).collect();
+        #[expect(clippy::cast_precision_loss, reason = "a count of workers")]
+        let mean = limits.iter().sum::<f64>() / limits.len() as f64;
+        (mean > 0.0).then_some(mean)
+    };
+    mean(true).or_else(|| mean(false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(backlog: u64, arrival: f64, service: f64, limit: f64) -> Demand {
+        Demand { backlog, arrival_per_sec: Some(arrival), service_sec: Some(service), task_limit: Some(limit) }
+    }
+
+    #[test]
+    fn what_comes_in_and_what_waits_are_worked_off_by_as_few_as_can() {
+        let within = |seconds: u64, demand: Demand| demand.workers(Duration::from_secs(seconds)).unwrap();
+        // 2/s of 3 s keep 6 busy; 300 of 3 s within 60 s keep 15 busy: 21 at once, ten to a worker.
+        assert_eq!(within(60, demand(300, 2.0, 3.0, 10.0)), 3);
+        // The same with all the time in the world: 6 at once.
+        assert_eq!(within(1_000_000, demand(300, 2.0, 3.0, 10.0)), 1);
+        // 10/s of 0.5 s keep 5 busy, and that is what one worker of five does.
+        assert_eq!(within(60, demand(0, 10.0, 0.5, 5.0)), 1);
+        assert_eq!(within(60, demand(1, 10.0, 0.5, 5.0)), 2);
+        // Nothing comes in: 1000 of 0.3 s within 100 s keep 3 busy, however that is rounded.
+        assert_eq!(within(100, demand(1000, 0.0, 0.3, 1.0)), 3);
+        // The least work needs somebody.
+        assert_eq!(within(300, demand(1, 0.0, 0.001, 100.0)), 1);
+        assert_eq!(within(300, demand(0, 0.01, 0.001, 100.0)), 1);
+        assert_eq!(within(300, demand(0, 0.0, 9.0, 10.0)), 0);
+    }
+
+    #[test]
+    fn what_is_not_known_is_named_and_nothing_is_made_up() {
+        let within = |demand: &Demand| demand.workers(Duration::from_secs(60));
+        let mut some = Demand { service_sec: None, ..demand(5, 1.0, 0.0, 10.0) };
+        assert_eq!(within(&some), Err(vec!["service_sec"]));
+        some.task_limit = None;
+        some.arrival_per_sec = None;
+        assert_eq!(within(&some), Err(vec!["arrival_per_sec", "service_sec", "task_limit"]));
+        // Without work, only whether more comes matters.
+        some.backlog = 0;
+        assert!(within(&some).is_err());
+        some.arrival_per_sec = Some(0.0);
+        assert_eq!(within(&some), Ok(0));
+    }
+}

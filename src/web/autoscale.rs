@@ -1,0 +1,107 @@
+//! What an autoscaler asks: how much work a worker type has, and how many workers that takes.
+
+use std::time::Duration;
+
+use actix_web::web::{Data, Query};
+use actix_web::{HttpRequest, HttpResponse};
+use serde::{Deserialize, Serialize};
+
+use super::Front;
+use super::problem::Problem;
+use crate::actors::io::POSTGRES_LATE;
+use crate::fleet::scaling::Demand;
+use crate::history::window::Window;
+use crate::pages::Site;
+use crate::pages::link::{About, autoscaled};
+use crate::postgres::history::{Selection, latency};
+
+/// By when what waits is to be gone, seconds, unless somebody says otherwise.
+const DRAIN_SEC: f64 = 300.0;
+/// Tasks that finished in this time say how long one takes; without any, those of a day do. Seconds.
+const LATELY_SEC: f64 = 600.0;
+const DAY_SEC: f64 = 86_400.0;
+/// Postgres is given this long to say how long tasks take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the asker knows better.
+#[derive(Debug, Deserialize)]
+pub struct ScaleQuery {
+    drain_sec: Option<f64>,
+    service_sec: Option<f64>,
+    task_limit: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Scale<'a> {
+    worker_type: String,
+    ts: f64,
+    #[serde(flatten)]
+    demand: &'a Demand,
+    drain_sec: f64,
+    alive: u32,
+    proposed_replicas: Option<u64>,
+    unknown: Vec<&'static str>,
+}
+
+/// `GET /api/autoscale/{type}?drain_sec=&service_sec=&task_limit=`: the type's backlog, and how many workers it
+/// takes for what comes in and for the backlog to be gone within `drain_sec` (300); `null` where an input is not known,
+/// which `unknown` names. Where the backlog itself is not known exactly, the answer is 503: an autoscaler must not take
+/// what is unknown for nothing.
+pub async fn autoscale(
+    front: Data<Front>,
+    request: HttpRequest,
+    query: Query<ScaleQuery>,
+) -> Result<HttpResponse, Problem> {
+    let snapshot =
+        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first tick is still under way".to_owned()))?;
+    let drain_sec = at_least(1.0, "drain_sec", query.drain_sec)?.unwrap_or(DRAIN_SEC);
+    let asked = autoscaled(request.uri().path(), request.query_string());
+    let name = Site::find(&snapshot, About::WorkerType, &asked).ok_or(Problem::NotFound)?;
+    let status = snapshot.workers.get(&name).ok_or(Problem::NotFound)?;
+    let mut demand =
+        Demand::of(&snapshot, &name, status).map_err(|unknown| Problem::Unavailable(unknown.to_string()))?;
+    demand.task_limit = at_least(1.0, "task_limit", query.task_limit)?.or(demand.task_limit);
+    demand.service_sec = match at_least(0.001, "service_sec", query.service_sec)? {
+        Some(said) => Some(said),
+        None if snapshot.postgres.source.is_current() => service_sec(&front, name.to_text()).await,
+        None => None,
+    };
+    let proposed = demand.workers(Duration::from_secs_f64(drain_sec));
+    let scale = Scale {
+        worker_type: name.to_text(),
+        ts: snapshot.ts,
+        demand: &demand,
+        drain_sec,
+        alive: status.alive,
+        proposed_replicas: proposed.as_ref().ok().copied(),
+        unknown: proposed.err().unwrap_or_default(),
+    };
+    Ok(HttpResponse::Ok().json(scale))
+}
+
+/// How long tasks of `stream` took on average, seconds; `None` when none is known of, or Postgres is away.
+async fn service_sec(front: &Front, stream: String) -> Option<f64> {
+    let selection = Selection::Names(vec![stream.replace('\0', "\u{fffd}")]);
+    let now = front.io.wall();
+    for back in [LATELY_SEC, DAY_SEC] {
+        let window = Window::new(Some(now - back), Some(now), Some(300), now).ok()?;
+        let (pool, selection) = (front.io.postgres.clone(), selection.clone());
+        let reading = async move { latency::read(&pool, &selection, window).await };
+        let found = front.io.run(ANSWER_WITHIN, POSTGRES_LATE, reading).await.ok()?;
+        let mean_ms = found.totals.into_values().next().and_then(|total| total.summary().mean_ms);
+        if let Some(mean_ms) = mean_ms {
+            return Some(mean_ms / 1000.0);
+        }
+    }
+    None
+}
+
+/// A number of that size, if one is given.
+fn at_least(least: f64, name: &str, given: Option<f64>) -> Result<Option<f64>, Problem> {
+    match given {
+        Some(number) if !(least..=1e9).contains(&number) => {
+            Err(Problem::BadRequest(format!("{name} is {number}: expected a number from {least} on")))
+        }
+        given => Ok(given),
+    }
+}

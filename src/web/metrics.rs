@@ -1,0 +1,19 @@
+//! What Prometheus reads.
+
+use actix_web::http::header::{ACCEPT, VARY};
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::Front;
+use super::problem::Problem;
+use crate::actors::messages::GetMetrics;
+use crate::exposition::text::Format;
+
+/// `GET /metrics`: all figures, in OpenMetrics where that is asked for, else in the older text format.
+pub async fn metrics(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let accept: Vec<&str> = request.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok()).collect();
+    let format = Format::asked_for(&accept.join(","));
+    let gone = |_| Problem::Unavailable("the supervisor does not answer".to_owned());
+    let text = front.metrics.send(GetMetrics(format)).await.map_err(gone)?.map_err(Problem::Unavailable)?;
+    Ok(HttpResponse::Ok().content_type(format.content_type()).insert_header((VARY, "Accept")).body(text))
+}
