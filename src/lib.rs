@@ -8,7 +8,8 @@
 //! [`application`] puts it all together. [`worker`] is the library for worker
 //! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
 //! about what no worker could finish, [`test_rules`] the one that takes alert rules through the past,
-//! [`health`] the one that asks a running monitor how it is.
+//! [`health`] the one that asks a running monitor how it is, [`give_back`] the way back to the monitor before
+//! this one.
 
 #![cfg_attr(
     test,
@@ -44,6 +45,8 @@ pub mod demo;
 mod failpoint;
 #[cfg(feature = "monitor")]
 pub mod fleet;
+#[cfg(feature = "monitor")]
+pub mod give_back;
 #[cfg(feature = "monitor")]
 pub mod health;
 #[cfg(feature = "monitor")]
