@@ -13,10 +13,12 @@
 mod access;
 mod alerting;
 mod demo;
+mod deploy;
 mod history;
 mod house;
 mod janitor;
 mod monitor;
 mod operator;
 mod support;
+mod upgrade;
 mod worker;

@@ -49,6 +49,12 @@ pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
 const ARCHIVE: &str = "0003";
 const ARCHIVE_BACK: &str = include_str!("../../migrations/0003_history/down.sql");
 
+/// Connections of monitors to this database, this one aside.
+const OTHERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+    AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()";
+/// Postgres may see the connections of a monitor that has just ended for so many tenths of a second.
+const ENDING_TAKES: u32 = 30;
+
 /// What giving the history back came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GivenBack {
@@ -80,16 +86,18 @@ pub async fn give_back(url: &str, timeout: Duration) -> Result<GivenBack, Source
     // A monitor that starts meanwhile waits, and then takes over again.
     let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK}); SET statement_timeout = 0");
     connection.batch_execute(&lock).await.map_err(|e| trouble(&e))?;
-    let giving = connection.transaction::<GivenBack, diesel::result::Error, _>(async |connection| {
-        let connections = count(
-            connection,
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
-             AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()",
-        )
-        .await?;
-        if connections > 0 {
-            return Ok(GivenBack::Watched { connections });
+    let mut connections = count(&mut connection, OTHERS).await.map_err(|e| trouble(&e))?;
+    for _ in 0..ENDING_TAKES {
+        if connections == 0 {
+            break;
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        connections = count(&mut connection, OTHERS).await.map_err(|e| trouble(&e))?;
+    }
+    if connections > 0 {
+        return Ok(GivenBack::Watched { connections });
+    }
+    let giving = connection.transaction::<GivenBack, diesel::result::Error, _>(async |connection| {
         if count(connection, "SELECT count(to_regclass('monitor_takeover'))").await? == 0 {
             return Ok(GivenBack::Nothing);
         }
