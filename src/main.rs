@@ -75,9 +75,7 @@ fn command() -> Command {
         .subcommand(
             Command::new("demo-fleet")
                 .about("Run the simulated fleet on a Redis and a Postgres that are there, for a monitor to watch")
-                .after_help(
-                    "For trying things out: it fills both, and what it wrote stays. Ctrl-C ends its workers.",
-                )
+                .after_help("For trying things out: it fills both, and what it wrote stays. Ctrl-C ends its workers.")
                 .args(settings_of(|group| matches!(group, "Redis" | "Postgres"))),
         )
         .subcommand(

@@ -156,8 +156,7 @@ impl Fleet {
     /// # Errors
     /// What is missing or refused, in words.
     pub fn start(options: DemoOptions, redis_url: String, database_url: String) -> Result<Self, DemoError> {
-        let equipment =
-            Equipment { program: options.worker_program, redis_url, database_url, speed: options.speed };
+        let equipment = Equipment { program: options.worker_program, redis_url, database_url, speed: options.speed };
         Ok(Self { _story: Story::start(equipment, options.past_days, options.say)? })
     }
 }

@@ -92,8 +92,7 @@ fn mistakes(text: &str, version: &str) -> String {
     let folder = Reaper::start("chart", Farewell { signal: "KILL", epilogue: "" }).unwrap();
     let file = folder.folder().join("resources.yaml");
     fs::write(&file, text).unwrap();
-    let checked =
-        tool("kubernetes-validate").args(["--strict", "--quiet", "-k", version]).arg(&file).output().unwrap();
+    let checked = tool("kubernetes-validate").args(["--strict", "--quiet", "-k", version]).arg(&file).output().unwrap();
     let told = [checked.stdout, checked.stderr].concat();
     let told = String::from_utf8(told).unwrap();
     // The operator's own kind is in no schema of Kubernetes.
@@ -142,7 +141,8 @@ fn every_container_runs_as_nobody_special_on_a_read_only_file_system() {
         }
     }
     let image = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docker/Dockerfile")).unwrap();
-    let user = &one(&rendered(&[]), "Deployment", "-monitor")["spec"]["template"]["spec"]["securityContext"]["runAsUser"];
+    let resources = rendered(&[]);
+    let user = &pods(&resources)[0]["spec"]["securityContext"]["runAsUser"];
     assert!(image.contains(&format!("USER {user}:{user}")), "{user}");
 }
 
@@ -208,15 +208,15 @@ fn one_size_is_the_databases_claim_and_what_the_disk_figures_go_by() {
 #[test]
 fn settings_go_through_by_their_names_and_secrets_only_by_the_secret() {
     const OURS: [&str; 3] = ["MONITOR_BIND", "MONITOR_PORT", "MONITOR_SPOOL_DIR"];
-    let (secret, open): (Vec<_>, Vec<_>) = TABLE.iter().partition(|entry| entry.secret);
-    let open: Vec<&str> = open.iter().map(|entry| entry.env).filter(|env| !OURS.contains(env)).collect();
+    let names = |secret| TABLE.iter().filter(move |entry| entry.secret == secret).map(|entry| entry.env);
+    let open: Vec<&str> = names(false).filter(|env| !OURS.contains(env)).collect();
     let values: Vec<String> = open.iter().map(|env| format!("settings.{env}=5")).collect();
     let values: Vec<&str> = values.iter().map(String::as_str).collect();
     let resources = rendered(&values);
     for env in open {
         assert_eq!(one(&resources, "ConfigMap", "-monitor")["data"][env], "5", "{env}");
     }
-    for env in secret.iter().map(|entry| entry.env).chain(OURS) {
+    for env in names(true).chain(OURS) {
         let refused = helm(&[&format!("settings.{env}=5")]);
         assert!(String::from_utf8_lossy(&refused.stderr).contains(env), "{env}: {refused:?}");
     }
@@ -288,7 +288,8 @@ async fn the_charts_redis_wants_its_password_keeps_its_data_and_is_ready_when_it
     assert_eq!(container["startupProbe"]["exec"], container["readinessProbe"]["exec"]);
     let healthy = |password: &str| {
         let words: Vec<String> = probe.iter().map(|word| word.as_str().unwrap().to_owned()).collect();
-        let words: Vec<String> = words.iter().map(|w| w.replace("redis-cli", &format!("redis-cli -p {number}"))).collect();
+        let words: Vec<String> =
+            words.iter().map(|w| w.replace("redis-cli", &format!("redis-cli -p {number}"))).collect();
         Command::new(&words[0]).args(&words[1..]).env("REDISCLI_AUTH", password).status().unwrap().success()
     };
     assert!(healthy("quite a secret"));

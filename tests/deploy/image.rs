@@ -13,6 +13,25 @@ use shepherd_monitor::demo::servers::HeldPort;
 use crate::support::postgres::TestDatabase;
 use crate::support::redis::TestRedis;
 
+/// Looks from outside: until both servers are read.
+const MEANWHILE: &str = r#"
+import json, os, time, urllib.request
+asked = urllib.request.Request(
+    f"http://127.0.0.1:{os.environ['MONITOR_PORT']}/api/snapshot",
+    headers={"Authorization": "Bearer " + os.environ["MONITOR_ADMIN_TOKEN"]},
+)
+for _ in range(200):
+    try:
+        snapshot = json.load(urllib.request.urlopen(asked, timeout=5))
+        if all(snapshot[name]["source"]["status"] == "ok" for name in ("redis", "postgres")):
+            print("reads Redis and Postgres", flush=True)
+            raise SystemExit(0)
+    except (OSError, KeyError):
+        pass
+    time.sleep(0.1)
+raise SystemExit(1)
+"#;
+
 fn dockerfile() -> String {
     fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docker/Dockerfile")).unwrap()
 }
@@ -22,11 +41,14 @@ fn tried(dockerfile: &str, settings: &[(&str, &str)]) -> Output {
     let folder = Reaper::start("image", Farewell { signal: "KILL", epilogue: "" }).unwrap();
     let file = folder.folder().join("Dockerfile");
     fs::write(&file, dockerfile).unwrap();
+    let look = folder.folder().join("look.py");
+    fs::write(&look, MEANWHILE).unwrap();
     // Of this moment: nobody else gets it until the monitor has it.
     let port = HeldPort::take().unwrap();
     Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/build-in-empty-root"))
         .args(["--minimal", "--binary", env!("CARGO_BIN_EXE_shepherd-monitor"), "--dockerfile"])
         .arg(&file)
+        .args(["--meanwhile", &format!("/usr/bin/python3 {}", look.display())])
         .env("MONITOR_PORT", port.number().to_string())
         .envs(settings.iter().copied())
         .output()
@@ -61,6 +83,7 @@ fn the_image_runs_read_only_as_nobody_special_and_its_health_check_tells_the_tru
         "runs as user 10001 with no rights",
         "writes nowhere but in /var/lib/shepherd-monitor",
         "is healthy",
+        "reads Redis and Postgres",
         "ends when it is asked to",
         "is not healthy any more",
     ] {

@@ -37,9 +37,10 @@ fn passwords(compose: &str, example: &str) -> Vec<String> {
     }
     // A password that is written down.
     for line in compose.lines() {
-        let value = line.trim().split_once(": ").filter(|(name, _)| {
-            name.ends_with("PASSWORD") || name.ends_with("TOKEN") || *name == "REDISCLI_AUTH"
-        });
+        let value = line
+            .trim()
+            .split_once(": ")
+            .filter(|(name, _)| name.ends_with("PASSWORD") || name.ends_with("TOKEN") || *name == "REDISCLI_AUTH");
         if value.is_some_and(|(_, value)| !value.starts_with("${")) {
             broken.push(format!("written down: {}", line.trim()));
         }
@@ -94,7 +95,8 @@ fn servers(compose: &Value) -> Vec<String> {
             broken.push(format!("{name} is not given a minute to start"));
         }
         let kept = service["volumes"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let kept = kept.filter_map(|mount| mount.split(':').next()).any(|volume| compose["volumes"].get(volume).is_some());
+        let kept =
+            kept.filter_map(|mount| mount.split(':').next()).any(|volume| compose["volumes"].get(volume).is_some());
         if !kept {
             broken.push(format!("{name} keeps its data nowhere"));
         }
@@ -146,9 +148,17 @@ fn the_image_and_the_compose_file_keep_what_they_promise() {
     assert_eq!(broken(&compose, &example, &dockerfile), Vec::<String>::new());
     // And each promise can be broken.
     for (from, to, told) in [
-        ("REDIS_PASSWORD:?write a password for Redis into docker/.env", "REDIS_PASSWORD:-secret", "REDIS_PASSWORD is used"),
+        (
+            "REDIS_PASSWORD:?write a password for Redis into docker/.env",
+            "REDIS_PASSWORD:-secret",
+            "REDIS_PASSWORD is used",
+        ),
         ("REDIS_PASSWORD:?write a password for Redis into docker/.env", "REDIS_PASSWORD", "REDIS_PASSWORD is used"),
-        ("POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:?write a password for Postgres into docker/.env}", "POSTGRES_PASSWORD: shepherd", "written down"),
+        (
+            "POSTGRES_PASSWORD: ${POSTGRES_PASSWORD:?write a password for Postgres into docker/.env}",
+            "POSTGRES_PASSWORD: shepherd",
+            "written down",
+        ),
         ("MONITOR_ADMIN_TOKEN:?", "MONITOR_ADMIN_TOKEN:-", "MONITOR_ADMIN_TOKEN is used"),
         ("127.0.0.1:6379:6379", "6379:6379", "redis listens for everybody"),
         ("127.0.0.1:5440:5440", "0.0.0.0:5440:5440", "monitor listens for everybody"),

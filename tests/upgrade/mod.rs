@@ -34,11 +34,8 @@ impl Fleet {
 
     async fn monitor(&self) -> Monitor {
         let (redis, database) = (self.redis.url(), self.database.url());
-        let settings = [
-            ("REDIS_URL", redis.as_str()),
-            ("DATABASE_URL", database.as_str()),
-            ("MONITOR_HISTORY_INTERVAL_SEC", "1"),
-        ];
+        let settings =
+            [("REDIS_URL", redis.as_str()), ("DATABASE_URL", database.as_str()), ("MONITOR_HISTORY_INTERVAL_SEC", "1")];
         Monitor::start(&settings).await
     }
 
@@ -129,7 +126,8 @@ async fn what_the_older_monitor_knew_and_recorded_is_shown_by_pages_and_api() {
         }
         let (since, until) = (older::began(), older::ended());
         let window = format!("since={since}&until={until}&bucket_seconds=86400");
-        let metrics = json(&monitor, &format!("/api/historical/metrics?metric=backlog:arax,pg:db_size_bytes&{window}")).await;
+        let metrics =
+            json(&monitor, &format!("/api/historical/metrics?metric=backlog:arax,pg:db_size_bytes&{window}")).await;
         let points = metrics["series"]["backlog:arax"].as_array().unwrap();
         assert_eq!(points.len(), DAYS, "{state}: {metrics}");
         for point in points {

@@ -100,12 +100,12 @@ impl OlderMonitor {
 
     pub(super) async fn leave_what_it_wrote(&mut self) {
         let now = now() as f64;
-        let state = |state: &str, alive: u32, ago: f64| {
-            json!({"state": state, "last_alive": alive, "state_changed_at": now - ago, "last_seen_alive": now - ago})
-        };
-        for (name, record) in
-            [("arax", state("alive", 1, 3600.0)), ("bte.lookup", state("crashed", 2, 7200.0)), ("sipr", state("scaled_down", 3, 900.0))]
-        {
+        let state = |state: &str, alive: u32, ago: f64| json!({"state": state, "last_alive": alive, "state_changed_at": now - ago, "last_seen_alive": now - ago});
+        for (name, record) in [
+            ("arax", state("alive", 1, 3600.0)),
+            ("bte.lookup", state("crashed", 2, 7200.0)),
+            ("sipr", state("scaled_down", 3, 900.0)),
+        ] {
             let _: () = self.redis.sadd("monitor:known_workers", name).await.unwrap();
             let _: () = self.redis.set(format!("monitor:worker_state:{name}"), record.to_string()).await.unwrap();
         }
@@ -117,7 +117,8 @@ impl OlderMonitor {
                 let _: () = self.redis.zadd(format!("monitor:hist:{name}"), member, at).await.unwrap();
             }
         }
-        for (ago, rule) in [(5000.0, "worker_crashed:bte.lookup"), (1200.0, "arax_backlog"), (60.0, "worker_zero:sipr")] {
+        for (ago, rule) in [(5000.0, "worker_crashed:bte.lookup"), (1200.0, "arax_backlog"), (60.0, "worker_zero:sipr")]
+        {
             let alert = json!({"ts": now - ago, "rule": rule, "severity": "warning", "detail": format!("{rule} was told"),
                 "message": format!("{rule} was told to people")});
             let _: () = self.redis.lpush("monitor:alerts:history", alert.to_string()).await.unwrap();
@@ -199,8 +200,12 @@ impl OlderMonitor {
         let rows = "SELECT id, type, worker, detail FROM monitor_events ORDER BY ts DESC LIMIT 500";
         let events = self.sql.query(rows, &[]).await.unwrap();
         let text = |row: &tokio_postgres::Row, column| row.get::<_, Option<String>>(column).unwrap_or_default();
-        let event =
-            |row: &tokio_postgres::Row| Event { id: row.get(0), kind: row.get(1), worker: text(row, 2), detail: text(row, 3) };
+        let event = |row: &tokio_postgres::Row| Event {
+            id: row.get(0),
+            kind: row.get(1),
+            worker: text(row, 2),
+            detail: text(row, 3),
+        };
         Found { known, states, recent, alerts, series, latencies, events: events.iter().map(event).collect() }
     }
 
