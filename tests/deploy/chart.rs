@@ -45,8 +45,7 @@ fn tool(name: &str) -> Command {
 fn helm(values: &[&str]) -> Output {
     let mut helm = tool("helm");
     helm.args(["template", "fleet", CHART]);
-    values.iter().for_each(|value| drop(helm.args(["--set", value])));
-    helm.output().unwrap()
+    helm.args(values.iter().flat_map(|value| ["--set", value])).output().unwrap()
 }
 
 fn text(values: &[&str]) -> String {

@@ -60,7 +60,9 @@ fn order_and_ports(compose: &Value) -> Vec<String> {
         // Whoever is named as a host is needed.
         for (variable, host) in service["environment"].as_object().into_iter().flatten() {
             let needed = host.as_str().filter(|host| variable.ends_with("_HOST") && services.contains_key(*host));
-            if needed.is_some_and(|host| service["depends_on"][host]["condition"] != "service_healthy") {
+            if let Some(host) = needed
+                && service["depends_on"][host]["condition"] != "service_healthy"
+            {
                 broken.push(format!("{name} starts before {host} is healthy"));
             }
         }
