@@ -1,7 +1,7 @@
 # What people do with this project. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fmt lint packages
+.PHONY: help demo install test fmt lint packages
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -10,6 +10,11 @@ help: ## Say what there is
 demo: ## Watch a simulated fleet in the browser; installs what is missing; Ctrl-C leaves nothing behind
 	@scripts/install-packages demo
 	@cargo run --locked -- demo
+
+PREFIX ?= /usr/local
+install: ## Build for release and install the program into PREFIX (/usr/local)
+	@scripts/install-packages build
+	@cargo install --locked --force --no-track --path . --bin shepherd-monitor --root "$(PREFIX)"
 
 test: ## Run all tests; installs what they need
 	@scripts/install-packages test

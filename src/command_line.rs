@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 
 use crate::settings::{Entry, TABLE};
-use crate::{dead_letters, demo, doctor, test_rules};
+use crate::{dead_letters, demo, doctor, give_back, test_rules};
 
 const NAME: &str = "shepherd-monitor";
 
@@ -48,6 +48,12 @@ fn for_people() -> Command {
                 .args(settings_of(|group| !matches!(group, "Redis" | "Postgres"))),
         )
         .subcommand(
+            Command::new("demo-fleet")
+                .about("Run the simulated fleet on a Redis and a Postgres that are there, for a monitor to watch")
+                .after_help("For trying things out: it fills both, and what it wrote stays. Ctrl-C ends its workers.")
+                .args(settings_of(|group| matches!(group, "Redis" | "Postgres"))),
+        )
+        .subcommand(
             Command::new("check-config")
                 .about("Read a file of alert rules and say what is wrong with it, with line and column")
                 .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml")),
@@ -76,6 +82,7 @@ fn for_people() -> Command {
                 .args(settings_of(|group| group == "Server")),
         )
         .subcommand(dead_letters::command(&settings_of(|group| group == "Redis")))
+        .subcommand(give_back::command(settings_of(|group| group == "Postgres")))
         .subcommand(Command::new("settings").about("Print every setting with its default, as docs/settings.md"))
         .subcommand(
             Command::new("completions")

@@ -10,7 +10,7 @@
 //! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
 //! about what no worker could finish, [`test_rules`] the one that takes alert rules through the past,
 //! [`health`] the one that asks a running monitor how it is, [`doctor`] the one that looks for what is
-//! wrong; [`command_line`] names them all.
+//! wrong, [`give_back`] the way back to the monitor before this one; [`command_line`] names them all.
 
 #![cfg_attr(
     test,
@@ -52,6 +52,8 @@ pub mod exposition;
 mod failpoint;
 #[cfg(feature = "monitor")]
 pub mod fleet;
+#[cfg(feature = "monitor")]
+pub mod give_back;
 #[cfg(feature = "monitor")]
 pub mod health;
 #[cfg(feature = "monitor")]

@@ -14,8 +14,9 @@ use shepherd_monitor::dead_letters;
 use shepherd_monitor::delivery::Outcome;
 use shepherd_monitor::delivery::channels::Channels;
 use shepherd_monitor::delivery::sketch::Sketches;
-use shepherd_monitor::demo::{self, Demo, DemoOptions};
+use shepherd_monitor::demo::{self, Demo, DemoOptions, Fleet};
 use shepherd_monitor::doctor;
+use shepherd_monitor::give_back;
 use shepherd_monitor::health;
 use shepherd_monitor::settings::{self, Settings};
 use shepherd_monitor::telemetry;
@@ -37,6 +38,8 @@ fn main() -> ExitCode {
         Some(("settings", _)) => print(settings::document(worker::SETTINGS).as_bytes()),
         Some(("completions", given)) => print_completions(given),
         Some(("man", given)) => write_man_pages(given),
+        Some(("give-back", given)) => give_archive_back(given),
+        Some(("demo-fleet", given)) => run_fleet(given),
         Some(("demo-worker", given)) => demo::worker::run(given.into()),
         _ => Err("no such command".to_owned()),
     };
@@ -106,6 +109,10 @@ fn check_config(given: &ArgMatches) -> Result<(), String> {
 fn ask_health(given: &ArgMatches) -> Result<(), String> {
     let settings = Settings::from(&texts(given)).map_err(|bad| bad.to_string())?;
     health::ask(&settings, given.get_flag("ready"))
+}
+
+fn give_archive_back(given: &ArgMatches) -> Result<(), String> {
+    give_back::run(&Settings::from(&texts(given)).map_err(|bad| bad.to_string())?)
 }
 
 fn run_test_rules(given: &ArgMatches) -> Result<(), String> {
@@ -186,6 +193,27 @@ fn demonstrate(given: &ArgMatches) -> Result<(), String> {
     watch(&settings, listener)?;
     println!("Ending the fleet and its servers.");
     Ok(())
+}
+
+/// The simulated fleet on servers that are somebody else's.
+fn run_fleet(given: &ArgMatches) -> Result<(), String> {
+    let settings = Settings::from(&texts(given)).map_err(|bad| bad.to_string())?;
+    let options = DemoOptions::new().map_err(|e| e.to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        // Before there is anything to end.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+        let (redis, database) = (settings.redis_url.reveal().to_owned(), settings.database_url.reveal().to_owned());
+        let fleet = Fleet::start(options, redis, database).map_err(|e| e.to_string())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        drop(fleet);
+        println!("The fleet is gone.");
+        Ok(())
+    })
 }
 
 fn listen(settings: &Settings) -> Result<TcpListener, String> {

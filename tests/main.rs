@@ -13,6 +13,7 @@
 mod access;
 mod alerting;
 mod demo;
+mod deploy;
 mod doctor;
 mod history;
 mod house;
@@ -21,4 +22,5 @@ mod metrics;
 mod monitor;
 mod operator;
 mod support;
+mod upgrade;
 mod worker;

@@ -21,9 +21,14 @@ impl Brain {
             .map_err(|e| e.to_string())
     }
 
-    /// Makes the fleet's tables in an empty database.
+    /// Makes the fleet's tables in an empty database. A monitor that starts at the same moment may get
+    /// in between; the second look finds them made.
     pub(super) async fn create_tables(&self) -> Result<(), String> {
-        self.0.lock().await.batch_execute(TABLES).await.map_err(|e| e.to_string())
+        let connection = &mut *self.0.lock().await;
+        if connection.batch_execute(TABLES).await.is_ok() {
+            return Ok(());
+        }
+        connection.batch_execute(TABLES).await.map_err(|e| e.to_string())
     }
 
     /// A query to `ara` arrived.

@@ -80,11 +80,11 @@ pub enum DemoError {
     /// A worker process cannot be reached.
     #[error("cannot signal a worker: {0}")]
     Signal(#[source] std::io::Error),
-    /// The private Postgres refuses.
-    #[error("the private Postgres refuses: {0}")]
+    /// Postgres refuses.
+    #[error("Postgres refuses: {0}")]
     Postgres(String),
-    /// The private Redis refuses.
-    #[error("the private Redis refuses: {0}")]
+    /// Redis refuses.
+    #[error("Redis refuses: {0}")]
     Redis(#[from] redis::RedisError),
     /// The thread that tells the story.
     #[error("cannot start the story: {0}")]
@@ -95,7 +95,7 @@ pub enum DemoError {
 /// servers, workers and files are gone.
 pub struct Demo {
     // Dropped in this order: workers before the servers that they use.
-    _story: Story,
+    _fleet: Fleet,
     redis: PrivateRedis,
     postgres: PrivatePostgres,
 }
@@ -109,14 +109,8 @@ impl Demo {
     pub fn start(options: DemoOptions) -> Result<Self, DemoError> {
         let redis = PrivateRedis::start(RedisOptions::default())?;
         let postgres = PrivatePostgres::start()?;
-        let equipment = Equipment {
-            program: options.worker_program,
-            redis_url: redis.url(),
-            database_url: postgres.url(),
-            speed: options.speed,
-        };
-        let story = Story::start(equipment, options.past_days, options.say)?;
-        Ok(Self { _story: story, redis, postgres })
+        let fleet = Fleet::start(options, redis.url(), postgres.url())?;
+        Ok(Self { _fleet: fleet, redis, postgres })
     }
 
     /// The private Redis.
@@ -147,6 +141,23 @@ impl Demo {
     #[must_use]
     pub fn seed_streams() -> String {
         FLEET.map(|t| t.stream).join(",")
+    }
+}
+
+/// The simulated fleet alone, on servers that are there already. When it is dropped, and when its process
+/// dies in any way, its workers are gone; what it wrote in the servers stays.
+pub struct Fleet {
+    _story: Story,
+}
+
+impl Fleet {
+    /// Starts the fleet, the queries and the story, which go on by themselves on a thread of their own.
+    ///
+    /// # Errors
+    /// What is missing or refused, in words.
+    pub fn start(options: DemoOptions, redis_url: String, database_url: String) -> Result<Self, DemoError> {
+        let equipment = Equipment { program: options.worker_program, redis_url, database_url, speed: options.speed };
+        Ok(Self { _story: Story::start(equipment, options.past_days, options.say)? })
     }
 }
 
@@ -328,7 +339,11 @@ impl Reports {
     async fn open(mut redis: MultiplexedConnection) -> Result<Self, DemoError> {
         let mut create = redis::cmd("XGROUP");
         create.arg("CREATE").arg(Self::STREAM).arg(Self::GROUP).arg("0").arg("MKSTREAM");
-        create.query_async::<()>(&mut redis).await?;
+        match create.query_async::<()>(&mut redis).await {
+            // An earlier fleet made it on the same Redis.
+            Err(error) if error.code() == Some("BUSYGROUP") => {}
+            made => made?,
+        }
         Ok(Self { redis })
     }
 

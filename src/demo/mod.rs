@@ -2,8 +2,8 @@
 //!
 //! [`servers`] starts the servers and [`reaper`] ends them whatever happens to their owner; the
 //! tests use the same. [`shepherd`] says what the fleet consists of and [`story`] what happens to
-//! it, both without clock or I/O; [`Demo`] makes it happen, with real processes ([`worker`]). [`past`]
-//! gives it a history.
+//! it, both without clock or I/O; [`Fleet`] makes it happen, with real processes ([`worker`]), and [`Demo`]
+//! does so on servers of its own. [`past`] gives it a history.
 
 mod brain;
 mod chance;
@@ -16,4 +16,4 @@ pub mod shepherd;
 pub mod story;
 pub mod worker;
 
-pub use fleet::{Demo, DemoError, DemoOptions};
+pub use fleet::{Demo, DemoError, DemoOptions, Fleet};

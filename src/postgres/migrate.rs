@@ -6,7 +6,7 @@ use std::time::Duration;
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel::sql_query;
-use diesel_async::{AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl};
+use diesel_async::{AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::connection::{PgPool, checkout, connect, trouble};
@@ -56,6 +56,84 @@ pub(super) fn known() -> Vec<String> {
     let mut versions: Vec<String> = migrations.iter().map(|migration| migration.name().version().to_string()).collect();
     versions.sort();
     versions
+}
+
+/// The migration by which the archive came, and its way back.
+const ARCHIVE: &str = "0003";
+const ARCHIVE_BACK: &str = include_str!("../../migrations/0003_history/down.sql");
+
+/// Connections of monitors to this database, this one aside.
+const OTHERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+    AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()";
+/// Postgres may see the connections of a monitor that has just ended for so many tenths of a second.
+const ENDING_TAKES: u32 = 30;
+
+/// What giving the history back came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivenBack {
+    /// All of it stands in plain rows again.
+    All {
+        /// Rows of `monitor_metrics`.
+        samples: i64,
+        /// Rows of `monitor_task_latency`.
+        latencies: i64,
+    },
+    /// No archive is there.
+    Nothing,
+    /// Nothing was done: monitors are connected.
+    Watched {
+        /// How often.
+        connections: i64,
+    },
+}
+
+/// Unpacks the archive into the tables that the monitor before this one reads, and removes it. The next
+/// [`run`] makes it anew from them.
+///
+/// # Errors
+/// When Postgres did not do it; then nothing was changed.
+pub async fn give_back(url: &str, timeout: Duration) -> Result<GivenBack, SourceTrouble> {
+    let mut connection = connect(url.to_owned(), timeout)
+        .await
+        .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
+    // A monitor that starts meanwhile waits, and then takes over again.
+    let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK}); SET statement_timeout = 0");
+    connection.batch_execute(&lock).await.map_err(|e| trouble(&e))?;
+    let mut connections = count(&mut connection, OTHERS).await.map_err(|e| trouble(&e))?;
+    for _ in 0..ENDING_TAKES {
+        if connections == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        connections = count(&mut connection, OTHERS).await.map_err(|e| trouble(&e))?;
+    }
+    if connections > 0 {
+        return Ok(GivenBack::Watched { connections });
+    }
+    let giving = connection.transaction::<GivenBack, diesel::result::Error, _>(async |connection| {
+        if count(connection, "SELECT count(to_regclass('monitor_takeover'))").await? == 0 {
+            return Ok(GivenBack::Nothing);
+        }
+        connection.batch_execute(ARCHIVE_BACK).await?;
+        sql_query("DELETE FROM __diesel_schema_migrations WHERE version = $1")
+            .bind::<diesel::sql_types::Text, _>(ARCHIVE)
+            .execute(connection)
+            .await?;
+        Ok(GivenBack::All {
+            samples: count(connection, "SELECT count(*) FROM monitor_metrics").await?,
+            latencies: count(connection, "SELECT count(*) FROM monitor_task_latency").await?,
+        })
+    });
+    giving.await.map_err(|e| trouble(&e))
+}
+
+async fn count(connection: &mut AsyncPgConnection, sql: &str) -> Result<i64, diesel::result::Error> {
+    #[derive(diesel::QueryableByName)]
+    struct Count {
+        #[diesel(sql_type = diesel::sql_types::BigInt)]
+        count: i64,
+    }
+    sql_query(sql).get_result(connection).await.map(|row: Count| row.count)
 }
 
 /// Indexes on the fleet's tables, without which probes read them whole.

@@ -10,8 +10,9 @@ use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
 use shepherd_monitor::demo::shepherd::FLEET;
 use shepherd_monitor::demo::{Demo, DemoOptions};
 
-use crate::support::postgres::connect;
-use crate::support::redis::connection;
+use crate::support::monitor::Monitor;
+use crate::support::postgres::{TestDatabase, connect};
+use crate::support::redis::{TestRedis, connection};
 use crate::support::wait::eventually;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_shepherd-monitor");
@@ -100,6 +101,33 @@ async fn a_killed_demonstration_leaves_nothing_either() {
         demo.processes().is_empty() && demo.files().is_empty()
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_fleet_alone_works_on_servers_that_are_there_and_a_monitor_beside_it_watches() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let (redis_url, database_url) = (redis.url(), database.url());
+    // Both at the same moment on empty servers, and the fleet once more on what it left.
+    let fleet = || {
+        let fleet = Reaper::start("shepherd-fleet", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let settings = [format!("REDIS_URL={redis_url}"), format!("DATABASE_URL={database_url}")];
+        fleet.serve(&["env", &settings[0], &settings[1], PROGRAM, "demo-fleet"]).unwrap();
+        fleet
+    };
+    let first = fleet();
+    let monitor = Monitor::start(&[("REDIS_URL", &redis_url), ("DATABASE_URL", &database_url)]).await;
+    let watched = |s: &serde_json::Value| {
+        let alive = |stream: &str| s["workers"][stream]["alive"].as_u64().unwrap_or(0);
+        FLEET.iter().all(|t| alive(t.stream) > 0) && s["postgres"]["queries_last_1h"].as_u64().unwrap_or(0) > 0
+    };
+    monitor.until("every type is at work and queries arrive", SOON, watched).await;
+    first.end().unwrap();
+    assert!(first.log_from(0).contains("\nThe fleet is gone.\n"), "{}", first.log_from(0));
+    assert!(started_with(&format!("REDIS_URL={redis_url}")).iter().all(|pid| *pid == monitor.pid()));
+    let gone = |s: &serde_json::Value| FLEET.iter().all(|t| s["workers"][t.stream]["alive"] == 0);
+    monitor.until("the fleet is seen to be gone", SOON, gone).await;
+    let _second = fleet();
+    monitor.until("it is back", SOON, watched).await;
 }
 
 /// `shepherd-monitor demo` with a temporary folder of its own, up to the address that it prints.

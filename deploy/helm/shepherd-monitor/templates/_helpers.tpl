@@ -1,0 +1,48 @@
+{{- define "monitor.name" -}}
+{{- if contains .Chart.Name .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{ end }}
+{{- end }}
+
+{{- define "monitor.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- /* Labels of everything; `component` says which part. */}}
+{{- define "monitor.labels" -}}
+{{ include "monitor.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end }}
+
+{{- define "monitor.image" -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end }}
+
+{{- /* The prefix without a slash at its end; empty at the root. */}}
+{{- define "monitor.rootPath" -}}
+{{- if .Values.ingress.enabled }}{{ .Values.ingress.path | trimSuffix "/" }}{{ end }}
+{{- end }}
+
+{{- define "monitor.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
+fsGroup: {{ . }}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "monitor.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- /* A policy sees the port of the server itself, which is the usual one where the chart makes it. */}}
+{{- define "monitor.redisPort" -}}
+{{ ternary 6379 (int .Values.settings.REDIS_PORT) .Values.redis.create }}
+{{- end }}
+
+{{- define "monitor.postgresPort" -}}
+{{ ternary 5432 (int .Values.settings.POSTGRES_PORT) .Values.postgres.create }}
+{{- end }}
