@@ -17,6 +17,7 @@ mod history;
 mod house;
 mod janitor;
 mod monitor;
+mod openapi;
 mod operator;
 mod support;
 mod worker;

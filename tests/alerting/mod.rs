@@ -1,11 +1,11 @@
 //! Alerts from a real fleet's keys to a scripted Slack, a real mail server and a webhook.
 
 mod delivery;
-mod fleet;
+pub(crate) mod fleet;
 mod leadership;
 mod mail;
 mod pages;
-mod slack;
+pub(crate) mod slack;
 mod test_rules;
 mod trouble;
 mod workers;
