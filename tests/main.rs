@@ -20,6 +20,7 @@ mod house;
 mod janitor;
 mod metrics;
 mod monitor;
+mod openapi;
 mod operator;
 mod support;
 mod upgrade;

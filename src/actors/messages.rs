@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Message, Recipient};
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -23,8 +24,9 @@ use crate::pages::Visitor;
 use crate::postgres::alerts::OutboxRow;
 
 /// The actors under supervision.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "ActorName")]
 pub enum Role {
     /// Reads the streams.
     StreamPoller,
@@ -297,7 +299,8 @@ pub struct SendTest {
 }
 
 /// What a channel answered to a test.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "ChannelAnswer")]
 pub struct TestAnswer {
     /// The channel.
     pub channel: String,
@@ -323,7 +326,8 @@ pub struct Stop;
 pub struct GetHealth;
 
 /// The monitor's own condition.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "MonitorHealth")]
 pub struct Health {
     /// Each actor.
     pub actors: Vec<ActorHealth>,
@@ -344,7 +348,7 @@ pub struct Health {
 }
 
 /// One actor's condition.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ActorHealth {
     /// Which.
     pub actor: Role,

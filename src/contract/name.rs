@@ -54,6 +54,21 @@ impl Serialize for Name {
     }
 }
 
+#[cfg(feature = "monitor")]
+impl schemars::JsonSchema for Name {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Name".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string"})
+    }
+}
+
 impl Borrow<[u8]> for Name {
     fn borrow(&self) -> &[u8] {
         &self.0

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::snapshot::{Snapshot, SourceStatus};
@@ -102,7 +103,8 @@ impl Plan {
 }
 
 /// What a pass came to.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "PassOutcome")]
 pub struct Outcome {
     /// Each stream that was looked at and had something in it, by name.
     pub streams: BTreeMap<String, StreamOutcome>,
@@ -123,7 +125,7 @@ pub struct Outcome {
 }
 
 /// What was done to one stream.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StreamOutcome {
     /// Entries removed.
     pub removed: u64,
@@ -138,7 +140,7 @@ pub struct StreamOutcome {
 }
 
 /// Why entries are kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum Kept {
     /// No group exists: nobody said that they are done with anything.
@@ -163,7 +165,7 @@ pub enum Kept {
 }
 
 /// How a group needs an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Need {
     /// It was delivered and not acknowledged.
@@ -173,7 +175,7 @@ pub enum Need {
 }
 
 /// What was done to queries.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct QueriesOutcome {
     /// Callback rows deleted, those of abandoned queries included.
     pub callbacks_deleted: u64,
@@ -283,7 +285,7 @@ impl Removable {
 }
 
 /// A pass as it was written down.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct PassRecord {
     /// Its id, a UUID.
     pub id: String,

@@ -15,6 +15,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::reading::{Beat, BeatReading, MarkerReading};
@@ -22,7 +23,7 @@ use super::time::Mono;
 use crate::contract::{Heartbeat, ShutdownMarker, heartbeat};
 
 /// What is known of one consumer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConsumerState {
     /// Its group lists it; it never wrote a heartbeat, so nothing is concluded from silence.

@@ -1,5 +1,6 @@
 //! Events: what changed in the fleet, as `monitor_events` keeps it and the feed shows it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -7,7 +8,7 @@ use super::worker_type::TypeState;
 use crate::contract::Name;
 
 /// How serious an event is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Good to know.
@@ -127,8 +128,9 @@ pub enum EventKind {
 }
 
 /// Every type that an event in the archive can have.
-pub const TYPES: [&str; 9] = [
+pub const TYPES: [&str; 10] = [
     "alert",
+    "alert_resolved",
     "consumer_hung",
     "consumer_recovered",
     "consumers_lost",
@@ -249,6 +251,65 @@ impl Event {
             EventKind::Recorded { .. } => {}
         }
         Value::Object(map)
+    }
+}
+
+/// The fields of [`Event::payload`] and what [`Event`] adds to them: which are there follows from the type.
+#[derive(JsonSchema)]
+#[expect(dead_code, reason = "says what is told")]
+struct Told {
+    /// What kind of event.
+    #[schemars(extend("enum" = TYPES))]
+    r#type: String,
+    /// The worker type, or `redis` / `postgres` for a source.
+    worker: String,
+    /// The same for the same occurrence, however often it is found.
+    key: String,
+    /// When it happened, Unix seconds.
+    ts: f64,
+    /// How serious it is.
+    severity: Severity,
+    /// One line for people.
+    detail: String,
+    /// `scale_up`, `scale_down`: consumers before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u32>,
+    /// `scale_up`, `scale_down`: consumers now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<u32>,
+    /// `scale_up`, `scale_down`: the type's state now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<TypeState>,
+    /// `scale_up`: the state the type recovered from, when it was not alive.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recovered_from: Option<TypeState>,
+    /// `consumers_lost`: which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumers: Option<Vec<Name>>,
+    /// `consumers_lost`: how many the type still has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remaining: Option<u32>,
+    /// `left_with_work`, `consumer_hung`, `consumer_recovered`: which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consumer: Option<Name>,
+    /// `consumers_lost`, `left_with_work`, `consumer_hung`: entries pending on them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pending: Option<u64>,
+    /// `consumer_hung`: for how long, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    for_sec: Option<u64>,
+    /// `source_up`: for how long it was away, seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    away_sec: Option<u64>,
+}
+
+impl JsonSchema for Event {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Event".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        Told::json_schema(generator)
     }
 }
 

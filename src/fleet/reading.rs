@@ -7,13 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::time::Mono;
 use crate::contract::{Heartbeat, Name, ShutdownMarker};
 
 /// Why a source could not be read in a tick.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SourceTrouble {
     /// What kind of trouble, for machines.
     pub kind: TroubleKind,
@@ -22,7 +23,7 @@ pub struct SourceTrouble {
 }
 
 /// Kinds of trouble with a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TroubleKind {
     /// No connection, or it broke.
@@ -58,7 +59,7 @@ pub struct StreamsReading {
 }
 
 /// The server's own figures, from INFO. A field that this server does not report is `None`.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct RedisServer {
     /// Changes with every start of the server; a new one means that keys may be gone.
     #[serde(skip)]
@@ -127,7 +128,7 @@ pub struct GroupReading {
 }
 
 /// How many entries a group has not been given yet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "lag_source", content = "lag", rename_all = "snake_case")]
 pub enum Lag {
     /// Redis knows it.
@@ -213,7 +214,7 @@ pub enum MarkerReading {
 }
 
 /// A heartbeat key whose value cannot be used; shown to the operator as it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct UnreadableHeartbeat {
     /// The key, escaped for reading and cut to 200 characters.
     pub key: String,

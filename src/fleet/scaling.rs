@@ -5,13 +5,14 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::snapshot::{Snapshot, WorkerTypeStatus};
 use crate::contract::Name;
 
 /// What is known of a worker type's work; `None` is not known.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub struct Demand {
     /// Work not delivered plus work delivered and not finished.
     pub backlog: u64,

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::consumer::ConsumerState;
@@ -15,7 +16,7 @@ use super::worker_type::TypeState;
 use crate::contract::Name;
 
 /// One finished tick. Times are Unix seconds.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Snapshot {
     /// Counts up with every tick since the monitor started.
     pub tick: u64,
@@ -43,7 +44,7 @@ pub struct Snapshot {
 }
 
 /// A worker type: all processes that read one stream.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct WorkerTypeStatus {
     /// The decided state.
     pub state: TypeState,
@@ -86,7 +87,7 @@ pub struct WorkerTypeStatus {
 }
 
 /// One consumer of a worker type.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct ConsumerStatus {
     /// Its name.
     pub consumer: Name,
@@ -114,7 +115,7 @@ pub struct ConsumerStatus {
 }
 
 /// One stream. The first five fields are the predecessor's; figures over all its groups.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct StreamStatus {
     /// Entries in the stream; `None` when it could not be read.
     pub xlen: Option<u64>,
@@ -148,7 +149,7 @@ pub struct StreamStatus {
 }
 
 /// A consumer as a group of the stream lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct StreamConsumer {
     /// Its name.
     pub name: Name,
@@ -165,7 +166,7 @@ pub struct StreamConsumer {
 }
 
 /// A consumer group.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct GroupStatus {
     /// Its name.
     pub name: Name,
@@ -185,7 +186,7 @@ pub struct GroupStatus {
 }
 
 /// How a source stands.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum SourceStatus {
     /// Not asked yet, or its first answer is still out.
@@ -216,7 +217,7 @@ impl SourceStatus {
 }
 
 /// The Redis server, as last read.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct RedisStatus {
     /// Its figures; when Redis is down, the last ones it gave.
     #[serde(flatten)]
@@ -231,7 +232,7 @@ pub struct RedisStatus {
 }
 
 /// The database, as last read. Each figure is `None` until its probe has answered once.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct PostgresStatus {
     /// Queries by state.
     pub state_counts: Option<BTreeMap<String, i64>>,

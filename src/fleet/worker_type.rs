@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::consumer::{Consumer, ConsumerState};
@@ -14,8 +15,9 @@ use super::time::Mono;
 use crate::contract::{Name, marker};
 
 /// What is known of a worker type as a whole.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "WorkerTypeState")]
 pub enum TypeState {
     /// At least one consumer has a live heartbeat.
     Alive,

@@ -5,6 +5,7 @@
 //! of the predecessor carry percentiles only: where such rows are added up, the sum says so
 //! ([`Summary::exact`]) and gives their averages weighted by tasks, which is all there is to know.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sketches_ddsketch::{Config, DDSketch};
 
@@ -39,7 +40,8 @@ struct Percentiles {
 
 /// What is shown of a stretch: the contract's columns. Times are milliseconds; a figure that a row
 /// of the predecessor lacks is `None`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "TaskTimes")]
 pub struct Summary {
     /// Tasks.
     pub count: u64,

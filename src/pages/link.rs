@@ -92,7 +92,8 @@ pub(super) fn iso(unix: f64) -> Option<String> {
 }
 
 /// A value as an address has it.
-pub(super) fn encoded(bytes: &[u8]) -> String {
+#[must_use]
+pub fn encoded(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for byte in bytes {
         match byte {

@@ -6,10 +6,11 @@
 //! changed, `cell` the figures inside that change alone, `chart` the depths over time, and
 //! `live` puts the page and its updates together. [`history`] is the page of the past, `detail`
 //! those of one stream and one worker type; `site` is what every page has around it, [`link`] says
-//! at which address a page is. [`operator`] is what people do to messages. [`assets`] are the scripts and styles.
+//! at which address a page is. [`operator`] is what people do to messages. [`api`] tells programs what they can ask. [`assets`] are the scripts and styles.
 
 pub mod admin;
 pub mod alerts;
+pub mod api;
 pub mod assets;
 pub mod audit;
 mod block;

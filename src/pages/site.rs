@@ -54,8 +54,13 @@ impl<'a> VisitorView<'a> {
 }
 
 /// The pages that exist, in the order of the head: name, path, and the key that follows `g`.
-const PAGES: [(&str, &str, &str); 4] =
-    [("Live", "/", "l"), ("History", "/history", "h"), ("Alerts", "/alerts", "a"), ("Admin", "/admin", "m")];
+const PAGES: [(&str, &str, &str); 5] = [
+    ("Live", "/", "l"),
+    ("History", "/history", "h"),
+    ("Alerts", "/alerts", "a"),
+    ("Admin", "/admin", "m"),
+    ("API", "/api", "i"),
+];
 
 /// Everything around a page's content.
 #[derive(Debug, Serialize)]

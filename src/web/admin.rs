@@ -1,13 +1,17 @@
 //! The janitor from outside: clean up now, what passes came to, forget a worker type, and the page.
 
+pub mod openapi;
+
 use std::time::Duration;
 
 use actix_web::http::header::{ContentType, LOCATION};
 use actix_web::web::{Bytes, Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use self::openapi::{CleanedUp, Forgot, Passes};
 use super::Front;
 use super::access::{Caller, audited};
 use super::alerts::is_form;
@@ -92,7 +96,7 @@ pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -
     let work = async move {
         let asked = janitor.send(CleanUp { asked_by }).await;
         let outcome = asked.map_err(|error| Problem::Unavailable(error.to_string()))?.map_err(Problem::Unavailable)?;
-        Ok((answer(&outcome), ()))
+        Ok((json!(answer(outcome)), ()))
     };
     let (answer, ()) = audited(&front, &caller, "clean up", json!({}), work).await?;
     if is_form(&request) || is_page(&request) {
@@ -102,25 +106,24 @@ pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -
 }
 
 /// The contract's answer, with everything else that is known beside it.
-fn answer(outcome: &Outcome) -> Value {
-    let removed: serde_json::Map<String, Value> =
-        outcome.streams.iter().map(|(name, stream)| (name.clone(), json!(stream.removed))).collect();
+fn answer(outcome: Outcome) -> CleanedUp {
     let queries = outcome.queries.clone().unwrap_or_default();
-    json!({
-        "streams": removed,
-        "callbacks_deleted": queries.callbacks_deleted,
-        "abandoned_queries": queries.abandoned_count(),
-        "stale_consumers": outcome.consumers_removed(),
-        // Swept once a day by itself.
-        "history_retention": null,
-        "query_retention": outcome.query_retention,
-        "details": outcome,
-    })
+    CleanedUp {
+        streams: outcome.streams.iter().map(|(name, stream)| (name.clone(), stream.removed)).collect(),
+        callbacks_deleted: queries.callbacks_deleted,
+        abandoned_queries: queries.abandoned_count(),
+        stale_consumers: outcome.consumers_removed(),
+        history_retention: None,
+        query_retention: outcome.query_retention,
+        details: outcome,
+    }
 }
 
 /// What `GET /api/admin/passes` takes.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct PassesQuery {
+    /// Passes in the answer at most.
+    #[schemars(with = "Option<u32>", range(min = 1, max = MOST_PASSES), extend("default" = PASSES), example = 2)]
     limit: Option<String>,
 }
 
@@ -137,7 +140,7 @@ pub async fn passes(front: Data<Front>, query: Query<PassesQuery>) -> Result<Htt
     let pool = front.io.postgres.clone();
     let reading =
         front.io.run(Duration::from_secs(5), POSTGRES_LATE, async move { janitor::newest(&pool, limit).await });
-    Ok(HttpResponse::Ok().json(json!({"passes": reading.await?})))
+    Ok(HttpResponse::Ok().json(Passes { passes: reading.await? }))
 }
 
 /// `POST /api/admin/forget_worker?name=X`: as if that worker type had never been seen; it is learned
@@ -163,7 +166,7 @@ pub async fn forget_worker(
             return Err(Problem::BadRequest(format!("name is {:?}: no such worker type is known", name.to_text())));
         }
         tracing::info!(worker_type = %name, "a worker type is forgotten");
-        Ok((json!({"forgot": name.to_text()}), ()))
+        Ok((json!(Forgot { forgot: name.to_text() }), ()))
     };
     let (answer, ()) = audited(&front, &caller, "forget worker", parameters, work).await?;
     if form {

@@ -1,18 +1,23 @@
 //! Alerts: the contract's list, the page, and what somebody may do about them; each change goes
 //! through the audit.
 
+pub mod openapi;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use actix_web::http::header::{ContentType, LOCATION};
-use actix_web::web::{Data, Either, Form, Json, Path, Query};
+use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use self::openapi::{Acknowledged, Fired, FiredAlert, Said, Silenced, Tested};
 use super::Front;
 use super::access::{Caller, audited};
+use super::body::Body;
 use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{AlertOrder, SendTest};
@@ -29,6 +34,8 @@ use crate::redis_streams;
 
 /// Alerts in one answer at most.
 const MAX_ALERTS: usize = 200;
+/// Unless asked for more.
+const ALERTS: usize = 50;
 /// The longest silence.
 const LONGEST_SILENCE: Duration = Duration::from_secs(90 * 86_400);
 /// Messages shown.
@@ -40,16 +47,18 @@ const CHARTS: usize = 40;
 const CHART_BUCKET: u32 = 60;
 
 /// What `GET /api/alerts` takes.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct ListQuery {
+    /// Alerts in the answer at most.
+    #[schemars(with = "Option<u32>", range(min = 1, max = MAX_ALERTS), extend("default" = ALERTS), example = 5)]
     limit: Option<String>,
 }
 
 /// `GET /api/alerts?limit=50`: what fired, newest first; from Redis, or while that is away from
 /// Postgres.
-pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<Json<Value>, Problem> {
+pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpResponse, Problem> {
     let limit = match &query.limit {
-        None => 50,
+        None => ALERTS,
         Some(text) => text
             .parse()
             .ok()
@@ -61,25 +70,22 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<Json<Va
         .io
         .run(Duration::from_secs(2), REDIS_LATE, async move { redis_streams::alerts::newest(&redis, limit).await });
     if let Ok(alerts) = reading.await {
-        let alerts: Vec<Value> = alerts.iter().filter_map(|json| serde_json::from_str(json).ok()).collect();
-        return Ok(Json(json!({"alerts": alerts})));
+        // As they were written down, by whichever monitor.
+        let alerts = alerts.iter().filter_map(|json| serde_json::from_str(json).ok()).collect();
+        return Ok(HttpResponse::Ok().json(Fired { alerts }));
     }
     let pool = front.io.postgres.clone();
     let reading = front.io.run(Duration::from_secs(5), POSTGRES_LATE, async move {
         let filter = Filter { type_name: Some("alert".to_owned()), ..Filter::default() };
         events::newest(&pool, &filter, i64::try_from(limit).unwrap_or(50)).await
     });
-    let alerts: Vec<Value> = reading
-        .await?
-        .into_iter()
-        .map(|row| {
-            json!({
-                "ts": row.unix_seconds(), "rule": row.worker, "severity": row.severity, "detail": row.detail,
-                "message": row.detail,
-            })
-        })
-        .collect();
-    Ok(Json(json!({"alerts": alerts})))
+    let told = |row: events::Row| {
+        let ts = row.unix_seconds();
+        let detail = row.detail.unwrap_or_default();
+        let (rule, severity) = (row.worker.unwrap_or_default(), row.severity.unwrap_or_default());
+        json!(FiredAlert { ts, rule, severity, message: detail.clone(), detail })
+    };
+    Ok(HttpResponse::Ok().json(Fired { alerts: reading.await?.into_iter().map(told).collect() }))
 }
 
 /// `GET /alerts`: how every alert, rule and message stands; complete before any script runs.
@@ -149,40 +155,45 @@ async fn past(front: &Front, shown: &Shown) -> Past {
 }
 
 /// What silences: a glob over rules, one over streams and worker types, for how long, who and why.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct SilenceOrder {
+    /// A glob over names of rules, or over keys of alerts.
+    #[schemars(example = &"queue_*")]
     rule: String,
+    /// A glob over streams and worker types; all of them without.
     #[serde(default)]
+    #[schemars(example = &"aragorn.lookup")]
     subject: Option<String>,
+    /// For how long: `30m`, `2h`, up to `90d`.
+    #[schemars(example = &"2h")]
     duration: String,
+    /// Who asks; the first hundred characters are kept.
+    #[schemars(length(min = 1), example = &"bo")]
     owner: String,
+    /// Why.
     #[serde(default)]
+    #[schemars(example = &"new disks")]
     reason: String,
 }
 
 /// Who takes care of an alert, and why.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct AcknowledgeOrder {
+    /// The key of an alert that is pending or firing: `rule` in the list of alerts.
+    #[schemars(example = &"aragorn_backlog")]
     key: String,
+    /// Who takes care; the first hundred characters are kept.
+    #[schemars(length(min = 1), example = &"bo")]
     owner: String,
+    /// What they do about it.
     #[serde(default)]
+    #[schemars(example = &"on it")]
     reason: String,
 }
 
-/// JSON from programs, a form from the page.
-type Given<T> = Either<Json<T>, Form<T>>;
-
-/// What was given, and whether by a form.
-fn taken<T>(given: Given<T>) -> (T, bool) {
-    match given {
-        Either::Left(json) => (json.into_inner(), false),
-        Either::Right(form) => (form.into_inner(), true),
-    }
-}
-
 /// `POST /api/silences`.
-pub async fn silence(front: Data<Front>, caller: Caller, given: Given<SilenceOrder>) -> Result<HttpResponse, Problem> {
-    let (order, form) = taken(given);
+pub async fn silence(front: Data<Front>, caller: Caller, body: Body<SilenceOrder>) -> Result<HttpResponse, Problem> {
+    let Body { given: order, form } = body;
     let duration = file::duration(&order.duration)
         .filter(|duration| !duration.is_zero() && *duration <= LONGEST_SILENCE)
         .ok_or_else(|| {
@@ -209,7 +220,7 @@ pub async fn silence(front: Data<Front>, caller: Caller, given: Given<SilenceOrd
         "rule": silence.rule, "subject": silence.subject, "duration": order.duration, "owner": silence.owner,
         "reason": silence.reason,
     });
-    let answer = json!({"silenced": silence.id, "until": silence.until});
+    let answer = json!(Silenced { silenced: silence.id.clone(), until: silence.until });
     let work = change(&front, AlertOrder::Silence(silence), move |_| answer);
     let (answer, ()) = audited(&front, &caller, "silence", parameters, work).await?;
     Ok(done(&front, form, answer))
@@ -223,7 +234,7 @@ pub async fn end_silence(
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
     let id = Uuid::parse_str(&id).map_err(|_| Problem::NotFound)?;
-    let work = change(&front, AlertOrder::EndSilence(id), |said| json!({"said": said}));
+    let work = change(&front, AlertOrder::EndSilence(id), |said| json!(Said { said }));
     let (answer, ()) = audited(&front, &caller, "end silence", json!({"silence": id.to_string()}), work).await?;
     Ok(done(&front, is_form(&request), answer))
 }
@@ -232,9 +243,9 @@ pub async fn end_silence(
 pub async fn acknowledge(
     front: Data<Front>,
     caller: Caller,
-    given: Given<AcknowledgeOrder>,
+    body: Body<AcknowledgeOrder>,
 ) -> Result<HttpResponse, Problem> {
-    let (order, form) = taken(given);
+    let Body { given: order, form } = body;
     let shown = front.alerts.load_full();
     if !shown.alerts.iter().any(|(alert, _)| alert.key == order.key && alert.is_active()) {
         return Err(Problem::BadRequest(format!("no alert {:?} is pending or firing", order.key)));
@@ -251,7 +262,7 @@ pub async fn acknowledge(
         acknowledges: true,
     };
     let parameters = json!({"alert": order.key, "owner": silence.owner, "reason": silence.reason});
-    let work = change(&front, AlertOrder::Silence(silence), move |_| json!({"acknowledged": order.key}));
+    let work = change(&front, AlertOrder::Silence(silence), move |_| json!(Acknowledged { acknowledged: order.key }));
     let (answer, ()) = audited(&front, &caller, "acknowledge", parameters, work).await?;
     Ok(done(&front, form, answer))
 }
@@ -262,7 +273,7 @@ pub async fn test(request: HttpRequest, front: Data<Front>, caller: Caller) -> R
     let channels = front.test.clone();
     let work = async move {
         let answers = channels.send(order).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
-        Ok((json!({"channels": answers}), answers))
+        Ok((json!(Tested { channels: answers.clone() }), answers))
     };
     let (answer, answers) = audited(&front, &caller, "send test messages", json!({}), work).await?;
     if is_form(&request) {
@@ -281,7 +292,7 @@ pub async fn reload(request: HttpRequest, front: Data<Front>, caller: Caller) ->
     let order = front.order.clone();
     let work = async move {
         let said = order.send(AlertOrder::Reload).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
-        Ok((json!({"said": said.map_err(Problem::BadRequest)?}), ()))
+        Ok((json!(Said { said: said.map_err(Problem::BadRequest)? }), ()))
     };
     let (answer, ()) = audited(&front, &caller, "reload rules", json!({}), work).await?;
     Ok(done(&front, is_form(&request), answer))

@@ -1,10 +1,12 @@
 //! The API's live side: the newest snapshot. What was kept is in [`super::history`].
 
+pub mod openapi;
+
 use actix_web::HttpResponse;
 use actix_web::http::header::ContentType;
-use actix_web::web::{Data, Json};
-use serde_json::{Value, json};
+use actix_web::web::Data;
 
+use self::openapi::Health;
 use super::Front;
 use super::problem::Problem;
 
@@ -17,6 +19,6 @@ pub async fn snapshot(front: Data<Front>) -> Result<HttpResponse, Problem> {
 }
 
 /// `GET /api/health`: this process answers.
-pub async fn health() -> Json<Value> {
-    Json(json!({"ok": true}))
+pub async fn health() -> HttpResponse {
+    HttpResponse::Ok().json(Health { ok: true })
 }

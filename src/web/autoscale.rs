@@ -1,9 +1,12 @@
 //! What an autoscaler asks: how much work a worker type has, and how many workers that takes.
 
+pub mod openapi;
+
 use std::time::Duration;
 
 use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Front;
@@ -24,22 +27,36 @@ const DAY_SEC: f64 = 86_400.0;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the asker knows better.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct ScaleQuery {
+    /// By when what waits is to be gone, seconds.
+    #[schemars(range(min = 1), extend("default" = 300), example = 300)]
     drain_sec: Option<f64>,
+    /// How long a task takes, seconds; left out: as long as those took that finished lately.
+    #[schemars(range(min = 0.001))]
     service_sec: Option<f64>,
+    /// How many tasks a worker runs at once; left out: as many as those that live do.
+    #[schemars(range(min = 1))]
     task_limit: Option<f64>,
 }
 
-#[derive(Serialize)]
-struct Scale<'a> {
+/// How much work there is, and how many workers it takes.
+#[derive(Serialize, JsonSchema)]
+struct Scale {
+    /// The worker type.
     worker_type: String,
+    /// When the fleet was read, Unix seconds.
     ts: f64,
+    /// The work.
     #[serde(flatten)]
-    demand: &'a Demand,
+    demand: Demand,
+    /// By when what waits is to be gone, seconds.
     drain_sec: f64,
+    /// Workers that live.
     alive: u32,
+    /// Workers that it takes; `null` where an input is not known.
     proposed_replicas: Option<u64>,
+    /// The inputs that are not known.
     unknown: Vec<&'static str>,
 }
 
@@ -70,7 +87,7 @@ pub async fn autoscale(
     let scale = Scale {
         worker_type: name.to_text(),
         ts: snapshot.ts,
-        demand: &demand,
+        demand,
         drain_sec,
         alive: status.alive,
         proposed_replicas: proposed.as_ref().ok().copied(),

@@ -1,12 +1,16 @@
 //! `/livez` says that the process lives, `/readyz` whether it does its work.
 
+pub mod openapi;
+
 use std::time::Duration;
 
 use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse, Responder};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
+use self::openapi::{More, Readiness};
 use super::Front;
 use super::problem::Problem;
 use crate::actors::messages::GetHealth;
@@ -20,8 +24,10 @@ pub async fn livez() -> impl Responder {
 }
 
 /// `verbose` in the query asks for the reasons.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct ReadyQuery {
+    /// Ask for more about it; its value does not matter.
+    #[schemars(example = &"")]
     verbose: Option<String>,
 }
 
@@ -38,8 +44,11 @@ pub async fn readyz(
     }
     let health = actix_web::rt::time::timeout(ANSWER_WITHIN, front.health.send(GetHealth)).await;
     let Ok(Ok(health)) = health else {
-        return Ok(HttpResponse::ServiceUnavailable()
-            .json(json!({"ready": false, "reason": "the supervisor does not answer"})));
+        return Ok(HttpResponse::ServiceUnavailable().json(Readiness {
+            ready: false,
+            reason: Some("the supervisor does not answer".to_owned()),
+            more: None,
+        }));
     };
     let late = Duration::from_secs_f64(health.interval_sec) * 3 + Duration::from_secs(5);
     let down: Vec<_> = health.actors.iter().filter(|actor| !actor.up).map(|actor| actor.actor).collect();
@@ -58,15 +67,11 @@ pub async fn readyz(
         None => HttpResponse::Ok(),
         Some(_) => HttpResponse::ServiceUnavailable(),
     };
-    if query.verbose.is_none() {
-        return Ok(answer.json(json!({"ready": reason.is_none(), "reason": reason})));
-    }
     let newest = front.newest.load_full();
-    Ok(answer.json(json!({
-        "ready": reason.is_none(),
-        "reason": reason,
-        "redis": newest.as_ref().map(|snapshot| &snapshot.redis.source),
-        "postgres": newest.as_ref().map(|snapshot| &snapshot.postgres.source),
-        "monitor": health,
-    })))
+    let more = query.verbose.is_some().then(|| More {
+        redis: newest.as_ref().map(|snapshot| snapshot.redis.source.clone()),
+        postgres: newest.as_ref().map(|snapshot| snapshot.postgres.source.clone()),
+        monitor: health,
+    });
+    Ok(answer.json(Readiness { ready: reason.is_none(), reason, more }))
 }

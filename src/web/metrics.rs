@@ -1,5 +1,7 @@
 //! What Prometheus reads.
 
+pub mod openapi;
+
 use actix_web::http::header::{ACCEPT, VARY};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};

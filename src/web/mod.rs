@@ -1,19 +1,22 @@
 //! The front end: routes, pages, API and websocket sessions.
 //!
 //! [`routes`] is the map, [`access`] the door. Handlers hold no state: they ask the newest snapshot, the supervisor or
-//! Postgres through [`Front`]. [`problem`] is what an error looks like from outside.
+//! Postgres through [`Front`]. [`problem`] is what an error looks like from outside, [`openapi`] tells the API.
 
 pub mod access;
 pub mod admin;
 pub mod alerts;
+mod alike;
 pub mod api;
 pub mod autoscale;
+mod body;
 pub mod detail_page;
 pub mod health;
 pub mod history;
 pub mod history_page;
 pub mod live_session;
 pub mod metrics;
+pub mod openapi;
 pub mod operator;
 pub mod page;
 pub mod problem;

@@ -3,6 +3,8 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
+use schemars::{JsonSchema, Schema};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::fleet::reading::SourceTrouble;
@@ -39,6 +41,9 @@ pub enum Problem {
     /// There is nothing at this address.
     #[error("nothing here")]
     NotFound,
+    /// It was refused before a route saw it: a body that is too long, an encoding that nobody speaks.
+    #[error("{1}")]
+    Refused(StatusCode, String),
     /// What is needed to answer is not there just now.
     #[error("{0}")]
     Unavailable(String),
@@ -50,7 +55,60 @@ impl From<SourceTrouble> for Problem {
     }
 }
 
+/// A problem as the API tells it (RFC 9457).
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub struct Told {
+    /// What kind of problem; stable.
+    #[schemars(transform = name_all)]
+    pub r#type: String,
+    /// The same in a few words.
+    pub title: &'static str,
+    /// The answer's status.
+    pub status: u16,
+    /// What went wrong this time, in words: which parameter, and what was expected.
+    pub detail: String,
+}
+
+/// Every type that there is, with its title and status.
+fn name_all(schema: &mut Schema) {
+    let each = Problem::each().into_iter().map(|problem| {
+        let told = problem.told();
+        json!({"const": told.r#type, "description": format!("{}: {}", told.status, told.title)})
+    });
+    schema.insert("oneOf".to_owned(), each.collect());
+}
+
 impl Problem {
+    /// One of each type.
+    #[must_use]
+    pub fn each() -> Vec<Self> {
+        let refused = |status| Self::Refused(status, String::new());
+        vec![
+            Self::BadRequest(String::new()),
+            Self::Unauthorized { challenge: None, why: "" },
+            Self::Forbidden(String::new()),
+            Self::NotFound,
+            Self::WrongMethod("GET"),
+            refused(StatusCode::NOT_ACCEPTABLE),
+            refused(StatusCode::PAYLOAD_TOO_LARGE),
+            refused(StatusCode::UNSUPPORTED_MEDIA_TYPE),
+            refused(StatusCode::UPGRADE_REQUIRED),
+            Self::TooMany { wait: 0 },
+            Self::TooManyConnections,
+            refused(StatusCode::INTERNAL_SERVER_ERROR),
+            Self::Unavailable(String::new()),
+        ]
+    }
+
+    /// As the API tells it.
+    #[must_use]
+    pub fn told(&self) -> Told {
+        let (kind, title) = self.type_and_title();
+        let status = self.status_code().as_u16();
+        Told { r#type: format!("urn:shepherd-monitor:problem:{kind}"), title, status, detail: self.to_string() }
+    }
+
     /// It was found before anything was changed.
     #[must_use]
     pub fn means_nothing_was_done(&self) -> bool {
@@ -72,6 +130,14 @@ impl Problem {
             Self::Forbidden(_) => ("forbidden", "This is not allowed"),
             Self::WrongMethod(_) => ("wrong-method", "This address is asked in another way"),
             Self::NotFound => ("not-found", "There is nothing at this address"),
+            Self::Refused(status, _) => match *status {
+                StatusCode::NOT_ACCEPTABLE => ("not-acceptable", "The answer cannot be had in that form"),
+                StatusCode::PAYLOAD_TOO_LARGE => ("too-large", "The body is too long"),
+                StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported-media-type", "The body is of another kind"),
+                StatusCode::UPGRADE_REQUIRED => ("upgrade-required", "This address speaks another protocol"),
+                status if status.is_server_error() => ("internal", "The monitor failed"),
+                _ => ("bad-request", "The request cannot be understood"),
+            },
             Self::Unavailable(_) => ("unavailable", "A source is not available"),
         }
     }
@@ -86,18 +152,13 @@ impl ResponseError for Problem {
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound => StatusCode::NOT_FOUND,
+            Self::Refused(status, _) => *status,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
     fn error_response(&self) -> HttpResponse {
-        let (kind, title) = self.type_and_title();
-        let body = json!({
-            "type": format!("urn:shepherd-monitor:problem:{kind}"),
-            "title": title,
-            "status": self.status_code().as_u16(),
-            "detail": self.to_string(),
-        });
+        let body = self.told();
         let mut answer = HttpResponse::build(self.status_code());
         match self {
             Self::WrongMethod(allowed) => answer.insert_header((ALLOW, *allowed)),
@@ -107,6 +168,30 @@ impl ResponseError for Problem {
             Self::TooMany { wait } => answer.insert_header((RETRY_AFTER, *wait)),
             _ => &mut answer,
         };
-        answer.content_type("application/problem+json").body(body.to_string())
+        answer.content_type("application/problem+json").body(json!(body).to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_type_is_named_once() {
+        let kind = |problem: &Problem| match problem {
+            // Whoever adds one enters it in `each` too.
+            Problem::BadRequest(_)
+            | Problem::Unauthorized { .. }
+            | Problem::TooMany { .. }
+            | Problem::TooManyConnections
+            | Problem::Forbidden(_)
+            | Problem::WrongMethod(_)
+            | Problem::NotFound
+            | Problem::Refused(..)
+            | Problem::Unavailable(_) => problem.told().r#type,
+        };
+        let kinds: Vec<String> = Problem::each().iter().map(kind).collect();
+        let different: std::collections::BTreeSet<&String> = kinds.iter().collect();
+        assert_eq!((kinds.len(), different.len()), (13, 13), "{kinds:?}");
     }
 }

@@ -10,10 +10,13 @@ use super::access::Needs::{AtLeast, Nobody};
 use super::access::Role::{Admin, Operator, Viewer};
 use super::access::Verb::{Change, Read, Socket};
 use super::access::{Door, Needs, Verb, admitted, audit_page, gate, login};
+use super::alike::alike;
+use super::body::MOST_BODY;
+use super::openapi::operation::Operation;
 use super::problem::Problem;
 use super::{
-    Front, admin, alerts, api, autoscale, detail_page, health, history, history_page, live_session, metrics, operator,
-    page,
+    Front, admin, alerts, api, autoscale, detail_page, health, history, history_page, live_session, metrics, openapi,
+    operator, page,
 };
 
 /// One route.
@@ -24,23 +27,34 @@ pub struct Route {
     pub path: &'static str,
     /// What it asks of who comes.
     pub needs: Needs,
+    /// How the API tells it; `None` for pages and what they ask for themselves. Routes below `/api/`, probes, the
+    /// websocket of snapshots and `/-/reload` have one.
+    pub operation: Option<fn() -> Operation>,
     handler: fn() -> actix_web::Route,
 }
 
 const fn route(verb: Verb, needs: Needs, path: &'static str, handler: fn() -> actix_web::Route) -> Route {
-    Route { verb, path, needs, handler }
+    Route { verb, path, needs, operation: None, handler }
+}
+
+impl Route {
+    /// It is for programs: the API tells it so.
+    const fn told(mut self, operation: fn() -> Operation) -> Self {
+        self.operation = Some(operation);
+        self
+    }
 }
 
 /// Every route.
 pub const ROUTES: &[Route] = &[
-    route(Read, Nobody, "/livez", || to(health::livez)),
-    route(Read, Nobody, "/readyz", || to(health::readyz)),
+    route(Read, Nobody, "/livez", || to(health::livez)).told(health::openapi::livez),
+    route(Read, Nobody, "/readyz", || to(health::readyz)).told(health::openapi::readyz),
     route(Read, Nobody, "/assets/{path:.*}", || to(page::asset)),
     route(Read, Nobody, "/favicon.ico", || to(page::favicon)),
     route(Read, Nobody, "/login", || to(login::page)),
     route(Change, Nobody, "/login", || to(login::enter)),
     route(Change, Nobody, "/logout", || to(login::leave)),
-    route(Socket, AtLeast(Viewer), "/ws", || to(live_session::snapshots)),
+    route(Socket, AtLeast(Viewer), "/ws", || to(live_session::snapshots)).told(api::openapi::websocket),
     route(Socket, AtLeast(Viewer), "/live/ws", || to(live_session::changes)),
     route(Read, AtLeast(Viewer), "", || to(page::live)),
     route(Read, AtLeast(Viewer), "/", || to(page::live)),
@@ -50,44 +64,61 @@ pub const ROUTES: &[Route] = &[
     route(Read, AtLeast(Viewer), "/streams/{name:.*}", || to(detail_page::stream)),
     route(Read, AtLeast(Viewer), "/workers/{name:.*}", || to(detail_page::worker_type)),
     route(Read, AtLeast(Viewer), "/live/updates", || to(page::updates)),
-    route(Read, AtLeast(Viewer), "/metrics", || to(metrics::metrics)),
-    route(Read, AtLeast(Viewer), "/api/autoscale/{name:.*}", || to(autoscale::autoscale)),
-    route(Read, AtLeast(Viewer), "/api/snapshot", || to(api::snapshot)),
-    route(Read, AtLeast(Viewer), "/api/health", || to(api::health)),
-    route(Read, AtLeast(Viewer), "/api/history", || to(history::recent_names)),
-    route(Read, AtLeast(Viewer), "/api/history/{series:.+}", || to(history::recent)),
-    route(Read, AtLeast(Viewer), "/api/historical/metrics", || to(history::metrics)),
-    route(Read, AtLeast(Viewer), "/api/historical/metrics_by_prefix", || to(history::metrics_by_prefix)),
-    route(Read, AtLeast(Viewer), "/api/historical/latency", || to(history::latency)),
-    route(Read, AtLeast(Viewer), "/api/historical/queries", || to(history::queries)),
-    route(Read, AtLeast(Viewer), "/api/historical/events", || to(history::events)),
-    route(Read, AtLeast(Viewer), "/api/historical/incidents", || to(history::incidents)),
-    route(Read, AtLeast(Viewer), "/api/historical/summary", || to(history::summary)),
+    route(Read, AtLeast(Viewer), "/metrics", || to(metrics::metrics)).told(metrics::openapi::metrics),
+    route(Read, AtLeast(Viewer), "/api/autoscale/{name:.*}", || to(autoscale::autoscale))
+        .told(autoscale::openapi::autoscale),
+    route(Read, AtLeast(Viewer), "/api/snapshot", || to(api::snapshot)).told(api::openapi::snapshot),
+    route(Read, AtLeast(Viewer), "/api/health", || to(api::health)).told(api::openapi::health),
+    route(Read, AtLeast(Viewer), "/api/history", || to(history::recent_names)).told(history::openapi::recent_names),
+    route(Read, AtLeast(Viewer), "/api/history/{series:.+}", || to(history::recent)).told(history::openapi::recent),
+    route(Read, AtLeast(Viewer), "/api/historical/metrics", || to(history::metrics)).told(history::openapi::metrics),
+    route(Read, AtLeast(Viewer), "/api/historical/metrics_by_prefix", || to(history::metrics_by_prefix))
+        .told(history::openapi::metrics_by_prefix),
+    route(Read, AtLeast(Viewer), "/api/historical/latency", || to(history::latency)).told(history::openapi::latency),
+    route(Read, AtLeast(Viewer), "/api/historical/queries", || to(history::queries)).told(history::openapi::queries),
+    route(Read, AtLeast(Viewer), "/api/historical/events", || to(history::events)).told(history::openapi::events),
+    route(Read, AtLeast(Viewer), "/api/historical/incidents", || to(history::incidents))
+        .told(history::openapi::incidents),
+    route(Read, AtLeast(Viewer), "/api/historical/summary", || to(history::summary)).told(history::openapi::summary),
+    route(Read, AtLeast(Viewer), "/api", || to(openapi::page)),
+    route(Read, AtLeast(Viewer), "/api/openapi.json", || to(openapi::json)).told(openapi::told),
     route(Read, AtLeast(Viewer), "/alerts", || to(alerts::page)),
-    route(Read, AtLeast(Viewer), "/api/alerts", || to(alerts::list)),
-    route(Change, AtLeast(Operator), "/api/alerts/acknowledge", || to(alerts::acknowledge)),
-    route(Change, AtLeast(Operator), "/api/alerts/test", || to(alerts::test)),
-    route(Change, AtLeast(Operator), "/api/silences", || to(alerts::silence)),
-    route(Change, AtLeast(Operator), "/api/silences/{id}/end", || to(alerts::end_silence)),
-    route(Change, AtLeast(Operator), "/-/reload", || to(alerts::reload)),
+    route(Read, AtLeast(Viewer), "/api/alerts", || to(alerts::list)).told(alerts::openapi::list),
+    route(Change, AtLeast(Operator), "/api/alerts/acknowledge", || to(alerts::acknowledge))
+        .told(alerts::openapi::acknowledge),
+    route(Change, AtLeast(Operator), "/api/alerts/test", || to(alerts::test)).told(alerts::openapi::test),
+    route(Change, AtLeast(Operator), "/api/silences", || to(alerts::silence)).told(alerts::openapi::silence),
+    route(Change, AtLeast(Operator), "/api/silences/{id}/end", || to(alerts::end_silence))
+        .told(alerts::openapi::end_silence),
+    route(Change, AtLeast(Operator), "/-/reload", || to(alerts::reload)).told(alerts::openapi::reload),
     route(Read, AtLeast(Viewer), "/admin", || to(admin::page)),
-    route(Read, AtLeast(Viewer), "/api/admin/passes", || to(admin::passes)),
-    route(Change, AtLeast(Admin), "/api/admin/cleanup", || to(admin::cleanup)),
-    route(Change, AtLeast(Admin), "/api/admin/forget_worker", || to(admin::forget_worker)),
+    route(Read, AtLeast(Viewer), "/api/admin/passes", || to(admin::passes)).told(admin::openapi::passes),
+    route(Change, AtLeast(Admin), "/api/admin/cleanup", || to(admin::cleanup)).told(admin::openapi::cleanup),
+    route(Change, AtLeast(Admin), "/api/admin/forget_worker", || to(admin::forget_worker))
+        .told(admin::openapi::forget_worker),
     // Retrying is an operator's, dropping an administrator's: what the preview chose decides.
-    route(Read, AtLeast(Operator), "/api/streams/{name:.*}/messages", || to(operator::messages::list)),
-    route(Change, AtLeast(Operator), "/api/streams/{name:.*}/messages/preview", || to(operator::messages::preview)),
-    route(Change, AtLeast(Operator), "/api/streams/{name:.*}/messages/apply", || to(operator::apply)),
+    route(Read, AtLeast(Operator), "/api/streams/{name:.*}/messages", || to(operator::messages::list))
+        .told(operator::openapi::messages),
+    route(Change, AtLeast(Operator), "/api/streams/{name:.*}/messages/preview", || to(operator::messages::preview))
+        .told(operator::openapi::preview),
+    route(Change, AtLeast(Operator), "/api/streams/{name:.*}/messages/apply", || to(operator::apply))
+        .told(operator::openapi::apply),
     route(Read, AtLeast(Operator), "/admin/dead-consumers", || to(operator::dead_consumers::page)),
-    route(Read, AtLeast(Operator), "/api/admin/dead_consumers", || to(operator::dead_consumers::list)),
-    route(Change, AtLeast(Operator), "/api/admin/dead_consumers/preview", || to(operator::dead_consumers::preview)),
-    route(Change, AtLeast(Operator), "/api/admin/dead_consumers/apply", || to(operator::apply)),
-    route(Change, AtLeast(Admin), "/api/admin/reclaim_dead_consumers", || to(operator::dead_consumers::reclaim)),
+    route(Read, AtLeast(Operator), "/api/admin/dead_consumers", || to(operator::dead_consumers::list))
+        .told(operator::openapi::dead_consumers),
+    route(Change, AtLeast(Operator), "/api/admin/dead_consumers/preview", || to(operator::dead_consumers::preview))
+        .told(operator::openapi::dead_consumers_preview),
+    route(Change, AtLeast(Operator), "/api/admin/dead_consumers/apply", || to(operator::apply))
+        .told(operator::openapi::dead_consumers_apply),
+    route(Change, AtLeast(Admin), "/api/admin/reclaim_dead_consumers", || to(operator::dead_consumers::reclaim))
+        .told(operator::openapi::reclaim),
     route(Read, AtLeast(Operator), "/admin/audit", || to(audit_page::page)),
-    route(Read, AtLeast(Operator), "/api/admin/audit", || to(audit_page::list)),
+    route(Read, AtLeast(Operator), "/api/admin/audit", || to(audit_page::list)).told(audit_page::openapi::list),
     route(Read, AtLeast(Operator), "/admin/recycle-bin", || to(operator::recycle_bin::page)),
-    route(Read, AtLeast(Operator), "/api/admin/recycle_bin", || to(operator::recycle_bin::list)),
-    route(Change, AtLeast(Admin), "/api/admin/recycle_bin/restore", || to(operator::recycle_bin::restore)),
+    route(Read, AtLeast(Operator), "/api/admin/recycle_bin", || to(operator::recycle_bin::list))
+        .told(operator::openapi::recycle_bin),
+    route(Change, AtLeast(Admin), "/api/admin/recycle_bin/restore", || to(operator::recycle_bin::restore))
+        .told(operator::openapi::restore),
 ];
 
 /// Probes and websockets are not compressed: the first need not be, the second cannot.
@@ -104,12 +135,13 @@ pub fn configure(config: &mut ServiceConfig, front: Front, root_path: &str) {
     let lock = front.lock.clone();
     config.app_data(Data::new(front));
     config.app_data(Data::new(Door::new(lock, ROUTES.iter().map(|route| (route.path, route.verb, route.needs)))));
-    config
-        .app_data(web::QueryConfig::default().error_handler(|error, _| Problem::BadRequest(error.to_string()).into()));
+    config.app_data(web::PayloadConfig::new(MOST_BODY));
+    config.app_data(web::JsonConfig::default().limit(MOST_BODY));
+    config.app_data(web::FormConfig::default().limit(MOST_BODY));
     if !root_path.is_empty() {
-        config.service(web::scope(root_path).wrap(from_fn(gate)).wrap(headers()).configure(all));
+        config.service(web::scope(root_path).wrap(from_fn(alike)).wrap(from_fn(gate)).wrap(headers()).configure(all));
     }
-    config.service(web::scope("").wrap(from_fn(gate)).wrap(headers()).configure(all));
+    config.service(web::scope("").wrap(from_fn(alike)).wrap(from_fn(gate)).wrap(headers()).configure(all));
     config.default_service(web::route().to(nothing));
 }
 

@@ -1,13 +1,16 @@
 //! The audit, as a page and by the API.
 
+pub mod openapi;
+
 use std::time::Duration;
 
 use actix_web::HttpResponse;
 use actix_web::http::header::ContentType;
 use actix_web::web::{Data, Query};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
 
+use self::openapi::{ChangeTold, Changes};
 use super::Caller;
 use crate::actors::io::POSTGRES_LATE;
 use crate::pages::audit::{AuditPage, Change};
@@ -21,9 +24,13 @@ const SHOWN: u32 = 50;
 const MOST: u32 = 500;
 
 /// What both take.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct AuditQuery {
+    /// Changes in the answer at most.
+    #[schemars(with = "Option<u32>", range(min = 1, max = MOST), extend("default" = SHOWN), example = 2)]
     limit: Option<String>,
+    /// Only changes older than that of this id: the `next` of an earlier answer.
+    #[schemars(with = "Option<i64>")]
     before: Option<String>,
 }
 
@@ -69,8 +76,8 @@ pub async fn page(front: Data<Front>, caller: Caller, query: Query<AuditQuery>) 
 pub async fn list(front: Data<Front>, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
     let (rows, limit) = rows(&front, &query).await?;
     let next = next(&rows, limit);
-    let changes: Vec<Value> = rows.into_iter().map(|row| told(&row)).collect();
-    Ok(HttpResponse::Ok().json(json!({"changes": changes, "next": next})))
+    let changes = rows.into_iter().map(told).collect();
+    Ok(HttpResponse::Ok().json(Changes { changes, next }))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
@@ -78,19 +85,19 @@ fn seconds(at: chrono::DateTime<chrono::Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
 }
 
-fn told(row: &Row) -> Value {
-    json!({
-        "id": row.id,
-        "ts": seconds(row.ts),
-        "who": row.who,
-        "role": row.role,
-        "address": row.address,
-        "action": row.action,
-        "parameters": row.parameters,
-        "outcome": row.outcome,
-        "result": row.result,
-        "ended": row.ended.map(seconds),
-    })
+fn told(row: Row) -> ChangeTold {
+    ChangeTold {
+        id: row.id,
+        ts: seconds(row.ts),
+        who: row.who,
+        role: row.role,
+        address: row.address,
+        action: row.action,
+        parameters: row.parameters,
+        outcome: row.outcome,
+        result: row.result,
+        ended: row.ended.map(seconds),
+    }
 }
 
 fn change(row: Row) -> Change {

@@ -24,7 +24,7 @@ use crate::web::Front;
 use crate::web::problem::Problem;
 
 /// The cookie of those who logged in by the page.
-pub(super) const SESSION_COOKIE: &str = "shepherd_session";
+pub(in crate::web) const SESSION_COOKIE: &str = "shepherd_session";
 
 /// A route as the gate sees it.
 struct Known {

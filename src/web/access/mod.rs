@@ -17,6 +17,7 @@ pub use audited::audited;
 pub use caller::Caller;
 pub use connections::Connections;
 pub use failures::Failures;
+pub(super) use gate::SESSION_COOKIE;
 pub use gate::{Door, Lock, admitted, gate};
 
 pub use crate::access::Role;

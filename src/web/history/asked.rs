@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::answer::Format;
-use crate::fleet::event::TYPES;
+use crate::fleet::event::{Severity, TYPES};
 use crate::history::Micros;
 use crate::history::window::Window;
 use crate::postgres::events::Filter;
@@ -19,6 +20,10 @@ use crate::web::problem::Problem;
 const MAX_NAMES: usize = 500;
 /// Events in one answer at most.
 const MAX_EVENTS: i64 = 5000;
+/// Unless asked for more or fewer.
+const EVENTS: i64 = 500;
+/// The beginning of the windows that examples ask for.
+const EXAMPLE_SINCE: u32 = 1_795_456_800;
 
 fn bad(text: impl Into<String>) -> Problem {
     Problem::BadRequest(text.into())
@@ -33,27 +38,20 @@ pub(super) struct Asked {
     pub(super) format: Format,
 }
 
-fn asked(
-    (since, until): (&Option<String>, &Option<String>),
-    bucket_seconds: &Option<String>,
-    minmax: &Option<String>,
-    format: &Option<String>,
-) -> Result<Asked, Problem> {
-    let bucket = match bucket_seconds {
+fn asked(asked: &WindowQuery, minmax: &Option<String>) -> Result<Asked, Problem> {
+    let bucket = match &asked.bucket_seconds {
         None => None,
         Some(text) => {
             Some(text.parse::<u32>().map_err(|_| bad(format!("bucket_seconds is {text}: expected whole seconds")))?)
         }
     };
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    let window = Window::new(number("since", since)?, number("until", until)?, bucket, now)
-        .map_err(|error| bad(error.to_string()))?;
+    let window = asked.span.window(bucket)?;
     let extremes = match minmax.as_deref() {
         None | Some("0" | "false") => false,
         Some("1" | "true" | "") => true,
         Some(other) => return Err(bad(format!("minmax is {other}: expected 1 or 0"))),
     };
-    Ok(Asked { window, extremes, format: format_of(format)? })
+    Ok(Asked { window, extremes, format: format_of(&asked.format)? })
 }
 
 fn format_of(format: &Option<String>) -> Result<Format, Problem> {
@@ -103,9 +101,11 @@ fn names(list: &str) -> Vec<String> {
     names.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
-/// `since` of the recent window.
-#[derive(Debug, Deserialize)]
+/// From when on, in the recent window.
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct RecentQuery {
+    /// Only samples from this moment on, Unix seconds.
+    #[schemars(with = "Option<f64>", range(min = 0), example = EXAMPLE_SINCE)]
     since: Option<String>,
 }
 
@@ -115,35 +115,63 @@ impl RecentQuery {
     }
 }
 
-/// A window alone. Times are Unix seconds.
-#[derive(Debug, Deserialize)]
-pub struct WindowQuery {
+/// From when to when.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct SpanQuery {
+    /// The first moment, Unix seconds; a day before `until` when left out.
+    #[schemars(with = "Option<f64>", range(min = 0), example = EXAMPLE_SINCE)]
     since: Option<String>,
+    /// The first moment after it, Unix seconds; now when left out.
+    #[schemars(with = "Option<f64>", range(min = 0), example = EXAMPLE_SINCE + 3600)]
     until: Option<String>,
+}
+
+impl SpanQuery {
+    /// The window, in buckets of so many seconds or of the contract's choice.
+    pub(super) fn window(&self, bucket_seconds: Option<u32>) -> Result<Window, Problem> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
+        let (since, until) = (number("since", &self.since)?, number("until", &self.until)?);
+        Window::new(since, until, bucket_seconds, now).map_err(|error| bad(error.to_string()))
+    }
+}
+
+/// A window alone.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct WindowQuery {
+    #[serde(flatten)]
+    span: SpanQuery,
+    /// How long a bucket is, whole seconds; left out, it is chosen so that a series has about 200 points. More than
+    /// 3000 points are refused.
+    #[schemars(with = "Option<u32>", range(min = 1), example = 600)]
     bucket_seconds: Option<String>,
+    /// How the answer is written.
+    #[schemars(extend("enum" = ["json", "csv"], "default" = "json"))]
     format: Option<String>,
 }
 
 impl WindowQuery {
     pub(super) fn of(&self) -> Result<Asked, Problem> {
-        asked((&self.since, &self.until), &self.bucket_seconds, &None, &self.format)
+        asked(self, &None)
     }
 }
 
 /// Series by name.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct MetricsQuery {
+    /// Names of series, separated by commas, at most 500; a comma in a name is written `\,`. One that is not known is
+    /// left out of the answer.
+    #[schemars(with = "String", example = &"backlog:aragorn.lookup,redis:connected_clients")]
     metric: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
-    bucket_seconds: Option<String>,
+    /// 1: with the least and the greatest of each bucket.
+    #[schemars(extend("enum" = ["0", "1", "true", "false"], "default" = "0"), example = &"1")]
     minmax: Option<String>,
-    format: Option<String>,
+    #[serde(flatten)]
+    window: WindowQuery,
 }
 
 impl MetricsQuery {
     pub(super) fn of(&self) -> Result<Asked, Problem> {
-        asked((&self.since, &self.until), &self.bucket_seconds, &self.minmax, &self.format)
+        asked(&self.window, &self.minmax)
     }
 
     pub(super) fn selection(&self) -> Result<Selection, Problem> {
@@ -152,19 +180,21 @@ impl MetricsQuery {
 }
 
 /// Series by the beginning of their names.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct PrefixQuery {
+    /// The beginning of names; nothing in it is a wildcard. More than 1000 series are refused.
+    #[schemars(with = "String", length(min = 1), example = &"backlog:")]
     prefix: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
-    bucket_seconds: Option<String>,
+    /// 1: with the least and the greatest of each bucket.
+    #[schemars(extend("enum" = ["0", "1", "true", "false"], "default" = "0"))]
     minmax: Option<String>,
-    format: Option<String>,
+    #[serde(flatten)]
+    window: WindowQuery,
 }
 
 impl PrefixQuery {
     pub(super) fn of(&self) -> Result<Asked, Problem> {
-        asked((&self.since, &self.until), &self.bucket_seconds, &self.minmax, &self.format)
+        asked(&self.window, &self.minmax)
     }
 
     pub(super) fn selection(&self) -> Result<Selection, Problem> {
@@ -176,18 +206,19 @@ impl PrefixQuery {
 }
 
 /// Streams whose latencies are asked for; all of them when none is named.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 pub struct LatencyQuery {
+    /// Names of streams, separated by commas, at most 500; a comma in a name is written `\,`. All of them when left
+    /// out.
+    #[schemars(example = &"aragorn.lookup")]
     streams: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
-    bucket_seconds: Option<String>,
-    format: Option<String>,
+    #[serde(flatten)]
+    window: WindowQuery,
 }
 
 impl LatencyQuery {
     pub(super) fn of(&self) -> Result<Asked, Problem> {
-        asked((&self.since, &self.until), &self.bucket_seconds, &None, &self.format)
+        self.window.of()
     }
 
     pub(super) fn selection(&self) -> Result<Selection, Problem> {
@@ -198,17 +229,49 @@ impl LatencyQuery {
     }
 }
 
-/// Events. Times are Unix seconds.
-#[derive(Debug, Deserialize)]
-pub struct EventsQuery {
-    #[serde(rename = "type")]
-    type_name: Option<String>,
-    severity: Option<String>,
+/// What happened about whom, from when to when; everything when left out.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct HappenedQuery {
+    /// Only about this worker type, or `redis` or `postgres`.
     worker: Option<String>,
+    /// Only from this moment on, Unix seconds.
+    #[schemars(with = "Option<f64>", range(min = 0), example = EXAMPLE_SINCE)]
     since: Option<String>,
+    /// Only before this moment, Unix seconds.
+    #[schemars(with = "Option<f64>", range(min = 0))]
     until: Option<String>,
-    limit: Option<String>,
+    /// How the answer is written.
+    #[schemars(extend("enum" = ["json", "csv"], "default" = "json"))]
     format: Option<String>,
+}
+
+impl HappenedQuery {
+    pub(super) fn of(&self) -> Result<(Filter, Format), Problem> {
+        let (since, until) = (number("since", &self.since)?, number("until", &self.until)?);
+        if since.zip(until).is_some_and(|(since, until)| since >= until) {
+            return Err(bad("since is not before until"));
+        }
+        let filter =
+            Filter { worker: self.worker.clone(), since: since.map(date), until: until.map(date), ..Filter::default() };
+        Ok((filter, format_of(&self.format)?))
+    }
+}
+
+/// Events.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub struct EventsQuery {
+    /// Only of this type.
+    #[serde(rename = "type")]
+    #[schemars(extend("enum" = TYPES))]
+    type_name: Option<String>,
+    /// Only of this severity.
+    #[schemars(with = "Option<Severity>")]
+    severity: Option<String>,
+    /// Events in the answer at most.
+    #[schemars(with = "Option<u32>", range(min = 1, max = MAX_EVENTS), extend("default" = EVENTS), example = 3)]
+    limit: Option<String>,
+    #[serde(flatten)]
+    happened: HappenedQuery,
 }
 
 /// Which events, and how they are to be answered.
@@ -221,7 +284,7 @@ pub(super) struct AskedEvents {
 impl EventsQuery {
     pub(super) fn of(&self) -> Result<AskedEvents, Problem> {
         let limit = match &self.limit {
-            None => 500,
+            None => EVENTS,
             Some(text) => text
                 .parse()
                 .ok()
@@ -234,21 +297,9 @@ impl EventsQuery {
         if let Some(severity) = self.severity.as_deref().filter(|s| !["info", "warning", "critical"].contains(s)) {
             return Err(bad(format!("severity is {severity}: expected info, warning or critical")));
         }
-        let (since, until) = (number("since", &self.since)?, number("until", &self.until)?);
-        if since.zip(until).is_some_and(|(since, until)| since >= until) {
-            return Err(bad("since is not before until"));
-        }
-        Ok(AskedEvents {
-            filter: Filter {
-                type_name: self.type_name.clone(),
-                severity: self.severity.clone(),
-                worker: self.worker.clone(),
-                since: since.map(date),
-                until: until.map(date),
-            },
-            limit,
-            format: format_of(&self.format)?,
-        })
+        let (filter, format) = self.happened.of()?;
+        let filter = Filter { type_name: self.type_name.clone(), severity: self.severity.clone(), ..filter };
+        Ok(AskedEvents { filter, limit, format })
     }
 }
 

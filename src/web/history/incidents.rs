@@ -1,18 +1,17 @@
 //! Incidents, put together from the events of a window.
 
-use actix_web::web::{Data, Query};
-use actix_web::{HttpRequest, HttpResponse};
-use serde_json::{Value, json};
-
 use super::answer::{Format, csv, json as as_json};
-use super::asked::EventsQuery;
+use super::asked::HappenedQuery;
 use super::from_postgres;
+use super::openapi::{IncidentTold, Incidents};
 use crate::fleet::event::Severity;
 use crate::fleet::incident::{self, Happened, IncidentKind, Over};
 use crate::pages::history::parts::MOST_EVENTS;
 use crate::postgres::events::{self, Filter, Row};
 use crate::web::Front;
 use crate::web::problem::Problem;
+use actix_web::web::{Data, Query};
+use actix_web::{HttpRequest, HttpResponse};
 
 /// What happened, as the archive keeps it, newest first; at most [`MOST_EVENTS`].
 pub(in crate::web) async fn happened(front: &Front, filter: Filter) -> Result<Vec<Happened>, Problem> {
@@ -37,10 +36,10 @@ fn of_row(row: Row) -> Happened {
 pub async fn incidents(
     front: Data<Front>,
     request: HttpRequest,
-    query: Query<EventsQuery>,
+    query: Query<HappenedQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let asked = query.of()?;
-    let found = incident::incidents(&happened(&front, asked.filter).await?);
+    let (filter, format) = query.of()?;
+    let found = incident::incidents(&happened(&front, filter).await?);
     let kind = |kind| match kind {
         IncidentKind::Crash => "crash",
         IncidentKind::Hung => "hung",
@@ -52,7 +51,7 @@ pub async fn incidents(
         Over::AtOnce => i.since,
         Over::NotYet => None,
     };
-    if asked.format == Format::Csv {
+    if format == Format::Csv {
         let text = |at: Option<f64>| at.map_or_else(String::new, |at| at.to_string());
         let rows = found.into_iter().map(|i| {
             let end = text(until(&i));
@@ -60,11 +59,12 @@ pub async fn incidents(
         });
         return csv(&request, "incidents", &["kind", "worker", "since", "until", "what"], rows);
     }
-    let told: Vec<Value> = found
-        .iter()
-        .map(
-            |i| json!({"kind": kind(i.kind), "worker": i.subject, "since": i.since, "until": until(i), "what": i.what}),
-        )
-        .collect();
-    as_json(&request, &json!({"incidents": told}))
+    let told = |i: incident::Incident| IncidentTold {
+        kind: kind(i.kind),
+        since: i.since,
+        until: until(&i),
+        worker: i.subject,
+        what: i.what,
+    };
+    as_json(&request, &Incidents { incidents: found.into_iter().map(told).collect() })
 }

@@ -6,6 +6,7 @@
 mod answer;
 mod asked;
 mod incidents;
+pub mod openapi;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -13,9 +14,11 @@ use std::time::Duration;
 
 use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Number, Value};
 
+use self::openapi::{
+    EventTold, Events, Latencies, LatencyPoint, Over, Point, Queries, Recent, SeriesFound, SeriesNames, Summed,
+};
 use super::Front;
 use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
@@ -28,7 +31,7 @@ use crate::postgres::events::{self, Filter};
 use crate::postgres::history::{self, Selection};
 use crate::redis_streams::recent_series;
 use answer::{Format, csv, json as as_json};
-use asked::{EventsQuery, LatencyQuery, MetricsQuery, PrefixQuery, RecentQuery, WindowQuery};
+use asked::{EventsQuery, LatencyQuery, MetricsQuery, PrefixQuery, RecentQuery, SpanQuery, WindowQuery};
 pub(super) use incidents::happened;
 pub use incidents::incidents;
 
@@ -55,7 +58,7 @@ fn seconds(at: Micros) -> f64 {
 pub async fn recent_names(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let pool = front.io.redis.clone();
     let names = front.io.run(ANSWER_WITHIN, REDIS_LATE, async move { recent_series::names(&pool).await }).await?;
-    as_json(&request, &json!({"series": names}))
+    as_json(&request, &SeriesNames { series: names })
 }
 
 /// `GET /api/history/{series}?since=`: its samples of the last days, oldest first.
@@ -70,7 +73,7 @@ pub async fn recent(
     let asked = name.clone();
     let reading = async move { recent_series::read(&pool, &asked, since).await };
     let samples = front.io.run(ANSWER_WITHIN, REDIS_LATE, reading).await?;
-    as_json(&request, &json!({"metric": name, "samples": samples}))
+    as_json(&request, &Recent { metric: name, samples })
 }
 
 /// `GET /api/historical/metrics?metric=a,b`: these series over a window.
@@ -127,13 +130,9 @@ async fn series(
         });
         return csv(request, "series", &head, rows);
     }
-    let points = |buckets: &BTreeMap<Micros, Aggregate>| buckets.iter().map(|(at, a)| cells(at, a)).collect();
-    let series: BTreeMap<&str, Vec<Vec<f64>>> = found.iter().map(|(name, b)| (name.as_str(), points(b))).collect();
-    #[derive(Serialize)]
-    struct Found<'a> {
-        series: BTreeMap<&'a str, Vec<Vec<f64>>>,
-    }
-    as_json(request, &over(window, Found { series }))
+    let points = |buckets: &BTreeMap<Micros, Aggregate>| buckets.iter().map(|(at, a)| Point(cells(at, a))).collect();
+    let series = found.iter().map(|(name, buckets)| (name.clone(), points(buckets))).collect();
+    as_json(request, &over(window, SeriesFound { series }))
 }
 
 /// `GET /api/historical/latency?streams=a,b`: how long tasks took. `total` has each stream over the
@@ -172,22 +171,10 @@ pub async fn latency(
         all.merge(&stream);
         all
     });
-    let totals: BTreeMap<&str, Summary> = found.totals.iter().map(|(name, t)| (name.as_str(), t.summary())).collect();
-    #[derive(Serialize)]
-    struct Point<'a> {
-        ts: f64,
-        #[serde(flatten)]
-        summary: &'a Summary,
-    }
-    #[derive(Serialize)]
-    struct Found<'a> {
-        series: BTreeMap<&'a str, Vec<Point<'a>>>,
-        total: BTreeMap<&'a str, Summary>,
-        all: Option<Summary>,
-    }
-    let point = |(at, summary): (&Micros, _)| Point { ts: seconds(*at), summary };
-    let series = found.points.iter().map(|(stream, points)| (stream.as_str(), points.iter().map(point).collect()));
-    let found = Found { series: series.collect(), total: totals, all: all.as_ref().map(Latency::summary) };
+    let total = found.totals.iter().map(|(name, t)| (name.clone(), t.summary())).collect();
+    let point = |(at, summary): (&Micros, &Summary)| LatencyPoint { ts: seconds(*at), summary: *summary };
+    let series = found.points.iter().map(|(stream, points)| (stream.clone(), points.iter().map(point).collect()));
+    let found = Latencies { series: series.collect(), total, all: all.as_ref().map(Latency::summary) };
     as_json(&request, &over(window, found))
 }
 
@@ -208,11 +195,9 @@ pub async fn queries(
         });
         return csv(&request, "queries", &["domain", "ts", "started"], rows);
     }
-    let series: BTreeMap<&str, Vec<(f64, i64)>> = started
-        .iter()
-        .map(|(domain, buckets)| (domain.as_str(), buckets.iter().map(|(at, n)| (seconds(*at), *n)).collect()))
-        .collect();
-    as_json(&request, &over(window, json!({"series": series, "without_queries": without_queries})))
+    let points = |buckets: BTreeMap<Micros, i64>| buckets.into_iter().map(|(at, n)| (seconds(at), n)).collect();
+    let series = started.into_iter().map(|(domain, buckets)| (domain, points(buckets))).collect();
+    as_json(&request, &over(window, Queries { series, without_queries }))
 }
 
 /// `GET /api/historical/events`: what happened, newest first.
@@ -233,46 +218,42 @@ pub async fn events(
         });
         return csv(&request, "events", &["id", "ts", "type", "worker", "severity", "detail"], rows);
     }
-    let events: Vec<Value> = rows
-        .into_iter()
-        .map(|row| {
-            json!({
-                "id": row.id,
-                "ts": row.unix_seconds(),
-                "type": row.type_,
-                "worker": row.worker,
-                "severity": row.severity,
-                "detail": row.detail,
-                "payload": row.payload,
-            })
-        })
-        .collect();
-    as_json(&request, &json!({"events": events}))
+    let told = |row: events::Row| EventTold {
+        id: row.id,
+        ts: row.unix_seconds(),
+        r#type: row.type_,
+        worker: row.worker,
+        severity: row.severity,
+        detail: row.detail,
+        payload: row.payload,
+    };
+    as_json(&request, &Events { events: rows.into_iter().map(told).collect() })
 }
 
 /// `GET /api/historical/summary`: a window in a few numbers.
 pub async fn summary(
     front: Data<Front>,
     request: HttpRequest,
-    query: Query<WindowQuery>,
+    query: Query<SpanQuery>,
 ) -> Result<HttpResponse, Problem> {
-    let window = query.of()?.window;
+    let window = query.window(None)?;
     let summary = summed_up(&front, window).await?;
     // JSON keeps the order it is given.
-    let whole = |figure: &f64| if figure.fract() == 0.0 { json!(*figure as i64) } else { json!(figure) };
-    let map = |figures: &[(String, f64)]| -> serde_json::Map<String, Value> {
+    let whole =
+        |figure: &f64| if figure.fract() == 0.0 { Number::from(*figure as i64).into() } else { (*figure).into() };
+    let map = |figures: &[(String, f64)]| -> Map<String, Value> {
         figures.iter().map(|(name, figure)| (name.clone(), whole(figure))).collect()
     };
-    let answer = json!({
-        "since": seconds(window.since),
-        "until": seconds(window.until),
-        "queries_started": summary.queries_started.unwrap_or(0),
-        "crashes": summary.crashes,
-        "scale_events": summary.scale_events,
-        "alert_count": summary.alert_count,
-        "peak_backlog": map(summary.peak_backlog.get(..TOP).unwrap_or(&summary.peak_backlog)),
-        "task_volume": map(&summary.task_volume),
-    });
+    let answer = Summed {
+        since: seconds(window.since),
+        until: seconds(window.until),
+        queries_started: summary.queries_started.unwrap_or(0),
+        crashes: summary.crashes,
+        scale_events: summary.scale_events,
+        alert_count: summary.alert_count,
+        peak_backlog: map(summary.peak_backlog.get(..TOP).unwrap_or(&summary.peak_backlog)),
+        task_volume: map(&summary.task_volume),
+    };
     as_json(&request, &answer)
 }
 
@@ -307,16 +288,6 @@ fn greatest(figures: impl Iterator<Item = (String, f64)>) -> Vec<(String, f64)> 
     let mut figures: Vec<(String, f64)> = figures.collect();
     figures.sort_by(|(a_name, a), (b_name, b)| b.total_cmp(a).then_with(|| a_name.cmp(b_name)));
     figures
-}
-
-/// What was found, and of which window.
-#[derive(Serialize)]
-struct Over<T> {
-    #[serde(flatten)]
-    found: T,
-    since: f64,
-    until: f64,
-    bucket_seconds: i64,
 }
 
 fn over<T>(window: Window, found: T) -> Over<T> {

@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::given::Given;
 use super::messages::action;
-use super::{LOOK_WITHIN, carry_out, html, keep, may, message_json};
+use super::openapi::{DeadConsumerTold, DeadConsumers, DeadPreview, InStream, MessageTold, Reclaimed};
+use super::{LOOK_WITHIN, carry_out, html, keep, may};
 use crate::actors::io::REDIS_LATE;
 use crate::contract::Name;
 use crate::fleet::message::{Action, DeadConsumer, DeadFound, Message};
+use crate::fleet::snapshot::SourceStatus;
 use crate::operator::find;
 use crate::pages::operator::{PreviewPage, dead_consumers_page};
 use crate::web::Front;
@@ -19,9 +21,9 @@ use crate::web::access::{Caller, audited};
 use crate::web::problem::Problem;
 
 /// Consumers and entries idle for less are left to the fleet, in seconds.
-const MIN_IDLE: u64 = 3600;
+pub(super) const MIN_IDLE: u64 = 3600;
 /// Ten years.
-const LONGEST_IDLE: u64 = 315_360_000;
+pub(super) const LONGEST_IDLE: u64 = 315_360_000;
 /// Looks of the one-step route: each takes ten thousand entries.
 const MOST_LOOKS: usize = 100;
 
@@ -32,6 +34,10 @@ fn min_idle(given: &Given) -> Result<u64, Problem> {
 async fn look(front: &Front, min_idle_seconds: u64, action: Action, why: &str) -> Result<DeadFound, Problem> {
     let snapshot =
         front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first tick is still under way".to_owned()))?;
+    // Of streams that are not known nothing can be said, not even that there is nothing.
+    if let SourceStatus::Down { trouble, .. } = &snapshot.redis.source {
+        return Err(trouble.clone().into());
+    }
     let streams: Vec<Name> = snapshot.streams.keys().cloned().collect();
     let (redis, why) = (front.io.redis.clone(), why.to_owned());
     let looking = front.io.run(LOOK_WITHIN, REDIS_LATE, async move {
@@ -54,25 +60,23 @@ pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpRespon
     Ok(HttpResponse::Ok().json(told(&found, min_idle_seconds)))
 }
 
-fn told(found: &DeadFound, min_idle_seconds: u64) -> Value {
-    let consumer = |dead: &DeadConsumer| {
-        json!({
-            "stream": dead.stream,
-            "group": dead.group,
-            "consumer": dead.name,
-            "pending": dead.pending,
-            "stuck": dead.stuck,
-            "idle_ms": dead.idle_ms,
-            "oldest_idle_ms": dead.oldest_ms,
-            "first": dead.first.as_ref().map(message_json),
-        })
+fn told(found: &DeadFound, min_idle_seconds: u64) -> DeadConsumers {
+    let consumer = |dead: &DeadConsumer| DeadConsumerTold {
+        stream: dead.stream.clone(),
+        group: dead.group.clone(),
+        consumer: dead.name.clone(),
+        pending: dead.pending,
+        stuck: dead.stuck,
+        idle_ms: dead.idle_ms,
+        oldest_idle_ms: dead.oldest_ms,
+        first: dead.first.as_ref().map(MessageTold::from),
     };
-    json!({
-        "min_idle_seconds": min_idle_seconds,
-        "messages": found.chosen.len(),
-        "complete": found.complete,
-        "consumers": found.consumers.iter().map(consumer).collect::<Vec<_>>(),
-    })
+    DeadConsumers {
+        min_idle_seconds,
+        messages: found.chosen.len(),
+        complete: found.complete,
+        consumers: found.consumers.iter().map(consumer).collect(),
+    }
 }
 
 /// `POST /api/admin/dead_consumers/preview` with `action` (`retry` or `drop`) and `min_idle_seconds`: the
@@ -98,14 +102,13 @@ pub async fn preview(front: Data<Front>, caller: Caller, given: Given) -> Result
         };
         return html(page.html(&front.site_for(&caller)));
     }
-    let mut answer = told(&found, min_idle_seconds);
-    if let Some(fields) = answer.as_object_mut() {
-        fields.insert("token".to_owned(), json!(token));
-        fields.insert("action".to_owned(), json!(action));
-        let seconds = crate::postgres::recycle_bin::PREVIEW_MINUTES * 60;
-        fields.insert("expires_in_seconds".to_owned(), json!(seconds));
-    }
-    Ok(HttpResponse::Ok().json(answer))
+    let expires_in_seconds = crate::postgres::recycle_bin::PREVIEW_MINUTES * 60;
+    Ok(HttpResponse::Ok().json(DeadPreview {
+        found: told(&found, min_idle_seconds),
+        token,
+        action,
+        expires_in_seconds,
+    }))
 }
 
 /// `POST /api/admin/reclaim_dead_consumers?min_idle_seconds=3600&dry_run=false`: drops what is stuck, by
@@ -128,7 +131,7 @@ pub async fn reclaim(request: HttpRequest, front: Data<Front>, caller: Caller) -
             let counts = by_stream.entry(dead.stream.clone()).or_default();
             *counts = (counts.0 + dead.stuck, counts.1 + u64::from(dead.stuck == dead.pending));
         }
-        return Ok(HttpResponse::Ok().json(answer(true, min_idle_seconds, &by_stream, &[])));
+        return Ok(HttpResponse::Ok().json(answer(true, min_idle_seconds, &by_stream, Vec::new())));
     }
     may(&caller, Action::Drop)?;
     let (asked, who) = (Data::clone(&front), caller.name.clone());
@@ -154,7 +157,7 @@ pub async fn reclaim(request: HttpRequest, front: Data<Front>, caller: Caller) -
                 break;
             }
         }
-        Ok((answer(false, min_idle_seconds, &by_stream, &batches), ()))
+        Ok((json!(answer(false, min_idle_seconds, &by_stream, batches)), ()))
     };
     let parameters = json!({"min_idle_seconds": min_idle_seconds});
     let (answer, ()) = audited(&front, &caller, "reclaim dead consumers", parameters, work).await?;
@@ -162,16 +165,21 @@ pub async fn reclaim(request: HttpRequest, front: Data<Front>, caller: Caller) -
 }
 
 /// The contract's answer, with the batches of the recycle bin beside it.
-fn answer(dry_run: bool, min_idle_seconds: u64, by_stream: &BTreeMap<Name, (u64, u64)>, batches: &[String]) -> Value {
+fn answer(
+    dry_run: bool,
+    min_idle_seconds: u64,
+    by_stream: &BTreeMap<Name, (u64, u64)>,
+    batches: Vec<String>,
+) -> Reclaimed {
     let of = |(stream, (messages, consumers)): (&Name, &(u64, u64))| {
-        (stream.to_text(), json!({"messages": messages, "consumers": consumers}))
+        (stream.clone(), InStream { messages: *messages, consumers: *consumers })
     };
-    json!({
-        "dry_run": dry_run,
-        "min_idle_seconds": min_idle_seconds,
-        "dropped_messages": by_stream.values().map(|(messages, _)| messages).sum::<u64>(),
-        "consumers_removed": by_stream.values().map(|(_, consumers)| consumers).sum::<u64>(),
-        "by_stream": by_stream.iter().map(of).collect::<serde_json::Map<_, _>>(),
-        "batches": batches,
-    })
+    Reclaimed {
+        dry_run,
+        min_idle_seconds,
+        dropped_messages: by_stream.values().map(|(messages, _)| messages).sum(),
+        consumers_removed: by_stream.values().map(|(_, consumers)| consumers).sum(),
+        by_stream: by_stream.iter().map(of).collect(),
+        batches,
+    }
 }

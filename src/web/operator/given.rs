@@ -85,10 +85,7 @@ impl FromRequest for Given {
         };
         if is_form(request) {
             let form = Form::<Vec<(String, String)>>::from_request(request, payload);
-            return Box::pin(async move {
-                let form = form.await.map_err(|error| Problem::BadRequest(error.to_string()))?;
-                Ok(Self { pairs: form.into_inner(), form: true })
-            });
+            return Box::pin(async move { Ok(Self { pairs: form.await?.into_inner(), form: true }) });
         }
         let body = Bytes::from_request(request, payload);
         Box::pin(async move {

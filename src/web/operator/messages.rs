@@ -2,10 +2,10 @@
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::json;
 
 use super::given::Given;
-use super::{LOOK_WITHIN, html, keep, message_json};
+use super::openapi::{GroupTold, MessageTold, Messages, OwnerTold, PreviewTold};
+use super::{LOOK_WITHIN, html, keep};
 use crate::actors::io::REDIS_LATE;
 use crate::contract::{Name, task};
 use crate::fleet::message::{Action, Found, Group, MessageState, Page, Wanted};
@@ -19,9 +19,9 @@ use crate::web::access::Caller;
 use crate::web::problem::Problem;
 
 /// Messages on the page, and in an answer unless asked for more.
-const SHOWN: u64 = 20;
+pub(super) const SHOWN: u64 = 20;
 /// Messages in one answer at most.
-const MOST_SHOWN: u64 = 200;
+pub(super) const MOST_SHOWN: u64 = 200;
 /// Entries looked at for one page at most.
 const LOOKED: u64 = 5000;
 /// Bytes shown of a value among others.
@@ -29,7 +29,7 @@ const VALUE_BYTES: usize = 4096;
 /// Bytes shown of a value of one message.
 const WHOLE_BYTES: usize = 256 << 10;
 /// Ids in one order at most.
-const MOST_IDS: usize = 1000;
+pub(super) const MOST_IDS: usize = 1000;
 
 struct Seen {
     stream: Name,
@@ -58,17 +58,17 @@ pub async fn page(front: Data<Front>, request: HttpRequest, caller: Caller) -> R
 /// (or `id=`, one as whole as can be): messages in the stream's order, from the oldest on.
 pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let Seen { stream, groups, dead, wanted, page, .. } = look(&front, &request, MOST_SHOWN).await?;
-    let group = |group: &Group| json!({"name": group.name, "pending": group.pending, "unread": group.unread});
-    Ok(HttpResponse::Ok().json(json!({
-        "stream": stream,
-        "state": wanted.state,
-        "group": (wanted.state != MessageState::Dead).then_some(&wanted.group),
-        "groups": groups.iter().map(group).collect::<Vec<_>>(),
-        "dead": dead,
-        "messages": page.messages.iter().map(message_json).collect::<Vec<_>>(),
-        "looked_at": page.looked,
-        "next": page.next,
-    })))
+    let group = |group: Group| GroupTold { name: group.name, pending: group.pending, unread: group.unread };
+    Ok(HttpResponse::Ok().json(Messages {
+        stream,
+        state: wanted.state,
+        group: (wanted.state != MessageState::Dead).then_some(wanted.group),
+        groups: groups.into_iter().map(group).collect(),
+        dead,
+        messages: page.messages.iter().map(MessageTold::from).collect(),
+        looked_at: page.looked,
+        next: page.next,
+    }))
 }
 
 async fn look(front: &Front, request: &HttpRequest, most: u64) -> Result<Seen, Problem> {
@@ -180,21 +180,21 @@ pub async fn preview(
         };
         return html(PreviewPage::of(&found, (&token, &apply, &base)).html(&front.site_for(&caller)));
     }
-    let owner = |(name, alive, n): &(Name, bool, u64)| json!({"consumer": name, "heartbeat": alive, "messages": n});
-    Ok(HttpResponse::Ok().json(json!({
-        "token": token,
-        "expires_in_seconds": crate::postgres::recycle_bin::PREVIEW_MINUTES * 60,
-        "action": action,
-        "stream": stream,
-        "state": wanted.state,
-        "group": wanted.group,
-        "messages": found.chosen.len(),
-        "complete": found.complete,
-        "looked_at": found.looked,
-        "groups": found.groups,
-        "owners": found.owners.iter().map(owner).collect::<Vec<_>>(),
-        "first": found.first.iter().map(message_json).collect::<Vec<_>>(),
-    })))
+    let owner = |(consumer, heartbeat, messages)| OwnerTold { consumer, heartbeat, messages };
+    Ok(HttpResponse::Ok().json(PreviewTold {
+        token,
+        expires_in_seconds: crate::postgres::recycle_bin::PREVIEW_MINUTES * 60,
+        action,
+        stream,
+        state: wanted.state,
+        group: wanted.group,
+        messages: found.chosen.len(),
+        complete: found.complete,
+        looked_at: found.looked,
+        groups: found.groups,
+        owners: found.owners.into_iter().map(owner).collect(),
+        first: found.first.iter().map(MessageTold::from).collect(),
+    }))
 }
 
 /// What is to be done.

@@ -4,6 +4,7 @@
 pub mod dead_consumers;
 mod given;
 pub mod messages;
+pub mod openapi;
 pub mod recycle_bin;
 
 use std::time::Duration;
@@ -11,10 +12,11 @@ use std::time::Duration;
 use actix_web::http::header::ContentType;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use self::given::Given;
+use self::openapi::{AppliedTold, FieldTold, MessageTold, RefusedTold};
 use super::Front;
 use super::access::{Caller, Role, audited};
 use super::problem::Problem;
@@ -102,7 +104,7 @@ pub async fn apply(
         let mut chosen = preview_of(&asked, token, true).await?;
         chosen.why = why.unwrap_or(chosen.why);
         let applied = carry_out(&asked, &chosen, &who).await?;
-        Ok((applied_json(chosen.action, &applied), (chosen.action, applied)))
+        Ok((json!(told(chosen.action, &applied)), (chosen.action, applied)))
     };
     let name = match chosen.action {
         Action::Retry => "retry messages",
@@ -128,39 +130,49 @@ async fn carry_out(front: &Front, chosen: &Chosen, who: &str) -> Result<Applied,
     Ok(doing.await?)
 }
 
-fn applied_json(action: Action, applied: &Applied) -> Value {
-    json!({
-        "action": action,
-        "done": applied.done,
-        "left_alone": applied.left_alone,
-        "deleted_before": applied.vanished,
-        "refused": applied.refused.as_ref().map(|(n, error)| json!({"messages": n, "error": error})),
-        "consumers_removed": applied.consumers_removed,
-        "batch": applied.batch.as_ref().filter(|_| applied.done > 0),
-        "ended_early": applied.ended_early,
-    })
+fn told(action: Action, applied: &Applied) -> AppliedTold {
+    AppliedTold {
+        action,
+        done: applied.done,
+        left_alone: applied.left_alone.iter().map(|(why, n)| ((*why).to_owned(), *n)).collect(),
+        deleted_before: applied.vanished,
+        refused: applied.refused.clone().map(RefusedTold::from),
+        consumers_removed: applied.consumers_removed,
+        batch: applied.batch.clone().filter(|_| applied.done > 0),
+        ended_early: applied.ended_early.clone(),
+    }
 }
 
-fn message_json(message: &Message) -> Value {
-    let pending = message.owner.is_some();
-    json!({
-        "id": message.id,
-        "added_ms": message.added_ms(),
-        "owner": message.owner,
-        "deliveries": pending.then_some(message.deliveries),
-        "idle_ms": pending.then_some(message.idle_ms),
-        "bytes": message.bytes,
-        "field_count": message.field_count,
-        "fields": message.fields.iter().map(field_json).collect::<Vec<_>>(),
-    })
+impl From<(u64, String)> for RefusedTold {
+    fn from((messages, error): (u64, String)) -> Self {
+        Self { messages, error }
+    }
 }
 
-fn field_json(field: &Field) -> Value {
-    json!({
-        "name": Name::from(field.name.as_slice()),
-        "value": Name::from(field.value.as_slice()),
-        "bytes": field.bytes,
-        "cut": field.is_cut(),
-        "utf8": std::str::from_utf8(&field.value).is_ok(),
-    })
+impl From<&Message> for MessageTold {
+    fn from(message: &Message) -> Self {
+        let pending = message.owner.is_some();
+        Self {
+            id: message.id.clone(),
+            added_ms: message.added_ms(),
+            owner: message.owner.clone(),
+            deliveries: pending.then_some(message.deliveries),
+            idle_ms: pending.then_some(message.idle_ms),
+            bytes: message.bytes,
+            field_count: message.field_count,
+            fields: message.fields.iter().map(FieldTold::from).collect(),
+        }
+    }
+}
+
+impl From<&Field> for FieldTold {
+    fn from(field: &Field) -> Self {
+        Self {
+            name: Name::from(field.name.as_slice()),
+            value: Name::from(field.value.as_slice()),
+            bytes: field.bytes,
+            cut: field.is_cut(),
+            utf8: std::str::from_utf8(&field.value).is_ok(),
+        }
+    }
 }

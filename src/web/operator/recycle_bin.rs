@@ -2,11 +2,12 @@
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
-use serde_json::{Value, json};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::given::Given;
-use super::{DO_WITHIN, LATE, LOOK_WITHIN, field_json, html, may, sources};
+use super::openapi::{Bin, BinnedTold, FieldTold, RefusedTold, Restored};
+use super::{DO_WITHIN, LATE, LOOK_WITHIN, html, may, sources};
 use crate::actors::io::POSTGRES_LATE;
 use crate::contract::Name;
 use crate::fleet::message::{Action, BinState, Binned, Field};
@@ -18,13 +19,13 @@ use crate::web::access::{Caller, audited};
 use crate::web::problem::Problem;
 
 /// Rows on the page, and in an answer unless asked for more.
-const SHOWN: u64 = 50;
+pub(super) const SHOWN: u64 = 50;
 /// Rows in one answer at most.
-const MOST_SHOWN: u64 = 500;
+pub(super) const MOST_SHOWN: u64 = 500;
 /// Payloads up to so many bytes are shown.
 const PAYLOAD_BYTES: i32 = 64 << 10;
 /// Ids in one order at most.
-const MOST_IDS: usize = 1000;
+pub(super) const MOST_IDS: usize = 1000;
 
 struct Seen {
     filter: Filter,
@@ -53,7 +54,7 @@ fn shown(
 /// `GET /api/admin/recycle_bin?stream=&batch=&state=&before=&limit=50`: what was dropped, newest first.
 pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let Seen { rows, next, .. } = look(&front, &Given::in_address(&request)?).await?;
-    Ok(HttpResponse::Ok().json(json!({"entries": rows.iter().map(row_json).collect::<Vec<_>>(), "next": next})))
+    Ok(HttpResponse::Ok().json(Bin { entries: rows.into_iter().map(told).collect(), next }))
 }
 
 async fn look(front: &Front, given: &Given) -> Result<Seen, Problem> {
@@ -96,31 +97,31 @@ fn batch(given: &Given) -> Result<Option<Uuid>, Problem> {
     Ok(Some(batch))
 }
 
-fn row_json(row: &Binned) -> Value {
-    let field = |(name, value): &(Vec<u8>, Vec<u8>)| {
-        field_json(&Field { name: name.clone(), value: value.clone(), bytes: value.len() as u64 })
+fn told(row: Binned) -> BinnedTold {
+    let field = |(name, value): (Vec<u8>, Vec<u8>)| {
+        let bytes = value.len() as u64;
+        FieldTold::from(&Field { name, value, bytes })
     };
     let whole = !row.fields.is_empty() || row.bytes == 0;
-    json!({
-        "id": row.id,
-        "batch": row.batch,
-        "stream": row.stream,
-        "group": row.group,
-        "was": row.was,
-        "entry": row.entry,
-        "owner": row.owner,
-        "deliveries": row.deliveries,
-        "bytes": row.bytes,
-        // Left out when it is large.
-        "fields": whole.then(|| row.fields.iter().map(field).collect::<Vec<_>>()),
-        "state": row.state,
-        "who": row.who,
-        "why": row.why,
-        "at": row.at,
-        "restored_as": row.restored_as,
-        "restored_by": row.restored_by,
-        "restored_at": row.restored_at,
-    })
+    BinnedTold {
+        id: row.id,
+        batch: row.batch,
+        stream: row.stream,
+        group: row.group,
+        was: row.was,
+        entry: row.entry,
+        owner: row.owner,
+        deliveries: row.deliveries,
+        bytes: row.bytes,
+        fields: whole.then(|| row.fields.into_iter().map(field).collect()),
+        state: row.state,
+        who: row.who,
+        why: row.why,
+        at: row.at,
+        restored_as: row.restored_as,
+        restored_by: row.restored_by,
+        restored_at: row.restored_at,
+    }
 }
 
 /// `POST /api/admin/recycle_bin/restore` with `id` (one or several) or `batch`: puts them back into their
@@ -140,12 +141,12 @@ pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result
     let work = async move {
         let doing = io.run(DO_WITHIN, LATE, async move { recycle::restore(&sources, &asked, &who).await });
         let restored = doing.await?;
-        let answer = json!({
-            "restored": restored.restored,
-            "never_left": restored.void,
-            "refused": restored.refused.as_ref().map(|(n, error)| json!({"messages": n, "error": error})),
-        });
-        Ok((answer, restored))
+        let answer = Restored {
+            restored: restored.restored,
+            never_left: restored.void,
+            refused: restored.refused.clone().map(RefusedTold::from),
+        };
+        Ok((json!(answer), restored))
     };
     let parameters = json!({"batch": batch.map(|batch| batch.to_string()), "ids": filter.ids});
     let (answer, restored) = audited(&front, &caller, "put back", parameters, work).await?;

@@ -1,0 +1,391 @@
+//! The page about the API: what its document says, for people.
+//!
+//! Everything comes from the document alone, so that the page cannot say anything else.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::site::{Head, Site};
+use super::templates::PagesError;
+
+/// The methods that an address may be asked with, in the order in which they are shown.
+const METHODS: [&str; 2] = ["get", "post"];
+/// Where named schemas lie in the document.
+const SCHEMAS: &str = "#/components/schemas/";
+
+/// Everything the page shows.
+#[derive(Debug)]
+pub struct ApiPage<'a> {
+    /// The API in OpenAPI.
+    pub document: &'a Value,
+}
+
+#[derive(Serialize)]
+struct View<'a> {
+    #[serde(flatten)]
+    head: Head<'a>,
+    version: &'a str,
+    about: Vec<Prose>,
+    groups: Vec<Group<'a>>,
+    problems: Vec<Choice>,
+    types: Vec<Type<'a>>,
+}
+
+/// Text with code in it.
+type Prose = Vec<Piece>;
+
+#[derive(Debug, PartialEq, Serialize)]
+struct Piece {
+    code: bool,
+    text: String,
+}
+
+#[derive(Serialize)]
+struct Group<'a> {
+    name: &'a str,
+    id: String,
+    description: Prose,
+    operations: Vec<Operation<'a>>,
+}
+
+#[derive(Serialize)]
+struct Operation<'a> {
+    id: &'a str,
+    method: String,
+    path: &'a str,
+    summary: &'a str,
+    description: Prose,
+    /// Empty where nobody is asked.
+    role: &'a str,
+    fields: Vec<Field>,
+    sample: &'a str,
+    answers: Vec<Answer>,
+    errors: Vec<Answer>,
+    message: Option<Vec<Word>>,
+}
+
+/// A parameter, or a field of a type.
+#[derive(Serialize)]
+struct Field {
+    name: String,
+    /// `in the address`, `in the body`, or empty for a field of a type.
+    place: &'static str,
+    required: bool,
+    kind: Vec<Word>,
+    limits: String,
+    description: Prose,
+    choices: Vec<Choice>,
+}
+
+/// A word about a type, maybe a link to one.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Word {
+    text: String,
+    href: Option<String>,
+}
+
+/// One of the values that a field may have.
+#[derive(Debug, PartialEq, Serialize)]
+struct Choice {
+    value: String,
+    meaning: Prose,
+}
+
+#[derive(Serialize)]
+struct Answer {
+    status: String,
+    description: Prose,
+    kinds: Vec<Media>,
+}
+
+#[derive(Serialize)]
+struct Media {
+    media: String,
+    kind: Vec<Word>,
+}
+
+#[derive(Serialize)]
+struct Type<'a> {
+    name: &'a str,
+    description: Prose,
+    fields: Vec<Field>,
+    choices: Vec<Choice>,
+    variants: Vec<Variant>,
+    /// What it is when it has no fields.
+    kind: Vec<Word>,
+}
+
+/// One of the forms that a type may have.
+#[derive(Serialize)]
+struct Variant {
+    description: Prose,
+    fields: Vec<Field>,
+}
+
+impl ApiPage<'_> {
+    /// The page as HTML.
+    ///
+    /// # Errors
+    /// When the template does not fit.
+    pub fn html(&self, site: &Site) -> Result<String, PagesError> {
+        let title = site.title("API");
+        let info = at(self.document, "info");
+        let schemas = at(at(self.document, "components"), "schemas");
+        let view = View {
+            head: Head::of(&site.environment, (&site.pages, "/api"), &title, &["shell.js"], None),
+            version: text(info, "version"),
+            about: text(info, "description").split("\n\n").map(prose).collect(),
+            groups: self.groups(),
+            problems: choices(at(at(at(schemas, "Problem"), "properties"), "type")),
+            types: members(schemas).map(|(name, schema)| type_of(name, schema)).collect(),
+        };
+        site.pages.render("pages/api", &view)
+    }
+
+    fn groups(&self) -> Vec<Group<'_>> {
+        let all: Vec<(&str, Operation<'_>)> = members(at(self.document, "paths"))
+            .flat_map(|(path, item)| {
+                METHODS.into_iter().filter_map(move |method| Some((path, method, item.get(method)?)))
+            })
+            .map(|(path, method, told)| (item(at(told, "tags")), operation(path, method, told)))
+            .collect();
+        let mut all: Vec<_> = all.into_iter().map(Some).collect();
+        let tags = at(self.document, "tags").as_array().into_iter().flatten();
+        tags.map(|tag| {
+            let name = text(tag, "name");
+            let of_it = all.iter_mut().filter(|one| one.as_ref().is_some_and(|(tag, _)| *tag == name));
+            Group {
+                name,
+                id: format!("group-{}", name.to_lowercase()),
+                description: prose(text(tag, "description")),
+                operations: of_it.filter_map(Option::take).map(|(_, operation)| operation).collect(),
+            }
+        })
+        .filter(|group| !group.operations.is_empty())
+        .collect()
+    }
+}
+
+/// What lies there; `null` where nothing does.
+fn at<'a>(value: &'a Value, name: &str) -> &'a Value {
+    value.get(name).unwrap_or(&Value::Null)
+}
+
+fn text<'a>(value: &'a Value, name: &str) -> &'a str {
+    at(value, name).as_str().unwrap_or_default()
+}
+
+/// The first text of a list.
+fn item(list: &Value) -> &str {
+    list.get(0).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
+    value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))
+}
+
+/// Every second part between backticks is code.
+fn prose(text: &str) -> Prose {
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let parts = text.split('`').enumerate();
+    parts
+        .filter(|(_, part)| !part.is_empty())
+        .map(|(place, part)| Piece { code: place % 2 == 1, text: part.to_owned() })
+        .collect()
+}
+
+fn operation<'a>(path: &'a str, method: &'static str, told: &'a Value) -> Operation<'a> {
+    let parameters = at(told, "parameters").as_array().into_iter().flatten().map(|parameter| {
+        let required = at(parameter, "required") == true;
+        field(text(parameter, "name"), "in the address", required, at(parameter, "schema"), parameter)
+    });
+    let body = at(at(at(at(told, "requestBody"), "content"), "application/json"), "schema");
+    let answers = members(at(told, "responses")).map(|(status, told)| Answer {
+        status: status.to_owned(),
+        description: prose(text(told, "description")),
+        kinds: members(at(told, "content"))
+            .map(|(media, told)| Media { media: media.to_owned(), kind: kind(at(told, "schema")) })
+            .collect(),
+    });
+    let (errors, answers): (Vec<Answer>, Vec<Answer>) =
+        answers.partition(|answer| answer.kinds.iter().any(|kind| kind.media == "application/problem+json"));
+    Operation {
+        id: text(told, "operationId"),
+        method: method.to_uppercase(),
+        path,
+        summary: text(told, "summary"),
+        description: prose(text(told, "description")),
+        role: item(at(at(told, "security").get(0).unwrap_or(&Value::Null), "bearer")),
+        fields: parameters.chain(fields(body, "in the body")).collect(),
+        sample: at(told, "x-codeSamples").get(0).map_or("", |sample| text(sample, "source")),
+        answers,
+        errors,
+        message: told.get("x-message").map(kind),
+    }
+}
+
+fn type_of<'a>(name: &'a str, schema: &'a Value) -> Type<'a> {
+    let fields = fields(schema, "");
+    let variants: Vec<Variant> = at(schema, "oneOf")
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|variant| variant.get("properties").is_some())
+        .map(|variant| Variant { description: prose(text(variant, "description")), fields: self::fields(variant, "") })
+        .collect();
+    let choices = choices(schema);
+    let is_something_else = fields.is_empty() && variants.is_empty() && choices.is_empty();
+    Type {
+        name,
+        description: prose(text(schema, "description")),
+        kind: if is_something_else { kind(schema) } else { Vec::new() },
+        fields,
+        choices,
+        variants,
+    }
+}
+
+fn fields(schema: &Value, place: &'static str) -> Vec<Field> {
+    let required = at(schema, "required").as_array();
+    members(at(schema, "properties"))
+        .map(|(name, schema)| {
+            let required = required.is_some_and(|required| required.iter().any(|one| one == name));
+            field(name, place, required, schema, schema)
+        })
+        .collect()
+}
+
+fn field(name: &str, place: &'static str, required: bool, schema: &Value, told: &Value) -> Field {
+    Field {
+        name: name.to_owned(),
+        place,
+        required,
+        kind: kind(schema),
+        limits: limits(schema),
+        description: prose(text(told, "description")),
+        choices: choices(schema).into_iter().filter(|choice| !choice.meaning.is_empty()).collect(),
+    }
+}
+
+/// The values that are named one by one.
+fn choices(schema: &Value) -> Vec<Choice> {
+    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let plain = |value: &Value| Choice { value: word(value), meaning: Vec::new() };
+    let one_of = at(schema, "oneOf").as_array().into_iter().flatten();
+    let told = one_of.filter_map(|one| {
+        let meaning = prose(text(one, "description"));
+        Some(Choice { value: word(one.get("const")?), meaning })
+    });
+    let listed = at(schema, "enum").as_array().into_iter().flatten().map(plain);
+    listed.chain(schema.get("const").map(plain)).chain(told).collect()
+}
+
+/// A schema in a few words.
+fn kind(schema: &Value) -> Vec<Word> {
+    let word = |text: &str| vec![Word { text: text.to_owned(), href: None }];
+    if let Some(name) = text(schema, "$ref").strip_prefix(SCHEMAS) {
+        return vec![Word { text: name.to_owned(), href: Some(format!("#type-{name}")) }];
+    }
+    if let Some(alternatives) = at(schema, "anyOf").as_array() {
+        return between(alternatives.iter().map(kind), " or ");
+    }
+    let choices = choices(schema);
+    if !choices.is_empty() {
+        return between(choices.iter().map(|choice| word(&choice.value)), " | ");
+    }
+    match at(schema, "type") {
+        Value::Array(types) => between(types.iter().map(|one| of_type(one, schema)), " or "),
+        one => of_type(one, schema),
+    }
+}
+
+fn of_type(name: &Value, schema: &Value) -> Vec<Word> {
+    let word = |text: &str| vec![Word { text: text.to_owned(), href: None }];
+    match name.as_str().unwrap_or_default() {
+        "null" => word("null"),
+        "boolean" => word("true or false"),
+        "integer" => word("whole number"),
+        "number" => word("number"),
+        "string" => word("text"),
+        "array" => match at(schema, "prefixItems").as_array() {
+            Some(items) => [word("["), between(items.iter().map(kind), ", "), word("]")].concat(),
+            None => [word("list of "), kind(at(schema, "items"))].concat(),
+        },
+        "object" if at(schema, "additionalProperties").is_object() => {
+            [word("by name: "), kind(at(schema, "additionalProperties"))].concat()
+        }
+        "object" => word("object"),
+        _ => word("anything"),
+    }
+}
+
+fn between(parts: impl Iterator<Item = Vec<Word>>, separator: &str) -> Vec<Word> {
+    let mut all = Vec::new();
+    for part in parts {
+        if !all.is_empty() {
+            all.push(Word { text: separator.to_owned(), href: None });
+        }
+        all.extend(part);
+    }
+    all
+}
+
+/// How large, how long, how many, and what it is when it is left out.
+fn limits(schema: &Value) -> String {
+    let number = |name: &str| at(schema, name).as_f64();
+    let range = |least: Option<f64>, most: Option<f64>| match (least.filter(|least| *least > 0.0), most) {
+        (Some(least), Some(most)) => Some(format!("{least} to {most}")),
+        (Some(least), None) => Some(format!("at least {least}")),
+        (None, Some(most)) => Some(format!("at most {most}")),
+        (None, None) => None,
+    };
+    let is_small = |most: &f64| *most < 1e12;
+    let values = range(number("minimum"), number("maximum").filter(is_small));
+    let items = range(number("minItems"), number("maxItems")).map(|items| format!("{items} of them"));
+    let length = number("minLength").filter(|least| *least > 0.0).map(|_| "not empty".to_owned());
+    let default = schema.get("default").map(|default| {
+        format!("{} when left out", default.as_str().map_or_else(|| default.to_string(), str::to_owned))
+    });
+    [values, items, length, default].into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn words(schema: &Value) -> String {
+        kind(schema).into_iter().map(|word| word.text).collect()
+    }
+
+    #[test]
+    fn a_schema_is_told_in_words() {
+        for (schema, told) in [
+            (json!({"$ref": "#/components/schemas/Event"}), "Event"),
+            (json!({"type": ["integer", "null"], "minimum": 0}), "whole number or null"),
+            (json!({"anyOf": [{"$ref": "#/components/schemas/Kept"}, {"type": "null"}]}), "Kept or null"),
+            (json!({"type": "array", "items": {"type": "string"}}), "list of text"),
+            (
+                json!({"type": "array", "prefixItems": [{"type": "number"}, {"type": "integer"}]}),
+                "[number, whole number]",
+            ),
+            (json!({"type": "object", "additionalProperties": {"type": "integer"}}), "by name: whole number"),
+            (json!({"type": "string", "enum": ["json", "csv"]}), "json | csv"),
+            (json!({"oneOf": [{"const": "a", "description": "A."}, {"const": "b"}]}), "a | b"),
+            (json!(true), "anything"),
+        ] {
+            assert_eq!(words(&schema), told, "{schema}");
+        }
+        let limited = json!({"type": "integer", "minimum": 1, "maximum": 200, "default": 50});
+        assert_eq!(limits(&limited), "1 to 200, 50 when left out");
+        assert_eq!(limits(&json!({"type": "integer", "minimum": 0})), "");
+    }
+
+    #[test]
+    fn code_stands_between_backticks() {
+        let code = |text: &str| Piece { code: true, text: text.to_owned() };
+        let words = |text: &str| Piece { code: false, text: text.to_owned() };
+        assert_eq!(prose("`a` and\n   `b`."), [code("a"), words(" and "), code("b"), words(".")]);
+    }
+}

@@ -1,0 +1,54 @@
+//! Whatever is refused around the handlers (a body that cannot be read, a path that is no text, a handshake that is
+//! none) is told as handlers tell their problems.
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpResponse};
+
+use super::problem::Problem;
+
+/// The forms that an answer with an error may have: a problem, a page, or a probe's own answer.
+const FORMS: [&str; 3] = ["application/problem+json", "application/json", "text/html"];
+
+/// Passes answers on; an error in another form than [`FORMS`] becomes a [`Problem`].
+///
+/// # Errors
+/// Those of what lies further in.
+pub(super) async fn alike<B: MessageBody>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, Error> {
+    let answer = next.call(request).await?;
+    let status = answer.status();
+    if !(status.is_client_error() || status.is_server_error()) || has_a_form(&answer) {
+        return Ok(answer.map_into_left_body());
+    }
+    let why = answer.response().error().map(ToString::to_string);
+    let mut told = HttpResponse::from_error(problem(status, why));
+    for (name, value) in answer.headers() {
+        if ![CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING].contains(name) {
+            told.headers_mut().append(name.clone(), value.clone());
+        }
+    }
+    Ok(answer.into_response(told).map_into_right_body())
+}
+
+fn has_a_form<B>(answer: &ServiceResponse<B>) -> bool {
+    let kind = answer.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    FORMS.iter().any(|form| kind.starts_with(form))
+}
+
+fn problem(status: StatusCode, why: Option<String>) -> Problem {
+    match (status, why) {
+        (StatusCode::BAD_REQUEST, Some(why)) => Problem::BadRequest(why),
+        (StatusCode::NOT_FOUND, _) => Problem::NotFound,
+        (StatusCode::NOT_ACCEPTABLE, _) => {
+            Problem::Refused(status, "Accept-Encoding allows nothing that is spoken here: gzip or identity".to_owned())
+        }
+        (_, Some(why)) => Problem::Refused(status, why),
+        (_, None) => Problem::Refused(status, status.canonical_reason().unwrap_or("refused").to_lowercase()),
+    }
+}
