@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::alerting::file;
+use crate::alerting::rule::CHANNELS;
 use crate::settings::Settings;
 
 /// What the settings say, and what was found of the files that they name.
@@ -56,11 +57,10 @@ pub enum RulesRead {
 #[must_use]
 pub fn look(settings: &Settings) -> Looked {
     let alerts = &settings.alerts;
-    let channels =
-        [("Slack", alerts.slack.is_some()), ("mail", alerts.email.is_some()), ("a webhook", alerts.webhook.is_some())];
+    let set = [alerts.slack.is_some(), alerts.email.is_some(), alerts.webhook.is_some()];
     Looked {
         rules: Rules { file: alerts.file.clone(), is_given: alerts.file_is_given, read: read(&alerts.file) },
-        channels: channels.into_iter().filter(|(_, set)| *set).map(|(name, _)| name).collect(),
+        channels: CHANNELS.iter().zip(set).filter(|(_, set)| *set).map(|((name, _), _)| *name).collect(),
         has_address: settings.server_url.is_some(),
         spool: settings.spool_folder.clone(),
         spool_may_be_written: may_be_written(&settings.spool_folder),
@@ -98,7 +98,7 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
             "monitor.channels",
             "no channel is set up",
             "alerts are shown on the page and told to nobody",
-            "set SLACK_WEBHOOK_URL, ALERT_EMAIL_TO or ALERT_WEBHOOK_URL, then try shepherd-monitor notify-test",
+            format!("set one of {}, then try shepherd-monitor notify-test", CHANNELS.map(|(_, set)| set).join(", ")),
         )
     } else {
         fine("monitor.channels", format!("alerts go to {}", list(looked.channels.iter().map(|c| (*c).to_owned()))))

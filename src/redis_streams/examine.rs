@@ -120,6 +120,8 @@ const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Remembering, &["LREM", keys::EVENT_SPOOL, "0", "m"]),
     (Need::Remembering, &["RENAME", "monitor:task_durations:s", "monitor:latency:batch:b"]),
     (Need::Remembering, &["HSET", keys::LATENCY_BATCHES, "f", "v"]),
+    (Need::Remembering, &["HGETALL", keys::FORGOTTEN_WORKERS]),
+    (Need::Remembering, &["EXPIRE", keys::FORGOTTEN_WORKERS, "1"]),
     (Need::Remembering, &["HSETNX", "monitor:recycle:b", "f", "v"]),
     (Need::Remembering, &["HGET", keys::LATENCY_BATCHES, "f"]),
     (Need::Remembering, &["HMGET", "monitor:recycle:b", "f"]),
