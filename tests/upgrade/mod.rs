@@ -70,24 +70,35 @@ async fn json(monitor: &Monitor, path: &str) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
+/// What of `before` is not in `now`, both in the order of time; the other monitor may have added to it.
+fn missing<'a, T: PartialEq>(now: &[T], before: &'a [T]) -> Vec<&'a T> {
+    let mut later = now;
+    let mut missing = Vec::new();
+    for one in before {
+        match later.iter().position(|other| other == one) {
+            Some(place) => later = &later[place + 1..],
+            None => missing.push(one),
+        }
+    }
+    missing
+}
+
 /// What was there is there still: the same to the millisecond.
 #[track_caller]
 fn assert_has_all(now: &Found, before: &Found) {
     assert_eq!(now.known, before.known);
     assert!(!before.series.is_empty() && before.series.values().all(|samples| !samples.is_empty()));
-    // A monitor that ran in between has added its own.
     for (name, samples) in &before.series {
-        let gone: Vec<_> = samples.iter().filter(|sample| !now.series[name].contains(sample)).collect();
-        assert!(gone.is_empty(), "{name}: {gone:?}");
+        let missing = missing(&now.series[name], samples);
+        assert!(missing.is_empty(), "{name}: {missing:?}");
     }
     for (name, rows) in &before.latencies {
-        let gone: Vec<_> = rows.iter().filter(|row| !now.latencies[name].contains(row)).collect();
-        assert!(gone.is_empty(), "{name}: {gone:?}");
+        let missing = missing(&now.latencies[name], rows);
+        assert!(missing.is_empty(), "{name}: {missing:?}");
     }
     for (name, samples) in &before.recent {
-        let now = &now.recent[name];
-        let kept: Vec<_> = samples.iter().filter(|sample| now.contains(sample)).collect();
-        assert_eq!(kept.len(), samples.len(), "{name} in Redis");
+        let missing = missing(&now.recent[name], samples);
+        assert!(missing.is_empty(), "{name} in Redis: {missing:?}");
     }
     for event in &before.events {
         assert!(now.events.contains(event), "{event:?}");
@@ -95,6 +106,12 @@ fn assert_has_all(now: &Found, before: &Found) {
     for alert in &before.alerts {
         assert!(now.alerts.contains(alert), "{alert}");
     }
+}
+
+#[test]
+fn what_is_missing_is_seen() {
+    assert!(missing(&[1, 2, 3, 4], &[1, 3]).is_empty());
+    assert_eq!(missing(&[1, 2, 4], &[1, 3, 4, 4]), [&3, &4]);
 }
 
 #[tokio::test]
