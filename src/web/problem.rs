@@ -5,6 +5,7 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
+use super::request_id;
 use crate::fleet::reading::SourceTrouble;
 
 /// What went wrong with a request.
@@ -92,11 +93,13 @@ impl ResponseError for Problem {
 
     fn error_response(&self) -> HttpResponse {
         let (kind, title) = self.type_and_title();
+        // No `instance`: that has to be a URI, and an id which a proxy gave is none.
         let body = json!({
             "type": format!("urn:shepherd-monitor:problem:{kind}"),
             "title": title,
             "status": self.status_code().as_u16(),
             "detail": self.to_string(),
+            "request_id": request_id::current().as_deref(),
         });
         let mut answer = HttpResponse::build(self.status_code());
         match self {

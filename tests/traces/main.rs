@@ -10,6 +10,7 @@
 )]
 
 mod collector;
+mod monitor;
 mod own_tracer;
 mod relay;
 
