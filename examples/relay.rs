@@ -2,30 +2,37 @@
 //!
 //! `cargo run --release --no-default-features --features worker --example relay -- --stream NAME
 //! [--work-ms N] [--task-limit N] [--fail-every N]`; where Redis is comes from the environment
-//! (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`).
+//! (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`). With `--features otlp`, its spans go to the
+//! collector that `OTEL_EXPORTER_OTLP_ENDPOINT` names.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use shepherd_monitor::traces::Collector;
 use shepherd_monitor::worker::{Done, TaskFailed, Worker, WorkerError};
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 const USAGE: &str = "usage: relay --stream NAME [--work-ms N] [--task-limit N] [--fail-every N]";
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let wishes = match Wishes::from_args(std::env::args().skip(1)) {
+fn main() -> ExitCode {
+    run(std::env::args().skip(1))
+}
+
+pub(crate) fn run(args: impl Iterator<Item = String>) -> ExitCode {
+    let wishes = match Wishes::from_args(args) {
         Ok(wishes) => wishes,
         Err(wrong) => {
             eprintln!("{wrong}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
-    let filter = tracing_subscriber::EnvFilter::builder().with_default_directive(LevelFilter::INFO.into());
-    tracing_subscriber::fmt().with_env_filter(filter.from_env_lossy()).with_writer(std::io::stderr).init();
-    match relay(wishes).await {
+    // What is left of the spans is sent when the worker has left and its runtime is gone.
+    match telemetry().and_then(|_sending| relay(wishes).map_err(|e| e.to_string())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("relay: {e}");
@@ -34,6 +41,31 @@ async fn main() -> ExitCode {
     }
 }
 
+#[cfg(feature = "otlp")]
+type Sending = Option<shepherd_monitor::traces::Export>;
+#[cfg(not(feature = "otlp"))]
+type Sending = Option<()>;
+
+/// Log lines go to standard error; spans to the collector that the environment names, if it names one, until
+/// the answer is dropped.
+fn telemetry() -> Result<Sending, String> {
+    let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
+    let collector = Collector::from_env("relay").map_err(|e| e.to_string())?;
+    let started = tracing_subscriber::registry().with(logs);
+    #[cfg(feature = "otlp")]
+    let (sending, started) = {
+        let sending = collector.as_ref().map(shepherd_monitor::traces::Export::to).transpose()?;
+        let spans = sending.as_ref().map(shepherd_monitor::traces::Export::layer);
+        (sending, started.with(spans))
+    };
+    #[cfg(not(feature = "otlp"))]
+    let sending = collector.map(drop);
+    started.init();
+    Ok(sending)
+}
+
+#[tokio::main]
 async fn relay(wishes: Wishes) -> Result<(), WorkerError> {
     let Wishes { stream, work, task_limit, fail_every } = wishes;
     let started = Arc::new(AtomicU64::new(0));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use actix::{Actor, Addr};
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer};
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
@@ -41,6 +42,7 @@ use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::web::access::{Connections, Lock};
+use crate::web::request_id::identified;
 use crate::web::{Front, routes};
 use crate::{postgres, redis_streams};
 
@@ -113,7 +115,7 @@ impl Application {
         let root_path = settings.root_path.clone();
         let server = HttpServer::new(move || {
             let (front, root_path) = (front.clone(), root_path.clone());
-            App::new().configure(move |config| routes::configure(config, front, &root_path))
+            App::new().wrap(from_fn(identified)).configure(move |config| routes::configure(config, front, &root_path))
         })
         .on_connect(move |connection, notes| connections.made(connection, notes))
         .workers(HTTP_WORKERS)

@@ -74,6 +74,8 @@ pub mod spool;
 pub mod telemetry;
 #[cfg(feature = "monitor")]
 pub mod test_rules;
+#[cfg(feature = "worker")]
+pub mod traces;
 #[cfg(feature = "monitor")]
 pub mod web;
 #[cfg(feature = "worker")]

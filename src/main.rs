@@ -149,7 +149,7 @@ fn notify_test(given: &ArgMatches) -> Result<(), String> {
 
 fn serve(given: &ArgMatches) -> Result<(), String> {
     let settings = Settings::from(&texts(given)).map_err(|bad| bad.to_string())?;
-    telemetry::start(&settings.log_level)?;
+    let _telemetry = telemetry::start(&settings.log_level, settings.collector.as_ref())?;
     let listener = listen(&settings)?;
     watch(&settings, listener)
 }
@@ -169,7 +169,7 @@ fn demonstrate(given: &ArgMatches) -> Result<(), String> {
     texts.entry("MONITOR_SEED_STREAMS").or_insert_with(Demo::seed_streams);
     // Before anything is started: what is wrong with the settings.
     let mut settings = Settings::from(&texts).map_err(|bad| bad.to_string())?;
-    telemetry::start(&settings.log_level)?;
+    let _telemetry = telemetry::start(&settings.log_level, settings.collector.as_ref())?;
     let listener = match listen(&settings) {
         Err(_)
             if !matches!(

@@ -19,6 +19,7 @@ use crate::access::address::TrustedProxies;
 use crate::contract::Name;
 use crate::fleet::watched::WatchedStreams;
 use crate::history::Keep;
+use crate::traces::{self, Collector};
 
 pub use document::document;
 
@@ -63,6 +64,7 @@ const FLEET: &str = "Fleet";
 const HISTORY: &str = "History";
 const JANITOR: &str = "Janitor";
 const ALERTS: &str = "Alerts";
+const TRACES: &str = "Traces";
 
 /// Every setting of the monitor, in the order in which they are shown.
 pub const TABLE: &[Entry] = &[
@@ -222,6 +224,14 @@ pub const TABLE: &[Entry] = &[
         "Encrypt mail: true (from the first byte on port 465, by STARTTLS on others), implicit, starttls, or false; \
          unless false, no mail leaves unencrypted",
     ),
+    entry(
+        TRACES,
+        traces::ENDPOINT,
+        "",
+        "Collector that takes spans by OTLP over HTTP (http://localhost:4318), in a build with the feature otlp; empty: none",
+    ),
+    secret(TRACES, traces::HEADERS, "Headers for it: name=value, separated by commas, values percent-encoded"),
+    entry(TRACES, traces::SERVICE, "shepherd-monitor", "What this monitor is called there"),
 ];
 
 /// A value that cannot be used.
@@ -324,6 +334,8 @@ pub struct Settings {
     pub log_level: String,
     /// What is told, and how.
     pub alerts: AlertSettings,
+    /// Where spans are sent.
+    pub collector: Option<Collector>,
 }
 
 /// Settings of the alerts.
@@ -438,6 +450,7 @@ impl Settings {
                 webhook: texts.web_address("ALERT_WEBHOOK_URL")?,
                 email: texts.email()?,
             },
+            collector: texts.collector()?,
         })
     }
 }
@@ -631,6 +644,14 @@ impl Texts<'_> {
         let password = self.text("SMTP_PASSWORD").unwrap_or_default();
         let login = self.text("SMTP_USER").map(|user| (user, Secret(password)));
         Ok(Some(EmailSettings { to, from, host, port, login, tls }))
+    }
+
+    fn collector(&self) -> Result<Option<Collector>, BadSetting> {
+        let Some(endpoint) = self.text(traces::ENDPOINT) else { return Ok(None) };
+        let text = |name| self.text(name).unwrap_or_default();
+        Collector::new(&endpoint, &text(traces::HEADERS), &text(traces::SERVICE))
+            .map(Some)
+            .map_err(|bad| self.bad(bad.setting, bad.expected))
     }
 
     fn port(&self, name: &'static str) -> Result<u16, BadSetting> {

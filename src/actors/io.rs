@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use deadpool_redis::Pool;
 use tokio::runtime::Handle;
+use tracing::Instrument;
 
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::fleet::time::Mono;
@@ -65,7 +66,7 @@ impl Io {
         late: &'static str,
         work: W,
     ) -> impl Future<Output = Result<T, SourceTrouble>> + use<T, W> {
-        let task = self.runtime.spawn(async move { tokio::time::timeout(deadline, work).await });
+        let task = self.runtime.spawn(async move { tokio::time::timeout(deadline, work).await }.in_current_span());
         async move {
             match task.await {
                 Ok(Ok(result)) => result,

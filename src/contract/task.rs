@@ -180,7 +180,7 @@ pub struct Changes {
     /// A new workflow in place of the one that came.
     pub workflow: Option<Workflow>,
     /// The span in which the task ran, as the parent of what follows.
-    pub span: Option<trace::SpanId>,
+    pub span: Option<trace::OwnSpan>,
 }
 
 /// Where a task that could not be finished came from.

@@ -1,7 +1,8 @@
 //! The front end: routes, pages, API and websocket sessions.
 //!
 //! [`routes`] is the map, [`access`] the door. Handlers hold no state: they ask the newest snapshot, the supervisor or
-//! Postgres through [`Front`]. [`problem`] is what an error looks like from outside, [`openapi`] tells the API.
+//! Postgres through [`Front`]. [`problem`] is what an error looks like from outside, [`openapi`] tells the API,
+//! [`request_id`] is how a request is found again in the log.
 
 pub mod access;
 pub mod admin;
@@ -20,6 +21,7 @@ pub mod openapi;
 pub mod operator;
 pub mod page;
 pub mod problem;
+pub mod request_id;
 pub mod routes;
 
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde_json::json;
 
+use super::request_id;
 use crate::fleet::reading::SourceTrouble;
 
 /// What went wrong with a request.
@@ -68,6 +69,9 @@ pub struct Told {
     pub status: u16,
     /// What went wrong this time, in words: which parameter, and what was expected.
     pub detail: String,
+    /// The request's id, as in `X-Request-Id` and in the log. (No `instance`: that has to be a URI, and an id which a
+    /// proxy gave is none.)
+    pub request_id: Option<String>,
 }
 
 /// Every type that there is, with its title and status.
@@ -106,7 +110,13 @@ impl Problem {
     pub fn told(&self) -> Told {
         let (kind, title) = self.type_and_title();
         let status = self.status_code().as_u16();
-        Told { r#type: format!("urn:shepherd-monitor:problem:{kind}"), title, status, detail: self.to_string() }
+        Told {
+            r#type: format!("urn:shepherd-monitor:problem:{kind}"),
+            title,
+            status,
+            detail: self.to_string(),
+            request_id: request_id::current().as_deref().map(str::to_owned),
+        }
     }
 
     /// It was found before anything was changed.

@@ -26,8 +26,9 @@ use super::sweep::Sweep;
 use super::task::{Done, Fence, Task, TaskFailed};
 use super::vitals::Vitals;
 use crate::contract::Name;
-use crate::contract::task::{self as wire, Corpse, Fields, trace::SpanId};
+use crate::contract::task::{self as wire, Corpse, Fields, trace::OwnSpan};
 use crate::redis_streams::tasks::{Entry, EntryId, Finish, Finished, Link, LinkError, TaskStream, Verdict};
+use crate::traces::{self, Traced};
 
 /// How long a blocking read waits.
 const BLOCK: Duration = Duration::from_secs(5);
@@ -172,7 +173,7 @@ pub(super) struct Held {
     since: Instant,
     /// How old the first delivery was then.
     age: Duration,
-    span: SpanId,
+    span: OwnSpan,
 }
 
 /// How a task ended.
@@ -391,7 +392,7 @@ where
         self.vitals.progressed();
         let Entry { id, fields } = entry;
         let read = wire::Task::read(self.stream.stream(), id.as_str(), Arc::clone(&fields));
-        let span = self.random().max(1);
+        let span = OwnSpan { id: self.random().max(1), sampled: None };
         let mut held = Held { deliveries, fields, task: None, since: Instant::now(), age, span };
         let lost = self.leases.enter(id.clone(), deliveries);
         match read {
@@ -411,11 +412,29 @@ where
                     query_id = task.text("query_id"),
                     trace_id = task.trace().map(|trace| trace.trace_id()),
                     parent_span_id = task.trace().map(|trace| trace.parent()),
-                    span_id = task.trace().map(|_| format!("{span:016x}")),
+                    span_id = tracing::field::Empty,
+                    otel.kind = traces::field("consumer"),
                 );
+                if let Some(trace) = task.trace() {
+                    // What follows names the span as whoever traces it does.
+                    let traced = traces::continued(&log, trace.traceparent(), || trace.tracestate());
+                    if let Some(Traced { id, sampled }) = traced {
+                        held.span = OwnSpan { id, sampled: Some(sampled) };
+                    }
+                    log.record("span_id", format!("{:016x}", held.span.id).as_str());
+                }
+                traces::name(&log, self.stream.stream());
+                let span = held.span.id;
                 let task = Task { wire: task, fence, vitals: Arc::clone(&self.vitals), lost, span };
                 let handler = Arc::clone(&self.handler);
-                let handle = self.running.spawn(async move { handler(task).await }.instrument(log));
+                let running = async move {
+                    let answer = handler(task).await;
+                    if let Err(TaskFailed { reason, release: false }) = &answer {
+                        traces::failed(&tracing::Span::current(), reason);
+                    }
+                    answer
+                };
+                let handle = self.running.spawn(running.instrument(log));
                 self.running_ids.insert(handle.id(), id.clone());
                 self.held.insert(id, held);
             }
@@ -446,7 +465,12 @@ where
         let (stream, deliveries) = (self.stream.stream(), held.deliveries);
         let failed = |reason: &str| {
             let from = Corpse { stream, group: &self.settings.group, id: id.as_str(), deliveries };
-            let end = wire::failed(stream, id.as_str(), &held.fields, reason);
+            let end = wire::failed(stream, id.as_str(), &held.fields, reason).map(|mut end| {
+                if let Some(trace) = held.task.as_ref().and_then(|task| task.trace()) {
+                    end.set("otel", trace.continued(held.span));
+                }
+                end
+            });
             Some(end.unwrap_or_else(|| wire::dead(from, &held.fields, reason, unix_ms())))
         };
         let (outgoing, counts) = match (outcome, &held.task) {

@@ -234,4 +234,8 @@ fn the_image_makes_an_empty_file_of_every_target_that_the_manifest_names() {
             assert!(dockerfile.contains(&format!("{folder}/{name}")), "{folder}/{name}");
         }
     }
+    for target in manifest.split("[[test]]").skip(1) {
+        let path = target.lines().find_map(|line| line.strip_prefix("path = ")).unwrap().trim_matches('"');
+        assert!(dockerfile.contains(path.strip_suffix(".rs").unwrap()), "{path}");
+    }
 }

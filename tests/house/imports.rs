@@ -19,8 +19,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("delivery", &["alerting", "settings"]),
     ("spool", &[]),
     ("failpoint", &[]),
-    ("settings", &["access", "contract", "fleet", "history"]),
-    ("telemetry", &[]),
+    ("settings", &["access", "contract", "fleet", "history", "traces"]),
+    ("telemetry", &["traces"]),
+    ("traces", &[]),
     (
         "actors",
         &[
@@ -53,9 +54,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "pages",
             "postgres",
             "redis_streams",
+            "traces",
         ],
     ),
-    ("worker", &["contract", "redis_streams"]),
+    ("worker", &["contract", "redis_streams", "traces"]),
     ("dead_letters", &["contract", "redis_streams", "settings"]),
     ("give_back", &["postgres", "settings"]),
     ("health", &["settings"]),
@@ -102,11 +104,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that only some rooms may know, so that they can be swapped there.
-const KEPT_TO: [(&str, &[&str]); 4] = [
+const KEPT_TO: [(&str, &[&str]); 8] = [
     ("actix", &["actors", "web", "application", "main"]),
     ("actix_web", &["web", "application", "main"]),
     ("actix_web_actors", &["web"]),
     ("diesel", &["postgres", "worker"]),
+    ("opentelemetry", &["traces"]),
+    ("opentelemetry_sdk", &["traces"]),
+    ("opentelemetry_otlp", &["traces"]),
+    ("tracing_opentelemetry", &["traces"]),
 ];
 
 #[test]

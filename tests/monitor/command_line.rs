@@ -119,6 +119,15 @@ fn a_wrong_setting_stops_the_start_with_one_line() {
     assert!(String::from_utf8(flag.stderr).unwrap().contains("MONITOR_PORT is \"99999\""));
 }
 
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn a_build_that_sends_no_spans_says_so_when_it_is_told_to_send_some() {
+    let output = run(&["serve"], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.trim_end().lines().count()), (Some(1), 1), "{told}");
+    assert!(told.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && told.contains("--features otlp"), "{told}");
+}
+
 #[test]
 fn a_port_that_is_taken_is_told_in_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

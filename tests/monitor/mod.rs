@@ -7,5 +7,6 @@ mod command_line;
 mod connection;
 mod fleet;
 mod history_page;
+mod requests;
 mod source_faults;
 mod supervision;

@@ -12,6 +12,17 @@ pub type SpanId = u64;
 const TRACE_ID: Range<usize> = 3..35;
 const PARENT: Range<usize> = 36..52;
 const FLAGS: Range<usize> = 53..55;
+/// The flag of spans that are recorded.
+const SAMPLED: u8 = 1;
+
+/// The span in which a task ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnSpan {
+    /// Its id.
+    pub id: SpanId,
+    /// Whether it is recorded; as its parent is, when nobody here decides that.
+    pub sampled: Option<bool>,
+}
 
 /// Where in which trace a task was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +37,11 @@ pub struct TraceContext {
 struct Carrier<'a> {
     #[serde(borrow)]
     traceparent: Cow<'a, str>,
+}
+
+#[derive(Deserialize)]
+struct State {
+    tracestate: String,
 }
 
 impl TraceContext {
@@ -52,16 +68,31 @@ impl TraceContext {
         self.part(PARENT)
     }
 
-    /// The value of the `otel` field for what `span` sends on; everything but the parent is kept.
+    /// The `traceparent` as it came.
     #[must_use]
-    pub fn continued(&self, span: SpanId) -> String {
+    pub fn traceparent(&self) -> &str {
+        self.json.get(self.at.clone()).unwrap_or_default()
+    }
+
+    /// The `tracestate` beside it.
+    #[must_use]
+    pub fn tracestate(&self) -> Option<String> {
+        serde_json::from_str(&self.json).ok().map(|State { tracestate }| tracestate)
+    }
+
+    /// The value of the `otel` field for what `span` sends on; everything but the parent, and whether it is
+    /// recorded, is kept.
+    #[must_use]
+    pub fn continued(&self, span: OwnSpan) -> String {
         let before = self.json.get(..self.at.start).unwrap_or_default();
         let after = self.json.get(self.at.end..).unwrap_or_default();
-        format!("{before}00-{}-{span:016x}-{}{after}", self.trace_id(), self.part(FLAGS))
+        let came = u8::from_str_radix(self.part(FLAGS), 16).unwrap_or_default();
+        let flags = span.sampled.map_or(came, |sampled| came & !SAMPLED | u8::from(sampled));
+        format!("{before}00-{}-{:016x}-{flags:02x}{after}", self.trace_id(), span.id)
     }
 
     fn part(&self, part: Range<usize>) -> &str {
-        self.json.get(self.at.clone()).and_then(|text| text.get(part)).unwrap_or_default()
+        self.traceparent().get(part).unwrap_or_default()
     }
 }
 
@@ -91,7 +122,11 @@ fn is_digit(byte: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::TraceContext;
+    use super::{OwnSpan, TraceContext};
+
+    fn own(id: u64) -> OwnSpan {
+        OwnSpan { id, sampled: None }
+    }
 
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
@@ -100,15 +135,27 @@ mod tests {
         let otel = format!(r#"{{"traceparent": "00-{TRACE}-00f067aa0ba902b7-01", "tracestate": "a=1"}}"#);
         let context = TraceContext::parse(otel.as_bytes()).unwrap();
         assert_eq!((context.trace_id(), context.parent()), (TRACE, "00f067aa0ba902b7"));
-        let next = context.continued(0xab);
+        assert_eq!((context.traceparent().len(), context.tracestate().as_deref()), (55, Some("a=1")));
+        let next = context.continued(own(0xab));
         assert_eq!(next, otel.replace("00f067aa0ba902b7", "00000000000000ab"));
         assert_eq!(TraceContext::parse(next.as_bytes()).unwrap().parent(), "00000000000000ab");
     }
 
     #[test]
+    fn whether_it_is_recorded_is_passed_on_as_the_tracer_decided() {
+        let flags = |came: &str, sampled| {
+            let otel = format!(r#"{{"traceparent":"00-{TRACE}-00f067aa0ba902b7-{came}"}}"#);
+            let next = TraceContext::parse(otel.as_bytes()).unwrap().continued(OwnSpan { id: 1, sampled });
+            next.get(next.len() - 4..next.len() - 2).unwrap().to_owned()
+        };
+        assert_eq!([flags("00", None), flags("01", None), flags("03", None)], ["00", "01", "03"]);
+        assert_eq!([flags("01", Some(false)), flags("03", Some(false)), flags("02", Some(true))], ["00", "02", "03"]);
+    }
+
+    #[test]
     fn a_later_version_is_continued_as_this_one() {
         let otel = format!(r#"{{"traceparent":"42-{TRACE}-00f067aa0ba902b7-01-more"}}"#);
-        let next = TraceContext::parse(otel.as_bytes()).unwrap().continued(1);
+        let next = TraceContext::parse(otel.as_bytes()).unwrap().continued(own(1));
         assert_eq!(next, format!(r#"{{"traceparent":"00-{TRACE}-0000000000000001-01"}}"#));
     }
 

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use super::caller::Caller;
 use crate::actors::io::{Io, POSTGRES_LATE};
@@ -38,7 +39,7 @@ pub async fn audited<T: 'static>(
         parameters,
     };
     let io = front.io.clone();
-    let doing = actix_web::rt::spawn(async move {
+    let doing = async move {
         let pool = io.postgres.clone();
         let row = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, asked).await }).await.map_err(
             |trouble| {
@@ -58,10 +59,10 @@ pub async fn audited<T: 'static>(
         };
         let end = write_end(io, row, action, outcome, result);
         // Usually there before the answer; when Postgres is slow, nobody waits for it.
-        drop(actix_web::rt::time::timeout(WRITE_WITHIN, actix_web::rt::spawn(end)).await);
+        drop(actix_web::rt::time::timeout(WRITE_WITHIN, actix_web::rt::spawn(end.in_current_span())).await);
         done
-    });
-    doing.await.unwrap_or_else(|error| {
+    };
+    actix_web::rt::spawn(doing.in_current_span()).await.unwrap_or_else(|error| {
         tracing::error!(%error, action, "a change ended in a panic");
         Err(Problem::Unavailable("an internal error; see the log".to_owned()))
     })

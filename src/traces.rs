@@ -1,0 +1,201 @@
+//! Spans as a tracer sees them: continued from another process, and sent to a collector.
+//!
+//! Without the feature `otlp` nobody traces: spans are there for the log lines inside them, and what is
+//! done to them here does nothing.
+
+use tracing::Span;
+
+#[cfg(feature = "otlp")]
+mod export;
+
+#[cfg(feature = "otlp")]
+pub use export::Export;
+
+/// What a tracer calls a span of this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Traced {
+    /// Its id.
+    pub id: u64,
+    /// It is recorded.
+    pub sampled: bool,
+}
+
+/// Makes `span`, which nobody has entered yet, a child of the one that `traceparent` (and `tracestate`) of
+/// another process names. `None` when nobody traces it.
+#[cfg(feature = "otlp")]
+pub fn continued(span: &Span, traceparent: &str, tracestate: impl FnOnce() -> Option<String>) -> Option<Traced> {
+    use opentelemetry::Context;
+    use opentelemetry::propagation::TextMapPropagator;
+    use opentelemetry::trace::TraceContextExt;
+    use opentelemetry_sdk::propagation::TraceContextPropagator;
+    use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+    let mut carrier = std::collections::HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
+    carrier.extend(tracestate().map(|state| ("tracestate".to_owned(), state)));
+    let parent = TraceContextPropagator::new().extract_with_context(&Context::new(), &carrier);
+    span.set_parent(parent).ok()?;
+    let context = span.context();
+    let own = context.span().span_context().clone();
+    let id = u64::from_be_bytes(own.span_id().to_bytes());
+    own.is_valid().then(|| Traced { id, sampled: own.is_sampled() })
+}
+
+/// Nobody traces it.
+#[cfg(not(feature = "otlp"))]
+pub fn continued(_: &Span, _: &str, _: impl FnOnce() -> Option<String>) -> Option<Traced> {
+    None
+}
+
+/// What a tracer is to be told in a span's fields, such as its kind: nothing when there can be none, so that
+/// it stands in no log line.
+pub fn field<T>(what: T) -> Option<T> {
+    cfg!(feature = "otlp").then_some(what)
+}
+
+/// Tells the tracer what the span is called, once nothing of it may change but that.
+#[cfg(feature = "otlp")]
+pub fn name(span: &Span, name: impl std::fmt::Display) {
+    use opentelemetry::trace::TraceContextExt;
+    use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+    span.context().span().update_name(name.to_string());
+}
+
+/// Tells nobody.
+#[cfg(not(feature = "otlp"))]
+pub fn name(_: &Span, _: impl std::fmt::Display) {}
+
+/// Tells the tracer what log lines need not repeat.
+#[cfg(feature = "otlp")]
+pub fn attribute(span: &Span, name: &'static str, value: impl Into<opentelemetry::Value>) {
+    tracing_opentelemetry::OpenTelemetrySpanExt::set_attribute(span, name, value);
+}
+
+/// Tells nobody.
+#[cfg(not(feature = "otlp"))]
+pub fn attribute<T>(_: &Span, _: &'static str, _: T) {}
+
+/// Tells the tracer that what the span stands for failed.
+#[cfg(feature = "otlp")]
+pub fn failed(span: &Span, why: &str) {
+    let status = opentelemetry::trace::Status::error(why.to_owned());
+    tracing_opentelemetry::OpenTelemetrySpanExt::set_status(span, status);
+}
+
+/// Tells nobody.
+#[cfg(not(feature = "otlp"))]
+pub fn failed(_: &Span, _: &str) {}
+
+/// Where spans are sent, by OTLP over HTTP.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Collector {
+    /// Its address, without `/v1/traces`.
+    endpoint: String,
+    /// What each request carries, such as a key.
+    headers: Vec<(String, String)>,
+    /// What the spans' process is called there.
+    service: String,
+}
+
+/// Why spans cannot be sent, by setting and what was expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} cannot be used: expected {expected}")]
+pub struct BadCollector {
+    /// The setting.
+    pub setting: &'static str,
+    /// What would have been right.
+    pub expected: &'static str,
+}
+
+/// The setting that says where spans are sent.
+pub const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// The setting with what each request carries.
+pub const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
+/// The setting with the process' name.
+pub const SERVICE: &str = "OTEL_SERVICE_NAME";
+
+impl Collector {
+    /// Checks texts as they stand in the settings.
+    ///
+    /// # Errors
+    /// The first that cannot be used; and that this build sends no spans at all.
+    pub fn new(endpoint: &str, headers: &str, service: &str) -> Result<Self, BadCollector> {
+        let bad = |setting, expected| Err(BadCollector { setting, expected });
+        if !cfg!(feature = "otlp") {
+            return bad(ENDPOINT, "nothing: this build sends no spans; build it with --features otlp");
+        }
+        let host = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+        let has_host = host.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
+        if !has_host || endpoint.contains(char::is_whitespace) {
+            return bad(ENDPOINT, "an address that begins with http:// or https://, such as http://localhost:4318");
+        }
+        let Some(headers) = headers.split(',').filter(|pair| !pair.trim().is_empty()).map(header).collect() else {
+            return bad(HEADERS, "pairs such as api-key=secret, separated by commas, values percent-encoded");
+        };
+        Ok(Self { endpoint: endpoint.trim_end_matches('/').to_owned(), headers, service: service.to_owned() })
+    }
+
+    /// The one that the process's environment names, for a process called `service` unless it says otherwise;
+    /// `None` when it names none.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn from_env(service: &str) -> Result<Option<Self>, BadCollector> {
+        let set = |name| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
+        let Some(endpoint) = set(ENDPOINT) else { return Ok(None) };
+        let service = set(SERVICE).unwrap_or_else(|| service.to_owned());
+        Self::new(endpoint.trim(), &set(HEADERS).unwrap_or_default(), service.trim()).map(Some)
+    }
+}
+
+/// Headers may be secret.
+impl std::fmt::Debug for Collector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Collector")
+            .field("endpoint", &self.endpoint)
+            .field("service", &self.service)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `name=value`, the value percent-encoded.
+fn header(pair: &str) -> Option<(String, String)> {
+    let (name, value) = pair.split_once('=')?;
+    let (name, value) = (name.trim(), percent_decoded(value.trim())?);
+    let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let is_value = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
+    (is_name && is_value).then(|| (name.to_owned(), value))
+}
+
+fn percent_decoded(text: &str) -> Option<String> {
+    let mut parts = text.split('%');
+    let mut bytes = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (hex, rest) = part.split_at_checked(2)?;
+        bytes.push(u8::from_str_radix(hex, 16).ok()?);
+        bytes.extend_from_slice(rest.as_bytes());
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(not(feature = "otlp"))]
+    #[test]
+    fn a_build_without_the_feature_says_that_it_sends_none() {
+        let told = Collector::new("http://localhost:4318", "", "x").unwrap_err().to_string();
+        assert!(told.contains(ENDPOINT) && told.contains("--features otlp") && !told.contains('\n'), "{told}");
+    }
+
+    #[test]
+    fn a_header_is_read_as_the_specification_writes_it() {
+        let read = |pair| header(pair).map(|(name, value)| format!("{name}: {value}"));
+        assert_eq!(read(" api-key = a%20b "), Some("api-key: a b".to_owned()));
+        assert_eq!(read("a=b=c").as_deref(), Some("a: b=c"));
+        for pair in ["", "a", "=b", "a b=c", "a=%", "a=%2", "a=%zz", "a=%0a", "a=%ff"] {
+            assert_eq!(read(pair), None, "{pair}");
+        }
+    }
+}
