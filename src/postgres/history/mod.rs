@@ -3,7 +3,7 @@
 //!
 //! [`metrics`] and [`latency`] write what is new and answer windows; both read rows and days in one
 //! transaction, so that what is being moved from one to the other is seen once. [`compaction`]
-//! moves it, [`takeover`] does the same with what an older monitor left, [`queries`] counts the
+//! moves it, [`takeover`] does the same with what an older monitor left, [`queries_started`] counts the
 //! fleet's queries, [`summary`] sums a window up, [`retention`] deletes what is too old.
 
 pub mod compaction;
