@@ -2,7 +2,7 @@
 //! tables of its own.
 //!
 //! [`command`] is what is asked, [`run`] does it and tells what came of it. What is moved where is in
-//! [`migrate`](crate::postgres::migrate).
+//! [`migrate`].
 
 use clap::{Arg, Command};
 

@@ -160,7 +160,8 @@ impl Ledger {
         let asked = Instant::now();
         let acts = self.may_act().await;
         let answer = if !acts && self.another_leads().await {
-            within(alerts::silences(&self.postgres)).await.map(|silences| Led { silences, ..Led::default() })
+            // It leads whether Postgres can be read or not.
+            Ok(Led { silences: within(alerts::silences(&self.postgres)).await.ok(), ..Led::default() })
         } else {
             within(alerts::lead(&self.postgres, &self.holder, LEASE.as_secs_f64())).await
         };
@@ -176,7 +177,9 @@ impl Ledger {
             Err(trouble) => return (self.unreachable(&mut books, &trouble, held.ok(), asked), Vec::new()),
             Ok(led) => led,
         };
-        books.silences = led.silences;
+        if let Some(silences) = led.silences {
+            books.silences = silences;
+        }
         let news = match led.epoch {
             None => self.follow(&mut books).await,
             Some(epoch) => {

@@ -321,8 +321,8 @@ pub async fn forget_old(pool: &PgPool) -> Result<(), SourceTrouble> {
 pub struct Led {
     /// The epoch, if the holder leads now.
     pub epoch: Option<i64>,
-    /// Silences and acknowledgements that are not over.
-    pub silences: Vec<Silence>,
+    /// Silences and acknowledgements that are not over, if they could be read.
+    pub silences: Option<Vec<Silence>>,
     /// Passes of the janitor that called queries abandoned, of which nobody was told yet; oldest first.
     pub findings: Vec<Finding>,
 }
@@ -356,7 +356,7 @@ pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<Led, So
     .get_result(&mut connection)
     .await
     .map_err(|e| trouble(&e))?;
-    Ok(Led { epoch: row.epoch, silences: list(row.silences), findings: list(row.findings) })
+    Ok(Led { epoch: row.epoch, silences: Some(list(row.silences)), findings: list(row.findings) })
 }
 
 /// The items of a JSON list that can be read.

@@ -97,7 +97,10 @@ fn unknown_settings(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
     let names =
         words.filter(|word| word.split_once('_').is_some_and(|(kind, rest)| kinds.contains(kind) && !rest.is_empty()));
-    names.filter(|name| !all.contains(name)).map(str::to_owned).collect()
+    // Read by OpenTelemetry's own crates.
+    let foreign = ["OTEL_TRACES_", "OTEL_RESOURCE_", "OTEL_BSP_", "OTEL_EXPORTER_OTLP_TIMEOUT"];
+    let is_ours = |name: &&str| !foreign.iter().any(|begin| name.starts_with(begin));
+    names.filter(|name| !all.contains(name)).filter(is_ours).map(str::to_owned).collect()
 }
 
 /// Calls of the program that it does not understand.
