@@ -30,6 +30,29 @@ pub async fn claim(pool: &Pool, now: f64, every: f64) -> Result<bool, SourceTrou
     Ok(claimed == 1)
 }
 
+/// When each was swept last, Unix seconds; `None`: never, as far as is known.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LastRuns {
+    /// History.
+    pub history: Option<f64>,
+    /// Old queries.
+    pub queries: Option<f64>,
+}
+
+/// Reads when each was swept last.
+///
+/// # Errors
+/// When Redis cannot be asked.
+pub async fn last_runs(pool: &Pool) -> Result<LastRuns, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let mut ask = redis::cmd("MGET");
+    ask.arg(keys::LAST_RETENTION_SWEEP).arg(keys::LAST_QUERY_RETENTION_SWEEP);
+    let (history, queries): (Option<String>, Option<String>) =
+        ask.query_async(&mut redis).await.map_err(|e| trouble(&e))?;
+    let seconds = |text: Option<String>| text.and_then(|text| text.trim().parse().ok());
+    Ok(LastRuns { history: seconds(history), queries: seconds(queries) })
+}
+
 /// It was not done after all.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use self::openapi::{CleanedUp, Forgot, Passes};
+use self::openapi::{AbandonedQueries, CleanedUp, Forgot, Passes, Retention, StaleConsumers, Trimmed};
 use super::Front;
 use super::access::{Caller, audited};
 use super::alerts::is_form;
@@ -19,10 +19,11 @@ use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{CleanUp, ForgetWorker};
 use crate::contract::Name;
-use crate::fleet::cleanup::{Outcome, Plan, Preview, Removable, StreamPreview};
+use crate::fleet::cleanup::{Outcome, Plan, Preview, Removable, StreamOutcome, StreamPreview};
 use crate::pages::admin::AdminPage;
 use crate::pages::link::About;
 use crate::postgres::janitor;
+use crate::redis_streams::sweeps::{self, LastRuns};
 use crate::redis_streams::{cleaning, connection};
 
 /// Passes shown, or in one answer unless asked for more.
@@ -93,10 +94,12 @@ async fn preview(front: &Front) -> Result<Preview, String> {
 pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let asked_by = if caller.anonymous { caller.address.clone() } else { caller.name.clone() };
     let janitor = front.clean_up.clone();
+    let (io, redis) = (front.io.clone(), front.io.redis.clone());
     let work = async move {
         let asked = janitor.send(CleanUp { asked_by }).await;
         let outcome = asked.map_err(|error| Problem::Unavailable(error.to_string()))?.map_err(Problem::Unavailable)?;
-        Ok((json!(answer(outcome)), ()))
+        let last = io.run(Duration::from_secs(1), REDIS_LATE, async move { sweeps::last_runs(&redis).await });
+        Ok((json!(answer(outcome, last.await.unwrap_or_default())), ()))
     };
     let (answer, ()) = audited(&front, &caller, "clean up", json!({}), work).await?;
     if is_form(&request) || is_page(&request) {
@@ -105,16 +108,24 @@ pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// The contract's answer, with everything else that is known beside it.
-fn answer(outcome: Outcome) -> CleanedUp {
+/// The answer as the older monitor gave it, with everything else that is known beside it.
+fn answer(outcome: Outcome, last: LastRuns) -> CleanedUp {
     let queries = outcome.queries.clone().unwrap_or_default();
+    let trimmed = |(name, stream): (&String, &StreamOutcome)| Trimmed {
+        stream: name.clone(),
+        trimmed: stream.removed,
+        before: stream.removed + stream.length,
+        after: stream.length,
+    };
+    let abandoned = |(domain, queries)| AbandonedQueries { domain, queries };
+    let retention = |deleted: Option<u64>, last_run| Retention { skipped: deleted.is_none(), last_run, deleted };
     CleanedUp {
-        streams: outcome.streams.iter().map(|(name, stream)| (name.clone(), stream.removed)).collect(),
+        streams: outcome.streams.iter().map(trimmed).collect(),
         callbacks_deleted: queries.callbacks_deleted,
-        abandoned_queries: queries.abandoned_count(),
-        stale_consumers: outcome.consumers_removed(),
-        history_retention: None,
-        query_retention: outcome.query_retention,
+        abandoned_queries: queries.abandoned.into_iter().map(abandoned).collect(),
+        stale_consumers: StaleConsumers { deleted: outcome.consumers_removed(), by_stream: outcome.consumers.clone() },
+        history_retention: retention(None, last.history),
+        query_retention: retention(outcome.query_retention, last.queries),
         details: outcome,
     }
 }

@@ -129,9 +129,12 @@ async fn a_real_prometheus_takes_every_sample_whatever_the_names_and_nobody_with
     })
     .await;
 
-    let up = prometheus.query("up").await;
-    let of = |job: &str| up.iter().find(|(labels, _)| labels["job"] == job).map(|(_, value)| *value);
-    assert_eq!((of("monitor"), of("stranger")), (Some(1.0), Some(0.0)));
+    eventually("who has the token is answered, and nobody else", SOON, || async {
+        let up = prometheus.query("up").await;
+        let of = |job: &str| up.iter().find(|(labels, _)| labels["job"] == job).map(|(_, value)| *value);
+        if (of("monitor"), of("stranger")) == (Some(1.0), Some(0.0)) { Ok(()) } else { Err(format!("{up:?}")) }
+    })
+    .await;
     // Types and help arrive with OpenMetrics, which is what it asked for.
     let metadata = prometheus.get("/api/v1/metadata", &[("metric", "shepherd_monitor_workers_lost")]).await;
     assert_eq!(metadata["shepherd_monitor_workers_lost"][0]["type"], "counter", "{metadata}");

@@ -126,8 +126,8 @@ async fn shell(command: &str, address: &str) -> String {
 const NEED_NOT_BE_SEEN: [(&str, &str); 10] = [
     ("Applied/properties/left_alone/properties/", "each reason is told alike, and one is seen"),
     ("Applied/properties/ended_early", "a source fails in the middle of it"),
-    ("CleanedUp/properties/history_retention", "always null"),
-    ("CleanedUp/properties/query_retention", "once a day, by whichever pass comes first"),
+    ("AbandonedQueries/properties/", "whichever pass comes first finds them"),
+    ("Retention/properties/", "once a day, by whichever pass comes first"),
     ("GroupStatus/oneOf/3/", "a lag is not known, and more is undelivered than is counted"),
     ("GroupStatus/oneOf/4/", "Redis and everything else fail to say a lag"),
     ("Readiness/properties/reason", "an actor is down"),

@@ -12,20 +12,62 @@ use crate::web::openapi::operation::{Group, Operation};
 /// What a pass came to.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct CleanedUp {
-    /// Entries removed, by stream.
-    pub(super) streams: BTreeMap<String, u64>,
+    /// What was removed from each stream, by name.
+    pub(super) streams: Vec<Trimmed>,
     /// Callbacks deleted.
     pub(super) callbacks_deleted: u64,
-    /// Queries called abandoned.
-    pub(super) abandoned_queries: u64,
+    /// Queries called abandoned, by product.
+    pub(super) abandoned_queries: Vec<AbandonedQueries>,
     /// Consumers deleted.
-    pub(super) stale_consumers: u64,
-    /// Always `null`: history is swept once a day by itself.
-    pub(super) history_retention: Option<u64>,
-    /// Final queries deleted because of their age; `null` when that was not due.
-    pub(super) query_retention: Option<u64>,
+    pub(super) stale_consumers: StaleConsumers,
+    /// Old history: it is swept once a day by itself, never by a pass.
+    pub(super) history_retention: Retention,
+    /// Final queries that are old: deleted by a pass, once a day.
+    pub(super) query_retention: Retention,
     /// Everything that is known of it.
     pub(super) details: Outcome,
+}
+
+/// What was removed from a stream.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Trimmed {
+    /// The stream.
+    pub(super) stream: String,
+    /// Entries removed.
+    pub(super) trimmed: u64,
+    /// Entries before.
+    pub(super) before: u64,
+    /// Entries afterwards.
+    pub(super) after: u64,
+}
+
+/// Queries of a product that were called abandoned.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct AbandonedQueries {
+    /// The product: the queries' domain.
+    pub(super) domain: String,
+    /// How many.
+    pub(super) queries: u64,
+}
+
+/// Consumers without heartbeat and without work that were deleted.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct StaleConsumers {
+    /// How many.
+    pub(super) deleted: u64,
+    /// The same by stream; streams without any are not in it.
+    pub(super) by_stream: BTreeMap<String, u64>,
+}
+
+/// What is deleted once a day because of its age.
+#[derive(Serialize, JsonSchema)]
+pub(super) struct Retention {
+    /// It was not due in this pass.
+    pub(super) skipped: bool,
+    /// When it was done last, Unix seconds; `null` when that is not known.
+    pub(super) last_run: Option<f64>,
+    /// How many were deleted in this pass; `null` when it was skipped.
+    pub(super) deleted: Option<u64>,
 }
 
 /// What the last passes came to.
