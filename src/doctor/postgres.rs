@@ -231,6 +231,14 @@ fn of_the_monitor(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Fi
     }
     let all = ["SELECT", "INSERT", "UPDATE", "DELETE"];
     findings.extend(refused(server, "postgres.may_write", tables, &all, "history, events or alerts are not stored"));
+    if !inside.sequences_refused.is_empty() {
+        findings.push(wrong(
+            "postgres.may_number",
+            format!("role {} may not use {}", server.role, list(inside.sequences_refused.iter().cloned())),
+            "rows that are numbered by it are not stored",
+            format!("GRANT USAGE ON SEQUENCE {} TO {}", inside.sequences_refused.join(", "), server.role),
+        ));
+    }
     if findings.is_empty() {
         findings.push(fine("postgres.tables", "the monitor's tables are up to date, and it may write them"));
     }

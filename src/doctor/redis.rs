@@ -54,6 +54,8 @@ pub fn not_reached(trouble: &SourceTrouble) -> Finding {
 
 fn role(server: &Server) -> Finding {
     match &server.trouble {
+        // INFO may be forbidden to this user.
+        None if server.figures.run_id.is_empty() => fine("redis.role", "Redis answers"),
         None => fine("redis.role", "Redis answers, and is a primary"),
         Some(trouble) if trouble.kind == TroubleKind::Loading => wrong(
             "redis.loading",

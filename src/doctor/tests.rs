@@ -248,6 +248,7 @@ mod of_postgres {
             may_create: true,
             may_see_wal: true,
             tables: FLEET_TABLES.iter().chain(&MONITOR_TABLES).map(table).collect(),
+            sequences_refused: Vec::new(),
             indexes: vec![("callbacks_query_id", "callbacks (query_id)", true)],
             migrated: Some(vec!["0001".to_owned(), "0002".to_owned()]),
             known_migrations: vec!["0001".to_owned(), "0002".to_owned()],
@@ -270,7 +271,7 @@ mod of_postgres {
     #[test]
     fn each_trouble_is_named() {
         type Change = fn(&mut Server, &mut Inside);
-        let cases: [(Change, &str, Verdict); 13] = [
+        let cases: [(Change, &str, Verdict); 14] = [
             (|s, _| s.standby = true, "postgres.standby", Wrong),
             (|s, _| s.read_only = true, "postgres.read_only", Wrong),
             (|s, _| s.autovacuum = false, "postgres.autovacuum", Wrong),
@@ -282,6 +283,7 @@ mod of_postgres {
             (|_, i| i.tables.retain(|table| table.name != "monitor_audit"), "postgres.tables", Wrong),
             (|_, i| i.migrated = None, "postgres.migrations", WorthKnowing),
             (|_, i| (i.migrated, i.may_create) = (None, false), "postgres.may_create", Wrong),
+            (|_, i| i.sequences_refused.push("monitor_events_id_seq".to_owned()), "postgres.may_number", Wrong),
             (|_, i| i.known_migrations.truncate(1), "postgres.newer", WorthKnowing),
             (
                 |_, i| i.tables.iter_mut().for_each(|table| table.refused = vec!["INSERT".to_owned()]),

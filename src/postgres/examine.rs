@@ -118,6 +118,8 @@ pub struct Inside {
     pub may_see_wal: bool,
     /// The fleet's tables and the monitor's, those that exist.
     pub tables: Vec<Table>,
+    /// Sequences that number the monitor's rows and that this role may not use.
+    pub sequences_refused: Vec<String>,
     /// Indexes that the monitor adds to the fleet's tables, where those exist: name, what it is on, whether it
     /// is there and can be used.
     pub indexes: Vec<(&'static str, &'static str, bool)>,
@@ -196,6 +198,7 @@ async fn look(connection: &mut AsyncPgConnection) -> Result<Examined, diesel::re
     .get_result(connection)
     .await?;
     let tables = tables(connection).await?;
+    let sequences_refused = sequences_refused(connection).await?;
     let indexes = indexes(connection, &tables).await?;
     let migrated = migrated(connection).await?;
     let inside = Inside {
@@ -204,6 +207,7 @@ async fn look(connection: &mut AsyncPgConnection) -> Result<Examined, diesel::re
         may_create: rights.may_create,
         may_see_wal: rights.may_see_wal,
         tables,
+        sequences_refused,
         indexes,
         migrated,
         known_migrations: migrate::known(),
@@ -222,6 +226,20 @@ async fn tables(connection: &mut AsyncPgConnection) -> Result<Vec<Table>, diesel
     .bind::<Array<Text>, _>(names)
     .load(connection)
     .await
+}
+
+async fn sequences_refused(connection: &mut AsyncPgConnection) -> Result<Vec<String>, diesel::result::Error> {
+    let refused: Vec<Named> = sql_query(
+        "SELECT s.relname::text AS name FROM unnest($1) AS t (name) \
+         JOIN pg_depend d ON d.refobjid = to_regclass(t.name) AND d.deptype = 'a' \
+         JOIN pg_class s ON s.oid = d.objid \
+         WHERE CASE s.relkind WHEN 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') ELSE false END \
+         ORDER BY s.relname",
+    )
+    .bind::<Array<Text>, _>(MONITOR_TABLES.to_vec())
+    .load(connection)
+    .await?;
+    Ok(refused.into_iter().map(|sequence| sequence.name).collect())
 }
 
 async fn indexes(

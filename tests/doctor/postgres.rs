@@ -153,6 +153,8 @@ async fn a_role_that_may_not_make_or_write_tables() {
         said.says("postgres.may_write", "wrong").contains(&format!("GRANT INSERT ON monitor_events TO {}", role.name))
     );
     assert!(said.says("postgres.may_tend", "wrong").contains(&format!("GRANT DELETE ON callbacks TO {}", role.name)));
+    let told = said.says("postgres.may_number", "wrong");
+    assert!(told.contains("GRANT USAGE ON SEQUENCE") && told.contains("monitor_events_id_seq"), "{told}");
     let told = said.says("postgres.indexes", "worth_knowing");
     assert!(told.contains("CREATE INDEX CONCURRENTLY callbacks_query_id ON callbacks (query_id)"), "{told}");
     assert!(said.says("postgres.wal", "worth_knowing").contains("pg_monitor"));
