@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark may fail loudly")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -264,9 +265,7 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     // The walk at the start is over, and the fleet has settled.
     tokio::time::sleep(Duration::from_secs(if unrelated > 0 { 45 } else { 20 })).await;
 
-    let cpu = monitor.cpu_seconds();
-    tokio::time::sleep(TICK * TICKS).await;
-    let (used, memory) = (monitor.cpu_seconds() - cpu, monitor.resident_mb());
+    let (cpu, memory) = (monitor.cpu_of_ten_ticks().await, monitor.resident_mb());
 
     let (mut spent, mut least) = (Turns::default(), Turns::default());
     for _ in 0..TURNS {
@@ -290,6 +289,7 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     tokio::time::sleep(WORKER_REWRITES * 4).await;
     let idle = (bytes_out(&mut connection).await - bytes) / (WORKER_REWRITES * 4).as_secs_f64();
     monitor.turn(true);
+    let scrape = monitor.scrape().await;
 
     let (per_tick, least_per_tick) = (spent.micros / spent.passes, least.micros / least.passes);
     println!(
@@ -299,8 +299,9 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     println!("  recording per tick    {:9.0} us", spent.recording / spent.passes);
     let (kb, least_kb) = (spent.kilobytes_per_pass(idle), least.kilobytes_per_pass(idle));
     println!("  bytes per tick        {kb:9.1} KB   cheapest {least_kb:9.1} KB   ratio {:.2}", kb / least_kb);
-    println!("  CPU                   {:9.3} s/min", used / (TICK * TICKS).as_secs_f64() * 60.0);
+    cpu.print();
     println!("  resident memory       {memory:9.1} MB");
+    println!("  {scrape}");
     println!("  exec to the first snapshot, with every worker:");
     for (what, took) in [("streams named by a setting", told), ("nothing known", first), ("started again", again)] {
         println!("    {what:27} {:8.0} ms", took.as_secs_f64() * 1000.0);
@@ -330,6 +331,31 @@ impl Turns {
 
     fn kilobytes_per_pass(&self, idle_per_second: f64) -> f64 {
         (self.bytes - idle_per_second * self.seconds) / self.passes / 1024.0
+    }
+}
+
+/// What each of its threads (those of one name together) took: seconds of processor time, and how often it went to
+/// sleep and woke again.
+#[derive(Default)]
+struct Threads(BTreeMap<String, (f64, u64)>);
+
+impl Threads {
+    fn since(mut self, before: &Self) -> Self {
+        for (name, (cpu, woken)) in &mut self.0 {
+            let (cpu_before, woken_before) = before.0.get(name).copied().unwrap_or_default();
+            *cpu -= cpu_before;
+            *woken = woken.saturating_sub(woken_before);
+        }
+        self
+    }
+
+    /// As taken in ten ticks.
+    fn print(&self) {
+        let a_minute = 60.0 / (TICK * TICKS).as_secs_f64();
+        println!("  CPU                   {:9.3} s/min", self.0.values().map(|(cpu, _)| cpu).sum::<f64>() * a_minute);
+        for (name, (cpu, woken)) in self.0.iter().filter(|(_, (_, woken))| *woken > 0) {
+            println!("    {name:17} {:12.3} s/min, woken {:.0} times", cpu * a_minute, *woken as f64 * a_minute);
+        }
     }
 }
 
@@ -399,14 +425,39 @@ impl Monitor {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 
-    /// All its threads together, to the nanosecond.
-    fn cpu_seconds(&self) -> f64 {
-        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
-        let spent = tasks.filter_map(|task| {
-            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-            text.split(' ').next()?.parse::<f64>().ok()
-        });
-        spent.sum::<f64>() / 1e9
+    /// What Prometheus' asking costs: the mean of ten times.
+    async fn scrape(&self) -> String {
+        const TIMES: u32 = 10;
+        let (before, began) = (self.threads(), Instant::now());
+        let mut length = 0;
+        for _ in 0..TIMES {
+            length = self.get("/metrics").await.unwrap().len();
+        }
+        let took = began.elapsed().as_secs_f64() / f64::from(TIMES) * 1000.0;
+        let cpu: f64 = self.threads().since(&before).0.values().map(|(cpu, _)| cpu).sum();
+        let (cpu, kilobytes) = (cpu / f64::from(TIMES) * 1000.0, length as f64 / 1024.0);
+        format!("one scrape            {took:9.1} ms   {cpu:.1} ms of CPU   {kilobytes:.0} KB")
+    }
+
+    async fn cpu_of_ten_ticks(&self) -> Threads {
+        let before = self.threads();
+        tokio::time::sleep(TICK * TICKS).await;
+        self.threads().since(&before)
+    }
+
+    fn threads(&self) -> Threads {
+        let mut threads = Threads::default();
+        for task in fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap().filter_map(Result::ok) {
+            // A thread may end meanwhile.
+            let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            let (times, status) = (read("schedstat"), read("status"));
+            let nanoseconds: f64 = times.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0);
+            let woken = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            let (cpu, woken_before) = threads.0.entry(read("comm").trim().to_owned()).or_default();
+            *cpu += nanoseconds / 1e9;
+            *woken_before += woken.and_then(|count| count.trim().parse::<u64>().ok()).unwrap_or(0);
+        }
+        threads
     }
 
     fn resident_mb(&self) -> f64 {
@@ -436,10 +487,7 @@ async fn browsers(count: usize) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     tokio::time::sleep(TICK).await;
-    let cpu = monitor.cpu_seconds();
-    tokio::time::sleep(TICK * TICKS).await;
-    let used = monitor.cpu_seconds() - cpu;
-    let memory = monitor.resident_mb();
+    let (cpu, memory) = (monitor.cpu_of_ten_ticks().await, monitor.resident_mb());
     let health = monitor.json("/readyz?verbose").await.unwrap();
     let told = tokio::task::spawn_blocking(|| reader.wait_with_output().unwrap().stdout).await.unwrap();
     let rounds: Vec<Vec<f64>> = String::from_utf8(told)
@@ -459,7 +507,7 @@ async fn browsers(count: usize) {
     println!("  first to last browser {spread:9.1} ms median {worst_spread:9.1} ms worst");
     println!("  Redis read to last    {since_read:9.1} ms median {worst_since_read:9.1} ms worst");
     println!("  bytes a tick each     {bytes:9.0} median {most_bytes:9.0} most");
-    println!("  CPU                   {:9.3} s/min", used / (TICK * TICKS).as_secs_f64() * 60.0);
+    cpu.print();
     println!("  resident memory       {memory:9.1} MB");
     println!("  sessions {} jammed {}", health["monitor"]["sessions"], health["monitor"]["sessions_jammed"]);
     drop(jammed);
