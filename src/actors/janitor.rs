@@ -24,7 +24,7 @@ use crate::redis_streams::sweeps;
 
 /// How often a pass is due.
 const EVERY: Duration = Duration::from_secs(300);
-/// How often it is asked whether one is.
+/// How often it is asked whether one is, if nobody can say when it will be.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// No step begins later than this in a pass; what is left is the next one's.
 const BUDGET: Duration = Duration::from_secs(240);
@@ -60,7 +60,7 @@ pub struct Janitor {
 /// How asking for a pass went.
 enum Went {
     Done(Box<Outcome>),
-    NotDue,
+    NotDue(Duration),
     Taken,
     /// Its turn was over before it was.
     Lost,
@@ -75,18 +75,23 @@ impl Janitor {
 
     /// Makes a pass if one is due, and looks again later.
     fn look(&mut self, ctx: &mut Context<Self>) {
-        ctx.run_later(LOOK_EVERY, Self::look);
         if self.running {
+            ctx.run_later(LOOK_EVERY, Self::look);
             return;
         }
         let plan = match Plan::from(self.newest.as_deref()) {
             Ok(plan) => plan,
-            Err(why) => return tracing::debug!(%why, "nothing is cleaned up for now"),
+            Err(why) => {
+                ctx.run_later(LOOK_EVERY, Self::look);
+                return tracing::debug!(%why, "nothing is cleaned up for now");
+            }
         };
         let passing = self.pass(plan, None);
-        ctx.spawn(passing.into_actor(self).map(|went, this, _| {
+        ctx.spawn(passing.into_actor(self).map(|went, this, ctx| {
             this.running = false;
+            let rest = if let Ok(Went::NotDue(rest)) = went { rest.min(EVERY) } else { LOOK_EVERY };
             drop(this.log(went));
+            ctx.run_later(rest.max(LOOK_EVERY), Self::look);
         }));
     }
 
@@ -100,7 +105,7 @@ impl Janitor {
         self.io.run(PASS_WITHIN, REDIS_LATE, async move {
             match cleaning::take_turn(&io.redis, &holder, EVERY, asked_by.is_some()).await? {
                 Turn::Mine => {}
-                Turn::NotDue => return Ok(Went::NotDue),
+                Turn::NotDue(rest) => return Ok(Went::NotDue(rest)),
                 Turn::Taken => return Ok(Went::Taken),
             }
             tokio::select! {
@@ -122,7 +127,7 @@ impl Janitor {
                 self.supervisor.do_send(Report::Passed(PassEnded(Some(outcome.clone()))));
                 Ok(*outcome)
             }
-            Ok(Went::NotDue) => {
+            Ok(Went::NotDue(_)) => {
                 tracing::debug!("the last pass of the janitor is not long ago");
                 Err("the last pass is not long ago".to_owned())
             }

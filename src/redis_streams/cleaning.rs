@@ -205,8 +205,8 @@ pub async fn retire_some(
 pub enum Turn {
     /// It may, and nobody else may until it is done or its lease is over.
     Mine,
-    /// The last one was not long ago.
-    NotDue,
+    /// The last one was not long ago: not before so long from now.
+    NotDue(Duration),
     /// Another monitor is at it.
     Taken,
 }
@@ -225,7 +225,8 @@ pub async fn take_turn(pool: &Pool, holder: &str, every: Duration, wanted: bool)
             "local holder = redis.call('GET', KEYS[1])
              if holder and holder ~= ARGV[1] then return 'taken' end
              local now, last = tonumber(redis.call('TIME')[1]), tonumber(redis.call('GET', KEYS[2]) or nil)
-             if ARGV[3] == '0' and last and last <= now and now - last < tonumber(ARGV[2]) then return 'not due' end
+             local due = last and last <= now and last + tonumber(ARGV[2]) or now
+             if ARGV[3] == '0' and due > now then return tostring(due - now) end
              redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[4])
              return 'mine'",
         )
@@ -244,7 +245,7 @@ pub async fn take_turn(pool: &Pool, holder: &str, every: Duration, wanted: bool)
     Ok(match said.as_str() {
         "mine" => Turn::Mine,
         "taken" => Turn::Taken,
-        _ => Turn::NotDue,
+        rest => Turn::NotDue(Duration::from_secs(rest.parse().unwrap_or(0))),
     })
 }
 
