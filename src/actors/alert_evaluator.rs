@@ -40,6 +40,8 @@ use crate::redis_streams;
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
 /// How often the rules' file is looked at.
 const READ_FILE_EVERY: Duration = Duration::from_secs(10);
+/// By so much a tick may come later than the one before: the lease is asked for once a tick all the same.
+const TICKS_MAY_BE_LATE: Duration = Duration::from_millis(500);
 /// Alert events shown in the feed.
 const RECENT: usize = 50;
 /// Alerts that wait for Redis at most.
@@ -85,7 +87,17 @@ pub struct AlertEvaluator {
     unremembered: (Vec<String>, Vec<(String, u64)>),
     remembering: bool,
     wakes: Option<SpawnHandle>,
-    last_told: (usize, usize),
+    lease: Lease,
+    /// As the feed was told: how many fire, and the newest event's key.
+    last_told: (usize, Option<String>),
+}
+
+/// When the lease is asked for: with a tick, whose other queries have the thread awake then; by itself if none comes.
+#[derive(Default)]
+struct Lease {
+    asked: Mono,
+    /// Nothing while it is being asked for.
+    by_itself: Option<SpawnHandle>,
 }
 
 impl AlertEvaluator {
@@ -120,7 +132,8 @@ impl AlertEvaluator {
             unremembered: (Vec::new(), Vec::new()),
             remembering: false,
             wakes: None,
-            last_told: (0, 0),
+            lease: Lease::default(),
+            last_told: (0, None),
         }
     }
 
@@ -180,6 +193,10 @@ impl AlertEvaluator {
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
+        self.lease.asked = self.io.now();
+        if let Some(timer) = self.lease.by_itself.take() {
+            ctx.cancel_future(timer);
+        }
         let ledger = Arc::clone(&self.ledger);
         let renewing = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move {
             let (news, findings) = ledger.renew().await;
@@ -217,8 +234,15 @@ impl AlertEvaluator {
                 }
             }
             this.show();
-            ctx.run_later(RENEW_EVERY, |this, ctx| this.renew(ctx));
+            this.lease.by_itself = Some(ctx.run_later(RENEW_EVERY + TICKS_MAY_BE_LATE, |this, ctx| this.renew(ctx)));
         }));
+    }
+
+    fn renew_if_due(&mut self, ctx: &mut Context<Self>) {
+        let due = self.io.now().since(self.lease.asked) + TICKS_MAY_BE_LATE >= RENEW_EVERY;
+        if due && self.lease.by_itself.is_some() {
+            self.renew(ctx);
+        }
     }
 
     /// What the janitor found becomes an alert with the next snapshot; what is one already is noted
@@ -352,11 +376,12 @@ impl AlertEvaluator {
     }
 
     fn tell_feed(&mut self) {
-        let state = (self.firing(), self.recent.len());
-        if self.last_told != state || self.recent.len() == RECENT {
+        let firing = self.firing();
+        let state = (firing, self.recent.front().map(|event| event.key.clone()));
+        if self.last_told != state {
             self.last_told = state;
             let recent = self.recent.iter().cloned().collect();
-            self.supervisor.do_send(Report::Alerts(AlertsChanged { firing: state.0, recent }));
+            self.supervisor.do_send(Report::Alerts(AlertsChanged { firing, recent }));
         }
     }
 
@@ -455,6 +480,7 @@ impl Handler<SnapshotTaken> for AlertEvaluator {
 
     fn handle(&mut self, SnapshotTaken(snapshot): SnapshotTaken, ctx: &mut Self::Context) {
         self.take_snapshot(&snapshot, ctx);
+        self.renew_if_due(ctx);
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use diesel::pg::Pg;
 use diesel::prelude::*;
+use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_query;
 use diesel::sql_types::{Array, Double, Int8, Jsonb, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
@@ -328,35 +330,51 @@ pub struct Led {
 }
 
 /// Asks to lead, or to go on leading. A leader that did not renew for `lease_sec` leads no more, by
-/// Postgres' clock. One statement, since it is asked every few seconds.
+/// Postgres' clock. One statement, planned once, since it is asked every few seconds.
 ///
 /// # Errors
 /// When Postgres does not say.
 pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<Led, SourceTrouble> {
-    #[derive(QueryableByName)]
-    struct Row {
-        #[diesel(sql_type = Nullable<Int8>)]
-        epoch: Option<i64>,
-        #[diesel(sql_type = Jsonb)]
-        silences: Value,
-        #[diesel(sql_type = Jsonb)]
-        findings: Value,
-    }
     let mut connection = checkout(pool).await?;
-    let row: Row = sql_query(format!(
-        "WITH led AS (
-             UPDATE monitor_alert_leader
-             SET epoch = epoch + (holder <> $1)::int, holder = $1, renewed = clock_timestamp()
-             WHERE holder = $1 OR renewed < clock_timestamp() - make_interval(secs => $2)
-             RETURNING epoch)
-         SELECT (SELECT epoch FROM led) AS epoch, {SILENCES} AS silences, {UNTOLD} AS findings"
-    ))
-    .bind::<Text, _>(holder)
-    .bind::<Double, _>(lease_sec)
-    .get_result(&mut connection)
-    .await
-    .map_err(|e| trouble(&e))?;
-    Ok(Led { epoch: row.epoch, silences: Some(list(row.silences)), findings: list(row.findings) })
+    let (epoch, silences, findings): (_, Value, Value) =
+        AskToLead { holder, lease_sec }.get_result(&mut connection).await.map_err(|e| trouble(&e))?;
+    Ok(Led { epoch, silences: Some(list(silences)), findings: list(findings) })
+}
+
+/// The statement of [`lead`]: what `sql_query` sends, Postgres parses and plans every time.
+struct AskToLead<'a> {
+    holder: &'a str,
+    lease_sec: f64,
+}
+
+impl QueryId for AskToLead<'_> {
+    type QueryId = AskToLead<'static>;
+}
+
+impl Query for AskToLead<'_> {
+    type SqlType = (Nullable<Int8>, Jsonb, Jsonb);
+}
+
+impl QueryFragment<Pg> for AskToLead<'_> {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("WITH asked AS (SELECT ");
+        out.push_bind_param::<Text, _>(self.holder)?;
+        out.push_sql(" AS who, make_interval(secs => ");
+        out.push_bind_param::<Double, _>(&self.lease_sec)?;
+        out.push_sql(
+            ") AS lease),
+             led AS (
+                 UPDATE monitor_alert_leader
+                 SET epoch = epoch + (holder <> who)::int, holder = who, renewed = clock_timestamp()
+                 FROM asked WHERE holder = who OR renewed < clock_timestamp() - lease
+                 RETURNING epoch)
+             SELECT (SELECT epoch FROM led), ",
+        );
+        out.push_sql(SILENCES);
+        out.push_sql(", ");
+        out.push_sql(UNTOLD);
+        Ok(())
+    }
 }
 
 /// The items of a JSON list that can be read.
