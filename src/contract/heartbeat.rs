@@ -50,6 +50,32 @@ pub struct Heartbeat {
 #[error("{0}")]
 pub struct BadHeartbeat(pub String);
 
+/// Where a heartbeat was found.
+#[derive(Debug, Clone, Copy)]
+pub enum FoundUnder<'a> {
+    /// Under the key of this stream's consumer: a heartbeat that says so shares their names.
+    KeyOf(&'a Name, &'a Name),
+    /// Under this key, whosever it is.
+    Key(&'a [u8]),
+}
+
+impl<'a> FoundUnder<'a> {
+    /// The key.
+    #[must_use]
+    pub fn key(self) -> Cow<'a, [u8]> {
+        match self {
+            Self::KeyOf(stream, consumer) => Cow::Owned(keys::heartbeat(stream, consumer)),
+            Self::Key(key) => Cow::Borrowed(key),
+        }
+    }
+
+    /// Whether a heartbeat of this stream and consumer was to be expected here.
+    #[must_use]
+    pub fn expects(self, stream: &[u8], consumer: &[u8]) -> bool {
+        matches!(self, Self::KeyOf(s, c) if s.as_bytes() == stream && c.as_bytes() == consumer)
+    }
+}
+
 #[derive(Deserialize)]
 struct Wire<'a> {
     #[serde(borrow)]
@@ -76,15 +102,14 @@ impl Heartbeat {
     /// Says what is wrong when the value is too long, not such JSON, carries times that are no
     /// times, or names a stream and consumer whose key would be another one.
     pub fn parse(key: &[u8], value: &[u8]) -> Result<Self, BadHeartbeat> {
-        Self::parse_expected(key, None, value)
+        Self::parse_found(FoundUnder::Key(key), value)
     }
 
-    /// The same where `key` is known to be that of this stream and consumer: a heartbeat that says
-    /// so shares their names.
+    /// The same where it may be known whose heartbeat is to be expected.
     ///
     /// # Errors
     /// As [`Self::parse`].
-    pub fn parse_expected(key: &[u8], whose: Option<(&Name, &Name)>, value: &[u8]) -> Result<Self, BadHeartbeat> {
+    pub fn parse_found(found: FoundUnder<'_>, value: &[u8]) -> Result<Self, BadHeartbeat> {
         if value.len() > MAX_BYTES {
             return Err(BadHeartbeat(format!("longer than {MAX_BYTES} bytes")));
         }
@@ -101,12 +126,10 @@ impl Heartbeat {
                 return Err(BadHeartbeat(format!("{field} is {time}, not a time in Unix seconds")));
             }
         }
-        let expected = whose.filter(|(stream, consumer)| {
-            stream.as_bytes() == wire.stream.as_bytes() && consumer.as_bytes() == wire.consumer.as_bytes()
-        });
-        let (stream, consumer) = match expected {
-            Some((stream, consumer)) => (stream.clone(), consumer.clone()),
-            None => (Name::from(&*wire.stream), Name::from(&*wire.consumer)),
+        let expected = found.expects(wire.stream.as_bytes(), wire.consumer.as_bytes());
+        let (stream, consumer) = match found {
+            FoundUnder::KeyOf(stream, consumer) if expected => (stream.clone(), consumer.clone()),
+            _ => (Name::from(&*wire.stream), Name::from(&*wire.consumer)),
         };
         let beat = Self {
             stream,
@@ -119,7 +142,7 @@ impl Heartbeat {
             progress: wire.progress,
             draining: wire.draining,
         };
-        if expected.is_none() && keys::heartbeat(&beat.stream, &beat.consumer) != key {
+        if !expected && keys::heartbeat(&beat.stream, &beat.consumer) != *found.key() {
             return Err(BadHeartbeat(format!(
                 "says stream {} and consumer {}, which is another key",
                 shortened(&wire.stream),

@@ -194,7 +194,7 @@ impl Consumer {
             self.progressed_at = now;
         }
         let last = self.heartbeat.replace(Arc::clone(beat));
-        if last.as_deref() != Some(beat) {
+        if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, beat) || last == beat) {
             self.rewritten_at = now;
         }
         let no_work = sighting.work.is_none_or(|work| work.pending == 0);

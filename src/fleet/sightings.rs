@@ -99,7 +99,8 @@ impl Sightings {
 fn not_among<'a, T>(known: &BTreeMap<Name, Consumer>, sorted: &'a [(Name, T)]) -> impl Iterator<Item = &'a Name> {
     let mut known = known.keys().peekable();
     sorted.iter().map(|(name, _)| name).filter(move |name| {
-        while known.next_if(|other| other < name).is_some() {}
+        // Mostly all of them: a name that is shared is the same without being read.
+        while known.next_if(|other| other != name && other < name).is_some() {}
         known.peek() != Some(name)
     })
 }
@@ -111,13 +112,15 @@ impl<'a, T> Beside<'a, T> {
     /// The entry of `name`; names are asked for in order.
     fn at(&mut self, name: &Name) -> Option<&'a T> {
         while let [(first, value), rest @ ..] = self.0 {
+            // Sameness first: of a name that is shared it is known without reading it.
+            if first == name {
+                self.0 = rest;
+                return Some(value);
+            }
             if first > name {
                 return None;
             }
             self.0 = rest;
-            if first == name {
-                return Some(value);
-            }
         }
         None
     }

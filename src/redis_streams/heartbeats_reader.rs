@@ -4,6 +4,7 @@
 //! across, and every consumer that was present when the monitor last wrote its state down.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::connection::{self, send};
 use super::reply::Reply;
-use crate::contract::heartbeat::MAX_BYTES;
+use crate::contract::heartbeat::{FoundUnder, MAX_BYTES};
 use crate::contract::{Heartbeat, Name, ShutdownMarker, keys, marker};
 use crate::fleet::reading::{
     Beat, BeatReading, HeartbeatsReading, MarkerReading, SourceTrouble, StreamsReading, TroubleKind,
@@ -37,12 +38,14 @@ pub struct HeartbeatsReader {
     strays: BTreeMap<Vec<u8>, Watched>,
     /// Keys that discovery found to exist: when MGET calls one nil, it is of another type.
     found: BTreeSet<Vec<u8>>,
+    /// Makes fingerprints that nobody else can foresee.
+    fingerprints: RandomState,
 }
 
 #[derive(Debug)]
 struct Watched {
-    /// The value as read, so that an unchanged one is not parsed again.
-    value: Option<Box<[u8]>>,
+    /// By this the value as read is known again, so that an unchanged one is not parsed again.
+    value: Option<u64>,
     beat: Beat,
     /// The heartbeat is that of a process not seen before.
     is_new_process: bool,
@@ -122,9 +125,9 @@ impl HeartbeatsReader {
         redis: &mut MultiplexedConnection,
         now: Mono,
     ) -> Result<HeartbeatsReading, SourceTrouble> {
-        self.read_values(redis, now).await?;
+        let somebody_is_missing = self.read_values(redis, now).await?;
         self.adopt_strays();
-        let markers = self.read_markers(redis, now).await?;
+        let markers = if somebody_is_missing { self.read_markers(redis, now).await? } else { HashMap::new() };
         let mut reading = HeartbeatsReading::default();
         for (stream, consumers) in &self.consumers {
             let mut of_stream = Vec::with_capacity(consumers.len());
@@ -155,46 +158,55 @@ impl HeartbeatsReader {
             }
         }
         drop(markers);
-        self.forget(now);
+        self.forget(now, somebody_is_missing);
         Ok(reading)
     }
 
-    async fn read_values(&mut self, redis: &mut MultiplexedConnection, now: Mono) -> Result<(), SourceTrouble> {
+    /// Whether anybody has no heartbeat, or one of a new process.
+    async fn read_values(&mut self, redis: &mut MultiplexedConnection, now: Mono) -> Result<bool, SourceTrouble> {
         let mut asked: Vec<Asked<'_>> = Vec::new();
         for (stream, consumers) in &mut self.consumers {
             for (consumer, watched) in consumers {
-                asked.push(Asked { key: keys::heartbeat(stream, consumer), whose: Some((stream, consumer)), watched });
+                asked.push(Asked { under: FoundUnder::KeyOf(stream, consumer), watched });
             }
         }
-        asked.extend(self.strays.iter_mut().map(|(key, watched)| Asked { key: key.clone(), whose: None, watched }));
+        asked.extend(self.strays.iter_mut().map(|(key, watched)| Asked { under: FoundUnder::Key(key), watched }));
 
         let mut others: Vec<Vec<u8>> = Vec::new();
         let mut nil_but_found = Vec::new();
+        let mut somebody_is_missing = false;
         for some in asked.chunks_mut(KEYS_PER_COMMAND) {
             let (long, short): (Vec<_>, Vec<_>) = some.iter_mut().partition(|asked| asked.watched.oversized);
             let mut pipe = redis::pipe();
             if !short.is_empty() {
-                pipe.cmd("MGET").arg(short.iter().map(|asked| asked.key.as_slice()).collect::<Vec<_>>());
+                let mget = pipe.cmd("MGET");
+                for asked in &short {
+                    mget.arg(&*asked.under.key());
+                }
             }
             for asked in &long {
-                pipe.cmd("GETRANGE").arg(&asked.key).arg(0).arg(MAX_BYTES);
+                pipe.cmd("GETRANGE").arg(&*asked.under.key()).arg(0).arg(MAX_BYTES);
             }
             let mut answers = send(redis, &mut pipe).await?.into_iter();
             let together = if short.is_empty() { Value::Nil } else { list(answers.next())? };
             let alone: Vec<Value> = answers.map(Result::unwrap_or_default).collect();
             let values = Reply::of(&together).items().chain(alone.iter().map(Reply::of)).map(Reply::bytes);
             for (asked, value) in short.into_iter().chain(long).zip(values) {
-                match asked.watched.take(&asked.key, asked.whose, value, now) {
+                let took = asked.watched.take(asked.under, value, now, &self.fingerprints);
+                somebody_is_missing |= asked.watched.is_new_process || asked.watched.absent_since.is_some();
+                match took {
                     Took::Value => {}
-                    Took::AnothersValue => others.push(asked.key.clone()),
-                    Took::Nothing if self.found.contains(&asked.key) => nil_but_found.push(asked),
+                    Took::AnothersValue => others.push(asked.under.key().into_owned()),
+                    Took::Nothing if !self.found.is_empty() && self.found.contains(&*asked.under.key()) => {
+                        nil_but_found.push(asked);
+                    }
                     Took::Nothing => {}
                 }
             }
         }
         let mut pipe = redis::pipe();
         for asked in &nil_but_found {
-            pipe.cmd("TYPE").arg(&asked.key);
+            pipe.cmd("TYPE").arg(&*asked.under.key());
         }
         let mut of_another_type = BTreeSet::new();
         for (asked, kind) in nil_but_found.into_iter().zip(send(redis, &mut pipe).await?) {
@@ -202,7 +214,7 @@ impl HeartbeatsReader {
                 None | Some("none" | "string") => {}
                 Some(kind) => {
                     asked.watched.beat = Beat::Unreadable(format!("the key holds a {kind}, not a string"));
-                    of_another_type.insert(std::mem::take(&mut asked.key));
+                    of_another_type.insert(asked.under.key().into_owned());
                 }
             }
         }
@@ -211,7 +223,7 @@ impl HeartbeatsReader {
         for key in others {
             self.strays.entry(key).or_default();
         }
-        Ok(())
+        Ok(somebody_is_missing)
     }
 
     /// A stray whose payload says whose it is becomes that consumer's.
@@ -272,22 +284,23 @@ impl HeartbeatsReader {
         self.consumers.keys().filter(belongs).max_by_key(|stream| stream.as_bytes().len()).cloned()
     }
 
-    fn forget(&mut self, now: Mono) {
+    fn forget(&mut self, now: Mono, somebody_is_missing: bool) {
         let worth = |watched: &Watched| {
             watched.in_group || watched.absent_since.is_none_or(|since| now.since(since) <= MARKER_WORTH_READING)
         };
-        for consumers in self.consumers.values_mut() {
-            consumers.retain(|_, watched| worth(watched));
-        }
-        self.consumers.retain(|_, consumers| !consumers.is_empty());
+        self.consumers.retain(|_, consumers| {
+            if somebody_is_missing {
+                consumers.retain(|_, watched| worth(watched));
+            }
+            !consumers.is_empty()
+        });
         self.strays.retain(|_, watched| watched.absent_since.is_none() || matches!(watched.beat, Beat::Unreadable(_)));
     }
 }
 
 /// A heartbeat key in a pass, and whose it is if that is known.
 struct Asked<'a> {
-    key: Vec<u8>,
-    whose: Option<(&'a Name, &'a Name)>,
+    under: FoundUnder<'a>,
     watched: &'a mut Watched,
 }
 
@@ -313,17 +326,19 @@ impl Default for Watched {
 }
 
 impl Watched {
-    fn take(&mut self, key: &[u8], whose: Option<(&Name, &Name)>, value: Option<&[u8]>, now: Mono) -> Took {
+    fn take(&mut self, under: FoundUnder<'_>, value: Option<&[u8]>, now: Mono, fingerprints: &RandomState) -> Took {
         self.is_new_process = false;
         let value = match value {
             Some(value) if !(self.oversized && value.is_empty()) => value,
             _ => return self.take_nothing(now, Took::Nothing),
         };
-        if self.value.as_deref() == Some(value) {
+        let fingerprint = fingerprints.hash_one(value);
+        if self.value == Some(fingerprint) {
             return Took::Value;
         }
-        let beat = match Heartbeat::parse_expected(key, whose, value) {
-            Ok(beat) if whose.is_some_and(|whose| whose != (&beat.stream, &beat.consumer)) => {
+        let is_a_consumers = matches!(under, FoundUnder::KeyOf(..));
+        let beat = match Heartbeat::parse_found(under, value) {
+            Ok(beat) if is_a_consumers && !under.expects(beat.stream.as_bytes(), beat.consumer.as_bytes()) => {
                 return self.take_nothing(now, Took::AnothersValue);
             }
             Ok(beat) => {
@@ -335,7 +350,7 @@ impl Watched {
         self.beat = beat;
         self.absent_since = None;
         self.oversized = value.len() > MAX_BYTES;
-        self.value = (!self.oversized).then(|| value.into());
+        self.value = (!self.oversized).then_some(fingerprint);
         Took::Value
     }
 
