@@ -58,12 +58,19 @@ pub async fn drain(pool: &Pool, streams: &[Name]) -> Result<SetAside, SourceTrou
             call.arg(id).arg(keys::latency_batch(id)).arg(stream.as_bytes());
         }
         let mut pipe = redis::pipe();
-        pipe.load_script(&script).ignore().invoke_script(&call);
+        pipe.invoke_script(&call);
         for id in &ids {
             pipe.cmd("LRANGE").arg(keys::latency_batch(id)).arg(0).arg(-1);
         }
         let mut answers = send(&mut redis, &mut pipe).await?.into_iter();
-        let drained = answers.next().transpose().map_err(|e| trouble(&e))?;
+        let mut drained = answers.next().transpose();
+        // Redis does not know the script yet: it was just started.
+        if drained.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
+            script.load_async(&mut redis).await.map_err(|e| trouble(&e))?;
+            answers = send(&mut redis, &mut pipe).await?.into_iter();
+            drained = answers.next().transpose();
+        }
+        let drained = drained.map_err(|e| trouble(&e))?;
         let drained = drained.as_ref().and_then(|answer| Reply::of(answer).number());
         for (stream, answer) in some.iter().zip(answers) {
             let durations = answer.map(|list| numbers(&list)).unwrap_or_default();
