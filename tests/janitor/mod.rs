@@ -7,6 +7,7 @@ mod passes;
 mod queries;
 mod scripts;
 mod size;
+mod turns;
 
 use std::time::Duration;
 
