@@ -31,6 +31,8 @@ const TICKS: u32 = 10;
 const TURNS: u32 = 6;
 const TICKS_PER_TURN: u32 = 3;
 const WORKER_REWRITES: Duration = Duration::from_secs(5);
+/// After this long the walk through the keyspace is over, and what a monitor does once after its start is done.
+const SETTLED: Duration = Duration::from_secs(45);
 
 #[tokio::main]
 async fn main() {
@@ -262,8 +264,7 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     let first = Monitor::start(&fleet.redis.url(), &postgres.url()).first_snapshot(streams).await;
     let again = Monitor::start(&fleet.redis.url(), &postgres.url()).first_snapshot(streams).await;
     let monitor = Monitor::start(&fleet.redis.url(), &postgres.url());
-    // The walk at the start is over, and the fleet has settled.
-    tokio::time::sleep(Duration::from_secs(if unrelated > 0 { 45 } else { 20 })).await;
+    tokio::time::sleep(SETTLED).await;
 
     let (cpu, memory) = (monitor.cpu_of_ten_ticks().await, monitor.resident_mb());
 
@@ -471,8 +472,11 @@ impl Monitor {
 async fn browsers(count: usize) {
     let fleet = Fleet::new(20, 5, 0).await;
     let postgres = PrivatePostgres::start().unwrap();
-    let monitor = Monitor::start(&fleet.redis.url(), &postgres.url());
+    // All of them come from one address.
+    let all = ["--max-connections-per-address", "0"];
+    let monitor = Monitor::start_with(&fleet.redis.url(), &postgres.url(), &all);
     monitor.first_snapshot(20).await;
+    tokio::time::sleep(SETTLED).await;
     println!("\n{count} browsers, 20 streams x 5 workers");
     let known = known_page(&monitor).await;
     let path = format!("/live/ws?{known}");

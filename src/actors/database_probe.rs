@@ -1,5 +1,5 @@
 //! Measures Postgres and the fleet's queries, each group of figures as often as it can be had for
-//! a two-thousandth of the time; brings its tables up to date when it is first there.
+//! a three-thousandth of the time; brings its tables up to date when it is first there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::fleet::time::Mono;
 use crate::postgres::{migrate, probe};
 
 /// A probe rests so many times as long as it took.
-const REST: u32 = 2000;
+const REST: u32 = 3000;
 /// A slow probe is given up after this.
 const PROBE_AT_MOST: Duration = Duration::from_secs(30);
 /// The tick's answer waits this long for the slower figures, so that the first one has them.
