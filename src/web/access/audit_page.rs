@@ -10,10 +10,11 @@ use actix_web::web::{Data, Query};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use self::openapi::{ChangeTold, Changes};
+use self::openapi::Changes;
 use super::Caller;
+use crate::access::AuditedChange;
 use crate::actors::io::POSTGRES_LATE;
-use crate::pages::audit::{AuditPage, Change};
+use crate::pages::audit::AuditPage;
 use crate::postgres::audit::{self, Row};
 use crate::web::Front;
 use crate::web::problem::Problem;
@@ -64,7 +65,7 @@ fn next(rows: &[Row], limit: u32) -> Option<i64> {
 pub async fn page(front: Data<Front>, caller: Caller, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
     let (rows, limit) = rows(&front, &query).await?;
     let next = next(&rows, limit);
-    let changes: Vec<Change> = rows.into_iter().map(change).collect();
+    let changes: Vec<AuditedChange> = rows.into_iter().map(told).collect();
     let html = AuditPage { changes: &changes, next }.html(&front.site_for(&caller)).map_err(|error| {
         tracing::error!(%error, "the audit page cannot be rendered");
         Problem::Unavailable("the page cannot be rendered".to_owned())
@@ -85,8 +86,8 @@ fn seconds(at: chrono::DateTime<chrono::Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
 }
 
-fn told(row: Row) -> ChangeTold {
-    ChangeTold {
+fn told(row: Row) -> AuditedChange {
+    AuditedChange {
         id: row.id,
         ts: seconds(row.ts),
         who: row.who,
@@ -97,19 +98,5 @@ fn told(row: Row) -> ChangeTold {
         outcome: row.outcome,
         result: row.result,
         ended: row.ended.map(seconds),
-    }
-}
-
-fn change(row: Row) -> Change {
-    Change {
-        id: row.id,
-        ts: seconds(row.ts),
-        who: row.who,
-        role: row.role,
-        address: row.address,
-        action: row.action,
-        parameters: row.parameters,
-        result: row.result,
-        outcome: row.outcome,
     }
 }
