@@ -16,6 +16,7 @@ pub mod detail_page;
 pub mod health;
 pub mod history;
 pub mod history_page;
+mod html;
 pub mod live_page;
 pub mod live_session;
 pub mod metrics;

@@ -5,7 +5,6 @@ pub mod openapi;
 use std::time::Duration;
 
 use actix_web::HttpResponse;
-use actix_web::http::header::ContentType;
 use actix_web::web::{Data, Query};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,6 +16,7 @@ use crate::actors::io::POSTGRES_LATE;
 use crate::pages::audit::AuditPage;
 use crate::postgres::audit::{self, Row};
 use crate::web::Front;
+use crate::web::html::html;
 use crate::web::problem::Problem;
 
 /// Changes on a page, or in one answer unless asked for more.
@@ -66,11 +66,7 @@ pub async fn page(front: Data<Front>, caller: Caller, query: Query<AuditQuery>) 
     let (rows, limit) = rows(&front, &query).await?;
     let next = next(&rows, limit);
     let changes: Vec<AuditedChange> = rows.into_iter().map(told).collect();
-    let html = AuditPage { changes: &changes, next }.html(&front.site_for(&caller)).map_err(|error| {
-        tracing::error!(%error, "the audit page cannot be rendered");
-        Problem::Unavailable("the page cannot be rendered".to_owned())
-    })?;
-    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
+    html(AuditPage { changes: &changes, next }.html(&front.site_for(&caller)))
 }
 
 /// `GET /api/admin/audit?limit=50&before=`: changes, newest first; `next` is the `before` of what follows.
