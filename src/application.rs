@@ -135,7 +135,7 @@ impl Application {
             site: Arc::new(Site::new(pages, environment)),
             interval: settings.poll_interval,
             alerts: Arc::clone(&alerts.shown),
-            messages: Arc::clone(&alerts.ledger),
+            ledger: Arc::clone(&alerts.ledger),
             order: supervisor.clone().recipient(),
             test: supervisor.clone().recipient(),
             clean_up: supervisor.clone().recipient(),

@@ -91,7 +91,7 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpRes
 
 /// `GET /alerts`: how every alert, rule and message stands; complete before any script runs.
 pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
-    let ledger = std::sync::Arc::clone(&front.messages);
+    let ledger = std::sync::Arc::clone(&front.ledger);
     let reading =
         front.io.run(Duration::from_secs(3), POSTGRES_LATE, async move { Ok(ledger.messages(MESSAGES).await) });
     let (rows, from_postgres) = reading.await.unwrap_or_default();

@@ -65,8 +65,8 @@ pub struct Front {
     pub interval: std::time::Duration,
     /// The alerts as they are.
     pub alerts: ShownAlerts,
-    /// The messages about them, for reads.
-    pub messages: Arc<Ledger>,
+    /// What was told of them, for reads.
+    pub ledger: Arc<Ledger>,
     /// Do something about alerts.
     pub order: Recipient<AlertOrder>,
     /// Try the channels.
