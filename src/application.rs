@@ -10,6 +10,7 @@ use actix_web::middleware::from_fn;
 use actix_web::{App, HttpServer};
 use anyhow::Context as _;
 use arc_swap::ArcSwapOption;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 
 use crate::actors::alert_dispatcher::AlertDispatcher;
@@ -52,6 +53,36 @@ const HTTP_WORKERS: usize = 1;
 const FINISH_WITHIN_SECS: u64 = 1;
 /// Samples that wait on disk while Postgres is away: several days of a large fleet.
 const SPOOL_MOST_BYTES: u64 = 256 << 20;
+
+/// Watches on `listener` until SIGINT or SIGTERM, and reads the rules' file again at SIGHUP; `begun` is told where.
+///
+/// # Errors
+/// As [`Application::start`], and when there is no event loop.
+pub fn run(settings: &Settings, listener: TcpListener, begun: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
+    // One thread for the actors and their queries; what computes for long does so on one of two others.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.max_blocking_threads(2).enable_all().build().context("no event loop")?;
+    actix_web::rt::System::with_tokio_rt(move || runtime).block_on(async move {
+        let application = Application::start(settings, listener)?;
+        begun(application.address());
+        wait_for_the_end(&application).await?;
+        tracing::info!("stopping");
+        application.stop().await;
+        Ok(())
+    })
+}
+
+async fn wait_for_the_end(application: &Application) -> std::io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+            _ = hangup.recv() => application.reload_rules(),
+        }
+    }
+}
 
 /// A running monitor. It belongs to the actix system it was started in.
 pub struct Application {
@@ -104,7 +135,7 @@ impl Application {
             site: Arc::new(Site::new(pages, environment)),
             interval: settings.poll_interval,
             alerts: Arc::clone(&alerts.shown),
-            messages: Arc::clone(&alerts.ledger),
+            ledger: Arc::clone(&alerts.ledger),
             order: supervisor.clone().recipient(),
             test: supervisor.clone().recipient(),
             clean_up: supervisor.clone().recipient(),

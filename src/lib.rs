@@ -6,11 +6,9 @@
 //! [`delivery`] tells it. [`access`] decides who may, [`operator`] does what somebody knowingly asked for.
 //! [`actors`] turn readings into events and snapshots, [`pages`] into HTML, [`exposition`] into what Prometheus reads, and
 //! [`web`] serves them.
-//! [`application`] puts it all together. [`worker`] is the library for worker
-//! processes; alone it needs [`contract`] and [`redis_streams`] only. [`dead_letters`] is the command
-//! about what no worker could finish, [`test_rules`] the one that takes alert rules through the past,
-//! [`health`] the one that asks a running monitor how it is, [`doctor`] the one that looks for what is
-//! wrong, [`give_back`] the way back to the monitor before this one; [`command_line`] names them all.
+//! [`application`] puts it all together, [`commands`] are what the program can be asked for; [`doctor`] looks for
+//! what is wrong. [`worker`] is the library for worker processes; alone it needs [`contract`] and
+//! [`redis_streams`] only.
 
 #![cfg_attr(
     test,
@@ -36,10 +34,8 @@ pub mod alerting;
 #[cfg(feature = "monitor")]
 pub mod application;
 #[cfg(feature = "monitor")]
-pub mod command_line;
+pub mod commands;
 pub mod contract;
-#[cfg(feature = "monitor")]
-pub mod dead_letters;
 #[cfg(feature = "monitor")]
 pub mod delivery;
 #[cfg(feature = "monitor")]
@@ -52,10 +48,6 @@ pub mod exposition;
 mod failpoint;
 #[cfg(feature = "monitor")]
 pub mod fleet;
-#[cfg(feature = "monitor")]
-pub mod give_back;
-#[cfg(feature = "monitor")]
-pub mod health;
 #[cfg(feature = "monitor")]
 pub mod history;
 #[cfg(feature = "monitor")]
@@ -72,8 +64,6 @@ pub mod settings;
 pub mod spool;
 #[cfg(feature = "monitor")]
 pub mod telemetry;
-#[cfg(feature = "monitor")]
-pub mod test_rules;
 #[cfg(feature = "worker")]
 pub mod traces;
 #[cfg(feature = "monitor")]

@@ -197,9 +197,8 @@ impl Counters {
 mod tests {
     use super::*;
     use crate::fleet::cleanup::{QueriesOutcome, StreamOutcome};
-    use crate::fleet::reading::{SourceTrouble, StreamFacts, StreamReading, StreamsReading, TroubleKind};
-    use crate::fleet::time::Mono;
-    use crate::fleet::tracker::{TickReadings, Tracker, TrackerSettings};
+    use crate::fleet::invented::first_snapshot;
+    use crate::fleet::reading::{StreamFacts, StreamReading, StreamsReading};
 
     fn event(subject: &str, kind: EventKind) -> Arc<Event> {
         Arc::new(Event { ts: 0.0, subject: subject.to_owned(), kind, key: String::new() })
@@ -262,26 +261,11 @@ mod tests {
 
     #[test]
     fn made_up_names_do_not_pile_up() {
-        let settings = TrackerSettings {
-            interval: Duration::from_secs(3),
-            default_floor: Duration::from_secs(30),
-            seed_streams: Vec::new(),
-            aras: Vec::new().into(),
-            disk_capacity_bytes: 0,
-        };
         let stream = StreamReading { facts: Ok(StreamFacts { exists: true, ..StreamFacts::default() }) };
-        let readings = TickReadings {
-            tick: 1,
-            now: Mono(0),
-            wall: 0.0,
-            streams: Ok(Arc::new(StreamsReading {
-                streams: [(Name::from("known"), stream)].into(),
-                ..StreamsReading::default()
-            })),
-            heartbeats: Err(SourceTrouble::new(TroubleKind::Unreachable, "no connection")),
-            database: None,
-        };
-        let snapshot = Tracker::new(settings, Mono(0), 0.0).advance(&readings).unwrap().snapshot;
+        let snapshot = first_snapshot(Ok(StreamsReading {
+            streams: [(Name::from("known"), stream)].into(),
+            ..StreamsReading::default()
+        }));
         let mut counters = Counters::new(&[]);
         counters.count_tasks(&Name::from("known"), &[1]);
         for n in 0..1000 {

@@ -342,34 +342,12 @@ pub fn added_at(id: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::reading::{SourceTrouble, TroubleKind};
-    use crate::fleet::time::Mono;
-    use crate::fleet::tracker::{TickReadings, Tracker, TrackerSettings};
-
-    fn snapshot() -> Snapshot {
-        let settings = TrackerSettings {
-            interval: Duration::from_secs(3),
-            default_floor: Duration::from_secs(30),
-            seed_streams: Vec::new(),
-            aras: Vec::new().into(),
-            disk_capacity_bytes: 0,
-        };
-        let trouble = SourceTrouble::new(TroubleKind::Unreachable, "no connection");
-        let readings = TickReadings {
-            tick: 1,
-            now: Mono(0),
-            wall: 0.0,
-            streams: Err(trouble.clone()),
-            heartbeats: Err(trouble),
-            database: None,
-        };
-        Tracker::new(settings, Mono(0), 0.0).advance(&readings).unwrap().snapshot
-    }
+    use crate::fleet::invented::{first_snapshot, no_connection};
 
     #[test]
     fn nothing_is_planned_while_redis_is_not_believed() {
         assert_eq!(Plan::from(None), Err(NoPlan::Starting));
-        let mut snapshot = snapshot();
+        let mut snapshot = first_snapshot(Err(no_connection()));
         assert_eq!(Plan::from(Some(&snapshot)), Err(NoPlan::Redis("no connection".to_owned())));
         snapshot.redis.source = SourceStatus::Settling { remaining_sec: 9.0 };
         assert!(matches!(Plan::from(Some(&snapshot)), Err(NoPlan::Redis(_))));
@@ -379,7 +357,7 @@ mod tests {
 
     #[test]
     fn queries_are_left_alone_while_postgres_is_not_read() {
-        let mut snapshot = snapshot();
+        let mut snapshot = first_snapshot(Err(no_connection()));
         snapshot.redis.source = SourceStatus::Ok;
         snapshot.postgres.without_queries = false;
         assert!(!Plan::from(Some(&snapshot)).unwrap().queries);

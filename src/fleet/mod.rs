@@ -11,6 +11,8 @@ pub mod cleanup;
 pub mod consumer;
 pub mod event;
 pub mod incident;
+#[cfg(test)]
+pub(crate) mod invented;
 pub mod load;
 pub mod message;
 #[cfg(test)]

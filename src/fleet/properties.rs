@@ -3,23 +3,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::consumer::ConsumerState;
 use super::event::EventKind;
+use super::invented::{TICK_SEC, tracker};
 use super::reading::{
     Beat, BeatReading, GroupConsumer, GroupReading, HeartbeatsReading, Lag, MarkerReading, RedisServer, SourceTrouble,
     StreamFacts, StreamReading, StreamsReading, TroubleKind,
 };
 use super::time::Mono;
-use super::tracker::{TickReadings, Tracker, TrackerSettings};
+use super::tracker::TickReadings;
 use super::worker_type::TypeState;
 use crate::contract::{Heartbeat, Name, ShutdownMarker};
 
 const STREAM: &str = "s";
-const TICK_SEC: u64 = 3;
 
 /// What happens in one tick's time.
 #[derive(Debug, Clone)]
@@ -257,17 +256,6 @@ struct Told {
     events: Vec<Vec<EventKind>>,
     states: BTreeMap<Name, ConsumerState>,
     of_type: Option<TypeState>,
-}
-
-fn tracker() -> Tracker {
-    let settings = TrackerSettings {
-        interval: Duration::from_secs(TICK_SEC),
-        default_floor: Duration::from_secs(30),
-        seed_streams: Vec::new(),
-        aras: Arc::new([]),
-        disk_capacity_bytes: 0,
-    };
-    Tracker::new(settings, Mono(0), 0.0)
 }
 
 fn track<'a>(readings: impl IntoIterator<Item = &'a TickReadings>) -> Told {

@@ -6,39 +6,17 @@ use serde_json::Value;
 use super::site::{Head, Site};
 use super::templates::PagesError;
 use super::wording::{Label, MomentStyle, Sentence, visible};
+use crate::access::AuditedChange;
 use crate::contract::Name;
 
 /// A value is shown up to so many characters; the rest is in the API.
 const SHOWN: usize = 300;
 
-/// One change.
-#[derive(Debug, Clone)]
-pub struct Change {
-    /// Counts up.
-    pub id: i64,
-    /// When it was asked for, Unix seconds.
-    pub ts: f64,
-    /// By whom.
-    pub who: String,
-    /// As what.
-    pub role: String,
-    /// From where.
-    pub address: String,
-    /// What.
-    pub action: String,
-    /// With which parameters.
-    pub parameters: Value,
-    /// What was answered, once that is known.
-    pub result: Option<Value>,
-    /// begun, done, refused or failed.
-    pub outcome: String,
-}
-
 /// Everything the page shows.
 #[derive(Debug)]
 pub struct AuditPage<'a> {
     /// Newest first.
-    pub changes: &'a [Change],
+    pub changes: &'a [AuditedChange],
     /// The page after this one begins below that id.
     pub next: Option<i64>,
 }
@@ -77,7 +55,7 @@ impl AuditPage<'_> {
     }
 }
 
-fn row(change: &Change) -> Row {
+fn row(change: &AuditedChange) -> Row {
     Row {
         when: Sentence::default().at("", Some(change.ts), MomentStyle::Ago),
         who: Label::of(&Name::from(change.who.as_str())),

@@ -84,9 +84,13 @@ fn actions(state: MessageState, site: &Site) -> Vec<ActionView> {
         Action::Bury => "Move to dead letters…",
         Action::Drop => "Drop…",
     };
-    let may = |action: &Action| !action.takes_away() || site.environment.visitor.role >= Role::Admin;
-    let fitting = Action::ALL.into_iter().filter(|action| action.fits(state)).filter(may);
+    let fitting = Action::ALL.into_iter().filter(|action| action.fits(state) && may(*action, site));
     fitting.map(|action| ActionView { action: action.as_str(), label: label(action) }).collect()
+}
+
+/// Whether this action is offered to who looks.
+fn may(action: Action, site: &Site) -> bool {
+    !action.takes_away() || site.environment.visitor.may(Role::Admin)
 }
 
 fn message_view(message: &Message, actions: Vec<ActionView>, whole: Option<String>) -> MessageView {
@@ -442,7 +446,7 @@ impl<'a> PreviewPage<'a> {
             token: self.token,
             apply: self.apply,
             back: self.back,
-            may: !self.action.takes_away() || site.environment.visitor.role >= Role::Admin,
+            may: may(self.action, site),
             button: format!("{verb}: {told}"),
             what: words,
             owners: self.owners.iter().take(OWNERS).map(owner).collect(),
@@ -606,7 +610,7 @@ impl BinPage<'_> {
             next: Option<String>,
             filtered: bool,
         }
-        let may_restore = site.environment.visitor.role >= Role::Admin;
+        let may_restore = site.environment.visitor.may(Role::Admin);
         let row = |row: &Binned| Row {
             id: row.id,
             short: row.batch.chars().take(8).collect(),

@@ -31,6 +31,13 @@ pub struct Visitor {
     pub can_leave: bool,
 }
 
+impl Visitor {
+    /// They may do what this role may.
+    pub(super) fn may(&self, role: Role) -> bool {
+        self.role >= role
+    }
+}
+
 /// The same for templates: `{{#if visitor.operator}}…{{/if}}`.
 #[derive(Debug, Serialize)]
 struct VisitorView<'a> {
@@ -46,8 +53,8 @@ impl<'a> VisitorView<'a> {
         Self {
             name: visitor.name.as_deref(),
             role: visitor.role,
-            operator: visitor.role >= Role::Operator,
-            admin: visitor.role >= Role::Admin,
+            operator: visitor.may(Role::Operator),
+            admin: visitor.may(Role::Admin),
             can_leave: visitor.can_leave,
         }
     }

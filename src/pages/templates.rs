@@ -1,4 +1,5 @@
-//! The compiled templates, and what they may call.
+//! The compiled templates, and what they may call. `pages/` are whole; `fragments/` are also sent by themselves, to
+//! stand in the place of their older selves on a page that is open; `partials/` stand only within others.
 
 use handlebars::{Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext, RenderErrorReason};
 use rust_embed::RustEmbed;

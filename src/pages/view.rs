@@ -35,18 +35,18 @@ impl Frame {
     /// Its template.
     pub(super) fn template(&self) -> &'static str {
         match self {
-            Self::Status(_) => "partials/status",
-            Self::Note(_) => "partials/note",
-            Self::Card(_) => "partials/card",
-            Self::Queue(_) => "partials/queue",
-            Self::Queries(_) => "partials/queries",
-            Self::Aras(_) => "partials/aras",
-            Self::Redis(_) => "partials/redis",
-            Self::Postgres(_) => "partials/postgres",
-            Self::Event(_) => "partials/event",
-            Self::Unreadable(_) => "partials/unreadable",
-            Self::Stream(_) => "parts/stream",
-            Self::WorkerType(_) => "parts/worker",
+            Self::Status(_) => "fragments/status",
+            Self::Note(_) => "fragments/note",
+            Self::Card(_) => "fragments/card",
+            Self::Queue(_) => "fragments/queue",
+            Self::Queries(_) => "fragments/queries",
+            Self::Aras(_) => "fragments/aras",
+            Self::Redis(_) => "fragments/redis",
+            Self::Postgres(_) => "fragments/postgres",
+            Self::Event(_) => "fragments/event",
+            Self::Unreadable(_) => "fragments/unreadable",
+            Self::Stream(_) => "fragments/stream",
+            Self::WorkerType(_) => "fragments/worker",
         }
     }
 }

@@ -18,7 +18,8 @@ use crate::failpoint;
 use crate::fleet::cleanup::{Kept, Need, StreamOutcome, added_at, next_step};
 use crate::fleet::reading::SourceTrouble;
 
-static TRIM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/trim.lua")));
+static TRIM: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("scripts/before.lua"), include_str!("scripts/trim.lua"))));
 static RETIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/retire.lua")));
 
 /// Entries removed by the first step on a stream.

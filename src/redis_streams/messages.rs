@@ -13,8 +13,13 @@ use crate::contract::{Name, keys};
 use crate::fleet::message::{Field, Group, Message, MessageState, Page, Wanted};
 use crate::fleet::reading::SourceTrouble;
 
-static MESSAGES: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(include_str!("scripts/unneeded.lua"), include_str!("scripts/messages.lua"))));
+static MESSAGES: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("scripts/before.lua"),
+        include_str!("scripts/unneeded.lua"),
+        include_str!("scripts/messages.lua")
+    ))
+});
 
 /// Entries looked at in one call: well below a millisecond each.
 const LOOKED_AT_ONCE: u64 = 100;

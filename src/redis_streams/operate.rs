@@ -14,13 +14,19 @@ use redis::{Pipeline, Script, Value};
 
 use super::connection::{checkout, send, trouble};
 use super::reply::Reply;
+use super::tasks::EntryId;
 use crate::contract::task::{ORIGIN_FIELD, Origin, dead_letters, delivery_record};
 use crate::contract::{Name, keys};
 use crate::fleet::message::{Action, Binned, MessageState, Verdict};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
-static OPERATE: LazyLock<Script> =
-    LazyLock::new(|| Script::new(concat!(include_str!("scripts/unneeded.lua"), include_str!("scripts/operate.lua"))));
+static OPERATE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("scripts/before.lua"),
+        include_str!("scripts/unneeded.lua"),
+        include_str!("scripts/operate.lua")
+    ))
+});
 static DROP_DEAD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/drop_dead.lua")));
 static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/replay.lua")));
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/restore.lua")));
@@ -174,7 +180,8 @@ async fn operate_on_the_dead(
             let refused = words.next().unwrap_or_default();
             let done: Vec<String> = words.collect();
             // It ends at the first that is refused.
-            let reached = |target: &Target| done.last().is_some_and(|last| comes_before(&target.id, last));
+            let last = done.last().map(|last| EntryId::from(last.as_str()));
+            let reached = |target: &Target| last.as_ref().is_some_and(|last| EntryId::from(target.id.as_str()) < *last);
             let verdict = |target: &Target| match () {
                 () if done.contains(&target.id) => Verdict::Done,
                 () if refused.is_empty() || reached(target) => Verdict::LeftAlone("gone"),
@@ -184,11 +191,6 @@ async fn operate_on_the_dead(
         }
         Action::Bury => Err(SourceTrouble::new(TroubleKind::Failed, "dead letters are buried already")),
     }
-}
-
-fn comes_before(a: &str, b: &str) -> bool {
-    let parts = |id: &str| id.split_once('-').map(|(ms, seq)| (ms.parse::<u64>().ok(), seq.parse::<u64>().ok()));
-    parts(a) < parts(b)
 }
 
 fn verdicts(words: &[Vec<u8>]) -> Vec<Verdict> {

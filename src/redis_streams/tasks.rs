@@ -25,7 +25,11 @@ pub use link::{Link, LinkError};
 pub use reclaim::{Claim, Claimed, Overdue, Taken};
 use script::Script;
 
-static FINISH: Script = Script::new(concat!(include_str!("scripts/unneeded.lua"), include_str!("scripts/finish.lua")));
+static FINISH: Script = Script::new(concat!(
+    include_str!("scripts/before.lua"),
+    include_str!("scripts/unneeded.lua"),
+    include_str!("scripts/finish.lua")
+));
 static RENEW: Script = Script::new(include_str!("scripts/renew.lua"));
 static RELEASE: Script = Script::new(include_str!("scripts/release.lua"));
 static LEAVE: Script = Script::new(include_str!("scripts/leave.lua"));

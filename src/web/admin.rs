@@ -4,7 +4,7 @@ pub mod openapi;
 
 use std::time::Duration;
 
-use actix_web::http::header::{ContentType, LOCATION};
+use actix_web::http::header::LOCATION;
 use actix_web::web::{Bytes, Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use schemars::JsonSchema;
@@ -15,6 +15,7 @@ use self::openapi::{AbandonedQueries, CleanedUp, Forgot, Passes, Retention, Stal
 use super::Front;
 use super::access::{Caller, audited};
 use super::alerts::is_form;
+use super::html::html;
 use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{CleanUp, ForgetWorker};
@@ -44,11 +45,7 @@ pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Pr
     let passes =
         front.io.run(Duration::from_secs(3), POSTGRES_LATE, async move { janitor::newest(&pool, PASSES).await }).await;
     let passes = passes.as_deref().map_err(|trouble| trouble.detail.clone());
-    let html = AdminPage { preview, passes }.html(&front.site_for(&caller)).map_err(|error| {
-        tracing::error!(%error, "the admin page cannot be rendered");
-        Problem::Unavailable("the page cannot be rendered".to_owned())
-    })?;
-    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
+    html(AdminPage { preview, passes }.html(&front.site_for(&caller)))
 }
 
 /// What a pass would do now, or why there would be none.

@@ -6,7 +6,7 @@ pub mod openapi;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use actix_web::http::header::{ContentType, LOCATION};
+use actix_web::http::header::LOCATION;
 use actix_web::web::{Data, Path, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use schemars::JsonSchema;
@@ -18,6 +18,7 @@ use self::openapi::{Acknowledged, Fired, FiredAlert, Said, Silenced, Tested};
 use super::Front;
 use super::access::{Caller, audited};
 use super::body::Body;
+use super::html::html;
 use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{AlertOrder, SendTest};
@@ -90,7 +91,7 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpRes
 
 /// `GET /alerts`: how every alert, rule and message stands; complete before any script runs.
 pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
-    let ledger = std::sync::Arc::clone(&front.messages);
+    let ledger = std::sync::Arc::clone(&front.ledger);
     let reading =
         front.io.run(Duration::from_secs(3), POSTGRES_LATE, async move { Ok(ledger.messages(MESSAGES).await) });
     let (rows, from_postgres) = reading.await.unwrap_or_default();
@@ -116,12 +117,7 @@ pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Pr
     let snapshot = front.newest.load_full();
     let past = if from_postgres { past(&front, &shown).await } else { Past::default() };
     let page = AlertsPage { shown: &shown, snapshot: snapshot.as_deref(), past, messages, from_postgres };
-    let html = page.html(&front.site_for(&caller));
-    let html = html.map_err(|error| {
-        tracing::error!(%error, "the alerts page cannot be rendered");
-        Problem::Unavailable("the page cannot be rendered".to_owned())
-    })?;
-    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
+    html(page.html(&front.site_for(&caller)))
 }
 
 /// What the archive knows of the alerts that are shown; nothing of what it does not tell in time.
@@ -277,12 +273,10 @@ pub async fn test(request: HttpRequest, front: Data<Front>, caller: Caller) -> R
     };
     let (answer, answers) = audited(&front, &caller, "send test messages", json!({}), work).await?;
     if is_form(&request) {
-        let html = AlertsPage::answers(
+        return html(AlertsPage::answers(
             &front.site_for(&caller),
             answers.iter().map(|answer| (answer.channel.as_str(), answer.ok, answer.answer.as_str())).collect(),
-        );
-        let html = html.map_err(|error| Problem::Unavailable(error.to_string()))?;
-        return Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html));
+        ));
     }
     Ok(HttpResponse::Ok().json(answer))
 }

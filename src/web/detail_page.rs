@@ -1,14 +1,14 @@
 //! The pages of one stream and of one worker type.
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::ContentType;
 use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 
 use super::Front;
 use super::access::Caller;
-use super::history_page::{PageQuery, found, html};
+use super::history_page::{PageQuery, found};
+use super::html::{html, html_with};
 use super::problem::Problem;
 use crate::pages::Site;
 use crate::pages::history::Scope;
@@ -58,9 +58,7 @@ async fn page(
         if part.is_some() {
             return Err(Problem::NotFound);
         }
-        let page =
-            front.site_for(caller).nothing(about, &asked_name).map_err(|e| Problem::Unavailable(e.to_string()))?;
-        return Ok(HttpResponse::build(StatusCode::NOT_FOUND).content_type(ContentType::html()).body(page));
+        return html_with(StatusCode::NOT_FOUND, front.site_for(caller).nothing(about, &asked_name));
     };
     if part == Some("now") {
         return html(front.site.now(about, &name, &snapshot));

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use actix_web::HttpResponse;
-use actix_web::http::header::ContentType;
 use actix_web::rt::time::timeout;
 use actix_web::web::{Data, Path, Query};
 use chrono::{DateTime, Utc};
@@ -13,11 +12,11 @@ use serde::Deserialize;
 use super::Front;
 use super::access::Caller;
 use super::history::{happened, summed_up};
+use super::html::html;
 use super::problem::Problem;
 use crate::contract::Name;
 use crate::fleet::incident::Happened;
 use crate::history::window::Window;
-use crate::pages::PagesError;
 use crate::pages::history::parts::{Part, Summary};
 use crate::pages::history::{Asked, Found, Scope};
 use crate::pages::link::About;
@@ -103,12 +102,4 @@ async fn happened_in(front: &Front, asked: &Asked, scope: &Scope) -> Result<Vec<
 #[expect(clippy::cast_possible_truncation, reason = "a range is within the calendar")]
 fn date(unix: f64) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_micros((unix * 1e6) as i64)
-}
-
-pub(super) fn html(rendered: Result<String, PagesError>) -> Result<HttpResponse, Problem> {
-    let html = rendered.map_err(|error| {
-        tracing::error!(%error, "a page cannot be rendered");
-        Problem::Unavailable(error.to_string())
-    })?;
-    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
 }

@@ -10,7 +10,7 @@ use actix_web::{Error, HttpRequest, HttpResponse};
 use actix_web_actors::ws;
 
 use super::Front;
-use super::page::Known;
+use super::live_page::Known;
 use crate::actors::messages::{Feed, Join, Push};
 
 /// How often the client is asked whether it is there; news that it does not take tell sooner.

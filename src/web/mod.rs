@@ -9,17 +9,19 @@ pub mod admin;
 pub mod alerts;
 mod alike;
 pub mod api;
+pub mod assets;
 pub mod autoscale;
 mod body;
 pub mod detail_page;
 pub mod health;
 pub mod history;
 pub mod history_page;
+mod html;
+pub mod live_page;
 pub mod live_session;
 pub mod metrics;
 pub mod openapi;
 pub mod operator;
-pub mod page;
 pub mod problem;
 pub mod request_id;
 pub mod routes;
@@ -63,8 +65,8 @@ pub struct Front {
     pub interval: std::time::Duration,
     /// The alerts as they are.
     pub alerts: ShownAlerts,
-    /// The messages about them, for reads.
-    pub messages: Arc<Ledger>,
+    /// What was told of them, for reads.
+    pub ledger: Arc<Ledger>,
     /// Do something about alerts.
     pub order: Recipient<AlertOrder>,
     /// Try the channels.

@@ -15,8 +15,8 @@ use super::body::MOST_BODY;
 use super::openapi::operation::Operation;
 use super::problem::Problem;
 use super::{
-    Front, admin, alerts, api, autoscale, detail_page, health, history, history_page, live_session, metrics, openapi,
-    operator, page,
+    Front, admin, alerts, api, assets, autoscale, detail_page, health, history, history_page, live_page, live_session,
+    metrics, openapi, operator,
 };
 
 /// One route.
@@ -49,21 +49,21 @@ impl Route {
 pub const ROUTES: &[Route] = &[
     route(Read, Nobody, "/livez", || to(health::livez)).told(health::openapi::livez),
     route(Read, Nobody, "/readyz", || to(health::readyz)).told(health::openapi::readyz),
-    route(Read, Nobody, "/assets/{path:.*}", || to(page::asset)),
-    route(Read, Nobody, "/favicon.ico", || to(page::favicon)),
+    route(Read, Nobody, "/assets/{path:.*}", || to(assets::asset)),
+    route(Read, Nobody, "/favicon.ico", || to(assets::favicon)),
     route(Read, Nobody, "/login", || to(login::page)),
     route(Change, Nobody, "/login", || to(login::enter)),
     route(Change, Nobody, "/logout", || to(login::leave)),
     route(Socket, AtLeast(Viewer), "/ws", || to(live_session::snapshots)).told(api::openapi::websocket),
     route(Socket, AtLeast(Viewer), "/live/ws", || to(live_session::changes)),
-    route(Read, AtLeast(Viewer), "", || to(page::live)),
-    route(Read, AtLeast(Viewer), "/", || to(page::live)),
+    route(Read, AtLeast(Viewer), "", || to(live_page::page)),
+    route(Read, AtLeast(Viewer), "/", || to(live_page::page)),
     route(Read, AtLeast(Viewer), "/history", || to(history_page::page)),
     route(Read, AtLeast(Viewer), "/history/parts/{part}", || to(history_page::part)),
     route(Read, AtLeast(Operator), "/streams/{name:.*}/messages", || to(operator::messages::page)),
     route(Read, AtLeast(Viewer), "/streams/{name:.*}", || to(detail_page::stream)),
     route(Read, AtLeast(Viewer), "/workers/{name:.*}", || to(detail_page::worker_type)),
-    route(Read, AtLeast(Viewer), "/live/updates", || to(page::updates)),
+    route(Read, AtLeast(Viewer), "/live/updates", || to(live_page::updates)),
     route(Read, AtLeast(Viewer), "/metrics", || to(metrics::metrics)).told(metrics::openapi::metrics),
     route(Read, AtLeast(Viewer), "/api/autoscale/{name:.*}", || to(autoscale::autoscale))
         .told(autoscale::openapi::autoscale),

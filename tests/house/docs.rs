@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Command;
-use shepherd_monitor::command_line::command;
+use shepherd_monitor::commands::command;
 use shepherd_monitor::settings::{TABLE, document};
 use shepherd_monitor::web::access::Verb;
 use shepherd_monitor::web::routes::ROUTES;

@@ -14,15 +14,15 @@ async fn streams_have_the_exporters_names_and_labels_and_a_lag_that_is_not_known
         "XADD orders 3-1 f v",
         "XREADGROUP GROUP billing alice COUNT 2 STREAMS orders >",
     ] {
-        redis(&mut connection, command).await;
+        run(&mut connection, command).await;
     }
     // So many on either side of the group's position that they are not counted to the end.
     for n in 1..=400 {
-        redis(&mut connection, &format!("XADD many {n}-1 f v")).await;
+        run(&mut connection, &format!("XADD many {n}-1 f v")).await;
     }
-    redis(&mut connection, "XGROUP CREATE many far 350-1").await;
-    redis(&mut connection, "XGROUP CREATE many middle 200-1").await;
-    redis(&mut connection, "SET orders:not-a-stream x").await;
+    run(&mut connection, "XGROUP CREATE many far 350-1").await;
+    run(&mut connection, "XGROUP CREATE many middle 200-1").await;
+    run(&mut connection, "SET orders:not-a-stream x").await;
     let found = until(&ground.monitor, "the streams are there", |samples| {
         value(samples, "redis_stream_length", &[("stream", "many")]) == Some(400.0)
             && value(samples, "redis_stream_group_consumers", &[("group", "billing")]) == Some(1.0)
@@ -56,7 +56,7 @@ async fn streams_have_the_exporters_names_and_labels_and_a_lag_that_is_not_known
     assert_eq!(of("shepherd_monitor_backlog", &[("worker_type", "orders")]), Some(5.0));
 
     // Series go with their consumer.
-    redis(&mut connection, "XGROUP DELCONSUMER orders billing alice").await;
+    run(&mut connection, "XGROUP DELCONSUMER orders billing alice").await;
     let found = until(&ground.monitor, "the consumer is gone", |samples| {
         value(samples, "redis_stream_group_consumers", &[("group", "billing")]) == Some(0.0)
     })
@@ -69,7 +69,7 @@ async fn streams_have_the_exporters_names_and_labels_and_a_lag_that_is_not_known
 async fn the_fleet_its_tasks_and_the_monitor_are_told_in_both_formats_and_promtool_accepts_it() {
     let ground = Ground::new(&[]).await;
     let mut connection = ground.connection().await;
-    redis(&mut connection, "LPUSH monitor:task_durations:arax 40 60 60 900 700000").await;
+    run(&mut connection, "LPUSH monitor:task_durations:arax 40 60 60 900 700000").await;
     let found = until(&ground.monitor, "workers and tasks are there", |samples| {
         let alive = value(samples, "shepherd_monitor_workers", &[("worker_type", "arax"), ("state", "alive")]);
         let tasks = value(samples, "shepherd_monitor_task_duration_seconds_count", &[("stream", "arax")]);
@@ -169,7 +169,7 @@ async fn series_per_consumer_can_be_left_out_and_the_database_is_named() {
     let (redis_server, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis_server.connection().await;
     for command in ["SELECT 3", "XGROUP CREATE s g 0 MKSTREAM", "XGROUP CREATECONSUMER s g c"] {
-        redis(&mut connection, command).await;
+        run(&mut connection, command).await;
     }
     let url = format!("{}3", redis_server.url());
     for (setting, consumers) in [("yes", 1), ("no", 0)] {

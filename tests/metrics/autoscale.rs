@@ -22,11 +22,11 @@ async fn ask_until(monitor: &Monitor, path: &str, holds: impl Fn(&Value) -> bool
 async fn the_proposal_follows_from_rate_service_time_and_backlog() {
     let ground = Ground::new(&[]).await;
     let mut connection = ground.connection().await;
-    redis(&mut connection, "XGROUP CREATE jobs consumer 0 MKSTREAM").await;
+    run(&mut connection, "XGROUP CREATE jobs consumer 0 MKSTREAM").await;
     for _ in 0..32 {
-        redis(&mut connection, "XADD jobs * f v").await;
+        run(&mut connection, "XADD jobs * f v").await;
     }
-    redis(&mut connection, "XREADGROUP GROUP consumer bbbb0001 COUNT 2 STREAMS jobs >").await;
+    run(&mut connection, "XREADGROUP GROUP consumer bbbb0001 COUNT 2 STREAMS jobs >").await;
     let monitor = &ground.monitor;
     // Nobody has said yet how long a task takes, nor how many a worker runs at once.
     let answer = ask_until(monitor, "jobs?drain_sec=60", |answer| answer["arrival_per_sec"] == 0.0).await;
@@ -40,9 +40,9 @@ async fn the_proposal_follows_from_rate_service_time_and_backlog() {
     assert_eq!((&answer["proposed_replicas"], &answer["unknown"]), (&json!(2), &json!([])));
 
     // Now tasks took 2 s and 4 s, and a worker says that it runs 4 at once: 32 of 3 s within 10 s keep 9.6 busy.
-    redis(&mut connection, "LPUSH monitor:task_durations:jobs 2000 4000").await;
+    run(&mut connection, "LPUSH monitor:task_durations:jobs 2000 4000").await;
     let beat = r#"{"stream":"jobs","consumer":"bbbb0001","started_at":1,"last_seen":1,"task_limit":4}"#;
-    redis_bytes(&mut connection, &[b"SET", b"worker:heartbeat:jobs:bbbb0001", beat.as_bytes(), b"EX", b"60"]).await;
+    run_words(&mut connection, &[b"SET", b"worker:heartbeat:jobs:bbbb0001", beat.as_bytes(), b"EX", b"60"]).await;
     let answer = ask_until(monitor, "jobs?drain_sec=10", |answer| answer["unknown"] == json!([])).await;
     assert_eq!((&answer["service_sec"], &answer["task_limit"]), (&json!(3.0), &json!(4.0)));
     assert_eq!(answer["proposed_replicas"], 3);
@@ -52,7 +52,7 @@ async fn the_proposal_follows_from_rate_service_time_and_backlog() {
 
     // What comes in counts as well.
     for _ in 0..300 {
-        redis(&mut connection, "XADD jobs * f v").await;
+        run(&mut connection, "XADD jobs * f v").await;
     }
     let answer = ask_until(monitor, "jobs?drain_sec=1000", |answer| answer["backlog"] == 332).await;
     let (arrival, proposed) =
@@ -61,10 +61,10 @@ async fn the_proposal_follows_from_rate_service_time_and_backlog() {
     assert_eq!(proposed, ((arrival * 3.0 + 332.0 * 3.0 / 1000.0) / 4.0).ceil());
 
     // Nothing to do and nothing coming.
-    redis(&mut connection, "XGROUP CREATE idle consumer 0 MKSTREAM").await;
-    redis(&mut connection, "XADD idle 1-1 f v").await;
-    redis(&mut connection, "XREADGROUP GROUP consumer cccc0001 COUNT 1 STREAMS idle >").await;
-    redis(&mut connection, "XACK idle consumer 1-1").await;
+    run(&mut connection, "XGROUP CREATE idle consumer 0 MKSTREAM").await;
+    run(&mut connection, "XADD idle 1-1 f v").await;
+    run(&mut connection, "XREADGROUP GROUP consumer cccc0001 COUNT 1 STREAMS idle >").await;
+    run(&mut connection, "XACK idle consumer 1-1").await;
     let answer = ask_until(monitor, "idle", |answer| answer["backlog"] == 0 && answer["arrival_per_sec"] == 0.0).await;
     assert_eq!(answer["proposed_replicas"], 0);
 }
@@ -74,10 +74,10 @@ async fn a_backlog_that_is_not_known_is_an_error_and_never_nothing() {
     let ground = Ground::new(&[]).await;
     let mut connection = ground.connection().await;
     for n in 1..=400 {
-        redis(&mut connection, &format!("XADD many {n}-1 f v")).await;
+        run(&mut connection, &format!("XADD many {n}-1 f v")).await;
     }
-    redis(&mut connection, "XGROUP CREATE many consumer 200-1").await;
-    redis(&mut connection, "XGROUP CREATECONSUMER many consumer c").await;
+    run(&mut connection, "XGROUP CREATE many consumer 200-1").await;
+    run(&mut connection, "XGROUP CREATECONSUMER many consumer c").await;
     let monitor = &ground.monitor;
     ask_until(monitor, "arax", |answer| answer["backlog"] == 0).await;
     // Only a lower bound.

@@ -66,7 +66,7 @@ async fn a_crash_the_attempts_to_tell_of_it_and_a_pass_of_the_janitor_are_counte
         "XREADGROUP GROUP g c COUNT 3 STREAMS done >",
         "XACK done g 1-1 2-1 3-1",
     ] {
-        redis(&mut connection, command).await;
+        run(&mut connection, command).await;
     }
     let there = |samples: &[Sample]| value(samples, "redis_stream_length", &[("stream", "done")]).is_some();
     until(&monitor, "the stream is watched", there).await;
@@ -113,7 +113,7 @@ async fn two_monitors_count_each_task_once_and_each_loss_both() {
     let mut connection = redis_server.connection().await;
     // Over several intervals, so that either may be first.
     for round in 1..=6 {
-        redis(&mut connection, "LPUSH monitor:task_durations:a 10 20 30 40 50").await;
+        run(&mut connection, "LPUSH monitor:task_durations:a 10 20 30 40 50").await;
         eventually("all are counted", SOON, || async {
             let each = tasks().await;
             if each.iter().sum::<f64>() >= f64::from(round * 5) { Ok(()) } else { Err(format!("{each:?}")) }

@@ -47,7 +47,7 @@ async fn there_are() -> BTreeSet<String> {
         "XADD waits * f v",
         "XADD arax * f v",
     ] {
-        redis(&mut connection, command).await;
+        run(&mut connection, command).await;
     }
     let sql = ground._database.connect().await;
     eventually("a query is in the table", SOON, || async {

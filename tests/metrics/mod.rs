@@ -18,26 +18,12 @@ use shepherd_monitor::demo::reaper::{Farewell, Reaper};
 use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
 use crate::support::python::Python;
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, run, run_words};
 use crate::support::wait::eventually;
 
 const SOON: Duration = Duration::from_secs(60);
 const WORKER: &str = include_str!("../monitor/fleet.py");
 const OPENMETRICS: &str = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5";
-
-/// Sends a command, whose words are separated by spaces.
-async fn redis(connection: &mut MultiplexedConnection, command: &str) {
-    let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-    redis_bytes(connection, &words).await;
-}
-
-async fn redis_bytes(connection: &mut MultiplexedConnection, words: &[&[u8]]) {
-    let mut command = redis::cmd(std::str::from_utf8(words[0]).unwrap());
-    for word in &words[1..] {
-        command.arg(*word);
-    }
-    let _: redis::Value = command.query_async(connection).await.unwrap();
-}
 
 /// One sample: its name, labels and value.
 #[derive(Debug, Clone, PartialEq)]

@@ -91,13 +91,13 @@ async fn a_real_prometheus_takes_every_sample_whatever_the_names_and_nobody_with
     let ground = Ground::new(&settings).await;
     let mut connection = ground.connection().await;
     for (n, name) in hostile().iter().enumerate() {
-        redis_bytes(&mut connection, &[b"XGROUP", b"CREATE", name, name, b"0", b"MKSTREAM"]).await;
-        redis_bytes(&mut connection, &[b"XGROUP", b"CREATECONSUMER", name, name, name]).await;
+        run_words(&mut connection, &[b"XGROUP", b"CREATE", name, name, b"0", b"MKSTREAM"]).await;
+        run_words(&mut connection, &[b"XGROUP", b"CREATECONSUMER", name, name, name]).await;
         for _ in 0..n {
-            redis_bytes(&mut connection, &[b"XADD", name, b"*", b"f", b"v"]).await;
+            run_words(&mut connection, &[b"XADD", name, b"*", b"f", b"v"]).await;
         }
         let list = [b"monitor:task_durations:".as_slice(), name].concat();
-        redis_bytes(&mut connection, &[b"LPUSH", &list, b"70"]).await;
+        run_words(&mut connection, &[b"LPUSH", &list, b"70"]).await;
     }
     let prometheus = Prometheus::start(ground.monitor.address()).await;
     let expected = hostile().len();

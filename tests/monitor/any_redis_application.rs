@@ -3,20 +3,9 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-
 use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
-use crate::support::redis::TestRedis;
-
-async fn run(redis: &mut MultiplexedConnection, command: &str) -> redis::Value {
-    let mut words = command.split(' ');
-    let mut cmd = redis::cmd(words.next().unwrap());
-    for word in words {
-        cmd.arg(word);
-    }
-    cmd.query_async(redis).await.unwrap()
-}
+use crate::support::redis::{TestRedis, run};
 
 #[tokio::test]
 async fn groups_without_heartbeats_are_shown_with_presence_unknown() {

@@ -12,7 +12,7 @@ use crate::alerting::slack::Slack;
 use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
 use crate::support::proxy::Proxy;
-use crate::support::redis::{TestRedis, connection};
+use crate::support::redis::{TestRedis, connection, run};
 use crate::support::wait::eventually;
 
 /// Only a failing test waits so long.
@@ -102,12 +102,7 @@ impl World {
     }
 
     pub(super) async fn run(&mut self, command: &str) -> redis::Value {
-        let mut words = command.split(' ');
-        let mut cmd = redis::cmd(words.next().unwrap());
-        for word in words {
-            cmd.arg(word);
-        }
-        cmd.query_async(&mut self.ask).await.unwrap_or_else(|error| panic!("{command}: {error}"))
+        run(&mut self.ask, command).await
     }
 
     /// A task whose payload holds bytes that are no text, and more than an answer shows.

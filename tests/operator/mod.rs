@@ -19,7 +19,7 @@ use shepherd_monitor::redis_streams;
 
 use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, run, run_words};
 
 /// Only a failing test waits so long.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -60,17 +60,11 @@ impl World {
     }
 
     async fn command(&mut self, words: &[&[u8]]) -> Answer {
-        let mut words = words.iter();
-        let mut cmd = redis::cmd(std::str::from_utf8(words.next().unwrap()).unwrap());
-        for word in words {
-            cmd.arg(*word);
-        }
-        cmd.query_async(&mut self.ask).await.unwrap()
+        run_words(&mut self.ask, words).await
     }
 
     async fn text(&mut self, line: &str) -> Answer {
-        let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-        self.command(&words).await
+        run(&mut self.ask, line).await
     }
 
     /// A task, with bytes in it that are no text.

@@ -39,3 +39,15 @@ pub(crate) async fn connection(url: &str, limit: Duration) -> redis::RedisResult
     let config = AsyncConnectionConfig::new().set_connection_timeout(Some(limit)).set_response_timeout(Some(limit));
     redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
 }
+
+/// What Redis answers to a command, whose words are separated by spaces.
+pub(crate) async fn run(connection: &mut MultiplexedConnection, command: &str) -> redis::Value {
+    let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+    run_words(connection, &words).await
+}
+
+/// What Redis answers to a command with any bytes in it.
+pub(crate) async fn run_words(connection: &mut MultiplexedConnection, words: &[&[u8]]) -> redis::Value {
+    let answer = redis::Cmd::new().arg(words).query_async(connection).await;
+    answer.unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(&words.join(&b' '))))
+}

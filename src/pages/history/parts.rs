@@ -1,4 +1,4 @@
-//! What the server words itself: the summary, the incidents and the events of a range.
+//! What the server words itself, as fragments: the summary, the incidents and the events of a range.
 
 use serde::Serialize;
 
@@ -211,7 +211,7 @@ impl Site {
                 top("Tasks finished", About::Stream, &s.task_volume),
             ],
         };
-        self.pages.render("parts/summary", &view)
+        self.pages.render("fragments/summary", &view)
     }
 
     /// The incidents among `happened`, as an element.
@@ -235,7 +235,7 @@ impl Site {
             cut: is_cut(known),
             one,
         };
-        self.pages.render("parts/incidents", &view)
+        self.pages.render("fragments/incidents", &view)
     }
 
     /// What happened, as an element.
@@ -254,7 +254,7 @@ impl Site {
             more: known.len().saturating_sub(ROWS),
             cut: is_cut(known),
         };
-        self.pages.render("parts/events", &view)
+        self.pages.render("fragments/past_events", &view)
     }
 }
 

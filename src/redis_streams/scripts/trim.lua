@@ -17,15 +17,6 @@ local stream, most, count_most = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
 -- Entries whose fields are read in one call, and gaps in a pending list that are leapt over.
 local AT_ONCE, LEAPS = 100, 50
 
-local function before(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  if #a_ms ~= #b_ms then return #a_ms < #b_ms end
-  if a_ms ~= b_ms then return a_ms < b_ms end
-  if #a_seq ~= #b_seq then return #a_seq < #b_seq end
-  return a_seq < b_seq
-end
-
 local function plus_one(digits)
   local head, nines = string.match(digits, '^(%d-)(9*)$')
   local zeros = string.rep('0', #nines)

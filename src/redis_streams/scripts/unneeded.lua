@@ -1,14 +1,4 @@
--- Whether any group still needs an entry. Put in front of scripts that delete entries.
-
--- Whether the id `a` comes before `b`.
-local function before(a, b)
-  local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
-  local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')
-  if #a_ms ~= #b_ms then return #a_ms < #b_ms end
-  if a_ms ~= b_ms then return a_ms < b_ms end
-  if #a_seq ~= #b_seq then return #a_seq < #b_seq end
-  return a_seq < b_seq
-end
+-- Whether any group still needs an entry. Put behind before.lua, in front of scripts that delete entries.
 
 -- Which of `ids`, finished in `group`, no other group still needs, by having them pending or not
 -- having come to them yet.

@@ -16,8 +16,11 @@ use super::{Entry, EntryId, Link, LinkError, RECORD_LIFE, TaskStream, entry};
 use crate::contract::task::{dead_letters, delivery_record};
 use crate::contract::{Name, keys};
 
-pub(super) static CLAIM: Script =
-    Script::new(concat!(include_str!("../scripts/unneeded.lua"), include_str!("../scripts/claim.lua")));
+pub(super) static CLAIM: Script = Script::new(concat!(
+    include_str!("../scripts/before.lua"),
+    include_str!("../scripts/unneeded.lua"),
+    include_str!("../scripts/claim.lua")
+));
 
 /// A pending entry that has been idle for long.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,17 +5,18 @@ pub mod openapi;
 use std::time::Duration;
 
 use actix_web::HttpResponse;
-use actix_web::http::header::ContentType;
 use actix_web::web::{Data, Query};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use self::openapi::{ChangeTold, Changes};
+use self::openapi::Changes;
 use super::Caller;
+use crate::access::AuditedChange;
 use crate::actors::io::POSTGRES_LATE;
-use crate::pages::audit::{AuditPage, Change};
+use crate::pages::audit::AuditPage;
 use crate::postgres::audit::{self, Row};
 use crate::web::Front;
+use crate::web::html::html;
 use crate::web::problem::Problem;
 
 /// Changes on a page, or in one answer unless asked for more.
@@ -64,12 +65,8 @@ fn next(rows: &[Row], limit: u32) -> Option<i64> {
 pub async fn page(front: Data<Front>, caller: Caller, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
     let (rows, limit) = rows(&front, &query).await?;
     let next = next(&rows, limit);
-    let changes: Vec<Change> = rows.into_iter().map(change).collect();
-    let html = AuditPage { changes: &changes, next }.html(&front.site_for(&caller)).map_err(|error| {
-        tracing::error!(%error, "the audit page cannot be rendered");
-        Problem::Unavailable("the page cannot be rendered".to_owned())
-    })?;
-    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
+    let changes: Vec<AuditedChange> = rows.into_iter().map(told).collect();
+    html(AuditPage { changes: &changes, next }.html(&front.site_for(&caller)))
 }
 
 /// `GET /api/admin/audit?limit=50&before=`: changes, newest first; `next` is the `before` of what follows.
@@ -85,8 +82,8 @@ fn seconds(at: chrono::DateTime<chrono::Utc>) -> f64 {
     at.timestamp_micros() as f64 / 1e6
 }
 
-fn told(row: Row) -> ChangeTold {
-    ChangeTold {
+fn told(row: Row) -> AuditedChange {
+    AuditedChange {
         id: row.id,
         ts: seconds(row.ts),
         who: row.who,
@@ -97,19 +94,5 @@ fn told(row: Row) -> ChangeTold {
         outcome: row.outcome,
         result: row.result,
         ended: row.ended.map(seconds),
-    }
-}
-
-fn change(row: Row) -> Change {
-    Change {
-        id: row.id,
-        ts: seconds(row.ts),
-        who: row.who,
-        role: row.role,
-        address: row.address,
-        action: row.action,
-        parameters: row.parameters,
-        result: row.result,
-        outcome: row.outcome,
     }
 }

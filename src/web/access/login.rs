@@ -1,7 +1,8 @@
 //! The login page: a token in, a session in a cookie out.
 
 use actix_web::cookie::{Cookie, SameSite, time::Duration};
-use actix_web::http::header::{ContentType, LOCATION, ORIGIN};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{LOCATION, ORIGIN};
 use actix_web::web::{Data, Form, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
@@ -11,6 +12,7 @@ use crate::access::policy::shortened;
 use crate::access::tokens::{SESSION_SEC, Session};
 use crate::pages::login::LoginPage;
 use crate::web::Front;
+use crate::web::html::html_with;
 use crate::web::problem::Problem;
 
 /// What `GET /login` takes.
@@ -33,7 +35,7 @@ pub struct Given {
 pub async fn page(front: Data<Front>, query: Query<LoginQuery>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
     let next = query.into_inner().next.unwrap_or_default();
-    html(&front, &LoginPage { next: local(&next, front.site.root()), wrong: false })
+    shown(&front, &LoginPage { next: local(&next, front.site.root()), wrong: false })
 }
 
 /// `POST /login`: sets the session's cookie and goes on to where somebody wanted to be.
@@ -43,7 +45,7 @@ pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>)
     let next = local(&given.next, front.site.root());
     let Some(role) = tokens.role_of(given.token.trim()) else {
         front.lock.failures.note(front.lock.client(&request))?;
-        return html(&front, &LoginPage { next, wrong: true });
+        return shown(&front, &LoginPage { next, wrong: true });
     };
     let name = shortened(&given.name);
     let name = if name.is_empty() { role.to_string() } else { name };
@@ -85,13 +87,8 @@ fn local(next: &str, root: &str) -> String {
     if here && !next.chars().any(char::is_control) { next.to_owned() } else { format!("{root}/") }
 }
 
-fn html(front: &Front, page: &LoginPage) -> Result<HttpResponse, Problem> {
-    let html = page.html(&front.site).map_err(|error| {
-        tracing::error!(%error, "the login page cannot be rendered");
-        Problem::Unavailable("the page cannot be rendered".to_owned())
-    })?;
-    let mut answer = if page.wrong { HttpResponse::Unauthorized() } else { HttpResponse::Ok() };
-    Ok(answer.content_type(ContentType::html()).body(html))
+fn shown(front: &Front, page: &LoginPage) -> Result<HttpResponse, Problem> {
+    html_with(if page.wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK }, page.html(&front.site))
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 pub mod operation;
 
 use actix_web::HttpResponse;
-use actix_web::http::header::ContentType;
 use actix_web::web::Data;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -14,6 +13,7 @@ use serde_json::{Map, Value, json};
 use self::operation::{Group, Operation, Path, method, schemes};
 use super::Front;
 use super::access::Caller;
+use super::html::html;
 use super::problem::Problem;
 use super::routes::ROUTES;
 use crate::pages::api::ApiPage;
@@ -93,9 +93,5 @@ pub fn told() -> Operation {
 /// `GET /api`: the same as a page.
 pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let document = document(front.site.root());
-    let html = ApiPage { document: &document }.html(&front.site_for(&caller)).map_err(|error| {
-        tracing::error!(%error, "the page about the API cannot be rendered");
-        Problem::Unavailable("the page cannot be rendered".to_owned())
-    })?;
-    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
+    html(ApiPage { document: &document }.html(&front.site_for(&caller)))
 }

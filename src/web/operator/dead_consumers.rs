@@ -9,7 +9,7 @@ use serde_json::json;
 use super::given::Given;
 use super::messages::action;
 use super::openapi::{DeadConsumerTold, DeadConsumers, DeadPreview, InStream, MessageTold, Reclaimed};
-use super::{LOOK_WITHIN, carry_out, html, keep, may};
+use super::{LOOK_WITHIN, carry_out, keep, may};
 use crate::actors::io::REDIS_LATE;
 use crate::contract::Name;
 use crate::fleet::message::{Action, DeadConsumer, DeadFound, Message};
@@ -18,6 +18,7 @@ use crate::operator::find;
 use crate::pages::operator::{PreviewPage, dead_consumers_page};
 use crate::web::Front;
 use crate::web::access::{Caller, audited};
+use crate::web::html::html;
 use crate::web::problem::Problem;
 
 /// Consumers and entries idle for less are left to the fleet, in seconds.

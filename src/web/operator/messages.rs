@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::given::Given;
 use super::openapi::{GroupTold, MessageTold, Messages, OwnerTold, PreviewTold};
-use super::{LOOK_WITHIN, html, keep};
+use super::{LOOK_WITHIN, keep};
 use crate::actors::io::REDIS_LATE;
 use crate::contract::{Name, task};
 use crate::fleet::message::{Action, Found, Group, MessageState, Page, Wanted};
@@ -16,6 +16,7 @@ use crate::redis_streams::messages::{self, Bounds, Start};
 use crate::redis_streams::tasks::EntryId;
 use crate::web::Front;
 use crate::web::access::Caller;
+use crate::web::html::html;
 use crate::web::problem::Problem;
 
 /// Messages on the page, and in an answer unless asked for more.

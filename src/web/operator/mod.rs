@@ -9,7 +9,6 @@ pub mod recycle_bin;
 
 use std::time::Duration;
 
-use actix_web::http::header::ContentType;
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
@@ -19,12 +18,13 @@ use self::given::Given;
 use self::openapi::{AppliedTold, FieldTold, MessageTold, RefusedTold};
 use super::Front;
 use super::access::{Caller, Role, audited};
+use super::html::html;
 use super::problem::Problem;
 use crate::actors::io::POSTGRES_LATE;
 use crate::contract::Name;
 use crate::fleet::message::{Action, Applied, Chosen, Field, Message};
 use crate::operator::{self, Sources};
-use crate::pages::{PagesError, operator as pages};
+use crate::pages::operator as pages;
 use crate::postgres::recycle_bin as bin;
 
 /// Looking may take so long.
@@ -36,14 +36,6 @@ const LATE: &str = "it took too long and was ended; what was done by then is don
 
 fn sources(front: &Front) -> Sources {
     Sources { redis: front.io.redis.clone(), postgres: front.io.postgres.clone() }
-}
-
-fn html(page: Result<String, PagesError>) -> Result<HttpResponse, Problem> {
-    let html = page.map_err(|error| {
-        tracing::error!(%error, "a page cannot be rendered");
-        Problem::Unavailable("the page cannot be rendered".to_owned())
-    })?;
-    Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
 }
 
 /// Retrying is an operator's; whatever takes something out of its stream an administrator's.

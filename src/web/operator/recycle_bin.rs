@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::given::Given;
 use super::openapi::{Bin, BinnedTold, FieldTold, RefusedTold, Restored};
-use super::{DO_WITHIN, LATE, LOOK_WITHIN, html, may, sources};
+use super::{DO_WITHIN, LATE, LOOK_WITHIN, may, sources};
 use crate::actors::io::POSTGRES_LATE;
 use crate::contract::Name;
 use crate::fleet::message::{Action, BinState, Binned, Field};
@@ -16,6 +16,7 @@ use crate::pages::operator::BinPage;
 use crate::postgres::recycle_bin::{self, Filter};
 use crate::web::Front;
 use crate::web::access::{Caller, audited};
+use crate::web::html::html;
 use crate::web::problem::Problem;
 
 /// Rows on the page, and in an answer unless asked for more.

@@ -6,7 +6,6 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::os::unix::ffi::OsStringExt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,10 +13,10 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
+use super::{flags, print, runtime, settings};
 use crate::contract::Name;
 use crate::redis_streams::tasks::dead_letters::{self, DeadLetter, Delivery};
 use crate::redis_streams::tasks::{Address, EntryId, Link, LinkError};
-use crate::settings::Settings;
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Letters in one command to Redis.
@@ -27,9 +26,8 @@ const LISTED: &str = "50";
 /// Characters of an error in a list.
 const LINE: usize = 100;
 
-/// The subcommand with its own; each takes `redis`, the settings that say where Redis is.
-#[must_use]
-pub fn command(redis: &[Arg]) -> Command {
+/// The subcommand with its own; the settings of each say where Redis is.
+pub(super) fn command() -> Command {
     let verb = |name: &'static str, about: &'static str| {
         let stream = Arg::new("stream")
             .long("stream")
@@ -37,7 +35,7 @@ pub fn command(redis: &[Arg]) -> Command {
             .required(true)
             .value_parser(value_parser!(OsString))
             .help("The stream whose tasks died, such as aragorn.lookup");
-        Command::new(name).about(about).arg(stream).args(redis)
+        Command::new(name).about(about).arg(stream).args(flags(|entry| entry.group == "Redis"))
     };
     let chosen = |command: Command, what: &'static str| {
         let ids = Arg::new("id")
@@ -82,8 +80,9 @@ pub fn command(redis: &[Arg]) -> Command {
 /// # Errors
 /// In one line: a letter that is not there, Redis' refusal, no connection. What was done by then is
 /// printed.
-pub fn run(given: &ArgMatches, settings: &Settings) -> Result<(), String> {
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let (verb, given) = given.subcommand().ok_or("dead-letters needs a command")?;
+    let settings = settings(given)?;
     let stream: OsString = given.get_one::<OsString>("stream").cloned().unwrap_or_default();
     if stream.is_empty() {
         return Err("the stream's name is empty; expected a name such as aragorn.lookup".to_owned());
@@ -94,13 +93,8 @@ pub fn run(given: &ArgMatches, settings: &Settings) -> Result<(), String> {
         stream: Name::from(stream.into_vec()),
         told: String::new(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let done = runtime.block_on(office.serve(verb, given));
-    // A reader that has gone, such as `head`, is no failure.
-    match io::stdout().write_all(office.told.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => return Err(e.to_string()),
-        _ => {}
-    }
+    let done = runtime()?.block_on(office.serve(verb, given));
+    print(office.told.as_bytes())?;
     done.map_err(|trouble| match trouble {
         Trouble::Redis(e) if e.code() == "WRONGTYPE" => {
             format!("{}:dead holds something else than dead letters ({e})", office.stream)
@@ -264,7 +258,7 @@ mod tests {
 
     #[test]
     fn each_command_says_which_letters_it_means() {
-        let parsed = |words: &[&str]| command(&[]).try_get_matches_from([&["dead-letters"], words].concat());
+        let parsed = |words: &[&str]| command().try_get_matches_from([&["dead-letters"], words].concat());
         assert!(parsed(&["list", "--stream", "a"]).is_ok());
         assert!(parsed(&["drop", "--stream", "a", "--id", "1-0", "2-0", "--id", "3-0"]).is_ok());
         for wrong in [

@@ -1,26 +1,42 @@
-//! The command that asks a running monitor whether it lives, for containers that have no curl.
+//! `shepherd-monitor health`: asks a running monitor whether it lives, for containers that have no curl.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use crate::settings::Settings;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::{flags, settings};
 
 /// How long the monitor may take to take the question, and again to answer it.
 const WITHIN: Duration = Duration::from_secs(2);
 
-/// Asks the monitor of these settings, on this machine: `/livez`, or `/readyz` when `ready`.
+/// The subcommand.
+pub(super) fn command() -> Command {
+    Command::new("health")
+        .about("Ask the monitor that runs here with the same settings whether it lives; fails if not")
+        .arg(
+            Arg::new("ready")
+                .long("ready")
+                .action(ArgAction::SetTrue)
+                .help("Ask whether it does its work instead: /readyz"),
+        )
+        .args(flags(|entry| entry.group == "Server"))
+}
+
+/// Asks the monitor of these settings, on this machine: `/livez`, or `/readyz`.
 ///
 /// # Errors
 /// What it answered, or why it could not be asked.
-pub fn ask(settings: &Settings, ready: bool) -> Result<(), String> {
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let settings = settings(given)?;
     let host = match settings.bind {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         ip => ip,
     };
     let address = SocketAddr::new(host, settings.port);
-    let path = if ready { "/readyz" } else { "/livez" };
+    let path = if given.get_flag("ready") { "/readyz" } else { "/livez" };
     let answer = get(address, path).map_err(|error| format!("no answer from {address}: {error}"))?;
     let status = answer.split(' ').nth(1).unwrap_or_default();
     if status == "200" { Ok(()) } else { Err(format!("http://{address}{path} answers {status}")) }

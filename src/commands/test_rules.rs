@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
+use super::{flags, print, runtime, settings};
 use crate::alerting::file;
 use crate::alerting::message::span;
 use crate::alerting::replay::{Firing, Replay, Track};
@@ -22,7 +22,6 @@ use crate::history::{Micros, SECOND};
 use crate::postgres::connection::{self, PgPool};
 use crate::postgres::history::Selection;
 use crate::postgres::history::metrics;
-use crate::settings::Settings;
 
 /// So many of a rule's firings are listed, the newest.
 const LISTED: usize = 10;
@@ -31,9 +30,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// Series that are always there while a monitor records: without them it was not running.
 const PULSE: [&str; 2] = ["redis:connected_clients", "pg:connection_count"];
 
-/// The subcommand; it takes `settings`, those that say where Postgres is and how often is recorded.
-#[must_use]
-pub fn command(settings: Vec<Arg>) -> Command {
+/// The subcommand; its settings say where Postgres is and how often is recorded.
+pub(super) fn command() -> Command {
     Command::new("test-rules")
         .about("Run the rules of a file over the recorded history and say when they would have fired")
         .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml"))
@@ -59,7 +57,7 @@ pub fn command(settings: Vec<Arg>) -> Command {
              what came and went in between is not in it. Ends with 0 however often rules fire, with 1 when the file \
              has a mistake or the archive cannot be read.",
         )
-        .args(settings)
+        .args(flags(|entry| entry.group == "Postgres" || entry.env == "MONITOR_HISTORY_INTERVAL_SEC"))
 }
 
 fn ago(text: &str) -> Result<Duration, String> {
@@ -79,7 +77,8 @@ struct Asked<'a> {
 ///
 /// # Errors
 /// In few lines: the file's mistakes, or why the archive cannot be read.
-pub fn run(given: &ArgMatches, settings: &Settings) -> Result<(), String> {
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let settings = settings(given)?;
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
     let text = std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
     let rules = file::read(&text).map_err(|mistakes| {
@@ -94,15 +93,10 @@ pub fn run(given: &ArgMatches, settings: &Settings) -> Result<(), String> {
     }
     let pool = connection::pool(settings.database_url.reveal(), settings.pool_timeout).map_err(|e| e.detail)?;
     let mut replay = Replay::new(&rules);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let recorded = runtime.block_on(walk(&pool, &mut replay, &asked, settings.history_interval))?;
+    let recorded = runtime()?.block_on(walk(&pool, &mut replay, &asked, settings.history_interval))?;
     let told =
         if given.get_flag("json") { as_json(&replay, &asked, recorded) } else { as_text(&replay, &asked, recorded) };
-    // A reader that has gone, such as `head`, is no failure.
-    match io::stdout().write_all(told.as_bytes()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(e.to_string()),
-        _ => Ok(()),
-    }
+    print(told.as_bytes())
 }
 
 /// Shows the rules everything that was recorded, oldest first; for how many seconds something was.

@@ -4,31 +4,30 @@
 //! [`command`] is what is asked, [`run`] does it and tells what came of it. What is moved where is in
 //! [`migrate`].
 
-use clap::{Arg, Command};
+use clap::{ArgMatches, Command};
 
+use super::{flags, runtime, settings};
 use crate::postgres::migrate::{self, GivenBack};
-use crate::settings::Settings;
 
-/// The subcommand; it takes `settings`, those that say where Postgres is.
-#[must_use]
-pub fn command(settings: Vec<Arg>) -> Command {
+/// The subcommand.
+pub(super) fn command() -> Command {
     Command::new("give-back")
         .about("Give the recorded history back to the tables of the monitor before this one")
         .after_help(
             "Stop every monitor of the database first. All of it happens or nothing; a million rows take about a \
              minute. The next start of this monitor takes the tables over again.",
         )
-        .args(settings)
+        .args(flags(|entry| entry.group == "Postgres"))
 }
 
 /// Carries it out, and prints how much was given back.
 ///
 /// # Errors
 /// Why nothing was.
-pub fn run(settings: &Settings) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let settings = settings(given)?;
     let giving = migrate::give_back(settings.database_url.reveal(), settings.pool_timeout);
-    match runtime.block_on(giving).map_err(|trouble| trouble.detail)? {
+    match runtime()?.block_on(giving).map_err(|trouble| trouble.detail)? {
         GivenBack::All { samples, latencies } => {
             println!("monitor_metrics has all {samples} samples, monitor_task_latency all {latencies} rows.");
             Ok(())

@@ -1,0 +1,33 @@
+//! `shepherd-monitor check-config`: says every mistake of a rules' file.
+
+use clap::{Arg, ArgMatches, Command};
+
+use crate::alerting::file;
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    Command::new("check-config")
+        .about("Read a file of alert rules and say what is wrong with it, with line and column")
+        .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml"))
+}
+
+/// Prints what is wrong, or that nothing is.
+///
+/// # Errors
+/// When something is, or the file cannot be read.
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
+    let text = std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+    match file::read(&text) {
+        Ok(rules) => {
+            println!("{name}: {} rules, no mistakes", rules.rules.len());
+            Ok(())
+        }
+        Err(mistakes) => {
+            for mistake in &mistakes {
+                eprintln!("{name}:{mistake}");
+            }
+            Err(format!("{name} has {} mistakes", mistakes.len()))
+        }
+    }
+}

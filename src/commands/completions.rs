@@ -1,0 +1,39 @@
+//! `shepherd-monitor completions`: what a shell needs to complete the program's commands and flags.
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
+
+use super::{NAME, for_people, print};
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    Command::new("completions")
+        .about("Print the completions of a shell")
+        .arg(Arg::new("SHELL").required(true).value_parser(value_parser!(Shell)).help("Whose"))
+        .after_help(
+            "For bash: shepherd-monitor completions bash > ~/.local/share/bash-completion/completions/shepherd-monitor",
+        )
+}
+
+/// Prints them.
+///
+/// # Errors
+/// When they cannot be written out.
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let shell = *given.get_one::<Shell>("SHELL").ok_or("no shell was named")?;
+    print(&script(shell))
+}
+
+fn script(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    if shell != Shell::Bash {
+        clap_complete::generate(shell, &mut for_people(), NAME, &mut script);
+        return script;
+    }
+    // In bash's script a hyphen in the program's name is worded in two ways (clap_complete 4.6.11), and no flag is
+    // found: it is made for a name without one, and then completes the right name.
+    let plain = NAME.replace('-', "_");
+    clap_complete::generate(shell, &mut for_people(), &plain, &mut script);
+    let script = String::from_utf8_lossy(&script).into_owned();
+    script.replace(&format!("-o default {plain}\n"), &format!("-o default {NAME}\n")).into_bytes()
+}

@@ -1,0 +1,70 @@
+//! `shepherd-monitor demo`: the monitor on a fleet of its own.
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command};
+
+use super::serve::{listen, watch};
+use super::{flags, texts};
+use crate::demo::{Demo, DemoOptions};
+use crate::settings::Settings;
+use crate::telemetry;
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    Command::new("demo")
+        .about("Watch a simulated fleet on a private Redis and Postgres, all gone at the end")
+        .arg(
+            Arg::new("history")
+                .long("history")
+                .value_name("DAYS")
+                .value_parser(days)
+                .help("Give the fleet a past of so many days (30d; at most 60d)"),
+        )
+        .after_help("Needs redis-server and PostgreSQL to be installed, not to be running. Ctrl-C ends it.")
+        .args(flags(|entry| !matches!(entry.group, "Redis" | "Postgres")))
+}
+
+/// `30d`, or `30`.
+fn days(text: &str) -> Result<u32, String> {
+    let days = text.strip_suffix('d').unwrap_or(text).parse().ok();
+    days.filter(|days| (1..=60).contains(days)).ok_or_else(|| "expected days, such as 30d, at most 60d".to_owned())
+}
+
+/// Watches it until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Why it cannot.
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let mut texts = texts(given);
+    for (name, default) in [("LOG_LEVEL", "warn"), ("SERVER_MATURITY", "demo"), ("MONITOR_ABANDONED_QUERY_SEC", "180")]
+    {
+        texts.entry(name).or_insert_with(|| default.to_owned());
+    }
+    texts.entry("MONITOR_SEED_STREAMS").or_insert_with(Demo::seed_streams);
+    // Before anything is started: what is wrong with the settings.
+    let mut settings = Settings::from(&texts).map_err(|bad| bad.to_string())?;
+    let _telemetry = telemetry::start(&settings.log_level, settings.collector.as_ref())?;
+    let listener = match listen(&settings) {
+        Err(_)
+            if !matches!(
+                given.value_source("MONITOR_PORT"),
+                Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+            ) =>
+        {
+            settings.port = 0;
+            listen(&settings)?
+        }
+        other => other?,
+    };
+    println!("Starting a private Redis, a private Postgres and a simulated fleet; Ctrl-C ends it all.");
+    let mut options = DemoOptions::new().map_err(|e| e.to_string())?;
+    options.past_days = given.get_one("history").copied().unwrap_or(0);
+    let demo = Demo::start(options).map_err(|e| e.to_string())?;
+    settings.redis_url = demo.redis_url().into();
+    settings.database_url = demo.database_url().into();
+    // Goes with the demonstration.
+    settings.spool_folder = demo.redis().folder().join("spool");
+    watch(&settings, listener)?;
+    println!("Ending the fleet and its servers.");
+    Ok(())
+}

@@ -1,0 +1,38 @@
+//! `shepherd-monitor demo-fleet`: the simulated fleet on servers that are somebody else's.
+
+use clap::{ArgMatches, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{flags, runtime, settings};
+use crate::demo::{DemoOptions, Fleet};
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    Command::new("demo-fleet")
+        .about("Run the simulated fleet on a Redis and a Postgres that are there, for a monitor to watch")
+        .after_help("For trying things out: it fills both, and what it wrote stays. Ctrl-C ends its workers.")
+        .args(flags(|entry| matches!(entry.group, "Redis" | "Postgres")))
+}
+
+/// Runs it until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Why it cannot.
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let settings = settings(given)?;
+    let options = DemoOptions::new().map_err(|e| e.to_string())?;
+    runtime()?.block_on(async {
+        // Before there is anything to end.
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+        let (redis, database) = (settings.redis_url.reveal().to_owned(), settings.database_url.reveal().to_owned());
+        let fleet = Fleet::start(options, redis, database).map_err(|e| e.to_string())?;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        drop(fleet);
+        println!("The fleet is gone.");
+        Ok(())
+    })
+}

@@ -1,0 +1,20 @@
+//! `shepherd-monitor man`: the man pages, one for each command.
+
+use clap::{Arg, ArgMatches, Command};
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    Command::new("man")
+        .about("Write the man pages, one for each command")
+        .arg(Arg::new("FOLDER").required(true).help("Where to; it is there already"))
+        .after_help("To read one of them: man -l FOLDER/shepherd-monitor-serve.1")
+}
+
+/// Writes them.
+///
+/// # Errors
+/// When the folder cannot be written to.
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let folder = given.get_one::<String>("FOLDER").map(String::as_str).unwrap_or_default();
+    clap_mangen::generate_to(super::command(), folder).map_err(|error| format!("{folder}: {error}"))
+}

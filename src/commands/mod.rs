@@ -1,0 +1,149 @@
+//! The command line: what the program can be asked for, a file for each command. Their definitions make `--help`, the
+//! man pages and the shells' completions.
+//!
+//! What a command does is here or, where it is more than a file, in a room of its own: [`doctor`](crate::doctor),
+//! [`demo`](crate::demo), [`application`](crate::application).
+
+mod check_config;
+mod completions;
+mod dead_letters;
+mod demo;
+mod demo_fleet;
+mod doctor;
+mod give_back;
+mod health;
+mod man;
+mod notify_test;
+mod serve;
+mod test_rules;
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command};
+use tokio::runtime::Runtime;
+
+use crate::demo::worker as demo_worker;
+use crate::settings::{Entry, Settings, TABLE, document};
+use crate::worker;
+
+const NAME: &str = "shepherd-monitor";
+
+/// Everything that the program understands.
+#[must_use]
+pub fn command() -> Command {
+    for_people().subcommand(demo_worker::command())
+}
+
+/// The commands that people give; what a setting's flag is called and means is in [`TABLE`].
+fn for_people() -> Command {
+    Command::new(NAME)
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Watches a fleet of workers on Redis streams: who is alive, what waits, what went wrong.")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(serve::command())
+        .subcommand(doctor::command())
+        .subcommand(demo::command())
+        .subcommand(demo_fleet::command())
+        .subcommand(check_config::command())
+        .subcommand(test_rules::command())
+        .subcommand(notify_test::command())
+        .subcommand(health::command())
+        .subcommand(dead_letters::command())
+        .subcommand(give_back::command())
+        .subcommand(Command::new("settings").about("Print every setting with its default, as docs/settings.md"))
+        .subcommand(completions::command())
+        .subcommand(man::command())
+}
+
+/// Does what the command line asks for; says in one line why it cannot.
+#[must_use]
+pub fn run() -> ExitCode {
+    let matches = command().get_matches();
+    let done = match matches.subcommand() {
+        Some(("serve", given)) => serve::run(given),
+        // Has two ways to fail.
+        Some(("doctor", given)) => return doctor::run(given),
+        Some(("demo", given)) => demo::run(given),
+        Some(("demo-fleet", given)) => demo_fleet::run(given),
+        Some(("demo-worker", given)) => demo_worker::run(given.into()),
+        Some(("check-config", given)) => check_config::run(given),
+        Some(("test-rules", given)) => test_rules::run(given),
+        Some(("notify-test", given)) => notify_test::run(given),
+        Some(("health", given)) => health::run(given),
+        Some(("dead-letters", given)) => dead_letters::run(given),
+        Some(("give-back", given)) => give_back::run(given),
+        Some(("settings", _)) => print(document(worker::SETTINGS).as_bytes()),
+        Some(("completions", given)) => completions::run(given),
+        Some(("man", given)) => man::run(given),
+        _ => Err("no such command".to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            complain(&reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn complain(reason: &str) {
+    eprintln!("{NAME}: {reason}");
+}
+
+/// The flags of the settings that are `wanted`.
+fn flags(wanted: impl Fn(&Entry) -> bool) -> Vec<Arg> {
+    TABLE.iter().filter(|entry| wanted(entry)).map(flag).collect()
+}
+
+fn flag(entry: &'static Entry) -> Arg {
+    let help = if entry.default.is_empty() {
+        entry.help.to_owned()
+    } else {
+        format!("{} [default: {}]", entry.help, entry.default)
+    };
+    Arg::new(entry.env)
+        .long(entry.flag())
+        .env(entry.env)
+        .hide_env_values(true)
+        .help_heading(entry.group)
+        .value_name("VALUE")
+        .allow_hyphen_values(true)
+        .help(help)
+}
+
+/// The texts that were given, by variable; a subcommand may not have all of them.
+fn texts(given: &ArgMatches) -> BTreeMap<&'static str, String> {
+    let text = |name| given.try_get_one::<String>(name).ok()?.cloned();
+    TABLE.iter().filter_map(|entry| Some((entry.env, text(entry.env)?))).collect()
+}
+
+/// The settings that were given.
+fn settings(given: &ArgMatches) -> Result<Settings, String> {
+    Settings::from(&texts(given)).map_err(|bad| bad.to_string())
+}
+
+/// Where a command waits for servers.
+fn runtime() -> Result<Runtime, String> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())
+}
+
+/// A reader that has gone, such as `head`, is no failure.
+fn print(text: &[u8]) -> Result<(), String> {
+    match io::stdout().write_all(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        command().debug_assert();
+    }
+}

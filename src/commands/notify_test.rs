@@ -1,0 +1,48 @@
+//! `shepherd-monitor notify-test`: sends a test message through each channel.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{ArgMatches, Command};
+
+use super::{flags, runtime, settings};
+use crate::alerting::{message, rule};
+use crate::application::channel_settings;
+use crate::delivery::Outcome;
+use crate::delivery::channels::Channels;
+use crate::delivery::sketch::Sketches;
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    Command::new("notify-test")
+        .about("Send a test message through each channel and show the answers")
+        .args(flags(|entry| matches!(entry.group, "Alerts" | "Server")))
+}
+
+/// Sends it, and prints what each channel answered.
+///
+/// # Errors
+/// When there is no channel, or one did not take it.
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let settings = settings(given)?;
+    runtime()?.block_on(async move {
+        let channels = Channels::new(channel_settings(&settings))?;
+        let names = channels.names();
+        if names.is_empty() {
+            return Err(rule::no_channel());
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let message = message::test(since.as_secs_f64(), &since.as_nanos().to_string());
+        let mut failed = 0;
+        for name in &names {
+            let (word, answer) = match channels.send(name, &message, &Sketches::new()).await {
+                Outcome::Sent(answer) => ("sent", answer),
+                Outcome::TryAgainAfter { why, .. } | Outcome::Never(why) | Outcome::ChannelBroken(why) => {
+                    failed += 1;
+                    ("not sent", why)
+                }
+            };
+            println!("{name}: {word}: {answer}");
+        }
+        if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} channels did not take it", names.len())) }
+    })
+}

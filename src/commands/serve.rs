@@ -1,0 +1,48 @@
+//! `shepherd-monitor serve`: watches the fleet, and serves its pages and API.
+
+use std::net::TcpListener;
+
+use clap::{ArgMatches, Command};
+
+use super::{flags, settings};
+use crate::application;
+use crate::settings::Settings;
+use crate::telemetry;
+
+/// The subcommand.
+pub(super) fn command() -> Command {
+    Command::new("serve")
+        .about("Watch the fleet and serve its pages and API")
+        .after_help(
+            "Every setting is a flag or an environment variable; the flag wins. Redis and Postgres need not \
+             be there at the start: the page says so and recovers by itself.",
+        )
+        .args(flags(|_| true))
+}
+
+/// Watches until SIGINT or SIGTERM.
+///
+/// # Errors
+/// Why it cannot.
+pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
+    let settings = settings(given)?;
+    let _telemetry = telemetry::start(&settings.log_level, settings.collector.as_ref())?;
+    let listener = listen(&settings)?;
+    watch(&settings, listener)
+}
+
+/// Takes the port.
+pub(super) fn listen(settings: &Settings) -> Result<TcpListener, String> {
+    settings.may_serve().map_err(|bad| bad.to_string())?;
+    TcpListener::bind((settings.bind, settings.port)).map_err(|e| {
+        format!("cannot listen on {}:{} ({e}); set MONITOR_BIND and MONITOR_PORT", settings.bind, settings.port)
+    })
+}
+
+/// Watches until SIGINT or SIGTERM, and says where.
+pub(super) fn watch(settings: &Settings, listener: TcpListener) -> Result<(), String> {
+    application::run(settings, listener, |address| {
+        println!("shepherd-monitor: watching; open http://{address}{}/", settings.root_path);
+    })
+    .map_err(|error| format!("{error:#}"))
+}

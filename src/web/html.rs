@@ -1,0 +1,22 @@
+//! A rendered page as an answer.
+
+use actix_web::HttpResponse;
+use actix_web::http::StatusCode;
+use actix_web::http::header::ContentType;
+
+use super::problem::Problem;
+use crate::pages::PagesError;
+
+/// The page.
+pub(super) fn html(rendered: Result<String, PagesError>) -> Result<HttpResponse, Problem> {
+    html_with(StatusCode::OK, rendered)
+}
+
+/// The page with another status.
+pub(super) fn html_with(status: StatusCode, rendered: Result<String, PagesError>) -> Result<HttpResponse, Problem> {
+    let html = rendered.map_err(|error| {
+        tracing::error!(%error, "a page cannot be rendered");
+        Problem::Unavailable("the page cannot be rendered".to_owned())
+    })?;
+    Ok(HttpResponse::build(status).content_type(ContentType::html()).body(html))
+}
