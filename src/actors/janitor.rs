@@ -89,9 +89,9 @@ impl Janitor {
         let passing = self.pass(plan, None);
         ctx.spawn(passing.into_actor(self).map(|went, this, ctx| {
             this.running = false;
-            let rest = if let Ok(Went::NotDue(rest)) = went { rest.min(EVERY) } else { LOOK_EVERY };
+            let rest = if let Ok(Went::NotDue(rest)) = went { rest } else { Duration::ZERO };
             drop(this.log(went));
-            ctx.run_later(rest.max(LOOK_EVERY), Self::look);
+            ctx.run_later(rest.clamp(LOOK_EVERY, EVERY), Self::look);
         }));
     }
 
