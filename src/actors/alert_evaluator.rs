@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::alert_ledger::{Change, Ledger, News, RENEW_EVERY};
 use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
 use super::messages::{
-    AlertOrder, AlertsChanged, ChannelState, Deliver, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken,
+    AlertOrder, AlertsNow, ChannelState, Deliver, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken,
 };
 use crate::alerting::board::{self, Board, BoardSettings, Shown};
 use crate::alerting::file;
@@ -88,8 +88,6 @@ pub struct AlertEvaluator {
     remembering: bool,
     wakes: Option<SpawnHandle>,
     lease: Lease,
-    /// As the feed was told: how many fire, and the newest event's key.
-    last_told: (usize, Option<String>),
 }
 
 /// When the lease is asked for: with a tick, whose other queries have the thread awake then; by itself if none comes.
@@ -133,7 +131,6 @@ impl AlertEvaluator {
             remembering: false,
             wakes: None,
             lease: Lease::default(),
-            last_told: (0, None),
         }
     }
 
@@ -371,18 +368,11 @@ impl AlertEvaluator {
         }));
     }
 
-    fn firing(&self) -> usize {
-        self.board.alerts().values().filter(|alert| alert.phase == Phase::Firing).count()
-    }
-
-    fn tell_feed(&mut self) {
-        let firing = self.firing();
-        let state = (firing, self.recent.front().map(|event| event.key.clone()));
-        if self.last_told != state {
-            self.last_told = state;
-            let recent = self.recent.iter().cloned().collect();
-            self.supervisor.do_send(Report::Alerts(AlertsChanged { firing, recent }));
-        }
+    /// With every tick, changed or not: a feed that was started again knows nothing.
+    fn tell_feed(&self) {
+        let firing = self.board.alerts().values().filter(|alert| alert.phase == Phase::Firing).count();
+        let recent = self.recent.iter().cloned().collect();
+        self.supervisor.do_send(Report::Alerts(AlertsNow { firing, recent }));
     }
 
     /// Publishes what the page shows.

@@ -7,7 +7,7 @@ use actix::{Actor, Context, Handler, MessageResult, Recipient};
 use bytestring::ByteString;
 
 use super::messages::{
-    AlertsChanged, Fail, Feed, GetChanges, Join, Push, RenderPage, Report, Role, SessionCount, SnapshotTaken, StopFeed,
+    AlertsNow, Fail, Feed, GetChanges, Join, Push, RenderPage, Report, Role, SessionCount, SnapshotTaken, StopFeed,
 };
 use crate::fleet::snapshot::Snapshot;
 use crate::pages::LiveView;
@@ -89,10 +89,10 @@ impl Handler<SnapshotTaken> for LiveFeed {
     }
 }
 
-impl Handler<AlertsChanged> for LiveFeed {
+impl Handler<AlertsNow> for LiveFeed {
     type Result = ();
 
-    fn handle(&mut self, alerts: AlertsChanged, _: &mut Self::Context) {
+    fn handle(&mut self, alerts: AlertsNow, _: &mut Self::Context) {
         self.view.set_alerts(alerts.firing, alerts.recent);
     }
 }

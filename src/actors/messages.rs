@@ -166,8 +166,8 @@ pub enum Report {
     Changed(FleetChanged),
     /// See [`Deliver`].
     Deliver(Deliver),
-    /// See [`AlertsChanged`].
-    Alerts(AlertsChanged),
+    /// See [`AlertsNow`].
+    Alerts(AlertsNow),
     /// See [`ChannelState`].
     Channel(ChannelState),
     /// See [`Attempted`].
@@ -193,10 +193,10 @@ pub struct Deliver {
     pub instead_of_all: bool,
 }
 
-/// AlertEvaluator → supervisor → LiveFeed. May be lost: the next one holds everything.
+/// AlertEvaluator → supervisor → LiveFeed, with every tick. May be lost: the next one holds everything.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
-pub struct AlertsChanged {
+pub struct AlertsNow {
     /// Alerts firing.
     pub firing: usize,
     /// What fired and was over lately, newest first.

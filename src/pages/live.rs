@@ -121,7 +121,7 @@ impl LiveView {
 
     /// How many alerts fire, and what fired or was over lately; shown with the next snapshot.
     pub fn set_alerts(&mut self, firing: usize, recent: Vec<Arc<Event>>) {
-        self.alerts = Alerts { firing: Some(firing), recent };
+        self.alerts = Alerts { firing, recent };
     }
 
     /// Takes in a snapshot and renders what it changes. Gives the message for those who have the

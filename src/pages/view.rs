@@ -63,15 +63,15 @@ pub(super) struct List {
 /// What is shown of alerts.
 #[derive(Debug, Default)]
 pub(super) struct Alerts {
-    /// How many fire; `None` before anybody judged.
-    pub(super) firing: Option<usize>,
+    /// How many fire.
+    pub(super) firing: usize,
     /// What fired and was over lately, newest first.
     pub(super) recent: Vec<Arc<Event>>,
 }
 
 impl Alerts {
     fn sentence(&self) -> Option<Sentence> {
-        match self.firing? {
+        match self.firing {
             0 => None,
             firing => Some(Sentence::words(format!("{} firing", counted(firing as u64, "alert", "alerts")))),
         }

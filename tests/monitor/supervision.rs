@@ -23,6 +23,12 @@ fn actor(health: &Value, role: Role) -> Value {
     health["monitor"]["actors"].as_array().unwrap().iter().find(|actor| actor["actor"] == name).unwrap().clone()
 }
 
+/// The page of who watches: one rule fires all the time.
+async fn alert_is_shown(application: &Application) -> bool {
+    let page = reqwest::get(format!("http://{}/", application.address())).await.unwrap();
+    page.text().await.unwrap_or_default().contains("1 alert firing")
+}
+
 fn fleet_is_fine(snapshot: &Value) -> bool {
     snapshot["workers"]["s"]["alive"] == 1
         && snapshot["workers"]["s"]["lost"] == 0
@@ -34,9 +40,13 @@ fn fleet_is_fine(snapshot: &Value) -> bool {
 fn each_actor_comes_back_after_a_panic_with_what_it_knew() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _worker = Python::start(include_str!("fleet.py"), &[&redis.port().to_string(), "s", "aaaa0001"]);
+    let rules = redis.folder().join("alerts.yaml");
+    std::fs::write(&rules, "rules: [{name: watched, type: threshold, metric: alive, worker: s, threshold: 0}]")
+        .unwrap();
     let given = [
         ("REDIS_URL", redis.url()),
         ("DATABASE_URL", database.url()),
+        ("MONITOR_ALERTS_CONFIG", rules.to_str().unwrap().to_owned()),
         ("MONITOR_POLL_INTERVAL_SEC", "200ms".to_owned()),
     ];
     let settings = Settings::from(&given.into()).unwrap();
@@ -46,7 +56,7 @@ fn each_actor_comes_back_after_a_panic_with_what_it_knew() {
         let limit = Duration::from_secs(20);
         eventually("the fleet is shown", limit, || async {
             let snapshot = json(&application, "/api/snapshot").await;
-            if fleet_is_fine(&snapshot) { Ok(()) } else { Err(snapshot) }
+            if fleet_is_fine(&snapshot) && alert_is_shown(&application).await { Ok(()) } else { Err(snapshot) }
         })
         .await;
         for role in Role::ALL {
@@ -64,12 +74,13 @@ fn each_actor_comes_back_after_a_panic_with_what_it_knew() {
                 health["monitor"]["ticks"].as_u64().unwrap() > ticks + 2
                     && health["ready"] == true
                     && fleet_is_fine(&snapshot)
+                    && alert_is_shown(&application).await
             })
             .await;
         }
         let events = json(&application, "/api/historical/events").await;
         let kinds: Vec<&Value> = events["events"].as_array().unwrap().iter().map(|event| &event["type"]).collect();
-        assert_eq!(kinds, ["scale_up"], "nobody was called lost, nothing was told twice");
+        assert_eq!(kinds, ["alert", "scale_up"], "nobody was called lost, nothing was told twice");
         application.stop().await;
     });
 }
