@@ -41,6 +41,11 @@ FINISH = client.register_script(
 )
 
 
+def say(*words):
+    # In one piece: print writes word by word, between those of other threads.
+    sys.stdout.write(" ".join(words) + "\n")
+
+
 def beat():
     while not leaving.is_set():
         value = {"stream": STREAM, "consumer": CONSUMER, "started_at": started_at,
@@ -60,12 +65,12 @@ def finish(task, fields, begun):
         durations = f"monitor:task_durations:{STREAM}"
         client.lpush(durations, int((time.time() - begun) * 1000))
         client.ltrim(durations, 0, 9999)
-        print("done", task, flush=True)
+        say("done", task)
 
 
 def work(task, fields, begun):
     try:
-        print("start", task, flush=True)
+        say("start", task)
         time.sleep(WORK)
         finish(task, fields, begun)
     finally:
@@ -89,7 +94,7 @@ def reclaim():
         taken = client.xclaim(STREAM, GROUP, CONSUMER, int(FLOOR * 1000), [task])
         if taken:
             begun = time.time() - entry["time_since_delivered"] / 1000
-            print("reclaimed", task, "from", owner, flush=True)
+            say("reclaimed", task, "from", owner)
             start(taken[0][0], taken[0][1], begun)
         else:
             permits.release()
@@ -105,7 +110,7 @@ def main():
     threading.Thread(target=beat, daemon=True).start()
     while not client.exists(HEARTBEAT):
         time.sleep(0.01)
-    print("consumer", CONSUMER, flush=True)
+    say("consumer", CONSUMER)
     swept = 0.0
     while not leaving.is_set():
         if time.time() - swept > INTERVAL:
