@@ -232,7 +232,7 @@ impl Alerting {
         Ok(Self {
             ledger: Arc::new(Ledger::new(
                 io.postgres.clone(),
-                io.redis.clone(),
+                kept_connection(settings)?,
                 uuid::Uuid::new_v4().to_string(),
                 spool,
             )),
@@ -264,6 +264,12 @@ pub fn channel_settings(settings: &Settings) -> ChannelSettings {
     }
 }
 
+/// A connection for what is asked with every tick.
+fn kept_connection(settings: &Settings) -> anyhow::Result<Kept> {
+    Kept::to(settings.redis_url.reveal(), answer_within(settings.poll_interval))
+        .map_err(|trouble| anyhow::anyhow!(trouble.detail))
+}
+
 fn makers(
     settings: &Settings,
     io: &Io,
@@ -272,13 +278,9 @@ fn makers(
     newest: &Newest,
 ) -> anyhow::Result<Makers> {
     let watched = Arc::new(settings.watched.clone());
-    let connection = || {
-        Kept::to(settings.redis_url.reveal(), answer_within(settings.poll_interval))
-            .map_err(|trouble| anyhow::anyhow!(trouble.detail))
-    };
     let reader = StreamsReader::new(settings.watched.clone(), &settings.seed_streams);
-    let reader = Arc::new(Mutex::new(Polled::new(reader, connection()?)));
-    let watch = Arc::new(Mutex::new(Watch::new(connection()?)));
+    let reader = Arc::new(Mutex::new(Polled::new(reader, kept_connection(settings)?)));
+    let watch = Arc::new(Mutex::new(Watch::new(kept_connection(settings)?)));
     let tracker = TrackerSettings {
         interval: settings.poll_interval,
         default_floor: settings.default_floor,

@@ -25,7 +25,8 @@ use crate::postgres::alerts::{self, Led, NotWritten, OutboxRow};
 use crate::postgres::alerts_spool::{Spool, Unsaved};
 use crate::postgres::connection::PgPool;
 use crate::postgres::events::NewRow;
-use crate::redis_streams;
+use crate::redis_streams::connection::Kept;
+use crate::redis_streams::leader::LeadersPlace;
 
 /// How often the lease is renewed, or asked for.
 pub const RENEW_EVERY: Duration = Duration::from_secs(3);
@@ -105,7 +106,7 @@ impl Standing {
 /// The ledger.
 pub struct Ledger {
     postgres: PgPool,
-    redis: deadpool_redis::Pool,
+    place: LeadersPlace,
     holder: String,
     spool: Spool,
     started: Instant,
@@ -136,12 +137,13 @@ impl Books {
 impl Ledger {
     /// A ledger of the monitor `holder`; what waits on disk from an earlier run is taken up.
     #[must_use]
-    pub fn new(postgres: PgPool, redis: deadpool_redis::Pool, holder: String, spool: Spool) -> Self {
+    pub fn new(postgres: PgPool, redis: Kept, holder: String, spool: Spool) -> Self {
+        let place = LeadersPlace::new(holder.clone(), redis);
         let unsaved = spool.load();
         let on_disk = !unsaved.is_empty();
         let (silences, followed) = (Vec::new(), Vec::new());
         let books = Books { standing: Standing::Starting, unsaved, on_disk, failed: None, silences, followed };
-        Self { postgres, redis, holder, spool, started: Instant::now(), books: Mutex::new(books) }
+        Self { postgres, place, holder, spool, started: Instant::now(), books: Mutex::new(books) }
     }
 
     /// Whether this monitor may evaluate and send at this moment.
@@ -159,18 +161,16 @@ impl Ledger {
     pub async fn renew(&self) -> (News, Vec<Finding>) {
         let asked = Instant::now();
         let acts = self.may_act().await;
-        let answer = if !acts && self.another_leads().await {
+        let answer = if !acts && shortly(self.place.is_anothers()).await.unwrap_or(false) {
             // It leads whether Postgres can be read or not.
             Ok(Led { silences: within(alerts::silences(&self.postgres)).await.ok(), ..Led::default() })
         } else {
             within(alerts::lead(&self.postgres, &self.holder, LEASE.as_secs_f64())).await
         };
         let held = match &answer {
-            Ok(Led { epoch: Some(_), .. }) => {
-                shortly(redis_streams::alerts::lead(&self.redis, &self.holder, LEASE)).await.map(|()| true)
-            }
+            Ok(Led { epoch: Some(_), .. }) => shortly(self.place.take(LEASE)).await.map(|()| true),
             Ok(_) => Ok(false),
-            Err(_) => shortly(redis_streams::alerts::lead_unless_another(&self.redis, &self.holder, LEASE)).await,
+            Err(_) => shortly(self.place.take_if_free(LEASE)).await,
         };
         let mut books = self.books.lock().await;
         let led = match answer {
@@ -235,12 +235,6 @@ impl Ledger {
             }
             Err(_) => News::None,
         }
-    }
-
-    /// Whether another monitor says in Redis that it leads.
-    async fn another_leads(&self) -> bool {
-        let leader = shortly(redis_streams::alerts::leader(&self.redis)).await;
-        leader.is_ok_and(|leader| leader.is_some_and(|leader| leader != self.holder))
     }
 
     /// Postgres cannot be asked. `held`: whether this monitor leads by Redis, if that can be asked.
@@ -364,9 +358,7 @@ impl Ledger {
         let says_so = leads || matches!(standing, Standing::Alone { .. });
         let in_postgres =
             async { if leads { within(alerts::resign(&self.postgres, &self.holder)).await } else { Ok(()) } };
-        let in_redis = async {
-            if says_so { shortly(redis_streams::alerts::resign(&self.redis, &self.holder)).await } else { Ok(()) }
-        };
+        let in_redis = async { if says_so { shortly(self.place.leave()).await } else { Ok(()) } };
         let (in_postgres, in_redis) = tokio::join!(in_postgres, in_redis);
         for resigned in [in_postgres, in_redis] {
             if let Err(trouble) = resigned {

@@ -2,7 +2,8 @@
 //!
 //! The monitor reads the fleet with [`streams_reader`] and [`heartbeats_reader`], finds what is
 //! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`] and
-//! [`event_spool`], and keeps what was told in [`alerts`]. [`durations`] takes in how long tasks took,
+//! [`event_spool`], and keeps what was told in [`alerts`]; [`leader`] says which monitor
+//! tells it. [`durations`] takes in how long tasks took,
 //! [`recent_series`] keeps the last days of every series, [`sweeps`] says whose turn it is to sweep;
 //! [`cleaning`] trims streams and deletes stale consumers; [`messages`] looks at what is on a stream, page
 //! by page, and [`operate`] does to it what an operator chose.
@@ -26,6 +27,8 @@ pub mod event_spool;
 pub mod examine;
 #[cfg(feature = "monitor")]
 pub mod heartbeats_reader;
+#[cfg(feature = "monitor")]
+pub mod leader;
 #[cfg(feature = "monitor")]
 pub mod messages;
 #[cfg(feature = "monitor")]

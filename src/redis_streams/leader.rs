@@ -1,0 +1,94 @@
+//! Which monitor leads, as one says in Redis for the time in which Postgres cannot say it.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use redis::{Cmd, Value, cmd};
+use tokio::sync::Mutex;
+
+use super::connection::{Kept, send, trouble};
+use super::reply::Reply;
+use crate::contract::keys;
+use crate::fleet::reading::{SourceTrouble, TroubleKind};
+
+/// Takes the place of the leader for so long if it is free or one's own.
+const HOLD: &str = "local holder = redis.call('GET', KEYS[1])
+if holder and holder ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1";
+
+/// Leaves the place if it is one's own.
+const LEAVE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 0";
+
+/// The leader's place in Redis, as the monitor `holder` sees it. It is asked with every tick, so over a connection of
+/// its own.
+pub struct LeadersPlace {
+    holder: String,
+    connection: Mutex<Kept>,
+}
+
+impl LeadersPlace {
+    /// The place, for the monitor that calls itself `holder`.
+    #[must_use]
+    pub fn new(holder: String, connection: Kept) -> Self {
+        Self { holder, connection: Mutex::new(connection) }
+    }
+
+    /// Whether another monitor said that it leads, and that still holds.
+    ///
+    /// # Errors
+    /// When Redis does not say.
+    pub async fn is_anothers(&self) -> Result<bool, SourceTrouble> {
+        let leader = self.ask(cmd("GET").arg(keys::ALERTS_LEADER)).await?;
+        Ok(Reply::of(&leader).text().map(Cow::into_owned).is_some_and(|leader| leader != self.holder))
+    }
+
+    /// This monitor leads for so long, whoever else believed it.
+    ///
+    /// # Errors
+    /// When Redis did not take it.
+    pub async fn take(&self, lease: Duration) -> Result<(), SourceTrouble> {
+        let taking = &mut cmd("SET");
+        self.ask(taking.arg(keys::ALERTS_LEADER).arg(&self.holder).arg("PX").arg(millis(lease))).await.map(drop)
+    }
+
+    /// The same if no other leads; whether it does.
+    ///
+    /// # Errors
+    /// When Redis does not say.
+    pub async fn take_if_free(&self, lease: Duration) -> Result<bool, SourceTrouble> {
+        let taking = &mut cmd("EVAL");
+        taking.arg(HOLD).arg(1).arg(keys::ALERTS_LEADER).arg(&self.holder).arg(millis(lease));
+        Ok(self.ask(taking).await? == Value::Int(1))
+    }
+
+    /// This monitor leads no more.
+    ///
+    /// # Errors
+    /// When Redis did not take it.
+    pub async fn leave(&self) -> Result<(), SourceTrouble> {
+        self.ask(cmd("EVAL").arg(LEAVE).arg(1).arg(keys::ALERTS_LEADER).arg(&self.holder)).await.map(drop)
+    }
+
+    /// Asks, and once more if the connection turns out to be gone: Redis may have started again since the last time,
+    /// and each of these may be asked twice.
+    async fn ask(&self, command: &Cmd) -> Result<Value, SourceTrouble> {
+        let mut kept = self.connection.lock().await;
+        match ask(&mut kept, command).await {
+            Err(trouble) if trouble.kind == TroubleKind::Unreachable => ask(&mut kept, command).await,
+            answer => answer,
+        }
+    }
+}
+
+async fn ask(kept: &mut Kept, command: &Cmd) -> Result<Value, SourceTrouble> {
+    let mut connection = kept.take().await?;
+    let answer = send(&mut connection, redis::pipe().add_command(command.clone())).await?.into_iter().next();
+    kept.keep(connection);
+    answer.unwrap_or(Ok(Value::Nil)).map_err(|error| trouble(&error))
+}
+
+fn millis(lease: Duration) -> u64 {
+    u64::try_from(lease.as_millis()).unwrap_or(u64::MAX)
+}
