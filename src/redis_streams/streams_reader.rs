@@ -1,14 +1,14 @@
 //! One pass over the streams: the least Redis has to do to tell how they stand.
 //!
 //! First trip: INFO, TIME, a step of discovery, and for each stream its length, groups and the
-//! consumers of the groups known from the pass before (large fleets in several trips). Second trip, only for what needs it: the
-//! oldest undelivered entry of groups that are behind, counts where Redis knows no lag, and the
-//! consumers of groups seen for the first time.
+//! consumers of the groups known from the pass before (large fleets in several trips). Second trip, only for what needs
+//! it: the oldest undelivered entry of groups that are behind, unless nothing was added or deleted since the pass before;
+//! counts where Redis knows no lag, and the consumers of groups seen for the first time.
 
 use std::collections::BTreeMap;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, RedisError, Value};
+use redis::{Cmd, Pipeline, RedisError, Value};
 
 use super::connection::{self, send};
 use super::discovery::Sweep;
@@ -36,12 +36,57 @@ pub struct StreamsReader {
 /// A watched stream between two passes.
 #[derive(Debug, Default)]
 struct Stream {
-    /// Its groups as the last pass saw them, with their consumers.
-    groups: BTreeMap<Name, Vec<Name>>,
+    /// Its groups as the last pass saw them.
+    groups: BTreeMap<Name, Seen>,
     /// Shown whether it exists or not.
     pinned: bool,
     /// Passes in a row in which it did not exist.
     missing: u32,
+}
+
+impl Stream {
+    fn remember(&mut self, facts: &StreamFacts) {
+        self.groups = facts.groups.iter().map(|group| (group.name.clone(), Seen::of(facts, group))).collect();
+        self.missing = if facts.exists { 0 } else { self.missing + 1 };
+    }
+}
+
+/// A group as the last pass saw it.
+#[derive(Debug)]
+struct Seen {
+    consumers: Vec<Name>,
+    oldest: Option<(Behind, u64)>,
+}
+
+impl Seen {
+    fn of(facts: &StreamFacts, group: &GroupReading) -> Self {
+        Self {
+            consumers: group.consumers.iter().flatten().map(|consumer| consumer.name.clone()).collect(),
+            oldest: Behind::of(facts.length, group).zip(group.oldest_undelivered_ms),
+        }
+    }
+}
+
+/// Where a group is behind, in figures that together tell whether entries came or went: its oldest undelivered entry
+/// is the same as long as they are.
+///
+/// Redis' lag is what was ever added less what the group read. While both stay, nothing was added; while the length
+/// stays too, nothing was deleted. Where Redis estimates the lag from the length instead, it is all of the length.
+#[derive(Debug, PartialEq, Eq)]
+struct Behind {
+    length: u64,
+    lag: u64,
+    entries_read: u64,
+    last_delivered_id: String,
+}
+
+impl Behind {
+    /// `None` if the figures do not tell.
+    fn of(length: u64, group: &GroupReading) -> Option<Self> {
+        let (Lag::Reported(lag), Some(entries_read)) = (group.lag, group.entries_read) else { return None };
+        let last_delivered_id = group.last_delivered_id.clone();
+        (0 < lag && lag < length).then_some(Self { length, lag, entries_read, last_delivered_id })
+    }
 }
 
 /// A stream that does not exist for so many passes is not read any more; discovery finds it when
@@ -88,7 +133,7 @@ impl StreamsReader {
         let capabilities = self.capabilities(redis).await?;
         let names: Vec<Name> = self.streams.keys().cloned().collect();
         let (with_server, others) = names.split_at(names.len().min(STREAMS_PER_TRIP));
-        let mut pipe = redis::pipe();
+        let mut pipe = Pipeline::with_capacity(3 * with_server.len() + 4);
         pipe.add_command(info(capabilities.info_sections)).cmd("TIME");
         let asked = self.sweep.add_step(&mut pipe, self.streams.len(), capabilities.scan_type);
         self.ask(&mut pipe, with_server);
@@ -138,7 +183,7 @@ impl StreamsReader {
         names: &[Name],
         reading: &mut StreamsReading,
     ) -> Result<(), SourceTrouble> {
-        let mut pipe = redis::pipe();
+        let mut pipe = Pipeline::with_capacity(3 * names.len());
         self.ask(&mut pipe, names);
         let answers = send(redis, &mut pipe).await?;
         self.take(redis, names, answers.into_iter(), reading).await
@@ -146,7 +191,8 @@ impl StreamsReader {
 
     fn ask(&self, pipe: &mut Pipeline, names: &[Name]) {
         for name in names {
-            pipe.cmd("XLEN").arg(name.as_bytes()).cmd("XINFO").arg("GROUPS").arg(name.as_bytes());
+            pipe.add_command(command(&[b"XLEN", name.as_bytes()]));
+            pipe.add_command(command(&[b"XINFO", b"GROUPS", name.as_bytes()]));
             for group in self.streams.get(name).into_iter().flat_map(|stream| stream.groups.keys()) {
                 ask_consumers(pipe, name, group);
             }
@@ -162,23 +208,24 @@ impl StreamsReader {
     ) -> Result<(), SourceTrouble> {
         let mut second = SecondTrip::default();
         for name in names {
-            let stream = self.streams.entry(name.clone()).or_default();
+            let seen = &self.streams.entry(name.clone()).or_default().groups;
             let (length, groups) = (answers.next(), answers.next());
-            let before = std::mem::take(&mut stream.groups);
-            let mut consumers: BTreeMap<Name, Option<Vec<GroupConsumer>>> =
-                before.iter().map(|(group, names)| (group.clone(), read_consumers(answers.next(), names))).collect();
+            let mut consumers: BTreeMap<Name, Option<Vec<GroupConsumer>>> = seen
+                .iter()
+                .map(|(group, seen)| (group.clone(), read_consumers(answers.next(), &seen.consumers)))
+                .collect();
             let facts =
-                read_stream(length, groups).map(|(facts, clues)| second.plan(name, facts, &clues, &mut consumers));
-            match &facts {
-                Ok(facts) => {
-                    stream.groups = facts.groups.iter().map(|g| (g.name.clone(), names_of(g))).collect();
-                    stream.missing = if facts.exists { 0 } else { stream.missing + 1 };
-                }
-                Err(_) => stream.groups = before,
-            }
+                read_stream(length, groups).map(|(facts, lags)| second.plan(name, facts, &lags, &mut consumers, seen));
             reading.streams.insert(name.clone(), StreamReading { facts });
         }
-        second.make(redis, &mut reading.streams).await
+        second.make(redis, &mut reading.streams).await?;
+        for name in names {
+            let facts = reading.streams.get(name).and_then(|stream| stream.facts.as_ref().ok());
+            if let (Some(stream), Some(facts)) = (self.streams.get_mut(name), facts) {
+                stream.remember(facts);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -211,7 +258,9 @@ impl SecondTrip {
         mut facts: StreamFacts,
         reported: &[Option<u64>],
         consumers: &mut BTreeMap<Name, Option<Vec<GroupConsumer>>>,
+        seen: &BTreeMap<Name, Seen>,
     ) -> StreamFacts {
+        let length = facts.length;
         for (n, (group, reported)) in facts.groups.iter_mut().zip(reported).enumerate() {
             let mut ask = |asks| self.questions.push(Question { stream: name.clone(), group: n, asks });
             match consumers.remove(&group.name).flatten() {
@@ -221,7 +270,7 @@ impl SecondTrip {
                     ask(Asks::Consumers);
                 }
             }
-            group.lag = lag(*reported, LagClues { length: facts.length, delivered: None, undelivered: None });
+            group.lag = lag(*reported, LagClues { length, delivered: None, undelivered: None });
             if group.lag == Lag::Unknown {
                 self.pipe
                     .cmd("XRANGE")
@@ -233,8 +282,14 @@ impl SecondTrip {
                 ask_undelivered(&mut self.pipe, name, group, COUNT_BOUND);
                 ask(Asks::Counts);
             } else if group.lag.value().is_some_and(|lag| lag > 0) {
-                ask_undelivered(&mut self.pipe, name, group, 1);
-                ask(Asks::OldestUndelivered);
+                let before = seen.get(&group.name).and_then(|seen| seen.oldest.as_ref());
+                match before.filter(|(then, _)| Behind::of(length, group).as_ref() == Some(then)) {
+                    Some((_, oldest)) => group.oldest_undelivered_ms = Some(*oldest),
+                    None => {
+                        ask_undelivered(&mut self.pipe, name, group, 1);
+                        ask(Asks::OldestUndelivered);
+                    }
+                }
             }
         }
         facts
@@ -271,7 +326,14 @@ impl SecondTrip {
 }
 
 fn ask_consumers(pipe: &mut Pipeline, stream: &Name, group: &Name) {
-    pipe.cmd("XINFO").arg("CONSUMERS").arg(stream.as_bytes()).arg(group.as_bytes());
+    pipe.add_command(command(&[b"XINFO", b"CONSUMERS", stream.as_bytes(), group.as_bytes()]));
+}
+
+/// A command of so many words, made in one piece: a pass has hundreds.
+fn command(words: &[&[u8]]) -> Cmd {
+    let mut command = Cmd::with_capacity(words.len(), words.iter().map(|word| word.len()).sum());
+    command.arg(words);
+    command
 }
 
 fn ask_undelivered(pipe: &mut Pipeline, stream: &Name, group: &GroupReading, count: u64) {
@@ -286,10 +348,6 @@ fn id_after(id: &str) -> String {
         (Ok(ms), Ok(seq)) => format!("{ms}-{}", seq + 1),
         _ => "+".to_owned(),
     }
-}
-
-fn names_of(group: &GroupReading) -> Vec<Name> {
-    group.consumers.iter().flatten().map(|consumer| consumer.name.clone()).collect()
 }
 
 fn good(answer: Option<Answer>) -> Result<Value, SourceTrouble> {

@@ -10,3 +10,4 @@ mod history_page;
 mod requests;
 mod source_faults;
 mod supervision;
+mod undelivered;
