@@ -5,7 +5,8 @@
 //! happened, [`audit`] who asked for what, [`history`] what was measured, [`alerts`] where each alert
 //! stands and what is told of it; [`janitor`] ends queries that never will and keeps what its passes came to;
 //! [`recycle_bin`] what operators dropped and may put back; [`alerts_spool`] is where alerts wait on disk
-//! while the database is away. [`examine`] looks a database over for `doctor`.
+//! while the database is away. `planned` declares statements that are asked again and again.
+//! [`examine`] looks a database over for `doctor`.
 
 pub mod alerts;
 pub mod alerts_spool;
@@ -16,6 +17,7 @@ pub mod examine;
 pub mod history;
 pub mod janitor;
 pub mod migrate;
+mod planned;
 pub mod probe;
 pub mod recycle_bin;
 pub mod schema;
