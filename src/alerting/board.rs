@@ -13,7 +13,7 @@ use super::names::Names;
 use super::quiet::{Acknowledged, Silence};
 use super::rule::{Per, Rule, RuleSet, Subjects};
 use super::source_down;
-use super::worker_down::{self, Losses, Sighting};
+use super::worker_down::{self, Losses, News, Sighting};
 use crate::fleet::cleanup::Finding;
 use crate::fleet::event::Event;
 use crate::fleet::snapshot::Snapshot;
@@ -219,10 +219,9 @@ impl Board {
 
     fn always_on(&mut self, snapshot: &Snapshot, now: f64, seen: &mut BTreeSet<String>, changes: &mut Vec<Change>) {
         let mut sightings = Vec::new();
-        let mut losses = std::mem::take(&mut self.losses);
-        losses.look(snapshot, |sighting| sightings.push(sighting));
-        self.losses = losses;
-        source_down::look(snapshot, |sighting| sightings.push(sighting));
+        let news = News::of(self.alerts.values().map(|alert| alert.rule.as_str()));
+        self.losses.look(snapshot, &news, |sighting| sightings.push(sighting));
+        source_down::look(snapshot, &news, |sighting| sightings.push(sighting));
         for (channel, broken) in &self.broken {
             sightings.push(source_down::channel(channel, broken.as_deref()));
         }

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use super::lifecycle::{Identity, Kind, Seen};
 use super::rule::Severity;
-use super::worker_down::Sighting;
+use super::worker_down::{News, Sighting};
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 
 /// How long a source must be away: one that restarts is no news.
 pub const AWAY_FOR: Duration = Duration::from_secs(10);
 
-/// What is seen of the two sources.
-pub fn look(snapshot: &Snapshot, mut tell: impl FnMut(Sighting)) {
+/// What is seen of the two sources, where that is `news`.
+pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
     for (key, name, source) in
         [("redis", "Redis", &snapshot.redis.source), ("postgres", "Postgres", &snapshot.postgres.source)]
     {
@@ -21,6 +21,9 @@ pub fn look(snapshot: &Snapshot, mut tell: impl FnMut(Sighting)) {
             SourceStatus::Down { trouble, .. } => (Seen::Holds(Some(1.0)), trouble.detail.clone()),
             SourceStatus::Ok | SourceStatus::Settling { .. } => (Seen::Clear(Some(0.0)), String::new()),
         };
+        if !news.has("source_down", seen) {
+            continue;
+        }
         tell(Sighting {
             identity: Identity {
                 key: format!("source_down:{key}"),

@@ -3,7 +3,7 @@
 //! They hang on the snapshot's states, which outlive a restart. What the tracker tells of each
 //! change adds only how many a type had; if that message is lost, the alert is the same.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::lifecycle::{Identity, Kind, Seen};
 use super::rule::Severity;
@@ -30,6 +30,23 @@ pub struct Sighting {
     pub message: String,
 }
 
+/// What is worth telling: what holds, and whatever else is seen of alerts that there are. Of a healthy fleet that is
+/// nothing, and no text is made.
+pub struct News<'a>(BTreeSet<&'a str>);
+
+impl<'a> News<'a> {
+    /// News for whoever has alerts by these rules.
+    pub fn of(rules: impl Iterator<Item = &'a str>) -> Self {
+        Self(rules.collect())
+    }
+
+    /// Whether it is news that `seen` is seen of an alert by `rule`.
+    #[must_use]
+    pub fn has(&self, rule: &str, seen: Seen) -> bool {
+        matches!(seen, Seen::Holds(_)) || self.0.contains(rule)
+    }
+}
+
 /// How many workers each type had before it lost some.
 #[derive(Debug, Clone, Default)]
 pub struct Losses {
@@ -48,62 +65,80 @@ impl Losses {
         }
     }
 
-    /// What is seen of every worker type. Nothing is said while Redis cannot be read.
-    pub fn look(&mut self, snapshot: &Snapshot, mut tell: impl FnMut(Sighting)) {
+    /// What is seen of every worker type, where that is `news`. Nothing is said while Redis cannot be read.
+    pub fn look(&mut self, snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
         if !snapshot.redis.source.is_current() {
             return;
         }
         for (name, status) in &snapshot.workers {
-            self.look_at(name, status, snapshot.ts, &mut tell);
+            for (rule, state) in [("worker_crashed", TypeState::Crashed), ("worker_zero", TypeState::ScaledDown)] {
+                let seen = match status.state {
+                    TypeState::Unknown => Seen::Missing,
+                    is if is == state => Seen::Holds(Some(0.0)),
+                    _ => Seen::Clear(Some(f64::from(status.alive))),
+                };
+                if news.has(rule, seen) {
+                    tell(at_zero(rule, seen, &name.to_text(), status.last_alive_count));
+                }
+            }
+            let seen = self.lost(name, status, snapshot.ts);
+            if news.has("workers_lost", seen) {
+                tell(some_lost(seen, &name.to_text(), status));
+            }
         }
     }
 
-    fn look_at(&mut self, name: &Name, status: &WorkerTypeStatus, ts: f64, tell: &mut impl FnMut(Sighting)) {
-        let worker = name.to_text();
-        let was = status.last_alive_count;
-        let identity = |rule: &str, kind, severity| Identity {
-            key: format!("{rule}:{worker}"),
-            rule: rule.to_owned(),
-            subject: Some(worker.clone()),
-            kind,
-            severity,
-        };
-        for (rule, state, detail, message) in [
-            (
-                "worker_crashed",
-                TypeState::Crashed,
-                format!("{worker} dropped from {was} to 0 with no shutdown marker"),
-                format!("Worker {worker} crashed: was {was}, now 0, and not all of them said goodbye."),
-            ),
-            (
-                "worker_zero",
-                TypeState::ScaledDown,
-                format!("{worker} cleanly scaled down to 0 (was {was})"),
-                format!("Worker {worker} scaled down to 0 in good order (was {was}). Nobody serves its stream."),
-            ),
-        ] {
-            let seen = match status.state {
-                TypeState::Unknown => Seen::Missing,
-                is if is == state => Seen::Holds(Some(0.0)),
-                _ => Seen::Clear(Some(f64::from(status.alive))),
-            };
-            tell(Sighting { identity: identity(rule, Kind::WorkerDown, Severity::Critical), seen, detail, message });
-        }
+    fn lost(&mut self, name: &Name, status: &WorkerTypeStatus, ts: f64) -> Seen {
         // A loss from before the type was last at zero was told as that.
         let since_it_lives = |at: f64| status.state_changed_at.is_none_or(|alive| alive < at);
         let recent = status.lost > 0 && status.lost_at.is_some_and(|at| ts - at < LOSS_IS_NEWS && since_it_lives(at));
-        let present = status.alive + status.stale;
-        let missing = self.before.get(&worker).is_none_or(|before| present < *before);
-        let holds = recent && missing && status.state == TypeState::Alive;
-        if status.state != TypeState::Alive || !recent {
-            self.before.remove(&worker);
+        let may_hold = recent && status.state == TypeState::Alive;
+        let present = present(status);
+        if may_hold && self.before.get(&name.to_text()).is_none_or(|before| present < *before) {
+            return Seen::Holds(Some(f64::from(status.lost)));
         }
-        let lost = status.lost;
-        tell(Sighting {
-            identity: identity("workers_lost", Kind::PartialLoss, Severity::Warning),
-            seen: if holds { Seen::Holds(Some(f64::from(lost))) } else { Seen::Clear(Some(f64::from(present))) },
-            detail: format!("{worker} lost {lost} without a goodbye, {present} left"),
-            message: format!("Worker {worker} lost {lost} of its processes without a goodbye; {present} are left."),
-        });
+        if !may_hold && !self.before.is_empty() {
+            self.before.remove(&name.to_text());
+        }
+        Seen::Clear(Some(f64::from(present)))
+    }
+}
+
+fn present(status: &WorkerTypeStatus) -> u32 {
+    status.alive + status.stale
+}
+
+fn identity(rule: &str, worker: &str, kind: Kind, severity: Severity) -> Identity {
+    Identity {
+        key: format!("{rule}:{worker}"),
+        rule: rule.to_owned(),
+        subject: Some(worker.to_owned()),
+        kind,
+        severity,
+    }
+}
+
+fn at_zero(rule: &str, seen: Seen, worker: &str, was: u32) -> Sighting {
+    let (detail, message) = if rule == "worker_crashed" {
+        (
+            format!("{worker} dropped from {was} to 0 with no shutdown marker"),
+            format!("Worker {worker} crashed: was {was}, now 0, and not all of them said goodbye."),
+        )
+    } else {
+        (
+            format!("{worker} cleanly scaled down to 0 (was {was})"),
+            format!("Worker {worker} scaled down to 0 in good order (was {was}). Nobody serves its stream."),
+        )
+    };
+    Sighting { identity: identity(rule, worker, Kind::WorkerDown, Severity::Critical), seen, detail, message }
+}
+
+fn some_lost(seen: Seen, worker: &str, status: &WorkerTypeStatus) -> Sighting {
+    let (lost, present) = (status.lost, present(status));
+    Sighting {
+        identity: identity("workers_lost", worker, Kind::PartialLoss, Severity::Warning),
+        seen,
+        detail: format!("{worker} lost {lost} without a goodbye, {present} left"),
+        message: format!("Worker {worker} lost {lost} of its processes without a goodbye; {present} are left."),
     }
 }
