@@ -49,9 +49,9 @@ use crate::{postgres, redis_streams};
 
 /// Threads that serve pages: one feeds thousands of sessions, and each costs a little when idle.
 const HTTP_WORKERS: usize = 1;
-/// How late timers of the thread that serves pages may be: its clock for dates, which never rests, wakes it a fifth as
-/// often then. Whatever else wakes it sets the clock right.
-const PAGES_TIMERS_LATE: Duration = Duration::from_secs(2);
+/// How late timers of the thread that serves pages may be: its clock for dates, which never rests, wakes it half as often
+/// then. A stop in order, which waits for them too, is hardly longer.
+const PAGES_TIMERS_LATE: Duration = Duration::from_millis(100);
 /// How long requests that are being answered may take to end at the stop.
 const FINISH_WITHIN_SECS: u64 = 1;
 /// Samples that wait on disk while Postgres is away: several days of a large fleet.
