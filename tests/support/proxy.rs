@@ -2,6 +2,7 @@
 //!
 //! It lives on a thread of its own, so that a test that blocks its runtime does not block it.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
@@ -143,10 +144,23 @@ impl Drop for Proxy {
     }
 }
 
+/// While the proxy was cut, somebody's own connection may have been given its port.
+async fn listen_again(port: u16) -> TcpListener {
+    let until = Instant::now() + Duration::from_secs(10);
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)).await {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                sleep(Duration::from_millis(20)).await;
+            }
+            bound => return bound.unwrap(),
+        }
+    }
+}
+
 /// Runs until the sender of the faults is dropped; its connections go with it.
 async fn serve(port: u16, server: u16, mut faults: watch::Receiver<Faults>, counts: Arc<Counts>) {
     while faults.wait_for(|faults| !faults.cut).await.is_ok() {
-        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        let listener = listen_again(port).await;
         counts.listening.store(true, SeqCst);
         let mut open = JoinSet::new();
         let mut switch = faults.clone();
