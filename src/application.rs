@@ -49,9 +49,6 @@ use crate::{postgres, redis_streams};
 
 /// Threads that serve pages: one feeds thousands of sessions, and each costs a little when idle.
 const HTTP_WORKERS: usize = 1;
-/// How late timers of the thread that serves pages may be: its clock for dates, which never rests, wakes it half as often
-/// then. A stop in order, which waits for them too, is hardly longer.
-const PAGES_TIMERS_LATE: Duration = Duration::from_millis(100);
 /// How long requests that are being answered may take to end at the stop.
 const FINISH_WITHIN_SECS: u64 = 1;
 /// Samples that wait on disk while Postgres is away: several days of a large fleet.
@@ -148,7 +145,7 @@ impl Application {
         };
         let root_path = settings.root_path.clone();
         let server = HttpServer::new(move || {
-            let_timers_be_late(PAGES_TIMERS_LATE);
+            need_no_precise_clock();
             let (front, root_path) = (front.clone(), root_path.clone());
             App::new().wrap(from_fn(identified)).configure(move |config| routes::configure(config, front, &root_path))
         })
@@ -201,18 +198,14 @@ impl Application {
     }
 }
 
-/// Lets this thread's timers be so late: a thread that slept costs more to wake than most of what it then does. What
-/// comes over a connection wakes it at once all the same.
-#[cfg(target_os = "linux")]
-fn let_timers_be_late(by: Duration) {
-    let nanoseconds = std::num::NonZeroU64::new(u64::try_from(by.as_nanos()).unwrap_or(u64::MAX));
-    if let Err(error) = rustix::thread::set_current_timer_slack(nanoseconds) {
-        tracing::debug!(%error, "this thread keeps its precise timers");
+/// Lets the timers of the thread that serves pages be a tenth of a second late: the server's clock for dates, which
+/// never rests, wakes it half as often then. What comes over a connection wakes it at once all the same.
+fn need_no_precise_clock() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(100_000_000)) {
+        tracing::debug!(%error, "the thread that serves pages keeps its precise clock");
     }
 }
-
-#[cfg(not(target_os = "linux"))]
-fn let_timers_be_late(_: Duration) {}
 
 /// What the two alert actors share.
 struct Alerting {

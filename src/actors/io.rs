@@ -59,11 +59,6 @@ impl Io {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
     }
 
-    /// Over after so long. Timers of the thread that serves pages may be late, this one is not.
-    pub async fn rest(&self, rest: Duration) {
-        drop(self.runtime.spawn(tokio::time::sleep(rest)).await);
-    }
-
     /// Does `work` as a task of its own and answers within `deadline`, whatever happens.
     pub fn run<T: Send + 'static, W: Future<Output = Result<T, SourceTrouble>> + Send + 'static>(
         &self,

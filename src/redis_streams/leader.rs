@@ -1,6 +1,5 @@
 //! Which monitor leads, as one says in Redis for the time in which Postgres cannot say it.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use redis::{Cmd, Value, cmd};
@@ -41,7 +40,7 @@ impl LeadersPlace {
     /// When Redis does not say.
     pub async fn is_anothers(&self) -> Result<bool, SourceTrouble> {
         let leader = self.ask(cmd("GET").arg(keys::ALERTS_LEADER)).await?;
-        Ok(Reply::of(&leader).text().map(Cow::into_owned).is_some_and(|leader| leader != self.holder))
+        Ok(Reply::of(&leader).text().is_some_and(|leader| leader != self.holder))
     }
 
     /// This monitor leads for so long, whoever else believed it.

@@ -1,13 +1,12 @@
 //! The page of the past, and the parts of it that the server words.
 
 use std::future::Future;
-use std::pin::pin;
 use std::time::Duration;
 
 use actix_web::HttpResponse;
+use actix_web::rt::time::timeout;
 use actix_web::web::{Data, Path, Query};
 use chrono::{DateTime, Utc};
-use futures_util::future::{Either, select};
 use serde::Deserialize;
 
 use super::Front;
@@ -65,22 +64,22 @@ pub async fn part(front: Data<Front>, name: Path<String>, query: Query<PageQuery
 /// What is known of a range soon enough for the page to be sent with it.
 pub(super) async fn found(front: &Front, asked: &Asked, scope: &Scope) -> Found {
     let (summary, happened) = futures_util::join!(
-        soon(front, async {
+        soon(async {
             match scope {
                 Scope::Fleet => summary_of(front, asked).await,
                 Scope::One(..) => Ok(Summary::default()),
             }
         }),
-        soon(front, happened_in(front, asked, scope)),
+        soon(happened_in(front, asked, scope)),
     );
     Found { summary, happened }
 }
 
-async fn soon<T>(front: &Front, asking: impl Future<Output = Result<T, Problem>>) -> Part<T> {
-    match select(pin!(asking), pin!(front.io.rest(FIRST_WITHIN))).await {
-        Either::Left((Ok(known), _)) => Part::Known(known),
-        Either::Left((Err(problem), _)) => Part::Failed(problem.to_string()),
-        Either::Right(_) => Part::Late,
+async fn soon<T>(asking: impl Future<Output = Result<T, Problem>>) -> Part<T> {
+    match timeout(FIRST_WITHIN, asking).await {
+        Ok(Ok(known)) => Part::Known(known),
+        Ok(Err(problem)) => Part::Failed(problem.to_string()),
+        Err(_) => Part::Late,
     }
 }
 
