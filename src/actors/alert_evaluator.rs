@@ -25,7 +25,7 @@ use super::messages::{
 use crate::alerting::board::{self, Board, BoardSettings, Shown};
 use crate::alerting::file;
 use crate::alerting::lifecycle::{Alert, Kind, Phase, Step};
-use crate::alerting::rule::{RuleSet, Severity};
+use crate::alerting::rule::Severity;
 use crate::failpoint;
 use crate::fleet::cleanup::Finding;
 use crate::fleet::event::{Event, EventKind};
@@ -99,7 +99,8 @@ struct Lease {
 }
 
 impl AlertEvaluator {
-    /// An evaluator that writes into `ledger` and shows itself in `shown`.
+    /// An evaluator that writes into `ledger` and shows itself in `shown`. One that fell left there by which rules it
+    /// judged: they are in force before anything else is known, or alerts would be over for want of their rules.
     #[must_use]
     pub fn new(
         io: Io,
@@ -116,7 +117,7 @@ impl AlertEvaluator {
             channels: settings.channels.clone(),
         };
         Self {
-            board: Board::new(board_settings, Arc::new(RuleSet::default())),
+            board: Board::new(board_settings, Arc::clone(&shown.load().rules)),
             io,
             supervisor,
             ledger,
@@ -452,7 +453,7 @@ impl Actor for AlertEvaluator {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.read_back(ctx);
-        // The rules first: alerts that are read back belong to them.
+        // The rules first: alerts that are read belong to them.
         ctx.spawn(self.read_file().into_actor(self).map(|file, this, ctx| {
             this.take_file(file);
             this.renew(ctx);

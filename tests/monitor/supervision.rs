@@ -59,6 +59,8 @@ fn each_actor_comes_back_after_a_panic_with_what_it_knew() {
             if fleet_is_fine(&snapshot) && alert_is_shown(&application).await { Ok(()) } else { Err(snapshot) }
         })
         .await;
+        // Whoever comes back and no longer finds the rules' file judges by the rules that were in force.
+        std::fs::remove_file(&rules).unwrap();
         for role in Role::ALL {
             application.supervisor().do_send(Fail(role));
             let health = eventually("it was started again", limit, || async {
