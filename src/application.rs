@@ -44,6 +44,7 @@ use crate::settings::Settings;
 use crate::spool::Spool;
 use crate::web::access::{Connections, Lock};
 use crate::web::request_id::identified;
+use crate::web::timers::Timers;
 use crate::web::{Front, routes};
 use crate::{postgres, redis_streams};
 
@@ -89,6 +90,7 @@ pub struct Application {
     address: SocketAddr,
     supervisor: Addr<Supervisor>,
     server: ServerHandle,
+    timers: Timers,
     ledger: Arc<Ledger>,
     io: Io,
 }
@@ -144,12 +146,17 @@ impl Application {
             abandoned_after: settings.abandoned_after,
         };
         let root_path = settings.root_path.clone();
+        let timers = Timers::default();
+        let (of_thread, of_connections) = (timers.clone(), timers.clone());
         let server = HttpServer::new(move || {
-            need_no_precise_clock();
+            of_thread.begin();
             let (front, root_path) = (front.clone(), root_path.clone());
             App::new().wrap(from_fn(identified)).configure(move |config| routes::configure(config, front, &root_path))
         })
-        .on_connect(move |connection, notes| connections.made(connection, notes))
+        .on_connect(move |connection, notes| {
+            notes.insert(of_connections.connected());
+            connections.made(connection, notes);
+        })
         .workers(HTTP_WORKERS)
         .disable_signals()
         .shutdown_timeout(FINISH_WITHIN_SECS)
@@ -158,7 +165,7 @@ impl Application {
         .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        Ok(Self { address, supervisor, server: handle, ledger: alerts.ledger, io })
+        Ok(Self { address, supervisor, server: handle, timers, ledger: alerts.ledger, io })
     }
 
     /// Where it listens.
@@ -180,6 +187,7 @@ impl Application {
 
     /// Stops in order: readiness off and no more ticks, sessions closed, server, pools.
     pub async fn stop(self) {
+        self.timers.stop();
         if self.supervisor.send(Stop).await.is_err() {
             tracing::warn!("the supervisor was gone already");
         }
@@ -195,15 +203,6 @@ impl Application {
         if graceful.is_err() {
             self.server.stop(false).await;
         }
-    }
-}
-
-/// Lets the timers of the thread that serves pages be a tenth of a second late: the server's clock for dates, which
-/// never rests, wakes it half as often then. What comes over a connection wakes it at once all the same.
-fn need_no_precise_clock() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(100_000_000)) {
-        tracing::debug!(%error, "the thread that serves pages keeps its precise clock");
     }
 }
 

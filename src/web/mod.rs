@@ -25,6 +25,7 @@ pub mod operator;
 pub mod problem;
 pub mod request_id;
 pub mod routes;
+pub mod timers;
 
 use std::sync::Arc;
 

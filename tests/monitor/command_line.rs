@@ -184,6 +184,22 @@ async fn it_stops_in_order_within_two_seconds_with_open_websockets() {
 }
 
 #[tokio::test]
+async fn it_stops_in_order_within_two_seconds_with_nobody_and_with_somebody_who_says_nothing() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    for silent in [false, true] {
+        let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
+        let connection = silent.then(|| std::net::TcpStream::connect(monitor.address()).unwrap());
+        // Long enough for the thread that serves pages to be asleep, and its timers late.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let asked = Instant::now();
+        monitor.send("TERM");
+        eventually("it is gone", Duration::from_secs(15), || async { !monitor.is_running() }).await;
+        assert!(asked.elapsed() < Duration::from_secs(2), "it took {:?}", asked.elapsed());
+        drop(connection);
+    }
+}
+
+#[tokio::test]
 async fn everything_is_served_below_the_root_path_too() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let settings =
