@@ -22,6 +22,7 @@ use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
 use super::messages::{
     AlertOrder, AlertsNow, ChannelState, Deliver, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken,
 };
+use super::rest;
 use crate::alerting::board::{self, Board, BoardSettings, Shown};
 use crate::alerting::file;
 use crate::alerting::lifecycle::{Alert, Kind, Phase, Step};
@@ -38,7 +39,7 @@ use crate::redis_streams;
 
 /// How long writing down may take, disk and all.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
-/// How often the rules' file is looked at.
+/// How often the rules' file is looked at: with the next tick, whose queries have the thread awake anyway.
 const READ_FILE_EVERY: Duration = Duration::from_secs(10);
 /// By so much a tick may come later than the one before: the lease is asked for once a tick all the same.
 const TICKS_MAY_BE_LATE: Duration = Duration::from_millis(500);
@@ -80,6 +81,7 @@ pub struct AlertEvaluator {
     /// The file as last read, and what is wrong with it.
     text: Option<String>,
     mistakes: Vec<String>,
+    file_read: Mono,
     /// A wall clock that goes on steadily from the start.
     clock: (f64, Mono),
     recent: VecDeque<Arc<Event>>,
@@ -126,6 +128,7 @@ impl AlertEvaluator {
             acting: false,
             text: None,
             mistakes: Vec::new(),
+            file_read: Mono::default(),
             clock,
             recent: VecDeque::new(),
             unremembered: (Vec::new(), Vec::new()),
@@ -183,11 +186,13 @@ impl AlertEvaluator {
         async move { reading.await.unwrap_or_else(|trouble| Err(trouble.detail)) }
     }
 
-    fn watch_file(&mut self, ctx: &mut Context<Self>) {
-        ctx.spawn(self.read_file().into_actor(self).map(|file, this, ctx| {
-            this.take_file(file);
-            ctx.run_later(READ_FILE_EVERY, Self::watch_file);
-        }));
+    fn read_file_if_due(&mut self, ctx: &mut Context<Self>) {
+        let now = self.io.now();
+        if now.since(self.file_read) < READ_FILE_EVERY {
+            return;
+        }
+        self.file_read = now;
+        ctx.spawn(self.read_file().into_actor(self).map(|file, this, _| this.take_file(file)));
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
@@ -232,7 +237,7 @@ impl AlertEvaluator {
                 }
             }
             this.show();
-            this.lease.by_itself = Some(ctx.run_later(RENEW_EVERY + TICKS_MAY_BE_LATE, |this, ctx| this.renew(ctx)));
+            this.lease.by_itself = Some(rest::later(ctx, RENEW_EVERY + TICKS_MAY_BE_LATE, Self::renew));
         }));
     }
 
@@ -453,11 +458,11 @@ impl Actor for AlertEvaluator {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.read_back(ctx);
+        self.file_read = self.io.now();
         // The rules first: alerts that are read belong to them.
         ctx.spawn(self.read_file().into_actor(self).map(|file, this, ctx| {
             this.take_file(file);
             this.renew(ctx);
-            ctx.run_later(READ_FILE_EVERY, Self::watch_file);
         }));
     }
 
@@ -472,6 +477,7 @@ impl Handler<SnapshotTaken> for AlertEvaluator {
     fn handle(&mut self, SnapshotTaken(snapshot): SnapshotTaken, ctx: &mut Self::Context) {
         self.take_snapshot(&snapshot, ctx);
         self.renew_if_due(ctx);
+        self.read_file_if_due(ctx);
     }
 }
 

@@ -7,6 +7,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Wr
 
 use super::io::{Io, POSTGRES_LATE};
 use super::messages::{Fail, Report, Role};
+use super::rest;
 use crate::fleet::reading::SourceTrouble;
 use crate::history::{HOUR, Micros, SECOND};
 use crate::postgres::history::{compaction, queries_started, takeover};
@@ -40,7 +41,11 @@ impl Compactor {
         let now = (self.io.wall() * 1e6) as Micros - CLOSED_AFTER;
         let closed_before = now - now.rem_euclid(HOUR);
         if !self.io.archive_is_ready() || closed_before <= self.done_before {
-            ctx.run_later(LOOK_EVERY.min(Duration::from_secs(if self.done_before == 0 { 5 } else { 60 })), Self::work);
+            rest::later(
+                ctx,
+                LOOK_EVERY.min(Duration::from_secs(if self.done_before == 0 { 5 } else { 60 })),
+                Self::work,
+            );
             return;
         }
         let (pool, began) = (self.io.postgres.clone(), Instant::now());
@@ -64,7 +69,7 @@ impl Compactor {
                     LOOK_EVERY
                 }
             };
-            ctx.run_later(rest, Self::work);
+            rest::later(ctx, rest, Self::work);
         }));
     }
 }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::io::{Io, REDIS_LATE};
 use super::messages::{CleanUp, Fail, PassEnded, Report, Role, SnapshotTaken};
+use super::rest;
 use crate::failpoint;
 use crate::fleet::cleanup::{Outcome, Plan, QueriesOutcome, STALE_AFTER};
 use crate::fleet::reading::SourceTrouble;
@@ -76,13 +77,13 @@ impl Janitor {
     /// Makes a pass if one is due, and looks again later.
     fn look(&mut self, ctx: &mut Context<Self>) {
         if self.running {
-            ctx.run_later(LOOK_EVERY, Self::look);
+            rest::later(ctx, LOOK_EVERY, Self::look);
             return;
         }
         let plan = match Plan::from(self.newest.as_deref()) {
             Ok(plan) => plan,
             Err(why) => {
-                ctx.run_later(LOOK_EVERY, Self::look);
+                rest::later(ctx, LOOK_EVERY, Self::look);
                 return tracing::debug!(%why, "nothing is cleaned up for now");
             }
         };
@@ -91,7 +92,7 @@ impl Janitor {
             this.running = false;
             let rest = if let Ok(Went::NotDue(rest)) = went { rest } else { Duration::ZERO };
             drop(this.log(went));
-            ctx.run_later(rest.clamp(LOOK_EVERY, EVERY), Self::look);
+            rest::later(ctx, rest.clamp(LOOK_EVERY, EVERY), Self::look);
         }));
     }
 

@@ -23,6 +23,7 @@ pub mod janitor;
 pub mod latency_bucketer;
 pub mod live_feed;
 pub mod messages;
+mod rest;
 pub mod retention_sweeper;
 pub mod state_tracker;
 pub mod stream_poller;

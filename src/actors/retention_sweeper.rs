@@ -6,6 +6,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Wr
 
 use super::io::{Io, POSTGRES_LATE};
 use super::messages::{Fail, Report, Role};
+use super::rest;
 use crate::history::Keep;
 use crate::postgres::history::retention;
 use crate::redis_streams::sweeps;
@@ -35,7 +36,7 @@ impl RetentionSweeper {
 
     fn look(&mut self, ctx: &mut Context<Self>) {
         if !self.io.archive_is_ready() {
-            ctx.run_later(LOOK_FIRST, Self::look);
+            rest::later(ctx, LOOK_FIRST, Self::look);
             return;
         }
         let (io, keep, now) = (self.io.clone(), self.keep, self.io.wall());
@@ -57,7 +58,7 @@ impl RetentionSweeper {
                 Ok(None) => {}
                 Err(trouble) => tracing::warn!(error = trouble.detail, "old history is not deleted yet"),
             }
-            ctx.run_later(LOOK_EVERY, Self::look);
+            rest::later(ctx, LOOK_EVERY, Self::look);
         }));
     }
 }

@@ -29,6 +29,7 @@ use super::messages::{
     Join, ReadBack, RenderMetrics, RenderPage, Report, Role, SendTest, SessionCount, SnapshotTaken, Stop, StopFeed,
     TestAnswer, Tick, TickTook,
 };
+use super::rest;
 use super::retention_sweeper::RetentionSweeper;
 use super::state_tracker::StateTracker;
 use super::stream_poller::StreamPoller;
@@ -285,7 +286,7 @@ impl Supervisor {
             ctx.cancel_future(giving_up);
         }
         let rest = if self.hurry { Duration::ZERO } else { self.interval.saturating_sub(took) };
-        ctx.run_later(rest.max(Duration::from_millis(10)), move |this, ctx| {
+        rest::later(ctx, rest.max(Duration::from_millis(10)), move |this, ctx| {
             if this.tick == tick {
                 this.begin_tick(ctx);
             }
