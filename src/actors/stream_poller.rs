@@ -166,14 +166,18 @@ impl Handler<Tick> for StreamPoller {
         let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
         let reading = self.io.run(tick.deadline, REDIS_LATE, async move {
             let mut polled = reader.lock().await;
-            if !polled.restored {
+            let is_first = !polled.restored;
+            if is_first {
                 let known = worker_type_records::load(&pool).await?;
                 polled.reader.watch(known.into_keys());
                 polled.restored = true;
             }
             let mut redis = polled.connection.take().await?;
             let read = polled.reader.read(&mut redis).await?;
-            polled.connection.keep(redis);
+            // The first pass looks far around: no later one needs the room that its answers took.
+            if !is_first {
+                polled.connection.keep(redis);
+            }
             Ok(read)
         });
         ctx.spawn(reading.into_actor(self).map(move |result, this, ctx| this.report(tick, result, ctx)));

@@ -10,6 +10,8 @@ use crate::contract::{Name, keys};
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::worker_type::WorkerStateRecord;
 
+/// Records in one trip: bounds the memory that a large fleet's take, each some kilobytes.
+const RECORDS_AT_ONCE: usize = 20;
 /// So long other monitors can learn that a type was forgotten, seconds.
 const MARKS_LAST_SEC: u32 = 86_400;
 
@@ -24,18 +26,19 @@ pub async fn load(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, WorkerSt
     pipe.cmd("SMEMBERS").arg(keys::KNOWN_WORKERS);
     let known = one(send(&mut redis, &mut pipe).await?)?;
     let names: Vec<Name> = Reply::of(&known).items().filter_map(Reply::bytes).map(Name::from).collect();
-    let mut pipe = redis::pipe();
-    for name in &names {
-        pipe.cmd("GET").arg(keys::worker_state(name));
-    }
-    let values = send(&mut redis, &mut pipe).await?;
     let mut records = BTreeMap::new();
-    for (name, value) in names.into_iter().zip(values) {
-        let Some(bytes) = value.as_ref().ok().and_then(|value| Reply::of(value).bytes()) else { continue };
-        match serde_json::from_slice(bytes) {
-            Ok(record) => drop(records.insert(name, record)),
-            Err(error) => {
-                tracing::warn!(worker_type = %name, %error, "a worker type's recorded state cannot be read and is left out")
+    for some in names.chunks(RECORDS_AT_ONCE) {
+        let mut pipe = redis::pipe();
+        for name in some {
+            pipe.cmd("GET").arg(keys::worker_state(name));
+        }
+        for (name, value) in some.iter().zip(send(&mut redis, &mut pipe).await?) {
+            let Some(bytes) = value.as_ref().ok().and_then(|value| Reply::of(value).bytes()) else { continue };
+            match serde_json::from_slice(bytes) {
+                Ok(record) => drop(records.insert(name.clone(), record)),
+                Err(error) => {
+                    tracing::warn!(worker_type = %name, %error, "a worker type's recorded state cannot be read and is left out")
+                }
             }
         }
     }
@@ -51,19 +54,20 @@ pub async fn save(
     records: &[(Name, WorkerStateRecord)],
     new_types: &[Name],
 ) -> Result<(), SourceTrouble> {
-    let mut pipe = redis::pipe();
-    for (name, record) in records {
-        let Ok(json) = serde_json::to_vec(record) else { continue };
-        pipe.cmd("SET").arg(keys::worker_state(name)).arg(json);
+    let mut redis = connection::checkout(pool).await?;
+    for some in records.chunks(RECORDS_AT_ONCE) {
+        let mut pipe = redis::pipe();
+        for (name, record) in some {
+            let Ok(json) = serde_json::to_vec(record) else { continue };
+            pipe.cmd("SET").arg(keys::worker_state(name)).arg(json);
+        }
+        all_done(send(&mut redis, &mut pipe).await?)?;
     }
+    let mut pipe = redis::pipe();
     for name in new_types {
         pipe.cmd("SADD").arg(keys::KNOWN_WORKERS).arg(name.as_bytes());
     }
-    let mut redis = connection::checkout(pool).await?;
-    for answer in send(&mut redis, &mut pipe).await? {
-        answer.map_err(|e| connection::trouble(&e))?;
-    }
-    Ok(())
+    all_done(send(&mut redis, &mut pipe).await?)
 }
 
 /// Deletes what is written down of a type, and tells other monitors by `mark`; whether there was anything.
@@ -93,6 +97,10 @@ pub async fn forgotten(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, Str
     let marks = one(send(&mut redis, &mut pipe).await?)?;
     let pair = |(name, mark): (&[u8], Reply<'_>)| Some((Name::from(name), mark.text()?.into_owned()));
     Ok(Reply::of(&marks).fields().filter_map(pair).collect())
+}
+
+fn all_done(answers: Vec<Result<Value, redis::RedisError>>) -> Result<(), SourceTrouble> {
+    answers.into_iter().try_for_each(|answer| answer.map(drop).map_err(|e| connection::trouble(&e)))
 }
 
 fn one(answers: Vec<Result<Value, redis::RedisError>>) -> Result<Value, SourceTrouble> {
