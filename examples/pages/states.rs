@@ -9,7 +9,7 @@ use shepherd_monitor::fleet::consumer::ConsumerState;
 use shepherd_monitor::fleet::event::{Event, EventKind};
 use shepherd_monitor::fleet::reading::{Lag, RedisServer, SourceTrouble, TroubleKind, UnreadableHeartbeat};
 use shepherd_monitor::fleet::snapshot::{
-    ConsumerStatus, DepthHistory, GroupStatus, PostgresStatus, RedisStatus, Snapshot, SourceStatus, StreamConsumer,
+    ConsumerStatus, DepthHistory, GroupStatus, PostgresStatus, RedisStatus, Snapshot, SourceStatus, StreamConsumers,
     StreamStatus, WorkerTypeStatus,
 };
 use shepherd_monitor::fleet::worker_type::TypeState;
@@ -394,7 +394,7 @@ impl Fleet {
             pending: Some(pending),
             consumer_count: alive as usize,
             max_idle_ms: Some(4000),
-            consumers: Vec::<StreamConsumer>::new(),
+            consumers: StreamConsumers::default(),
             error: None,
             exists: true,
             undelivered: Some(backlog - pending),

@@ -77,6 +77,7 @@ impl Handler<StreamsRead> for HeartbeatWatcher {
         let deadline = message.deadline.max(Duration::from_millis(100));
         let reading = self.io.run(deadline, REDIS_LATE, async move {
             let mut watch = watch.lock().await;
+            watch.reader.follow(&streams);
             if !watch.restored {
                 let records = worker_type_records::load(&io.redis).await?;
                 watch.reader.restore(records.into_iter().flat_map(|(stream, record)| {
@@ -84,7 +85,6 @@ impl Handler<StreamsRead> for HeartbeatWatcher {
                 }));
                 watch.restored = true;
             }
-            watch.reader.follow(&streams);
             watch.reader.found(found);
             let mut redis = watch.connection.take().await?;
             let mut reading = watch.reader.read(&mut redis, io.now()).await?;

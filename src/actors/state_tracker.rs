@@ -122,7 +122,7 @@ impl StateTracker {
             database: self.database.clone(),
         };
         if self.restored.records || readings.heartbeats.is_err() {
-            return self.advance(&readings, ctx);
+            return self.advance(readings, ctx);
         }
         let redis = self.io.redis.clone();
         let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move {
@@ -136,18 +136,19 @@ impl StateTracker {
                     this.forgotten = forgotten;
                     this.tracker.restore(&records, readings.now);
                     this.restored.records = true;
-                    this.advance(&readings, ctx);
+                    this.advance(readings, ctx);
                 }
                 // Without them a consumer that is gone could not be told from one that never was.
-                Err(trouble) => this.advance(&TickReadings { heartbeats: Err(trouble), ..readings }, ctx),
+                Err(trouble) => this.advance(TickReadings { heartbeats: Err(trouble), ..readings }, ctx),
             }
         }));
     }
 
-    fn advance(&mut self, readings: &TickReadings, ctx: &mut Context<Self>) {
+    fn advance(&mut self, readings: TickReadings, ctx: &mut Context<Self>) {
+        let refresh_at = readings.heartbeats.is_ok().then_some(readings.now);
         let Some(advance) = self.tracker.advance(readings) else { return };
         let Advance { events, snapshot, changed_types, new_types } = advance;
-        let records = self.records_to_save(readings, changed_types, ctx);
+        let records = self.records_to_save(refresh_at, changed_types, ctx);
         self.unwritten.extend(events);
         let snapshot = Arc::new(snapshot);
         if self.unwritten.is_empty() && records.is_empty() && new_types.is_empty() {
@@ -161,15 +162,18 @@ impl StateTracker {
         }
     }
 
+    /// Records of what changed; of all that are alive when that is due, with heartbeats that were read at `refresh_at`.
     fn records_to_save(
         &mut self,
-        readings: &TickReadings,
+        refresh_at: Option<Mono>,
         changed: Vec<Name>,
         ctx: &mut Context<Self>,
     ) -> Vec<(Name, WorkerStateRecord)> {
         let mut names = changed;
-        if readings.heartbeats.is_ok() && readings.now.since(self.records_refreshed) >= REFRESH_RECORDS_EVERY {
-            self.records_refreshed = readings.now;
+        if let Some(now) = refresh_at
+            && now.since(self.records_refreshed) >= REFRESH_RECORDS_EVERY
+        {
+            self.records_refreshed = now;
             names = self.tracker.alive_types().cloned().chain(names).collect();
             self.forget_what_others_forgot(ctx);
         }

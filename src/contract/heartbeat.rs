@@ -32,7 +32,7 @@ pub struct Heartbeat {
     pub task_limit: u32,
     /// Tells two processes of the same consumer name apart.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub incarnation: Option<String>,
+    pub incarnation: Option<Box<str>>,
     /// Tasks it is working on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
@@ -137,7 +137,7 @@ impl Heartbeat {
             started_at: wire.started_at,
             last_seen: wire.last_seen,
             task_limit: wire.task_limit,
-            incarnation: wire.incarnation,
+            incarnation: wire.incarnation.map(String::into_boxed_str),
             in_flight: wire.in_flight,
             progress: wire.progress,
             draining: wire.draining,
@@ -200,7 +200,7 @@ mod tests {
             started_at: 1.5,
             last_seen: 2.25,
             task_limit: 3,
-            incarnation: Some("i".to_owned()),
+            incarnation: Some("i".into()),
             in_flight: Some(1),
             progress: Some(7),
             draining: true,

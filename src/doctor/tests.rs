@@ -32,7 +32,7 @@ fn good_group() -> GroupReading {
         entries_read: Some(5),
         last_delivered_id: "1-0".to_owned(),
         oldest_undelivered_ms: Some(1_699_999_990_000),
-        consumers: Some(vec![consumer("c", 1, 10)]),
+        consumers: Some([consumer("c", 1, 10)].into()),
     }
 }
 
@@ -65,7 +65,7 @@ fn with(facts: StreamFacts) -> Examined {
             heartbeats: HeartbeatsReading::default(),
             complete: true,
         }),
-        refusals: Some(Vec::new()),
+        refusals: Some([].into()),
     }
 }
 
@@ -148,16 +148,16 @@ fn a_redis_that_is_not_believed_is_told_once() {
 
 #[test]
 fn groups_that_nobody_reads_are_named_and_those_at_work_are_not() {
-    let without_consumer = with_group(|g| g.consumers = Some(Vec::new()));
+    let without_consumer = with_group(|g| g.consumers = Some([].into()));
     assert_eq!(of_redis(&without_consumer), [("redis.without_consumer", Wrong)]);
-    let at_rest = with_group(|g| (g.consumers, g.pending, g.lag) = (Some(Vec::new()), 0, Lag::Reported(0)));
+    let at_rest = with_group(|g| (g.consumers, g.pending, g.lag) = (Some([].into()), 0, Lag::Reported(0)));
     assert_eq!(of_redis(&at_rest), [("redis.group_at_rest", WorthKnowing)]);
     let without_group = with(StreamFacts { exists: true, length: 3, groups: Vec::new() });
     assert_eq!(of_redis(&without_group), [("redis.without_group", WorthKnowing)]);
     let stopped = |idle_ms, oldest| {
         of_redis(&with_group(|g| {
             g.pending = 0;
-            g.consumers = Some(vec![consumer("c", 0, idle_ms), consumer("d", 0, 1_000_000_000)]);
+            g.consumers = Some([consumer("c", 0, idle_ms), consumer("d", 0, 1_000_000_000)].into());
             g.oldest_undelivered_ms = Some(oldest);
         }))
     };
@@ -172,7 +172,7 @@ fn groups_that_nobody_reads_are_named_and_those_at_work_are_not() {
 fn consumers_are_gone_only_without_heartbeat_and_after_their_hour() {
     let with_beat = |idle_ms, pending, beat: Beat| {
         let mut examined =
-            with_group(|g| g.consumers = Some(vec![consumer("c", pending, idle_ms), consumer("d", 0, 1)]));
+            with_group(|g| g.consumers = Some([consumer("c", pending, idle_ms), consumer("d", 0, 1)].into()));
         let reading = BeatReading { beat, marker: MarkerReading::NotRead };
         let fleet = examined.fleet.as_mut().unwrap();
         fleet.heartbeats.consumers = BTreeMap::from([(name("s"), vec![(name("c"), reading)])]);
@@ -181,7 +181,7 @@ fn consumers_are_gone_only_without_heartbeat_and_after_their_hour() {
     assert_eq!(with_beat(3_600_000, 0, Beat::Absent), [("redis.phantom", WorthKnowing)]);
     assert_eq!(with_beat(3_600_000, 2, Beat::Absent), [("redis.dead_consumer", Wrong)]);
     assert_eq!(with_beat(3_599_999, 2, Beat::Absent), []);
-    assert_eq!(with_beat(3_600_000, 2, Beat::Unreadable("no JSON".to_owned())), []);
+    assert_eq!(with_beat(3_600_000, 2, Beat::Unreadable("no JSON".into())), []);
 }
 
 #[test]

@@ -11,10 +11,8 @@ use crate::alerting::lifecycle::{Alert, Phase};
 use crate::contract::Name;
 use crate::fleet::consumer::ConsumerState;
 use crate::fleet::event::Severity;
-use crate::fleet::reading::Lag;
-use crate::fleet::snapshot::{
-    GroupStatus, PostgresStatus, Snapshot, SourceStatus, StreamConsumer, StreamStatus, WorkerTypeStatus,
-};
+use crate::fleet::reading::{GroupConsumer, Lag};
+use crate::fleet::snapshot::{GroupStatus, PostgresStatus, Snapshot, SourceStatus, StreamStatus, WorkerTypeStatus};
 use crate::fleet::worker_type::TypeState;
 
 /// What does not change while the monitor runs.
@@ -145,14 +143,10 @@ fn streams(page: &mut Writer, snapshot: &Snapshot, shape: &Shape) {
 }
 
 fn consumers(page: &mut Writer, db: &str, streams: &[(&str, &StreamStatus)]) {
-    let mut consumers: Vec<(&str, String, String, &StreamConsumer)> = Vec::new();
+    let mut consumers: Vec<(&str, String, String, &GroupConsumer)> = Vec::new();
     for (stream, status) in streams {
-        // Named only where there are several.
-        let only = status.groups.first().map(|group| &group.name);
-        for consumer in &status.consumers {
-            let Some(group) = consumer.group.as_ref().or(only) else { continue };
-            consumers.push((stream, group.to_text(), consumer.name.to_text(), consumer));
-        }
+        let those = status.consumers.iter();
+        consumers.extend(those.map(|(group, consumer)| (*stream, group.to_text(), consumer.name.to_text(), consumer)));
     }
     let mut family = page.family(&of::CONSUMER_PENDING);
     for (stream, group, name, consumer) in &consumers {

@@ -79,10 +79,9 @@ impl Plan {
         let least_idle = u64::try_from(STALE_AFTER.as_millis()).unwrap_or(u64::MAX);
         let mut room = CONSUMERS_A_PASS;
         for (stream, status) in &snapshot.streams {
-            let only = status.groups.first().map(|group| &group.name);
             let mut of_groups: BTreeMap<&Name, Vec<Name>> = BTreeMap::new();
-            for consumer in status.consumers.iter().filter(|c| c.pending == 0 && c.idle_ms >= least_idle) {
-                let Some(group) = consumer.group.as_ref().or(only) else { continue };
+            let stale = status.consumers.iter().filter(|(_, c)| c.pending == 0 && c.idle_ms >= least_idle);
+            for (group, consumer) in stale {
                 if room == 0 {
                     self.consumers_left += 1;
                     continue;

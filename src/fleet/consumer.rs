@@ -75,7 +75,7 @@ pub struct Consumer {
     /// Its last good heartbeat.
     pub heartbeat: Option<Arc<Heartbeat>>,
     /// Why what stands under its key cannot be read, while that is so.
-    pub unreadable: Option<String>,
+    pub unreadable: Option<Box<str>>,
     /// What its groups last said of it; `None` when no group lists it.
     pub work: Option<Work>,
     /// Since when it counts as present, by Redis' clock, Unix seconds.

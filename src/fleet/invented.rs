@@ -38,5 +38,5 @@ pub(crate) fn first_snapshot(streams: Result<StreamsReading, SourceTrouble>) -> 
         heartbeats: Err(no_connection()),
         database: None,
     };
-    tracker().advance(&readings).unwrap().snapshot
+    tracker().advance(readings).unwrap().snapshot
 }

@@ -262,7 +262,7 @@ fn track<'a>(readings: impl IntoIterator<Item = &'a TickReadings>) -> Told {
     let mut tracker = tracker();
     let mut told = Told { events: Vec::new(), states: BTreeMap::new(), of_type: None };
     for reading in readings {
-        let Some(advance) = tracker.advance(reading) else { continue };
+        let Some(advance) = tracker.advance(reading.clone()) else { continue };
         told.events.push(advance.events.iter().map(|event| event.kind.clone()).collect());
         if let Some(of_type) = advance.snapshot.workers.get(STREAM.as_bytes()) {
             told.of_type = Some(of_type.state);
@@ -380,7 +380,7 @@ fn a_consumer_that_is_lost_returns_and_is_lost_again_is_told_twice() {
     }
     let keys = |world: &World| -> Vec<String> {
         let mut tracker = tracker();
-        let advances: Vec<_> = world.readings.iter().filter_map(|reading| tracker.advance(reading)).collect();
+        let advances: Vec<_> = world.readings.iter().filter_map(|reading| tracker.advance(reading.clone())).collect();
         advances
             .iter()
             .flat_map(|a| &a.events)
@@ -434,13 +434,14 @@ fn what_was_written_down_is_gone_on_from_without_telling_it_again() {
     let (first, second) = world.readings.split_at(12);
     let mut tracker = tracker();
     for reading in first {
-        tracker.advance(reading);
+        tracker.advance(reading.clone());
     }
     let record = tracker.record(&STREAM.into()).unwrap();
     let record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
     let mut again = self::tracker();
     again.restore(&BTreeMap::from([(Name::from(STREAM), record)]), second[0].now);
-    let told: Vec<_> = second.iter().filter_map(|reading| again.advance(reading)).flat_map(|a| a.events).collect();
+    let told: Vec<_> =
+        second.iter().filter_map(|reading| again.advance(reading.clone())).flat_map(|a| a.events).collect();
     assert!(told.is_empty(), "{told:?}");
 }
 
@@ -455,7 +456,7 @@ fn the_older_monitors_record_of_a_type_that_is_gone_becomes_a_crash_once() {
     let events: Vec<_> = world
         .readings
         .iter()
-        .filter_map(|r| tracker.advance(r))
+        .filter_map(|r| tracker.advance(r.clone()))
         .flat_map(|a| a.events)
         .map(|e| e.kind.clone())
         .collect();

@@ -93,7 +93,9 @@ impl StreamReading {
     /// Every consumer that a group lists, with its group's name.
     pub fn consumers(&self) -> impl Iterator<Item = (&Name, &GroupConsumer)> {
         let groups = self.facts.iter().flat_map(|facts| &facts.groups);
-        groups.flat_map(|group| group.consumers.iter().flatten().map(move |consumer| (&group.name, consumer)))
+        groups.flat_map(|group| {
+            group.consumers.iter().flat_map(|all| &**all).map(move |consumer| (&group.name, consumer))
+        })
     }
 }
 
@@ -123,8 +125,8 @@ pub struct GroupReading {
     pub last_delivered_id: String,
     /// When the oldest undelivered entry was added, Unix milliseconds (from its ID).
     pub oldest_undelivered_ms: Option<u64>,
-    /// Its consumers, by name; `None` when this pass could not read them.
-    pub consumers: Option<Vec<GroupConsumer>>,
+    /// Its consumers, by name; `None` when this pass could not read them. Snapshots share them.
+    pub consumers: Option<Arc<[GroupConsumer]>>,
 }
 
 /// How many entries a group has not been given yet.
@@ -197,7 +199,7 @@ pub enum Beat {
     /// A good heartbeat.
     Present(Arc<Heartbeat>),
     /// The key is there; its value is not a heartbeat of this consumer, for this reason.
-    Unreadable(String),
+    Unreadable(Box<str>),
     /// No such key.
     Absent,
 }

@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::consumer::ConsumerState;
 use super::event::Event;
-use super::reading::{RedisServer, SourceTrouble, UnreadableHeartbeat};
+use super::reading::{GroupConsumer, GroupReading, RedisServer, SourceTrouble, UnreadableHeartbeat};
 use super::worker_type::TypeState;
 use crate::contract::Name;
 
@@ -111,7 +111,7 @@ pub struct ConsumerStatus {
     pub in_flight: Option<u32>,
     /// Why its heartbeat cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub unreadable: Option<String>,
+    pub unreadable: Option<Box<str>>,
 }
 
 /// One stream. The first five fields are the predecessor's; figures over all its groups.
@@ -126,7 +126,8 @@ pub struct StreamStatus {
     /// The longest idle time of any consumer.
     pub max_idle_ms: Option<u64>,
     /// Consumers of all groups.
-    pub consumers: Vec<StreamConsumer>,
+    #[schemars(with = "Vec<StreamConsumer<'static>>")]
+    pub consumers: StreamConsumers,
     /// Why this stream could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -148,21 +149,62 @@ pub struct StreamStatus {
     pub groups: Vec<GroupStatus>,
 }
 
+/// A stream's consumers by group, as they were read: those of a large fleet are not copied for every tick.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamConsumers(Vec<(Name, Arc<[GroupConsumer]>)>);
+
+impl StreamConsumers {
+    /// Those that the groups list.
+    pub(super) fn of(groups: &[GroupReading]) -> Self {
+        Self(groups.iter().map(|group| (group.name.clone(), group.consumers.clone().unwrap_or_default())).collect())
+    }
+
+    /// How many there are, each counted in every group that lists it.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.iter().map(|(_, consumers)| consumers.len()).sum()
+    }
+
+    /// Each with its group's name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &GroupConsumer)> {
+        self.0.iter().flat_map(|(group, consumers)| consumers.iter().map(move |consumer| (group, consumer)))
+    }
+
+    /// More than one group reads the stream: whoever names a consumer says of which.
+    #[must_use]
+    pub fn are_of_several_groups(&self) -> bool {
+        self.0.len() > 1
+    }
+}
+
+impl Serialize for StreamConsumers {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let several = self.are_of_several_groups();
+        serializer.collect_seq(self.iter().map(|(group, consumer)| StreamConsumer {
+            name: &consumer.name,
+            pending: consumer.pending,
+            idle_ms: consumer.idle_ms,
+            inactive_ms: consumer.inactive_ms,
+            group: several.then_some(group),
+        }))
+    }
+}
+
 /// A consumer as a group of the stream lists it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct StreamConsumer {
+#[derive(Serialize, JsonSchema)]
+struct StreamConsumer<'a> {
     /// Its name.
-    pub name: Name,
+    name: &'a Name,
     /// Entries delivered to it and not acknowledged.
-    pub pending: u64,
+    pending: u64,
     /// Milliseconds since it last tried to do anything.
-    pub idle_ms: u64,
+    idle_ms: u64,
     /// Milliseconds since it last succeeded, where Redis says so.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub inactive_ms: Option<u64>,
+    inactive_ms: Option<u64>,
     /// The group that lists it, when it is not the stream's only one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<Name>,
+    group: Option<&'a Name>,
 }
 
 /// A consumer group.

@@ -4,7 +4,7 @@ use super::consumer::{Consumer, ConsumerState};
 use super::load::{Backlog, Rate, utilization};
 use super::reading::{DatabaseReading, GroupReading, RedisServer, StreamFacts, StreamReading};
 use super::snapshot::{
-    ConsumerStatus, GroupStatus, PostgresStatus, RedisStatus, SourceStatus, StreamConsumer, StreamStatus,
+    ConsumerStatus, GroupStatus, PostgresStatus, RedisStatus, SourceStatus, StreamConsumers, StreamStatus,
     WorkerTypeStatus,
 };
 use super::time::Mono;
@@ -73,24 +73,14 @@ impl StreamStatus {
     pub(super) fn of(stream: &StreamReading, rate: Rate, ts: f64) -> Self {
         let facts = stream.facts.as_ref().ok();
         let backlog = facts.map(Backlog::of);
-        let several = facts.is_some_and(|f| f.groups.len() > 1);
-        let consumers: Vec<StreamConsumer> = stream
-            .consumers()
-            .map(|(group, consumer)| StreamConsumer {
-                name: consumer.name.clone(),
-                pending: consumer.pending,
-                idle_ms: consumer.idle_ms,
-                inactive_ms: consumer.inactive_ms,
-                group: several.then(|| group.clone()),
-            })
-            .collect();
+        let consumers = facts.map(|f| StreamConsumers::of(&f.groups)).unwrap_or_default();
         let groups: Vec<GroupStatus> =
             facts.map(|f| f.groups.iter().map(|g| GroupStatus::of(g, ts)).collect()).unwrap_or_default();
         Self {
             xlen: facts.map(|f| f.length),
             pending: backlog.map(|b| b.pending),
-            consumer_count: consumers.len(),
-            max_idle_ms: consumers.iter().map(|c| c.idle_ms).max(),
+            consumer_count: consumers.count(),
+            max_idle_ms: consumers.iter().map(|(_, c)| c.idle_ms).max(),
             consumers,
             error: stream.facts.as_ref().err().cloned(),
             exists: facts.is_some_and(|f| f.exists),
@@ -111,7 +101,7 @@ impl GroupStatus {
             name: group.name.clone(),
             pending: group.pending,
             lag: group.lag,
-            consumer_count: group.consumers.as_ref().map(Vec::len),
+            consumer_count: group.consumers.as_ref().map(|consumers| consumers.len()),
             last_delivered_id: group.last_delivered_id.clone(),
             entries_read: group.entries_read,
             #[expect(clippy::cast_precision_loss, reason = "Unix milliseconds")]

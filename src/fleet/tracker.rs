@@ -121,45 +121,47 @@ impl Tracker {
     }
 
     /// Takes in a tick's readings; `None` if they are not newer than what was taken in already.
-    pub fn advance(&mut self, readings: &TickReadings) -> Option<Advance> {
-        if self.last_tick.is_some_and(|last| readings.tick <= last) {
+    pub fn advance(&mut self, readings: TickReadings) -> Option<Advance> {
+        let TickReadings { tick, now, wall, streams, heartbeats, database } = readings;
+        if self.last_tick.is_some_and(|last| tick <= last) {
             return None;
         }
-        self.last_tick = Some(readings.tick);
-        let now = readings.now;
+        self.last_tick = Some(tick);
         let mut told: Vec<Event> = Vec::new();
         let mut changed_types = Vec::new();
         let mut new_types = Vec::new();
-        let mut ts = readings.wall;
+        let mut ts = wall;
 
-        self.judge_postgres(readings, &mut told);
-        let trouble = match (&readings.streams, &readings.heartbeats) {
+        self.judge_postgres(database, (now, wall), &mut told);
+        let trouble = match (&streams, &heartbeats) {
             (Err(trouble), _) | (_, Err(trouble)) => Some(trouble.clone()),
             (Ok(_), Ok(_)) => None,
         };
-        if let Ok(streams) = &readings.streams {
+        if let Ok(streams) = &streams {
             ts = streams.redis_time;
             self.read_at = Some(ts);
             self.take_streams(streams, now);
         }
-        let change = match (&readings.streams, trouble) {
-            (Ok(streams), None) => self.redis.good(now, readings.wall, &streams.server.run_id),
+        let change = match (&streams, trouble) {
+            (Ok(streams), None) => self.redis.good(now, wall, &streams.server.run_id),
             (_, Some(trouble)) => self.redis.bad(now, trouble),
             (Err(trouble), None) => self.redis.bad(now, trouble.clone()),
         };
-        told.extend(change.map(|change| source_event("redis", change, readings.wall)));
-        if let (Ok(_), Ok(beats)) = (&readings.streams, &readings.heartbeats) {
+        told.extend(change.map(|change| source_event("redis", change, wall)));
+        if let (Ok(_), Ok(beats)) = (&streams, &heartbeats) {
             self.unreadable.clone_from(&beats.unreadable);
             self.take_heartbeats(beats, now, ts, &mut told, &mut changed_types, &mut new_types);
         }
-        self.remember_depths(ts, readings.streams.is_ok());
+        // A large fleet's take room that the snapshot can have.
+        drop(heartbeats);
+        self.remember_depths(ts, streams.is_ok());
 
         let events: Vec<Arc<Event>> = told.into_iter().map(Arc::new).collect();
         for event in &events {
             self.recent.push_front(Arc::clone(event));
         }
         self.recent.truncate(RECENT_EVENTS);
-        let snapshot = self.snapshot(readings.tick, ts, now, events.clone());
+        let snapshot = self.snapshot(tick, ts, now, events.clone());
         Some(Advance { events, snapshot, changed_types, new_types })
     }
 
@@ -185,16 +187,21 @@ impl Tracker {
         self.types.iter().filter(|(_, t)| t.state == super::worker_type::TypeState::Alive).map(|(name, _)| name)
     }
 
-    fn judge_postgres(&mut self, readings: &TickReadings, told: &mut Vec<Event>) {
-        let change = match &readings.database {
+    fn judge_postgres(
+        &mut self,
+        reading: Option<Result<Arc<DatabaseReading>, SourceTrouble>>,
+        (now, wall): (Mono, f64),
+        told: &mut Vec<Event>,
+    ) {
+        let change = match reading {
             None => None,
             Some(Ok(reading)) => {
-                self.database = Arc::clone(reading);
-                self.postgres.good(readings.now, readings.wall)
+                self.database = reading;
+                self.postgres.good(now, wall)
             }
-            Some(Err(trouble)) => self.postgres.bad(readings.now, trouble.clone()),
+            Some(Err(trouble)) => self.postgres.bad(now, trouble),
         };
-        told.extend(change.map(|change| source_event("postgres", change, readings.wall)));
+        told.extend(change.map(|change| source_event("postgres", change, wall)));
     }
 
     fn take_streams(&mut self, reading: &Arc<StreamsReading>, now: Mono) {

@@ -136,7 +136,7 @@ impl HeartbeatsReader {
                 if let Beat::Unreadable(reason) = &beat {
                     reading.unreadable.push(UnreadableHeartbeat {
                         key: shown(&keys::heartbeat(stream, consumer)),
-                        reason: reason.clone(),
+                        reason: reason.to_string(),
                         stream: Some(stream.clone()),
                         consumer: Some(consumer.clone()),
                     });
@@ -150,7 +150,7 @@ impl HeartbeatsReader {
             if let Beat::Unreadable(reason) = &watched.beat {
                 let stray = UnreadableHeartbeat {
                     key: shown(key),
-                    reason: reason.clone(),
+                    reason: reason.to_string(),
                     stream: self.stream_of(key),
                     consumer: None,
                 };
@@ -213,7 +213,7 @@ impl HeartbeatsReader {
             match kind.ok().as_ref().and_then(|kind| Reply::of(kind).text()).as_deref() {
                 None | Some("none" | "string") => {}
                 Some(kind) => {
-                    asked.watched.beat = Beat::Unreadable(format!("the key holds a {kind}, not a string"));
+                    asked.watched.beat = Beat::Unreadable(format!("the key holds a {kind}, not a string").into());
                     of_another_type.insert(asked.under.key().into_owned());
                 }
             }
@@ -345,7 +345,7 @@ impl Watched {
                 self.is_new_process = !matches!(&self.beat, Beat::Present(last) if last.same_incarnation(&beat));
                 Beat::Present(Arc::new(beat))
             }
-            Err(bad) => Beat::Unreadable(bad.0),
+            Err(bad) => Beat::Unreadable(bad.0.into()),
         };
         self.beat = beat;
         self.absent_since = None;

@@ -6,6 +6,7 @@
 //! counts where Redis knows no lag, and the consumers of groups seen for the first time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Pipeline, RedisError, Value};
@@ -54,14 +55,14 @@ impl Stream {
 /// A group as the last pass saw it.
 #[derive(Debug)]
 struct Seen {
-    consumers: Vec<Name>,
+    consumers: Arc<[GroupConsumer]>,
     oldest: Option<(Behind, u64)>,
 }
 
 impl Seen {
     fn of(facts: &StreamFacts, group: &GroupReading) -> Self {
         Self {
-            consumers: group.consumers.iter().flatten().map(|consumer| consumer.name.clone()).collect(),
+            consumers: group.consumers.clone().unwrap_or_default(),
             oldest: Behind::of(facts.length, group).zip(group.oldest_undelivered_ms),
         }
     }
@@ -210,7 +211,7 @@ impl StreamsReader {
         for name in names {
             let seen = &self.streams.entry(name.clone()).or_default().groups;
             let (length, groups) = (answers.next(), answers.next());
-            let mut consumers: BTreeMap<Name, Option<Vec<GroupConsumer>>> = seen
+            let mut consumers: BTreeMap<Name, Option<Arc<[GroupConsumer]>>> = seen
                 .iter()
                 .map(|(group, seen)| (group.clone(), read_consumers(answers.next(), &seen.consumers)))
                 .collect();
@@ -257,7 +258,7 @@ impl SecondTrip {
         name: &Name,
         mut facts: StreamFacts,
         reported: &[Option<u64>],
-        consumers: &mut BTreeMap<Name, Option<Vec<GroupConsumer>>>,
+        consumers: &mut BTreeMap<Name, Option<Arc<[GroupConsumer]>>>,
         seen: &BTreeMap<Name, Seen>,
     ) -> StreamFacts {
         let length = facts.length;
@@ -402,8 +403,8 @@ fn in_words(detail: String) -> String {
     if detail.contains("WRONGTYPE") { "this key holds something else than a stream".to_owned() } else { detail }
 }
 
-/// Reads XINFO CONSUMERS; `before` are the names it mostly lists again.
-fn read_consumers(answer: Option<Answer>, before: &[Name]) -> Option<Vec<GroupConsumer>> {
+/// Reads XINFO CONSUMERS; it mostly lists those from `before` again.
+fn read_consumers(answer: Option<Answer>, before: &[GroupConsumer]) -> Option<Arc<[GroupConsumer]>> {
     let value = answer?.ok()?;
     let mut consumers = Vec::with_capacity(before.len());
     for consumer in Reply::of(&value).items() {
@@ -418,11 +419,11 @@ fn read_consumers(answer: Option<Answer>, before: &[Name]) -> Option<Vec<GroupCo
             }
         }
         let (Some(name), Some(pending), Some(idle_ms)) = (name, pending, idle_ms) else { continue };
-        let known = before.get(consumers.len()).filter(|known| known.as_bytes() == name);
+        let known = before.get(consumers.len()).map(|known| &known.name).filter(|known| known.as_bytes() == name);
         let name = known.map_or_else(|| Name::from(name), Name::clone);
         consumers.push(GroupConsumer { name, pending, idle_ms, inactive_ms });
     }
-    Some(consumers)
+    Some(consumers.into())
 }
 
 /// When the first entry of a range was added, Unix milliseconds, from its ID.

@@ -72,7 +72,7 @@ impl Presence {
                 started_at: unix_now(),
                 last_seen: 0.0,
                 task_limit: u32::try_from(settings.task_limit).unwrap_or(u32::MAX),
-                incarnation: Some(uuid::Uuid::now_v7().simple().to_string()),
+                incarnation: Some(uuid::Uuid::now_v7().simple().to_string().into()),
                 in_flight: None,
                 progress: None,
                 draining: false,
@@ -216,7 +216,7 @@ impl Speaker {
             consumer: self.beat.consumer.clone(),
             signum,
             ts: unix_now(),
-            incarnation: self.beat.incarnation.clone(),
+            incarnation: self.beat.incarnation.as_deref().map(str::to_owned),
             in_flight: Some(in_flight),
         };
         let said = timeout(FAREWELL, async {

@@ -23,7 +23,8 @@ fn reader() -> StreamsReader {
 async fn facts(reader: &mut StreamsReader, redis: &mut MultiplexedConnection) -> StreamFacts {
     let (mut reading, _) = reader.read(redis).await.unwrap();
     let mut facts = reading.streams.remove(&Name::from("s")).unwrap().facts.unwrap();
-    for consumer in facts.groups.iter_mut().flat_map(|group| group.consumers.iter_mut().flatten()) {
+    let lists = facts.groups.iter_mut().filter_map(|group| group.consumers.as_mut());
+    for consumer in lists.flat_map(std::sync::Arc::make_mut) {
         consumer.idle_ms = 0;
         consumer.inactive_ms = None;
     }

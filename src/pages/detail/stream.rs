@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use super::{CONSUMERS, staleness, told};
 use crate::contract::Name;
-use crate::fleet::snapshot::{ConsumerStatus, Snapshot, StreamConsumer};
+use crate::fleet::reading::GroupConsumer;
+use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells};
 use crate::pages::figures::{about, rate};
@@ -76,14 +77,14 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     }
     let known: BTreeMap<&Name, &ConsumerStatus> =
         workers.into_iter().flat_map(|w| &w.consumers).map(|c| (&c.consumer, c)).collect();
-    let mut all: Vec<(&StreamConsumer, Option<&ConsumerStatus>)> =
-        status.consumers.iter().map(|c| (c, known.get(&c.name).copied())).collect();
+    let mut all: Vec<(&Name, &GroupConsumer, Option<&ConsumerStatus>)> =
+        status.consumers.iter().map(|(group, c)| (group, c, known.get(&c.name).copied())).collect();
     let level = |known: Option<&ConsumerStatus>| known.map_or(Level::Unknown, |c| told(c.state).0);
     // Those in trouble first; the gone ones last.
     let gone = |known: Option<&ConsumerStatus>| known.is_some_and(|c| c.state.is_gone());
-    all.sort_by_key(|(listed, known)| (gone(*known), Reverse(level(*known).is_trouble()), &listed.name));
+    all.sort_by_key(|(_, listed, known)| (gone(*known), Reverse(level(*known).is_trouble()), &listed.name));
     let mut consumers = Vec::new();
-    for (i, (listed, known)) in all.iter().take(CONSUMERS).enumerate() {
+    for (i, (group, listed, known)) in all.iter().take(CONSUMERS).enumerate() {
         let slot = |letter: char| format!("c{letter}{i}");
         let (level, word) = known.map_or((Level::Unknown, "no heartbeat"), |c| told(c.state));
         #[expect(clippy::cast_precision_loss, reason = "rounded to one unit")]
@@ -96,7 +97,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         ]);
         consumers.push(ConsumerRow {
             name: Label::of(&listed.name),
-            group: listed.group.as_ref().map(Label::of),
+            group: status.consumers.are_of_several_groups().then(|| Label::of(group)),
             level,
             shape: level.shape(),
             word,
