@@ -14,11 +14,11 @@ use super::server_info::Capabilities;
 use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
-/// Keys looked at per pass for streams, and again for heartbeats: so many at least,
+/// Keys looked at per pass, for streams and for heartbeats in turn: so many at least,
 const STEP: usize = 20;
 /// and so many per watched stream, so that a step costs a small part of what the pass costs.
 const STEP_PER_STREAM: usize = 1;
-/// The first step looks at so many: all that most databases hold, a few milliseconds, once.
+/// The first step looks at so many, for both: all that most databases hold, a few milliseconds, once.
 const FIRST_STEP: usize = 20_000;
 /// Keys looked at per command in a background walk.
 const STRIDE: usize = 1000;
@@ -47,7 +47,12 @@ impl Found {
 pub struct Sweep {
     streams: Cursor,
     heartbeats: Cursor,
-    begun: bool,
+    steps: u64,
+}
+
+struct LooksFor {
+    heartbeats: bool,
+    streams: bool,
 }
 
 /// SCAN's cursor, opaque; empty is the start.
@@ -69,28 +74,36 @@ impl Sweep {
     /// server that cannot filter by type is only looked through for heartbeats here; [`walk`]
     /// finds its streams.
     pub fn add_step(&self, pipe: &mut Pipeline, streams: usize, scan_type: bool) -> usize {
-        let count = if self.begun { STEP.max(streams * STEP_PER_STREAM) } else { FIRST_STEP };
-        ask_heartbeats(pipe, &self.heartbeats, count);
-        if scan_type {
+        let count = if self.steps == 0 { FIRST_STEP } else { STEP.max(streams * STEP_PER_STREAM) };
+        let looks_for = self.looks_for(scan_type);
+        if looks_for.heartbeats {
+            ask_heartbeats(pipe, &self.heartbeats, count);
+        }
+        if looks_for.streams {
             ask_streams(pipe, &self.streams, count);
         }
-        1 + usize::from(scan_type)
+        usize::from(looks_for.heartbeats) + usize::from(looks_for.streams)
     }
 
-    /// Reads the answers to a step.
+    /// What the present step looks for.
+    fn looks_for(&self, scan_type: bool) -> LooksFor {
+        let (first, even) = (self.steps == 0, self.steps.is_multiple_of(2));
+        LooksFor { heartbeats: first || !even || !scan_type, streams: scan_type && even }
+    }
+
+    /// Reads the answers to what [`Self::add_step`] asked of the same server.
     ///
     /// # Errors
     /// When Redis refused it.
     pub fn take_step(
         &mut self,
         mut answers: impl Iterator<Item = Result<Value, RedisError>>,
+        scan_type: bool,
     ) -> Result<Found, SourceTrouble> {
-        let heartbeat_keys = take(answers.next(), &mut self.heartbeats)?;
-        self.begun = true;
-        let streams = match answers.next() {
-            None => Vec::new(),
-            answer => take(answer, &mut self.streams)?,
-        };
+        let LooksFor { heartbeats, streams } = self.looks_for(scan_type);
+        let heartbeat_keys = if heartbeats { take(answers.next(), &mut self.heartbeats)? } else { Vec::new() };
+        let streams = if streams { take(answers.next(), &mut self.streams)? } else { Vec::new() };
+        self.steps += 1;
         Ok(Found { streams: streams.into_iter().map(Name::from).collect(), heartbeat_keys })
     }
 }

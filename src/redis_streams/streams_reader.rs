@@ -144,7 +144,7 @@ impl StreamsReader {
             return Err(trouble);
         }
         let redis_time = read_time(&good(answers.next())?);
-        let found = self.sweep.take_step(answers.by_ref().take(asked))?;
+        let found = self.sweep.take_step(answers.by_ref().take(asked), capabilities.scan_type)?;
 
         let mut reading = StreamsReading { redis_time, server, streams: BTreeMap::new() };
         self.take(redis, with_server, answers, &mut reading).await?;
