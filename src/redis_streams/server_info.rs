@@ -49,25 +49,33 @@ pub fn info(sections: bool) -> Cmd {
 #[must_use]
 pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
     let text = Reply::of(answer).text().unwrap_or_default();
-    let figures = fields(&text);
-    let get = |name: &str| figures.get(name).copied().filter(|value| !value.is_empty());
-    let number = |name: &str| get(name).and_then(|value| value.parse::<u64>().ok());
-    let server = RedisServer {
-        run_id: get("run_id").unwrap_or_default().to_owned(),
-        version: get("redis_version").map(str::to_owned),
-        used_memory_human: get("used_memory_human").map(str::to_owned),
-        used_memory_bytes: number("used_memory"),
-        maxmemory_bytes: number("maxmemory").filter(|limit| *limit > 0),
-        connected_clients: number("connected_clients"),
-        instantaneous_ops_per_sec: number("instantaneous_ops_per_sec"),
-        uptime_in_seconds: number("uptime_in_seconds"),
-        evicted_keys: number("evicted_keys"),
-    };
-    let trouble = server_trouble(get("role").unwrap_or_default(), get("loading") == Some("1"));
-    (server, trouble)
+    let (mut server, mut role, mut loading) = (RedisServer::default(), "", false);
+    for (name, value) in lines(&text).filter(|(_, value)| !value.is_empty()) {
+        let words = || Some(value.to_owned());
+        let number = || value.parse::<u64>().ok();
+        match name {
+            "run_id" => value.clone_into(&mut server.run_id),
+            "redis_version" => server.version = words(),
+            "used_memory_human" => server.used_memory_human = words(),
+            "used_memory" => server.used_memory_bytes = number(),
+            "maxmemory" => server.maxmemory_bytes = number().filter(|limit| *limit > 0),
+            "connected_clients" => server.connected_clients = number(),
+            "instantaneous_ops_per_sec" => server.instantaneous_ops_per_sec = number(),
+            "uptime_in_seconds" => server.uptime_in_seconds = number(),
+            "evicted_keys" => server.evicted_keys = number(),
+            "role" => role = value,
+            "loading" => loading = value == "1",
+            _ => {}
+        }
+    }
+    (server, server_trouble(role, loading))
 }
 
 /// The lines of INFO, by name.
 pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
-    info.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim())).collect()
+    lines(info).collect()
+}
+
+fn lines(info: &str) -> impl Iterator<Item = (&str, &str)> {
+    info.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()))
 }

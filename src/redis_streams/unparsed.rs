@@ -19,8 +19,9 @@ const CHUNK: usize = 32 * 1024;
 pub struct Unparsed<S> {
     inner: S,
     on: Switch,
-    /// What came and is not handed on yet; begins where an answer begins.
+    /// What came and is not handed on yet begins where an answer begins and is `filled` bytes long; the rest is room.
     came: Vec<u8>,
+    filled: usize,
     scan: Scan,
     /// What is handed on, from this place on.
     out: Vec<u8>,
@@ -33,14 +34,14 @@ pub type Switch = Arc<AtomicBool>;
 impl<S> Unparsed<S> {
     /// Passes on what comes over `inner`.
     pub fn new(inner: S, on: Switch) -> Self {
-        Self { inner, on, came: Vec::new(), scan: Scan::default(), out: Vec::new(), given: 0 }
+        Self { inner, on, came: Vec::new(), filled: 0, scan: Scan::default(), out: Vec::new(), given: 0 }
     }
 
     /// Moves finished answers from `came` to `out`.
     fn hand_on(&mut self) {
         let lists_as_text = self.on.load(Ordering::Acquire);
         let mut begins = 0;
-        while let Some(answer) = self.scan.next(self.came.get(begins..).unwrap_or_default()) {
+        while let Some(answer) = self.scan.next(self.came.get(begins..self.filled).unwrap_or_default()) {
             begins += answer.len();
             let is_list = answer.starts_with(b"*") && !answer.starts_with(b"*-");
             if lists_as_text && is_list && !self.scan.lost {
@@ -51,7 +52,8 @@ impl<S> Unparsed<S> {
                 self.out.extend_from_slice(answer);
             }
         }
-        self.came.drain(..begins);
+        self.came.copy_within(begins..self.filled, 0);
+        self.filled -= begins;
     }
 }
 
@@ -61,13 +63,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unparsed<S> {
         while this.given == this.out.len() {
             this.out.clear();
             this.given = 0;
-            let before = this.came.len();
-            this.came.resize(before + CHUNK, 0);
-            let mut room = ReadBuf::new(this.came.get_mut(before..).unwrap_or_default());
-            let read = Pin::new(&mut this.inner).poll_read(context, &mut room);
+            if this.came.len() < this.filled + CHUNK {
+                this.came.resize(this.filled + CHUNK, 0);
+            }
+            let mut room = ReadBuf::new(this.came.get_mut(this.filled..).unwrap_or_default());
+            ready!(Pin::new(&mut this.inner).poll_read(context, &mut room))?;
             let count = room.filled().len();
-            this.came.truncate(before + count);
-            ready!(read)?;
+            this.filled += count;
             if count == 0 {
                 return Poll::Ready(Ok(()));
             }

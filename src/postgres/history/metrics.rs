@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use diesel::pg::Pg;
+use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Binary, Double, Integer, Text, Timestamptz};
-use diesel::{QueryableByName, sql_query};
+use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use super::{Kept, Selection, day_of, elsewhere, names_in, taken_over_down_to, time};
@@ -33,16 +35,29 @@ pub async fn insert(pool: &PgPool, ticks: &[(Micros, Vec<Sample>)]) -> Result<()
         }
     }
     let mut connection = checkout(pool).await?;
-    sql_query(
-        "INSERT INTO monitor_metrics (ts, metric, value) SELECT * FROM unnest($1, $2, $3) ON CONFLICT DO NOTHING",
-    )
-    .bind::<Array<Timestamptz>, _>(times)
-    .bind::<Array<Text>, _>(names)
-    .bind::<Array<Double>, _>(values)
-    .execute(&mut connection)
-    .await
-    .map_err(|e| trouble(&e))?;
+    Insert { times, names, values }.execute(&mut connection).await.map_err(|e| trouble(&e))?;
     Ok(())
+}
+
+/// The statement of [`insert`], planned once for each connection.
+#[derive(QueryId)]
+struct Insert {
+    times: Vec<DateTime<Utc>>,
+    names: Vec<String>,
+    values: Vec<f64>,
+}
+
+impl QueryFragment<Pg> for Insert {
+    fn walk_ast<'b>(&'b self, mut out: AstPass<'_, 'b, Pg>) -> QueryResult<()> {
+        out.push_sql("INSERT INTO monitor_metrics (ts, metric, value) SELECT * FROM unnest(");
+        out.push_bind_param::<Array<Timestamptz>, _>(&self.times)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Text>, _>(&self.names)?;
+        out.push_sql(", ");
+        out.push_bind_param::<Array<Double>, _>(&self.values)?;
+        out.push_sql(") ON CONFLICT DO NOTHING");
+        Ok(())
+    }
 }
 
 #[derive(QueryableByName)]
