@@ -14,7 +14,7 @@ use super::server_info::Capabilities;
 use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
-/// Keys looked at per pass, for streams and for heartbeats in turn: so many at least,
+/// Keys looked at per pass for streams, and again for heartbeats: so many at least,
 const STEP: usize = 20;
 /// and so many per watched stream, so that a step costs a small part of what the pass costs.
 const STEP_PER_STREAM: usize = 1;
@@ -48,6 +48,8 @@ pub struct Sweep {
     streams: Cursor,
     heartbeats: Cursor,
     steps: u64,
+    /// There are more keys than the first step saw: a round takes hours anyway, and the two are looked for in turn.
+    is_long: bool,
 }
 
 struct LooksFor {
@@ -87,8 +89,8 @@ impl Sweep {
 
     /// What the present step looks for.
     fn looks_for(&self, scan_type: bool) -> LooksFor {
-        let (first, even) = (self.steps == 0, self.steps.is_multiple_of(2));
-        LooksFor { heartbeats: first || !even || !scan_type, streams: scan_type && even }
+        let even = self.steps.is_multiple_of(2);
+        LooksFor { heartbeats: !self.is_long || !even || !scan_type, streams: scan_type && (!self.is_long || even) }
     }
 
     /// Reads the answers to what [`Self::add_step`] asked of the same server.
@@ -103,6 +105,9 @@ impl Sweep {
         let LooksFor { heartbeats, streams } = self.looks_for(scan_type);
         let heartbeat_keys = if heartbeats { take(answers.next(), &mut self.heartbeats)? } else { Vec::new() };
         let streams = if streams { take(answers.next(), &mut self.streams)? } else { Vec::new() };
+        if self.steps == 0 {
+            self.is_long = !self.heartbeats.is_at_start();
+        }
         self.steps += 1;
         Ok(Found { streams: streams.into_iter().map(Name::from).collect(), heartbeat_keys })
     }
