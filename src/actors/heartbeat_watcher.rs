@@ -77,6 +77,7 @@ impl Handler<StreamsRead> for HeartbeatWatcher {
         let deadline = message.deadline.max(Duration::from_millis(100));
         let reading = self.io.run(deadline, REDIS_LATE, async move {
             let mut watch = watch.lock().await;
+            // Before those of the last run, whose names are not kept a second time then.
             watch.reader.follow(&streams);
             if !watch.restored {
                 let records = worker_type_records::load(&io.redis).await?;
