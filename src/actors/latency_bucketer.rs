@@ -15,6 +15,7 @@ use crate::fleet::reading::SourceTrouble;
 use crate::history::Micros;
 use crate::history::latency::Latency;
 use crate::postgres::history::latency;
+use crate::redis_streams::connection::checkout;
 use crate::redis_streams::durations;
 
 /// How long one round may take.
@@ -49,8 +50,9 @@ async fn round(
     interval: Duration,
     archive: bool,
 ) -> Result<usize, SourceTrouble> {
+    let mut redis = checkout(&io.redis).await?;
     if !streams.is_empty() {
-        let set_aside = durations::drain(&io.redis, &streams).await?;
+        let set_aside = durations::drain(&mut redis, &streams).await?;
         if set_aside.too_many {
             tracing::warn!(
                 "too many batches of durations wait for Postgres; workers keep the newest 10,000 of each stream"
@@ -65,7 +67,7 @@ async fn round(
         return Ok(archived);
     }
     loop {
-        let batches = durations::waiting(&io.redis).await?;
+        let batches = durations::waiting(&mut redis).await?;
         if batches.is_empty() {
             return Ok(archived);
         }
@@ -76,7 +78,7 @@ async fn round(
         });
         latency::insert(&io.postgres, known.await.unwrap_or_default()).await?;
         failpoint::reached("latency.stored");
-        durations::drop_archived(&io.redis, &ids).await?;
+        durations::drop_archived(&mut redis, &ids).await?;
         archived += ids.len();
     }
 }

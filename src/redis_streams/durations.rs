@@ -1,11 +1,11 @@
 //! How long tasks took: workers push durations, the monitor sets them aside in batches, archives
 //! them, and only then drops them.
 
-use deadpool_redis::Pool;
+use deadpool_redis::Connection;
 use redis::Script;
 use uuid::Uuid;
 
-use super::connection::{checkout, send, trouble};
+use super::connection::{send, trouble};
 use super::reply::Reply;
 use crate::contract::{Name, keys};
 use crate::failpoint;
@@ -45,8 +45,7 @@ pub struct SetAside {
 ///
 /// # Errors
 /// When Redis did not do it.
-pub async fn drain(pool: &Pool, streams: &[Name]) -> Result<SetAside, SourceTrouble> {
-    let mut redis = checkout(pool).await?;
+pub async fn drain(redis: &mut Connection, streams: &[Name]) -> Result<SetAside, SourceTrouble> {
     let mut set_aside = SetAside::default();
     let script = Script::new(include_str!("scripts/drain.lua"));
     for some in streams.chunks(STREAMS_AT_ONCE) {
@@ -62,12 +61,12 @@ pub async fn drain(pool: &Pool, streams: &[Name]) -> Result<SetAside, SourceTrou
         for id in &ids {
             pipe.cmd("LRANGE").arg(keys::latency_batch(id)).arg(0).arg(-1);
         }
-        let mut answers = send(&mut redis, &mut pipe).await?.into_iter();
+        let mut answers = send(redis, &mut pipe).await?.into_iter();
         let mut drained = answers.next().transpose();
         // Redis does not know the script yet: it was just started.
         if drained.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
-            script.load_async(&mut redis).await.map_err(|e| trouble(&e))?;
-            answers = send(&mut redis, &mut pipe).await?.into_iter();
+            script.load_async(redis).await.map_err(|e| trouble(&e))?;
+            answers = send(redis, &mut pipe).await?.into_iter();
             drained = answers.next().transpose();
         }
         let drained = drained.map_err(|e| trouble(&e))?;
@@ -96,13 +95,12 @@ fn numbers(list: &redis::Value) -> Vec<u64> {
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn waiting(pool: &Pool) -> Result<Vec<Batch>, SourceTrouble> {
-    let mut redis = checkout(pool).await?;
+pub async fn waiting(redis: &mut Connection) -> Result<Vec<Batch>, SourceTrouble> {
     let index: Vec<(String, Vec<u8>)> = redis::cmd("HRANDFIELD")
         .arg(keys::LATENCY_BATCHES)
         .arg(READ_AT_ONCE)
         .arg("WITHVALUES")
-        .query_async(&mut redis)
+        .query_async(redis)
         .await
         .map_err(|e| trouble(&e))?;
     let mut batches: Vec<Batch> = index.iter().filter_map(|(id, note)| named(id, note)).collect();
@@ -110,7 +108,7 @@ pub async fn waiting(pool: &Pool) -> Result<Vec<Batch>, SourceTrouble> {
     for batch in &batches {
         pipe.cmd("LRANGE").arg(keys::latency_batch(&batch.id.to_string())).arg(0).arg(-1);
     }
-    for (batch, answer) in batches.iter_mut().zip(send(&mut redis, &mut pipe).await?) {
+    for (batch, answer) in batches.iter_mut().zip(send(redis, &mut pipe).await?) {
         let list = answer.map_err(|e| trouble(&e))?;
         batch.durations = numbers(&list);
     }
@@ -133,17 +131,16 @@ fn named(id: &str, note: &[u8]) -> Option<Batch> {
 ///
 /// # Errors
 /// When Redis did not do it: they will be seen again, and counted once all the same.
-pub async fn drop_archived(pool: &Pool, ids: &[Uuid]) -> Result<(), SourceTrouble> {
+pub async fn drop_archived(redis: &mut Connection, ids: &[Uuid]) -> Result<(), SourceTrouble> {
     if ids.is_empty() {
         return Ok(());
     }
-    let mut redis = checkout(pool).await?;
     let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
     let mut pipe = redis::pipe();
     pipe.atomic();
     pipe.cmd("DEL").arg(ids.iter().map(|id| keys::latency_batch(id)).collect::<Vec<_>>()).ignore();
     pipe.cmd("HDEL").arg(keys::LATENCY_BATCHES).arg(&ids).ignore();
-    pipe.exec_async(&mut redis).await.map_err(|e| trouble(&e))?;
+    pipe.exec_async(redis).await.map_err(|e| trouble(&e))?;
     failpoint::reached("latency.dropped");
     Ok(())
 }
