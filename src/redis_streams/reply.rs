@@ -62,7 +62,9 @@ impl<'a> Reply<'a> {
     /// Text; bytes that are not UTF-8 are replaced.
     #[must_use]
     pub fn text(self) -> Option<Cow<'a, str>> {
-        self.bytes().map(String::from_utf8_lossy)
+        // Mostly it is text, and to find that out is quick.
+        self.bytes()
+            .map(|bytes| std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed))
     }
 
     /// The fields of an XINFO answer, whichever way they were sent.

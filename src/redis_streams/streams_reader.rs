@@ -383,15 +383,25 @@ fn read_stream(length: Option<Answer>, groups: Option<Answer>) -> Result<(Stream
     let mut facts = StreamFacts { exists: true, length, groups: Vec::new() };
     let mut reported = Vec::new();
     for group in Reply::of(&groups).items() {
-        let number = |name| group.field(name).and_then(Reply::number);
-        let Some(name) = group.field("name").and_then(Reply::bytes) else { continue };
-        reported.push(number("lag"));
+        let (mut name, mut pending, mut lag, mut entries_read, mut last_delivered_id) = (None, None, None, None, None);
+        for (field, value) in group.fields() {
+            match field {
+                b"name" => name = value.bytes(),
+                b"pending" => pending = value.number(),
+                b"lag" => lag = value.number(),
+                b"entries-read" => entries_read = value.number(),
+                b"last-delivered-id" => last_delivered_id = value.text(),
+                _ => {}
+            }
+        }
+        let Some(name) = name else { continue };
+        reported.push(lag);
         facts.groups.push(GroupReading {
             name: Name::from(name),
-            pending: number("pending").unwrap_or(0),
+            pending: pending.unwrap_or(0),
             lag: Lag::Unknown,
-            entries_read: number("entries-read"),
-            last_delivered_id: group.field("last-delivered-id").and_then(Reply::text).unwrap_or_default().into_owned(),
+            entries_read,
+            last_delivered_id: last_delivered_id.unwrap_or_default().into_owned(),
             oldest_undelivered_ms: None,
             consumers: None,
         });
