@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use deadpool_redis::{Manager, Pool, PoolConfig, Runtime, Timeouts};
+use deadpool_redis::{Manager, Pool, PoolConfig, QueueMode, Runtime, Timeouts};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value,
@@ -26,8 +26,9 @@ pub fn pool(url: &str, answer_within: Duration) -> Result<Pool, SourceTrouble> {
     Pool::builder(manager)
         .config(PoolConfig {
             max_size: 4,
+            // The one used last is warm at both ends; and it is asked whether it works before each use.
+            queue_mode: QueueMode::Lifo,
             timeouts: Timeouts { wait: Some(answer_within), create: Some(answer_within), recycle: Some(answer_within) },
-            ..PoolConfig::default()
         })
         .runtime(Runtime::Tokio1)
         .build()
