@@ -315,7 +315,8 @@ impl Ledger {
         if books.unsaved.is_empty() {
             return;
         }
-        let writing = tokio::time::timeout(WITHIN, alerts::write(&self.postgres, epoch, books.unsaved.rows()));
+        let writing = Box::pin(alerts::write(&self.postgres, epoch, books.unsaved.rows()));
+        let writing = tokio::time::timeout(WITHIN, writing);
         match writing.await {
             Ok(Ok(())) => {
                 if books.on_disk {
@@ -378,7 +379,8 @@ impl Ledger {
 }
 
 async fn within<T>(work: impl Future<Output = Result<T, SourceTrouble>>) -> Result<T, SourceTrouble> {
-    tokio::time::timeout(WITHIN, work)
+    // In a box: asking for the lease has room for all of them, and mostly makes one.
+    tokio::time::timeout(WITHIN, Box::pin(work))
         .await
         .unwrap_or_else(|_| Err(SourceTrouble::new(TroubleKind::TimedOut, super::io::POSTGRES_LATE)))
 }

@@ -66,6 +66,8 @@ impl Io {
         late: &'static str,
         work: W,
     ) -> impl Future<Output = Result<T, SourceTrouble>> + use<T, W> {
+        // In a box: a task is moved as a whole when it begins, when it ends and when its answer is taken.
+        let work = Box::pin(work);
         let task = self.runtime.spawn(async move { tokio::time::timeout(deadline, work).await }.in_current_span());
         async move {
             match task.await {

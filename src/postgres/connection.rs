@@ -59,7 +59,8 @@ pub fn identity(url: &str) -> String {
 /// # Errors
 /// Why there is none.
 pub async fn checkout(pool: &PgPool) -> Result<Object<AsyncPgConnection>, SourceTrouble> {
-    pool.get().await.map_err(|error| match error {
+    // In a box: what connects is large, and would be part of every query's future.
+    Box::pin(pool.get()).await.map_err(|error| match error {
         PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Postgres does not answer"),
         PoolError::Backend(ManagerError::ConnectionError(error)) => connect_trouble(&error.to_string()),
         PoolError::Backend(ManagerError::QueryError(error)) => trouble(&error),

@@ -47,7 +47,8 @@ pub fn database_number(url: &str) -> i64 {
 /// Why there is none.
 pub async fn checkout(pool: &Pool) -> Result<deadpool_redis::Connection, SourceTrouble> {
     use deadpool_redis::PoolError;
-    pool.get().await.map_err(|error| match error {
+    // In a box, as below: what connects is large, and would be part of every query's future.
+    Box::pin(pool.get()).await.map_err(|error| match error {
         PoolError::Backend(error) => trouble(&error),
         PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Redis does not answer"),
         other => SourceTrouble::new(TroubleKind::Failed, other.to_string()),
@@ -80,7 +81,7 @@ impl Kept {
     pub async fn take(&mut self) -> Result<MultiplexedConnection, SourceTrouble> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
-            None => match tokio::time::timeout(self.answer_within, self.connect()).await {
+            None => match tokio::time::timeout(self.answer_within, Box::pin(self.connect())).await {
                 Ok(connected) => connected.map_err(|e| trouble(&e)),
                 Err(_) => Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis does not answer")),
             },
