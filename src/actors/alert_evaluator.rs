@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::alert_ledger::{Change, Ledger, News, RENEW_EVERY};
 use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
 use super::messages::{
-    AlertOrder, AlertsNow, ChannelState, Deliver, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken,
+    AlertOrder, AlertsNow, ChannelState, Deliver, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken, Tick,
 };
 use super::rest;
 use crate::alerting::board::{self, Board, BoardSettings, Shown};
@@ -476,6 +476,14 @@ impl Handler<SnapshotTaken> for AlertEvaluator {
 
     fn handle(&mut self, SnapshotTaken(snapshot): SnapshotTaken, ctx: &mut Self::Context) {
         self.take_snapshot(&snapshot, ctx);
+    }
+}
+
+impl Handler<Tick> for AlertEvaluator {
+    type Result = ();
+
+    /// What has nothing to do with the snapshot, while the sources are read for it.
+    fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
         self.renew_if_due(ctx);
         self.read_file_if_due(ctx);
     }

@@ -1,4 +1,4 @@
-//! Reads heartbeats and markers as soon as the tick's streams are read.
+//! Reads heartbeats and markers: of consumers that are known while the tick's streams are read, the rest after it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Wr
 use tokio::sync::Mutex;
 
 use super::io::{Io, REDIS_LATE};
-use super::messages::{Fail, FoundHeartbeats, HeartbeatsRead, Report, Role, StreamsRead};
+use super::messages::{Fail, FoundHeartbeats, HeartbeatsRead, Report, Role, StreamsRead, Tick};
 use crate::contract::Name;
 use crate::fleet::reading::{HeartbeatsReading, SourceTrouble, TroubleKind};
 use crate::fleet::watched::WatchedStreams;
@@ -61,6 +61,28 @@ impl Actor for HeartbeatWatcher {
     }
 }
 
+impl Handler<Tick> for HeartbeatWatcher {
+    type Result = ();
+
+    /// Redis answers this together with the streams: the thread that waits is woken once for both.
+    fn handle(&mut self, tick: Tick, ctx: &mut Self::Context) {
+        if self.reading {
+            return;
+        }
+        let (io, watch) = (self.io.clone(), Arc::clone(&self.watch));
+        // If it gets stuck, there is time left to read all of it again, over another connection.
+        let reading = self.io.run(tick.deadline / 2, REDIS_LATE, async move {
+            let mut watch = watch.lock().await;
+            let mut redis = watch.connection.take().await?;
+            watch.reader.read_ahead(&mut redis, tick.n, io.now()).await?;
+            watch.connection.keep(redis);
+            Ok(())
+        });
+        // What it did not get is asked for again.
+        ctx.spawn(reading.into_actor(self).map(|_, _, _| ()));
+    }
+}
+
 impl Handler<StreamsRead> for HeartbeatWatcher {
     type Result = ();
 
@@ -88,7 +110,7 @@ impl Handler<StreamsRead> for HeartbeatWatcher {
             }
             watch.reader.found(found);
             let mut redis = watch.connection.take().await?;
-            let mut reading = watch.reader.read(&mut redis, io.now()).await?;
+            let mut reading = watch.reader.read(&mut redis, tick, io.now()).await?;
             watch.connection.keep(redis);
             reading.consumers.retain(|stream, _| watched.contains(stream));
             Ok(reading)

@@ -75,8 +75,8 @@ impl Role {
     ];
 }
 
-/// Supervisor → StreamPoller, DatabaseProbe, StateTracker: a tick begins. May be lost: the next
-/// one comes.
+/// Supervisor → StreamPoller, HeartbeatWatcher, DatabaseProbe, StateTracker, AlertEvaluator: a tick begins. May be
+/// lost: the next one comes.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Tick {

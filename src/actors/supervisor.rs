@@ -255,6 +255,8 @@ impl Supervisor {
         self.state_tracker.tell(tick);
         self.database_probe.tell(tick);
         self.stream_poller.tell(tick);
+        self.heartbeat_watcher.tell(tick);
+        self.alert_evaluator.tell(tick);
         // A tick whose tracker fell is not waited for.
         let given_up = self.interval.max(self.deadline() + Duration::from_secs(6));
         let giving_up = ctx.run_later(given_up, move |this, ctx| {

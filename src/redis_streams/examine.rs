@@ -221,7 +221,7 @@ async fn fleet(
     let mut reader = HeartbeatsReader::default();
     reader.follow(&streams);
     reader.found(heartbeat_keys);
-    let heartbeats = reader.read(redis, Mono(0)).await?;
+    let heartbeats = reader.read(redis, 1, Mono(0)).await?;
     Ok(Fleet { streams, heartbeats, complete })
 }
 

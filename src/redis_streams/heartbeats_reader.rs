@@ -1,4 +1,5 @@
-//! One pass over the heartbeats: one MGET by exact key, markers and types only where needed.
+//! One pass over the heartbeats: one MGET by exact key, markers and types only where needed. Those known from the
+//! pass before may be read ahead, while the streams are read; the pass then asks only for those that came.
 //!
 //! Whose heartbeats: every consumer that a group names, every heartbeat key that discovery came
 //! across, and every consumer that was present when the monitor last wrote its state down.
@@ -47,7 +48,7 @@ struct Watched {
     /// By this the value as read is known again, so that an unchanged one is not parsed again.
     value: Option<u64>,
     beat: Beat,
-    /// The heartbeat is that of a process not seen before.
+    /// The heartbeat is that of a process not seen in a whole pass before.
     is_new_process: bool,
     /// Its heartbeat is not there since then.
     absent_since: Option<Mono>,
@@ -55,6 +56,8 @@ struct Watched {
     oversized: bool,
     /// Its group lists it.
     in_group: bool,
+    /// The tick for which its key was read last.
+    read_for: u64,
 }
 
 impl HeartbeatsReader {
@@ -116,16 +119,33 @@ impl HeartbeatsReader {
         })
     }
 
-    /// Makes one pass.
+    /// Reads what is known to be read for this tick already, so that [`Self::read`] has less to ask.
+    ///
+    /// # Errors
+    /// Why Redis cannot be read. What was not read is left to [`Self::read`].
+    pub async fn read_ahead(
+        &mut self,
+        redis: &mut MultiplexedConnection,
+        tick: u64,
+        now: Mono,
+    ) -> Result<(), SourceTrouble> {
+        self.read_values(redis, tick, now).await
+    }
+
+    /// Makes the pass of this tick.
     ///
     /// # Errors
     /// Why Redis cannot be read.
     pub async fn read(
         &mut self,
         redis: &mut MultiplexedConnection,
+        tick: u64,
         now: Mono,
     ) -> Result<HeartbeatsReading, SourceTrouble> {
-        let somebody_is_missing = self.read_values(redis, now).await?;
+        self.read_values(redis, tick, now).await?;
+        self.read_types(redis).await?;
+        let somebody_is_missing = all(&mut self.consumers, &mut self.strays)
+            .any(|asked| asked.watched.is_new_process || asked.watched.absent_since.is_some());
         self.adopt_strays();
         let markers = if somebody_is_missing { self.read_markers(redis, now).await? } else { HashMap::new() };
         let mut reading = HeartbeatsReading::default();
@@ -162,19 +182,18 @@ impl HeartbeatsReader {
         Ok(reading)
     }
 
-    /// Whether anybody has no heartbeat, or one of a new process.
-    async fn read_values(&mut self, redis: &mut MultiplexedConnection, now: Mono) -> Result<bool, SourceTrouble> {
-        let mut asked: Vec<Asked<'_>> = Vec::new();
-        for (stream, consumers) in &mut self.consumers {
-            for (consumer, watched) in consumers {
-                asked.push(Asked { under: FoundUnder::KeyOf(stream, consumer), watched });
-            }
-        }
-        asked.extend(self.strays.iter_mut().map(|(key, watched)| Asked { under: FoundUnder::Key(key), watched }));
-
+    /// Reads the values that were not read for this tick yet. Those of new processes again: a marker that is read long
+    /// after the heartbeat may be this process's own, and would be taken for an older one's.
+    async fn read_values(
+        &mut self,
+        redis: &mut MultiplexedConnection,
+        tick: u64,
+        now: Mono,
+    ) -> Result<(), SourceTrouble> {
+        let mut asked: Vec<Asked<'_>> = all(&mut self.consumers, &mut self.strays)
+            .filter(|asked| asked.watched.read_for != tick || asked.watched.is_new_process)
+            .collect();
         let mut others: Vec<Vec<u8>> = Vec::new();
-        let mut nil_but_found = Vec::new();
-        let mut somebody_is_missing = false;
         for some in asked.chunks_mut(KEYS_PER_COMMAND) {
             let (long, short): (Vec<_>, Vec<_>) = some.iter_mut().partition(|asked| asked.watched.oversized);
             let mut pipe = redis::pipe();
@@ -192,18 +211,26 @@ impl HeartbeatsReader {
             let alone: Vec<Value> = answers.map(Result::unwrap_or_default).collect();
             let values = Reply::of(&together).items().chain(alone.iter().map(Reply::of)).map(Reply::bytes);
             for (asked, value) in short.into_iter().chain(long).zip(values) {
-                let took = asked.watched.take(asked.under, value, now, &self.fingerprints);
-                somebody_is_missing |= asked.watched.is_new_process || asked.watched.absent_since.is_some();
-                match took {
-                    Took::Value => {}
-                    Took::AnothersValue => others.push(asked.under.key().into_owned()),
-                    Took::Nothing if !self.found.is_empty() && self.found.contains(&*asked.under.key()) => {
-                        nil_but_found.push(asked);
-                    }
-                    Took::Nothing => {}
+                asked.watched.read_for = tick;
+                if asked.watched.take(asked.under, value, now, &self.fingerprints) == Took::AnothersValue {
+                    others.push(asked.under.key().into_owned());
                 }
             }
         }
+        for key in others {
+            self.strays.entry(key).or_default();
+        }
+        Ok(())
+    }
+
+    /// Tells keys of another type, which MGET calls nil, from those that are not there.
+    async fn read_types(&mut self, redis: &mut MultiplexedConnection) -> Result<(), SourceTrouble> {
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        let nil_but_found: Vec<Asked<'_>> = all(&mut self.consumers, &mut self.strays)
+            .filter(|asked| asked.watched.absent_since.is_some() && self.found.contains(&*asked.under.key()))
+            .collect();
         let mut pipe = redis::pipe();
         for asked in &nil_but_found {
             pipe.cmd("TYPE").arg(&*asked.under.key());
@@ -220,10 +247,7 @@ impl HeartbeatsReader {
         }
         // All others were told from what stood under them.
         self.found = of_another_type;
-        for key in others {
-            self.strays.entry(key).or_default();
-        }
-        Ok(somebody_is_missing)
+        Ok(())
     }
 
     /// A stray whose payload says whose it is becomes that consumer's.
@@ -284,13 +308,17 @@ impl HeartbeatsReader {
         self.consumers.keys().filter(belongs).max_by_key(|stream| stream.as_bytes().len()).cloned()
     }
 
+    /// Ends a whole pass.
     fn forget(&mut self, now: Mono, somebody_is_missing: bool) {
         let worth = |watched: &Watched| {
             watched.in_group || watched.absent_since.is_none_or(|since| now.since(since) <= MARKER_WORTH_READING)
         };
         self.consumers.retain(|_, consumers| {
             if somebody_is_missing {
-                consumers.retain(|_, watched| worth(watched));
+                consumers.retain(|_, watched| {
+                    watched.is_new_process = false;
+                    worth(watched)
+                });
             }
             !consumers.is_empty()
         });
@@ -304,7 +332,20 @@ struct Asked<'a> {
     watched: &'a mut Watched,
 }
 
+/// All whose keys are read.
+fn all<'a>(
+    consumers: &'a mut BTreeMap<Name, BTreeMap<Name, Watched>>,
+    strays: &'a mut BTreeMap<Vec<u8>, Watched>,
+) -> impl Iterator<Item = Asked<'a>> {
+    let consumers = consumers.iter_mut().flat_map(|(stream, consumers)| {
+        let of_stream = consumers.iter_mut();
+        of_stream.map(move |(consumer, watched)| Asked { under: FoundUnder::KeyOf(stream, consumer), watched })
+    });
+    consumers.chain(strays.iter_mut().map(|(key, watched)| Asked { under: FoundUnder::Key(key), watched }))
+}
+
 /// What stood under a key.
+#[derive(PartialEq, Eq)]
 enum Took {
     Nothing,
     Value,
@@ -321,13 +362,13 @@ impl Default for Watched {
             absent_since: None,
             oversized: false,
             in_group: false,
+            read_for: 0,
         }
     }
 }
 
 impl Watched {
     fn take(&mut self, under: FoundUnder<'_>, value: Option<&[u8]>, now: Mono, fingerprints: &RandomState) -> Took {
-        self.is_new_process = false;
         let value = match value {
             Some(value) if !(self.oversized && value.is_empty()) => value,
             _ => return self.take_nothing(now, Took::Nothing),
@@ -342,7 +383,7 @@ impl Watched {
                 return self.take_nothing(now, Took::AnothersValue);
             }
             Ok(beat) => {
-                self.is_new_process = !matches!(&self.beat, Beat::Present(last) if last.same_incarnation(&beat));
+                self.is_new_process |= !matches!(&self.beat, Beat::Present(last) if last.same_incarnation(&beat));
                 Beat::Present(Arc::new(beat))
             }
             Err(bad) => Beat::Unreadable(bad.0.into()),
