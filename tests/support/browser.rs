@@ -52,19 +52,23 @@ impl Browser {
 
     /// What an expression of the page's own script language is.
     pub(crate) async fn value(&self, expression: &str) -> serde_json::Value {
-        let result = self.driver.execute(format!("return {expression}"), Vec::new()).await.unwrap();
-        result.json().clone()
+        self.evaluate(expression).await.unwrap()
     }
 
-    /// Waits until an expression is true.
+    async fn evaluate(&self, expression: &str) -> WebDriverResult<serde_json::Value> {
+        let result = self.driver.execute(format!("return {expression}"), Vec::new()).await?;
+        Ok(result.json().clone())
+    }
+
+    /// Waits until an expression is true. One that asks for what is not there yet is not true yet.
     pub(crate) async fn until(&self, what: &str, expression: &str) {
         eventually(what, Duration::from_secs(30), || async {
-            let value = self.value(expression).await;
-            if value == true {
-                Ok(())
-            } else {
-                Err(format!("{expression} is {value}; the page says {}", self.text().await))
-            }
+            let value = match self.evaluate(expression).await {
+                Ok(value) if value == true => return Ok(()),
+                Ok(value) => value.to_string(),
+                Err(error) => error.to_string(),
+            };
+            Err(format!("{expression} is {value}; the page says {}", self.text().await))
         })
         .await;
     }
