@@ -171,7 +171,9 @@ mod tests {
             let place = place.index(changed.len());
             changed[place] = to;
             let changed: String = changed.into_iter().collect();
-            let same = changed.eq_ignore_ascii_case(&cookie);
+            // The tag's digits may be written in either case, what it is the tag of may not.
+            let in_the_tag = place > cookie.rfind('.').unwrap();
+            let same = if in_the_tag { changed.eq_ignore_ascii_case(&cookie) } else { changed == cookie };
             prop_assert_eq!(tokens.read_session(&changed, 2).is_some(), same);
         }
     }
