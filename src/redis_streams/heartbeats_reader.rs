@@ -212,7 +212,7 @@ impl HeartbeatsReader {
             let values = Reply::of(&together).items().chain(alone.iter().map(Reply::of)).map(Reply::bytes);
             for (asked, value) in short.into_iter().chain(long).zip(values) {
                 asked.watched.read_for = tick;
-                if asked.watched.take(asked.under, value, now, &self.fingerprints) == Took::AnothersValue {
+                if asked.watched.take(asked.under, value, now, &self.fingerprints) {
                     others.push(asked.under.key().into_owned());
                 }
             }
@@ -344,15 +344,6 @@ fn all<'a>(
     consumers.chain(strays.iter_mut().map(|(key, watched)| Asked { under: FoundUnder::Key(key), watched }))
 }
 
-/// What stood under a key.
-#[derive(PartialEq, Eq)]
-enum Took {
-    Nothing,
-    Value,
-    /// `a` + `b:c` and `a:b` + `c` share a key: this is the other one's.
-    AnothersValue,
-}
-
 impl Default for Watched {
     fn default() -> Self {
         Self {
@@ -368,19 +359,24 @@ impl Default for Watched {
 }
 
 impl Watched {
-    fn take(&mut self, under: FoundUnder<'_>, value: Option<&[u8]>, now: Mono, fingerprints: &RandomState) -> Took {
+    /// Takes what stood under its key; whether that is another's: `a` + `b:c` and `a:b` + `c` share a key.
+    fn take(&mut self, under: FoundUnder<'_>, value: Option<&[u8]>, now: Mono, fingerprints: &RandomState) -> bool {
         let value = match value {
             Some(value) if !(self.oversized && value.is_empty()) => value,
-            _ => return self.take_nothing(now, Took::Nothing),
+            _ => {
+                self.take_nothing(now);
+                return false;
+            }
         };
         let fingerprint = fingerprints.hash_one(value);
         if self.value == Some(fingerprint) {
-            return Took::Value;
+            return false;
         }
         let is_a_consumers = matches!(under, FoundUnder::KeyOf(..));
         let beat = match Heartbeat::parse_found(under, value) {
             Ok(beat) if is_a_consumers && !under.expects(beat.stream.as_bytes(), beat.consumer.as_bytes()) => {
-                return self.take_nothing(now, Took::AnothersValue);
+                self.take_nothing(now);
+                return true;
             }
             Ok(beat) => {
                 self.is_new_process |= !matches!(&self.beat, Beat::Present(last) if last.same_incarnation(&beat));
@@ -392,15 +388,14 @@ impl Watched {
         self.absent_since = None;
         self.oversized = value.len() > MAX_BYTES;
         self.value = (!self.oversized).then_some(fingerprint);
-        Took::Value
+        false
     }
 
-    fn take_nothing(&mut self, now: Mono, took: Took) -> Took {
+    fn take_nothing(&mut self, now: Mono) {
         self.absent_since.get_or_insert(now);
         self.beat = Beat::Absent;
         self.value = None;
         self.oversized = false;
-        took
     }
 
     /// Its marker matters while it is not long gone, and when it is a new process: an older one's
