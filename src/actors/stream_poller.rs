@@ -1,5 +1,5 @@
 //! Reads the streams once per tick, and has the keyspace walked in the background when there may
-//! be new ones.
+//! be new ones, and now and then without a reason.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +20,10 @@ use crate::redis_streams::worker_type_records;
 const ASK_ABOUT_GROUPS_EVERY: u64 = 20;
 /// No more than one walk of the keyspace in this time.
 const WALK_EVERY: Duration = Duration::from_secs(60);
+/// Without a reason a walk is made again after so many times as long as the last one took,
+const WALK_RESTS: u32 = 3000;
+/// and not before this.
+const WALK_RESTS_AT_LEAST: Duration = Duration::from_secs(600);
 /// A walk that takes longer is given up.
 const WALK_AT_MOST: Duration = Duration::from_secs(3600);
 
@@ -51,7 +55,10 @@ pub struct StreamPoller {
 #[derive(Default)]
 struct Walk {
     running: bool,
+    /// When the last one began.
     last: Option<Mono>,
+    /// How long the last whole one took.
+    took: Duration,
     /// The server that was walked.
     run_id: String,
     groups_created: Option<u64>,
@@ -109,6 +116,7 @@ impl StreamPoller {
             this.walk.running = false;
             match walked {
                 Ok((news, heartbeat_keys)) => {
+                    this.walk.took = this.walk.last.map_or(Duration::ZERO, |began| this.io.now().since(began));
                     tracing::info!(news, heartbeats = heartbeat_keys.len(), "walked through Redis");
                     this.supervisor.do_send(Report::Walked { news, heartbeat_keys });
                 }
@@ -135,7 +143,8 @@ impl StreamPoller {
 
 impl Walk {
     fn is_due(&self, now: Mono) -> bool {
-        self.wanted && !self.running && self.last.is_none_or(|last| now.since(last) >= WALK_EVERY)
+        let rest = if self.wanted { WALK_EVERY } else { (self.took * WALK_RESTS).max(WALK_RESTS_AT_LEAST) };
+        !self.running && self.last.map_or(self.wanted, |last| now.since(last) >= rest)
     }
 }
 
@@ -193,5 +202,33 @@ impl Handler<Fail> for StreamPoller {
     #[expect(clippy::panic, reason = "a test asked for it")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
         panic!("the stream poller was told to fail");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minutes(n: u64) -> Mono {
+        Mono(n * 60_000)
+    }
+
+    #[test]
+    fn a_walk_is_made_for_a_reason_once_a_minute_and_without_one_ever_more_rarely_the_longer_it_takes() {
+        let mut walk = Walk::default();
+        assert!(!walk.is_due(minutes(99)), "no server is known yet");
+        walk.wanted = true;
+        assert!(walk.is_due(minutes(0)));
+        walk = Walk { last: Some(minutes(0)), took: Duration::from_secs(1), ..Walk::default() };
+        assert!(!walk.is_due(minutes(49)));
+        assert!(walk.is_due(minutes(50)));
+        walk.took = Duration::from_millis(1);
+        assert!(!walk.is_due(minutes(9)));
+        assert!(walk.is_due(minutes(10)));
+        walk.wanted = true;
+        assert!(walk.is_due(minutes(1)));
+        assert!(!walk.is_due(Mono(59_999)));
+        walk.running = true;
+        assert!(!walk.is_due(minutes(99)));
     }
 }

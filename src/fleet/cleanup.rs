@@ -317,19 +317,6 @@ impl Finding {
     }
 }
 
-/// How many entries the next step on a stream removes at most, after one that took `took`: as many
-/// as Redis does in about a millisecond.
-#[must_use]
-pub fn next_step(most: u64, took: Duration) -> u64 {
-    const LEAST: u64 = 100;
-    const MOST: u64 = 5000;
-    match took.as_micros() {
-        0..800 => (most * 2).min(MOST),
-        800..2000 => most,
-        _ => (most / 2).max(LEAST),
-    }
-}
-
 /// When an entry was added, Unix seconds, going by its id; `None` for ids that are no times.
 #[must_use]
 pub fn added_at(id: &str) -> Option<f64> {
@@ -364,15 +351,6 @@ mod tests {
         assert!(Plan::from(Some(&snapshot)).unwrap().queries);
         snapshot.postgres.without_queries = true;
         assert!(!Plan::from(Some(&snapshot)).unwrap().queries);
-    }
-
-    #[test]
-    fn steps_grow_while_they_are_short_and_shrink_when_they_are_long() {
-        assert_eq!(next_step(500, Duration::from_micros(300)), 1000);
-        assert_eq!(next_step(5000, Duration::from_micros(300)), 5000);
-        assert_eq!(next_step(1000, Duration::from_micros(1500)), 1000);
-        assert_eq!(next_step(1000, Duration::from_millis(20)), 500);
-        assert_eq!(next_step(100, Duration::from_millis(20)), 100);
     }
 
     #[test]

@@ -12,10 +12,11 @@ use redis::aio::ConnectionLike;
 use redis::{RedisError, Script, Value};
 
 use super::connection::{checkout, trouble};
+use super::pace::next_step;
 use super::reply::Reply;
 use crate::contract::{Name, keys};
 use crate::failpoint;
-use crate::fleet::cleanup::{Kept, Need, StreamOutcome, added_at, next_step};
+use crate::fleet::cleanup::{Kept, Need, StreamOutcome, added_at};
 use crate::fleet::reading::SourceTrouble;
 
 static TRIM: LazyLock<Script> =

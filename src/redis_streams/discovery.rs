@@ -1,14 +1,15 @@
 //! Finding streams and heartbeats that nobody told the monitor about, without weighing on Redis.
 //!
-//! A small step of SCAN rides along with every pass ([`Sweep`]); a whole walk of the keyspace
-//! ([`walk`]) is made in the background at the start and when Redis says that a group was
-//! created, in strides with a rest between them.
+//! Where Redis holds little, a small step of SCAN rides along with every pass ([`Sweep`]). A whole walk
+//! of the keyspace ([`walk`]) is made in the background at the start, when Redis says that a group was
+//! created, and now and then, in strides with a rest between them.
 
 use std::time::{Duration, Instant};
 
-use redis::{Pipeline, RedisError, Value};
+use redis::{Pipeline, RedisError, ToRedisArgs, Value};
 
 use super::connection::{self, send};
+use super::pace::next_step;
 use super::reply::Reply;
 use super::server_info::Capabilities;
 use crate::contract::{Name, keys};
@@ -20,10 +21,10 @@ const STEP: usize = 20;
 const STEP_PER_STREAM: usize = 1;
 /// The first step looks at so many, for both: all that most databases hold, a few milliseconds, once.
 const FIRST_STEP: usize = 20_000;
-/// Keys looked at per command in a background walk.
-const STRIDE: usize = 1000;
-/// Between two strides of a walk, each a few hundred microseconds of Redis' time: it takes a few
-/// hundredths of Redis, and about fifteen seconds for a million keys.
+/// Keys looked at per command in the first stride of a background walk.
+const FIRST_STRIDE: u64 = 1000;
+/// Between two strides of a walk, each about a millisecond of Redis' time: it takes less than a
+/// tenth of Redis, and about ten seconds for a million keys.
 const REST_BETWEEN_STRIDES: Duration = Duration::from_millis(15);
 
 /// Keys that a step or a walk came across.
@@ -43,18 +44,23 @@ impl Found {
 }
 
 /// The place of the slow sweep that rides along with the passes.
+///
+/// Beside many keys it ends with its first step: a round would take days, and keys that nobody asks for are
+/// dear where they have to be fetched from memory that was put away (half a millisecond and more for twenty).
 #[derive(Debug, Default)]
 pub struct Sweep {
     streams: Cursor,
     heartbeats: Cursor,
-    steps: u64,
-    /// There are more keys than the first step saw: a round takes hours anyway, and the two are looked for in turn.
-    is_long: bool,
+    place: Place,
 }
 
-struct LooksFor {
-    heartbeats: bool,
-    streams: bool,
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    #[default]
+    FirstStep,
+    GoesOn,
+    /// There are more keys than the first step saw.
+    Ended,
 }
 
 /// SCAN's cursor, opaque; empty is the start.
@@ -76,21 +82,16 @@ impl Sweep {
     /// server that cannot filter by type is only looked through for heartbeats here; [`walk`]
     /// finds its streams.
     pub fn add_step(&self, pipe: &mut Pipeline, streams: usize, scan_type: bool) -> usize {
-        let count = if self.steps == 0 { FIRST_STEP } else { STEP.max(streams * STEP_PER_STREAM) };
-        let looks_for = self.looks_for(scan_type);
-        if looks_for.heartbeats {
-            ask_heartbeats(pipe, &self.heartbeats, count);
-        }
-        if looks_for.streams {
+        let count = match self.place {
+            Place::FirstStep => FIRST_STEP,
+            Place::GoesOn => STEP.max(streams * STEP_PER_STREAM),
+            Place::Ended => return 0,
+        };
+        ask_heartbeats(pipe, &self.heartbeats, count);
+        if scan_type {
             ask_streams(pipe, &self.streams, count);
         }
-        usize::from(looks_for.heartbeats) + usize::from(looks_for.streams)
-    }
-
-    /// What the present step looks for.
-    fn looks_for(&self, scan_type: bool) -> LooksFor {
-        let even = self.steps.is_multiple_of(2);
-        LooksFor { heartbeats: !self.is_long || !even || !scan_type, streams: scan_type && (!self.is_long || even) }
+        1 + usize::from(scan_type)
     }
 
     /// Reads the answers to what [`Self::add_step`] asked of the same server.
@@ -102,22 +103,23 @@ impl Sweep {
         mut answers: impl Iterator<Item = Result<Value, RedisError>>,
         scan_type: bool,
     ) -> Result<Found, SourceTrouble> {
-        let LooksFor { heartbeats, streams } = self.looks_for(scan_type);
-        let heartbeat_keys = if heartbeats { take(answers.next(), &mut self.heartbeats)? } else { Vec::new() };
-        let streams = if streams { take(answers.next(), &mut self.streams)? } else { Vec::new() };
-        if self.steps == 0 {
-            self.is_long = !self.heartbeats.is_at_start();
+        if self.place == Place::Ended {
+            return Ok(Found::default());
         }
-        self.steps += 1;
+        let heartbeat_keys = take(answers.next(), &mut self.heartbeats)?;
+        let streams = if scan_type { take(answers.next(), &mut self.streams)? } else { Vec::new() };
+        if self.place == Place::FirstStep {
+            self.place = if self.heartbeats.is_at_start() { Place::GoesOn } else { Place::Ended };
+        }
         Ok(Found { streams: streams.into_iter().map(Name::from).collect(), heartbeat_keys })
     }
 }
 
-fn ask_heartbeats(pipe: &mut Pipeline, cursor: &Cursor, count: usize) {
+fn ask_heartbeats(pipe: &mut Pipeline, cursor: &Cursor, count: impl ToRedisArgs) {
     pipe.cmd("SCAN").arg(cursor.arg()).arg("MATCH").arg(format!("{}*", keys::HEARTBEAT_PREFIX)).arg("COUNT").arg(count);
 }
 
-fn ask_streams(pipe: &mut Pipeline, cursor: &Cursor, count: usize) {
+fn ask_streams(pipe: &mut Pipeline, cursor: &Cursor, count: impl ToRedisArgs) {
     pipe.cmd("SCAN").arg(cursor.arg()).arg("COUNT").arg(count).arg("TYPE").arg("stream");
 }
 
@@ -143,14 +145,15 @@ pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Re
     let mut redis = connection::checkout(pool).await?;
     let mut found = Found::default();
     let mut cursor = Cursor::default();
+    let mut stride = FIRST_STRIDE;
     loop {
         let began = Instant::now();
         let mut pipe = redis::pipe();
         if capabilities.scan_type {
-            ask_heartbeats(&mut pipe, &cursor, STRIDE);
-            ask_streams(&mut pipe, &cursor, STRIDE);
+            ask_heartbeats(&mut pipe, &cursor, stride);
+            ask_streams(&mut pipe, &cursor, stride);
         } else {
-            pipe.cmd("SCAN").arg(cursor.arg()).arg("COUNT").arg(STRIDE);
+            pipe.cmd("SCAN").arg(cursor.arg()).arg("COUNT").arg(stride);
         }
         let mut answers = send(&mut redis, &mut pipe).await?.into_iter();
         if capabilities.scan_type {
@@ -164,8 +167,11 @@ pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Re
         if cursor.is_at_start() {
             return Ok(found);
         }
-        // A Redis that answers slowly is left alone for longer.
-        tokio::time::sleep(began.elapsed().max(REST_BETWEEN_STRIDES)).await;
+        // A Redis that answers slowly is asked for less at a time, and left alone for longer.
+        let took = began.elapsed();
+        // Redis is held up by one command at a time, and a stride is two.
+        stride = next_step(stride, took / 2);
+        tokio::time::sleep((took * 3).max(REST_BETWEEN_STRIDES)).await;
     }
 }
 

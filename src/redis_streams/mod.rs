@@ -6,7 +6,7 @@
 //! tells it. [`durations`] takes in how long tasks took,
 //! [`recent_series`] keeps the last days of every series, [`sweeps`] says whose turn it is to sweep;
 //! [`cleaning`] trims streams and deletes stale consumers; [`messages`] looks at what is on a stream, page
-//! by page, and [`operate`] does to it what an operator chose.
+//! by page, and [`operate`] does to it what an operator chose; [`pace`] keeps long work small.
 //! [`connection`] says how it gets there and what an error means, [`reply`] reads
 //! answers in RESP2 and RESP3 alike, [`unparsed`] keeps long ones cheap. Workers take, finish and hand
 //! over entries with [`tasks`].
@@ -33,6 +33,8 @@ pub mod leader;
 pub mod messages;
 #[cfg(feature = "monitor")]
 pub mod operate;
+#[cfg(feature = "monitor")]
+pub mod pace;
 #[cfg(feature = "monitor")]
 pub mod recent_series;
 #[cfg(feature = "monitor")]

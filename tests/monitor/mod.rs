@@ -7,6 +7,7 @@ mod command_line;
 mod connection;
 mod fleet;
 mod history_page;
+mod many_keys;
 mod read_ahead;
 mod requests;
 mod source_faults;

@@ -1,0 +1,44 @@
+//! A Redis that holds much else: ticks do not look through it, and what is new there is found.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+
+use crate::support::monitor::Monitor;
+use crate::support::postgres::TestDatabase;
+use crate::support::redis::{TestRedis, run};
+use crate::support::wait::eventually;
+
+/// How often SCAN was called.
+async fn scans(redis: &mut MultiplexedConnection) -> Option<String> {
+    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(redis).await.unwrap();
+    stats.lines().find_map(|line| line.strip_prefix("cmdstat_scan:calls=")?.split(',').next()).map(str::to_owned)
+}
+
+#[tokio::test]
+async fn beside_many_keys_no_tick_scans_and_a_new_stream_is_found_by_its_group() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let mut connection = redis.connection().await;
+    let _: () = redis::cmd("EVAL")
+        .arg("for n = 1, 50000 do redis.call('SET', 'unrelated:' .. n, n) end")
+        .arg(0)
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    run(&mut connection, "XGROUP CREATE arax consumer 0 MKSTREAM").await;
+    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
+    eventually("the keyspace was walked", Duration::from_secs(20), || async {
+        monitor.log().contains("walked through Redis").then_some(())
+    })
+    .await;
+    monitor.until("its stream is shown", Duration::from_secs(10), |s| s["streams"].get("arax").is_some()).await;
+
+    let before = scans(&mut connection).await;
+    assert!(before.is_some());
+    let then = monitor.snapshot().await["ts"].as_f64().unwrap();
+    monitor.until("ten ticks", Duration::from_secs(20), |s| s["ts"].as_f64().unwrap() > then + 5.0).await;
+    assert_eq!(scans(&mut connection).await, before);
+
+    run(&mut connection, "XGROUP CREATE bte consumer 0 MKSTREAM").await;
+    monitor.until("the new one is shown", Duration::from_secs(100), |s| s["streams"].get("bte").is_some()).await;
+}
