@@ -57,7 +57,7 @@ pub enum RulesRead {
 #[must_use]
 pub fn look(settings: &Settings) -> Looked {
     let alerts = &settings.alerts;
-    let set = [alerts.slack.is_some(), alerts.email.is_some(), alerts.webhook.is_some()];
+    let set: [bool; CHANNELS.len()] = [alerts.slack.is_some(), alerts.email.is_some(), alerts.webhook.is_some()];
     Looked {
         rules: Rules { file: alerts.file.clone(), is_given: alerts.file_is_given, read: read(&alerts.file) },
         channels: CHANNELS.iter().zip(set).filter(|(_, set)| *set).map(|((name, _), _)| *name).collect(),
