@@ -18,12 +18,12 @@ use crate::redis_streams::worker_type_records;
 
 /// Every so many ticks Redis is asked whether groups were created.
 const ASK_ABOUT_GROUPS_EVERY: u64 = 20;
-/// No more than one walk of the keyspace in this time.
-const WALK_EVERY: Duration = Duration::from_secs(60);
-/// Without a reason a walk is made again after so many times as long as the last one took,
-const WALK_RESTS: u32 = 3000;
-/// and not before this.
-const WALK_RESTS_AT_LEAST: Duration = Duration::from_secs(600);
+/// After a walk the keyspace is left alone for so long at least, and for as long as the walk took.
+const WALK_RESTS_AT_LEAST: Duration = Duration::from_secs(60);
+/// Without a reason it is left alone for so many times as long as the walk took,
+const IDLE_WALK_RESTS: u32 = 3000;
+/// and so long at least.
+const IDLE_WALK_RESTS_AT_LEAST: Duration = Duration::from_secs(600);
 /// A walk that takes longer is given up.
 const WALK_AT_MOST: Duration = Duration::from_secs(3600);
 
@@ -55,10 +55,8 @@ pub struct StreamPoller {
 #[derive(Default)]
 struct Walk {
     running: bool,
-    /// When the last one began.
-    last: Option<Mono>,
-    /// How long the last whole one took.
-    took: Duration,
+    /// When the last one ended, and how long it took.
+    last: Option<(Mono, Duration)>,
     /// The server that was walked.
     run_id: String,
     groups_created: Option<u64>,
@@ -103,7 +101,7 @@ impl StreamPoller {
     fn start_walk(&mut self, ctx: &mut Context<Self>) {
         self.walk.running = true;
         self.walk.wanted = false;
-        self.walk.last = Some(self.io.now());
+        let began = self.io.now();
         let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
         let walking = self.io.run(WALK_AT_MOST, "the walk through Redis took too long", async move {
             let capabilities = reader.lock().await.reader.known_capabilities();
@@ -112,11 +110,12 @@ impl StreamPoller {
             let news = reader.lock().await.reader.watch(found.streams);
             Ok((news, found.heartbeat_keys))
         });
-        ctx.spawn(walking.into_actor(self).map(|walked, this, _| {
+        ctx.spawn(walking.into_actor(self).map(move |walked, this, _| {
+            let now = this.io.now();
             this.walk.running = false;
+            this.walk.last = Some((now, now.since(began)));
             match walked {
                 Ok((news, heartbeat_keys)) => {
-                    this.walk.took = this.walk.last.map_or(Duration::ZERO, |began| this.io.now().since(began));
                     tracing::info!(news, heartbeats = heartbeat_keys.len(), "walked through Redis");
                     this.supervisor.do_send(Report::Walked { news, heartbeat_keys });
                 }
@@ -143,8 +142,13 @@ impl StreamPoller {
 
 impl Walk {
     fn is_due(&self, now: Mono) -> bool {
-        let rest = if self.wanted { WALK_EVERY } else { (self.took * WALK_RESTS).max(WALK_RESTS_AT_LEAST) };
-        !self.running && self.last.map_or(self.wanted, |last| now.since(last) >= rest)
+        let Some((ended, took)) = self.last else { return self.wanted && !self.running };
+        let rest = if self.wanted {
+            took.max(WALK_RESTS_AT_LEAST)
+        } else {
+            (took * IDLE_WALK_RESTS).max(IDLE_WALK_RESTS_AT_LEAST)
+        };
+        !self.running && now.since(ended) >= rest
     }
 }
 
@@ -219,15 +223,18 @@ mod tests {
         assert!(!walk.is_due(minutes(99)), "no server is known yet");
         walk.wanted = true;
         assert!(walk.is_due(minutes(0)));
-        walk = Walk { last: Some(minutes(0)), took: Duration::from_secs(1), ..Walk::default() };
+        walk = Walk { last: Some((minutes(0), Duration::from_secs(1))), ..Walk::default() };
         assert!(!walk.is_due(minutes(49)));
         assert!(walk.is_due(minutes(50)));
-        walk.took = Duration::from_millis(1);
+        walk.last = Some((minutes(0), Duration::from_millis(1)));
         assert!(!walk.is_due(minutes(9)));
         assert!(walk.is_due(minutes(10)));
         walk.wanted = true;
         assert!(walk.is_due(minutes(1)));
         assert!(!walk.is_due(Mono(59_999)));
+        walk.last = Some((minutes(0), Duration::from_secs(300)));
+        assert!(!walk.is_due(minutes(4)), "half of the time at most");
+        assert!(walk.is_due(minutes(5)));
         walk.running = true;
         assert!(!walk.is_due(minutes(99)));
     }
