@@ -651,7 +651,7 @@ fn family(parent: u32) -> Vec<u32> {
 /// Redis takes its commands' times by the clock: where it shares a processor, that is also how long it was kept waiting
 /// in the middle of a command, milliseconds by chance.
 struct Apart {
-    others: Vec<u32>,
+    everybody: Vec<u32>,
     all: String,
 }
 
@@ -659,24 +659,26 @@ impl Apart {
     fn keep(redis: u32, others: Vec<u32>) -> Self {
         let last = std::thread::available_parallelism().unwrap().get() - 1;
         if last > 0 {
-            pin(redis, "0");
-            others.iter().for_each(|pid| pin(*pid, &format!("1-{last}")));
+            assert_eq!(pin(&[redis], "0"), 1, "taskset moves Redis");
+            pin(&others, &format!("1-{last}"));
         }
-        Self { others, all: format!("0-{last}") }
+        Self { everybody: [vec![redis], others].concat(), all: format!("0-{last}") }
     }
 }
 
 impl Drop for Apart {
     fn drop(&mut self) {
-        self.others.iter().for_each(|pid| pin(*pid, &self.all));
+        pin(&self.everybody, &self.all);
     }
 }
 
-fn pin(pid: u32, processors: &str) {
-    // A process may have ended meanwhile.
-    let pid = pid.to_string();
-    let arguments = ["--all-tasks", "--cpu-list", "--pid", processors, &pid];
-    let _ = std::process::Command::new("taskset").args(arguments).output().unwrap();
+/// How many of them there still were.
+fn pin(pids: &[u32], processors: &str) -> usize {
+    let moves = |pid: &&u32| {
+        let arguments = ["--all-tasks", "--cpu-list", "--pid", processors, &pid.to_string()];
+        std::process::Command::new("taskset").args(arguments).output().unwrap().status.success()
+    };
+    pids.iter().filter(moves).count()
 }
 
 fn unix() -> f64 {

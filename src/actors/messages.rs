@@ -104,7 +104,7 @@ pub struct StreamsRead {
 }
 
 /// Supervisor → HeartbeatWatcher: heartbeat keys that a walk of the keyspace came
-/// across. May be lost: the sweep or the next walk finds them too.
+/// across. May be lost: the next walk finds them too.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct FoundHeartbeats(pub Vec<Vec<u8>>);

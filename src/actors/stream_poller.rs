@@ -21,7 +21,7 @@ const ASK_ABOUT_GROUPS_EVERY: u64 = 20;
 /// After a walk the keyspace is left alone for so long at least, and for as long as the walk took.
 const WALK_RESTS_AT_LEAST: Duration = Duration::from_secs(60);
 /// Without a reason it is left alone for so many times as long as the walk took,
-const IDLE_WALK_RESTS: u32 = 3000;
+const IDLE_WALK_RESTS: u32 = 10_000;
 /// and so long at least.
 const IDLE_WALK_RESTS_AT_LEAST: Duration = Duration::from_secs(600);
 /// A walk that takes longer is given up.
@@ -57,8 +57,8 @@ struct Walk {
     running: bool,
     /// When the last one ended, and how long it took.
     last: Option<(Mono, Duration)>,
-    /// The server that was walked.
-    run_id: String,
+    /// The server that is walked, by its run id: empty where a server tells none.
+    server: Option<String>,
     groups_created: Option<u64>,
     wanted: bool,
 }
@@ -79,14 +79,7 @@ impl StreamPoller {
         self.reading = false;
         let (reading, heartbeat_keys) = match result {
             Ok((reading, found)) => {
-                if self.walk.run_id != reading.server.run_id {
-                    self.walk = Walk {
-                        run_id: reading.server.run_id.clone(),
-                        wanted: true,
-                        running: self.walk.running,
-                        ..Walk::default()
-                    };
-                }
+                self.walk.is_answered_by(&reading.server.run_id);
                 (Ok(Arc::new(reading)), found)
             }
             Err(trouble) => (Err(trouble), Vec::new()),
@@ -101,22 +94,34 @@ impl StreamPoller {
     fn start_walk(&mut self, ctx: &mut Context<Self>) {
         self.walk.running = true;
         self.walk.wanted = false;
-        let began = self.io.now();
+        let (began, server) = (self.io.now(), self.walk.server.clone());
         let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
         let walking = self.io.run(WALK_AT_MOST, "the walk through Redis took too long", async move {
             let capabilities = reader.lock().await.reader.known_capabilities();
-            let Some(capabilities) = capabilities else { return Ok((false, Vec::new())) };
+            let Some(capabilities) = capabilities else { return Ok((None, false, Vec::new())) };
+            // Of groups that are created from now on the walk may miss the streams.
+            let groups_before = discovery::groups_created(&mut checkout(&pool).await?).await?;
             let found = discovery::walk(&pool, capabilities).await?;
-            let news = reader.lock().await.reader.watch(found.streams);
-            Ok((news, found.heartbeat_keys))
+            let news = reader.lock().await.reader.walked(found.streams);
+            Ok((groups_before, news, found.heartbeat_keys))
         });
         ctx.spawn(walking.into_actor(self).map(move |walked, this, _| {
             let now = this.io.now();
             this.walk.running = false;
-            this.walk.last = Some((now, now.since(began)));
+            if this.walk.server == server {
+                this.walk.last = Some((now, now.since(began)));
+            }
             match walked {
-                Ok((news, heartbeat_keys)) => {
-                    tracing::info!(news, heartbeats = heartbeat_keys.len(), "walked through Redis");
+                Ok((groups_before, news, heartbeat_keys)) => {
+                    if this.walk.server == server {
+                        this.walk.groups_created = groups_before;
+                    }
+                    let heartbeats = heartbeat_keys.len();
+                    if news {
+                        tracing::info!(heartbeats, "walked through Redis: there are streams that were not read yet");
+                    } else {
+                        tracing::debug!(heartbeats, "walked through Redis");
+                    }
                     this.supervisor.do_send(Report::Walked { news, heartbeat_keys });
                 }
                 Err(trouble) => {
@@ -133,14 +138,27 @@ impl StreamPoller {
             discovery::groups_created(&mut checkout(&pool).await?).await
         });
         ctx.spawn(asking.into_actor(self).map(|created, this, _| {
-            let Ok(Some(created)) = created else { return };
-            let before = this.walk.groups_created.replace(created);
-            this.walk.wanted |= before.is_some_and(|before| created > before);
+            if let Ok(Some(created)) = created {
+                this.walk.counts_groups(created);
+            }
         }));
     }
 }
 
 impl Walk {
+    /// Another server than the one before is walked.
+    fn is_answered_by(&mut self, run_id: &str) {
+        if self.server.as_deref() != Some(run_id) {
+            *self = Self { server: Some(run_id.to_owned()), wanted: true, running: self.running, ..Self::default() };
+        }
+    }
+
+    /// So many groups were created since the server started, or since somebody had it count anew.
+    fn counts_groups(&mut self, created: u64) {
+        let before = self.groups_created.replace(created);
+        self.wanted |= before.is_some_and(|before| created != before && created > 0);
+    }
+
     fn is_due(&self, now: Mono) -> bool {
         let Some((ended, took)) = self.last else { return self.wanted && !self.running };
         let rest = if self.wanted {
@@ -220,12 +238,10 @@ mod tests {
     #[test]
     fn a_walk_is_made_for_a_reason_once_a_minute_and_without_one_ever_more_rarely_the_longer_it_takes() {
         let mut walk = Walk::default();
-        assert!(!walk.is_due(minutes(99)), "no server is known yet");
-        walk.wanted = true;
-        assert!(walk.is_due(minutes(0)));
+        assert!(!walk.is_due(minutes(99)), "no server has answered yet");
         walk = Walk { last: Some((minutes(0), Duration::from_secs(1))), ..Walk::default() };
-        assert!(!walk.is_due(minutes(49)));
-        assert!(walk.is_due(minutes(50)));
+        assert!(!walk.is_due(minutes(166)));
+        assert!(walk.is_due(minutes(167)));
         walk.last = Some((minutes(0), Duration::from_millis(1)));
         assert!(!walk.is_due(minutes(9)));
         assert!(walk.is_due(minutes(10)));
@@ -237,5 +253,32 @@ mod tests {
         assert!(walk.is_due(minutes(5)));
         walk.running = true;
         assert!(!walk.is_due(minutes(99)));
+    }
+
+    #[test]
+    fn every_server_is_walked_also_one_that_has_no_run_id() {
+        let mut walk = Walk::default();
+        walk.is_answered_by("");
+        assert!(walk.is_due(minutes(0)));
+        walk = Walk { wanted: false, last: Some((minutes(0), Duration::ZERO)), ..walk };
+        walk.is_answered_by("");
+        assert!(!walk.is_due(minutes(1)));
+        walk.is_answered_by("another");
+        assert!(walk.is_due(minutes(1)));
+    }
+
+    #[test]
+    fn a_group_that_was_created_is_a_reason_the_first_one_too_and_after_counting_anew() {
+        let reason = |counts: &[u64]| {
+            let mut walk = Walk::default();
+            counts.iter().for_each(|count| walk.counts_groups(*count));
+            walk.wanted
+        };
+        assert!(!reason(&[20]), "created before anybody asked");
+        assert!(!reason(&[20, 20]));
+        assert!(reason(&[0, 1]));
+        assert!(!reason(&[20, 0]), "counted anew, nothing created");
+        assert!(reason(&[20, 0, 3]));
+        assert!(reason(&[20, 3]));
     }
 }

@@ -19,8 +19,8 @@ use crate::fleet::reading::{SourceTrouble, TroubleKind};
 const STEP: usize = 20;
 /// and so many per watched stream, so that a step costs a small part of what the pass costs.
 const STEP_PER_STREAM: usize = 1;
-/// The first step looks at so many, for both: all that most databases hold, a few milliseconds, once.
-const FIRST_STEP: usize = 20_000;
+/// The first step looks at so many, for both: all that most databases hold, a millisecond or two each, once.
+const FIRST_STEP: usize = 5000;
 /// Keys looked at per command in the first stride of a background walk.
 const FIRST_STRIDE: u64 = 1000;
 /// Between two strides of a walk, each two commands of about a millisecond: it takes a tenth of Redis,
@@ -46,7 +46,7 @@ impl Found {
 /// The place of the slow sweep that rides along with the passes.
 ///
 /// Beside many keys it ends with its first step: a round would take days, and keys that nobody asks for are
-/// dear where they have to be fetched from memory that was put away (half a millisecond and more for twenty).
+/// dear where they have to be fetched from memory that was put away (one to two milliseconds for twenty).
 #[derive(Debug, Default)]
 pub struct Sweep {
     streams: Cursor,
@@ -100,6 +100,18 @@ impl Sweep {
     /// When Redis refused it.
     pub fn take_step(
         &mut self,
+        answers: impl Iterator<Item = Result<Value, RedisError>>,
+        scan_type: bool,
+    ) -> Result<Found, SourceTrouble> {
+        let found = self.take_both(answers, scan_type);
+        if found.is_err() {
+            *self = Self::default();
+        }
+        found
+    }
+
+    fn take_both(
+        &mut self,
         mut answers: impl Iterator<Item = Result<Value, RedisError>>,
         scan_type: bool,
     ) -> Result<Found, SourceTrouble> {
@@ -143,6 +155,9 @@ fn take(answer: Option<Result<Value, RedisError>>, cursor: &mut Cursor) -> Resul
 /// When Redis failed on the way; the next walk starts over.
 pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Result<Found, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
+    let way = Instant::now();
+    send(&mut redis, redis::pipe().cmd("TIME")).await?;
+    let way = way.elapsed();
     let mut found = Found::default();
     let mut cursor = Cursor::default();
     let mut stride = FIRST_STRIDE;
@@ -168,7 +183,7 @@ pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Re
             return Ok(found);
         }
         // A Redis that answers slowly is asked for less at a time, and left alone for longer.
-        let took = began.elapsed();
+        let took = began.elapsed().saturating_sub(way);
         // Redis is held up by one command at a time, and a stride is two.
         stride = next_step(stride, took / 2);
         tokio::time::sleep((took * 3).max(REST_BETWEEN_STRIDES)).await;
@@ -193,7 +208,7 @@ async fn by_type(redis: &mut deadpool_redis::Connection, scanned: Vec<Vec<u8>>) 
     Ok(found)
 }
 
-/// How many consumer groups were created since the server started, from INFO commandstats; a
+/// How many consumer groups were created since the server began to count, from INFO commandstats; a
 /// rise means that there may be new streams. `None` where Redis does not count that.
 ///
 /// # Errors
@@ -202,13 +217,54 @@ pub async fn groups_created(redis: &mut deadpool_redis::Connection) -> Result<Op
     let mut pipe = redis::pipe();
     pipe.cmd("INFO").arg("commandstats");
     let answer = send(redis, &mut pipe).await?.into_iter().next().and_then(Result::ok);
-    let text = answer.as_ref().and_then(|answer| Reply::of(answer).text()).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("cmdstat_xgroup|create:"));
+    Ok(read_groups_created(&answer.as_ref().and_then(|answer| Reply::of(answer).text()).unwrap_or_default()))
+}
+
+fn read_groups_created(commandstats: &str) -> Option<u64> {
+    let Some(line) = commandstats.lines().find_map(|line| line.strip_prefix("cmdstat_xgroup|create:")) else {
+        // What was never called has no line. Before 7.0 all that XGROUP does was counted in one.
+        let counts_it = commandstats.contains("cmdstat_") && !commandstats.contains("cmdstat_xgroup:");
+        return counts_it.then_some(0);
+    };
     let figure = |name: &str| {
-        line?
-            .split(',')
+        line.split(',')
             .find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
             .and_then(|n| n.trim().parse::<u64>().ok())
     };
-    Ok(figure("calls").map(|calls| calls.saturating_sub(figure("failed_calls").unwrap_or(0))))
+    figure("calls").map(|calls| calls.saturating_sub(figure("failed_calls").unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_were_created_are_told_from_those_that_nobody_counts() {
+        let counted = "cmdstat_info:calls=9,usec=1\r\n";
+        let created = "cmdstat_xgroup|create:calls=3,usec=9,usec_per_call=3.00,rejected_calls=0,failed_calls=1\r\n";
+        assert_eq!(read_groups_created(&format!("{counted}{created}")), Some(2));
+        assert_eq!(read_groups_created(counted), Some(0));
+        assert_eq!(read_groups_created(&format!("{counted}cmdstat_xgroup:calls=3\r\n")), None);
+        assert_eq!(read_groups_created(""), None);
+    }
+
+    #[test]
+    fn a_sweep_goes_on_only_where_its_first_step_saw_all() {
+        let answer = |cursor: &str| {
+            let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+            Ok(Value::Array(vec![text(cursor), Value::Array(vec![])]))
+        };
+        let after = |steps: &[[&str; 2]]| {
+            let mut sweep = Sweep::default();
+            for [heartbeats, streams] in steps {
+                let streams = if *streams == "fails" { Ok(Value::Nil) } else { answer(streams) };
+                drop(sweep.take_step([answer(heartbeats), streams].into_iter(), true));
+            }
+            sweep.place
+        };
+        assert_eq!(after(&[["0", "0"]]), Place::GoesOn);
+        assert_eq!(after(&[["7", "7"]]), Place::Ended);
+        assert_eq!(after(&[["0", "0"], ["7", "7"]]), Place::GoesOn);
+        assert_eq!(after(&[["7", "fails"]]), Place::FirstStep, "what it saw is lost: it begins anew");
+    }
 }

@@ -1,6 +1,6 @@
 //! One pass over the streams: the least Redis has to do to tell how they stand.
 //!
-//! First trip: INFO, TIME, a step of discovery, and for each stream its length, groups and the
+//! First trip: INFO, TIME, a step of discovery where Redis holds little, and for each stream its length, groups and the
 //! consumers of the groups known from the pass before (large fleets in several trips). Second trip, only for what needs
 //! it: the oldest undelivered entry of groups that are behind, unless nothing was added or deleted since the pass before;
 //! counts where Redis knows no lag, and the consumers of groups seen for the first time.
@@ -113,6 +113,12 @@ impl StreamsReader {
             self.streams.entry(stream).or_default();
         }
         self.streams.len() > before
+    }
+
+    /// Adds what a walk of the keyspace found, as [`Self::watch`] does; the sweep finds out anew whether it sees all.
+    pub fn walked(&mut self, found: impl IntoIterator<Item = Name>) -> bool {
+        self.sweep = Sweep::default();
+        self.watch(found)
     }
 
     /// What this server can do, once it was asked.
