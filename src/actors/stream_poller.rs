@@ -110,12 +110,12 @@ impl StreamPoller {
             this.walk.running = false;
             if this.walk.server == server {
                 this.walk.last = Some((now, now.since(began)));
+                if let Ok((groups_before, ..)) = walked {
+                    this.walk.groups_created = groups_before;
+                }
             }
             match walked {
-                Ok((groups_before, news, heartbeat_keys)) => {
-                    if this.walk.server == server {
-                        this.walk.groups_created = groups_before;
-                    }
+                Ok((_, news, heartbeat_keys)) => {
                     let heartbeats = heartbeat_keys.len();
                     if news {
                         tracing::info!(heartbeats, "walked through Redis: there are streams that were not read yet");
