@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use shepherd_monitor::traces::Collector;
-use shepherd_monitor::worker::{Done, TaskFailed, Worker, WorkerError};
+use shepherd_monitor::worker::{Answer, TaskError, Worker, WorkerError};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -76,10 +76,10 @@ async fn relay(wishes: Wishes) -> Result<(), WorkerError> {
             async move {
                 tokio::time::sleep(work).await;
                 if fail_every > 0 && nth.is_multiple_of(fail_every) {
-                    return Err(TaskFailed::new(format!("task {nth} fails, as --fail-every {fail_every} asked")));
+                    return Err(TaskError::new(format!("task {nth} fails, as --fail-every {fail_every} asked")));
                 }
                 task.progress();
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         })
         .await?;

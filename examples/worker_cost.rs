@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
-use shepherd_monitor::worker::{Done, Worker};
+use shepherd_monitor::worker::{Answer, Worker};
 use tokio::sync::Notify;
 
 type Failure = Box<dyn std::error::Error>;
@@ -167,7 +167,7 @@ async fn worker(url: &str, in_flight: u64, tasks: u64) -> Result<(), Failure> {
             if seen.fetch_add(1, Ordering::Relaxed) + 1 == tasks {
                 all.notify_one();
             }
-            std::future::ready(Ok(Done::new()))
+            std::future::ready(Ok(Answer::forward()))
         })
         .await?;
     Ok(())

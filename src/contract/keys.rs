@@ -10,6 +10,8 @@ use super::Name;
 pub const HEARTBEAT_PREFIX: &str = "worker:heartbeat:";
 /// Prefix of all shutdown marker keys.
 pub const MARKER_PREFIX: &str = "worker:shutdown:";
+/// Failed tasks by stream (hash; its fields are in [`super::failures`]).
+pub const TASK_FAILURES: &str = "worker:failures";
 /// Set of every worker type ever seen alive.
 pub const KNOWN_WORKERS: &str = "monitor:known_workers";
 /// Worker types that somebody had forgotten lately (hash: type → a mark that is new each time), for monitors that

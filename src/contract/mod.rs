@@ -1,9 +1,10 @@
 //! The wire: what workers and monitor say to each other through Redis.
 //!
 //! Pure values shared by both sides. Key names are in [`keys`], the presence a worker writes in
-//! [`heartbeat`] and [`marker`], the waiting times of reclaim in [`floors`], and [`name`] is what
+//! [`heartbeat`] and [`marker`], failed tasks in [`failures`], the waiting times of reclaim in [`floors`], and [`name`] is what
 //! all of them are addressed by.
 
+pub mod failures;
 pub mod floors;
 pub mod heartbeat;
 pub mod keys;

@@ -2,18 +2,22 @@
 //!
 //! [`Fields`] are the entry's bytes as they came, [`Workflow`] is where it still has to go,
 //! [`trace`] is the trace it belongs to, and [`Outgoing`] is what leaves for the next stream.
-//! Fields that nobody here knows travel on unchanged.
+//! Unknown fields travel on unchanged.
 
 pub mod fields;
+pub mod new_task;
 pub mod outgoing;
 pub mod trace;
+pub mod typed;
 pub mod workflow;
 
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use fields::Fields;
+pub use new_task::NewTask;
 pub use outgoing::Outgoing;
 pub use trace::TraceContext;
 pub use workflow::Workflow;
@@ -69,44 +73,48 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// Why an entry is no task, in words.
+/// Why a task, or a part of it, cannot be read, in words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed task: {0}")]
 pub struct Malformed(pub String);
 
-/// A task as it was read from a stream.
+/// A task as it was read from a stream: its fields, and what two of them mean.
+///
+/// Any entry is a task. What a missing or unreadable field means is its worker's decision.
 #[derive(Debug, Clone)]
 pub struct Task {
     fields: Arc<Fields>,
-    workflow: Workflow,
+    workflow: WorkflowField,
     origin: Origin,
     trace: Option<TraceContext>,
 }
 
+/// What the `workflow` field holds.
+#[derive(Debug, Clone)]
+enum WorkflowField {
+    /// No such field, as in the tasks of `merge_message`.
+    Missing,
+    /// Empty or the JSON text `null`: the entry worker decides.
+    Undecided,
+    List(Workflow),
+    Unreadable(Malformed),
+}
+
 impl Task {
     /// Reads the entry `id` of `stream`.
-    ///
-    /// On `finish_query` the workflow may be missing, since nothing comes after it.
-    ///
-    /// # Errors
-    /// Says what is wrong when the workflow is missing or no JSON list of `{"id": stream}`, or
-    /// the metadata is no JSON. A trace context that cannot be read is no error: it is left alone.
-    pub fn read(stream: &Name, id: &str, fields: Arc<Fields>) -> Result<Self, Malformed> {
-        let workflow = match fields.get("workflow") {
-            Some(json) => Workflow::parse(json).map_err(Malformed)?,
-            None if stream.as_bytes() == FINISH_QUERY.as_bytes() => Workflow::default(),
-            None => return Err(Malformed("it has no workflow field".to_owned())),
+    #[must_use]
+    pub fn read(stream: &Name, id: &str, fields: Arc<Fields>) -> Self {
+        let workflow = match fields.get("workflow").map(<[u8]>::trim_ascii) {
+            None => WorkflowField::Missing,
+            Some(b"" | b"null") => WorkflowField::Undecided,
+            Some(json) => match Workflow::parse(json) {
+                Ok(list) => WorkflowField::List(list),
+                Err(reason) => WorkflowField::Unreadable(Malformed(reason)),
+            },
         };
-        if let Some(metadata) = fields.get("metadata") {
-            serde_json::from_slice::<serde::de::IgnoredAny>(metadata)
-                .map_err(|e| Malformed(format!("its metadata is not JSON: {e}")))?;
-        }
-        let origin = fields
-            .get(ORIGIN_FIELD)
-            .and_then(|json| serde_json::from_slice(json).ok())
-            .unwrap_or_else(|| Origin { stream: stream.to_text(), id: id.to_owned(), hop: 0 });
+        let origin = origin_of(stream, id, &fields);
         let trace = fields.get("otel").and_then(TraceContext::parse);
-        Ok(Self { fields, workflow, origin, trace })
+        Self { fields, workflow, origin, trace }
     }
 
     /// All fields, as they came.
@@ -115,16 +123,38 @@ impl Task {
         &self.fields
     }
 
+    /// The fields as a value of the worker's own type; see [`typed::parse`].
+    ///
+    /// # Errors
+    /// Names the field, and what was expected of it.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Malformed> {
+        typed::parse(&self.fields)
+    }
+
     /// One field as text; `None` when it is missing or not UTF-8.
     #[must_use]
     pub fn text(&self, field: &str) -> Option<&str> {
         std::str::from_utf8(self.fields.get(field)?).ok()
     }
 
-    /// The operations that are still to do; the first is usually the one being done now.
+    /// The operations that are still to do; the first is usually the one being done now. `None`
+    /// when the field is missing, empty or `null`.
+    ///
+    /// # Errors
+    /// When the field holds something else than a JSON list of `{"id": stream}`.
+    pub fn workflow(&self) -> Result<Option<&Workflow>, Malformed> {
+        match &self.workflow {
+            WorkflowField::Missing | WorkflowField::Undecided => Ok(None),
+            WorkflowField::List(list) => Ok(Some(list)),
+            WorkflowField::Unreadable(reason) => Err(reason.clone()),
+        }
+    }
+
+    /// Whether the task has a `workflow` field, whatever it holds: it belongs to a query that ends
+    /// in `finish_query`.
     #[must_use]
-    pub fn workflow(&self) -> &Workflow {
-        &self.workflow
+    pub fn has_workflow_field(&self) -> bool {
+        !matches!(self.workflow, WorkflowField::Missing)
     }
 
     /// The idempotency key of this step.
@@ -139,22 +169,27 @@ impl Task {
         self.trace.as_ref()
     }
 
-    /// Where the task goes when `stream` is done with it: the next operation of its workflow, else
-    /// `finish_query`, else (on `finish_query` itself) nowhere.
-    #[must_use]
-    pub fn done(&self, stream: &Name, changes: Changes) -> Option<Outgoing> {
-        let popped;
-        let (left, changed) = match changes.workflow {
-            Some(workflow) => (workflow.after(stream), true),
-            None => {
-                popped = self.workflow.after(stream);
-                let changed = popped.len() != self.workflow.len();
-                (popped, changed)
+    /// The task as `stream` passes it on: to the next operation of its workflow, else to
+    /// `finish_query`. `None` when nothing follows: on `finish_query` itself, and for a task
+    /// without a `workflow` field that is given none.
+    ///
+    /// # Errors
+    /// When the workflow cannot be read and `changes` bring no other one.
+    pub fn next(&self, stream: &Name, changes: Changes) -> Result<Option<Outgoing>, Malformed> {
+        let (left, changed) = match (changes.workflow, &self.workflow) {
+            (Some(new), _) => (new.after(stream), true),
+            (None, WorkflowField::List(list)) => {
+                let left = list.after(stream);
+                let changed = left.len() != list.len();
+                (left, changed)
             }
+            (None, WorkflowField::Undecided) => (Workflow::default(), true),
+            (None, WorkflowField::Missing) => return Ok(None),
+            (None, WorkflowField::Unreadable(reason)) => return Err(reason.clone()),
         };
         let destination = match left.first() {
             Some(next) => Name::from(next),
-            None if stream.as_bytes() == FINISH_QUERY.as_bytes() => return None,
+            None if is_finish_query(stream) => return Ok(None),
             None => Name::from(FINISH_QUERY),
         };
         let mut out = Outgoing::new(destination, Arc::clone(&self.fields));
@@ -164,12 +199,42 @@ impl Task {
         if changed {
             out.set("workflow", left.to_json());
         }
-        out.set(ORIGIN_FIELD, next_hop(&self.origin));
-        if let (Some(trace), Some(span)) = (&self.trace, changes.span) {
-            out.set("otel", trace.continued(span));
+        self.continue_in(&mut out, changes.span);
+        Ok(Some(out))
+    }
+
+    /// The failed task on its way to `finish_query`; `None` on `finish_query` itself, where failing
+    /// again would never end.
+    #[must_use]
+    pub fn failed(&self, stream: &Name, reason: &str, span: Option<trace::OwnSpan>) -> Option<Outgoing> {
+        if is_finish_query(stream) {
+            return None;
         }
+        let mut out = Outgoing::new(Name::from(FINISH_QUERY), Arc::clone(&self.fields));
+        out.set("workflow", "[]");
+        out.set("status", STATUS_ERROR);
+        out.set("error", reason);
+        self.continue_in(&mut out, span);
         Some(out)
     }
+
+    fn continue_in(&self, out: &mut Outgoing, span: Option<trace::OwnSpan>) {
+        out.set(ORIGIN_FIELD, next_hop(&self.origin));
+        if let (Some(trace), Some(span)) = (&self.trace, span) {
+            out.set("otel", trace.continued(span));
+        }
+    }
+}
+
+fn origin_of(stream: &Name, id: &str, fields: &Fields) -> Origin {
+    fields
+        .get(ORIGIN_FIELD)
+        .and_then(|json| serde_json::from_slice(json).ok())
+        .unwrap_or_else(|| Origin { stream: stream.to_text(), id: id.to_owned(), hop: 0 })
+}
+
+fn is_finish_query(stream: &Name) -> bool {
+    stream.as_bytes() == FINISH_QUERY.as_bytes()
 }
 
 /// What a handler changed about its task before passing it on.
@@ -185,7 +250,7 @@ pub struct Changes {
 
 /// Where a task that could not be finished came from.
 #[derive(Debug, Clone, Copy)]
-pub struct Corpse<'a> {
+pub struct DeadLetterSource<'a> {
     /// Its stream.
     pub stream: &'a Name,
     /// The group in which nobody could finish it.
@@ -199,7 +264,7 @@ pub struct Corpse<'a> {
 /// A task on its way to the dead letters of its stream, for `reason`, at `now_ms` (Unix
 /// milliseconds).
 #[must_use]
-pub fn dead(from: Corpse<'_>, fields: &Arc<Fields>, reason: &str, now_ms: u64) -> Outgoing {
+pub fn dead_letter(from: DeadLetterSource<'_>, fields: &Arc<Fields>, reason: &str, now_ms: u64) -> Outgoing {
     let mut out = Outgoing::new(dead_letters(from.stream), Arc::clone(fields));
     out.set("dead_stream", from.stream.as_bytes());
     out.set("dead_group", from.group.as_bytes());
@@ -211,25 +276,6 @@ pub fn dead(from: Corpse<'_>, fields: &Arc<Fields>, reason: &str, now_ms: u64) -
     out
 }
 
-/// A failed task on its way to `finish_query`; `None` on `finish_query` itself, where failing
-/// again would never end.
-#[must_use]
-pub fn failed(stream: &Name, id: &str, fields: &Arc<Fields>, reason: &str) -> Option<Outgoing> {
-    if stream.as_bytes() == FINISH_QUERY.as_bytes() {
-        return None;
-    }
-    let origin = fields
-        .get(ORIGIN_FIELD)
-        .and_then(|json| serde_json::from_slice(json).ok())
-        .unwrap_or_else(|| Origin { stream: stream.to_text(), id: id.to_owned(), hop: 0 });
-    let mut out = Outgoing::new(Name::from(FINISH_QUERY), Arc::clone(fields));
-    out.set("workflow", "[]");
-    out.set("status", STATUS_ERROR);
-    out.set("error", reason);
-    out.set(ORIGIN_FIELD, next_hop(&origin));
-    Some(out)
-}
-
 fn next_hop(origin: &Origin) -> Vec<u8> {
     let next = Origin { hop: origin.hop.saturating_add(1), ..origin.clone() };
     serde_json::to_vec(&next).unwrap_or_default()
@@ -239,8 +285,14 @@ fn next_hop(origin: &Origin) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn task(stream: &str, pairs: &[(&str, &str)]) -> Result<Task, Malformed> {
+    fn task(stream: &str, pairs: &[(&str, &str)]) -> Task {
         Task::read(&Name::from(stream), "5-0", Arc::new(pairs.iter().copied().collect()))
+    }
+
+    fn next(stream: &str, pairs: &[(&str, &str)], workflow: Option<Workflow>) -> Option<(String, Vec<(String, String)>)> {
+        let changes = Changes { workflow, ..Changes::default() };
+        let out = task(stream, pairs).next(&stream.into(), changes).unwrap();
+        out.map(|out| (out.destination().to_text(), sent(&out)))
     }
 
     fn sent(out: &Outgoing) -> Vec<(String, String)> {
@@ -250,63 +302,97 @@ mod tests {
             .collect()
     }
 
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
     #[test]
     fn a_task_goes_to_the_operation_after_the_one_just_done() {
-        let task = task("a", &[("query_id", "q"), ("workflow", r#"[{"id":"a"},{"id":"b","x":[1]}]"#), ("z", "1")]);
-        let out = task.unwrap().done(&"a".into(), Changes::default()).unwrap();
-        assert_eq!(out.destination(), &Name::from("b"));
-        assert_eq!(
-            sent(&out),
-            [("query_id", "q"), ("workflow", r#"[{"id":"b","x":[1]}]"#), ("z", "1")]
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-        );
+        let fields = [("query_id", "q"), ("workflow", r#"[{"id":"a"},{"id":"b","x":[1]}]"#), ("z", "1")];
+        let wanted = pairs(&[("query_id", "q"), ("workflow", r#"[{"id":"b","x":[1]}]"#), ("z", "1")]);
+        assert_eq!(next("a", &fields, None), Some(("b".to_owned(), wanted)));
     }
 
     #[test]
     fn an_entry_worker_that_its_workflow_does_not_name_pops_nothing() {
-        let task = task("entry", &[("workflow", r#"[{"id":"b"}]"#)]).unwrap();
-        let out = task.done(&"entry".into(), Changes::default()).unwrap();
-        assert_eq!((out.destination(), sent(&out).len()), (&Name::from("b"), 1));
+        let wanted = pairs(&[("workflow", r#"[{"id":"b"}]"#)]);
+        assert_eq!(next("entry", &[("workflow", r#"[{"id":"b"}]"#)], None), Some(("b".to_owned(), wanted)));
+    }
+
+    #[test]
+    fn a_workflow_that_visits_a_stream_twice_loses_one_visit_at_a_time() {
+        let wanted = pairs(&[("workflow", r#"[{"id":"a"},{"id":"b"}]"#)]);
+        let fields = [("workflow", r#"[{"id":"a"},{"id":"a"},{"id":"b"}]"#)];
+        assert_eq!(next("a", &fields, None), Some(("a".to_owned(), wanted)));
+    }
+
+    #[test]
+    fn a_null_or_empty_workflow_is_replaced_by_the_entry_workers() {
+        for undecided in ["null", " null\n", ""] {
+            let fields = [("query_id", "q"), ("workflow", undecided)];
+            assert!(task("entry", &fields).workflow().unwrap().is_none());
+            let set = next("entry", &fields, Some(Workflow::through(["entry", "x", "y"])));
+            let wanted = pairs(&[("query_id", "q"), ("workflow", r#"[{"id":"x"},{"id":"y"}]"#)]);
+            assert_eq!(set, Some(("x".to_owned(), wanted)));
+            // Without one, the query ends; a task that nobody takes further would hang.
+            let end = next("entry", &fields, None);
+            assert_eq!(end, Some((FINISH_QUERY.to_owned(), pairs(&[("query_id", "q"), ("workflow", "[]")]))));
+        }
+    }
+
+    #[test]
+    fn a_task_without_a_workflow_field_ends_where_it_is_unless_it_is_given_one() {
+        let fields = [("query_id", "q"), ("callback_id", "c")];
+        assert_eq!(next("merge_message", &fields, None), None);
+        let given = next("merge_message", &fields, Some(Workflow::through(["x"])));
+        let wanted = pairs(&[("query_id", "q"), ("callback_id", "c"), ("workflow", r#"[{"id":"x"}]"#)]);
+        assert_eq!(given, Some(("x".to_owned(), wanted)));
     }
 
     #[test]
     fn the_end_of_the_workflow_is_finish_query_and_nothing_follows_that() {
-        let last = task("a", &[("workflow", r#"[{"id":"a"}]"#)]).unwrap();
-        assert_eq!(last.done(&"a".into(), Changes::default()).unwrap().destination(), &Name::from(FINISH_QUERY));
-        let end = task(FINISH_QUERY, &[("query_id", "q")]).unwrap();
-        assert!(end.done(&FINISH_QUERY.into(), Changes::default()).is_none());
-        assert!(failed(&FINISH_QUERY.into(), "1-0", end.fields(), "x").is_none());
+        let last = next("a", &[("workflow", r#"[{"id":"a"}]"#)], None).unwrap();
+        assert_eq!(last.0, FINISH_QUERY);
+        for fields in [&[("query_id", "q")][..], &[("workflow", "[]")], &[("workflow", "null")]] {
+            assert_eq!(next(FINISH_QUERY, fields, None), None);
+            assert!(task(FINISH_QUERY, fields).failed(&FINISH_QUERY.into(), "x", None).is_none());
+        }
     }
 
     #[test]
     fn each_hop_keeps_the_origin_and_counts_one_more() {
-        let first = task("a", &[("workflow", r#"[{"id":"a"},{"id":"b"}]"#)]).unwrap();
-        let out = first.done(&"a".into(), Changes::default()).unwrap();
+        let first = task("a", &[("workflow", r#"[{"id":"a"},{"id":"b"}]"#)]);
+        let out = first.next(&"a".into(), Changes::default()).unwrap().unwrap();
         let fields: Fields = out.pairs().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
-        let second = Task::read(&"b".into(), "9-1", Arc::new(fields)).unwrap();
+        let second = Task::read(&"b".into(), "9-1", Arc::new(fields));
         assert_eq!(second.origin().to_string(), "a/5-0/1");
     }
 
     #[test]
-    fn each_malformed_task_says_what_is_wrong_with_it() {
-        for (pairs, told) in [
-            (vec![("query_id", "q")], "no workflow field"),
-            (vec![("workflow", "[{\"id\":\"a\"")], "not JSON"),
-            (vec![("workflow", "{}")], "not a JSON list"),
-            (vec![("workflow", "[5]")], "operation 1"),
-            (vec![("workflow", r#"[{"id":"a"},{"x":1}]"#)], "operation 2"),
-            (vec![("workflow", r#"[{"id":""}]"#)], "empty"),
-            (vec![("workflow", "[]"), ("metadata", "{")], "metadata"),
+    fn each_workflow_that_cannot_be_read_says_what_is_wrong_with_it() {
+        for (json, reason) in [
+            ("[{\"id\":\"a\"", "not JSON"),
+            ("nonsense", "not JSON"),
+            ("{}", "not a JSON list"),
+            ("[5]", "operation 1"),
+            (r#"[{"id":"a"},{"x":1}]"#, "operation 2"),
+            (r#"[{"id":""}]"#, "empty"),
         ] {
-            let reason = task("a", &pairs).unwrap_err().to_string();
-            assert!(reason.contains(told), "{pairs:?} gave {reason:?}, wanted {told:?}");
+            let task = task("a", &[("workflow", json)]);
+            let told = task.workflow().unwrap_err().to_string();
+            assert!(told.contains(reason), "{json:?} gave {told:?}, wanted {reason:?}");
+            assert!(task.next(&"a".into(), Changes::default()).is_err());
+            // It may still be failed, or sent another way.
+            assert_eq!(sent(&task.failed(&"a".into(), "x", None).unwrap())[0].1, "[]");
+            let other = Changes { workflow: Some(Workflow::through(["b"])), ..Changes::default() };
+            assert!(task.next(&"a".into(), other).unwrap().is_some());
         }
     }
 
     #[test]
     fn a_failed_task_carries_its_status_and_no_workflow() {
-        let fields = Arc::new([("query_id", "q"), ("workflow", "nonsense")].into_iter().collect());
-        let out = failed(&"a".into(), "1-0", &fields, "it was bad").unwrap();
+        let out = task("a", &[("query_id", "q"), ("workflow", "nonsense")]).failed(&"a".into(), "it was bad", None);
+        let out = out.unwrap();
         assert_eq!(out.destination(), &Name::from(FINISH_QUERY));
         let sent = sent(&out);
         for pair in [("query_id", "q"), ("workflow", "[]"), ("status", "ERROR"), ("error", "it was bad")] {

@@ -16,7 +16,7 @@ use super::brain::Brain;
 use super::chance;
 use super::shepherd::waits_for_callbacks;
 use crate::contract::task::FINISH_QUERY;
-use crate::worker::{Done, Task, TaskFailed, Worker};
+use crate::worker::{Answer, Task, TaskError, Worker};
 
 /// One lookup in this many fails.
 const FAILS_ONCE_IN: u32 = 40;
@@ -110,20 +110,20 @@ struct Post {
 }
 
 impl Post {
-    async fn handle(&self, task: &Task) -> Result<Done, TaskFailed> {
+    async fn handle(&self, task: &Task) -> Result<Answer, TaskError> {
         let query_id = task.query_id().unwrap_or_default();
         let is_lookup = waits_for_callbacks(&self.stream);
         if let (Some(brain), true) = (&self.brain, is_lookup) {
-            brain.add_callbacks(query_id, 1 + chance::lot() % 3).await.map_err(TaskFailed::new)?;
+            brain.add_callbacks(query_id, 1 + chance::lot() % 3).await.map_err(TaskError::new)?;
         }
         tokio::time::sleep(chance::around(self.work) * self.pace.load(Ordering::Relaxed)).await;
         task.progress();
         if is_lookup && chance::once_in(FAILS_ONCE_IN) {
-            return Err(TaskFailed::new("a knowledge source answered 503"));
+            return Err(TaskError::new("a knowledge source answered 503"));
         }
         if let (Some(brain), FINISH_QUERY) = (&self.brain, self.stream.as_str()) {
-            brain.finish_query(query_id, task.status().unwrap_or("OK")).await.map_err(TaskFailed::new)?;
+            brain.finish_query(query_id, task.status().unwrap_or("OK")).await.map_err(TaskError::new)?;
         }
-        Ok(Done::new())
+        Ok(Answer::forward())
     }
 }

@@ -17,6 +17,7 @@ use redis::{Pipeline, Value};
 use tokio::time::timeout;
 
 use crate::contract::task::{Outgoing, delivery_record};
+use crate::contract::failures::Failure;
 use crate::contract::{Heartbeat, Name, ShutdownMarker, heartbeat, keys, marker};
 
 pub use address::{Address, BadAddress};
@@ -32,6 +33,7 @@ static FINISH: Script = Script::new(concat!(
 ));
 static RENEW: Script = Script::new(include_str!("scripts/renew.lua"));
 static RELEASE: Script = Script::new(include_str!("scripts/release.lua"));
+static RETRY: Script = Script::new(include_str!("scripts/retry.lua"));
 static LEAVE: Script = Script::new(include_str!("scripts/leave.lua"));
 
 /// How much later than its end the answer to a blocking read may come.
@@ -56,12 +58,14 @@ pub struct Finish {
     /// How often it had been delivered when this consumer got it: with the consumer's name, the
     /// fence that keeps a consumer from finishing what others have taken over.
     pub deliveries: u64,
-    /// What is added to the next stream; `None` when nothing follows.
-    pub outgoing: Option<Outgoing>,
+    /// What is added to other streams, all or nothing.
+    pub outgoing: Vec<Outgoing>,
     /// Since its first delivery; `None` when it should not count.
     pub duration: Option<Duration>,
     /// Whether a delivery record may exist.
     pub recorded: bool,
+    /// The failure that this completion counts as, if any.
+    pub failure: Option<Failure>,
 }
 
 /// What became of a task that this consumer finished, renewed or released.
@@ -119,7 +123,7 @@ impl TaskStream {
             .arg(self.group.as_bytes())
             .arg("0")
             .arg("MKSTREAM");
-        for script in [&FINISH, &RENEW, &RELEASE, &LEAVE, &reclaim::CLAIM] {
+        for script in [&FINISH, &RENEW, &RELEASE, &RETRY, &LEAVE, &reclaim::CLAIM] {
             pipe.cmd("SCRIPT").arg("LOAD").arg(script.code());
         }
         for reply in link.send(&mut pipe).await? {
@@ -197,17 +201,13 @@ impl TaskStream {
 
     fn finish_call(&self, tasks: &[Finish]) -> script::Call {
         let mut call = script::Call::default();
-        call.key(self.stream.as_bytes()).key(&self.durations);
+        call.key(self.stream.as_bytes()).key(&self.durations).key(keys::TASK_FAILURES.as_bytes());
         call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).number(tasks.len());
         let lowest = tasks.iter().map(|task| &task.id).min();
         let highest = tasks.iter().map(|task| &task.id).max();
         call.arg(lowest.map_or(&[], EntryId::as_bytes)).arg(highest.map_or(&[], EntryId::as_bytes));
         for task in tasks {
             call.arg(task.id.as_bytes()).number(task.deliveries);
-            match &task.outgoing {
-                Some(outgoing) => call.key_index(outgoing.destination().as_bytes()),
-                None => call.number(0),
-            };
             if task.recorded {
                 call.key_index(&delivery_record(&self.stream, &self.group, task.id.as_str()));
             } else {
@@ -217,15 +217,17 @@ impl TaskStream {
                 Some(spent) => call.number(spent.as_millis()),
                 None => call.arg(b"-1"),
             };
-            match &task.outgoing {
-                Some(outgoing) => {
-                    call.number(2 * outgoing.pairs().count());
-                    for (name, value) in outgoing.pairs() {
-                        call.arg(name).arg(value);
-                    }
-                }
-                None => {
-                    call.number(0);
+            let failure = task.failure.as_ref().map(|failure| failure.strings(&self.stream, task.id.as_str()));
+            let failure = failure.unwrap_or_default();
+            let strings: usize = task.outgoing.iter().map(|message| 2 + 2 * message.pairs().count()).sum();
+            call.number(failure.len()).number(task.outgoing.len()).number(strings);
+            for string in failure {
+                call.arg(&string);
+            }
+            for message in &task.outgoing {
+                call.key_index(message.destination().as_bytes()).number(2 * message.pairs().count());
+                for (name, value) in message.pairs() {
+                    call.arg(name).arg(value);
                 }
             }
         }
@@ -248,24 +250,45 @@ impl TaskStream {
         self.verdicts(RENEW.run(link, &call).await?, tasks.len(), "renew")
     }
 
-    /// Gives entries back without their delivery counting: they are then as idle as `idle`, so
-    /// that whoever may take them over need not wait. [`Verdict::Done`] when it was so.
+    /// Gives entries back without their delivery counting; each is then as idle as it says, so that
+    /// whoever may take it over need not wait. [`Verdict::Done`] when it was so.
     ///
     /// # Errors
     /// Of the connection or the server.
     pub async fn release(
         &self,
         link: &mut Link,
-        tasks: &[(EntryId, u64)],
-        idle: Duration,
+        tasks: &[(EntryId, u64, Duration)],
     ) -> Result<Vec<Verdict>, LinkError> {
         let mut call = script::Call::default();
         call.key(self.stream.as_bytes());
-        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).number(idle.as_millis());
-        for (id, deliveries) in tasks {
-            call.arg(id.as_bytes()).number(deliveries);
+        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes());
+        for (id, deliveries, idle) in tasks {
+            call.arg(id.as_bytes()).number(deliveries).number(idle.as_millis());
         }
         self.verdicts(RELEASE.run(link, &call).await?, tasks.len(), "release")
+    }
+
+    /// Keeps a task for another run after a failure; `counts` says whether that run counts as a
+    /// delivery. `Ok` holds the deliveries that the task has then.
+    ///
+    /// # Errors
+    /// Of the connection or the server.
+    pub async fn retry(
+        &self,
+        link: &mut Link,
+        (id, deliveries): (&EntryId, u64),
+        counts: bool,
+        reason: &str,
+    ) -> Result<Result<u64, Verdict>, LinkError> {
+        let mut call = script::Call::default();
+        call.key(self.stream.as_bytes()).key(&delivery_record(&self.stream, &self.group, id.as_str()));
+        call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).arg(id.as_bytes());
+        call.number(deliveries).number(u8::from(counts)).arg(reason.as_bytes()).number(RECORD_LIFE.as_millis());
+        match RETRY.run(link, &call).await? {
+            Value::Int(deliveries) => Ok(Ok(u64::try_from(deliveries).unwrap_or(0))),
+            word => Ok(Err(verdict(word))),
+        }
     }
 
     /// Notes on an entry's delivery record why it could not be finished, for its dead letter.

@@ -1,14 +1,17 @@
-//! What a worker is told before it starts: its stream, its limits, where Redis is.
+//! A worker's settings: its stream, its limits, where Redis is.
 //!
-//! The program states its wishes with the builder; the environment of the process (the contract's
-//! variables) overrides them, so that operators need no new build.
+//! The program sets them with the builder; the environment of the process (the contract's variables)
+//! overrides most of them, so that operators need no new build.
 
 use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
 use super::engine::{self, Left, Stop};
-use super::task::{Done, Task, TaskFailed};
+use super::answer::{Answer, FailurePolicy, TaskError};
+use super::handler;
+use super::task::Task;
+use super::workers::Workers;
 use crate::contract::{Name, floors, task::GROUP};
 use crate::redis_streams::tasks::{Address, BadAddress, LinkError};
 
@@ -111,6 +114,10 @@ impl Worker {
             delivery_limit: 5,
             drain_timeout: Duration::from_secs(30),
             back_off_above: None,
+            timeout: None,
+            deadline: None,
+            on_error: FailurePolicy::default(),
+            on_malformed: FailurePolicy::default(),
             environment: Box::new(|name| std::env::var(name).ok()),
         })
     }
@@ -131,6 +138,10 @@ pub struct WorkerBuilder {
     delivery_limit: u64,
     drain_timeout: Duration,
     back_off_above: Option<u64>,
+    timeout: Option<Duration>,
+    deadline: Option<Duration>,
+    on_error: FailurePolicy,
+    on_malformed: FailurePolicy,
     environment: Environment,
 }
 
@@ -154,6 +165,10 @@ pub(super) struct Settings {
     pub(super) delivery_limit: u64,
     pub(super) drain_timeout: Duration,
     pub(super) back_off_above: Option<u64>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) deadline: Option<Duration>,
+    pub(super) on_error: FailurePolicy,
+    pub(super) on_malformed: FailurePolicy,
 }
 
 impl WorkerBuilder {
@@ -231,6 +246,36 @@ impl WorkerBuilder {
         self
     }
 
+    /// A handler that runs longer than this is dropped, and its task failed (no limit).
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = Some(limit);
+        self
+    }
+
+    /// A task is failed, before or while its handler runs, once its query is older than this by
+    /// [`Task::age`] (no deadline).
+    #[must_use]
+    pub fn deadline(mut self, age: Duration) -> Self {
+        self.deadline = Some(age);
+        self
+    }
+
+    /// What becomes of a task whose handler returns an error, panics or times out
+    /// ([`FailurePolicy::ByWorkflow`]).
+    #[must_use]
+    pub fn on_error(mut self, policy: FailurePolicy) -> Self {
+        self.on_error = policy;
+        self
+    }
+
+    /// What becomes of a task that cannot be read ([`FailurePolicy::ByWorkflow`]).
+    #[must_use]
+    pub fn on_malformed(mut self, policy: FailurePolicy) -> Self {
+        self.on_malformed = policy;
+        self
+    }
+
     /// Reads settings from `lookup` instead of the process's environment.
     #[must_use]
     pub fn environment(mut self, lookup: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
@@ -238,47 +283,74 @@ impl WorkerBuilder {
         self
     }
 
-    /// Runs until SIGTERM or SIGINT, then drains: no new task, the running ones get until the
-    /// drain timeout, then the marker is left and the process may end with 0. A second signal ends
-    /// the process at once.
+    /// Runs until SIGTERM or SIGINT, then drains: takes no new task and waits for the running ones
+    /// up to the drain timeout, writes the shutdown marker, and the process may end with 0. A second
+    /// signal ends the process at once.
+    ///
+    /// A program that handles signals itself uses [`run_until`](Self::run_until); one that serves
+    /// several streams uses [`Workers`](super::Workers).
     ///
     /// # Errors
-    /// When a setting cannot be used, or Redis cannot serve a worker. A Redis that is not there
-    /// is waited for.
+    /// When a setting cannot be used, or Redis cannot serve a worker. A Redis that is unreachable is
+    /// waited for.
     pub async fn run<H, F>(self, handler: H) -> Result<Left, WorkerError>
     where
         H: Fn(Task) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
+        F: Future<Output = Result<Answer, TaskError>> + Send + 'static,
     {
-        let stop = Stop::<std::future::Pending<Option<i32>>>::Signals;
-        let left = engine::run(self.checked()?, stop, handler).await?;
-        if left.running > 0 {
-            // A handler that blocks its thread would keep the runtime, and so the process, for ever.
-            tracing::warn!(unfinished = left.running, "leaving with tasks unfinished; others will take them over");
-            std::process::exit(0);
-        }
-        Ok(left)
+        Workers::new().add(self, handler).run().await
     }
 
-    /// Runs until `stop` is ready (its value is the signal that was obeyed, if any), then drains.
-    /// Dropping the future instead is like a crash: the heartbeat runs out, and what was in flight
-    /// is taken over by others.
+    /// As [`run`](Self::run), with a tower service for a handler: tower's layers (timeout, rate limit,
+    /// concurrency limit) go around [`service(handler)`](super::service). A task waits for the
+    /// service to be ready while its lease is renewed.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use shepherd_monitor::worker::{Answer, Task, Worker, WorkerError, service};
+    /// # async fn example() -> Result<(), WorkerError> {
+    /// let rank = service(|_task: Task| async { Ok(Answer::forward()) });
+    /// let limited = tower::ServiceBuilder::new().concurrency_limit(2).timeout(Duration::from_secs(30)).service(rank);
+    /// Worker::builder("arax.rank")?.task_limit(10).run_service(limited).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_service<S>(self, service: S) -> Result<Left, WorkerError>
+    where
+        S: tower_service::Service<Task, Response = Answer> + Clone + Send + Sync + 'static,
+        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        S::Future: Send,
+    {
+        Workers::new().add_handler(self, handler::of_service(service)).run().await
+    }
+
+    /// Runs until `stop` is ready (its value is the signal that was received, if any), then drains.
+    /// Dropping the future instead is like a crash: the heartbeat expires, and other workers take
+    /// over what was in flight.
     ///
     /// # Errors
     /// As [`run`](Self::run).
     pub async fn run_until<H, F, S>(self, stop: S, handler: H) -> Result<Left, WorkerError>
     where
         H: Fn(Task) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
+        F: Future<Output = Result<Answer, TaskError>> + Send + 'static,
         S: Future<Output = Option<i32>> + Send,
     {
-        engine::run(self.checked()?, Stop::Future(stop), handler).await
+        engine::run(self.checked()?, Stop::Future(stop), handler::boxed(handler)).await
     }
 
-    fn checked(self) -> Result<Settings, WorkerError> {
+    pub(super) fn checked(self) -> Result<Settings, WorkerError> {
         let set = |name: &str| (self.environment)(name).filter(|value| !value.is_empty());
-        let task_limit = match set("TASK_LIMIT") {
-            Some(text) => count("TASK_LIMIT", &text)?,
+        // As upstream does: the fleet's environment must not keep a worker from starting.
+        let task_limit = match set("TASK_LIMIT").map(|text| count("TASK_LIMIT", &text)) {
+            Some(Ok(limit)) => limit,
+            Some(Err(e)) => {
+                tracing::warn!("{e}; using the program's limit of {}", self.task_limit);
+                self.task_limit
+            }
             None => self.task_limit,
         };
         if task_limit == 0 {
@@ -319,6 +391,10 @@ impl WorkerBuilder {
             reclaim_max_batch,
             delivery_limit: self.delivery_limit,
             back_off_above: self.back_off_above,
+            timeout: self.timeout,
+            deadline: self.deadline,
+            on_error: self.on_error,
+            on_malformed: self.on_malformed,
             stream: self.stream.0,
             group: self.group,
             address,
@@ -362,6 +438,10 @@ mod tests {
     fn the_environment_overrides_the_programs_task_limit() {
         assert_eq!(checked(&[], |b| b.task_limit(3)), "3");
         assert_eq!(checked(&[("TASK_LIMIT", "7")], |b| b.task_limit(3)), "7");
+        for unusable in ["0", "-1", "ten", "1.5", "9999999999"] {
+            let pairs = Box::leak(Box::new([("TASK_LIMIT", unusable)]));
+            assert_eq!(checked(pairs, |b| b.task_limit(3)), "3");
+        }
     }
 
     #[test]
@@ -382,7 +462,6 @@ mod tests {
     fn each_setting_that_cannot_be_used_is_told_in_words() {
         assert!(Worker::builder("").unwrap_err().to_string().contains("the stream's name is empty"));
         assert!(checked(&[], |b| b.task_limit(0)).contains("limit is 0"));
-        assert!(checked(&[("TASK_LIMIT", "0")], |b| b).contains("TASK_LIMIT is \"0\""));
         assert!(checked(&[("REDIS_PORT", "99999")], |b| b).contains("REDIS_PORT is \"99999\""));
         assert!(checked(&[("WORKER_DRAIN_TIMEOUT_SEC", "soon")], |b| b).contains("expected seconds"));
         assert!(checked(&[], |b| b.redis_url("nonsense")).contains("redis_url"));

@@ -5,28 +5,31 @@
 //! back here and leaves the stream in batches, as many as ended while the last batch was under way
 //! (of many, two halves take turns). The answer to a batch brings the next tasks with it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::future::{Future, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::task::Poll;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::task::{Id, JoinError, JoinHandle, JoinSet};
+use tokio::sync::{oneshot, watch};
+use tokio::task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::Instrument;
 
 use super::builder::{Settings, WorkerError};
+use super::answer::{How, TaskError};
+use super::handler::{Handler, HandlerResult};
 use super::leases::Leases;
+use super::outcome::{Delivery, Outcome};
 use super::presence::{Presence, Shared};
 use super::retry::Retry;
 use super::sweep::Sweep;
-use super::task::{Done, Fence, Task, TaskFailed};
-use super::vitals::Vitals;
+use super::task::{Cancelled, Fence, Task};
+use super::vitals::{Vitals, unix_ms};
 use crate::contract::Name;
-use crate::contract::task::{self as wire, Corpse, Fields, trace::OwnSpan};
+use crate::contract::task::{self as wire, trace::OwnSpan};
 use crate::redis_streams::tasks::{Entry, EntryId, Finish, Finished, Link, LinkError, TaskStream, Verdict};
 use crate::traces::{self, Traced};
 
@@ -41,10 +44,12 @@ const BATCH: usize = 128;
 const HALVES: usize = 8;
 /// How long a leaving worker waits for the read under way to end.
 const LAST_READ: Duration = Duration::from_secs(1);
-/// How long cancelled handlers have to go.
+/// How long cancelled handlers have to clean up, and then to end.
 const CANCELLED: Duration = Duration::from_millis(200);
 /// How often the streams that follow are measured, when there is a limit to their length.
 const MEASURE: Duration = Duration::from_millis(200);
+/// Most tasks that wait for another run without a permit.
+const MOST_WAITING: usize = 1000;
 /// Most streams that are measured.
 const DESTINATIONS: usize = 16;
 
@@ -61,14 +66,12 @@ pub struct Left {
 pub(super) enum Stop<S> {
     /// A future of the caller's; its value is the signal that was obeyed, if any.
     Future(S),
-    /// The signals of the process.
-    Signals,
+    /// The signals of the process, which it shares with so many workers that still run.
+    Signals(Arc<AtomicUsize>),
 }
 
-pub(super) async fn run<H, F, S>(settings: Settings, stop: Stop<S>, handler: H) -> Result<Left, WorkerError>
+pub(super) async fn run<S>(settings: Settings, stop: Stop<S>, handler: Handler) -> Result<Left, WorkerError>
 where
-    H: Fn(Task) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
     S: Future<Output = Option<i32>> + Send,
 {
     let consumer: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
@@ -76,9 +79,9 @@ where
     let shared = Shared { vitals: Arc::default(), leases: Arc::new(Leases::new(settings.lease)) };
     let (stop, asked, signalled) = match stop {
         Stop::Future(stop) => (Some(stop), None, None),
-        Stop::Signals => {
+        Stop::Signals(present) => {
             let (asked, signalled) = oneshot::channel();
-            (None, Some(asked), Some(signalled))
+            (None, Some((asked, present)), Some(signalled))
         }
     };
     let presence = Presence::start(&settings, stream.clone(), &shared, asked)
@@ -108,11 +111,13 @@ where
         running_ids: HashMap::new(),
         ended: VecDeque::new(),
         released: Vec::new(),
+        retries: Vec::new(),
+        waiting: BTreeMap::new(),
         sweep: Sweep::default(),
         retry: Retry::default(),
         destinations: Destinations::default(),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
-        handler: Arc::new(handler),
+        handler,
         settings,
         stream,
         link,
@@ -166,20 +171,28 @@ async fn prepare(stream: &TaskStream, link: &mut Link, settings: &Settings) -> R
 
 /// An entry that this worker holds, from its delivery until it has left the stream.
 pub(super) struct Held {
-    deliveries: u64,
-    fields: Arc<Fields>,
-    task: Option<Arc<wire::Task>>,
+    pub(super) deliveries: u64,
+    task: Arc<wire::Task>,
     /// When this delivery began.
     since: Instant,
     /// How old the first delivery was then.
     age: Duration,
     span: OwnSpan,
+    run: Option<AbortHandle>,
+    /// Whether Redis has a record of its deliveries.
+    recorded: bool,
 }
 
-/// How a task ended.
-enum Outcome {
-    Answered(Result<Done, TaskFailed>),
-    Malformed(String),
+/// Hears why a run is of no use any more.
+type Receiver = watch::Receiver<Option<Cancelled>>;
+
+/// A task whose handler asked for another run.
+struct RetryWish {
+    id: EntryId,
+    deliveries: u64,
+    at: Instant,
+    counts: bool,
+    reason: String,
 }
 
 /// A command under way, which has the connection until it is answered.
@@ -202,10 +215,10 @@ struct Sent {
 }
 
 /// A running worker.
-pub(super) struct Engine<H> {
+pub(super) struct Engine {
     pub(super) settings: Settings,
     pub(super) stream: TaskStream,
-    handler: Arc<H>,
+    handler: Handler,
     pub(super) vitals: Arc<Vitals>,
     leases: Arc<Leases>,
     presence: Presence,
@@ -223,12 +236,17 @@ pub(super) struct Engine<H> {
     more: bool,
     /// Every entry that a task of this worker stands for.
     pub(super) held: HashMap<EntryId, Held>,
-    running: JoinSet<Result<Done, TaskFailed>>,
-    running_ids: HashMap<Id, EntryId>,
+    running: JoinSet<HandlerResult>,
+    /// Which delivery of which entry a handler's task runs: an earlier one may still run.
+    running_ids: HashMap<Id, (EntryId, u64)>,
     /// What is to leave the stream next.
     ended: VecDeque<Finish>,
-    /// What is to be given back next, with its deliveries.
-    released: Vec<(EntryId, u64)>,
+    /// What is to be given back next, with its deliveries and how idle it is to be left.
+    released: Vec<(EntryId, u64, Duration)>,
+    /// What is to be kept for another run next.
+    retries: Vec<RetryWish>,
+    /// Held entries that wait for another run, by when that is due.
+    waiting: BTreeMap<(Instant, EntryId), Receiver>,
     pub(super) sweep: Sweep,
     pub(super) retry: Retry,
     destinations: Destinations,
@@ -243,11 +261,7 @@ struct Destinations {
     too_long: bool,
 }
 
-impl<H, F> Engine<H>
-where
-    H: Fn(Task) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
-{
+impl Engine {
     async fn work(mut self, mut stop: oneshot::Receiver<Option<i32>>) -> Left {
         loop {
             self.act().await;
@@ -256,7 +270,8 @@ where
             } else if self.destinations.too_long {
                 Some(Instant::now() + MEASURE)
             } else if self.free() > 0 {
-                Some(self.sweep.due())
+                let next_run = self.waiting.keys().next().map(|(at, _)| *at);
+                Some(next_run.map_or(self.sweep.due(), |at| at.min(self.sweep.due())))
             } else {
                 None
             };
@@ -295,8 +310,12 @@ where
                 return;
             } else if !self.released.is_empty() {
                 self.release().await;
+            } else if !self.retries.is_empty() {
+                self.keep_for_retry().await;
             } else if self.free() == 0 {
                 return;
+            } else if self.waiting.keys().next().is_some_and(|(at, _)| *at <= Instant::now()) {
+                self.run_again();
             } else if sweep_is_due {
                 self.sweep().await;
             } else if self.reading.is_some() || !self.may_read().await {
@@ -335,7 +354,16 @@ where
     pub(super) fn free(&self) -> usize {
         let reserved =
             usize::from(self.reading.is_some()) + self.finishing.iter().map(|sent| sent.beyond).sum::<usize>();
-        self.settings.task_limit.saturating_sub(self.held.len() + reserved)
+        self.settings.task_limit.saturating_sub(self.occupied() + reserved)
+    }
+
+    /// Permits in use. Tasks that wait for another run need none, up to a limit.
+    fn occupied(&self) -> usize {
+        self.held.len().saturating_sub(self.waiting.len().min(MOST_WAITING))
+    }
+
+    pub(super) fn note_held(&self) {
+        self.vitals.set_held(self.held.len().saturating_sub(self.waiting.len()), self.waiting.len());
     }
 
     /// Whether no stream that follows is too long.
@@ -383,119 +411,137 @@ where
         for entry in entries {
             self.start(entry, 1, Duration::ZERO);
         }
-        self.vitals.set_in_flight(self.held.len());
+        self.note_held();
     }
 
     /// Runs the handler on an entry that was delivered for the `deliveries`th time; `age` is that
     /// of its first delivery.
     pub(super) fn start(&mut self, entry: Entry, deliveries: u64, age: Duration) {
-        self.vitals.progressed();
         let Entry { id, fields } = entry;
-        let read = wire::Task::read(self.stream.stream(), id.as_str(), Arc::clone(&fields));
+        let task = Arc::new(wire::Task::read(self.stream.stream(), id.as_str(), fields));
         let span = OwnSpan { id: self.random().max(1), sampled: None };
-        let mut held = Held { deliveries, fields, task: None, since: Instant::now(), age, span };
-        let lost = self.leases.enter(id.clone(), deliveries);
-        match read {
-            Err(malformed) => {
-                tracing::warn!(stream = %self.stream.stream(), entry = %id, reason = %malformed, "failing a task");
-                self.held.insert(id.clone(), held);
-                self.ended(id, Outcome::Malformed(malformed.to_string()));
-            }
-            Ok(task) => {
-                let task = Arc::new(task);
-                held.task = Some(Arc::clone(&task));
-                let fence = Fence { entry: id.clone(), consumer: self.stream.consumer().clone(), deliveries };
-                let log = tracing::info_span!(
-                    "task",
-                    stream = %self.stream.stream(),
-                    entry = %id,
-                    query_id = task.text("query_id"),
-                    trace_id = task.trace().map(|trace| trace.trace_id()),
-                    parent_span_id = task.trace().map(|trace| trace.parent()),
-                    span_id = tracing::field::Empty,
-                    otel.kind = traces::field("consumer"),
-                );
-                if let Some(trace) = task.trace() {
-                    // What follows names the span as whoever traces it does.
-                    let traced = traces::continued(&log, trace.traceparent(), || trace.tracestate());
-                    if let Some(Traced { id, sampled }) = traced {
-                        held.span = OwnSpan { id, sampled: Some(sampled) };
-                    }
-                    log.record("span_id", format!("{:016x}", held.span.id).as_str());
-                }
-                traces::name(&log, self.stream.stream());
-                let span = held.span.id;
-                let task = Task { wire: task, fence, vitals: Arc::clone(&self.vitals), lost, span };
-                let handler = Arc::clone(&self.handler);
-                let running = async move {
-                    let answer = handler(task).await;
-                    if let Err(TaskFailed { reason, release: false }) = &answer {
-                        traces::failed(&tracing::Span::current(), reason);
-                    }
-                    answer
-                };
-                let handle = self.running.spawn(running.instrument(log));
-                self.running_ids.insert(handle.id(), id.clone());
-                self.held.insert(id, held);
-            }
+        let recorded = deliveries > 1;
+        let held = Held { deliveries, task, since: Instant::now(), age, span, run: None, recorded };
+        let cancelled = self.leases.enter(id.clone(), deliveries);
+        // An earlier delivery of the same entry was lost, and its handler may still run.
+        if let Some(earlier) = self.held.insert(id.clone(), held) {
+            self.waiting.retain(|(_, waiting), _| *waiting != id);
+            earlier.abort();
         }
+        self.run(&id, cancelled);
     }
 
-    fn joined(&mut self, joined: Result<(Id, Result<Done, TaskFailed>), JoinError>) {
-        let (task, answer) = match joined {
-            Ok((task, answer)) => (task, answer),
+    /// Runs the handler on an entry that is held.
+    fn run(&mut self, id: &EntryId, cancelled: Receiver) {
+        self.vitals.progressed();
+        let Some(held) = self.held.get_mut(id) else { return };
+        let (task, deliveries) = (Arc::clone(&held.task), held.deliveries);
+        let fence = Fence { entry: id.clone(), consumer: self.stream.consumer().clone(), deliveries };
+        let log = tracing::info_span!(
+            "task",
+            stream = %self.stream.stream(),
+            entry = %id,
+            query_id = task.text("query_id"),
+            trace_id = task.trace().map(|trace| trace.trace_id()),
+            parent_span_id = task.trace().map(|trace| trace.parent()),
+            span_id = tracing::field::Empty,
+            otel.kind = traces::field("consumer"),
+        );
+        if let Some(trace) = task.trace() {
+            // What follows names the span as whoever traces it does.
+            let traced = traces::continued(&log, trace.traceparent(), || trace.tracestate());
+            if let Some(Traced { id, sampled }) = traced {
+                held.span = OwnSpan { id, sampled: Some(sampled) };
+            }
+            log.record("span_id", format!("{:016x}", held.span.id).as_str());
+        }
+        traces::name(&log, self.stream.stream());
+        let task = Task { wire: task, fence, vitals: Arc::clone(&self.vitals), cancelled, span: held.span.id, body: () };
+        let running = limited(task, Arc::clone(&self.handler), self.settings.timeout, self.settings.deadline);
+        let handle = self.running.spawn(running.instrument(log));
+        self.running_ids.insert(handle.id(), (id.clone(), deliveries));
+        held.run = Some(handle);
+    }
+
+    /// Starts a task that waited, unless somebody else has it by now.
+    fn run_again(&mut self) {
+        let Some(((_, id), cancelled)) = self.waiting.pop_first() else { return };
+        if cancelled.borrow().is_some() {
+            if let Some(held) = self.held.get(&id) {
+                self.let_go(&id, held.deliveries);
+            }
+        } else {
+            self.run(&id, cancelled);
+        }
+        self.note_held();
+    }
+
+    fn joined(&mut self, joined: Result<(Id, HandlerResult), JoinError>) {
+        let (run, answer) = match joined {
+            Ok((run, answer)) => (run, answer),
             Err(e) => {
-                let task = e.id();
+                let run = e.id();
                 let reason = match e.try_into_panic() {
                     Ok(panic) => format!("the handler panicked: {}", panic_text(panic.as_ref())),
                     Err(_) => "the handler was cancelled".to_owned(),
                 };
-                (task, Err(TaskFailed::new(reason)))
+                (run, Err(TaskError::new(reason)))
             }
         };
-        if let Some(id) = self.running_ids.remove(&task) {
-            self.ended(id, Outcome::Answered(answer));
+        if let Some((id, deliveries)) = self.running_ids.remove(&run) {
+            self.ended(id, deliveries, answer);
         }
     }
 
     /// Decides where an ended task goes.
-    fn ended(&mut self, id: EntryId, outcome: Outcome) {
+    fn ended(&mut self, id: EntryId, deliveries: u64, answer: HandlerResult) {
         self.vitals.progressed();
-        let Some(held) = self.held.get(&id) else { return };
-        let (stream, deliveries) = (self.stream.stream(), held.deliveries);
-        let failed = |reason: &str| {
-            let from = Corpse { stream, group: &self.settings.group, id: id.as_str(), deliveries };
-            let end = wire::failed(stream, id.as_str(), &held.fields, reason).map(|mut end| {
-                if let Some(trace) = held.task.as_ref().and_then(|task| task.trace()) {
-                    end.set("otel", trace.continued(held.span));
+        // A run of an earlier delivery says nothing about this one.
+        let Some(held) = self.held.get(&id).filter(|held| held.deliveries == deliveries) else { return };
+        let stream = self.stream.stream();
+        let failed = answer.is_err();
+        let answer = answer.unwrap_or_else(|TaskError(answer)| answer);
+        // A task that its handler never understood says nothing about how long tasks take.
+        let counts = !matches!(answer.how, How::Malformed(_));
+        let delivery = Delivery {
+            stream,
+            group: &self.settings.group,
+            id: id.as_str(),
+            deliveries,
+            delivery_limit: self.settings.delivery_limit,
+            on_error: self.settings.on_error,
+            on_malformed: self.settings.on_malformed,
+            span: Some(held.span),
+            now_ms: unix_ms(),
+        };
+        let draining = self.vitals.draining();
+        match delivery.decide(&held.task, answer) {
+            Outcome::Complete { outgoing, failure } => {
+                if let Some(failure) = &failure {
+                    tracing::warn!(%stream, entry = %id, reason = failure.reason(), "task failed");
                 }
-                end
-            });
-            Some(end.unwrap_or_else(|| wire::dead(from, &held.fields, reason, unix_ms())))
-        };
-        let (outgoing, counts) = match (outcome, &held.task) {
-            (Outcome::Answered(Ok(mut done)), Some(task)) => {
-                done.changes.span = Some(held.span);
-                (task.done(stream, done.changes), true)
+                if self.settings.back_off_above.is_some() {
+                    for message in &outgoing {
+                        self.destinations.see(message.destination());
+                    }
+                }
+                let duration = counts.then(|| held.age + held.since.elapsed());
+                let recorded = held.recorded || self.leases.was_renewed(&id);
+                self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded, failure });
             }
-            (Outcome::Answered(Err(TaskFailed { reason, release: true })), _) => {
+            Outcome::Retry { after, reason, .. } if draining => {
+                tracing::info!(%stream, entry = %id, %reason, "giving a task back that asked for another run");
+                self.released.push((id, deliveries, self.settings.floor.saturating_sub(after)));
+            }
+            Outcome::Retry { after, counts, reason } => {
+                tracing::info!(%stream, entry = %id, %reason, ?after, failed, "running a task again later");
+                self.retries.push(RetryWish { id, deliveries, at: Instant::now() + after, counts, reason });
+            }
+            Outcome::Release { reason } => {
                 tracing::info!(%stream, entry = %id, %reason, "giving a task back");
-                self.released.push((id, deliveries));
-                return;
+                self.released.push((id, deliveries, self.settings.floor));
             }
-            (Outcome::Answered(Err(TaskFailed { reason, .. })), _) => {
-                tracing::warn!(%stream, entry = %id, %reason, "a task failed");
-                (failed(&reason), true)
-            }
-            (Outcome::Malformed(reason), _) => (failed(&reason), false),
-            (Outcome::Answered(Ok(_)), None) => (failed("the task was lost from memory"), false),
-        };
-        let duration = counts.then(|| held.age + held.since.elapsed());
-        let recorded = deliveries > 1 || self.leases.was_renewed(&id);
-        if let (Some(outgoing), Some(_)) = (&outgoing, self.settings.back_off_above) {
-            self.destinations.see(outgoing.destination());
         }
-        self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded });
     }
 
     /// Most tasks in one batch.
@@ -568,7 +614,7 @@ where
                     let _ = self.stream.note_error(&mut self.link, &task.id, &e.to_string()).await;
                 }
             }
-            self.let_go(&task.id);
+            self.let_go(&task.id, task.deliveries);
         }
         if refused.is_empty() {
             self.retry.succeeded();
@@ -584,7 +630,7 @@ where
         // Those for which refused tasks left no permit, and all when leaving, are given back.
         let room = if self.vitals.draining() { 0 } else { self.free() };
         let excess = entries.split_off(room.min(entries.len()));
-        self.released.extend(excess.into_iter().map(|entry| (entry.id, 1)));
+        self.released.extend(excess.into_iter().map(|entry| (entry.id, 1, self.settings.floor)));
         let halves = self.settings.task_limit >= HALVES && self.settings.back_off_above.is_none();
         if halves && room > 0 && self.batch_is_ready() && !self.retry.waits() {
             let refill = self.more && self.reading.is_none() && !self.sweep.is_due();
@@ -599,37 +645,77 @@ where
         }
     }
 
-    /// Gives tasks back.
+    /// Gives tasks back. If no other worker takes them, this one does, a moment later.
     async fn release(&mut self) {
-        match self.stream.release(&mut self.link, &self.released, self.settings.floor).await {
-            Ok(_) => {
-                for (id, _) in std::mem::take(&mut self.released) {
-                    self.let_go(&id);
+        match self.stream.release(&mut self.link, &self.released).await {
+            Ok(_) => self.sweep.soon(),
+            Err(e) if e.may_pass() => return self.retry.failed("giving tasks back", &e),
+            Err(e) => tracing::error!(error = %e, "cannot give tasks back; they stay pending until they count as lost"),
+        }
+        for (id, deliveries, _) in std::mem::take(&mut self.released) {
+            self.let_go(&id, deliveries);
+        }
+        self.note_held();
+    }
+
+    /// Tells Redis of tasks that stay for another run.
+    async fn keep_for_retry(&mut self) {
+        while let Some(RetryWish { id, deliveries, at, counts, reason }) = self.retries.pop() {
+            match self.stream.retry(&mut self.link, (&id, deliveries), counts, &reason).await {
+                Ok(Ok(now)) => {
+                    if let Some(held) = self.held.get_mut(&id).filter(|held| held.deliveries == deliveries) {
+                        (held.deliveries, held.recorded, held.run) = (now, true, None);
+                        let cancelled = self.leases.enter(id.clone(), now);
+                        self.waiting.insert((at, id), cancelled);
+                    }
                 }
-                self.vitals.set_in_flight(self.held.len());
-            }
-            Err(e) if e.may_pass() => self.retry.failed("giving tasks back", &e),
-            Err(e) => {
-                tracing::error!(error = %e, "cannot give tasks back; they stay pending until they count as lost");
-                for (id, _) in std::mem::take(&mut self.released) {
-                    self.let_go(&id);
+                Ok(Err(Verdict::Refused(e))) | Err(e) if !e.may_pass() => {
+                    tracing::error!(entry = %id, error = %e, "cannot keep a task for another run; it stays pending");
+                    self.let_go(&id, deliveries);
+                }
+                Ok(Err(Verdict::Refused(e))) | Err(e) => {
+                    self.retry.failed("keeping a task for another run", &e);
+                    self.retries.push(RetryWish { id, deliveries, at, counts, reason });
+                    break;
+                }
+                Ok(Err(verdict)) => {
+                    tracing::info!(entry = %id, ?verdict, "a task that was to run again is no longer this worker's");
+                    self.let_go(&id, deliveries);
                 }
             }
         }
+        self.note_held();
     }
 
-    fn let_go(&mut self, id: &EntryId) {
-        self.held.remove(id);
-        self.leases.remove(id);
+    /// Forgets a delivery; a later one of the same entry stays.
+    fn let_go(&mut self, id: &EntryId, deliveries: u64) {
+        if self.held.get(id).is_some_and(|held| held.deliveries == deliveries) {
+            self.held.remove(id);
+            self.leases.remove(id);
+        }
     }
 
-    /// Leaves in good order: no new task, the running ones until the deadline.
+    /// Shuts down gracefully: takes no new task, gives the running ones until the deadline.
     async fn drain(mut self, signum: Option<i32>) -> Left {
         self.vitals.drain();
+        self.give_waiting_back();
         self.presence.say_now();
         let deadline = Instant::now() + self.settings.drain_timeout;
         let _ = timeout_at(deadline, self.wind_down()).await;
         self.leave(signum).await
+    }
+
+    /// Others run these at the time at which this worker would have.
+    fn give_waiting_back(&mut self) {
+        let now = Instant::now();
+        let waiting = std::mem::take(&mut self.waiting).into_keys();
+        let wishes = std::mem::take(&mut self.retries).into_iter().map(|wish| (wish.at, wish.id));
+        for (at, id) in waiting.chain(wishes) {
+            if let Some(held) = self.held.get(&id) {
+                let idle = self.settings.floor.saturating_sub(at.saturating_duration_since(now));
+                self.released.push((id, held.deliveries, idle));
+            }
+        }
     }
 
     async fn wind_down(&mut self) {
@@ -661,12 +747,15 @@ where
             reading.as_mut().await
         });
         if let Ok((_, Ok(entries))) = ended.await {
-            self.released.extend(entries.into_iter().map(|entry| (entry.id, 1)));
+            self.released.extend(entries.into_iter().map(|entry| (entry.id, 1, self.settings.floor)));
         }
     }
 
     async fn leave(mut self, signum: Option<i32>) -> Left {
         let in_flight = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
+        // First they are told, so that they can clean up.
+        self.leases.cancel_all();
+        let _ = timeout(CANCELLED, async { while self.running.join_next().await.is_some() {} }).await;
         self.running.abort_all();
         let _ = timeout(CANCELLED, async { while self.running.join_next().await.is_some() {} }).await;
         let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
@@ -694,6 +783,38 @@ impl Destinations {
             self.seen.insert(0, stream.clone());
         }
     }
+}
+
+impl Held {
+    fn abort(&self) {
+        if let Some(run) = &self.run {
+            run.abort();
+        }
+    }
+}
+
+/// Runs the handler within its time limits.
+async fn limited(task: Task, handler: Handler, most: Option<Duration>, deadline: Option<Duration>) -> HandlerResult {
+    let left = deadline.map(|deadline| deadline.saturating_sub(task.age()));
+    let late = |deadline: Duration| TaskError::new(format!("its query is older than its deadline of {deadline:?}"));
+    let answer = match (most, left, deadline) {
+        (_, Some(Duration::ZERO), Some(deadline)) => Err(late(deadline)),
+        (None, None, _) => handler(task).await,
+        (most, left, deadline) => {
+            let limit = most.into_iter().chain(left).min().unwrap_or(Duration::MAX);
+            match (timeout(limit, handler(task)).await, most, deadline) {
+                (Ok(answer), ..) => answer,
+                (Err(_), Some(most), _) if most == limit => Err(TaskError::new(format!("timed out after {most:?}"))),
+                (Err(_), _, deadline) => Err(late(deadline.unwrap_or(limit))),
+            }
+        }
+    };
+    if let Err(TaskError(answer)) = &answer
+        && let How::Error(reason) | How::Fail(reason) | How::DeadLetter(reason) | How::Malformed(reason) = &answer.how
+    {
+        traces::failed(&tracing::Span::current(), reason);
+    }
+    answer
 }
 
 /// Never ready while nothing is under way.
@@ -724,8 +845,4 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         (_, Some(text)) => text,
         _ => "with something that is no text",
     }
-}
-
-fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

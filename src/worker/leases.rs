@@ -4,10 +4,12 @@
 //! blocks the whole runtime keeps its lease as it keeps its heartbeat.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
+use super::task::Cancelled;
 use crate::redis_streams::tasks::{EntryId, Link, TaskStream, Verdict};
 
 /// Most leases that one script call renews.
@@ -26,7 +28,18 @@ struct Lease {
     /// When the idle time was last known to be zero.
     touched: Instant,
     renewed: bool,
-    lost: Arc<AtomicBool>,
+    cancelled: watch::Sender<Option<Cancelled>>,
+}
+
+impl Lease {
+    /// The first reason stays.
+    fn cancel(&self, why: Cancelled) {
+        self.cancelled.send_if_modified(|known| {
+            let first = known.is_none();
+            *known = known.or(Some(why));
+            first
+        });
+    }
 }
 
 impl Leases {
@@ -34,12 +47,15 @@ impl Leases {
         Self { lease, held: Mutex::default() }
     }
 
-    /// From now on the entry is kept; the flag turns true when somebody else has it.
-    pub(super) fn enter(&self, id: EntryId, deliveries: u64) -> Arc<AtomicBool> {
-        let lost = Arc::new(AtomicBool::new(false));
-        let lease = Lease { deliveries, touched: Instant::now(), renewed: false, lost: Arc::clone(&lost) };
-        self.held().insert(id, lease);
-        lost
+    /// From now on the lease on this delivery is renewed, instead of one before it. The receiver
+    /// hears when the delivery is lost.
+    pub(super) fn enter(&self, id: EntryId, deliveries: u64) -> watch::Receiver<Option<Cancelled>> {
+        let (cancelled, receiver) = watch::channel(None);
+        let lease = Lease { deliveries, touched: Instant::now(), renewed: false, cancelled };
+        if let Some(earlier) = self.held().insert(id, lease) {
+            earlier.cancel(Cancelled::Lost);
+        }
+        receiver
     }
 
     /// Whether the entry was ever renewed, and so has a delivery record.
@@ -49,6 +65,13 @@ impl Leases {
 
     pub(super) fn remove(&self, id: &EntryId) {
         self.held().remove(id);
+    }
+
+    /// Tells all handlers that their runs end.
+    pub(super) fn cancel_all(&self) {
+        for lease in self.held().values() {
+            lease.cancel(Cancelled::ShuttingDown);
+        }
     }
 
     /// Renews for ever what is due, at the latest a third of the lease after it was touched.
@@ -71,7 +94,7 @@ impl Leases {
     fn due(&self, age: Duration) -> Vec<(EntryId, u64)> {
         let held = self.held();
         let due = held.iter().filter(|(_, lease)| lease.touched.elapsed() >= age);
-        due.filter(|(_, lease)| !lease.lost.load(Ordering::Relaxed))
+        due.filter(|(_, lease)| lease.cancelled.borrow().is_none())
             .map(|(id, lease)| (id.clone(), lease.deliveries))
             .collect()
     }
@@ -86,8 +109,8 @@ impl Leases {
                     lease.renewed = true;
                 }
                 Verdict::Fenced => {
-                    lease.lost.store(true, Ordering::Relaxed);
-                    tracing::warn!(stream = %stream.stream(), entry = %id, "somebody else took a running task over");
+                    lease.cancel(Cancelled::Lost);
+                    tracing::warn!(stream = %stream.stream(), entry = %id, "another worker took a running task over");
                 }
                 // Finished a moment ago, most likely.
                 Verdict::Gone | Verdict::Refused(_) => {}

@@ -1,29 +1,34 @@
-//! The library for worker processes: name a stream, give an async function, be a member of the
+//! The library for worker processes: name a stream, write an async function, and be a member of the
 //! fleet.
 //!
 //! ```no_run
-//! use shepherd_monitor::worker::{Done, Task, Worker};
+//! use shepherd_monitor::worker::{Answer, Task, Worker};
 //!
 //! # async fn example() -> Result<(), shepherd_monitor::worker::WorkerError> {
 //! Worker::builder("aragorn.lookup")?
 //!     .task_limit(10)
 //!     .run(|task: Task| async move {
 //!         println!("query {:?}", task.query_id());
-//!         Ok(Done::new())
+//!         Ok(Answer::forward())
 //!     })
 //!     .await?;
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! In reading order: [`builder`] checks what the user wrote, [`task`] is what a handler sees and
-//! answers, `engine` is the loop between Redis and the handlers and `sweep` its search for what
-//! others lost, `presence` the heartbeat on its own thread and `leases` what else it keeps alive,
-//! `signals` the wish to leave. `queries` (feature `worker-database`) writes the rows of queries.
+//! In reading order: [`builder`] checks the settings, [`task`] is what a handler gets, [`answer`] what
+//! it returns, [`handler`] the forms in which it may be written and [`workers`] several of them in one
+//! process; [`testing`] runs one without Redis. `outcome` decides what an answer means, `engine` is the
+//! loop between Redis and the handlers and `sweep` its search for lost tasks, `presence` the heartbeat
+//! on its own thread and `leases` what else that keeps alive, `signals` the wish to shut down.
+//! `queries` (feature `worker-database`) writes the rows of queries.
 
+pub mod answer;
 pub mod builder;
 mod engine;
+pub mod handler;
 mod leases;
+mod outcome;
 mod presence;
 #[cfg(feature = "worker-database")]
 pub mod queries;
@@ -31,10 +36,15 @@ mod retry;
 mod signals;
 mod sweep;
 pub mod task;
+pub mod testing;
 mod vitals;
+pub mod workers;
 
+pub use answer::{Answer, FailurePolicy, ServiceError, TaskError};
 pub use builder::{SETTINGS, StreamName, Worker, WorkerBuilder, WorkerError};
 pub use engine::Left;
-pub use task::{Done, Fence, Task, TaskFailed};
+pub use handler::{HandlerResult, service, typed, with_state};
+pub use task::{Cancelled, Fence, Task};
+pub use workers::Workers;
 
-pub use crate::contract::task::{Origin, Workflow};
+pub use crate::contract::task::{Fields, Malformed, NewTask, Origin, Workflow};

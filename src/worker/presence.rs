@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,21 +48,21 @@ pub(super) struct Shared {
 }
 
 impl Presence {
-    /// Starts the thread. With `asked`, the process is the worker's own: the thread listens to its
-    /// signals and passes the first one on there.
+    /// Starts the thread. With `owned`, the process is the worker's own, or shared with as many other
+    /// workers as still run: the thread listens to its signals and passes the first one on.
     pub(super) fn start(
         settings: &Settings,
         stream: TaskStream,
         shared: &Shared,
-        asked: Option<oneshot::Sender<Option<i32>>>,
+        owned: Option<(oneshot::Sender<Option<i32>>, Arc<AtomicUsize>)>,
     ) -> io::Result<Self> {
         let (commands, inbox) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let owned = match asked {
+        let owned = match owned {
             None => None,
-            Some(asked) => {
+            Some((asked, present)) => {
                 let _inside = runtime.enter();
-                Some(Owned { signals: Signals::install()?, asked: Some(asked), first: None })
+                Some(Owned { signals: Signals::install()?, asked: Some(asked), first: None, present })
             }
         };
         let speaker = Speaker {
@@ -113,12 +114,14 @@ impl Presence {
     }
 }
 
-/// The signals of a process that is nothing but this worker.
+/// The signals of a process that consists of this worker and perhaps others.
 struct Owned {
     signals: Signals,
     asked: Option<oneshot::Sender<Option<i32>>>,
     /// The first signal, and when the process ends even if nobody in it can move.
     first: Option<(i32, Instant)>,
+    /// The workers of this process that have not left yet.
+    present: Arc<AtomicUsize>,
 }
 
 struct Speaker {
@@ -158,6 +161,7 @@ impl Speaker {
                     let in_flight = self.vitals.in_flight();
                     tracing::warn!(in_flight, "nothing in this process moves any more; ending it");
                     self.leave(too_late.map(|(signum, _)| signum), in_flight).await;
+                    self.others_left().await;
                     std::process::exit(0);
                 }
             }
@@ -224,7 +228,22 @@ impl Speaker {
                 tokio::time::sleep(RETRY / 4).await;
             }
         });
-        said.await.is_ok()
+        let written = said.await.is_ok();
+        if let Some(owned) = &self.owned {
+            owned.present.fetch_sub(1, Ordering::Relaxed);
+        }
+        written
+    }
+
+    /// The other workers of the process write their markers at the same time as this one.
+    async fn others_left(&self) {
+        let present = || self.owned.as_ref().is_some_and(|owned| owned.present.load(Ordering::Relaxed) > 0);
+        let left = async {
+            while present() {
+                tokio::time::sleep(RETRY / 50).await;
+            }
+        };
+        let _ = timeout(GRACE, left).await;
     }
 }
 

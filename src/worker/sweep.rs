@@ -5,13 +5,11 @@
 //! back for the rest as soon as one is free.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::engine::Engine;
-use super::task::{Done, Task, TaskFailed};
 use crate::contract::Name;
 use crate::redis_streams::tasks::{Claim, Claimed, LinkError, Overdue, Taken};
 
@@ -21,6 +19,8 @@ const PAGE: usize = 200;
 const BUDGET: Duration = Duration::from_millis(500);
 /// The pause before a sweep that ran out of budget goes on.
 const BREATH: Duration = Duration::from_millis(100);
+/// How long other workers have to take what this one gave back.
+const GIVEN_BACK: Duration = Duration::from_secs(1);
 
 /// When the next sweep is due, and where it begins.
 #[derive(Debug)]
@@ -46,17 +46,18 @@ impl Sweep {
         self.due <= Instant::now()
     }
 
+    /// Brings the next sweep forward, so that what this worker gave back does not wait for long.
+    pub(super) fn soon(&mut self) {
+        self.due = self.due.min(Instant::now() + GIVEN_BACK);
+    }
+
     fn resume(&mut self, from: String, after: Duration) {
         self.from = from;
         self.due = Instant::now() + after;
     }
 }
 
-impl<H, F> Engine<H>
-where
-    H: Fn(Task) -> F + Send + Sync + 'static,
-    F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
-{
+impl Engine {
     /// Takes over what is lost, as far as there are permits and time.
     pub(super) async fn sweep(&mut self) {
         // A tenth earlier or later each time, so that workers started together do not stay together.
@@ -68,7 +69,7 @@ where
         if let Err(e) = self.search(from).await {
             self.retry.failed("looking for lost tasks", &e);
         }
-        self.vitals.set_in_flight(self.held.len());
+        self.note_held();
     }
 
     async fn search(&mut self, mut from: String) -> Result<(), LinkError> {

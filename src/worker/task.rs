@@ -1,29 +1,43 @@
-//! What a handler gets and what it answers.
+//! What a handler gets.
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
-use super::vitals::Vitals;
-use crate::contract::task::{self as wire, Changes, Origin, Workflow, trace::SpanId};
+use super::vitals::{Vitals, unix_ms};
+use crate::contract::task::{self as wire, Fields, Malformed, NewTask, Origin, Workflow, trace::SpanId};
 use crate::contract::{Name, task::TraceContext};
 use crate::redis_streams::tasks::EntryId;
 
 /// One task, as its handler sees it. Cloning is cheap.
+///
+/// A task is its fields. [`parse`](Self::parse) reads them as a type of the worker's own; a handler
+/// made with [`typed`](super::typed) gets a `Task<T>` whose [`body`](Self::body) is that already.
 #[derive(Debug, Clone)]
-pub struct Task {
+pub struct Task<T = ()> {
     pub(super) wire: Arc<wire::Task>,
     pub(super) fence: Fence,
     pub(super) vitals: Arc<Vitals>,
-    pub(super) lost: Arc<AtomicBool>,
+    /// Why the task's run is of no use any more, if it is.
+    pub(super) cancelled: watch::Receiver<Option<Cancelled>>,
     pub(super) span: SpanId,
+    pub(super) body: T,
+}
+
+/// Why a run is of no use any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// Another worker has the task: this process was taken for dead.
+    Lost,
+    /// The worker shuts down and its drain timeout is over.
+    ShuttingDown,
 }
 
 /// Which delivery of which entry a handler works on. A later delivery has a higher count (unless
-/// the one before was given back), so outside systems can refuse the work of a worker that was
-/// thought dead.
+/// the one before was given back), so outside systems can refuse the writes of a worker that was
+/// taken for dead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fence {
     /// The entry's id in this worker's stream.
@@ -34,7 +48,7 @@ pub struct Fence {
     pub deliveries: u64,
 }
 
-impl Task {
+impl<T> Task<T> {
     /// The query that it belongs to.
     #[must_use]
     pub fn query_id(&self) -> Option<&str> {
@@ -59,12 +73,71 @@ impl Task {
         self.wire.text("status")
     }
 
-    /// The metadata as `T`; a missing field is JSON's `null`.
+    /// The metadata as `M`; a missing field is JSON's `null`.
     ///
     /// # Errors
     /// When it has another shape.
-    pub fn metadata<T: DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_slice(self.field("metadata").unwrap_or(b"null"))
+    pub fn metadata<M: DeserializeOwned>(&self) -> Result<M, Malformed> {
+        let json = self.field("metadata").unwrap_or(b"null");
+        serde_json::from_slice(json).map_err(|e| Malformed(format!("the field \"metadata\": {e}")))
+    }
+
+    /// All fields as `B`: text as it is, numbers, lists and objects from JSON, `Option` for what may
+    /// be missing or `null`.
+    ///
+    /// ```
+    /// # use shepherd_monitor::worker::{Answer, Task, TaskError};
+    /// #[derive(serde::Deserialize)]
+    /// struct Callback {
+    ///     query_id: String,
+    ///     callback_id: String,
+    ///     log_level: Option<u8>,
+    /// }
+    ///
+    /// async fn merge(task: Task) -> Result<Answer, TaskError> {
+    ///     let callback: Callback = task.parse()?;
+    ///     println!("merging {} of {}", callback.callback_id, callback.query_id);
+    ///     Ok(Answer::end())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Names the field, and what was expected of it. With `?` it becomes a
+    /// [malformed](super::TaskError::malformed) task.
+    pub fn parse<B: DeserializeOwned>(&self) -> Result<B, Malformed> {
+        self.wire.parse()
+    }
+
+    /// The fields as they were parsed for a handler made with [`typed`](super::typed).
+    #[must_use]
+    pub fn body(&self) -> &T {
+        &self.body
+    }
+
+    /// The same task with another body.
+    #[must_use]
+    pub fn with_body<B>(self, body: B) -> Task<B> {
+        let Self { wire, fence, vitals, cancelled, span, body: _ } = self;
+        Task { wire, fence, vitals, cancelled, span, body }
+    }
+
+    /// All fields, as they came.
+    #[must_use]
+    pub fn fields(&self) -> &Fields {
+        self.wire.fields()
+    }
+
+    /// A task to [emit](super::Answer::emit) that belongs to the same query and trace: it has this
+    /// task's `query_id`, `response_id`, `log_level`, `otel` and `metadata`, and no workflow.
+    #[must_use]
+    pub fn related(&self) -> NewTask {
+        let start = NewTask::query(self.query_id().unwrap_or_default(), self.response_id().unwrap_or_default());
+        let kept = ["log_level", "otel", "metadata"].iter().filter_map(|name| Some((*name, self.field(name)?)));
+        let related = kept.fold(start, |new, (name, value)| new.set(name, value));
+        match self.trace() {
+            Some((trace, id)) => related.set("otel", trace.continued(wire::trace::OwnSpan { id, sampled: None })),
+            None => related,
+        }
     }
 
     /// Any field, as bytes.
@@ -79,10 +152,21 @@ impl Task {
         self.wire.text(name)
     }
 
-    /// The operations still to do, this one included.
-    #[must_use]
-    pub fn workflow(&self) -> &Workflow {
+    /// The operations still to do, this one included; `None` when the field is missing, empty or
+    /// `null` (an entry worker then decides the workflow).
+    ///
+    /// # Errors
+    /// When the field holds something else than a JSON list of `{"id": stream}`.
+    pub fn workflow(&self) -> Result<Option<&Workflow>, Malformed> {
         self.wire.workflow()
+    }
+
+    /// Since the task's query was added to its first stream, by this machine's clock. A Python worker
+    /// on the way starts the count anew.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        let added = self.wire.origin().id.split('-').next().and_then(|ms| ms.parse::<u64>().ok());
+        Duration::from_millis(added.map_or(0, |added| unix_ms().saturating_sub(added)))
     }
 
     /// Names this step of this piece of work, whoever runs it and however often: the same for each
@@ -98,11 +182,23 @@ impl Task {
         &self.fence
     }
 
-    /// Whether somebody else has the task by now: this process was thought dead. Whatever the
+    /// Whether another worker has the task by now: this process was taken for dead. Whatever the
     /// handler answers then changes nothing; it may stop.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
+        *self.cancelled.borrow() == Some(Cancelled::Lost)
+    }
+
+    /// Ready when the run is of no use any more; never ready while it is. For `tokio::select!`. When
+    /// the worker shuts down, the handler has 200 ms from then on to clean up.
+    pub async fn cancelled(&self) -> Cancelled {
+        let mut cancelled = self.cancelled.clone();
+        let why = cancelled.wait_for(Option::is_some).await.ok().and_then(|why| *why);
+        match why {
+            Some(why) => why,
+            // The worker has forgotten the task: it was completed or given back.
+            None => std::future::pending().await,
+        }
     }
 
     /// The trace this task continues, and the span that it runs in.
@@ -111,77 +207,8 @@ impl Task {
         self.wire.trace().map(|trace| (trace, self.span))
     }
 
-    /// Says that the work moves on. A long task that reports nothing looks hung.
+    /// Reports progress. The monitor calls a worker hung whose long tasks report none.
     pub fn progress(&self) {
         self.vitals.progressed();
-    }
-}
-
-/// The task is done: pass it on along its workflow, with these changes.
-#[derive(Debug, Clone, Default)]
-pub struct Done {
-    pub(super) changes: Changes,
-}
-
-impl Done {
-    /// Passes the task on as it is.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Sets a field of what is passed on.
-    #[must_use]
-    pub fn set(mut self, field: &str, value: impl Into<Vec<u8>>) -> Self {
-        self.changes.fields.push((field.to_owned(), value.into()));
-        self
-    }
-
-    /// Gives it this workflow from here on; if it begins with this worker's own stream, that
-    /// operation counts as done.
-    #[must_use]
-    pub fn workflow(mut self, workflow: Workflow) -> Self {
-        self.changes.workflow = Some(workflow);
-        self
-    }
-}
-
-/// The task is not done. Any error turns into this with `?`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskFailed {
-    pub(super) reason: String,
-    pub(super) release: bool,
-}
-
-impl TaskFailed {
-    /// It failed: it goes to `finish_query` with status ERROR and this reason.
-    #[must_use]
-    pub fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), release: false }
-    }
-
-    /// Not now, not here: the entry is given back and will be delivered again, without this
-    /// delivery counting towards the limit.
-    #[must_use]
-    pub fn give_back(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), release: true }
-    }
-}
-
-impl<E: std::error::Error> From<E> for TaskFailed {
-    fn from(error: E) -> Self {
-        let mut reason = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            reason = format!("{reason}: {cause}");
-            source = cause.source();
-        }
-        Self::new(reason)
-    }
-}
-
-impl fmt::Display for TaskFailed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.reason)
     }
 }

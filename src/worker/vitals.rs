@@ -1,11 +1,13 @@
 //! What the engine knows of itself and the heartbeat tells: shared by both threads.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Counters of a running worker. Each stands alone, so relaxed order is enough.
 #[derive(Debug, Default)]
 pub(super) struct Vitals {
     in_flight: AtomicU32,
+    waiting: AtomicU32,
     progress: AtomicU64,
     draining: AtomicBool,
 }
@@ -20,9 +22,15 @@ impl Vitals {
         self.progress.load(Ordering::Relaxed)
     }
 
-    /// Entries that are held: running, or ended and not yet out of the stream.
-    pub(super) fn set_in_flight(&self, tasks: usize) {
-        self.in_flight.store(u32::try_from(tasks).unwrap_or(u32::MAX), Ordering::Relaxed);
+    /// Entries that are held: running or ended and not yet out of the stream, and waiting for
+    /// another run.
+    pub(super) fn set_held(&self, in_flight: usize, waiting: usize) {
+        self.in_flight.store(u32::try_from(in_flight).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.waiting.store(u32::try_from(waiting).unwrap_or(u32::MAX), Ordering::Relaxed);
+    }
+
+    pub(super) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
     }
 
     pub(super) fn in_flight(&self) -> u32 {
@@ -36,4 +44,9 @@ impl Vitals {
     pub(super) fn draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
+}
+
+/// Unix milliseconds.
+pub(super) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use shepherd_monitor::operator;
-use shepherd_monitor::worker::{Done, Task, Worker};
+use shepherd_monitor::worker::{Answer, Task, Worker};
 
 use super::*;
 use crate::support::wait::eventually;
@@ -52,7 +52,7 @@ async fn a_dropped_batch_is_put_back_and_worked_off_by_the_fleet() {
     };
     let work = tokio::spawn(builder.run_until(stopped, move |task: Task| {
         noted.lock().unwrap().push(task.query_id().unwrap_or("none").to_owned());
-        async { Ok(Done::new()) }
+        async { Ok(Answer::forward()) }
     }));
     eventually("all are worked off", LIMIT, || async {
         let mut done = seen.lock().unwrap().clone();

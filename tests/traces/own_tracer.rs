@@ -6,7 +6,7 @@ use std::time::Duration;
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanData, SpanExporter};
-use shepherd_monitor::worker::{Done, TaskFailed, Worker};
+use shepherd_monitor::worker::{Answer, TaskError, Worker};
 use tokio::sync::oneshot;
 use tracing::Instrument;
 use tracing_subscriber::layer::SubscriberExt;
@@ -48,7 +48,7 @@ async fn a_tracer_of_the_programs_own_has_the_tasks_span_with_its_remote_parent(
     let stopped = async move { stopped.await.err().map(|_| 15) };
     let work = tokio::spawn(worker.run_until(stopped, move |task| {
         *by_handler.lock().unwrap() = task.trace().map(|(_, span)| span);
-        async { Ok::<_, TaskFailed>(Done::new()) }.instrument(tracing::info_span!("a part of the work"))
+        async { Ok::<_, TaskError>(Answer::forward()) }.instrument(tracing::info_span!("a part of the work"))
     }));
     let _: String = redis::cmd("XADD")
         .arg("a")

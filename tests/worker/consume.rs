@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use redis::Value;
-use shepherd_monitor::worker::{Done, TaskFailed, Worker, Workflow};
+use shepherd_monitor::worker::{Answer, TaskError, Worker, Workflow};
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
@@ -22,7 +22,7 @@ async fn a_task_goes_along_its_workflow_and_leaves_nothing_behind() {
         add_fields(&mut redis, "a", &fields).await;
     }
     let first = Running::start(quick(&server, "a").task_limit(7), done);
-    let second = Running::start(quick(&server, "b").task_limit(7), |_| async { Ok(Done::new().set("extra", "1")) });
+    let second = Running::start(quick(&server, "b").task_limit(7), |_| async { Ok(Answer::forward().set("extra", "1")) });
     reaches(&redis, "finish_query", 50).await;
     assert_eq!((first.leave().await.in_flight, second.leave().await.in_flight), (0, 0));
 
@@ -46,7 +46,7 @@ async fn a_handler_may_send_its_task_another_way() {
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["entry", "never"]).await;
     let worker = Running::start(quick(&server, "entry"), |_| async {
-        Ok(Done::new().workflow(Workflow::through(["entry", "x", "y"])))
+        Ok(Answer::forward().workflow(Workflow::through(["entry", "x", "y"])))
     });
     reaches(&redis, "x", 1).await;
     assert_eq!(field(&entries(&mut redis, "x").await[0].1, "workflow"), r#"[{"id":"x"},{"id":"y"}]"#);
@@ -66,7 +66,7 @@ async fn no_more_tasks_are_in_flight_than_permits() {
                 most.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
                 gate.acquire().await?.forget();
                 now.fetch_sub(1, SeqCst);
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
     });
@@ -103,11 +103,11 @@ async fn the_heartbeat_is_there_before_the_first_task_and_tells_what_runs() {
                 let mut redis = crate::support::redis::connection(&url, PATIENCE).await?;
                 let keys: Vec<String> = redis::cmd("KEYS").arg("worker:heartbeat:a:*").query_async(&mut redis).await?;
                 if keys.len() != 1 {
-                    return Err(TaskFailed::new("no heartbeat before the first task"));
+                    return Err(TaskError::new("no heartbeat before the first task"));
                 }
                 seen.note(&task);
                 go.notified().await;
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         })
     };
@@ -258,7 +258,7 @@ async fn no_read_asks_for_more_than_there_are_permits_and_no_worker_holds_more()
                         let number: u64 = task.query_id().unwrap()[1..].parse()?;
                         tokio::time::sleep(Duration::from_millis(number % 3)).await;
                         now.fetch_sub(1, SeqCst);
-                        Ok(Done::new())
+                        Ok(Answer::forward())
                     }
                 }
             });

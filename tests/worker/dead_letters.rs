@@ -143,7 +143,7 @@ async fn a_replayed_task_keeps_its_idempotency_key() {
     let note = |seen: Seen| {
         move |task: Task| {
             seen.note(&task);
-            async { Ok(Done::new()) }
+            async { Ok(Answer::forward()) }
         }
     };
     let first = Running::start(quick(&server, "a"), note(seen.clone()));

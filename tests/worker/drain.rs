@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use shepherd_monitor::worker::Done;
+use shepherd_monitor::worker::Answer;
 use tokio::sync::Notify;
 
 use super::process::WorkerProcess;
@@ -118,7 +118,7 @@ async fn a_leaving_worker_takes_nothing_over() {
             let go = go.clone();
             async move {
                 go.notified().await;
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
     });
@@ -158,7 +158,7 @@ async fn what_arrives_after_the_wish_to_leave_is_given_back_unstarted_and_uncoun
             async move {
                 seen.note(&task);
                 go.notified().await;
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
     });

@@ -7,7 +7,7 @@ use redis::Value;
 use shepherd_monitor::contract::Name;
 use shepherd_monitor::contract::task::{Fields, Outgoing};
 use shepherd_monitor::redis_streams::tasks::{Address, EntryId, Finish, Link, TaskStream, Verdict};
-use shepherd_monitor::worker::{Done, TaskFailed};
+use shepherd_monitor::worker::{Answer, TaskError};
 use tokio::sync::{Notify, Semaphore};
 
 use super::*;
@@ -62,7 +62,7 @@ async fn a_redis_without_memory_keeps_every_task_and_every_heartbeat() {
             let go = go.clone();
             async move {
                 go.acquire().await.unwrap().forget();
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
     });
@@ -121,7 +121,7 @@ async fn a_lost_reply_neither_loses_a_task_nor_passes_it_on_twice() {
             let go = go.clone();
             async move {
                 go.acquire().await.unwrap().forget();
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
     });
@@ -193,7 +193,7 @@ async fn a_fenced_worker_changes_no_stream() {
             async move {
                 seen.note(&task);
                 go.notified().await;
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
     });
@@ -232,9 +232,10 @@ async fn each_task_of_a_batch_has_a_fate_of_its_own() {
         .map(|(n, id)| Finish {
             id: EntryId::from(id.as_str()),
             deliveries: 1,
-            outgoing: Some(Outgoing::new(Name::from(if n == 4 { "text" } else { "b" }), Arc::clone(&fields))),
+            outgoing: vec![Outgoing::new(Name::from(if n == 4 { "text" } else { "b" }), Arc::clone(&fields))],
             duration: Some(Duration::from_millis(5)),
             recorded: true,
+            failure: None,
         })
         .collect();
     let mut verdicts = stream.finish(&mut link, &tasks, 0).await.unwrap().verdicts;
@@ -265,7 +266,7 @@ async fn failed_panicking_and_malformed_tasks_end_in_finish_query_and_harm_nobod
         match task.query_id() {
             Some("fails") => Err(std::io::Error::other("disk on fire"))?,
             Some("panics") => panic!("not my day"),
-            _ => Ok(Done::new()),
+            _ => Ok(Answer::forward()),
         }
     });
     reaches(&redis, "finish_query", 5).await;
@@ -293,7 +294,7 @@ async fn what_fails_on_finish_query_is_a_dead_letter_and_never_comes_back() {
     let mut redis = server.connection().await;
     add_fields(&mut redis, "finish_query", &[("query_id", "q"), ("workflow", "[]")]).await;
     let worker =
-        Running::start(quick(&server, "finish_query"), |_| async { Err(TaskFailed::new("the table is locked")) });
+        Running::start(quick(&server, "finish_query"), |_| async { Err(TaskError::new("the table is locked")) });
     reaches(&redis, "finish_query:dead", 1).await;
     reaches(&redis, "finish_query", 0).await;
     worker.leave().await;
@@ -314,7 +315,7 @@ async fn a_task_continues_its_trace_from_stream_to_stream() {
         let seen = seen.clone();
         move |task| {
             seen.note(&task);
-            async { Ok(Done::new()) }
+            async { Ok(Answer::forward()) }
         }
     });
     reaches(&redis, "b", 1).await;
@@ -348,7 +349,7 @@ async fn the_idempotency_key_is_the_same_for_each_delivery_and_another_for_each_
     let note = |seen: Seen| {
         move |task: Task| {
             seen.note(&task);
-            async { Ok(Done::new()) }
+            async { Ok(Answer::forward()) }
         }
     };
     let first = Running::start(quick(&server, "a"), note(seen.clone()));
@@ -407,7 +408,7 @@ async fn what_a_handler_logs_stands_in_the_span_that_the_next_task_names_as_its_
     let worker = Running::start(quick(&server, "a"), |_| async {
         tokio::task::yield_now().await;
         tracing::info!("in the handler");
-        Ok(Done::new())
+        Ok(Answer::forward())
     });
     reaches(&redis, "b", 1).await;
     worker.leave().await;
@@ -434,7 +435,7 @@ async fn a_malformed_failed_or_panicking_task_is_logged_once() {
     let worker = Running::start(quick(&server, "a"), |task| async move {
         match task.query_id() {
             Some("panics") => panic!("not my day"),
-            _ => Err(TaskFailed::new("not today")),
+            _ => Err(TaskError::new("not today")),
         }
     });
     reaches(&redis, "finish_query", 3).await;

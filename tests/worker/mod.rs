@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
-use shepherd_monitor::worker::{Done, Left, Task, TaskFailed, Worker, WorkerBuilder, WorkerError};
+use shepherd_monitor::worker::{Answer, Left, Task, TaskError, Worker, WorkerBuilder, WorkerError};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -38,7 +38,7 @@ impl Running {
     fn start<H, F>(builder: WorkerBuilder, handler: H) -> Self
     where
         H: Fn(Task) -> F + Send + Sync + 'static,
-        F: Future<Output = Result<Done, TaskFailed>> + Send + 'static,
+        F: Future<Output = Result<Answer, TaskError>> + Send + 'static,
     {
         let (stop, stopped) = oneshot::channel();
         let stopped = async move { stopped.await.unwrap_or_default() };
@@ -69,8 +69,8 @@ fn quick(redis: &TestRedis, stream: &str) -> WorkerBuilder {
 }
 
 /// A handler that is done at once.
-async fn done(_task: Task) -> Result<Done, TaskFailed> {
-    Ok(Done::new())
+async fn done(_task: Task) -> Result<Answer, TaskError> {
+    Ok(Answer::forward())
 }
 
 /// What a handler was called with, for tests to look at.

@@ -15,7 +15,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRng, TestRunner};
 use redis::Value;
 use redis::aio::MultiplexedConnection;
-use shepherd_monitor::contract::task::{self as wire, Changes, Fields};
+use shepherd_monitor::contract::task::{self as wire, Changes, DeadLetterSource, Fields, Outgoing};
 use shepherd_monitor::contract::{Name, ShutdownMarker};
 use shepherd_monitor::demo::servers::RedisOptions;
 use shepherd_monitor::redis_streams::tasks::{
@@ -29,6 +29,8 @@ use crate::support::redis::TestRedis;
 const STREAM: &str = "a";
 /// Where done tasks go, failed ones, and those that nobody could finish.
 const ENDS: [&str; 3] = ["b", "finish_query", "a:dead"];
+/// Where emitted tasks go; it sorts before the ends in a task's messages.
+const EMITTED: &str = "x";
 const GROUPS: [&str; 2] = ["consumer", "second"];
 const LIMIT: u64 = 3;
 const FLOOR: Duration = Duration::from_secs(60);
@@ -62,6 +64,11 @@ enum Step {
     Release {
         who: u8,
         which: u8,
+    },
+    Retry {
+        who: u8,
+        which: u8,
+        counts: bool,
     },
     Pause {
         who: u8,
@@ -118,6 +125,11 @@ enum How {
     Done,
     Failed,
     Panicked,
+    /// Done, and two more tasks begin.
+    Emitted,
+    /// Done, and nothing follows.
+    Ended,
+    DeadLettered,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -126,14 +138,18 @@ enum Swallowed {
     End,
     Reclaim,
     Release,
+    Retry,
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let who = 0..4_u8;
     let which = any::<u8>();
-    let how = prop_oneof![4 => Just(How::Done), 1 => Just(How::Failed), 1 => Just(How::Panicked)];
+    let how = prop_oneof![
+        4 => Just(How::Done), 1 => Just(How::Failed), 1 => Just(How::Panicked),
+        3 => Just(How::Emitted), 1 => Just(How::Ended), 1 => Just(How::DeadLettered)
+    ];
     let then = prop_oneof![
-        2 => Just(Swallowed::Read), 3 => Just(Swallowed::End), 2 => Just(Swallowed::Reclaim), 1 => Just(Swallowed::Release)
+        2 => Just(Swallowed::Read), 3 => Just(Swallowed::End), 2 => Just(Swallowed::Reclaim), 1 => Just(Swallowed::Release), 1 => Just(Swallowed::Retry)
     ];
     prop_oneof![
         5 => (1..4_u8).prop_map(Step::Add),
@@ -143,6 +159,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => who.clone().prop_map(|who| Step::EndAll { who }),
         3 => (who.clone(), which).prop_map(|(who, which)| Step::EndAndRead { who, which }),
         2 => (who.clone(), which).prop_map(|(who, which)| Step::Release { who, which }),
+        3 => (who.clone(), which, any::<bool>()).prop_map(|(who, which, counts)| Step::Retry { who, which, counts }),
         3 => who.clone().prop_map(|who| Step::Pause { who }),
         3 => who.clone().prop_map(|who| Step::Continue { who }),
         4 => who.clone().prop_map(|who| Step::Kill { who }),
@@ -188,8 +205,10 @@ struct Ledger {
     accepted: BTreeMap<String, String>,
     /// Times that an entry was handed to a worker of a group, given-back ones not counted.
     attempts: BTreeMap<(String, &'static str), u64>,
-    /// Finishings of an entry in a group that were told to have succeeded.
+    /// Completions of an entry in a group that Redis reported as done.
     told_done: BTreeMap<(String, &'static str), u64>,
+    /// Entries in a group whose owner asked to end them without anything that follows.
+    may_have_ended: BTreeSet<(String, &'static str)>,
 }
 
 struct World {
@@ -310,6 +329,12 @@ impl World {
                 let Some(who) = self.acting(who) else { return Ok(()) };
                 if let Some(at) = self.choose(who, which) {
                     self.release(who, at).await?;
+                }
+            }
+            Step::Retry { who, which, counts } => {
+                let Some(who) = self.acting(who) else { return Ok(()) };
+                if let Some(at) = self.choose(who, which) {
+                    self.retry(who, at, counts).await?;
                 }
             }
             Step::Pause { who } => {
@@ -470,22 +495,37 @@ impl World {
 
     fn finish_of(worker: &Sim, task: &HeldTask) -> Finish {
         let (stream, id) = (worker.stream.stream(), task.id.as_str());
-        let mut outgoing = match task.how.unwrap_or(How::Done) {
-            How::Done => {
-                let read = wire::Task::read(stream, id, Arc::clone(&task.fields)).unwrap();
-                read.done(stream, Changes::default())
+        let read = wire::Task::read(stream, id, Arc::clone(&task.fields));
+        let next = || read.next(stream, Changes::default()).unwrap().unwrap();
+        let how = task.how.unwrap_or(How::Done);
+        let mut outgoing = match how {
+            How::Done => vec![next()],
+            How::Failed => vec![read.failed(stream, "it failed", None).unwrap()],
+            How::Panicked => vec![read.failed(stream, "the handler panicked: oh", None).unwrap()],
+            How::Emitted => {
+                let emitted = Outgoing::new(Name::from(EMITTED), Arc::clone(&task.fields));
+                let mut end = next();
+                end.set("emitted", "2");
+                // The one that may be refused comes between the others.
+                vec![emitted.clone(), end, emitted]
             }
-            How::Failed => wire::failed(stream, id, &task.fields, "it failed"),
-            How::Panicked => wire::failed(stream, id, &task.fields, "the handler panicked: oh"),
+            How::Ended => Vec::new(),
+            How::DeadLettered => {
+                let group = Name::from(worker.group);
+                let from = DeadLetterSource { stream, group: &group, id, deliveries: task.deliveries };
+                vec![wire::dead_letter(from, &task.fields, "unusable", 1)]
+            }
+        };
+        for message in &mut outgoing {
+            message.set("by", worker.group);
         }
-        .unwrap();
-        outgoing.set("by", worker.group);
         Finish {
             id: task.id.clone(),
             deliveries: task.deliveries,
-            outgoing: Some(outgoing),
+            outgoing,
             duration: None,
             recorded: true,
+            failure: None,
         }
     }
 
@@ -496,6 +536,11 @@ impl World {
         let tasks: Vec<Finish> = which.iter().map(|at| Self::finish_of(worker, &worker.held[*at])).collect();
         if tasks.is_empty() {
             return Ok(());
+        }
+        for task in &tasks {
+            if task.outgoing.is_empty() && before.foretell(worker, &task.id, task.deliveries) == Verdict::Done {
+                self.ledger.may_have_ended.insert((task.id.to_string(), worker.group));
+            }
         }
         let finished = match worker.stream.finish(&mut worker.link, &tasks, then_read).await {
             Ok(finished) => finished,
@@ -535,8 +580,8 @@ impl World {
         let before = self.look().await;
         let worker = &mut self.workers[who];
         let task = worker.held[at].clone();
-        let released = [(task.id.clone(), task.deliveries)];
-        match worker.stream.release(&mut worker.link, &released, FLOOR).await {
+        let released = [(task.id.clone(), task.deliveries, FLOOR)];
+        match worker.stream.release(&mut worker.link, &released).await {
             Ok(verdicts) => {
                 prop_assert_eq!(&verdicts[0], &before.foretell(worker, &task.id, task.deliveries));
                 if verdicts[0] == Verdict::Done {
@@ -551,6 +596,43 @@ impl World {
             }
             Err(e) => self.excused(&e),
         }
+    }
+
+    /// Keeps a task for another run; beyond the limit the engine makes it a dead letter instead.
+    async fn retry(&mut self, who: usize, at: usize, counts: bool) -> Check {
+        let before = self.look().await;
+        let worker = &mut self.workers[who];
+        let HeldTask { id, deliveries, .. } = worker.held[at].clone();
+        if counts && deliveries > LIMIT {
+            worker.held[at].how = Some(How::DeadLettered);
+            return self.end(who, &[at], 0).await;
+        }
+        let next = deliveries + u64::from(counts);
+        let foretold = match before.foretell(worker, &id, deliveries) {
+            // Asked again after a lost reply.
+            Verdict::Fenced if before.foretell(worker, &id, next) == Verdict::Done => Ok(next),
+            Verdict::Done => Ok(next),
+            other => Err(other),
+        };
+        let kept = match worker.stream.retry(&mut worker.link, (&id, deliveries), counts, "not yet").await {
+            Ok(kept) => kept,
+            Err(e) => return self.excused(&e),
+        };
+        prop_assert_eq!(&kept, &foretold, "keeping {} for another run", id);
+        let after = self.look().await;
+        let worker = &mut self.workers[who];
+        if kept.is_ok() {
+            worker.held[at].deliveries = next;
+            if counts {
+                *self.ledger.attempts.entry((id.to_string(), worker.group)).or_default() += 1;
+            }
+            let row = after.row(self.workers[who].group, &id);
+            prop_assert!(row.is_some_and(|row| row.deliveries == next && row.idle < LEASE.as_millis() as u64));
+        } else {
+            worker.held.remove(at);
+            prop_assert_eq!(before.without_idle(), after.without_idle());
+        }
+        Ok(())
     }
 
     /// A delivery that was given back does not count.
@@ -721,15 +803,28 @@ impl World {
         match (then, at) {
             (Swallowed::Read, _) => drop(worker.stream.read(&mut worker.link, 2, None).await),
             (Swallowed::Reclaim, _) => drop(self.sweep_blindly(who).await),
+            (Swallowed::Retry, Some(at)) if worker.held[at].deliveries > LIMIT => {}
             (Swallowed::End, Some(at)) => {
+                if matches!(worker.held[at].how, Some(How::Ended)) {
+                    let (id, group) = (worker.held[at].id.to_string(), worker.group);
+                    self.ledger.may_have_ended.insert((id, group));
+                }
+                let worker = &mut self.workers[who];
                 let task = Self::finish_of(worker, &worker.held[at]);
                 drop(worker.stream.finish(&mut worker.link, std::slice::from_ref(&task), 0).await);
                 maybe_done = Some(task.id);
             }
             (Swallowed::Release, Some(at)) => {
                 let task = worker.held[at].clone();
-                let done = worker.stream.release(&mut worker.link, &[(task.id.clone(), task.deliveries)], FLOOR).await;
+                let released = [(task.id.clone(), task.deliveries, FLOOR)];
+                let done = worker.stream.release(&mut worker.link, &released).await;
                 prop_assert!(done.is_err());
+                maybe_done = Some(task.id);
+            }
+            (Swallowed::Retry, Some(at)) => {
+                let task = worker.held[at].clone();
+                let kept = worker.stream.retry(&mut worker.link, (&task.id, task.deliveries), true, "not yet").await;
+                prop_assert!(kept.is_err());
                 maybe_done = Some(task.id);
             }
             (_, None) => {}
@@ -771,6 +866,7 @@ impl World {
                 }
                 self.release(who, at).await
             }
+            Swallowed::Retry => self.retry(who, at, true).await,
             Swallowed::Read | Swallowed::Reclaim => Ok(()),
         }
     }
@@ -794,8 +890,10 @@ impl World {
                 let pending = view.rows.get(&(group, id.clone()));
                 let ended = view.ended.get(&(query.clone(), group.to_owned())).copied().unwrap_or(0);
                 let places = u32::from(unread) + u32::from(pending.is_some()) + ended;
+                let key = (id.clone(), group);
+                let vanished = places == 0 && self.ledger.may_have_ended.contains(&key);
                 prop_assert_eq!(
-                    places,
+                    places + u32::from(vanished),
                     1,
                     "{} of {}: unread {}, pending {:?}, ended {}",
                     id,
@@ -813,11 +911,13 @@ impl World {
                 if let Some(row) = pending {
                     prop_assert!(row.deliveries <= LIMIT + 1, "{} was delivered {} times", id, row.deliveries);
                 }
-                let key = (id.clone(), group);
                 let attempts = self.ledger.attempts.get(&key).copied().unwrap_or(0);
                 prop_assert!(attempts <= LIMIT + 1, "{} was handed out {} times", id, attempts);
                 let told = self.ledger.told_done.get(&key).copied().unwrap_or(0);
-                prop_assert!(told <= 1 && (told == 0 || ended == 1), "{} was finished {} times", id, told);
+                prop_assert!(told <= 1 && (told == 0 || ended == 1 || vanished), "{} was finished {} times", id, told);
+                let by = (query.clone(), group.to_owned());
+                let (wanted, added) = (view.emitting.contains(&by), view.emitted.get(&by).copied().unwrap_or(0));
+                prop_assert_eq!(added, if wanted { 2 } else { 0 }, "{} emitted {} tasks", id, added);
             }
         }
         prop_assert_eq!(view.ended.values().sum::<u32>() as usize, view.ended.len(), "forwarded twice");
@@ -850,7 +950,12 @@ impl World {
             self.check().await?;
             let view = self.look().await;
             if view.entries.is_empty() && view.rows.is_empty() {
-                prop_assert_eq!(view.ended.len(), 2 * self.ledger.accepted.len());
+                let vanished = self.ledger.accepted.iter().flat_map(|(id, query)| GROUPS.map(|group| (id, query, group)));
+                let vanished = vanished.filter(|(id, query, group)| {
+                    self.ledger.may_have_ended.contains(&((*id).clone(), *group))
+                        && !view.ended.contains_key(&((*query).clone(), (*group).to_owned()))
+                });
+                prop_assert_eq!(view.ended.len() + vanished.count(), 2 * self.ledger.accepted.len());
                 return Ok(());
             }
             prop_assert!(round < 50, "with live workers and a healthy Redis, this stays: {:?}", view);
@@ -881,6 +986,10 @@ struct View {
     alive: BTreeSet<String>,
     /// How often each query ended, by group.
     ended: BTreeMap<(String, String), u32>,
+    /// Those that ended by an answer that emitted tasks.
+    emitting: BTreeSet<(String, String)>,
+    /// How many tasks each query emitted, by group.
+    emitted: BTreeMap<(String, String), u32>,
 }
 
 impl View {
@@ -894,6 +1003,7 @@ impl View {
         for end in ENDS {
             pipe.cmd("XRANGE").arg(end).arg("-").arg("+");
         }
+        pipe.cmd("XRANGE").arg(EMITTED).arg("-").arg("+");
         pipe.cmd("KEYS").arg("worker:heartbeat:*");
         let replies: Vec<redis::RedisResult<Value>> = pipe.ignore_errors().query_async(redis).await.unwrap();
         let mut replies = replies.into_iter();
@@ -906,6 +1016,8 @@ impl View {
             rows: BTreeMap::new(),
             alive: BTreeSet::new(),
             ended: BTreeMap::new(),
+            emitting: BTreeSet::new(),
+            emitted: BTreeMap::new(),
         };
         for group in GROUPS {
             let info = groups.iter().find(|info| info["name"] == Value::BulkString(group.into())).unwrap();
@@ -922,8 +1034,16 @@ impl View {
             let list: Vec<(String, BTreeMap<String, String>)> = redis::from_redis_value(value).unwrap();
             for (_, fields) in list {
                 let group = if end == "a:dead" { "dead_group" } else { "by" };
-                *view.ended.entry((fields["query_id"].clone(), fields[group].clone())).or_default() += 1;
+                let by = (fields["query_id"].clone(), fields[group].clone());
+                if fields.contains_key("emitted") {
+                    view.emitting.insert(by.clone());
+                }
+                *view.ended.entry(by).or_default() += 1;
             }
+        }
+        let emitted: Vec<(String, BTreeMap<String, String>)> = redis::from_redis_value(next().unwrap()).unwrap();
+        for (_, fields) in emitted {
+            *view.emitted.entry((fields["query_id"].clone(), fields["by"].clone())).or_default() += 1;
         }
         let beats: Vec<String> = redis::from_redis_value(next().unwrap()).unwrap();
         view.alive = beats.iter().filter_map(|key| key.rsplit(':').next()).map(str::to_owned).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use shepherd_monitor::demo::reaper::{Farewell, Reaper};
 use shepherd_monitor::worker::queries::finish_query;
-use shepherd_monitor::worker::{Done, Task, TaskFailed, Worker};
+use shepherd_monitor::worker::{Answer, Task, TaskError, Worker};
 use tokio::sync::Mutex;
 
 /// A worker process; killed when dropped.
@@ -81,7 +81,7 @@ fn worker_process() {
                 if let Some(database) = database {
                     finish_query(&mut *database.lock().await, task.query_id().unwrap_or_default(), "OK").await?;
                 }
-                Ok::<_, TaskFailed>(Done::new())
+                Ok::<_, TaskError>(Answer::forward())
             }
         };
         builder.run(handler).await

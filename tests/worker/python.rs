@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use redis::Value;
-use shepherd_monitor::worker::Done;
+use shepherd_monitor::worker::Answer;
 
 use super::*;
 use crate::support::python::Python;
@@ -36,7 +36,7 @@ async fn rust_and_python_workers_share_the_tasks_of_a_group() {
             seen.note(&task);
             async {
                 tokio::time::sleep(Duration::from_millis(2)).await;
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
     });
@@ -126,7 +126,7 @@ async fn what_python_took_over_meanwhile_is_left_alone() {
             async move {
                 seen.note(&task);
                 go.notified().await;
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
     });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::Value;
 use shepherd_monitor::contract::Name;
 use shepherd_monitor::redis_streams::tasks::{Address, Claim, Claimed, EntryId, Link, TaskStream, Verdict};
-use shepherd_monitor::worker::{Done, TaskFailed};
+use shepherd_monitor::worker::{Answer, TaskError};
 use tokio::sync::Notify;
 
 use super::*;
@@ -73,7 +73,7 @@ async fn a_running_task_keeps_its_lease_and_is_never_taken_over() {
             started.fetch_add(1, SeqCst);
             async move {
                 go.notified().await;
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
     };
@@ -127,7 +127,7 @@ fn a_handler_that_blocks_its_runtime_neither_looks_dead_nor_loses_its_lease() {
                             std::thread::sleep(Duration::from_millis(5));
                         }
                         let _ = stop.lock().unwrap().take().map(|stop| stop.send(None));
-                        async { Ok(Done::new()) }
+                        async { Ok(Answer::forward()) }
                     })
                     .await
                     .unwrap()
@@ -172,7 +172,7 @@ async fn sweeping_workers_share_orphans_without_running_one_twice() {
             let seen = seen.clone();
             Running::start(quick(&server, "a").task_limit(20), move |task| {
                 seen.note(&task);
-                async { Ok(Done::new()) }
+                async { Ok(Answer::forward()) }
             })
         })
         .collect();
@@ -260,7 +260,7 @@ async fn a_busy_stream_does_not_starve_its_orphans() {
     }
     let worker = Running::start(quick(&server, "a").task_limit(2), |_| async {
         tokio::time::sleep(Duration::from_millis(1)).await;
-        Ok(Done::new())
+        Ok(Answer::forward())
     });
     eventually("all orphans are through", PATIENCE, || {
         let mut redis = redis.clone();
@@ -311,7 +311,7 @@ async fn a_task_that_is_given_back_comes_again_and_the_delivery_does_not_count()
         move |task| {
             seen.note(&task);
             let often = seen.tasks().len();
-            async move { if often < 6 { Err(TaskFailed::give_back("not yet")) } else { Ok(Done::new()) } }
+            async move { if often < 6 { Err(TaskError::give_back("not yet")) } else { Ok(Answer::forward()) } }
         }
     });
     reaches(&redis, "b", 1).await;
@@ -414,7 +414,7 @@ async fn a_sweep_over_tens_of_thousands_of_slow_live_tasks_keeps_nobody_waiting(
         let seen = seen.clone();
         move |task| {
             seen.note(&task);
-            async { Ok(Done::new()) }
+            async { Ok(Answer::forward()) }
         }
     });
     let last = (SLOW + 1).to_string();
@@ -452,7 +452,8 @@ async fn a_task_that_others_have_by_now_is_neither_given_back_nor_renewed() {
     let tasks: Vec<(EntryId, u64)> = ids.iter().map(|id| (EntryId::from(id.as_str()), 1)).collect();
     use Verdict::{Done, Fenced, Gone};
     assert_eq!(stream.renew(&mut link, &tasks).await.unwrap(), [Fenced, Fenced, Gone, Done]);
-    assert_eq!(stream.release(&mut link, &tasks, LONG_AGO).await.unwrap(), [Fenced, Fenced, Gone, Done]);
+    let given_back: Vec<_> = tasks.into_iter().map(|(id, deliveries)| (id, deliveries, LONG_AGO)).collect();
+    assert_eq!(stream.release(&mut link, &given_back).await.unwrap(), [Fenced, Fenced, Gone, Done]);
     let after = held(&mut redis, "a").await;
     assert_eq!(after[..2].iter().map(|row| (row.owner.clone(), row.deliveries)).collect::<Vec<_>>(), before[..2]);
     assert!(after[..2].iter().all(|row| row.idle_ms < LONG_AGO.as_millis() as u64), "{after:?}");

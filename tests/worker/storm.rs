@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use shepherd_monitor::worker::{Done, TaskFailed};
+use shepherd_monitor::worker::{Answer, TaskError};
 
 use super::chaos::Dice;
 use super::*;
@@ -73,21 +73,21 @@ impl Boat {
 }
 
 /// What a task does is written on it.
-async fn handle(task: Task) -> Result<Done, TaskFailed> {
+async fn handle(task: Task) -> Result<Answer, TaskError> {
     let number: u64 = task.query_id().unwrap()[1..].parse().unwrap();
     tokio::time::sleep(WORK * (number % 4) as u32 / 3).await;
     match number % 10 {
-        7 => Err(TaskFailed::new("as it is written")),
+        7 => Err(TaskError::new("as it is written")),
         8 => panic!("as it is written"),
         9 if task.fence().deliveries == 1 && number.is_multiple_of(3) => {
             // Comes back with the same count, so only chance ends this.
             if uuid::Uuid::new_v4().as_u128().is_multiple_of(2) {
-                Err(TaskFailed::give_back("later"))
+                Err(TaskError::give_back("later"))
             } else {
-                Ok(Done::new())
+                Ok(Answer::forward())
             }
         }
-        _ => Ok(Done::new()),
+        _ => Ok(Answer::forward()),
     }
 }
 

@@ -1,19 +1,21 @@
 -- Takes over entries that their owner lost, and buries those that were delivered too often.
 --
--- KEYS  stream, stream of dead letters, then every record and heartbeat the entries name by index
+-- KEYS  stream, stream of dead letters, hash of failures, then every record and heartbeat the
+--       entries name by index
 -- ARGV  group, consumer, least idle time in ms, most deliveries, life of a record in ms, number of
---       entries, then for each: id, its owner and deliveries as they were seen, index of its
---       record, index of the owner's heartbeat (0: the entry is this consumer's own)
+--       entries, the failures' counter of dead letters, their field of the last failure, then for
+--       each entry: id, its owner and deliveries as they were seen, index of its record, index of
+--       the owner's heartbeat (0: the entry is this consumer's own)
 -- Gives for each entry one of
 --       {'claimed', id, deliveries, ms since the first delivery, fields}
 --       {'buried', id, deliveries}  it is a dead letter now
 --       {'vanished', id}            somebody deleted it: nothing is left to do
 --       {'spared', id}              it has another owner, a heartbeat, or moved on meanwhile
 --       {'refused', id, error}      Redis did not take the dead letter; it is pending as before
-local stream, grave = KEYS[1], KEYS[2]
+local stream, grave, failures = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, least_idle = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local most, life, count = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-local MOST_FIELDS, MOST_HISTORY = 7000, 20
+local MOST_FIELDS, MOST_HISTORY, MOST_REASON = 7000, 20, 500
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
@@ -46,6 +48,12 @@ local function bury(id, fields, deliveries, record, first, history, why)
   local added = redis.pcall('XADD', grave, '*', unpack(letter))
   if type(added) == 'table' then return {'refused', id, added.err} end
   forget(id, record)
+  local reason = last
+  -- Cut between characters.
+  if #reason > MOST_REASON then reason = string.gsub(string.sub(reason, 1, MOST_REASON), '[\192-\255][\128-\191]*$', '') end
+  local written = cjson.encode({kind = 'dead_lettered', reason = reason, entry = id, ts_ms = now})
+  redis.pcall('HINCRBY', failures, ARGV[7], 1)
+  redis.pcall('HSET', failures, ARGV[8], written)
   return {'buried', id, deliveries}
 end
 
@@ -89,7 +97,7 @@ end
 
 local results = {}
 for i = 1, count do
-  local at = 2 + 5 * i
+  local at = 4 + 5 * i
   local heartbeat = tonumber(ARGV[at + 4])
   results[i] = take(ARGV[at], ARGV[at + 1], tonumber(ARGV[at + 2]), KEYS[tonumber(ARGV[at + 3])],
     heartbeat > 0 and KEYS[heartbeat])

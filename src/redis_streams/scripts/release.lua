@@ -1,13 +1,13 @@
 -- Gives entries back: as idle as an orphan, and as if this delivery had never been.
 --
 -- KEYS  stream
--- ARGV  group, consumer, idle time in ms to leave them with, then for each entry: id, deliveries
--- Gives for each entry 'released', 'fenced' or 'gone'.
-local stream, group, consumer, idle = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
+-- ARGV  group, consumer, then for each entry: id, deliveries, idle time in ms to leave it with
+-- Returns for each entry 'released', 'fenced' or 'gone'.
+local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 
 local verdicts = {}
-for at = 4, #ARGV, 2 do
-  local id, deliveries = ARGV[at], tonumber(ARGV[at + 1])
+for at = 3, #ARGV, 3 do
+  local id, deliveries, idle = ARGV[at], tonumber(ARGV[at + 1]), ARGV[at + 2]
   local found = redis.pcall('XPENDING', stream, group, id, id, 1)
   local entry = not found.err and found[1]
   local verdict

@@ -13,6 +13,7 @@ use redis::Value;
 
 use super::script::{Call, Script};
 use super::{Entry, EntryId, Link, LinkError, RECORD_LIFE, TaskStream, entry};
+use crate::contract::failures::{self, FailureKind};
 use crate::contract::task::{dead_letters, delivery_record};
 use crate::contract::{Name, keys};
 
@@ -131,9 +132,10 @@ impl TaskStream {
     /// sweep.
     pub async fn claim(&self, link: &mut Link, entries: &[Overdue], rules: Claim) -> Result<Vec<Claimed>, LinkError> {
         let mut call = Call::default();
-        call.key(self.stream().as_bytes()).key(dead_letters(&self.stream).as_bytes());
+        call.key(self.stream().as_bytes()).key(dead_letters(&self.stream).as_bytes()).key(keys::TASK_FAILURES.as_bytes());
         call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).number(millis(rules.min_idle));
         call.number(rules.delivery_limit).number(millis(RECORD_LIFE)).number(entries.len());
+        call.arg(&failures::counter(FailureKind::DeadLettered, &self.stream)).arg(&failures::last(&self.stream));
         for Overdue { id, owner, deliveries } in entries {
             call.arg(id.as_bytes()).arg(owner.as_bytes()).number(deliveries);
             call.key_index(&delivery_record(&self.stream, &self.group, id.as_str()));

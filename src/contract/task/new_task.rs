@@ -1,0 +1,151 @@
+//! A task that is about to be added to a stream.
+
+use serde::Serialize;
+
+use super::{Fields, Workflow};
+
+/// Upstream's `log_level` for INFO.
+const LOG_LEVEL_INFO: &str = "20";
+
+/// The fields of a task to add to a stream, in order.
+///
+/// A field that is set twice holds the value that was set last, where it stood first.
+///
+/// ```
+/// # #[cfg(feature = "worker")] {
+/// use shepherd_monitor::worker::{NewTask, Workflow};
+///
+/// // A query for an entry worker, which decides the workflow.
+/// let query = NewTask::query("3f2a9c41", "8b01d7e2").null_workflow();
+/// // A task whose workflow is known.
+/// let task = NewTask::query("3f2a9c41", "8b01d7e2").workflow(Workflow::through(["aragorn.score", "sort_results_score"]));
+/// // A task outside Shepherd: any fields.
+/// let order = NewTask::new().set("order_id", "17").set("payload", vec![0x1f, 0x8b]);
+/// assert_eq!(order.fields().get("order_id"), Some(&b"17"[..]));
+/// # }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewTask {
+    fields: Fields,
+}
+
+impl NewTask {
+    /// A task without fields. Redis refuses an entry without fields, so set at least one.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The fields that every Shepherd task has: `query_id`, `response_id`, and upstream's defaults
+    /// for `log_level` (`20`), `otel` (`{}`) and `metadata` (`{}`). Python workers fail without the
+    /// last two.
+    ///
+    /// There is no `workflow` field, as in a task for `merge_message`; most other streams need
+    /// [`workflow`](Self::workflow) or [`null_workflow`](Self::null_workflow).
+    #[must_use]
+    pub fn query(query_id: &str, response_id: &str) -> Self {
+        Self::new()
+            .set("query_id", query_id)
+            .set("response_id", response_id)
+            .set("log_level", LOG_LEVEL_INFO)
+            .set("otel", "{}")
+            .set("metadata", "{}")
+    }
+
+    /// Sets one field: replaces its value, or appends it.
+    #[must_use]
+    pub fn set(mut self, field: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
+        self.fields.set(field.into(), value.into());
+        self
+    }
+
+    /// Sets `workflow`: the operations that the task still has to go through.
+    #[must_use]
+    pub fn workflow(self, workflow: Workflow) -> Self {
+        self.set("workflow", workflow.to_json())
+    }
+
+    /// Sets `workflow` to the JSON text `null`, as the server does for a query whose user sent no
+    /// workflow: the entry worker decides it.
+    #[must_use]
+    pub fn null_workflow(self) -> Self {
+        self.set("workflow", "null")
+    }
+
+    /// Sets `metadata` as JSON.
+    ///
+    /// # Errors
+    /// When `metadata` cannot be written as JSON (a map whose keys are not strings, for instance).
+    pub fn metadata(self, metadata: &impl Serialize) -> Result<Self, serde_json::Error> {
+        Ok(self.set("metadata", serde_json::to_vec(metadata)?))
+    }
+
+    /// The fields.
+    #[must_use]
+    pub fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    /// The fields, without a copy.
+    #[must_use]
+    pub fn into_fields(self) -> Fields {
+        self.fields
+    }
+}
+
+impl From<Fields> for NewTask {
+    fn from(fields: Fields) -> Self {
+        Self { fields }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(task: &NewTask) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        task.fields().iter().map(|(name, value)| (text(name), text(value))).collect()
+    }
+
+    fn owned(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn a_query_task_has_every_field_that_a_python_worker_reads() {
+        let task = NewTask::query("q", "r").null_workflow();
+        let expected = owned(&[
+            ("query_id", "q"),
+            ("response_id", "r"),
+            ("log_level", "20"),
+            ("otel", "{}"),
+            ("metadata", "{}"),
+            ("workflow", "null"),
+        ]);
+        assert_eq!(pairs(&task), expected);
+    }
+
+    #[test]
+    fn setting_a_field_again_replaces_its_value_and_keeps_its_place() {
+        let task = NewTask::new().set("a", "1").set("b", "2").set("a", "3");
+        assert_eq!(pairs(&task), owned(&[("a", "3"), ("b", "2")]));
+        let twice: Fields = [("a", "1"), ("b", "2"), ("a", "3")].into_iter().collect();
+        assert_eq!(pairs(&NewTask::from(twice).set("a", "4")), owned(&[("a", "4"), ("b", "2")]));
+    }
+
+    #[test]
+    fn workflow_and_metadata_are_json() {
+        let task =
+            NewTask::new().workflow(Workflow::through(["a", "b"])).metadata(&serde_json::json!({"n": [1, 2]})).unwrap();
+        assert_eq!(pairs(&task), owned(&[("workflow", r#"[{"id":"a"},{"id":"b"}]"#), ("metadata", r#"{"n":[1,2]}"#)]));
+        let no_json = std::collections::BTreeMap::from([((1, 2), 3)]);
+        assert!(NewTask::new().metadata(&no_json).is_err());
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf8_are_kept() {
+        let task = NewTask::new().set(vec![0xff], vec![0, 0xfe]);
+        assert_eq!(task.into_fields().iter().collect::<Vec<_>>(), [(&[0xff_u8][..], &[0, 0xfe_u8][..])]);
+    }
+}
