@@ -167,6 +167,7 @@ impl World {
             task_limit: 1,
             incarnation: None,
             in_flight: None,
+            waiting: None,
             progress: None,
             draining: false,
         }));

@@ -342,6 +342,20 @@ impl WorkerBuilder {
         engine::run(self.checked()?, Stop::Future(stop), handler::boxed(handler)).await
     }
 
+    /// As [`run_until`](Self::run_until), with a tower service as in [`run_service`](Self::run_service).
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_service_until<T, S>(self, stop: S, service: T) -> Result<Left, WorkerError>
+    where
+        T: tower_service::Service<Task, Response = Answer> + Clone + Send + Sync + 'static,
+        T::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+        T::Future: Send,
+        S: Future<Output = Option<i32>> + Send,
+    {
+        engine::run(self.checked()?, Stop::Future(stop), handler::of_service(service)).await
+    }
+
     pub(super) fn checked(self) -> Result<Settings, WorkerError> {
         let set = |name: &str| (self.environment)(name).filter(|value| !value.is_empty());
         // As upstream does: the fleet's environment must not keep a worker from starting.

@@ -103,6 +103,7 @@ where
         reader_id: reader.identity(),
         reader: Some(reader),
         reading: None,
+        read_since: Instant::now(),
         spare: Vec::new(),
         finishing: Vec::new(),
         more: true,
@@ -232,6 +233,8 @@ pub(super) struct Engine {
     reader: Option<Link>,
     reader_id: Arc<AtomicI64>,
     reading: Option<UnderWay<Read>>,
+    /// When the read under way began.
+    read_since: Instant,
     /// Whether the stream probably holds more that can be read at once.
     more: bool,
     /// Every entry that a task of this worker stands for.
@@ -387,11 +390,18 @@ impl Engine {
     fn wait_for_one(&mut self) {
         let Some(mut link) = self.reader.take() else { return };
         let stream = self.stream.clone();
-        let block = self.sweep.due().saturating_duration_since(Instant::now()).min(BLOCK);
+        let block = self.sweep.due().saturating_duration_since(Instant::now()).min(BLOCK).min(self.settings.lease);
+        self.read_since = Instant::now();
         self.reading = Some(Box::pin(async move {
             let read = stream.read(&mut link, 1, Some(block)).await;
             (link, read)
         }));
+    }
+
+    /// Whether a read has been under way for so long that entries which it brings may look lost: the
+    /// runtime was blocked, or the process stopped, and the answer lies unread.
+    pub(super) fn read_is_overdue(&self) -> bool {
+        self.reading.is_some() && self.read_since.elapsed() >= self.settings.lease
     }
 
     fn waited(&mut self, link: Link, read: Read) {
@@ -409,18 +419,21 @@ impl Engine {
 
     fn start_all(&mut self, entries: Vec<Entry>) {
         for entry in entries {
-            self.start(entry, 1, Duration::ZERO);
+            self.start(entry, 1, Duration::ZERO, false);
         }
         self.note_held();
     }
 
     /// Runs the handler on an entry that was delivered for the `deliveries`th time; `age` is that
-    /// of its first delivery.
-    pub(super) fn start(&mut self, entry: Entry, deliveries: u64, age: Duration) {
+    /// of its first delivery, and `recorded` says whether Redis has a record of its deliveries.
+    pub(super) fn start(&mut self, entry: Entry, deliveries: u64, age: Duration, recorded: bool) {
         let Entry { id, fields } = entry;
+        // A read whose answer lay unread until a sweep had taken the same entry back.
+        if self.held.get(&id).is_some_and(|held| held.deliveries >= deliveries) {
+            return;
+        }
         let task = Arc::new(wire::Task::read(self.stream.stream(), id.as_str(), fields));
         let span = OwnSpan { id: self.random().max(1), sampled: None };
-        let recorded = deliveries > 1;
         let held = Held { deliveries, task, since: Instant::now(), age, span, run: None, recorded };
         let cancelled = self.leases.enter(id.clone(), deliveries);
         // An earlier delivery of the same entry was lost, and its handler may still run.
@@ -526,7 +539,8 @@ impl Engine {
                     }
                 }
                 let duration = counts.then(|| held.age + held.since.elapsed());
-                let recorded = held.recorded || self.leases.was_renewed(&id);
+                // A renewal may be under way whose answer is not known yet.
+                let recorded = held.recorded || self.leases.may_have_renewed(held.since.into_std());
                 self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded, failure });
             }
             Outcome::Retry { after, reason, .. } if draining => {

@@ -103,13 +103,19 @@ where
 
 /// A handler as a tower service, for [`run_service`](super::WorkerBuilder::run_service).
 pub fn service<H>(handler: H) -> HandlerService<H> {
-    HandlerService { handler }
+    HandlerService { handler: Arc::new(handler) }
 }
 
 /// See [`service`].
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct HandlerService<H> {
-    handler: H,
+    handler: Arc<H>,
+}
+
+impl<H> Clone for HandlerService<H> {
+    fn clone(&self) -> Self {
+        Self { handler: Arc::clone(&self.handler) }
+    }
 }
 
 impl<H, F> Service<Task> for HandlerService<H>

@@ -27,7 +27,6 @@ struct Lease {
     deliveries: u64,
     /// When the idle time was last known to be zero.
     touched: Instant,
-    renewed: bool,
     cancelled: watch::Sender<Option<Cancelled>>,
 }
 
@@ -51,16 +50,22 @@ impl Leases {
     /// hears when the delivery is lost.
     pub(super) fn enter(&self, id: EntryId, deliveries: u64) -> watch::Receiver<Option<Cancelled>> {
         let (cancelled, receiver) = watch::channel(None);
-        let lease = Lease { deliveries, touched: Instant::now(), renewed: false, cancelled };
+        let lease = Lease { deliveries, touched: Instant::now(), cancelled };
         if let Some(earlier) = self.held().insert(id, lease) {
             earlier.cancel(Cancelled::Lost);
         }
         receiver
     }
 
-    /// Whether the entry was ever renewed, and so has a delivery record.
-    pub(super) fn was_renewed(&self, id: &EntryId) -> bool {
-        self.held().get(id).is_some_and(|lease| lease.renewed)
+    /// Whether a lease that was entered at `since` may have been renewed, so that there may be a
+    /// delivery record.
+    pub(super) fn may_have_renewed(&self, since: Instant) -> bool {
+        since.elapsed() >= self.tick()
+    }
+
+    /// How often it is looked for leases to renew; none younger than that is renewed.
+    fn tick(&self) -> Duration {
+        self.lease / 6
     }
 
     pub(super) fn remove(&self, id: &EntryId) {
@@ -76,7 +81,7 @@ impl Leases {
 
     /// Renews for ever what is due, at the latest a third of the lease after it was touched.
     pub(super) async fn keep(&self, stream: &TaskStream, link: &mut Link) {
-        let tick = self.lease / 6;
+        let tick = self.tick();
         loop {
             tokio::time::sleep(tick).await;
             let due = self.due(tick);
@@ -104,10 +109,7 @@ impl Leases {
         for ((id, deliveries), verdict) in batch.iter().zip(verdicts) {
             let Some(lease) = held.get_mut(id).filter(|lease| lease.deliveries == *deliveries) else { continue };
             match verdict {
-                Verdict::Done => {
-                    lease.touched = asked;
-                    lease.renewed = true;
-                }
+                Verdict::Done => lease.touched = asked,
                 Verdict::Fenced => {
                     lease.cancel(Cancelled::Lost);
                     tracing::warn!(stream = %stream.stream(), entry = %id, "another worker took a running task over");

@@ -75,6 +75,7 @@ impl Presence {
                 task_limit: u32::try_from(settings.task_limit).unwrap_or(u32::MAX),
                 incarnation: Some(uuid::Uuid::now_v7().simple().to_string().into()),
                 in_flight: None,
+                waiting: None,
                 progress: None,
                 draining: false,
             },
@@ -178,6 +179,7 @@ impl Speaker {
         let started = Instant::now();
         self.beat.last_seen = unix_now();
         self.beat.in_flight = Some(self.vitals.in_flight());
+        self.beat.waiting = Some(self.vitals.waiting()).filter(|waiting| *waiting > 0);
         self.beat.progress = Some(self.vitals.progress());
         self.beat.draining = self.vitals.draining();
         let said = self.stream.beat(&mut self.link, &self.beat).await;

@@ -77,6 +77,10 @@ impl Engine {
         let mut left = self.settings.reclaim_max_batch;
         let (lease, floor) = (self.settings.lease, self.settings.floor);
 
+        if self.read_is_overdue() {
+            self.sweep.resume(from, BREATH);
+            return Ok(());
+        }
         let most = self.held.len() + PAGE;
         let mut lost = self.stream.overdue(&mut self.link, lease, START, most, true).await?;
         lost.retain(|entry| !self.held.contains_key(&entry.id));
@@ -143,7 +147,7 @@ impl Engine {
         match claimed {
             Claimed::Taken(Taken { entry, deliveries, age }) => {
                 tracing::info!(%stream, entry = %entry.id, deliveries, "took over a lost task");
-                self.start(entry, deliveries, age);
+                self.start(entry, deliveries, age, true);
                 return true;
             }
             Claimed::Buried { id, deliveries } => {

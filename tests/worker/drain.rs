@@ -93,6 +93,36 @@ async fn a_worker_whose_time_is_up_leaves_the_rest_and_says_how_many() {
 }
 
 #[tokio::test]
+async fn workers_of_one_process_shut_down_together_and_each_leaves_its_marker() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    for (work, blocks) in [("10", false), ("60000", true)] {
+        let _: Value = ask!(redis, "FLUSHALL");
+        let mut settings = vec![("TEST_WORK_MS", work), ("WORKER_DRAIN_TIMEOUT_SEC", "0.5")];
+        if blocks {
+            settings.push(("TEST_BLOCKS", "1"));
+        }
+        let worker = WorkerProcess::start(&server.url(), "a,b,c", &settings);
+        for stream in ["a", "b", "c"] {
+            add(&mut redis, stream, &[stream]).await;
+        }
+        if blocks {
+            for stream in ["a", "b", "c"] {
+                running(&redis, stream, 1).await;
+            }
+        } else {
+            reaches(&redis, "finish_query", 3).await;
+        }
+        worker.send("TERM");
+        eventually("it ends", PATIENCE, || async { !worker.is_running() }).await;
+        for stream in ["a", "b", "c"] {
+            let marker = marker(&redis, stream).await;
+            assert_eq!(marker["in_flight"], u8::from(blocks), "{stream}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_the_process_at_once() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;

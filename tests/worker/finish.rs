@@ -252,13 +252,12 @@ async fn each_task_of_a_batch_has_a_fate_of_its_own() {
 }
 
 #[tokio::test]
-async fn failed_panicking_and_malformed_tasks_end_in_finish_query_and_harm_nobody_else() {
+async fn failed_panicking_and_malformed_tasks_end_in_finish_query_and_harm_no_other() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for query in ["good1", "fails", "panics", "good2"] {
         add(&mut redis, query, &["a", "b"]).await;
     }
-    add_fields(&mut redis, "a", &[("query_id", "no workflow")]).await;
     add_fields(&mut redis, "a", &[("query_id", "bad json"), ("workflow", "[{")]).await;
     add_fields(&mut redis, "a", &[("query_id", "bad meta"), ("workflow", "[]"), ("metadata", "{")]).await;
     add(&mut redis, "good3", &["a", "b"]).await;
@@ -266,10 +265,11 @@ async fn failed_panicking_and_malformed_tasks_end_in_finish_query_and_harm_nobod
         match task.query_id() {
             Some("fails") => Err(std::io::Error::other("disk on fire"))?,
             Some("panics") => panic!("not my day"),
+            Some("bad meta") => task.metadata::<Vec<u8>>().map(|_| Answer::forward()).map_err(Into::into),
             _ => Ok(Answer::forward()),
         }
     });
-    reaches(&redis, "finish_query", 5).await;
+    reaches(&redis, "finish_query", 4).await;
     reaches(&redis, "b", 3).await;
     worker.leave().await;
     assert_eq!(queries(&mut redis, "b").await, ["good1", "good2", "good3"]);
@@ -277,7 +277,6 @@ async fn failed_panicking_and_malformed_tasks_end_in_finish_query_and_harm_nobod
         let reason = match field(&fields, "query_id") {
             "fails" => "disk on fire",
             "panics" => "not my day",
-            "no workflow" => "no workflow field",
             "bad json" => "not JSON",
             "bad meta" => "metadata",
             other => panic!("{other} failed"),
@@ -428,20 +427,21 @@ async fn a_malformed_failed_or_panicking_task_is_logged_once() {
     let mut redis = server.connection().await;
     let logged = Logged::default();
     let _catching = logged.catch();
-    let mut ids = vec![add_fields(&mut redis, "a", &[("query_id", "no workflow")]).await];
-    for query in ["fails", "panics"] {
+    let mut ids = Vec::new();
+    for query in ["malformed", "fails", "panics"] {
         ids.push(add(&mut redis, query, &["a"]).await);
     }
     let worker = Running::start(quick(&server, "a"), |task| async move {
         match task.query_id() {
             Some("panics") => panic!("not my day"),
+            Some("malformed") => Err(TaskError::malformed("no such gene")),
             _ => Err(TaskError::new("not today")),
         }
     });
     reaches(&redis, "finish_query", 3).await;
     worker.leave().await;
     let text = logged.text();
-    for (id, reason) in ids.iter().zip(["no workflow field", "not today", "not my day"]) {
+    for (id, reason) in ids.iter().zip(["no such gene", "not today", "not my day"]) {
         let lines: Vec<&str> = text.lines().filter(|line| line.contains(reason)).collect();
         assert_eq!(lines.len(), 1, "{reason}: {text}");
         assert!(lines[0].contains(id.as_str()), "{lines:?}");

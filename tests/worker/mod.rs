@@ -1,5 +1,6 @@
 //! The worker library against a real Redis: what it promises about tasks, and what it writes.
 
+mod answers;
 mod chaos;
 mod consume;
 mod dead_letters;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use shepherd_monitor::demo::reaper::{Farewell, Reaper};
 use shepherd_monitor::worker::queries::finish_query;
-use shepherd_monitor::worker::{Answer, Task, TaskError, Worker};
+use shepherd_monitor::worker::{Answer, Task, TaskError, Worker, Workers};
 use tokio::sync::Mutex;
 
 /// A worker process; killed when dropped.
@@ -52,7 +52,8 @@ fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Not a test: the worker process. Without its environment it does nothing.
+/// Not a test: the worker process, of one stream or of several with commas between them. Without its
+/// environment it does nothing.
 #[test]
 #[ignore = "the body of worker processes that other tests start"]
 fn worker_process() {
@@ -61,10 +62,14 @@ fn worker_process() {
     let blocks = setting("TEST_BLOCKS").is_some();
     tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::INFO).init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut builder = Worker::builder(&stream).unwrap();
-    if let Some(floor) = setting("TEST_FLOOR_MS") {
-        builder = builder.reclaim_min_idle(Duration::from_millis(floor.parse().unwrap()));
-    }
+    let builders = stream.split(',').map(|stream| {
+        let builder = Worker::builder(stream).unwrap();
+        match setting("TEST_FLOOR_MS") {
+            Some(floor) => builder.reclaim_min_idle(Duration::from_millis(floor.parse().unwrap())),
+            None => builder,
+        }
+    });
+    let builders: Vec<_> = builders.collect();
     let left = runtime.block_on(async move {
         let database = match setting("TEST_DATABASE") {
             Some(url) => Some(Arc::new(Mutex::new(AsyncPgConnection::establish(&url).await.unwrap()))),
@@ -84,7 +89,7 @@ fn worker_process() {
                 Ok::<_, TaskError>(Answer::forward())
             }
         };
-        builder.run(handler).await
+        builders.into_iter().fold(Workers::new(), |workers, builder| workers.add(builder, handler.clone())).run().await
     });
     println!("returned {left:?}");
 }

@@ -1,0 +1,205 @@
+//! A merge worker: adds the results of a callback to the response of its query, and ends the task.
+//!
+//! `cargo run --release --no-default-features --features worker-shepherd,worker-database --example merge --
+//! --stream merge_message [--work-ms N] [--task-limit N]`; where Redis is comes from the environment
+//! (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`), and so does Postgres (`DATABASE_URL`,
+//! or `POSTGRES_HOST`, `POSTGRES_PORT`, `POSTGRES_USER`, `POSTGRES_PASSWORD`). Without either of the
+//! first two no callback row is looked for or deleted.
+
+mod shared;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use diesel_async::{AsyncConnection, AsyncPgConnection};
+use serde_json::{Map, Value, json};
+use shared::Flags;
+use shepherd_monitor::worker::queries::{callback_row, remove_callback};
+use shepherd_monitor::worker::shepherd::{Shepherd, ShepherdError};
+use shepherd_monitor::worker::{Answer, Task, TaskError, Worker, typed, with_state};
+use tokio::sync::Mutex;
+
+const USAGE: &str = "usage: merge --stream NAME [--work-ms N] [--task-limit N]";
+/// How long a task waits when others hold the lock of its response.
+const BUSY: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let flags = Flags::read(std::env::args().skip(1), &["--stream", "--work-ms", "--task-limit"]);
+    let started = flags.and_then(|mut flags| {
+        let work = Duration::from_millis(flags.number("--work-ms", 0)?);
+        Ok(work_on(flags.text("--stream")?, work, flags.number("--task-limit", 10)?))
+    });
+    shared::exit("merge", USAGE, started)
+}
+
+#[tokio::main]
+async fn work_on(stream: String, work: Duration, task_limit: u64) -> Result<(), String> {
+    shared::log();
+    let shepherd = Shepherd::connect().await.map_err(|e| e.to_string())?;
+    let database = Database::from_env();
+    let merger = Arc::new(Merger { shepherd, database, work });
+    let merge = with_state(merger, |merger, task: Task<Callback>| async move { merger.merge(&task).await });
+    let worker = Worker::builder(&stream).map_err(|e| e.to_string())?;
+    let task_limit = usize::try_from(task_limit).unwrap_or(usize::MAX);
+    worker.task_limit(task_limit).run(typed(merge)).await.map(drop).map_err(|e| e.to_string())
+}
+
+/// The fields of a task of `merge_message`.
+#[derive(serde::Deserialize)]
+struct Callback {
+    query_id: String,
+    response_id: String,
+    callback_id: String,
+}
+
+struct Merger {
+    shepherd: Shepherd,
+    database: Option<Database>,
+    work: Duration,
+}
+
+impl Merger {
+    async fn merge(&self, task: &Task<Callback>) -> Result<Answer, TaskError> {
+        let Callback { query_id, response_id, callback_id } = task.body();
+        // A token for each delivery: two tasks of one worker never release each other's lock.
+        let fence = task.fence();
+        let token = format!("{}:{}:{}", fence.consumer, fence.entry, fence.deliveries);
+        let lock = match self.shepherd.lock(response_id, token.as_str()).await {
+            Ok(lock) => lock,
+            Err(e) if e.may_pass() => return Ok(Answer::retry_after(BUSY, e.to_string()).uncounted()),
+            Err(e) => return Err(e)?,
+        };
+        // Merged before, or the query no longer waits for it: a late write would undo later work.
+        let awaited = match &self.database {
+            Some(database) => database.waits_for(callback_id).await?,
+            None => true,
+        };
+        if awaited {
+            tokio::time::sleep(self.work).await;
+            let (query, response, callback) = (
+                self.shepherd.body::<Value>(query_id).await?,
+                self.shepherd.body::<Value>(response_id).await?,
+                self.shepherd.body::<Value>(callback_id).await?,
+            );
+            match (query, response, callback) {
+                (Some(query), Some(response), Some(callback)) => {
+                    match lock.put_body(&merged(&query, response, callback)).await {
+                        Ok(()) => {}
+                        Err(e @ ShepherdError::LockLost { .. }) => {
+                            return Ok(Answer::retry_after(BUSY, e.to_string()).uncounted());
+                        }
+                        Err(e) => return Err(e)?,
+                    }
+                }
+                // Redis evicts bodies when it is full; the query goes on with what it has.
+                _ => tracing::warn!(callback_id, "a body is missing; nothing is merged"),
+            }
+            // After the body is stored and before the task ends: the query goes on once no row is left.
+            if let Some(database) = &self.database {
+                database.remove(callback_id).await?;
+            }
+        }
+        lock.release().await?;
+        Ok(Answer::end())
+    }
+}
+
+/// The response with the callback's results, nodes and edges added. Merging a callback twice changes nothing.
+fn merged(query: &Value, mut response: Value, mut callback: Value) -> Value {
+    let question = query.pointer("/message/query_graph").cloned().unwrap_or_else(|| json!({}));
+    let asked = question.get("nodes").and_then(Value::as_object).and_then(|nodes| {
+        let mut unpinned = nodes.iter().filter(|(_, node)| node.get("ids").is_none_or(Value::is_null));
+        unpinned.next().map(|(name, _)| name.clone())
+    });
+    let mut graph = |part: &str| {
+        let mut all = taken(&mut callback, &format!("/message/{part}"));
+        all.append(&mut taken(&mut response, &format!("/message/{part}")));
+        Value::Object(all)
+    };
+    let (nodes, edges) = (graph("knowledge_graph/nodes"), graph("knowledge_graph/edges"));
+    let auxiliary_graphs = graph("auxiliary_graphs");
+    let mut known = BTreeSet::new();
+    let mut results = Vec::new();
+    for body in [&mut response, &mut callback] {
+        let Some(Value::Array(list)) = body.pointer_mut("/message/results").map(Value::take) else { continue };
+        let new = list.into_iter().filter(|result| known.insert(answer_of(result, asked.as_deref())));
+        results.extend(new.collect::<Vec<_>>());
+    }
+    json!({
+        "message": {
+            "query_graph": question,
+            "knowledge_graph": { "nodes": nodes, "edges": edges },
+            "results": results,
+            "auxiliary_graphs": auxiliary_graphs,
+        },
+        "logs": [],
+    })
+}
+
+fn taken(body: &mut Value, pointer: &str) -> Map<String, Value> {
+    match body.pointer_mut(pointer).map(Value::take) {
+        Some(Value::Object(map)) => map,
+        _ => Map::new(),
+    }
+}
+
+/// What tells one result from another: the ids bound to the node that was asked for.
+fn answer_of(result: &Value, asked: Option<&str>) -> BTreeSet<String> {
+    let bound = asked.and_then(|node| result.get("node_bindings")?.get(node)?.as_array());
+    let ids = bound.into_iter().flatten().filter_map(|binding| binding.get("id")?.as_str());
+    let ids: BTreeSet<String> = ids.map(str::to_owned).collect();
+    if ids.is_empty() { BTreeSet::from([result.to_string()]) } else { ids }
+}
+
+/// The callback rows, on one connection that is made anew when it breaks.
+struct Database {
+    url: String,
+    connection: Mutex<Option<AsyncPgConnection>>,
+}
+
+impl Database {
+    fn from_env() -> Option<Self> {
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let url = set("DATABASE_URL").or_else(|| {
+            let host = set("POSTGRES_HOST")?;
+            let quoted = |text: String| format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"));
+            let of = |name: &str, default: &str| quoted(set(name).unwrap_or_else(|| default.to_owned()));
+            Some(format!(
+                "host={} port={} user={} password={} dbname={}",
+                quoted(host),
+                of("POSTGRES_PORT", "5432"),
+                of("POSTGRES_USER", "postgres"),
+                of("POSTGRES_PASSWORD", ""),
+                of("POSTGRES_DB", "postgres")
+            ))
+        })?;
+        Some(Self { url, connection: Mutex::default() })
+    }
+
+    async fn waits_for(&self, callback_id: &str) -> Result<bool, TaskError> {
+        let row = self.with(async |connection| callback_row(connection, callback_id).await).await?;
+        Ok(row.is_some())
+    }
+
+    async fn remove(&self, callback_id: &str) -> Result<bool, TaskError> {
+        self.with(async |connection| remove_callback(connection, callback_id).await).await
+    }
+
+    /// A failed statement runs the task again a little later, on a new connection.
+    async fn with<R>(
+        &self,
+        statement: impl AsyncFnOnce(&mut AsyncPgConnection) -> diesel::QueryResult<R>,
+    ) -> Result<R, TaskError> {
+        let again = |e: String| TaskError::retry_after(BUSY, format!("Postgres: {e}"));
+        let mut kept = self.connection.lock().await;
+        let mut connection = match kept.take() {
+            Some(connection) => connection,
+            None => AsyncPgConnection::establish(&self.url).await.map_err(|e| again(e.to_string()))?,
+        };
+        let done = statement(&mut connection).await.map_err(|e| again(e.to_string()))?;
+        *kept = Some(connection);
+        Ok(done)
+    }
+}
