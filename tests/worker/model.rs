@@ -173,7 +173,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Trim),
         2 => Just(Step::DeleteConsumers),
         2 => any::<bool>().prop_map(|full| Step::Memory { full }),
-        1 => any::<bool>().prop_map(|on| Step::WrongType { on }),
+        3 => any::<bool>().prop_map(|on| Step::WrongType { on }),
         2 => (who, which, then).prop_map(|(who, which, then)| Step::Swallow { who, which, then }),
         1 => Just(Step::Restart),
     ]

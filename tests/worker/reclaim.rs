@@ -433,7 +433,7 @@ async fn a_sweep_over_tens_of_thousands_of_slow_live_tasks_keeps_nobody_waiting(
 }
 
 #[tokio::test]
-async fn a_task_that_others_have_by_now_is_neither_given_back_nor_renewed() {
+async fn a_task_that_others_have_by_now_is_neither_given_back_nor_renewed_nor_kept_for_a_retry() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..4 {
@@ -454,6 +454,10 @@ async fn a_task_that_others_have_by_now_is_neither_given_back_nor_renewed() {
     assert_eq!(stream.renew(&mut link, &tasks).await.unwrap(), [Fenced, Fenced, Gone, Done]);
     let given_back: Vec<_> = tasks.into_iter().map(|(id, deliveries)| (id, deliveries, LONG_AGO)).collect();
     assert_eq!(stream.release(&mut link, &given_back).await.unwrap(), [Fenced, Fenced, Gone, Done]);
+    for (id, kept) in ids.iter().zip([Err(Fenced), Err(Fenced), Err(Gone)]) {
+        let id = EntryId::from(id.as_str());
+        assert_eq!(stream.retry(&mut link, (&id, 1), false, "not yet").await.unwrap(), kept);
+    }
     let after = held(&mut redis, "a").await;
     assert_eq!(after[..2].iter().map(|row| (row.owner.clone(), row.deliveries)).collect::<Vec<_>>(), before[..2]);
     assert!(after[..2].iter().all(|row| row.idle_ms < LONG_AGO.as_millis() as u64), "{after:?}");
