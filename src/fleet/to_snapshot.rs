@@ -1,11 +1,13 @@
 //! From what is known to what is shown: the statuses that a snapshot is made of.
 
+use std::time::Duration;
+
 use super::consumer::{Consumer, ConsumerState};
 use super::load::{Backlog, Rate, utilization};
-use super::reading::{DatabaseReading, GroupReading, RedisServer, StreamFacts, StreamReading};
+use super::reading::{DatabaseReading, GroupReading, Probed, RedisServer, StreamFacts, StreamReading};
 use super::snapshot::{
-    ConsumerStatus, GroupStatus, PostgresStatus, RedisStatus, SourceStatus, StreamConsumers, StreamStatus,
-    WorkerTypeStatus,
+    ConsumerStatus, Freshness, GroupStatus, PostgresFreshness, PostgresStatus, RedisStatus, SourceStatus,
+    StreamConsumers, StreamStatus, WorkerTypeStatus,
 };
 use super::time::Mono;
 use super::worker_type::WorkerType;
@@ -119,26 +121,40 @@ impl RedisStatus {
 
 impl PostgresStatus {
     /// The database as last read, and how the source stands now.
-    pub(super) fn of(reading: &DatabaseReading, source: SourceStatus, disk_capacity_bytes: u64, now: Mono) -> Self {
+    pub(super) fn of(
+        reading: &DatabaseReading,
+        source: SourceStatus,
+        disk_capacity_bytes: u64,
+        interval: Duration,
+        now: Mono,
+    ) -> Self {
         let counts = reading.query_counts.latest();
         let volume = reading.query_volume.latest();
         let callbacks = reading.callbacks.latest();
         let server = reading.server.latest();
-        let used = server.and_then(|s| Some(s.db_size_bytes + s.wal_size_bytes?));
-        let probe_errors =
-            [&reading.query_counts.error, &reading.query_volume.error, &reading.callbacks.error, &reading.server.error];
+        let connections = server.and_then(|s| s.connections.as_ref().ok().copied());
+        let db_size_bytes = server.and_then(|s| s.db_size_bytes.as_ref().ok().copied());
+        let wal_size_bytes = server.and_then(|s| s.wal_size_bytes.as_ref().ok().copied().flatten());
+        let used = db_size_bytes.zip(wal_size_bytes).map(|(database, wal)| database + wal);
+        let freshness = PostgresFreshness::of(reading, interval, now);
+        let counts_age_sec = freshness.counts.age_sec.map(f64::round);
+        let write_error = reading.write_trouble.clone();
+        let failed = freshness.error();
+        // A query ages between two measurements too; while Postgres cannot be read, nothing is known of it.
+        let elapsed = reading.callbacks.value.as_ref().filter(|_| source.is_current());
+        let elapsed = elapsed.map_or(0.0, |(at, _)| now.since(*at).as_secs_f64());
         Self {
             state_counts: counts.map(|c| c.by_state.clone()),
             status_counts: counts.map(|c| c.by_status.clone()),
-            counts_age_sec: reading.query_counts.value.as_ref().map(|(at, _)| now.since(*at).as_secs_f64().round()),
+            counts_age_sec,
             queries_last_1h: volume.map(|v| v.last_1h),
             queries_last_24h: volume.map(|v| v.last_24h),
             per_ara_24h: volume.map(|v| v.per_ara_24h.clone()),
             callbacks_pending: callbacks.map(|c| c.pending),
-            oldest_callback_age_sec: callbacks.map(|c| c.oldest_age_sec),
-            connection_count: server.map(|s| s.connections),
-            db_size_bytes: server.map(|s| s.db_size_bytes),
-            wal_size_bytes: server.and_then(|s| s.wal_size_bytes),
+            oldest_callback_age_sec: callbacks.map(|c| c.oldest_age_sec.map_or(0.0, |age| age + elapsed)),
+            connection_count: connections,
+            db_size_bytes,
+            wal_size_bytes,
             disk_capacity_bytes,
             disk_used_bytes: used,
             #[expect(clippy::cast_precision_loss, reason = "bytes of a disk, shown as a percentage")]
@@ -146,8 +162,56 @@ impl PostgresStatus {
                 .filter(|_| disk_capacity_bytes > 0)
                 .map(|used| (used as f64 / disk_capacity_bytes as f64 * 1000.0).round() / 10.0),
             without_queries: server.is_some_and(|s| !s.has_queries),
-            error: source.error().or_else(|| probe_errors.into_iter().flatten().next().cloned()),
+            error: source.error().or_else(|| write_error.as_ref().map(|trouble| trouble.detail.clone())).or(failed),
             source,
+            write_error,
+            freshness,
+        }
+    }
+}
+
+impl PostgresFreshness {
+    fn of(reading: &DatabaseReading, interval: Duration, now: Mono) -> Self {
+        let server = Freshness::of(&reading.server, interval, now);
+        // A figure of the server may have failed alone.
+        let alone = |failed: Option<&String>| match failed {
+            Some(error) => Freshness { outdated: true, error: Some(error.clone()), ..server.clone() },
+            None => server.clone(),
+        };
+        let of_server = reading.server.latest();
+        Self {
+            counts: Freshness::of(&reading.query_counts, interval, now),
+            volume: Freshness::of(&reading.query_volume, interval, now),
+            callbacks: Freshness::of(&reading.callbacks, interval, now),
+            connections: alone(of_server.and_then(|s| s.connections.as_ref().err())),
+            database_size: alone(of_server.and_then(|s| s.db_size_bytes.as_ref().err())),
+            wal_size: alone(of_server.and_then(|s| s.wal_size_bytes.as_ref().err())),
+        }
+    }
+
+    /// Why a figure could not be measured last, and which.
+    fn error(&self) -> Option<String> {
+        let groups = [
+            ("connections", &self.connections),
+            ("database size", &self.database_size),
+            ("write-ahead log size", &self.wal_size),
+            ("query counts", &self.counts),
+            ("queries of the last day", &self.volume),
+            ("callbacks", &self.callbacks),
+        ];
+        groups.into_iter().find_map(|(group, freshness)| Some(format!("{group}: {}", freshness.error.as_ref()?)))
+    }
+}
+
+impl Freshness {
+    fn of<T>(probed: &Probed<T>, interval: Duration, now: Mono) -> Self {
+        let two_ticks = interval * 2;
+        let age = probed.value.as_ref().map(|(at, _)| now.since(*at));
+        Self {
+            age_sec: age.map(|age| (age.as_secs_f64() * 10.0).round() / 10.0),
+            stale: age.is_some_and(|age| age > two_ticks),
+            outdated: probed.error.is_some() || age.is_some() && now > probed.expected_by.plus(two_ticks),
+            error: probed.error.clone(),
         }
     }
 }
