@@ -224,3 +224,91 @@ impl SourceStatus {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts};
+
+    const TICK: Duration = Duration::from_secs(3);
+
+    fn measured<T>(at: u64, value: T) -> Probed<T> {
+        Probed { value: Some((Mono(at), value)), error: None, expected_by: Mono(at) }
+    }
+
+    fn reading() -> DatabaseReading {
+        DatabaseReading {
+            query_counts: measured(
+                10_000,
+                QueryCounts { by_state: [("QUEUED".to_owned(), 7)].into(), ..Default::default() },
+            ),
+            callbacks: measured(10_000, Callbacks { pending: 2, oldest_age_sec: Some(1.5) }),
+            server: measured(
+                10_000,
+                DatabaseServer {
+                    connections: Ok(5),
+                    db_size_bytes: Err("permission denied for function pg_database_size".to_owned()),
+                    wal_size_bytes: Ok(Some(10)),
+                    has_queries: true,
+                },
+            ),
+            ..DatabaseReading::default()
+        }
+    }
+
+    fn at(reading: &DatabaseReading, now: u64) -> PostgresStatus {
+        PostgresStatus::of(reading, SourceStatus::Ok, 0, TICK, Mono(now))
+    }
+
+    #[test]
+    fn the_age_of_the_oldest_callback_grows_between_two_measurements() {
+        assert_eq!(at(&reading(), 10_000).oldest_callback_age_sec, Some(1.5));
+        assert_eq!(at(&reading(), 14_000).oldest_callback_age_sec, Some(5.5));
+        let mut none = reading();
+        none.callbacks = measured(10_000, Callbacks { pending: 0, oldest_age_sec: None });
+        assert_eq!(at(&none, 14_000).oldest_callback_age_sec, Some(0.0));
+        let down = SourceStatus::Starting;
+        let frozen = PostgresStatus::of(&reading(), down, 0, TICK, Mono(14_000));
+        assert_eq!(frozen.oldest_callback_age_sec, Some(1.5), "nothing is known of it while Postgres is not read");
+    }
+
+    #[test]
+    fn a_figure_older_than_two_ticks_says_so_and_an_overdue_one_is_not_used() {
+        let status = at(&reading(), 15_000);
+        assert_eq!((status.freshness.counts.stale, status.freshness.counts.outdated), (false, false));
+        assert_eq!(status.current().state_counts, status.state_counts);
+        let status = at(&reading(), 17_000);
+        assert_eq!(status.freshness.counts.age_sec, Some(7.0));
+        assert!(status.freshness.counts.stale && status.freshness.counts.outdated);
+        assert!(status.state_counts.is_some(), "the last value is still shown");
+        assert_eq!(status.current().state_counts, None);
+        assert_eq!(status.current().oldest_callback_age_sec, None);
+        // A large table is counted less often: its age is shown, and its figure stays in use until it is overdue.
+        let mut large = reading();
+        large.query_counts.expected_by = Mono(70_000);
+        let status = at(&large, 60_000);
+        assert!(status.freshness.counts.stale && !status.freshness.counts.outdated);
+        assert!(status.current().state_counts.is_some());
+        assert!(at(&large, 77_000).freshness.counts.outdated);
+    }
+
+    #[test]
+    fn a_probe_that_failed_leaves_no_figure_that_counts_as_measured() {
+        let mut failing = reading();
+        failing.query_counts.error = Some("permission denied for table shepherd_brain".to_owned());
+        let status = at(&failing, 11_000);
+        assert!(status.freshness.counts.outdated && status.error.as_ref().unwrap().contains("permission denied"));
+        assert_eq!(status.current().state_counts, None);
+        assert_eq!(status.current().callbacks_pending, Some(2), "the others go on");
+    }
+
+    #[test]
+    fn a_refused_figure_is_missing_alone_and_says_why() {
+        let status = at(&reading(), 11_000);
+        assert_eq!((status.connection_count, status.db_size_bytes, status.wal_size_bytes), (Some(5), None, Some(10)));
+        assert_eq!(status.disk_used_bytes, None);
+        assert!(status.freshness.database_size.error.as_ref().unwrap().contains("pg_database_size"));
+        assert!(status.error.as_ref().unwrap().contains("database size: permission denied"), "{:?}", status.error);
+        assert_eq!(status.freshness.connections.error, None);
+    }
+}

@@ -145,7 +145,7 @@ pub(super) fn condition(error: &QueryError) -> Option<DatabaseCondition> {
     }
 }
 
-fn refused(condition: DatabaseCondition, said: &str) -> SourceTrouble {
+pub(super) fn refused(condition: DatabaseCondition, said: &str) -> SourceTrouble {
     SourceTrouble::new(condition.into(), format!("{condition} ({said}). {}", condition.remedy()))
 }
 

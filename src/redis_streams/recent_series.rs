@@ -66,25 +66,22 @@ pub async fn forget_ended(pool: &Pool, now: i64, keep: Duration) -> Result<usize
     for some in names.chunks(SERIES_AT_ONCE) {
         let mut pipe = redis::pipe();
         for series in some {
-            pipe.cmd("ZREVRANGE").arg(keys::recent_series(series)).arg(0).arg(0).arg("WITHSCORES");
+            let key = keys::recent_series(series);
+            pipe.cmd("ZRANGEBYSCORE").arg(key).arg(oldest).arg("+inf").arg("LIMIT").arg(0).arg(1);
         }
-        let newest = send(&mut redis, &mut pipe).await?;
-        let has_ended = |answer: &Value| {
-            let score = Reply::of(answer).items().nth(1).and_then(Reply::text);
-            score.is_none_or(|score| score.parse::<f64>().is_ok_and(|newest| newest < oldest as f64))
-        };
+        let young = send(&mut redis, &mut pipe).await?;
         // What cannot be read is somebody else's key.
         let ended: Vec<&str> = some
             .iter()
-            .zip(&newest)
-            .filter(|(_, answer)| answer.as_ref().is_ok_and(has_ended))
+            .zip(&young)
+            .filter(|(_, young)| young.as_ref().is_ok_and(|young| Reply::of(young).items().next().is_none()))
             .map(|(series, _)| series.as_str())
             .collect();
         if ended.is_empty() {
             continue;
         }
         let mut pipe = redis::pipe();
-        pipe.cmd("UNLINK").arg(ended.iter().map(|series| keys::recent_series(series)).collect::<Vec<_>>());
+        pipe.cmd("DEL").arg(ended.iter().map(|series| keys::recent_series(series)).collect::<Vec<_>>());
         pipe.cmd("SREM").arg(keys::RECENT_SERIES).arg(&ended);
         for answer in send(&mut redis, &mut pipe).await? {
             answer.map_err(|e| trouble(&e))?;

@@ -85,8 +85,7 @@ async fn queries_are_counted_where_they_started_whatever_the_zone() {
 #[tokio::test]
 async fn a_monitor_whose_clock_is_days_ahead_loses_no_query() {
     let database = TestDatabase::create();
-    let pool = pool(&database.url(), Duration::from_secs(10)).unwrap();
-    migrate::run(&database.url(), Duration::from_secs(10)).await.unwrap();
+    let pool = migrated(&database).await;
     let sql = database.connect().await;
     let start = |qids: &'static str, minutes_ago: i64| {
         let sql = &sql;
