@@ -5,7 +5,7 @@
 //! second process with the same spool gets files of its own.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, Seek, SeekFrom, Write};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Processes that may share a folder.
@@ -64,9 +64,7 @@ impl Spool {
                 files.losses += 1;
             }
         }
-        let mut file = OpenOptions::new().create(true).append(true).open(&files.newer)?;
-        file.write_all(format!("{line}\n").as_bytes())?;
-        file.sync_data()?;
+        append(&files.newer, line)?;
         Ok(lost)
     }
 
@@ -156,20 +154,38 @@ fn open(folder: &Path, name: &str) -> io::Result<Files> {
             Err(TryLockError::WouldBlock) => continue,
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        let files = Files { older: path("older"), newer: path("newer"), taken: 0, losses: 0, _lock: lock };
-        end_the_last_line(&files.newer)?;
-        return Ok(files);
+        return Ok(Files { older: path("older"), newer: path("newer"), taken: 0, losses: 0, _lock: lock });
     }
     Err(io::Error::other("too many processes share this spool"))
 }
 
-/// A crash may have cut the last line off: the next one must not be part of it.
-fn end_the_last_line(path: &Path) -> io::Result<()> {
-    let whole = match fs::read(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?.last().is_none_or(|byte| *byte == b'\n'),
-    };
-    if whole { Ok(()) } else { OpenOptions::new().append(true).open(path)?.write_all(b"\n") }
+/// Appends a line. A crash or a full disk may have torn the line before it: that one is ended first, so
+/// that the new line is not glued to it. A line that the disk takes only in part is removed again.
+fn append(path: &Path, line: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    let whole = file.metadata()?.len();
+    let mut text = String::with_capacity(line.len() + 2);
+    if ends_torn(&mut file, whole)? {
+        text.push('\n');
+    }
+    text.push_str(line);
+    text.push('\n');
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
+    if written.is_err() {
+        // If this fails too, the next line is put on a line of its own all the same.
+        drop(file.set_len(whole));
+    }
+    written
+}
+
+fn ends_torn(file: &mut File, length: u64) -> io::Result<bool> {
+    if length == 0 {
+        return Ok(false);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::Start(length - 1))?;
+    file.read_exact(&mut last)?;
+    Ok(last != [b'\n'])
 }
 
 fn length(path: &Path) -> u64 {
@@ -251,6 +267,28 @@ mod tests {
         spool.take(seen).unwrap();
         assert_eq!(spool.peek(1).unwrap().0, oldest);
         assert_eq!(all(&mut spool).last().map(String::as_str), Some("28"));
+        drop(spool);
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn a_line_after_a_torn_one_is_a_line_of_its_own() {
+        let folder = folder();
+        let mut spool = Spool::new(folder.clone(), "s".into(), 1000);
+        spool.put("1").unwrap();
+        // What a disk leaves that became full in the middle of a line, while the spool is in use.
+        OpenOptions::new().append(true).open(folder.join("s.0.newer")).unwrap().write_all(b"to").unwrap();
+        spool.put("2").unwrap();
+        spool.put("3").unwrap();
+        assert_eq!(all(&mut spool), ["1", "to", "2", "3"]);
+        // The torn line was taken already when the next one comes.
+        spool.put("4").unwrap();
+        OpenOptions::new().append(true).open(folder.join("s.0.newer")).unwrap().write_all(b"rn").unwrap();
+        let (lines, seen) = spool.peek(1).unwrap();
+        assert_eq!(lines, ["4"]);
+        spool.take(seen).unwrap();
+        spool.put("5").unwrap();
+        assert_eq!(all(&mut spool), ["rn", "5"]);
         drop(spool);
         fs::remove_dir_all(folder).unwrap();
     }

@@ -9,8 +9,8 @@ use shepherd_monitor::fleet::consumer::ConsumerState;
 use shepherd_monitor::fleet::event::{Event, EventKind};
 use shepherd_monitor::fleet::reading::{Lag, RedisServer, SourceTrouble, TroubleKind, UnreadableHeartbeat};
 use shepherd_monitor::fleet::snapshot::{
-    ConsumerStatus, DepthHistory, GroupStatus, PostgresStatus, RedisStatus, Snapshot, SourceStatus, StreamConsumers,
-    StreamStatus, WorkerTypeStatus,
+    ConsumerStatus, DepthHistory, GroupStatus, PostgresFreshness, PostgresStatus, RedisStatus, Snapshot, SourceStatus,
+    StreamConsumers, StreamStatus, WorkerTypeStatus,
 };
 use shepherd_monitor::fleet::worker_type::TypeState;
 
@@ -486,6 +486,8 @@ fn postgres() -> PostgresStatus {
         disk_used_bytes: Some(43_773_741_824),
         disk_used_pct: Some(40.8),
         without_queries: false,
+        write_error: None,
+        freshness: PostgresFreshness::default(),
         source: SourceStatus::Ok,
         error: None,
     }

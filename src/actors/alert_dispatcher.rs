@@ -19,6 +19,7 @@ use crate::delivery::sketch::{REACHES, Sketch, Sketches};
 use crate::exposition::counters::Attempt;
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
+use crate::history::stored_name::stored_name;
 use crate::postgres::alerts::{Delivery, OutboxRow};
 use crate::redis_streams::recent_series;
 
@@ -198,7 +199,7 @@ async fn sketches(io: &Io, message: &Message) -> Sketches {
     let reading = async {
         let charted = message.alerts.iter().filter_map(|line| Some((line, line.chart.as_ref()?)));
         for (line, chart) in charted.take(SKETCHED) {
-            let samples = recent_series::read(&io.redis, &chart.series, until - REACHES).await?;
+            let samples = recent_series::read(&io.redis, &stored_name(&chart.series), until - REACHES).await?;
             if samples.len() < FEWEST {
                 continue;
             }

@@ -23,6 +23,7 @@ use super::messages::{
     AlertOrder, AlertsNow, ChannelState, Deliver, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken, Tick,
 };
 use super::rest;
+use crate::alerting::abandoned;
 use crate::alerting::board::{self, Board, BoardSettings, Shown};
 use crate::alerting::file;
 use crate::alerting::lifecycle::{Alert, Kind, Phase, Step};
@@ -90,6 +91,8 @@ pub struct AlertEvaluator {
     remembering: bool,
     wakes: Option<SpawnHandle>,
     lease: Lease,
+    /// What the janitor found, as it was read last: the events about it say which queries.
+    findings: Vec<Finding>,
 }
 
 /// When the lease is asked for: with a tick, whose other queries have the thread awake then; by itself if none comes.
@@ -135,6 +138,7 @@ impl AlertEvaluator {
             remembering: false,
             wakes: None,
             lease: Lease::default(),
+            findings: Vec::new(),
         }
     }
 
@@ -251,6 +255,7 @@ impl AlertEvaluator {
     /// What the janitor found becomes an alert with the next snapshot; what is one already is noted
     /// as told.
     fn take_findings(&mut self, findings: Vec<Finding>, ctx: &mut Context<Self>) {
+        self.findings.clone_from(&findings);
         let known = self.board.take_findings(findings);
         if known.is_empty() {
             return;
@@ -297,7 +302,11 @@ impl AlertEvaluator {
         let mut events = Vec::new();
         for change in &changes {
             if let Some(event) = event(change, now) {
-                rows.push(NewRow::from(&*event).of_alert(&change.alert.key));
+                let mut row = NewRow::from(&*event).of_alert(&change.alert.key);
+                if let Some(finding) = self.findings.iter().find(|found| abandoned::key(found) == change.alert.key) {
+                    row = row.with("queries", json!(finding.queries));
+                }
+                rows.push(row);
                 events.push(event);
             }
         }

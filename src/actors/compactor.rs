@@ -23,7 +23,7 @@ const CLOSED_AFTER: Micros = 120 * SECOND;
 pub struct Compactor {
     io: Io,
     supervisor: Recipient<Report>,
-    /// The hours before this are moved.
+    /// The hours before this are moved. Only compared for being the same: a clock may be set back.
     done_before: Micros,
 }
 
@@ -40,7 +40,7 @@ impl Compactor {
         #[expect(clippy::cast_possible_truncation, reason = "Unix microseconds")]
         let now = (self.io.wall() * 1e6) as Micros - CLOSED_AFTER;
         let closed_before = now - now.rem_euclid(HOUR);
-        if !self.io.archive_is_ready() || closed_before <= self.done_before {
+        if !self.io.archive_is_ready() || closed_before == self.done_before {
             rest::later(
                 ctx,
                 LOOK_EVERY.min(Duration::from_secs(if self.done_before == 0 { 5 } else { 60 })),

@@ -1,5 +1,6 @@
-//! Measures Postgres and the fleet's queries, each group of figures as often as it can be had for
-//! a three-thousandth of the time; brings its tables up to date when it is first there.
+//! Measures Postgres and the fleet's queries: at every tick while the fleet's tables are small, beyond that each
+//! group of figures as often as it can be had for a three-thousandth of the time. Brings the monitor's tables up to
+//! date when Postgres is first there.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,8 +22,10 @@ const GRACE: Duration = Duration::from_millis(150);
 
 /// So much is believed of a first slow answer: a new connection, a busy moment.
 const ONE_SLOW_ANSWER: Duration = Duration::from_millis(20);
-/// No figure is asked for more often than this: people do not read faster.
+/// A probe of large tables, or one that failed, rests at least so long.
 const REST_AT_LEAST: Duration = Duration::from_secs(10);
+/// Tables with up to so many rows are measured at every tick.
+const SMALL_TABLE: i64 = 100_000;
 
 /// The actor. Every tick asks whether Postgres is there; figures follow when due.
 pub struct DatabaseProbe {
@@ -49,16 +52,30 @@ enum Migrated {
 #[derive(Default)]
 struct Turn {
     running: bool,
-    not_before: Mono,
+    /// When it ended last.
+    ended: Option<Mono>,
+    failed: bool,
     /// How long it takes; an answer slower than ever is believed up to twice that.
     takes: Duration,
 }
 
 impl Turn {
-    fn ran(&mut self, now: Mono, took: Duration) {
+    fn ran(&mut self, now: Mono, took: Duration, failed: bool) {
         self.takes = took.min((self.takes * 2).max(ONE_SLOW_ANSWER));
-        self.not_before = now.plus((self.takes * REST).max(REST_AT_LEAST));
+        self.ended = Some(now);
+        self.failed = failed;
         self.running = false;
+    }
+
+    /// When it may run again.
+    fn not_before(&self, small: bool) -> Mono {
+        let rest = if small && !self.failed { Duration::ZERO } else { (self.takes * REST).max(REST_AT_LEAST) };
+        self.ended.map_or(Mono::default(), |ended| ended.plus(rest))
+    }
+
+    /// When its next answer is due.
+    fn expected_by(&self, small: bool) -> Mono {
+        self.not_before(small).plus(self.takes * 2)
     }
 }
 
@@ -92,12 +109,34 @@ impl DatabaseProbe {
         }
         self.migrate(ctx);
         self.start_due(ctx);
-        let report = move |this: &mut Self| this.report(tick.n, Ok(Arc::new(this.reading.clone())));
+        let report = move |this: &mut Self| this.report(tick.n, Ok(Arc::new(this.newest())));
         if self.reading.server.value.is_none() {
             ctx.run_later(GRACE, move |this, _| report(this));
         } else {
             report(self);
         }
+    }
+
+    /// The reading as it stands now.
+    fn newest(&self) -> DatabaseReading {
+        let small = self.is_small();
+        let mut reading = self.reading.clone();
+        reading.server.expected_by = self.server.expected_by(small);
+        reading.query_counts.expected_by = self.counts.expected_by(small);
+        reading.query_volume.expected_by = self.volume.expected_by(small);
+        reading.callbacks.expected_by = self.callbacks.expected_by(small);
+        reading.write_trouble = self.io.refused_write();
+        reading
+    }
+
+    /// Whether measuring the fleet's tables costs next to nothing; not before they were counted.
+    fn is_small(&self) -> bool {
+        if self.reading.server.latest().is_some_and(|server| !server.has_queries) {
+            return true;
+        }
+        let queries = self.reading.query_counts.latest().map(|counts| counts.by_state.values().sum::<i64>());
+        let callbacks = self.reading.callbacks.latest().map(|callbacks| callbacks.pending);
+        queries.is_some_and(|queries| queries <= SMALL_TABLE) && callbacks.is_none_or(|rows| rows <= SMALL_TABLE)
     }
 
     fn start_due(&mut self, ctx: &mut Context<Self>) {
@@ -124,25 +163,27 @@ impl DatabaseProbe {
         place: fn(&mut Self) -> (&mut Turn, &mut Probed<T>),
         work: impl Future<Output = Result<T, SourceTrouble>> + Send + 'static,
     ) {
-        let now = self.io.now();
+        let (now, small) = (self.io.now(), self.is_small());
         let (turn, _) = place(self);
-        if turn.running || now < turn.not_before {
+        if turn.running || now < turn.not_before(small) {
             return;
         }
         turn.running = true;
-        let began = Instant::now();
+        let (asked, began) = (now, Instant::now());
         let asking = self.io.run(PROBE_AT_MOST, POSTGRES_LATE, work);
         ctx.spawn(asking.into_actor(self).map(move |answer, this, ctx| {
             let now = this.io.now();
             let (turn, probed) = place(this);
-            turn.ran(now, began.elapsed());
-            let first = probed.value.is_none();
+            turn.ran(now, began.elapsed(), answer.is_err());
             match answer {
-                Ok(value) => *probed = Probed { value: Some((now, value)), error: None },
+                Ok(value) => {
+                    let first = probed.value.is_none();
+                    *probed = Probed { value: Some((asked, value)), ..Probed::default() };
+                    if first {
+                        this.start_due(ctx);
+                    }
+                }
                 Err(trouble) => probed.error = Some(trouble.detail),
-            }
-            if first {
-                this.start_due(ctx);
             }
         }));
     }
@@ -163,7 +204,7 @@ impl DatabaseProbe {
                 this.migrated = Migrated::Yes;
                 this.io.set_archive_ready();
                 // Whether there are queries may have changed.
-                this.server.not_before = this.io.now();
+                this.server.ended = None;
             }
             Err(trouble) => {
                 tracing::error!(

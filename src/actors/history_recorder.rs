@@ -20,6 +20,8 @@ use crate::spool::Spool;
 
 /// How long writing may take in each place.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
+/// How often series that ended are forgotten, counted in recordings.
+const FORGET_EVERY: u64 = 120;
 /// Recordings moved from the disk to Postgres at a time.
 const SPOOL_BATCH: usize = 100;
 
@@ -43,6 +45,8 @@ pub struct HistoryRecorder {
     spool: SharedSpool,
     /// The interval recorded last.
     last: Option<i64>,
+    /// Recordings in Redis since the start.
+    recordings: u64,
     /// Something is on its way to Postgres.
     writing: bool,
     /// Something may wait on disk.
@@ -61,10 +65,10 @@ impl HistoryRecorder {
     /// Records through `io`; what has to wait does so in `spool`.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, recording: Recording, spool: SharedSpool) -> Self {
-        Self { io, supervisor, recording, spool, last: None, writing: false, spooled: true }
+        Self { io, supervisor, recording, spool, last: None, recordings: 0, writing: false, spooled: true }
     }
 
-    fn keep_recent(&self, ts: i64, samples: Vec<Sample>, ctx: &mut Context<Self>) {
+    fn keep_recent(&mut self, ts: i64, samples: Vec<Sample>, ctx: &mut Context<Self>) {
         let (pool, keep) = (self.io.redis.clone(), self.recording.recent);
         let nth = self.last.map_or(0, i64::unsigned_abs);
         let pushing = self
@@ -75,17 +79,39 @@ impl HistoryRecorder {
                 tracing::warn!(error = trouble.detail, "a recording is missing in Redis' recent window");
             }
         }));
+        if self.recordings.is_multiple_of(FORGET_EVERY) {
+            self.forget_ended(ts, ctx);
+        }
+        self.recordings += 1;
+    }
+
+    fn forget_ended(&self, ts: i64, ctx: &mut Context<Self>) {
+        let (pool, keep) = (self.io.redis.clone(), self.recording.recent);
+        let forgetting =
+            self.io.run(WRITE_WITHIN, REDIS_LATE, async move { recent_series::forget_ended(&pool, ts, keep).await });
+        ctx.spawn(forgetting.into_actor(self).map(|forgotten, _, _| match forgotten {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(count, "deleted the recent window of {count} series that ended"),
+            Err(trouble) => {
+                tracing::debug!(error = trouble.detail, "series that ended keep their recent window for now")
+            }
+        }));
     }
 
     /// To Postgres, unless others wait before it: order is kept.
     fn archive(&mut self, recorded: Recorded, ctx: &mut Context<Self>) {
         let straight = !self.writing && !self.spooled && self.io.archive_is_ready();
         let (pool, spool) = (self.io.postgres.clone(), Arc::clone(&self.spool));
+        let io = self.io.clone();
         self.writing |= straight;
         let archiving = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move {
             if straight {
                 let ticks = [(recorded.ts * SECOND, recorded.samples)];
-                match tokio::time::timeout(WRITE_WITHIN, metrics::insert(&pool, &ticks)).await {
+                let written = tokio::time::timeout(WRITE_WITHIN, metrics::insert(&pool, &ticks)).await;
+                if let Ok(written) = &written {
+                    io.note_write(written);
+                }
+                match written {
                     Ok(Ok(())) => return Ok(false),
                     Ok(Err(trouble)) => {
                         tracing::warn!(error = trouble.detail, "a recording waits on disk for Postgres")
@@ -127,6 +153,7 @@ impl HistoryRecorder {
             match moved {
                 Ok(0) => this.spooled = false,
                 Ok(count) => {
+                    this.io.note_write(&Ok(()));
                     tracing::info!(count, "recordings that waited on disk are in Postgres");
                     this.catch_up(ctx);
                 }
@@ -154,8 +181,11 @@ async fn move_some(pool: &PgPool, spool: SharedSpool) -> Result<usize, SourceTro
     let (lines, seen) =
         on_disk(move || peeked.lock().unwrap_or_else(PoisonError::into_inner).peek(SPOOL_BATCH)).await?;
     let count = lines.len();
-    // A line that a crash cut off is no recording.
-    let recorded = lines.iter().filter_map(|line| serde_json::from_str::<Recorded>(line).ok());
+    let recorded = lines.iter().filter(|line| !line.is_empty()).filter_map(|line| {
+        // A line that a crash or a full disk tore is no recording.
+        let recorded = serde_json::from_str::<Recorded>(line);
+        recorded.inspect_err(|error| tracing::warn!(%error, "a torn recording on disk is passed over")).ok()
+    });
     let ticks: Vec<_> = recorded.map(|r| (r.ts * SECOND, r.samples)).collect();
     metrics::insert(pool, &ticks).await?;
     failpoint::reached("history.caught_up");

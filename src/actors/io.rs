@@ -5,8 +5,8 @@
 //! wakes half as often as two. What computes for long is sent to a thread for that.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use deadpool_redis::Pool;
@@ -27,13 +27,21 @@ pub struct Io {
     pub postgres: PgPool,
     started: Instant,
     archive_ready: Arc<AtomicBool>,
+    refused_write: Arc<Mutex<Option<SourceTrouble>>>,
 }
 
 impl Io {
     /// Work is done on `runtime`.
     #[must_use]
     pub fn new(runtime: Handle, redis: Pool, postgres: PgPool) -> Self {
-        Self { runtime, redis, postgres, started: Instant::now(), archive_ready: Arc::default() }
+        Self {
+            runtime,
+            redis,
+            postgres,
+            started: Instant::now(),
+            archive_ready: Arc::default(),
+            refused_write: Arc::default(),
+        }
     }
 
     /// Whether the database's tables are up to date: before that nothing is archived.
@@ -45,6 +53,22 @@ impl Io {
     /// The database's tables are up to date.
     pub fn set_archive_ready(&self) {
         self.archive_ready.store(true, Ordering::Relaxed);
+    }
+
+    /// Why Postgres refused to write last, if nothing was written since: a full disk, say.
+    #[must_use]
+    pub fn refused_write(&self) -> Option<SourceTrouble> {
+        self.refused_write.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how a write to Postgres went, as far as that says something about its condition.
+    pub fn note_write<T>(&self, written: &Result<T, SourceTrouble>) {
+        let refused = match written {
+            Ok(_) => None,
+            Err(trouble) if trouble.kind.refuses_writes() => Some(trouble.clone()),
+            Err(_) => return,
+        };
+        *self.refused_write.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
     /// Now, on the clock that never jumps.
@@ -69,8 +93,13 @@ impl Io {
         // In a box: a task is moved as a whole when it begins, when it ends and when its answer is taken.
         let work = Box::pin(work);
         let task = self.runtime.spawn(async move { tokio::time::timeout(deadline, work).await }.in_current_span());
+        let refused_write = Arc::clone(&self.refused_write);
         async move {
             match task.await {
+                Ok(Ok(Err(trouble))) if trouble.kind.refuses_writes() => {
+                    *refused_write.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble.clone());
+                    Err(trouble)
+                }
                 Ok(Ok(result)) => result,
                 Ok(Err(_)) => Err(SourceTrouble::new(TroubleKind::TimedOut, late)),
                 Err(error) => {

@@ -13,15 +13,16 @@ use uuid::Uuid;
 use super::io::{Io, REDIS_LATE};
 use super::messages::{CleanUp, Fail, PassEnded, Report, Role, SnapshotTaken};
 use super::rest;
+use crate::contract::Name;
 use crate::failpoint;
-use crate::fleet::cleanup::{Outcome, Plan, QueriesOutcome, STALE_AFTER};
+use crate::fleet::cleanup::{AbandonedQuery, Outcome, Plan, QueriesOutcome, STALE_AFTER};
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::watched::WatchedStreams;
 use crate::operator::{Sources, recycle};
 use crate::postgres::janitor;
 use crate::redis_streams::cleaning::{self, Turn};
-use crate::redis_streams::sweeps;
+use crate::redis_streams::{query_search, sweeps};
 
 /// How often a pass is due.
 const EVERY: Duration = Duration::from_secs(300);
@@ -31,6 +32,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const BUDGET: Duration = Duration::from_secs(240);
 /// A pass is given up after this long.
 const PASS_WITHIN: Duration = Duration::from_secs(290);
+/// How long the search for the last streams of abandoned queries may take.
+const SEARCH_WITHIN: Duration = Duration::from_secs(10);
 /// How often the turn is kept while a pass is under way.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often old queries are deleted, seconds.
@@ -189,7 +192,7 @@ async fn clean_up(io: &Io, settings: &JanitorSettings, plan: Plan, asked_by: Opt
     }
     if let Some(pass) = pass {
         if plan.queries {
-            if let Err(trouble) = end_queries(io, settings, pass, until, &mut outcome).await {
+            if let Err(trouble) = end_queries(io, settings, (pass, &plan), until, &mut outcome).await {
                 outcome.errors.push(trouble.detail);
             }
         } else if let Ok(false) = janitor::has_queries(&io.postgres).await {
@@ -236,7 +239,7 @@ async fn tidy_redis(
 async fn end_queries(
     io: &Io,
     settings: &JanitorSettings,
-    pass: Uuid,
+    (pass, plan): (Uuid, &Plan),
     until: Instant,
     outcome: &mut Outcome,
 ) -> Result<(), SourceTrouble> {
@@ -259,9 +262,15 @@ async fn end_queries(
         }
     }
     // What an earlier run of this pass found is told with the rest.
-    let counted = janitor::counted(pool, pass).await?;
-    outcome.queries =
-        Some(QueriesOutcome { callbacks_deleted: callbacks + counted.callbacks, abandoned: counted.abandoned });
+    let mut counted = janitor::counted(pool, pass).await?;
+    if let Err(trouble) = find_last_streams(io, settings, (pass, plan), &mut counted.queries, until).await {
+        outcome.left_out.push(format!("the last streams of abandoned queries: {}", trouble.detail));
+    }
+    outcome.queries = Some(QueriesOutcome {
+        callbacks_deleted: callbacks + counted.callbacks,
+        abandoned: counted.abandoned,
+        abandoned_queries: counted.queries,
+    });
     let now = io.wall();
     if settings.query_days == 0 || !sweeps::query_sweep_is_due(&io.redis, now, RETENTION_EVERY_SEC).await? {
         return Ok(());
@@ -281,6 +290,30 @@ async fn end_queries(
     }
 }
 
+/// Looks for the streams on which abandoned queries were last, and writes them down.
+async fn find_last_streams(
+    io: &Io,
+    settings: &JanitorSettings,
+    (pass, plan): (Uuid, &Plan),
+    queries: &mut [AbandonedQuery],
+    until: Instant,
+) -> Result<(), SourceTrouble> {
+    let unknown: Vec<&str> = queries.iter().filter(|q| q.last_stream.is_none()).map(|q| q.qid.as_str()).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let streams: Vec<Name> =
+        plan.streams.iter().filter(|stream| settings.may_touch.contains(stream)).cloned().collect();
+    let until = until.min(Instant::now() + SEARCH_WITHIN);
+    let found = query_search::last_streams(&io.redis, &streams, &unknown, until).await?;
+    for query in queries.iter_mut() {
+        if let Some(stream) = found.get(&query.qid) {
+            query.last_stream = Some(stream.to_text());
+        }
+    }
+    janitor::describe_abandoned(&io.postgres, pass, queries).await
+}
+
 fn say(outcome: &Outcome) {
     let queries = outcome.queries.clone().unwrap_or_default();
     if outcome.did_something() {
@@ -298,6 +331,17 @@ fn say(outcome: &Outcome) {
         );
     } else {
         tracing::debug!("there was nothing to clean up");
+    }
+    for query in &queries.abandoned_queries {
+        tracing::info!(
+            qid = query.qid,
+            ara = query.ara,
+            age_sec = query.age_sec,
+            callbacks = query.callbacks_deleted,
+            last_stream = query.last_stream,
+            "marked as abandoned: {}",
+            query.described(),
+        );
     }
     for what in &outcome.left_out {
         tracing::debug!("not cleaned up: {what}");

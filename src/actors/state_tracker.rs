@@ -271,7 +271,12 @@ impl StateTracker {
         let io = self.io.clone();
         let flushing = self.io.run(Duration::from_secs(10), POSTGRES_LATE, async move {
             let waiting = event_spool::peek(&io.redis, SPOOL_BATCH).await?;
-            let rows: Vec<events::NewRow> = waiting.iter().filter_map(|json| serde_json::from_str(json).ok()).collect();
+            let read = |json: &String| {
+                let row = serde_json::from_str::<events::NewRow>(json);
+                row.inspect_err(|error| tracing::warn!(%error, "an event in Redis cannot be read; it is passed over"))
+                    .ok()
+            };
+            let rows: Vec<events::NewRow> = waiting.iter().filter_map(read).collect();
             events::insert(&io.postgres, &rows).await?;
             event_spool::drop_oldest(&io.redis, waiting.len()).await?;
             Ok(waiting.len())

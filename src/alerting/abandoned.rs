@@ -4,7 +4,7 @@
 use super::lifecycle::{Identity, Kind, Seen};
 use super::rule::Severity;
 use super::worker_down::Sighting;
-use crate::fleet::cleanup::Finding;
+use crate::fleet::cleanup::{self, AbandonedQuery, Finding};
 
 /// For so long it is shown as firing.
 pub const SHOWN_FOR: f64 = 600.0;
@@ -20,10 +20,15 @@ pub fn key(finding: &Finding) -> String {
 #[must_use]
 pub fn sighting(finding: &Finding) -> Sighting {
     let count = finding.count();
-    let (queries, were) = if count == 1 { ("query", "was") } else { ("queries", "were") };
+    let queries = if count == 1 { "query" } else { "queries" };
     let by: Vec<String> = finding.abandoned.iter().map(|(product, count)| format!("{product} {count}")).collect();
     #[expect(clippy::cast_precision_loss, reason = "a count of queries")]
     let value = count as f64;
+    let (by, were) = (by.join(", "), if count == 1 { "was" } else { "were" });
+    let ids = cleanup::named(&finding.queries, count, |query| query.qid.chars().take(64).collect());
+    let ids = if ids.is_empty() { ids } else { format!(": {ids}") };
+    let described = cleanup::named(&finding.queries, count, AbandonedQuery::described);
+    let described = if described.is_empty() { described } else { format!(": {described}") };
     Sighting {
         identity: Identity {
             key: key(finding),
@@ -33,10 +38,7 @@ pub fn sighting(finding: &Finding) -> Sighting {
             severity: Severity::Warning,
         },
         seen: Seen::Holds(Some(value)),
-        detail: format!("{count} {queries} abandoned ({})", by.join(", ")),
-        message: format!(
-            "{count} {queries} never reached an end and {were} called abandoned ({}). Nobody waits for their answers any more.",
-            by.join(", ")
-        ),
+        detail: format!("{count} {queries} abandoned ({by}){ids}"),
+        message: format!("{count} {queries} timed out and {were} marked abandoned ({by}){described}"),
     }
 }

@@ -9,7 +9,7 @@ use super::names::{Matched, Names};
 use super::rule::{Bound, Metric, Missing, Per, Rule, Subjects};
 use crate::contract::Name;
 use crate::fleet::reading::TroubleKind;
-use crate::fleet::snapshot::{Snapshot, SourceStatus, StreamStatus, WorkerTypeStatus};
+use crate::fleet::snapshot::{PostgresStatus, Snapshot, SourceStatus, StreamStatus, WorkerTypeStatus};
 
 /// Samples kept per value whose change is asked for.
 const SAMPLES: usize = 240;
@@ -22,7 +22,8 @@ pub struct Sight<'a> {
     streams: Vec<(&'a Name, &'a StreamStatus)>,
     workers: Vec<(&'a Name, &'a WorkerTypeStatus)>,
     redis_current: bool,
-    postgres_current: bool,
+    /// What is known of Postgres now; `None` when it cannot be read.
+    postgres: Option<PostgresStatus>,
 }
 
 impl<'a> Sight<'a> {
@@ -33,7 +34,7 @@ impl<'a> Sight<'a> {
             streams: snapshot.streams.iter().collect(),
             workers: snapshot.workers.iter().collect(),
             redis_current: snapshot.redis.source.is_current(),
-            postgres_current: snapshot.postgres.source.is_current(),
+            postgres: snapshot.postgres.source.is_current().then(|| snapshot.postgres.current()),
             snapshot,
         }
     }
@@ -191,7 +192,7 @@ fn of_name(metric: Metric, sight: &Sight<'_>, name: &Name) -> Option<f64> {
         Per::Stream => of_stream(metric, sight, sight.snapshot.streams.get(name)),
         Per::WorkerType => of_worker(metric, sight, sight.snapshot.workers.get(name)),
         Per::QueryState => {
-            let counts = sight.snapshot.postgres.state_counts.as_ref().filter(|_| sight.postgres_current)?;
+            let counts = sight.postgres.as_ref()?.state_counts.as_ref()?;
             // A state in which none is has no count.
             Some(counts.get(name.to_text().as_str()).copied().map_or(0.0, signed))
         }
@@ -279,7 +280,7 @@ fn whole(metric: Metric, sight: &Sight<'_>) -> Option<f64> {
         _ => {}
     }
     let server = sight.redis_current.then_some(&redis.server);
-    let database = sight.postgres_current.then_some(postgres);
+    let database = sight.postgres.as_ref();
     match metric {
         Metric::CallbacksPending => database?.callbacks_pending.map(signed),
         Metric::OldestCallbackAge => database?.oldest_callback_age_sec,

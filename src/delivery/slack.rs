@@ -12,8 +12,8 @@ use crate::settings::Secret;
 /// Slack takes 3000 characters in a section and 50 blocks in a message.
 const SECTION: usize = 2900;
 const SECTIONS: usize = 40;
-/// Longest text of one alert, before escaping.
-const LINE: usize = 400;
+/// Longest text of one alert, escaped: with its name it fits into a section.
+const LINE: usize = 1900;
 
 /// Sends a message.
 pub async fn send(client: &Client, url: &Secret, message: &Message, sketches: &Sketches, from: &Deployment) -> Outcome {
@@ -75,7 +75,7 @@ pub fn payload(message: &Message, sketches: &Sketches, from: &Deployment) -> Val
 }
 
 fn worded(line: &Line, about: About, sketch: Option<&Sketch>, from: &Deployment) -> String {
-    let text = escaped(&shortened(&visible(&line.message), LINE));
+    let text = escaped_within(&visible(&line.message), LINE);
     let since = match (about, line.ended) {
         (About::Resolved, Some(ended)) => format!("lasted {}", span(ended - line.since)),
         _ => format!("since {}", moment(line.since)),
@@ -92,6 +92,21 @@ fn worded(line: &Line, about: About, sketch: Option<&Sketch>, from: &Deployment)
 
 fn section(text: &str) -> Value {
     json!({"type": "section", "text": {"type": "mrkdwn", "text": text}})
+}
+
+/// The beginning of `text`, escaped, in at most `most` characters; a mark where more was.
+fn escaped_within(text: &str, most: usize) -> String {
+    let (mut shown, mut length) = (String::new(), 0);
+    for character in text.chars() {
+        let piece = escaped(character.encode_utf8(&mut [0; 4]));
+        length += piece.chars().count();
+        if length >= most {
+            shown.push('…');
+            break;
+        }
+        shown.push_str(&piece);
+    }
+    shown
 }
 
 /// Slack reads `<!channel>`, `<@user>` and `<link>`; nothing else pings anybody.

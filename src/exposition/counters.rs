@@ -233,7 +233,11 @@ mod tests {
             error: error.map(str::to_owned),
             ..StreamOutcome::default()
         };
-        let queries = QueriesOutcome { callbacks_deleted: 4, abandoned: [("arax".to_owned(), 2)].into() };
+        let queries = QueriesOutcome {
+            callbacks_deleted: 4,
+            abandoned: [("arax".to_owned(), 2)].into(),
+            ..QueriesOutcome::default()
+        };
         let good = Outcome {
             streams: [("a".to_owned(), stream(7, None))].into(),
             consumers: [("a".to_owned(), 1)].into(),

@@ -78,7 +78,7 @@ pub fn write(sight: &Sight<'_>, format: Format) -> String {
         redis(&mut page, snapshot);
     }
     if let Some(snapshot) = sight.snapshot.filter(|snapshot| snapshot.postgres.source.is_current()) {
-        postgres(&mut page, &snapshot.postgres);
+        postgres(&mut page, &snapshot.postgres.current());
     }
     page.finish()
 }

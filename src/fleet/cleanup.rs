@@ -180,6 +180,63 @@ pub struct QueriesOutcome {
     pub callbacks_deleted: u64,
     /// Queries called abandoned, by product.
     pub abandoned: BTreeMap<String, u64>,
+    /// The first of them one by one; stored and shown beside the outcome.
+    #[serde(skip)]
+    pub abandoned_queries: Vec<AbandonedQuery>,
+}
+
+/// Abandoned queries of one cleanup run that are listed one by one.
+pub const ABANDONED_LISTED: usize = 500;
+/// Abandoned queries that are named in one text.
+const ABANDONED_NAMED: usize = 10;
+
+/// A query that was marked as abandoned.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AbandonedQuery {
+    /// Its id.
+    pub qid: String,
+    /// The ARA it was sent to (its `domain`); `none` when it had none.
+    pub ara: String,
+    /// Its age then, seconds.
+    pub age_sec: f64,
+    /// Callbacks that were outstanding and were deleted.
+    pub callbacks_deleted: u64,
+    /// The watched stream that held a task of it then; `null` when none of those looked at did.
+    pub last_stream: Option<String>,
+}
+
+impl AbandonedQuery {
+    /// The query in words: `q1 (arax, 12 m old, 2 callbacks outstanding, last stream arax.rank)`.
+    #[must_use]
+    pub fn described(&self) -> String {
+        let Self { qid, ara, age_sec, callbacks_deleted, last_stream } = self;
+        let callbacks = if *callbacks_deleted == 1 { "callback" } else { "callbacks" };
+        let stream = last_stream.as_deref().unwrap_or("unknown");
+        let age = match age_sec / 60.0 {
+            minutes if minutes < 2.0 => format!("{age_sec:.0} s"),
+            minutes if minutes < 120.0 => format!("{minutes:.0} m"),
+            minutes if minutes < 2880.0 => format!("{:.0} h", minutes / 60.0),
+            minutes => format!("{:.0} d", minutes / 1440.0),
+        };
+        let short = |text: &str| -> String { text.chars().take(64).collect() };
+        format!(
+            "{} ({}, {age} old, {callbacks_deleted} {callbacks} outstanding, last stream {})",
+            short(qid),
+            short(ara),
+            short(stream)
+        )
+    }
+}
+
+/// The first ten of `count` abandoned queries, each put in words by `word`, and how many more there are.
+#[must_use]
+pub fn named(queries: &[AbandonedQuery], count: u64, word: impl Fn(&AbandonedQuery) -> String) -> String {
+    let mut words: Vec<String> = queries.iter().take(ABANDONED_NAMED).map(word).collect();
+    let more = count.saturating_sub(words.len() as u64);
+    if more > 0 && !words.is_empty() {
+        words.push(format!("and {more} more"));
+    }
+    words.join(", ")
 }
 
 impl QueriesOutcome {
@@ -298,6 +355,8 @@ pub struct PassRecord {
     pub resumed: u32,
     /// What it came to.
     pub outcome: Option<Outcome>,
+    /// The queries that it marked as abandoned, the first 500 of them.
+    pub abandoned_queries: Vec<AbandonedQuery>,
 }
 
 /// Queries that a pass called abandoned: what an alert is about.
@@ -307,6 +366,9 @@ pub struct Finding {
     pub pass: String,
     /// How many, by product.
     pub abandoned: BTreeMap<String, u64>,
+    /// The first of them one by one.
+    #[serde(default)]
+    pub queries: Vec<AbandonedQuery>,
 }
 
 impl Finding {
@@ -351,6 +413,30 @@ mod tests {
         assert!(Plan::from(Some(&snapshot)).unwrap().queries);
         snapshot.postgres.without_queries = true;
         assert!(!Plan::from(Some(&snapshot)).unwrap().queries);
+    }
+
+    fn query(n: usize, last_stream: Option<&str>) -> AbandonedQuery {
+        AbandonedQuery {
+            qid: format!("q{n}"),
+            ara: "arax".to_owned(),
+            age_sec: 700.0,
+            callbacks_deleted: n as u64,
+            last_stream: last_stream.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn ten_abandoned_queries_are_named_and_the_rest_counted() {
+        let queries: Vec<AbandonedQuery> = (1..=18).map(|n| query(n, Some("arax.rank"))).collect();
+        let text = named(&queries, 18, |query| query.qid.clone());
+        assert_eq!(text, "q1, q2, q3, q4, q5, q6, q7, q8, q9, q10, and 8 more");
+        assert_eq!(named(&queries[..2], 2, |query| query.qid.clone()), "q1, q2");
+        assert_eq!(named(&[], 3, |query| query.qid.clone()), "");
+        assert_eq!(
+            query(1, Some("arax.rank")).described(),
+            "q1 (arax, 12 m old, 1 callback outstanding, last stream arax.rank)"
+        );
+        assert_eq!(query(2, None).described(), "q2 (arax, 12 m old, 2 callbacks outstanding, last stream unknown)");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::time::Mono;
-use crate::contract::{Heartbeat, Name, ShutdownMarker};
+use crate::contract::{DatabaseCondition, Heartbeat, Name, ShutdownMarker};
 
 /// Why a source could not be read in a tick.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -36,8 +36,35 @@ pub enum TroubleKind {
     Loading,
     /// It is a replica: what it says may be old.
     Replica,
+    /// Its disk is full.
+    DiskFull,
+    /// It is out of memory.
+    OutOfMemory,
+    /// It accepts no more connections.
+    TooManyConnections,
+    /// It answers, and refuses to write.
+    ReadOnly,
     /// Any other error answer.
     Failed,
+}
+
+impl TroubleKind {
+    /// Whether the server can be read and refuses to write.
+    #[must_use]
+    pub fn refuses_writes(self) -> bool {
+        matches!(self, Self::DiskFull | Self::OutOfMemory | Self::ReadOnly)
+    }
+}
+
+impl From<DatabaseCondition> for TroubleKind {
+    fn from(condition: DatabaseCondition) -> Self {
+        match condition {
+            DatabaseCondition::DiskFull => Self::DiskFull,
+            DatabaseCondition::OutOfMemory => Self::OutOfMemory,
+            DatabaseCondition::TooManyConnections => Self::TooManyConnections,
+            DatabaseCondition::ReadOnly => Self::ReadOnly,
+        }
+    }
 }
 
 impl SourceTrouble {
@@ -242,6 +269,8 @@ pub struct DatabaseReading {
     pub callbacks: Probed<Callbacks>,
     /// The server's own figures.
     pub server: Probed<DatabaseServer>,
+    /// Why Postgres refused the monitor's last write, if it did although it can be read.
+    pub write_trouble: Option<SourceTrouble>,
 }
 
 /// One probe's last good value and its present condition.
@@ -251,11 +280,13 @@ pub struct Probed<T> {
     pub value: Option<(Mono, T)>,
     /// Why the latest attempt failed (`None`: it did not).
     pub error: Option<String>,
+    /// When the next value is due, at the latest.
+    pub expected_by: Mono,
 }
 
 impl<T> Default for Probed<T> {
     fn default() -> Self {
-        Self { value: None, error: None }
+        Self { value: None, error: None, expected_by: Mono::default() }
     }
 }
 
@@ -291,19 +322,19 @@ pub struct QueryVolume {
 pub struct Callbacks {
     /// Rows of `callbacks`.
     pub pending: i64,
-    /// Age of the oldest waiting query that has any, seconds; 0 when there is none.
-    pub oldest_age_sec: f64,
+    /// Age of the oldest waiting query that has any when it was measured, seconds; `None` when there is none.
+    pub oldest_age_sec: Option<f64>,
 }
 
-/// What Postgres says of itself. A figure this role may not read is `None`.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// What Postgres says of itself. Each figure fails on its own, with the reason.
+#[derive(Debug, Clone, PartialEq)]
 pub struct DatabaseServer {
     /// Client connections, all databases.
-    pub connections: i64,
+    pub connections: Result<i64, String>,
     /// Size of the connected database, bytes.
-    pub db_size_bytes: i64,
-    /// Size of the write-ahead log, bytes; needs the role `pg_monitor`.
-    pub wal_size_bytes: Option<i64>,
+    pub db_size_bytes: Result<i64, String>,
+    /// Size of the write-ahead log, bytes; `None` when this role may not read it, which needs `pg_monitor`.
+    pub wal_size_bytes: Result<Option<i64>, String>,
     /// The fleet keeps its queries here: `shepherd_brain` and `callbacks` exist.
     pub has_queries: bool,
 }

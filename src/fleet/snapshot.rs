@@ -280,7 +280,8 @@ pub struct PostgresStatus {
     pub state_counts: Option<BTreeMap<String, i64>>,
     /// Queries by status.
     pub status_counts: Option<BTreeMap<String, i64>>,
-    /// Seconds since the counts were taken (a slow count runs less often).
+    /// Seconds since the counts were taken (a slow count runs less often); the same as
+    /// `freshness.counts.age_sec`.
     pub counts_age_sec: Option<f64>,
     /// Queries started in the last hour.
     pub queries_last_1h: Option<i64>,
@@ -308,9 +309,76 @@ pub struct PostgresStatus {
     pub without_queries: bool,
     /// How it stands.
     pub source: SourceStatus,
-    /// What is wrong, in words, when it is down or a probe failed.
+    /// What is wrong, in words, when it is down, refuses to write, or a probe failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Why Postgres refused the monitor's last write, if it did although it can be read: a full disk, say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_error: Option<SourceTrouble>,
+    /// How old each group of figures is, and whether it can be relied on.
+    pub freshness: PostgresFreshness,
+}
+
+/// How fresh the figures of [`PostgresStatus`] are, by what is measured together.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+pub struct PostgresFreshness {
+    /// `state_counts` and `status_counts`.
+    pub counts: Freshness,
+    /// `queries_last_1h`, `queries_last_24h` and `per_ara_24h`.
+    pub volume: Freshness,
+    /// `callbacks_pending` and `oldest_callback_age_sec`.
+    pub callbacks: Freshness,
+    /// `connection_count`.
+    pub connections: Freshness,
+    /// `db_size_bytes`.
+    pub database_size: Freshness,
+    /// `wal_size_bytes`.
+    pub wal_size: Freshness,
+}
+
+/// How fresh a group of figures is.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+pub struct Freshness {
+    /// Seconds since it was measured; `None` before the first time.
+    pub age_sec: Option<f64>,
+    /// It is older than two ticks: pages say how old.
+    pub stale: bool,
+    /// Its last measurement failed, or the next one is overdue: rules, series and `/metrics` go without the figure.
+    pub outdated: bool,
+    /// Why it could not be measured last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+impl PostgresStatus {
+    /// The same without the figures that are outdated: what was measured once must not count as measured now.
+    #[must_use]
+    pub fn current(&self) -> Self {
+        let mut current = self.clone();
+        let freshness = &self.freshness;
+        if freshness.counts.outdated {
+            (current.state_counts, current.status_counts) = (None, None);
+        }
+        if freshness.volume.outdated {
+            (current.queries_last_1h, current.queries_last_24h, current.per_ara_24h) = (None, None, None);
+        }
+        if freshness.callbacks.outdated {
+            (current.callbacks_pending, current.oldest_callback_age_sec) = (None, None);
+        }
+        if freshness.connections.outdated {
+            current.connection_count = None;
+        }
+        if freshness.database_size.outdated {
+            current.db_size_bytes = None;
+        }
+        if freshness.wal_size.outdated {
+            current.wal_size_bytes = None;
+        }
+        if freshness.database_size.outdated || freshness.wal_size.outdated {
+            (current.disk_used_bytes, current.disk_used_pct) = (None, None);
+        }
+        current
+    }
 }
 
 /// Undelivered plus pending of each stream over the last minutes. One column per kept tick.

@@ -1,11 +1,13 @@
 //! From what is known to what is shown: the statuses that a snapshot is made of.
 
+use std::time::Duration;
+
 use super::consumer::{Consumer, ConsumerState};
 use super::load::{Backlog, Rate, utilization};
-use super::reading::{DatabaseReading, GroupReading, RedisServer, StreamFacts, StreamReading};
+use super::reading::{DatabaseReading, GroupReading, Probed, RedisServer, StreamFacts, StreamReading};
 use super::snapshot::{
-    ConsumerStatus, GroupStatus, PostgresStatus, RedisStatus, SourceStatus, StreamConsumers, StreamStatus,
-    WorkerTypeStatus,
+    ConsumerStatus, Freshness, GroupStatus, PostgresFreshness, PostgresStatus, RedisStatus, SourceStatus,
+    StreamConsumers, StreamStatus, WorkerTypeStatus,
 };
 use super::time::Mono;
 use super::worker_type::WorkerType;
@@ -119,26 +121,40 @@ impl RedisStatus {
 
 impl PostgresStatus {
     /// The database as last read, and how the source stands now.
-    pub(super) fn of(reading: &DatabaseReading, source: SourceStatus, disk_capacity_bytes: u64, now: Mono) -> Self {
+    pub(super) fn of(
+        reading: &DatabaseReading,
+        source: SourceStatus,
+        disk_capacity_bytes: u64,
+        interval: Duration,
+        now: Mono,
+    ) -> Self {
         let counts = reading.query_counts.latest();
         let volume = reading.query_volume.latest();
         let callbacks = reading.callbacks.latest();
         let server = reading.server.latest();
-        let used = server.and_then(|s| Some(s.db_size_bytes + s.wal_size_bytes?));
-        let probe_errors =
-            [&reading.query_counts.error, &reading.query_volume.error, &reading.callbacks.error, &reading.server.error];
+        let connections = server.and_then(|s| s.connections.as_ref().ok().copied());
+        let db_size_bytes = server.and_then(|s| s.db_size_bytes.as_ref().ok().copied());
+        let wal_size_bytes = server.and_then(|s| s.wal_size_bytes.as_ref().ok().copied().flatten());
+        let used = db_size_bytes.zip(wal_size_bytes).map(|(database, wal)| database + wal);
+        let freshness = PostgresFreshness::of(reading, interval, now);
+        let counts_age_sec = freshness.counts.age_sec.map(f64::round);
+        let write_error = reading.write_trouble.clone();
+        let failed = freshness.error();
+        // A query ages between two measurements too; while Postgres cannot be read, nothing is known of it.
+        let elapsed = reading.callbacks.value.as_ref().filter(|_| source.is_current());
+        let elapsed = elapsed.map_or(0.0, |(at, _)| now.since(*at).as_secs_f64());
         Self {
             state_counts: counts.map(|c| c.by_state.clone()),
             status_counts: counts.map(|c| c.by_status.clone()),
-            counts_age_sec: reading.query_counts.value.as_ref().map(|(at, _)| now.since(*at).as_secs_f64().round()),
+            counts_age_sec,
             queries_last_1h: volume.map(|v| v.last_1h),
             queries_last_24h: volume.map(|v| v.last_24h),
             per_ara_24h: volume.map(|v| v.per_ara_24h.clone()),
             callbacks_pending: callbacks.map(|c| c.pending),
-            oldest_callback_age_sec: callbacks.map(|c| c.oldest_age_sec),
-            connection_count: server.map(|s| s.connections),
-            db_size_bytes: server.map(|s| s.db_size_bytes),
-            wal_size_bytes: server.and_then(|s| s.wal_size_bytes),
+            oldest_callback_age_sec: callbacks.map(|c| c.oldest_age_sec.map_or(0.0, |age| age + elapsed)),
+            connection_count: connections,
+            db_size_bytes,
+            wal_size_bytes,
             disk_capacity_bytes,
             disk_used_bytes: used,
             #[expect(clippy::cast_precision_loss, reason = "bytes of a disk, shown as a percentage")]
@@ -146,8 +162,56 @@ impl PostgresStatus {
                 .filter(|_| disk_capacity_bytes > 0)
                 .map(|used| (used as f64 / disk_capacity_bytes as f64 * 1000.0).round() / 10.0),
             without_queries: server.is_some_and(|s| !s.has_queries),
-            error: source.error().or_else(|| probe_errors.into_iter().flatten().next().cloned()),
+            error: source.error().or_else(|| write_error.as_ref().map(|trouble| trouble.detail.clone())).or(failed),
             source,
+            write_error,
+            freshness,
+        }
+    }
+}
+
+impl PostgresFreshness {
+    fn of(reading: &DatabaseReading, interval: Duration, now: Mono) -> Self {
+        let server = Freshness::of(&reading.server, interval, now);
+        // A figure of the server may have failed alone.
+        let alone = |failed: Option<&String>| match failed {
+            Some(error) => Freshness { outdated: true, error: Some(error.clone()), ..server.clone() },
+            None => server.clone(),
+        };
+        let of_server = reading.server.latest();
+        Self {
+            counts: Freshness::of(&reading.query_counts, interval, now),
+            volume: Freshness::of(&reading.query_volume, interval, now),
+            callbacks: Freshness::of(&reading.callbacks, interval, now),
+            connections: alone(of_server.and_then(|s| s.connections.as_ref().err())),
+            database_size: alone(of_server.and_then(|s| s.db_size_bytes.as_ref().err())),
+            wal_size: alone(of_server.and_then(|s| s.wal_size_bytes.as_ref().err())),
+        }
+    }
+
+    /// Why a figure could not be measured last, and which.
+    fn error(&self) -> Option<String> {
+        let groups = [
+            ("connections", &self.connections),
+            ("database size", &self.database_size),
+            ("write-ahead log size", &self.wal_size),
+            ("query counts", &self.counts),
+            ("queries of the last day", &self.volume),
+            ("callbacks", &self.callbacks),
+        ];
+        groups.into_iter().find_map(|(group, freshness)| Some(format!("{group}: {}", freshness.error.as_ref()?)))
+    }
+}
+
+impl Freshness {
+    fn of<T>(probed: &Probed<T>, interval: Duration, now: Mono) -> Self {
+        let two_ticks = interval * 2;
+        let age = probed.value.as_ref().map(|(at, _)| now.since(*at));
+        Self {
+            age_sec: age.map(|age| (age.as_secs_f64() * 10.0).round() / 10.0),
+            stale: age.is_some_and(|age| age > two_ticks),
+            outdated: probed.error.is_some() || age.is_some() && now > probed.expected_by.plus(two_ticks),
+            error: probed.error.clone(),
         }
     }
 }
@@ -158,5 +222,93 @@ impl SourceStatus {
             Self::Down { trouble, .. } => Some(trouble.detail.clone()),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts};
+
+    const TICK: Duration = Duration::from_secs(3);
+
+    fn measured<T>(at: u64, value: T) -> Probed<T> {
+        Probed { value: Some((Mono(at), value)), error: None, expected_by: Mono(at) }
+    }
+
+    fn reading() -> DatabaseReading {
+        DatabaseReading {
+            query_counts: measured(
+                10_000,
+                QueryCounts { by_state: [("QUEUED".to_owned(), 7)].into(), ..Default::default() },
+            ),
+            callbacks: measured(10_000, Callbacks { pending: 2, oldest_age_sec: Some(1.5) }),
+            server: measured(
+                10_000,
+                DatabaseServer {
+                    connections: Ok(5),
+                    db_size_bytes: Err("permission denied for function pg_database_size".to_owned()),
+                    wal_size_bytes: Ok(Some(10)),
+                    has_queries: true,
+                },
+            ),
+            ..DatabaseReading::default()
+        }
+    }
+
+    fn at(reading: &DatabaseReading, now: u64) -> PostgresStatus {
+        PostgresStatus::of(reading, SourceStatus::Ok, 0, TICK, Mono(now))
+    }
+
+    #[test]
+    fn the_age_of_the_oldest_callback_grows_between_two_measurements() {
+        assert_eq!(at(&reading(), 10_000).oldest_callback_age_sec, Some(1.5));
+        assert_eq!(at(&reading(), 14_000).oldest_callback_age_sec, Some(5.5));
+        let mut none = reading();
+        none.callbacks = measured(10_000, Callbacks { pending: 0, oldest_age_sec: None });
+        assert_eq!(at(&none, 14_000).oldest_callback_age_sec, Some(0.0));
+        let down = SourceStatus::Starting;
+        let frozen = PostgresStatus::of(&reading(), down, 0, TICK, Mono(14_000));
+        assert_eq!(frozen.oldest_callback_age_sec, Some(1.5), "nothing is known of it while Postgres is not read");
+    }
+
+    #[test]
+    fn a_figure_older_than_two_ticks_says_so_and_an_overdue_one_is_not_used() {
+        let status = at(&reading(), 15_000);
+        assert_eq!((status.freshness.counts.stale, status.freshness.counts.outdated), (false, false));
+        assert_eq!(status.current().state_counts, status.state_counts);
+        let status = at(&reading(), 17_000);
+        assert_eq!(status.freshness.counts.age_sec, Some(7.0));
+        assert!(status.freshness.counts.stale && status.freshness.counts.outdated);
+        assert!(status.state_counts.is_some(), "the last value is still shown");
+        assert_eq!(status.current().state_counts, None);
+        assert_eq!(status.current().oldest_callback_age_sec, None);
+        // A large table is counted less often: its age is shown, and its figure stays in use until it is overdue.
+        let mut large = reading();
+        large.query_counts.expected_by = Mono(70_000);
+        let status = at(&large, 60_000);
+        assert!(status.freshness.counts.stale && !status.freshness.counts.outdated);
+        assert!(status.current().state_counts.is_some());
+        assert!(at(&large, 77_000).freshness.counts.outdated);
+    }
+
+    #[test]
+    fn a_probe_that_failed_leaves_no_figure_that_counts_as_measured() {
+        let mut failing = reading();
+        failing.query_counts.error = Some("permission denied for table shepherd_brain".to_owned());
+        let status = at(&failing, 11_000);
+        assert!(status.freshness.counts.outdated && status.error.as_ref().unwrap().contains("permission denied"));
+        assert_eq!(status.current().state_counts, None);
+        assert_eq!(status.current().callbacks_pending, Some(2), "the others go on");
+    }
+
+    #[test]
+    fn a_refused_figure_is_missing_alone_and_says_why() {
+        let status = at(&reading(), 11_000);
+        assert_eq!((status.connection_count, status.db_size_bytes, status.wal_size_bytes), (Some(5), None, Some(10)));
+        assert_eq!(status.disk_used_bytes, None);
+        assert!(status.freshness.database_size.error.as_ref().unwrap().contains("pg_database_size"));
+        assert!(status.error.as_ref().unwrap().contains("database size: permission denied"), "{:?}", status.error);
+        assert_eq!(status.freshness.connections.error, None);
     }
 }

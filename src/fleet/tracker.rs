@@ -288,6 +288,7 @@ impl Tracker {
                 &self.database,
                 self.postgres.status(),
                 self.settings.disk_capacity_bytes,
+                self.settings.interval,
                 now,
             ),
             redis: RedisStatus::of(&self.streams.server, self.redis.status(now), self.read_at),

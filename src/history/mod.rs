@@ -3,12 +3,14 @@
 //! [`series`] says which numbers of a snapshot are kept and under which names. [`window`] is what
 //! people ask for: from when to when, in buckets of which length. [`columns`] packs rows of
 //! numbers, [`metric_day`] and [`latency`] say what a stored day of a series and of a stream's task
-//! latencies holds, and how days, hours and rows add up to the buckets of a window.
+//! latencies holds, and how days, hours and rows add up to the buckets of a window. [`stored_name`] bounds the
+//! names under which all of it is stored.
 
 pub mod columns;
 pub mod latency;
 pub mod metric_day;
 pub mod series;
+pub mod stored_name;
 pub mod window;
 
 /// A moment: microseconds since 1970, UTC, as Postgres counts them.

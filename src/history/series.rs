@@ -2,6 +2,9 @@
 //!
 //! What could not be read is missing: it is not in the answer, and never a zero.
 
+use std::borrow::Cow;
+
+use super::stored_name::stored_name;
 use crate::contract::Name;
 use crate::fleet::snapshot::Snapshot;
 
@@ -9,7 +12,7 @@ use crate::fleet::snapshot::Snapshot;
 pub type Sample = (String, f64);
 
 /// The samples of a snapshot. Names of streams and types that are not UTF-8 are escaped as they
-/// are on pages.
+/// are on pages; long ones are shortened ([`stored_name`]).
 #[must_use]
 pub fn of(snapshot: &Snapshot) -> Vec<Sample> {
     let mut samples = Samples(Vec::new());
@@ -47,7 +50,7 @@ fn of_workers(snapshot: &Snapshot, samples: &mut Samples) {
 }
 
 fn of_postgres(snapshot: &Snapshot, samples: &mut Samples) {
-    let postgres = &snapshot.postgres;
+    let postgres = snapshot.postgres.current();
     samples.add("pg:callbacks_pending", postgres.callbacks_pending);
     samples.add("pg:queries_last_1h", postgres.queries_last_1h);
     samples.push("pg:oldest_callback_age_sec".to_owned(), postgres.oldest_callback_age_sec);
@@ -74,7 +77,12 @@ impl Samples {
     }
 
     fn push(&mut self, series: String, value: Option<f64>) {
-        self.0.extend(value.filter(|value| value.is_finite()).map(|value| (series, value)));
+        let Some(value) = value.filter(|value| value.is_finite()) else { return };
+        let name = match stored_name(&series) {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(name) => Some(name),
+        };
+        self.0.push((name.unwrap_or(series), value));
     }
 }
 

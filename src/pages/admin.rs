@@ -14,6 +14,8 @@ use crate::fleet::cleanup::{Kept, Need, Outcome, PassRecord, Preview, Removable,
 const REFRESH: u32 = 30;
 /// Streams listed of a pass or a preview; those of which something is removed come first.
 const STREAMS: usize = 60;
+/// Abandoned queries listed of one cleanup run.
+const QUERIES: usize = 100;
 
 /// Everything the page shows.
 #[derive(Debug)]
@@ -76,6 +78,8 @@ struct PassRow {
     level: &'static str,
     result: String,
     problems: Vec<Label>,
+    abandoned_queries: Vec<Label>,
+    abandoned_more: Option<String>,
 }
 
 impl AdminPage<'_> {
@@ -291,6 +295,9 @@ fn pass_row(pass: &PassRecord) -> PassRow {
         0 => result.to_owned(),
         n => format!("{result}; cut off {}", counted(u64::from(n), "time", "times")),
     };
+    let listed = pass.abandoned_queries.get(..QUERIES).unwrap_or(&pass.abandoned_queries);
+    let all = queries.map_or(pass.abandoned_queries.len() as u64, |queries| queries.abandoned_count());
+    let more = all.saturating_sub(listed.len() as u64);
     PassRow {
         began: Sentence::default().at("", Some(pass.began), MomentStyle::Clock),
         took: pass.ended.map_or_else(|| MISSING.to_owned(), |ended| duration(ended - pass.began)),
@@ -303,6 +310,8 @@ fn pass_row(pass: &PassRecord) -> PassRow {
         level,
         result,
         problems,
+        abandoned_queries: listed.iter().map(|query| Label::from_text(&query.described())).collect(),
+        abandoned_more: (more > 0).then(|| format!("and {} more", exact(more))),
     }
 }
 
@@ -312,7 +321,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::fleet::cleanup::{QueriesOutcome, QueriesPreview, StreamPreview};
+    use crate::fleet::cleanup::{AbandonedQuery, QueriesOutcome, QueriesPreview, StreamPreview};
     use crate::pages::{Environment, Pages};
 
     const HOSTILE: &str = "<img src=x onerror=alert(1)>";
@@ -342,7 +351,11 @@ mod tests {
         let outcome = Outcome {
             streams: BTreeMap::from([(HOSTILE.to_owned(), stream), ("b".to_owned(), broken)]),
             consumers: BTreeMap::from([(HOSTILE.to_owned(), 2)]),
-            queries: Some(QueriesOutcome { callbacks_deleted: 1, abandoned: BTreeMap::from([("bte".to_owned(), 4)]) }),
+            queries: Some(QueriesOutcome {
+                callbacks_deleted: 1,
+                abandoned: BTreeMap::from([("bte".to_owned(), 4)]),
+                ..QueriesOutcome::default()
+            }),
             left_out: vec![HOSTILE.to_owned()],
             ..Outcome::default()
         };
@@ -353,6 +366,13 @@ mod tests {
             asked_by: Some(HOSTILE.to_owned()),
             resumed: 1,
             outcome: Some(outcome),
+            abandoned_queries: vec![AbandonedQuery {
+                qid: HOSTILE.to_owned(),
+                ara: "bte".to_owned(),
+                age_sec: 700.0,
+                callbacks_deleted: 2,
+                last_stream: None,
+            }],
         };
         let todo = StreamPreview { removable: Removable::AtMost(90), length: 100, kept_because: Some(group()) };
         let preview = Preview {
@@ -371,6 +391,8 @@ mod tests {
             "delete up to 5 stale consumers",
             "call at least 10,000 queries abandoned",
             "cut off 1 time",
+            "(bte, 12 m old, 2 callbacks outstanding, last stream unknown)",
+            "and 3 more",
         ] {
             assert!(page.contains(words), "{words} in {page}");
         }

@@ -70,6 +70,9 @@ impl Troubles {
                     .at(" since ", Some(*since), MomentStyle::Clock)
                     .then(format!(": {}{frozen}", Label::from_text(&trouble.detail)));
                 self.add(Level::Critical, 1, sentence);
+            } else if let Some(trouble) = snapshot.postgres.write_error.as_ref().filter(|_| name == "Postgres") {
+                let words = format!("Postgres refuses writes: {}", Label::from_text(&trouble.detail));
+                self.add(Level::Critical, 1, Sentence::words(words));
             } else if name == "Postgres" && snapshot.postgres.error.is_some() {
                 self.add(Level::Warning, 1, Sentence::words("Postgres answers only in part"));
             }

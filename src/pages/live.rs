@@ -15,7 +15,7 @@ use super::view::{self, Alerts, Frame, Memory};
 use super::{assets, element_id};
 use crate::fleet::event::Event;
 use crate::fleet::reading::RedisServer;
-use crate::fleet::snapshot::{DepthHistory, PostgresStatus, RedisStatus, Snapshot, SourceStatus};
+use crate::fleet::snapshot::{DepthHistory, PostgresFreshness, PostgresStatus, RedisStatus, Snapshot, SourceStatus};
 
 /// What `live.js` imports, so that the browser fetches all at once.
 const MODULES: &[&str] =
@@ -297,6 +297,8 @@ fn nothing_read_yet() -> Snapshot {
             disk_used_bytes: None,
             disk_used_pct: None,
             without_queries: false,
+            write_error: None,
+            freshness: PostgresFreshness::default(),
             source: SourceStatus::Starting,
             error: None,
         },

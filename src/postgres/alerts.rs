@@ -9,6 +9,7 @@ use diesel::query_builder::{AstPass, Query, QueryFragment, QueryId};
 use diesel::sql_query;
 use diesel::sql_types::{Array, Double, Int8, Jsonb, Nullable, Text, Uuid as SqlUuid};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
@@ -16,11 +17,13 @@ use uuid::Uuid;
 use super::connection::{PgPool, checkout, trouble};
 use super::events;
 use super::janitor::UNTOLD;
+use super::row_isolation::{Put, may_be_about_rows, put_isolating};
 use crate::alerting::lifecycle::Alert;
 use crate::alerting::message::Message;
 use crate::alerting::quiet::Silence;
 use crate::fleet::cleanup::Finding;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::history::stored_name::stored_name;
 
 /// A message to one channel, and what became of it. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -110,8 +113,7 @@ impl From<diesel::result::Error> for NotWritten {
 /// When another monitor leads, or Postgres did not take them.
 pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotWritten> {
     let mut connection = checkout(pool).await.map_err(NotWritten::Trouble)?;
-    let (alerts, outbox) = (json(&rows.alerts)?, json(&rows.outbox)?);
-    let events: Vec<events::NewRow> = rows.events.into_iter().cloned().collect();
+    let parts = Parts::of(rows)?;
     connection
         .transaction::<(), NotWritten, _>(async move |connection| {
             // The lock holds a change of leader back until this is committed, or its writer has been
@@ -126,12 +128,47 @@ pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotW
             if leads == 0 {
                 return Err(NotWritten::Deposed);
             }
-            put_alerts(connection, &alerts).await?;
-            put_outbox(connection, &outbox).await?;
-            events::put(connection, &events).await?;
-            Ok(())
+            Ok(parts.put(connection).await?)
         })
         .await
+}
+
+/// Rows as they are sent.
+struct Parts {
+    alerts: Vec<Value>,
+    outbox: Vec<Value>,
+    events: Vec<events::NewRow>,
+}
+
+impl Parts {
+    fn of(rows: Rows<'_>) -> Result<Self, NotWritten> {
+        let (alerts, outbox) = (json(&rows.alerts)?, json(&rows.outbox)?);
+        Ok(Self { alerts, outbox, events: rows.events.into_iter().cloned().collect() })
+    }
+
+    /// Writes all of them together or, if Postgres refuses some for what they hold, the others.
+    async fn put(&self, connection: &mut AsyncPgConnection) -> Result<(), diesel::result::Error> {
+        let together = connection.transaction(async |connection| {
+            put_alerts(connection, &self.alerts).await?;
+            put_outbox(connection, &self.outbox).await?;
+            events::put(connection, &self.events).await
+        });
+        match together.await {
+            Err(error) if may_be_about_rows(&error) => {}
+            other => return other,
+        }
+        let alert: fn(&Value) -> String = |row| format!("alert {}", text_of(row, "key"));
+        let notification: fn(&Value) -> String = |row| format!("notification {}", text_of(row, "id"));
+        let put: Put<Value> = |connection, rows| put_alerts(connection, rows).boxed();
+        let alerts = put_isolating(connection, &self.alerts, put, alert).await?;
+        let put: Put<Value> = |connection, rows| put_outbox(connection, rows).boxed();
+        let outbox = put_isolating(connection, &self.outbox, put, notification).await?;
+        alerts.and(outbox).and(events::put_each(connection, &self.events).await?).settle()
+    }
+}
+
+fn text_of<'a>(row: &'a Value, field: &str) -> &'a str {
+    row.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Writes what a monitor that leads no more still has to say: messages and events; alerts are left
@@ -141,22 +178,27 @@ pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotW
 /// When Postgres did not take them.
 pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let outbox = json(&rows.outbox).map_err(|_| SourceTrouble::new(TroubleKind::Failed, "a message is no JSON"))?;
-    let events: Vec<events::NewRow> = rows.events.into_iter().cloned().collect();
+    let parts = Parts::of(Rows { alerts: Vec::new(), ..rows })
+        .map_err(|_| SourceTrouble::new(TroubleKind::Failed, "a message is no JSON"))?;
     connection
-        .transaction::<(), diesel::result::Error, _>(async move |connection| {
-            put_outbox(connection, &outbox).await?;
-            events::put(connection, &events).await
-        })
+        .transaction::<(), diesel::result::Error, _>(async move |connection| parts.put(connection).await)
         .await
         .map_err(|e| trouble(&e))
 }
 
-async fn put_alerts(connection: &mut AsyncPgConnection, alerts: &Value) -> Result<(), diesel::result::Error> {
+async fn put_alerts(connection: &mut AsyncPgConnection, alerts: &[Value]) -> Result<(), diesel::result::Error> {
+    let with_row_key = |alert: &Value| {
+        let mut with_key = alert.clone();
+        if let Value::Object(fields) = &mut with_key {
+            fields.insert("row_key".to_owned(), Value::from(stored_name(text_of(alert, "key"))));
+        }
+        with_key
+    };
+    let alerts: Value = alerts.iter().map(with_row_key).collect();
     sql_query(
         "INSERT INTO monitor_alerts (key, rule, subject, severity, phase, since, value, acknowledged_by, state, updated)
-         SELECT a->>'key', a->>'rule', a->>'subject', a->>'severity', a->>'phase',
-                to_timestamp((a->>'since')::float8), (a->>'value')::float8, a->'acknowledged'->>'by', a, now()
+         SELECT a->>'row_key', a->>'rule', a->>'subject', a->>'severity', a->>'phase',
+                to_timestamp((a->>'since')::float8), (a->>'value')::float8, a->'acknowledged'->>'by', a - 'row_key', now()
          FROM jsonb_array_elements($1) AS a
          ON CONFLICT (key) DO UPDATE SET rule = excluded.rule, subject = excluded.subject,
              severity = excluded.severity, phase = excluded.phase, since = excluded.since, value = excluded.value,
@@ -168,7 +210,7 @@ async fn put_alerts(connection: &mut AsyncPgConnection, alerts: &Value) -> Resul
     Ok(())
 }
 
-async fn put_outbox(connection: &mut AsyncPgConnection, outbox: &Value) -> Result<(), diesel::result::Error> {
+async fn put_outbox(connection: &mut AsyncPgConnection, outbox: &[Value]) -> Result<(), diesel::result::Error> {
     // What was sent stays sent, whoever still believes otherwise.
     sql_query(
         "INSERT INTO monitor_alert_outbox
@@ -183,7 +225,7 @@ async fn put_outbox(connection: &mut AsyncPgConnection, outbox: &Value) -> Resul
              ended = excluded.ended
          WHERE monitor_alert_outbox.state = 'waiting'",
     )
-    .bind::<Jsonb, _>(outbox)
+    .bind::<Jsonb, _>(Value::Array(outbox.to_vec()))
     .execute(connection)
     .await?;
     Ok(())
@@ -446,7 +488,7 @@ fn read<T: for<'de> Deserialize<'de>>(rows: Vec<Json>) -> Vec<T> {
 }
 
 /// Postgres' JSON holds no NUL.
-fn json<T: Serialize>(rows: &[T]) -> Result<Value, NotWritten> {
+fn json<T: Serialize>(rows: &[T]) -> Result<Vec<Value>, NotWritten> {
     let no_json =
         |_| NotWritten::Trouble(SourceTrouble::new(TroubleKind::Failed, "an alert cannot be written as JSON"));
     let text = serde_json::to_string(rows).map_err(no_json)?;

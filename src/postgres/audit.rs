@@ -10,7 +10,7 @@ use diesel_async::RunQueryDsl;
 use serde_json::{Value, json};
 
 use super::connection::{PgPool, checkout, trouble};
-use super::events::{value_without_nul, without_nul};
+use super::events::{bounded, bounded_value};
 use crate::fleet::reading::SourceTrouble;
 
 /// Parameters and results longer than this are cut: a row tells what was done, it is no copy of it.
@@ -103,9 +103,9 @@ pub async fn begin(pool: &PgPool, asked: Asked) -> Result<i64, SourceTrouble> {
         "INSERT INTO monitor_audit (who, role, address, action, parameters, outcome) \
          VALUES ($1, $2, $3, $4, $5, 'begun') RETURNING id",
     )
-    .bind::<Text, _>(without_nul(&asked.who))
+    .bind::<Text, _>(bounded(&asked.who))
     .bind::<Text, _>(asked.role)
-    .bind::<Text, _>(without_nul(&asked.address))
+    .bind::<Text, _>(bounded(&asked.address))
     .bind::<Text, _>(asked.action)
     .bind::<Jsonb, _>(short_enough(asked.parameters))
     .get_result(&mut connection)
@@ -150,8 +150,8 @@ pub async fn newest(pool: &PgPool, before: Option<i64>, limit: u32) -> Result<Ve
 fn short_enough(value: Value) -> Value {
     let text = value.to_string();
     if text.len() <= MOST_BYTES {
-        return value_without_nul(value);
+        return bounded_value(value);
     }
     let beginning: String = text.chars().take(MOST_BYTES / 8).collect();
-    json!({"cut": true, "bytes": text.len(), "beginning": without_nul(&beginning)})
+    json!({"cut": true, "bytes": text.len(), "beginning": bounded(&beginning)})
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use diesel::result::{ConnectionError, Error as QueryError};
+use diesel::result::{ConnectionError, DatabaseErrorKind, Error as QueryError};
 use diesel_async::pooled_connection::deadpool::{Object, Pool, PoolError};
 use diesel_async::pooled_connection::{
     AsyncDieselConnectionManager, ManagerConfig, PoolError as ManagerError, RecyclingMethod,
@@ -15,6 +15,7 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use tokio_postgres::config::SslMode;
 
+use crate::contract::DatabaseCondition;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 /// The pool that everything which speaks to Postgres shares.
@@ -106,6 +107,9 @@ fn said(error: &tokio_postgres::Error) -> String {
 
 pub(super) fn connect_trouble(said: &str) -> SourceTrouble {
     let lower = said.to_lowercase();
+    if let Some(condition) = DatabaseCondition::from_texts(said, None) {
+        return refused(condition, said);
+    }
     // Class 28 is invalid authorization, 57P03 "cannot connect now": starting up or shutting down.
     if ["(28p01)", "(28000)"].iter().any(|code| lower.contains(code)) {
         SourceTrouble::new(TroubleKind::Refused, format!("Postgres refuses the login: {said}"))
@@ -121,13 +125,28 @@ pub(super) fn connect_trouble(said: &str) -> SourceTrouble {
 /// What a failed statement says about Postgres as a source.
 #[must_use]
 pub fn trouble(error: &QueryError) -> SourceTrouble {
-    use diesel::result::DatabaseErrorKind::ClosedConnection;
+    if let Some(condition) = condition(error) {
+        return refused(condition, &error.to_string());
+    }
     match error {
-        QueryError::DatabaseError(ClosedConnection, _) => {
+        QueryError::DatabaseError(DatabaseErrorKind::ClosedConnection, _) => {
             SourceTrouble::new(TroubleKind::Unreachable, "the connection to Postgres broke")
         }
         other => SourceTrouble::new(TroubleKind::Failed, format!("Postgres answers with an error: {other}")),
     }
+}
+
+/// The condition in which Postgres refused a statement for no fault of the statement.
+pub(super) fn condition(error: &QueryError) -> Option<DatabaseCondition> {
+    match error {
+        QueryError::DatabaseError(DatabaseErrorKind::ReadOnlyTransaction, _) => Some(DatabaseCondition::ReadOnly),
+        QueryError::DatabaseError(_, info) => DatabaseCondition::from_texts(info.message(), info.hint()),
+        _ => None,
+    }
+}
+
+pub(super) fn refused(condition: DatabaseCondition, said: &str) -> SourceTrouble {
+    SourceTrouble::new(condition.into(), format!("{condition} ({said}). {}", condition.remedy()))
 }
 
 fn tls_config(verify: bool) -> Result<ClientConfig, rustls::Error> {

@@ -3,13 +3,16 @@
 use chrono::{DateTime, Utc};
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::connection::{PgPool, checkout, trouble};
+use super::row_isolation::{Isolated, may_be_about_rows, put_isolating};
 use super::schema::monitor_events;
 use crate::fleet::event::{Event, EventKind, Severity};
 use crate::fleet::reading::SourceTrouble;
+use crate::history::stored_name::bounded_text;
 
 /// An event as a row that is not stored yet; also what waits in the spool while Postgres is away.
 #[derive(Debug, Clone, PartialEq, Insertable, Serialize, Deserialize)]
@@ -28,10 +31,10 @@ impl From<&Event> for NewRow {
         Self {
             ts: time(event.ts),
             type_: event.type_name().to_owned(),
-            worker: without_nul(&event.subject),
+            worker: bounded(&event.subject),
             severity: event.severity().as_str().to_owned(),
-            detail: without_nul(&event.summary()),
-            payload: value_without_nul(event.payload()),
+            detail: bounded(&event.summary()),
+            payload: bounded_value(event.payload()),
         }
     }
 }
@@ -40,10 +43,21 @@ impl NewRow {
     /// The same, as a part of the story of the alert with that key.
     #[must_use]
     pub fn of_alert(mut self, key: &str) -> Self {
-        if let Value::Object(payload) = &mut self.payload {
-            payload.insert("alert".to_owned(), Value::String(without_nul(key)));
-        }
+        self.payload_insert("alert", Value::String(key.replace('\0', "\u{fffd}")));
         self
+    }
+
+    /// The same with another field in its payload.
+    #[must_use]
+    pub fn with(mut self, field: &str, value: Value) -> Self {
+        self.payload_insert(field, bounded_value(value));
+        self
+    }
+
+    fn payload_insert(&mut self, field: &str, value: Value) {
+        if let Value::Object(payload) = &mut self.payload {
+            payload.insert(field.to_owned(), value);
+        }
     }
 }
 
@@ -88,17 +102,36 @@ impl From<Row> for Event {
     }
 }
 
-/// Stores events; one that is stored already is left as it is.
+/// Stores events; one that is stored already is left as it is, one that Postgres refuses is set aside.
 ///
 /// # Errors
 /// When Postgres did not take them.
 pub async fn insert(pool: &PgPool, rows: &[NewRow]) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    put(&mut connection, rows).await.map_err(|e| trouble(&e))
+    let stored = match put(&mut connection, rows).await {
+        Err(error) if may_be_about_rows(&error) => put_each(&mut connection, rows).await.and_then(Isolated::settle),
+        other => other,
+    };
+    stored.map_err(|e| trouble(&e))
+}
+
+/// Stores events; those that Postgres refuses are apart.
+pub(super) async fn put_each(
+    connection: &mut AsyncPgConnection,
+    rows: &[NewRow],
+) -> Result<Isolated, diesel::result::Error> {
+    let name = |row: &NewRow| format!("{} event of {}", row.type_, row.worker);
+    put_isolating(connection, rows, |connection, rows| put(connection, rows).boxed(), name).await
 }
 
 /// The same on a connection that may be in a transaction.
 pub(super) async fn put(connection: &mut AsyncPgConnection, rows: &[NewRow]) -> Result<(), diesel::result::Error> {
+    if rows.is_empty() {
+        // Diesel asks nothing then; whether the table can be written is to be known.
+        diesel::sql_query("INSERT INTO monitor_events (type) SELECT type FROM monitor_events WHERE false")
+            .execute(connection)
+            .await?;
+    }
     for some in rows.chunks(500) {
         diesel::insert_into(monitor_events::table).values(some).on_conflict_do_nothing().execute(connection).await?;
     }
@@ -152,16 +185,20 @@ fn time(unix_seconds: f64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros((unix_seconds * 1e6) as i64).unwrap_or_default()
 }
 
-/// Postgres' text holds no NUL.
-pub(super) fn without_nul(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
+/// Text of an event at most (bytes): names may be as long as Redis allows, and every page that shows the feed
+/// gets all of it.
+const LONGEST_TEXT: usize = 8000;
+
+/// `text`, short enough to be shown, and without NUL, which Postgres cannot hold.
+pub(super) fn bounded(text: &str) -> String {
+    bounded_text(text, LONGEST_TEXT).into_owned()
 }
 
-pub(super) fn value_without_nul(value: Value) -> Value {
+pub(super) fn bounded_value(value: Value) -> Value {
     match value {
-        Value::String(text) => Value::String(without_nul(&text)),
-        Value::Array(items) => items.into_iter().map(value_without_nul).collect(),
-        Value::Object(map) => map.into_iter().map(|(key, value)| (key, value_without_nul(value))).collect(),
+        Value::String(text) => Value::String(bounded(&text)),
+        Value::Array(items) => items.into_iter().map(bounded_value).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, value)| (key, bounded_value(value))).collect(),
         other => other,
     }
 }

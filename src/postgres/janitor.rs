@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::connection::{PgPool, checkout, trouble};
 use crate::failpoint;
-use crate::fleet::cleanup::{ABANDONED_STATUS, Outcome, PassRecord, QueriesPreview};
+use crate::fleet::cleanup::{ABANDONED_LISTED, ABANDONED_STATUS, AbandonedQuery, Outcome, PassRecord, QueriesPreview};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 /// Rows changed by one statement at most.
@@ -139,9 +139,11 @@ async fn abandon_some(
     #[derive(QueryableByName)]
     struct Row {
         #[diesel(sql_type = Text)]
+        qid: String,
+        #[diesel(sql_type = Text)]
         domain: String,
-        #[diesel(sql_type = BigInt)]
-        queries: i64,
+        #[diesel(sql_type = Double)]
+        age_sec: f64,
         #[diesel(sql_type = BigInt)]
         callbacks: i64,
     }
@@ -152,12 +154,13 @@ async fn abandon_some(
          flipped AS (
              UPDATE shepherd_brain b SET state = 'ABANDONED', status = $3, stop_time = LOCALTIMESTAMP
              FROM old WHERE b.qid = old.qid AND {UNFINISHED}
-             RETURNING b.qid, coalesce(b.domain, 'none') AS domain),
+             RETURNING b.qid, left(coalesce(b.domain, 'none'), 500) AS domain, b.start_time),
          deleted AS (
-             DELETE FROM callbacks c USING flipped f WHERE c.query_id = f.qid RETURNING f.domain)
-         SELECT domain, count(*) AS queries,
-             (SELECT count(*) FROM deleted d WHERE d.domain = f.domain) AS callbacks
-         FROM flipped f GROUP BY domain"
+             DELETE FROM callbacks c USING flipped f WHERE c.query_id = f.qid RETURNING c.query_id),
+         outstanding AS (SELECT query_id, count(*) AS callbacks FROM deleted GROUP BY query_id)
+         SELECT f.qid::text, f.domain, extract(epoch FROM now() - f.start_time::timestamptz)::float8 AS age_sec,
+             coalesce(o.callbacks, 0) AS callbacks
+         FROM flipped f LEFT JOIN outstanding o ON o.query_id = f.qid ORDER BY f.start_time, f.qid"
     ))
     .bind::<Double, _>(budget)
     .bind::<BigInt, _>(BATCH)
@@ -165,17 +168,43 @@ async fn abandon_some(
     .load(connection)
     .await?;
     let mut abandoned = Abandoned::default();
+    let mut by_ara: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+    let mut listed = Vec::with_capacity(rows.len());
     for row in rows {
-        abandoned.queries += u64::try_from(row.queries).unwrap_or(0);
-        abandoned.callbacks += u64::try_from(row.callbacks).unwrap_or(0);
+        let callbacks = u64::try_from(row.callbacks).unwrap_or(0);
+        abandoned.queries += 1;
+        abandoned.callbacks += callbacks;
+        let (queries, of_ara) = by_ara.entry(row.domain.clone()).or_default();
+        *queries += 1;
+        *of_ara += row.callbacks;
+        listed.push(AbandonedQuery {
+            qid: row.qid,
+            ara: row.domain,
+            age_sec: row.age_sec.round(),
+            callbacks_deleted: callbacks,
+            last_stream: None,
+        });
+    }
+    for (ara, (queries, callbacks)) in by_ara {
         sql_query(
             "UPDATE monitor_janitor_passes SET callbacks_deleted = callbacks_deleted + $4, abandoned = abandoned ||
                  jsonb_build_object($2, coalesce((abandoned->>$2)::bigint, 0) + $3) WHERE id = $1",
         )
         .bind::<SqlUuid, _>(pass)
-        .bind::<Text, _>(row.domain)
-        .bind::<BigInt, _>(row.queries)
-        .bind::<BigInt, _>(row.callbacks)
+        .bind::<Text, _>(ara)
+        .bind::<BigInt, _>(queries)
+        .bind::<BigInt, _>(callbacks)
+        .execute(connection)
+        .await?;
+    }
+    if !listed.is_empty() {
+        sql_query(
+            "UPDATE monitor_janitor_passes SET abandoned_queries = abandoned_queries || $2
+             WHERE id = $1 AND jsonb_array_length(abandoned_queries) < $3",
+        )
+        .bind::<SqlUuid, _>(pass)
+        .bind::<Jsonb, _>(json_list(&listed))
+        .bind::<Integer, _>(i32::try_from(ABANDONED_LISTED).unwrap_or(i32::MAX))
         .execute(connection)
         .await?;
     }
@@ -183,22 +212,30 @@ async fn abandon_some(
     Ok(abandoned)
 }
 
-/// Deletes final queries that are older than `days`, a batch, with what is left of their callbacks;
-/// how many.
+/// Whether a row `b` may be purged: fleets may mark rows with a column `retain`, which may appear at any
+/// time. Read by way of JSON, so that the statement holds without the column too.
+const NOT_RETAINED: &str = "NOT coalesce((to_jsonb(b)->>'retain')::boolean, false)";
+
+/// Deletes final queries that ended (or, if that is not known, started) more than `days` ago, a batch,
+/// with what is left of their callbacks; returns how many.
 ///
 /// # Errors
 /// When Postgres did not do it.
 pub async fn delete_old_queries(pool: &PgPool, days: u32) -> Result<u64, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let deleted: Count = sql_query(
-        "WITH old AS (
-             SELECT qid FROM shepherd_brain
-             WHERE start_time < LOCALTIMESTAMP - $1 * interval '1 day' AND state IN ('COMPLETED', 'ABANDONED')
-             ORDER BY start_time LIMIT $2 FOR UPDATE SKIP LOCKED),
+    // A query ends after its start: the condition on the start lets Postgres use its index.
+    let deleted: Count = sql_query(format!(
+        "WITH age AS (SELECT LOCALTIMESTAMP - $1 * interval '1 day' AS cutoff),
+         old AS (
+             SELECT qid FROM shepherd_brain b
+             WHERE (start_time < (SELECT cutoff FROM age) OR start_time IS NULL)
+                 AND coalesce(stop_time, start_time) < (SELECT cutoff FROM age)
+                 AND state IN ('COMPLETED', 'ABANDONED') AND {NOT_RETAINED}
+             LIMIT $2 FOR UPDATE SKIP LOCKED),
          answers AS (DELETE FROM callbacks c USING old WHERE c.query_id = old.qid),
          deleted AS (DELETE FROM shepherd_brain b USING old WHERE b.qid = old.qid RETURNING 1)
-         SELECT count(*) AS count FROM deleted",
-    )
+         SELECT count(*) AS count FROM deleted"
+    ))
     .bind::<Integer, _>(i32::try_from(days).unwrap_or(i32::MAX))
     .bind::<BigInt, _>(BATCH)
     .get_result(&mut connection)
@@ -214,6 +251,29 @@ pub struct Counted {
     pub abandoned: BTreeMap<String, u64>,
     /// Their callbacks.
     pub callbacks: u64,
+    /// The first of them one by one.
+    pub queries: Vec<AbandonedQuery>,
+}
+
+fn json_list(queries: &[AbandonedQuery]) -> Value {
+    serde_json::to_value(queries).unwrap_or_else(|_| Value::Array(Vec::new()))
+}
+
+/// Writes down on which streams the abandoned queries of a run were last.
+///
+/// # Errors
+/// When Postgres did not take it.
+pub async fn describe_abandoned(pool: &PgPool, pass: Uuid, queries: &[AbandonedQuery]) -> Result<(), SourceTrouble> {
+    let text = json_list(queries).to_string().replace("\\u0000", "\\ufffd");
+    let queries: Value = serde_json::from_str(&text).unwrap_or_default();
+    let mut connection = checkout(pool).await?;
+    sql_query("UPDATE monitor_janitor_passes SET abandoned_queries = $2 WHERE id = $1")
+        .bind::<SqlUuid, _>(pass)
+        .bind::<Jsonb, _>(queries)
+        .execute(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    Ok(())
 }
 
 /// Reads what a pass has counted.
@@ -227,16 +287,20 @@ pub async fn counted(pool: &PgPool, pass: Uuid) -> Result<Counted, SourceTrouble
         abandoned: Value,
         #[diesel(sql_type = BigInt)]
         callbacks_deleted: i64,
+        #[diesel(sql_type = Jsonb)]
+        abandoned_queries: Value,
     }
     let mut connection = checkout(pool).await?;
-    let rows: Vec<Row> = sql_query("SELECT abandoned, callbacks_deleted FROM monitor_janitor_passes WHERE id = $1")
-        .bind::<SqlUuid, _>(pass)
-        .load(&mut connection)
-        .await
-        .map_err(|e| trouble(&e))?;
+    let rows: Vec<Row> =
+        sql_query("SELECT abandoned, callbacks_deleted, abandoned_queries FROM monitor_janitor_passes WHERE id = $1")
+            .bind::<SqlUuid, _>(pass)
+            .load(&mut connection)
+            .await
+            .map_err(|e| trouble(&e))?;
     Ok(rows.into_iter().next().map_or_else(Counted::default, |row| Counted {
         abandoned: serde_json::from_value(row.abandoned).unwrap_or_default(),
         callbacks: u64::try_from(row.callbacks_deleted).unwrap_or(0),
+        queries: serde_json::from_value(row.abandoned_queries).unwrap_or_default(),
     }))
 }
 
@@ -285,11 +349,13 @@ pub async fn newest(pool: &PgPool, limit: u32) -> Result<Vec<PassRecord>, Source
         resumed: i32,
         #[diesel(sql_type = Nullable<Jsonb>)]
         outcome: Option<Value>,
+        #[diesel(sql_type = Jsonb)]
+        abandoned_queries: Value,
     }
     let mut connection = checkout(pool).await?;
     let rows: Vec<Row> = sql_query(
         "SELECT id, extract(epoch FROM began)::float8 AS began, extract(epoch FROM ended)::float8 AS ended,
-             asked_by, resumed, outcome
+             asked_by, resumed, outcome, abandoned_queries
          FROM monitor_janitor_passes ORDER BY began DESC LIMIT $1",
     )
     .bind::<BigInt, _>(i64::from(limit))
@@ -303,13 +369,14 @@ pub async fn newest(pool: &PgPool, limit: u32) -> Result<Vec<PassRecord>, Source
         asked_by: row.asked_by,
         resumed: u32::try_from(row.resumed).unwrap_or(0),
         outcome: row.outcome.and_then(|outcome| serde_json::from_value(outcome).ok()),
+        abandoned_queries: serde_json::from_value(row.abandoned_queries).unwrap_or_default(),
     };
     Ok(rows.into_iter().map(record).collect())
 }
 
 /// Passes that ended and called queries abandoned, of which nobody was told yet, oldest first: one JSON list.
-pub(super) const UNTOLD: &str = "coalesce((SELECT jsonb_agg(jsonb_build_object('pass', id, 'abandoned', abandoned)
-    ORDER BY began) FROM (SELECT id, abandoned, began FROM monitor_janitor_passes
+pub(super) const UNTOLD: &str = "coalesce((SELECT jsonb_agg(jsonb_build_object('pass', id, 'abandoned', abandoned,
+    'queries', abandoned_queries) ORDER BY began) FROM (SELECT id, abandoned, abandoned_queries, began FROM monitor_janitor_passes
     WHERE alerted IS NULL AND abandoned <> '{}' AND ended IS NOT NULL ORDER BY began LIMIT 50) AS untold), '[]')";
 
 /// The alert about these passes is written down.

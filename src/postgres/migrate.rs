@@ -9,7 +9,8 @@ use diesel::sql_query;
 use diesel_async::{AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::connection::{PgPool, checkout, connect, trouble};
+use super::connection::{PgPool, checkout, connect, refused, trouble};
+use crate::contract::DatabaseCondition;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
@@ -44,9 +45,10 @@ pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
             tracing::info!(count, "brought the database's tables up to date");
             Ok(())
         }
-        Err(error) => {
-            Err(SourceTrouble::new(TroubleKind::Failed, format!("cannot bring the tables up to date: {error}")))
-        }
+        Err(error) => Err(match DatabaseCondition::from_texts(&error, None) {
+            Some(condition) => refused(condition, &error),
+            None => SourceTrouble::new(TroubleKind::Failed, format!("cannot bring the tables up to date: {error}")),
+        }),
     }
 }
 

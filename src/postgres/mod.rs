@@ -5,7 +5,8 @@
 //! happened, [`audit`] who asked for what, [`history`] what was measured, [`alerts`] where each alert
 //! stands and what is told of it; [`janitor`] ends queries that never will and keeps what its passes came to;
 //! [`recycle_bin`] what operators dropped and may put back; [`alerts_spool`] is where alerts wait on disk
-//! while the database is away. `planned` declares statements that are asked again and again.
+//! while the database is away. `planned` declares statements that are asked again and again, `row_isolation`
+//! keeps one row that Postgres refuses from holding up the others.
 //! [`examine`] looks a database over for `doctor`.
 
 pub mod alerts;
@@ -20,4 +21,5 @@ pub mod migrate;
 mod planned;
 pub mod probe;
 pub mod recycle_bin;
+mod row_isolation;
 pub mod schema;

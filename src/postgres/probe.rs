@@ -3,12 +3,13 @@
 //! Times in `shepherd_brain` carry no zone: they are compared with `LOCALTIMESTAMP`, the same
 //! server's idea of now in its session zone.
 
+use diesel::QueryResult;
 use diesel::sql_types::{BigInt, Bool, Double, Nullable, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::connection::{PgPool, checkout, trouble};
 use super::planned::planned;
-use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts, QueryVolume, SourceTrouble};
+use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts, QueryVolume, SourceTrouble, TroubleKind};
 
 /// Asks nothing: whether Postgres answers.
 ///
@@ -29,27 +30,72 @@ planned!(
 );
 
 planned!(
+    /// Client connections to all databases.
+    Connections,
+    (BigInt),
+    "SELECT coalesce(sum(numbackends), 0)::bigint FROM pg_stat_database"
+);
+
+planned!(
+    /// Bytes of the connected database.
+    DatabaseSize,
+    (BigInt),
+    "SELECT pg_database_size(current_database())::bigint"
+);
+
+planned!(
+    /// Whether this role may look at the write-ahead log.
+    MaySeeWal,
+    (Bool),
+    "SELECT has_function_privilege('pg_ls_waldir()', 'execute')"
+);
+
+planned!(
+    /// Whether the fleet keeps its queries here.
+    HasQueries,
+    (Bool),
+    "SELECT to_regclass('shepherd_brain') IS NOT NULL AND to_regclass('callbacks') IS NOT NULL"
+);
+
+planned!(
     /// Bytes of the write-ahead log.
     WalSize,
     (BigInt),
     "SELECT coalesce(sum(size), 0)::bigint FROM pg_ls_waldir()"
 );
 
-/// Asks for connections and sizes.
+/// Asks for connections and sizes; a figure that Postgres refuses carries the reason.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// When Postgres cannot be read at all.
 pub async fn server(pool: &PgPool) -> Result<DatabaseServer, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let (connections, db_size_bytes, may_see_wal, has_queries) =
-        Server.get_result(&mut connection).await.map_err(|e| trouble(&e))?;
-    let wal_size_bytes = if may_see_wal {
-        let (size,): (i64,) = WalSize.get_result(&mut connection).await.map_err(|e| trouble(&e))?;
-        Some(size)
-    } else {
-        None
+    let together: QueryResult<(i64, i64, bool, bool)> = Server.get_result(&mut connection).await;
+    let (connections, db_size_bytes, may_see_wal, has_queries) = match together {
+        Ok((connections, size, may_see_wal, has_queries)) => (Ok(connections), Ok(size), Ok(may_see_wal), has_queries),
+        Err(error) if is_closed(&error) => return Err(trouble(&error)),
+        // A managed server may refuse any of them: each is asked for alone.
+        Err(_) => {
+            let (has_queries,) = HasQueries.get_result(&mut connection).await.map_err(|e| trouble(&e))?;
+            let connections = figure(Connections.get_result(&mut connection).await);
+            let size = figure(DatabaseSize.get_result(&mut connection).await);
+            (connections, size, figure(MaySeeWal.get_result(&mut connection).await), has_queries)
+        }
+    };
+    let wal_size_bytes = match may_see_wal {
+        Ok(true) => figure(WalSize.get_result(&mut connection).await).map(Some),
+        Ok(false) => Ok(None),
+        Err(error) => Err(error),
     };
     Ok(DatabaseServer { connections, db_size_bytes, wal_size_bytes, has_queries })
+}
+
+fn is_closed(error: &diesel::result::Error) -> bool {
+    trouble(error).kind == TroubleKind::Unreachable
+}
+
+fn figure<T>(answer: QueryResult<(T,)>) -> Result<T, String> {
+    answer.map(|(value,)| value).map_err(|error| trouble(&error).detail)
 }
 
 planned!(
@@ -113,7 +159,7 @@ pub async fn callbacks(pool: &PgPool) -> Result<Callbacks, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let (pending, oldest_age): (i64, Option<f64>) =
         Waiting.get_result(&mut connection).await.map_err(|e| trouble(&e))?;
-    Ok(Callbacks { pending, oldest_age_sec: oldest_age.unwrap_or(0.0).max(0.0) })
+    Ok(Callbacks { pending, oldest_age_sec: oldest_age.map(|age| age.max(0.0)) })
 }
 
 fn none() -> String {

@@ -135,6 +135,7 @@ const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Remembering, &["SCRIPT", "LOAD", "return 1"]),
     (Need::Tending, &["EXISTS", "worker:heartbeat:s:c"]),
     (Need::Tending, &["XPENDING", "{stream}", "g"]),
+    (Need::Tending, &["XREVRANGE", "{stream}", "+", "-", "COUNT", "1"]),
     (Need::Tending, &["XTRIM", "{stream}", "MINID", "0"]),
     (Need::Tending, &["XDEL", "{stream}", "0-1"]),
     (Need::Tending, &["XGROUP", "DELCONSUMER", "{stream}", "g", "c"]),

@@ -5,7 +5,7 @@
 //! [`event_spool`], and keeps what was told in [`alerts`]; [`leader`] says which monitor
 //! tells it. [`durations`] takes in how long tasks took,
 //! [`recent_series`] keeps the last days of every series, [`sweeps`] says whose turn it is to sweep;
-//! [`cleaning`] trims streams and deletes stale consumers; [`messages`] looks at what is on a stream, page
+//! [`cleaning`] trims streams and deletes stale consumers, [`query_search`] finds on which stream a query was last; [`messages`] looks at what is on a stream, page
 //! by page, and [`operate`] does to it what an operator chose; [`pace`] keeps long work small.
 //! [`connection`] says how it gets there and what an error means, [`reply`] reads
 //! answers in RESP2 and RESP3 alike, [`unparsed`] keeps long ones cheap. Workers take, finish and hand
@@ -35,6 +35,8 @@ pub mod messages;
 pub mod operate;
 #[cfg(feature = "monitor")]
 pub mod pace;
+#[cfg(feature = "monitor")]
+pub mod query_search;
 #[cfg(feature = "monitor")]
 pub mod recent_series;
 #[cfg(feature = "monitor")]

@@ -20,7 +20,7 @@ const SERIES_AT_ONCE: usize = 250;
 const CUT_EVERY: u64 = 16;
 
 /// Adds one sample to each series, the `nth` time, taken at `at` (Unix seconds); in one series of a
-/// few it forgets what is older than `keep`.
+/// few it forgets what is older than `keep`. A series without new samples for that long expires.
 ///
 /// # Errors
 /// When Redis did not take them.
@@ -38,6 +38,7 @@ pub async fn push(
         for (place, (series, value)) in (nth..).zip(some) {
             let key = keys::recent_series(series);
             pipe.cmd("ZADD").arg(&key).arg(at).arg(format!("{at}:{}", json(*value)));
+            pipe.cmd("EXPIRE").arg(&key).arg(keep.as_secs().max(1));
             if place % CUT_EVERY == 0 {
                 pipe.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(format!("({oldest}"));
                 pipe.cmd("ZREMRANGEBYRANK").arg(&key).arg(0).arg(-MOST_SAMPLES);
@@ -50,6 +51,44 @@ pub async fn push(
         }
     }
     Ok(())
+}
+
+/// Forgets the series of which no sample is younger than `keep` at `now` (Unix seconds), such as those of deleted
+/// streams: those that expired leave the index, older ones that had no expiry go with it. Returns how many.
+///
+/// # Errors
+/// When Redis did not do it.
+pub async fn forget_ended(pool: &Pool, now: i64, keep: Duration) -> Result<usize, SourceTrouble> {
+    let oldest = now.saturating_sub_unsigned(keep.as_secs());
+    let names = names(pool).await?;
+    let mut redis = checkout(pool).await?;
+    let mut forgotten = 0;
+    for some in names.chunks(SERIES_AT_ONCE) {
+        let mut pipe = redis::pipe();
+        for series in some {
+            let key = keys::recent_series(series);
+            pipe.cmd("ZRANGEBYSCORE").arg(key).arg(oldest).arg("+inf").arg("LIMIT").arg(0).arg(1);
+        }
+        let young = send(&mut redis, &mut pipe).await?;
+        // What cannot be read is somebody else's key.
+        let ended: Vec<&str> = some
+            .iter()
+            .zip(&young)
+            .filter(|(_, young)| young.as_ref().is_ok_and(|young| Reply::of(young).items().next().is_none()))
+            .map(|(series, _)| series.as_str())
+            .collect();
+        if ended.is_empty() {
+            continue;
+        }
+        let mut pipe = redis::pipe();
+        pipe.cmd("DEL").arg(ended.iter().map(|series| keys::recent_series(series)).collect::<Vec<_>>());
+        pipe.cmd("SREM").arg(keys::RECENT_SERIES).arg(&ended);
+        for answer in send(&mut redis, &mut pipe).await? {
+            answer.map_err(|e| trouble(&e))?;
+        }
+        forgotten += ended.len();
+    }
+    Ok(forgotten)
 }
 
 /// Whole numbers without a fraction, as the predecessor wrote them.

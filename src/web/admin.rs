@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use self::openapi::{AbandonedQueries, CleanedUp, Forgot, Passes, Retention, StaleConsumers, Trimmed};
+use self::openapi::{CleanedUp, Forgot, Passes, Retention, StaleConsumers, Trimmed};
 use super::Front;
 use super::access::{Caller, audited};
 use super::alerts::is_form;
@@ -107,19 +107,19 @@ pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -
 
 /// The answer as the older monitor gave it, with everything else that is known beside it.
 fn answer(outcome: Outcome, last: LastRuns) -> CleanedUp {
-    let queries = outcome.queries.clone().unwrap_or_default();
+    let mut queries = outcome.queries.clone().unwrap_or_default();
+    let abandoned_queries = std::mem::take(&mut queries.abandoned_queries);
     let trimmed = |(name, stream): (&String, &StreamOutcome)| Trimmed {
         stream: name.clone(),
         trimmed: stream.removed,
         before: stream.removed + stream.length,
         after: stream.length,
     };
-    let abandoned = |(domain, queries)| AbandonedQueries { domain, queries };
     let retention = |deleted: Option<u64>, last_run| Retention { skipped: deleted.is_none(), last_run, deleted };
     CleanedUp {
         streams: outcome.streams.iter().map(trimmed).collect(),
         callbacks_deleted: queries.callbacks_deleted,
-        abandoned_queries: queries.abandoned.into_iter().map(abandoned).collect(),
+        abandoned_queries,
         stale_consumers: StaleConsumers { deleted: outcome.consumers_removed(), by_stream: outcome.consumers.clone() },
         history_retention: retention(None, last.history),
         query_retention: retention(outcome.query_retention, last.queries),

@@ -3,7 +3,9 @@
 mod api;
 mod archive;
 mod crash;
+mod names;
 mod outage;
+mod recent;
 mod takeover;
 mod time_zones;
 

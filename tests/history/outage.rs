@@ -185,11 +185,23 @@ async fn nothing_is_lost_while_the_databases_disk_is_full() {
         monitor.log().contains("No space left on device")
     })
     .await;
+    // It is named as that, with what to do, on the page too.
+    let named = |text: &str| text.contains("the disk of Postgres is full") && text.contains("Free disk space");
+    eventually("the full disk is named", Duration::from_secs(60), || async {
+        let (_, ready) = monitor.get("/readyz?verbose").await;
+        let (_, page) = monitor.get("/").await;
+        if named(&ready) && named(&page) && named(&monitor.log()) { Ok(()) } else { Err(ready) }
+    })
+    .await;
     tokio::time::sleep(outage() / 2).await;
     filler.batch_execute("DROP TABLE filler").await.unwrap();
     let pushed = work.stop().await;
     assert_archived(&monitor, pushed).await;
     assert_without_gap(&database_url, outage() / 2).await;
+    eventually("the page shows that it ended", Duration::from_secs(60), || async {
+        !named(&monitor.get("/readyz?verbose").await.1)
+    })
+    .await;
     drop(monitor);
     drop(filler);
     for drop in ["DROP DATABASE small WITH (FORCE)", "DROP TABLESPACE small"] {

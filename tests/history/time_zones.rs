@@ -83,6 +83,51 @@ async fn queries_are_counted_where_they_started_whatever_the_zone() {
 }
 
 #[tokio::test]
+async fn a_monitor_whose_clock_is_days_ahead_loses_no_query() {
+    let database = TestDatabase::create();
+    let pool = migrated(&database).await;
+    let sql = database.connect().await;
+    let start = |qids: &'static str, minutes_ago: i64| {
+        let sql = &sql;
+        async move {
+            sql.batch_execute(&format!(
+                "INSERT INTO shepherd_brain (qid, start_time, domain, state)
+                 SELECT '{qids}' || n, LOCALTIMESTAMP - {minutes_ago} * interval '1 minute', 'arax', 'COMPLETED'
+                 FROM generate_series(1, 50) n"
+            ))
+            .await
+            .unwrap();
+        }
+    };
+    start("before", 200).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as Micros;
+    let two_days = window(now - 48 * HOUR, now + HOUR, 3600);
+    let ahead = now + 48 * HOUR;
+    queries_started::count_closed(&pool, ahead - ahead.rem_euclid(HOUR)).await.unwrap();
+    // The clock is corrected; these come afterwards.
+    start("after", 0).await;
+    let counted = async || -> i64 {
+        let started = queries_started::read(&pool, two_days).await.unwrap().unwrap();
+        started.values().flat_map(|buckets| buckets.values()).sum()
+    };
+    assert_eq!(counted().await, 100);
+    queries_started::count_closed(&pool, now - now.rem_euclid(HOUR)).await.unwrap();
+    assert_eq!(counted().await, 100);
+
+    // A table that such a clock had marked before is counted again from where it is sound.
+    sql.batch_execute(
+        "INSERT INTO monitor_query_counts (since, domain, started) VALUES (now() + interval '2 days', '', 0)",
+    )
+    .await
+    .unwrap();
+    assert_eq!(counted().await, 100);
+    queries_started::count_closed(&pool, now - now.rem_euclid(HOUR)).await.unwrap();
+    let ahead: i64 =
+        sql.query_one("SELECT count(*) FROM monitor_query_counts WHERE since > now()", &[]).await.unwrap().get(0);
+    assert_eq!((counted().await, ahead), (100, 0));
+}
+
+#[tokio::test]
 async fn a_fleet_that_deletes_its_queries_keeps_its_history() {
     let (database, pool, starts) = fleet_in("UTC", DAY_ONE).await;
     queries_started::count_closed(&pool, DAY_ONE + 100 * HOUR).await.unwrap();

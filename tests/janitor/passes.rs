@@ -92,6 +92,12 @@ impl Ground {
             (1, "monitor_alerts WHERE rule = 'queries_abandoned' AND value = 2"),
             (1, "monitor_alert_outbox WHERE message->>'about' = 'firing'"),
             (1, "monitor_events WHERE type = 'alert' AND worker = 'queries_abandoned'"),
+            (
+                2,
+                "monitor_events, jsonb_array_elements(payload->'queries') q
+                 WHERE q->>'qid' IN ('lost', 'lost too') AND (q->>'callbacks_deleted')::int = 1
+                     AND (q->>'age_sec')::float BETWEEN 3500 AND 4500 AND q->>'ara' IN ('aragorn', 'bte')",
+            ),
         ] {
             assert_eq!(self.count(of).await, Ok(wanted), "{what}: {of}");
         }
@@ -174,7 +180,8 @@ async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
     assert_eq!(answer["streams"], json(r#"[{"stream":"a","trimmed":250,"before":300,"after":50}]"#), "{answer}");
     assert_eq!(answer["callbacks_deleted"], 4, "{answer}");
     let abandoned = answer["abandoned_queries"].as_array().unwrap();
-    assert_eq!(abandoned.iter().map(|of| of["queries"].as_u64().unwrap()).sum::<u64>(), 2, "{answer}");
+    assert_eq!(abandoned.iter().map(|of| of["callbacks_deleted"].as_u64().unwrap()).sum::<u64>(), 2, "{answer}");
+    assert_eq!(abandoned.len(), 2, "{answer}");
     assert_eq!(answer["stale_consumers"], json(r#"{"deleted":0,"by_stream":{}}"#), "{answer}");
     let retention = &answer["query_retention"];
     assert_eq!((&retention["skipped"], &retention["deleted"]), (&false.into(), &1.into()), "{answer}");
@@ -232,4 +239,84 @@ async fn a_forgotten_worker_type_is_gone_with_its_alert_and_learned_again() {
     for monitor in [&monitor, &another] {
         monitor.until("it is learned again", LATER, |s| s["workers"]["b"]["state"] == "alive").await;
     }
+}
+
+#[tokio::test]
+async fn abandoned_queries_are_named_with_all_that_is_known_of_them() {
+    let ground = Ground::new().await;
+    let mut redis = ground.redis.clone();
+    // One is undelivered on `b`, after it was finished on `c`; 18 more are nowhere.
+    for stream in ["c", "b"] {
+        let _: Answer = ask(&mut redis, &["XGROUP", "CREATE", stream, "consumer", "0", "MKSTREAM"]).await;
+    }
+    let _: String = ask(&mut redis, &["XADD", "b", "*", "query_id", "lost", "metadata", "{}"]).await;
+    let done: String = ask(&mut redis, &["XADD", "c", "*", "query_id", "lost"]).await;
+    let _: Answer = ask(&mut redis, &["XREADGROUP", "GROUP", "consumer", "w", "STREAMS", "c", ">"]).await;
+    let _: Answer = ask(&mut redis, &["XACK", "c", "consumer", &done]).await;
+    let _: String = ask(&mut redis, &["XADD", "c", "*", "query_id", "another"]).await;
+    ground
+        .sql
+        .batch_execute(
+            "INSERT INTO shepherd_brain (qid, start_time, domain, state)
+             SELECT 'gone' || n, LOCALTIMESTAMP - interval '20 minutes', NULL, 'QUEUED' FROM generate_series(1, 18) n",
+        )
+        .await
+        .unwrap();
+    // Its first run of its own is not due.
+    let _: Answer = ask(&mut redis, &["SET", "monitor:janitor:last_pass", &unix_now().to_string()]).await;
+    let monitor = ground.monitor(&[]).await;
+    monitor.takes_orders().await;
+    let answer = eventually("it cleans up", LATER, || async {
+        let client = reqwest::Client::new();
+        let answer = client.post(monitor.url("/api/admin/cleanup")).send().await.unwrap();
+        let (status, body) = (answer.status(), answer.text().await.unwrap());
+        if status.is_success() { Ok(serde_json::from_str::<Value>(&body).unwrap()) } else { Err(body) }
+    })
+    .await;
+    let queries = answer["abandoned_queries"].as_array().unwrap();
+    assert_eq!(queries.len(), 20, "{answer}");
+    let of = |qid: &str| queries.iter().find(|query| query["qid"] == qid).unwrap();
+    let lost = of("lost");
+    assert_eq!(
+        (&lost["ara"], &lost["callbacks_deleted"], &lost["last_stream"]),
+        (&"aragorn".into(), &1.into(), &"b".into())
+    );
+    assert!((3500.0..4500.0).contains(&lost["age_sec"].as_f64().unwrap()), "{lost}");
+    let gone = of("gone7");
+    assert_eq!(
+        (&gone["ara"], &gone["callbacks_deleted"], &gone["last_stream"]),
+        (&"none".into(), &0.into(), &Value::Null)
+    );
+
+    // The log, the page, the passes, the event and the notification say the same; the last names ten.
+    let described = "lost (aragorn, 60 m old, 1 callback outstanding, last stream b)";
+    assert!(monitor.log().contains(described), "{}", monitor.log());
+    assert!(monitor.log().contains("gone18 (none, 20 m old, 0 callbacks outstanding, last stream unknown)"));
+    let (_, page) = monitor.get("/admin").await;
+    assert!(page.contains(described), "{page}");
+    let (_, passes) = monitor.get("/api/admin/passes").await;
+    let passes: Value = serde_json::from_str(&passes).unwrap();
+    assert_eq!(passes["passes"][0]["abandoned_queries"].as_array().unwrap().len(), 20, "{passes}");
+    let notification = eventually("one notification is written", LATER, || async {
+        let rows =
+            ground.sql.query("SELECT message::text FROM monitor_alert_outbox", &[]).await.map_err(|e| e.to_string())?;
+        match rows.as_slice() {
+            [row] => Ok(row.get::<_, String>(0)),
+            _ => Err(format!("{} rows", rows.len())),
+        }
+    })
+    .await;
+    assert!(notification.contains(described) && notification.contains("and 10 more"), "{notification}");
+    let events = monitor.events().await;
+    let event = events.iter().find(|event| event["worker"] == "queries_abandoned").unwrap();
+    assert_eq!(event["payload"]["queries"].as_array().unwrap().len(), 20, "{event}");
+    let detail = event["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("20 queries abandoned") && detail.contains("lost") && detail.contains("and 10 more"),
+        "{detail}"
+    );
+}
+
+fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
 }

@@ -175,6 +175,41 @@ async fn final_queries_go_after_their_days_and_unfinished_ones_stay() {
 }
 
 #[tokio::test]
+async fn retention_goes_by_the_end_and_spares_retained_rows_even_if_the_column_appears_later() {
+    let database = TestDatabase::create();
+    let (pool, sql) = ready(&database).await;
+    sql.batch_execute(
+        "INSERT INTO shepherd_brain (qid, start_time, stop_time, state) VALUES
+             ('ended lately', LOCALTIMESTAMP - interval '40 days', LOCALTIMESTAMP - interval '2 days', 'COMPLETED'),
+             ('ended long ago', LOCALTIMESTAMP - interval '41 days', LOCALTIMESTAMP - interval '31 days', 'COMPLETED'),
+             ('end unknown', LOCALTIMESTAMP - interval '40 days', NULL, 'ABANDONED'),
+             ('start unknown', NULL, LOCALTIMESTAMP - interval '31 days', 'COMPLETED'),
+             ('no times', NULL, NULL, 'COMPLETED'),
+             ('queued', LOCALTIMESTAMP - interval '90 days', LOCALTIMESTAMP - interval '80 days', 'QUEUED'),
+             ('no state', LOCALTIMESTAMP - interval '90 days', NULL, NULL)",
+    )
+    .await
+    .unwrap();
+    let left = || async {
+        let rows = sql.query("SELECT qid FROM shepherd_brain ORDER BY qid", &[]).await.unwrap();
+        rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>()
+    };
+    assert_eq!(janitor::delete_old_queries(&pool, 30).await.unwrap(), 3);
+    assert_eq!(left().await, ["ended lately", "no state", "no times", "queued"]);
+    // The column appears while the monitor runs.
+    sql.batch_execute(
+        "ALTER TABLE shepherd_brain ADD COLUMN retain boolean;
+         INSERT INTO shepherd_brain (qid, start_time, stop_time, state, retain) SELECT 'retain ' || coalesce(r::text, 'null'),
+             LOCALTIMESTAMP - interval '90 days', LOCALTIMESTAMP - interval '80 days', 'COMPLETED', r
+         FROM (VALUES (true), (false), (NULL)) AS v (r)",
+    )
+    .await
+    .unwrap();
+    assert_eq!(janitor::delete_old_queries(&pool, 30).await.unwrap(), 2);
+    assert_eq!(left().await, ["ended lately", "no state", "no times", "queued", "retain true"]);
+}
+
+#[tokio::test]
 async fn a_query_is_as_old_as_it_is_whatever_the_zone_and_the_change_of_its_clocks() {
     for zone in ["Asia/Kathmandu", "America/St_Johns", "Pacific/Apia", "Europe/Berlin"] {
         let database = TestDatabase::create();

@@ -1,6 +1,7 @@
 //! The rows of queries and callbacks.
 
 use diesel_async::{AsyncConnection, AsyncPgConnection};
+use shepherd_monitor::contract::DatabaseCondition;
 use shepherd_monitor::worker::queries::{Finished, NewQuery, add_callback, add_query, finish_query};
 
 use crate::support::postgres::TestDatabase;
@@ -88,4 +89,48 @@ async fn of_many_who_finish_a_query_at_once_exactly_one_did_it() {
     }
     let outcomes = finishing.join_all().await;
     assert_eq!(outcomes.iter().filter(|outcome| **outcome == Finished::Now).count(), 1, "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_full_disk_is_named_with_what_failed_and_what_to_do() {
+    let (_database, mut connection, sql) = connections().await;
+    add_query(&mut connection, &NewQuery { qid: "before", ..NewQuery::default() }, "arax").await.unwrap();
+    sql.batch_execute(
+        "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE EXCEPTION 'could not extend file \"base/5/16384\": No space left on device'
+                 USING ERRCODE = '53100', HINT = 'Check free disk space.';
+         END $$;
+         CREATE TRIGGER full_disk BEFORE INSERT OR UPDATE ON shepherd_brain EXECUTE FUNCTION full_disk();
+         CREATE TRIGGER full_disk BEFORE INSERT ON callbacks EXECUTE FUNCTION full_disk()",
+    )
+    .await
+    .unwrap();
+    let errors = [
+        (
+            "add query q1",
+            add_query(&mut connection, &NewQuery { qid: "q1", ..NewQuery::default() }, "arax").await.unwrap_err(),
+        ),
+        ("add a callback to query before", add_callback(&mut connection, "before", "c", None).await.unwrap_err()),
+        ("finish query before", finish_query(&mut connection, "before", "OK").await.unwrap_err()),
+    ];
+    for (failed, error) in errors {
+        assert_eq!(error.condition(), Some(DatabaseCondition::DiskFull));
+        let text = error.to_string();
+        for words in [failed, "the disk of Postgres is full", "No space left on device", "Free disk space"] {
+            assert!(text.contains(words), "{words} in {text}");
+        }
+    }
+    // A read-only server is another condition; a missing query is none.
+    sql.batch_execute("DROP FUNCTION full_disk CASCADE").await.unwrap();
+    diesel_async::SimpleAsyncConnection::batch_execute(&mut connection, "SET default_transaction_read_only = on")
+        .await
+        .unwrap();
+    let error = finish_query(&mut connection, "before", "OK").await.unwrap_err();
+    assert_eq!(error.condition(), Some(DatabaseCondition::ReadOnly), "{error}");
+    diesel_async::SimpleAsyncConnection::batch_execute(&mut connection, "SET default_transaction_read_only = off")
+        .await
+        .unwrap();
+    let error = add_callback(&mut connection, "nowhere", "c", None).await.unwrap_err();
+    assert_eq!(error.condition(), None, "{error}");
+    assert!(error.to_string().contains("nowhere"), "{error}");
 }

@@ -146,6 +146,10 @@ pub(in crate::pages) fn kind(kind: TroubleKind) -> &'static str {
         TroubleKind::Refused => "refuses us",
         TroubleKind::Loading => "is loading",
         TroubleKind::Replica => "is a replica",
+        TroubleKind::DiskFull => "has a full disk",
+        TroubleKind::OutOfMemory => "is out of memory",
+        TroubleKind::TooManyConnections => "has too many connections",
+        TroubleKind::ReadOnly => "is read-only",
         TroubleKind::Failed => "answers with an error",
     }
 }

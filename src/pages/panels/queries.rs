@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::fleet::snapshot::{PostgresStatus, Snapshot, SourceStatus};
+use crate::fleet::snapshot::{Freshness, PostgresStatus, Snapshot, SourceStatus};
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells, Tone};
 use crate::pages::figures::{about, duration, natural};
@@ -13,8 +13,6 @@ use crate::pages::wording::{Label, MomentStyle, Sentence};
 
 /// States and statuses shown; the rest are summed up.
 const ROWS: usize = 8;
-/// Counts older than this are told with their age (seconds).
-const OLD_COUNTS: f64 = 60.0;
 /// The oldest callback is worth a look from this age on (seconds), as in the alert rules.
 const LONG_CALLBACK: f64 = 600.0;
 
@@ -85,7 +83,7 @@ pub(in crate::pages) fn aras(snapshot: &Snapshot) -> Draft {
             rows.push(Row { name: Label::from_text(ara), slot });
         }
         if !stale {
-            told = Sentence::default();
+            told = Sentence::words(ages(&[("Queries by ARA", &postgres.freshness.volume)]));
         }
     }
     let frame = ArasFrame { id: "aras", stale, note: told, rows, none: postgres.without_queries };
@@ -106,10 +104,24 @@ fn note(postgres: &PostgresStatus) -> (bool, Sentence) {
             if postgres.error.is_some() { "Queries could not be counted." } else { "Waiting for the first count." };
         return (false, Sentence::words(words));
     }
-    match postgres.counts_age_sec {
-        Some(age) if age >= OLD_COUNTS => (false, Sentence::words(format!("Counted {} ago.", about(age)))),
-        _ => (false, Sentence::default()),
-    }
+    let freshness = &postgres.freshness;
+    let groups = [
+        ("States and statuses", &freshness.counts),
+        ("Queries by time", &freshness.volume),
+        ("Callbacks", &freshness.callbacks),
+    ];
+    (false, Sentence::words(ages(&groups)))
+}
+
+/// Which figures are older than two ticks, and how old: `Callbacks measured 40 s ago.`
+pub(super) fn ages(groups: &[(&str, &Freshness)]) -> String {
+    let old = groups.iter().filter(|(_, freshness)| freshness.stale || freshness.outdated);
+    let sentences = old.filter_map(|(group, freshness)| {
+        let age = about(freshness.age_sec?);
+        let failed = if freshness.outdated { ", outdated" } else { "" };
+        Some(format!("{group} measured {age} ago{failed}."))
+    });
+    sentences.collect::<Vec<_>>().join(" ")
 }
 
 fn rows(letter: char, counts: Option<&BTreeMap<String, i64>>, cells: &mut Cells) -> Vec<Row> {

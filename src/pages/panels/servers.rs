@@ -3,14 +3,15 @@
 use serde::Serialize;
 
 use super::notes::kind;
-use crate::fleet::snapshot::{Snapshot, SourceStatus};
+use super::queries::ages;
+use crate::fleet::snapshot::{PostgresStatus, Snapshot, SourceStatus};
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells, Tone};
 use crate::pages::figures::{bytes, exact, natural, percent, two_digits};
 use crate::pages::headline::{FULL, NEARLY_FULL};
 use crate::pages::verdict::Level;
 use crate::pages::view::Frame;
-use crate::pages::wording::{Label, MomentStyle, Sentence};
+use crate::pages::wording::{Label, MomentStyle, Sentence, visible};
 
 /// How a source stands, as its panel's head says it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -92,13 +93,34 @@ pub(in crate::pages) fn postgres(snapshot: &Snapshot) -> Draft {
         ("w".to_owned(), size(postgres.wal_size_bytes)),
         ("l".to_owned(), used(postgres.disk_used_bytes.map(natural), capacity)),
     ];
+    let standing = match &postgres.write_error {
+        Some(trouble) if postgres.source.is_current() => Standing {
+            level: Level::Critical,
+            word: "refuses writes",
+            shape: "critical",
+            stale: false,
+            note: Sentence::words(format!("The last write failed: {}.", visible(&trouble.detail))),
+        },
+        _ => standing(&postgres.source, postgres.error.as_deref()),
+    };
     let frame = PostgresFrame {
         id: "postgres",
-        standing: standing(&postgres.source, postgres.error.as_deref()),
+        standing: Standing { note: with_ages(standing.note, postgres), ..standing },
         known: postgres.connection_count.is_some() || postgres.db_size_bytes.is_some(),
         has_limit: capacity.is_some(),
     };
     Draft { id: "postgres".to_owned(), frame: Frame::Postgres(frame), cells }
+}
+
+/// The note with the ages of figures that are older than two ticks.
+fn with_ages(note: Sentence, postgres: &PostgresStatus) -> Sentence {
+    let freshness = &postgres.freshness;
+    let ages = ages(&[
+        ("Connections", &freshness.connections),
+        ("Database size", &freshness.database_size),
+        ("Write-ahead log", &freshness.wal_size),
+    ]);
+    if ages.is_empty() || !postgres.source.is_current() { note } else { note.then(format!(" {ages}")) }
 }
 
 /// `used` of `limit`; `None` when either is unknown or there is no limit.

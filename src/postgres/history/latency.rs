@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 use diesel::sql_types::{Array, BigInt, Binary, Double, Integer, Nullable, Text, Timestamptz};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
+use futures_util::FutureExt;
 use uuid::Uuid;
 
 use super::compaction::Stop;
@@ -13,9 +14,11 @@ use super::{Kept, Selection, damaged, day_of, elsewhere, taken_over_down_to, tim
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
 use crate::history::latency::{FINE, Latency, Row, Summary, count, parts, rows};
+use crate::history::stored_name::stored_name;
 use crate::history::window::Window;
 use crate::history::{DAY, HOUR, Micros, Unreadable};
 use crate::postgres::connection::{PgPool, checkout, trouble};
+use crate::postgres::row_isolation::{Isolated, Put, may_be_about_rows, put_isolating};
 
 /// Any number that only monitors use.
 const LOCK: i64 = 0x5348_4550 + 2;
@@ -39,29 +42,43 @@ pub struct Batch {
 /// When Postgres did not take them; then none is stored.
 pub async fn insert(pool: &PgPool, batches: Vec<Batch>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let storing = connection.transaction::<(), Stop, _>(async |connection| {
-        // One monitor at a time: two that add to the same row would each add to what was before.
-        sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(connection).await?;
-        let ids: Vec<Uuid> = batches.iter().map(|batch| batch.id).collect();
-        let new: Vec<NewId> =
-            sql_query("INSERT INTO monitor_latency_batches (id) SELECT unnest($1) ON CONFLICT DO NOTHING RETURNING id")
-                .bind::<Array<diesel::sql_types::Uuid>, _>(ids)
-                .load(connection)
-                .await?;
-        // Batches of the same stretch (a restart within it, say) make one row.
-        let mut new_rows: BTreeMap<(String, Micros), Latency> = BTreeMap::new();
-        for batch in batches.into_iter().filter(|batch| new.iter().any(|new| new.id == batch.id)) {
-            let key = (batch.stream.replace('\0', "\u{fffd}"), batch.at);
-            match new_rows.get_mut(&key) {
-                Some(known) => known.merge(&batch.latency),
-                None => drop(new_rows.insert(key, batch.latency)),
-            }
+    let storing = connection.transaction(async |connection| put(connection, &batches).await);
+    let stored = match storing.await {
+        Err(error) if may_be_about_rows(&error) => {
+            let name = |batch: &Batch| format!("task durations of {}", batch.stream);
+            let put: Put<Batch> = |connection, batches| put(connection, batches).boxed();
+            put_isolating(&mut connection, &batches, put, name).await.and_then(Isolated::settle)
         }
-        add_rows(connection, new_rows).await?;
-        failpoint::reached("latency.inserted");
-        Ok(())
-    });
-    Ok(storing.await?)
+        other => other,
+    };
+    stored.map_err(|e| trouble(&e))
+}
+
+async fn put(connection: &mut AsyncPgConnection, batches: &[Batch]) -> Result<(), diesel::result::Error> {
+    // One monitor at a time: two that add to the same row would each add to what was before.
+    sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(connection).await?;
+    let ids: Vec<Uuid> = batches.iter().map(|batch| batch.id).collect();
+    let new: Vec<NewId> =
+        sql_query("INSERT INTO monitor_latency_batches (id) SELECT unnest($1) ON CONFLICT DO NOTHING RETURNING id")
+            .bind::<Array<diesel::sql_types::Uuid>, _>(ids)
+            .load(connection)
+            .await?;
+    // Batches of the same stretch (a restart within it, say) make one row.
+    let mut new_rows: BTreeMap<(String, Micros), Latency> = BTreeMap::new();
+    for batch in batches.iter().filter(|batch| new.iter().any(|new| new.id == batch.id)) {
+        let key = (stored_name(&batch.stream).into_owned(), batch.at);
+        match new_rows.get_mut(&key) {
+            Some(known) => known.merge(&batch.latency),
+            None => drop(new_rows.insert(key, batch.latency.clone())),
+        }
+    }
+    add_rows(connection, new_rows).await.map_err(|stop| match stop {
+        Stop::Query(error) => error,
+        // A stored row that is damaged concerns its own stream only.
+        Stop::Source(trouble) => diesel::result::Error::DeserializationError(trouble.detail.into()),
+    })?;
+    failpoint::reached("latency.inserted");
+    Ok(())
 }
 
 #[derive(QueryableByName)]
@@ -216,6 +233,7 @@ pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Resul
     let (days, packed, young) = found.map_err(|e: diesel::result::Error| trouble(&e))?;
     drop(connection);
     let by_hours = reach.is_made_of(HOUR);
+    let asked = selection.clone();
     elsewhere(move || {
         let mut buckets: BTreeMap<String, BTreeMap<Micros, Latency>> = BTreeMap::new();
         let mut points: BTreeMap<String, BTreeMap<Micros, Summary>> = BTreeMap::new();
@@ -260,7 +278,7 @@ pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Resul
             totals.extend(total.map(|total| (stream, total)));
         }
         points.retain(|_, points| !points.is_empty());
-        Ok(Latencies { points, totals })
+        Ok(Latencies { points: asked.as_asked(points), totals: asked.as_asked(totals) })
     })
     .await
 }

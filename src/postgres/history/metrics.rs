@@ -8,35 +8,52 @@ use diesel::query_builder::{AstPass, QueryFragment, QueryId};
 use diesel::sql_types::{Array, BigInt, Binary, Double, Integer, Text, Timestamptz};
 use diesel::{QueryResult, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use futures_util::FutureExt;
 
 use super::{Kept, Selection, day_of, elsewhere, names_in, taken_over_down_to, time};
 use crate::fleet::reading::SourceTrouble;
 use crate::history::series::Sample;
+use crate::history::stored_name::stored_name;
 use crate::history::window::{Aggregate, Window};
 use crate::history::{DAY, HOUR, Micros, SECOND, metric_day};
 use crate::postgres::connection::{PgPool, checkout, trouble};
+use crate::postgres::row_isolation::{Isolated, Put, may_be_about_rows, put_isolating};
 
 /// Each series' buckets that have samples, by when they begin.
 pub type Series = BTreeMap<String, BTreeMap<Micros, Aggregate>>;
 
-/// Stores what was recorded at each moment; a sample that is stored already is left as it is.
+/// Stores what was recorded at each moment; a sample that is stored already is left as it is, one that Postgres
+/// refuses is set aside.
 ///
 /// # Errors
-/// When Postgres did not take them; then none is stored.
+/// When Postgres did not take them.
 pub async fn insert(pool: &PgPool, ticks: &[(Micros, Vec<Sample>)]) -> Result<(), SourceTrouble> {
-    let count = ticks.iter().map(|(_, samples)| samples.len()).sum();
-    let (mut times, mut names, mut values) =
-        (Vec::with_capacity(count), Vec::with_capacity(count), Vec::with_capacity(count));
-    for (at, samples) in ticks {
-        for (name, value) in samples {
-            times.push(time(*at));
-            names.push(name.replace('\0', "\u{fffd}"));
-            values.push(*value);
-        }
-    }
+    let of_tick = |(at, samples): &(Micros, Vec<Sample>)| -> Vec<Recorded> {
+        samples.iter().map(|(name, value)| (*at, stored_name(name).into_owned(), *value)).collect()
+    };
+    let rows: Vec<Recorded> = ticks.iter().flat_map(of_tick).collect();
     let mut connection = checkout(pool).await?;
-    Insert { times, names, values }.execute(&mut connection).await.map_err(|e| trouble(&e))?;
-    Ok(())
+    let stored = match put(&mut connection, &rows).await {
+        Err(error) if may_be_about_rows(&error) => {
+            let name = |(_, name, _): &Recorded| format!("sample of {name}");
+            let put: Put<Recorded> = |connection, rows| put(connection, rows).boxed();
+            put_isolating(&mut connection, &rows, put, name).await.and_then(Isolated::settle)
+        }
+        other => other,
+    };
+    stored.map_err(|e| trouble(&e))
+}
+
+/// A sample on its way: when, its series, its value.
+type Recorded = (Micros, String, f64);
+
+async fn put(connection: &mut AsyncPgConnection, rows: &[Recorded]) -> Result<(), diesel::result::Error> {
+    let insert = Insert {
+        times: rows.iter().map(|(at, ..)| time(*at)).collect(),
+        names: rows.iter().map(|(_, name, _)| name.clone()).collect(),
+        values: rows.iter().map(|(.., value)| *value).collect(),
+    };
+    insert.execute(connection).await.map(drop)
 }
 
 /// The statement of [`insert`], planned once for each connection.
@@ -98,6 +115,7 @@ pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Resul
         .await
         .map_err(|e: diesel::result::Error| trouble(&e))?;
     drop(connection);
+    let asked = selection.clone();
     elsewhere(move || {
         let mut series = Series::new();
         for row in days {
@@ -114,7 +132,7 @@ pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Resul
             add(series.entry(row.metric).or_default(), window, row.bucket * SECOND, aggregate);
         }
         series.retain(|_, buckets| !buckets.is_empty());
-        Ok(series)
+        Ok(asked.as_asked(series))
     })
     .await
 }

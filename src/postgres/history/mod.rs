@@ -14,12 +14,16 @@ pub mod retention;
 pub mod summary;
 pub mod takeover;
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use diesel::sql_types::{BigInt, Timestamptz};
 use diesel::{OptionalExtension, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::history::stored_name::stored_name;
 use crate::history::{DAY, Micros, Unreadable};
 
 /// A table of young rows, by its name; what an older monitor left of it is in `…_before`.
@@ -67,14 +71,28 @@ impl Selection {
     /// The value of `$1`: an array of texts.
     fn parameter(&self) -> Vec<String> {
         match self {
-            Self::Names(names) => names.clone(),
-            Self::Prefix(prefix) => vec![prefix.clone()],
+            Self::Names(names) => names.iter().map(|name| stored_name(name).into_owned()).collect(),
+            Self::Prefix(prefix) => vec![stored_name(prefix).into_owned()],
         }
+    }
+
+    /// What was found, under the names that were asked for where those are stored under others.
+    fn as_asked<T>(&self, mut found: BTreeMap<String, T>) -> BTreeMap<String, T> {
+        if let Self::Names(names) = self {
+            for name in names {
+                let value = match stored_name(name) {
+                    Cow::Borrowed(_) => None,
+                    Cow::Owned(stored) => found.remove(&stored),
+                };
+                found.extend(value.map(|value| (name.clone(), value)));
+            }
+        }
+        found
     }
 
     fn takes(&self, name: &str) -> bool {
         match self {
-            Self::Names(names) => names.iter().any(|n| n == name),
+            Self::Names(names) => names.iter().any(|n| n == name || stored_name(n) == name),
             Self::Prefix(prefix) => name.starts_with(prefix.as_str()),
         }
     }

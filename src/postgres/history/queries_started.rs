@@ -21,6 +21,9 @@ pub type Started = BTreeMap<String, BTreeMap<Micros, i64>>;
 /// So long are the pieces that are counted.
 const PIECE: Micros = 300 * SECOND;
 
+/// The ARA of a query, short enough for a row of an index.
+const DOMAIN: &str = "left(coalesce(domain, 'none'), 500)";
+
 /// In which the fleet's table is read by its index: a start in it, whatever the zone and its
 /// changes, lies within these naive times.
 const NEAR: &str = "start_time >= $1::timestamp - interval '3 hours' AND start_time < $2::timestamp + interval '3 hours' \
@@ -62,8 +65,9 @@ pub async fn read(pool: &PgPool, window: Window) -> Result<Option<Started>, Sour
         let mut rows = Vec::new();
         let mut since = window.since;
         if window.is_made_of(PIECE) {
-            rows = counted(connection, window).await?;
-            since = since.max(counted_until(connection).await?);
+            let until = counted_until(connection).await?.min(window.until);
+            rows = counted(connection, Window { until, ..window }).await?;
+            since = since.max(until);
         }
         if since < window.until {
             rows.extend(count(connection, since, window).await?);
@@ -99,7 +103,7 @@ async fn count(
 ) -> Result<Vec<StartedRow>, diesel::result::Error> {
     sql_query(format!(
         "SELECT (floor(date_part('epoch', start_time::timestamptz) / $3) * $3)::bigint AS bucket, \
-         coalesce(domain, 'none') AS domain, count(*) AS started FROM shepherd_brain WHERE {NEAR} GROUP BY 1, 2"
+         {DOMAIN} AS domain, count(*) AS started FROM shepherd_brain WHERE {NEAR} GROUP BY 1, 2"
     ))
     .bind::<Timestamptz, _>(time(since))
     .bind::<Timestamptz, _>(time(window.until))
@@ -108,33 +112,46 @@ async fn count(
     .await
 }
 
-/// The end of the last piece that was counted.
+/// The end of the last hour that is over by Postgres' clock, which also dates the queries: the clock of
+/// a monitor may be wrong. Queries that are written down late have two minutes.
+const CLOSED: &str = "date_trunc('hour', now() - interval '2 minutes', 'UTC')";
+
+/// The end of the last piece that was counted once it was over.
 async fn counted_until(connection: &mut AsyncPgConnection) -> Result<Micros, diesel::result::Error> {
-    let row: super::Count =
-        sql_query("SELECT coalesce(date_part('epoch', max(since)) + $1, 0)::bigint AS count FROM monitor_query_counts")
-            .bind::<BigInt, _>(PIECE / SECOND)
-            .get_result(connection)
-            .await?;
+    let row: super::Count = sql_query(format!(
+        "SELECT least(coalesce(date_part('epoch', max(since)) + $1, 0), date_part('epoch', {CLOSED}))::bigint AS count
+         FROM monitor_query_counts"
+    ))
+    .bind::<BigInt, _>(PIECE / SECOND)
+    .get_result(connection)
+    .await?;
     Ok(row.count * SECOND)
 }
 
-/// Counts the hours that are over at `closed_before` and were not counted yet.
+/// Counts the hours before `closed_before` that are over by Postgres' clock too and were not counted yet.
 ///
 /// # Errors
 /// When Postgres did not do it.
 pub async fn count_closed(pool: &PgPool, closed_before: Micros) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let counting = connection.transaction(async |connection| {
+        if !has_queries(connection).await? {
+            return Ok(());
+        }
+        // What a clock that was ahead had counted too early is counted again.
+        sql_query(format!("DELETE FROM monitor_query_counts WHERE since >= {CLOSED}")).execute(connection).await?;
         let since = counted_until(connection).await?;
-        let until = closed_before - closed_before.rem_euclid(HOUR);
-        if since >= until || !has_queries(connection).await? {
+        let closed: super::Count =
+            sql_query(format!("SELECT date_part('epoch', {CLOSED})::bigint AS count")).get_result(connection).await?;
+        let until = (closed_before - closed_before.rem_euclid(HOUR)).min(closed.count * SECOND);
+        if since >= until {
             return Ok(());
         }
         // The last piece has a row in any case: so it is known how far was counted.
         sql_query(format!(
             "INSERT INTO monitor_query_counts (since, domain, started) \
              SELECT to_timestamp(floor(date_part('epoch', start_time::timestamptz) / $3) * $3), \
-                coalesce(domain, 'none'), count(*) \
+                {DOMAIN}, count(*) \
              FROM shepherd_brain WHERE {NEAR} GROUP BY 1, 2 \
              UNION ALL SELECT $2 - $3 * interval '1 second', '', 0 \
              ON CONFLICT DO NOTHING"

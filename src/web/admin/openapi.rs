@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::PassesQuery;
-use crate::fleet::cleanup::{Outcome, PassRecord};
+use crate::fleet::cleanup::{AbandonedQuery, Outcome, PassRecord};
 use crate::web::openapi::operation::{Group, Operation};
 
 /// What a pass came to.
@@ -16,8 +16,8 @@ pub(super) struct CleanedUp {
     pub(super) streams: Vec<Trimmed>,
     /// Callbacks deleted.
     pub(super) callbacks_deleted: u64,
-    /// Queries called abandoned, by product.
-    pub(super) abandoned_queries: Vec<AbandonedQueries>,
+    /// The queries that were marked as abandoned, the first 500 of them; `details.queries.abandoned` counts all.
+    pub(super) abandoned_queries: Vec<AbandonedQuery>,
     /// Consumers deleted.
     pub(super) stale_consumers: StaleConsumers,
     /// Old history: it is swept once a day by itself, never by a pass.
@@ -39,15 +39,6 @@ pub(super) struct Trimmed {
     pub(super) before: u64,
     /// Entries afterwards.
     pub(super) after: u64,
-}
-
-/// Queries of a product that were called abandoned.
-#[derive(Serialize, JsonSchema)]
-pub(super) struct AbandonedQueries {
-    /// The product: the queries' domain.
-    pub(super) domain: String,
-    /// How many.
-    pub(super) queries: u64,
 }
 
 /// Consumers without heartbeat and without work that were deleted.

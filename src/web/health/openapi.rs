@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::ReadyQuery;
 use crate::actors::messages::Health;
+use crate::fleet::reading::SourceTrouble;
 use crate::fleet::snapshot::SourceStatus;
 use crate::web::openapi::operation::{Group, Operation};
 
@@ -27,6 +28,9 @@ pub(super) struct More {
     pub(super) redis: Option<SourceStatus>,
     /// How Postgres stands; `null` before the first tick.
     pub(super) postgres: Option<SourceStatus>,
+    /// Why Postgres refused the monitor's last write although it can be read (a full disk, say); `null` when it did
+    /// not.
+    pub(super) postgres_write_error: Option<SourceTrouble>,
     /// The monitor's own condition.
     pub(super) monitor: Health,
 }

@@ -24,6 +24,7 @@ use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::fleet::reading::SourceTrouble;
 use crate::history::latency::{Latency, Summary};
+use crate::history::stored_name::stored_name;
 use crate::history::window::{Aggregate, Window};
 use crate::history::{Micros, SECOND};
 use crate::pages::history::parts as history_page;
@@ -71,7 +72,7 @@ pub async fn recent(
     let since = query.since()?;
     let (pool, name) = (front.io.redis.clone(), series.into_inner());
     let asked = name.clone();
-    let reading = async move { recent_series::read(&pool, &asked, since).await };
+    let reading = async move { recent_series::read(&pool, &stored_name(&asked), since).await };
     let samples = front.io.run(ANSWER_WITHIN, REDIS_LATE, reading).await?;
     as_json(&request, &Recent { metric: name, samples })
 }

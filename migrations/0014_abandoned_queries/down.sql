@@ -1,0 +1,1 @@
+ALTER TABLE monitor_janitor_passes DROP COLUMN abandoned_queries;

@@ -1,0 +1,68 @@
+//! On which stream queries were seen last: a bounded look at both ends of the watched streams.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use deadpool_redis::Pool;
+use redis::{Script, Value};
+
+use super::cleaning::is_about_the_stream;
+use super::connection::{checkout, trouble};
+use super::reply::Reply;
+use crate::contract::Name;
+use crate::fleet::cleanup::added_at;
+use crate::fleet::reading::SourceTrouble;
+
+static FIND: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(include_str!("scripts/before.lua"), include_str!("scripts/find_queries.lua")))
+});
+
+/// Entries looked at from each end of a stream: a millisecond of Redis' time at most.
+const ENTRIES: usize = 100;
+/// Streams looked at.
+const STREAMS: usize = 200;
+/// Between two streams Redis rests for so many times as long as one took.
+const REST: u32 = 3;
+
+/// For each of `queries` that has an entry near an end of one of `streams`, the stream that holds it: one where it is
+/// pending or undelivered before one where it is finished, then the newest entry. Stops at `until`.
+///
+/// # Errors
+/// When Redis cannot be asked.
+pub async fn last_streams(
+    pool: &Pool,
+    streams: &[Name],
+    queries: &[&str],
+    until: Instant,
+) -> Result<BTreeMap<String, Name>, SourceTrouble> {
+    let mut best: BTreeMap<String, (bool, f64, Name)> = BTreeMap::new();
+    if queries.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let mut redis = checkout(pool).await?;
+    for stream in streams.iter().take(STREAMS) {
+        let began = Instant::now();
+        if began >= until {
+            break;
+        }
+        let mut call = FIND.key(stream.as_bytes());
+        call.arg(ENTRIES).arg(queries);
+        let answer: Value = match call.invoke_async(&mut redis).await {
+            Ok(answer) => answer,
+            Err(error) if is_about_the_stream(&error) => continue,
+            Err(error) => return Err(trouble(&error)),
+        };
+        for found in Reply::of(&answer).items() {
+            let mut parts = found.items().filter_map(Reply::text);
+            let (Some(query), Some(id), Some(state)) = (parts.next(), parts.next(), parts.next()) else { continue };
+            let (open, at) = (state == "open", added_at(&id).unwrap_or(0.0));
+            let better = best.get(&*query).is_none_or(|(was_open, was, _)| (open, at) > (*was_open, *was));
+            if better {
+                best.insert(query.into_owned(), (open, at, stream.clone()));
+            }
+        }
+        tokio::time::sleep(began.elapsed().min(Duration::from_millis(50)) * REST).await;
+    }
+    Ok(best.into_iter().map(|(query, (.., stream))| (query, stream)).collect())
+}
