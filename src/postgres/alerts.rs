@@ -126,7 +126,7 @@ pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotW
             if leads == 0 {
                 return Err(NotWritten::Deposed);
             }
-            put_alerts(connection, &alerts).await?;
+            put_alerts(connection, &alerts, "").await?;
             put_outbox(connection, &outbox).await?;
             events::put(connection, &events).await?;
             Ok(())
@@ -134,38 +134,54 @@ pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotW
         .await
 }
 
-/// Writes what a monitor that leads no more still has to say: messages and events; alerts are left
-/// as the leader has them.
+/// Writes what was sent by a monitor that does not lead any more. An alert whose end nobody was notified of, and which
+/// the leader does not have, becomes the leader's: a new epoch makes it read the alerts again.
 ///
 /// # Errors
 /// When Postgres did not take them.
 pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let outbox = json(&rows.outbox).map_err(|_| SourceTrouble::new(TroubleKind::Failed, "a message is no JSON"))?;
+    let no_json = |_| SourceTrouble::new(TroubleKind::Failed, "an alert or a message cannot be written as JSON");
+    let (alerts, outbox) = (json(&rows.alerts).map_err(no_json)?, json(&rows.outbox).map_err(no_json)?);
     let events: Vec<events::NewRow> = rows.events.into_iter().cloned().collect();
     connection
         .transaction::<(), diesel::result::Error, _>(async move |connection| {
+            // Before the alerts, as a leader that writes has it: neither waits for the other's rows.
+            sql_query("SELECT epoch FROM monitor_alert_leader FOR UPDATE").execute(connection).await?;
             put_outbox(connection, &outbox).await?;
-            events::put(connection, &events).await
+            events::put(connection, &events).await?;
+            let adopted = put_alerts(connection, &alerts, UNKNOWN_TO_THE_LEADER).await?;
+            if adopted > 0 {
+                sql_query("UPDATE monitor_alert_leader SET epoch = epoch + 1").execute(connection).await?;
+            }
+            Ok(())
         })
         .await
         .map_err(|e| trouble(&e))
 }
 
-async fn put_alerts(connection: &mut AsyncPgConnection, alerts: &Value) -> Result<(), diesel::result::Error> {
-    sql_query(
+/// Of an alert that another monitor notified of, the leader has none, or one that ended before.
+const UNKNOWN_TO_THE_LEADER: &str = " WHERE monitor_alerts.phase = 'resolved'
+    AND (monitor_alerts.state->>'resolved_at')::float8 < (excluded.state->'told'->>'at')::float8";
+
+/// Writes alerts; over those that are there only `where_they` are as that says. How many were written.
+async fn put_alerts(
+    connection: &mut AsyncPgConnection,
+    alerts: &Value,
+    where_they: &str,
+) -> Result<usize, diesel::result::Error> {
+    sql_query(format!(
         "INSERT INTO monitor_alerts (key, rule, subject, severity, phase, since, value, acknowledged_by, state, updated)
          SELECT a->>'key', a->>'rule', a->>'subject', a->>'severity', a->>'phase',
                 to_timestamp((a->>'since')::float8), (a->>'value')::float8, a->'acknowledged'->>'by', a, now()
          FROM jsonb_array_elements($1) AS a
          ON CONFLICT (key) DO UPDATE SET rule = excluded.rule, subject = excluded.subject,
              severity = excluded.severity, phase = excluded.phase, since = excluded.since, value = excluded.value,
-             acknowledged_by = excluded.acknowledged_by, state = excluded.state, updated = excluded.updated",
-    )
+             acknowledged_by = excluded.acknowledged_by, state = excluded.state, updated = excluded.updated{where_they}"
+    ))
     .bind::<Jsonb, _>(alerts)
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 async fn put_outbox(connection: &mut AsyncPgConnection, outbox: &Value) -> Result<(), diesel::result::Error> {
