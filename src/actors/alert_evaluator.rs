@@ -121,11 +121,8 @@ impl AlertEvaluator {
             debounce: settings.debounce.as_secs_f64(),
             channels: settings.channels.clone(),
         };
-        let rules = InForce::new(
-            settings.file.display().to_string(),
-            settings.file_is_given,
-            Arc::clone(&shown.load().rules),
-        );
+        let rules =
+            InForce::new(settings.file.display().to_string(), settings.file_is_given, Arc::clone(&shown.load().rules));
         Self {
             board: Board::new(board_settings, Arc::clone(rules.rules())),
             rules,

@@ -425,7 +425,9 @@ impl Board {
         match self.broken.get(channel) {
             Some(broken) => broken.is_some(),
             None => self.alerts.values().any(|alert| {
-                alert.rule == source_down::CHANNEL_BROKEN && alert.is_active() && alert.subject.as_deref() == Some(channel)
+                alert.rule == source_down::CHANNEL_BROKEN
+                    && alert.is_active()
+                    && alert.subject.as_deref() == Some(channel)
             }),
         }
     }

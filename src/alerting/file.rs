@@ -241,7 +241,9 @@ impl Reader {
     fn glob(&mut self, node: &Spanned<Node>, what: &str) -> Option<Glob> {
         let text = self.text(node, what)?;
         Glob::new(&text)
-            .map_err(|why| self.wrong(place(node), format!("{what} is {}: expected a glob ({why})", shown(&node.value))))
+            .map_err(|why| {
+                self.wrong(place(node), format!("{what} is {}: expected a glob ({why})", shown(&node.value)))
+            })
             .ok()
     }
 

@@ -192,13 +192,7 @@ impl Pacing {
     }
 
     /// What is over goes to whoever was told that it fires.
-    fn over(
-        &self,
-        alerts: &BTreeMap<String, Alert>,
-        now: f64,
-        standing: &Standing<'_>,
-        next: &mut f64,
-    ) -> Vec<Batch> {
+    fn over(&self, alerts: &BTreeMap<String, Alert>, now: f64, standing: &Standing<'_>, next: &mut f64) -> Vec<Batch> {
         let mut threads: BTreeMap<(&str, &[String], bool), Vec<&Alert>> = BTreeMap::new();
         for alert in alerts.values().filter(|alert| alert.phase == Phase::Resolved && !alert.over_told) {
             if let Some(told) = &alert.told {

@@ -95,7 +95,8 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_moved_away_emptied_cut_short_or_wrong_leaves_the_rules_in_force_and_is_reported_until_it_is_back() {
+    fn a_file_that_is_moved_away_emptied_cut_short_or_wrong_leaves_the_rules_in_force_and_is_reported_until_it_is_back()
+    {
         for bad in [
             FileRead::Missing,
             FileRead::Unreadable("permission denied".to_owned()),

@@ -82,7 +82,12 @@ impl Unsaved {
         };
         Self {
             led_under: self.led_under,
-            alerts: self.alerts.values().filter(lacks_its_end).map(|alert| (alert.key.clone(), alert.clone())).collect(),
+            alerts: self
+                .alerts
+                .values()
+                .filter(lacks_its_end)
+                .map(|alert| (alert.key.clone(), alert.clone()))
+                .collect(),
             events: self.events.iter().filter(was_sent).cloned().collect(),
             outbox,
         }
