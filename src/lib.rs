@@ -59,7 +59,7 @@ pub mod postgres;
 #[cfg(feature = "worker")]
 pub mod redis_streams;
 #[cfg(feature = "monitor")]
-mod rules_file;
+pub mod rules_file;
 #[cfg(feature = "monitor")]
 pub mod settings;
 #[cfg(feature = "monitor")]
