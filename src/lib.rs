@@ -59,6 +59,8 @@ pub mod postgres;
 #[cfg(feature = "worker")]
 pub mod redis_streams;
 #[cfg(feature = "monitor")]
+pub mod rules_file;
+#[cfg(feature = "monitor")]
 pub mod settings;
 #[cfg(feature = "monitor")]
 pub mod spool;

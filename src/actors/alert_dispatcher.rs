@@ -19,6 +19,7 @@ use crate::delivery::sketch::{REACHES, Sketch, Sketches};
 use crate::exposition::counters::Attempt;
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
+use crate::fleet::time::Mono;
 use crate::history::stored_name::stored_name;
 use crate::postgres::alerts::{Delivery, OutboxRow};
 use crate::redis_streams::recent_series;
@@ -49,18 +50,42 @@ pub struct AlertDispatcher {
     ledger: Arc<Ledger>,
     channels: Arc<Channels>,
     /// On their way, in order.
-    queue: Vec<OutboxRow>,
+    queue: Vec<Queued>,
+    /// The term in which they are sent; see [`super::alert_ledger`].
+    term: u64,
     /// Sent or given up by this monitor, by message and channel: what is handed over may have been
     /// read before that was written down.
     done: VecDeque<(String, String)>,
     /// Channels with an attempt under way.
     busy: BTreeSet<String>,
     /// Channels that asked to be left alone, until when.
-    resting: BTreeMap<String, f64>,
-    /// Channels that refused everything.
-    broken: BTreeSet<String>,
+    resting: BTreeMap<String, Mono>,
+    /// Whether a channel refused everything when it last answered; without an answer in this term it is not known.
+    refuses: BTreeMap<String, bool>,
     /// It will look again by itself.
     wakes: bool,
+}
+
+/// A message on its way. Its timers run on the clock that never jumps.
+struct Queued {
+    row: OutboxRow,
+    /// Not before this moment.
+    due: Mono,
+    /// When it was handed in, and how old it was then, seconds.
+    handed_in: (Mono, f64),
+}
+
+impl Queued {
+    /// Takes over the pause that the row has left by the wall clock, no longer than pauses are.
+    fn new(row: OutboxRow, now: Mono, wall: f64) -> Self {
+        let rest = row.next_attempt.map_or(0.0, |at| at - wall).clamp(0.0, BROKEN_PAUSE);
+        let age = (wall - row.created).max(0.0);
+        Self { due: now.plus(Duration::from_secs_f64(rest)), handed_in: (now, age), row }
+    }
+
+    fn is(&self, id: &str, channel: &str) -> bool {
+        self.row.id == id && self.row.channel == channel
+    }
 }
 
 impl AlertDispatcher {
@@ -73,34 +98,35 @@ impl AlertDispatcher {
             ledger,
             channels,
             queue: Vec::new(),
+            term: 0,
             done: VecDeque::new(),
             busy: BTreeSet::new(),
             resting: BTreeMap::new(),
-            broken: BTreeSet::new(),
+            refuses: BTreeMap::new(),
             wakes: false,
         }
     }
 
     fn look(&mut self, ctx: &mut Context<Self>) {
-        let now = self.io.wall();
+        let now = self.io.now();
         let mut begin: Vec<usize> = Vec::new();
         let mut taken: BTreeSet<&str> = self.busy.iter().map(String::as_str).collect();
         let mut held: BTreeSet<(&str, &str)> = BTreeSet::new();
-        for (at, row) in self.queue.iter().enumerate() {
+        for (at, Queued { row, due, .. }) in self.queue.iter().enumerate() {
             let channel = row.channel.as_str();
             let keys = || row.message.keys.iter().map(|key| (channel, key.as_str()));
             let in_order = keys().all(|key| !held.contains(&key));
             let rests = self.resting.get(channel).is_some_and(|until| now < *until);
-            let due = row.next_attempt.is_none_or(|at| now >= at);
-            if in_order && !rests && due && !taken.contains(channel) {
+            if in_order && !rests && now >= *due && !taken.contains(channel) {
                 taken.insert(channel);
                 begin.push(at);
             }
             held.extend(keys());
         }
         for at in begin {
-            if let Some(row) = self.queue.get(at).cloned() {
-                self.attempt(row, now, ctx);
+            if let Some(Queued { row, handed_in: (since, age), .. }) = self.queue.get(at) {
+                let age = age + now.since(*since).as_secs_f64();
+                self.attempt(row.clone(), age, ctx);
             }
         }
         if !self.queue.is_empty() && !std::mem::replace(&mut self.wakes, true) {
@@ -111,17 +137,19 @@ impl AlertDispatcher {
         }
     }
 
-    fn attempt(&mut self, mut row: OutboxRow, now: f64, ctx: &mut Context<Self>) {
+    /// Sends `row`, which is `age` seconds old.
+    fn attempt(&mut self, mut row: OutboxRow, age: f64, ctx: &mut Context<Self>) {
         self.busy.insert(row.channel.clone());
         row.attempts += 1;
-        row.begun = Some(now);
+        row.begun = Some(self.io.wall());
+        let term = self.term;
         let (ledger, channels, io) = (Arc::clone(&self.ledger), Arc::clone(&self.channels), self.io.clone());
         let channel = row.channel.clone();
         let key = (row.id.clone(), row.channel.clone());
         let attempt = self.io.run(ATTEMPT, "a channel takes too long", async move {
             failpoint::reached("before-lease");
             let may = ledger.may_act().await
-                && ledger.record(Change { outbox: vec![row.clone()], ..Change::default() }).await
+                && ledger.record(Change { outbox: vec![row.clone()], ..Change::default() }, term).await
                 && ledger.may_act().await;
             if !may {
                 return Ok::<_, SourceTrouble>(None);
@@ -130,25 +158,25 @@ impl AlertDispatcher {
             let sketches = sketches(&io, &row.message).await;
             let outcome = channels.send(&channel, &row.message, &sketches).await;
             failpoint::reached("after-send");
-            settle(&mut row, &outcome, io.wall());
+            let pause = settle(&mut row, &outcome, io.wall(), age);
             let said = (row.answer.clone().unwrap_or_default(), row.state);
             tracing::info!(
                 channel, message = row.id, title = row.message.title, attempts = row.attempts, state = ?said.1,
                 "alert message: {}", said.0
             );
-            ledger.record(Change { outbox: vec![row.clone()], ..Change::default() }).await;
+            ledger.note(row.clone()).await;
             failpoint::reached("after-mark");
-            Ok(Some((row, outcome)))
+            Ok(Some((row, outcome, pause)))
         });
         ctx.spawn(attempt.into_actor(self).map(move |done, this, ctx| {
             this.busy.remove(&key.1);
             match done {
-                Ok(Some((row, outcome))) => this.attempted(row, &outcome),
+                Ok(Some((row, outcome, pause))) => this.attempted(row, &outcome, pause),
                 // Not the leader, or no telling: the row stays as it was, and is looked at again.
                 Ok(None) | Err(_) => {
-                    let later = this.io.wall() + 1.0;
-                    if let Some(row) = this.queue.iter_mut().find(|row| row.id == key.0 && row.channel == key.1) {
-                        row.next_attempt = Some(later);
+                    let later = this.io.now().plus(Duration::from_secs(1));
+                    if let Some(queued) = this.queue.iter_mut().find(|queued| queued.is(&key.0, &key.1)) {
+                        queued.due = later;
                     }
                 }
             }
@@ -156,7 +184,7 @@ impl AlertDispatcher {
         }));
     }
 
-    fn attempted(&mut self, row: OutboxRow, outcome: &Outcome) {
+    fn attempted(&mut self, row: OutboxRow, outcome: &Outcome, pause: Duration) {
         let channel = row.channel.clone();
         let result = match (row.state, outcome) {
             (Delivery::Sent, _) => Attempt::Sent,
@@ -167,24 +195,25 @@ impl AlertDispatcher {
         self.supervisor.do_send(Report::Attempted(Attempted { channel: channel.clone(), result }));
         match outcome {
             Outcome::TryAgainAfter { channel_rests: Some(rest), .. } => {
-                self.resting.insert(channel, self.io.wall() + rest.as_secs_f64());
+                self.resting.insert(channel, self.io.now().plus(*rest));
             }
-            Outcome::ChannelBroken(why) if self.broken.insert(channel.clone()) => {
+            Outcome::ChannelBroken(why) if self.refuses.insert(channel.clone(), true) != Some(true) => {
                 self.supervisor.do_send(Report::Channel(ChannelState { name: channel, broken: Some(why.clone()) }));
             }
-            Outcome::Sent(_) if self.broken.remove(&channel) => {
+            Outcome::Sent(_) if self.refuses.insert(channel.clone(), false) != Some(false) => {
                 self.supervisor.do_send(Report::Channel(ChannelState { name: channel, broken: None }));
             }
             _ => {}
         }
         match row.state {
             Delivery::Waiting => {
-                if let Some(known) = self.queue.iter_mut().find(|k| k.id == row.id && k.channel == row.channel) {
-                    *known = row;
+                let due = self.io.now().plus(pause);
+                if let Some(known) = self.queue.iter_mut().find(|known| known.is(&row.id, &row.channel)) {
+                    (known.row, known.due) = (row, due);
                 }
             }
             Delivery::Sent | Delivery::Dead => {
-                self.queue.retain(|k| k.id != row.id || k.channel != row.channel);
+                self.queue.retain(|known| !known.is(&row.id, &row.channel));
                 self.done.push_back((row.id, row.channel));
                 let over = self.done.len().saturating_sub(DONE);
                 self.done.drain(..over);
@@ -214,8 +243,9 @@ async fn sketches(io: &Io, message: &Message) -> Sketches {
     sketches
 }
 
-/// Notes on the row what came of an attempt that ended at `now`.
-fn settle(row: &mut OutboxRow, outcome: &Outcome, now: f64) {
+/// Notes on the row, which is `age` seconds old, what came of an attempt that ended at `now`. The pause until the next
+/// one, if there is to be one.
+fn settle(row: &mut OutboxRow, outcome: &Outcome, now: f64, age: f64) -> Duration {
     row.begun = None;
     let (state, pause, answer) = match outcome {
         Outcome::Sent(answer) => (Delivery::Sent, 0.0, answer),
@@ -232,10 +262,11 @@ fn settle(row: &mut OutboxRow, outcome: &Outcome, now: f64) {
         }
     };
     row.answer = Some(answer.clone());
-    let given_up = state == Delivery::Waiting && now - row.created >= GIVEN_UP_AFTER;
+    let given_up = state == Delivery::Waiting && age >= GIVEN_UP_AFTER;
     row.state = if given_up { Delivery::Dead } else { state };
     row.next_attempt = (row.state == Delivery::Waiting).then_some(now + pause);
     row.ended = (row.state != Delivery::Waiting).then_some(now);
+    Duration::from_secs_f64(pause.max(0.0))
 }
 
 /// A number from 0 to 1 that differs from message to message and from attempt to attempt.
@@ -261,14 +292,16 @@ impl Handler<Deliver> for AlertDispatcher {
     type Result = ();
 
     fn handle(&mut self, deliver: Deliver, ctx: &mut Self::Context) {
+        self.term = deliver.term;
         if deliver.instead_of_all {
             self.queue.clear();
+            self.refuses.clear();
         }
         for row in deliver.rows {
-            let waits = self.queue.iter().any(|known| known.id == row.id && known.channel == row.channel);
+            let waits = self.queue.iter().any(|known| known.is(&row.id, &row.channel));
             let done = self.done.iter().any(|(id, channel)| *id == row.id && *channel == row.channel);
             if !waits && !done {
-                self.queue.push(row);
+                self.queue.push(Queued::new(row, self.io.now(), self.io.wall()));
             }
         }
         self.look(ctx);
@@ -330,12 +363,12 @@ mod tests {
         let mut pauses = Vec::new();
         for attempt in 1..=10 {
             row.attempts = attempt;
-            settle(&mut row, &again(2), 100.0);
+            settle(&mut row, &again(2), 100.0, 0.0);
             pauses.push(row.next_attempt.unwrap() - 100.0);
         }
         assert!((2.0..=2.5).contains(&pauses[0]) && (4.0..=5.0).contains(&pauses[1]), "{pauses:?}");
         assert!((300.0..=375.0).contains(&pauses[9]), "{pauses:?}");
-        settle(&mut row, &again(2), GIVEN_UP_AFTER);
+        settle(&mut row, &again(2), 100.0, GIVEN_UP_AFTER);
         assert_eq!((row.state, row.next_attempt), (Delivery::Dead, None));
     }
 }

@@ -25,7 +25,7 @@ use super::messages::{
 use super::rest;
 use crate::alerting::abandoned;
 use crate::alerting::board::{self, Board, BoardSettings, Shown};
-use crate::alerting::file;
+use crate::alerting::in_force::{FileRead, InForce};
 use crate::alerting::lifecycle::{Alert, Kind, Phase, Step};
 use crate::alerting::rule::Severity;
 use crate::failpoint;
@@ -37,6 +37,7 @@ use crate::postgres::alerts::{self, OutboxRow};
 use crate::postgres::events::NewRow;
 use crate::postgres::janitor;
 use crate::redis_streams;
+use crate::rules_file;
 
 /// How long writing down may take, disk and all.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
@@ -44,6 +45,8 @@ const WRITE_WITHIN: Duration = Duration::from_secs(4);
 const READ_FILE_EVERY: Duration = Duration::from_secs(10);
 /// By so much a tick may come later than the one before: the lease is asked for once a tick all the same.
 const TICKS_MAY_BE_LATE: Duration = Duration::from_millis(500);
+/// A step of the wall clock, seconds; less is taken for the slow correction of a clock that runs fast or slow.
+const STEP: f64 = 2.0;
 /// Alert events shown in the feed.
 const RECENT: usize = 50;
 /// Alerts that wait for Redis at most.
@@ -79,12 +82,12 @@ pub struct AlertEvaluator {
     shown: ShownAlerts,
     /// This monitor leads.
     acting: bool,
-    /// The file as last read, and what is wrong with it.
-    text: Option<String>,
-    mistakes: Vec<String>,
+    /// The term in which the board goes on; see [`super::alert_ledger`].
+    term: u64,
+    rules: InForce,
     file_read: Mono,
-    /// A wall clock that goes on steadily from the start.
-    clock: (f64, Mono),
+    /// By how many seconds the wall clock is ahead of the one that never jumps.
+    ahead: f64,
     recent: VecDeque<Arc<Event>>,
     /// What Redis has not taken yet: alerts, and quiet rules with seconds.
     unremembered: (Vec<String>, Vec<(String, u64)>),
@@ -114,25 +117,27 @@ impl AlertEvaluator {
         settings: EvaluatorSettings,
         shown: ShownAlerts,
     ) -> Self {
-        let clock = (io.wall(), io.now());
-        let grace_until = clock.0 - clock.1.since(settings.started).as_secs_f64() + settings.grace.as_secs_f64();
+        let (wall, now) = (io.wall(), io.now());
+        let grace_until = wall - now.since(settings.started).as_secs_f64() + settings.grace.as_secs_f64();
         let board_settings = BoardSettings {
             grace_until,
             debounce: settings.debounce.as_secs_f64(),
             channels: settings.channels.clone(),
         };
+        let rules =
+            InForce::new(settings.file.display().to_string(), settings.file_is_given, Arc::clone(&shown.load().rules));
         Self {
-            board: Board::new(board_settings, Arc::clone(&shown.load().rules)),
+            board: Board::new(board_settings, Arc::clone(rules.rules())),
+            rules,
             io,
             supervisor,
             ledger,
             settings,
             shown,
             acting: false,
-            text: None,
-            mistakes: Vec::new(),
+            term: 0,
             file_read: Mono::default(),
-            clock,
+            ahead: wall - now.since(Mono::default()).as_secs_f64(),
             recent: VecDeque::new(),
             unremembered: (Vec::new(), Vec::new()),
             remembering: false,
@@ -142,52 +147,52 @@ impl AlertEvaluator {
         }
     }
 
-    fn now(&self) -> f64 {
-        self.clock.0 + self.io.now().since(self.clock.1).as_secs_f64()
+    /// Now, on the wall. If that clock was stepped (corrected, or the machine was suspended), the timers of the alerts
+    /// are moved with it.
+    fn read_clock(&mut self) -> f64 {
+        let wall = self.io.wall();
+        let ahead = wall - self.io.now().since(Mono::default()).as_secs_f64();
+        let step = ahead - self.ahead;
+        if step.abs() >= STEP {
+            tracing::warn!("the clock was stepped by {step:.0} s; the timers of alerts are moved with it");
+            self.board.shift_timers(step);
+        }
+        self.ahead = ahead;
+        wall
     }
 
-    /// Takes the rules from the file's text, or notes why not.
-    fn take_file(&mut self, read: Result<String, String>) {
-        let text = match read {
-            Ok(text) => text,
-            Err(_) if !self.settings.file_is_given => String::new(),
-            Err(why) => {
-                let said = format!("{}: {why}", self.settings.file.display());
-                if self.mistakes.first() != Some(&said) {
-                    tracing::error!("{said}; the rules stay as they were");
-                }
-                self.mistakes = vec![said];
-                return;
-            }
-        };
-        if self.text.as_ref() == Some(&text) {
-            return;
+    /// Takes the rules from the file, or reports why not.
+    fn take_file(&mut self, read: FileRead) {
+        let before = self.rules.problems().to_vec();
+        if self.rules.take(read) {
+            let file = self.settings.file.display();
+            tracing::info!(rules = self.rules.rules().rules.len(), "alert rules loaded from {file}");
+            self.board.set_rules(Arc::clone(self.rules.rules()));
         }
-        match file::read(&text) {
-            Ok(rules) => {
-                tracing::info!(rules = rules.rules.len(), "alert rules taken from {}", self.settings.file.display());
-                self.mistakes.clear();
-                self.board.set_rules(Arc::new(rules));
+        if self.rules.problems() != before {
+            let rules = self.rules.rules().rules.len();
+            for problem in self.rules.problems() {
+                tracing::error!(rules, "{problem}; the rules in force stay in force");
             }
-            Err(mistakes) => {
-                let file = self.settings.file.display();
-                self.mistakes = mistakes.iter().map(|mistake| format!("{file}:{mistake}")).collect();
-                for mistake in &self.mistakes {
-                    tracing::error!("{mistake}; the rules stay as they were");
-                }
+            if self.rules.problems().is_empty() {
+                tracing::info!(rules, "{}: nothing is wrong any more", self.settings.file.display());
             }
         }
-        self.text = Some(text);
         self.show();
     }
 
-    fn read_file(&self) -> impl Future<Output = Result<String, String>> + use<> {
+    fn read_file(&self) -> impl Future<Output = FileRead> + use<> {
         let file = self.settings.file.clone();
-        let reading = self.io.run(Duration::from_secs(2), "the rules' file cannot be read in time", async move {
-            let read = tokio::task::spawn_blocking(move || std::fs::read_to_string(file)).await;
-            Ok(read.map_err(|error| error.to_string()).and_then(|read| read.map_err(|error| error.to_string())))
+        let reading = self.io.run(Duration::from_secs(2), "the rules file cannot be read in time", async move {
+            let read = tokio::task::spawn_blocking(move || rules_file::read(&file)).await;
+            Ok(match read {
+                Ok(Ok(text)) => FileRead::Text(text),
+                Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => FileRead::Missing,
+                Ok(Err(error)) => FileRead::Unreadable(error.to_string()),
+                Err(error) => FileRead::Unreadable(error.to_string()),
+            })
         });
-        async move { reading.await.unwrap_or_else(|trouble| Err(trouble.detail)) }
+        async move { reading.await.unwrap_or_else(|trouble| FileRead::Unreadable(trouble.detail)) }
     }
 
     fn read_file_if_due(&mut self, ctx: &mut Context<Self>) {
@@ -213,20 +218,15 @@ impl AlertEvaluator {
             if let Ok((news, silences, may_act, findings)) = renewed {
                 match news {
                     News::None => {}
-                    News::Leads { alerts, waiting } => {
-                        if this.acting {
-                            this.board.restore(alerts);
-                        } else {
-                            this.board.replace(alerts);
-                        }
-                        this.supervisor
-                            .do_send(Report::Deliver(Deliver { rows: waiting, instead_of_all: !this.acting }));
+                    News::Leads { term, alerts, waiting } => {
+                        this.term = term;
+                        this.board.replace(alerts);
+                        this.deliver(waiting, true);
                         this.forget_old(ctx);
                     }
                     News::Follows(alerts) => {
                         if this.acting {
-                            this.supervisor
-                                .do_send(Report::Deliver(Deliver { rows: Vec::new(), instead_of_all: true }));
+                            this.deliver(Vec::new(), true);
                         }
                         this.board.replace(alerts);
                     }
@@ -234,7 +234,7 @@ impl AlertEvaluator {
                 this.acting = may_act;
                 let acknowledged = this.board.set_silences(silences);
                 if this.acting && !acknowledged.is_empty() {
-                    this.write(Change { alerts: acknowledged, ..Change::default() }, ctx);
+                    this.write(Change { alerts: acknowledged, ..Change::default() }, Announced::default(), ctx);
                 }
                 if this.acting {
                     this.take_findings(findings, ctx);
@@ -243,6 +243,10 @@ impl AlertEvaluator {
             this.show();
             this.lease.by_itself = Some(rest::later(ctx, RENEW_EVERY + TICKS_MAY_BE_LATE, Self::renew));
         }));
+    }
+
+    fn deliver(&self, rows: Vec<OutboxRow>, instead_of_all: bool) {
+        self.supervisor.do_send(Report::Deliver(Deliver { rows, instead_of_all, term: self.term }));
     }
 
     fn renew_if_due(&mut self, ctx: &mut Context<Self>) {
@@ -284,7 +288,7 @@ impl AlertEvaluator {
 
     /// Writes down what changed and what is due, then hands it on.
     fn settle(&mut self, changes: Vec<board::Change>, ctx: &mut Context<Self>) {
-        let now = self.now();
+        let now = self.read_clock();
         let (due, told) = self.board.due(now);
         if let Some(handle) = self.wakes.take() {
             ctx.cancel_future(handle);
@@ -300,6 +304,8 @@ impl AlertEvaluator {
         }
         let mut rows = Vec::new();
         let mut events = Vec::new();
+        let mut quiet = Vec::new();
+        let fired = changes.iter().filter(|change| change.step == Step::Fired).map(|c| listed(&c.alert)).collect();
         for change in &changes {
             if let Some(event) = event(change, now) {
                 let mut row = NewRow::from(&*event).of_alert(&change.alert.key);
@@ -316,7 +322,7 @@ impl AlertEvaluator {
             if alert.phase == Phase::Firing {
                 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a cooldown")]
                 let seconds = (alert.quiet_until - now).clamp(0.0, 1e9) as u64;
-                self.unremembered.1.push((alert.key.clone(), seconds));
+                quiet.push((alert.key.clone(), seconds));
             }
         }
         changed.extend(told.into_iter().map(|alert| (alert.key.clone(), alert)));
@@ -326,36 +332,43 @@ impl AlertEvaluator {
             .flat_map(|outgoing| outgoing.channels.iter().map(|channel| OutboxRow::new(&outgoing.message, channel)))
             .collect();
         let change = Change { alerts: changed.into_values().collect(), outbox, events: rows };
-        for event in events {
-            self.recent.push_front(event);
-        }
-        self.recent.truncate(RECENT);
-        if !change.is_empty() {
-            self.write(change, ctx);
-        }
         self.board.prune();
+        if change.is_empty() {
+            self.remember(ctx);
+        } else {
+            self.write(change, Announced { events, fired, quiet }, ctx);
+        }
         self.tell_feed();
         self.show();
-        self.remember(ctx);
     }
 
-    /// Nothing else is judged until this is written down.
-    fn write(&mut self, change: Change, ctx: &mut Context<Self>) {
-        let ledger = Arc::clone(&self.ledger);
+    /// Nothing else is judged until this is written down; `announced` is what becomes known elsewhere then.
+    fn write(&mut self, change: Change, announced: Announced, ctx: &mut Context<Self>) {
+        let (ledger, term) = (Arc::clone(&self.ledger), self.term);
         let messages = change.outbox.clone();
         let writing = self.io.run(WRITE_WITHIN, POSTGRES_LATE, async move {
             failpoint::reached("before-commit");
-            let may = ledger.record(change).await;
+            let may = ledger.record(change, term).await;
             failpoint::reached("after-commit");
             Ok(may)
         });
-        ctx.wait(writing.into_actor(self).map(move |may, this, _| match may {
+        ctx.wait(writing.into_actor(self).map(move |may, this, ctx| match may {
+            // The board goes on from what is written down before it is asked again.
             Ok(false) => this.acting = false,
             // Written down or not, the message leaves.
             Ok(true) | Err(_) => {
                 if !messages.is_empty() {
-                    this.supervisor.do_send(Report::Deliver(Deliver { rows: messages, instead_of_all: false }));
+                    this.deliver(messages, false);
                 }
+                let Announced { events, fired, quiet } = announced;
+                for event in events {
+                    this.recent.push_front(event);
+                }
+                this.recent.truncate(RECENT);
+                this.unremembered.0.extend(fired);
+                this.unremembered.1.extend(quiet);
+                this.tell_feed();
+                this.remember(ctx);
             }
         }));
     }
@@ -392,12 +405,12 @@ impl AlertEvaluator {
 
     /// Publishes what the page shows.
     fn show(&self) {
-        let now = self.now();
+        let now = self.io.wall();
         self.shown.store(Arc::new(Shown {
             alerts: self.board.alerts().values().map(|a| (a.clone(), self.board.is_quiet(a, now))).collect(),
             rules: Arc::clone(self.board.rules()),
             silences: self.board.silences().to_vec(),
-            mistakes: self.mistakes.clone(),
+            mistakes: self.rules.problems().to_vec(),
             file: self.settings.file.display().to_string(),
             leads: self.acting,
             channels: self.settings.channels.clone(),
@@ -409,21 +422,8 @@ impl AlertEvaluator {
         if !self.acting {
             return self.tell_feed();
         }
-        let now = self.now();
+        let now = self.read_clock();
         let changes = self.board.advance(snapshot, now);
-        for change in changes.iter().filter(|change| change.step == Step::Fired) {
-            let alert = &change.alert;
-            self.unremembered.0.push(
-                json!({
-                    "ts": alert.fired_at,
-                    "rule": alert.key,
-                    "severity": alert.severity,
-                    "detail": alert.detail,
-                    "message": alert.message,
-                })
-                .to_string(),
-            );
-        }
         self.settle(changes, ctx);
     }
 
@@ -431,13 +431,39 @@ impl AlertEvaluator {
         let ledger = Arc::clone(&self.ledger);
         let reading = self.io.run(WRITE_WITHIN, POSTGRES_LATE, async move { Ok(ledger.read_back().await) });
         ctx.wait(reading.into_actor(self).map(|kept, this, _| {
-            if let Ok(Some((alerts, waiting))) = kept {
-                this.board.restore(alerts);
-                this.acting = true;
-                this.supervisor.do_send(Report::Deliver(Deliver { rows: waiting, instead_of_all: false }));
+            if let Ok(Some((term, alerts, waiting))) = kept {
+                if !this.acting {
+                    this.term = term;
+                    this.board.replace(alerts);
+                    this.acting = true;
+                }
+                if this.term == term {
+                    this.deliver(waiting, false);
+                }
             }
         }));
     }
+}
+
+/// What becomes known beside the tables once a change is written there: by the feed, and by Redis, where alerts that
+/// fired are listed and rules are quiet for so many seconds.
+#[derive(Default)]
+struct Announced {
+    events: Vec<Arc<Event>>,
+    fired: Vec<String>,
+    quiet: Vec<(String, u64)>,
+}
+
+/// An alert that fired, as Redis lists it.
+fn listed(alert: &Alert) -> String {
+    json!({
+        "ts": alert.fired_at,
+        "rule": alert.key,
+        "severity": alert.severity,
+        "detail": alert.detail,
+        "message": alert.message,
+    })
+    .to_string()
 }
 
 /// What the archive and the feed say of a change; nothing of one that nobody has to know.
@@ -530,10 +556,11 @@ impl Handler<AlertOrder> for AlertEvaluator {
             let file = self.read_file();
             return Box::pin(file.into_actor(self).map(|text, this, _| {
                 this.take_file(text);
-                if this.mistakes.is_empty() {
+                let problems = this.rules.problems();
+                if problems.is_empty() {
                     Ok(format!("{} rules in force", this.board.rules().rules.len()))
                 } else {
-                    Err(format!("the last good rules stay in force: {}", this.mistakes.join("; ")))
+                    Err(format!("the last good rules stay in force: {}", problems.join("; ")))
                 }
             }));
         }
@@ -556,7 +583,7 @@ impl Handler<AlertOrder> for AlertEvaluator {
             let (said, silences) = done.map_err(|trouble| trouble.detail)?;
             let acknowledged = this.board.set_silences(silences);
             if this.acting && !acknowledged.is_empty() {
-                this.write(Change { alerts: acknowledged, ..Change::default() }, ctx);
+                this.write(Change { alerts: acknowledged, ..Change::default() }, Announced::default(), ctx);
             }
             this.show();
             Ok(said)

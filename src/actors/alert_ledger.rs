@@ -7,6 +7,10 @@
 //! continued does nothing before it has asked again. (An advisory lock would stay with a stopped
 //! process for as long as its socket does.)
 //!
+//! What a leader decides holds for its term: from the moment it went on from what is written down until it is deposed.
+//! A decision of another term is refused and discarded. Of what a deposed monitor has not written yet, only what it
+//! sent is kept.
+//!
 //! Whoever leads says so in Redis too, for as long. While Postgres is away that decides: the leader
 //! goes on without it, another takes over when it falls silent, and of those that start then one
 //! begins. If Redis is away as well, a leader goes on and whoever starts begins: rather told twice
@@ -69,6 +73,8 @@ pub enum News {
     None,
     /// This monitor leads from now on: what it goes on from.
     Leads {
+        /// The term that begins.
+        term: u64,
         /// The alerts.
         alerts: Vec<Alert>,
         /// Messages on their way, in order.
@@ -115,7 +121,13 @@ pub struct Ledger {
 
 struct Books {
     standing: Standing,
+    /// Counts the times that this monitor went on from what is written down.
+    term: u64,
+    /// The epoch in which this monitor led last.
+    led_under: Option<i64>,
     unsaved: Unsaved,
+    /// Some of that is from an earlier run.
+    from_earlier_run: bool,
     /// Something is on disk.
     on_disk: bool,
     failed: Option<Instant>,
@@ -125,6 +137,38 @@ struct Books {
 }
 
 impl Books {
+    fn acts(&self) -> bool {
+        matches!(self.standing, Standing::Leads { .. } | Standing::Alone { .. })
+    }
+
+    /// Whether no other monitor can have written since what is unsaved was decided, when `epoch` begins.
+    fn is_newest(&self, epoch: i64) -> bool {
+        self.led_under.map_or(!self.from_earlier_run, |led_under| epoch <= led_under + 1)
+    }
+
+    fn begin_term(&mut self, alerts: Vec<Alert>, waiting: Vec<OutboxRow>) -> News {
+        self.term += 1;
+        News::Leads { term: self.term, alerts, waiting }
+    }
+
+    fn saved(&mut self) {
+        self.unsaved = Unsaved::default();
+        self.from_earlier_run = false;
+    }
+
+    /// What Postgres has, and what is not saved there, which is newer.
+    fn with_postgres(&self, kept: alerts::Kept) -> (Vec<Alert>, Vec<OutboxRow>) {
+        let mut alerts = self.unsaved.alerts();
+        let newer: BTreeSet<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
+        alerts.extend(kept.alerts.into_iter().filter(|alert| !newer.contains(&alert.key)));
+        let outbox = self.unsaved.outbox();
+        let is_newer = |row: &OutboxRow| outbox.iter().any(|o| o.id == row.id && o.channel == row.channel);
+        let mut waiting: Vec<OutboxRow> = outbox.iter().filter(|row| row.ended.is_none()).cloned().collect();
+        waiting.extend(kept.waiting.into_iter().filter(|row| !is_newer(row)));
+        waiting.sort_by(|a, b| a.created.total_cmp(&b.created));
+        (alerts, waiting)
+    }
+
     /// What this monitor goes on from without Postgres: what is not saved there is newer.
     fn without_postgres(&self) -> (Vec<Alert>, Vec<OutboxRow>) {
         let mut alerts = self.unsaved.alerts();
@@ -141,8 +185,17 @@ impl Ledger {
         let place = LeadersPlace::new(holder.clone(), redis);
         let unsaved = spool.load();
         let on_disk = !unsaved.is_empty();
-        let (silences, followed) = (Vec::new(), Vec::new());
-        let books = Books { standing: Standing::Starting, unsaved, on_disk, failed: None, silences, followed };
+        let books = Books {
+            standing: Standing::Starting,
+            term: 0,
+            led_under: unsaved.led_under,
+            unsaved,
+            from_earlier_run: on_disk,
+            on_disk,
+            failed: None,
+            silences: Vec::new(),
+            followed: Vec::new(),
+        };
         Self { postgres, place, holder, spool, started: Instant::now(), books: Mutex::new(books) }
     }
 
@@ -183,14 +236,12 @@ impl Ledger {
         let news = match led.epoch {
             None => self.follow(&mut books).await,
             Some(epoch) => {
-                let known = match books.standing {
-                    Standing::Leads { epoch: known, .. } => known == epoch,
-                    _ => false,
-                };
+                // Alone in between, too: nobody else led in this epoch.
+                let goes_on = books.acts() && books.led_under == Some(epoch);
                 let alone = Some(books.standing).filter(|standing| matches!(standing, Standing::Alone { .. }));
                 books.failed = None;
                 books.standing = Standing::Leads { epoch, until: asked + SURE_FOR };
-                if known {
+                if goes_on {
                     self.flush(&mut books, epoch).await;
                     News::None
                 } else {
@@ -202,13 +253,19 @@ impl Ledger {
     }
 
     async fn take_over(&self, books: &mut Books, epoch: i64, alone: Option<Standing>) -> News {
-        // What this monitor did alone, or an earlier run left on disk, is newer than the tables.
-        self.flush(books, epoch).await;
+        if books.is_newest(epoch) {
+            // What this monitor did alone, or an earlier run left on disk, is newer than the tables.
+            self.flush(books, epoch).await;
+        } else {
+            self.hand_over(books).await;
+        }
         match within(alerts::load(&self.postgres)).await {
             Ok(kept) => {
+                books.led_under = Some(epoch);
                 books.followed.clear();
                 tracing::info!(epoch, "this monitor evaluates and sends alerts");
-                News::Leads { alerts: kept.alerts, waiting: kept.waiting }
+                let (alerts, waiting) = books.with_postgres(kept);
+                books.begin_term(alerts, waiting)
             }
             Err(trouble) => {
                 tracing::warn!(error = trouble.detail, "alerts cannot be read back; trying again");
@@ -224,16 +281,27 @@ impl Ledger {
         }
         books.standing = Standing::Follows;
         books.failed = None;
-        if !books.unsaved.is_empty() && within(alerts::hand_over(&self.postgres, books.unsaved.rows())).await.is_ok() {
-            books.unsaved = Unsaved::default();
-            self.keep_on_disk(books);
-        }
+        self.hand_over(books).await;
         match within(alerts::alerts(&self.postgres)).await {
             Ok(alerts) => {
                 books.followed.clone_from(&alerts);
                 News::Follows(alerts)
             }
             Err(_) => News::None,
+        }
+    }
+
+    /// Another monitor led since: what this one sent is written, the rest of what it decided is void.
+    async fn hand_over(&self, books: &mut Books) {
+        if books.unsaved.is_empty() {
+            return;
+        }
+        books.unsaved = books.unsaved.sent();
+        if books.unsaved.is_empty() || within(alerts::hand_over(&self.postgres, books.unsaved.rows())).await.is_ok() {
+            books.saved();
+        }
+        if books.on_disk {
+            self.keep_on_disk(books);
         }
     }
 
@@ -260,7 +328,7 @@ impl Ledger {
                 tracing::warn!(error = trouble.detail, "alerts begin without Postgres; what happens waits on disk");
                 books.standing = alone;
                 let (alerts, waiting) = books.without_postgres();
-                News::Leads { alerts, waiting }
+                books.begin_term(alerts, waiting)
             }
             (Standing::Follows, Some(true)) => {
                 tracing::warn!(
@@ -269,46 +337,54 @@ impl Ledger {
                 );
                 books.standing = alone;
                 let (alerts, waiting) = books.without_postgres();
-                News::Leads { alerts, waiting }
+                books.begin_term(alerts, waiting)
             }
             _ => News::None,
         }
     }
 
-    /// What a part of this monitor that fell goes on from; `None` if another monitor leads.
-    pub async fn read_back(&self) -> Option<(Vec<Alert>, Vec<OutboxRow>)> {
+    /// What a part of this monitor that fell goes on from, with the term; `None` if another monitor leads.
+    pub async fn read_back(&self) -> Option<(u64, Vec<Alert>, Vec<OutboxRow>)> {
         let books = self.books.lock().await;
-        match books.standing {
-            Standing::Starting | Standing::Follows => None,
-            Standing::Alone { .. } => Some(books.without_postgres()),
-            Standing::Leads { .. } => {
-                let kept = within(alerts::load(&self.postgres)).await.ok()?;
-                // What is not saved yet is newer.
-                let (mut alerts, mut waiting) = books.without_postgres();
-                let newer: Vec<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
-                alerts.extend(kept.alerts.into_iter().filter(|alert| !newer.contains(&alert.key)));
-                let outbox = books.unsaved.outbox();
-                let is_newer = |row: &OutboxRow| outbox.iter().any(|o| o.id == row.id && o.channel == row.channel);
-                waiting.extend(kept.waiting.into_iter().filter(|row| !is_newer(row)));
-                waiting.sort_by(|a, b| a.created.total_cmp(&b.created));
-                Some((alerts, waiting))
-            }
-        }
+        let (alerts, waiting) = match books.standing {
+            Standing::Starting | Standing::Follows => return None,
+            Standing::Alone { .. } => books.without_postgres(),
+            Standing::Leads { .. } => books.with_postgres(within(alerts::load(&self.postgres)).await.ok()?),
+        };
+        Some((books.term, alerts, waiting))
     }
 
-    /// Writes rows down: in Postgres, or on disk if that does not take them soon. Whether this
-    /// monitor may go on; a deposed one may not.
-    pub async fn record(&self, change: Change) -> bool {
+    /// Writes down what was decided in `term`: in Postgres, or on disk if that does not take it soon. Whether the
+    /// decision holds; that of a deposed monitor, or of another term, does not, and is discarded.
+    pub async fn record(&self, change: Change, term: u64) -> bool {
         let mut books = self.books.lock().await;
+        if !books.acts() || books.term != term {
+            return false;
+        }
+        let before = (!books.unsaved.is_empty()).then(|| books.unsaved.clone());
         books.unsaved.add(change.alerts, change.outbox, change.events);
+        self.save(&mut books).await;
+        let holds = books.acts();
+        if !holds {
+            books.unsaved = before.unwrap_or_default();
+        }
+        holds
+    }
+
+    /// Writes down what came of an attempt to send `row`: that is so whoever leads by now.
+    pub async fn note(&self, row: OutboxRow) {
+        let mut books = self.books.lock().await;
+        books.unsaved.add(Vec::new(), vec![row], Vec::new());
+        self.save(&mut books).await;
+    }
+
+    async fn save(&self, books: &mut Books) {
         match books.standing {
             Standing::Leads { epoch, .. } if books.failed.is_none_or(|at| at.elapsed() > REST) => {
-                self.flush(&mut books, epoch).await;
+                self.flush(books, epoch).await;
             }
-            Standing::Leads { .. } | Standing::Alone { .. } => self.keep_on_disk(&mut books),
-            Standing::Starting | Standing::Follows => {}
+            _ => self.keep_on_disk(books),
         }
-        matches!(books.standing, Standing::Leads { .. } | Standing::Alone { .. })
     }
 
     async fn flush(&self, books: &mut Books, epoch: i64) {
@@ -322,7 +398,7 @@ impl Ledger {
                 if books.on_disk {
                     tracing::info!("what waited on disk is in Postgres");
                 }
-                books.unsaved = Unsaved::default();
+                books.saved();
                 books.failed = None;
                 if books.on_disk {
                     self.keep_on_disk(books);
@@ -346,6 +422,7 @@ impl Ledger {
     }
 
     fn keep_on_disk(&self, books: &mut Books) {
+        books.unsaved.led_under = books.led_under;
         match self.spool.save(&books.unsaved) {
             Ok(()) => books.on_disk = !books.unsaved.is_empty(),
             Err(error) => tracing::error!(%error, "alerts can be written down neither in Postgres nor on disk"),

@@ -191,6 +191,8 @@ pub struct Deliver {
     pub rows: Vec<OutboxRow>,
     /// Whatever was queued before is not this monitor's to send.
     pub instead_of_all: bool,
+    /// The term in which they are sent; see [`super::alert_ledger`].
+    pub term: u64,
 }
 
 /// AlertEvaluator → supervisor → LiveFeed, with every tick. May be lost: the next one holds everything.
@@ -204,7 +206,8 @@ pub struct AlertsNow {
 }
 
 /// AlertDispatcher → supervisor → AlertEvaluator: a channel refuses messages, or takes them again.
-/// May be lost: the next refusal after a restart tells it again.
+/// Sent for the first answer of a term and for each that differs. May be lost: then the alert stays until the next
+/// one.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct ChannelState {

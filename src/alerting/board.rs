@@ -9,8 +9,9 @@ use super::charted::Charted;
 use super::condition::{self, Memory, Sight};
 use super::grouping::{Due, PER_MINUTE, Pacing, Standing};
 use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
+use super::message::About;
 use super::names::Names;
-use super::quiet::{Acknowledged, Silence};
+use super::quiet::{Acknowledged, Silence, Silences};
 use super::rule::{Per, Rule, RuleSet, Subjects};
 use super::source_down;
 use super::worker_down::{self, Losses, News, Sighting};
@@ -69,7 +70,9 @@ pub struct Board {
     names: Names,
     memories: Vec<Memory>,
     alerts: BTreeMap<String, Alert>,
-    silences: Vec<Silence>,
+    silences: Silences,
+    /// Alerts whose condition holds in the newest snapshot, without those that were sent again since.
+    holding: BTreeSet<String>,
     losses: Losses,
     broken: BTreeMap<String, Option<String>>,
     findings: Vec<Finding>,
@@ -87,7 +90,8 @@ impl Board {
             names: Names::default(),
             memories: Vec::new(),
             alerts: BTreeMap::new(),
-            silences: Vec::new(),
+            silences: Silences::default(),
+            holding: BTreeSet::new(),
             losses: Losses::default(),
             broken: BTreeMap::new(),
             findings: Vec::new(),
@@ -97,7 +101,7 @@ impl Board {
         board
     }
 
-    /// Judges by these rules from now on. Alerts of rules that are gone resolve.
+    /// Judges by these rules from now on. Alerts of rules that are gone resolve, unless the rules are not known.
     pub fn set_rules(&mut self, rules: Arc<RuleSet>) {
         self.memories = rules.rules.iter().map(|_| Memory::default()).collect();
         self.rules = rules;
@@ -127,19 +131,23 @@ impl Board {
                 changed.push(alert.clone());
             }
         }
-        self.silences = silences;
+        if self.silences.list() != silences {
+            self.silences = Silences::new(silences);
+        }
         changed
     }
 
-    /// Knows these alerts and no others: another monitor moves them.
+    /// Goes on from these alerts and forgets what it knew: they are what is written down.
     pub fn replace(&mut self, alerts: Vec<Alert>) {
+        self.holding.clear();
+        self.broken.clear();
         self.alerts = alerts.into_iter().map(|alert| (alert.key.clone(), alert)).collect();
     }
 
     /// The silences.
     #[must_use]
     pub fn silences(&self) -> &[Silence] {
-        &self.silences
+        self.silences.list()
     }
 
     /// All alerts, by key.
@@ -172,8 +180,31 @@ impl Board {
         known
     }
 
+    /// The clock that `now` is read from was stepped by so many seconds: no timer runs shorter or longer for it.
+    pub fn shift_timers(&mut self, by: f64) {
+        self.settings.grace_until += by;
+        self.pacing.shift_timers(by);
+        for memory in &mut self.memories {
+            memory.shift_timers(by);
+        }
+        for alert in self.alerts.values_mut() {
+            alert.shift_timers(by);
+        }
+    }
+
+    fn bound_timers(&mut self, now: f64) {
+        let rules = &self.rules.rules;
+        for alert in self.alerts.values_mut() {
+            let rule = || rules.iter().find(|rule| rule.name == alert.rule);
+            let cooldown = if alert.quiet_until > now { cooldown(rule()) } else { 0.0 };
+            alert.bound_timers(now, cooldown);
+        }
+    }
+
     /// Takes in a snapshot at `now` (Unix seconds); what changed, in the order of its happening.
     pub fn advance(&mut self, snapshot: &Snapshot, now: f64) -> Vec<Change> {
+        self.bound_timers(now);
+        self.holding.clear();
         let mut changes = Vec::new();
         let mut seen: BTreeSet<String> = BTreeSet::new();
         let sight = Sight::of(snapshot);
@@ -254,13 +285,19 @@ impl Board {
             .alerts
             .values()
             .filter(|alert| alert.is_active() && !seen.contains(&alert.key))
+            .filter(|alert| !self.is_owed(alert, now))
             .filter(|alert| match (alert.kind, known.get(alert.rule.as_str())) {
-                (Kind::Rule, None) => true,
+                (Kind::Rule, None) => self.rules.known,
+                (Kind::Rule, Some(rule)) if !rule.can_have(&alert.key, alert.subject.as_deref()) => true,
                 (Kind::Rule, Some(rule)) => {
                     let many = matches!(rule.watch.of, Some(Subjects::Glob(..)));
                     redis_is_read && many && rule.watch.metric.per() != Per::Whole
                 }
                 (Kind::WorkerDown | Kind::PartialLoss, _) => redis_is_read,
+                (Kind::Source, _) if alert.rule == source_down::CHANNEL_BROKEN => {
+                    // A channel that is not configured any more refuses nothing.
+                    !alert.subject.as_ref().is_some_and(|channel| self.settings.channels.contains(channel))
+                }
                 (Kind::Source, _) => false,
                 (Kind::Happening, _) => {
                     let told = alert.told.is_some() || alert.acknowledged.is_some() || self.is_quiet(alert, now);
@@ -289,23 +326,32 @@ impl Board {
     ) {
         let holds = matches!(is, Seen::Holds(_));
         let mut begun = false;
-        let stands = self.alerts.get(key).is_some_and(|alert| !alert.is_done());
-        if !stands {
+        let stands = self.alerts.get(key).filter(|alert| !alert.is_done());
+        if stands.is_none() && !holds {
+            return;
+        }
+        let identity = identity();
+        // The rule was changed to another stream or worker type: the alert ends before another begins.
+        let is_of_before = stands.is_some_and(|alert| alert.subject != identity.subject);
+        // An alert that ended before its notification left (it waits for the debounce window or for room): the
+        // notification goes out first.
+        if stands.is_some_and(|alert| self.is_owed(alert, now)) && (!holds || is_of_before) {
+            return;
+        }
+        if stands.is_none() {
             let Seen::Holds(value) = is else { return };
-            let alert = Alert::begin(identity(), value, now, self.alerts.get(key));
+            let alert = Alert::begin(identity, value, now, self.alerts.get(key));
             self.alerts.insert(key.to_owned(), alert);
             begun = true;
         }
         let Some(alert) = self.alerts.get_mut(key) else { return };
-        // A type that is back before anyone was told that it was down: told first, then resolved.
-        let waits_to_be_told = alert.kind == Kind::WorkerDown
-            && alert.phase == Phase::Firing
-            && alert.told.is_none()
-            && alert.acknowledged.is_none()
-            && now >= alert.quiet_until
-            && !is_quiet(&self.silences, &self.rules, alert, now);
-        if waits_to_be_told && !holds {
+        if is_of_before {
+            let step = if alert.is_active() { alert.step(Seen::Clear(None), Policy::AT_ONCE, now) } else { Step::Same };
+            note(alert, step, changes);
             return;
+        }
+        if holds && alert.kind == Kind::Rule {
+            self.holding.insert(key.to_owned());
         }
         let mut step = alert.step(is, policy, now);
         if begun && step == Step::Same {
@@ -319,23 +365,36 @@ impl Board {
 
     /// The messages that are due at `now`, with the alerts they are about as they are then.
     pub fn due(&mut self, now: f64) -> (Due, Vec<Alert>) {
-        let Self { alerts, pacing, silences, rules, settings, broken, .. } = self;
+        self.bound_timers(now);
+        let refuses: BTreeSet<String> =
+            self.settings.channels.iter().filter(|channel| self.refuses(channel)).cloned().collect();
+        let Self { alerts, pacing, silences, rules, settings, holding, .. } = self;
         let known: BTreeMap<&str, &Rule> = rules.rules.iter().map(|rule| (rule.name.as_str(), rule)).collect();
         let standing = Standing {
             quiet: &|alert| is_quiet(silences, rules, alert, now),
             channels: &|alert| {
                 let mut channels = route(rules, known.get(alert.rule.as_str()).copied(), alert, &settings.channels);
-                if alert.rule == "channel_broken" {
-                    channels.retain(|channel| !matches!(broken.get(channel), Some(Some(_))));
+                if alert.rule == source_down::CHANNEL_BROKEN {
+                    channels.retain(|channel| !refuses.contains(channel));
                 }
                 channels
             },
             group_by: rules.group_by,
-            cooldown: &|alert| {
-                known.get(alert.rule.as_str()).map_or(worker_down::COOLDOWN, |rule| rule.cooldown.as_secs_f64())
+            cooldown: &|alert| cooldown(known.get(alert.rule.as_str()).copied()),
+            down: &|alert| {
+                alert.kind == Kind::WorkerDown
+                    || known.get(alert.rule.as_str()).is_some_and(|rule| rule.is_worker_down())
+            },
+            repeats: &|alert| {
+                holding.contains(&alert.key) && known.get(alert.rule.as_str()).is_some_and(|rule| rule.repeats)
             },
         };
         let mut due = pacing.plan(alerts, now, &standing);
+        for outgoing in due.messages.iter().filter(|outgoing| outgoing.message.about == About::StillFiring) {
+            for key in &outgoing.message.keys {
+                holding.remove(key);
+            }
+        }
         for outgoing in &mut due.messages {
             for line in &mut outgoing.message.alerts {
                 line.chart = alerts.get(&line.key).and_then(|alert| Charted::of(alert, rules));
@@ -349,6 +408,28 @@ impl Board {
         let keys: BTreeSet<&String> = due.messages.iter().flat_map(|outgoing| &outgoing.message.keys).collect();
         let told = keys.into_iter().filter_map(|key| alerts.get(key).cloned()).collect();
         (due, told)
+    }
+
+    /// Whether a notification that `alert` fires has to go out before the alert may end.
+    fn is_owed(&self, alert: &Alert, now: f64) -> bool {
+        alert.phase == Phase::Firing
+            && alert.kind != Kind::Happening
+            && alert.told.is_none()
+            && alert.acknowledged.is_none()
+            && now >= alert.quiet_until
+            && !is_quiet(&self.silences, &self.rules, alert, now)
+    }
+
+    /// Whether `channel` refused everything when it was last heard of: by this monitor, else as it is written down.
+    fn refuses(&self, channel: &str) -> bool {
+        match self.broken.get(channel) {
+            Some(broken) => broken.is_some(),
+            None => self.alerts.values().any(|alert| {
+                alert.rule == source_down::CHANNEL_BROKEN
+                    && alert.is_active()
+                    && alert.subject.as_deref() == Some(channel)
+            }),
+        }
     }
 
     /// Forgets the oldest of what is long over.
@@ -377,9 +458,14 @@ fn note(alert: &mut Alert, step: Step, changes: &mut Vec<Change>) {
     }
 }
 
-fn is_quiet(silences: &[Silence], rules: &RuleSet, alert: &Alert, now: f64) -> bool {
+/// Quiet time after a notification, seconds; without a rule, that of worker types.
+fn cooldown(rule: Option<&Rule>) -> f64 {
+    rule.map_or(worker_down::COOLDOWN, |rule| rule.cooldown.as_secs_f64())
+}
+
+fn is_quiet(silences: &Silences, rules: &RuleSet, alert: &Alert, now: f64) -> bool {
     let subject = alert.subject.as_deref();
-    silences.iter().any(|silence| silence.covers(&alert.rule, &alert.key, subject, now))
+    silences.cover(&alert.rule, &alert.key, subject, now)
         || rules.maintenance.iter().any(|window| window.covers(&alert.rule, subject, now))
 }
 

@@ -70,7 +70,7 @@ pub fn observe(
             let value = of_name(metric, sight, &name);
             tell(Some(subject), judge(rule, Some(subject), value, memory, now));
         }
-        (Some(Subjects::Glob(_, glob)), per) => {
+        (Some(Subjects::Glob(glob)), per) => {
             let listing = if per == Per::WorkerType { &names.workers } else { &names.streams };
             let mut matched = std::mem::take(&mut memory.matched);
             for at in matched.follow(listing, glob) {
@@ -105,9 +105,9 @@ pub fn present_value(rule: &Rule, sight: &Sight<'_>) -> Option<f64> {
     match &rule.watch.of {
         Some(Subjects::One(subject)) => of_name(rule.watch.metric, sight, &Name::from(subject.as_str())),
         None => whole(rule.watch.metric, sight),
-        Some(Subjects::Glob(_, glob)) => {
+        Some(Subjects::Glob(glob)) => {
             let values = |per: Per| -> Vec<f64> {
-                let fits = |name: &Name| glob.is_match(name.to_text());
+                let fits = |name: &Name| glob.is_match(&name.to_text());
                 match per {
                     Per::WorkerType => sight
                         .workers
@@ -146,6 +146,13 @@ pub(super) fn judge(rule: &Rule, subject: Option<&str>, value: Option<f64>, memo
 }
 
 impl Memory {
+    /// The clock was stepped by so many seconds.
+    pub fn shift_timers(&mut self, by: f64) {
+        for (at, _) in self.samples.values_mut().flatten() {
+            *at += by;
+        }
+    }
+
     /// How much `value` changed over that time; `None` until it was seen for so long.
     fn change(&mut self, subject: &str, value: f64, over: Duration, now: f64) -> Option<f64> {
         if !self.samples.contains_key(subject) {

@@ -8,10 +8,10 @@ use std::fmt;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveTime, Timelike};
-use globset::{Glob, GlobMatcher};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use super::glob::Glob;
 use super::quiet::{When, Window};
 use super::rule::{
     Bound, CHANNELS, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch,
@@ -144,6 +144,11 @@ impl<'a> Fields<'a> {
         let found = self.entries.iter().find(|(key, _)| key.value == name).map(|(_, value)| value);
         found.filter(|value| !matches!(value.value, Node::Null))
     }
+
+    /// Whether there are fields, and `name` is not one of them.
+    fn holds_others_than(&self, name: &str) -> bool {
+        !self.entries.is_empty() && self.entries.iter().all(|(key, _)| key.value != name)
+    }
 }
 
 fn place<T>(spanned: &Spanned<T>) -> (u64, u64) {
@@ -233,15 +238,13 @@ impl Reader {
         duration
     }
 
-    fn glob(&mut self, node: &Spanned<Node>, what: &str) -> Option<(String, GlobMatcher)> {
+    fn glob(&mut self, node: &Spanned<Node>, what: &str) -> Option<Glob> {
         let text = self.text(node, what)?;
-        match Glob::new(&text) {
-            Ok(glob) => Some((text, glob.compile_matcher())),
-            Err(error) => {
-                self.wrong(place(node), format!("{what} is {text:?}: expected a glob ({})", error.kind()));
-                None
-            }
-        }
+        Glob::new(&text)
+            .map_err(|why| {
+                self.wrong(place(node), format!("{what} is {}: expected a glob ({why})", shown(&node.value)))
+            })
+            .ok()
     }
 
     fn one_of<T: Copy>(&mut self, node: &Spanned<Node>, what: &str, words: &[(&str, T)]) -> Option<T> {
@@ -268,7 +271,9 @@ impl Reader {
         }
         let Some(mut fields) = self.fields(root, "the file") else { return set };
         let mut names = BTreeMap::new();
-        for node in self.list(fields.get("rules"), "rules") {
+        let rules = fields.get("rules");
+        set.known = rules.is_some() || fields.holds_others_than("rules");
+        for node in self.list(rules, "rules") {
             let Some((rule, at)) = self.rule(node) else { continue };
             if let Some(line) = names.insert(rule.name.clone(), at.0) {
                 self.wrong(
@@ -311,6 +316,10 @@ impl Reader {
         let duration = time(self, "duration", Duration::ZERO);
         let cooldown = time(self, "cooldown", DEFAULT_COOLDOWN);
         let resolve_after = time(self, "resolve_after", Duration::ZERO);
+        let repeats = match fields.get("repeat") {
+            Some(node) => self.one_of(node, "repeat", &[("never", false), ("cooldown", true)]).unwrap_or(true),
+            None => true,
+        };
         let severity = match fields.get("severity") {
             Some(node) => self.severity(node),
             None => Some(Severity::Warning),
@@ -320,7 +329,11 @@ impl Reader {
             Some(node) => self.one_of(node, "missing", &missing).unwrap_or_default(),
             None => Missing::Keep,
         };
-        let message = fields.get("message").and_then(|node| self.text(node, "message"));
+        // The older monitor sent the detail in place of an empty message.
+        let message = fields
+            .get("message")
+            .filter(|node| !matches!(&node.value, Node::Text(text) if text.trim().is_empty()))
+            .and_then(|node| self.text(node, "message"));
         let channels = fields.get("channels").map(|node| self.channels(node));
         let labels = self.pairs(fields.get("labels"), "labels");
         let annotations = self.pairs(fields.get("annotations"), "annotations");
@@ -339,6 +352,7 @@ impl Reader {
                 duration,
                 resolve_after,
                 cooldown,
+                repeats,
                 severity,
                 message,
                 missing,
@@ -378,12 +392,10 @@ impl Reader {
         let threshold = fields.get("threshold");
         let (above, below) = (fields.get("above"), fields.get("below"));
         let change = fields.get("change_over");
-        let Some(kind_node) = kind else {
-            let words: Vec<&str> = types.iter().map(|(word, _)| *word).collect();
-            self.wrong(fields.at, format!("the rule has no type: expected {}", words.join(", ")));
-            return None;
+        let kind = match kind {
+            Some(node) => self.one_of(node, "type", &types)?,
+            None => Type::Threshold,
         };
-        let kind = self.one_of(kind_node, "type", &types)?;
         let (metric, named) = match kind {
             Type::Of(metric) => (metric, None),
             Type::Down => (self.source(source)?, None),
@@ -500,7 +512,7 @@ impl Reader {
         if !text.contains(['*', '?', '[', '{']) {
             return Some(Subjects::One(text));
         }
-        self.glob(node, what).map(|(text, glob)| Subjects::Glob(text, glob))
+        self.glob(node, what).map(Subjects::Glob)
     }
 
     fn channels(&mut self, node: &Spanned<Node>) -> Vec<String> {
@@ -557,8 +569,8 @@ impl Reader {
                 _ => severities.extend(self.severity(node)),
             }
         }
-        let rule = fields.get("rule").and_then(|node| self.glob(node, "rule")).map(|(_, glob)| glob);
-        let stream = fields.get("stream").and_then(|node| self.glob(node, "stream")).map(|(_, glob)| glob);
+        let rule = fields.get("rule").and_then(|node| self.glob(node, "rule"));
+        let stream = fields.get("stream").and_then(|node| self.glob(node, "stream"));
         let channels = match fields.get("channels") {
             Some(node) => self.channels(node),
             None => {
@@ -574,8 +586,8 @@ impl Reader {
         let before = self.mistakes.len();
         let mut fields = self.fields(node, "a maintenance window")?;
         let name = fields.get("name").and_then(|node| self.text(node, "name")).unwrap_or_default();
-        let rule = fields.get("rule").and_then(|node| self.glob(node, "rule")).map(|(_, glob)| glob);
-        let stream = fields.get("stream").and_then(|node| self.glob(node, "stream")).map(|(_, glob)| glob);
+        let rule = fields.get("rule").and_then(|node| self.glob(node, "rule"));
+        let stream = fields.get("stream").and_then(|node| self.glob(node, "stream"));
         let (from, until, daily, days) =
             (fields.get("from"), fields.get("until"), fields.get("daily"), fields.get("days"));
         self.no_others(&fields);
@@ -642,8 +654,14 @@ impl Reader {
     }
 }
 
+/// Characters of a value that a message about it quotes.
+const LONGEST_SHOWN: usize = 60;
+
 fn shown(node: &Node) -> String {
     match node {
+        Node::Text(text) if text.chars().count() > LONGEST_SHOWN => {
+            format!("{:?}…", text.chars().take(LONGEST_SHOWN).collect::<String>())
+        }
         Node::Text(text) => format!("{text:?}"),
         Node::Number(number) => super::rule::figure(*number),
         other => other.is().to_owned(),
@@ -657,17 +675,9 @@ fn seconds_of(seconds: f64) -> Option<Duration> {
 /// `60`, `60s`, `5m`, `1h`, `2d`, `500ms`; a bare number is seconds.
 #[must_use]
 pub fn duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let scale = match unit {
-        "ms" => 0.001,
-        "" | "s" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        "d" => 86_400.0,
-        _ => return None,
-    };
+    let text = text.trim().to_ascii_lowercase();
+    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0), ("d", 86_400.0), ("", 1.0)];
+    let (number, scale) = units.into_iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, scale)))?;
     seconds_of(number.trim().parse::<f64>().ok()? * scale)
 }
 

@@ -1,10 +1,11 @@
 //! Which messages are due: worker-down alerts that come together are one message, alerts that fire in
 //! the same moment and have in common what the rules' file says (their rule and severity unless told
-//! otherwise) too, everything else goes at once and apart, and a storm ends in "and 340 more".
+//! otherwise) too, everything else goes at once and apart, and a storm ends in "and 340 more". While a rule keeps
+//! holding, its notification is sent again after each cooldown.
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::lifecycle::{Alert, Kind, Phase, Told};
+use super::lifecycle::{Alert, Phase, Told};
 use super::message::{About, Message, about};
 use super::rule::{GroupBy, Severity};
 
@@ -50,6 +51,10 @@ pub struct Standing<'a> {
     pub group_by: GroupBy,
     /// Its rule's quiet time after a notification, seconds.
     pub cooldown: &'a dyn Fn(&Alert) -> f64,
+    /// It is about a worker type without workers.
+    pub down: &'a dyn Fn(&Alert) -> bool,
+    /// It is sent again after its quiet time: its rule says so, and its condition holds in the newest snapshot.
+    pub repeats: &'a dyn Fn(&Alert) -> bool,
 }
 
 /// What alerts of one message have in common.
@@ -63,12 +68,51 @@ struct Group<'a> {
     channels: Vec<String>,
 }
 
+impl<'a> Group<'a> {
+    fn of(alert: &'a Alert, down: bool, standing: &Standing<'_>) -> Self {
+        let by = standing.group_by;
+        let channels = (standing.channels)(alert);
+        if down {
+            return Self { down, rule: None, severity: None, stream: None, channels };
+        }
+        Self {
+            down,
+            rule: by.rule.then_some(alert.rule.as_str()),
+            severity: by.severity.then_some(alert.severity),
+            // One that is about no stream has nothing in common with another.
+            stream: by.stream.then_some(alert.subject.as_deref().unwrap_or(&alert.key)),
+            channels,
+        }
+    }
+
+    fn batch(self, about: About, alerts: &[&Alert], thread: Option<String>) -> Batch {
+        Batch {
+            keys: alerts.iter().map(|alert| alert.key.clone()).collect(),
+            channels: self.channels,
+            about,
+            down: self.down,
+            severity: alerts.iter().map(|alert| alert.severity).max().unwrap_or(Severity::Info),
+            thread,
+        }
+    }
+}
+
 struct Batch {
     keys: Vec<String>,
     channels: Vec<String>,
     about: About,
+    down: bool,
     severity: Severity,
     thread: Option<String>,
+}
+
+/// In which order messages go out, if there is no room for all: what was sent before is the least urgent.
+fn urgency(about: About) -> u8 {
+    match about {
+        About::Firing | About::Test => 0,
+        About::Resolved => 1,
+        About::StillFiring => 2,
+    }
 }
 
 impl Pacing {
@@ -78,12 +122,20 @@ impl Pacing {
         Self { debounce, per_minute, critical: VecDeque::new(), others: VecDeque::new() }
     }
 
+    /// The clock was stepped by so many seconds.
+    pub fn shift_timers(&mut self, by: f64) {
+        for at in self.critical.iter_mut().chain(&mut self.others) {
+            *at += by;
+        }
+    }
+
     /// Makes the messages that are due at `now` and notes on each alert that it is told.
     pub fn plan(&mut self, alerts: &mut BTreeMap<String, Alert>, now: f64, standing: &Standing<'_>) -> Due {
         let mut next = f64::INFINITY;
         let mut batches = self.firing(alerts, now, standing, &mut next);
-        batches.extend(self.over(alerts, now, &mut next));
-        batches.sort_by_key(|batch| (batch.about == About::Resolved, std::cmp::Reverse(batch.severity)));
+        batches.extend(self.over(alerts, now, standing, &mut next));
+        batches.extend(repeated(alerts, now, standing));
+        batches.sort_by_key(|batch| (urgency(batch.about), std::cmp::Reverse(batch.severity)));
         let (critical, others): (Vec<_>, Vec<_>) = batches.into_iter().partition(|b| b.severity == Severity::Critical);
         let mut due = Due::default();
         for (batches, sent) in [(critical, &mut self.critical), (others, &mut self.others)] {
@@ -116,7 +168,6 @@ impl Pacing {
         next: &mut f64,
     ) -> Vec<Batch> {
         let mut down: Vec<&Alert> = Vec::new();
-        let by = standing.group_by;
         let mut groups: BTreeMap<Group<'_>, Vec<&Alert>> = BTreeMap::new();
         for alert in alerts.values().filter(|alert| alert.phase == Phase::Firing && alert.told.is_none()) {
             if alert.acknowledged.is_some() || (standing.quiet)(alert) {
@@ -126,43 +177,26 @@ impl Pacing {
                 *next = next.min(alert.quiet_until);
                 continue;
             }
-            if alert.kind == Kind::WorkerDown {
+            if (standing.down)(alert) {
                 down.push(alert);
             } else {
-                let group = Group {
-                    down: false,
-                    rule: by.rule.then_some(alert.rule.as_str()),
-                    severity: by.severity.then_some(alert.severity),
-                    // One that is about no stream has nothing in common with another.
-                    stream: by.stream.then_some(alert.subject.as_deref().unwrap_or(&alert.key)),
-                    channels: (standing.channels)(alert),
-                };
-                groups.entry(group).or_default().push(alert);
+                groups.entry(Group::of(alert, false, standing)).or_default().push(alert);
             }
         }
         if self.window_closes(down.iter().filter_map(|a| a.fired_at.map(|at| at.max(a.quiet_until))), now, next) {
             for alert in down {
-                let channels = (standing.channels)(alert);
-                let group = Group { down: true, rule: None, severity: None, stream: None, channels };
-                groups.entry(group).or_default().push(alert);
+                groups.entry(Group::of(alert, true, standing)).or_default().push(alert);
             }
         }
-        let batch = |(group, alerts): (Group<'_>, Vec<&Alert>)| Batch {
-            keys: alerts.iter().map(|alert| alert.key.clone()).collect(),
-            channels: group.channels,
-            about: About::Firing,
-            severity: alerts.iter().map(|alert| alert.severity).max().unwrap_or(Severity::Info),
-            thread: None,
-        };
-        groups.into_iter().map(batch).collect()
+        groups.into_iter().map(|(group, alerts)| group.batch(About::Firing, &alerts, None)).collect()
     }
 
     /// What is over goes to whoever was told that it fires.
-    fn over(&self, alerts: &BTreeMap<String, Alert>, now: f64, next: &mut f64) -> Vec<Batch> {
+    fn over(&self, alerts: &BTreeMap<String, Alert>, now: f64, standing: &Standing<'_>, next: &mut f64) -> Vec<Batch> {
         let mut threads: BTreeMap<(&str, &[String], bool), Vec<&Alert>> = BTreeMap::new();
         for alert in alerts.values().filter(|alert| alert.phase == Phase::Resolved && !alert.over_told) {
             if let Some(told) = &alert.told {
-                let down = alert.kind == Kind::WorkerDown;
+                let down = (standing.down)(alert);
                 threads.entry((&told.message, &told.channels, down)).or_default().push(alert);
             }
         }
@@ -171,19 +205,16 @@ impl Pacing {
             if down && !self.window_closes(alerts.iter().filter_map(|a| a.resolved_at), now, next) {
                 continue;
             }
-            batches.push(Batch {
-                keys: alerts.iter().map(|alert| alert.key.clone()).collect(),
-                channels: channels.to_vec(),
-                about: About::Resolved,
-                severity: alerts.iter().map(|alert| alert.severity).max().unwrap_or(Severity::Info),
-                thread: Some(thread.to_owned()),
-            });
+            let group = Group { down, rule: None, severity: None, stream: None, channels: channels.to_vec() };
+            batches.push(group.batch(About::Resolved, &alerts, Some(thread.to_owned())));
         }
         batches
     }
 
     /// Whether nothing more is waited for. `moments`: when each came.
     fn window_closes(&self, moments: impl Iterator<Item = f64>, now: f64, next: &mut f64) -> bool {
+        // A moment in the future is of a clock that was set back since.
+        let moments = moments.map(|at| at.min(now));
         let (first, last) = moments.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), at| (a.min(at), b.max(at)));
         if first.is_infinite() {
             return false;
@@ -198,16 +229,35 @@ impl Pacing {
     }
 }
 
+/// Alerts that were sent a cooldown ago and whose condition still holds.
+fn repeated(alerts: &BTreeMap<String, Alert>, now: f64, standing: &Standing<'_>) -> Vec<Batch> {
+    let mut groups: BTreeMap<Group<'_>, Vec<&Alert>> = BTreeMap::new();
+    for alert in alerts.values().filter(|alert| alert.phase == Phase::Firing && alert.told.is_some()) {
+        let is_due = now >= alert.quiet_until && (standing.repeats)(alert);
+        if is_due && alert.acknowledged.is_none() && !(standing.quiet)(alert) {
+            groups.entry(Group::of(alert, (standing.down)(alert), standing)).or_default().push(alert);
+        }
+    }
+    let batch = |(group, alerts): (Group<'_>, Vec<&Alert>)| {
+        let mut threads = alerts.iter().filter_map(|alert| alert.told.as_ref()).map(|told| &told.message);
+        let first = threads.next();
+        let thread = first.filter(|first| threads.all(|other| other == *first)).cloned();
+        group.batch(About::StillFiring, &alerts, thread)
+    };
+    groups.into_iter().map(batch).collect()
+}
+
 /// What has no room of its own, in as few messages as its channels allow.
 fn merged(batches: impl Iterator<Item = Batch>) -> Vec<Batch> {
-    let mut merged: BTreeMap<(bool, Vec<String>), Batch> = BTreeMap::new();
+    let mut merged: BTreeMap<(u8, Vec<String>), Batch> = BTreeMap::new();
     for batch in batches {
-        match merged.entry((batch.about == About::Resolved, batch.channels.clone())) {
+        match merged.entry((urgency(batch.about), batch.channels.clone())) {
             std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(batch)),
             std::collections::btree_map::Entry::Occupied(mut occupied) => {
                 let kept = occupied.get_mut();
                 kept.keys.extend(batch.keys);
                 kept.severity = kept.severity.max(batch.severity);
+                kept.down &= batch.down;
             }
         }
     }
@@ -216,15 +266,22 @@ fn merged(batches: impl Iterator<Item = Batch>) -> Vec<Batch> {
 
 fn tell(alerts: &mut BTreeMap<String, Alert>, batch: Batch, now: f64, standing: &Standing<'_>) -> Outgoing {
     let named: Vec<&Alert> = batch.keys.iter().filter_map(|key| alerts.get(key)).collect();
-    let message = about(batch.about, &named, batch.thread.as_deref(), now);
+    let message = about(batch.about, &named, batch.down, batch.thread.as_deref(), now);
     for key in &batch.keys {
         let Some(alert) = alerts.get_mut(key) else { continue };
-        match batch.about {
-            About::Resolved => alert.over_told = true,
-            _ => {
-                alert.quiet_until = now + (standing.cooldown)(alert);
-                alert.told = Some(Told { at: now, message: message.id.clone(), channels: batch.channels.clone() });
+        if batch.about == About::Resolved {
+            alert.over_told = true;
+            continue;
+        }
+        alert.quiet_until = now + (standing.cooldown)(alert);
+        match &mut alert.told {
+            Some(told) => {
+                told.at = now;
+                let new = batch.channels.iter().filter(|channel| !told.channels.contains(channel));
+                let new: Vec<String> = new.cloned().collect();
+                told.channels.extend(new);
             }
+            None => alert.told = Some(Told { at: now, message: message.id.clone(), channels: batch.channels.clone() }),
         }
     }
     Outgoing { message, channels: batch.channels }

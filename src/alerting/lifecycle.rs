@@ -78,7 +78,7 @@ pub struct Alert {
     pub detail: String,
     /// The text for people.
     pub message: String,
-    /// That it fires was told.
+    /// The last notification that it fires.
     pub told: Option<Told>,
     /// That it is over was told, or nobody had been told that it fires.
     pub over_told: bool,
@@ -93,11 +93,11 @@ pub struct Alert {
 /// Who was told, when, in which message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Told {
-    /// When.
+    /// When, last.
     pub at: f64,
-    /// The message's id; what follows is a reply to it.
+    /// The id of the first message; what follows is a reply to it.
     pub message: String,
-    /// The channels.
+    /// The channels of all of them.
     pub channels: Vec<String>,
 }
 
@@ -179,6 +179,27 @@ impl Alert {
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.phase == Phase::Resolved && self.over_told
+    }
+
+    /// Moves the moments that its timers run from by a step of the clock, in seconds.
+    pub fn shift_timers(&mut self, by: f64) {
+        if self.phase == Phase::Pending {
+            self.since += by;
+        }
+        self.clear_since = self.clear_since.map(|since| since + by);
+        if self.quiet_until > 0.0 {
+            self.quiet_until += by;
+        }
+    }
+
+    /// Brings timers that began in the future, by the clock of another monitor or by one that was set back since, to
+    /// `now`: no timer runs for longer than it is set to. `cooldown` in seconds.
+    pub fn bound_timers(&mut self, now: f64, cooldown: f64) {
+        if self.phase == Phase::Pending {
+            self.since = self.since.min(now);
+        }
+        self.clear_since = self.clear_since.map(|since| since.min(now));
+        self.quiet_until = self.quiet_until.min(now + cooldown);
     }
 
     /// Takes in what was seen at `now`.

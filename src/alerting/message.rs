@@ -19,10 +19,20 @@ pub const NAMED: usize = 50;
 pub enum About {
     /// They fire.
     Firing,
+    /// They still fire, and this was sent before.
+    StillFiring,
     /// They are over.
     Resolved,
     /// Nothing: somebody tries the channels.
     Test,
+}
+
+impl About {
+    /// Whether it says that alerts fire.
+    #[must_use]
+    pub fn is_firing(self) -> bool {
+        matches!(self, Self::Firing | Self::StillFiring)
+    }
 }
 
 /// One message. Texts are plain: each channel escapes them for itself.
@@ -103,23 +113,34 @@ impl Line {
     }
 }
 
-/// A message about `alerts` (at least one), made at `now`; `thread` is what it follows up.
+/// A message about `alerts` (at least one), made at `now`; `thread` is what it follows up. With `down`, they are about
+/// worker types without workers, and a type that several alerts are about is named once.
 #[must_use]
-pub fn about(about: About, alerts: &[&Alert], thread: Option<&str>, now: f64) -> Message {
+pub fn about(about: About, alerts: &[&Alert], down: bool, thread: Option<&str>, now: f64) -> Message {
     let mut alerts: Vec<&Alert> = alerts.to_vec();
     alerts.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.key.cmp(&b.key)));
+    let keys: Vec<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
     let mut occurrences: Vec<String> = alerts
         .iter()
-        .map(|alert| match about {
-            About::Resolved => format!("{}@{}", alert.key, alert.resolved_at.unwrap_or(0.0)),
+        .map(|alert| match (about, &alert.told) {
+            (About::Resolved, _) => format!("{}@{}", alert.key, alert.resolved_at.unwrap_or(0.0)),
+            // It follows the notification before: whoever makes it of what is written down makes the same.
+            (About::StillFiring, Some(told)) => format!("{}@{}", alert.key, told.at),
             _ => format!("{}@{}", alert.key, alert.fired_at.unwrap_or(0.0)),
         })
         .collect();
     occurrences.sort();
     let id = stable_id(&[word(about), &occurrences.join("\n")]);
+    if down {
+        alerts = one_for_each_worker(&alerts);
+    }
     let title = match about {
-        About::Resolved => resolved_title(&alerts),
-        _ => firing_title(&alerts),
+        About::Resolved => resolved_title(&alerts, down),
+        About::StillFiring => {
+            let since = alerts.iter().filter_map(|alert| alert.fired_at).fold(now, f64::min);
+            format!("Still firing for {}: {}", span(now - since), firing_title(&alerts, down))
+        }
+        _ => firing_title(&alerts, down),
     };
     Message {
         thread: thread.map_or_else(|| id.clone(), str::to_owned),
@@ -130,8 +151,19 @@ pub fn about(about: About, alerts: &[&Alert], thread: Option<&str>, now: f64) ->
         at: now,
         alerts: alerts.iter().take(NAMED).map(|alert| Line::of(alert)).collect(),
         more: alerts.len().saturating_sub(NAMED),
-        keys: alerts.iter().map(|alert| alert.key.clone()).collect(),
+        keys,
     }
+}
+
+/// Of the alerts about each worker type one, rather that which says how the type went.
+fn one_for_each_worker<'a>(alerts: &[&'a Alert]) -> Vec<&'a Alert> {
+    let says_how = |alert: &Alert| alert.kind == Kind::WorkerDown;
+    let is_shown = |alert: &Alert| {
+        let same = alerts.iter().filter(|other| other.subject == alert.subject);
+        let best = same.clone().find(|other| says_how(other)).or_else(|| same.clone().next());
+        best.is_some_and(|best| best.key == alert.key)
+    };
+    alerts.iter().copied().filter(|alert| is_shown(alert)).collect()
 }
 
 /// A message that tries a channel.
@@ -154,6 +186,7 @@ pub fn test(now: f64, nonce: &str) -> Message {
 fn word(about: About) -> &'static str {
     match about {
         About::Firing => "firing",
+        About::StillFiring => "still_firing",
         About::Resolved => "resolved",
         About::Test => "test",
     }
@@ -163,7 +196,7 @@ fn stable_id(parts: &[&str]) -> String {
     Uuid::new_v5(&Uuid::NAMESPACE_OID, parts.join("\n").as_bytes()).to_string()
 }
 
-fn firing_title(alerts: &[&Alert]) -> String {
+fn firing_title(alerts: &[&Alert], down: bool) -> String {
     match alerts {
         [only] => match (only.kind, only.rule.as_str(), &only.subject) {
             (Kind::WorkerDown, "worker_crashed", Some(worker)) => format!("Worker {worker} crashed"),
@@ -172,7 +205,7 @@ fn firing_title(alerts: &[&Alert]) -> String {
             (Kind::Source | Kind::Happening, ..) => only.detail.clone(),
             _ => format!("{}: {}", only.rule, only.detail),
         },
-        many if many.iter().all(|alert| alert.kind == Kind::WorkerDown) => format!("{} workers down", many.len()),
+        many if down => format!("{} workers down", many.len()),
         many if same_rule(many) => format!("{}: {} alerts", rule_of(many), many.len()),
         many => {
             let first = many.first().map(|alert| alert.key.as_str()).unwrap_or_default();
@@ -181,7 +214,7 @@ fn firing_title(alerts: &[&Alert]) -> String {
     }
 }
 
-fn resolved_title(alerts: &[&Alert]) -> String {
+fn resolved_title(alerts: &[&Alert], down: bool) -> String {
     match alerts {
         [only] => {
             let lasted = span(only.lasted(only.resolved_at.unwrap_or(only.since)));
@@ -190,9 +223,7 @@ fn resolved_title(alerts: &[&Alert]) -> String {
                 _ => format!("Resolved after {lasted}: {}", only.key),
             }
         }
-        many if many.iter().all(|alert| alert.kind == Kind::WorkerDown) => {
-            format!("Resolved: {} workers up again", many.len())
-        }
+        many if down => format!("Resolved: {} workers up again", many.len()),
         many if same_rule(many) => format!("Resolved: {}: {} alerts", rule_of(many), many.len()),
         many => format!("Resolved: {} alerts", many.len()),
     }

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::board::{Board, BoardSettings};
 use super::file;
 use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
-use super::message::About;
+use super::message::{About, span};
 use super::quiet::Silence;
 use super::rule::{RuleSet, Severity};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
@@ -111,6 +111,7 @@ proptest! {
             for outgoing in board.due(now).0.messages {
                 for key in outgoing.message.keys {
                     match outgoing.message.about {
+                        About::StillFiring => prop_assert!(open.contains_key(&key)),
                         About::Resolved => prop_assert_eq!(open.remove(&key), Some(outgoing.channels.clone())),
                         _ => prop_assert_eq!(open.insert(key, outgoing.channels.clone()), None),
                     }
@@ -144,10 +145,531 @@ proptest! {
 }
 
 #[test]
-fn the_contracts_file_is_fifteen_rules_and_its_durations_are_read_as_people_write_them() {
+fn the_shipped_file_is_the_fourteen_rules_of_the_fleet_with_its_values() {
     let rules = rule_set(include_str!("../../alerts.yaml"));
-    assert_eq!(rules.rules.len(), 15);
-    for (text, seconds) in [("60", 60.0), ("60s", 60.0), ("5m", 300.0), ("1h", 3600.0), ("500ms", 0.5)] {
+    let said: Vec<String> = rules
+        .rules
+        .iter()
+        .map(|r| {
+            format!("{}: {}, {}, every {}", r.name, r.watches(), r.severity.as_str(), span(r.cooldown.as_secs_f64()))
+        })
+        .collect();
+    let backlog = |name: &str, of: &str, above: u32| {
+        format!("{name}_backlog: xlen of {of} above {above} for 1 m, warning, every 10 m")
+    };
+    let down =
+        |name: &str, of: &str| format!("{name}_down: workers_alive of {of} below 1 for 30 s, critical, every 10 m");
+    let whole = |name: &str, watches: &str, severity: &str| format!("{name}: {watches}, {severity}, every 10 m");
+    assert_eq!(
+        said,
+        [
+            backlog("aragorn", "aragorn.lookup", 500),
+            backlog("arax", "arax", 500),
+            backlog("bte", "bte.lookup", 500),
+            backlog("sipr", "sipr", 500),
+            backlog("finish_query", "finish_query", 200),
+            down("aragorn_lookup", "aragorn.lookup"),
+            down("arax", "arax"),
+            down("bte_lookup", "bte.lookup"),
+            down("finish_query", "finish_query"),
+            whole("oldest_callback_too_old", "oldest_callback_age above 600 for 30 s", "warning"),
+            whole("callbacks_pending_high", "callbacks_pending above 100 for 2 m", "warning"),
+            whole("pg_connection_saturation", "pg_connection_count above 150 for 1 m", "warning"),
+            whole("pg_disk_almost_full", "disk_used_pct at or above 80 for 2 m", "warning"),
+            whole("pg_disk_critically_full", "disk_used_pct at or above 90 for 1 m", "critical"),
+        ]
+    );
+}
+
+/// What the older monitor's rules mean, form by form: a snapshot value at the limit and one beyond it.
+#[test]
+fn every_form_of_rule_of_the_older_monitor_means_the_same() {
+    let snapshot = |value: u32| {
+        let mut fleet = Fleet::new(NOW);
+        fleet.add("a", u64::from(value < 10), 10, value.into());
+        fleet.change("a", |_, s| (s.xlen, s.pending) = (Some(value.into()), Some(value.into())));
+        let mut snapshot = fleet.finish();
+        let postgres = &mut snapshot.postgres;
+        (postgres.callbacks_pending, postgres.connection_count) = (Some(value.into()), Some(value.into()));
+        (postgres.oldest_callback_age_sec, postgres.disk_used_pct) = (Some(value.into()), Some(value.into()));
+        snapshot
+    };
+    type Fires = fn(u32) -> bool;
+    let above: Fires = |value| value > 10;
+    let at_least: Fires = |value| value >= 10;
+    for (form, fires) in [
+        ("type: threshold, metric: xlen, stream: a, threshold: 10", above),
+        ("metric: xlen, stream: a, threshold: 10", above),
+        ("type: threshold, metric: callbacks_pending, threshold: 10", above),
+        ("type: threshold, metric: pg_connection_count, threshold: '10'", above),
+        ("type: queue_pending, stream: a, threshold: 10", above),
+        ("type: oldest_callback_age, threshold: 10.0", above),
+        ("type: db_capacity, threshold: 10", at_least),
+        ("type: heartbeat_lost, worker: a", at_least),
+        ("type: heartbeat_lost, worker: never.seen", |_| true),
+        ("type: heartbeat_lost, worker: a, threshold: 3", at_least),
+    ] {
+        for value in [9, 10, 11] {
+            let mut board = board(&format!("rules: [{{name: r, {form}}}]"));
+            board.advance(&snapshot(value), NOW);
+            let firing = board.alerts().get("r").is_some_and(|alert| alert.phase == Phase::Firing);
+            assert_eq!(firing, fires(value), "{form} at {value}");
+        }
+    }
+    // Fields that were left out, and those with nothing in them.
+    let rules = rule_set("rules: [{name: 7, metric: xlen, stream: a, threshold: 1, message: ''}]");
+    let rule = &rules.rules[0];
+    assert_eq!((rule.name.as_str(), &rule.message, rule.severity), ("7", &None, Severity::Warning));
+    assert_eq!((rule.duration.as_secs(), rule.cooldown.as_secs(), rule.repeats), (0, 600, true));
+}
+
+#[test]
+fn a_rule_fires_when_it_held_for_exactly_its_duration_and_begins_anew_after_each_gap() {
+    let rules = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 60s}]";
+    let mut board = board(rules);
+    for (at, high, fires) in [
+        (0.0, true, false),
+        (59.9, true, false),
+        (60.0, false, false),
+        (61.0, true, false),
+        (120.9, true, false),
+        (121.0, true, true),
+    ] {
+        board.advance(&length("a", high, NOW + at), NOW + at);
+        assert_eq!(!told(&mut board, NOW + at).is_empty(), fires, "after {at} s");
+    }
+}
+
+/// A fleet in which a stream has 500 entries, or none.
+fn length(stream: &str, high: bool, now: f64) -> Snapshot {
+    let mut fleet = Fleet::new(now);
+    fleet.add(stream, 3, 10, if high { 500 } else { 0 });
+    fleet.finish()
+}
+
+const REPEATED: &str = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, cooldown: 10m}, {name: once, metric: xlen, stream: a, threshold: 100, cooldown: 10m, repeat: never}]";
+
+#[test]
+fn a_rule_that_keeps_holding_is_sent_again_after_each_cooldown_unless_it_says_never() {
+    let mut board = board(REPEATED);
+    let mut sent = Vec::new();
+    for minute in 0..35 {
+        let now = NOW + f64::from(minute) * 60.0;
+        board.advance(&length("a", true, now), now);
+        sent.extend(told(&mut board, now).into_iter().map(|title| (minute, title)));
+        assert!(told(&mut board, now + 1.0).is_empty(), "once a snapshot at most");
+    }
+    let still = |minutes: u32| (minutes, format!("Still firing for {minutes} m: high: xlen of a is 500 (above 100)"));
+    assert_eq!(sent.len(), 5, "{sent:?}");
+    assert_eq!(sent[2..], [still(10), still(20), still(30)]);
+    // Its end is told once, and nothing is repeated after it.
+    let now = NOW + 36.0 * 60.0;
+    board.advance(&length("a", false, now), now);
+    assert_eq!(told(&mut board, now), ["Resolved after 36 m: high", "Resolved after 36 m: once"]);
+    board.advance(&length("a", false, now + 3600.0), now + 3600.0);
+    assert!(told(&mut board, now + 3600.0).is_empty());
+}
+
+#[test]
+fn nothing_is_repeated_while_it_is_silenced_acknowledged_or_not_known_to_hold() {
+    let silence = |acknowledges: bool, until: f64| Silence {
+        id: "1".into(),
+        rule: "high".into(),
+        subject: "*".into(),
+        owner: "me".into(),
+        reason: String::new(),
+        starts: NOW + 1.0,
+        until,
+        acknowledges,
+    };
+    let mut blind = length("a", true, NOW);
+    blind.redis.source = SourceStatus::Down { since: NOW, trouble: SourceTrouble::new(TroubleKind::Unreachable, "x") };
+    for (silences, at, snapshot, expected) in [
+        (vec![], 600.0, length("a", true, NOW), 1),
+        (vec![silence(false, NOW + 1000.0)], 999.0, length("a", true, NOW), 0),
+        (vec![silence(false, NOW + 1000.0)], 1000.0, length("a", true, NOW), 1),
+        (vec![silence(true, NOW + 9e9)], 6000.0, length("a", true, NOW), 0),
+        (vec![], 600.0, blind, 0),
+        (vec![], 599.9, length("a", true, NOW), 0),
+    ] {
+        let mut board = board("rules: [{name: high, metric: xlen, stream: a, threshold: 100, cooldown: 10m}]");
+        board.advance(&length("a", true, NOW), NOW);
+        assert_eq!(told(&mut board, NOW).len(), 1);
+        board.set_silences(silences.clone());
+        board.advance(&snapshot, NOW + at);
+        assert_eq!(told(&mut board, NOW + at).len(), expected, "{silences:?} {at}");
+    }
+}
+
+#[test]
+fn what_was_sent_together_is_repeated_together_and_names_only_what_still_fires() {
+    let rules = "rules: [{name: high, metric: xlen, stream: 'w0*', threshold: 100, cooldown: 10m}]";
+    let high = |names: &[&str]| {
+        let mut fleet = Fleet::new(NOW);
+        for name in ["w01", "w02", "w03"] {
+            fleet.add(name, 1, 10, if names.contains(&name) { 500 } else { 0 });
+        }
+        fleet.finish()
+    };
+    let mut board = board(rules);
+    board.advance(&high(&["w01", "w02", "w03"]), NOW);
+    let first = board.due(NOW).0.messages;
+    board.advance(&high(&["w01", "w03"]), NOW + 300.0);
+    assert_eq!(told(&mut board, NOW + 300.0), ["Resolved after 5 m: high:w02"]);
+    board.advance(&high(&["w01", "w03"]), NOW + 600.0);
+    let again = board.due(NOW + 600.0).0.messages;
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].message.title, "Still firing for 10 m: high: 2 alerts");
+    assert_eq!((&again[0].message.thread, again[0].message.keys.len()), (&first[0].message.id, 2));
+}
+
+#[test]
+fn a_lost_heartbeat_joins_the_workers_that_are_down_and_each_worker_is_named_once() {
+    let rules = "rules: [{name: a_down, type: heartbeat_lost, worker: a, severity: critical}, {name: gone, type: heartbeat_lost, worker: gone, severity: critical}]";
+    let mut board = board(rules);
+    let snapshot = fleet(&["a", "b"], TypeState::Crashed);
+    board.advance(&snapshot, NOW);
+    assert!(board.due(NOW + 4.9).0.messages.is_empty(), "all of them wait for the debounce window");
+    let due = board.due(NOW + 5.0).0.messages;
+    let lines: Vec<&str> = due[0].message.alerts.iter().map(|line| line.key.as_str()).collect();
+    assert_eq!((due.len(), due[0].message.title.as_str()), (1, "3 workers down"));
+    assert_eq!(lines, ["gone", "worker_crashed:a", "worker_crashed:b"]);
+    assert_eq!(due[0].message.keys, ["a_down", "gone", "worker_crashed:a", "worker_crashed:b"]);
+    // A rule that lost its reason within the window is sent all the same, as the older monitor did, then its end.
+    let mut board = self::board(rules);
+    board.advance(&fleet(&[], TypeState::Alive), NOW);
+    board.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
+    assert_eq!(told(&mut board, NOW + 5.0), ["gone: worker gone has no live heartbeats"]);
+}
+
+#[test]
+fn with_the_minutes_room_used_up_what_fires_and_ends_in_it_is_summarised_and_its_end_is_sent() {
+    let rules = "rules: [{name: high, metric: xlen, stream: 'w*', threshold: 100, severity: critical, cooldown: 1h}]\ngroup_by: [stream]";
+    let high = |from: usize, to: usize| {
+        let mut fleet = Fleet::new(NOW);
+        for i in 0..30 {
+            fleet.add(&format!("w{i:02}"), 1, 10, if (from..to).contains(&i) { 500 } else { 0 });
+        }
+        fleet.finish()
+    };
+    let mut board = board(rules);
+    let mut sent: Vec<(f64, About, Vec<String>)> = Vec::new();
+    let mut at = |board: &mut Board, after: f64, snapshot: &Snapshot| {
+        board.advance(snapshot, NOW + after);
+        let messages = board.due(NOW + after).0.messages;
+        sent.extend(messages.into_iter().map(|out| (after, out.message.about, out.message.keys)));
+    };
+    at(&mut board, 0.0, &high(0, 20));
+    // There is room for no more: two fire for thirty seconds.
+    at(&mut board, 10.0, &high(0, 22));
+    at(&mut board, 40.0, &high(0, 20));
+    for after in [60.0, 63.0, 130.0] {
+        at(&mut board, after, &high(0, 20));
+    }
+    for key in ["high:w20", "high:w21"] {
+        let of: Vec<(f64, About)> = sent
+            .iter()
+            .filter(|(_, _, keys)| keys.iter().any(|k| k == key))
+            .map(|(at, about, _)| (*at, *about))
+            .collect();
+        assert_eq!(of, [(60.0, About::Firing), (63.0, About::Resolved)], "{key}: {sent:?}");
+    }
+}
+
+#[test]
+fn a_channel_that_was_broken_before_a_restart_is_not_asked_about_itself_and_resolves_once_it_takes_messages() {
+    let mut first = board("");
+    first.channel("slack", Some("404"));
+    first.advance(&fleet(&[], TypeState::Alive), NOW);
+    let out = first.due(NOW).0.messages;
+    assert_eq!(out[0].channels, ["email:a@b"], "the broken channel is not told of itself");
+    let kept: Vec<Alert> = first.alerts().values().cloned().collect();
+    // Restarted, or another monitor: the alert stays until the channel answers, by the other channels only.
+    let mut second = board("");
+    second.replace(kept.clone());
+    second.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
+    assert!(told(&mut second, NOW + 30.0).is_empty());
+    second.channel("slack", None);
+    second.advance(&fleet(&[], TypeState::Alive), NOW + 60.0);
+    assert_eq!(told(&mut second, NOW + 60.0), ["Resolved after 1 m: channel_broken:slack"]);
+    // The old leader leads again: what it knew of the channel then is forgotten.
+    first.replace(second.alerts().values().cloned().collect());
+    first.advance(&fleet(&[], TypeState::Alive), NOW + 90.0);
+    assert!(told(&mut first, NOW + 90.0).is_empty());
+    // A channel that is not configured any more.
+    let mut third = Board::new(
+        BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["email:a@b".into()] },
+        Arc::default(),
+    );
+    third.replace(kept);
+    third.advance(&fleet(&[], TypeState::Alive), NOW + 60.0);
+    assert_eq!(told(&mut third, NOW + 60.0), ["Resolved after 1 m: channel_broken:slack"]);
+}
+
+#[test]
+fn an_alert_that_its_changed_rule_cannot_have_ends_and_what_holds_by_the_new_rule_fires() {
+    let rule =
+        |stream: &str| format!("rules: [{{name: high, metric: xlen, stream: {stream}, threshold: 3, cooldown: 0}}]");
+    for (before, key, after, fires) in [
+        ("'[a]'", "high:a", "a", "high"),
+        ("a", "high", "'[a]'", "high:a"),
+        ("a", "high", "b", "high"),
+        ("'[ab]'", "high:a", "'[b]'", "high:b"),
+    ] {
+        let mut board = board(&rule(before));
+        board.advance(&fleet(&[], TypeState::Alive), NOW);
+        assert!(board.due(NOW).0.messages.iter().any(|out| out.message.keys.iter().any(|k| k == key)), "{before}");
+        let kept: Vec<Alert> = board.alerts().values().cloned().collect();
+        // Through a restart with the new file.
+        let mut board = self::board(&rule(after));
+        board.replace(kept);
+        let mut ended = false;
+        for i in 1..4 {
+            let now = NOW + f64::from(i) * 3.0;
+            board.advance(&fleet(&[], TypeState::Alive), now);
+            for out in board.due(now).0.messages {
+                ended |= out.message.about == About::Resolved && out.message.keys.iter().any(|k| k == key);
+            }
+        }
+        assert!(ended, "{before} to {after}: {:?}", board.alerts().keys());
+        let firing: Vec<&Alert> = board.alerts().values().filter(|alert| alert.phase == Phase::Firing).collect();
+        let subject = Some(after.trim_matches(['\'', '[', ']']));
+        assert_eq!(firing.len(), 1, "{before} to {after}: {firing:?}");
+        assert_eq!((firing[0].key.as_str(), firing[0].subject.as_deref()), (fires, subject));
+    }
+}
+
+#[test]
+fn while_the_rules_are_not_known_alerts_of_rules_stay_as_they_are() {
+    let mut first = board("rules: [{name: high, metric: xlen, stream: a, threshold: 3}]");
+    first.advance(&fleet(&[], TypeState::Alive), NOW);
+    assert_eq!(told(&mut first, NOW).len(), 1);
+    let kept: Vec<Alert> = first.alerts().values().cloned().collect();
+    let settings = BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".into()] };
+    let mut second = Board::new(settings, Arc::default());
+    second.replace(kept);
+    second.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
+    assert!(told(&mut second, NOW + 30.0).is_empty());
+    second.set_rules(rule_set("rules: []"));
+    second.advance(&fleet(&[], TypeState::Alive), NOW + 60.0);
+    assert_eq!(told(&mut second, NOW + 60.0), ["Resolved after 1 m: high"]);
+}
+
+#[test]
+fn a_clock_that_is_set_back_or_forth_makes_no_timer_longer_or_shorter() {
+    let rules = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 60s, cooldown: 10m}]";
+    for step in [-7200.0, 7200.0, -30.0] {
+        let mut board = board(rules);
+        let mut clock = NOW;
+        let mut sent = Vec::new();
+        for second in 0..2000 {
+            let now = clock + f64::from(second);
+            // Thirty seconds before it fires, and a while after.
+            if [30, 100].contains(&second) {
+                board.shift_timers(step);
+                clock += step;
+                continue;
+            }
+            board.advance(&length("a", true, now), now);
+            sent.extend(told(&mut board, now).into_iter().map(|_| second));
+        }
+        assert_eq!(sent, [60, 660, 1260, 1860], "a step of {step} s");
+    }
+}
+
+#[test]
+fn timers_that_another_clock_put_into_the_future_run_no_longer_than_they_are_set_to() {
+    let rules = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 60s, cooldown: 10m}]";
+    for (written_after, expected) in [(0.0, [60, 660, 1260]), (60.0, [600, 1200, 1800])] {
+        let mut ahead = board(rules);
+        for second in [0.0, written_after] {
+            let now = NOW + 7200.0 + second;
+            ahead.advance(&length("a", true, now), now);
+            ahead.due(now);
+        }
+        let mut board = board(rules);
+        board.replace(ahead.alerts().values().cloned().collect());
+        let mut sent = Vec::new();
+        for second in 0..1810 {
+            let now = NOW + f64::from(second);
+            board.advance(&length("a", true, now), now);
+            sent.extend(told(&mut board, now).into_iter().map(|_| second));
+        }
+        assert_eq!(sent, expected, "written after {written_after} s");
+    }
+}
+
+/// What happens next to an incident, its monitors and its people.
+#[derive(Debug, Clone, Copy)]
+enum Move {
+    /// So many seconds pass.
+    Wait(u32),
+    /// The condition begins to hold, or ends.
+    Turn,
+    /// The leader's process ends, and begins anew from what is written down.
+    Restart,
+    /// Another monitor goes on from what is written down, with a clock that differs by so much.
+    NewLeader(i32),
+    /// The leader decides, is deposed before it writes that down, and another one decides.
+    DeposedWhileDeciding,
+    Silence(u32),
+    Acknowledge,
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        6 => (1_u32..400).prop_map(Move::Wait),
+        3 => Just(Move::Turn),
+        1 => Just(Move::Restart),
+        1 => (-2_i32..3).prop_map(Move::NewLeader),
+        1 => Just(Move::DeposedWhileDeciding),
+        1 => (10_u32..300).prop_map(Move::Silence),
+        1 => Just(Move::Acknowledge),
+    ];
+    proptest::collection::vec(one, 1..60)
+}
+
+/// Several monitors and what is written down, with one rule and one stream.
+struct World {
+    written: BTreeMap<String, Alert>,
+    sent: BTreeMap<String, (f64, About)>,
+    log: Vec<(f64, About)>,
+    leader: Board,
+    silences: Vec<Silence>,
+    high: bool,
+    now: f64,
+}
+
+impl World {
+    const RULES: &str = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 10s, cooldown: 100s}]";
+
+    fn new() -> Self {
+        let (written, sent) = (BTreeMap::new(), BTreeMap::new());
+        let leader = board(Self::RULES);
+        Self { written, sent, log: Vec::new(), leader, silences: Vec::new(), high: false, now: NOW }
+    }
+
+    /// One snapshot: what is decided is written down in one piece, or not at all. A message has an id: made twice, it
+    /// is one.
+    fn tick(&mut self, writes: bool) {
+        let acknowledged = self.leader.set_silences(self.silences.clone());
+        let snapshot = length("a", self.high, self.now);
+        let changes = self.leader.advance(&snapshot, self.now);
+        let (due, told) = self.leader.due(self.now);
+        if !writes {
+            return;
+        }
+        let changed = acknowledged.into_iter().chain(changes.into_iter().map(|change| change.alert)).chain(told);
+        self.written.extend(changed.map(|alert| (alert.key.clone(), alert)));
+        for out in due.messages {
+            if self.sent.insert(out.message.id.clone(), (self.now, out.message.about)).is_none() {
+                self.log.push((self.now, out.message.about));
+            }
+        }
+    }
+
+    fn go_on_from_what_is_written(&mut self) {
+        self.leader = board(Self::RULES);
+        self.leader.replace(self.written.values().cloned().collect());
+    }
+
+    fn silence(&mut self, acknowledges: bool, until: f64) {
+        self.silences.push(Silence {
+            id: String::new(),
+            rule: "high".into(),
+            subject: "*".into(),
+            owner: "me".into(),
+            reason: String::new(),
+            starts: self.now,
+            until,
+            acknowledges,
+        });
+    }
+}
+
+proptest! {
+    #[test]
+    fn whoever_leads_each_occurrence_is_notified_repeated_each_cooldown_and_ended_once_and_never_when_quiet(
+        moves in moves(),
+    ) {
+        let mut world = World::new();
+        let mut quiet: Vec<(f64, f64)> = Vec::new();
+        for one in moves.into_iter().chain([Move::Wait(1)]) {
+            match one {
+                Move::Wait(seconds) => for _ in 0..seconds {
+                    world.now += 1.0;
+                    world.tick(true);
+                },
+                Move::Turn => world.high = !world.high,
+                Move::Restart => world.go_on_from_what_is_written(),
+                Move::NewLeader(ahead) => {
+                    world.go_on_from_what_is_written();
+                    // Clocks of different machines agree to a few seconds.
+                    world.now += f64::from(ahead);
+                }
+                Move::DeposedWhileDeciding => {
+                    world.now += 1.0;
+                    world.tick(false);
+                    world.go_on_from_what_is_written();
+                    world.tick(true);
+                }
+                Move::Silence(seconds) => {
+                    let until = world.now + f64::from(seconds);
+                    world.silence(false, until);
+                    quiet.push((world.now, until));
+                }
+                Move::Acknowledge => {
+                    if world.leader.alerts().get("high").is_some_and(Alert::is_active) {
+                        world.silence(true, f64::INFINITY);
+                    }
+                }
+            }
+        }
+        // Firing, then any number of repeats, then its end; a cooldown between what says that it fires.
+        let mut open = false;
+        let mut last = f64::NEG_INFINITY;
+        for (at, about) in &world.log {
+            match about {
+                About::Resolved => prop_assert!(std::mem::replace(&mut open, false), "an end of nothing: {:?}", world.log),
+                _ => {
+                    let begins = *about == About::Firing;
+                    prop_assert_eq!(begins, !open, "{:?}", world.log);
+                    open = true;
+                    prop_assert!(at - last >= 100.0 - 4.0, "within the cooldown: {:?}", world.log);
+                    prop_assert!(!quiet.iter().any(|(from, until)| from < at && at < until), "silenced: {:?}", world.log);
+                    let by = world.leader.alerts().get("high").and_then(|alert| alert.acknowledged.as_ref());
+                    prop_assert!(by.is_none_or(|by| by.at >= *at || *at < world.leader.alerts()["high"].since), "acknowledged");
+                    last = *at;
+                }
+            }
+        }
+        // Left alone and not quiet, it is known within a cooldown and its duration that it fires, and then that it is over.
+        world.silences.clear();
+        world.high = true;
+        let acknowledged = world.leader.alerts().get("high").is_some_and(|alert| alert.is_active() && alert.acknowledged.is_some());
+        for _ in 0..450 {
+            world.now += 1.0;
+            world.tick(true);
+        }
+        let since = world.now - 230.0;
+        let recent = world.log.iter().filter(|(at, about)| *at > since && about.is_firing()).count();
+        prop_assert!(if acknowledged { recent == 0 } else { (2..=3).contains(&recent) }, "{recent}: {:?}", world.log);
+        world.high = false;
+        for _ in 0..450 {
+            world.now += 1.0;
+            world.tick(true);
+        }
+        prop_assert!(world.written.values().all(Alert::is_done));
+        let heard = world.log.last().is_some_and(|(_, about)| *about == About::Resolved);
+        prop_assert!(heard || !world.log.iter().any(|(_, about)| about.is_firing()), "{:?}", world.log);
+    }
+}
+
+#[test]
+fn durations_are_read_as_people_write_them() {
+    for (text, seconds) in
+        [("60", 60.0), ("60s", 60.0), ("5m", 300.0), ("1h", 3600.0), ("500ms", 0.5), (" 5 M ", 300.0), ("1e2s", 100.0)]
+    {
         assert_eq!(file::duration(text), Some(Duration::from_secs_f64(seconds)));
     }
     let example = "
@@ -185,7 +707,12 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
         "name is a list: expected text",
     ),
     ("rules:\n  - name: ''\n    type: oldest_callback_age\n    threshold: 1", (2, 11), "name is empty"),
-    ("rules:\n  - name: x", (2, 5), "the rule has no type: expected threshold, heartbeat_lost"),
+    ("rules:\n  - name: x", (2, 5), "the rule has no metric: expected xlen"),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    repeat: sometimes",
+        (5, 13),
+        "repeat is \"sometimes\": expected never, cooldown",
+    ),
     ("rules:\n  - name: x\n    type: treshold", (3, 11), "type is \"treshold\": expected threshold"),
     ("rules:\n  - name: x\n    type: 5", (3, 11), "type is 5: expected threshold"),
     ("rules:\n  - name: x\n    type: threshold\n    threshold: 5", (2, 5), "the rule has no metric"),
@@ -532,7 +1059,7 @@ fn an_alert_whose_rule_is_gone_resolves() {
     let mut board = board("rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]");
     board.advance(&fleet(&[], TypeState::Alive), NOW);
     assert_eq!(told(&mut board, NOW).len(), 1);
-    board.set_rules(Arc::default());
+    board.set_rules(rule_set("rules: []"));
     board.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
     assert_eq!(told(&mut board, NOW + 30.0), ["Resolved after 30 s: backlog"]);
 }
@@ -563,7 +1090,7 @@ rules:
             messages.iter().map(|outgoing| outgoing.message.keys.iter().map(String::as_str).collect()).collect();
         assert_eq!(keys, expected, "{by}");
         // Whatever was told together ends together.
-        board.set_rules(Arc::default());
+        board.set_rules(rule_set("rules: []"));
         board.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
         let ends: usize = board.due(NOW + 30.0).0.messages.iter().map(|outgoing| outgoing.message.keys.len()).sum();
         assert_eq!(ends, expected.iter().map(Vec::len).sum::<usize>(), "{by}");
@@ -572,7 +1099,8 @@ rules:
 
 #[test]
 fn a_rule_that_comes_and_goes_is_damped_and_its_end_is_told_when_it_lasts() {
-    let rules = "rules: [{name: high, type: threshold, metric: xlen, stream: a, threshold: 100, cooldown: 0}]";
+    let rules =
+        "rules: [{name: high, type: threshold, metric: xlen, stream: a, threshold: 100, cooldown: 0, repeat: never}]";
     let seen = |high: bool, now: f64| {
         let mut fleet = Fleet::new(now);
         fleet.add("a", 3, 10, if high { 500 } else { 0 });
@@ -617,5 +1145,12 @@ maintenance:
     assert_eq!(told(&mut board, NOW + 10.0), ["Worker b crashed"]);
     let later = NOW + 600.0;
     board.advance(&fleet(&["b", "c"], TypeState::Crashed), later);
-    assert_eq!(told(&mut board, later), ["Worker c crashed", "length: xlen of a is 5 (above 3)"]);
+    assert_eq!(
+        told(&mut board, later),
+        [
+            "Worker c crashed",
+            "length: xlen of a is 5 (above 3)",
+            "Still firing for 10 m: length: xlen of b is 5 (above 3)"
+        ]
+    );
 }

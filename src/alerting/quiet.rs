@@ -1,7 +1,8 @@
 //! Who asked not to be told: silences, acknowledgements, maintenance windows.
 
-use globset::{Glob, GlobMatcher};
 use serde::{Deserialize, Serialize};
+
+use super::glob::Glob;
 
 /// Somebody wants to hear nothing of some alerts for a while.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,23 +26,47 @@ pub struct Silence {
     pub acknowledges: bool,
 }
 
-impl Silence {
-    /// Whether it covers such an alert at `now`. A glob that cannot be read covers its own text.
-    #[must_use]
-    pub fn covers(&self, rule: &str, key: &str, subject: Option<&str>, now: f64) -> bool {
-        let any =
-            |glob: &str, text: &str| glob == "*" || glob == text || matcher(glob).is_some_and(|g| g.is_match(text));
-        !self.acknowledges
-            && (self.starts..self.until).contains(&now)
-            && (any(&self.rule, rule) || any(&self.rule, key))
-            && (self.subject == "*" || subject.is_some_and(|subject| any(&self.subject, subject)))
-    }
+/// The silences and acknowledgements in force, with their globs compiled.
+#[derive(Debug, Clone, Default)]
+pub struct Silences {
+    list: Vec<Silence>,
+    /// Beside each silence, the globs over rules and over subjects; an acknowledgement has none.
+    globs: Vec<(Option<Glob>, Option<Glob>)>,
 }
 
-/// The glob, if it is one.
-#[must_use]
-pub fn matcher(glob: &str) -> Option<GlobMatcher> {
-    Glob::new(glob).ok().map(|glob| glob.compile_matcher())
+impl Silences {
+    /// Compiles the globs of `list`.
+    #[must_use]
+    pub fn new(list: Vec<Silence>) -> Self {
+        let compiled = |silence: &Silence| {
+            if silence.acknowledges {
+                (None, None)
+            } else {
+                (Glob::new(&silence.rule).ok(), Glob::new(&silence.subject).ok())
+            }
+        };
+        Self { globs: list.iter().map(compiled).collect(), list }
+    }
+
+    /// All of them.
+    #[must_use]
+    pub fn list(&self) -> &[Silence] {
+        &self.list
+    }
+
+    /// Whether one of them covers such an alert at `now`. A glob that cannot be used covers its own text.
+    #[must_use]
+    pub fn cover(&self, rule: &str, key: &str, subject: Option<&str>, now: f64) -> bool {
+        let matches = |text: &str, glob: &Option<Glob>, name: &str| {
+            text == "*" || text == name || glob.as_ref().is_some_and(|glob| glob.is_match(name))
+        };
+        self.list.iter().zip(&self.globs).any(|(silence, (rules, subjects))| {
+            !silence.acknowledges
+                && (silence.starts..silence.until).contains(&now)
+                && (matches(&silence.rule, rules, rule) || matches(&silence.rule, rules, key))
+                && (silence.subject == "*" || subject.is_some_and(|name| matches(&silence.subject, subjects, name)))
+        })
+    }
 }
 
 /// A time set aside for work on the fleet.
@@ -50,9 +75,9 @@ pub struct Window {
     /// What it is for.
     pub name: String,
     /// Rules that are quiet; all without.
-    pub rule: Option<GlobMatcher>,
+    pub rule: Option<Glob>,
     /// Streams and worker types that are quiet; all without.
-    pub stream: Option<GlobMatcher>,
+    pub stream: Option<Glob>,
     /// When.
     pub when: When,
 }
@@ -138,10 +163,11 @@ mod tests {
             until: 20.0,
             acknowledges: false,
         };
-        assert!(silence.covers("worker_zero", "worker_zero:arax", Some("arax"), 10.0));
-        assert!(!silence.covers("worker_zero", "worker_zero:arax", Some("arax"), 20.0));
-        assert!(!silence.covers("worker_zero", "worker_zero:bte", Some("bte"), 15.0));
-        assert!(!silence.covers("disk", "disk", None, 15.0));
+        let silences = Silences::new(vec![silence]);
+        assert!(silences.cover("worker_zero", "worker_zero:arax", Some("arax"), 10.0));
+        assert!(!silences.cover("worker_zero", "worker_zero:arax", Some("arax"), 20.0));
+        assert!(!silences.cover("worker_zero", "worker_zero:bte", Some("bte"), 15.0));
+        assert!(!silences.cover("disk", "disk", None, 15.0));
     }
 
     #[test]

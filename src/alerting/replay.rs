@@ -22,6 +22,8 @@ pub struct Firing {
     pub worst: Option<f64>,
     /// When somebody would have been told: not in a maintenance window, nor within the cooldown.
     pub told: Option<f64>,
+    /// How often that would have been sent again.
+    pub repeats: u32,
 }
 
 /// What one rule would have done.
@@ -108,7 +110,7 @@ impl Track<'_> {
             Some(Subjects::One(subject)) => {
                 return self.see(Some(subject.clone()), &format!("{series}:{subject}"), recorded, now, rules);
             }
-            Some(Subjects::Glob(_, glob)) => glob,
+            Some(Subjects::Glob(glob)) => glob,
         };
         let prefix = format!("{series}:");
         let mut seen = BTreeSet::new();
@@ -176,6 +178,7 @@ impl Track<'_> {
                 until: None,
                 worst: None,
                 told: None,
+                repeats: 0,
             }),
             Step::Dropped => (alert.phase, alert.over_told) = (Phase::Resolved, true),
             _ => {}
@@ -193,8 +196,12 @@ impl Track<'_> {
             firing.worst = Some(firing.worst.map_or(value, |worst| worse(worst, value)));
         }
         let quiet = rules.maintenance.iter().any(|window| window.covers(&rule.name, subject.as_deref(), now));
-        if firing.told.is_none() && !quiet && now >= alert.quiet_until {
-            firing.told = Some(now);
+        if !quiet && now >= alert.quiet_until {
+            match firing.told {
+                None => firing.told = Some(now),
+                Some(_) if rule.repeats && matches!(seen, Seen::Holds(_)) => firing.repeats += 1,
+                Some(_) => return,
+            }
             alert.quiet_until = now + rule.cooldown.as_secs_f64();
         }
     }

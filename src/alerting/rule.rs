@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use globset::GlobMatcher;
-
+use super::glob::Glob;
 use super::message::span;
 use super::quiet::Window;
 pub use crate::fleet::event::Severity;
@@ -26,6 +25,8 @@ pub fn no_channel() -> String {
 /// Everything the alert file says.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSet {
+    /// The file was read and says what the rules are; the default is what is known before that.
+    pub known: bool,
     /// The rules, in the file's order.
     pub rules: Vec<Rule>,
     /// What alerts that fire in the same moment have in common when they are one message.
@@ -69,6 +70,8 @@ pub struct Rule {
     pub resolve_after: Duration,
     /// Quiet time after a notification.
     pub cooldown: Duration,
+    /// While the condition holds, the notification is sent again after each `cooldown`.
+    pub repeats: bool,
     /// How serious.
     pub severity: Severity,
     /// Text for people; `{value}`, `{subject}` and `{threshold}` are filled in.
@@ -100,7 +103,7 @@ pub enum Subjects {
     /// This one.
     One(String),
     /// All that match, an alert each.
-    Glob(String, GlobMatcher),
+    Glob(Glob),
 }
 
 /// When a value counts.
@@ -179,9 +182,9 @@ pub struct Route {
     /// Of these severities; all when empty.
     pub severities: Vec<Severity>,
     /// Of rules that match.
-    pub rule: Option<GlobMatcher>,
+    pub rule: Option<Glob>,
     /// About streams or worker types that match.
-    pub stream: Option<GlobMatcher>,
+    pub stream: Option<Glob>,
     /// To these channels.
     pub channels: Vec<String>,
 }
@@ -317,6 +320,27 @@ impl Per {
 }
 
 impl Rule {
+    /// Whether it is about a worker type without any live heartbeat: its notifications join those of worker types at
+    /// zero.
+    #[must_use]
+    pub fn is_worker_down(&self) -> bool {
+        let Watch { metric, change_over, .. } = &self.watch;
+        *metric == Metric::WorkersAlive && self.bound == Bound::Below(1.0) && change_over.is_none()
+    }
+
+    /// Whether the rule can have an alert with this key and subject. One that it cannot have is left from before the
+    /// rule was changed.
+    #[must_use]
+    pub fn can_have(&self, key: &str, subject: Option<&str>) -> bool {
+        let is_about = match (&self.watch.of, subject) {
+            (None, None) => true,
+            (Some(Subjects::One(name)), Some(subject)) => name == subject,
+            (Some(Subjects::Glob(glob)), Some(subject)) => glob.is_match(subject),
+            _ => false,
+        };
+        is_about && self.key(subject) == key
+    }
+
     /// The alert's key: the rule's name, with the subject where the rule has many.
     #[must_use]
     pub fn key(&self, subject: Option<&str>) -> String {
@@ -341,7 +365,8 @@ impl Rule {
     #[must_use]
     pub fn watches(&self) -> String {
         let of = match &self.watch.of {
-            Some(Subjects::One(name) | Subjects::Glob(name, _)) => format!(" of {name}"),
+            Some(Subjects::One(name)) => format!(" of {name}"),
+            Some(Subjects::Glob(glob)) => format!(" of {}", glob.text()),
             None => String::new(),
         };
         let change = self.watch.change_over.map(|over| format!(" changed in {}", span(over.as_secs_f64())));
@@ -357,7 +382,7 @@ impl Rule {
     pub fn detail(&self, subject: Option<&str>, value: Option<f64>) -> String {
         let metric = self.watch.metric;
         let of = subject.map(|s| format!(" of {s}")).unwrap_or_default();
-        if metric == Metric::WorkersAlive && self.bound == Bound::Below(1.0) {
+        if self.is_worker_down() {
             return format!("worker {} has no live heartbeats", subject.unwrap_or_default());
         }
         if self.bound == Bound::NoData {

@@ -11,6 +11,9 @@ use crate::fleet::snapshot::{Snapshot, SourceStatus};
 /// How long a source must be away: one that restarts is no news.
 pub const AWAY_FOR: Duration = Duration::from_secs(10);
 
+/// The name by which an alert about a channel goes.
+pub const CHANNEL_BROKEN: &str = "channel_broken";
+
 /// What is seen of the two sources, where that is `news`.
 pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
     for (key, name, source) in
@@ -45,8 +48,8 @@ pub fn channel(name: &str, broken: Option<&str>) -> Sighting {
     let why = broken.unwrap_or_default();
     Sighting {
         identity: Identity {
-            key: format!("channel_broken:{name}"),
-            rule: "channel_broken".to_owned(),
+            key: format!("{CHANNEL_BROKEN}:{name}"),
+            rule: CHANNEL_BROKEN.to_owned(),
             subject: Some(name.to_owned()),
             kind: Kind::Source,
             severity: Severity::Warning,

@@ -1,8 +1,11 @@
 //! `shepherd-monitor check-config`: says every mistake of a rules' file.
 
+use std::path::Path;
+
 use clap::{Arg, ArgMatches, Command};
 
 use crate::alerting::file;
+use crate::rules_file;
 
 /// The subcommand.
 pub(super) fn command() -> Command {
@@ -17,7 +20,7 @@ pub(super) fn command() -> Command {
 /// When something is, or the file cannot be read.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
-    let text = std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+    let text = rules_file::read(Path::new(name)).map_err(|error| format!("{name}: {error}"))?;
     match file::read(&text) {
         Ok(rules) => {
             println!("{name}: {} rules, no mistakes", rules.rules.len());

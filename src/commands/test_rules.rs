@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use chrono::DateTime;
@@ -22,6 +23,7 @@ use crate::history::{Micros, SECOND};
 use crate::postgres::connection::{self, PgPool};
 use crate::postgres::history::Selection;
 use crate::postgres::history::metrics;
+use crate::rules_file;
 
 /// So many of a rule's firings are listed, the newest.
 const LISTED: usize = 10;
@@ -80,7 +82,7 @@ struct Asked<'a> {
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
-    let text = std::fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+    let text = rules_file::read(Path::new(name)).map_err(|error| format!("{name}: {error}"))?;
     let rules = file::read(&text).map_err(|mistakes| {
         let told: Vec<String> = mistakes.iter().map(|mistake| format!("{name}:{mistake}")).collect();
         format!("{name} has {} mistakes\n{}", mistakes.len(), told.join("\n"))
@@ -186,7 +188,8 @@ fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
     let head = ["RULE", "SEVERITY", "FIRED", "TOLD", "ALTOGETHER", "LONGEST", "LAST"].map(str::to_owned);
     let mut rows = vec![head];
     for track in tracks {
-        let told = track.firings.iter().filter(|firing| firing.told.is_some()).count();
+        let sent = |firing: &Firing| u32::from(firing.told.is_some()) + firing.repeats;
+        let told: u32 = track.firings.iter().map(sent).sum();
         let longest = track.firings.iter().map(|firing| firing.lasted(asked.until)).fold(0.0, f64::max);
         let [count, told, sum, longest, last] = match (track.firings.last(), not_judged(track)) {
             (Some(last), _) => {
@@ -245,7 +248,7 @@ fn as_json(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
         json!({
             "subject": firing.subject, "since": firing.since, "fired": firing.fired, "until": firing.until,
             "lasted_sec": firing.lasted(asked.until), "worst": firing.worst.filter(|worst| worst.is_finite()),
-            "told": firing.told,
+            "told": firing.told, "repeats": firing.repeats,
         })
     };
     let rule = |track: &Track<'_>| {

@@ -227,10 +227,11 @@ impl Task {
 }
 
 fn origin_of(stream: &Name, id: &str, fields: &Fields) -> Origin {
-    fields
-        .get(ORIGIN_FIELD)
-        .and_then(|json| serde_json::from_slice(json).ok())
-        .unwrap_or_else(|| Origin { stream: stream.to_text(), id: id.to_owned(), hop: 0 })
+    fields.get(ORIGIN_FIELD).and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_else(|| Origin {
+        stream: stream.to_text(),
+        id: id.to_owned(),
+        hop: 0,
+    })
 }
 
 fn is_finish_query(stream: &Name) -> bool {
@@ -289,7 +290,11 @@ mod tests {
         Task::read(&Name::from(stream), "5-0", Arc::new(pairs.iter().copied().collect()))
     }
 
-    fn next(stream: &str, pairs: &[(&str, &str)], workflow: Option<Workflow>) -> Option<(String, Vec<(String, String)>)> {
+    fn next(
+        stream: &str,
+        pairs: &[(&str, &str)],
+        workflow: Option<Workflow>,
+    ) -> Option<(String, Vec<(String, String)>)> {
         let changes = Changes { workflow, ..Changes::default() };
         let out = task(stream, pairs).next(&stream.into(), changes).unwrap();
         out.map(|out| (out.destination().to_text(), sent(&out)))

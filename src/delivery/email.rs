@@ -142,9 +142,9 @@ fn content_id(n: usize) -> String {
 
 fn subject(message: &Message, from: &Deployment) -> String {
     let environment = from.name().map(|name| format!("[{}] ", visible(name))).unwrap_or_default();
-    let word = match (message.about, message.severity) {
-        (About::Firing, Severity::Critical) => "CRITICAL: ",
-        (About::Firing, Severity::Warning) => "Warning: ",
+    let word = match (message.about.is_firing(), message.severity) {
+        (true, Severity::Critical) => "CRITICAL: ",
+        (true, Severity::Warning) => "Warning: ",
         _ => "",
     };
     shortened(&format!("{environment}{word}{}", visible(&message.title)), 200)

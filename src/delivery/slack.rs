@@ -64,7 +64,7 @@ pub fn payload(message: &Message, sketches: &Sketches, from: &Deployment) -> Val
     let detail = message
         .alerts
         .first()
-        .filter(|_| message.alerts.len() == 1 && message.about == About::Firing)
+        .filter(|_| message.alerts.len() == 1 && message.about.is_firing())
         .map(|line| &line.message);
     let detail = detail.filter(|text| **text != message.title);
     let detail = detail.map(|text| format!(" - {}", escaped(&shortened(&visible(text), LINE)))).unwrap_or_default();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::alerting::file;
 use crate::alerting::rule::CHANNELS;
+use crate::rules_file;
 use crate::settings::Settings;
 
 /// What the settings say, and what was found of the files that they name.
@@ -71,7 +72,7 @@ pub fn look(settings: &Settings) -> Looked {
 }
 
 fn read(path: &Path) -> RulesRead {
-    match std::fs::read_to_string(path) {
+    match rules_file::read(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => RulesRead::Missing,
         Err(error) => RulesRead::Unreadable(error.to_string()),
         Ok(text) => match file::read(&text) {

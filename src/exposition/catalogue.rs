@@ -125,6 +125,8 @@ families! {
         "Alerts: pending, firing, and of those that fire apart the acknowledged and the silenced";
     ALERTS_LEADER: Gauge of Monitor, "shepherd_monitor_alerts_leader", [],
         "1: this monitor evaluates and sends; 0: another one does";
+    RULES_FILE_OK: Gauge of Monitor, "shepherd_monitor_rules_file_ok", [],
+        "1: the file of alert rules is in force as it is; 0: it is missing, empty or wrong, and the rules before it stay in force";
     NOTIFICATIONS: Counter of Share, "shepherd_monitor_notifications_total", ["channel", "result"],
         "Attempts to tell somebody: sent, failed (tried again later), given_up, channel_broken (refuses everything)";
 

@@ -264,6 +264,7 @@ fn alerts(page: &mut Writer, sight: &Sight<'_>) {
             }
         }
         page.family(&of::ALERTS_LEADER).add(&[], u8::from(shown.leads));
+        page.family(&of::RULES_FILE_OK).add(&[], u8::from(shown.mistakes.is_empty()));
     }
     let mut family = page.family(&of::NOTIFICATIONS);
     for ((channel, result), count) in &sight.counters.notifications {

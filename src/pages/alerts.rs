@@ -245,7 +245,7 @@ impl AlertsPage<'_> {
             notes.push(format!("Alerts are shown here only: {}.", no_channel()));
         }
         if !self.shown.mistakes.is_empty() {
-            notes.push("The rules' file cannot be used; the last good rules are in force.".to_owned());
+            notes.push("The rules file cannot be used; the last good rules are in force.".to_owned());
             notes.extend(self.shown.mistakes.iter().map(|m| Label::from_text(m).title.unwrap_or_else(|| m.clone())));
         }
         if !self.shown.leads {

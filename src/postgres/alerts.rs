@@ -149,7 +149,7 @@ impl Parts {
     /// Writes all of them together or, if Postgres refuses some for what they hold, the others.
     async fn put(&self, connection: &mut AsyncPgConnection) -> Result<(), diesel::result::Error> {
         let together = connection.transaction(async |connection| {
-            put_alerts(connection, &self.alerts).await?;
+            put_alerts(connection, &self.alerts, "").await?;
             put_outbox(connection, &self.outbox).await?;
             events::put(connection, &self.events).await
         });
@@ -159,7 +159,8 @@ impl Parts {
         }
         let alert: fn(&Value) -> String = |row| format!("alert {}", text_of(row, "key"));
         let notification: fn(&Value) -> String = |row| format!("notification {}", text_of(row, "id"));
-        let put: Put<Value> = |connection, rows| put_alerts(connection, rows).boxed();
+        let put: Put<Value> =
+            |connection, rows| async move { put_alerts(connection, rows, "").await.map(drop) }.boxed();
         let alerts = put_isolating(connection, &self.alerts, put, alert).await?;
         let put: Put<Value> = |connection, rows| put_outbox(connection, rows).boxed();
         let outbox = put_isolating(connection, &self.outbox, put, notification).await?;
@@ -171,22 +172,49 @@ fn text_of<'a>(row: &'a Value, field: &str) -> &'a str {
     row.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Writes what a monitor that leads no more still has to say: messages and events; alerts are left
-/// as the leader has them.
+/// Writes what was sent by a monitor that does not lead any more. An alert whose end nobody was notified of, and which
+/// the leader does not have, becomes the leader's: a new epoch makes it read the alerts again.
 ///
 /// # Errors
 /// When Postgres did not take them.
 pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let parts = Parts::of(Rows { alerts: Vec::new(), ..rows })
-        .map_err(|_| SourceTrouble::new(TroubleKind::Failed, "a message is no JSON"))?;
+    let no_json = |_| SourceTrouble::new(TroubleKind::Failed, "an alert or a notification cannot be written as JSON");
+    let mut parts = Parts::of(rows).map_err(no_json)?;
+    let alerts = std::mem::take(&mut parts.alerts);
     connection
-        .transaction::<(), diesel::result::Error, _>(async move |connection| parts.put(connection).await)
+        .transaction::<(), diesel::result::Error, _>(async move |connection| {
+            // Before the alerts, as a leader that writes has it: neither waits for the other's rows.
+            sql_query("SELECT epoch FROM monitor_alert_leader FOR UPDATE").execute(connection).await?;
+            parts.put(connection).await?;
+            let adopting =
+                connection.transaction(async |connection| put_alerts(connection, &alerts, UNKNOWN_TO_THE_LEADER).await);
+            let adopted = match adopting.await {
+                Err(error) if may_be_about_rows(&error) => {
+                    tracing::warn!(%error, "alerts of an earlier leader are set aside: Postgres refuses one of them");
+                    0
+                }
+                other => other?,
+            };
+            if adopted > 0 {
+                sql_query("UPDATE monitor_alert_leader SET epoch = epoch + 1").execute(connection).await?;
+            }
+            Ok(())
+        })
         .await
         .map_err(|e| trouble(&e))
 }
 
-async fn put_alerts(connection: &mut AsyncPgConnection, alerts: &[Value]) -> Result<(), diesel::result::Error> {
+/// Of an alert that another monitor notified of, the leader has none, or one that ended before.
+const UNKNOWN_TO_THE_LEADER: &str = " WHERE monitor_alerts.phase = 'resolved'
+    AND (monitor_alerts.state->>'resolved_at')::float8 < (excluded.state->'told'->>'at')::float8";
+
+/// Writes alerts; over those that are there only `where_they` are as that says. How many were written.
+async fn put_alerts(
+    connection: &mut AsyncPgConnection,
+    alerts: &[Value],
+    where_they: &str,
+) -> Result<usize, diesel::result::Error> {
     let with_row_key = |alert: &Value| {
         let mut with_key = alert.clone();
         if let Value::Object(fields) = &mut with_key {
@@ -195,19 +223,18 @@ async fn put_alerts(connection: &mut AsyncPgConnection, alerts: &[Value]) -> Res
         with_key
     };
     let alerts: Value = alerts.iter().map(with_row_key).collect();
-    sql_query(
+    sql_query(format!(
         "INSERT INTO monitor_alerts (key, rule, subject, severity, phase, since, value, acknowledged_by, state, updated)
          SELECT a->>'row_key', a->>'rule', a->>'subject', a->>'severity', a->>'phase',
                 to_timestamp((a->>'since')::float8), (a->>'value')::float8, a->'acknowledged'->>'by', a - 'row_key', now()
          FROM jsonb_array_elements($1) AS a
          ON CONFLICT (key) DO UPDATE SET rule = excluded.rule, subject = excluded.subject,
              severity = excluded.severity, phase = excluded.phase, since = excluded.since, value = excluded.value,
-             acknowledged_by = excluded.acknowledged_by, state = excluded.state, updated = excluded.updated",
-    )
+             acknowledged_by = excluded.acknowledged_by, state = excluded.state, updated = excluded.updated{where_they}"
+    ))
     .bind::<Jsonb, _>(alerts)
     .execute(connection)
-    .await?;
-    Ok(())
+    .await
 }
 
 async fn put_outbox(connection: &mut AsyncPgConnection, outbox: &[Value]) -> Result<(), diesel::result::Error> {

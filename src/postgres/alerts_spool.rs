@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::alerts::{Delivery, OutboxRow, Rows};
 use super::events::NewRow;
 use crate::alerting::lifecycle::Alert;
+use crate::alerting::message::About;
 
 /// Messages kept at most; of the oldest that are done, and then of the oldest, some go first.
 const MESSAGES: usize = 2000;
@@ -18,6 +19,9 @@ const EVENTS: usize = 5000;
 /// What Postgres has not taken yet: the newest of each row.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Unsaved {
+    /// The epoch in which this monitor led last: rows of others are newer if one of them led since.
+    #[serde(default)]
+    pub led_under: Option<i64>,
     alerts: BTreeMap<String, Alert>,
     outbox: Vec<OutboxRow>,
     events: Vec<NewRow>,
@@ -55,6 +59,37 @@ impl Unsaved {
             alerts: self.alerts.values().collect(),
             outbox: self.outbox.iter().collect(),
             events: self.events.iter().collect(),
+        }
+    }
+
+    /// The part that people were notified of, and nothing that was only decided: messages that ended, and the events and
+    /// the alerts of those that were sent. What a monitor decided while another led is void.
+    #[must_use]
+    pub fn sent(&self) -> Self {
+        let outbox: Vec<OutboxRow> = self.outbox.iter().filter(|row| row.ended.is_some()).cloned().collect();
+        let sent = || outbox.iter().filter(|row| row.state == Delivery::Sent).map(|row| &row.message);
+        let was_sent = |event: &&NewRow| {
+            let resolved = event.is_of_type("alert_resolved");
+            event.alert().is_some_and(|key| {
+                sent().any(|message| {
+                    (message.about == About::Resolved) == resolved && message.keys.iter().any(|sent| sent == key)
+                })
+            })
+        };
+        let lacks_its_end = |alert: &&Alert| {
+            let told = alert.told.as_ref();
+            !alert.is_done() && told.is_some_and(|told| sent().any(|message| message.id == told.message))
+        };
+        Self {
+            led_under: self.led_under,
+            alerts: self
+                .alerts
+                .values()
+                .filter(lacks_its_end)
+                .map(|alert| (alert.key.clone(), alert.clone()))
+                .collect(),
+            events: self.events.iter().filter(was_sent).cloned().collect(),
+            outbox,
         }
     }
 

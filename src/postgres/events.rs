@@ -61,6 +61,20 @@ impl NewRow {
     }
 }
 
+impl NewRow {
+    /// The key of the alert in whose story it is.
+    #[must_use]
+    pub fn alert(&self) -> Option<&str> {
+        self.payload.get("alert").and_then(Value::as_str)
+    }
+
+    /// Whether its type has that name.
+    #[must_use]
+    pub fn is_of_type(&self, name: &str) -> bool {
+        self.type_ == name
+    }
+}
+
 /// A stored event.
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable)]
 #[diesel(table_name = monitor_events)]

@@ -16,8 +16,8 @@ use std::time::Duration;
 use redis::{Pipeline, Value};
 use tokio::time::timeout;
 
-use crate::contract::task::{Outgoing, delivery_record};
 use crate::contract::failures::Failure;
+use crate::contract::task::{Outgoing, delivery_record};
 use crate::contract::{Heartbeat, Name, ShutdownMarker, heartbeat, keys, marker};
 
 pub use address::{Address, BadAddress};

@@ -25,7 +25,8 @@ use crate::actors::messages::{AlertOrder, SendTest};
 use crate::alerting::board::Shown;
 use crate::alerting::charted::Charted;
 use crate::alerting::file;
-use crate::alerting::quiet::{Silence, matcher};
+use crate::alerting::glob::Glob;
+use crate::alerting::quiet::Silence;
 use crate::history::window::{Aggregate, Window};
 use crate::pages::alerts::{AlertsPage, CHARTED, Past, Sent};
 use crate::postgres::alerts::{self as stored, Delivery};
@@ -197,8 +198,12 @@ pub async fn silence(front: Data<Front>, caller: Caller, body: Body<SilenceOrder
         })?;
     let subject = order.subject.filter(|subject| !subject.trim().is_empty()).unwrap_or_else(|| "*".to_owned());
     for (name, glob) in [("rule", &order.rule), ("subject", &subject)] {
-        if glob.trim().is_empty() || matcher(glob).is_none() {
-            return Err(Problem::BadRequest(format!("{name} is {glob:?}: expected a name or a glob such as worker_*")));
+        let why = if glob.trim().is_empty() { Some("empty".to_owned()) } else { Glob::new(glob).err() };
+        if let Some(why) = why {
+            let glob: String = glob.chars().take(60).collect();
+            return Err(Problem::BadRequest(format!(
+                "{name} is {glob:?} ({why}): expected a name or a glob such as worker_*"
+            )));
         }
     }
     let now = now();

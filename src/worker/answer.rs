@@ -33,7 +33,11 @@ pub struct Answer {
 pub(super) enum How {
     Forward(Changes),
     End,
-    Retry { after: Duration, counts: bool, reason: String },
+    Retry {
+        after: Duration,
+        counts: bool,
+        reason: String,
+    },
     /// To `finish_query` with status ERROR.
     Fail(String),
     DeadLetter(String),

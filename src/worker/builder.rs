@@ -7,8 +7,8 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use super::engine::{self, Left, Stop};
 use super::answer::{Answer, FailurePolicy, TaskError};
+use super::engine::{self, Left, Stop};
 use super::handler;
 use super::task::Task;
 use super::workers::Workers;

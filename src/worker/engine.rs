@@ -18,8 +18,8 @@ use tokio::task::{AbortHandle, Id, JoinError, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::Instrument;
 
-use super::builder::{Settings, WorkerError};
 use super::answer::{How, TaskError};
+use super::builder::{Settings, WorkerError};
 use super::handler::{Handler, HandlerResult};
 use super::leases::Leases;
 use super::outcome::{Delivery, Outcome};
@@ -469,7 +469,8 @@ impl Engine {
             log.record("span_id", format!("{:016x}", held.span.id).as_str());
         }
         traces::name(&log, self.stream.stream());
-        let task = Task { wire: task, fence, vitals: Arc::clone(&self.vitals), cancelled, span: held.span.id, body: () };
+        let task =
+            Task { wire: task, fence, vitals: Arc::clone(&self.vitals), cancelled, span: held.span.id, body: () };
         let running = limited(task, Arc::clone(&self.handler), self.settings.timeout, self.settings.deadline);
         let handle = self.running.spawn(running.instrument(log));
         self.running_ids.insert(handle.id(), (id.clone(), deliveries));

@@ -141,7 +141,8 @@ mod tests {
         match delivery.decide(&task, answer) {
             Outcome::Complete { outgoing, failure } => {
                 let to: Vec<String> = outgoing.iter().map(|message| message.destination().to_text()).collect();
-                let kinds = failure.map(|f| f.kinds().iter().map(|kind| format!(" {}", kind.as_str())).collect::<String>());
+                let kinds =
+                    failure.map(|f| f.kinds().iter().map(|kind| format!(" {}", kind.as_str())).collect::<String>());
                 format!("[{}]{}", to.join(" "), kinds.unwrap_or_default())
             }
             Outcome::Retry { counts, .. } => format!("retry {counts}"),

@@ -65,7 +65,8 @@ impl Workers {
     /// The first of their errors; see [`WorkerBuilder::run`].
     pub async fn run(self) -> Result<Left, WorkerError> {
         let checked = |(builder, handler): (WorkerBuilder, Handler)| Ok((builder.checked()?, handler));
-        let workers = self.workers.into_iter().map(checked).collect::<Result<Vec<(Settings, Handler)>, WorkerError>>()?;
+        let workers =
+            self.workers.into_iter().map(checked).collect::<Result<Vec<(Settings, Handler)>, WorkerError>>()?;
         let present = Arc::new(AtomicUsize::new(workers.len()));
         // Dropped with this future, and with it every worker.
         let mut running = JoinSet::new();

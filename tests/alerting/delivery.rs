@@ -318,3 +318,63 @@ async fn a_bad_file_keeps_the_last_good_rules_and_says_so() {
     })
     .await;
 }
+
+/// The value of a metric without labels.
+async fn metric(monitor: &Monitor, name: &str) -> Option<String> {
+    let (_, text) = monitor.get("/metrics").await;
+    text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
+}
+
+#[tokio::test]
+async fn rules_whose_file_is_moved_away_or_emptied_stay_in_force_with_their_alerts_and_it_is_reported() {
+    const OK: &str = "shepherd_monitor_rules_file_ok ";
+    let ground = Ground::new();
+    let good = "rules: [{name: lots, type: threshold, metric: xlen, stream: orders, threshold: 0}]";
+    let rules = ground.rules(good);
+    let monitor = ground.monitor("m", &[("MONITOR_ALERTS_CONFIG", rules.as_str())]).await;
+    eventually("the rules are in force", SOON, || async { monitor.get("/alerts").await.1.contains("xlen of orders") })
+        .await;
+    monitor.takes_orders().await;
+    let mut redis = ground.redis.connection().await;
+    let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    ground.slack.told("lots: ", SOON).await;
+    assert_eq!(metric(&monitor, OK).await.as_deref(), Some("1"));
+    let client = reqwest::Client::new();
+    let reload = || async { client.post(monitor.url("/-/reload")).send().await.unwrap().status().as_u16() };
+    std::fs::remove_file(&rules).unwrap();
+    assert_eq!(reload().await, 400);
+    ground.rules("");
+    assert_eq!(reload().await, 400);
+    let (_, page) = monitor.get("/alerts").await;
+    assert!(page.contains("last good rules are in force") && page.contains("xlen of orders"), "{page}");
+    assert!(monitor.log().contains("rules.yaml: not found") && monitor.log().contains("rules.yaml: no rules in it"));
+    assert_eq!(metric(&monitor, OK).await.as_deref(), Some("0"));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(ground.slack.count("Resolved"), 0, "the alert still fires");
+    ground.rules(good);
+    assert_eq!(reload().await, 200);
+    assert_eq!(metric(&monitor, OK).await.as_deref(), Some("1"));
+    assert_eq!((ground.slack.count("lots: "), ground.slack.count("Resolved")), (1, 0));
+}
+
+#[tokio::test]
+async fn a_rules_file_that_is_a_fifo_or_has_an_endless_glob_is_reported_and_holds_up_nothing() {
+    let ground = Ground::new();
+    let fifo = ground.folder.folder().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let endless = "?".repeat(145_750);
+    let endless = ground
+        .rules(&format!("rules: [{{name: x, type: threshold, metric: xlen, stream: '{endless}', threshold: 1}}]"));
+    for (file, said) in [(fifo.to_str().unwrap(), "not a regular file"), (&endless, "145750 characters")] {
+        ground.fleet.up(&["a"]).await;
+        let monitor = ground.monitor("m", &[("MONITOR_ALERTS_CONFIG", file)]).await;
+        eventually("it says what is wrong", SOON, || async { monitor.get("/alerts").await.1.contains(said) }).await;
+        ground.alive(&monitor, &["a"]).await;
+        let before = ground.slack.count("Worker a crashed");
+        ground.fleet.crash(&["a"]).await;
+        eventually("alerts go on", SOON, || async { ground.slack.count("Worker a crashed") > before }).await;
+        assert!(!monitor.log().contains("panicked"), "{}", monitor.log());
+        monitor.send("TERM");
+        eventually("it ends", Duration::from_secs(15), || async { !monitor.is_running() }).await;
+    }
+}

@@ -246,3 +246,140 @@ async fn of_monitors_that_start_without_postgres_one_tells() {
     ground.slack.told("worker b is up again", SOON).await;
     assert_eq!(ground.slack.count("Worker b crashed"), 1);
 }
+
+/// A rule that holds as long as there is anything in the stream.
+const LOTS: &str = "rules: [{name: lots, type: threshold, metric: xlen, stream: orders, threshold: 0, cooldown: 1h}]";
+
+async fn add_order(ground: &Ground) {
+    let mut redis = ground.redis.connection().await;
+    let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
+}
+
+async fn finish_orders(ground: &Ground) {
+    let mut redis = ground.redis.connection().await;
+    let _: i64 = redis::cmd("XTRIM").arg(&["orders", "MAXLEN", "0"]).query_async(&mut redis).await.unwrap();
+}
+
+/// How many rows a statement counts.
+async fn count(ground: &Ground, what: &str) -> i64 {
+    ground.database.connect().await.query_one(&format!("SELECT count(*) FROM {what}"), &[]).await.unwrap().get(0)
+}
+
+const FIRED: &str = "monitor_events WHERE type = 'alert' AND payload->>'alert' = 'lots'";
+const WAITING: &str = "monitor_alert_outbox WHERE state = 'waiting'";
+
+#[tokio::test]
+async fn what_a_stopped_leader_decides_when_it_goes_on_is_discarded() {
+    for _ in 0..3 {
+        let ground = Ground::new();
+        let rules = ground.rules(LOTS);
+        let given = [("MONITOR_ALERTS_CONFIG", rules.as_str())];
+        let first = ground.monitor("first", &given).await;
+        leads(&first).await;
+        let second = ground.monitor("second", &given).await;
+        follows(&second).await;
+        ground.alive(&second, &[]).await;
+        first.send("STOP");
+        add_order(&ground).await;
+        leads(&second).await;
+        ground.slack.told("lots: ", SOON).await;
+        all_noted_as_sent(&second).await;
+        first.send("CONT");
+        follows(&first).await;
+        // It has seen the alert itself by now, and handed over what it has to hand over.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!([count(&ground, FIRED).await, count(&ground, WAITING).await], [1, 0]);
+        finish_orders(&ground).await;
+        ground.slack.told("Resolved after", SOON).await;
+        all_noted_as_sent(&second).await;
+        second.send("TERM");
+        leads(&first).await;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
+        assert_eq!(texts.len(), 2, "fired and resolved, once each: {texts:?}");
+    }
+}
+
+#[tokio::test]
+async fn repeats_go_on_under_a_new_leader_and_the_first_notification_is_not_sent_again() {
+    let ground = Ground::new();
+    let rules = ground.rules(&LOTS.replace("1h", "5s"));
+    let given = [("MONITOR_ALERTS_CONFIG", rules.as_str())];
+    let first = ground.monitor("first", &given).await;
+    leads(&first).await;
+    let second = ground.monitor("second", &given).await;
+    follows(&second).await;
+    ground.alive(&second, &[]).await;
+    add_order(&ground).await;
+    ground.slack.told("Still firing for 5 s: lots", SOON).await;
+    all_noted_as_sent(&first).await;
+    first.send("KILL");
+    let before = ground.slack.count("Still firing");
+    leads(&second).await;
+    eventually("it is sent again twice", SOON, || async { ground.slack.count("Still firing") >= before + 2 }).await;
+    finish_orders(&ground).await;
+    ground.slack.told("Resolved after", SOON).await;
+    let posts = ground.slack.taken();
+    assert!(!posts[0].text().contains("Still firing") && posts.last().unwrap().text().contains("Resolved"));
+    assert!(posts[1..posts.len() - 1].iter().all(|post| post.text().contains("Still firing")));
+    for pair in posts[..posts.len() - 1].windows(2) {
+        assert!(pair[1].at - pair[0].at >= Duration::from_secs(4), "{:?}", pair[1].at - pair[0].at);
+    }
+}
+
+#[tokio::test]
+async fn what_a_leader_that_was_cut_off_sent_is_ended_by_the_one_that_leads_by_then() {
+    let ground = Ground::new();
+    let (database, redis) = (Proxy::to(ground.database.port()), Proxy::to(ground.redis.port()));
+    let database_url = ground.database.url_through(database.port());
+    let redis_url = format!("redis://127.0.0.1:{}/0", redis.port());
+    let given = [("DATABASE_URL", database_url.as_str()), ("REDIS_URL", redis_url.as_str())];
+    let first = ground.monitor("first", &given).await;
+    leads(&first).await;
+    let second = ground.monitor("second", &[]).await;
+    follows(&second).await;
+    database.cut();
+    redis.cut();
+    // It cannot know that only it is cut off.
+    ground.slack.told("Redis not readable", SOON).await;
+    leads(&second).await;
+    database.pass();
+    redis.pass();
+    follows(&first).await;
+    ground.slack.told("source_down:redis", SOON).await;
+    all_noted_as_sent(&second).await;
+    assert_eq!(ground.slack.count("Redis not readable"), 1);
+    assert_eq!(count(&ground, WAITING).await, 0);
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_left_on_disk_does_not_replace_what_another_leader_wrote_since() {
+    let ground = Ground::new();
+    let rules = ground.rules(LOTS);
+    let proxy = Proxy::to(ground.database.port());
+    let url = ground.database.url_through(proxy.port());
+    let given = [("MONITOR_ALERTS_CONFIG", rules.as_str()), ("DATABASE_URL", url.as_str())];
+    let first = ground.monitor("first", &given).await;
+    leads(&first).await;
+    proxy.cut();
+    eventually("it goes on alone", SOON, || async { goes_on_alone(&first) }).await;
+    add_order(&ground).await;
+    ground.slack.told("lots: ", SOON).await;
+    all_noted_as_sent(&first).await;
+    first.send("KILL");
+    drop(first);
+    let second = ground.monitor("second", &given[..1]).await;
+    leads(&second).await;
+    eventually("it is notified by the new leader", SOON, || async { ground.slack.count("lots: ") == 2 }).await;
+    finish_orders(&ground).await;
+    ground.slack.told("Resolved after", SOON).await;
+    all_noted_as_sent(&second).await;
+    second.send("TERM");
+    eventually("it ended", SOON, || async { !second.is_running() }).await;
+    proxy.pass();
+    let first = ground.monitor("first", &given).await;
+    leads(&first).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
+    assert_eq!(texts.len(), 3, "{texts:?}");
+}

@@ -20,9 +20,8 @@ const PRODUCER: &str = include_str!("../python/producer.py");
 const WORKER: &str = include_str!("../python/worker.py");
 const FORMS: [&str; 10] =
     ["list", "users", "twice", "last", "empty-list", "null", "empty", "missing", "broken", "no-list"];
-const ANSWERS: [&str; 11] = [
-    "forward", "other-way", "end", "emit", "retry", "fail", "error", "malformed", "panic", "dead-letter", "give-back",
-];
+const ANSWERS: [&str; 11] =
+    ["forward", "other-way", "end", "emit", "retry", "fail", "error", "malformed", "panic", "dead-letter", "give-back"];
 
 #[derive(serde::Deserialize)]
 struct Metadata {
@@ -41,7 +40,9 @@ async fn obey(attempts: Arc<Mutex<BTreeMap<String, u32>>>, task: Task) -> Result
     Ok(match answer.as_str() {
         "other-way" => Answer::forward().workflow(Workflow::through(["a", "other"])),
         "end" => Answer::end(),
-        "emit" => Answer::end().emit("emitted", task.related().set("n", "1")).emit("emitted", task.related().set("n", "2")),
+        "emit" => {
+            Answer::end().emit("emitted", task.related().set("n", "1")).emit("emitted", task.related().set("n", "2"))
+        }
         "retry" if first => Answer::retry_after(Duration::from_millis(50), "not yet"),
         "give-back" if first => Answer::give_back("not here"),
         "fail" => Answer::fail("as asked"),
@@ -92,7 +93,8 @@ async fn each_answer_to_each_form_of_task_does_what_is_documented() {
     for stream in ["b", "other", "emitted", "finish_query", "a:dead"] {
         for (_, fields) in entries(&mut redis, stream).await {
             found.entry(field(&fields, "query_id").to_owned()).or_default().push(stream);
-            let failed = ["fail", "error", "malformed", "panic"].iter().any(|how| field(&fields, "query_id").ends_with(how));
+            let failed =
+                ["fail", "error", "malformed", "panic"].iter().any(|how| field(&fields, "query_id").ends_with(how));
             let failed = failed || (stream == "finish_query" && field(&fields, "error").contains("malformed"));
             if stream == "finish_query" {
                 assert_eq!(field(&fields, "status") == "ERROR", failed, "{fields:?}");
@@ -112,7 +114,11 @@ async fn each_answer_to_each_form_of_task_does_what_is_documented() {
     }
     assert_eq!(found, BTreeMap::new());
     let forwarded = entries(&mut redis, "b").await;
-    assert!(forwarded.iter().all(|(_, fields)| field(fields, "workflow") == r#"[{"id": "b", "parameters": {"n": [1, 2]}}]"#));
+    assert!(
+        forwarded
+            .iter()
+            .all(|(_, fields)| field(fields, "workflow") == r#"[{"id": "b", "parameters": {"n": [1, 2]}}]"#)
+    );
 
     // A Python worker takes it from there.
     let count = forwarded.len();
@@ -180,7 +186,8 @@ async fn a_lost_reply_neither_repeats_an_emitted_task_nor_a_retry() {
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
     let (go, runs) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
-    let builder = quick(&server, "a").task_limit(10).redis_url(server.url_through(proxy.port())).reclaim_min_idle(PATIENCE);
+    let builder =
+        quick(&server, "a").task_limit(10).redis_url(server.url_through(proxy.port())).reclaim_min_idle(PATIENCE);
     let worker = Running::start(builder, {
         let (go, runs) = (go.clone(), runs.clone());
         move |task: Task| {
@@ -314,9 +321,8 @@ async fn a_lost_runs_answer_says_nothing_about_the_delivery_that_came_after() {
             seen.note(&task);
             let (nth, first, second) = (seen.tasks().len(), first.clone(), second.clone());
             // Not to be cancelled, as work on another thread is not.
-            let work = tokio::spawn(async move {
-                if nth == 1 { first.notified().await } else { second.notified().await }
-            });
+            let work =
+                tokio::spawn(async move { if nth == 1 { first.notified().await } else { second.notified().await } });
             async move {
                 work.await?;
                 if nth == 1 { Err("too late")? } else { Ok(Answer::forward()) }
@@ -439,10 +445,8 @@ async fn towers_layers_go_around_a_handler() {
             _ => Ok(Answer::forward()),
         }
     });
-    let limited = tower::ServiceBuilder::new()
-        .concurrency_limit(2)
-        .timeout(Duration::from_secs(1))
-        .service(service(handler));
+    let limited =
+        tower::ServiceBuilder::new().concurrency_limit(2).timeout(Duration::from_secs(1)).service(service(handler));
     let (stop, stopped) = tokio::sync::oneshot::channel::<Option<i32>>();
     let builder = quick(&server, "a").task_limit(8);
     let stopped = async move { stopped.await.unwrap_or_default() };

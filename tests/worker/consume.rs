@@ -22,7 +22,8 @@ async fn a_task_goes_along_its_workflow_and_leaves_nothing_behind() {
         add_fields(&mut redis, "a", &fields).await;
     }
     let first = Running::start(quick(&server, "a").task_limit(7), done);
-    let second = Running::start(quick(&server, "b").task_limit(7), |_| async { Ok(Answer::forward().set("extra", "1")) });
+    let second =
+        Running::start(quick(&server, "b").task_limit(7), |_| async { Ok(Answer::forward().set("extra", "1")) });
     reaches(&redis, "finish_query", 50).await;
     assert_eq!((first.leave().await.in_flight, second.leave().await.in_flight), (0, 0));
 

@@ -950,7 +950,8 @@ impl World {
             self.check().await?;
             let view = self.look().await;
             if view.entries.is_empty() && view.rows.is_empty() {
-                let vanished = self.ledger.accepted.iter().flat_map(|(id, query)| GROUPS.map(|group| (id, query, group)));
+                let vanished =
+                    self.ledger.accepted.iter().flat_map(|(id, query)| GROUPS.map(|group| (id, query, group)));
                 let vanished = vanished.filter(|(id, query, group)| {
                     self.ledger.may_have_ended.contains(&((*id).clone(), *group))
                         && !view.ended.contains_key(&((*query).clone(), (*group).to_owned()))

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::de::value::BorrowedStrDeserializer;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, Visitor, value::StrDeserializer,
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, Visitor,
+    value::StrDeserializer,
 };
 use serde::forward_to_deserialize_any;
 
@@ -316,8 +317,7 @@ mod tests {
 
     #[test]
     fn the_last_of_two_fields_with_one_name_counts_and_binary_names_are_left_out() {
-        let fields: Fields =
-            [(&b"a"[..], &b"1"[..]), (b"\xff", b"x"), (b"a", b"2")].into_iter().collect();
+        let fields: Fields = [(&b"a"[..], &b"1"[..]), (b"\xff", b"x"), (b"a", b"2")].into_iter().collect();
         assert_eq!(parse::<BTreeMap<String, u8>>(&fields).unwrap(), BTreeMap::from([("a".to_owned(), 2)]));
         assert_eq!(parse::<()>(&fields), Ok(()));
     }

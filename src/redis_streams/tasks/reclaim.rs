@@ -132,7 +132,9 @@ impl TaskStream {
     /// sweep.
     pub async fn claim(&self, link: &mut Link, entries: &[Overdue], rules: Claim) -> Result<Vec<Claimed>, LinkError> {
         let mut call = Call::default();
-        call.key(self.stream().as_bytes()).key(dead_letters(&self.stream).as_bytes()).key(keys::TASK_FAILURES.as_bytes());
+        call.key(self.stream().as_bytes())
+            .key(dead_letters(&self.stream).as_bytes())
+            .key(keys::TASK_FAILURES.as_bytes());
         call.arg(self.group.as_bytes()).arg(self.consumer.as_bytes()).number(millis(rules.min_idle));
         call.number(rules.delivery_limit).number(millis(RECORD_LIFE)).number(entries.len());
         call.arg(&failures::counter(FailureKind::DeadLettered, &self.stream)).arg(&failures::last(&self.stream));
