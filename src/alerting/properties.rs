@@ -517,7 +517,10 @@ fn a_loss_is_told_while_others_live_and_not_after_the_type_was_at_zero_and_came_
     let lost = |alive_since: f64| {
         let mut fleet = Fleet::new(NOW);
         fleet.add("a", 2, 10, 0);
-        fleet.change("a", |w, _| (w.lost, w.lost_at, w.state_changed_at) = (1, Some(NOW - 5.0), Some(alive_since)));
+        fleet.change("a", |w, _| {
+            (w.lost, w.lost_open) = (1, 1);
+            (w.lost_at, w.state_changed_at) = (Some(NOW - 5.0), Some(alive_since));
+        });
         fleet.finish()
     };
     let mut board = board("");

@@ -36,6 +36,9 @@ pub struct Heartbeat {
     /// Tasks it is working on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
+    /// Tasks that wait for a retry delay: still pending in the group, but not running. Written only when there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u32>,
     /// Counts up whenever a task starts, ends or reports progress; standing still with work in
     /// flight means hung.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,6 +93,8 @@ struct Wire<'a> {
     #[serde(default)]
     in_flight: Option<u32>,
     #[serde(default)]
+    waiting: Option<u32>,
+    #[serde(default)]
     progress: Option<u64>,
     #[serde(default)]
     draining: bool,
@@ -139,6 +144,7 @@ impl Heartbeat {
             task_limit: wire.task_limit,
             incarnation: wire.incarnation.map(String::into_boxed_str),
             in_flight: wire.in_flight,
+            waiting: wire.waiting,
             progress: wire.progress,
             draining: wire.draining,
         };
@@ -150,6 +156,12 @@ impl Heartbeat {
             )));
         }
         Ok(beat)
+    }
+
+    /// Identifies the process that wrote it: its incarnation, or when it started where it has none.
+    #[must_use]
+    pub fn process(&self) -> Box<str> {
+        self.incarnation.clone().unwrap_or_else(|| self.started_at.to_string().into())
     }
 
     /// Whether `other` was written by the same process.
@@ -202,6 +214,7 @@ mod tests {
             task_limit: 3,
             incarnation: Some("i".into()),
             in_flight: Some(1),
+            waiting: Some(2),
             progress: Some(7),
             draining: true,
         };

@@ -74,6 +74,7 @@ impl Presence {
                 task_limit: u32::try_from(settings.task_limit).unwrap_or(u32::MAX),
                 incarnation: Some(uuid::Uuid::now_v7().simple().to_string().into()),
                 in_flight: None,
+                waiting: None,
                 progress: None,
                 draining: false,
             },
