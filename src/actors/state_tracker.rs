@@ -176,11 +176,7 @@ impl StateTracker {
 
     /// Records of what changed and is not saved; of all that are alive when that is due, with heartbeats that were read
     /// at `refresh_at`.
-    fn records_to_save(
-        &mut self,
-        refresh_at: Option<Mono>,
-        ctx: &mut Context<Self>,
-    ) -> Vec<(Name, WorkerStateRecord)> {
+    fn records_to_save(&mut self, refresh_at: Option<Mono>, ctx: &mut Context<Self>) -> Vec<(Name, WorkerStateRecord)> {
         if let Some(now) = refresh_at
             && now.since(self.records_refreshed) >= REFRESH_RECORDS_EVERY
         {

@@ -76,7 +76,7 @@ impl Losses {
         for (name, status) in &snapshot.workers {
             for (rule, state) in [("worker_crashed", TypeState::Crashed), ("worker_zero", TypeState::ScaledDown)] {
                 let seen = match status.state {
-                    TypeState::Unknown if status.last_seen_alive.is_none() => Seen::Missing,
+                    TypeState::Unknown if status.last_alive_count == 0 => Seen::Missing,
                     TypeState::Unknown if state == TypeState::ScaledDown => Seen::Holds(Some(0.0)),
                     is if is == state => Seen::Holds(Some(0.0)),
                     _ => Seen::Clear(Some(f64::from(status.alive))),
@@ -95,7 +95,8 @@ impl Losses {
     fn lost(&mut self, name: &Name, status: &WorkerTypeStatus, ts: f64) -> Seen {
         // A loss from before the type was last at zero was told as that.
         let since_it_lives = |at: f64| status.state_changed_at.is_none_or(|alive| alive < at);
-        let recent = status.lost_open > 0 && status.lost_at.is_some_and(|at| ts - at < LOSS_IS_NEWS && since_it_lives(at));
+        let recent =
+            status.lost_open > 0 && status.lost_at.is_some_and(|at| ts - at < LOSS_IS_NEWS && since_it_lives(at));
         let may_hold = recent && status.state == TypeState::Alive;
         let present = present(status);
         if may_hold && self.before.get(&name.to_text()).is_none_or(|before| present < *before) {

@@ -303,6 +303,8 @@ impl Consumer {
             Beat::Present(beat) => self.see_heartbeat(beat, sighting),
             Beat::Unreadable(reason) => {
                 self.unreadable = Some(reason.clone());
+                // A graceful exit would have deleted the key.
+                self.no_marker_until = (sighting.now, sighting.now_unix);
                 ConsumerState::Unreadable
             }
             Beat::Absent => self.see_absence(sighting),
@@ -328,14 +330,14 @@ impl Consumer {
         let before_it_went = self.last_seen();
         match (&sighting.keys.marker, &mut self.marker) {
             (MarkerReading::Present(marker), _) if last.is_none() || !same_process => {
-                self.marker = Some(Marker { own: marker.is_of(beat), rewrites: 0, readings: 0, marker: marker.clone() });
+                self.marker =
+                    Some(Marker { own: marker.is_of(beat), rewrites: 0, readings: 0, marker: marker.clone() });
             }
             (_, marker) if !same_process => *marker = None,
             (_, Some(marker)) if rewritten => marker.rewrites = marker.rewrites.saturating_add(1),
             _ => {}
         }
-        let progressed =
-            !same_process || self.heartbeat.as_ref().is_none_or(|last| last.progress != beat.progress);
+        let progressed = !same_process || self.heartbeat.as_ref().is_none_or(|last| last.progress != beat.progress);
         self.heartbeat = Some(Arc::clone(beat));
         self.recorded = None;
         if rewritten {
@@ -343,7 +345,8 @@ impl Consumer {
         }
         let was_gone = self.state.is_gone();
         let exit = self.marker.as_ref().filter(|m| m.own && m.rewrites < REWRITES_OF_A_LIVING_PROCESS);
-        let exit = exit.map(|m| if m.marker.in_flight > Some(0) { ConsumerState::LeftWithWork } else { ConsumerState::Left });
+        let exit =
+            exit.map(|m| if m.marker.in_flight > Some(0) { ConsumerState::LeftWithWork } else { ConsumerState::Left });
         match exit {
             _ if was_gone && same_process && (exit.is_some() || !rewritten) => return self.state,
             Some(how) => return self.go(how),
@@ -445,11 +448,16 @@ impl Consumer {
         let (at, at_unix) = self.no_marker_until;
         let by_redis = now_unix - at_unix;
         // A clock that went back says nothing of how long it was.
-        let by_redis = if by_redis < -1.0 { Duration::MAX } else { Duration::try_from_secs_f64(by_redis.max(0.0)).unwrap_or(Duration::MAX) };
+        let by_redis = if by_redis < -1.0 {
+            Duration::MAX
+        } else {
+            Duration::try_from_secs_f64(by_redis.max(0.0)).unwrap_or(Duration::MAX)
+        };
         let gap = now.since(at).max(by_redis);
-        // It was alive when it last asked Redis for anything: a marker came after that.
-        self.overlooked |= match sighting.work {
-            Some(work) => gap.min(Duration::from_millis(work.idle_ms)) > marker::TTL,
+        let idle = sighting.work.map(|work| Duration::from_millis(work.idle_ms));
+        self.overlooked |= match idle.filter(|idle| *idle <= gap) {
+            // It was alive when it last asked Redis for anything: a marker came after that.
+            Some(idle) => idle > marker::TTL,
             None => gap > sighting.marker_gap,
         };
         if sighting.keys.marker != MarkerReading::NotRead {
@@ -463,9 +471,7 @@ impl Consumer {
         let incarnation = self.heartbeat.as_ref().and_then(|beat| beat.incarnation.as_deref());
         match (&self.marker, &marker.incarnation, incarnation) {
             (_, Some(left), Some(alive)) => left == alive,
-            (Some(known), ..) if *known.marker == *marker => {
-                known.own && known.rewrites < REWRITES_OF_A_LIVING_PROCESS
-            }
+            (Some(known), ..) if *known.marker == *marker => known.own && known.rewrites < REWRITES_OF_A_LIVING_PROCESS,
             _ => true,
         }
     }

@@ -329,9 +329,10 @@ impl World {
         let by_redis = (redis_now - last_by_redis) as f64;
         let blind = (second - last) as f64 > SURELY_SEEN || !(0.0..=SURELY_SEEN).contains(&by_redis);
         for p in &mut self.processes {
-            let is_there = p.last_beat.as_ref().is_some_and(|beat| {
-                self.beats.get(&p.name).is_some_and(|(_, found)| found.same_incarnation(beat))
-            });
+            let is_there = p
+                .last_beat
+                .as_ref()
+                .is_some_and(|beat| self.beats.get(&p.name).is_some_and(|(_, found)| found.same_incarnation(beat)));
             p.seen |= is_there;
             p.unclear |= blind && p.fate != Fate::Runs;
         }
@@ -513,8 +514,11 @@ fn check(world: &World) -> Result<(), TestCaseError> {
             Fate::Left { with_work: true } => ConsumerState::LeftWithWork,
         };
         // After an hour nobody remembers, and a restarted monitor knows exits no more.
-        prop_assert!(state == Some(expected) || (state == Some(ConsumerState::NoHeartbeat) && p.fate != Fate::Runs && restarts(world)),
-            "{name} is {state:?}: {p:?}");
+        prop_assert!(
+            state == Some(expected)
+                || (state == Some(ConsumerState::NoHeartbeat) && p.fate != Fate::Runs && restarts(world)),
+            "{name} is {state:?}: {p:?}"
+        );
         let stands = open.get(&name).copied().unwrap_or(false);
         prop_assert_eq!(stands, p.fate == Fate::Killed, "the loss of {} that stands", name);
     }
@@ -715,7 +719,8 @@ fn one_late_heartbeat_after_the_marker_is_no_new_process() {
             assert_eq!(names(&events), ["scale_up", "scale_down"], "late by {late} s");
             assert_eq!(of_type, Some(TypeState::ScaledDown));
             // The same if only the next monitor sees it.
-            let acts = [vec![Act::Start(slot)], wait(10), vec![Act::MonitorRestart(1), Act::Leave(slot, 0, Some(late))]];
+            let acts =
+                [vec![Act::Start(slot)], wait(10), vec![Act::MonitorRestart(1), Act::Leave(slot, 0, Some(late))]];
             let (events, of_type) = story(&acts.concat());
             assert_eq!(names(&events), ["scale_up", "scale_down"], "late by {late} s");
             assert_eq!(of_type, Some(TypeState::ScaledDown));
@@ -751,7 +756,8 @@ fn who_left_while_no_monitor_could_see_it_did_not_crash() {
     for blindness in [Act::MonitorRestart(80), Act::Gap(80)] {
         let blind_first = matches!(blindness, Act::MonitorRestart(_));
         let acts = vec![vec![Act::Start(0), Act::Start(1)], wait(15)];
-        let then = if blind_first { vec![vec![blindness], left.clone()] } else { vec![vec![Act::Outage(90)], left.clone()] };
+        let then =
+            if blind_first { vec![vec![blindness], left.clone()] } else { vec![vec![Act::Outage(90)], left.clone()] };
         let (events, of_type) = story(&[acts, then].concat().concat());
         assert_eq!(lost(&events), []);
         assert!(!events.iter().any(|event| is_crash(event)));
@@ -803,7 +809,7 @@ fn nobody_is_suspect_for_ever_whatever_is_never_read() {
         let mut states = Vec::new();
         for second in (0..2000).filter(|second| second % interval == 0) {
             let beat = if second <= 250 { heartbeat("c", second, None, None) } else { Beat::Absent };
-            let mut reading = by_hand(second, &[("c", beat, marker(second), 0, second.saturating_sub(250))]);
+            let mut reading = by_hand(second, &[("c", beat, marker(second), 0, second.saturating_sub(260))]);
             if !reads(second) {
                 reading.heartbeats = Err(SourceTrouble::new(TroubleKind::TimedOut, "late"));
             }
@@ -816,10 +822,16 @@ fn nobody_is_suspect_for_ever_whatever_is_never_read() {
     let lost = (ConsumerState::Lost, TypeState::Crashed);
     let always = |_| true;
     // A poll interval longer than a marker lives; markers are read only for so long.
-    assert_eq!(last_state(125, |at| if at < 500 { MarkerReading::Absent } else { MarkerReading::NotRead }, always), lost);
+    assert_eq!(
+        last_state(125, |at| if at < 500 { MarkerReading::Absent } else { MarkerReading::NotRead }, always),
+        lost
+    );
     // Redis comes and goes for longer than that.
     let flapping = |at: u64| !(255..600).contains(&at) || at % 9 == 0;
-    assert_eq!(last_state(3, |at| if at < 380 { MarkerReading::Absent } else { MarkerReading::NotRead }, flapping), lost);
+    assert_eq!(
+        last_state(3, |at| if at < 380 { MarkerReading::Absent } else { MarkerReading::NotRead }, flapping),
+        lost
+    );
     // Away twice.
     let twice = |at: u64| !((252..300).contains(&at) || (306..400).contains(&at));
     assert_eq!(last_state(3, |at| if at < 380 { MarkerReading::Absent } else { MarkerReading::NotRead }, twice), lost);
@@ -972,7 +984,8 @@ fn anothers_marker_changes_nothing_for_one_that_was_killed() {
         if at != killed_at {
             both[2 + at] = Act::Leave(1, 0, None);
         }
-        let when = |acts: &[Act]| of_world(&World::play(acts)).events.iter().position(|e| lost(e) == [Name::from("c0")]);
+        let when =
+            |acts: &[Act]| of_world(&World::play(acts)).events.iter().position(|e| lost(e) == [Name::from("c0")]);
         assert!(when(&alone).is_some());
         assert_eq!(when(&alone), when(&both));
     }

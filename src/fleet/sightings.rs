@@ -7,7 +7,7 @@ use super::consumer::{Consumer, ConsumerState, Sighting, Work};
 use super::event::{EventKind, Return};
 use super::reading::{Beat, BeatReading, MarkerReading};
 use super::time::Mono;
-use super::worker_type::{Departures, Lost, LossKind, Occurrence};
+use super::worker_type::{Departures, LossKind, Lost, Occurrence};
 use crate::contract::Name;
 
 /// What one reading says of one type's consumers.

@@ -31,6 +31,8 @@ pub enum TypeState {
 
 /// Departures no further apart than this are one decline: a marker lives as long.
 const DECLINE: Duration = marker::TTL;
+/// The record keeps so many losses, the newest: bounds its size.
+const LOSSES_RECORDED: usize = 1000;
 /// How long a loss is shown on its type.
 const LOSS_SHOWN: Duration = Duration::from_secs(3600);
 
@@ -313,7 +315,11 @@ impl WorkerType {
             state_changed_at: self.changed_at,
             last_seen_alive: self.last_seen_alive,
             consumers: present.map(|(name, c)| (name.to_text(), recorded(c))).collect(),
-            losses: self.losses.iter().map(|loss| loss.record.clone()).collect(),
+            losses: self
+                .losses
+                .range(self.losses.len().saturating_sub(LOSSES_RECORDED)..)
+                .map(|l| l.record.clone())
+                .collect(),
             newest: self.newest.clone(),
         }
     }

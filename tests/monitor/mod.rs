@@ -5,6 +5,7 @@ mod bad_heartbeats;
 mod browser;
 mod command_line;
 mod connection;
+mod event_spool;
 mod fleet;
 mod history_page;
 mod many_keys;
