@@ -284,6 +284,7 @@ fn makers(
         interval: settings.poll_interval,
         default_floor: settings.default_floor,
         seed_streams: settings.seed_streams.clone(),
+        watched: Arc::clone(&watched),
         aras: Arc::clone(&settings.aras),
         disk_capacity_bytes: settings.disk_capacity_bytes,
     };

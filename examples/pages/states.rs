@@ -166,14 +166,12 @@ pub(crate) fn trouble(now: f64) -> Snapshot {
             consumer: None,
         },
     ];
-    let lost = |names: &[&str], remaining, pending| EventKind::ConsumersLost {
-        consumers: names.iter().map(|n| Name::from(*n)).collect(),
-        remaining,
-        pending,
-    };
-    fleet.event(75.0, "bte.lookup", lost(&["7f3a90c1"], 2, 4));
+    let lost = |name: &str, remaining, pending| EventKind::ConsumerLost { consumer: name.into(), remaining, pending };
+    fleet.event(75.0, "bte.lookup", lost("7f3a90c1", 2, 4));
     fleet.event(252.0, "aragorn.lookup", EventKind::ScaleDown { from: 3, to: 0, kind: TypeState::Crashed });
-    fleet.event(252.0, "aragorn.lookup", lost(&["a1", "a2", "a3"], 0, 14));
+    for (consumer, pending) in [("a1", 5), ("a2", 9), ("a3", 0)] {
+        fleet.event(252.0, "aragorn.lookup", lost(consumer, 0, pending));
+    }
     fleet.event(
         400.0,
         "merge_message",
@@ -379,6 +377,7 @@ impl Fleet {
             unreadable: 0,
             without_heartbeat: 0,
             lost: 0,
+            lost_open: 0,
             lost_at: None,
             task_limit_total: capacity,
             backlog: Some(backlog),

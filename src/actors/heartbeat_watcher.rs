@@ -104,7 +104,8 @@ impl Handler<StreamsRead> for HeartbeatWatcher {
             if !watch.restored {
                 let records = worker_type_records::load(&io.redis).await?;
                 watch.reader.restore(records.into_iter().flat_map(|(stream, record)| {
-                    record.consumers.into_keys().map(move |consumer| (stream.clone(), Name::from(consumer)))
+                    let watched: Vec<Name> = record.watched().collect();
+                    watched.into_iter().map(move |consumer| (stream.clone(), consumer))
                 }));
                 watch.restored = true;
             }

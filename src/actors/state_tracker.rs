@@ -1,7 +1,7 @@
 //! Closes each tick: lets [`Tracker`] decide, writes down what happened, and only then tells. At
 //! the start it goes on from what was written down, and moves what waited in Redis to Postgres.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,12 @@ pub struct StateTracker {
     spooled: bool,
     flushing: bool,
     records_refreshed: Mono,
+    /// Types whose record changed and that Redis did not take yet.
+    unsaved: BTreeSet<Name>,
+    /// Types that are to be remembered as known, and are not yet.
+    unsaved_new: BTreeSet<Name>,
+    /// That a record is not saved was logged.
+    save_failed: bool,
     /// The marks of types that were forgotten, as far as this monitor has forgotten them.
     forgotten: BTreeMap<Name, String>,
 }
@@ -87,6 +93,9 @@ impl StateTracker {
             spooled: true,
             flushing: false,
             records_refreshed: Mono::default(),
+            unsaved: BTreeSet::new(),
+            unsaved_new: BTreeSet::new(),
+            save_failed: false,
             forgotten: BTreeMap::new(),
         }
     }
@@ -134,7 +143,8 @@ impl StateTracker {
             match loaded {
                 Ok((records, forgotten)) => {
                     this.forgotten = forgotten;
-                    this.tracker.restore(&records, readings.now);
+                    let now_unix = readings.streams.as_ref().map_or(readings.wall, |streams| streams.redis_time);
+                    this.tracker.restore(&records, readings.now, now_unix);
                     this.restored.records = true;
                     this.advance(readings, ctx);
                 }
@@ -148,13 +158,15 @@ impl StateTracker {
         let refresh_at = readings.heartbeats.is_ok().then_some(readings.now);
         let Some(advance) = self.tracker.advance(readings) else { return };
         let Advance { events, snapshot, changed_types, new_types } = advance;
-        let records = self.records_to_save(refresh_at, changed_types, ctx);
+        self.unsaved.extend(changed_types);
+        self.unsaved_new.extend(new_types);
+        let records = self.records_to_save(refresh_at, ctx);
         self.unwritten.extend(events);
         let snapshot = Arc::new(snapshot);
-        if self.unwritten.is_empty() && records.is_empty() && new_types.is_empty() {
+        if self.unwritten.is_empty() && records.is_empty() && self.unsaved_new.is_empty() {
             self.tell(snapshot, Arc::new([]));
         } else {
-            self.write_then_tell(snapshot, records, new_types, ctx);
+            self.write_then_tell(snapshot, records, ctx);
         }
         if matches!(self.database, Some(Ok(_))) {
             self.load_events(ctx);
@@ -162,22 +174,18 @@ impl StateTracker {
         }
     }
 
-    /// Records of what changed; of all that are alive when that is due, with heartbeats that were read at `refresh_at`.
-    fn records_to_save(
-        &mut self,
-        refresh_at: Option<Mono>,
-        changed: Vec<Name>,
-        ctx: &mut Context<Self>,
-    ) -> Vec<(Name, WorkerStateRecord)> {
-        let mut names = changed;
+    /// Records of what changed and is not saved; of all that are alive when that is due, with heartbeats that were read
+    /// at `refresh_at`.
+    fn records_to_save(&mut self, refresh_at: Option<Mono>, ctx: &mut Context<Self>) -> Vec<(Name, WorkerStateRecord)> {
         if let Some(now) = refresh_at
             && now.since(self.records_refreshed) >= REFRESH_RECORDS_EVERY
         {
             self.records_refreshed = now;
-            names = self.tracker.alive_types().cloned().chain(names).collect();
+            self.unsaved.extend(self.tracker.alive_types().cloned());
             self.forget_what_others_forgot(ctx);
         }
-        names.into_iter().filter_map(|name| self.tracker.record(&name).map(|record| (name, record))).collect()
+        let record = |name: &Name| self.tracker.record(name).map(|record| (name.clone(), record));
+        self.unsaved.iter().filter_map(record).collect()
     }
 
     fn forget_what_others_forgot(&mut self, ctx: &mut Context<Self>) {
@@ -187,11 +195,20 @@ impl StateTracker {
         ctx.spawn(reading.into_actor(self).map(|marks, this, _| {
             let Ok(marks) = marks else { return };
             let known = std::mem::replace(&mut this.forgotten, marks);
-            for (name, _) in this.forgotten.iter().filter(|(name, mark)| known.get(*name) != Some(*mark)) {
+            let of_others = this.forgotten.iter().filter(|(name, mark)| known.get(*name) != Some(*mark));
+            let of_others: Vec<Name> = of_others.map(|(name, _)| name.clone()).collect();
+            for name in of_others {
                 tracing::info!(worker_type = %name, "another monitor was told to forget a worker type");
-                this.tracker.forget(name);
+                this.forget(&name);
             }
         }));
+    }
+
+    /// Whether the type was known.
+    fn forget(&mut self, name: &Name) -> bool {
+        self.unsaved.remove(name);
+        self.unsaved_new.remove(name);
+        self.tracker.forget(name)
     }
 
     /// Events first, then the states they lead to: a restart in between finds them again, under
@@ -200,26 +217,37 @@ impl StateTracker {
         &mut self,
         snapshot: Arc<Snapshot>,
         records: Vec<(Name, WorkerStateRecord)>,
-        new_types: Vec<Name>,
         ctx: &mut Context<Self>,
     ) {
+        let new_types: Vec<Name> = self.unsaved_new.iter().cloned().collect();
         let events: Arc<[Arc<Event>]> = self.unwritten.as_slice().into();
         let rows: Vec<events::NewRow> = events.iter().map(|event| events::NewRow::from(&**event)).collect();
         let (io, try_postgres) = (self.io.clone(), matches!(self.database, Some(Ok(_))));
         let writing = self.io.run(WRITE_WITHIN * 4, REDIS_LATE, async move {
             let kept = if rows.is_empty() { Kept::Postgres } else { keep(&io, &rows, try_postgres).await };
-            if kept != Kept::Nowhere
-                && let Err(trouble) = worker_type_records::save(&io.redis, &records, &new_types).await
-            {
-                tracing::warn!(
-                    error = trouble.detail,
-                    "the workers' states were not written down; the next change tries again"
-                );
+            if kept == Kept::Nowhere {
+                return Ok((kept, None));
             }
-            Ok(kept)
+            let saved = worker_type_records::save(&io.redis, &records, &new_types).await;
+            Ok((kept, Some(saved)))
         });
-        ctx.wait(writing.into_actor(self).map(move |kept, this, _| {
-            let kept = kept.unwrap_or(Kept::Nowhere);
+        ctx.wait(writing.into_actor(self).map(move |written, this, _| {
+            let (kept, saved) = written.unwrap_or((Kept::Nowhere, None));
+            match saved {
+                Some(Ok(())) => {
+                    // No tick was closed meanwhile: these are what was saved.
+                    this.unsaved.clear();
+                    this.unsaved_new.clear();
+                    this.save_failed = false;
+                }
+                Some(Err(trouble)) if !std::mem::replace(&mut this.save_failed, true) => {
+                    tracing::warn!(
+                        error = trouble.detail,
+                        "cannot save the state of the worker types in Redis; retrying with every tick"
+                    );
+                }
+                _ => {}
+            }
             this.spooled |= kept == Kept::Spool;
             if kept == Kept::Nowhere {
                 if !std::mem::replace(&mut this.kept_nowhere, true) {
@@ -278,7 +306,7 @@ impl StateTracker {
             };
             let rows: Vec<events::NewRow> = waiting.iter().filter_map(read).collect();
             events::insert(&io.postgres, &rows).await?;
-            event_spool::drop_oldest(&io.redis, waiting.len()).await?;
+            event_spool::remove(&io.redis, &waiting).await?;
             Ok(waiting.len())
         });
         ctx.spawn(flushing.into_actor(self).map(|flushed, this, _| {
@@ -385,7 +413,7 @@ impl Handler<ForgetWorker> for StateTracker {
             if recorded.is_ok() {
                 this.forgotten.insert(name.clone(), mark);
             }
-            let said = recorded.map(|recorded| this.tracker.forget(&name) || recorded);
+            let said = recorded.map(|recorded| this.forget(&name) || recorded);
             let _ = answer.send(said.map_err(|trouble| trouble.detail));
         }));
         let waiting = async move { answered.await.unwrap_or_else(|_| Err("the state tracker ended".to_owned())) };

@@ -1044,7 +1044,10 @@ fn a_loss_is_told_while_others_live_and_not_after_the_type_was_at_zero_and_came_
     let lost = |alive_since: f64| {
         let mut fleet = Fleet::new(NOW);
         fleet.add("a", 2, 10, 0);
-        fleet.change("a", |w, _| (w.lost, w.lost_at, w.state_changed_at) = (1, Some(NOW - 5.0), Some(alive_since)));
+        fleet.change("a", |w, _| {
+            (w.lost, w.lost_open) = (1, 1);
+            (w.lost_at, w.state_changed_at) = (Some(NOW - 5.0), Some(alive_since));
+        });
         fleet.finish()
     };
     let mut board = board("");
@@ -1052,6 +1055,26 @@ fn a_loss_is_told_while_others_live_and_not_after_the_type_was_at_zero_and_came_
     assert!(told(&mut board, NOW).is_empty());
     board.advance(&lost(NOW - 100.0), NOW);
     assert_eq!(told(&mut board, NOW), ["a lost 1 without a goodbye, 2 left"]);
+}
+
+#[test]
+fn a_loss_that_was_replaced_is_no_alert_though_a_restart_forgot_how_many_there_were() {
+    let mut fleet = Fleet::new(NOW);
+    fleet.add("a", 2, 10, 0);
+    fleet.change("a", |w, _| {
+        (w.lost, w.lost_open) = (1, 0);
+        (w.lost_at, w.state_changed_at) = (Some(NOW - 5.0), Some(NOW - 100.0));
+    });
+    let mut board = board("");
+    board.advance(&fleet.finish(), NOW);
+    assert!(told(&mut board, NOW).is_empty());
+}
+
+#[test]
+fn a_type_that_stopped_while_no_monitor_was_watching_is_an_alert_that_says_so() {
+    let mut board = board("");
+    board.advance(&fleet(&["b"], TypeState::Unknown), NOW);
+    assert_eq!(told(&mut board, NOW + 6.0), ["b went to 0 while no monitor was watching (was 3)"]);
 }
 
 #[test]

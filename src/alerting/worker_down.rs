@@ -57,8 +57,11 @@ impl Losses {
     /// Takes in what happened.
     pub fn take(&mut self, events: &[std::sync::Arc<Event>]) {
         for event in events {
-            if let EventKind::ConsumersLost { consumers, remaining, .. } = &event.kind {
-                let lost = u32::try_from(consumers.len()).unwrap_or(u32::MAX);
+            if let EventKind::ConsumerLost { remaining, .. } = &event.kind {
+                let lost = events.iter().filter(|other| {
+                    other.subject == event.subject && matches!(other.kind, EventKind::ConsumerLost { .. })
+                });
+                let lost = u32::try_from(lost.count()).unwrap_or(u32::MAX);
                 let before = self.before.entry(event.subject.clone()).or_insert(0);
                 *before = (*before).max(remaining.saturating_add(lost));
             }
@@ -73,12 +76,13 @@ impl Losses {
         for (name, status) in &snapshot.workers {
             for (rule, state) in [("worker_crashed", TypeState::Crashed), ("worker_zero", TypeState::ScaledDown)] {
                 let seen = match status.state {
-                    TypeState::Unknown => Seen::Missing,
+                    TypeState::Unknown if status.last_alive_count == 0 => Seen::Missing,
+                    TypeState::Unknown if state == TypeState::ScaledDown => Seen::Holds(Some(0.0)),
                     is if is == state => Seen::Holds(Some(0.0)),
                     _ => Seen::Clear(Some(f64::from(status.alive))),
                 };
                 if news.has(rule, seen) {
-                    tell(at_zero(rule, seen, &name.to_text(), status.last_alive_count));
+                    tell(at_zero(rule, seen, &name.to_text(), status));
                 }
             }
             let seen = self.lost(name, status, snapshot.ts);
@@ -91,7 +95,8 @@ impl Losses {
     fn lost(&mut self, name: &Name, status: &WorkerTypeStatus, ts: f64) -> Seen {
         // A loss from before the type was last at zero was told as that.
         let since_it_lives = |at: f64| status.state_changed_at.is_none_or(|alive| alive < at);
-        let recent = status.lost > 0 && status.lost_at.is_some_and(|at| ts - at < LOSS_IS_NEWS && since_it_lives(at));
+        let recent =
+            status.lost_open > 0 && status.lost_at.is_some_and(|at| ts - at < LOSS_IS_NEWS && since_it_lives(at));
         let may_hold = recent && status.state == TypeState::Alive;
         let present = present(status);
         if may_hold && self.before.get(&name.to_text()).is_none_or(|before| present < *before) {
@@ -118,11 +123,17 @@ fn identity(rule: &str, worker: &str, kind: Kind, severity: Severity) -> Identit
     }
 }
 
-fn at_zero(rule: &str, seen: Seen, worker: &str, was: u32) -> Sighting {
+fn at_zero(rule: &str, seen: Seen, worker: &str, status: &WorkerTypeStatus) -> Sighting {
+    let was = status.last_alive_count;
     let (detail, message) = if rule == "worker_crashed" {
         (
             format!("{worker} dropped from {was} to 0 with no shutdown marker"),
             format!("Worker {worker} crashed: was {was}, now 0, and not all of them said goodbye."),
+        )
+    } else if status.state == TypeState::Unknown {
+        (
+            format!("{worker} went to 0 while no monitor was watching (was {was})"),
+            format!("Worker {worker}: was {was}, now 0. No monitor was watching, so how they stopped is unknown."),
         )
     } else {
         (

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Name;
+use super::{Heartbeat, Name};
 
 /// How long a marker stays.
 pub const TTL: Duration = Duration::from_secs(120);
@@ -57,5 +57,15 @@ impl ShutdownMarker {
             incarnation: wire.incarnation,
             in_flight: wire.in_flight,
         })
+    }
+
+    /// Whether the process that writes `beat` left this marker. Without incarnations the times decide, both by the
+    /// clock of the worker's host: an earlier process of that name wrote its marker before this one started.
+    #[must_use]
+    pub fn is_of(&self, beat: &Heartbeat) -> bool {
+        match (&self.incarnation, &beat.incarnation) {
+            (Some(left), Some(alive)) => **left == **alive,
+            _ => self.ts >= beat.started_at,
+        }
     }
 }

@@ -117,7 +117,7 @@ families! {
     TRANSITIONS: Counter of Fleet, "shepherd_monitor_transitions_total", ["worker_type", "transition"],
         "What happened to the worker type, by the types that events have in the history";
     WORKERS_LOST: Counter of Fleet, "shepherd_monitor_workers_lost_total", ["worker_type"],
-        "Workers that vanished without a goodbye";
+        "Workers whose heartbeat expired without a shutdown marker";
     TYPE_CRASHES: Counter of Fleet, "shepherd_monitor_worker_type_crashes_total", ["worker_type"],
         "How often the type reached zero by a crash";
 

@@ -131,7 +131,7 @@ impl Counters {
             let of_type = self.types.entry(event.subject.clone()).or_default();
             of_type.transitions.get_mut(place).into_iter().for_each(|count| *count += 1);
             match &event.kind {
-                EventKind::ConsumersLost { consumers, .. } => of_type.lost += consumers.len() as u64,
+                EventKind::ConsumerLost { .. } => of_type.lost += 1,
                 EventKind::ScaleDown { to: 0, kind: TypeState::Crashed, .. } => of_type.crashes += 1,
                 _ => {}
             }
@@ -207,17 +207,17 @@ mod tests {
     #[test]
     fn what_happens_to_a_type_is_counted_once_and_to_sources_apart() {
         let mut counters = Counters::new(&[]);
-        let lost =
-            |n: usize| EventKind::ConsumersLost { consumers: vec![Name::from("c"); n], remaining: 0, pending: 0 };
+        let lost = |consumer: &str| EventKind::ConsumerLost { consumer: consumer.into(), remaining: 0, pending: 0 };
         counters.count_events(&[
-            event("a", lost(3)),
+            event("a", lost("c")),
+            event("a", lost("d")),
             event("a", EventKind::ScaleDown { from: 3, to: 0, kind: TypeState::Crashed }),
             event("b", EventKind::ScaleDown { from: 1, to: 0, kind: TypeState::ScaledDown }),
             event("redis", EventKind::SourceDown { detail: String::new() }),
             event("redis", EventKind::SourceUp { away_sec: 1 }),
             event("redis", EventKind::SourceDown { detail: String::new() }),
         ]);
-        assert_eq!(counters.types["a"], OfType { transitions: [0, 1, 1, 0, 0, 0], lost: 3, crashes: 1 });
+        assert_eq!(counters.types["a"], OfType { transitions: [0, 1, 2, 0, 0, 0], lost: 2, crashes: 1 });
         assert_eq!(counters.types["b"], OfType { transitions: [0, 1, 0, 0, 0, 0], lost: 0, crashes: 0 });
         assert_eq!(
             (counters.types.len(), counters.sources["redis"], counters.sources["postgres"]),

@@ -195,6 +195,7 @@ fn workers(page: &mut Writer, snapshot: &Snapshot) {
             (ConsumerState::Left, "left"),
             (ConsumerState::LeftWithWork, "left_with_work"),
             (ConsumerState::Lost, "lost"),
+            (ConsumerState::Unobserved, "unobserved"),
         ] {
             family.add(&[name, word], status.consumers.iter().filter(|consumer| consumer.state == state).count());
         }

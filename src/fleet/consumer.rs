@@ -3,14 +3,17 @@
 //! ```text
 //!                 heartbeat                 late, or gone once
 //!  NoHeartbeat ─────────────▶ Alive ⇄ Draining ⇄ Hung ─────────▶ Suspect
-//!                               ▲                                  │ still gone at the next good reading
-//!                               │ heartbeat again                  ├── its own new marker ──▶ Left / LeftWithWork
-//!                               └──────────────────────────────────┴── none ─────────────▶ Lost
+//!                               ▲                                  │ still gone at a later good reading
+//!                               │ heartbeat again                  ├── its own marker ────▶ Left / LeftWithWork
+//!                               │                                  ├── none ──────────────▶ Lost
+//!                               └──────────────────────────────────┴── nobody could see ──▶ Unobserved
 //! ```
 //!
-//! Only good readings get here (see [`super::source`]). A marker counts only if it was not there
-//! already when this process of the consumer was first seen: no clocks are compared.
-//! A consumer whose heartbeat returns after it was gone is alive again, and can go again.
+//! Only good readings get here (see [`super::source`]). A consumer whose heartbeat returns is alive again, and
+//! can go again; a marker that a lost consumer leaves later still makes its exit a graceful one. A heartbeat that
+//! arrives once after its process's marker was in flight at the exit and means nothing.
+//!
+//! Every undecided state ends: each good reading either sees the heartbeat, or brings the decision closer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +23,7 @@ use serde::Serialize;
 
 use super::reading::{Beat, BeatReading, MarkerReading};
 use super::time::Mono;
-use crate::contract::{Heartbeat, ShutdownMarker, heartbeat};
+use crate::contract::{Heartbeat, ShutdownMarker, heartbeat, marker};
 
 /// What is known of one consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
@@ -42,15 +45,17 @@ pub enum ConsumerState {
     Left,
     /// It said goodbye and left entries pending.
     LeftWithWork,
-    /// It vanished without a goodbye: a crash.
+    /// Its heartbeat expired without a shutdown marker: a crash.
     Lost,
+    /// Its heartbeat went while its marker, if there was one, expired unread: how it went is not known.
+    Unobserved,
 }
 
 impl ConsumerState {
     /// It is gone, and how it went is decided.
     #[must_use]
     pub fn is_gone(self) -> bool {
-        matches!(self, Self::Left | Self::LeftWithWork | Self::Lost)
+        matches!(self, Self::Left | Self::LeftWithWork | Self::Lost | Self::Unobserved)
     }
 
     /// Its heartbeat is there and being rewritten.
@@ -62,6 +67,13 @@ impl ConsumerState {
 
 /// A heartbeat that was not rewritten for this long is late: one rewrite was missed.
 pub const LATE_AFTER: Duration = Duration::from_secs(8);
+/// Absence is a sign only if by the monitor's own clock two heartbeats are missing: a key can be gone earlier, by a
+/// step of Redis' clock or by eviction, and comes back with the next heartbeat.
+const ABSENT_AFTER: Duration = heartbeat::INTERVAL.saturating_mul(2);
+/// A heartbeat that stands unchanged for so long belongs to nobody: Redis' clock was set back, or the key has no TTL.
+const FROZEN_AFTER: Duration = marker::TTL;
+/// A process that rewrites its heartbeat so often after a marker is not the one that left it.
+const REWRITES_OF_A_LIVING_PROCESS: u8 = 2;
 
 /// One consumer as the tracker keeps it.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,16 +94,50 @@ pub struct Consumer {
     pub present_since: f64,
     /// The heartbeat was seen alive since it last went: only such a consumer can be lost.
     was_alive: bool,
+    /// Its process and last heartbeat as the record has them, until a heartbeat is seen.
+    recorded: Option<Box<Recorded>>,
+    /// The last heartbeat before it returned, by its own clock: tells its presences apart.
+    returned_after: Option<f64>,
+    /// When its heartbeat was last there, and the same by Redis' clock (Unix seconds).
+    seen: (Mono, f64),
     /// When its heartbeat was last seen to change.
     rewritten_at: Mono,
     /// When its progress counter was last seen to change.
     progressed_at: Mono,
-    /// A marker that lay there when this process was first seen: an earlier one's.
-    earlier_marker: Option<Box<ShutdownMarker>>,
+    /// The newest marker read.
+    marker: Option<Marker>,
     /// Good readings in a row without its heartbeat.
     absences: u32,
     /// It was late before it was gone, so the first absence is the second sign.
     was_late: bool,
+    /// Until when it is known that it left no marker.
+    no_marker_until: (Mono, f64),
+    /// A marker may have expired unread.
+    overlooked: bool,
+    /// It was gone without a marker when absence counted: what is not seen later changes nothing.
+    vanished: bool,
+    /// The hang that was reported and has not ended: the same for every observer.
+    hang: Option<Box<str>>,
+}
+
+/// What the record keeps to recognize a consumer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Recorded {
+    /// [`Heartbeat::process`].
+    pub process: Option<Box<str>>,
+    /// Its last heartbeat, by its own clock.
+    pub last_seen: Option<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Marker {
+    marker: Box<ShutdownMarker>,
+    /// Left by the process that is watched, not by an earlier one of that name.
+    own: bool,
+    /// Different heartbeats seen since it was read.
+    rewrites: u8,
+    /// Readings that found it.
+    readings: u8,
 }
 
 /// What a stream's groups say of a consumer, added up.
@@ -120,6 +166,8 @@ pub struct Sighting<'a> {
     pub absence_counts_from: Mono,
     /// The stream's reclaim floor: no progress for longer is hung.
     pub floor: Duration,
+    /// After so long without a reading a marker may have come and expired; see [`super::source::marker_gap`].
+    pub marker_gap: Duration,
 }
 
 impl Consumer {
@@ -135,18 +183,100 @@ impl Consumer {
             work: None,
             present_since: now_unix,
             was_alive: false,
+            recorded: None,
+            returned_after: None,
+            seen: (now, now_unix),
             rewritten_at: now,
             progressed_at: now,
-            earlier_marker: None,
+            marker: None,
             absences: 0,
             was_late: false,
+            no_marker_until: (now, now_unix),
+            overlooked: false,
+            vanished: false,
+            hang: None,
         }
     }
 
-    /// A consumer that was alive when the monitor last wrote its state down.
+    /// A consumer as it was when the monitor last wrote it down: present, or gone as `state` says. Its heartbeat was
+    /// last there at `seen_unix`, by Redis' clock.
     #[must_use]
-    pub fn restored(now: Mono, since_unix: f64) -> Self {
-        Self { state: ConsumerState::Alive, was_alive: true, ..Self::new(now, since_unix) }
+    pub fn restored(state: ConsumerState, now: Mono, since_unix: f64, seen_unix: f64) -> Self {
+        Self {
+            state,
+            was_alive: !state.is_gone(),
+            seen: (now, seen_unix),
+            no_marker_until: (now, seen_unix),
+            ..Self::new(now, since_unix)
+        }
+    }
+
+    /// The same, recognized by what the record has of it.
+    #[must_use]
+    pub fn recognized_by(mut self, recorded: Recorded, returned_after: Option<f64>) -> Self {
+        self.returned_after = returned_after;
+        self.recorded = Some(Box::new(recorded));
+        self
+    }
+
+    /// What the next monitor recognizes it by.
+    #[must_use]
+    pub fn recorded(&self) -> (Recorded, Option<f64>) {
+        (Recorded { process: self.process(), last_seen: self.last_seen() }, self.returned_after)
+    }
+
+    /// When its heartbeat was last there, by Redis' clock, Unix seconds.
+    #[must_use]
+    pub fn seen_unix(&self) -> f64 {
+        self.seen.1
+    }
+
+    /// When its heartbeat was last seen to change.
+    #[must_use]
+    pub fn rewritten_at(&self) -> Mono {
+        self.rewritten_at
+    }
+
+    /// Identifies one presence of one process, from facts that every observer reads: the process, and its last
+    /// heartbeat before it returned.
+    #[must_use]
+    pub fn presence(&self) -> String {
+        let process = self.process().unwrap_or_default();
+        match self.returned_after {
+            Some(last_seen) => format!("{process}+{last_seen}"),
+            None if process.is_empty() => format!("since {}", self.present_since),
+            None => process.into(),
+        }
+    }
+
+    /// When this presence began, by its own clock, Unix seconds: orders presences for every observer alike.
+    #[must_use]
+    pub fn began(&self) -> f64 {
+        let beat = self.heartbeat.as_ref();
+        beat.map_or(0.0, |beat| if self.returned_after.is_some() { beat.last_seen } else { beat.started_at })
+    }
+
+    /// The hang that was reported and has not ended.
+    #[must_use]
+    pub fn hang(&self) -> Option<&str> {
+        self.hang.as_deref()
+    }
+
+    /// Takes note that a hang was reported (`Some`) or has ended.
+    pub fn set_hang(&mut self, hang: Option<Box<str>>) {
+        self.hang = hang;
+    }
+
+    fn process(&self) -> Option<Box<str>> {
+        match &self.heartbeat {
+            Some(beat) => Some(beat.process()),
+            None => self.recorded.as_ref().and_then(|recorded| recorded.process.clone()),
+        }
+    }
+
+    fn last_seen(&self) -> Option<f64> {
+        let recorded = self.recorded.as_ref().and_then(|recorded| recorded.last_seen);
+        self.heartbeat.as_ref().map(|beat| beat.last_seen).or(recorded)
     }
 
     /// Counted as one of its type's consumers: alive, or not decided to be gone yet.
@@ -155,8 +285,13 @@ impl Consumer {
         self.was_alive && !self.state.is_gone()
     }
 
-    fn is_new_process(&self, beat: &Heartbeat) -> bool {
-        self.state.is_gone() || self.heartbeat.as_ref().is_none_or(|last| !last.same_incarnation(beat))
+    /// Whether `beat` is of the process known before; a record of the older monitor names none.
+    fn is_same_process(&self, beat: &Heartbeat) -> bool {
+        match (&self.heartbeat, &self.recorded) {
+            (Some(last), _) => last.same_incarnation(beat),
+            (None, Some(recorded)) => recorded.process.as_ref().is_none_or(|process| *process == beat.process()),
+            (None, None) => false,
+        }
     }
 
     /// Takes in a good reading and answers with the state before it.
@@ -168,6 +303,8 @@ impl Consumer {
             Beat::Present(beat) => self.see_heartbeat(beat, sighting),
             Beat::Unreadable(reason) => {
                 self.unreadable = Some(reason.clone());
+                // A graceful exit would have deleted the key.
+                self.no_marker_until = (sighting.now, sighting.now_unix);
                 ConsumerState::Unreadable
             }
             Beat::Absent => self.see_absence(sighting),
@@ -186,25 +323,53 @@ impl Consumer {
 
     fn see_heartbeat(&mut self, beat: &Arc<Heartbeat>, sighting: &Sighting<'_>) -> ConsumerState {
         let now = sighting.now;
-        if self.is_new_process(beat) {
-            self.earlier_marker = match &sighting.keys.marker {
-                MarkerReading::Present(marker) => Some(marker.clone()),
-                MarkerReading::Absent | MarkerReading::NotRead => None,
-            };
-            self.progressed_at = now;
+        let last = self.heartbeat.as_ref();
+        let is_shared = last.is_some_and(|last| Arc::ptr_eq(last, beat));
+        let same_process = is_shared || self.is_same_process(beat);
+        let rewritten = !is_shared && last != Some(beat);
+        let before_it_went = self.last_seen();
+        match (&sighting.keys.marker, &mut self.marker) {
+            (MarkerReading::Present(marker), _) if last.is_none() || !same_process => {
+                self.marker =
+                    Some(Marker { own: marker.is_of(beat), rewrites: 0, readings: 0, marker: marker.clone() });
+            }
+            (_, marker) if !same_process => *marker = None,
+            (_, Some(marker)) if rewritten => marker.rewrites = marker.rewrites.saturating_add(1),
+            _ => {}
         }
-        let last = self.heartbeat.replace(Arc::clone(beat));
-        if !last.as_ref().is_some_and(|last| Arc::ptr_eq(last, beat) || last == beat) {
+        let progressed = !same_process || self.heartbeat.as_ref().is_none_or(|last| last.progress != beat.progress);
+        self.heartbeat = Some(Arc::clone(beat));
+        self.recorded = None;
+        if rewritten {
             self.rewritten_at = now;
         }
-        let no_work = sighting.work.is_none_or(|work| work.pending == 0);
-        if no_work || last.is_none_or(|last| last.progress != beat.progress) {
+        let was_gone = self.state.is_gone();
+        let exit = self.marker.as_ref().filter(|m| m.own && m.rewrites < REWRITES_OF_A_LIVING_PROCESS);
+        let exit =
+            exit.map(|m| if m.marker.in_flight > Some(0) { ConsumerState::LeftWithWork } else { ConsumerState::Left });
+        match exit {
+            _ if was_gone && same_process && (exit.is_some() || !rewritten) => return self.state,
+            Some(how) => return self.go(how),
+            None => {}
+        }
+        if !same_process {
+            self.returned_after = None;
+        } else if was_gone {
+            self.returned_after = before_it_went;
+        }
+        if progressed || tasks_running(beat, sighting.work) == 0 {
             self.progressed_at = now;
         }
         self.was_alive = true;
+        self.seen = (now, sighting.now_unix);
+        self.no_marker_until = self.seen;
+        (self.overlooked, self.vanished) = (false, false);
         self.absences = 0;
-        self.was_late = now.since(self.rewritten_at.max(sighting.absence_counts_from)) >= LATE_AFTER;
-        if self.was_late && now >= sighting.absence_counts_from {
+        let silent_for = now.since(self.rewritten_at.max(sighting.absence_counts_from));
+        self.was_late = silent_for >= LATE_AFTER;
+        if silent_for >= FROZEN_AFTER {
+            self.go(ConsumerState::Lost)
+        } else if self.was_late && now >= sighting.absence_counts_from {
             ConsumerState::Suspect
         } else if self.is_hung(beat, sighting) {
             ConsumerState::Hung
@@ -218,7 +383,7 @@ impl Consumer {
     /// Work pending and no sign of progress: by its own counter where it keeps one, else by how
     /// long it has not asked Redis for anything.
     fn is_hung(&self, beat: &Heartbeat, sighting: &Sighting<'_>) -> bool {
-        let Some(work) = sighting.work.filter(|work| work.pending > 0) else { return false };
+        let Some(work) = sighting.work.filter(|_| tasks_running(beat, sighting.work) > 0) else { return false };
         let still = if beat.progress.is_some() {
             sighting.now.since(self.progressed_at)
         } else {
@@ -238,40 +403,93 @@ impl Consumer {
     }
 
     fn see_absence(&mut self, sighting: &Sighting<'_>) -> ConsumerState {
-        if self.state.is_gone() {
+        let is_lost = matches!(self.state, ConsumerState::Lost | ConsumerState::Unobserved);
+        if self.state.is_gone() && !is_lost {
             return self.state;
         }
-        if !self.was_alive {
+        if !self.was_alive && !is_lost {
             return ConsumerState::NoHeartbeat;
         }
-        let marker = match &sighting.keys.marker {
-            MarkerReading::NotRead => return self.gone_or_settling(sighting),
-            MarkerReading::Present(marker) if self.earlier_marker.as_ref() != Some(marker) => Some(marker),
-            MarkerReading::Present(_) | MarkerReading::Absent => None,
-        };
-        self.absences += 1;
-        if let Some(marker) = marker {
-            let pending = marker.in_flight.map_or_else(|| sighting.work.map_or(0, |w| w.pending), u64::from);
-            // The stream was read before the marker: what was pending then may be done by now,
-            // so a Python worker's leftover is believed at the second reading only.
-            return if pending == 0 {
-                self.go(ConsumerState::Left)
-            } else if marker.in_flight.is_some() || self.absences >= 2 {
-                self.go(ConsumerState::LeftWithWork)
-            } else {
-                ConsumerState::Suspect
+        if let MarkerReading::Present(marker) = &sighting.keys.marker
+            && self.is_own(marker)
+        {
+            return match self.exit_by_marker(marker, sighting.work) {
+                Some(how) => self.go(how),
+                None if is_lost => self.state,
+                None => ConsumerState::Suspect,
             };
         }
-        if sighting.now < sighting.absence_counts_from {
-            self.absences = 0;
-            return self.gone_or_settling(sighting);
+        if is_lost {
+            return self.state;
         }
-        if self.absences >= 2 || self.was_late { self.go(ConsumerState::Lost) } else { ConsumerState::Suspect }
+        let counts = sighting.now >= sighting.absence_counts_from;
+        self.look_for_gap(sighting, counts);
+        if !counts {
+            // While absence means nothing a consumer stays what it was.
+            self.absences = 0;
+            return self.state;
+        }
+        self.absences = self.absences.saturating_add(1);
+        let is_silent = sighting.now.since(self.rewritten_at) >= ABSENT_AFTER;
+        let marker_known = self.vanished || self.overlooked;
+        if marker_known && is_silent && (self.absences >= 2 || self.was_late) {
+            self.go(if self.overlooked { ConsumerState::Unobserved } else { ConsumerState::Lost })
+        } else {
+            ConsumerState::Suspect
+        }
     }
 
-    /// While absence means nothing a consumer stays what it was.
-    fn gone_or_settling(&self, sighting: &Sighting<'_>) -> ConsumerState {
-        if sighting.now < sighting.absence_counts_from { self.state } else { ConsumerState::Suspect }
+    /// Notes how long no marker was looked for: one that came in a longer gap than its life was not seen.
+    fn look_for_gap(&mut self, sighting: &Sighting<'_>, counts: bool) {
+        if self.vanished {
+            return;
+        }
+        let (now, now_unix) = (sighting.now, sighting.now_unix);
+        let (at, at_unix) = self.no_marker_until;
+        let by_redis = now_unix - at_unix;
+        // A clock that went back says nothing of how long it was.
+        let by_redis = if by_redis < -1.0 {
+            Duration::MAX
+        } else {
+            Duration::try_from_secs_f64(by_redis.max(0.0)).unwrap_or(Duration::MAX)
+        };
+        let gap = now.since(at).max(by_redis);
+        let idle = sighting.work.map(|work| Duration::from_millis(work.idle_ms));
+        self.overlooked |= match idle.filter(|idle| *idle <= gap) {
+            // It was alive when it last asked Redis for anything: a marker came after that.
+            Some(idle) => idle > marker::TTL,
+            None => gap > sighting.marker_gap,
+        };
+        if sighting.keys.marker != MarkerReading::NotRead {
+            self.no_marker_until = (now, now_unix);
+            self.vanished = counts;
+        }
+    }
+
+    /// Whether a marker found beside no heartbeat was left by the process last seen.
+    fn is_own(&self, marker: &ShutdownMarker) -> bool {
+        let incarnation = self.heartbeat.as_ref().and_then(|beat| beat.incarnation.as_deref());
+        match (&self.marker, &marker.incarnation, incarnation) {
+            (_, Some(left), Some(alive)) => left == alive,
+            (Some(known), ..) if *known.marker == *marker => known.own && known.rewrites < REWRITES_OF_A_LIVING_PROCESS,
+            _ => true,
+        }
+    }
+
+    /// How a consumer went that left its own marker; `None` when one more reading has to tell.
+    fn exit_by_marker(&mut self, marker: &ShutdownMarker, work: Option<Work>) -> Option<ConsumerState> {
+        match &mut self.marker {
+            Some(known) if *known.marker == *marker => known.readings = known.readings.saturating_add(1),
+            known => *known = Some(Marker { marker: Box::new(marker.clone()), own: true, rewrites: 0, readings: 1 }),
+        }
+        let readings = self.marker.as_ref().map_or(0, |known| known.readings);
+        match marker.in_flight {
+            Some(0) => Some(ConsumerState::Left),
+            Some(_) => Some(ConsumerState::LeftWithWork),
+            None if work.is_none_or(|work| work.pending == 0) => Some(ConsumerState::Left),
+            // The stream was read before the marker: what was pending then may be done by now.
+            None => (readings >= 2).then_some(ConsumerState::LeftWithWork),
+        }
     }
 
     fn go(&mut self, how: ConsumerState) -> ConsumerState {
@@ -279,6 +497,12 @@ impl Consumer {
         self.was_late = false;
         how
     }
+}
+
+/// Entries pending on a consumer that it works on: those that wait for a retry delay are not.
+fn tasks_running(beat: &Heartbeat, work: Option<Work>) -> u64 {
+    let pending = work.map_or(0, |work| work.pending);
+    pending.saturating_sub(u64::from(beat.waiting.unwrap_or(0)))
 }
 
 /// How long after a source is good again absence starts to count: every living worker has

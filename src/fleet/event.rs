@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::consumer::ConsumerState;
 use super::worker_type::TypeState;
 use crate::contract::Name;
 
@@ -73,17 +74,24 @@ pub enum EventKind {
         from: u32,
         /// Consumers now.
         to: u32,
-        /// The type's state now: `alive`, `crashed` or `scaled_down`.
+        /// The type's state now: `alive`, `crashed`, `scaled_down`, or `unknown` when nobody saw how they went.
         kind: TypeState,
     },
-    /// Consumers vanished without a goodbye.
-    ConsumersLost {
+    /// A consumer's heartbeat expired without a shutdown marker.
+    ConsumerLost {
         /// Which.
-        consumers: Vec<Name>,
+        consumer: Name,
         /// How many the type still has.
         remaining: u32,
-        /// Entries left pending on them.
+        /// Entries left pending on it.
         pending: u64,
+    },
+    /// A consumer that was lost is not: it came back, or left its marker after all.
+    ConsumerReturned {
+        /// Which.
+        consumer: Name,
+        /// How.
+        how: Return,
     },
     /// A consumer said goodbye and left work behind.
     LeftWithWork {
@@ -127,6 +135,17 @@ pub enum EventKind {
     },
 }
 
+/// How the loss of a consumer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Return {
+    /// The same process writes its heartbeat again.
+    Resumed,
+    /// A new process of that name does.
+    Restarted,
+    /// The process left its shutdown marker late.
+    ShutDown,
+}
+
 /// Every type that an event in the archive can have.
 pub const TYPES: [&str; 10] = [
     "alert",
@@ -148,10 +167,10 @@ impl Event {
         match &self.kind {
             EventKind::ScaleUp { .. } => "scale_up",
             EventKind::ScaleDown { .. } => "scale_down",
-            EventKind::ConsumersLost { .. } => "consumers_lost",
+            EventKind::ConsumerLost { .. } => "consumers_lost",
             EventKind::LeftWithWork { .. } => "left_with_work",
             EventKind::Hung { .. } => "consumer_hung",
-            EventKind::Unhung { .. } => "consumer_recovered",
+            EventKind::Unhung { .. } | EventKind::ConsumerReturned { .. } => "consumer_recovered",
             EventKind::SourceDown { .. } => "source_down",
             EventKind::SourceUp { .. } => "source_up",
             EventKind::Recorded { type_name, .. } => type_name,
@@ -163,11 +182,14 @@ impl Event {
     pub fn severity(&self) -> Severity {
         match &self.kind {
             EventKind::Recorded { severity, .. } => *severity,
-            EventKind::ScaleUp { .. } | EventKind::Unhung { .. } | EventKind::SourceUp { .. } => Severity::Info,
+            EventKind::ScaleUp { .. }
+            | EventKind::Unhung { .. }
+            | EventKind::ConsumerReturned { .. }
+            | EventKind::SourceUp { .. } => Severity::Info,
             EventKind::ScaleDown { kind: TypeState::Crashed, .. } | EventKind::SourceDown { .. } => Severity::Critical,
             EventKind::ScaleDown { to: 0, .. } => Severity::Warning,
             EventKind::ScaleDown { .. } => Severity::Info,
-            EventKind::ConsumersLost { .. } | EventKind::LeftWithWork { .. } | EventKind::Hung { .. } => {
+            EventKind::ConsumerLost { .. } | EventKind::LeftWithWork { .. } | EventKind::Hung { .. } => {
                 Severity::Warning
             }
         }
@@ -186,16 +208,24 @@ impl Event {
             }
             EventKind::ScaleUp { to, .. } => format!("started again with {to} alive"),
             EventKind::ScaleDown { from, kind: TypeState::Crashed, .. } => format!("crashed: none left of {from}"),
+            EventKind::ScaleDown { from, kind: TypeState::Unknown, .. } => {
+                format!("0 of {from} running: they stopped while no monitor was watching")
+            }
             EventKind::ScaleDown { from, to: 0, .. } => format!("left in good order: {from} to 0"),
             EventKind::ScaleDown { from, to, .. } => format!("down from {from} to {to}"),
-            EventKind::ConsumersLost { consumers, remaining, pending } => {
-                let who = match consumers.as_slice() {
-                    [one] => format!("consumer {one}"),
-                    many => format!("{} consumers", many.len()),
+            EventKind::ConsumerLost { consumer, remaining, pending } => {
+                let work = match pending {
+                    0 => String::new(),
+                    1 => "; 1 message still pending on it".to_owned(),
+                    pending => format!("; {pending} messages still pending on it"),
                 };
-                let work = if *pending > 0 { format!(", {pending} pending left behind") } else { String::new() };
-                format!("lost {who} without a goodbye, {remaining} left{work}")
+                format!("lost consumer {consumer} (heartbeat expired), {remaining} running{work}")
             }
+            EventKind::ConsumerReturned { consumer, how } => match how {
+                Return::Resumed => format!("consumer {consumer} recovered: its heartbeat is back"),
+                Return::Restarted => format!("consumer {consumer} recovered: a new process started"),
+                Return::ShutDown => format!("consumer {consumer} recovered: it shut down gracefully after all"),
+            },
             EventKind::LeftWithWork { consumer, pending } => {
                 format!("consumer {consumer} left with {pending} unfinished")
             }
@@ -231,8 +261,8 @@ impl Event {
                 set("to", json!(to));
                 set("kind", json!(kind));
             }
-            EventKind::ConsumersLost { consumers, remaining, pending } => {
-                set("consumers", json!(consumers));
+            EventKind::ConsumerLost { consumer, remaining, pending } => {
+                set("consumers", json!([consumer]));
                 set("remaining", json!(remaining));
                 set("pending", json!(pending));
             }
@@ -245,7 +275,14 @@ impl Event {
                 set("pending", json!(pending));
                 set("for_sec", json!(for_sec));
             }
-            EventKind::Unhung { consumer } => set("consumer", json!(consumer)),
+            EventKind::Unhung { consumer } => {
+                set("consumer", json!(consumer));
+                set("recovered_from", json!(ConsumerState::Hung));
+            }
+            EventKind::ConsumerReturned { consumer, .. } => {
+                set("consumer", json!(consumer));
+                set("recovered_from", json!(ConsumerState::Lost));
+            }
             EventKind::SourceDown { detail } => set("detail", json!(detail)),
             EventKind::SourceUp { away_sec } => set("away_sec", json!(away_sec)),
             EventKind::Recorded { .. } => {}
@@ -280,9 +317,10 @@ struct Told {
     /// `scale_up`, `scale_down`: the type's state now.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<TypeState>,
-    /// `scale_up`: the state the type recovered from, when it was not alive.
+    /// `scale_up`: the state the type recovered from, when it was not alive. `consumer_recovered`: what the consumer
+    /// recovered from, `hung` or `lost`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    recovered_from: Option<TypeState>,
+    recovered_from: Option<String>,
     /// `consumers_lost`: which.
     #[serde(skip_serializing_if = "Option::is_none")]
     consumers: Option<Vec<Name>>,

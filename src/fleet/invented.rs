@@ -7,20 +7,36 @@ use super::reading::{SourceTrouble, StreamsReading, TroubleKind};
 use super::snapshot::Snapshot;
 use super::time::Mono;
 use super::tracker::{TickReadings, Tracker, TrackerSettings};
+use super::watched::WatchedStreams;
 
 /// How often ticks come.
 pub(crate) const TICK_SEC: u64 = 3;
 
 /// A tracker that knows nothing yet.
 pub(crate) fn tracker() -> Tracker {
-    let settings = TrackerSettings {
+    Tracker::new(settings(), Mono(0), 0.0)
+}
+
+/// The same, with ticks that come every so many seconds.
+pub(crate) fn tracker_with_interval(seconds: u64) -> Tracker {
+    Tracker::new(TrackerSettings { interval: Duration::from_secs(seconds), ..settings() }, Mono(0), 0.0)
+}
+
+/// The same, that does not watch the stream `excluded`.
+pub(crate) fn tracker_without(excluded: &str) -> Tracker {
+    let watched = WatchedStreams::new(&[], &[excluded.to_owned()]).unwrap();
+    Tracker::new(TrackerSettings { watched: Arc::new(watched), ..settings() }, Mono(0), 0.0)
+}
+
+fn settings() -> TrackerSettings {
+    TrackerSettings {
         interval: Duration::from_secs(TICK_SEC),
         default_floor: Duration::from_secs(30),
         seed_streams: Vec::new(),
+        watched: Arc::default(),
         aras: Arc::new([]),
         disk_capacity_bytes: 0,
-    };
-    Tracker::new(settings, Mono(0), 0.0)
+    }
 }
 
 /// Why a source is not read.

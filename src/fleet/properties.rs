@@ -1,24 +1,28 @@
-//! What must hold of the tracker whatever the fleet and Redis do: properties over invented
-//! worlds, with the truth known.
+//! What must hold of the tracker whatever the fleet, Redis and the monitors do: properties over simulated worlds,
+//! with the truth known.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::consumer::ConsumerState;
-use super::event::EventKind;
+use super::event::Event;
 use super::invented::{TICK_SEC, tracker};
 use super::reading::{
     Beat, BeatReading, GroupConsumer, GroupReading, HeartbeatsReading, Lag, MarkerReading, RedisServer, SourceTrouble,
     StreamFacts, StreamReading, StreamsReading, TroubleKind,
 };
 use super::time::Mono;
-use super::tracker::TickReadings;
-use super::worker_type::TypeState;
+use super::tracker::{TickReadings, Tracker};
+use super::worker_type::{TypeState, WorkerStateRecord};
 use crate::contract::{Heartbeat, Name, ShutdownMarker};
 
 const STREAM: &str = "s";
+/// Processes that may run at once. Those of the first two slots always have the same consumer name.
+const SLOTS: usize = 4;
+/// A marker that was written since the last good reading is surely read if that is no longer ago.
+const SURELY_SEEN: f64 = 110.0;
 
 /// What happens in one tick's time.
 #[derive(Debug, Clone)]
@@ -26,160 +30,278 @@ enum Act {
     Wait,
     Start(usize),
     Kill(usize),
-    Leave(usize, u64),
+    /// Leaves its marker, with entries pending, and one heartbeat so many seconds after it.
+    Leave(usize, u64, Option<u64>),
+    /// Stands still for so many seconds. If it is asked to leave meanwhile, it leaves as soon as it goes on.
+    Stall(usize, u64),
     /// Redis cannot be read for so many ticks.
     Outage(u8),
     /// Redis comes back empty, under a new run id.
     RestartEmpty,
     /// The monitor stands still for so many ticks.
     Gap(u8),
-    /// Redis' clock and the monitor's jump by so many seconds.
-    ClockJump(i32),
+    /// Redis' clock jumps by so many seconds, and with it the life of every key.
+    RedisClock(i32),
+    /// The monitor's clock jumps.
+    MonitorClock(i32),
+    /// The monitor ends, and another one starts after so many ticks.
+    MonitorRestart(u8),
+}
+
+fn slot() -> std::ops::Range<usize> {
+    0..SLOTS
+}
+
+/// What happens to the fleet, as far as the monitor sees all of it.
+fn fleet_act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        6 => Just(Act::Wait),
+        4 => slot().prop_map(Act::Start),
+        2 => slot().prop_map(Act::Kill),
+        3 => (slot(), 0..3_u64, prop::option::of(0..4_u64)).prop_map(|(c, left, late)| Act::Leave(c, left, late)),
+        2 => (slot(), 5..60_u64).prop_map(|(c, seconds)| Act::Stall(c, seconds)),
+    ]
 }
 
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
-        6 => Just(Act::Wait),
-        4 => (0..4_usize).prop_map(Act::Start),
-        3 => (0..4_usize).prop_map(Act::Kill),
-        3 => (0..4_usize, 0..3_u64).prop_map(|(c, left)| Act::Leave(c, left)),
+        14 => fleet_act(),
+        1 => (slot(), 60..200_u64).prop_map(|(c, seconds)| Act::Stall(c, seconds)),
         1 => (1..12_u8).prop_map(Act::Outage),
+        1 => (30..60_u8).prop_map(Act::Outage),
         1 => Just(Act::RestartEmpty),
-        1 => (1..12_u8).prop_map(Act::Gap),
-        1 => (-100_000..100_000_i32).prop_map(Act::ClockJump),
+        1 => (1..60_u8).prop_map(Act::Gap),
+        1 => (-100..100_i32).prop_map(Act::RedisClock),
+        1 => (-100_000..100_000_i32).prop_map(Act::MonitorClock),
+        1 => (0..60_u8).prop_map(Act::MonitorRestart),
     ]
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Runs,
+    Killed,
+    Left { with_work: bool },
+}
+
+#[derive(Debug, Clone)]
 struct Process {
-    running: bool,
+    name: Name,
+    slot: usize,
     started: u64,
-    incarnation: u64,
+    fate: Fate,
+    stalled_until: u64,
+    /// Asked to leave while it stood still.
+    leaves: Option<(u64, Option<u64>)>,
+    late_beat: Option<u64>,
     pending: u64,
-    in_group: bool,
-    beat_expires: u64,
+    /// Redis' clock when it last asked for anything, or began to wait.
+    active: i64,
     last_beat: Option<Arc<Heartbeat>>,
-    marker: Option<(u64, ShutdownMarker)>,
-    /// How its last disappearance has to be judged.
-    went: Option<ConsumerState>,
-    /// Redis lost the evidence.
-    unclear: bool,
-    /// A good reading held its heartbeat since it started.
+    /// When it last wrote a heartbeat, by the true clock.
+    beat_at: u64,
+    /// A good reading held its heartbeat.
     seen: bool,
-    kills: usize,
+    /// Its evidence was lost, or expired while nobody could read it.
+    unclear: bool,
+    /// How often it was away for so long that it may be called lost: stalls, and its end.
+    silences: usize,
+}
+
+impl Process {
+    fn is_well(&self, second: u64) -> bool {
+        self.fate == Fate::Runs && self.stalled_until <= second
+    }
+
+    /// The library's workers say which process they are, and what they leave behind; Python's do not.
+    fn incarnation(&self) -> Option<String> {
+        (self.slot % 2 == 1).then(|| format!("{}-{}", self.name, self.started))
+    }
+}
+
+/// A reading of a monitor, or its restart.
+#[derive(Debug, Clone)]
+enum Step {
+    Read(Box<TickReadings>),
+    /// The monitor ends here; the next reading is another one's first.
+    Restart,
 }
 
 #[derive(Debug, Default)]
 struct World {
     second: u64,
     tick: u64,
-    clock: i64,
+    redis_clock: i64,
+    monitor_clock: i64,
     run: u64,
     outage_until: u64,
+    monitor_down_until: u64,
+    monitor_started: u64,
     processes: Vec<Process>,
-    readings: Vec<TickReadings>,
-}
-
-fn name(n: usize) -> Name {
-    Name::from(format!("c{n}"))
+    beats: BTreeMap<Name, (i64, Arc<Heartbeat>)>,
+    markers: BTreeMap<Name, (i64, ShutdownMarker)>,
+    last_good: Option<(u64, i64)>,
+    /// What the first monitor reads, and after each reading a copy of the truth.
+    steps: Vec<(Step, Vec<Process>)>,
+    /// What a second monitor reads, one second later and without restarts.
+    beside: Vec<TickReadings>,
 }
 
 impl World {
     fn play(acts: &[Act]) -> Self {
-        let mut world = Self { processes: vec![Process::default(); 4], clock: 1_000_000, ..Self::default() };
+        let mut world = Self { redis_clock: 1_000_000, monitor_clock: 1_000_000, ..Self::default() };
         for act in acts {
             world.act(act);
             world.tick();
         }
-        for _ in 0..20 {
+        // Longer than every stall, outage and settling time.
+        for _ in 0..120 {
             world.tick();
         }
         world
     }
 
+    fn redis_now(&self) -> i64 {
+        self.redis_clock + self.second as i64
+    }
+
+    fn running(&mut self, slot: usize) -> Option<usize> {
+        self.processes.iter().rposition(|p| p.slot == slot && p.fate == Fate::Runs)
+    }
+
     fn act(&mut self, act: &Act) {
-        let second = self.second;
+        let (second, redis_now) = (self.second, self.redis_now());
         match *act {
             Act::Wait => {}
-            Act::Start(n) => {
-                let process = &mut self.processes[n];
-                if !process.running {
-                    process.running = true;
-                    process.incarnation += 1;
-                    process.started = second;
-                    process.pending = 0;
-                    process.in_group = true;
-                    process.went = None;
-                    process.unclear = false;
-                    process.seen = false;
-                    self.beat(n);
+            Act::Start(slot) => {
+                if self.running(slot).is_none() {
+                    let generation = self.processes.iter().filter(|p| p.slot == slot).count();
+                    let name = if slot < 2 { format!("c{slot}") } else { format!("c{slot}-{generation}") };
+                    self.processes.push(Process {
+                        name: name.into(),
+                        slot,
+                        started: second,
+                        fate: Fate::Runs,
+                        stalled_until: 0,
+                        leaves: None,
+                        late_beat: None,
+                        pending: 0,
+                        active: redis_now,
+                        last_beat: None,
+                        beat_at: second,
+                        seen: false,
+                        unclear: false,
+                        silences: 0,
+                    });
+                    self.beat(self.processes.len() - 1);
                 }
             }
-            Act::Kill(n) => {
-                let process = &mut self.processes[n];
-                if std::mem::take(&mut process.running) {
-                    process.went = Some(ConsumerState::Lost);
-                    process.kills += 1;
+            Act::Kill(slot) => {
+                if let Some(p) = self.running(slot).map(|n| &mut self.processes[n]) {
+                    p.fate = Fate::Killed;
+                    p.silences += 1;
                 }
             }
-            Act::Leave(n, left) => {
-                let process = &mut self.processes[n];
-                if std::mem::take(&mut process.running) {
-                    process.went = Some(if left > 0 { ConsumerState::LeftWithWork } else { ConsumerState::Left });
-                    process.pending = left;
-                    process.beat_expires = 0;
-                    let marker = ShutdownMarker {
-                        stream: STREAM.into(),
-                        consumer: name(n),
-                        signum: Some(15),
-                        ts: second as f64,
-                        incarnation: None,
-                        in_flight: None,
-                    };
-                    process.marker = Some((second + 120, marker));
+            Act::Leave(slot, left, late) => {
+                let Some(n) = self.running(slot) else { return };
+                if self.processes[n].is_well(second) {
+                    self.leave(n, left, late);
+                } else {
+                    self.processes[n].leaves = Some((left, late));
+                }
+            }
+            Act::Stall(slot, seconds) => {
+                let running = self.running(slot).map(|n| &mut self.processes[n]);
+                if let Some(p) = running.filter(|p| p.is_well(second)) {
+                    p.stalled_until = second + seconds;
+                    p.silences += 1;
                 }
             }
             Act::Outage(ticks) => self.outage_until = self.outage_until.max(second + u64::from(ticks) * TICK_SEC),
             Act::RestartEmpty => {
                 self.run += 1;
-                for process in &mut self.processes {
-                    process.unclear |= process.marker.take().is_some();
-                    process.beat_expires = 0;
-                }
+                self.beats.clear();
+                self.markers.clear();
+                self.processes.iter_mut().filter(|p| p.fate != Fate::Runs).for_each(|p| p.unclear = true);
             }
             Act::Gap(ticks) => {
                 for _ in 0..u64::from(ticks) * TICK_SEC {
                     self.pass_a_second();
                 }
             }
-            Act::ClockJump(by) => self.clock += i64::from(by),
+            Act::RedisClock(by) => self.redis_clock += i64::from(by),
+            Act::MonitorClock(by) => self.monitor_clock += i64::from(by),
+            Act::MonitorRestart(ticks) => {
+                self.steps.push((Step::Restart, Vec::new()));
+                self.monitor_down_until = second + u64::from(ticks) * TICK_SEC;
+                self.monitor_started = self.monitor_down_until;
+            }
         }
     }
 
-    fn beat(&mut self, n: usize) {
-        let process = &mut self.processes[n];
-        process.beat_expires = self.second + 15;
-        process.last_beat = Some(Arc::new(Heartbeat {
+    fn leave(&mut self, n: usize, left: u64, late: Option<u64>) {
+        let (second, expires) = (self.second, self.redis_now() + 120);
+        let p = &mut self.processes[n];
+        (p.fate, p.pending) = (Fate::Left { with_work: left > 0 }, left);
+        p.late_beat = late.map(|after| second + after);
+        let marker = ShutdownMarker {
             stream: STREAM.into(),
-            consumer: name(n),
-            started_at: process.incarnation as f64,
-            last_seen: self.second as f64,
+            consumer: p.name.clone(),
+            signum: Some(15),
+            ts: second as f64 + 0.75,
+            incarnation: p.incarnation(),
+            in_flight: p.incarnation().map(|_| left as u32),
+        };
+        let name = p.name.clone();
+        self.beats.remove(&name);
+        self.markers.insert(name, (expires, marker));
+    }
+
+    fn beat(&mut self, n: usize) {
+        let (second, expires) = (self.second, self.redis_now() + 15);
+        let p = &mut self.processes[n];
+        let beat = Arc::new(Heartbeat {
+            stream: STREAM.into(),
+            consumer: p.name.clone(),
+            started_at: p.started as f64 + 0.5,
+            last_seen: second as f64 + 0.8,
             task_limit: 1,
-            incarnation: None,
+            incarnation: p.incarnation().map(Into::into),
             in_flight: None,
             waiting: None,
             progress: None,
             draining: false,
-        }));
+        });
+        (p.last_beat, p.beat_at) = (Some(Arc::clone(&beat)), second);
+        self.beats.insert(p.name.clone(), (expires, beat));
     }
 
     fn pass_a_second(&mut self) {
         self.second += 1;
+        let (second, redis_now) = (self.second, self.redis_now());
         for n in 0..self.processes.len() {
-            if self.processes[n].running && (self.second - self.processes[n].started).is_multiple_of(5) {
+            let p = &mut self.processes[n];
+            if p.late_beat.take_if(|at| *at <= second).is_some() {
+                // Not after a new process of that name wrote its own.
+                if !self.beats.contains_key(&self.processes[n].name) {
+                    self.beat(n);
+                }
+                continue;
+            }
+            if !p.is_well(second) {
+                continue;
+            }
+            if let Some((left, late)) = p.leaves.take() {
+                self.leave(n, left, late);
+                continue;
+            }
+            p.active = redis_now;
+            if second - p.beat_at >= 5 {
                 self.beat(n);
             }
         }
+        self.beats.retain(|_, (expires, _)| *expires > redis_now);
+        self.markers.retain(|_, (expires, _)| *expires > redis_now);
     }
 
     fn tick(&mut self) {
@@ -187,27 +309,59 @@ impl World {
             self.pass_a_second();
         }
         self.tick += 1;
-        let wall = (self.clock + self.second as i64) as f64;
-        let bad = || SourceTrouble::new(TroubleKind::Unreachable, "away");
-        let away = self.second < self.outage_until;
-        for process in &mut self.processes {
-            process.seen |= !away && process.beat_expires > self.second;
+        if self.second >= self.monitor_down_until {
+            self.note_what_is_read();
+            let reading = Box::new(self.reading(self.monitor_started));
+            self.steps.push((Step::Read(reading), self.processes.clone()));
         }
-        self.readings.push(TickReadings {
-            tick: self.tick,
-            now: Mono(self.second * 1000),
-            wall,
-            streams: if away { Err(bad()) } else { Ok(Arc::new(self.streams(wall))) },
-            heartbeats: if away { Err(bad()) } else { Ok(Arc::new(self.heartbeats())) },
-            database: None,
-        });
+        self.second += 1;
+        self.beside.push(self.reading(0));
+        self.second -= 1;
     }
 
-    fn streams(&self, wall: f64) -> StreamsReading {
-        let consumers = self.processes.iter().enumerate().filter(|(_, p)| p.in_group).map(|(n, p)| GroupConsumer {
-            name: name(n),
+    /// What a good reading shows, and what it cannot show any more.
+    fn note_what_is_read(&mut self) {
+        if self.second < self.outage_until {
+            return;
+        }
+        let (second, redis_now) = (self.second, self.redis_now());
+        let (last, last_by_redis) = self.last_good.replace((second, redis_now)).unwrap_or((second, redis_now));
+        let by_redis = (redis_now - last_by_redis) as f64;
+        let blind = (second - last) as f64 > SURELY_SEEN || !(0.0..=SURELY_SEEN).contains(&by_redis);
+        for p in &mut self.processes {
+            let is_there = p
+                .last_beat
+                .as_ref()
+                .is_some_and(|beat| self.beats.get(&p.name).is_some_and(|(_, found)| found.same_incarnation(beat)));
+            p.seen |= is_there;
+            p.unclear |= blind && !p.is_well(second);
+        }
+    }
+
+    fn reading(&self, started: u64) -> TickReadings {
+        let bad = || SourceTrouble::new(TroubleKind::Unreachable, "away");
+        let away = self.second < self.outage_until;
+        TickReadings {
+            tick: self.tick,
+            now: Mono((self.second - started) * 1000),
+            wall: (self.monitor_clock + self.second as i64) as f64,
+            streams: if away { Err(bad()) } else { Ok(Arc::new(self.streams())) },
+            heartbeats: if away { Err(bad()) } else { Ok(Arc::new(self.heartbeats())) },
+            database: None,
+        }
+    }
+
+    /// The last process of each consumer name.
+    fn latest(processes: &[Process]) -> BTreeMap<Name, &Process> {
+        processes.iter().map(|p| (p.name.clone(), p)).collect()
+    }
+
+    fn streams(&self) -> StreamsReading {
+        let redis_now = self.redis_now();
+        let consumers = Self::latest(&self.processes).into_values().map(|p| GroupConsumer {
+            name: p.name.clone(),
             pending: p.pending,
-            idle_ms: 0,
+            idle_ms: u64::try_from((redis_now - p.active) * 1000).unwrap_or(0),
             inactive_ms: None,
         });
         let group = GroupReading {
@@ -221,99 +375,197 @@ impl World {
         };
         let facts = StreamFacts { exists: true, length: 0, groups: vec![group] };
         StreamsReading {
-            redis_time: wall,
+            redis_time: redis_now as f64,
             server: RedisServer { run_id: self.run.to_string(), ..RedisServer::default() },
             streams: [(STREAM.into(), StreamReading { facts: Ok(facts) })].into(),
         }
     }
 
     fn heartbeats(&self) -> HeartbeatsReading {
-        let consumers: Vec<(Name, BeatReading)> = self
-            .processes
-            .iter()
-            .enumerate()
-            .map(|(n, process)| {
-                let beat = match &process.last_beat {
-                    Some(beat) if process.beat_expires > self.second => Beat::Present(Arc::clone(beat)),
-                    _ => Beat::Absent,
-                };
-                let marker = match &process.marker {
-                    Some((expires, marker)) if *expires > self.second => {
-                        MarkerReading::Present(Box::new(marker.clone()))
-                    }
-                    _ => MarkerReading::Absent,
-                };
-                (name(n), BeatReading { beat, marker })
-            })
-            .collect();
-        HeartbeatsReading { consumers: [(STREAM.into(), consumers)].into(), unreadable: Vec::new() }
+        let names: BTreeSet<&Name> = self.processes.iter().map(|p| &p.name).collect();
+        let consumers = names.into_iter().map(|name| {
+            let beat = self.beats.get(name).map_or(Beat::Absent, |(_, beat)| Beat::Present(Arc::clone(beat)));
+            let marker = self.markers.get(name);
+            let marker =
+                marker.map_or(MarkerReading::Absent, |(_, marker)| MarkerReading::Present(Box::new(marker.clone())));
+            (name.clone(), BeatReading { beat, marker })
+        });
+        HeartbeatsReading { consumers: [(STREAM.into(), consumers.collect())].into(), unreadable: Vec::new() }
     }
 }
 
-/// What the tracker made of a world.
+/// What a monitor made of a world.
 #[derive(Debug, PartialEq)]
-struct Told {
-    /// Per tick: what happened.
-    events: Vec<Vec<EventKind>>,
+struct Reported {
+    /// Per step: what happened.
+    events: Vec<Vec<Arc<Event>>>,
+    /// Per step: the state of the type.
+    of_type: Vec<Option<TypeState>>,
     states: BTreeMap<Name, ConsumerState>,
-    of_type: Option<TypeState>,
 }
 
-fn track<'a>(readings: impl IntoIterator<Item = &'a TickReadings>) -> Told {
+/// Tracks a world as the monitor does: its record is saved with every change and every ten ticks, and restored when
+/// the next monitor reads Redis for the first time.
+fn track<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Reported {
     let mut tracker = tracker();
-    let mut told = Told { events: Vec::new(), states: BTreeMap::new(), of_type: None };
-    for reading in readings {
-        let Some(advance) = tracker.advance(reading.clone()) else { continue };
-        told.events.push(advance.events.iter().map(|event| event.kind.clone()).collect());
-        if let Some(of_type) = advance.snapshot.workers.get(STREAM.as_bytes()) {
-            told.of_type = Some(of_type.state);
-            told.states = of_type.consumers.iter().map(|c| (c.consumer.clone(), c.state)).collect();
+    let mut record: Option<WorkerStateRecord> = None;
+    let mut restored = true;
+    let mut reported = Reported { events: Vec::new(), of_type: Vec::new(), states: BTreeMap::new() };
+    for step in steps {
+        let Step::Read(reading) = step else {
+            tracker = self::tracker();
+            restored = false;
+            reported.events.push(Vec::new());
+            reported.of_type.push(None);
+            continue;
+        };
+        if let (false, Some(record), Ok(streams)) = (restored, &record, &reading.streams) {
+            restore(&mut tracker, record, reading.now, streams.redis_time);
+            restored = true;
+        }
+        let Some(advance) = tracker.advance((**reading).clone()) else { continue };
+        if !advance.changed_types.is_empty() || (reading.tick.is_multiple_of(10) && reading.heartbeats.is_ok()) {
+            record = saved(&tracker).or(record);
+        }
+        let of_type = advance.snapshot.workers.get(STREAM.as_bytes());
+        reported.of_type.push(of_type.map(|status| status.state));
+        if let Some(status) = of_type {
+            reported.states = status.consumers.iter().map(|c| (c.consumer.clone(), c.state)).collect();
+        }
+        reported.events.push(advance.events);
+    }
+    reported
+}
+
+fn saved(tracker: &Tracker) -> Option<WorkerStateRecord> {
+    let record = tracker.record(&STREAM.into())?;
+    Some(serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap())
+}
+
+fn restore(tracker: &mut Tracker, record: &WorkerStateRecord, now: Mono, now_unix: f64) {
+    tracker.restore(&BTreeMap::from([(Name::from(STREAM), record.clone())]), now, now_unix);
+}
+
+fn of_world(world: &World) -> Reported {
+    track(world.steps.iter().map(|(step, _)| step))
+}
+
+/// Whose loss an event reports, or ends.
+fn lost_or_recovered(event: &Event) -> Vec<(Name, bool)> {
+    let payload = event.payload();
+    match event.type_name() {
+        "consumers_lost" => {
+            let consumers = payload["consumers"].as_array().unwrap();
+            consumers.iter().map(|name| (Name::from(name.as_str().unwrap()), true)).collect()
+        }
+        "consumer_recovered" if payload["recovered_from"] == "lost" => {
+            vec![(Name::from(payload["consumer"].as_str().unwrap()), false)]
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn lost(events: &[Arc<Event>]) -> Vec<Name> {
+    let all = events.iter().flat_map(|event| lost_or_recovered(event));
+    all.filter(|(_, lost)| *lost).map(|(name, _)| name).collect()
+}
+
+fn is_crash(event: &Event) -> bool {
+    event.type_name() == "scale_down" && event.payload()["kind"] == "crashed"
+}
+
+/// The invariants of losses, exits and crashes, against the truth; `sees_all`: the monitor read every tick.
+fn check(world: &World, sees_all: bool) -> Result<(), TestCaseError> {
+    let reported = of_world(world);
+    let mut open: BTreeMap<Name, bool> = BTreeMap::new();
+    for ((step, truth), events) in world.steps.iter().zip(&reported.events) {
+        let Step::Read(reading) = step else { continue };
+        let at = reading.now.0 / 1000;
+        let latest = World::latest(truth);
+        for (name, is_lost) in events.iter().flat_map(|event| lost_or_recovered(event)) {
+            // Lost and recovered take turns.
+            let was = open.insert(name.clone(), is_lost).unwrap_or(false);
+            prop_assert!(was != is_lost, "{name} is called lost or recovered twice in a row at {at}");
+            if is_lost {
+                prop_assert!(reading.heartbeats.is_ok());
+                let p = latest[&name];
+                let is_silent = p.fate == Fate::Killed || !p.is_well(truth_second(world, reading).saturating_sub(8));
+                prop_assert!(is_silent || p.unclear, "{name} is called lost at {at} and is not: {p:?}");
+                let left = matches!(p.fate, Fate::Left { .. });
+                prop_assert!(!left || p.unclear, "{name} left its marker and is called lost at {at}");
+            }
+        }
+        if events.iter().any(|event| is_crash(event)) {
+            prop_assert!(open.values().any(|lost| *lost), "crashed at {at} without a loss that still stands");
         }
     }
-    told
+    for (name, p) in World::latest(&world.processes).into_iter().filter(|(_, p)| p.seen) {
+        let state = reported.states.get(&name).copied();
+        prop_assert!(state != Some(ConsumerState::Suspect), "{name} is suspect for ever");
+        if p.unclear && p.fate == Fate::Runs {
+            prop_assert_eq!(state, Some(ConsumerState::Alive));
+            continue;
+        }
+        if p.unclear {
+            let is_gone = state.is_none_or(|state| state.is_gone() || state == ConsumerState::NoHeartbeat);
+            prop_assert!(is_gone, "{name} is {state:?}");
+            continue;
+        }
+        let expected = match p.fate {
+            Fate::Runs => ConsumerState::Alive,
+            Fate::Killed => ConsumerState::Lost,
+            Fate::Left { with_work: false } => ConsumerState::Left,
+            Fate::Left { with_work: true } => ConsumerState::LeftWithWork,
+        };
+        // After an hour nobody remembers, and a restarted monitor knows exits no more.
+        prop_assert!(
+            state == Some(expected)
+                || (state == Some(ConsumerState::NoHeartbeat) && p.fate != Fate::Runs && restarts(world)),
+            "{name} is {state:?}: {p:?}"
+        );
+        let stands = open.get(&name).copied().unwrap_or(false);
+        prop_assert_eq!(stands, p.fate == Fate::Killed, "the loss of {} that stands", name);
+    }
+    let runs = world.processes.iter().any(|p| p.fate == Fate::Runs);
+    let of_type = reported.of_type.last().copied().flatten();
+    prop_assert_eq!(runs, of_type == Some(TypeState::Alive), "{:?}", of_type);
+    if sees_all && !runs && world.processes.iter().all(|p| p.seen && !p.unclear) && !world.processes.is_empty() {
+        let all_left = world.processes.iter().all(|p| p.fate != Fate::Killed && p.silences == 0);
+        if all_left {
+            prop_assert_eq!(of_type, Some(TypeState::ScaledDown));
+        }
+        let last = world.processes.iter().max_by_key(|p| p.beat_at).unwrap();
+        // No process came after it that could have replaced it.
+        let first_killed = world.processes.iter().filter(|p| p.fate == Fate::Killed).map(|p| p.beat_at).min();
+        if last.fate == Fate::Killed && world.processes.iter().all(|p| Some(p.started) <= first_killed) {
+            prop_assert_eq!(of_type, Some(TypeState::Crashed));
+        }
+    }
+    Ok(())
 }
 
-fn lost(events: &[EventKind]) -> Vec<Name> {
-    let lost = events.iter().filter_map(|kind| match kind {
-        EventKind::ConsumersLost { consumers, .. } => Some(consumers.clone()),
-        _ => None,
-    });
-    lost.flatten().collect()
+fn restarts(world: &World) -> bool {
+    world.steps.iter().any(|(step, _)| matches!(step, Step::Restart))
+}
+
+/// The true second of a reading, whose `now` begins with its monitor.
+fn truth_second(world: &World, reading: &TickReadings) -> u64 {
+    let beside = world.beside.iter().find(|beside| beside.tick == reading.tick);
+    beside.map_or(0, |beside| beside.now.0 / 1000 - 1)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
+    /// Stalls, returns, markers and kills in every order.
     #[test]
-    fn every_disappearance_ends_as_what_it_was_and_nobody_alive_is_called_gone(acts in prop::collection::vec(act(), 1..40)) {
-        let world = World::play(&acts);
-        let told = track(&world.readings);
-        for (n, process) in world.processes.iter().enumerate().filter(|(_, p)| p.seen && !p.unclear) {
-            let state = told.states.get(&name(n)).copied();
-            prop_assert_eq!(state, Some(process.went.unwrap_or(ConsumerState::Alive)));
-        }
-        if world.processes.iter().any(|p| p.running) {
-            prop_assert_eq!(told.of_type, Some(TypeState::Alive));
-        }
+    fn every_loss_is_reported_once_and_ends_and_no_crash_is_without_one(acts in prop::collection::vec(fleet_act(), 1..60)) {
+        check(&World::play(&acts), true)?;
     }
 
     #[test]
-    fn nobody_is_lost_more_often_than_killed_nor_while_redis_is_away(acts in prop::collection::vec(act(), 1..40)) {
-        let world = World::play(&acts);
-        let told = track(&world.readings);
-        let mut losses: BTreeMap<Name, usize> = BTreeMap::new();
-        for (reading, events) in world.readings.iter().zip(&told.events) {
-            let lost = lost(events);
-            prop_assert!(reading.heartbeats.is_ok() || lost.is_empty());
-            for who in lost {
-                *losses.entry(who).or_default() += 1;
-            }
-        }
-        for (n, process) in world.processes.iter().enumerate().filter(|(_, p)| !p.unclear) {
-            let unclear_before = acts.iter().any(|act| matches!(act, Act::RestartEmpty));
-            let losses = losses.get(&name(n)).copied().unwrap_or(0);
-            prop_assert!(losses <= process.kills || unclear_before, "{losses} losses after {} kills", process.kills);
-        }
+    fn neither_outages_nor_clocks_nor_restarts_invent_or_hide_a_loss(acts in prop::collection::vec(act(), 1..60)) {
+        check(&World::play(&acts), false)?;
     }
 
     #[test]
@@ -321,93 +573,393 @@ proptest! {
         acts in prop::collection::vec(act(), 1..30), again in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
     ) {
         let world = World::play(&acts);
-        let told = track(&world.readings);
-        prop_assert_eq!(&told, &track(&world.readings));
-        let mut shuffled: Vec<&TickReadings> = world.readings.iter().collect();
+        let readings: Vec<Step> = world.beside.iter().cloned().map(Box::new).map(Step::Read).collect();
+        let reported = track(&readings);
+        prop_assert_eq!(&reported, &track(&readings));
+        let mut shuffled: Vec<&Step> = readings.iter().collect();
         for index in again {
-            let late = index.index(world.readings.len());
             // An old reading arrives again after a newer one.
-            let at = shuffled.iter().position(|r| r.tick == world.readings[late].tick).unwrap_or(0);
-            shuffled.insert((at + 1 + late % 5).min(shuffled.len()), &world.readings[late]);
+            let late = index.index(readings.len());
+            let at = shuffled.iter().position(|step| std::ptr::eq(*step, &readings[late])).unwrap_or(0);
+            shuffled.insert((at + 1 + late % 5).min(shuffled.len()), &readings[late]);
         }
-        prop_assert_eq!(&told, &track(shuffled));
+        prop_assert_eq!(&reported, &track(shuffled));
     }
 
     #[test]
-    fn a_clock_that_jumps_changes_nothing(acts in prop::collection::vec(act(), 1..40)) {
+    fn a_clock_of_the_monitor_that_jumps_changes_nothing(acts in prop::collection::vec(act(), 1..40)) {
         let steady: Vec<Act> =
-            acts.iter().map(|act| if matches!(act, Act::ClockJump(_)) { Act::Wait } else { act.clone() }).collect();
-        prop_assert_eq!(track(&World::play(&acts).readings), track(&World::play(&steady).readings));
+            acts.iter().map(|act| if matches!(act, Act::MonitorClock(_)) { Act::Wait } else { act.clone() }).collect();
+        let (jumping, steady) = (of_world(&World::play(&acts)), of_world(&World::play(&steady)));
+        prop_assert_eq!(&jumping.states, &steady.states);
+        let of_fleet = |reported: &Reported| -> Vec<String> {
+            reported.events.iter().flatten().filter(|e| e.subject == STREAM).map(|e| e.key.clone()).collect()
+        };
+        prop_assert_eq!(of_fleet(&jumping), of_fleet(&steady));
     }
 
+    /// Two monitors that read a second apart give each departure the same key, and no two departures the same.
     #[test]
-    fn anothers_goodbye_changes_nothing_for_one_that_was_killed(at in 0..20_usize, killed_at in 0..20_usize) {
-        let mut acts = vec![Act::Wait; 25];
-        acts[0] = Act::Start(0);
-        let mut both = acts.clone();
-        both[1] = Act::Start(1);
-        acts[2 + killed_at] = Act::Kill(0);
-        both[2 + killed_at] = Act::Kill(0);
-        if at != killed_at {
-            both[2 + at] = Act::Leave(1, 0);
+    fn two_monitors_write_each_departure_once(acts in prop::collection::vec(fleet_act(), 1..60)) {
+        let world = World::play(&acts);
+        let beside: Vec<Step> = world.beside.iter().cloned().map(Box::new).map(Step::Read).collect();
+        let (one, other) = (of_world(&world), track(&beside));
+        let keys = |reported: &Reported, what: fn(&Event) -> bool| -> Vec<String> {
+            reported.events.iter().flatten().filter(|e| what(e)).map(|e| e.key.clone()).collect()
+        };
+        let of_one = |event: &Event| ["consumers_lost", "left_with_work"].contains(&event.type_name());
+        let to_zero = |event: &Event| event.type_name() == "scale_down" && event.payload()["to"] == 0;
+        for what in [of_one, to_zero] {
+            let (mut one, mut other) = (keys(&one, what), keys(&other, what));
+            let count = one.len();
+            one.sort();
+            one.dedup();
+            prop_assert_eq!(count, one.len(), "each has a key of its own");
+            other.sort();
+            if one.len() == other.len() {
+                prop_assert_eq!(one, other);
+            } else {
+                // One of them saw a short stall that the other did not.
+                prop_assert!(world.processes.iter().any(|p| p.silences > 0));
+            }
         }
-        let alone = track(&World::play(&acts).readings);
-        let beside = track(&World::play(&both).readings);
-        let when = |told: &Told| told.events.iter().position(|events| lost(events).contains(&name(0)));
-        prop_assert!(when(&alone).is_some());
-        prop_assert_eq!(when(&alone), when(&beside));
+    }
+}
+
+/// Ends with everybody's exit decided: the events of the type by name and payload, and its last state.
+fn story(acts: &[Act]) -> (Vec<Arc<Event>>, Option<TypeState>) {
+    let reported = of_world(&World::play(acts));
+    let of_fleet = reported.events.into_iter().flatten().filter(|event| event.subject == STREAM).collect();
+    (of_fleet, reported.of_type.last().copied().flatten())
+}
+
+fn names(events: &[Arc<Event>]) -> Vec<&str> {
+    events.iter().map(|event| event.type_name()).collect()
+}
+
+fn wait(ticks: usize) -> Vec<Act> {
+    vec![Act::Wait; ticks]
+}
+
+#[test]
+fn a_consumer_that_stalled_and_came_back_can_shut_down_gracefully() {
+    let acts = [
+        vec![Act::Start(0), Act::Start(1)],
+        wait(10),
+        vec![Act::Stall(0, 24)],
+        wait(12),
+        vec![Act::Leave(0, 0, None), Act::Wait, Act::Leave(1, 0, None)],
+    ]
+    .concat();
+    let (events, of_type) = story(&acts);
+    assert_eq!(of_type, Some(TypeState::ScaledDown), "{:?}", names(&events));
+    let recovered: Vec<_> = events.iter().filter(|event| event.type_name() == "consumer_recovered").collect();
+    assert_eq!(recovered.len(), 1);
+    assert_eq!(recovered[0].payload()["consumer"], "c0");
+    assert_eq!(lost(&events), [Name::from("c0")]);
+}
+
+#[test]
+fn a_consumer_that_stalled_and_leaves_at_once_when_it_wakes_shut_down_gracefully() {
+    for stalled in [24, 200] {
+        let acts = [
+            vec![Act::Start(0), Act::Start(1)],
+            wait(10),
+            vec![Act::Stall(0, stalled), Act::Leave(0, 0, None)],
+            wait(usize::try_from(stalled / TICK_SEC).unwrap() + 4),
+            vec![Act::Leave(1, 0, None)],
+        ]
+        .concat();
+        let (events, of_type) = story(&acts);
+        assert_eq!(of_type, Some(TypeState::ScaledDown), "{:?}", names(&events));
+        let ended: Vec<bool> = events.iter().flat_map(|event| lost_or_recovered(event)).map(|(_, lost)| lost).collect();
+        assert_eq!(ended, [true, false]);
     }
 }
 
 #[test]
-fn a_consumer_that_is_lost_returns_and_is_lost_again_is_told_twice() {
-    let outage = |mut acts: Vec<Act>| {
-        acts.push(Act::Kill(0));
-        acts.extend(vec![Act::Wait; 8]);
-        acts
-    };
-    let mut acts = outage([vec![Act::Start(0)], vec![Act::Wait; 10]].concat());
-    let first = World::play(&acts);
-    acts.push(Act::Start(0));
-    let acts = outage([acts, vec![Act::Wait; 10]].concat());
-    let mut world = World::play(&acts);
-    // The same process: only its network was away.
-    for reading in &mut world.readings {
-        for (_, found) in Arc::make_mut(reading.heartbeats.as_mut().unwrap()).consumers.values_mut().flatten() {
-            if let Beat::Present(beat) = &mut found.beat {
-                Arc::make_mut(beat).started_at = 1.0;
-            }
+fn a_loss_that_was_replaced_makes_no_later_exit_a_crash() {
+    // The replacement starts before the loss is decided, or after it.
+    for replaced_after in [1, 10] {
+        let acts = [
+            vec![Act::Start(0), Act::Start(1)],
+            wait(10),
+            vec![Act::Kill(0)],
+            wait(replaced_after),
+            vec![Act::Start(2)],
+            wait(10),
+            vec![Act::Leave(1, 0, None), Act::Leave(2, 0, None)],
+        ]
+        .concat();
+        let (events, of_type) = story(&acts);
+        assert_eq!(lost(&events).len(), 1, "the loss itself is reported");
+        assert_eq!(of_type, Some(TypeState::ScaledDown), "{:?}", names(&events));
+    }
+}
+
+#[test]
+fn a_type_that_came_back_from_a_crash_can_shut_down_gracefully() {
+    let acts = [
+        vec![Act::Start(0), Act::Start(1)],
+        wait(10),
+        vec![Act::Kill(0), Act::Kill(1)],
+        wait(10),
+        vec![Act::Start(2)],
+        wait(5),
+        vec![Act::Leave(2, 0, None)],
+    ]
+    .concat();
+    let (events, of_type) = story(&acts);
+    assert_eq!(events.iter().filter(|event| is_crash(event)).count(), 1);
+    assert_eq!(of_type, Some(TypeState::ScaledDown));
+}
+
+#[test]
+fn one_late_heartbeat_after_the_marker_is_no_new_process() {
+    for slot in [0, 1] {
+        for late in 0..6 {
+            let acts = [vec![Act::Start(slot)], wait(10), vec![Act::Leave(slot, 0, Some(late))]].concat();
+            let (events, of_type) = story(&acts);
+            assert_eq!(names(&events), ["scale_up", "scale_down"], "late by {late} s");
+            assert_eq!(of_type, Some(TypeState::ScaledDown));
+            // The same if only the next monitor sees it.
+            let acts =
+                [vec![Act::Start(slot)], wait(10), vec![Act::MonitorRestart(1), Act::Leave(slot, 0, Some(late))]];
+            let (events, of_type) = story(&acts.concat());
+            assert_eq!(names(&events), ["scale_up", "scale_down"], "late by {late} s");
+            assert_eq!(of_type, Some(TypeState::ScaledDown));
         }
     }
-    let keys = |world: &World| -> Vec<String> {
-        let mut tracker = tracker();
-        let advances: Vec<_> = world.readings.iter().filter_map(|reading| tracker.advance(reading.clone())).collect();
-        advances
-            .iter()
-            .flat_map(|a| &a.events)
-            .filter(|e| e.type_name() == "consumers_lost")
-            .map(|e| e.key.clone())
-            .collect()
+}
+
+#[test]
+fn a_step_of_redis_clock_loses_nobody_that_lives() {
+    for before in 0..10 {
+        for by in [8, 40, 60, 3600, -40, -3600] {
+            let mut acts = vec![Act::Start(0), Act::Start(1), Act::Start(2), Act::Start(3)];
+            acts.extend(wait(10 + before));
+            acts.push(Act::RedisClock(by));
+            let (events, of_type) = story(&acts);
+            assert_eq!(lost(&events), [], "a step by {by} s");
+            assert_eq!(of_type, Some(TypeState::Alive));
+        }
+    }
+}
+
+#[test]
+fn who_is_killed_when_the_clock_of_redis_goes_back_is_lost_all_the_same() {
+    let acts = [vec![Act::Start(0)], wait(10), vec![Act::Kill(0), Act::RedisClock(-3600)]].concat();
+    let (events, of_type) = story(&acts);
+    assert_eq!(lost(&events), [Name::from("c0")]);
+    assert_eq!(of_type, Some(TypeState::Crashed));
+}
+
+#[test]
+fn who_left_while_no_monitor_could_see_it_did_not_crash() {
+    let left = vec![Act::Leave(0, 0, None), Act::Leave(1, 0, None)];
+    for blindness in [Act::MonitorRestart(80), Act::Gap(80)] {
+        let blind_first = matches!(blindness, Act::MonitorRestart(_));
+        let acts = vec![vec![Act::Start(0), Act::Start(1)], wait(15)];
+        let then =
+            if blind_first { vec![vec![blindness], left.clone()] } else { vec![vec![Act::Outage(90)], left.clone()] };
+        let (events, of_type) = story(&[acts, then].concat().concat());
+        assert_eq!(lost(&events), []);
+        assert!(!events.iter().any(|event| is_crash(event)));
+        assert_eq!(of_type, Some(TypeState::Unknown));
+        let down = events.iter().find(|event| event.type_name() == "scale_down").unwrap();
+        assert_eq!((&down.payload()["to"], &down.payload()["kind"]), (&0.into(), &"unknown".into()));
+    }
+}
+
+/// What a reading says of hand-made consumers.
+fn by_hand(second: u64, consumers: &[(&str, Beat, MarkerReading, u64, u64)]) -> TickReadings {
+    let world = World { second, tick: second, redis_clock: 1_000_000, monitor_clock: 1_000_000, ..World::default() };
+    let mut reading = world.reading(0);
+    let streams = Arc::make_mut(reading.streams.as_mut().unwrap());
+    let listed = consumers.iter().map(|(name, _, _, pending, idle_sec)| GroupConsumer {
+        name: (*name).into(),
+        pending: *pending,
+        idle_ms: idle_sec * 1000,
+        inactive_ms: None,
+    });
+    streams.streams.get_mut(&Name::from(STREAM)).unwrap().facts.as_mut().unwrap().groups[0].consumers =
+        Some(listed.collect());
+    let found = consumers.iter().map(|(name, beat, marker, ..)| {
+        (Name::from(*name), BeatReading { beat: beat.clone(), marker: marker.clone() })
+    });
+    Arc::make_mut(reading.heartbeats.as_mut().unwrap()).consumers = [(STREAM.into(), found.collect())].into();
+    reading
+}
+
+fn heartbeat(name: &str, second: u64, waiting: Option<u32>, progress: Option<u64>) -> Beat {
+    Beat::Present(Arc::new(Heartbeat {
+        stream: STREAM.into(),
+        consumer: name.into(),
+        started_at: 0.5,
+        last_seen: second as f64,
+        task_limit: 10,
+        incarnation: None,
+        in_flight: None,
+        waiting,
+        progress,
+        draining: false,
+    }))
+}
+
+#[test]
+fn nobody_is_suspect_for_ever_whatever_is_never_read() {
+    let last_state = |interval: u64, marker: fn(u64) -> MarkerReading, reads: fn(u64) -> bool| {
+        let mut tracker = super::invented::tracker_with_interval(interval);
+        let mut states = Vec::new();
+        for second in (0..2000).filter(|second| second % interval == 0) {
+            let beat = if second <= 250 { heartbeat("c", second, None, None) } else { Beat::Absent };
+            let mut reading = by_hand(second, &[("c", beat, marker(second), 0, second.saturating_sub(260))]);
+            if !reads(second) {
+                reading.heartbeats = Err(SourceTrouble::new(TroubleKind::TimedOut, "late"));
+            }
+            let Some(advance) = tracker.advance(reading) else { continue };
+            let status = &advance.snapshot.workers[STREAM.as_bytes()];
+            states.push((status.consumers[0].state, status.state));
+        }
+        *states.last().unwrap()
     };
-    assert_eq!(keys(&first).len(), 1);
-    let twice = keys(&world);
-    assert_eq!(twice.len(), 2);
-    assert_ne!(twice[0], twice[1]);
+    let lost = (ConsumerState::Lost, TypeState::Crashed);
+    let always = |_| true;
+    // A poll interval longer than a marker lives; markers are read only for so long.
+    assert_eq!(
+        last_state(125, |at| if at < 500 { MarkerReading::Absent } else { MarkerReading::NotRead }, always),
+        lost
+    );
+    // Redis comes and goes for longer than that.
+    let flapping = |at: u64| !(255..600).contains(&at) || at % 9 == 0;
+    assert_eq!(
+        last_state(3, |at| if at < 380 { MarkerReading::Absent } else { MarkerReading::NotRead }, flapping),
+        lost
+    );
+    // Away twice.
+    let twice = |at: u64| !((252..300).contains(&at) || (306..400).contains(&at));
+    assert_eq!(last_state(3, |at| if at < 380 { MarkerReading::Absent } else { MarkerReading::NotRead }, twice), lost);
+    // Markers are never read at all.
+    let never = last_state(3, |_| MarkerReading::NotRead, always);
+    assert_eq!(never, (ConsumerState::Unobserved, TypeState::Unknown));
+}
+
+#[test]
+fn a_loss_in_the_record_is_no_younger_after_a_restart() {
+    let acts = [vec![Act::Start(0), Act::Start(1)], wait(10), vec![Act::Kill(0)], wait(60)].concat();
+    let world = World::play(&acts);
+    let mut tracker = tracker();
+    for (step, _) in &world.steps[..60] {
+        if let Step::Read(reading) = step {
+            tracker.advance((**reading).clone());
+        }
+    }
+    let record = saved(&tracker).unwrap();
+    let acts = [acts, vec![Act::MonitorRestart(2)], wait(10), vec![Act::Leave(1, 0, None)]].concat();
+    let (events, of_type) = story(&acts);
+    assert_eq!(lost(&events).len(), 1);
+    assert_eq!(of_type, Some(TypeState::ScaledDown), "{record:?}");
+}
+
+#[test]
+fn a_consumer_that_was_lost_before_a_restart_recovers_after_it() {
+    let acts = [
+        vec![Act::Start(0), Act::Start(1)],
+        wait(10),
+        vec![Act::Stall(0, 60)],
+        wait(10),
+        vec![Act::MonitorRestart(2)],
+        wait(20),
+        vec![Act::Leave(0, 0, None), Act::Leave(1, 0, None)],
+    ]
+    .concat();
+    let (events, of_type) = story(&acts);
+    let ended: Vec<bool> = events.iter().flat_map(|event| lost_or_recovered(event)).map(|(_, lost)| lost).collect();
+    assert_eq!(ended, [true, false]);
+    assert_eq!(of_type, Some(TypeState::ScaledDown));
+}
+
+#[test]
+fn a_type_that_is_not_watched_any_more_is_not_restored() {
+    let mut first = tracker();
+    first.advance(by_hand(3, &[("c", heartbeat("c", 3, None, None), MarkerReading::Absent, 0, 0)]));
+    let record = saved(&first).unwrap();
+    let mut excluding = super::invented::tracker_without(STREAM);
+    restore(&mut excluding, &record, Mono(0), 1_000_003.0);
+    assert_eq!(excluding.alive_types().count(), 0, "so that nothing is written down of it");
+    assert!(excluding.record(&STREAM.into()).is_none());
+}
+
+#[test]
+fn consumers_that_hang_recover_or_leave_with_work_in_one_reading_have_an_event_each() {
+    let mut tracker = tracker();
+    let mut events = Vec::new();
+    for second in (3..400).step_by(3) {
+        let hangs = (60..120).contains(&second);
+        let leaves = second > 200;
+        let consumers = ["a", "b"].map(|name| {
+            let marker = ShutdownMarker {
+                stream: STREAM.into(),
+                consumer: name.into(),
+                signum: None,
+                ts: 200.0,
+                incarnation: None,
+                in_flight: Some(2),
+            };
+            let marker = if leaves { MarkerReading::Present(Box::new(marker)) } else { MarkerReading::Absent };
+            let beat = if leaves { Beat::Absent } else { heartbeat(name, second, None, None) };
+            (name, beat, marker, 2, if hangs { second - 20 } else { 0 })
+        });
+        events.extend(tracker.advance(by_hand(second, &consumers)).unwrap().events);
+    }
+    for kind in ["consumer_hung", "consumer_recovered", "left_with_work"] {
+        let of_kind: Vec<&Arc<Event>> = events.iter().filter(|event| event.type_name() == kind).collect();
+        let keys: BTreeSet<&str> = of_kind.iter().map(|event| event.key.as_str()).collect();
+        assert_eq!((of_kind.len(), keys.len()), (2, 2), "{kind}");
+    }
+}
+
+#[test]
+fn tasks_that_wait_for_a_retry_are_no_hang() {
+    let hangs = |waiting: Option<u32>, progress: Option<u64>| {
+        let mut tracker = tracker();
+        (3..200).step_by(3).any(|second| {
+            let beat = heartbeat("c", second, waiting, progress);
+            let reading = by_hand(second, &[("c", beat, MarkerReading::Absent, 3, second)]);
+            let advance = tracker.advance(reading).unwrap();
+            advance.events.iter().any(|event| event.type_name() == "consumer_hung")
+        })
+    };
+    for progress in [None, Some(7)] {
+        assert!(!hangs(Some(3), progress), "all that is pending waits");
+        assert!(hangs(Some(2), progress), "one does not");
+        assert!(hangs(None, progress));
+    }
+}
+
+#[test]
+fn a_late_heartbeat_in_between_neither_ends_a_hang_nor_begins_another() {
+    let mut tracker = tracker();
+    let mut events = Vec::new();
+    for second in (3..300).step_by(3) {
+        // It stands still with its heartbeat for a while, too.
+        let beaten = if (90..105).contains(&second) { 90 } else { second };
+        let idle = if second < 200 { second } else { 0 };
+        let beat = heartbeat("c", beaten, None, None);
+        events.extend(tracker.advance(by_hand(second, &[("c", beat, MarkerReading::Absent, 1, idle)])).unwrap().events);
+    }
+    assert_eq!(names(&events), ["scale_up", "consumer_hung", "consumer_recovered"]);
 }
 
 /// The worst case in time: killed right after it wrote its heartbeat.
 #[test]
 fn a_crash_is_seen_within_twenty_seconds() {
     for phase in 0..30 {
-        let mut acts = vec![Act::Wait; 12];
-        acts[0] = Act::Start(0);
-        acts.extend(vec![Act::Wait; phase]);
-        acts.push(Act::Kill(0));
-        let kill_second = (acts.len() as u64 - 1) * TICK_SEC;
-        let world = World::play(&acts);
-        let told = track(&world.readings);
-        let seen = told.events.iter().position(|events| !lost(events).is_empty()).expect("the crash is seen");
-        let took = world.readings[seen].now.0 / 1000 - kill_second;
+        let acts = [vec![Act::Start(0)], wait(11 + phase), vec![Act::Kill(0)]].concat();
+        let killed = (acts.len() as u64 - 1) * TICK_SEC;
+        let reported = of_world(&World::play(&acts));
+        let seen = reported.events.iter().position(|events| !lost(events).is_empty()).expect("the crash is seen");
+        let took = (seen as u64 + 1) * TICK_SEC - killed;
         assert!(took <= 20, "seen after {took} s");
     }
 }
@@ -416,50 +968,64 @@ fn a_crash_is_seen_within_twenty_seconds() {
 fn a_type_that_goes_to_zero_is_crashed_only_if_somebody_vanished_on_the_way() {
     let of_type = |last: [Act; 2]| {
         let [a, b] = last;
-        let mut acts = vec![Act::Start(0), Act::Start(1)];
-        acts.extend(vec![Act::Wait; 10]);
-        acts.extend([a, Act::Wait, b]);
-        track(&World::play(&acts).readings).of_type
+        let acts = [vec![Act::Start(0), Act::Start(1)], wait(10), vec![a, Act::Wait, b]].concat();
+        story(&acts).1
     };
-    assert_eq!(of_type([Act::Leave(0, 0), Act::Leave(1, 0)]), Some(TypeState::ScaledDown));
-    assert_eq!(of_type([Act::Kill(0), Act::Leave(1, 0)]), Some(TypeState::Crashed));
-    assert_eq!(of_type([Act::Leave(0, 0), Act::Kill(1)]), Some(TypeState::Crashed));
-    assert_eq!(of_type([Act::Leave(0, 0), Act::Wait]), Some(TypeState::Alive));
+    let leave = |slot| Act::Leave(slot, 0, None);
+    assert_eq!(of_type([leave(0), leave(1)]), Some(TypeState::ScaledDown));
+    assert_eq!(of_type([Act::Kill(0), leave(1)]), Some(TypeState::Crashed));
+    assert_eq!(of_type([leave(0), Act::Kill(1)]), Some(TypeState::Crashed));
+    assert_eq!(of_type([leave(0), Act::Wait]), Some(TypeState::Alive));
 }
 
 #[test]
-fn what_was_written_down_is_gone_on_from_without_telling_it_again() {
-    let mut acts = vec![Act::Start(0), Act::Start(1)];
-    acts.extend(vec![Act::Wait; 10]);
-    let world = World::play(&acts);
-    let (first, second) = world.readings.split_at(12);
-    let mut tracker = tracker();
-    for reading in first {
-        tracker.advance(reading.clone());
+fn anothers_marker_changes_nothing_for_one_that_was_killed() {
+    for (at, killed_at) in [(0, 5), (5, 0), (3, 3), (10, 12), (12, 10)] {
+        let mut alone = [vec![Act::Start(0), Act::Wait], wait(20)].concat();
+        alone[2 + killed_at] = Act::Kill(0);
+        let mut both = alone.clone();
+        both[1] = Act::Start(1);
+        if at != killed_at {
+            both[2 + at] = Act::Leave(1, 0, None);
+        }
+        let when =
+            |acts: &[Act]| of_world(&World::play(acts)).events.iter().position(|e| lost(e) == [Name::from("c0")]);
+        assert!(when(&alone).is_some());
+        assert_eq!(when(&alone), when(&both));
     }
-    let record = tracker.record(&STREAM.into()).unwrap();
-    let record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
-    let mut again = self::tracker();
-    again.restore(&BTreeMap::from([(Name::from(STREAM), record)]), second[0].now);
-    let told: Vec<_> =
-        second.iter().filter_map(|reading| again.advance(reading.clone())).flat_map(|a| a.events).collect();
-    assert!(told.is_empty(), "{told:?}");
 }
 
 #[test]
-fn the_older_monitors_record_of_a_type_that_is_gone_becomes_a_crash_once() {
+fn what_was_written_down_is_gone_on_from_without_reporting_it_again() {
+    let acts = [vec![Act::Start(0), Act::Start(1)], wait(10), vec![Act::MonitorRestart(1)], wait(10)].concat();
+    let (events, _) = story(&acts);
+    assert_eq!(names(&events), ["scale_up", "scale_up"]);
+}
+
+#[test]
+fn the_older_monitors_record_of_a_type_that_is_gone_becomes_a_crash_once_if_it_is_fresh() {
     let record =
-        serde_json::from_str(r#"{"state":"alive","last_alive":3,"state_changed_at":1.5,"last_seen_alive":2.5}"#)
-            .unwrap();
-    let world = World::play(&vec![Act::Wait; 10]);
-    let mut tracker = tracker();
-    tracker.restore(&BTreeMap::from([(Name::from("old"), record)]), Mono(0));
-    let events: Vec<_> = world
-        .readings
-        .iter()
-        .filter_map(|r| tracker.advance(r.clone()))
-        .flat_map(|a| a.events)
-        .map(|e| e.kind.clone())
-        .collect();
-    assert_eq!(events, [EventKind::ScaleDown { from: 3, to: 0, kind: TypeState::Crashed }]);
+        r#"{"state":"alive","last_alive":3,"state_changed_at":1.5,"last_seen_alive":2.5,"consumers":{},"losses":[]}"#;
+    for (restored_at, how) in [(12.5, "crashed"), (1000.0, "unknown")] {
+        let mut tracker = tracker();
+        restore(&mut tracker, &serde_json::from_str(record).unwrap(), Mono(0), restored_at);
+        let steps = World::play(&wait(10)).steps;
+        let mut events = Vec::new();
+        for (step, _) in steps {
+            if let Step::Read(reading) = step {
+                events.extend(tracker.advance(*reading).unwrap().events);
+            }
+        }
+        assert_eq!(names(&events), ["scale_down"]);
+        let payload = events[0].payload();
+        assert_eq!((&payload["from"], &payload["to"], &payload["kind"]), (&3.into(), &0.into(), &how.into()));
+    }
+}
+
+#[test]
+fn a_record_of_an_earlier_version_is_read() {
+    let record: WorkerStateRecord =
+        serde_json::from_str(r#"{"state":"alive","last_alive":2,"consumers":{"a":1.5},"losses":[2.5]}"#).unwrap();
+    assert_eq!((record.consumers["a"].since, record.losses[0].at), (1.5, 2.5));
+    assert_eq!(serde_json::from_value::<WorkerStateRecord>(serde_json::to_value(&record).unwrap()).unwrap(), record);
 }

@@ -1,13 +1,13 @@
 //! What one reading says of one type's consumers: each is seen, and what changed is collected.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::consumer::{Consumer, ConsumerState, Sighting, Work};
-use super::event::EventKind;
+use super::event::{EventKind, Return};
 use super::reading::{Beat, BeatReading, MarkerReading};
 use super::time::Mono;
-use super::worker_type::Departures;
+use super::worker_type::{Departures, LossKind, Lost, Occurrence};
 use crate::contract::Name;
 
 /// What one reading says of one type's consumers.
@@ -16,11 +16,11 @@ pub(super) struct Sightings {
     pub(super) ts: f64,
     pub(super) absence_counts_from: Mono,
     pub(super) floor: Duration,
-    /// Consumers that came or went, each with a moment that was written down before: the same for
-    /// the same occurrence found again after a restart, another for the next occurrence.
-    pub(super) who: BTreeSet<String>,
+    pub(super) marker_gap: Duration,
     pub(super) departures: Departures,
-    pub(super) told: Vec<EventKind>,
+    pub(super) told: Vec<Occurrence>,
+    /// A consumer became present, or is not any more.
+    pub(super) present_changed: bool,
 }
 
 impl Sightings {
@@ -46,7 +46,8 @@ impl Sightings {
 
     fn look_at_one(&mut self, name: &Name, consumer: &mut Consumer, keys: &BeatReading, work: Option<Work>) {
         let was_present = consumer.is_present();
-        let (since, present_since) = (consumer.since_unix, consumer.present_since);
+        let is_lost = matches!(consumer.state, ConsumerState::Lost | ConsumerState::Unobserved);
+        let lost_process = is_lost.then(|| consumer.recorded().0.process);
         let before = consumer.see(&Sighting {
             keys,
             work,
@@ -54,43 +55,87 @@ impl Sightings {
             now_unix: self.ts,
             absence_counts_from: self.absence_counts_from,
             floor: self.floor,
+            marker_gap: self.marker_gap,
         });
         let after = consumer.state;
-        if was_present && !consumer.is_present() {
-            self.who.insert(format!("{name}@{present_since}"));
-        } else if !was_present && consumer.is_present() {
-            let started = consumer.heartbeat.as_ref().map_or(since, |beat| beat.started_at);
-            self.who.insert(format!("{name}@{}", if before.is_gone() { since } else { started }));
+        if was_present != consumer.is_present() {
+            self.present_changed = true;
+            if !was_present {
+                self.departures.arrived.push(name.clone());
+            }
         }
         if after == ConsumerState::NoHeartbeat && matches!(keys.marker, MarkerReading::Present(_)) {
             self.departures.goodbyes += 1;
         }
+        self.follow_hang(name, consumer, work);
         if before == after {
             return;
         }
         let pending = work.map_or(0, |work| work.pending);
-        match (before, after) {
-            (_, ConsumerState::Lost) => {
-                self.departures.lost.push(name.clone());
-                self.departures.lost_pending += pending;
+        let occurrence = || format!("{name}@{}", consumer.presence());
+        if let Some(lost_process) = lost_process {
+            let how = match after {
+                ConsumerState::Left | ConsumerState::LeftWithWork => Return::ShutDown,
+                _ if lost_process.is_none() || lost_process == consumer.recorded().0.process => Return::Resumed,
+                _ => Return::Restarted,
+            };
+            if how != Return::Restarted {
+                self.departures.recovered.push(name.clone());
             }
-            (_, ConsumerState::LeftWithWork) => {
+            if before == ConsumerState::Lost {
+                self.told.push((EventKind::ConsumerReturned { consumer: name.clone(), how }, occurrence()));
+            }
+        }
+        let lost = |kind| Lost { consumer: name.clone(), presence: consumer.presence(), pending, kind };
+        match after {
+            ConsumerState::Lost => self.departures.lost.push(lost(LossKind::Lost)),
+            ConsumerState::Unobserved => self.departures.lost.push(lost(LossKind::Unobserved)),
+            ConsumerState::LeftWithWork => {
                 let pending = match &keys.marker {
                     MarkerReading::Present(marker) => marker.in_flight.map_or(pending, u64::from),
                     _ => pending,
                 };
-                self.told.push(EventKind::LeftWithWork { consumer: name.clone(), pending });
-            }
-            (_, ConsumerState::Hung) => {
-                let for_sec = consumer.still_for(self.now).as_secs();
-                self.who.insert(format!("{name}@{}", consumer.since_unix));
-                self.told.push(EventKind::Hung { consumer: name.clone(), pending, for_sec });
-            }
-            (ConsumerState::Hung, ConsumerState::Alive | ConsumerState::Draining) => {
-                self.who.insert(format!("{name}@{since}"));
-                self.told.push(EventKind::Unhung { consumer: name.clone() });
+                self.told.push((EventKind::LeftWithWork { consumer: name.clone(), pending }, occurrence()));
             }
             _ => {}
+        }
+    }
+
+    /// Reports when a consumer begins to hang and when that ends; late heartbeats in between are neither.
+    fn follow_hang(&mut self, name: &Name, consumer: &mut Consumer, work: Option<Work>) {
+        let occurrence = |consumer: &Consumer, hang: &str| format!("{name}@{} {hang}", consumer.presence());
+        match consumer.state {
+            ConsumerState::Hung => {
+                if consumer.hang().is_some() {
+                    return;
+                }
+                let still = consumer.still_for(self.now);
+                let hang = self.hang_of(consumer, still);
+                let pending = work.map_or(0, |work| work.pending);
+                let kind = EventKind::Hung { consumer: name.clone(), pending, for_sec: still.as_secs() };
+                self.told.push((kind, occurrence(consumer, &hang)));
+                consumer.set_hang(Some(hang));
+            }
+            ConsumerState::Alive | ConsumerState::Draining => {
+                if let Some(hang) = consumer.hang() {
+                    self.told.push((EventKind::Unhung { consumer: name.clone() }, occurrence(consumer, hang)));
+                    consumer.set_hang(None);
+                }
+            }
+            state if state.is_gone() => consumer.set_hang(None),
+            _ => {}
+        }
+    }
+
+    /// What tells a hang from others of the same consumer: where its counter stands, or since about when it is idle.
+    /// Each hang lasts longer than the floor, so that no two begin in the same stretch of that length.
+    fn hang_of(&self, consumer: &Consumer, still: Duration) -> Box<str> {
+        match consumer.heartbeat.as_ref().and_then(|beat| beat.progress) {
+            Some(progress) => format!("at {progress}").into(),
+            None => {
+                let stretch = self.floor.as_secs_f64().max(1.0);
+                format!("in {:.0}", ((self.ts - still.as_secs_f64()) / stretch).floor()).into()
+            }
         }
     }
 }

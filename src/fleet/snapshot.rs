@@ -66,8 +66,10 @@ pub struct WorkerTypeStatus {
     pub unreadable: u32,
     /// Consumers of the group that never wrote a heartbeat.
     pub without_heartbeat: u32,
-    /// Consumers lost (crashed) in the last hour.
+    /// Consumers lost (crashed) in the last hour that did not come back.
     pub lost: u32,
+    /// Of these, those that no other consumer replaced, since the type was last at zero.
+    pub lost_open: u32,
     /// When the last of them was lost.
     pub lost_at: Option<f64>,
     /// Sum of `task_limit` over alive consumers.

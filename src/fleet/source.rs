@@ -1,8 +1,8 @@
 //! Whether a source is there, and whether Redis may be believed: the judge before every conclusion.
 //!
-//! A tick without a good reading, a gap between two readings, or another server behind the same
-//! address freezes every state. After that the fleet gets [`SETTLING`] to write its heartbeats
-//! again before absence means anything.
+//! A tick without a good reading, a gap between two readings, a step of Redis' clock, or another
+//! server behind the same address freezes every state. After that the fleet gets [`SETTLING`] to
+//! write its heartbeats again before absence means anything.
 
 use std::time::Duration;
 
@@ -10,6 +10,18 @@ use super::consumer::SETTLING;
 use super::reading::{SourceTrouble, TroubleKind};
 use super::snapshot::SourceStatus;
 use super::time::Mono;
+use crate::contract::{heartbeat, marker};
+
+/// A difference between Redis' clock and the monotonic clock that changed by more than this is a step: keys may have
+/// expired early. Up to here every heartbeat that is rewritten in time stays, and slow answers differ by less.
+const CLOCK_STEP: f64 = 5.0;
+
+/// For how long no marker was read when one may have expired unread. Ticks that come at most twice as far apart as a
+/// marker lives see most markers; with longer intervals an exit is rarely seen to be graceful, and stays unknown.
+#[must_use]
+pub fn marker_gap(interval: Duration) -> Duration {
+    if interval <= marker::TTL * 2 { marker::TTL.max(interval + interval / 10) } else { marker::TTL }
+}
 
 /// Whether a source answers, over time.
 #[derive(Debug, Clone)]
@@ -83,6 +95,8 @@ pub struct RedisSource {
     interval: Duration,
     availability: Availability,
     run_id: String,
+    /// Redis' clock minus the monotonic one at the last good reading, seconds.
+    clock_offset: Option<f64>,
     absence_counts_from: Mono,
 }
 
@@ -90,15 +104,24 @@ impl RedisSource {
     /// A source that was never read; ticks are meant to come every `interval`.
     #[must_use]
     pub fn new(interval: Duration, now: Mono, now_unix: f64) -> Self {
-        Self { interval, availability: Availability::new(now_unix), run_id: String::new(), absence_counts_from: now }
+        Self {
+            interval,
+            availability: Availability::new(now_unix),
+            run_id: String::new(),
+            clock_offset: None,
+            absence_counts_from: now,
+        }
     }
 
-    /// Takes note of a good reading made at `now` from the server `run_id`.
-    pub fn good(&mut self, now: Mono, now_unix: f64, run_id: &str) -> Option<SourceChange> {
+    /// Takes note of a good reading made at `now`, when Redis' clock said `redis_time`, from the server `run_id`.
+    pub fn good(&mut self, now: Mono, now_unix: f64, redis_time: f64, run_id: &str) -> Option<SourceChange> {
         let gap = self.availability.last_good.map_or(Duration::MAX, |(at, _)| now.since(at));
         let was_down = self.availability.down.is_some();
         let change = self.availability.good(now, now_unix);
-        if gap > self.interval * 2 || self.run_id != run_id || was_down {
+        let offset = redis_time - now.seconds();
+        let stepped = self.clock_offset.replace(offset).is_some_and(|last| (offset - last).abs() > CLOCK_STEP);
+        let looked_away = gap > (self.interval * 2).max(heartbeat::INTERVAL);
+        if looked_away || stepped || self.run_id != run_id || was_down {
             self.absence_counts_from = now.plus(SETTLING);
         }
         run_id.clone_into(&mut self.run_id);

@@ -16,6 +16,12 @@ impl Mono {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// The same in seconds.
+    #[must_use]
+    pub fn seconds(self) -> f64 {
+        Duration::from_millis(self.0).as_secs_f64()
+    }
+
     /// The moment `duration` later.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {

@@ -18,7 +18,7 @@ impl WorkerTypeStatus {
     pub(super) fn of(worker_type: &WorkerType, facts: Option<&StreamFacts>) -> Self {
         let backlog = facts.map(Backlog::of);
         let total = backlog.and_then(Backlog::total);
-        let (lost, lost_at) = worker_type.losses();
+        let (lost, lost_open, lost_at) = worker_type.losses();
         let mut consumers: Vec<ConsumerStatus> =
             worker_type.consumers.iter().map(|(name, consumer)| ConsumerStatus::of(name, consumer)).collect();
         let alive = consumers.iter().filter(|c| c.state.is_alive());
@@ -39,6 +39,7 @@ impl WorkerTypeStatus {
             unreadable: count(|s| s == ConsumerState::Unreadable),
             without_heartbeat: count(|s| s == ConsumerState::NoHeartbeat),
             lost,
+            lost_open,
             lost_at,
             task_limit_total: capacity,
             backlog: total,

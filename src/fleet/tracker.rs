@@ -17,8 +17,9 @@ use super::reading::{
 };
 use super::sightings::Sightings;
 use super::snapshot::{DepthHistory, PostgresStatus, RedisStatus, Snapshot, StreamStatus, WorkerTypeStatus};
-use super::source::{Availability, RedisSource, SourceChange};
+use super::source::{self, Availability, RedisSource, SourceChange};
 use super::time::Mono;
+use super::watched::WatchedStreams;
 use super::worker_type::{Departures, WorkerStateRecord, WorkerType};
 use crate::contract::{Name, floors};
 
@@ -34,6 +35,8 @@ pub struct TrackerSettings {
     pub default_floor: Duration,
     /// Streams shown before anyone used them.
     pub seed_streams: Vec<Name>,
+    /// Which streams are watched: of others nothing is read, so nothing is concluded or written down.
+    pub watched: Arc<WatchedStreams>,
     /// Products of the per-ARA panel, in order.
     pub aras: Arc<[String]>,
     /// The database volume's size, bytes; 0 when not known.
@@ -107,9 +110,11 @@ impl Tracker {
         }
     }
 
-    /// Goes on from what was written down before.
-    pub fn restore(&mut self, records: &BTreeMap<Name, WorkerStateRecord>, now: Mono) {
-        self.types.extend(records.iter().map(|(name, record)| (name.clone(), WorkerType::restored(record, now))));
+    /// Goes on from what was written down before, read at `now`, when Redis' clock said `now_unix`.
+    pub fn restore(&mut self, records: &BTreeMap<Name, WorkerStateRecord>, now: Mono, now_unix: f64) {
+        let watched = records.iter().filter(|(name, _)| self.settings.watched.contains(name));
+        let restored = watched.map(|(name, record)| (name.clone(), WorkerType::restored(record, now, now_unix)));
+        self.types.extend(restored);
     }
 
     /// Shows events of an earlier run, newest first, behind those of this one.
@@ -143,7 +148,7 @@ impl Tracker {
             self.take_streams(streams, now);
         }
         let change = match (&streams, trouble) {
-            (Ok(streams), None) => self.redis.good(now, wall, &streams.server.run_id),
+            (Ok(streams), None) => self.redis.good(now, wall, ts, &streams.server.run_id),
             (_, Some(trouble)) => self.redis.bad(now, trouble),
             (Err(trouble), None) => self.redis.bad(now, trouble.clone()),
         };
@@ -241,21 +246,22 @@ impl Tracker {
                 ts,
                 absence_counts_from: self.redis.absence_counts_from(),
                 floor: floors::reclaim_floor(name, self.settings.default_floor),
-                who: BTreeSet::new(),
+                marker_gap: source::marker_gap(self.settings.interval),
                 departures: Departures::default(),
                 told: Vec::new(),
+                present_changed: false,
             };
             sightings.look_at(&mut worker_type.consumers, &work, beats);
-            let Sightings { who, departures, told: mut kinds, .. } = sightings;
-            kinds.extend(worker_type.roll_up(departures, now, ts, settled));
+            let Sightings { departures, told: mut occurrences, present_changed, .. } = sightings;
+            occurrences.extend(worker_type.roll_up(departures, now, ts, settled));
             worker_type.forget_gone(now);
-            if !kinds.is_empty() {
+            if !occurrences.is_empty() || present_changed {
                 changed_types.push(name.clone());
             }
             if !was_known && worker_type.last_seen_alive.is_some() {
                 new_types.push(name.clone());
             }
-            told.extend(kinds.into_iter().map(|kind| fleet_event(name, kind, ts, &who)));
+            told.extend(occurrences.into_iter().map(|(kind, occurrence)| fleet_event(name, kind, ts, &occurrence)));
         }
     }
 
@@ -324,10 +330,9 @@ fn work_by_consumer(stream: &StreamReading) -> Vec<(Name, Work)> {
     work
 }
 
-fn fleet_event(name: &Name, kind: EventKind, ts: f64, who: &BTreeSet<String>) -> Event {
+fn fleet_event(name: &Name, kind: EventKind, ts: f64, occurrence: &str) -> Event {
     let mut event = Event { ts, subject: name.to_text(), kind, key: String::new() };
-    let who: Vec<&str> = who.iter().map(String::as_str).collect();
-    event.key = occurrence_key(&[event.type_name(), &event.subject, &who.join(" ")]);
+    event.key = occurrence_key(&[event.type_name(), &event.subject, occurrence]);
     event
 }
 

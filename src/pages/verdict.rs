@@ -82,6 +82,15 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
             told(Level::Warning, "no worker", "warning", since("scaled down").then(", work is waiting"))
         }
         TypeState::ScaledDown => told(Level::Unknown, "scaled down", "idle", since("left in good order")),
+        TypeState::Unknown if status.last_alive_count > 0 && status.alive == 0 => {
+            let sentence = since("0 running").then(", stopped while no monitor was watching");
+            told(
+                if waiting > 0 { Level::Warning } else { Level::Unknown },
+                "stopped, not observed",
+                "unknown",
+                sentence,
+            )
+        }
         TypeState::Unknown if status.unreadable > 0 => {
             let (pill, sentence) = unreadable(status);
             told(Level::Warning, pill, "warning", sentence)

@@ -1,11 +1,16 @@
 //! Where events wait in Redis while Postgres is away: written down before anyone is told.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use redis::Script;
 
 use super::connection::{self, send};
 use super::reply::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
+
+static REMOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/remove_spooled.lua")));
 
 /// Events kept at most; the oldest go first.
 const CAPACITY: isize = 10_000;
@@ -40,16 +45,18 @@ pub async fn peek(pool: &deadpool_redis::Pool, count: usize) -> Result<Vec<Strin
     }
 }
 
-/// Takes the oldest `count` away, once they are in Postgres.
+/// Removes `stored`, the oldest as [`peek`] returned them, once they are in Postgres. Another monitor may have removed
+/// some of them meanwhile: what stands at the front goes only if it is one of these.
 ///
 /// # Errors
 /// When Redis did not do it: they will be seen again, and stored once all the same.
-pub async fn drop_oldest(pool: &deadpool_redis::Pool, count: usize) -> Result<(), SourceTrouble> {
-    let mut redis = connection::checkout(pool).await?;
-    let mut pipe = redis::pipe();
-    pipe.cmd("LTRIM").arg(keys::EVENT_SPOOL).arg(count).arg(-1);
-    for answer in send(&mut redis, &mut pipe).await? {
-        answer.map_err(|e| connection::trouble(&e))?;
+pub async fn remove(pool: &deadpool_redis::Pool, stored: &[String]) -> Result<(), SourceTrouble> {
+    if stored.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mut redis = connection::checkout(pool).await?;
+    let mut script = REMOVE.prepare_invoke();
+    script.key(keys::EVENT_SPOOL).arg(stored);
+    let removed: Result<u64, _> = script.invoke_async(&mut redis).await;
+    removed.map(drop).map_err(|e| connection::trouble(&e))
 }

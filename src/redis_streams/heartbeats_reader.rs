@@ -26,8 +26,11 @@ use crate::fleet::time::Mono;
 const KEYS_PER_COMMAND: usize = 500;
 /// Heartbeat keys that no group's consumer explains, watched at most.
 const MAX_STRAYS: usize = 20_000;
-/// After this long without a heartbeat a consumer's marker is not asked for any more: it is gone.
+/// After this long without a heartbeat the marker of a consumer that had none is not asked for any more: it is gone.
 const MARKER_WORTH_READING: Duration = marker::TTL;
+/// The same for a consumer whose heartbeat was there before. It may be undecided for long while Redis comes and goes,
+/// and a process that stood still may leave its marker late.
+const MARKER_OF_THE_LOST_WORTH_READING: Duration = Duration::from_secs(3600);
 
 /// The consumers watched, and what stood under their keys in the last pass.
 #[derive(Debug, Default)]
@@ -52,6 +55,8 @@ struct Watched {
     is_new_process: bool,
     /// Its heartbeat is not there since then.
     absent_since: Option<Mono>,
+    /// Its heartbeat was there before, in this run of the monitor or in the last.
+    was_present: bool,
     /// Its value is too long to be worth fetching whole.
     oversized: bool,
     /// Its group lists it.
@@ -64,7 +69,7 @@ impl HeartbeatsReader {
     /// Watches consumers that were present when last written down.
     pub fn restore(&mut self, consumers: impl IntoIterator<Item = (Name, Name)>) {
         for (stream, consumer) in consumers {
-            self.consumers.entry(stream).or_default().entry(consumer).or_default();
+            self.consumers.entry(stream).or_default().entry(consumer).or_default().was_present = true;
         }
     }
 
@@ -310,9 +315,7 @@ impl HeartbeatsReader {
 
     /// Ends a whole pass.
     fn forget(&mut self, now: Mono, somebody_is_missing: bool) {
-        let worth = |watched: &Watched| {
-            watched.in_group || watched.absent_since.is_none_or(|since| now.since(since) <= MARKER_WORTH_READING)
-        };
+        let worth = |watched: &Watched| watched.in_group || !watched.is_long_gone(now);
         self.consumers.retain(|_, consumers| {
             if somebody_is_missing {
                 consumers.retain(|_, watched| {
@@ -351,6 +354,7 @@ impl Default for Watched {
             beat: Beat::Absent,
             is_new_process: false,
             absent_since: None,
+            was_present: false,
             oversized: false,
             in_group: false,
             read_for: 0,
@@ -384,6 +388,7 @@ impl Watched {
             }
             Err(bad) => Beat::Unreadable(bad.0.into()),
         };
+        self.was_present |= matches!(beat, Beat::Present(_));
         self.beat = beat;
         self.absent_since = None;
         self.oversized = value.len() > MAX_BYTES;
@@ -401,7 +406,12 @@ impl Watched {
     /// Its marker matters while it is not long gone, and when it is a new process: an older one's
     /// marker may still lie there.
     fn wants_marker(&self, now: Mono) -> bool {
-        self.is_new_process || self.absent_since.is_some_and(|since| now.since(since) <= MARKER_WORTH_READING)
+        self.is_new_process || (self.absent_since.is_some() && !self.is_long_gone(now))
+    }
+
+    fn is_long_gone(&self, now: Mono) -> bool {
+        let worth = if self.was_present { MARKER_OF_THE_LOST_WORTH_READING } else { MARKER_WORTH_READING };
+        self.absent_since.is_some_and(|since| now.since(since) > worth)
     }
 }
 

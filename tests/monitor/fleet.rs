@@ -153,3 +153,64 @@ async fn a_restarted_monitor_goes_on_and_sees_who_vanished_meanwhile() {
     assert_eq!(kinds[..2], ["scale_down", "consumers_lost"].map(|k| json!(k)), "newest first");
     assert!(kinds[2..].iter().all(|kind| kind == "scale_up"), "each once: {kinds:?}");
 }
+
+#[tokio::test]
+async fn a_record_that_redis_refused_is_saved_as_soon_as_it_accepts_it() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let worker = python_worker(&redis, "s", "aaaa0001");
+    let monitor = monitor(&redis, &database).await;
+    monitor.until("it is alive", Duration::from_secs(10), |snapshot| alive(snapshot, "s") == 1).await;
+    let state = || async {
+        let mut connection = redis.connection().await;
+        let records: Vec<String> =
+            redis::cmd("KEYS").arg("*worker_state*:s").query_async(&mut connection).await.unwrap();
+        let record: String = redis::cmd("GET").arg(records.first()?).query_async(&mut connection).await.unwrap();
+        serde_json::from_str::<Value>(&record).unwrap()["state"].as_str().map(str::to_owned)
+    };
+    eventually("the state is saved", Duration::from_secs(10), || async { state().await.filter(|s| s == "alive") })
+        .await;
+    // Everything may be written but what the monitor keeps of workers.
+    let mut admin = redis.connection().await;
+    for rule in ["resetkeys", "%R~*", "%W~worker:*", "%W~s", "%W~monitor:hist*", "%W~monitor:events*"] {
+        let _: () = redis::cmd("ACL").arg(&["SETUSER", "default", rule]).query_async(&mut admin).await.unwrap();
+    }
+    worker.send("TERM");
+    monitor
+        .until("it has left", Duration::from_secs(15), |snapshot| snapshot["workers"]["s"]["state"] == "scaled_down")
+        .await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(state().await.as_deref(), Some("alive"), "refused");
+    let _: () = redis::cmd("ACL").arg(&["SETUSER", "default", "allkeys"]).query_async(&mut admin).await.unwrap();
+    eventually("the state is saved", Duration::from_secs(10), || async {
+        state().await.filter(|s| s == "scaled_down")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_monitors_write_each_loss_return_and_crash_once() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let workers = ["aaaa0001", "aaaa0002"].map(|name| python_worker(&redis, "s", name));
+    let one = monitor(&redis, &database).await;
+    let other = monitor(&redis, &database).await;
+    for monitor in [&one, &other] {
+        monitor.until("two are alive", Duration::from_secs(10), |snapshot| alive(snapshot, "s") == 2).await;
+    }
+    workers[0].send("STOP");
+    for monitor in [&one, &other] {
+        monitor.until("it is lost", Duration::from_secs(30), |s| s["workers"]["s"]["lost"] == 1).await;
+    }
+    workers[0].send("CONT");
+    for monitor in [&one, &other] {
+        monitor.until("it is back", Duration::from_secs(10), |s| s["workers"]["s"]["lost"] == 0).await;
+    }
+    workers.iter().for_each(|worker| worker.send("KILL"));
+    for monitor in [&one, &other] {
+        monitor.until("all crashed", Duration::from_secs(30), |s| s["workers"]["s"]["state"] == "crashed").await;
+    }
+    let events = one.events().await;
+    let count = |what: &dyn Fn(&Value) -> bool| events.iter().filter(|event| what(event)).count();
+    assert_eq!(count(&|e| e["type"] == "consumers_lost"), 3, "{events:?}");
+    assert_eq!(count(&|e| e["type"] == "consumer_recovered"), 1, "{events:?}");
+    assert_eq!(count(&|e| e["type"] == "scale_down" && e["payload"]["to"] == 0), 1, "{events:?}");
+}

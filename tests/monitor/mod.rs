@@ -6,6 +6,7 @@ mod browser;
 mod command_line;
 mod connection;
 mod database_figures;
+mod event_spool;
 mod fleet;
 mod history_page;
 mod many_keys;

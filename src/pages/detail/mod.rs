@@ -152,6 +152,7 @@ fn told(state: ConsumerState) -> (Level, &'static str) {
         ConsumerState::Left => (Level::Unknown, "left"),
         ConsumerState::LeftWithWork => (Level::Warning, "left with work"),
         ConsumerState::Lost => (Level::Critical, "lost"),
+        ConsumerState::Unobserved => (Level::Unknown, "gone, not observed"),
     }
 }
 

@@ -1,0 +1,14 @@
+-- Removes spooled events from the front of KEYS[1] as long as they are among ARGV. Answers how many.
+local stored = {}
+for _, event in ipairs(ARGV) do
+    stored[event] = true
+end
+local removed = 0
+while true do
+    local front = redis.call('LINDEX', KEYS[1], 0)
+    if not front or not stored[front] then
+        return removed
+    end
+    redis.call('LPOP', KEYS[1])
+    removed = removed + 1
+end
