@@ -310,6 +310,7 @@ fn makers(
         abandoned_after: settings.abandoned_after,
         query_days: settings.query_days,
         may_touch: settings.may_touch.clone(),
+        default_floor: settings.default_floor,
     });
     let each = || io.clone();
     let (a, b, c, d, e) = (each(), each(), each(), each(), each());

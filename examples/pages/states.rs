@@ -248,6 +248,8 @@ pub(crate) fn hostile(now: f64) -> Snapshot {
             .map(|group| GroupStatus {
                 name: group.into(),
                 pending: 3,
+                phantom_pending: 0,
+                phantom_pending_at_least: false,
                 lag: Lag::AtLeast(100),
                 consumer_count: Some(2),
                 last_delivered_id: "0-0".to_owned(),
@@ -280,6 +282,8 @@ pub(crate) fn other_fleet(now: f64) -> Snapshot {
                     .map(|group| GroupStatus {
                         name: group.into(),
                         pending: 4,
+                        phantom_pending: 0,
+                        phantom_pending_at_least: false,
                         lag: if group == "audit" { Lag::Unknown } else { Lag::Reported(60) },
                         consumer_count: Some(1),
                         last_delivered_id: "0-0".to_owned(),
@@ -357,6 +361,7 @@ impl Fleet {
                 task_limit: Some(limit as u32),
                 stale: false,
                 pending: Some(backlog / alive.max(1)),
+                phantom_pending: Some(0),
                 idle_ms: Some(20),
                 in_flight: None,
                 unreadable: None,
@@ -383,6 +388,8 @@ impl Fleet {
             backlog: Some(backlog),
             backlog_at_least: false,
             pending: Some(pending),
+            phantom_pending: Some(0),
+            phantom_pending_at_least: false,
             capacity,
             utilization: Some(share),
             consumers,
@@ -391,6 +398,8 @@ impl Fleet {
         let stream = StreamStatus {
             xlen: Some(backlog),
             pending: Some(pending),
+            phantom_pending: Some(0),
+            phantom_pending_at_least: false,
             consumer_count: alive as usize,
             max_idle_ms: Some(4000),
             consumers: StreamConsumers::default(),
@@ -405,6 +414,8 @@ impl Fleet {
             groups: vec![GroupStatus {
                 name: "consumer".into(),
                 pending,
+                phantom_pending: 0,
+                phantom_pending_at_least: false,
                 lag: Lag::Reported(backlog - pending),
                 consumer_count: Some(alive as usize),
                 last_delivered_id: "1-0".to_owned(),
@@ -439,6 +450,7 @@ impl Fleet {
             subject: subject.to_owned(),
             kind,
             key: self.snapshot.recent_events.len().to_string(),
+            running: (0, 0),
         };
         self.snapshot.recent_events.push_back(Arc::new(event));
     }

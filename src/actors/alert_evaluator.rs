@@ -338,7 +338,7 @@ impl AlertEvaluator {
         } else {
             self.write(change, Announced { events, fired, quiet }, ctx);
         }
-        self.tell_feed();
+        self.tell_feed(Vec::new());
         self.show();
     }
 
@@ -365,9 +365,9 @@ impl AlertEvaluator {
                     this.recent.push_front(event);
                 }
                 this.recent.truncate(RECENT);
-                this.unremembered.0.extend(fired);
+                this.unremembered.0.extend(fired.iter().cloned());
                 this.unremembered.1.extend(quiet);
-                this.tell_feed();
+                this.tell_feed(fired);
                 this.remember(ctx);
             }
         }));
@@ -397,10 +397,10 @@ impl AlertEvaluator {
     }
 
     /// With every tick, changed or not: a feed that was started again knows nothing.
-    fn tell_feed(&self) {
+    fn tell_feed(&self, fired: Vec<String>) {
         let firing = self.board.alerts().values().filter(|alert| alert.phase == Phase::Firing).count();
         let recent = self.recent.iter().cloned().collect();
-        self.supervisor.do_send(Report::Alerts(AlertsNow { firing, recent }));
+        self.supervisor.do_send(Report::Alerts(AlertsNow { firing, recent, fired }));
     }
 
     /// Publishes what the page shows.
@@ -420,7 +420,7 @@ impl AlertEvaluator {
 
     fn take_snapshot(&mut self, snapshot: &Arc<Snapshot>, ctx: &mut Context<Self>) {
         if !self.acting {
-            return self.tell_feed();
+            return self.tell_feed(Vec::new());
         }
         let now = self.read_clock();
         let changes = self.board.advance(snapshot, now);
@@ -485,7 +485,7 @@ fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
     let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{type_name}\n{}\n{ts}", alert.key).as_bytes()).to_string();
     let subject = alert.subject.clone().unwrap_or_else(|| alert.rule.clone());
     let kind = EventKind::Recorded { type_name: type_name.to_owned(), severity, detail };
-    Some(Arc::new(Event { ts, subject, kind, key }))
+    Some(Arc::new(Event { ts, subject, kind, key, running: (0, 0) }))
 }
 
 impl Actor for AlertEvaluator {

@@ -1,5 +1,5 @@
-//! Cleans up every five minutes and when somebody asks: lets [`Plan`] say what, then trims streams,
-//! deletes stale consumers, ends queries that never will, and writes down what came of it.
+//! Cleans up every five minutes and when somebody asks: lets [`Plan`] say what, then acknowledges phantom pending IDs,
+//! trims streams, deletes stale consumers, ends queries that never will, and writes down what came of it.
 //!
 //! Of several monitors one does a pass, by a lease in Redis that is kept while it is under way. Every
 //! step is whole in itself, so a pass may be cut off anywhere: the next one does the rest.
@@ -13,15 +13,15 @@ use uuid::Uuid;
 use super::io::{Io, REDIS_LATE};
 use super::messages::{CleanUp, Fail, PassEnded, Report, Role, SnapshotTaken};
 use super::rest;
-use crate::contract::Name;
+use crate::contract::{Name, floors, heartbeat};
 use crate::failpoint;
-use crate::fleet::cleanup::{AbandonedQuery, Outcome, Plan, QueriesOutcome, STALE_AFTER};
+use crate::fleet::cleanup::{AbandonedQuery, Outcome, PendingGroup, Plan, QueriesOutcome, STALE_AFTER};
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::watched::WatchedStreams;
 use crate::operator::{Sources, recycle};
 use crate::postgres::janitor;
-use crate::redis_streams::cleaning::{self, Turn};
+use crate::redis_streams::cleaning::{self, PhantomRules, Turn};
 use crate::redis_streams::{query_search, sweeps};
 
 /// How often a pass is due.
@@ -36,6 +36,10 @@ const PASS_WITHIN: Duration = Duration::from_secs(290);
 const SEARCH_WITHIN: Duration = Duration::from_secs(10);
 /// How often the turn is kept while a pass is under way.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
+/// Pending IDs looked at in a group that shows no sign of phantoms.
+const UNSUSPECTED: u64 = 10_000;
+/// After how long it is worth asking again for what could not be done yet, seconds.
+const RETRY_AFTER_SEC: u64 = 5;
 /// How often old queries are deleted, seconds.
 const RETENTION_EVERY_SEC: f64 = 86_400.0;
 
@@ -48,6 +52,8 @@ pub struct JanitorSettings {
     pub query_days: u32,
     /// The streams it may touch.
     pub may_touch: WatchedStreams,
+    /// The reclaim floor of streams that the contract does not name.
+    pub default_floor: Duration,
 }
 
 /// The actor.
@@ -175,9 +181,19 @@ async fn clean_up(io: &Io, settings: &JanitorSettings, plan: Plan, asked_by: Opt
             }
         }
     } else {
-        outcome.left_out.push("queries and callbacks: Postgres is not ready".to_owned());
+        outcome.left_out.push("queries and callbacks: the tables in Postgres are not ready yet".to_owned());
+        outcome.retry_after_sec = Some(RETRY_AFTER_SEC);
         None
     };
+    if let Some(seconds) = plan.settling_sec {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a heartbeat's life")]
+        let seconds = seconds.ceil().max(1.0) as u64;
+        outcome.left_out.push(format!(
+            "stale consumers, and phantom pending IDs of consumers without heartbeat: absent heartbeats do not count \
+             for another {seconds} s, since Redis can be read only since a moment ago"
+        ));
+        outcome.retry_after_sec = outcome.retry_after_sec.max(Some(seconds));
+    }
     failpoint::reached("janitor.begun");
     if let Err(trouble) = tidy_redis(io, settings, &plan, until, &mut outcome).await {
         outcome.errors.push(trouble.detail);
@@ -215,6 +231,20 @@ async fn tidy_redis(
     until: Instant,
     outcome: &mut Outcome,
 ) -> Result<(), SourceTrouble> {
+    for pending in plan.pending.iter().filter(|pending| settings.may_touch.contains(&pending.stream)) {
+        if Instant::now() >= until {
+            outcome.left_out.push("phantom pending IDs: the cleanup ran out of time".to_owned());
+            break;
+        }
+        clear_phantoms(io, settings, plan, pending, until, outcome).await?;
+    }
+    if outcome.phantoms_kept > 0 {
+        outcome.left_out.push(format!(
+            "{} phantom pending IDs: a worker may be at work on them. They go once it has nothing in flight, or is \
+             gone for longer than the reclaim floor",
+            outcome.phantoms_kept
+        ));
+    }
     for stream in plan.streams.iter().filter(|stream| settings.may_touch.contains(stream)) {
         if Instant::now() >= until {
             outcome.left_out.push(format!("{stream} and streams after it: the pass ran out of time"));
@@ -232,6 +262,37 @@ async fn tidy_redis(
             *outcome.consumers.entry(stream.to_text()).or_default() += retired.deleted;
         }
         outcome.consumers_spared += retired.spared;
+    }
+    Ok(())
+}
+
+async fn clear_phantoms(
+    io: &Io,
+    settings: &JanitorSettings,
+    plan: &Plan,
+    pending: &PendingGroup,
+    until: Instant,
+    outcome: &mut Outcome,
+) -> Result<(), SourceTrouble> {
+    let PendingGroup { stream, group, suspected, may_return } = pending;
+    let floor = floors::reclaim_floor(stream, settings.default_floor);
+    let rules = PhantomRules {
+        without_heartbeat: match (plan.settling_sec, may_return) {
+            (Some(_), _) => None,
+            (None, true) => Some(floor.max(heartbeat::TTL)),
+            (None, false) => Some(heartbeat::TTL),
+        },
+        in_flight: floor.max(STALE_AFTER),
+    };
+    let most = if *suspected { u64::MAX } else { UNSUSPECTED };
+    let cleared = cleaning::clear_phantoms(&io.redis, stream, group, rules, (until, most)).await?;
+    if cleared.acknowledged > 0 {
+        *outcome.phantoms.entry(stream.to_text()).or_default() += cleared.acknowledged;
+    }
+    outcome.phantoms_kept += cleared.kept;
+    outcome.errors.extend(cleared.error.map(|error| format!("phantom pending of {stream}: {error}")));
+    if cleared.unfinished && Instant::now() >= until {
+        outcome.left_out.push(format!("phantom pending of {stream}: the cleanup ran out of time"));
     }
     Ok(())
 }
@@ -320,12 +381,14 @@ fn say(outcome: &Outcome) {
         tracing::info!(
             entries = outcome.entries_removed(),
             consumers = outcome.consumers_removed(),
+            phantoms = outcome.phantoms_cleared(),
             callbacks = queries.callbacks_deleted,
             abandoned = queries.abandoned_count(),
             old_queries = outcome.query_retention.unwrap_or(0),
-            "cleaned up: {} finished entries, {} stale consumers, {} callbacks, {} queries abandoned",
+            "cleaned up: {} finished entries, {} stale consumers, {} phantom pending IDs, {} callbacks, {} queries abandoned",
             outcome.entries_removed(),
             outcome.consumers_removed(),
+            outcome.phantoms_cleared(),
             queries.callbacks_deleted,
             queries.abandoned_count(),
         );

@@ -21,6 +21,8 @@ pub struct LiveFeed {
     rendered: bool,
     snapshots: Vec<Recipient<Push>>,
     changes: Vec<Recipient<Push>>,
+    /// Alerts that fired since the last snapshot was sent.
+    fired: Vec<String>,
     jammed: u64,
 }
 
@@ -28,7 +30,16 @@ impl LiveFeed {
     /// Feeds `view` to sessions.
     #[must_use]
     pub fn new(supervisor: Recipient<Report>, view: LiveView) -> Self {
-        Self { supervisor, view, newest: None, rendered: false, snapshots: Vec::new(), changes: Vec::new(), jammed: 0 }
+        Self {
+            supervisor,
+            view,
+            newest: None,
+            rendered: false,
+            snapshots: Vec::new(),
+            changes: Vec::new(),
+            fired: Vec::new(),
+            jammed: 0,
+        }
     }
 
     /// Renders the newest snapshot unless that is done; the changes, if there were any.
@@ -56,9 +67,14 @@ fn send_all(sessions: &mut Vec<Recipient<Push>>, text: &ByteString) -> u64 {
     jammed
 }
 
-/// The contract's websocket message.
-fn snapshot_message(snapshot: &Snapshot) -> Option<ByteString> {
-    let json = serde_json::to_string(snapshot).ok()?;
+/// The contract's websocket message; with `new_alerts` if any fired since the one before.
+fn snapshot_message(snapshot: &Snapshot, fired: &[String]) -> Option<ByteString> {
+    let mut json = serde_json::to_string(snapshot).ok()?;
+    if !fired.is_empty() && json.pop() == Some('}') {
+        json.push_str(r#","new_alerts":["#);
+        json.push_str(&fired.join(","));
+        json.push_str("]}");
+    }
     Some(format!(r#"{{"type":"snapshot","data":{json}}}"#).into())
 }
 
@@ -74,8 +90,9 @@ impl Handler<SnapshotTaken> for LiveFeed {
     type Result = ();
 
     fn handle(&mut self, SnapshotTaken(snapshot): SnapshotTaken, _: &mut Self::Context) {
+        let fired = std::mem::take(&mut self.fired);
         if !self.snapshots.is_empty()
-            && let Some(text) = snapshot_message(&snapshot)
+            && let Some(text) = snapshot_message(&snapshot, &fired)
         {
             self.jammed += send_all(&mut self.snapshots, &text);
         }
@@ -93,6 +110,7 @@ impl Handler<AlertsNow> for LiveFeed {
     type Result = ();
 
     fn handle(&mut self, alerts: AlertsNow, _: &mut Self::Context) {
+        self.fired.extend(alerts.fired);
         self.view.set_alerts(alerts.firing, alerts.recent);
     }
 }
@@ -103,7 +121,7 @@ impl Handler<Join> for LiveFeed {
     fn handle(&mut self, join: Join, _: &mut Self::Context) {
         match join.feed {
             Feed::Snapshots => {
-                if let Some(text) = self.newest.as_deref().and_then(snapshot_message) {
+                if let Some(text) = self.newest.as_deref().and_then(|snapshot| snapshot_message(snapshot, &[])) {
                     drop(join.session.try_send(Push::Text(text)));
                 }
                 self.snapshots.push(join.session);

@@ -203,6 +203,8 @@ pub struct AlertsNow {
     pub firing: usize,
     /// What fired and was over lately, newest first.
     pub recent: Vec<Arc<Event>>,
+    /// Alerts that fired since, as `/api/alerts` lists them: JSON.
+    pub fired: Vec<String>,
 }
 
 /// AlertDispatcher → supervisor → AlertEvaluator: a channel refuses messages, or takes them again.

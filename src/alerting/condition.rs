@@ -225,6 +225,7 @@ fn of_stream(metric: Metric, sight: &Sight<'_>, stream: Option<&StreamStatus>) -
     match metric {
         Metric::Xlen => stream.xlen.map(count),
         Metric::Pending => stream.pending.map(count),
+        Metric::PhantomPending => stream.phantom_pending.map(count),
         Metric::Lag => stream.undelivered.map(count),
         Metric::LagSeconds => match (stream.undelivered, stream.oldest_waiting_sec) {
             (Some(0), _) => Some(0.0),

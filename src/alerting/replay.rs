@@ -223,6 +223,7 @@ impl Metric {
         Some(match self {
             Self::Xlen => "xlen",
             Self::Pending => "pending",
+            Self::PhantomPending => "phantom_pending",
             Self::Lag => "lag",
             Self::LagSeconds => "oldest_waiting_sec",
             Self::Consumers => "consumers",

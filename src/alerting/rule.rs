@@ -244,6 +244,8 @@ metrics! {
     Xlen = Stream, "", "xlen" | "length";
     /// Entries delivered and not acknowledged.
     Pending = Stream, "", "pending" | "queue_pending";
+    /// Pending IDs whose entry is no longer in the stream.
+    PhantomPending = Stream, "", "phantom_pending";
     /// Entries not delivered.
     Lag = Stream, "", "lag" | "undelivered";
     /// How long the oldest undelivered entry has been waiting.

@@ -250,8 +250,9 @@ fn of_the_fleet(fleet: &Fleet, idle: Duration) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(unread(fleet));
     findings.extend(without_group(&streams));
-    findings.extend(groups(&streams, fleet.streams.redis_time, idle));
+    findings.extend(groups(&streams, fleet, idle));
     findings.extend(consumers(&streams, fleet, idle));
+    findings.extend(phantom_pending(&streams));
     findings.extend(heartbeats(fleet));
     findings.extend(dead_letters(&dead));
     if findings.is_empty() {
@@ -314,21 +315,41 @@ fn all_groups<'a>(
 }
 
 fn waits(group: &GroupReading) -> bool {
-    group.pending > 0 || group.lag.value().is_some_and(|lag| lag > 0)
+    group.pending > group.phantom_pending || group.lag.value().is_some_and(|lag| lag > 0)
 }
 
-fn groups(streams: &[(&Name, &StreamFacts)], redis_time: f64, idle: Duration) -> Vec<Finding> {
+/// Consumers of `stream` that have a heartbeat.
+fn alive<'a>(fleet: &'a Fleet, stream: &Name) -> impl Iterator<Item = &'a Name> {
+    let of_stream = fleet.heartbeats.consumers.get(stream).into_iter().flatten();
+    of_stream.filter(|(_, reading)| reading.beat != Beat::Absent).map(|(name, _)| name)
+}
+
+/// Whether a worker that has a heartbeat reads for `group`: the group lists it, or no group of the stream does. Redis
+/// lists a consumer only once it has been given something, and no longer after somebody deleted it.
+fn has_live_workers(fleet: &Fleet, stream: &Name, groups: &[GroupReading], group: &GroupReading) -> bool {
+    let lists = |group: &GroupReading, worker: &Name| {
+        group.consumers.iter().flat_map(|all| all.iter()).any(|consumer| consumer.name == *worker)
+    };
+    alive(fleet, stream).any(|worker| lists(group, worker) || !groups.iter().any(|other| lists(other, worker)))
+}
+
+fn groups(streams: &[(&Name, &StreamFacts)], fleet: &Fleet, idle: Duration) -> Vec<Finding> {
     let mut findings = Vec::new();
     let told = |stream: &Name, group: &GroupReading| format!("{} of {stream}", group.name);
+    let (attended, unattended): (Vec<_>, Vec<_>) = streams
+        .iter()
+        .flat_map(|(name, facts)| facts.groups.iter().map(move |group| (*name, *facts, group)))
+        .filter_map(|(name, facts, group)| Some((name, facts, group, group.consumers.as_deref()?)))
+        .partition(|(name, facts, group, _)| has_live_workers(fleet, name, &facts.groups, group));
     let (waiting, at_rest): (Vec<_>, Vec<_>) =
-        all_groups(streams).filter(|(.., consumers)| consumers.is_empty()).partition(|(_, group, _)| waits(group));
+        unattended.iter().filter(|(.., consumers)| consumers.is_empty()).partition(|(_, _, group, _)| waits(group));
     if !waiting.is_empty() {
         findings.push(wrong(
             "redis.without_consumer",
             format!(
                 "{} with work and no consumer: {}",
                 count(waiting.len(), "group"),
-                list(waiting.iter().map(|(stream, group, _)| told(stream, group)))
+                list(waiting.iter().map(|(stream, _, group, _)| told(stream, group)))
             ),
             "nobody does that work, and the janitor keeps every entry behind the group's position",
             "start its workers; or XGROUP DESTROY the group if nobody needs it",
@@ -340,21 +361,22 @@ fn groups(streams: &[(&Name, &StreamFacts)], redis_time: f64, idle: Duration) ->
             format!(
                 "{} with no consumer and nothing to do: {}",
                 count(at_rest.len(), "group"),
-                list(at_rest.iter().map(|(stream, group, _)| told(stream, group)))
+                list(at_rest.iter().map(|(stream, _, group, _)| told(stream, group)))
             ),
             "what comes will wait, and be kept",
             "start its workers, or XGROUP DESTROY the group if nobody needs it",
         ));
     }
-    let stopped: Vec<String> = all_groups(streams)
-        .filter(|(.., consumers)| !consumers.is_empty())
-        .filter(|(.., consumers)| consumers.iter().all(|consumer| Duration::from_millis(consumer.idle_ms) >= idle))
-        .filter_map(|(stream, group, _)| {
-            #[expect(clippy::cast_precision_loss, reason = "milliseconds of a date fit a double")]
-            let age = redis_time - group.oldest_undelivered_ms? as f64 / 1000.0;
-            (age >= idle.as_secs_f64()).then(|| format!("{} (since {})", told(stream, group), span(age)))
-        })
-        .collect();
+    let has_stopped = |(stream, _, group, consumers): &(&Name, &StreamFacts, &GroupReading, &[GroupConsumer])| {
+        if consumers.iter().any(|consumer| Duration::from_millis(consumer.idle_ms) < idle) {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "milliseconds of a date fit a double")]
+        let age = fleet.streams.redis_time - group.oldest_undelivered_ms? as f64 / 1000.0;
+        (age >= idle.as_secs_f64()).then(|| format!("{} (since {})", told(stream, group), span(age)))
+    };
+    let stopped: Vec<String> =
+        unattended.iter().filter(|(.., consumers)| !consumers.is_empty()).filter_map(has_stopped).collect();
     if !stopped.is_empty() {
         findings.push(wrong(
             "redis.group_stopped",
@@ -363,7 +385,39 @@ fn groups(streams: &[(&Name, &StreamFacts)], redis_time: f64, idle: Duration) ->
             "start its workers; or move it (XGROUP SETID) or remove it (XGROUP DESTROY) if nobody needs it",
         ));
     }
+    let stuck: Vec<String> = attended.iter().filter_map(has_stopped).collect();
+    if !stuck.is_empty() {
+        findings.push(wrong(
+            "redis.workers_stuck",
+            format!("{} not read although its workers are alive: {}", count(stuck.len(), "group"), list(stuck)),
+            "the workers write heartbeats and take no messages, so the messages wait",
+            "look at the workers' logs and restart them; keep the group, which holds their position",
+        ));
+    }
     findings
+}
+
+fn phantom_pending(streams: &[(&Name, &StreamFacts)]) -> Option<Finding> {
+    let groups: Vec<(&Name, &GroupReading)> = streams
+        .iter()
+        .flat_map(|(name, facts)| facts.groups.iter().map(move |group| (*name, group)))
+        .filter(|(_, group)| group.phantom_pending > 0)
+        .collect();
+    let total: u64 = groups.iter().map(|(_, group)| group.phantom_pending).sum();
+    let least = if groups.iter().any(|(_, group)| group.phantom_at_least) { "≥ " } else { "" };
+    (total > 0).then(|| {
+        worth_knowing(
+            "redis.phantom_pending",
+            format!(
+                "{least}{} without an entry in the stream: {}",
+                count(usize::try_from(total).unwrap_or(usize::MAX), "pending ID"),
+                list(groups.iter().map(|(stream, group)| format!("{} of {stream}", group.name)))
+            ),
+            "their entries were deleted or trimmed while they were pending: no worker can run them, and they are not work",
+            "let a monitor run, whose janitor acknowledges them; find out who deletes pending entries (the janitor of the \
+             older monitor does)",
+        )
+    })
 }
 
 fn consumers(streams: &[(&Name, &StreamFacts)], fleet: &Fleet, idle: Duration) -> Vec<Finding> {
@@ -378,10 +432,12 @@ fn consumers(streams: &[(&Name, &StreamFacts)], fleet: &Fleet, idle: Duration) -
         .filter(|(_, consumer)| Duration::from_millis(consumer.idle_ms) >= idle)
         .filter(|(stream, consumer)| absent(stream, &consumer.name))
         .collect();
-    let (holding, phantoms): (Vec<_>, Vec<_>) = gone.into_iter().partition(|(_, consumer)| consumer.pending > 0);
+    let (holding, phantoms): (Vec<_>, Vec<_>) =
+        gone.into_iter().partition(|(_, consumer)| consumer.pending > consumer.phantom_pending);
     let told = |stream: &Name, consumer: &GroupConsumer| format!("{} of {stream}", consumer.name);
     if !holding.is_empty() {
-        let messages: u64 = holding.iter().map(|(_, consumer)| consumer.pending).sum();
+        let messages: u64 =
+            holding.iter().map(|(_, consumer)| consumer.pending.saturating_sub(consumer.phantom_pending)).sum();
         findings.push(wrong(
             "redis.dead_consumer",
             format!(

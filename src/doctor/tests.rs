@@ -1,12 +1,13 @@
 //! What each reading means: a good one, and it again with one thing changed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::monitor::{self, Looked, Rules, RulesRead};
 use super::report::{Finding, Verdict};
 use super::{postgres, redis};
-use crate::contract::Name;
+use crate::contract::{Heartbeat, Name};
 use crate::fleet::reading::{
     Beat, BeatReading, GroupConsumer, GroupReading, HeartbeatsReading, Lag, MarkerReading, RedisServer, SourceTrouble,
     StreamFacts, StreamReading, StreamsReading, TroubleKind, UnreadableHeartbeat,
@@ -21,13 +22,21 @@ fn name(text: &str) -> Name {
 }
 
 fn consumer(called: &str, pending: u64, idle_ms: u64) -> GroupConsumer {
-    GroupConsumer { name: name(called), pending, idle_ms, inactive_ms: None }
+    GroupConsumer { name: name(called), pending, phantom_pending: 0, idle_ms, inactive_ms: None }
+}
+
+fn good_beat(of: &str) -> Beat {
+    let key = format!("worker:heartbeat:s:{of}");
+    let value = format!(r#"{{"stream":"s","consumer":"{of}","started_at":{NOW},"last_seen":{NOW},"task_limit":4}}"#);
+    Beat::Present(Arc::new(Heartbeat::parse(key.as_bytes(), value.as_bytes()).unwrap()))
 }
 
 fn good_group() -> GroupReading {
     GroupReading {
         name: name("consumer"),
         pending: 1,
+        phantom_pending: 0,
+        phantom_at_least: false,
         lag: Lag::Reported(2),
         entries_read: Some(5),
         last_delivered_id: "1-0".to_owned(),
@@ -166,6 +175,51 @@ fn groups_that_nobody_reads_are_named_and_those_at_work_are_not() {
     // One consumer that still asks, or work that has only just come: it is slow, or new, not stopped.
     assert_eq!(stopped(3_599_999, long_ago), [("redis.phantom", WorthKnowing)]);
     assert_eq!(stopped(3_600_000, 1_699_999_999_000), [("redis.phantom", WorthKnowing)]);
+}
+
+#[test]
+fn a_group_whose_workers_are_alive_is_never_to_be_destroyed() {
+    type Change = fn(&mut GroupReading);
+    // Before Redis 7.2 a consumer that was given nothing is not listed, nor is one that somebody deleted.
+    let unlisted: Change = |g| g.consumers = Some([].into());
+    let at_rest: Change = |g| (g.consumers, g.pending, g.lag) = (Some([].into()), 0, Lag::Reported(0));
+    let idle: Change = |g| {
+        g.pending = 0;
+        g.consumers = Some([consumer("w", 0, 7_200_000)].into());
+        g.oldest_undelivered_ms = Some(1_699_000_000_000);
+    };
+    let cases: [(Change, &[(&str, Verdict)]); 3] =
+        [(unlisted, &[]), (at_rest, &[]), (idle, &[("redis.workers_stuck", Wrong)])];
+    for (change, expected) in cases {
+        for beat in [good_beat("w"), Beat::Unreadable("not JSON".into())] {
+            let mut examined = with_group(change);
+            let reading = BeatReading { beat, marker: MarkerReading::NotRead };
+            let fleet = examined.fleet.as_mut().unwrap();
+            fleet.heartbeats.consumers.insert(name("s"), vec![(name("w"), reading)]);
+            assert_eq!(of_redis(&examined), expected);
+            let findings = redis::findings(&examined, HOUR);
+            assert!(!findings.iter().any(|finding| format!("{finding:?}").contains("DESTROY")), "{findings:?}");
+        }
+    }
+    // The worker is another group's: this one has none.
+    let mut examined = with_group(unlisted);
+    let fleet = examined.fleet.as_mut().unwrap();
+    let reading = BeatReading { beat: good_beat("w"), marker: MarkerReading::NotRead };
+    fleet.heartbeats.consumers.insert(name("s"), vec![(name("w"), reading)]);
+    let facts = fleet.streams.streams.get_mut(&name("s")).unwrap().facts.as_mut().unwrap();
+    let mut other = good_group();
+    (other.name, other.consumers) = (name("other"), Some([consumer("w", 1, 10)].into()));
+    facts.groups.push(other);
+    assert_eq!(of_redis(&examined), [("redis.without_consumer", Wrong)]);
+}
+
+#[test]
+fn phantom_pending_is_told_and_is_not_work() {
+    let examined = with_group(|g| {
+        (g.phantom_pending, g.consumers) = (1, Some([].into()));
+        g.lag = Lag::Reported(0);
+    });
+    assert_eq!(of_redis(&examined), [("redis.group_at_rest", WorthKnowing), ("redis.phantom_pending", WorthKnowing)]);
 }
 
 #[test]

@@ -95,6 +95,8 @@ families! {
 
     GROUP_LAG_LOWER_BOUND: Gauge of Fleet, "shepherd_monitor_stream_group_lag_lower_bound", ["stream", "group"],
         "Entries not delivered to the group, at least; only where the exact number is not known";
+    GROUP_PHANTOM_PENDING: Gauge of Fleet, "shepherd_monitor_stream_group_phantom_pending", ["stream", "group"],
+        "Pending IDs whose entry is no longer in the stream; a lower bound while a long pending list is being counted";
     OLDEST_WAITING: Gauge of Fleet, "shepherd_monitor_stream_oldest_waiting_seconds", ["stream"],
         "For how long the oldest undelivered entry has been waiting; absent when none is";
     STREAM_READABLE: Gauge of Fleet, "shepherd_monitor_stream_readable", ["stream"],
@@ -109,7 +111,7 @@ families! {
     CAPACITY: Gauge of Fleet, "shepherd_monitor_capacity", ["worker_type"],
         "Tasks that the alive workers run at once";
     BACKLOG: Gauge of Fleet, "shepherd_monitor_backlog", ["worker_type"],
-        "Work not delivered and work delivered and not finished; absent where that is not known exactly";
+        "Work not delivered and work delivered and not finished, without phantom pending; absent where that is not known exactly";
     UTILIZATION: Gauge of Fleet, "shepherd_monitor_utilization_ratio", ["worker_type"],
         "Backlog by capacity; 1 with backlog and no capacity; absent where the backlog is";
     UNREADABLE_HEARTBEATS: Gauge of Fleet, "shepherd_monitor_unreadable_heartbeats", [],
@@ -138,6 +140,8 @@ families! {
         "Finished entries that the janitor removed from streams";
     JANITOR_CONSUMERS: Counter of Share, "shepherd_monitor_janitor_consumers_removed_total", [],
         "Stale consumers that the janitor removed from groups";
+    JANITOR_PHANTOMS: Counter of Share, "shepherd_monitor_janitor_phantoms_acknowledged_total", [],
+        "Phantom pending IDs that the janitor acknowledged";
     JANITOR_CALLBACKS: Counter of Share, "shepherd_monitor_janitor_callbacks_deleted_total", [],
         "Callback rows that the janitor deleted";
     JANITOR_ABANDONED: Counter of Share, "shepherd_monitor_janitor_queries_abandoned_total", [],

@@ -74,6 +74,8 @@ pub struct OfJanitor {
     pub entries: u64,
     /// Consumers removed.
     pub consumers: u64,
+    /// Phantom pending IDs acknowledged.
+    pub phantoms: u64,
     /// Callback rows deleted.
     pub callbacks: u64,
     /// Queries called abandoned.
@@ -173,6 +175,7 @@ impl Counters {
         }
         janitor.entries += outcome.entries_removed();
         janitor.consumers += outcome.consumers_removed();
+        janitor.phantoms += outcome.phantoms_cleared();
         if let Some(queries) = &outcome.queries {
             janitor.callbacks += queries.callbacks_deleted;
             janitor.abandoned += queries.abandoned_count();
@@ -201,7 +204,7 @@ mod tests {
     use crate::fleet::reading::{StreamFacts, StreamReading, StreamsReading};
 
     fn event(subject: &str, kind: EventKind) -> Arc<Event> {
-        Arc::new(Event { ts: 0.0, subject: subject.to_owned(), kind, key: String::new() })
+        Arc::new(Event { ts: 0.0, subject: subject.to_owned(), kind, key: String::new(), running: (0, 0) })
     }
 
     #[test]
@@ -241,6 +244,7 @@ mod tests {
         let good = Outcome {
             streams: [("a".to_owned(), stream(7, None))].into(),
             consumers: [("a".to_owned(), 1)].into(),
+            phantoms: [("a".to_owned(), 3)].into(),
             queries: Some(queries),
             query_retention: Some(9),
             ..Outcome::default()
@@ -256,6 +260,7 @@ mod tests {
             last: Some(200.0),
             entries: 8,
             consumers: 1,
+            phantoms: 3,
             callbacks: 4,
             abandoned: 2,
             old_queries: 9,

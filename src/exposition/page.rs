@@ -132,6 +132,10 @@ fn streams(page: &mut Writer, snapshot: &Snapshot, shape: &Shape) {
             family.add(&[stream, name], least);
         }
     }
+    let mut family = page.family(&of::GROUP_PHANTOM_PENDING);
+    for (stream, name, group) in &groups {
+        family.add(&[stream, name], group.phantom_pending);
+    }
     let mut family = page.family(&of::OLDEST_WAITING);
     for (stream, status) in &read {
         family.add_known(&[stream], status.oldest_waiting_sec);
@@ -283,6 +287,7 @@ fn janitor(page: &mut Writer, counters: &Counters) {
     page.family(&of::JANITOR_LAST_PASS).add_known(&[], janitor.last);
     page.family(&of::JANITOR_ENTRIES).add(&[], janitor.entries);
     page.family(&of::JANITOR_CONSUMERS).add(&[], janitor.consumers);
+    page.family(&of::JANITOR_PHANTOMS).add(&[], janitor.phantoms);
     page.family(&of::JANITOR_CALLBACKS).add(&[], janitor.callbacks);
     page.family(&of::JANITOR_ABANDONED).add(&[], janitor.abandoned);
     page.family(&of::JANITOR_OLD_QUERIES).add(&[], janitor.old_queries);

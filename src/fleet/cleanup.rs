@@ -28,6 +28,23 @@ pub struct Plan {
     pub consumers_left: usize,
     /// Postgres is read, and the fleet keeps its queries there.
     pub queries: bool,
+    /// Groups with pending IDs, those with known phantoms first.
+    pub pending: Vec<PendingGroup>,
+    /// Absent heartbeats mean nothing for so many more seconds: what goes by them is skipped.
+    pub settling_sec: Option<f64>,
+}
+
+/// A group whose pending list may hold phantom IDs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PendingGroup {
+    /// Its stream.
+    pub stream: Name,
+    /// The group.
+    pub group: Name,
+    /// Phantom IDs are known.
+    pub suspected: bool,
+    /// A worker of the stream had a heartbeat and has none now: it may come back to what it was doing.
+    pub may_return: bool,
 }
 
 /// Why there is no pass now.
@@ -36,8 +53,8 @@ pub enum NoPlan {
     /// No tick is finished yet.
     #[error("the first tick is still under way")]
     Starting,
-    /// What Redis says is not believed at the moment.
-    #[error("Redis is not believed at the moment: {0}")]
+    /// Redis cannot be read.
+    #[error("Redis cannot be read: {0}")]
     Redis(String),
 }
 
@@ -45,22 +62,18 @@ impl Plan {
     /// What is to be done, going by `snapshot`.
     ///
     /// # Errors
-    /// When Redis is not believed, or not yet: absent heartbeats mean nothing then, and nothing is
-    /// deleted.
+    /// When Redis is not read, or not yet. While absent heartbeats mean nothing, what goes by them is left out.
     pub fn from(snapshot: Option<&Snapshot>) -> Result<Self, NoPlan> {
         let snapshot = snapshot.ok_or(NoPlan::Starting)?;
-        match &snapshot.redis.source {
-            SourceStatus::Ok => {}
+        let settling_sec = match &snapshot.redis.source {
+            SourceStatus::Ok => None,
+            SourceStatus::Settling { remaining_sec } => Some(*remaining_sec),
             SourceStatus::Starting => return Err(NoPlan::Starting),
-            SourceStatus::Settling { remaining_sec } => {
-                return Err(NoPlan::Redis(format!(
-                    "an absent heartbeat means nothing for another {remaining_sec:.0} s"
-                )));
-            }
             SourceStatus::Down { trouble, .. } => return Err(NoPlan::Redis(trouble.detail.clone())),
-        }
+        };
         let mut plan = Self {
             queries: snapshot.postgres.source == SourceStatus::Ok && !snapshot.postgres.without_queries,
+            settling_sec,
             ..Self::default()
         };
         let mut streams: Vec<(u64, &Name)> = snapshot
@@ -71,8 +84,26 @@ impl Plan {
             .collect();
         streams.sort_by(|a, b| b.0.cmp(&a.0).then_with(|| a.1.cmp(b.1)));
         plan.streams = streams.into_iter().map(|(_, name)| name.clone()).collect();
-        plan.find_stale(snapshot);
+        plan.find_pending(snapshot);
+        if settling_sec.is_none() {
+            plan.find_stale(snapshot);
+        }
         Ok(plan)
+    }
+
+    fn find_pending(&mut self, snapshot: &Snapshot) {
+        for (stream, status) in &snapshot.streams {
+            let workers = snapshot.workers.get(stream).into_iter().flat_map(|workers| &workers.consumers);
+            let may_return = workers.clone().any(|one| one.started_at.is_some() && !one.state.is_alive());
+            let groups = status.groups.iter().filter(|group| group.pending > 0).map(|group| PendingGroup {
+                stream: stream.clone(),
+                group: group.name.clone(),
+                suspected: group.phantom_pending > 0,
+                may_return,
+            });
+            self.pending.extend(groups);
+        }
+        self.pending.sort_by_key(|group| !group.suspected);
     }
 
     fn find_stale(&mut self, snapshot: &Snapshot) {
@@ -80,7 +111,8 @@ impl Plan {
         let mut room = CONSUMERS_A_PASS;
         for (stream, status) in &snapshot.streams {
             let mut of_groups: BTreeMap<&Name, Vec<Name>> = BTreeMap::new();
-            let stale = status.consumers.iter().filter(|(_, c)| c.pending == 0 && c.idle_ms >= least_idle);
+            let stale =
+                status.consumers.iter().filter(|(_, c)| c.pending == c.phantom_pending && c.idle_ms >= least_idle);
             for (group, consumer) in stale {
                 if room == 0 {
                     self.consumers_left += 1;
@@ -113,6 +145,12 @@ pub struct Outcome {
     pub consumers_spared: u64,
     /// Stale consumers that are left to the next pass.
     pub consumers_left: u64,
+    /// Phantom pending IDs that were acknowledged, by stream.
+    #[serde(default)]
+    pub phantoms: BTreeMap<String, u64>,
+    /// Phantom pending IDs that were kept, since a worker may be at work on them.
+    #[serde(default)]
+    pub phantoms_kept: u64,
     /// Queries and their callbacks; `None` when Postgres was away or the fleet keeps none there.
     pub queries: Option<QueriesOutcome>,
     /// Final queries deleted because of their age; `None` when that was not due.
@@ -121,6 +159,9 @@ pub struct Outcome {
     pub left_out: Vec<String>,
     /// What went wrong.
     pub errors: Vec<String>,
+    /// What was left out can be done after so many seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_sec: Option<u64>,
 }
 
 /// What was done to one stream.
@@ -260,11 +301,18 @@ impl Outcome {
         self.consumers.values().sum()
     }
 
+    /// Phantom pending IDs acknowledged in all streams.
+    #[must_use]
+    pub fn phantoms_cleared(&self) -> u64 {
+        self.phantoms.values().sum()
+    }
+
     /// Whether anything was changed.
     #[must_use]
     pub fn did_something(&self) -> bool {
         let queries = self.queries.as_ref().is_some_and(|q| q.callbacks_deleted + q.abandoned_count() > 0);
-        queries || self.entries_removed() + self.consumers_removed() + self.query_retention.unwrap_or(0) > 0
+        let in_redis = self.entries_removed() + self.consumers_removed() + self.phantoms_cleared();
+        queries || in_redis + self.query_retention.unwrap_or(0) > 0
     }
 }
 
@@ -279,6 +327,10 @@ pub struct Preview {
     pub consumers: usize,
     /// Those that later passes come to.
     pub consumers_left: usize,
+    /// Phantom pending IDs that are known.
+    pub phantoms: u64,
+    /// Absent heartbeats mean nothing for so many more seconds.
+    pub settling_sec: Option<f64>,
     /// Queries and callbacks; `None` when they are left alone.
     pub queries: Option<QueriesPreview>,
     /// Why they are left alone, if there is something to say about it.
@@ -391,16 +443,52 @@ pub fn added_at(id: &str) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::fleet::invented::{first_snapshot, no_connection};
+    use crate::fleet::reading::{GroupConsumer, GroupReading, Lag, StreamFacts, StreamReading, StreamsReading};
 
     #[test]
     fn nothing_is_planned_while_redis_is_not_believed() {
         assert_eq!(Plan::from(None), Err(NoPlan::Starting));
         let mut snapshot = first_snapshot(Err(no_connection()));
         assert_eq!(Plan::from(Some(&snapshot)), Err(NoPlan::Redis("no connection".to_owned())));
-        snapshot.redis.source = SourceStatus::Settling { remaining_sec: 9.0 };
-        assert!(matches!(Plan::from(Some(&snapshot)), Err(NoPlan::Redis(_))));
         snapshot.redis.source = SourceStatus::Ok;
         assert_eq!(Plan::from(Some(&snapshot)), Ok(Plan::default()));
+    }
+
+    #[test]
+    fn while_absent_heartbeats_mean_nothing_no_consumer_is_stale_and_the_rest_is_done() {
+        let consumer = |name: &str, pending, phantom_pending, idle_ms| GroupConsumer {
+            name: name.into(),
+            pending,
+            phantom_pending,
+            idle_ms,
+            inactive_ms: None,
+        };
+        let group = GroupReading {
+            name: "consumer".into(),
+            pending: 3,
+            phantom_pending: 2,
+            phantom_at_least: false,
+            lag: Lag::Reported(0),
+            entries_read: None,
+            last_delivered_id: "0-0".to_owned(),
+            oldest_undelivered_ms: None,
+            consumers: Some(
+                [consumer("gone", 0, 0, 4_000_000), consumer("phantoms", 2, 2, 4_000_000), consumer("works", 1, 0, 5)]
+                    .into(),
+            ),
+        };
+        let facts = StreamFacts { exists: true, length: 1, groups: vec![group] };
+        let mut streams = StreamsReading::default();
+        streams.streams.insert("s".into(), StreamReading { facts: Ok(facts) });
+        let mut snapshot = first_snapshot(Ok(streams));
+        snapshot.redis.source = SourceStatus::Settling { remaining_sec: 9.0 };
+        let plan = Plan::from(Some(&snapshot)).unwrap();
+        assert_eq!((plan.streams.len(), plan.pending.len(), plan.stale_consumers()), (1, 1, 0));
+        assert_eq!(plan.settling_sec, Some(9.0));
+        snapshot.redis.source = SourceStatus::Ok;
+        let plan = Plan::from(Some(&snapshot)).unwrap();
+        assert_eq!((plan.stale_consumers(), plan.settling_sec), (2, None), "phantoms are cleared before");
+        assert!(plan.pending[0].suspected && !plan.pending[0].may_return);
     }
 
     #[test]

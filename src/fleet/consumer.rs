@@ -143,8 +143,10 @@ struct Marker {
 /// What a stream's groups say of a consumer, added up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
-    /// Entries delivered to it and not acknowledged.
+    /// Entries delivered to it and not acknowledged, without phantom ones: those it can work on.
     pub pending: u64,
+    /// Pending IDs whose entry is no longer in the stream.
+    pub phantom_pending: u64,
     /// Milliseconds since it last asked for anything.
     pub idle_ms: u64,
     /// Milliseconds since it last got anything, where Redis says so.

@@ -54,6 +54,8 @@ pub struct Event {
     /// The same for the same occurrence however often it is found (a restart in between, a spool
     /// replayed), so that it is stored once.
     pub key: String,
+    /// Running workers of the type before and after, for events that are not about their number.
+    pub running: (u32, u32),
 }
 
 /// What can happen.
@@ -239,6 +241,24 @@ impl Event {
         }
     }
 
+    /// Running workers before and after; of a data source 1 while it is readable and 0 while it is not. The older
+    /// monitor's page computes with both for every event that it shows.
+    #[must_use]
+    pub fn from_and_to(&self) -> (u32, u32) {
+        match &self.kind {
+            EventKind::ScaleUp { from, to, .. } | EventKind::ScaleDown { from, to, .. } => (*from, *to),
+            // Each of several that are lost at once has an event of its own, with the same number left.
+            EventKind::ConsumerLost { remaining, .. } => (remaining.saturating_add(1), *remaining),
+            EventKind::SourceDown { .. } => (1, 0),
+            EventKind::SourceUp { .. } => (0, 1),
+            EventKind::LeftWithWork { .. }
+            | EventKind::Hung { .. }
+            | EventKind::Unhung { .. }
+            | EventKind::ConsumerReturned { .. }
+            | EventKind::Recorded { .. } => self.running,
+        }
+    }
+
     /// The `payload` column; for scale events the predecessor's fields with their meaning.
     #[must_use]
     pub fn payload(&self) -> Value {
@@ -247,20 +267,17 @@ impl Event {
         set("type", json!(self.type_name()));
         set("worker", json!(self.subject));
         set("key", json!(self.key));
+        let (from, to) = self.from_and_to();
+        set("from", json!(from));
+        set("to", json!(to));
         match &self.kind {
-            EventKind::ScaleUp { from, to, recovered_from } => {
-                set("from", json!(from));
-                set("to", json!(to));
+            EventKind::ScaleUp { recovered_from, .. } => {
                 set("kind", json!(TypeState::Alive));
                 if let Some(state) = recovered_from {
                     set("recovered_from", json!(state));
                 }
             }
-            EventKind::ScaleDown { from, to, kind } => {
-                set("from", json!(from));
-                set("to", json!(to));
-                set("kind", json!(kind));
-            }
+            EventKind::ScaleDown { kind, .. } => set("kind", json!(kind)),
             EventKind::ConsumerLost { consumer, remaining, pending } => {
                 set("consumers", json!([consumer]));
                 set("remaining", json!(remaining));
@@ -308,12 +325,10 @@ struct Told {
     severity: Severity,
     /// One line for people.
     detail: String,
-    /// `scale_up`, `scale_down`: consumers before.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    from: Option<u32>,
-    /// `scale_up`, `scale_down`: consumers now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    to: Option<u32>,
+    /// Running workers before; of a data source 1 while it is readable.
+    from: u32,
+    /// Running workers now; of a data source 0 while it is not readable.
+    to: u32,
     /// `scale_up`, `scale_down`: the type's state now.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<TypeState>,
@@ -361,5 +376,37 @@ impl Serialize for Event {
             map.insert("detail".to_owned(), json!(self.summary()));
         }
         value.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_says_from_how_many_to_how_many() {
+        let told = |kind: EventKind| {
+            let event = Event { ts: 1.0, subject: "s".to_owned(), kind, key: String::new(), running: (4, 4) };
+            let told = json!(event);
+            (told["from"].as_u64().unwrap(), told["to"].as_u64().unwrap())
+        };
+        let name = || Name::from("c");
+        let cases = [
+            (EventKind::ScaleUp { from: 1, to: 3, recovered_from: None }, (1, 3)),
+            (EventKind::ScaleDown { from: 3, to: 1, kind: TypeState::Alive }, (3, 1)),
+            (EventKind::ConsumerLost { consumer: name(), remaining: 1, pending: 0 }, (2, 1)),
+            (EventKind::ConsumerReturned { consumer: name(), how: Return::Resumed }, (4, 4)),
+            (EventKind::LeftWithWork { consumer: name(), pending: 1 }, (4, 4)),
+            (EventKind::Hung { consumer: name(), pending: 1, for_sec: 9 }, (4, 4)),
+            (EventKind::Unhung { consumer: name() }, (4, 4)),
+            (EventKind::SourceDown { detail: String::new() }, (1, 0)),
+            (EventKind::SourceUp { away_sec: 1 }, (0, 1)),
+        ];
+        for (kind, expected) in cases {
+            assert_eq!(told(kind.clone()), expected, "{kind:?}");
+        }
+        let recorded =
+            EventKind::Recorded { type_name: String::new(), severity: Severity::Info, detail: String::new() };
+        assert_eq!(told(recorded), (4, 4));
     }
 }

@@ -46,6 +46,10 @@ pub struct Backlog {
     pub at_least: bool,
     /// Delivered and not acknowledged, all groups.
     pub pending: u64,
+    /// Those of them whose entry is no longer in the stream: nobody can work on them.
+    pub phantom_pending: u64,
+    /// `phantom_pending` is a lower bound.
+    pub phantom_at_least: bool,
 }
 
 impl Backlog {
@@ -53,22 +57,32 @@ impl Backlog {
     #[must_use]
     pub fn of(facts: &StreamFacts) -> Self {
         let pending = facts.groups.iter().map(|g| g.pending).sum();
+        let phantom_pending = facts.groups.iter().map(|g| g.phantom_pending).sum();
+        let phantom_at_least = facts.groups.iter().any(|g| g.phantom_at_least);
         let furthest = facts.groups.iter().max_by_key(|g| g.lag.value());
         let Some(furthest) = furthest else {
-            return Self { undelivered: Some(facts.length), at_least: false, pending };
+            return Self {
+                undelivered: Some(facts.length),
+                at_least: false,
+                pending,
+                phantom_pending,
+                phantom_at_least,
+            };
         };
         let all_known = facts.groups.iter().all(|g| g.lag.value().is_some());
         Self {
             undelivered: furthest.lag.value().filter(|_| all_known),
             at_least: facts.groups.iter().any(|g| g.lag.is_lower_bound()),
             pending,
+            phantom_pending,
+            phantom_at_least,
         }
     }
 
-    /// Undelivered plus pending; `None` when the former is unknown.
+    /// Undelivered plus pending, without phantom pending; `None` when the former is unknown.
     #[must_use]
     pub fn total(self) -> Option<u64> {
-        self.undelivered.map(|n| n + self.pending)
+        self.undelivered.map(|n| n + self.pending.saturating_sub(self.phantom_pending))
     }
 }
 
@@ -188,6 +202,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn phantom_pending_is_no_backlog_whatever_the_lag() {
+        let group = |pending, phantom_pending, lag| GroupReading {
+            name: "g".into(),
+            pending,
+            phantom_pending,
+            phantom_at_least: false,
+            lag,
+            entries_read: None,
+            last_delivered_id: String::new(),
+            oldest_undelivered_ms: None,
+            consumers: None,
+        };
+        let backlog = |groups: Vec<GroupReading>| Backlog::of(&StreamFacts { exists: true, length: 9, groups }).total();
+        assert_eq!(backlog(vec![group(5, 5, Lag::Reported(0))]), Some(0));
+        assert_eq!(backlog(vec![group(5, 3, Lag::Reported(4))]), Some(6));
+        assert_eq!(backlog(vec![group(5, 5, Lag::Reported(0)), group(2, 0, Lag::Counted(1))]), Some(3));
+        assert_eq!(backlog(vec![group(5, 5, Lag::Unknown)]), None);
     }
 
     #[test]

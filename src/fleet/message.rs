@@ -151,6 +151,12 @@ pub struct Message {
 }
 
 impl Message {
+    /// It is pending and its entry is no longer in the stream: nobody can run it or keep its payload.
+    #[must_use]
+    pub fn is_phantom(&self) -> bool {
+        self.owner.is_some() && self.field_count == 0
+    }
+
     /// When it was added, Unix milliseconds: the clock in its id, as far as its producer let Redis make it.
     #[must_use]
     pub fn added_ms(&self) -> Option<u64> {
@@ -286,6 +292,8 @@ pub struct DeadConsumer {
     pub pending: u64,
     /// Those of them that are idle for long enough, as far as was looked.
     pub stuck: u64,
+    /// Those of the stuck whose entry is no longer in the stream.
+    pub phantoms: u64,
     /// Milliseconds since it asked for anything.
     pub idle_ms: u64,
     /// Since the longest idle of the stuck was delivered, in milliseconds.
@@ -346,6 +354,24 @@ impl Verdict {
     }
 }
 
+/// Why consumers are not removed: the word in the API, and what it means.
+pub const CONSUMER_KEPT: [(&str, &str); 3] = [
+    ("alive", "it has a heartbeat again"),
+    ("busy", "it still has pending messages, for instance some that are not idle for long enough"),
+    ("gone", "somebody else removed it, or its group"),
+];
+
+/// What applying came to in one stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AppliedToStream {
+    /// Entries that were retried, buried or dropped.
+    pub done: u64,
+    /// Phantom pending IDs that were acknowledged.
+    pub phantoms: u64,
+    /// Consumers removed.
+    pub consumers: u64,
+}
+
 /// What applying came to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -361,8 +387,10 @@ pub struct Applied {
     pub refused: Option<(u64, String)>,
     /// Consumers removed.
     pub consumers_removed: u64,
-    /// By stream: entries done, consumers removed.
-    pub by_stream: BTreeMap<Name, (u64, u64)>,
+    /// Consumers without heartbeat that were not removed, by the words of [`CONSUMER_KEPT`].
+    pub consumers_kept: BTreeMap<&'static str, u64>,
+    /// The same by stream.
+    pub by_stream: BTreeMap<Name, AppliedToStream>,
     /// Why it ended before the last entry, if it did.
     pub ended_early: Option<String>,
 }
@@ -373,9 +401,12 @@ impl Applied {
         match verdict {
             Verdict::Done => {
                 self.done += 1;
-                self.by_stream.entry(stream.clone()).or_default().0 += 1;
+                self.by_stream.entry(stream.clone()).or_default().done += 1;
             }
-            Verdict::Vanished => self.vanished += 1,
+            Verdict::Vanished => {
+                self.vanished += 1;
+                self.by_stream.entry(stream.clone()).or_default().phantoms += 1;
+            }
             Verdict::LeftAlone(why) => *self.left_alone.entry(why).or_default() += 1,
             Verdict::Refused(error) => {
                 let so_far = self.refused.take().map_or(0, |(count, _)| count);

@@ -4,7 +4,7 @@
 //! which asks [`source`] whether it may be believed, moves each [`consumer`]'s state machine,
 //! rolls them up per [`worker_type`], adds the [`load`], and gives back a [`snapshot`] and the
 //! [`event`]s that happened. [`incident`] puts together what the archive has of them; [`cleanup`] plans
-//! what may be tidied up; [`message`] is what operators see and choose, [`scaling`] how many workers
+//! what may be tidied up; [`phantom`] counts pending IDs whose entry is gone; [`message`] is what operators see and choose, [`scaling`] how many workers
 //! there should be.
 
 pub mod cleanup;
@@ -15,6 +15,7 @@ pub mod incident;
 pub(crate) mod invented;
 pub mod load;
 pub mod message;
+pub mod phantom;
 #[cfg(test)]
 mod properties;
 pub mod reading;

@@ -361,12 +361,15 @@ impl World {
         let consumers = Self::latest(&self.processes).into_values().map(|p| GroupConsumer {
             name: p.name.clone(),
             pending: p.pending,
+            phantom_pending: 0,
             idle_ms: u64::try_from((redis_now - p.active) * 1000).unwrap_or(0),
             inactive_ms: None,
         });
         let group = GroupReading {
             name: "consumer".into(),
             pending: 0,
+            phantom_pending: 0,
+            phantom_at_least: false,
             lag: Lag::Reported(0),
             entries_read: Some(0),
             last_delivered_id: "0-0".to_owned(),
@@ -779,6 +782,7 @@ fn by_hand(second: u64, consumers: &[(&str, Beat, MarkerReading, u64, u64)]) -> 
     let listed = consumers.iter().map(|(name, _, _, pending, idle_sec)| GroupConsumer {
         name: (*name).into(),
         pending: *pending,
+        phantom_pending: 0,
         idle_ms: idle_sec * 1000,
         inactive_ms: None,
     });

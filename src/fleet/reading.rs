@@ -142,8 +142,12 @@ pub struct StreamFacts {
 pub struct GroupReading {
     /// The group's name.
     pub name: Name,
-    /// Entries delivered and not acknowledged.
+    /// IDs delivered and not acknowledged.
     pub pending: u64,
+    /// Those of them whose entry is no longer in the stream, as far as is known.
+    pub phantom_pending: u64,
+    /// `phantom_pending` is a lower bound.
+    pub phantom_at_least: bool,
     /// Entries not delivered to this group yet, and where the number comes from.
     pub lag: Lag,
     /// Entries this group has read since it exists, where Redis counts them.
@@ -194,8 +198,10 @@ impl Lag {
 pub struct GroupConsumer {
     /// The consumer's name.
     pub name: Name,
-    /// Entries delivered to it and not acknowledged.
+    /// IDs delivered to it and not acknowledged.
     pub pending: u64,
+    /// Those of them whose entry is no longer in the stream, as far as is known.
+    pub phantom_pending: u64,
     /// Milliseconds since it last tried to do anything.
     pub idle_ms: u64,
     /// Milliseconds since it last succeeded (Redis 7.2 and later).

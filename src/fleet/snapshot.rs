@@ -74,12 +74,16 @@ pub struct WorkerTypeStatus {
     pub lost_at: Option<f64>,
     /// Sum of `task_limit` over alive consumers.
     pub task_limit_total: u64,
-    /// Work not delivered plus work delivered and not finished; `None` when not known.
+    /// Work not delivered plus work delivered and not finished, without phantom pending; `None` when not known.
     pub backlog: Option<u64>,
     /// Whether `backlog` is a lower bound.
     pub backlog_at_least: bool,
     /// Entries delivered and not acknowledged, all groups.
     pub pending: Option<u64>,
+    /// Those of them whose entry is no longer in the stream. They are not part of `backlog`.
+    pub phantom_pending: Option<u64>,
+    /// Whether `phantom_pending` is a lower bound.
+    pub phantom_pending_at_least: bool,
     /// Same as `task_limit_total`.
     pub capacity: u64,
     /// backlog / capacity; 1 when there is backlog and no capacity; `None` when not known.
@@ -107,6 +111,8 @@ pub struct ConsumerStatus {
     pub stale: bool,
     /// Entries delivered to it and not acknowledged; `None` when no group lists it.
     pub pending: Option<u64>,
+    /// Those of them whose entry is no longer in the stream, as far as is known.
+    pub phantom_pending: Option<u64>,
     /// Milliseconds since it last asked Redis for anything.
     pub idle_ms: Option<u64>,
     /// Tasks it says it is working on.
@@ -125,11 +131,15 @@ pub struct StreamStatus {
     pub pending: Option<u64>,
     /// Consumers, all groups.
     pub consumer_count: usize,
-    /// The longest idle time of any consumer.
+    /// The longest idle time of any consumer; 0 without consumers, `None` when the stream could not be read.
     pub max_idle_ms: Option<u64>,
     /// Consumers of all groups.
     #[schemars(with = "Vec<StreamConsumer<'static>>")]
     pub consumers: StreamConsumers,
+    /// Those of `pending` whose entry is no longer in the stream: deleted or trimmed while it was pending.
+    pub phantom_pending: Option<u64>,
+    /// Whether `phantom_pending` is a lower bound.
+    pub phantom_pending_at_least: bool,
     /// Why this stream could not be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -185,6 +195,7 @@ impl Serialize for StreamConsumers {
         serializer.collect_seq(self.iter().map(|(group, consumer)| StreamConsumer {
             name: &consumer.name,
             pending: consumer.pending,
+            phantom_pending: (consumer.phantom_pending > 0).then_some(consumer.phantom_pending),
             idle_ms: consumer.idle_ms,
             inactive_ms: consumer.inactive_ms,
             group: several.then_some(group),
@@ -199,6 +210,9 @@ struct StreamConsumer<'a> {
     name: &'a Name,
     /// Entries delivered to it and not acknowledged.
     pending: u64,
+    /// Those of them whose entry is no longer in the stream; absent when there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phantom_pending: Option<u64>,
     /// Milliseconds since it last tried to do anything.
     idle_ms: u64,
     /// Milliseconds since it last succeeded, where Redis says so.
@@ -216,6 +230,10 @@ pub struct GroupStatus {
     pub name: Name,
     /// Entries delivered and not acknowledged.
     pub pending: u64,
+    /// Those of them whose entry is no longer in the stream.
+    pub phantom_pending: u64,
+    /// Whether `phantom_pending` is a lower bound.
+    pub phantom_pending_at_least: bool,
     /// Entries not delivered to it, with where the number comes from.
     #[serde(flatten)]
     pub lag: super::reading::Lag,

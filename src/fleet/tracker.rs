@@ -88,6 +88,8 @@ pub struct Tracker {
     unreadable: Vec<UnreadableHeartbeat>,
     recent: VecDeque<Arc<Event>>,
     depths: Arc<DepthHistory>,
+    /// Types that somebody had forgotten, until they are seen again: that their stream is still there does not show them.
+    forgotten: BTreeSet<Name>,
 }
 
 impl Tracker {
@@ -107,6 +109,7 @@ impl Tracker {
             unreadable: Vec::new(),
             recent: VecDeque::new(),
             depths: Arc::default(),
+            forgotten: BTreeSet::new(),
         }
     }
 
@@ -175,6 +178,7 @@ impl Tracker {
     pub fn forget(&mut self, worker_type: &Name) -> bool {
         let was = self.types.remove(worker_type);
         let known = was.is_some_and(|was| was.last_seen_alive.is_some() || !was.consumers.is_empty());
+        self.forgotten.insert(worker_type.clone());
         if self.is_seed(worker_type) {
             self.types.insert(worker_type.clone(), WorkerType::unknown());
         }
@@ -233,6 +237,7 @@ impl Tracker {
         let with_consumers = streams.iter().filter(|(_, s)| s.consumers().next().is_some()).map(|(name, _)| name);
         let names: BTreeSet<&Name> = with_consumers.chain(beats.consumers.keys()).collect();
         for name in names {
+            self.forgotten.remove(name);
             if !self.types.contains_key(name) {
                 self.types.insert(name.clone(), WorkerType::unknown());
             }
@@ -261,7 +266,10 @@ impl Tracker {
             if !was_known && worker_type.last_seen_alive.is_some() {
                 new_types.push(name.clone());
             }
-            told.extend(occurrences.into_iter().map(|(kind, occurrence)| fleet_event(name, kind, ts, &occurrence)));
+            let running = worker_type.running();
+            told.extend(
+                occurrences.into_iter().map(|(kind, occurrence)| fleet_event(name, kind, ts, &occurrence, running)),
+            );
         }
     }
 
@@ -282,13 +290,26 @@ impl Tracker {
         let facts = |name: &Name| self.streams.streams.get(name).and_then(|stream| stream.facts.as_ref().ok());
         let rate = |name: &Name| self.rates.get(name).map(Rates::per_second).unwrap_or_default();
         let streams = self.streams.streams.iter();
-        let types = self.types.iter();
-        let shown =
-            types.filter(|(name, t)| t.last_seen_alive.is_some() || !t.consumers.is_empty() || self.is_seed(name));
+        // A stream with a group is made for workers, whether any has come or not.
+        let awaits_workers =
+            |name: &Name| !self.forgotten.contains(name) && facts(name).is_some_and(|facts| !facts.groups.is_empty());
+        let mut workers: BTreeMap<Name, WorkerTypeStatus> = self
+            .types
+            .iter()
+            .filter(|(name, t)| {
+                t.last_seen_alive.is_some() || !t.consumers.is_empty() || self.is_seed(name) || awaits_workers(name)
+            })
+            .map(|(name, t)| (name.clone(), WorkerTypeStatus::of(t, facts(name))))
+            .collect();
+        for name in self.streams.streams.keys().filter(|name| awaits_workers(name)) {
+            if !workers.contains_key(name) {
+                workers.insert(name.clone(), WorkerTypeStatus::of(&WorkerType::unknown(), facts(name)));
+            }
+        }
         Snapshot {
             tick,
             ts,
-            workers: shown.map(|(name, t)| (name.clone(), WorkerTypeStatus::of(t, facts(name)))).collect(),
+            workers,
             streams: streams.map(|(name, s)| (name.clone(), StreamStatus::of(s, rate(name), ts))).collect(),
             postgres: PostgresStatus::of(
                 &self.database,
@@ -315,13 +336,18 @@ impl Tracker {
 fn work_by_consumer(stream: &StreamReading) -> Vec<(Name, Work)> {
     let mut work: Vec<(Name, Work)> = stream
         .consumers()
-        .map(|(_, c)| (c.name.clone(), Work { pending: c.pending, idle_ms: c.idle_ms, inactive_ms: c.inactive_ms }))
+        .map(|(_, c)| {
+            let phantom_pending = c.phantom_pending.min(c.pending);
+            let pending = c.pending - phantom_pending;
+            (c.name.clone(), Work { pending, phantom_pending, idle_ms: c.idle_ms, inactive_ms: c.inactive_ms })
+        })
         .collect();
     work.sort_by(|(a, _), (b, _)| a.cmp(b));
     work.dedup_by(|(name, more), (kept, work)| {
         let same = name == kept;
         if same {
             work.pending += more.pending;
+            work.phantom_pending += more.phantom_pending;
             work.idle_ms = work.idle_ms.min(more.idle_ms);
             work.inactive_ms = work.inactive_ms.into_iter().chain(more.inactive_ms).min();
         }
@@ -330,8 +356,8 @@ fn work_by_consumer(stream: &StreamReading) -> Vec<(Name, Work)> {
     work
 }
 
-fn fleet_event(name: &Name, kind: EventKind, ts: f64, occurrence: &str) -> Event {
-    let mut event = Event { ts, subject: name.to_text(), kind, key: String::new() };
+fn fleet_event(name: &Name, kind: EventKind, ts: f64, occurrence: &str, running: u32) -> Event {
+    let mut event = Event { ts, subject: name.to_text(), kind, key: String::new(), running: (running, running) };
     event.key = occurrence_key(&[event.type_name(), &event.subject, occurrence]);
     event
 }
@@ -341,7 +367,7 @@ fn source_event(source: &str, change: SourceChange, wall: f64) -> Event {
         SourceChange::WentDown(trouble) => EventKind::SourceDown { detail: trouble.detail },
         SourceChange::CameBack(away) => EventKind::SourceUp { away_sec: away.as_secs() },
     };
-    let mut event = Event { ts: wall, subject: source.to_owned(), kind, key: String::new() };
+    let mut event = Event { ts: wall, subject: source.to_owned(), kind, key: String::new(), running: (0, 0) };
     event.key = occurrence_key(&[event.type_name(), source, &wall.to_string()]);
     event
 }

@@ -450,6 +450,12 @@ impl WorkerType {
         }
     }
 
+    /// How many are running.
+    #[must_use]
+    pub fn running(&self) -> u32 {
+        self.present
+    }
+
     /// How many were lost in the last hour and did not come back, how many of these were not replaced either, and
     /// when the last was lost.
     #[must_use]

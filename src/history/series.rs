@@ -34,6 +34,7 @@ fn of_streams(snapshot: &Snapshot, samples: &mut Samples) {
     for (name, stream) in snapshot.streams.iter().filter(|(_, stream)| stream.error.is_none()) {
         samples.add_for("xlen", name, stream.xlen);
         samples.add_for("pending", name, stream.pending);
+        samples.add_for("phantom_pending", name, stream.phantom_pending.filter(|_| !stream.phantom_pending_at_least));
         samples.add_for("consumers", name, Some(stream.consumer_count as u64));
         // A lower bound is not a measurement.
         samples.add_for("lag", name, stream.undelivered.filter(|_| !stream.undelivered_at_least));

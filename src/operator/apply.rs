@@ -86,9 +86,12 @@ async fn apply_part(
     }
     if chosen.of_the_dead {
         for owner in &owners {
-            if operate::remove_consumer(&sources.redis, &stream, &place.group, owner).await? {
-                applied.consumers_removed += 1;
-                applied.by_stream.entry(stream.clone()).or_default().1 += 1;
+            match operate::remove_consumer(&sources.redis, &stream, &place.group, owner).await? {
+                None => {
+                    applied.consumers_removed += 1;
+                    applied.by_stream.entry(stream.clone()).or_default().consumers += 1;
+                }
+                Some(why) => *applied.consumers_kept.entry(why).or_default() += 1,
             }
         }
     }

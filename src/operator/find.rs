@@ -111,6 +111,7 @@ pub async fn on_dead_consumers(
                         name: listed.name,
                         pending: listed.pending,
                         stuck: u64::try_from(page.messages.len()).unwrap_or(u64::MAX),
+                        phantoms: page.messages.iter().filter(|message| message.is_phantom()).count() as u64,
                         idle_ms: listed.idle_ms,
                         oldest_ms: page.messages.iter().map(|message| message.idle_ms).max().unwrap_or(0),
                         first: shown.messages.into_iter().next(),

@@ -161,6 +161,7 @@ fn summary(outcome: &Outcome) -> String {
     };
     add(outcome.entries_removed(), "finished entry", "finished entries", "removed");
     add(outcome.consumers_removed(), "stale consumer", "stale consumers", "deleted");
+    add(outcome.phantoms_cleared(), "phantom pending ID", "phantom pending IDs", "acknowledged");
     let queries = outcome.queries.clone().unwrap_or_default();
     add(queries.callbacks_deleted, "callback", "callbacks", "deleted");
     add(queries.abandoned_count(), "query", "queries", "abandoned");
@@ -189,6 +190,13 @@ fn list_todo(preview: &Preview, view: &mut View<'_>) {
             String::new()
         };
         view.todo.push(format!("delete up to {stale}{later}"));
+    }
+    if preview.phantoms > 0 {
+        let phantoms = counted(preview.phantoms, "phantom pending ID", "phantom pending IDs");
+        view.todo.push(format!("acknowledge up to {phantoms}"));
+    }
+    if let Some(sec) = preview.settling_sec {
+        view.notes.push(format!("Stale consumers are skipped: absent heartbeats do not count for another {sec:.0} s."));
     }
     if let Some(queries) = &preview.queries {
         let n = |n: u64, one: &str, many: &str| match n >= preview.counted_to {

@@ -132,6 +132,10 @@ pub fn trouble(error: &QueryError) -> SourceTrouble {
         QueryError::DatabaseError(DatabaseErrorKind::ClosedConnection, _) => {
             SourceTrouble::new(TroubleKind::Unreachable, "the connection to Postgres broke")
         }
+        other if names_missing_object(&other.to_string()) => {
+            tracing::debug!(error = %other, "a statement needs a table or column that does not exist");
+            SourceTrouble::new(TroubleKind::Failed, TABLES_NOT_READY)
+        }
         other => SourceTrouble::new(TroubleKind::Failed, format!("Postgres answers with an error: {other}")),
     }
 }
@@ -147,6 +151,38 @@ pub(super) fn condition(error: &QueryError) -> Option<DatabaseCondition> {
 
 pub(super) fn refused(condition: DatabaseCondition, said: &str) -> SourceTrouble {
     SourceTrouble::new(condition.into(), format!("{condition} ({said}). {}", condition.remedy()))
+}
+
+/// What users read when tables are missing, whichever statement found out: during the first seconds of a start the
+/// monitor creates and updates them.
+pub const TABLES_NOT_READY: &str = "the tables in Postgres are not ready: they are being created or updated. If this \
+     lasts for more than a minute, run shepherd-monitor doctor";
+
+/// Whether an error text says that a table, column, function or type does not exist. The driver does not hand on the
+/// error's code; messages of the server may be translated, names of the monitor's own tables are not.
+fn names_missing_object(text: &str) -> bool {
+    text.ends_with("does not exist") || text.contains("\"monitor_") || text.contains("»monitor_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_about_missing_tables_is_told_without_its_sql() {
+        let error = |text: &str| QueryError::DatabaseError(DatabaseErrorKind::Unknown, Box::new(text.to_owned()));
+        for text in [
+            "relation \"monitor_audit\" does not exist",
+            "column p.alerted does not exist",
+            "function monitor_pack(bytea) does not exist",
+            "Relation »monitor_audit« existiert nicht",
+            "column \"resumed\" of relation \"monitor_janitor_passes\" does not exist",
+        ] {
+            assert_eq!(trouble(&error(text)).detail, TABLES_NOT_READY, "{text}");
+        }
+        let other = trouble(&error("canceling statement due to statement timeout")).detail;
+        assert_eq!(other, "Postgres answers with an error: canceling statement due to statement timeout");
+    }
 }
 
 fn tls_config(verify: bool) -> Result<ClientConfig, rustls::Error> {

@@ -112,7 +112,12 @@ impl From<Row> for Event {
             row.payload.as_ref().and_then(|p| p.get("key")).and_then(Value::as_str).unwrap_or_default().to_owned();
         let severity = Severity::from_stored(row.severity.as_deref().unwrap_or_default());
         let kind = EventKind::Recorded { type_name: row.type_, severity, detail: row.detail.unwrap_or_default() };
-        Self { ts, subject: row.worker.unwrap_or_default(), kind, key }
+        let count = |field: &str| {
+            let stored = row.payload.as_ref().and_then(|payload| payload.get(field)).and_then(Value::as_u64);
+            stored.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
+        };
+        let running = (count("from"), count("to"));
+        Self { ts, subject: row.worker.unwrap_or_default(), kind, key, running }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Cleaning up in Redis: trimming streams and deleting stale consumers, each by a script that looks
+//! Cleaning up in Redis: trimming streams, acknowledging phantom pending IDs and deleting stale consumers, each by a script that looks
 //! and acts at the same moment, in steps that Redis does not notice. Also whose turn a pass is.
 //!
 //! Redis 8.2 brought options of its own (`XTRIM … ACKED`). They are not used: in a bounded form
@@ -14,13 +14,21 @@ use redis::{RedisError, Script, Value};
 use super::connection::{checkout, trouble};
 use super::pace::next_step;
 use super::reply::Reply;
-use crate::contract::{Name, keys};
+use crate::contract::task::delivery_record;
+use crate::contract::{Name, heartbeat, keys};
 use crate::failpoint;
 use crate::fleet::cleanup::{Kept, Need, StreamOutcome, added_at};
 use crate::fleet::reading::SourceTrouble;
 
 static TRIM: LazyLock<Script> =
     LazyLock::new(|| Script::new(concat!(include_str!("scripts/before.lua"), include_str!("scripts/trim.lua"))));
+static CLEAR_PHANTOMS: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(concat!(
+        include_str!("scripts/before.lua"),
+        include_str!("scripts/phantoms.lua"),
+        include_str!("scripts/clear_phantoms.lua")
+    ))
+});
 static RETIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/retire.lua")));
 
 /// Entries removed by the first step on a stream.
@@ -138,6 +146,108 @@ pub async fn trim(pool: &Pool, stream: &Name, until: Instant) -> Result<StreamOu
         most = next_step(most, took);
         tokio::time::sleep((took * 3).max(REST)).await;
     }
+}
+
+/// Pending IDs that one call looks at, the entries that it reads to find out which exist, and their payload.
+const PHANTOM_IDS: u64 = 500;
+const PHANTOM_ENTRIES: u64 = 100;
+const PHANTOM_BYTES: u64 = 1 << 18;
+/// A worker counts a delivered task as in flight within so long.
+const DELIVERY_SLACK: Duration = Duration::from_secs(1);
+
+/// Which phantom IDs may be acknowledged; see `scripts/clear_phantoms.lua`.
+#[derive(Debug, Clone, Copy)]
+pub struct PhantomRules {
+    /// Idle for so long, if the consumer has no heartbeat; `None`: not at all.
+    pub without_heartbeat: Option<Duration>,
+    /// Idle for so long, if the consumer says that it has tasks in flight.
+    pub in_flight: Duration,
+}
+
+/// What became of a group's phantom IDs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Cleared {
+    /// Acknowledged.
+    pub acknowledged: u64,
+    /// Kept, since a worker may be at work on them.
+    pub kept: u64,
+    /// The end of the pending list was not reached.
+    pub unfinished: bool,
+    /// What went wrong with this stream.
+    pub error: Option<String>,
+}
+
+/// Acknowledges the phantom pending IDs of a group in bounded steps, until `until` or until about `most` IDs were
+/// looked at.
+///
+/// # Errors
+/// When Redis as a whole cannot be asked; trouble with the stream is in the answer.
+pub async fn clear_phantoms(
+    pool: &Pool,
+    stream: &Name,
+    group: &Name,
+    rules: PhantomRules,
+    (until, most): (Instant, u64),
+) -> Result<Cleared, SourceTrouble> {
+    let mut redis = checkout(pool).await?;
+    let mut cleared = Cleared::default();
+    let mut after = "-".to_owned();
+    for _ in 0..most.div_ceil(PHANTOM_ENTRIES) {
+        let began = Instant::now();
+        let (next, acknowledged, kept) = match clear_phantoms_step(&mut redis, stream, group, rules, &after).await {
+            Ok(step) => step,
+            Err(error) if is_about_the_stream(&error) => {
+                cleared.error = Some(trouble(&error).detail);
+                return Ok(cleared);
+            }
+            Err(error) => return Err(trouble(&error)),
+        };
+        let took = began.elapsed();
+        failpoint::reached("janitor.cleared_phantoms");
+        cleared.acknowledged += acknowledged;
+        cleared.kept += kept;
+        if next.is_empty() {
+            return Ok(cleared);
+        }
+        after = next;
+        if Instant::now() >= until {
+            break;
+        }
+        tokio::time::sleep((took * 3).max(REST)).await;
+    }
+    cleared.unfinished = true;
+    Ok(cleared)
+}
+
+/// One call: the ID behind which to go on (empty at the end), how many were acknowledged, how many kept.
+///
+/// # Errors
+/// What Redis answered.
+pub async fn clear_phantoms_step(
+    redis: &mut impl ConnectionLike,
+    stream: &Name,
+    group: &Name,
+    rules: PhantomRules,
+    after: &str,
+) -> Result<(String, u64, u64), RedisError> {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let no_consumer = Name::from("");
+    CLEAR_PHANTOMS
+        .key(stream.as_bytes())
+        .arg(group.as_bytes())
+        .arg(after)
+        .arg(PHANTOM_IDS)
+        .arg(PHANTOM_ENTRIES)
+        .arg(PHANTOM_BYTES)
+        .arg(keys::heartbeat(stream, &no_consumer))
+        .arg(delivery_record(stream, group, ""))
+        // Longer than Redis can run.
+        .arg(rules.without_heartbeat.map_or(1 << 53, millis))
+        .arg(millis(rules.in_flight))
+        .arg(millis(heartbeat::TTL))
+        .arg(millis(DELIVERY_SLACK))
+        .invoke_async(redis)
+        .await
 }
 
 /// What became of consumers that looked stale.

@@ -134,6 +134,7 @@ const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Remembering, &["EVALSHA", "e0e1f9fabfc9d4800c877a703b823ac0578ff8db", "0"]),
     (Need::Remembering, &["SCRIPT", "LOAD", "return 1"]),
     (Need::Tending, &["EXISTS", "worker:heartbeat:s:c"]),
+    (Need::Tending, &["PTTL", "worker:heartbeat:s:c"]),
     (Need::Tending, &["XPENDING", "{stream}", "g"]),
     (Need::Tending, &["XREVRANGE", "{stream}", "+", "-", "COUNT", "1"]),
     (Need::Tending, &["XTRIM", "{stream}", "MINID", "0"]),

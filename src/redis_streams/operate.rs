@@ -17,7 +17,7 @@ use super::reply::Reply;
 use super::tasks::EntryId;
 use crate::contract::task::{ORIGIN_FIELD, Origin, dead_letters, delivery_record};
 use crate::contract::{Name, keys};
-use crate::fleet::message::{Action, Binned, MessageState, Verdict};
+use crate::fleet::message::{Action, Binned, CONSUMER_KEPT, MessageState, Verdict};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 static OPERATE: LazyLock<Script> = LazyLock::new(|| {
@@ -267,11 +267,16 @@ pub async fn restore(pool: &Pool, entries: &[Binned]) -> Result<Vec<PutBack>, So
     Ok(words.iter().map(put_back).collect())
 }
 
-/// Removes a consumer that has no heartbeat and nothing pending; whether it was so.
+/// Removes a consumer that has no heartbeat and nothing pending; else why not, a word of [`CONSUMER_KEPT`].
 ///
 /// # Errors
 /// When Redis did not answer.
-pub async fn remove_consumer(pool: &Pool, stream: &Name, group: &Name, consumer: &Name) -> Result<bool, SourceTrouble> {
+pub async fn remove_consumer(
+    pool: &Pool,
+    stream: &Name,
+    group: &Name,
+    consumer: &Name,
+) -> Result<Option<&'static str>, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let said: String = REMOVE_CONSUMER
         .key(stream.as_bytes())
@@ -281,7 +286,7 @@ pub async fn remove_consumer(pool: &Pool, stream: &Name, group: &Name, consumer:
         .invoke_async(&mut redis)
         .await
         .map_err(|e| trouble(&e))?;
-    Ok(said == "removed")
+    Ok(CONSUMER_KEPT.into_iter().map(|(word, _)| word).find(|word| *word == said))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -3,7 +3,8 @@
 //! First trip: INFO, TIME, a step of discovery where Redis holds little, and for each stream its length, groups and the
 //! consumers of the groups known from the pass before (large fleets in several trips). Second trip, only for what needs
 //! it: the oldest undelivered entry of groups that are behind, unless nothing was added or deleted since the pass before;
-//! counts where Redis knows no lag, and the consumers of groups seen for the first time.
+//! counts where Redis knows no lag, the consumers of groups seen for the first time, and steps of the survey that finds
+//! phantom pending (see [`crate::fleet::phantom`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use super::reply::Reply;
 use super::server_info::{Capabilities, info, read_info};
 use crate::contract::Name;
 use crate::fleet::load::{COUNT_BOUND, LagClues, lag};
+use crate::fleet::phantom::{Figures, Step, Survey};
 use crate::fleet::reading::{
     GroupConsumer, GroupReading, Lag, SourceTrouble, StreamFacts, StreamReading, StreamsReading, TroubleKind,
 };
@@ -25,6 +27,26 @@ use crate::fleet::watched::WatchedStreams;
 /// Streams asked for in one trip: bounds the memory that answers take.
 const STREAMS_PER_TRIP: usize = 40;
 
+/// Pending IDs that one survey step looks at, the entries that it reads to find out which exist, and their payload.
+const SURVEY_IDS: u64 = 500;
+const SURVEY_ENTRIES: u64 = 100;
+const SURVEY_BYTES: u64 = 1 << 18;
+/// Every so many passes groups that show no sign of phantoms are surveyed too, in turn:
+const SURVEY_IN_TURN_EVERY: u64 = 5;
+/// one of so many, so that this costs a constant part of a pass.
+const SURVEY_ONE_OF: usize = 40;
+/// A survey step that Redis refused is tried again after so many passes.
+const SURVEY_RESTS: u64 = 200;
+/// Groups seen for the first time that are surveyed at once in one trip; the others wait for their turn.
+const NEW_SURVEYS: usize = 8;
+
+/// Read-only, so it is sent with the pass; a server that does not know it yet needs no second trip.
+const COUNT_PHANTOMS: &str = concat!(
+    include_str!("scripts/before.lua"),
+    include_str!("scripts/phantoms.lua"),
+    include_str!("scripts/count_phantoms.lua")
+);
+
 /// What is watched, and what the next pass can ask at once because the last one saw it.
 #[derive(Debug)]
 pub struct StreamsReader {
@@ -32,6 +54,8 @@ pub struct StreamsReader {
     capabilities: Option<Capabilities>,
     streams: BTreeMap<Name, Stream>,
     sweep: Sweep,
+    /// Passes made.
+    passes: u64,
 }
 
 /// A watched stream between two passes.
@@ -39,14 +63,29 @@ pub struct StreamsReader {
 struct Stream {
     /// Its groups as the last pass saw them.
     groups: BTreeMap<Name, Seen>,
+    /// The search for phantom pending in each group that had anything pending.
+    surveys: BTreeMap<Name, GroupSurvey>,
     /// Shown whether it exists or not.
     pinned: bool,
     /// Passes in a row in which it did not exist.
     missing: u32,
 }
 
+/// A group's survey and its turn.
+#[derive(Debug, Default)]
+struct GroupSurvey {
+    survey: Survey,
+    /// The pass that took the last step; `None`: none did.
+    stepped: Option<u64>,
+    /// The next pass takes a step, whatever the figures say.
+    due: bool,
+    /// Redis refused a step; none is asked for before this pass.
+    rests_until: u64,
+}
+
 impl Stream {
     fn remember(&mut self, facts: &StreamFacts) {
+        self.surveys.retain(|name, _| facts.groups.iter().any(|group| group.name == *name));
         self.groups = facts.groups.iter().map(|group| (group.name.clone(), Seen::of(facts, group))).collect();
         self.missing = if facts.exists { 0 } else { self.missing + 1 };
     }
@@ -102,7 +141,7 @@ impl StreamsReader {
     #[must_use]
     pub fn new(watched: WatchedStreams, shown: &[Name]) -> Self {
         let pinned = shown.iter().map(|stream| (stream.clone(), Stream { pinned: true, ..Stream::default() }));
-        Self { watched, capabilities: None, streams: pinned.collect(), sweep: Sweep::default() }
+        Self { watched, capabilities: None, streams: pinned.collect(), sweep: Sweep::default(), passes: 0 }
     }
 
     /// Adds streams to those that are read from now on, where they are to be watched; whether any
@@ -138,6 +177,10 @@ impl StreamsReader {
         redis: &mut MultiplexedConnection,
     ) -> Result<(StreamsReading, Vec<Vec<u8>>), SourceTrouble> {
         let capabilities = self.capabilities(redis).await?;
+        self.passes += 1;
+        if self.passes % SURVEY_IN_TURN_EVERY == 0 {
+            self.survey_in_turn();
+        }
         let names: Vec<Name> = self.streams.keys().cloned().collect();
         let (with_server, others) = names.split_at(names.len().min(STREAMS_PER_TRIP));
         let mut pipe = Pipeline::with_capacity(3 * with_server.len() + 4);
@@ -164,6 +207,17 @@ impl StreamsReader {
         }
         self.streams.retain(|_, stream| stream.pinned || stream.missing < FORGET_AFTER_PASSES);
         Ok((reading, found.heartbeat_keys))
+    }
+
+    /// Chooses the groups whose survey takes a step although nothing suggests phantoms: those that waited longest.
+    fn survey_in_turn(&mut self) {
+        let surveys = self.streams.values_mut().flat_map(|stream| stream.surveys.values_mut());
+        let mut waiting: Vec<&mut GroupSurvey> = surveys.filter(|survey| !survey.due).collect();
+        waiting.sort_by_key(|survey| survey.stepped);
+        let some = waiting.len().div_ceil(SURVEY_ONE_OF);
+        for survey in waiting.into_iter().take(some) {
+            survey.due = true;
+        }
     }
 
     async fn capabilities(&mut self, redis: &mut MultiplexedConnection) -> Result<Capabilities, SourceTrouble> {
@@ -213,22 +267,38 @@ impl StreamsReader {
         mut answers: impl Iterator<Item = Answer>,
         reading: &mut StreamsReading,
     ) -> Result<(), SourceTrouble> {
-        let mut second = SecondTrip::default();
+        let mut second = SecondTrip { pass: self.passes, ..SecondTrip::default() };
         for name in names {
-            let seen = &self.streams.entry(name.clone()).or_default().groups;
+            let Stream { groups: seen, surveys, .. } = self.streams.entry(name.clone()).or_default();
             let (length, groups) = (answers.next(), answers.next());
             let mut consumers: BTreeMap<Name, Option<Arc<[GroupConsumer]>>> = seen
                 .iter()
                 .map(|(group, seen)| (group.clone(), read_consumers(answers.next(), &seen.consumers)))
                 .collect();
-            let facts =
-                read_stream(length, groups).map(|(facts, lags)| second.plan(name, facts, &lags, &mut consumers, seen));
+            let facts = read_stream(length, groups).map(|(facts, lags)| {
+                second.survey(name, &facts, &lags, surveys);
+                second.plan(name, facts, &lags, &mut consumers, seen)
+            });
             reading.streams.insert(name.clone(), StreamReading { facts });
         }
-        second.make(redis, &mut reading.streams).await?;
+        let steps = second.make(redis, &mut reading.streams).await?;
+        for (name, group, figures, step) in steps {
+            let survey = self.streams.get_mut(&name).and_then(|stream| stream.surveys.get_mut(&group));
+            let Some(survey) = survey else { continue };
+            (survey.due, survey.stepped) = (false, Some(self.passes));
+            match step {
+                Some(step) => survey.survey.take(&figures, step),
+                None => survey.rests_until = self.passes + SURVEY_RESTS,
+            }
+        }
         for name in names {
-            let facts = reading.streams.get(name).and_then(|stream| stream.facts.as_ref().ok());
+            let facts = reading.streams.get_mut(name).and_then(|stream| stream.facts.as_mut().ok());
             if let (Some(stream), Some(facts)) = (self.streams.get_mut(name), facts) {
+                for group in &mut facts.groups {
+                    if let Some(survey) = stream.surveys.get(&group.name) {
+                        count_phantoms(group, facts.length, &survey.survey);
+                    }
+                }
                 stream.remember(facts);
             }
         }
@@ -239,6 +309,8 @@ impl StreamsReader {
 /// What only the first trip's answers show to be needed.
 #[derive(Default)]
 struct SecondTrip {
+    /// The pass that it belongs to.
+    pass: u64,
     pipe: Pipeline,
     questions: Vec<Question>,
 }
@@ -256,9 +328,40 @@ enum Asks {
     OldestUndelivered,
     /// Entries on either side of its position, in two commands.
     Counts,
+    /// A step of the survey for phantom pending.
+    Phantoms(Name, Figures),
 }
 
 impl SecondTrip {
+    /// Asks for a survey step where phantoms are suspected, or where it is due.
+    fn survey(
+        &mut self,
+        name: &Name,
+        facts: &StreamFacts,
+        reported: &[Option<u64>],
+        surveys: &mut BTreeMap<Name, GroupSurvey>,
+    ) {
+        for (n, (group, lag)) in facts.groups.iter().zip(reported).enumerate().filter(|(_, (g, _))| g.pending > 0) {
+            let figures = figures(facts.length, group, lag.filter(|lag| *lag <= facts.length));
+            if !surveys.contains_key(&group.name) {
+                surveys.insert(
+                    group.name.clone(),
+                    GroupSurvey { due: self.questions.len() < NEW_SURVEYS, ..GroupSurvey::default() },
+                );
+            }
+            let Some(survey) = surveys.get_mut(&group.name) else { continue };
+            if !survey.survey.may_find(&figures) {
+                survey.due = false;
+            } else if self.pass >= survey.rests_until && (survey.due || survey.survey.suspects(&figures)) {
+                self.pipe.cmd("EVAL").arg(COUNT_PHANTOMS).arg(1).arg(name.as_bytes()).arg(group.name.as_bytes());
+                self.pipe.arg(survey.survey.next().unwrap_or("-"));
+                self.pipe.arg(SURVEY_IDS).arg(SURVEY_ENTRIES).arg(SURVEY_BYTES);
+                let asks = Asks::Phantoms(group.name.clone(), figures);
+                self.questions.push(Question { stream: name.clone(), group: n, asks });
+            }
+        }
+    }
+
     fn plan(
         &mut self,
         name: &Name,
@@ -306,14 +409,20 @@ impl SecondTrip {
         mut self,
         redis: &mut MultiplexedConnection,
         streams: &mut BTreeMap<Name, StreamReading>,
-    ) -> Result<(), SourceTrouble> {
+    ) -> Result<Vec<(Name, Name, Figures, Option<Step>)>, SourceTrouble> {
+        let mut steps = Vec::new();
         let mut answers = send(redis, &mut self.pipe).await?.into_iter();
         for question in self.questions {
+            if let Asks::Phantoms(group, figures) = question.asks {
+                steps.push((question.stream, group, figures, read_step(answers.next())));
+                continue;
+            }
             let facts = streams.get_mut(&question.stream).and_then(|stream| stream.facts.as_mut().ok());
             let Some(facts) = facts else { continue };
             let length = facts.length;
             let Some(group) = facts.groups.get_mut(question.group) else { continue };
             match question.asks {
+                Asks::Phantoms(..) => {}
                 Asks::Consumers => group.consumers = read_consumers(answers.next(), &[]),
                 Asks::OldestUndelivered => group.oldest_undelivered_ms = oldest(answers.next().as_ref()),
                 Asks::Counts => {
@@ -328,7 +437,46 @@ impl SecondTrip {
                 }
             }
         }
-        Ok(())
+        Ok(steps)
+    }
+}
+
+fn read_step(answer: Option<Answer>) -> Option<Step> {
+    let value = answer?.ok()?;
+    let mut items = Reply::of(&value).items();
+    let next = items.next()?.text()?.into_owned();
+    let mut step = Step { next: Some(next).filter(|id| !id.is_empty()), ..Step::default() };
+    step.lower_bound = items.next()?.number()?;
+    while let (Some(consumer), Some(count)) =
+        (items.next().and_then(Reply::bytes), items.next().and_then(Reply::number))
+    {
+        step.found.insert(Name::from(consumer), count);
+    }
+    Some(step)
+}
+
+fn figures(length: u64, group: &GroupReading, lag: Option<u64>) -> Figures {
+    Figures {
+        length,
+        lag,
+        pending: group.pending,
+        entries_read: group.entries_read,
+        last_delivered_id: group.last_delivered_id.clone(),
+    }
+}
+
+/// Notes what the survey knows in the group and its consumers.
+fn count_phantoms(group: &mut GroupReading, length: u64, survey: &Survey) {
+    let lag = if let Lag::Reported(lag) = group.lag { Some(lag) } else { None };
+    let phantoms = survey.phantoms(&figures(length, group, lag));
+    (group.phantom_pending, group.phantom_at_least) = (phantoms.total, phantoms.at_least);
+    if phantoms.total == 0 {
+        return;
+    }
+    for consumer in group.consumers.iter_mut().flat_map(|all| Arc::make_mut(all)) {
+        let all = phantoms.total == group.pending;
+        let known = phantoms.by_consumer.get(&consumer.name).copied().unwrap_or(0);
+        consumer.phantom_pending = if all { consumer.pending } else { known.min(consumer.pending) };
     }
 }
 
@@ -405,6 +553,8 @@ fn read_stream(length: Option<Answer>, groups: Option<Answer>) -> Result<(Stream
         facts.groups.push(GroupReading {
             name: Name::from(name),
             pending: pending.unwrap_or(0),
+            phantom_pending: 0,
+            phantom_at_least: false,
             lag: Lag::Unknown,
             entries_read,
             last_delivered_id: last_delivered_id.unwrap_or_default().into_owned(),
@@ -437,7 +587,7 @@ fn read_consumers(answer: Option<Answer>, before: &[GroupConsumer]) -> Option<Ar
         let (Some(name), Some(pending), Some(idle_ms)) = (name, pending, idle_ms) else { continue };
         let known = before.get(consumers.len()).map(|known| &known.name).filter(|known| known.as_bytes() == name);
         let name = known.map_or_else(|| Name::from(name), Name::clone);
-        consumers.push(GroupConsumer { name, pending, idle_ms, inactive_ms });
+        consumers.push(GroupConsumer { name, pending, phantom_pending: 0, idle_ms, inactive_ms });
     }
     Some(consumers.into())
 }

@@ -4,14 +4,14 @@ pub mod openapi;
 
 use std::time::Duration;
 
-use actix_web::http::header::LOCATION;
+use actix_web::http::header::{LOCATION, RETRY_AFTER};
 use actix_web::web::{Bytes, Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use self::openapi::{CleanedUp, Forgot, Passes, Retention, StaleConsumers, Trimmed};
+use self::openapi::{CleanedUp, Forgot, Passes, PhantomsAcknowledged, Retention, StaleConsumers, Trimmed};
 use super::Front;
 use super::access::{Caller, audited};
 use super::alerts::is_form;
@@ -21,6 +21,7 @@ use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{CleanUp, ForgetWorker};
 use crate::contract::Name;
 use crate::fleet::cleanup::{Outcome, Plan, Preview, Removable, StreamOutcome, StreamPreview};
+use crate::fleet::snapshot::Snapshot;
 use crate::pages::admin::AdminPage;
 use crate::pages::link::About;
 use crate::postgres::janitor;
@@ -50,12 +51,19 @@ pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Pr
 
 /// What a pass would do now, or why there would be none.
 async fn preview(front: &Front) -> Result<Preview, String> {
-    let plan = Plan::from(front.newest.load_full().as_deref()).map_err(|why| why.to_string())?;
+    let snapshot = front.newest.load_full();
+    let plan = Plan::from(snapshot.as_deref()).map_err(|why| why.to_string())?;
+    let phantoms = |snapshot: &Snapshot| {
+        let cleaned = snapshot.streams.iter().filter(|(name, _)| front.may_clean.contains(name));
+        cleaned.filter_map(|(_, stream)| stream.phantom_pending).sum()
+    };
     let streams: Vec<Name> = plan.streams.iter().filter(|name| front.may_clean.contains(name)).cloned().collect();
     let mut preview = Preview {
         streams_not_looked_at: streams.len().saturating_sub(LOOKED_AT),
         consumers: plan.stale_consumers(),
         consumers_left: plan.consumers_left,
+        phantoms: snapshot.as_deref().map_or(0, phantoms),
+        settling_sec: plan.settling_sec,
         counted_to: u64::from(ROWS_COUNTED),
         ..Preview::default()
     };
@@ -96,13 +104,18 @@ pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -
         let asked = janitor.send(CleanUp { asked_by }).await;
         let outcome = asked.map_err(|error| Problem::Unavailable(error.to_string()))?.map_err(Problem::Unavailable)?;
         let last = io.run(Duration::from_secs(1), REDIS_LATE, async move { sweeps::last_runs(&redis).await });
-        Ok((json!(answer(outcome, last.await.unwrap_or_default())), ()))
+        let retry_after = outcome.retry_after_sec;
+        Ok((json!(answer(outcome, last.await.unwrap_or_default())), retry_after))
     };
-    let (answer, ()) = audited(&front, &caller, "clean up", json!({}), work).await?;
+    let (answer, retry_after) = audited(&front, &caller, "clean up", json!({}), work).await?;
     if is_form(&request) || is_page(&request) {
         return Ok(to_page(&front));
     }
-    Ok(HttpResponse::Ok().json(answer))
+    let mut response = HttpResponse::Ok();
+    if let Some(seconds) = retry_after {
+        response.insert_header((RETRY_AFTER, seconds));
+    }
+    Ok(response.json(answer))
 }
 
 /// The answer as the older monitor gave it, with everything else that is known beside it.
@@ -121,6 +134,11 @@ fn answer(outcome: Outcome, last: LastRuns) -> CleanedUp {
         callbacks_deleted: queries.callbacks_deleted,
         abandoned_queries,
         stale_consumers: StaleConsumers { deleted: outcome.consumers_removed(), by_stream: outcome.consumers.clone() },
+        phantom_pending: PhantomsAcknowledged {
+            acknowledged: outcome.phantoms_cleared(),
+            kept: outcome.phantoms_kept,
+            by_stream: outcome.phantoms.clone(),
+        },
         history_retention: retention(None, last.history),
         query_retention: retention(outcome.query_retention, last.queries),
         details: outcome,

@@ -10,6 +10,9 @@ use serde_json::json;
 use super::request_id;
 use crate::fleet::reading::SourceTrouble;
 
+/// After how long an unavailable data source is worth another request, seconds.
+pub const RETRY_AFTER_SEC: u64 = 5;
+
 /// What went wrong with a request.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Problem {
@@ -176,6 +179,7 @@ impl ResponseError for Problem {
                 answer.insert_header((WWW_AUTHENTICATE, *challenge))
             }
             Self::TooMany { wait } => answer.insert_header((RETRY_AFTER, *wait)),
+            Self::Unavailable(_) => answer.insert_header((RETRY_AFTER, RETRY_AFTER_SEC)),
             _ => &mut answer,
         };
         answer.content_type("application/problem+json").body(json!(body).to_string())

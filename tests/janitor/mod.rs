@@ -4,6 +4,7 @@
 mod fire;
 mod model;
 mod passes;
+mod phantoms;
 mod queries;
 mod scripts;
 mod size;

@@ -162,8 +162,6 @@ async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
     let now: Vec<String> = ask(&mut ground.redis.clone(), &["TIME"]).await;
     let _: Answer = ask(&mut ground.redis.clone(), &["SET", "monitor:janitor:last_pass", &now[0]]).await;
     let monitor = ground.monitor(&[]).await;
-    let (status, refused) = post(&monitor, "/api/admin/cleanup").await;
-    assert_eq!(status, 503, "nothing is done before Redis is believed: {refused}");
     monitor.takes_orders().await;
     assert_eq!(ground.length().await, 300);
     monitor.until("Redis is believed", LATER, |s| s["redis"]["source"]["status"] == "ok").await;
@@ -203,6 +201,115 @@ async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
         client.post(monitor.url("/api/admin/cleanup")).header("content-type", "application/x-www-form-urlencoded");
     let answer = form.send().await.unwrap();
     assert_eq!((answer.status().as_u16(), answer.headers()["location"].to_str().unwrap()), (303, "/admin"));
+}
+
+#[tokio::test]
+async fn a_cleanup_in_the_first_seconds_does_what_is_safe_and_says_what_it_skipped_and_when_to_ask_again() {
+    let ground = Ground::new().await;
+    let mut redis = ground.redis.clone();
+    let now: Vec<String> = ask(&mut redis, &["TIME"]).await;
+    let _: Answer = ask(&mut redis, &["SET", "monitor:janitor:last_pass", &now[0]]).await;
+    // A consumer that is stale, as far as Redis knows.
+    let _: Answer = ask(&mut redis, &["XGROUP", "CREATECONSUMER", "a", "consumer", "stale"]).await;
+    let monitor = ground.monitor(&[]).await;
+    let client = reqwest::Client::new();
+    let (mut trimmed, mut abandoned) = (0, 0);
+    let partial = eventually("what is safe is done", LATER, || {
+        let asking = client.post(monitor.url("/api/admin/cleanup")).send();
+        async {
+            let answer = asking.await.unwrap();
+            let status = answer.status().as_u16();
+            let retry_after: Option<u64> =
+                answer.headers().get("retry-after").map(|seconds| seconds.to_str().unwrap().parse().unwrap());
+            let body = answer.text().await.unwrap();
+            for raw in ["relation", "does not exist", "column", "monitor_janitor", "monitor_audit"] {
+                assert!(!body.contains(raw), "the database's own words: {body}");
+            }
+            assert!(matches!(status, 200 | 503), "{status}: {body}");
+            assert!((1..=15).contains(&retry_after.unwrap()), "{retry_after:?}: {body}");
+            Ok::<_, String>((status, body))
+        }
+    });
+    let (mut status, mut body) = partial.await;
+    let began = std::time::Instant::now();
+    while trimmed < 250 || abandoned < 2 {
+        assert!(began.elapsed() < LATER, "{status}: {body}");
+        if status == 200 {
+            let answer: Value = serde_json::from_str(&body).unwrap();
+            let streams = answer["streams"].as_array().unwrap();
+            trimmed += streams.iter().map(|stream| stream["trimmed"].as_u64().unwrap()).sum::<u64>();
+            abandoned += answer["abandoned_queries"].as_array().unwrap().len();
+            let left_out = answer["details"]["left_out"].to_string();
+            assert!(left_out.contains("stale consumers"), "{answer}");
+            assert!(answer["details"]["retry_after_sec"].as_u64().unwrap() >= 1, "{answer}");
+            assert_eq!(answer["stale_consumers"]["deleted"], 0);
+        }
+        if trimmed < 250 || abandoned < 2 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let answer = client.post(monitor.url("/api/admin/cleanup")).send().await.unwrap();
+            assert!(answer.headers().contains_key("retry-after"), "{:?}", answer.headers());
+            status = answer.status().as_u16();
+            body = answer.text().await.unwrap();
+            assert!(!body.contains("relation") && !body.contains("does not exist"), "{body}");
+        }
+    }
+    assert_eq!(monitor.snapshot().await["redis"]["source"]["status"], "settling", "all of it was in the first seconds");
+    assert_eq!((trimmed, abandoned, ground.length().await), (250, 2, 50));
+    monitor.until("Redis is read for long enough", LATER, |s| s["redis"]["source"]["status"] == "ok").await;
+    let answer = client.post(monitor.url("/api/admin/cleanup")).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().contains_key("retry-after")), (200, false));
+    let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+    assert_eq!(answer["details"]["left_out"], serde_json::json!([]), "{answer}");
+}
+
+#[tokio::test]
+async fn no_route_or_page_shows_the_words_of_a_database_whose_tables_are_missing() {
+    let (server, database) = (TestRedis::start(), TestDatabase::create());
+    let (redis, url) = (server.url(), database.url());
+    let monitor = Monitor::start(&[("REDIS_URL", &redis), ("DATABASE_URL", &url)]).await;
+    monitor.takes_orders().await;
+    let sql = database.connect().await;
+    // As during an upgrade by another instance: half of the tables are not there.
+    let tables = sql.query("SELECT tablename::text FROM pg_tables WHERE tablename LIKE 'monitor%'", &[]).await.unwrap();
+    assert!(tables.len() > 5);
+    for table in tables {
+        let name: String = table.get(0);
+        sql.batch_execute(&format!("ALTER TABLE {name} RENAME TO away_{name}")).await.unwrap();
+    }
+    let (_, document) = monitor.get("/api/openapi.json").await;
+    let document: Value = serde_json::from_str(&document).unwrap();
+    let mut paths: Vec<String> = document["paths"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(path, verbs)| !path.contains('{') && verbs.get("get").is_some())
+        .map(|(path, _)| path.clone())
+        .collect();
+    for page in ["/", "/history", "/admin", "/alerts", "/admin/audit", "/admin/recycle-bin", "/admin/dead-consumers"] {
+        paths.push(page.to_owned());
+    }
+    for path in ["/api/historical/metrics?metric=xlen:a", "/api/historical/metrics_by_prefix?prefix=xlen:"] {
+        paths.push(path.to_owned());
+    }
+    let mut unavailable = 0;
+    for path in paths.iter().filter(|path| !path.ends_with("/ws")) {
+        let answer = reqwest::get(monitor.url(path)).await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let body = answer.text().await.unwrap();
+        for words in ["Postgres answers with an error", "relation \"", "relation &quot;", "relation \\\""] {
+            assert!(!body.contains(words), "{path}: {status}, {words}");
+        }
+        if status == 503 {
+            unavailable += 1;
+            assert!(headers.contains_key("retry-after"), "{path}");
+        }
+    }
+    assert!(unavailable >= 5, "{unavailable} of {paths:?}");
+    for path in ["/api/admin/cleanup", "/api/admin/forget_worker?name=a", "/api/admin/reclaim_dead_consumers"] {
+        let (status, answer) = post(&monitor, path).await;
+        assert_eq!(status, 503, "{path}: {answer}");
+        assert!(!answer.to_string().contains("does not exist"), "{path}: {answer}");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ mod event_spool;
 mod fleet;
 mod history_page;
 mod many_keys;
+mod older_front_end;
+mod phantoms;
 mod read_ahead;
 mod requests;
 mod source_faults;

@@ -23,10 +23,15 @@ fn reader() -> StreamsReader {
 async fn facts(reader: &mut StreamsReader, redis: &mut MultiplexedConnection) -> StreamFacts {
     let (mut reading, _) = reader.read(redis).await.unwrap();
     let mut facts = reading.streams.remove(&Name::from("s")).unwrap().facts.unwrap();
+    // Counted in steps of its own, see `phantoms`.
+    for group in &mut facts.groups {
+        (group.phantom_pending, group.phantom_at_least) = (0, false);
+    }
     let lists = facts.groups.iter_mut().filter_map(|group| group.consumers.as_mut());
     for consumer in lists.flat_map(std::sync::Arc::make_mut) {
         consumer.idle_ms = 0;
         consumer.inactive_ms = None;
+        consumer.phantom_pending = 0;
     }
     facts
 }

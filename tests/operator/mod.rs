@@ -4,6 +4,7 @@
 mod back;
 mod changed;
 mod pages;
+mod phantoms;
 mod size;
 
 use std::time::Duration;

@@ -28,6 +28,8 @@ pub(in crate::pages) struct StreamFrame {
     stale: Option<Sentence>,
     /// What is to be known first.
     note: Option<String>,
+    /// What there is to know of phantom pending.
+    phantoms: Option<String>,
     error: Option<Label>,
     /// The page of the workers that read it.
     workers: Option<String>,
@@ -92,7 +94,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         cells.extend([
             (slot('s'), known.map_or_else(Cell::missing, |c| Cell::Since(c.state_since))),
             (slot('t'), known.and_then(|c| c.started_at).map_or_else(Cell::missing, Cell::Since)),
-            (slot('p'), Cell::count(Some(listed.pending))),
+            (slot('p'), queues::pending(Some(listed.pending), listed.phantom_pending, false)),
             (slot('i'), idle),
         ]);
         consumers.push(ConsumerRow {
@@ -114,6 +116,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         name: Label::of(name),
         stale: staleness(snapshot),
         note: note.map(str::to_owned),
+        phantoms: queues::phantom_note(status.phantom_pending, status.phantom_pending_at_least),
         error: status.error.as_deref().map(Label::from_text),
         workers: workers.map(|_| About::WorkerType.of(name)),
         messages: messages_of(name),

@@ -11,7 +11,7 @@ use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells};
 use crate::pages::figures::about;
 use crate::pages::link::About;
-use crate::pages::panels::cards;
+use crate::pages::panels::{cards, queues};
 use crate::pages::verdict::{self, Level};
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, Sentence};
@@ -25,6 +25,8 @@ pub(in crate::pages) struct WorkerTypeFrame {
     pill: &'static str,
     shape: &'static str,
     sentence: Sentence,
+    /// What there is to know of phantom pending.
+    phantoms: Option<String>,
     /// The page of the stream it reads.
     stream: Option<String>,
     consumers: Vec<ConsumerRow>,
@@ -47,7 +49,8 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let status = snapshot.workers.get(name)?;
     let verdict = verdict::of(status, snapshot.streams.get(name), snapshot.ts);
     let mut cells: Cells = cards::figures(status, None);
-    cells.push(("p".to_owned(), Cell::count(status.pending)));
+    let phantoms = status.phantom_pending.unwrap_or(0);
+    cells.push(("p".to_owned(), queues::pending(status.pending, phantoms, status.phantom_pending_at_least)));
     let mut all: Vec<&ConsumerStatus> = status.consumers.iter().collect();
     // Those in trouble first; the gone ones last.
     all.sort_by_key(|c| (c.state.is_gone(), Reverse(told(c.state).0.is_trouble()), &c.consumer));
@@ -62,7 +65,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
             (slot('t'), consumer.started_at.map_or_else(Cell::missing, Cell::Since)),
             (slot('f'), Cell::count(consumer.in_flight.map(u64::from))),
             (slot('l'), Cell::count(consumer.task_limit.map(u64::from))),
-            (slot('p'), Cell::count(consumer.pending)),
+            (slot('p'), queues::pending(consumer.pending, consumer.phantom_pending.unwrap_or(0), false)),
             (slot('i'), idle),
         ]);
         consumers.push(ConsumerRow {
@@ -81,6 +84,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         pill: verdict.pill,
         shape: verdict.shape,
         sentence: verdict.sentence,
+        phantoms: queues::phantom_note(status.phantom_pending, status.phantom_pending_at_least),
         stream: snapshot.streams.contains_key(name).then(|| About::Stream.of(name)),
         more_consumers: all.len().saturating_sub(consumers.len()),
         consumers,

@@ -7,7 +7,7 @@ use crate::fleet::snapshot::{GroupStatus, Snapshot, StreamStatus};
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells, Tone};
 use crate::pages::element_id;
-use crate::pages::figures::{about, rate};
+use crate::pages::figures::{about, exact, rate};
 use crate::pages::link::About;
 use crate::pages::view::{Frame, List};
 use crate::pages::wording::Label;
@@ -92,7 +92,7 @@ pub(in crate::pages) fn figures(status: &StreamStatus, ts: f64) -> Cells {
     [
         ("l", Cell::count(status.xlen)),
         ("u", Cell::count_at_least(status.undelivered, status.undelivered_at_least)),
-        ("p", Cell::count(status.pending)),
+        ("p", pending(status.pending, status.phantom_pending.unwrap_or(0), status.phantom_pending_at_least)),
         ("o", oldest(status.oldest_waiting_sec, status.undelivered, ts)),
         ("n", Cell::count(consumers)),
         ("d", drain(status)),
@@ -104,10 +104,35 @@ pub(in crate::pages) fn figures(status: &StreamStatus, ts: f64) -> Cells {
 pub(in crate::pages) fn group_figures(group: &GroupStatus, ts: f64, slot: impl Fn(char) -> String) -> Cells {
     vec![
         (slot('u'), Cell::count_at_least(group.lag.value(), group.lag.is_lower_bound())),
-        (slot('p'), Cell::count(Some(group.pending))),
+        (slot('p'), pending(Some(group.pending), group.phantom_pending, group.phantom_pending_at_least)),
         (slot('o'), oldest(group.oldest_waiting_sec, group.lag.value(), ts)),
         (slot('n'), Cell::count(group.consumer_count.map(|count| count as u64))),
     ]
+}
+
+/// Pending IDs; how many of them are phantoms is in the title.
+pub(in crate::pages) fn pending(pending: Option<u64>, phantoms: u64, at_least: bool) -> Cell {
+    let cell = Cell::count(pending);
+    let Some(n) = pending.filter(|_| phantoms > 0) else { return cell };
+    let least = if at_least { "≥ " } else { "" };
+    let words = format!("{}, of these {least}{} without an entry in the stream", exact(n), exact(phantoms));
+    #[expect(clippy::cast_precision_loss, reason = "a count far below 2^53")]
+    let value = n as f64;
+    cell.titled(words).toned(Tone::Warning).valued(value)
+}
+
+/// What phantom pending is and what becomes of it; `None` when there is none.
+pub(in crate::pages) fn phantom_note(phantoms: Option<u64>, at_least: bool) -> Option<String> {
+    let n = phantoms.filter(|n| *n > 0)?;
+    let least = if at_least { "≥ " } else { "" };
+    Some(format!(
+        "Phantom pending: {least}{} no entry in the stream, because it was deleted or trimmed while it was pending. No \
+         worker can run them, so they do not count as backlog. The next cleanup acknowledges them.",
+        match n {
+            1 => "1 pending ID has".to_owned(),
+            n => format!("{} pending IDs have", exact(n)),
+        }
+    ))
 }
 
 /// Since when the oldest undelivered entry has been waiting.

@@ -51,12 +51,9 @@ if state == 'pending' then
   end
   for at, row in ipairs(rows) do
     if row[3] >= least_idle then
-      local body
-      if shown > 0 or searches then
-        local found = redis.call('XRANGE', stream, row[1], row[1])[1]
-        body = found and found[2]
-      end
-      look(row[1], body, row[2], row[3], row[4])
+      -- Also where no payload is shown: that the entry is gone is worth knowing.
+      local found = redis.call('XRANGE', stream, row[1], row[1])[1]
+      look(row[1], found and found[2], row[2], row[3], row[4])
     else
       looked, last = looked + 1, row[1]
       full = looked >= most

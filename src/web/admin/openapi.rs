@@ -20,6 +20,8 @@ pub(super) struct CleanedUp {
     pub(super) abandoned_queries: Vec<AbandonedQuery>,
     /// Consumers deleted.
     pub(super) stale_consumers: StaleConsumers,
+    /// Phantom pending IDs that were acknowledged.
+    pub(super) phantom_pending: PhantomsAcknowledged,
     /// Old history: it is swept once a day by itself, never by a pass.
     pub(super) history_retention: Retention,
     /// Final queries that are old: deleted by a pass, once a day.
@@ -47,6 +49,18 @@ pub(super) struct StaleConsumers {
     /// How many.
     pub(super) deleted: u64,
     /// The same by stream; streams without any are not in it.
+    pub(super) by_stream: BTreeMap<String, u64>,
+}
+
+/// Pending IDs whose entry is no longer in the stream.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "PhantomPendingAcknowledged")]
+pub(super) struct PhantomsAcknowledged {
+    /// How many were acknowledged.
+    pub(super) acknowledged: u64,
+    /// How many were kept, since a worker may be at work on them.
+    pub(super) kept: u64,
+    /// The acknowledged ones by stream; streams without any are not in it.
     pub(super) by_stream: BTreeMap<String, u64>,
 }
 
@@ -89,11 +103,13 @@ pub fn cleanup() -> Operation {
     Operation::new(
         Group::Admin,
         "Clean up now",
-        "A pass of the janitor, as it makes one every five minutes: finished entries, consumers that are long gone, \
-         callbacks and queries that nothing will finish. Nothing that somebody still needs is touched.",
+        "A pass of the janitor, as it makes one every five minutes: phantom pending IDs, finished entries, consumers that \
+         are long gone, callbacks and queries that nothing will finish. Nothing that somebody still needs is touched. \
+         During the first seconds after a start, parts that depend on absent heartbeats or on Postgres are skipped: \
+         `details.left_out` says which and why, and the header `Retry-After` when to ask again.",
     )
     .answers::<CleanedUp>("What the pass came to.")
-    .unavailable("There is no pass now: Redis is not believed, or another monitor makes one.")
+    .unavailable("There is no pass now: Redis or Postgres cannot be read, or another monitor makes one. `Retry-After` says when to ask again.")
 }
 
 /// `GET /api/admin/passes`.

@@ -19,7 +19,7 @@ pub(super) struct Fired {
 
 /// An alert that fired.
 #[derive(Serialize, JsonSchema)]
-pub(super) struct FiredAlert {
+pub(in crate::web) struct FiredAlert {
     /// When it fired, Unix seconds.
     pub(super) ts: f64,
     /// The alert's key: the rule, with the stream or worker type where there are many.

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::fleet::snapshot::Snapshot;
+use crate::web::alerts::openapi::FiredAlert;
 use crate::web::openapi::operation::{Group, Operation};
 
 /// This process answers.
@@ -20,7 +21,17 @@ struct SnapshotMessage {
     #[schemars(extend("const" = "snapshot"))]
     r#type: String,
     /// The snapshot.
-    data: Snapshot,
+    data: SentSnapshot,
+}
+
+/// A snapshot as the websocket sends it.
+#[derive(Serialize, JsonSchema)]
+struct SentSnapshot {
+    #[serde(flatten)]
+    snapshot: Snapshot,
+    /// Alerts that fired since the snapshot before; absent when none did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new_alerts: Option<Vec<FiredAlert>>,
 }
 
 /// `GET /api/snapshot`.

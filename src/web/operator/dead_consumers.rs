@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::given::Given;
 use super::messages::action;
-use super::openapi::{DeadConsumerTold, DeadConsumers, DeadPreview, InStream, MessageTold, Reclaimed};
+use super::openapi::{DeadConsumerTold, DeadConsumers, DeadPreview, MessageTold, Reclaimed};
 use super::{LOOK_WITHIN, carry_out, keep, may};
 use crate::actors::io::REDIS_LATE;
 use crate::contract::Name;
-use crate::fleet::message::{Action, DeadConsumer, DeadFound, Message};
+use crate::fleet::message::{Action, Applied, AppliedToStream, DeadConsumer, DeadFound, Message};
 use crate::fleet::snapshot::SourceStatus;
 use crate::operator::find;
 use crate::pages::operator::{PreviewPage, dead_consumers_page};
@@ -68,6 +68,7 @@ fn told(found: &DeadFound, min_idle_seconds: u64) -> DeadConsumers {
         consumer: dead.name.clone(),
         pending: dead.pending,
         stuck: dead.stuck,
+        phantom_pending: dead.phantoms,
         idle_ms: dead.idle_ms,
         oldest_idle_ms: dead.oldest_ms,
         first: dead.first.as_ref().map(MessageTold::from),
@@ -127,60 +128,92 @@ pub async fn reclaim(request: HttpRequest, front: Data<Front>, caller: Caller) -
     };
     if dry_run {
         let found = look(&front, min_idle_seconds, Action::Drop, "").await?;
-        let mut by_stream: BTreeMap<Name, (u64, u64)> = BTreeMap::new();
+        let mut reclaimed = Reclaimed::new(true, min_idle_seconds);
         for dead in &found.consumers {
-            let counts = by_stream.entry(dead.stream.clone()).or_default();
-            *counts = (counts.0 + dead.stuck, counts.1 + u64::from(dead.stuck == dead.pending));
+            let remains = dead.pending > dead.stuck;
+            let of_stream = AppliedToStream {
+                done: dead.stuck.saturating_sub(dead.phantoms),
+                phantoms: dead.phantoms,
+                consumers: u64::from(!remains),
+            };
+            reclaimed.add(&dead.stream, of_stream);
+            if remains {
+                *reclaimed.consumers_kept.entry("busy".to_owned()).or_default() += 1;
+            }
         }
-        return Ok(HttpResponse::Ok().json(answer(true, min_idle_seconds, &by_stream, Vec::new())));
+        reclaimed.complete = found.complete;
+        return Ok(HttpResponse::Ok().json(reclaimed));
     }
     may(&caller, Action::Drop)?;
     let (asked, who) = (Data::clone(&front), caller.name.clone());
     let work = async move {
-        let (mut by_stream, mut batches) = (BTreeMap::<Name, (u64, u64)>::new(), Vec::new());
+        let mut reclaimed = Reclaimed::new(false, min_idle_seconds);
         for _ in 0..MOST_LOOKS {
             let found = look(&asked, min_idle_seconds, Action::Drop, "reclaim_dead_consumers").await?;
+            reclaimed.complete = found.complete;
             if found.chosen.is_empty() {
                 break;
             }
             let applied = carry_out(&asked, &found.chosen, &who).await?;
-            for (stream, (messages, consumers)) in &applied.by_stream {
-                let counts = by_stream.entry(stream.clone()).or_default();
-                *counts = (counts.0 + messages, counts.1 + consumers);
+            for (stream, of_stream) in &applied.by_stream {
+                reclaimed.add(stream, *of_stream);
             }
+            reclaimed.explain(&applied);
             if let Some(why) = applied.ended_early {
                 return Err(Problem::Unavailable(why));
             }
             if applied.done > 0 {
-                batches.extend(applied.batch);
+                reclaimed.batches.extend(applied.batch);
             }
-            if found.complete || applied.done == 0 {
+            if found.complete || applied.done + applied.vanished == 0 {
                 break;
             }
         }
-        Ok((json!(answer(false, min_idle_seconds, &by_stream, batches)), ()))
+        Ok((json!(reclaimed), ()))
     };
     let parameters = json!({"min_idle_seconds": min_idle_seconds});
     let (answer, ()) = audited(&front, &caller, "reclaim dead consumers", parameters, work).await?;
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// The contract's answer, with the batches of the recycle bin beside it.
-fn answer(
-    dry_run: bool,
-    min_idle_seconds: u64,
-    by_stream: &BTreeMap<Name, (u64, u64)>,
-    batches: Vec<String>,
-) -> Reclaimed {
-    let of = |(stream, (messages, consumers)): (&Name, &(u64, u64))| {
-        (stream.clone(), InStream { messages: *messages, consumers: *consumers })
-    };
-    Reclaimed {
-        dry_run,
-        min_idle_seconds,
-        dropped_messages: by_stream.values().map(|(messages, _)| messages).sum(),
-        consumers_removed: by_stream.values().map(|(_, consumers)| consumers).sum(),
-        by_stream: by_stream.iter().map(of).collect(),
-        batches,
+impl Reclaimed {
+    fn new(dry_run: bool, min_idle_seconds: u64) -> Self {
+        Self {
+            dry_run,
+            min_idle_seconds,
+            dropped_messages: 0,
+            phantom_pending: 0,
+            consumers_removed: 0,
+            by_stream: BTreeMap::new(),
+            not_dropped: BTreeMap::new(),
+            refused: None,
+            consumers_kept: BTreeMap::new(),
+            complete: true,
+            batches: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, stream: &Name, more: AppliedToStream) {
+        self.dropped_messages += more.done;
+        self.phantom_pending += more.phantoms;
+        self.consumers_removed += more.consumers;
+        let of_stream = self.by_stream.entry(stream.clone()).or_default();
+        of_stream.messages += more.done;
+        of_stream.phantom_pending += more.phantoms;
+        of_stream.consumers += more.consumers;
+    }
+
+    /// Notes why what was found was not dropped or removed.
+    fn explain(&mut self, applied: &Applied) {
+        for (why, n) in &applied.left_alone {
+            *self.not_dropped.entry((*why).to_owned()).or_default() += n;
+        }
+        for (why, n) in &applied.consumers_kept {
+            *self.consumers_kept.entry((*why).to_owned()).or_default() += n;
+        }
+        if let Some((n, error)) = applied.refused.clone() {
+            let so_far = self.refused.as_ref().map_or(0, |refused| refused.messages);
+            self.refused = Some((so_far + n, error).into());
+        }
     }
 }

@@ -198,6 +198,8 @@ pub(super) struct DeadConsumerTold {
     pub(super) pending: u64,
     /// Those of them that are idle for long enough, as far as was looked.
     pub(super) stuck: u64,
+    /// Those of the stuck whose entry is no longer in the stream: they are acknowledged, there is nothing to drop.
+    pub(super) phantom_pending: u64,
     /// Milliseconds since it asked for anything.
     pub(super) idle_ms: u64,
     /// Milliseconds since the longest idle of the stuck was delivered.
@@ -229,20 +231,34 @@ pub(super) struct Reclaimed {
     pub(super) min_idle_seconds: u64,
     /// Messages dropped.
     pub(super) dropped_messages: u64,
+    /// Pending IDs acknowledged whose entry was no longer in the stream: there was nothing to drop.
+    pub(super) phantom_pending: u64,
     /// Consumers removed.
     pub(super) consumers_removed: u64,
     /// The same by stream.
     pub(super) by_stream: BTreeMap<Name, InStream>,
+    /// Messages that were found and not dropped, by reason.
+    #[schemars(transform = name_reasons)]
+    pub(super) not_dropped: BTreeMap<String, u64>,
+    /// Messages that Redis refused to drop.
+    pub(super) refused: Option<RefusedTold>,
+    /// Consumers that were found and not removed, by reason: `alive` (a heartbeat again), `busy` (it has pending
+    /// messages left), `gone` (somebody else removed it).
+    pub(super) consumers_kept: BTreeMap<String, u64>,
+    /// Nothing was left out; `false`: there is more than one request looks at.
+    pub(super) complete: bool,
     /// The batches in the recycle bin.
     pub(super) batches: Vec<String>,
 }
 
 /// What was dropped and removed of one stream.
-#[derive(Serialize, JsonSchema)]
+#[derive(Default, Serialize, JsonSchema)]
 #[schemars(rename = "ReclaimedInStream")]
 pub(super) struct InStream {
     /// Messages dropped.
     pub(super) messages: u64,
+    /// Pending IDs acknowledged whose entry was no longer in the stream.
+    pub(super) phantom_pending: u64,
     /// Consumers removed.
     pub(super) consumers: u64,
 }
