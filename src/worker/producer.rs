@@ -21,11 +21,11 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most tasks of one script call, and most bytes of their fields unless a single task has more.
 const BATCH: usize = 128;
 const BATCH_BYTES: usize = 1 << 20;
-/// How long a full stream is left alone before it is measured again: at first, and at most.
+/// Pause before a full stream is tried again: the first one, and the longest.
 const FULL_FIRST: Duration = Duration::from_millis(10);
 const FULL_LAST: Duration = Duration::from_millis(500);
 
-/// Why a task was not added, or may not have been.
+/// Adding a task failed, or its outcome is unknown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProducerError {
     /// A setting cannot be used: which one, its value, what was expected.
@@ -89,7 +89,7 @@ impl ProducerError {
     }
 }
 
-/// Some of many tasks were added, and then one was not.
+/// Adding many tasks failed part way.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} tasks were added, then: {error}", added.len())]
 pub struct AddAllError {
@@ -307,7 +307,7 @@ impl Producer {
     ) -> Result<Vec<EntryId>, AddAllError> {
         let (mut added, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
         for task in tasks {
-            // What comes before an invalid task is added, as with any other failure.
+            // The tasks before an invalid one are added, as before any other failure.
             let invalid = check(stream, &task).err();
             let size: usize = task.fields().iter().map(|(field, value)| field.len() + value.len()).sum();
             if batch.len() >= BATCH || invalid.is_some() || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
@@ -382,7 +382,7 @@ fn lost_or_not(stream: &Name, failure: Failure) -> ProducerError {
     }
 }
 
-/// What Redis would refuse, or Lua could not hand on.
+/// Rejects tasks that Redis would refuse, or whose fields Lua cannot unpack.
 fn check(stream: &Name, task: &NewTask) -> Result<(), ProducerError> {
     let reason = match task.fields().len() {
         _ if stream.as_bytes().is_empty() => "the stream's name is empty".to_owned(),

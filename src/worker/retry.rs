@@ -60,8 +60,8 @@ impl Retry {
     }
 }
 
-/// Tries until it works, until it fails for good, or until it has failed for `patience`. What may have
-/// happened although no reply came is tried again only if it is `repeatable`.
+/// Repeats `attempt` until it succeeds, fails for good, or has failed for `patience`. An attempt whose reply
+/// was lost is repeated only if it is `repeatable`.
 pub(super) async fn persist<T, F: Future<Output = Result<T, Failure>>>(
     patience: Duration,
     doing: &str,

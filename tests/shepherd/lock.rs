@@ -267,7 +267,7 @@ async fn a_lock_that_stays_held_is_given_up_after_the_wait() {
 }
 
 #[tokio::test]
-async fn a_release_that_nobody_hears_is_found_by_the_next_poll() {
+async fn a_missed_release_is_found_by_the_next_poll() {
     let server = TestRedis::start();
     let options = LockOptions { poll: Duration::from_millis(500), ..LockOptions::default() };
     let shepherd = builder(server.url()).lock_options(options).connect().await.unwrap();

@@ -13,10 +13,10 @@ use crate::contract::task::new_task::addition_record;
 
 static ADD: Script = Script::new(include_str!("../scripts/add.lua"));
 
-/// Most fields of a task: Lua hands on no more than about 8,000 strings at a time.
+/// Most fields of a task: Lua unpacks about 8,000 strings at most.
 pub const MOST_FIELDS: usize = 3500;
 
-/// What holds for everything that is added in one call.
+/// Limits of one call.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// The stream never becomes longer than this.
@@ -49,7 +49,7 @@ pub enum Stopped {
 /// Adds `tasks` to the end of `stream` in one atomic script.
 ///
 /// # Errors
-/// When it is not known that anything was added, or known that nothing was.
+/// Nothing was added, or, if the failure is unanswered, that is unknown.
 pub async fn add(link: &SharedLink, stream: &Name, tasks: &[NewTask], limits: Limits) -> Result<Added, Failure> {
     let mut call = Call::default();
     call.key(stream.as_bytes());

@@ -58,11 +58,11 @@ enum State {
     Failed(LinkError),
 }
 
-/// An open connection, for one command at a time.
+/// An open connection.
 #[derive(Clone)]
 struct Open {
     connection: MultiplexedConnection,
-    /// The how manyth it is.
+    /// Tells it from later ones, so that closing it never closes its successor.
     number: u64,
 }
 
@@ -134,8 +134,8 @@ impl SharedLink {
         Err(Failure { error, unanswered })
     }
 
-    /// Closes the connection after an error that only this server has, such as one that became a
-    /// replica: the next connection may lead to another.
+    /// Closes the connection if the error is the server's alone, such as that of a replica: the next
+    /// connection may reach another server.
     pub(super) async fn close_if_of_server(&self, error: &LinkError) {
         if is_of_this_server(error) {
             *self.0.state.lock().await = State::Closed;
@@ -150,7 +150,7 @@ impl SharedLink {
         }
     }
 
-    /// A connection that works, as far as can be known without sending the command itself.
+    /// A connection that was used a moment ago or answers a ping.
     async fn open(&self) -> Result<Open, Failure> {
         let failed = self.0.failed.load(Ordering::Relaxed);
         let mut state = self.0.state.lock().await;
@@ -189,7 +189,7 @@ impl Open {
     }
 }
 
-/// What one server refuses and another behind the same address may do.
+/// Whether another server behind the same address may accept the command.
 fn is_of_this_server(error: &LinkError) -> bool {
     matches!(error.code(), "READONLY" | "MASTERDOWN" | "LOADING")
 }

@@ -32,8 +32,8 @@ pub struct QueryRow {
     pub callback_url: Option<String>,
 }
 
-/// Removes one callback, whose answer is merged or will never come. False when there was none: somebody
-/// removed it before, or its query is finished. Safe to repeat.
+/// Removes one callback, whose answer is merged or will never come. False when there was none: it was
+/// removed before, or its query is finished. Safe to repeat.
 ///
 /// # Errors
 /// Of the database; nothing is changed then.
@@ -56,7 +56,7 @@ pub async fn callbacks_outstanding(
     ids.map_err(|error| QueryRowsError::new(format!("read the callbacks of query {query_id}"), error))
 }
 
-/// The query that waits for a callback, and its trace; `None` when nobody waits for it any more.
+/// The query that waits for a callback, and its trace; `None` when no query waits for it.
 ///
 /// # Errors
 /// Of the database.

@@ -13,9 +13,9 @@ use super::ShepherdError;
 
 /// zstd's own default, which upstream uses too.
 const LEVEL: i32 = 3;
-/// Work on more bytes than this leaves the thread of the caller.
+/// Work on more bytes than this runs on a blocking thread.
 const INLINE: usize = 64 << 10;
-/// What is reserved on the word of a header alone.
+/// Most bytes that are allocated because a header says so.
 const RESERVED: u64 = 64 << 20;
 
 /// `body` as it is stored.
@@ -37,7 +37,7 @@ pub(super) async fn encode_json(id: &str, json: Vec<u8>, largest: u64) -> Result
     if json.len() as u64 > largest {
         return Err(too_large(id, largest));
     }
-    let (json, is_json) = elsewhere(json.len(), move || {
+    let (json, is_json) = offload(json.len(), move || {
         let is_json = serde_json::from_slice::<IgnoredAny>(&json).map(drop);
         (json, is_json)
     })
@@ -47,7 +47,7 @@ pub(super) async fn encode_json(id: &str, json: Vec<u8>, largest: u64) -> Result
 }
 
 async fn compress(id: &str, json: Vec<u8>, largest: u64) -> Result<Vec<u8>, ShepherdError> {
-    let compressed = elsewhere(json.len(), move || zstd::bulk::compress(&json, LEVEL)).await?;
+    let compressed = offload(json.len(), move || zstd::bulk::compress(&json, LEVEL)).await?;
     let blob = compressed.map_err(|e| malformed("store", id, format!("it cannot be compressed: {e}")))?;
     if blob.len() as u64 > super::LARGEST {
         return Err(too_large(id, largest));
@@ -66,13 +66,13 @@ pub(super) async fn decode<T: DeserializeOwned + Send + 'static>(
         let json = decompress(&name, &blob, largest)?;
         serde_json::from_slice(&json).map_err(|e| malformed("read", &name, unreadable(&e)))
     };
-    elsewhere(size, work).await?
+    offload(size, work).await?
 }
 
 /// The JSON text that is stored as `blob`.
 pub(super) async fn decode_json(id: &str, blob: Vec<u8>, largest: u64) -> Result<Vec<u8>, ShepherdError> {
     let (name, size) = (id.to_owned(), declared(&blob));
-    elsewhere(size, move || decompress(&name, &blob, largest)).await?
+    offload(size, move || decompress(&name, &blob, largest)).await?
 }
 
 /// How long the JSON is, according to the header of its frame.
@@ -113,8 +113,8 @@ fn malformed(verb: &str, id: &str, reason: String) -> ShepherdError {
     ShepherdError::Malformed { doing: format!("{verb} the body {id}"), reason }
 }
 
-/// Does what may take long where it holds nobody up.
-async fn elsewhere<T: Send + 'static>(
+/// Runs work on many bytes on a blocking thread.
+async fn offload<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ShepherdError> {
@@ -130,7 +130,7 @@ async fn elsewhere<T: Send + 'static>(
     }
 }
 
-/// Takes no more than so many bytes.
+/// A buffer that fails when it would exceed its limit.
 struct Bounded {
     bytes: Vec<u8>,
     left: u64,

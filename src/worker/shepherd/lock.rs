@@ -30,7 +30,7 @@ pub struct LockOptions {
     pub ttl: Duration,
     /// How long [`Shepherd::lock`] waits for a lock that others hold (60 s).
     pub wait: Duration,
-    /// How often it tries while no release is published (5 s): a holder that was killed publishes none.
+    /// Pause between two attempts while no release is published (5 s); a killed holder publishes none.
     pub poll: Duration,
 }
 
@@ -98,7 +98,7 @@ struct Held {
     locks: SharedLink,
     /// The lock may be held.
     possible: bool,
-    /// An attempt had no reply: Redis may carry it out any time.
+    /// An attempt had no reply: Redis may execute it at any time.
     unanswered: bool,
 }
 
@@ -146,8 +146,8 @@ impl Shepherd {
                         releases = None;
                     }
                 }
-                // Nobody hears of a release between the attempt and the subscription, so the next attempt
-                // follows at once.
+                // A release between the attempt and the subscription is missed, so the next attempt follows
+                // at once.
                 None => {
                     releases = Releases::of(&self.locks, response_id).await;
                     if releases.is_none() {
@@ -182,7 +182,7 @@ impl Shepherd {
     async fn attempt(&self, held: &mut Held, give_up: Instant) -> Result<Option<Instant>, ShepherdError> {
         let ttl = self.limits.lock.ttl;
         loop {
-            // A caller that goes away now leaves a lock behind that it knows nothing of.
+            // If this future is dropped now, the lock may be held.
             held.possible = true;
             let asked = Instant::now();
             match held.claim.acquire(&held.locks, ttl).await {
@@ -218,7 +218,7 @@ async fn renew(claim: Claim, locks: SharedLink, ttl: Duration, state: watch::Sen
     loop {
         sleep_until(next.min(certain)).await;
         let asked = Instant::now();
-        // A process that was stopped wakes up here, long after the end.
+        // A process that was stopped continues here, after the lock expired.
         if asked >= certain {
             break;
         }
@@ -301,7 +301,7 @@ impl ResponseLock {
         let give_up = Instant::now() + retry_for;
         loop {
             match self.held.claim.release(&self.held.locks).await {
-                // A release whose reply was lost is not there to be found.
+                // After a lost reply, the first attempt may have released it.
                 Ok(released) if released || (unanswered && !was_lost) => {
                     self.held.possible = false;
                     return Ok(());
