@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 use redis::aio::MultiplexedConnection;
-use shepherd_monitor::worker::{Answer, Worker};
+use shepherd_monitor::worker::{Answer, NewTask, Producer, Worker, Workflow};
 use tokio::sync::Notify;
 
 type Failure = Box<dyn std::error::Error>;
@@ -23,6 +23,7 @@ async fn main() -> Result<(), Failure> {
     let url = std::env::var("REDIS_URL").map_err(|_| "REDIS_URL is not set; expected a Redis to empty and use")?;
     let tasks: u64 = std::env::args().nth(1).map_or(Ok(50_000), |text| text.parse())?;
     let mut redis = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
+    let producer = Producer::builder().redis_url(&url).connect().await?;
     println!("Each figure is for one task; of three runs of each, the one with the middle ratio.\n");
     println!(
         "{:>9} | {:>12} {:>12} {:>6} | {:>13} {:>13} | {:>11} {:>11} | {:>11} {:>11}",
@@ -42,8 +43,9 @@ async fn main() -> Result<(), Failure> {
         let tasks = if in_flight == 1 { tasks / 4 } else { tasks };
         let mut ratios = Vec::new();
         for _ in 0..3 {
-            let bare = measured(&mut redis, tasks, async |mut redis| bare(&mut redis, in_flight).await).await?;
-            let worker = measured(&mut redis, tasks, async |_| worker(&url, in_flight, tasks).await).await?;
+            let bare =
+                measured(&mut redis, &producer, tasks, async |mut redis| bare(&mut redis, in_flight).await).await?;
+            let worker = measured(&mut redis, &producer, tasks, async |_| worker(&url, in_flight, tasks).await).await?;
             ratios.push((worker.rate / bare.rate, bare, worker));
         }
         ratios.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -77,25 +79,18 @@ struct Measured {
 
 async fn measured(
     redis: &mut MultiplexedConnection,
+    producer: &Producer,
     tasks: u64,
     work: impl AsyncFnOnce(MultiplexedConnection) -> Result<(), Failure>,
 ) -> Result<Measured, Failure> {
     redis::cmd("FLUSHALL").exec_async(redis).await?;
     redis::cmd("XGROUP").arg("CREATE").arg("s").arg("consumer").arg("0").arg("MKSTREAM").exec_async(redis).await?;
-    let mut pipe = redis::pipe();
-    for n in 0..tasks {
-        pipe.cmd("XADD").arg("s").arg("*").arg("query_id").arg(format!("{n:08x}")).arg("response_id").arg("r");
-        pipe.arg("workflow").arg(r#"[{"id":"s"},{"id":"next"}]"#).arg("log_level").arg("20");
-        pipe.arg("otel").arg(r#"{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#);
-        pipe.arg("metadata").arg("{}");
-        if pipe.len() == 500 {
-            pipe.exec_async(redis).await?;
-            pipe.clear();
-        }
-    }
-    if !pipe.is_empty() {
-        pipe.exec_async(redis).await?;
-    }
+    let otel = r#"{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#;
+    let task = |n: u64| {
+        let task = NewTask::query(&format!("{n:08x}"), "r").workflow(Workflow::through(["s", "next"]));
+        task.set("otel", otel)
+    };
+    producer.add_all("s", (0..tasks).map(task)).await?;
     redis::cmd("CONFIG").arg("RESETSTAT").exec_async(redis).await?;
     let before = Spent::so_far(redis).await?;
     let started = Instant::now();

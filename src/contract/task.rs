@@ -20,7 +20,7 @@ pub use fields::Fields;
 pub use new_task::NewTask;
 pub use outgoing::Outgoing;
 pub use trace::TraceContext;
-pub use workflow::Workflow;
+pub use workflow::{Operation, OperationError, Workflow};
 
 use super::Name;
 

@@ -19,7 +19,7 @@ use super::past::{self, Past};
 use super::servers::{PrivatePostgres, PrivateRedis, RedisOptions, ServerError};
 use super::shepherd::{FLEET, QUERIES_PER_SECOND, Route, route};
 use super::story::beat_after;
-use crate::worker::Workflow;
+use crate::worker::{NewTask, Producer, ProducerError, Workflow};
 
 /// One query in so many is lost.
 const LOST_EVERY: u32 = 60;
@@ -86,6 +86,9 @@ pub enum DemoError {
     /// Redis refuses.
     #[error("Redis refuses: {0}")]
     Redis(#[from] redis::RedisError),
+    /// A query's task is not added.
+    #[error(transparent)]
+    Producer(#[from] ProducerError),
     /// The thread that tells the story.
     #[error("cannot start the story: {0}")]
     Thread(#[source] std::io::Error),
@@ -217,7 +220,7 @@ struct Stage {
 impl Stage {
     async fn set(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
         let door = Door::open(&equipment).await?;
-        let reports = Reports::open(door.redis.clone()).await?;
+        let reports = Reports::open(&equipment.redis_url).await?;
         if past_days > 0 {
             say(&format!("Making {past_days} days of history; a month takes a minute or two."));
             let past = Past {
@@ -275,18 +278,17 @@ fn clock(at: Duration) -> String {
 /// Where queries arrive: Shepherd's web server, as far as Redis and the database see it.
 struct Door {
     brain: Brain,
-    redis: MultiplexedConnection,
+    producer: Producer,
 }
 
 impl Door {
     async fn open(equipment: &Equipment) -> Result<Self, DemoError> {
         let brain = Brain::connect(&equipment.database_url).await.map_err(DemoError::Postgres)?;
         brain.create_tables().await.map_err(DemoError::Postgres)?;
-        // The default, half a second, is little on a busy machine.
-        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
-        let client = redis::Client::open(equipment.redis_url.as_str())?;
-        let redis = client.get_multiplexed_async_connection_with_config(&patient).await?;
-        Ok(Self { brain, redis })
+        let producer = Producer::builder().environment(|_| None).redis_url(&equipment.redis_url);
+        // Keys are there for lost replies, which are repeated within seconds.
+        let producer = producer.idempotency_ttl(Duration::from_secs(60)).connect().await?;
+        Ok(Self { brain, producer })
     }
 
     async fn let_queries_in(&mut self, speed: f64) -> DemoError {
@@ -316,11 +318,10 @@ impl Door {
         let Some(first) = route.streams.first() else { return Ok(()) };
         let (query_id, response_id) = (short_id(), short_id());
         self.brain.add_query(&query_id, &response_id, route.ara).await.map_err(DemoError::Postgres)?;
-        let workflow = Workflow::through(route.streams.iter().copied()).to_json();
-        let mut add = redis::cmd("XADD");
-        add.arg(first).arg("*").arg("query_id").arg(query_id).arg("response_id").arg(response_id);
-        add.arg("workflow").arg(workflow).arg("log_level").arg("20").arg("otel").arg("{}").arg("metadata").arg("{}");
-        add.query_async::<String>(&mut self.redis).await?;
+        let workflow = Workflow::through(route.streams.iter().copied());
+        // With a key, a lost reply costs the demonstration nothing.
+        let task = NewTask::query(&query_id, &response_id).workflow(workflow).idempotency_key(query_id);
+        self.producer.add(*first, task).await?;
         Ok(())
     }
 }
@@ -336,7 +337,11 @@ impl Reports {
     const GROUP: &str = "reports";
     const PAUSE: Duration = Duration::from_secs(45);
 
-    async fn open(mut redis: MultiplexedConnection) -> Result<Self, DemoError> {
+    async fn open(redis_url: &str) -> Result<Self, DemoError> {
+        // The default, half a second, is little on a busy machine.
+        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
+        let client = redis::Client::open(redis_url)?;
+        let mut redis = client.get_multiplexed_async_connection_with_config(&patient).await?;
         let mut create = redis::cmd("XGROUP");
         create.arg("CREATE").arg(Self::STREAM).arg(Self::GROUP).arg("0").arg("MKSTREAM");
         match create.query_async::<()>(&mut redis).await {

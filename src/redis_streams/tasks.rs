@@ -1,15 +1,20 @@
 //! A worker's view of its stream: read, finish, renew, release, reclaim.
 //!
-//! [`link`] is the connection underneath, [`entry`] what comes out of a stream, [`reclaim`] the
-//! taking over of what others lost, and [`dead_letters`] what nobody could finish. Each step that
+//! [`link`] is the connection underneath ([`shared_link`] for many callers at once), [`entry`] what comes
+//! out of a stream, [`additions`] what producers add, [`reclaim`] the taking over of what others lost, and
+//! [`dead_letters`] what nobody could finish. Each step that
 //! must not be cut in two is one Lua script (`scripts/*.lua`).
 
+pub mod additions;
 pub mod address;
 pub mod dead_letters;
 pub mod entry;
 pub mod link;
 pub mod reclaim;
 mod script;
+pub mod shared_link;
+#[cfg(feature = "worker-shepherd")]
+pub mod shepherd;
 
 use std::time::Duration;
 
@@ -25,6 +30,7 @@ pub use entry::{Entry, EntryId, NoEntryId};
 pub use link::{Link, LinkError};
 pub use reclaim::{Claim, Claimed, Overdue, Taken};
 use script::Script;
+pub use shared_link::{Failure, SharedLink};
 
 static FINISH: Script = Script::new(concat!(
     include_str!("scripts/before.lua"),

@@ -21,7 +21,8 @@
 //! process; [`testing`] runs one without Redis. `outcome` decides what an answer means, `engine` is the
 //! loop between Redis and the handlers and `sweep` its search for lost tasks, `presence` the heartbeat
 //! on its own thread and `leases` what else that keeps alive, `signals` the wish to shut down.
-//! `queries` (feature `worker-database`) writes the rows of queries.
+//! [`producer`] adds tasks to streams. `queries` (feature `worker-database`) writes the rows of queries,
+//! `shepherd` (feature `worker-shepherd`) has the locks, bodies and logs of responses.
 
 pub mod answer;
 pub mod builder;
@@ -30,9 +31,12 @@ pub mod handler;
 mod leases;
 mod outcome;
 mod presence;
+pub mod producer;
 #[cfg(feature = "worker-database")]
 pub mod queries;
 mod retry;
+#[cfg(feature = "worker-shepherd")]
+pub mod shepherd;
 mod signals;
 mod sweep;
 pub mod task;
@@ -44,7 +48,9 @@ pub use answer::{Answer, FailurePolicy, ServiceError, TaskError};
 pub use builder::{SETTINGS, StreamName, Worker, WorkerBuilder, WorkerError};
 pub use engine::Left;
 pub use handler::{HandlerResult, service, typed, with_state};
+pub use producer::{AddAllError, Producer, ProducerBuilder, ProducerError};
 pub use task::{Cancelled, Fence, Task};
 pub use workers::Workers;
 
-pub use crate::contract::task::{Fields, Malformed, NewTask, Origin, Workflow};
+pub use crate::contract::task::{Fields, Malformed, NewTask, Operation, OperationError, Origin, Workflow};
+pub use crate::redis_streams::tasks::{EntryId, LinkError};

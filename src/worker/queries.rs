@@ -12,6 +12,10 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 
 use crate::contract::DatabaseCondition;
 
+mod callback_rows;
+
+pub use callback_rows::{CallbackRow, QueryRow, callback_row, callbacks_outstanding, query_row, remove_callback};
+
 const QUEUED: &str = "QUEUED";
 const COMPLETED: &str = "COMPLETED";
 

@@ -1,10 +1,11 @@
 //! When to try Redis again after trouble: soon, then less and less often.
 
+use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
-use crate::redis_streams::tasks::LinkError;
+use crate::redis_streams::tasks::{Failure, LinkError};
 
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(2);
@@ -56,5 +57,29 @@ impl Retry {
     /// The pause is over; what comes of the next try decides.
     pub(super) fn expire(&mut self) {
         self.until = None;
+    }
+}
+
+/// Repeats `attempt` until it succeeds, fails for good, or has failed for `patience`. An attempt whose reply
+/// was lost is repeated only if it is `repeatable`.
+pub(super) async fn persist<T, F: Future<Output = Result<T, Failure>>>(
+    patience: Duration,
+    doing: &str,
+    repeatable: bool,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Failure> {
+    let (mut retry, mut give_up) = (Retry::default(), None);
+    loop {
+        let failure = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(failure) => failure,
+        };
+        let now = Instant::now();
+        if !failure.may_retry(repeatable) || now >= *give_up.get_or_insert(now + patience) {
+            return Err(failure);
+        }
+        retry.failed(doing, &failure.error);
+        sleep_until(retry.until()).await;
+        retry.expire();
     }
 }

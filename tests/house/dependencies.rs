@@ -103,6 +103,7 @@ fn a_worker_process_brings_neither_web_server_nor_database_client() {
             .collect::<Vec<_>>()
     };
     assert_eq!(crates_with("worker"), Vec::<String>::new());
+    assert_eq!(crates_with("worker-shepherd"), Vec::<String>::new());
     // The check sees them where they are.
     assert!(crates_with("worker-database").iter().any(|line| line.starts_with("diesel")));
 }

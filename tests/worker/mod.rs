@@ -8,6 +8,7 @@ mod drain;
 mod finish;
 mod model;
 mod process;
+mod producer;
 mod python;
 mod queries;
 mod reclaim;

@@ -2,7 +2,10 @@
 
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use shepherd_monitor::contract::DatabaseCondition;
-use shepherd_monitor::worker::queries::{Finished, NewQuery, add_callback, add_query, finish_query};
+use shepherd_monitor::worker::queries::{
+    CallbackRow, Finished, NewQuery, QueryRow, add_callback, add_query, callback_row, callbacks_outstanding,
+    finish_query, query_row, remove_callback,
+};
 
 use crate::support::postgres::TestDatabase;
 
@@ -133,4 +136,52 @@ async fn a_full_disk_is_named_with_what_failed_and_what_to_do() {
     let error = add_callback(&mut connection, "nowhere", "c", None).await.unwrap_err();
     assert_eq!(error.condition(), None, "{error}");
     assert!(error.to_string().contains("nowhere"), "{error}");
+}
+
+#[tokio::test]
+async fn a_query_waits_for_its_own_callbacks_until_each_is_removed() {
+    let (_database, mut connection, sql) = connections().await;
+    for qid in ["q", "other"] {
+        add_query(&mut connection, &NewQuery { qid, ..NewQuery::default() }, "aragorn").await.unwrap();
+    }
+    let trace = r#"{"traceparent": "00-1-2-01"}"#;
+    for (query, callback, trace) in [("q", "1", Some(trace)), ("q", "2", None), ("other", "3", None)] {
+        add_callback(&mut connection, query, callback, trace).await.unwrap();
+    }
+    let found = callback_row(&mut connection, "1").await.unwrap();
+    assert_eq!(found, Some(CallbackRow { query_id: "q".into(), otel_trace: Some(trace.into()) }));
+    assert_eq!(callback_row(&mut connection, "nobody's").await.unwrap(), None);
+
+    assert!(remove_callback(&mut connection, "1").await.unwrap());
+    assert_eq!(callbacks_outstanding(&mut connection, "q").await.unwrap(), ["2"]);
+    assert!(!remove_callback(&mut connection, "1").await.unwrap(), "it was removed before");
+    assert!(remove_callback(&mut connection, "2").await.unwrap());
+    assert_eq!(callbacks_outstanding(&mut connection, "q").await.unwrap(), Vec::<String>::new());
+    assert_eq!(callbacks_outstanding(&mut connection, "other").await.unwrap(), ["3"]);
+    assert_eq!(callbacks(&sql).await, 1);
+    diesel_async::SimpleAsyncConnection::batch_execute(&mut connection, "SET default_transaction_read_only = on")
+        .await
+        .unwrap();
+    let error = remove_callback(&mut connection, "3").await.unwrap_err();
+    assert!(error.to_string().starts_with("cannot remove callback 3: "), "{error}");
+    assert_eq!(error.condition(), Some(DatabaseCondition::ReadOnly));
+}
+
+#[tokio::test]
+async fn a_query_row_is_what_its_server_wrote_and_how_it_ended() {
+    let (_database, mut connection, _sql) = connections().await;
+    let query = NewQuery { qid: "q", response_id: Some("r"), callback_url: Some("http://c"), ..NewQuery::default() };
+    add_query(&mut connection, &query, "aragorn").await.unwrap();
+    let row = QueryRow {
+        state: Some("QUEUED".into()),
+        status: None,
+        domain: Some("aragorn".into()),
+        response_id: Some("r".into()),
+        callback_url: Some("http://c".into()),
+    };
+    assert_eq!(query_row(&mut connection, "q").await.unwrap(), Some(row.clone()));
+    finish_query(&mut connection, "q", "ERROR").await.unwrap();
+    let ended = QueryRow { state: Some("COMPLETED".into()), status: Some("ERROR".into()), ..row };
+    assert_eq!(query_row(&mut connection, "q").await.unwrap(), Some(ended));
+    assert_eq!(query_row(&mut connection, "nobody").await.unwrap(), None);
 }

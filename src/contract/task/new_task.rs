@@ -2,10 +2,22 @@
 
 use serde::Serialize;
 
-use super::{Fields, Workflow};
+use super::{Fields, Name, Workflow};
 
 /// Upstream's `log_level` for INFO.
 const LOG_LEVEL_INFO: &str = "20";
+
+/// Key of what is known of an idempotency key (string: the id of the entry that was added with it).
+///
+/// The length of the stream's name keeps stream and key apart, whatever characters they hold.
+#[must_use]
+pub fn addition_record(stream: &Name, idempotency_key: &[u8]) -> Vec<u8> {
+    let mut key = format!("producer:added:{}:", stream.as_bytes().len()).into_bytes();
+    key.extend_from_slice(stream.as_bytes());
+    key.push(b':');
+    key.extend_from_slice(idempotency_key);
+    key
+}
 
 /// The fields of a task to add to a stream, in order.
 ///
@@ -27,6 +39,7 @@ const LOG_LEVEL_INFO: &str = "20";
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewTask {
     fields: Fields,
+    idempotency_key: Option<Vec<u8>>,
 }
 
 impl NewTask {
@@ -80,6 +93,21 @@ impl NewTask {
         Ok(self.set("metadata", serde_json::to_vec(metadata)?))
     }
 
+    /// Makes adding the task safe to repeat: a producer that adds it again, with this key and to the
+    /// same stream, gets the id of the first entry and adds nothing. The key is not a field of the
+    /// task; tasks that a handler emits are added once without it.
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// The idempotency key, if there is one.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.idempotency_key.as_deref()
+    }
+
     /// The fields.
     #[must_use]
     pub fn fields(&self) -> &Fields {
@@ -95,7 +123,7 @@ impl NewTask {
 
 impl From<Fields> for NewTask {
     fn from(fields: Fields) -> Self {
-        Self { fields }
+        Self { fields, idempotency_key: None }
     }
 }
 
@@ -141,6 +169,14 @@ mod tests {
         assert_eq!(pairs(&task), owned(&[("workflow", r#"[{"id":"a"},{"id":"b"}]"#), ("metadata", r#"{"n":[1,2]}"#)]));
         let no_json = std::collections::BTreeMap::from([((1, 2), 3)]);
         assert!(NewTask::new().metadata(&no_json).is_err());
+    }
+
+    #[test]
+    fn records_of_different_streams_and_keys_never_share_a_redis_key() {
+        let record = |stream: &str, key: &str| addition_record(&stream.into(), key.as_bytes());
+        assert_ne!(record("a:b", "c"), record("a", "b:c"));
+        assert_ne!(record("1:a", "b"), record("a", "b"));
+        assert_eq!(record("a", "b"), record("a", "b"));
     }
 
     #[test]

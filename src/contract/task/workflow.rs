@@ -1,6 +1,7 @@
 //! The workflow: the operations that a task still has before it.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -20,10 +21,67 @@ pub struct Workflow {
     done: usize,
 }
 
+/// The part of an operation that every worker reads.
 #[derive(Serialize, Deserialize)]
-struct Operation<'a> {
+struct OperationId<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
+}
+
+/// One operation of a workflow: the stream that does it, and what else a user wrote beside its `id`.
+#[derive(Debug, Clone, Copy)]
+pub struct Operation<'a> {
+    stream: &'a str,
+    json: &'a str,
+}
+
+impl<'a> Operation<'a> {
+    /// The stream that does it, its `id`.
+    #[must_use]
+    pub fn stream(&self) -> &'a str {
+        self.stream
+    }
+
+    /// The whole JSON object.
+    #[must_use]
+    pub fn json(&self) -> &'a str {
+        self.json
+    }
+
+    /// Its `parameters`; `None` when there are none, or `null`.
+    ///
+    /// # Errors
+    /// Says in words which operation has parameters that are not a `T`, and why.
+    pub fn parameters<T: Deserialize<'a>>(&self) -> Result<Option<T>, OperationError> {
+        self.member("parameters")
+    }
+
+    /// Any member beside `id`; `None` when it is missing, or `null`.
+    ///
+    /// # Errors
+    /// As [`parameters`](Self::parameters).
+    pub fn member<T: Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, OperationError> {
+        let error = |e: serde_json::Error| OperationError {
+            stream: self.stream.to_owned(),
+            member: name.to_owned(),
+            reason: e.to_string(),
+        };
+        let members: BTreeMap<Cow<'a, str>, &'a RawValue> = serde_json::from_str(self.json).map_err(error)?;
+        let Some(member) = members.get(name) else { return Ok(None) };
+        serde_json::from_str(member.get()).map_err(error)
+    }
+}
+
+/// A member of an operation is not what the worker expects.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the {member} of operation {stream} cannot be used: {reason}")]
+pub struct OperationError {
+    /// The operation's stream.
+    pub stream: String,
+    /// The member.
+    pub member: String,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 impl Default for Workflow {
@@ -37,7 +95,7 @@ impl Workflow {
     #[must_use]
     pub fn through<'a>(streams: impl IntoIterator<Item = &'a str>) -> Self {
         let named = streams.into_iter().filter(|stream| !stream.is_empty());
-        let operations: Vec<Operation<'_>> = named.map(|stream| Operation { id: stream.into() }).collect();
+        let operations: Vec<OperationId<'_>> = named.map(|stream| OperationId { id: stream.into() }).collect();
         let json = serde_json::to_vec(&operations).unwrap_or_default();
         Self::parse(&json).unwrap_or_default()
     }
@@ -56,7 +114,7 @@ impl Workflow {
             }
         })?;
         let operation = |(at, raw): (usize, &&RawValue)| {
-            let Operation { id } = serde_json::from_str(raw.get()).map_err(|_| {
+            let OperationId { id } = serde_json::from_str(raw.get()).map_err(|_| {
                 format!("operation {} of its workflow is not an object with an id that names a stream", at + 1)
             })?;
             if id.is_empty() {
@@ -86,6 +144,32 @@ impl Workflow {
     /// The streams, in order.
     pub fn streams(&self) -> impl Iterator<Item = &str> {
         self.operations.iter().skip(self.done).map(|(stream, _)| stream.as_ref())
+    }
+
+    /// The operations that are left, in order.
+    ///
+    /// ```
+    /// # #[cfg(feature = "worker")] {
+    /// use shepherd_monitor::worker::Workflow;
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Parameters {
+    ///     max_results: usize,
+    /// }
+    ///
+    /// let json = br#"[{"id": "filter_results_top_n", "parameters": {"max_results": 500}}, {"id": "score_paths"}]"#;
+    /// let workflow = Workflow::parse(json).unwrap();
+    /// let most = workflow.operations().next().unwrap().parameters::<Parameters>().unwrap();
+    /// assert_eq!(most.map_or(100, |parameters| parameters.max_results), 500);
+    /// # }
+    /// ```
+    pub fn operations(&self) -> impl Iterator<Item = Operation<'_>> {
+        let object = |at: usize| {
+            let mut rest = serde_json::Deserializer::from_str(self.json.get(at..)?).into_iter::<&RawValue>();
+            rest.next()?.ok().map(RawValue::get)
+        };
+        let left = self.operations.iter().skip(self.done);
+        left.filter_map(move |(stream, at)| Some(Operation { stream, json: object(*at)? }))
     }
 
     /// How many operations are left.
@@ -123,6 +207,26 @@ mod tests {
         assert_eq!((left.to_json().as_str(), left.len()), ("[{\"id\":\"d\"}]", 1));
         let left = left.after(&"d".into()).after(&"d".into());
         assert_eq!((left.to_json().as_str(), left.is_empty()), ("[]", true));
+    }
+
+    #[test]
+    fn an_operations_parameters_are_typed_and_missing_ones_are_none() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Parameters {
+            most: u32,
+        }
+        let json = "[ {\"id\": \"a\"}, {\"id\":\"b\", \"parameters\": {\"most\": 5}, \"runner\": [\"x\\u00e9\"]} , \
+                    {\"id\":\"c\",\"parameters\":null},{\"id\":\"d\",\"parameters\":{\"most\":-1}}]";
+        let workflow = Workflow::parse(json.as_bytes()).unwrap().after(&"a".into());
+        let operations: Vec<_> = workflow.operations().collect();
+        let streams: Vec<&str> = operations.iter().map(super::Operation::stream).collect();
+        assert_eq!(streams, ["b", "c", "d"]);
+        assert_eq!(operations[0].parameters().unwrap(), Some(Parameters { most: 5 }));
+        assert_eq!(operations[0].member::<Vec<String>>("runner").unwrap(), Some(vec!["x\u{e9}".to_owned()]));
+        assert_eq!(operations[0].member::<String>("other").unwrap(), None);
+        assert_eq!(operations[1].parameters::<Parameters>().unwrap(), None);
+        let error = operations[2].parameters::<Parameters>().unwrap_err().to_string();
+        assert!(error.starts_with("the parameters of operation d cannot be used: invalid value"), "{error}");
     }
 
     #[test]

@@ -66,6 +66,13 @@ impl Address {
         Self { info: info.set_redis_settings(settings) }
     }
 
+    /// The same server with its database `number`.
+    #[must_use]
+    pub fn database(&self, number: i64) -> Self {
+        let settings = self.info.redis_settings().clone().set_db(number);
+        Self { info: self.info.clone().set_redis_settings(settings) }
+    }
+
     pub(super) fn client(&self) -> Result<redis::Client, redis::RedisError> {
         if matches!(self.info.addr(), ConnectionAddr::TcpTls { .. }) {
             // An error says that the process has chosen one already.

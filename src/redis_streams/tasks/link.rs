@@ -3,6 +3,7 @@
 //! A link belongs to one task at a time, so a blocking read holds nobody else up, and a reply that
 //! comes too late dies with its connection instead of answering the next question.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -12,7 +13,7 @@ use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
 
 use super::Address;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why Redis did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -82,6 +83,21 @@ impl LinkError {
     pub(super) fn from_text(text: &str) -> Self {
         let (code, detail) = text.split_once(' ').unwrap_or((text, ""));
         Self::Refused { code: code.trim_start_matches('-').to_owned(), detail: detail.to_owned() }
+    }
+}
+
+/// What sends commands to Redis.
+pub(super) trait Sender {
+    /// Sends all commands at once, as [`Link::send`] does.
+    fn send_all(
+        &mut self,
+        pipe: &mut Pipeline,
+    ) -> impl Future<Output = Result<Vec<Result<Value, LinkError>>, LinkError>> + Send;
+}
+
+impl Sender for Link {
+    async fn send_all(&mut self, pipe: &mut Pipeline) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
+        self.send(pipe).await
     }
 }
 
@@ -159,7 +175,7 @@ impl Link {
         self.send(pipe).await?.pop().unwrap_or_else(|| Err(LinkError::Unusable("no reply".to_owned())))
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, LinkError> {
+    pub(super) async fn connect(&self) -> Result<MultiplexedConnection, LinkError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(self.response_timeout));
@@ -180,11 +196,11 @@ impl Link {
         Ok(connection)
     }
 
-    fn lost(&self, error: &RedisError) -> LinkError {
+    pub(super) fn lost(&self, error: &RedisError) -> LinkError {
         LinkError::Lost { address: self.address.to_string(), reason: error.to_string() }
     }
 
-    fn refused(&self, error: &RedisError) -> LinkError {
+    pub(super) fn refused(&self, error: &RedisError) -> LinkError {
         if matches!(error.kind(), redis::ErrorKind::AuthenticationFailed) {
             return LinkError::Unusable("it refuses the user or the password".to_owned());
         }

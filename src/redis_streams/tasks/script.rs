@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 
 use redis::{Cmd, Value};
 
-use super::{Link, LinkError};
+use super::LinkError;
+use super::link::Sender;
 
 /// A script's code and, once computed, its hash.
 pub(super) struct Script {
@@ -90,20 +91,20 @@ impl Script {
         cmd
     }
 
-    pub(super) async fn run(&self, link: &mut Link, call: &Call) -> Result<Value, LinkError> {
+    pub(super) async fn run(&self, link: &mut impl Sender, call: &Call) -> Result<Value, LinkError> {
         let mut pipe = redis::pipe();
         pipe.add_command(self.call(call));
-        match link.one(&mut pipe).await {
+        match next(&mut link.send_all(&mut pipe).await?.into_iter()) {
             Err(e) if e.code() == "NOSCRIPT" => self.reload_and_run(link, call).await,
             other => other,
         }
     }
 
-    pub(super) async fn reload_and_run(&self, link: &mut Link, call: &Call) -> Result<Value, LinkError> {
+    pub(super) async fn reload_and_run(&self, link: &mut impl Sender, call: &Call) -> Result<Value, LinkError> {
         let mut pipe = redis::pipe();
         pipe.cmd("SCRIPT").arg("LOAD").arg(self.code);
         pipe.add_command(self.call(call));
-        let mut replies = link.send(&mut pipe).await?.into_iter();
+        let mut replies = link.send_all(&mut pipe).await?.into_iter();
         next(&mut replies)?;
         next(&mut replies)
     }

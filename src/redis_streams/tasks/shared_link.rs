@@ -1,0 +1,210 @@
+//! One connection to Redis that many callers share, opened again when it breaks.
+//!
+//! Unlike [`Link`](super::Link), it has several commands under way at a time; so nothing that blocks is
+//! sent here. [`Failure`] says whether a command can have been carried out.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, RedisError, Value};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::link::Sender;
+use super::script::{Call, Script, next};
+use super::{Address, Link, LinkError};
+
+/// A connection that was unused for so long is tested before a command is sent: Redis closes idle
+/// connections (its setting `timeout`), and a command on a closed one has an unknown outcome.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// Why a command failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    /// What happened.
+    pub error: LinkError,
+    /// No reply came, so the command may have been carried out.
+    pub unanswered: bool,
+}
+
+impl Failure {
+    /// Whether trying again can help and, unless `repeatable`, cannot do anything twice.
+    #[must_use]
+    pub fn may_retry(&self, repeatable: bool) -> bool {
+        self.error.may_pass() && (repeatable || !self.unanswered)
+    }
+}
+
+/// A connection for many callers; cheap to clone.
+#[derive(Clone)]
+pub struct SharedLink(Arc<Shared>);
+
+struct Shared {
+    address: Address,
+    link: Link,
+    state: Mutex<State>,
+    /// How often a connection was opened, and how often that failed.
+    opened: AtomicU64,
+    failed: AtomicU64,
+}
+
+enum State {
+    Closed,
+    Open(Open, Instant),
+    Failed(LinkError),
+}
+
+/// An open connection.
+#[derive(Clone)]
+struct Open {
+    connection: MultiplexedConnection,
+    /// Tells it from later ones, so that closing it never closes its successor.
+    number: u64,
+}
+
+impl fmt::Debug for SharedLink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedLink").field(&self.0.address).finish()
+    }
+}
+
+impl SharedLink {
+    /// A link whose replies may take up to `response_timeout`. Nothing is opened yet.
+    #[must_use]
+    pub fn new(address: Address, response_timeout: Duration) -> Self {
+        Self(Arc::new(Shared {
+            link: Link::new(address.clone(), response_timeout),
+            address,
+            state: Mutex::new(State::Closed),
+            opened: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        }))
+    }
+
+    /// Where it leads.
+    #[must_use]
+    pub fn address(&self) -> &Address {
+        &self.0.address
+    }
+
+    /// Opens the connection, unless it is open, and asks Redis for a reply.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn ping(&self) -> Result<(), Failure> {
+        let mut ping = redis::pipe();
+        ping.cmd("PING");
+        self.one(&mut ping).await.map(drop)
+    }
+
+    /// Sends a pipeline of one command.
+    ///
+    /// # Errors
+    /// Of the connection or the command.
+    pub async fn one(&self, pipe: &mut Pipeline) -> Result<Value, Failure> {
+        let mut sending = self.sending().await?;
+        let reply = match sending.send_all(pipe).await {
+            Ok(replies) => next(&mut replies.into_iter()),
+            Err(error) => Err(error),
+        };
+        self.judged(reply, sending.open.number).await
+    }
+
+    /// Calls a script.
+    pub(super) async fn run(&self, script: &Script, call: &Call) -> Result<Value, Failure> {
+        let mut sending = self.sending().await?;
+        let reply = script.run(&mut sending, call).await;
+        self.judged(reply, sending.open.number).await
+    }
+
+    async fn sending(&self) -> Result<Sending<'_>, Failure> {
+        Ok(Sending { open: self.open().await?, link: &self.0.link })
+    }
+
+    async fn judged(&self, reply: Result<Value, LinkError>, number: u64) -> Result<Value, Failure> {
+        let Err(error) = reply else { return reply.map_err(|error| Failure { error, unanswered: false }) };
+        let unanswered = matches!(error, LinkError::Lost { .. });
+        if unanswered || is_of_this_server(&error) {
+            self.close(number).await;
+        }
+        Err(Failure { error, unanswered })
+    }
+
+    /// Closes the connection if the error is the server's alone, such as that of a replica: the next
+    /// connection may reach another server.
+    pub(super) async fn close_if_of_server(&self, error: &LinkError) {
+        if is_of_this_server(error) {
+            *self.0.state.lock().await = State::Closed;
+        }
+    }
+
+    /// Closes the connection with that number, unless a later one is open already.
+    async fn close(&self, number: u64) {
+        let mut state = self.0.state.lock().await;
+        if matches!(&*state, State::Open(open, _) if open.number == number) {
+            *state = State::Closed;
+        }
+    }
+
+    /// A connection that was used a moment ago or answers a ping.
+    async fn open(&self) -> Result<Open, Failure> {
+        let failed = self.0.failed.load(Ordering::Relaxed);
+        let mut state = self.0.state.lock().await;
+        match &mut *state {
+            State::Open(open, used) => {
+                if used.elapsed() < IDLE || open.answers().await {
+                    *used = Instant::now();
+                    return Ok(open.clone());
+                }
+            }
+            // Another caller tried while this one waited for the lock.
+            State::Failed(error) if self.0.failed.load(Ordering::Relaxed) != failed => {
+                return Err(Failure { error: error.clone(), unanswered: false });
+            }
+            State::Failed(_) | State::Closed => {}
+        }
+        match self.0.link.connect().await {
+            Ok(connection) => {
+                let open = Open { connection, number: self.0.opened.fetch_add(1, Ordering::Relaxed) };
+                *state = State::Open(open.clone(), Instant::now());
+                Ok(open)
+            }
+            Err(error) => {
+                self.0.failed.fetch_add(1, Ordering::Relaxed);
+                *state = State::Failed(error.clone());
+                Err(Failure { error, unanswered: false })
+            }
+        }
+    }
+}
+
+impl Open {
+    async fn answers(&mut self) -> bool {
+        let reply: Result<Value, RedisError> = redis::cmd("PING").query_async(&mut self.connection).await;
+        reply.is_ok()
+    }
+}
+
+/// Whether another server behind the same address may accept the command.
+fn is_of_this_server(error: &LinkError) -> bool {
+    matches!(error.code(), "READONLY" | "MASTERDOWN" | "LOADING")
+}
+
+impl Sender for Sending<'_> {
+    async fn send_all(&mut self, pipe: &mut Pipeline) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
+        let replies: Result<Vec<Result<Value, RedisError>>, _> =
+            pipe.ignore_errors().query_async(&mut self.open.connection).await;
+        let replies = replies.map_err(|e| self.link.lost(&e))?;
+        Ok(replies.into_iter().map(|reply| reply.map_err(|e| self.link.refused(&e))).collect())
+    }
+}
+
+/// An open connection, and the link that says what its errors mean.
+struct Sending<'a> {
+    open: Open,
+    link: &'a Link,
+}

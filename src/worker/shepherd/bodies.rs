@@ -1,0 +1,200 @@
+//! Bodies: JSON in one zstd frame whose header says how long the JSON is.
+//!
+//! Python's one-shot `decompress` needs that length. Work on large bodies is done on the runtime's blocking
+//! threads.
+
+use std::io::Read;
+
+use serde::Serialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+use zstd::zstd_safe::get_frame_content_size;
+
+use super::ShepherdError;
+
+/// zstd's own default, which upstream uses too.
+const LEVEL: i32 = 3;
+/// Work on more bytes than this runs on a blocking thread.
+const INLINE: usize = 64 << 10;
+/// Most bytes that are allocated because a header says so.
+const RESERVED: u64 = 64 << 20;
+
+/// `body` as it is stored.
+pub(super) async fn encode(
+    id: &str,
+    body: &(impl Serialize + Sync + ?Sized),
+    largest: u64,
+) -> Result<Vec<u8>, ShepherdError> {
+    let mut json = Bounded { bytes: Vec::new(), left: largest };
+    match serde_json::to_writer(&mut json, body) {
+        Ok(()) => compress(id, json.bytes, largest).await,
+        Err(e) if e.is_io() => Err(too_large(id, largest)),
+        Err(e) => Err(malformed("store", id, format!("it cannot be written as JSON: {e}"))),
+    }
+}
+
+/// JSON text as it is stored.
+pub(super) async fn encode_json(id: &str, json: Vec<u8>, largest: u64) -> Result<Vec<u8>, ShepherdError> {
+    if json.len() as u64 > largest {
+        return Err(too_large(id, largest));
+    }
+    let (json, is_json) = offload(json.len(), move || {
+        let is_json = serde_json::from_slice::<IgnoredAny>(&json).map(drop);
+        (json, is_json)
+    })
+    .await?;
+    is_json.map_err(|e| malformed("store", id, format!("it is no JSON: {e}")))?;
+    compress(id, json, largest).await
+}
+
+async fn compress(id: &str, json: Vec<u8>, largest: u64) -> Result<Vec<u8>, ShepherdError> {
+    let compressed = offload(json.len(), move || zstd::bulk::compress(&json, LEVEL)).await?;
+    let blob = compressed.map_err(|e| malformed("store", id, format!("it cannot be compressed: {e}")))?;
+    if blob.len() as u64 > super::LARGEST {
+        return Err(too_large(id, largest));
+    }
+    Ok(blob)
+}
+
+/// The body that is stored as `blob`.
+pub(super) async fn decode<T: DeserializeOwned + Send + 'static>(
+    id: &str,
+    blob: Vec<u8>,
+    largest: u64,
+) -> Result<T, ShepherdError> {
+    let (name, size) = (id.to_owned(), declared(&blob));
+    let work = move || {
+        let json = decompress(&name, &blob, largest)?;
+        serde_json::from_slice(&json).map_err(|e| malformed("read", &name, unreadable(&e)))
+    };
+    offload(size, work).await?
+}
+
+/// The JSON text that is stored as `blob`.
+pub(super) async fn decode_json(id: &str, blob: Vec<u8>, largest: u64) -> Result<Vec<u8>, ShepherdError> {
+    let (name, size) = (id.to_owned(), declared(&blob));
+    offload(size, move || decompress(&name, &blob, largest)).await?
+}
+
+/// How long the JSON is, according to the header of its frame.
+fn declared(blob: &[u8]) -> usize {
+    let size = get_frame_content_size(blob).ok().flatten();
+    size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX)
+}
+
+fn decompress(id: &str, blob: &[u8], largest: u64) -> Result<Vec<u8>, ShepherdError> {
+    let no_frame = |e: &dyn std::fmt::Display| malformed("read", id, format!("it is no whole zstd frame: {e}"));
+    let size = get_frame_content_size(blob).map_err(|e| no_frame(&e))?;
+    if size.is_some_and(|size| size > largest) {
+        return Err(too_large(id, largest));
+    }
+    // Not in one call, since other writers may have left the size out.
+    let mut json = Vec::with_capacity(usize::try_from(size.unwrap_or(0).min(RESERVED)).unwrap_or(0));
+    let frame = zstd::stream::read::Decoder::with_buffer(blob).map_err(|e| no_frame(&e))?.single_frame();
+    let read = frame.take(largest.saturating_add(1)).read_to_end(&mut json);
+    match read {
+        Ok(bytes) if bytes as u64 > largest => Err(too_large(id, largest)),
+        Ok(_) => Ok(json),
+        Err(e) => Err(no_frame(&e)),
+    }
+}
+
+fn unreadable(error: &serde_json::Error) -> String {
+    match error.is_data() {
+        true => format!("its JSON is not of the expected shape: {error}"),
+        false => format!("it is no JSON: {error}"),
+    }
+}
+
+fn too_large(id: &str, limit: u64) -> ShepherdError {
+    ShepherdError::TooLarge { id: id.to_owned(), limit }
+}
+
+fn malformed(verb: &str, id: &str, reason: String) -> ShepherdError {
+    ShepherdError::Malformed { doing: format!("{verb} the body {id}"), reason }
+}
+
+/// Runs work on many bytes on a blocking thread.
+async fn offload<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ShepherdError> {
+    if bytes <= INLINE {
+        return Ok(work());
+    }
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => Ok(done),
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(ShepherdError::ShuttingDown),
+        },
+    }
+}
+
+/// A buffer that fails when it would exceed its limit.
+struct Bounded {
+    bytes: Vec<u8>,
+    left: u64,
+}
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let left = self.left.checked_sub(bytes.len() as u64);
+        self.left = left.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::FileTooLarge))?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_stored_body_says_how_long_its_json_is_and_comes_back() {
+        let body = json!({"message": {"results": vec!["r"; 40_000]}});
+        let blob = encode("b", &body, 1 << 20).await.unwrap();
+        let length = serde_json::to_vec(&body).unwrap().len() as u64;
+        assert_eq!(get_frame_content_size(&blob).unwrap(), Some(length));
+        assert_eq!(decode::<Value>("b", blob, length).await.unwrap(), body);
+    }
+
+    #[tokio::test]
+    async fn a_body_above_the_limit_is_neither_stored_nor_unpacked_whatever_its_header_says() {
+        let large = "x".repeat(1000);
+        let too_large = |error: ShepherdError| assert_eq!(error, super::too_large("b", 1000));
+        too_large(encode("b", &large, 1000).await.unwrap_err());
+        too_large(encode_json("b", format!("{large:?}").into_bytes(), 1000).await.unwrap_err());
+        let json = format!("{large:?}").into_bytes();
+        assert_eq!(json.len(), 1002);
+        too_large(decode_json("b", zstd::bulk::compress(&json, 3).unwrap(), 1000).await.unwrap_err());
+        // A frame without the size, as streams write it.
+        let streamed = zstd::stream::encode_all(json.as_slice(), 3).unwrap();
+        assert_eq!(get_frame_content_size(&streamed).unwrap(), None);
+        too_large(decode_json("b", streamed.clone(), 1000).await.unwrap_err());
+        assert_eq!(decode_json("b", streamed, 1002).await.unwrap(), json);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_body_says_what_is_wrong_with_it() {
+        let frame = |text: &str| zstd::bulk::compress(text.as_bytes(), 3).unwrap();
+        let mut cut = frame(&"{\"a\": 1}".repeat(100));
+        cut.truncate(cut.len() / 2);
+        for (blob, reason) in [
+            (b"{}".to_vec(), "it is no whole zstd frame"),
+            (Vec::new(), "it is no whole zstd frame"),
+            (cut, "it is no whole zstd frame"),
+            (frame("{"), "it is no JSON"),
+            (frame("[]"), "its JSON is not of the expected shape"),
+        ] {
+            let error = decode::<std::collections::BTreeMap<String, Value>>("b", blob, 1000).await.unwrap_err();
+            assert!(error.to_string().starts_with(&format!("cannot read the body b: {reason}")), "{error}");
+        }
+        assert!(encode_json("b", b"{".to_vec(), 9).await.unwrap_err().to_string().contains("no JSON"));
+    }
+}

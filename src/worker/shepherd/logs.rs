@@ -1,0 +1,55 @@
+//! Log entries of a response, as upstream writes them and clients get them.
+
+use std::time::SystemTime;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// One log entry of a response.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// What happened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When, in ISO 8601 with an offset, such as `2026-01-31T12:00:00.123456+00:00`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timestamp: Option<String>,
+    /// How serious it is: `DEBUG`, `INFO`, `WARNING`, `ERROR`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
+    /// All other members.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+impl LogEntry {
+    /// An entry of `level` at `time`.
+    #[must_use]
+    pub fn new(time: SystemTime, level: &str, message: impl Into<String>) -> Self {
+        let time: DateTime<Utc> = time.into();
+        Self {
+            message: Some(message.into()),
+            timestamp: Some(time.to_rfc3339_opts(SecondsFormat::Micros, false)),
+            level: Some(level.to_owned()),
+            other: Map::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_is_written_as_upstream_writes_it_and_keeps_what_it_does_not_know() {
+        let entry = LogEntry::new(SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000), "INFO", "merged");
+        let json = r#"{"message":"merged","timestamp":"1970-01-01T00:00:01.500000+00:00","level":"INFO"}"#;
+        assert_eq!(serde_json::to_string(&entry).unwrap(), json);
+        let foreign = r#"{"level":"ERROR","code":"QueryNotTraversable","n":[1.0]}"#;
+        let read: LogEntry = serde_json::from_str(foreign).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), foreign);
+    }
+}
