@@ -56,7 +56,7 @@ pub struct LastFailure {
 
 /// The failure of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct TaskFailure {
     kinds: Vec<FailureKind>,
     reason: String,
     ts_ms: u64,
@@ -78,7 +78,7 @@ fn field(kind: &str, stream: &Name) -> Vec<u8> {
     [kind.as_bytes(), b":", stream.as_bytes()].concat()
 }
 
-impl Failure {
+impl TaskFailure {
     /// A failure of these kinds, the most specific first, at `ts_ms` (Unix milliseconds).
     #[must_use]
     pub fn new(kinds: &[FailureKind], reason: String, ts_ms: u64) -> Self {
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn a_failure_is_written_as_its_newest_and_a_counter_for_each_kind() {
         let kinds = [FailureKind::Malformed, FailureKind::DeadLettered];
-        let strings = Failure::new(&kinds, "é".repeat(300), 5).strings(&"a:b".into(), "1-0");
+        let strings = TaskFailure::new(&kinds, "é".repeat(300), 5).strings(&"a:b".into(), "1-0");
         let text: Vec<&str> = strings.iter().map(|bytes| std::str::from_utf8(bytes).unwrap()).collect();
         assert_eq!((text[0], &text[2..]), ("last:a:b", &["malformed:a:b", "dead_lettered:a:b"][..]));
         let newest: LastFailure = serde_json::from_str(text[1]).unwrap();

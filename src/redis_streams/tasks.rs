@@ -21,7 +21,7 @@ use std::time::Duration;
 use redis::{Pipeline, Value};
 use tokio::time::timeout;
 
-use crate::contract::failures::Failure;
+use crate::contract::failures::TaskFailure;
 use crate::contract::task::{Outgoing, delivery_record};
 use crate::contract::{Heartbeat, Name, ShutdownMarker, heartbeat, keys, marker};
 
@@ -71,7 +71,7 @@ pub struct Finish {
     /// Whether a delivery record may exist.
     pub recorded: bool,
     /// The failure that this completion counts as, if any.
-    pub failure: Option<Failure>,
+    pub failure: Option<TaskFailure>,
 }
 
 /// What became of a task that this consumer finished, renewed or released.

@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::answer::{Answer, FailurePolicy, How};
 use crate::contract::Name;
-use crate::contract::failures::{Failure, FailureKind};
+use crate::contract::failures::{FailureKind, TaskFailure};
 use crate::contract::task::{self as wire, Changes, DeadLetterSource, Outgoing, trace::OwnSpan};
 
 /// What is to be done with an entry.
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// It leaves the stream, and these messages are added.
-    Complete { outgoing: Vec<Outgoing>, failure: Option<Failure> },
+    Complete { outgoing: Vec<Outgoing>, failure: Option<TaskFailure> },
     /// It stays with this worker for another run.
     Retry { after: Duration, counts: bool, reason: String },
     /// It is given back.
@@ -96,7 +96,7 @@ impl Delivery<'_> {
             return self.dead_letter(task, reason, &both, emitted);
         };
         let outgoing = std::iter::once(failed).chain(emitted).collect();
-        Outcome::Complete { outgoing, failure: Some(Failure::new(kinds, reason, self.now_ms)) }
+        Outcome::Complete { outgoing, failure: Some(TaskFailure::new(kinds, reason, self.now_ms)) }
     }
 
     fn dead_letter(&self, task: &wire::Task, reason: String, kinds: &[FailureKind], emitted: Vec<Outgoing>) -> Outcome {
@@ -104,7 +104,7 @@ impl Delivery<'_> {
             DeadLetterSource { stream: self.stream, group: self.group, id: self.id, deliveries: self.deliveries };
         let letter = wire::dead_letter(from, task.fields(), &reason, self.now_ms);
         let outgoing = std::iter::once(letter).chain(emitted).collect();
-        Outcome::Complete { outgoing, failure: Some(Failure::new(kinds, reason, self.now_ms)) }
+        Outcome::Complete { outgoing, failure: Some(TaskFailure::new(kinds, reason, self.now_ms)) }
     }
 }
 

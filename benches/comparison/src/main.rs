@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use apalis::prelude::*;
-use apalis_redis::{RedisConfig, RedisStorage};
+use apalis_redis::{Config, RedisStorage};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -41,8 +41,8 @@ fn number(name: &str) -> Result<u64, BoxDynError> {
 async fn main() -> Result<(), BoxDynError> {
     let (tasks, in_flight) = (number("TASKS")?, usize::try_from(number("IN_FLIGHT")?)?);
     let connection = apalis_redis::connect(std::env::var("REDIS_URL")?).await?;
-    let config = RedisConfig::new("s").set_buffer_size(in_flight);
-    let mut storage = RedisStorage::new_with_config(connection, config);
+    let config = Config::default().queue("s").batch_size(in_flight);
+    let mut storage = RedisStorage::new(connection).with_config(config);
     if std::env::args().nth(1).as_deref() == Some("load") {
         for n in 0..tasks {
             let query = Query {
