@@ -354,9 +354,7 @@ impl WorkerType {
         self.note_newest(&departures.arrived, before == 0);
 
         let (state_before, was_decided) = (self.state, self.changed_at.is_some());
-        if let Some(seen) = seen {
-            self.last_seen_alive = Some(self.last_seen_alive.map_or(seen, |last| last.max(seen)));
-        }
+        self.last_seen_alive = seen.or(self.last_seen_alive);
         if present > 0 {
             self.state = TypeState::Alive;
             self.last_alive_count = present;
@@ -503,7 +501,8 @@ impl Loss {
         let age = if age < -1.0 { DECLINE } else { Duration::try_from_secs_f64(age.max(0.0)).ok()? };
         Some(Self {
             record: record.clone(),
-            alive_at: now,
+            // Whoever is new to this monitor came later.
+            alive_at: Mono::default(),
             shown_until: now.plus(LOSS_SHOWN.checked_sub(age)?),
             decline_until: now.plus(DECLINE.saturating_sub(age)),
         })
