@@ -365,14 +365,15 @@ async fn a_rules_file_that_is_a_fifo_or_has_an_endless_glob_is_reported_and_hold
     let endless = "?".repeat(145_750);
     let endless = ground
         .rules(&format!("rules: [{{name: x, type: threshold, metric: xlen, stream: '{endless}', threshold: 1}}]"));
-    for (file, said) in [(fifo.to_str().unwrap(), "not a regular file"), (&endless, "145750 characters")] {
-        ground.fleet.up(&["a"]).await;
+    for (worker, file, said) in
+        [("a", fifo.to_str().unwrap(), "not a regular file"), ("b", endless.as_str(), "145750 characters")]
+    {
+        ground.fleet.up(&[worker]).await;
         let monitor = ground.monitor("m", &[("MONITOR_ALERTS_CONFIG", file)]).await;
         eventually("it says what is wrong", SOON, || async { monitor.get("/alerts").await.1.contains(said) }).await;
-        ground.alive(&monitor, &["a"]).await;
-        let before = ground.slack.count("Worker a crashed");
-        ground.fleet.crash(&["a"]).await;
-        eventually("alerts go on", SOON, || async { ground.slack.count("Worker a crashed") > before }).await;
+        ground.alive(&monitor, &[worker]).await;
+        ground.fleet.crash(&[worker]).await;
+        ground.slack.told(&format!("Worker {worker} crashed"), SOON).await;
         assert!(!monitor.log().contains("panicked"), "{}", monitor.log());
         monitor.send("TERM");
         eventually("it ends", Duration::from_secs(15), || async { !monitor.is_running() }).await;
