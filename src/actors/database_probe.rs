@@ -69,7 +69,11 @@ impl Turn {
 
     /// When it may run again.
     fn not_before(&self, small: bool) -> Mono {
-        let rest = if small && !self.failed { Duration::ZERO } else { (self.takes * REST).max(REST_AT_LEAST) };
+        let rest = match (small, self.failed) {
+            (true, false) => Duration::ZERO,
+            (true, true) => REST_AT_LEAST,
+            (false, _) => (self.takes * REST).max(REST_AT_LEAST),
+        };
         self.ended.map_or(Mono::default(), |ended| ended.plus(rest))
     }
 
