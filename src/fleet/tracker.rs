@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::consumer::Work;
 use super::event::{Event, EventKind};
+use super::failures::{FailureLog, FailureRecords, StreakStart};
 use super::load::{Backlog, Rates};
 use super::reading::{
     DatabaseReading, HeartbeatsReading, SourceTrouble, StreamReading, StreamsReading, UnreadableHeartbeat,
@@ -83,6 +84,7 @@ pub struct Tracker {
     types: BTreeMap<Name, WorkerType>,
     streams: Arc<StreamsReading>,
     rates: BTreeMap<Name, Rates>,
+    failures: FailureLog,
     read_at: Option<f64>,
     database: Arc<DatabaseReading>,
     unreadable: Vec<UnreadableHeartbeat>,
@@ -102,6 +104,7 @@ impl Tracker {
             last_tick: None,
             streams: Arc::default(),
             rates: BTreeMap::new(),
+            failures: FailureLog::default(),
             read_at: None,
             database: Arc::default(),
             unreadable: Vec::new(),
@@ -115,6 +118,17 @@ impl Tracker {
         let watched = records.iter().filter(|(name, _)| self.settings.watched.contains(name));
         let restored = watched.map(|(name, record)| (name.clone(), WorkerType::restored(record, now, now_unix)));
         self.types.extend(restored);
+    }
+
+    /// Goes on from what was written down of task failures before.
+    pub fn restore_failures(&mut self, records: FailureRecords) {
+        self.failures.restore(records);
+    }
+
+    /// Task failures as they are read, to write down.
+    #[must_use]
+    pub fn failures(&self) -> &FailureLog {
+        &self.failures
     }
 
     /// Shows events of an earlier run, newest first, behind those of this one.
@@ -153,7 +167,9 @@ impl Tracker {
             (Err(trouble), None) => self.redis.bad(now, trouble.clone()),
         };
         told.extend(change.map(|change| source_event("redis", change, wall)));
-        if let (Ok(_), Ok(beats)) = (&streams, &heartbeats) {
+        if let (Ok(streams), Ok(beats)) = (&streams, &heartbeats) {
+            let starts = self.failures.take(streams.failures.as_ref(), now, ts);
+            told.extend(starts.into_iter().map(|start| failure_event(start, ts)));
             self.unreadable.clone_from(&beats.unreadable);
             self.take_heartbeats(beats, now, ts, &mut told, &mut changed_types, &mut new_types);
         }
@@ -173,6 +189,7 @@ impl Tracker {
     /// Knows nothing of a worker type any more; whether it was known. It is learned again when one of
     /// its workers or consumers is seen.
     pub fn forget(&mut self, worker_type: &Name) -> bool {
+        self.failures.forget(worker_type);
         let was = self.types.remove(worker_type);
         let known = was.is_some_and(|was| was.last_seen_alive.is_some() || !was.consumers.is_empty());
         if self.is_seed(worker_type) {
@@ -289,7 +306,9 @@ impl Tracker {
             tick,
             ts,
             workers: shown.map(|(name, t)| (name.clone(), WorkerTypeStatus::of(t, facts(name)))).collect(),
-            streams: streams.map(|(name, s)| (name.clone(), StreamStatus::of(s, rate(name), ts))).collect(),
+            streams: streams
+                .map(|(name, s)| (name.clone(), StreamStatus::of(s, rate(name), self.failures.status(name), ts)))
+                .collect(),
             postgres: PostgresStatus::of(
                 &self.database,
                 self.postgres.status(),
@@ -333,6 +352,12 @@ fn work_by_consumer(stream: &StreamReading) -> Vec<(Name, Work)> {
 fn fleet_event(name: &Name, kind: EventKind, ts: f64, occurrence: &str) -> Event {
     let mut event = Event { ts, subject: name.to_text(), kind, key: String::new() };
     event.key = occurrence_key(&[event.type_name(), &event.subject, occurrence]);
+    event
+}
+
+fn failure_event(StreakStart { stream, kind, occurrence }: StreakStart, ts: f64) -> Event {
+    let mut event = Event { ts, subject: stream.to_text(), kind, key: String::new() };
+    event.key = occurrence_key(&[event.type_name(), &event.subject, &occurrence]);
     event
 }
 

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use serde::Serialize;
 
+use super::failures::{self, FailuresFrame};
 use super::{CONSUMERS, staleness, told};
 use crate::contract::Name;
 use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
@@ -27,6 +28,7 @@ pub(in crate::pages) struct WorkerTypeFrame {
     sentence: Sentence,
     /// The page of the stream it reads.
     stream: Option<String>,
+    failures: Option<FailuresFrame>,
     consumers: Vec<ConsumerRow>,
     more_consumers: usize,
 }
@@ -48,6 +50,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let verdict = verdict::of(status, snapshot.streams.get(name), snapshot.ts);
     let mut cells: Cells = cards::figures(status, None);
     cells.push(("p".to_owned(), Cell::count(status.pending)));
+    let failures = failures::compose(name, snapshot, &mut cells);
     let mut all: Vec<&ConsumerStatus> = status.consumers.iter().collect();
     // Those in trouble first; the gone ones last.
     all.sort_by_key(|c| (c.state.is_gone(), Reverse(told(c.state).0.is_trouble()), &c.consumer));
@@ -82,6 +85,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         shape: verdict.shape,
         sentence: verdict.sentence,
         stream: snapshot.streams.contains_key(name).then(|| About::Stream.of(name)),
+        failures,
         more_consumers: all.len().saturating_sub(consumers.len()),
         consumers,
     };
