@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use shepherd_monitor::contract::Name;
+use shepherd_monitor::contract::failures::{FailureCounts, FailureKind};
 use shepherd_monitor::fleet::consumer::ConsumerState;
-use shepherd_monitor::fleet::event::{Event, EventKind};
+use shepherd_monitor::fleet::event::{Event, EventKind, Unread};
 use shepherd_monitor::fleet::reading::{Lag, RedisServer, SourceTrouble, TroubleKind, UnreadableHeartbeat};
 use shepherd_monitor::fleet::snapshot::{
-    ConsumerStatus, DepthHistory, GroupStatus, PostgresFreshness, PostgresStatus, RedisStatus, Snapshot, SourceStatus,
-    StreamConsumers, StreamStatus, WorkerTypeStatus,
+    ConsumerStatus, DepthHistory, GroupStatus, NewestFailure, PostgresFreshness, PostgresStatus, RedisStatus, Snapshot,
+    SourceStatus, StreamConsumers, StreamStatus, TaskFailures, WorkerTypeStatus,
 };
 use shepherd_monitor::fleet::worker_type::TypeState;
 
@@ -141,6 +142,9 @@ pub(crate) fn trouble(now: f64) -> Snapshot {
         (s.undelivered, s.pending, s.oldest_waiting_sec) = (Some(0), Some(0), None);
     });
     fleet.change("example.score", |w, _| w.draining = 1);
+    let reason = "missing field `query_graph` in the message of response 7c1e90aa, which the task's handler needs";
+    fleet.fail("arax", (2, 14, 12), 7, (FailureKind::Malformed, reason, now - 12.0));
+    fleet.fail("finish_query", (3, 0, 0), 0, (FailureKind::Failed, "database: connection refused", now - 4000.0));
     fleet.change("score_paths", |w, s| {
         s.error = Some("WRONGTYPE Operation against a key holding the wrong kind of value".to_owned());
         (s.xlen, s.undelivered, s.pending, s.oldest_waiting_sec, s.drain_sec) = (None, None, None, None, None);
@@ -172,6 +176,17 @@ pub(crate) fn trouble(now: f64) -> Snapshot {
     for (consumer, pending) in [("a1", 5), ("a2", 9), ("a3", 0)] {
         fleet.event(252.0, "aragorn.lookup", lost(consumer, 0, pending));
     }
+    fleet.event(
+        130.0,
+        "arax",
+        EventKind::TaskFailures {
+            kind: FailureKind::Malformed,
+            reason: Some(reason.to_owned()),
+            entry: Some("1795456858000-0".to_owned()),
+            count: 3,
+            unread: Unread::No,
+        },
+    );
     fleet.event(
         400.0,
         "merge_message",
@@ -242,6 +257,7 @@ pub(crate) fn hostile(now: f64) -> Snapshot {
     ] {
         fleet.add(name, 2, 5, 7);
         fleet.event(60.0, name, EventKind::Hung { consumer: name.into(), pending: 3, for_sec: 90 });
+        fleet.fail(name, (1, 0, 1), 2, (FailureKind::Failed, name, now - 5.0));
     }
     fleet.change("plain", |_, s| {
         s.groups = ["<script>alert(3)</script>", "second"]
@@ -317,6 +333,7 @@ pub(crate) fn full(now: f64) -> Snapshot {
         (w.state, w.alive, w.lost, w.lost_at) = (TypeState::Crashed, 0, 50, Some(now - 20.0));
         w.state_changed_at = Some(now - 20.0);
     });
+    fleet.fail("enrich.stage-001", (4, 0, 0), 4, (FailureKind::Failed, "timeout after 30 s", now - 5.0));
     fleet.change("merge.stage-007", |w, _| (w.alive, w.lost, w.lost_at) = (49, 1, Some(now - 300.0)));
     fleet.finish()
 }
@@ -422,6 +439,7 @@ impl Fleet {
                 entries_read: Some(100),
                 oldest_waiting_sec: waits.then_some(backlog as f64 / 3.0),
             }],
+            failures: Some(TaskFailures::default()),
         };
         let mut depth = backlog as f64 * 0.6;
         let mut series: VecDeque<Option<u64>> = VecDeque::new();
@@ -441,6 +459,19 @@ impl Fleet {
         if let (Some(w), Some(s)) = (self.snapshot.workers.get_mut(&name), self.snapshot.streams.get_mut(&name)) {
             how(w, s);
         }
+    }
+
+    /// So many tasks failed, were malformed and dead-lettered; how many lately, and the newest: how, why and when.
+    pub(crate) fn fail(
+        &mut self,
+        name: &str,
+        (failed, malformed, dead_lettered): (u64, u64, u64),
+        last_5m: u64,
+        (kind, reason, ts): (FailureKind, &str, f64),
+    ) {
+        let last = NewestFailure { kind, reason: reason.to_owned(), entry: "1795456858000-0".to_owned(), ts };
+        let counts = FailureCounts { failed, malformed, dead_lettered };
+        self.change(name, |_, s| s.failures = Some(TaskFailures { counts, last_5m, last: Some(last) }));
     }
 
     /// Something that happened `ago` seconds ago; newest first.

@@ -16,13 +16,14 @@ use super::messages::{
 };
 use crate::contract::Name;
 use crate::fleet::event::Event;
+use crate::fleet::failures::FailureRecords;
 use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading};
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
 use crate::fleet::tracker::{Advance, TickReadings, Tracker, TrackerSettings};
 use crate::fleet::worker_type::WorkerStateRecord;
 use crate::postgres::events;
-use crate::redis_streams::{event_spool, worker_type_records};
+use crate::redis_streams::{event_spool, failure_records, worker_type_records};
 
 /// How long a tick waits for Postgres once Redis is read.
 const WAIT_FOR_DATABASE: Duration = Duration::from_millis(200);
@@ -137,12 +138,14 @@ impl StateTracker {
         let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move {
             // In this order: what is forgotten in between is still loaded, and forgotten later.
             let forgotten = worker_type_records::forgotten(&redis).await?;
-            Ok((worker_type_records::load(&redis).await?, forgotten))
+            let failures = failure_records::load(&redis).await?;
+            Ok((worker_type_records::load(&redis).await?, failures, forgotten))
         });
         ctx.wait(loading.into_actor(self).map(move |loaded, this, ctx| {
             match loaded {
-                Ok((records, forgotten)) => {
+                Ok((records, failures, forgotten)) => {
                     this.forgotten = forgotten;
+                    this.tracker.restore_failures(failures);
                     let now_unix = readings.streams.as_ref().map_or(readings.wall, |streams| streams.redis_time);
                     this.tracker.restore(&records, readings.now, now_unix);
                     this.restored.records = true;
@@ -160,13 +163,18 @@ impl StateTracker {
         let Advance { events, snapshot, changed_types, new_types } = advance;
         self.unsaved.extend(changed_types);
         self.unsaved_new.extend(new_types);
+        let saved_before = self.records_refreshed;
         let records = self.records_to_save(refresh_at, ctx);
+        let refreshes = self.records_refreshed != saved_before;
+        let failures = self.tracker.failures();
+        let failures = if refreshes { failures.records() } else { failures.changed_records() };
         self.unwritten.extend(events);
         let snapshot = Arc::new(snapshot);
-        if self.unwritten.is_empty() && records.is_empty() && self.unsaved_new.is_empty() {
+        if self.unwritten.is_empty() && records.is_empty() && self.unsaved_new.is_empty() && failures.streams.is_empty()
+        {
             self.tell(snapshot, Arc::new([]));
         } else {
-            self.write_then_tell(snapshot, records, ctx);
+            self.write_then_tell(snapshot, records, failures, ctx);
         }
         if matches!(self.database, Some(Ok(_))) {
             self.load_events(ctx);
@@ -217,6 +225,7 @@ impl StateTracker {
         &mut self,
         snapshot: Arc<Snapshot>,
         records: Vec<(Name, WorkerStateRecord)>,
+        failures: FailureRecords,
         ctx: &mut Context<Self>,
     ) {
         let new_types: Vec<Name> = self.unsaved_new.iter().cloned().collect();
@@ -229,6 +238,12 @@ impl StateTracker {
                 return Ok((kept, None));
             }
             let saved = worker_type_records::save(&io.redis, &records, &new_types).await;
+            if let Err(trouble) = failure_records::save(&io.redis, &failures).await {
+                tracing::warn!(
+                    error = trouble.detail,
+                    "cannot save the task failures read so far; retrying within 30 s"
+                );
+            }
             Ok((kept, Some(saved)))
         });
         ctx.wait(writing.into_actor(self).map(move |written, this, _| {
@@ -406,7 +421,8 @@ impl Handler<ForgetWorker> for StateTracker {
         let mark = uuid::Uuid::new_v4().to_string();
         let (redis, forgotten, its_mark) = (self.io.redis.clone(), name.clone(), mark.clone());
         let forgetting = self.io.run(WRITE_WITHIN * 4, REDIS_LATE, async move {
-            worker_type_records::forget(&redis, &forgotten, &its_mark).await
+            let had_failures = failure_records::forget(&redis, &forgotten).await?;
+            Ok(worker_type_records::forget(&redis, &forgotten, &its_mark).await? || had_failures)
         });
         let (answer, answered) = oneshot::channel();
         ctx.wait(forgetting.into_actor(self).map(move |recorded, this, _| {

@@ -238,6 +238,7 @@ fn of_stream(metric: Metric, sight: &Sight<'_>, stream: Option<&StreamStatus>) -
         },
         Metric::Consumers => stream.xlen.map(|_| count(stream.consumer_count as u64)),
         Metric::AddedPerSec => stream.added_per_sec,
+        Metric::Failures => stream.failures.as_ref().map(|failures| count(failures.last_5m)),
         _ => None,
     }
 }

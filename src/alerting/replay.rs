@@ -227,6 +227,7 @@ impl Metric {
             Self::Lag => "lag",
             Self::LagSeconds => "oldest_waiting_sec",
             Self::Consumers => "consumers",
+            Self::Failures => "failures",
             Self::WorkersAlive => "workers_alive",
             Self::Backlog => "backlog",
             Self::Capacity => "capacity",
@@ -302,6 +303,16 @@ mod tests {
         );
         let told = Some(0.0);
         assert_eq!(fired, [[(Some("a1".to_owned()), 0.0, None, told), (Some("a2".to_owned()), 0.0, Some(60.0), told)]]);
+    }
+
+    #[test]
+    fn failed_tasks_are_replayed_per_stream() {
+        let (some, many) = ([Some(0.0), Some(2.0), Some(2.0)], [Some(0.0), Some(12.0), Some(0.0)]);
+        let fired = replayed(
+            "rules: [{name: r, type: threshold, metric: failures, stream: 'a*', threshold: 10}]",
+            &[("failures:a1", &some), ("failures:a:2", &many)],
+        );
+        assert_eq!(fired, [[(Some("a:2".to_owned()), 30.0, Some(60.0), Some(30.0))]]);
     }
 
     #[test]

@@ -256,6 +256,8 @@ metrics! {
     Consumers = Stream, "", "consumers";
     /// Entries added per second.
     AddedPerSec = Stream, "/s", "added_per_sec";
+    /// Tasks that failed in the last five minutes.
+    Failures = Stream, "", "failures" | "task_failures";
     /// Consumers with a live heartbeat.
     WorkersAlive = WorkerType, "", "workers_alive" | "alive";
     /// Consumers lost in the last hour.

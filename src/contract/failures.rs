@@ -8,14 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use super::Name;
 
+/// A value longer than this is not a worker's.
+pub const MAX_VALUE_BYTES: usize = 4 * 1024;
 /// Longest reason that is kept, in bytes.
 pub const MOST_REASON: usize = 500;
+/// Longest entry id that is read; real ones have at most 41 characters.
+const MOST_ENTRY: usize = 64;
 /// The field of a stream's newest failure is this and its name.
 const LAST: &str = "last";
 
 /// How a task failed. One task may count under several kinds: a malformed task that became a dead
 /// letter is both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "monitor", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
     /// Its handler failed, timed out or panicked.
@@ -74,8 +79,104 @@ pub fn last(stream: &Name) -> Vec<u8> {
     field(LAST, stream)
 }
 
+/// All fields of a stream: the counters in the order of [`FailureKind::ALL`], then the newest failure.
+#[must_use]
+pub fn fields(stream: &Name) -> [Vec<u8>; 4] {
+    let [failed, malformed, dead_lettered] = FailureKind::ALL.map(|kind| counter(kind, stream));
+    [failed, malformed, dead_lettered, last(stream)]
+}
+
 fn field(kind: &str, stream: &Name) -> Vec<u8> {
     [kind.as_bytes(), b":", stream.as_bytes()].concat()
+}
+
+impl LastFailure {
+    /// Reads the field's value; `None` if it is not such JSON. What is too long is cut.
+    #[must_use]
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Wire {
+            kind: FailureKind,
+            reason: Option<String>,
+            entry: Option<String>,
+            ts_ms: f64,
+        }
+        if value.len() > MAX_VALUE_BYTES {
+            return None;
+        }
+        // A writer that cuts a reason by bytes may leave half a character at its end.
+        let wire: Wire = serde_json::from_str(&String::from_utf8_lossy(value)).ok()?;
+        let (reason, entry) = (wire.reason.unwrap_or_default(), wire.entry.unwrap_or_default());
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a date's milliseconds")]
+        let ts_ms = Some(wire.ts_ms).filter(|ms| (1.0..1e14).contains(ms))? as u64;
+        Some(Self {
+            kind: wire.kind,
+            reason: cut(&reason, MOST_REASON).to_owned(),
+            entry: cut(&entry, MOST_ENTRY).to_owned(),
+            ts_ms,
+        })
+    }
+
+    /// When, Unix seconds.
+    #[must_use]
+    pub fn ts(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a date's milliseconds fit a double")]
+        let ts = self.ts_ms as f64 / 1000.0;
+        ts
+    }
+}
+
+/// How many tasks of a stream failed, by kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "monitor", derive(schemars::JsonSchema))]
+pub struct FailureCounts {
+    /// Tasks whose handler failed, timed out or panicked.
+    pub failed: u64,
+    /// Tasks whose fields could not be parsed.
+    pub malformed: u64,
+    /// Tasks moved to the dead-letter stream.
+    pub dead_lettered: u64,
+}
+
+impl FailureCounts {
+    /// The count of one kind.
+    #[must_use]
+    pub fn of(self, kind: FailureKind) -> u64 {
+        match kind {
+            FailureKind::Failed => self.failed,
+            FailureKind::Malformed => self.malformed,
+            FailureKind::DeadLettered => self.dead_lettered,
+        }
+    }
+
+    /// No task failed.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        self == Self::default()
+    }
+
+    /// How many tasks that is at least: a dead letter may have failed or been malformed before.
+    #[must_use]
+    pub fn tasks(self) -> u64 {
+        self.failed.saturating_add(self.malformed).max(self.dead_lettered)
+    }
+
+    /// What was added since `earlier`; `None` if a counter is lower than it was: they were reset in between.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Option<Self> {
+        Some(Self {
+            failed: self.failed.checked_sub(earlier.failed)?,
+            malformed: self.malformed.checked_sub(earlier.malformed)?,
+            dead_lettered: self.dead_lettered.checked_sub(earlier.dead_lettered)?,
+        })
+    }
+}
+
+/// Reads a counter's value: 0 if the field is absent, `None` if its value is not a count.
+#[must_use]
+pub fn parse_count(value: Option<&[u8]>) -> Option<u64> {
+    let Some(value) = value else { return Some(0) };
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 impl TaskFailure {
@@ -104,7 +205,7 @@ impl TaskFailure {
         let Some(kind) = self.kinds.first() else { return Vec::new() };
         let newest = LastFailure {
             kind: *kind,
-            reason: cut(&self.reason).to_owned(),
+            reason: cut(&self.reason, MOST_REASON).to_owned(),
             entry: entry.to_owned(),
             ts_ms: self.ts_ms,
         };
@@ -114,13 +215,16 @@ impl TaskFailure {
     }
 }
 
-fn cut(text: &str) -> &str {
-    let end = (0..=MOST_REASON.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+/// The beginning of `text` that fits into `max` bytes.
+fn cut(text: &str, max: usize) -> &str {
+    let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -131,5 +235,66 @@ mod tests {
         assert_eq!((text[0], &text[2..]), ("last:a:b", &["malformed:a:b", "dead_lettered:a:b"][..]));
         let newest: LastFailure = serde_json::from_str(text[1]).unwrap();
         assert_eq!((newest.kind, newest.reason.len(), newest.ts_ms), (FailureKind::Malformed, 500, 5));
+    }
+
+    #[test]
+    fn field_names_are_those_of_the_contract_whatever_the_stream_is_called() {
+        let texts =
+            |stream: &[u8]| fields(&Name::from(stream)).map(|field| String::from_utf8_lossy(&field).into_owned());
+        assert_eq!(texts(b"a:b"), ["failed:a:b", "malformed:a:b", "dead_lettered:a:b", "last:a:b"]);
+        assert_eq!(last(&Name::from(&b"\xff\0:"[..])), b"last:\xff\0:");
+    }
+
+    #[test]
+    fn garbage_is_no_failure_and_no_count() {
+        let good = r#"{"kind":"failed","reason":"r","entry":"1-0","ts_ms":5000}"#;
+        assert_eq!(LastFailure::parse(good.as_bytes()).map(|failure| failure.ts()), Some(5.0));
+        let odd = [("failed", "odd"), ("5000", "-1"), ("5000", "1e300"), ("5000", "\"x\""), ("{", ""), ("\"r\"", "[]")];
+        for (from, to) in odd {
+            assert_eq!(LastFailure::parse(good.replace(from, to).as_bytes()), None, "{from} as {to}");
+        }
+        assert_eq!(LastFailure::parse(&vec![b' '; MAX_VALUE_BYTES + 1]), None);
+        assert_eq!(LastFailure::parse(b""), None);
+        let values =
+            [Some(&b"7"[..]), Some(b"-7"), Some(b"7.5"), Some(b""), Some(b"\xff"), Some(b"99999999999999999999")];
+        assert_eq!(values.map(parse_count), [Some(7), None, None, None, None, None]);
+        assert_eq!(parse_count(None), Some(0));
+    }
+
+    #[test]
+    fn a_reason_that_was_cut_inside_a_character_is_still_read() {
+        let mut value = br#"{"kind":"failed","reason":"caf"#.to_vec();
+        value.extend_from_slice(b"\xc3\",\"entry\":null,\"ts_ms\":5000.7}");
+        let failure = LastFailure::parse(&value).unwrap();
+        assert_eq!((&*failure.reason, &*failure.entry, failure.ts_ms), ("caf\u{fffd}", "", 5000));
+    }
+
+    #[test]
+    fn a_dead_letter_that_failed_is_one_task() {
+        let counts = |failed, malformed, dead_lettered| FailureCounts { failed, malformed, dead_lettered }.tasks();
+        assert_eq!([counts(2, 3, 3), counts(0, 0, 4), counts(1, 0, 0)], [5, 4, 1]);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_what_is_read(reason in ".{0,600}", entry in "[0-9]{1,20}-[0-9]{1,20}", ts_ms in 1..99_999_999_999_999_u64) {
+            let strings = TaskFailure::new(&[FailureKind::Malformed], reason.clone(), ts_ms).strings(&"s".into(), &entry);
+            let read = LastFailure::parse(&strings[1]).unwrap();
+            prop_assert!(strings[1].len() <= MAX_VALUE_BYTES);
+            prop_assert!(reason.starts_with(&read.reason) && read.reason.len() + 4 > reason.len().min(MOST_REASON));
+            prop_assert_eq!((read.kind, read.entry, read.ts_ms), (FailureKind::Malformed, entry, ts_ms));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(value in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (LastFailure::parse(&value), parse_count(Some(&value)));
+        }
+
+        #[test]
+        fn streams_never_share_a_field(a in prop::collection::vec(any::<u8>(), 0..12), b in prop::collection::vec(any::<u8>(), 0..12)) {
+            prop_assume!(a != b);
+            let (a, b) = (fields(&Name::from(a)), fields(&Name::from(b)));
+            prop_assert!(a.iter().all(|field| !b.contains(field)));
+        }
     }
 }

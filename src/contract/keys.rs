@@ -12,6 +12,9 @@ pub const HEARTBEAT_PREFIX: &str = "worker:heartbeat:";
 pub const MARKER_PREFIX: &str = "worker:shutdown:";
 /// Failed tasks by stream (hash; its fields are in [`super::failures`]).
 pub const TASK_FAILURES: &str = "worker:failures";
+/// What the monitor has read of [`TASK_FAILURES`], so that a restart repeats and misses nothing (hash: `stream:{name}`
+/// → JSON, `read_at` → Unix seconds).
+pub const SEEN_FAILURES: &str = "monitor:task_failures";
 /// Set of every worker type ever seen alive.
 pub const KNOWN_WORKERS: &str = "monitor:known_workers";
 /// Worker types that somebody had forgotten lately (hash: type → a mark that is new each time), for monitors that

@@ -70,7 +70,7 @@ fn with(facts: StreamFacts) -> Examined {
         server: good_server(),
         user: Some("default".to_owned()),
         fleet: Ok(Fleet {
-            streams: StreamsReading { redis_time: NOW, server: RedisServer::default(), streams },
+            streams: StreamsReading { redis_time: NOW, server: RedisServer::default(), streams, failures: None },
             heartbeats: HeartbeatsReading::default(),
             complete: true,
         }),

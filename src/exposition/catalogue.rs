@@ -103,6 +103,8 @@ families! {
         "1: the stream could be read; 0: Redis answered otherwise, and its figures are absent";
     TASK_DURATION: Histogram of Share, "shepherd_monitor_task_duration_seconds", ["stream"],
         "How long tasks took";
+    TASK_FAILURES: Counter of Fleet, "shepherd_monitor_task_failures_total", ["stream", "kind"],
+        "Tasks that did not succeed, as workers count them in Redis: failed, malformed, dead_lettered; one task may count under two kinds";
 
     TYPE_STATE: Gauge of Fleet, "shepherd_monitor_worker_type_state", ["worker_type", "state"],
         "1 for the decided state of the worker type: alive, scaled_down, crashed or unknown; 0 for the others";

@@ -9,6 +9,7 @@ use super::text::{Format, Writer};
 use crate::alerting::board::Shown;
 use crate::alerting::lifecycle::{Alert, Phase};
 use crate::contract::Name;
+use crate::contract::failures::FailureKind;
 use crate::fleet::consumer::ConsumerState;
 use crate::fleet::event::Severity;
 use crate::fleet::reading::{GroupConsumer, Lag};
@@ -65,6 +66,7 @@ pub fn write(sight: &Sight<'_>, format: Format) -> String {
         tasks(&mut page, snapshot, sight.counters);
     }
     if let Some(snapshot) = fresh {
+        failures(&mut page, snapshot);
         workers(&mut page, snapshot);
     }
     if let Some(snapshot) = sight.snapshot {
@@ -169,6 +171,17 @@ fn tasks(page: &mut Writer, snapshot: &Snapshot, counters: &Counters) {
     for name in snapshot.streams.keys().chain(only_types).map(Name::to_text) {
         if let Some(histogram) = counters.tasks.get(&name) {
             family.add_histogram(&[&name], histogram);
+        }
+    }
+}
+
+/// Zeros too: an increase is only seen from where it began.
+fn failures(page: &mut Writer, snapshot: &Snapshot) {
+    let mut family = page.family(&of::TASK_FAILURES);
+    let known = snapshot.streams.iter().filter_map(|(name, s)| Some((name.to_text(), s.failures.as_ref()?)));
+    for (stream, failures) in known {
+        for kind in FailureKind::ALL {
+            family.add(&[&stream, kind.as_str()], failures.counts.of(kind));
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::consumer::ConsumerState;
 use super::worker_type::TypeState;
 use crate::contract::Name;
+use crate::contract::failures::FailureKind;
 
 /// How serious an event is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -116,6 +117,19 @@ pub enum EventKind {
         /// Which.
         consumer: Name,
     },
+    /// Tasks of a stream failed, the first in five minutes.
+    TaskFailures {
+        /// How the newest of them failed.
+        kind: FailureKind,
+        /// Why, if its worker wrote that down.
+        reason: Option<String>,
+        /// The id of its stream entry.
+        entry: Option<String>,
+        /// How many.
+        count: u64,
+        /// For how long no monitor had read the counters.
+        unread: Unread,
+    },
     /// A source cannot be read; what depends on it is frozen.
     SourceDown {
         /// What is wrong.
@@ -148,8 +162,19 @@ pub enum Return {
     ShutDown,
 }
 
+/// For how long something had not been read before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unread {
+    /// No longer than usual.
+    No,
+    /// So many seconds.
+    Seconds(u64),
+    /// No monitor had ever read it.
+    Always,
+}
+
 /// Every type that an event in the archive can have.
-pub const TYPES: [&str; 10] = [
+pub const TYPES: [&str; 11] = [
     "alert",
     "alert_resolved",
     "consumer_hung",
@@ -160,6 +185,7 @@ pub const TYPES: [&str; 10] = [
     "scale_up",
     "source_down",
     "source_up",
+    "task_failures",
 ];
 
 impl Event {
@@ -173,6 +199,7 @@ impl Event {
             EventKind::LeftWithWork { .. } => "left_with_work",
             EventKind::Hung { .. } => "consumer_hung",
             EventKind::Unhung { .. } | EventKind::ConsumerReturned { .. } => "consumer_recovered",
+            EventKind::TaskFailures { .. } => "task_failures",
             EventKind::SourceDown { .. } => "source_down",
             EventKind::SourceUp { .. } => "source_up",
             EventKind::Recorded { type_name, .. } => type_name,
@@ -191,9 +218,10 @@ impl Event {
             EventKind::ScaleDown { kind: TypeState::Crashed, .. } | EventKind::SourceDown { .. } => Severity::Critical,
             EventKind::ScaleDown { to: 0, .. } => Severity::Warning,
             EventKind::ScaleDown { .. } => Severity::Info,
-            EventKind::ConsumerLost { .. } | EventKind::LeftWithWork { .. } | EventKind::Hung { .. } => {
-                Severity::Warning
-            }
+            EventKind::ConsumerLost { .. }
+            | EventKind::LeftWithWork { .. }
+            | EventKind::Hung { .. }
+            | EventKind::TaskFailures { .. } => Severity::Warning,
         }
     }
 
@@ -235,6 +263,21 @@ impl Event {
                 format!("consumer {consumer} hangs: {pending} pending and no progress for {for_sec} s")
             }
             EventKind::Unhung { consumer } => format!("consumer {consumer} moves again"),
+            EventKind::TaskFailures { kind, reason, entry, count, unread } => {
+                let newest = newest_failure(*kind, reason.as_deref(), entry.as_deref());
+                match (count, unread) {
+                    (1, Unread::No) => newest,
+                    (_, Unread::No) => format!("{count} tasks failed; newest: {newest}"),
+                    (1, Unread::Seconds(sec)) => {
+                        format!("1 task failed while no monitor ran, in {sec} s: {newest}")
+                    }
+                    (_, Unread::Seconds(sec)) => {
+                        format!("{count} tasks failed while no monitor ran, in {sec} s; newest: {newest}")
+                    }
+                    (1, Unread::Always) => format!("1 task failed before the first reading: {newest}"),
+                    (_, Unread::Always) => format!("{count} tasks failed before the first reading; newest: {newest}"),
+                }
+            }
             EventKind::SourceDown { detail } => format!("not readable: {detail}"),
             EventKind::SourceUp { away_sec } => format!("readable again after {away_sec} s"),
             EventKind::Recorded { detail, .. } => detail.clone(),
@@ -255,6 +298,7 @@ impl Event {
             | EventKind::Hung { .. }
             | EventKind::Unhung { .. }
             | EventKind::ConsumerReturned { .. }
+            | EventKind::TaskFailures { .. }
             | EventKind::Recorded { .. } => self.running,
         }
     }
@@ -300,12 +344,46 @@ impl Event {
                 set("consumer", json!(consumer));
                 set("recovered_from", json!(ConsumerState::Lost));
             }
+            EventKind::TaskFailures { kind, reason, entry, count, unread } => {
+                set("kind", json!(kind));
+                set("reason", json!(reason));
+                set("entry", json!(entry));
+                set("count", json!(count));
+                match unread {
+                    Unread::No => {}
+                    Unread::Seconds(sec) => set("unread_sec", json!(sec)),
+                    Unread::Always => set("first_reading", json!(true)),
+                }
+            }
             EventKind::SourceDown { detail } => set("detail", json!(detail)),
             EventKind::SourceUp { away_sec } => set("away_sec", json!(away_sec)),
             EventKind::Recorded { .. } => {}
         }
         Value::Object(map)
     }
+}
+
+/// `task dead-lettered: no such node (entry 5-0)`.
+fn newest_failure(kind: FailureKind, reason: Option<&str>, entry: Option<&str>) -> String {
+    let what = match kind {
+        FailureKind::Failed => "task failed",
+        FailureKind::Malformed => "malformed task",
+        FailureKind::DeadLettered => "task dead-lettered",
+    };
+    let reason = reason.filter(|reason| !reason.is_empty()).map(|reason| format!(": {reason}"));
+    let entry = entry.filter(|entry| !entry.is_empty()).map(|entry| format!(" (entry {entry})"));
+    format!("{what}{}{}", reason.unwrap_or_default(), entry.unwrap_or_default())
+}
+
+/// What the field `kind` says.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "says what is told")]
+enum KindTold {
+    /// `scale_up`, `scale_down`: the type's state now.
+    State(TypeState),
+    /// `task_failures`: how the newest task failed.
+    Failure(FailureKind),
 }
 
 /// The fields of [`Event::payload`] and what [`Event`] adds to them: which are there follows from the type.
@@ -330,8 +408,9 @@ struct Told {
     /// Running workers now; of a data source 0 while it is not readable.
     to: u32,
     /// `scale_up`, `scale_down`: the type's state now.
+    /// `scale_up`, `scale_down`: the type's state now; `task_failures`: how the newest task failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    kind: Option<TypeState>,
+    kind: Option<KindTold>,
     /// `scale_up`: the state the type recovered from, when it was not alive. `consumer_recovered`: what the consumer
     /// recovered from, `hung` or `lost`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -354,6 +433,21 @@ struct Told {
     /// `source_up`: for how long it was away, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     away_sec: Option<u64>,
+    /// `task_failures`: why the newest task failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+    /// `task_failures`: the id of its stream entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<String>,
+    /// `task_failures`: how many tasks failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    /// `task_failures`: for how long no monitor had read the counters, seconds, if longer than usual.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unread_sec: Option<u64>,
+    /// `task_failures`: no monitor had ever read the stream's counters.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_reading: Option<bool>,
 }
 
 impl JsonSchema for Event {

@@ -381,6 +381,7 @@ impl World {
             redis_time: redis_now as f64,
             server: RedisServer { run_id: self.run.to_string(), ..RedisServer::default() },
             streams: [(STREAM.into(), StreamReading { facts: Ok(facts) })].into(),
+            failures: None,
         }
     }
 

@@ -11,6 +11,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::time::Mono;
+#[cfg(doc)]
+use crate::contract::failures::FailureKind;
+use crate::contract::failures::{FailureCounts, LastFailure};
 use crate::contract::{DatabaseCondition, Heartbeat, Name, ShutdownMarker};
 
 /// Why a source could not be read in a tick.
@@ -83,6 +86,30 @@ pub struct StreamsReading {
     pub server: RedisServer,
     /// Each watched stream; absent keys are listed with `exists: false`.
     pub streams: BTreeMap<Name, StreamReading>,
+    /// The failed tasks of each stream that was asked for; `None` when they could not be read.
+    pub failures: Option<BTreeMap<Name, StreamFailures>>,
+}
+
+/// What workers counted of a stream's failed tasks.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StreamFailures {
+    /// In the order of [`FailureKind::ALL`]; `None` where the value is not a count.
+    pub counts: [Option<u64>; 3],
+    /// The newest failure; `None` when there is none, or its value is not one.
+    pub last: Option<Arc<LastFailure>>,
+}
+
+impl StreamFailures {
+    /// The counts; where a value is none, that of `before`.
+    #[must_use]
+    pub fn counts_or(&self, before: FailureCounts) -> FailureCounts {
+        let [failed, malformed, dead_lettered] = self.counts;
+        FailureCounts {
+            failed: failed.unwrap_or(before.failed),
+            malformed: malformed.unwrap_or(before.malformed),
+            dead_lettered: dead_lettered.unwrap_or(before.dead_lettered),
+        }
+    }
 }
 
 /// The server's own figures, from INFO. A field that this server does not report is `None`.

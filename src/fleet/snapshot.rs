@@ -14,6 +14,7 @@ use super::event::Event;
 use super::reading::{GroupConsumer, GroupReading, RedisServer, SourceTrouble, UnreadableHeartbeat};
 use super::worker_type::TypeState;
 use crate::contract::Name;
+use crate::contract::failures::{FailureCounts, FailureKind, LastFailure};
 
 /// One finished tick. Times are Unix seconds.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -159,6 +160,49 @@ pub struct StreamStatus {
     pub drain_sec: Option<f64>,
     /// Its groups.
     pub groups: Vec<GroupStatus>,
+    /// Tasks that did not succeed, as its workers counted them; `None` when that is not known.
+    pub failures: Option<TaskFailures>,
+}
+
+/// A stream's tasks that did not succeed. One task may count under several kinds: a malformed task that was
+/// dead-lettered counts as both. The counts begin again when the workers' counters are reset.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
+pub struct TaskFailures {
+    /// By kind.
+    #[serde(flatten)]
+    pub counts: FailureCounts,
+    /// Tasks that failed in the last five minutes, whatever the kind. A lower bound after a time in which no monitor
+    /// read the counters.
+    pub last_5m: u64,
+    /// The newest failure.
+    pub last: Option<NewestFailure>,
+}
+
+impl TaskFailures {
+    /// Whether any task failed.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        !self.counts.is_zero() || self.last_5m > 0
+    }
+}
+
+/// The newest failure of a stream.
+#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+pub struct NewestFailure {
+    /// How the task failed.
+    pub kind: FailureKind,
+    /// Why, at most 500 bytes.
+    pub reason: String,
+    /// ID of the stream entry; empty when the worker wrote none.
+    pub entry: String,
+    /// When, Unix seconds by the worker's clock.
+    pub ts: f64,
+}
+
+impl From<&LastFailure> for NewestFailure {
+    fn from(last: &LastFailure) -> Self {
+        Self { kind: last.kind, reason: last.reason.clone(), entry: last.entry.clone(), ts: last.ts() }
+    }
 }
 
 /// A stream's consumers by group, as they were read: those of a large fleet are not copied for every tick.

@@ -7,7 +7,7 @@ use super::load::{Backlog, Rate, utilization};
 use super::reading::{DatabaseReading, GroupReading, Probed, RedisServer, StreamFacts, StreamReading};
 use super::snapshot::{
     ConsumerStatus, Freshness, GroupStatus, PostgresFreshness, PostgresStatus, RedisStatus, SourceStatus,
-    StreamConsumers, StreamStatus, WorkerTypeStatus,
+    StreamConsumers, StreamStatus, TaskFailures, WorkerTypeStatus,
 };
 use super::time::Mono;
 use super::worker_type::WorkerType;
@@ -76,7 +76,7 @@ impl ConsumerStatus {
 
 impl StreamStatus {
     /// A stream's status at `ts` (Redis' clock, Unix seconds).
-    pub(super) fn of(stream: &StreamReading, rate: Rate, ts: f64) -> Self {
+    pub(super) fn of(stream: &StreamReading, rate: Rate, failures: Option<TaskFailures>, ts: f64) -> Self {
         let facts = stream.facts.as_ref().ok();
         let backlog = facts.map(Backlog::of);
         let consumers = facts.map(|f| StreamConsumers::of(&f.groups)).unwrap_or_default();
@@ -99,6 +99,7 @@ impl StreamStatus {
             read_per_sec: rate.read,
             drain_sec: rate.drain_sec(backlog.and_then(|b| b.undelivered)),
             groups,
+            failures,
         }
     }
 }

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use super::consumer::Work;
 use super::event::{Event, EventKind};
+use super::failures::{FailureLog, FailureRecords, StreakStart};
 use super::load::{Backlog, Rates};
 use super::reading::{
     DatabaseReading, HeartbeatsReading, SourceTrouble, StreamReading, StreamsReading, UnreadableHeartbeat,
@@ -83,6 +84,7 @@ pub struct Tracker {
     types: BTreeMap<Name, WorkerType>,
     streams: Arc<StreamsReading>,
     rates: BTreeMap<Name, Rates>,
+    failures: FailureLog,
     read_at: Option<f64>,
     database: Arc<DatabaseReading>,
     unreadable: Vec<UnreadableHeartbeat>,
@@ -104,6 +106,7 @@ impl Tracker {
             last_tick: None,
             streams: Arc::default(),
             rates: BTreeMap::new(),
+            failures: FailureLog::default(),
             read_at: None,
             database: Arc::default(),
             unreadable: Vec::new(),
@@ -118,6 +121,17 @@ impl Tracker {
         let watched = records.iter().filter(|(name, _)| self.settings.watched.contains(name));
         let restored = watched.map(|(name, record)| (name.clone(), WorkerType::restored(record, now, now_unix)));
         self.types.extend(restored);
+    }
+
+    /// Goes on from what was written down of task failures before.
+    pub fn restore_failures(&mut self, records: FailureRecords) {
+        self.failures.restore(records);
+    }
+
+    /// Task failures as they are read, to write down.
+    #[must_use]
+    pub fn failures(&self) -> &FailureLog {
+        &self.failures
     }
 
     /// Shows events of an earlier run, newest first, behind those of this one.
@@ -156,7 +170,12 @@ impl Tracker {
             (Err(trouble), None) => self.redis.bad(now, trouble.clone()),
         };
         told.extend(change.map(|change| source_event("redis", change, wall)));
-        if let (Ok(_), Ok(beats)) = (&streams, &heartbeats) {
+        if let (Ok(streams), Ok(beats)) = (&streams, &heartbeats) {
+            let starts = self.failures.take(streams.failures.as_ref(), now, ts);
+            told.extend(starts.into_iter().map(|start| {
+                let running = self.types.get(&start.stream).map_or(0, WorkerType::running);
+                failure_event(start, ts, running)
+            }));
             self.unreadable.clone_from(&beats.unreadable);
             self.take_heartbeats(beats, now, ts, &mut told, &mut changed_types, &mut new_types);
         }
@@ -176,6 +195,7 @@ impl Tracker {
     /// Knows nothing of a worker type any more; whether it was known. It is learned again when one of
     /// its workers or consumers is seen.
     pub fn forget(&mut self, worker_type: &Name) -> bool {
+        self.failures.forget(worker_type);
         let was = self.types.remove(worker_type);
         let known = was.is_some_and(|was| was.last_seen_alive.is_some() || !was.consumers.is_empty());
         self.forgotten.insert(worker_type.clone());
@@ -310,7 +330,9 @@ impl Tracker {
             tick,
             ts,
             workers,
-            streams: streams.map(|(name, s)| (name.clone(), StreamStatus::of(s, rate(name), ts))).collect(),
+            streams: streams
+                .map(|(name, s)| (name.clone(), StreamStatus::of(s, rate(name), self.failures.status(name), ts)))
+                .collect(),
             postgres: PostgresStatus::of(
                 &self.database,
                 self.postgres.status(),
@@ -360,6 +382,10 @@ fn fleet_event(name: &Name, kind: EventKind, ts: f64, occurrence: &str, running:
     let mut event = Event { ts, subject: name.to_text(), kind, key: String::new(), running: (running, running) };
     event.key = occurrence_key(&[event.type_name(), &event.subject, occurrence]);
     event
+}
+
+fn failure_event(StreakStart { stream, kind, occurrence }: StreakStart, ts: f64, running: u32) -> Event {
+    fleet_event(&stream, kind, ts, &occurrence, running)
 }
 
 fn source_event(source: &str, change: SourceChange, wall: f64) -> Event {

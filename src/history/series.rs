@@ -39,6 +39,7 @@ fn of_streams(snapshot: &Snapshot, samples: &mut Samples) {
         // A lower bound is not a measurement.
         samples.add_for("lag", name, stream.undelivered.filter(|_| !stream.undelivered_at_least));
         samples.push(format!("oldest_waiting_sec:{name}"), stream.oldest_waiting_sec);
+        samples.add_for("failures", name, stream.failures.as_ref().map(|failures| failures.last_5m));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Every Redis command of the project.
 //!
 //! The monitor reads the fleet with [`streams_reader`] and [`heartbeats_reader`], finds what is
-//! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`] and
-//! [`event_spool`], and keeps what was told in [`alerts`]; [`leader`] says which monitor
+//! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`],
+//! [`failure_records`] and [`event_spool`], and keeps what was told in [`alerts`]; [`leader`] says which monitor
 //! tells it. [`durations`] takes in how long tasks took,
 //! [`recent_series`] keeps the last days of every series, [`sweeps`] says whose turn it is to sweep;
 //! [`cleaning`] trims streams and deletes stale consumers, [`query_search`] finds on which stream a query was last; [`messages`] looks at what is on a stream, page
@@ -25,6 +25,10 @@ pub mod durations;
 pub mod event_spool;
 #[cfg(feature = "monitor")]
 pub mod examine;
+#[cfg(feature = "monitor")]
+pub mod failure_records;
+#[cfg(feature = "monitor")]
+mod failures_reader;
 #[cfg(feature = "monitor")]
 pub mod heartbeats_reader;
 #[cfg(feature = "monitor")]

@@ -1,6 +1,6 @@
 //! One pass over the streams: the least Redis has to do to tell how they stand.
 //!
-//! First trip: INFO, TIME, a step of discovery where Redis holds little, and for each stream its length, groups and the
+//! First trip: INFO, TIME, the failed tasks of all streams, a step of discovery where Redis holds little, and for each stream its length, groups and the
 //! consumers of the groups known from the pass before (large fleets in several trips). Second trip, only for what needs
 //! it: the oldest undelivered entry of groups that are behind, unless nothing was added or deleted since the pass before;
 //! counts where Redis knows no lag, the consumers of groups seen for the first time, and steps of the survey that finds
@@ -14,6 +14,7 @@ use redis::{Cmd, Pipeline, RedisError, Value};
 
 use super::connection::{self, send};
 use super::discovery::Sweep;
+use super::failures_reader::FailuresReader;
 use super::reply::Reply;
 use super::server_info::{Capabilities, info, read_info};
 use crate::contract::Name;
@@ -53,6 +54,7 @@ pub struct StreamsReader {
     watched: WatchedStreams,
     capabilities: Option<Capabilities>,
     streams: BTreeMap<Name, Stream>,
+    failures: FailuresReader,
     sweep: Sweep,
     /// Passes made.
     passes: u64,
@@ -141,7 +143,14 @@ impl StreamsReader {
     #[must_use]
     pub fn new(watched: WatchedStreams, shown: &[Name]) -> Self {
         let pinned = shown.iter().map(|stream| (stream.clone(), Stream { pinned: true, ..Stream::default() }));
-        Self { watched, capabilities: None, streams: pinned.collect(), sweep: Sweep::default(), passes: 0 }
+        Self {
+            watched,
+            capabilities: None,
+            streams: pinned.collect(),
+            failures: FailuresReader::default(),
+            sweep: Sweep::default(),
+            passes: 0,
+        }
     }
 
     /// Adds streams to those that are read from now on, where they are to be watched; whether any
@@ -183,8 +192,9 @@ impl StreamsReader {
         }
         let names: Vec<Name> = self.streams.keys().cloned().collect();
         let (with_server, others) = names.split_at(names.len().min(STREAMS_PER_TRIP));
-        let mut pipe = Pipeline::with_capacity(3 * with_server.len() + 4);
+        let mut pipe = Pipeline::with_capacity(3 * with_server.len() + 5);
         pipe.add_command(info(capabilities.info_sections)).cmd("TIME");
+        pipe.add_command(self.failures.command(&names));
         let asked = self.sweep.add_step(&mut pipe, self.streams.len(), capabilities.scan_type);
         self.ask(&mut pipe, with_server);
         let mut answers = send(redis, &mut pipe).await?.into_iter();
@@ -193,13 +203,15 @@ impl StreamsReader {
             return Err(trouble);
         }
         let redis_time = read_time(&good(answers.next())?);
+        let failures = answers.next();
         let found = self.sweep.take_step(answers.by_ref().take(asked), capabilities.scan_type)?;
 
-        let mut reading = StreamsReading { redis_time, server, streams: BTreeMap::new() };
+        let mut reading = StreamsReading { redis_time, server, streams: BTreeMap::new(), failures: None };
         self.take(redis, with_server, answers, &mut reading).await?;
         for some in others.chunks(STREAMS_PER_TRIP) {
             self.read_some(redis, some, &mut reading).await?;
         }
+        reading.failures = self.failures.take(redis, &names, failures).await?;
         self.watch(found.streams);
         let new: Vec<Name> = self.streams.keys().filter(|name| !reading.streams.contains_key(*name)).cloned().collect();
         for some in new.chunks(STREAMS_PER_TRIP) {

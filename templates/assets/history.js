@@ -40,6 +40,7 @@ const DRAWINGS = {
   depth: lines({ name: kinds({ lag: "undelivered", pending: "pending" }), format: short, empty: "Nothing was recorded in this range.", of }),
   waiting: lines({ name: kinds({ oldest_waiting_sec: "oldest waiting" }), format: seconds, top: (s) => niceTime(s * 1000) / 1000, empty: "Nothing waited in this range.", of }),
   consumers: lines({ name: kinds({ consumers: "consumers", xlen: "length" }), format: short, empty: "Nothing was recorded in this range.", of }),
+  failures: lines({ name: kinds({ failures: "failures in 5 min" }), format: short, stepped: true, empty: "No task failures were recorded in this range.", of }),
   load: lines({ name: kinds({ backlog: "backlog", capacity: "capacity" }), format: short, empty: "Nothing was recorded in this range.", of }),
   alive: lines({ name: kinds({ workers_alive: "alive" }), stepped: true, empty: "Nothing was recorded in this range.", of }),
 };

@@ -1,4 +1,4 @@
-// Marks of what happened, on all charts: crashes, losses, scaling, alerts, and the times in which a
+// Marks of what happened, on all charts: crashes, losses, task failures, scaling, alerts, and the times in which a
 // source could not be read. Each kind can be switched off.
 
 import { answer, isOver } from "./answers.js";
@@ -9,6 +9,7 @@ import { kept } from "./shell.js";
 export const KINDS = {
   crash: { color: "--critical", shape: "cross" },
   lost: { color: "--warning", shape: "triangle" },
+  failures: { color: "--warning", shape: "wedge" },
   alert: { color: "--warning", shape: "diamond" },
   source: { color: "--unknown", shape: "square" },
   scale: { color: "--muted", shape: "tick" },
@@ -26,6 +27,7 @@ function kindOf({ type, payload, severity }) {
   if (type === "alert") return severity === "info" ? null : "alert";
   if (type === "source_down" || type === "source_up") return "source";
   if (type === "consumers_lost" || type === "consumer_hung" || type === "left_with_work") return "lost";
+  if (type === "task_failures") return "failures";
   return null;
 }
 
@@ -61,6 +63,7 @@ export function shape(context, kind, x, y, size) {
     return;
   }
   if (which === "triangle") for (const [dx, dy] of [[0, -1], [1, 0.8], [-1, 0.8]]) context.lineTo(x + dx * size, y + dy * size);
+  else if (which === "wedge") for (const [dx, dy] of [[0, 1], [1, -0.8], [-1, -0.8]]) context.lineTo(x + dx * size, y + dy * size);
   else if (which === "diamond") for (const [dx, dy] of [[0, -1.2], [1.2, 0], [0, 1.2], [-1.2, 0]]) context.lineTo(x + dx * size, y + dy * size);
   else if (which === "square") context.rect(x - size * 0.8, y - size * 0.8, size * 1.6, size * 1.6);
   else context.rect(x - 1, y - size, 2, size * 2);

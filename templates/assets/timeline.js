@@ -7,7 +7,7 @@ import { colour } from "./palette.js";
 import { drawAgain, moment, plot } from "./plot.js";
 
 const LANES = Object.keys(KINDS);
-const SHORT = { crash: "crash", lost: "lost", alert: "alert", source: "source", scale: "scale" };
+const SHORT = { crash: "crash", lost: "lost", failures: "failed", alert: "alert", source: "source", scale: "scale" };
 /** Events further away than this are not meant (pixels). */
 const NEAR = 8;
 

@@ -130,7 +130,13 @@ async fn one_row_that_postgres_refuses_is_set_aside_and_the_others_are_stored() 
     latency::insert(&pool, names.iter().map(batch).collect()).await.unwrap();
     let event = |name: &String| {
         let kind = EventKind::SourceDown { detail: "no".to_owned() };
-        NewRow::from(&Event { ts: 1.8e9, subject: name.clone(), kind, running: (0, 0), key: Uuid::new_v4().to_string() })
+        NewRow::from(&Event {
+            ts: 1.8e9,
+            subject: name.clone(),
+            kind,
+            running: (0, 0),
+            key: Uuid::new_v4().to_string(),
+        })
     };
     let rows: Vec<NewRow> = names.iter().map(event).collect();
     events::insert(&pool, &rows).await.unwrap();

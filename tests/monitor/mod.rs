@@ -7,6 +7,7 @@ mod command_line;
 mod connection;
 mod database_figures;
 mod event_spool;
+mod failures;
 mod fleet;
 mod history_page;
 mod many_keys;

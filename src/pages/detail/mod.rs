@@ -1,6 +1,7 @@
 //! The pages of one stream and of one worker type: how it is now, who is there since when, and
 //! below that its past.
 
+mod failures;
 mod stream;
 mod worker_type;
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use super::failures::{self, FailuresFrame};
 use super::{CONSUMERS, staleness, told};
 use crate::contract::Name;
 use crate::fleet::reading::GroupConsumer;
@@ -40,6 +41,7 @@ pub(in crate::pages) struct StreamFrame {
     consumers: Vec<ConsumerRow>,
     more_consumers: usize,
     several_groups: bool,
+    failures: Option<FailuresFrame>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -67,6 +69,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let speed = |per_second: Option<f64>| per_second.map_or_else(Cell::missing, |r| Cell::text(rate(r)));
     cells.push(("in".to_owned(), speed(status.added_per_sec)));
     cells.push(("out".to_owned(), speed(status.read_per_sec)));
+    let failures = failures::compose(name, snapshot, &mut cells);
     let mut groups = Vec::new();
     for (i, group) in status.groups.iter().take(GROUPS).enumerate() {
         let slot = |letter: char| format!("g{letter}{i}");
@@ -122,6 +125,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         messages: messages_of(name),
         more_groups: status.groups.len().saturating_sub(groups.len()),
         several_groups: groups.len() > 1,
+        failures,
         groups,
         more_consumers: all.len().saturating_sub(consumers.len()),
         consumers,

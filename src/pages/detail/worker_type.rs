@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use serde::Serialize;
 
+use super::failures::{self, FailuresFrame};
 use super::{CONSUMERS, staleness, told};
 use crate::contract::Name;
 use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
@@ -29,6 +30,7 @@ pub(in crate::pages) struct WorkerTypeFrame {
     phantoms: Option<String>,
     /// The page of the stream it reads.
     stream: Option<String>,
+    failures: Option<FailuresFrame>,
     consumers: Vec<ConsumerRow>,
     more_consumers: usize,
 }
@@ -51,6 +53,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let mut cells: Cells = cards::figures(status, None);
     let phantoms = status.phantom_pending.unwrap_or(0);
     cells.push(("p".to_owned(), queues::pending(status.pending, phantoms, status.phantom_pending_at_least)));
+    let failures = failures::compose(name, snapshot, &mut cells);
     let mut all: Vec<&ConsumerStatus> = status.consumers.iter().collect();
     // Those in trouble first; the gone ones last.
     all.sort_by_key(|c| (c.state.is_gone(), Reverse(told(c.state).0.is_trouble()), &c.consumer));
@@ -86,6 +89,7 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         sentence: verdict.sentence,
         phantoms: queues::phantom_note(status.phantom_pending, status.phantom_pending_at_least),
         stream: snapshot.streams.contains_key(name).then(|| About::Stream.of(name)),
+        failures,
         more_consumers: all.len().saturating_sub(consumers.len()),
         consumers,
     };

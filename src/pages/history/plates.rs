@@ -98,6 +98,7 @@ pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
                     names.iter().map(|name| highest(prefix(name))).collect()
                 }
             };
+            let failures = plate("failures", "Task failures", "in the last 5 minutes", true, &series(&["failures"]));
             let latency = plate("latency", "Task latency", "from start to end of a task", true, &[latency]);
             let mut plates = match about {
                 About::Stream => vec![
@@ -135,7 +136,7 @@ pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
                     ),
                 ],
             };
-            plates.push(latency);
+            plates.extend([failures, latency]);
             plates
         }
     }

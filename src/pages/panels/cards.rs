@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::contract::Name;
-use crate::fleet::snapshot::{Snapshot, WorkerTypeStatus};
+use crate::fleet::snapshot::{Snapshot, TaskFailures, WorkerTypeStatus};
 use crate::fleet::worker_type::TypeState;
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells, Tone};
@@ -12,7 +12,7 @@ use crate::pages::figures::{about, counted, exact, percent};
 use crate::pages::link::About;
 use crate::pages::verdict::{Level, Verdict};
 use crate::pages::view::{Frame, List};
-use crate::pages::wording::{Label, Sentence};
+use crate::pages::wording::{Label, Sentence, visible};
 
 /// Above so many types, those that fare well get a line instead of a card.
 const CARDS: usize = 40;
@@ -38,6 +38,8 @@ pub(in crate::pages) struct CardFrame {
     href: String,
     /// The longest idle time is known and worth telling.
     tells_idle: bool,
+    /// Tasks failed in the last five minutes.
+    fails: bool,
 }
 
 impl CardFrame {
@@ -68,6 +70,7 @@ pub(in crate::pages) fn compose(
         }
         let stream = snapshot.streams.get(name);
         let idle = stream.and_then(|s| s.max_idle_ms).filter(|_| verdict.pill == "no heartbeats");
+        let failures = stream.and_then(|s| s.failures.as_ref()).filter(|failures| failures.last_5m > 0);
         let frame = CardFrame {
             id: id.clone(),
             key,
@@ -81,8 +84,11 @@ pub(in crate::pages) fn compose(
             compact: many && !in_trouble,
             href: About::WorkerType.of(name),
             tells_idle: idle.is_some(),
+            fails: failures.is_some(),
         };
-        drafts.push(Draft { id, frame: Frame::Card(frame), cells: figures(status, idle) });
+        let mut cells = figures(status, idle);
+        cells.extend(failures.map(|failures| ("f".to_owned(), failed(failures))));
+        drafts.push(Draft { id, frame: Frame::Card(frame), cells });
     }
     // By name within a level: stable, since the names come sorted.
     troubled.sort_by_key(|(level, _)| *level);
@@ -104,6 +110,16 @@ pub(in crate::pages) fn figures(status: &WorkerTypeStatus, idle_ms: Option<u64>)
         cells.push(("i".to_owned(), Cell::text(about(idle as f64 / 1000.0))));
     }
     cells
+}
+
+/// Tasks that failed in the last five minutes, with the newest reason for whoever asks.
+fn failed(failures: &TaskFailures) -> Cell {
+    let reason = failures.last.as_ref().map(|last| last.reason.as_str()).filter(|reason| !reason.is_empty());
+    let reason = reason.map(|reason| format!(": {}", visible(reason)));
+    let count = counted(failures.last_5m, "task failure", "task failures");
+    Cell::count(Some(failures.last_5m))
+        .titled(format!("{count} in the last 5 minutes{}", reason.unwrap_or_default()))
+        .toned(Tone::Warning)
 }
 
 fn alive(status: &WorkerTypeStatus) -> Cell {

@@ -1,0 +1,84 @@
+//! What the monitor writes down about task failures, so that it outlives the monitor.
+
+use redis::Value;
+
+use super::connection::{self, send};
+use super::reply::Reply;
+use crate::contract::{Name, failures, keys};
+use crate::fleet::failures::{FailureRecord, FailureRecords};
+use crate::fleet::reading::SourceTrouble;
+
+const READ_AT: &str = "read_at";
+const STREAM_PREFIX: &[u8] = b"stream:";
+/// Records outlive the last monitor by so many seconds.
+const KEPT_SEC: u32 = 30 * 86_400;
+
+/// Loads what was written down. A record that cannot be read is left out; the reason is logged.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn load(pool: &deadpool_redis::Pool) -> Result<FailureRecords, SourceTrouble> {
+    let mut redis = connection::checkout(pool).await?;
+    let mut pipe = redis::pipe();
+    pipe.cmd("HGETALL").arg(keys::SEEN_FAILURES);
+    let answer = send(&mut redis, &mut pipe).await?.into_iter().next().and_then(Result::ok).unwrap_or(Value::Nil);
+    let mut records = FailureRecords::default();
+    for (field, value) in Reply::of(&answer).fields() {
+        let Some(value) = value.bytes() else { continue };
+        if field == READ_AT.as_bytes() {
+            records.read_at = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        }
+        let Some(stream) = field.strip_prefix(STREAM_PREFIX).map(Name::from) else { continue };
+        match serde_json::from_slice::<FailureRecord>(value) {
+            Ok(record) => drop(records.streams.insert(stream, record)),
+            Err(error) => {
+                tracing::warn!(%stream, %error, "a stream's recorded task failures cannot be read and are left out")
+            }
+        }
+    }
+    Ok(records)
+}
+
+/// Writes records down, if there are any.
+///
+/// # Errors
+/// When Redis did not take them.
+pub async fn save(pool: &deadpool_redis::Pool, records: &FailureRecords) -> Result<(), SourceTrouble> {
+    let (Some(read_at), false) = (records.read_at, records.streams.is_empty()) else { return Ok(()) };
+    let mut pipe = redis::pipe();
+    let set = pipe.cmd("HSET").arg(keys::SEEN_FAILURES).arg(READ_AT).arg(read_at);
+    for (stream, record) in &records.streams {
+        let Ok(json) = serde_json::to_vec(record) else { continue };
+        set.arg(field(stream)).arg(json);
+    }
+    pipe.cmd("EXPIRE").arg(keys::SEEN_FAILURES).arg(KEPT_SEC);
+    let mut redis = connection::checkout(pool).await?;
+    let answers = send(&mut redis, &mut pipe).await?;
+    answers.into_iter().try_for_each(|answer| answer.map(drop).map_err(|error| connection::trouble(&error)))
+}
+
+/// Deletes what workers counted of `stream` and what is written down of it; whether there was anything.
+///
+/// # Errors
+/// When Redis did not do it.
+pub async fn forget(pool: &deadpool_redis::Pool, stream: &Name) -> Result<bool, SourceTrouble> {
+    let mut pipe = redis::pipe();
+    pipe.cmd("HDEL").arg(keys::TASK_FAILURES).arg(&failures::fields(stream));
+    pipe.cmd("HDEL").arg(keys::SEEN_FAILURES).arg(field(stream));
+    let mut redis = connection::checkout(pool).await?;
+    let mut deleted = 0;
+    for answer in send(&mut redis, &mut pipe).await? {
+        match answer {
+            Ok(count) => deleted += Reply::of(&count).number().unwrap_or(0),
+            // There is nothing to forget in a key of another type.
+            Err(error) if error.code() == Some("WRONGTYPE") => {}
+            Err(error) => return Err(connection::trouble(&error)),
+        }
+    }
+    Ok(deleted > 0)
+}
+
+/// The field of a stream's record.
+fn field(stream: &Name) -> Vec<u8> {
+    [STREAM_PREFIX, stream.as_bytes()].concat()
+}
