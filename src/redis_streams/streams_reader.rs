@@ -187,7 +187,7 @@ impl StreamsReader {
     ) -> Result<(StreamsReading, Vec<Vec<u8>>), SourceTrouble> {
         let capabilities = self.capabilities(redis).await?;
         self.passes += 1;
-        if self.passes % SURVEY_IN_TURN_EVERY == 0 {
+        if self.passes.is_multiple_of(SURVEY_IN_TURN_EVERY) {
             self.survey_in_turn();
         }
         let names: Vec<Name> = self.streams.keys().cloned().collect();
@@ -485,7 +485,7 @@ fn count_phantoms(group: &mut GroupReading, length: u64, survey: &Survey) {
     if phantoms.total == 0 {
         return;
     }
-    for consumer in group.consumers.iter_mut().flat_map(|all| Arc::make_mut(all)) {
+    for consumer in group.consumers.iter_mut().flat_map(Arc::make_mut) {
         let all = phantoms.total == group.pending;
         let known = phantoms.by_consumer.get(&consumer.name).copied().unwrap_or(0);
         consumer.phantom_pending = if all { consumer.pending } else { known.min(consumer.pending) };
