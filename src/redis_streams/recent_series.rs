@@ -60,7 +60,8 @@ pub async fn push(
 /// When Redis did not do it.
 pub async fn forget_ended(pool: &Pool, now: i64, keep: Duration) -> Result<usize, SourceTrouble> {
     let oldest = now.saturating_sub_unsigned(keep.as_secs());
-    let names = names(pool).await?;
+    let index = one(pool, redis::cmd("SMEMBERS").arg(keys::RECENT_SERIES)).await?;
+    let names: Vec<String> = Reply::of(&index).items().filter_map(Reply::text).map(Cow::into_owned).collect();
     let mut redis = checkout(pool).await?;
     let mut forgotten = 0;
     for some in names.chunks(SERIES_AT_ONCE) {
