@@ -199,7 +199,7 @@ fn a_group_whose_workers_are_alive_is_never_to_be_destroyed() {
             let fleet = examined.fleet.as_mut().unwrap();
             fleet.heartbeats.consumers.insert(name("s"), vec![(name("w"), reading)]);
             assert_eq!(of_redis(&examined), expected);
-            let findings = redis::findings(&examined, HOUR);
+            let findings = redis::findings(&examined, HOUR, false);
             assert!(!findings.iter().any(|finding| format!("{finding:?}").contains("DESTROY")), "{findings:?}");
         }
     }
