@@ -39,6 +39,7 @@ use crate::fleet::tracker::TrackerSettings;
 use crate::pages::{Environment, LiveView, Pages, Site};
 use crate::postgres::alerts_spool;
 use crate::redis_streams::connection::Kept;
+use crate::redis_streams::leader::LeadersPlace;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
 use crate::spool::Spool;
@@ -106,13 +107,14 @@ impl Application {
             .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
         let database = postgres::connection::pool(settings.database_url.reveal(), settings.pool_timeout)
             .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
-        let io = Io::new(tokio::runtime::Handle::current(), redis, database);
+        let io = Io::new(tokio::runtime::Handle::current(), redis, database, settings.observe_only);
         let newest: Newest = Arc::new(ArcSwapOption::empty());
         let alerts = Alerting::new(settings, &io)?;
         let pages = Arc::new(Pages::below(&settings.root_path).context("the templates cannot be read")?);
         let environment = Environment {
             maturity: settings.maturity.clone(),
             url: settings.server_url.clone(),
+            observe_only: settings.observe_only,
             ..Environment::default()
         };
         let makers = makers(settings, &io, (&pages, &environment), &alerts, &newest)?;
@@ -144,6 +146,7 @@ impl Application {
             forget: supervisor.clone().recipient(),
             may_clean: Arc::new(settings.may_touch.clone()),
             abandoned_after: settings.abandoned_after,
+            recent_window: settings.recent_window,
         };
         let root_path = settings.root_path.clone();
         let timers = Timers::default();
@@ -228,13 +231,14 @@ impl Alerting {
             debounce: alerts.debounce,
             channels: channels.names(),
         };
+        let holder = uuid::Uuid::new_v4().to_string();
+        let place = if settings.observe_only {
+            LeadersPlace::none(holder.clone())
+        } else {
+            LeadersPlace::new(holder.clone(), kept_connection(settings)?)
+        };
         Ok(Self {
-            ledger: Arc::new(Ledger::new(
-                io.postgres.clone(),
-                kept_connection(settings)?,
-                uuid::Uuid::new_v4().to_string(),
-                spool,
-            )),
+            ledger: Arc::new(Ledger::new(io.postgres.clone(), place, holder, spool)),
             channels: Arc::new(channels),
             settings: evaluator,
             shown: ShownAlerts::default(),

@@ -120,6 +120,14 @@ pub const TABLE: &[Entry] = &[
         "error, warn, info, debug, trace, or a filter such as info,shepherd_monitor=debug",
     ),
     entry(
+        SERVER,
+        "MONITOR_OBSERVE_ONLY",
+        "no",
+        "yes: change nothing in Redis or in the fleet's tables, for a trial beside another monitor. No cleanup, no operator \
+         or admin changes; history and alerts are recorded in a schema of their own. Notifications go to the channels \
+         that are set",
+    ),
+    entry(
         ACCESS,
         "MONITOR_AUTH",
         "none",
@@ -280,8 +288,10 @@ impl fmt::Debug for Secret {
 pub struct Settings {
     /// Where Redis is, with its password.
     pub redis_url: Secret,
-    /// Where Postgres is, with its password.
+    /// Where Postgres is, with its password; and, of a monitor that only observes, the schema of its tables.
     pub database_url: Secret,
+    /// Nothing is changed in Redis or in the fleet's tables.
+    pub observe_only: bool,
     /// How long to wait for a database connection.
     pub pool_timeout: Duration,
     /// Size of the database's volume, bytes; 0 when not known.
@@ -401,12 +411,17 @@ impl Settings {
                 |bad| BadSetting { name: bad.setting, value: bad.glob, expected: format!("a glob ({})", bad.why) },
             )?;
         let poll_interval = texts.duration("MONITOR_POLL_INTERVAL_SEC")?;
+        let observe_only = texts.yes_or_no("MONITOR_OBSERVE_ONLY")?;
         if !(Duration::from_millis(50)..=Duration::from_secs(3600)).contains(&poll_interval) {
             return Err(texts.bad("MONITOR_POLL_INTERVAL_SEC", "between 50ms and 1h"));
         }
         Ok(Self {
             redis_url: texts.redis_url()?,
-            database_url: texts.database_url()?,
+            database_url: match observe_only {
+                true => Secret(in_observer_schema(texts.database_url()?.reveal())),
+                false => texts.database_url()?,
+            },
+            observe_only,
             pool_timeout: texts.duration("POSTGRES_POOL_TIMEOUT")?,
             disk_capacity_bytes: texts.size("PG_VOLUME_CAPACITY")?,
             bind: texts.parse("MONITOR_BIND", "an IP address such as 127.0.0.1 or 0.0.0.0")?,
@@ -452,6 +467,23 @@ impl Settings {
             },
             collector: texts.collector()?,
         })
+    }
+}
+
+/// The schema of the tables of a monitor that only observes: what another monitor has in the database stays as it is.
+pub const OBSERVER_SCHEMA: &str = "shepherd_monitor_observer";
+
+/// What its connections to Postgres are called: they do not keep `give-back` waiting.
+const OBSERVER_NAME: &str = "shepherd-monitor-observer";
+
+/// The same database, with [`OBSERVER_SCHEMA`] before the schemas in which the fleet's tables are found.
+fn in_observer_schema(url: &str) -> String {
+    let search_path = format!("-c search_path={OBSERVER_SCHEMA},\"$user\",public");
+    if url.contains("://") {
+        let join = if url.contains('?') { '&' } else { '?' };
+        format!("{url}{join}options={}&application_name={OBSERVER_NAME}", percent_encoded(&search_path))
+    } else {
+        format!("{url} options='{search_path}' application_name={OBSERVER_NAME}")
     }
 }
 
@@ -741,6 +773,19 @@ mod tests {
         assert_eq!(settings.disk_capacity_bytes, 100 << 30);
         assert_eq!(settings.poll_interval, Duration::from_millis(500));
         assert_eq!(settings.root_path, "/monitor");
+    }
+
+    #[test]
+    fn a_monitor_that_only_observes_has_a_schema_of_its_own_however_the_database_is_given() {
+        for url in ["postgres://me@db/postgres", "postgres://me@db/postgres?sslmode=require", "host=db user=me"] {
+            for (observes, schema) in [("yes", true), ("no", false)] {
+                let given = [("DATABASE_URL", url), ("MONITOR_OBSERVE_ONLY", observes)];
+                let config: tokio_postgres::Config = settings(&given).unwrap().database_url.reveal().parse().unwrap();
+                let wanted = "-c search_path=shepherd_monitor_observer,\"$user\",public";
+                assert_eq!(config.get_options(), schema.then_some(wanted), "{url}");
+                assert_eq!(config.get_user(), Some("me"), "{url}");
+            }
+        }
     }
 
     #[test]

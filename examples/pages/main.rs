@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let environment = Environment {
             maturity: Some("demo".to_owned()),
             url: Some("http://127.0.0.1:5440".to_owned()),
+            observe_only: false,
             visitor: Visitor::default(),
         };
         let mut view = LiveView::new(Arc::clone(&pages), environment);

@@ -8,6 +8,7 @@ use shepherd_monitor::contract::Name;
 use shepherd_monitor::contract::failures::{FailureCounts, FailureKind};
 use shepherd_monitor::fleet::consumer::ConsumerState;
 use shepherd_monitor::fleet::event::{Event, EventKind, Unread};
+use shepherd_monitor::fleet::older_monitor::OlderMonitor;
 use shepherd_monitor::fleet::reading::{Lag, RedisServer, SourceTrouble, TroubleKind, UnreadableHeartbeat};
 use shepherd_monitor::fleet::snapshot::{
     ConsumerStatus, DepthHistory, GroupStatus, NewestFailure, PostgresFreshness, PostgresStatus, RedisStatus, Snapshot,
@@ -360,6 +361,8 @@ impl Fleet {
             recent_events: VecDeque::new(),
             aras: ["aragorn", "arax", "bte", "sipr", "gandalf", "example"].map(str::to_owned).into(),
             unreadable_heartbeats: Vec::new(),
+            older_monitor: OlderMonitor::Absent,
+            observe_only: false,
             depths: Arc::new(depths),
         };
         Self { now, snapshot, dice: Dice(42) }

@@ -228,7 +228,13 @@ async fn sketches(io: &Io, message: &Message) -> Sketches {
     let reading = async {
         let charted = message.alerts.iter().filter_map(|line| Some((line, line.chart.as_ref()?)));
         for (line, chart) in charted.take(SKETCHED) {
-            let samples = recent_series::read(&io.redis, &stored_name(&chart.series), until - REACHES).await?;
+            let samples = recent_series::read(
+                &io.redis,
+                &stored_name(&chart.series),
+                until - REACHES,
+                (until, Duration::from_secs_f64(REACHES)),
+            )
+            .await?;
             if samples.len() < FEWEST {
                 continue;
             }

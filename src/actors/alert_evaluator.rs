@@ -28,6 +28,7 @@ use crate::alerting::board::{self, Board, BoardSettings, Shown};
 use crate::alerting::in_force::{FileRead, InForce};
 use crate::alerting::lifecycle::{Alert, Kind, Phase, Step};
 use crate::alerting::rule::Severity;
+use crate::alerting::worker_down;
 use crate::failpoint;
 use crate::fleet::cleanup::Finding;
 use crate::fleet::event::{Event, EventKind};
@@ -36,7 +37,7 @@ use crate::fleet::time::Mono;
 use crate::postgres::alerts::{self, OutboxRow};
 use crate::postgres::events::NewRow;
 use crate::postgres::janitor;
-use crate::redis_streams;
+use crate::redis_streams::{self, older_monitor};
 use crate::rules_file;
 
 /// How long writing down may take, disk and all.
@@ -49,6 +50,8 @@ const TICKS_MAY_BE_LATE: Duration = Duration::from_millis(500);
 const STEP: f64 = 2.0;
 /// Alert events shown in the feed.
 const RECENT: usize = 50;
+/// Cooldowns are taken over with the older monitor's state: at the start that follows, and not after later ones.
+const TAKEN_OVER_JUST_NOW_SEC: f64 = 60.0;
 /// Alerts that wait for Redis at most.
 const UNREMEMBERED: usize = 200;
 
@@ -89,8 +92,10 @@ pub struct AlertEvaluator {
     /// By how many seconds the wall clock is ahead of the one that never jumps.
     ahead: f64,
     recent: VecDeque<Arc<Event>>,
-    /// What Redis has not taken yet: alerts, and quiet rules with seconds.
-    unremembered: (Vec<String>, Vec<(String, u64)>),
+    /// Alerts that Redis has not taken yet.
+    unremembered: Vec<String>,
+    /// The cooldowns of an older monitor were asked for, as is done once.
+    cooldowns_read: bool,
     remembering: bool,
     wakes: Option<SpawnHandle>,
     lease: Lease,
@@ -139,7 +144,8 @@ impl AlertEvaluator {
             file_read: Mono::default(),
             ahead: wall - now.since(Mono::default()).as_secs_f64(),
             recent: VecDeque::new(),
-            unremembered: (Vec::new(), Vec::new()),
+            unremembered: Vec::new(),
+            cooldowns_read: false,
             remembering: false,
             wakes: None,
             lease: Lease::default(),
@@ -304,7 +310,6 @@ impl AlertEvaluator {
         }
         let mut rows = Vec::new();
         let mut events = Vec::new();
-        let mut quiet = Vec::new();
         let fired = changes.iter().filter(|change| change.step == Step::Fired).map(|c| listed(&c.alert)).collect();
         for change in &changes {
             if let Some(event) = event(change, now) {
@@ -318,13 +323,6 @@ impl AlertEvaluator {
         }
         let mut changed: std::collections::BTreeMap<String, Alert> =
             changes.into_iter().map(|change| (change.alert.key.clone(), change.alert)).collect();
-        for alert in &told {
-            if alert.phase == Phase::Firing {
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a cooldown")]
-                let seconds = (alert.quiet_until - now).clamp(0.0, 1e9) as u64;
-                quiet.push((alert.key.clone(), seconds));
-            }
-        }
         changed.extend(told.into_iter().map(|alert| (alert.key.clone(), alert)));
         let outbox: Vec<OutboxRow> = due
             .messages
@@ -336,7 +334,7 @@ impl AlertEvaluator {
         if change.is_empty() {
             self.remember(ctx);
         } else {
-            self.write(change, Announced { events, fired, quiet }, ctx);
+            self.write(change, Announced { events, fired }, ctx);
         }
         self.tell_feed(Vec::new());
         self.show();
@@ -360,39 +358,39 @@ impl AlertEvaluator {
                 if !messages.is_empty() {
                     this.deliver(messages, false);
                 }
-                let Announced { events, fired, quiet } = announced;
+                let Announced { events, fired } = announced;
                 for event in events {
                     this.recent.push_front(event);
                 }
                 this.recent.truncate(RECENT);
-                this.unremembered.0.extend(fired.iter().cloned());
-                this.unremembered.1.extend(quiet);
+                this.unremembered.extend(fired.iter().cloned());
                 this.tell_feed(fired);
                 this.remember(ctx);
             }
         }));
     }
 
-    /// Keeps what fired in Redis, as the contract says; what Redis does not take waits.
+    /// Keeps what fired in Redis; what Redis does not take waits.
     fn remember(&mut self, ctx: &mut Context<Self>) {
-        if self.remembering || (self.unremembered.0.is_empty() && self.unremembered.1.is_empty()) {
+        if self.remembering || self.unremembered.is_empty() {
             return;
         }
+        if self.io.observe_only {
+            return self.unremembered.clear();
+        }
         self.remembering = true;
-        let redis = self.io.redis.clone();
-        let (alerts, quiet) = self.unremembered.clone();
-        let counts = (alerts.len(), quiet.len());
+        let (redis, alerts) = (self.io.redis.clone(), self.unremembered.clone());
+        let count = alerts.len();
         let remembering = self.io.run(Duration::from_secs(2), REDIS_LATE, async move {
-            redis_streams::alerts::remember(&redis, &alerts, &quiet).await
+            redis_streams::alerts::remember(&redis, &alerts).await
         });
         ctx.spawn(remembering.into_actor(self).map(move |remembered, this, _| {
             this.remembering = false;
             if remembered.is_ok() {
-                this.unremembered.0.drain(..counts.0.min(this.unremembered.0.len()));
-                this.unremembered.1.drain(..counts.1.min(this.unremembered.1.len()));
+                this.unremembered.drain(..count.min(this.unremembered.len()));
             }
-            let over = this.unremembered.0.len().saturating_sub(UNREMEMBERED);
-            this.unremembered.0.drain(..over);
+            let over = this.unremembered.len().saturating_sub(UNREMEMBERED);
+            this.unremembered.drain(..over);
         }));
     }
 
@@ -422,9 +420,34 @@ impl AlertEvaluator {
         if !self.acting {
             return self.tell_feed(Vec::new());
         }
+        if !std::mem::replace(&mut self.cooldowns_read, true) {
+            return self.read_cooldowns(snapshot, ctx);
+        }
         let now = self.read_clock();
         let changes = self.board.advance(snapshot, now);
         self.settle(changes, ctx);
+    }
+
+    /// Takes over which alerts an older monitor sent lately, before the first snapshot is judged.
+    fn read_cooldowns(&mut self, snapshot: &Arc<Snapshot>, ctx: &mut Context<Self>) {
+        let rules = self.board.rules().rules.iter().map(|rule| rule.name.clone());
+        let types = snapshot.workers.keys().flat_map(worker_down::keys_at_zero);
+        let keys: Vec<String> = rules.chain(types).collect();
+        let (redis, now) = (self.io.redis.clone(), self.io.wall());
+        let reading = self.io.run(Duration::from_secs(2), REDIS_LATE, async move {
+            let taken_over_at = older_monitor::taken_over_at(&redis).await?;
+            if taken_over_at.is_some_and(|at| now - at > TAKEN_OVER_JUST_NOW_SEC) {
+                return Ok(Vec::new());
+            }
+            older_monitor::cooldowns(&redis, &keys).await
+        });
+        let snapshot = Arc::clone(snapshot);
+        ctx.wait(reading.into_actor(self).map(move |cooldowns, this, ctx| {
+            let now = this.read_clock();
+            let until = |(key, left): (String, f64)| (key, now + left);
+            this.board.take_over_cooldowns(cooldowns.unwrap_or_default().into_iter().map(until).collect());
+            this.take_snapshot(&snapshot, ctx);
+        }));
     }
 
     fn read_back(&mut self, ctx: &mut Context<Self>) {
@@ -446,12 +469,11 @@ impl AlertEvaluator {
 }
 
 /// What becomes known beside the tables once a change is written there: by the feed, and by Redis, where alerts that
-/// fired are listed and rules are quiet for so many seconds.
+/// fired are listed.
 #[derive(Default)]
 struct Announced {
     events: Vec<Arc<Event>>,
     fired: Vec<String>,
-    quiet: Vec<(String, u64)>,
 }
 
 /// An alert that fired, as Redis lists it.

@@ -29,7 +29,6 @@ use crate::postgres::alerts::{self, Led, NotWritten, OutboxRow};
 use crate::postgres::alerts_spool::{Spool, Unsaved};
 use crate::postgres::connection::PgPool;
 use crate::postgres::events::NewRow;
-use crate::redis_streams::connection::Kept;
 use crate::redis_streams::leader::LeadersPlace;
 
 /// How often the lease is renewed, or asked for.
@@ -181,8 +180,7 @@ impl Books {
 impl Ledger {
     /// A ledger of the monitor `holder`; what waits on disk from an earlier run is taken up.
     #[must_use]
-    pub fn new(postgres: PgPool, redis: Kept, holder: String, spool: Spool) -> Self {
-        let place = LeadersPlace::new(holder.clone(), redis);
+    pub fn new(postgres: PgPool, place: LeadersPlace, holder: String, spool: Spool) -> Self {
         let unsaved = spool.load();
         let on_disk = !unsaved.is_empty();
         let books = Books {

@@ -12,6 +12,7 @@ use super::messages::{DatabaseRead, Fail, Report, Role, Tick};
 use crate::fleet::reading::{DatabaseReading, Probed, SourceTrouble};
 use crate::fleet::time::Mono;
 use crate::postgres::{migrate, probe};
+use crate::settings::OBSERVER_SCHEMA;
 
 /// A probe rests so many times as long as it took.
 const REST: u32 = 3000;
@@ -199,7 +200,12 @@ impl DatabaseProbe {
         }
         self.migrated = Migrated::Running;
         let (url, pool) = (self.database_url.reveal().to_owned(), self.io.postgres.clone());
+        let observe_only = self.io.observe_only;
         let migrating = self.io.run(Duration::from_secs(3600), POSTGRES_LATE, async move {
+            if observe_only {
+                // Indexes would change the fleet's tables; without them probes run less often.
+                return migrate::run_in(OBSERVER_SCHEMA, &url, Duration::from_secs(5)).await;
+            }
             migrate::run(&url, Duration::from_secs(5)).await?;
             migrate::add_fleet_indexes(&pool).await
         });

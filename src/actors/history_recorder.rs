@@ -231,7 +231,7 @@ impl Handler<SnapshotTaken> for HistoryRecorder {
         if samples.is_empty() {
             return;
         }
-        if snapshot.redis.source.is_current() {
+        if snapshot.redis.source.is_current() && !self.io.observe_only {
             self.keep_recent(ts, samples.clone(), ctx);
         }
         self.archive(Recorded { ts, samples }, ctx);

@@ -25,6 +25,8 @@ pub struct Io {
     pub redis: Pool,
     /// Postgres.
     pub postgres: PgPool,
+    /// Nothing may be changed in Redis or in the fleet's tables (`MONITOR_OBSERVE_ONLY`).
+    pub observe_only: bool,
     started: Instant,
     archive_ready: Arc<AtomicBool>,
     refused_write: Arc<Mutex<Option<SourceTrouble>>>,
@@ -33,11 +35,12 @@ pub struct Io {
 impl Io {
     /// Work is done on `runtime`.
     #[must_use]
-    pub fn new(runtime: Handle, redis: Pool, postgres: PgPool) -> Self {
+    pub fn new(runtime: Handle, redis: Pool, postgres: PgPool, observe_only: bool) -> Self {
         Self {
             runtime,
             redis,
             postgres,
+            observe_only,
             started: Instant::now(),
             archive_ready: Arc::default(),
             refused_write: Arc::default(),
@@ -115,3 +118,6 @@ impl Io {
 pub const REDIS_LATE: &str = "Redis does not answer in time";
 /// What is said when Postgres does not answer in time.
 pub const POSTGRES_LATE: &str = "Postgres does not answer in time";
+/// What is said when a change is asked of a monitor that only observes.
+pub const OBSERVES_ONLY: &str = "this monitor only observes (MONITOR_OBSERVE_ONLY=yes) and changes nothing; start it \
+    with MONITOR_OBSERVE_ONLY=no to make changes";

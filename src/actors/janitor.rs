@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture, WrapFuture};
 use uuid::Uuid;
 
-use super::io::{Io, REDIS_LATE};
+use super::io::{Io, OBSERVES_ONLY, REDIS_LATE};
 use super::messages::{CleanUp, Fail, PassEnded, Report, Role, SnapshotTaken};
 use super::rest;
 use crate::contract::{Name, floors, heartbeat};
@@ -89,7 +89,7 @@ impl Janitor {
             rest::later(ctx, LOOK_EVERY, Self::look);
             return;
         }
-        let plan = match Plan::from(self.newest.as_deref()) {
+        let plan = match Plan::scheduled(self.newest.as_deref()) {
             Ok(plan) => plan,
             Err(why) => {
                 rest::later(ctx, LOOK_EVERY, Self::look);
@@ -418,7 +418,9 @@ impl Actor for Janitor {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.look(ctx);
+        if !self.io.observe_only {
+            self.look(ctx);
+        }
     }
 
     fn stopped(&mut self, _: &mut Self::Context) {
@@ -441,6 +443,9 @@ impl Handler<CleanUp> for Janitor {
         if self.running {
             let said = "a pass is under way; its result will be on the page".to_owned();
             return Box::pin(actix::fut::ready(Err(said)));
+        }
+        if self.io.observe_only {
+            return Box::pin(actix::fut::ready(Err(OBSERVES_ONLY.to_owned())));
         }
         let plan = match Plan::from(self.newest.as_deref()) {
             Ok(plan) => plan,

@@ -1,7 +1,10 @@
 //! Archives how long tasks took: sets the workers' durations aside at every interval, stores what
 //! they come to, and only then drops them. Whatever is cut short is found again and counted once.
+//!
+//! While an older monitor is active the durations are left to it: whoever drains a list takes it from the other. A
+//! monitor that only observes drains nothing, and records those that stand in the lists when it reads them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
@@ -31,13 +34,15 @@ pub struct LatencyBucketer {
     /// Batches may wait: from before the start, or because a round did not end well.
     waiting: bool,
     working: bool,
+    /// The lists as last read by a monitor that only observes.
+    read: BTreeMap<Name, Vec<u64>>,
 }
 
 impl LatencyBucketer {
     /// Archives at every `interval` (whole seconds).
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, interval: Duration) -> Self {
-        Self { io, supervisor, interval, last: None, waiting: true, working: false }
+        Self { io, supervisor, interval, last: None, waiting: true, working: false, read: BTreeMap::new() }
     }
 }
 
@@ -83,6 +88,35 @@ async fn round(
     }
 }
 
+/// Reads the lists of `streams` without changing them, and archives what was pushed since they read as `before`.
+/// Answers how they read now.
+async fn sample(
+    io: Io,
+    supervisor: Recipient<Report>,
+    streams: Vec<Name>,
+    before: BTreeMap<Name, Vec<u64>>,
+    interval: Duration,
+) -> Result<BTreeMap<Name, Vec<u64>>, SourceTrouble> {
+    let mut redis = checkout(&io.redis).await?;
+    let lists = durations::read(&mut redis, &streams).await?;
+    #[expect(clippy::cast_possible_truncation, reason = "milliseconds of a date")]
+    let read_ms = (io.wall() * 1000.0) as i64;
+    let new = |(stream, now): &(Name, Vec<u64>)| {
+        let durations = durations::pushed_since(before.get(stream).map_or(&[], Vec::as_slice), now).to_vec();
+        (!durations.is_empty()).then(|| (stream.clone(), durations))
+    };
+    let new: Vec<(Name, Vec<u64>)> = lists.iter().filter_map(new).collect();
+    if !new.is_empty() {
+        let batch = |(stream, durations): &(Name, Vec<u64>)| {
+            let (id, stream, durations) = (Uuid::now_v7(), stream.clone(), durations.clone());
+            archived_form(&durations::Batch { id, stream, drained_ms: read_ms, durations }, interval)
+        };
+        latency::insert(&io.postgres, new.iter().filter_map(batch).collect()).await?;
+        supervisor.do_send(Report::Finished(TasksFinished(new)));
+    }
+    Ok(lists.into_iter().collect())
+}
+
 /// A batch as it is archived; `None` if another monitor dropped it meanwhile.
 fn archived_form(batch: &durations::Batch, interval: Duration) -> Option<latency::Batch> {
     let interval = Micros::try_from(interval.as_micros()).unwrap_or(1).max(1);
@@ -114,17 +148,33 @@ impl Handler<SnapshotTaken> for LatencyBucketer {
         let seconds = i64::try_from(self.interval.as_secs()).unwrap_or(30).max(1);
         #[expect(clippy::cast_possible_truncation, reason = "Unix seconds")]
         let interval = (snapshot.ts as i64).div_euclid(seconds);
-        let due = self.last != Some(interval);
+        let is_left_to_another = snapshot.older_monitor.may_be_active() && !self.io.observe_only;
+        let due = self.last != Some(interval) && !is_left_to_another;
         let archive = self.io.archive_is_ready() && snapshot.postgres.source.is_current();
-        let catches_up = self.waiting && archive;
-        if !(due || catches_up) {
+        let catches_up = self.waiting && archive && !self.io.observe_only;
+        // What is only read stays where it is until it can be recorded.
+        if !(due || catches_up) || (self.io.observe_only && !archive) {
             return;
         }
-        self.last = Some(interval);
+        if due {
+            self.last = Some(interval);
+        }
         self.working = true;
         let names: BTreeSet<&Name> =
             if due { snapshot.streams.keys().chain(snapshot.workers.keys()).collect() } else { BTreeSet::new() };
         let streams: Vec<Name> = names.into_iter().cloned().collect();
+        if self.io.observe_only {
+            let (io, up, before) = (self.io.clone(), self.supervisor.clone(), self.read.clone());
+            let sampling = self.io.run(ROUND_WITHIN, POSTGRES_LATE, sample(io, up, streams, before, self.interval));
+            ctx.spawn(sampling.into_actor(self).map(|read, this, _| {
+                this.working = false;
+                match read {
+                    Ok(read) => this.read = read,
+                    Err(trouble) => tracing::warn!(error = trouble.detail, "task durations are not recorded"),
+                }
+            }));
+            return;
+        }
         let work = round(self.io.clone(), self.supervisor.clone(), streams, self.interval, archive);
         let working = self.io.run(ROUND_WITHIN, POSTGRES_LATE, work);
         ctx.spawn(working.into_actor(self).map(move |archived, this, _| {

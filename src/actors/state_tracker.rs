@@ -17,13 +17,14 @@ use super::messages::{
 use crate::contract::Name;
 use crate::fleet::event::Event;
 use crate::fleet::failures::FailureRecords;
+use crate::fleet::older_monitor::{OlderMonitor, Watch};
 use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading};
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
 use crate::fleet::tracker::{Advance, TickReadings, Tracker, TrackerSettings};
 use crate::fleet::worker_type::WorkerStateRecord;
 use crate::postgres::events;
-use crate::redis_streams::{event_spool, failure_records, worker_type_records};
+use crate::redis_streams::{event_spool, failure_records, older_monitor, worker_type_records};
 
 /// How long a tick waits for Postgres once Redis is read.
 const WAIT_FOR_DATABASE: Duration = Duration::from_millis(200);
@@ -59,6 +60,9 @@ pub struct StateTracker {
     save_failed: bool,
     /// The marks of types that were forgotten, as far as this monitor has forgotten them.
     forgotten: BTreeMap<Name, String>,
+    /// Whether an older monitor is active, and that this is being found out.
+    older: Watch,
+    looking: bool,
 }
 
 #[derive(Default)]
@@ -98,6 +102,8 @@ impl StateTracker {
             unsaved_new: BTreeSet::new(),
             save_failed: false,
             forgotten: BTreeMap::new(),
+            older: Watch::default(),
+            looking: false,
         }
     }
 
@@ -134,11 +140,28 @@ impl StateTracker {
         if self.restored.records || readings.heartbeats.is_err() {
             return self.advance(readings, ctx);
         }
-        let redis = self.io.redis.clone();
+        let (redis, observe_only) = (self.io.redis.clone(), self.io.observe_only);
         let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move {
             // In this order: what is forgotten in between is still loaded, and forgotten later.
             let forgotten = worker_type_records::forgotten(&redis).await?;
             let failures = failure_records::load(&redis).await?;
+            if observe_only {
+                return Ok((worker_type_records::load_to_observe(&redis).await?, failures, forgotten));
+            }
+            match older_monitor::take_over(&redis).await {
+                Ok(Some(types)) if types > 0 => {
+                    tracing::info!(types, "took over the older monitor's worker states and alerts");
+                }
+                Ok(_) => {}
+                // A Redis that is full takes nothing; the fleet is shown all the same.
+                Err(trouble) => {
+                    tracing::warn!(
+                        error = trouble.detail,
+                        "cannot take over the older monitor's state; the next start tries again"
+                    );
+                    return Ok((worker_type_records::load_to_observe(&redis).await?, failures, forgotten));
+                }
+            }
             Ok((worker_type_records::load(&redis).await?, failures, forgotten))
         });
         ctx.wait(loading.into_actor(self).map(move |loaded, this, ctx| {
@@ -160,14 +183,25 @@ impl StateTracker {
     fn advance(&mut self, readings: TickReadings, ctx: &mut Context<Self>) {
         let refresh_at = readings.heartbeats.is_ok().then_some(readings.now);
         let Some(advance) = self.tracker.advance(readings) else { return };
-        let Advance { events, snapshot, changed_types, new_types } = advance;
-        self.unsaved.extend(changed_types);
-        self.unsaved_new.extend(new_types);
+        let Advance { events, mut snapshot, changed_types, new_types } = advance;
+        snapshot.older_monitor = self.older.verdict();
+        snapshot.observe_only = self.io.observe_only;
+        if refresh_at.is_some() {
+            self.look_for_older_monitor(ctx);
+        }
+        if !self.io.observe_only {
+            self.unsaved.extend(changed_types);
+            self.unsaved_new.extend(new_types);
+        }
         let saved_before = self.records_refreshed;
         let records = self.records_to_save(refresh_at, ctx);
         let refreshes = self.records_refreshed != saved_before;
         let failures = self.tracker.failures();
-        let failures = if refreshes { failures.records() } else { failures.changed_records() };
+        let failures = match refreshes {
+            _ if self.io.observe_only => FailureRecords::default(),
+            true => failures.records(),
+            false => failures.changed_records(),
+        };
         self.unwritten.extend(events);
         let snapshot = Arc::new(snapshot);
         if self.unwritten.is_empty() && records.is_empty() && self.unsaved_new.is_empty() && failures.streams.is_empty()
@@ -189,11 +223,45 @@ impl StateTracker {
             && now.since(self.records_refreshed) >= REFRESH_RECORDS_EVERY
         {
             self.records_refreshed = now;
-            self.unsaved.extend(self.tracker.alive_types().cloned());
+            if !self.io.observe_only {
+                self.unsaved.extend(self.tracker.alive_types().cloned());
+            }
             self.forget_what_others_forgot(ctx);
         }
         let record = |name: &Name| self.tracker.record(name).map(|record| (name.clone(), record));
         self.unsaved.iter().filter_map(record).collect()
+    }
+
+    /// Looks for what an older monitor wrote, when that is due.
+    fn look_for_older_monitor(&mut self, ctx: &mut Context<Self>) {
+        let now = self.io.now();
+        if self.looking || !self.older.is_due(now) {
+            return;
+        }
+        self.looking = true;
+        let (redis, alive) = (self.io.redis.clone(), self.tracker.alive_types().next().cloned());
+        let looking =
+            self.io.run(WRITE_WITHIN, REDIS_LATE, async move { older_monitor::traces(&redis, alive.as_ref()).await });
+        ctx.spawn(looking.into_actor(self).map(move |found, this, _| {
+            this.looking = false;
+            let Ok((wall, traces)) = found else { return };
+            let before = this.older.verdict();
+            this.older.looked(now, wall, traces);
+            match this.older.verdict() {
+                is if is == before => {}
+                OlderMonitor::Active if this.io.observe_only => {
+                    tracing::info!("an older monitor is active on this Redis; this one only observes");
+                }
+                OlderMonitor::Active => tracing::warn!(
+                    "an older monitor is active on this Redis too: both send alerts; this one runs no scheduled \
+                     cleanup and records no task durations. Stop one of them, or set MONITOR_OBSERVE_ONLY=yes"
+                ),
+                OlderMonitor::Absent if before == OlderMonitor::Active => {
+                    tracing::info!("the older monitor on this Redis has stopped");
+                }
+                OlderMonitor::Absent | OlderMonitor::Unknown => {}
+            }
+        }));
     }
 
     fn forget_what_others_forgot(&mut self, ctx: &mut Context<Self>) {
@@ -307,7 +375,7 @@ impl StateTracker {
     /// Moves what waits in Redis to Postgres: stored first, then dropped; stored once however
     /// often that is cut short.
     fn flush_spool(&mut self, ctx: &mut Context<Self>) {
-        if !self.spooled || self.flushing || !self.restored.events {
+        if !self.spooled || self.flushing || !self.restored.events || self.io.observe_only {
             return;
         }
         self.flushing = true;
@@ -348,10 +416,13 @@ async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> Kept {
         match tokio::time::timeout(WRITE_WITHIN, events::insert(&io.postgres, rows)).await {
             Ok(Ok(())) => return Kept::Postgres,
             Ok(Err(trouble)) => {
-                tracing::warn!(error = trouble.detail, "events are kept in Redis until Postgres takes them")
+                tracing::warn!(error = trouble.detail, "events wait until Postgres takes them")
             }
-            Err(_) => tracing::warn!("events are kept in Redis until Postgres answers again"),
+            Err(_) => tracing::warn!("events wait until Postgres answers again"),
         }
+    }
+    if io.observe_only {
+        return Kept::Nowhere;
     }
     let json: Vec<String> = rows.iter().filter_map(|row| serde_json::to_string(row).ok()).collect();
     match tokio::time::timeout(WRITE_WITHIN, event_spool::put(&io.redis, &json)).await {

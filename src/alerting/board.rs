@@ -77,6 +77,8 @@ pub struct Board {
     broken: BTreeMap<String, Option<String>>,
     findings: Vec<Finding>,
     pacing: Pacing,
+    /// Until when (Unix seconds) alerts are quiet that an older monitor sent, by key.
+    cooldowns: BTreeMap<String, f64>,
 }
 
 impl Board {
@@ -96,6 +98,7 @@ impl Board {
             broken: BTreeMap::new(),
             findings: Vec::new(),
             pacing,
+            cooldowns: BTreeMap::new(),
         };
         board.set_rules(rules);
         board
@@ -118,6 +121,12 @@ impl Board {
         for alert in alerts {
             self.alerts.entry(alert.key.clone()).or_insert(alert);
         }
+    }
+
+    /// Alerts with these keys were sent by an older monitor: no notification of them before the given moments (Unix
+    /// seconds).
+    pub fn take_over_cooldowns(&mut self, cooldowns: BTreeMap<String, f64>) {
+        self.cooldowns = cooldowns;
     }
 
     /// These silences and acknowledgements hold from now on; the alerts that this changed.
@@ -189,6 +198,9 @@ impl Board {
         }
         for alert in self.alerts.values_mut() {
             alert.shift_timers(by);
+        }
+        for until in self.cooldowns.values_mut() {
+            *until += by;
         }
     }
 
@@ -340,7 +352,8 @@ impl Board {
         }
         if stands.is_none() {
             let Seen::Holds(value) = is else { return };
-            let alert = Alert::begin(identity, value, now, self.alerts.get(key));
+            let mut alert = Alert::begin(identity, value, now, self.alerts.get(key));
+            alert.quiet_until = alert.quiet_until.max(self.cooldowns.get(key).copied().unwrap_or(0.0));
             self.alerts.insert(key.to_owned(), alert);
             begun = true;
         }

@@ -109,6 +109,12 @@ impl Losses {
     }
 }
 
+/// The keys of the alerts about a worker type at zero.
+pub fn keys_at_zero(worker_type: &Name) -> impl Iterator<Item = String> + use<> {
+    let name = worker_type.to_text();
+    ["worker_crashed", "worker_zero"].into_iter().map(move |rule| format!("{rule}:{name}"))
+}
+
 fn present(status: &WorkerTypeStatus) -> u32 {
     status.alive + status.stale
 }

@@ -1,40 +1,93 @@
-//! `shepherd-monitor give-back`: the way back to the monitor before this one, which reads history from
-//! tables of its own.
+//! `shepherd-monitor give-back`: the way back to the monitor before this one, which keeps history in tables and state in
+//! Redis keys of its own.
 //!
-//! [`command`] is what is asked, [`run`] does it and tells what came of it. What is moved where is in
-//! [`migrate`].
+//! [`command`] is what is asked, [`run`] does it and reports. What is moved where is in [`migrate`] and
+//! [`older_monitor`].
+
+use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 
-use super::{flags, runtime, settings};
+use super::{flags, runtime, settings, texts};
 use crate::postgres::migrate::{self, GivenBack};
+use crate::postgres::{alerts, connection as of_postgres};
+use crate::redis_streams::{connection as of_redis, leader, older_monitor};
+use crate::settings::Settings;
+
+/// How long Redis may take to answer.
+const REDIS_WITHIN: Duration = Duration::from_secs(10);
+/// A monitor that was killed counts as the leader for a little less.
+const ENDING_TAKES: Duration = Duration::from_secs(12);
 
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("give-back")
-        .about("Give the recorded history back to the tables of the monitor before this one")
+        .about("Give history and state back to the monitor before this one: its tables and its Redis keys")
         .after_help(
-            "Stop every monitor of the database first. All of it happens or nothing; a million rows take about a \
-             minute. The next start of this monitor takes the tables over again.",
+            "Stop every monitor of the database first. In the database all of it happens or nothing; a million rows \
+             take about a minute. In Redis the worker states, recent series, alerts and cooldowns are written to the \
+             keys of the monitor before this one; after an error, run it again. The next start of this monitor takes \
+             everything over again.",
         )
-        .args(flags(|entry| entry.group == "Postgres"))
+        .args(flags(|entry| ["Postgres", "Redis"].contains(&entry.group)))
 }
 
 /// Carries it out, and prints how much was given back.
 ///
 /// # Errors
-/// Why nothing was.
+/// Why nothing was, or not all.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
-    let giving = migrate::give_back(settings.database_url.reveal(), settings.pool_timeout);
-    match runtime()?.block_on(giving).map_err(|trouble| trouble.detail)? {
-        GivenBack::All { samples, latencies } => {
-            println!("monitor_metrics has all {samples} samples, monitor_task_latency all {latencies} rows.");
-            Ok(())
-        }
-        GivenBack::Nothing => Err("this monitor has not taken this database over".to_owned()),
-        GivenBack::Watched { connections } => {
-            Err(format!("a monitor still works on this database ({connections} connections): stop it first"))
-        }
+    // Of a deployment of which only the database is named, Redis may be elsewhere.
+    let names_redis = texts(given).keys().any(|name| name.starts_with("REDIS_"));
+    runtime()?.block_on(give_back(&settings, names_redis))
+}
+
+async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String> {
+    let watched =
+        |connections| Err(format!("a monitor still works on this database ({connections} connections): stop it first"));
+    let (database_url, within) = (settings.database_url.reveal(), settings.pool_timeout);
+    let connections = migrate::monitors_connected(database_url, within).await.map_err(|trouble| trouble.detail)?;
+    if connections > 0 {
+        return watched(connections);
     }
+    let redis = of_redis::pool(settings.redis_url.reveal(), REDIS_WITHIN).map_err(|trouble| trouble.detail)?;
+    let redis = match leader::none_within(&redis, ENDING_TAKES).await {
+        Ok(true) => Some(redis),
+        Ok(false) => return Err("a monitor is still active on this Redis: stop it first".to_owned()),
+        Err(trouble) if names_redis => {
+            return Err(format!(
+                "cannot reach Redis, so nothing was given back: {}. Check REDIS_URL or run shepherd-monitor doctor",
+                trouble.detail
+            ));
+        }
+        Err(trouble) => {
+            eprintln!("shepherd-monitor: only the database is given back: {} (set REDIS_URL)", trouble.detail);
+            None
+        }
+    };
+    let database = of_postgres::pool(database_url, within).map_err(|trouble| trouble.detail)?;
+    let cooldowns = alerts::cooldowns(&database).await.map_err(|trouble| trouble.detail)?;
+    database.close();
+    let history = migrate::give_back(database_url, within).await.map_err(|trouble| trouble.detail)?;
+    if let GivenBack::Watched { connections } = history {
+        return watched(connections);
+    }
+    let state = match redis {
+        Some(redis) => older_monitor::give_back(&redis, &cooldowns).await.map_err(|trouble| trouble.detail)?,
+        None => None,
+    };
+    if history == GivenBack::Nothing && state.is_none() {
+        return Err("this monitor has not taken this database over".to_owned());
+    }
+    if let GivenBack::All { samples, latencies } = history {
+        println!("monitor_metrics has all {samples} samples, monitor_task_latency all {latencies} rows.");
+    }
+    if let Some(state) = state {
+        println!(
+            "Redis has the states of {} worker types, {} recent series and {} cooldowns under the older keys.",
+            state.types, state.series, state.cooldowns
+        );
+    }
+    Ok(())
 }

@@ -68,7 +68,7 @@ async fn look_at_redis(settings: &Settings, idle: Duration) -> Vec<Finding> {
     let looking = of_redis::examine(url, &settings.watched, &settings.seed_streams, ANSWER_WITHIN);
     let silent = || Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis does not answer"));
     match tokio::time::timeout(LOOK_WITHIN, looking).await.unwrap_or_else(|_| silent()) {
-        Ok(examined) => redis::findings(&examined, idle),
+        Ok(examined) => redis::findings(&examined, idle, settings.observe_only),
         Err(trouble) => vec![redis::not_reached(&trouble)],
     }
 }

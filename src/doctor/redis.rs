@@ -7,6 +7,7 @@ use super::bugs;
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::alerting::message::span;
 use crate::contract::Name;
+use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::reading::{Beat, GroupConsumer, GroupReading, SourceTrouble, StreamFacts, TroubleKind};
 use crate::redis_streams::examine::{Examined, Fleet, Need, Refusal, Server};
 
@@ -17,7 +18,7 @@ pub const CLOCKS_WRONG_SEC: f64 = 30.0;
 
 /// All findings about a Redis that was looked over. Who asked for nothing during `idle` has stopped.
 #[must_use]
-pub fn findings(examined: &Examined, idle: Duration) -> Vec<Finding> {
+pub fn findings(examined: &Examined, idle: Duration, observe_only: bool) -> Vec<Finding> {
     let server = &examined.server;
     let mut findings = vec![role(server)];
     findings.extend(version(server));
@@ -25,7 +26,8 @@ pub fn findings(examined: &Examined, idle: Duration) -> Vec<Finding> {
     findings.extend(memory(server));
     findings.extend(persistence(server));
     findings.extend(server.clock_ahead_sec.map(|ahead| clock("redis.clock", "Redis", ahead)));
-    findings.extend(permissions(examined));
+    findings.extend(permissions(examined, observe_only));
+    findings.extend(examined.older_monitor.map(|older| older_monitor(older, observe_only)));
     match &examined.fleet {
         Ok(fleet) => findings.extend(of_the_fleet(fleet, idle)),
         // Told as its role already.
@@ -182,11 +184,36 @@ pub fn clock(id: &'static str, whose: &str, ahead: f64) -> Finding {
     }
 }
 
-fn permissions(examined: &Examined) -> Vec<Finding> {
+fn older_monitor(older: OlderMonitor, observe_only: bool) -> Finding {
+    const ID: &str = "redis.older_monitor";
+    match (older, observe_only) {
+        (OlderMonitor::Absent, _) => fine(ID, "no older monitor is active on this Redis"),
+        (OlderMonitor::Active | OlderMonitor::Unknown, true) => {
+            fine(ID, "an older monitor may be active on this Redis; this one only observes (MONITOR_OBSERVE_ONLY)")
+        }
+        (OlderMonitor::Active, false) => wrong(
+            ID,
+            "an older monitor is active on this Redis",
+            "beside this one both send alerts; scheduled cleanup and task durations are left to the older one",
+            "stop the older monitor, or set MONITOR_OBSERVE_ONLY=yes for a trial (docs/upgrade.md)",
+        ),
+        (OlderMonitor::Unknown, false) => worth_knowing(
+            ID,
+            "an older monitor wrote to this Redis less than a minute ago",
+            "if it is still active, both send alerts",
+            "if it was stopped on purpose, ignore this; else stop it, or set MONITOR_OBSERVE_ONLY=yes",
+        ),
+    }
+}
+
+fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
     let Some(refusals) = &examined.refusals else { return Vec::new() };
+    // Whoever only observes needs to read, and nothing else.
+    let refusals: Vec<&Refusal> =
+        refusals.iter().filter(|refusal| !observe_only || refusal.needed_for == Need::Watching).collect();
     let user = examined.user.as_deref().unwrap_or("NAME");
     let mut findings = Vec::new();
-    let (forbidden, others): (Vec<&Refusal>, Vec<&Refusal>) = refusals.iter().partition(|r| r.code == "NOPERM");
+    let (forbidden, others): (Vec<&Refusal>, Vec<&Refusal>) = refusals.into_iter().partition(|r| r.code == "NOPERM");
     let mut by_need: BTreeMap<Need, Vec<&Refusal>> = BTreeMap::new();
     for refusal in forbidden {
         by_need.entry(refusal.needed_for).or_default().push(refusal);

@@ -8,6 +8,7 @@ use super::monitor::{self, Looked, Rules, RulesRead};
 use super::report::{Finding, Verdict};
 use super::{postgres, redis};
 use crate::contract::{Heartbeat, Name};
+use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::reading::{
     Beat, BeatReading, GroupConsumer, GroupReading, HeartbeatsReading, Lag, MarkerReading, RedisServer, SourceTrouble,
     StreamFacts, StreamReading, StreamsReading, TroubleKind, UnreadableHeartbeat,
@@ -75,6 +76,7 @@ fn with(facts: StreamFacts) -> Examined {
             complete: true,
         }),
         refusals: Some([].into()),
+        older_monitor: Some(OlderMonitor::Absent),
     }
 }
 
@@ -96,7 +98,7 @@ fn said(findings: &[Finding]) -> Vec<(&'static str, Verdict)> {
 }
 
 fn of_redis(examined: &Examined) -> Vec<(&'static str, Verdict)> {
-    said(&redis::findings(examined, HOUR))
+    said(&redis::findings(examined, HOUR, false))
 }
 
 use Verdict::{WorthKnowing, Wrong};
@@ -197,7 +199,7 @@ fn a_group_whose_workers_are_alive_is_never_to_be_destroyed() {
             let fleet = examined.fleet.as_mut().unwrap();
             fleet.heartbeats.consumers.insert(name("s"), vec![(name("w"), reading)]);
             assert_eq!(of_redis(&examined), expected);
-            let findings = redis::findings(&examined, HOUR);
+            let findings = redis::findings(&examined, HOUR, false);
             assert!(!findings.iter().any(|finding| format!("{finding:?}").contains("DESTROY")), "{findings:?}");
         }
     }
@@ -266,6 +268,22 @@ fn what_cannot_be_read_and_dead_letters_are_named() {
 }
 
 #[test]
+fn an_older_monitor_beside_this_one_is_wrong_unless_this_one_only_observes() {
+    for (older, observe_only, verdict) in [
+        (OlderMonitor::Absent, false, None),
+        (OlderMonitor::Active, false, Some(Wrong)),
+        (OlderMonitor::Unknown, false, Some(WorthKnowing)),
+        (OlderMonitor::Active, true, None),
+    ] {
+        let mut examined = with_group(|_| {});
+        examined.older_monitor = Some(older);
+        let found = said(&redis::findings(&examined, HOUR, observe_only));
+        let wanted: Vec<_> = verdict.map(|verdict| ("redis.older_monitor", verdict)).into_iter().collect();
+        assert_eq!(found, wanted, "{older:?} {observe_only}");
+    }
+}
+
+#[test]
 fn what_a_user_may_not_do_is_named_by_what_it_is_for_with_the_rule_that_permits_it() {
     let refusal = |command: &str, needed_for, code: &str, said: &str| Refusal {
         command: command.to_owned(),
@@ -282,11 +300,13 @@ fn what_a_user_may_not_do_is_named_by_what_it_is_for_with_the_rule_that_permits_
         refusal("XDEL", Need::Tending, "NOPERM", "No permissions to access a key"),
         refusal("SET", Need::Remembering, "MISCONF", "Errors writing to the AOF file"),
     ]);
-    let findings = redis::findings(&examined, HOUR);
+    let findings = redis::findings(&examined, HOUR, false);
     assert_eq!(said(&findings), [("redis.may_watch", Wrong), ("redis.may_tend", Wrong), ("redis.refuses", Wrong)]);
     let remedy = |id| findings.iter().find(|finding| finding.id == id).unwrap().remedy.as_str();
     assert_eq!(remedy("redis.may_watch"), "ACL SETUSER watcher +xinfo|groups");
     assert_eq!(remedy("redis.may_tend"), "ACL SETUSER watcher +xtrim ~*");
+    let observing = redis::findings(&examined, HOUR, true);
+    assert_eq!(said(&observing), [("redis.may_watch", Wrong)], "who only observes needs to read");
     assert!(remedy("redis.refuses").contains("disk"));
 }
 

@@ -56,6 +56,9 @@ pub enum NoPlan {
     /// Redis cannot be read.
     #[error("Redis cannot be read: {0}")]
     Redis(String),
+    /// An older monitor has a janitor of its own, and its alerts depend on what it finds.
+    #[error("an older monitor is, or may be, active on this Redis: cleanup is left to it")]
+    LeftToOlderMonitor,
 }
 
 impl Plan {
@@ -104,6 +107,18 @@ impl Plan {
             self.pending.extend(groups);
         }
         self.pending.sort_by_key(|group| !group.suspected);
+    }
+
+    /// The same for a scheduled cleanup run, which is left to an older monitor while one may be active.
+    ///
+    /// # Errors
+    /// As [`Self::from`], and when an older monitor may be active.
+    pub fn scheduled(snapshot: Option<&Snapshot>) -> Result<Self, NoPlan> {
+        let plan = Self::from(snapshot)?;
+        match snapshot {
+            Some(snapshot) if snapshot.older_monitor.may_be_active() => Err(NoPlan::LeftToOlderMonitor),
+            _ => Ok(plan),
+        }
     }
 
     fn find_stale(&mut self, snapshot: &Snapshot) {
@@ -443,6 +458,7 @@ pub fn added_at(id: &str) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::fleet::invented::{first_snapshot, no_connection};
+    use crate::fleet::older_monitor::OlderMonitor;
     use crate::fleet::reading::{GroupConsumer, GroupReading, Lag, StreamFacts, StreamReading, StreamsReading};
 
     #[test]
@@ -489,6 +505,19 @@ mod tests {
         let plan = Plan::from(Some(&snapshot)).unwrap();
         assert_eq!((plan.stale_consumers(), plan.settling_sec), (2, None), "phantoms are cleared before");
         assert!(plan.pending[0].suspected && !plan.pending[0].may_return);
+    }
+
+    #[test]
+    fn scheduled_cleanup_is_left_to_an_older_monitor_that_may_be_active_and_a_manual_one_is_not() {
+        let mut snapshot = first_snapshot(Err(no_connection()));
+        snapshot.redis.source = SourceStatus::Ok;
+        for (older, runs) in
+            [(OlderMonitor::Absent, true), (OlderMonitor::Unknown, false), (OlderMonitor::Active, false)]
+        {
+            snapshot.older_monitor = older;
+            assert_eq!(Plan::scheduled(Some(&snapshot)).is_ok(), runs, "{older:?}");
+            assert!(Plan::from(Some(&snapshot)).is_ok());
+        }
     }
 
     #[test]

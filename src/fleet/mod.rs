@@ -16,6 +16,7 @@ pub mod incident;
 pub(crate) mod invented;
 pub mod load;
 pub mod message;
+pub mod older_monitor;
 pub mod phantom;
 #[cfg(test)]
 mod properties;

@@ -836,7 +836,7 @@ fn nobody_is_suspect_for_ever_whatever_is_never_read() {
         lost
     );
     // Redis comes and goes for longer than that.
-    let flapping = |at: u64| !(255..600).contains(&at) || at % 9 == 0;
+    let flapping = |at: u64| !(255..600).contains(&at) || at.is_multiple_of(9);
     assert_eq!(
         last_state(3, |at| if at < 380 { MarkerReading::Absent } else { MarkerReading::NotRead }, flapping),
         lost

@@ -11,6 +11,7 @@ use serde::{Serialize, Serializer};
 
 use super::consumer::ConsumerState;
 use super::event::Event;
+use super::older_monitor::OlderMonitor;
 use super::reading::{GroupConsumer, GroupReading, RedisServer, SourceTrouble, UnreadableHeartbeat};
 use super::worker_type::TypeState;
 use crate::contract::Name;
@@ -39,6 +40,10 @@ pub struct Snapshot {
     pub aras: Arc<[String]>,
     /// Heartbeat keys whose value cannot be used.
     pub unreadable_heartbeats: Vec<UnreadableHeartbeat>,
+    /// Whether an older monitor is active on the same Redis.
+    pub older_monitor: OlderMonitor,
+    /// This monitor only observes (`MONITOR_OBSERVE_ONLY`).
+    pub observe_only: bool,
     /// Depth of each stream over the last minutes, for the live charts.
     #[serde(skip)]
     pub depths: Arc<DepthHistory>,

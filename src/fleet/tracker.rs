@@ -13,6 +13,7 @@ use super::consumer::Work;
 use super::event::{Event, EventKind};
 use super::failures::{FailureLog, FailureRecords, StreakStart};
 use super::load::{Backlog, Rates};
+use super::older_monitor::OlderMonitor;
 use super::reading::{
     DatabaseReading, HeartbeatsReading, SourceTrouble, StreamReading, StreamsReading, UnreadableHeartbeat,
 };
@@ -345,6 +346,8 @@ impl Tracker {
             recent_events: self.recent.clone(),
             aras: Arc::clone(&self.settings.aras),
             unreadable_heartbeats: self.unreadable.clone(),
+            older_monitor: OlderMonitor::default(),
+            observe_only: false,
             depths: Arc::clone(&self.depths),
         }
     }

@@ -215,7 +215,7 @@ pub struct Lost {
 /// What happened to a type, and what tells the occurrence apart from others, the same for every observer.
 pub type Occurrence = (EventKind, String);
 
-/// `monitor:worker_state:{type}`: what outlives the monitor. The first four fields are the
+/// A worker type as it is written down: what outlives the monitor. The first four fields are the
 /// predecessor's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStateRecord {

@@ -4,6 +4,7 @@ use super::figures::{counted, percent};
 use super::verdict::{self, Level, Verdict};
 use super::wording::{Label, MomentStyle, Sentence};
 use crate::contract::Name;
+use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 use crate::fleet::worker_type::TypeState;
 
@@ -30,6 +31,7 @@ pub(super) struct Headline {
 pub(super) fn of(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> Headline {
     let mut told = Troubles::default();
     told.sources(snapshot);
+    told.older_monitor(snapshot);
     told.worker_types(snapshot, verdicts);
     told.streams(snapshot);
     told.limits(snapshot);
@@ -76,6 +78,16 @@ impl Troubles {
             } else if name == "Postgres" && snapshot.postgres.error.is_some() {
                 self.add(Level::Warning, 1, Sentence::words("Postgres answers only in part"));
             }
+        }
+    }
+
+    fn older_monitor(&mut self, snapshot: &Snapshot) {
+        if snapshot.older_monitor == OlderMonitor::Active && !snapshot.observe_only {
+            let sentence = Sentence::words(
+                "An older monitor is active on this Redis too: both send alerts, and scheduled cleanup is left to it. \
+                 Stop one of them, or start this one with MONITOR_OBSERVE_ONLY=yes",
+            );
+            self.add(Level::Warning, 1, sentence);
         }
     }
 
@@ -140,6 +152,10 @@ fn what_is_fine(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, V
     let fine = names(&|name, s| matches!(s, SourceStatus::Ok) && !(name == "Postgres" && in_part));
     let settling = names(&|_, s| matches!(s, SourceStatus::Settling { .. }));
     let starting = names(&|_, s| matches!(s, SourceStatus::Starting));
+    if snapshot.observe_only {
+        let beside = snapshot.older_monitor == OlderMonitor::Active;
+        sentences.push(Sentence::words(if beside { "Observe only, beside an older monitor" } else { "Observe only" }));
+    }
     if !starting.is_empty() {
         level = level.max(Level::Unknown);
         sentences.push(Sentence::words(format!("waiting for {starting}")));

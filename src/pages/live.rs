@@ -14,6 +14,7 @@ use super::templates::{Pages, PagesError};
 use super::view::{self, Alerts, Frame, Memory};
 use super::{assets, element_id};
 use crate::fleet::event::Event;
+use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::reading::RedisServer;
 use crate::fleet::snapshot::{DepthHistory, PostgresFreshness, PostgresStatus, RedisStatus, Snapshot, SourceStatus};
 
@@ -312,6 +313,8 @@ fn nothing_read_yet() -> Snapshot {
         recent_events: VecDeque::new(),
         aras: Arc::from([]),
         unreadable_heartbeats: Vec::new(),
+        older_monitor: OlderMonitor::Absent,
+        observe_only: false,
         depths: Arc::default(),
     }
 }

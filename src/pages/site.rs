@@ -16,6 +16,8 @@ pub struct Environment {
     pub maturity: Option<String>,
     /// `SERVER_URL`.
     pub url: Option<String>,
+    /// `MONITOR_OBSERVE_ONLY`.
+    pub observe_only: bool,
     /// Who looks.
     pub visitor: Visitor,
 }
@@ -77,6 +79,7 @@ pub(super) struct Head<'a> {
     assets: String,
     maturity: Option<&'a str>,
     url: Option<&'a str>,
+    observe_only: bool,
     visitor: VisitorView<'a>,
     pages: Vec<PageLink>,
     /// What the page's script imports, so that the browser fetches all at once.
@@ -108,6 +111,7 @@ impl<'a> Head<'a> {
             assets: format!("{}/assets/{}", pages.root(), assets::version()),
             maturity: environment.maturity.as_deref(),
             url: environment.url.as_deref().filter(|url| is_web_address(url)),
+            observe_only: environment.observe_only,
             visitor: VisitorView::of(&environment.visitor),
             pages: PAGES.into_iter().map(link).collect(),
             modules,

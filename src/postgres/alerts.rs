@@ -466,6 +466,42 @@ pub async fn resign(pool: &PgPool, holder: &str) -> Result<(), SourceTrouble> {
     Ok(())
 }
 
+#[derive(QueryableByName)]
+struct Cooldown {
+    #[diesel(sql_type = Text)]
+    key: String,
+    #[diesel(sql_type = Int8)]
+    seconds: i64,
+}
+
+/// The alerts of which no notification is due yet because one was sent lately, each with the seconds left.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn cooldowns(pool: &PgPool) -> Result<Vec<(String, u64)>, SourceTrouble> {
+    #[derive(QueryableByName)]
+    struct Exists {
+        #[diesel(sql_type = diesel::sql_types::Bool)]
+        exists: bool,
+    }
+    let mut connection = checkout(pool).await?;
+    let table: Exists = sql_query("SELECT to_regclass('monitor_alerts') IS NOT NULL AS exists")
+        .get_result(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))?;
+    if !table.exists {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<Cooldown> = sql_query(
+        "SELECT key, ceil((state->>'quiet_until')::float8 - extract(epoch from now()))::int8 AS seconds
+         FROM monitor_alerts WHERE (state->>'quiet_until')::float8 > extract(epoch from now())",
+    )
+    .load(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
+    Ok(rows.into_iter().filter_map(|row| Some((row.key, u64::try_from(row.seconds).ok()?))).collect())
+}
+
 /// One turn in the story of an alert: when (Unix seconds), and whether it fired or was over.
 pub type Turn = (f64, bool);
 

@@ -24,6 +24,9 @@ pub type PgPool = Pool<AsyncPgConnection>;
 /// A statement that runs longer is given up: nothing here may hold the database for long.
 const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 
+/// By which `give-back` knows the connections of monitors.
+const APPLICATION_NAME: &str = "shepherd-monitor";
+
 /// Builds the pool. Nothing is connected yet.
 ///
 /// # Errors
@@ -46,7 +49,9 @@ pub fn pool(url: &str, timeout: Duration) -> Result<PgPool, SourceTrouble> {
 #[must_use]
 pub fn identity(url: &str) -> String {
     let config: tokio_postgres::Config = url.parse().unwrap_or_default();
-    let where_it_is = format!("{:?} {:?} {:?}", config.get_hosts(), config.get_ports(), config.get_dbname());
+    let mut where_it_is = format!("{:?} {:?} {:?}", config.get_hosts(), config.get_ports(), config.get_dbname());
+    // They may name a schema.
+    where_it_is.extend(config.get_options().map(|options| format!(" {options}")));
     uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_URL, where_it_is.as_bytes())
         .simple()
         .to_string()
@@ -78,8 +83,13 @@ pub async fn connect(url: String, timeout: Duration) -> Result<AsyncPgConnection
     let verify = ["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| url.contains(mode));
     let url = url.replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
     let mut config: tokio_postgres::Config = url.parse().map_err(|_| bad(&"the address cannot be read"))?;
-    config.connect_timeout(timeout).application_name("shepherd-monitor");
-    config.options(format!("-c statement_timeout={STATEMENT_TIMEOUT_MS}"));
+    // One that only observes calls itself so.
+    if config.get_application_name().is_none_or(|name| !name.starts_with(APPLICATION_NAME)) {
+        config.application_name(APPLICATION_NAME);
+    }
+    config.connect_timeout(timeout);
+    let options = config.get_options().map(|given| format!("{given} ")).unwrap_or_default();
+    config.options(format!("{options}-c statement_timeout={STATEMENT_TIMEOUT_MS}"));
     if config.get_ssl_mode() == SslMode::Disable {
         let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(|e| bad(&said(&e)))?;
         return in_its_own_time_zone(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)

@@ -21,6 +21,34 @@ pub(super) const HISTORY_OF_MIGRATIONS: &str = "__diesel_schema_migrations";
 /// Any number that only monitors use: two that start together migrate one after the other.
 const MIGRATION_LOCK: i64 = 0x5348_4550;
 
+/// The migration that makes the fleet's tables in an empty database.
+const FLEET_TABLES: &str = "0001";
+
+/// Makes `schema`, which `url` puts first, and then runs what has not been run yet in it. The fleet's tables are never
+/// made there: they would hide those that the fleet makes later.
+///
+/// # Errors
+/// When the database is not there, or this role may not create schemas.
+pub async fn run_in(schema: &str, url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
+    let mut connection = connect(url.to_owned(), timeout)
+        .await
+        .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
+    let make = format!(
+        "SELECT pg_advisory_lock({MIGRATION_LOCK});
+         -- Whoever may not make schemas can be given one.
+         DO $$ BEGIN IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA {schema}; END IF; END $$;
+         CREATE TABLE IF NOT EXISTS {schema}.{HISTORY_OF_MIGRATIONS}
+            (version VARCHAR(50) PRIMARY KEY NOT NULL, run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);
+         INSERT INTO {schema}.{HISTORY_OF_MIGRATIONS} (version) VALUES ('{FLEET_TABLES}') ON CONFLICT DO NOTHING;
+         SELECT pg_advisory_unlock({MIGRATION_LOCK})"
+    );
+    connection.batch_execute(&make).await.map_err(|error| {
+        SourceTrouble::new(TroubleKind::Failed, format!("cannot make the schema {schema} for the tables: {error}"))
+    })?;
+    drop(connection);
+    run(url, timeout).await
+}
+
 /// Runs what has not been run yet.
 ///
 /// # Errors
@@ -89,6 +117,29 @@ pub enum GivenBack {
     },
 }
 
+/// How often other monitors are connected to the database; those that are just ending are waited for.
+///
+/// # Errors
+/// When Postgres cannot be asked.
+pub async fn monitors_connected(url: &str, timeout: Duration) -> Result<i64, SourceTrouble> {
+    let mut connection = connect(url.to_owned(), timeout)
+        .await
+        .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
+    others(&mut connection).await.map_err(|e| trouble(&e))
+}
+
+async fn others(connection: &mut AsyncPgConnection) -> Result<i64, diesel::result::Error> {
+    let mut connections = count(connection, OTHERS).await?;
+    for _ in 0..ENDING_TAKES {
+        if connections == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        connections = count(connection, OTHERS).await?;
+    }
+    Ok(connections)
+}
+
 /// Unpacks the archive into the tables that the monitor before this one reads, and removes it. The next
 /// [`run`] makes it anew from them.
 ///
@@ -101,14 +152,7 @@ pub async fn give_back(url: &str, timeout: Duration) -> Result<GivenBack, Source
     // A monitor that starts meanwhile waits, and then takes over again.
     let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK}); SET statement_timeout = 0");
     connection.batch_execute(&lock).await.map_err(|e| trouble(&e))?;
-    let mut connections = count(&mut connection, OTHERS).await.map_err(|e| trouble(&e))?;
-    for _ in 0..ENDING_TAKES {
-        if connections == 0 {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        connections = count(&mut connection, OTHERS).await.map_err(|e| trouble(&e))?;
-    }
+    let connections = others(&mut connection).await.map_err(|e| trouble(&e))?;
     if connections > 0 {
         return Ok(GivenBack::Watched { connections });
     }

@@ -1,4 +1,4 @@
-//! Alerts as the contract keeps them in Redis: the newest 200, and a key while a rule is quiet.
+//! The newest 200 alerts, kept in Redis.
 
 use super::connection::{self, send};
 use super::reply::Reply;
@@ -7,18 +7,14 @@ use crate::fleet::reading::SourceTrouble;
 use std::borrow::Cow;
 
 /// Alerts kept.
-const KEPT: isize = 200;
+pub(super) const KEPT: isize = 200;
 
-/// Puts alerts (JSON, oldest first) in front of the others, and marks rules as quiet for so many
-/// seconds. Told again after an answer that did not come in time, each alert is there once.
+/// Puts alerts (JSON, oldest first) in front of the others. Repeated after an answer that did not come in time, each
+/// alert is there once.
 ///
 /// # Errors
 /// When Redis did not take them.
-pub async fn remember(
-    pool: &deadpool_redis::Pool,
-    alerts: &[String],
-    quiet: &[(String, u64)],
-) -> Result<(), SourceTrouble> {
+pub async fn remember(pool: &deadpool_redis::Pool, alerts: &[String]) -> Result<(), SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
     for alert in alerts {
@@ -27,9 +23,6 @@ pub async fn remember(
     }
     if !alerts.is_empty() {
         pipe.cmd("LTRIM").arg(keys::ALERTS_HISTORY).arg(0).arg(KEPT - 1);
-    }
-    for (rule, seconds) in quiet.iter().filter(|(_, seconds)| *seconds > 0) {
-        pipe.cmd("SET").arg(keys::alert_cooldown(rule)).arg("1").arg("EX").arg(*seconds);
     }
     for answer in send(&mut redis, &mut pipe).await? {
         answer.map_err(|e| connection::trouble(&e))?;

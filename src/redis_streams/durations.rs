@@ -87,6 +87,38 @@ pub async fn drain(redis: &mut Connection, streams: &[Name]) -> Result<SetAside,
     Ok(set_aside)
 }
 
+/// The durations that stand in the workers' lists, newest first, milliseconds each; nothing is set aside. Streams
+/// without any are left out.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn read(redis: &mut Connection, streams: &[Name]) -> Result<Vec<(Name, Vec<u64>)>, SourceTrouble> {
+    let mut found = Vec::new();
+    for some in streams.chunks(STREAMS_AT_ONCE) {
+        let mut pipe = redis::pipe();
+        for stream in some {
+            pipe.cmd("LRANGE").arg(keys::task_durations(stream)).arg(0).arg(-1);
+        }
+        for (stream, answer) in some.iter().zip(send(redis, &mut pipe).await?) {
+            let durations = answer.map(|list| numbers(&list)).unwrap_or_default();
+            if !durations.is_empty() {
+                found.push((stream.clone(), durations));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Those of `now` that were pushed since the list read as `before`: all of them if another monitor drained it in
+/// between.
+#[must_use]
+pub fn pushed_since<'a>(before: &[u64], now: &'a [u64]) -> &'a [u64] {
+    // Workers cut a long list at its end, so `now` may hold only the newer part of `before`.
+    let least = now.len().saturating_sub(before.len());
+    let grown = (least..now.len()).find(|new| now.get(*new..).is_some_and(|rest| before.starts_with(rest)));
+    now.get(..grown.unwrap_or(now.len())).unwrap_or_default()
+}
+
 fn numbers(list: &redis::Value) -> Vec<u64> {
     Reply::of(list).items().filter_map(Reply::number).collect()
 }
@@ -143,4 +175,25 @@ pub async fn drop_archived(redis: &mut Connection, ids: &[Uuid]) -> Result<(), S
     pipe.exec_async(redis).await.map_err(|e| trouble(&e))?;
     failpoint::reached("latency.dropped");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_pushed_since_is_counted_once_and_a_drained_list_counts_whole() {
+        for (before, now, new) in [
+            (&[][..], &[3, 2, 1][..], &[3, 2, 1][..]),
+            (&[2, 1], &[2, 1], &[]),
+            (&[2, 1], &[4, 3, 2, 1], &[4, 3]),
+            (&[2, 1], &[], &[]),
+            (&[2, 1], &[9], &[9]),
+            (&[2, 1], &[9, 8, 7], &[9, 8, 7]),
+            // Cut at its end.
+            (&[4, 3, 2, 1], &[6, 5, 4, 3], &[6, 5]),
+        ] {
+            assert_eq!(pushed_since(before, now), new, "{before:?} {now:?}");
+        }
+    }
 }

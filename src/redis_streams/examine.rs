@@ -4,7 +4,7 @@
 //! Nothing is changed. What would change something is only queued in a transaction that is then
 //! discarded: Redis says at queueing whether it would refuse.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
@@ -12,11 +12,14 @@ use redis::{RedisError, Value};
 use super::connection::{self, Kept, send};
 use super::discovery;
 use super::heartbeats_reader::HeartbeatsReader;
+use super::older_monitor;
 use super::reply::Reply;
 use super::server_info::{fields, read_info};
 use super::streams_reader::{StreamsReader, read_time};
+use crate::contract::Name;
+use crate::contract::keys::{self, older};
 use crate::contract::task::FINISH_QUERY;
-use crate::contract::{Name, keys};
+use crate::fleet::older_monitor::{OlderMonitor, Watch};
 use crate::fleet::reading::{HeartbeatsReading, RedisServer, SourceTrouble, StreamsReading, TroubleKind};
 use crate::fleet::time::Mono;
 use crate::fleet::watched::WatchedStreams;
@@ -32,6 +35,8 @@ pub struct Examined {
     pub fleet: Result<Fleet, SourceTrouble>,
     /// The commands that it would refuse, each once; `None` when that could not be found out.
     pub refusals: Option<Vec<Refusal>>,
+    /// Whether an older monitor is active on it; `None` when that could not be found out.
+    pub older_monitor: Option<OlderMonitor>,
 }
 
 /// What the server says of itself. A figure that it does not tell this user is `None`.
@@ -90,8 +95,8 @@ pub enum Need {
     Tending,
 }
 
-/// Every command that the monitor sends, alone or in a script. `{stream}` is a stream; what begins with
-/// `monitor:` or `worker:` is a key of the contract.
+/// Every command that the monitor sends, alone or in a script. `{stream}` is a stream; the other keys are those of the
+/// contract and the monitor's own.
 const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Watching, &["INFO", "server"]),
     (Need::Watching, &["TIME"]),
@@ -105,19 +110,25 @@ const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Watching, &["GETRANGE", "worker:heartbeat:s:c", "0", "1"]),
     (Need::Watching, &["HLEN", keys::TASK_FAILURES]),
     (Need::Watching, &["HMGET", keys::TASK_FAILURES, "failed:s"]),
-    (Need::Remembering, &["GET", "monitor:worker_state:s"]),
-    (Need::Remembering, &["SET", "monitor:worker_state:s", "v"]),
-    (Need::Remembering, &["DEL", "monitor:worker_state:s"]),
+    (Need::Watching, &["SMEMBERS", older::KNOWN_WORKERS]),
+    (Need::Watching, &["GET", "monitor:worker_state:s"]),
+    (Need::Watching, &["ZREVRANGE", "monitor:hist:s", "0", "0"]),
+    (Need::Watching, &["PTTL", "alert:cooldown:r"]),
+    (Need::Watching, &["ZRANGEBYSCORE", "monitor:hist:s", "0", "0"]),
+    (Need::Watching, &["LRANGE", "monitor:task_durations:s", "0", "0"]),
+    (Need::Remembering, &["GET", keys::TAKEN_OVER]),
+    (Need::Remembering, &["SET", keys::TAKEN_OVER, "v"]),
+    (Need::Remembering, &["SETNX", keys::LAST_RETENTION_SWEEP, "v"]),
+    (Need::Remembering, &["DEL", keys::TAKEN_OVER]),
     (Need::Remembering, &["SADD", keys::KNOWN_WORKERS, "m"]),
     (Need::Remembering, &["SREM", keys::KNOWN_WORKERS, "m"]),
     (Need::Remembering, &["SMEMBERS", keys::KNOWN_WORKERS]),
-    (Need::Remembering, &["ZADD", "monitor:hist:s", "0", "m"]),
-    (Need::Remembering, &["ZRANGEBYSCORE", "monitor:hist:s", "0", "0"]),
-    (Need::Remembering, &["ZREMRANGEBYSCORE", "monitor:hist:s", "0", "0"]),
-    (Need::Remembering, &["ZREMRANGEBYRANK", "monitor:hist:s", "0", "0"]),
+    (Need::Remembering, &["ZADD", "shepherd-monitor:hist:s", "0", "m"]),
+    (Need::Remembering, &["ZREMRANGEBYSCORE", "shepherd-monitor:hist:s", "0", "0"]),
+    (Need::Remembering, &["ZREMRANGEBYRANK", "shepherd-monitor:hist:s", "0", "0"]),
+    (Need::Remembering, &["ZUNIONSTORE", "monitor:hist:s", "1", "shepherd-monitor:hist:s"]),
     (Need::Remembering, &["RPUSH", keys::EVENT_SPOOL, "m"]),
     (Need::Remembering, &["LPUSH", keys::ALERTS_HISTORY, "m"]),
-    (Need::Remembering, &["LRANGE", "monitor:task_durations:s", "0", "0"]),
     (Need::Remembering, &["LTRIM", "monitor:task_durations:s", "0", "0"]),
     (Need::Remembering, &["LREM", keys::EVENT_SPOOL, "0", "m"]),
     (Need::Remembering, &["RENAME", "monitor:task_durations:s", "monitor:latency:batch:b"]),
@@ -149,6 +160,10 @@ const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Tending, &["XCLAIM", "{stream}", "g", "c", "0", "0-1"]),
 ];
 
+/// How long recent traces of an older monitor are looked at: it rewrites its states every few seconds.
+const OLDER_MONITOR_WITHIN: Duration = Duration::from_secs(8);
+/// Pause between two looks.
+const OLDER_MONITOR_PAUSE: Duration = Duration::from_millis(500);
 /// How long the keyspace is looked through at most.
 const WALK_WITHIN: Duration = Duration::from_secs(10);
 
@@ -165,12 +180,33 @@ pub async fn examine(
     let mut redis = Kept::to(url, within)?.take().await?;
     let (server, user) = server(&mut redis).await?;
     if let Some(trouble) = server.trouble.clone() {
-        return Ok(Examined { server, user, fleet: Err(trouble), refusals: None });
+        return Ok(Examined { server, user, fleet: Err(trouble), refusals: None, older_monitor: None });
     }
     let fleet = fleet(&mut redis, url, watched, shown, within).await;
     let a_stream = fleet.as_ref().ok().and_then(|fleet| fleet.streams.streams.keys().next().cloned());
     let refusals = refusals(&mut redis, &a_stream.unwrap_or_else(|| Name::from(FINISH_QUERY))).await?;
-    Ok(Examined { server, user, fleet, refusals })
+    let alive = fleet.as_ref().ok().and_then(|fleet| fleet.heartbeats.consumers.keys().next().cloned());
+    let older_monitor = look_for_older_monitor(url, alive.as_ref(), within).await.ok();
+    Ok(Examined { server, user, fleet, refusals, older_monitor })
+}
+
+/// Looks at what an older monitor wrote, again and again while that may be of one that is active.
+async fn look_for_older_monitor(
+    url: &str,
+    alive: Option<&Name>,
+    within: Duration,
+) -> Result<OlderMonitor, SourceTrouble> {
+    let pool = connection::pool(url, within)?;
+    let (mut watch, began) = (Watch::default(), Instant::now());
+    loop {
+        let (wall, traces) = older_monitor::traces(&pool, alive).await?;
+        let now = Mono(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        watch.looked(now, wall, traces);
+        if watch.verdict() != OlderMonitor::Unknown || began.elapsed() >= OLDER_MONITOR_WITHIN {
+            return Ok(watch.verdict());
+        }
+        tokio::time::sleep(OLDER_MONITOR_PAUSE).await;
+    }
 }
 
 async fn server(redis: &mut MultiplexedConnection) -> Result<(Server, Option<String>), SourceTrouble> {

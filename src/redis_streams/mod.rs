@@ -4,7 +4,8 @@
 //! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`],
 //! [`failure_records`] and [`event_spool`], and keeps what was told in [`alerts`]; [`leader`] says which monitor
 //! tells it. [`durations`] takes in how long tasks took,
-//! [`recent_series`] keeps the last days of every series, [`sweeps`] says whose turn it is to sweep;
+//! [`recent_series`] keeps the last days of every series, [`older_monitor`] takes over and gives back what the older
+//! monitor keeps, [`sweeps`] says whose turn it is to sweep;
 //! [`cleaning`] trims streams and deletes stale consumers, [`query_search`] finds on which stream a query was last; [`messages`] looks at what is on a stream, page
 //! by page, and [`operate`] does to it what an operator chose; [`pace`] keeps long work small.
 //! [`connection`] says how it gets there and what an error means, [`reply`] reads
@@ -35,6 +36,8 @@ pub mod heartbeats_reader;
 pub mod leader;
 #[cfg(feature = "monitor")]
 pub mod messages;
+#[cfg(feature = "monitor")]
+pub mod older_monitor;
 #[cfg(feature = "monitor")]
 pub mod operate;
 #[cfg(feature = "monitor")]

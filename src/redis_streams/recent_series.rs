@@ -1,4 +1,7 @@
-//! The last days of every series, kept in Redis as the contract says.
+//! The last days of every series, kept in Redis.
+//!
+//! What the older monitor recorded before it was taken over is read where it stands: copying it would take its memory
+//! twice.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -7,8 +10,9 @@ use deadpool_redis::Pool;
 use redis::Value;
 
 use super::connection::{checkout, send, trouble};
+use super::older_monitor;
 use super::reply::Reply;
-use crate::contract::keys;
+use crate::contract::keys::{self, older};
 use crate::fleet::reading::SourceTrouble;
 
 /// Samples that are left of a series when it is cut: until the next time it stays below the
@@ -60,8 +64,7 @@ pub async fn push(
 /// When Redis did not do it.
 pub async fn forget_ended(pool: &Pool, now: i64, keep: Duration) -> Result<usize, SourceTrouble> {
     let oldest = now.saturating_sub_unsigned(keep.as_secs());
-    let index = one(pool, redis::cmd("SMEMBERS").arg(keys::RECENT_SERIES)).await?;
-    let names: Vec<String> = Reply::of(&index).items().filter_map(Reply::text).map(Cow::into_owned).collect();
+    let names = own_names(pool).await?;
     let mut redis = checkout(pool).await?;
     let mut forgotten = 0;
     for some in names.chunks(SERIES_AT_ONCE) {
@@ -103,21 +106,49 @@ fn json(value: f64) -> String {
 /// # Errors
 /// When Redis cannot be read.
 pub async fn names(pool: &Pool) -> Result<Vec<String>, SourceTrouble> {
-    let mut names: Vec<String> = match one(pool, redis::cmd("SMEMBERS").arg(keys::RECENT_SERIES)).await? {
-        Value::Nil => Vec::new(),
-        value => Reply::of(&value).items().filter_map(Reply::text).map(Cow::into_owned).collect(),
-    };
+    let mut names = own_names(pool).await?;
+    names.extend(members(pool, older::RECENT_SERIES).await?);
     names.sort();
+    names.dedup();
     Ok(names)
 }
 
-/// The samples of a series since `since` (Unix seconds), oldest first; what cannot be read is left
-/// out.
+/// The names of the series that this monitor records.
+pub(super) async fn own_names(pool: &Pool) -> Result<Vec<String>, SourceTrouble> {
+    members(pool, keys::RECENT_SERIES).await
+}
+
+async fn members(pool: &Pool, set: &str) -> Result<Vec<String>, SourceTrouble> {
+    let value = one(pool, redis::cmd("SMEMBERS").arg(set)).await?;
+    Ok(Reply::of(&value).items().filter_map(Reply::text).map(Cow::into_owned).collect())
+}
+
+/// The samples of a series since `since` (Unix seconds), oldest first, as far as they are newer than `keep` at `now`;
+/// what cannot be read is left out.
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn read(pool: &Pool, series: &str, since: f64) -> Result<Vec<(f64, f64)>, SourceTrouble> {
-    let key = keys::recent_series(series);
+pub async fn read(
+    pool: &Pool,
+    series: &str,
+    since: f64,
+    (now, keep): (f64, Duration),
+) -> Result<Vec<(f64, f64)>, SourceTrouble> {
+    // Nobody forgets what an older monitor left.
+    let since = since.max(now - keep.as_secs_f64());
+    let taken_over_at = older_monitor::taken_over_at(pool).await?.unwrap_or(f64::INFINITY);
+    let mut samples = Vec::new();
+    if since < taken_over_at {
+        samples = samples_of(pool, older::recent_series(series), since).await?;
+        samples.retain(|(at, _)| *at < taken_over_at);
+    }
+    samples.extend(samples_of(pool, keys::recent_series(series), since).await?);
+    // Given back and taken over again, own samples may be older than the last take-over.
+    samples.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    Ok(samples)
+}
+
+async fn samples_of(pool: &Pool, key: String, since: f64) -> Result<Vec<(f64, f64)>, SourceTrouble> {
     let value = one(pool, redis::cmd("ZRANGEBYSCORE").arg(key).arg(since).arg("+inf")).await?;
     Ok(Reply::of(&value).items().filter_map(|member| sample(&member.text()?)).collect())
 }

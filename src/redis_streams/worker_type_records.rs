@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use redis::Value;
 
 use super::connection::{self, send};
+use super::older_monitor;
 use super::reply::Reply;
-use crate::contract::{Name, keys};
+use crate::contract::Name;
+use crate::contract::keys::{self, older};
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::worker_type::WorkerStateRecord;
 
@@ -21,16 +23,35 @@ const MARKS_LAST_SEC: u32 = 86_400;
 /// # Errors
 /// When Redis cannot be read.
 pub async fn load(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
+    load_from(pool, keys::KNOWN_WORKERS, keys::worker_state).await
+}
+
+/// The same for a monitor that only observes: until this monitor has state of its own, that of the older one.
+///
+/// # Errors
+/// When Redis cannot be read.
+pub async fn load_to_observe(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
+    match older_monitor::taken_over_at(pool).await? {
+        Some(_) => load(pool).await,
+        None => load_from(pool, older::KNOWN_WORKERS, older::worker_state).await,
+    }
+}
+
+async fn load_from(
+    pool: &deadpool_redis::Pool,
+    known: &str,
+    key: fn(&Name) -> Vec<u8>,
+) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
-    pipe.cmd("SMEMBERS").arg(keys::KNOWN_WORKERS);
+    pipe.cmd("SMEMBERS").arg(known);
     let known = one(send(&mut redis, &mut pipe).await?)?;
     let names: Vec<Name> = Reply::of(&known).items().filter_map(Reply::bytes).map(Name::from).collect();
     let mut records = BTreeMap::new();
     for some in names.chunks(RECORDS_AT_ONCE) {
         let mut pipe = redis::pipe();
         for name in some {
-            pipe.cmd("GET").arg(keys::worker_state(name));
+            pipe.cmd("GET").arg(key(name));
         }
         for (name, value) in some.iter().zip(send(&mut redis, &mut pipe).await?) {
             let Some(bytes) = value.as_ref().ok().and_then(|value| Reply::of(value).bytes()) else { continue };

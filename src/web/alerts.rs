@@ -71,7 +71,10 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpRes
     let reading = front
         .io
         .run(Duration::from_secs(2), REDIS_LATE, async move { redis_streams::alerts::newest(&redis, limit).await });
-    if let Ok(alerts) = reading.await {
+    // A monitor that only observes writes no list to Redis.
+    if !front.io.observe_only
+        && let Ok(alerts) = reading.await
+    {
         // As they were written down, by whichever monitor.
         let alerts = alerts.iter().filter_map(|json| serde_json::from_str(json).ok()).collect();
         return Ok(HttpResponse::Ok().json(Fired { alerts }));

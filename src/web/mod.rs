@@ -80,6 +80,8 @@ pub struct Front {
     pub may_clean: Arc<WatchedStreams>,
     /// Queries older than this that never reached an end are abandoned.
     pub abandoned_after: std::time::Duration,
+    /// How long series are kept in Redis.
+    pub recent_window: std::time::Duration,
 }
 
 impl Front {

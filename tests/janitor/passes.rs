@@ -331,8 +331,8 @@ async fn a_forgotten_worker_type_is_gone_with_its_alert_and_learned_again() {
     .await;
     let (status, answer) = post(&monitor, "/api/admin/forget_worker?name=b").await;
     assert_eq!((status, answer), (200, serde_json::json!({"forgot": "b"})));
-    let known: bool = ask(&mut ground.redis.clone(), &["SISMEMBER", "monitor:known_workers", "b"]).await;
-    let recorded: bool = ask(&mut ground.redis.clone(), &["EXISTS", "monitor:worker_state:b"]).await;
+    let known: bool = ask(&mut ground.redis.clone(), &["SISMEMBER", "shepherd-monitor:known_workers", "b"]).await;
+    let recorded: bool = ask(&mut ground.redis.clone(), &["EXISTS", "shepherd-monitor:worker_state:b"]).await;
     assert_eq!((known, recorded), (false, false));
     monitor.until("it is not shown", LATER, |s| s["workers"]["b"].is_null()).await;
     another.until("nor by the other monitor", LATER, |s| s["ts"].is_f64() && s["workers"]["b"].is_null()).await;

@@ -138,7 +138,7 @@ async fn a_restarted_monitor_goes_on_and_sees_who_vanished_meanwhile() {
     eventually("the state is written down", Duration::from_secs(5), || async {
         let mut redis = redis.connection().await;
         let record: Option<String> =
-            redis::cmd("GET").arg("monitor:worker_state:s").query_async(&mut redis).await.unwrap();
+            redis::cmd("GET").arg("shepherd-monitor:worker_state:s").query_async(&mut redis).await.unwrap();
         record.filter(|record| record.contains("aaaa0002"))
     })
     .await;

@@ -1,5 +1,7 @@
 //! From the older monitor to this one, and back: nothing that either has written down is lost on the way.
 
+mod beside;
+mod observe;
 mod older;
 
 use std::process::Command;
@@ -7,12 +9,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::alerting::slack::Slack;
 use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
 use crate::support::python::Python;
 use crate::support::redis::TestRedis;
 use crate::support::wait::eventually;
 use older::{DAYS, Found, OlderMonitor, PER_DAY, SERIES};
+
+const SOON: Duration = Duration::from_secs(90);
 
 /// A fleet that the older monitor watched until now: `arax` at work, `bte.lookup` crashed, `sipr` gone home.
 struct Fleet {
@@ -53,7 +58,8 @@ impl Fleet {
     /// `give-back` as an operator runs it: what it printed, or why it did not.
     fn give_back(&self) -> Result<String, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
-        let output = command.arg("give-back").env("DATABASE_URL", self.database.url()).output().unwrap();
+        let given = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url())];
+        let output = command.arg("give-back").envs(given).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
@@ -229,4 +235,74 @@ async fn two_monitors_run_side_by_side_and_the_way_back_loses_nothing_of_either(
     stopped(&again).await;
     fleet.give_back().unwrap();
     assert_has_all(&fleet.older.finds().await, &there);
+}
+
+#[tokio::test]
+async fn state_is_taken_over_once_kept_under_keys_of_its_own_and_given_back_with_running_cooldowns() {
+    let mut fleet = Fleet::watched_by_the_older_one().await;
+    let before = fleet.older.finds().await;
+    let (slack, mut redis) = (Slack::start(), fleet.redis.connection().await);
+    let settings = [
+        ("REDIS_URL", fleet.redis.url()),
+        ("DATABASE_URL", fleet.database.url()),
+        ("MONITOR_HISTORY_INTERVAL_SEC", "1".to_owned()),
+        ("MONITOR_STARTUP_GRACE_SEC", "0".to_owned()),
+        ("SLACK_WEBHOOK_URL", slack.url()),
+    ];
+    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let monitor = Monitor::start(&settings).await;
+    // The older one has sent that sipr is at zero, and its cooldown is running; of bte.lookup it is over.
+    slack.told("bte.lookup crashed", SOON).await;
+    monitor.until("arax is seen", SOON, |s| s["workers"]["arax"]["alive"] == 1).await;
+    let all = json(&monitor, "/api/alerts?limit=200").await;
+    assert!(all.to_string().contains("worker_zero:sipr") && slack.count("sipr") == 0, "{:?}", slack.posts());
+    let port = fleet.redis.port().to_string();
+    let _second = Python::start(include_str!("../monitor/fleet.py"), &[&port, "arax", "e5f60718"]);
+    monitor.until("a second worker is seen", SOON, |s| s["workers"]["arax"]["alive"] == 2).await;
+    let as_before = fleet.older.finds().await;
+    assert_eq!(
+        (&as_before.states, &as_before.recent),
+        (&before.states, &before.recent),
+        "the older keys are not written"
+    );
+    assert_eq!(as_before.alerts, before.alerts);
+    eventually("a series is recorded", SOON, || async {
+        json(&monitor, "/api/history/redis:connected_clients").await["samples"].as_array().is_some_and(|s| s.len() > 2)
+    })
+    .await;
+    // Beside each other: what the older one left, and what is recorded since.
+    let older_series = json(&monitor, "/api/history/backlog:arax").await;
+    assert!(older_series["samples"].as_array().unwrap().len() >= before.recent["backlog:arax"].len());
+    stopped(&monitor).await;
+
+    let told = fleet.give_back().unwrap();
+    assert!(told.contains("the states of 3 worker types"), "{told}");
+    let after = fleet.older.finds().await;
+    assert_has_all(&after, &before);
+    assert!(after.alerts.len() > before.alerts.len() && !after.recent["redis:connected_clients"].is_empty());
+    assert_eq!(
+        (&after.states["arax"]["state"], after.states["arax"]["last_alive"].as_f64()),
+        (&"alive".into(), Some(2.0))
+    );
+    for (rule, longest) in [("worker_crashed:bte.lookup", 600), ("worker_zero:sipr", 540)] {
+        let left: i64 = redis::cmd("TTL").arg(format!("alert:cooldown:{rule}")).query_async(&mut redis).await.unwrap();
+        assert!((1..=longest).contains(&left), "{rule}: {left}");
+    }
+    let own: Vec<String> = redis::cmd("KEYS").arg("shepherd-monitor:*").query_async(&mut redis).await.unwrap();
+    assert_eq!(own, Vec::<String>::new(), "the next start takes over again");
+}
+
+#[tokio::test]
+async fn nothing_is_given_back_while_redis_cannot_be_reached() {
+    let fleet = Fleet::watched_by_the_older_one().await;
+    let monitor = fleet.monitor().await;
+    monitor.until("the fleet is seen", SOON, |s| s["workers"]["arax"]["alive"] == 1).await;
+    fleet.taken_over().await;
+    stopped(&monitor).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
+    let given = [("DATABASE_URL", fleet.database.url()), ("REDIS_URL", "redis://127.0.0.1:1".to_owned())];
+    let output = command.arg("give-back").envs(given).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && said.contains("cannot reach Redis, so nothing was given back"), "{said}");
+    assert!(fleet.give_back().unwrap().contains("monitor_metrics has all"));
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tracing::Instrument;
 
 use super::caller::Caller;
-use crate::actors::io::{Io, POSTGRES_LATE};
+use crate::actors::io::{Io, OBSERVES_ONLY, POSTGRES_LATE};
 use crate::postgres::audit::{self, Asked, Outcome};
 use crate::web::Front;
 use crate::web::problem::Problem;
@@ -23,7 +23,7 @@ const TRIES: u32 = 8;
 /// A client that hangs up stops neither the work nor its record.
 ///
 /// # Errors
-/// Those of `work`; without Postgres [`Problem::Unavailable`], and `work` was not begun.
+/// Those of `work`; [`Problem::Forbidden`] from a monitor that only observes; without Postgres [`Problem::Unavailable`], and `work` was not begun.
 pub async fn audited<T: 'static>(
     front: &Front,
     caller: &Caller,
@@ -31,6 +31,9 @@ pub async fn audited<T: 'static>(
     parameters: Value,
     work: impl Future<Output = Result<(Value, T), Problem>> + 'static,
 ) -> Result<(Value, T), Problem> {
+    if front.io.observe_only {
+        return Err(Problem::Forbidden(OBSERVES_ONLY.to_owned()));
+    }
     let asked = Asked {
         who: caller.name.clone(),
         role: caller.role.as_str(),

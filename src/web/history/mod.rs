@@ -72,7 +72,8 @@ pub async fn recent(
     let since = query.since()?;
     let (pool, name) = (front.io.redis.clone(), series.into_inner());
     let asked = name.clone();
-    let reading = async move { recent_series::read(&pool, &stored_name(&asked), since).await };
+    let window = (front.io.wall(), front.recent_window);
+    let reading = async move { recent_series::read(&pool, &stored_name(&asked), since, window).await };
     let samples = front.io.run(ANSWER_WITHIN, REDIS_LATE, reading).await?;
     as_json(&request, &Recent { metric: name, samples })
 }

@@ -1,0 +1,30 @@
+-- Copies the older monitor's state to this monitor's own keys, unless that was done already. Nothing of the older
+-- monitor's is changed.
+-- KEYS: the mark that it was done; then pairs of an own key and the older one: known types, alerts, two times of sweeps.
+-- ARGV: the prefixes of the types' states, own and older; how many alerts are kept.
+-- Answers how many types were taken over, or -1 if nothing was to be done.
+if redis.call('EXISTS', KEYS[1]) == 1 then
+    return -1
+end
+local known = redis.call('SMEMBERS', KEYS[3])
+for _, name in ipairs(known) do
+    redis.call('SADD', KEYS[2], name)
+    local state = redis.call('GET', ARGV[2] .. name)
+    if state then
+        redis.call('SETNX', ARGV[1] .. name, state)
+    end
+end
+if redis.call('EXISTS', KEYS[4]) == 0 then
+    for _, alert in ipairs(redis.call('LRANGE', KEYS[5], 0, ARGV[3] - 1)) do
+        redis.call('RPUSH', KEYS[4], alert)
+    end
+end
+for i = 6, 8, 2 do
+    local swept = redis.call('GET', KEYS[i + 1])
+    if swept then
+        redis.call('SETNX', KEYS[i], swept)
+    end
+end
+local time = redis.call('TIME')
+redis.call('SET', KEYS[1], time[1])
+return #known
