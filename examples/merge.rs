@@ -17,13 +17,13 @@ use diesel_async::{AsyncConnection, AsyncPgConnection};
 use serde_json::{Map, Value, json};
 use shared::Flags;
 use shepherd_monitor::worker::queries::{callback_row, remove_callback};
-use shepherd_monitor::worker::shepherd::{Shepherd, ShepherdError};
+use shepherd_monitor::worker::shepherd::{LockOptions, Shepherd, ShepherdError};
 use shepherd_monitor::worker::{Answer, Task, TaskError, Worker, typed, with_state};
 use tokio::sync::Mutex;
 
 const USAGE: &str = "usage: merge --stream NAME [--work-ms N] [--task-limit N]";
 /// How long a task waits when others hold the lock of its response.
-const BUSY: Duration = Duration::from_secs(2);
+const BUSY: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let flags = Flags::read(std::env::args().skip(1), &["--stream", "--work-ms", "--task-limit"]);
@@ -37,7 +37,9 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn work_on(stream: String, work: Duration, task_limit: u64) -> Result<(), String> {
     shared::log();
-    let shepherd = Shepherd::connect().await.map_err(|e| e.to_string())?;
+    // A short wait: a task that waits for another run holds no permit and hinders no shutdown.
+    let limits = LockOptions { wait: Duration::from_secs(3), ..LockOptions::default() };
+    let shepherd = Shepherd::builder().lock_options(limits).connect().await.map_err(|e| e.to_string())?;
     let database = Database::from_env();
     let merger = Arc::new(Merger { shepherd, database, work });
     let merge = with_state(merger, |merger, task: Task<Callback>| async move { merger.merge(&task).await });

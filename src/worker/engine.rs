@@ -5,7 +5,7 @@
 //! back here and leaves the stream in batches, as many as ended while the last batch was under way
 //! (of many, two halves take turns). The answer to a batch brings the next tasks with it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -770,15 +770,41 @@ impl Engine {
         let in_flight = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
         // First they are told, so that they can clean up.
         self.leases.cancel_all();
-        let _ = timeout(CANCELLED, async { while self.running.join_next().await.is_some() {} }).await;
+        let _ = timeout(CANCELLED, self.handlers_end()).await;
         self.running.abort_all();
-        let _ = timeout(CANCELLED, async { while self.running.join_next().await.is_some() {} }).await;
+        let _ = timeout(CANCELLED, self.handlers_end()).await;
         let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
+        self.give_unfinished_back().await;
         if !self.presence.leave(signum, in_flight).await {
             tracing::warn!("could not leave a shutdown marker");
         }
         tracing::info!(in_flight, "left");
         Left { in_flight, running }
+    }
+
+    async fn handlers_end(&mut self) {
+        while let Some(joined) = self.running.join_next_with_id().await {
+            let run = joined.map_or_else(|e| e.id(), |(run, _)| run);
+            self.running_ids.remove(&run);
+        }
+    }
+
+    /// Gives back what no handler works on any more: others need not wait for the floor. What still
+    /// runs, or was sent to Redis without an answer, is left to it.
+    async fn give_unfinished_back(&mut self) {
+        if !self.finishing.is_empty() {
+            return;
+        }
+        let still: HashSet<&EntryId> = self.running_ids.values().map(|(id, _)| id).collect();
+        let floor = self.settings.floor;
+        let unfinished = self.held.iter().filter(|(id, _)| !still.contains(id));
+        let unfinished: Vec<_> = unfinished.map(|(id, held)| (id.clone(), held.deliveries, floor)).collect();
+        if !unfinished.is_empty() {
+            let released = timeout(LAST_READ, self.stream.release(&mut self.link, &unfinished)).await;
+            if !matches!(released, Ok(Ok(_))) {
+                tracing::warn!(tasks = unfinished.len(), "could not give unfinished tasks back; others wait for the floor");
+            }
+        }
     }
 
     /// A number that nobody else has: spread over all 64 bits.

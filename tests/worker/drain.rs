@@ -93,6 +93,20 @@ async fn a_worker_whose_time_is_up_leaves_the_rest_and_says_how_many() {
 }
 
 #[tokio::test]
+async fn what_a_worker_could_not_finish_in_time_need_not_wait_for_the_floor() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["a", "b"]).await;
+    let slow = quick(&server, "a").reclaim_min_idle(PATIENCE * 10).drain_timeout(Duration::from_millis(50));
+    let worker = Running::start(slow, |_| std::future::pending());
+    running(&redis, "a", 1).await;
+    assert_eq!(worker.leave().await, Left { in_flight: 1, running: 0 });
+    let next = Running::start(quick(&server, "a").reclaim_min_idle(PATIENCE * 10), done);
+    reaches(&redis, "b", 1).await;
+    next.leave().await;
+}
+
+#[tokio::test]
 async fn workers_of_one_process_shut_down_together_and_each_leaves_its_marker() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
