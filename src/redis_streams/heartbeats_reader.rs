@@ -432,3 +432,18 @@ fn shown(key: &[u8]) -> String {
     }
     short
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_marker_of_a_consumer_that_was_there_is_read_for_as_long_as_it_may_be_undecided() {
+        let absent = |was_present| Watched { absent_since: Some(Mono(0)), was_present, ..Watched::default() };
+        let after = |seconds: u64| Mono(seconds * 1000);
+        assert!(absent(true).wants_marker(after(600)));
+        assert!(!absent(true).wants_marker(after(3700)));
+        assert!(absent(false).wants_marker(after(60)));
+        assert!(!absent(false).wants_marker(after(600)), "a long list of dead consumers costs nothing");
+    }
+}
