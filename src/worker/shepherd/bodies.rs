@@ -151,6 +151,8 @@ impl std::io::Write for Bounded {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -173,8 +175,13 @@ mod tests {
         let json = format!("{large:?}").into_bytes();
         assert_eq!(json.len(), 1002);
         too_large(decode_json("b", zstd::bulk::compress(&json, 3).unwrap(), 1000).await.unwrap_err());
-        // A frame without the size, as streams write it.
-        let streamed = zstd::stream::encode_all(json.as_slice(), 3).unwrap();
+        // A frame without the size, as a writer leaves it that sends before it knows the end.
+        let mut streaming = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        for part in [&json[..500], &json[500..]] {
+            streaming.write_all(part).unwrap();
+            streaming.flush().unwrap();
+        }
+        let streamed = streaming.finish().unwrap();
         assert_eq!(get_frame_content_size(&streamed).unwrap(), None);
         too_large(decode_json("b", streamed.clone(), 1000).await.unwrap_err());
         assert_eq!(decode_json("b", streamed, 1002).await.unwrap(), json);
