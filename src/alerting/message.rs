@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::charted::Charted;
 use super::lifecycle::{Alert, Kind};
 use super::rule::Severity;
+use super::worker_down::UNOBSERVED;
 
 /// Alerts named in one message; the rest are counted.
 pub const NAMED: usize = 50;
@@ -200,6 +201,7 @@ fn firing_title(alerts: &[&Alert], down: bool) -> String {
     match alerts {
         [only] => match (only.kind, only.rule.as_str(), &only.subject) {
             (Kind::WorkerDown, "worker_crashed", Some(worker)) => format!("Worker {worker} crashed"),
+            (Kind::WorkerDown, ..) if only.detail.contains(UNOBSERVED) => only.detail.clone(),
             (Kind::WorkerDown, _, Some(worker)) => format!("Worker {worker} scaled down to zero"),
             (Kind::PartialLoss, ..) => only.detail.clone(),
             (Kind::Source | Kind::Happening, ..) => only.detail.clone(),

@@ -129,6 +129,9 @@ fn identity(rule: &str, worker: &str, kind: Kind, severity: Severity) -> Identit
     }
 }
 
+/// In the detail of an alert about a type that went to zero unseen.
+pub(super) const UNOBSERVED: &str = "went to 0 while no monitor was watching";
+
 fn at_zero(rule: &str, seen: Seen, worker: &str, status: &WorkerTypeStatus) -> Sighting {
     let was = status.last_alive_count;
     let (detail, message) = if rule == "worker_crashed" {
@@ -138,7 +141,7 @@ fn at_zero(rule: &str, seen: Seen, worker: &str, status: &WorkerTypeStatus) -> S
         )
     } else if status.state == TypeState::Unknown {
         (
-            format!("{worker} went to 0 while no monitor was watching (was {was})"),
+            format!("{worker} {UNOBSERVED} (was {was})"),
             format!("Worker {worker}: was {was}, now 0. No monitor was watching, so how they stopped is unknown."),
         )
     } else {

@@ -131,6 +131,8 @@ const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Remembering, &["LPUSH", keys::ALERTS_HISTORY, "m"]),
     (Need::Remembering, &["LTRIM", "monitor:task_durations:s", "0", "0"]),
     (Need::Remembering, &["LREM", keys::EVENT_SPOOL, "0", "m"]),
+    (Need::Remembering, &["LINDEX", keys::EVENT_SPOOL, "0"]),
+    (Need::Remembering, &["LPOP", keys::EVENT_SPOOL, "1"]),
     (Need::Remembering, &["RENAME", "monitor:task_durations:s", "monitor:latency:batch:b"]),
     (Need::Remembering, &["HSET", keys::LATENCY_BATCHES, "f", "v"]),
     (Need::Remembering, &["HGETALL", keys::FORGOTTEN_WORKERS]),
@@ -335,7 +337,17 @@ mod tests {
             for file in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
                 let name = file.file_name().unwrap().to_str().unwrap();
                 // Of workers alone.
-                let of_workers = ["tasks.rs", "claim.lua", "finish.lua", "leave.lua", "release.lua", "renew.lua"];
+                let of_workers = [
+                    "tasks.rs",
+                    "claim.lua",
+                    "finish.lua",
+                    "leave.lua",
+                    "release.lua",
+                    "renew.lua",
+                    "retry.lua",
+                    "lock_release.lua",
+                    "locked_put.lua",
+                ];
                 if file.is_dir() || of_workers.contains(&name) {
                     continue;
                 }

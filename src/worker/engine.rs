@@ -802,7 +802,10 @@ impl Engine {
         if !unfinished.is_empty() {
             let released = timeout(LAST_READ, self.stream.release(&mut self.link, &unfinished)).await;
             if !matches!(released, Ok(Ok(_))) {
-                tracing::warn!(tasks = unfinished.len(), "could not give unfinished tasks back; others wait for the floor");
+                tracing::warn!(
+                    tasks = unfinished.len(),
+                    "could not give unfinished tasks back; others wait for the floor"
+                );
             }
         }
     }

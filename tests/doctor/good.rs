@@ -92,6 +92,8 @@ async fn state_of_redis(redis: &TestRedis) -> (String, String, Vec<String>) {
         "xrange",
         "mget",
         "getrange",
+        "hlen",
+        "hmget",
         "type",
         "xpending",
         // What a script does is counted as well.
