@@ -16,11 +16,13 @@ use crate::contract::{heartbeat, marker};
 /// expired early. Up to here every heartbeat that is rewritten in time stays, and slow answers differ by less.
 const CLOCK_STEP: f64 = 5.0;
 
-/// For how long no marker was read when one may have expired unread. Ticks that come at most twice as far apart as a
-/// marker lives see most markers; with longer intervals an exit is rarely seen to be graceful, and stays unknown.
+/// For how long no marker was read when one may have expired unread: a heartbeat that came after the marker can hide
+/// it for as long as that lives. Ticks that come at most twice as far apart as a marker lives see most markers; with
+/// longer intervals an exit is rarely seen to be graceful, and stays unknown.
 #[must_use]
 pub fn marker_gap(interval: Duration) -> Duration {
-    if interval <= marker::TTL * 2 { marker::TTL.max(interval + interval / 10) } else { marker::TTL }
+    let gap = marker::TTL.saturating_sub(heartbeat::TTL);
+    if interval <= marker::TTL * 2 { gap.max(interval + interval / 10) } else { gap }
 }
 
 /// Whether a source answers, over time.
