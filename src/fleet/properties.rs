@@ -22,7 +22,7 @@ const STREAM: &str = "s";
 /// Processes that may run at once. Those of the first two slots always have the same consumer name.
 const SLOTS: usize = 4;
 /// A marker that was written since the last good reading is surely read if that is no longer ago.
-const SURELY_SEEN: f64 = 110.0;
+const SURELY_SEEN: f64 = 100.0;
 
 /// What happens in one tick's time.
 #[derive(Debug, Clone)]

@@ -16,11 +16,13 @@ use crate::contract::{heartbeat, marker};
 /// expired early. Up to here every heartbeat that is rewritten in time stays, and slow answers differ by less.
 const CLOCK_STEP: f64 = 5.0;
 
-/// For how long no marker was read when one may have expired unread. Ticks that come at most twice as far apart as a
-/// marker lives see most markers; with longer intervals an exit is rarely seen to be graceful, and stays unknown.
+/// For how long no marker was read when one may have expired unread: a heartbeat that came after the marker can hide
+/// it for as long as that lives. Ticks that come at most twice as far apart as a marker lives see most markers; with
+/// longer intervals an exit is rarely seen to be graceful, and stays unknown.
 #[must_use]
 pub fn marker_gap(interval: Duration) -> Duration {
-    if interval <= marker::TTL * 2 { marker::TTL.max(interval + interval / 10) } else { marker::TTL }
+    let gap = marker::TTL.saturating_sub(heartbeat::TTL);
+    if interval <= marker::TTL * 2 { gap.max(interval + interval / 10) } else { gap }
 }
 
 /// Whether a source answers, over time.
@@ -116,7 +118,8 @@ impl RedisSource {
     /// Takes note of a good reading made at `now`, when Redis' clock said `redis_time`, from the server `run_id`.
     pub fn good(&mut self, now: Mono, now_unix: f64, redis_time: f64, run_id: &str) -> Option<SourceChange> {
         let gap = self.availability.last_good.map_or(Duration::MAX, |(at, _)| now.since(at));
-        let was_down = self.availability.down.is_some();
+        // One late answer keeps no worker from writing: Redis that is slow now and then would never settle.
+        let was_down = self.availability.down.as_ref().is_some_and(|down| down.told);
         let change = self.availability.good(now, now_unix);
         let offset = redis_time - now.seconds();
         let stepped = self.clock_offset.replace(offset).is_some_and(|last| (offset - last).abs() > CLOCK_STEP);
@@ -183,6 +186,23 @@ mod tests {
         assert!(matches!(told, Some(SourceChange::WentDown(_))));
         assert_eq!(source.bad(Mono(5000), trouble(TroubleKind::Unreachable)), None);
         assert_eq!(source.good(Mono(6000), 6.0), Some(SourceChange::CameBack(Duration::from_secs(4))));
+    }
+
+    #[test]
+    fn a_late_answer_now_and_then_does_not_keep_absence_from_counting() {
+        let mut redis = RedisSource::new(Duration::from_secs(1), Mono(0), 0.0);
+        for second in 0..60_u32 {
+            let now = Mono(u64::from(second) * 1000);
+            if second % 7 == 6 {
+                redis.bad(now, trouble(TroubleKind::TimedOut));
+            } else {
+                redis.good(now, f64::from(second), f64::from(second), "run");
+            }
+        }
+        assert_eq!(redis.absence_counts_from(), Mono(0).plus(SETTLING));
+        redis.bad(Mono(60_000), trouble(TroubleKind::Unreachable));
+        redis.good(Mono(61_000), 61.0, 61.0, "run");
+        assert_eq!(redis.absence_counts_from(), Mono(61_000).plus(SETTLING));
     }
 
     #[test]
