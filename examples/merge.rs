@@ -16,7 +16,7 @@ use std::time::Duration;
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use serde_json::{Map, Value, json};
 use shared::Flags;
-use shepherd_monitor::worker::queries::{callback_row, remove_callback};
+use shepherd_monitor::worker::queries::{QueryRowsError, callback_row, remove_callback};
 use shepherd_monitor::worker::shepherd::{LockOptions, Shepherd, ShepherdError};
 use shepherd_monitor::worker::{Answer, Task, TaskError, Worker, typed, with_state};
 use tokio::sync::Mutex;
@@ -192,9 +192,10 @@ impl Database {
     /// A failed statement runs the task again a little later, on a new connection.
     async fn with<R>(
         &self,
-        statement: impl AsyncFnOnce(&mut AsyncPgConnection) -> diesel::QueryResult<R>,
+        statement: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<R, QueryRowsError>,
     ) -> Result<R, TaskError> {
-        let again = |e: String| TaskError::retry_after(BUSY, format!("Postgres: {e}"));
+        // Uncounted: however long Postgres is unreachable, the callback is not given up.
+        let again = |e: String| TaskError::answer(Answer::retry_after(BUSY, format!("Postgres: {e}")).uncounted());
         let mut kept = self.connection.lock().await;
         let mut connection = match kept.take() {
             Some(connection) => connection,

@@ -1076,7 +1076,7 @@ fn a_loss_that_was_replaced_is_no_alert_though_a_restart_forgot_how_many_there_w
 fn a_type_that_stopped_while_no_monitor_was_watching_is_an_alert() {
     let mut board = board("");
     board.advance(&fleet(&["b"], TypeState::Unknown), NOW);
-    assert_eq!(told(&mut board, NOW + 6.0), ["Worker b scaled down to zero"]);
+    assert_eq!(told(&mut board, NOW + 6.0), ["b went to 0 while no monitor was watching (was 3)"]);
 }
 
 #[test]

@@ -347,8 +347,12 @@ impl Consumer {
         }
         let was_gone = self.state.is_gone();
         let exit = self.marker.as_ref().filter(|m| m.own && m.rewrites < REWRITES_OF_A_LIVING_PROCESS);
-        let exit =
-            exit.map(|m| if m.marker.in_flight > Some(0) { ConsumerState::LeftWithWork } else { ConsumerState::Left });
+        // A marker that does not say how much was left (Python's): what is pending then.
+        let pending = sighting.work.map_or(0, |work| work.pending);
+        let exit = exit.map(|m| match m.marker.in_flight.map_or(pending, u64::from) {
+            0 => ConsumerState::Left,
+            _ => ConsumerState::LeftWithWork,
+        });
         match exit {
             _ if was_gone && same_process && (exit.is_some() || !rewritten) => return self.state,
             Some(how) => return self.go(how),

@@ -28,6 +28,10 @@ pub struct Answer {
     pub(super) emitted: Vec<(Name, NewTask)>,
 }
 
+/// The pause before a task runs again that met an unreachable Redis or a lock that is held.
+#[cfg(feature = "worker-shepherd")]
+const UNREACHABLE: Duration = Duration::from_secs(2);
+
 /// The kinds of answer.
 #[derive(Debug, Clone)]
 pub(super) enum How {
@@ -139,7 +143,8 @@ impl Answer {
 /// An answer in place of a result: the task was not done.
 ///
 /// Any error turns into one with `?`, be it a `std::error::Error`, a `Box<dyn Error + Send + Sync>`,
-/// a `String` or a `&str`. What then becomes of the task is the worker's [`FailurePolicy`].
+/// a `String` or a `&str`. What then becomes of the task is the worker's [`FailurePolicy`]. A
+/// `ShepherdError` that may pass (Redis is unreachable, a lock is held) runs the task again instead.
 pub struct TaskError(pub(super) Answer);
 
 impl TaskError {
@@ -179,6 +184,12 @@ impl TaskError {
         Self(Answer::give_back(reason))
     }
 
+    /// Gives this answer as an error, so that `?` may return it.
+    #[must_use]
+    pub fn answer(answer: Answer) -> Self {
+        Self(answer)
+    }
+
     fn reason(&self) -> &str {
         match &self.0.how {
             How::Retry { reason, .. }
@@ -213,6 +224,12 @@ impl<E: Into<BoxError>> From<E> for TaskError {
             Ok(known) => return known.0,
             Err(other) => other,
         };
+        #[cfg(feature = "worker-shepherd")]
+        if let Some(error) = error.downcast_ref::<super::shepherd::ShepherdError>()
+            && error.may_pass()
+        {
+            return Self(Answer::retry_after(UNREACHABLE, error.to_string()).uncounted());
+        }
         let mut reason = error.to_string();
         let mut source = error.source();
         while let Some(cause) = source {

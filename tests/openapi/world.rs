@@ -117,6 +117,12 @@ impl World {
     }
 
     async fn fill(&mut self) {
+        let newest = r#"{"kind":"failed","reason":"no such node","entry":"1-0","ts_ms":1795457400000}"#;
+        let _: i64 = redis::cmd("HSET")
+            .arg(&["worker:failures", "failed:aragorn.lookup", "2", "last:aragorn.lookup", newest])
+            .query_async(&mut self.ask)
+            .await
+            .unwrap();
         self.run("XGROUP CREATE aragorn.lookup consumer 0 MKSTREAM").await;
         for query in ["q-16", "q-17", "q-18", "q-19"] {
             self.add("aragorn.lookup", query).await;
