@@ -288,7 +288,7 @@ impl WorkerBuilder {
     /// signal ends the process at once.
     ///
     /// A program that handles signals itself uses [`run_until`](Self::run_until); one that serves
-    /// several streams uses [`Workers`](super::Workers).
+    /// several streams uses [`Workers`].
     ///
     /// # Errors
     /// When a setting cannot be used, or Redis cannot serve a worker. A Redis that is unreachable is

@@ -164,7 +164,7 @@ async fn fleet(mut redis: MultiplexedConnection) {
         beat(&mut redis, "hung", "w", "15").await;
         // One of three is lost, then another one comes.
         beat(&mut redis, "more", "w1", "15").await;
-        if second < 25 || second > 45 {
+        if !(25..=45).contains(&second) {
             beat(&mut redis, "more", "w2", "15").await;
         }
         if second < 30 {

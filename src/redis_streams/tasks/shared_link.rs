@@ -1,6 +1,6 @@
 //! One connection to Redis that many callers share, opened again when it breaks.
 //!
-//! Unlike [`Link`](super::Link), it has several commands under way at a time; so nothing that blocks is
+//! Unlike [`Link`], it has several commands under way at a time; so nothing that blocks is
 //! sent here. [`Failure`] says whether a command can have been carried out.
 
 use std::fmt;
