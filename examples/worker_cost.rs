@@ -4,6 +4,9 @@
 //! `REDIS_URL=redis://127.0.0.1:PORT cargo run --release --no-default-features --features worker
 //! --example worker_cost [-- TASKS]`, against a Redis of its own: the database is emptied.
 //!
+//! With `load`, `run` or `run-bare` it is one of the programs that scripts/bench-workers compares: TASKS
+//! tasks are added, or worked off IN_FLIGHT at a time by the library or by hand, and the seconds printed.
+//!
 //! The bare minimum takes N entries and sends XADD, XACK and XDEL for each of them in one pipeline
 //! with the next XREADGROUP: one round trip for N tasks, nothing checked, nothing safe.
 
@@ -21,9 +24,13 @@ type Failure = Box<dyn std::error::Error>;
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let url = std::env::var("REDIS_URL").map_err(|_| "REDIS_URL is not set; expected a Redis to empty and use")?;
-    let tasks: u64 = std::env::args().nth(1).map_or(Ok(50_000), |text| text.parse())?;
     let mut redis = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
     let producer = Producer::builder().redis_url(&url).connect().await?;
+    let argument = std::env::args().nth(1);
+    if let Some(verb @ ("load" | "run" | "run-bare")) = argument.as_deref() {
+        return compared(verb, &url, &mut redis, &producer).await;
+    }
+    let tasks: u64 = argument.map_or(Ok(50_000), |text| text.parse())?;
     println!("Each figure is for one task; of three runs of each, the one with the middle ratio.\n");
     println!(
         "{:>9} | {:>12} {:>12} {:>6} | {:>13} {:>13} | {:>11} {:>11} | {:>11} {:>11}",
@@ -66,6 +73,27 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
+/// One program of the comparison.
+async fn compared(
+    verb: &str,
+    url: &str,
+    redis: &mut MultiplexedConnection,
+    producer: &Producer,
+) -> Result<(), Failure> {
+    let number = |name: &str| -> Result<u64, Failure> { Ok(std::env::var(name)?.parse()?) };
+    let (tasks, in_flight) = (number("TASKS")?, number("IN_FLIGHT")?);
+    if verb == "load" {
+        return load(redis, producer, tasks).await;
+    }
+    let started = Instant::now();
+    match verb {
+        "run" => worker(url, in_flight, tasks).await?,
+        _ => bare(redis, in_flight).await?,
+    }
+    println!("{}", started.elapsed().as_secs_f64());
+    Ok(())
+}
+
 struct Measured {
     /// Tasks per second.
     rate: f64,
@@ -84,13 +112,7 @@ async fn measured(
     work: impl AsyncFnOnce(MultiplexedConnection) -> Result<(), Failure>,
 ) -> Result<Measured, Failure> {
     redis::cmd("FLUSHALL").exec_async(redis).await?;
-    redis::cmd("XGROUP").arg("CREATE").arg("s").arg("consumer").arg("0").arg("MKSTREAM").exec_async(redis).await?;
-    let otel = r#"{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#;
-    let task = |n: u64| {
-        let task = NewTask::query(&format!("{n:08x}"), "r").workflow(Workflow::through(["s", "next"]));
-        task.set("otel", otel)
-    };
-    producer.add_all("s", (0..tasks).map(task)).await?;
+    load(redis, producer, tasks).await?;
     redis::cmd("CONFIG").arg("RESETSTAT").exec_async(redis).await?;
     let before = Spent::so_far(redis).await?;
     let started = Instant::now();
@@ -109,6 +131,18 @@ async fn measured(
         redis_us: (after.redis_cpu - before.redis_cpu) * 1e6 / tasks,
         client_us: (after.client_cpu - before.client_cpu) * 1e6 / tasks,
     })
+}
+
+/// Adds the tasks.
+async fn load(redis: &mut MultiplexedConnection, producer: &Producer, tasks: u64) -> Result<(), Failure> {
+    redis::cmd("XGROUP").arg("CREATE").arg("s").arg("consumer").arg("0").arg("MKSTREAM").exec_async(redis).await?;
+    let otel = r#"{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#;
+    let task = |n: u64| {
+        let task = NewTask::query(&format!("{n:08x}"), "r").workflow(Workflow::through(["s", "next"]));
+        task.set("otel", otel)
+    };
+    producer.add_all("s", (0..tasks).map(task)).await?;
+    Ok(())
 }
 
 /// What was used since the statistics were reset; processor time in seconds.

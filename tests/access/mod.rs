@@ -52,9 +52,10 @@ impl Ground {
     }
 }
 
-/// A client that goes where it is told and no further.
+/// A client that follows no redirect, with a connection for each request: on a machine that stalls, the server
+/// closes an idle one at the very moment at which it would be used again.
 fn client() -> Client {
-    Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap()
+    Client::builder().redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(0).build().unwrap()
 }
 
 /// What a request is answered with.
