@@ -94,7 +94,7 @@ pub enum LossKind {
 pub struct RecordedLoss {
     /// When it was decided, Unix seconds.
     pub at: f64,
-    /// Which consumer; `None` when only the number is known.
+    /// Which consumer may come back from it; `None` when only the number is known, or a new process has its name.
     pub consumer: Option<String>,
     /// [`Recorded::process`] of the consumer.
     pub process: Option<Box<str>>,
@@ -402,9 +402,14 @@ impl WorkerType {
     fn replace_losses(&mut self, departures: &Departures, now: Mono) {
         self.spare_arrivals.retain(|at| now.since(*at) <= DECLINE);
         for name in departures.arrived.iter().filter(|name| !departures.recovered.contains(name)) {
-            match self.losses.iter_mut().find(|loss| loss.record.open && loss.is_of(name)) {
-                Some(loss) => loss.record.open = false,
-                None => self.spare_arrivals.push_back(now),
+            let own = self.losses.iter_mut().rev().find(|loss| loss.is_of(name));
+            let replaces_own = own.is_some_and(|loss| {
+                // The name is another process's now.
+                loss.record.consumer = None;
+                std::mem::take(&mut loss.record.open)
+            });
+            if !replaces_own {
+                self.spare_arrivals.push_back(now);
             }
         }
         for loss in self.losses.iter_mut().filter(|loss| loss.record.open) {
