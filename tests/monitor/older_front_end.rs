@@ -12,7 +12,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::redis::{TestRedis, run, run_words};
 use crate::support::wait::eventually;
 
-const LATER: Duration = Duration::from_secs(120);
+const LATER: Duration = Duration::from_secs(240);
 
 /// What a field must be.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -159,9 +159,12 @@ async fn ten_incidents(ours: Option<Ours>) -> Seen {
     seen_by_ours("a has crashed", |s| s["workers"]["a"]["state"] == "crashed").await;
     fleet.leave("b").await; // 3
     seen_by_ours("b is scaled down", |s| s["workers"]["b"]["state"] == "scaled_down").await;
+    // At once, so that the older monitor sees none or all of them, whenever it looks.
+    let mut entries = redis::pipe(); // 4
     for _ in 0..30 {
-        run(&mut connection, "XADD queue * query_id q").await; // 4
+        entries.atomic().cmd("XADD").arg(&["queue", "*", "query_id", "q"]).ignore();
     }
+    entries.exec_async(&mut connection).await.unwrap();
     seen_by_ours("the queue is long", |s| s["streams"]["queue"]["xlen"] == 30).await;
     fleet.up(&["a", "b"]).await; // 5, 6
     seen_by_ours("both are back", |s| ["a", "b"].iter().all(|name| s["workers"][name]["state"] == "alive")).await;
