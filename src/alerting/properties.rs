@@ -262,7 +262,7 @@ fn a_rule_that_keeps_holding_is_sent_again_after_each_cooldown_unless_it_says_ne
     let still = |minutes: u32| (minutes, format!("Still firing for {minutes} m: high: xlen of a is 500 (above 100)"));
     assert_eq!(sent.len(), 5, "{sent:?}");
     assert_eq!(sent[2..], [still(10), still(20), still(30)]);
-    // Its end is told once, and nothing is repeated after it.
+    // Its end is sent once, and nothing is repeated after it.
     let now = NOW + 36.0 * 60.0;
     board.advance(&length("a", false, now), now);
     assert_eq!(told(&mut board, now), ["Resolved after 36 m: high", "Resolved after 36 m: once"]);
@@ -645,7 +645,7 @@ proptest! {
                 }
             }
         }
-        // Left alone and not quiet, it is known within a cooldown and its duration that it fires, and then that it is over.
+        // Without silences, its start is sent within its duration and a cooldown, and later its end.
         world.silences.clear();
         world.high = true;
         let acknowledged = world.leader.alerts().get("high").is_some_and(|alert| alert.is_active() && alert.acknowledged.is_some());

@@ -54,7 +54,7 @@ struct StreamLog {
     read_at: f64,
     counts: FailureCounts,
     last: Option<Arc<LastFailure>>,
-    /// The newest failure ever read, also after a reset: by this, streaks are told apart.
+    /// The newest failure ever read, also after a reset: it tells one streak from another.
     newest: Option<FailureId>,
     /// A failure before this continues the streak.
     streak_until: f64,
@@ -230,7 +230,7 @@ impl StreamLog {
         if continues {
             return None;
         }
-        // Without a failure before it, a streak is known by its time; where nobody was there to see it, by its newest.
+        // The first streak is identified by its time; one that no monitor watched, by its newest failure.
         let occurrence = match before.or(id.filter(|_| blind == Unread::Always)) {
             Some(known) => format!("{} {}", known.entry, known.ts_ms),
             None => format!("{:.0}", (now.unix / WINDOW).floor()),

@@ -172,7 +172,7 @@ fn text_of<'a>(row: &'a Value, field: &str) -> &'a str {
     row.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Writes what was sent by a monitor that does not lead any more. An alert whose end nobody was notified of, and which
+/// Writes what a deposed leader sent. An alert whose end was not sent, and which
 /// the leader does not have, becomes the leader's: a new epoch makes it read the alerts again.
 ///
 /// # Errors
