@@ -64,9 +64,14 @@ async fn main() -> Result<(), BoxDynError> {
         .concurrency(in_flight)
         .build(work);
     let started = Instant::now();
-    let running = tokio::spawn(async move { worker.run().await });
-    progress.all.notified().await;
-    println!("{}", started.elapsed().as_secs_f64());
-    running.abort();
-    Ok(())
+    tokio::select! {
+        () = progress.all.notified() => {
+            println!("{}", started.elapsed().as_secs_f64());
+            Ok(())
+        }
+        ended = worker.run() => {
+            let done = progress.done.load(Ordering::Relaxed);
+            Err(format!("the worker ended after {done} of {tasks} tasks: {ended:?}").into())
+        }
+    }
 }
