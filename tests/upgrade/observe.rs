@@ -64,8 +64,11 @@ async fn a_monitor_that_only_observes_shows_and_records_and_tries_to_change_noth
     assert_eq!(left, 3, "durations are left to the older monitor");
 
     for page in ["/", "/history", "/alerts", "/admin", "/api", "/streams/arax", "/workers/arax", "/admin/audit"] {
-        let (status, body) = monitor.get(page).await;
-        assert!(status == 200 && body.contains("Observe only"), "{page}: {status}");
+        eventually(page, SOON, || async {
+            let (status, body) = monitor.get(page).await;
+            if status == 200 && body.contains("Observe only") { Ok(()) } else { Err(format!("{status}: {body}")) }
+        })
+        .await;
     }
     let client = reqwest::Client::new();
     for path in [
