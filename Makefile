@@ -1,7 +1,7 @@
 # What people do with this project. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test fmt lint packages
+.PHONY: help demo install test simulate fmt lint packages
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -19,6 +19,10 @@ install: ## Build for release and install the program into PREFIX (/usr/local)
 test: ## Run all tests; installs what they need
 	@scripts/install-packages test
 	@scripts/test
+
+STEPS ?= 100000000
+simulate: ## Run the simulation for STEPS (100 million); docs/reliability.md
+	@SIMULATION_STEPS=$(STEPS) cargo test --locked --lib simulation:: -- --nocapture
 
 fmt: ## Bring the code into its form
 	@cargo fmt

@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use crate::actors::alert_dispatcher::AlertDispatcher;
 use crate::actors::alert_evaluator::{AlertEvaluator, EvaluatorSettings, ShownAlerts};
 use crate::actors::alert_ledger::Ledger;
+use crate::actors::alert_store::LiveStore;
 use crate::actors::compactor::Compactor;
 use crate::actors::database_probe::DatabaseProbe;
 use crate::actors::exporter::Exporter;
@@ -238,7 +239,7 @@ impl Alerting {
             LeadersPlace::new(holder.clone(), kept_connection(settings)?)
         };
         Ok(Self {
-            ledger: Arc::new(Ledger::new(io.postgres.clone(), place, holder, spool)),
+            ledger: Arc::new(Ledger::new(LiveStore::new(io.postgres.clone(), place, holder, spool))),
             channels: Arc::new(channels),
             settings: evaluator,
             shown: ShownAlerts::default(),

@@ -62,6 +62,8 @@ pub mod redis_streams;
 pub mod rules_file;
 #[cfg(feature = "monitor")]
 pub mod settings;
+#[cfg(all(test, feature = "monitor"))]
+mod simulation;
 #[cfg(feature = "monitor")]
 pub mod spool;
 #[cfg(feature = "monitor")]

@@ -2,7 +2,7 @@
 //! together, and only then hands the messages on.
 //!
 //! It does so while this monitor leads (see [`super::alert_ledger`]); else it shows what the
-//! leader wrote down. It also keeps the rules: the file is read again when it changes, and a bad
+//! leader wrote down. What it decides is in [`super::alert_evaluation`]. It also keeps the rules: the file is read again when it changes, and a bad
 //! file leaves the last good rules in force.
 
 use std::collections::VecDeque;
@@ -10,35 +10,29 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::alert_evaluation::{Announced, Decision, Evaluation};
+use super::alert_ledger::{Change, Ledger, RENEW_EVERY};
+use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
+use super::messages::{
+    AlertOrder, AlertsNow, ChannelState, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken, Tick,
+};
+use super::rest;
+use crate::alerting::board::{Board, BoardSettings, Shown};
+use crate::alerting::in_force::{FileRead, InForce};
+use crate::alerting::lifecycle::Phase;
+use crate::alerting::worker_down;
+use crate::failpoint;
+use crate::fleet::event::Event;
+use crate::fleet::snapshot::Snapshot;
+use crate::fleet::time::Mono;
+use crate::postgres::alerts;
+use crate::postgres::janitor;
+use crate::redis_streams::{self, older_monitor};
+use crate::rules_file;
 use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture, SpawnHandle, WrapFuture,
 };
 use arc_swap::ArcSwap;
-use serde_json::json;
-use uuid::Uuid;
-
-use super::alert_ledger::{Change, Ledger, News, RENEW_EVERY};
-use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
-use super::messages::{
-    AlertOrder, AlertsNow, ChannelState, Deliver, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken, Tick,
-};
-use super::rest;
-use crate::alerting::abandoned;
-use crate::alerting::board::{self, Board, BoardSettings, Shown};
-use crate::alerting::in_force::{FileRead, InForce};
-use crate::alerting::lifecycle::{Alert, Kind, Phase, Step};
-use crate::alerting::rule::Severity;
-use crate::alerting::worker_down;
-use crate::failpoint;
-use crate::fleet::cleanup::Finding;
-use crate::fleet::event::{Event, EventKind};
-use crate::fleet::snapshot::Snapshot;
-use crate::fleet::time::Mono;
-use crate::postgres::alerts::{self, OutboxRow};
-use crate::postgres::events::NewRow;
-use crate::postgres::janitor;
-use crate::redis_streams::{self, older_monitor};
-use crate::rules_file;
 
 /// How long writing down may take, disk and all.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
@@ -46,8 +40,6 @@ const WRITE_WITHIN: Duration = Duration::from_secs(4);
 const READ_FILE_EVERY: Duration = Duration::from_secs(10);
 /// By so much a tick may come later than the one before: the lease is asked for once a tick all the same.
 const TICKS_MAY_BE_LATE: Duration = Duration::from_millis(500);
-/// A step of the wall clock, seconds; less is taken for the slow correction of a clock that runs fast or slow.
-const STEP: f64 = 2.0;
 /// Alert events shown in the feed.
 const RECENT: usize = 50;
 /// Cooldowns are taken over with the older monitor's state: at the start that follows, and not after later ones.
@@ -81,16 +73,10 @@ pub struct AlertEvaluator {
     supervisor: Recipient<Report>,
     ledger: Arc<Ledger>,
     settings: EvaluatorSettings,
-    board: Board,
+    evaluation: Evaluation,
     shown: ShownAlerts,
-    /// This monitor leads.
-    acting: bool,
-    /// The term in which the board goes on; see [`super::alert_ledger`].
-    term: u64,
     rules: InForce,
     file_read: Mono,
-    /// By how many seconds the wall clock is ahead of the one that never jumps.
-    ahead: f64,
     recent: VecDeque<Arc<Event>>,
     /// Alerts that Redis has not taken yet.
     unremembered: Vec<String>,
@@ -99,8 +85,6 @@ pub struct AlertEvaluator {
     remembering: bool,
     wakes: Option<SpawnHandle>,
     lease: Lease,
-    /// What the janitor found, as it was read last: the events about it say which queries.
-    findings: Vec<Finding>,
 }
 
 /// When the lease is asked for: with a tick, whose other queries have the thread awake then; by itself if none comes.
@@ -132,39 +116,21 @@ impl AlertEvaluator {
         let rules =
             InForce::new(settings.file.display().to_string(), settings.file_is_given, Arc::clone(&shown.load().rules));
         Self {
-            board: Board::new(board_settings, Arc::clone(rules.rules())),
+            evaluation: Evaluation::new(Board::new(board_settings, Arc::clone(rules.rules())), wall, now),
             rules,
             io,
             supervisor,
             ledger,
             settings,
             shown,
-            acting: false,
-            term: 0,
             file_read: Mono::default(),
-            ahead: wall - now.since(Mono::default()).as_secs_f64(),
             recent: VecDeque::new(),
             unremembered: Vec::new(),
             cooldowns_read: false,
             remembering: false,
             wakes: None,
             lease: Lease::default(),
-            findings: Vec::new(),
         }
-    }
-
-    /// Now, on the wall. If that clock was stepped (corrected, or the machine was suspended), the timers of the alerts
-    /// are moved with it.
-    fn read_clock(&mut self) -> f64 {
-        let wall = self.io.wall();
-        let ahead = wall - self.io.now().since(Mono::default()).as_secs_f64();
-        let step = ahead - self.ahead;
-        if step.abs() >= STEP {
-            tracing::warn!("the clock was stepped by {step:.0} s; the timers of alerts are moved with it");
-            self.board.shift_timers(step);
-        }
-        self.ahead = ahead;
-        wall
     }
 
     /// Takes the rules from the file, or reports why not.
@@ -173,7 +139,7 @@ impl AlertEvaluator {
         if self.rules.take(read) {
             let file = self.settings.file.display();
             tracing::info!(rules = self.rules.rules().rules.len(), "alert rules loaded from {file}");
-            self.board.set_rules(Arc::clone(self.rules.rules()));
+            self.evaluation.board.set_rules(Arc::clone(self.rules.rules()));
         }
         if self.rules.problems() != before {
             let rules = self.rules.rules().rules.len();
@@ -222,37 +188,21 @@ impl AlertEvaluator {
         });
         ctx.spawn(renewing.into_actor(self).map(|renewed, this, ctx| {
             if let Ok((news, silences, may_act, findings)) = renewed {
-                match news {
-                    News::None => {}
-                    News::Leads { term, alerts, waiting } => {
-                        this.term = term;
-                        this.board.replace(alerts);
-                        this.deliver(waiting, true);
-                        this.forget_old(ctx);
-                    }
-                    News::Follows(alerts) => {
-                        if this.acting {
-                            this.deliver(Vec::new(), true);
-                        }
-                        this.board.replace(alerts);
-                    }
+                let renewed = this.evaluation.renewed(news, silences, may_act, findings);
+                if let Some(deliver) = renewed.deliver {
+                    this.supervisor.do_send(Report::Deliver(deliver));
                 }
-                this.acting = may_act;
-                let acknowledged = this.board.set_silences(silences);
-                if this.acting && !acknowledged.is_empty() {
-                    this.write(Change { alerts: acknowledged, ..Change::default() }, Announced::default(), ctx);
+                if renewed.begins {
+                    this.forget_old(ctx);
                 }
-                if this.acting {
-                    this.take_findings(findings, ctx);
+                if !renewed.acknowledged.is_empty() {
+                    this.write(renewed.acknowledged, Announced::default(), ctx);
                 }
+                this.note_alerted(renewed.alerted, ctx);
             }
             this.show();
             this.lease.by_itself = Some(rest::later(ctx, RENEW_EVERY + TICKS_MAY_BE_LATE, Self::renew));
         }));
-    }
-
-    fn deliver(&self, rows: Vec<OutboxRow>, instead_of_all: bool) {
-        self.supervisor.do_send(Report::Deliver(Deliver { rows, instead_of_all, term: self.term }));
     }
 
     fn renew_if_due(&mut self, ctx: &mut Context<Self>) {
@@ -262,15 +212,11 @@ impl AlertEvaluator {
         }
     }
 
-    /// What the janitor found becomes an alert with the next snapshot; what is one already is noted
-    /// as told.
-    fn take_findings(&mut self, findings: Vec<Finding>, ctx: &mut Context<Self>) {
-        self.findings.clone_from(&findings);
-        let known = self.board.take_findings(findings);
-        if known.is_empty() {
+    /// Notes which runs of the janitor have their alert.
+    fn note_alerted(&mut self, passes: Vec<String>, ctx: &mut Context<Self>) {
+        if passes.is_empty() {
             return;
         }
-        let passes: Vec<String> = known.into_iter().map(|finding| finding.pass).collect();
         let pool = self.io.postgres.clone();
         let noting =
             self.io.run(Duration::from_secs(5), POSTGRES_LATE, async move { janitor::told(&pool, &passes).await });
@@ -292,49 +238,25 @@ impl AlertEvaluator {
         }));
     }
 
-    /// Writes down what changed and what is due, then hands it on.
-    fn settle(&mut self, changes: Vec<board::Change>, ctx: &mut Context<Self>) {
-        let now = self.read_clock();
-        let (due, told) = self.board.due(now);
+    /// Writes down what was decided, then hands it on.
+    fn settle(&mut self, decision: Decision, ctx: &mut Context<Self>) {
         if let Some(handle) = self.wakes.take() {
             ctx.cancel_future(handle);
         }
-        if let Some(next) = due.next {
-            let rest = Duration::from_secs_f64((next - now).clamp(0.01, 3600.0));
+        if let Some(next_in) = decision.next_in {
+            let rest = Duration::from_secs_f64(next_in.clamp(0.01, 3600.0));
             self.wakes = Some(ctx.run_later(rest, |this, ctx| {
                 this.wakes = None;
-                if this.acting {
-                    this.settle(Vec::new(), ctx);
+                if this.evaluation.acting() {
+                    let decision = this.evaluation.wake(this.io.wall(), this.io.now());
+                    this.settle(decision, ctx);
                 }
             }));
         }
-        let mut rows = Vec::new();
-        let mut events = Vec::new();
-        let fired = changes.iter().filter(|change| change.step == Step::Fired).map(|c| listed(&c.alert)).collect();
-        for change in &changes {
-            if let Some(event) = event(change, now) {
-                let mut row = NewRow::from(&*event).of_alert(&change.alert.key);
-                if let Some(finding) = self.findings.iter().find(|found| abandoned::key(found) == change.alert.key) {
-                    row = row.with("queries", json!(finding.queries));
-                }
-                rows.push(row);
-                events.push(event);
-            }
-        }
-        let mut changed: std::collections::BTreeMap<String, Alert> =
-            changes.into_iter().map(|change| (change.alert.key.clone(), change.alert)).collect();
-        changed.extend(told.into_iter().map(|alert| (alert.key.clone(), alert)));
-        let outbox: Vec<OutboxRow> = due
-            .messages
-            .iter()
-            .flat_map(|outgoing| outgoing.channels.iter().map(|channel| OutboxRow::new(&outgoing.message, channel)))
-            .collect();
-        let change = Change { alerts: changed.into_values().collect(), outbox, events: rows };
-        self.board.prune();
-        if change.is_empty() {
+        if decision.change.is_empty() {
             self.remember(ctx);
         } else {
-            self.write(change, Announced { events, fired }, ctx);
+            self.write(decision.change, decision.announced, ctx);
         }
         self.tell_feed(Vec::new());
         self.show();
@@ -342,7 +264,7 @@ impl AlertEvaluator {
 
     /// Nothing else is judged until this is written down; `announced` is what becomes known elsewhere then.
     fn write(&mut self, change: Change, announced: Announced, ctx: &mut Context<Self>) {
-        let (ledger, term) = (Arc::clone(&self.ledger), self.term);
+        let (ledger, term) = (Arc::clone(&self.ledger), self.evaluation.term());
         let messages = change.outbox.clone();
         let writing = self.io.run(WRITE_WITHIN, POSTGRES_LATE, async move {
             failpoint::reached("before-commit");
@@ -351,12 +273,12 @@ impl AlertEvaluator {
             Ok(may)
         });
         ctx.wait(writing.into_actor(self).map(move |may, this, ctx| match may {
-            // The board goes on from what is written down before it is asked again.
-            Ok(false) => this.acting = false,
+            Ok(false) => this.evaluation.refused(),
             // Written down or not, the message leaves.
             Ok(true) | Err(_) => {
                 if !messages.is_empty() {
-                    this.deliver(messages, false);
+                    let deliver = this.evaluation.to_deliver(messages, false);
+                    this.supervisor.do_send(Report::Deliver(deliver));
                 }
                 let Announced { events, fired } = announced;
                 for event in events {
@@ -396,7 +318,7 @@ impl AlertEvaluator {
 
     /// With every tick, changed or not: a feed that was started again knows nothing.
     fn tell_feed(&self, fired: Vec<String>) {
-        let firing = self.board.alerts().values().filter(|alert| alert.phase == Phase::Firing).count();
+        let firing = self.evaluation.board.alerts().values().filter(|alert| alert.phase == Phase::Firing).count();
         let recent = self.recent.iter().cloned().collect();
         self.supervisor.do_send(Report::Alerts(AlertsNow { firing, recent, fired }));
     }
@@ -405,32 +327,37 @@ impl AlertEvaluator {
     fn show(&self) {
         let now = self.io.wall();
         self.shown.store(Arc::new(Shown {
-            alerts: self.board.alerts().values().map(|a| (a.clone(), self.board.is_quiet(a, now))).collect(),
-            rules: Arc::clone(self.board.rules()),
-            silences: self.board.silences().to_vec(),
+            alerts: self
+                .evaluation
+                .board
+                .alerts()
+                .values()
+                .map(|a| (a.clone(), self.evaluation.board.is_quiet(a, now)))
+                .collect(),
+            rules: Arc::clone(self.evaluation.board.rules()),
+            silences: self.evaluation.board.silences().to_vec(),
             mistakes: self.rules.problems().to_vec(),
             file: self.settings.file.display().to_string(),
-            leads: self.acting,
+            leads: self.evaluation.acting(),
             channels: self.settings.channels.clone(),
             at: now,
         }));
     }
 
     fn take_snapshot(&mut self, snapshot: &Arc<Snapshot>, ctx: &mut Context<Self>) {
-        if !self.acting {
+        if !self.evaluation.acting() {
             return self.tell_feed(Vec::new());
         }
         if !std::mem::replace(&mut self.cooldowns_read, true) {
             return self.read_cooldowns(snapshot, ctx);
         }
-        let now = self.read_clock();
-        let changes = self.board.advance(snapshot, now);
-        self.settle(changes, ctx);
+        let decision = self.evaluation.judge(snapshot, self.io.wall(), self.io.now());
+        self.settle(decision, ctx);
     }
 
     /// Takes over which alerts an older monitor sent lately, before the first snapshot is judged.
     fn read_cooldowns(&mut self, snapshot: &Arc<Snapshot>, ctx: &mut Context<Self>) {
-        let rules = self.board.rules().rules.iter().map(|rule| rule.name.clone());
+        let rules = self.evaluation.board.rules().rules.iter().map(|rule| rule.name.clone());
         let types = snapshot.workers.keys().flat_map(worker_down::keys_at_zero);
         let keys: Vec<String> = rules.chain(types).collect();
         let (redis, now) = (self.io.redis.clone(), self.io.wall());
@@ -443,9 +370,8 @@ impl AlertEvaluator {
         });
         let snapshot = Arc::clone(snapshot);
         ctx.wait(reading.into_actor(self).map(move |cooldowns, this, ctx| {
-            let now = this.read_clock();
-            let until = |(key, left): (String, f64)| (key, now + left);
-            this.board.take_over_cooldowns(cooldowns.unwrap_or_default().into_iter().map(until).collect());
+            let (wall, now) = (this.io.wall(), this.io.now());
+            this.evaluation.take_over_cooldowns(cooldowns.unwrap_or_default(), wall, now);
             this.take_snapshot(&snapshot, ctx);
         }));
     }
@@ -454,60 +380,13 @@ impl AlertEvaluator {
         let ledger = Arc::clone(&self.ledger);
         let reading = self.io.run(WRITE_WITHIN, POSTGRES_LATE, async move { Ok(ledger.read_back().await) });
         ctx.wait(reading.into_actor(self).map(|kept, this, _| {
-            if let Ok(Some((term, alerts, waiting))) = kept {
-                if !this.acting {
-                    this.term = term;
-                    this.board.replace(alerts);
-                    this.acting = true;
-                }
-                if this.term == term {
-                    this.deliver(waiting, false);
-                }
+            if let Ok(Some(kept)) = kept
+                && let Some(deliver) = this.evaluation.read_back(kept)
+            {
+                this.supervisor.do_send(Report::Deliver(deliver));
             }
         }));
     }
-}
-
-/// What becomes known beside the tables once a change is written there: by the feed, and by Redis, where alerts that
-/// fired are listed.
-#[derive(Default)]
-struct Announced {
-    events: Vec<Arc<Event>>,
-    fired: Vec<String>,
-}
-
-/// An alert that fired, as Redis lists it.
-fn listed(alert: &Alert) -> String {
-    json!({
-        "ts": alert.fired_at,
-        "rule": alert.key,
-        "severity": alert.severity,
-        "detail": alert.detail,
-        "message": alert.message,
-    })
-    .to_string()
-}
-
-/// What the archive and the feed say of a change; nothing of one that nobody has to know.
-fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
-    let alert = &change.alert;
-    let (type_name, severity, ts, detail) = match change.step {
-        Step::Fired => ("alert", alert.severity, alert.fired_at.unwrap_or(now), alert.detail.clone()),
-        Step::Resolved if alert.kind != Kind::Happening => {
-            let lasted = crate::alerting::message::span(alert.lasted(now));
-            let over = alert.resolved_at.unwrap_or(now);
-            ("alert_resolved", Severity::Info, over, format!("{} is over after {lasted}", alert.key))
-        }
-        _ => return None,
-    };
-    let detail = match alert.kind {
-        Kind::Rule if type_name == "alert" => format!("{}: {detail}", alert.rule),
-        _ => detail,
-    };
-    let key = Uuid::new_v5(&Uuid::NAMESPACE_OID, format!("{type_name}\n{}\n{ts}", alert.key).as_bytes()).to_string();
-    let subject = alert.subject.clone().unwrap_or_else(|| alert.rule.clone());
-    let kind = EventKind::Recorded { type_name: type_name.to_owned(), severity, detail };
-    Some(Arc::new(Event { ts, subject, kind, key, running: (0, 0) }))
 }
 
 impl Actor for AlertEvaluator {
@@ -550,7 +429,7 @@ impl Handler<FleetChanged> for AlertEvaluator {
     type Result = ();
 
     fn handle(&mut self, changed: FleetChanged, _: &mut Self::Context) {
-        self.board.take_events(&changed.0);
+        self.evaluation.board.take_events(&changed.0);
     }
 }
 
@@ -558,7 +437,7 @@ impl Handler<ChannelState> for AlertEvaluator {
     type Result = ();
 
     fn handle(&mut self, channel: ChannelState, _: &mut Self::Context) {
-        self.board.channel(&channel.name, channel.broken.as_deref());
+        self.evaluation.board.channel(&channel.name, channel.broken.as_deref());
     }
 }
 
@@ -580,7 +459,7 @@ impl Handler<AlertOrder> for AlertEvaluator {
                 this.take_file(text);
                 let problems = this.rules.problems();
                 if problems.is_empty() {
-                    Ok(format!("{} rules in force", this.board.rules().rules.len()))
+                    Ok(format!("{} rules in force", this.evaluation.board.rules().rules.len()))
                 } else {
                     Err(format!("the last good rules stay in force: {}", problems.join("; ")))
                 }
@@ -603,9 +482,9 @@ impl Handler<AlertOrder> for AlertEvaluator {
         });
         Box::pin(doing.into_actor(self).map(|done, this, ctx| {
             let (said, silences) = done.map_err(|trouble| trouble.detail)?;
-            let acknowledged = this.board.set_silences(silences);
-            if this.acting && !acknowledged.is_empty() {
-                this.write(Change { alerts: acknowledged, ..Change::default() }, Announced::default(), ctx);
+            let acknowledged = this.evaluation.silenced(silences);
+            if !acknowledged.is_empty() {
+                this.write(acknowledged, Announced::default(), ctx);
             }
             this.show();
             Ok(said)

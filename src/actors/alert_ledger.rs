@@ -2,7 +2,7 @@
 //! on disk. Shared by the alert evaluator and the alert dispatcher; no actor itself.
 //!
 //! One monitor leads: it holds a lease in Postgres, renewed every [`RENEW_EVERY`] and over after
-//! `LEASE`, by Postgres' clock. Each writing transaction checks the lease's epoch, and nothing
+//! [`LEASE`](super::alert_store::LEASE), by Postgres' clock. Each writing transaction checks the lease's epoch, and nothing
 //! is sent after the time up to which the lease is known to hold: a leader that was stopped and
 //! continued does nothing before it has asked again. (An advisory lock would stay with a stopped
 //! process for as long as its socket does.)
@@ -17,30 +17,24 @@
 //! than not at all.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
+use super::alert_store::{AlertStore, LiveStore};
 use crate::alerting::lifecycle::Alert;
 use crate::alerting::quiet::Silence;
 use crate::fleet::cleanup::Finding;
-use crate::fleet::reading::{SourceTrouble, TroubleKind};
-use crate::postgres::alerts::{self, Led, NotWritten, OutboxRow};
-use crate::postgres::alerts_spool::{Spool, Unsaved};
-use crate::postgres::connection::PgPool;
+use crate::fleet::reading::SourceTrouble;
+use crate::fleet::time::Mono;
+use crate::postgres::alerts::{Kept, Led, NotWritten, OutboxRow};
+use crate::postgres::alerts_spool::Unsaved;
 use crate::postgres::events::NewRow;
-use crate::redis_streams::leader::LeadersPlace;
 
 /// How often the lease is renewed, or asked for.
 pub const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// A leader that did not renew for so long leads no more.
-const LEASE: Duration = Duration::from_secs(10);
 /// Up to this long after it asked, a leader knows that it leads.
 const SURE_FOR: Duration = Duration::from_secs(8);
-/// How long Postgres may take to answer before the disk is used.
-const WITHIN: Duration = Duration::from_secs(1);
-/// How long Redis may take to say who leads.
-const REDIS_WITHIN: Duration = Duration::from_millis(500);
 /// Postgres is not asked again so soon after it failed.
 const REST: Duration = Duration::from_secs(5);
 /// A monitor that has not reached Postgres for so long since its start goes on alone.
@@ -91,30 +85,27 @@ enum Standing {
     /// Another leads.
     Follows,
     /// It leads, surely until then.
-    Leads { epoch: i64, until: Instant },
+    Leads { epoch: i64, until: Mono },
     /// It goes on without Postgres: surely until then, or, if Redis is away too, until one of the two
     /// can be asked.
-    Alone { until: Option<Instant> },
+    Alone { until: Option<Mono> },
 }
 
 impl Standing {
     /// Whether it may act at this moment.
-    fn may_act(self) -> bool {
+    fn may_act(self, now: Mono) -> bool {
         match self {
-            Self::Leads { until, .. } => Instant::now() < until,
-            Self::Alone { until } => until.is_none_or(|until| Instant::now() < until),
+            Self::Leads { until, .. } => now < until,
+            Self::Alone { until } => until.is_none_or(|until| now < until),
             Self::Starting | Self::Follows => false,
         }
     }
 }
 
 /// The ledger.
-pub struct Ledger {
-    postgres: PgPool,
-    place: LeadersPlace,
-    holder: String,
-    spool: Spool,
-    started: Instant,
+pub struct Ledger<S = LiveStore> {
+    store: S,
+    started: Mono,
     books: Mutex<Books>,
 }
 
@@ -122,14 +113,12 @@ struct Books {
     standing: Standing,
     /// Counts the times that this monitor went on from what is written down.
     term: u64,
-    /// The epoch in which this monitor led last.
+    /// The epoch in which this monitor led last, or that of the leader it followed.
     led_under: Option<i64>,
     unsaved: Unsaved,
-    /// Some of that is from an earlier run.
-    from_earlier_run: bool,
     /// Something is on disk.
     on_disk: bool,
-    failed: Option<Instant>,
+    failed: Option<Mono>,
     silences: Vec<Silence>,
     /// The alerts as the leader wrote them down, while another leads.
     followed: Vec<Alert>,
@@ -140,9 +129,10 @@ impl Books {
         matches!(self.standing, Standing::Leads { .. } | Standing::Alone { .. })
     }
 
-    /// Whether no other monitor can have written since what is unsaved was decided, when `epoch` begins.
+    /// Whether no other monitor can have written since what is unsaved was decided, when `epoch` begins. A monitor that
+    /// began alone does not know what was written before.
     fn is_newest(&self, epoch: i64) -> bool {
-        self.led_under.map_or(!self.from_earlier_run, |led_under| epoch <= led_under + 1)
+        self.led_under.is_some_and(|led_under| epoch <= led_under + 1)
     }
 
     fn begin_term(&mut self, alerts: Vec<Alert>, waiting: Vec<OutboxRow>) -> News {
@@ -152,11 +142,10 @@ impl Books {
 
     fn saved(&mut self) {
         self.unsaved = Unsaved::default();
-        self.from_earlier_run = false;
     }
 
     /// What Postgres has, and what is not saved there, which is newer.
-    fn with_postgres(&self, kept: alerts::Kept) -> (Vec<Alert>, Vec<OutboxRow>) {
+    fn with_postgres(&self, kept: Kept) -> (Vec<Alert>, Vec<OutboxRow>) {
         let mut alerts = self.unsaved.alerts();
         let newer: BTreeSet<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
         alerts.extend(kept.alerts.into_iter().filter(|alert| !newer.contains(&alert.key)));
@@ -177,29 +166,29 @@ impl Books {
     }
 }
 
-impl Ledger {
-    /// A ledger of the monitor `holder`; what waits on disk from an earlier run is taken up.
+impl<S: AlertStore> Ledger<S> {
+    /// A ledger in `store`; what waits on disk from an earlier run is taken up.
     #[must_use]
-    pub fn new(postgres: PgPool, place: LeadersPlace, holder: String, spool: Spool) -> Self {
-        let unsaved = spool.load();
+    pub fn new(store: S) -> Self {
+        let mut unsaved = store.load_from_disk();
+        unsaved.forget_attempts();
         let on_disk = !unsaved.is_empty();
         let books = Books {
             standing: Standing::Starting,
             term: 0,
             led_under: unsaved.led_under,
             unsaved,
-            from_earlier_run: on_disk,
             on_disk,
             failed: None,
             silences: Vec::new(),
             followed: Vec::new(),
         };
-        Self { postgres, place, holder, spool, started: Instant::now(), books: Mutex::new(books) }
+        Self { started: store.now(), store, books: Mutex::new(books) }
     }
 
     /// Whether this monitor may evaluate and send at this moment.
     pub async fn may_act(&self) -> bool {
-        self.books.lock().await.standing.may_act()
+        self.books.lock().await.standing.may_act(self.store.now())
     }
 
     /// The silences and acknowledgements, as last read.
@@ -210,18 +199,18 @@ impl Ledger {
     /// Asks for the lease or renews it, and reads what others wrote: beside the news, what the janitor found and
     /// nobody was told of yet.
     pub async fn renew(&self) -> (News, Vec<Finding>) {
-        let asked = Instant::now();
+        let asked = self.store.now();
         let acts = self.may_act().await;
-        let answer = if !acts && shortly(self.place.is_anothers()).await.unwrap_or(false) {
+        let answer = if !acts && self.store.another_leads().await.unwrap_or(false) {
             // It leads whether Postgres can be read or not.
-            Ok(Led { silences: within(alerts::silences(&self.postgres)).await.ok(), ..Led::default() })
+            Ok(self.store.follow().await.unwrap_or_default())
         } else {
-            within(alerts::lead(&self.postgres, &self.holder, LEASE.as_secs_f64())).await
+            self.store.lead().await
         };
         let held = match &answer {
-            Ok(Led { epoch: Some(_), .. }) => shortly(self.place.take(LEASE)).await.map(|()| true),
+            Ok(Led { epoch: Some(_), .. }) => self.store.claim_redis().await.map(|()| true),
             Ok(_) => Ok(false),
-            Err(_) => shortly(self.place.take_if_free(LEASE)).await,
+            Err(_) => self.store.claim_redis_if_free().await,
         };
         let mut books = self.books.lock().await;
         let led = match answer {
@@ -232,13 +221,13 @@ impl Ledger {
             books.silences = silences;
         }
         let news = match led.epoch {
-            None => self.follow(&mut books).await,
+            None => self.follow(&mut books, led.followed).await,
             Some(epoch) => {
                 // Alone in between, too: nobody else led in this epoch.
                 let goes_on = books.acts() && books.led_under == Some(epoch);
                 let alone = Some(books.standing).filter(|standing| matches!(standing, Standing::Alone { .. }));
                 books.failed = None;
-                books.standing = Standing::Leads { epoch, until: asked + SURE_FOR };
+                books.standing = Standing::Leads { epoch, until: asked.plus(SURE_FOR) };
                 if goes_on {
                     self.flush(&mut books, epoch).await;
                     News::None
@@ -254,10 +243,18 @@ impl Ledger {
         if books.is_newest(epoch) {
             // What this monitor did alone, or an earlier run left on disk, is newer than the tables.
             self.flush(books, epoch).await;
+            if !books.acts() {
+                // Deposed in between; what it has is not the newest any more.
+                return News::None;
+            }
         } else {
             self.hand_over(books).await;
+            if books.unsaved.is_sending() {
+                books.standing = alone.unwrap_or(Standing::Starting);
+                return News::None;
+            }
         }
-        match within(alerts::load(&self.postgres)).await {
+        match self.store.load().await {
             Ok(kept) => {
                 books.led_under = Some(epoch);
                 books.followed.clear();
@@ -273,15 +270,19 @@ impl Ledger {
         }
     }
 
-    async fn follow(&self, books: &mut Books) -> News {
+    async fn follow(&self, books: &mut Books, epoch: Option<i64>) -> News {
         if books.standing != Standing::Follows {
             tracing::info!("another monitor evaluates and sends alerts; this one is ready to take over");
         }
         books.standing = Standing::Follows;
         books.failed = None;
         self.hand_over(books).await;
-        match within(alerts::alerts(&self.postgres)).await {
+        match self.store.alerts().await {
             Ok(alerts) => {
+                // What this monitor may decide alone later is newer than that epoch.
+                if books.unsaved.is_empty() && epoch.is_some() {
+                    books.led_under = epoch;
+                }
                 books.followed.clone_from(&alerts);
                 News::Follows(alerts)
             }
@@ -289,13 +290,14 @@ impl Ledger {
         }
     }
 
-    /// Another monitor led since: what this one sent is written, the rest of what it decided is void.
+    /// Another monitor led since: what this one sent is written, the rest of what it decided is void. While an attempt to
+    /// send is under way this waits: only its outcome says which of the two it is.
     async fn hand_over(&self, books: &mut Books) {
-        if books.unsaved.is_empty() {
+        if books.unsaved.is_empty() || books.unsaved.is_sending() {
             return;
         }
         books.unsaved = books.unsaved.sent();
-        if books.unsaved.is_empty() || within(alerts::hand_over(&self.postgres, books.unsaved.rows())).await.is_ok() {
+        if books.unsaved.is_empty() || self.store.hand_over(books.unsaved.rows()).await.is_ok() {
             books.saved();
         }
         if books.on_disk {
@@ -304,9 +306,9 @@ impl Ledger {
     }
 
     /// Postgres cannot be asked. `held`: whether this monitor leads by Redis, if that can be asked.
-    fn unreachable(&self, books: &mut Books, trouble: &SourceTrouble, held: Option<bool>, asked: Instant) -> News {
-        books.failed = Some(Instant::now());
-        let alone = Standing::Alone { until: held.map(|_| asked + SURE_FOR) };
+    fn unreachable(&self, books: &mut Books, trouble: &SourceTrouble, held: Option<bool>, asked: Mono) -> News {
+        books.failed = Some(self.store.now());
+        let alone = Standing::Alone { until: held.map(|_| asked.plus(SURE_FOR)) };
         match (books.standing, held) {
             (Standing::Leads { .. } | Standing::Alone { .. }, Some(false)) => {
                 tracing::warn!("another monitor leads now; this one stops evaluating and sending");
@@ -322,7 +324,7 @@ impl Ledger {
                 books.standing = alone;
                 News::None
             }
-            (Standing::Starting, None | Some(true)) if self.started.elapsed() > ALONE_AFTER => {
+            (Standing::Starting, None | Some(true)) if self.store.now().since(self.started) > ALONE_AFTER => {
                 tracing::warn!(error = trouble.detail, "alerts begin without Postgres; what happens waits on disk");
                 books.standing = alone;
                 let (alerts, waiting) = books.without_postgres();
@@ -347,7 +349,7 @@ impl Ledger {
         let (alerts, waiting) = match books.standing {
             Standing::Starting | Standing::Follows => return None,
             Standing::Alone { .. } => books.without_postgres(),
-            Standing::Leads { .. } => books.with_postgres(within(alerts::load(&self.postgres)).await.ok()?),
+            Standing::Leads { .. } => books.with_postgres(self.store.load().await.ok()?),
         };
         Some((books.term, alerts, waiting))
     }
@@ -369,16 +371,21 @@ impl Ledger {
         holds
     }
 
-    /// Writes down what came of an attempt to send `row`: that is so whoever leads by now.
-    pub async fn note(&self, row: OutboxRow) {
+    /// Writes down what came of an attempt in `term` to send `row`. That it was sent or given up is so whoever leads by now;
+    /// that it waits is void in another term, whose messages are others.
+    pub async fn note(&self, row: OutboxRow, term: u64) {
         let mut books = self.books.lock().await;
+        if row.ended.is_none() && (!books.acts() || books.term != term) {
+            books.unsaved.forget(&row);
+            return;
+        }
         books.unsaved.add(Vec::new(), vec![row], Vec::new());
         self.save(&mut books).await;
     }
 
     async fn save(&self, books: &mut Books) {
         match books.standing {
-            Standing::Leads { epoch, .. } if books.failed.is_none_or(|at| at.elapsed() > REST) => {
+            Standing::Leads { epoch, .. } if books.failed.is_none_or(|at| self.store.now().since(at) > REST) => {
                 self.flush(books, epoch).await;
             }
             _ => self.keep_on_disk(books),
@@ -389,10 +396,8 @@ impl Ledger {
         if books.unsaved.is_empty() {
             return;
         }
-        let writing = Box::pin(alerts::write(&self.postgres, epoch, books.unsaved.rows()));
-        let writing = tokio::time::timeout(WITHIN, writing);
-        match writing.await {
-            Ok(Ok(())) => {
+        match self.store.write(epoch, books.unsaved.rows()).await {
+            Ok(()) => {
                 if books.on_disk {
                     tracing::info!("what waited on disk is in Postgres");
                 }
@@ -402,18 +407,13 @@ impl Ledger {
                     self.keep_on_disk(books);
                 }
             }
-            Ok(Err(NotWritten::Deposed)) => {
+            Err(NotWritten::Deposed) => {
                 tracing::warn!("another monitor leads now; this one stops evaluating and sending");
                 books.standing = Standing::Follows;
             }
-            Ok(Err(NotWritten::Trouble(trouble))) => {
+            Err(NotWritten::Trouble(trouble)) => {
                 tracing::warn!(error = trouble.detail, "alerts wait on disk until Postgres takes them");
-                books.failed = Some(Instant::now());
-                self.keep_on_disk(books);
-            }
-            Err(_) => {
-                tracing::warn!("alerts wait on disk until Postgres answers again");
-                books.failed = Some(Instant::now());
+                books.failed = Some(self.store.now());
                 self.keep_on_disk(books);
             }
         }
@@ -421,7 +421,7 @@ impl Ledger {
 
     fn keep_on_disk(&self, books: &mut Books) {
         books.unsaved.led_under = books.led_under;
-        match self.spool.save(&books.unsaved) {
+        match self.store.save_to_disk(&books.unsaved) {
             Ok(()) => books.on_disk = !books.unsaved.is_empty(),
             Err(error) => tracing::error!(%error, "alerts can be written down neither in Postgres nor on disk"),
         }
@@ -432,9 +432,8 @@ impl Ledger {
         let standing = self.books.lock().await.standing;
         let leads = matches!(standing, Standing::Leads { .. });
         let says_so = leads || matches!(standing, Standing::Alone { .. });
-        let in_postgres =
-            async { if leads { within(alerts::resign(&self.postgres, &self.holder)).await } else { Ok(()) } };
-        let in_redis = async { if says_so { shortly(self.place.leave()).await } else { Ok(()) } };
+        let in_postgres = async { if leads { self.store.resign().await } else { Ok(()) } };
+        let in_redis = async { if says_so { self.store.release_redis().await } else { Ok(()) } };
         let (in_postgres, in_redis) = tokio::join!(in_postgres, in_redis);
         for resigned in [in_postgres, in_redis] {
             if let Err(trouble) = resigned {
@@ -446,22 +445,9 @@ impl Ledger {
 
     /// Reads the newest messages, from Postgres or, while it is away, those not saved there.
     pub async fn messages(&self, limit: u32) -> (Vec<OutboxRow>, bool) {
-        match within(alerts::newest_messages(&self.postgres, limit)).await {
+        match self.store.newest_messages(limit).await {
             Ok(rows) => (rows, true),
             Err(_) => (self.books.lock().await.unsaved.outbox().iter().rev().cloned().collect(), false),
         }
     }
-}
-
-async fn within<T>(work: impl Future<Output = Result<T, SourceTrouble>>) -> Result<T, SourceTrouble> {
-    // In a box: asking for the lease has room for all of them, and mostly makes one.
-    tokio::time::timeout(WITHIN, Box::pin(work))
-        .await
-        .unwrap_or_else(|_| Err(SourceTrouble::new(TroubleKind::TimedOut, super::io::POSTGRES_LATE)))
-}
-
-async fn shortly<T>(work: impl Future<Output = Result<T, SourceTrouble>>) -> Result<T, SourceTrouble> {
-    tokio::time::timeout(REDIS_WITHIN, work)
-        .await
-        .unwrap_or_else(|_| Err(SourceTrouble::new(TroubleKind::TimedOut, super::io::REDIS_LATE)))
 }

@@ -11,11 +11,15 @@
 //! nothing either: [`io`] does it for them.
 
 pub mod alert_dispatcher;
+pub mod alert_evaluation;
 pub mod alert_evaluator;
 pub mod alert_ledger;
+pub mod alert_store;
 pub mod compactor;
 pub mod database_probe;
+pub mod delivery_queue;
 pub mod exporter;
+pub mod fleet_tracking;
 pub mod heartbeat_watcher;
 pub mod history_recorder;
 pub mod io;

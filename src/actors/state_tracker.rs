@@ -1,7 +1,7 @@
-//! Closes each tick: lets [`Tracker`] decide, writes down what happened, and only then tells. At
+//! Closes each tick: lets [`super::fleet_tracking`] decide, writes down what happened, and only then tells. At
 //! the start it goes on from what was written down, and moves what waited in Redis to Postgres.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,19 +10,17 @@ use actix::{
 };
 use tokio::sync::oneshot;
 
+use super::fleet_tracking::{Closed, FleetTracking, ToWrite};
 use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
 use super::messages::{
     DatabaseRead, Fail, FleetChanged, ForgetWorker, HeartbeatsRead, Report, Role, SnapshotTaken, StreamsRead, Tick,
 };
 use crate::contract::Name;
 use crate::fleet::event::Event;
-use crate::fleet::failures::FailureRecords;
 use crate::fleet::older_monitor::{OlderMonitor, Watch};
 use crate::fleet::reading::{DatabaseReading, HeartbeatsReading, SourceTrouble, StreamsReading};
 use crate::fleet::snapshot::Snapshot;
-use crate::fleet::time::Mono;
-use crate::fleet::tracker::{Advance, TickReadings, Tracker, TrackerSettings};
-use crate::fleet::worker_type::WorkerStateRecord;
+use crate::fleet::tracker::{TickReadings, Tracker, TrackerSettings};
 use crate::postgres::events;
 use crate::redis_streams::{event_spool, failure_records, older_monitor, worker_type_records};
 
@@ -30,8 +28,6 @@ use crate::redis_streams::{event_spool, failure_records, older_monitor, worker_t
 const WAIT_FOR_DATABASE: Duration = Duration::from_millis(200);
 /// How long writing an event down may take in each place.
 const WRITE_WITHIN: Duration = Duration::from_secs(1);
-/// How often `last_seen_alive` is written down for types that are simply alive.
-const REFRESH_RECORDS_EVERY: Duration = Duration::from_secs(30);
 /// Spooled events moved to Postgres at a time.
 const SPOOL_BATCH: usize = 500;
 
@@ -39,23 +35,16 @@ const SPOOL_BATCH: usize = 500;
 pub struct StateTracker {
     io: Io,
     supervisor: Recipient<Report>,
-    tracker: Tracker,
+    tracking: FleetTracking,
     /// What was written down by an earlier run was taken in.
     restored: Restored,
     tick: Option<OpenTick>,
     database: Option<Result<Arc<DatabaseReading>, SourceTrouble>>,
-    /// Events that neither Postgres nor Redis took yet, oldest first.
-    unwritten: Vec<Arc<Event>>,
-    /// That was said.
+    /// That events can be written nowhere was logged.
     kept_nowhere: bool,
     /// Events may be waiting in Redis for Postgres.
     spooled: bool,
     flushing: bool,
-    records_refreshed: Mono,
-    /// Types whose record changed and that Redis did not take yet.
-    unsaved: BTreeSet<Name>,
-    /// Types that are to be remembered as known, and are not yet.
-    unsaved_new: BTreeSet<Name>,
     /// That a record is not saved was logged.
     save_failed: bool,
     /// The marks of types that were forgotten, as far as this monitor has forgotten them.
@@ -87,19 +76,15 @@ impl StateTracker {
     pub fn new(io: Io, supervisor: Recipient<Report>, settings: TrackerSettings) -> Self {
         let tracker = Tracker::new(settings, io.now(), io.wall());
         Self {
+            tracking: FleetTracking::new(tracker, io.observe_only),
             io,
             supervisor,
-            tracker,
             restored: Restored::default(),
             tick: None,
             database: None,
-            unwritten: Vec::new(),
             kept_nowhere: false,
             spooled: true,
             flushing: false,
-            records_refreshed: Mono::default(),
-            unsaved: BTreeSet::new(),
-            unsaved_new: BTreeSet::new(),
             save_failed: false,
             forgotten: BTreeMap::new(),
             older: Watch::default(),
@@ -168,9 +153,9 @@ impl StateTracker {
             match loaded {
                 Ok((records, failures, forgotten)) => {
                     this.forgotten = forgotten;
-                    this.tracker.restore_failures(failures);
+                    this.tracking.tracker.restore_failures(failures);
                     let now_unix = readings.streams.as_ref().map_or(readings.wall, |streams| streams.redis_time);
-                    this.tracker.restore(&records, readings.now, now_unix);
+                    this.tracking.tracker.restore(&records, readings.now, now_unix);
                     this.restored.records = true;
                     this.advance(readings, ctx);
                 }
@@ -181,55 +166,26 @@ impl StateTracker {
     }
 
     fn advance(&mut self, readings: TickReadings, ctx: &mut Context<Self>) {
-        let refresh_at = readings.heartbeats.is_ok().then_some(readings.now);
-        let Some(advance) = self.tracker.advance(readings) else { return };
-        let Advance { events, mut snapshot, changed_types, new_types } = advance;
+        let read = readings.heartbeats.is_ok();
+        let Some(Closed { mut snapshot, to_write, refreshes }) = self.tracking.close(readings) else { return };
         snapshot.older_monitor = self.older.verdict();
         snapshot.observe_only = self.io.observe_only;
-        if refresh_at.is_some() {
+        if read {
             self.look_for_older_monitor(ctx);
         }
-        if !self.io.observe_only {
-            self.unsaved.extend(changed_types);
-            self.unsaved_new.extend(new_types);
+        if refreshes {
+            self.forget_what_others_forgot(ctx);
         }
-        let saved_before = self.records_refreshed;
-        let records = self.records_to_save(refresh_at, ctx);
-        let refreshes = self.records_refreshed != saved_before;
-        let failures = self.tracker.failures();
-        let failures = match refreshes {
-            _ if self.io.observe_only => FailureRecords::default(),
-            true => failures.records(),
-            false => failures.changed_records(),
-        };
-        self.unwritten.extend(events);
         let snapshot = Arc::new(snapshot);
-        if self.unwritten.is_empty() && records.is_empty() && self.unsaved_new.is_empty() && failures.streams.is_empty()
-        {
+        if to_write.is_empty() {
             self.tell(snapshot, Arc::new([]));
         } else {
-            self.write_then_tell(snapshot, records, failures, ctx);
+            self.write_then_tell(snapshot, to_write, ctx);
         }
         if matches!(self.database, Some(Ok(_))) {
             self.load_events(ctx);
             self.flush_spool(ctx);
         }
-    }
-
-    /// Records of what changed and is not saved; of all that are alive when that is due, with heartbeats that were read
-    /// at `refresh_at`.
-    fn records_to_save(&mut self, refresh_at: Option<Mono>, ctx: &mut Context<Self>) -> Vec<(Name, WorkerStateRecord)> {
-        if let Some(now) = refresh_at
-            && now.since(self.records_refreshed) >= REFRESH_RECORDS_EVERY
-        {
-            self.records_refreshed = now;
-            if !self.io.observe_only {
-                self.unsaved.extend(self.tracker.alive_types().cloned());
-            }
-            self.forget_what_others_forgot(ctx);
-        }
-        let record = |name: &Name| self.tracker.record(name).map(|record| (name.clone(), record));
-        self.unsaved.iter().filter_map(record).collect()
     }
 
     /// Looks for what an older monitor wrote, when that is due.
@@ -239,7 +195,7 @@ impl StateTracker {
             return;
         }
         self.looking = true;
-        let (redis, alive) = (self.io.redis.clone(), self.tracker.alive_types().next().cloned());
+        let (redis, alive) = (self.io.redis.clone(), self.tracking.tracker.alive_types().next().cloned());
         let looking =
             self.io.run(WRITE_WITHIN, REDIS_LATE, async move { older_monitor::traces(&redis, alive.as_ref()).await });
         ctx.spawn(looking.into_actor(self).map(move |found, this, _| {
@@ -275,29 +231,13 @@ impl StateTracker {
             let of_others: Vec<Name> = of_others.map(|(name, _)| name.clone()).collect();
             for name in of_others {
                 tracing::info!(worker_type = %name, "another monitor was told to forget a worker type");
-                this.forget(&name);
+                this.tracking.forget(&name);
             }
         }));
     }
 
-    /// Whether the type was known.
-    fn forget(&mut self, name: &Name) -> bool {
-        self.unsaved.remove(name);
-        self.unsaved_new.remove(name);
-        self.tracker.forget(name)
-    }
-
-    /// Events first, then the states they lead to: a restart in between finds them again, under
-    /// the same key.
-    fn write_then_tell(
-        &mut self,
-        snapshot: Arc<Snapshot>,
-        records: Vec<(Name, WorkerStateRecord)>,
-        failures: FailureRecords,
-        ctx: &mut Context<Self>,
-    ) {
-        let new_types: Vec<Name> = self.unsaved_new.iter().cloned().collect();
-        let events: Arc<[Arc<Event>]> = self.unwritten.as_slice().into();
+    fn write_then_tell(&mut self, snapshot: Arc<Snapshot>, to_write: ToWrite, ctx: &mut Context<Self>) {
+        let ToWrite { events, records, new_types, failures } = to_write;
         let rows: Vec<events::NewRow> = events.iter().map(|event| events::NewRow::from(&**event)).collect();
         let (io, try_postgres) = (self.io.clone(), matches!(self.database, Some(Ok(_))));
         let writing = self.io.run(WRITE_WITHIN * 4, REDIS_LATE, async move {
@@ -318,9 +258,7 @@ impl StateTracker {
             let (kept, saved) = written.unwrap_or((Kept::Nowhere, None));
             match saved {
                 Some(Ok(())) => {
-                    // No tick was closed meanwhile: these are what was saved.
-                    this.unsaved.clear();
-                    this.unsaved_new.clear();
+                    this.tracking.records_written();
                     this.save_failed = false;
                 }
                 Some(Err(trouble)) if !std::mem::replace(&mut this.save_failed, true) => {
@@ -341,7 +279,7 @@ impl StateTracker {
                 this.tell(snapshot, Arc::new([]));
             } else {
                 this.kept_nowhere = false;
-                this.unwritten.clear();
+                this.tracking.events_written();
                 this.tell(snapshot, events);
             }
         }));
@@ -367,7 +305,7 @@ impl StateTracker {
             this.restored.loading_events = false;
             if let Ok(rows) = rows {
                 this.restored.events = true;
-                this.tracker.restore_events(rows.into_iter().map(Event::from).collect());
+                this.tracking.tracker.restore_events(rows.into_iter().map(Event::from).collect());
             }
         }));
     }
@@ -500,7 +438,7 @@ impl Handler<ForgetWorker> for StateTracker {
             if recorded.is_ok() {
                 this.forgotten.insert(name.clone(), mark);
             }
-            let said = recorded.map(|recorded| this.forget(&name) || recorded);
+            let said = recorded.map(|recorded| this.tracking.forget(&name) || recorded);
             let _ = answer.send(said.map_err(|trouble| trouble.detail));
         }));
         let waiting = async move { answered.await.unwrap_or_else(|_| Err("the state tracker ended".to_owned())) };

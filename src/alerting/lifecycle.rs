@@ -181,6 +181,13 @@ impl Alert {
         self.phase == Phase::Resolved && self.over_told
     }
 
+    /// The same while it fired: its end was decided and is void.
+    #[must_use]
+    pub fn before_its_end(mut self) -> Self {
+        (self.phase, self.resolved_at, self.clear_since, self.over_told) = (Phase::Firing, None, None, false);
+        self
+    }
+
     /// Moves the moments that its timers run from by a step of the clock, in seconds.
     pub fn shift_timers(&mut self, by: f64) {
         if self.phase == Phase::Pending {

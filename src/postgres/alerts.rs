@@ -205,9 +205,11 @@ pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTroubl
         .map_err(|e| trouble(&e))
 }
 
-/// Of an alert that another monitor notified of, the leader has none, or one that ended before.
-const UNKNOWN_TO_THE_LEADER: &str = " WHERE monitor_alerts.phase = 'resolved'
-    AND (monitor_alerts.state->>'resolved_at')::float8 < (excluded.state->'told'->>'at')::float8";
+/// Of an alert that another monitor notified of, the leader has none, or one that it never notified of, or one that ended
+/// before.
+const UNKNOWN_TO_THE_LEADER: &str = " WHERE monitor_alerts.state->>'told' IS NULL
+    OR monitor_alerts.phase = 'resolved' AND coalesce(monitor_alerts.state->>'resolved_at', monitor_alerts.state->>'since')::float8
+        < (excluded.state->'told'->>'at')::float8";
 
 /// Writes alerts; over those that are there only `where_they` are as that says. How many were written.
 async fn put_alerts(
@@ -320,6 +322,20 @@ const SILENCES: &str = "coalesce((SELECT jsonb_agg(jsonb_build_object('id', id, 
     'until', extract(epoch from until)::float8, 'acknowledges', acknowledges) ORDER BY starts)
     FROM monitor_silences WHERE until > now()), '[]')";
 
+/// What a monitor has to know that leaves the lease to another one.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn follow(pool: &PgPool) -> Result<Led, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    let statement = format!(
+        "SELECT jsonb_build_object('silences', {SILENCES}, 'epoch', (SELECT epoch FROM monitor_alert_leader)) AS json"
+    );
+    let row: Json = sql_query(statement).get_result(&mut connection).await.map_err(|e| trouble(&e))?;
+    let followed = row.json.get("epoch").and_then(Value::as_i64);
+    Ok(Led { followed, silences: row.json.get("silences").cloned().map(list), ..Led::default() })
+}
+
 /// Silences and acknowledgements that are not over.
 ///
 /// # Errors
@@ -392,6 +408,8 @@ pub async fn forget_old(pool: &PgPool) -> Result<(), SourceTrouble> {
 pub struct Led {
     /// The epoch, if the holder leads now.
     pub epoch: Option<i64>,
+    /// The epoch of the leader there was before this was asked, if Postgres was asked.
+    pub followed: Option<i64>,
     /// Silences and acknowledgements that are not over, if they could be read.
     pub silences: Option<Vec<Silence>>,
     /// Passes of the janitor that called queries abandoned, of which nobody was told yet; oldest first.
@@ -405,9 +423,9 @@ pub struct Led {
 /// When Postgres does not say.
 pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<Led, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let (epoch, silences, findings): (_, Value, Value) =
+    let (epoch, followed, silences, findings): (_, _, Value, Value) =
         AskToLead { holder, lease_sec }.get_result(&mut connection).await.map_err(|e| trouble(&e))?;
-    Ok(Led { epoch, silences: Some(list(silences)), findings: list(findings) })
+    Ok(Led { epoch, followed, silences: Some(list(silences)), findings: list(findings) })
 }
 
 /// The statement of [`lead`]: what `sql_query` sends, Postgres parses and plans every time.
@@ -421,7 +439,7 @@ impl QueryId for AskToLead<'_> {
 }
 
 impl Query for AskToLead<'_> {
-    type SqlType = (Nullable<Int8>, Jsonb, Jsonb);
+    type SqlType = (Nullable<Int8>, Nullable<Int8>, Jsonb, Jsonb);
 }
 
 impl QueryFragment<Pg> for AskToLead<'_> {
@@ -437,7 +455,7 @@ impl QueryFragment<Pg> for AskToLead<'_> {
                  SET epoch = epoch + (holder <> who)::int, holder = who, renewed = clock_timestamp()
                  FROM asked WHERE holder = who OR renewed < clock_timestamp() - lease
                  RETURNING epoch)
-             SELECT (SELECT epoch FROM led), ",
+             SELECT (SELECT epoch FROM led), (SELECT epoch FROM monitor_alert_leader), ",
         );
         out.push_sql(SILENCES);
         out.push_sql(", ");

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::alerts::{Delivery, OutboxRow, Rows};
 use super::events::NewRow;
-use crate::alerting::lifecycle::Alert;
-use crate::alerting::message::About;
+use crate::alerting::lifecycle::{Alert, Told};
+use crate::alerting::message::{About, Message};
 
 /// Messages kept at most; of the oldest that are done, and then of the oldest, some go first.
 const MESSAGES: usize = 2000;
@@ -63,11 +63,13 @@ impl Unsaved {
     }
 
     /// The part that people were notified of, and nothing that was only decided: messages that ended, and the events and
-    /// the alerts of those that were sent. What a monitor decided while another led is void.
+    /// the alerts of those that were sent. What a monitor decided while another led is void. Not before every outcome is
+    /// known, see [`Self::is_sending`].
     #[must_use]
     pub fn sent(&self) -> Self {
         let outbox: Vec<OutboxRow> = self.outbox.iter().filter(|row| row.ended.is_some()).cloned().collect();
-        let sent = || outbox.iter().filter(|row| row.state == Delivery::Sent).map(|row| &row.message);
+        let sent_rows = || outbox.iter().filter(|row| row.state == Delivery::Sent);
+        let sent = || sent_rows().map(|row| &row.message);
         let was_sent = |event: &&NewRow| {
             let resolved = event.is_of_type("alert_resolved");
             event.alert().is_some_and(|key| {
@@ -76,21 +78,41 @@ impl Unsaved {
                 })
             })
         };
-        let lacks_its_end = |alert: &&Alert| {
-            let told = alert.told.as_ref();
-            !alert.is_done() && told.is_some_and(|told| sent().any(|message| message.id == told.message))
+        let lacks_its_end = |alert: &Alert| {
+            let of_key = |message: &&Message| message.keys.contains(&alert.key);
+            let end_sent = sent().filter(of_key).any(|message| message.about == About::Resolved);
+            let told = alert.told.as_ref()?;
+            let row = sent_rows().find(|row| row.id == told.message)?;
+            if end_sent {
+                return None;
+            }
+            // Not when it was decided, but when people heard of it: another monitor's end may lie between the two.
+            let told = Told { at: told.at.max(row.ended.unwrap_or(told.at)), ..told.clone() };
+            let alert = Alert { told: Some(told), ..alert.clone().before_its_end() };
+            Some((alert.key.clone(), alert))
         };
         Self {
             led_under: self.led_under,
-            alerts: self
-                .alerts
-                .values()
-                .filter(lacks_its_end)
-                .map(|alert| (alert.key.clone(), alert.clone()))
-                .collect(),
+            alerts: self.alerts.values().filter_map(lacks_its_end).collect(),
             events: self.events.iter().filter(was_sent).cloned().collect(),
             outbox,
         }
+    }
+
+    /// Whether the outcome of an attempt to send is not known yet.
+    #[must_use]
+    pub fn is_sending(&self) -> bool {
+        self.outbox.iter().any(|row| row.begun.is_some())
+    }
+
+    /// Drops a message.
+    pub fn forget(&mut self, row: &OutboxRow) {
+        self.outbox.retain(|known| known.id != row.id || known.channel != row.channel);
+    }
+
+    /// No attempt is under way: they belong to a process that ended.
+    pub fn forget_attempts(&mut self) {
+        self.outbox.iter_mut().for_each(|row| row.begun = None);
     }
 
     /// The alerts.

@@ -17,6 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("postgres", &["alerting", "contract", "fleet", "history", "failpoint"]),
     ("operator", &["contract", "fleet", "postgres", "redis_streams", "failpoint"]),
     ("delivery", &["alerting", "settings"]),
+    ("simulation", &["actors", "alerting", "contract", "delivery", "fleet", "postgres"]),
     ("spool", &[]),
     ("rules_file", &[]),
     ("failpoint", &[]),

@@ -1,0 +1,570 @@
+//! A monitor process of a simulated world: the decisions of the real one, on models of the servers.
+//!
+//! Four loops stand for the actors: one reads and tracks, one asks for the lease, one evaluates alerts, one delivers.
+//! What they decide is the product's code ([`FleetTracking`], [`Evaluation`], [`Ledger`], [`DeliveryQueue`]); the loops
+//! do for it what the actors do.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::Instrument;
+
+use super::fleet::Fleet;
+use super::scenario::ChannelMode;
+use super::servers::OwnedRows;
+use super::world::{Delivered, QUANTUM, Server, Task, World};
+use crate::actors::alert_evaluation::{Decision, Evaluation};
+use crate::actors::alert_ledger::{Change, Ledger, News};
+use crate::actors::alert_store::{AlertStore, LEASE};
+use crate::actors::delivery_queue::{DeliveryQueue, settle};
+use crate::actors::fleet_tracking::{Closed, FleetTracking, ToWrite};
+use crate::actors::messages::ChannelState;
+use crate::alerting::board::{Board, BoardSettings};
+use crate::alerting::file;
+use crate::alerting::lifecycle::Alert;
+use crate::alerting::quiet::Silence;
+use crate::alerting::rule::RuleSet;
+use crate::contract::Name;
+use crate::delivery::Outcome;
+use crate::fleet::event::Event;
+use crate::fleet::reading::{DatabaseReading, SourceTrouble};
+use crate::fleet::snapshot::Snapshot;
+use crate::fleet::time::Mono;
+use crate::fleet::tracker::{TickReadings, Tracker, TrackerSettings};
+use crate::fleet::worker_type::WorkerStateRecord;
+use crate::postgres::alerts::{Kept, Led, NotWritten, OutboxRow, Rows};
+use crate::postgres::alerts_spool::Unsaved;
+use crate::postgres::events::NewRow;
+
+/// How long a query of Redis or Postgres may take, milliseconds.
+const SOURCE_WITHIN: u64 = 900;
+const WRITE_WITHIN: u64 = 1000;
+
+/// The rules file: a glob; its stream by name; without it.
+pub(super) const RULES: [&str; 3] = [
+    "rules: [{name: long, type: threshold, metric: xlen, stream: '[ab]rax*', threshold: 100, duration: 6s, cooldown: 60s}, \
+     {name: storm, type: threshold, metric: xlen, stream: 'storm-*', threshold: 100, severity: critical, cooldown: 60s}]\n\
+     group_by: [stream]",
+    "rules: [{name: long, type: threshold, metric: xlen, stream: arax, threshold: 100, duration: 6s, cooldown: 60s}, \
+     {name: storm, type: threshold, metric: xlen, stream: 'storm-*', threshold: 100, severity: critical, cooldown: 60s}]\n\
+     group_by: [stream]",
+    "rules: [{name: storm, type: threshold, metric: xlen, stream: 'storm-*', threshold: 100, severity: critical, cooldown: 60s}]\n\
+     group_by: [stream]",
+];
+
+/// The rule sets of [`RULES`], read once.
+pub(super) type RuleSets = Rc<Vec<Arc<RuleSet>>>;
+
+pub(super) fn rule_sets() -> RuleSets {
+    Rc::new(RULES.iter().map(|text| Arc::new(file::read(text).unwrap())).collect())
+}
+
+/// What is shared by the loops of a process.
+pub(super) struct Monitor {
+    pub(super) world: Rc<World>,
+    fleet: Rc<RefCell<Fleet>>,
+    rule_sets: RuleSets,
+    pub(super) machine: usize,
+    interval: u64,
+    started: u64,
+    inbox: RefCell<VecDeque<Message>>,
+    pub(super) tracking: RefCell<FleetTracking>,
+    pub(super) evaluation: RefCell<Evaluation>,
+    ledger: Ledger<Store>,
+    queue: RefCell<DeliveryQueue>,
+    /// When something is due for the evaluation, milliseconds of true time.
+    wakes: Cell<Option<u64>>,
+    /// The last renewal of the lease was taken in.
+    lease_taken_in: Cell<bool>,
+    /// Snapshots that were told.
+    pub(super) newest: RefCell<Option<Arc<Snapshot>>>,
+    /// Keys of events that were told: they are written down.
+    pub(super) announced: RefCell<Vec<String>>,
+}
+
+enum Message {
+    Changed(Arc<[Arc<Event>]>),
+    Snapshot(Arc<Snapshot>),
+    Renewed { news: News, silences: Vec<Silence>, may_act: bool },
+    Channel(ChannelState),
+}
+
+impl Monitor {
+    /// Starts a process on `machine`; its loops.
+    pub(super) fn start(
+        world: &Rc<World>,
+        fleet: &Rc<RefCell<Fleet>>,
+        rule_sets: &RuleSets,
+        (machine, interval): (usize, u64),
+    ) -> (Rc<Self>, Vec<Task>) {
+        let started = world.now.get();
+        let settings = TrackerSettings {
+            interval: Duration::from_secs(interval),
+            default_floor: Duration::from_secs(30),
+            seed_streams: Vec::new(),
+            watched: Arc::default(),
+            aras: Arc::new([]),
+            disk_capacity_bytes: 0,
+        };
+        let (wall, now) = (world.wall(machine), Mono(0));
+        let rules = Arc::clone(&rule_sets[world.rules.get()]);
+        let board = Board::new(
+            BoardSettings { grace_until: wall + 5.0, debounce: 3.0, channels: vec!["webhook".to_owned()] },
+            rules,
+        );
+        let holder = world.random.borrow_mut().between(0, u64::MAX);
+        let monitor = Rc::new(Self {
+            world: Rc::clone(world),
+            fleet: Rc::clone(fleet),
+            rule_sets: Rc::clone(rule_sets),
+            machine,
+            interval,
+            started,
+            inbox: RefCell::default(),
+            tracking: RefCell::new(FleetTracking::new(Tracker::new(settings, now, wall), false)),
+            evaluation: RefCell::new(Evaluation::new(board, wall, now)),
+            ledger: Ledger::new(Store { world: Rc::clone(world), machine, holder, started }),
+            queue: RefCell::default(),
+            wakes: Cell::new(None),
+            lease_taken_in: Cell::new(true),
+            newest: RefCell::default(),
+            announced: RefCell::default(),
+        });
+        let span = || tracing::info_span!("monitor", machine);
+        let tasks: Vec<Task> = vec![
+            Box::pin(Rc::clone(&monitor).track().instrument(span())),
+            Box::pin(Rc::clone(&monitor).lease().instrument(span())),
+            Box::pin(Rc::clone(&monitor).evaluate().instrument(span())),
+            Box::pin(Rc::clone(&monitor).dispatch().instrument(span())),
+        ];
+        (monitor, tasks)
+    }
+
+    fn now(&self) -> Mono {
+        Mono(self.world.now.get() - self.started)
+    }
+
+    fn wall(&self) -> f64 {
+        self.world.wall(self.machine)
+    }
+
+    /// Messages on their way.
+    pub(super) fn delivers(&self) -> bool {
+        !self.queue.borrow().is_empty()
+    }
+
+    async fn track(self: Rc<Self>) {
+        let world = &self.world;
+        let (mut restored, mut spooled) = (false, true);
+        let mut tick = 0;
+        loop {
+            let next = self.started + tick * self.interval * 1000;
+            world.until(next.max(world.now.get())).await;
+            tick = (world.now.get() - self.started) / (self.interval * 1000) + 1;
+            let redis = async {
+                let streams = world
+                    .call(self.machine, Server::Redis, SOURCE_WITHIN, |world| {
+                        Ok(self.fleet.borrow().streams(world.now.get(), &world.redis.borrow()))
+                    })
+                    .await?;
+                let heartbeats = world
+                    .call(self.machine, Server::Redis, SOURCE_WITHIN, |world| {
+                        let mut fleet = self.fleet.borrow_mut();
+                        fleet.is_read_by(self.machine, world.now.get() / 1000, &world.redis.borrow());
+                        Ok(fleet.heartbeats(&world.redis.borrow()))
+                    })
+                    .await;
+                Ok::<_, SourceTrouble>((Arc::new(streams), heartbeats.map(Arc::new)))
+            };
+            let probe = world.call(self.machine, Server::Postgres, SOURCE_WITHIN, |_| Ok(()));
+            let (redis, database) = futures_util::join!(redis, probe);
+            let database = database.map(|()| Arc::new(DatabaseReading::default()));
+            let has_postgres = database.is_ok();
+            let (streams, heartbeats) = match redis {
+                Ok((streams, heartbeats)) => (Ok(streams), heartbeats),
+                Err(trouble) => (Err(trouble.clone()), Err(trouble)),
+            };
+            let mut readings = TickReadings {
+                tick,
+                now: self.now(),
+                wall: self.wall(),
+                streams,
+                heartbeats,
+                database: Some(database),
+            };
+            if !restored && readings.heartbeats.is_ok() {
+                let loaded = world
+                    .call(self.machine, Server::Redis, WRITE_WITHIN, |world| Ok(world.redis.borrow().records.clone()))
+                    .await;
+                match loaded {
+                    Ok(records) => {
+                        let records: BTreeMap<Name, WorkerStateRecord> = records
+                            .into_iter()
+                            .map(|(name, json)| (name, serde_json::from_str(&json).unwrap()))
+                            .collect();
+                        let now_unix = readings.streams.as_ref().map_or(readings.wall, |streams| streams.redis_time);
+                        self.tracking.borrow_mut().tracker.restore(&records, readings.now, now_unix);
+                        restored = true;
+                    }
+                    Err(trouble) => readings.heartbeats = Err(trouble),
+                }
+            }
+            let Some(Closed { snapshot, to_write, .. }) = self.tracking.borrow_mut().close(readings) else { continue };
+            let events =
+                if to_write.is_empty() { Arc::new([]) } else { self.write(to_write, has_postgres, &mut spooled).await };
+            self.announced.borrow_mut().extend(events.iter().map(|event| event.key.clone()));
+            let snapshot = Arc::new(snapshot);
+            *self.newest.borrow_mut() = Some(Arc::clone(&snapshot));
+            let mut inbox = self.inbox.borrow_mut();
+            if !events.is_empty() {
+                inbox.push_back(Message::Changed(events));
+            }
+            inbox.push_back(Message::Snapshot(snapshot));
+            drop(inbox);
+            if has_postgres && spooled {
+                spooled = self.flush_spool().await.is_err();
+            }
+        }
+    }
+
+    /// Writes down what a tick came to; the events that are written.
+    async fn write(&self, to_write: ToWrite, has_postgres: bool, spooled: &mut bool) -> Arc<[Arc<Event>]> {
+        let ToWrite { events, records, .. } = to_write;
+        let rows: Vec<NewRow> = events.iter().map(|event| NewRow::from(&**event)).collect();
+        let world = &self.world;
+        let mut kept = rows.is_empty();
+        if !kept && has_postgres {
+            let rows = rows.clone();
+            let insert = |world: &World| world.postgres.borrow_mut().insert_events(world, rows);
+            kept = world.call(self.machine, Server::Postgres, WRITE_WITHIN, insert).await.is_ok();
+        }
+        if !kept {
+            let put = |world: &World| {
+                let mut redis = world.redis.borrow_mut();
+                redis.takes(world.now.get())?;
+                redis.spool.extend(rows);
+                Ok(())
+            };
+            kept = world.call(self.machine, Server::Redis, WRITE_WITHIN, put).await.is_ok();
+            *spooled |= kept;
+        }
+        if !kept {
+            return Arc::new([]);
+        }
+        let records: Vec<(Name, String)> =
+            records.into_iter().map(|(name, record)| (name, serde_json::to_string(&record).unwrap())).collect();
+        let save = |world: &World| {
+            let mut redis = world.redis.borrow_mut();
+            redis.takes(world.now.get())?;
+            redis.records.extend(records);
+            Ok(())
+        };
+        let saved = world.call(self.machine, Server::Redis, WRITE_WITHIN, save).await;
+        let mut tracking = self.tracking.borrow_mut();
+        tracking.events_written();
+        if saved.is_ok() {
+            tracking.records_written();
+        }
+        events
+    }
+
+    async fn flush_spool(&self) -> Result<(), SourceTrouble> {
+        let world = &self.world;
+        let waiting = world
+            .call(self.machine, Server::Redis, WRITE_WITHIN, |world| Ok(world.redis.borrow().spool.clone()))
+            .await?;
+        let rows = waiting.clone();
+        let insert = |world: &World| world.postgres.borrow_mut().insert_events(world, rows);
+        world.call(self.machine, Server::Postgres, WRITE_WITHIN, insert).await?;
+        let remove = |world: &World| {
+            let mut redis = world.redis.borrow_mut();
+            redis.takes(world.now.get())?;
+            for row in waiting {
+                if redis.spool.first() == Some(&row) {
+                    redis.spool.remove(0);
+                }
+            }
+            Ok(())
+        };
+        world.call(self.machine, Server::Redis, WRITE_WITHIN, remove).await
+    }
+
+    async fn lease(self: Rc<Self>) {
+        loop {
+            let asked = self.world.now.get();
+            let renewing = async {
+                let (news, _) = self.ledger.renew().await;
+                (news, self.ledger.silences().await, self.ledger.may_act().await)
+            };
+            if let Some((news, silences, may_act)) = self.world.within(8_000, renewing).await {
+                self.lease_taken_in.set(false);
+                self.inbox.borrow_mut().push_back(Message::Renewed { news, silences, may_act });
+            }
+            while !self.lease_taken_in.get() {
+                self.world.rest(QUANTUM).await;
+            }
+            self.world.until(asked + 3_000).await;
+        }
+    }
+
+    async fn evaluate(self: Rc<Self>) {
+        let mut rules = self.world.rules.get();
+        loop {
+            if rules != self.world.rules.get() {
+                rules = self.world.rules.get();
+                self.evaluation.borrow_mut().board.set_rules(Arc::clone(&self.rule_sets[rules]));
+            }
+            let message = self.inbox.borrow_mut().pop_front();
+            match message {
+                Some(Message::Changed(events)) => self.evaluation.borrow_mut().board.take_events(&events),
+                Some(Message::Channel(state)) => {
+                    self.evaluation.borrow_mut().board.channel(&state.name, state.broken.as_deref());
+                }
+                Some(Message::Snapshot(snapshot)) if self.evaluation.borrow().acting() => {
+                    let decision = self.evaluation.borrow_mut().judge(&snapshot, self.wall(), self.now());
+                    self.settle(decision).await;
+                }
+                Some(Message::Snapshot(_)) => {}
+                Some(Message::Renewed { news, silences, may_act }) => {
+                    let renewed = self.evaluation.borrow_mut().renewed(news, silences, may_act, Vec::new());
+                    if let Some(deliver) = renewed.deliver {
+                        self.queue.borrow_mut().deliver(deliver, self.now(), self.wall());
+                    }
+                    if !renewed.acknowledged.is_empty() {
+                        self.record(renewed.acknowledged).await;
+                    }
+                    self.lease_taken_in.set(true);
+                }
+                None if self.wakes.get().is_some_and(|at| self.world.now.get() >= at) => {
+                    self.wakes.set(None);
+                    if self.evaluation.borrow().acting() {
+                        let decision = self.evaluation.borrow_mut().wake(self.wall(), self.now());
+                        self.settle(decision).await;
+                    }
+                }
+                None => self.world.rest(2 * QUANTUM).await,
+            }
+        }
+    }
+
+    async fn settle(&self, decision: Decision) {
+        for alert in &decision.change.alerts {
+            let (key, phase, notified) = (&alert.key, alert.phase, alert.told.is_some());
+            tracing::info!("{:.1}: {key} {phase:?}, notified: {notified}", self.world.now.get() as f64 / 1000.0);
+        }
+        let after = |seconds: f64| (seconds.clamp(0.01, 3600.0) * 1000.0) as u64;
+        self.wakes.set(decision.next_in.map(|seconds| self.world.now.get() + after(seconds)));
+        if !decision.change.is_empty() {
+            self.record(decision.change).await;
+        }
+    }
+
+    async fn record(&self, change: Change) {
+        let messages = change.outbox.clone();
+        let term = self.evaluation.borrow().term();
+        match self.world.within(4_000, self.ledger.record(change, term)).await {
+            Some(false) => self.evaluation.borrow_mut().refused(),
+            Some(true) | None => {
+                if !messages.is_empty() {
+                    let deliver = self.evaluation.borrow_mut().to_deliver(messages, false);
+                    self.queue.borrow_mut().deliver(deliver, self.now(), self.wall());
+                }
+            }
+        }
+    }
+
+    async fn dispatch(self: Rc<Self>) {
+        loop {
+            let begin = self.queue.borrow_mut().begin(self.now(), self.wall());
+            for (row, age) in begin {
+                let monitor = Rc::clone(&self);
+                let attempt = async move { monitor.attempt(row, age).await };
+                self.world.machines[self.machine].spawned.borrow_mut().push(Box::pin(attempt));
+            }
+            self.world.rest(500).await;
+        }
+    }
+
+    async fn attempt(&self, mut row: OutboxRow, age: f64) {
+        let (id, channel) = (row.id.clone(), row.channel.clone());
+        let term = self.queue.borrow().term();
+        let attempting = async {
+            let may = self.ledger.may_act().await
+                && self.ledger.record(Change { outbox: vec![row.clone()], ..Change::default() }, term).await
+                && self.ledger.may_act().await;
+            if !may {
+                return None;
+            }
+            let outcome = self.send(&row).await;
+            let pause = settle(&mut row, &outcome, self.wall(), age);
+            self.ledger.note(row.clone(), term).await;
+            Some((row, outcome, pause))
+        };
+        let attempted = self.world.within(40_000, attempting).await.flatten();
+        match attempted {
+            Some((row, outcome, pause)) => {
+                let (_, news) = self.queue.borrow_mut().attempted(row, &outcome, pause, self.now());
+                self.inbox.borrow_mut().extend(news.map(Message::Channel));
+            }
+            None => self.queue.borrow_mut().not_made(&id, &channel, self.now()),
+        }
+    }
+
+    async fn send(&self, row: &OutboxRow) -> Outcome {
+        let again = |why: &str| Outcome::TryAgainAfter {
+            channel_rests: None,
+            at_least: Duration::from_secs(2),
+            why: why.to_owned(),
+        };
+        self.world.rest(QUANTUM).await;
+        let mode = self.world.channel.get();
+        if mode == ChannelMode::Slow {
+            self.world.rest(20_000).await;
+        }
+        match mode {
+            ChannelMode::Fails => return again("500"),
+            ChannelMode::Broken => return Outcome::ChannelBroken("404".to_owned()),
+            ChannelMode::Takes | ChannelMode::LosesAnswers | ChannelMode::Slow => {}
+        }
+        let seconds = self.world.now.get() as f64 / 1000.0;
+        tracing::info!("{seconds:.1}: delivered {} {:?}", &row.id[..4], row.message.title);
+        self.world.delivered.borrow_mut().push(Delivered { at: self.world.now.get(), row: row.clone() });
+        self.world.rest(QUANTUM).await;
+        if mode == ChannelMode::LosesAnswers { again("no answer") } else { Outcome::Sent("200".to_owned()) }
+    }
+}
+
+/// The ledger's store on the models.
+struct Store {
+    world: Rc<World>,
+    machine: usize,
+    holder: u64,
+    started: u64,
+}
+
+impl Store {
+    async fn postgres<T>(&self, effect: impl FnOnce(&World) -> Result<T, SourceTrouble>) -> Result<T, SourceTrouble> {
+        self.world.call(self.machine, Server::Postgres, 1_000, effect).await
+    }
+
+    async fn redis<T>(&self, effect: impl FnOnce(&World) -> Result<T, SourceTrouble>) -> Result<T, SourceTrouble> {
+        self.world.call(self.machine, Server::Redis, 500, effect).await
+    }
+
+    fn hold(&self, world: &World, only_if_free: bool) -> Result<bool, SourceTrouble> {
+        let now = world.now.get();
+        let mut redis = world.redis.borrow_mut();
+        redis.expire(now);
+        redis.takes(now)?;
+        let expires = redis.time(now) + LEASE.as_secs_f64();
+        let is_free = redis.leader.is_none_or(|(holder, _)| holder == self.holder);
+        if is_free || !only_if_free {
+            redis.leader = Some((self.holder, expires));
+        }
+        Ok(is_free || !only_if_free)
+    }
+}
+
+fn owned(rows: Rows<'_>) -> OwnedRows {
+    OwnedRows {
+        alerts: rows.alerts.into_iter().cloned().collect(),
+        outbox: rows.outbox.into_iter().cloned().collect(),
+        events: rows.events.into_iter().cloned().collect(),
+    }
+}
+
+impl AlertStore for Store {
+    fn now(&self) -> Mono {
+        Mono(self.world.now.get() - self.started)
+    }
+
+    async fn lead(&self) -> Result<Led, SourceTrouble> {
+        let holder = self.holder;
+        self.postgres(|world| world.postgres.borrow_mut().lead(world, holder, LEASE.as_secs_f64())).await
+    }
+
+    async fn write(&self, epoch: i64, rows: Rows<'_>) -> Result<(), NotWritten> {
+        let rows = owned(rows);
+        let write = |world: &World| match world.postgres.borrow_mut().write(world, epoch, rows) {
+            Ok(()) => Ok(true),
+            Err(NotWritten::Deposed) => Ok(false),
+            Err(NotWritten::Trouble(trouble)) => Err(trouble),
+        };
+        match self.postgres(write).await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(NotWritten::Deposed),
+            Err(trouble) => Err(NotWritten::Trouble(trouble)),
+        }
+    }
+
+    async fn hand_over(&self, rows: Rows<'_>) -> Result<(), SourceTrouble> {
+        let rows = owned(rows);
+        self.postgres(|world| world.postgres.borrow_mut().hand_over(world, rows)).await
+    }
+
+    async fn load(&self) -> Result<Kept, SourceTrouble> {
+        self.postgres(|world| Ok(world.postgres.borrow().load())).await
+    }
+
+    async fn alerts(&self) -> Result<Vec<Alert>, SourceTrouble> {
+        self.postgres(|world| Ok(world.postgres.borrow().alerts.values().cloned().collect())).await
+    }
+
+    async fn follow(&self) -> Result<Led, SourceTrouble> {
+        self.postgres(|world| Ok(world.postgres.borrow().follow(world.time()))).await
+    }
+
+    async fn newest_messages(&self, _: u32) -> Result<Vec<OutboxRow>, SourceTrouble> {
+        Ok(Vec::new())
+    }
+
+    async fn resign(&self) -> Result<(), SourceTrouble> {
+        let holder = self.holder;
+        self.postgres(|world| Ok(world.postgres.borrow_mut().resign(holder))).await
+    }
+
+    async fn another_leads(&self) -> Result<bool, SourceTrouble> {
+        let holder = self.holder;
+        self.redis(|world| {
+            let mut redis = world.redis.borrow_mut();
+            redis.expire(world.now.get());
+            Ok(redis.leader.is_some_and(|(leader, _)| leader != holder))
+        })
+        .await
+    }
+
+    async fn claim_redis(&self) -> Result<(), SourceTrouble> {
+        self.redis(|world| self.hold(world, false)).await.map(drop)
+    }
+
+    async fn claim_redis_if_free(&self) -> Result<bool, SourceTrouble> {
+        self.redis(|world| self.hold(world, true)).await
+    }
+
+    async fn release_redis(&self) -> Result<(), SourceTrouble> {
+        let holder = self.holder;
+        self.redis(|world| {
+            let mut redis = world.redis.borrow_mut();
+            redis.leader = redis.leader.filter(|(leader, _)| *leader != holder);
+            Ok(())
+        })
+        .await
+    }
+
+    fn load_from_disk(&self) -> Unsaved {
+        let disk = self.world.machines[self.machine].disk.borrow();
+        if disk.is_empty() { Unsaved::default() } else { serde_json::from_slice(&disk).unwrap() }
+    }
+
+    fn save_to_disk(&self, unsaved: &Unsaved) -> std::io::Result<()> {
+        let machine = &self.world.machines[self.machine];
+        if self.world.now.get() < machine.disk_full_until.get() && !unsaved.is_empty() {
+            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        }
+        *machine.disk.borrow_mut() = if unsaved.is_empty() { Vec::new() } else { serde_json::to_vec(unsaved)? };
+        Ok(())
+    }
+}
