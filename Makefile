@@ -1,7 +1,7 @@
 # What people do with this project. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test fmt lint packages
+.PHONY: help demo install test chaos fmt lint packages
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -19,6 +19,10 @@ install: ## Build for release and install the program into PREFIX (/usr/local)
 test: ## Run all tests; installs what they need
 	@scripts/install-packages test
 	@scripts/test
+
+chaos: ## Run real processes under random faults for 3 minutes (CHAOS_MINUTES) and check what has to hold
+	@scripts/install-packages chaos
+	@scripts/chaos
 
 fmt: ## Bring the code into its form
 	@cargo fmt
