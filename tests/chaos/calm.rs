@@ -57,7 +57,7 @@ pub(crate) fn settle(fleet: &Fleet, tasks: &Tasks, observed: &Observed, handle: 
     });
     wait(fleet, "both monitors show every worker", MONITORS_AGREE_WITHIN, || {
         let snapshots = observe::snapshots(fleet, handle);
-        let wrong = fleet.monitors.iter().zip(&snapshots).find_map(|(monitor, snapshot)| {
+        fleet.monitors.iter().zip(&snapshots).find_map(|(monitor, snapshot)| {
             let Some(snapshot) = snapshot else { return Some(format!("{}: no snapshot", monitor.name)) };
             let source = &snapshot["redis"]["source"]["status"];
             let database = &snapshot["postgres"]["source"]["status"];
@@ -76,8 +76,7 @@ pub(crate) fn settle(fleet: &Fleet, tasks: &Tasks, observed: &Observed, handle: 
                     format!("{}: {stream}: {part:?} instead of {count} running", monitor.name)
                 })
             })
-        });
-        wrong
+        })
     });
     wait(fleet, "no alert is firing, no notification waits", ALERTS_END_WITHIN, || {
         handle.block_on(async {

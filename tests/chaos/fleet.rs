@@ -145,6 +145,10 @@ impl Fleet {
             .ok();
         let database = make_database(&postgres, postgres_disk.as_ref()).await;
         fs::write(folder.join("rules.yaml"), rules()).unwrap();
+        // Copies: a build in the meantime does not change what is restarted.
+        let (monitor_program, worker_program) = (folder.join("monitor"), folder.join("worker"));
+        fs::copy(env!("CARGO_BIN_EXE_shepherd-monitor"), &monitor_program).unwrap();
+        fs::copy(std::env::current_exe().unwrap(), &worker_program).unwrap();
         let monitor = |name: &'static str| {
             let spool = folder.join(format!("spool-{name}"));
             let disk = Disk::mount(&spool, 2, None).map_err(|why| left_out("the spool's full disk", why)).ok();
@@ -171,11 +175,11 @@ impl Fleet {
             variables.extend(clock.iter().flat_map(|clock| clock.environment(false)));
             let mut command = vec!["env".to_owned(), "-i".to_owned()];
             command.extend(variables.iter().map(|(name, value)| format!("{name}={value}")));
-            command.extend([env!("CARGO_BIN_EXE_shepherd-monitor"), "serve"].map(str::to_owned));
+            command.extend([monitor_program.display().to_string(), "serve".to_owned()]);
             Monitor { name, port, clock, spool: disk, reaper, command, state: Mutex::default() }
         };
         let monitors = [monitor("first"), monitor("second")];
-        let program = std::env::current_exe().unwrap().display().to_string();
+        let program = worker_program.display().to_string();
         let slot = |stream: &'static str, at: usize| {
             let name = format!("{stream}-{at}");
             let reaper = Reaper::start("shepherd-worker", Farewell { signal: "KILL", epilogue: "" }).unwrap();

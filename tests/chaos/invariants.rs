@@ -205,9 +205,9 @@ fn check_alerts(fleet: &Fleet, receiver: &Receiver) {
     for line in &lines {
         by_alert.entry(&line.fingerprint).or_default().push(line);
     }
+    let name = |line: &Line| format!("{} {}", line.rule, line.subject);
     for lines in by_alert.values() {
         let accepted: Vec<&&Line> = lines.iter().filter(|line| line.accepted).collect();
-        let name = |line: &Line| format!("{} {}", line.rule, line.subject);
         for pair in accepted.windows(2) {
             let (before, after) = (pair[0], pair[1]);
             if before.resolved == after.resolved && before.message != after.message {
@@ -216,28 +216,39 @@ fn check_alerts(fleet: &Fleet, receiver: &Receiver) {
                 let declared = [Fault::Postgres];
                 if !journal.overlaps(&declared, before.at - 30.0, after.at + 5.0) {
                     let what = if after.resolved { "resolved" } else { "firing" };
-                    journal.violation(format!(
-                        "{what} twice in a row under two ids: {}: {} at {:.1}, {} at {:.1}",
-                        name(after),
-                        before.message,
-                        before.at,
-                        after.message,
-                        after.at
-                    ));
+                    journal.violation(format!("{what} twice in a row: {}: {}", name(after), story(lines)));
                 }
             }
         }
+    }
+    // A worker type that several alerts are about is named once in a message: they begin and end together.
+    let mut by_subject: BTreeMap<String, Vec<&Line>> = BTreeMap::new();
+    for line in &lines {
+        let of_type = matches!(line.rule.as_str(), "worker_crashed" | "worker_zero" | "relay_down");
+        let key = if of_type { format!("down {}", line.subject) } else { line.fingerprint.clone() };
+        by_subject.entry(key).or_default().push(line);
+    }
+    for lines in by_subject.values() {
         if let Some(first) = lines.first().filter(|line| line.resolved) {
-            journal.violation(format!("resolved without firing: {} at {:.1}", name(first), first.at));
+            journal.violation(format!("resolved before firing: {}: {}", name(first), story(lines)));
         }
-        if let Some(last) = accepted.last().filter(|line| !line.resolved) {
-            let (name, starts) = (name(last), &last.starts);
-            journal
-                .violation(format!("the end of {name} (since {starts}) was never notified; firing at {:.1}", last.at));
+        if let Some(last) = lines.iter().rfind(|line| line.accepted).filter(|line| !line.resolved) {
+            journal.violation(format!("the end of {} was never notified: {}", name(last), story(lines)));
         }
     }
     journal.set("notifications sent again under the same id", repeated);
     journal.set("alerts notified again under another id", renamed);
+}
+
+/// What came about one alert.
+fn story(lines: &[&Line]) -> String {
+    let line = |line: &&Line| {
+        let status = if line.resolved { "resolved" } else { "firing" };
+        let id = line.message.get(..8).unwrap_or_default();
+        let not = if line.accepted { "" } else { ", not accepted" };
+        format!("{status} since {} at {:.1} (id {id}{not})", line.starts, line.at)
+    };
+    lines.iter().map(line).collect::<Vec<_>>().join("; ")
 }
 
 fn check_errors(fleet: &Fleet, observed: &Observed) {
@@ -247,6 +258,9 @@ fn check_errors(fleet: &Fleet, observed: &Observed) {
     }
     fleet.journal.set("lines of the level ERROR, with a fault", errors.len() as u64);
 }
+
+/// A figure of a sample.
+type Figure = fn(&Sample) -> u64;
 
 /// Median of a figure over these samples.
 fn median(samples: &[Sample], figure: impl Fn(&Sample) -> u64) -> u64 {
@@ -286,9 +300,8 @@ fn check_processes(fleet: &Fleet, observed: &Observed) {
             journal
                 .violation(format!("monitor {name} used {before} KiB in the first quarter, {after} KiB in the last"));
         }
-        let most = |samples: &[Sample], figure: fn(&Sample) -> u64| samples.iter().map(figure).max().unwrap_or(0);
-        let figures: [(&str, fn(&Sample) -> u64, u64); 2] =
-            [("threads", |s| s.threads, 8), ("open files", |s| s.files, 40)];
+        let most = |samples: &[Sample], figure: Figure| samples.iter().map(figure).max().unwrap_or(0);
+        let figures: [(&str, Figure, u64); 2] = [("threads", |s| s.threads, 8), ("open files", |s| s.files, 40)];
         for (what, figure, more) in figures {
             let (before, after) = (most(&first, figure), most(&last, figure));
             if after > before + more {

@@ -126,6 +126,7 @@ fn run(minutes: f64, rate: f64, seed: u64) -> bool {
         }
         done.store(true, Ordering::SeqCst);
     });
+    report::keep(&folder, &observed, &receiver);
     let good = report::print(&fleet, &tasks, &observed, &delays, seed);
     runtime.shutdown_background();
     good

@@ -145,7 +145,7 @@ fn read_log(monitor: &Monitor, offset: &mut usize, fleet: &Fleet, observed: &Obs
     let complete = &log[..=end];
     *offset += complete.len();
     for line in complete.lines() {
-        if line.contains("panicked") {
+        if line.contains("panicked at ") {
             fleet.journal.violation(format!("monitor {} panicked: {}", monitor.name, shortened(line)));
         } else if line.contains(r#""level":"ERROR""#) {
             observed.errors.lock().unwrap().push((now(), monitor.name, shortened(line)));

@@ -1,10 +1,27 @@
 //! The summary at the end.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
 use crate::canary::Delays;
 use crate::fleet::{End, Fleet};
 use crate::invariants;
 use crate::observe::Observed;
+use crate::receiver::Receiver;
 use crate::tasks::Tasks;
+
+/// Writes the events and the notifications into the folder.
+pub(crate) fn keep(folder: &Path, observed: &Observed, receiver: &Receiver) {
+    let mut events = File::create(folder.join("events.log")).unwrap();
+    for event in observed.events.lock().unwrap().iter() {
+        writeln!(events, "{event:?}").unwrap();
+    }
+    let mut posts = File::create(folder.join("notifications.log")).unwrap();
+    for post in receiver.posts() {
+        writeln!(posts, "{:.3} accepted: {} {}", post.at, post.accepted, post.body).unwrap();
+    }
+}
 
 /// Prints the summary; answers whether nothing was violated.
 pub(crate) fn print(fleet: &Fleet, tasks: &Tasks, observed: &Observed, delays: &Delays, seed: u64) -> bool {
