@@ -13,7 +13,7 @@ use tokio_postgres::NoTls;
 use crate::canary;
 use crate::disks::{Clock, Disk};
 use crate::journal::{Journal, now};
-use crate::worker::{ENTRY, FINISH, MERGE, RECEIPTS, RELAY};
+use crate::worker::{ENTRY, FINISH, MERGE, RELAY};
 
 /// The streams and how many workers each has.
 pub(crate) const KINDS: [(&str, usize); 4] = [(ENTRY, 2), (RELAY, 3), (MERGE, 2), (FINISH, 2)];
@@ -403,4 +403,4 @@ fn make_for_postgres(folder: &PathBuf) {
 }
 
 /// The streams that have to be empty in the end.
-pub(crate) const STREAMS: [&str; 5] = [ENTRY, RELAY, MERGE, FINISH, RECEIPTS];
+pub(crate) const STREAMS: [&str; 4] = [ENTRY, RELAY, MERGE, FINISH];

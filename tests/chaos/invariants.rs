@@ -127,6 +127,7 @@ fn check_events(fleet: &Fleet, observed: &Observed) {
         }
     }
     check_crashes(fleet, &events);
+    check_alert_events(fleet, &events);
     // The same occurrence under two keys: repeated within seconds, with nothing of the opposite kind between.
     let mut last: BTreeMap<(&str, &str), &Event> = BTreeMap::new();
     for event in &events {
@@ -148,6 +149,24 @@ fn check_events(fleet: &Fleet, observed: &Observed) {
             }
         }
     }
+}
+
+/// The beginning and the end of each alert take turns.
+fn check_alert_events(fleet: &Fleet, events: &[Event]) {
+    let mut last: BTreeMap<&str, &Event> = BTreeMap::new();
+    let mut excused = 0;
+    for event in events.iter().filter(|event| matches!(event.kind.as_str(), "alert" | "alert_resolved")) {
+        let key = event.payload["alert"].as_str().unwrap_or_default();
+        let Some(before) = last.insert(key, event).filter(|before| before.kind == event.kind) else { continue };
+        // Neither Postgres nor the disk took what the leader decided.
+        if fleet.journal.overlaps(&[Fault::Spool], before.found - 60.0, event.found) {
+            excused += 1;
+        } else {
+            let (kind, first, second) = (&event.kind, before.id, event.id);
+            fleet.journal.violation(format!("{kind} of {key} is there twice in a row: {first} and {second}"));
+        }
+    }
+    fleet.journal.set("alert events repeated around a full spool", excused);
 }
 
 /// A type counts as crashed only if for some moment no worker of it wrote heartbeats, and one did not shut down
@@ -253,7 +272,7 @@ fn story(lines: &[&Line]) -> String {
 
 fn check_errors(fleet: &Fleet, observed: &Observed) {
     let errors = observed.errors.lock().unwrap();
-    for (at, name, line) in errors.iter().filter(|(at, ..)| !is_explained(fleet, *at)) {
+    for (at, name, line) in errors.iter().filter(|(at, _, line)| !is_explained(fleet, *at, line)) {
         fleet.journal.violation(format!("monitor {name} logged an error without a fault, at {at:.1}: {line}"));
     }
     fleet.journal.set("lines of the level ERROR, with a fault", errors.len() as u64);

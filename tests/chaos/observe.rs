@@ -154,9 +154,11 @@ fn read_log(monitor: &Monitor, offset: &mut usize, fleet: &Fleet, observed: &Obs
 }
 
 /// Whether a fault explains a line of the level ERROR that was logged at that moment.
-pub(crate) fn is_explained(fleet: &Fleet, at: f64) -> bool {
-    let faults = [Fault::Redis, Fault::RedisClock, Fault::Postgres, Fault::Spool, Fault::Webhook, Fault::Monitor];
-    fleet.journal.overlaps(&faults, at - 15.0, at + 30.0)
+pub(crate) fn is_explained(fleet: &Fleet, at: f64, line: &str) -> bool {
+    let disk = [Fault::Spool];
+    let any = [Fault::Redis, Fault::RedisClock, Fault::Postgres, Fault::Spool, Fault::Webhook, Fault::Monitor];
+    let needs_full_disk = line.contains("is lost") || line.contains("nor on disk");
+    fleet.journal.overlaps(if needs_full_disk { &disk } else { &any }, at - 15.0, at + 30.0)
 }
 
 pub(crate) fn shortened(text: &str) -> String {

@@ -165,7 +165,7 @@ impl Tasks {
                     for entry in &found.ids {
                         ids.arg(&entry.id);
                     }
-                    // What a lost connection leaves behind is removed at the end.
+                    // What a lost connection leaves behind stays: it is counted already.
                     drop(ids.query_async::<i64>(redis).await);
                 }
             }
@@ -209,18 +209,13 @@ pub(crate) fn left_in_redis(
     let mut left = Vec::new();
     for stream in streams {
         let length: i64 = redis::cmd("XLEN").arg(stream).query(&mut redis)?;
-        let pending = match *stream {
-            RECEIPTS => 0,
-            _ => {
-                let pending: redis::Value = redis::cmd("XPENDING").arg(&[*stream, "consumer"]).query(&mut redis)?;
-                match pending {
-                    redis::Value::Array(parts) => match parts.first() {
-                        Some(redis::Value::Int(count)) => *count,
-                        _ => -1,
-                    },
-                    _ => -1,
-                }
-            }
+        let pending: redis::Value = redis::cmd("XPENDING").arg(&[*stream, "consumer"]).query(&mut redis)?;
+        let pending = match pending {
+            redis::Value::Array(parts) => match parts.first() {
+                Some(redis::Value::Int(count)) => *count,
+                _ => -1,
+            },
+            _ => -1,
         };
         left.push((*stream, length, pending));
     }
