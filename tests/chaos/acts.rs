@@ -27,8 +27,13 @@ const WORKER_ACTS: [&str; 10] = [
     "worker: all of a kind",
 ];
 
-const MONITOR_ACTS: [&str; 4] =
-    ["monitor: kill -9", "monitor: SIGTERM", "monitor: SIGSTOP the first", "monitor: SIGSTOP the second"];
+const MONITOR_ACTS: [&str; 5] = [
+    "monitor: kill -9",
+    "monitor: SIGTERM",
+    "monitor: SIGSTOP the first",
+    "monitor: SIGSTOP the second",
+    "monitor: kill -9 and SIGSTOP of both",
+];
 
 const OTHER_ACTS: [&str; 13] = [
     "Redis: kill -9",
@@ -190,6 +195,14 @@ impl Stage<'_> {
                     }
                     std::thread::sleep(absence);
                     first.start();
+                }
+                "monitor: kill -9 and SIGSTOP of both" => {
+                    journal.act(act, format!("{} killed, {} stopped, for {pause:.1?}", first.name, second.name));
+                    first.send("KILL");
+                    second.send("STOP");
+                    std::thread::sleep(pause);
+                    first.start();
+                    second.send("CONT");
                 }
                 _ => {
                     let monitor = if act.ends_with("first") { first } else { second };

@@ -6,6 +6,8 @@ use crate::fleet::{End, Fleet, Process};
 use crate::journal::Fault;
 use crate::observe::{Event, Observed, Sample, is_explained};
 use crate::receiver::{Line, Receiver};
+use crate::tasks::Tasks;
+use crate::worker::{MERGE, RELAY};
 
 /// What became of the workers' ends in `monitor_events`.
 #[derive(Default)]
@@ -91,13 +93,57 @@ fn described(process: &Process, events: &[Event]) -> String {
 }
 
 /// Checks everything; violations go to the journal.
-pub(crate) fn check(fleet: &Fleet, observed: &Observed, receiver: &Receiver) {
+pub(crate) fn check(fleet: &Fleet, tasks: &Tasks, observed: &Observed, receiver: &Receiver) {
+    check_failures(fleet, tasks);
     check_losses(fleet, observed);
+    check_returns(fleet, observed);
     check_events(fleet, observed);
     check_alerts(fleet, receiver);
     check_errors(fleet, observed);
     check_processes(fleet, observed);
     check_keys(fleet, observed);
+}
+
+/// The workers count each failed task and each dead letter once.
+fn check_failures(fleet: &Fleet, tasks: &Tasks) {
+    let counted: redis::RedisResult<BTreeMap<String, String>> =
+        fleet.redis_now().and_then(|mut redis| redis::cmd("HGETALL").arg("worker:failures").query(&mut redis));
+    let Ok(mut counted) = counted else {
+        fleet.journal.violation("worker:failures cannot be read");
+        return;
+    };
+    counted.retain(|field, _| !field.starts_with("last:"));
+    let (failed, dead) = tasks.failures();
+    let expected = [(format!("failed:{RELAY}"), failed), (format!("dead_lettered:{MERGE}"), dead)];
+    let expected = expected.into_iter().filter(|(_, count)| *count > 0);
+    let expected: BTreeMap<String, String> = expected.map(|(field, count)| (field, count.to_string())).collect();
+    if counted != expected {
+        fleet.journal.violation(format!("worker:failures has {counted:?} instead of {expected:?}"));
+    }
+}
+
+/// A worker that was lost while it was stopped, and runs again, is recorded as recovered.
+fn check_returns(fleet: &Fleet, observed: &Observed) {
+    let events = observed.events.lock().unwrap();
+    let mut balance: BTreeMap<&str, i64> = BTreeMap::new();
+    for event in events.iter() {
+        if event.kind == "consumers_lost" {
+            for consumer in event.payload["consumers"].as_array().into_iter().flatten() {
+                *balance.entry(consumer.as_str().unwrap_or_default()).or_default() += 1;
+            }
+        } else if event.kind == "consumer_recovered" && event.payload["recovered_from"] == "lost" {
+            *balance.entry(event.payload["consumer"].as_str().unwrap_or_default()).or_default() -= 1;
+        }
+    }
+    let mut returned = 0;
+    for process in fleet.processes().iter().filter(|process| process.ended.is_none() && process.long_stops() > 0) {
+        let open = process.consumer.as_deref().and_then(|consumer| balance.get(consumer)).copied();
+        returned += i64::from(open == Some(0));
+        if open.is_some_and(|open| open != 0) {
+            fleet.journal.violation(format!("lost and not recovered, but running: {}", described(process, &[])));
+        }
+    }
+    fleet.journal.set("running workers that were lost and recovered", returned.unsigned_abs());
 }
 
 fn check_losses(fleet: &Fleet, observed: &Observed) {

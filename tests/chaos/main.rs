@@ -122,7 +122,7 @@ fn run(minutes: f64, rate: f64, seed: u64) -> bool {
             std::thread::sleep(Duration::from_secs(1));
             calm::settle(&fleet, &tasks, &observed, &handle);
             observe::read_all_events(&fleet, &observed, &handle);
-            invariants::check(&fleet, &observed, &receiver);
+            invariants::check(&fleet, &tasks, &observed, &receiver);
         }
         done.store(true, Ordering::SeqCst);
     });

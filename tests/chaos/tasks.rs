@@ -187,6 +187,13 @@ impl Tasks {
         open.filter_map(|(n, record)| Some((*n, record.missing(*n)?))).collect()
     }
 
+    /// How many tasks failed and how many were dead-lettered.
+    pub(crate) fn failures(&self) -> (u64, u64) {
+        let records = self.records.lock().unwrap();
+        let failed = records.values().filter(|record| record.failed).count() as u64;
+        (failed, records.values().map(|record| u64::from(record.dead)).sum())
+    }
+
     /// How many were acknowledged, how many of unknown outcome were added, and the median and the longest time in
     /// seconds from the acknowledgement to the end.
     pub(crate) fn figures(&self) -> (u64, u64, f64, f64) {
