@@ -17,13 +17,14 @@ use crate::tasks::{Tasks, left_in_redis};
 const TASKS_END_WITHIN: f64 = 150.0;
 /// After a restart of Redis absence counts again after 15 s; a heartbeat lives for 15 s.
 const MONITORS_AGREE_WITHIN: f64 = 120.0;
-/// An alert that flapped has to be clear for up to 300 s.
-const ALERTS_END_WITHIN: f64 = 420.0;
+/// A loss that was not replaced ends after 600 s; an alert that flapped has to be clear for up to 300 s.
+const ALERTS_END_WITHIN: f64 = 660.0;
 const EVENTS_STORED_WITHIN: f64 = 90.0;
 
 /// Asks again and again until `missing` answers nothing; what it answers after `limit` seconds is a violation.
 fn wait(fleet: &Fleet, what: &str, limit: f64, mut missing: impl FnMut() -> Option<String>) {
     let since = now();
+    let mut said = 0.0;
     loop {
         let Some(why) = missing() else {
             fleet.journal.say(format!("{what}: after {:.1} s", now() - since));
@@ -32,6 +33,10 @@ fn wait(fleet: &Fleet, what: &str, limit: f64, mut missing: impl FnMut() -> Opti
         if now() - since > limit {
             fleet.journal.violation(format!("{what}: not within {limit} s: {}", observe::shortened(&why)));
             return;
+        }
+        if now() - since > said + 60.0 {
+            said += 60.0;
+            fleet.journal.say(format!("{what}: not after {said} s: {}", observe::shortened(&why)));
         }
         std::thread::sleep(Duration::from_millis(500));
     }
