@@ -1,7 +1,7 @@
 # What people do with this project. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test simulate fmt lint packages
+.PHONY: help demo install test simulate chaos fmt lint packages
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -23,6 +23,10 @@ test: ## Run all tests; installs what they need
 STEPS ?= 100000000
 simulate: ## Run the simulation for STEPS (100 million); docs/reliability.md
 	@SIMULATION_STEPS=$(STEPS) cargo test --locked --lib simulation:: -- --nocapture
+
+chaos: ## Run real processes under random faults for 3 minutes (CHAOS_MINUTES) and check what has to hold
+	@scripts/install-packages chaos
+	@scripts/chaos
 
 fmt: ## Bring the code into its form
 	@cargo fmt

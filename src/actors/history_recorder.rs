@@ -104,7 +104,9 @@ impl HistoryRecorder {
         let (pool, spool) = (self.io.postgres.clone(), Arc::clone(&self.spool));
         let io = self.io.clone();
         self.writing |= straight;
-        let archiving = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move {
+        // Postgres has its deadline below. The spool has none: a monitor that was stopped finds every deadline passed when
+        // it continues, and would drop the recording on its way to disk.
+        let archiving = self.io.run(Duration::MAX, POSTGRES_LATE, async move {
             if straight {
                 let ticks = [(recorded.ts * SECOND, recorded.samples)];
                 let written = tokio::time::timeout(WRITE_WITHIN, metrics::insert(&pool, &ticks)).await;

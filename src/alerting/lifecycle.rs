@@ -194,8 +194,21 @@ impl Alert {
             self.since += by;
         }
         self.clear_since = self.clear_since.map(|since| since + by);
+        if let Some(at) = self.waits_since() {
+            *at += by;
+        }
         if self.quiet_until > 0.0 {
             self.quiet_until += by;
+        }
+    }
+
+    /// When it fired or was over, while that still waits for its notification: the window in which alerts are gathered
+    /// runs from then.
+    fn waits_since(&mut self) -> Option<&mut f64> {
+        match self.phase {
+            Phase::Firing if self.told.is_none() => self.fired_at.as_mut(),
+            Phase::Resolved if !self.over_told => self.resolved_at.as_mut(),
+            _ => None,
         }
     }
 
@@ -206,6 +219,9 @@ impl Alert {
             self.since = self.since.min(now);
         }
         self.clear_since = self.clear_since.map(|since| since.min(now));
+        if let Some(at) = self.waits_since() {
+            *at = at.min(now);
+        }
         self.quiet_until = self.quiet_until.min(now + cooldown);
     }
 

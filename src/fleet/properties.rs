@@ -706,6 +706,26 @@ fn a_loss_that_was_replaced_makes_no_later_exit_a_crash() {
 }
 
 #[test]
+fn a_replacement_counts_for_the_next_loss_when_the_consumer_that_it_replaced_returns() {
+    // One stalls, another is killed, a third takes its place: the stalled one returns by itself.
+    for (stalled, killed) in [(0, 1), (1, 0)] {
+        let acts = [
+            vec![Act::Start(0), Act::Start(1)],
+            wait(10),
+            vec![Act::Stall(stalled, 24), Act::Kill(killed)],
+            wait(1),
+            vec![Act::Start(2)],
+            wait(12),
+            vec![Act::Leave(stalled, 0, None), Act::Leave(2, 0, None)],
+        ]
+        .concat();
+        let (events, of_type) = story(&acts);
+        assert_eq!(lost(&events).len(), 2, "{:?}", names(&events));
+        assert_eq!(of_type, Some(TypeState::ScaledDown), "{:?}", names(&events));
+    }
+}
+
+#[test]
 fn a_type_that_came_back_from_a_crash_can_shut_down_gracefully() {
     let acts = [
         vec![Act::Start(0), Act::Start(1)],

@@ -71,6 +71,8 @@ struct Loss {
     record: RecordedLoss,
     /// When its consumer was last seen to be alive: whoever comes after that may replace it.
     alive_at: Mono,
+    /// When the consumer arrived that replaced it, unless that took its name.
+    replaced_at: Option<Mono>,
     /// Until when it is shown.
     shown_until: Mono,
     /// Until when it counts as part of the same decline.
@@ -339,7 +341,9 @@ impl WorkerType {
         self.losses.retain(|loss| now < loss.shown_until);
         for name in &departures.recovered {
             if let Some(place) = self.losses.iter().rposition(|loss| loss.is_of(name)) {
-                self.losses.remove(place);
+                // Whoever replaced it replaces the next one.
+                let replaced_at = self.losses.remove(place).and_then(|loss| loss.replaced_at);
+                self.spare_arrivals.extend(replaced_at);
             }
         }
         if went_unseen {
@@ -414,7 +418,7 @@ impl WorkerType {
         }
         for loss in self.losses.iter_mut().filter(|loss| loss.record.open) {
             if let Some(place) = self.spare_arrivals.iter().position(|at| *at > loss.alive_at) {
-                self.spare_arrivals.remove(place);
+                loss.replaced_at = self.spare_arrivals.remove(place);
                 loss.record.open = false;
             }
         }
@@ -494,6 +498,7 @@ impl Loss {
                 open: true,
             },
             alive_at: consumer.map_or(now, Consumer::rewritten_at),
+            replaced_at: None,
             shown_until: now.plus(LOSS_SHOWN),
             decline_until: now.plus(DECLINE),
         }
@@ -508,6 +513,7 @@ impl Loss {
             record: record.clone(),
             // Whoever is new to this monitor came later.
             alive_at: Mono::default(),
+            replaced_at: None,
             shown_until: now.plus(LOSS_SHOWN.checked_sub(age)?),
             decline_until: now.plus(DECLINE.saturating_sub(age)),
         })

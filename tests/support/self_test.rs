@@ -88,7 +88,7 @@ async fn a_killed_redis_comes_back_on_its_port_with_what_it_had_on_disk_or_empty
 
 #[tokio::test]
 async fn a_redis_with_a_password_wants_it() {
-    let redis = TestRedis::start_with(RedisOptions { password: Some("sesame".into()), args: vec![] });
+    let redis = TestRedis::start_with(RedisOptions { password: Some("sesame".into()), ..RedisOptions::default() });
     redis.connection().await.ping::<()>().await.unwrap();
     let stranger = connection(&format!("redis://127.0.0.1:{}/", redis.port()), SOON).await;
     let refused = match stranger {

@@ -16,12 +16,14 @@ pub struct RedisOptions {
     pub password: Option<String>,
     /// More arguments for redis-server, such as `["--appendonly", "yes"]`; they win over ours.
     pub args: Vec<String>,
+    /// Variables that are added to its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 impl RedisOptions {
     /// No password, with these arguments.
     pub fn with_args<const N: usize>(args: [&str; N]) -> Self {
-        Self { password: None, args: args.map(str::to_owned).into() }
+        Self { args: args.map(str::to_owned).into(), ..Self::default() }
     }
 }
 
@@ -118,7 +120,11 @@ impl PrivateRedis {
 
     fn launch(&self) -> Result<(u32, usize), ServerError> {
         let port = self.port().to_string();
-        let mut command = vec![PROGRAM, "--port", &port, "--bind", "127.0.0.1", "--dir", "data"];
+        let variables: Vec<String> =
+            self.options.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let mut command = vec!["env"];
+        command.extend(variables.iter().map(String::as_str));
+        command.extend([PROGRAM, "--port", &port, "--bind", "127.0.0.1", "--dir", "data"]);
         command.extend(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
         if let Some(password) = &self.options.password {
             command.extend(["--requirepass", password]);
