@@ -115,6 +115,8 @@ struct Books {
     term: u64,
     /// The epoch in which this monitor led last, or that of the leader it followed.
     led_under: Option<i64>,
+    /// That was this process, which the epoch after it does not begin with: another monitor handed over.
+    led_itself: bool,
     unsaved: Unsaved,
     /// Something is on disk.
     on_disk: bool,
@@ -132,7 +134,7 @@ impl Books {
     /// Whether no other monitor can have written since what is unsaved was decided, when `epoch` begins. A monitor that
     /// began alone does not know what was written before.
     fn is_newest(&self, epoch: i64) -> bool {
-        self.led_under.is_some_and(|led_under| epoch <= led_under + 1)
+        self.led_under.is_some_and(|led_under| epoch <= led_under + i64::from(!self.led_itself))
     }
 
     fn begin_term(&mut self, alerts: Vec<Alert>, waiting: Vec<OutboxRow>) -> News {
@@ -177,6 +179,7 @@ impl<S: AlertStore> Ledger<S> {
             standing: Standing::Starting,
             term: 0,
             led_under: unsaved.led_under,
+            led_itself: false,
             unsaved,
             on_disk,
             failed: None,
@@ -256,7 +259,7 @@ impl<S: AlertStore> Ledger<S> {
         }
         match self.store.load().await {
             Ok(kept) => {
-                books.led_under = Some(epoch);
+                (books.led_under, books.led_itself) = (Some(epoch), true);
                 books.followed.clear();
                 tracing::info!(epoch, "this monitor evaluates and sends alerts");
                 let (alerts, waiting) = books.with_postgres(kept);
@@ -281,7 +284,7 @@ impl<S: AlertStore> Ledger<S> {
             Ok(alerts) => {
                 // What this monitor may decide alone later is newer than that epoch.
                 if books.unsaved.is_empty() && epoch.is_some() {
-                    books.led_under = epoch;
+                    (books.led_under, books.led_itself) = (epoch, false);
                 }
                 books.followed.clone_from(&alerts);
                 News::Follows(alerts)
@@ -327,6 +330,8 @@ impl<S: AlertStore> Ledger<S> {
             (Standing::Starting, None | Some(true)) if self.store.now().since(self.started) > ALONE_AFTER => {
                 tracing::warn!(error = trouble.detail, "alerts begin without Postgres; what happens waits on disk");
                 books.standing = alone;
+                // It does not know what is written in Postgres: what it decides is not newer than that.
+                books.led_under = None;
                 let (alerts, waiting) = books.without_postgres();
                 books.begin_term(alerts, waiting)
             }
