@@ -198,7 +198,7 @@ impl Simulation {
         let world = Rc::clone(&self.world);
         world.now.set(world.now.get() + QUANTUM);
         let now = world.now.get();
-        if now % 1000 == 0 {
+        if now.is_multiple_of(1000) {
             let mut fleet = self.fleet.borrow_mut();
             fleet.pass_a_second(now / 1000, &mut world.redis.borrow_mut());
             self.steps += fleet.processes.iter().filter(|p| p.runs()).count() as u64;

@@ -218,12 +218,8 @@ impl Monitor {
             self.announced.borrow_mut().extend(events.iter().map(|event| event.key.clone()));
             let snapshot = Arc::new(snapshot);
             *self.newest.borrow_mut() = Some(Arc::clone(&snapshot));
-            let mut inbox = self.inbox.borrow_mut();
-            if !events.is_empty() {
-                inbox.push_back(Message::Changed(events));
-            }
-            inbox.push_back(Message::Snapshot(snapshot));
-            drop(inbox);
+            let changed = (!events.is_empty()).then_some(Message::Changed(events));
+            self.inbox.borrow_mut().extend(changed.into_iter().chain([Message::Snapshot(snapshot)]));
             if has_postgres && spooled {
                 spooled = self.flush_spool().await.is_err();
             }
@@ -523,7 +519,11 @@ impl AlertStore for Store {
 
     async fn resign(&self) -> Result<(), SourceTrouble> {
         let holder = self.holder;
-        self.postgres(|world| Ok(world.postgres.borrow_mut().resign(holder))).await
+        self.postgres(|world| {
+            world.postgres.borrow_mut().resign(holder);
+            Ok(())
+        })
+        .await
     }
 
     async fn another_leads(&self) -> Result<bool, SourceTrouble> {
