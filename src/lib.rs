@@ -21,6 +21,11 @@
     )
 )]
 
+/// The example in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
+
 // Tests share the examples' invented states, which name this crate from outside.
 #[cfg(test)]
 extern crate self as shepherd_monitor;

@@ -317,6 +317,8 @@ impl StateTracker {
             return;
         }
         self.flushing = true;
+        // What is put there while this is under way sets it again.
+        self.spooled = false;
         let io = self.io.clone();
         let flushing = self.io.run(Duration::from_secs(10), POSTGRES_LATE, async move {
             let waiting = event_spool::peek(&io.redis, SPOOL_BATCH).await?;
@@ -332,8 +334,9 @@ impl StateTracker {
         });
         ctx.spawn(flushing.into_actor(self).map(|flushed, this, _| {
             this.flushing = false;
+            this.spooled |= !matches!(flushed, Ok(0));
             match flushed {
-                Ok(0) => this.spooled = false,
+                Ok(0) => {}
                 Ok(count) => tracing::info!(count, "events that waited in Redis are in Postgres"),
                 Err(trouble) => tracing::debug!(error = trouble.detail, "events still wait in Redis for Postgres"),
             }

@@ -73,7 +73,11 @@ async fn the_fleet_its_tasks_and_the_monitor_are_told_in_both_formats_and_promto
     let found = until(&ground.monitor, "workers and tasks are there", |samples| {
         let alive = value(samples, "shepherd_monitor_workers", &[("worker_type", "arax"), ("state", "alive")]);
         let tasks = value(samples, "shepherd_monitor_task_duration_seconds_count", &[("stream", "arax")]);
-        alive == Some(2.0) && tasks == Some(5.0) && value(samples, "shepherd_monitor_alerts_leader", &[]).is_some()
+        let is_there = |name: &str| value(samples, name, &[]).is_some();
+        alive == Some(2.0)
+            && tasks == Some(5.0)
+            && is_there("shepherd_monitor_alerts_leader")
+            && is_there("shepherd_monitor_postgres_database_size_bytes")
     })
     .await;
     let of = |name: &str, labels: &[(&str, &str)]| value(&found, name, labels);

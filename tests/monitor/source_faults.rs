@@ -195,7 +195,7 @@ async fn postgres_trouble(
         .await;
     mend_it(&postgres);
     monitor.until("Postgres is back", Duration::from_secs(20), is_back("postgres")).await;
-    eventually("all of it is stored, once", Duration::from_secs(10), || async {
+    eventually("all of it is stored, once", Duration::from_secs(45), || async {
         let kinds: Vec<String> =
             monitor.events().await.iter().map(|e| e["type"].as_str().unwrap().to_owned()).collect();
         let count = |kind: &str| kinds.iter().filter(|k| *k == kind).count();
