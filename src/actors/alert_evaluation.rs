@@ -76,7 +76,7 @@ pub struct Renewed {
 }
 
 impl Evaluation {
-    /// One that knows nothing, and follows until it is told otherwise.
+    /// An evaluation without alerts; it does not act before [`Self::renewed`] says that this monitor leads.
     #[must_use]
     pub fn new(board: Board, wall: f64, now: Mono) -> Self {
         Self { board, acting: false, term: 0, has_delivered: false, ahead: wall - now.seconds(), findings: Vec::new() }

@@ -37,6 +37,8 @@ pub const RENEW_EVERY: Duration = Duration::from_secs(3);
 const SURE_FOR: Duration = Duration::from_secs(8);
 /// Postgres is not asked again so soon after it failed.
 const REST: Duration = Duration::from_secs(5);
+/// So long the outcome of an attempt to send is awaited: longer than the dispatcher lets one take.
+const OUTCOME_WITHIN: Duration = Duration::from_secs(45);
 /// A monitor that has not reached Postgres for so long since its start goes on alone.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 
@@ -117,6 +119,8 @@ struct Books {
     led_under: Option<i64>,
     /// That was this process, which the epoch after it does not begin with: another monitor handed over.
     led_itself: bool,
+    /// Since when an outcome is awaited before what is unsaved can be handed over.
+    sending_since: Option<Mono>,
     unsaved: Unsaved,
     /// Something is on disk.
     on_disk: bool,
@@ -180,6 +184,7 @@ impl<S: AlertStore> Ledger<S> {
             term: 0,
             led_under: unsaved.led_under,
             led_itself: false,
+            sending_since: None,
             unsaved,
             on_disk,
             failed: None,
@@ -293,10 +298,27 @@ impl<S: AlertStore> Ledger<S> {
         }
     }
 
+    /// Whether an attempt to send is under way whose outcome is awaited: not for ever, since an attempt that was cut off
+    /// has none.
+    fn waits_for_outcome(&self, books: &mut Books) -> bool {
+        if !books.unsaved.is_sending() {
+            books.sending_since = None;
+            return false;
+        }
+        let now = self.store.now();
+        let since = *books.sending_since.get_or_insert(now);
+        if now.since(since) < OUTCOME_WITHIN {
+            return true;
+        }
+        books.unsaved.forget_attempts();
+        books.sending_since = None;
+        false
+    }
+
     /// Another monitor led since: what this one sent is written, the rest of what it decided is void. While an attempt to
     /// send is under way this waits: only its outcome says which of the two it is.
     async fn hand_over(&self, books: &mut Books) {
-        if books.unsaved.is_empty() || books.unsaved.is_sending() {
+        if books.unsaved.is_empty() || self.waits_for_outcome(books) {
             return;
         }
         books.unsaved = books.unsaved.sent();

@@ -61,7 +61,7 @@ pub trait AlertStore {
 pub struct LiveStore {
     postgres: PgPool,
     place: LeadersPlace,
-    /// This monitor's id, by which leaders are told apart.
+    /// This monitor's id, which identifies it as the leader.
     holder: String,
     spool: Spool,
     started: Instant,

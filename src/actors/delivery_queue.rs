@@ -35,7 +35,7 @@ pub struct DeliveryQueue {
     done: VecDeque<(String, String)>,
     /// Channels with an attempt under way.
     busy: BTreeSet<String>,
-    /// Channels that asked to be left alone, until when.
+    /// Channels that asked for a pause (429), and until when.
     resting: BTreeMap<String, Mono>,
     /// Whether a channel refused everything when it last answered; without an answer in this term it is not known.
     refuses: BTreeMap<String, bool>,

@@ -35,7 +35,7 @@ pub struct FleetTracking {
 pub struct Closed {
     /// The new picture.
     pub snapshot: Snapshot,
-    /// To write down before anybody is told.
+    /// To write before the snapshot and the events are published.
     pub to_write: ToWrite,
     /// All records were due; so is what else is refreshed as often.
     pub refreshes: bool,

@@ -147,7 +147,10 @@ impl Simulation {
             Act::CutFromPostgres(machine, seconds) => {
                 world.machines[*machine].cut_from_postgres_until.set(until(*seconds));
             }
-            Act::DiskFull(machine, seconds) => world.machines[*machine].disk_full_until.set(until(*seconds)),
+            Act::DiskFull(machine, seconds) => {
+                world.machines[*machine].disk_full_until.set(until(*seconds));
+                self.log.disk_was_full = true;
+            }
             Act::Channel(mode) => {
                 world.channel.set(*mode);
                 self.log.answers_were_lost |= *mode == ChannelMode::LosesAnswers;
