@@ -60,11 +60,11 @@ const SPOOL_MOST_BYTES: u64 = 256 << 20;
 /// Watches on `listener` until SIGINT or SIGTERM, and reads the rules' file again at SIGHUP; `begun` is told where.
 ///
 /// # Errors
-/// As [`Application::start`], and when there is no event loop.
+/// As [`Application::start`], and when there is cannot start the event loop.
 pub fn run(settings: &Settings, listener: TcpListener, begun: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
     // One thread for the actors and their queries; what computes for long does so on one of two others.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.max_blocking_threads(2).enable_all().build().context("no event loop")?;
+    let runtime = runtime.max_blocking_threads(2).enable_all().build().context("cannot start the event loop")?;
     actix_web::rt::System::with_tokio_rt(move || runtime).block_on(async move {
         let application = Application::start(settings, listener)?;
         begun(application.address());
@@ -111,7 +111,7 @@ impl Application {
         let io = Io::new(tokio::runtime::Handle::current(), redis, database, settings.observe_only);
         let newest: Newest = Arc::new(ArcSwapOption::empty());
         let alerts = Alerting::new(settings, &io)?;
-        let pages = Arc::new(Pages::below(&settings.root_path).context("the templates cannot be read")?);
+        let pages = Arc::new(Pages::below(&settings.root_path).context("cannot load the templates")?);
         let environment = Environment {
             maturity: settings.maturity.clone(),
             url: settings.server_url.clone(),
@@ -165,7 +165,7 @@ impl Application {
         .disable_signals()
         .shutdown_timeout(FINISH_WITHIN_SECS)
         .listen(listener)
-        .context("cannot serve")?
+        .context("cannot start the HTTP server")?
         .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
@@ -193,7 +193,7 @@ impl Application {
     pub async fn stop(self) {
         self.timers.stop();
         if self.supervisor.send(Stop).await.is_err() {
-            tracing::warn!("the supervisor was gone already");
+            tracing::warn!("the supervisor had already stopped");
         }
         // Whoever takes over need not wait for the lease to run out.
         let ledger = Arc::clone(&self.ledger);

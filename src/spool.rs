@@ -156,7 +156,7 @@ fn open(folder: &Path, name: &str) -> io::Result<Files> {
         }
         return Ok(Files { older: path("older"), newer: path("newer"), taken: 0, losses: 0, _lock: lock });
     }
-    Err(io::Error::other("too many processes share this spool"))
+    Err(io::Error::other("too many processes share this spool directory"))
 }
 
 /// Appends a line. A crash or a full disk may have torn the line before it: that one is ended first, so

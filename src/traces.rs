@@ -99,7 +99,7 @@ pub struct Collector {
 
 /// Why spans cannot be sent, by setting and what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{setting} cannot be used: expected {expected}")]
+#[error("invalid {setting}: expected {expected}")]
 pub struct BadCollector {
     /// The setting.
     pub setting: &'static str,
@@ -122,12 +122,12 @@ impl Collector {
     pub fn new(endpoint: &str, headers: &str, service: &str) -> Result<Self, BadCollector> {
         let bad = |setting, expected| Err(BadCollector { setting, expected });
         if !cfg!(feature = "otlp") {
-            return bad(ENDPOINT, "nothing: this build sends no spans; build it with --features otlp");
+            return bad(ENDPOINT, "no value: this build has no OpenTelemetry support; rebuild with --features otlp");
         }
         let host = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
         let has_host = host.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'));
         if !has_host || endpoint.contains(char::is_whitespace) {
-            return bad(ENDPOINT, "an address that begins with http:// or https://, such as http://localhost:4318");
+            return bad(ENDPOINT, "a URL starting with http:// or https://, such as http://localhost:4318");
         }
         let Some(headers) = headers.split(',').filter(|pair| !pair.trim().is_empty()).map(header).collect() else {
             return bad(HEADERS, "pairs such as api-key=secret, separated by commas, values percent-encoded");

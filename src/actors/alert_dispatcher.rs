@@ -69,7 +69,7 @@ impl AlertDispatcher {
         let (ledger, channels, io) = (Arc::clone(&self.ledger), Arc::clone(&self.channels), self.io.clone());
         let channel = row.channel.clone();
         let key = (row.id.clone(), row.channel.clone());
-        let attempt = self.io.run(ATTEMPT, "a channel takes too long", async move {
+        let attempt = self.io.run(ATTEMPT, "a channel timed out", async move {
             failpoint::reached("before-lease");
             let may = ledger.may_act().await
                 && ledger.record(Change { outbox: vec![row.clone()], ..Change::default() }, term).await
@@ -85,7 +85,7 @@ impl AlertDispatcher {
             let said = (row.answer.clone().unwrap_or_default(), row.state);
             tracing::info!(
                 channel, message = row.id, title = row.message.title, attempts = row.attempts, state = ?said.1,
-                "alert message: {}", said.0
+                "notification: {}", said.0
             );
             ledger.note(row.clone(), term).await;
             failpoint::reached("after-mark");
@@ -133,7 +133,7 @@ async fn sketches(io: &Io, message: &Message) -> Sketches {
         Ok::<_, SourceTrouble>(())
     };
     if !matches!(tokio::time::timeout(SKETCHED_WITHIN, reading).await, Ok(Ok(()))) {
-        tracing::debug!(message = message.id, "sent without all of its charts");
+        tracing::debug!(message = message.id, "sent without some charts");
     }
     sketches
 }
@@ -172,7 +172,7 @@ impl Handler<SendTest> for AlertDispatcher {
             .map(|channel| {
                 let (channels, message) = (Arc::clone(&self.channels), message.clone());
                 let name = channel.clone();
-                let sent = self.io.run(ATTEMPT, "a channel takes too long", async move {
+                let sent = self.io.run(ATTEMPT, "a channel timed out", async move {
                     Ok(channels.send(&name, &message, &Sketches::new()).await)
                 });
                 async move {
@@ -194,8 +194,8 @@ impl Handler<SendTest> for AlertDispatcher {
 impl Handler<Fail> for AlertDispatcher {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the alert dispatcher was told to fail");
+        panic!("the alert dispatcher failed on request");
     }
 }

@@ -94,7 +94,7 @@ impl Evaluation {
         let ahead = wall - now.seconds();
         let step = ahead - self.ahead;
         if step.abs() >= STEP {
-            tracing::warn!("the clock was stepped by {step:.0} s; the timers of alerts are moved with it");
+            tracing::warn!("the clock was stepped by {step:.0} s; alert timers are adjusted");
             self.board.shift_timers(step);
         }
         self.ahead = ahead;
@@ -237,7 +237,7 @@ fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
         Step::Resolved if alert.kind != Kind::Happening => {
             let lasted = span(alert.lasted(now));
             let over = alert.resolved_at.unwrap_or(now);
-            ("alert_resolved", Severity::Info, over, format!("{} is over after {lasted}", alert.key))
+            ("alert_resolved", Severity::Info, over, format!("{} resolved after {lasted}", alert.key))
         }
         _ => return None,
     };

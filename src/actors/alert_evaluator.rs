@@ -144,10 +144,10 @@ impl AlertEvaluator {
         if self.rules.problems() != before {
             let rules = self.rules.rules().rules.len();
             for problem in self.rules.problems() {
-                tracing::error!(rules, "{problem}; the rules in force stay in force");
+                tracing::error!(rules, "{problem}; the current rules stay active");
             }
             if self.rules.problems().is_empty() {
-                tracing::info!(rules, "{}: nothing is wrong any more", self.settings.file.display());
+                tracing::info!(rules, "{}: valid again", self.settings.file.display());
             }
         }
         self.show();
@@ -155,7 +155,7 @@ impl AlertEvaluator {
 
     fn read_file(&self) -> impl Future<Output = FileRead> + use<> {
         let file = self.settings.file.clone();
-        let reading = self.io.run(Duration::from_secs(2), "the rules file cannot be read in time", async move {
+        let reading = self.io.run(Duration::from_secs(2), "reading the rules file timed out", async move {
             let read = tokio::task::spawn_blocking(move || rules_file::read(&file)).await;
             Ok(match read {
                 Ok(Ok(text)) => FileRead::Text(text),
@@ -222,7 +222,7 @@ impl AlertEvaluator {
             self.io.run(Duration::from_secs(5), POSTGRES_LATE, async move { janitor::told(&pool, &passes).await });
         ctx.spawn(noting.into_actor(self).map(|noted, _, _| {
             if let Err(trouble) = noted {
-                tracing::debug!(error = trouble.detail, "a pass of the janitor is noted as told later");
+                tracing::debug!(error = trouble.detail, "cannot mark a cleanup run as reported; retrying");
             }
         }));
     }
@@ -233,7 +233,7 @@ impl AlertEvaluator {
             self.io.run(Duration::from_secs(10), POSTGRES_LATE, async move { alerts::forget_old(&pool).await });
         ctx.spawn(forgetting.into_actor(self).map(|forgotten, _, _| {
             if let Err(trouble) = forgotten {
-                tracing::debug!(error = trouble.detail, "old alert messages are kept for now");
+                tracing::debug!(error = trouble.detail, "cannot delete old notifications; retrying later");
             }
         }));
     }
@@ -459,9 +459,9 @@ impl Handler<AlertOrder> for AlertEvaluator {
                 this.take_file(text);
                 let problems = this.rules.problems();
                 if problems.is_empty() {
-                    Ok(format!("{} rules in force", this.evaluation.board.rules().rules.len()))
+                    Ok(format!("{} rules loaded", this.evaluation.board.rules().rules.len()))
                 } else {
-                    Err(format!("the last good rules stay in force: {}", problems.join("; ")))
+                    Err(format!("the last valid rules stay active: {}", problems.join("; ")))
                 }
             }));
         }
@@ -474,7 +474,7 @@ impl Handler<AlertOrder> for AlertEvaluator {
                 }
                 AlertOrder::EndSilence(id) => match alerts::end_silence(&pool, id).await? {
                     true => "ended".to_owned(),
-                    false => "there is no such silence any more".to_owned(),
+                    false => "no such silence, or already expired".to_owned(),
                 },
                 AlertOrder::Reload => String::new(),
             };
@@ -495,8 +495,8 @@ impl Handler<AlertOrder> for AlertEvaluator {
 impl Handler<Fail> for AlertEvaluator {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the alert evaluator was told to fail");
+        panic!("the alert evaluator failed on request");
     }
 }

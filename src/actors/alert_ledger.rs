@@ -266,12 +266,12 @@ impl<S: AlertStore> Ledger<S> {
             Ok(kept) => {
                 (books.led_under, books.led_itself) = (Some(epoch), true);
                 books.followed.clear();
-                tracing::info!(epoch, "this monitor evaluates and sends alerts");
+                tracing::info!(epoch, "became leader: evaluating and sending alerts");
                 let (alerts, waiting) = books.with_postgres(kept);
                 books.begin_term(alerts, waiting)
             }
             Err(trouble) => {
-                tracing::warn!(error = trouble.detail, "alerts cannot be read back; trying again");
+                tracing::warn!(error = trouble.detail, "cannot load stored alerts; retrying");
                 books.standing = alone.unwrap_or(Standing::Starting);
                 News::None
             }
@@ -280,7 +280,7 @@ impl<S: AlertStore> Ledger<S> {
 
     async fn follow(&self, books: &mut Books, epoch: Option<i64>) -> News {
         if books.standing != Standing::Follows {
-            tracing::info!("another monitor evaluates and sends alerts; this one is ready to take over");
+            tracing::info!("another instance is the leader; standing by");
         }
         books.standing = Standing::Follows;
         books.failed = None;
@@ -336,12 +336,15 @@ impl<S: AlertStore> Ledger<S> {
         let alone = Standing::Alone { until: held.map(|_| asked.plus(SURE_FOR)) };
         match (books.standing, held) {
             (Standing::Leads { .. } | Standing::Alone { .. }, Some(false)) => {
-                tracing::warn!("another monitor leads now; this one stops evaluating and sending");
+                tracing::warn!("lost leadership to another instance; no longer evaluating and sending alerts");
                 books.standing = Standing::Follows;
                 News::None
             }
             (Standing::Leads { .. }, _) => {
-                tracing::warn!(error = trouble.detail, "alerts go on without Postgres; what happens waits on disk");
+                tracing::warn!(
+                    error = trouble.detail,
+                    "Postgres is unavailable; alerting continues, changes are spooled to disk"
+                );
                 books.standing = alone;
                 News::None
             }
@@ -350,7 +353,10 @@ impl<S: AlertStore> Ledger<S> {
                 News::None
             }
             (Standing::Starting, None | Some(true)) if self.store.now().since(self.started) > ALONE_AFTER => {
-                tracing::warn!(error = trouble.detail, "alerts begin without Postgres; what happens waits on disk");
+                tracing::warn!(
+                    error = trouble.detail,
+                    "Postgres is unavailable; alerting starts, changes are spooled to disk"
+                );
                 books.standing = alone;
                 // It does not know what is written in Postgres: what it decides is not newer than that.
                 books.led_under = None;
@@ -360,7 +366,7 @@ impl<S: AlertStore> Ledger<S> {
             (Standing::Follows, Some(true)) => {
                 tracing::warn!(
                     error = trouble.detail,
-                    "the leader is gone: alerts go on here, without Postgres; what happens waits on disk"
+                    "the leader is gone and Postgres is unavailable: alerting continues on this instance, changes are spooled to disk"
                 );
                 books.standing = alone;
                 let (alerts, waiting) = books.without_postgres();
@@ -426,7 +432,7 @@ impl<S: AlertStore> Ledger<S> {
         match self.store.write(epoch, books.unsaved.rows()).await {
             Ok(()) => {
                 if books.on_disk {
-                    tracing::info!("what waited on disk is in Postgres");
+                    tracing::info!("spooled changes were written to Postgres");
                 }
                 books.saved();
                 books.failed = None;
@@ -435,11 +441,11 @@ impl<S: AlertStore> Ledger<S> {
                 }
             }
             Err(NotWritten::Deposed) => {
-                tracing::warn!("another monitor leads now; this one stops evaluating and sending");
+                tracing::warn!("lost leadership to another instance; no longer evaluating and sending alerts");
                 books.standing = Standing::Follows;
             }
             Err(NotWritten::Trouble(trouble)) => {
-                tracing::warn!(error = trouble.detail, "alerts wait on disk until Postgres takes them");
+                tracing::warn!(error = trouble.detail, "alert changes are spooled to disk until Postgres accepts them");
                 books.failed = Some(self.store.now());
                 self.keep_on_disk(books);
             }
@@ -450,7 +456,7 @@ impl<S: AlertStore> Ledger<S> {
         books.unsaved.led_under = books.led_under;
         match self.store.save_to_disk(&books.unsaved) {
             Ok(()) => books.on_disk = !books.unsaved.is_empty(),
-            Err(error) => tracing::error!(%error, "alerts can be written down neither in Postgres nor on disk"),
+            Err(error) => tracing::error!(%error, "cannot write alerts to Postgres or to disk"),
         }
     }
 
@@ -464,7 +470,7 @@ impl<S: AlertStore> Ledger<S> {
         let (in_postgres, in_redis) = tokio::join!(in_postgres, in_redis);
         for resigned in [in_postgres, in_redis] {
             if let Err(trouble) = resigned {
-                tracing::debug!(error = trouble.detail, "the lease runs out by itself");
+                tracing::debug!(error = trouble.detail, "cannot release the leader lease; it will expire");
             }
         }
         self.books.lock().await.standing = Standing::Follows;

@@ -65,7 +65,7 @@ impl Compactor {
                     LOOK_EVERY
                 }
                 Err(trouble) => {
-                    tracing::warn!(error = trouble.detail, "the archive is not made smaller yet");
+                    tracing::warn!(error = trouble.detail, "compaction of the history failed; retrying later");
                     LOOK_EVERY
                 }
             };
@@ -94,8 +94,8 @@ impl Actor for Compactor {
 impl Handler<Fail> for Compactor {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the compactor was told to fail");
+        panic!("the compactor failed on request");
     }
 }

@@ -217,10 +217,7 @@ impl DatabaseProbe {
                 this.server.ended = None;
             }
             Err(trouble) => {
-                tracing::error!(
-                    error = trouble.detail,
-                    "the database's tables are not up to date; trying again in a minute"
-                );
+                tracing::error!(error = trouble.detail, "cannot migrate the database schema; retrying in 1 minute");
                 ctx.run_later(Duration::from_secs(60), |this, _| this.migrated = Migrated::No);
             }
         }));
@@ -252,8 +249,8 @@ impl Handler<Tick> for DatabaseProbe {
 impl Handler<Fail> for DatabaseProbe {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the database probe was told to fail");
+        panic!("the database probe failed on request");
     }
 }

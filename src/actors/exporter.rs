@@ -129,7 +129,7 @@ impl Handler<RenderMetrics> for Exporter {
     fn handle(&mut self, asked: RenderMetrics, _: &mut Self::Context) -> Self::Result {
         let counters = self.counters().clone();
         let (snapshot, alerts, shape) = (self.newest.load_full(), self.alerts.load_full(), self.shape.clone());
-        let writing = self.io.run(WRITE_WITHIN, "the metrics take too long to be written", async move {
+        let writing = self.io.run(WRITE_WITHIN, "rendering the metrics timed out", async move {
             let written = tokio::task::spawn_blocking(move || {
                 let sight = Sight {
                     snapshot: snapshot.as_deref(),
@@ -149,8 +149,8 @@ impl Handler<RenderMetrics> for Exporter {
 impl Handler<Fail> for Exporter {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the exporter was told to fail");
+        panic!("the exporter failed on request");
     }
 }

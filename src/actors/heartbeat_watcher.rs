@@ -134,8 +134,8 @@ impl Handler<FoundHeartbeats> for HeartbeatWatcher {
 impl Handler<Fail> for HeartbeatWatcher {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the heartbeat watcher was told to fail");
+        panic!("the heartbeat watcher failed on request");
     }
 }

@@ -76,7 +76,7 @@ impl HistoryRecorder {
             .run(WRITE_WITHIN, REDIS_LATE, async move { recent_series::push(&pool, nth, ts, &samples, keep).await });
         ctx.spawn(pushing.into_actor(self).map(|pushed, _, _| {
             if let Err(trouble) = pushed {
-                tracing::warn!(error = trouble.detail, "a recording is missing in Redis' recent window");
+                tracing::warn!(error = trouble.detail, "cannot write samples to Redis; the recent series have a gap");
             }
         }));
         if self.recordings.is_multiple_of(FORGET_EVERY) {
@@ -91,9 +91,12 @@ impl HistoryRecorder {
             self.io.run(WRITE_WITHIN, REDIS_LATE, async move { recent_series::forget_ended(&pool, ts, keep).await });
         ctx.spawn(forgetting.into_actor(self).map(|forgotten, _, _| match forgotten {
             Ok(0) => {}
-            Ok(count) => tracing::info!(count, "deleted the recent window of {count} series that ended"),
+            Ok(count) => tracing::info!(count, "deleted the recent samples of {count} series that ended"),
             Err(trouble) => {
-                tracing::debug!(error = trouble.detail, "series that ended keep their recent window for now")
+                tracing::debug!(
+                    error = trouble.detail,
+                    "cannot delete the recent samples of ended series; retrying later"
+                )
             }
         }));
     }
@@ -116,9 +119,9 @@ impl HistoryRecorder {
                 match written {
                     Ok(Ok(())) => return Ok(false),
                     Ok(Err(trouble)) => {
-                        tracing::warn!(error = trouble.detail, "a recording waits on disk for Postgres")
+                        tracing::warn!(error = trouble.detail, "samples spooled to disk until Postgres accepts them")
                     }
-                    Err(_) => tracing::warn!("a recording waits on disk until Postgres answers again"),
+                    Err(_) => tracing::warn!("samples spooled to disk until Postgres is reachable"),
                 }
                 let [(_, samples)] = ticks;
                 put(spool, Recorded { samples, ..recorded }).await?;
@@ -133,7 +136,7 @@ impl HistoryRecorder {
             }
             match spooled {
                 Ok(spooled) => this.spooled |= spooled,
-                Err(trouble) => tracing::error!(error = trouble.detail, "a recording is lost"),
+                Err(trouble) => tracing::error!(error = trouble.detail, "samples lost"),
             }
             if this.spooled {
                 this.catch_up(ctx);
@@ -156,10 +159,12 @@ impl HistoryRecorder {
                 Ok(0) => this.spooled = false,
                 Ok(count) => {
                     this.io.note_write(&Ok(()));
-                    tracing::info!(count, "recordings that waited on disk are in Postgres");
+                    tracing::info!(count, "spooled samples were written to Postgres");
                     this.catch_up(ctx);
                 }
-                Err(trouble) => tracing::debug!(error = trouble.detail, "recordings still wait on disk for Postgres"),
+                Err(trouble) => {
+                    tracing::debug!(error = trouble.detail, "spooled samples are still waiting for Postgres")
+                }
             }
         }));
     }
@@ -172,7 +177,7 @@ async fn put(spool: SharedSpool, recorded: Recorded) -> Result<(), SourceTrouble
     })
     .await?;
     if lost > 0 {
-        tracing::error!(bytes = lost, "the spool is full: the oldest recordings are lost");
+        tracing::error!(bytes = lost, "the spool is full: the oldest samples are dropped");
     }
     failpoint::reached("history.spooled");
     Ok(())
@@ -186,7 +191,7 @@ async fn move_some(pool: &PgPool, spool: SharedSpool) -> Result<usize, SourceTro
     let recorded = lines.iter().filter(|line| !line.is_empty()).filter_map(|line| {
         // A line that a crash or a full disk tore is no recording.
         let recorded = serde_json::from_str::<Recorded>(line);
-        recorded.inspect_err(|error| tracing::warn!(%error, "a torn recording on disk is passed over")).ok()
+        recorded.inspect_err(|error| tracing::warn!(%error, "skipped a truncated record in the spool")).ok()
     });
     let ticks: Vec<_> = recorded.map(|r| (r.ts * SECOND, r.samples)).collect();
     metrics::insert(pool, &ticks).await?;
@@ -199,7 +204,7 @@ async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T, SourceTrouble> {
     let failed = |error: &dyn std::fmt::Display| {
-        SourceTrouble::new(TroubleKind::Failed, format!("the spool's disk does not do it: {error}"))
+        SourceTrouble::new(TroubleKind::Failed, format!("cannot write to the spool: {error}"))
     };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(|error| failed(&error)),
@@ -243,8 +248,8 @@ impl Handler<SnapshotTaken> for HistoryRecorder {
 impl Handler<Fail> for HistoryRecorder {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the history recorder was told to fail");
+        panic!("the history recorder failed on request");
     }
 }

@@ -106,18 +106,18 @@ impl Io {
                 Ok(Ok(result)) => result,
                 Ok(Err(_)) => Err(SourceTrouble::new(TroubleKind::TimedOut, late)),
                 Err(error) => {
-                    tracing::error!(%error, "a query ended in a panic");
-                    Err(SourceTrouble::new(TroubleKind::Failed, "an internal error; see the log"))
+                    tracing::error!(%error, "a query panicked");
+                    Err(SourceTrouble::new(TroubleKind::Failed, "internal error; see the log"))
                 }
             }
         }
     }
 }
 
-/// What is said when Redis does not answer in time.
-pub const REDIS_LATE: &str = "Redis does not answer in time";
-/// What is said when Postgres does not answer in time.
-pub const POSTGRES_LATE: &str = "Postgres does not answer in time";
+/// What is said when Redis timed out.
+pub const REDIS_LATE: &str = "Redis timed out";
+/// What is said when Postgres timed out.
+pub const POSTGRES_LATE: &str = "Postgres timed out";
 /// What is said when a change is asked of a monitor that only observes.
-pub const OBSERVES_ONLY: &str = "this monitor only observes (MONITOR_OBSERVE_ONLY=yes) and changes nothing; start it \
-    with MONITOR_OBSERVE_ONLY=no to make changes";
+pub const OBSERVES_ONLY: &str = "this monitor is read-only (MONITOR_OBSERVE_ONLY=yes); restart it with \
+ MONITOR_OBSERVE_ONLY=no to make changes";

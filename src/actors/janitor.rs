@@ -93,7 +93,7 @@ impl Janitor {
             Ok(plan) => plan,
             Err(why) => {
                 rest::later(ctx, LOOK_EVERY, Self::look);
-                return tracing::debug!(%why, "nothing is cleaned up for now");
+                return tracing::debug!(%why, "cleanup is not possible for now");
             }
         };
         let passing = self.pass(plan, None);
@@ -121,7 +121,7 @@ impl Janitor {
             tokio::select! {
                 outcome = clean_up(&io, &settings, plan, asked_by.as_deref()) => {
                     if let Err(trouble) = cleaning::end_turn(&io.redis, &holder).await {
-                        tracing::debug!(error = trouble.detail, "the janitor's turn ends by itself");
+                        tracing::debug!(error = trouble.detail, "cannot release the cleanup lock; it will expire");
                     }
                     Ok(Went::Done(Box::new(outcome)))
                 }
@@ -138,21 +138,21 @@ impl Janitor {
                 Ok(*outcome)
             }
             Ok(Went::NotDue(_)) => {
-                tracing::debug!("the last pass of the janitor is not long ago");
-                Err("the last pass is not long ago".to_owned())
+                tracing::debug!("the last cleanup run was too recent");
+                Err("the last cleanup run was too recent".to_owned())
             }
             Ok(Went::Taken) => {
-                tracing::debug!("another monitor cleans up at the moment");
-                Err("another monitor cleans up at the moment; its result will be on the page".to_owned())
+                tracing::debug!("another instance is running the cleanup");
+                Err("another instance is running the cleanup; its result will appear on the Admin page".to_owned())
             }
             Ok(Went::Lost) => {
                 self.supervisor.do_send(Report::Passed(PassEnded(None)));
-                tracing::warn!("cleaning up took longer than its turn; another monitor goes on with it");
-                Err("it took longer than its turn; another monitor goes on with it".to_owned())
+                tracing::warn!("the cleanup run lost its lock; another instance continues it");
+                Err("the cleanup run lost its lock; another instance continues it".to_owned())
             }
             Err(trouble) => {
                 self.supervisor.do_send(Report::Passed(PassEnded(None)));
-                tracing::warn!(error = trouble.detail, "cleaning up was cut off; the next pass goes on with it");
+                tracing::warn!(error = trouble.detail, "the cleanup run was interrupted; the next run continues it");
                 Err(trouble.detail)
             }
         }
@@ -189,8 +189,8 @@ async fn clean_up(io: &Io, settings: &JanitorSettings, plan: Plan, asked_by: Opt
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a heartbeat's life")]
         let seconds = seconds.ceil().max(1.0) as u64;
         outcome.left_out.push(format!(
-            "stale consumers, and phantom pending IDs of consumers without heartbeat: absent heartbeats do not count \
-             for another {seconds} s, since Redis can be read only since a moment ago"
+            "stale consumers, and phantom pending IDs of consumers without heartbeat: skipped for another {seconds} \
+             s, because Redis was unreachable until a moment ago"
         ));
         outcome.retry_after_sec = outcome.retry_after_sec.max(Some(seconds));
     }
@@ -214,11 +214,11 @@ async fn clean_up(io: &Io, settings: &JanitorSettings, plan: Plan, asked_by: Opt
         } else if let Ok(false) = janitor::has_queries(&io.postgres).await {
             // A fleet that keeps none here: nothing to say.
         } else {
-            outcome.left_out.push("queries and callbacks: Postgres is not read at the moment".to_owned());
+            outcome.left_out.push("queries and callbacks: Postgres is unreachable".to_owned());
         }
         failpoint::reached("janitor.ended_queries");
         if let Err(trouble) = janitor::end(&io.postgres, pass, &outcome).await {
-            outcome.errors.push(format!("this pass is not written down: {}", trouble.detail));
+            outcome.errors.push(format!("this cleanup run could not be recorded: {}", trouble.detail));
         }
     }
     outcome
@@ -233,21 +233,21 @@ async fn tidy_redis(
 ) -> Result<(), SourceTrouble> {
     for pending in plan.pending.iter().filter(|pending| settings.may_touch.contains(&pending.stream)) {
         if Instant::now() >= until {
-            outcome.left_out.push("phantom pending IDs: the cleanup ran out of time".to_owned());
+            outcome.left_out.push("phantom pending IDs: timed out".to_owned());
             break;
         }
         clear_phantoms(io, settings, plan, pending, until, outcome).await?;
     }
     if outcome.phantoms_kept > 0 {
         outcome.left_out.push(format!(
-            "{} phantom pending IDs: a worker may be at work on them. They go once it has nothing in flight, or is \
-             gone for longer than the reclaim floor",
+            "{} phantom pending IDs: a worker may still be processing them. They are removed when it has nothing in \
+             flight or has been gone for longer than the reclaim threshold",
             outcome.phantoms_kept
         ));
     }
     for stream in plan.streams.iter().filter(|stream| settings.may_touch.contains(stream)) {
         if Instant::now() >= until {
-            outcome.left_out.push(format!("{stream} and streams after it: the pass ran out of time"));
+            outcome.left_out.push(format!("{stream} and later streams: timed out"));
             break;
         }
         let trimmed = cleaning::trim(&io.redis, stream, until).await?;
@@ -290,9 +290,9 @@ async fn clear_phantoms(
         *outcome.phantoms.entry(stream.to_text()).or_default() += cleared.acknowledged;
     }
     outcome.phantoms_kept += cleared.kept;
-    outcome.errors.extend(cleared.error.map(|error| format!("phantom pending of {stream}: {error}")));
+    outcome.errors.extend(cleared.error.map(|error| format!("phantom pending IDs of {stream}: {error}")));
     if cleared.unfinished && Instant::now() >= until {
-        outcome.left_out.push(format!("phantom pending of {stream}: the cleanup ran out of time"));
+        outcome.left_out.push(format!("phantom pending IDs of {stream}: timed out"));
     }
     Ok(())
 }
@@ -385,7 +385,7 @@ fn say(outcome: &Outcome) {
             callbacks = queries.callbacks_deleted,
             abandoned = queries.abandoned_count(),
             old_queries = outcome.query_retention.unwrap_or(0),
-            "cleaned up: {} finished entries, {} stale consumers, {} phantom pending IDs, {} callbacks, {} queries abandoned",
+            "cleanup run: {} finished messages, {} stale consumers, {} phantom pending IDs, {} callbacks, {} queries abandoned",
             outcome.entries_removed(),
             outcome.consumers_removed(),
             outcome.phantoms_cleared(),
@@ -393,7 +393,7 @@ fn say(outcome: &Outcome) {
             queries.abandoned_count(),
         );
     } else {
-        tracing::debug!("there was nothing to clean up");
+        tracing::debug!("nothing to clean up");
     }
     for query in &queries.abandoned_queries {
         tracing::info!(
@@ -407,10 +407,10 @@ fn say(outcome: &Outcome) {
         );
     }
     for what in &outcome.left_out {
-        tracing::debug!("not cleaned up: {what}");
+        tracing::debug!("skipped in cleanup: {what}");
     }
     for error in outcome.errors.iter().chain(outcome.streams.values().filter_map(|stream| stream.error.as_ref())) {
-        tracing::warn!(error, "a part was not cleaned up; the next pass tries again");
+        tracing::warn!(error, "cleanup partially completed; the next run retries");
     }
 }
 
@@ -441,7 +441,7 @@ impl Handler<CleanUp> for Janitor {
 
     fn handle(&mut self, asked: CleanUp, _: &mut Self::Context) -> Self::Result {
         if self.running {
-            let said = "a pass is under way; its result will be on the page".to_owned();
+            let said = "a cleanup run is in progress; its result will appear on the Admin page".to_owned();
             return Box::pin(actix::fut::ready(Err(said)));
         }
         if self.io.observe_only {
@@ -462,8 +462,8 @@ impl Handler<CleanUp> for Janitor {
 impl Handler<Fail> for Janitor {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the janitor was told to fail");
+        panic!("the janitor failed on request");
     }
 }

@@ -60,7 +60,7 @@ async fn round(
         let set_aside = durations::drain(&mut redis, &streams).await?;
         if set_aside.too_many {
             tracing::warn!(
-                "too many batches of durations wait for Postgres; workers keep the newest 10,000 of each stream"
+                "too many batches of task durations are waiting for Postgres; only the newest 10,000 per stream are kept"
             );
         }
         if !set_aside.durations.is_empty() {
@@ -182,7 +182,7 @@ impl Handler<SnapshotTaken> for LatencyBucketer {
             this.waiting = !archive;
             if let Err(trouble) = archived {
                 this.waiting = true;
-                tracing::warn!(error = trouble.detail, "durations are not archived yet; they wait in Redis");
+                tracing::warn!(error = trouble.detail, "cannot store task durations yet; they stay in Redis");
             }
         }));
     }
@@ -191,8 +191,8 @@ impl Handler<SnapshotTaken> for LatencyBucketer {
 impl Handler<Fail> for LatencyBucketer {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the latency bucketer was told to fail");
+        panic!("the latency bucketer failed on request");
     }
 }

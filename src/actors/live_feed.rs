@@ -47,7 +47,7 @@ impl LiveFeed {
         let Some(snapshot) = self.newest.as_ref().filter(|_| !self.rendered) else { return Ok(None) };
         self.rendered = true;
         self.view.update(snapshot).map_err(|error| {
-            tracing::error!(%error, "the live page cannot be rendered");
+            tracing::error!(%error, "cannot render the live page");
             error.to_string()
         })
     }
@@ -183,8 +183,8 @@ impl Handler<StopFeed> for LiveFeed {
 impl Handler<Fail> for LiveFeed {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the live feed was told to fail");
+        panic!("the live feed failed on request");
     }
 }

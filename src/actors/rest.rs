@@ -27,7 +27,7 @@ async fn for_long(rest: Duration) {
     match of_the_kernel(rest) {
         Ok(timer) if timer.readable().await.is_ok() => return,
         Ok(_) => {}
-        Err(error) => tracing::debug!(%error, "the kernel gives no timer"),
+        Err(error) => tracing::debug!(%error, "cannot create a timer"),
     }
     tokio::time::sleep(rest).await;
 }

@@ -58,9 +58,9 @@ impl RetentionSweeper {
         });
         ctx.spawn(sweeping.into_actor(self).map(|swept, _, ctx| {
             match swept {
-                Ok(Some(deleted)) => tracing::info!(?deleted, "history that is old enough is deleted"),
+                Ok(Some(deleted)) => tracing::info!(?deleted, "deleted expired history"),
                 Ok(None) => {}
-                Err(trouble) => tracing::warn!(error = trouble.detail, "old history is not deleted yet"),
+                Err(trouble) => tracing::warn!(error = trouble.detail, "cannot delete expired history; retrying later"),
             }
             rest::later(ctx, LOOK_EVERY, Self::look);
         }));
@@ -82,8 +82,8 @@ impl Actor for RetentionSweeper {
 impl Handler<Fail> for RetentionSweeper {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the retention sweeper was told to fail");
+        panic!("the retention sweeper failed on request");
     }
 }

@@ -111,7 +111,7 @@ impl StateTracker {
             ctx.cancel_future(handle);
         }
         let (Some(streams), Some(heartbeats)) = (tick.streams, tick.heartbeats) else {
-            tracing::warn!(tick = tick.n, "a tick is dropped: not all of its readings came");
+            tracing::warn!(tick = tick.n, "dropped a tick: some readings did not arrive");
             return;
         };
         let readings = TickReadings {
@@ -135,14 +135,14 @@ impl StateTracker {
             }
             match older_monitor::take_over(&redis).await {
                 Ok(Some(types)) if types > 0 => {
-                    tracing::info!(types, "took over the older monitor's worker states and alerts");
+                    tracing::info!(types, "imported the older monitor's worker states and alerts");
                 }
                 Ok(_) => {}
                 // A Redis that is full takes nothing; the fleet is shown all the same.
                 Err(trouble) => {
                     tracing::warn!(
                         error = trouble.detail,
-                        "cannot take over the older monitor's state; the next start tries again"
+                        "cannot import the older monitor's state; retrying at the next start"
                     );
                     return Ok((worker_type_records::load_to_observe(&redis).await?, failures, forgotten));
                 }
@@ -230,7 +230,7 @@ impl StateTracker {
             let of_others = this.forgotten.iter().filter(|(name, mark)| known.get(*name) != Some(*mark));
             let of_others: Vec<Name> = of_others.map(|(name, _)| name.clone()).collect();
             for name in of_others {
-                tracing::info!(worker_type = %name, "another monitor was told to forget a worker type");
+                tracing::info!(worker_type = %name, "another instance removed a worker type");
                 this.tracking.forget(&name);
             }
         }));
@@ -272,9 +272,7 @@ impl StateTracker {
             this.spooled |= kept == Kept::Spool;
             if kept == Kept::Nowhere {
                 if !std::mem::replace(&mut this.kept_nowhere, true) {
-                    tracing::warn!(
-                        "events can be written down neither in Postgres nor in Redis; every tick tries again"
-                    );
+                    tracing::warn!("cannot write events to Postgres or to Redis; retrying with every tick");
                 }
                 this.tell(snapshot, Arc::new([]));
             } else {
@@ -324,8 +322,7 @@ impl StateTracker {
             let waiting = event_spool::peek(&io.redis, SPOOL_BATCH).await?;
             let read = |json: &String| {
                 let row = serde_json::from_str::<events::NewRow>(json);
-                row.inspect_err(|error| tracing::warn!(%error, "an event in Redis cannot be read; it is passed over"))
-                    .ok()
+                row.inspect_err(|error| tracing::warn!(%error, "skipped an invalid event in Redis")).ok()
             };
             let rows: Vec<events::NewRow> = waiting.iter().filter_map(read).collect();
             events::insert(&io.postgres, &rows).await?;
@@ -337,8 +334,10 @@ impl StateTracker {
             this.spooled |= !matches!(flushed, Ok(0));
             match flushed {
                 Ok(0) => {}
-                Ok(count) => tracing::info!(count, "events that waited in Redis are in Postgres"),
-                Err(trouble) => tracing::debug!(error = trouble.detail, "events still wait in Redis for Postgres"),
+                Ok(count) => tracing::info!(count, "spooled events were written to Postgres"),
+                Err(trouble) => {
+                    tracing::debug!(error = trouble.detail, "spooled events are still waiting for Postgres")
+                }
             }
         }));
     }
@@ -357,9 +356,9 @@ async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> Kept {
         match tokio::time::timeout(WRITE_WITHIN, events::insert(&io.postgres, rows)).await {
             Ok(Ok(())) => return Kept::Postgres,
             Ok(Err(trouble)) => {
-                tracing::warn!(error = trouble.detail, "events wait until Postgres takes them")
+                tracing::warn!(error = trouble.detail, "events are spooled until Postgres accepts them")
             }
-            Err(_) => tracing::warn!("events wait until Postgres answers again"),
+            Err(_) => tracing::warn!("events are spooled until Postgres is reachable"),
         }
     }
     if io.observe_only {
@@ -444,7 +443,7 @@ impl Handler<ForgetWorker> for StateTracker {
             let said = recorded.map(|recorded| this.tracking.forget(&name) || recorded);
             let _ = answer.send(said.map_err(|trouble| trouble.detail));
         }));
-        let waiting = async move { answered.await.unwrap_or_else(|_| Err("the state tracker ended".to_owned())) };
+        let waiting = async move { answered.await.unwrap_or_else(|_| Err("the state tracker stopped".to_owned())) };
         Box::pin(waiting.into_actor(self))
     }
 }
@@ -452,8 +451,8 @@ impl Handler<ForgetWorker> for StateTracker {
 impl Handler<Fail> for StateTracker {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the state tracker was told to fail");
+        panic!("the state tracker failed on request");
     }
 }

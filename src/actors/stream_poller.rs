@@ -96,7 +96,7 @@ impl StreamPoller {
         self.walk.wanted = false;
         let (began, server) = (self.io.now(), self.walk.server.clone());
         let (pool, reader) = (self.io.redis.clone(), Arc::clone(&self.reader));
-        let walking = self.io.run(WALK_AT_MOST, "the walk through Redis took too long", async move {
+        let walking = self.io.run(WALK_AT_MOST, "scanning the keyspace timed out", async move {
             let capabilities = reader.lock().await.reader.known_capabilities();
             let Some(capabilities) = capabilities else { return Ok((None, false, Vec::new())) };
             // Of groups that are created from now on the walk may miss the streams.
@@ -118,14 +118,14 @@ impl StreamPoller {
                 Ok((_, news, heartbeat_keys)) => {
                     let heartbeats = heartbeat_keys.len();
                     if news {
-                        tracing::info!(heartbeats, "walked through Redis: there are streams that were not read yet");
+                        tracing::info!(heartbeats, "keyspace scan found new streams");
                     } else {
-                        tracing::debug!(heartbeats, "walked through Redis");
+                        tracing::debug!(heartbeats, "keyspace scan finished");
                     }
                     this.supervisor.do_send(Report::Walked { news, heartbeat_keys });
                 }
                 Err(trouble) => {
-                    tracing::warn!(error = trouble.detail, "the walk through Redis failed; it is made again");
+                    tracing::warn!(error = trouble.detail, "the keyspace scan failed; retrying");
                     this.walk.wanted = true;
                 }
             }
@@ -221,9 +221,9 @@ impl Handler<Tick> for StreamPoller {
 impl Handler<Fail> for StreamPoller {
     type Result = ();
 
-    #[expect(clippy::panic, reason = "a test asked for it")]
+    #[expect(clippy::panic, reason = "requested by a test")]
     fn handle(&mut self, _: Fail, _: &mut Self::Context) {
-        panic!("the stream poller was told to fail");
+        panic!("the stream poller failed on request");
     }
 }
 

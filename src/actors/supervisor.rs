@@ -232,7 +232,7 @@ impl Supervisor {
             return;
         }
         let backoff = self.child(role).fell();
-        tracing::error!(actor = ?role, again_in_ms = backoff.as_millis(), "an actor ended; it is started again");
+        tracing::error!(actor = ?role, again_in_ms = backoff.as_millis(), "an actor stopped; restarting it");
         ctx.run_later(backoff, move |this, ctx| {
             if this.stopping {
                 return;
@@ -433,12 +433,12 @@ impl Handler<SendTest> for Supervisor {
     }
 }
 
-const NO_JANITOR: &str = "the janitor is being started again";
-const NO_TRACKER: &str = "the state tracker is being started again";
-const NO_EVALUATOR: &str = "the alert evaluator is being started again";
-const NO_FEED: &str = "the live feed is being started again";
+const NO_JANITOR: &str = "the janitor is restarting";
+const NO_TRACKER: &str = "the state tracker is restarting";
+const NO_EVALUATOR: &str = "the alert evaluator is restarting";
+const NO_FEED: &str = "the live feed is restarting";
 
-const NO_EXPORTER: &str = "the exporter is being started again";
+const NO_EXPORTER: &str = "the exporter is restarting";
 
 impl Handler<GetHealth> for Supervisor {
     type Result = ResponseActFuture<Self, Health>;

@@ -45,7 +45,7 @@ pub fn read(text: &str) -> Result<RuleSet, Vec<Mistake>> {
         vec![Mistake {
             line: at.map_or(0, |at| at.line()),
             column: at.map_or(0, |at| at.column()),
-            said: format!("not YAML: {said}"),
+            said: format!("invalid YAML: {said}"),
         }]
     })?;
     let mut reader = Reader { mistakes: Vec::new() };
@@ -118,9 +118,9 @@ impl Node {
     fn is(&self) -> &'static str {
         match self {
             Self::Null => "nothing",
-            Self::Bool => "true or false",
+            Self::Bool => "a boolean",
             Self::Number(_) => "a number",
-            Self::Text(_) => "text",
+            Self::Text(_) => "a string",
             Self::List(_) => "a list",
             Self::Map(_) => "a mapping",
         }
@@ -178,13 +178,13 @@ impl Reader {
         let mut given = BTreeSet::new();
         for (key, _) in fields.entries {
             if !given.insert(key.value.as_str()) {
-                self.wrong(place(key), format!("{} is given twice", key.value));
+                self.wrong(place(key), format!("duplicate key: {}", key.value));
             }
             if fields.known.contains(&key.value.as_str()) {
                 continue;
             }
             if let Some(meant) = nearest(&key.value, fields.known.iter().copied()) {
-                self.wrong(place(key), format!("there is no field {:?}: did you mean {meant}?", key.value));
+                self.wrong(place(key), format!("unknown field {:?}: did you mean {meant}?", key.value));
             }
         }
     }
@@ -206,7 +206,7 @@ impl Reader {
             Node::Number(number) => Some(super::rule::figure(*number)),
             other => {
                 let is = if matches!(other, Node::Text(_)) { "empty" } else { other.is() };
-                self.wrong(place(node), format!("{what} is {is}: expected text"));
+                self.wrong(place(node), format!("{what} is {is}: expected a string"));
                 None
             }
         }
@@ -232,7 +232,8 @@ impl Reader {
             _ => None,
         };
         if duration.is_none() {
-            let said = format!("{what} is {}: expected a time such as 60, 60s, 5m, 1h or 500ms", shown(&node.value));
+            let said =
+                format!("{what} is {}: expected a duration such as 60, 60s, 5m, 1h or 500ms", shown(&node.value));
             self.wrong(place(node), said);
         }
         duration
@@ -278,7 +279,7 @@ impl Reader {
             if let Some(line) = names.insert(rule.name.clone(), at.0) {
                 self.wrong(
                     at,
-                    format!("a rule named {:?} stands in line {line} already: names must be unique", rule.name),
+                    format!("duplicate rule name {:?} (first used in line {line}): names must be unique", rule.name),
                 );
                 continue;
             }
@@ -304,7 +305,7 @@ impl Reader {
         let name = match name_at {
             Some(node) => self.text(node, "name"),
             None => {
-                self.wrong(fields.at, "the rule has no name: expected `name: …`");
+                self.wrong(fields.at, "missing field `name`: expected `name: …`");
                 None
             }
         };
@@ -403,7 +404,7 @@ impl Reader {
                 None => {
                     self.wrong(
                         fields.at,
-                        "the rule has no metric: expected xlen, callbacks_pending, pg_connection_count or another",
+                        "missing field `metric`: expected xlen, callbacks_pending, pg_connection_count or another",
                     );
                     return None;
                 }
@@ -422,7 +423,7 @@ impl Reader {
             (Some(node), _, Some(field)) => Some(self.subjects(node, field)?),
             (None, Some(name), _) => Some(Subjects::One(name)),
             (None, None, Some(field)) => {
-                self.wrong(fields.at, format!("the rule names no {field}: expected `{field}: …`, a name or a glob"));
+                self.wrong(fields.at, format!("missing field `{field}`: expected `{field}: …`, a name or a glob"));
                 return None;
             }
         };
@@ -461,12 +462,12 @@ impl Reader {
             }
             (_, None, Some(node)) => Bound::Below(limit(self, Some(node), "below").unwrap_or_default()),
             (_, Some(_), Some(node)) => {
-                self.wrong(place(node), "below stands beside threshold or above: expected one of them");
+                self.wrong(place(node), "`below` cannot be combined with `threshold` or `above`");
                 return None;
             }
             (Type::Of(Metric::LostWorkers | Metric::HungWorkers), None, None) => Bound::AtLeast(1.0),
             (_, None, None) => {
-                self.wrong(fields.at, "the rule has no threshold: expected `threshold: …`, `above: …` or `below: …`");
+                self.wrong(fields.at, "missing field `threshold`: expected `threshold: …`, `above: …` or `below: …`");
                 return None;
             }
         };
@@ -553,7 +554,7 @@ impl Reader {
     fn pairs(&mut self, node: Option<&Spanned<Node>>, what: &str) -> BTreeMap<String, String> {
         let Some(node) = node else { return BTreeMap::new() };
         let Node::Map(entries) = &node.value else {
-            self.wrong(place(node), format!("{what} is {}: expected a mapping of texts", node.value.is()));
+            self.wrong(place(node), format!("{what} is {}: expected a mapping of strings", node.value.is()));
             return BTreeMap::new();
         };
         entries.iter().filter_map(|(key, value)| Some((key.value.clone(), self.text(value, what)?))).collect()
@@ -574,7 +575,7 @@ impl Reader {
         let channels = match fields.get("channels") {
             Some(node) => self.channels(node),
             None => {
-                self.wrong(fields.at, format!("the route has no channels: expected a list of {}", kinds()));
+                self.wrong(fields.at, format!("missing field `channels`: expected a list of {}", kinds()));
                 Vec::new()
             }
         };
@@ -595,7 +596,7 @@ impl Reader {
             (Some(from), Some(until), None) => {
                 let (a, b) = (self.moment(from), self.moment(until));
                 if a.zip(b).is_some_and(|(a, b)| a >= b) {
-                    self.wrong(place(until), "until is not after from");
+                    self.wrong(place(until), "`until` must be after `from`");
                 }
                 a.zip(b).map(|(from, until)| When::Once { from, until })
             }
@@ -604,10 +605,7 @@ impl Reader {
                 self.hours(node).map(|(from, until)| When::Daily { from, until, days })
             }
             _ => {
-                self.wrong(
-                    fields.at,
-                    "the window has no time: expected `from` and `until`, or `daily: \"02:00-04:00\"`",
-                );
+                self.wrong(fields.at, "missing time: expected `from` and `until`, or `daily: \"02:00-04:00\"`");
                 None
             }
         }?;
@@ -622,7 +620,7 @@ impl Reader {
         if moment.is_none() {
             self.wrong(
                 place(node),
-                format!("{} is no moment: expected one such as 2026-12-01T02:00:00Z", shown(&node.value)),
+                format!("{} is not a time: expected one such as 2026-12-01T02:00:00Z", shown(&node.value)),
             );
         }
         #[expect(clippy::cast_precision_loss, reason = "Unix seconds")]

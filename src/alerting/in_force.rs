@@ -64,7 +64,7 @@ impl InForce {
             Err(mistakes) => self.report(mistakes.iter().map(|mistake| format!("{file}:{mistake}")).collect()),
             Ok(rules) if !rules.known => {
                 // An editor, or a deployment, that empties the file before it writes it anew.
-                self.report(vec![format!("{file}: no rules in it; write `rules: []` if there are to be none")])
+                self.report(vec![format!("{file}: contains no rules; write `rules: []` for an empty rule set")])
             }
             Ok(rules) => {
                 (self.rules, self.text) = (Arc::new(rules), Some(text));

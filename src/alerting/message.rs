@@ -176,7 +176,7 @@ pub fn test(now: f64, nonce: &str) -> Message {
         id,
         about: About::Test,
         severity: Severity::Info,
-        title: "Test message: this channel works".to_owned(),
+        title: "Test notification: this channel works".to_owned(),
         at: now,
         alerts: Vec::new(),
         more: 0,
@@ -202,7 +202,7 @@ fn firing_title(alerts: &[&Alert], down: bool) -> String {
         [only] => match (only.kind, only.rule.as_str(), &only.subject) {
             (Kind::WorkerDown, "worker_crashed", Some(worker)) => format!("Worker {worker} crashed"),
             (Kind::WorkerDown, ..) if only.detail.contains(UNOBSERVED) => only.detail.clone(),
-            (Kind::WorkerDown, _, Some(worker)) => format!("Worker {worker} scaled down to zero"),
+            (Kind::WorkerDown, _, Some(worker)) => format!("Worker {worker} scaled to zero"),
             (Kind::PartialLoss, ..) => only.detail.clone(),
             (Kind::Source | Kind::Happening, ..) => only.detail.clone(),
             _ => format!("{}: {}", only.rule, only.detail),
@@ -221,11 +221,13 @@ fn resolved_title(alerts: &[&Alert], down: bool) -> String {
         [only] => {
             let lasted = span(only.lasted(only.resolved_at.unwrap_or(only.since)));
             match (only.kind, &only.subject) {
-                (Kind::WorkerDown, Some(worker)) => format!("Resolved after {lasted}: worker {worker} is up again"),
+                (Kind::WorkerDown, Some(worker)) => {
+                    format!("Resolved after {lasted}: worker {worker} is running again")
+                }
                 _ => format!("Resolved after {lasted}: {}", only.key),
             }
         }
-        many if down => format!("Resolved: {} workers up again", many.len()),
+        many if down => format!("Resolved: {} workers running again", many.len()),
         many if same_rule(many) => format!("Resolved: {}: {} alerts", rule_of(many), many.len()),
         many => format!("Resolved: {} alerts", many.len()),
     }

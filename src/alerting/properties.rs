@@ -694,22 +694,22 @@ rules:
 const BROKEN: &[(&str, (u64, u64), &str)] = &[
     ("rules: [", (1, 8), "unclosed bracket"),
     ("rules:\n\t- name: x", (2, 2), "tabs disallowed"),
-    ("rules:\n  - name: 'x", (2, 11), "not YAML"),
+    ("rules:\n  - name: 'x", (2, 11), "invalid YAML"),
     ("rules: {}", (1, 8), "rules is a mapping: expected a list"),
-    ("rules: text", (1, 8), "rules is text: expected a list"),
+    ("rules: text", (1, 8), "rules is a string: expected a list"),
     ("- name: x", (1, 1), "the file is a list: expected a mapping"),
-    ("just text", (1, 1), "the file is text: expected a mapping"),
+    ("just text", (1, 1), "the file is a string: expected a mapping"),
     ("rule:\n  - name: x", (1, 1), "did you mean rules?"),
-    ("rules:\n  - x", (2, 5), "a rule is text: expected a mapping"),
-    ("rules:\n  - type: threshold\n    metric: pg_connection_count\n    threshold: 1", (2, 5), "the rule has no name"),
-    ("rules:\n  - name:\n    type: oldest_callback_age\n    threshold: 1", (2, 5), "the rule has no name"),
+    ("rules:\n  - x", (2, 5), "a rule is a string: expected a mapping"),
+    ("rules:\n  - type: threshold\n    metric: pg_connection_count\n    threshold: 1", (2, 5), "missing field `name`"),
+    ("rules:\n  - name:\n    type: oldest_callback_age\n    threshold: 1", (2, 5), "missing field `name`"),
     (
         "rules:\n  - name: [a]\n    type: oldest_callback_age\n    threshold: 1",
         (2, 11),
-        "name is a list: expected text",
+        "name is a list: expected a string",
     ),
     ("rules:\n  - name: ''\n    type: oldest_callback_age\n    threshold: 1", (2, 11), "name is empty"),
-    ("rules:\n  - name: x", (2, 5), "the rule has no metric: expected xlen"),
+    ("rules:\n  - name: x", (2, 5), "missing field `metric`: expected xlen"),
     (
         "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    repeat: sometimes",
         (5, 13),
@@ -717,7 +717,7 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
     ),
     ("rules:\n  - name: x\n    type: treshold", (3, 11), "type is \"treshold\": expected threshold"),
     ("rules:\n  - name: x\n    type: 5", (3, 11), "type is 5: expected threshold"),
-    ("rules:\n  - name: x\n    type: threshold\n    threshold: 5", (2, 5), "the rule has no metric"),
+    ("rules:\n  - name: x\n    type: threshold\n    threshold: 5", (2, 5), "missing field `metric`"),
     (
         "rules:\n  - name: x\n    type: threshold\n    metric: xlenn\n    stream: s\n    threshold: 5",
         (4, 13),
@@ -728,14 +728,10 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
         (4, 13),
         "expected one of xlen, pending",
     ),
-    (
-        "rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    threshold: 5",
-        (2, 5),
-        "the rule names no stream",
-    ),
-    ("rules:\n  - name: x\n    type: queue_pending\n    threshold: 5", (2, 5), "the rule names no stream"),
-    ("rules:\n  - name: x\n    type: heartbeat_lost", (2, 5), "the rule names no worker"),
-    ("rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    stream: s", (2, 5), "the rule has no threshold"),
+    ("rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    threshold: 5", (2, 5), "missing field `stream`"),
+    ("rules:\n  - name: x\n    type: queue_pending\n    threshold: 5", (2, 5), "missing field `stream`"),
+    ("rules:\n  - name: x\n    type: heartbeat_lost", (2, 5), "missing field `worker`"),
+    ("rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    stream: s", (2, 5), "missing field `threshold`"),
     (
         "rules:\n  - name: x\n    type: threshold\n    metric: xlen\n    stream: s\n    threshold: many",
         (6, 16),
@@ -764,12 +760,12 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
     (
         "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    duration: soon",
         (5, 15),
-        "duration is \"soon\": expected a time such as 60, 60s, 5m, 1h or 500ms",
+        "duration is \"soon\": expected a duration such as 60, 60s, 5m, 1h or 500ms",
     ),
     (
         "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    duration: 5 minutes",
         (5, 15),
-        "expected a time",
+        "expected a duration",
     ),
     (
         "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    duration: -5",
@@ -800,7 +796,7 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
     (
         "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    message: {a: b}",
         (5, 14),
-        "message is a mapping: expected text",
+        "message is a mapping: expected a string",
     ),
     (
         "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    missing: zero",
@@ -820,9 +816,13 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
     (
         "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: 5\n    labels:\n      team: [a]",
         (6, 13),
-        "labels is a list: expected text",
+        "labels is a list: expected a string",
     ),
-    ("rules:\n  - name: x\n    type: oldest_callback_age\n    above: 5\n    below: 3", (5, 12), "below stands beside"),
+    (
+        "rules:\n  - name: x\n    type: oldest_callback_age\n    above: 5\n    below: 3",
+        (5, 12),
+        "`below` cannot be combined",
+    ),
     ("rules:\n  - name: x\n    type: db_capacity\n    threshold: 180", (4, 16), "expected a percentage from 0 to 100"),
     (
         "rules:\n  - name: x\n    type: db_capacity\n    threshold: 80%",
@@ -833,7 +833,7 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
     (
         "rules:\n  - {name: x, type: oldest_callback_age, threshold: 5}\n  - {name: x, type: oldest_callback_age, threshold: 6}",
         (3, 12),
-        "stands in line 2 already",
+        "first used in line 2",
     ),
     ("rules:\n  - name: x\n    name: y\n    type: oldest_callback_age\n    threshold: 5", (3, 5), ""),
     (
@@ -847,10 +847,10 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
         "change_over is \"fast\"",
     ),
     ("group_by: [rule, colour]", (1, 18), "group_by is \"colour\": expected rule, severity, stream"),
-    ("routes:\n  - severity: critical", (2, 5), "the route has no channels"),
+    ("routes:\n  - severity: critical", (2, 5), "missing field `channels`"),
     ("routes:\n  - severity: [critical, loud]\n    channels: slack", (2, 26), "severity is \"loud\""),
     ("routes:\n  - rule: '{a'\n    channels: slack", (2, 11), "expected a glob"),
-    ("maintenance:\n  - name: x", (2, 5), "the window has no time"),
+    ("maintenance:\n  - name: x", (2, 5), "missing time"),
     ("maintenance:\n  - daily: 25:00-26:00", (2, 12), "expected hours in UTC"),
     (
         "maintenance:\n  - from: tomorrow\n    until: 2026-12-01T04:00:00Z",
@@ -860,7 +860,7 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
     (
         "maintenance:\n  - from: 2026-12-01T04:00:00Z\n    until: 2026-12-01T02:00:00Z",
         (3, 12),
-        "until is not after from",
+        "`until` must be after `from`",
     ),
     ("maintenance:\n  - daily: 02:00-04:00\n    days: [someday]", (3, 12), "day is \"someday\""),
 ];
@@ -940,7 +940,7 @@ fn a_worker_that_is_back_within_the_window_is_still_told_and_then_resolved() {
     let mut board = board("");
     board.advance(&fleet(&["a"], TypeState::ScaledDown), NOW);
     board.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
-    assert_eq!(told(&mut board, NOW + 5.0), ["Worker a scaled down to zero"]);
+    assert_eq!(told(&mut board, NOW + 5.0), ["Worker a scaled to zero"]);
     board.advance(&fleet(&[], TypeState::Alive), NOW + 6.0);
     assert_eq!(told(&mut board, NOW + 11.0), ["Resolved after 6 s: worker a is up again"]);
 }
@@ -995,7 +995,7 @@ fn while_redis_cannot_be_read_nothing_fires_and_nothing_resolves_but_redis_itsel
     blind.redis.source = SourceStatus::Down { since: NOW, trouble };
     board.advance(&blind, NOW + 10.0);
     board.advance(&blind, NOW + 25.0);
-    assert_eq!(told(&mut board, NOW + 40.0), ["Redis not readable: connection refused"]);
+    assert_eq!(told(&mut board, NOW + 40.0), ["Redis unreachable: connection refused"]);
 }
 
 #[test]
@@ -1056,7 +1056,7 @@ fn a_loss_is_told_while_others_live_and_not_after_the_type_was_at_zero_and_came_
     board.advance(&lost(NOW - 3.0), NOW);
     assert!(told(&mut board, NOW).is_empty());
     board.advance(&lost(NOW - 100.0), NOW);
-    assert_eq!(told(&mut board, NOW), ["a lost 1 without a goodbye, 2 left"]);
+    assert_eq!(told(&mut board, NOW), ["a: 1 lost (heartbeat expired), 2 running"]);
 }
 
 #[test]

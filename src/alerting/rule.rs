@@ -19,7 +19,7 @@ pub const CHANNELS: [(&str, &str); 3] =
 #[must_use]
 pub fn no_channel() -> String {
     let settings = CHANNELS.map(|(_, setting)| setting).join(", ");
-    format!("no channel is set up: nobody is told. Set one of {settings}")
+    format!("notifications are not sent: no channel is configured. Set one of {settings}")
 }
 
 /// Everything the alert file says.

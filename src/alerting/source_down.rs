@@ -36,8 +36,8 @@ pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
                 severity: Severity::Critical,
             },
             seen,
-            message: format!("{name} cannot be read: {detail}. What depends on it is shown as it was."),
-            detail: format!("{name} not readable: {detail}"),
+            message: format!("{name} is unreachable: {detail}. Pages show the last known state."),
+            detail: format!("{name} unreachable: {detail}"),
         });
     }
 }
@@ -55,7 +55,7 @@ pub fn channel(name: &str, broken: Option<&str>) -> Sighting {
             severity: Severity::Warning,
         },
         seen: if broken.is_some() { Seen::Holds(None) } else { Seen::Clear(None) },
-        detail: format!("channel {name} refuses messages: {why}"),
-        message: format!("Alerts do not arrive by {name}: {why}. They wait for a day."),
+        detail: format!("channel {name} rejects notifications: {why}"),
+        message: format!("Notifications via {name} fail: {why}. They are retried for 24 hours."),
     }
 }

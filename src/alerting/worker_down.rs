@@ -130,24 +130,24 @@ fn identity(rule: &str, worker: &str, kind: Kind, severity: Severity) -> Identit
 }
 
 /// In the detail of an alert about a type that went to zero unseen.
-pub(super) const UNOBSERVED: &str = "went to 0 while no monitor was watching";
+pub(super) const UNOBSERVED: &str = "went to 0 while no monitor was running";
 
 fn at_zero(rule: &str, seen: Seen, worker: &str, status: &WorkerTypeStatus) -> Sighting {
     let was = status.last_alive_count;
     let (detail, message) = if rule == "worker_crashed" {
         (
             format!("{worker} dropped from {was} to 0 with no shutdown marker"),
-            format!("Worker {worker} crashed: was {was}, now 0, and not all of them said goodbye."),
+            format!("Worker {worker} crashed: was {was}, now 0; at least one did not shut down gracefully."),
         )
     } else if status.state == TypeState::Unknown {
         (
             format!("{worker} {UNOBSERVED} (was {was})"),
-            format!("Worker {worker}: was {was}, now 0. No monitor was watching, so how they stopped is unknown."),
+            format!("Worker {worker}: was {was}, now 0. No monitor was running, so the cause is unknown."),
         )
     } else {
         (
             format!("{worker} cleanly scaled down to 0 (was {was})"),
-            format!("Worker {worker} scaled down to 0 in good order (was {was}). Nobody serves its stream."),
+            format!("Worker {worker} scaled to zero: graceful shutdown (was {was}). The stream has no workers."),
         )
     };
     Sighting { identity: identity(rule, worker, Kind::WorkerDown, Severity::Critical), seen, detail, message }
@@ -158,7 +158,9 @@ fn some_lost(seen: Seen, worker: &str, status: &WorkerTypeStatus) -> Sighting {
     Sighting {
         identity: identity("workers_lost", worker, Kind::PartialLoss, Severity::Warning),
         seen,
-        detail: format!("{worker} lost {lost} without a goodbye, {present} left"),
-        message: format!("Worker {worker} lost {lost} of its processes without a goodbye; {present} are left."),
+        detail: format!("{worker}: {lost} lost (heartbeat expired), {present} running"),
+        message: format!(
+            "Worker {worker}: {lost} lost (heartbeat expired without a graceful shutdown); {present} running."
+        ),
     }
 }

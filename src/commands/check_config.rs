@@ -10,8 +10,8 @@ use crate::rules_file;
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("check-config")
-        .about("Read a file of alert rules and say what is wrong with it, with line and column")
-        .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml"))
+        .about("Check an alert rules file for errors and report them with line and column")
+        .arg(Arg::new("FILE").required(true).help("Path of the rules file, such as alerts.yaml"))
 }
 
 /// Prints what is wrong, or that nothing is.

@@ -8,8 +8,13 @@ use super::{NAME, for_people, print};
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("completions")
-        .about("Print the completions of a shell")
-        .arg(Arg::new("SHELL").required(true).value_parser(value_parser!(Shell)).help("Whose"))
+        .about("Print a shell completion script")
+        .arg(
+            Arg::new("SHELL")
+                .required(true)
+                .value_parser(value_parser!(Shell))
+                .help("Shell to generate completions for"),
+        )
         .after_help(
             "For bash: shepherd-monitor completions bash > ~/.local/share/bash-completion/completions/shepherd-monitor",
         )
@@ -20,7 +25,7 @@ pub(super) fn command() -> Command {
 /// # Errors
 /// When they cannot be written out.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
-    let shell = *given.get_one::<Shell>("SHELL").ok_or("no shell was named")?;
+    let shell = *given.get_one::<Shell>("SHELL").ok_or("no shell given")?;
     print(&script(shell))
 }
 

@@ -34,7 +34,7 @@ pub(super) fn command() -> Command {
             .value_name("NAME")
             .required(true)
             .value_parser(value_parser!(OsString))
-            .help("The stream whose tasks died, such as aragorn.lookup");
+            .help("Stream whose dead letters to use, such as aragorn.lookup");
         Command::new(name).about(about).arg(stream).args(flags(|entry| entry.group == "Redis"))
     };
     let chosen = |command: Command, what: &'static str| {
@@ -44,7 +44,7 @@ pub(super) fn command() -> Command {
             .num_args(1..)
             .action(ArgAction::Append)
             .value_parser(EntryId::from_str)
-            .help("These, by the ids that `list` shows first on each line");
+            .help("IDs of the dead letters, as shown in the first column of `list`");
         let all = Arg::new("all").long("all").action(ArgAction::SetTrue).help(what);
         command.args([ids, all]).group(ArgGroup::new("which").args(["id", "all"]).required(true))
     };
@@ -53,9 +53,9 @@ pub(super) fn command() -> Command {
         .value_name("N")
         .default_value(LISTED)
         .value_parser(value_parser!(u32).range(1..))
-        .help("Show at most so many, the oldest first");
+        .help("Maximum number of dead letters to show, oldest first");
     Command::new("dead-letters")
-        .about("List, show, replay or drop the tasks that nobody could finish")
+        .about("List, show, replay or delete dead letters")
         .long_about(
             "A task that was delivered more often than the worker's delivery limit, or that failed where nothing \
              comes after it, leaves its stream NAME and is kept in NAME:dead with its history. There it stays until \
@@ -63,16 +63,19 @@ pub(super) fn command() -> Command {
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(verb("list", "One line for each dead letter: id, query, deliveries, error").arg(most))
-        .subcommand(chosen(verb("show", "Everything about dead letters: who had them, when, their fields"), "All"))
+        .subcommand(verb("list", "List dead letters, one per line: ID, query, deliveries, error").arg(most))
+        .subcommand(chosen(verb("show", "Show dead letters in full: consumers, times, fields"), "All"))
         .subcommand(
-            chosen(verb("replay", "Put dead letters back into their stream as new tasks"), "All that are dead now")
-                .after_help(
-                    "They go to the end of the stream, with deliveries counted anew and the same idempotency key. \
+            chosen(
+                verb("replay", "Add dead letters to their stream again as new tasks"),
+                "All dead letters of the stream",
+            )
+            .after_help(
+                "They go to the end of the stream, with deliveries counted anew and the same idempotency key. \
                      Every consumer group of the stream gets them.",
-                ),
+            ),
         )
-        .subcommand(chosen(verb("drop", "Delete dead letters for good"), "All that are dead now"))
+        .subcommand(chosen(verb("drop", "Delete dead letters permanently"), "All dead letters of the stream"))
 }
 
 /// Carries out what [`command`] was given, and prints what happened.
@@ -81,11 +84,11 @@ pub(super) fn command() -> Command {
 /// In one line: a letter that is not there, Redis' refusal, no connection. What was done by then is
 /// printed.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
-    let (verb, given) = given.subcommand().ok_or("dead-letters needs a command")?;
+    let (verb, given) = given.subcommand().ok_or("no dead-letters command given")?;
     let settings = settings(given)?;
     let stream: OsString = given.get_one::<OsString>("stream").cloned().unwrap_or_default();
     if stream.is_empty() {
-        return Err("the stream's name is empty; expected a name such as aragorn.lookup".to_owned());
+        return Err("the stream name is empty; expected a name such as aragorn.lookup".to_owned());
     }
     let address = Address::from_url("REDIS_URL", settings.redis_url.reveal()).map_err(|bad| bad.to_string())?;
     let mut office = Office {
@@ -97,7 +100,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     print(office.told.as_bytes())?;
     done.map_err(|trouble| match trouble {
         Trouble::Redis(e) if e.code() == "WRONGTYPE" => {
-            format!("{}:dead holds something else than dead letters ({e})", office.stream)
+            format!("{}:dead is not a dead-letter stream ({e})", office.stream)
         }
         Trouble::Redis(e) => e.to_string(),
         Trouble::Missing(ids) => {
@@ -151,8 +154,8 @@ impl Office {
             }
         }
         match verb {
-            "replay" => self.tell(format_args!("{} put back into {}", done.len(), self.stream.clone())),
-            "drop" => self.tell(format_args!("{} dead letters of {} dropped", done.len(), self.stream.clone())),
+            "replay" => self.tell(format_args!("{} replayed into {}", done.len(), self.stream.clone())),
+            "drop" => self.tell(format_args!("{} dead letters of {} deleted", done.len(), self.stream.clone())),
             _ => {}
         }
         if let Some(error) = refused {
@@ -184,7 +187,7 @@ impl Office {
             let query = letter.entry.fields.get("query_id").map_or_else(|| "—".to_owned(), printable);
             let error: String = printable(letter.error.as_bytes()).chars().take(LINE).collect();
             let (id, deliveries) = (&letter.entry.id, letter.deliveries);
-            self.tell(format_args!("{id}  query {query}  delivered {deliveries} times  {error}"));
+            self.tell(format_args!("{id}  query {query}  deliveries {deliveries}  {error}"));
         }
         let stream = self.stream.clone();
         match u64::try_from(letters.len()) {

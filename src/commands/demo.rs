@@ -12,15 +12,17 @@ use crate::telemetry;
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("demo")
-        .about("Watch a simulated fleet on a private Redis and Postgres, all gone at the end")
+        .about("Run the monitor with a simulated fleet on a private Redis and Postgres; everything is deleted on exit")
         .arg(
             Arg::new("history")
                 .long("history")
                 .value_name("DAYS")
                 .value_parser(days)
-                .help("Give the fleet a past of so many days (30d; at most 60d)"),
+                .help("Generate this much history first (such as 30d; at most 60d)"),
         )
-        .after_help("Needs redis-server and PostgreSQL to be installed, not to be running. Ctrl-C ends it.")
+        .after_help(
+            "Requires redis-server and PostgreSQL to be installed; they need not be running. Press Ctrl-C to stop.",
+        )
         .args(flags(|entry| !matches!(entry.group, "Redis" | "Postgres")))
 }
 
@@ -56,7 +58,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
         }
         other => other?,
     };
-    println!("Starting a private Redis, a private Postgres and a simulated fleet; Ctrl-C ends it all.");
+    println!("Starting a private Redis, a private Postgres and a simulated fleet. Press Ctrl-C to stop.");
     let mut options = DemoOptions::new().map_err(|e| e.to_string())?;
     options.past_days = given.get_one("history").copied().unwrap_or(0);
     let demo = Demo::start(options).map_err(|e| e.to_string())?;
@@ -65,6 +67,6 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     // Goes with the demonstration.
     settings.spool_folder = demo.redis().folder().join("spool");
     watch(&settings, listener)?;
-    println!("Ending the fleet and its servers.");
+    println!("Stopping the fleet and its servers.");
     Ok(())
 }

@@ -9,8 +9,10 @@ use crate::demo::{DemoOptions, Fleet};
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("demo-fleet")
-        .about("Run the simulated fleet on a Redis and a Postgres that are there, for a monitor to watch")
-        .after_help("For trying things out: it fills both, and what it wrote stays. Ctrl-C ends its workers.")
+        .about("Run the simulated fleet on an existing Redis and Postgres")
+        .after_help(
+            "For testing only: it writes to both servers and does not clean up. Press Ctrl-C to stop its workers.",
+        )
         .args(flags(|entry| matches!(entry.group, "Redis" | "Postgres")))
 }
 
@@ -32,7 +34,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
             _ = terminate.recv() => {}
         }
         drop(fleet);
-        println!("The fleet is gone.");
+        println!("The fleet has stopped.");
         Ok(())
     })
 }

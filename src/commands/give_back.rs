@@ -22,12 +22,12 @@ const ENDING_TAKES: Duration = Duration::from_secs(12);
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("give-back")
-        .about("Give history and state back to the monitor before this one: its tables and its Redis keys")
+        .about("Roll back to the older monitor: write history and state to its tables and Redis keys")
         .after_help(
-            "Stop every monitor of the database first. In the database all of it happens or nothing; a million rows \
-             take about a minute. In Redis the worker states, recent series, alerts and cooldowns are written to the \
-             keys of the monitor before this one; after an error, run it again. The next start of this monitor takes \
-             everything over again.",
+            "Stop every monitor of this database first. The database part runs in one transaction and takes about a \
+             minute per million rows. In Redis, worker states, recent series, alerts and cooldowns are written to \
+             the keys of the older monitor. If the command fails, run it again. The next start of this monitor \
+             migrates everything again.",
         )
         .args(flags(|entry| ["Postgres", "Redis"].contains(&entry.group)))
 }
@@ -44,8 +44,9 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
 }
 
 async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String> {
-    let watched =
-        |connections| Err(format!("a monitor still works on this database ({connections} connections): stop it first"));
+    let watched = |connections| {
+        Err(format!("a monitor is still connected to this database ({connections} connections): stop it first"))
+    };
     let (database_url, within) = (settings.database_url.reveal(), settings.pool_timeout);
     let connections = migrate::monitors_connected(database_url, within).await.map_err(|trouble| trouble.detail)?;
     if connections > 0 {
@@ -57,12 +58,12 @@ async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String>
         Ok(false) => return Err("a monitor is still active on this Redis: stop it first".to_owned()),
         Err(trouble) if names_redis => {
             return Err(format!(
-                "cannot reach Redis, so nothing was given back: {}. Check REDIS_URL or run shepherd-monitor doctor",
+                "cannot reach Redis, so nothing was rolled back: {}. Check REDIS_URL or run shepherd-monitor doctor",
                 trouble.detail
             ));
         }
         Err(trouble) => {
-            eprintln!("shepherd-monitor: only the database is given back: {} (set REDIS_URL)", trouble.detail);
+            eprintln!("shepherd-monitor: only the database is rolled back: {} (set REDIS_URL)", trouble.detail);
             None
         }
     };
@@ -78,14 +79,14 @@ async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String>
         None => None,
     };
     if history == GivenBack::Nothing && state.is_none() {
-        return Err("this monitor has not taken this database over".to_owned());
+        return Err("this database was not migrated by this monitor; nothing to roll back".to_owned());
     }
     if let GivenBack::All { samples, latencies } = history {
-        println!("monitor_metrics has all {samples} samples, monitor_task_latency all {latencies} rows.");
+        println!("Restored {samples} samples in monitor_metrics and {latencies} rows in monitor_task_latency.");
     }
     if let Some(state) = state {
         println!(
-            "Redis has the states of {} worker types, {} recent series and {} cooldowns under the older keys.",
+            "Restored the states of {} worker types, {} recent series and {} cooldowns in Redis.",
             state.types, state.series, state.cooldowns
         );
     }

@@ -14,12 +14,12 @@ const WITHIN: Duration = Duration::from_secs(2);
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("health")
-        .about("Ask the monitor that runs here with the same settings whether it lives; fails if not")
+        .about("Check liveness; exits non-zero on failure")
         .arg(
             Arg::new("ready")
                 .long("ready")
                 .action(ArgAction::SetTrue)
-                .help("Ask whether it does its work instead: /readyz"),
+                .help("Check readiness (/readyz) instead of liveness (/livez)"),
         )
         .args(flags(|entry| entry.group == "Server"))
 }
@@ -37,9 +37,9 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     };
     let address = SocketAddr::new(host, settings.port);
     let path = if given.get_flag("ready") { "/readyz" } else { "/livez" };
-    let answer = get(address, path).map_err(|error| format!("no answer from {address}: {error}"))?;
+    let answer = get(address, path).map_err(|error| format!("cannot reach {address}: {error}"))?;
     let status = answer.split(' ').nth(1).unwrap_or_default();
-    if status == "200" { Ok(()) } else { Err(format!("http://{address}{path} answers {status}")) }
+    if status == "200" { Ok(()) } else { Err(format!("http://{address}{path} returned {status}")) }
 }
 
 /// The beginning of the answer.

@@ -5,9 +5,9 @@ use clap::{Arg, ArgMatches, Command};
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("man")
-        .about("Write the man pages, one for each command")
-        .arg(Arg::new("FOLDER").required(true).help("Where to; it is there already"))
-        .after_help("To read one of them: man -l FOLDER/shepherd-monitor-serve.1")
+        .about("Write the man pages, one per command")
+        .arg(Arg::new("FOLDER").required(true).help("Output directory; must exist"))
+        .after_help("To read one: man -l FOLDER/shepherd-monitor-serve.1")
 }
 
 /// Writes them.

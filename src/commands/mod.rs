@@ -40,7 +40,7 @@ pub fn command() -> Command {
 fn for_people() -> Command {
     Command::new(NAME)
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Watches a fleet of workers on Redis streams: who is alive, what waits, what went wrong.")
+        .about("Monitoring for workers on Redis streams: worker health, queue backlogs and alerts.")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
@@ -53,7 +53,7 @@ fn for_people() -> Command {
         .subcommand(health::command())
         .subcommand(dead_letters::command())
         .subcommand(give_back::command())
-        .subcommand(Command::new("settings").about("Print every setting with its default, as docs/settings.md"))
+        .subcommand(Command::new("settings").about("Print all settings with their defaults, as in docs/settings.md"))
         .subcommand(completions::command())
         .subcommand(man::command())
 }
@@ -78,7 +78,7 @@ pub fn run() -> ExitCode {
         Some(("settings", _)) => print(document(worker::SETTINGS).as_bytes()),
         Some(("completions", given)) => completions::run(given),
         Some(("man", given)) => man::run(given),
-        _ => Err("no such command".to_owned()),
+        _ => Err("unknown command".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

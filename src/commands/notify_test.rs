@@ -14,7 +14,7 @@ use crate::delivery::sketch::Sketches;
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("notify-test")
-        .about("Send a test message through each channel and show the answers")
+        .about("Send a test notification via each channel and print the responses")
         .args(flags(|entry| matches!(entry.group, "Alerts" | "Server")))
 }
 
@@ -43,6 +43,10 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
             };
             println!("{name}: {word}: {answer}");
         }
-        if failed == 0 { Ok(()) } else { Err(format!("{failed} of {} channels did not take it", names.len())) }
+        if failed == 0 {
+            Ok(())
+        } else {
+            Err(format!("the test notification failed on {failed} of {} channels", names.len()))
+        }
     })
 }

@@ -12,10 +12,10 @@ use crate::telemetry;
 /// The subcommand.
 pub(super) fn command() -> Command {
     Command::new("serve")
-        .about("Watch the fleet and serve its pages and API")
+        .about("Run the monitor: poll the fleet, send alerts, serve the pages and the API")
         .after_help(
-            "Every setting is a flag or an environment variable; the flag wins. Redis and Postgres need not \
-             be there at the start: the page says so and recovers by itself.",
+            "Every setting is a flag or an environment variable; flags take precedence. Redis and Postgres may be \
+             unreachable at startup: the monitor reports that and connects when they are available.",
         )
         .args(flags(|_| true))
 }
@@ -35,14 +35,14 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
 pub(super) fn listen(settings: &Settings) -> Result<TcpListener, String> {
     settings.may_serve().map_err(|bad| bad.to_string())?;
     TcpListener::bind((settings.bind, settings.port)).map_err(|e| {
-        format!("cannot listen on {}:{} ({e}); set MONITOR_BIND and MONITOR_PORT", settings.bind, settings.port)
+        format!("cannot listen on {}:{} ({e}); check MONITOR_BIND and MONITOR_PORT", settings.bind, settings.port)
     })
 }
 
 /// Watches until SIGINT or SIGTERM, and says where.
 pub(super) fn watch(settings: &Settings, listener: TcpListener) -> Result<(), String> {
     application::run(settings, listener, |address| {
-        println!("shepherd-monitor: watching; open http://{address}{}/", settings.root_path);
+        println!("shepherd-monitor: ready at http://{address}{}/", settings.root_path);
     })
     .map_err(|error| format!("{error:#}"))
 }

@@ -35,15 +35,15 @@ const PULSE: [&str; 2] = ["redis:connected_clients", "pg:connection_count"];
 /// The subcommand; its settings say where Postgres is and how often is recorded.
 pub(super) fn command() -> Command {
     Command::new("test-rules")
-        .about("Run the rules of a file over the recorded history and say when they would have fired")
-        .arg(Arg::new("FILE").required(true).help("The file, such as alerts.yaml"))
+        .about("Evaluate the rules of a file against recorded history and print when they would have fired")
+        .arg(Arg::new("FILE").required(true).help("Path of the rules file, such as alerts.yaml"))
         .arg(
             Arg::new("since")
                 .long("since")
                 .value_name("TIME")
                 .default_value("30d")
                 .value_parser(ago)
-                .help("From how long ago on (30d, 12h)"),
+                .help("Start of the time range, relative to now (30d, 12h)"),
         )
         .arg(
             Arg::new("until")
@@ -51,20 +51,19 @@ pub(super) fn command() -> Command {
                 .value_name("TIME")
                 .default_value("0")
                 .value_parser(ago)
-                .help("Up to how long ago"),
+                .help("End of the time range, relative to now"),
         )
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Everything, as JSON"))
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print the full result as JSON"))
         .after_help(
-            "The archive has a value of each series every 30 s unless MONITOR_HISTORY_INTERVAL_SEC says otherwise: \
-             what came and went in between is not in it. Ends with 0 however often rules fire, with 1 when the file \
-             has a mistake or the archive cannot be read.",
+            "The history has one value per series every 30 s (MONITOR_HISTORY_INTERVAL_SEC); shorter changes are not \
+             visible. Exits with 0 even if rules fire, with 1 if the file is invalid or the history cannot be read.",
         )
         .args(flags(|entry| entry.group == "Postgres" || entry.env == "MONITOR_HISTORY_INTERVAL_SEC"))
 }
 
 fn ago(text: &str) -> Result<Duration, String> {
     let ago = file::duration(text).filter(|ago| ago.as_secs_f64() <= MAX_WINDOW_SEC);
-    ago.ok_or_else(|| format!("expected a time such as 30d, 12h or 45m, at most {:.0}d", MAX_WINDOW_SEC / 86_400.0))
+    ago.ok_or_else(|| format!("expected a duration such as 30d, 12h or 45m, at most {:.0}d", MAX_WINDOW_SEC / 86_400.0))
 }
 
 /// What is asked for.
@@ -91,7 +90,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let asked = Asked { file: name, since: now - ago("since"), until: now - ago("until") };
     if asked.since >= asked.until {
-        return Err("since is not before until: expected a longer time for --since than for --until".to_owned());
+        return Err("--since must be a longer duration than --until".to_owned());
     }
     let pool = connection::pool(settings.database_url.reveal(), settings.pool_timeout).map_err(|e| e.detail)?;
     let mut replay = Replay::new(&rules);
@@ -124,8 +123,8 @@ async fn walk(pool: &PgPool, replay: &mut Replay<'_>, asked: &Asked<'_>, interva
         let mut found: BTreeMap<Micros, Vec<(String, f64)>> = BTreeMap::new();
         for selection in &selections {
             let reading = tokio::time::timeout(ANSWER_WITHIN, metrics::read(pool, selection, window));
-            let series = reading.await.map_err(|_| "Postgres does not answer in time".to_owned())?;
-            let series = series.map_err(|trouble| format!("the archive cannot be read: {}", trouble.detail))?;
+            let series = reading.await.map_err(|_| "Postgres timed out".to_owned())?;
+            let series = series.map_err(|trouble| format!("cannot read the history: {}", trouble.detail))?;
             for (name, buckets) in series {
                 for (at, of) in buckets {
                     found.entry(at).or_default().push((name.clone(), of.mean()));
@@ -160,9 +159,9 @@ fn seconds(micros: Micros) -> f64 {
 fn not_judged(track: &Track<'_>) -> Option<String> {
     let rule = track.rule;
     match rule.watch.metric.series() {
-        None => Some(format!("{} is not recorded: what it would have done cannot be said", rule.watch.metric.name())),
+        None => Some(format!("{} is not recorded, so this rule cannot be evaluated", rule.watch.metric.name())),
         Some(_) if track.series.is_empty() => Some(format!(
-            "nothing was recorded of {}",
+            "no recorded data for {}",
             rule.watches().split(&rule.bound.words()).next().unwrap_or_default().trim()
         )),
         Some(_) => None,
@@ -175,7 +174,7 @@ fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
     let count: usize = tracks.iter().map(|track| track.firings.len()).sum();
     let fired = tracks.iter().filter(|track| !track.firings.is_empty()).count();
     let mut text = format!(
-        "{}: {} rules from {} to {}, {} of it recorded\n{fired} would have fired, {count} times altogether\n",
+        "{}: {} rules from {} to {}, {} of it recorded\n{fired} would have fired, {count} times in total\n",
         asked.file,
         tracks.len(),
         moment(asked.since),
@@ -183,7 +182,7 @@ fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
         span(recorded),
     );
     if recorded == 0.0 {
-        text.push_str("Nothing was recorded in this time: is this the database that the monitor uses?\n");
+        text.push_str("No data was recorded in this time range. Check that this is the database of the monitor.\n");
     }
     let head = ["RULE", "SEVERITY", "FIRED", "TOLD", "ALTOGETHER", "LONGEST", "LAST"].map(str::to_owned);
     let mut rows = vec![head];
@@ -221,7 +220,7 @@ fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
         _ = write!(text, "\n{}: {}\n", shown(&track.rule.name), shown(&track.rule.watches()));
         let older = track.firings.len().saturating_sub(LISTED);
         if older > 0 {
-            _ = writeln!(text, "  and {older} earlier; --json has them all");
+            _ = writeln!(text, "  and {older} earlier; use --json to print all");
         }
         for firing in track.firings.iter().skip(older) {
             text.push_str(&line(track, firing, asked.until));
@@ -235,11 +234,10 @@ fn line(track: &Track<'_>, firing: &Firing, end: f64) -> String {
         Some(subject) if track.series.len() > 1 => format!("  {}", shown(subject)),
         _ => String::new(),
     };
-    let lasted =
-        format!("{}{}", span(firing.lasted(end)), if firing.until.is_none() { ", and still does" } else { "" });
+    let lasted = format!("{}{}", span(firing.lasted(end)), if firing.until.is_none() { ", still firing" } else { "" });
     let to = if matches!(track.rule.bound, Bound::Below(_)) { "down" } else { "up" };
     let worst = firing.worst.map(|worst| format!("  {to} to {}{}", figure(worst), track.rule.watch.metric.unit()));
-    let told = if firing.told.is_none() { "  not told" } else { "" };
+    let told = if firing.told.is_none() { "  not sent" } else { "" };
     format!("  {}  for {lasted}{subject}{}{told}\n", moment(firing.fired), worst.unwrap_or_default())
 }
 

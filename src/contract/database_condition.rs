@@ -64,7 +64,7 @@ impl DatabaseCondition {
             Self::OutOfMemory => "Give the database server more memory, or lower work_mem or max_connections",
             Self::TooManyConnections => "Raise max_connections of the database server or close connections",
             Self::ReadOnly => {
-                "Connect to the primary server, and see that default_transaction_read_only is off for this role"
+                "Connect to the primary server and check that default_transaction_read_only is off for this role"
             }
         }
     }
@@ -73,7 +73,7 @@ impl DatabaseCondition {
 impl fmt::Display for DatabaseCondition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::DiskFull => "the disk of Postgres is full",
+            Self::DiskFull => "Postgres is out of disk space",
             Self::OutOfMemory => "Postgres is out of memory",
             Self::TooManyConnections => "Postgres has too many connections",
             Self::ReadOnly => "Postgres is read-only",

@@ -150,7 +150,7 @@ impl Heartbeat {
         };
         if !expected && keys::heartbeat(&beat.stream, &beat.consumer) != *found.key() {
             return Err(BadHeartbeat(format!(
-                "says stream {} and consumer {}, which is another key",
+                "names stream {} and consumer {}, which does not match the key",
                 shortened(&wire.stream),
                 shortened(&wire.consumer)
             )));

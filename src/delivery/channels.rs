@@ -39,7 +39,7 @@ impl Channels {
         drop(rustls::crypto::ring::default_provider().install_default());
         let speaks_http = settings.slack.is_some() || settings.webhook.is_some();
         let client = speaks_http.then(http::client).transpose();
-        let client = client.map_err(|_| "no HTTP client: TLS cannot be had".to_owned())?;
+        let client = client.map_err(|_| "no HTTP client: cannot initialize TLS".to_owned())?;
         let mailer = settings.email.as_ref().map(|(smtp, _)| Mailer::new(smtp)).transpose()?;
         Ok(Self { settings, client, mailer })
     }
@@ -83,5 +83,5 @@ impl Channels {
 
 /// A message for a channel that was set up once and is not any more.
 fn gone() -> Outcome {
-    Outcome::Never("this channel is not set up any more".to_owned())
+    Outcome::Never("this channel is no longer configured".to_owned())
 }

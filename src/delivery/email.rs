@@ -52,8 +52,9 @@ impl Mailer {
     /// # Errors
     /// What cannot be used, without the password.
     pub fn new(smtp: &Smtp) -> Result<Self, String> {
-        let from: Mailbox = smtp.from.parse().map_err(|_| format!("{} is no mail address", smtp.from))?;
-        let parameters = || TlsParameters::new_rustls(smtp.host.clone()).map_err(|_| "TLS cannot be had".to_owned());
+        let from: Mailbox = smtp.from.parse().map_err(|_| format!("{} is not an email address", smtp.from))?;
+        let parameters =
+            || TlsParameters::new_rustls(smtp.host.clone()).map_err(|_| "cannot initialize TLS".to_owned());
         let tls = match smtp.tls {
             MailTls::Implicit => Tls::Wrapper(parameters()?),
             // Required, not offered: a server that has no STARTTLS gets no mail.
@@ -109,7 +110,7 @@ impl Mailer {
         sketches: &Sketches,
         from: &Deployment,
     ) -> Result<lettre::Message, String> {
-        let to: Mailbox = to.parse().map_err(|_| "not a mail address".to_owned())?;
+        let to: Mailbox = to.parse().map_err(|_| "not an email address".to_owned())?;
         let id = |of: &str| format!("<{of}@{}>", self.domain);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a date's seconds")]
         let date = std::time::UNIX_EPOCH + Duration::from_secs(message.at.max(0.0) as u64);
@@ -122,7 +123,7 @@ impl Mailer {
         if message.thread != message.id {
             mail = mail.in_reply_to(id(&message.thread)).references(id(&message.thread));
         }
-        let png = ContentType::parse("image/png").map_err(|_| "no picture can be put into the mail".to_owned())?;
+        let png = ContentType::parse("image/png").map_err(|_| "cannot attach the chart".to_owned())?;
         let mut rich = MultiPart::related().singlepart(SinglePart::html(html(message, sketches, from)));
         for (n, line) in message.alerts.iter().enumerate() {
             if let Some(picture) = sketches.get(&line.key).and_then(Sketch::picture) {
@@ -131,7 +132,7 @@ impl Mailer {
         }
         let plain = SinglePart::plain(plain(message, sketches, from));
         mail.multipart(MultiPart::alternative().singlepart(plain).multipart(rich))
-            .map_err(|_| "the mail cannot be put together".to_owned())
+            .map_err(|_| "cannot build the email".to_owned())
     }
 }
 
@@ -160,7 +161,7 @@ pub(super) fn plain(message: &Message, sketches: &Sketches, from: &Deployment) -
         ));
         text.push_str(&match (message.about, line.ended) {
             (About::Resolved, Some(ended)) => {
-                format!("  lasted {}, since {}\n", span(ended - line.since), moment(line.since))
+                format!("  duration {}, started {}\n", span(ended - line.since), moment(line.since))
             }
             _ => format!("  since {}\n", moment(line.since)),
         });
@@ -193,7 +194,7 @@ pub(super) fn html(message: &Message, sketches: &Sketches, from: &Deployment) ->
             None => name,
         };
         let when = match (message.about, line.ended) {
-            (About::Resolved, Some(ended)) => format!("lasted {}", span(ended - line.since)),
+            (About::Resolved, Some(ended)) => format!("duration {}", span(ended - line.since)),
             _ => format!("since {}", moment(line.since)),
         };
         let chart = sketches.get(&line.key).and_then(Sketch::said).map_or_else(String::new, |said| {

@@ -31,10 +31,10 @@ pub(super) async fn post(client: &Client, url: &str, body: &Value) -> Outcome {
     let again = |why: String| Outcome::TryAgainAfter { channel_rests: None, at_least: SOON, why };
     match client.post(url).json(body).send().await {
         Ok(answer) => judge(answer).await,
-        Err(error) if error.is_builder() => Outcome::ChannelBroken("the address cannot be used".to_owned()),
-        Err(error) if error.is_timeout() => again(format!("no answer within {} s", ANSWER_WITHIN.as_secs())),
-        Err(error) if error.is_connect() => again("no connection".to_owned()),
-        Err(_) => again("the connection broke".to_owned()),
+        Err(error) if error.is_builder() => Outcome::ChannelBroken("invalid URL".to_owned()),
+        Err(error) if error.is_timeout() => again(format!("timed out after {} s", ANSWER_WITHIN.as_secs())),
+        Err(error) if error.is_connect() => again("cannot connect".to_owned()),
+        Err(_) => again("connection closed".to_owned()),
     }
 }
 

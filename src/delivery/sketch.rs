@@ -54,12 +54,12 @@ impl Sketch {
         Some(format!("{} {}", drawn.trim_start(), self.said()?))
     }
 
-    /// `up to 2341 in the last hour, limit 500`.
+    /// `max 2341 in the last hour, limit 500`.
     #[must_use]
     pub fn said(&self) -> Option<String> {
         let unit = &self.unit;
         let limit = self.limit.map(|limit| format!(", limit {}{unit}", figure(limit))).unwrap_or_default();
-        self.highest().map(|highest| format!("up to {}{unit} in the last hour{limit}", figure(highest)))
+        self.highest().map(|highest| format!("max {}{unit} in the last hour{limit}", figure(highest)))
     }
 
     /// A PNG of bars with the limit across; `None` when there is nothing to draw.

@@ -53,7 +53,7 @@ pub fn payload(message: &Message, sketches: &Sketches, from: &Deployment) -> Val
     if message.more > 0 {
         blocks.push(section(&format!("and {} more", message.more)));
     } else if left_out > 0 {
-        blocks.push(section("and more; see the alerts page"));
+        blocks.push(section("and more; see the Alerts page"));
     }
     let key: String = message.id.chars().take(8).collect();
     let place = from.url.as_deref().map(|url| format!("{} · ", escaped(&visible(url)))).unwrap_or_default();
@@ -77,7 +77,7 @@ pub fn payload(message: &Message, sketches: &Sketches, from: &Deployment) -> Val
 fn worded(line: &Line, about: About, sketch: Option<&Sketch>, from: &Deployment) -> String {
     let text = escaped_within(&visible(&line.message), LINE);
     let since = match (about, line.ended) {
-        (About::Resolved, Some(ended)) => format!("lasted {}", span(ended - line.since)),
+        (About::Resolved, Some(ended)) => format!("duration {}", span(ended - line.since)),
         _ => format!("since {}", moment(line.since)),
     };
     let name = line.subject.as_deref().unwrap_or(&line.rule);

@@ -36,9 +36,9 @@ const BUGS: &[Bug] = &[
         id: "redis.bug_trim_overflow",
         within: &[((6, 2, 0), (6, 2, 7))],
         is_wrong: true,
-        what: "trims too much in some streams (redis#10068)",
-        means: "XTRIM MINID, by which the janitor removes finished entries, may delete waiting ones when ids in one \
-                stream lie far apart",
+        what: "may trim too much in some streams (redis#10068)",
+        means: "XTRIM MINID, which the janitor uses to remove finished messages, may delete waiting messages when \
+         IDs in one stream are far apart",
         remedy: "upgrade to 6.2.7 or later; until then set MONITOR_JANITOR_EXCLUDE=*",
     },
     // CVE-2022-31144, fixed in 7.0.4; CVE-2022-35951, fixed in 7.0.5.
@@ -46,8 +46,8 @@ const BUGS: &[Bug] = &[
         id: "redis.bug_autoclaim",
         within: &[((7, 0, 0), (7, 0, 5))],
         is_wrong: true,
-        what: "has two holes in XAUTOCLAIM (CVE-2022-31144, CVE-2022-35951)",
-        means: "who may send that command can overwrite the server's memory",
+        what: "has two vulnerabilities in XAUTOCLAIM (CVE-2022-31144, CVE-2022-35951)",
+        means: "clients that may run this command can overwrite server memory",
         remedy: "upgrade to 7.0.5 or later",
     },
     // CVE-2025-62507, fixed in 8.2.3; XACKDEL came with 8.2.0.
@@ -55,8 +55,8 @@ const BUGS: &[Bug] = &[
         id: "redis.bug_ackdel",
         within: &[((8, 2, 0), (8, 2, 3))],
         is_wrong: true,
-        what: "has a hole in XACKDEL (CVE-2025-62507)",
-        means: "who sends that command with many ids crashes the server or runs code in it",
+        what: "has a vulnerability in XACKDEL (CVE-2025-62507)",
+        means: "clients that send this command with many IDs can crash the server or execute code",
         remedy: "upgrade to 8.2.3 or later",
     },
     // #13338 and #13473, fixed in 7.2.7 and 7.4.2; #13958, fixed in 7.2.9.
@@ -64,9 +64,9 @@ const BUGS: &[Bug] = &[
         id: "redis.bug_lag",
         within: &[((7, 0, 0), (7, 2, 9)), ((7, 4, 0), (7, 4, 2))],
         is_wrong: false,
-        what: "counts a group's undelivered entries wrongly after deletions and trimming (redis#13338, #13473, #13958)",
-        means: "a queue may show more waiting than there is; the monitor never shows more than the stream holds",
-        remedy: "upgrade to 7.2.9, 7.4.2 or later where the figures matter",
+        what: "reports a wrong group lag after deletions and trimming (redis#13338, #13473, #13958)",
+        means: "a queue may show more undelivered messages than exist, at most the length of the stream",
+        remedy: "upgrade to 7.2.9, 7.4.2 or later if exact figures matter",
     },
 ];
 
@@ -78,15 +78,16 @@ pub fn findings(version: Version, text: &str) -> Vec<Finding> {
         findings.push(wrong(
             "redis.too_old",
             format!("Redis {text} is too old"),
-            "it cannot trim a stream by id or pick from a hash, so that cleaning up is slow and task latencies are not \
-             taken in",
-            "upgrade to 6.2.7 or later, better 7.2",
+            "it cannot trim streams by ID or select hash fields, so cleanup is slow and task latencies are not \
+             recorded",
+            "upgrade to 6.2.7 or later, preferably 7.2",
         ));
     } else if version < KNOWS_LAG {
         findings.push(worth_knowing(
             "redis.without_lag",
-            format!("Redis {text} does not know how many entries a group has not read"),
-            "the monitor works it out from the stream's length where it can, and says \"at least 100\" where not",
+            format!("Redis {text} does not report the lag of consumer groups"),
+            "the monitor computes it from the stream length where possible and shows a lower bound such as \"≥ 100\" \
+             otherwise",
             "upgrade to 7.2 or later for exact figures",
         ));
     }

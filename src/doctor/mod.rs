@@ -34,21 +34,25 @@ const LOOK_WITHIN: Duration = Duration::from_secs(30);
 #[must_use]
 pub fn command(settings: Vec<Arg>) -> Command {
     Command::new("doctor")
-        .about("Say what is wrong with this Redis, this Postgres and these settings, and what to do; changes nothing")
-        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("The findings as JSON"))
-        .arg(Arg::new("idle").long("idle").value_name("TIME").value_parser(time).help(
-            "A consumer that asked for nothing for so long has stopped (30m, 2h) [default: 1h, as for the janitor]",
-        ))
+        .about("Diagnose Redis, Postgres and the settings, and suggest fixes; read-only")
+        .arg(Arg::new("json").long("json").action(ArgAction::SetTrue).help("Print the findings as JSON"))
+        .arg(
+            Arg::new("idle")
+                .long("idle")
+                .value_name("TIME")
+                .value_parser(time)
+                .help("Idle time after which a consumer counts as stopped (30m, 2h) [default: 1h, as for the janitor]"),
+        )
         .after_help(
-            "Takes the settings of serve. Ends with 0 when nothing is wrong, with 1 when something is (a server \
-             that does not answer is wrong), with 2 when a setting cannot be used and nothing was looked at. A \
-             server that is silent costs half a minute at most.",
+            "Uses the same settings as serve. Exits with 0 if there are no problems, with 1 if there are (including \
+             unreachable servers), and with 2 if a setting is invalid and nothing was checked. An unresponsive \
+             server delays the command by up to 30 s.",
         )
         .args(settings)
 }
 
 fn time(text: &str) -> Result<Duration, String> {
-    file::duration(text).ok_or_else(|| "expected a time such as 1h, 90m or 30s".to_owned())
+    file::duration(text).ok_or_else(|| "expected a duration such as 1h, 90m or 30s".to_owned())
 }
 
 /// Looks everything over.
@@ -66,7 +70,7 @@ pub fn examine(given: &ArgMatches, settings: &Settings) -> Result<Report, String
 async fn look_at_redis(settings: &Settings, idle: Duration) -> Vec<Finding> {
     let url = settings.redis_url.reveal();
     let looking = of_redis::examine(url, &settings.watched, &settings.seed_streams, ANSWER_WITHIN);
-    let silent = || Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis does not answer"));
+    let silent = || Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out"));
     match tokio::time::timeout(LOOK_WITHIN, looking).await.unwrap_or_else(|_| silent()) {
         Ok(examined) => redis::findings(&examined, idle, settings.observe_only),
         Err(trouble) => vec![redis::not_reached(&trouble)],
@@ -79,6 +83,6 @@ async fn look_at_postgres(settings: &Settings) -> Vec<Finding> {
         Ok(Ok(Ok(examined))) => postgres::findings(&examined),
         Ok(Ok(Err(trouble))) => vec![postgres::not_read(&trouble)],
         Ok(Err(not_connected)) => vec![postgres::not_reached(&not_connected)],
-        Err(_) => vec![postgres::not_read(&SourceTrouble::new(TroubleKind::TimedOut, "Postgres does not answer"))],
+        Err(_) => vec![postgres::not_read(&SourceTrouble::new(TroubleKind::TimedOut, "Postgres timed out"))],
     }
 }

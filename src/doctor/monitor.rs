@@ -97,55 +97,58 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
     findings.push(if looked.channels.is_empty() {
         worth_knowing(
             "monitor.channels",
-            "no channel is set up",
-            "alerts are shown on the page and told to nobody",
-            format!("set one of {}, then try shepherd-monitor notify-test", CHANNELS.map(|(_, set)| set).join(", ")),
+            "no notification channel is configured",
+            "alerts are shown on the Alerts page but no notifications are sent",
+            format!("set one of {}, then run `shepherd-monitor notify-test`", CHANNELS.map(|(_, set)| set).join(", ")),
         )
     } else {
-        fine("monitor.channels", format!("alerts go to {}", list(looked.channels.iter().map(|c| (*c).to_owned()))))
+        fine(
+            "monitor.channels",
+            format!("notifications are sent to {}", list(looked.channels.iter().map(|c| (*c).to_owned()))),
+        )
     });
     findings.push(if looked.has_address {
-        fine("monitor.address", "messages link to SERVER_URL")
+        fine("monitor.address", "notifications link to SERVER_URL")
     } else {
         worth_knowing(
             "monitor.address",
             "SERVER_URL is not set",
-            "messages have no links, and who reads them must know where the page is",
-            "set it to the address by which people reach the monitor",
+            "notifications contain no links to the monitor",
+            "set it to the URL where users reach the monitor",
         )
     });
     findings.push(if looked.spool_may_be_written {
-        fine("monitor.spool", format!("what waits for Postgres has a place ({})", looked.spool.display()))
+        fine("monitor.spool", format!("the spool directory is writable ({})", looked.spool.display()))
     } else {
         wrong(
             "monitor.spool",
-            format!("the folder {} may not be written", looked.spool.display()),
-            "samples and alerts are lost while Postgres is away",
-            "make it this user's, or set MONITOR_SPOOL_DIR to one that is",
+            format!("the spool directory {} is not writable", looked.spool.display()),
+            "samples and alert changes are lost while Postgres is unreachable",
+            "make it writable for this user, or set MONITOR_SPOOL_DIR to a directory that is",
         )
     });
     findings.push(match &looked.refuses_to_serve {
         Some(why) => wrong(
             "monitor.access",
             why.clone(),
-            "the monitor does not start like this",
+            "the monitor will not start with these settings",
             "set MONITOR_AUTH and a token (docs/security.md), or MONITOR_BIND to 127.0.0.1",
         ),
         None if looked.anybody_may => worth_knowing(
             "monitor.access",
-            "whoever reaches the monitor may change everything, as was accepted",
-            "dropping messages needs no login",
+            "anonymous access with all permissions is allowed explicitly",
+            "anonymous users can delete messages",
             "set MONITOR_AUTH (docs/security.md)",
         ),
-        None => fine("monitor.access", "only who may can change anything, or only this machine can ask"),
+        None => fine("monitor.access", "changes require authentication, or access from this machine only"),
     });
     findings.push(if looked.knows_the_volume {
-        fine("monitor.volume", "the size of the database's volume is known")
+        fine("monitor.volume", "the size of the Postgres volume is configured")
     } else {
         worth_knowing(
             "monitor.volume",
             "PG_VOLUME_CAPACITY is not set",
-            "how full the database's disk is stays unknown, and rules about it never fire",
+            "disk usage of the database is unknown, and rules on it never fire",
             "set it to the size of the volume, such as 100Gi",
         )
     });
@@ -155,32 +158,30 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
 fn rules(rules: &Rules) -> Finding {
     let file = rules.file.display();
     match &rules.read {
-        RulesRead::Good(number) => {
-            fine("monitor.rules", format!("{file} has {} and no mistake", count(*number, "rule")))
-        }
+        RulesRead::Good(number) => fine("monitor.rules", format!("{file} is valid ({})", count(*number, "rule"))),
         RulesRead::Mistakes(mistakes) => wrong(
             "monitor.rules",
             format!("{file} has {}: {}", count(mistakes.len(), "mistake"), list(mistakes.iter().cloned())),
-            "none of its rules is in force after a start",
-            format!("mend it; shepherd-monitor check-config {file} says the same"),
+            "none of its rules are loaded at startup",
+            format!("fix the file; `shepherd-monitor check-config {file}` reports the same errors"),
         ),
         RulesRead::Unreadable(why) => wrong(
             "monitor.rules",
-            format!("{file} cannot be read ({why})"),
-            "none of its rules is in force",
-            "let this user read it, or set MONITOR_ALERTS_CONFIG to another",
+            format!("cannot read {file} ({why})"),
+            "none of its rules are loaded",
+            "make it readable for this user, or set MONITOR_ALERTS_CONFIG to another file",
         ),
         RulesRead::Missing if rules.is_given => wrong(
             "monitor.rules",
-            format!("there is no {file}"),
-            "no rule is in force",
-            "set MONITOR_ALERTS_CONFIG to where the rules are",
+            format!("{file} does not exist"),
+            "no rules are loaded",
+            "set MONITOR_ALERTS_CONFIG to the path of the rules file",
         ),
         RulesRead::Missing => worth_knowing(
             "monitor.rules",
-            format!("there is no {file} in the working directory"),
-            "only what needs no rule is told: worker types at zero, workers lost, Redis or Postgres away",
-            "set MONITOR_ALERTS_CONFIG to a file of rules (docs/alerts.md)",
+            format!("{file} does not exist in the working directory"),
+            "only built-in alerts are sent: worker types at zero, lost workers, Redis or Postgres unreachable",
+            "set MONITOR_ALERTS_CONFIG to a rules file (docs/alerts.md)",
         ),
     }
 }

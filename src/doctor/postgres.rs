@@ -16,13 +16,13 @@ pub fn findings(examined: &Examined) -> Vec<Finding> {
     findings.push(writable(server));
     findings.push(clock("postgres.clock", "Postgres", inside.clock_ahead_sec));
     findings.push(if server.autovacuum {
-        fine("postgres.autovacuum", "Postgres cleans up behind deletions (autovacuum)")
+        fine("postgres.autovacuum", "autovacuum is on")
     } else {
         wrong(
             "postgres.autovacuum",
             "autovacuum is off",
-            "the space of old history and of finished queries is never free again, and the tables grow for ever",
-            "ALTER SYSTEM SET autovacuum = on, then SELECT pg_reload_conf()",
+            "space of deleted history and queries is never reclaimed, and the tables grow without bound",
+            "run ALTER SYSTEM SET autovacuum = on; then SELECT pg_reload_conf()",
         )
     });
     let there = |names: &[&str]| -> Vec<&Table> {
@@ -34,8 +34,8 @@ pub fn findings(examined: &Examined) -> Vec<Finding> {
     if !inside.may_see_wal {
         findings.push(worth_knowing(
             "postgres.wal",
-            format!("role {} may not see how large the write-ahead log is", server.role),
-            "that figure is an em dash, and the disk figures leave it out",
+            format!("role {} cannot read the size of the write-ahead log", server.role),
+            "the WAL size is shown as unknown and not included in disk usage",
             format!("GRANT pg_monitor TO {}", server.role),
         ));
     }
@@ -46,41 +46,38 @@ pub fn findings(examined: &Examined) -> Vec<Finding> {
 #[must_use]
 pub fn not_reached(not_connected: &NotConnected) -> Finding {
     let trouble = &not_connected.trouble;
-    let means = "without Postgres there is no history, no queries, no silences, and nobody may change anything";
+    let means = "without Postgres there is no history, no query data and no silences, and changes are rejected";
     if not_connected.no_such_database {
         return wrong(
             "postgres.database",
             trouble.detail.clone(),
             means,
-            "CREATE DATABASE with that name, or set another in DATABASE_URL",
+            "create the database, or set another one in DATABASE_URL",
         );
     }
     let (id, remedy) = match trouble.kind {
         TroubleKind::Refused => (
             "postgres.login",
-            "set POSTGRES_USER and POSTGRES_PASSWORD, or DATABASE_URL, as the server knows them; pg_hba.conf says who \
-             may come from where",
+            "check POSTGRES_USER and POSTGRES_PASSWORD, or DATABASE_URL, and the client authentication rules in \
+             pg_hba.conf",
         ),
         TroubleKind::TimedOut => {
-            ("postgres.reached", "see whether the server hangs or a firewall swallows what is sent to it")
+            ("postgres.reached", "check whether the server is unresponsive or a firewall drops the packets")
         }
-        TroubleKind::Loading => ("postgres.reached", "wait until it has started"),
-        _ => (
-            "postgres.reached",
-            "start the server, or set DATABASE_URL (or POSTGRES_HOST and POSTGRES_PORT) to where it is",
-        ),
+        TroubleKind::Loading => ("postgres.reached", "wait until the server has started"),
+        _ => ("postgres.reached", "start the server, or correct DATABASE_URL (or POSTGRES_HOST and POSTGRES_PORT)"),
     };
     wrong(id, trouble.detail.clone(), means, remedy)
 }
 
-/// That it could not be looked over after all.
+/// That Postgres could not be checked after all.
 #[must_use]
 pub fn not_read(trouble: &SourceTrouble) -> Finding {
     wrong(
         "postgres.reached",
         trouble.detail.clone(),
-        "it could not be looked over",
-        "see whether the server hangs; its log says what failed",
+        "Postgres could not be checked",
+        "check whether the server is unresponsive; see its log",
     )
 }
 
@@ -89,60 +86,57 @@ fn version(server: &Server) -> Finding {
         return wrong(
             "postgres.too_old",
             format!("Postgres {} is too old", server.version_text),
-            "it does not understand the monitor's statements",
-            "upgrade to a version that still gets fixes",
+            "it does not support the SQL that the monitor uses",
+            "upgrade to a supported version",
         );
     }
-    fine("postgres.version", format!("Postgres {} answers, as role {}", server.version_text, server.role))
+    fine("postgres.version", format!("connected to Postgres {} as role {}", server.version_text, server.role))
 }
 
 fn writable(server: &Server) -> Finding {
     if server.standby {
         return wrong(
             "postgres.standby",
-            "this Postgres is a standby, which may only be read",
-            "nothing can be written down: no history, no events, no alerts",
+            "this Postgres is a read-only standby",
+            "no history, events or alerts can be stored",
             "set DATABASE_URL (or POSTGRES_HOST) to the primary",
         );
     }
     if server.read_only {
         return wrong(
             "postgres.read_only",
-            "transactions of this role may only read (default_transaction_read_only)",
-            "nothing can be written down: no history, no events, no alerts",
-            format!("ALTER ROLE {} RESET default_transaction_read_only, or for the database", server.role),
+            "transactions of this role are read-only (default_transaction_read_only)",
+            "no history, events or alerts can be stored",
+            format!("run ALTER ROLE {} RESET default_transaction_read_only, or ALTER DATABASE", server.role),
         );
     }
-    fine("postgres.writable", "Postgres is a primary and may be written")
+    fine("postgres.writable", "Postgres is a writable primary")
 }
 
 fn of_the_fleet(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Finding> {
     if tables.len() < FLEET_TABLES.len() {
         let missing = FLEET_TABLES.iter().filter(|name| !tables.iter().any(|table| table.name == **name));
         return vec![if tables.is_empty() {
-            fine(
-                "postgres.fleet",
-                "there are no queries here (no shepherd_brain, no callbacks): a fleet without queries",
-            )
+            fine("postgres.fleet", "no query tables (shepherd_brain, callbacks): this fleet has no queries")
         } else {
             worth_knowing(
                 "postgres.fleet",
-                format!("the fleet's table {} is missing", list(missing.map(|name| (*name).to_owned()))),
-                "queries and callbacks are not shown, and not cleaned up",
-                "make it as the fleet does, or set the schema with search_path",
+                format!("table {} of the fleet is missing", list(missing.map(|name| (*name).to_owned()))),
+                "queries and callbacks are neither shown nor cleaned up",
+                "create it, or set search_path to the schema that contains it",
             )
         }];
     }
     let mut findings = Vec::new();
     if server.time_zone == "UTC" || server.time_zone == "Etc/UTC" {
-        findings.push(fine("postgres.time_zone", "the times of queries, which carry no zone, are UTC"));
+        findings.push(fine("postgres.time_zone", "query timestamps (without time zone) are in UTC"));
     } else {
         findings.push(worth_knowing(
             "postgres.time_zone",
             format!("the time zone of this database is {}", server.time_zone),
-            "the times of queries carry no zone and are read in this one: who writes them in another looks early or late, \
-             and where clocks change an hour comes twice",
-            format!("ALTER DATABASE {} SET timezone = 'UTC', if the fleet writes UTC", server.database),
+            "query timestamps have no time zone and are interpreted in this one: clients that write in another zone \
+             appear shifted, and an hour is ambiguous when daylight saving time ends",
+            format!("run ALTER DATABASE {} SET timezone = 'UTC' if the fleet writes UTC", server.database),
         ));
     }
     let needed = ["SELECT", "UPDATE", "DELETE"];
@@ -151,26 +145,26 @@ fn of_the_fleet(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Find
         "postgres.may_tend",
         tables,
         &needed,
-        "queries are shown or cleaned up only in part",
+        "queries are only partially shown or cleaned up",
     ));
     let missing: Vec<&(&str, &str, bool)> = inside.indexes.iter().filter(|(.., usable)| !usable).collect();
     if missing.is_empty() {
-        findings.push(fine("postgres.indexes", "the fleet's tables have the indexes that the monitor needs"));
+        findings.push(fine("postgres.indexes", "the fleet's tables have all required indexes"));
     } else {
         let owned = tables.iter().all(|table| table.owned);
         let statements = missing.iter().map(|(name, on, _)| format!("CREATE INDEX CONCURRENTLY {name} ON {on}"));
         findings.push(worth_knowing(
             "postgres.indexes",
             format!(
-                "the fleet's tables have no usable {} {}",
+                "the fleet's tables lack a valid {} {}",
                 if missing.len() == 1 { "index" } else { "indexes" },
                 list(missing.iter().map(|(name, ..)| (*name).to_owned()))
             ),
-            "probes read whole tables, and are made less often the longer they take",
+            "the monitor scans whole tables, and polls less often the longer that takes",
             if owned {
-                "start the monitor, which makes them".to_owned()
+                "start the monitor to create them".to_owned()
             } else {
-                format!("let the tables' owner run: {}", statements.collect::<Vec<_>>().join("; "))
+                format!("as owner of the tables, run: {}", statements.collect::<Vec<_>>().join("; "))
             },
         ));
     }
@@ -189,30 +183,30 @@ fn of_the_monitor(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Fi
         findings.push(wrong(
             "postgres.may_create",
             match &inside.schema {
-                Some(schema) => format!("role {} may not make tables in the schema {schema}", server.role),
-                None => format!("role {} has no schema to make tables in", server.role),
+                Some(schema) => format!("role {} cannot create tables in schema {schema}", server.role),
+                None => format!("role {} has no schema to create tables in", server.role),
             },
-            format!("the monitor cannot bring its tables up to date ({} pending)", count(pending.len(), "migration")),
+            format!("the monitor cannot run its migrations ({} pending)", count(pending.len(), "migration")),
             format!("GRANT CREATE ON SCHEMA {schema} TO {}", server.role),
         ));
     } else if !pending.is_empty() {
         findings.push(worth_knowing(
             "postgres.migrations",
             if run.is_empty() {
-                "the monitor has no tables here yet".to_owned()
+                "the monitor's tables do not exist yet".to_owned()
             } else {
-                format!("the monitor's tables are not up to date ({} pending)", count(pending.len(), "migration"))
+                format!("the monitor's schema is not up to date ({} pending)", count(pending.len(), "migration"))
             },
-            "there is no history, no audit and no alert state until they are made",
-            "start the monitor, which makes them",
+            "no history, audit log or alert state is stored until they are created",
+            "start the monitor to create them",
         ));
     }
     if !unknown.is_empty() {
         findings.push(worth_knowing(
             "postgres.newer",
-            format!("a newer monitor has been at work here (migrations {})", list(unknown)),
-            "this one may not understand its tables",
-            "run that version, or a later one",
+            format!("the database was migrated by a newer version of the monitor (migrations {})", list(unknown)),
+            "this version may not be compatible with the schema",
+            "run that version or a later one",
         ));
     }
     let missing: Vec<String> = MONITOR_TABLES
@@ -224,9 +218,9 @@ fn of_the_monitor(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Fi
     if pending.is_empty() && !missing.is_empty() {
         findings.push(wrong(
             "postgres.tables",
-            format!("{} of the monitor's vanished: {}", count(missing.len(), "table"), list(missing)),
-            "what belongs there cannot be stored, and they are not made again",
-            "restore them from a backup, or see whether search_path leads elsewhere",
+            format!("{} of the monitor missing: {}", count(missing.len(), "table"), list(missing)),
+            "data for them cannot be stored, and they are not recreated",
+            "restore them from a backup, or check search_path",
         ));
     }
     let all = ["SELECT", "INSERT", "UPDATE", "DELETE"];
@@ -234,13 +228,13 @@ fn of_the_monitor(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Fi
     if !inside.sequences_refused.is_empty() {
         findings.push(wrong(
             "postgres.may_number",
-            format!("role {} may not use {}", server.role, list(inside.sequences_refused.iter().cloned())),
-            "rows that are numbered by it are not stored",
+            format!("role {} cannot use {}", server.role, list(inside.sequences_refused.iter().cloned())),
+            "rows that use it cannot be stored",
             format!("GRANT USAGE ON SEQUENCE {} TO {}", inside.sequences_refused.join(", "), server.role),
         ));
     }
     if findings.is_empty() {
-        findings.push(fine("postgres.tables", "the monitor's tables are up to date, and it may write them"));
+        findings.push(fine("postgres.tables", "the monitor's schema is up to date and writable"));
     }
     findings
 }
@@ -262,7 +256,7 @@ fn refused(
         wrong(
             id,
             format!(
-                "role {} may not {} in {}",
+                "role {} cannot {} in {}",
                 server.role,
                 list(missing.clone()),
                 list(names.iter().map(|name| (*name).to_owned()))

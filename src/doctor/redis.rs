@@ -34,9 +34,9 @@ pub fn findings(examined: &Examined, idle: Duration, observe_only: bool) -> Vec<
         Err(_) if server.trouble.is_some() => {}
         Err(trouble) => findings.push(wrong(
             "redis.streams",
-            format!("the streams cannot be read ({})", trouble.detail),
-            "the monitor shows nothing of the fleet",
-            "mend what is said above about Redis, then ask again",
+            format!("cannot read the streams ({})", trouble.detail),
+            "the monitor cannot show the fleet",
+            "fix the Redis problems above, then run doctor again",
         )),
     }
     findings
@@ -46,29 +46,29 @@ pub fn findings(examined: &Examined, idle: Duration, observe_only: bool) -> Vec<
 #[must_use]
 pub fn not_reached(trouble: &SourceTrouble) -> Finding {
     let remedy = match trouble.kind {
-        TroubleKind::Refused => "set REDIS_PASSWORD, or user and password in REDIS_URL, as the server has them",
-        TroubleKind::TimedOut => "see whether the server hangs or a firewall swallows what is sent to it",
-        TroubleKind::Loading => "wait: it answers when its data is loaded",
-        _ => "start the server, or set REDIS_URL (or REDIS_HOST and REDIS_PORT) to where it is",
+        TroubleKind::Refused => "check REDIS_PASSWORD, or the user and password in REDIS_URL",
+        TroubleKind::TimedOut => "check whether the server is unresponsive or a firewall drops the packets",
+        TroubleKind::Loading => "wait until the server has loaded its data",
+        _ => "start the server, or correct REDIS_URL (or REDIS_HOST and REDIS_PORT)",
     };
-    wrong("redis.reached", trouble.detail.clone(), "nothing can be watched", remedy)
+    wrong("redis.reached", trouble.detail.clone(), "the fleet cannot be monitored", remedy)
 }
 
 fn role(server: &Server) -> Finding {
     match &server.trouble {
         // INFO may be forbidden to this user.
-        None if server.figures.run_id.is_empty() => fine("redis.role", "Redis answers"),
-        None => fine("redis.role", "Redis answers, and is a primary"),
+        None if server.figures.run_id.is_empty() => fine("redis.role", "connected to Redis"),
+        None => fine("redis.role", "connected to Redis, a primary"),
         Some(trouble) if trouble.kind == TroubleKind::Loading => wrong(
             "redis.loading",
             trouble.detail.clone(),
-            "until it is done nothing can be watched",
-            "wait; INFO persistence says how far it is",
+            "the fleet cannot be monitored until loading has finished",
+            "wait; INFO persistence shows the progress",
         ),
         Some(_) => wrong(
             "redis.role",
             "this Redis is a replica",
-            "what it says may be old, and what the monitor writes down it refuses",
+            "its data may be outdated, and it rejects writes",
             "set REDIS_URL (or REDIS_HOST) to the primary",
         ),
     }
@@ -79,32 +79,35 @@ fn version(server: &Server) -> Vec<Finding> {
     if let Some(name) = &server.relative {
         return vec![fine(
             "redis.version",
-            format!("it is {name}, which speaks like Redis {text}; Redis' own bugs are not looked up for it"),
+            format!("the server is {name}, compatible with Redis {text}; known Redis bugs are not checked"),
         )];
     }
     let known = bugs::version(text).map(|version| bugs::findings(version, text)).unwrap_or_default();
-    if known.is_empty() { vec![fine("redis.version", format!("Redis {text} is new enough"))] } else { known }
+    if known.is_empty() { vec![fine("redis.version", format!("Redis {text} is supported"))] } else { known }
 }
 
 fn eviction(server: &Server) -> Option<Finding> {
     let policy = server.eviction.as_deref()?;
     let evicted = server.figures.evicted_keys.filter(|evicted| *evicted > 0);
     Some(match (policy, server.figures.maxmemory_bytes) {
-        ("noeviction", _) => fine("redis.eviction", "Redis deletes nothing when it is full (noeviction)"),
+        ("noeviction", _) => fine("redis.eviction", "Redis does not evict keys when memory is full (noeviction)"),
         (_, Some(_)) => wrong(
             "redis.eviction",
-            format!("Redis deletes keys when it is full (maxmemory-policy {policy})"),
+            format!("Redis evicts keys when memory is full (maxmemory-policy {policy})"),
             match evicted {
-                Some(evicted) => format!("waiting tasks and heartbeats vanish unnoticed; {evicted} keys have already"),
-                None => "waiting tasks and heartbeats may vanish unnoticed".to_owned(),
+                Some(evicted) => format!(
+                    "tasks and heartbeats are lost silently; {evicted} keys have been evicted \
+                 so far"
+                ),
+                None => "tasks and heartbeats may be lost silently".to_owned(),
             },
-            "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf",
+            "run CONFIG SET maxmemory-policy noeviction and set it in redis.conf",
         ),
         (_, None) => worth_knowing(
             "redis.eviction",
-            format!("Redis would delete keys when it is full (maxmemory-policy {policy})"),
-            "without maxmemory it never is, but whoever sets that lets tasks vanish",
-            "CONFIG SET maxmemory-policy noeviction, and the same in redis.conf",
+            format!("Redis would evict keys if maxmemory were set (maxmemory-policy {policy})"),
+            "without maxmemory nothing is evicted, but setting maxmemory would cause task loss",
+            "run CONFIG SET maxmemory-policy noeviction and set it in redis.conf",
         ),
     })
 }
@@ -112,16 +115,16 @@ fn eviction(server: &Server) -> Option<Finding> {
 fn memory(server: &Server) -> Option<Finding> {
     let used = server.figures.used_memory_bytes?;
     let Some(limit) = server.figures.maxmemory_bytes else {
-        return Some(fine("redis.memory", "Redis has no memory limit of its own"));
+        return Some(fine("redis.memory", "Redis has no maxmemory limit"));
     };
     #[expect(clippy::cast_precision_loss, reason = "a share")]
     let percent = used as f64 / limit as f64 * 100.0;
     let what = format!("Redis uses {percent:.0} % of its maxmemory");
-    let remedy = "raise maxmemory, or find out what fills it (the longest streams are on the live page)";
+    let remedy = "raise maxmemory, or reduce usage (the live page shows the longest streams)";
     Some(if percent >= 90.0 {
-        wrong("redis.memory", what, "at 100 % it refuses new tasks, or deletes keys", remedy)
+        wrong("redis.memory", what, "at 100 % it rejects new tasks or evicts keys", remedy)
     } else if percent >= 75.0 {
-        worth_knowing("redis.memory", what, "at 100 % it refuses new tasks, or deletes keys", remedy)
+        worth_knowing("redis.memory", what, "at 100 % it rejects new tasks or evicts keys", remedy)
     } else {
         fine("redis.memory", what)
     })
@@ -129,37 +132,35 @@ fn memory(server: &Server) -> Option<Finding> {
 
 fn persistence(server: &Server) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let appends = "CONFIG SET appendonly yes, and the same in redis.conf";
+    let appends = "run CONFIG SET appendonly yes and set it in redis.conf";
     match (server.appends, server.saves.as_deref()) {
-        (Some(true), _) => {
-            findings.push(fine("redis.persistence", "Redis writes every change to its append-only file"))
-        }
+        (Some(true), _) => findings.push(fine("redis.persistence", "the append-only file is on")),
         (Some(false), Some("")) => findings.push(wrong(
             "redis.persistence",
-            "Redis keeps nothing on disk (no append-only file, no snapshots)",
-            "a restart loses every waiting task",
+            "Redis persistence is off (no append-only file, no snapshots)",
+            "a restart loses all waiting tasks",
             appends,
         )),
         (Some(false), Some(_)) => findings.push(worth_knowing(
             "redis.persistence",
-            "Redis saves snapshots only",
-            "a crash loses the tasks since the last one",
+            "Redis persistence uses snapshots only",
+            "a crash loses all tasks since the last snapshot",
             appends,
         )),
         (Some(false), None) => findings.push(worth_knowing(
             "redis.persistence",
-            "Redis has no append-only file, and does not tell this user whether it saves snapshots",
-            "a restart may lose every waiting task",
-            "let somebody who may look at CONFIG GET save",
+            "Redis has no append-only file, and this user cannot read the snapshot settings",
+            "a restart may lose all waiting tasks",
+            "check CONFIG GET save with a user that has the permission",
         )),
         (None, _) => {}
     }
     if server.last_save_failed {
         findings.push(wrong(
             "redis.last_save",
-            "the last snapshot of Redis failed",
-            "unless told otherwise it refuses every change until one succeeds",
-            "look into its log: mostly the disk is full or its folder may not be written",
+            "the last Redis snapshot failed",
+            "by default Redis rejects writes until a snapshot succeeds",
+            "see the Redis log; usual causes are a full disk or a directory without write permission",
         ));
     }
     findings
@@ -169,18 +170,18 @@ fn persistence(server: &Server) -> Vec<Finding> {
 #[must_use]
 pub fn clock(id: &'static str, whose: &str, ahead: f64) -> Finding {
     let what = format!(
-        "the clock of {whose} is {} {} this machine's",
+        "the clock of {whose} is {} {} the clock of this machine",
         span(ahead.abs()),
         if ahead > 0.0 { "ahead of" } else { "behind" }
     );
-    let means = "ages and times on the pages, in the history and in messages do not fit together";
-    let remedy = "let both machines set their clocks by the network (NTP)";
+    let means = "times and ages on pages, in the history and in notifications are inconsistent";
+    let remedy = "synchronize both clocks with NTP";
     if ahead.abs() >= CLOCKS_WRONG_SEC {
         wrong(id, what, means, remedy)
     } else if ahead.abs() >= CLOCKS_DIFFER_SEC {
         worth_knowing(id, what, means, remedy)
     } else {
-        fine(id, format!("the clock of {whose} agrees with this machine's"))
+        fine(id, format!("the clocks of {whose} and this machine agree"))
     }
 }
 
@@ -189,19 +190,19 @@ fn older_monitor(older: OlderMonitor, observe_only: bool) -> Finding {
     match (older, observe_only) {
         (OlderMonitor::Absent, _) => fine(ID, "no older monitor is active on this Redis"),
         (OlderMonitor::Active | OlderMonitor::Unknown, true) => {
-            fine(ID, "an older monitor may be active on this Redis; this one only observes (MONITOR_OBSERVE_ONLY)")
+            fine(ID, "an older monitor may be active on this Redis; this one is read-only (MONITOR_OBSERVE_ONLY)")
         }
         (OlderMonitor::Active, false) => wrong(
             ID,
             "an older monitor is active on this Redis",
-            "beside this one both send alerts; scheduled cleanup and task durations are left to the older one",
+            "both monitors send alerts; only the older one runs scheduled cleanup and records task durations",
             "stop the older monitor, or set MONITOR_OBSERVE_ONLY=yes for a trial (docs/upgrade.md)",
         ),
         (OlderMonitor::Unknown, false) => worth_knowing(
             ID,
             "an older monitor wrote to this Redis less than a minute ago",
             "if it is still active, both send alerts",
-            "if it was stopped on purpose, ignore this; else stop it, or set MONITOR_OBSERVE_ONLY=yes",
+            "ignore this if you stopped it; otherwise stop it, or set MONITOR_OBSERVE_ONLY=yes",
         ),
     }
 }
@@ -220,9 +221,9 @@ fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
     }
     for (need, refused) in by_need {
         let (id, means) = match need {
-            Need::Watching => ("redis.may_watch", "the monitor cannot watch the fleet"),
-            Need::Remembering => ("redis.may_remember", "the monitor cannot keep states, history and events"),
-            Need::Tending => ("redis.may_tend", "the janitor and the operator's pages cannot do their work"),
+            Need::Watching => ("redis.may_watch", "the fleet cannot be monitored"),
+            Need::Remembering => ("redis.may_remember", "states, history and events cannot be stored"),
+            Need::Tending => ("redis.may_tend", "cleanup and operator actions on messages fail"),
         };
         let about_keys = |refusal: &&&Refusal| refusal.said.contains("access");
         let keys = refused.iter().any(|refusal| about_keys(&refusal));
@@ -231,31 +232,31 @@ fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
         rules.extend(keys.then(|| "~*".to_owned()));
         findings.push(wrong(
             id,
-            format!("user {user} of Redis may not send {}", list(refused.iter().map(|r| r.command.clone()))),
+            format!("Redis user {user} is not allowed to run {}", list(refused.iter().map(|r| r.command.clone()))),
             means,
-            format!("ACL SETUSER {user} {}", rules.join(" ")),
+            format!("run ACL SETUSER {user} {}", rules.join(" ")),
         ));
     }
     if let Some(refusal) = others.first() {
         // Of a full one a transaction takes nothing at all, whatever it would do alone.
         let what = if refusal.code == "OOM" {
-            "whatever needs memory".to_owned()
+            "commands that need memory".to_owned()
         } else {
             list(others.iter().map(|r| r.command.clone()))
         };
         findings.push(wrong(
             "redis.refuses",
-            format!("Redis refuses {what} ({} {})", refusal.code, refusal.said.trim_end_matches('.')),
-            "the monitor can do its work only in part, or not at all",
+            format!("Redis rejects {what} ({} {})", refusal.code, refusal.said.trim_end_matches('.')),
+            "the monitor works only partially, or not at all",
             match refusal.code.as_str() {
-                "OOM" => "raise maxmemory, or remove what fills it",
-                "MISCONF" => "make its disk and folder writable; its log says why a snapshot failed",
+                "OOM" => "raise maxmemory, or reduce memory usage",
+                "MISCONF" => "make the Redis data directory writable; see the Redis log",
                 _ => "upgrade it to 6.2.7 or later",
             },
         ));
     }
     if findings.is_empty() {
-        findings.push(fine("redis.may", "the user of Redis may send every command that the monitor needs"));
+        findings.push(fine("redis.may", "the Redis user may run all required commands"));
     }
     findings
 }
@@ -283,8 +284,10 @@ fn of_the_fleet(fleet: &Fleet, idle: Duration) -> Vec<Finding> {
     findings.extend(heartbeats(fleet));
     findings.extend(dead_letters(&dead));
     if findings.is_empty() {
-        findings
-            .push(fine("redis.streams", format!("{}, each with groups that are read", count(streams.len(), "stream"))));
+        findings.push(fine(
+            "redis.streams",
+            format!("{}, all with active consumer groups", count(streams.len(), "stream")),
+        ));
     }
     findings
 }
@@ -300,17 +303,17 @@ fn unread(fleet: &Fleet) -> Vec<Finding> {
     if !failed.is_empty() {
         findings.push(wrong(
             "redis.stream_unreadable",
-            format!("{} cannot be read: {}", count(failed.len(), "stream"), list(failed)),
-            "the monitor knows nothing of it",
-            "mend what stands in the parentheses, or leave the name out of MONITOR_STREAMS and MONITOR_SEED_STREAMS",
+            format!("{} unreadable: {}", count(failed.len(), "stream"), list(failed)),
+            "the monitor cannot show it",
+            "fix the error in parentheses, or remove the name from MONITOR_STREAMS and MONITOR_SEED_STREAMS",
         ));
     }
     if !fleet.complete {
         findings.push(worth_knowing(
             "redis.keyspace",
-            "there are so many keys that not all were looked at",
-            "streams may be missing here; the monitor finds them with time",
-            "name the streams in MONITOR_SEED_STREAMS",
+            "not all keys were scanned because there are too many",
+            "streams may be missing from this report; the monitor finds them over time",
+            "list the streams in MONITOR_SEED_STREAMS",
         ));
     }
     findings
@@ -320,14 +323,14 @@ fn without_group(streams: &[(&Name, &StreamFacts)]) -> Option<Finding> {
     let found: Vec<String> = streams
         .iter()
         .filter(|(_, facts)| facts.length > 0 && facts.groups.is_empty())
-        .map(|(name, facts)| format!("{name} ({} entries)", facts.length))
+        .map(|(name, facts)| format!("{name} ({} messages)", facts.length))
         .collect();
     (!found.is_empty()).then(|| {
         worth_knowing(
             "redis.without_group",
-            format!("{} with entries and no consumer group: {}", count(found.len(), "stream"), list(found)),
-            "nobody takes them, and the janitor trims nothing there",
-            "start the workers of it, which make the group; or leave it out with MONITOR_STREAMS_EXCLUDE if it is a log",
+            format!("{} with messages but no consumer group: {}", count(found.len(), "stream"), list(found)),
+            "the messages are not consumed and not trimmed",
+            "start its workers, which create the group; or exclude it with MONITOR_STREAMS_EXCLUDE if it is a log",
         )
     })
 }
@@ -374,24 +377,24 @@ fn groups(streams: &[(&Name, &StreamFacts)], fleet: &Fleet, idle: Duration) -> V
         findings.push(wrong(
             "redis.without_consumer",
             format!(
-                "{} with work and no consumer: {}",
+                "{} with messages but no consumers: {}",
                 count(waiting.len(), "group"),
                 list(waiting.iter().map(|(stream, _, group, _)| told(stream, group)))
             ),
-            "nobody does that work, and the janitor keeps every entry behind the group's position",
-            "start its workers; or XGROUP DESTROY the group if nobody needs it",
+            "the messages are not processed, and nothing after the group's position is trimmed",
+            "start its workers, or remove the group with XGROUP DESTROY if it is unused",
         ));
     }
     if !at_rest.is_empty() {
         findings.push(worth_knowing(
             "redis.group_at_rest",
             format!(
-                "{} with no consumer and nothing to do: {}",
+                "{} with no consumers and no messages: {}",
                 count(at_rest.len(), "group"),
                 list(at_rest.iter().map(|(stream, _, group, _)| told(stream, group)))
             ),
-            "what comes will wait, and be kept",
-            "start its workers, or XGROUP DESTROY the group if nobody needs it",
+            "new messages will wait and are not trimmed",
+            "start its workers, or remove the group with XGROUP DESTROY if it is unused",
         ));
     }
     let has_stopped = |(stream, _, group, consumers): &(&Name, &StreamFacts, &GroupReading, &[GroupConsumer])| {
@@ -408,8 +411,8 @@ fn groups(streams: &[(&Name, &StreamFacts)], fleet: &Fleet, idle: Duration) -> V
         findings.push(wrong(
             "redis.group_stopped",
             format!("{} stopped reading: {}", count(stopped.len(), "group"), list(stopped)),
-            "its work waits, and the janitor cannot trim the stream behind its position",
-            "start its workers; or move it (XGROUP SETID) or remove it (XGROUP DESTROY) if nobody needs it",
+            "messages wait, and the stream cannot be trimmed past the group's position",
+            "start its workers; or move (XGROUP SETID) or remove (XGROUP DESTROY) the group if it is unused",
         ));
     }
     let stuck: Vec<String> = attended.iter().filter_map(has_stopped).collect();
@@ -417,8 +420,8 @@ fn groups(streams: &[(&Name, &StreamFacts)], fleet: &Fleet, idle: Duration) -> V
         findings.push(wrong(
             "redis.workers_stuck",
             format!("{} not read although its workers are alive: {}", count(stuck.len(), "group"), list(stuck)),
-            "the workers write heartbeats and take no messages, so the messages wait",
-            "look at the workers' logs and restart them; keep the group, which holds their position",
+            "the workers write heartbeats but read no messages, so messages wait",
+            "check the workers' logs and restart them; keep the group, which stores the position",
         ));
     }
     findings
@@ -436,13 +439,13 @@ fn phantom_pending(streams: &[(&Name, &StreamFacts)]) -> Option<Finding> {
         worth_knowing(
             "redis.phantom_pending",
             format!(
-                "{least}{} without an entry in the stream: {}",
+                "{least}{} without an entry in the stream (phantom pending): {}",
                 count(usize::try_from(total).unwrap_or(usize::MAX), "pending ID"),
                 list(groups.iter().map(|(stream, group)| format!("{} of {stream}", group.name)))
             ),
-            "their entries were deleted or trimmed while they were pending: no worker can run them, and they are not work",
-            "let a monitor run, whose janitor acknowledges them; find out who deletes pending entries (the janitor of the \
-             older monitor does)",
+            "the entries were deleted or trimmed while pending; no worker can process them",
+            "run a monitor, whose janitor acknowledges them; find out what deletes pending entries (the older \
+             monitor does)",
         )
     })
 }
@@ -468,24 +471,24 @@ fn consumers(streams: &[(&Name, &StreamFacts)], fleet: &Fleet, idle: Duration) -
         findings.push(wrong(
             "redis.dead_consumer",
             format!(
-                "{messages} messages are held by {} without heartbeat: {}",
+                "{messages} messages pending on {} without heartbeat: {}",
                 count(holding.len(), "consumer"),
                 list(holding.iter().map(|(stream, consumer)| told(stream, consumer)))
             ),
-            "their workers are gone and nobody took them over",
-            "start a worker of that stream, or hand them back on the page /admin/dead-consumers",
+            "their workers are gone and the messages were not reclaimed",
+            "start a worker of the stream, or retry the messages on the page /admin/dead-consumers",
         ));
     }
     if !phantoms.is_empty() {
         findings.push(worth_knowing(
             "redis.phantom",
             format!(
-                "{} left of processes that are gone: {}",
+                "{} of stopped processes: {}",
                 count(phantoms.len(), "consumer"),
                 list(phantoms.iter().map(|(stream, consumer)| told(stream, consumer)))
             ),
-            "they hold nothing and make every reading longer; before Redis 7.2 one that waits in vain looks the same",
-            "let a monitor run, whose janitor removes them after an hour",
+            "they have no pending messages but slow down polling; before Redis 7.2 an idle consumer looks the same",
+            "run a monitor, whose janitor removes them after an hour",
         ));
     }
     findings
@@ -497,12 +500,12 @@ fn heartbeats(fleet: &Fleet) -> Option<Finding> {
         wrong(
             "redis.heartbeat_unreadable",
             format!(
-                "{} cannot be read: {}",
+                "{} unreadable: {}",
                 count(unreadable.len(), "heartbeat"),
                 list(unreadable.iter().map(|bad| format!("{} ({})", bad.key, bad.reason)))
             ),
-            "that worker is shown as unreadable, whatever it does",
-            "let it write the JSON that docs/troubleshooting.md shows",
+            "the worker is shown as unreadable, whatever its state",
+            "make the worker write the JSON format of docs/troubleshooting.md",
         )
     })
 }
@@ -513,8 +516,8 @@ fn dead_letters(dead: &[(&Name, &StreamFacts)]) -> Option<Finding> {
         worth_knowing(
             "redis.dead_letters",
             format!("{letters} dead letters in {}", list(dead.iter().map(|(name, _)| name.to_text()))),
-            "no worker could finish these tasks",
-            "look at them with shepherd-monitor dead-letters list --stream NAME, then replay or drop them",
+            "these tasks could not be processed",
+            "list them with `shepherd-monitor dead-letters list --stream NAME`, then replay or drop them",
         )
     })
 }

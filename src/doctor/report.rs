@@ -114,8 +114,8 @@ impl Report {
             }
         }
         let (wrong, known) = (self.count(Verdict::Wrong), self.count(Verdict::WorthKnowing));
-        let summary = if wrong == 0 { "Nothing is wrong".to_owned() } else { format!("{wrong} wrong") };
-        _ = writeln!(text, "\n{summary}, {known} worth knowing, {} fine.", self.count(Verdict::Fine));
+        let summary = if wrong == 0 { "No problems found".to_owned() } else { count(wrong, "problem") };
+        _ = writeln!(text, "\n{summary}, {}, {} OK.", count(known, "note"), self.count(Verdict::Fine));
         text
     }
 }

@@ -51,13 +51,13 @@ pub struct PendingGroup {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoPlan {
     /// No tick is finished yet.
-    #[error("the first tick is still under way")]
+    #[error("waiting for the first poll of Redis")]
     Starting,
     /// Redis cannot be read.
-    #[error("Redis cannot be read: {0}")]
+    #[error("Redis is unreachable: {0}")]
     Redis(String),
     /// An older monitor has a janitor of its own, and its alerts depend on what it finds.
-    #[error("an older monitor is, or may be, active on this Redis: cleanup is left to it")]
+    #[error("an older monitor is, or may be, active on this Redis and runs the cleanup")]
     LeftToOlderMonitor,
 }
 

@@ -231,18 +231,18 @@ impl Event {
         match &self.kind {
             EventKind::ScaleUp { from, to, recovered_from: None } => format!("scaled up from {from} to {to}"),
             EventKind::ScaleUp { to, recovered_from: Some(TypeState::Unknown), .. } => {
-                format!("first seen with {to} alive")
+                format!("first seen ({to} running)")
             }
             EventKind::ScaleUp { to, recovered_from: Some(TypeState::Crashed), .. } => {
-                format!("back after a crash with {to} alive")
+                format!("recovered from crash ({to} running)")
             }
-            EventKind::ScaleUp { to, .. } => format!("started again with {to} alive"),
-            EventKind::ScaleDown { from, kind: TypeState::Crashed, .. } => format!("crashed: none left of {from}"),
+            EventKind::ScaleUp { to, .. } => format!("restarted ({to} running)"),
+            EventKind::ScaleDown { from, kind: TypeState::Crashed, .. } => format!("crashed: 0 of {from} running"),
             EventKind::ScaleDown { from, kind: TypeState::Unknown, .. } => {
-                format!("0 of {from} running: they stopped while no monitor was watching")
+                format!("0 of {from} running; stopped while no monitor was running")
             }
-            EventKind::ScaleDown { from, to: 0, .. } => format!("left in good order: {from} to 0"),
-            EventKind::ScaleDown { from, to, .. } => format!("down from {from} to {to}"),
+            EventKind::ScaleDown { from, to: 0, .. } => format!("scaled to zero from {from} (graceful shutdown)"),
+            EventKind::ScaleDown { from, to, .. } => format!("scaled down from {from} to {to}"),
             EventKind::ConsumerLost { consumer, remaining, pending } => {
                 let work = match pending {
                     0 => String::new(),
@@ -256,30 +256,31 @@ impl Event {
                 Return::Restarted => format!("consumer {consumer} recovered: a new process started"),
                 Return::ShutDown => format!("consumer {consumer} recovered: it shut down gracefully after all"),
             },
-            EventKind::LeftWithWork { consumer, pending } => {
-                format!("consumer {consumer} left with {pending} unfinished")
-            }
+            EventKind::LeftWithWork { consumer, pending } => match pending {
+                1 => format!("consumer {consumer} shut down with 1 message still pending"),
+                pending => format!("consumer {consumer} shut down with {pending} messages still pending"),
+            },
             EventKind::Hung { consumer, pending, for_sec } => {
-                format!("consumer {consumer} hangs: {pending} pending and no progress for {for_sec} s")
+                format!("consumer {consumer} hung: {pending} pending, no progress for {for_sec} s")
             }
-            EventKind::Unhung { consumer } => format!("consumer {consumer} moves again"),
+            EventKind::Unhung { consumer } => format!("consumer {consumer} making progress again"),
             EventKind::TaskFailures { kind, reason, entry, count, unread } => {
                 let newest = newest_failure(*kind, reason.as_deref(), entry.as_deref());
                 match (count, unread) {
                     (1, Unread::No) => newest,
                     (_, Unread::No) => format!("{count} tasks failed; newest: {newest}"),
                     (1, Unread::Seconds(sec)) => {
-                        format!("1 task failed while no monitor ran, in {sec} s: {newest}")
+                        format!("1 task failed while no monitor was running ({sec} s): {newest}")
                     }
                     (_, Unread::Seconds(sec)) => {
-                        format!("{count} tasks failed while no monitor ran, in {sec} s; newest: {newest}")
+                        format!("{count} tasks failed while no monitor was running ({sec} s); newest: {newest}")
                     }
                     (1, Unread::Always) => format!("1 task failed before the first reading: {newest}"),
                     (_, Unread::Always) => format!("{count} tasks failed before the first reading; newest: {newest}"),
                 }
             }
-            EventKind::SourceDown { detail } => format!("not readable: {detail}"),
-            EventKind::SourceUp { away_sec } => format!("readable again after {away_sec} s"),
+            EventKind::SourceDown { detail } => format!("unreachable: {detail}"),
+            EventKind::SourceUp { away_sec } => format!("reachable again after {away_sec} s"),
             EventKind::Recorded { detail, .. } => detail.clone(),
         }
     }

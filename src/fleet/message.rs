@@ -53,6 +53,16 @@ impl MessageState {
             Self::Dead => "dead",
         }
     }
+
+    /// Its name for people.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Unread => "undelivered",
+            Self::Dead => "dead-lettered",
+        }
+    }
 }
 
 impl Action {
@@ -328,15 +338,15 @@ pub enum Verdict {
 
 /// Why entries are left alone: the word in the API, and what it means.
 pub const LEFT_ALONE: [(&str, &str); 9] = [
-    ("acknowledged", "finished meanwhile"),
-    ("claimed", "taken over by another consumer meanwhile"),
-    ("delivered_again", "delivered again meanwhile"),
-    ("active", "its owner was at work on it meanwhile"),
-    ("alive", "its owner has a heartbeat again"),
-    ("delivered", "delivered to a consumer meanwhile"),
-    ("gone", "no longer there: deleted, or its stream or group is"),
-    ("needed_elsewhere", "still needed by another group"),
-    ("decided", "given up by a recovery after a crash"),
+    ("acknowledged", "finished in the meantime"),
+    ("claimed", "claimed by another consumer in the meantime"),
+    ("delivered_again", "delivered again in the meantime"),
+    ("active", "its consumer became active again"),
+    ("alive", "its consumer has a heartbeat again"),
+    ("delivered", "delivered to a consumer in the meantime"),
+    ("gone", "the message, its stream or its group was deleted"),
+    ("needed_elsewhere", "still needed by another consumer group"),
+    ("decided", "already decided by crash recovery"),
 ];
 
 impl Verdict {
@@ -357,8 +367,8 @@ impl Verdict {
 /// Why consumers are not removed: the word in the API, and what it means.
 pub const CONSUMER_KEPT: [(&str, &str); 3] = [
     ("alive", "it has a heartbeat again"),
-    ("busy", "it still has pending messages, for instance some that are not idle for long enough"),
-    ("gone", "somebody else removed it, or its group"),
+    ("busy", "it still has pending messages, for example below the minimum idle time"),
+    ("gone", "it or its group was already removed"),
 ];
 
 /// What applying came to in one stream.

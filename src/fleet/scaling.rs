@@ -28,13 +28,13 @@ pub struct Demand {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoBacklog {
     /// Redis, or this stream, is not read at the moment.
-    #[error("the backlog of {0} is not known: {1}")]
+    #[error("the backlog of {0} is unknown: {1}")]
     NotRead(Name, String),
     /// Redis does not know what is undelivered.
-    #[error("the backlog of {0} is not known: Redis does not know how much is undelivered")]
+    #[error("the backlog of {0} is unknown: Redis does not report the lag of its group")]
     Unknown(Name),
     /// Only a lower bound is known.
-    #[error("the backlog of {0} is not known exactly: at least {1}")]
+    #[error("the exact backlog of {0} is unknown: ≥ {1}")]
     AtLeast(Name, u64),
 }
 
@@ -45,7 +45,7 @@ impl Demand {
     /// When the backlog is not known exactly.
     pub fn of(snapshot: &Snapshot, name: &Name, status: &WorkerTypeStatus) -> Result<Self, NoBacklog> {
         if !snapshot.redis.source.is_current() {
-            let why = snapshot.redis.error.clone().unwrap_or_else(|| "Redis is not read yet".to_owned());
+            let why = snapshot.redis.error.clone().unwrap_or_else(|| "waiting for the first poll of Redis".to_owned());
             return Err(NoBacklog::NotRead(name.clone(), why));
         }
         let stream = snapshot.streams.get(name);

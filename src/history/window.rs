@@ -50,11 +50,11 @@ impl Window {
         let until = until.unwrap_or(now);
         let since = since.unwrap_or((until - DEFAULT_WINDOW_SEC).max(0.0));
         if since >= until {
-            return Err(BadWindow(format!("since is {since} and until {until}: expected since before until")));
+            return Err(BadWindow(format!("since is {since} and until is {until}: since must be before until")));
         }
         if until - since > MAX_WINDOW_SEC {
             return Err(BadWindow(format!(
-                "the window is {:.0} days long: expected at most {:.0}",
+                "the time range is {:.0} days: expected at most {:.0}",
                 (until - since) / 86_400.0,
                 MAX_WINDOW_SEC / 86_400.0
             )));
@@ -71,7 +71,7 @@ impl Window {
         let points = (window.until - window.since) / bucket;
         if points > MAX_POINTS {
             return Err(BadWindow(format!(
-                "bucket_seconds is {seconds}: that makes {points} points in this window, expected at most {MAX_POINTS}"
+                "bucket_seconds is {seconds}: results in {points} points, expected at most {MAX_POINTS}"
             )));
         }
         Ok(window)

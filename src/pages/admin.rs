@@ -99,7 +99,7 @@ impl AdminPage<'_> {
                 &["shell.js", "clock.js"],
                 Some(REFRESH),
             ),
-            headline: Sentence::words("Nothing was cleaned up yet: the first pass begins once Redis is believed"),
+            headline: Sentence::words("No cleanup has run yet; the first run starts when Redis is available"),
             level: "unknown",
             notes: Vec::new(),
             todo: Vec::new(),
@@ -107,15 +107,15 @@ impl AdminPage<'_> {
             todo_more: None,
             nothing_to_do: false,
             why_not: None,
-            button: "Look again and clean up".to_owned(),
+            button: "Refresh and clean up".to_owned(),
             streams: Vec::new(),
             streams_more: None,
             passes: passes.iter().map(pass_row).collect(),
         };
         if let Err(why) = &self.passes {
-            view.headline = Sentence::words("What earlier passes came to cannot be read");
+            view.headline = Sentence::words("Cannot load earlier cleanup runs");
             view.notes.push(
-                visible(&format!("Postgres: {why}. The janitor goes on; its log says what it does.")).into_owned(),
+                visible(&format!("Postgres: {why}. Cleanup continues; see the log for its results.")).into_owned(),
             );
         }
         if let Some((pass, outcome)) = last {
@@ -138,7 +138,7 @@ impl AdminPage<'_> {
         let empty = all - streams.len();
         streams.sort_by_key(|(_, stream)| (stream.error.is_none(), std::cmp::Reverse((stream.removed, stream.length))));
         let more = streams.len().saturating_sub(STREAMS);
-        let rest = [(more, "with less in them"), (empty, "with nothing in them")];
+        let rest = [(more, "with fewer messages"), (empty, "that were empty")];
         let rest = rest.into_iter().filter(|(n, _)| *n > 0);
         let rest: Vec<String> =
             rest.map(|(n, how)| format!("{} {how}", counted(n as u64, "stream", "streams"))).collect();
@@ -159,7 +159,7 @@ fn summary(outcome: &Outcome) -> String {
             parts.push(format!("{} {did}", counted(n, one, many)));
         }
     };
-    add(outcome.entries_removed(), "finished entry", "finished entries", "removed");
+    add(outcome.entries_removed(), "finished message", "finished messages", "removed");
     add(outcome.consumers_removed(), "stale consumer", "stale consumers", "deleted");
     add(outcome.phantoms_cleared(), "phantom pending ID", "phantom pending IDs", "acknowledged");
     let queries = outcome.queries.clone().unwrap_or_default();
@@ -167,11 +167,11 @@ fn summary(outcome: &Outcome) -> String {
     add(queries.abandoned_count(), "query", "queries", "abandoned");
     add(outcome.query_retention.unwrap_or(0), "old query", "old queries", "deleted");
     if trouble_of(outcome) {
-        parts.push("not all of it was done".to_owned());
+        parts.push("partially completed".to_owned());
     }
     match parts.is_empty() {
-        true => "The last pass found nothing to clean up".to_owned(),
-        false => format!("The last pass: {}", parts.join(", ")),
+        true => "Last cleanup: nothing to clean up".to_owned(),
+        false => format!("Last cleanup: {}", parts.join(", ")),
     }
 }
 
@@ -180,12 +180,12 @@ fn list_todo(preview: &Preview, view: &mut View<'_>) {
     let exactly = preview.streams.iter().all(|(_, stream)| matches!(stream.removable, Removable::Exactly(_)));
     let upto = |exact: bool| if exact { "" } else { "up to " };
     if least > 0 {
-        view.todo.push(format!("remove {}{}", upto(exactly), counted(least, "finished entry", "finished entries")));
+        view.todo.push(format!("remove {}{}", upto(exactly), counted(least, "finished message", "finished messages")));
     }
     if preview.consumers > 0 {
         let stale = counted(preview.consumers as u64, "stale consumer", "stale consumers");
         let later = if preview.consumers_left > 0 {
-            format!(", {} more in later passes", exact(preview.consumers_left as u64))
+            format!(", {} more in later runs", exact(preview.consumers_left as u64))
         } else {
             String::new()
         };
@@ -196,26 +196,25 @@ fn list_todo(preview: &Preview, view: &mut View<'_>) {
         view.todo.push(format!("acknowledge up to {phantoms}"));
     }
     if let Some(sec) = preview.settling_sec {
-        view.notes.push(format!("Stale consumers are skipped: absent heartbeats do not count for another {sec:.0} s."));
+        view.notes.push(format!("Stale consumers are skipped for another {sec:.0} s, until heartbeats count again."));
     }
     if let Some(queries) = &preview.queries {
         let n = |n: u64, one: &str, many: &str| match n >= preview.counted_to {
-            true => format!("at least {}", counted(n, one, many)),
+            true => format!("≥ {}", counted(n, one, many)),
             false => counted(n, one, many),
         };
         if queries.callbacks > 0 {
-            view.todo
-                .push(format!("delete {} of queries that are over", n(queries.callbacks, "callback", "callbacks")));
+            view.todo.push(format!("delete {} of finished queries", n(queries.callbacks, "callback", "callbacks")));
         }
         if queries.abandoned > 0 {
-            view.todo.push(format!("call {} abandoned", n(queries.abandoned, "query", "queries")));
+            view.todo.push(format!("mark {} as abandoned", n(queries.abandoned, "query", "queries")));
         }
     } else if let Some(why) = &preview.without_queries {
-        view.notes.push(visible(&format!("Queries are left alone: {why}.")).into_owned());
+        view.notes.push(visible(&format!("Queries are skipped: {why}.")).into_owned());
     }
     view.nothing_to_do = view.todo.is_empty();
     if !view.todo.is_empty() {
-        view.button = format!("Yes, {}", view.todo.join(", "));
+        view.button = format!("Clean up: {}", view.todo.join(", "));
     }
     let mut streams: Vec<_> = preview.streams.iter().filter(|(_, stream)| stream.removable.most() > 0).collect();
     streams.sort_by_key(|(_, stream)| std::cmp::Reverse(stream.removable.most()));
@@ -240,7 +239,7 @@ fn list_todo(preview: &Preview, view: &mut View<'_>) {
 fn stream_row(name: &str, stream: &StreamOutcome) -> StreamRow {
     let mut because = because(stream.kept_because.as_ref());
     if stream.unfinished {
-        because = because.then("; more can go with the next pass");
+        because = because.then("; continues in the next run");
     }
     if let Some(error) = &stream.error {
         because = Sentence::words(Label::from_text(error).text);
@@ -260,25 +259,25 @@ fn stream_row(name: &str, stream: &StreamOutcome) -> StreamRow {
 /// Why entries are kept, in words.
 fn because(kept: Option<&Kept>) -> Sentence {
     match kept {
-        None => Sentence::words("nothing is kept"),
-        Some(Kept::NoGroups) => Sentence::words("no group: nobody said that they are done with anything"),
+        None => Sentence::words("—"),
+        Some(Kept::NoGroups) => Sentence::words("no consumer group, so nothing is trimmed"),
         Some(Kept::Group { group, need, since, pending, undelivered, idle_sec, consumer }) => {
             let group = Label::from_text(group).text;
             let words = match need {
                 Need::Unread => {
-                    let lag = undelivered.map_or("an unknown number".to_owned(), exact);
-                    format!("group {group} has not read {lag}")
+                    let lag = undelivered.map_or("an unknown number of".to_owned(), exact);
+                    format!("{lag} messages undelivered to group {group}")
                 }
                 Need::Pending => {
                     let holder = consumer
                         .as_deref()
-                        .map_or(String::new(), |name| format!(" by {}", Label::from_text(name).text));
-                    let idle = idle_sec.map_or(String::new(), |sec| format!(", left alone for {}", duration(sec)));
-                    format!("group {group} has {} pending, the oldest held{holder}{idle}", exact(*pending))
+                        .map_or(String::new(), |name| format!(" on {}", Label::from_text(name).text));
+                    let idle = idle_sec.map_or(String::new(), |sec| format!(", idle for {}", duration(sec)));
+                    format!("{} messages pending in group {group}, oldest{holder}{idle}", exact(*pending))
                 }
             };
             match since {
-                Some(since) => Sentence::words(words).then("; from ").at("", Some(*since), MomentStyle::Ago),
+                Some(since) => Sentence::words(words).then("; added ").at("", Some(*since), MomentStyle::Ago),
                 None => Sentence::words(words),
             }
         }
@@ -295,13 +294,13 @@ fn pass_row(pass: &PassRecord) -> PassRow {
         .map(|text| Label::from_text(text))
         .collect();
     let (level, result) = match outcome {
-        None if pass.ended.is_none() => ("unknown", "under way, or cut off and waiting for the next"),
-        Some(outcome) if trouble_of(outcome) => ("warning", "in parts"),
-        _ => ("fine", "done"),
+        None if pass.ended.is_none() => ("unknown", "running, or interrupted"),
+        Some(outcome) if trouble_of(outcome) => ("warning", "partially completed"),
+        _ => ("fine", "completed"),
     };
     let result = match pass.resumed {
         0 => result.to_owned(),
-        n => format!("{result}; cut off {}", counted(u64::from(n), "time", "times")),
+        n => format!("{result}; interrupted {}", counted(u64::from(n), "time", "times")),
     };
     let listed = pass.abandoned_queries.get(..QUERIES).unwrap_or(&pass.abandoned_queries);
     let all = queries.map_or(pass.abandoned_queries.len() as u64, |queries| queries.abandoned_count());
@@ -309,7 +308,7 @@ fn pass_row(pass: &PassRecord) -> PassRow {
     PassRow {
         began: Sentence::default().at("", Some(pass.began), MomentStyle::Clock),
         took: pass.ended.map_or_else(|| MISSING.to_owned(), |ended| duration(ended - pass.began)),
-        asked_by: Label::from_text(pass.asked_by.as_deref().unwrap_or("due")),
+        asked_by: Label::from_text(pass.asked_by.as_deref().unwrap_or("scheduled")),
         entries: figure(outcome.map(Outcome::entries_removed)),
         consumers: figure(outcome.map(Outcome::consumers_removed)),
         callbacks: figure(queries.map(|queries| queries.callbacks_deleted)),
@@ -394,7 +393,7 @@ mod tests {
         assert!(!page.contains("<img"), "{page}");
         for words in [
             "1,234 finished entries removed, 2 stale consumers deleted, 1 callback deleted, 4 queries abandoned",
-            "not all of it was done",
+            "partially completed",
             "remove up to 90 finished entries",
             "delete up to 5 stale consumers",
             "call at least 10,000 queries abandoned",

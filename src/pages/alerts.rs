@@ -10,7 +10,7 @@ use super::figures::counted;
 use super::link::{self, About};
 use super::site::{Head, Site};
 use super::templates::PagesError;
-use super::wording::{Label, MomentStyle, Sentence};
+use super::wording::{Label, MomentStyle, Sentence, capitalised};
 use crate::alerting::board::Shown;
 use crate::alerting::charted::Charted;
 use crate::alerting::condition::{Sight, present_value};
@@ -224,9 +224,9 @@ impl AlertsPage<'_> {
         let mut view = empty(site, &title, None);
         let failed = answers.iter().filter(|(_, ok, _)| !ok).count();
         (view.headline, view.level) = match (answers.len(), failed) {
-            (0, _) => ("No channel is set up: nobody is told".to_owned(), "warning"),
-            (_, 0) => ("Every channel took the test message".to_owned(), "fine"),
-            (all, failed) => (format!("{failed} of {all} channels did not take the test message"), "critical"),
+            (0, _) => ("Not sent: no channel configured".to_owned(), "warning"),
+            (_, 0) => ("Test notification sent via every channel".to_owned(), "fine"),
+            (all, failed) => (format!("Test notification failed on {failed} of {all} channels"), "critical"),
         };
         view.answers = answers
             .into_iter()
@@ -242,18 +242,18 @@ impl AlertsPage<'_> {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if self.shown.channels.is_empty() {
-            notes.push(format!("Alerts are shown here only: {}.", no_channel()));
+            notes.push(format!("{}.", capitalised(&no_channel())));
         }
         if !self.shown.mistakes.is_empty() {
-            notes.push("The rules file cannot be used; the last good rules are in force.".to_owned());
+            notes.push("The rules file is invalid; the last valid rules are in use.".to_owned());
             notes.extend(self.shown.mistakes.iter().map(|m| Label::from_text(m).title.unwrap_or_else(|| m.clone())));
         }
         if !self.shown.leads {
-            notes.push("Another monitor evaluates and sends; this page shows what it wrote down.".to_owned());
+            notes.push("Another instance is the leader; this page shows its data from Postgres.".to_owned());
         }
         if !self.from_postgres {
             notes.push(
-                "Postgres does not answer: messages go out all the same; below are those it has not taken yet."
+                "Postgres is unreachable. Notifications are still sent; the list below shows those not stored yet."
                     .to_owned(),
             );
         }
@@ -277,25 +277,25 @@ impl AlertsPage<'_> {
             Group {
                 id: "firing",
                 name: "Firing",
-                empty: "Nothing is firing.",
+                empty: "No firing alerts.",
                 rows: rows(&|alert, quiet| alert.phase == Phase::Firing && !hushed(alert, quiet)),
             },
             Group {
                 id: "pending",
                 name: "Pending",
-                empty: "Nothing is pending.",
+                empty: "No pending alerts.",
                 rows: rows(&|alert, _| alert.phase == Phase::Pending),
             },
             Group {
                 id: "silenced",
                 name: "Silenced and acknowledged",
-                empty: "Nothing is silenced.",
+                empty: "No silenced or acknowledged alerts.",
                 rows: rows(&|alert, quiet| alert.phase == Phase::Firing && hushed(alert, quiet)),
             },
             Group {
                 id: "resolved",
                 name: "Resolved",
-                empty: "Nothing has fired and ended lately.",
+                empty: "No recently resolved alerts.",
                 rows: over.into_iter().take(RESOLVED).map(|alert| self.row(alert)).collect(),
             },
         ]
@@ -306,25 +306,28 @@ impl AlertsPage<'_> {
         let here = |name: &Name| self.snapshot.is_some_and(|snapshot| snapshot.workers.contains_key(name));
         let when = match (alert.phase, alert.resolved_at) {
             (Phase::Resolved, Some(over)) => Sentence::default()
-                .at("over ", Some(over), MomentStyle::Ago)
-                .then(format!(", lasted {}", span(alert.lasted(over)))),
+                .at("resolved ", Some(over), MomentStyle::Ago)
+                .then(format!(", after {}", span(alert.lasted(over)))),
             _ => Sentence::default().at("since ", Some(alert.since), MomentStyle::Clock),
         };
         let told = match &alert.told {
-            Some(told) if told.channels.is_empty() => Sentence::words("told nobody: no channel"),
-            Some(told) => Sentence::words(format!("told {} at ", told.channels.join(", "))).at(
+            Some(told) if told.channels.is_empty() => Sentence::words("not sent: no channel configured"),
+            Some(told) => Sentence::words(format!("sent via {} at ", told.channels.join(", "))).at(
                 "",
                 Some(told.at),
                 MomentStyle::Clock,
             ),
             None if alert.phase == Phase::Firing && alert.quiet_until > self.shown.at => {
-                Sentence::default().at("told lately; again at ", Some(alert.quiet_until), MomentStyle::Clock)
+                Sentence::default().at("cooldown until ", Some(alert.quiet_until), MomentStyle::Clock)
             }
-            None => Sentence::words("not told"),
+            None => Sentence::words("not sent"),
         };
         let note = match &alert.acknowledged {
-            Some(ack) => format!("acknowledged by {} {}", Label::from_text(&ack.by), ack.reason),
-            None if alert.flaps > 0 => format!("came back {} times", alert.flaps),
+            Some(ack) => match ack.reason.as_str() {
+                "" => format!("acknowledged by {}", Label::from_text(&ack.by)),
+                reason => format!("acknowledged by {}: {reason}", Label::from_text(&ack.by)),
+            },
+            None if alert.flaps > 0 => format!("flapped {}", counted(u64::from(alert.flaps), "time", "times")),
             None => String::new(),
         };
         let charted = Charted::of(alert, &self.shown.rules);
@@ -347,7 +350,7 @@ impl AlertsPage<'_> {
             reaches: span(CHARTED),
             around: link::history_around(alert.since),
             fired: if fired > 0 {
-                format!("Fired {}", counted(fired as u64, "time", "times in 30 days"))
+                format!("Fired {}", counted(fired as u64, "time in 30 days", "times in 30 days"))
             } else {
                 String::new()
             },
@@ -355,7 +358,7 @@ impl AlertsPage<'_> {
                 .iter()
                 .take(TURNS)
                 .map(|(at, fired)| {
-                    Sentence::default().at(if *fired { "fired " } else { "over " }, Some(*at), MomentStyle::Clock)
+                    Sentence::default().at(if *fired { "fired " } else { "resolved " }, Some(*at), MomentStyle::Clock)
                 })
                 .collect(),
             key: alert.key.clone(),
@@ -378,7 +381,7 @@ impl AlertsPage<'_> {
             match (is(Phase::Firing), is(Phase::Pending)) {
                 (true, _) => "firing",
                 (_, true) => "pending",
-                _ => "quiet",
+                _ => "inactive",
             }
         };
         let row = |rule: &Rule| {
@@ -412,7 +415,7 @@ fn message_row(sent: &Sent) -> MessageRow {
         made: Sentence::default().at("", Some(sent.created), MomentStyle::Clock),
         next: match (sent.ended, sent.next_attempt) {
             (Some(ended), _) => Sentence::default().at("", Some(ended), MomentStyle::Clock),
-            (None, Some(next)) => Sentence::default().at("again at ", Some(next), MomentStyle::Clock),
+            (None, Some(next)) => Sentence::default().at("retry at ", Some(next), MomentStyle::Clock),
             (None, None) => Sentence::words("—"),
         },
     }

@@ -197,7 +197,7 @@ fn prose(text: &str) -> Prose {
 fn operation<'a>(path: &'a str, method: &'static str, told: &'a Value) -> Operation<'a> {
     let parameters = at(told, "parameters").as_array().into_iter().flatten().map(|parameter| {
         let required = at(parameter, "required") == true;
-        field(text(parameter, "name"), "in the address", required, at(parameter, "schema"), parameter)
+        field(text(parameter, "name"), "in the path", required, at(parameter, "schema"), parameter)
     });
     let body = at(at(at(at(told, "requestBody"), "content"), "application/json"), "schema");
     let answers = members(at(told, "responses")).map(|(status, told)| Answer {
@@ -303,19 +303,19 @@ fn of_type(name: &Value, schema: &Value) -> Vec<Word> {
     let word = |text: &str| vec![Word { text: text.to_owned(), href: None }];
     match name.as_str().unwrap_or_default() {
         "null" => word("null"),
-        "boolean" => word("true or false"),
-        "integer" => word("whole number"),
+        "boolean" => word("boolean"),
+        "integer" => word("integer"),
         "number" => word("number"),
-        "string" => word("text"),
+        "string" => word("string"),
         "array" => match at(schema, "prefixItems").as_array() {
             Some(items) => [word("["), between(items.iter().map(kind), ", "), word("]")].concat(),
-            None => [word("list of "), kind(at(schema, "items"))].concat(),
+            None => [word("array of "), kind(at(schema, "items"))].concat(),
         },
         "object" if at(schema, "additionalProperties").is_object() => {
-            [word("by name: "), kind(at(schema, "additionalProperties"))].concat()
+            [word("map of "), kind(at(schema, "additionalProperties"))].concat()
         }
         "object" => word("object"),
-        _ => word("anything"),
+        _ => word("any"),
     }
 }
 
@@ -335,17 +335,17 @@ fn limits(schema: &Value) -> String {
     let number = |name: &str| at(schema, name).as_f64();
     let range = |least: Option<f64>, most: Option<f64>| match (least.filter(|least| *least > 0.0), most) {
         (Some(least), Some(most)) => Some(format!("{least} to {most}")),
-        (Some(least), None) => Some(format!("at least {least}")),
-        (None, Some(most)) => Some(format!("at most {most}")),
+        (Some(least), None) => Some(format!("≥ {least}")),
+        (None, Some(most)) => Some(format!("≤ {most}")),
         (None, None) => None,
     };
     let is_small = |most: &f64| *most < 1e12;
     let values = range(number("minimum"), number("maximum").filter(is_small));
-    let items = range(number("minItems"), number("maxItems")).map(|items| format!("{items} of them"));
+    let items = range(number("minItems"), number("maxItems")).map(|items| format!("{items} items"));
     let length = number("minLength").filter(|least| *least > 0.0).map(|_| "not empty".to_owned());
-    let default = schema.get("default").map(|default| {
-        format!("{} when left out", default.as_str().map_or_else(|| default.to_string(), str::to_owned))
-    });
+    let default = schema
+        .get("default")
+        .map(|default| format!("default {}", default.as_str().map_or_else(|| default.to_string(), str::to_owned)));
     [values, items, length, default].into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

@@ -63,7 +63,7 @@ impl Cell {
 
     /// A figure that is not known.
     pub(super) fn missing() -> Self {
-        Self::text(MISSING).titled("not known").toned(Tone::Faint)
+        Self::text(MISSING).titled("unknown").toned(Tone::Faint)
     }
 
     /// A count, or that it is not known.
@@ -77,7 +77,7 @@ impl Cell {
     pub(super) fn count_at_least(n: Option<u64>, at_least: bool) -> Self {
         match n {
             Some(n) if at_least => {
-                Self::text(format!("at least {}", figures::count(n))).titled(figures::exact(n)).valued(as_float(n))
+                Self::text(format!("≥ {}", figures::count(n))).titled(figures::exact(n)).valued(as_float(n))
             }
             n => Self::count(n),
         }
@@ -199,8 +199,8 @@ mod tests {
             (Cell::count(Some(37)), r#""37""#),
             (Cell::count(Some(0)), r#"["0",null,"faint"]"#),
             (Cell::count(Some(1234)), "[\"1.2\u{202f}k\",\"1,234\",\"\",1234]"),
-            (Cell::count(None), r#"["—","not known","faint"]"#),
-            (Cell::count_at_least(Some(40), true), r#"["at least 40","40","",40]"#),
+            (Cell::count(None), r#"["—","unknown","faint"]"#),
+            (Cell::count_at_least(Some(40), true), r#"["≥ 40","40","",40]"#),
             (Cell::Since(12.9), "12"),
         ] {
             assert_eq!(serde_json::to_string(&cell).unwrap(), json);

@@ -297,7 +297,7 @@ impl LimitChart {
         let limit = drawn.limit.map(|limit| Limit { y: y(limit), at: y(limit) / 10.0, text: figure(limit) });
         let beside = limit.as_ref().map_or_else(String::new, |limit| format!(", limit {}", limit.text));
         Some(Self {
-            said: format!("{}: {} at last{beside}", Label::from_text(drawn.series), figure(last)),
+            said: format!("{}: now {}{beside}", Label::from_text(drawn.series), figure(last)),
             path: path(points.into_iter()),
             during: drawn.during.filter(|(_, end)| *end > since).map(|(begin, end)| {
                 let (begin, end) = (x(begin).round(), x(end).round());

@@ -64,19 +64,19 @@ impl Troubles {
 
     fn sources(&mut self, snapshot: &Snapshot) {
         for (name, source, frozen) in [
-            ("Redis", &snapshot.redis.source, "; workers and queues are shown as they were"),
+            ("Redis", &snapshot.redis.source, "; workers and queues show the last known state"),
             ("Postgres", &snapshot.postgres.source, ""),
         ] {
             if let SourceStatus::Down { since, trouble } = source {
-                let sentence = Sentence::words(format!("{name} not readable"))
+                let sentence = Sentence::words(format!("{name} unreachable"))
                     .at(" since ", Some(*since), MomentStyle::Clock)
                     .then(format!(": {}{frozen}", Label::from_text(&trouble.detail)));
                 self.add(Level::Critical, 1, sentence);
             } else if let Some(trouble) = snapshot.postgres.write_error.as_ref().filter(|_| name == "Postgres") {
-                let words = format!("Postgres refuses writes: {}", Label::from_text(&trouble.detail));
+                let words = format!("Postgres rejects writes: {}", Label::from_text(&trouble.detail));
                 self.add(Level::Critical, 1, Sentence::words(words));
             } else if name == "Postgres" && snapshot.postgres.error.is_some() {
-                self.add(Level::Warning, 1, Sentence::words("Postgres answers only in part"));
+                self.add(Level::Warning, 1, Sentence::words("Some Postgres queries fail"));
             }
         }
     }
@@ -84,8 +84,8 @@ impl Troubles {
     fn older_monitor(&mut self, snapshot: &Snapshot) {
         if snapshot.older_monitor == OlderMonitor::Active && !snapshot.observe_only {
             let sentence = Sentence::words(
-                "An older monitor is active on this Redis too: both send alerts, and scheduled cleanup is left to it. \
-                 Stop one of them, or start this one with MONITOR_OBSERVE_ONLY=yes",
+                "An older monitor is also active on this Redis: both send alerts, and only the older one runs scheduled \
+                 cleanup. Stop one of them, or restart this one with MONITOR_OBSERVE_ONLY=yes",
             );
             self.add(Level::Warning, 1, sentence);
         }
@@ -93,7 +93,7 @@ impl Troubles {
 
     fn worker_types(&mut self, snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) {
         // Within one level the order below is the order of the sentences.
-        for pill in ["crashed", "lost", "hung", "no worker", "unreadable"] {
+        for pill in ["crashed", "lost", "hung", "no workers", "unreadable"] {
             let names: Vec<&Name> = verdicts
                 .iter()
                 .filter(|(_, c)| c.level.is_trouble() && c.pill == pill)
@@ -105,8 +105,8 @@ impl Troubles {
         }
         let unreadable = snapshot.unreadable_heartbeats.len();
         if unreadable > 0 {
-            let which = counted(unreadable as u64, "heartbeat", "heartbeats");
-            self.add(Level::Warning, 1, Sentence::words(format!("{which} cannot be read")));
+            let which = counted(unreadable as u64, "unreadable heartbeat", "unreadable heartbeats");
+            self.add(Level::Warning, 1, Sentence::words(which));
         }
     }
 
@@ -114,8 +114,8 @@ impl Troubles {
         let names: Vec<&Name> = snapshot.streams.iter().filter(|(_, s)| s.error.is_some()).map(|(n, _)| n).collect();
         if !names.is_empty() {
             let words = match names.as_slice() {
-                [only] => format!("stream {} cannot be read", Label::of(only)),
-                many => format!("{} streams cannot be read: {}", many.len(), listed(many)),
+                [only] => format!("cannot read stream {}", Label::of(only)),
+                many => format!("cannot read {} streams: {}", many.len(), listed(many)),
             };
             let sentence = Sentence::words(words);
             self.add(Level::Warning, names.len(), sentence);
@@ -126,10 +126,10 @@ impl Troubles {
         let disk = snapshot.postgres.disk_used_pct.map(|percent| percent / 100.0);
         let server = &snapshot.redis.server;
         let memory = super::panels::servers::share(server.used_memory_bytes, server.maxmemory_bytes);
-        for (what, share) in [("the database's disk is", disk), ("Redis' memory is", memory)] {
+        for (what, share) in [("Postgres disk", disk), ("Redis memory", memory)] {
             if let Some(share) = share.filter(|share| *share >= NEARLY_FULL) {
                 let level = if share >= FULL { Level::Critical } else { Level::Warning };
-                self.add(level, 1, Sentence::words(format!("{what} {} full", percent(share))));
+                self.add(level, 1, Sentence::words(format!("{what} {} used", percent(share))));
             }
         }
     }
@@ -154,13 +154,17 @@ fn what_is_fine(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, V
     let starting = names(&|_, s| matches!(s, SourceStatus::Starting));
     if snapshot.observe_only {
         let beside = snapshot.older_monitor == OlderMonitor::Active;
-        sentences.push(Sentence::words(if beside { "Observe only, beside an older monitor" } else { "Observe only" }));
+        sentences.push(Sentence::words(if beside {
+            "Observe only: an older monitor is active"
+        } else {
+            "Observe only"
+        }));
     }
     if !starting.is_empty() {
         level = level.max(Level::Unknown);
         sentences.push(Sentence::words(format!("waiting for {starting}")));
     }
-    for (names, said) in [(fine, "fine"), (settling, "settling")] {
+    for (names, said) in [(fine, "OK"), (settling, "recovering")] {
         if !names.is_empty() {
             sentences.push(Sentence::words(format!("{names} {said}")));
         }
@@ -181,7 +185,7 @@ fn worker_types(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, S
     }
     if silent == all {
         let types = counted(all as u64, "worker type", "worker types");
-        return (Level::Unknown, Sentence::words(format!("{types} without heartbeats: presence unknown")));
+        return (Level::Unknown, Sentence::words(format!("{types} without heartbeats: state unknown")));
     }
     let mut words = match (alive, all) {
         (1, 1) => "1 worker type alive".to_owned(),
@@ -189,7 +193,7 @@ fn worker_types(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, S
         (alive, all) => format!("{alive} of {all} worker types alive"),
     };
     for (n, said) in
-        [(count(TypeState::ScaledDown), "scaled down"), (silent, "without heartbeats"), (never, "never seen")]
+        [(count(TypeState::ScaledDown), "scaled to zero"), (silent, "without heartbeats"), (never, "never seen")]
     {
         if n > 0 {
             words.push_str(&format!(", {n} {said}"));
@@ -221,11 +225,11 @@ fn told_of(pill: &str, names: &[&Name], snapshot: &Snapshot) -> Option<Sentence>
         ("lost", None) => {
             Sentence::words(format!("{} lost: {}", counted(lost, "consumer", "consumers"), listed(names)))
         }
-        ("hung", Some((name, _))) if hung == 1 => Sentence::words(format!("a consumer of {name} hangs")),
-        ("hung", _) => Sentence::words(format!("{} hang: {}", counted(hung, "consumer", "consumers"), listed(names))),
+        ("hung", Some((name, _))) if hung == 1 => Sentence::words(format!("1 consumer of {name} hung")),
+        ("hung", _) => Sentence::words(format!("{} hung: {}", counted(hung, "consumer", "consumers"), listed(names))),
         // No count: it would have this line, which is read out, said again with every entry.
-        ("no worker", Some((name, _))) => Sentence::words(format!("{name}: work waits and no worker is there")),
-        ("no worker", None) => Sentence::words(format!("work waits and no worker is there: {}", listed(names))),
+        ("no workers", Some((name, _))) => Sentence::words(format!("{name}: messages waiting, no workers running")),
+        ("no workers", None) => Sentence::words(format!("messages waiting, no workers running: {}", listed(names))),
         _ => return None,
     })
 }
@@ -320,8 +324,8 @@ mod tests {
         let (said, tab) = told(&fleet.finish());
         assert_eq!(
             said,
-            "2 consumers hang: a · b: work waits and no worker is there · 1 heartbeat cannot be read · \
-             stream c cannot be read · 2 of 3 worker types alive, 1 scaled down · Redis, Postgres fine"
+            "2 consumers hung: a · b: messages waiting, no workers running · 1 unreadable heartbeat · \
+             cannot read stream c · 2 of 3 worker types alive, 1 scaled to zero · Redis, Postgres OK"
         );
         assert_eq!(tab, "⚠ 4 · Shepherd");
     }
@@ -335,7 +339,7 @@ mod tests {
         let (said, _) = told(&fleet.finish());
         assert!(
             said.starts_with(
-                "Redis not readable since 18:01:11 UTC: connection refused; workers and queues are shown as they were · a crashed"
+                "Redis unreachable since 18:01:11 UTC: connection refused; workers and queues show the last known state · a crashed"
             ),
             "{said}"
         );

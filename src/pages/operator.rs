@@ -81,8 +81,8 @@ struct ActionView {
 fn actions(state: MessageState, site: &Site) -> Vec<ActionView> {
     let label = |action: Action| match action {
         Action::Retry => "Retry…",
-        Action::Bury => "Move to dead letters…",
-        Action::Drop => "Drop…",
+        Action::Bury => "Dead-letter…",
+        Action::Drop => "Move to recycle bin…",
     };
     let fitting = Action::ALL.into_iter().filter(|action| action.fits(state) && may(*action, site));
     fitting.map(|action| ActionView { action: action.as_str(), label: label(action) }).collect()
@@ -262,6 +262,7 @@ impl MessagesPage<'_> {
             tabs: Vec<Tab>,
             groups: Vec<GroupLink>,
             asked: AskedView,
+            state_word: &'static str,
             pending: bool,
             searched: bool,
             messages: Vec<MessageView>,
@@ -290,8 +291,8 @@ impl MessagesPage<'_> {
         };
         let tabs = vec![
             tab(MessageState::Pending, "Pending", group.map(|group| group.pending)),
-            tab(MessageState::Unread, "Unread", group.and_then(|group| group.unread)),
-            tab(MessageState::Dead, "Dead", self.dead),
+            tab(MessageState::Unread, "Undelivered", group.and_then(|group| group.unread)),
+            tab(MessageState::Dead, "Dead-lettered", self.dead),
         ];
         let groups = self.groups.iter().map(|other| GroupLink {
             name: Label::of(&other.name),
@@ -309,7 +310,7 @@ impl MessagesPage<'_> {
         };
         let mut notes = Vec::new();
         if self.groups.is_empty() {
-            notes.push("No group reads this stream, or there is no such stream.".to_owned());
+            notes.push("This stream has no consumer groups, or does not exist.".to_owned());
         }
         let label = Label::of(self.stream);
         let view = View {
@@ -318,6 +319,7 @@ impl MessagesPage<'_> {
             action: format!("/api{}", with_slash(&base)),
             tabs,
             groups: if self.groups.len() > 1 { groups.collect() } else { Vec::new() },
+            state_word: state.words(),
             pending: state == MessageState::Pending,
             searched: !asked.field.is_empty() || !asked.contains.is_empty() || !asked.owner.is_empty(),
             messages: self.page.messages.iter().map(view_of).collect(),
@@ -328,7 +330,7 @@ impl MessagesPage<'_> {
             asked,
             stream: label.clone(),
         };
-        let headline = format!("Messages of {label}");
+        let headline = format!("Messages in {label}");
         site.framed("pages/messages", "/messages", ("fine", headline), notes, view)
     }
 }
@@ -411,34 +413,38 @@ impl<'a> PreviewPage<'a> {
         let (verb, what) = match self.action {
             Action::Retry => (
                 "Retry",
-                "A copy of each goes to the end of its stream, where the next free worker reads it; the old entry is acknowledged. Deliveries count anew; first start, history and idempotency key are kept.",
+                "Each message is added again to the end of its stream and the pending entry is acknowledged. The delivery count restarts; the first start time, the history and the idempotency key are kept.",
             ),
             Action::Bury => (
-                "Move to the dead letters",
-                "Each leaves its stream and is kept among the dead letters, from where it can be retried.",
+                "Dead-letter",
+                "Each message is moved from its stream to the dead-letter stream, from where it can be retried.",
             ),
             Action::Drop => (
-                "Drop",
-                "Each goes to the recycle bin, is acknowledged and leaves its stream. For thirty days it can be put back.",
+                "Move to recycle bin",
+                "Each message is acknowledged, deleted from its stream and kept in the recycle bin. It can be restored for 30 days.",
             ),
         };
         let mut words = vec![what.to_owned()];
-        words.push("What changes before you say yes is left alone, and counted.".to_owned());
+        words.push("Messages that change before you confirm are skipped.".to_owned());
         if !complete {
-            words.push("There are more: this is as many as one preview takes. Look again afterwards.".to_owned());
+            words
+                .push("More messages match than one preview can hold. Repeat this afterwards for the rest.".to_owned());
         }
         if self.groups > 1 && self.action == Action::Retry {
-            words.push(format!("{} groups read this stream: each of them gets the copies.", self.groups));
+            words.push(format!(
+                "{} consumer groups read this stream; each of them receives the retried messages.",
+                self.groups
+            ));
         }
         let busy: u64 = self.owners.iter().filter(|(_, alive, _)| *alive).map(|(.., n)| n).sum();
         if busy > 0 {
             words.push(format!(
-                "{} of a consumer with a heartbeat: it may be at work on them.",
-                counted(busy, "message is", "messages are")
+                "{} to a consumer with a heartbeat, which may still be processing them.",
+                counted(busy, "message belongs", "messages belong")
             ));
         }
         if self.of_the_dead {
-            words.push("A consumer that holds nothing afterwards is removed.".to_owned());
+            words.push("Consumers with no pending messages left are then removed.".to_owned());
         }
         let owner =
             |(name, alive, n): &(Name, bool, u64)| Owner { name: Label::of(name), alive: *alive, messages: exact(*n) };
@@ -454,7 +460,7 @@ impl<'a> PreviewPage<'a> {
             first: self.first.iter().map(|message| message_view(message, Vec::new(), None)).collect(),
             nothing: n == 0,
         };
-        let headline = if n == 0 { "Nothing matches".to_owned() } else { format!("{verb} {told}?") };
+        let headline = if n == 0 { "No matching messages".to_owned() } else { format!("{verb}: {told}?") };
         let level = if self.action == Action::Drop && n > 0 { "warning" } else { "info" };
         site.framed("pages/preview", "/messages", (level, headline), Vec::new(), view)
     }
@@ -472,29 +478,29 @@ pub fn applied_page(site: &Site, action: Action, applied: &Applied, back: &str) 
         back: &'a str,
     }
     let done = match action {
-        Action::Retry => "put at the end of their stream again",
-        Action::Bury => "moved to the dead letters",
-        Action::Drop => "dropped",
+        Action::Retry => "retried",
+        Action::Bury => "dead-lettered",
+        Action::Drop => "moved to the recycle bin",
     };
     let mut words = Vec::new();
     for (why, n) in &applied.left_alone {
         let meaning = LEFT_ALONE.iter().find(|(word, _)| word == why).map_or(*why, |(_, meaning)| meaning);
-        words.push(format!("{} left alone: {meaning}.", counted(*n, "message was", "messages were")));
+        words.push(format!("{} skipped: {meaning}.", counted(*n, "message", "messages")));
     }
     if applied.vanished > 0 {
         words.push(format!(
-            "{} had been deleted before; the pending list is cleared of them.",
+            "{} already deleted; removed from the pending list.",
             counted(applied.vanished, "message", "messages")
         ));
     }
     if let Some((n, error)) = &applied.refused {
-        words.push(format!("Redis refused {}: {}", counted(*n, "message", "messages"), visible(error)));
+        words.push(format!("Redis rejected {}: {}", counted(*n, "message", "messages"), visible(error)));
     }
     if applied.consumers_removed > 0 {
-        words.push(format!("{} removed.", counted(applied.consumers_removed, "consumer is", "consumers are")));
+        words.push(format!("{} removed.", counted(applied.consumers_removed, "consumer", "consumers")));
     }
     if let Some(why) = &applied.ended_early {
-        words.push(format!("It ended before the last message: {}", visible(why)));
+        words.push(format!("Stopped before the last message: {}", visible(why)));
     }
     let troubled = applied.refused.is_some() || applied.ended_early.is_some();
     let view = View { what: words, batch: applied.batch.as_deref().filter(|_| applied.done > 0), back };
@@ -548,14 +554,12 @@ pub fn dead_consumers_page(site: &Site, found: &DeadFound, min_idle_seconds: u64
     };
     let consumers = counted(found.consumers.len() as u64, "consumer", "consumers");
     let (level, headline) = match n {
-        0 => ("fine", "Nothing is stuck on a consumer without heartbeat".to_owned()),
-        n => {
-            ("warning", format!("{} stuck on {consumers} without heartbeat", counted(n, "message is", "messages are")))
-        }
+        0 => ("fine", "No messages stuck on consumers without heartbeat".to_owned()),
+        n => ("warning", format!("{} stuck on {consumers} without heartbeat", counted(n, "message", "messages"))),
     };
     let mut notes = Vec::new();
     if !found.complete {
-        notes.push("There are more: this is as many as one look takes.".to_owned());
+        notes.push("There are more; this page shows the first ones only.".to_owned());
     }
     site.framed("pages/dead_consumers", "/admin/dead-consumers", (level, headline), notes, view)
 }
@@ -618,7 +622,7 @@ impl BinPage<'_> {
             stream: Label::of(&row.stream),
             href: About::Stream.of(&row.stream),
             group: row.group.as_ref().map(Label::of),
-            was: row.was.as_str(),
+            was: row.was.words(),
             entry: row.entry.clone(),
             owner: row.owner.as_ref().map(Label::of),
             deliveries: counted(row.deliveries, "delivery", "deliveries"),
@@ -627,10 +631,10 @@ impl BinPage<'_> {
             why: Label::from_text(if row.why.is_empty() { "—" } else { &row.why }),
             at: Sentence::default().at("", Some(row.at), MomentStyle::Ago),
             state: match row.state {
-                BinState::Pending => "being settled".to_owned(),
-                BinState::Binned => "in the bin".to_owned(),
-                BinState::Void => "stayed in its stream".to_owned(),
-                BinState::Restored => "put back".to_owned(),
+                BinState::Pending => "in progress".to_owned(),
+                BinState::Binned => "in recycle bin".to_owned(),
+                BinState::Void => "not removed".to_owned(),
+                BinState::Restored => "restored".to_owned(),
             },
             can_restore: may_restore && matches!(row.state, BinState::Binned | BinState::Pending),
             restored: row.restored_at.map(|at| {

@@ -46,10 +46,10 @@ impl Range {
         let range = Self { from, to: to.map_or(Ok(Edge::Before(0)), Edge::parse)? };
         let length = range.until(now) - range.since(now);
         if length < SHORTEST {
-            return Err("it does not begin before it ends".to_owned());
+            return Err("the start is not before the end".to_owned());
         }
         if length > LONGEST {
-            return Err(format!("it is longer than {}", duration(LONGEST)));
+            return Err(format!("longer than {}", duration(LONGEST)));
         }
         Ok(range)
     }
@@ -89,7 +89,7 @@ impl Edge {
     fn parse(text: &str) -> Result<Self, String> {
         let bad = || {
             let shown = super::wording::shortened(&super::wording::visible(text), 40).into_owned();
-            format!("{shown} is no moment: expected now-6h, 2026-11-24T12:00:00Z or Unix seconds")
+            format!("{shown} is not a time; expected now-6h, 2026-11-24T12:00:00Z or Unix seconds")
         };
         if text == "now" {
             return Ok(Self::Before(0));

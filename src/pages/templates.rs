@@ -23,13 +23,13 @@ const MARK: char = '\u{1}';
 #[derive(Debug, thiserror::Error)]
 pub enum PagesError {
     /// A template cannot be compiled.
-    #[error("a template cannot be compiled: {0}")]
+    #[error("cannot compile a template: {0}")]
     Template(#[from] Box<handlebars::TemplateError>),
     /// A template asks for what its view does not have.
-    #[error("a page cannot be rendered: {0}")]
+    #[error("cannot render a page: {0}")]
     Render(#[from] Box<handlebars::RenderError>),
     /// An update cannot be written as JSON.
-    #[error("an update cannot be written: {0}")]
+    #[error("cannot write an update: {0}")]
     Json(#[from] serde_json::Error),
 }
 

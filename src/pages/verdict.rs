@@ -67,7 +67,7 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
 
     // A crash stays a crash, whatever its stream has become.
     if stream.is_some_and(|s| s.error.is_some()) && status.state != TypeState::Crashed {
-        return told(Level::Warning, "unreadable", "warning", Sentence::words("the stream cannot be read, see below"));
+        return told(Level::Warning, "unreadable", "warning", Sentence::words("cannot read the stream; see Queues"));
     }
     match status.state {
         TypeState::Crashed => told(Level::Critical, "crashed", "critical", crashed(status)),
@@ -79,11 +79,16 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
             told(Level::Warning, pill, "warning", sentence)
         }
         TypeState::ScaledDown if waiting > 0 => {
-            told(Level::Warning, "no worker", "warning", since("scaled down").then(", work is waiting"))
+            told(Level::Warning, "no workers", "warning", since("scaled to zero").then("; messages waiting"))
         }
-        TypeState::ScaledDown => told(Level::Unknown, "scaled down", "idle", since("left in good order")),
+        TypeState::ScaledDown => told(
+            Level::Unknown,
+            "scaled to zero",
+            "idle",
+            Sentence::words("graceful shutdown").at(" at ", status.state_changed_at, MomentStyle::Clock),
+        ),
         TypeState::Unknown if status.last_alive_count > 0 && status.alive == 0 => {
-            let sentence = since("0 running").then(", stopped while no monitor was watching");
+            let sentence = since("0 running").then("; stopped while no monitor was running");
             told(
                 if waiting > 0 { Level::Warning } else { Level::Unknown },
                 "stopped, not observed",
@@ -99,15 +104,15 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
             told(Level::Unknown, "no heartbeats", "unknown", presence_unknown(status))
         }
         TypeState::Unknown if waiting > 0 => {
-            told(Level::Warning, "no worker", "warning", Sentence::words("no worker yet, work is waiting"))
+            told(Level::Warning, "no workers", "warning", Sentence::words("never seen; messages waiting"))
         }
-        TypeState::Unknown => told(Level::Unknown, "no worker yet", "unknown", Sentence::words("nobody was seen yet")),
+        TypeState::Unknown => told(Level::Unknown, "unknown", "unknown", Sentence::words("never seen")),
     }
 }
 
 fn crashed(status: &WorkerTypeStatus) -> Sentence {
     let sentence = Sentence::words("crashed").at(" ", status.state_changed_at, MomentStyle::Ago);
-    sentence.then(format!(", none left of {}", status.last_alive_count.max(status.lost)))
+    sentence.then(format!("; 0 of {} running", status.last_alive_count.max(status.lost)))
 }
 
 /// What is wrong with a type that is alive; the first thing that somebody must know.
@@ -125,8 +130,8 @@ fn hung(status: &WorkerTypeStatus) -> Sentence {
     let mut who = status.consumers.iter().filter(|c| c.state == ConsumerState::Hung);
     let first = who.next();
     let name = match (first, status.hung) {
-        (Some(first), 1) => format!("consumer {} hangs", Label::of(&first.consumer)),
-        (_, n) => format!("{n} of {} consumers hang", status.alive.max(n)),
+        (Some(first), 1) => format!("consumer {} hung", Label::of(&first.consumer)),
+        (_, n) => format!("{n} of {} consumers hung", status.alive.max(n)),
     };
     let pending = first.filter(|_| status.hung == 1).and_then(|c| c.pending);
     let sentence = Sentence::words(name).at(" since ", first.map(|c| c.state_since), MomentStyle::Clock);
@@ -139,22 +144,22 @@ fn hung(status: &WorkerTypeStatus) -> Sentence {
 fn lost(status: &WorkerTypeStatus) -> Sentence {
     let who = counted(u64::from(status.lost), "consumer", "consumers");
     Sentence::words(format!("lost {who}"))
-        .at(if status.lost == 1 { " " } else { ", the last " }, status.lost_at, MomentStyle::Ago)
-        .then(format!(", {} left", status.alive))
+        .at(if status.lost == 1 { " " } else { ", last " }, status.lost_at, MomentStyle::Ago)
+        .then(format!("; {} running", status.alive))
 }
 
 fn unreadable(status: &WorkerTypeStatus) -> (&'static str, Sentence) {
     let which = match status.unreadable {
-        1 => "1 heartbeat".to_owned(),
-        n => format!("{n} heartbeats"),
+        1 => "1 unreadable heartbeat".to_owned(),
+        n => format!("{n} unreadable heartbeats"),
     };
-    ("unreadable", Sentence::words(format!("{which} cannot be read")))
+    ("unreadable", Sentence::words(which))
 }
 
 /// No heartbeats: all that is known of such consumers is when they last asked Redis for anything.
 fn presence_unknown(status: &WorkerTypeStatus) -> Sentence {
     let who = counted(u64::from(status.without_heartbeat), "consumer", "consumers");
-    Sentence::words(format!("{who} without heartbeat: presence unknown"))
+    Sentence::words(format!("{who} without heartbeat: state unknown"))
 }
 
 /// What there is to say of a type that fares well.
@@ -162,7 +167,7 @@ fn calm(status: &WorkerTypeStatus) -> Verdict {
     let (alive, draining) = (status.alive, status.draining);
     let told = |pill, sentence| Verdict { level: Level::Fine, pill, shape: "fine", sentence, quiet: false };
     if draining > 0 && draining == alive {
-        return told("draining", Sentence::words("takes no new work"));
+        return told("draining", Sentence::words("shutting down; takes no new tasks"));
     }
     if draining > 0 {
         return told("alive", Sentence::words(format!("{draining} of {alive} draining")));
@@ -203,7 +208,7 @@ mod tests {
             (w.state, w.alive, w.lost, w.state_changed_at) = (TypeState::Crashed, 0, 3, Some(NOW));
             s.error = Some("WRONGTYPE".to_owned());
         };
-        assert_eq!(told(crash), ("crashed", true, "crashed 23 Nov 18:01 UTC, none left of 3".to_owned()));
+        assert_eq!(told(crash), ("crashed", true, "crashed 23 Nov 18:01 UTC; 0 of 3 running".to_owned()));
     }
 
     #[test]
@@ -216,7 +221,7 @@ mod tests {
     #[test]
     fn a_type_that_leaves_is_draining_only_when_all_of_it_is() {
         assert_eq!(told(|w, _| w.draining = 1).0, "alive");
-        assert_eq!(told(|w, _| w.draining = 3), ("draining", false, "takes no new work".to_owned()));
+        assert_eq!(told(|w, _| w.draining = 3), ("draining", false, "shutting down; takes no new tasks".to_owned()));
     }
 
     #[test]

@@ -13,6 +13,12 @@ const SHOWN: usize = 64;
 /// The whole of a name, for whoever asks, is cut here.
 const TITLE: usize = 400;
 
+/// `words` with a capital first letter.
+pub(super) fn capitalised(words: &str) -> String {
+    let mut chars = words.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
+}
+
 /// A name on the page.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Label {

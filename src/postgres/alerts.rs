@@ -179,7 +179,7 @@ fn text_of<'a>(row: &'a Value, field: &str) -> &'a str {
 /// When Postgres did not take them.
 pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    let no_json = |_| SourceTrouble::new(TroubleKind::Failed, "an alert or a notification cannot be written as JSON");
+    let no_json = |_| SourceTrouble::new(TroubleKind::Failed, "cannot serialize an alert or a notification");
     let mut parts = Parts::of(rows).map_err(no_json)?;
     let alerts = std::mem::take(&mut parts.alerts);
     connection
@@ -191,7 +191,7 @@ pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTroubl
                 connection.transaction(async |connection| put_alerts(connection, &alerts, UNKNOWN_TO_THE_LEADER).await);
             let adopted = match adopting.await {
                 Err(error) if may_be_about_rows(&error) => {
-                    tracing::warn!(%error, "alerts of an earlier leader are set aside: Postgres refuses one of them");
+                    tracing::warn!(%error, "discarded the alerts of an earlier leader: Postgres rejects one of them");
                     0
                 }
                 other => other?,
@@ -561,7 +561,7 @@ fn read<T: for<'de> Deserialize<'de>>(rows: Vec<Json>) -> Vec<T> {
     let read = |row: Json| match serde_json::from_value(row.json) {
         Ok(value) => Some(value),
         Err(error) => {
-            tracing::warn!(%error, "a stored alert or message cannot be read and is passed over");
+            tracing::warn!(%error, "skipped an invalid stored alert or notification");
             None
         }
     };
@@ -570,8 +570,7 @@ fn read<T: for<'de> Deserialize<'de>>(rows: Vec<Json>) -> Vec<T> {
 
 /// Postgres' JSON holds no NUL.
 fn json<T: Serialize>(rows: &[T]) -> Result<Vec<Value>, NotWritten> {
-    let no_json =
-        |_| NotWritten::Trouble(SourceTrouble::new(TroubleKind::Failed, "an alert cannot be written as JSON"));
+    let no_json = |_| NotWritten::Trouble(SourceTrouble::new(TroubleKind::Failed, "cannot serialize an alert"));
     let text = serde_json::to_string(rows).map_err(no_json)?;
     serde_json::from_str(&text.replace("\\u0000", "\\ufffd")).map_err(no_json)
 }

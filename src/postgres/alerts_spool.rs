@@ -148,7 +148,7 @@ impl Spool {
         match std::fs::read(&self.file) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 let file = self.file.display();
-                tracing::error!(%file, %error, "what waited on disk cannot be read");
+                tracing::error!(%file, %error, "cannot read the spooled changes");
                 Unsaved::default()
             }),
             Err(_) => Unsaved::default(),

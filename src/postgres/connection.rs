@@ -67,7 +67,7 @@ pub fn identity(url: &str) -> String {
 pub async fn checkout(pool: &PgPool) -> Result<Object<AsyncPgConnection>, SourceTrouble> {
     // In a box: what connects is large, and would be part of every query's future.
     Box::pin(pool.get()).await.map_err(|error| match error {
-        PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Postgres does not answer"),
+        PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Postgres timed out"),
         PoolError::Backend(ManagerError::ConnectionError(error)) => connect_trouble(&error.to_string()),
         PoolError::Backend(ManagerError::QueryError(error)) => trouble(&error),
         other => SourceTrouble::new(TroubleKind::Failed, other.to_string()),
@@ -82,7 +82,7 @@ pub async fn connect(url: String, timeout: Duration) -> Result<AsyncPgConnection
     let bad = |e: &dyn std::fmt::Display| ConnectionError::BadConnection(e.to_string());
     let verify = ["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| url.contains(mode));
     let url = url.replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
-    let mut config: tokio_postgres::Config = url.parse().map_err(|_| bad(&"the address cannot be read"))?;
+    let mut config: tokio_postgres::Config = url.parse().map_err(|_| bad(&"invalid DATABASE_URL"))?;
     // One that only observes calls itself so.
     if config.get_application_name().is_none_or(|name| !name.starts_with(APPLICATION_NAME)) {
         config.application_name(APPLICATION_NAME);
@@ -122,13 +122,13 @@ pub(super) fn connect_trouble(said: &str) -> SourceTrouble {
     }
     // Class 28 is invalid authorization, 57P03 "cannot connect now": starting up or shutting down.
     if ["(28p01)", "(28000)"].iter().any(|code| lower.contains(code)) {
-        SourceTrouble::new(TroubleKind::Refused, format!("Postgres refuses the login: {said}"))
+        SourceTrouble::new(TroubleKind::Refused, format!("Postgres rejected the login: {said}"))
     } else if lower.contains("(57p03)") {
         SourceTrouble::new(TroubleKind::Loading, format!("Postgres is not ready: {said}"))
     } else if lower.contains("timed out") {
-        SourceTrouble::new(TroubleKind::TimedOut, "Postgres does not answer")
+        SourceTrouble::new(TroubleKind::TimedOut, "Postgres timed out")
     } else {
-        SourceTrouble::new(TroubleKind::Unreachable, format!("no connection to Postgres ({said})"))
+        SourceTrouble::new(TroubleKind::Unreachable, format!("cannot connect to Postgres ({said})"))
     }
 }
 
@@ -140,13 +140,13 @@ pub fn trouble(error: &QueryError) -> SourceTrouble {
     }
     match error {
         QueryError::DatabaseError(DatabaseErrorKind::ClosedConnection, _) => {
-            SourceTrouble::new(TroubleKind::Unreachable, "the connection to Postgres broke")
+            SourceTrouble::new(TroubleKind::Unreachable, "the connection to Postgres was closed")
         }
         other if names_missing_object(&other.to_string()) => {
             tracing::debug!(error = %other, "a statement needs a table or column that does not exist");
             SourceTrouble::new(TroubleKind::Failed, TABLES_NOT_READY)
         }
-        other => SourceTrouble::new(TroubleKind::Failed, format!("Postgres answers with an error: {other}")),
+        other => SourceTrouble::new(TroubleKind::Failed, format!("Postgres returned an error: {other}")),
     }
 }
 
@@ -165,8 +165,8 @@ pub(super) fn refused(condition: DatabaseCondition, said: &str) -> SourceTrouble
 
 /// What users read when tables are missing, whichever statement found out: during the first seconds of a start the
 /// monitor creates and updates them.
-pub const TABLES_NOT_READY: &str = "the tables in Postgres are not ready: they are being created or updated. If this \
-     lasts for more than a minute, run shepherd-monitor doctor";
+pub const TABLES_NOT_READY: &str = "the tables in Postgres are not ready: they are being created or migrated. If \
+ this lasts for more than a minute, run `shepherd-monitor doctor`";
 
 /// Whether an error text says that a table, column, function or type does not exist. The driver does not hand on the
 /// error's code; messages of the server may be translated, names of the monitor's own tables are not.

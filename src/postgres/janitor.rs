@@ -85,7 +85,7 @@ pub async fn begin(pool: &PgPool, asked_by: Option<&str>) -> Result<Uuid, Source
     rows.into_iter()
         .next()
         .map(|row| row.id)
-        .ok_or_else(|| SourceTrouble::new(TroubleKind::Failed, "Postgres began no pass of the janitor"))
+        .ok_or_else(|| SourceTrouble::new(TroubleKind::Failed, "Postgres recorded no cleanup run"))
 }
 
 /// Deletes callbacks of queries that are over, a batch; how many.

@@ -42,9 +42,10 @@ pub async fn run_in(schema: &str, url: &str, timeout: Duration) -> Result<(), So
          INSERT INTO {schema}.{HISTORY_OF_MIGRATIONS} (version) VALUES ('{FLEET_TABLES}') ON CONFLICT DO NOTHING;
          SELECT pg_advisory_unlock({MIGRATION_LOCK})"
     );
-    connection.batch_execute(&make).await.map_err(|error| {
-        SourceTrouble::new(TroubleKind::Failed, format!("cannot make the schema {schema} for the tables: {error}"))
-    })?;
+    connection
+        .batch_execute(&make)
+        .await
+        .map_err(|error| SourceTrouble::new(TroubleKind::Failed, format!("cannot create schema {schema}: {error}")))?;
     drop(connection);
     run(url, timeout).await
 }
@@ -70,12 +71,12 @@ pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
     match ran {
         Ok(0) => Ok(()),
         Ok(count) => {
-            tracing::info!(count, "brought the database's tables up to date");
+            tracing::info!(count, "migrated the database schema");
             Ok(())
         }
         Err(error) => Err(match DatabaseCondition::from_texts(&error, None) {
             Some(condition) => refused(condition, &error),
-            None => SourceTrouble::new(TroubleKind::Failed, format!("cannot bring the tables up to date: {error}")),
+            None => SourceTrouble::new(TroubleKind::Failed, format!("cannot migrate the database schema: {error}")),
         }),
     }
 }
@@ -204,7 +205,7 @@ pub async fn add_fleet_indexes(pool: &PgPool) -> Result<(), SourceTrouble> {
     sql_query("SET statement_timeout = 0").execute(&mut connection).await.map_err(|e| trouble(&e))?;
     for (name, on) in FLEET_INDEXES {
         if let Err(error) = add_index(&mut connection, name, on).await {
-            tracing::warn!(index = name, %error, "cannot add an index to the fleet's tables; probing them costs more");
+            tracing::warn!(index = name, %error, "cannot create an index on the fleet's tables; queries on them will be slower");
         }
     }
     sql_query("RESET statement_timeout").execute(&mut connection).await.map_err(|e| trouble(&e))?;

@@ -92,7 +92,7 @@ impl Isolated {
             tracing::error!(
                 row = %bounded_text(&row, 200),
                 reason = %error,
-                "Postgres refuses a row; it is set aside and the others are stored"
+                "Postgres rejected a row; the row is skipped and the others are stored"
             );
         }
         Ok(())

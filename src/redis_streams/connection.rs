@@ -50,7 +50,7 @@ pub async fn checkout(pool: &Pool) -> Result<deadpool_redis::Connection, SourceT
     // In a box, as below: what connects is large, and would be part of every query's future.
     Box::pin(pool.get()).await.map_err(|error| match error {
         PoolError::Backend(error) => trouble(&error),
-        PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Redis does not answer"),
+        PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out"),
         other => SourceTrouble::new(TroubleKind::Failed, other.to_string()),
     })
 }
@@ -83,7 +83,7 @@ impl Kept {
             Some(connection) => Ok(connection),
             None => match tokio::time::timeout(self.answer_within, Box::pin(self.connect())).await {
                 Ok(connected) => connected.map_err(|e| trouble(&e)),
-                Err(_) => Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis does not answer")),
+                Err(_) => Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out")),
             },
         }
     }
@@ -134,22 +134,22 @@ pub async fn send(
 pub fn trouble(error: &RedisError) -> SourceTrouble {
     let server_said = error.detail().unwrap_or_default();
     match error.kind() {
-        _ if error.is_timeout() => SourceTrouble::new(TroubleKind::TimedOut, "Redis does not answer"),
-        ErrorKind::AuthenticationFailed => SourceTrouble::new(TroubleKind::Refused, "Redis refuses the password"),
+        _ if error.is_timeout() => SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out"),
+        ErrorKind::AuthenticationFailed => SourceTrouble::new(TroubleKind::Refused, "Redis rejected the password"),
         ErrorKind::Server(ServerErrorKind::BusyLoading) => {
             SourceTrouble::new(TroubleKind::Loading, "Redis is loading its data")
         }
         ErrorKind::Server(ServerErrorKind::MasterDown) => {
-            SourceTrouble::new(TroubleKind::Replica, "Redis is a replica without its primary")
+            SourceTrouble::new(TroubleKind::Replica, "Redis is a replica that has lost its primary")
         }
-        ErrorKind::Io => SourceTrouble::new(TroubleKind::Unreachable, format!("no connection to Redis ({error})")),
+        ErrorKind::Io => SourceTrouble::new(TroubleKind::Unreachable, format!("cannot connect to Redis ({error})")),
         _ => match error.code() {
-            Some("NOAUTH" | "WRONGPASS") => SourceTrouble::new(TroubleKind::Refused, "Redis refuses the password"),
+            Some("NOAUTH" | "WRONGPASS") => SourceTrouble::new(TroubleKind::Refused, "Redis rejected the password"),
             Some("NOPERM") => {
-                SourceTrouble::new(TroubleKind::Refused, format!("Redis permits too little: {server_said}"))
+                SourceTrouble::new(TroubleKind::Refused, format!("Redis denied a command: {server_said}"))
             }
             Some("LOADING") => SourceTrouble::new(TroubleKind::Loading, "Redis is loading its data"),
-            _ => SourceTrouble::new(TroubleKind::Failed, format!("Redis answers with an error: {error}")),
+            _ => SourceTrouble::new(TroubleKind::Failed, format!("Redis returned an error: {error}")),
         },
     }
 }

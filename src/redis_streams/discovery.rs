@@ -139,11 +139,11 @@ fn take(answer: Option<Result<Value, RedisError>>, cursor: &mut Cursor) -> Resul
     let value = match answer {
         Some(Ok(value)) => value,
         Some(Err(error)) => return Err(connection::trouble(&error)),
-        None => return Err(SourceTrouble::new(TroubleKind::Failed, "Redis sent too few answers")),
+        None => return Err(SourceTrouble::new(TroubleKind::Failed, "Redis returned too few replies")),
     };
     let mut items = Reply::of(&value).items();
     let (Some(next), Some(keys), None) = (items.next(), items.next(), items.next()) else {
-        return Err(SourceTrouble::new(TroubleKind::Failed, format!("SCAN answered {value:?}")));
+        return Err(SourceTrouble::new(TroubleKind::Failed, format!("SCAN returned {value:?}")));
     };
     cursor.0 = next.bytes().unwrap_or_default().to_vec();
     Ok(keys.items().filter_map(Reply::bytes).map(<[u8]>::to_vec).collect())

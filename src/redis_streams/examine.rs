@@ -293,7 +293,7 @@ async fn refusals(redis: &mut MultiplexedConnection, a_stream: &Name) -> Result<
     pipe.cmd("DISCARD");
     let answers = send(redis, &mut pipe).await?;
     if answers.len() != COMMANDS.len() + 1 {
-        return Err(SourceTrouble::new(TroubleKind::Failed, "Redis sent too few answers"));
+        return Err(SourceTrouble::new(TroubleKind::Failed, "Redis returned too few replies"));
     }
     let mut refusals: Vec<Refusal> = Vec::new();
     for ((need, words), answer) in COMMANDS.iter().zip(answers) {

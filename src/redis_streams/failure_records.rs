@@ -32,7 +32,7 @@ pub async fn load(pool: &deadpool_redis::Pool) -> Result<FailureRecords, SourceT
         match serde_json::from_slice::<FailureRecord>(value) {
             Ok(record) => drop(records.streams.insert(stream, record)),
             Err(error) => {
-                tracing::warn!(%stream, %error, "a stream's recorded task failures cannot be read and are left out")
+                tracing::warn!(%stream, %error, "skipped invalid task failure records of a stream")
             }
         }
     }

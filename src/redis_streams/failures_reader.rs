@@ -137,14 +137,10 @@ impl FailuresReader {
                 return Some(value);
             }
             Some(Err(error)) => connection::trouble(&error).detail,
-            None => "Redis sent too few answers".to_owned(),
+            None => "Redis returned too few replies".to_owned(),
         };
         if self.trouble.as_ref() != Some(&trouble) {
-            tracing::warn!(
-                key = keys::TASK_FAILURES,
-                error = trouble,
-                "cannot read the workers' counts of failed tasks"
-            );
+            tracing::warn!(key = keys::TASK_FAILURES, error = trouble, "cannot read the task failure counters");
             self.trouble = Some(trouble);
         }
         None

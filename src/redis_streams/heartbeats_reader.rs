@@ -419,7 +419,7 @@ fn list(answer: Option<redis::RedisResult<Value>>) -> Result<Value, SourceTroubl
     match answer {
         Some(Ok(list @ (Value::Array(_) | Value::BulkString(_)))) => Ok(list),
         Some(Err(error)) => Err(connection::trouble(&error)),
-        other => Err(SourceTrouble::new(TroubleKind::Failed, format!("MGET answered {other:?}"))),
+        other => Err(SourceTrouble::new(TroubleKind::Failed, format!("MGET returned {other:?}"))),
     }
 }
 

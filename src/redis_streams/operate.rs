@@ -189,7 +189,7 @@ async fn operate_on_the_dead(
             };
             Ok(targets.iter().map(verdict).collect())
         }
-        Action::Bury => Err(SourceTrouble::new(TroubleKind::Failed, "dead letters are buried already")),
+        Action::Bury => Err(SourceTrouble::new(TroubleKind::Failed, "messages are already dead-lettered")),
     }
 }
 

@@ -244,7 +244,7 @@ impl StreamsReader {
         tracing::info!(
             info_sections = probed.info_sections,
             scan_type = probed.scan_type,
-            "asked Redis what it can do"
+            "detected Redis capabilities"
         );
         self.capabilities = Some(probed);
         Ok(probed)
@@ -521,7 +521,7 @@ fn good(answer: Option<Answer>) -> Result<Value, SourceTrouble> {
     match answer {
         Some(Ok(value)) => Ok(value),
         Some(Err(error)) => Err(connection::trouble(&error)),
-        None => Err(SourceTrouble::new(TroubleKind::Failed, "Redis sent too few answers")),
+        None => Err(SourceTrouble::new(TroubleKind::Failed, "Redis returned too few replies")),
     }
 }
 
@@ -535,9 +535,9 @@ pub(super) fn read_time(answer: &Value) -> f64 {
 
 /// A stream's facts without what the second trip adds, and each group's lag as Redis reports it.
 fn read_stream(length: Option<Answer>, groups: Option<Answer>) -> Result<(StreamFacts, Vec<Option<u64>>), String> {
-    let length = good(length)
-        .map_err(|trouble| trouble.detail)
-        .and_then(|value| Reply::of(&value).number().ok_or_else(|| format!("XLEN answered {value:?}, not a number")));
+    let length = good(length).map_err(|trouble| trouble.detail).and_then(|value| {
+        Reply::of(&value).number().ok_or_else(|| format!("XLEN returned {value:?}, expected a number"))
+    });
     let length = length.map_err(in_words)?;
     let groups = match groups {
         Some(Ok(value)) => value,
@@ -578,7 +578,7 @@ fn read_stream(length: Option<Answer>, groups: Option<Answer>) -> Result<(Stream
 }
 
 fn in_words(detail: String) -> String {
-    if detail.contains("WRONGTYPE") { "this key holds something else than a stream".to_owned() } else { detail }
+    if detail.contains("WRONGTYPE") { "this key is not a stream".to_owned() } else { detail }
 }
 
 /// Reads XINFO CONSUMERS; it mostly lists those from `before` again.

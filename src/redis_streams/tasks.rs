@@ -152,7 +152,7 @@ impl TaskStream {
         let limit = block.unwrap_or_default() + READ_MARGIN;
         match timeout(limit, link.one(&mut pipe)).await {
             Ok(reply) => entry::from_read(reply?),
-            Err(_) => Err(LinkError::Unusable(format!("no answer to a read within {limit:?}"))),
+            Err(_) => Err(LinkError::Unusable(format!("no reply within {limit:?}"))),
         }
     }
 

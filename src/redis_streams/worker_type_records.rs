@@ -58,7 +58,7 @@ async fn load_from(
             match serde_json::from_slice(bytes) {
                 Ok(record) => drop(records.insert(name.clone(), record)),
                 Err(error) => {
-                    tracing::warn!(worker_type = %name, %error, "a worker type's recorded state cannot be read and is left out")
+                    tracing::warn!(worker_type = %name, %error, "skipped an invalid worker type record")
                 }
             }
         }

@@ -148,7 +148,7 @@ fn answer(outcome: Outcome, last: LastRuns) -> CleanedUp {
 /// What `GET /api/admin/passes` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct PassesQuery {
-    /// Passes in the answer at most.
+    /// Maximum number of cleanup runs.
     #[schemars(with = "Option<u32>", range(min = 1, max = MOST_PASSES), extend("default" = PASSES), example = 2)]
     limit: Option<String>,
 }
@@ -191,7 +191,7 @@ pub async fn forget_worker(
         if !known {
             return Err(Problem::BadRequest(format!("name is {:?}: no such worker type is known", name.to_text())));
         }
-        tracing::info!(worker_type = %name, "a worker type is forgotten");
+        tracing::info!(worker_type = %name, "a worker type was removed");
         Ok((json!(Forgot { forgot: name.to_text() }), ()))
     };
     let (answer, ()) = audited(&front, &caller, "forget worker", parameters, work).await?;

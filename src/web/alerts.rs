@@ -51,7 +51,7 @@ const CHART_BUCKET: u32 = 60;
 /// What `GET /api/alerts` takes.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ListQuery {
-    /// Alerts in the answer at most.
+    /// Maximum number of alerts.
     #[schemars(with = "Option<u32>", range(min = 1, max = MAX_ALERTS), extend("default" = ALERTS), example = 5)]
     limit: Option<String>,
 }
@@ -157,17 +157,17 @@ async fn past(front: &Front, shown: &Shown) -> Past {
 /// What silences: a glob over rules, one over streams and worker types, for how long, who and why.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct SilenceOrder {
-    /// A glob over names of rules, or over keys of alerts.
+    /// Glob on rule names or alert keys.
     #[schemars(example = &"queue_*")]
     rule: String,
-    /// A glob over streams and worker types; all of them without.
+    /// Glob on streams and worker types; default: all.
     #[serde(default)]
     #[schemars(example = &"aragorn.lookup")]
     subject: Option<String>,
-    /// For how long: `30m`, `2h`, up to `90d`.
+    /// Duration: `30m`, `2h`, up to `90d`.
     #[schemars(example = &"2h")]
     duration: String,
-    /// Who asks; the first hundred characters are kept.
+    /// Creator; truncated to 100 characters.
     #[schemars(length(min = 1), example = &"bo")]
     owner: String,
     /// Why.
@@ -179,7 +179,7 @@ pub struct SilenceOrder {
 /// Who takes care of an alert, and why.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct AcknowledgeOrder {
-    /// The key of an alert that is pending or firing: `rule` in the list of alerts.
+    /// Key of a pending or firing alert: `rule` in the list of alerts.
     #[schemars(example = &"aragorn_backlog")]
     key: String,
     /// Who takes care; the first hundred characters are kept.
@@ -252,7 +252,7 @@ pub async fn acknowledge(
     let Body { given: order, form } = body;
     let shown = front.alerts.load_full();
     if !shown.alerts.iter().any(|(alert, _)| alert.key == order.key && alert.is_active()) {
-        return Err(Problem::BadRequest(format!("no alert {:?} is pending or firing", order.key)));
+        return Err(Problem::BadRequest(format!("no pending or firing alert {:?}", order.key)));
     }
     let now = now();
     let silence = Silence {
@@ -279,7 +279,7 @@ pub async fn test(request: HttpRequest, front: Data<Front>, caller: Caller) -> R
         let answers = channels.send(order).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
         Ok((json!(Tested { channels: answers.clone() }), answers))
     };
-    let (answer, answers) = audited(&front, &caller, "send test messages", json!({}), work).await?;
+    let (answer, answers) = audited(&front, &caller, "send test notifications", json!({}), work).await?;
     if is_form(&request) {
         return html(AlertsPage::answers(
             &front.site_for(&caller),
@@ -329,7 +329,7 @@ pub(super) fn is_form(request: &HttpRequest) -> bool {
 
 fn named(owner: String) -> Result<String, Problem> {
     if owner.trim().is_empty() {
-        return Err(Problem::BadRequest("owner is empty: expected who asks".to_owned()));
+        return Err(Problem::BadRequest("owner is empty: expected a name".to_owned()));
     }
     Ok(owner.trim().chars().take(100).collect())
 }

@@ -45,9 +45,10 @@ fn problem(status: StatusCode, why: Option<String>) -> Problem {
     match (status, why) {
         (StatusCode::BAD_REQUEST, Some(why)) => Problem::BadRequest(why),
         (StatusCode::NOT_FOUND, _) => Problem::NotFound,
-        (StatusCode::NOT_ACCEPTABLE, _) => {
-            Problem::Refused(status, "Accept-Encoding allows nothing that is spoken here: gzip or identity".to_owned())
-        }
+        (StatusCode::NOT_ACCEPTABLE, _) => Problem::Refused(
+            status,
+            "Accept-Encoding allows no supported encoding: expected gzip or identity".to_owned(),
+        ),
         (_, Some(why)) => Problem::Refused(status, why),
         (_, None) => Problem::Refused(status, status.canonical_reason().unwrap_or("refused").to_lowercase()),
     }

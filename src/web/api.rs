@@ -13,7 +13,7 @@ use super::problem::Problem;
 /// `GET /api/snapshot`: the newest snapshot. Asking changes nothing.
 pub async fn snapshot(front: Data<Front>) -> Result<HttpResponse, Problem> {
     let snapshot =
-        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first tick is still under way".to_owned()))?;
+        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
     let json = serde_json::to_vec(&*snapshot).map_err(|e| Problem::Unavailable(e.to_string()))?;
     Ok(HttpResponse::Ok().content_type(ContentType::json()).body(json))
 }

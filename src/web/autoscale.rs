@@ -70,7 +70,7 @@ pub async fn autoscale(
     query: Query<ScaleQuery>,
 ) -> Result<HttpResponse, Problem> {
     let snapshot =
-        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first tick is still under way".to_owned()))?;
+        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
     let drain_sec = at_least(1.0, "drain_sec", query.drain_sec)?.unwrap_or(DRAIN_SEC);
     let asked = autoscaled(request.uri().path(), request.query_string());
     let name = Site::find(&snapshot, About::WorkerType, &asked).ok_or(Problem::NotFound)?;
@@ -117,7 +117,7 @@ async fn service_sec(front: &Front, stream: String) -> Option<f64> {
 fn at_least(least: f64, name: &str, given: Option<f64>) -> Result<Option<f64>, Problem> {
     match given {
         Some(number) if !(least..=1e9).contains(&number) => {
-            Err(Problem::BadRequest(format!("{name} is {number}: expected a number from {least} on")))
+            Err(Problem::BadRequest(format!("{name} is {number}: expected a number ≥ {least}")))
         }
         given => Ok(given),
     }

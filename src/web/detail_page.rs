@@ -51,7 +51,7 @@ async fn page(
     part: Option<&str>,
 ) -> Result<HttpResponse, Problem> {
     let snapshot =
-        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first tick is still under way".to_owned()))?;
+        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
     // As it was sent: names are bytes, and what the router made of them is text.
     let asked_name = about.name_in(request.uri().path(), request.query_string());
     let Some(name) = Site::find(&snapshot, about, &asked_name) else {

@@ -46,7 +46,7 @@ pub async fn readyz(
     let Ok(Ok(health)) = health else {
         return Ok(HttpResponse::ServiceUnavailable().json(Readiness {
             ready: false,
-            reason: Some("the supervisor does not answer".to_owned()),
+            reason: Some("the supervisor does not respond".to_owned()),
             more: None,
         }));
     };
@@ -58,8 +58,8 @@ pub async fn readyz(
         Some(format!("down: {}", json!(down)))
     } else {
         match health.last_tick_age_sec {
-            None => Some("the first tick is still under way".to_owned()),
-            Some(age) if age > late.as_secs_f64() => Some(format!("the last tick finished {age:.0} s ago")),
+            None => Some("the first poll has not finished".to_owned()),
+            Some(age) if age > late.as_secs_f64() => Some(format!("the last poll finished {age:.0} s ago")),
             Some(_) => None,
         }
     };

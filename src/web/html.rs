@@ -15,8 +15,8 @@ pub(super) fn html(rendered: Result<String, PagesError>) -> Result<HttpResponse,
 /// The page with another status.
 pub(super) fn html_with(status: StatusCode, rendered: Result<String, PagesError>) -> Result<HttpResponse, Problem> {
     let html = rendered.map_err(|error| {
-        tracing::error!(%error, "a page cannot be rendered");
-        Problem::Unavailable("the page cannot be rendered".to_owned())
+        tracing::error!(%error, "cannot render a page");
+        Problem::Unavailable("cannot render the page".to_owned())
     })?;
     Ok(HttpResponse::build(status).content_type(ContentType::html()).body(html))
 }

@@ -15,7 +15,7 @@ use crate::exposition::text::Format;
 pub async fn metrics(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let accept: Vec<&str> = request.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok()).collect();
     let format = Format::asked_for(&accept.join(","));
-    let gone = |_| Problem::Unavailable("the supervisor does not answer".to_owned());
+    let gone = |_| Problem::Unavailable("the supervisor does not respond".to_owned());
     let text = front.metrics.send(GetMetrics(format)).await.map_err(gone)?.map_err(Problem::Unavailable)?;
     Ok(HttpResponse::Ok().content_type(format.content_type()).insert_header((VARY, "Accept")).body(text))
 }

@@ -28,22 +28,22 @@ pub enum Problem {
         why: &'static str,
     },
     /// Too many wrong guesses came from where this comes from.
-    #[error("too many wrong logins from this address; try again in {wait} s")]
+    #[error("too many failed logins from this address; retry in {wait} s")]
     TooMany {
         /// Seconds until it may try again.
         wait: u64,
     },
     /// The address holds too many connections open.
-    #[error("too many connections from this address; close some, or see MONITOR_MAX_CONNECTIONS_PER_ADDRESS")]
+    #[error("too many connections from this address; close some, or raise MONITOR_MAX_CONNECTIONS_PER_ADDRESS")]
     TooManyConnections,
     /// Who asks may not do this: why.
     #[error("{0}")]
     Forbidden(String),
     /// This address is asked in another way: which.
-    #[error("this address takes {0}")]
+    #[error("method not allowed; use {0}")]
     WrongMethod(&'static str),
     /// There is nothing at this address.
-    #[error("nothing here")]
+    #[error("not found")]
     NotFound,
     /// It was refused before a route saw it: a body that is too long, an encoding that nobody speaks.
     #[error("{1}")]
@@ -59,21 +59,20 @@ impl From<SourceTrouble> for Problem {
     }
 }
 
-/// A problem as the API tells it (RFC 9457).
+/// An error response (RFC 9457).
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
 pub struct Told {
-    /// What kind of problem; stable.
+    /// Stable problem type.
     #[schemars(transform = name_all)]
     pub r#type: String,
-    /// The same in a few words.
+    /// Short title of the problem type.
     pub title: &'static str,
-    /// The answer's status.
+    /// HTTP status of the response.
     pub status: u16,
-    /// What went wrong this time, in words: which parameter, and what was expected.
+    /// Description of this occurrence: which parameter, and what was expected.
     pub detail: String,
-    /// The request's id, as in `X-Request-Id` and in the log. (No `instance`: that has to be a URI, and an id which a
-    /// proxy gave is none.)
+    /// Request ID, as in `X-Request-Id` and in the log.
     pub request_id: Option<String>,
 }
 
@@ -136,22 +135,22 @@ impl Problem {
 
     fn type_and_title(&self) -> (&'static str, &'static str) {
         match self {
-            Self::BadRequest(_) => ("bad-request", "The request cannot be understood"),
-            Self::Unauthorized { .. } => ("unauthorized", "It is not known who asks"),
-            Self::TooMany { .. } => ("too-many", "Too many wrong logins"),
+            Self::BadRequest(_) => ("bad-request", "Invalid request"),
+            Self::Unauthorized { .. } => ("unauthorized", "Authentication required"),
+            Self::TooMany { .. } => ("too-many", "Too many failed logins"),
             Self::TooManyConnections => ("too-many-connections", "Too many connections"),
-            Self::Forbidden(_) => ("forbidden", "This is not allowed"),
-            Self::WrongMethod(_) => ("wrong-method", "This address is asked in another way"),
-            Self::NotFound => ("not-found", "There is nothing at this address"),
+            Self::Forbidden(_) => ("forbidden", "Forbidden"),
+            Self::WrongMethod(_) => ("wrong-method", "Method not allowed"),
+            Self::NotFound => ("not-found", "Not found"),
             Self::Refused(status, _) => match *status {
-                StatusCode::NOT_ACCEPTABLE => ("not-acceptable", "The answer cannot be had in that form"),
-                StatusCode::PAYLOAD_TOO_LARGE => ("too-large", "The body is too long"),
-                StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported-media-type", "The body is of another kind"),
-                StatusCode::UPGRADE_REQUIRED => ("upgrade-required", "This address speaks another protocol"),
-                status if status.is_server_error() => ("internal", "The monitor failed"),
-                _ => ("bad-request", "The request cannot be understood"),
+                StatusCode::NOT_ACCEPTABLE => ("not-acceptable", "Not acceptable"),
+                StatusCode::PAYLOAD_TOO_LARGE => ("too-large", "Request body too large"),
+                StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported-media-type", "Unsupported media type"),
+                StatusCode::UPGRADE_REQUIRED => ("upgrade-required", "Upgrade required"),
+                status if status.is_server_error() => ("internal", "Internal error"),
+                _ => ("bad-request", "Invalid request"),
             },
-            Self::Unavailable(_) => ("unavailable", "A source is not available"),
+            Self::Unavailable(_) => ("unavailable", "Data source unavailable"),
         }
     }
 }

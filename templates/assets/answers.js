@@ -31,7 +31,7 @@ async function ask(path, signal) {
     reply = await fetch(root + path, { signal });
   } catch (error) {
     if (isOver(error)) throw error;
-    throw new Error("the monitor does not answer");
+    throw new Error("the monitor is unreachable");
   }
   if (reply.ok) return reply;
   let detail = reply.statusText || `status ${reply.status}`;

@@ -36,7 +36,7 @@ export function bars({ empty, absent }) {
           data: [times, ...stacked.map(({ values }) => values)], series, range,
           told: (at) => {
             const of = (own) => (at === null ? sum(own.map((n) => [0, n])) : own[at]);
-            legend.tell(at === null ? "in all" : `at ${moment(times[at], range)}`, (name) => String(of(shown.find((one) => one.name === name).own)));
+            legend.tell(at === null ? "total" : `at ${moment(times[at], range)}`, (name) => String(of(shown.find((one) => one.name === name).own)));
           },
         });
         chart.setCursor({ left: -10, top: -10 });

@@ -89,9 +89,9 @@ function choose() {
   const chosen = new Set(peaks.slice(0, SERIES).map(([key]) => key));
   const more = peaks.length - chosen.size;
   rest.hidden = more === 0;
-  rest.textContent = `and ${more} more with less, in the table`;
+  rest.textContent = `and ${more} more in the table`;
   quiet.hidden = chosen.size > 0;
-  if (times.length > 0) quiet.textContent = "Nothing is waiting anywhere.";
+  if (times.length > 0) quiet.textContent = "All queues are empty.";
   if (chosen.size === drawn.size && [...chosen].every((key) => drawn.has(key))) return;
   const next = new Map();
   const taken = new Set();

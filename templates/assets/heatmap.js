@@ -9,7 +9,7 @@ import { column, timesOf } from "./series.js";
 
 /** Where each step begins, as a share of the capacity. */
 const STEPS = [0, 0.001, 0.25, 0.5, 0.75, 1, 4];
-const WORDS = ["idle", "below 25 %", "25 %", "50 %", "75 %", "full", "fourfold"];
+const WORDS = ["idle", "below 25 %", "25 %", "50 %", "75 %", "full", "≥ 400 %"];
 /** Strips before the button for the rest. */
 const ROWS = 20;
 /** As high as the style sheet says. */
@@ -103,14 +103,14 @@ export function heatmap({ words, of }) {
           },
           told: (at, _, u) => {
             const share = (row, i) => (row.shares[i] === null || row.shares[i] === undefined ? MISSING : row.shares[i] === Infinity ? "no capacity" : percent(row.shares[i]));
-            shown.forEach((row, i) => (values[i].lastElementChild.textContent = at === null ? (row.peak === Infinity ? "" : `up to ${percent(row.peak)}`) : share(row, at)));
+            shown.forEach((row, i) => (values[i].lastElementChild.textContent = at === null ? (row.peak === Infinity ? "" : `max ${percent(row.peak)}`) : share(row, at)));
             const under = at === null ? undefined : shown[Math.floor((u.cursor.top ?? -1) / ROW)];
             told.textContent = under && (under.backlog[at] ?? null) !== null ? `${visible(under.name)} at ${moment(times[at], range)}: ${short(under.backlog[at])} waiting, capacity ${(under.could[at] ?? null) === null ? "not known" : short(under.could[at])}, ${share(under, at)}` : "";
           },
         });
         plate.host.append(names);
         chart.setCursor({ left: -10, top: -10 });
-        return rows.length === 0 ? "No worker type was recorded in this range." : "";
+        return rows.length === 0 ? "No worker types recorded in this time range." : "";
       },
     };
   };

@@ -31,18 +31,18 @@ const kinds = (called) => (series) => {
 };
 
 const DRAWINGS = {
-  queries: bars({ empty: "No query was started in this range.", absent: "The fleet keeps no queries here." }),
-  fleet: lines({ name: after("workers_alive"), stepped: true, empty: "No worker was recorded in this range.", words }),
-  backlog: lines({ name: after("backlog"), format: short, empty: "Nothing was recorded in this range.", words }),
+  queries: bars({ empty: "No queries started in this time range.", absent: "This database has no query table." }),
+  fleet: lines({ name: after("workers_alive"), stepped: true, empty: "No workers recorded in this time range.", words }),
+  backlog: lines({ name: after("backlog"), format: short, empty: "No data in this time range.", words }),
   heat: heatmap({ words }),
   latency: latencies({ words, only: of }),
   servers: servers(),
-  depth: lines({ name: kinds({ lag: "undelivered", pending: "pending" }), format: short, empty: "Nothing was recorded in this range.", of }),
-  waiting: lines({ name: kinds({ oldest_waiting_sec: "oldest waiting" }), format: seconds, top: (s) => niceTime(s * 1000) / 1000, empty: "Nothing waited in this range.", of }),
-  consumers: lines({ name: kinds({ consumers: "consumers", xlen: "length" }), format: short, empty: "Nothing was recorded in this range.", of }),
-  failures: lines({ name: kinds({ failures: "failures in 5 min" }), format: short, stepped: true, empty: "No task failures were recorded in this range.", of }),
-  load: lines({ name: kinds({ backlog: "backlog", capacity: "capacity" }), format: short, empty: "Nothing was recorded in this range.", of }),
-  alive: lines({ name: kinds({ workers_alive: "alive" }), stepped: true, empty: "Nothing was recorded in this range.", of }),
+  depth: lines({ name: kinds({ lag: "undelivered", pending: "pending" }), format: short, empty: "No data in this time range.", of }),
+  waiting: lines({ name: kinds({ oldest_waiting_sec: "oldest message age" }), format: seconds, top: (s) => niceTime(s * 1000) / 1000, empty: "No messages waited in this time range.", of }),
+  consumers: lines({ name: kinds({ consumers: "consumers", xlen: "length" }), format: short, empty: "No data in this time range.", of }),
+  failures: lines({ name: kinds({ failures: "failures in 5 min" }), format: short, stepped: true, empty: "No task failures in this time range.", of }),
+  load: lines({ name: kinds({ backlog: "backlog", capacity: "capacity" }), format: short, empty: "No data in this time range.", of }),
+  alive: lines({ name: kinds({ workers_alive: "alive" }), stepped: true, empty: "No data in this time range.", of }),
 };
 
 const plates = [];

@@ -82,11 +82,11 @@ export function latencies({ words: filter = () => [], only, of }) {
           link.title = visible(name);
           const note = words(`${short(total.count)} tasks`);
           note.className = "count";
-          note.title = `over the whole range: average ${told(total.mean_ms)}, longest ${told(total.max_ms)}`;
+          note.title = `whole time range: mean ${told(total.mean_ms)}, maximum ${told(total.max_ms)}`;
           const inexact = words("≈");
           inexact.className = "inexact";
-          inexact.title = "Some of it was recorded by an older monitor: there the percentiles are averages of percentiles, not those of the tasks.";
-          return only === undefined ? [link, note, ...(total.exact ? [] : [inexact])] : [note, ...(total.exact ? [] : [inexact, words("partly averages of an older monitor's percentiles")])];
+          inexact.title = "Includes data recorded by an older monitor. Its percentiles are averages of percentiles, not percentiles of the tasks.";
+          return only === undefined ? [link, note, ...(total.exact ? [] : [inexact])] : [note, ...(total.exact ? [] : [inexact, words("includes averaged percentiles from an older monitor")])];
         };
         figures.arrange(shown.map(([name]) => name), heading).forEach((figure, i) => {
           const [name, total] = shown[i];
@@ -124,7 +124,7 @@ export function latencies({ words: filter = () => [], only, of }) {
           });
           chart.setCursor({ left: -10, top: -10 });
         });
-        return streams.length === 0 ? "No task was finished in this range." : "";
+        return streams.length === 0 ? "No tasks finished in this time range." : "";
       },
     };
   };
@@ -174,7 +174,7 @@ export function servers() {
           });
           chart.setCursor({ left: -10, top: -10 });
         });
-        return known.length === 0 ? "Nothing was recorded of Redis and Postgres in this range." : "";
+        return known.length === 0 ? "No data about Redis and Postgres in this time range." : "";
       },
     };
   };

@@ -49,7 +49,7 @@ async function load(part, id, about) {
     note.className = "note";
     note.dataset.level = "critical";
     note.hidden = false;
-    note.textContent = `${stale ? "Not current" : "Cannot be read"}: ${error.message}`;
+    note.textContent = `${stale ? "Out of date" : "Cannot load"}: ${error.message}`;
   }
 }
 
@@ -64,7 +64,7 @@ export function startNow() {
     const shown = document.getElementById("now");
     try {
       const reply = await fetch(address.pathname + address.search, { cache: "no-store", signal: AbortSignal.timeout(8000) });
-      if (reply.status === 404) throw new Error("it is gone");
+      if (reply.status === 404) throw new Error("no longer exists");
       if (!reply.ok) throw new Error(reply.statusText);
       const html = await reply.text();
       if (html !== last) put("now", html);

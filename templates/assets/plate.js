@@ -39,7 +39,7 @@ export class Plate {
     } catch (error) {
       if (isOver(error) || this.range !== range) return;
       if (this.as) this.stand("stale", `As of ${clock(this.as)}: ${error.message}`);
-      else this.stand("failed", `${this.title} cannot be read: ${error.message}`);
+      else this.stand("failed", `Cannot load ${this.title}: ${error.message}`);
       return;
     }
     if (this.range !== range) return;

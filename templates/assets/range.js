@@ -109,7 +109,7 @@ function word() {
   const local = (edge) => (edge.startsWith("now") ? edge : new Date(resolve(edge) * 1000 - new Date().getTimezoneOffset() * 60_000).toISOString().slice(0, 19).replace("T", " "));
   if (document.activeElement !== fromInput && document.activeElement !== toInput) [fromInput.value, toInput.value] = [local(from), local(to)];
   for (const words of document.querySelectorAll(".range-words")) words.textContent = duration(until - since);
-  fresh.textContent = to === "now" ? `as of ${clock(now)}, goes on every ${pause() / 1000}\u202fs` : "";
+  fresh.textContent = to === "now" ? `as of ${clock(now)}, refreshes every ${pause() / 1000}\u202fs` : "";
   document.getElementById("instead").hidden = true;
 }
 
@@ -143,7 +143,7 @@ export function startRange(then) {
     event.preventDefault();
     now = serverNow();
     const [since, until] = [fromInput.value, toInput.value].map(resolve);
-    const words = since === null ? "From is no moment." : until === null ? "To is no moment." : until - since < 10 ? "It has to begin before it ends." : until - since > LONGEST ? "At most 400 days can be shown." : "";
+    const words = since === null ? "Invalid start time." : until === null ? "Invalid end time." : until - since < 10 ? "The start time must be before the end time." : until - since > LONGEST ? "The time range is longer than 400 days." : "";
     wrong.hidden = !words;
     wrong.textContent = words;
     if (words) return;

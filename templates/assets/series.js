@@ -106,7 +106,7 @@ export class Legend {
     this.moment.className = "moment num";
     const rest = document.createElement("li");
     rest.className = "rest";
-    rest.textContent = more > 0 ? `and ${more} more with less: filter by name` : "";
+    rest.textContent = more > 0 ? `and ${more} more; filter by name` : "";
     this.list.replaceChildren(...items, rest, this.moment);
   }
 

@@ -27,11 +27,11 @@ export class Timeline {
     try {
       const cut = await loadMarks(range, this.of);
       if (this.range !== range) return;
-      this.rest = cut ? "Only the newest 2,000 events of this range are marked." : "";
+      this.rest = cut ? "Only the newest 2,000 events of this time range are shown." : "";
       this.section.dataset.state = "ready";
     } catch (error) {
       if (isOver(error) || this.range !== range) return;
-      this.rest = `The events cannot be read: ${error.message}`;
+      this.rest = `Cannot load events: ${error.message}`;
       this.section.dataset.state = "failed";
     }
     this.redraw();
@@ -41,7 +41,7 @@ export class Timeline {
   redraw() {
     if (!this.range || this.section.dataset.state === "loading") return;
     const marks = marksOf(this.of);
-    const quiet = this.rest || (marks.length === 0 ? "Nothing happened in this range." : "");
+    const quiet = this.rest || (marks.length === 0 ? "No events in this time range." : "");
     this.told.textContent = quiet;
     const lane = (u, kind) => u.bbox.top + ((LANES.indexOf(kind) + 0.5) * u.bbox.height) / LANES.length;
     plot(this.host, {

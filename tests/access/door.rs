@@ -143,7 +143,7 @@ async fn pages_offer_what_who_looks_may_do_and_say_what_they_may_not() {
         assert_eq!(status, if bin { 200 } else { 403 }, "{token}");
         assert_eq!(told.contains("this needs the role operator"), !bin, "{told}");
         let (status, told) = page("/nowhere", token).await;
-        assert!(status == 404 && told.contains("There is nothing at this address"), "{told}");
+        assert!(status == 404 && told.contains("Not found"), "{told}");
     }
     // A program is answered as one.
     let answer = client.get(monitor.url("/admin/recycle-bin")).bearer_auth(VIEWER).send().await.unwrap();

@@ -246,7 +246,7 @@ async fn notify_test_sends_by_every_channel_and_shows_the_answers() {
         (Some(0), "slack: sent: 200 OK: ok\nemail:night@example.org: sent: taken\nwebhook: sent: 200 OK: ok\n", "")
     );
     assert!(slack.taken()[0].text().contains("[test] Test message"), "{:?}", slack.taken());
-    assert_eq!(mail.mails()[0]["subject"], "[test] Test message: this channel works");
+    assert_eq!(mail.mails()[0]["subject"], "[test] Test notification: this channel works");
     webhook.always(Some(Answer::Status(404)));
     let (code, [out, err]) = run(&all).await;
     assert_eq!(code, Some(1));
@@ -258,7 +258,7 @@ async fn notify_test_sends_by_every_channel_and_shows_the_answers() {
     assert!(
         String::from_utf8(nobody.stderr)
             .unwrap()
-            .contains("no channel is set up: nobody is told. Set one of SLACK_WEBHOOK_URL")
+            .contains("notifications are not sent: no channel is configured. Set one of SLACK_WEBHOOK_URL")
     );
 }
 

@@ -7,7 +7,7 @@ use crate::support::proxy::Proxy;
 
 /// A leader that is gone is replaced by then.
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(15);
-const LEADS: &str = "this monitor evaluates and sends alerts";
+const LEADS: &str = "became leader: evaluating and sending alerts";
 /// How a monitor says that another leads: it asked, or it wanted to write.
 const FOLLOWS: [&str; 2] = ["ready to take over", "this one stops evaluating and sending"];
 

@@ -123,7 +123,7 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
     browser.value("document.querySelector('#outbox form button').focus()").await;
     browser.press(ENTER).await;
     browser
-        .until("what Slack answered", "document.body.innerText.includes('Every channel took the test message')")
+        .until("what Slack answered", "document.body.innerText.includes('Test notification sent via every channel')")
         .await;
     assert!(browser.text().await.contains("slack") && browser.text().await.contains("200 OK: ok"));
     ground.slack.told("Test message", SOON).await;

@@ -12,7 +12,7 @@ async fn a_crash_and_a_goodbye_are_told_apart_once_each_and_their_ends_too() {
     let monitor = ground.monitor("m", &[("SERVER_URL", "https://fleet.example")]).await;
     ground.alive(&monitor, &["a", "b", "<!channel>"]).await;
     ground.fleet.leave("b").await;
-    ground.slack.told("Worker b scaled down to zero", SOON).await;
+    ground.slack.told("Worker b scaled to zero", SOON).await;
     ground.fleet.crash(&["a"]).await;
     let post = ground.slack.told("Worker a crashed", SOON).await;
     assert!(post.text().contains("[test]") && post.body.to_string().contains("https://fleet.example/streams/a"));
@@ -108,7 +108,7 @@ async fn one_of_three_lost_is_told() {
     let monitor = ground.monitor("m", &[]).await;
     monitor.until("three are alive", SOON, |s| s["workers"]["s"]["alive"] == 3).await;
     workers[1].send("KILL");
-    ground.slack.told("s lost 1 without a goodbye, 2 left", SOON).await;
+    ground.slack.told("s: 1 lost (heartbeat expired), 2 running", SOON).await;
 }
 
 #[tokio::test]

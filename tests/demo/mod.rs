@@ -87,7 +87,7 @@ async fn an_interrupt_ends_the_demonstration_at_once_and_leaves_nothing() {
     eventually("the demonstration ends", SOON, || async { !is_running(demo.pid) }).await;
     // Three seconds are promised; twice that is for a busy machine.
     assert!(asked.elapsed() < Duration::from_secs(6), "it took {:?}", asked.elapsed());
-    assert!(demo.printed().ends_with("Ending the fleet and its servers.\n"), "{}", demo.printed());
+    assert!(demo.printed().ends_with("Stopping the fleet and its servers.\n"), "{}", demo.printed());
     assert!(demo.processes().is_empty());
     assert!(demo.files().is_empty(), "{:?}", demo.files());
 }
@@ -122,7 +122,7 @@ async fn the_fleet_alone_works_on_servers_that_are_there_and_a_monitor_beside_it
     };
     monitor.until("every type is at work and queries arrive", SOON, watched).await;
     first.end().unwrap();
-    assert!(first.log_from(0).contains("\nThe fleet is gone.\n"), "{}", first.log_from(0));
+    assert!(first.log_from(0).contains("\nThe fleet has stopped.\n"), "{}", first.log_from(0));
     assert!(started_with(&format!("REDIS_URL={redis_url}")).iter().all(|pid| *pid == monitor.pid()));
     let gone = |s: &serde_json::Value| FLEET.iter().all(|t| s["workers"][t.stream]["alive"] == 0);
     monitor.until("the fleet is seen to be gone", SOON, gone).await;

@@ -62,7 +62,7 @@ async fn of_a_good_set_up_nothing_is_said_to_be_wrong() {
 
     let text = run(&[], &settings);
     let told = String::from_utf8(text.stdout).unwrap();
-    assert!(text.status.success() && told.contains("\nNothing is wrong, "), "{told}");
+    assert!(text.status.success() && told.contains("\nNo problems found, "), "{told}");
     let lines: Vec<&str> = told.lines().filter(|line| !line.is_empty()).collect();
     assert!(lines.iter().rev().skip(1).all(|line| line.starts_with(['!', '✓'])), "{told}");
     assert_eq!(lines.len(), said.findings.len() + 1, "a line for each finding, and one for their number: {told}");

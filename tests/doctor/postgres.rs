@@ -83,7 +83,7 @@ async fn one_that_is_away_one_that_hangs_and_one_that_refuses_the_password() {
     server.resume().unwrap();
     server.kill().unwrap();
     let told = doctor_of(&server.url()).says("postgres.reached", "wrong");
-    assert!(told.contains("no connection to Postgres") && told.contains("DATABASE_URL"), "{told}");
+    assert!(told.contains("cannot connect to Postgres") && told.contains("DATABASE_URL"), "{told}");
 }
 
 #[tokio::test]

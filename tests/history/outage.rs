@@ -186,7 +186,7 @@ async fn nothing_is_lost_while_the_databases_disk_is_full() {
     })
     .await;
     // It is named as that, with what to do, on the page too.
-    let named = |text: &str| text.contains("the disk of Postgres is full") && text.contains("Free disk space");
+    let named = |text: &str| text.contains("Postgres is out of disk space") && text.contains("Free disk space");
     eventually("the full disk is named", Duration::from_secs(60), || async {
         let (_, ready) = monitor.get("/readyz?verbose").await;
         let (_, page) = monitor.get("/").await;

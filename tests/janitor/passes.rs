@@ -112,8 +112,7 @@ async fn two_monitors_make_one_pass_and_one_alert() {
     for monitor in &monitors {
         eventually("each wanted to", LATER, || async {
             let log = monitor.log();
-            log.contains("cleaned up: 250 finished entries")
-                || log.contains("the last pass of the janitor is not long ago")
+            log.contains("cleaned up: 250 finished entries") || log.contains("the last cleanup run was too recent")
         })
         .await;
     }
@@ -296,7 +295,7 @@ async fn no_route_or_page_shows_the_words_of_a_database_whose_tables_are_missing
         let answer = reqwest::get(monitor.url(path)).await.unwrap();
         let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
         let body = answer.text().await.unwrap();
-        for words in ["Postgres answers with an error", "relation \"", "relation &quot;", "relation \\\""] {
+        for words in ["Postgres returned an error", "relation \"", "relation &quot;", "relation \\\""] {
             assert!(!body.contains(words), "{path}: {status}, {words}");
         }
         if status == 503 {

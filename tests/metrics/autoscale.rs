@@ -92,7 +92,7 @@ async fn a_backlog_that_is_not_known_is_an_error_and_never_nothing() {
         let (status, problem) = ask(monitor, &format!("arax?{query}")).await;
         assert_eq!((status, &problem["status"]), (400, &json!(400)), "{query}");
     }
-    // Redis does not answer: what was read last is not what is.
+    // Redis timed out: what was read last is not what is.
     ground.redis.stop().unwrap();
     let problem = eventually("Redis is away", SOON, || async {
         let (status, problem) = ask(monitor, "arax").await;

@@ -44,7 +44,7 @@ async fn groups_without_heartbeats_are_shown_with_presence_unknown() {
     assert_eq!(orders["consumers"][0]["group"], "billing");
     assert_eq!(snapshot["workers"]["orders"]["state"], "unknown");
     assert_eq!(snapshot["workers"]["orders"]["consumers"][0]["state"], "no_heartbeat");
-    assert_eq!(snapshot["streams"]["not-a-stream"]["error"], "this key holds something else than a stream");
+    assert_eq!(snapshot["streams"]["not-a-stream"]["error"], "this key is not a stream");
     assert_eq!(snapshot["streams"]["not-a-stream"]["xlen"], serde_json::Value::Null);
     assert_eq!(snapshot["streams"]["never-used"]["exists"], false);
 

@@ -97,8 +97,7 @@ async fn each_bad_heartbeat_is_shown_as_bad_and_the_rest_of_the_fleet_as_before(
     assert_eq!(snapshot["redis"]["source"]["status"], "settling");
     let (status, page) = monitor.get("/").await;
     assert_eq!(status, 200);
-    for told in
-        ["Heartbeats that cannot be read</h2><span class=\"aside\">32", "worker:heartbeat:s:bad00", "not a JSON object"]
+    for told in ["Unreadable heartbeats</h2><span class=\"aside\">32", "worker:heartbeat:s:bad00", "not a JSON object"]
     {
         assert!(page.contains(told), "the page does not say {told:?}: {page}");
     }

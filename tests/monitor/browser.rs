@@ -44,7 +44,7 @@ async fn the_live_page_follows_the_fleet_without_being_loaded_again() {
         )
         .await;
     browser
-        .until("and told in the feed", "document.getElementById('feed').innerText.includes('left in good order')")
+        .until("and told in the feed", "document.getElementById('feed').innerText.includes('graceful shutdown')")
         .await;
     assert_eq!(browser.value("window.loadedOnce").await, json!(true), "the page was not loaded again");
     assert_eq!(browser.value(FOREIGN).await, json!(0));

@@ -235,7 +235,7 @@ async fn the_api_says_which_parameter_is_wrong() {
         ("limit=x", "limit"),
         ("limit=99999999", "limit is 99999999"),
         ("severity=bad", "severity is"),
-        ("since=5&until=4", "since is not before until"),
+        ("since=5&until=4", "since must be before until"),
         ("since=NaN", "since is NaN"),
         ("since=1e300", "since is 1"),
     ] {

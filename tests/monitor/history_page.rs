@@ -48,7 +48,7 @@ async fn monitor_with_past(redis: &TestRedis, database: &TestDatabase, types: &[
     client
         .execute(
             "INSERT INTO monitor_events (ts, type, worker, severity, detail, payload) VALUES \
-             (now() - interval '2 hours', 'scale_down', $1, 'critical', 'crashed: none left of 3', \
+             (now() - interval '2 hours', 'scale_down', $1, 'critical', 'crashed: 0 of 3 running', \
               '{\"key\": \"a\", \"kind\": \"crashed\"}'), \
              (now() - interval '110 minutes', 'scale_up', $1, 'info', 'back after a crash with 3 alive', \
               '{\"key\": \"b\", \"recovered_from\": \"crashed\"}')",
@@ -91,7 +91,10 @@ async fn the_history_page_is_walked_through() {
     }
     browser.until("a panel without data says so", &stands("latency", "empty")).await;
     let text = browser.text().await;
-    assert!(text.contains("No task was finished in this range") && text.contains("crashed: none left of 3"), "{text}");
+    assert!(
+        text.contains("No tasks finished in this time range") && text.contains("crashed: 0 of 3 running"),
+        "{text}"
+    );
     assert!(text.contains("10\u{202f}m 00\u{202f}s"), "how long the crash lasted: {text}");
 
     // Zoom by dragging, and back.
@@ -145,7 +148,7 @@ async fn a_panel_whose_query_fails_says_so_and_the_others_stay() {
     for plate in ["backlog", "fleet", "heat"] {
         browser.until(&format!("{plate} is drawn"), &stands(plate, "ready")).await;
     }
-    assert!(browser.text().await.contains("Queries started cannot be read:"), "it says what failed");
+    assert!(browser.text().await.contains("Cannot load Queries started:"), "it says what failed");
     browser.until("so does the summary", "document.getElementById('summary').dataset.state === 'failed'").await;
     assert_eq!(browser.value("document.getElementById('incidents').dataset.state").await, json!("ready"));
     // It comes back by itself, and one that was drawn goes stale.
@@ -177,7 +180,7 @@ async fn the_live_page_leads_to_the_history_and_to_each_stream_and_worker_type()
     follow("#queue-rows th a").await;
     browser.until("the stream's page", "location.pathname === '/streams/apples'").await;
     browser.until("with its past", "document.getElementById('p-depth') !== null").await;
-    assert!(browser.text().await.contains("Oldest waiting"), "and how it is now");
+    assert!(browser.text().await.contains("Oldest message age"), "and how it is now");
     follow("#feed a").await;
     browser
         .until(

@@ -28,7 +28,7 @@ async fn beside_many_keys_no_tick_scans_and_a_new_stream_is_found_by_its_group()
     run(&mut connection, "XADD arax * f v").await;
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     eventually("the keyspace was walked", Duration::from_secs(20), || async {
-        monitor.log().contains("walked through Redis").then_some(())
+        monitor.log().contains("keyspace scan finished").then_some(())
     })
     .await;
     monitor.until("its stream is shown", Duration::from_secs(10), |s| s["streams"].get("arax").is_some()).await;

@@ -124,10 +124,7 @@ async fn a_request_is_one_line_with_who_and_how_long_and_nothing_secret() {
         if found.len() == 2 { Ok(found) } else { Err(format!("{found:?}")) }
     })
     .await;
-    assert_eq!(
-        (stranger[0]["message"].as_str(), stranger[0]["level"].as_str()),
-        (Some("a login was wrong"), Some("WARN"))
-    );
+    assert_eq!((stranger[0]["message"].as_str(), stranger[0]["level"].as_str()), (Some("failed login"), Some("WARN")));
     assert_eq!((stranger[1]["status"].as_u64(), &stranger[1]["caller"]), (Some(401), &Value::Null));
     // The probes came first, and there is no line of them.
     let log = monitor.log();
@@ -145,7 +142,7 @@ async fn what_is_worth_a_warning_says_of_which_request_it_is_whatever_else_is_lo
     assert_eq!(asked.send().await.unwrap().status(), 401);
     let lines = lines_of(&monitor, "abc").await;
     assert_eq!(lines.len(), 1, "{lines:?}");
-    assert_eq!(lines[0]["message"], "a login was wrong");
+    assert_eq!(lines[0]["message"], "failed login");
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ async fn hostile_names_and_payloads_run_nothing_on_any_page() {
     nothing_runs("applied").await;
     browser.driver().goto(monitor.url("/admin/recycle-bin")).await.unwrap();
     nothing_runs("recycle bin").await;
-    press("Put back").await;
+    press("Restore").await;
     browser.until("it is back", "document.querySelector('h1').innerText.includes('1 put back')").await;
     nothing_runs("put back").await;
     assert_eq!(world.command(&[b"XLEN", EVIL.as_bytes()]).await, Answer::Int(3));

@@ -6,7 +6,7 @@ use crate::collector::{Collector, SERVER};
 use crate::support::monitor::Monitor;
 use crate::{PRODUCER, TRACE, traceparent};
 
-/// Nobody is there.
+/// No consumers.
 const REDIS: (&str, &str) = ("REDIS_URL", "redis://127.0.0.1:1");
 const POSTGRES: (&str, &str) = ("DATABASE_URL", "postgres://postgres@127.0.0.1:1/postgres");
 

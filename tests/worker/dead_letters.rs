@@ -183,7 +183,7 @@ async fn what_a_dead_letter_command_cannot_do_is_told_in_one_line() {
     assert!(told.contains("REDIS_PORT is \"99999\": expected a port"), "{told}");
     server.kill().unwrap();
     let told = command(&server, "list", &["--stream", "a"]).await.unwrap_err();
-    assert!(told.contains("no connection to Redis at 127.0.0.1"), "{told}");
+    assert!(told.contains("cannot connect to Redis at 127.0.0.1"), "{told}");
 }
 
 #[tokio::test]

@@ -119,7 +119,7 @@ async fn a_full_disk_is_named_with_what_failed_and_what_to_do() {
     for (failed, error) in errors {
         assert_eq!(error.condition(), Some(DatabaseCondition::DiskFull));
         let text = error.to_string();
-        for words in [failed, "the disk of Postgres is full", "No space left on device", "Free disk space"] {
+        for words in [failed, "Postgres is out of disk space", "No space left on device", "Free disk space"] {
             assert!(text.contains(words), "{words} in {text}");
         }
     }

@@ -40,11 +40,11 @@ impl serde::de::Error for ParseError {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        Self(format!("the field {field:?} is missing"))
+        Self(format!("missing field {field:?}"))
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self(format!("the field {field:?} is unknown; expected {}", expected.join(", ")))
+        Self(format!("unknown field {field:?}; expected {}", expected.join(", ")))
     }
 }
 
@@ -97,7 +97,7 @@ impl<'de> MapAccess<'de> for Members<'de> {
     fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, ParseError> {
         let name = self.at.unwrap_or_default();
         let value = self.fields.get(name).unwrap_or_default();
-        seed.deserialize(FieldDeserializer(value)).map_err(|e| ParseError(format!("the field {name:?}: {e}")))
+        seed.deserialize(FieldDeserializer(value)).map_err(|e| ParseError(format!("field {name:?}: {e}")))
     }
 }
 

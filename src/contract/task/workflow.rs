@@ -74,7 +74,7 @@ impl<'a> Operation<'a> {
 
 /// A member of an operation is not what the worker expects.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the {member} of operation {stream} cannot be used: {reason}")]
+#[error("invalid {member} of operation {stream}: {reason}")]
 pub struct OperationError {
     /// The operation's stream.
     pub stream: String,
@@ -105,20 +105,20 @@ impl Workflow {
     /// # Errors
     /// Says in words what is wrong with it.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
-        let json = std::str::from_utf8(json).map_err(|_| "its workflow is not UTF-8".to_owned())?;
+        let json = std::str::from_utf8(json).map_err(|_| "the workflow is not UTF-8".to_owned())?;
         let list: Vec<&RawValue> = serde_json::from_str(json).map_err(|e| {
             if e.is_data() {
-                "its workflow is not a JSON list".to_owned()
+                "the workflow is not a JSON array".to_owned()
             } else {
-                format!("its workflow is not JSON: {e}")
+                format!("the workflow is not JSON: {e}")
             }
         })?;
         let operation = |(at, raw): (usize, &&RawValue)| {
             let OperationId { id } = serde_json::from_str(raw.get()).map_err(|_| {
-                format!("operation {} of its workflow is not an object with an id that names a stream", at + 1)
+                format!("operation {} of the workflow is not an object with an id that names a stream", at + 1)
             })?;
             if id.is_empty() {
-                return Err(format!("the id of operation {} of its workflow is empty", at + 1));
+                return Err(format!("the id of operation {} of the workflow is empty", at + 1));
             }
             // The object is a part of the list's text: the distance is its place.
             Ok((id.into(), raw.get().as_ptr() as usize - json.as_ptr() as usize))

@@ -135,7 +135,7 @@ fn staleness(snapshot: &Snapshot) -> Option<Sentence> {
         SourceStatus::Down { since, .. } => Some(
             Sentence::words("As of")
                 .at(" ", Some(*since), MomentStyle::Clock)
-                .then(": Redis is not readable since then."),
+                .then(": Redis has been unreachable since then."),
         ),
         _ => None,
     }
@@ -150,10 +150,10 @@ fn told(state: ConsumerState) -> (Level, &'static str) {
         ConsumerState::Hung => (Level::Warning, "hung"),
         ConsumerState::Unreadable => (Level::Warning, "unreadable"),
         ConsumerState::Suspect => (Level::Unknown, "heartbeat late"),
-        ConsumerState::Left => (Level::Unknown, "left"),
-        ConsumerState::LeftWithWork => (Level::Warning, "left with work"),
+        ConsumerState::Left => (Level::Unknown, "shut down"),
+        ConsumerState::LeftWithWork => (Level::Warning, "shut down with pending messages"),
         ConsumerState::Lost => (Level::Critical, "lost"),
-        ConsumerState::Unobserved => (Level::Unknown, "gone, not observed"),
+        ConsumerState::Unobserved => (Level::Unknown, "stopped, not observed"),
     }
 }
 

@@ -111,8 +111,8 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     }
     let note = match (status.exists, status.groups.is_empty(), &status.error) {
         (_, _, Some(_)) => None,
-        (false, ..) => Some("The stream is not created yet: it is as soon as something is added to it."),
-        (true, true, _) => Some("No group reads it."),
+        (false, ..) => Some("This stream does not exist yet. It is created when the first message is added."),
+        (true, true, _) => Some("No consumer group."),
         _ => None,
     };
     let frame = StreamFrame {

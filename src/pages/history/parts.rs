@@ -203,7 +203,7 @@ impl Site {
                 Total::new("Tasks finished", figure(tasks)),
                 Total::new("Crashes", figure(s.crashes)).toned("critical"),
                 Total::new("Alerts", figure(s.alert_count)).toned("warning"),
-                Total::new("Scaled", figure(s.scale_events)),
+                Total::new("Scale events", figure(s.scale_events)),
                 peak,
             ],
             tops: vec![
@@ -226,7 +226,7 @@ impl Site {
     ) -> Result<String, PagesError> {
         let known: &[Happened] = if let Part::Known(events) = happened { events } else { &[] };
         let found = incidents(known);
-        let empty = "Nothing went wrong in this range: no crash, nobody hung or lost, no source away.";
+        let empty = "No incidents in this time range.";
         let one = *scope != Scope::Fleet;
         let view = IncidentsView {
             standing: Standing::of(happened, |_| found.is_empty().then(|| empty.to_owned())),
@@ -245,8 +245,8 @@ impl Site {
     pub fn events(&self, happened: &Part<Vec<Happened>>, scope: &Scope) -> Result<String, PagesError> {
         let known: &[Happened] = if let Part::Known(events) = happened { events } else { &[] };
         let empty = match scope {
-            Scope::Fleet => "Nothing happened in this range.",
-            Scope::One(..) => "Nothing happened to it in this range.",
+            Scope::Fleet => "No events in this time range.",
+            Scope::One(..) => "No events in this time range.",
         };
         let view = EventsView {
             standing: Standing::of(happened, |_| known.is_empty().then(|| empty.to_owned())),
@@ -279,7 +279,7 @@ fn incident_row(incident: &Incident, asked: &Asked) -> IncidentRow {
         IncidentKind::Crash => (Level::Critical, "crashed"),
         IncidentKind::Hung => (Level::Warning, "hung"),
         IncidentKind::Lost => (Level::Warning, "lost"),
-        IncidentKind::SourceDown => (Level::Critical, "not readable"),
+        IncidentKind::SourceDown => (Level::Critical, "unreachable"),
     };
     let end = match incident.over {
         Over::At(at) => at,
@@ -290,8 +290,8 @@ fn incident_row(incident: &Incident, asked: &Asked) -> IncidentRow {
     let margin = ((end - begin) * MARGIN).max(300.0);
     let length = match (incident.since, incident.over) {
         (_, Over::AtOnce) => String::new(),
-        (None, _) => format!("at least {}", duration(end - asked.range.since(asked.now))),
-        (Some(since), Over::NotYet) => format!("at least {}", duration(end - since)),
+        (None, _) => format!("≥ {}", duration(end - asked.range.since(asked.now))),
+        (Some(since), Over::NotYet) => format!("≥ {}", duration(end - since)),
         (Some(since), Over::At(at)) => duration(at - since),
     };
     let is_source = incident.kind == IncidentKind::SourceDown;

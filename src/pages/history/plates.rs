@@ -58,28 +58,22 @@ pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
         Scope::Fleet => vec![
             plate("queries", "Queries started", "per bucket, by ARA", false, &["/api/historical/queries".to_owned()]),
             plate("fleet", "Workers alive", "by type", false, &[prefix("workers_alive:")]),
-            plate(
-                "backlog",
-                "Backlog",
-                "by stream; line: average, shade: up to the highest",
-                true,
-                &[highest(prefix("backlog:"))],
-            ),
+            plate("backlog", "Backlog", "by stream; line: mean, band: maximum", true, &[highest(prefix("backlog:"))]),
             plate(
                 "heat",
                 "Utilization",
-                "backlog of capacity, by type",
+                "backlog / capacity, by worker type",
                 true,
                 &[highest(prefix("backlog:")), prefix("capacity:")],
             ),
             plate(
                 "latency",
                 "Task latency",
-                "from start to end of a task, by stream; busiest first",
+                "task run time, by stream; busiest first",
                 true,
                 &["/api/historical/latency".to_owned()],
             ),
-            plate("servers", "Redis and Postgres", "highest of each bucket shaded", true, &[servers()]),
+            plate("servers", "Redis and Postgres", "band: maximum of each bucket", true, &[servers()]),
         ],
         Scope::One(about, name) => {
             let name = name.to_text().replace('\0', "\u{fffd}");
@@ -99,38 +93,32 @@ pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
                 }
             };
             let failures = plate("failures", "Task failures", "in the last 5 minutes", true, &series(&["failures"]));
-            let latency = plate("latency", "Task latency", "from start to end of a task", true, &[latency]);
+            let latency = plate("latency", "Task latency", "task run time", true, &[latency]);
             let mut plates = match about {
                 About::Stream => vec![
                     plate(
                         "depth",
-                        "Entries",
-                        "undelivered and pending; shade: up to the highest",
+                        "Messages",
+                        "undelivered and pending; band: maximum",
                         true,
                         &series(&["lag", "pending"]),
                     ),
                     plate(
                         "waiting",
-                        "Oldest waiting",
-                        "how long the oldest undelivered entry waited",
+                        "Oldest message age",
+                        "age of the oldest undelivered message",
                         false,
                         &series(&["oldest_waiting_sec"]),
                     ),
                     plate("consumers", "Consumers and length", "of the stream", false, &series(&["consumers", "xlen"])),
                 ],
                 About::WorkerType => vec![
-                    plate(
-                        "load",
-                        "Backlog and capacity",
-                        "shade: up to the highest",
-                        true,
-                        &series(&["backlog", "capacity"]),
-                    ),
+                    plate("load", "Backlog and capacity", "band: maximum", true, &series(&["backlog", "capacity"])),
                     plate("alive", "Workers alive", "", false, &series(&["workers_alive"])),
                     plate(
                         "waiting",
-                        "Oldest waiting",
-                        "how long the oldest undelivered entry waited",
+                        "Oldest message age",
+                        "age of the oldest undelivered message",
                         false,
                         &series(&["oldest_waiting_sec"]),
                     ),

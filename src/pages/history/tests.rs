@@ -86,7 +86,7 @@ fn what_is_late_or_failed_is_said_and_the_rest_is_there() {
     assert_eq!(late.matches("data-state=\"loading\"").count(), 3 + 7, "three parts, seven charts");
     let why = Part::Failed("connection <refused>".to_owned());
     let failed = history("now-30d", &Found { summary: why, happened: Part::Failed("gone".to_owned()) });
-    assert!(failed.contains("The summary cannot be read: connection &lt;refused&gt;"));
+    assert!(failed.contains("Cannot load the summary: connection &lt;refused&gt;"));
     assert_eq!(failed.matches("data-state=\"failed\"").count(), 3);
     assert!(failed.contains("format&#x3D;csv"));
 }
@@ -94,8 +94,8 @@ fn what_is_late_or_failed_is_said_and_the_rest_is_there() {
 #[test]
 fn a_range_that_is_none_is_told_and_another_shown() {
     let html = history("yesterday", &found("a"));
-    assert!(html.contains("yesterday is no moment") && html.contains("data-from=\"now-24h\""), "{html}");
-    assert!(!history("now-1h", &found("a")).contains("is no moment"));
+    assert!(html.contains("yesterday is not a time") && html.contains("data-from=\"now-24h\""), "{html}");
+    assert!(!history("now-1h", &found("a")).contains("is not a time"));
 }
 
 #[test]

@@ -133,8 +133,8 @@ fn alive(status: &WorkerTypeStatus) -> Cell {
     let beside: Vec<String> = [
         (status.draining, "draining"),
         (status.hung, "hung"),
-        (status.stale, "late"),
-        (status.unreadable, "unreadable"),
+        (status.stale, "heartbeat late"),
+        (status.unreadable, "heartbeat unreadable"),
         (status.without_heartbeat, "without heartbeat"),
         (status.lost, "lost in the last hour"),
     ]
@@ -168,7 +168,7 @@ fn utilization(status: &WorkerTypeStatus) -> Cell {
             Cell::text(percent(1.0)).titled("no capacity").toned(Tone::Warning).valued(100.0)
         };
     }
-    let at_least = if status.backlog_at_least { "at least " } else { "" };
+    let at_least = if status.backlog_at_least { "≥ " } else { "" };
     let cell = Cell::text(percent(share))
         .titled(format!("{at_least}{} of {}", exact(backlog), exact(status.capacity)))
         .valued((share * 100.0).round().min(100.0));

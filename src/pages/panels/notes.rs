@@ -70,14 +70,12 @@ pub(in crate::pages) fn status(headline: Headline) -> Draft {
 /// What the worker cards open with.
 pub(in crate::pages) fn workers(snapshot: &Snapshot) -> Draft {
     let id = "workers-note";
-    let note = source(id, "Redis", &snapshot.redis.source, "No state is decided until it does.");
+    let note = source(id, "Redis", &snapshot.redis.source, "Worker states are not updated until it recovers.");
     let note = note.unwrap_or_else(|| match (&snapshot.redis.source, snapshot.workers.is_empty()) {
         (SourceStatus::Settling { .. }, _) => NoteFrame::told(
             id,
             Level::Unknown,
-            Sentence::words(
-                "Redis answers again. Workers get a moment to write their heartbeats before a missing one counts.",
-            ),
+            Sentence::words("Redis is reachable again. Missing heartbeats are ignored while workers rewrite theirs."),
         ),
         (_, true) => NoteFrame {
             empty: true,
@@ -85,8 +83,8 @@ pub(in crate::pages) fn workers(snapshot: &Snapshot) -> Draft {
                 id,
                 Level::Unknown,
                 Sentence::words(
-                    "No worker has reported yet. Start one: any process that reads a stream through a consumer \
-                     group is shown here, within seconds of its first heartbeat.",
+                    "No workers yet. Workers appear here within seconds of their first heartbeat; consumers without \
+                     heartbeats appear when they join a consumer group.",
                 ),
             )
         },
@@ -98,12 +96,12 @@ pub(in crate::pages) fn workers(snapshot: &Snapshot) -> Draft {
 /// What the queues open with.
 pub(in crate::pages) fn queues(snapshot: &Snapshot) -> Draft {
     let id = "queues-note";
-    let note = source(id, "Redis", &snapshot.redis.source, "Depths are those of that moment.");
+    let note = source(id, "Redis", &snapshot.redis.source, "Queue figures are from that time.");
     let note = note.unwrap_or_else(|| {
         if !snapshot.streams.is_empty() {
             return NoteFrame::silent(id);
         }
-        let words = "No stream is watched yet. A stream shows up here as soon as something is added to it.";
+        let words = "No streams yet. A stream appears here when the first message is added to it.";
         NoteFrame { empty: true, ..NoteFrame::told(id, Level::Unknown, Sentence::words(words)) }
     });
     note.draft()
@@ -115,7 +113,7 @@ pub(in crate::pages) fn feed(snapshot: &Snapshot) -> Draft {
     if !snapshot.recent_events.is_empty() {
         return NoteFrame::silent(id).draft();
     }
-    let words = "Nothing has happened yet. Workers that come, go or vanish are told here, and alerts when they fire.";
+    let words = "No events yet. Workers that start, stop or crash are listed here, and alerts that fire.";
     NoteFrame { empty: true, ..NoteFrame::told(id, Level::Unknown, Sentence::words(words)) }.draft()
 }
 
@@ -125,7 +123,11 @@ fn source(id: &'static str, name: &str, status: &SourceStatus, so: &str) -> Opti
         SourceStatus::Ok | SourceStatus::Settling { .. } => None,
         SourceStatus::Starting => Some(NoteFrame {
             empty: true,
-            ..NoteFrame::told(id, Level::Unknown, Sentence::words(format!("Waiting for the first answer of {name}.")))
+            ..NoteFrame::told(
+                id,
+                Level::Unknown,
+                Sentence::words(format!("Waiting for the first response from {name}.")),
+            )
         }),
         SourceStatus::Down { since, trouble } => {
             let sentence = Sentence::words("As of").at(" ", Some(*since), MomentStyle::Clock).then(format!(
@@ -141,15 +143,15 @@ fn source(id: &'static str, name: &str, status: &SourceStatus, so: &str) -> Opti
 /// A kind of trouble in words that follow a source's name.
 pub(in crate::pages) fn kind(kind: TroubleKind) -> &'static str {
     match kind {
-        TroubleKind::Unreachable => "cannot be reached",
-        TroubleKind::TimedOut => "does not answer in time",
-        TroubleKind::Refused => "refuses us",
+        TroubleKind::Unreachable => "is unreachable",
+        TroubleKind::TimedOut => "timed out",
+        TroubleKind::Refused => "rejected the login",
         TroubleKind::Loading => "is loading",
         TroubleKind::Replica => "is a replica",
-        TroubleKind::DiskFull => "has a full disk",
+        TroubleKind::DiskFull => "is out of disk space",
         TroubleKind::OutOfMemory => "is out of memory",
         TroubleKind::TooManyConnections => "has too many connections",
         TroubleKind::ReadOnly => "is read-only",
-        TroubleKind::Failed => "answers with an error",
+        TroubleKind::Failed => "returned an error",
     }
 }

@@ -73,7 +73,7 @@ pub(in crate::pages) fn aras(snapshot: &Snapshot) -> Draft {
         let listed = snapshot.aras.iter().map(|ara| (ara.as_str(), volume.get(ara).copied().unwrap_or(0)));
         let others = volume.iter().filter(|(ara, _)| !snapshot.aras.contains(ara));
         let other: i64 = others.map(|(_, n)| *n).sum();
-        let all: Vec<_> = listed.chain((other > 0).then_some(("others", other))).collect();
+        let all: Vec<_> = listed.chain((other > 0).then_some(("other", other))).collect();
         let most = all.iter().map(|(_, n)| natural(*n)).max().unwrap_or(0).max(1);
         for (i, (ara, n)) in all.into_iter().enumerate() {
             let slot = format!("a{i}");
@@ -94,14 +94,13 @@ pub(in crate::pages) fn aras(snapshot: &Snapshot) -> Draft {
 fn note(postgres: &PostgresStatus) -> (bool, Sentence) {
     if let SourceStatus::Down { since, .. } = &postgres.source {
         let sentence = Sentence::words("As of").at(" ", Some(*since), MomentStyle::Clock);
-        return (true, sentence.then(": Postgres does not answer."));
+        return (true, sentence.then(": Postgres is unreachable."));
     }
     if postgres.without_queries {
-        return (false, Sentence::words("This fleet keeps no queries here: the database has no table shepherd_brain."));
+        return (false, Sentence::words("No query data: the table shepherd_brain does not exist."));
     }
     if postgres.queries_last_1h.is_none() && postgres.state_counts.is_none() {
-        let words =
-            if postgres.error.is_some() { "Queries could not be counted." } else { "Waiting for the first count." };
+        let words = if postgres.error.is_some() { "Counting queries failed." } else { "Waiting for the first count." };
         return (false, Sentence::words(words));
     }
     let freshness = &postgres.freshness;
@@ -136,14 +135,14 @@ fn rows(letter: char, counts: Option<&BTreeMap<String, i64>>, cells: &mut Cells)
         add(Label::from_text(name), *n);
     }
     if counts.len() > ROWS {
-        add(Label::from_text("others"), counts.values().skip(ROWS).sum());
+        add(Label::from_text("other"), counts.values().skip(ROWS).sum());
     }
     rows
 }
 
 fn oldest_callback(postgres: &PostgresStatus) -> Cell {
     match (postgres.oldest_callback_age_sec, postgres.callbacks_pending) {
-        (_, Some(0)) => Cell::text("–").titled("nothing is waiting").toned(Tone::Faint),
+        (_, Some(0)) => Cell::text("–").titled("no callbacks pending").toned(Tone::Faint),
         (Some(age), _) => {
             let cell = Cell::text(about(age)).titled(duration(age));
             if age > LONG_CALLBACK { cell.toned(Tone::Warning) } else { cell }

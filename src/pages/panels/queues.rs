@@ -115,7 +115,7 @@ pub(in crate::pages) fn pending(pending: Option<u64>, phantoms: u64, at_least: b
     let cell = Cell::count(pending);
     let Some(n) = pending.filter(|_| phantoms > 0) else { return cell };
     let least = if at_least { "≥ " } else { "" };
-    let words = format!("{}, of these {least}{} without an entry in the stream", exact(n), exact(phantoms));
+    let words = format!("{}, including {least}{} phantom (no entry in the stream)", exact(n), exact(phantoms));
     #[expect(clippy::cast_precision_loss, reason = "a count far below 2^53")]
     let value = n as f64;
     cell.titled(words).toned(Tone::Warning).valued(value)
@@ -126,8 +126,8 @@ pub(in crate::pages) fn phantom_note(phantoms: Option<u64>, at_least: bool) -> O
     let n = phantoms.filter(|n| *n > 0)?;
     let least = if at_least { "≥ " } else { "" };
     Some(format!(
-        "Phantom pending: {least}{} no entry in the stream, because it was deleted or trimmed while it was pending. No \
-         worker can run them, so they do not count as backlog. The next cleanup acknowledges them.",
+        "Phantom pending: {least}{} no entry in the stream, because the entry was deleted or trimmed while it was \
+         pending. No worker can process them, so they do not count as backlog. The next cleanup run acknowledges them.",
         match n {
             1 => "1 pending ID has".to_owned(),
             n => format!("{} pending IDs have", exact(n)),
@@ -141,7 +141,7 @@ fn oldest(waiting_sec: Option<f64>, undelivered: Option<u64>, ts: f64) -> Cell {
         // From milliseconds, so that the same entry always gives the same second.
         (Some(sec), _) => Cell::Since(((ts - sec) * 1000.0).round() / 1000.0),
         // Sorted by minus the moment: what does not wait is younger than any.
-        (None, Some(0)) => Cell::text("–").titled("nothing is waiting").toned(Tone::Faint).valued(-1e11),
+        (None, Some(0)) => Cell::text("–").titled("no messages waiting").toned(Tone::Faint).valued(-1e11),
         (None, _) => Cell::missing(),
     }
 }
@@ -149,12 +149,12 @@ fn oldest(waiting_sec: Option<f64>, undelivered: Option<u64>, ts: f64) -> Cell {
 /// How long until the backlog is gone.
 fn drain(status: &StreamStatus) -> Cell {
     let rates = match (status.added_per_sec, status.read_per_sec) {
-        (Some(added), Some(read)) => Some(format!("{}/s in, {}/s out", rate(added), rate(read))),
+        (Some(added), Some(read)) => Some(format!("{}/s added, {}/s delivered", rate(added), rate(read))),
         _ => None,
     };
     let nothing = status.undelivered == Some(0);
     let cell = match status.drain_sec {
-        _ if nothing => Cell::text("–").titled("nothing to drain").toned(Tone::Faint).valued(0.0),
+        _ if nothing => Cell::text("–").titled("backlog is empty").toned(Tone::Faint).valued(0.0),
         Some(sec) => {
             let cell = Cell::text(about(sec)).valued(sec.round());
             if sec > LONG_WAIT { cell.toned(Tone::Warning) } else { cell }

@@ -11,7 +11,7 @@ use crate::pages::figures::{bytes, exact, natural, percent, two_digits};
 use crate::pages::headline::{FULL, NEARLY_FULL};
 use crate::pages::verdict::Level;
 use crate::pages::view::Frame;
-use crate::pages::wording::{Label, MomentStyle, Sentence, visible};
+use crate::pages::wording::{Label, MomentStyle, Sentence, capitalised, visible};
 
 /// How a source stands, as its panel's head says it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -96,7 +96,7 @@ pub(in crate::pages) fn postgres(snapshot: &Snapshot) -> Draft {
     let standing = match &postgres.write_error {
         Some(trouble) if postgres.source.is_current() => Standing {
             level: Level::Critical,
-            word: "refuses writes",
+            word: "rejects writes",
             shape: "critical",
             stale: false,
             note: Sentence::words(format!("The last write failed: {}.", visible(&trouble.detail))),
@@ -161,33 +161,28 @@ fn standing(source: &SourceStatus, error: Option<&str>) -> Standing {
     let told = |level, word, shape, note| Standing { level, word, shape, stale: false, note };
     match source {
         SourceStatus::Starting => {
-            told(Level::Unknown, "starting", "unknown", Sentence::words("Waiting for the first answer."))
+            told(Level::Unknown, "starting", "unknown", Sentence::words("Waiting for the first response."))
         }
         SourceStatus::Settling { .. } => told(
             Level::Fine,
-            "settling",
+            "recovering",
             "fine",
-            Sentence::words("Answers again; missing heartbeats do not count yet."),
+            Sentence::words("Reachable again; missing heartbeats are ignored for now."),
         ),
         SourceStatus::Ok => match error {
-            None => told(Level::Fine, "fine", "fine", Sentence::default()),
+            None => told(Level::Fine, "OK", "fine", Sentence::default()),
             Some(error) => told(
                 Level::Warning,
-                "in part",
+                "degraded",
                 "warning",
-                Sentence::words(format!("Not everything could be read: {}", Label::from_text(error))),
+                Sentence::words(format!("Some queries failed: {}", Label::from_text(error))),
             ),
         },
         SourceStatus::Down { since, trouble } => {
             let note = Sentence::words(capitalised(kind(trouble.kind)))
                 .at(" since ", Some(*since), MomentStyle::Clock)
                 .then(format!(": {}", Label::from_text(&trouble.detail)));
-            Standing { stale: true, ..told(Level::Critical, "not readable", "critical", note) }
+            Standing { stale: true, ..told(Level::Critical, "unreachable", "critical", note) }
         }
     }
-}
-
-fn capitalised(words: &str) -> String {
-    let mut chars = words.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }

@@ -138,7 +138,7 @@ async fn vacuum(pool: &PgPool) {
     let Ok(mut connection) = checkout(pool).await else { return };
     for table in [Kept::Metrics.table(), Kept::Latency.table(), "monitor_metric_days", "monitor_latency_days"] {
         if let Err(error) = sql_query(format!("VACUUM {table}")).execute(&mut connection).await {
-            tracing::debug!(table, %error, "cannot be vacuumed; the server does it in its own time");
+            tracing::debug!(table, %error, "cannot run VACUUM; leaving it to autovacuum");
         }
     }
 }

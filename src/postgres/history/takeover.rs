@@ -132,6 +132,6 @@ async fn finish(connection: &mut AsyncPgConnection, kept: Kept, table: &str) -> 
         .bind::<Text, _>(kept.table())
         .execute(connection)
         .await?;
-    tracing::info!(table = kept.table(), "what an older monitor recorded is taken over");
+    tracing::info!(table = kept.table(), "imported an older monitor's history");
     Ok(())
 }

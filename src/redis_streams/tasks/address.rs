@@ -28,7 +28,7 @@ impl Address {
         if url.is_empty() {
             return Err(bad("is empty"));
         }
-        let info = url.into_connection_info().map_err(|e| bad(&format!("cannot be used ({})", e.category())))?;
+        let info = url.into_connection_info().map_err(|e| bad(&format!("is invalid ({})", e.category())))?;
         Ok(Self::new(info))
     }
 
@@ -53,7 +53,7 @@ impl Address {
         };
         let mut info = (host, port)
             .into_connection_info()
-            .map_err(|e| BadAddress(format!("REDIS_HOST cannot be used ({})", e.category())))?;
+            .map_err(|e| BadAddress(format!("REDIS_HOST is invalid ({})", e.category())))?;
         if let Some(password) = set("REDIS_PASSWORD") {
             info = info.clone().set_redis_settings(info.redis_settings().clone().set_password(password));
         }

@@ -19,7 +19,7 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
     /// The connection failed or no reply came in time: what was asked may have happened.
-    #[error("no connection to Redis at {address}: {reason}")]
+    #[error("cannot connect to Redis at {address}: {reason}")]
     Lost {
         /// Host and port.
         address: String,
@@ -27,7 +27,7 @@ pub enum LinkError {
         reason: String,
     },
     /// Redis answered with an error.
-    #[error("Redis refused: {code} {detail}")]
+    #[error("Redis returned an error: {code} {detail}")]
     Refused {
         /// Its first word, such as `WRONGTYPE`.
         code: String,
@@ -76,7 +76,7 @@ impl LinkError {
     pub(super) fn unexpected(command: &str, reply: &Value) -> Self {
         let mut shown = format!("{reply:?}");
         shown.truncate(shown.char_indices().nth(200).map_or(shown.len(), |(at, _)| at));
-        Self::Unusable(format!("Redis answered {command} with something else: {shown}"))
+        Self::Unusable(format!("unexpected reply to {command}: {shown}"))
     }
 
     /// An error as a script passes it on: code and detail in one text.
@@ -202,7 +202,7 @@ impl Link {
 
     pub(super) fn refused(&self, error: &RedisError) -> LinkError {
         if matches!(error.kind(), redis::ErrorKind::AuthenticationFailed) {
-            return LinkError::Unusable("it refuses the user or the password".to_owned());
+            return LinkError::Unusable("invalid user name or password".to_owned());
         }
         if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
             return self.lost(error);

@@ -112,5 +112,5 @@ impl Script {
 
 /// The next reply of a pipeline.
 pub(super) fn next(replies: &mut impl Iterator<Item = Result<Value, LinkError>>) -> Result<Value, LinkError> {
-    replies.next().unwrap_or_else(|| Err(LinkError::Unusable("Redis answered less than it was asked".to_owned())))
+    replies.next().unwrap_or_else(|| Err(LinkError::Unusable("incomplete reply from a script".to_owned())))
 }

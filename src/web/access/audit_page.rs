@@ -27,10 +27,10 @@ const MOST: u32 = 500;
 /// What both take.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct AuditQuery {
-    /// Changes in the answer at most.
+    /// Maximum number of changes.
     #[schemars(with = "Option<u32>", range(min = 1, max = MOST), extend("default" = SHOWN), example = 2)]
     limit: Option<String>,
-    /// Only changes older than that of this id: the `next` of an earlier answer.
+    /// Only changes before this ID; `next` of the previous page.
     #[schemars(with = "Option<i64>")]
     before: Option<String>,
 }
@@ -49,7 +49,7 @@ async fn rows(front: &Front, query: &AuditQuery) -> Result<(Vec<Row>, u32), Prob
     };
     let before = match &query.before {
         None => None,
-        Some(text) => Some(text.parse().map_err(|_| bad("before", text, "the id of a change".to_owned()))?),
+        Some(text) => Some(text.parse().map_err(|_| bad("before", text, "the ID of a change".to_owned()))?),
     };
     let pool = front.io.postgres.clone();
     let reading = async move { audit::newest(&pool, before, limit).await };

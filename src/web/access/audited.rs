@@ -47,9 +47,7 @@ pub async fn audited<T: 'static>(
         let row = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, asked).await }).await.map_err(
             |trouble| {
                 let why = trouble.detail;
-                Problem::Unavailable(format!(
-                    "nothing was done: a change is written down before it begins, and that is not possible now ({why})"
-                ))
+                Problem::Unavailable(format!("nothing was changed: the audit log cannot be written ({why})"))
             },
         )?;
         let done = work.await;
@@ -66,8 +64,8 @@ pub async fn audited<T: 'static>(
         done
     };
     actix_web::rt::spawn(doing.in_current_span()).await.unwrap_or_else(|error| {
-        tracing::error!(%error, action, "a change ended in a panic");
-        Err(Problem::Unavailable("an internal error; see the log".to_owned()))
+        tracing::error!(%error, action, "a change panicked");
+        Err(Problem::Unavailable("internal error; see the log".to_owned()))
     })
 }
 
@@ -84,7 +82,7 @@ async fn write_end(io: Io, row: i64, action: &'static str, outcome: Outcome, res
                     action,
                     ?outcome,
                     error = trouble.detail,
-                    "how a change ended is not in the audit"
+                    "cannot record the outcome of a change in the audit log"
                 );
             }
             Err(_) => {

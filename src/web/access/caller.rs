@@ -38,6 +38,6 @@ impl FromRequest for Caller {
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let caller = request.extensions().get::<Self>().cloned();
-        ready(caller.ok_or_else(|| Problem::Forbidden("this route does not say who may use it".to_owned())))
+        ready(caller.ok_or_else(|| Problem::Forbidden("this route has no access rule".to_owned())))
     }
 }

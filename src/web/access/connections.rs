@@ -52,7 +52,7 @@ impl Connections {
             drop(TcpStream::from(same).shutdown(Shutdown::Both));
         }
         if counted.beyond && open == self.most + 1 {
-            tracing::warn!(address = %counted.of, most = self.most, "an address holds too many connections");
+            tracing::warn!(address = %counted.of, most = self.most, "too many connections from one address");
         }
         notes.insert(counted);
     }

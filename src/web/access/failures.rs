@@ -40,7 +40,7 @@ impl Failures {
         if entry.0 > MOST {
             return Err(Problem::TooMany { wait: WITHIN.saturating_sub(entry.1.elapsed()).as_secs() + 1 });
         }
-        tracing::warn!(address = ?peer, count = entry.0, "a login was wrong");
+        tracing::warn!(address = ?peer, count = entry.0, "failed login");
         Ok(())
     }
 }

@@ -101,7 +101,10 @@ impl Door {
         let Needs::AtLeast(role) = known.needs else { return Ok((place, None)) };
         let caller = self.lock.caller(request.request())?;
         if caller.role < role {
-            return Err(Problem::Forbidden(format!("this needs the role {role}; {} is {}", caller.name, caller.role)));
+            return Err(Problem::Forbidden(format!(
+                "this requires the role {role}; {} has the role {}",
+                caller.name, caller.role
+            )));
         }
         Ok((place, Some(caller)))
     }
@@ -142,16 +145,17 @@ impl Lock {
     fn refused(&self, refusal: Refusal, client: Option<IpAddr>) -> Problem {
         let challenge = self.policy.challenge();
         match refusal {
-            Refusal::NotKnown => Problem::Unauthorized { challenge, why: "nobody is let in without a login" },
+            Refusal::NotKnown => Problem::Unauthorized { challenge, why: "authentication required" },
             Refusal::Wrong => match self.failures.note(client) {
-                Ok(()) => Problem::Unauthorized { challenge, why: "what was presented is not known here" },
+                Ok(()) => Problem::Unauthorized { challenge, why: "invalid credentials" },
                 Err(too_many) => too_many,
             },
-            Refusal::NotTheProxy => {
-                Problem::Forbidden("only the proxy in front is let in: see MONITOR_PROXY_TRUSTED".to_owned())
-            }
+            Refusal::NotTheProxy => Problem::Forbidden(
+                "only requests via a trusted proxy are accepted; see MONITOR_PROXY_TRUSTED".to_owned(),
+            ),
             Refusal::OtherHost => Problem::Forbidden(
-                "without a login, this monitor answers to names of its own machine and of SERVER_URL only".to_owned(),
+                "without authentication, only requests to localhost names and the host of SERVER_URL are accepted"
+                    .to_owned(),
             ),
         }
     }
@@ -231,7 +235,7 @@ pub async fn gate<B: MessageBody>(
     let admitted = match &door {
         _ if too_many => Err(Problem::TooManyConnections),
         Some(door) => door.admit(&request),
-        None => Err(Problem::Unavailable("nobody guards this door".to_owned())),
+        None => Err(Problem::Unavailable("access control is not configured".to_owned())),
     };
     match admitted {
         Ok((place, caller)) => {

@@ -11,7 +11,7 @@ use crate::web::problem::Problem;
 /// When another site's page asks.
 pub(super) fn same(headers: &HeaderMap, own: Option<&str>) -> Result<(), Problem> {
     let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let foreign = || Err(Problem::Forbidden("a page of another site may not do this".to_owned()));
+    let foreign = || Err(Problem::Forbidden("cross-site requests are not allowed".to_owned()));
     if let Some(site) = header("sec-fetch-site") {
         return if site == "same-origin" { Ok(()) } else { foreign() };
     }

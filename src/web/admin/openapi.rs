@@ -9,46 +9,46 @@ use super::PassesQuery;
 use crate::fleet::cleanup::{AbandonedQuery, Outcome, PassRecord};
 use crate::web::openapi::operation::{Group, Operation};
 
-/// What a pass came to.
+/// Result of a cleanup run.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct CleanedUp {
-    /// What was removed from each stream, by name.
+    /// Messages removed from each stream, by name.
     pub(super) streams: Vec<Trimmed>,
     /// Callbacks deleted.
     pub(super) callbacks_deleted: u64,
-    /// The queries that were marked as abandoned, the first 500 of them; `details.queries.abandoned` counts all.
+    /// Queries marked as abandoned (first 500); `details.queries.abandoned` counts all.
     pub(super) abandoned_queries: Vec<AbandonedQuery>,
     /// Consumers deleted.
     pub(super) stale_consumers: StaleConsumers,
     /// Phantom pending IDs that were acknowledged.
     pub(super) phantom_pending: PhantomsAcknowledged,
-    /// Old history: it is swept once a day by itself, never by a pass.
+    /// History retention; runs daily, never as part of a cleanup run.
     pub(super) history_retention: Retention,
-    /// Final queries that are old: deleted by a pass, once a day.
+    /// Query retention; runs as part of a cleanup run, once a day.
     pub(super) query_retention: Retention,
-    /// Everything that is known of it.
+    /// Full details of the run.
     pub(super) details: Outcome,
 }
 
-/// What was removed from a stream.
+/// Messages removed from a stream.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Trimmed {
     /// The stream.
     pub(super) stream: String,
     /// Entries removed.
     pub(super) trimmed: u64,
-    /// Entries before.
+    /// Stream length before.
     pub(super) before: u64,
-    /// Entries afterwards.
+    /// Stream length afterwards.
     pub(super) after: u64,
 }
 
-/// Consumers without heartbeat and without work that were deleted.
+/// Deleted consumers that had no heartbeat and no pending messages.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct StaleConsumers {
-    /// How many.
+    /// Number of consumers.
     pub(super) deleted: u64,
-    /// The same by stream; streams without any are not in it.
+    /// By stream; streams without any are omitted.
     pub(super) by_stream: BTreeMap<String, u64>,
 }
 
@@ -56,40 +56,40 @@ pub(super) struct StaleConsumers {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "PhantomPendingAcknowledged")]
 pub(super) struct PhantomsAcknowledged {
-    /// How many were acknowledged.
+    /// Number acknowledged.
     pub(super) acknowledged: u64,
-    /// How many were kept, since a worker may be at work on them.
+    /// Number kept because a worker may still be processing them.
     pub(super) kept: u64,
-    /// The acknowledged ones by stream; streams without any are not in it.
+    /// Acknowledged, by stream; streams without any are omitted.
     pub(super) by_stream: BTreeMap<String, u64>,
 }
 
-/// What is deleted once a day because of its age.
+/// Result of a daily retention job.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Retention {
-    /// It was not due in this pass.
+    /// Not due in this run.
     pub(super) skipped: bool,
-    /// When it was done last, Unix seconds; `null` when that is not known.
+    /// Last run, Unix seconds; `null` if unknown.
     pub(super) last_run: Option<f64>,
-    /// How many were deleted in this pass; `null` when it was skipped.
+    /// Rows deleted in this run; `null` if skipped.
     pub(super) deleted: Option<u64>,
 }
 
-/// What the last passes came to.
+/// Recent cleanup runs.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Passes {
     /// Newest first.
     pub(super) passes: Vec<PassRecord>,
 }
 
-/// A worker type is forgotten.
+/// A removed worker type.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Forgot {
     /// Its name.
     pub(super) forgot: String,
 }
 
-/// Which worker type.
+/// The worker type to remove.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is taken")]
 struct ForgetQuery {
@@ -102,22 +102,26 @@ struct ForgetQuery {
 pub fn cleanup() -> Operation {
     Operation::new(
         Group::Admin,
-        "Clean up now",
-        "A pass of the janitor, as it makes one every five minutes: phantom pending IDs, finished entries, consumers that \
-         are long gone, callbacks and queries that nothing will finish. Nothing that somebody still needs is touched. \
-         During the first seconds after a start, parts that depend on absent heartbeats or on Postgres are skipped: \
-         `details.left_out` says which and why, and the header `Retry-After` when to ask again.",
+        "Run cleanup",
+        "Runs the cleanup that is otherwise scheduled every 5 minutes: acknowledges phantom pending IDs, removes \
+         finished messages, deletes stale consumers and callbacks of finished queries, and marks timed-out queries \
+         as abandoned. Pending and undelivered messages are never removed. For some seconds after startup, steps \
+         that depend on missing heartbeats or on Postgres are skipped: `details.left_out` lists them with the \
+         reason, and `Retry-After` says when to retry.",
     )
-    .answers::<CleanedUp>("What the pass came to.")
-    .unavailable("There is no pass now: Redis or Postgres cannot be read, or another monitor makes one. `Retry-After` says when to ask again.")
+    .answers::<CleanedUp>("Result of the cleanup run.")
+    .unavailable(
+        "Cleanup is not possible now: Redis or Postgres is unreachable, or another instance is running \
+     it. `Retry-After` says when to retry.",
+    )
 }
 
 /// `GET /api/admin/passes`.
 pub fn passes() -> Operation {
-    Operation::new(Group::Admin, "What passes came to", "The last five hundred passes of the janitor are kept.")
+    Operation::new(Group::Admin, "List cleanup runs", "The last 500 cleanup runs are kept.")
         .query::<PassesQuery>()
-        .answers::<Passes>("Passes, newest first.")
-        .unavailable("Postgres cannot be read.")
+        .answers::<Passes>("Cleanup runs, newest first.")
+        .unavailable("Postgres is unreachable.")
 }
 
 /// `POST /api/admin/forget_worker`.
@@ -125,9 +129,9 @@ pub fn forget_worker() -> Operation {
     Operation::new(
         Group::Admin,
         "Forget a worker type",
-        "As if it had never been seen: its record goes, its alerts end. It is learned again if it reappears.",
+        "Deletes the state of a worker type and resolves its alerts. It is added again if it reappears.",
     )
     .query::<ForgetQuery>()
-    .answers::<Forgot>("It is forgotten.")
-    .unavailable("It cannot be written into the audit, or Redis is away: nothing was done.")
+    .answers::<Forgot>("The worker type was removed.")
+    .unavailable("The audit log cannot be written, or Redis is unreachable; nothing was changed.")
 }

@@ -8,7 +8,7 @@ use super::{AcknowledgeOrder, ListQuery, SilenceOrder};
 use crate::actors::messages::TestAnswer;
 use crate::web::openapi::operation::{Group, Operation};
 
-/// Alerts that fired.
+/// Fired alerts.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "FiredAlerts")]
 pub(super) struct Fired {
@@ -17,48 +17,48 @@ pub(super) struct Fired {
     pub(super) alerts: Vec<Value>,
 }
 
-/// An alert that fired.
+/// A fired alert.
 #[derive(Serialize, JsonSchema)]
 pub(in crate::web) struct FiredAlert {
-    /// When it fired, Unix seconds.
+    /// Time it fired, Unix seconds.
     pub(super) ts: f64,
-    /// The alert's key: the rule, with the stream or worker type where there are many.
+    /// Alert key: the rule name, plus the stream or worker type if the rule covers several.
     pub(super) rule: String,
     /// `info`, `warning` or `critical`.
     pub(super) severity: String,
-    /// What is wrong, in one line.
+    /// One-line description.
     pub(super) detail: String,
-    /// The text for people.
+    /// Message of the rule.
     pub(super) message: String,
 }
 
-/// A silence was made.
+/// A created silence.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Silenced {
-    /// Its id, by which it can be ended.
+    /// Silence ID, used to expire it.
     pub(super) silenced: String,
-    /// Until when, Unix seconds.
+    /// End of the silence, Unix seconds.
     pub(super) until: f64,
 }
 
-/// An alert is acknowledged.
+/// An acknowledged alert.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Acknowledged {
-    /// Its key.
+    /// Alert key.
     pub(super) acknowledged: String,
 }
 
-/// What came of it.
+/// Result.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Said {
-    /// In words.
+    /// Result as text.
     pub(super) said: String,
 }
 
-/// What the channels answered.
+/// Response of each channel.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Tested {
-    /// Each channel that is set up.
+    /// All configured channels.
     pub(super) channels: Vec<TestAnswer>,
 }
 
@@ -66,34 +66,34 @@ pub(super) struct Tested {
 pub fn list() -> Operation {
     Operation::new(
         Group::Alerts,
-        "What fired",
-        "The newest 200 alerts, as any monitor of this fleet wrote them down; from Redis, or while that is away from \
-         Postgres. Older ones are among the events of the type `alert`.",
+        "List fired alerts",
+        "The newest 200 alerts of all monitor instances, from Redis, or from Postgres while Redis is unreachable. \
+         Older alerts are available as events of type `alert`.",
     )
     .query::<ListQuery>()
     .answers::<Fired>("Alerts, newest first.")
-    .unavailable("Neither Redis nor Postgres can be read.")
+    .unavailable("Redis and Postgres are unreachable.")
 }
 
 /// `POST /api/silences`.
 pub fn silence() -> Operation {
     Operation::new(
         Group::Alerts,
-        "Silence alerts",
-        "Alerts that match both globs are judged and shown, and nobody is told of them, until the silence is over. An \
-         alert that still fires then is told.",
+        "Create a silence",
+        "Alerts that match both globs are still evaluated and shown, but no notifications are sent until the \
+         silence expires. Alerts that still fire are then sent.",
     )
     .body::<SilenceOrder>()
-    .answers::<Silenced>("The silence holds.")
-    .unavailable("Postgres did not take it: nothing was done.")
+    .answers::<Silenced>("The silence is active.")
+    .unavailable("Postgres is unavailable; nothing was changed.")
 }
 
 /// `POST /api/silences/{id}/end`.
 pub fn end_silence() -> Operation {
-    Operation::new(Group::Alerts, "End a silence", "From now on what it silenced is told again.")
-        .path("id", "The silence's id, as making it answered.", "0b6dbe30-45c4-4f2e-9a3b-6d7f0c1e2a3b")
-        .answers::<Said>("It is over, or there was none: `said` says which.")
-        .unavailable("Postgres did not take it: nothing was done.")
+    Operation::new(Group::Alerts, "Expire a silence", "Notifications for the silenced alerts are sent again.")
+        .path("id", "The silence ID.", "0b6dbe30-45c4-4f2e-9a3b-6d7f0c1e2a3b")
+        .answers::<Said>("The silence expired, or there was none; see `said`.")
+        .unavailable("Postgres is unavailable; nothing was changed.")
 }
 
 /// `POST /api/alerts/acknowledge`.
@@ -101,28 +101,34 @@ pub fn acknowledge() -> Operation {
     Operation::new(
         Group::Alerts,
         "Acknowledge an alert",
-        "Somebody takes care: until it is over, nobody is told of it again.",
+        "Suppresses further notifications of this alert until it resolves.",
     )
     .body::<AcknowledgeOrder>()
-    .answers::<Acknowledged>("It is acknowledged.")
-    .unavailable("Postgres did not take it: nothing was done.")
+    .answers::<Acknowledged>("The alert is acknowledged.")
+    .unavailable("Postgres is unavailable; nothing was changed.")
 }
 
 /// `POST /api/alerts/test`.
 pub fn test() -> Operation {
-    Operation::new(Group::Alerts, "Send a test message", "Through each channel that is set up, at once.")
-        .answers::<Tested>("What each channel answered.")
-        .unavailable("It cannot be written into the audit: nothing was done.")
+    Operation::new(
+        Group::Alerts,
+        "Send a test notification",
+        "Sends a test notification via each configured \
+     channel.",
+    )
+    .answers::<Tested>("The response of each channel.")
+    .unavailable("The audit log cannot be written; nothing was changed.")
 }
 
 /// `POST /-/reload`.
 pub fn reload() -> Operation {
     Operation::new(
         Group::Alerts,
-        "Read the rules again",
-        "A file with mistakes leaves the last good rules in force; the detail of the 400 names them.",
+        "Reload rules",
+        "Reloads the rules file. If the file is invalid, the current rules stay active and the 400 response lists \
+         the errors.",
     )
-    .answers::<Said>("The rules are in force.")
-    .refuses("The file has mistakes.")
-    .unavailable("It cannot be written into the audit: nothing was done.")
+    .answers::<Said>("The rules were loaded.")
+    .refuses("The file is invalid.")
+    .unavailable("The audit log cannot be written; nothing was changed.")
 }

@@ -7,14 +7,14 @@ use crate::fleet::snapshot::Snapshot;
 use crate::web::alerts::openapi::FiredAlert;
 use crate::web::openapi::operation::{Group, Operation};
 
-/// This process answers.
+/// Health of the process.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Health {
     /// Always `true`.
     pub(super) ok: bool,
 }
 
-/// A message of the websocket.
+/// A websocket message.
 #[derive(Serialize, JsonSchema)]
 struct SnapshotMessage {
     /// Always `snapshot`.
@@ -29,7 +29,7 @@ struct SnapshotMessage {
 struct SentSnapshot {
     #[serde(flatten)]
     snapshot: Snapshot,
-    /// Alerts that fired since the snapshot before; absent when none did.
+    /// Alerts fired since the previous snapshot; absent if none.
     #[serde(skip_serializing_if = "Option::is_none")]
     new_alerts: Option<Vec<FiredAlert>>,
 }
@@ -38,27 +38,28 @@ struct SentSnapshot {
 pub fn snapshot() -> Operation {
     Operation::new(
         Group::Live,
-        "The newest snapshot",
-        "Everything that is known after the newest tick. Asking changes nothing and costs the fleet nothing. A source \
-         that cannot be read carries `error`, and what depends on it is frozen.",
+        "Get the current snapshot",
+        "The complete state of the fleet as of the last poll. Served from memory; causes no load on the fleet. If \
+         a data source is unreachable, it has an `error` field and the data that depends on it is the last known \
+         state.",
     )
     .answers::<Snapshot>("The snapshot.")
-    .unavailable("The first tick is still under way.")
+    .unavailable("The first poll has not finished.")
 }
 
 /// `GET /api/health`.
 pub fn health() -> Operation {
-    Operation::new(Group::Monitor, "This process answers", "Whatever its sources do. `/readyz` says whether it works.")
-        .answers::<Health>("It does.")
+    Operation::new(Group::Monitor, "Health", "Independent of Redis and Postgres. See `/readyz` for readiness.")
+        .answers::<Health>("The process is running.")
 }
 
 /// `GET /ws`.
 pub fn websocket() -> Operation {
     Operation::new(
         Group::Live,
-        "Snapshots by websocket",
-        "The newest snapshot at once, then one after each tick. The client sends nothing; one that does not read is \
-         dropped. It is pinged every 30 s and must answer within 75 s.",
+        "Stream snapshots (websocket)",
+        "Sends the current snapshot, then one after every poll. Clients send no messages. Clients that do not read \
+         are disconnected. The server sends a ping every 30 s; clients must reply within 75 s.",
     )
-    .sends::<SnapshotMessage>("It is a websocket now.")
+    .sends::<SnapshotMessage>("Switching protocols to websocket.")
 }

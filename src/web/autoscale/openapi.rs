@@ -7,12 +7,12 @@ use crate::web::openapi::operation::{Group, Operation};
 pub fn autoscale() -> Operation {
     Operation::new(
         Group::Live,
-        "Work and proposed workers of a worker type",
-        "For autoscalers such as KEDA's `metrics-api`. An answer has a backlog that is known exactly; where it is not, \
-         the answer is 503, so that what is unknown is never taken for nothing.",
+        "Backlog and desired workers of a worker type",
+        "For autoscalers such as KEDA's `metrics-api`. Returns 503 unless the backlog is known exactly, so that an \
+         unknown backlog is never treated as zero.",
     )
     .path("name", "The worker type.", "aragorn.lookup")
     .query::<ScaleQuery>()
-    .answers::<Scale>("Its backlog, and how many workers it takes.")
-    .unavailable("The backlog is not known exactly.")
+    .answers::<Scale>("The backlog and the desired number of workers.")
+    .unavailable("The exact backlog is unknown.")
 }

@@ -9,14 +9,14 @@ use crate::fleet::reading::SourceTrouble;
 use crate::fleet::snapshot::SourceStatus;
 use crate::web::openapi::operation::{Group, Operation};
 
-/// Whether the monitor does its work.
+/// Readiness of the monitor.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Readiness {
-    /// It does.
+    /// Whether it is ready.
     pub(super) ready: bool,
-    /// Why it does not.
+    /// Why it is not ready; `null` if it is.
     pub(super) reason: Option<String>,
-    /// With `verbose`: more about it.
+    /// With `verbose`: details.
     #[serde(flatten)]
     pub(super) more: Option<More>,
 }
@@ -24,20 +24,19 @@ pub(super) struct Readiness {
 /// What `verbose` adds.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct More {
-    /// How Redis stands; `null` before the first tick.
+    /// Status of Redis; `null` before the first poll.
     pub(super) redis: Option<SourceStatus>,
-    /// How Postgres stands; `null` before the first tick.
+    /// Status of Postgres; `null` before the first poll.
     pub(super) postgres: Option<SourceStatus>,
-    /// Why Postgres refused the monitor's last write although it can be read (a full disk, say); `null` when it did
-    /// not.
+    /// Error of the last rejected write while Postgres is readable (such as a full disk); `null` otherwise.
     pub(super) postgres_write_error: Option<SourceTrouble>,
-    /// The monitor's own condition.
+    /// Internal state of the monitor.
     pub(super) monitor: Health,
 }
 
 /// `GET /livez`.
 pub fn livez() -> Operation {
-    Operation::new(Group::Monitor, "The process lives", "Whatever its sources do. Nobody is asked who they are.")
+    Operation::new(Group::Monitor, "Liveness", "Independent of Redis and Postgres. No authentication.")
         .answers_text("text/plain", "`alive`.")
 }
 
@@ -45,12 +44,12 @@ pub fn livez() -> Operation {
 pub fn readyz() -> Operation {
     Operation::new(
         Group::Monitor,
-        "The monitor does its work",
-        "Every actor is up, and ticks are finished in time. Redis and Postgres being away does not make it unready: it \
-         is there to say so. Nobody is asked who they are, but with `verbose`, which needs the role viewer.",
+        "Readiness",
+        "Ready if all actors are running and polls finish in time. Unreachable Redis or Postgres does not make it \
+         unready. No authentication, except with `verbose`, which requires the role viewer.",
     )
     .query::<ReadyQuery>()
     .asks_who()
-    .answers::<Readiness>("It does.")
-    .with_status::<Readiness>(503, "It does not: `reason` says why.")
+    .answers::<Readiness>("Ready.")
+    .with_status::<Readiness>(503, "Not ready; see `reason`.")
 }

@@ -74,7 +74,7 @@ fn number(name: &str, text: &Option<String>) -> Result<Option<f64>, Problem> {
 fn selection(name: &str, list: &Option<String>) -> Result<Selection, Problem> {
     let names = names(list.as_deref().unwrap_or_default());
     if names.is_empty() {
-        return Err(bad(format!("{name} is missing: expected names, separated by commas")));
+        return Err(bad(format!("{name} is missing: expected comma-separated names")));
     }
     if names.len() > MAX_NAMES {
         return Err(bad(format!("{name} has {} names: expected at most {MAX_NAMES}", names.len())));
@@ -104,7 +104,7 @@ fn names(list: &str) -> Vec<String> {
 /// From when on, in the recent window.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct RecentQuery {
-    /// Only samples from this moment on, Unix seconds.
+    /// Only samples since this time, Unix seconds.
     #[schemars(with = "Option<f64>", range(min = 0), example = EXAMPLE_SINCE)]
     since: Option<String>,
 }
@@ -118,10 +118,10 @@ impl RecentQuery {
 /// From when to when.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct SpanQuery {
-    /// The first moment, Unix seconds; a day before `until` when left out.
+    /// Start of the time range, Unix seconds; default: 24 hours before `until`.
     #[schemars(with = "Option<f64>", range(min = 0), example = EXAMPLE_SINCE)]
     since: Option<String>,
-    /// The first moment after it, Unix seconds; now when left out.
+    /// End of the time range (exclusive), Unix seconds; default: now.
     #[schemars(with = "Option<f64>", range(min = 0), example = EXAMPLE_SINCE + 3600)]
     until: Option<String>,
 }
@@ -140,11 +140,11 @@ impl SpanQuery {
 pub struct WindowQuery {
     #[serde(flatten)]
     span: SpanQuery,
-    /// How long a bucket is, whole seconds; left out, it is chosen so that a series has about 200 points. More than
-    /// 3000 points are refused.
+    /// Bucket length, whole seconds; by default chosen for about 200 points per series. More than 3000 points are
+    /// rejected.
     #[schemars(with = "Option<u32>", range(min = 1), example = 600)]
     bucket_seconds: Option<String>,
-    /// How the answer is written.
+    /// Response format.
     #[schemars(extend("enum" = ["json", "csv"], "default" = "json"))]
     format: Option<String>,
 }
@@ -158,11 +158,10 @@ impl WindowQuery {
 /// Series by name.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct MetricsQuery {
-    /// Names of series, separated by commas, at most 500; a comma in a name is written `\,`. One that is not known is
-    /// left out of the answer.
+    /// Comma-separated series names, at most 500; escape a comma in a name as `\,`. Unknown series are omitted.
     #[schemars(with = "String", example = &"backlog:aragorn.lookup,redis:connected_clients")]
     metric: Option<String>,
-    /// 1: with the least and the greatest of each bucket.
+    /// 1: include the minimum and maximum of each bucket.
     #[schemars(extend("enum" = ["0", "1", "true", "false"], "default" = "0"), example = &"1")]
     minmax: Option<String>,
     #[serde(flatten)]
@@ -182,10 +181,10 @@ impl MetricsQuery {
 /// Series by the beginning of their names.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct PrefixQuery {
-    /// The beginning of names; nothing in it is a wildcard. More than 1000 series are refused.
+    /// Prefix of series names, without wildcards. More than 1000 series are rejected.
     #[schemars(with = "String", length(min = 1), example = &"backlog:")]
     prefix: Option<String>,
-    /// 1: with the least and the greatest of each bucket.
+    /// 1: include the minimum and maximum of each bucket.
     #[schemars(extend("enum" = ["0", "1", "true", "false"], "default" = "0"))]
     minmax: Option<String>,
     #[serde(flatten)]
@@ -199,7 +198,7 @@ impl PrefixQuery {
 
     pub(super) fn selection(&self) -> Result<Selection, Problem> {
         match self.prefix.as_deref() {
-            None | Some("") => Err(bad("prefix is missing: expected the beginning of names, such as backlog:")),
+            None | Some("") => Err(bad("prefix is missing: expected a series name prefix such as backlog:")),
             Some(prefix) => Ok(Selection::Prefix(prefix.to_owned())),
         }
     }
@@ -208,8 +207,7 @@ impl PrefixQuery {
 /// Streams whose latencies are asked for; all of them when none is named.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct LatencyQuery {
-    /// Names of streams, separated by commas, at most 500; a comma in a name is written `\,`. All of them when left
-    /// out.
+    /// Comma-separated stream names, at most 500; escape a comma in a name as `\,`. Default: all streams.
     #[schemars(example = &"aragorn.lookup")]
     streams: Option<String>,
     #[serde(flatten)]
@@ -232,15 +230,15 @@ impl LatencyQuery {
 /// What happened about whom, from when to when; everything when left out.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct HappenedQuery {
-    /// Only about this worker type, or `redis` or `postgres`.
+    /// Only this worker type, or `redis` or `postgres`.
     worker: Option<String>,
-    /// Only from this moment on, Unix seconds.
+    /// Start of the time range, Unix seconds.
     #[schemars(with = "Option<f64>", range(min = 0), example = EXAMPLE_SINCE)]
     since: Option<String>,
-    /// Only before this moment, Unix seconds.
+    /// End of the time range (exclusive), Unix seconds.
     #[schemars(with = "Option<f64>", range(min = 0))]
     until: Option<String>,
-    /// How the answer is written.
+    /// Response format.
     #[schemars(extend("enum" = ["json", "csv"], "default" = "json"))]
     format: Option<String>,
 }
@@ -249,7 +247,7 @@ impl HappenedQuery {
     pub(super) fn of(&self) -> Result<(Filter, Format), Problem> {
         let (since, until) = (number("since", &self.since)?, number("until", &self.until)?);
         if since.zip(until).is_some_and(|(since, until)| since >= until) {
-            return Err(bad("since is not before until"));
+            return Err(bad("since must be before until"));
         }
         let filter =
             Filter { worker: self.worker.clone(), since: since.map(date), until: until.map(date), ..Filter::default() };
@@ -260,14 +258,14 @@ impl HappenedQuery {
 /// Events.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct EventsQuery {
-    /// Only of this type.
+    /// Only this event type.
     #[serde(rename = "type")]
     #[schemars(extend("enum" = TYPES))]
     type_name: Option<String>,
-    /// Only of this severity.
+    /// Only this severity.
     #[schemars(with = "Option<Severity>")]
     severity: Option<String>,
-    /// Events in the answer at most.
+    /// Maximum number of events.
     #[schemars(with = "Option<u32>", range(min = 1, max = MAX_EVENTS), extend("default" = EVENTS), example = 3)]
     limit: Option<String>,
     #[serde(flatten)]

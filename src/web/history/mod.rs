@@ -108,7 +108,7 @@ async fn series(
     let found = from_postgres(front, async move { history::metrics::read(&pool, &selection, window).await }).await?;
     if found.len() > MAX_SERIES {
         return Err(Problem::BadRequest(format!(
-            "{} series begin so: expected at most {MAX_SERIES}; ask for a longer prefix",
+            "the prefix matches {} series: expected at most {MAX_SERIES}; use a longer prefix",
             found.len()
         )));
     }

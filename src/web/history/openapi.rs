@@ -11,69 +11,70 @@ use super::asked::{EventsQuery, HappenedQuery, LatencyQuery, MetricsQuery, Prefi
 use crate::history::latency::Summary;
 use crate::web::openapi::operation::{Group, Operation};
 
-/// What was found, and of which window.
+/// A result and its time range.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "{T}Over")]
 pub(super) struct Over<T> {
     #[serde(flatten)]
     pub(super) found: T,
-    /// The first moment of the window, Unix seconds: a multiple of the bucket.
+    /// Start of the time range, Unix seconds; a multiple of the bucket.
     pub(super) since: f64,
-    /// The first moment after it, Unix seconds: a multiple of the bucket.
+    /// End of the time range (exclusive), Unix seconds; a multiple of the bucket.
     pub(super) until: f64,
-    /// How long a bucket is, seconds.
+    /// Bucket length, seconds.
     pub(super) bucket_seconds: i64,
 }
 
 /// Names of series.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct SeriesNames {
-    /// In order.
+    /// Sorted names.
     pub(super) series: Vec<String>,
 }
 
-/// Samples of a series in the recent window.
+/// Recent samples of a series.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "RecentSamples")]
 pub(super) struct Recent {
     /// The series.
     pub(super) metric: String,
-    /// When (Unix seconds) and the value then, oldest first.
+    /// Pairs of time (Unix seconds) and value, oldest first.
     pub(super) samples: Vec<(f64, f64)>,
 }
 
-/// Series over a window.
+/// Series over a time range.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Series")]
 pub(super) struct SeriesFound {
-    /// Points by series, oldest first. A bucket without a measurement is missing.
+    /// Points by series, oldest first. Empty buckets are omitted.
     pub(super) series: BTreeMap<String, Vec<Point>>,
 }
 
-/// The beginning of the bucket (Unix seconds) and the average in it; with `minmax` also the least and the greatest.
+/// Start of the bucket (Unix seconds) and its mean; with `minmax` also its minimum and maximum.
 #[derive(Serialize, JsonSchema)]
 #[schemars(extend("minItems" = 2, "maxItems" = 4))]
 pub(super) struct Point(pub(super) Vec<f64>);
 
-/// How long tasks took.
+/// Task run times.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "TaskTimesByStream")]
 pub(super) struct Latencies {
-    /// Points by stream, oldest first. In buckets shorter than five minutes each is a recorded row at its own time.
+    /// Points by stream, oldest first. With buckets shorter than 5 minutes, each point is one recorded row at its
+    /// own time.
     pub(super) series: BTreeMap<String, Vec<LatencyPoint>>,
-    /// Each stream over the whole window.
+    /// Each stream over the whole time range.
     pub(super) total: BTreeMap<String, Summary>,
-    /// The streams together; `null` without any task.
+    /// All streams combined; `null` without any task.
     pub(super) all: Option<Summary>,
 }
 
-/// How long the tasks took that finished in a bucket.
+/// Run times of the tasks that finished in a bucket.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "TaskTimesPoint")]
 pub(super) struct LatencyPoint {
-    /// When the bucket begins, Unix seconds.
+    /// Start of the bucket, Unix seconds.
     pub(super) ts: f64,
-    /// How long they took.
+    /// Run time statistics.
     #[serde(flatten)]
     pub(super) summary: Summary,
 }
@@ -82,10 +83,9 @@ pub(super) struct LatencyPoint {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "QueriesStarted")]
 pub(super) struct Queries {
-    /// By ARA: when the bucket begins (Unix seconds) and how many were started in it, oldest first. A bucket without
-    /// any is missing.
+    /// By ARA: pairs of bucket start (Unix seconds) and queries started, oldest first. Empty buckets are omitted.
     pub(super) series: BTreeMap<String, Vec<(f64, i64)>>,
-    /// The fleet keeps no queries here.
+    /// The database has no query table.
     pub(super) without_queries: bool,
 }
 
@@ -96,23 +96,23 @@ pub(super) struct Events {
     pub(super) events: Vec<EventTold>,
 }
 
-/// An event as the archive keeps it, whoever wrote it.
+/// A stored event, of any monitor.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "StoredEvent")]
 pub(super) struct EventTold {
-    /// Counts up in the order of storing.
+    /// Increasing ID, in order of insertion.
     pub(super) id: i64,
-    /// When it happened, Unix seconds.
+    /// Time of the event, Unix seconds.
     pub(super) ts: f64,
-    /// What kind of event.
+    /// Event type.
     pub(super) r#type: String,
-    /// The worker type, or the source.
+    /// The worker type or data source.
     pub(super) worker: Option<String>,
     /// `info`, `warning` or `critical`.
     pub(super) severity: Option<String>,
     /// One line for people.
     pub(super) detail: Option<String>,
-    /// Its fields, as in the snapshot's events.
+    /// Fields of the event, as in the snapshot.
     #[schemars(with = "Option<Map<String, Value>>")]
     pub(super) payload: Option<Value>,
 }
@@ -124,54 +124,54 @@ pub(super) struct Incidents {
     pub(super) incidents: Vec<IncidentTold>,
 }
 
-/// Something that went wrong, from when to when.
+/// An incident with its start and end.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Incident")]
 pub(super) struct IncidentTold {
-    /// `crash`: a worker type had nobody left; `lost`: some of it vanished; `hung`: a consumer made no progress;
-    /// `source_down`: Redis or Postgres could not be read.
+    /// `crash`: a worker type went to zero by a crash; `lost`: some of its workers were lost; `hung`: a consumer
+    /// made no progress; `source_down`: Redis or Postgres was unreachable.
     #[schemars(extend("enum" = ["crash", "hung", "lost", "source_down"]))]
     pub(super) kind: &'static str,
-    /// The worker type or the source.
+    /// The worker type or data source.
     pub(super) worker: String,
-    /// When it began, Unix seconds; `null` if it had begun before the window.
+    /// Start, Unix seconds; `null` if before the time range.
     pub(super) since: Option<f64>,
-    /// When it was over, Unix seconds; `null` if it was not by the end of the window.
+    /// End, Unix seconds; `null` if ongoing at the end of the time range.
     pub(super) until: Option<f64>,
-    /// What happened, in words.
+    /// Description.
     pub(super) what: String,
 }
 
-/// A window in a few numbers.
+/// Summary of a time range.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Summary")]
 pub(super) struct Summed {
-    /// The first moment of the window, Unix seconds.
+    /// Start of the time range, Unix seconds.
     pub(super) since: f64,
-    /// The first moment after it, Unix seconds.
+    /// End of the time range (exclusive), Unix seconds.
     pub(super) until: f64,
-    /// Queries started; 0 too where the fleet keeps none here.
+    /// Queries started; also 0 if the database has no query table.
     pub(super) queries_started: i64,
-    /// Worker types that had nobody left, and not all said goodbye.
+    /// Crashes of worker types.
     pub(super) crashes: i64,
-    /// Times that a worker type grew or shrank.
+    /// Scale events of worker types.
     pub(super) scale_events: i64,
     /// Alerts.
     pub(super) alert_count: i64,
-    /// The highest backlog of each worker type, the ten highest of them, the highest first.
+    /// Peak backlog of the top ten worker types, highest first.
     #[schemars(with = "BTreeMap<String, f64>")]
     pub(super) peak_backlog: Map<String, Value>,
-    /// Tasks finished, by stream, the most first.
+    /// Tasks finished by stream, highest first.
     #[schemars(with = "BTreeMap<String, f64>")]
     pub(super) task_volume: Map<String, Value>,
 }
 
-const POSTGRES: &str = "Postgres cannot be read, or does not answer within 20 s.";
-const REDIS: &str = "Redis cannot be read, or does not answer within 20 s.";
+const POSTGRES: &str = "Postgres is unreachable or did not respond within 20 s.";
+const REDIS: &str = "Redis is unreachable or did not respond within 20 s.";
 
 /// `GET /api/history`.
 pub fn recent_names() -> Operation {
-    Operation::new(Group::History, "Names of recent series", "Those that Redis has of the last days.")
+    Operation::new(Group::History, "List recent series", "Names of the series stored in Redis.")
         .answers::<SeriesNames>("Names.")
         .tagged()
         .unavailable(REDIS)
@@ -181,13 +181,13 @@ pub fn recent_names() -> Operation {
 pub fn recent() -> Operation {
     Operation::new(
         Group::History,
-        "A recent series",
-        "Every sample that Redis has of it: at most 10,000, of `MONITOR_HISTORY_DAYS` days. A series that is not known \
-         has none.",
+        "Get a recent series",
+        "All samples stored in Redis: at most 10,000 from the last `MONITOR_HISTORY_DAYS` days. Empty for an \
+         unknown series.",
     )
-    .path("series", "The series' name.", "workers_alive:aragorn.lookup")
+    .path("series", "Series name.", "workers_alive:aragorn.lookup")
     .query::<RecentQuery>()
-    .answers::<Recent>("Its samples.")
+    .answers::<Recent>("The samples.")
     .tagged()
     .unavailable(REDIS)
 }
@@ -196,8 +196,8 @@ pub fn recent() -> Operation {
 pub fn metrics() -> Operation {
     Operation::new(
         Group::History,
-        "Series over a window",
-        "Averages per bucket. Buckets begin at multiples of their length; the first and the last are whole.",
+        "Get series over a time range",
+        "Mean per bucket. Buckets start at multiples of their length; the time range is extended to whole buckets.",
     )
     .query::<MetricsQuery>()
     .answers::<Over<SeriesFound>>("The series.")
@@ -208,7 +208,7 @@ pub fn metrics() -> Operation {
 
 /// `GET /api/historical/metrics_by_prefix`.
 pub fn metrics_by_prefix() -> Operation {
-    Operation::new(Group::History, "Series by prefix", "Every series whose name begins so, as by name.")
+    Operation::new(Group::History, "Get series by prefix", "All series whose name starts with the prefix.")
         .query::<PrefixQuery>()
         .answers::<Over<SeriesFound>>("The series.")
         .or_csv()
@@ -220,8 +220,8 @@ pub fn metrics_by_prefix() -> Operation {
 pub fn latency() -> Operation {
     Operation::new(
         Group::History,
-        "How long tasks took",
-        "Percentiles of any window are within one percent of those of its tasks.",
+        "Get task run times",
+        "Percentiles over any time range, with a relative error of at most 1 %.",
     )
     .query::<LatencyQuery>()
     .answers::<Over<Latencies>>("By stream.")
@@ -232,17 +232,22 @@ pub fn latency() -> Operation {
 
 /// `GET /api/historical/queries`.
 pub fn queries() -> Operation {
-    Operation::new(Group::History, "Queries started", "By ARA and bucket, from the fleet's own table.")
-        .query::<WindowQuery>()
-        .answers::<Over<Queries>>("By ARA.")
-        .or_csv()
-        .tagged()
-        .unavailable(POSTGRES)
+    Operation::new(
+        Group::History,
+        "Get queries started",
+        "Queries started by ARA and bucket, from the fleet's own \
+     table.",
+    )
+    .query::<WindowQuery>()
+    .answers::<Over<Queries>>("By ARA.")
+    .or_csv()
+    .tagged()
+    .unavailable(POSTGRES)
 }
 
 /// `GET /api/historical/events`.
 pub fn events() -> Operation {
-    Operation::new(Group::History, "Events", "What happened, as the archive keeps it.")
+    Operation::new(Group::History, "List events", "Recorded events of the fleet.")
         .query::<EventsQuery>()
         .answers::<Events>("Events, newest first.")
         .or_csv()
@@ -254,8 +259,8 @@ pub fn events() -> Operation {
 pub fn incidents() -> Operation {
     Operation::new(
         Group::History,
-        "Incidents",
-        "Crashes, losses, hangs and outages, put together from the newest 5000 events.",
+        "List incidents",
+        "Crashes, lost and hung workers, and outages of data sources, derived from the newest 5000 events.",
     )
     .query::<HappenedQuery>()
     .answers::<Incidents>("Incidents, newest first.")
@@ -266,9 +271,14 @@ pub fn incidents() -> Operation {
 
 /// `GET /api/historical/summary`.
 pub fn summary() -> Operation {
-    Operation::new(Group::History, "A window in a few numbers", "For a report, or the head of a page.")
-        .query::<SpanQuery>()
-        .answers::<Summed>("The numbers.")
-        .tagged()
-        .unavailable(POSTGRES)
+    Operation::new(
+        Group::History,
+        "Get a summary of a time range",
+        "Totals of queries, tasks, crashes, scale \
+     events and alerts.",
+    )
+    .query::<SpanQuery>()
+    .answers::<Summed>("The summary.")
+    .tagged()
+    .unavailable(POSTGRES)
 }

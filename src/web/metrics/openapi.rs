@@ -6,11 +6,11 @@ use crate::web::openapi::operation::{Group, Operation};
 pub fn metrics() -> Operation {
     Operation::new(
         Group::Monitor,
-        "All figures, for Prometheus",
-        "In OpenMetrics where that is accepted, else in the older text format. What is not known is left out, never 0; \
-         series of a consumer or a stream end with it.",
+        "Prometheus metrics",
+        "OpenMetrics if accepted, otherwise the Prometheus text format. Unknown values are omitted, never 0. \
+         Series of a consumer or stream disappear with it.",
     )
-    .answers_text("text/plain", "The figures.")
+    .answers_text("text/plain", "The metrics.")
     .or_text("application/openmetrics-text")
-    .unavailable("The monitor is just starting.")
+    .unavailable("The monitor is starting.")
 }

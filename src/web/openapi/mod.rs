@@ -20,24 +20,25 @@ use crate::pages::api::ApiPage;
 
 /// What holds for the whole API; words between backticks are code, empty lines part paragraphs.
 const ABOUT: &str = "\
-    Times are Unix seconds with a fraction, unless a field ends in `_ms`; ages and spans are seconds. Sizes are \
-    bytes. A figure that is not known is `null`, never 0; where only a lower bound is known, a field beside it says \
-    so. Names of streams and consumers are bytes: those that are not UTF-8 are shown as `\\xNN`. In an address every \
-    byte of a name that is not a letter, a digit or one of `-._~` is percent-encoded. Fields may be added.
+    Times are fractional Unix seconds unless the field name ends in `_ms`; ages and durations are seconds; sizes \
+     are bytes. Unknown values are `null`, never 0; where only a lower bound is known, a separate field says so. \
+     Names of streams and consumers are byte strings: bytes that are not UTF-8 are shown as `\\xNN`. In URLs, \
+     percent-encode every byte of a name except letters, digits and `-._~`. Clients must ignore unknown fields; \
+     new ones may be added.
 
-    Who asks says so with `Authorization: Bearer TOKEN` (`MONITOR_AUTH=token`), by name and password (`basic`), or \
-    comes by a proxy that says it (`proxy`); with `MONITOR_AUTH=none` nobody is asked. The role that an operation \
-    needs stands beside it; each role may do what those below it may: viewer, operator, admin. A GET can be asked as \
-    HEAD too.
+    Authentication: `Authorization: Bearer TOKEN` (`MONITOR_AUTH=token`), user name and password (`basic`), or \
+     headers set by a trusted proxy (`proxy`); with `MONITOR_AUTH=none` requests are anonymous. Each operation \
+     lists the role it requires. Roles are ordered: viewer, operator, admin; each includes the ones before it. \
+     Every GET also accepts HEAD.
 
-    An error is `application/problem+json` (RFC 9457) with a stable `type`, whatever was asked; only who accepts \
-    `text/html` is shown a page instead. Besides what stands \
-    at an operation, every address may answer 404 (there is nothing), 405 (asked in another way), 406 and 500. What \
-    is no HTTP at all gets a 400 without a body.
+    Errors are `application/problem+json` (RFC 9457) with a stable `type`; clients that accept `text/html` get an \
+     HTML page instead. In addition to the responses listed for an operation, every path may return 404 (not \
+     found), 405 (method not allowed), 406 and 500. Malformed HTTP gets a 400 without a body.
 
-    Lists that can be long take `limit` and answer `next`: what to ask for to go on, `null` at the end. Bodies are \
-    JSON of up to 256 kB; the pages send forms with the same names, and are answered with pages. A change is written \
-    into the audit before it begins; without Postgres it is refused with 503, and nothing is done.";
+    Paginated lists take `limit` and return `next`, the cursor of the next page (`null` on the last page). Request \
+     bodies are JSON of up to 256 kB; HTML forms with the same field names are accepted and answered with pages. \
+     Every change is recorded in the audit log before it starts; if Postgres is unavailable, it is rejected with \
+     503 and has no effect.";
 
 /// The document, for an API whose addresses are below `root`.
 #[must_use]
@@ -68,7 +69,7 @@ pub fn document(root: &str) -> Value {
         "info": {
             "title": "Shepherd monitor",
             "version": env!("CARGO_PKG_VERSION"),
-            "summary": "Watches a fleet of workers on Redis streams.",
+            "summary": "Monitoring for workers on Redis streams.",
             "description": ABOUT,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
@@ -86,8 +87,13 @@ pub async fn json(front: Data<Front>) -> HttpResponse {
 
 /// How it tells of itself.
 pub fn told() -> Operation {
-    Operation::new(Group::Monitor, "This document", "The API as OpenAPI 3.1. `/api` shows the same as a page.")
-        .answers::<Map<String, Value>>("An OpenAPI document.")
+    Operation::new(
+        Group::Monitor,
+        "This document",
+        "The API as an OpenAPI 3.1 document. `/api` shows it as a \
+     page.",
+    )
+    .answers::<Map<String, Value>>("An OpenAPI document.")
 }
 
 /// `GET /api`: the same as a page.

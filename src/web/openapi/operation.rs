@@ -35,18 +35,22 @@ impl Group {
     #[must_use]
     pub fn name_and_description(self) -> (&'static str, &'static str) {
         match self {
-            Self::Live => ("Live", "The fleet as it is after the newest tick."),
+            Self::Live => ("Live", "Current state of the fleet, as of the last poll."),
             Self::History => {
-                ("History", "What was measured and what happened, over any window. Numbers come in buckets.")
+                ("History", "Recorded metrics and events over any time range. Values are aggregated in buckets.")
             }
-            Self::Alerts => ("Alerts", "What fired, and who wants to hear nothing of it. Each change is in the audit."),
+            Self::Alerts => (
+                "Alerts",
+                "Alerts, silences, acknowledgements and rules. Changes are recorded in the \
+             audit log.",
+            ),
             Self::Messages => (
                 "Messages",
-                "What lies on streams; retry, move to the dead letters, drop and put back. A preview says in \
-                 numbers what would happen and gives a token; applying the token does exactly that, once.",
+                "Messages on streams: list, retry, dead-letter, move to the recycle bin, restore. A preview \
+                 returns the affected messages and a token; applying the token performs exactly that change, once.",
             ),
-            Self::Admin => ("Admin", "Cleaning up, forgetting, and who changed what."),
-            Self::Monitor => ("Monitor", "The monitor itself."),
+            Self::Admin => ("Admin", "Cleanup, worker types and the audit log."),
+            Self::Monitor => ("Monitor", "Health, metrics and API description."),
         }
     }
 }
@@ -147,7 +151,7 @@ impl Operation {
     /// Its answer has an ETag, so that what did not change is not sent again.
     #[must_use]
     pub fn tagged(mut self) -> Self {
-        let description = "Nothing changed since the answer with the ETag in `If-None-Match`.";
+        let description = "Not modified since the response with the ETag in `If-None-Match`.";
         self.answers.push(Answer { status: 304, description, media: Vec::new() });
         self
     }
@@ -261,22 +265,18 @@ impl Operation {
             responses.insert(status.to_string(), json!({"description": when, "content": content}));
         };
         if takes || self.body.is_some() || verb == Verb::Socket {
-            problem(400, "It cannot be understood: the detail says what, and what was expected.");
+            problem(400, "Invalid request; `detail` names the parameter and the expected value.");
         }
         if let Some(when) = self.refuses {
             problem(400, when);
         }
         if self.body.is_some() {
-            problem(413, "The body is too long.");
+            problem(413, "The request body is too large.");
         }
         if needs != Needs::Nobody || self.asks_who {
-            problem(401, "It is not known who asks.");
-            problem(403, "Who asks may not do this, or a page of another site asks.");
-            problem(
-                429,
-                "Too many wrong tokens came from this address (`Retry-After` says when to try again), or it holds too many \
-                 connections.",
-            );
+            problem(401, "Missing or invalid credentials.");
+            problem(403, "Insufficient role, or a cross-site request.");
+            problem(429, "Too many failed logins (see `Retry-After`) or too many connections from this address.");
         }
         if let Some(when) = self.unavailable {
             problem(503, when);
@@ -299,14 +299,14 @@ pub(super) fn schemes() -> Map<String, Value> {
     Map::from_iter([
         (
             "bearer".to_owned(),
-            json!({"type": "http", "scheme": "bearer", "description": "A token: `MONITOR_AUTH=token`."}),
+            json!({"type": "http", "scheme": "bearer", "description": "Bearer token (`MONITOR_AUTH=token`)."}),
         ),
         (
             "basic".to_owned(),
             json!({
                 "type": "http",
                 "scheme": "basic",
-                "description": "Any name, and a token as the password: `MONITOR_AUTH=basic`.",
+                "description": "Any user name, with a token as the password (`MONITOR_AUTH=basic`).",
             }),
         ),
         (
@@ -315,7 +315,7 @@ pub(super) fn schemes() -> Map<String, Value> {
                 "type": "apiKey",
                 "in": "cookie",
                 "name": SESSION_COOKIE,
-                "description": "The session of a browser that logged in: `MONITOR_AUTH=token`.",
+                "description": "Browser session cookie (`MONITOR_AUTH=token`).",
             }),
         ),
     ])

@@ -34,7 +34,7 @@ fn min_idle(given: &Given) -> Result<u64, Problem> {
 
 async fn look(front: &Front, min_idle_seconds: u64, action: Action, why: &str) -> Result<DeadFound, Problem> {
     let snapshot =
-        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first tick is still under way".to_owned()))?;
+        front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
     // Of streams that are not known nothing can be said, not even that there is nothing.
     if let SourceStatus::Down { trouble, .. } = &snapshot.redis.source {
         return Err(trouble.clone().into());

@@ -64,7 +64,7 @@ impl Given {
                     Value::Null => {}
                     other => {
                         return Err(Problem::BadRequest(format!(
-                            "{name} is {other}: expected a text, number or list of them"
+                            "{name} is {other}: expected a string, a number or an array of them"
                         )));
                     }
                 }
@@ -92,7 +92,7 @@ impl FromRequest for Given {
             let body = body.await?;
             if !body.is_empty() {
                 let map = serde_json::from_slice(&body)
-                    .map_err(|error| Problem::BadRequest(format!("the body is no JSON object: {error}")))?;
+                    .map_err(|error| Problem::BadRequest(format!("the body is not a JSON object: {error}")))?;
                 given.pairs = Self::of_json(map)?;
             }
             Ok(given)

@@ -126,7 +126,12 @@ fn wanted(given: &Given, groups: &[Group]) -> Result<Wanted, Problem> {
         Some(text) => named(text)
             .or_else(|| groups.is_empty().then(|| Name::from(text)))
             .or_else(|| (state == MessageState::Dead).then(|| Name::from(text)))
-            .ok_or_else(|| Problem::BadRequest(format!("group is {text:?}: expected a group of this stream")))?,
+            .ok_or_else(|| {
+                Problem::BadRequest(format!(
+                    "group is {text:?}: expected a consumer group of this \
+             stream"
+                ))
+            })?,
         None => named(task::GROUP)
             .or_else(|| groups.first().map(|group| group.name.clone()))
             .unwrap_or_else(|| Name::from(task::GROUP)),
@@ -155,7 +160,7 @@ pub async fn preview(
     let wanted = wanted(&given, &groups)?;
     let action = action(&given)?;
     if !action.fits(wanted.state) {
-        return Err(Problem::BadRequest(format!("action is {action}: not for messages that are {}", wanted.state)));
+        return Err(Problem::BadRequest(format!("action {action} is not possible for {} messages", wanted.state)));
     }
     let mut ids = Vec::new();
     for text in given.all("id").chain(given.all("ids")) {

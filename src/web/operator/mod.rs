@@ -32,7 +32,8 @@ const LOOK_WITHIN: Duration = Duration::from_secs(20);
 /// Doing may take so long; what is done by then is done.
 const DO_WITHIN: Duration = Duration::from_secs(300);
 /// What is said when it takes longer.
-const LATE: &str = "it took too long and was ended; what was done by then is done, the dropped is in the recycle bin";
+const LATE: &str = "the operation timed out and was stopped; changes made until then remain, and deleted messages \
+ are in the recycle bin";
 
 fn sources(front: &Front) -> Sources {
     Sources { redis: front.io.redis.clone(), postgres: front.io.postgres.clone() }
@@ -43,7 +44,7 @@ fn may(caller: &Caller, action: Action) -> Result<(), Problem> {
     let needed = if action.takes_away() { Role::Admin } else { Role::Operator };
     if caller.role < needed {
         return Err(Problem::Forbidden(format!(
-            "to {action} needs the role {needed}; {} is {}",
+            "{action} requires the role {needed}; {} has the role {}",
             caller.name, caller.role
         )));
     }
@@ -64,7 +65,7 @@ async fn preview_of(front: &Front, token: Uuid, take: bool) -> Result<Chosen, Pr
     let reading = front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move { bin::preview(&pool, token, take).await });
     let packed = reading.await?.ok_or_else(|| {
         Problem::BadRequest(format!(
-            "token {token} is of no preview that can be applied: it was applied already, or is older than {} minutes",
+            "invalid preview token {token}: already applied, or older than {} minutes",
             bin::PREVIEW_MINUTES
         ))
     })?;
@@ -79,9 +80,9 @@ pub async fn apply(
     caller: Caller,
     given: Given,
 ) -> Result<HttpResponse, Problem> {
-    let token = given.needed("token", "the token of a preview")?;
+    let token = given.needed("token", "a preview token")?;
     let token: Uuid =
-        token.parse().map_err(|_| Problem::BadRequest(format!("token is {token:?}: expected that of a preview")))?;
+        token.parse().map_err(|_| Problem::BadRequest(format!("token is {token:?}: expected a preview token")))?;
     let chosen = preview_of(&front, token, false).await?;
     may(&caller, chosen.action)?;
     let streams: Vec<String> =
@@ -100,8 +101,8 @@ pub async fn apply(
     };
     let name = match chosen.action {
         Action::Retry => "retry messages",
-        Action::Bury => "move messages to the dead letters",
-        Action::Drop => "drop messages",
+        Action::Bury => "dead-letter messages",
+        Action::Drop => "move messages to recycle bin",
     };
     let (answer, (action, applied)) = audited(&front, &caller, name, parameters, work).await?;
     if given.form {

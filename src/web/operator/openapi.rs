@@ -11,25 +11,25 @@ use crate::contract::Name;
 use crate::fleet::message::{Action, BinState, LEFT_ALONE, MessageState};
 use crate::web::openapi::operation::{Group, Operation};
 
-/// A part of a stream's messages.
+/// A page of messages of a stream.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Messages")]
 pub(super) struct Messages {
     /// The stream.
     pub(super) stream: Name,
-    /// How these messages stand.
+    /// State of these messages.
     pub(super) state: MessageState,
-    /// As which group sees them; `null` for dead letters, which belong to the stream as a whole.
+    /// Consumer group; `null` for dead letters, which belong to the stream.
     pub(super) group: Option<Name>,
-    /// The groups that read the stream.
+    /// Consumer groups of the stream.
     pub(super) groups: Vec<GroupTold>,
-    /// Dead letters of the stream; `null` where that is not known.
+    /// Dead letters of the stream; `null` if unknown.
     pub(super) dead: Option<u64>,
-    /// Those that match, the oldest first.
+    /// Matching messages, oldest first.
     pub(super) messages: Vec<MessageTold>,
-    /// Entries looked at for it.
+    /// Entries scanned.
     pub(super) looked_at: u64,
-    /// The `cursor` of what follows; `null` at the end.
+    /// Value of `cursor` for the next page; `null` on the last page.
     pub(super) next: Option<String>,
 }
 
@@ -39,9 +39,9 @@ pub(super) struct Messages {
 pub(super) struct GroupTold {
     /// Its name.
     pub(super) name: Name,
-    /// Entries pending in it.
+    /// Pending messages.
     pub(super) pending: u64,
-    /// Entries not delivered to it; `null` where Redis does not know.
+    /// Undelivered messages; `null` if Redis does not report the lag.
     pub(super) unread: Option<u64>,
 }
 
@@ -49,21 +49,21 @@ pub(super) struct GroupTold {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Message")]
 pub(super) struct MessageTold {
-    /// Its entry's id.
+    /// Entry ID.
     pub(super) id: String,
-    /// When it was added, Unix milliseconds, going by its id.
+    /// Time it was added, Unix milliseconds, from its ID.
     pub(super) added_ms: Option<u64>,
-    /// Who has it; `null` unless it is pending, as are the next two.
+    /// Consumer; this and the next two are `null` unless the message is pending.
     pub(super) owner: Option<Name>,
-    /// How often it was delivered.
+    /// Number of deliveries.
     pub(super) deliveries: Option<u64>,
-    /// Milliseconds since it was delivered or renewed last.
+    /// Milliseconds since the last delivery or lease renewal.
     pub(super) idle_ms: Option<u64>,
-    /// Bytes of all names and values.
+    /// Size of all field names and values, bytes.
     pub(super) bytes: u64,
-    /// How many fields it has; 0 when the entry itself was deleted.
+    /// Number of fields; 0 if the entry was deleted.
     pub(super) field_count: u64,
-    /// The first of its fields, long values cut.
+    /// First fields, with long values truncated.
     pub(super) fields: Vec<FieldTold>,
 }
 
@@ -73,13 +73,13 @@ pub(super) struct MessageTold {
 pub(super) struct FieldTold {
     /// Its name.
     pub(super) name: Name,
-    /// Its value, or the beginning of it.
+    /// Value, possibly truncated.
     pub(super) value: Name,
-    /// Bytes of the whole value.
+    /// Size of the full value, bytes.
     pub(super) bytes: u64,
-    /// Not all of it is here.
+    /// Whether the value is truncated.
     pub(super) cut: bool,
-    /// It is text; otherwise what is no text in it is shown as `\xNN`.
+    /// Whether the value is UTF-8; other bytes are shown as `\xNN`.
     pub(super) utf8: bool,
 }
 
@@ -87,41 +87,41 @@ pub(super) struct FieldTold {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Preview")]
 pub(super) struct PreviewTold {
-    /// What to apply it with, once.
+    /// Token to apply the preview, once.
     pub(super) token: String,
-    /// For how long the token holds, seconds.
+    /// Lifetime of the token, seconds.
     pub(super) expires_in_seconds: i32,
     /// What would be done.
     pub(super) action: Action,
-    /// On which stream.
+    /// The stream.
     pub(super) stream: Name,
-    /// To messages that stand so.
+    /// State of the messages.
     pub(super) state: MessageState,
     /// As this group sees them.
     pub(super) group: Name,
-    /// To how many; at most 10,000.
+    /// Number of messages; at most 10,000.
     pub(super) messages: usize,
-    /// There is no more that matches.
+    /// Whether all matching messages are included.
     pub(super) complete: bool,
-    /// Entries looked at for it.
+    /// Entries scanned.
     pub(super) looked_at: u64,
-    /// Groups that read the stream.
+    /// Number of consumer groups of the stream.
     pub(super) groups: usize,
-    /// Whose they are.
+    /// Consumers that own the messages.
     pub(super) owners: Vec<OwnerTold>,
-    /// The first of them.
+    /// First messages.
     pub(super) first: Vec<MessageTold>,
 }
 
-/// Whose messages.
+/// Consumer that owns messages.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "MessageOwner")]
 pub(super) struct OwnerTold {
     /// The consumer.
     pub(super) consumer: Name,
-    /// It has a heartbeat: it may be at work on them.
+    /// Whether it has a heartbeat and may be processing them.
     pub(super) heartbeat: bool,
-    /// How many it has of them.
+    /// Number of messages it owns.
     pub(super) messages: u64,
 }
 
@@ -129,22 +129,22 @@ pub(super) struct OwnerTold {
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Applied")]
 pub(super) struct AppliedTold {
-    /// What was to be done.
+    /// The action.
     pub(super) action: Action,
-    /// To how many messages it was done.
+    /// Number of messages changed.
     pub(super) done: u64,
-    /// How many were left alone, by reason.
+    /// Number of messages skipped, by reason.
     #[schemars(transform = name_reasons)]
     pub(super) left_alone: BTreeMap<String, u64>,
-    /// How many had been deleted before: their places in the pending list were cleared.
+    /// Number of messages already deleted, removed from the pending list.
     pub(super) deleted_before: u64,
-    /// What Redis refused; `null` when it refused nothing.
+    /// Messages rejected by Redis; `null` if none.
     pub(super) refused: Option<RefusedTold>,
     /// Consumers removed.
     pub(super) consumers_removed: u64,
-    /// The batch in the recycle bin; `null` when nothing was dropped.
+    /// Batch ID in the recycle bin; `null` if nothing was moved there.
     pub(super) batch: Option<String>,
-    /// Why it ended before the last message; `null` when it did not.
+    /// Why it stopped early; `null` if it completed.
     pub(super) ended_early: Option<String>,
 }
 
@@ -161,30 +161,30 @@ fn name_reasons(schema: &mut schemars::Schema) {
     schema.insert("properties".to_owned(), LEFT_ALONE.iter().map(reason).collect());
 }
 
-/// What Redis refused.
+/// Messages rejected by Redis.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Refused")]
 pub(super) struct RefusedTold {
-    /// How many messages.
+    /// Number of messages.
     pub(super) messages: u64,
-    /// What it said of the last.
+    /// Error of the last one.
     pub(super) error: String,
 }
 
-/// What is stuck on consumers without heartbeat.
+/// Messages stuck on consumers without heartbeat.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct DeadConsumers {
-    /// Idle for at least so long, seconds.
+    /// Minimum idle time, seconds.
     pub(super) min_idle_seconds: u64,
-    /// Messages in all.
+    /// Total number of messages.
     pub(super) messages: usize,
-    /// Nothing was left out.
+    /// Whether the list is complete.
     pub(super) complete: bool,
     /// The consumers.
     pub(super) consumers: Vec<DeadConsumerTold>,
 }
 
-/// A consumer without heartbeat that holds messages.
+/// A consumer without heartbeat that has pending messages.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeadConsumer")]
 pub(super) struct DeadConsumerTold {
@@ -194,252 +194,252 @@ pub(super) struct DeadConsumerTold {
     pub(super) group: Name,
     /// Its name.
     pub(super) consumer: Name,
-    /// Messages pending at it.
+    /// Pending messages.
     pub(super) pending: u64,
-    /// Those of them that are idle for long enough, as far as was looked.
+    /// Pending messages above the minimum idle time, as far as scanned.
     pub(super) stuck: u64,
-    /// Those of the stuck whose entry is no longer in the stream: they are acknowledged, there is nothing to drop.
+    /// Stuck messages whose entry is no longer in the stream; they are acknowledged only.
     pub(super) phantom_pending: u64,
-    /// Milliseconds since it asked for anything.
+    /// Milliseconds since its last command.
     pub(super) idle_ms: u64,
-    /// Milliseconds since the longest idle of the stuck was delivered.
+    /// Idle time of the oldest stuck message, milliseconds.
     pub(super) oldest_idle_ms: u64,
-    /// The first of the stuck.
+    /// First stuck message.
     pub(super) first: Option<MessageTold>,
 }
 
-/// What would be done about consumers without heartbeat.
+/// Preview of an action on consumers without heartbeat.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeadConsumersPreview")]
 pub(super) struct DeadPreview {
     #[serde(flatten)]
     pub(super) found: DeadConsumers,
-    /// What to apply it with, once.
+    /// Token to apply the preview, once.
     pub(super) token: String,
     /// What would be done.
     pub(super) action: Action,
-    /// For how long the token holds, seconds.
+    /// Lifetime of the token, seconds.
     pub(super) expires_in_seconds: i32,
 }
 
-/// What was dropped and removed.
+/// Result of reclaiming dead consumers.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Reclaimed {
-    /// Nothing was done: these are the numbers of what would be.
+    /// Dry run: nothing was changed; the numbers show what would be.
     pub(super) dry_run: bool,
-    /// Idle for at least so long, seconds.
+    /// Minimum idle time, seconds.
     pub(super) min_idle_seconds: u64,
-    /// Messages dropped.
+    /// Messages moved to the recycle bin.
     pub(super) dropped_messages: u64,
-    /// Pending IDs acknowledged whose entry was no longer in the stream: there was nothing to drop.
+    /// Acknowledged pending IDs without an entry in the stream.
     pub(super) phantom_pending: u64,
     /// Consumers removed.
     pub(super) consumers_removed: u64,
-    /// The same by stream.
+    /// Result by stream.
     pub(super) by_stream: BTreeMap<Name, InStream>,
-    /// Messages that were found and not dropped, by reason.
+    /// Messages skipped, by reason.
     #[schemars(transform = name_reasons)]
     pub(super) not_dropped: BTreeMap<String, u64>,
-    /// Messages that Redis refused to drop.
+    /// Messages rejected by Redis.
     pub(super) refused: Option<RefusedTold>,
-    /// Consumers that were found and not removed, by reason: `alive` (a heartbeat again), `busy` (it has pending
-    /// messages left), `gone` (somebody else removed it).
+    /// Consumers not removed, by reason: `alive` (has a heartbeat again), `busy` (still has pending messages),
+    /// `gone` (already removed).
     pub(super) consumers_kept: BTreeMap<String, u64>,
-    /// Nothing was left out; `false`: there is more than one request looks at.
+    /// Whether everything was processed; `false` if there is more than one request handles.
     pub(super) complete: bool,
-    /// The batches in the recycle bin.
+    /// Batch IDs in the recycle bin.
     pub(super) batches: Vec<String>,
 }
 
-/// What was dropped and removed of one stream.
+/// Result for one stream.
 #[derive(Default, Serialize, JsonSchema)]
 #[schemars(rename = "ReclaimedInStream")]
 pub(super) struct InStream {
-    /// Messages dropped.
+    /// Messages moved to the recycle bin.
     pub(super) messages: u64,
-    /// Pending IDs acknowledged whose entry was no longer in the stream.
+    /// Acknowledged pending IDs without an entry in the stream.
     pub(super) phantom_pending: u64,
     /// Consumers removed.
     pub(super) consumers: u64,
 }
 
-/// What lies in the recycle bin.
+/// Entries of the recycle bin.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "RecycleBin")]
 pub(super) struct Bin {
     /// Newest first.
     pub(super) entries: Vec<BinnedTold>,
-    /// The `before` of what follows; `null` at the end.
+    /// Value of `before` for the next page; `null` on the last page.
     pub(super) next: Option<i64>,
 }
 
-/// A message that was dropped.
+/// A message in the recycle bin.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "RecycleBinEntry")]
 pub(super) struct BinnedTold {
-    /// Its place in the bin.
+    /// Entry ID in the recycle bin.
     pub(super) id: i64,
-    /// What was dropped together has one batch.
+    /// Batch ID; messages moved together share it.
     pub(super) batch: String,
     /// The stream.
     pub(super) stream: Name,
-    /// The group it was pending or unread in; `null` for dead letters.
+    /// Consumer group it was pending or undelivered in; `null` for dead letters.
     pub(super) group: Option<Name>,
-    /// How it stood.
+    /// State before it was moved.
     pub(super) was: MessageState,
-    /// Its id in the stream.
+    /// Entry ID in the stream.
     pub(super) entry: String,
-    /// Who had it.
+    /// Consumer that owned it.
     pub(super) owner: Option<Name>,
-    /// How often it had been delivered.
+    /// Number of deliveries.
     pub(super) deliveries: u64,
-    /// Bytes of its payload.
+    /// Payload size, bytes.
     pub(super) bytes: u64,
-    /// Its fields; `null` when they are longer than 64 kB together.
+    /// Fields; `null` if larger than 64 kB in total.
     pub(super) fields: Option<Vec<FieldTold>>,
-    /// How it stands.
+    /// State in the recycle bin.
     pub(super) state: BinState,
-    /// Who dropped it.
+    /// User who moved it.
     pub(super) who: String,
     /// Why.
     pub(super) why: String,
-    /// When, Unix seconds.
+    /// Time it was moved, Unix seconds.
     pub(super) at: f64,
-    /// Its id since it was put back.
+    /// Entry ID after it was restored.
     pub(super) restored_as: Option<String>,
-    /// Who put it back.
+    /// User who restored it.
     pub(super) restored_by: Option<String>,
-    /// When it was put back, Unix seconds.
+    /// Time it was restored, Unix seconds.
     pub(super) restored_at: Option<f64>,
 }
 
-/// What was put back.
+/// Result of a restore.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Restored {
-    /// Messages put back.
+    /// Messages restored.
     pub(super) restored: u64,
-    /// Messages that had never left their stream.
+    /// Messages that had never been removed from their stream.
     pub(super) never_left: u64,
-    /// What Redis refused; `null` when it refused nothing.
+    /// Messages rejected by Redis; `null` if none.
     pub(super) refused: Option<RefusedTold>,
 }
 
-/// Which messages of a stream.
+/// Selects messages of a stream.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is taken")]
 struct MessagesQuery {
-    /// How they stand; `pending` when left out.
+    /// Message state; default `pending`.
     #[schemars(extend("default" = "pending"), example = MessageState::Pending)]
     state: Option<MessageState>,
-    /// As this group sees them; `consumer` when left out, or else the first.
+    /// Consumer group; default `consumer`, or the first group.
     group: Option<String>,
-    /// Only those pending at this consumer.
+    /// Only messages pending on this consumer.
     owner: Option<String>,
-    /// Only those that have this field.
+    /// Only messages with this field.
     field: Option<String>,
-    /// Only those with this text in that field, or in any; 5000 are looked at for one answer.
+    /// Only messages with this text in the field (or any field); scans 5000 per page.
     contains: Option<String>,
-    /// Only those after this id: the `next` of an earlier answer.
+    /// Only messages after this ID; `next` of the previous page.
     cursor: Option<String>,
-    /// Messages in the answer at most.
+    /// Maximum number of messages.
     #[schemars(
         range(min = 1, max = messages::MOST_SHOWN),
         extend("default" = messages::SHOWN),
         example = 5
     )]
     limit: Option<u64>,
-    /// This one alone, with values of up to 256 kB.
+    /// Only this message, with values of up to 256 kB.
     id: Option<String>,
 }
 
-/// What to do with which messages.
+/// An action on messages.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is taken")]
 struct PreviewOrder {
-    /// What is to be done: `retry` with pending and dead ones, `bury` (to the dead letters) with pending and unread
-    /// ones, `drop` (to the recycle bin) with all.
+    /// `retry` (pending, dead), `bury` (dead-letter; pending, unread) or `drop` (move to the recycle bin; any
+    /// state).
     #[schemars(example = Action::Retry)]
     action: Action,
-    /// How they stand; `pending` when left out.
+    /// Message state; default `pending`.
     #[schemars(example = MessageState::Pending)]
     state: Option<MessageState>,
-    /// As this group sees them; `consumer` when left out, or else the first.
+    /// Consumer group; default `consumer`, or the first group.
     group: Option<String>,
-    /// Only those pending at this consumer.
+    /// Only messages pending on this consumer.
     owner: Option<String>,
-    /// Only those that have this field.
+    /// Only messages with this field.
     field: Option<String>,
-    /// Only those with this text in that field, or in any.
+    /// Only messages with this text in the field (or any field).
     #[schemars(example = &"q-17")]
     contains: Option<String>,
-    /// These alone.
+    /// Only these messages.
     #[schemars(length(max = messages::MOST_IDS))]
     id: Option<Vec<String>>,
-    /// Why, for the recycle bin.
+    /// Comment, stored in the recycle bin.
     why: Option<String>,
 }
 
-/// Which preview to apply.
+/// The preview to apply.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is taken")]
 struct ApplyOrder {
     /// The token of the preview.
     #[schemars(example = &"1f0c6b1e-7f0e-4b7e-9d55-0c8f6a0d7e21")]
     token: String,
-    /// Why, for the recycle bin.
-    #[schemars(example = &"worked off by hand")]
+    /// Comment, stored in the recycle bin.
+    #[schemars(example = &"processed manually")]
     why: Option<String>,
 }
 
-/// How long a consumer has been idle.
+/// Minimum idle time.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is taken")]
 struct IdleQuery {
-    /// Consumers and messages idle for less are left alone, seconds.
+    /// Minimum idle time of consumers and messages, seconds.
     #[schemars(range(max = LONGEST_IDLE), extend("default" = MIN_IDLE), example = 3600)]
     min_idle_seconds: Option<u64>,
 }
 
-/// What to do about consumers without heartbeat.
+/// An action on consumers without heartbeat.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is taken")]
 struct DeadOrder {
-    /// What is to be done with their messages.
+    /// Action on their messages.
     #[schemars(example = Action::Retry)]
     action: Action,
     /// Consumers and messages idle for less are left alone, seconds; 3600 when left out.
     #[schemars(range(max = LONGEST_IDLE), example = 3600)]
     min_idle_seconds: Option<u64>,
-    /// Why, for the recycle bin.
+    /// Comment, stored in the recycle bin.
     why: Option<String>,
 }
 
-/// What to reclaim.
+/// Options of the reclaim.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is taken")]
 struct ReclaimQuery {
-    /// Consumers and messages idle for less are left alone, seconds.
+    /// Minimum idle time of consumers and messages, seconds.
     #[schemars(range(max = LONGEST_IDLE), extend("default" = MIN_IDLE), example = 3600)]
     min_idle_seconds: Option<u64>,
-    /// Do nothing, and answer what would be done.
+    /// Change nothing; return what would be done.
     #[schemars(extend("default" = false), example = true)]
     dry_run: Option<bool>,
 }
 
-/// What of the recycle bin.
+/// Selects entries of the recycle bin.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is taken")]
 struct BinQuery {
-    /// Only of this stream.
+    /// Only this stream.
     #[schemars(example = &"aragorn.lookup")]
     stream: Option<String>,
-    /// Only of this batch.
+    /// Only this batch.
     batch: Option<String>,
-    /// Only those that stand so.
+    /// Only entries in this state.
     state: Option<BinState>,
-    /// Only those before this place: the `next` of an earlier answer.
+    /// Only entries before this ID; `next` of the previous page.
     before: Option<i64>,
-    /// Entries in the answer at most.
+    /// Maximum number of entries.
     #[schemars(
         range(min = 1, max = recycle_bin::MOST_SHOWN),
         extend("default" = recycle_bin::SHOWN),
@@ -448,29 +448,29 @@ struct BinQuery {
     limit: Option<u64>,
 }
 
-/// What to put back: a batch, or places.
+/// Selects entries to restore: a batch, or IDs.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is taken")]
 struct RestoreOrder {
     /// The batch.
     #[schemars(example = &"6f8f3c0e-52a5-4f63-8f7b-0d6d7c1b9a10")]
     batch: Option<String>,
-    /// Or places in the bin.
+    /// Entry IDs in the recycle bin.
     #[schemars(length(max = recycle_bin::MOST_IDS))]
     id: Option<Vec<i64>>,
 }
 
-const STREAM: &str = "The stream. One called `..` is asked for as `/api/streams//messages?name=%2E%2E`.";
-const LOOKING: &str = "Redis cannot be read, or does not answer within 20 s.";
-const KEEPING: &str = "Redis or Postgres cannot be asked: nothing was done.";
-const DOING: &str = "It cannot be written into the audit, or it took longer than five minutes.";
+const STREAM: &str = "Stream name. For a stream named `..`, use `/api/streams//messages?name=%2E%2E`.";
+const LOOKING: &str = "Redis is unreachable or did not respond within 20 s.";
+const KEEPING: &str = "Redis or Postgres is unreachable; nothing was changed.";
+const DOING: &str = "The audit log cannot be written, or the operation took longer than 5 minutes.";
 
 /// `GET /api/streams/{name}/messages`.
 pub fn messages() -> Operation {
     Operation::new(
         Group::Messages,
-        "Messages of a stream",
-        "From the oldest on. However long the stream is, an answer costs Redis about the same.",
+        "List messages of a stream",
+        "Oldest first. The cost for Redis does not depend on the length of the stream.",
     )
     .path("name", STREAM, "aragorn.lookup")
     .query::<MessagesQuery>()
@@ -483,11 +483,12 @@ pub fn preview() -> Operation {
     Operation::new(
         Group::Messages,
         "Preview a change to messages",
-        "Changes nothing. The token holds for a quarter of an hour, for exactly these messages as they are now.",
+        "Changes nothing. The token expires after 15 minutes and covers exactly these messages in their current \
+         state.",
     )
     .path("name", STREAM, "aragorn.lookup")
     .body::<PreviewOrder>()
-    .answers::<PreviewTold>("What would be done.")
+    .answers::<PreviewTold>("The preview.")
     .unavailable(KEEPING)
 }
 
@@ -495,12 +496,13 @@ pub fn preview() -> Operation {
 pub fn apply() -> Operation {
     Operation::new(
         Group::Messages,
-        "Apply a preview of messages",
-        "Exactly that, once; what changed since is left alone. To bury and to drop needs the role admin.",
+        "Apply a message preview",
+        "Performs the previewed change once; messages that changed since are skipped. `bury` and `drop` require \
+         the role admin.",
     )
     .path("name", STREAM, "aragorn.lookup")
     .body::<ApplyOrder>()
-    .answers::<AppliedTold>("What was done.")
+    .answers::<AppliedTold>("The result.")
     .unavailable(DOING)
 }
 
@@ -508,8 +510,9 @@ pub fn apply() -> Operation {
 pub fn dead_consumers() -> Operation {
     Operation::new(
         Group::Messages,
-        "What is stuck on dead consumers",
-        "Consumers without heartbeat that asked for nothing for so long, and the messages that they hold.",
+        "List messages on dead consumers",
+        "Consumers without heartbeat that have been idle for at least `min_idle_seconds`, with their pending \
+         messages.",
     )
     .query::<IdleQuery>()
     .answers::<DeadConsumers>("The consumers.")
@@ -521,10 +524,10 @@ pub fn dead_consumers_preview() -> Operation {
     Operation::new(
         Group::Messages,
         "Preview a change to dead consumers",
-        "Changes nothing. Applying it also removes the consumers that hold nothing then.",
+        "Changes nothing. Applying it also removes the consumers that have no pending messages left.",
     )
     .body::<DeadOrder>()
-    .answers::<DeadPreview>("What would be done.")
+    .answers::<DeadPreview>("The preview.")
     .unavailable(KEEPING)
 }
 
@@ -532,11 +535,12 @@ pub fn dead_consumers_preview() -> Operation {
 pub fn dead_consumers_apply() -> Operation {
     Operation::new(
         Group::Messages,
-        "Apply a preview about dead consumers",
-        "Exactly that, once; what changed since is left alone. To bury and to drop needs the role admin.",
+        "Apply a dead consumer preview",
+        "Performs the previewed change once; messages that changed since are skipped. `bury` and `drop` require \
+         the role admin.",
     )
     .body::<ApplyOrder>()
-    .answers::<AppliedTold>("What was done.")
+    .answers::<AppliedTold>("The result.")
     .unavailable(DOING)
 }
 
@@ -544,30 +548,31 @@ pub fn dead_consumers_apply() -> Operation {
 pub fn reclaim() -> Operation {
     Operation::new(
         Group::Messages,
-        "Drop what is stuck on dead consumers",
-        "In one step, by way of the recycle bin; and removes those consumers.",
+        "Reclaim dead consumers",
+        "Moves their messages to the recycle bin and removes the consumers, in one step.",
     )
     .query::<ReclaimQuery>()
-    .answers::<Reclaimed>("What was done.")
+    .answers::<Reclaimed>("The result.")
     .unavailable(DOING)
 }
 
 /// `GET /api/admin/recycle_bin`.
 pub fn recycle_bin() -> Operation {
-    Operation::new(Group::Messages, "The recycle bin", "What was dropped is kept for thirty days.")
+    Operation::new(Group::Messages, "List the recycle bin", "Messages are kept for 30 days.")
         .query::<BinQuery>()
         .answers::<Bin>("Entries, newest first.")
-        .unavailable("Postgres cannot be read.")
+        .unavailable("Postgres is unreachable.")
 }
 
 /// `POST /api/admin/recycle_bin/restore`.
 pub fn restore() -> Operation {
     Operation::new(
         Group::Messages,
-        "Put back what was dropped",
-        "To the end of its stream, each message once however often it is asked. Either a batch or places.",
+        "Restore messages",
+        "Adds messages to the end of their stream; repeated requests restore each message once. Takes either a \
+         batch or IDs.",
     )
     .body::<RestoreOrder>()
-    .answers::<Restored>("What was put back.")
+    .answers::<Restored>("Result of a restore.")
     .unavailable(DOING)
 }

@@ -81,7 +81,7 @@ async fn look(front: &Front, given: &Given) -> Result<Seen, Problem> {
     let reading = front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move {
         // What a crash left open; while Redis is away it stays open.
         if let Err(trouble) = recycle::settle_overdue(&sources).await {
-            tracing::debug!(error = trouble.detail, "what is open in the recycle bin stays open");
+            tracing::debug!(error = trouble.detail, "cannot settle pending recycle bin entries; retrying later");
         }
         recycle_bin::rows(&sources.postgres, &asked, i64::try_from(limit).unwrap_or(50)).await
     });
@@ -93,8 +93,7 @@ async fn look(front: &Front, given: &Given) -> Result<Seen, Problem> {
 
 fn batch(given: &Given) -> Result<Option<Uuid>, Problem> {
     let Some(text) = given.one("batch") else { return Ok(None) };
-    let batch =
-        text.parse().map_err(|_| Problem::BadRequest(format!("batch is {text:?}: expected the id of a batch")))?;
+    let batch = text.parse().map_err(|_| Problem::BadRequest(format!("batch is {text:?}: expected a batch ID")))?;
     Ok(Some(batch))
 }
 
@@ -135,7 +134,7 @@ pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result
     }
     let batch = batch(&given)?;
     if ids.len() > MOST_IDS || (ids.is_empty() == batch.is_none()) {
-        return Err(Problem::BadRequest(format!("expected either batch, or id up to {MOST_IDS} times")));
+        return Err(Problem::BadRequest(format!("expected either batch, or up to {MOST_IDS} ids")));
     }
     let filter = Filter { batch, ids: (!ids.is_empty()).then_some(ids), ..Filter::default() };
     let (sources, who, asked, io) = (sources(&front), caller.name.clone(), filter.clone(), front.io.clone());
@@ -150,16 +149,16 @@ pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result
         Ok((json!(answer), restored))
     };
     let parameters = json!({"batch": batch.map(|batch| batch.to_string()), "ids": filter.ids});
-    let (answer, restored) = audited(&front, &caller, "put back", parameters, work).await?;
+    let (answer, restored) = audited(&front, &caller, "restore messages", parameters, work).await?;
     if !given.form {
         return Ok(HttpResponse::Ok().json(answer));
     }
-    let mut said = format!("{} put back", restored.restored);
+    let mut said = format!("{} restored", restored.restored);
     if restored.void > 0 {
-        said.push_str(&format!(", {} never left their stream", restored.void));
+        said.push_str(&format!(", {} had not been removed from their stream", restored.void));
     }
     if let Some((n, error)) = &restored.refused {
-        said.push_str(&format!(", {n} refused by Redis: {error}"));
+        said.push_str(&format!(", {n} rejected by Redis: {error}"));
     }
     let filter = Filter { payload_bytes: PAYLOAD_BYTES, ..filter };
     let (pool, asked) = (front.io.postgres.clone(), filter.clone());

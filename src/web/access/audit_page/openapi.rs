@@ -7,12 +7,12 @@ use super::AuditQuery;
 use crate::access::AuditedChange;
 use crate::web::openapi::operation::{Group, Operation};
 
-/// Changes that somebody asked for.
+/// Audited changes.
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Changes {
     /// Newest first.
     pub(super) changes: Vec<AuditedChange>,
-    /// The `before` of what follows; `null` at the end.
+    /// Value of `before` for the next page; `null` on the last page.
     pub(super) next: Option<i64>,
 }
 
@@ -20,10 +20,10 @@ pub(super) struct Changes {
 pub fn list() -> Operation {
     Operation::new(
         Group::Admin,
-        "Who changed what",
-        "A change is written down before it begins, and completed after it; kept as long as events are.",
+        "List audited changes",
+        "Each change is recorded before it starts and updated when it ends. Kept as long as events.",
     )
     .query::<AuditQuery>()
     .answers::<Changes>("Changes, newest first.")
-    .unavailable("Postgres cannot be read.")
+    .unavailable("Postgres is unreachable.")
 }
