@@ -6,31 +6,31 @@ use serde_json::{Map, Value};
 
 use super::Role;
 
-/// A change that somebody asked for.
+/// An audited change.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct AuditedChange {
-    /// Counts up.
+    /// Increasing ID.
     pub id: i64,
-    /// When it was asked for, Unix seconds.
+    /// Time of the request, Unix seconds.
     pub ts: f64,
-    /// By whom.
+    /// User.
     pub who: String,
-    /// As what.
+    /// Role of the user.
     #[schemars(extend("enum" = Role::ALL))]
     pub role: String,
-    /// From which address.
+    /// Client address.
     pub address: String,
-    /// What was asked for.
+    /// Action.
     pub action: String,
-    /// With which parameters.
+    /// Parameters.
     #[schemars(with = "Map<String, Value>")]
     pub parameters: Value,
-    /// How it ended; `begun` until that is known.
+    /// Outcome; `begun` until it is known.
     #[schemars(extend("enum" = ["begun", "done", "refused", "failed"]))]
     pub outcome: String,
-    /// What was answered; `null` until that is known.
+    /// Response; `null` until it is known.
     #[schemars(with = "Option<Map<String, Value>>")]
     pub result: Option<Value>,
-    /// When it ended, Unix seconds.
+    /// End, Unix seconds.
     pub ended: Option<f64>,
 }

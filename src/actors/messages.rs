@@ -34,25 +34,25 @@ pub enum Role {
     HeartbeatWatcher,
     /// Measures Postgres.
     DatabaseProbe,
-    /// Decides what the readings mean.
+    /// Tracks worker and source states.
     StateTracker,
     /// Feeds the pages.
     LiveFeed,
     /// Records series.
     HistoryRecorder,
-    /// Archives how long tasks took.
+    /// Stores task run times.
     LatencyBucketer,
-    /// Makes the archive small.
+    /// Compacts the history.
     Compactor,
-    /// Deletes what is too old.
+    /// Deletes expired history.
     RetentionSweeper,
-    /// Cleans up.
+    /// Runs the cleanup.
     Janitor,
-    /// Decides what is told.
+    /// Evaluates alert rules.
     AlertEvaluator,
-    /// Tells it.
+    /// Sends notifications.
     AlertDispatcher,
-    /// Counts, and answers Prometheus.
+    /// Serves Prometheus metrics.
     Exporter,
 }
 
@@ -257,7 +257,7 @@ pub struct GetMetrics(pub Format);
 pub struct RenderMetrics {
     /// In which format.
     pub format: Format,
-    /// The monitor's own condition.
+    /// Internal state of the monitor.
     pub health: Health,
 }
 
@@ -303,15 +303,15 @@ pub struct SendTest {
     pub nonce: String,
 }
 
-/// What a channel answered to a test.
+/// Result of a test notification.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "ChannelAnswer")]
 pub struct TestAnswer {
     /// The channel.
     pub channel: String,
-    /// It took the message.
+    /// Whether the channel accepted the notification.
     pub ok: bool,
-    /// What it said.
+    /// Response of the channel.
     pub answer: String,
 }
 
@@ -330,36 +330,36 @@ pub struct Stop;
 #[rtype(result = "Health")]
 pub struct GetHealth;
 
-/// The monitor's own condition.
+/// Internal state of the monitor.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "MonitorHealth")]
 pub struct Health {
-    /// Each actor.
+    /// All actors.
     pub actors: Vec<ActorHealth>,
-    /// Ticks finished since the start.
+    /// Polls finished since startup.
     pub ticks: u64,
-    /// Seconds since the last tick finished; `None` before the first.
+    /// Seconds since the last poll finished; `null` before the first.
     pub last_tick_age_sec: Option<f64>,
-    /// How long the last tick took, milliseconds.
+    /// Duration of the last poll, milliseconds.
     pub last_tick_took_ms: Option<u64>,
-    /// The interval that ticks are meant to have, seconds.
+    /// Configured poll interval, seconds.
     pub interval_sec: f64,
-    /// Browsers and scripts connected by websocket.
+    /// Connected websocket clients.
     pub sessions: usize,
-    /// Sessions that were dropped because they did not read.
+    /// Websocket clients disconnected because they did not read.
     pub sessions_jammed: u64,
-    /// It is going down.
+    /// Whether it is shutting down.
     pub stopping: bool,
 }
 
-/// One actor's condition.
+/// State of an actor.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ActorHealth {
     /// Which.
     pub actor: Role,
-    /// It runs.
+    /// Whether it is running.
     pub up: bool,
-    /// How often it was started again after a panic.
+    /// Number of restarts after a panic.
     pub restarts: u32,
 }
 

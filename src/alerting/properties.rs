@@ -903,7 +903,7 @@ fn eighteen_workers_down_are_one_message_and_an_unrelated_alert_goes_at_once_and
         names.iter().all(|name| due.messages[0].message.alerts.iter().any(|line| line.subject.as_ref() == Some(name)))
     );
     board.advance(&fleet(&[], TypeState::Crashed), NOW + 60.0);
-    assert_eq!(told(&mut board, NOW + 66.0), ["Resolved: 18 workers up again"]);
+    assert_eq!(told(&mut board, NOW + 66.0), ["Resolved: 18 workers running again"]);
 }
 
 #[test]
@@ -942,7 +942,7 @@ fn a_worker_that_is_back_within_the_window_is_still_told_and_then_resolved() {
     board.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
     assert_eq!(told(&mut board, NOW + 5.0), ["Worker a scaled to zero"]);
     board.advance(&fleet(&[], TypeState::Alive), NOW + 6.0);
-    assert_eq!(told(&mut board, NOW + 11.0), ["Resolved after 6 s: worker a is up again"]);
+    assert_eq!(told(&mut board, NOW + 11.0), ["Resolved after 6 s: worker a is running again"]);
 }
 
 #[test]
@@ -1076,7 +1076,7 @@ fn a_loss_that_was_replaced_is_no_alert_though_a_restart_forgot_how_many_there_w
 fn a_type_that_stopped_while_no_monitor_was_watching_is_an_alert() {
     let mut board = board("");
     board.advance(&fleet(&["b"], TypeState::Unknown), NOW);
-    assert_eq!(told(&mut board, NOW + 6.0), ["b went to 0 while no monitor was watching (was 3)"]);
+    assert_eq!(told(&mut board, NOW + 6.0), ["b went to 0 while no monitor was running (was 3)"]);
 }
 
 #[test]

@@ -25,9 +25,9 @@ const LAST: &str = "last";
 pub enum FailureKind {
     /// Its handler failed, timed out or panicked.
     Failed,
-    /// It, or a part that its handler needs, could not be read.
+    /// Its fields could not be parsed.
     Malformed,
-    /// It went to the dead letters of its stream.
+    /// It was dead-lettered.
     DeadLettered,
 }
 

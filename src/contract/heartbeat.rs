@@ -234,7 +234,7 @@ mod tests {
             (good.replace(":2,", ":NaN,"), "not JSON"),
             (good.replace(":2,", ":1e400,"), "number out of range"),
             (good.replace(":2,", ":-5,"), "last_seen is -5"),
-            (good.replace(":\"a\"", ":\"other\""), "another key"),
+            (good.replace(":\"a\"", ":\"other\""), "does not match the key"),
             (" ".repeat(MAX_BYTES + 1), "longer than"),
         ] {
             let reason = parse(&value).unwrap_err().0;

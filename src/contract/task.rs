@@ -378,7 +378,7 @@ mod tests {
         for (json, reason) in [
             ("[{\"id\":\"a\"", "not JSON"),
             ("nonsense", "not JSON"),
-            ("{}", "not a JSON list"),
+            ("{}", "not a JSON array"),
             ("[5]", "operation 1"),
             (r#"[{"id":"a"},{"x":1}]"#, "operation 2"),
             (r#"[{"id":""}]"#, "empty"),

@@ -131,12 +131,12 @@ mod tests {
     #[test]
     fn block_characters_show_the_highest_of_each_time_and_gaps() {
         let half_an_hour = sketch((0..60).map(|n| (1800.0 + 30.0 * f64::from(n), f64::from(n) * 10.0)).collect());
-        assert_eq!(half_an_hour.blocks().unwrap(), "▁▂▂▃▄▄▅▆▆▇██ up to 590 in the last hour, limit 500");
+        assert_eq!(half_an_hour.blocks().unwrap(), "▁▂▂▃▄▄▅▆▆▇██ max 590 in the last hour, limit 500");
         let mut spike: Vec<(f64, f64)> = (0..120).map(|n| (30.0 * f64::from(n), 0.0)).collect();
         spike[60].1 = 9.0;
         spike.drain(70..90);
         assert_eq!(spike.len(), 100);
-        assert!(sketch(spike).blocks().unwrap().starts_with("▁▁▁▁▁▁▁▁▁▁▁▁█▁    ▁▁▁▁▁▁ up to 9 "));
+        assert!(sketch(spike).blocks().unwrap().starts_with("▁▁▁▁▁▁▁▁▁▁▁▁█▁    ▁▁▁▁▁▁ max 9 "));
         assert_eq!(
             sketch(vec![(0.0, 0.0), (1.0, f64::NAN)]).blocks().unwrap(),
             "▁                        up to 0 in the last hour, limit 500"

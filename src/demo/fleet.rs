@@ -67,7 +67,7 @@ pub enum DemoError {
     #[error(transparent)]
     Server(#[from] ServerError),
     /// The path of the running program is unknown.
-    #[error("cannot find the running program: {0}")]
+    #[error("cannot find the path of this program: {0}")]
     Program(#[source] std::io::Error),
     /// A worker process does not start.
     #[error("cannot start {program} as a worker: {source}")]
@@ -81,16 +81,16 @@ pub enum DemoError {
     #[error("cannot signal a worker: {0}")]
     Signal(#[source] std::io::Error),
     /// Postgres refuses.
-    #[error("Postgres refuses: {0}")]
+    #[error("Postgres error: {0}")]
     Postgres(String),
     /// Redis refuses.
-    #[error("Redis refuses: {0}")]
+    #[error("Redis error: {0}")]
     Redis(#[from] redis::RedisError),
     /// A query's task is not added.
     #[error(transparent)]
     Producer(#[from] ProducerError),
     /// The thread that tells the story.
-    #[error("cannot start the story: {0}")]
+    #[error("cannot start the scenario: {0}")]
     Thread(#[source] std::io::Error),
 }
 
@@ -185,7 +185,7 @@ impl Story {
                 drop(ready.send(Ok(())));
                 tokio::select! {
                     _ = stopped => {}
-                    error = stage.play() => (stage.say)(&format!("the demonstration stands still: {error}")),
+                    error = stage.play() => (stage.say)(&format!("the demo scenario stopped: {error}")),
                 }
             });
         };
@@ -222,7 +222,7 @@ impl Stage {
         let door = Door::open(&equipment).await?;
         let reports = Reports::open(&equipment.redis_url).await?;
         if past_days > 0 {
-            say(&format!("Making {past_days} days of history; a month takes a minute or two."));
+            say(&format!("Generating {past_days} days of history; 30 days take a minute or two."));
             let past = Past {
                 days: past_days,
                 types: FLEET.map(|t| t.stream.to_owned()).into(),
@@ -237,7 +237,7 @@ impl Stage {
         }
         let workers = crew.present().count();
         say(&format!(
-            "{workers} workers of {} types are at work; about {QUERIES_PER_SECOND} queries arrive each second",
+            "{workers} workers of {} types are running; about {QUERIES_PER_SECOND} queries arrive per second",
             FLEET.len()
         ));
         Ok(Self { crew, door, reports, speed, say })
@@ -262,7 +262,7 @@ async fn tell(crew: &mut Crew, speed: f64, say: &(dyn Fn(&str) + Send)) -> DemoE
         beats += 1;
         sleep_until(start + at.div_f64(speed)).await;
         for stream in crew.gone() {
-            say(&format!("{}  a worker of {stream} ended, and the story did not say so", clock(at)));
+            say(&format!("{}  a worker of {stream} stopped unexpectedly", clock(at)));
         }
         say(&format!("{}  {}", clock(at), beat.line));
         if let Err(error) = crew.act(beat.action) {

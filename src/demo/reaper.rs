@@ -24,13 +24,13 @@ pub enum ReaperError {
         why: String,
     },
     /// The reaper does not answer: somebody ended it.
-    #[error("the keeper of {folder} is gone")]
+    #[error("the process that owns {folder} is gone")]
     Gone {
         /// The folder it kept.
         folder: PathBuf,
     },
     /// An argument that cannot be handed to the shell in one line.
-    #[error("an argument must be UTF-8 without line breaks, and this is not: {0:?}")]
+    #[error("invalid argument {0:?}: expected UTF-8 without line breaks")]
     Argument(std::ffi::OsString),
 }
 
@@ -81,7 +81,7 @@ impl Reaper {
         match script.answer() {
             Some(line) if line == "ready" => {}
             Some(line) => return Err(failed(line)),
-            None => return Err(failed("the shell ended at once".into())),
+            None => return Err(failed("the shell exited immediately".into())),
         }
         Ok(Self { folder, script: Mutex::new(script) })
     }

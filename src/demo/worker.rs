@@ -40,7 +40,7 @@ pub struct WorkerOrders {
 #[must_use]
 pub fn command() -> Command {
     let needed = |name| Arg::new(name).long(name).required(true);
-    Command::new("demo-worker").hide(true).about("One worker of the demonstration").args([
+    Command::new("demo-worker").hide(true).about("A worker of the demo fleet").args([
         needed("stream"),
         needed("task-limit").value_parser(value_parser!(usize)),
         needed("work-ms").value_parser(value_parser!(u64)),
@@ -119,7 +119,7 @@ impl Post {
         tokio::time::sleep(chance::around(self.work) * self.pace.load(Ordering::Relaxed)).await;
         task.progress();
         if is_lookup && chance::once_in(FAILS_ONCE_IN) {
-            return Err(TaskError::new("a knowledge source answered 503"));
+            return Err(TaskError::new("a knowledge source returned 503"));
         }
         if let (Some(brain), FINISH_QUERY) = (&self.brain, self.stream.as_str()) {
             brain.finish_query(query_id, task.status().unwrap_or("OK")).await.map_err(TaskError::new)?;

@@ -161,7 +161,7 @@ mod tests {
         assert_eq!(
             report.as_text(),
             "✗ c is broken: nothing works. → mend c.\n! b\u{fffd}is odd: it may be so. → look at b.\n✓ a is well.\n\n\
-             1 wrong, 1 worth knowing, 1 fine.\n"
+             1 problem, 1 note, 1 OK.\n"
         );
         assert!(report.something_is_wrong());
     }

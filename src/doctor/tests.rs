@@ -303,8 +303,8 @@ fn what_a_user_may_not_do_is_named_by_what_it_is_for_with_the_rule_that_permits_
     let findings = redis::findings(&examined, HOUR, false);
     assert_eq!(said(&findings), [("redis.may_watch", Wrong), ("redis.may_tend", Wrong), ("redis.refuses", Wrong)]);
     let remedy = |id| findings.iter().find(|finding| finding.id == id).unwrap().remedy.as_str();
-    assert_eq!(remedy("redis.may_watch"), "ACL SETUSER watcher +xinfo|groups");
-    assert_eq!(remedy("redis.may_tend"), "ACL SETUSER watcher +xtrim ~*");
+    assert_eq!(remedy("redis.may_watch"), "run ACL SETUSER watcher +xinfo|groups");
+    assert_eq!(remedy("redis.may_tend"), "run ACL SETUSER watcher +xtrim ~*");
     let observing = redis::findings(&examined, HOUR, true);
     assert_eq!(said(&observing), [("redis.may_watch", Wrong)], "who only observes needs to read");
     assert!(remedy("redis.refuses").contains("disk"));
@@ -381,9 +381,9 @@ mod of_postgres {
         let not = |kind, no_such_database| NotConnected { trouble: SourceTrouble::new(kind, "said"), no_such_database };
         for (not_connected, id, remedy) in [
             (not(TroubleKind::Refused, false), "postgres.login", "POSTGRES_PASSWORD"),
-            (not(TroubleKind::Unreachable, true), "postgres.database", "CREATE DATABASE"),
+            (not(TroubleKind::Unreachable, true), "postgres.database", "create the database"),
             (not(TroubleKind::Unreachable, false), "postgres.reached", "POSTGRES_HOST"),
-            (not(TroubleKind::TimedOut, false), "postgres.reached", "hangs"),
+            (not(TroubleKind::TimedOut, false), "postgres.reached", "unresponsive"),
         ] {
             let finding = postgres::not_reached(&not_connected);
             assert_eq!((finding.id, finding.verdict), (id, Wrong));

@@ -74,144 +74,149 @@ macro_rules! families {
 
 families! {
     STREAM_LENGTH: Gauge of Fleet, "redis_stream_length", ["db", "stream"],
-        "Entries in the stream";
+        "Number of entries in the stream";
     STREAM_GROUPS: Gauge of Fleet, "redis_stream_groups", ["db", "stream"],
-        "Consumer groups of the stream";
+        "Number of consumer groups of the stream";
     GROUP_CONSUMERS: Gauge of Fleet, "redis_stream_group_consumers", ["db", "stream", "group"],
-        "Consumers that the group lists";
+        "Number of consumers in the group";
     GROUP_PENDING: Gauge of Fleet, "redis_stream_group_messages_pending", ["db", "stream", "group"],
         "Entries delivered to the group and not acknowledged";
     GROUP_LAST_DELIVERED: Gauge of Fleet, "redis_stream_group_last_delivered_id", ["db", "stream", "group"],
-        "The id of the last entry delivered to the group, without what follows its dash: Unix milliseconds";
+        "ID of the last entry delivered to the group, timestamp part only: Unix milliseconds";
     GROUP_ENTRIES_READ: Gauge of Fleet, "redis_stream_group_entries_read", ["db", "stream", "group"],
-        "Entries that the group has read since it exists; absent where Redis does not know";
+        "Entries read by the group since it was created; absent if Redis does not report it";
     GROUP_LAG: Gauge of Fleet, "redis_stream_group_lag", ["db", "stream", "group"],
-        "Entries not delivered to the group; absent where that is not known exactly";
+        "Entries not yet delivered to the group; absent if not known exactly";
     CONSUMER_PENDING: Gauge of Fleet, "redis_stream_group_consumer_messages_pending",
         ["db", "stream", "group", "consumer"],
         "Entries delivered to the consumer and not acknowledged";
     CONSUMER_IDLE: Gauge of Fleet, "redis_stream_group_consumer_idle_seconds", ["db", "stream", "group", "consumer"],
-        "Since the consumer last asked Redis for anything";
+        "Seconds since the last command of the consumer";
 
     GROUP_LAG_LOWER_BOUND: Gauge of Fleet, "shepherd_monitor_stream_group_lag_lower_bound", ["stream", "group"],
-        "Entries not delivered to the group, at least; only where the exact number is not known";
+        "Lower bound of the entries not yet delivered to the group; only if the exact number is unknown";
     GROUP_PHANTOM_PENDING: Gauge of Fleet, "shepherd_monitor_stream_group_phantom_pending", ["stream", "group"],
         "Pending IDs whose entry is no longer in the stream; a lower bound while a long pending list is being counted";
     OLDEST_WAITING: Gauge of Fleet, "shepherd_monitor_stream_oldest_waiting_seconds", ["stream"],
-        "For how long the oldest undelivered entry has been waiting; absent when none is";
+        "Age of the oldest undelivered entry; absent if there is none";
     STREAM_READABLE: Gauge of Fleet, "shepherd_monitor_stream_readable", ["stream"],
-        "1: the stream could be read; 0: Redis answered otherwise, and its figures are absent";
+        "Whether the stream could be read; if 0, its other metrics are absent";
     TASK_DURATION: Histogram of Share, "shepherd_monitor_task_duration_seconds", ["stream"],
-        "How long tasks took";
+        "Run time of tasks";
     TASK_FAILURES: Counter of Fleet, "shepherd_monitor_task_failures_total", ["stream", "kind"],
-        "Tasks that did not succeed, as workers count them in Redis: failed, malformed, dead_lettered; one task may count under two kinds";
+        "Failed tasks as counted by workers, by kind: failed, malformed, dead_lettered; one task may count under \
+         two kinds";
 
     TYPE_STATE: Gauge of Fleet, "shepherd_monitor_worker_type_state", ["worker_type", "state"],
-        "1 for the decided state of the worker type: alive, scaled_down, crashed or unknown; 0 for the others";
+        "State of the worker type: 1 for the current one of alive, scaled_down, crashed and unknown, 0 for the \
+         others";
     WORKERS: Gauge of Fleet, "shepherd_monitor_workers", ["worker_type", "state"],
-        "Workers by state; those that went are counted for an hour";
+        "Workers by state; stopped workers are counted for one hour";
     CAPACITY: Gauge of Fleet, "shepherd_monitor_capacity", ["worker_type"],
-        "Tasks that the alive workers run at once";
+        "Maximum number of concurrent tasks of all alive workers";
     BACKLOG: Gauge of Fleet, "shepherd_monitor_backlog", ["worker_type"],
-        "Work not delivered and work delivered and not finished, without phantom pending; absent where that is not known exactly";
+        "Undelivered plus pending entries, without phantom pending; absent if not known exactly";
     UTILIZATION: Gauge of Fleet, "shepherd_monitor_utilization_ratio", ["worker_type"],
-        "Backlog by capacity; 1 with backlog and no capacity; absent where the backlog is";
+        "Backlog divided by capacity; 1 with backlog and no capacity; absent if the backlog is";
     UNREADABLE_HEARTBEATS: Gauge of Fleet, "shepherd_monitor_unreadable_heartbeats", [],
-        "Heartbeat keys whose value cannot be used";
+        "Heartbeat keys with an invalid value";
     TRANSITIONS: Counter of Fleet, "shepherd_monitor_transitions_total", ["worker_type", "transition"],
-        "What happened to the worker type, by the types that events have in the history";
+        "Events of the worker type, by event type";
     WORKERS_LOST: Counter of Fleet, "shepherd_monitor_workers_lost_total", ["worker_type"],
         "Workers whose heartbeat expired without a shutdown marker";
     TYPE_CRASHES: Counter of Fleet, "shepherd_monitor_worker_type_crashes_total", ["worker_type"],
-        "How often the type reached zero by a crash";
+        "Crashes of the worker type (transitions to zero)";
 
     ALERTS: Gauge of Fleet, "shepherd_monitor_alerts", ["state", "severity"],
-        "Alerts: pending, firing, and of those that fire apart the acknowledged and the silenced";
+        "Alerts by state: pending, firing, acknowledged or silenced";
     ALERTS_LEADER: Gauge of Monitor, "shepherd_monitor_alerts_leader", [],
-        "1: this monitor evaluates and sends; 0: another one does";
+        "Whether this instance is the leader, which evaluates and sends alerts";
     RULES_FILE_OK: Gauge of Monitor, "shepherd_monitor_rules_file_ok", [],
-        "1: the file of alert rules is in force as it is; 0: it is missing, empty or wrong, and the rules before it stay in force";
+        "Whether the last reload of the rules file succeeded; if 0, it is missing, empty or invalid and the \
+         previous rules are active";
     NOTIFICATIONS: Counter of Share, "shepherd_monitor_notifications_total", ["channel", "result"],
-        "Attempts to tell somebody: sent, failed (tried again later), given_up, channel_broken (refuses everything)";
+        "Delivery attempts by result: sent, failed (will be retried), given_up, channel_broken (the channel \
+         rejects everything)";
 
     JANITOR_PASSES: Counter of Share, "shepherd_monitor_janitor_passes_total", ["result"],
-        "Passes of the janitor: done, with_errors, cut_off";
+        "Cleanup runs by result: done, with_errors, cut_off";
     JANITOR_LAST_PASS: Gauge of Monitor, "shepherd_monitor_janitor_last_pass_timestamp_seconds", [],
-        "When this monitor last finished a pass, Unix time; absent before the first";
+        "Unix time of the last cleanup run of this instance; absent before the first";
     JANITOR_ENTRIES: Counter of Share, "shepherd_monitor_janitor_entries_removed_total", [],
-        "Finished entries that the janitor removed from streams";
+        "Finished entries removed from streams";
     JANITOR_CONSUMERS: Counter of Share, "shepherd_monitor_janitor_consumers_removed_total", [],
-        "Stale consumers that the janitor removed from groups";
+        "Stale consumers removed from groups";
     JANITOR_PHANTOMS: Counter of Share, "shepherd_monitor_janitor_phantoms_acknowledged_total", [],
-        "Phantom pending IDs that the janitor acknowledged";
+        "Phantom pending IDs acknowledged";
     JANITOR_CALLBACKS: Counter of Share, "shepherd_monitor_janitor_callbacks_deleted_total", [],
-        "Callback rows that the janitor deleted";
+        "Callback rows deleted";
     JANITOR_ABANDONED: Counter of Share, "shepherd_monitor_janitor_queries_abandoned_total", [],
-        "Queries that the janitor called abandoned";
+        "Queries marked as abandoned";
     JANITOR_OLD_QUERIES: Counter of Share, "shepherd_monitor_janitor_queries_deleted_total", [],
-        "Final queries that the janitor deleted because of their age";
+        "Final queries deleted by retention";
 
     SOURCE_UP: Gauge of Monitor, "shepherd_monitor_source_up", ["source"],
-        "1: redis or postgres was read in the last tick; 0: not, and its figures are absent";
+        "Whether the data source (redis, postgres) was readable in the last poll; if 0, its metrics are absent";
     SOURCE_STATE: Gauge of Monitor, "shepherd_monitor_source_state", ["source", "state"],
-        "1 for how the source stands: starting, ok, settling (absent heartbeats do not count yet) or frozen; 0 for the others";
+        "State of the data source: 1 for the current one of starting, ok, settling (missing heartbeats are \
+         ignored) and frozen, 0 for the others";
     SOURCE_TRANSITIONS: Counter of Monitor, "shepherd_monitor_source_transitions_total", ["source", "transition"],
-        "How often the source went down and came up again";
+        "State changes of the data source: down, up";
 
     TICK_DURATION: Histogram of Monitor, "shepherd_monitor_tick_duration_seconds", [],
-        "How long ticks took, from the first question to the finished snapshot";
+        "Duration of polls, from the first command to the finished snapshot";
     TICK_INTERVAL: Gauge of Monitor, "shepherd_monitor_tick_interval_seconds", [],
-        "How often ticks are meant to come";
+        "Configured poll interval";
     LAST_TICK_AGE: Gauge of Monitor, "shepherd_monitor_last_tick_age_seconds", [],
-        "Since the last tick was done; absent before the first";
+        "Time since the last poll finished; absent before the first";
     ACTOR_UP: Gauge of Monitor, "shepherd_monitor_actor_up", ["actor"],
-        "1: this part of the monitor runs; 0: it is being started again";
+        "Whether the actor is running; 0 while it restarts";
     ACTOR_RESTARTS: Counter of Monitor, "shepherd_monitor_actor_restarts_total", ["actor"],
-        "How often this part of the monitor failed and was started again";
+        "Restarts of the actor after a failure";
     SESSIONS: Gauge of Monitor, "shepherd_monitor_sessions", [],
-        "Browsers and scripts connected by websocket";
+        "Connected websocket clients";
     SESSIONS_DROPPED: Counter of Monitor, "shepherd_monitor_sessions_dropped_total", [],
-        "Websocket sessions that were dropped because they did not read";
+        "Websocket clients disconnected because they did not read";
     BUILD: Info of Monitor, "shepherd_monitor_build_info", ["version"],
-        "The monitor's version";
+        "Version of the monitor";
 
     REDIS: Info of Fleet, "shepherd_monitor_redis_info", ["version"],
-        "The Redis server's version";
+        "Version of the Redis server";
     REDIS_MEMORY: Gauge of Fleet, "shepherd_monitor_redis_memory_used_bytes", [],
-        "Memory that Redis uses";
+        "Memory used by Redis";
     REDIS_MEMORY_LIMIT: Gauge of Fleet, "shepherd_monitor_redis_memory_limit_bytes", [],
-        "The most that Redis may use; absent when it has no limit";
+        "Value of maxmemory; absent without a limit";
     REDIS_CLIENTS: Gauge of Fleet, "shepherd_monitor_redis_connected_clients", [],
-        "Open client connections of Redis";
+        "Client connections to Redis";
     REDIS_COMMANDS: Gauge of Fleet, "shepherd_monitor_redis_commands_per_second", [],
-        "Commands that Redis works off, as it averages them";
+        "Commands processed per second, as averaged by Redis";
     REDIS_UPTIME: Gauge of Fleet, "shepherd_monitor_redis_uptime_seconds", [],
-        "Since Redis was started";
+        "Time since Redis started";
     REDIS_EVICTED: Counter of Fleet, "shepherd_monitor_redis_evicted_keys_total", [],
-        "Keys that Redis evicted for lack of memory since its start";
+        "Keys evicted due to maxmemory since Redis started";
 
     POSTGRES_CONNECTIONS: Gauge of Fleet, "shepherd_monitor_postgres_connections", [],
-        "Client connections of Postgres";
+        "Client connections to Postgres";
     POSTGRES_DATABASE_SIZE: Gauge of Fleet, "shepherd_monitor_postgres_database_size_bytes", [],
         "Size of the database";
     POSTGRES_WAL_SIZE: Gauge of Fleet, "shepherd_monitor_postgres_wal_size_bytes", [],
         "Size of the write-ahead log; absent without the role pg_monitor";
     POSTGRES_DISK_CAPACITY: Gauge of Fleet, "shepherd_monitor_postgres_disk_capacity_bytes", [],
-        "Size of the database's volume; absent without PG_VOLUME_CAPACITY";
+        "Size of the Postgres volume; absent without PG_VOLUME_CAPACITY";
     POSTGRES_DISK_USED: Gauge of Fleet, "shepherd_monitor_postgres_disk_used_bytes", [],
-        "Database and write-ahead log; absent where the latter is";
+        "Size of database and write-ahead log; absent if the latter is unknown";
     POSTGRES_DISK_USED_RATIO: Gauge of Fleet, "shepherd_monitor_postgres_disk_used_ratio", [],
-        "What of the volume that is; absent where either is";
+        "Used share of the Postgres volume; absent if either is unknown";
     QUERIES: Gauge of Fleet, "shepherd_monitor_queries", ["state"],
-        "Queries in the table, by state";
+        "Queries by state";
     QUERIES_LAST_HOUR: Gauge of Fleet, "shepherd_monitor_queries_started_last_hour", [],
         "Queries started in the last hour";
     QUERIES_LAST_DAY: Gauge of Fleet, "shepherd_monitor_queries_started_last_day", ["ara"],
-        "Queries started in the last 24 hours, by product";
+        "Queries started in the last 24 hours, by ARA";
     CALLBACKS: Gauge of Fleet, "shepherd_monitor_callbacks_pending", [],
-        "Answers that queries still wait for";
+        "Pending callbacks";
     OLDEST_CALLBACK: Gauge of Fleet, "shepherd_monitor_oldest_callback_age_seconds", [],
-        "Age of the oldest query that waits for one; 0 when none does";
+        "Age of the oldest query with pending callbacks; 0 without any";
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub struct Plan {
     pub streams: Vec<Name>,
     /// Consumers that look stale, by stream and group; each is looked at again when it is deleted.
     pub consumers: Vec<(Name, Name, Vec<Name>)>,
-    /// Stale consumers that are left to the next pass.
+    /// Stale consumers left for the next run.
     pub consumers_left: usize,
     /// Postgres is read, and the fleet keeps its queries there.
     pub queries: bool,
@@ -148,49 +148,49 @@ impl Plan {
     }
 }
 
-/// What a pass came to.
+/// Result of a cleanup run.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "PassOutcome")]
 pub struct Outcome {
-    /// Each stream that was looked at and had something in it, by name.
+    /// Non-empty streams that were processed, by name.
     pub streams: BTreeMap<String, StreamOutcome>,
     /// Consumers deleted, by stream.
     pub consumers: BTreeMap<String, u64>,
-    /// Consumers that looked stale and were not when they were looked at again.
+    /// Consumers that looked stale but became active in the meantime.
     pub consumers_spared: u64,
-    /// Stale consumers that are left to the next pass.
+    /// Stale consumers left for the next run.
     pub consumers_left: u64,
-    /// Phantom pending IDs that were acknowledged, by stream.
+    /// Acknowledged phantom pending IDs, by stream.
     #[serde(default)]
     pub phantoms: BTreeMap<String, u64>,
-    /// Phantom pending IDs that were kept, since a worker may be at work on them.
+    /// Phantom pending IDs kept because a worker may still be processing them.
     #[serde(default)]
     pub phantoms_kept: u64,
-    /// Queries and their callbacks; `None` when Postgres was away or the fleet keeps none there.
+    /// Queries and callbacks; `null` if Postgres was unreachable or has no query table.
     pub queries: Option<QueriesOutcome>,
-    /// Final queries deleted because of their age; `None` when that was not due.
+    /// Final queries deleted by retention; `null` if not due.
     pub query_retention: Option<u64>,
-    /// What was not done, and why.
+    /// Skipped steps, with the reason.
     pub left_out: Vec<String>,
-    /// What went wrong.
+    /// Errors.
     pub errors: Vec<String>,
-    /// What was left out can be done after so many seconds.
+    /// Seconds until the skipped steps can run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after_sec: Option<u64>,
 }
 
-/// What was done to one stream.
+/// Result for one stream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StreamOutcome {
     /// Entries removed.
     pub removed: u64,
-    /// Entries in it afterwards.
+    /// Stream length afterwards.
     pub length: u64,
-    /// Why those are kept; `None` when none is.
+    /// Why they are kept; `null` if the stream is empty.
     pub kept_because: Option<Kept>,
-    /// There is more that may go: the pass ran out of time.
+    /// The run timed out before the stream was fully trimmed.
     pub unfinished: bool,
-    /// What went wrong with it.
+    /// Error for this stream.
     pub error: Option<String>,
 }
 
@@ -198,28 +198,28 @@ pub struct StreamOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum Kept {
-    /// No group exists: nobody said that they are done with anything.
+    /// No consumer group, so nothing is trimmed.
     NoGroups,
-    /// This group needs the oldest of them.
+    /// This group needs the oldest kept entry.
     Group {
         /// The group.
         group: String,
-        /// How it needs it.
+        /// Why the group needs it.
         need: Need,
-        /// When that entry was added, Unix seconds, if its id tells.
+        /// Time that entry was added, Unix seconds, from its ID.
         since: Option<f64>,
         /// Entries delivered to the group and not acknowledged.
         pending: u64,
         /// Entries not delivered to the group; `None` where Redis does not know.
         undelivered: Option<u64>,
-        /// For how long its oldest pending entry was left alone, seconds.
+        /// Idle time of its oldest pending entry, seconds.
         idle_sec: Option<f64>,
-        /// Who holds that.
+        /// Consumer of that entry.
         consumer: Option<String>,
     },
 }
 
-/// How a group needs an entry.
+/// Why a group needs an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Need {
@@ -229,14 +229,14 @@ pub enum Need {
     Unread,
 }
 
-/// What was done to queries.
+/// Result for queries.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct QueriesOutcome {
-    /// Callback rows deleted, those of abandoned queries included.
+    /// Callback rows deleted, including those of abandoned queries.
     pub callbacks_deleted: u64,
-    /// Queries called abandoned, by product.
+    /// Queries marked as abandoned, by ARA.
     pub abandoned: BTreeMap<String, u64>,
-    /// The first of them one by one; stored and shown beside the outcome.
+    /// The first of them in detail.
     #[serde(skip)]
     pub abandoned_queries: Vec<AbandonedQuery>,
 }
@@ -249,15 +249,15 @@ const ABANDONED_NAMED: usize = 10;
 /// A query that was marked as abandoned.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AbandonedQuery {
-    /// Its id.
+    /// Query ID.
     pub qid: String,
-    /// The ARA it was sent to (its `domain`); `none` when it had none.
+    /// The ARA it was sent to (`domain`); `none` if it had none.
     pub ara: String,
-    /// Its age then, seconds.
+    /// Age when it was marked, seconds.
     pub age_sec: f64,
-    /// Callbacks that were outstanding and were deleted.
+    /// Outstanding callbacks that were deleted.
     pub callbacks_deleted: u64,
-    /// The watched stream that held a task of it then; `null` when none of those looked at did.
+    /// Last stream with a task of the query; `null` if none was found.
     pub last_stream: Option<String>,
 }
 
@@ -407,22 +407,22 @@ impl Removable {
     }
 }
 
-/// A pass as it was written down.
+/// A recorded cleanup run.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct PassRecord {
-    /// Its id, a UUID.
+    /// ID (UUID).
     pub id: String,
-    /// When it began, Unix seconds.
+    /// Start, Unix seconds.
     pub began: f64,
-    /// When it ended; `None` while it is under way or when it was cut off.
+    /// End, Unix seconds; `null` while it is running or after an interruption.
     pub ended: Option<f64>,
-    /// Who asked for it; `None` when it was due.
+    /// User who started it; `null` for a scheduled run.
     pub asked_by: Option<String>,
-    /// How often it was cut off and gone on with.
+    /// Number of times it was interrupted and resumed.
     pub resumed: u32,
-    /// What it came to.
+    /// Result.
     pub outcome: Option<Outcome>,
-    /// The queries that it marked as abandoned, the first 500 of them.
+    /// Queries marked as abandoned (first 500).
     pub abandoned_queries: Vec<AbandonedQuery>,
 }
 

@@ -25,29 +25,29 @@ use super::reading::{Beat, BeatReading, MarkerReading};
 use super::time::Mono;
 use crate::contract::{Heartbeat, ShutdownMarker, heartbeat, marker};
 
-/// What is known of one consumer.
+/// State of a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConsumerState {
-    /// Its group lists it; it never wrote a heartbeat, so nothing is concluded from silence.
+    /// Member of a group that never wrote a heartbeat; its presence is unknown.
     NoHeartbeat,
-    /// Its heartbeat is being rewritten.
+    /// Its heartbeat is current.
     Alive,
-    /// Alive and leaving: it takes no new work.
+    /// Alive and shutting down: takes no new tasks.
     Draining,
-    /// Alive with work pending and no progress for longer than its stream's floor.
+    /// Alive with pending messages and no progress for longer than the threshold of its stream.
     Hung,
-    /// Something stands under its heartbeat key that cannot be read.
+    /// The value of its heartbeat key is invalid.
     Unreadable,
-    /// Its heartbeat is late or just gone; one more good reading decides.
+    /// Its heartbeat is late or just expired; not decided yet.
     Suspect,
-    /// It said goodbye.
+    /// Shut down gracefully.
     Left,
-    /// It said goodbye and left entries pending.
+    /// Shut down gracefully with pending messages.
     LeftWithWork,
     /// Its heartbeat expired without a shutdown marker: a crash.
     Lost,
-    /// Its heartbeat went while its marker, if there was one, expired unread: how it went is not known.
+    /// Stopped while no monitor was running; the cause is unknown.
     Unobserved,
 }
 

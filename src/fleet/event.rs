@@ -9,15 +9,15 @@ use super::worker_type::TypeState;
 use crate::contract::Name;
 use crate::contract::failures::FailureKind;
 
-/// How serious an event is.
+/// Severity of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Good to know.
+    /// Informational.
     Info,
-    /// Somebody should look.
+    /// Needs attention.
     Warning,
-    /// Somebody must act.
+    /// Needs immediate action.
     Critical,
 }
 
@@ -48,7 +48,7 @@ impl Severity {
 pub struct Event {
     /// Unix seconds by Redis' clock (the monitor's, for events about Redis itself).
     pub ts: f64,
-    /// The worker type, or `redis` / `postgres` for a source.
+    /// The worker type, or `redis` / `postgres` for a data source.
     pub subject: String,
     /// What happened.
     pub kind: EventKind,
@@ -206,7 +206,7 @@ impl Event {
         }
     }
 
-    /// How serious it is.
+    /// Severity.
     #[must_use]
     pub fn severity(&self) -> Severity {
         match &self.kind {
@@ -376,7 +376,7 @@ fn newest_failure(kind: FailureKind, reason: Option<&str>, entry: Option<&str>) 
     format!("{what}{}{}", reason.unwrap_or_default(), entry.unwrap_or_default())
 }
 
-/// What the field `kind` says.
+/// Values of the field `kind`.
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 #[expect(dead_code, reason = "says what is told")]
@@ -391,22 +391,22 @@ enum KindTold {
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is told")]
 struct Told {
-    /// What kind of event.
+    /// Event type.
     #[schemars(extend("enum" = TYPES))]
     r#type: String,
-    /// The worker type, or `redis` / `postgres` for a source.
+    /// The worker type, or `redis` / `postgres` for a data source.
     worker: String,
-    /// The same for the same occurrence, however often it is found.
+    /// Idempotency key: identical for the same occurrence.
     key: String,
-    /// When it happened, Unix seconds.
+    /// Time of the event, Unix seconds.
     ts: f64,
-    /// How serious it is.
+    /// Severity.
     severity: Severity,
-    /// One line for people.
+    /// One-line description.
     detail: String,
-    /// Running workers before; of a data source 1 while it is readable.
+    /// Running workers before; for a data source, 1 if readable.
     from: u32,
-    /// Running workers now; of a data source 0 while it is not readable.
+    /// Running workers now; for a data source, 0 if unreachable.
     to: u32,
     /// `scale_up`, `scale_down`: the type's state now.
     /// `scale_up`, `scale_down`: the type's state now; `task_failures`: how the newest task failed.
@@ -416,37 +416,37 @@ struct Told {
     /// recovered from, `hung` or `lost`.
     #[serde(skip_serializing_if = "Option::is_none")]
     recovered_from: Option<String>,
-    /// `consumers_lost`: which.
+    /// `consumers_lost`: the consumers.
     #[serde(skip_serializing_if = "Option::is_none")]
     consumers: Option<Vec<Name>>,
-    /// `consumers_lost`: how many the type still has.
+    /// `consumers_lost`: consumers still running.
     #[serde(skip_serializing_if = "Option::is_none")]
     remaining: Option<u32>,
-    /// `left_with_work`, `consumer_hung`, `consumer_recovered`: which.
+    /// `left_with_work`, `consumer_hung`, `consumer_recovered`: the consumer.
     #[serde(skip_serializing_if = "Option::is_none")]
     consumer: Option<Name>,
     /// `consumers_lost`, `left_with_work`, `consumer_hung`: entries pending on them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pending: Option<u64>,
-    /// `consumer_hung`: for how long, seconds.
+    /// `consumer_hung`: duration, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     for_sec: Option<u64>,
-    /// `source_up`: for how long it was away, seconds.
+    /// `source_up`: duration of the outage, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     away_sec: Option<u64>,
-    /// `task_failures`: why the newest task failed.
+    /// `task_failures`: reason of the newest failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// `task_failures`: the id of its stream entry.
+    /// `task_failures`: stream entry ID of the newest failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     entry: Option<String>,
-    /// `task_failures`: how many tasks failed.
+    /// `task_failures`: number of failed tasks.
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
-    /// `task_failures`: for how long no monitor had read the counters, seconds, if longer than usual.
+    /// `task_failures`: time since the counters were last read, seconds, if longer than usual.
     #[serde(skip_serializing_if = "Option::is_none")]
     unread_sec: Option<u64>,
-    /// `task_failures`: no monitor had ever read the stream's counters.
+    /// `task_failures`: the counters of the stream were read for the first time.
     #[serde(skip_serializing_if = "Option::is_none")]
     first_reading: Option<bool>,
 }

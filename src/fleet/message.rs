@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::contract::Name;
 
-/// How a message stands on its stream.
+/// State of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum MessageState {
@@ -18,20 +18,20 @@ pub enum MessageState {
     Pending,
     /// Not delivered to the group yet.
     Unread,
-    /// Among the stream's dead letters.
+    /// In the dead-letter stream.
     Dead,
 }
 
-/// What an operator does with messages.
+/// An action on messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "MessageAction")]
 pub enum Action {
-    /// A copy goes to the end of the stream, and the old entry is done with.
+    /// Add a copy to the end of the stream and acknowledge the old entry.
     Retry,
-    /// To the dead letters.
+    /// Move to the dead-letter stream.
     Bury,
-    /// To the recycle bin.
+    /// Move to the recycle bin.
     Drop,
 }
 
@@ -460,18 +460,18 @@ pub fn unpacked(bytes: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     Some(fields)
 }
 
-/// How an entry of the recycle bin stands.
+/// State of an entry of the recycle bin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "RecycleBinState")]
 pub enum BinState {
-    /// Written down; whether Redis let go of it is not settled.
+    /// Stored; removal from the stream is not confirmed yet.
     Pending,
-    /// Taken out of its stream: it can be put back.
+    /// Removed from its stream; can be restored.
     Binned,
-    /// It changed at the last moment and stayed in its stream.
+    /// Changed in the meantime and was not removed from its stream.
     Void,
-    /// Put back.
+    /// Restored.
     Restored,
 }
 

@@ -27,12 +27,12 @@ const GONE_AFTER: Duration = Duration::from_secs(90);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OlderMonitor {
-    /// It is not.
+    /// Not active.
     #[default]
     Absent,
-    /// Not known yet: it wrote something less than a minute ago, and may have stopped since.
+    /// Unknown: it wrote less than a minute ago and may have stopped since.
     Unknown,
-    /// It is: it keeps writing its state.
+    /// Active: it keeps writing its state.
     Active,
 }
 

@@ -16,28 +16,28 @@ use crate::contract::failures::FailureKind;
 use crate::contract::failures::{FailureCounts, LastFailure};
 use crate::contract::{DatabaseCondition, Heartbeat, Name, ShutdownMarker};
 
-/// Why a source could not be read in a tick.
+/// Why a data source could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SourceTrouble {
-    /// What kind of trouble, for machines.
+    /// Kind of error.
     pub kind: TroubleKind,
-    /// The same in words, without secrets.
+    /// Error message, without secrets.
     pub detail: String,
 }
 
-/// Kinds of trouble with a source.
+/// Kinds of data source errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TroubleKind {
-    /// No connection, or it broke.
+    /// Cannot connect, or the connection was closed.
     Unreachable,
-    /// No answer within the tick's deadline.
+    /// Timed out.
     TimedOut,
     /// Wrong password or missing permission.
     Refused,
     /// The server is still loading its data.
     Loading,
-    /// It is a replica: what it says may be old.
+    /// It is a replica; its data may be outdated.
     Replica,
     /// Its disk is full.
     DiskFull,
@@ -45,9 +45,9 @@ pub enum TroubleKind {
     OutOfMemory,
     /// It accepts no more connections.
     TooManyConnections,
-    /// It answers, and refuses to write.
+    /// It rejects writes.
     ReadOnly,
-    /// Any other error answer.
+    /// Any other error.
     Failed,
 }
 
@@ -112,15 +112,15 @@ impl StreamFailures {
     }
 }
 
-/// The server's own figures, from INFO. A field that this server does not report is `None`.
+/// Figures of the server, from INFO; `null` if not reported.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct RedisServer {
-    /// Changes with every start of the server; a new one means that keys may be gone.
+    /// Changes with every start of the server; keys may be lost then.
     #[serde(skip)]
     pub run_id: String,
     /// Redis (or a relative's) version, for display only: capabilities are probed.
     pub version: Option<String>,
-    /// Memory in use as Redis words it (`1.80M`).
+    /// Memory in use, as formatted by Redis (`1.80M`).
     pub used_memory_human: Option<String>,
     /// Memory in use, bytes.
     pub used_memory_bytes: Option<u64>,
@@ -187,19 +187,19 @@ pub struct GroupReading {
     pub consumers: Option<Arc<[GroupConsumer]>>,
 }
 
-/// How many entries a group has not been given yet.
+/// Entries not yet delivered to a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "lag_source", content = "lag", rename_all = "snake_case")]
 pub enum Lag {
-    /// Redis knows it.
+    /// Reported by Redis.
     Reported(u64),
-    /// Redis says null; it follows from other figures (nothing, or everything, is undelivered).
+    /// Derived from other figures (nothing, or everything, is undelivered).
     Derived(u64),
-    /// Redis says null; counted up to the end.
+    /// Counted to the end of the stream.
     Counted(u64),
-    /// Redis says null; counted up to a bound: there are at least so many.
+    /// Lower bound: counted up to a limit.
     AtLeast(u64),
-    /// Redis says null and nothing else was sound.
+    /// Unknown.
     Unknown,
 }
 
@@ -275,17 +275,17 @@ pub enum MarkerReading {
     Present(Box<ShutdownMarker>),
 }
 
-/// A heartbeat key whose value cannot be used; shown to the operator as it is.
+/// A heartbeat key with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct UnreadableHeartbeat {
-    /// The key, escaped for reading and cut to 200 characters.
+    /// Key, escaped and truncated to 200 characters.
     pub key: String,
-    /// What is wrong with its value.
+    /// Why the value is invalid.
     pub reason: String,
-    /// The stream it was looked up for, when it was.
+    /// Stream it was looked up for, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<Name>,
-    /// The consumer it was looked up for, when it was.
+    /// Consumer it was looked up for, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub consumer: Option<Name>,
 }

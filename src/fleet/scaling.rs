@@ -11,16 +11,16 @@ use serde::Serialize;
 use super::snapshot::{Snapshot, WorkerTypeStatus};
 use crate::contract::Name;
 
-/// What is known of a worker type's work; `None` is not known.
+/// Demand of a worker type; `null` if unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 pub struct Demand {
-    /// Work not delivered plus work delivered and not finished.
+    /// Undelivered plus pending messages.
     pub backlog: u64,
-    /// Tasks that come in per second.
+    /// Tasks added per second.
     pub arrival_per_sec: Option<f64>,
-    /// How long one takes, seconds.
+    /// Mean run time of a task, seconds.
     pub service_sec: Option<f64>,
-    /// How many tasks a worker runs at once, on average.
+    /// Mean concurrency of a worker.
     pub task_limit: Option<f64>,
 }
 

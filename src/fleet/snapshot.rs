@@ -17,12 +17,12 @@ use super::worker_type::TypeState;
 use crate::contract::Name;
 use crate::contract::failures::{FailureCounts, FailureKind, LastFailure};
 
-/// One finished tick. Times are Unix seconds.
+/// State of the fleet after a poll. Times are Unix seconds.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Snapshot {
-    /// Counts up with every tick since the monitor started.
+    /// Number of the poll since the monitor started.
     pub tick: u64,
-    /// When it was taken, by Redis' clock where Redis answered, else by the monitor's.
+    /// Time of the poll, by the clock of Redis, or of the monitor if Redis is unreachable.
     pub ts: f64,
     /// Worker types by name.
     pub workers: BTreeMap<Name, WorkerTypeStatus>,
@@ -32,17 +32,17 @@ pub struct Snapshot {
     pub postgres: PostgresStatus,
     /// The Redis server.
     pub redis: RedisStatus,
-    /// What changed in this tick, oldest first.
+    /// Events of this poll, oldest first.
     pub events: Vec<Arc<Event>>,
-    /// What changed lately, newest first, at most 50.
+    /// Recent events, newest first, at most 50.
     pub recent_events: VecDeque<Arc<Event>>,
     /// Products shown in the per-ARA panel, in order.
     pub aras: Arc<[String]>,
-    /// Heartbeat keys whose value cannot be used.
+    /// Heartbeat keys with an invalid value.
     pub unreadable_heartbeats: Vec<UnreadableHeartbeat>,
     /// Whether an older monitor is active on the same Redis.
     pub older_monitor: OlderMonitor,
-    /// This monitor only observes (`MONITOR_OBSERVE_ONLY`).
+    /// This monitor is read-only (`MONITOR_OBSERVE_ONLY`).
     pub observe_only: bool,
     /// Depth of each stream over the last minutes, for the live charts.
     #[serde(skip)]
@@ -54,47 +54,47 @@ pub struct Snapshot {
 pub struct WorkerTypeStatus {
     /// The decided state.
     pub state: TypeState,
-    /// When it took this state; `None` before it was ever decided.
+    /// Time of the last state change; `null` before the first.
     pub state_changed_at: Option<f64>,
     /// When a consumer was last seen alive.
     pub last_seen_alive: Option<f64>,
-    /// How many were alive when last counted above zero.
+    /// Last number of alive consumers above zero.
     pub last_alive_count: u32,
-    /// Consumers with a heartbeat that is being rewritten.
+    /// Consumers with a current heartbeat.
     pub alive: u32,
-    /// Consumers whose heartbeat is late or just gone; not decided yet.
+    /// Consumers whose heartbeat is late or just expired; not decided yet.
     pub stale: u32,
-    /// Alive consumers that take no new work.
+    /// Alive consumers that are shutting down.
     pub draining: u32,
-    /// Alive consumers with work pending and no progress.
+    /// Alive consumers with pending messages and no progress.
     pub hung: u32,
-    /// Consumers whose heartbeat cannot be read.
+    /// Consumers with an invalid heartbeat.
     pub unreadable: u32,
     /// Consumers of the group that never wrote a heartbeat.
     pub without_heartbeat: u32,
-    /// Consumers lost (crashed) in the last hour that did not come back.
+    /// Consumers lost (crashed) in the last hour and not recovered.
     pub lost: u32,
-    /// Of these, those that no other consumer replaced, since the type was last at zero.
+    /// Of these, those not replaced by another consumer since the type was last at zero.
     pub lost_open: u32,
-    /// When the last of them was lost.
+    /// Time of the last loss.
     pub lost_at: Option<f64>,
     /// Sum of `task_limit` over alive consumers.
     pub task_limit_total: u64,
-    /// Work not delivered plus work delivered and not finished, without phantom pending; `None` when not known.
+    /// Undelivered plus pending messages, without phantom pending; `null` if unknown.
     pub backlog: Option<u64>,
     /// Whether `backlog` is a lower bound.
     pub backlog_at_least: bool,
     /// Entries delivered and not acknowledged, all groups.
     pub pending: Option<u64>,
-    /// Those of them whose entry is no longer in the stream. They are not part of `backlog`.
+    /// Pending IDs without an entry in the stream; not part of `backlog`.
     pub phantom_pending: Option<u64>,
     /// Whether `phantom_pending` is a lower bound.
     pub phantom_pending_at_least: bool,
     /// Same as `task_limit_total`.
     pub capacity: u64,
-    /// backlog / capacity; 1 when there is backlog and no capacity; `None` when not known.
+    /// backlog / capacity; 1 with backlog and no capacity; `null` if unknown.
     pub utilization: Option<f64>,
-    /// Its consumers, those with presence first, by name.
+    /// Consumers, those with a heartbeat first, by name.
     pub consumers: Vec<ConsumerStatus>,
 }
 
@@ -105,44 +105,44 @@ pub struct ConsumerStatus {
     pub consumer: Name,
     /// The decided state.
     pub state: ConsumerState,
-    /// When it took that state.
+    /// Time of the last state change.
     pub state_since: f64,
-    /// When the process started, by its own clock.
+    /// Start of the process, by its own clock.
     pub started_at: Option<f64>,
-    /// When it last wrote its heartbeat, by its own clock.
+    /// Time of its last heartbeat, by its own clock.
     pub last_seen: Option<f64>,
-    /// How many tasks it runs at once.
+    /// Concurrency.
     pub task_limit: Option<u32>,
-    /// Its heartbeat is late or gone.
+    /// Whether its heartbeat is late or expired.
     pub stale: bool,
-    /// Entries delivered to it and not acknowledged; `None` when no group lists it.
+    /// Entries delivered to it and not acknowledged; `null` if it is not in a group.
     pub pending: Option<u64>,
-    /// Those of them whose entry is no longer in the stream, as far as is known.
+    /// Pending IDs without an entry in the stream, as far as known.
     pub phantom_pending: Option<u64>,
-    /// Milliseconds since it last asked Redis for anything.
+    /// Milliseconds since its last command.
     pub idle_ms: Option<u64>,
-    /// Tasks it says it is working on.
+    /// Running tasks, as reported by the worker.
     pub in_flight: Option<u32>,
-    /// Why its heartbeat cannot be read.
+    /// Why its heartbeat is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<Box<str>>,
 }
 
-/// One stream. The first five fields are the predecessor's; figures over all its groups.
+/// A stream, with totals over all its groups.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct StreamStatus {
-    /// Entries in the stream; `None` when it could not be read.
+    /// Entries in the stream; `null` if it could not be read.
     pub xlen: Option<u64>,
     /// Entries delivered and not acknowledged, all groups.
     pub pending: Option<u64>,
     /// Consumers, all groups.
     pub consumer_count: usize,
-    /// The longest idle time of any consumer; 0 without consumers, `None` when the stream could not be read.
+    /// Maximum idle time of the consumers; 0 without consumers, `null` if the stream could not be read.
     pub max_idle_ms: Option<u64>,
     /// Consumers of all groups.
     #[schemars(with = "Vec<StreamConsumer<'static>>")]
     pub consumers: StreamConsumers,
-    /// Those of `pending` whose entry is no longer in the stream: deleted or trimmed while it was pending.
+    /// Pending IDs without an entry in the stream (deleted or trimmed while pending).
     pub phantom_pending: Option<u64>,
     /// Whether `phantom_pending` is a lower bound.
     pub phantom_pending_at_least: bool,
@@ -151,33 +151,33 @@ pub struct StreamStatus {
     pub error: Option<String>,
     /// Whether the key exists.
     pub exists: bool,
-    /// Entries not delivered: the largest lag of its groups; with no group, its length.
+    /// Undelivered entries: the largest lag of its groups; without groups, its length.
     pub undelivered: Option<u64>,
     /// Whether `undelivered` is a lower bound.
     pub undelivered_at_least: bool,
-    /// How long the oldest undelivered entry has been waiting, seconds.
+    /// Age of the oldest undelivered entry, seconds.
     pub oldest_waiting_sec: Option<f64>,
-    /// Entries added per second over the last minute, where Redis counts them.
+    /// Entries added per second over the last minute, if reported by Redis.
     pub added_per_sec: Option<f64>,
-    /// Entries read by the group per second over the last minute.
+    /// Entries delivered to the group per second over the last minute.
     pub read_per_sec: Option<f64>,
-    /// Seconds until the backlog is gone at the present rates; `None` when it is not shrinking.
+    /// Time to drain the backlog at the current rates, seconds; `null` if it is not shrinking.
     pub drain_sec: Option<f64>,
     /// Its groups.
     pub groups: Vec<GroupStatus>,
-    /// Tasks that did not succeed, as its workers counted them; `None` when that is not known.
+    /// Task failures as counted by the workers; `null` if unknown.
     pub failures: Option<TaskFailures>,
 }
 
-/// A stream's tasks that did not succeed. One task may count under several kinds: a malformed task that was
-/// dead-lettered counts as both. The counts begin again when the workers' counters are reset.
+/// Task failures of a stream. One task may count under several kinds: a malformed task that was dead-lettered
+/// counts as both. The counts restart when the workers' counters are reset.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct TaskFailures {
     /// By kind.
     #[serde(flatten)]
     pub counts: FailureCounts,
-    /// Tasks that failed in the last five minutes, whatever the kind. A lower bound after a time in which no monitor
-    /// read the counters.
+    /// Failures of all kinds in the last 5 minutes. A lower bound if no monitor was running for a part of that
+    /// time.
     pub last_5m: u64,
     /// The newest failure.
     pub last: Option<NewestFailure>,
@@ -196,11 +196,11 @@ impl TaskFailures {
 pub struct NewestFailure {
     /// How the task failed.
     pub kind: FailureKind,
-    /// Why, at most 500 bytes.
+    /// Reason, at most 500 bytes.
     pub reason: String,
-    /// ID of the stream entry; empty when the worker wrote none.
+    /// ID of the stream entry; empty if not reported.
     pub entry: String,
-    /// When, Unix seconds by the worker's clock.
+    /// Time, Unix seconds by the clock of the worker.
     pub ts: f64,
 }
 
@@ -252,22 +252,22 @@ impl Serialize for StreamConsumers {
     }
 }
 
-/// A consumer as a group of the stream lists it.
+/// A consumer of a group of the stream.
 #[derive(Serialize, JsonSchema)]
 struct StreamConsumer<'a> {
     /// Its name.
     name: &'a Name,
     /// Entries delivered to it and not acknowledged.
     pending: u64,
-    /// Those of them whose entry is no longer in the stream; absent when there are none.
+    /// Pending IDs without an entry in the stream; absent if there are none.
     #[serde(skip_serializing_if = "Option::is_none")]
     phantom_pending: Option<u64>,
-    /// Milliseconds since it last tried to do anything.
+    /// Milliseconds since its last command.
     idle_ms: u64,
-    /// Milliseconds since it last succeeded, where Redis says so.
+    /// Milliseconds since its last successful command, if reported by Redis.
     #[serde(skip_serializing_if = "Option::is_none")]
     inactive_ms: Option<u64>,
-    /// The group that lists it, when it is not the stream's only one.
+    /// Its group, if the stream has several.
     #[serde(skip_serializing_if = "Option::is_none")]
     group: Option<&'a Name>,
 }
@@ -279,41 +279,41 @@ pub struct GroupStatus {
     pub name: Name,
     /// Entries delivered and not acknowledged.
     pub pending: u64,
-    /// Those of them whose entry is no longer in the stream.
+    /// Pending IDs without an entry in the stream.
     pub phantom_pending: u64,
     /// Whether `phantom_pending` is a lower bound.
     pub phantom_pending_at_least: bool,
-    /// Entries not delivered to it, with where the number comes from.
+    /// Undelivered entries and how the number was determined.
     #[serde(flatten)]
     pub lag: super::reading::Lag,
-    /// Its consumers; `None` when they could not be read.
+    /// Number of consumers; `null` if it could not be read.
     pub consumer_count: Option<usize>,
     /// ID of the last entry delivered.
     pub last_delivered_id: String,
-    /// Entries it has read since it exists.
+    /// Entries read since it was created.
     pub entries_read: Option<u64>,
-    /// How long its oldest undelivered entry has been waiting, seconds.
+    /// Age of its oldest undelivered entry, seconds.
     pub oldest_waiting_sec: Option<f64>,
 }
 
-/// How a source stands.
+/// State of a data source.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "status", rename_all = "snake_case")]
 pub enum SourceStatus {
-    /// Not asked yet, or its first answer is still out.
+    /// Waiting for the first response.
     Starting,
-    /// Read in this tick.
+    /// Read in this poll.
     Ok,
-    /// It answers again; absent heartbeats do not count before this many seconds have passed.
+    /// Reachable again; missing heartbeats are ignored for the remaining seconds.
     Settling {
-        /// Seconds left.
+        /// Remaining seconds.
         remaining_sec: f64,
     },
-    /// Not readable: what depends on it is frozen as of `since`.
+    /// Unreachable; data that depends on it is the last known state.
     Down {
-        /// When it was last good (Unix seconds), or when the monitor started.
+        /// Time it was last readable, or the monitor started (Unix seconds).
         since: f64,
-        /// What is wrong.
+        /// The error.
         #[serde(flatten)]
         trouble: SourceTrouble,
     },
@@ -330,27 +330,26 @@ impl SourceStatus {
 /// The Redis server, as last read.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct RedisStatus {
-    /// Its figures; when Redis is down, the last ones it gave.
+    /// Figures of the server; the last known ones if it is unreachable.
     #[serde(flatten)]
     pub server: RedisServer,
-    /// How it stands.
+    /// State of the data source.
     pub source: SourceStatus,
-    /// What is wrong, in words, when it is down.
+    /// Error message if it is unreachable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// When the figures are from.
+    /// Time of the figures.
     pub read_at: Option<f64>,
 }
 
-/// The database, as last read. Each figure is `None` until its probe has answered once.
+/// The database, as last read. Each figure is `null` until it was first measured.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 pub struct PostgresStatus {
     /// Queries by state.
     pub state_counts: Option<BTreeMap<String, i64>>,
     /// Queries by status.
     pub status_counts: Option<BTreeMap<String, i64>>,
-    /// Seconds since the counts were taken (a slow count runs less often); the same as
-    /// `freshness.counts.age_sec`.
+    /// Age of the counts, seconds (slow counts run less often); same as `freshness.counts.age_sec`.
     pub counts_age_sec: Option<f64>,
     /// Queries started in the last hour.
     pub queries_last_1h: Option<i64>,
@@ -358,9 +357,9 @@ pub struct PostgresStatus {
     pub queries_last_24h: Option<i64>,
     /// Queries started in the last 24 hours, by ARA.
     pub per_ara_24h: Option<BTreeMap<String, i64>>,
-    /// Answers that queries still wait for.
+    /// Pending callbacks.
     pub callbacks_pending: Option<i64>,
-    /// Age of the oldest query that waits for one, seconds.
+    /// Age of the oldest query with pending callbacks, seconds.
     pub oldest_callback_age_sec: Option<f64>,
     /// Client connections.
     pub connection_count: Option<i64>,
@@ -368,27 +367,27 @@ pub struct PostgresStatus {
     pub db_size_bytes: Option<i64>,
     /// Size of the write-ahead log, bytes.
     pub wal_size_bytes: Option<i64>,
-    /// The volume's size from `PG_VOLUME_CAPACITY`, bytes; 0 when not set.
+    /// Size of the volume (`PG_VOLUME_CAPACITY`), bytes; 0 if not set.
     pub disk_capacity_bytes: u64,
     /// Database plus write-ahead log, bytes.
     pub disk_used_bytes: Option<i64>,
-    /// Of the capacity; `None` when either is unknown.
+    /// Used share of the capacity, percent; `null` if either is unknown.
     pub disk_used_pct: Option<f64>,
-    /// The fleet keeps no queries here: `shepherd_brain` does not exist.
+    /// The database has no query table (`shepherd_brain`).
     pub without_queries: bool,
-    /// How it stands.
+    /// State of the data source.
     pub source: SourceStatus,
-    /// What is wrong, in words, when it is down, refuses to write, or a probe failed.
+    /// Error message if it is unreachable, rejects writes, or a measurement failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Why Postgres refused the monitor's last write, if it did although it can be read: a full disk, say.
+    /// Error of the last rejected write while Postgres is readable, such as a full disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub write_error: Option<SourceTrouble>,
-    /// How old each group of figures is, and whether it can be relied on.
+    /// Age of each group of figures.
     pub freshness: PostgresFreshness,
 }
 
-/// How fresh the figures of [`PostgresStatus`] are, by what is measured together.
+/// Freshness of the Postgres figures, by measurement.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct PostgresFreshness {
     /// `state_counts` and `status_counts`.
@@ -405,16 +404,16 @@ pub struct PostgresFreshness {
     pub wal_size: Freshness,
 }
 
-/// How fresh a group of figures is.
+/// Freshness of a group of figures.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, JsonSchema)]
 pub struct Freshness {
-    /// Seconds since it was measured; `None` before the first time.
+    /// Seconds since it was measured; `null` before the first time.
     pub age_sec: Option<f64>,
-    /// It is older than two ticks: pages say how old.
+    /// Older than two polls; pages show the age.
     pub stale: bool,
-    /// Its last measurement failed, or the next one is overdue: rules, series and `/metrics` go without the figure.
+    /// The last measurement failed or the next is overdue; rules, series and `/metrics` omit the figure.
     pub outdated: bool,
-    /// Why it could not be measured last.
+    /// Error of the last measurement.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }

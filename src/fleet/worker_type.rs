@@ -14,14 +14,14 @@ use super::event::EventKind;
 use super::time::Mono;
 use crate::contract::{Name, marker};
 
-/// What is known of a worker type as a whole.
+/// State of a worker type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[schemars(rename = "WorkerTypeState")]
 pub enum TypeState {
     /// At least one consumer has a live heartbeat.
     Alive,
-    /// The last consumer is gone, and all that went on the way shut down gracefully or were replaced.
+    /// Scaled to zero: every consumer shut down gracefully or was replaced.
     ScaledDown,
     /// It went to zero and at least one consumer was lost on the way.
     Crashed,

@@ -38,29 +38,28 @@ struct Percentiles {
     weighted: [f64; 4],
 }
 
-/// What is shown of a stretch: the contract's columns. Times are milliseconds; a figure that a row
-/// of the predecessor lacks is `None`.
+/// Run time statistics, in milliseconds; `null` where a row of the older monitor has no value.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, JsonSchema)]
 #[schemars(rename = "TaskTimes")]
 pub struct Summary {
-    /// Tasks.
+    /// Number of tasks.
     pub count: u64,
-    /// Their average.
+    /// Mean.
     pub mean_ms: Option<f64>,
-    /// Half of them took at most this long.
+    /// 50th percentile.
     pub p50_ms: Option<f64>,
-    /// Nine in ten.
+    /// 90th percentile.
     pub p90_ms: Option<f64>,
-    /// Nineteen in twenty.
+    /// 95th percentile.
     pub p95_ms: Option<f64>,
-    /// Ninety-nine in a hundred.
+    /// 99th percentile.
     pub p99_ms: Option<f64>,
-    /// The shortest.
+    /// Minimum.
     pub min_ms: Option<f64>,
-    /// The longest.
+    /// Maximum.
     pub max_ms: Option<f64>,
-    /// The percentiles are those of these tasks. If not, they are averages of older rows'
-    /// percentiles, which is not the same.
+    /// Whether the percentiles are computed from the tasks. If not, they are averages of percentiles of older
+    /// rows.
     pub exact: bool,
 }
 

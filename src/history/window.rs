@@ -50,7 +50,7 @@ impl Window {
         let until = until.unwrap_or(now);
         let since = since.unwrap_or((until - DEFAULT_WINDOW_SEC).max(0.0));
         if since >= until {
-            return Err(BadWindow(format!("since is {since} and until is {until}: since must be before until")));
+            return Err(BadWindow(format!("since is {since}, until is {until}: expected since < until")));
         }
         if until - since > MAX_WINDOW_SEC {
             return Err(BadWindow(format!(

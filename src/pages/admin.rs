@@ -392,12 +392,12 @@ mod tests {
         let page = html(&AdminPage { preview: Ok(preview), passes: Ok(&[record]) });
         assert!(!page.contains("<img"), "{page}");
         for words in [
-            "1,234 finished entries removed, 2 stale consumers deleted, 1 callback deleted, 4 queries abandoned",
+            "1,234 finished messages removed, 2 stale consumers deleted, 1 callback deleted, 4 queries abandoned",
             "partially completed",
-            "remove up to 90 finished entries",
+            "remove up to 90 finished messages",
             "delete up to 5 stale consumers",
-            "call at least 10,000 queries abandoned",
-            "cut off 1 time",
+            "mark ≥ 10,000 queries as abandoned",
+            "interrupted 1 time",
             "(bte, 12 m old, 2 callbacks outstanding, last stream unknown)",
             "and 3 more",
         ] {
@@ -408,7 +408,7 @@ mod tests {
     #[test]
     fn it_is_complete_before_anything_happened_and_while_sources_are_away() {
         let page = html(&AdminPage { preview: Ok(Preview::default()), passes: Ok(&[]) });
-        assert!(page.contains("No pass is written down yet") && page.contains("Nothing: no finished entry"), "{page}");
+        assert!(page.contains("No cleanup runs recorded") && page.contains("Nothing to clean up."), "{page}");
         let away =
             html(&AdminPage { preview: Err("Redis is away".to_owned()), passes: Err("no connection".to_owned()) });
         assert!(away.contains("Redis is away") && away.contains("no connection"), "{away}");

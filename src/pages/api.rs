@@ -363,22 +363,19 @@ mod tests {
     fn a_schema_is_told_in_words() {
         for (schema, told) in [
             (json!({"$ref": "#/components/schemas/Event"}), "Event"),
-            (json!({"type": ["integer", "null"], "minimum": 0}), "whole number or null"),
+            (json!({"type": ["integer", "null"], "minimum": 0}), "integer or null"),
             (json!({"anyOf": [{"$ref": "#/components/schemas/Kept"}, {"type": "null"}]}), "Kept or null"),
-            (json!({"type": "array", "items": {"type": "string"}}), "list of text"),
-            (
-                json!({"type": "array", "prefixItems": [{"type": "number"}, {"type": "integer"}]}),
-                "[number, whole number]",
-            ),
-            (json!({"type": "object", "additionalProperties": {"type": "integer"}}), "by name: whole number"),
+            (json!({"type": "array", "items": {"type": "string"}}), "array of string"),
+            (json!({"type": "array", "prefixItems": [{"type": "number"}, {"type": "integer"}]}), "[number, integer]"),
+            (json!({"type": "object", "additionalProperties": {"type": "integer"}}), "map of integer"),
             (json!({"type": "string", "enum": ["json", "csv"]}), "json | csv"),
             (json!({"oneOf": [{"const": "a", "description": "A."}, {"const": "b"}]}), "a | b"),
-            (json!(true), "anything"),
+            (json!(true), "any"),
         ] {
             assert_eq!(words(&schema), told, "{schema}");
         }
         let limited = json!({"type": "integer", "minimum": 1, "maximum": 200, "default": 50});
-        assert_eq!(limits(&limited), "1 to 200, 50 when left out");
+        assert_eq!(limits(&limited), "1 to 200, default 50");
         assert_eq!(limits(&json!({"type": "integer", "minimum": 0})), "");
     }
 

@@ -420,7 +420,7 @@ mod tests {
             window: (0.0, 3600.0),
         };
         let chart = LimitChart::new(&drawn).unwrap();
-        assert_eq!(chart.said, "xlen:a: 1000 at last, limit 500");
+        assert_eq!(chart.said, "xlen:a: now 1000, limit 500");
         assert_eq!(chart.path, "M0 913h.1H3M100 565h.1M360 130h.1");
         assert_eq!(chart.limit.unwrap().y, 565.0);
         assert_eq!((chart.during, chart.top.as_str()), (Some((90.0, 270.0)), "1000"));

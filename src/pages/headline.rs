@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn all_is_well_in_one_breath() {
         let (said, tab) = told(&fleet().finish());
-        assert_eq!(said, "All 3 worker types alive · Redis, Postgres fine");
+        assert_eq!(said, "All 3 worker types alive · Redis, Postgres OK");
         assert_eq!(tab, "Shepherd");
     }
 
@@ -290,7 +290,7 @@ mod tests {
         assert_eq!(
             said,
             "b crashed at 18:01:00 UTC · a lost 2 consumers at 18:00:11 UTC · 2 of 3 worker types alive · \
-             Redis, Postgres fine"
+             Redis, Postgres OK"
         );
         assert_eq!(tab, "⚠ 2 · Shepherd");
     }
@@ -343,13 +343,13 @@ mod tests {
             ),
             "{said}"
         );
-        assert!(said.ends_with("Postgres fine"), "{said}");
+        assert!(said.ends_with("Postgres OK"), "{said}");
     }
 
     #[test]
     fn before_anything_was_read_nothing_is_called_fine() {
         let mut snapshot = Fleet::new(NOW).finish();
-        assert_eq!(told(&snapshot).0, "No worker has reported yet · Redis, Postgres fine");
+        assert_eq!(told(&snapshot).0, "No worker has reported yet · Redis, Postgres OK");
         snapshot.redis.source = SourceStatus::Starting;
         snapshot.postgres.source = SourceStatus::Starting;
         assert_eq!(told(&snapshot), ("waiting for Redis, Postgres".to_owned(), "Shepherd".to_owned()));
@@ -359,7 +359,7 @@ mod tests {
     #[test]
     fn a_fleet_without_heartbeats_is_neither_alive_nor_in_trouble() {
         let (said, tab) = told(&states::other_fleet(NOW));
-        assert_eq!(said, "4 worker types without heartbeats: presence unknown · Redis, Postgres fine");
+        assert_eq!(said, "4 worker types without heartbeats: state unknown · Redis, Postgres OK");
         assert_eq!(tab, "Shepherd");
     }
 
@@ -371,10 +371,6 @@ mod tests {
         let headline = of(&snapshot, &verdicts(&snapshot));
         let levels: Vec<Level> = headline.troubles.iter().map(|(level, _)| *level).collect();
         assert_eq!(levels, [Level::Critical, Level::Warning]);
-        assert!(
-            told(&snapshot)
-                .0
-                .starts_with("the database's disk is 93\u{202f}% full · Redis' memory is 85\u{202f}% full")
-        );
+        assert!(told(&snapshot).0.starts_with("Postgres disk 93\u{202f}% used · Redis memory 85\u{202f}% used"));
     }
 }

@@ -214,8 +214,8 @@ mod tests {
     #[test]
     fn one_lost_of_three_is_trouble_at_first_and_a_remark_later() {
         let lost = |ago: f64| told(move |w, _| (w.alive, w.lost, w.lost_at) = (2, 1, Some(NOW - ago)));
-        assert_eq!(lost(60.0), ("lost", true, "lost 1 consumer 23 Nov 18:00 UTC, 2 left".to_owned()));
-        assert_eq!(lost(1200.0), ("alive", false, "lost 1 consumer 23 Nov 17:41 UTC, 2 left".to_owned()));
+        assert_eq!(lost(60.0), ("lost", true, "lost 1 consumer 23 Nov 18:00 UTC; 2 running".to_owned()));
+        assert_eq!(lost(1200.0), ("alive", false, "lost 1 consumer 23 Nov 17:41 UTC; 2 running".to_owned()));
     }
 
     #[test]

@@ -191,7 +191,7 @@ mod tests {
             assert_eq!(trouble(&error(text)).detail, TABLES_NOT_READY, "{text}");
         }
         let other = trouble(&error("canceling statement due to statement timeout")).detail;
-        assert_eq!(other, "Postgres answers with an error: canceling statement due to statement timeout");
+        assert_eq!(other, "Postgres returned an error: canceling statement due to statement timeout");
     }
 }
 

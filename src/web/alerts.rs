@@ -182,10 +182,10 @@ pub struct AcknowledgeOrder {
     /// Key of a pending or firing alert: `rule` in the list of alerts.
     #[schemars(example = &"aragorn_backlog")]
     key: String,
-    /// Who takes care; the first hundred characters are kept.
+    /// Who acknowledges; truncated to 100 characters.
     #[schemars(length(min = 1), example = &"bo")]
     owner: String,
-    /// What they do about it.
+    /// Comment.
     #[serde(default)]
     #[schemars(example = &"on it")]
     reason: String,

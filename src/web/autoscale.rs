@@ -29,34 +29,34 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// What the asker knows better.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ScaleQuery {
-    /// By when what waits is to be gone, seconds.
+    /// Target time to drain the backlog, seconds.
     #[schemars(range(min = 1), extend("default" = 300), example = 300)]
     drain_sec: Option<f64>,
-    /// How long a task takes, seconds; left out: as long as those took that finished lately.
+    /// Run time of a task, seconds; default: measured from recent tasks.
     #[schemars(range(min = 0.001))]
     service_sec: Option<f64>,
-    /// How many tasks a worker runs at once; left out: as many as those that live do.
+    /// Concurrency of a worker; default: that of the alive workers.
     #[schemars(range(min = 1))]
     task_limit: Option<f64>,
 }
 
-/// How much work there is, and how many workers it takes.
+/// Backlog and desired number of workers.
 #[derive(Serialize, JsonSchema)]
 struct Scale {
     /// The worker type.
     worker_type: String,
-    /// When the fleet was read, Unix seconds.
+    /// Time of the poll, Unix seconds.
     ts: f64,
-    /// The work.
+    /// The backlog.
     #[serde(flatten)]
     demand: Demand,
-    /// By when what waits is to be gone, seconds.
+    /// Target time to drain the backlog, seconds.
     drain_sec: f64,
-    /// Workers that live.
+    /// Alive workers.
     alive: u32,
-    /// Workers that it takes; `null` where an input is not known.
+    /// Desired workers; `null` if an input is unknown.
     proposed_replicas: Option<u64>,
-    /// The inputs that are not known.
+    /// Unknown inputs.
     unknown: Vec<&'static str>,
 }
 

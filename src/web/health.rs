@@ -26,7 +26,7 @@ pub async fn livez() -> impl Responder {
 /// `verbose` in the query asks for the reasons.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ReadyQuery {
-    /// Ask for more about it; its value does not matter.
+    /// Include details; the value is ignored.
     #[schemars(example = &"")]
     verbose: Option<String>,
 }

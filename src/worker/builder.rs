@@ -21,19 +21,20 @@ const SHORTEST: Duration = Duration::from_millis(10);
 
 /// What a worker reads from its environment: variable, what holds without it, what it is.
 pub const SETTINGS: &[(&str, &str, &str)] = &[
-    ("REDIS_URL", "", "Address of Redis in one; wins over the three below"),
-    ("REDIS_HOST", "localhost", "Host of Redis"),
-    ("REDIS_PORT", "6379", "Port of Redis"),
-    ("REDIS_PASSWORD", "", "Password of Redis"),
-    ("TASK_LIMIT", "what the program says, else 1", "Tasks at once"),
+    ("REDIS_URL", "", "Redis URL; overrides REDIS_HOST, REDIS_PORT and REDIS_PASSWORD"),
+    ("REDIS_HOST", "localhost", "Redis host"),
+    ("REDIS_PORT", "6379", "Redis port"),
+    ("REDIS_PASSWORD", "", "Redis password"),
+    ("TASK_LIMIT", "set by the program, else 1", "Maximum number of concurrent tasks"),
     (
         "RECLAIM_MIN_IDLE_SEC",
         "30",
-        "For so long a lost task must lie idle before it is taken over, on streams that have no floor of their own",
+        "Minimum idle time before a task of a lost worker is reclaimed, on streams without a threshold of their \
+         own",
     ),
-    ("RECLAIM_INTERVAL_SEC", "10", "How often lost tasks are looked for"),
-    ("RECLAIM_MAX_BATCH", "50", "Lost tasks taken over at a time"),
-    ("WORKER_DRAIN_TIMEOUT_SEC", "30", "How long a leaving worker waits for its running tasks"),
+    ("RECLAIM_INTERVAL_SEC", "10", "Interval between reclaim runs"),
+    ("RECLAIM_MAX_BATCH", "50", "Maximum number of tasks reclaimed per run"),
+    ("WORKER_DRAIN_TIMEOUT_SEC", "30", "Time to wait for running tasks at shutdown"),
 ];
 
 /// The name of a stream that a worker reads: not empty.
@@ -48,8 +49,7 @@ impl StreamName {
     pub fn new(name: &str) -> Result<Self, WorkerError> {
         if name.is_empty() {
             return Err(WorkerError::Setting(
-                "the stream's name is empty; expected the name of the stream to read, such as aragorn.lookup"
-                    .to_owned(),
+                "the stream name is empty; expected the stream to read, such as aragorn.lookup".to_owned(),
             ));
         }
         Ok(Self(Name::from(name)))
@@ -86,7 +86,7 @@ impl From<BadAddress> for WorkerError {
 impl WorkerError {
     pub(super) fn redis(address: &Address, stream: &Name, error: &LinkError) -> Self {
         let reason = match error.code() {
-            "WRONGTYPE" => "the key of that name is no stream".to_owned(),
+            "WRONGTYPE" => "the key with that name is not a stream".to_owned(),
             _ => error.to_string(),
         };
         Self::Redis { address: address.to_string(), stream: stream.clone(), reason }
@@ -231,7 +231,7 @@ impl WorkerBuilder {
         self
     }
 
-    /// How long a leaving worker waits for its running tasks (30 s); `WORKER_DRAIN_TIMEOUT_SEC`
+    /// Time to wait for running tasks at shutdown (30 s); `WORKER_DRAIN_TIMEOUT_SEC`
     /// overrides it.
     #[must_use]
     pub fn drain_timeout(mut self, wait: Duration) -> Self {
@@ -368,7 +368,7 @@ impl WorkerBuilder {
             None => self.task_limit,
         };
         if task_limit == 0 {
-            return Err(WorkerError::Setting("the task limit is 0; expected at least 1 task at once".to_owned()));
+            return Err(WorkerError::Setting("the task limit is 0; expected at least 1".to_owned()));
         }
         let address = match &self.redis_url {
             Some(url) => Address::from_url("redis_url", url)?,
@@ -379,12 +379,11 @@ impl WorkerBuilder {
         let lease = self.lease.unwrap_or(LEASE.min(floor));
         if lease > floor {
             return Err(WorkerError::Setting(format!(
-                "the lease of {lease:?} is longer than the reclaim floor of {floor:?}; expected at most the floor, \
-                 or a slow task would look dead"
+                "the lease of {lease:?} is longer than the reclaim threshold of {floor:?}; expected at most the \
+                 threshold, or slow tasks would be reclaimed"
             )));
         }
-        let too_short =
-            |what: &str| WorkerError::Setting(format!("the {what} is zero; expected some milliseconds at least"));
+        let too_short = |what: &str| WorkerError::Setting(format!("the {what} is zero; expected at least 1 ms"));
         if lease < SHORTEST {
             return Err(too_short("lease"));
         }
@@ -397,7 +396,7 @@ impl WorkerBuilder {
             None => self.reclaim_max_batch,
         };
         if self.delivery_limit == 0 {
-            return Err(WorkerError::Setting("the delivery limit is 0; expected at least 1 delivery".to_owned()));
+            return Err(WorkerError::Setting("the delivery limit is 0; expected at least 1".to_owned()));
         }
         Ok(Settings {
             drain_timeout: seconds(set, "WORKER_DRAIN_TIMEOUT_SEC")?.unwrap_or(self.drain_timeout),
@@ -430,7 +429,7 @@ fn count(name: &str, text: &str) -> Result<usize, WorkerError> {
 fn seconds(set: impl Fn(&str) -> Option<String>, name: &str) -> Result<Option<Duration>, WorkerError> {
     let Some(text) = set(name) else { return Ok(None) };
     let seconds = text.trim().parse::<f64>().ok().filter(|s| (0.0..=1e6).contains(s));
-    let bad = || WorkerError::Setting(format!("{name} is {text:?}; expected seconds, such as 30"));
+    let bad = || WorkerError::Setting(format!("{name} is {text:?}; expected a number of seconds, such as 30"));
     seconds.map(|s| Some(Duration::from_secs_f64(s))).ok_or_else(bad)
 }
 

@@ -85,7 +85,7 @@ where
         }
     };
     let presence = Presence::start(&settings, stream.clone(), &shared, asked)
-        .map_err(|e| WorkerError::System(format!("no thread for the heartbeat: {e}")))?;
+        .map_err(|e| WorkerError::System(format!("cannot start the heartbeat thread: {e}")))?;
     let mut stop = pin!(async {
         match (stop, signalled) {
             (Some(stop), _) => stop.await,
@@ -142,7 +142,7 @@ where
             (&mut work.0).await
         }
     };
-    left.map_err(|e| WorkerError::System(format!("the worker's own loop failed: {e}")))
+    left.map_err(|e| WorkerError::System(format!("the worker's main loop failed: {e}")))
 }
 
 /// A worker whose future is dropped ends as in a crash: nothing is finished, no marker is left.
@@ -343,7 +343,8 @@ impl Engine {
             }
             Err(e) => {
                 if e.code() == "NOGROUP" {
-                    tracing::warn!(stream = %self.stream.stream(), "the stream or its group was deleted; making it again");
+                    tracing::warn!(stream = %self.stream.stream(), "the stream or its group was deleted; creating \
+                     it again");
                     if self.stream.prepare(&mut self.link).await.is_ok() {
                         return;
                     }
@@ -378,7 +379,7 @@ impl Engine {
             if let Ok(lengths) = TaskStream::lengths(&mut self.link, &self.destinations.seen).await {
                 let longest = lengths.into_iter().max().unwrap_or(0);
                 if (longest > limit) != self.destinations.too_long {
-                    tracing::info!(longest, limit, "{}", if longest > limit { "backing off" } else { "going on" });
+                    tracing::info!(longest, limit, "{}", if longest > limit { "backing off" } else { "resuming" });
                 }
                 self.destinations.too_long = longest > limit;
             }
@@ -545,15 +546,15 @@ impl Engine {
                 self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded, failure });
             }
             Outcome::Retry { after, reason, .. } if draining => {
-                tracing::info!(%stream, entry = %id, %reason, "giving a task back that asked for another run");
+                tracing::info!(%stream, entry = %id, %reason, "releasing a task to be retried");
                 self.released.push((id, deliveries, self.settings.floor.saturating_sub(after)));
             }
             Outcome::Retry { after, counts, reason } => {
-                tracing::info!(%stream, entry = %id, %reason, ?after, failed, "running a task again later");
+                tracing::info!(%stream, entry = %id, %reason, ?after, failed, "retrying a task later");
                 self.retries.push(RetryWish { id, deliveries, at: Instant::now() + after, counts, reason });
             }
             Outcome::Release { reason } => {
-                tracing::info!(%stream, entry = %id, %reason, "giving a task back");
+                tracing::info!(%stream, entry = %id, %reason, "releasing a task");
                 self.released.push((id, deliveries, self.settings.floor));
             }
         }
@@ -616,16 +617,17 @@ impl Engine {
             match verdict {
                 Verdict::Done => {}
                 Verdict::Fenced => {
-                    tracing::warn!(%stream, %entry, "somebody else has a task that ended here; nothing was changed");
+                    tracing::warn!(%stream, %entry, "a finished task was claimed by another worker; nothing was \
+                     changed");
                 }
-                Verdict::Gone => tracing::info!(%stream, %entry, "a task had been finished before"),
+                Verdict::Gone => tracing::info!(%stream, %entry, "a task had already been finished"),
                 Verdict::Refused(e) if e.may_pass() => {
                     self.retry.failed("finishing", &e);
                     refused.push(task);
                     continue;
                 }
                 Verdict::Refused(e) => {
-                    tracing::error!(%stream, %entry, error = %e, "a task cannot be passed on; it stays pending");
+                    tracing::error!(%stream, %entry, error = %e, "cannot forward a task; it stays pending");
                     let _ = self.stream.note_error(&mut self.link, &task.id, &e.to_string()).await;
                 }
             }
@@ -664,8 +666,9 @@ impl Engine {
     async fn release(&mut self) {
         match self.stream.release(&mut self.link, &self.released).await {
             Ok(_) => self.sweep.soon(),
-            Err(e) if e.may_pass() => return self.retry.failed("giving tasks back", &e),
-            Err(e) => tracing::error!(error = %e, "cannot give tasks back; they stay pending until they count as lost"),
+            Err(e) if e.may_pass() => return self.retry.failed("releasing tasks", &e),
+            Err(e) => tracing::error!(error = %e, "cannot release tasks; they stay pending until they are \
+             reclaimed"),
         }
         for (id, deliveries, _) in std::mem::take(&mut self.released) {
             self.let_go(&id, deliveries);
@@ -685,16 +688,16 @@ impl Engine {
                     }
                 }
                 Ok(Err(Verdict::Refused(e))) | Err(e) if !e.may_pass() => {
-                    tracing::error!(entry = %id, error = %e, "cannot keep a task for another run; it stays pending");
+                    tracing::error!(entry = %id, error = %e, "cannot schedule a retry of a task; it stays pending");
                     self.let_go(&id, deliveries);
                 }
                 Ok(Err(Verdict::Refused(e))) | Err(e) => {
-                    self.retry.failed("keeping a task for another run", &e);
+                    self.retry.failed("scheduling a retry", &e);
                     self.retries.push(RetryWish { id, deliveries, at, counts, reason });
                     break;
                 }
                 Ok(Err(verdict)) => {
-                    tracing::info!(entry = %id, ?verdict, "a task that was to run again is no longer this worker's");
+                    tracing::info!(entry = %id, ?verdict, "a task to be retried was claimed by another worker");
                     self.let_go(&id, deliveries);
                 }
             }
@@ -776,7 +779,7 @@ impl Engine {
         let running = u32::try_from(self.running.len()).unwrap_or(u32::MAX);
         self.give_unfinished_back().await;
         if !self.presence.leave(signum, in_flight).await {
-            tracing::warn!("could not leave a shutdown marker");
+            tracing::warn!("cannot write the shutdown marker");
         }
         tracing::info!(in_flight, "left");
         Left { in_flight, running }
@@ -804,7 +807,7 @@ impl Engine {
             if !matches!(released, Ok(Ok(_))) {
                 tracing::warn!(
                     tasks = unfinished.len(),
-                    "could not give unfinished tasks back; others wait for the floor"
+                    "cannot release unfinished tasks; other workers reclaim them after the minimum idle time"
                 );
             }
         }
@@ -887,6 +890,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,
         (_, Some(text)) => text,
-        _ => "with something that is no text",
+        _ => "with a value that is not a string",
     }
 }

@@ -90,7 +90,7 @@ impl Leases {
                 match stream.renew(link, batch).await {
                     Ok(verdicts) => self.note(stream, batch, &verdicts, asked),
                     // The next tick tries again, several times before anybody may take over.
-                    Err(e) => tracing::debug!(error = %e, "could not renew leases"),
+                    Err(e) => tracing::debug!(error = %e, "cannot renew leases"),
                 }
             }
         }
@@ -112,7 +112,8 @@ impl Leases {
                 Verdict::Done => lease.touched = asked,
                 Verdict::Fenced => {
                     lease.cancel(Cancelled::Lost);
-                    tracing::warn!(stream = %stream.stream(), entry = %id, "another worker took a running task over");
+                    tracing::warn!(stream = %stream.stream(), entry = %id, "a running task was claimed by another \
+                     worker");
                 }
                 // Finished a moment ago, most likely.
                 Verdict::Gone | Verdict::Refused(_) => {}

@@ -57,7 +57,7 @@ impl Delivery<'_> {
             }
             How::End => Outcome::Complete { outgoing: emitted, failure: None },
             How::Retry { counts: true, reason, .. } if self.deliveries > self.delivery_limit => {
-                let reason = format!("delivered {} times, and asked for another run: {reason}", self.deliveries);
+                let reason = format!("delivered {} times and still to be retried: {reason}", self.deliveries);
                 self.dead_letter(task, reason, &[FailureKind::DeadLettered], Vec::new())
             }
             How::Retry { after, counts, reason } => Outcome::Retry { after, counts, reason },

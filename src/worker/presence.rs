@@ -160,7 +160,7 @@ impl Speaker {
                 signal = next_signal(&mut self.owned) => self.signalled(signal).await,
                 () = until(too_late.map(|(_, deadline)| deadline)) => {
                     let in_flight = self.vitals.in_flight();
-                    tracing::warn!(in_flight, "nothing in this process moves any more; ending it");
+                    tracing::warn!(in_flight, "the process makes no progress; exiting");
                     self.leave(too_late.map(|(signum, _)| signum), in_flight).await;
                     self.others_left().await;
                     std::process::exit(0);
@@ -194,10 +194,10 @@ impl Speaker {
     async fn signalled(&mut self, signal: i32) {
         let Some(owned) = &mut self.owned else { return };
         if owned.first.is_some() {
-            tracing::warn!(signal, "asked to leave again; going at once");
+            tracing::warn!(signal, "received a second signal; shutting down immediately");
             std::process::exit(128 + signal);
         }
-        tracing::info!(signal, "asked to leave; taking no new tasks, waiting for the running ones");
+        tracing::info!(signal, "shutting down: taking no new tasks, waiting for running tasks");
         owned.first = Some((signal, Instant::now() + self.drain_limit));
         if let Some(asked) = owned.asked.take() {
             let _ = asked.send(Some(signal));

@@ -183,7 +183,7 @@ impl ProducerBuilder {
     /// [`retry_for`](Self::retry_for).
     pub async fn connect(self) -> Result<Producer, ProducerError> {
         if self.max_length == Some(0) {
-            return Err(ProducerError::Setting("the greatest length is 0; expected at least 1 entry".to_owned()));
+            return Err(ProducerError::Setting("the maximum length is 0; expected at least 1".to_owned()));
         }
         if self.idempotency_ttl < Duration::from_millis(1) {
             return Err(ProducerError::Setting(
@@ -295,7 +295,7 @@ impl Producer {
         self.add_batch(stream, &[task], when_full, &mut ids).await?;
         ids.pop().ok_or_else(|| ProducerError::NotAdded {
             stream: stream.clone(),
-            reason: LinkError::Unusable("Redis gave no id".to_owned()),
+            reason: LinkError::Unusable("Redis returned no ID".to_owned()),
         })
     }
 
@@ -385,9 +385,9 @@ fn lost_or_not(stream: &Name, failure: Failure) -> ProducerError {
 /// Rejects tasks that Redis would refuse, or whose fields Lua cannot unpack.
 fn check(stream: &Name, task: &NewTask) -> Result<(), ProducerError> {
     let reason = match task.fields().len() {
-        _ if stream.as_bytes().is_empty() => "the stream's name is empty".to_owned(),
-        0 => "it has no fields".to_owned(),
-        fields if fields > MOST_FIELDS => format!("it has {fields} fields; expected at most {MOST_FIELDS}"),
+        _ if stream.as_bytes().is_empty() => "the stream name is empty".to_owned(),
+        0 => "the task has no fields".to_owned(),
+        fields if fields > MOST_FIELDS => format!("the task has {fields} fields; expected at most {MOST_FIELDS}"),
         _ => return Ok(()),
     };
     Err(ProducerError::InvalidTask { stream: stream.clone(), reason })

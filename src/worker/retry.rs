@@ -30,7 +30,7 @@ impl Retry {
             return;
         }
         if self.delay == FIRST {
-            tracing::warn!(%error, "trouble while {doing}; trying again until it is over");
+            tracing::warn!(%error, "error while {doing}; retrying");
         }
         self.until = Some(Instant::now() + self.delay);
         self.delay = LAST.min(self.delay * 2);
@@ -39,7 +39,7 @@ impl Retry {
     /// The trouble is over.
     pub(super) fn succeeded(&mut self) {
         if self.delay != FIRST && self.until.is_none() {
-            tracing::info!("Redis works again");
+            tracing::info!("Redis is available again");
             self.delay = FIRST;
         }
     }

@@ -67,7 +67,7 @@ impl Engine {
         let from = std::mem::replace(&mut self.sweep.from, START.to_owned());
         self.sweep.due = Instant::now() + interval;
         if let Err(e) = self.search(from).await {
-            self.retry.failed("looking for lost tasks", &e);
+            self.retry.failed("reclaiming lost tasks", &e);
         }
         self.note_held();
     }
@@ -146,19 +146,20 @@ impl Engine {
         let stream = self.stream.stream();
         match claimed {
             Claimed::Taken(Taken { entry, deliveries, age }) => {
-                tracing::info!(%stream, entry = %entry.id, deliveries, "took over a lost task");
+                tracing::info!(%stream, entry = %entry.id, deliveries, "reclaimed a lost task");
                 self.start(entry, deliveries, age, true);
                 return true;
             }
             Claimed::Buried { id, deliveries } => {
-                tracing::error!(%stream, entry = %id, deliveries, "delivered too often; it is a dead letter now");
+                tracing::error!(%stream, entry = %id, deliveries, "delivery limit exceeded; dead-lettered");
             }
             Claimed::Vanished(id) => {
-                tracing::warn!(%stream, entry = %id, "a pending entry had been deleted; nothing is left to do");
+                tracing::warn!(%stream, entry = %id, "a pending entry had been deleted; acknowledged it");
             }
             Claimed::Spared(_) => {}
             Claimed::Refused(id, error) => {
-                tracing::error!(%stream, entry = %id, %error, "delivered too often, and cannot be buried");
+                tracing::error!(%stream, entry = %id, %error, "delivery limit exceeded, and it cannot be \
+                 dead-lettered");
             }
         }
         false

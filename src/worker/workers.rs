@@ -76,13 +76,13 @@ impl Workers {
         }
         let mut all = Left { in_flight: 0, running: 0 };
         while let Some(ended) = running.join_next().await {
-            let left = ended.map_err(|e| WorkerError::System(format!("a worker's own loop failed: {e}")))??;
+            let left = ended.map_err(|e| WorkerError::System(format!("a worker's main loop failed: {e}")))??;
             all.in_flight = all.in_flight.saturating_add(left.in_flight);
             all.running = all.running.saturating_add(left.running);
         }
         if all.running > 0 {
             // A handler that blocks its thread would keep the runtime, and so the process, for ever.
-            tracing::warn!(unfinished = all.running, "ending with unfinished tasks; other workers take them over");
+            tracing::warn!(unfinished = all.running, "exiting with unfinished tasks; other workers reclaim them");
             std::process::exit(0);
         }
         Ok(all)

@@ -271,7 +271,7 @@ impl Fleet {
         }
         self.learn(slot);
         let log = slot.reaper.log_from(slot.log_offset);
-        let marked = log.contains("left in_flight") && !log.contains("could not leave a shutdown marker");
+        let marked = log.contains("left in_flight") && !log.contains("cannot write the shutdown marker");
         self.note_end(slot, if marked { End::ShutDown } else { End::WithoutMarker });
     }
 

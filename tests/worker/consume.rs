@@ -165,7 +165,7 @@ async fn a_redis_that_cannot_serve_a_worker_is_told_in_words() {
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "SET", "text", "x");
     let told = quick(&server, "text").run_until(std::future::pending(), done).await.unwrap_err().to_string();
-    assert!(told.contains("the key of that name is no stream") && told.contains("text"), "{told}");
+    assert!(told.contains("the key with that name is not a stream") && told.contains("text"), "{told}");
 
     let _: Value = ask!(redis, "ACL", "SETUSER", "poor", "on", ">x", "~*", "+@all", "-@scripting");
     let url = format!("redis://poor:x@127.0.0.1:{}/", server.port());

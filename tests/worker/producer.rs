@@ -306,8 +306,8 @@ async fn what_can_never_be_added_fails_at_once_and_says_why() {
     let _: Value = ask!(redis, "SET", "text", "no stream");
     let many = (0..3501).fold(NewTask::new(), |task, n| task.set(n.to_string(), ""));
     for (stream, task, reason) in [
-        ("a", NewTask::new(), "it has no fields"),
-        ("", numbered(1), "the stream's name is empty"),
+        ("a", NewTask::new(), "the task has no fields"),
+        ("", numbered(1), "the stream name is empty"),
         ("a", many, "it has 3501 fields; expected at most 3500"),
         ("text", numbered(1), "WRONGTYPE"),
         ("text", keyed(1), "WRONGTYPE"),

@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn an_error_names_the_field_and_what_was_expected() {
         for (changes, words) in [
-            (&[("query_id", "gone")][..], &["\"query_id\" is missing"][..]),
+            (&[("query_id", "gone")][..], &["missing field \"query_id\""][..]),
             (&[("log_level", "many")], &["\"log_level\"", "not JSON"]),
             (&[("log_level", "300")], &["\"log_level\"", "300", "u8"]),
             (&[("log_level", "1 2")], &["\"log_level\"", "not JSON"]),

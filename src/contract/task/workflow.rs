@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(operations[0].member::<String>("other").unwrap(), None);
         assert_eq!(operations[1].parameters::<Parameters>().unwrap(), None);
         let error = operations[2].parameters::<Parameters>().unwrap_err().to_string();
-        assert!(error.starts_with("the parameters of operation d cannot be used: invalid value"), "{error}");
+        assert!(error.starts_with("invalid parameters of operation d: invalid value"), "{error}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ pub use redis::{PrivateRedis, RedisOptions};
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// A program is not installed.
-    #[error("{program} was not found {place}; install the package {package}, or run `make demo`, which does")]
+    #[error("{program} not found {place}; install the package {package}, or run `make demo`, which installs it")]
     Missing {
         /// The program that was looked for.
         program: &'static str,
@@ -30,7 +30,7 @@ pub enum ServerError {
     #[error("no free port on 127.0.0.1: {0}")]
     Port(#[source] std::io::Error),
     /// A step before the start failed.
-    #[error("{what} failed; its log ends with:\n{log}")]
+    #[error("{what} failed; end of its log:\n{log}")]
     Preparation {
         /// The command that failed.
         what: String,
@@ -38,7 +38,7 @@ pub enum ServerError {
         log: String,
     },
     /// The server ended instead of serving.
-    #[error("{program} ended at its start; its log ends with:\n{log}")]
+    #[error("{program} exited at startup; end of its log:\n{log}")]
     Ended {
         /// The server.
         program: &'static str,
@@ -46,7 +46,7 @@ pub enum ServerError {
         log: String,
     },
     /// The server runs but is not ready in time.
-    #[error("{program} is not ready after {limit:?}; its log ends with:\n{log}")]
+    #[error("{program} is not ready after {limit:?}; end of its log:\n{log}")]
     NotReady {
         /// The server.
         program: &'static str,

@@ -28,7 +28,7 @@ pub(super) async fn encode(
     match serde_json::to_writer(&mut json, body) {
         Ok(()) => compress(id, json.bytes, largest).await,
         Err(e) if e.is_io() => Err(too_large(id, largest)),
-        Err(e) => Err(malformed("store", id, format!("it cannot be written as JSON: {e}"))),
+        Err(e) => Err(malformed("store", id, format!("cannot serialize as JSON: {e}"))),
     }
 }
 
@@ -42,13 +42,13 @@ pub(super) async fn encode_json(id: &str, json: Vec<u8>, largest: u64) -> Result
         (json, is_json)
     })
     .await?;
-    is_json.map_err(|e| malformed("store", id, format!("it is no JSON: {e}")))?;
+    is_json.map_err(|e| malformed("store", id, format!("invalid JSON: {e}")))?;
     compress(id, json, largest).await
 }
 
 async fn compress(id: &str, json: Vec<u8>, largest: u64) -> Result<Vec<u8>, ShepherdError> {
     let compressed = offload(json.len(), move || zstd::bulk::compress(&json, LEVEL)).await?;
-    let blob = compressed.map_err(|e| malformed("store", id, format!("it cannot be compressed: {e}")))?;
+    let blob = compressed.map_err(|e| malformed("store", id, format!("cannot compress: {e}")))?;
     if blob.len() as u64 > super::LARGEST {
         return Err(too_large(id, largest));
     }
@@ -82,7 +82,7 @@ fn declared(blob: &[u8]) -> usize {
 }
 
 fn decompress(id: &str, blob: &[u8], largest: u64) -> Result<Vec<u8>, ShepherdError> {
-    let no_frame = |e: &dyn std::fmt::Display| malformed("read", id, format!("it is no whole zstd frame: {e}"));
+    let no_frame = |e: &dyn std::fmt::Display| malformed("read", id, format!("invalid zstd frame: {e}"));
     let size = get_frame_content_size(blob).map_err(|e| no_frame(&e))?;
     if size.is_some_and(|size| size > largest) {
         return Err(too_large(id, largest));
@@ -100,8 +100,8 @@ fn decompress(id: &str, blob: &[u8], largest: u64) -> Result<Vec<u8>, ShepherdEr
 
 fn unreadable(error: &serde_json::Error) -> String {
     match error.is_data() {
-        true => format!("its JSON is not of the expected shape: {error}"),
-        false => format!("it is no JSON: {error}"),
+        true => format!("unexpected JSON structure: {error}"),
+        false => format!("invalid JSON: {error}"),
     }
 }
 

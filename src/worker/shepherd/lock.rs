@@ -45,7 +45,8 @@ impl LockOptions {
         let least = Duration::from_millis(30);
         if self.ttl < least || self.poll.is_zero() {
             return Err(ShepherdError::Setting(format!(
-                "a lock has a life of {:?} and is tried for every {:?}; expected at least {least:?}, and more than zero",
+                "invalid lock settings: TTL {:?}, retry interval {:?}; expected a TTL of at least {least:?} and an \
+                 interval above zero",
                 self.ttl, self.poll
             )));
         }
@@ -113,7 +114,7 @@ impl Drop for Held {
             runtime.spawn(async move {
                 let released = persist(LAST_TRIES, "releasing a lock", true, || claim.release(&locks)).await;
                 if let Err(error) = released {
-                    tracing::warn!(response_id = claim.response_id, %error, "a lock was not released; it will expire");
+                    tracing::warn!(response_id = claim.response_id, %error, "cannot release a lock; it will expire");
                 }
             });
         }
@@ -229,13 +230,13 @@ async fn renew(claim: Claim, locks: SharedLink, ttl: Duration, state: watch::Sen
                 state.send_replace(State::Certain(certain));
             }
             Ok(Err(error)) => {
-                tracing::warn!(response_id = claim.response_id, %error, "a lock was not renewed; trying again");
+                tracing::warn!(response_id = claim.response_id, %error, "cannot renew a lock; retrying");
                 next = Instant::now() + RETRY.min(ttl / 10);
             }
             Ok(Ok(false)) | Err(_) => break,
         }
     }
-    tracing::warn!(response_id = claim.response_id, "the lock of a response is lost");
+    tracing::warn!(response_id = claim.response_id, "lost the lock of a response");
     state.send_replace(State::Lost);
 }
 

@@ -211,7 +211,7 @@ impl ShepherdBuilder {
     pub async fn connect(self) -> Result<Shepherd, ShepherdError> {
         let limits = self.limits;
         if limits.life < Duration::from_secs(1) {
-            return Err(ShepherdError::Setting("the life of bodies is below one second".to_owned()));
+            return Err(ShepherdError::Setting("the TTL of bodies is below one second".to_owned()));
         }
         if !(1..=LARGEST).contains(&limits.largest) {
             let largest = limits.largest;
@@ -319,7 +319,7 @@ impl Shepherd {
         let Some(json) = got else { return Ok(Vec::new()) };
         serde_json::from_slice(&json).map_err(|e| ShepherdError::Malformed {
             doing: format!("read the logs of response {response_id}"),
-            reason: format!("what is stored is no JSON list of log entries: {e}"),
+            reason: format!("the stored value is not a JSON array of log entries: {e}"),
         })
     }
 
@@ -340,7 +340,7 @@ impl Shepherd {
         let append = || redis::append_logs(&self.logs, response_id, &json, life);
         match persist(retry_for, "appending logs", false, append).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(malformed("what is stored is no JSON list".to_owned())),
+            Ok(false) => Err(malformed("the stored value is not a JSON array".to_owned())),
             Err(failure) => Err(ShepherdError::redis("append to the logs of response", response_id, failure)),
         }
     }
