@@ -1,7 +1,7 @@
 # What people do with this project. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test simulate chaos fmt lint packages
+.PHONY: help demo install check test simulate chaos fmt lint packages
 
 help: ## Say what there is
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -15,6 +15,14 @@ PREFIX ?= /usr/local
 install: ## Build for release and install the program into PREFIX (/usr/local)
 	@scripts/install-packages build
 	@cargo install --locked --force --no-track --path . --bin shepherd-monitor --root "$(PREFIX)"
+
+# The modules that decide: no server, no clock.
+PURE = contract:: fleet:: history:: alerting:: exposition:: pages:: access::
+
+check: ## Check format and lints of the library, and run the unit tests of the pure modules
+	@cargo fmt --check
+	@cargo clippy --locked --lib -- -D warnings
+	@cargo test --locked --quiet --lib -- $(PURE)
 
 test: ## Run all tests; installs what they need
 	@scripts/install-packages test

@@ -403,6 +403,7 @@ impl Fleet {
             without_heartbeat: 0,
             lost: 0,
             lost_open: 0,
+            not_consuming: false,
             lost_at: None,
             task_limit_total: capacity,
             backlog: Some(backlog),

@@ -17,7 +17,7 @@ use super::messages::{
     AlertOrder, AlertsNow, ChannelState, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken, Tick,
 };
 use super::rest;
-use crate::alerting::board::{Board, BoardSettings, Shown};
+use crate::alerting::board::{Board, BoardSettings, FiringAlert, Shown};
 use crate::alerting::in_force::{FileRead, InForce};
 use crate::alerting::lifecycle::Phase;
 use crate::alerting::worker_down;
@@ -318,7 +318,16 @@ impl AlertEvaluator {
 
     /// With every tick, changed or not: a feed that was started again knows nothing.
     fn tell_feed(&self, fired: Vec<String>) {
-        let firing = self.evaluation.board.alerts().values().filter(|alert| alert.phase == Phase::Firing).count();
+        let now = self.io.wall();
+        let board = &self.evaluation.board;
+        let firing = board.alerts().values().filter(|alert| alert.phase == Phase::Firing);
+        let firing = firing.map(|alert| FiringAlert {
+            rule: alert.rule.clone(),
+            subject: alert.subject.clone(),
+            severity: alert.severity,
+            silenced: board.is_quiet(alert, now),
+        });
+        let firing = firing.collect();
         let recent = self.recent.iter().cloned().collect();
         self.supervisor.do_send(Report::Alerts(AlertsNow { firing, recent, fired }));
     }

@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::alerting::board::FiringAlert;
 use crate::alerting::quiet::Silence;
 use crate::contract::Name;
 use crate::exposition::counters::Attempt;
@@ -200,7 +201,7 @@ pub struct Deliver {
 #[rtype(result = "()")]
 pub struct AlertsNow {
     /// Alerts firing.
-    pub firing: usize,
+    pub firing: Vec<FiringAlert>,
     /// What fired and was over lately, newest first.
     pub recent: Vec<Arc<Event>>,
     /// Alerts that fired since, as `/api/alerts` lists them: JSON.

@@ -16,7 +16,7 @@ use super::rule::{Per, Rule, RuleSet, Subjects};
 use super::source_down;
 use super::worker_down::{self, Losses, News, Sighting};
 use crate::fleet::cleanup::Finding;
-use crate::fleet::event::Event;
+use crate::fleet::event::{Event, Severity};
 use crate::fleet::snapshot::Snapshot;
 
 /// Resolved alerts kept at most.
@@ -61,6 +61,19 @@ pub struct Shown {
     pub channels: Vec<String>,
     /// When it was like this, Unix seconds.
     pub at: f64,
+}
+
+/// A firing alert as the live page needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FiringAlert {
+    /// Its rule.
+    pub rule: String,
+    /// The stream or worker type.
+    pub subject: Option<String>,
+    /// How serious.
+    pub severity: Severity,
+    /// It is silenced, acknowledged or in a maintenance window.
+    pub silenced: bool,
 }
 
 /// All alerts.

@@ -68,6 +68,8 @@ pub struct WorkerTypeStatus {
     pub draining: u32,
     /// Alive consumers with pending messages and no progress.
     pub hung: u32,
+    /// Messages have waited longer than the hung threshold of the stream while every running consumer is idle.
+    pub not_consuming: bool,
     /// Consumers with an invalid heartbeat.
     pub unreadable: u32,
     /// Consumers of the group that never wrote a heartbeat.
@@ -126,6 +128,19 @@ pub struct ConsumerStatus {
     /// Why its heartbeat is invalid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<Box<str>>,
+}
+
+impl Snapshot {
+    /// When the data source that is longest unreadable was last read, Unix seconds; the time of the snapshot when all are
+    /// readable.
+    #[must_use]
+    pub fn read_at(&self) -> f64 {
+        let since = |source: &SourceStatus| match source {
+            SourceStatus::Down { since, .. } => *since,
+            _ => self.ts,
+        };
+        since(&self.redis.source).min(since(&self.postgres.source)).min(self.ts)
+    }
 }
 
 /// A stream, with totals over all its groups.

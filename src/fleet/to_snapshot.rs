@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::consumer::{Consumer, ConsumerState};
+use super::consumer::{Consumer, ConsumerState, Work};
 use super::load::{Backlog, Rate, utilization};
 use super::reading::{DatabaseReading, GroupReading, Probed, RedisServer, StreamFacts, StreamReading};
 use super::snapshot::{
@@ -14,8 +14,9 @@ use super::worker_type::WorkerType;
 use crate::contract::Name;
 
 impl WorkerTypeStatus {
-    /// A type's status, with the load of its stream where that was read.
-    pub(super) fn of(worker_type: &WorkerType, facts: Option<&StreamFacts>) -> Self {
+    /// A type's status at `ts` (Redis' clock, Unix seconds), with the load of its stream where that was read; `floor` is
+    /// the hung threshold of the stream.
+    pub(super) fn of(worker_type: &WorkerType, facts: Option<&StreamFacts>, floor: Duration, ts: f64) -> Self {
         let backlog = facts.map(Backlog::of);
         let total = backlog.and_then(Backlog::total);
         let (lost, lost_open, lost_at) = worker_type.losses();
@@ -36,6 +37,10 @@ impl WorkerTypeStatus {
             stale: count(|s| s == ConsumerState::Suspect),
             draining: count(|s| s == ConsumerState::Draining),
             hung: count(|s| s == ConsumerState::Hung),
+            not_consuming: facts.is_some_and(|facts| {
+                let consumers = worker_type.consumers.values().map(|consumer| (consumer.state, consumer.work));
+                not_consuming(consumers, &facts.groups, floor, ts)
+            }),
             unreadable: count(|s| s == ConsumerState::Unreadable),
             without_heartbeat: count(|s| s == ConsumerState::NoHeartbeat),
             lost,
@@ -52,6 +57,29 @@ impl WorkerTypeStatus {
             consumers,
         }
     }
+}
+
+/// Whether messages wait for longer than `floor` while no running consumer has read for as long or has work pending.
+/// Consumers that drain take no new work on purpose, and those with work pending are busy or hung.
+fn not_consuming(
+    consumers: impl Iterator<Item = (ConsumerState, Option<Work>)>,
+    groups: &[GroupReading],
+    floor: Duration,
+    ts: f64,
+) -> bool {
+    let floor_ms = floor.as_secs_f64() * 1000.0;
+    #[expect(clippy::cast_precision_loss, reason = "Unix milliseconds")]
+    let waits =
+        |group: &GroupReading| group.oldest_undelivered_ms.is_some_and(|at| ts * 1000.0 - at as f64 >= floor_ms);
+    if !groups.iter().any(waits) {
+        return false;
+    }
+    let mut running = consumers.filter(|(state, _)| state.is_alive()).peekable();
+    running.peek().is_some()
+        && running.all(|(state, work)| {
+            state != ConsumerState::Draining
+                && work.is_none_or(|work| work.pending == 0 && u128::from(work.idle_ms) >= floor.as_millis())
+        })
 }
 
 impl ConsumerStatus {
@@ -237,7 +265,9 @@ impl SourceStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::reading::Lag;
     use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts};
+    use ConsumerState::{Alive, Draining, Lost};
 
     const TICK: Duration = Duration::from_secs(3);
 
@@ -319,5 +349,46 @@ mod tests {
         assert!(status.freshness.database_size.error.as_ref().unwrap().contains("pg_database_size"));
         assert!(status.error.as_ref().unwrap().contains("database size: permission denied"), "{:?}", status.error);
         assert_eq!(status.freshness.connections.error, None);
+    }
+
+    const FLOOR: Duration = Duration::from_secs(30);
+    const NOW: f64 = 1_795_456_871.0;
+
+    fn group(oldest_waiting_sec: Option<u64>) -> GroupReading {
+        GroupReading {
+            name: "consumer".into(),
+            pending: 0,
+            phantom_pending: 0,
+            phantom_at_least: false,
+            lag: Lag::Reported(u64::from(oldest_waiting_sec.is_some())),
+            entries_read: None,
+            last_delivered_id: String::new(),
+            oldest_undelivered_ms: oldest_waiting_sec.map(|age| (NOW as u64 - age) * 1000),
+            consumers: None,
+        }
+    }
+
+    fn seen(waiting: Option<u64>, consumers: &[(ConsumerState, u64, u64)]) -> bool {
+        let consumers = consumers.iter().map(|(state, pending, idle_sec)| {
+            (*state, Some(Work { pending: *pending, idle_ms: idle_sec * 1000, ..Work::default() }))
+        });
+        not_consuming(consumers, &[group(waiting)], FLOOR, NOW)
+    }
+
+    #[test]
+    fn a_type_whose_running_consumers_all_read_nothing_while_messages_wait_is_not_consuming() {
+        assert!(seen(Some(60), &[(Alive, 0, 1200), (Alive, 0, 31)]));
+        assert!(seen(Some(60), &[(Alive, 0, 1200), (Lost, 3, 1200)]), "a lost consumer says nothing of the others");
+        assert!(!seen(None, &[(Alive, 0, 1200)]), "nothing waits");
+        assert!(!seen(Some(5), &[(Alive, 0, 1200)]), "it has not waited long: a consumer may block without a limit");
+        assert!(!seen(Some(60), &[(Alive, 0, 1200), (Alive, 0, 2)]), "one reads");
+        assert!(!seen(Some(60), &[(Alive, 2, 1200)]), "it is busy, or hung");
+        assert!(!seen(Some(60), &[(Draining, 0, 1200)]), "it takes no new work on purpose");
+        assert!(!seen(Some(60), &[(Lost, 0, 1200)]), "none runs");
+    }
+
+    #[test]
+    fn a_consumer_that_never_joined_the_group_is_not_consuming() {
+        assert!(not_consuming([(ConsumerState::Alive, None)].into_iter(), &[group(Some(60))], FLOOR, NOW));
     }
 }

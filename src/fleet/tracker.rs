@@ -314,17 +314,21 @@ impl Tracker {
         // A stream with a group is made for workers, whether any has come or not.
         let awaits_workers =
             |name: &Name| !self.forgotten.contains(name) && facts(name).is_some_and(|facts| !facts.groups.is_empty());
+        let status = |name: &Name, worker_type: &WorkerType| {
+            let floor = floors::reclaim_floor(name, self.settings.default_floor);
+            WorkerTypeStatus::of(worker_type, facts(name), floor, ts)
+        };
         let mut workers: BTreeMap<Name, WorkerTypeStatus> = self
             .types
             .iter()
             .filter(|(name, t)| {
                 t.last_seen_alive.is_some() || !t.consumers.is_empty() || self.is_seed(name) || awaits_workers(name)
             })
-            .map(|(name, t)| (name.clone(), WorkerTypeStatus::of(t, facts(name))))
+            .map(|(name, t)| (name.clone(), status(name, t)))
             .collect();
         for name in self.streams.streams.keys().filter(|name| awaits_workers(name)) {
             if !workers.contains_key(name) {
-                workers.insert(name.clone(), WorkerTypeStatus::of(&WorkerType::unknown(), facts(name)));
+                workers.insert(name.clone(), status(name, &WorkerType::unknown()));
             }
         }
         Snapshot {

@@ -1,7 +1,8 @@
 //! The status line: is anything wrong, what, since when. In words, worst first.
 
 use super::figures::{counted, percent};
-use super::verdict::{self, Level, Verdict};
+use super::link::About;
+use super::verdict::{self, Level, NOT_CONSUMING, Verdict};
 use super::wording::{Label, MomentStyle, Sentence};
 use crate::contract::Name;
 use crate::fleet::older_monitor::OlderMonitor;
@@ -22,9 +23,30 @@ pub(super) struct Headline {
     /// How many things are wrong.
     pub(super) problems: usize,
     /// One sentence for each kind of trouble, worst first.
-    pub(super) troubles: Vec<(Level, Sentence)>,
+    pub(super) troubles: Vec<Trouble>,
     /// What is as it should be.
     pub(super) calm: Vec<Sentence>,
+}
+
+/// One clause of the headline.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Trouble {
+    /// How bad it is.
+    pub(super) level: Level,
+    /// What is wrong.
+    pub(super) sentence: Sentence,
+    /// Where there is more of it: below the root, or an anchor of this page.
+    pub(super) href: Option<String>,
+}
+
+impl Headline {
+    /// Adds a trouble, behind those that are as bad.
+    pub(super) fn add(&mut self, level: Level, problems: usize, sentence: Sentence, href: Option<String>) {
+        self.problems += problems;
+        self.level = self.level.max(level);
+        let at = self.troubles.partition_point(|trouble| trouble.level >= level);
+        self.troubles.insert(at, Trouble { level, sentence, href });
+    }
 }
 
 /// The headline of `snapshot`, with the verdict of each of its worker types.
@@ -35,9 +57,9 @@ pub(super) fn of(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> Headline
     told.worker_types(snapshot, verdicts);
     told.streams(snapshot);
     told.limits(snapshot);
-    told.sentences.sort_by_key(|(level, _)| std::cmp::Reverse(*level));
+    told.sentences.sort_by_key(|trouble| std::cmp::Reverse(trouble.level));
     let (calm_level, calm) = what_is_fine(snapshot, verdicts);
-    let level = told.sentences.first().map_or(calm_level, |(level, _)| *level);
+    let level = told.sentences.first().map_or(calm_level, |trouble| trouble.level);
     Headline { level, problems: told.problems, troubles: told.sentences, calm }
 }
 
@@ -53,13 +75,13 @@ pub(super) fn title(problems: usize, maturity: Option<&str>) -> String {
 #[derive(Default)]
 struct Troubles {
     problems: usize,
-    sentences: Vec<(Level, Sentence)>,
+    sentences: Vec<Trouble>,
 }
 
 impl Troubles {
-    fn add(&mut self, level: Level, problems: usize, sentence: Sentence) {
+    fn add(&mut self, level: Level, problems: usize, sentence: Sentence, href: Option<String>) {
         self.problems += problems;
-        self.sentences.push((level, sentence));
+        self.sentences.push(Trouble { level, sentence, href });
     }
 
     fn sources(&mut self, snapshot: &Snapshot) {
@@ -71,12 +93,12 @@ impl Troubles {
                 let sentence = Sentence::words(format!("{name} unreachable"))
                     .at(" since ", Some(*since), MomentStyle::Clock)
                     .then(format!(": {}{frozen}", Label::from_text(&trouble.detail)));
-                self.add(Level::Critical, 1, sentence);
+                self.add(Level::Critical, 1, sentence, at("#servers"));
             } else if let Some(trouble) = snapshot.postgres.write_error.as_ref().filter(|_| name == "Postgres") {
                 let words = format!("Postgres rejects writes: {}", Label::from_text(&trouble.detail));
-                self.add(Level::Critical, 1, Sentence::words(words));
+                self.add(Level::Critical, 1, Sentence::words(words), at("#servers"));
             } else if name == "Postgres" && snapshot.postgres.error.is_some() {
-                self.add(Level::Warning, 1, Sentence::words("Some Postgres queries fail"));
+                self.add(Level::Warning, 1, Sentence::words("Some Postgres queries fail"), at("#servers"));
             }
         }
     }
@@ -87,26 +109,27 @@ impl Troubles {
                 "An older monitor is also active on this Redis: both send alerts, and only the older one runs scheduled \
                  cleanup. Stop one of them, or restart this one with MONITOR_OBSERVE_ONLY=yes",
             );
-            self.add(Level::Warning, 1, sentence);
+            self.add(Level::Warning, 1, sentence, None);
         }
     }
 
     fn worker_types(&mut self, snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) {
         // Within one level the order below is the order of the sentences.
-        for pill in ["crashed", "lost", "hung", "no workers", "unreadable"] {
+        for pill in ["crashed", "lost", "hung", NOT_CONSUMING, "no workers", "unreadable"] {
             let names: Vec<&Name> = verdicts
                 .iter()
                 .filter(|(_, c)| c.level.is_trouble() && c.pill == pill)
                 .map(|(name, _)| *name)
                 .collect();
             let Some(sentence) = told_of(pill, &names, snapshot) else { continue };
-            let level = if pill == "crashed" { Level::Critical } else { Level::Warning };
-            self.add(level, names.len(), sentence);
+            let told = verdicts.iter().filter(|(name, _)| names.contains(name));
+            let level = told.map(|(_, verdict)| verdict.level).max().unwrap_or(Level::Warning);
+            self.add(level, names.len(), sentence, page_of(&names, About::WorkerType, "#workers"));
         }
         let unreadable = snapshot.unreadable_heartbeats.len();
         if unreadable > 0 {
             let which = counted(unreadable as u64, "unreadable heartbeat", "unreadable heartbeats");
-            self.add(Level::Warning, 1, Sentence::words(which));
+            self.add(Level::Warning, 1, Sentence::words(which), at("#workers"));
         }
     }
 
@@ -118,7 +141,7 @@ impl Troubles {
                 many => format!("cannot read {} streams: {}", many.len(), listed(many)),
             };
             let sentence = Sentence::words(words);
-            self.add(Level::Warning, names.len(), sentence);
+            self.add(Level::Warning, names.len(), sentence, page_of(&names, About::Stream, "#queues"));
         }
     }
 
@@ -129,9 +152,22 @@ impl Troubles {
         for (what, share) in [("Postgres disk", disk), ("Redis memory", memory)] {
             if let Some(share) = share.filter(|share| *share >= NEARLY_FULL) {
                 let level = if share >= FULL { Level::Critical } else { Level::Warning };
-                self.add(level, 1, Sentence::words(format!("{what} {} used", percent(share))));
+                self.add(level, 1, Sentence::words(format!("{what} {} used", percent(share))), at("#servers"));
             }
         }
+    }
+}
+
+/// An anchor of the live page.
+fn at(anchor: &str) -> Option<String> {
+    Some(format!("/{anchor}"))
+}
+
+/// The page of the only name, or where all are.
+fn page_of(names: &[&Name], about: About, all: &str) -> Option<String> {
+    match names {
+        [only] => Some(about.of(only)),
+        _ => at(all),
     }
 }
 
@@ -220,13 +256,20 @@ fn told_of(pill: &str, names: &[&Name], snapshot: &Snapshot) -> Option<Sentence>
         ("crashed", None) => Sentence::words(format!("{many} worker types crashed: {}", listed(names))),
         ("lost", Some((name, status))) => {
             let who = counted(lost, "consumer", "consumers");
-            Sentence::words(format!("{name} lost {who}")).at(" at ", status.lost_at, MomentStyle::Clock)
+            let when = if lost == 1 { " at " } else { " in the last hour, the latest at " };
+            Sentence::words(format!("{name} lost {who}")).at(when, status.lost_at, MomentStyle::Clock)
         }
         ("lost", None) => {
             Sentence::words(format!("{} lost: {}", counted(lost, "consumer", "consumers"), listed(names)))
         }
         ("hung", Some((name, _))) if hung == 1 => Sentence::words(format!("1 consumer of {name} hung")),
         ("hung", _) => Sentence::words(format!("{} hung: {}", counted(hung, "consumer", "consumers"), listed(names))),
+        (NOT_CONSUMING, Some((name, _))) => {
+            Sentence::words(format!("{name}: messages waiting, running workers read none"))
+        }
+        (NOT_CONSUMING, None) => {
+            Sentence::words(format!("messages waiting, running workers read none: {}", listed(names)))
+        }
         // No count: it would have this line, which is read out, said again with every entry.
         ("no workers", Some((name, _))) => Sentence::words(format!("{name}: messages waiting, no workers running")),
         ("no workers", None) => Sentence::words(format!("messages waiting, no workers running: {}", listed(names))),
@@ -242,7 +285,7 @@ fn listed(names: &[&Name]) -> String {
     words.join(", ")
 }
 
-/// The headline of `snapshot` alone.
+/// The verdict of each worker type, by its state alone.
 pub(super) fn verdicts(snapshot: &Snapshot) -> Vec<(&Name, Verdict)> {
     let of = |(name, status)| (name, verdict::of(status, snapshot.streams.get(name), snapshot.ts));
     snapshot.workers.iter().map(of).collect()
@@ -259,7 +302,7 @@ mod tests {
     /// The sentences as a reader without script sees them, the worst first, and what the tab says.
     fn told(snapshot: &Snapshot) -> (String, String) {
         let headline = of(snapshot, &verdicts(snapshot));
-        let troubles = headline.troubles.iter().map(|(_, sentence)| sentence);
+        let troubles = headline.troubles.iter().map(|trouble| &trouble.sentence);
         let sentences: Vec<String> = troubles.chain(&headline.calm).map(Sentence::plain).collect();
         (sentences.join(" · "), title(headline.problems, None))
     }
@@ -289,10 +332,30 @@ mod tests {
         let (said, tab) = told(&fleet.finish());
         assert_eq!(
             said,
-            "b crashed at 18:01:00 UTC · a lost 2 consumers at 18:00:11 UTC · 2 of 3 worker types alive · \
+            "b crashed at 18:01:00 UTC · a lost 2 consumers in the last hour, the latest at 18:00:11 UTC · 2 of 3 worker types alive · \
              Redis, Postgres OK"
         );
         assert_eq!(tab, "⚠ 2 · Shepherd");
+    }
+
+    #[test]
+    fn each_clause_leads_to_what_it_is_about() {
+        let mut fleet = fleet();
+        fleet.change("b", |w, _| (w.state, w.alive) = (TypeState::Crashed, 0));
+        for name in ["a", "c"] {
+            fleet.change(name, |w, _| w.not_consuming = true);
+        }
+        let snapshot = fleet.finish();
+        let headline = of(&snapshot, &verdicts(&snapshot));
+        let clauses: Vec<(String, Option<&str>)> =
+            headline.troubles.iter().map(|t| (t.sentence.plain(), t.href.as_deref())).collect();
+        assert_eq!(
+            clauses,
+            [
+                ("b crashed".to_owned() + &clauses[0].0["b crashed".len()..], Some("/workers/b")),
+                ("messages waiting, running workers read none: a, c".to_owned(), Some("/#workers")),
+            ]
+        );
     }
 
     #[test]
@@ -369,7 +432,7 @@ mod tests {
         snapshot.postgres.disk_used_pct = Some(93.0);
         snapshot.redis.server.used_memory_bytes = snapshot.redis.server.maxmemory_bytes.map(|limit| limit / 100 * 85);
         let headline = of(&snapshot, &verdicts(&snapshot));
-        let levels: Vec<Level> = headline.troubles.iter().map(|(level, _)| *level).collect();
+        let levels: Vec<Level> = headline.troubles.iter().map(|trouble| trouble.level).collect();
         assert_eq!(levels, [Level::Critical, Level::Warning]);
         assert!(told(&snapshot).0.starts_with("Postgres disk 93\u{202f}% used · Redis memory 85\u{202f}% used"));
     }

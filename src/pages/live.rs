@@ -13,6 +13,7 @@ use super::site::{Environment, Head, Visitor};
 use super::templates::{Pages, PagesError};
 use super::view::{self, Alerts, Frame, Memory};
 use super::{assets, element_id};
+use crate::alerting::board::FiringAlert;
 use crate::fleet::event::Event;
 use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::reading::RedisServer;
@@ -56,6 +57,9 @@ struct Update<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<u64>,
     ts: f64,
+    /// When the oldest data source was last read, Unix seconds; absent when that is `ts`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read_at: Option<f64>,
     /// HTML of each element to be put in place.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     set: BTreeMap<&'a str, String>,
@@ -90,6 +94,8 @@ struct Page<'a> {
     epoch: u64,
     tick: u64,
     ts: f64,
+    /// When the oldest data source was last read, Unix seconds.
+    read_at: f64,
     blocks: BTreeMap<&'a str, String>,
     lists: BTreeMap<&'static str, String>,
     chart: StillChart,
@@ -120,8 +126,8 @@ impl LiveView {
         }
     }
 
-    /// How many alerts fire, and what fired or was over lately; shown with the next snapshot.
-    pub fn set_alerts(&mut self, firing: usize, recent: Vec<Arc<Event>>) {
+    /// The alerts that fire, and what fired or was resolved lately, newest first; shown with the next snapshot.
+    pub fn set_alerts(&mut self, firing: Vec<FiringAlert>, recent: Vec<Arc<Event>>) {
         self.alerts = Alerts { firing, recent };
     }
 
@@ -215,6 +221,7 @@ impl LiveView {
             epoch: self.epoch,
             tick: self.tick,
             ts: snapshot.ts,
+            read_at: snapshot.read_at(),
             blocks,
             lists,
             chart: StillChart::new(history),
@@ -259,6 +266,7 @@ impl LiveView {
             tick: self.tick,
             from: known,
             ts: snapshot.ts,
+            read_at: Some(snapshot.read_at()).filter(|at| *at < snapshot.ts),
             set,
             cells,
             lists: lists.map(|(id, (members, _))| (*id, members.as_slice())).collect(),

@@ -3,15 +3,20 @@
 
 use serde::Serialize;
 
-use super::figures::counted;
+use super::figures::{about, counted};
 use super::wording::{Label, MomentStyle, Sentence};
+use crate::alerting::board::FiringAlert;
 use crate::fleet::consumer::ConsumerState;
+use crate::fleet::event::Severity;
 use crate::fleet::snapshot::{StreamStatus, WorkerTypeStatus};
 use crate::fleet::worker_type::TypeState;
 
 /// A loss stays among the troubles as long as the chart shows the moment (seconds); its card tells
 /// of it for the hour.
 const LOSS_IS_NEWS: f64 = 10.0 * 60.0;
+
+/// The pill of a type whose running consumers read nothing although messages wait.
+pub(super) const NOT_CONSUMING: &str = "not consuming";
 
 /// How something fares; later is worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -25,6 +30,16 @@ pub(super) enum Level {
     Warning,
     /// Somebody must act.
     Critical,
+}
+
+impl From<Severity> for Level {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Info => Self::Fine,
+            Severity::Warning => Self::Warning,
+            Severity::Critical => Self::Critical,
+        }
+    }
 }
 
 impl Level {
@@ -59,6 +74,35 @@ pub(super) struct Verdict {
     pub(super) quiet: bool,
 }
 
+/// The pill of a type that only alerts call a problem.
+const ALERTING: &str = "alert firing";
+
+impl Verdict {
+    /// Takes the severity of `alerts`, which fire on this type, if it is higher.
+    pub(super) fn raise(&mut self, alerts: &[&FiringAlert]) {
+        let Some(worst) = alerts.iter().max_by_key(|alert| alert.severity) else { return };
+        let level = Level::from(worst.severity);
+        if level <= self.level {
+            return;
+        }
+        let calm = !self.level.is_trouble();
+        self.level = level;
+        if calm {
+            let others = match alerts.len() - 1 {
+                0 => String::new(),
+                n => format!(" and {n} more"),
+            };
+            (self.pill, self.shape, self.quiet) = (ALERTING, level.shape(), false);
+            self.sentence = Sentence::words(format!("{}{others} firing", Label::from_text(&worst.rule)));
+        }
+    }
+
+    /// It is a problem by its state, whatever alerts fire.
+    pub(super) fn is_told_by_its_state(&self) -> bool {
+        self.level.is_trouble() && self.pill != ALERTING
+    }
+}
+
 /// How `status` fares at `ts` (Unix seconds); `stream` is what it reads.
 pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f64) -> Verdict {
     let told = |level, pill, shape, sentence| Verdict { level, pill, shape, sentence, quiet: false };
@@ -72,7 +116,7 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
     match status.state {
         TypeState::Crashed => told(Level::Critical, "crashed", "critical", crashed(status)),
         TypeState::Alive => {
-            let (pill, sentence) = match trouble(status, ts) {
+            let (pill, sentence) = match trouble(status, stream, ts) {
                 Some(told_here) => told_here,
                 None => return calm(status),
             };
@@ -116,14 +160,23 @@ fn crashed(status: &WorkerTypeStatus) -> Sentence {
 }
 
 /// What is wrong with a type that is alive; the first thing that somebody must know.
-fn trouble(status: &WorkerTypeStatus, ts: f64) -> Option<(&'static str, Sentence)> {
+fn trouble(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f64) -> Option<(&'static str, Sentence)> {
     if status.hung > 0 {
         return Some(("hung", hung(status)));
     }
     if status.lost > 0 && status.lost_at.is_some_and(|at| ts - at < LOSS_IS_NEWS) {
         return Some(("lost", lost(status)));
     }
+    if status.not_consuming {
+        return Some((NOT_CONSUMING, not_consuming(status, stream)));
+    }
     (status.unreadable > 0).then(|| unreadable(status))
+}
+
+fn not_consuming(status: &WorkerTypeStatus, stream: Option<&StreamStatus>) -> Sentence {
+    let waiting = stream.and_then(|s| s.oldest_waiting_sec);
+    let since = waiting.map_or(String::new(), |sec| format!(" for {}", about(sec)));
+    Sentence::words(format!("{} running, none reads; messages waiting{since}", status.alive))
 }
 
 fn hung(status: &WorkerTypeStatus) -> Sentence {
@@ -216,6 +269,39 @@ mod tests {
         let lost = |ago: f64| told(move |w, _| (w.alive, w.lost, w.lost_at) = (2, 1, Some(NOW - ago)));
         assert_eq!(lost(60.0), ("lost", true, "lost 1 consumer 23 Nov 18:00 UTC; 2 running".to_owned()));
         assert_eq!(lost(1200.0), ("alive", false, "lost 1 consumer 23 Nov 17:41 UTC; 2 running".to_owned()));
+    }
+
+    #[test]
+    fn a_type_that_reads_nothing_while_messages_wait_is_trouble() {
+        let stalled = |w: &mut WorkerTypeStatus, s: &mut StreamStatus| {
+            w.not_consuming = true;
+            s.oldest_waiting_sec = Some(1200.0);
+        };
+        let said = "3 running, none reads; messages waiting for 20\u{202f}m".to_owned();
+        assert_eq!(told(stalled), ("not consuming", true, said));
+    }
+
+    #[test]
+    fn a_firing_alert_raises_the_verdict_and_never_lowers_it() {
+        let alert = |severity| FiringAlert {
+            rule: "pending_high".to_owned(),
+            subject: Some("a".to_owned()),
+            severity,
+            silenced: false,
+        };
+        let (warning, critical) = (alert(Severity::Warning), alert(Severity::Critical));
+        let mut fleet = Fleet::new(NOW);
+        fleet.add("a", 3, 10, 5);
+        let snapshot = fleet.finish();
+        let fine = of(&snapshot.workers[&Name::from("a")], None, NOW);
+        let mut raised = fine.clone();
+        raised.raise(&[&alert(Severity::Info)]);
+        assert_eq!(raised, fine);
+        raised.raise(&[&warning, &critical]);
+        assert_eq!((raised.level, raised.pill), (Level::Critical, ALERTING));
+        assert_eq!(raised.sentence.plain(), "pending_high and 1 more firing");
+        raised.raise(&[&warning]);
+        assert_eq!(raised.level, Level::Critical);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! From a snapshot to what the live page shows: every fragment as a value that can be compared.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -9,8 +10,11 @@ use super::detail;
 use super::figures::counted;
 use super::headline::{self, Headline};
 use super::panels::{cards, feed, notes, queries, queues, servers, unreadable};
+use super::verdict::{Level, Verdict};
 use super::wording::Sentence;
-use crate::fleet::event::Event;
+use crate::alerting::board::FiringAlert;
+use crate::contract::Name;
+use crate::fleet::event::{Event, Severity};
 use crate::fleet::snapshot::Snapshot;
 
 /// The part of a fragment that seldom changes, per kind of fragment.
@@ -63,18 +67,54 @@ pub(super) struct List {
 /// What is shown of alerts.
 #[derive(Debug, Default)]
 pub(super) struct Alerts {
-    /// How many fire.
-    pub(super) firing: usize,
+    /// Those that fire.
+    pub(super) firing: Vec<FiringAlert>,
     /// What fired and was over lately, newest first.
     pub(super) recent: Vec<Arc<Event>>,
 }
 
 impl Alerts {
-    fn sentence(&self) -> Option<Sentence> {
-        match self.firing {
-            0 => None,
-            firing => Some(Sentence::words(format!("{} firing", counted(firing as u64, "alert", "alerts")))),
+    /// Raises each verdict to the severity of the alerts that fire on its worker type.
+    fn raise(&self, verdicts: &mut [(&Name, Verdict)]) {
+        let mut by_subject: BTreeMap<Name, Vec<&FiringAlert>> = BTreeMap::new();
+        for alert in self.loud() {
+            if let Some(subject) = &alert.subject {
+                by_subject.entry(Name::from(subject.as_str())).or_default().push(alert);
+            }
         }
+        for (name, verdict) in verdicts {
+            if let Some(alerts) = by_subject.get(*name) {
+                verdict.raise(alerts);
+            }
+        }
+    }
+
+    /// Adds to the headline what fires and is not silenced. `verdicts` were raised.
+    fn add_to(&self, headline: &mut Headline, verdicts: &[(&Name, Verdict)]) {
+        let level = self.loud().map(|alert| Level::from(alert.severity)).max();
+        let firing = self.loud().count();
+        let silenced = self.firing.len() - firing;
+        let words = |n: usize, said| Sentence::words(format!("{} {said}", counted(n as u64, "alert", "alerts")));
+        match level {
+            Some(level) if level.is_trouble() => {
+                // Alerts on a type that is in the headline already are no further problem.
+                let is_told = |alert: &&FiringAlert| {
+                    let subject = alert.subject.as_deref().map(Name::from);
+                    verdicts.iter().any(|(name, v)| Some(*name) == subject.as_ref() && v.is_told_by_its_state())
+                };
+                let problems = self.loud().filter(|alert| alert.severity != Severity::Info && !is_told(alert)).count();
+                headline.add(level, problems, words(firing, "firing"), Some("/alerts".to_owned()));
+            }
+            Some(_) => headline.calm.push(words(firing, "firing")),
+            None => {}
+        }
+        if silenced > 0 {
+            headline.calm.push(words(silenced, "silenced"));
+        }
+    }
+
+    fn loud(&self) -> impl Iterator<Item = &FiringAlert> {
+        self.firing.iter().filter(|alert| !alert.silenced)
     }
 }
 
@@ -99,9 +139,10 @@ pub(super) struct Memory {
 
 /// What the page shows of `snapshot`.
 pub(super) fn compose(snapshot: &Snapshot, maturity: Option<&str>, alerts: &Alerts, memory: &mut Memory) -> View {
-    let verdicts = headline::verdicts(snapshot);
+    let mut verdicts = headline::verdicts(snapshot);
+    alerts.raise(&mut verdicts);
     let mut headline: Headline = headline::of(snapshot, &verdicts);
-    headline.calm.extend(alerts.sentence());
+    alerts.add_to(&mut headline, &verdicts);
     let title = headline::title(headline.problems, maturity);
     let mut drafts = vec![notes::status(headline), notes::workers(snapshot), notes::queues(snapshot)];
     let mut lists = cards::compose(snapshot, verdicts, &mut drafts);
@@ -114,4 +155,45 @@ pub(super) fn compose(snapshot: &Snapshot, maturity: Option<&str>, alerts: &Aler
     lists.push(feed::compose(snapshot, &alerts.recent, &mut memory.feed, &mut drafts));
     drafts.push(unreadable::compose(snapshot));
     View { title, drafts, lists }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pages::states::Fleet;
+
+    const NOW: f64 = 1_795_456_871.0;
+
+    fn alert(subject: Option<&str>, severity: Severity, silenced: bool) -> FiringAlert {
+        FiringAlert { rule: "pending_high".to_owned(), subject: subject.map(str::to_owned), severity, silenced }
+    }
+
+    /// The tab's title and the ids of the cards in trouble, with three healthy types and these alerts.
+    fn composed(firing: Vec<FiringAlert>) -> (String, Vec<String>, Level) {
+        let mut fleet = Fleet::new(NOW);
+        for name in ["a", "b", "c"] {
+            fleet.add(name, 3, 10, 5);
+        }
+        let alerts = Alerts { firing, recent: Vec::new() };
+        let view = compose(&fleet.finish(), None, &alerts, &mut Memory::default());
+        let in_trouble = view.lists.into_iter().find(|list| list.id == "workers-trouble").unwrap().members;
+        let level = view.drafts.iter().find_map(|draft| match &draft.frame {
+            Frame::Status(status) => Some(status.level()),
+            _ => None,
+        });
+        (view.title, in_trouble, level.unwrap())
+    }
+
+    #[test]
+    fn headline_card_and_tab_take_the_severity_of_firing_alerts() {
+        let firing = vec![alert(Some("b"), Severity::Critical, false), alert(None, Severity::Warning, false)];
+        let (title, in_trouble, level) = composed(firing);
+        assert_eq!((title.as_str(), in_trouble.len(), level), ("⚠ 2 · Shepherd", 1, Level::Critical));
+    }
+
+    #[test]
+    fn silenced_and_informational_alerts_are_no_problem() {
+        let firing = vec![alert(Some("b"), Severity::Critical, true), alert(Some("c"), Severity::Info, false)];
+        assert_eq!(composed(firing), ("Shepherd".to_owned(), Vec::new(), Level::Fine));
+    }
 }

@@ -9,7 +9,7 @@ import { clearFilter, focusFilter, settle, startTable } from "./table.js";
 
 const { dataset } = document.getElementById("live");
 const { root, assets } = document.body.dataset;
-const shown = { epoch: Number(dataset.epoch), tick: Number(dataset.tick), ts: Number(dataset.ts), title: document.title };
+const shown = { epoch: Number(dataset.epoch), tick: Number(dataset.tick), ts: Number(dataset.ts), readAt: Number(dataset.readAt), title: document.title };
 const sign = document.getElementById("connection");
 const age = document.getElementById("age");
 /** Something came that was not applied: the tab is hidden, or a message is missing. */
@@ -29,12 +29,14 @@ const connection = new Connection(root, {
   where: () => shown,
   take,
   stood(state, words) {
+    lost = state === "stale" || state === "disconnected";
+    // The connection works, but the monitor itself cannot read a data source.
+    if (state === "live" && shown.readAt < shown.ts) [state, words] = ["stale", "data stale"];
     sign.dataset.state = state;
     const word = document.getElementById("connection-word");
     if (word.textContent !== words) word.textContent = words;
     const shape = { live: "fine", connecting: "unknown" }[state] ?? "critical";
     sign.querySelector("use").setAttribute("href", `#s-${shape}`);
-    lost = state === "stale" || state === "disconnected";
     titleTab();
   },
 });
@@ -64,7 +66,7 @@ function take(update) {
     return;
   }
   const first = shown.tick === 0;
-  Object.assign(shown, { epoch: update.epoch, tick: update.tick, ts: update.ts });
+  Object.assign(shown, { epoch: update.epoch, tick: update.tick, ts: update.ts, readAt: update.read_at ?? update.ts });
   apply(update);
   if (update.chart) takeColumns(update.chart);
   draw();
@@ -86,7 +88,7 @@ document.addEventListener("visibilitychange", () => {
 setInterval(() => {
   if (document.hidden) return;
   wordTimes(document);
-  age.textContent = shown.ts > 0 ? duration(Math.max(0, serverNow() - shown.ts)) : "";
+  age.textContent = shown.ts > 0 ? duration(Math.max(0, serverNow() - shown.readAt)) : "";
 }, 1000);
 
 startShell({

@@ -162,11 +162,7 @@ fn utilization(status: &WorkerTypeStatus) -> Cell {
     if status.capacity == 0 {
         let cell = Cell::missing().titled("no capacity");
         // By the contract: work and nobody who could do it is full.
-        return if backlog == 0 {
-            cell
-        } else {
-            Cell::text(percent(1.0)).titled("no capacity").toned(Tone::Warning).valued(100.0)
-        };
+        return if backlog == 0 { cell } else { Cell::text("no capacity").toned(Tone::Warning).valued(100.0) };
     }
     let at_least = if status.backlog_at_least { "≥ " } else { "" };
     let cell = Cell::text(percent(share))

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::fleet::reading::TroubleKind;
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 use crate::pages::block::Draft;
-use crate::pages::headline::Headline;
+use crate::pages::headline::{Headline, Trouble};
 use crate::pages::verdict::Level;
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, MomentStyle, Sentence};
@@ -20,11 +20,19 @@ pub(in crate::pages) struct StatusFrame {
     calm: Vec<Sentence>,
 }
 
+#[cfg(test)]
+impl StatusFrame {
+    pub(in crate::pages) fn level(&self) -> Level {
+        self.level
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct StatusSentence {
     level: Level,
     shape: &'static str,
     sentence: Sentence,
+    href: Option<String>,
 }
 
 /// What a panel says before anything else.
@@ -60,7 +68,7 @@ pub(in crate::pages) fn status(headline: Headline) -> Draft {
     let troubles = headline
         .troubles
         .into_iter()
-        .map(|(level, sentence)| StatusSentence { level, shape: level.shape(), sentence })
+        .map(|Trouble { level, sentence, href }| StatusSentence { level, shape: level.shape(), sentence, href })
         .collect();
     let frame = StatusFrame { id: "status", level: headline.level, troubles, calm_shape, calm: headline.calm };
     let frame = Frame::Status(frame);
