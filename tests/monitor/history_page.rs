@@ -247,7 +247,7 @@ async fn hostile_names_run_nothing_in_pages_of_the_past() {
         .goto(monitor.url("/streams/%3Cimg%20src%3Dx%20onerror%3D%22window.pwned%3D9%22%3E%FF"))
         .await
         .unwrap();
-    browser.until("nobody is called so", "document.body.innerText.includes('No stream is called')").await;
+    browser.until("nobody is called so", "document.body.innerText.includes('No stream named')").await;
     harmless("not found").await;
     browser.quit().await;
 }
