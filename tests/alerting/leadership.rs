@@ -162,9 +162,13 @@ async fn of_three_monitors_one_tells_whichever_of_them_is_stopped_for_long_and_c
 /// Says that it evaluates and sends without Postgres.
 fn goes_on_alone(monitor: &Monitor) -> bool {
     let log = monitor.log();
-    ["alerts go on without Postgres", "alerts begin without Postgres", "alerts go on here, without Postgres"]
-        .iter()
-        .any(|words| log.contains(words))
+    [
+        "alerting continues, changes are spooled",
+        "alerting starts, changes are spooled",
+        "alerting continues on this instance",
+    ]
+    .iter()
+    .any(|words| log.contains(words))
 }
 
 #[tokio::test]

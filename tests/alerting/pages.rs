@@ -126,7 +126,7 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
         .until("what Slack answered", "document.body.innerText.includes('Test notification sent via every channel')")
         .await;
     assert!(browser.text().await.contains("slack") && browser.text().await.contains("200 OK: ok"));
-    ground.slack.told("Test message", SOON).await;
+    ground.slack.told("Test notification", SOON).await;
 
     // By key from page to page; nothing sticks out on a telephone.
     browser.driver().goto(monitor.url("/")).await.unwrap();

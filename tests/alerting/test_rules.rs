@@ -88,8 +88,8 @@ async fn rules_are_taken_through_what_was_recorded_and_it_is_told_when_each_woul
     assert_eq!(any["firings"][0]["subject"], "arax");
     assert_eq!(of("few_connections")["firings"], json!([]));
     assert_eq!(of("few_connections")["not_judged"], Value::Null);
-    assert_eq!(of("slow")["not_judged"], "drain_seconds is not recorded: what it would have done cannot be said");
-    assert_eq!(of("nobody")["not_judged"], "nothing was recorded of workers_alive of never.seen");
+    assert_eq!(of("slow")["not_judged"], "drain_seconds is not recorded, so this rule cannot be evaluated");
+    assert_eq!(of("nobody")["not_judged"], "no recorded data for workers_alive of never.seen");
     let recorded = told["recorded_sec"].as_f64().unwrap() / 3600.0;
     assert!((70.9..71.2).contains(&recorded), "three days without the hour: {recorded}");
 

@@ -50,7 +50,7 @@ async fn monitor_with_past(redis: &TestRedis, database: &TestDatabase, types: &[
             "INSERT INTO monitor_events (ts, type, worker, severity, detail, payload) VALUES \
              (now() - interval '2 hours', 'scale_down', $1, 'critical', 'crashed: 0 of 3 running', \
               '{\"key\": \"a\", \"kind\": \"crashed\"}'), \
-             (now() - interval '110 minutes', 'scale_up', $1, 'info', 'back after a crash with 3 alive', \
+             (now() - interval '110 minutes', 'scale_up', $1, 'info', 'recovered from crash (3 running)', \
               '{\"key\": \"b\", \"recovered_from\": \"crashed\"}')",
             &[&types[0]],
         )

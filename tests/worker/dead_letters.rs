@@ -94,7 +94,7 @@ async fn dead_letters_are_listed_replayed_and_dropped() {
     let told = command(&server, "drop", &[&["--stream", "a", "--id"], &first_ten[..]].concat()).await.unwrap();
     assert_eq!(told, "10 dead letters of a dropped\n");
     let two = ["--stream", "a", "--id", &letters[10], "--id", &letters[11]];
-    assert_eq!(command(&server, "replay", &two).await.unwrap(), "2 put back into a\n");
+    assert_eq!(command(&server, "replay", &two).await.unwrap(), "2 replayed into a\n");
     assert_eq!(queries(&mut redis, "a").await, ["q10", "q11"]);
     // They are new tasks, without a trace of their death.
     for (_, fields) in entries(&mut redis, "a").await {
@@ -102,7 +102,7 @@ async fn dead_letters_are_listed_replayed_and_dropped() {
         assert_eq!(field(&fields, "workflow"), workflow(&["a", "b"]));
     }
     let rest = ["--stream", "a", "--all"];
-    assert_eq!(command(&server, "replay", &rest).await.unwrap(), "238 put back into a\n");
+    assert_eq!(command(&server, "replay", &rest).await.unwrap(), "238 replayed into a\n");
     let worker = Running::start(quick(&server, "a").task_limit(50), done);
     reaches(&redis, "b", 240).await;
     worker.leave().await;
