@@ -5,6 +5,7 @@ use std::path::Path;
 use clap::{Arg, ArgMatches, Command};
 
 use crate::alerting::file;
+use crate::doctor::report::count;
 use crate::rules_file;
 
 /// The subcommand.
@@ -23,14 +24,14 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let text = rules_file::read(Path::new(name)).map_err(|error| format!("{name}: {error}"))?;
     match file::read(&text) {
         Ok(rules) => {
-            println!("{name}: {} rules, no mistakes", rules.rules.len());
+            println!("{name}: {}, no errors", count(rules.rules.len(), "rule"));
             Ok(())
         }
         Err(mistakes) => {
             for mistake in &mistakes {
                 eprintln!("{name}:{mistake}");
             }
-            Err(format!("{name} has {} mistakes", mistakes.len()))
+            Err(format!("{name} has {}", count(mistakes.len(), "error")))
         }
     }
 }

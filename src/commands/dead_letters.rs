@@ -15,6 +15,7 @@ use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
 use super::{flags, print, runtime, settings};
 use crate::contract::Name;
+use crate::doctor::report::count;
 use crate::redis_streams::tasks::dead_letters::{self, DeadLetter, Delivery};
 use crate::redis_streams::tasks::{Address, EntryId, Link, LinkError};
 
@@ -57,9 +58,8 @@ pub(super) fn command() -> Command {
     Command::new("dead-letters")
         .about("List, show, replay or delete dead letters")
         .long_about(
-            "A task that was delivered more often than the worker's delivery limit, or that failed where nothing \
-             comes after it, leaves its stream NAME and is kept in NAME:dead with its history. There it stays until \
-             somebody replays or drops it.",
+            "A task that exceeds the delivery limit of its worker, or that fails where no stream follows, is moved \
+             from its stream NAME to NAME:dead with its history. It stays there until it is replayed or deleted.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -71,11 +71,13 @@ pub(super) fn command() -> Command {
                 "All dead letters of the stream",
             )
             .after_help(
-                "They go to the end of the stream, with deliveries counted anew and the same idempotency key. \
-                     Every consumer group of the stream gets them.",
+                "The tasks are added to the end of the stream with a new delivery count and the same idempotency \
+                 key. Every consumer group of the stream receives them.",
             ),
         )
-        .subcommand(chosen(verb("drop", "Delete dead letters permanently"), "All dead letters of the stream"))
+        .subcommand(
+            chosen(verb("delete", "Delete dead letters permanently"), "All dead letters of the stream").alias("drop"),
+        )
 }
 
 /// Carries out what [`command`] was given, and prints what happened.
@@ -155,7 +157,10 @@ impl Office {
         }
         match verb {
             "replay" => self.tell(format_args!("{} replayed into {}", done.len(), self.stream.clone())),
-            "drop" => self.tell(format_args!("{} dead letters of {} deleted", done.len(), self.stream.clone())),
+            "delete" => {
+                let letters = count(done.len(), "dead letter");
+                self.tell(format_args!("{letters} of {} deleted", self.stream.clone()));
+            }
             _ => {}
         }
         if let Some(error) = refused {
@@ -220,13 +225,16 @@ fn whole(letter: &DeadLetter) -> String {
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<11} {value}");
     };
-    line("was", &format!("entry {} in group {}", printable(id.as_bytes()), printable(group.as_bytes())));
-    line("given up", &time(*at_ms));
+    line("origin", &format!("entry {} in group {}", printable(id.as_bytes()), printable(group.as_bytes())));
+    line("moved at", &time(*at_ms));
     line("deliveries", &deliveries.to_string());
     for Delivery { consumer, deliveries, delivered_ms, lost_ms, reason, .. } in history {
         let held = Duration::from_millis(lost_ms.saturating_sub(*delivered_ms));
         let (who, since) = (printable(consumer.as_bytes()), time(*delivered_ms));
-        line("", &format!("{deliveries}. {who} since {since} for {held:?}: {}", printable(reason.as_bytes())));
+        line(
+            "",
+            &format!("delivery {deliveries}: {who}, {since}, held for {held:?}: {}", printable(reason.as_bytes())),
+        );
     }
     line("error", &printable(error.as_bytes()));
     for (name, value) in letter.own_fields() {

@@ -1,4 +1,4 @@
-//! `shepherd-monitor give-back`: the way back to the monitor before this one, which keeps history in tables and state in
+//! `shepherd-monitor rollback`: returns to the older monitor, which keeps history in tables and state in
 //! Redis keys of its own.
 //!
 //! [`command`] is what is asked, [`run`] does it and reports. What is moved where is in [`migrate`] and
@@ -21,7 +21,8 @@ const ENDING_TAKES: Duration = Duration::from_secs(12);
 
 /// The subcommand.
 pub(super) fn command() -> Command {
-    Command::new("give-back")
+    Command::new("rollback")
+        .alias("give-back")
         .about("Roll back to the older monitor: write history and state to its tables and Redis keys")
         .after_help(
             "Stop every monitor of this database first. The database part runs in one transaction and takes about a \

@@ -74,7 +74,7 @@ pub fn run() -> ExitCode {
         Some(("notify-test", given)) => notify_test::run(given),
         Some(("health", given)) => health::run(given),
         Some(("dead-letters", given)) => dead_letters::run(given),
-        Some(("give-back", given)) => give_back::run(given),
+        Some(("rollback", given)) => give_back::run(given),
         Some(("settings", _)) => print(document(worker::SETTINGS).as_bytes()),
         Some(("completions", given)) => completions::run(given),
         Some(("man", given)) => man::run(given),

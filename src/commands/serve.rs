@@ -42,7 +42,7 @@ pub(super) fn listen(settings: &Settings) -> Result<TcpListener, String> {
 /// Watches until SIGINT or SIGTERM, and says where.
 pub(super) fn watch(settings: &Settings, listener: TcpListener) -> Result<(), String> {
     application::run(settings, listener, |address| {
-        println!("shepherd-monitor: ready at http://{address}{}/", settings.root_path);
+        println!("shepherd-monitor: listening on http://{address}{}/", settings.root_path);
     })
     .map_err(|error| format!("{error:#}"))
 }

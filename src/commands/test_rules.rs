@@ -18,6 +18,7 @@ use crate::alerting::file;
 use crate::alerting::message::span;
 use crate::alerting::replay::{Firing, Replay, Track};
 use crate::alerting::rule::{Bound, figure};
+use crate::doctor::report::count;
 use crate::history::window::{MAX_POINTS, MAX_WINDOW_SEC, Window};
 use crate::history::{Micros, SECOND};
 use crate::postgres::connection::{self, PgPool};
@@ -84,7 +85,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let text = rules_file::read(Path::new(name)).map_err(|error| format!("{name}: {error}"))?;
     let rules = file::read(&text).map_err(|mistakes| {
         let told: Vec<String> = mistakes.iter().map(|mistake| format!("{name}:{mistake}")).collect();
-        format!("{name} has {} mistakes\n{}", mistakes.len(), told.join("\n"))
+        format!("{name} has {}\n{}", count(mistakes.len(), "error"), told.join("\n"))
     })?;
     let ago = |name| given.get_one::<Duration>(name).map_or(0.0, Duration::as_secs_f64);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -171,20 +172,21 @@ fn not_judged(track: &Track<'_>) -> Option<String> {
 fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
     let tracks = replay.tracks();
     let all = |track: &Track<'_>| track.firings.iter().map(|firing| firing.lasted(asked.until)).sum::<f64>();
-    let count: usize = tracks.iter().map(|track| track.firings.len()).sum();
+    let times: usize = tracks.iter().map(|track| track.firings.len()).sum();
     let fired = tracks.iter().filter(|track| !track.firings.is_empty()).count();
     let mut text = format!(
-        "{}: {} rules from {} to {}, {} of it recorded\n{fired} would have fired, {count} times in total\n",
+        "{}: {} from {} to {}, {} of it recorded\n{fired} would have fired, {} in total\n",
         asked.file,
-        tracks.len(),
+        count(tracks.len(), "rule"),
         moment(asked.since),
         moment(asked.until),
         span(recorded),
+        count(times, "time"),
     );
     if recorded == 0.0 {
         text.push_str("No data was recorded in this time range. Check that this is the database of the monitor.\n");
     }
-    let head = ["RULE", "SEVERITY", "FIRED", "TOLD", "ALTOGETHER", "LONGEST", "LAST"].map(str::to_owned);
+    let head = ["RULE", "SEVERITY", "FIRED", "SENT", "TOTAL", "LONGEST", "LAST"].map(str::to_owned);
     let mut rows = vec![head];
     for track in tracks {
         let sent = |firing: &Firing| u32::from(firing.told.is_some()) + firing.repeats;

@@ -95,7 +95,7 @@ pub fn recent_series(series: &str) -> String {
 }
 
 /// The keys in which the older monitor keeps its state. This one reads them when it takes over and writes them in
-/// `give-back`, and never otherwise.
+/// `rollback`, and never otherwise.
 pub mod older {
     use super::{Name, with_name};
 

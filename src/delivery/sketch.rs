@@ -139,7 +139,7 @@ mod tests {
         assert!(sketch(spike).blocks().unwrap().starts_with("▁▁▁▁▁▁▁▁▁▁▁▁█▁    ▁▁▁▁▁▁ max 9 "));
         assert_eq!(
             sketch(vec![(0.0, 0.0), (1.0, f64::NAN)]).blocks().unwrap(),
-            "▁                        up to 0 in the last hour, limit 500"
+            "▁                        max 0 in the last hour, limit 500"
         );
         assert_eq!(sketch(Vec::new()).blocks(), None);
         assert_eq!(sketch(vec![(-1.0, 5.0)]).blocks(), None, "too old");

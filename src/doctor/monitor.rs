@@ -161,7 +161,7 @@ fn rules(rules: &Rules) -> Finding {
         RulesRead::Good(number) => fine("monitor.rules", format!("{file} is valid ({})", count(*number, "rule"))),
         RulesRead::Mistakes(mistakes) => wrong(
             "monitor.rules",
-            format!("{file} has {}: {}", count(mistakes.len(), "mistake"), list(mistakes.iter().cloned())),
+            format!("{file} has {}: {}", count(mistakes.len(), "error"), list(mistakes.iter().cloned())),
             "none of its rules are loaded at startup",
             format!("fix the file; `shepherd-monitor check-config {file}` reports the same errors"),
         ),

@@ -471,7 +471,8 @@ fn consumers(streams: &[(&Name, &StreamFacts)], fleet: &Fleet, idle: Duration) -
         findings.push(wrong(
             "redis.dead_consumer",
             format!(
-                "{messages} messages pending on {} without heartbeat: {}",
+                "{} pending on {} without heartbeat: {}",
+                count(usize::try_from(messages).unwrap_or(usize::MAX), "message"),
                 count(holding.len(), "consumer"),
                 list(holding.iter().map(|(stream, consumer)| told(stream, consumer)))
             ),
@@ -515,9 +516,13 @@ fn dead_letters(dead: &[(&Name, &StreamFacts)]) -> Option<Finding> {
     (letters > 0).then(|| {
         worth_knowing(
             "redis.dead_letters",
-            format!("{letters} dead letters in {}", list(dead.iter().map(|(name, _)| name.to_text()))),
+            format!(
+                "{} in {}",
+                count(usize::try_from(letters).unwrap_or(usize::MAX), "dead letter"),
+                list(dead.iter().map(|(name, _)| name.to_text()))
+            ),
             "these tasks could not be processed",
-            "list them with `shepherd-monitor dead-letters list --stream NAME`, then replay or drop them",
+            "list them with `shepherd-monitor dead-letters list --stream NAME`, then replay or delete them",
         )
     })
 }

@@ -82,15 +82,15 @@ pub fn unpack(bytes: &[u8]) -> Result<Table, Unreadable> {
 pub fn unpack_first(most: usize, bytes: &[u8]) -> Result<Table, Unreadable> {
     let mut rest = Rest(bytes);
     if rest.byte()? != VERSION {
-        return Err(Unreadable("its version is not known"));
+        return Err(Unreadable("unknown version"));
     }
-    let unit = *UNITS.get(usize::from(rest.byte()?)).ok_or(Unreadable("its unit is not known"))?;
+    let unit = *UNITS.get(usize::from(rest.byte()?)).ok_or(Unreadable("unknown unit"))?;
     let count = usize::from(rest.byte()?);
     let decimals = (0..count).map(|_| rest.byte()).collect::<Result<Vec<u8>, _>>()?;
-    let rows = usize::try_from(rest.varint()?).map_err(|_| Unreadable("it is too long"))?;
+    let rows = usize::try_from(rest.varint()?).map_err(|_| Unreadable("too long"))?;
     // Every row has at least a byte for its time: a damaged length is not believed.
     if rows > rest.0.len() {
-        return Err(Unreadable("it is cut off"));
+        return Err(Unreadable("truncated"));
     }
     let mut times = Vec::with_capacity(rows);
     let (mut last, mut step) = (0_i64, 0_i64);
@@ -161,13 +161,13 @@ struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
     fn byte(&mut self) -> Result<u8, Unreadable> {
-        let (byte, rest) = self.0.split_first().ok_or(Unreadable("it is cut off"))?;
+        let (byte, rest) = self.0.split_first().ok_or(Unreadable("truncated"))?;
         self.0 = rest;
         Ok(*byte)
     }
 
     fn eight(&mut self) -> Result<[u8; 8], Unreadable> {
-        let (eight, rest) = self.0.split_first_chunk().ok_or(Unreadable("it is cut off"))?;
+        let (eight, rest) = self.0.split_first_chunk().ok_or(Unreadable("truncated"))?;
         self.0 = rest;
         Ok(*eight)
     }
@@ -181,7 +181,7 @@ impl Rest<'_> {
                 return Ok(n);
             }
         }
-        Err(Unreadable("a number in it has no end"))
+        Err(Unreadable("invalid number encoding"))
     }
 }
 

@@ -287,7 +287,7 @@ pub fn rows(packed: &[u8]) -> Result<Vec<(Micros, Summary)>, Unreadable> {
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "written from a u64")]
 pub fn count(packed: &[u8], wanted: impl Fn(Micros) -> bool) -> Result<u64, Unreadable> {
     let Table { times, columns } = columns::unpack_first(1, packed)?;
-    let counts = columns.into_iter().next().ok_or(Unreadable("it has no counts"))?;
+    let counts = columns.into_iter().next().ok_or(Unreadable("missing counts"))?;
     Ok(times.into_iter().zip(counts).filter(|(time, _)| wanted(*time)).map(|(_, count)| count as u64).sum())
 }
 
@@ -330,7 +330,7 @@ fn encode_parts(day: Micros, length: Micros, parts: &[Row]) -> Result<Vec<u8>, U
     let slot = |time: Micros| u16::try_from((time - day).rem_euclid(DAY) / length).unwrap_or(0);
     let encoded = parts.iter().map(|(time, latency)| Some((slot(*time), latency.encode()?)));
     let encoded: Option<Vec<(u16, Vec<u8>)>> = encoded.collect();
-    encoded.and_then(|parts| encode(&parts)).ok_or(Unreadable("its sketches cannot be written"))
+    encoded.and_then(|parts| encode(&parts)).ok_or(Unreadable("cannot serialize the sketches"))
 }
 
 fn encode(value: &impl Serialize) -> Option<Vec<u8>> {
@@ -341,9 +341,9 @@ fn encode(value: &impl Serialize) -> Option<Vec<u8>> {
 
 fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, Unreadable> {
     match bytes.split_first() {
-        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| Unreadable("its sketches are damaged")),
-        Some(_) => Err(Unreadable("its sketches' version is not known")),
-        None => Err(Unreadable("its sketches are missing")),
+        Some((&VERSION, rest)) => postcard::from_bytes(rest).map_err(|_| Unreadable("corrupt sketches")),
+        Some(_) => Err(Unreadable("unknown sketch version")),
+        None => Err(Unreadable("missing sketches")),
     }
 }
 

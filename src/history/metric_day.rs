@@ -56,7 +56,7 @@ pub fn store(stored: Option<&[u8]>, new: impl IntoIterator<Item = (Micros, f64)>
         }
     }
     let mut encoded = vec![HOURS_VERSION];
-    encoded.extend(postcard::to_allocvec(&hours).map_err(|_| Unreadable("its hours cannot be written"))?);
+    encoded.extend(postcard::to_allocvec(&hours).map_err(|_| Unreadable("cannot serialize the hours"))?);
     let (times, values) = samples.into_iter().unzip();
     let table = Table { times, columns: vec![values] };
     Ok(Stored { count: table.times.len(), packed: columns::pack(&table), hours: encoded })
@@ -68,7 +68,7 @@ pub fn store(stored: Option<&[u8]>, new: impl IntoIterator<Item = (Micros, f64)>
 /// When it cannot be read.
 pub fn samples(packed: &[u8]) -> Result<Vec<(Micros, f64)>, Unreadable> {
     let Table { times, columns } = columns::unpack(packed)?;
-    let values = columns.into_iter().next().ok_or(Unreadable("it has no values"))?;
+    let values = columns.into_iter().next().ok_or(Unreadable("missing values"))?;
     Ok(times.into_iter().zip(values).collect())
 }
 
@@ -77,11 +77,11 @@ pub fn samples(packed: &[u8]) -> Result<Vec<(Micros, f64)>, Unreadable> {
 /// # Errors
 /// When it cannot be read.
 pub fn hours(day: Micros, encoded: &[u8]) -> Result<impl Iterator<Item = (Micros, Aggregate)>, Unreadable> {
-    let (version, encoded) = encoded.split_first().ok_or(Unreadable("its hours are missing"))?;
+    let (version, encoded) = encoded.split_first().ok_or(Unreadable("missing hours"))?;
     if *version != HOURS_VERSION {
-        return Err(Unreadable("its hours' version is not known"));
+        return Err(Unreadable("unknown version of hours"));
     }
-    let hours: Vec<HourRecord> = postcard::from_bytes(encoded).map_err(|_| Unreadable("its hours are damaged"))?;
+    let hours: Vec<HourRecord> = postcard::from_bytes(encoded).map_err(|_| Unreadable("corrupt hours"))?;
     Ok(hours.into_iter().map(move |hour| {
         let aggregate = Aggregate { count: u64::from(hour.count), sum: hour.sum, min: hour.min, max: hour.max };
         (day + Micros::from(hour.hour) * HOUR, aggregate)

@@ -36,5 +36,5 @@ pub struct Keep {
 
 /// A stored form that cannot be read: written by a newer version, or damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a stored day cannot be read: {0}")]
+#[error("cannot read a stored day: {0}")]
 pub struct Unreadable(pub &'static str);

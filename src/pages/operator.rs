@@ -410,17 +410,17 @@ impl<'a> PreviewPage<'a> {
         }
         let (n, complete) = self.messages;
         let told = counted(n, "message", "messages");
-        let (verb, what) = match self.action {
+        let (order, what) = match self.action {
             Action::Retry => (
-                "Retry",
+                format!("Retry {told}"),
                 "Each message is added again to the end of its stream and the pending entry is acknowledged. The delivery count restarts; the first start time, the history and the idempotency key are kept.",
             ),
             Action::Bury => (
-                "Dead-letter",
+                format!("Dead-letter {told}"),
                 "Each message is moved from its stream to the dead-letter stream, from where it can be retried.",
             ),
             Action::Drop => (
-                "Move to recycle bin",
+                format!("Move {told} to the recycle bin"),
                 "Each message is acknowledged, deleted from its stream and kept in the recycle bin. It can be restored for 30 days.",
             ),
         };
@@ -453,14 +453,14 @@ impl<'a> PreviewPage<'a> {
             apply: self.apply,
             back: self.back,
             may: may(self.action, site),
-            button: format!("{verb}: {told}"),
+            button: order.clone(),
             what: words,
             owners: self.owners.iter().take(OWNERS).map(owner).collect(),
             more_owners: self.owners.len().saturating_sub(OWNERS),
             first: self.first.iter().map(|message| message_view(message, Vec::new(), None)).collect(),
             nothing: n == 0,
         };
-        let headline = if n == 0 { "No matching messages".to_owned() } else { format!("{verb}: {told}?") };
+        let headline = if n == 0 { "No matching messages".to_owned() } else { format!("{order}?") };
         let level = if self.action == Action::Drop && n > 0 { "warning" } else { "info" };
         site.framed("pages/preview", "/messages", (level, headline), Vec::new(), view)
     }

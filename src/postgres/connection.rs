@@ -24,7 +24,7 @@ pub type PgPool = Pool<AsyncPgConnection>;
 /// A statement that runs longer is given up: nothing here may hold the database for long.
 const STATEMENT_TIMEOUT_MS: u32 = 30_000;
 
-/// By which `give-back` knows the connections of monitors.
+/// By which `rollback` knows the connections of monitors.
 const APPLICATION_NAME: &str = "shepherd-monitor";
 
 /// Builds the pool. Nothing is connected yet.

@@ -141,7 +141,7 @@ async fn pages_offer_what_who_looks_may_do_and_say_what_they_may_not() {
         assert_eq!(admin.contains("/admin/recycle-bin"), bin, "{token}");
         let (status, told) = page("/admin/recycle-bin", token).await;
         assert_eq!(status, if bin { 200 } else { 403 }, "{token}");
-        assert_eq!(told.contains("this needs the role operator"), !bin, "{told}");
+        assert_eq!(told.contains("this requires the role operator"), !bin, "{told}");
         let (status, told) = page("/nowhere", token).await;
         assert!(status == 404 && told.contains("Not found"), "{told}");
     }

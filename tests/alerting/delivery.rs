@@ -213,7 +213,7 @@ async fn a_slack_that_hangs_for_a_minute_is_told_in_order_when_it_answers_again(
     let began = ground.slack.posts()[0].at;
     eventually("a minute is over", SOON * 2, || async { began.elapsed() >= Duration::from_secs(60) }).await;
     ground.slack.always(None);
-    ground.slack.told("worker a is up again", IN_TIME).await;
+    ground.slack.told("worker a is running again", IN_TIME).await;
     let posts = ground.slack.posts();
     assert!(posts.iter().filter(|post| post.status == 0).count() >= 2, "it was tried again meanwhile: {posts:?}");
     let taken: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
@@ -245,13 +245,13 @@ async fn notify_test_sends_by_every_channel_and_shows_the_answers() {
         (code, out.as_str(), err.as_str()),
         (Some(0), "slack: sent: 200 OK: ok\nemail:night@example.org: sent: taken\nwebhook: sent: 200 OK: ok\n", "")
     );
-    assert!(slack.taken()[0].text().contains("[test] Test message"), "{:?}", slack.taken());
+    assert!(slack.taken()[0].text().contains("[test] Test notification"), "{:?}", slack.taken());
     assert_eq!(mail.mails()[0]["subject"], "[test] Test notification: this channel works");
     webhook.always(Some(Answer::Status(404)));
     let (code, [out, err]) = run(&all).await;
     assert_eq!(code, Some(1));
     assert!(out.contains("slack: sent") && out.contains("webhook: not sent: 404 Not Found: said"), "{out}");
-    assert!(err.contains("1 of 3 channels did not take it"), "{err}");
+    assert!(err.contains("failed on 1 of 3 channels"), "{err}");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
     let nobody = command.arg("notify-test").env_clear().output().unwrap();
     assert_eq!(nobody.status.code(), Some(1));
@@ -307,14 +307,14 @@ async fn a_bad_file_keeps_the_last_good_rules_and_says_so() {
     let said = answer.text().await.unwrap();
     assert!(said.contains(":1:28: type is"), "{said}");
     let (_, page) = monitor.get("/alerts").await;
-    assert!(page.contains("last good rules are in force") && page.contains("xlen of orders"), "{page}");
+    assert!(page.contains("last valid rules are in use") && page.contains("xlen of orders"), "{page}");
     let mut redis = ground.redis.connection().await;
     let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
     ground.slack.told("lots: ", SOON).await;
     ground.rules(good);
     monitor.send("HUP");
     eventually("the file is good again", SOON, || async {
-        !monitor.get("/alerts").await.1.contains("last good rules")
+        !monitor.get("/alerts").await.1.contains("last valid rules")
     })
     .await;
 }
@@ -346,8 +346,8 @@ async fn rules_whose_file_is_moved_away_or_emptied_stay_in_force_with_their_aler
     ground.rules("");
     assert_eq!(reload().await, 400);
     let (_, page) = monitor.get("/alerts").await;
-    assert!(page.contains("last good rules are in force") && page.contains("xlen of orders"), "{page}");
-    assert!(monitor.log().contains("rules.yaml: not found") && monitor.log().contains("rules.yaml: no rules in it"));
+    assert!(page.contains("last valid rules are in use") && page.contains("xlen of orders"), "{page}");
+    assert!(monitor.log().contains("rules.yaml: not found") && monitor.log().contains("rules.yaml: contains no rules"));
     assert_eq!(metric(&monitor, OK).await.as_deref(), Some("0"));
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(ground.slack.count("Resolved"), 0, "the alert still fires");

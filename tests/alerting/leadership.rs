@@ -9,7 +9,7 @@ use crate::support::proxy::Proxy;
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(15);
 const LEADS: &str = "became leader: evaluating and sending alerts";
 /// How a monitor says that another leads: it asked, or it wanted to write.
-const FOLLOWS: [&str; 2] = ["ready to take over", "this one stops evaluating and sending"];
+const FOLLOWS: [&str; 2] = ["another instance is the leader; standing by", "no longer evaluating and sending alerts"];
 
 /// Whether it said last that it leads.
 fn leads_now(monitor: &Monitor) -> bool {
@@ -162,9 +162,13 @@ async fn of_three_monitors_one_tells_whichever_of_them_is_stopped_for_long_and_c
 /// Says that it evaluates and sends without Postgres.
 fn goes_on_alone(monitor: &Monitor) -> bool {
     let log = monitor.log();
-    ["alerts go on without Postgres", "alerts begin without Postgres", "alerts go on here, without Postgres"]
-        .iter()
-        .any(|words| log.contains(words))
+    [
+        "alerting continues, changes are spooled",
+        "alerting starts, changes are spooled",
+        "alerting continues on this instance",
+    ]
+    .iter()
+    .any(|words| log.contains(words))
 }
 
 #[tokio::test]
@@ -183,7 +187,7 @@ async fn a_leader_that_dies_while_postgres_is_away_is_replaced_and_what_postgres
     ground.slack.told("Worker a crashed", SOON).await;
     all_noted_as_sent(&first).await;
     eventually("the other knows that it was told", SOON, || async {
-        second.get("/alerts").await.1.contains("told slack at")
+        second.get("/alerts").await.1.contains("sent via slack at")
     })
     .await;
     proxy.cut();
@@ -223,7 +227,7 @@ async fn of_monitors_that_start_without_postgres_one_tells() {
     }
     eventually("one begins", SOON, || async { monitors.iter().any(goes_on_alone) }).await;
     eventually("the other stands by", SOON, || async {
-        monitors.iter().any(|monitor| monitor.log().contains("ready to take over"))
+        monitors.iter().any(|monitor| monitor.log().contains("another instance is the leader; standing by"))
     })
     .await;
     ground.fleet.crash(&["a"]).await;
@@ -238,12 +242,12 @@ async fn of_monitors_that_start_without_postgres_one_tells() {
     ground.slack.told("Worker b crashed", SOON).await;
     monitors[alone].send("CONT");
     eventually("it stops", SOON, || async {
-        monitors[alone].log().contains("another monitor leads now")
-            || monitors[alone].log().contains("ready to take over")
+        monitors[alone].log().contains("lost leadership to another instance")
+            || monitors[alone].log().contains("another instance is the leader; standing by")
     })
     .await;
     ground.fleet.up(&["a", "b"]).await;
-    ground.slack.told("worker b is up again", SOON).await;
+    ground.slack.told("worker b is running again", SOON).await;
     assert_eq!(ground.slack.count("Worker b crashed"), 1);
 }
 

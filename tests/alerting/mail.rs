@@ -109,7 +109,7 @@ async fn mail_goes_by_starttls_with_a_login_and_resolved_threads_under_firing() 
     ground.fleet.crash(&["a"]).await;
     let firing = mail.told("[test] CRITICAL: Worker a crashed").await;
     ground.fleet.up(&["a"]).await;
-    let resolved = mail.told("worker a is up again").await;
+    let resolved = mail.told("worker a is running again").await;
     for mail in [&firing, &resolved] {
         assert_eq!(mail["tls"], true);
         assert_eq!(mail["user"], "shepherd");
@@ -198,7 +198,7 @@ async fn a_password_that_is_refused_breaks_the_channel_and_the_mail_waits() {
     let monitor = ground.monitor("m", &settings(&given)).await;
     ground.alive(&monitor, &["a"]).await;
     ground.fleet.crash(&["a"]).await;
-    ground.slack.told("channel email:night@example.org refuses messages", SOON).await;
+    ground.slack.told("channel email:night@example.org rejects notifications", SOON).await;
     let (_, page) = monitor.get("/alerts").await;
     assert!(page.contains("waiting") && !page.contains("given up") && !page.contains("anotherone"), "{page}");
 }

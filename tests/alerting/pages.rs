@@ -51,7 +51,7 @@ async fn a_silenced_alert_is_shown_and_not_told_until_the_silence_ends_and_an_ac
     ground.slack.told("Worker a crashed", SOON).await;
     let (status, page) = monitor.get("/alerts").await;
     assert_eq!(status, 200);
-    assert!(page.contains("acknowledged by me on it"), "{page}");
+    assert!(page.contains("acknowledged by me: on it"), "{page}");
     assert_eq!(ground.slack.taken().len(), 1, "of b nobody hears");
     let (_, live) = monitor.get("/").await;
     assert!(live.contains("2 alerts firing"));
@@ -96,7 +96,7 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
     browser.value("document.querySelector('#firing li > details summary').focus()").await;
     browser.press(ENTER).await;
     browser.press(&format!("{TAB}me{TAB}on it{TAB}{ENTER}")).await;
-    browser.until("it is acknowledged", &format!("{}.includes('acknowledged by me on it')", part("silenced"))).await;
+    browser.until("it is acknowledged", &format!("{}.includes('acknowledged by me: on it')", part("silenced"))).await;
     assert_eq!(browser.value("location.pathname").await, "/alerts");
 
     // A silence: made, shown, ended.
@@ -116,7 +116,7 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
     assert_eq!(browser.value("typeof window.pwned").await, "undefined");
     browser.value("document.querySelector('#silences li button').focus()").await;
     browser.press(ENTER).await;
-    browser.until("nobody asks for quiet", &format!("{}.includes('Nobody asked for quiet')", part("silences"))).await;
+    browser.until("nobody asks for quiet", &format!("{}.includes('No active silences')", part("silences"))).await;
     ground.slack.told("Worker a crashed", SOON).await;
 
     // The test button shows what each channel answered.
@@ -126,7 +126,7 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
         .until("what Slack answered", "document.body.innerText.includes('Test notification sent via every channel')")
         .await;
     assert!(browser.text().await.contains("slack") && browser.text().await.contains("200 OK: ok"));
-    ground.slack.told("Test message", SOON).await;
+    ground.slack.told("Test notification", SOON).await;
 
     // By key from page to page; nothing sticks out on a telephone.
     browser.driver().goto(monitor.url("/")).await.unwrap();

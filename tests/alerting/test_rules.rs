@@ -88,8 +88,8 @@ async fn rules_are_taken_through_what_was_recorded_and_it_is_told_when_each_woul
     assert_eq!(any["firings"][0]["subject"], "arax");
     assert_eq!(of("few_connections")["firings"], json!([]));
     assert_eq!(of("few_connections")["not_judged"], Value::Null);
-    assert_eq!(of("slow")["not_judged"], "drain_seconds is not recorded: what it would have done cannot be said");
-    assert_eq!(of("nobody")["not_judged"], "nothing was recorded of workers_alive of never.seen");
+    assert_eq!(of("slow")["not_judged"], "drain_seconds is not recorded, so this rule cannot be evaluated");
+    assert_eq!(of("nobody")["not_judged"], "no recorded data for workers_alive of never.seen");
     let recorded = told["recorded_sec"].as_f64().unwrap() / 3600.0;
     assert!((70.9..71.2).contains(&recorded), "three days without the hour: {recorded}");
 
@@ -97,7 +97,7 @@ async fn rules_are_taken_through_what_was_recorded_and_it_is_told_when_each_woul
     let text = String::from_utf8(output.stdout).unwrap();
     let row = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{text}"));
     assert!(text.contains("5 rules from "), "{text}");
-    assert!(text.contains("2 would have fired, 6 times altogether"), "{text}");
+    assert!(text.contains("2 would have fired, 6 times in total"), "{text}");
     assert_eq!(
         row("backlog ").split_whitespace().take(8).collect::<Vec<_>>().join(" "),
         "backlog critical 3 3 27 m 9 m"
@@ -108,9 +108,9 @@ async fn rules_are_taken_through_what_was_recorded_and_it_is_told_when_each_woul
 
     // The last day has one of them; a time without anything says so.
     let output = test_rules(&[&file, "--since", "1d"], &url);
-    assert!(String::from_utf8(output.stdout).unwrap().contains("2 would have fired, 2 times altogether"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("2 would have fired, 2 times in total"));
     let output = test_rules(&[&file, "--since", "30d", "--until", "20d"], &url);
-    assert!(String::from_utf8(output.stdout).unwrap().contains("Nothing was recorded in this time"));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("No data was recorded in this time range"));
 }
 
 #[tokio::test]
@@ -128,5 +128,5 @@ async fn what_cannot_be_run_is_told_and_ends_with_one() {
     assert!(told.contains("the archive cannot be read"), "{told}");
     let output = test_rules(&[&good, "--since", "soon"], &url);
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8(output.stderr).unwrap().contains("expected a time such as 30d"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("expected a duration such as 30d"));
 }

@@ -18,7 +18,7 @@ async fn killed_at(point: &str, at_most: usize) {
     let monitor = ground.monitor("m", &[]).await;
     ground.slack.told("Worker a crashed", SOON).await;
     ground.fleet.up(&["a"]).await;
-    ground.slack.told("worker a is up again", SOON).await;
+    ground.slack.told("worker a is running again", SOON).await;
     let taken = ground.slack.taken();
     let texts: Vec<&str> = taken.iter().map(slack::Post::text).collect();
     let firing = ground.slack.count("Worker a crashed");
@@ -90,11 +90,11 @@ async fn without_postgres(how: fn(&Proxy)) -> Duration {
     let proxy = Proxy::to(ground.database.port());
     let url = ground.database.url_through(proxy.port());
     let monitor = ground.monitor("m", &[("DATABASE_URL", &url)]).await;
-    eventually("it leads", SOON, || async { monitor.log().contains("this monitor evaluates and sends") }).await;
+    eventually("it leads", SOON, || async { monitor.log().contains("became leader") }).await;
     let took = time_to_tell(&ground, &monitor, || how(&proxy)).await;
     // Its end is told without Postgres too, and all of it is there afterwards.
     ground.fleet.up(&["a", "b"]).await;
-    ground.slack.told("2 workers up again", SOON).await;
+    ground.slack.told("2 workers running again", SOON).await;
     proxy.cut();
     proxy.pass();
     eventually("all of it is in Postgres", SOON, || async {
@@ -149,7 +149,7 @@ async fn a_monitor_that_starts_without_postgres_tells_and_keeps_what_it_told() {
     drop(monitor);
     let monitor = ground.monitor("m", &[("DATABASE_URL", &url)]).await;
     ground.fleet.up(&["a"]).await;
-    ground.slack.told("worker a is up again", SOON).await;
+    ground.slack.told("worker a is running again", SOON).await;
     assert_eq!(ground.slack.count("Worker a crashed"), 1);
     drop(monitor);
 }

@@ -20,8 +20,8 @@ async fn a_crash_and_a_goodbye_are_told_apart_once_each_and_their_ends_too() {
     let post = ground.slack.told("&lt;!channel&gt;", SOON).await;
     assert!(!post.body.to_string().contains("<!channel>"), "{}", post.body);
     ground.fleet.up(&["a", "b"]).await;
-    ground.slack.told("worker a is up again", SOON).await;
-    ground.slack.told("worker b is up again", SOON).await;
+    ground.slack.told("worker a is running again", SOON).await;
+    ground.slack.told("worker b is running again", SOON).await;
     let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
     assert_eq!(ground.slack.count("Worker a crashed"), 1, "{texts:?}");
     assert_eq!(ground.slack.count("Worker b scaled"), 1, "{texts:?}");
@@ -78,7 +78,7 @@ async fn eighteen_down_at_once_are_one_message_that_names_them_and_a_backlog_goe
     let about = |words: &str| taken.iter().filter(|post| post.text().contains(words)).count();
     assert_eq!((about("workers down"), about("backlog: xlen of orders is 6")), (1, 1), "one message each");
     ground.fleet.up(&names).await;
-    ground.slack.told("18 workers up again", SOON).await;
+    ground.slack.told("18 workers running again", SOON).await;
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn slack_answers_429_500_and_hangs_and_every_message_arrives_in_order_once
     eventually("the first try", SOON, || async { !ground.slack.posts().is_empty() }).await;
     // It comes back while the message about its end cannot be sent yet.
     ground.fleet.up(&["a"]).await;
-    ground.slack.told("worker a is up again", SOON).await;
+    ground.slack.told("worker a is running again", SOON).await;
     let posts = ground.slack.posts();
     let statuses: Vec<u16> = posts.iter().map(|post| post.status).collect();
     assert_eq!(statuses, [429, 500, 0, 200, 200]);

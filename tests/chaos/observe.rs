@@ -157,7 +157,7 @@ fn read_log(monitor: &Monitor, offset: &mut usize, fleet: &Fleet, observed: &Obs
 pub(crate) fn is_explained(fleet: &Fleet, at: f64, line: &str) -> bool {
     let disk = [Fault::Spool];
     let any = [Fault::Redis, Fault::RedisClock, Fault::Postgres, Fault::Spool, Fault::Webhook, Fault::Monitor];
-    let needs_full_disk = line.contains("is lost") || line.contains("nor on disk");
+    let needs_full_disk = line.contains("samples lost") || line.contains("or to disk");
     fleet.journal.overlaps(if needs_full_disk { &disk } else { &any }, at - 15.0, at + 30.0)
 }
 

@@ -45,7 +45,7 @@ impl<'a> Role<'a> {
 async fn a_database_that_does_not_exist() {
     let database = TestDatabase::create();
     let told = doctor_of(&database.url().replace(database.name(), "nowhere")).says("postgres.database", "wrong");
-    assert!(told.contains("nowhere") && told.contains("CREATE DATABASE"), "{told}");
+    assert!(told.contains("nowhere") && told.contains("create the database"), "{told}");
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn one_that_is_away_one_that_hangs_and_one_that_refuses_the_password() {
     server.stop().unwrap();
     let began = Instant::now();
     let told = doctor_of(&server.url()).says("postgres.reached", "wrong");
-    assert!(told.contains("does not answer"), "{told}");
+    assert!(told.contains("timed out"), "{told}");
     assert!(began.elapsed() < Duration::from_secs(40), "it took {:?}", began.elapsed());
     server.resume().unwrap();
     server.kill().unwrap();
@@ -91,7 +91,7 @@ async fn a_database_without_the_fleets_tables_is_fine_and_one_with_half_of_them_
     let database = TestDatabase::create();
     run_in(&database, "CREATE TABLE somebody_elses ()").await;
     let said = doctor_of(&database.url());
-    assert!(said.says("postgres.fleet", "fine").contains("a fleet without queries"));
+    assert!(said.says("postgres.fleet", "fine").contains("this fleet has no queries"));
     assert!(said.says("postgres.migrations", "worth_knowing").contains("start the monitor"));
     run_in(&database, "CREATE TABLE shepherd_brain (qid text)").await;
     assert!(doctor_of(&database.url()).says("postgres.fleet", "worth_knowing").contains("callbacks"));

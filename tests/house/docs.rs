@@ -11,12 +11,12 @@ use shepherd_monitor::web::access::Verb;
 use shepherd_monitor::web::routes::ROUTES;
 use shepherd_monitor::worker::SETTINGS;
 
-fn root() -> PathBuf {
+pub(super) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// Each text with its path below the root.
-fn texts() -> Vec<(PathBuf, String)> {
+pub(super) fn texts() -> Vec<(PathBuf, String)> {
     let mut files: Vec<PathBuf> =
         ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).into();
     for entry in fs::read_dir(root().join("docs")).unwrap() {
@@ -30,7 +30,7 @@ fn texts() -> Vec<(PathBuf, String)> {
 }
 
 /// The text's prose, without what stands between fences; and the code: each line between fences, each span.
-fn parts(text: &str) -> (String, Vec<String>) {
+pub(super) fn parts(text: &str) -> (String, Vec<String>) {
     let (mut prose, mut code, mut fenced) = (String::new(), Vec::new(), false);
     for line in text.lines() {
         if line.trim_start().starts_with("```") {

@@ -5,3 +5,4 @@ mod dependencies;
 mod docs;
 mod imports;
 mod systemd;
+mod words;

@@ -112,12 +112,12 @@ async fn two_monitors_make_one_pass_and_one_alert() {
     for monitor in &monitors {
         eventually("each wanted to", LATER, || async {
             let log = monitor.log();
-            log.contains("cleaned up: 250 finished entries") || log.contains("the last cleanup run was too recent")
+            log.contains("cleanup run: 250 finished messages") || log.contains("the last cleanup run was too recent")
         })
         .await;
     }
     ground.is_clean("both had looked").await;
-    let cleaned = monitors.iter().filter(|monitor| monitor.log().contains("cleaned up:")).count();
+    let cleaned = monitors.iter().filter(|monitor| monitor.log().contains("cleanup run: ")).count();
     assert_eq!(cleaned, 1);
 }
 
@@ -166,9 +166,12 @@ async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
     monitor.until("Redis is believed", LATER, |s| s["redis"]["source"]["status"] == "ok").await;
     monitor.until("Postgres is read", LATER, |s| s["postgres"]["callbacks_pending"] == 5).await;
     let (_, page) = monitor.get("/admin").await;
-    for words in
-        ["250 finished entries", "2 queries abandoned", "No pass is written down yet", "2 callbacks of queries"]
-    {
+    for words in [
+        "250 finished messages",
+        "2 queries as abandoned",
+        "No cleanup runs recorded",
+        "2 callbacks of finished queries",
+    ] {
         assert!(page.contains(words), "{words} in {page}");
     }
     let (status, answer) = post(&monitor, "/api/admin/cleanup").await;
@@ -187,7 +190,9 @@ async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
     assert_eq!((&kept["reason"], &kept["group"], &kept["pending"]), (&"group".into(), &"consumer".into(), &50.into()));
     ground.is_clean("asked for").await;
     let (_, page) = monitor.get("/admin").await;
-    for words in ["250 finished entries removed", "2 queries abandoned", "group consumer has 50 pending", "127.0.0.1"] {
+    for words in
+        ["250 finished messages removed", "2 queries abandoned", "50 messages pending in group consumer", "127.0.0.1"]
+    {
         assert!(page.contains(words), "{words} in {page}");
     }
     let (_, passes) = monitor.get("/api/admin/passes").await;

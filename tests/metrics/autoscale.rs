@@ -84,7 +84,7 @@ async fn a_backlog_that_is_not_known_is_an_error_and_never_nothing() {
     eventually("the stream is watched", SOON, || async { ask(monitor, "many").await.0 != 404 }).await;
     let (status, problem) = ask(monitor, "many").await;
     assert_eq!(status, 503, "{problem}");
-    assert!(problem["detail"].as_str().unwrap().contains("at least 100"), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("≥ 100"), "{problem}");
     assert_eq!(problem["type"], "urn:shepherd-monitor:problem:unavailable");
     // Nobody by that name; figures that are none.
     assert_eq!(ask(monitor, "nobody").await.0, 404);

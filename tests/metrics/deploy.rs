@@ -133,7 +133,7 @@ fn the_dashboard_is_whole_and_promtool_understands_its_expressions() {
 
 #[test]
 fn the_documentation_has_a_row_for_each_family() {
-    let mut table = "| name | type | labels | of | meaning |\n| --- | --- | --- | --- | --- |\n".to_owned();
+    let mut table = "| name | type | labels | scope | meaning |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for family in ALL {
         let kind = format!("{:?}", family.kind).to_lowercase();
         let of = match family.of {

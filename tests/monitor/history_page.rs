@@ -50,7 +50,7 @@ async fn monitor_with_past(redis: &TestRedis, database: &TestDatabase, types: &[
             "INSERT INTO monitor_events (ts, type, worker, severity, detail, payload) VALUES \
              (now() - interval '2 hours', 'scale_down', $1, 'critical', 'crashed: 0 of 3 running', \
               '{\"key\": \"a\", \"kind\": \"crashed\"}'), \
-             (now() - interval '110 minutes', 'scale_up', $1, 'info', 'back after a crash with 3 alive', \
+             (now() - interval '110 minutes', 'scale_up', $1, 'info', 'recovered from crash (3 running)', \
               '{\"key\": \"b\", \"recovered_from\": \"crashed\"}')",
             &[&types[0]],
         )
@@ -247,7 +247,7 @@ async fn hostile_names_run_nothing_in_pages_of_the_past() {
         .goto(monitor.url("/streams/%3Cimg%20src%3Dx%20onerror%3D%22window.pwned%3D9%22%3E%FF"))
         .await
         .unwrap();
-    browser.until("nobody is called so", "document.body.innerText.includes('No stream is called')").await;
+    browser.until("nobody is called so", "document.body.innerText.includes('No stream named')").await;
     harmless("not found").await;
     browser.quit().await;
 }

@@ -80,16 +80,18 @@ async fn hostile_names_and_payloads_run_nothing_on_any_page() {
         let button = browser.driver().find(By::XPath(format!("//main//button[contains(., '{text}')]"))).await.unwrap();
         button.send_keys(Key::Enter).await.unwrap();
     };
-    press("Drop").await;
-    browser.until("the preview", "document.querySelector('h1').innerText.startsWith('Drop 1 message')").await;
+    press("recycle bin").await;
+    browser
+        .until("the preview", "document.querySelector('h1').innerText.startsWith('Move 1 message to the recycle bin')")
+        .await;
     nothing_runs("preview").await;
-    press("Drop").await;
-    browser.until("it is done", "document.querySelector('h1').innerText.includes('dropped')").await;
+    press("recycle bin").await;
+    browser.until("it is done", "document.querySelector('h1').innerText.includes('moved to the recycle bin')").await;
     nothing_runs("applied").await;
     browser.driver().goto(monitor.url("/admin/recycle-bin")).await.unwrap();
     nothing_runs("recycle bin").await;
     press("Restore").await;
-    browser.until("it is back", "document.querySelector('h1').innerText.includes('1 put back')").await;
+    browser.until("it is back", "document.querySelector('h1').innerText.includes('1 message restored')").await;
     nothing_runs("put back").await;
     assert_eq!(world.command(&[b"XLEN", EVIL.as_bytes()]).await, Answer::Int(3));
     if let Ok(folder) = std::env::var("SCREENSHOTS") {
@@ -112,10 +114,10 @@ async fn bad_input_is_named_with_what_was_expected() {
     monitor.until("it is seen", LIMIT, |s| s["streams"]["s"].is_object()).await;
     for (path, told) in [
         ("/api/streams/s/messages?state=x", "pending, unread or dead"),
-        ("/api/streams/s/messages?group=x", "a group of this stream"),
+        ("/api/streams/s/messages?group=x", "a consumer group of this stream"),
         ("/api/streams/s/messages?cursor=x", "an entry's id"),
         ("/api/streams/s/messages?limit=9999", "up to 200"),
-        ("/api/admin/recycle_bin?batch=x", "the id of a batch"),
+        ("/api/admin/recycle_bin?batch=x", "a batch ID"),
         ("/api/admin/recycle_bin?state=x", "pending, binned, void or restored"),
         ("/api/admin/dead_consumers?min_idle_seconds=-1", "a number"),
     ] {
@@ -125,9 +127,9 @@ async fn bad_input_is_named_with_what_was_expected() {
     }
     for (path, body, told) in [
         ("/api/streams/s/messages/preview", json!({"state": "pending"}), "retry, bury or drop"),
-        ("/api/streams/s/messages/preview", json!({"action": "retry", "state": "unread"}), "not for messages"),
-        ("/api/streams/s/messages/apply", json!({"token": "x"}), "that of a preview"),
-        ("/api/admin/recycle_bin/restore", json!({}), "either batch, or id"),
+        ("/api/streams/s/messages/preview", json!({"action": "retry", "state": "unread"}), "is not possible for"),
+        ("/api/streams/s/messages/apply", json!({"token": "x"}), "a preview token"),
+        ("/api/admin/recycle_bin/restore", json!({}), "either batch, or up to"),
         ("/api/admin/reclaim_dead_consumers?dry_run=maybe", json!({}), "true or false"),
     ] {
         let (status, answer) = post(&monitor, path, body).await;

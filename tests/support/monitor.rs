@@ -35,7 +35,7 @@ impl Monitor {
         let address = eventually("the monitor says where it listens", Duration::from_secs(20), || async {
             let log = reaper.log_from(0);
             assert!(is_running(pid), "the monitor ended:\n{log}");
-            log.split("open http://").nth(1)?.split('/').next().map(str::to_owned)
+            log.split("listening on http://").nth(1)?.split('/').next().map(str::to_owned)
         });
         let address = address.await;
         Self { reaper, pid, address }

@@ -101,7 +101,7 @@ async fn a_redis_with_a_password_wants_it() {
 #[test]
 fn a_redis_that_ends_at_once_says_why() {
     let error = PrivateRedis::start(RedisOptions::with_args(["--no-such-option", "1"])).unwrap_err().to_string();
-    assert!(error.contains("redis-server ended at its start") && error.contains("no-such-option"), "{error}");
+    assert!(error.contains("redis-server exited at startup") && error.contains("no-such-option"), "{error}");
 }
 
 #[tokio::test]

@@ -237,8 +237,10 @@ async fn two_active_monitors_of_different_kinds_are_named_by_the_page_and_by_doc
     let older = Older::start(&redis);
     older.looks().await;
     monitor.until("the older monitor is seen", SOON, seen("active")).await;
-    eventually("the page names it", SOON, || async { monitor.get("/").await.1.contains("An older monitor is active") })
-        .await;
+    eventually("the page names it", SOON, || async {
+        monitor.get("/").await.1.contains("An older monitor is also active")
+    })
+    .await;
     assert_eq!(doctor("no"), "wrong");
     assert_eq!(doctor("yes"), "fine");
 
@@ -247,5 +249,5 @@ async fn two_active_monitors_of_different_kinds_are_named_by_the_page_and_by_doc
     let observer = Monitor::start(&observing).await;
     observer.until("the observer sees it too", SOON, seen("active")).await;
     let page = observer.get("/").await.1;
-    assert!(page.contains("beside an older monitor") && !page.contains("An older monitor is active"), "{page}");
+    assert!(page.contains("an older monitor is active") && !page.contains("An older monitor is also active"), "{page}");
 }

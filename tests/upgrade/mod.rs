@@ -59,7 +59,7 @@ impl Fleet {
     fn give_back(&self) -> Result<String, String> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
         let given = [("DATABASE_URL", self.database.url()), ("REDIS_URL", self.redis.url())];
-        let output = command.arg("give-back").envs(given).output().unwrap();
+        let output = command.arg("rollback").envs(given).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
     }
@@ -189,7 +189,7 @@ async fn two_monitors_run_side_by_side_and_the_way_back_loses_nothing_of_either(
     let mut fleet = Fleet::watched_by_the_older_one().await;
     let before = fleet.older.finds().await;
     let told = fleet.give_back().unwrap_err();
-    assert!(told.contains("has not taken this database over"), "{told}");
+    assert!(told.contains("was not migrated by this monitor"), "{told}");
 
     // The older one goes on meanwhile.
     let monitor = fleet.monitor().await;
@@ -206,12 +206,12 @@ async fn two_monitors_run_side_by_side_and_the_way_back_loses_nothing_of_either(
     assert!(!monitor.log().contains(" ERROR "), "{}", monitor.log());
 
     let told = fleet.give_back().unwrap_err();
-    assert!(told.contains("a monitor still works on this database"), "{told}");
+    assert!(told.contains("a monitor is still connected to this database"), "{told}");
     stopped(&monitor).await;
     // Without the way back the older one has its own new rows, and not those that were taken over.
     assert!(fleet.older.finds().await.series["backlog:arax"].len() < before.series["backlog:arax"].len());
     let told = fleet.give_back().unwrap();
-    assert!(told.contains("monitor_metrics has all"), "{told}");
+    assert!(told.contains("samples in monitor_metrics"), "{told}");
 
     let after = fleet.older.finds().await;
     assert_has_all(&after, &before);
@@ -223,7 +223,7 @@ async fn two_monitors_run_side_by_side_and_the_way_back_loses_nothing_of_either(
     }
     // It reads, and writes as ever.
     fleet.older.goes_on("back again").await;
-    assert!(fleet.give_back().unwrap_err().contains("has not taken this database over"));
+    assert!(fleet.give_back().unwrap_err().contains("was not migrated by this monitor"));
 
     // And once more the other way.
     let there = fleet.older.finds().await;
@@ -303,6 +303,6 @@ async fn nothing_is_given_back_while_redis_cannot_be_reached() {
     let given = [("DATABASE_URL", fleet.database.url()), ("REDIS_URL", "redis://127.0.0.1:1".to_owned())];
     let output = command.arg("give-back").envs(given).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success() && said.contains("cannot reach Redis, so nothing was given back"), "{said}");
-    assert!(fleet.give_back().unwrap().contains("monitor_metrics has all"));
+    assert!(!output.status.success() && said.contains("cannot reach Redis, so nothing was rolled back"), "{said}");
+    assert!(fleet.give_back().unwrap().contains("samples in monitor_metrics"));
 }

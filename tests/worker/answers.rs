@@ -387,7 +387,7 @@ async fn a_typed_task_that_does_not_parse_never_reaches_its_handler() {
     let dead = entries(&mut redis, "m:dead").await;
     assert!(dead.len() == 1 && field(&dead[0].1, "dead_error").contains("\"attempt\""), "{dead:?}");
     let failed = entries(&mut redis, "finish_query").await;
-    assert!(failed.len() == 1 && field(&failed[0].1, "error").contains("\"attempt\" is missing"), "{failed:?}");
+    assert!(failed.len() == 1 && field(&failed[0].1, "error").contains("missing field \"attempt\""), "{failed:?}");
 
     // The worker decides otherwise.
     add_fields(&mut redis, "n", &[("query_id", "bad")]).await;

@@ -117,8 +117,10 @@ async fn every_query_finishes_exactly_once_while_workers_are_killed_and_redis_st
     for stream in CHAIN {
         assert_eq!((pending(&mut redis, stream).await, length(&mut redis, &format!("{stream}:dead")).await), (0, 0));
     }
-    let took_over: usize =
-        workers.iter().map(|worker| worker.printed().lines().filter(|line| line.contains("took over")).count()).sum();
+    let took_over: usize = workers
+        .iter()
+        .map(|worker| worker.printed().lines().filter(|line| line.contains("reclaimed a lost task")).count())
+        .sum();
     println!(
         "{tasks} queries in {took:?}: {kills} workers killed, Redis stopped {pauses} times, {took_over} tasks taken over"
     );

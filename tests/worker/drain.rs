@@ -147,7 +147,8 @@ async fn a_second_signal_ends_the_process_at_once() {
     add(&mut redis, "q", &["a"]).await;
     running(&redis, "a", 1).await;
     worker.send("TERM");
-    eventually("it has heard", PATIENCE, || async { worker.printed().contains("asked to leave") }).await;
+    eventually("it has heard", PATIENCE, || async { worker.printed().contains("shutting down: taking no new tasks") })
+        .await;
     assert!(worker.is_running());
     worker.send("INT");
     eventually("it ends", Duration::from_secs(3), || async { !worker.is_running() }).await;

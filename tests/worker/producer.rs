@@ -327,7 +327,7 @@ async fn what_can_never_be_added_fails_at_once_and_says_why() {
     assert!(matches!(refused, ProducerError::Connect(_)) && !refused.to_string().contains("wrong"), "{refused}");
     for (build, reason) in [
         (builder("nonsense"), "redis_url"),
-        (builder(server.url()).max_length(0), "at least 1 entry"),
+        (builder(server.url()).max_length(0), "at least 1"),
         (builder(server.url()).idempotency_ttl(Duration::ZERO), "at least 1 ms"),
     ] {
         let error = build.connect().await.unwrap_err();

@@ -153,7 +153,8 @@ pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result
     if !given.form {
         return Ok(HttpResponse::Ok().json(answer));
     }
-    let mut said = format!("{} restored", restored.restored);
+    let messages = if restored.restored == 1 { "message" } else { "messages" };
+    let mut said = format!("{} {messages} restored", restored.restored);
     if restored.void > 0 {
         said.push_str(&format!(", {} had not been removed from their stream", restored.void));
     }
