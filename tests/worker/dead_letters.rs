@@ -122,7 +122,7 @@ async fn everything_about_a_dead_letter_can_be_shown() {
         &format!("entry {} in group consumer", ids[1]),
         "deliveries  6\n",
         "6. lost since 20",
-        "its owner has no heartbeat",
+        "the owner has no heartbeat",
         "query_id    q1\n",
         &format!("workflow    {}\n", workflow(&["a", "b"])),
     ] {

@@ -36,7 +36,7 @@ local function bury(id, fields, deliveries, record, first, history, why)
     end
   end
   if #letter > MOST_FIELDS then
-    return {'refused', id, 'ERR a task of ' .. #letter / 2 .. ' fields is too large to bury'}
+    return {'refused', id, 'ERR a task of ' .. #letter / 2 .. ' fields is too large to dead-letter'}
   end
   local last = redis.pcall('HGET', record, 'error')
   if type(last) ~= 'string' then last = why end
@@ -77,7 +77,7 @@ local function take(id, owner, deliveries, record, heartbeat)
   local readable, history = pcall(cjson.decode, known[2] or '[]')
   if not readable or type(history) ~= 'table' then history = {} end
   local before = history[#history]
-  local why = heartbeat and 'its owner has no heartbeat' or 'its owner lives and runs no such task'
+  local why = heartbeat and 'the owner has no heartbeat' or 'the owner is alive but does not run this task'
   history[#history + 1] = {
     consumer = owner, deliveries = deliveries, idle_ms = entry[3], lost_ms = now, reason = why,
     delivered_ms = before and before.lost_ms or first,
