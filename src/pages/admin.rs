@@ -265,15 +265,19 @@ fn because(kept: Option<&Kept>) -> Sentence {
             let group = Label::from_text(group).text;
             let words = match need {
                 Need::Unread => {
-                    let lag = undelivered.map_or("an unknown number of".to_owned(), exact);
-                    format!("{lag} messages undelivered to group {group}")
+                    let lag = undelivered
+                        .map_or("unknown number of messages".to_owned(), |n| counted(n, "message", "messages"));
+                    format!("{lag} undelivered to group {group}")
                 }
                 Need::Pending => {
                     let holder = consumer
                         .as_deref()
                         .map_or(String::new(), |name| format!(" on {}", Label::from_text(name).text));
                     let idle = idle_sec.map_or(String::new(), |sec| format!(", idle for {}", duration(sec)));
-                    format!("{} messages pending in group {group}, oldest{holder}{idle}", exact(*pending))
+                    format!(
+                        "{} pending in group {group}, oldest{holder}{idle}",
+                        counted(*pending, "message", "messages")
+                    )
                 }
             };
             match since {
