@@ -170,7 +170,7 @@ impl AlertsPage<'_> {
         let firing = self.shown.alerts.iter().filter(|(alert, _)| alert.phase == Phase::Firing).count();
         let pending = self.shown.alerts.iter().filter(|(alert, _)| alert.phase == Phase::Pending).count();
         let mut words = match firing {
-            0 => "No alert is firing".to_owned(),
+            0 => "No firing alerts".to_owned(),
             n => format!("{} firing", counted(n as u64, "alert", "alerts")),
         };
         if pending > 0 {
