@@ -3,11 +3,11 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo install check test simulate chaos fmt lint packages
 
-help: ## Say what there is
+help: ## Show this help
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 # The dev profile: a cold release build takes three times as long, and no one waits for the demo.
-demo: ## Watch a simulated fleet in the browser; installs what is missing; Ctrl-C leaves nothing behind
+demo: ## Run the monitor with a simulated fleet; installs missing packages; Ctrl-C stops everything
 	@scripts/install-packages demo
 	@cargo run --locked -- demo
 
@@ -24,7 +24,7 @@ check: ## Check format and lints of the library, and run the unit tests of the p
 	@cargo clippy --locked --lib -- -D warnings
 	@cargo test --locked --quiet --lib -- $(PURE)
 
-test: ## Run all tests; installs what they need
+test: ## Run all tests; installs missing packages
 	@scripts/install-packages test
 	@scripts/test
 
@@ -32,16 +32,16 @@ STEPS ?= 100000000
 simulate: ## Run the simulation for STEPS (100 million); docs/reliability.md
 	@SIMULATION_STEPS=$(STEPS) cargo test --locked --lib simulation:: -- --nocapture
 
-chaos: ## Run real processes under random faults for 3 minutes (CHAOS_MINUTES) and check what has to hold
+chaos: ## Run real processes under random faults for 3 minutes (CHAOS_MINUTES) and check the invariants
 	@scripts/install-packages chaos
 	@scripts/chaos
 
-fmt: ## Bring the code into its form
+fmt: ## Format the code
 	@cargo fmt
 
-lint: ## Check form, lints and documentation; a warning is an error
+lint: ## Check formatting, lints and documentation; warnings are errors
 	@scripts/install-packages build
 	@scripts/lint
 
-packages: ## Install everything that the other targets would
+packages: ## Install the packages that the other targets need
 	@scripts/install-packages test

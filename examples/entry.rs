@@ -1,7 +1,7 @@
-//! An entry worker: decides the workflow of queries that came without one, and passes all on.
+//! An entry worker: sets the workflow of queries without one, and forwards them.
 //!
 //! `cargo run --release --no-default-features --features worker --example entry -- --stream NAME
-//! --workflow a,b,c [--task-limit N]`; where Redis is comes from the environment (`REDIS_URL`, or
+//! --workflow a,b,c [--task-limit N]`; the Redis settings are read from the environment (`REDIS_URL`, or
 //! `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`).
 
 mod shared;

@@ -1,10 +1,10 @@
-//! A merge worker: adds the results of a callback to the response of its query, and ends the task.
+//! A merge worker: merges the results of a callback into the response of its query, and ends the task.
 //!
 //! `cargo run --release --no-default-features --features worker-shepherd,worker-database --example merge --
-//! --stream merge_message [--work-ms N] [--task-limit N]`; where Redis is comes from the environment
-//! (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`), and so does Postgres (`DATABASE_URL`,
-//! or `POSTGRES_HOST`, `POSTGRES_PORT`, `POSTGRES_USER`, `POSTGRES_PASSWORD`). Without either of the
-//! first two no callback row is looked for or deleted.
+//! --stream merge_message [--work-ms N] [--task-limit N]`; the settings of Redis (`REDIS_URL`, or
+//! `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`) and Postgres (`DATABASE_URL`, or `POSTGRES_HOST`,
+//! `POSTGRES_PORT`, `POSTGRES_USER`, `POSTGRES_PASSWORD`) are read from the environment. Without
+//! `DATABASE_URL` and `POSTGRES_HOST`, callback rows are neither read nor deleted.
 
 mod shared;
 

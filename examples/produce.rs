@@ -1,10 +1,10 @@
-//! Adds tasks to a stream, as a server of queries does.
+//! Adds tasks to a stream, like the server of the platform.
 //!
 //! `cargo run --release --no-default-features --features worker --example produce -- --stream NAME
-//! [--workflow a,b,c|null] [--field NAME=VALUE]... [--count N] [--key KEY] [--max-length N]`; where Redis is
-//! comes from the environment (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`). Every task gets
-//! the fields that all Shepherd tasks have, with a query id and a response id of its own; `--field` replaces
-//! or adds one. Prints the id of each entry.
+//! [--workflow a,b,c|null] [--field NAME=VALUE]... [--count N] [--key KEY] [--max-length N]`; the Redis
+//! settings are read from the environment (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`). Every
+//! task gets the standard fields of Shepherd tasks with new query and response IDs; `--field` replaces or
+//! adds a field. Prints the ID of each entry.
 
 use std::process::ExitCode;
 
@@ -70,7 +70,7 @@ impl Options {
                 "--count" => options.count = number()?,
                 "--key" => options.key = Some(value),
                 "--max-length" => options.max_length = Some(number()?),
-                _ => return Err(format!("{flag} is no flag of produce")),
+                _ => return Err(format!("unknown flag {flag}")),
             }
         }
         match options.stream.is_empty() {

@@ -1,9 +1,9 @@
-//! A complete worker: works a while on each task, then passes it on along its workflow.
+//! A complete worker: spends some time on each task, then forwards it along its workflow.
 //!
 //! `cargo run --release --no-default-features --features worker --example relay -- --stream NAME
-//! [--work-ms N] [--task-limit N] [--fail-every N]`; where Redis is comes from the environment
-//! (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`). With `--features otlp`, its spans go to the
-//! collector that `OTEL_EXPORTER_OTLP_ENDPOINT` names.
+//! [--work-ms N] [--task-limit N] [--fail-every N]`; the Redis settings are read from the environment
+//! (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`). With `--features otlp`, spans are exported
+//! to `OTEL_EXPORTER_OTLP_ENDPOINT`.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -76,7 +76,7 @@ async fn relay(wishes: Wishes) -> Result<(), WorkerError> {
             async move {
                 tokio::time::sleep(work).await;
                 if fail_every > 0 && nth.is_multiple_of(fail_every) {
-                    return Err(TaskError::new(format!("task {nth} fails, as --fail-every {fail_every} asked")));
+                    return Err(TaskError::new(format!("task {nth} fails (--fail-every {fail_every})")));
                 }
                 task.progress();
                 Ok(Answer::forward())
@@ -104,7 +104,7 @@ impl Wishes {
                 "--work-ms" => wishes.work = Duration::from_millis(number()?),
                 "--task-limit" => wishes.task_limit = usize::try_from(number()?).unwrap_or(usize::MAX),
                 "--fail-every" => wishes.fail_every = number()?,
-                _ => return Err(format!("{flag} is no flag of relay")),
+                _ => return Err(format!("unknown flag {flag}")),
             }
         }
         Ok(wishes)

@@ -23,7 +23,7 @@ type Failure = Box<dyn std::error::Error>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let url = std::env::var("REDIS_URL").map_err(|_| "REDIS_URL is not set; expected a Redis to empty and use")?;
+    let url = std::env::var("REDIS_URL").map_err(|_| "REDIS_URL is not set; expected a Redis instance that can be flushed")?;
     let mut redis = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
     let producer = Producer::builder().redis_url(&url).connect().await?;
     let argument = std::env::args().nth(1);
@@ -31,7 +31,7 @@ async fn main() -> Result<(), Failure> {
         return compared(verb, &url, &mut redis, &producer).await;
     }
     let tasks: u64 = argument.map_or(Ok(50_000), |text| text.parse())?;
-    println!("Each figure is for one task; of three runs of each, the one with the middle ratio.\n");
+    println!("Figures are per task; median of three runs.\n");
     println!(
         "{:>9} | {:>12} {:>12} {:>6} | {:>13} {:>13} | {:>11} {:>11} | {:>11} {:>11}",
         "in flight",
