@@ -1,6 +1,7 @@
-//! The heartbeat, the leases and the signals, on a thread with a runtime and connections of its
-//! own: a handler that blocks every other thread of the process neither makes it look dead nor
-//! keeps it from leaving.
+//! Heartbeat, lease renewal and signal handling on a separate thread.
+//!
+//! The thread has its own runtime and connections, so a handler that blocks all other threads neither makes the worker
+//! look dead nor prevents its shutdown.
 
 use std::io;
 use std::sync::Arc;
@@ -20,18 +21,18 @@ use crate::redis_streams::tasks::{Link, TaskStream};
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a leaving worker tries to say so.
+/// How long shutdown retries writing the marker.
 const FAREWELL: Duration = Duration::from_secs(5);
-/// How much later than its deadline a drain may end before this thread ends the process.
+/// How long after the drain timeout this thread exits the process if the engine has not shut down.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The thread that says "I am here". Dropping it ends the thread without a word, as a crash would.
+/// Handle of the heartbeat thread. Dropping it stops the thread without a shutdown marker, like a crash.
 pub(super) struct Presence {
     commands: mpsc::UnboundedSender<Command>,
 }
 
 enum Command {
-    /// Begin to write heartbeats; tell when the first is written.
+    /// Start writing heartbeats; notify the sender after the first one.
     Appear(oneshot::Sender<()>),
     SayNow,
     Leave {
@@ -41,15 +42,15 @@ enum Command {
     },
 }
 
-/// What the thread shares with the engine.
+/// State shared between the heartbeat thread and the engine.
 pub(super) struct Shared {
     pub(super) vitals: Arc<Vitals>,
     pub(super) leases: Arc<Leases>,
 }
 
 impl Presence {
-    /// Starts the thread. With `owned`, the process is the worker's own, or shared with as many other
-    /// workers as still run: the thread listens to its signals and passes the first one on.
+    /// Starts the thread. With `owned`, it also handles the signals of the process: it passes the first one to the
+    /// sender. The counter is the number of workers in the process that still run.
     pub(super) fn start(
         settings: &Settings,
         stream: TaskStream,
@@ -95,19 +96,19 @@ impl Presence {
         Ok(Self { commands })
     }
 
-    /// Begins to write heartbeats; ready when the first is written.
+    /// Starts the heartbeat and waits until the first one is written.
     pub(super) async fn appear(&self) {
         let (seen, first) = oneshot::channel();
         let _ = self.commands.send(Command::Appear(seen));
         let _ = first.await;
     }
 
-    /// Writes a heartbeat now, because it says something new.
+    /// Writes a heartbeat immediately, because its content has changed.
     pub(super) fn say_now(&self) {
         let _ = self.commands.send(Command::SayNow);
     }
 
-    /// Leaves the marker and takes the heartbeat away; false when Redis did not hear it.
+    /// Writes the shutdown marker and deletes the heartbeat. Returns `false` if Redis could not be reached.
     pub(super) async fn leave(self, signum: Option<i32>, in_flight: u32) -> bool {
         let (left, heard) = oneshot::channel();
         let _ = self.commands.send(Command::Leave { signum, in_flight, left });
@@ -115,13 +116,13 @@ impl Presence {
     }
 }
 
-/// The signals of a process that consists of this worker and perhaps others.
+/// Signal handling of a process that runs this worker and possibly others.
 struct Owned {
     signals: Signals,
     asked: Option<oneshot::Sender<Option<i32>>>,
-    /// The first signal, and when the process ends even if nobody in it can move.
+    /// First signal, and the deadline at which the process exits even if it makes no progress.
     first: Option<(i32, Instant)>,
-    /// The workers of this process that have not left yet.
+    /// Number of workers in this process that have not shut down.
     present: Arc<AtomicUsize>,
 }
 
@@ -131,7 +132,7 @@ struct Speaker {
     stream: TaskStream,
     vitals: Arc<Vitals>,
     drain_limit: Duration,
-    /// When the heartbeat is due again; `None` before the worker appears.
+    /// When the next heartbeat is due; `None` before the first [`Command::Appear`].
     said: Option<Instant>,
     heard: bool,
     owned: Option<Owned>,
@@ -190,7 +191,7 @@ impl Speaker {
         self.said = Some(started + if self.heard { heartbeat::INTERVAL } else { RETRY });
     }
 
-    /// The first signal asks the engine to drain, the second ends the process.
+    /// The first signal starts a graceful shutdown, the second exits the process.
     async fn signalled(&mut self, signal: i32) {
         let Some(owned) = &mut self.owned else { return };
         if owned.first.is_some() {
@@ -208,7 +209,7 @@ impl Speaker {
         }
     }
 
-    /// After the worker has left, a further signal still ends the process.
+    /// After the worker has shut down, a second signal still exits the process.
     async fn outlive(mut self) {
         if self.owned.as_ref().is_some_and(|owned| owned.first.is_some()) {
             let signal = next_signal(&mut self.owned).await;
@@ -237,7 +238,7 @@ impl Speaker {
         written
     }
 
-    /// The other workers of the process write their markers at the same time as this one.
+    /// Waits for the other workers of the process, which write their markers at the same time.
     async fn others_left(&self) {
         let present = || self.owned.as_ref().is_some_and(|owned| owned.present.load(Ordering::Relaxed) > 0);
         let left = async {
