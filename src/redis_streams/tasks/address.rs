@@ -1,26 +1,27 @@
-//! Where Redis is, as the contract's environment says it.
+//! Address of Redis, from a URL or environment variables.
 
 use std::fmt;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
-/// The address of a Redis server with its credentials; shown without them.
+/// Address and credentials of a Redis server. `Display` omits the credentials.
 #[derive(Clone)]
 pub struct Address {
     info: ConnectionInfo,
 }
 
-/// An address that cannot be used: which setting, what is wrong with it, what was expected. The
-/// value of a URL is never echoed, since it may hold a password.
+/// An invalid address: the setting, what is wrong and what was expected. URLs are not echoed, since they may contain a
+/// password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadAddress(pub String);
 
 impl Address {
-    /// From `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
+    /// Parses `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS. `setting` is the name in error
+    /// messages.
     ///
     /// # Errors
-    /// When it is no such URL.
+    /// [`BadAddress`] if the URL is invalid.
     pub fn from_url(setting: &str, url: &str) -> Result<Self, BadAddress> {
         let bad = |what: &str| {
             BadAddress(format!("{setting} {what}; expected redis://[user:password@]host[:port][/db] or rediss://…"))
@@ -32,11 +33,11 @@ impl Address {
         Ok(Self::new(info))
     }
 
-    /// From `REDIS_URL`, else from `REDIS_HOST` (localhost), `REDIS_PORT` (6379) and
-    /// `REDIS_PASSWORD`; `lookup` gives a variable's value. Empty counts as unset.
+    /// Reads `REDIS_URL`, or else `REDIS_HOST` (default localhost), `REDIS_PORT` (6379) and `REDIS_PASSWORD`. `lookup`
+    /// returns the value of a variable; empty values count as unset.
     ///
     /// # Errors
-    /// Names the variable, its value and what was expected.
+    /// [`BadAddress`] with the variable, its value and the expected value.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, BadAddress> {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
         if let Some(url) = set("REDIS_URL") {
@@ -61,12 +62,12 @@ impl Address {
     }
 
     fn new(info: ConnectionInfo) -> Self {
-        // One reply shape for all servers, whatever the URL asks for.
+        // RESP2 regardless of the URL, so that replies have the same types on all servers.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
         Self { info: info.set_redis_settings(settings) }
     }
 
-    /// The same server with its database `number`.
+    /// The same server with another database number.
     #[must_use]
     pub fn database(&self, number: i64) -> Self {
         let settings = self.info.redis_settings().clone().set_db(number);
@@ -75,7 +76,7 @@ impl Address {
 
     pub(super) fn client(&self) -> Result<redis::Client, redis::RedisError> {
         if matches!(self.info.addr(), ConnectionAddr::TcpTls { .. }) {
-            // An error says that the process has chosen one already.
+            // An error means that the process has already installed a provider.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         redis::Client::open(self.info.clone())
