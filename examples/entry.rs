@@ -1,8 +1,7 @@
-//! An entry worker: decides the workflow of queries that came without one, and passes all on.
+//! Entry worker: sets the workflow of queries without one and forwards all.
 //!
-//! `cargo run --release --no-default-features --features worker --example entry -- --stream NAME
-//! --workflow a,b,c [--task-limit N]`; where Redis is comes from the environment (`REDIS_URL`, or
-//! `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`).
+//! `cargo run --release --no-default-features --features worker --example entry -- --stream NAME --workflow a,b,c
+//! [--task-limit N]`; Redis is set by `REDIS_URL` (or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`).
 
 mod shared;
 
@@ -27,7 +26,7 @@ fn main() -> ExitCode {
 async fn work(stream: String, default: Workflow, task_limit: u64) -> Result<(), String> {
     shared::log();
     let decide = with_state(default, |default, task: Task| async move {
-        // A workflow that the user sent is kept with everything that its operations hold.
+        // Keep a workflow that the user sent, with all members of its operations.
         match task.workflow()? {
             Some(_) => Ok(Answer::forward()),
             None => Ok(Answer::forward().workflow(default)),

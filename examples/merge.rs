@@ -1,10 +1,9 @@
-//! A merge worker: adds the results of a callback to the response of its query, and ends the task.
+//! Merge worker: adds the results of a callback to the response of its query, and ends the task.
 //!
-//! `cargo run --release --no-default-features --features worker-shepherd,worker-database --example merge --
-//! --stream merge_message [--work-ms N] [--task-limit N]`; where Redis is comes from the environment
-//! (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`), and so does Postgres (`DATABASE_URL`,
-//! or `POSTGRES_HOST`, `POSTGRES_PORT`, `POSTGRES_USER`, `POSTGRES_PASSWORD`). Without either of the
-//! first two no callback row is looked for or deleted.
+//! `cargo run --release --no-default-features --features worker-shepherd,worker-database --example merge -- --stream
+//! merge_message [--work-ms N] [--task-limit N]`; Redis is set by `REDIS_URL` (or `REDIS_HOST`, `REDIS_PORT`,
+//! `REDIS_PASSWORD`), Postgres by `DATABASE_URL` (or `POSTGRES_HOST`, `POSTGRES_PORT`, `POSTGRES_USER`,
+//! `POSTGRES_PASSWORD`). Without `DATABASE_URL` and `POSTGRES_HOST`, callback rows are neither checked nor deleted.
 
 mod shared;
 
@@ -22,7 +21,7 @@ use shepherd_monitor::worker::{Answer, Task, TaskError, Worker, typed, with_stat
 use tokio::sync::Mutex;
 
 const USAGE: &str = "usage: merge --stream NAME [--work-ms N] [--task-limit N]";
-/// How long a task waits when others hold the lock of its response.
+/// Retry delay when the lock of the response is taken.
 const BUSY: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
@@ -37,7 +36,7 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn work_on(stream: String, work: Duration, task_limit: u64) -> Result<(), String> {
     shared::log();
-    // A short wait: a task that waits for another run holds no permit and hinders no shutdown.
+    // Wait only briefly: a task that waits for a retry occupies no slot and does not delay the shutdown.
     let limits = LockOptions { wait: Duration::from_secs(3), ..LockOptions::default() };
     let shepherd = Shepherd::builder().lock_options(limits).connect().await.map_err(|e| e.to_string())?;
     let database = Database::from_env();
@@ -48,7 +47,7 @@ async fn work_on(stream: String, work: Duration, task_limit: u64) -> Result<(), 
     worker.task_limit(task_limit).run(typed(merge)).await.map(drop).map_err(|e| e.to_string())
 }
 
-/// The fields of a task of `merge_message`.
+/// Fields of a task of `merge_message`.
 #[derive(serde::Deserialize)]
 struct Callback {
     query_id: String,
@@ -65,7 +64,7 @@ struct Merger {
 impl Merger {
     async fn merge(&self, task: &Task<Callback>) -> Result<Answer, TaskError> {
         let Callback { query_id, response_id, callback_id } = task.body();
-        // A token for each delivery: two tasks of one worker never release each other's lock.
+        // One token per delivery, so that two tasks of one worker cannot release each other's lock.
         let fence = task.fence();
         let token = format!("{}:{}:{}", fence.consumer, fence.entry, fence.deliveries);
         let lock = match self.shepherd.lock(response_id, token.as_str()).await {
@@ -73,7 +72,7 @@ impl Merger {
             Err(e) if e.may_pass() => return Ok(Answer::retry_after(BUSY, e.to_string()).uncounted()),
             Err(e) => return Err(e)?,
         };
-        // Merged before, or the query no longer waits for it: a late write would undo later work.
+        // Already merged, or the query no longer waits for the callback: a late write would undo later work.
         let awaited = match &self.database {
             Some(database) => database.waits_for(callback_id).await?,
             None => true,
@@ -95,10 +94,10 @@ impl Merger {
                         Err(e) => return Err(e)?,
                     }
                 }
-                // Redis evicts bodies when it is full; the query goes on with what it has.
+                // Redis may evict bodies when it is out of memory; the query continues without this callback.
                 _ => tracing::warn!(callback_id, "a body is missing; nothing is merged"),
             }
-            // After the body is stored and before the task ends: the query goes on once no row is left.
+            // After the body is stored and before the task ends: the query continues when no callback row is left.
             if let Some(database) = &self.database {
                 database.remove(callback_id).await?;
             }
@@ -108,7 +107,7 @@ impl Merger {
     }
 }
 
-/// The response with the callback's results, nodes and edges added. Merging a callback twice changes nothing.
+/// Returns the response with results, nodes and edges of the callback added. Idempotent.
 fn merged(query: &Value, mut response: Value, mut callback: Value) -> Value {
     let question = query.pointer("/message/query_graph").cloned().unwrap_or_else(|| json!({}));
     let asked = question.get("nodes").and_then(Value::as_object).and_then(|nodes| {
@@ -147,7 +146,7 @@ fn taken(body: &mut Value, pointer: &str) -> Map<String, Value> {
     }
 }
 
-/// What tells one result from another: the ids bound to the node that was asked for.
+/// Identity of a result: the IDs bound to the queried node.
 fn answer_of(result: &Value, asked: Option<&str>) -> BTreeSet<String> {
     let bound = asked.and_then(|node| result.get("node_bindings")?.get(node)?.as_array());
     let ids = bound.into_iter().flatten().filter_map(|binding| binding.get("id")?.as_str());
@@ -155,7 +154,7 @@ fn answer_of(result: &Value, asked: Option<&str>) -> BTreeSet<String> {
     if ids.is_empty() { BTreeSet::from([result.to_string()]) } else { ids }
 }
 
-/// The callback rows, on one connection that is made anew when it breaks.
+/// Access to callback rows over one connection, which reconnects after errors.
 struct Database {
     url: String,
     connection: Mutex<Option<AsyncPgConnection>>,
@@ -189,12 +188,12 @@ impl Database {
         self.with(async |connection| remove_callback(connection, callback_id).await).await
     }
 
-    /// A failed statement runs the task again a little later, on a new connection.
+    /// Runs a statement. If it fails, the task is retried later on a new connection.
     async fn with<R>(
         &self,
         statement: impl AsyncFnOnce(&mut AsyncPgConnection) -> Result<R, QueryRowsError>,
     ) -> Result<R, TaskError> {
-        // Uncounted: however long Postgres is unreachable, the callback is not given up.
+        // Uncounted, so that the task is not dead-lettered however long Postgres is unreachable.
         let again = |e: String| TaskError::answer(Answer::retry_after(BUSY, format!("Postgres: {e}")).uncounted());
         let mut kept = self.connection.lock().await;
         let mut connection = match kept.take() {

@@ -1,10 +1,9 @@
-//! Adds tasks to a stream, as a server of queries does.
+//! Adds tasks to a stream, as the server of the platform does for queries.
 //!
-//! `cargo run --release --no-default-features --features worker --example produce -- --stream NAME
-//! [--workflow a,b,c|null] [--field NAME=VALUE]... [--count N] [--key KEY] [--max-length N]`; where Redis is
-//! comes from the environment (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`). Every task gets
-//! the fields that all Shepherd tasks have, with a query id and a response id of its own; `--field` replaces
-//! or adds one. Prints the id of each entry.
+//! `cargo run --release --no-default-features --features worker --example produce -- --stream NAME [--workflow
+//! a,b,c|null] [--field NAME=VALUE]... [--count N] [--key KEY] [--max-length N]`; Redis is set by `REDIS_URL` (or
+//! `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`). Each task has the standard fields of Shepherd tasks, with its own
+//! query ID and response ID; `--field` sets a field. Prints the ID of each entry.
 
 use std::process::ExitCode;
 
@@ -91,7 +90,7 @@ impl Options {
             task = task.set(name.as_str(), value.as_str());
         }
         match &self.key {
-            // One key for each task, the same ones when the command is repeated.
+            // One key per task, the same when the command is repeated.
             Some(key) => task.idempotency_key(format!("{key}/{n}")),
             None => task,
         }

@@ -1,9 +1,8 @@
-//! A complete worker: works a while on each task, then passes it on along its workflow.
+//! A complete worker: spends some time on each task, then forwards it along its workflow.
 //!
-//! `cargo run --release --no-default-features --features worker --example relay -- --stream NAME
-//! [--work-ms N] [--task-limit N] [--fail-every N]`; where Redis is comes from the environment
-//! (`REDIS_URL`, or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`). With `--features otlp`, its spans go to the
-//! collector that `OTEL_EXPORTER_OTLP_ENDPOINT` names.
+//! `cargo run --release --no-default-features --features worker --example relay -- --stream NAME [--work-ms N]
+//! [--task-limit N] [--fail-every N]`; Redis is set by `REDIS_URL` (or `REDIS_HOST`, `REDIS_PORT`, `REDIS_PASSWORD`).
+//! With `--features otlp`, spans are exported to the collector in `OTEL_EXPORTER_OTLP_ENDPOINT`.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,7 +30,7 @@ pub(crate) fn run(args: impl Iterator<Item = String>) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // What is left of the spans is sent when the worker has left and its runtime is gone.
+    // Dropped last, so that remaining spans are exported after the worker and its runtime have ended.
     match telemetry().and_then(|_sending| relay(wishes).map_err(|e| e.to_string())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
@@ -46,8 +45,7 @@ type Sending = Option<shepherd_monitor::traces::Export>;
 #[cfg(not(feature = "otlp"))]
 type Sending = Option<()>;
 
-/// Log lines go to standard error; spans to the collector that the environment names, if it names one, until
-/// the answer is dropped.
+/// Writes log lines to standard error and exports spans, if a collector is configured, until the result is dropped.
 fn telemetry() -> Result<Sending, String> {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_filter(filter);
