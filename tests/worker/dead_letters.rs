@@ -1,11 +1,11 @@
-//! Entries that kill whoever takes them, and what people do with them.
+//! Entries that exceed the delivery limit, and the `dead-letters` commands.
 
 use redis::Value;
 
 use super::*;
 
 #[tokio::test]
-async fn an_entry_that_was_delivered_too_often_is_buried_with_its_history() {
+async fn an_entry_beyond_the_delivery_limit_is_dead_lettered_with_its_history() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let id = add(&mut redis, "poison", &["a"]).await;
@@ -48,7 +48,7 @@ async fn an_entry_that_was_delivered_too_often_is_buried_with_its_history() {
     assert_eq!(records, Vec::<String>::new());
 }
 
-/// Runs the program on the dead letters of a stream: what it printed and, when it failed, why.
+/// Runs a `dead-letters` command; returns its output, or its error message.
 async fn command(server: &TestRedis, verb: &str, more: &[&str]) -> Result<String, String> {
     let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
     program.args(["dead-letters", verb]).args(more).env_clear();
@@ -65,7 +65,7 @@ async fn command(server: &TestRedis, verb: &str, more: &[&str]) -> Result<String
     }
 }
 
-/// Tasks that died in `a`, delivered six times each.
+/// Dead-letters `tasks` tasks of `a`, delivered six times each.
 async fn bury(server: &TestRedis, tasks: usize) -> Vec<String> {
     let mut redis = server.connection().await;
     for n in 0..tasks {
@@ -80,7 +80,7 @@ async fn bury(server: &TestRedis, tasks: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn dead_letters_are_listed_replayed_and_dropped() {
+async fn dead_letters_are_listed_replayed_and_deleted() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     bury(&server, 250).await;
@@ -96,7 +96,7 @@ async fn dead_letters_are_listed_replayed_and_dropped() {
     let two = ["--stream", "a", "--id", &letters[10], "--id", &letters[11]];
     assert_eq!(command(&server, "replay", &two).await.unwrap(), "2 replayed into a\n");
     assert_eq!(queries(&mut redis, "a").await, ["q10", "q11"]);
-    // They are new tasks, without a trace of their death.
+    // They are new tasks without the fields of the dead letter.
     for (_, fields) in entries(&mut redis, "a").await {
         assert!(fields.iter().all(|(name, _)| !name.starts_with("dead_")), "{fields:?}");
         assert_eq!(field(&fields, "workflow"), workflow(&["a", "b"]));
@@ -111,7 +111,7 @@ async fn dead_letters_are_listed_replayed_and_dropped() {
 }
 
 #[tokio::test]
-async fn everything_about_a_dead_letter_can_be_shown() {
+async fn show_prints_everything_about_a_dead_letter() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let ids = bury(&server, 2).await;
@@ -157,7 +157,7 @@ async fn a_replayed_task_keeps_its_idempotency_key() {
 }
 
 #[tokio::test]
-async fn what_a_dead_letter_command_cannot_do_is_told_in_one_line() {
+async fn dead_letter_commands_report_errors_in_one_line() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     bury(&server, 3).await;
@@ -167,7 +167,7 @@ async fn what_a_dead_letter_command_cannot_do_is_told_in_one_line() {
     let told = command(&server, "drop", &half).await.unwrap_err();
     assert!(told.contains("1 dead letter of a deleted") && told.contains("no such dead letter of a: 7-7"), "{told}");
 
-    // What cannot be put back stays dead.
+    // A dead letter that cannot be replayed is kept.
     let _: Value = ask!(redis, "DEL", "a");
     let _: Value = ask!(redis, "SET", "a", "no stream");
     let told = command(&server, "replay", &["--stream", "a", "--all"]).await.unwrap_err();
@@ -187,7 +187,7 @@ async fn what_a_dead_letter_command_cannot_do_is_told_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_letter_that_redis_does_not_take_leaves_its_entry_pending() {
+async fn an_entry_stays_pending_if_redis_refuses_the_dead_letter() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "SET", "a:dead", "no stream");

@@ -1,7 +1,7 @@
-//! Whole workers in bad weather: crashes, cut and silent connections, a Redis that stops or is
-//! full. Afterwards every task has ended once, and soon.
+//! Fault test of complete workers: crashes, closed and silent connections, a Redis that is stopped or out of memory.
+//! Afterwards every task must have been completed once and within a time limit.
 //!
-//! `STORM_CASES` says how many storms (16), `STORM_SEED` repeats them.
+//! `STORM_CASES` sets the number of runs (default 16), `STORM_SEED` repeats a run.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,7 +19,8 @@ const TASKS: usize = 60;
 const FLOOR: Duration = Duration::from_millis(300);
 const SWEEP: Duration = Duration::from_millis(100);
 const WORK: Duration = Duration::from_millis(60);
-/// After the storm: floor, sweep and work, and what a busy machine and a reconnect take.
+/// Time limit after the last fault: reclaim threshold, sweep and run time, with a margin for reconnecting and busy
+/// machines.
 const SOON: Duration = Duration::from_secs(8);
 
 struct Boat {
@@ -35,7 +36,7 @@ impl Boat {
         Self { proxy, worker, consumer }
     }
 
-    /// Another process in place of the one that is gone.
+    /// Replaces the worker with a new one.
     async fn relaunch(
         &mut self,
         server: &TestRedis,
@@ -47,14 +48,14 @@ impl Boat {
         std::mem::replace(&mut self.worker, worker)
     }
 
-    /// Starts a worker and learns its name.
+    /// Starts a worker and returns it with its consumer name.
     async fn man(
         server: &TestRedis,
         proxy: &Proxy,
         redis: &MultiplexedConnection,
         known: &mut HashSet<String>,
     ) -> (Running, String) {
-        // With few permits one batch is under way at a time, with more there are two.
+        // With a low task limit one batch is in flight at a time, with a higher one two.
         let limit = if known.len().is_multiple_of(2) { 4 } else { 12 };
         let builder = quick(server, "a").redis_url(server.url_through(proxy.port())).task_limit(limit);
         let builder = builder.reclaim_min_idle(FLOOR).reclaim_interval(SWEEP).delivery_limit(20);
@@ -72,7 +73,7 @@ impl Boat {
     }
 }
 
-/// What a task does is written on it.
+/// The number in the query ID determines what the handler does.
 async fn handle(task: Task) -> Result<Answer, TaskError> {
     let number: u64 = task.query_id().unwrap()[1..].parse().unwrap();
     tokio::time::sleep(WORK * (number % 4) as u32 / 3).await;
@@ -80,7 +81,7 @@ async fn handle(task: Task) -> Result<Answer, TaskError> {
         7 => Err(TaskError::new("as it is written")),
         8 => panic!("as it is written"),
         9 if task.fence().deliveries == 1 && number.is_multiple_of(3) => {
-            // Comes back with the same count, so only chance ends this.
+            // A released delivery does not count, so only chance ends the repetition.
             if uuid::Uuid::new_v4().as_u128().is_multiple_of(2) {
                 Err(TaskError::give_back("later"))
             } else {
@@ -109,14 +110,14 @@ async fn storm(mut dice: Dice) {
         }
         let at = dice.below(boats.len());
         match dice.below(8) {
-            // kill -9, and another process in its place.
+            // Crash, and a new process.
             0 | 1 => {
                 let name = boats[at].consumer.clone();
                 let crashed = boats[at].relaunch(&server, &redis, &mut known).await;
                 crashed.crash().await;
                 forget(&mut redis, &name).await;
             }
-            // The process is stopped, or its network is gone, for longer than its heartbeat lives.
+            // Stopped process or network failure, for longer than the TTL of the heartbeat.
             2 => {
                 boats[at].proxy.swallow_requests();
                 forget(&mut redis, &boats[at].consumer).await;
@@ -124,7 +125,7 @@ async fn storm(mut dice: Dice) {
                 boats[at].proxy.cut();
                 boats[at].proxy.pass();
             }
-            // Redis does things, and nobody hears of it.
+            // Redis executes commands, but replies are lost.
             3 => {
                 boats[at].proxy.swallow_replies();
                 tokio::time::sleep(Duration::from_millis(dice.below(60) as u64)).await;
@@ -145,7 +146,7 @@ async fn storm(mut dice: Dice) {
                 tokio::time::sleep(Duration::from_millis(dice.below(200) as u64)).await;
                 server.resume().unwrap();
             }
-            // A leaving worker, and a new one.
+            // Graceful shutdown, and a new worker.
             _ => {
                 let name = boats[at].consumer.clone();
                 let left = boats[at].relaunch(&server, &redis, &mut known).await.leave().await;
@@ -184,13 +185,13 @@ async fn storm(mut dice: Dice) {
     assert_eq!(ended, all, "each task ends once, after {quiet:?}");
 }
 
-/// The heartbeat of a consumer that is gone runs out.
+/// Deletes the heartbeat of a lost consumer, as if it had expired.
 async fn forget(redis: &mut MultiplexedConnection, name: &str) {
     let _: Value = ask!(*redis, "DEL", format!("worker:heartbeat:a:{name}"));
 }
 
 #[test]
-fn after_any_storm_every_task_has_ended_once_and_soon() {
+fn every_task_completes_once_and_soon_after_any_faults() {
     let cases: usize = std::env::var("STORM_CASES").map_or(16, |text| text.parse().unwrap());
     let seed = Dice::seed("STORM_SEED");
     let next = Arc::new(AtomicUsize::new(0));
