@@ -184,13 +184,13 @@ mod tests {
 
     #[cfg(not(feature = "otlp"))]
     #[test]
-    fn a_build_without_the_feature_says_that_it_sends_none() {
+    fn builds_without_the_feature_reject_a_collector() {
         let told = Collector::new("http://localhost:4318", "", "x").unwrap_err().to_string();
         assert!(told.contains(ENDPOINT) && told.contains("--features otlp") && !told.contains('\n'), "{told}");
     }
 
     #[test]
-    fn a_header_is_read_as_the_specification_writes_it() {
+    fn headers_are_parsed_as_specified() {
         let read = |pair| header(pair).map(|(name, value)| format!("{name}: {value}"));
         assert_eq!(read(" api-key = a%20b "), Some("api-key: a b".to_owned()));
         assert_eq!(read("a=b=c").as_deref(), Some("a: b=c"));

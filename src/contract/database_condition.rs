@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn postgres_own_words_and_codes_name_the_condition() {
+    fn messages_and_sqlstates_of_postgres_map_to_the_condition() {
         for (message, hint, condition) in [
             ("could not extend file \"base/5/16384\": No space left on device", Some("Check free disk space."), "disk"),
             (

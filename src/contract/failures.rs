@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_written_as_its_newest_and_a_counter_for_each_kind() {
+    fn a_failure_sets_the_newest_and_increases_a_counter_per_kind() {
         let kinds = [FailureKind::Malformed, FailureKind::DeadLettered];
         let strings = TaskFailure::new(&kinds, "é".repeat(300), 5).strings(&"a:b".into(), "1-0");
         let text: Vec<&str> = strings.iter().map(|bytes| std::str::from_utf8(bytes).unwrap()).collect();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn field_names_are_those_of_the_contract_whatever_the_stream_is_called() {
+    fn field_names_follow_the_protocol_for_any_stream_name() {
         let texts =
             |stream: &[u8]| fields(&Name::from(stream)).map(|field| String::from_utf8_lossy(&field).into_owned());
         assert_eq!(texts(b"a:b"), ["failed:a:b", "malformed:a:b", "dead_lettered:a:b", "last:a:b"]);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_no_failure_and_no_count() {
+    fn invalid_values_are_ignored() {
         let good = r#"{"kind":"failed","reason":"r","entry":"1-0","ts_ms":5000}"#;
         assert_eq!(LastFailure::parse(good.as_bytes()).map(|failure| failure.ts()), Some(5.0));
         let odd = [("failed", "odd"), ("5000", "-1"), ("5000", "1e300"), ("5000", "\"x\""), ("{", ""), ("\"r\"", "[]")];
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_that_was_cut_inside_a_character_is_still_read() {
+    fn a_reason_truncated_within_a_character_is_accepted() {
         let mut value = br#"{"kind":"failed","reason":"caf"#.to_vec();
         value.extend_from_slice(b"\xc3\",\"entry\":null,\"ts_ms\":5000.7}");
         let failure = LastFailure::parse(&value).unwrap();
@@ -268,14 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_that_failed_is_one_task() {
+    fn a_failed_and_dead_lettered_task_counts_once() {
         let counts = |failed, malformed, dead_lettered| FailureCounts { failed, malformed, dead_lettered }.tasks();
         assert_eq!([counts(2, 3, 3), counts(0, 0, 4), counts(1, 0, 0)], [5, 4, 1]);
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_what_is_read(reason in ".{0,600}", entry in "[0-9]{1,20}-[0-9]{1,20}", ts_ms in 1..99_999_999_999_999_u64) {
+        fn failures_round_trip(reason in ".{0,600}", entry in "[0-9]{1,20}-[0-9]{1,20}", ts_ms in 1..99_999_999_999_999_u64) {
             let strings = TaskFailure::new(&[FailureKind::Malformed], reason.clone(), ts_ms).strings(&"s".into(), &entry);
             let read = LastFailure::parse(&strings[1]).unwrap();
             prop_assert!(strings[1].len() <= MAX_VALUE_BYTES);
@@ -284,7 +284,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_a_panic(value in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn parsing_any_bytes_does_not_panic(value in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = (LastFailure::parse(&value), parse_count(Some(&value)));
         }
 

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_python_workers_heartbeat_is_read_and_unknown_fields_are_no_error() {
+    fn python_heartbeats_and_unknown_fields_are_accepted() {
         let beat = parse(
             r#"{"stream":"a","consumer":"b","started_at":1795456755.85,"last_seen":1795456867.37,"task_limit":10,"host":"x"}"#,
         )
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_is_read() {
+    fn heartbeats_round_trip() {
         let beat = Heartbeat {
             stream: "a".into(),
             consumer: "b".into(),
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_value_says_what_is_wrong_with_it() {
+    fn invalid_heartbeats_return_a_descriptive_error() {
         let good = r#"{"stream":"a","consumer":"b","started_at":1,"last_seen":2,"task_limit":3}"#;
         for (value, told) in [
             ("[]".to_owned(), "not a JSON object"),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_colon_in_a_name_is_no_contradiction() {
+    fn colons_in_names_are_accepted() {
         let value = r#"{"stream":"a:b","consumer":"c","started_at":1,"last_seen":2,"task_limit":3}"#;
         assert!(Heartbeat::parse(b"worker:heartbeat:a:b:c", value.as_bytes()).is_ok());
     }

@@ -104,7 +104,7 @@ mod tests {
     use super::Name;
 
     #[test]
-    fn bytes_that_are_not_utf8_are_shown_escaped_and_kept_as_they_are() {
+    fn invalid_utf8_is_escaped_for_display_and_preserved() {
         let name = Name::from(&b"caf\xe9\xff"[..]);
         assert_eq!(name.to_text(), "caf\\xe9\\xff");
         assert_eq!(name.as_bytes(), b"caf\xe9\xff");

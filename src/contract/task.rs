@@ -308,27 +308,27 @@ mod tests {
     }
 
     #[test]
-    fn a_task_goes_to_the_operation_after_the_one_just_done() {
+    fn a_task_is_forwarded_to_the_next_operation() {
         let fields = [("query_id", "q"), ("workflow", r#"[{"id":"a"},{"id":"b","x":[1]}]"#), ("z", "1")];
         let wanted = pairs(&[("query_id", "q"), ("workflow", r#"[{"id":"b","x":[1]}]"#), ("z", "1")]);
         assert_eq!(next("a", &fields, None), Some(("b".to_owned(), wanted)));
     }
 
     #[test]
-    fn an_entry_worker_that_its_workflow_does_not_name_pops_nothing() {
+    fn a_workflow_without_the_stream_of_the_entry_worker_is_unchanged() {
         let wanted = pairs(&[("workflow", r#"[{"id":"b"}]"#)]);
         assert_eq!(next("entry", &[("workflow", r#"[{"id":"b"}]"#)], None), Some(("b".to_owned(), wanted)));
     }
 
     #[test]
-    fn a_workflow_that_visits_a_stream_twice_loses_one_visit_at_a_time() {
+    fn a_stream_visited_twice_is_removed_once_per_visit() {
         let wanted = pairs(&[("workflow", r#"[{"id":"a"},{"id":"b"}]"#)]);
         let fields = [("workflow", r#"[{"id":"a"},{"id":"a"},{"id":"b"}]"#)];
         assert_eq!(next("a", &fields, None), Some(("a".to_owned(), wanted)));
     }
 
     #[test]
-    fn a_null_or_empty_workflow_is_replaced_by_the_entry_workers() {
+    fn the_entry_worker_replaces_a_null_or_empty_workflow() {
         for undecided in ["null", " null\n", ""] {
             let fields = [("query_id", "q"), ("workflow", undecided)];
             assert!(task("entry", &fields).workflow().unwrap().is_none());
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_without_a_workflow_field_ends_where_it_is_unless_it_is_given_one() {
+    fn a_task_without_a_workflow_field_ends_unless_a_workflow_is_set() {
         let fields = [("query_id", "q"), ("callback_id", "c")];
         assert_eq!(next("merge_message", &fields, None), None);
         let given = next("merge_message", &fields, Some(Workflow::through(["x"])));
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_workflow_is_finish_query_and_nothing_follows_that() {
+    fn the_workflow_ends_in_finish_query() {
         let last = next("a", &[("workflow", r#"[{"id":"a"}]"#)], None).unwrap();
         assert_eq!(last.0, FINISH_QUERY);
         for fields in [&[("query_id", "q")][..], &[("workflow", "[]")], &[("workflow", "null")]] {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn each_hop_keeps_the_origin_and_counts_one_more() {
+    fn each_hop_keeps_the_origin_and_increases_the_hop_count() {
         let first = task("a", &[("workflow", r#"[{"id":"a"},{"id":"b"}]"#)]);
         let out = first.next(&"a".into(), Changes::default()).unwrap().unwrap();
         let fields: Fields = out.pairs().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn each_workflow_that_cannot_be_read_says_what_is_wrong_with_it() {
+    fn invalid_workflows_return_a_descriptive_error() {
         for (json, reason) in [
             ("[{\"id\":\"a\"", "not JSON"),
             ("nonsense", "not JSON"),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_task_carries_its_status_and_no_workflow() {
+    fn a_failed_task_has_status_error_and_no_workflow() {
         let out = task("a", &[("query_id", "q"), ("workflow", "nonsense")]).failed(&"a".into(), "it was bad", None);
         let out = out.unwrap();
         assert_eq!(out.destination(), &Name::from(FINISH_QUERY));

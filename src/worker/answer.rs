@@ -279,7 +279,7 @@ mod tests {
     struct Outer(#[source] std::io::Error);
 
     #[test]
-    fn any_error_turns_into_a_failure_that_says_its_causes() {
+    fn any_error_converts_into_a_failure_with_its_sources() {
         let io = || std::io::Error::other("disk on fire");
         assert_eq!(kind(|| Err(io())?), told("Error", "disk on fire"));
         assert_eq!(kind(|| Err(Outer(io()))?), told("Error", "cannot rank: disk on fire"));
@@ -290,12 +290,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_stays_told_apart_from_what_failed() {
+    fn malformed_tasks_stay_distinct_from_failures() {
         assert_eq!(kind(|| Err(Malformed("no list".to_owned()))?), told("Malformed", "malformed task: no list"));
     }
 
     #[test]
-    fn an_error_of_the_librarys_own_keeps_its_kind_through_a_box() {
+    fn library_errors_keep_their_kind_in_a_box() {
         let through = |error: TaskError| kind(|| Err(BoxError::from(ServiceError(error)))?);
         assert_eq!(through(TaskError::dead_letter("bad")), told("DeadLetter", "bad"));
         assert_eq!(through(TaskError::give_back("busy")), told("Release", "busy"));

@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_overrides_the_programs_task_limit() {
+    fn task_limit_variable_overrides_the_builder() {
         assert_eq!(checked(&[], |b| b.task_limit(3)), "3");
         assert_eq!(checked(&[("TASK_LIMIT", "7")], |b| b.task_limit(3)), "7");
         for unusable in ["0", "-1", "ten", "1.5", "9999999999"] {
@@ -456,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_documented_is_what_is_read() {
+    fn documented_settings_match_those_read() {
         let read = std::sync::Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
         let noted = std::sync::Arc::clone(&read);
         let builder = Worker::builder("s").unwrap().environment(move |name| {
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_that_cannot_be_used_is_told_in_words() {
+    fn invalid_settings_return_a_descriptive_error() {
         assert!(Worker::builder("").unwrap_err().to_string().contains("the stream's name is empty"));
         assert!(checked(&[], |b| b.task_limit(0)).contains("limit is 0"));
         assert!(checked(&[("REDIS_PORT", "99999")], |b| b).contains("REDIS_PORT is \"99999\""));

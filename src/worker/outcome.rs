@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn each_answer_means_what_is_documented_for_each_form_of_workflow() {
+    fn every_answer_has_its_documented_outcome_for_every_form_of_workflow() {
         type Case<'a> = (&'a str, Option<&'a str>, fn() -> Answer, &'a str);
         let error: fn() -> Answer = || super::super::answer::TaskError::new("x").0;
         let malformed: fn() -> Answer = || super::super::answer::TaskError::malformed("x").0;
@@ -189,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_decides_for_all_tasks_alike() {
+    fn a_fixed_policy_applies_with_and_without_workflow() {
         let error = || super::super::answer::TaskError::new("x").0;
         assert_eq!(outcome("a", MISSING, error(), FailurePolicy::Fail), "[finish_query] failed");
         assert_eq!(outcome("a", LIST, error(), FailurePolicy::DeadLetter), "[a:dead] failed dead_lettered");
     }
 
     #[test]
-    fn a_counted_retry_beyond_the_limit_is_a_dead_letter_and_an_uncounted_one_is_not() {
+    fn only_counted_retries_beyond_the_delivery_limit_are_dead_lettered() {
         let retry = || Answer::retry_after(Duration::from_secs(1), "busy");
         assert_eq!(outcome("a", LIST, retry(), FailurePolicy::ByWorkflow), "[a:dead] dead_lettered");
         assert_eq!(outcome("a", LIST, retry().uncounted(), FailurePolicy::ByWorkflow), "retry false");

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_task_has_every_field_that_a_python_worker_reads() {
+    fn query_tasks_have_all_fields_that_python_workers_read() {
         let task = NewTask::query("q", "r").null_workflow();
         let expected = owned(&[
             ("query_id", "q"),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn setting_a_field_again_replaces_its_value_and_keeps_its_place() {
+    fn setting_a_field_again_replaces_its_value_and_keeps_its_position() {
         let task = NewTask::new().set("a", "1").set("b", "2").set("a", "3");
         assert_eq!(pairs(&task), owned(&[("a", "3"), ("b", "2")]));
         let twice: Fields = [("a", "1"), ("b", "2"), ("a", "3")].into_iter().collect();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_different_streams_and_keys_never_share_a_redis_key() {
+    fn records_of_different_streams_and_keys_have_distinct_redis_keys() {
         let record = |stream: &str, key: &str| addition_record(&stream.into(), key.as_bytes());
         assert_ne!(record("a:b", "c"), record("a", "b:c"));
         assert_ne!(record("1:a", "b"), record("a", "b"));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_are_kept() {
+    fn invalid_utf8_is_preserved() {
         let task = NewTask::new().set(vec![0xff], vec![0, 0xfe]);
         assert_eq!(task.into_fields().iter().collect::<Vec<_>>(), [(&[0xff_u8][..], &[0, 0xfe_u8][..])]);
     }

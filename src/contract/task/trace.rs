@@ -130,7 +130,7 @@ mod tests {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
     #[test]
-    fn what_is_sent_on_stays_in_the_trace_with_the_new_span_as_parent() {
+    fn forwarded_tasks_stay_in_the_trace_with_the_new_span_as_parent() {
         let otel = format!(r#"{{"traceparent": "00-{TRACE}-00f067aa0ba902b7-01", "tracestate": "a=1"}}"#);
         let context = TraceContext::parse(otel.as_bytes()).unwrap();
         assert_eq!((context.trace_id(), context.parent()), (TRACE, "00f067aa0ba902b7"));
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_it_is_recorded_is_passed_on_as_the_tracer_decided() {
+    fn sampled_flag_follows_the_decision_of_the_tracer() {
         let flags = |came: &str, sampled| {
             let otel = format!(r#"{{"traceparent":"00-{TRACE}-00f067aa0ba902b7-{came}"}}"#);
             let next = TraceContext::parse(otel.as_bytes()).unwrap().continued(OwnSpan { id: 1, sampled });
@@ -152,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_continued_as_this_one() {
+    fn later_traceparent_versions_continue_as_version_00() {
         let otel = format!(r#"{{"traceparent":"42-{TRACE}-00f067aa0ba902b7-01-more"}}"#);
         let next = TraceContext::parse(otel.as_bytes()).unwrap().continued(own(1));
         assert_eq!(next, format!(r#"{{"traceparent":"00-{TRACE}-0000000000000001-01"}}"#));
     }
 
     #[test]
-    fn a_trace_context_that_is_none_is_left_alone() {
+    fn invalid_trace_contexts_are_ignored() {
         for otel in [
             "",
             "{}",

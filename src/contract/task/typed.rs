@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_read_as_the_type_of_the_member() {
+    fn fields_deserialize_into_the_type_of_the_member() {
         let callback = read(&[("workflow", "null"), ("callback_id", "c")]).unwrap();
         let wanted = Callback {
             query_id: "12345678".to_owned(),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_field_and_what_was_expected() {
+    fn errors_name_the_field_and_the_expected_type() {
         for (changes, words) in [
             (&[("query_id", "gone")][..], &["missing field \"query_id\""][..]),
             (&[("log_level", "many")], &["\"log_level\"", "not JSON"]),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_digits_stay_text_where_the_type_is_found_out_from_the_value() {
+    fn ids_of_digits_stay_text_in_self_describing_types() {
         #[derive(Debug, Deserialize)]
         struct Rest {
             #[serde(flatten)]
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_two_fields_with_one_name_counts_and_binary_names_are_left_out() {
+    fn the_last_duplicate_field_counts_and_binary_names_are_skipped() {
         let fields: Fields = [(&b"a"[..], &b"1"[..]), (b"\xff", b"x"), (b"a", b"2")].into_iter().collect();
         assert_eq!(parse::<BTreeMap<String, u8>>(&fields).unwrap(), BTreeMap::from([("a".to_owned(), 2)]));
         assert_eq!(parse::<()>(&fields), Ok(()));

@@ -197,7 +197,7 @@ mod tests {
     use super::Workflow;
 
     #[test]
-    fn what_an_operation_holds_beside_its_id_is_kept_to_the_byte() {
+    fn other_members_of_an_operation_are_preserved_byte_for_byte() {
         let json = "  [ {\"id\": \"a\"}, {\"id\":\"b\\u002ec\", \"parameters\": {\"n\": [1, 2]}} , {\"id\":\"d\"}]\n";
         let workflow = Workflow::parse(json.as_bytes()).unwrap();
         assert_eq!(workflow.streams().collect::<Vec<_>>(), ["a", "b.c", "d"]);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operations_parameters_are_typed_and_missing_ones_are_none() {
+    fn parameters_deserialize_and_missing_ones_are_none() {
         #[derive(Debug, PartialEq, serde::Deserialize)]
         struct Parameters {
             most: u32,
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workflow_through_streams_names_them_in_order() {
+    fn workflow_through_streams_keeps_their_order() {
         let workflow = Workflow::through(["a", "q\"uote", "b"]);
         assert_eq!(
             Workflow::parse(workflow.to_json().as_bytes()).unwrap().streams().collect::<Vec<_>>(),

@@ -104,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn the_contracts_variables_give_the_address_and_a_url_wins() {
+    fn the_url_overrides_the_other_variables() {
         assert_eq!(from(&[]).unwrap().to_string(), "localhost:6379");
         assert_eq!(from(&[("REDIS_HOST", "r"), ("REDIS_PORT", "7")]).unwrap().to_string(), "r:7");
         assert_eq!(from(&[("REDIS_URL", "redis://x:9/2"), ("REDIS_PORT", "no")]).unwrap().to_string(), "x:9");
     }
 
     #[test]
-    fn a_password_is_used_and_never_shown() {
+    fn passwords_are_used_but_not_displayed() {
         let address = from(&[("REDIS_PASSWORD", "secret")]).unwrap();
         assert_eq!(address.info.redis_settings().password(), Some("secret"));
         assert!(!format!("{address:?}{address}").contains("secret"));
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_none_is_named_with_what_was_expected() {
+    fn an_invalid_port_is_reported_with_the_expected_value() {
         for port in ["99999", "0", "x"] {
             let told = from(&[("REDIS_PORT", port)]).unwrap_err().to_string();
             assert!(told.contains(port) && told.contains("1 to 65535"), "{told}");

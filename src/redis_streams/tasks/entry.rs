@@ -145,14 +145,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_ordered_as_in_the_stream() {
+    fn ids_order_as_in_the_stream() {
         let mut ids: Vec<EntryId> = ["10-2", "9-10", "10-10", "9-9"].into_iter().map(EntryId::from).collect();
         ids.sort();
         assert_eq!(ids.iter().map(EntryId::as_str).collect::<Vec<_>>(), ["9-9", "9-10", "10-2", "10-10"]);
     }
 
     #[test]
-    fn only_a_whole_id_is_taken_from_people() {
+    fn only_complete_ids_are_accepted() {
         for text in ["-", "+", "", "5", "5-", "-5", "5-x", "(5-0", "+5-0", "5-0-0", "99999999999999999999-0"] {
             assert_eq!(text.parse::<EntryId>(), Err(NoEntryId), "{text}");
         }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_come_through() {
+    fn invalid_utf8_is_preserved() {
         let bulk = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
         let entry = one(Value::Array(vec![bulk(b"1-0"), Value::Array(vec![bulk(b"\xff"), bulk(b"\x00")])])).unwrap();
         assert_eq!(entry.fields.iter().collect::<Vec<_>>(), [(&b"\xff"[..], &b"\x00"[..])]);

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_stored_body_says_how_long_its_json_is_and_comes_back() {
+    async fn stored_bodies_have_a_content_size_and_round_trip() {
         let body = json!({"message": {"results": vec!["r"; 40_000]}});
         let blob = encode("b", &body, 1 << 20).await.unwrap();
         let length = serde_json::to_vec(&body).unwrap().len() as u64;
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_above_the_limit_is_neither_stored_nor_unpacked_whatever_its_header_says() {
+    async fn bodies_above_the_limit_are_rejected_despite_a_wrong_content_size() {
         let large = "x".repeat(1000);
         let too_large = |error: ShepherdError| assert_eq!(error, super::too_large("b", 1000));
         too_large(encode("b", &large, 1000).await.unwrap_err());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_body_says_what_is_wrong_with_it() {
+    async fn invalid_bodies_return_a_descriptive_error() {
         let frame = |text: &str| zstd::bulk::compress(text.as_bytes(), 3).unwrap();
         let mut cut = frame(&"{\"a\": 1}".repeat(100));
         cut.truncate(cut.len() / 2);

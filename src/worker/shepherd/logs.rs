@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_written_as_upstream_writes_it_and_keeps_what_it_does_not_know() {
+    fn log_entries_use_the_python_format_and_preserve_unknown_members() {
         let entry = LogEntry::new(SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000), "INFO", "merged");
         let json = r#"{"message":"merged","timestamp":"1970-01-01T00:00:01.500000+00:00","level":"INFO"}"#;
         assert_eq!(serde_json::to_string(&entry).unwrap(), json);
