@@ -259,8 +259,8 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
 
     // On separate instances: polling whole snapshots makes the monitor build them.
     let names: Vec<String> = (0..streams).map(|s| format!("stream.{s:03}")).collect();
-    let told = ["--seed-streams", &names.join(",")];
-    let told = Monitor::start_with(&fleet.redis.url(), &postgres.url(), &told).first_snapshot(streams).await;
+    let seeded = ["--seed-streams", &names.join(",")];
+    let seeded = Monitor::start_with(&fleet.redis.url(), &postgres.url(), &seeded).first_snapshot(streams).await;
     forget(&mut connection).await;
     let first = Monitor::start(&fleet.redis.url(), &postgres.url()).first_snapshot(streams).await;
     let again = Monitor::start(&fleet.redis.url(), &postgres.url()).first_snapshot(streams).await;
@@ -316,7 +316,7 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     println!("  {scrape}");
     println!("  exec to the first snapshot, and to one with every worker:");
     for (what, [first, whole]) in
-        [("streams named by a setting", told), ("nothing known", first), ("started again", again)]
+        [("streams named by a setting", seeded), ("nothing known", first), ("started again", again)]
     {
         println!("    {what:27} {:8.0} ms {:8.0} ms", first.as_secs_f64() * 1000.0, whole.as_secs_f64() * 1000.0);
     }
@@ -509,8 +509,8 @@ async fn browsers(count: usize) {
     tokio::time::sleep(TICK).await;
     let (cpu, memory) = (monitor.cpu_of_ten_ticks().await, monitor.resident_mb());
     let health = monitor.json("/readyz?verbose").await.unwrap();
-    let told = tokio::task::spawn_blocking(|| reader.wait_with_output().unwrap().stdout).await.unwrap();
-    let rounds: Vec<Vec<f64>> = String::from_utf8(told)
+    let printed = tokio::task::spawn_blocking(|| reader.wait_with_output().unwrap().stdout).await.unwrap();
+    let rounds: Vec<Vec<f64>> = String::from_utf8(printed)
         .unwrap()
         .lines()
         .map(|line| line.split(' ').map(|figure| figure.parse().unwrap()).collect())
@@ -540,11 +540,11 @@ async fn be_browsers(address: &str, path: &str, count: usize) {
     let (arrivals, mut arrived) = tokio::sync::mpsc::unbounded_channel::<(f64, usize, Option<f64>)>();
     for n in 0..count {
         let mut socket = TcpStream::connect(address).await.unwrap();
-        let asked = format!(
+        let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
-        socket.write_all(asked.as_bytes()).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
         let arrivals = arrivals.clone();
         tokio::spawn(async move {
             let mut buffer = vec![0; 64 * 1024];

@@ -110,7 +110,7 @@ impl Merger {
 /// Returns the response with results, nodes and edges of the callback added. Idempotent.
 fn merged(query: &Value, mut response: Value, mut callback: Value) -> Value {
     let question = query.pointer("/message/query_graph").cloned().unwrap_or_else(|| json!({}));
-    let asked = question.get("nodes").and_then(Value::as_object).and_then(|nodes| {
+    let queried = question.get("nodes").and_then(Value::as_object).and_then(|nodes| {
         let mut unpinned = nodes.iter().filter(|(_, node)| node.get("ids").is_none_or(Value::is_null));
         unpinned.next().map(|(name, _)| name.clone())
     });
@@ -125,7 +125,7 @@ fn merged(query: &Value, mut response: Value, mut callback: Value) -> Value {
     let mut results = Vec::new();
     for body in [&mut response, &mut callback] {
         let Some(Value::Array(list)) = body.pointer_mut("/message/results").map(Value::take) else { continue };
-        let new = list.into_iter().filter(|result| known.insert(answer_of(result, asked.as_deref())));
+        let new = list.into_iter().filter(|result| known.insert(answer_of(result, queried.as_deref())));
         results.extend(new.collect::<Vec<_>>());
     }
     json!({
@@ -147,8 +147,8 @@ fn taken(body: &mut Value, pointer: &str) -> Map<String, Value> {
 }
 
 /// Identity of a result: the IDs bound to the queried node.
-fn answer_of(result: &Value, asked: Option<&str>) -> BTreeSet<String> {
-    let bound = asked.and_then(|node| result.get("node_bindings")?.get(node)?.as_array());
+fn answer_of(result: &Value, queried: Option<&str>) -> BTreeSet<String> {
+    let bound = queried.and_then(|node| result.get("node_bindings")?.get(node)?.as_array());
     let ids = bound.into_iter().flatten().filter_map(|binding| binding.get("id")?.as_str());
     let ids: BTreeSet<String> = ids.map(str::to_owned).collect();
     if ids.is_empty() { BTreeSet::from([result.to_string()]) } else { ids }
@@ -195,13 +195,13 @@ impl Database {
     ) -> Result<R, TaskError> {
         // Uncounted, so that the task is not dead-lettered however long Postgres is unreachable.
         let again = |e: String| TaskError::answer(Answer::retry_after(BUSY, format!("Postgres: {e}")).uncounted());
-        let mut kept = self.connection.lock().await;
-        let mut connection = match kept.take() {
+        let mut guard = self.connection.lock().await;
+        let mut connection = match guard.take() {
             Some(connection) => connection,
             None => AsyncPgConnection::establish(&self.url).await.map_err(|e| again(e.to_string()))?,
         };
         let done = statement(&mut connection).await.map_err(|e| again(e.to_string()))?;
-        *kept = Some(connection);
+        *guard = Some(connection);
         Ok(done)
     }
 }

@@ -23,15 +23,15 @@ fn main() -> ExitCode {
 }
 
 pub(crate) fn run(args: impl Iterator<Item = String>) -> ExitCode {
-    let wishes = match Wishes::from_args(args) {
-        Ok(wishes) => wishes,
+    let options = match Options::from_args(args) {
+        Ok(options) => options,
         Err(wrong) => {
             eprintln!("{wrong}\n{USAGE}");
             return ExitCode::from(2);
         }
     };
     // Dropped last, so that remaining spans are exported after the worker and its runtime have ended.
-    match telemetry().and_then(|_sending| relay(wishes).map_err(|e| e.to_string())) {
+    match telemetry().and_then(|_sending| relay(options).map_err(|e| e.to_string())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("relay: {e}");
@@ -64,8 +64,8 @@ fn telemetry() -> Result<Sending, String> {
 }
 
 #[tokio::main]
-async fn relay(wishes: Wishes) -> Result<(), WorkerError> {
-    let Wishes { stream, work, task_limit, fail_every } = wishes;
+async fn relay(options: Options) -> Result<(), WorkerError> {
+    let Options { stream, work, task_limit, fail_every } = options;
     let started = Arc::new(AtomicU64::new(0));
     Worker::builder(&stream)?
         .task_limit(task_limit)
@@ -84,27 +84,27 @@ async fn relay(wishes: Wishes) -> Result<(), WorkerError> {
     Ok(())
 }
 
-struct Wishes {
+struct Options {
     stream: String,
     work: Duration,
     task_limit: usize,
     fail_every: u64,
 }
 
-impl Wishes {
+impl Options {
     fn from_args(mut args: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut wishes = Self { stream: String::new(), work: Duration::ZERO, task_limit: 10, fail_every: 0 };
+        let mut options = Self { stream: String::new(), work: Duration::ZERO, task_limit: 10, fail_every: 0 };
         while let Some(flag) = args.next() {
             let value = args.next().ok_or_else(|| format!("{flag} needs a value"))?;
             let number = || value.parse::<u64>().map_err(|_| format!("{flag} is {value:?}; expected a whole number"));
             match flag.as_str() {
-                "--stream" => wishes.stream = value,
-                "--work-ms" => wishes.work = Duration::from_millis(number()?),
-                "--task-limit" => wishes.task_limit = usize::try_from(number()?).unwrap_or(usize::MAX),
-                "--fail-every" => wishes.fail_every = number()?,
+                "--stream" => options.stream = value,
+                "--work-ms" => options.work = Duration::from_millis(number()?),
+                "--task-limit" => options.task_limit = usize::try_from(number()?).unwrap_or(usize::MAX),
+                "--fail-every" => options.fail_every = number()?,
                 _ => return Err(format!("{flag} is no flag of relay")),
             }
         }
-        Ok(wishes)
+        Ok(options)
     }
 }

@@ -188,7 +188,7 @@ impl Spent {
 async fn worker(url: &str, in_flight: u64, tasks: u64) -> Result<Instant, Failure> {
     let last = Arc::new(OnceLock::new());
     let handled = Arc::clone(&last);
-    let (seen, all) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+    let (count, all) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let stop = {
         let all = Arc::clone(&all);
         async move {
@@ -201,7 +201,7 @@ async fn worker(url: &str, in_flight: u64, tasks: u64) -> Result<Instant, Failur
         .task_limit(usize::try_from(in_flight)?)
         .drain_timeout(Duration::from_secs(10))
         .run_until(stop, move |_task| {
-            if seen.fetch_add(1, Ordering::Relaxed) + 1 == tasks {
+            if count.fetch_add(1, Ordering::Relaxed) + 1 == tasks {
                 let _ = handled.set(Instant::now());
                 all.notify_one();
             }

@@ -185,8 +185,8 @@ mod tests {
     #[cfg(not(feature = "otlp"))]
     #[test]
     fn builds_without_the_feature_reject_a_collector() {
-        let told = Collector::new("http://localhost:4318", "", "x").unwrap_err().to_string();
-        assert!(told.contains(ENDPOINT) && told.contains("--features otlp") && !told.contains('\n'), "{told}");
+        let error = Collector::new("http://localhost:4318", "", "x").unwrap_err().to_string();
+        assert!(error.contains(ENDPOINT) && error.contains("--features otlp") && !error.contains('\n'), "{error}");
     }
 
     #[test]

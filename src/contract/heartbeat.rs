@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn invalid_heartbeats_return_a_descriptive_error() {
         let good = r#"{"stream":"a","consumer":"b","started_at":1,"last_seen":2,"task_limit":3}"#;
-        for (value, told) in [
+        for (value, expected) in [
             ("[]".to_owned(), "not a JSON object"),
             (String::new(), "empty"),
             ("{".to_owned(), "not JSON"),
@@ -238,7 +238,7 @@ mod tests {
             (" ".repeat(MAX_BYTES + 1), "longer than"),
         ] {
             let reason = parse(&value).unwrap_err().0;
-            assert!(reason.contains(told), "{value:.80} gave {reason:?}, wanted {told:?}");
+            assert!(reason.contains(expected), "{value:.80} gave {reason:?}, wanted {expected:?}");
         }
     }
 

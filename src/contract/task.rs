@@ -345,9 +345,9 @@ mod tests {
     fn a_task_without_a_workflow_field_ends_unless_a_workflow_is_set() {
         let fields = [("query_id", "q"), ("callback_id", "c")];
         assert_eq!(next("merge_message", &fields, None), None);
-        let given = next("merge_message", &fields, Some(Workflow::through(["x"])));
+        let forwarded = next("merge_message", &fields, Some(Workflow::through(["x"])));
         let wanted = pairs(&[("query_id", "q"), ("callback_id", "c"), ("workflow", r#"[{"id":"x"}]"#)]);
-        assert_eq!(given, Some(("x".to_owned(), wanted)));
+        assert_eq!(forwarded, Some(("x".to_owned(), wanted)));
     }
 
     #[test]
@@ -380,8 +380,8 @@ mod tests {
             (r#"[{"id":""}]"#, "empty"),
         ] {
             let task = task("a", &[("workflow", json)]);
-            let told = task.workflow().unwrap_err().to_string();
-            assert!(told.contains(reason), "{json:?} gave {told:?}, wanted {reason:?}");
+            let error = task.workflow().unwrap_err().to_string();
+            assert!(error.contains(reason), "{json:?} gave {error:?}, wanted {reason:?}");
             assert!(task.next(&"a".into(), Changes::default()).is_err());
             // The task can still fail or be forwarded with another workflow.
             assert_eq!(sent(&task.failed(&"a".into(), "x", None).unwrap())[0].1, "[]");

@@ -14,7 +14,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::Collector;
 
 /// How long dropping an [`Export`] waits for the collector.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Exports spans until it is dropped. Dropping it flushes the remaining spans for up to two seconds.
 ///
@@ -55,7 +55,7 @@ impl Export {
 
 impl Drop for Export {
     fn drop(&mut self) {
-        if let Err(error) = self.0.shutdown_with_timeout(LAST_WORDS) {
+        if let Err(error) = self.0.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::warn!(%error, "the last spans were not sent");
         }
     }

@@ -270,7 +270,7 @@ mod tests {
         }
     }
 
-    fn told(kind: &str, reason: &str) -> (String, String) {
+    fn result_of(kind: &str, reason: &str) -> (String, String) {
         (kind.to_owned(), reason.to_owned())
     }
 
@@ -281,24 +281,27 @@ mod tests {
     #[test]
     fn any_error_converts_into_a_failure_with_its_sources() {
         let io = || std::io::Error::other("disk on fire");
-        assert_eq!(kind(|| Err(io())?), told("Error", "disk on fire"));
-        assert_eq!(kind(|| Err(Outer(io()))?), told("Error", "cannot rank: disk on fire"));
-        assert_eq!(kind(|| Err(Box::<dyn std::error::Error + Send + Sync>::from("boxed"))?), told("Error", "boxed"));
-        assert_eq!(kind(|| Err("text".to_owned())?), told("Error", "text"));
-        assert_eq!(kind(|| Err("literal")?), told("Error", "literal"));
-        assert_eq!(kind(|| Err(anyhow::Error::new(Outer(io())))?), told("Error", "cannot rank: disk on fire"));
+        assert_eq!(kind(|| Err(io())?), result_of("Error", "disk on fire"));
+        assert_eq!(kind(|| Err(Outer(io()))?), result_of("Error", "cannot rank: disk on fire"));
+        assert_eq!(
+            kind(|| Err(Box::<dyn std::error::Error + Send + Sync>::from("boxed"))?),
+            result_of("Error", "boxed")
+        );
+        assert_eq!(kind(|| Err("text".to_owned())?), result_of("Error", "text"));
+        assert_eq!(kind(|| Err("literal")?), result_of("Error", "literal"));
+        assert_eq!(kind(|| Err(anyhow::Error::new(Outer(io())))?), result_of("Error", "cannot rank: disk on fire"));
     }
 
     #[test]
     fn malformed_tasks_stay_distinct_from_failures() {
-        assert_eq!(kind(|| Err(Malformed("no list".to_owned()))?), told("Malformed", "malformed task: no list"));
+        assert_eq!(kind(|| Err(Malformed("no list".to_owned()))?), result_of("Malformed", "malformed task: no list"));
     }
 
     #[test]
     fn library_errors_keep_their_kind_in_a_box() {
         let through = |error: TaskError| kind(|| Err(BoxError::from(ServiceError(error)))?);
-        assert_eq!(through(TaskError::dead_letter("bad")), told("DeadLetter", "bad"));
-        assert_eq!(through(TaskError::give_back("busy")), told("Release", "busy"));
-        assert_eq!(through(TaskError::retry_after(Duration::ZERO, "later")), told("Retry", "later"));
+        assert_eq!(through(TaskError::dead_letter("bad")), result_of("DeadLetter", "bad"));
+        assert_eq!(through(TaskError::give_back("busy")), result_of("Release", "busy"));
+        assert_eq!(through(TaskError::retry_after(Duration::ZERO, "later")), result_of("Retry", "later"));
     }
 }

@@ -77,19 +77,19 @@ where
     let consumer: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
     let stream = TaskStream::new(settings.stream.clone(), settings.group.clone(), Name::from(consumer));
     let shared = Shared { vitals: Arc::default(), leases: Arc::new(Leases::new(settings.lease)) };
-    let (stop, asked, signalled) = match stop {
+    let (stop, signal_sender, signal_receiver) = match stop {
         Stop::Future(stop) => (Some(stop), None, None),
-        Stop::Signals(present) => {
-            let (asked, signalled) = oneshot::channel();
-            (None, Some((asked, present)), Some(signalled))
+        Stop::Signals(remaining) => {
+            let (signal_sender, signal_receiver) = oneshot::channel();
+            (None, Some((signal_sender, remaining)), Some(signal_receiver))
         }
     };
-    let presence = Presence::start(&settings, stream.clone(), &shared, asked)
+    let presence = Presence::start(&settings, stream.clone(), &shared, signal_sender)
         .map_err(|e| WorkerError::System(format!("cannot start the heartbeat thread: {e}")))?;
     let mut stop = pin!(async {
-        match (stop, signalled) {
+        match (stop, signal_receiver) {
             (Some(stop), _) => stop.await,
-            (None, Some(signalled)) => signalled.await.unwrap_or_default(),
+            (None, Some(signal_receiver)) => signal_receiver.await.unwrap_or_default(),
             (None, None) => std::future::pending().await,
         }
     });
@@ -133,12 +133,12 @@ where
     tracing::info!(stream = %engine.stream.stream(), consumer = %engine.stream.consumer(),
         task_limit = engine.settings.task_limit, "working");
     // Spawned, so that the loop runs on the worker threads of the runtime: waking a handler then stays on one core.
-    let (say_stop, told) = oneshot::channel();
-    let mut work = AbortOnDrop(tokio::spawn(engine.work(told)));
+    let (shutdown, shutdown_signal) = oneshot::channel();
+    let mut work = AbortOnDrop(tokio::spawn(engine.work(shutdown_signal)));
     let left = tokio::select! {
         left = &mut work.0 => left,
         signum = &mut stop => {
-            let _ = say_stop.send(signum);
+            let _ = shutdown.send(signum);
             (&mut work.0).await
         }
     };
@@ -188,7 +188,7 @@ pub(super) struct Held {
 type Receiver = watch::Receiver<Option<Cancelled>>;
 
 /// A retry that a handler requested and that is not in Redis yet.
-struct RetryWish {
+struct ScheduledRetry {
     id: EntryId,
     deliveries: u64,
     at: Instant,
@@ -246,7 +246,7 @@ pub(super) struct Engine {
     /// Entries to release: ID, delivery count, and the idle time to set.
     released: Vec<(EntryId, u64, Duration)>,
     /// Retries to record in Redis.
-    retries: Vec<RetryWish>,
+    retries: Vec<ScheduledRetry>,
     /// Entries that wait for a retry, ordered by due time.
     waiting: BTreeMap<(Instant, EntryId), Receiver>,
     pub(super) sweep: Sweep,
@@ -258,7 +258,7 @@ pub(super) struct Engine {
 /// Destination streams of this worker and the back-pressure state.
 #[derive(Default)]
 struct Destinations {
-    seen: Vec<Name>,
+    streams: Vec<Name>,
     measured: Option<Instant>,
     too_long: bool,
 }
@@ -374,9 +374,9 @@ impl Engine {
     async fn may_read(&mut self) -> bool {
         let Some(limit) = self.settings.back_off_above else { return true };
         let fresh = self.destinations.measured.is_some_and(|at| at.elapsed() < MEASURE);
-        if !fresh && !self.destinations.seen.is_empty() {
+        if !fresh && !self.destinations.streams.is_empty() {
             self.destinations.measured = Some(Instant::now());
-            if let Ok(lengths) = TaskStream::lengths(&mut self.link, &self.destinations.seen).await {
+            if let Ok(lengths) = TaskStream::lengths(&mut self.link, &self.destinations.streams).await {
                 let longest = lengths.into_iter().max().unwrap_or(0);
                 if (longest > limit) != self.destinations.too_long {
                     tracing::info!(longest, limit, "{}", if longest > limit { "backing off" } else { "resuming" });
@@ -537,7 +537,7 @@ impl Engine {
                 }
                 if self.settings.back_off_above.is_some() {
                     for message in &outgoing {
-                        self.destinations.see(message.destination());
+                        self.destinations.add(message.destination());
                     }
                 }
                 let duration = counts.then(|| held.age + held.since.elapsed());
@@ -551,7 +551,7 @@ impl Engine {
             }
             Outcome::Retry { after, counts, reason } => {
                 tracing::info!(%stream, entry = %id, %reason, ?after, failed, "retrying a task later");
-                self.retries.push(RetryWish { id, deliveries, at: Instant::now() + after, counts, reason });
+                self.retries.push(ScheduledRetry { id, deliveries, at: Instant::now() + after, counts, reason });
             }
             Outcome::Release { reason } => {
                 tracing::info!(%stream, entry = %id, %reason, "releasing a task");
@@ -677,7 +677,7 @@ impl Engine {
 
     /// Records in Redis which tasks wait for a retry.
     async fn keep_for_retry(&mut self) {
-        while let Some(RetryWish { id, deliveries, at, counts, reason }) = self.retries.pop() {
+        while let Some(ScheduledRetry { id, deliveries, at, counts, reason }) = self.retries.pop() {
             match self.stream.retry(&mut self.link, (&id, deliveries), counts, &reason).await {
                 Ok(Ok(now)) => {
                     if let Some(held) = self.held.get_mut(&id).filter(|held| held.deliveries == deliveries) {
@@ -692,7 +692,7 @@ impl Engine {
                 }
                 Ok(Err(Verdict::Refused(e))) | Err(e) => {
                     self.retry.failed("scheduling a retry", &e);
-                    self.retries.push(RetryWish { id, deliveries, at, counts, reason });
+                    self.retries.push(ScheduledRetry { id, deliveries, at, counts, reason });
                     break;
                 }
                 Ok(Err(verdict)) => {
@@ -716,7 +716,7 @@ impl Engine {
     async fn drain(mut self, signum: Option<i32>) -> Left {
         self.vitals.drain();
         self.give_waiting_back();
-        self.presence.say_now();
+        self.presence.beat_now();
         let deadline = Instant::now() + self.settings.drain_timeout;
         let _ = timeout_at(deadline, self.wind_down()).await;
         self.leave(signum).await
@@ -726,8 +726,8 @@ impl Engine {
     fn give_waiting_back(&mut self) {
         let now = Instant::now();
         let waiting = std::mem::take(&mut self.waiting).into_keys();
-        let wishes = std::mem::take(&mut self.retries).into_iter().map(|wish| (wish.at, wish.id));
-        for (at, id) in waiting.chain(wishes) {
+        let scheduled = std::mem::take(&mut self.retries).into_iter().map(|retry| (retry.at, retry.id));
+        for (at, id) in waiting.chain(scheduled) {
             if let Some(held) = self.held.get(&id) {
                 let idle = self.settings.floor.saturating_sub(at.saturating_duration_since(now));
                 self.released.push((id, held.deliveries, idle));
@@ -823,10 +823,10 @@ impl Engine {
 }
 
 impl Destinations {
-    fn see(&mut self, stream: &Name) {
-        if !self.seen.contains(stream) {
-            self.seen.truncate(DESTINATIONS - 1);
-            self.seen.insert(0, stream.clone());
+    fn add(&mut self, stream: &Name) {
+        if !self.streams.contains(stream) {
+            self.streams.truncate(DESTINATIONS - 1);
+            self.streams.insert(0, stream.clone());
         }
     }
 }

@@ -85,9 +85,9 @@ impl Leases {
             tokio::time::sleep(tick).await;
             let due = self.due(tick);
             for batch in due.chunks(BATCH) {
-                let asked = Instant::now();
+                let sent_at = Instant::now();
                 match stream.renew(link, batch).await {
-                    Ok(verdicts) => self.note(stream, batch, &verdicts, asked),
+                    Ok(verdicts) => self.note(stream, batch, &verdicts, sent_at),
                     // The next ticks retry, several times before the lease expires.
                     Err(e) => tracing::debug!(error = %e, "cannot renew leases"),
                 }
@@ -103,12 +103,12 @@ impl Leases {
             .collect()
     }
 
-    fn note(&self, stream: &TaskStream, batch: &[(EntryId, u64)], verdicts: &[Verdict], asked: Instant) {
+    fn note(&self, stream: &TaskStream, batch: &[(EntryId, u64)], verdicts: &[Verdict], sent_at: Instant) {
         let mut held = self.held();
         for ((id, deliveries), verdict) in batch.iter().zip(verdicts) {
             let Some(lease) = held.get_mut(id).filter(|lease| lease.deliveries == *deliveries) else { continue };
             match verdict {
-                Verdict::Done => lease.touched = asked,
+                Verdict::Done => lease.touched = sent_at,
                 Verdict::Fenced => {
                     lease.cancel(Cancelled::Lost);
                     tracing::warn!(stream = %stream.stream(), entry = %id, "a running task was claimed by another \

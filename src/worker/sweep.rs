@@ -18,9 +18,9 @@ const PAGE: usize = 200;
 /// Maximum duration of a sweep, so that it does not block the main loop.
 const BUDGET: Duration = Duration::from_millis(500);
 /// Pause before a sweep that exceeded its budget resumes.
-const BREATH: Duration = Duration::from_millis(100);
+const RESUME_PAUSE: Duration = Duration::from_millis(100);
 /// How long other workers may claim released entries before this worker reclaims them.
-const GIVEN_BACK: Duration = Duration::from_secs(1);
+const RELEASE_GRACE: Duration = Duration::from_secs(1);
 
 /// When the next sweep is due, and the ID from which it starts.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Sweep {
 
     /// Brings the next sweep forward, so that released entries do not wait for a full interval.
     pub(super) fn soon(&mut self) {
-        self.due = self.due.min(Instant::now() + GIVEN_BACK);
+        self.due = self.due.min(Instant::now() + RELEASE_GRACE);
     }
 
     fn resume(&mut self, from: String, after: Duration) {
@@ -78,7 +78,7 @@ impl Engine {
         let (lease, floor) = (self.settings.lease, self.settings.floor);
 
         if self.read_is_overdue() {
-            self.sweep.resume(from, BREATH);
+            self.sweep.resume(from, RESUME_PAUSE);
             return Ok(());
         }
         let most = self.held.len() + PAGE;
@@ -111,7 +111,7 @@ impl Engine {
                 _ => return Ok(()),
             }
             if started.elapsed() > BUDGET {
-                self.sweep.resume(from, BREATH);
+                self.sweep.resume(from, RESUME_PAUSE);
                 return Ok(());
             }
         }

@@ -130,8 +130,8 @@ impl<T> Task<T> {
     #[must_use]
     pub fn related(&self) -> NewTask {
         let start = NewTask::query(self.query_id().unwrap_or_default(), self.response_id().unwrap_or_default());
-        let kept = ["log_level", "otel", "metadata"].iter().filter_map(|name| Some((*name, self.field(name)?)));
-        let related = kept.fold(start, |new, (name, value)| new.set(name, value));
+        let copied = ["log_level", "otel", "metadata"].iter().filter_map(|name| Some((*name, self.field(name)?)));
+        let related = copied.fold(start, |new, (name, value)| new.set(name, value));
         match self.trace() {
             Some((trace, id)) => related.set("otel", trace.continued(wire::trace::OwnSpan { id, sampled: None })),
             None => related,

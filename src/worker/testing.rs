@@ -52,8 +52,8 @@ where
     let wire = Arc::new(wire::Task::read(&stream, &id, Arc::new(task.into_fields())));
     let fence = Fence { entry: id.as_str().into(), consumer: Name::from("testing"), deliveries: 1 };
     let (_keep, cancelled) = watch::channel(None);
-    let given = Task { wire: Arc::clone(&wire), fence, vitals: Arc::default(), cancelled, span: 1, body: () };
-    let answer = handler(given).await.unwrap_or_else(|TaskError(answer)| answer);
+    let delivered = Task { wire: Arc::clone(&wire), fence, vitals: Arc::default(), cancelled, span: 1, body: () };
+    let answer = handler(delivered).await.unwrap_or_else(|TaskError(answer)| answer);
     let delivery = Delivery {
         stream: &stream,
         group: &group,

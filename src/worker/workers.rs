@@ -67,11 +67,11 @@ impl Workers {
         let checked = |(builder, handler): (WorkerBuilder, Handler)| Ok((builder.checked()?, handler));
         let workers =
             self.workers.into_iter().map(checked).collect::<Result<Vec<(Settings, Handler)>, WorkerError>>()?;
-        let present = Arc::new(AtomicUsize::new(workers.len()));
+        let remaining = Arc::new(AtomicUsize::new(workers.len()));
         // Dropping this future drops the set, which aborts all workers.
         let mut running = JoinSet::new();
         for (settings, handler) in workers {
-            let stop = Stop::<std::future::Pending<Option<i32>>>::Signals(Arc::clone(&present));
+            let stop = Stop::<std::future::Pending<Option<i32>>>::Signals(Arc::clone(&remaining));
             running.spawn(engine::run(settings, stop, handler));
         }
         let mut all = Left { in_flight: 0, running: 0 };

@@ -21,13 +21,13 @@ impl Monitor {
         let reaper = Reaper::start("shepherd-monitor", Farewell { signal: "TERM", epilogue: "" }).unwrap();
         super::tls();
         let spool = reaper.folder().join("spool").display().to_string();
-        let given = [
+        let defaults = [
             ("MONITOR_PORT", "0"),
             ("MONITOR_POLL_INTERVAL_SEC", "500ms"),
             ("LOG_LEVEL", "debug"),
             ("MONITOR_SPOOL_DIR", &spool),
         ];
-        let all: Vec<String> = given.iter().chain(settings).map(|(name, value)| format!("{name}={value}")).collect();
+        let all: Vec<String> = defaults.iter().chain(settings).map(|(name, value)| format!("{name}={value}")).collect();
         let mut command = vec!["env", "-i"];
         command.extend(all.iter().map(String::as_str));
         command.extend([env!("CARGO_BIN_EXE_shepherd-monitor"), "serve"]);

@@ -197,15 +197,15 @@ async fn delay_applies_per_direction_and_limit_by_size() {
     let mut client = connection(&redis.url_through(proxy.port()), SOON).await.unwrap();
 
     proxy.delay(Duration::from_millis(150), Duration::from_millis(100));
-    let asked = Instant::now();
+    let start = Instant::now();
     client.ping::<()>().await.unwrap();
-    assert!(asked.elapsed() >= Duration::from_millis(250), "{:?}", asked.elapsed());
+    assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
 
     proxy.limit(100_000);
-    let (asked, sent) = (Instant::now(), proxy.bytes_to_server());
+    let (start, sent) = (Instant::now(), proxy.bytes_to_server());
     client.set::<_, _, ()>("key", vec![b'x'; 50_000]).await.unwrap();
     assert!(proxy.bytes_to_server() - sent > 50_000);
-    assert!(asked.elapsed() >= Duration::from_millis(450), "{:?}", asked.elapsed());
+    assert!(start.elapsed() >= Duration::from_millis(450), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ struct Metadata {
 }
 
 /// Returns the answer that the task's metadata requests.
-async fn obey(attempts: Arc<Mutex<BTreeMap<String, u32>>>, task: Task) -> Result<Answer, TaskError> {
+async fn answer_from_metadata(attempts: Arc<Mutex<BTreeMap<String, u32>>>, task: Task) -> Result<Answer, TaskError> {
     let Metadata { answer } = task.metadata()?;
     let first = {
         let mut attempts = attempts.lock().unwrap();
@@ -84,7 +84,7 @@ async fn every_answer_to_every_form_of_task_behaves_as_documented() {
     assert_eq!(length(&mut redis, "a").await, FORMS.len() * ANSWERS.len());
 
     let builder = quick(&server, "a").task_limit(8).delivery_limit(3);
-    let worker = Running::start(builder, with_state(Arc::default(), obey));
+    let worker = Running::start(builder, with_state(Arc::default(), answer_from_metadata));
     reaches(&redis, "a", 0).await;
     worker.leave().await;
     assert_eq!(pending(&mut redis, "a").await, 0);
@@ -314,12 +314,12 @@ async fn the_answer_of_a_lost_run_does_not_affect_a_later_delivery() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let id = add(&mut redis, "q", &["a", "b"]).await;
-    let (seen, first, second) = (Seen::default(), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (calls, first, second) = (Calls::default(), Arc::new(Notify::new()), Arc::new(Notify::new()));
     let worker = Running::start(quick(&server, "a").task_limit(2), {
-        let (seen, first, second) = (seen.clone(), first.clone(), second.clone());
+        let (calls, first, second) = (calls.clone(), first.clone(), second.clone());
         move |task: Task| {
-            seen.note(&task);
-            let (nth, first, second) = (seen.tasks().len(), first.clone(), second.clone());
+            calls.note(&task);
+            let (nth, first, second) = (calls.tasks().len(), first.clone(), second.clone());
             // In a separate task, so that cancelling the handler does not stop it.
             let work =
                 tokio::spawn(async move { if nth == 1 { first.notified().await } else { second.notified().await } });
@@ -329,11 +329,11 @@ async fn the_answer_of_a_lost_run_does_not_affect_a_later_delivery() {
             }
         }
     });
-    eventually("it runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+    eventually("it runs", PATIENCE, || async { calls.tasks().len() == 1 }).await;
     // Another worker claimed the entry and died.
     let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "dead", 0, &id, "IDLE", 600_000, "RETRYCOUNT", 2, "JUSTID");
-    eventually("it is taken back", PATIENCE, || async { seen.tasks().len() == 2 }).await;
-    assert_eq!(seen.tasks()[0].cancelled().await, Cancelled::Lost);
+    eventually("it is taken back", PATIENCE, || async { calls.tasks().len() == 2 }).await;
+    assert_eq!(calls.tasks()[0].cancelled().await, Cancelled::Lost);
     first.notify_one();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!((length(&mut redis, "a").await, length(&mut redis, "finish_query").await), (1, 0));
@@ -348,13 +348,13 @@ async fn a_released_task_is_redelivered_within_seconds_even_to_the_only_worker()
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a", "b"]).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let builder = quick(&server, "a").reclaim_interval(Duration::from_secs(3600));
     let worker = Running::start(builder, {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
-            let first = seen.tasks().len() == 1;
+            calls.note(&task);
+            let first = calls.tasks().len() == 1;
             async move { if first { Ok(Answer::give_back("not here")) } else { Ok(Answer::forward()) } }
         }
     });
@@ -464,15 +464,15 @@ async fn a_handler_is_notified_of_the_shutdown_before_it_is_dropped() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a", "b"]).await;
-    let (running, heard) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (running, notified) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let worker = Running::start(quick(&server, "a").drain_timeout(Duration::from_millis(100)), {
-        let (running, heard) = (running.clone(), heard.clone());
+        let (running, notified) = (running.clone(), notified.clone());
         move |task: Task| {
-            let (running, heard) = (running.clone(), heard.clone());
+            let (running, notified) = (running.clone(), notified.clone());
             async move {
                 running.notify_one();
                 if task.cancelled().await == Cancelled::ShuttingDown {
-                    heard.fetch_add(1, SeqCst);
+                    notified.fetch_add(1, SeqCst);
                 }
                 std::future::pending().await
             }
@@ -480,7 +480,7 @@ async fn a_handler_is_notified_of_the_shutdown_before_it_is_dropped() {
     });
     running.notified().await;
     let left = worker.leave().await;
-    assert_eq!((left.in_flight, heard.load(SeqCst)), (1, 1));
+    assert_eq!((left.in_flight, notified.load(SeqCst)), (1, 1));
 }
 
 #[tokio::test]

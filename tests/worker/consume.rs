@@ -95,25 +95,25 @@ async fn the_heartbeat_precedes_the_first_task_and_reports_running_tasks() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a"]).await;
-    let (seen, go) = (Seen::default(), Arc::new(Notify::new()));
+    let (calls, go) = (Calls::default(), Arc::new(Notify::new()));
     let beats = {
-        let (seen, go, url) = (seen.clone(), go.clone(), server.url());
+        let (calls, go, url) = (calls.clone(), go.clone(), server.url());
         Running::start(quick(&server, "a").task_limit(4), move |task| {
-            let (seen, go, url) = (seen.clone(), go.clone(), url.clone());
+            let (calls, go, url) = (calls.clone(), go.clone(), url.clone());
             async move {
                 let mut redis = crate::support::redis::connection(&url, PATIENCE).await?;
                 let keys: Vec<String> = redis::cmd("KEYS").arg("worker:heartbeat:a:*").query_async(&mut redis).await?;
                 if keys.len() != 1 {
                     return Err(TaskError::new("no heartbeat before the first task"));
                 }
-                seen.note(&task);
+                calls.note(&task);
                 go.notified().await;
                 Ok(Answer::forward())
             }
         })
     };
-    eventually("the task runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
-    let consumer = seen.tasks()[0].fence().consumer.to_text();
+    eventually("the task runs", PATIENCE, || async { calls.tasks().len() == 1 }).await;
+    let consumer = calls.tasks()[0].fence().consumer.to_text();
     assert!(consumer.len() == 8 && consumer.bytes().all(|b| b.is_ascii_hexdigit()), "{consumer}");
     let key = format!("worker:heartbeat:a:{consumer}");
     let json: String = ask!(redis, "GET", &key);
@@ -164,19 +164,19 @@ async fn an_unusable_redis_returns_a_descriptive_error() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "SET", "text", "x");
-    let told = quick(&server, "text").run_until(std::future::pending(), done).await.unwrap_err().to_string();
-    assert!(told.contains("the key with that name is not a stream") && told.contains("text"), "{told}");
+    let error = quick(&server, "text").run_until(std::future::pending(), done).await.unwrap_err().to_string();
+    assert!(error.contains("the key with that name is not a stream") && error.contains("text"), "{error}");
 
     let _: Value = ask!(redis, "ACL", "SETUSER", "poor", "on", ">x", "~*", "+@all", "-@scripting");
     let url = format!("redis://poor:x@127.0.0.1:{}/", server.port());
-    let told = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
-    let told = told.unwrap_err().to_string();
-    assert!(told.contains("script") && told.contains("NOPERM") && !told.contains(":x@"), "{told}");
+    let error = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("script") && error.contains("NOPERM") && !error.contains(":x@"), "{error}");
 
     let url = format!("redis://nobody:x@127.0.0.1:{}/", server.port());
-    let told = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
-    let told = told.unwrap_err().to_string();
-    assert!(told.contains("password"), "{told}");
+    let error = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("password"), "{error}");
 }
 
 #[tokio::test]
@@ -311,11 +311,11 @@ async fn the_heartbeat_distinguishes_busy_from_hung_workers() {
     for n in 0..2 {
         add(&mut redis, &format!("q{n}"), &["a"]).await;
     }
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a").task_limit(4).drain_timeout(Duration::ZERO), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             std::future::pending()
         }
     });
@@ -340,7 +340,7 @@ async fn the_heartbeat_distinguishes_busy_from_hung_workers() {
     let hung =
         beat("it beats again", |beat, than| beat["last_seen"].as_f64().unwrap() as u64 > than, written(&busy)).await;
     assert_eq!((&hung["in_flight"], &hung["progress"]), (&busy["in_flight"], &busy["progress"]));
-    seen.tasks()[0].progress();
+    calls.tasks()[0].progress();
     let before = busy["progress"].as_u64().unwrap();
     beat("it tells that something moved", |beat, than| beat["progress"].as_u64().unwrap() > than, before).await;
     assert_eq!(worker.leave().await.in_flight, 2);

@@ -82,11 +82,11 @@ async fn the_marker_counts_tasks_unfinished_after_the_drain_timeout() {
             add(&mut redis, &format!("q{n}"), &["a"]).await;
         }
         running(&redis, "a", 2).await;
-        let asked = Instant::now();
+        let signalled = Instant::now();
         worker.send("TERM");
         let marker = marker(&redis, "a").await;
         eventually("it ends", PATIENCE, || async { !worker.is_running() }).await;
-        assert!(asked.elapsed() < Duration::from_secs(10), "blocks: {blocks}, took {:?}", asked.elapsed());
+        assert!(signalled.elapsed() < Duration::from_secs(10), "blocks: {blocks}, took {:?}", signalled.elapsed());
         assert_eq!(marker["in_flight"], 2);
         assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (2, 2));
     }
@@ -197,14 +197,14 @@ async fn entries_that_arrive_during_shutdown_are_released_unstarted_and_uncounte
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
-    let (go, seen) = (Arc::new(Notify::new()), Seen::default());
+    let (go, calls) = (Arc::new(Notify::new()), Calls::default());
     let builder = quick(&server, "a").task_limit(2).redis_url(server.url_through(proxy.port()));
     let worker = Running::start(builder.reclaim_interval(Duration::from_secs(60)), {
-        let (go, seen) = (go.clone(), seen.clone());
+        let (go, calls) = (go.clone(), calls.clone());
         move |task| {
-            let (go, seen) = (go.clone(), seen.clone());
+            let (go, calls) = (go.clone(), calls.clone());
             async move {
-                seen.note(&task);
+                calls.note(&task);
                 go.notified().await;
                 Ok(Answer::forward())
             }
@@ -213,7 +213,7 @@ async fn entries_that_arrive_during_shutdown_are_released_unstarted_and_uncounte
     for n in 0..5 {
         add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
     }
-    eventually("two run", PATIENCE, || async { seen.tasks().len() == 2 }).await;
+    eventually("two run", PATIENCE, || async { calls.tasks().len() == 2 }).await;
     // Delay the reply that contains the next tasks, so that the shutdown starts in the meantime.
     proxy.delay(Duration::ZERO, Duration::from_secs(1));
     go.notify_waiters();
@@ -221,7 +221,7 @@ async fn entries_that_arrive_during_shutdown_are_released_unstarted_and_uncounte
     let taken = pending(&mut redis, "a").await;
     assert!(taken > 0, "the worker asked for no new tasks");
     let left = worker.leave().await;
-    assert_eq!((left.in_flight, seen.tasks().len()), (0, 2), "nothing new was started");
+    assert_eq!((left.in_flight, calls.tasks().len()), (0, 2), "nothing new was started");
     let rows = held(&mut redis, "a").await;
     assert_eq!(rows.len(), taken);
     assert!(rows.iter().all(|row| row.deliveries == 0 && row.idle_ms >= 300), "{rows:?}");

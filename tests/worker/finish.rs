@@ -185,21 +185,21 @@ async fn a_fenced_worker_changes_nothing() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let id = add(&mut redis, "q", &["a", "b"]).await;
-    let (go, seen) = (Arc::new(Notify::new()), Seen::default());
+    let (go, calls) = (Arc::new(Notify::new()), Calls::default());
     let worker = Running::start(quick(&server, "a"), {
-        let (go, seen) = (go.clone(), seen.clone());
+        let (go, calls) = (go.clone(), calls.clone());
         move |task| {
-            let (go, seen) = (go.clone(), seen.clone());
+            let (go, calls) = (go.clone(), calls.clone());
             async move {
-                seen.note(&task);
+                calls.note(&task);
                 go.notified().await;
                 Ok(Answer::forward())
             }
         }
     });
-    eventually("it runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+    eventually("it runs", PATIENCE, || async { calls.tasks().len() == 1 }).await;
     let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &id);
-    eventually("the handler can see it", PATIENCE, || async { seen.tasks()[0].is_lost() }).await;
+    eventually("the handler can see it", PATIENCE, || async { calls.tasks()[0].is_lost() }).await;
     go.notify_one();
     worker.leave().await;
     assert_eq!((length(&mut redis, "a").await, length(&mut redis, "b").await), (1, 0));
@@ -309,17 +309,17 @@ async fn a_task_continues_its_trace_from_stream_to_stream() {
     let otel = format!(r#"{{"traceparent":"00-{TRACE}-00f067aa0ba902b7-01","tracestate":"x=1"}}"#);
     let through = workflow(&["a", "b"]);
     add_fields(&mut redis, "a", &[("query_id", "q"), ("workflow", &through), ("otel", &otel)]).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a"), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             async { Ok(Answer::forward()) }
         }
     });
     reaches(&redis, "b", 1).await;
     worker.leave().await;
-    let task = &seen.tasks()[0];
+    let task = &calls.tasks()[0];
     let (trace, span) = task.trace().unwrap();
     assert_eq!((trace.trace_id(), trace.parent()), (TRACE, "00f067aa0ba902b7"));
     let (_, next) = &entries(&mut redis, "b").await[0];
@@ -333,33 +333,33 @@ async fn the_idempotency_key_is_constant_across_deliveries_and_differs_per_hop()
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let id = add(&mut redis, "q", &["a", "b"]).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let stuck = Running::start(quick(&server, "a"), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             std::future::pending()
         }
     });
-    eventually("it runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+    eventually("it runs", PATIENCE, || async { calls.tasks().len() == 1 }).await;
     stuck.crash().await;
-    let dead = seen.tasks()[0].fence().consumer.to_text();
+    let dead = calls.tasks()[0].fence().consumer.to_text();
     let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{dead}"));
-    let note = |seen: Seen| {
+    let note = |calls: Calls| {
         move |task: Task| {
-            seen.note(&task);
+            calls.note(&task);
             async { Ok(Answer::forward()) }
         }
     };
-    let first = Running::start(quick(&server, "a"), note(seen.clone()));
-    let second = Running::start(quick(&server, "b"), note(seen.clone()));
+    let first = Running::start(quick(&server, "a"), note(calls.clone()));
+    let second = Running::start(quick(&server, "b"), note(calls.clone()));
     reaches(&redis, "finish_query", 1).await;
     first.leave().await;
     second.leave().await;
-    let seen = seen.tasks();
-    let keys: Vec<String> = seen.iter().map(|task| task.idempotency_key().to_string()).collect();
+    let calls = calls.tasks();
+    let keys: Vec<String> = calls.iter().map(|task| task.idempotency_key().to_string()).collect();
     assert_eq!(keys, [format!("a/{id}/0"), format!("a/{id}/0"), format!("a/{id}/1")]);
-    assert_eq!(seen.iter().map(|task| task.fence().deliveries).collect::<Vec<_>>(), [1, 2, 1]);
+    assert_eq!(calls.iter().map(|task| task.fence().deliveries).collect::<Vec<_>>(), [1, 2, 1]);
 }
 
 /// Collects log output in memory.

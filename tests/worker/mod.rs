@@ -77,9 +77,9 @@ async fn done(_task: Task) -> Result<Answer, TaskError> {
 
 /// Records the tasks that a handler was called with.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<Task>>>);
+struct Calls(Arc<Mutex<Vec<Task>>>);
 
-impl Seen {
+impl Calls {
     fn note(&self, task: &Task) {
         self.0.lock().unwrap().push(task.clone());
     }

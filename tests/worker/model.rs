@@ -86,11 +86,11 @@ enum Step {
         who: u8,
         room: u8,
     },
-    /// The first half of a sweep. Its result is out of date when [`Step::TakeSeen`] claims it.
+    /// The first half of a sweep. Its result is out of date when [`Step::ClaimOverdue`] claims it.
     Look {
         who: u8,
     },
-    TakeSeen {
+    ClaimOverdue {
         who: u8,
         room: u8,
     },
@@ -166,7 +166,7 @@ fn step() -> impl Strategy<Value = Step> {
         5 => (0..2_u8).prop_map(|group| Step::Start { group }),
         9 => (who.clone(), 1..5_u8).prop_map(|(who, room)| Step::Reclaim { who, room }),
         3 => who.clone().prop_map(|who| Step::Look { who }),
-        3 => (who.clone(), 1..5_u8).prop_map(|(who, room)| Step::TakeSeen { who, room }),
+        3 => (who.clone(), 1..5_u8).prop_map(|(who, room)| Step::ClaimOverdue { who, room }),
         12 => (who.clone(), any::<bool>()).prop_map(|(who, kill)| Step::Overtake { who, kill }),
         2 => (who.clone(), any::<bool>()).prop_map(|(who, finish)| Step::Drain { who, finish }),
         7 => Just(Step::Age),
@@ -186,7 +186,7 @@ struct Sim {
     link: Link,
     held: Vec<HeldTask>,
     /// Lost entries that were found and not yet claimed.
-    seen: Vec<Overdue>,
+    overdue: Vec<Overdue>,
     paused: bool,
 }
 
@@ -206,7 +206,7 @@ struct Ledger {
     /// Deliveries of an entry to a group, without released ones.
     attempts: BTreeMap<(String, &'static str), u64>,
     /// Completions of an entry in a group that Redis confirmed.
-    told_done: BTreeMap<(String, &'static str), u64>,
+    confirmed: BTreeMap<(String, &'static str), u64>,
     /// Entries of a group whose owner tried to complete them without forwarding.
     may_have_ended: BTreeSet<(String, &'static str)>,
 }
@@ -257,7 +257,7 @@ impl World {
         let name = Name::from(format!("w{}", self.born));
         let stream = TaskStream::new(Name::from(STREAM), Name::from(group), name);
         let link = self.link();
-        self.workers.push(Sim { stream, group, link, held: Vec::new(), seen: Vec::new(), paused: false });
+        self.workers.push(Sim { stream, group, link, held: Vec::new(), overdue: Vec::new(), paused: false });
         self.heartbeat(self.workers.len() - 1, true).await;
     }
 
@@ -365,9 +365,9 @@ impl World {
                 let Some(who) = self.acting(who) else { return Ok(()) };
                 self.search(who).await?;
             }
-            Step::TakeSeen { who, room } => {
+            Step::ClaimOverdue { who, room } => {
                 let Some(who) = self.acting(who) else { return Ok(()) };
-                self.take_seen(who, room as usize).await?;
+                self.claim_overdue(who, room as usize).await?;
             }
             Step::Overtake { who, kill } => {
                 let Some(victim) = self.acting(who) else { return Ok(()) };
@@ -559,7 +559,7 @@ impl World {
                     prop_assert_eq!(verdict, &foretold, "finishing {} by {:?}", &task.id, worker.stream.consumer());
                     left.insert(task.id.to_string());
                     if *verdict == Verdict::Done {
-                        *self.ledger.told_done.entry((task.id.to_string(), group)).or_default() += 1;
+                        *self.ledger.confirmed.entry((task.id.to_string(), group)).or_default() += 1;
                     }
                 }
             }
@@ -614,14 +614,14 @@ impl World {
             Verdict::Done => Ok(next),
             other => Err(other),
         };
-        let kept = match worker.stream.retry(&mut worker.link, (&id, deliveries), counts, "not yet").await {
-            Ok(kept) => kept,
+        let retried = match worker.stream.retry(&mut worker.link, (&id, deliveries), counts, "not yet").await {
+            Ok(retried) => retried,
             Err(e) => return self.excused(&e),
         };
-        prop_assert_eq!(&kept, &foretold, "keeping {} for another run", id);
+        prop_assert_eq!(&retried, &foretold, "keeping {} for another run", id);
         let after = self.look().await;
         let worker = &mut self.workers[who];
-        if kept.is_ok() {
+        if retried.is_ok() {
             worker.held[at].deliveries = next;
             if counts {
                 *self.ledger.attempts.entry((id.to_string(), worker.group)).or_default() += 1;
@@ -645,14 +645,14 @@ impl World {
     /// A sweep: first entries of this worker without a task, then those of others, as far as there is room.
     async fn reclaim(&mut self, who: usize, room: usize) -> Check {
         self.search(who).await?;
-        self.take_seen(who, room).await
+        self.claim_overdue(who, room).await
     }
 
     async fn search(&mut self, who: usize) -> Check {
         let worker = &mut self.workers[who];
         match Self::lost(&worker.stream, &mut worker.link).await {
             Ok(lost) => {
-                worker.seen = lost;
+                worker.overdue = lost;
                 Ok(())
             }
             Err(e) => self.excused(&e),
@@ -668,13 +668,14 @@ impl World {
         Ok(lost)
     }
 
-    async fn take_seen(&mut self, who: usize, room: usize) -> Check {
+    async fn claim_overdue(&mut self, who: usize, room: usize) -> Check {
         let worker = &mut self.workers[who];
-        let mut seen = std::mem::take(&mut worker.seen);
-        seen.retain(|entry| !worker.held.iter().any(|task| task.id == entry.id && task.deliveries == entry.deliveries));
-        seen.truncate(room);
+        let mut overdue = std::mem::take(&mut worker.overdue);
+        overdue
+            .retain(|entry| !worker.held.iter().any(|task| task.id == entry.id && task.deliveries == entry.deliveries));
+        overdue.truncate(room);
         let me = worker.stream.consumer().clone();
-        let (own, others): (Vec<Overdue>, Vec<Overdue>) = seen.into_iter().partition(|entry| entry.owner == me);
+        let (own, others): (Vec<Overdue>, Vec<Overdue>) = overdue.into_iter().partition(|entry| entry.owner == me);
         for (entries, min_idle) in [(own, LEASE), (others, FLOOR)] {
             let before = self.look().await;
             let worker = &mut self.workers[who];
@@ -733,8 +734,8 @@ impl World {
             return Ok(());
         }
         let beats: bool = ask!(self.redis, "EXISTS", format!("worker:heartbeat:{STREAM}:{consumer}"));
-        let said: bool = ask!(self.redis, "EXISTS", format!("worker:shutdown:{STREAM}:{consumer}"));
-        prop_assert!(said && !beats);
+        let has_marker: bool = ask!(self.redis, "EXISTS", format!("worker:shutdown:{STREAM}:{consumer}"));
+        prop_assert!(has_marker && !beats);
         // The marker counts entries that the worker still owned.
         let now = self.look().await;
         let owned = now.rows.iter().filter(|((group, id), row)| {
@@ -823,8 +824,8 @@ impl World {
             }
             (Swallowed::Retry, Some(at)) => {
                 let task = worker.held[at].clone();
-                let kept = worker.stream.retry(&mut worker.link, (&task.id, task.deliveries), true, "not yet").await;
-                prop_assert!(kept.is_err());
+                let retried = worker.stream.retry(&mut worker.link, (&task.id, task.deliveries), true, "not yet").await;
+                prop_assert!(retried.is_err());
                 maybe_done = Some(task.id);
             }
             (_, None) => {}
@@ -913,8 +914,13 @@ impl World {
                 }
                 let attempts = self.ledger.attempts.get(&key).copied().unwrap_or(0);
                 prop_assert!(attempts <= LIMIT + 1, "{} was handed out {} times", id, attempts);
-                let told = self.ledger.told_done.get(&key).copied().unwrap_or(0);
-                prop_assert!(told <= 1 && (told == 0 || ended == 1 || vanished), "{} was finished {} times", id, told);
+                let confirmed = self.ledger.confirmed.get(&key).copied().unwrap_or(0);
+                prop_assert!(
+                    confirmed <= 1 && (confirmed == 0 || ended == 1 || vanished),
+                    "{} was finished {} times",
+                    id,
+                    confirmed
+                );
                 let by = (query.clone(), group.to_owned());
                 let (wanted, added) = (view.emitting.contains(&by), view.emitted.get(&by).copied().unwrap_or(0));
                 prop_assert_eq!(added, if wanted { 2 } else { 0 }, "{} emitted {} tasks", id, added);

@@ -226,13 +226,13 @@ async fn concurrent_producers_never_exceed_the_maximum_length() {
         adding
             .spawn(async move { producer.add_all("a", (0..50).map(move |n| numbered(100 * who + n))).await.unwrap() });
     }
-    let mut seen = 0;
-    while seen < 400 {
+    let mut read = 0;
+    while read < 400 {
         let now = length(&mut redis, "a").await;
         assert!(now <= 10, "{now} entries");
         let ids: Vec<String> = entries(&mut redis, "a").await.into_iter().map(|(id, _)| id).collect();
         if !ids.is_empty() {
-            seen += ids.len();
+            read += ids.len();
             let _: Value = ask!(redis, "XDEL", "a", ids);
         }
     }

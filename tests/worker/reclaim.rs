@@ -166,12 +166,12 @@ async fn concurrent_sweeps_share_orphans_without_running_one_twice() {
     }
     let orphans = taken_by(&mut redis, "dead", "a", 300).await;
     idle_for(&mut redis, "dead", "a", &orphans, LONG_AGO).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let workers: Vec<Running> = (0..4)
         .map(|_| {
-            let seen = seen.clone();
+            let calls = calls.clone();
             Running::start(quick(&server, "a").task_limit(20), move |task| {
-                seen.note(&task);
+                calls.note(&task);
                 async { Ok(Answer::forward()) }
             })
         })
@@ -180,10 +180,10 @@ async fn concurrent_sweeps_share_orphans_without_running_one_twice() {
     for worker in workers {
         worker.leave().await;
     }
-    let ran = seen.queries();
+    let ran = calls.queries();
     assert_eq!(ran.len(), 300);
     assert_eq!(ran.into_iter().collect::<HashSet<_>>().len(), 300);
-    assert!(seen.tasks().iter().all(|task| task.fence().deliveries == 2));
+    assert!(calls.tasks().iter().all(|task| task.fence().deliveries == 2));
 }
 
 #[tokio::test]
@@ -280,16 +280,16 @@ async fn run_time_is_measured_from_the_first_delivery() {
     idle_for(&mut redis, "dead", "a", &ids, Duration::from_secs(100)).await;
     // The next two workers crash as well.
     for _ in 0..2 {
-        let seen = Seen::default();
+        let calls = Calls::default();
         let stuck = Running::start(quick(&server, "a"), {
-            let seen = seen.clone();
+            let calls = calls.clone();
             move |task| {
-                seen.note(&task);
+                calls.note(&task);
                 std::future::pending()
             }
         });
-        eventually("it is taken over", PATIENCE, || async { seen.tasks().len() == 1 }).await;
-        let consumer = seen.tasks()[0].fence().consumer.to_text();
+        eventually("it is taken over", PATIENCE, || async { calls.tasks().len() == 1 }).await;
+        let consumer = calls.tasks()[0].fence().consumer.to_text();
         stuck.crash().await;
         let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{consumer}"));
     }
@@ -305,18 +305,18 @@ async fn a_released_task_is_redelivered_and_the_delivery_does_not_count() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a", "b"]).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a").delivery_limit(2), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
-            let often = seen.tasks().len();
+            calls.note(&task);
+            let often = calls.tasks().len();
             async move { if often < 6 { Err(TaskError::give_back("not yet")) } else { Ok(Answer::forward()) } }
         }
     });
     reaches(&redis, "b", 1).await;
     worker.leave().await;
-    let counts: Vec<u64> = seen.tasks().iter().map(|task| task.fence().deliveries).collect();
+    let counts: Vec<u64> = calls.tasks().iter().map(|task| task.fence().deliveries).collect();
     assert_eq!(counts, [1; 6]);
 }
 
@@ -332,8 +332,8 @@ async fn entries_changed_since_the_search_are_not_claimed() {
     let stream = TaskStream::new(Name::from("a"), Name::from("consumer"), Name::from("me"));
     let mut link = Link::new(Address::from_url("url", &server.url()).unwrap(), PATIENCE);
     let floor = Duration::from_secs(60);
-    let seen = stream.overdue(&mut link, floor, "-", 100, false).await.unwrap();
-    assert_eq!(seen.len(), 7);
+    let overdue_entries = stream.overdue(&mut link, floor, "-", 100, false).await.unwrap();
+    assert_eq!(overdue_entries.len(), 7);
 
     idle_for(&mut redis, "other", "a", &ids[0..1], LONG_AGO).await;
     let claim = |redis: &MultiplexedConnection, id: &str, options: &[&str]| {
@@ -347,11 +347,11 @@ async fn entries_changed_since_the_search_are_not_claimed() {
     let _: Value = ask!(redis, "XDEL", "a", &ids[4]);
     let rules = Claim { min_idle: floor, delivery_limit: 5 };
     let _: Value = ask!(redis, "SET", "worker:heartbeat:a:dead", "{}");
-    let back = stream.claim(&mut link, &seen[5..6], rules).await.unwrap();
+    let back = stream.claim(&mut link, &overdue_entries[5..6], rules).await.unwrap();
     assert!(matches!(&back[..], [Claimed::Spared(_)]), "{back:?}");
     let _: Value = ask!(redis, "DEL", "worker:heartbeat:a:dead");
 
-    let outcomes = stream.claim(&mut link, &seen, rules).await.unwrap();
+    let outcomes = stream.claim(&mut link, &overdue_entries, rules).await.unwrap();
     let words: Vec<&str> = outcomes
         .iter()
         .map(|outcome| match outcome {
@@ -376,19 +376,19 @@ async fn no_more_orphans_are_claimed_than_there_are_slots() {
     }
     let orphans = taken_by(&mut redis, "dead", "a", 20).await;
     idle_for(&mut redis, "dead", "a", &orphans, LONG_AGO).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a").task_limit(3).drain_timeout(Duration::ZERO), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             std::future::pending()
         }
     });
-    eventually("three run", PATIENCE, || async { seen.tasks().len() == 3 }).await;
+    eventually("three run", PATIENCE, || async { calls.tasks().len() == 3 }).await;
     // After several sweeps, three entries are still left.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let left = held(&mut redis, "a").await.iter().filter(|row| row.owner == "dead").count();
-    assert_eq!((seen.tasks().len(), left), (3, 17));
+    assert_eq!((calls.tasks().len(), left), (3, 17));
     worker.leave().await;
 }
 
@@ -409,22 +409,22 @@ async fn a_sweep_over_tens_of_thousands_of_running_tasks_does_not_block() {
           redis.call('SET', 'worker:heartbeat:a:slow', '{}')",
     );
     let _: Value = crowd.arg(SLOW + 1).invoke_async(&mut redis).await.unwrap();
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a").task_limit(2), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             async { Ok(Answer::forward()) }
         }
     });
     let last = (SLOW + 1).to_string();
     let mut longest = Duration::ZERO;
     let mut rounds = 0;
-    while !seen.queries().contains(&last) {
+    while !calls.queries().contains(&last) {
         rounds += 1;
         let (query, added) = (format!("new{rounds}"), std::time::Instant::now());
         add(&mut redis, &query, &["a"]).await;
-        eventually("a new task is served", PATIENCE, || async { seen.queries().contains(&query) }).await;
+        eventually("a new task is served", PATIENCE, || async { calls.queries().contains(&query) }).await;
         longest = longest.max(added.elapsed());
     }
     assert!(longest < Duration::from_secs(3), "a new task waited {longest:?}");

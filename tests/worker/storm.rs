@@ -21,35 +21,35 @@ const SWEEP: Duration = Duration::from_millis(100);
 const WORK: Duration = Duration::from_millis(60);
 /// Time limit after the last fault: reclaim threshold, sweep and run time, with a margin for reconnecting and busy
 /// machines.
-const SOON: Duration = Duration::from_secs(8);
+const RECOVERY_LIMIT: Duration = Duration::from_secs(8);
 
-struct Boat {
+struct Node {
     proxy: Proxy,
     worker: Running,
     consumer: String,
 }
 
-impl Boat {
-    async fn launch(server: &TestRedis, redis: &MultiplexedConnection, known: &mut HashSet<String>) -> Self {
+impl Node {
+    async fn start(server: &TestRedis, redis: &MultiplexedConnection, known: &mut HashSet<String>) -> Self {
         let proxy = Proxy::to(server.port());
-        let (worker, consumer) = Self::man(server, &proxy, redis, known).await;
+        let (worker, consumer) = Self::start_worker(server, &proxy, redis, known).await;
         Self { proxy, worker, consumer }
     }
 
     /// Replaces the worker with a new one.
-    async fn relaunch(
+    async fn replace(
         &mut self,
         server: &TestRedis,
         redis: &MultiplexedConnection,
         known: &mut HashSet<String>,
     ) -> Running {
-        let (worker, consumer) = Self::man(server, &self.proxy, redis, known).await;
+        let (worker, consumer) = Self::start_worker(server, &self.proxy, redis, known).await;
         self.consumer = consumer;
         std::mem::replace(&mut self.worker, worker)
     }
 
     /// Starts a worker and returns it with its consumer name.
-    async fn man(
+    async fn start_worker(
         server: &TestRedis,
         proxy: &Proxy,
         redis: &MultiplexedConnection,
@@ -96,9 +96,9 @@ async fn storm(mut dice: Dice) {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let mut known = HashSet::new();
-    let mut boats = Vec::new();
+    let mut nodes = Vec::new();
     for _ in 0..3 {
-        boats.push(Boat::launch(&server, &redis, &mut known).await);
+        nodes.push(Node::start(&server, &redis, &mut known).await);
     }
     let mut added = 0;
     for _ in 0..25 {
@@ -108,33 +108,33 @@ async fn storm(mut dice: Dice) {
                 added += 1;
             }
         }
-        let at = dice.below(boats.len());
+        let at = dice.below(nodes.len());
         match dice.below(8) {
             // Crash, and a new process.
             0 | 1 => {
-                let name = boats[at].consumer.clone();
-                let crashed = boats[at].relaunch(&server, &redis, &mut known).await;
+                let name = nodes[at].consumer.clone();
+                let crashed = nodes[at].replace(&server, &redis, &mut known).await;
                 crashed.crash().await;
                 forget(&mut redis, &name).await;
             }
             // Stopped process or network failure, for longer than the TTL of the heartbeat.
             2 => {
-                boats[at].proxy.swallow_requests();
-                forget(&mut redis, &boats[at].consumer).await;
+                nodes[at].proxy.swallow_requests();
+                forget(&mut redis, &nodes[at].consumer).await;
                 tokio::time::sleep(FLOOR + Duration::from_millis(dice.below(200) as u64)).await;
-                boats[at].proxy.cut();
-                boats[at].proxy.pass();
+                nodes[at].proxy.cut();
+                nodes[at].proxy.pass();
             }
             // Redis executes commands, but replies are lost.
             3 => {
-                boats[at].proxy.swallow_replies();
+                nodes[at].proxy.swallow_replies();
                 tokio::time::sleep(Duration::from_millis(dice.below(60) as u64)).await;
-                boats[at].proxy.cut();
-                boats[at].proxy.pass();
+                nodes[at].proxy.cut();
+                nodes[at].proxy.pass();
             }
             4 => {
-                boats[at].proxy.cut();
-                boats[at].proxy.pass();
+                nodes[at].proxy.cut();
+                nodes[at].proxy.pass();
             }
             5 => {
                 let _: Value = ask!(redis, "CONFIG", "SET", "maxmemory", 1);
@@ -148,8 +148,8 @@ async fn storm(mut dice: Dice) {
             }
             // Graceful shutdown, and a new worker.
             _ => {
-                let name = boats[at].consumer.clone();
-                let left = boats[at].relaunch(&server, &redis, &mut known).await.leave().await;
+                let name = nodes[at].consumer.clone();
+                let left = nodes[at].replace(&server, &redis, &mut known).await.leave().await;
                 let marker: String = ask!(redis, "GET", format!("worker:shutdown:a:{name}"));
                 assert!(marker.contains(&format!(r#""in_flight":{}"#, left.in_flight)), "{marker}");
             }
@@ -159,7 +159,7 @@ async fn storm(mut dice: Dice) {
     assert_eq!(added, TASKS);
 
     let calm = Instant::now();
-    eventually("all is quiet", SOON, || {
+    eventually("all is quiet", RECOVERY_LIMIT, || {
         let mut redis = redis.clone();
         async move {
             let (left, rows) = (length(&mut redis, "a").await, held(&mut redis, "a").await);
@@ -168,8 +168,8 @@ async fn storm(mut dice: Dice) {
     })
     .await;
     let quiet = calm.elapsed();
-    for boat in boats {
-        assert_eq!(boat.worker.leave().await.in_flight, 0);
+    for node in nodes {
+        assert_eq!(node.worker.leave().await.in_flight, 0);
     }
     let mut ended: Vec<String> = Vec::new();
     for (stream, expected) in [("b", true), ("finish_query", false), ("a:dead", false)] {

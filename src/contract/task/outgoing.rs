@@ -35,7 +35,7 @@ impl Outgoing {
 
     /// All fields: changed ones in their original position, new ones at the end.
     pub fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let kept = self.fields.iter().map(|(name, value)| {
+        let existing = self.fields.iter().map(|(name, value)| {
             let change = self.changed.iter().find(|(changed, _)| changed.as_bytes() == name);
             (name, change.map_or(value, |(_, new)| new.as_slice()))
         });
@@ -44,6 +44,6 @@ impl Outgoing {
             .iter()
             .filter(|(name, _)| self.fields.get(name).is_none())
             .map(|(name, value)| (name.as_bytes(), value.as_slice()));
-        kept.chain(added)
+        existing.chain(added)
     }
 }

@@ -297,8 +297,8 @@ mod tests {
             (&[("metadata", "[]")], &["\"metadata\"", "map"]),
             (&[("level", "middle")], &["\"level\"", "middle", "`low` or `high`"]),
         ] {
-            let told = read(changes).unwrap_err();
-            assert!(words.iter().all(|word| told.contains(word)), "{changes:?} gave {told:?}, wanted {words:?}");
+            let error = read(changes).unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{changes:?} gave {error:?}, wanted {words:?}");
         }
     }
 

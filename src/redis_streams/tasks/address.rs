@@ -122,8 +122,8 @@ mod tests {
     #[test]
     fn an_invalid_port_is_reported_with_the_expected_value() {
         for port in ["99999", "0", "x"] {
-            let told = from(&[("REDIS_PORT", port)]).unwrap_err().to_string();
-            assert!(told.contains(port) && told.contains("1 to 65535"), "{told}");
+            let error = from(&[("REDIS_PORT", port)]).unwrap_err().to_string();
+            assert!(error.contains(port) && error.contains("1 to 65535"), "{error}");
         }
     }
 }

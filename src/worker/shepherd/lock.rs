@@ -185,9 +185,9 @@ impl Shepherd {
         loop {
             // Set before the command: if this future is dropped now, the lock may be held.
             held.possible = true;
-            let asked = Instant::now();
+            let sent_at = Instant::now();
             match held.claim.acquire(&held.locks, ttl).await {
-                Ok(true) => return Ok(Some(asked + ttl)),
+                Ok(true) => return Ok(Some(sent_at + ttl)),
                 Ok(false) => {
                     held.possible = held.unanswered;
                     return Ok(None);
@@ -218,15 +218,15 @@ async fn renew(claim: Claim, locks: SharedLink, ttl: Duration, state: watch::Sen
     let mut next = certain - ttl * 2 / 3;
     loop {
         sleep_until(next.min(certain)).await;
-        let asked = Instant::now();
+        let sent_at = Instant::now();
         // The process was stopped and continues after the lock has expired.
-        if asked >= certain {
+        if sent_at >= certain {
             break;
         }
         match timeout_at(certain, claim.renew(&locks, ttl)).await {
             Ok(Ok(true)) => {
-                certain = asked + ttl;
-                next = asked + ttl / 3;
+                certain = sent_at + ttl;
+                next = sent_at + ttl / 3;
                 state.send_replace(State::Certain(certain));
             }
             Ok(Err(error)) => {
