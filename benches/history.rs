@@ -1,10 +1,9 @@
-//! What thirty days of history cost, beside an older monitor's tables, in one run:
-//! `cargo bench --bench history [-- DAYS]`.
+//! Cost of thirty days of history, compared with the tables of the older monitor in one run: `cargo bench --bench
+//! history [-- DAYS]`.
 //!
-//! Fills a private Postgres as the older monitor did (220 series every 30 s, latencies of twenty
-//! streams, a million queries), asks it for the page's data with that monitor's statements, lets the
-//! monitor take the tables over, and asks for the same by its API. Then retention, and percentiles of
-//! a skewed load against the exact ones.
+//! Fills a private Postgres as the older monitor did (220 series every 30 s, latencies of twenty streams, a million
+//! queries), reads the data of the page with that monitor's statements, lets the monitor migrate the tables, and reads
+//! the same data from its API. Then measures retention, and compares percentiles of a skewed load with the exact ones.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark may fail loudly")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -23,7 +22,7 @@ use shepherd_monitor::postgres::history::{Selection, compaction, retention};
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
 
-/// How often each answer is timed; the one in the middle counts.
+/// Number of measurements; the median counts.
 const TIMES: usize = 5;
 const TYPES: usize = 34;
 const QUERIES: u32 = 1_000_000;
@@ -67,7 +66,7 @@ async fn main() {
         began.elapsed().as_secs_f64(),
         first_page.unwrap_or_default().as_secs_f64()
     );
-    // The queries that are counted once, too.
+    // Also wait for the one-time count of queries.
     loop {
         let counted = sql.query_one("SELECT count(*) FROM monitor_query_counts", &[]).await.unwrap();
         if counted.get::<_, i64>(0) > 0 {
@@ -163,7 +162,7 @@ async fn bytes(sql: &Client, tables: &[&str]) -> f64 {
     all as f64
 }
 
-/// The page's data as the contract's routes say, from plain rows.
+/// Reads the data of the page from plain rows.
 async fn older_page(sql: &Client, seconds: f64) -> Duration {
     let bucket = f64::from(shepherd_monitor::history::window::bucket_for(seconds));
     let (since, until) = (unix() - seconds, unix());
@@ -193,7 +192,7 @@ async fn older_page(sql: &Client, seconds: f64) -> Duration {
     began.elapsed()
 }
 
-/// What the page asks for.
+/// Requests of the page.
 const PAGE: [&str; 9] = [
     "/api/historical/summary?",
     "/api/historical/queries?",
@@ -206,11 +205,11 @@ const PAGE: [&str; 9] = [
     "/api/historical/events?",
 ];
 
-/// The program itself, in release.
+/// The monitor as a process, in release mode.
 struct Monitor {
     _reaper: Reaper,
     address: String,
-    /// One for all, as a browser has it: making one reads the system's certificates.
+    /// One client for all requests, as in a browser: creating one loads the system's certificates.
     client: reqwest::Client,
 }
 
@@ -225,7 +224,7 @@ impl Monitor {
         Self { _reaper: reaper, address: format!("127.0.0.1:{port}"), client: reqwest::Client::new() }
     }
 
-    /// How many bytes it answered.
+    /// Returns the size of the response in bytes.
     async fn get(&self, path: &str) -> Option<usize> {
         let answer = self.client.get(format!("http://{}{path}", self.address)).send().await.ok()?;
         if !answer.status().is_success() {
@@ -234,7 +233,7 @@ impl Monitor {
         Some(answer.bytes().await.ok()?.len())
     }
 
-    /// Everything the page asks for, one after the other.
+    /// Sends all requests of the page, one after the other.
     async fn page(&self, seconds: f64) -> Option<Duration> {
         let began = Instant::now();
         for path in PAGE {
@@ -244,7 +243,7 @@ impl Monitor {
     }
 }
 
-/// CPU of a server's processes. A process that ended takes its share with it: sessions stay open here.
+/// CPU time of a server and its children. The time of an exited child is lost, so sessions stay open here.
 fn cpu_seconds(parent: u32) -> f64 {
     let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let of_server = |pid: &String| {
@@ -262,7 +261,7 @@ fn cpu_seconds(parent: u32) -> f64 {
         / 1e9
 }
 
-/// A load whose slow tasks come in bursts: what a day's p99 is, and what averaging says it is.
+/// A load with bursts of slow tasks: compares the true p99 of a day with the average of p99s.
 async fn skewed(pool: &PgPool, sql: &Client, days: u32) {
     sql.batch_execute("TRUNCATE monitor_task_latency, monitor_latency_days, monitor_latency_batches").await.unwrap();
     let bucket = 30_000_000;
@@ -277,7 +276,7 @@ async fn skewed(pool: &PgPool, sql: &Client, days: u32) {
     let mut batches = Vec::new();
     let mut at = first;
     while at < last {
-        // Nine quiet buckets with few tasks, one busy one with many slow ones.
+        // 90 % of the buckets have few tasks, 10 % many slow ones.
         let busy = next() < 0.1;
         let tasks = if busy { 60 } else { 5 };
         let durations: Vec<u64> = (0..tasks)

@@ -1,12 +1,11 @@
-//! What watching costs, as ratios taken in one run: `cargo bench --bench monitor [-- PART…]`.
+//! Cost of monitoring, as ratios within one run: `cargo bench --bench monitor [-- PART…]`.
 //!
-//! Parts: `small` (20 streams × 5 workers), `large` (200 × 50), each with 0 and 1,000,000 unrelated
-//! keys; `browsers` (2,000 of them); `queries` (a million); `rules` (500 of them on 200 streams). All
-//! of them when none is named.
+//! Parts: `small` (20 streams × 5 workers), `large` (200 × 50), each with 0 and 1,000,000 unrelated keys; `browsers`
+//! (2,000); `queries` (a million); `rules` (500 on 200 streams). All if none is given.
 //!
-//! The monitor and the cheapest pipeline take turns on the same Redis, so that whatever slows the
-//! machine slows both. Browsers are plain sockets in a process of their own: what they do beside
-//! noting when something came would count as the monitor's slowness on a small machine.
+//! The monitor and a minimal pipeline alternate on the same Redis, so that other load on the machine affects both.
+//! Browsers are plain sockets in a separate process that only record arrival times: any other work would appear as
+//! slowness of the monitor on a small machine.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark may fail loudly")]
 #![allow(clippy::cast_precision_loss, reason = "figures for people")]
@@ -27,13 +26,13 @@ use tokio::net::TcpStream;
 
 const TICK: Duration = Duration::from_secs(3);
 const TICKS: u32 = 10;
-/// Turns of the monitor, and of the cheapest pipeline, each of three ticks.
+/// Number of turns of the monitor and of the minimal pipeline, each of three ticks.
 const TURNS: u32 = 6;
 const TICKS_PER_TURN: u32 = 3;
 const WORKER_REWRITES: Duration = Duration::from_secs(5);
-/// After this long the walk through the keyspace is over, and what a monitor does once after its start is done.
+/// After this time, the keyspace scan and other one-time work at startup are finished.
 const SETTLED: Duration = Duration::from_secs(45);
-/// So often the processor time is taken.
+/// Number of CPU time measurements, each over half a minute.
 const HALF_MINUTES: usize = 3;
 
 #[tokio::main]
@@ -69,16 +68,16 @@ async fn main() {
 #[expect(dead_code, reason = "the pages' tests use the rest of these states")]
 mod states;
 
-/// The processor's time is counted in steps of milliseconds: it is taken over so many ticks.
+/// CPU time is counted in steps of milliseconds, so many ticks are measured.
 const TICKS_OF_RULES: u32 = 1000;
 
-/// How long this thread has been on a processor, seconds.
+/// CPU time of this thread in seconds.
 fn thread_cpu() -> f64 {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     text.split(' ').next().unwrap().parse::<f64>().unwrap() / 1e9
 }
 
-/// What judging a snapshot costs: rules that name a stream each, and rules that match all of them.
+/// Cost of evaluating a snapshot: rules for one stream each, and rules that match all streams.
 fn rules(count: usize, streams: usize) {
     let snapshot = |streams: usize| {
         let mut fleet = states::Fleet::new(unix());
@@ -106,7 +105,7 @@ fn rules(count: usize, streams: usize) {
             assert!(board.advance(snapshot, unix() + f64::from(n)).is_empty());
             board.due(unix() + f64::from(n));
         };
-        // The first one finds out which streams the globs match.
+        // The first evaluation matches the globs against the streams.
         let began = Instant::now();
         tick(&mut board, 0);
         let first = began.elapsed();
@@ -120,7 +119,7 @@ fn rules(count: usize, streams: usize) {
     }
 }
 
-/// A fleet of keys: streams with groups, consumers, entries and heartbeats that are rewritten.
+/// A simulated fleet: streams with groups, consumers, entries, and heartbeats that are rewritten.
 struct Fleet {
     redis: PrivateRedis,
     workers: Vec<(String, String)>,
@@ -167,7 +166,7 @@ impl Fleet {
     fn rewrite_heartbeats(&self, mut connection: MultiplexedConnection) {
         let (workers, writing) = (self.workers.clone(), Arc::clone(&self.writing));
         tokio::spawn(async move {
-            // Workers that get on with their work: ten thousand that hang at once would be a story of its own.
+            // The workers make progress: ten thousand hung workers would be a different measurement.
             let mut progress = 0;
             while writing.load(Ordering::Relaxed) {
                 progress += 1;
@@ -189,7 +188,7 @@ impl Fleet {
         });
     }
 
-    /// The cheapest pipeline that reads the same facts, when everything is known beforehand.
+    /// Reads the same data with a minimal pipeline that knows all keys in advance.
     async fn read_at_least(&self, connection: &mut MultiplexedConnection) {
         let mut pipe = redis::pipe();
         pipe.cmd("INFO").arg(&["server", "clients", "memory", "stats", "replication", "persistence"]).cmd("TIME");
@@ -211,11 +210,11 @@ async fn connect(redis: &PrivateRedis) -> MultiplexedConnection {
     redis::Client::open(redis.url()).unwrap().get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
-/// What the monitor records in Redis, as the contract asks: nothing that reading can be compared with.
+/// Commands with which the monitor writes its own data; not comparable with reading.
 const RECORDING: [&str; 5] = ["zadd", "zremrangebyscore", "zremrangebyrank", "sadd", "evalsha"];
 
-/// Microseconds of Redis' own time since the last reset without what the fleet itself costs: of
-/// reading, and of recording; and how often all `streams` were read.
+/// CPU time of Redis in microseconds since the last reset, without the commands of the fleet: for reading and for
+/// writing; and how often all `streams` were read.
 async fn redis_time(connection: &mut MultiplexedConnection, streams: usize) -> (f64, f64, f64) {
     let text: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
     let commands = text.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(':'));
@@ -244,7 +243,7 @@ async fn reset(connection: &mut MultiplexedConnection) {
     let _: () = redis::cmd("CONFIG").arg("RESETSTAT").query_async(connection).await.unwrap();
 }
 
-/// Makes Redis as if no monitor had ever been there.
+/// Deletes all data of the monitor in Redis.
 async fn forget(connection: &mut MultiplexedConnection) {
     let mut pipe = redis::pipe();
     let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("monitor:*").query_async(connection).await.unwrap();
@@ -258,17 +257,17 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     let mut connection = connect(&fleet.redis).await;
     println!("\n{streams} streams x {workers} workers, {unrelated} unrelated keys");
 
-    // On instances of their own: whoever polls whole snapshots makes the monitor build them.
+    // On separate instances: polling whole snapshots makes the monitor build them.
     let names: Vec<String> = (0..streams).map(|s| format!("stream.{s:03}")).collect();
-    let told = ["--seed-streams", &names.join(",")];
-    let told = Monitor::start_with(&fleet.redis.url(), &postgres.url(), &told).first_snapshot(streams).await;
+    let seeded = ["--seed-streams", &names.join(",")];
+    let seeded = Monitor::start_with(&fleet.redis.url(), &postgres.url(), &seeded).first_snapshot(streams).await;
     forget(&mut connection).await;
     let first = Monitor::start(&fleet.redis.url(), &postgres.url()).first_snapshot(streams).await;
     let again = Monitor::start(&fleet.redis.url(), &postgres.url()).first_snapshot(streams).await;
     let monitor = Monitor::start(&fleet.redis.url(), &postgres.url());
     tokio::time::sleep(SETTLED).await;
 
-    // What others do on the machine shows in one half minute and not in the next.
+    // Several half minutes, so that other load on the machine is visible as an outlier.
     let mut cpu = Vec::new();
     for _ in 0..HALF_MINUTES {
         cpu.push(monitor.cpu_of_ten_ticks().await);
@@ -295,7 +294,7 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
         least.add(&mut connection, streams, bytes, began).await;
     }
     drop(apart);
-    // What the fleet's own writing brings with it.
+    // Traffic caused by the fleet itself.
     let bytes = bytes_out(&mut connection).await;
     tokio::time::sleep(WORKER_REWRITES * 4).await;
     let idle = (bytes_out(&mut connection).await - bytes) / (WORKER_REWRITES * 4).as_secs_f64();
@@ -317,14 +316,14 @@ async fn tick_cost(streams: usize, workers: usize, unrelated: usize) {
     println!("  {scrape}");
     println!("  exec to the first snapshot, and to one with every worker:");
     for (what, [first, whole]) in
-        [("streams named by a setting", told), ("nothing known", first), ("started again", again)]
+        [("streams named by a setting", seeded), ("nothing known", first), ("started again", again)]
     {
         println!("    {what:27} {:8.0} ms {:8.0} ms", first.as_secs_f64() * 1000.0, whole.as_secs_f64() * 1000.0);
     }
     fleet.writing.store(false, Ordering::Relaxed);
 }
 
-/// What one side's turns came to.
+/// Result of the turns of one side.
 #[derive(Default)]
 struct Turns {
     micros: f64,
@@ -349,8 +348,7 @@ impl Turns {
     }
 }
 
-/// What each of its threads (those of one name together) took: seconds of processor time, and how often it went to
-/// sleep and woke again.
+/// CPU time in seconds and number of voluntary context switches, by thread name.
 #[derive(Default)]
 struct Threads(BTreeMap<String, (f64, u64)>);
 
@@ -364,7 +362,7 @@ impl Threads {
         self
     }
 
-    /// As taken in ten ticks.
+    /// Prints the values per ten ticks.
     fn print(&self) {
         let a_minute = 60.0 / (TICK * TICKS).as_secs_f64();
         println!("  CPU                   {:9.3} s/min", self.0.values().map(|(cpu, _)| cpu).sum::<f64>() * a_minute);
@@ -374,7 +372,7 @@ impl Threads {
     }
 }
 
-/// The program itself, in release.
+/// The monitor as a process, in release mode.
 struct Monitor {
     pid: u32,
     reaper: Reaper,
@@ -407,12 +405,12 @@ impl Monitor {
         serde_json::from_slice(&self.get(path).await?).ok()
     }
 
-    /// From exec until there is a snapshot, and until one shows every worker alive.
+    /// Time from exec to the first snapshot, and to the first with all workers alive.
     async fn first_snapshot(&self, streams: usize) -> [Duration; 2] {
         let mut first = None;
         loop {
             let answer = self.get("/api/snapshot").await.unwrap_or_default();
-            // Reading so much JSON takes longer than making it.
+            // Before parsing: parsing this much JSON takes longer than building it.
             let took = self.started.elapsed();
             let snapshot: Value = serde_json::from_slice(&answer).unwrap_or_default();
             let workers = snapshot["workers"].as_object();
@@ -430,12 +428,12 @@ impl Monitor {
         self.json("/readyz?verbose").await.unwrap()["monitor"]["ticks"].as_u64().unwrap()
     }
 
-    /// Lets it run, or stand still.
+    /// Continues or stops the process.
     fn turn(&self, on: bool) {
         self.reaper.send(if on { "CONT" } else { "STOP" }).unwrap();
     }
 
-    /// Waits until so many more ticks are done, and the last one is over.
+    /// Waits until `count` further ticks are finished.
     async fn until_ticks(&self, count: u32) {
         let until = self.ticks().await + u64::from(count);
         while self.ticks().await < until {
@@ -444,7 +442,7 @@ impl Monitor {
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
 
-    /// What Prometheus' asking costs: the mean of ten times.
+    /// Cost of a Prometheus scrape: the mean of ten.
     async fn scrape(&self) -> String {
         const TIMES: u32 = 10;
         let (before, began) = (self.threads(), Instant::now());
@@ -467,7 +465,7 @@ impl Monitor {
     fn threads(&self) -> Threads {
         let mut threads = Threads::default();
         for task in fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap().filter_map(Result::ok) {
-            // A thread may end meanwhile.
+            // The thread may have exited.
             let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
             let (times, status) = (read("schedstat"), read("status"));
             let nanoseconds: f64 = times.split(' ').next().and_then(|ns| ns.parse().ok()).unwrap_or(0.0);
@@ -490,7 +488,7 @@ impl Monitor {
 async fn browsers(count: usize) {
     let fleet = Fleet::new(20, 5, 0).await;
     let postgres = PrivatePostgres::start().unwrap();
-    // All of them come from one address.
+    // All connections come from one address.
     let all = ["--max-connections-per-address", "0"];
     let monitor = Monitor::start_with(&fleet.redis.url(), &postgres.url(), &all);
     monitor.first_snapshot(20).await;
@@ -504,15 +502,15 @@ async fn browsers(count: usize) {
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    // A new session is told the server's news at once; that is over, and ten ticks are being noted.
+    // New sessions first receive the state of the server; wait for that before recording ten ticks.
     while monitor.json("/readyz?verbose").await.unwrap()["monitor"]["sessions"].as_u64().unwrap() <= count as u64 {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     tokio::time::sleep(TICK).await;
     let (cpu, memory) = (monitor.cpu_of_ten_ticks().await, monitor.resident_mb());
     let health = monitor.json("/readyz?verbose").await.unwrap();
-    let told = tokio::task::spawn_blocking(|| reader.wait_with_output().unwrap().stdout).await.unwrap();
-    let rounds: Vec<Vec<f64>> = String::from_utf8(told)
+    let printed = tokio::task::spawn_blocking(|| reader.wait_with_output().unwrap().stdout).await.unwrap();
+    let rounds: Vec<Vec<f64>> = String::from_utf8(printed)
         .unwrap()
         .lines()
         .map(|line| line.split(' ').map(|figure| figure.parse().unwrap()).collect())
@@ -536,18 +534,17 @@ async fn browsers(count: usize) {
     fleet.writing.store(false, Ordering::Relaxed);
 }
 
-/// In a process of its own: `count` websockets that only note when something comes. Tells, for each
-/// of the rounds in which all got something: how many, first and last arrival, bytes, and when the
-/// news was read from Redis (Unix seconds).
+/// In a separate process: `count` WebSockets that only record when data arrives. Prints for each round in which all
+/// received data: their number, first and last arrival, bytes, and when the data was read from Redis (Unix seconds).
 async fn be_browsers(address: &str, path: &str, count: usize) {
     let (arrivals, mut arrived) = tokio::sync::mpsc::unbounded_channel::<(f64, usize, Option<f64>)>();
     for n in 0..count {
         let mut socket = TcpStream::connect(address).await.unwrap();
-        let asked = format!(
+        let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
-        socket.write_all(asked.as_bytes()).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
         let arrivals = arrivals.clone();
         tokio::spawn(async move {
             let mut buffer = vec![0; 64 * 1024];
@@ -557,7 +554,7 @@ async fn be_browsers(address: &str, path: &str, count: usize) {
                     let text = String::from_utf8_lossy(&buffer[..length]);
                     text.split("\"ts\":").nth(1)?.split([',', '}']).next()?.parse().ok()
                 });
-                // A ping is shorter.
+                // Pings are shorter.
                 if length > 64 {
                     let _ = arrivals.send((at, length, ts.flatten()));
                 } else if buffer[0] == 0x89 {
@@ -583,14 +580,14 @@ async fn be_browsers(address: &str, path: &str, count: usize) {
     }
 }
 
-/// The epoch and tick of a freshly loaded page, as its own script would send them.
+/// Epoch and tick of a newly loaded page, as its script would send them.
 async fn known_page(monitor: &Monitor) -> String {
     let page = reqwest::get(format!("http://{}/", monitor.address)).await.unwrap().text().await.unwrap();
     let of = |name: &str| page.split(&format!("data-{name}=\"")).nth(1).unwrap().split('"').next().unwrap().to_owned();
     format!("epoch={}&tick={}", of("epoch"), of("tick"))
 }
 
-/// What a million queries cost the database, per tick.
+/// Cost of a million queries for the database, per tick.
 async fn queries(count: usize) {
     let fleet = Fleet::new(20, 5, 0).await;
     let postgres = PrivatePostgres::start().unwrap();
@@ -629,14 +626,14 @@ async fn queries(count: usize) {
     fleet.writing.store(false, Ordering::Relaxed);
 }
 
-/// CPU of a server's processes, to the nanosecond.
+/// CPU time of a server and its children, with nanosecond resolution.
 fn children_cpu_seconds(parent: u32) -> f64 {
     let nanoseconds =
         |pid: &u32| fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?.split(' ').next()?.parse::<f64>().ok();
     family(parent).iter().filter_map(nanoseconds).sum::<f64>() / 1e9
 }
 
-/// A process and its children.
+/// PIDs of a process and its children.
 fn family(parent: u32) -> Vec<u32> {
     let parent_of = |pid: u32| {
         let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -646,10 +643,10 @@ fn family(parent: u32) -> Vec<u32> {
     pids.filter(|pid| *pid == parent || parent_of(*pid) == Some(parent)).collect()
 }
 
-/// While it lives Redis has a processor to itself.
+/// Reserves a CPU for Redis until dropped.
 ///
-/// Redis takes its commands' times by the clock: where it shares a processor, that is also how long it was kept waiting
-/// in the middle of a command, milliseconds by chance.
+/// Redis measures its commands by wall clock. On a shared CPU, that includes the time for which it was preempted in the
+/// middle of a command, which is milliseconds at random.
 struct Apart {
     everybody: Vec<u32>,
     all: String,
@@ -672,7 +669,7 @@ impl Drop for Apart {
     }
 }
 
-/// How many of them there still were.
+/// Pins processes to CPUs and returns how many still existed.
 fn pin(pids: &[u32], processors: &str) -> usize {
     let moves = |pid: &&u32| {
         let arguments = ["--all-tasks", "--cpu-list", "--pid", processors, &pid.to_string()];

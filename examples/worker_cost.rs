@@ -1,14 +1,14 @@
-//! What the library costs: tasks per second and Redis commands per task through one stream with an
-//! empty handler, beside the bare minimum done by hand, in one run.
+//! Overhead of the library: tasks per second and Redis commands per task through one stream with an empty handler,
+//! compared in one run with a hand-written minimum.
 //!
-//! `REDIS_URL=redis://127.0.0.1:PORT cargo run --release --no-default-features --features worker
-//! --example worker_cost [-- TASKS]`, against a Redis of its own: the database is emptied.
+//! `REDIS_URL=redis://127.0.0.1:PORT cargo run --release --no-default-features --features worker --example worker_cost
+//! [-- TASKS]`. Use a dedicated Redis: the database is emptied.
 //!
-//! With `load`, `run` or `run-bare` it is one of the programs that scripts/bench-workers compares: TASKS
-//! tasks are added, or worked off IN_FLIGHT at a time by the library or by hand, and the seconds printed.
+//! With `load`, `run` or `run-bare` it is one of the programs that scripts/bench-workers compares: it adds TASKS tasks,
+//! or processes them with the library or by hand with IN_FLIGHT at a time, and prints the seconds.
 //!
-//! The bare minimum takes N entries and sends XADD, XACK and XDEL for each of them in one pipeline
-//! with the next XREADGROUP: one round trip for N tasks, nothing checked, nothing safe.
+//! The minimum reads N entries and sends XADD, XACK and XDEL for each of them in one pipeline with the next XREADGROUP:
+//! one round trip per N tasks, without any checks or safety.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -75,7 +75,7 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-/// One program of the comparison.
+/// Runs one of the compared programs.
 async fn compared(
     verb: &str,
     url: &str,
@@ -89,7 +89,7 @@ async fn compared(
     }
     let started = Instant::now();
     let took = match verb {
-        // Until the last task is handled, as the other programs measure; shutting down is not part of it.
+        // Until the last task is handled, without the shutdown, as in the other programs.
         "run" => worker(url, in_flight, tasks).await? - started,
         _ => {
             bare(redis, in_flight).await?;
@@ -103,10 +103,10 @@ async fn compared(
 struct Measured {
     /// Tasks per second.
     rate: f64,
-    /// Commands that Redis carried out, and how many of them inside scripts.
+    /// Commands that Redis executed, and those among them called by scripts.
     commands: f64,
     inside: f64,
-    /// Microseconds of Redis' processor time, and of this process's.
+    /// CPU time in microseconds of Redis and of this process.
     redis_us: f64,
     client_us: f64,
 }
@@ -139,7 +139,6 @@ async fn measured(
     })
 }
 
-/// Adds the tasks.
 async fn load(redis: &mut MultiplexedConnection, producer: &Producer, tasks: u64) -> Result<(), Failure> {
     redis::cmd("XGROUP").arg("CREATE").arg("s").arg("consumer").arg("0").arg("MKSTREAM").exec_async(redis).await?;
     let otel = r#"{"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}"#;
@@ -151,7 +150,7 @@ async fn load(redis: &mut MultiplexedConnection, producer: &Producer, tasks: u64
     Ok(())
 }
 
-/// What was used since the statistics were reset; processor time in seconds.
+/// Usage since the statistics were reset; CPU time in seconds.
 struct Spent {
     commands: f64,
     inside: f64,
@@ -168,11 +167,11 @@ impl Spent {
             let stats = line(&format!("cmdstat_{name}"))?;
             stats.strip_prefix("calls=")?.split(',').next()?.parse::<f64>().ok()
         };
-        // What the worker never sends by itself comes from its scripts.
+        // Commands that the worker only calls from scripts.
         let scripted = ["xadd", "xack", "xdel", "xinfo|groups", "xpending", "lpush", "ltrim"];
         let ran_scripts = calls("evalsha").is_some();
         let inside = if ran_scripts { scripted.iter().filter_map(|name| calls(name)).sum() } else { 0.0 };
-        // User and system time, in hundredths of a second.
+        // User and system time, in units of 10 ms.
         let own = std::fs::read_to_string("/proc/self/stat")?;
         let own = own.rsplit(')').next().unwrap_or_default().split_whitespace();
         let ticks: f64 = own.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
@@ -185,11 +184,11 @@ impl Spent {
     }
 }
 
-/// When the last task was handled.
+/// Runs the worker and returns when the last task was handled.
 async fn worker(url: &str, in_flight: u64, tasks: u64) -> Result<Instant, Failure> {
     let last = Arc::new(OnceLock::new());
     let handled = Arc::clone(&last);
-    let (seen, all) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+    let (count, all) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
     let stop = {
         let all = Arc::clone(&all);
         async move {
@@ -202,7 +201,7 @@ async fn worker(url: &str, in_flight: u64, tasks: u64) -> Result<Instant, Failur
         .task_limit(usize::try_from(in_flight)?)
         .drain_timeout(Duration::from_secs(10))
         .run_until(stop, move |_task| {
-            if seen.fetch_add(1, Ordering::Relaxed) + 1 == tasks {
+            if count.fetch_add(1, Ordering::Relaxed) + 1 == tasks {
                 let _ = handled.set(Instant::now());
                 all.notify_one();
             }

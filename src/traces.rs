@@ -1,7 +1,7 @@
-//! Spans as a tracer sees them: continued from another process, and sent to a collector.
+//! Trace spans: continued from another process and exported over OTLP.
 //!
-//! Without the feature `otlp` nobody traces: spans are there for the log lines inside them, and what is
-//! done to them here does nothing.
+//! Without the feature `otlp` there is no tracer: spans only provide context for log lines, and the functions of this
+//! module do nothing.
 
 use tracing::Span;
 
@@ -11,17 +11,17 @@ mod export;
 #[cfg(feature = "otlp")]
 pub use export::Export;
 
-/// What a tracer calls a span of this process.
+/// A span of this process as the tracer sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Traced {
-    /// Its id.
+    /// Span ID.
     pub id: u64,
-    /// It is recorded.
+    /// Whether the span is sampled.
     pub sampled: bool,
 }
 
-/// Makes `span`, which nobody has entered yet, a child of the one that `traceparent` (and `tracestate`) of
-/// another process names. `None` when nobody traces it.
+/// Makes `span` a child of the remote span in `traceparent` and `tracestate`. Must be called before `span` is entered.
+/// `None` if no tracer records it.
 #[cfg(feature = "otlp")]
 pub fn continued(span: &Span, traceparent: &str, tracestate: impl FnOnce() -> Option<String>) -> Option<Traced> {
     use opentelemetry::Context;
@@ -40,19 +40,19 @@ pub fn continued(span: &Span, traceparent: &str, tracestate: impl FnOnce() -> Op
     own.is_valid().then(|| Traced { id, sampled: own.is_sampled() })
 }
 
-/// Nobody traces it.
+/// Without a tracer there is nothing to continue.
 #[cfg(not(feature = "otlp"))]
 pub fn continued(_: &Span, _: &str, _: impl FnOnce() -> Option<String>) -> Option<Traced> {
     None
 }
 
-/// What a tracer is to be told in a span's fields, such as its kind: nothing when there can be none, so that
-/// it stands in no log line.
+/// Value of a span field that only a tracer needs, such as the kind: `None` without the feature `otlp`, so that it does
+/// not appear in log lines.
 pub fn field<T>(what: T) -> Option<T> {
     cfg!(feature = "otlp").then_some(what)
 }
 
-/// Tells the tracer what the span is called, once nothing of it may change but that.
+/// Sets the name of the span. Must be called last: the context of the span is fixed from then on.
 #[cfg(feature = "otlp")]
 pub fn name(span: &Span, name: impl std::fmt::Display) {
     use opentelemetry::trace::TraceContextExt;
@@ -61,64 +61,64 @@ pub fn name(span: &Span, name: impl std::fmt::Display) {
     span.context().span().update_name(name.to_string());
 }
 
-/// Tells nobody.
+/// Does nothing without a tracer.
 #[cfg(not(feature = "otlp"))]
 pub fn name(_: &Span, _: impl std::fmt::Display) {}
 
-/// Tells the tracer what log lines need not repeat.
+/// Sets an attribute in the exported span only, not in log lines.
 #[cfg(feature = "otlp")]
 pub fn attribute(span: &Span, name: &'static str, value: impl Into<opentelemetry::Value>) {
     tracing_opentelemetry::OpenTelemetrySpanExt::set_attribute(span, name, value);
 }
 
-/// Tells nobody.
+/// Does nothing without a tracer.
 #[cfg(not(feature = "otlp"))]
 pub fn attribute<T>(_: &Span, _: &'static str, _: T) {}
 
-/// Tells the tracer that what the span stands for failed.
+/// Marks the operation of the span as failed.
 #[cfg(feature = "otlp")]
 pub fn failed(span: &Span, why: &str) {
     let status = opentelemetry::trace::Status::error(why.to_owned());
     tracing_opentelemetry::OpenTelemetrySpanExt::set_status(span, status);
 }
 
-/// Tells nobody.
+/// Does nothing without a tracer.
 #[cfg(not(feature = "otlp"))]
 pub fn failed(_: &Span, _: &str) {}
 
-/// Where spans are sent, by OTLP over HTTP.
+/// OTLP collector (HTTP) that receives the spans.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Collector {
-    /// Its address, without `/v1/traces`.
+    /// URL without `/v1/traces`.
     endpoint: String,
-    /// What each request carries, such as a key.
+    /// Headers of each request, such as an API key.
     headers: Vec<(String, String)>,
-    /// What the spans' process is called there.
+    /// Service name of this process.
     service: String,
 }
 
-/// Why spans cannot be sent, by setting and what was expected.
+/// An invalid setting of the collector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {setting}: expected {expected}")]
 pub struct BadCollector {
-    /// The setting.
+    /// Name of the setting.
     pub setting: &'static str,
-    /// What would have been right.
+    /// Expected value.
     pub expected: &'static str,
 }
 
-/// The setting that says where spans are sent.
+/// Environment variable with the URL of the collector.
 pub const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
-/// The setting with what each request carries.
+/// Environment variable with additional request headers.
 pub const HEADERS: &str = "OTEL_EXPORTER_OTLP_HEADERS";
-/// The setting with the process' name.
+/// Environment variable with the service name.
 pub const SERVICE: &str = "OTEL_SERVICE_NAME";
 
 impl Collector {
-    /// Checks texts as they stand in the settings.
+    /// Validates the settings of a collector.
     ///
     /// # Errors
-    /// The first that cannot be used; and that this build sends no spans at all.
+    /// [`BadCollector`] for the first invalid setting, or if this build does not include the feature `otlp`.
     pub fn new(endpoint: &str, headers: &str, service: &str) -> Result<Self, BadCollector> {
         let bad = |setting, expected| Err(BadCollector { setting, expected });
         if !cfg!(feature = "otlp") {
@@ -135,11 +135,11 @@ impl Collector {
         Ok(Self { endpoint: endpoint.trim_end_matches('/').to_owned(), headers, service: service.to_owned() })
     }
 
-    /// The one that the process's environment names, for a process called `service` unless it says otherwise;
-    /// `None` when it names none.
+    /// Reads the settings from the environment; `service` is the default service name. `None` if no collector is
+    /// configured.
     ///
     /// # Errors
-    /// As [`new`](Self::new).
+    /// See [`new`](Self::new).
     pub fn from_env(service: &str) -> Result<Option<Self>, BadCollector> {
         let set = |name| std::env::var(name).ok().filter(|text| !text.trim().is_empty());
         let Some(endpoint) = set(ENDPOINT) else { return Ok(None) };
@@ -148,7 +148,7 @@ impl Collector {
     }
 }
 
-/// Headers may be secret.
+/// Omits the headers, which may contain secrets.
 impl std::fmt::Debug for Collector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Collector")
@@ -158,7 +158,7 @@ impl std::fmt::Debug for Collector {
     }
 }
 
-/// `name=value`, the value percent-encoded.
+/// Parses `name=value` with a percent-encoded value.
 fn header(pair: &str) -> Option<(String, String)> {
     let (name, value) = pair.split_once('=')?;
     let (name, value) = (name.trim(), percent_decoded(value.trim())?);
@@ -184,13 +184,13 @@ mod tests {
 
     #[cfg(not(feature = "otlp"))]
     #[test]
-    fn a_build_without_the_feature_says_that_it_sends_none() {
-        let told = Collector::new("http://localhost:4318", "", "x").unwrap_err().to_string();
-        assert!(told.contains(ENDPOINT) && told.contains("--features otlp") && !told.contains('\n'), "{told}");
+    fn builds_without_the_feature_reject_a_collector() {
+        let error = Collector::new("http://localhost:4318", "", "x").unwrap_err().to_string();
+        assert!(error.contains(ENDPOINT) && error.contains("--features otlp") && !error.contains('\n'), "{error}");
     }
 
     #[test]
-    fn a_header_is_read_as_the_specification_writes_it() {
+    fn headers_are_parsed_as_specified() {
         let read = |pair| header(pair).map(|(name, value)| format!("{name}: {value}"));
         assert_eq!(read(" api-key = a%20b "), Some("api-key: a b".to_owned()));
         assert_eq!(read("a=b=c").as_deref(), Some("a: b=c"));

@@ -16,9 +16,9 @@ import time
 OURS, APALIS, PYTHON, *UPSTREAM_PYTHON = sys.argv[1:]
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
-# Tasks in flight, and how many tasks the two Rust loops and the Python loops process.
+# Tasks in flight, and the number of tasks for the two Rust loops and the Python loops.
 SIZES = [(1, 20_000, 500), (10, 60_000, 1_000), (100, 60_000, 2_000)]
-# apalis' script that claims ready tasks fails above some 8,000 of them ("too many results to unpack").
+# apalis' script that claims ready tasks fails above about 8,000 of them ("too many results to unpack").
 APALIS_TASKS = 7_000
 
 

@@ -1,13 +1,12 @@
-//! Writes the live page in every state it can be in, so that each can be looked at.
+//! Writes the live page in all its states to files, for visual checks.
 //!
 //! ```text
 //! cargo run --example pages -- target/pages
 //! python3 -m http.server --bind 127.0.0.1 --directory target/pages 8000
 //! ```
 //!
-//! Then open `http://127.0.0.1:8000/`: a list of the states, each a complete page with its
-//! scripts. No server stands behind them, so that the connection shows as lost, which is one more
-//! state to look at; without scripts each is as the monitor would serve it.
+//! Then open `http://127.0.0.1:8000/`: a list of the states, each a complete page with its scripts. There is no server
+//! behind them, so with JavaScript the connection shows as lost.
 
 mod states;
 
@@ -45,7 +44,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Puts the assets where the page asks for them.
+/// Copies the assets to the paths that the page references.
 fn copy_assets(html: &str, folder: &Path) -> Result<(), Box<dyn Error>> {
     for address in
         html.split('"').filter_map(|word| word.strip_prefix("/assets/")).filter(|address| address.contains('/'))

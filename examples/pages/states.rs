@@ -1,5 +1,4 @@
-//! Invented snapshots: every state the live page can be in. The example shows them, the tests of
-//! `pages` use them too.
+//! Fixtures: snapshots of all states of the live page. Also used by the tests of `pages`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use shepherd_monitor::fleet::snapshot::{
 };
 use shepherd_monitor::fleet::worker_type::TypeState;
 
-/// The fleet of the contract.
+/// Streams of the platform.
 const STREAMS: [&str; 20] = [
     "aragorn",
     "aragorn.lookup",
@@ -40,7 +39,7 @@ const STREAMS: [&str; 20] = [
     "finish_query",
 ];
 
-/// Every state, by name. `None`: the monitor has not finished a tick.
+/// All states by name. `None`: the monitor has not finished its first poll.
 pub(crate) fn all(now: f64) -> Vec<(&'static str, Option<Snapshot>)> {
     vec![
         ("small", Some(small(now))),
@@ -57,7 +56,7 @@ pub(crate) fn all(now: f64) -> Vec<(&'static str, Option<Snapshot>)> {
     ]
 }
 
-/// A small generator of numbers, the same in each run.
+/// Deterministic random numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -67,7 +66,7 @@ impl Dice {
     }
 }
 
-/// One of each kind, and a short past.
+/// One of each kind, with a short history.
 pub(crate) fn small(now: f64) -> Snapshot {
     let mut fleet = Fleet::new(now);
     fleet.add("aragorn", 3, 10, 12);
@@ -229,7 +228,7 @@ pub(crate) fn settling(now: f64) -> Snapshot {
     snapshot
 }
 
-/// The last columns of the chart are missing; with 0, some in the middle.
+/// Removes the last columns of the chart, or with 0 some in the middle.
 fn gap(snapshot: &mut Snapshot, last: usize) {
     let depths = Arc::make_mut(&mut snapshot.depths);
     let n = depths.times.len();
@@ -339,7 +338,7 @@ pub(crate) fn full(now: f64) -> Snapshot {
     fleet.finish()
 }
 
-/// A snapshot being made up.
+/// Builder of a snapshot.
 pub(crate) struct Fleet {
     now: f64,
     pub(crate) snapshot: Snapshot,
@@ -368,7 +367,7 @@ impl Fleet {
         Self { now, snapshot, dice: Dice(42) }
     }
 
-    /// A type with `alive` consumers of `limit` tasks each, and `backlog` entries waiting.
+    /// Adds a type with `alive` consumers of concurrency `limit` and `backlog` messages.
     pub(crate) fn add(&mut self, name: &str, alive: u64, limit: u64, backlog: u64) {
         let now = self.now;
         let consumers: Vec<ConsumerStatus> = (0..alive)
@@ -465,7 +464,8 @@ impl Fleet {
         }
     }
 
-    /// So many tasks failed, were malformed and dead-lettered; how many lately, and the newest: how, why and when.
+    /// Sets the numbers of failed, malformed and dead-lettered tasks, how many of them are recent, and the newest
+    /// failure.
     pub(crate) fn fail(
         &mut self,
         name: &str,
@@ -478,7 +478,7 @@ impl Fleet {
         self.change(name, |_, s| s.failures = Some(TaskFailures { counts, last_5m, last: Some(last) }));
     }
 
-    /// Something that happened `ago` seconds ago; newest first.
+    /// Adds an event that occurred `ago` seconds ago; add the newest first.
     pub(crate) fn event(&mut self, ago: f64, subject: &str, kind: EventKind) {
         let event = Event {
             ts: self.now - ago,

@@ -1,4 +1,4 @@
-//! What the example workers share: their flags, and where their log lines go.
+//! Command-line flags and logging of the example workers.
 
 use std::collections::HashMap;
 use std::process::ExitCode;
@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// The flags of the command line, each with its value.
+/// Command-line flags with their values.
 pub(crate) struct Flags(HashMap<String, String>);
 
 impl Flags {
-    /// Reads `--flag value` pairs, of these flags only.
+    /// Parses `--flag value` pairs; only `known` flags are accepted.
     pub(crate) fn read(mut args: impl Iterator<Item = String>, known: &[&str]) -> Result<Self, String> {
         let mut flags = HashMap::new();
         while let Some(flag) = args.next() {
@@ -33,13 +33,13 @@ impl Flags {
     }
 }
 
-/// Log lines go to standard error; `RUST_LOG` says which.
+/// Logs to standard error, filtered by `RUST_LOG`.
 pub(crate) fn log() {
     let filter = EnvFilter::builder().with_default_directive(LevelFilter::INFO.into()).from_env_lossy();
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
 }
 
-/// Exit code 0, or the error on standard error: 2 with the usage for a wrong command line.
+/// Exit code 0, or prints the error to standard error; exits with 2 and the usage after an invalid command line.
 pub(crate) fn exit(name: &str, usage: &str, result: Result<Result<(), String>, String>) -> ExitCode {
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,

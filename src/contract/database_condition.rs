@@ -1,9 +1,9 @@
-//! Conditions in which Postgres answers but refuses to work: full disks and their siblings, told apart
-//! from faults of a statement, for the monitor and the worker library.
+//! Conditions in which Postgres is reachable but refuses work, such as a full disk, as opposed to errors of a
+//! statement. Used by the monitor and the worker library.
 
 use std::fmt;
 
-/// Why Postgres refuses to work although it is reachable. `Display` names it.
+/// Reason why a reachable Postgres refuses work. `Display` names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatabaseCondition {
     /// SQLSTATE 53100.
@@ -17,7 +17,7 @@ pub enum DatabaseCondition {
 }
 
 impl DatabaseCondition {
-    /// The condition that an SQLSTATE stands for.
+    /// Returns the condition of an SQLSTATE.
     #[must_use]
     pub fn from_sqlstate(code: &str) -> Option<Self> {
         match code {
@@ -29,8 +29,8 @@ impl DatabaseCondition {
         }
     }
 
-    /// The condition that an error's texts describe, for clients that do not hand on the SQLSTATE: Postgres'
-    /// own words, and the names that PL/pgSQL gives these states.
+    /// Returns the condition that an error message describes, for clients without access to the SQLSTATE. Recognizes
+    /// the messages of Postgres and the condition names of PL/pgSQL.
     #[must_use]
     pub fn from_texts(message: &str, hint: Option<&str>) -> Option<Self> {
         let lower = message.to_lowercase();
@@ -56,7 +56,7 @@ impl DatabaseCondition {
         }
     }
 
-    /// What an operator should do about it.
+    /// Remedy for an operator.
     #[must_use]
     pub fn remedy(self) -> &'static str {
         match self {
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn postgres_own_words_and_codes_name_the_condition() {
+    fn messages_and_sqlstates_of_postgres_map_to_the_condition() {
         for (message, hint, condition) in [
             ("could not extend file \"base/5/16384\": No space left on device", Some("Check free disk space."), "disk"),
             (

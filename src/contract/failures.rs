@@ -1,33 +1,31 @@
-//! The tasks that failed, by stream: one hash that workers write and the monitor reads.
+//! Failed tasks by stream: a hash that workers write and the monitor reads.
 //!
-//! Fields are `{kind}:{stream}`: counters, raised once per task and kind, and `last:{stream}`, the
-//! newest failure as JSON. A stream's name may hold colons, a kind does not. Values may come from
-//! other writers: what cannot be read is ignored.
+//! Fields are `{kind}:{stream}`, counters that increase once per task and kind, and `last:{stream}`, the newest failure
+//! as JSON. Stream names may contain colons, kinds do not. Other programs may write to the hash: invalid values are
+//! ignored.
 
 use serde::{Deserialize, Serialize};
 
 use super::Name;
 
-/// A value longer than this is not a worker's.
+/// Maximum size of a value in bytes. Longer values are ignored.
 pub const MAX_VALUE_BYTES: usize = 4 * 1024;
-/// Longest reason that is kept, in bytes.
+/// Maximum length of a stored reason in bytes.
 pub const MOST_REASON: usize = 500;
-/// Longest entry id that is read; real ones have at most 41 characters.
+/// Maximum length of an entry ID; real ones have at most 41 characters.
 const MOST_ENTRY: usize = 64;
-/// The field of a stream's newest failure is this and its name.
 const LAST: &str = "last";
 
-/// How a task failed. One task may count under several kinds: a malformed task that became a dead
-/// letter is both.
+/// Kind of a failure. A task may count under several kinds: a malformed task that was dead-lettered counts as both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "monitor", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// Its handler failed, timed out or panicked.
+    /// The handler failed, timed out or panicked.
     Failed,
-    /// Its fields could not be parsed.
+    /// The fields could not be parsed.
     Malformed,
-    /// It was dead-lettered.
+    /// The task was dead-lettered.
     DeadLettered,
 }
 
@@ -35,7 +33,7 @@ impl FailureKind {
     /// All kinds.
     pub const ALL: [Self; 3] = [Self::Failed, Self::Malformed, Self::DeadLettered];
 
-    /// The kind as it stands in field names, JSON and labels.
+    /// Name of the kind in field names, JSON and labels.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -46,20 +44,20 @@ impl FailureKind {
     }
 }
 
-/// The newest failure of a stream.
+/// Newest failure of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastFailure {
-    /// The most specific kind: `malformed` and `failed` come before `dead_lettered`.
+    /// Most specific kind: `malformed` and `failed` take precedence over `dead_lettered`.
     pub kind: FailureKind,
-    /// Why, in words; cut to [`MOST_REASON`] bytes.
+    /// Reason, truncated to [`MOST_REASON`] bytes.
     pub reason: String,
-    /// The entry's id in the stream.
+    /// ID of the entry.
     pub entry: String,
-    /// Unix milliseconds by the worker's clock, or Redis' for tasks delivered too often.
+    /// Unix milliseconds by the clock of the worker, or of Redis for tasks that exceeded the delivery limit.
     pub ts_ms: u64,
 }
 
-/// The failure of one task.
+/// Failure of one task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskFailure {
     kinds: Vec<FailureKind>,
@@ -67,13 +65,13 @@ pub struct TaskFailure {
     ts_ms: u64,
 }
 
-/// The field that counts failures of this kind in `stream`.
+/// Field that counts failures of this kind in `stream`.
 #[must_use]
 pub fn counter(kind: FailureKind, stream: &Name) -> Vec<u8> {
     field(kind.as_str(), stream)
 }
 
-/// The field of the newest failure in `stream`.
+/// Field of the newest failure in `stream`.
 #[must_use]
 pub fn last(stream: &Name) -> Vec<u8> {
     field(LAST, stream)
@@ -91,7 +89,7 @@ fn field(kind: &str, stream: &Name) -> Vec<u8> {
 }
 
 impl LastFailure {
-    /// Reads the field's value; `None` if it is not such JSON. What is too long is cut.
+    /// Parses the value of the field; `None` if it is invalid. Long texts are truncated.
     #[must_use]
     pub fn parse(value: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
@@ -104,7 +102,7 @@ impl LastFailure {
         if value.len() > MAX_VALUE_BYTES {
             return None;
         }
-        // A writer that cuts a reason by bytes may leave half a character at its end.
+        // A writer that truncates a reason by bytes may leave an incomplete character at its end.
         let wire: Wire = serde_json::from_str(&String::from_utf8_lossy(value)).ok()?;
         let (reason, entry) = (wire.reason.unwrap_or_default(), wire.entry.unwrap_or_default());
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a date's milliseconds")]
@@ -117,7 +115,7 @@ impl LastFailure {
         })
     }
 
-    /// When, Unix seconds.
+    /// Time in Unix seconds.
     #[must_use]
     pub fn ts(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "a date's milliseconds fit a double")]
@@ -126,7 +124,7 @@ impl LastFailure {
     }
 }
 
-/// How many tasks of a stream failed, by kind.
+/// Number of failed tasks of a stream, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "monitor", derive(schemars::JsonSchema))]
 pub struct FailureCounts {
@@ -134,12 +132,12 @@ pub struct FailureCounts {
     pub failed: u64,
     /// Tasks whose fields could not be parsed.
     pub malformed: u64,
-    /// Tasks moved to the dead-letter stream.
+    /// Tasks that were dead-lettered.
     pub dead_lettered: u64,
 }
 
 impl FailureCounts {
-    /// The count of one kind.
+    /// Count of one kind.
     #[must_use]
     pub fn of(self, kind: FailureKind) -> u64 {
         match kind {
@@ -149,19 +147,19 @@ impl FailureCounts {
         }
     }
 
-    /// No task failed.
+    /// Whether all counts are 0.
     #[must_use]
     pub fn is_zero(self) -> bool {
         self == Self::default()
     }
 
-    /// How many tasks that is at least: a dead letter may have failed or been malformed before.
+    /// Lower bound of the number of failed tasks: a dead-lettered task may also count as failed or malformed.
     #[must_use]
     pub fn tasks(self) -> u64 {
         self.failed.saturating_add(self.malformed).max(self.dead_lettered)
     }
 
-    /// What was added since `earlier`; `None` if a counter is lower than it was: they were reset in between.
+    /// Increase since `earlier`; `None` if a counter decreased, which means that it was reset.
     #[must_use]
     pub fn since(self, earlier: Self) -> Option<Self> {
         Some(Self {
@@ -172,7 +170,7 @@ impl FailureCounts {
     }
 }
 
-/// Reads a counter's value: 0 if the field is absent, `None` if its value is not a count.
+/// Parses a counter: 0 if the field is missing, `None` if the value is invalid.
 #[must_use]
 pub fn parse_count(value: Option<&[u8]>) -> Option<u64> {
     let Some(value) = value else { return Some(0) };
@@ -180,26 +178,26 @@ pub fn parse_count(value: Option<&[u8]>) -> Option<u64> {
 }
 
 impl TaskFailure {
-    /// A failure of these kinds, the most specific first, at `ts_ms` (Unix milliseconds).
+    /// Returns a failure of these kinds, the most specific first, at `ts_ms` (Unix milliseconds).
     #[must_use]
     pub fn new(kinds: &[FailureKind], reason: String, ts_ms: u64) -> Self {
         Self { kinds: kinds.to_vec(), reason, ts_ms }
     }
 
-    /// Why, in full.
+    /// Reason, not truncated.
     #[must_use]
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// Its kinds.
+    /// Kinds of the failure.
     #[must_use]
     pub fn kinds(&self) -> &[FailureKind] {
         &self.kinds
     }
 
-    /// What the script that completes the task writes: the field of the newest failure, its value,
-    /// then each counter to raise.
+    /// Arguments for the script that completes the task: the field of the newest failure, its value, then the counters
+    /// to increase.
     #[must_use]
     pub fn strings(&self, stream: &Name, entry: &str) -> Vec<Vec<u8>> {
         let Some(kind) = self.kinds.first() else { return Vec::new() };
@@ -215,7 +213,7 @@ impl TaskFailure {
     }
 }
 
-/// The beginning of `text` that fits into `max` bytes.
+/// Returns the longest prefix of `text` with at most `max` bytes.
 fn cut(text: &str, max: usize) -> &str {
     let end = (0..=max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     end.and_then(|end| text.get(..end)).unwrap_or_default()
@@ -228,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_is_written_as_its_newest_and_a_counter_for_each_kind() {
+    fn a_failure_sets_the_newest_and_increases_a_counter_per_kind() {
         let kinds = [FailureKind::Malformed, FailureKind::DeadLettered];
         let strings = TaskFailure::new(&kinds, "é".repeat(300), 5).strings(&"a:b".into(), "1-0");
         let text: Vec<&str> = strings.iter().map(|bytes| std::str::from_utf8(bytes).unwrap()).collect();
@@ -238,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn field_names_are_those_of_the_contract_whatever_the_stream_is_called() {
+    fn field_names_follow_the_protocol_for_any_stream_name() {
         let texts =
             |stream: &[u8]| fields(&Name::from(stream)).map(|field| String::from_utf8_lossy(&field).into_owned());
         assert_eq!(texts(b"a:b"), ["failed:a:b", "malformed:a:b", "dead_lettered:a:b", "last:a:b"]);
@@ -246,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_no_failure_and_no_count() {
+    fn invalid_values_are_ignored() {
         let good = r#"{"kind":"failed","reason":"r","entry":"1-0","ts_ms":5000}"#;
         assert_eq!(LastFailure::parse(good.as_bytes()).map(|failure| failure.ts()), Some(5.0));
         let odd = [("failed", "odd"), ("5000", "-1"), ("5000", "1e300"), ("5000", "\"x\""), ("{", ""), ("\"r\"", "[]")];
@@ -262,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_that_was_cut_inside_a_character_is_still_read() {
+    fn a_reason_truncated_within_a_character_is_accepted() {
         let mut value = br#"{"kind":"failed","reason":"caf"#.to_vec();
         value.extend_from_slice(b"\xc3\",\"entry\":null,\"ts_ms\":5000.7}");
         let failure = LastFailure::parse(&value).unwrap();
@@ -270,14 +268,14 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_that_failed_is_one_task() {
+    fn a_failed_and_dead_lettered_task_counts_once() {
         let counts = |failed, malformed, dead_lettered| FailureCounts { failed, malformed, dead_lettered }.tasks();
         assert_eq!([counts(2, 3, 3), counts(0, 0, 4), counts(1, 0, 0)], [5, 4, 1]);
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_what_is_read(reason in ".{0,600}", entry in "[0-9]{1,20}-[0-9]{1,20}", ts_ms in 1..99_999_999_999_999_u64) {
+        fn failures_round_trip(reason in ".{0,600}", entry in "[0-9]{1,20}-[0-9]{1,20}", ts_ms in 1..99_999_999_999_999_u64) {
             let strings = TaskFailure::new(&[FailureKind::Malformed], reason.clone(), ts_ms).strings(&"s".into(), &entry);
             let read = LastFailure::parse(&strings[1]).unwrap();
             prop_assert!(strings[1].len() <= MAX_VALUE_BYTES);
@@ -286,7 +284,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_without_a_panic(value in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn parsing_any_bytes_does_not_panic(value in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = (LastFailure::parse(&value), parse_count(Some(&value)));
         }
 

@@ -1,15 +1,15 @@
-//! How long an entry must lie idle before anyone may take it from its owner.
+//! Reclaim thresholds: the minimum idle time before an entry may be claimed from its owner.
 //!
-//! The monitor uses the same floor to tell a hung worker from a busy one.
+//! The monitor uses the same thresholds to distinguish hung workers from busy ones.
 
 use std::time::Duration;
 
 use super::Name;
 
-/// The floor of streams that the contract does not name (`RECLAIM_MIN_IDLE_SEC`).
+/// Threshold of streams without one of their own (`RECLAIM_MIN_IDLE_SEC`).
 pub const DEFAULT: Duration = Duration::from_secs(30);
 
-/// The reclaim floor of `stream`; `default` applies to streams the contract does not list.
+/// Returns the reclaim threshold of `stream`, or `default` if it has none of its own.
 #[must_use]
 pub fn reclaim_floor(stream: &Name, default: Duration) -> Duration {
     match stream.as_bytes() {

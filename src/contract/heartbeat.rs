@@ -1,4 +1,4 @@
-//! The heartbeat: a JSON value with a TTL by which a worker says "I am here".
+//! Heartbeat: a JSON value with a TTL that each worker writes.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -7,48 +7,48 @@ use serde::{Deserialize, Serialize};
 
 use super::{Name, keys};
 
-/// How often a worker rewrites its heartbeat.
+/// How often a worker writes its heartbeat.
 pub const INTERVAL: Duration = Duration::from_secs(5);
-/// How long a heartbeat that is not rewritten stays.
+/// TTL of a heartbeat.
 pub const TTL: Duration = Duration::from_secs(15);
-/// A heartbeat longer than this is refused unread; real ones are a few hundred bytes.
+/// Maximum size of a heartbeat in bytes. Longer values are rejected without parsing; real ones have a few hundred
+/// bytes.
 pub const MAX_BYTES: usize = 16 * 1024;
 
-/// What a worker says of itself every five seconds. Times are Unix seconds by the worker's clock.
+/// A heartbeat. Times are Unix seconds by the clock of the worker.
 ///
-/// The first five fields are every worker's; the rest is written by this project's library and
-/// absent from others.
+/// All workers write the first five fields; only the library of this project writes the rest.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Heartbeat {
-    /// The stream this worker consumes.
+    /// Stream that the worker reads.
     pub stream: Name,
-    /// Its name inside the consumer group.
+    /// Consumer name.
     pub consumer: Name,
-    /// When the process started.
+    /// Start time of the process.
     pub started_at: f64,
-    /// When this heartbeat was written.
+    /// Time at which this heartbeat was written.
     pub last_seen: f64,
-    /// How many tasks it runs at once.
+    /// Concurrency of the worker.
     pub task_limit: u32,
-    /// Tells two processes of the same consumer name apart.
+    /// Distinguishes two processes with the same consumer name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<Box<str>>,
-    /// Tasks it is working on.
+    /// Number of running tasks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
-    /// Tasks that wait for a retry delay: still pending in the group, but not running. Written only when there are any.
+    /// Number of tasks that wait for a retry: pending in the group, but not running. Omitted if 0.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub waiting: Option<u32>,
-    /// Counts up whenever a task starts, ends or reports progress; standing still with work in
-    /// flight means hung.
+    /// Counter that increases when a task starts, ends or reports progress. A worker with tasks in flight and an
+    /// unchanged counter is hung.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<u64>,
-    /// It has been asked to leave and takes no new work.
+    /// Whether the worker is shutting down and takes no new tasks.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub draining: bool,
 }
 
-/// Why a heartbeat's value could not be used, in words for the page.
+/// Reason why a heartbeat is invalid; shown in the UI.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadHeartbeat(pub String);
@@ -56,14 +56,14 @@ pub struct BadHeartbeat(pub String);
 /// Where a heartbeat was found.
 #[derive(Debug, Clone, Copy)]
 pub enum FoundUnder<'a> {
-    /// Under the key of this stream's consumer: a heartbeat that says so shares their names.
+    /// Under the key of this stream and consumer. A heartbeat with these names shares them instead of allocating.
     KeyOf(&'a Name, &'a Name),
-    /// Under this key, whosever it is.
+    /// Under this key; stream and consumer are unknown.
     Key(&'a [u8]),
 }
 
 impl<'a> FoundUnder<'a> {
-    /// The key.
+    /// The Redis key.
     #[must_use]
     pub fn key(self) -> Cow<'a, [u8]> {
         match self {
@@ -72,7 +72,7 @@ impl<'a> FoundUnder<'a> {
         }
     }
 
-    /// Whether a heartbeat of this stream and consumer was to be expected here.
+    /// Whether the key belongs to this stream and consumer.
     #[must_use]
     pub fn expects(self, stream: &[u8], consumer: &[u8]) -> bool {
         matches!(self, Self::KeyOf(s, c) if s.as_bytes() == stream && c.as_bytes() == consumer)
@@ -101,19 +101,19 @@ struct Wire<'a> {
 }
 
 impl Heartbeat {
-    /// Reads the value found under `key`.
+    /// Parses a heartbeat found under `key`.
     ///
     /// # Errors
-    /// Says what is wrong when the value is too long, not such JSON, carries times that are no
-    /// times, or names a stream and consumer whose key would be another one.
+    /// [`BadHeartbeat`] if the value is too long, is not valid JSON, has invalid times, or names a stream and consumer
+    /// with a different key.
     pub fn parse(key: &[u8], value: &[u8]) -> Result<Self, BadHeartbeat> {
         Self::parse_found(FoundUnder::Key(key), value)
     }
 
-    /// The same where it may be known whose heartbeat is to be expected.
+    /// Like [`parse`](Self::parse), where stream and consumer may be known.
     ///
     /// # Errors
-    /// As [`Self::parse`].
+    /// See [`parse`](Self::parse).
     pub fn parse_found(found: FoundUnder<'_>, value: &[u8]) -> Result<Self, BadHeartbeat> {
         if value.len() > MAX_BYTES {
             return Err(BadHeartbeat(format!("longer than {MAX_BYTES} bytes")));
@@ -158,20 +158,20 @@ impl Heartbeat {
         Ok(beat)
     }
 
-    /// Identifies the process that wrote it: its incarnation, or when it started where it has none.
+    /// Identifies the process: its incarnation, or its start time if it has none.
     #[must_use]
     pub fn process(&self) -> Box<str> {
         self.incarnation.clone().unwrap_or_else(|| self.started_at.to_string().into())
     }
 
-    /// Whether `other` was written by the same process.
+    /// Whether the same process wrote `other`.
     #[must_use]
     pub fn same_incarnation(&self, other: &Self) -> bool {
         self.incarnation == other.incarnation && (self.incarnation.is_some() || self.started_at == other.started_at)
     }
 }
 
-/// serde_json's message without its position, and without echoing long values back.
+/// Message of serde_json without the position and without echoing long values.
 fn in_words(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let end = text.rfind(" at line ").unwrap_or(text.len());
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_python_workers_heartbeat_is_read_and_unknown_fields_are_no_error() {
+    fn python_heartbeats_and_unknown_fields_are_accepted() {
         let beat = parse(
             r#"{"stream":"a","consumer":"b","started_at":1795456755.85,"last_seen":1795456867.37,"task_limit":10,"host":"x"}"#,
         )
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_what_is_read() {
+    fn heartbeats_round_trip() {
         let beat = Heartbeat {
             stream: "a".into(),
             consumer: "b".into(),
@@ -222,9 +222,9 @@ mod tests {
     }
 
     #[test]
-    fn each_bad_value_says_what_is_wrong_with_it() {
+    fn invalid_heartbeats_return_a_descriptive_error() {
         let good = r#"{"stream":"a","consumer":"b","started_at":1,"last_seen":2,"task_limit":3}"#;
-        for (value, told) in [
+        for (value, expected) in [
             ("[]".to_owned(), "not a JSON object"),
             (String::new(), "empty"),
             ("{".to_owned(), "not JSON"),
@@ -238,12 +238,12 @@ mod tests {
             (" ".repeat(MAX_BYTES + 1), "longer than"),
         ] {
             let reason = parse(&value).unwrap_err().0;
-            assert!(reason.contains(told), "{value:.80} gave {reason:?}, wanted {told:?}");
+            assert!(reason.contains(expected), "{value:.80} gave {reason:?}, wanted {expected:?}");
         }
     }
 
     #[test]
-    fn a_colon_in_a_name_is_no_contradiction() {
+    fn colons_in_names_are_accepted() {
         let value = r#"{"stream":"a:b","consumer":"c","started_at":1,"last_seen":2,"task_limit":3}"#;
         assert!(Heartbeat::parse(b"worker:heartbeat:a:b:c", value.as_bytes()).is_ok());
     }

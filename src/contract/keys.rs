@@ -1,132 +1,130 @@
-//! The Redis keys of the contract and the monitor's own (those that go with one entry of a stream are in
-//! [`super::task`]).
+//! Redis keys of the worker protocol and of the monitor. Keys of single entries are in [`super::task`].
 //!
-//! Keys are composed, never taken apart: stream names may contain colons, so only the payload
-//! says which stream and consumer a heartbeat belongs to.
+//! Keys are built, never parsed: stream names may contain colons, so only the payload of a heartbeat identifies its
+//! stream and consumer.
 //!
-//! What an older monitor keeps too, this one keeps below `shepherd-monitor:`: whoever else writes the keys in [`older`]
-//! changes what the older monitor decides, and silences it.
+//! Where the older monitor has the same state, this one uses its own keys with the prefix `shepherd-monitor:`. Another
+//! writer of the keys in [`older`] would change the decisions of the older monitor and suppress its alerts.
 
 use super::Name;
 
-/// Prefix of all heartbeat keys; discovery scans for it.
+/// Prefix of heartbeat keys.
 pub const HEARTBEAT_PREFIX: &str = "worker:heartbeat:";
-/// Prefix of all shutdown marker keys.
+/// Prefix of shutdown marker keys.
 pub const MARKER_PREFIX: &str = "worker:shutdown:";
-/// Failed tasks by stream (hash; its fields are in [`super::failures`]).
+/// Failed tasks by stream (hash; see [`super::failures`] for the fields).
 pub const TASK_FAILURES: &str = "worker:failures";
-/// What the monitor has read of [`TASK_FAILURES`], so that a restart repeats and misses nothing (hash: `stream:{name}`
-/// → JSON, `read_at` → Unix seconds).
+/// Last values that the monitor read from [`TASK_FAILURES`], so that a restart neither repeats nor misses failures
+/// (hash: `stream:{name}` → JSON, `read_at` → Unix seconds).
 pub const SEEN_FAILURES: &str = "shepherd-monitor:task_failures";
-/// When the older monitor's state was taken over (string, Unix seconds): without it there is no state of one's own.
+/// When the state of the older monitor was migrated (string, Unix seconds). If missing, this monitor has no state yet.
 pub const TAKEN_OVER: &str = "shepherd-monitor:taken_over";
-/// Set of every worker type ever seen alive.
+/// All worker types that were ever alive (set).
 pub const KNOWN_WORKERS: &str = "shepherd-monitor:known_workers";
-/// Worker types that somebody had forgotten lately (hash: type → a mark that is new each time), for monitors that
-/// know them still.
+/// Recently forgotten worker types (hash: type → a token that is new each time), for other instances that still know
+/// them.
 pub const FORGOTTEN_WORKERS: &str = "monitor:forgotten_workers";
-/// Transitions that could not be written to Postgres yet, oldest first (list of JSON).
+/// Events that are not stored in Postgres yet, oldest first (list of JSON).
 pub const EVENT_SPOOL: &str = "monitor:events:spool";
-/// Set of the names of all series that have a recent window.
+/// Names of all series with a recent window (set).
 pub const RECENT_SERIES: &str = "shepherd-monitor:hist:index";
-/// Batches of task durations that are drained and not archived yet (hash: batch id → when and whose).
+/// Batches of task durations that are drained but not archived (hash: batch ID → time and stream).
 pub const LATENCY_BATCHES: &str = "monitor:latency:batches";
-/// When history was last swept (string, Unix seconds).
+/// When history retention last ran (string, Unix seconds).
 pub const LAST_RETENTION_SWEEP: &str = "shepherd-monitor:janitor:last_retention_sweep";
-/// When old queries were last deleted (string, Unix seconds).
+/// When query retention last ran (string, Unix seconds).
 pub const LAST_QUERY_RETENTION_SWEEP: &str = "shepherd-monitor:janitor:last_query_retention_sweep";
-/// Who cleans up at the moment (string, with a short life).
+/// Lock of the instance that runs a cleanup (string with a short TTL).
 pub const JANITOR_TURN: &str = "monitor:janitor:turn";
-/// When the last pass of the janitor ended (string, Unix seconds).
+/// When the last cleanup run ended (string, Unix seconds).
 pub const LAST_JANITOR_PASS: &str = "monitor:janitor:last_pass";
 
 /// The newest 200 alerts, newest first (list of JSON).
 pub const ALERTS_HISTORY: &str = "shepherd-monitor:alerts:history";
 
-/// Which monitor evaluates and sends alerts, for as long as it says so (string, its id).
+/// ID of the leader, which evaluates and sends alerts (string with a TTL).
 pub const ALERTS_LEADER: &str = "monitor:alerts:leader";
 
-/// What became of each entry of a batch of the recycle bin (hash: place in the bin → `dropped`, `void`
-/// or `restored <id>`). It outlives the batch.
+/// Result of each item of a batch in the recycle bin (hash: position in the bin → `dropped`, `void` or `restored
+/// <id>`). It outlives the batch.
 #[must_use]
 pub fn recycle_marks(batch: &str) -> String {
     format!("monitor:recycle:{batch}")
 }
 
-/// Key of a worker's heartbeat (string, JSON, TTL 15 s).
+/// Heartbeat of a worker (string, JSON, TTL 15 s).
 #[must_use]
 pub fn heartbeat(stream: &Name, consumer: &Name) -> Vec<u8> {
     pair(HEARTBEAT_PREFIX, stream, consumer)
 }
 
-/// Key by which a worker says that it left on purpose (string, JSON, TTL 120 s).
+/// Shutdown marker of a worker (string, JSON, TTL 120 s).
 #[must_use]
 pub fn marker(stream: &Name, consumer: &Name) -> Vec<u8> {
     pair(MARKER_PREFIX, stream, consumer)
 }
 
-/// Prefix of the worker types' states.
+/// Prefix of the states of worker types.
 pub const WORKER_STATE_PREFIX: &str = "shepherd-monitor:worker_state:";
-/// Prefix of the series' recent windows.
+/// Prefix of the recent windows of series.
 const RECENT_SERIES_PREFIX: &str = "shepherd-monitor:hist:";
 
-/// Key of a worker type's state as the monitor last decided it (string, JSON).
+/// State of a worker type (string, JSON).
 #[must_use]
 pub fn worker_state(worker_type: &Name) -> Vec<u8> {
     with_name(WORKER_STATE_PREFIX, worker_type)
 }
 
-/// List of task durations in milliseconds, newest first, pushed by workers and cut to 10,000.
+/// Task durations in milliseconds, newest first (list; workers trim it to 10,000).
 #[must_use]
 pub fn task_durations(stream: &Name) -> Vec<u8> {
     with_name("monitor:task_durations:", stream)
 }
 
-/// A stream's durations once they are drained (list, as they were).
+/// Drained task durations of a stream (list, unchanged).
 #[must_use]
 pub fn latency_batch(id: &str) -> String {
     format!("monitor:latency:batch:{id}")
 }
 
-/// A series' recent window (sorted set: Unix seconds → `{seconds}:{JSON value}`).
+/// Recent window of a series (sorted set: Unix seconds → `{seconds}:{JSON value}`).
 #[must_use]
 pub fn recent_series(series: &str) -> String {
     format!("{RECENT_SERIES_PREFIX}{series}")
 }
 
-/// The keys in which the older monitor keeps its state. This one reads them when it takes over and writes them in
-/// `rollback`, and never otherwise.
+/// Keys of the older monitor. This monitor reads them during the migration and writes them only in `rollback`.
 pub mod older {
     use super::{Name, with_name};
 
-    /// Set of every worker type ever seen alive.
+    /// All worker types that were ever alive (set).
     pub const KNOWN_WORKERS: &str = "monitor:known_workers";
-    /// Prefix of the worker types' states.
+    /// Prefix of the states of worker types.
     pub const WORKER_STATE_PREFIX: &str = "monitor:worker_state:";
-    /// Set of the names of all series that have a recent window.
+    /// Names of all series with a recent window (set).
     pub const RECENT_SERIES: &str = "monitor:hist:index";
-    /// A series that the older monitor records whatever the fleet is like.
+    /// A series that the older monitor always records.
     pub const ALWAYS_RECORDED: &str = "pg:callbacks_pending";
     /// The newest 200 alerts, newest first (list of JSON).
     pub const ALERTS_HISTORY: &str = "monitor:alerts:history";
-    /// When history was last swept (string, Unix seconds).
+    /// When history retention last ran (string, Unix seconds).
     pub const LAST_RETENTION_SWEEP: &str = "monitor:janitor:last_retention_sweep";
-    /// When old queries were last deleted (string, Unix seconds).
+    /// When query retention last ran (string, Unix seconds).
     pub const LAST_QUERY_RETENTION_SWEEP: &str = "monitor:janitor:last_query_retention_sweep";
 
-    /// Key of a worker type's state (string, JSON).
+    /// State of a worker type (string, JSON).
     #[must_use]
     pub fn worker_state(worker_type: &Name) -> Vec<u8> {
         with_name(WORKER_STATE_PREFIX, worker_type)
     }
 
-    /// A series' recent window (sorted set: Unix seconds → `{seconds}:{JSON value}`).
+    /// Recent window of a series (sorted set: Unix seconds → `{seconds}:{JSON value}`).
     #[must_use]
     pub fn recent_series(series: &str) -> String {
         format!("monitor:hist:{series}")
     }
 
-    /// Key that is present while a rule sends no further notification (string, with the remaining time as its TTL).
+    /// Present during the cooldown of a rule (string; its TTL is the remaining time).
     #[must_use]
     pub fn alert_cooldown(rule: &str) -> String {
         format!("alert:cooldown:{rule}")

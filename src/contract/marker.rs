@@ -1,4 +1,4 @@
-//! The shutdown marker: a key by which a worker says "I left on purpose".
+//! Shutdown marker: a key that a worker writes at graceful shutdown.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 
 use super::{Heartbeat, Name};
 
-/// How long a marker stays.
+/// TTL of a shutdown marker.
 pub const TTL: Duration = Duration::from_secs(120);
 
-/// What a worker leaves behind when it goes in good order. `ts` is Unix seconds by its clock.
+/// A shutdown marker. `ts` is in Unix seconds by the clock of the worker.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ShutdownMarker {
-    /// The stream it consumed.
+    /// Stream that the worker read.
     pub stream: Name,
-    /// Its name inside the consumer group.
+    /// Consumer name.
     pub consumer: Name,
-    /// The signal it obeyed, if any.
+    /// Signal that caused the shutdown, if any.
     pub signum: Option<i32>,
-    /// When it left.
+    /// Time of the shutdown.
     pub ts: f64,
-    /// Which process of that name left (this project's library).
+    /// Incarnation of the process (only workers of this library).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub incarnation: Option<String>,
-    /// Tasks it could not finish before its deadline (this project's library).
+    /// Number of tasks that were not completed before the drain timeout (only workers of this library).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub in_flight: Option<u32>,
 }
@@ -45,7 +45,7 @@ struct Wire<'a> {
 }
 
 impl ShutdownMarker {
-    /// Reads a marker left for exactly this stream and consumer; anything else is no marker of it.
+    /// Parses the marker of this stream and consumer; `None` if the value is invalid or names others.
     #[must_use]
     pub fn parse(stream: &Name, consumer: &Name, value: &[u8]) -> Option<Self> {
         let wire: Wire<'_> = serde_json::from_slice(value).ok()?;
@@ -59,8 +59,8 @@ impl ShutdownMarker {
         })
     }
 
-    /// Whether the process that writes `beat` left this marker. Without incarnations the times decide, both by the
-    /// clock of the worker's host: an earlier process of that name wrote its marker before this one started.
+    /// Whether the process that wrote `beat` wrote this marker. Without incarnations the times decide, both by the
+    /// clock of the worker's host: an earlier process with this name wrote its marker before this one started.
     #[must_use]
     pub fn is_of(&self, beat: &Heartbeat) -> bool {
         match (&self.incarnation, &beat.incarnation) {

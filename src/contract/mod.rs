@@ -1,9 +1,8 @@
-//! The wire: what workers and monitor say to each other through Redis.
+//! Protocol between workers and the monitor, as stored in Redis.
 //!
-//! Pure values shared by both sides. Key names are in [`keys`], the presence a worker writes in
-//! [`heartbeat`] and [`marker`], failed tasks in [`failures`], the waiting times of reclaim in [`floors`], and
-//! [`name`] is what all of them are addressed by. [`database_condition`] names the states in which Postgres refuses to
-//! work.
+//! Plain values used by both sides: [`keys`] has the key names, [`heartbeat`] and [`marker`] what a worker writes about
+//! itself, [`failures`] the failed tasks, [`floors`] the reclaim thresholds, [`task`] the tasks, and [`name`] the names
+//! of streams, groups and consumers. [`database_condition`] names the conditions in which Postgres refuses work.
 
 pub mod database_condition;
 pub mod failures;

@@ -1,4 +1,4 @@
-//! Names of streams, groups and consumers: any bytes Redis accepts, shown as text.
+//! Names of streams, groups and consumers: bytes in Redis, escaped text in the UI.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,21 +6,21 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-/// A stream, group or consumer name exactly as Redis holds it.
+/// A stream, group or consumer name, exactly as in Redis.
 ///
-/// Redis names are bytes; most are UTF-8, none has to be. `Display` and JSON show bytes that are
-/// not UTF-8 as `\xNN`. Cloning is cheap. Order is by bytes.
+/// Redis names are bytes and need not be UTF-8. `Display` and JSON escape invalid bytes as `\xNN`. Cloning is cheap.
+/// Ordered by bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<[u8]>);
 
 impl Name {
-    /// The bytes to send to Redis.
+    /// The name as bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// The name as people read it; bytes that are not UTF-8 become `\xNN`.
+    /// The name as text; invalid UTF-8 is escaped as `\xNN`.
     #[must_use]
     pub fn to_text(&self) -> String {
         self.to_string()
@@ -104,7 +104,7 @@ mod tests {
     use super::Name;
 
     #[test]
-    fn bytes_that_are_not_utf8_are_shown_escaped_and_kept_as_they_are() {
+    fn invalid_utf8_is_escaped_for_display_and_preserved() {
         let name = Name::from(&b"caf\xe9\xff"[..]);
         assert_eq!(name.to_text(), "caf\\xe9\\xff");
         assert_eq!(name.as_bytes(), b"caf\xe9\xff");

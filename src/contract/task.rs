@@ -1,8 +1,7 @@
-//! A task: one stream entry that travels along a workflow.
+//! Task: a stream entry that is forwarded along a workflow.
 //!
-//! [`Fields`] are the entry's bytes as they came, [`Workflow`] is where it still has to go,
-//! [`trace`] is the trace it belongs to, and [`Outgoing`] is what leaves for the next stream.
-//! Unknown fields travel on unchanged.
+//! [`Fields`] are the fields of the entry, [`Workflow`] the remaining operations, [`trace`] the trace context, and
+//! [`Outgoing`] is a message to another stream. Unknown fields are forwarded unchanged.
 
 pub mod fields;
 pub mod new_task;
@@ -24,16 +23,16 @@ pub use workflow::{Operation, OperationError, Workflow};
 
 use super::Name;
 
-/// The consumer group of every Shepherd worker.
+/// Consumer group of all Shepherd workers.
 pub const GROUP: &str = "consumer";
-/// The stream where every task ends, done or failed.
+/// Stream to which completed and failed tasks are forwarded.
 pub const FINISH_QUERY: &str = "finish_query";
-/// The status of a task that failed.
+/// Status of a failed task.
 pub const STATUS_ERROR: &str = "ERROR";
-/// Field that carries a task's [`Origin`] from hop to hop.
+/// Field with the [`Origin`] of a task.
 pub const ORIGIN_FIELD: &str = "shepherd_origin";
 
-/// The stream that takes in the entries of `stream` that nobody could finish.
+/// Dead-letter stream of `stream`.
 #[must_use]
 pub fn dead_letters(stream: &Name) -> Name {
     let mut key = stream.as_bytes().to_vec();
@@ -41,9 +40,9 @@ pub fn dead_letters(stream: &Name) -> Name {
     Name::from(key)
 }
 
-/// Key of what is known of an entry's deliveries (hash: `first_ms`, `history`, `error`).
+/// Key of the delivery record of an entry (hash: `first_ms`, `history`, `error`).
 ///
-/// Only entries that run long or were taken over have one; it lives a day at most.
+/// Only entries that ran for long, were reclaimed or are retried have one. It expires after at most a day.
 #[must_use]
 pub fn delivery_record(stream: &Name, group: &Name, id: &str) -> Vec<u8> {
     let mut key = b"worker:deliveries:".to_vec();
@@ -53,17 +52,16 @@ pub fn delivery_record(stream: &Name, group: &Name, id: &str) -> Vec<u8> {
     key
 }
 
-/// Where a task first entered the fleet, and how many streams it has passed since.
+/// Idempotency key of a step: the first stream and ID of a task, and the number of hops since.
 ///
-/// The three together name one step of one piece of work, whoever runs it and however often: the
-/// idempotency key. A worker that drops unknown fields starts the count anew.
+/// The same for every delivery of the step. A worker that drops unknown fields restarts the count.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Origin {
-    /// The first stream.
+    /// First stream.
     pub stream: String,
-    /// The entry's id there.
+    /// ID of the entry in the first stream.
     pub id: String,
-    /// 0 in the first stream, one more in each next.
+    /// Number of hops: 0 in the first stream.
     pub hop: u32,
 }
 
@@ -73,14 +71,14 @@ impl std::fmt::Display for Origin {
     }
 }
 
-/// Why a task, or a part of it, cannot be read, in words.
+/// Reason why a task or a field is malformed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("malformed task: {0}")]
 pub struct Malformed(pub String);
 
-/// A task as it was read from a stream: its fields, and what two of them mean.
+/// A task: its fields, with workflow and trace context parsed.
 ///
-/// Any entry is a task. What a missing or unreadable field means is its worker's decision.
+/// Any entry is a task. The worker decides what a missing or invalid field means.
 #[derive(Debug, Clone)]
 pub struct Task {
     fields: Arc<Fields>,
@@ -89,19 +87,19 @@ pub struct Task {
     trace: Option<TraceContext>,
 }
 
-/// What the `workflow` field holds.
+/// Content of the `workflow` field.
 #[derive(Debug, Clone)]
 enum WorkflowField {
-    /// No such field, as in the tasks of `merge_message`.
+    /// No such field, as in tasks of `merge_message`.
     Missing,
-    /// Empty or the JSON text `null`: the entry worker decides.
+    /// Empty or the JSON text `null`: the entry worker sets the workflow.
     Undecided,
     List(Workflow),
     Unreadable(Malformed),
 }
 
 impl Task {
-    /// Reads the entry `id` of `stream`.
+    /// Parses the entry `id` of `stream`.
     #[must_use]
     pub fn read(stream: &Name, id: &str, fields: Arc<Fields>) -> Self {
         let workflow = match fields.get("workflow").map(<[u8]>::trim_ascii) {
@@ -117,31 +115,30 @@ impl Task {
         Self { fields, workflow, origin, trace }
     }
 
-    /// All fields, as they came.
+    /// All fields, unchanged.
     #[must_use]
     pub fn fields(&self) -> &Arc<Fields> {
         &self.fields
     }
 
-    /// The fields as a value of the worker's own type; see [`typed::parse`].
+    /// Deserializes the fields into a type of the worker; see [`typed::parse`].
     ///
     /// # Errors
-    /// Names the field, and what was expected of it.
+    /// Names the field and the expected type.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, Malformed> {
         typed::parse(&self.fields)
     }
 
-    /// One field as text; `None` when it is missing or not UTF-8.
+    /// Value of a field as text; `None` if it is missing or not UTF-8.
     #[must_use]
     pub fn text(&self, field: &str) -> Option<&str> {
         std::str::from_utf8(self.fields.get(field)?).ok()
     }
 
-    /// The operations that are still to do; the first is usually the one being done now. `None`
-    /// when the field is missing, empty or `null`.
+    /// Remaining operations, usually including the current one; `None` if the field is missing, empty or `null`.
     ///
     /// # Errors
-    /// When the field holds something else than a JSON list of `{"id": stream}`.
+    /// If the field is not a JSON list of `{"id": stream}`.
     pub fn workflow(&self) -> Result<Option<&Workflow>, Malformed> {
         match &self.workflow {
             WorkflowField::Missing | WorkflowField::Undecided => Ok(None),
@@ -150,31 +147,31 @@ impl Task {
         }
     }
 
-    /// Whether the task has a `workflow` field, whatever it holds: it belongs to a query that ends
-    /// in `finish_query`.
+    /// Whether the task has a `workflow` field, whatever its value. Such tasks belong to a query that ends in
+    /// `finish_query`.
     #[must_use]
     pub fn has_workflow_field(&self) -> bool {
         !matches!(self.workflow, WorkflowField::Missing)
     }
 
-    /// The idempotency key of this step.
+    /// Idempotency key of this step.
     #[must_use]
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
 
-    /// The trace that it belongs to.
+    /// Trace context, if there is one.
     #[must_use]
     pub fn trace(&self) -> Option<&TraceContext> {
         self.trace.as_ref()
     }
 
-    /// The task as `stream` passes it on: to the next operation of its workflow, else to
-    /// `finish_query`. `None` when nothing follows: on `finish_query` itself, and for a task
-    /// without a `workflow` field that is given none.
+    /// Returns the message that forwards the task from `stream` to the next operation of its workflow, or else to
+    /// `finish_query`. `None` if nothing follows: on `finish_query` itself, and for a task without a `workflow` field
+    /// if `changes` sets none.
     ///
     /// # Errors
-    /// When the workflow cannot be read and `changes` bring no other one.
+    /// If the workflow is malformed and `changes` does not replace it.
     pub fn next(&self, stream: &Name, changes: Changes) -> Result<Option<Outgoing>, Malformed> {
         let (left, changed) = match (changes.workflow, &self.workflow) {
             (Some(new), _) => (new.after(stream), true),
@@ -203,8 +200,8 @@ impl Task {
         Ok(Some(out))
     }
 
-    /// The failed task on its way to `finish_query`; `None` on `finish_query` itself, where failing
-    /// again would never end.
+    /// Returns the message that sends the failed task to `finish_query`; `None` on `finish_query` itself, where it
+    /// would fail in an endless loop.
     #[must_use]
     pub fn failed(&self, stream: &Name, reason: &str, span: Option<trace::OwnSpan>) -> Option<Outgoing> {
         if is_finish_query(stream) {
@@ -238,32 +235,31 @@ fn is_finish_query(stream: &Name) -> bool {
     stream.as_bytes() == FINISH_QUERY.as_bytes()
 }
 
-/// What a handler changed about its task before passing it on.
+/// Changes of a handler to the forwarded task.
 #[derive(Debug, Clone, Default)]
 pub struct Changes {
-    /// Fields to set, beside the ones that the library sets.
+    /// Fields to set, in addition to those that the library sets.
     pub fields: Vec<(String, Vec<u8>)>,
-    /// A new workflow in place of the one that came.
+    /// Replacement of the workflow.
     pub workflow: Option<Workflow>,
-    /// The span in which the task ran, as the parent of what follows.
+    /// Span of the run: the parent of the forwarded task.
     pub span: Option<trace::OwnSpan>,
 }
 
-/// Where a task that could not be finished came from.
+/// Origin of a dead letter.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadLetterSource<'a> {
-    /// Its stream.
+    /// Stream of the entry.
     pub stream: &'a Name,
-    /// The group in which nobody could finish it.
+    /// Consumer group of the worker.
     pub group: &'a Name,
-    /// Its id there.
+    /// ID of the entry.
     pub id: &'a str,
-    /// How often it was delivered.
+    /// Delivery count.
     pub deliveries: u64,
 }
 
-/// A task on its way to the dead letters of its stream, for `reason`, at `now_ms` (Unix
-/// milliseconds).
+/// Returns the message that moves a task to the dead-letter stream for `reason` at `now_ms` (Unix milliseconds).
 #[must_use]
 pub fn dead_letter(from: DeadLetterSource<'_>, fields: &Arc<Fields>, reason: &str, now_ms: u64) -> Outgoing {
     let mut out = Outgoing::new(dead_letters(from.stream), Arc::clone(fields));
@@ -312,50 +308,50 @@ mod tests {
     }
 
     #[test]
-    fn a_task_goes_to_the_operation_after_the_one_just_done() {
+    fn a_task_is_forwarded_to_the_next_operation() {
         let fields = [("query_id", "q"), ("workflow", r#"[{"id":"a"},{"id":"b","x":[1]}]"#), ("z", "1")];
         let wanted = pairs(&[("query_id", "q"), ("workflow", r#"[{"id":"b","x":[1]}]"#), ("z", "1")]);
         assert_eq!(next("a", &fields, None), Some(("b".to_owned(), wanted)));
     }
 
     #[test]
-    fn an_entry_worker_that_its_workflow_does_not_name_pops_nothing() {
+    fn a_workflow_without_the_stream_of_the_entry_worker_is_unchanged() {
         let wanted = pairs(&[("workflow", r#"[{"id":"b"}]"#)]);
         assert_eq!(next("entry", &[("workflow", r#"[{"id":"b"}]"#)], None), Some(("b".to_owned(), wanted)));
     }
 
     #[test]
-    fn a_workflow_that_visits_a_stream_twice_loses_one_visit_at_a_time() {
+    fn a_stream_visited_twice_is_removed_once_per_visit() {
         let wanted = pairs(&[("workflow", r#"[{"id":"a"},{"id":"b"}]"#)]);
         let fields = [("workflow", r#"[{"id":"a"},{"id":"a"},{"id":"b"}]"#)];
         assert_eq!(next("a", &fields, None), Some(("a".to_owned(), wanted)));
     }
 
     #[test]
-    fn a_null_or_empty_workflow_is_replaced_by_the_entry_workers() {
+    fn the_entry_worker_replaces_a_null_or_empty_workflow() {
         for undecided in ["null", " null\n", ""] {
             let fields = [("query_id", "q"), ("workflow", undecided)];
             assert!(task("entry", &fields).workflow().unwrap().is_none());
             let set = next("entry", &fields, Some(Workflow::through(["entry", "x", "y"])));
             let wanted = pairs(&[("query_id", "q"), ("workflow", r#"[{"id":"x"},{"id":"y"}]"#)]);
             assert_eq!(set, Some(("x".to_owned(), wanted)));
-            // Without one, the query ends; a task that nobody takes further would hang.
+            // Without one, the query ends; otherwise the task would never finish.
             let end = next("entry", &fields, None);
             assert_eq!(end, Some((FINISH_QUERY.to_owned(), pairs(&[("query_id", "q"), ("workflow", "[]")]))));
         }
     }
 
     #[test]
-    fn a_task_without_a_workflow_field_ends_where_it_is_unless_it_is_given_one() {
+    fn a_task_without_a_workflow_field_ends_unless_a_workflow_is_set() {
         let fields = [("query_id", "q"), ("callback_id", "c")];
         assert_eq!(next("merge_message", &fields, None), None);
-        let given = next("merge_message", &fields, Some(Workflow::through(["x"])));
+        let forwarded = next("merge_message", &fields, Some(Workflow::through(["x"])));
         let wanted = pairs(&[("query_id", "q"), ("callback_id", "c"), ("workflow", r#"[{"id":"x"}]"#)]);
-        assert_eq!(given, Some(("x".to_owned(), wanted)));
+        assert_eq!(forwarded, Some(("x".to_owned(), wanted)));
     }
 
     #[test]
-    fn the_end_of_the_workflow_is_finish_query_and_nothing_follows_that() {
+    fn the_workflow_ends_in_finish_query() {
         let last = next("a", &[("workflow", r#"[{"id":"a"}]"#)], None).unwrap();
         assert_eq!(last.0, FINISH_QUERY);
         for fields in [&[("query_id", "q")][..], &[("workflow", "[]")], &[("workflow", "null")]] {
@@ -365,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn each_hop_keeps_the_origin_and_counts_one_more() {
+    fn each_hop_keeps_the_origin_and_increases_the_hop_count() {
         let first = task("a", &[("workflow", r#"[{"id":"a"},{"id":"b"}]"#)]);
         let out = first.next(&"a".into(), Changes::default()).unwrap().unwrap();
         let fields: Fields = out.pairs().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();
@@ -374,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn each_workflow_that_cannot_be_read_says_what_is_wrong_with_it() {
+    fn invalid_workflows_return_a_descriptive_error() {
         for (json, reason) in [
             ("[{\"id\":\"a\"", "not JSON"),
             ("nonsense", "not JSON"),
@@ -384,10 +380,10 @@ mod tests {
             (r#"[{"id":""}]"#, "empty"),
         ] {
             let task = task("a", &[("workflow", json)]);
-            let told = task.workflow().unwrap_err().to_string();
-            assert!(told.contains(reason), "{json:?} gave {told:?}, wanted {reason:?}");
+            let error = task.workflow().unwrap_err().to_string();
+            assert!(error.contains(reason), "{json:?} gave {error:?}, wanted {reason:?}");
             assert!(task.next(&"a".into(), Changes::default()).is_err());
-            // It may still be failed, or sent another way.
+            // The task can still fail or be forwarded with another workflow.
             assert_eq!(sent(&task.failed(&"a".into(), "x", None).unwrap())[0].1, "[]");
             let other = Changes { workflow: Some(Workflow::through(["b"])), ..Changes::default() };
             assert!(task.next(&"a".into(), other).unwrap().is_some());
@@ -395,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_task_carries_its_status_and_no_workflow() {
+    fn a_failed_task_has_status_error_and_no_workflow() {
         let out = task("a", &[("query_id", "q"), ("workflow", "nonsense")]).failed(&"a".into(), "it was bad", None);
         let out = out.unwrap();
         assert_eq!(out.destination(), &Name::from(FINISH_QUERY));

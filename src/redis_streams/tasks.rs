@@ -1,9 +1,8 @@
-//! A worker's view of its stream: read, finish, renew, release, reclaim.
+//! Redis commands of a worker: read, finish, renew, release, reclaim.
 //!
-//! [`link`] is the connection underneath ([`shared_link`] for many callers at once), [`entry`] what comes
-//! out of a stream, [`additions`] what producers add, [`reclaim`] the taking over of what others lost, and
-//! [`dead_letters`] what nobody could finish. Each step that
-//! must not be cut in two is one Lua script (`scripts/*.lua`).
+//! [`link`] is the connection ([`shared_link`] for concurrent callers), [`entry`] parses entries, [`additions`] adds
+//! tasks of producers, [`reclaim`] claims lost entries, and [`dead_letters`] manages dead-letter streams. Each
+//! operation that must be atomic is a Lua script in `scripts/`.
 
 pub mod additions;
 pub mod address;
@@ -42,12 +41,12 @@ static RELEASE: Script = Script::new(include_str!("scripts/release.lua"));
 static RETRY: Script = Script::new(include_str!("scripts/retry.lua"));
 static LEAVE: Script = Script::new(include_str!("scripts/leave.lua"));
 
-/// How much later than its end the answer to a blocking read may come.
+/// How long after its `BLOCK` time the reply to a blocking read may arrive.
 const READ_MARGIN: Duration = Duration::from_secs(5);
-/// How long a delivery record outlives its last change.
+/// TTL of a delivery record after its last change.
 const RECORD_LIFE: Duration = Duration::from_hours(24);
 
-/// One consumer of one stream, in one group: the key names and commands of its life.
+/// One consumer of one stream and group, with its key names and commands.
 #[derive(Debug, Clone)]
 pub struct TaskStream {
     stream: Name,
@@ -56,71 +55,71 @@ pub struct TaskStream {
     durations: Vec<u8>,
 }
 
-/// A task that ended and is to leave the stream.
+/// A task to complete.
 #[derive(Debug, Clone)]
 pub struct Finish {
-    /// The entry.
+    /// ID of the entry.
     pub id: EntryId,
-    /// How often it had been delivered when this consumer got it: with the consumer's name, the
-    /// fence that keeps a consumer from finishing what others have taken over.
+    /// Delivery count when this consumer received the entry. Together with the consumer name it is the fence: entries
+    /// that were claimed since are not completed.
     pub deliveries: u64,
-    /// What is added to other streams, all or nothing.
+    /// Messages to add to other streams, all or none.
     pub outgoing: Vec<Outgoing>,
-    /// Since its first delivery; `None` when it should not count.
+    /// Run time since the first delivery; `None` if it should not be recorded.
     pub duration: Option<Duration>,
     /// Whether a delivery record may exist.
     pub recorded: bool,
-    /// The failure that this completion counts as, if any.
+    /// Failure to count, if any.
     pub failure: Option<TaskFailure>,
 }
 
-/// What became of a task that this consumer finished, renewed or released.
+/// Result for one task that this consumer finished, renewed, released or retried.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was so: for a [`Finish`], forwarded, acknowledged and, if no other group needs it,
+    /// The operation was executed. For a [`Finish`]: forwarded, acknowledged and, if no other group needs the entry,
     /// deleted.
     Done,
-    /// It belongs to another consumer or to a later delivery: nothing was changed.
+    /// The entry belongs to another consumer or a later delivery. Nothing was changed.
     Fenced,
-    /// It is pending no more: finished before (a retry after a lost reply finds this) or dropped.
+    /// The entry is not pending: it was finished before (as after a lost reply) or acknowledged by someone else.
     Gone,
-    /// Redis refused; the task is pending as before.
+    /// Redis refused the operation; the task is still pending.
     Refused(LinkError),
 }
 
-/// What came of finishing.
+/// Result of [`TaskStream::finish`].
 #[derive(Debug)]
 pub struct Finished {
-    /// One for each task, in order.
+    /// One verdict per task, in order.
     pub verdicts: Vec<Verdict>,
-    /// The new tasks, or why there are none.
+    /// New entries, or the error of the read.
     pub entries: Result<Vec<Entry>, LinkError>,
 }
 
 impl TaskStream {
-    /// The consumer `consumer` of `stream` in `group`.
+    /// Returns the consumer `consumer` of `stream` in `group`.
     #[must_use]
     pub fn new(stream: Name, group: Name, consumer: Name) -> Self {
         let durations = keys::task_durations(&stream);
         Self { stream, group, consumer, durations }
     }
 
-    /// The stream.
+    /// Stream that this consumer reads.
     #[must_use]
     pub fn stream(&self) -> &Name {
         &self.stream
     }
 
-    /// This consumer's name.
+    /// Consumer name.
     #[must_use]
     pub fn consumer(&self) -> &Name {
         &self.consumer
     }
 
-    /// Makes the group (from the stream's beginning) and loads the scripts.
+    /// Creates the group at the beginning of the stream and loads the scripts.
     ///
     /// # Errors
-    /// When the stream's key holds something else, or the server or its user cannot run scripts.
+    /// If the key is not a stream, or the user or server does not allow scripts.
     pub async fn prepare(&self, link: &mut Link) -> Result<(), LinkError> {
         let mut pipe = redis::pipe();
         pipe.cmd("XGROUP")
@@ -141,14 +140,14 @@ impl TaskStream {
         Ok(())
     }
 
-    /// Takes up to `count` entries that nobody has had yet, waiting up to `block` for the first.
+    /// Reads up to `count` undelivered entries, and blocks up to `block` for the first one.
     ///
     /// # Errors
-    /// Of the connection, or `NOGROUP` when the stream was deleted.
+    /// If the connection fails; `NOGROUP` if the stream or group was deleted.
     pub async fn read(&self, link: &mut Link, count: usize, block: Option<Duration>) -> Result<Vec<Entry>, LinkError> {
         let mut pipe = redis::pipe();
         self.add_read(&mut pipe, count, block);
-        // Its own limit: the link's is meant for the longest block.
+        // A separate limit, because the response timeout of the link allows for the longest block.
         let limit = block.unwrap_or_default() + READ_MARGIN;
         match timeout(limit, link.one(&mut pipe)).await {
             Ok(reply) => entry::from_read(reply?),
@@ -160,27 +159,24 @@ impl TaskStream {
         pipe.cmd("XREADGROUP").arg("GROUP").arg(self.group.as_bytes()).arg(self.consumer.as_bytes());
         pipe.arg("COUNT").arg(count);
         if let Some(block) = block {
-            // BLOCK 0 would wait for ever.
+            // BLOCK 0 would block forever.
             pipe.arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(u64::MAX).max(1));
         }
         pipe.arg("STREAMS").arg(self.stream.as_bytes()).arg(">");
     }
 
-    /// Finishes tasks, each all or nothing, and in the same round trip takes up to `then_read` new
-    /// ones.
+    /// Finishes tasks, each atomically, and reads up to `then_read` new entries in the same round trip.
     ///
-    /// A Redis without memory refuses the finishing and the reading alike, so that nobody reads on
-    /// who cannot pass on.
+    /// If Redis is out of memory, it refuses both, so a worker that cannot forward does not read either.
     ///
     /// # Errors
-    /// Of the connection: whether the tasks were finished is then unknown, and asking again is
-    /// safe.
+    /// If the connection fails. The outcome is then unknown; repeating the call is safe.
     pub async fn finish(&self, link: &mut Link, tasks: &[Finish], then_read: usize) -> Result<Finished, LinkError> {
         let call = self.finish_call(tasks);
         let mut pipe = redis::pipe();
         pipe.add_command(FINISH.call(&call));
         if then_read > 0 {
-            // Not for its atomicity: inside MULTI, a Redis without memory refuses every command.
+            // MULTI is not for atomicity: within it, Redis refuses every command when it is out of memory.
             pipe.cmd("MULTI");
             self.add_read(&mut pipe, then_read, None);
             pipe.cmd("EXEC");
@@ -200,7 +196,7 @@ impl TaskStream {
             Ok(reply) => self.verdicts(reply, tasks.len(), "finish"),
             Err(e) => Err(e),
         };
-        // What was read is not lost with an error.
+        // On an error, entries that were read must still be returned.
         let verdicts = verdicts.unwrap_or_else(|e| vec![Verdict::Refused(e); tasks.len()]);
         Ok(Finished { verdicts, entries })
     }
@@ -240,11 +236,11 @@ impl TaskStream {
         call
     }
 
-    /// Sets the idle time of running tasks (entry and deliveries) back to zero. One verdict each:
-    /// [`Verdict::Done`] when it is still this consumer's.
+    /// Resets the idle time of running tasks (entry and delivery count). Returns one verdict per task,
+    /// [`Verdict::Done`] if this consumer still owns it.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the script fails.
     pub async fn renew(&self, link: &mut Link, tasks: &[(EntryId, u64)]) -> Result<Vec<Verdict>, LinkError> {
         let mut call = script::Call::default();
         call.key(self.stream.as_bytes());
@@ -256,11 +252,11 @@ impl TaskStream {
         self.verdicts(RENEW.run(link, &call).await?, tasks.len(), "renew")
     }
 
-    /// Gives entries back without their delivery counting; each is then as idle as it says, so that
-    /// whoever may take it over need not wait. [`Verdict::Done`] when it was so.
+    /// Releases entries without counting their delivery. Each gets the given idle time, so that others can reclaim it
+    /// without waiting for the threshold. Returns one verdict per entry.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the script fails.
     pub async fn release(
         &self,
         link: &mut Link,
@@ -275,11 +271,11 @@ impl TaskStream {
         self.verdicts(RELEASE.run(link, &call).await?, tasks.len(), "release")
     }
 
-    /// Keeps a task for another run after a failure; `counts` says whether that run counts as a
-    /// delivery. `Ok` holds the deliveries that the task has then.
+    /// Keeps a task pending for a retry; `counts` decides whether the next run counts as a delivery. `Ok(Ok(_))` is the
+    /// new delivery count.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the script fails.
     pub async fn retry(
         &self,
         link: &mut Link,
@@ -297,10 +293,10 @@ impl TaskStream {
         }
     }
 
-    /// Notes on an entry's delivery record why it could not be finished, for its dead letter.
+    /// Stores in the delivery record why an entry could not be finished, for the error of its dead letter.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the command fails.
     pub async fn note_error(&self, link: &mut Link, id: &EntryId, error: &str) -> Result<(), LinkError> {
         let record = delivery_record(&self.stream, &self.group, id.as_str());
         let mut pipe = redis::pipe();
@@ -309,10 +305,10 @@ impl TaskStream {
         link.send(&mut pipe).await?.into_iter().collect::<Result<Vec<_>, _>>().map(drop)
     }
 
-    /// The lengths of some streams, in order; a stream that is none counts as empty.
+    /// Returns the lengths of `streams`, in order. A missing key or one that is not a stream counts as empty.
     ///
     /// # Errors
-    /// Of the connection.
+    /// If the connection fails.
     pub async fn lengths(link: &mut Link, streams: &[Name]) -> Result<Vec<u64>, LinkError> {
         let mut pipe = redis::pipe();
         for stream in streams {
@@ -332,10 +328,10 @@ impl TaskStream {
         }
     }
 
-    /// Writes the heartbeat, for [`heartbeat::TTL`].
+    /// Writes the heartbeat with a TTL of [`heartbeat::TTL`].
     ///
     /// # Errors
-    /// When it could not be written, and the one before could not be prolonged either.
+    /// If it cannot be written and the previous one cannot be extended either.
     pub async fn beat(&self, link: &mut Link, beat: &Heartbeat) -> Result<(), LinkError> {
         let key = keys::heartbeat(&self.stream, &self.consumer);
         let json = serde_json::to_string(beat).map_err(|e| LinkError::Unusable(e.to_string()))?;
@@ -343,7 +339,7 @@ impl TaskStream {
         let mut set = redis::pipe();
         set.cmd("SET").arg(&key).arg(json).arg("EX").arg(ttl);
         match link.one(&mut set).await {
-            // A Redis that is full takes no new value, but being alive needs no memory.
+            // Out of memory: no new value can be stored, but extending the TTL needs no memory.
             Err(e) if e.code() == "OOM" => {
                 let mut prolong = redis::pipe();
                 prolong.cmd("EXPIRE").arg(&key).arg(ttl);
@@ -356,10 +352,10 @@ impl TaskStream {
         }
     }
 
-    /// Leaves the marker and takes the heartbeat away, both at once.
+    /// Writes the shutdown marker and deletes the heartbeat, atomically.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the script fails.
     pub async fn leave(&self, link: &mut Link, left: &ShutdownMarker) -> Result<(), LinkError> {
         let mut call = script::Call::default();
         call.key(&keys::heartbeat(&self.stream, &self.consumer)).key(&keys::marker(&self.stream, &self.consumer));

@@ -1,4 +1,4 @@
-//! Spans on their way to a collector: gathered for some seconds, then sent by a thread of their own.
+//! Exports spans to an OTLP collector in batches, on a separate thread.
 
 use std::time::Duration;
 
@@ -13,24 +13,23 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::Collector;
 
-/// At the end, a collector that does not answer is waited for so long.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long dropping an [`Export`] waits for the collector.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Sends spans until it is dropped, which sends what is left: within two seconds, or not at all.
+/// Exports spans until it is dropped. Dropping it flushes the remaining spans for up to two seconds.
 ///
-/// It waits for a thread of its own, so make and drop it where that may be: in asynchronous code inside
-/// `spawn_blocking`.
+/// Creating and dropping it block on a thread: in asynchronous code, do both in `spawn_blocking`.
 #[derive(Debug)]
 pub struct Export(SdkTracerProvider);
 
 impl Export {
-    /// Begins. Nothing is connected yet, and a collector that is not there stops nothing: what it does not
-    /// take in time is lost.
+    /// Starts the export. Does not connect yet; while the collector is unreachable, spans are dropped and nothing else
+    /// is affected.
     ///
     /// # Errors
-    /// What the exporter cannot use.
+    /// If the exporter rejects the settings.
     pub fn to(collector: &Collector) -> Result<Self, String> {
-        // Another part of the program may have chosen already, and chose the same.
+        // Another part of the program may have installed the same provider.
         drop(rustls::crypto::ring::default_provider().install_default());
         let exporter = SpanExporter::builder()
             .with_http()
@@ -43,7 +42,7 @@ impl Export {
         Ok(Self(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build()))
     }
 
-    /// What takes spans from level info on, and the log lines inside them, out of a subscriber.
+    /// Layer that exports spans of level INFO and above with their log lines.
     pub fn layer<S>(&self) -> impl Layer<S> + Send + Sync + use<S>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -56,7 +55,7 @@ impl Export {
 
 impl Drop for Export {
     fn drop(&mut self) {
-        if let Err(error) = self.0.shutdown_with_timeout(LAST_WORDS) {
+        if let Err(error) = self.0.shutdown_with_timeout(FLUSH_TIMEOUT) {
             tracing::warn!(%error, "the last spans were not sent");
         }
     }

@@ -1,4 +1,4 @@
-//! What a handler answers: an [`Answer`], or a [`TaskError`] that any error turns into with `?`.
+//! Results of a handler: [`Answer`], and [`TaskError`], into which `?` converts any error.
 
 use std::fmt;
 use std::time::Duration;
@@ -6,20 +6,19 @@ use std::time::Duration;
 use crate::contract::Name;
 use crate::contract::task::{Changes, Malformed, NewTask, Workflow};
 
-/// What becomes of a task. Each answer is carried out by one script in Redis, all or nothing, and
-/// only while the task still belongs to this worker.
+/// Result of a task. Each answer is one atomic script in Redis that takes effect only while this worker owns the task.
 ///
 /// ```
 /// use std::time::Duration;
 /// use shepherd_monitor::worker::{Answer, NewTask, Workflow};
 ///
-/// // Along the workflow, with a changed field.
+/// // Forward along the workflow, with a changed field.
 /// let forward = Answer::forward().set("status", "partial");
-/// // An entry worker decides the workflow.
+/// // Set the workflow, as an entry worker does.
 /// let entry = Answer::forward().workflow(Workflow::through(["example.lookup", "example.score"]));
-/// // Nothing follows, but two other streams get a task each.
+/// // End here, and add a task to each of two other streams.
 /// let split = Answer::end().emit("thumbnails", NewTask::new().set("n", "1")).emit("index", NewTask::new().set("n", "1"));
-/// // Once more in a minute; not a delivery, so the delivery limit does not count it.
+/// // Retry in a minute, without counting towards the delivery limit.
 /// let wait = Answer::retry_after(Duration::from_secs(60), "upstream is rebuilding").uncounted();
 /// ```
 #[derive(Debug, Clone)]
@@ -28,11 +27,10 @@ pub struct Answer {
     pub(super) emitted: Vec<(Name, NewTask)>,
 }
 
-/// The pause before a task runs again that met an unreachable Redis or a lock that is held.
+/// Retry delay of a task that failed because Redis is unreachable or a lock is taken.
 #[cfg(feature = "worker-shepherd")]
 const UNREACHABLE: Duration = Duration::from_secs(2);
 
-/// The kinds of answer.
 #[derive(Debug, Clone)]
 pub(super) enum How {
     Forward(Changes),
@@ -42,13 +40,13 @@ pub(super) enum How {
         counts: bool,
         reason: String,
     },
-    /// To `finish_query` with status ERROR.
+    /// Forward to `finish_query` with status ERROR.
     Fail(String),
     DeadLetter(String),
     Release(String),
-    /// An error of the handler's: the worker's [`FailurePolicy`] decides.
+    /// Error of the handler; the [`FailurePolicy`] for errors applies.
     Error(String),
-    /// A task, or a part of it, that cannot be read: the worker's policy for those decides.
+    /// Malformed task; the [`FailurePolicy`] for malformed tasks applies.
     Malformed(String),
 }
 
@@ -57,51 +55,49 @@ impl Answer {
         Self { how, emitted: Vec::new() }
     }
 
-    /// Done: passes the task on along its workflow, to `finish_query` when nothing is left of it.
-    /// A task without a `workflow` field ends here, unless [`workflow`](Self::workflow) gives it one.
+    /// Completes the task and forwards it along its workflow, or to `finish_query` after the last operation. A task
+    /// without a `workflow` field ends here, unless [`workflow`](Self::workflow) sets one.
     #[must_use]
     pub fn forward() -> Self {
         Self::new(How::Forward(Changes::default()))
     }
 
-    /// Done, and nothing follows: the task is acknowledged and deleted.
+    /// Completes the task without forwarding it: it is acknowledged and deleted.
     #[must_use]
     pub fn end() -> Self {
         Self::new(How::End)
     }
 
-    /// Not yet: the handler runs again after `delay`. Until then the task stays this worker's; its
-    /// lease is renewed, it needs no permit and is not counted as hung. If the worker dies, others
-    /// take the task over like any other. The next run counts as a delivery unless
-    /// [`uncounted`](Self::uncounted); beyond the delivery limit the task becomes a dead letter.
+    /// Runs the handler again on this worker after `delay`. Meanwhile the lease is renewed, and the task occupies no
+    /// slot and does not count as hung. If the worker dies, other workers reclaim the task. The next run counts as a
+    /// delivery unless [`uncounted`](Self::uncounted) is set; beyond the delivery limit the task is dead-lettered.
     #[must_use]
     pub fn retry_after(delay: Duration, reason: impl Into<String>) -> Self {
         Self::new(How::Retry { after: delay, counts: true, reason: reason.into() })
     }
 
-    /// Failed: the task goes to `finish_query` with status ERROR and this reason, which ends its
-    /// query. On `finish_query` itself it becomes a dead letter.
+    /// Fails the task: it goes to `finish_query` with status ERROR and `reason`, which ends the query. On
+    /// `finish_query` itself it is dead-lettered.
     #[must_use]
     pub fn fail(reason: impl Into<String>) -> Self {
         Self::new(How::Fail(reason.into()))
     }
 
-    /// Cannot be done: the task goes to the dead letters of its stream (`{stream}:dead`), from
-    /// where `shepherd-monitor dead-letters replay` brings it back.
+    /// Moves the task to the dead-letter stream `{stream}:dead`, from which `shepherd-monitor dead-letters replay`
+    /// restores it.
     #[must_use]
     pub fn dead_letter(reason: impl Into<String>) -> Self {
         Self::new(How::DeadLetter(reason.into()))
     }
 
-    /// Not here: the task is given back, delivered again within seconds, preferably to another
-    /// worker, and this delivery does not count.
+    /// Releases the task: it is delivered again within seconds, preferably to another worker, and this delivery does
+    /// not count.
     #[must_use]
     pub fn give_back(reason: impl Into<String>) -> Self {
         Self::new(How::Release(reason.into()))
     }
 
-    /// Sets a field of the task that is passed on. Has no effect on other answers than
-    /// [`forward`](Self::forward).
+    /// Sets a field of the forwarded task. Has an effect only on [`forward`](Self::forward).
     #[must_use]
     pub fn set(mut self, field: &str, value: impl Into<Vec<u8>>) -> Self {
         if let How::Forward(changes) = &mut self.how {
@@ -110,9 +106,8 @@ impl Answer {
         self
     }
 
-    /// Passes the task on along this workflow instead of its own; if it begins with this worker's
-    /// own stream, that operation counts as done. Has no effect on other answers than
-    /// [`forward`](Self::forward).
+    /// Replaces the workflow of the forwarded task. If it begins with the stream of this worker, that operation counts
+    /// as completed. Has an effect only on [`forward`](Self::forward).
     #[must_use]
     pub fn workflow(mut self, workflow: Workflow) -> Self {
         if let How::Forward(changes) = &mut self.how {
@@ -121,16 +116,16 @@ impl Answer {
         self
     }
 
-    /// Adds `task` to `stream` at the same moment at which this task is completed: exactly once
-    /// for each completion. With an answer that keeps the task (retry, give back), nothing is added.
+    /// Adds `task` to `stream` atomically with the completion of this task, exactly once. Has no effect on answers that
+    /// keep the task (retry, release).
     #[must_use]
     pub fn emit(mut self, stream: &str, task: NewTask) -> Self {
         self.emitted.push((Name::from(stream), task));
         self
     }
 
-    /// Leaves the number of deliveries as it is. Has an effect on
-    /// [`retry_after`](Self::retry_after) only; a given-back task never counts.
+    /// Does not count the next run as a delivery. Has an effect only on [`retry_after`](Self::retry_after); released
+    /// tasks never count.
     #[must_use]
     pub fn uncounted(mut self) -> Self {
         if let How::Retry { counts, .. } = &mut self.how {
@@ -140,21 +135,21 @@ impl Answer {
     }
 }
 
-/// An answer in place of a result: the task was not done.
+/// Error of a handler, or an [`Answer`] to return as an error.
 ///
-/// Any error turns into one with `?`, be it a `std::error::Error`, a `Box<dyn Error + Send + Sync>`,
-/// a `String` or a `&str`. What then becomes of the task is the worker's [`FailurePolicy`]. A
-/// `ShepherdError` that may pass (Redis is unreachable, a lock is held) runs the task again instead.
+/// `?` converts any `std::error::Error`, `Box<dyn Error + Send + Sync>`, `String` or `&str`; the [`FailurePolicy`] of
+/// the worker then applies. A temporary `ShepherdError` (Redis is unreachable, a lock is taken) retries the task
+/// instead.
 pub struct TaskError(pub(super) Answer);
 
 impl TaskError {
-    /// The handler failed for this reason; the worker's [`FailurePolicy`] decides.
+    /// The handler failed; the [`FailurePolicy`] for errors applies.
     #[must_use]
     pub fn new(reason: impl Into<String>) -> Self {
         Self(Answer::new(How::Error(reason.into())))
     }
 
-    /// The task cannot be read for this reason; the worker's policy for malformed tasks decides.
+    /// The task is malformed; the [`FailurePolicy`] for malformed tasks applies.
     #[must_use]
     pub fn malformed(reason: impl Into<String>) -> Self {
         Self(Answer::new(How::Malformed(reason.into())))
@@ -184,7 +179,7 @@ impl TaskError {
         Self(Answer::give_back(reason))
     }
 
-    /// Gives this answer as an error, so that `?` may return it.
+    /// Returns `answer` as an error, for use with `?`.
     #[must_use]
     pub fn answer(answer: Answer) -> Self {
         Self(answer)
@@ -217,7 +212,7 @@ impl fmt::Display for TaskError {
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-// `TaskError` is no `std::error::Error`, or this would overlap with `From<T> for T`.
+// `TaskError` does not implement `std::error::Error`, because this would overlap with `From<T> for T`.
 impl<E: Into<BoxError>> From<E> for TaskError {
     fn from(error: E) -> Self {
         let error = match error.into().downcast::<ServiceError>() {
@@ -243,21 +238,21 @@ impl<E: Into<BoxError>> From<E> for TaskError {
     }
 }
 
-/// A [`TaskError`] as an error that tower's layers can carry.
+/// [`TaskError`] as a `std::error::Error`, which tower layers require.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ServiceError(pub(super) TaskError);
 
-/// What becomes of a task whose handler failed, or that cannot be read.
+/// What happens to a task that failed or is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FailurePolicy {
-    /// As [`Fail`](Self::Fail) when the task has a `workflow` field, else as
-    /// [`DeadLetter`](Self::DeadLetter): one bad callback does not end its query.
+    /// [`Fail`](Self::Fail) if the task has a `workflow` field, otherwise [`DeadLetter`](Self::DeadLetter), so that one
+    /// bad callback does not end its query.
     #[default]
     ByWorkflow,
-    /// It goes to `finish_query` with status ERROR; see [`Answer::fail`].
+    /// Forward to `finish_query` with status ERROR, like [`Answer::fail`].
     Fail,
-    /// It becomes a dead letter of its stream; see [`Answer::dead_letter`].
+    /// Move to the dead-letter stream, like [`Answer::dead_letter`].
     DeadLetter,
 }
 
@@ -275,7 +270,7 @@ mod tests {
         }
     }
 
-    fn told(kind: &str, reason: &str) -> (String, String) {
+    fn result_of(kind: &str, reason: &str) -> (String, String) {
         (kind.to_owned(), reason.to_owned())
     }
 
@@ -284,26 +279,29 @@ mod tests {
     struct Outer(#[source] std::io::Error);
 
     #[test]
-    fn any_error_turns_into_a_failure_that_says_its_causes() {
+    fn any_error_converts_into_a_failure_with_its_sources() {
         let io = || std::io::Error::other("disk on fire");
-        assert_eq!(kind(|| Err(io())?), told("Error", "disk on fire"));
-        assert_eq!(kind(|| Err(Outer(io()))?), told("Error", "cannot rank: disk on fire"));
-        assert_eq!(kind(|| Err(Box::<dyn std::error::Error + Send + Sync>::from("boxed"))?), told("Error", "boxed"));
-        assert_eq!(kind(|| Err("text".to_owned())?), told("Error", "text"));
-        assert_eq!(kind(|| Err("literal")?), told("Error", "literal"));
-        assert_eq!(kind(|| Err(anyhow::Error::new(Outer(io())))?), told("Error", "cannot rank: disk on fire"));
+        assert_eq!(kind(|| Err(io())?), result_of("Error", "disk on fire"));
+        assert_eq!(kind(|| Err(Outer(io()))?), result_of("Error", "cannot rank: disk on fire"));
+        assert_eq!(
+            kind(|| Err(Box::<dyn std::error::Error + Send + Sync>::from("boxed"))?),
+            result_of("Error", "boxed")
+        );
+        assert_eq!(kind(|| Err("text".to_owned())?), result_of("Error", "text"));
+        assert_eq!(kind(|| Err("literal")?), result_of("Error", "literal"));
+        assert_eq!(kind(|| Err(anyhow::Error::new(Outer(io())))?), result_of("Error", "cannot rank: disk on fire"));
     }
 
     #[test]
-    fn what_cannot_be_read_stays_told_apart_from_what_failed() {
-        assert_eq!(kind(|| Err(Malformed("no list".to_owned()))?), told("Malformed", "malformed task: no list"));
+    fn malformed_tasks_stay_distinct_from_failures() {
+        assert_eq!(kind(|| Err(Malformed("no list".to_owned()))?), result_of("Malformed", "malformed task: no list"));
     }
 
     #[test]
-    fn an_error_of_the_librarys_own_keeps_its_kind_through_a_box() {
+    fn library_errors_keep_their_kind_in_a_box() {
         let through = |error: TaskError| kind(|| Err(BoxError::from(ServiceError(error)))?);
-        assert_eq!(through(TaskError::dead_letter("bad")), told("DeadLetter", "bad"));
-        assert_eq!(through(TaskError::give_back("busy")), told("Release", "busy"));
-        assert_eq!(through(TaskError::retry_after(Duration::ZERO, "later")), told("Retry", "later"));
+        assert_eq!(through(TaskError::dead_letter("bad")), result_of("DeadLetter", "bad"));
+        assert_eq!(through(TaskError::give_back("busy")), result_of("Release", "busy"));
+        assert_eq!(through(TaskError::retry_after(Duration::ZERO, "later")), result_of("Retry", "later"));
     }
 }

@@ -1,7 +1,7 @@
-//! A worker's settings: its stream, its limits, where Redis is.
+//! Builder and settings of a worker.
 //!
-//! The program sets them with the builder; the environment of the process (the contract's variables)
-//! overrides most of them, so that operators need no new build.
+//! The program sets them with the builder; environment variables override most of them, so that operators can change
+//! them without a new build.
 
 use std::fmt;
 use std::future::Future;
@@ -19,7 +19,7 @@ const LEASE: Duration = Duration::from_secs(30);
 const RECLAIM_MAX_BATCH: usize = 50;
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// What a worker reads from its environment: variable, what holds without it, what it is.
+/// Environment variables that a worker reads: name, default, description.
 pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("REDIS_URL", "", "Redis URL; overrides REDIS_HOST, REDIS_PORT and REDIS_PASSWORD"),
     ("REDIS_HOST", "localhost", "Redis host"),
@@ -37,15 +37,15 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("WORKER_DRAIN_TIMEOUT_SEC", "30", "Time to wait for running tasks at shutdown"),
 ];
 
-/// The name of a stream that a worker reads: not empty.
+/// A non-empty stream name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamName(Name);
 
 impl StreamName {
-    /// Checks the name.
+    /// Returns a stream name.
     ///
     /// # Errors
-    /// When it is empty.
+    /// [`WorkerError::Setting`] if `name` is empty.
     pub fn new(name: &str) -> Result<Self, WorkerError> {
         if name.is_empty() {
             return Err(WorkerError::Setting(
@@ -56,23 +56,23 @@ impl StreamName {
     }
 }
 
-/// Why a worker could not start, in words.
+/// Reason why a worker could not start. `Display` describes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WorkerError {
-    /// A setting cannot be used: which, its value, what was expected.
+    /// A setting is invalid; the text has the setting, its value and the expected value.
     #[error("{0}")]
     Setting(String),
-    /// Redis answered, but not as a worker needs it.
+    /// Redis is reachable but cannot be used, for example because the key is not a stream or scripts are not allowed.
     #[error("the Redis at {address} cannot serve a worker of {stream}: {reason}")]
     Redis {
-        /// Host and port.
+        /// Host and port of Redis.
         address: String,
-        /// The worker's stream.
+        /// Stream of the worker.
         stream: Name,
-        /// What is wrong.
+        /// Reason, in words.
         reason: String,
     },
-    /// The operating system refused something at the start.
+    /// A thread, a signal handler or the main loop failed.
     #[error("cannot start: {0}")]
     System(String),
 }
@@ -93,14 +93,14 @@ impl WorkerError {
     }
 }
 
-/// The way to a running worker; see the [module](super).
+/// Entry point to the worker library: [`Worker::builder`].
 pub struct Worker;
 
 impl Worker {
-    /// A worker that reads `stream`.
+    /// Returns a builder for a worker of `stream`.
     ///
     /// # Errors
-    /// When the name is empty.
+    /// [`WorkerError::Setting`] if `stream` is empty.
     pub fn builder(stream: &str) -> Result<WorkerBuilder, WorkerError> {
         Ok(WorkerBuilder {
             stream: StreamName::new(stream)?,
@@ -125,7 +125,7 @@ impl Worker {
 
 type Environment = Box<dyn Fn(&str) -> Option<String> + Send>;
 
-/// A worker's settings. Nothing is checked before it runs, except the stream's name.
+/// Settings of a worker. They are validated when it starts.
 pub struct WorkerBuilder {
     stream: StreamName,
     group: Name,
@@ -151,7 +151,7 @@ impl fmt::Debug for WorkerBuilder {
     }
 }
 
-/// The checked settings.
+/// Validated settings.
 #[derive(Debug, Clone)]
 pub(super) struct Settings {
     pub(super) stream: Name,
@@ -172,127 +172,126 @@ pub(super) struct Settings {
 }
 
 impl WorkerBuilder {
-    /// How many tasks run at once (1); `TASK_LIMIT` overrides it.
+    /// Sets the maximum number of concurrent tasks (default 1). `TASK_LIMIT` overrides it.
     #[must_use]
     pub fn task_limit(mut self, tasks: usize) -> Self {
         self.task_limit = tasks;
         self
     }
 
-    /// Where Redis is, instead of what the environment says (`REDIS_URL`, or `REDIS_HOST`,
-    /// `REDIS_PORT` and `REDIS_PASSWORD`).
+    /// Sets the Redis URL. It overrides the environment variables `REDIS_URL`, `REDIS_HOST`, `REDIS_PORT` and
+    /// `REDIS_PASSWORD`.
     #[must_use]
     pub fn redis_url(mut self, url: impl Into<String>) -> Self {
         self.redis_url = Some(url.into());
         self
     }
 
-    /// The consumer group (`consumer`, the one of all Shepherd fleets).
+    /// Sets the consumer group (default `consumer`, which all workers of the platform use).
     #[must_use]
     pub fn group(mut self, group: &str) -> Self {
         self.group = Name::from(group);
         self
     }
 
-    /// How long an entry of a dead owner must lie idle before this worker takes it over, instead
-    /// of the contract's floor for the stream.
+    /// Sets the minimum idle time before an entry of a lost worker is reclaimed. The default is the reclaim threshold
+    /// of the stream.
     #[must_use]
     pub fn reclaim_min_idle(mut self, floor: Duration) -> Self {
         self.reclaim_min_idle = Some(floor);
         self
     }
 
-    /// How often orphans are looked for (10 s); `RECLAIM_INTERVAL_SEC` overrides it.
+    /// Sets the interval between reclaim runs (default 10 s). `RECLAIM_INTERVAL_SEC` overrides it.
     #[must_use]
     pub fn reclaim_interval(mut self, interval: Duration) -> Self {
         self.reclaim_interval = interval;
         self
     }
 
-    /// How many lost tasks are taken over at a time (50); `RECLAIM_MAX_BATCH` overrides it.
+    /// Sets the maximum number of tasks that one reclaim run takes (default 50). `RECLAIM_MAX_BATCH` overrides it.
     #[must_use]
     pub fn reclaim_max_batch(mut self, tasks: usize) -> Self {
         self.reclaim_max_batch = tasks.max(1);
         self
     }
 
-    /// A running task's idle time never exceeds this (30 s, at most the floor): every third of it
-    /// the idle time is set back.
+    /// Sets the lease: the maximum idle time of a running task (default 30 s, or the reclaim threshold if that is
+    /// shorter). The idle time is reset every third of the lease. A lease longer than the threshold is rejected.
     #[must_use]
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self
     }
 
-    /// An entry that was delivered more often than this (5) goes to the dead letters.
+    /// Sets the delivery limit (default 5). An entry that was delivered more often is dead-lettered.
     #[must_use]
     pub fn delivery_limit(mut self, deliveries: u64) -> Self {
         self.delivery_limit = deliveries;
         self
     }
 
-    /// Time to wait for running tasks at shutdown (30 s); `WORKER_DRAIN_TIMEOUT_SEC`
-    /// overrides it.
+    /// Sets how long shutdown waits for running tasks (default 30 s). `WORKER_DRAIN_TIMEOUT_SEC` overrides it.
     #[must_use]
     pub fn drain_timeout(mut self, wait: Duration) -> Self {
         self.drain_timeout = wait;
         self
     }
 
-    /// Takes no new task while a stream it forwards to is longer than this (no limit).
+    /// Enables back-pressure: no new tasks are read while a stream that this worker forwards to has more than `length`
+    /// entries (default: no limit).
     #[must_use]
     pub fn back_off_above(mut self, length: u64) -> Self {
         self.back_off_above = Some(length);
         self
     }
 
-    /// A handler that runs longer than this is dropped, and its task failed (no limit).
+    /// Sets the maximum run time of a handler (default: no limit). Longer runs are dropped, and the task fails.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeout = Some(limit);
         self
     }
 
-    /// A task is failed, before or while its handler runs, once its query is older than this by
-    /// [`Task::age`] (no deadline).
+    /// Sets the maximum age of a query by [`Task::age`] (default: no limit). Tasks of older queries fail before or
+    /// during their run.
     #[must_use]
     pub fn deadline(mut self, age: Duration) -> Self {
         self.deadline = Some(age);
         self
     }
 
-    /// What becomes of a task whose handler returns an error, panics or times out
-    /// ([`FailurePolicy::ByWorkflow`]).
+    /// Sets what happens to a task whose handler returns an error, panics or times out (default
+    /// [`FailurePolicy::ByWorkflow`]).
     #[must_use]
     pub fn on_error(mut self, policy: FailurePolicy) -> Self {
         self.on_error = policy;
         self
     }
 
-    /// What becomes of a task that cannot be read ([`FailurePolicy::ByWorkflow`]).
+    /// Sets what happens to a malformed task (default [`FailurePolicy::ByWorkflow`]).
     #[must_use]
     pub fn on_malformed(mut self, policy: FailurePolicy) -> Self {
         self.on_malformed = policy;
         self
     }
 
-    /// Reads settings from `lookup` instead of the process's environment.
+    /// Reads environment variables from `lookup` instead of the environment of the process.
     #[must_use]
     pub fn environment(mut self, lookup: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
         self.environment = Box::new(lookup);
         self
     }
 
-    /// Runs until SIGTERM or SIGINT, then drains: takes no new task and waits for the running ones
-    /// up to the drain timeout, writes the shutdown marker, and the process may end with 0. A second
-    /// signal ends the process at once.
+    /// Runs until SIGTERM or SIGINT, then shuts down gracefully: reads no new tasks, waits for running tasks up to the
+    /// drain timeout, and writes the shutdown marker. A second signal exits the process immediately.
     ///
-    /// A program that handles signals itself uses [`run_until`](Self::run_until); one that serves
-    /// several streams uses [`Workers`].
+    /// Use [`run_until`](Self::run_until) in programs with their own signal handling, and [`Workers`] for several
+    /// streams in one process.
     ///
     /// # Errors
-    /// When a setting cannot be used, or Redis cannot serve a worker. A Redis that is unreachable is
-    /// waited for.
+    /// [`WorkerError`] if a setting is invalid, or if Redis is reachable but cannot be used. If Redis is unreachable,
+    /// the worker waits for it.
     pub async fn run<H, F>(self, handler: H) -> Result<Left, WorkerError>
     where
         H: Fn(Task) -> F + Send + Sync + 'static,
@@ -301,9 +300,9 @@ impl WorkerBuilder {
         Workers::new().add(self, handler).run().await
     }
 
-    /// As [`run`](Self::run), with a tower service for a handler: tower's layers (timeout, rate limit,
-    /// concurrency limit) go around [`service(handler)`](super::service). A task waits for the
-    /// service to be ready while its lease is renewed.
+    /// Like [`run`](Self::run), with a tower service as the handler: [`service(handler)`](super::service) wrapped in
+    /// tower layers (timeout, rate limit, concurrency limit). While a task waits for the service to become ready, its
+    /// lease is renewed.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -317,7 +316,7 @@ impl WorkerBuilder {
     /// ```
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// See [`run`](Self::run).
     pub async fn run_service<S>(self, service: S) -> Result<Left, WorkerError>
     where
         S: tower_service::Service<Task, Response = Answer> + Clone + Send + Sync + 'static,
@@ -327,12 +326,11 @@ impl WorkerBuilder {
         Workers::new().add_handler(self, handler::of_service(service)).run().await
     }
 
-    /// Runs until `stop` is ready (its value is the signal that was received, if any), then drains.
-    /// Dropping the future instead is like a crash: the heartbeat expires, and other workers take
-    /// over what was in flight.
+    /// Runs until `stop` completes, then shuts down gracefully. The output of `stop` is the received signal, if any.
+    /// Dropping the returned future is like a crash: the heartbeat expires, and other workers reclaim the tasks.
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// See [`run`](Self::run).
     pub async fn run_until<H, F, S>(self, stop: S, handler: H) -> Result<Left, WorkerError>
     where
         H: Fn(Task) -> F + Send + Sync + 'static,
@@ -342,10 +340,10 @@ impl WorkerBuilder {
         engine::run(self.checked()?, Stop::Future(stop), handler::boxed(handler)).await
     }
 
-    /// As [`run_until`](Self::run_until), with a tower service as in [`run_service`](Self::run_service).
+    /// Like [`run_until`](Self::run_until), with a tower service as in [`run_service`](Self::run_service).
     ///
     /// # Errors
-    /// As [`run`](Self::run).
+    /// See [`run`](Self::run).
     pub async fn run_service_until<T, S>(self, stop: S, service: T) -> Result<Left, WorkerError>
     where
         T: tower_service::Service<Task, Response = Answer> + Clone + Send + Sync + 'static,
@@ -358,7 +356,7 @@ impl WorkerBuilder {
 
     pub(super) fn checked(self) -> Result<Settings, WorkerError> {
         let set = |name: &str| (self.environment)(name).filter(|value| !value.is_empty());
-        // As upstream does: the fleet's environment must not keep a worker from starting.
+        // Like the Python workers: an invalid `TASK_LIMIT` must not prevent the start.
         let task_limit = match set("TASK_LIMIT").map(|text| count("TASK_LIMIT", &text)) {
             Some(Ok(limit)) => limit,
             Some(Err(e)) => {
@@ -448,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_overrides_the_programs_task_limit() {
+    fn task_limit_variable_overrides_the_builder() {
         assert_eq!(checked(&[], |b| b.task_limit(3)), "3");
         assert_eq!(checked(&[("TASK_LIMIT", "7")], |b| b.task_limit(3)), "7");
         for unusable in ["0", "-1", "ten", "1.5", "9999999999"] {
@@ -458,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_documented_is_what_is_read() {
+    fn documented_settings_match_those_read() {
         let read = std::sync::Arc::new(std::sync::Mutex::new(std::collections::BTreeSet::new()));
         let noted = std::sync::Arc::clone(&read);
         let builder = Worker::builder("s").unwrap().environment(move |name| {
@@ -472,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn each_setting_that_cannot_be_used_is_told_in_words() {
+    fn invalid_settings_return_a_descriptive_error() {
         assert!(Worker::builder("").unwrap_err().to_string().contains("the stream's name is empty"));
         assert!(checked(&[], |b| b.task_limit(0)).contains("limit is 0"));
         assert!(checked(&[("REDIS_PORT", "99999")], |b| b).contains("REDIS_PORT is \"99999\""));

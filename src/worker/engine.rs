@@ -1,9 +1,9 @@
-//! The loop between Redis and the handlers: read, run, finish.
+//! Main loop of a worker: reads entries, runs handlers, completes tasks.
 //!
-//! One task owns every entry that this worker holds, so that reading, finishing and reclaiming,
-//! which share the permits, never race. Handlers run as tasks of their own; what they answer comes
-//! back here and leaves the stream in batches, as many as ended while the last batch was under way
-//! (of many, two halves take turns). The answer to a batch brings the next tasks with it.
+//! One tokio task owns all pending entries of this worker, so reads, completions and reclaims, which share the task
+//! slots, cannot race. Handlers run as separate tasks. Their answers are sent to Redis in batches: everything that
+//! finished while the previous batch was in flight (with many slots, two half-size batches alternate). The reply to a
+//! batch also contains the next entries.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn, ready};
@@ -33,40 +33,40 @@ use crate::contract::task::{self as wire, trace::OwnSpan};
 use crate::redis_streams::tasks::{Entry, EntryId, Finish, Finished, Link, LinkError, TaskStream, Verdict};
 use crate::traces::{self, Traced};
 
-/// How long a blocking read waits.
+/// `BLOCK` of a blocking XREADGROUP.
 const BLOCK: Duration = Duration::from_secs(5);
-/// How long any other command may take.
+/// Response timeout of all non-blocking commands.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most tasks that one script call finishes.
+/// Maximum number of tasks per call of the finish script.
 const BATCH: usize = 128;
-/// With so many permits, a batch is half of them at most, and two may be under way: Redis works on
-/// one half, this process on the other. With fewer, the price of a call is better shared by all.
+/// From this task limit on, a batch is at most half of the slots and two batches may be in flight: Redis executes one
+/// while the handlers of the other run. Below it, one larger batch amortizes the round trip better.
 const HALVES: usize = 8;
-/// How long a leaving worker waits for the read under way to end.
+/// How long shutdown waits for the blocking read to return, and for the final release.
 const LAST_READ: Duration = Duration::from_secs(1);
-/// How long cancelled handlers have to clean up, and then to end.
+/// How long cancelled handlers may clean up, and again how long to wait for them after they are aborted.
 const CANCELLED: Duration = Duration::from_millis(200);
-/// How often the streams that follow are measured, when there is a limit to their length.
+/// How often the lengths of the destination streams are read when back-pressure is configured.
 const MEASURE: Duration = Duration::from_millis(200);
-/// Most tasks that wait for another run without a permit.
+/// Maximum number of tasks that wait for a retry without occupying a slot.
 const MOST_WAITING: usize = 1000;
-/// Most streams that are measured.
+/// Maximum number of destination streams whose length is checked.
 const DESTINATIONS: usize = 16;
 
-/// How a worker left.
+/// Unfinished work of a worker that has shut down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Left {
-    /// Entries that it could not finish and that stay for others.
+    /// Entries that were not completed; they stay pending or were released.
     pub in_flight: u32,
-    /// Handlers among them that still ran when their time was up.
+    /// Handlers that still ran after the drain timeout.
     pub running: u32,
 }
 
-/// Who says that the worker should leave.
+/// What triggers a graceful shutdown.
 pub(super) enum Stop<S> {
-    /// A future of the caller's; its value is the signal that was obeyed, if any.
+    /// A future of the caller; its output is the received signal, if any.
     Future(S),
-    /// The signals of the process, which it shares with so many workers that still run.
+    /// SIGTERM and SIGINT of the process. The counter is the number of workers in the process that still run.
     Signals(Arc<AtomicUsize>),
 }
 
@@ -77,19 +77,19 @@ where
     let consumer: String = uuid::Uuid::new_v4().simple().to_string().chars().take(8).collect();
     let stream = TaskStream::new(settings.stream.clone(), settings.group.clone(), Name::from(consumer));
     let shared = Shared { vitals: Arc::default(), leases: Arc::new(Leases::new(settings.lease)) };
-    let (stop, asked, signalled) = match stop {
+    let (stop, signal_sender, signal_receiver) = match stop {
         Stop::Future(stop) => (Some(stop), None, None),
-        Stop::Signals(present) => {
-            let (asked, signalled) = oneshot::channel();
-            (None, Some((asked, present)), Some(signalled))
+        Stop::Signals(remaining) => {
+            let (signal_sender, signal_receiver) = oneshot::channel();
+            (None, Some((signal_sender, remaining)), Some(signal_receiver))
         }
     };
-    let presence = Presence::start(&settings, stream.clone(), &shared, asked)
+    let presence = Presence::start(&settings, stream.clone(), &shared, signal_sender)
         .map_err(|e| WorkerError::System(format!("cannot start the heartbeat thread: {e}")))?;
     let mut stop = pin!(async {
-        match (stop, signalled) {
+        match (stop, signal_receiver) {
             (Some(stop), _) => stop.await,
-            (None, Some(signalled)) => signalled.await.unwrap_or_default(),
+            (None, Some(signal_receiver)) => signal_receiver.await.unwrap_or_default(),
             (None, None) => std::future::pending().await,
         }
     });
@@ -132,20 +132,20 @@ where
     }
     tracing::info!(stream = %engine.stream.stream(), consumer = %engine.stream.consumer(),
         task_limit = engine.settings.task_limit, "working");
-    // On a thread of the runtime's pool, beside the handlers: what wakes what stays on one core.
-    let (say_stop, told) = oneshot::channel();
-    let mut work = AbortOnDrop(tokio::spawn(engine.work(told)));
+    // Spawned, so that the loop runs on the worker threads of the runtime: waking a handler then stays on one core.
+    let (shutdown, shutdown_signal) = oneshot::channel();
+    let mut work = AbortOnDrop(tokio::spawn(engine.work(shutdown_signal)));
     let left = tokio::select! {
         left = &mut work.0 => left,
         signum = &mut stop => {
-            let _ = say_stop.send(signum);
+            let _ = shutdown.send(signum);
             (&mut work.0).await
         }
     };
     left.map_err(|e| WorkerError::System(format!("the worker's main loop failed: {e}")))
 }
 
-/// A worker whose future is dropped ends as in a crash: nothing is finished, no marker is left.
+/// Aborts the worker when its future is dropped. As in a crash, nothing is completed and no shutdown marker is written.
 struct AbortOnDrop(JoinHandle<Left>);
 
 impl Drop for AbortOnDrop {
@@ -154,7 +154,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Makes the group and loads the scripts, as soon as Redis is there.
+/// Creates the consumer group and loads the scripts; retries until Redis is reachable.
 async fn prepare(stream: &TaskStream, link: &mut Link, settings: &Settings) -> Result<(), WorkerError> {
     let mut retry = Retry::default();
     loop {
@@ -170,25 +170,25 @@ async fn prepare(stream: &TaskStream, link: &mut Link, settings: &Settings) -> R
     }
 }
 
-/// An entry that this worker holds, from its delivery until it has left the stream.
+/// An entry that is pending for this worker, from its delivery until it is completed or released.
 pub(super) struct Held {
     pub(super) deliveries: u64,
     task: Arc<wire::Task>,
-    /// When this delivery began.
+    /// Start of this delivery.
     since: Instant,
-    /// How old the first delivery was then.
+    /// Time between the first delivery and this one.
     age: Duration,
     span: OwnSpan,
     run: Option<AbortHandle>,
-    /// Whether Redis has a record of its deliveries.
+    /// Whether a delivery record may exist in Redis.
     recorded: bool,
 }
 
-/// Hears why a run is of no use any more.
+/// Receives the reason when a run is cancelled.
 type Receiver = watch::Receiver<Option<Cancelled>>;
 
-/// A task whose handler asked for another run.
-struct RetryWish {
+/// A retry that a handler requested and that is not in Redis yet.
+struct ScheduledRetry {
     id: EntryId,
     deliveries: u64,
     at: Instant,
@@ -196,26 +196,25 @@ struct RetryWish {
     reason: String,
 }
 
-/// A command under way, which has the connection until it is answered.
+/// A command in flight; it owns the connection and returns it with the reply.
 type UnderWay<T> = Pin<Box<dyn Future<Output = (Link, T)> + Send>>;
 type Read = Result<Vec<Entry>, LinkError>;
 type FinishedBatch = (Batch, Result<Finished, LinkError>);
 
-/// Tasks on their way out of the stream.
+/// A batch of tasks to complete.
 struct Batch {
     tasks: Vec<Finish>,
-    /// How many new tasks come in their place.
+    /// Number of new entries to read in the same round trip.
     then_read: usize,
 }
 
-/// A batch that Redis has been sent.
+/// A batch that was sent and has no reply yet.
 struct Sent {
-    /// New tasks that it asked for beyond its own: permits that nobody else may use.
+    /// Entries requested beyond the size of the batch; their slots are reserved.
     beyond: usize,
     answer: UnderWay<FinishedBatch>,
 }
 
-/// A running worker.
 pub(super) struct Engine {
     pub(super) settings: Settings,
     pub(super) stream: TaskStream,
@@ -223,32 +222,32 @@ pub(super) struct Engine {
     pub(super) vitals: Arc<Vitals>,
     leases: Arc<Leases>,
     presence: Presence,
-    /// For everything but blocking reads. While a batch is under way it has the connection, and
-    /// this is another one, opened only if it is needed.
+    /// Connection for everything except blocking reads. A batch in flight takes it along; a spare one, opened only when
+    /// needed, replaces it meanwhile.
     pub(super) link: Link,
-    /// What stood in for it before.
+    /// Idle connections that have replaced `link` before.
     spare: Vec<Link>,
     finishing: Vec<Sent>,
-    /// The blocking reads' connection, while none is under way.
+    /// Connection of blocking reads; `None` while a read is in flight.
     reader: Option<Link>,
     reader_id: Arc<AtomicI64>,
     reading: Option<UnderWay<Read>>,
-    /// When the read under way began.
+    /// Start of the read in flight.
     read_since: Instant,
-    /// Whether the stream probably holds more that can be read at once.
+    /// Whether the stream probably has more undelivered entries.
     more: bool,
-    /// Every entry that a task of this worker stands for.
+    /// All entries that are pending for this worker and known to it.
     pub(super) held: HashMap<EntryId, Held>,
     running: JoinSet<HandlerResult>,
-    /// Which delivery of which entry a handler's task runs: an earlier one may still run.
+    /// Entry and delivery count that each handler task runs; the run of an earlier delivery may still be active.
     running_ids: HashMap<Id, (EntryId, u64)>,
-    /// What is to leave the stream next.
+    /// Tasks to complete with the next batch.
     ended: VecDeque<Finish>,
-    /// What is to be given back next, with its deliveries and how idle it is to be left.
+    /// Entries to release: ID, delivery count, and the idle time to set.
     released: Vec<(EntryId, u64, Duration)>,
-    /// What is to be kept for another run next.
-    retries: Vec<RetryWish>,
-    /// Held entries that wait for another run, by when that is due.
+    /// Retries to record in Redis.
+    retries: Vec<ScheduledRetry>,
+    /// Entries that wait for a retry, ordered by due time.
     waiting: BTreeMap<(Instant, EntryId), Receiver>,
     pub(super) sweep: Sweep,
     pub(super) retry: Retry,
@@ -256,10 +255,10 @@ pub(super) struct Engine {
     seed: u64,
 }
 
-/// The streams this worker forwards to, and whether one is too long.
+/// Destination streams of this worker and the back-pressure state.
 #[derive(Default)]
 struct Destinations {
-    seen: Vec<Name>,
+    streams: Vec<Name>,
     measured: Option<Instant>,
     too_long: bool,
 }
@@ -289,14 +288,14 @@ impl Engine {
         }
     }
 
-    /// Does all that can be done without waiting for anybody but Redis.
+    /// Does everything that is currently possible and only waits for Redis, not for handlers.
     async fn act(&mut self) {
         let mut gathered = false;
         loop {
             while let Some(joined) = self.running.try_join_next_with_id() {
                 self.joined(joined);
             }
-            // Handlers that are about to end may end now, and share the call.
+            // Handlers that are about to return can do so first and share the script call.
             if !gathered && self.finishing.is_empty() && !self.ended.is_empty() && !self.running.is_empty() {
                 gathered = true;
                 tokio::task::yield_now().await;
@@ -332,7 +331,7 @@ impl Engine {
         }
     }
 
-    /// Reads what is there.
+    /// Reads as many entries as there are free slots, without blocking.
     async fn read(&mut self) {
         let free = self.free();
         match self.stream.read(&mut self.link, free, None).await {
@@ -354,14 +353,15 @@ impl Engine {
         }
     }
 
-    /// How many more tasks may be held; the read under way may bring one.
+    /// Free task slots. The blocking read and batches in flight reserve some, because their replies may contain new
+    /// entries.
     pub(super) fn free(&self) -> usize {
         let reserved =
             usize::from(self.reading.is_some()) + self.finishing.iter().map(|sent| sent.beyond).sum::<usize>();
         self.settings.task_limit.saturating_sub(self.occupied() + reserved)
     }
 
-    /// Permits in use. Tasks that wait for another run need none, up to a limit.
+    /// Occupied task slots. Tasks that wait for a retry occupy none, up to [`MOST_WAITING`].
     fn occupied(&self) -> usize {
         self.held.len().saturating_sub(self.waiting.len().min(MOST_WAITING))
     }
@@ -370,13 +370,13 @@ impl Engine {
         self.vitals.set_held(self.held.len().saturating_sub(self.waiting.len()), self.waiting.len());
     }
 
-    /// Whether no stream that follows is too long.
+    /// Whether no destination stream exceeds the back-pressure limit.
     async fn may_read(&mut self) -> bool {
         let Some(limit) = self.settings.back_off_above else { return true };
         let fresh = self.destinations.measured.is_some_and(|at| at.elapsed() < MEASURE);
-        if !fresh && !self.destinations.seen.is_empty() {
+        if !fresh && !self.destinations.streams.is_empty() {
             self.destinations.measured = Some(Instant::now());
-            if let Ok(lengths) = TaskStream::lengths(&mut self.link, &self.destinations.seen).await {
+            if let Ok(lengths) = TaskStream::lengths(&mut self.link, &self.destinations.streams).await {
                 let longest = lengths.into_iter().max().unwrap_or(0);
                 if (longest > limit) != self.destinations.too_long {
                     tracing::info!(longest, limit, "{}", if longest > limit { "backing off" } else { "resuming" });
@@ -387,7 +387,7 @@ impl Engine {
         !self.destinations.too_long
     }
 
-    /// Waits on the reader's connection for the next entry.
+    /// Starts a blocking read for one entry.
     fn wait_for_one(&mut self) {
         let Some(mut link) = self.reader.take() else { return };
         let stream = self.stream.clone();
@@ -399,8 +399,8 @@ impl Engine {
         }));
     }
 
-    /// Whether a read has been under way for so long that entries which it brings may look lost: the
-    /// runtime was blocked, or the process stopped, and the answer lies unread.
+    /// Whether the read has been in flight for so long that its entries may look lost. This happens when the runtime
+    /// was blocked or the process was stopped and the reply has not been processed.
     pub(super) fn read_is_overdue(&self) -> bool {
         self.reading.is_some() && self.read_since.elapsed() >= self.settings.lease
     }
@@ -413,7 +413,7 @@ impl Engine {
                 self.more = !entries.is_empty();
                 self.start_all(entries);
             }
-            // Reading without waiting meets the same trouble and deals with it.
+            // The next non-blocking read gets the same error and handles it.
             Err(_) => self.more = true,
         }
     }
@@ -425,11 +425,11 @@ impl Engine {
         self.note_held();
     }
 
-    /// Runs the handler on an entry that was delivered for the `deliveries`th time; `age` is that
-    /// of its first delivery, and `recorded` says whether Redis has a record of its deliveries.
+    /// Runs the handler for an entry. `deliveries` is the delivery count including this one, `age` the time since the
+    /// first delivery, and `recorded` whether a delivery record exists.
     pub(super) fn start(&mut self, entry: Entry, deliveries: u64, age: Duration, recorded: bool) {
         let Entry { id, fields } = entry;
-        // A read whose answer lay unread until a sweep had taken the same entry back.
+        // A sweep has already reclaimed this entry while the reply of the read was waiting.
         if self.held.get(&id).is_some_and(|held| held.deliveries >= deliveries) {
             return;
         }
@@ -437,7 +437,7 @@ impl Engine {
         let span = OwnSpan { id: self.random().max(1), sampled: None };
         let held = Held { deliveries, task, since: Instant::now(), age, span, run: None, recorded };
         let cancelled = self.leases.enter(id.clone(), deliveries);
-        // An earlier delivery of the same entry was lost, and its handler may still run.
+        // An earlier delivery of this entry was lost, and its handler may still run.
         if let Some(earlier) = self.held.insert(id.clone(), held) {
             self.waiting.retain(|(_, waiting), _| *waiting != id);
             earlier.abort();
@@ -445,7 +445,7 @@ impl Engine {
         self.run(&id, cancelled);
     }
 
-    /// Runs the handler on an entry that is held.
+    /// Runs the handler for an entry in `held`.
     fn run(&mut self, id: &EntryId, cancelled: Receiver) {
         self.vitals.progressed();
         let Some(held) = self.held.get_mut(id) else { return };
@@ -462,7 +462,7 @@ impl Engine {
             otel.kind = traces::field("consumer"),
         );
         if let Some(trace) = task.trace() {
-            // What follows names the span as whoever traces it does.
+            // With a tracer, the parent ID of the next task is the span ID that the tracer has assigned.
             let traced = traces::continued(&log, trace.traceparent(), || trace.tracestate());
             if let Some(Traced { id, sampled }) = traced {
                 held.span = OwnSpan { id, sampled: Some(sampled) };
@@ -478,7 +478,7 @@ impl Engine {
         held.run = Some(handle);
     }
 
-    /// Starts a task that waited, unless somebody else has it by now.
+    /// Starts the next waiting task, unless another worker has claimed it.
     fn run_again(&mut self) {
         let Some(((_, id), cancelled)) = self.waiting.pop_first() else { return };
         if cancelled.borrow().is_some() {
@@ -508,15 +508,15 @@ impl Engine {
         }
     }
 
-    /// Decides where an ended task goes.
+    /// Decides what happens to a task whose handler returned.
     fn ended(&mut self, id: EntryId, deliveries: u64, answer: HandlerResult) {
         self.vitals.progressed();
-        // A run of an earlier delivery says nothing about this one.
+        // The result belongs to an earlier delivery of this entry and is discarded.
         let Some(held) = self.held.get(&id).filter(|held| held.deliveries == deliveries) else { return };
         let stream = self.stream.stream();
         let failed = answer.is_err();
         let answer = answer.unwrap_or_else(|TaskError(answer)| answer);
-        // A task that its handler never understood says nothing about how long tasks take.
+        // Malformed tasks never ran and would distort the run times.
         let counts = !matches!(answer.how, How::Malformed(_));
         let delivery = Delivery {
             stream,
@@ -537,11 +537,11 @@ impl Engine {
                 }
                 if self.settings.back_off_above.is_some() {
                     for message in &outgoing {
-                        self.destinations.see(message.destination());
+                        self.destinations.add(message.destination());
                     }
                 }
                 let duration = counts.then(|| held.age + held.since.elapsed());
-                // A renewal may be under way whose answer is not known yet.
+                // A renewal without a reply yet may have created the record.
                 let recorded = held.recorded || self.leases.may_have_renewed(held.since.into_std());
                 self.ended.push_back(Finish { id, deliveries, outgoing, duration, recorded, failure });
             }
@@ -551,7 +551,7 @@ impl Engine {
             }
             Outcome::Retry { after, counts, reason } => {
                 tracing::info!(%stream, entry = %id, %reason, ?after, failed, "retrying a task later");
-                self.retries.push(RetryWish { id, deliveries, at: Instant::now() + after, counts, reason });
+                self.retries.push(ScheduledRetry { id, deliveries, at: Instant::now() + after, counts, reason });
             }
             Outcome::Release { reason } => {
                 tracing::info!(%stream, entry = %id, %reason, "releasing a task");
@@ -560,14 +560,13 @@ impl Engine {
         }
     }
 
-    /// Most tasks in one batch.
+    /// Maximum number of tasks per batch.
     fn batch_size(&self) -> usize {
         let limit = self.settings.task_limit;
         if limit < HALVES { limit } else { BATCH.min(limit / 2) }
     }
 
-    /// Whether to send what has ended: at once when nothing is under way, by whole batches beside
-    /// another one.
+    /// Whether to send a batch: immediately when none is in flight, and only a full one while another is.
     fn batch_is_ready(&self) -> bool {
         match self.finishing.len() {
             0 => !self.ended.is_empty(),
@@ -576,8 +575,8 @@ impl Engine {
         }
     }
 
-    /// Sends ended tasks out of the stream and, unless `coming` is `None`, asks for new ones;
-    /// `coming` is how many are about to start anyway.
+    /// Sends a batch of finished tasks. Unless `coming` is `None`, it also requests new entries for the free slots;
+    /// `coming` is the number of entries that are about to start and occupy slots.
     async fn finish(&mut self, coming: Option<usize>) {
         let count = self.ended.len().min(self.batch_size());
         let tasks: Vec<Finish> = self.ended.drain(..count).collect();
@@ -590,8 +589,8 @@ impl Engine {
             let answer = stream.finish(&mut link, &batch.tasks, batch.then_read).await;
             (link, (batch, answer))
         });
-        // A future does nothing before it is polled, and the connection writes in a task of its own:
-        // both have their turn now, so that Redis works while handlers do.
+        // Futures are lazy, and the connection writes in its own task: poll once and yield, so that Redis processes the
+        // batch while handlers run.
         if let Poll::Ready(known) = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context))).await {
             answer = Box::pin(ready(known));
         }
@@ -599,8 +598,8 @@ impl Engine {
         tokio::task::yield_now().await;
     }
 
-    /// Hears what became of a batch. What Redis refused waits for the next time; the next batch
-    /// goes out before the new tasks start.
+    /// Handles the reply to a batch. Tasks that Redis refused temporarily are sent again. The next batch is sent before
+    /// the new entries start.
     async fn finished(&mut self, link: Link, (batch, answer): FinishedBatch) {
         self.spare.push(std::mem::replace(&mut self.link, link));
         let Finished { verdicts, entries } = match answer {
@@ -640,11 +639,11 @@ impl Engine {
         self.more = match &entries {
             Ok(entries) if batch.then_read > 0 => !entries.is_empty(),
             Ok(_) => self.more,
-            // Reading by itself meets the same trouble and deals with it.
+            // The next separate read gets the same error and handles it.
             Err(_) => true,
         };
         let mut entries = entries.unwrap_or_default();
-        // Those for which refused tasks left no permit, and all when leaving, are given back.
+        // Releases entries that have no slot because tasks were refused, and all entries during shutdown.
         let room = if self.vitals.draining() { 0 } else { self.free() };
         let excess = entries.split_off(room.min(entries.len()));
         self.released.extend(excess.into_iter().map(|entry| (entry.id, 1, self.settings.floor)));
@@ -662,7 +661,7 @@ impl Engine {
         }
     }
 
-    /// Gives tasks back. If no other worker takes them, this one does, a moment later.
+    /// Releases entries. If no other worker claims them, this worker reclaims them with the next sweep.
     async fn release(&mut self) {
         match self.stream.release(&mut self.link, &self.released).await {
             Ok(_) => self.sweep.soon(),
@@ -676,9 +675,9 @@ impl Engine {
         self.note_held();
     }
 
-    /// Tells Redis of tasks that stay for another run.
+    /// Records in Redis which tasks wait for a retry.
     async fn keep_for_retry(&mut self) {
-        while let Some(RetryWish { id, deliveries, at, counts, reason }) = self.retries.pop() {
+        while let Some(ScheduledRetry { id, deliveries, at, counts, reason }) = self.retries.pop() {
             match self.stream.retry(&mut self.link, (&id, deliveries), counts, &reason).await {
                 Ok(Ok(now)) => {
                     if let Some(held) = self.held.get_mut(&id).filter(|held| held.deliveries == deliveries) {
@@ -693,7 +692,7 @@ impl Engine {
                 }
                 Ok(Err(Verdict::Refused(e))) | Err(e) => {
                     self.retry.failed("scheduling a retry", &e);
-                    self.retries.push(RetryWish { id, deliveries, at, counts, reason });
+                    self.retries.push(ScheduledRetry { id, deliveries, at, counts, reason });
                     break;
                 }
                 Ok(Err(verdict)) => {
@@ -705,7 +704,7 @@ impl Engine {
         self.note_held();
     }
 
-    /// Forgets a delivery; a later one of the same entry stays.
+    /// Forgets a delivery, unless a later delivery of the same entry has replaced it.
     fn let_go(&mut self, id: &EntryId, deliveries: u64) {
         if self.held.get(id).is_some_and(|held| held.deliveries == deliveries) {
             self.held.remove(id);
@@ -713,22 +712,22 @@ impl Engine {
         }
     }
 
-    /// Shuts down gracefully: takes no new task, gives the running ones until the deadline.
+    /// Graceful shutdown: stops reading and waits for running tasks up to the drain timeout.
     async fn drain(mut self, signum: Option<i32>) -> Left {
         self.vitals.drain();
         self.give_waiting_back();
-        self.presence.say_now();
+        self.presence.beat_now();
         let deadline = Instant::now() + self.settings.drain_timeout;
         let _ = timeout_at(deadline, self.wind_down()).await;
         self.leave(signum).await
     }
 
-    /// Others run these at the time at which this worker would have.
+    /// Releases waiting tasks with an idle time at which other workers reclaim them at about the time of the retry.
     fn give_waiting_back(&mut self) {
         let now = Instant::now();
         let waiting = std::mem::take(&mut self.waiting).into_keys();
-        let wishes = std::mem::take(&mut self.retries).into_iter().map(|wish| (wish.at, wish.id));
-        for (at, id) in waiting.chain(wishes) {
+        let scheduled = std::mem::take(&mut self.retries).into_iter().map(|retry| (retry.at, retry.id));
+        for (at, id) in waiting.chain(scheduled) {
             if let Some(held) = self.held.get(&id) {
                 let idle = self.settings.floor.saturating_sub(at.saturating_duration_since(now));
                 self.released.push((id, held.deliveries, idle));
@@ -755,7 +754,7 @@ impl Engine {
         }
     }
 
-    /// Ends the read under way. What it brings all the same was never started: it is given back.
+    /// Ends the blocking read. Entries that it still returns are released without being started.
     async fn stop_reading(&mut self) {
         self.more = false;
         let Some(mut reading) = self.reading.take() else { return };
@@ -771,7 +770,7 @@ impl Engine {
 
     async fn leave(mut self, signum: Option<i32>) -> Left {
         let in_flight = u32::try_from(self.held.len()).unwrap_or(u32::MAX);
-        // First they are told, so that they can clean up.
+        // Cancel before aborting, so that handlers can clean up.
         self.leases.cancel_all();
         let _ = timeout(CANCELLED, self.handlers_end()).await;
         self.running.abort_all();
@@ -792,8 +791,8 @@ impl Engine {
         }
     }
 
-    /// Gives back what no handler works on any more: others need not wait for the floor. What still
-    /// runs, or was sent to Redis without an answer, is left to it.
+    /// Releases tasks without a running handler, so that other workers can reclaim them before the reclaim threshold.
+    /// Tasks that still run, or whose completion has no reply yet, stay pending.
     async fn give_unfinished_back(&mut self) {
         if !self.finishing.is_empty() {
             return;
@@ -813,7 +812,7 @@ impl Engine {
         }
     }
 
-    /// A number that nobody else has: spread over all 64 bits.
+    /// Next number of a SplitMix64 generator with a random seed.
     pub(super) fn random(&mut self) -> u64 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.seed;
@@ -824,10 +823,10 @@ impl Engine {
 }
 
 impl Destinations {
-    fn see(&mut self, stream: &Name) {
-        if !self.seen.contains(stream) {
-            self.seen.truncate(DESTINATIONS - 1);
-            self.seen.insert(0, stream.clone());
+    fn add(&mut self, stream: &Name) {
+        if !self.streams.contains(stream) {
+            self.streams.truncate(DESTINATIONS - 1);
+            self.streams.insert(0, stream.clone());
         }
     }
 }
@@ -840,7 +839,7 @@ impl Held {
     }
 }
 
-/// Runs the handler within its time limits.
+/// Runs the handler with the configured timeout and deadline.
 async fn limited(task: Task, handler: Handler, most: Option<Duration>, deadline: Option<Duration>) -> HandlerResult {
     let left = deadline.map(|deadline| deadline.saturating_sub(task.age()));
     let late = |deadline: Duration| TaskError::new(format!("its query is older than its deadline of {deadline:?}"));
@@ -864,7 +863,7 @@ async fn limited(task: Task, handler: Handler, most: Option<Duration>, deadline:
     answer
 }
 
-/// Never ready while nothing is under way.
+/// Never completes while nothing is in flight.
 async fn wait<T>(under_way: &mut Option<UnderWay<T>>) -> (Link, T) {
     match under_way {
         Some(under_way) => under_way.as_mut().await,
@@ -872,7 +871,7 @@ async fn wait<T>(under_way: &mut Option<UnderWay<T>>) -> (Link, T) {
     }
 }
 
-/// The first answer to a batch; never ready while none is under way.
+/// Completes with the first reply to a batch; never while none is in flight.
 async fn answered(sent: &mut Vec<Sent>) -> (Link, FinishedBatch) {
     poll_fn(|context| {
         for at in 0..sent.len() {

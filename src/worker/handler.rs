@@ -1,8 +1,8 @@
-//! Handlers: what the engine calls for each task, and the forms in which it may be written.
+//! Handler forms.
 //!
-//! A plain handler is an async function or closure from [`Task`] to [`Answer`]. [`typed`] parses the
-//! fields first, [`with_state`] hands a shared value on, [`service`] makes a tower service of a
-//! handler, so that tower's layers (timeout, rate limit, concurrency) go around it.
+//! A handler is an async function or closure from [`Task`] to [`Answer`]. [`typed`] parses the fields first,
+//! [`with_state`] passes a shared value, and [`service`] converts a handler into a tower service, to be wrapped in
+//! tower layers (timeout, rate limit, concurrency limit).
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -17,9 +17,9 @@ use super::task::Task;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-/// What a handler's future gives.
+/// Output of a handler.
 pub type HandlerResult = Result<Answer, TaskError>;
-/// A handler as the engine holds it.
+/// Type-erased handler that the engine calls.
 pub(super) type Handler = Arc<dyn Fn(Task) -> BoxFuture<HandlerResult> + Send + Sync>;
 
 pub(super) fn boxed<H, F>(handler: H) -> Handler
@@ -45,7 +45,7 @@ where
     })
 }
 
-/// A handler of tasks whose fields are parsed as `T` first. A task that does not parse is
+/// Wraps a handler of tasks whose fields are parsed into `T`. If parsing fails, the task is
 /// [malformed](TaskError::malformed), and the handler is not called.
 ///
 /// ```no_run
@@ -76,7 +76,7 @@ where
     }
 }
 
-/// A handler that gets a clone of `state` with each task: an `Arc`, a pool, a client.
+/// Wraps a handler that gets a clone of `state` (an `Arc`, a pool, a client) with each task.
 ///
 /// ```no_run
 /// # use std::sync::Arc;
@@ -101,12 +101,12 @@ where
     move |task| handler(state.clone(), task)
 }
 
-/// A handler as a tower service, for [`run_service`](super::WorkerBuilder::run_service).
+/// Converts a handler into a tower service for [`run_service`](super::WorkerBuilder::run_service).
 pub fn service<H>(handler: H) -> HandlerService<H> {
     HandlerService { handler: Arc::new(handler) }
 }
 
-/// See [`service`].
+/// Tower service returned by [`service`].
 #[derive(Debug)]
 pub struct HandlerService<H> {
     handler: Arc<H>,

@@ -1,7 +1,7 @@
-//! The leases on running tasks: their idle time is set back before anybody could think them lost.
+//! Leases of running tasks: resets their idle time before other workers consider them lost.
 //!
-//! The engine enters and removes tasks, the heartbeat's thread renews them, so that a handler that
-//! blocks the whole runtime keeps its lease as it keeps its heartbeat.
+//! The engine adds and removes tasks; the heartbeat thread renews the leases, so that a handler that blocks the runtime
+//! loses neither lease nor heartbeat.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,10 @@ use tokio::sync::watch;
 use super::task::Cancelled;
 use crate::redis_streams::tasks::{EntryId, Link, TaskStream, Verdict};
 
-/// Most leases that one script call renews.
+/// Maximum number of leases per script call.
 const BATCH: usize = 256;
 
-/// The leases of one worker.
+/// Leases of one worker.
 #[derive(Debug)]
 pub(super) struct Leases {
     lease: Duration,
@@ -31,7 +31,7 @@ struct Lease {
 }
 
 impl Lease {
-    /// The first reason stays.
+    /// Cancels the run; the first reason is kept.
     fn cancel(&self, why: Cancelled) {
         self.cancelled.send_if_modified(|known| {
             let first = known.is_none();
@@ -46,8 +46,8 @@ impl Leases {
         Self { lease, held: Mutex::default() }
     }
 
-    /// From now on the lease on this delivery is renewed, instead of one before it. The receiver
-    /// hears when the delivery is lost.
+    /// Starts to renew the lease of this delivery, replacing an earlier delivery of the same entry. The receiver is
+    /// notified when the delivery is lost.
     pub(super) fn enter(&self, id: EntryId, deliveries: u64) -> watch::Receiver<Option<Cancelled>> {
         let (cancelled, receiver) = watch::channel(None);
         let lease = Lease { deliveries, touched: Instant::now(), cancelled };
@@ -57,13 +57,12 @@ impl Leases {
         receiver
     }
 
-    /// Whether a lease that was entered at `since` may have been renewed, so that there may be a
-    /// delivery record.
+    /// Whether a lease that was added at `since` may have been renewed, in which case a delivery record may exist.
     pub(super) fn may_have_renewed(&self, since: Instant) -> bool {
         since.elapsed() >= self.tick()
     }
 
-    /// How often it is looked for leases to renew; none younger than that is renewed.
+    /// Interval of the renewal loop, and the minimum age of a lease to be renewed.
     fn tick(&self) -> Duration {
         self.lease / 6
     }
@@ -72,24 +71,24 @@ impl Leases {
         self.held().remove(id);
     }
 
-    /// Tells all handlers that their runs end.
+    /// Notifies all handlers that the worker shuts down.
     pub(super) fn cancel_all(&self) {
         for lease in self.held().values() {
             lease.cancel(Cancelled::ShuttingDown);
         }
     }
 
-    /// Renews for ever what is due, at the latest a third of the lease after it was touched.
+    /// Renews due leases in an endless loop, each at the latest a third of the lease after its last renewal.
     pub(super) async fn keep(&self, stream: &TaskStream, link: &mut Link) {
         let tick = self.tick();
         loop {
             tokio::time::sleep(tick).await;
             let due = self.due(tick);
             for batch in due.chunks(BATCH) {
-                let asked = Instant::now();
+                let sent_at = Instant::now();
                 match stream.renew(link, batch).await {
-                    Ok(verdicts) => self.note(stream, batch, &verdicts, asked),
-                    // The next tick tries again, several times before anybody may take over.
+                    Ok(verdicts) => self.note(stream, batch, &verdicts, sent_at),
+                    // The next ticks retry, several times before the lease expires.
                     Err(e) => tracing::debug!(error = %e, "cannot renew leases"),
                 }
             }
@@ -104,18 +103,18 @@ impl Leases {
             .collect()
     }
 
-    fn note(&self, stream: &TaskStream, batch: &[(EntryId, u64)], verdicts: &[Verdict], asked: Instant) {
+    fn note(&self, stream: &TaskStream, batch: &[(EntryId, u64)], verdicts: &[Verdict], sent_at: Instant) {
         let mut held = self.held();
         for ((id, deliveries), verdict) in batch.iter().zip(verdicts) {
             let Some(lease) = held.get_mut(id).filter(|lease| lease.deliveries == *deliveries) else { continue };
             match verdict {
-                Verdict::Done => lease.touched = asked,
+                Verdict::Done => lease.touched = sent_at,
                 Verdict::Fenced => {
                     lease.cancel(Cancelled::Lost);
                     tracing::warn!(stream = %stream.stream(), entry = %id, "a running task was claimed by another \
                      worker");
                 }
-                // Finished a moment ago, most likely.
+                // Most likely completed a moment ago.
                 Verdict::Gone | Verdict::Refused(_) => {}
             }
         }

@@ -1,5 +1,4 @@
-//! The library for worker processes: name a stream, write an async function, and be a member of the
-//! fleet.
+//! Worker library: processes the tasks of a Redis stream with an async handler.
 //!
 //! ```no_run
 //! use shepherd_monitor::worker::{Answer, Task, Worker};
@@ -16,13 +15,17 @@
 //! # }
 //! ```
 //!
-//! In reading order: [`builder`] checks the settings, [`task`] is what a handler gets, [`answer`] what
-//! it returns, [`handler`] the forms in which it may be written and [`workers`] several of them in one
-//! process; [`testing`] runs one without Redis. `outcome` decides what an answer means, `engine` is the
-//! loop between Redis and the handlers and `sweep` its search for lost tasks, `presence` the heartbeat
-//! on its own thread and `leases` what else that keeps alive, `signals` the wish to shut down.
-//! [`producer`] adds tasks to streams. `queries` (feature `worker-database`) writes the rows of queries,
-//! `shepherd` (feature `worker-shepherd`) has the locks, bodies and logs of responses.
+//! A [`Worker`](builder::Worker) reads one stream through a consumer group and calls the handler for each [`task`]. The
+//! handler returns an [`answer`]; the library completes, retries, releases or dead-letters the task accordingly.
+//! [`handler`] has the supported handler forms, [`builder`] the settings, [`workers`] runs several workers in one
+//! process, and [`testing`] runs a handler without Redis. [`producer`] adds tasks to streams.
+//!
+//! Internally, `engine` is the main loop, `outcome` maps an answer to Redis operations, `sweep` reclaims lost tasks,
+//! `presence` writes the heartbeat on a separate thread, `leases` renews the leases of running tasks, and `signals`
+//! handles SIGTERM and SIGINT.
+//!
+//! `queries` (feature `worker-database`) writes the rows of queries and callbacks; `shepherd` (feature
+//! `worker-shepherd`) provides the locks, bodies and logs of responses.
 
 pub mod answer;
 pub mod builder;

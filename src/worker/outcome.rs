@@ -1,6 +1,6 @@
-//! What a handler's answer means for its entry: which messages are added, whether it stays.
+//! Maps the answer of a handler to what happens to the entry.
 //!
-//! Pure, so that the test harness decides as a running worker does.
+//! Free of I/O, so that [`testing`](super::testing) decides exactly as a running worker does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,17 @@ use crate::contract::Name;
 use crate::contract::failures::{FailureKind, TaskFailure};
 use crate::contract::task::{self as wire, Changes, DeadLetterSource, Outgoing, trace::OwnSpan};
 
-/// What is to be done with an entry.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It leaves the stream, and these messages are added.
+    /// The entry is acknowledged and deleted, and these messages are added.
     Complete { outgoing: Vec<Outgoing>, failure: Option<TaskFailure> },
-    /// It stays with this worker for another run.
+    /// The entry stays pending for this worker and runs again.
     Retry { after: Duration, counts: bool, reason: String },
-    /// It is given back.
+    /// The entry is released.
     Release { reason: String },
 }
 
-/// What the decision needs to know of the worker and the delivery.
+/// Properties of the worker and the delivery on which the outcome depends.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Delivery<'a> {
     pub(super) stream: &'a Name,
@@ -32,12 +31,12 @@ pub(super) struct Delivery<'a> {
     pub(super) on_error: FailurePolicy,
     pub(super) on_malformed: FailurePolicy,
     pub(super) span: Option<OwnSpan>,
-    /// Unix milliseconds.
+    /// Current time in Unix milliseconds.
     pub(super) now_ms: u64,
 }
 
 impl Delivery<'_> {
-    /// What `answer` means for `task`.
+    /// Returns the outcome of `answer` for `task`.
     pub(super) fn decide(&self, task: &wire::Task, answer: Answer) -> Outcome {
         let Answer { how, emitted } = answer;
         let emitted = emitted
@@ -113,7 +112,7 @@ mod tests {
     use super::*;
     use crate::contract::task::{Fields, NewTask, Workflow};
 
-    /// Every form that the `workflow` field has on the wire.
+    /// All forms of the `workflow` field.
     const LIST: Option<&str> = Some(r#"[{"id":"a"},{"id":"b"}]"#);
     const LAST: Option<&str> = Some(r#"[{"id":"a"}]"#);
     const NULL: Option<&str> = Some("null");
@@ -121,8 +120,7 @@ mod tests {
     const BROKEN: Option<&str> = Some("{");
     const MISSING: Option<&str> = None;
 
-    /// The streams that get a message (its own dead letters as `dead`), or what else happens; then
-    /// what is counted.
+    /// Destination streams (the dead-letter stream as `dead`) or the other outcome, then the counted failures.
     fn outcome(stream: &str, workflow: Option<&str>, answer: Answer, policy: FailurePolicy) -> String {
         let fields = [("query_id", "q")].into_iter().chain(workflow.map(|json| ("workflow", json)));
         let (stream, group) = (Name::from(stream), Name::from("consumer"));
@@ -151,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn each_answer_means_what_is_documented_for_each_form_of_workflow() {
+    fn every_answer_has_its_documented_outcome_for_every_form_of_workflow() {
         type Case<'a> = (&'a str, Option<&'a str>, fn() -> Answer, &'a str);
         let error: fn() -> Answer = || super::super::answer::TaskError::new("x").0;
         let malformed: fn() -> Answer = || super::super::answer::TaskError::malformed("x").0;
@@ -191,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_decides_for_all_tasks_alike() {
+    fn a_fixed_policy_applies_with_and_without_workflow() {
         let error = || super::super::answer::TaskError::new("x").0;
         assert_eq!(outcome("a", MISSING, error(), FailurePolicy::Fail), "[finish_query] failed");
         assert_eq!(outcome("a", LIST, error(), FailurePolicy::DeadLetter), "[a:dead] failed dead_lettered");
     }
 
     #[test]
-    fn a_counted_retry_beyond_the_limit_is_a_dead_letter_and_an_uncounted_one_is_not() {
+    fn only_counted_retries_beyond_the_delivery_limit_are_dead_lettered() {
         let retry = || Answer::retry_after(Duration::from_secs(1), "busy");
         assert_eq!(outcome("a", LIST, retry(), FailurePolicy::ByWorkflow), "[a:dead] dead_lettered");
         assert_eq!(outcome("a", LIST, retry().uncounted(), FailurePolicy::ByWorkflow), "retry false");

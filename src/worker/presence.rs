@@ -1,6 +1,7 @@
-//! The heartbeat, the leases and the signals, on a thread with a runtime and connections of its
-//! own: a handler that blocks every other thread of the process neither makes it look dead nor
-//! keeps it from leaving.
+//! Heartbeat, lease renewal and signal handling on a separate thread.
+//!
+//! The thread has its own runtime and connections, so a handler that blocks all other threads neither makes the worker
+//! look dead nor prevents its shutdown.
 
 use std::io;
 use std::sync::Arc;
@@ -20,20 +21,20 @@ use crate::redis_streams::tasks::{Link, TaskStream};
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_secs(1);
-/// How long a leaving worker tries to say so.
-const FAREWELL: Duration = Duration::from_secs(5);
-/// How much later than its deadline a drain may end before this thread ends the process.
+/// How long shutdown retries writing the marker.
+const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long after the drain timeout this thread exits the process if the engine has not shut down.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The thread that says "I am here". Dropping it ends the thread without a word, as a crash would.
+/// Handle of the heartbeat thread. Dropping it stops the thread without a shutdown marker, like a crash.
 pub(super) struct Presence {
     commands: mpsc::UnboundedSender<Command>,
 }
 
 enum Command {
-    /// Begin to write heartbeats; tell when the first is written.
+    /// Start writing heartbeats; notify the sender after the first one.
     Appear(oneshot::Sender<()>),
-    SayNow,
+    BeatNow,
     Leave {
         signum: Option<i32>,
         in_flight: u32,
@@ -41,15 +42,15 @@ enum Command {
     },
 }
 
-/// What the thread shares with the engine.
+/// State shared between the heartbeat thread and the engine.
 pub(super) struct Shared {
     pub(super) vitals: Arc<Vitals>,
     pub(super) leases: Arc<Leases>,
 }
 
 impl Presence {
-    /// Starts the thread. With `owned`, the process is the worker's own, or shared with as many other
-    /// workers as still run: the thread listens to its signals and passes the first one on.
+    /// Starts the thread. With `owned`, it also handles the signals of the process: it passes the first one to the
+    /// sender. The counter is the number of workers in the process that still run.
     pub(super) fn start(
         settings: &Settings,
         stream: TaskStream,
@@ -60,12 +61,12 @@ impl Presence {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let owned = match owned {
             None => None,
-            Some((asked, present)) => {
+            Some((stop, remaining)) => {
                 let _inside = runtime.enter();
-                Some(Owned { signals: Signals::install()?, asked: Some(asked), first: None, present })
+                Some(ProcessSignals { signals: Signals::install()?, stop: Some(stop), first: None, remaining })
             }
         };
-        let speaker = Speaker {
+        let heartbeats = HeartbeatThread {
             link: Link::new(settings.address.clone(), RESPONSE_TIMEOUT),
             beat: Heartbeat {
                 stream: stream.stream().clone(),
@@ -82,81 +83,81 @@ impl Presence {
             stream: stream.clone(),
             vitals: Arc::clone(&shared.vitals),
             drain_limit: settings.drain_timeout + GRACE,
-            said: None,
-            heard: true,
+            next_beat: None,
+            last_ok: true,
             owned,
         };
         let leases = Arc::clone(&shared.leases);
-        let mut keeper = Link::new(settings.address.clone(), RESPONSE_TIMEOUT);
+        let mut lease_link = Link::new(settings.address.clone(), RESPONSE_TIMEOUT);
         thread::Builder::new().name("heartbeat".to_owned()).spawn(move || {
-            runtime.spawn(async move { leases.keep(&stream, &mut keeper).await });
-            runtime.block_on(speaker.speak(inbox));
+            runtime.spawn(async move { leases.keep(&stream, &mut lease_link).await });
+            runtime.block_on(heartbeats.run(inbox));
         })?;
         Ok(Self { commands })
     }
 
-    /// Begins to write heartbeats; ready when the first is written.
+    /// Starts the heartbeat and waits until the first one is written.
     pub(super) async fn appear(&self) {
-        let (seen, first) = oneshot::channel();
-        let _ = self.commands.send(Command::Appear(seen));
+        let (written, first) = oneshot::channel();
+        let _ = self.commands.send(Command::Appear(written));
         let _ = first.await;
     }
 
-    /// Writes a heartbeat now, because it says something new.
-    pub(super) fn say_now(&self) {
-        let _ = self.commands.send(Command::SayNow);
+    /// Writes a heartbeat immediately, because its content has changed.
+    pub(super) fn beat_now(&self) {
+        let _ = self.commands.send(Command::BeatNow);
     }
 
-    /// Leaves the marker and takes the heartbeat away; false when Redis did not hear it.
+    /// Writes the shutdown marker and deletes the heartbeat. Returns `false` if Redis could not be reached.
     pub(super) async fn leave(self, signum: Option<i32>, in_flight: u32) -> bool {
-        let (left, heard) = oneshot::channel();
+        let (left, written) = oneshot::channel();
         let _ = self.commands.send(Command::Leave { signum, in_flight, left });
-        heard.await.unwrap_or(false)
+        written.await.unwrap_or(false)
     }
 }
 
-/// The signals of a process that consists of this worker and perhaps others.
-struct Owned {
+/// Signal handling of a process that runs this worker and possibly others.
+struct ProcessSignals {
     signals: Signals,
-    asked: Option<oneshot::Sender<Option<i32>>>,
-    /// The first signal, and when the process ends even if nobody in it can move.
+    stop: Option<oneshot::Sender<Option<i32>>>,
+    /// First signal, and the deadline at which the process exits even if it makes no progress.
     first: Option<(i32, Instant)>,
-    /// The workers of this process that have not left yet.
-    present: Arc<AtomicUsize>,
+    /// Number of workers in this process that have not shut down.
+    remaining: Arc<AtomicUsize>,
 }
 
-struct Speaker {
+struct HeartbeatThread {
     link: Link,
     beat: Heartbeat,
     stream: TaskStream,
     vitals: Arc<Vitals>,
     drain_limit: Duration,
-    /// When the heartbeat is due again; `None` before the worker appears.
-    said: Option<Instant>,
-    heard: bool,
-    owned: Option<Owned>,
+    /// When the next heartbeat is due; `None` before the first [`Command::Appear`].
+    next_beat: Option<Instant>,
+    last_ok: bool,
+    owned: Option<ProcessSignals>,
 }
 
-impl Speaker {
-    async fn speak(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
-        let mut seen: Option<oneshot::Sender<()>> = None;
+impl HeartbeatThread {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Command>) {
+        let mut first_written: Option<oneshot::Sender<()>> = None;
         loop {
-            let due = self.said;
+            let due = self.next_beat;
             let too_late = self.owned.as_ref().and_then(|owned| owned.first);
             tokio::select! {
                 command = inbox.recv() => match command {
                     None => return,
                     Some(Command::Appear(first)) => {
-                        seen = Some(first);
-                        self.say().await;
+                        first_written = Some(first);
+                        self.write_beat().await;
                     }
-                    Some(Command::SayNow) => self.say().await,
+                    Some(Command::BeatNow) => self.write_beat().await,
                     Some(Command::Leave { signum, in_flight, left }) => {
                         let _ = left.send(self.leave(signum, in_flight).await);
                         return self.outlive().await;
                     }
                 },
-                () = until(due) => self.say().await,
+                () = until(due) => self.write_beat().await,
                 signal = next_signal(&mut self.owned) => self.signalled(signal).await,
                 () = until(too_late.map(|(_, deadline)| deadline)) => {
                     let in_flight = self.vitals.in_flight();
@@ -166,31 +167,31 @@ impl Speaker {
                     std::process::exit(0);
                 }
             }
-            if self.heard
-                && self.said.is_some()
-                && let Some(seen) = seen.take()
+            if self.last_ok
+                && self.next_beat.is_some()
+                && let Some(written) = first_written.take()
             {
-                let _ = seen.send(());
+                let _ = written.send(());
             }
         }
     }
 
-    async fn say(&mut self) {
+    async fn write_beat(&mut self) {
         let started = Instant::now();
         self.beat.last_seen = unix_now();
         self.beat.in_flight = Some(self.vitals.in_flight());
         self.beat.waiting = Some(self.vitals.waiting()).filter(|waiting| *waiting > 0);
         self.beat.progress = Some(self.vitals.progress());
         self.beat.draining = self.vitals.draining();
-        let said = self.stream.beat(&mut self.link, &self.beat).await;
-        if let (Err(e), true) = (&said, self.heard) {
+        let written = self.stream.beat(&mut self.link, &self.beat).await;
+        if let (Err(e), true) = (&written, self.last_ok) {
             tracing::warn!(error = %e, "cannot write the heartbeat; trying every second");
         }
-        self.heard = said.is_ok();
-        self.said = Some(started + if self.heard { heartbeat::INTERVAL } else { RETRY });
+        self.last_ok = written.is_ok();
+        self.next_beat = Some(started + if self.last_ok { heartbeat::INTERVAL } else { RETRY });
     }
 
-    /// The first signal asks the engine to drain, the second ends the process.
+    /// The first signal starts a graceful shutdown, the second exits the process.
     async fn signalled(&mut self, signal: i32) {
         let Some(owned) = &mut self.owned else { return };
         if owned.first.is_some() {
@@ -199,16 +200,16 @@ impl Speaker {
         }
         tracing::info!(signal, "shutting down: taking no new tasks, waiting for running tasks");
         owned.first = Some((signal, Instant::now() + self.drain_limit));
-        if let Some(asked) = owned.asked.take() {
-            let _ = asked.send(Some(signal));
+        if let Some(stop) = owned.stop.take() {
+            let _ = stop.send(Some(signal));
         }
         self.vitals.drain();
-        if self.said.is_some() {
-            self.say().await;
+        if self.next_beat.is_some() {
+            self.write_beat().await;
         }
     }
 
-    /// After the worker has left, a further signal still ends the process.
+    /// After the worker has shut down, a second signal still exits the process.
     async fn outlive(mut self) {
         if self.owned.as_ref().is_some_and(|owned| owned.first.is_some()) {
             let signal = next_signal(&mut self.owned).await;
@@ -225,23 +226,23 @@ impl Speaker {
             incarnation: self.beat.incarnation.as_deref().map(str::to_owned),
             in_flight: Some(in_flight),
         };
-        let said = timeout(FAREWELL, async {
+        let attempts = timeout(MARKER_TIMEOUT, async {
             while self.stream.leave(&mut self.link, &marker).await.is_err() {
                 tokio::time::sleep(RETRY / 4).await;
             }
         });
-        let written = said.await.is_ok();
+        let written = attempts.await.is_ok();
         if let Some(owned) = &self.owned {
-            owned.present.fetch_sub(1, Ordering::Relaxed);
+            owned.remaining.fetch_sub(1, Ordering::Relaxed);
         }
         written
     }
 
-    /// The other workers of the process write their markers at the same time as this one.
+    /// Waits for the other workers of the process, which write their markers at the same time.
     async fn others_left(&self) {
-        let present = || self.owned.as_ref().is_some_and(|owned| owned.present.load(Ordering::Relaxed) > 0);
+        let remaining = || self.owned.as_ref().is_some_and(|owned| owned.remaining.load(Ordering::Relaxed) > 0);
         let left = async {
-            while present() {
+            while remaining() {
                 tokio::time::sleep(RETRY / 50).await;
             }
         };
@@ -256,7 +257,7 @@ async fn until(time: Option<Instant>) {
     }
 }
 
-async fn next_signal(owned: &mut Option<Owned>) -> i32 {
+async fn next_signal(owned: &mut Option<ProcessSignals>) -> i32 {
     match owned {
         Some(owned) => owned.signals.next().await,
         None => std::future::pending().await,

@@ -1,7 +1,7 @@
-//! Adds tasks to streams.
+//! Producer: adds tasks to streams.
 //!
-//! One script call adds up to 128 tasks. Whether a call may be repeated after its reply was lost is
-//! decided here: only when every task in it has an idempotency key.
+//! One script call adds up to 128 tasks. After a lost reply, a call is repeated only if every task in it has an
+//! idempotency key.
 
 use std::fmt;
 use std::time::Duration;
@@ -14,58 +14,58 @@ use crate::contract::task::NewTask;
 use crate::redis_streams::tasks::additions::{self, Added, Limits, MOST_FIELDS, Stopped};
 use crate::redis_streams::tasks::{Address, BadAddress, EntryId, Failure, LinkError, SharedLink};
 
-/// Gives the value of an environment variable.
+/// Looks up an environment variable.
 pub(super) type Environment = Box<dyn Fn(&str) -> Option<String> + Send>;
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most tasks of one script call, and most bytes of their fields unless a single task has more.
+/// Maximum number of tasks per script call, and of bytes of their fields unless a single task has more.
 const BATCH: usize = 128;
 const BATCH_BYTES: usize = 1 << 20;
-/// Pause before a full stream is tried again: the first one, and the longest.
+/// First and longest pause before a full stream is tried again.
 const FULL_FIRST: Duration = Duration::from_millis(10);
 const FULL_LAST: Duration = Duration::from_millis(500);
 
-/// Adding a task failed, or its outcome is unknown.
+/// Reason why a task was not added, or why the outcome is unknown.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProducerError {
-    /// A setting cannot be used: which one, its value, what was expected.
+    /// A setting is invalid; the text has the setting, its value and the expected value.
     #[error("{0}")]
     Setting(String),
     /// No connection could be opened.
     #[error("cannot connect: {0}")]
     Connect(LinkError),
-    /// The task cannot be added to any stream.
+    /// The task or the stream name is invalid.
     #[error("cannot add a task to {stream}: {reason}")]
     InvalidTask {
-        /// The stream.
+        /// Stream name.
         stream: Name,
-        /// What is wrong with the task or the stream's name.
+        /// What is wrong with the task or the stream name.
         reason: String,
     },
-    /// The stream is as long as [`max_length`](ProducerBuilder::max_length) allows. Nothing was added.
+    /// The stream has [`max_length`](ProducerBuilder::max_length) entries. Nothing was added.
     #[error("stream {stream} is full: {length} entries")]
     Full {
-        /// The stream.
+        /// Stream name.
         stream: Name,
-        /// Its length.
+        /// Length of the stream.
         length: u64,
     },
-    /// Redis could not be reached, or refused, for longer than
-    /// [`retry_for`](ProducerBuilder::retry_for) or for good. Nothing was added.
+    /// Redis was unreachable or refused the command for longer than [`retry_for`](ProducerBuilder::retry_for), or
+    /// refused it permanently. Nothing was added.
     #[error("cannot add tasks to {stream}: {reason}")]
     NotAdded {
-        /// The stream.
+        /// Stream name.
         stream: Name,
-        /// What Redis or the connection said.
+        /// Error of Redis or of the connection.
         reason: LinkError,
     },
-    /// The reply was lost. The task may have been added; adding it again may add it twice, unless it has
-    /// an [idempotency key](NewTask::idempotency_key).
+    /// The reply was lost. The task may have been added; adding it again may add it twice unless it has an [idempotency
+    /// key](NewTask::idempotency_key).
     #[error("the reply to adding tasks to {stream} was lost, so they may have been added: {reason}")]
     Unknown {
-        /// The stream.
+        /// Stream name.
         stream: Name,
-        /// What happened to the connection.
+        /// Error of the connection.
         reason: LinkError,
     },
 }
@@ -77,8 +77,8 @@ impl From<BadAddress> for ProducerError {
 }
 
 impl ProducerError {
-    /// Whether adding the same task later can work: the stream was full, or Redis was unreachable. After
-    /// [`Unknown`](Self::Unknown) this is so too, but the task may be added twice.
+    /// Whether adding the task again later can succeed: the stream was full, or Redis was unreachable. Also true for
+    /// [`Unknown`](Self::Unknown), where a repeated task may be added twice.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
@@ -89,20 +89,18 @@ impl ProducerError {
     }
 }
 
-/// Adding many tasks failed part way.
+/// Error of [`Producer::add_all`] and [`Producer::try_add_all`], with the tasks that were added before it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{} tasks were added, then: {error}", added.len())]
 pub struct AddAllError {
-    /// The ids of the first tasks, in order. With [`ProducerError::Unknown`], up to 128 tasks after them
-    /// may have been added too.
+    /// IDs of the added tasks, in order. After [`ProducerError::Unknown`], up to 128 further tasks may have been added.
     pub added: Vec<EntryId>,
     /// Why the next task was not added.
     #[source]
     pub error: ProducerError,
 }
 
-/// Adds tasks to streams. Cheap to clone; clones share one connection, which is opened again when it
-/// breaks.
+/// Adds tasks to streams. Cheap to clone; clones share one connection, which reconnects automatically.
 ///
 /// ```no_run
 /// use shepherd_monitor::worker::{NewTask, Producer, Workflow};
@@ -110,7 +108,7 @@ pub struct AddAllError {
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let producer = Producer::connect().await?;
 /// let task = NewTask::query("3f2a9c41", "8b01d7e2").workflow(Workflow::through(["aragorn.score", "sort_results_score"]));
-/// // The key makes it safe to repeat, by the library and by you: after a lost reply nothing is added twice.
+/// // With a key, the library and the caller can safely repeat the call: the task is added once.
 /// let id = producer.add("aragorn.score", task.idempotency_key("query 3f2a9c41")).await?;
 /// println!("added {id}");
 /// # Ok(())
@@ -139,47 +137,48 @@ impl fmt::Debug for ProducerBuilder {
 }
 
 impl ProducerBuilder {
-    /// The URL of Redis, instead of what the environment says (`REDIS_URL`, or `REDIS_HOST`,
-    /// `REDIS_PORT` and `REDIS_PASSWORD`).
+    /// Sets the Redis URL. It overrides the environment variables `REDIS_URL`, `REDIS_HOST`, `REDIS_PORT` and
+    /// `REDIS_PASSWORD`.
     #[must_use]
     pub fn redis_url(mut self, url: impl Into<String>) -> Self {
         self.redis_url = Some(url.into());
         self
     }
 
-    /// Adds nothing to a stream that has so many entries (no limit). [`Producer::add`] then waits,
-    /// [`Producer::try_add`] fails. The limit is exact, however many producers there are.
+    /// Sets the maximum length of a stream in entries (default: no limit). At the limit, [`Producer::add`] waits and
+    /// [`Producer::try_add`] fails. The limit is exact with any number of producers.
     #[must_use]
     pub fn max_length(mut self, entries: u64) -> Self {
         self.max_length = Some(entries);
         self
     }
 
-    /// How long an idempotency key is remembered (24 h).
+    /// Sets how long idempotency keys are stored (default 24 h).
     #[must_use]
     pub fn idempotency_ttl(mut self, ttl: Duration) -> Self {
         self.idempotency_ttl = ttl;
         self
     }
 
-    /// How long a Redis that is unreachable or refuses is tried again, where that is safe (10 s).
+    /// Sets how long to retry while Redis is unreachable or refuses commands temporarily (default 10 s). Only requests
+    /// that are safe to repeat are retried.
     #[must_use]
     pub fn retry_for(mut self, patience: Duration) -> Self {
         self.retry_for = patience;
         self
     }
 
-    /// Reads settings from `lookup` instead of the process's environment.
+    /// Reads environment variables from `lookup` instead of the environment of the process.
     #[must_use]
     pub fn environment(mut self, lookup: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
         self.environment = Box::new(lookup);
         self
     }
 
-    /// Connects.
+    /// Connects to Redis.
     ///
     /// # Errors
-    /// When a setting cannot be used, or Redis cannot be reached within
+    /// [`ProducerError::Setting`] if a setting is invalid; [`ProducerError::Connect`] if Redis is unreachable for
     /// [`retry_for`](Self::retry_for).
     pub async fn connect(self) -> Result<Producer, ProducerError> {
         if self.max_length == Some(0) {
@@ -214,15 +213,15 @@ enum WhenFull {
 }
 
 impl Producer {
-    /// A producer for the Redis that the environment names.
+    /// Connects to the Redis that the environment variables name.
     ///
     /// # Errors
-    /// As [`ProducerBuilder::connect`].
+    /// See [`ProducerBuilder::connect`].
     pub async fn connect() -> Result<Self, ProducerError> {
         Self::builder().connect().await
     }
 
-    /// A producer with settings of its own.
+    /// Returns a builder with the default settings.
     #[must_use]
     pub fn builder() -> ProducerBuilder {
         ProducerBuilder {
@@ -234,28 +233,26 @@ impl Producer {
         }
     }
 
-    /// Adds a task to the end of `stream`, and waits as long as the stream is full.
+    /// Adds a task to the end of `stream` and returns its ID. Waits while the stream is full.
     ///
-    /// When the future is dropped before it is ready, the task may have been added.
+    /// Dropping the future before it completes leaves open whether the task was added.
     ///
     /// # Errors
-    /// See [`ProducerError`]. With an [idempotency key](NewTask::idempotency_key), a lost reply is
-    /// tried again and never [`ProducerError::Unknown`] before
-    /// [`retry_for`](ProducerBuilder::retry_for) is over.
+    /// See [`ProducerError`]. With an [idempotency key](NewTask::idempotency_key), a lost reply is retried for
+    /// [`retry_for`](ProducerBuilder::retry_for) before [`ProducerError::Unknown`] is returned.
     pub async fn add(&self, stream: impl Into<Name>, task: NewTask) -> Result<EntryId, ProducerError> {
         self.add_one(&stream.into(), task, WhenFull::Wait).await
     }
 
-    /// Like [`add`](Self::add), but fails at once when the stream is full.
+    /// Like [`add`](Self::add), but fails if the stream is full.
     ///
     /// # Errors
-    /// [`ProducerError::Full`], and as `add`.
+    /// [`ProducerError::Full`], and those of `add`.
     pub async fn try_add(&self, stream: impl Into<Name>, task: NewTask) -> Result<EntryId, ProducerError> {
         self.add_one(&stream.into(), task, WhenFull::Fail).await
     }
 
-    /// Adds many tasks in order, up to 128 in one call, and waits as long as the stream is full. Gives
-    /// their ids.
+    /// Adds tasks in order, up to 128 per call, and returns their IDs. Waits while the stream is full.
     ///
     /// ```no_run
     /// # async fn example(producer: shepherd_monitor::worker::Producer) -> Result<(), Box<dyn std::error::Error>> {
@@ -268,7 +265,7 @@ impl Producer {
     /// ```
     ///
     /// # Errors
-    /// As [`add`](Self::add), with the ids of what was added before.
+    /// Those of [`add`](Self::add), with the IDs of the tasks that were added before.
     pub async fn add_all(
         &self,
         stream: impl Into<Name>,
@@ -280,7 +277,7 @@ impl Producer {
     /// Like [`add_all`](Self::add_all), but fails as soon as the stream is full.
     ///
     /// # Errors
-    /// [`ProducerError::Full`], and as `add_all`.
+    /// [`ProducerError::Full`], and those of `add_all`.
     pub async fn try_add_all(
         &self,
         stream: impl Into<Name>,
@@ -307,7 +304,7 @@ impl Producer {
     ) -> Result<Vec<EntryId>, AddAllError> {
         let (mut added, mut batch, mut bytes) = (Vec::new(), Vec::new(), 0);
         for task in tasks {
-            // The tasks before an invalid one are added, as before any other failure.
+            // The tasks before an invalid one are added, as with any other error.
             let invalid = check(stream, &task).err();
             let size: usize = task.fields().iter().map(|(field, value)| field.len() + value.len()).sum();
             if batch.len() >= BATCH || invalid.is_some() || (bytes + size > BATCH_BYTES && !batch.is_empty()) {
@@ -329,7 +326,7 @@ impl Producer {
         }
     }
 
-    /// Adds `tasks`, whose ids go to `ids` even if a later one fails.
+    /// Adds `tasks` and pushes their IDs to `ids`, also when a later task fails.
     async fn add_batch(
         &self,
         stream: &Name,
@@ -382,7 +379,7 @@ fn lost_or_not(stream: &Name, failure: Failure) -> ProducerError {
     }
 }
 
-/// Rejects tasks that Redis would refuse, or whose fields Lua cannot unpack.
+/// Rejects tasks that Redis would refuse or whose fields Lua cannot unpack.
 fn check(stream: &Name, task: &NewTask) -> Result<(), ProducerError> {
     let reason = match task.fields().len() {
         _ if stream.as_bytes().is_empty() => "the stream name is empty".to_owned(),

@@ -1,8 +1,6 @@
-//! A query's row and its callbacks: the library's optional database half (feature
-//! `worker-database`).
+//! Rows of queries and callbacks in the tables of the platform (feature `worker-database`).
 //!
-//! The two tables are the fleet's own, as the contract describes them. Times are the server's
-//! `NOW()` in its session's zone. A query that is COMPLETED stays so, whoever finishes it again.
+//! Times are `NOW()` in the time zone of the session. A COMPLETED query is never changed again.
 
 use std::fmt;
 
@@ -49,39 +47,39 @@ mod tables {
 }
 use tables::{callbacks, shepherd_brain};
 
-/// What is known of a query when it comes in.
+/// A new query.
 #[derive(Debug, Clone, Default, Insertable)]
 #[diesel(table_name = shepherd_brain)]
 pub struct NewQuery<'a> {
-    /// Its name; at most 255 characters.
+    /// ID of the query; at most 255 characters.
     pub qid: &'a str,
-    /// Who sent it.
+    /// User or service that sent the query.
     pub submitter: Option<&'a str>,
-    /// From which address.
+    /// IP address of the sender.
     pub remote_ip: Option<&'a str>,
-    /// To which host.
+    /// Host that received the query.
     pub hostname: Option<&'a str>,
-    /// Where its answer will be kept.
+    /// ID of the response.
     pub response_id: Option<&'a str>,
-    /// Who wants to be told.
+    /// URL to which the response is posted.
     pub callback_url: Option<&'a str>,
-    /// Anything people should know.
+    /// Free text.
     pub description: Option<&'a str>,
 }
 
-/// What finishing a query did.
+/// Result of [`finish_query`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finished {
-    /// It is COMPLETED by this call.
+    /// This call set the query to COMPLETED.
     Now,
-    /// It had been COMPLETED before, and was left as it was.
+    /// The query was already COMPLETED and was not changed.
     Before,
-    /// There is no such query.
+    /// The query does not exist.
     Unknown,
 }
 
-/// A query's rows were not changed. `Display` says what failed, on which query, and what to do about it where
-/// that is known; the source is the database's error.
+/// A change of query or callback rows failed; nothing was changed. `Display` describes the operation, the query and, if
+/// known, the remedy; the source is the error of the database.
 #[derive(Debug)]
 pub struct QueryRowsError {
     failed: String,
@@ -99,13 +97,13 @@ impl QueryRowsError {
         Self { failed, condition, source }
     }
 
-    /// The condition of the database, such as a full disk, that made it refuse; `None` for other errors.
+    /// The condition of the database, such as a full disk; `None` for other errors.
     #[must_use]
     pub fn condition(&self) -> Option<DatabaseCondition> {
         self.condition
     }
 
-    /// The error as diesel has it.
+    /// Underlying diesel error.
     #[must_use]
     pub fn database_error(&self) -> &DieselError {
         &self.source
@@ -128,11 +126,11 @@ impl std::error::Error for QueryRowsError {
     }
 }
 
-/// Writes the row of a query to `target` (its `domain`), QUEUED from now on. False when the query
-/// is known already: its row is left as it is.
+/// Inserts the row of a query with `domain` set to `target` and state QUEUED. Returns `false` if the query exists; its
+/// row is not changed.
 ///
 /// # Errors
-/// Of the database.
+/// If the database fails.
 pub async fn add_query(
     connection: &mut AsyncPgConnection,
     query: &NewQuery<'_>,
@@ -149,11 +147,10 @@ pub async fn add_query(
     Ok(rows == 1)
 }
 
-/// Notes that `query_id` waits for an answer with the name `callback_id`; `otel_trace` is the
-/// trace to go on with when it comes.
+/// Records that `query_id` waits for the callback `callback_id`; `otel_trace` is the trace to continue when it arrives.
 ///
 /// # Errors
-/// Of the database; also when there is no such query.
+/// If the database fails, or if the query does not exist.
 pub async fn add_callback(
     connection: &mut AsyncPgConnection,
     query_id: &str,
@@ -166,11 +163,11 @@ pub async fn add_callback(
     added.map(drop).map_err(|error| QueryRowsError::new(format!("add a callback to query {query_id}"), error))
 }
 
-/// Sets a query COMPLETED with `status` (such as `OK` or `ERROR`) and deletes all its callbacks,
-/// both or neither. Safe to repeat.
+/// Sets a query to COMPLETED with `status` (such as `OK` or `ERROR`) and deletes its callbacks in one transaction.
+/// Idempotent.
 ///
 /// # Errors
-/// Of the database; nothing is changed then.
+/// If the database fails; nothing is changed.
 pub async fn finish_query(
     connection: &mut AsyncPgConnection,
     qid: &str,

@@ -1,4 +1,4 @@
-//! When to try Redis again after trouble: soon, then less and less often.
+//! Exponential backoff for failed Redis commands.
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::redis_streams::tasks::{Failure, LinkError};
 const FIRST: Duration = Duration::from_millis(50);
 const LAST: Duration = Duration::from_secs(2);
 
-/// The pause after the latest failure, and how long the next one would be.
+/// Backoff state: the current pause and the length of the next one.
 #[derive(Debug)]
 pub(super) struct Retry {
     delay: Duration,
@@ -24,7 +24,7 @@ impl Default for Retry {
 }
 
 impl Retry {
-    /// Begins a pause, unless one is under way; the first failure of a row is logged.
+    /// Starts a pause, unless one is running. Logs the first of consecutive failures.
     pub(super) fn failed(&mut self, doing: &str, error: &LinkError) {
         if self.until.is_some() {
             return;
@@ -36,7 +36,7 @@ impl Retry {
         self.delay = LAST.min(self.delay * 2);
     }
 
-    /// The trouble is over.
+    /// Resets the backoff after a success.
     pub(super) fn succeeded(&mut self) {
         if self.delay != FIRST && self.until.is_none() {
             tracing::info!("Redis is available again");
@@ -44,24 +44,24 @@ impl Retry {
         }
     }
 
-    /// Whether a pause is under way.
+    /// Whether a pause is running.
     pub(super) fn waits(&self) -> bool {
         self.until.is_some()
     }
 
-    /// The end of the pause.
+    /// End of the current pause.
     pub(super) fn until(&self) -> Instant {
         self.until.unwrap_or_else(Instant::now)
     }
 
-    /// The pause is over; what comes of the next try decides.
+    /// Ends the pause; the result of the next attempt decides about a longer one.
     pub(super) fn expire(&mut self) {
         self.until = None;
     }
 }
 
-/// Repeats `attempt` until it succeeds, fails for good, or has failed for `patience`. An attempt whose reply
-/// was lost is repeated only if it is `repeatable`.
+/// Repeats `attempt` until it succeeds, fails permanently, or has failed for `patience`. If a reply is lost, the
+/// attempt is repeated only if it is `repeatable`.
 pub(super) async fn persist<T, F: Future<Output = Result<T, Failure>>>(
     patience: Duration,
     doing: &str,

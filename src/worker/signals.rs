@@ -1,22 +1,22 @@
-//! SIGTERM and SIGINT, as numbers.
+//! SIGTERM and SIGINT as signal numbers.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Both signals. From the first of these on, they do not end the process by themselves.
+/// Once installed, the signals no longer terminate the process by default.
 pub(super) struct Signals {
     term: Signal,
     int: Signal,
 }
 
 impl Signals {
-    /// Installs the handlers, on the runtime of the caller.
+    /// Installs the signal handlers on the current runtime.
     pub(super) fn install() -> io::Result<Self> {
         Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
     }
 
-    /// The number of the next one.
+    /// Waits for the next signal and returns its number.
     pub(super) async fn next(&mut self) -> i32 {
         tokio::select! {
             _ = self.term.recv() => SignalKind::terminate().as_raw_value(),

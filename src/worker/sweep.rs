@@ -1,8 +1,8 @@
-//! The engine's search for tasks that somebody lost: dead owners', and its own.
+//! Reclaims lost tasks: those of dead workers, and those that were delivered to this worker in a lost reply.
 //!
-//! A sweep walks over everything idle in pages, within a time budget, and goes on where it stopped;
-//! so slow live tasks, however many, only delay it. It takes what there are permits for, and comes
-//! back for the rest as soon as one is free.
+//! A sweep pages through all idle entries within a time budget and resumes where it stopped, so any number of slow
+//! running tasks only delays it. It claims as many tasks as there are free slots and continues as soon as a slot is
+//! free.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -13,16 +13,16 @@ use super::engine::Engine;
 use crate::contract::Name;
 use crate::redis_streams::tasks::{Claim, Claimed, LinkError, Overdue, Taken};
 
-/// Entries looked at in one command.
+/// Entries per XPENDING call.
 const PAGE: usize = 200;
-/// How long a sweep may keep the engine from its other work.
+/// Maximum duration of a sweep, so that it does not block the main loop.
 const BUDGET: Duration = Duration::from_millis(500);
-/// The pause before a sweep that ran out of budget goes on.
-const BREATH: Duration = Duration::from_millis(100);
-/// How long other workers have to take what this one gave back.
-const GIVEN_BACK: Duration = Duration::from_secs(1);
+/// Pause before a sweep that exceeded its budget resumes.
+const RESUME_PAUSE: Duration = Duration::from_millis(100);
+/// How long other workers may claim released entries before this worker reclaims them.
+const RELEASE_GRACE: Duration = Duration::from_secs(1);
 
-/// When the next sweep is due, and where it begins.
+/// When the next sweep is due, and the ID from which it starts.
 #[derive(Debug)]
 pub(super) struct Sweep {
     due: Instant,
@@ -46,9 +46,9 @@ impl Sweep {
         self.due <= Instant::now()
     }
 
-    /// Brings the next sweep forward, so that what this worker gave back does not wait for long.
+    /// Brings the next sweep forward, so that released entries do not wait for a full interval.
     pub(super) fn soon(&mut self) {
-        self.due = self.due.min(Instant::now() + GIVEN_BACK);
+        self.due = self.due.min(Instant::now() + RELEASE_GRACE);
     }
 
     fn resume(&mut self, from: String, after: Duration) {
@@ -58,9 +58,9 @@ impl Sweep {
 }
 
 impl Engine {
-    /// Takes over what is lost, as far as there are permits and time.
+    /// Reclaims lost tasks within the limits of free slots, batch size and time.
     pub(super) async fn sweep(&mut self) {
-        // A tenth earlier or later each time, so that workers started together do not stay together.
+        // Jitter of ±10 %, so that workers that were started together do not sweep at the same time.
         let spread = self.random() % 200;
         let interval =
             self.settings.reclaim_interval.mul_f64(0.9 + f64::from(u8::try_from(spread).unwrap_or(0)) / 1000.0);
@@ -78,7 +78,7 @@ impl Engine {
         let (lease, floor) = (self.settings.lease, self.settings.floor);
 
         if self.read_is_overdue() {
-            self.sweep.resume(from, BREATH);
+            self.sweep.resume(from, RESUME_PAUSE);
             return Ok(());
         }
         let most = self.held.len() + PAGE;
@@ -111,13 +111,13 @@ impl Engine {
                 _ => return Ok(()),
             }
             if started.elapsed() > BUDGET {
-                self.sweep.resume(from, BREATH);
+                self.sweep.resume(from, RESUME_PAUSE);
                 return Ok(());
             }
         }
     }
 
-    /// Takes these over while there are permits; gives the first for which there was none.
+    /// Claims entries while there are free slots. Returns the first entry that had none.
     async fn take<'a>(
         &mut self,
         mut entries: &'a [Overdue],
@@ -141,7 +141,7 @@ impl Engine {
         Ok(None)
     }
 
-    /// Starts what was taken over; true when a permit was used for it.
+    /// Starts a claimed task. Returns whether it occupies a slot.
     fn claimed(&mut self, claimed: Claimed) -> bool {
         let stream = self.stream.stream();
         match claimed {

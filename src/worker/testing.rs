@@ -1,4 +1,4 @@
-//! Runs a handler on given fields, without Redis, and says what a worker would do with its answer.
+//! Runs a handler without Redis and returns what a worker would do with its answer.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -13,21 +13,20 @@ use super::vitals::unix_ms;
 use crate::contract::Name;
 use crate::contract::task::{self as wire, GROUP, NewTask};
 
-/// What a worker would do with the task.
+/// What a worker would do with a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Completion {
-    /// It leaves its stream, and these messages are added: stream and fields.
+    /// The task is completed, and these tasks are added: stream and task.
     Done(Vec<(String, NewTask)>),
-    /// As [`Done`](Self::Done), and it counts as failed, for this reason.
+    /// Like [`Done`](Self::Done), and counted as failed with this reason.
     Failed(Vec<(String, NewTask)>, String),
-    /// It runs again after this delay.
+    /// The task is retried after this delay.
     RunsAgain(Duration),
-    /// It is given back.
+    /// The task is released.
     GivenBack,
 }
 
-/// Runs `handler` on a task of `stream` with the fields of `task`, as on its first delivery, with the
-/// default policies.
+/// Runs `handler` on `task` as the first delivery in `stream`, with the default policies.
 ///
 /// ```
 /// # use shepherd_monitor::worker::testing::{Completion, run};
@@ -42,7 +41,7 @@ pub enum Completion {
 /// ```
 ///
 /// # Panics
-/// Where the handler does.
+/// If the handler panics.
 pub async fn run<H, F>(stream: &str, task: NewTask, handler: H) -> Completion
 where
     H: Fn(Task) -> F,
@@ -53,8 +52,8 @@ where
     let wire = Arc::new(wire::Task::read(&stream, &id, Arc::new(task.into_fields())));
     let fence = Fence { entry: id.as_str().into(), consumer: Name::from("testing"), deliveries: 1 };
     let (_keep, cancelled) = watch::channel(None);
-    let given = Task { wire: Arc::clone(&wire), fence, vitals: Arc::default(), cancelled, span: 1, body: () };
-    let answer = handler(given).await.unwrap_or_else(|TaskError(answer)| answer);
+    let delivered = Task { wire: Arc::clone(&wire), fence, vitals: Arc::default(), cancelled, span: 1, body: () };
+    let answer = handler(delivered).await.unwrap_or_else(|TaskError(answer)| answer);
     let delivery = Delivery {
         stream: &stream,
         group: &group,

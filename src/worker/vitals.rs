@@ -1,9 +1,9 @@
-//! What the engine knows of itself and the heartbeat tells: shared by both threads.
+//! Counters that the engine updates and the heartbeat thread reports.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Counters of a running worker. Each stands alone, so relaxed order is enough.
+/// Counters of a running worker. They are independent, so relaxed ordering is sufficient.
 #[derive(Debug, Default)]
 pub(super) struct Vitals {
     in_flight: AtomicU32,
@@ -13,7 +13,7 @@ pub(super) struct Vitals {
 }
 
 impl Vitals {
-    /// A task started, ended or moved.
+    /// Counts progress: a task started, finished or reported progress.
     pub(super) fn progressed(&self) {
         self.progress.fetch_add(1, Ordering::Relaxed);
     }
@@ -22,8 +22,7 @@ impl Vitals {
         self.progress.load(Ordering::Relaxed)
     }
 
-    /// Entries that are held: running or ended and not yet out of the stream, and waiting for
-    /// another run.
+    /// Sets the number of entries that are running or not completed yet, and of those that wait for a retry.
     pub(super) fn set_held(&self, in_flight: usize, waiting: usize) {
         self.in_flight.store(u32::try_from(in_flight).unwrap_or(u32::MAX), Ordering::Relaxed);
         self.waiting.store(u32::try_from(waiting).unwrap_or(u32::MAX), Ordering::Relaxed);
@@ -46,7 +45,7 @@ impl Vitals {
     }
 }
 
-/// Unix milliseconds.
+/// Current time in Unix milliseconds.
 pub(super) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

@@ -1,4 +1,4 @@
-//! Several workers in one process, which end together.
+//! Several workers in one process that shut down together.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::engine::{self, Left, Stop};
 use super::handler::{self, Handler};
 use super::task::Task;
 
-/// Workers of several streams in one process. They share its signals and end together.
+/// Workers of several streams in one process. They share its signals and shut down together.
 ///
 /// ```no_run
 /// # use shepherd_monitor::worker::{Answer, Task, Worker, WorkerError, Workers};
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Workers {
 }
 
 impl Workers {
-    /// No worker yet.
+    /// Returns an empty set of workers.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -58,20 +58,20 @@ impl Workers {
         self
     }
 
-    /// Runs until SIGTERM or SIGINT, then drains all workers, each as
-    /// [`WorkerBuilder::run`] does; the answer holds their sums. If one cannot start, none does.
+    /// Runs until SIGTERM or SIGINT, then shuts down all workers as [`WorkerBuilder::run`] does, and returns the sum of
+    /// their unfinished tasks. If one worker cannot start, none starts.
     ///
     /// # Errors
-    /// The first of their errors; see [`WorkerBuilder::run`].
+    /// The first error of a worker; see [`WorkerBuilder::run`].
     pub async fn run(self) -> Result<Left, WorkerError> {
         let checked = |(builder, handler): (WorkerBuilder, Handler)| Ok((builder.checked()?, handler));
         let workers =
             self.workers.into_iter().map(checked).collect::<Result<Vec<(Settings, Handler)>, WorkerError>>()?;
-        let present = Arc::new(AtomicUsize::new(workers.len()));
-        // Dropped with this future, and with it every worker.
+        let remaining = Arc::new(AtomicUsize::new(workers.len()));
+        // Dropping this future drops the set, which aborts all workers.
         let mut running = JoinSet::new();
         for (settings, handler) in workers {
-            let stop = Stop::<std::future::Pending<Option<i32>>>::Signals(Arc::clone(&present));
+            let stop = Stop::<std::future::Pending<Option<i32>>>::Signals(Arc::clone(&remaining));
             running.spawn(engine::run(settings, stop, handler));
         }
         let mut all = Left { in_flight: 0, running: 0 };
@@ -81,7 +81,7 @@ impl Workers {
             all.running = all.running.saturating_add(left.running);
         }
         if all.running > 0 {
-            // A handler that blocks its thread would keep the runtime, and so the process, for ever.
+            // A handler that blocks its thread would keep the runtime, and thus the process, alive.
             tracing::warn!(unfinished = all.running, "exiting with unfinished tasks; other workers reclaim them");
             std::process::exit(0);
         }

@@ -1,4 +1,4 @@
-//! Bodies and logs: what one language writes the other reads.
+//! Bodies and logs: Rust and Python read what the other has written.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
@@ -11,10 +11,10 @@ use crate::support::proxy::Proxy;
 use crate::support::wait::eventually;
 
 #[tokio::test]
-async fn a_body_written_in_rust_is_read_by_pythons_one_shot_decompress_and_back() {
+async fn rust_and_python_read_each_others_bodies() {
     let server = TestRedis::start();
     let shepherd = shepherd(&server).await;
-    // Small ones and large ones take different ways, in zstd and here.
+    // zstd and the library process small and large bodies differently.
     for results in [0, 1, 20_000] {
         let results: Vec<Value> = (0..results).map(|n| json!({"id": format!("MONDO:{n}"), "score": n})).collect();
         let body = json!({"message": {"results": results, "note": "é\u{1f600}"}, "n": 1.5});
@@ -35,7 +35,7 @@ async fn a_body_written_in_rust_is_read_by_pythons_one_shot_decompress_and_back(
 }
 
 #[tokio::test]
-async fn a_body_that_is_missing_is_none_and_one_that_is_unreadable_says_why() {
+async fn missing_bodies_are_none_and_invalid_ones_return_an_error() {
     let server = TestRedis::start();
     let shepherd = builder(server.url()).max_body_bytes(1000).connect().await.unwrap();
     assert_eq!(shepherd.body::<Value>("none").await.unwrap(), None);
@@ -61,7 +61,7 @@ async fn a_body_that_is_missing_is_none_and_one_that_is_unreadable_says_why() {
 }
 
 #[tokio::test]
-async fn logs_of_both_languages_are_one_list_oldest_first() {
+async fn rust_and_python_append_to_one_log_oldest_first() {
     let server = TestRedis::start();
     let shepherd = shepherd(&server).await;
     assert_eq!(shepherd.logs("r").await.unwrap(), []);
@@ -80,7 +80,7 @@ async fn logs_of_both_languages_are_one_list_oldest_first() {
 }
 
 #[tokio::test]
-async fn appending_changes_nothing_of_what_others_wrote() {
+async fn appending_preserves_existing_entries() {
     let server = TestRedis::start();
     let shepherd = shepherd(&server).await;
     let mut logs = database(&server, LOGS).await;
@@ -109,7 +109,7 @@ async fn appending_changes_nothing_of_what_others_wrote() {
 }
 
 #[tokio::test]
-async fn many_who_append_at_once_lose_no_entry() {
+async fn concurrent_appends_lose_no_entry() {
     let server = TestRedis::start();
     let mut appending = tokio::task::JoinSet::new();
     for who in 0..8 {
@@ -126,7 +126,7 @@ async fn many_who_append_at_once_lose_no_entry() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_away_for_a_while_is_waited_for() {
+async fn a_temporarily_unreachable_redis_is_retried() {
     let server = TestRedis::start();
     let proxy = Proxy::to(server.port());
     let shepherd = builder(server.url_through(proxy.port())).connect().await.unwrap();
@@ -140,7 +140,7 @@ async fn a_redis_that_is_away_for_a_while_is_waited_for() {
     assert!(!reading.is_finished());
     proxy.pass();
     assert_eq!(reading.await.unwrap().unwrap(), Some(json!([1])));
-    // A lost reply is no reason to give up what may be repeated.
+    // After a lost reply, idempotent commands are retried.
     proxy.swallow_replies();
     let storing = tokio::spawn(async move { shepherd.put_body("r", &json!([2])).await });
     let bodies = database(&server, BODIES).await;
@@ -159,7 +159,7 @@ async fn a_redis_that_is_away_for_a_while_is_waited_for() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_be_used_are_named() {
+async fn invalid_settings_are_named() {
     let server = TestRedis::start();
     for (build, reason) in [
         (builder("nonsense"), "redis_url"),

@@ -1,4 +1,4 @@
-//! The lock of a response: one holder at a time, whatever its language and whatever happens to it.
+//! Lock of a response: at most one holder among Rust and Python workers, under all faults.
 
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ async fn locked_by(python: &Python) {
 }
 
 #[tokio::test]
-async fn the_lock_is_the_key_that_python_workers_know_with_its_value_and_its_life() {
+async fn the_lock_has_the_key_value_and_ttl_that_python_workers_use() {
     let server = TestRedis::start();
     let (shepherd, mut locks) = (shepherd(&server).await, database(&server, LOCKS).await);
     let lock = shepherd.lock("r", "rust-1").await.unwrap();
@@ -32,7 +32,7 @@ async fn the_lock_is_the_key_that_python_workers_know_with_its_value_and_its_lif
     let ttl: i64 = ask!(locks, "TTL", "r");
     assert!((43..=45).contains(&ttl), "{ttl}");
     assert!(!lock.is_lost() && lock.response_id() == "r");
-    // Held, for everybody: others, and another task of the same worker.
+    // Taken for other workers and for another task of the same worker.
     for who in ["rust-2", "rust-1"] {
         assert!(shepherd.try_lock("r", who).await.unwrap().is_none(), "{who}");
     }
@@ -46,15 +46,15 @@ async fn the_lock_is_the_key_that_python_workers_know_with_its_value_and_its_lif
 }
 
 #[tokio::test]
-async fn rust_waits_for_python_and_python_for_rust_and_neither_longer_than_needed() {
+async fn rust_and_python_wait_for_each_other_no_longer_than_needed() {
     let server = TestRedis::start();
     let (shepherd, mut locks) = (shepherd(&server).await, database(&server, LOCKS).await);
     let python_first = python_started(&server, &["hold", "r", "python", "1"]);
     locked_by(&python_first).await;
-    let asked = Instant::now();
+    let start = Instant::now();
     let lock = shepherd.lock("r", "rust").await.unwrap();
-    // Woken by the release, long before the next poll.
-    assert!(asked.elapsed() < Duration::from_secs(4), "{:?}", asked.elapsed());
+    // The release wakes the waiting worker, long before the next poll.
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
     assert_eq!(holder(&mut locks, "r").await.as_deref(), Some("rust"));
     let python_second = python_started(&server, &["hold", "r", "python", "0"]);
     eventually("Python waits", PATIENCE, || {
@@ -70,7 +70,7 @@ async fn rust_waits_for_python_and_python_for_rust_and_neither_longer_than_neede
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rust_and_python_merge_in_turns_and_no_merge_is_lost() {
+async fn concurrent_merges_of_rust_and_python_lose_no_result() {
     let server = TestRedis::start();
     let shepherd = shepherd(&server).await;
     shepherd.put_body("r", &json!({"n": 0, "kept": [1.5]})).await.unwrap();
@@ -79,7 +79,7 @@ async fn rust_and_python_merge_in_turns_and_no_merge_is_lost() {
     let mut merging = tokio::task::JoinSet::new();
     for _ in 0..3 {
         let shepherd = shepherd.clone();
-        // All tasks of one worker, so all with one name.
+        // All tasks of one worker, so all with the same consumer name.
         merging.spawn(async move {
             for _ in 0..40 {
                 let lock = shepherd.lock("r", "rust").await.unwrap();
@@ -100,7 +100,7 @@ async fn rust_and_python_merge_in_turns_and_no_merge_is_lost() {
 }
 
 #[tokio::test]
-async fn a_killed_holder_of_either_language_is_waited_out() {
+async fn the_lock_of_a_killed_rust_or_python_worker_expires() {
     let server = TestRedis::start();
     let shepherd = shepherd(&server).await;
     let mut locks = database(&server, LOCKS).await;
@@ -113,12 +113,12 @@ async fn a_killed_holder_of_either_language_is_waited_out() {
     });
     sleep(Duration::from_millis(300)).await;
     assert!(!waiting.is_finished());
-    // What is left of its 45 seconds passes at once.
+    // Shorten the remaining TTL of 45 s.
     let _: () = ask!(locks, "PEXPIRE", "r", 100);
     let lock = timeout(Duration::from_secs(8), waiting).await.unwrap().unwrap().unwrap();
     lock.release().await.unwrap();
 
-    // A Rust worker dies without a word: its runtime is gone, so nothing releases or renews.
+    // A Rust worker crashes: its runtime is dropped, so the lock is neither released nor renewed.
     let url = server.url();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -138,7 +138,7 @@ async fn a_killed_holder_of_either_language_is_waited_out() {
 }
 
 #[tokio::test]
-async fn a_held_lock_is_renewed_for_as_long_as_it_is_held() {
+async fn a_held_lock_is_renewed_until_it_is_released() {
     let server = TestRedis::start();
     let ttl = Duration::from_millis(900);
     let shepherd = builder(server.url()).lock_options(short(ttl)).connect().await.unwrap();
@@ -150,7 +150,7 @@ async fn a_held_lock_is_renewed_for_as_long_as_it_is_held() {
         assert!(!lock.is_lost());
         sleep(Duration::from_millis(50)).await;
     }
-    // And no longer.
+    // Once the guard is dropped, the lock is released.
     drop(lock);
     eventually("a dropped guard releases its lock", Duration::from_millis(700), || {
         let mut locks = locks.clone();
@@ -159,7 +159,7 @@ async fn a_held_lock_is_renewed_for_as_long_as_it_is_held() {
     .await;
 }
 
-/// The lock of a worker that is cut off from Redis, as a stopped process is.
+/// Returns a lock whose worker cannot reach Redis, like a stopped process.
 async fn cut_off(server: &TestRedis, proxy: &Proxy, ttl: Duration) -> ResponseLock {
     let options = short(ttl);
     let stopped = builder(server.url_through(proxy.port())).lock_options(options).connect().await.unwrap();
@@ -169,7 +169,7 @@ async fn cut_off(server: &TestRedis, proxy: &Proxy, ttl: Duration) -> ResponseLo
 }
 
 #[tokio::test]
-async fn a_worker_that_cannot_renew_knows_that_the_lock_is_lost_before_another_can_have_it() {
+async fn a_worker_that_cannot_renew_considers_the_lock_lost_before_another_can_acquire_it() {
     let server = TestRedis::start();
     let proxy = Proxy::to(server.port());
     let mut locks = database(&server, LOCKS).await;
@@ -181,7 +181,7 @@ async fn a_worker_that_cannot_renew_knows_that_the_lock_is_lost_before_another_c
         let (mut locks, lost) = (locks.clone(), lock.is_lost());
         async move {
             let held = holder(&mut locks, "r").await.is_some();
-            // Whenever another could have it, this worker knows.
+            // Before another worker can acquire the lock, this one must consider it lost.
             assert!(held || lost);
             !held
         }
@@ -196,21 +196,21 @@ async fn a_worker_that_cannot_renew_knows_that_the_lock_is_lost_before_another_c
 }
 
 #[tokio::test]
-async fn a_process_that_was_stopped_sees_at_once_that_its_lock_may_be_lost() {
+async fn a_stopped_process_detects_the_lost_lock_immediately() {
     let server = TestRedis::start();
     let shepherd = builder(server.url()).lock_options(short(Duration::from_millis(600))).connect().await.unwrap();
     let lock = shepherd.lock("r", "rust").await.unwrap();
-    // This test's runtime has one thread: while it sleeps, nothing of the process goes on.
+    // The runtime of this test has one thread, so blocking it stops the whole process.
     std::thread::sleep(Duration::from_millis(700));
     assert!(lock.is_lost());
 }
 
 #[tokio::test]
-async fn a_lock_that_was_taken_away_is_lost_at_the_next_renewal() {
+async fn a_lock_taken_by_another_is_lost_at_the_next_renewal() {
     let server = TestRedis::start();
     let shepherd = builder(server.url()).lock_options(short(Duration::from_secs(3))).connect().await.unwrap();
     let mut locks = database(&server, LOCKS).await;
-    // By another holder, by the same worker's next task, by a Redis that needs the memory.
+    // Taken by another holder, by another task of the same worker, or evicted.
     for (value, token) in [(Some("python"), None), (Some("rust"), Some("another")), (None, None)] {
         let lock = shepherd.lock("r", "rust").await.unwrap();
         let _: () = ask!(locks, "FLUSHDB");
@@ -229,14 +229,14 @@ async fn a_lock_that_was_taken_away_is_lost_at_the_next_renewal() {
 }
 
 #[tokio::test]
-async fn a_worker_that_wakes_up_without_its_lock_overwrites_no_body() {
+async fn a_worker_that_continues_without_its_lock_overwrites_no_body() {
     let server = TestRedis::start();
     let (shepherd, mut locks) = (shepherd(&server).await, database(&server, LOCKS).await);
     let lock = shepherd.lock("r", "stopped").await.unwrap();
     lock.put_body(&json!("first")).await.unwrap();
     let ttl: i64 = ask!(database(&server, BODIES).await, "TTL", "r");
     assert!((LIFE - 60..=LIFE).contains(&ttl), "{ttl}");
-    // It sleeps, its lock expires, and another task of the same worker merges.
+    // While the worker sleeps, its lock expires and another task of the same worker merges.
     let _: () = ask!(locks, "DEL", "r", "r:token");
     let second = shepherd.lock("r", "stopped").await.unwrap();
     second.put_body(&json!("second")).await.unwrap();
@@ -252,22 +252,22 @@ async fn a_worker_that_wakes_up_without_its_lock_overwrites_no_body() {
 }
 
 #[tokio::test]
-async fn a_lock_that_stays_held_is_given_up_after_the_wait() {
+async fn waiting_for_a_taken_lock_times_out() {
     let server = TestRedis::start();
     let options = LockOptions { wait: Duration::from_millis(700), ..LockOptions::default() };
     let shepherd = builder(server.url()).lock_options(options).connect().await.unwrap();
     let mut locks = database(&server, LOCKS).await;
     let _: () = ask!(locks, "SET", "r", "python", "EX", 45);
-    let asked = Instant::now();
+    let start = Instant::now();
     let error = shepherd.lock("r", "rust").await.unwrap_err();
     assert_eq!(error.to_string(), "the lock of response r was held by others for 700ms");
-    assert!(error.may_pass() && (700..5000).contains(&asked.elapsed().as_millis()), "{:?}", asked.elapsed());
+    assert!(error.may_pass() && (700..5000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     assert_eq!(holder(&mut locks, "r").await.as_deref(), Some("python"));
     assert_eq!(LockOptions::default().wait, LockOptions::default().poll * 12);
 }
 
 #[tokio::test]
-async fn a_missed_release_is_found_by_the_next_poll() {
+async fn the_next_poll_detects_a_missed_release() {
     let server = TestRedis::start();
     let options = LockOptions { poll: Duration::from_millis(500), ..LockOptions::default() };
     let shepherd = builder(server.url()).lock_options(options).connect().await.unwrap();
@@ -279,14 +279,14 @@ async fn a_missed_release_is_found_by_the_next_poll() {
         async move { subscribers(&mut locks, "r").await == 1 }
     })
     .await;
-    // Without a word, as an expired lock goes; then with the connection that would have heard it gone.
+    // Deleted without a published release, as when it expires; then also with a broken subscription.
     let _: () = ask!(locks, "DEL", "r");
     let lock = timeout(Duration::from_secs(3), waiting).await.unwrap().unwrap();
     lock.release().await.unwrap();
 }
 
 #[tokio::test]
-async fn a_broken_subscription_costs_no_turn() {
+async fn a_broken_subscription_does_not_prevent_acquiring() {
     let server = TestRedis::start();
     let proxy = Proxy::to(server.port());
     let shepherd = builder(server.url_through(proxy.port())).connect().await.unwrap();
@@ -313,14 +313,14 @@ async fn a_broken_subscription_costs_no_turn() {
 }
 
 #[tokio::test]
-async fn a_caller_that_goes_away_leaves_no_lock_behind() {
+async fn a_cancelled_caller_leaves_no_lock_behind() {
     let server = TestRedis::start();
     let proxy = Proxy::to(server.port());
     let shepherd = builder(server.url_through(proxy.port())).connect().await.unwrap();
     let locks = database(&server, LOCKS).await;
-    // Redis knows the scripts.
+    // Load the scripts.
     shepherd.lock("before", "rust").await.unwrap().release().await.unwrap();
-    // Redis gives the lock, and the caller is gone before it hears of it.
+    // Redis grants the lock, but the caller is dropped before it receives the reply.
     proxy.swallow_replies();
     let asking = tokio::spawn({
         let shepherd = shepherd.clone();
@@ -342,12 +342,12 @@ async fn a_caller_that_goes_away_leaves_no_lock_behind() {
 }
 
 #[tokio::test]
-async fn lost_replies_neither_lose_the_lock_nor_hold_it_twice() {
+async fn lost_replies_neither_lose_the_lock_nor_acquire_it_twice() {
     let server = TestRedis::start();
     let proxy = Proxy::to(server.port());
     let shepherd = builder(server.url_through(proxy.port())).connect().await.unwrap();
     let locks = database(&server, LOCKS).await;
-    // Redis knows the scripts.
+    // Load the scripts.
     shepherd.lock("before", "rust").await.unwrap().release().await.unwrap();
     proxy.swallow_replies();
     let asking = tokio::spawn({
@@ -362,7 +362,7 @@ async fn lost_replies_neither_lose_the_lock_nor_hold_it_twice() {
     proxy.cut();
     proxy.pass();
     let lock = timeout(Duration::from_secs(10), asking).await.unwrap().unwrap().unwrap();
-    // The same of a release: it is found done.
+    // A release is repeated as well and finds the lock released.
     proxy.swallow_replies();
     let releasing = tokio::spawn(lock.release());
     eventually("Redis takes the lock back", PATIENCE, || {

@@ -1,5 +1,5 @@
-//! Locks, bodies and logs of Shepherd's responses, shared with Python. A binary of its own, since it needs
-//! the feature `worker-shepherd`: `cargo test --features worker-shepherd --test shepherd`.
+//! Locks, bodies and logs of responses, shared with Python. A separate test binary, because it needs the feature
+//! `worker-shepherd`: `cargo test --features worker-shepherd --test shepherd`.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use shepherd_monitor::worker::shepherd::{LockOptions, Shepherd, ShepherdBuilder}
 use support::python::Python;
 use support::redis::TestRedis;
 
-/// What the other integration tests stand on too.
+/// Support code of the other integration tests.
 #[path = "../support"]
 mod support {
     #![allow(dead_code, reason = "the other tests use the rest")]
@@ -31,13 +31,13 @@ mod support {
     pub(crate) mod wait;
 }
 
-/// Long enough for a busy machine; only a failing test waits so long.
+/// Generous, for busy machines; only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Shepherd's databases.
+/// Databases of the platform.
 const BODIES: i64 = 1;
 const LOCKS: i64 = 2;
 const LOGS: i64 = 3;
-/// How long bodies and logs are kept.
+/// Lifetime of bodies and logs in seconds.
 const LIFE: i64 = 1_210_000;
 
 const SCRIPT: &str = include_str!("../python/shepherd.py");
@@ -50,19 +50,19 @@ async fn shepherd(redis: &TestRedis) -> Shepherd {
     builder(redis.url()).connect().await.unwrap()
 }
 
-/// Locks that expire soon.
+/// Lock options with a short TTL.
 fn short(ttl: Duration) -> LockOptions {
     LockOptions { ttl, ..LockOptions::default() }
 }
 
-/// A connection to one of the databases.
+/// Opens a connection to one of the databases.
 async fn database(redis: &TestRedis, number: i64) -> MultiplexedConnection {
     let mut connection = redis.connection().await;
     let _: () = redis::cmd("SELECT").arg(number).query_async(&mut connection).await.unwrap();
     connection
 }
 
-/// Runs the Python script to its end and gives what it printed.
+/// Runs the Python script and returns its output.
 async fn python(redis: &TestRedis, args: &[&str]) -> String {
     let port = redis.port().to_string();
     let args: Vec<String> = [port.as_str()].iter().chain(args).map(|arg| (*arg).to_owned()).collect();
@@ -77,7 +77,7 @@ fn python_started(redis: &TestRedis, args: &[&str]) -> Python {
     Python::start(SCRIPT, &[&[port.as_str()], args].concat())
 }
 
-/// Asks Redis one thing: `ask!(redis, "XLEN", "a")`.
+/// Sends a command to Redis: `ask!(redis, "XLEN", "a")`.
 macro_rules! ask {
     ($redis:expr, $command:expr $(, $arg:expr)* $(,)?) => {
         redis::cmd($command)$(.arg($arg))*.query_async(&mut $redis).await.unwrap()

@@ -1,4 +1,4 @@
-//! A real Chromium, without a window, driven by its own driver.
+//! Headless Chromium, driven by chromedriver.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use thirtyfour::prelude::*;
 
 use super::wait::eventually;
 
-/// A browser with an empty profile of its own; ended when dropped, and when the test dies.
+/// A browser with an empty profile; ended when dropped and when the test dies.
 pub(crate) struct Browser {
     driver: WebDriver,
     _server: Reaper,
 }
 
 impl Browser {
-    /// `width` × `height` pixels.
+    /// Starts a browser with a window of `width` × `height` pixels.
     pub(crate) async fn start(width: u32, height: u32) -> Self {
         super::tls();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let server = Reaper::start("shepherd-browser", Farewell { signal: "TERM", epilogue: "" }).unwrap();
-        // What a browser that is ended in the middle leaves behind goes with the folder.
+        // Chromium leaves temporary files behind when killed; they are removed with the folder.
         let temporary = format!("TMPDIR={}", server.folder().display());
         server.serve(&["env", &temporary, "chromedriver", &format!("--port={port}")]).unwrap();
         let profile = server.folder().join("profile");
@@ -50,7 +50,7 @@ impl Browser {
         &self.driver
     }
 
-    /// What an expression of the page's own script language is.
+    /// Returns the value of a JavaScript expression on the page.
     pub(crate) async fn value(&self, expression: &str) -> serde_json::Value {
         self.evaluate(expression).await.unwrap()
     }
@@ -60,7 +60,7 @@ impl Browser {
         Ok(result.json().clone())
     }
 
-    /// Waits until an expression is true. One that asks for what is not there yet is not true yet.
+    /// Waits until a JavaScript expression is true. Errors, such as missing elements, count as not yet true.
     pub(crate) async fn until(&self, what: &str, expression: &str) {
         eventually(what, Duration::from_secs(30), || async {
             let value = match self.evaluate(expression).await {
@@ -73,7 +73,7 @@ impl Browser {
         .await;
     }
 
-    /// Everything that can be read on the page.
+    /// Visible text of the page.
     pub(crate) async fn text(&self) -> String {
         self.value("document.body?.innerText").await.as_str().unwrap_or_default().to_owned()
     }

@@ -1,5 +1,4 @@
-//! What the integration tests stand on: private servers, faults between client and server,
-//! waiting for a condition, Python processes.
+//! Support code of the integration tests: private servers, network faults, waiting for conditions, Python processes.
 
 #![allow(dead_code, reason = "support is written ahead of the tests that use it")]
 
@@ -13,7 +12,7 @@ pub(crate) mod wait;
 
 mod self_test;
 
-/// Chooses who does TLS, for clients that the tests make; once is enough.
+/// Installs the TLS provider for clients of the tests; repeated calls have no effect.
 pub(crate) fn tls() {
     drop(rustls::crypto::ring::default_provider().install_default());
 }

@@ -1,4 +1,4 @@
-//! The monitor as its users have it: the program itself, on a free port, watched from outside.
+//! The monitor as a process on a free port.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
 
 use super::wait::eventually;
 
-/// A running `shepherd-monitor serve`; ended when dropped, and when the test dies in any way.
+/// A running `shepherd-monitor serve`; ended when dropped and when the test dies.
 pub(crate) struct Monitor {
     reaper: Reaper,
     pid: u32,
@@ -15,19 +15,19 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    /// Starts it with these settings and no others, at half a second's interval unless told
-    /// otherwise, and waits until it serves.
+    /// Starts the monitor with only these settings, by default with a poll interval of 0.5 s, and waits until it serves
+    /// requests.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
         let reaper = Reaper::start("shepherd-monitor", Farewell { signal: "TERM", epilogue: "" }).unwrap();
         super::tls();
         let spool = reaper.folder().join("spool").display().to_string();
-        let given = [
+        let defaults = [
             ("MONITOR_PORT", "0"),
             ("MONITOR_POLL_INTERVAL_SEC", "500ms"),
             ("LOG_LEVEL", "debug"),
             ("MONITOR_SPOOL_DIR", &spool),
         ];
-        let all: Vec<String> = given.iter().chain(settings).map(|(name, value)| format!("{name}={value}")).collect();
+        let all: Vec<String> = defaults.iter().chain(settings).map(|(name, value)| format!("{name}={value}")).collect();
         let mut command = vec!["env", "-i"];
         command.extend(all.iter().map(String::as_str));
         command.extend([env!("CARGO_BIN_EXE_shepherd-monitor"), "serve"]);
@@ -45,7 +45,7 @@ impl Monitor {
         self.pid
     }
 
-    /// `host:port`.
+    /// Address as `host:port`.
     pub(crate) fn address(&self) -> &str {
         &self.address
     }
@@ -66,13 +66,13 @@ impl Monitor {
         is_running(self.pid)
     }
 
-    /// Status and body of a GET.
+    /// Sends a GET request and returns status and body.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(self.url(path)).await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 
-    /// The newest snapshot; `Null` while there is none.
+    /// Returns the newest snapshot; `Null` if there is none yet.
     pub(crate) async fn snapshot(&self) -> Value {
         match self.get("/api/snapshot").await {
             (200, body) => serde_json::from_str(&body).unwrap(),
@@ -80,7 +80,7 @@ impl Monitor {
         }
     }
 
-    /// Waits until the snapshot makes `true`; answers that snapshot.
+    /// Waits until a snapshot satisfies `holds` and returns it.
     pub(crate) async fn until(&self, what: &str, limit: Duration, holds: impl Fn(&Value) -> bool) -> Value {
         eventually(what, limit, || async {
             let snapshot = self.snapshot().await;
@@ -89,7 +89,7 @@ impl Monitor {
         .await
     }
 
-    /// Waits until a change can be written down, without which none is made: the tables are made in the
+    /// Waits until the audit log is available, without which changes are rejected. Its tables are created in the
     /// background.
     pub(crate) async fn takes_orders(&self) {
         eventually("the audit can be read", Duration::from_secs(60), || async {

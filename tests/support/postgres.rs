@@ -1,4 +1,4 @@
-//! One Postgres for all tests of the process, and a database for each test.
+//! One Postgres server per test process, and a database per test.
 
 use std::future::Future;
 use std::sync::OnceLock;
@@ -9,7 +9,7 @@ use tokio_postgres::{Client, NoTls};
 
 const TEMPLATE: &str = "template_of_the_tests";
 
-/// Started by the first test that asks. Nobody drops it: its keeper ends it with the process.
+/// Started by the first test that needs it. Never dropped: the reaper ends it with the process.
 fn server() -> &'static PrivatePostgres {
     static SERVER: OnceLock<PrivatePostgres> = OnceLock::new();
     SERVER.get_or_init(|| {
@@ -19,7 +19,7 @@ fn server() -> &'static PrivatePostgres {
     })
 }
 
-/// A database of the test's own, a copy of the template; dropped with this.
+/// A database for one test, copied from the template; dropped with this value.
 pub(crate) struct TestDatabase {
     name: String,
 }
@@ -40,22 +40,22 @@ impl TestDatabase {
         &self.name
     }
 
-    /// Its URL, for the user `postgres` without password.
+    /// URL of the database, for user `postgres` without password.
     pub(crate) fn url(&self) -> String {
         server().url_of(&self.name)
     }
 
-    /// Its URL by way of another port of 127.0.0.1, a proxy's.
+    /// URL of the database through a proxy on another port of 127.0.0.1.
     pub(crate) fn url_through(&self, port: u16) -> String {
         format!("postgres://postgres@127.0.0.1:{port}/{}", self.name)
     }
 
-    /// The port of the shared server, for a proxy to forward to.
+    /// Port of the shared server, for a proxy.
     pub(crate) fn port(&self) -> u16 {
         server().port()
     }
 
-    /// A client on the runtime of the caller.
+    /// Connects on the current runtime.
     pub(crate) async fn connect(&self) -> Client {
         connect(&self.url()).await.unwrap()
     }
@@ -63,19 +63,19 @@ impl TestDatabase {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        // With force: connections of the code under test may still be closing.
+        // FORCE, because connections of the code under test may still be closing.
         statement(server().url(), format!("DROP DATABASE {} WITH (FORCE)", self.name));
     }
 }
 
-/// A client for any URL, on the runtime of the caller.
+/// Connects to a URL on the current runtime.
 pub(crate) async fn connect(url: &str) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
     tokio::spawn(connection);
     Ok(client)
 }
 
-/// Runs one statement from a thread of its own, so that it works inside any runtime and in `Drop`.
+/// Runs a statement on a separate thread, so that it works in any runtime and in `Drop`.
 fn statement(url: String, sql: String) {
     on_a_thread(async move { connect(&url).await?.batch_execute(&sql).await }).unwrap();
 }

@@ -1,6 +1,6 @@
-//! A TCP proxy on 127.0.0.1 whose faults are switched while it runs.
+//! TCP proxy on 127.0.0.1 with faults that can be switched at runtime.
 //!
-//! It lives on a thread of its own, so that a test that blocks its runtime does not block it.
+//! It runs on a separate thread, so that a test that blocks its runtime does not block the proxy.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -16,27 +16,27 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// What the proxy does to what goes one way.
+/// Faults in one direction.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Way {
-    /// Each byte arrives this much later; order is kept, throughput is not changed.
+    /// Latency of each byte. Order and throughput do not change.
     pub(crate) delay: Duration,
-    /// What comes is read and never forwarded.
+    /// Whether data is read but not forwarded.
     pub(crate) swallow: bool,
-    /// At most this many bytes a second on each connection.
+    /// Bandwidth limit per connection.
     pub(crate) bytes_per_second: Option<u32>,
 }
 
-/// What the proxy does; the default is to pass everything on.
+/// Faults of the proxy; by default none.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Faults {
-    /// All connections are closed and new ones refused.
+    /// Whether all connections are closed and new ones refused.
     pub(crate) cut: bool,
     pub(crate) to_server: Way,
     pub(crate) to_client: Way,
 }
 
-/// A proxy in front of a server on 127.0.0.1; gone when dropped.
+/// A proxy in front of a server on 127.0.0.1; stopped when dropped.
 pub(crate) struct Proxy {
     port: HeldPort,
     faults: Option<watch::Sender<Faults>>,
@@ -54,7 +54,7 @@ struct Counts {
 }
 
 impl Proxy {
-    /// A proxy that passes everything on to `server_port`.
+    /// Starts a proxy to `server_port` without faults.
     pub(crate) fn to(server_port: u16) -> Self {
         let port = HeldPort::take().unwrap();
         let (faults, switched) = watch::channel(Faults::default());
@@ -67,12 +67,12 @@ impl Proxy {
         proxy
     }
 
-    /// The port to connect to; the same for all its life.
+    /// Port to connect to; constant.
     pub(crate) fn port(&self) -> u16 {
         self.port.number()
     }
 
-    /// No fault.
+    /// Removes all faults.
     pub(crate) fn pass(&self) {
         self.set(Faults::default());
     }
@@ -82,31 +82,31 @@ impl Proxy {
         self.set(Faults { cut: true, ..Faults::default() });
     }
 
-    /// Later bytes arrive so much later. For bytes already read nothing changes.
+    /// Delays data by this much. Data that was already read is not affected.
     pub(crate) fn delay(&self, to_server: Duration, to_client: Duration) {
         let way = |delay| Way { delay, ..Way::default() };
         self.set(Faults { cut: false, to_server: way(to_server), to_client: way(to_client) });
     }
 
-    /// The server does what it is asked, and nobody hears of it.
+    /// Discards replies: the server executes commands, but clients receive nothing.
     ///
-    /// What was swallowed is gone: a connection that should go on sanely must be cut first.
+    /// Swallowed bytes are lost, so cut the connections before they are used again.
     pub(crate) fn swallow_replies(&self) {
         self.set(Faults { to_client: Way { swallow: true, ..Way::default() }, ..Faults::default() });
     }
 
-    /// The server hears nothing.
+    /// Discards requests.
     pub(crate) fn swallow_requests(&self) {
         self.set(Faults { to_server: Way { swallow: true, ..Way::default() }, ..Faults::default() });
     }
 
-    /// At most so many bytes a second each way on each connection.
+    /// Limits the bandwidth of each connection and direction.
     pub(crate) fn limit(&self, bytes_per_second: u32) {
         let way = Way { bytes_per_second: Some(bytes_per_second), ..Way::default() };
         self.set(Faults { cut: false, to_server: way, to_client: way });
     }
 
-    /// Any combination. In force when this returns, connections closed or accepted accordingly.
+    /// Sets the faults. They apply when this returns: connections are closed or accepted accordingly.
     pub(crate) fn set(&self, faults: Faults) {
         self.faults.as_ref().unwrap().send_replace(faults);
         while self.counts.listening.load(SeqCst) == faults.cut {
@@ -115,22 +115,22 @@ impl Proxy {
         }
     }
 
-    /// Connections accepted since the start.
+    /// Number of connections accepted since the start.
     pub(crate) fn connections(&self) -> u64 {
         self.counts.connections.load(SeqCst)
     }
 
-    /// Connections open now.
+    /// Number of open connections.
     pub(crate) fn open_connections(&self) -> u64 {
         self.counts.open.load(SeqCst)
     }
 
-    /// Bytes that came from clients, swallowed ones too.
+    /// Bytes received from clients, including swallowed ones.
     pub(crate) fn bytes_to_server(&self) -> u64 {
         self.counts.to_server.load(SeqCst)
     }
 
-    /// Bytes that came from the server, swallowed ones too.
+    /// Bytes received from the server, including swallowed ones.
     pub(crate) fn bytes_to_client(&self) -> u64 {
         self.counts.to_client.load(SeqCst)
     }
@@ -144,7 +144,7 @@ impl Drop for Proxy {
     }
 }
 
-/// While the proxy was cut, somebody's own connection may have been given its port.
+/// While the proxy was cut, another connection of the machine may have been assigned its port.
 async fn listen_again(port: u16) -> TcpListener {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
@@ -157,7 +157,7 @@ async fn listen_again(port: u16) -> TcpListener {
     }
 }
 
-/// Runs until the sender of the faults is dropped; its connections go with it.
+/// Runs until the sender of the faults is dropped, which also closes all connections.
 async fn serve(port: u16, server: u16, mut faults: watch::Receiver<Faults>, counts: Arc<Counts>) {
     while faults.wait_for(|faults| !faults.cut).await.is_ok() {
         let listener = listen_again(port).await;
@@ -185,7 +185,7 @@ async fn serve(port: u16, server: u16, mut faults: watch::Receiver<Faults>, coun
     }
 }
 
-/// Counts a connection as open for as long as it lives.
+/// Counts a connection as open until dropped.
 struct Open<'a>(&'a Counts);
 
 impl Drop for Open<'_> {
@@ -201,7 +201,7 @@ async fn relay(client: TcpStream, server: u16, faults: watch::Receiver<Faults>, 
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // A connection that fails one way is closed both ways; one that only ends is half closed.
+    // An error in one direction closes both; an end of stream only half-closes the connection.
     let _ = tokio::try_join!(
         pump(from_client, to_server, &faults, |faults| faults.to_server, &counts.to_server),
         pump(from_server, to_client, &faults, |faults| faults.to_client, &counts.to_client),
@@ -236,7 +236,7 @@ async fn pump(
             let mut rest = &chunk[..];
             while !rest.is_empty() {
                 let limit = way(&faults.borrow()).bytes_per_second;
-                // A twentieth of a second's worth at a time, so that a limit is felt evenly.
+                // In pieces of 1/20 s, so that the bandwidth is limited evenly.
                 let size = limit.map_or(rest.len(), |rate| rest.len().min((rate as usize / 20).max(1)));
                 let (piece, later) = rest.split_at(size);
                 to.write_all(piece).await?;

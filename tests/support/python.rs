@@ -1,26 +1,26 @@
-//! Python processes: workers of another make, and the servers that Debian has in Python only.
+//! Python processes: workers, and servers that Debian packages only in Python.
 
 use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
 
-/// The interpreter that knows Debian's python3-redis and python3-aiosmtpd.
+/// The interpreter with Debian's python3-redis and python3-aiosmtpd.
 const PYTHON: &str = "/usr/bin/python3";
 const SCRIPT: &str = "script.py";
 
-/// A running Python script; ended when dropped, and when the test dies in any way.
+/// A running Python script; ended when dropped and when the test dies.
 pub(crate) struct Python {
     reaper: Reaper,
     pid: u32,
 }
 
 impl Python {
-    /// Starts `script` (its text) with arguments, in a temporary folder of its own.
+    /// Starts `script` (source text) with arguments in a temporary folder.
     pub(crate) fn start(script: &str, args: &[&str]) -> Self {
         let reaper = folder_with(script);
         let pid = reaper.serve(&command(args)).unwrap();
         Self { reaper, pid }
     }
 
-    /// Runs `script` to its end and answers what it printed. Panics when it fails.
+    /// Runs `script` and returns its output. Panics if it fails.
     pub(crate) fn run(script: &str, args: &[&str]) -> String {
         let reaper = folder_with(script);
         let status = reaper.run(&command(args)).unwrap();
@@ -37,7 +37,7 @@ impl Python {
         is_running(self.pid)
     }
 
-    /// Everything it printed so far, errors too.
+    /// Output so far, including standard error.
     pub(crate) fn printed(&self) -> String {
         self.reaper.log_from(0)
     }

@@ -1,4 +1,4 @@
-//! The support itself keeps its word.
+//! Tests of the support code.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
@@ -18,7 +18,7 @@ use super::wait::eventually;
 const SOON: Duration = Duration::from_secs(30);
 const AT_ONCE: Duration = Duration::from_millis(300);
 
-/// Not a test: the process that [`private_servers_are_gone_when_their_owner_is_killed`] kills.
+/// Not a test: the process that [`private_servers_end_when_their_owner_is_killed`] kills.
 #[test]
 #[ignore = "a process that another test starts and kills"]
 fn owner_of_private_servers() {
@@ -27,12 +27,12 @@ fn owner_of_private_servers() {
     println!("\nowns {} {}", redis.pid(), redis.folder().display());
     println!("owns {} {}", postgres.pid(), postgres.folder().display());
     println!("that is all");
-    // Until it is killed, or until the test that started it is gone.
+    // Blocks until killed, or until the test that started this process is gone.
     let _ = std::io::stdin().read(&mut [0]);
 }
 
 #[tokio::test]
-async fn private_servers_are_gone_when_their_owner_is_killed() {
+async fn private_servers_end_when_their_owner_is_killed() {
     let mut owner = Command::new(std::env::current_exe().unwrap())
         .args(["--ignored", "--exact", "support::self_test::owner_of_private_servers", "--nocapture"])
         .stdin(Stdio::piped())
@@ -59,7 +59,7 @@ async fn private_servers_are_gone_when_their_owner_is_killed() {
 }
 
 #[tokio::test]
-async fn a_stopped_redis_answers_nothing_and_a_resumed_one_answers_again() {
+async fn a_stopped_redis_does_not_reply_until_it_is_resumed() {
     let redis = TestRedis::start();
     redis.stop().unwrap();
     let error = connection(&redis.url(), AT_ONCE).await.err().unwrap();
@@ -69,7 +69,7 @@ async fn a_stopped_redis_answers_nothing_and_a_resumed_one_answers_again() {
 }
 
 #[tokio::test]
-async fn a_killed_redis_comes_back_on_its_port_with_what_it_had_on_disk_or_empty() {
+async fn a_killed_redis_restarts_on_its_port_with_or_without_its_data() {
     let redis = TestRedis::start_with(RedisOptions::with_args(["--appendonly", "yes"]));
     let first = redis.pid();
     redis.connection().await.set::<_, _, ()>("key", "value").await.unwrap();
@@ -87,7 +87,7 @@ async fn a_killed_redis_comes_back_on_its_port_with_what_it_had_on_disk_or_empty
 }
 
 #[tokio::test]
-async fn a_redis_with_a_password_wants_it() {
+async fn a_redis_with_a_password_requires_it() {
     let redis = TestRedis::start_with(RedisOptions { password: Some("sesame".into()), ..RedisOptions::default() });
     redis.connection().await.ping::<()>().await.unwrap();
     let stranger = connection(&format!("redis://127.0.0.1:{}/", redis.port()), SOON).await;
@@ -99,13 +99,13 @@ async fn a_redis_with_a_password_wants_it() {
 }
 
 #[test]
-fn a_redis_that_ends_at_once_says_why() {
+fn a_redis_that_exits_at_startup_reports_the_reason() {
     let error = PrivateRedis::start(RedisOptions::with_args(["--no-such-option", "1"])).unwrap_err().to_string();
     assert!(error.contains("redis-server exited at startup") && error.contains("no-such-option"), "{error}");
 }
 
 #[tokio::test]
-async fn each_test_has_a_database_of_its_own_that_is_dropped_with_it() {
+async fn each_test_has_its_own_database_that_is_dropped() {
     let (one, other) = (TestDatabase::create(), TestDatabase::create());
     one.connect().await.batch_execute("CREATE TABLE here (n int)").await.unwrap();
     let tables = "SELECT count(*) FROM pg_tables WHERE tablename = 'here'";
@@ -119,7 +119,7 @@ async fn each_test_has_a_database_of_its_own_that_is_dropped_with_it() {
 }
 
 #[tokio::test]
-async fn a_stopped_postgres_answers_nobody_and_a_killed_one_comes_back_with_its_rows() {
+async fn a_stopped_postgres_does_not_reply_and_a_killed_one_restarts_with_its_rows() {
     let postgres = PrivatePostgres::start().unwrap();
     let client = connect(&postgres.url()).await.unwrap();
     client.batch_execute("CREATE TABLE kept AS SELECT 7 AS n").await.unwrap();
@@ -145,7 +145,7 @@ async fn a_stopped_postgres_answers_nobody_and_a_killed_one_comes_back_with_its_
 fn a_killed_postgres_leaves_no_shared_memory_behind() {
     let postgres = PrivatePostgres::start().unwrap();
     let pid = postgres.pid().to_string();
-    // The fifth column is the process that made the segment.
+    // The fifth column is the PID of the creator.
     let segments = || {
         let table = std::fs::read_to_string("/proc/sysvipc/shm").unwrap();
         table.lines().filter(|line| line.split_whitespace().nth(4) == Some(&pid)).count()
@@ -157,7 +157,7 @@ fn a_killed_postgres_leaves_no_shared_memory_behind() {
 }
 
 #[tokio::test]
-async fn a_swallowed_reply_leaves_the_client_waiting_for_what_the_server_has_done() {
+async fn a_swallowed_reply_leaves_the_client_waiting_for_an_executed_command() {
     let redis = TestRedis::start();
     let proxy = Proxy::to(redis.port());
     let mut client = connection(&redis.url_through(proxy.port()), AT_ONCE).await.unwrap();
@@ -173,7 +173,7 @@ async fn a_swallowed_reply_leaves_the_client_waiting_for_what_the_server_has_don
 }
 
 #[tokio::test]
-async fn a_cut_proxy_closes_and_refuses_until_it_passes_again() {
+async fn a_cut_proxy_closes_and_refuses_connections_until_restored() {
     let redis = TestRedis::start();
     let proxy = Proxy::to(redis.port());
     let url = redis.url_through(proxy.port());
@@ -191,25 +191,25 @@ async fn a_cut_proxy_closes_and_refuses_until_it_passes_again() {
 }
 
 #[tokio::test]
-async fn a_delay_is_felt_each_way_and_a_limit_by_the_size() {
+async fn delay_applies_per_direction_and_limit_by_size() {
     let redis = TestRedis::start();
     let proxy = Proxy::to(redis.port());
     let mut client = connection(&redis.url_through(proxy.port()), SOON).await.unwrap();
 
     proxy.delay(Duration::from_millis(150), Duration::from_millis(100));
-    let asked = Instant::now();
+    let start = Instant::now();
     client.ping::<()>().await.unwrap();
-    assert!(asked.elapsed() >= Duration::from_millis(250), "{:?}", asked.elapsed());
+    assert!(start.elapsed() >= Duration::from_millis(250), "{:?}", start.elapsed());
 
     proxy.limit(100_000);
-    let (asked, sent) = (Instant::now(), proxy.bytes_to_server());
+    let (start, sent) = (Instant::now(), proxy.bytes_to_server());
     client.set::<_, _, ()>("key", vec![b'x'; 50_000]).await.unwrap();
     assert!(proxy.bytes_to_server() - sent > 50_000);
-    assert!(asked.elapsed() >= Duration::from_millis(450), "{:?}", asked.elapsed());
+    assert!(start.elapsed() >= Duration::from_millis(450), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
-async fn a_python_process_speaks_to_redis_and_ends_with_its_handle() {
+async fn a_python_process_connects_to_redis_and_ends_with_its_handle() {
     let redis = TestRedis::start();
     let port = redis.port().to_string();
     let script = "import redis, sys, time\n\
@@ -232,6 +232,6 @@ async fn a_python_process_speaks_to_redis_and_ends_with_its_handle() {
 
 #[tokio::test]
 #[should_panic(expected = "the moon turns blue: not within 30ms; the last answer was still white")]
-async fn what_never_comes_is_told_with_its_last_answer() {
+async fn a_timeout_reports_the_last_result() {
     eventually("the moon turns blue", Duration::from_millis(30), || async { Err::<(), _>("still white") }).await;
 }

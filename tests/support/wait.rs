@@ -1,4 +1,4 @@
-//! Waiting for a condition instead of sleeping.
+//! Waits for a condition instead of a fixed time.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// What a condition may answer: not yet (and why), or a value.
+/// Result of a condition: a value, or the reason why it does not hold yet.
 pub(crate) trait Outcome {
     type Value;
     fn settled(self) -> Result<Self::Value, String>;
@@ -35,8 +35,8 @@ impl<T, E: Display> Outcome for Result<T, E> {
     }
 }
 
-/// Asks `condition` again and again until it is true, `Some` or `Ok`, and answers its value.
-/// Panics after `limit` with `what` was awaited and the last answer.
+/// Polls `condition` until it is `true`, `Some` or `Ok`, and returns the value. Panics after `limit` with `what` and
+/// the last result.
 #[track_caller]
 pub(crate) fn eventually<C, F>(
     what: &str,

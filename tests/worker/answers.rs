@@ -1,4 +1,4 @@
-//! What each answer does to each form of task, and what holds while a task waits for another run.
+//! Every answer with every form of the workflow field, and tasks that wait for a retry.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ struct Metadata {
     answer: String,
 }
 
-/// Answers as the task's metadata says.
-async fn obey(attempts: Arc<Mutex<BTreeMap<String, u32>>>, task: Task) -> Result<Answer, TaskError> {
+/// Returns the answer that the task's metadata requests.
+async fn answer_from_metadata(attempts: Arc<Mutex<BTreeMap<String, u32>>>, task: Task) -> Result<Answer, TaskError> {
     let Metadata { answer } = task.metadata()?;
     let first = {
         let mut attempts = attempts.lock().unwrap();
@@ -54,11 +54,11 @@ async fn obey(attempts: Arc<Mutex<BTreeMap<String, u32>>>, task: Task) -> Result
     })
 }
 
-/// The streams where a query must be found in the end.
+/// Streams in which the query must end.
 fn expected(form: &str, answer: &str) -> Vec<&'static str> {
     match answer {
         "forward" | "retry" | "give-back" => match form {
-            // "twice" after a second visit.
+            // "twice" visits `a` a second time first.
             "list" | "users" | "twice" => vec!["b"],
             "missing" => vec![],
             _ => vec!["finish_query"],
@@ -75,7 +75,7 @@ fn expected(form: &str, answer: &str) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn each_answer_to_each_form_of_task_does_what_is_documented() {
+async fn every_answer_to_every_form_of_task_behaves_as_documented() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let port = server.port().to_string();
@@ -84,7 +84,7 @@ async fn each_answer_to_each_form_of_task_does_what_is_documented() {
     assert_eq!(length(&mut redis, "a").await, FORMS.len() * ANSWERS.len());
 
     let builder = quick(&server, "a").task_limit(8).delivery_limit(3);
-    let worker = Running::start(builder, with_state(Arc::default(), obey));
+    let worker = Running::start(builder, with_state(Arc::default(), answer_from_metadata));
     reaches(&redis, "a", 0).await;
     worker.leave().await;
     assert_eq!(pending(&mut redis, "a").await, 0);
@@ -100,7 +100,7 @@ async fn each_answer_to_each_form_of_task_does_what_is_documented() {
                 assert_eq!(field(&fields, "status") == "ERROR", failed, "{fields:?}");
                 assert_eq!(field(&fields, "workflow"), "[]");
             }
-            // What Python workers read without asking whether it is there.
+            // Fields that Python workers read unconditionally.
             for needed in ["query_id", "response_id", "otel", "metadata", "log_level"] {
                 assert!(fields.iter().any(|(name, _)| name == needed), "{stream}: {fields:?}");
             }
@@ -120,7 +120,7 @@ async fn each_answer_to_each_form_of_task_does_what_is_documented() {
             .all(|(_, fields)| field(fields, "workflow") == r#"[{"id": "b", "parameters": {"n": [1, 2]}}]"#)
     );
 
-    // A Python worker takes it from there.
+    // A Python worker can process the forwarded tasks.
     let count = forwarded.len();
     let python = Python::start(WORKER, &[&port, "b", "0", "60"]);
     let before = length(&mut redis, "finish_query").await;
@@ -129,7 +129,7 @@ async fn each_answer_to_each_form_of_task_does_what_is_documented() {
 }
 
 #[tokio::test]
-async fn failures_are_counted_by_kind_with_the_reason_of_the_newest() {
+async fn failures_are_counted_by_kind_with_the_newest_reason() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "fails", &["a"]).await;
@@ -143,7 +143,7 @@ async fn failures_are_counted_by_kind_with_the_reason_of_the_newest() {
     let last: LastFailure = serde_json::from_str(&counted["last:a"]).unwrap();
     assert_eq!((last.kind, last.reason.as_str()), (FailureKind::Failed, "disk on fire"));
 
-    // Delivered too often: nobody's answer, counted all the same.
+    // A task that exceeds the delivery limit is counted without an answer of a handler.
     add(&mut redis, "poison", &["p"]).await;
     let ids = taken_by(&mut redis, "lost", "p", 1).await;
     let _: Value = ask!(redis, "XCLAIM", "p", "consumer", "lost", 0, &ids, "IDLE", 600_000, "RETRYCOUNT", 6, "JUSTID");
@@ -157,7 +157,7 @@ async fn failures_are_counted_by_kind_with_the_reason_of_the_newest() {
 }
 
 #[tokio::test]
-async fn emitted_tasks_are_added_all_or_none_and_once() {
+async fn emitted_tasks_are_added_atomically_and_once() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "SET", "full", "no stream");
@@ -181,7 +181,7 @@ async fn emitted_tasks_are_added_all_or_none_and_once() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_neither_repeats_an_emitted_task_nor_a_retry() {
+async fn a_lost_reply_repeats_neither_emitted_tasks_nor_retries() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
@@ -224,7 +224,7 @@ async fn a_lost_reply_neither_repeats_an_emitted_task_nor_a_retry() {
 }
 
 #[tokio::test]
-async fn a_task_that_waits_for_another_run_needs_no_permit_and_is_not_in_flight() {
+async fn a_task_waiting_for_a_retry_occupies_no_slot_and_is_not_in_flight() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for query in ["waits", "passes1", "passes2"] {
@@ -248,10 +248,10 @@ async fn a_task_that_waits_for_another_run_needs_no_permit_and_is_not_in_flight(
     .await;
     let rows = held(&mut redis, "a").await;
     assert_eq!((rows.len(), rows[0].deliveries), (1, 2));
-    // The lease is renewed while it waits: far below the floor for longer than that.
+    // The lease is renewed while the task waits: the idle time stays below the threshold for longer than that.
     tokio::time::sleep(Duration::from_millis(900)).await;
     assert!(held(&mut redis, "a").await[0].idle_ms < 300);
-    // Another worker gets it when this one shuts down; not before its time, which the idle time tells.
+    // At shutdown the task is released with an idle time that makes others wait until the retry is due.
     worker.leave().await;
     let rows = held(&mut redis, "a").await;
     assert_eq!((rows.len(), rows[0].deliveries), (1, 1));
@@ -259,7 +259,7 @@ async fn a_task_that_waits_for_another_run_needs_no_permit_and_is_not_in_flight(
 }
 
 #[tokio::test]
-async fn a_worker_that_dies_while_a_task_waits_leaves_it_to_others() {
+async fn tasks_waiting_for_a_retry_on_a_dead_worker_are_reclaimed() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a", "b"]).await;
@@ -279,7 +279,7 @@ async fn a_worker_that_dies_while_a_task_waits_leaves_it_to_others() {
 }
 
 #[tokio::test]
-async fn counted_retries_end_at_the_delivery_limit_and_uncounted_ones_do_not() {
+async fn only_counted_retries_stop_at_the_delivery_limit() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "counted", &["a", "b"]).await;
@@ -310,17 +310,17 @@ async fn counted_retries_end_at_the_delivery_limit_and_uncounted_ones_do_not() {
 }
 
 #[tokio::test]
-async fn a_lost_runs_answer_says_nothing_about_the_delivery_that_came_after() {
+async fn the_answer_of_a_lost_run_does_not_affect_a_later_delivery() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let id = add(&mut redis, "q", &["a", "b"]).await;
-    let (seen, first, second) = (Seen::default(), Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (calls, first, second) = (Calls::default(), Arc::new(Notify::new()), Arc::new(Notify::new()));
     let worker = Running::start(quick(&server, "a").task_limit(2), {
-        let (seen, first, second) = (seen.clone(), first.clone(), second.clone());
+        let (calls, first, second) = (calls.clone(), first.clone(), second.clone());
         move |task: Task| {
-            seen.note(&task);
-            let (nth, first, second) = (seen.tasks().len(), first.clone(), second.clone());
-            // Not to be cancelled, as work on another thread is not.
+            calls.note(&task);
+            let (nth, first, second) = (calls.tasks().len(), first.clone(), second.clone());
+            // In a separate task, so that cancelling the handler does not stop it.
             let work =
                 tokio::spawn(async move { if nth == 1 { first.notified().await } else { second.notified().await } });
             async move {
@@ -329,11 +329,11 @@ async fn a_lost_runs_answer_says_nothing_about_the_delivery_that_came_after() {
             }
         }
     });
-    eventually("it runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
-    // Another worker took it over and died.
+    eventually("it runs", PATIENCE, || async { calls.tasks().len() == 1 }).await;
+    // Another worker claimed the entry and died.
     let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "dead", 0, &id, "IDLE", 600_000, "RETRYCOUNT", 2, "JUSTID");
-    eventually("it is taken back", PATIENCE, || async { seen.tasks().len() == 2 }).await;
-    assert_eq!(seen.tasks()[0].cancelled().await, Cancelled::Lost);
+    eventually("it is taken back", PATIENCE, || async { calls.tasks().len() == 2 }).await;
+    assert_eq!(calls.tasks()[0].cancelled().await, Cancelled::Lost);
     first.notify_one();
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!((length(&mut redis, "a").await, length(&mut redis, "finish_query").await), (1, 0));
@@ -344,17 +344,17 @@ async fn a_lost_runs_answer_says_nothing_about_the_delivery_that_came_after() {
 }
 
 #[tokio::test]
-async fn a_given_back_task_is_delivered_again_within_seconds_even_to_the_only_worker() {
+async fn a_released_task_is_redelivered_within_seconds_even_to_the_only_worker() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a", "b"]).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let builder = quick(&server, "a").reclaim_interval(Duration::from_secs(3600));
     let worker = Running::start(builder, {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
-            let first = seen.tasks().len() == 1;
+            calls.note(&task);
+            let first = calls.tasks().len() == 1;
             async move { if first { Ok(Answer::give_back("not here")) } else { Ok(Answer::forward()) } }
         }
     });
@@ -365,7 +365,7 @@ async fn a_given_back_task_is_delivered_again_within_seconds_even_to_the_only_wo
 }
 
 #[tokio::test]
-async fn a_typed_task_that_does_not_parse_never_reaches_its_handler() {
+async fn a_malformed_task_does_not_reach_a_typed_handler() {
     #[derive(serde::Deserialize)]
     struct Callback {
         callback_id: String,
@@ -389,7 +389,7 @@ async fn a_typed_task_that_does_not_parse_never_reaches_its_handler() {
     let failed = entries(&mut redis, "finish_query").await;
     assert!(failed.len() == 1 && field(&failed[0].1, "error").contains("missing field \"attempt\""), "{failed:?}");
 
-    // The worker decides otherwise.
+    // The configured policy overrides the default.
     add_fields(&mut redis, "n", &[("query_id", "bad")]).await;
     let typed = typed(|_: Task<Callback>| async move { Ok(Answer::end()) });
     let worker = Running::start(quick(&server, "n").on_malformed(FailurePolicy::Fail), typed);
@@ -398,7 +398,7 @@ async fn a_typed_task_that_does_not_parse_never_reaches_its_handler() {
 }
 
 #[tokio::test]
-async fn a_handler_that_takes_too_long_or_whose_query_is_too_old_fails_its_task() {
+async fn tasks_beyond_timeout_or_deadline_fail() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let slow = |_: Task| async {
@@ -426,7 +426,7 @@ async fn a_handler_that_takes_too_long_or_whose_query_is_too_old_fails_its_task(
 }
 
 #[tokio::test]
-async fn towers_layers_go_around_a_handler() {
+async fn tower_layers_wrap_a_handler() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..6 {
@@ -460,19 +460,19 @@ async fn towers_layers_go_around_a_handler() {
 }
 
 #[tokio::test]
-async fn a_handler_hears_that_its_worker_shuts_down_before_it_is_dropped() {
+async fn a_handler_is_notified_of_the_shutdown_before_it_is_dropped() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a", "b"]).await;
-    let (running, heard) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let (running, notified) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let worker = Running::start(quick(&server, "a").drain_timeout(Duration::from_millis(100)), {
-        let (running, heard) = (running.clone(), heard.clone());
+        let (running, notified) = (running.clone(), notified.clone());
         move |task: Task| {
-            let (running, heard) = (running.clone(), heard.clone());
+            let (running, notified) = (running.clone(), notified.clone());
             async move {
                 running.notify_one();
                 if task.cancelled().await == Cancelled::ShuttingDown {
-                    heard.fetch_add(1, SeqCst);
+                    notified.fetch_add(1, SeqCst);
                 }
                 std::future::pending().await
             }
@@ -480,11 +480,11 @@ async fn a_handler_hears_that_its_worker_shuts_down_before_it_is_dropped() {
     });
     running.notified().await;
     let left = worker.leave().await;
-    assert_eq!((left.in_flight, heard.load(SeqCst)), (1, 1));
+    assert_eq!((left.in_flight, notified.load(SeqCst)), (1, 1));
 }
 
 #[tokio::test]
-async fn an_emitted_task_of_any_fields_arrives_as_it_is() {
+async fn emitted_tasks_keep_arbitrary_fields() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a"]).await;

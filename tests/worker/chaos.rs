@@ -1,8 +1,8 @@
-//! A fleet under fire: ten worker processes, a chain of four streams, one of them killed every
-//! second, Redis stopped now and then. Every query finishes exactly once.
+//! Chaos test: ten worker processes on a chain of four streams; one is killed every second and Redis is stopped now and
+//! then. Every query must finish exactly once.
 //!
-//! `CHAOS_TASKS` says how many queries (3,000; the full size is 100,000), `CHAOS_SEED` repeats a
-//! run's choices.
+//! `CHAOS_TASKS` sets the number of queries (default 3,000; the full test uses 100,000), `CHAOS_SEED` repeats the
+//! random choices of a run.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::support::postgres::TestDatabase;
 const CHAIN: [&str; 4] = ["first", "second", "third", "finish_query"];
 const WORKERS: [usize; 4] = [3, 3, 2, 2];
 
-/// Each completion of a query leaves a row, so that a second one would be seen.
+/// No unique constraint: a second completion must become visible as a second row.
 const RESULTS: &str = "
     CREATE TABLE results (qid varchar(255) NOT NULL);
     CREATE FUNCTION note_result() RETURNS trigger LANGUAGE plpgsql AS
@@ -59,8 +59,8 @@ async fn every_query_finishes_exactly_once_while_workers_are_killed_and_redis_st
         let redis = redis.clone();
         async move { add_all(redis, tasks).await }
     });
-    // One of the first two streams' workers is stopped with tasks in its hands, for longer than its
-    // heartbeat lives; when it goes on, others have what it had.
+    // One worker of the first two streams is stopped with pending tasks for longer than the TTL of its heartbeat, so
+    // that others reclaim them before it continues.
     let stopped = dice.below(6);
     let mut stopped_since = None;
     let (mut kills, mut pauses, mut calm_since) = (0, 0, None);
@@ -82,7 +82,7 @@ async fn every_query_finishes_exactly_once_while_workers_are_killed_and_redis_st
         if usize::try_from(finished).unwrap() >= tasks && stopped_since == Some(None) {
             break;
         }
-        // When all are on their last way, the killing stops: what is lost then waits for its floor.
+        // Stop the kills when most queries have finished: tasks lost at the end wait for the reclaim threshold.
         let under_fire = usize::try_from(finished).unwrap() < tasks - tasks / 20;
         if under_fire || kills < 5 {
             let victim = dice.below(workers.len());
@@ -105,7 +105,7 @@ async fn every_query_finishes_exactly_once_while_workers_are_killed_and_redis_st
     }
     adding.await.unwrap();
     let took = started.elapsed();
-    // The last acknowledgements follow their rows.
+    // The last entries are acknowledged after their rows have been written.
     for stream in CHAIN {
         reaches(&redis, stream, 0).await;
     }
@@ -135,17 +135,17 @@ async fn add_all(mut redis: MultiplexedConnection, tasks: usize) {
             pipe.cmd("XADD").arg(CHAIN[0]).arg("*").arg("query_id").arg(format!("q{n}"));
             pipe.arg("workflow").arg(&through).ignore();
         }
-        // A stopped Redis answers later; it took the whole of it or nothing.
+        // While Redis is stopped, the reply is only delayed: the whole pipeline is executed later.
         pipe.exec_async(&mut redis).await.unwrap();
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-/// Random choices that can be repeated.
+/// Reproducible random choices.
 pub(super) struct Dice(u64);
 
 impl Dice {
-    /// A seed from the environment variable, or a new one; printed either way.
+    /// Reads the seed from an environment variable, or chooses one, and prints it.
     pub(super) fn seed(variable: &str) -> u64 {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64;
         let seed = std::env::var(variable).map_or(now, |text| text.parse().unwrap());
@@ -157,7 +157,7 @@ impl Dice {
         Self(seed | 1)
     }
 
-    /// A number from 0 to `limit`, without it.
+    /// Returns a number below `limit`.
     pub(super) fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;

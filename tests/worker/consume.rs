@@ -1,4 +1,4 @@
-//! Reading, permits, the heartbeat, and a Redis that is not as it should be.
+//! Reading entries, task slots, heartbeats, and Redis servers that are unavailable or unusable.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -12,7 +12,7 @@ use super::*;
 use crate::support::proxy::Proxy;
 
 #[tokio::test]
-async fn a_task_goes_along_its_workflow_and_leaves_nothing_behind() {
+async fn a_task_follows_its_workflow_and_is_deleted_from_each_stream() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..50 {
@@ -42,7 +42,7 @@ async fn a_task_goes_along_its_workflow_and_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_handler_may_send_its_task_another_way() {
+async fn a_handler_can_replace_the_workflow() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["entry", "never"]).await;
@@ -55,7 +55,7 @@ async fn a_handler_may_send_its_task_another_way() {
 }
 
 #[tokio::test]
-async fn no_more_tasks_are_in_flight_than_permits() {
+async fn no_more_tasks_are_in_flight_than_slots() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let (gate, now, most) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -91,29 +91,29 @@ async fn no_more_tasks_are_in_flight_than_permits() {
 }
 
 #[tokio::test]
-async fn the_heartbeat_is_there_before_the_first_task_and_tells_what_runs() {
+async fn the_heartbeat_precedes_the_first_task_and_reports_running_tasks() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a"]).await;
-    let (seen, go) = (Seen::default(), Arc::new(Notify::new()));
+    let (calls, go) = (Calls::default(), Arc::new(Notify::new()));
     let beats = {
-        let (seen, go, url) = (seen.clone(), go.clone(), server.url());
+        let (calls, go, url) = (calls.clone(), go.clone(), server.url());
         Running::start(quick(&server, "a").task_limit(4), move |task| {
-            let (seen, go, url) = (seen.clone(), go.clone(), url.clone());
+            let (calls, go, url) = (calls.clone(), go.clone(), url.clone());
             async move {
                 let mut redis = crate::support::redis::connection(&url, PATIENCE).await?;
                 let keys: Vec<String> = redis::cmd("KEYS").arg("worker:heartbeat:a:*").query_async(&mut redis).await?;
                 if keys.len() != 1 {
                     return Err(TaskError::new("no heartbeat before the first task"));
                 }
-                seen.note(&task);
+                calls.note(&task);
                 go.notified().await;
                 Ok(Answer::forward())
             }
         })
     };
-    eventually("the task runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
-    let consumer = seen.tasks()[0].fence().consumer.to_text();
+    eventually("the task runs", PATIENCE, || async { calls.tasks().len() == 1 }).await;
+    let consumer = calls.tasks()[0].fence().consumer.to_text();
     assert!(consumer.len() == 8 && consumer.bytes().all(|b| b.is_ascii_hexdigit()), "{consumer}");
     let key = format!("worker:heartbeat:a:{consumer}");
     let json: String = ask!(redis, "GET", &key);
@@ -130,7 +130,7 @@ async fn the_heartbeat_is_there_before_the_first_task_and_tells_what_runs() {
 }
 
 #[tokio::test]
-async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
+async fn a_worker_waits_for_redis_at_startup() {
     let server = TestRedis::start();
     let proxy = Proxy::to(server.port());
     proxy.cut();
@@ -144,7 +144,7 @@ async fn a_worker_waits_for_a_redis_that_is_not_there_yet() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_deleted_under_a_worker_is_made_again() {
+async fn a_worker_recreates_a_deleted_stream() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let worker = Running::start(quick(&server, "a"), done);
@@ -160,27 +160,27 @@ async fn a_stream_that_is_deleted_under_a_worker_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_redis_that_cannot_serve_a_worker_is_told_in_words() {
+async fn an_unusable_redis_returns_a_descriptive_error() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "SET", "text", "x");
-    let told = quick(&server, "text").run_until(std::future::pending(), done).await.unwrap_err().to_string();
-    assert!(told.contains("the key with that name is not a stream") && told.contains("text"), "{told}");
+    let error = quick(&server, "text").run_until(std::future::pending(), done).await.unwrap_err().to_string();
+    assert!(error.contains("the key with that name is not a stream") && error.contains("text"), "{error}");
 
     let _: Value = ask!(redis, "ACL", "SETUSER", "poor", "on", ">x", "~*", "+@all", "-@scripting");
     let url = format!("redis://poor:x@127.0.0.1:{}/", server.port());
-    let told = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
-    let told = told.unwrap_err().to_string();
-    assert!(told.contains("script") && told.contains("NOPERM") && !told.contains(":x@"), "{told}");
+    let error = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("script") && error.contains("NOPERM") && !error.contains(":x@"), "{error}");
 
     let url = format!("redis://nobody:x@127.0.0.1:{}/", server.port());
-    let told = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
-    let told = told.unwrap_err().to_string();
-    assert!(told.contains("password"), "{told}");
+    let error = quick(&server, "a").redis_url(url).run_until(std::future::pending(), done).await;
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("password"), "{error}");
 }
 
 #[tokio::test]
-async fn nothing_is_read_while_the_stream_that_follows_is_too_long() {
+async fn nothing_is_read_while_the_next_stream_is_too_long() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..20 {
@@ -190,9 +190,9 @@ async fn nothing_is_read_while_the_stream_that_follows_is_too_long() {
         add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
     }
     let worker = Running::start(quick(&server, "a").task_limit(1).back_off_above(10), done);
-    // One task tells it where tasks go.
+    // The worker learns the destination stream from its first task.
     reaches(&redis, "b", 21).await;
-    // Nothing happens, for longer than it takes to measure several times.
+    // Longer than several measurements of the stream length.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (4, 0));
     let _: Value = ask!(redis, "XTRIM", "b", "MAXLEN", 0);
@@ -201,7 +201,7 @@ async fn nothing_is_read_while_the_stream_that_follows_is_too_long() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_told_nothing_reads_its_settings_from_the_environment() {
+async fn settings_are_read_from_the_environment_by_default() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a"]).await;
@@ -220,7 +220,7 @@ async fn a_worker_that_is_told_nothing_reads_its_settings_from_the_environment()
     worker.leave().await;
 }
 
-/// Every read that Redis was asked for, as its COUNT, while `work` goes on.
+/// Returns the COUNT of every read that Redis receives during `work`.
 async fn counts_of_reads(server: &TestRedis, work: impl Future<Output = ()>) -> Vec<usize> {
     let mut monitor = redis::Client::open(server.url()).unwrap().get_async_monitor().await.unwrap();
     let mut commands = monitor.on_message::<String>();
@@ -239,7 +239,7 @@ async fn counts_of_reads(server: &TestRedis, work: impl Future<Output = ()>) -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_read_asks_for_more_than_there_are_permits_and_no_worker_holds_more() {
+async fn reads_never_exceed_the_free_slots() {
     for limit in [1, 3, 12, 40] {
         let server = TestRedis::start();
         let mut redis = server.connection().await;
@@ -284,7 +284,7 @@ async fn no_read_asks_for_more_than_there_are_permits_and_no_worker_holds_more()
 }
 
 #[tokio::test]
-async fn a_worker_with_nothing_to_do_keeps_its_connections_and_starts_at_once() {
+async fn an_idle_worker_keeps_its_connections_and_starts_tasks_immediately() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
@@ -292,7 +292,7 @@ async fn a_worker_with_nothing_to_do_keeps_its_connections_and_starts_at_once() 
     let worker = Running::start(builder.reclaim_interval(Duration::from_secs(60)), done);
     add(&mut redis, "first", &["a"]).await;
     reaches(&redis, "finish_query", 1).await;
-    // Longer than one blocking read lasts.
+    // Let the worker enter its blocking read.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let before = proxy.connections();
     tokio::time::sleep(Duration::from_secs(6)).await;
@@ -305,17 +305,17 @@ async fn a_worker_with_nothing_to_do_keeps_its_connections_and_starts_at_once() 
 }
 
 #[tokio::test]
-async fn the_heartbeat_tells_a_busy_worker_from_a_hung_one() {
+async fn the_heartbeat_distinguishes_busy_from_hung_workers() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..2 {
         add(&mut redis, &format!("q{n}"), &["a"]).await;
     }
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a").task_limit(4).drain_timeout(Duration::ZERO), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             std::future::pending()
         }
     });
@@ -335,12 +335,12 @@ async fn the_heartbeat_tells_a_busy_worker_from_a_hung_one() {
         })
     };
     let busy = beat("it tells of both tasks", |beat, _| beat["in_flight"] == 2, 0).await;
-    // Nothing happens: the heartbeats go on, the progress does not.
+    // Heartbeats continue while the progress counter does not change.
     let written = |beat: &serde_json::Value| beat["last_seen"].as_f64().unwrap() as u64;
     let hung =
         beat("it beats again", |beat, than| beat["last_seen"].as_f64().unwrap() as u64 > than, written(&busy)).await;
     assert_eq!((&hung["in_flight"], &hung["progress"]), (&busy["in_flight"], &busy["progress"]));
-    seen.tasks()[0].progress();
+    calls.tasks()[0].progress();
     let before = busy["progress"].as_u64().unwrap();
     beat("it tells that something moved", |beat, than| beat["progress"].as_u64().unwrap() > than, before).await;
     assert_eq!(worker.leave().await.in_flight, 2);

@@ -1,26 +1,26 @@
-//! Entries that kill whoever takes them, and what people do with them.
+//! Entries that exceed the delivery limit, and the `dead-letters` commands.
 
 use redis::Value;
 
 use super::*;
 
 #[tokio::test]
-async fn an_entry_that_was_delivered_too_often_is_buried_with_its_history() {
+async fn an_entry_beyond_the_delivery_limit_is_dead_lettered_with_its_history() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let id = add(&mut redis, "poison", &["a"]).await;
     let mut owners = Vec::new();
     for delivery in 1..=3 {
-        let seen = Seen::default();
+        let calls = Calls::default();
         let victim = Running::start(quick(&server, "a").delivery_limit(2), {
-            let seen = seen.clone();
+            let calls = calls.clone();
             move |task| {
-                seen.note(&task);
+                calls.note(&task);
                 std::future::pending()
             }
         });
-        eventually("it is delivered", PATIENCE, || async { seen.tasks().len() == 1 }).await;
-        let fence = seen.tasks()[0].fence().clone();
+        eventually("it is delivered", PATIENCE, || async { calls.tasks().len() == 1 }).await;
+        let fence = calls.tasks()[0].fence().clone();
         assert_eq!(fence.deliveries, delivery);
         owners.push(fence.consumer.to_text());
         victim.crash().await;
@@ -35,8 +35,9 @@ async fn an_entry_that_was_delivered_too_often_is_buried_with_its_history() {
     assert_eq!((field(letter, "dead_stream"), field(letter, "dead_deliveries")), ("a", "3"));
     assert!(field(letter, "dead_error").contains("delivered 3 times"), "{letter:?}");
     let history: serde_json::Value = serde_json::from_str(field(letter, "dead_history")).unwrap();
-    let told: Vec<&str> = history.as_array().unwrap().iter().map(|one| one["consumer"].as_str().unwrap()).collect();
-    assert_eq!(told, owners);
+    let consumers: Vec<&str> =
+        history.as_array().unwrap().iter().map(|one| one["consumer"].as_str().unwrap()).collect();
+    assert_eq!(consumers, owners);
     let times: Vec<u64> = history
         .as_array()
         .unwrap()
@@ -48,24 +49,24 @@ async fn an_entry_that_was_delivered_too_often_is_buried_with_its_history() {
     assert_eq!(records, Vec::<String>::new());
 }
 
-/// Runs the program on the dead letters of a stream: what it printed and, when it failed, why.
+/// Runs a `dead-letters` command; returns its output, or its error message.
 async fn command(server: &TestRedis, verb: &str, more: &[&str]) -> Result<String, String> {
     let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
     program.args(["dead-letters", verb]).args(more).env_clear();
     program.env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", server.port().to_string());
     let output = program.output().await.unwrap();
-    let [told, trouble] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    let [printed, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     match output.status.code() {
-        Some(0) => Ok(told),
+        Some(0) => Ok(printed),
         Some(1) => {
-            assert_eq!(trouble.lines().count(), 1, "{trouble}");
-            Err(told + trouble.as_str())
+            assert_eq!(errors.lines().count(), 1, "{errors}");
+            Err(printed + errors.as_str())
         }
-        other => panic!("{other:?}: {told}{trouble}"),
+        other => panic!("{other:?}: {printed}{errors}"),
     }
 }
 
-/// Tasks that died in `a`, delivered six times each.
+/// Dead-letters `tasks` tasks of `a`, delivered six times each.
 async fn bury(server: &TestRedis, tasks: usize) -> Vec<String> {
     let mut redis = server.connection().await;
     for n in 0..tasks {
@@ -80,23 +81,23 @@ async fn bury(server: &TestRedis, tasks: usize) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn dead_letters_are_listed_replayed_and_dropped() {
+async fn dead_letters_are_listed_replayed_and_deleted() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     bury(&server, 250).await;
     let letters: Vec<String> = entries(&mut redis, "a:dead").await.into_iter().map(|(id, _)| id).collect();
 
-    let told = command(&server, "list", &["--stream", "a", "--limit", "2"]).await.unwrap();
-    assert!(told.contains(&format!("{}  query q0  deliveries 6", letters[0])) && !told.contains("query q2 "));
-    assert!(told.ends_with("the oldest 2 of 250 dead letters of a; --limit shows more\n"), "{told}");
+    let printed = command(&server, "list", &["--stream", "a", "--limit", "2"]).await.unwrap();
+    assert!(printed.contains(&format!("{}  query q0  deliveries 6", letters[0])) && !printed.contains("query q2 "));
+    assert!(printed.ends_with("the oldest 2 of 250 dead letters of a; --limit shows more\n"), "{printed}");
 
     let first_ten: Vec<&str> = letters[..10].iter().map(String::as_str).collect();
-    let told = command(&server, "drop", &[&["--stream", "a", "--id"], &first_ten[..]].concat()).await.unwrap();
-    assert_eq!(told, "10 dead letters of a dropped\n");
+    let printed = command(&server, "drop", &[&["--stream", "a", "--id"], &first_ten[..]].concat()).await.unwrap();
+    assert_eq!(printed, "10 dead letters of a dropped\n");
     let two = ["--stream", "a", "--id", &letters[10], "--id", &letters[11]];
     assert_eq!(command(&server, "replay", &two).await.unwrap(), "2 replayed into a\n");
     assert_eq!(queries(&mut redis, "a").await, ["q10", "q11"]);
-    // They are new tasks, without a trace of their death.
+    // They are new tasks without the fields of the dead letter.
     for (_, fields) in entries(&mut redis, "a").await {
         assert!(fields.iter().all(|(name, _)| !name.starts_with("dead_")), "{fields:?}");
         assert_eq!(field(&fields, "workflow"), workflow(&["a", "b"]));
@@ -111,12 +112,12 @@ async fn dead_letters_are_listed_replayed_and_dropped() {
 }
 
 #[tokio::test]
-async fn everything_about_a_dead_letter_can_be_shown() {
+async fn show_prints_everything_about_a_dead_letter() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let ids = bury(&server, 2).await;
     let letters = entries(&mut redis, "a:dead").await;
-    let told = command(&server, "show", &["--stream", "a", "--id", &letters[1].0]).await.unwrap();
+    let printed = command(&server, "show", &["--stream", "a", "--id", &letters[1].0]).await.unwrap();
     for part in [
         &letters[1].0,
         &format!("entry {} in group consumer", ids[1]),
@@ -126,9 +127,9 @@ async fn everything_about_a_dead_letter_can_be_shown() {
         "query_id    q1\n",
         &format!("workflow    {}\n", workflow(&["a", "b"])),
     ] {
-        assert!(told.contains(part), "{part} is missing in:\n{told}");
+        assert!(printed.contains(part), "{part} is missing in:\n{printed}");
     }
-    assert!(!told.contains("q0") && !told.contains("dead_"), "{told}");
+    assert!(!printed.contains("q0") && !printed.contains("dead_"), "{printed}");
     let all = command(&server, "show", &["--stream", "a", "--all"]).await.unwrap();
     assert!(all.contains("q0") && all.contains("q1"), "{all}");
 }
@@ -139,55 +140,58 @@ async fn a_replayed_task_keeps_its_idempotency_key() {
     let redis = server.connection().await;
     let ids = bury(&server, 1).await;
     command(&server, "replay", &["--stream", "a", "--all"]).await.unwrap();
-    let seen = Seen::default();
-    let note = |seen: Seen| {
+    let calls = Calls::default();
+    let note = |calls: Calls| {
         move |task: Task| {
-            seen.note(&task);
+            calls.note(&task);
             async { Ok(Answer::forward()) }
         }
     };
-    let first = Running::start(quick(&server, "a"), note(seen.clone()));
-    let second = Running::start(quick(&server, "b"), note(seen.clone()));
+    let first = Running::start(quick(&server, "a"), note(calls.clone()));
+    let second = Running::start(quick(&server, "b"), note(calls.clone()));
     reaches(&redis, "finish_query", 1).await;
     first.leave().await;
     second.leave().await;
-    let keys: Vec<String> = seen.tasks().iter().map(|task| task.idempotency_key().to_string()).collect();
+    let keys: Vec<String> = calls.tasks().iter().map(|task| task.idempotency_key().to_string()).collect();
     assert_eq!(keys, [format!("a/{}/0", ids[0]), format!("a/{}/1", ids[0])]);
-    assert_eq!(seen.tasks()[0].fence().deliveries, 1);
+    assert_eq!(calls.tasks()[0].fence().deliveries, 1);
 }
 
 #[tokio::test]
-async fn what_a_dead_letter_command_cannot_do_is_told_in_one_line() {
+async fn dead_letter_commands_report_errors_in_one_line() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     bury(&server, 3).await;
     let letters: Vec<String> = entries(&mut redis, "a:dead").await.into_iter().map(|(id, _)| id).collect();
 
     let half = ["--stream", "a", "--id", &letters[0], "7-7"];
-    let told = command(&server, "drop", &half).await.unwrap_err();
-    assert!(told.contains("1 dead letter of a deleted") && told.contains("no such dead letter of a: 7-7"), "{told}");
+    let printed = command(&server, "drop", &half).await.unwrap_err();
+    assert!(
+        printed.contains("1 dead letter of a deleted") && printed.contains("no such dead letter of a: 7-7"),
+        "{printed}"
+    );
 
-    // What cannot be put back stays dead.
+    // A dead letter that cannot be replayed is kept.
     let _: Value = ask!(redis, "DEL", "a");
     let _: Value = ask!(redis, "SET", "a", "no stream");
-    let told = command(&server, "replay", &["--stream", "a", "--all"]).await.unwrap_err();
-    assert!(told.contains("0 replayed into a") && told.contains("WRONGTYPE"), "{told}");
+    let printed = command(&server, "replay", &["--stream", "a", "--all"]).await.unwrap_err();
+    assert!(printed.contains("0 replayed into a") && printed.contains("WRONGTYPE"), "{printed}");
     assert_eq!(length(&mut redis, "a:dead").await, 2);
 
     let _: Value = ask!(redis, "SET", "text:dead", "no stream");
-    let told = command(&server, "list", &["--stream", "text"]).await.unwrap_err();
-    assert!(told.contains("text:dead is not a dead-letter stream"), "{told}");
-    let told = command(&server, "list", &["--stream", ""]).await.unwrap_err();
-    assert!(told.contains("name is empty"), "{told}");
-    let told = command(&server, "list", &["--stream", "a", "--redis-port", "99999"]).await.unwrap_err();
-    assert!(told.contains("REDIS_PORT is \"99999\": expected a port"), "{told}");
+    let printed = command(&server, "list", &["--stream", "text"]).await.unwrap_err();
+    assert!(printed.contains("text:dead is not a dead-letter stream"), "{printed}");
+    let printed = command(&server, "list", &["--stream", ""]).await.unwrap_err();
+    assert!(printed.contains("name is empty"), "{printed}");
+    let printed = command(&server, "list", &["--stream", "a", "--redis-port", "99999"]).await.unwrap_err();
+    assert!(printed.contains("REDIS_PORT is \"99999\": expected a port"), "{printed}");
     server.kill().unwrap();
-    let told = command(&server, "list", &["--stream", "a"]).await.unwrap_err();
-    assert!(told.contains("cannot connect to Redis at 127.0.0.1"), "{told}");
+    let printed = command(&server, "list", &["--stream", "a"]).await.unwrap_err();
+    assert!(printed.contains("cannot connect to Redis at 127.0.0.1"), "{printed}");
 }
 
 #[tokio::test]
-async fn a_letter_that_redis_does_not_take_leaves_its_entry_pending() {
+async fn an_entry_stays_pending_if_redis_refuses_the_dead_letter() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "SET", "a:dead", "no stream");

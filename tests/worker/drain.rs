@@ -1,4 +1,4 @@
-//! Leaving: SIGTERM, what is finished, what is given back, what the marker says.
+//! Graceful shutdown: SIGTERM, completed and released tasks, the shutdown marker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use super::process::WorkerProcess;
 use super::*;
 use crate::support::proxy::Proxy;
 
-/// The one marker of a stream, once it is there.
+/// Waits for the only shutdown marker of a stream.
 async fn marker(redis: &MultiplexedConnection, stream: &str) -> serde_json::Value {
     eventually("a marker is left", PATIENCE, || {
         let mut redis = redis.clone();
@@ -36,7 +36,7 @@ async fn running(redis: &MultiplexedConnection, stream: &str, count: usize) {
 }
 
 #[tokio::test]
-async fn a_terminated_worker_finishes_what_runs_takes_nothing_new_and_exits() {
+async fn sigterm_finishes_running_tasks_takes_no_new_ones_and_exits() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let worker = WorkerProcess::start(&server.url(), "a", &[("TASK_LIMIT", "3"), ("TEST_WORK_MS", "1500")]);
@@ -68,7 +68,7 @@ async fn a_terminated_worker_finishes_what_runs_takes_nothing_new_and_exits() {
 }
 
 #[tokio::test]
-async fn a_worker_whose_time_is_up_leaves_the_rest_and_says_how_many() {
+async fn the_marker_counts_tasks_unfinished_after_the_drain_timeout() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for blocks in [false, true] {
@@ -82,18 +82,18 @@ async fn a_worker_whose_time_is_up_leaves_the_rest_and_says_how_many() {
             add(&mut redis, &format!("q{n}"), &["a"]).await;
         }
         running(&redis, "a", 2).await;
-        let asked = Instant::now();
+        let signalled = Instant::now();
         worker.send("TERM");
         let marker = marker(&redis, "a").await;
         eventually("it ends", PATIENCE, || async { !worker.is_running() }).await;
-        assert!(asked.elapsed() < Duration::from_secs(10), "blocks: {blocks}, took {:?}", asked.elapsed());
+        assert!(signalled.elapsed() < Duration::from_secs(10), "blocks: {blocks}, took {:?}", signalled.elapsed());
         assert_eq!(marker["in_flight"], 2);
         assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (2, 2));
     }
 }
 
 #[tokio::test]
-async fn what_a_worker_could_not_finish_in_time_need_not_wait_for_the_floor() {
+async fn unfinished_tasks_are_available_before_the_reclaim_threshold() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a", "b"]).await;
@@ -107,7 +107,7 @@ async fn what_a_worker_could_not_finish_in_time_need_not_wait_for_the_floor() {
 }
 
 #[tokio::test]
-async fn workers_of_one_process_shut_down_together_and_each_leaves_its_marker() {
+async fn workers_of_one_process_shut_down_together_with_a_marker_each() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for (work, blocks) in [("10", false), ("60000", true)] {
@@ -140,7 +140,7 @@ async fn workers_of_one_process_shut_down_together_and_each_leaves_its_marker() 
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_the_process_at_once() {
+async fn a_second_signal_exits_the_process_immediately() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let worker = WorkerProcess::start(&server.url(), "a", &[("TEST_WORK_MS", "60000")]);
@@ -156,7 +156,7 @@ async fn a_second_signal_ends_the_process_at_once() {
 }
 
 #[tokio::test]
-async fn a_leaving_worker_takes_nothing_over() {
+async fn a_draining_worker_reclaims_nothing() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let go = Arc::new(Notify::new());
@@ -185,7 +185,7 @@ async fn a_leaving_worker_takes_nothing_over() {
     add(&mut redis, "orphan", &["a", "b"]).await;
     let ids = taken_by(&mut redis, "dead", "a", 1).await;
     idle_for(&mut redis, "dead", "a", &ids, Duration::from_secs(600)).await;
-    // Several sweeps of a worker that does not leave.
+    // Longer than several sweeps of a worker that is not shutting down.
     tokio::time::sleep(Duration::from_millis(500)).await;
     go.notify_one();
     assert_eq!(leaving.await.unwrap().in_flight, 0);
@@ -193,18 +193,18 @@ async fn a_leaving_worker_takes_nothing_over() {
 }
 
 #[tokio::test]
-async fn what_arrives_after_the_wish_to_leave_is_given_back_unstarted_and_uncounted() {
+async fn entries_that_arrive_during_shutdown_are_released_unstarted_and_uncounted() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
-    let (go, seen) = (Arc::new(Notify::new()), Seen::default());
+    let (go, calls) = (Arc::new(Notify::new()), Calls::default());
     let builder = quick(&server, "a").task_limit(2).redis_url(server.url_through(proxy.port()));
     let worker = Running::start(builder.reclaim_interval(Duration::from_secs(60)), {
-        let (go, seen) = (go.clone(), seen.clone());
+        let (go, calls) = (go.clone(), calls.clone());
         move |task| {
-            let (go, seen) = (go.clone(), seen.clone());
+            let (go, calls) = (go.clone(), calls.clone());
             async move {
-                seen.note(&task);
+                calls.note(&task);
                 go.notified().await;
                 Ok(Answer::forward())
             }
@@ -213,28 +213,28 @@ async fn what_arrives_after_the_wish_to_leave_is_given_back_unstarted_and_uncoun
     for n in 0..5 {
         add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
     }
-    eventually("two run", PATIENCE, || async { seen.tasks().len() == 2 }).await;
-    // The answer that brings the next tasks is under way for long enough to ask meanwhile.
+    eventually("two run", PATIENCE, || async { calls.tasks().len() == 2 }).await;
+    // Delay the reply that contains the next tasks, so that the shutdown starts in the meantime.
     proxy.delay(Duration::ZERO, Duration::from_secs(1));
     go.notify_waiters();
     reaches(&redis, "b", 2).await;
     let taken = pending(&mut redis, "a").await;
     assert!(taken > 0, "the worker asked for no new tasks");
     let left = worker.leave().await;
-    assert_eq!((left.in_flight, seen.tasks().len()), (0, 2), "nothing new was started");
+    assert_eq!((left.in_flight, calls.tasks().len()), (0, 2), "nothing new was started");
     let rows = held(&mut redis, "a").await;
     assert_eq!(rows.len(), taken);
     assert!(rows.iter().all(|row| row.deliveries == 0 && row.idle_ms >= 300), "{rows:?}");
     let marker = marker(&redis, "a").await;
     assert_eq!(marker["in_flight"], 0);
-    // Whoever comes next has them at once.
+    // Released entries are available to other workers immediately.
     let next = Running::start(quick(&server, "a"), done);
     reaches(&redis, "b", 5).await;
     next.leave().await;
 }
 
 #[test]
-fn a_worker_that_was_asked_to_leave_exits_with_0_and_one_that_was_asked_twice_does_not() {
+fn the_exit_code_is_0_only_after_a_graceful_shutdown() {
     use std::process::{Command, Stdio};
     let server = TestRedis::start();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,4 +1,4 @@
-//! Forward, acknowledge, delete: all or nothing, once, and only by the owner.
+//! Completion: forward, acknowledge and delete atomically, once, and only by the owner.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use super::*;
 use crate::support::proxy::Proxy;
 
 #[tokio::test]
-async fn a_forward_that_redis_refuses_leaves_the_task_pending_until_it_works() {
+async fn a_task_stays_pending_while_redis_refuses_to_forward_it() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "SET", "b", "no stream");
@@ -37,7 +37,7 @@ async fn a_forward_that_redis_refuses_leaves_the_task_pending_until_it_works() {
 }
 
 #[tokio::test]
-async fn what_redis_never_takes_ends_as_a_dead_letter_that_says_why() {
+async fn a_task_that_redis_always_refuses_is_dead_lettered_with_the_reason() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "SET", "b", "no stream");
@@ -52,7 +52,7 @@ async fn what_redis_never_takes_ends_as_a_dead_letter_that_says_why() {
 }
 
 #[tokio::test]
-async fn a_redis_without_memory_keeps_every_task_and_every_heartbeat() {
+async fn tasks_and_heartbeats_survive_an_out_of_memory_redis() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let go = Arc::new(Semaphore::new(0));
@@ -75,9 +75,9 @@ async fn a_redis_without_memory_keeps_every_task_and_every_heartbeat() {
     })
     .await;
     let _: Value = ask!(redis, "CONFIG", "SET", "maxmemory", 1);
-    // Permits stay for handlers that have not come so far yet.
+    // The permits also serve handlers that have not reached the semaphore yet.
     go.add_permits(100);
-    // The heartbeat is written every five seconds: one of them falls into this time.
+    // The heartbeat is written every 5 s, so one write falls into this period.
     let keys: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
     let lower: u64 = ask!(redis, "PTTL", &keys[0]);
     eventually("the heartbeat is prolonged", PATIENCE, || {
@@ -96,7 +96,7 @@ async fn a_redis_without_memory_keeps_every_task_and_every_heartbeat() {
 }
 
 #[tokio::test]
-async fn a_worker_that_leaves_a_redis_without_memory_still_leaves_its_marker() {
+async fn shutdown_writes_its_marker_to_an_out_of_memory_redis() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a"]).await;
@@ -110,7 +110,7 @@ async fn a_worker_that_leaves_a_redis_without_memory_still_leaves_its_marker() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_neither_loses_a_task_nor_passes_it_on_twice() {
+async fn a_lost_reply_neither_loses_a_task_nor_forwards_it_twice() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
@@ -134,7 +134,7 @@ async fn a_lost_reply_neither_loses_a_task_nor_passes_it_on_twice() {
     })
     .await;
     proxy.swallow_replies();
-    // Permits stay for handlers that have not come so far yet.
+    // The permits also serve handlers that have not reached the semaphore yet.
     go.add_permits(100);
     eventually("Redis has done it, and the worker does not hear of it", PATIENCE, || {
         let mut redis = redis.clone();
@@ -151,7 +151,7 @@ async fn a_lost_reply_neither_loses_a_task_nor_passes_it_on_twice() {
 }
 
 #[tokio::test]
-async fn an_entry_stays_until_the_other_group_is_done_with_it() {
+async fn an_entry_is_kept_until_the_other_group_has_finished_it() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "XGROUP", "CREATE", "a", "unread", "0", "MKSTREAM");
@@ -165,7 +165,7 @@ async fn an_entry_stays_until_the_other_group_is_done_with_it() {
     assert_eq!(length(&mut redis, "a").await, 12);
     worker.leave().await;
 
-    // Both read all, one acknowledges all, the other all but the last two.
+    // Both groups read all entries; one acknowledges all, the other all except the last two.
     for group in ["unread", "holding"] {
         let _: Value = ask!(redis, "XREADGROUP", "GROUP", group, "x", "STREAMS", "a", ">");
     }
@@ -181,25 +181,25 @@ async fn an_entry_stays_until_the_other_group_is_done_with_it() {
 }
 
 #[tokio::test]
-async fn a_fenced_worker_changes_no_stream() {
+async fn a_fenced_worker_changes_nothing() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let id = add(&mut redis, "q", &["a", "b"]).await;
-    let (go, seen) = (Arc::new(Notify::new()), Seen::default());
+    let (go, calls) = (Arc::new(Notify::new()), Calls::default());
     let worker = Running::start(quick(&server, "a"), {
-        let (go, seen) = (go.clone(), seen.clone());
+        let (go, calls) = (go.clone(), calls.clone());
         move |task| {
-            let (go, seen) = (go.clone(), seen.clone());
+            let (go, calls) = (go.clone(), calls.clone());
             async move {
-                seen.note(&task);
+                calls.note(&task);
                 go.notified().await;
                 Ok(Answer::forward())
             }
         }
     });
-    eventually("it runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+    eventually("it runs", PATIENCE, || async { calls.tasks().len() == 1 }).await;
     let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &id);
-    eventually("the handler can see it", PATIENCE, || async { seen.tasks()[0].is_lost() }).await;
+    eventually("the handler can see it", PATIENCE, || async { calls.tasks()[0].is_lost() }).await;
     go.notify_one();
     worker.leave().await;
     assert_eq!((length(&mut redis, "a").await, length(&mut redis, "b").await), (1, 0));
@@ -208,7 +208,7 @@ async fn a_fenced_worker_changes_no_stream() {
 }
 
 #[tokio::test]
-async fn each_task_of_a_batch_has_a_fate_of_its_own() {
+async fn each_task_of_a_batch_has_its_own_verdict() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask!(redis, "SET", "text", "x");
@@ -216,10 +216,10 @@ async fn each_task_of_a_batch_has_a_fate_of_its_own() {
         add(&mut redis, &format!("q{n}"), &["a"]).await;
     }
     let ids = taken_by(&mut redis, "me", "a", 6).await;
-    // Another owner with the same count of deliveries, as after a task was given back.
+    // Another owner with the same delivery count, as after a release.
     let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &ids[1], "JUSTID");
     let _: Value = ask!(redis, "XACK", "a", "consumer", &ids[2]);
-    // Back and forth: the same owner, a later delivery.
+    // Claimed and claimed back: same owner, later delivery.
     let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &ids[3], "JUSTID");
     let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "me", 0, &ids[3]);
 
@@ -245,14 +245,14 @@ async fn each_task_of_a_batch_has_a_fate_of_its_own() {
     assert_eq!(verdicts, [Done, Fenced, Gone, Fenced, Done]);
     assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (2, 3));
 
-    // Asking again, as after a lost reply, changes nothing.
+    // Repeating the call, as after a lost reply, changes nothing.
     let again = stream.finish(&mut link, &tasks, 0).await.unwrap().verdicts;
     assert_eq!((&again[0], &again[5]), (&Gone, &Gone));
     assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (2, 3));
 }
 
 #[tokio::test]
-async fn failed_panicking_and_malformed_tasks_end_in_finish_query_and_harm_no_other() {
+async fn failed_panicking_and_malformed_tasks_go_to_finish_query_and_affect_no_other() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for query in ["good1", "fails", "panics", "good2"] {
@@ -288,7 +288,7 @@ async fn failed_panicking_and_malformed_tasks_end_in_finish_query_and_harm_no_ot
 }
 
 #[tokio::test]
-async fn what_fails_on_finish_query_is_a_dead_letter_and_never_comes_back() {
+async fn a_task_that_fails_on_finish_query_is_dead_lettered_once() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add_fields(&mut redis, "finish_query", &[("query_id", "q"), ("workflow", "[]")]).await;
@@ -309,17 +309,17 @@ async fn a_task_continues_its_trace_from_stream_to_stream() {
     let otel = format!(r#"{{"traceparent":"00-{TRACE}-00f067aa0ba902b7-01","tracestate":"x=1"}}"#);
     let through = workflow(&["a", "b"]);
     add_fields(&mut redis, "a", &[("query_id", "q"), ("workflow", &through), ("otel", &otel)]).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a"), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             async { Ok(Answer::forward()) }
         }
     });
     reaches(&redis, "b", 1).await;
     worker.leave().await;
-    let task = &seen.tasks()[0];
+    let task = &calls.tasks()[0];
     let (trace, span) = task.trace().unwrap();
     assert_eq!((trace.trace_id(), trace.parent()), (TRACE, "00f067aa0ba902b7"));
     let (_, next) = &entries(&mut redis, "b").await[0];
@@ -329,40 +329,40 @@ async fn a_task_continues_its_trace_from_stream_to_stream() {
 }
 
 #[tokio::test]
-async fn the_idempotency_key_is_the_same_for_each_delivery_and_another_for_each_hop() {
+async fn the_idempotency_key_is_constant_across_deliveries_and_differs_per_hop() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let id = add(&mut redis, "q", &["a", "b"]).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let stuck = Running::start(quick(&server, "a"), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             std::future::pending()
         }
     });
-    eventually("it runs", PATIENCE, || async { seen.tasks().len() == 1 }).await;
+    eventually("it runs", PATIENCE, || async { calls.tasks().len() == 1 }).await;
     stuck.crash().await;
-    let dead = seen.tasks()[0].fence().consumer.to_text();
+    let dead = calls.tasks()[0].fence().consumer.to_text();
     let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{dead}"));
-    let note = |seen: Seen| {
+    let note = |calls: Calls| {
         move |task: Task| {
-            seen.note(&task);
+            calls.note(&task);
             async { Ok(Answer::forward()) }
         }
     };
-    let first = Running::start(quick(&server, "a"), note(seen.clone()));
-    let second = Running::start(quick(&server, "b"), note(seen.clone()));
+    let first = Running::start(quick(&server, "a"), note(calls.clone()));
+    let second = Running::start(quick(&server, "b"), note(calls.clone()));
     reaches(&redis, "finish_query", 1).await;
     first.leave().await;
     second.leave().await;
-    let seen = seen.tasks();
-    let keys: Vec<String> = seen.iter().map(|task| task.idempotency_key().to_string()).collect();
+    let calls = calls.tasks();
+    let keys: Vec<String> = calls.iter().map(|task| task.idempotency_key().to_string()).collect();
     assert_eq!(keys, [format!("a/{id}/0"), format!("a/{id}/0"), format!("a/{id}/1")]);
-    assert_eq!(seen.iter().map(|task| task.fence().deliveries).collect::<Vec<_>>(), [1, 2, 1]);
+    assert_eq!(calls.iter().map(|task| task.fence().deliveries).collect::<Vec<_>>(), [1, 2, 1]);
 }
 
-/// Writes what is logged into memory.
+/// Collects log output in memory.
 #[derive(Clone, Default)]
 struct Logged(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -371,7 +371,7 @@ impl Logged {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }
 
-    /// Catches everything that this thread logs while the guard lives.
+    /// Captures the log output of this thread until the guard is dropped.
     fn catch(&self) -> tracing::subscriber::DefaultGuard {
         let log = self.clone();
         let subscriber = tracing_subscriber::fmt()
@@ -395,7 +395,7 @@ impl std::io::Write for Logged {
 }
 
 #[tokio::test]
-async fn what_a_handler_logs_stands_in_the_span_that_the_next_task_names_as_its_parent() {
+async fn handler_logs_are_in_the_span_that_is_the_parent_of_the_next_task() {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     let server = TestRedis::start();
     let mut redis = server.connection().await;

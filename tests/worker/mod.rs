@@ -1,4 +1,4 @@
-//! The worker library against a real Redis: what it promises about tasks, and what it writes.
+//! Worker library against a real Redis.
 
 mod answers;
 mod chaos;
@@ -27,10 +27,10 @@ use tokio::task::JoinHandle;
 use crate::support::redis::TestRedis;
 use crate::support::wait::eventually;
 
-/// Long enough for a busy machine; only a failing test waits so long.
+/// Generous, for busy machines; only a failing test waits this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A worker of this process.
+/// A worker in this process.
 struct Running {
     stop: oneshot::Sender<Option<i32>>,
     work: JoinHandle<Result<Left, WorkerError>>,
@@ -47,20 +47,20 @@ impl Running {
         Self { stop, work: tokio::spawn(builder.run_until(stopped, handler)) }
     }
 
-    /// Asks it to leave in good order, and waits until it has.
+    /// Shuts down gracefully and waits for the end.
     async fn leave(self) -> Left {
         self.stop.send(Some(15)).unwrap();
         self.work.await.unwrap().unwrap()
     }
 
-    /// Ends it as kill -9 would.
+    /// Aborts the worker, like SIGKILL.
     async fn crash(self) {
         self.work.abort();
         let _ = self.work.await;
     }
 }
 
-/// A worker of `stream` that looks for lost tasks often and takes them over soon.
+/// Returns a worker with short sweep interval and reclaim threshold.
 fn quick(redis: &TestRedis, stream: &str) -> WorkerBuilder {
     Worker::builder(stream)
         .unwrap()
@@ -70,16 +70,16 @@ fn quick(redis: &TestRedis, stream: &str) -> WorkerBuilder {
         .reclaim_interval(Duration::from_millis(100))
 }
 
-/// A handler that is done at once.
+/// A handler that forwards immediately.
 async fn done(_task: Task) -> Result<Answer, TaskError> {
     Ok(Answer::forward())
 }
 
-/// What a handler was called with, for tests to look at.
+/// Records the tasks that a handler was called with.
 #[derive(Clone, Default)]
-struct Seen(Arc<Mutex<Vec<Task>>>);
+struct Calls(Arc<Mutex<Vec<Task>>>);
 
-impl Seen {
+impl Calls {
     fn note(&self, task: &Task) {
         self.0.lock().unwrap().push(task.clone());
     }
@@ -93,13 +93,13 @@ impl Seen {
     }
 }
 
-/// A workflow through these streams.
+/// Returns a workflow through these streams.
 fn workflow(streams: &[&str]) -> String {
     let operations: Vec<String> = streams.iter().map(|stream| format!(r#"{{"id": "{stream}"}}"#)).collect();
     format!("[{}]", operations.join(", "))
 }
 
-/// Adds the task of a query, bound through `streams`, to the first of them.
+/// Adds a task with a workflow through `streams` to the first of them.
 async fn add(redis: &mut MultiplexedConnection, query: &str, streams: &[&str]) -> String {
     let through = workflow(streams);
     let fields = [("query_id", query), ("response_id", "r"), ("workflow", &through), ("log_level", "20")];
@@ -115,7 +115,7 @@ async fn add_fields(redis: &mut MultiplexedConnection, stream: &str, fields: &[(
     cmd.query_async(redis).await.unwrap()
 }
 
-/// Asks Redis one thing: `ask!(redis, "XLEN", "a")`.
+/// Sends a command to Redis: `ask!(redis, "XLEN", "a")`.
 macro_rules! ask {
     ($redis:expr, $command:expr $(, $arg:expr)* $(,)?) => {
         redis::cmd($command)$(.arg($arg))*.query_async(&mut $redis).await.unwrap()
@@ -123,7 +123,7 @@ macro_rules! ask {
 }
 use ask;
 
-/// The entries of a stream: id and fields.
+/// Entries of a stream: ID and fields.
 async fn entries(redis: &mut MultiplexedConnection, stream: &str) -> Vec<(String, Vec<(String, String)>)> {
     let list: Vec<(String, Vec<String>)> = ask!(*redis, "XRANGE", stream, "-", "+");
     let pairs = |flat: Vec<String>| flat.chunks(2).map(|pair| (pair[0].clone(), pair[1].clone())).collect();
@@ -134,7 +134,7 @@ fn field<'a>(fields: &'a [(String, String)], name: &str) -> &'a str {
     fields.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
 }
 
-/// The query ids in a stream, in order.
+/// Query IDs in a stream, in order.
 async fn queries(redis: &mut MultiplexedConnection, stream: &str) -> Vec<String> {
     entries(redis, stream).await.iter().map(|(_, fields)| field(fields, "query_id").to_owned()).collect()
 }
@@ -147,7 +147,7 @@ async fn pending(redis: &mut MultiplexedConnection, stream: &str) -> usize {
     held(redis, stream).await.len()
 }
 
-/// An entry in a group's pending list.
+/// An entry in the pending list of a group.
 #[derive(Debug)]
 struct Held {
     id: String,
@@ -156,7 +156,7 @@ struct Held {
     deliveries: u64,
 }
 
-/// The pending list of a stream; empty while there is no group.
+/// Pending list of a stream; empty if there is no group.
 async fn held(redis: &mut MultiplexedConnection, stream: &str) -> Vec<Held> {
     let mut cmd = redis::cmd("XPENDING");
     let rows = cmd.arg(stream).arg("consumer").arg("-").arg("+").arg(1_000_000).query_async(redis).await;
@@ -167,7 +167,7 @@ async fn held(redis: &mut MultiplexedConnection, stream: &str) -> Vec<Held> {
     rows.into_iter().map(|(id, owner, idle_ms, deliveries)| Held { id, owner, idle_ms, deliveries }).collect()
 }
 
-/// Waits until `stream` holds that many entries.
+/// Waits until `stream` has `count` entries.
 async fn reaches(redis: &MultiplexedConnection, stream: &str, count: usize) {
     eventually(&format!("{stream} holds {count} entries"), PATIENCE, || {
         let mut redis = redis.clone();
@@ -179,7 +179,7 @@ async fn reaches(redis: &MultiplexedConnection, stream: &str, count: usize) {
     .await;
 }
 
-/// Reads up to `count` entries as some other consumer, which holds them from then on.
+/// Reads up to `count` entries as another consumer and returns their IDs.
 async fn taken_by(redis: &mut MultiplexedConnection, consumer: &str, stream: &str, count: usize) -> Vec<String> {
     let _: Result<Value, _> = redis::cmd("XGROUP")
         .arg("CREATE")
@@ -193,7 +193,7 @@ async fn taken_by(redis: &mut MultiplexedConnection, consumer: &str, stream: &st
     held(redis, stream).await.into_iter().filter(|entry| entry.owner == consumer).map(|entry| entry.id).collect()
 }
 
-/// Makes pending entries as idle as that, without anything else.
+/// Sets the idle time of pending entries and changes nothing else.
 async fn idle_for(redis: &mut MultiplexedConnection, consumer: &str, stream: &str, ids: &[String], idle: Duration) {
     let _: Value =
         ask!(*redis, "XCLAIM", stream, "consumer", consumer, 0, ids, "IDLE", idle.as_millis() as u64, "JUSTID");

@@ -1,4 +1,4 @@
-//! Workers as processes of their own: this very test binary, started again to be one.
+//! Worker processes for tests: this test binary, started again as a worker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +17,8 @@ pub(super) struct WorkerProcess {
 }
 
 impl WorkerProcess {
-    /// Starts a worker of `stream` with these environment variables: the worker's own settings,
-    /// and those that [`worker_process`] knows.
+    /// Starts a worker of `stream` with these environment variables: settings of the worker, and those of
+    /// [`worker_process`].
     pub(super) fn start(url: &str, stream: &str, settings: &[(&str, &str)]) -> Self {
         let reaper = Reaper::start("shepherd-worker", Farewell { signal: "KILL", epilogue: "" }).unwrap();
         let mut command = vec!["env".to_owned(), format!("REDIS_URL={url}"), format!("TEST_STREAM={stream}")];
@@ -29,12 +29,12 @@ impl WorkerProcess {
         Self { reaper, command, pid }
     }
 
-    /// Starts it again; one that still runs is killed.
+    /// Restarts the process; kills it first if it is running.
     pub(super) fn restart(&mut self) {
         self.pid = self.reaper.serve(&self.command).unwrap();
     }
 
-    /// `TERM`, `KILL`, `STOP`, `CONT`.
+    /// Sends `TERM`, `KILL`, `STOP` or `CONT`.
     pub(super) fn send(&self, signal: &str) {
         self.reaper.send(signal).unwrap();
     }
@@ -52,8 +52,8 @@ fn setting(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Not a test: the worker process, of one stream or of several with commas between them. Without its
-/// environment it does nothing.
+/// Not a test: the main function of the worker process. Reads one stream or several, separated by commas. Does nothing
+/// without its environment variables.
 #[test]
 #[ignore = "the body of worker processes that other tests start"]
 fn worker_process() {

@@ -1,4 +1,4 @@
-//! Producers: what they add arrives once, and never in a stream that is full.
+//! Producers: tasks are added exactly once, and never to a full stream.
 
 use redis::Value;
 use shepherd_monitor::demo::servers::RedisOptions;
@@ -31,7 +31,7 @@ async fn calls(redis: &mut MultiplexedConnection, command: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn an_added_task_has_its_fields_in_order_and_a_worker_passes_it_on() {
+async fn an_added_task_keeps_the_order_of_its_fields_and_is_forwarded() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let producer = producer(&server).await;
@@ -47,24 +47,24 @@ async fn an_added_task_has_its_fields_in_order_and_a_worker_passes_it_on() {
 }
 
 #[tokio::test]
-async fn a_task_with_the_same_key_is_added_once_and_its_first_id_is_given_again() {
+async fn a_task_with_the_same_key_is_added_once_and_returns_its_first_id() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let producer = builder(server.url()).idempotency_ttl(Duration::from_millis(300)).connect().await.unwrap();
     let first = producer.add("a", keyed(1)).await.unwrap();
     assert_eq!(producer.add("a", numbered(2).idempotency_key("key 1")).await.unwrap(), first);
     assert_eq!(queries(&mut redis, "a").await, ["q1"]);
-    // Other keys, other streams and tasks without a key are other tasks.
+    // Other keys, other streams and tasks without a key are independent.
     for (stream, task) in [("a", keyed(2)), ("b", keyed(1)), ("a", numbered(1)), ("a", numbered(1))] {
         producer.add(stream, task).await.unwrap();
     }
     assert_eq!(queries(&mut redis, "a").await, ["q1", "q2", "q1", "q1"]);
     assert_eq!(queries(&mut redis, "b").await, ["q1"]);
-    // A finished task is not added again either.
+    // Completed tasks are not added again either.
     let _: Value = ask!(redis, "DEL", "a");
     assert_eq!(producer.add("a", keyed(1)).await.unwrap(), first);
     assert_eq!(length(&mut redis, "a").await, 0);
-    // The record is the only thing that remembers it, and it expires.
+    // The record is the only memory of the key, and it expires.
     eventually("the records expire", PATIENCE, || {
         let mut redis = redis.clone();
         async move {
@@ -96,7 +96,7 @@ async fn a_lost_reply_adds_a_task_with_a_key_exactly_once() {
     let proxy = Proxy::to(server.port());
     let producer = builder(server.url_through(proxy.port())).connect().await.unwrap();
     for round in 1..=5 {
-        // Redis knows the script, and the connection is not tested before it is used.
+        // Loads the script and uses the connection, so that it is not checked with PING next time.
         producer.add("before", numbered(0)).await.unwrap();
         proxy.swallow_replies();
         let adding = tokio::spawn({
@@ -114,13 +114,13 @@ async fn a_lost_reply_adds_a_task_with_a_key_exactly_once() {
         let ids = adding.await.unwrap().unwrap();
         let present: Vec<String> = entries(&mut redis, "a").await.into_iter().map(|(id, _)| id).collect();
         assert_eq!(present.len(), 200 * round);
-        // The ids are those of the entries, in order.
+        // The IDs are in the order of the entries.
         assert_eq!(ids.iter().map(|id| id.as_str()).collect::<Vec<_>>(), present[before..].to_vec());
     }
 }
 
 #[tokio::test]
-async fn a_lost_reply_to_a_task_without_a_key_is_an_unknown_outcome_and_never_repeated() {
+async fn a_lost_reply_without_a_key_is_an_unknown_outcome_and_not_retried() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
@@ -129,7 +129,7 @@ async fn a_lost_reply_to_a_task_without_a_key_is_an_unknown_outcome_and_never_re
     proxy.swallow_replies();
     let adding = tokio::spawn({
         let producer = producer.clone();
-        // One without a key among many is enough.
+        // One task without a key makes the whole batch unrepeatable.
         async move { producer.add_all("a", [keyed(1), numbered(2), keyed(3)]).await }
     });
     reaches(&redis, "a", 3).await;
@@ -138,19 +138,19 @@ async fn a_lost_reply_to_a_task_without_a_key_is_an_unknown_outcome_and_never_re
     let error = adding.await.unwrap().unwrap_err();
     assert!(matches!(error.error, ProducerError::Unknown { .. }) && error.added.is_empty(), "{error:?}");
     assert!(error.to_string().contains("may have been added"), "{error}");
-    // The connection is opened again by itself.
+    // The producer reconnects automatically.
     producer.add("a", numbered(4)).await.unwrap();
     assert_eq!(queries(&mut redis, "a").await, ["q1", "q2", "q3", "q4"]);
 }
 
 #[tokio::test]
-async fn what_was_never_sent_is_tried_again_even_without_a_key() {
+async fn unsent_requests_are_retried_even_without_a_key() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
     let producer = builder(server.url_through(proxy.port())).connect().await.unwrap();
     proxy.cut();
-    // Long enough for the producer to test its connection before it uses it.
+    // Long enough that the producer checks its connection before the next command.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let adding = tokio::spawn({
         let producer = producer.clone();
@@ -169,7 +169,7 @@ async fn what_was_never_sent_is_tried_again_even_without_a_key() {
 }
 
 #[tokio::test]
-async fn a_connection_that_redis_closed_for_being_idle_costs_no_task() {
+async fn a_connection_closed_by_redis_when_idle_loses_no_task() {
     let server = TestRedis::start_with(RedisOptions::with_args(["--timeout", "1"]));
     let producer = producer(&server).await;
     producer.add("a", numbered(0)).await.unwrap();
@@ -186,7 +186,7 @@ async fn a_connection_that_redis_closed_for_being_idle_costs_no_task() {
 }
 
 #[tokio::test]
-async fn a_full_stream_fails_try_add_and_holds_add_up_until_there_is_room() {
+async fn a_full_stream_fails_try_add_and_blocks_add_until_there_is_room() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let producer = builder(server.url()).max_length(2).connect().await.unwrap();
@@ -194,7 +194,7 @@ async fn a_full_stream_fails_try_add_and_holds_add_up_until_there_is_room() {
     let error = producer.try_add("a", numbered(3)).await.unwrap_err();
     assert!(matches!(&error, ProducerError::Full { length: 2, .. }) && error.may_pass(), "{error:?}");
     assert_eq!(error.to_string(), "stream a is full: 2 entries");
-    // Not a new task, so it needs no room.
+    // An existing task, which needs no room.
     producer.try_add("a", keyed(1)).await.unwrap();
     let waiting = producer.add("a", numbered(3));
     assert!(timeout(Duration::from_millis(300), waiting).await.is_err());
@@ -217,7 +217,7 @@ async fn a_full_stream_fails_try_add_and_holds_add_up_until_there_is_room() {
 }
 
 #[tokio::test]
-async fn many_producers_never_make_a_stream_longer_than_the_limit() {
+async fn concurrent_producers_never_exceed_the_maximum_length() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let mut adding = tokio::task::JoinSet::new();
@@ -226,13 +226,13 @@ async fn many_producers_never_make_a_stream_longer_than_the_limit() {
         adding
             .spawn(async move { producer.add_all("a", (0..50).map(move |n| numbered(100 * who + n))).await.unwrap() });
     }
-    let mut seen = 0;
-    while seen < 400 {
+    let mut read = 0;
+    while read < 400 {
         let now = length(&mut redis, "a").await;
         assert!(now <= 10, "{now} entries");
         let ids: Vec<String> = entries(&mut redis, "a").await.into_iter().map(|(id, _)| id).collect();
         if !ids.is_empty() {
-            seen += ids.len();
+            read += ids.len();
             let _: Value = ask!(redis, "XDEL", "a", ids);
         }
     }
@@ -240,14 +240,14 @@ async fn many_producers_never_make_a_stream_longer_than_the_limit() {
 }
 
 #[tokio::test]
-async fn many_tasks_take_few_calls() {
+async fn many_tasks_are_added_in_few_calls() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let producer = producer(&server).await;
     let ids = producer.add_all("a", (0..1000).map(numbered)).await.unwrap();
     assert_eq!((ids.len(), calls(&mut redis, "evalsha").await <= 9), (1000, true));
     assert_eq!(queries(&mut redis, "a").await, (0..1000).map(|n| format!("q{n}")).collect::<Vec<_>>());
-    // Large tasks are not collected into one huge call.
+    // Batches are limited in bytes as well.
     let large = (0..20).map(|n| numbered(n).set("body", vec![b'x'; 400_000]));
     assert_eq!(producer.add_all("large", large).await.unwrap().len(), 20);
     assert!(calls(&mut redis, "evalsha").await >= 9 + 10);
@@ -255,7 +255,7 @@ async fn many_tasks_take_few_calls() {
 }
 
 #[tokio::test]
-async fn a_redis_without_memory_is_waited_for_and_remembers_no_key_without_its_entry() {
+async fn an_out_of_memory_redis_is_retried_and_stores_no_key_without_its_entry() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let producer = producer(&server).await;
@@ -278,7 +278,7 @@ async fn a_redis_without_memory_is_waited_for_and_remembers_no_key_without_its_e
 }
 
 #[tokio::test]
-async fn a_replica_that_is_promoted_and_a_restarted_redis_are_used_again() {
+async fn producers_recover_after_promotion_and_restart_of_redis() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let producer = producer(&server).await;
@@ -293,13 +293,13 @@ async fn a_replica_that_is_promoted_and_a_restarted_redis_are_used_again() {
     let _: Value = ask!(redis, "REPLICAOF", "NO", "ONE");
     adding.await.unwrap().unwrap();
     server.restart().unwrap();
-    // Scripts are gone too.
+    // The restarted Redis has lost the scripts, too.
     producer.add("a", keyed(2)).await.unwrap();
     assert_eq!(queries(&mut server.connection().await, "a").await, ["q2"]);
 }
 
 #[tokio::test]
-async fn what_can_never_be_added_fails_at_once_and_says_why() {
+async fn invalid_tasks_fail_immediately_with_the_reason() {
     let server = TestRedis::start_with(RedisOptions { password: Some("secret".into()), ..RedisOptions::default() });
     let mut redis = server.connection().await;
     let producer = producer(&server).await;
@@ -319,7 +319,7 @@ async fn what_can_never_be_added_fails_at_once_and_says_why() {
     assert!(records.is_empty());
     let most = (0..3500).fold(NewTask::new(), |task, n| task.set(n.to_string(), "v"));
     producer.add("a", most).await.unwrap();
-    // What comes before an invalid task is added.
+    // The tasks before an invalid one are added.
     let error = producer.add_all("b", [numbered(1), NewTask::new(), numbered(2)]).await.unwrap_err();
     assert_eq!((error.added.len(), queries(&mut redis, "b").await), (1, vec!["q1".to_owned()]));
 

@@ -1,4 +1,4 @@
-//! A Python worker, written from the contract alone, in the same group.
+//! Rust and Python workers in one group. The Python worker implements only the documented protocol.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -29,11 +29,11 @@ async fn rust_and_python_workers_share_the_tasks_of_a_group() {
     let mut redis = server.connection().await;
     let python = python(&server, "a", "0.002", "60");
     name_of(&python).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let rust = Running::start(quick(&server, "a").task_limit(2), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             async {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 Ok(Answer::forward())
@@ -46,11 +46,11 @@ async fn rust_and_python_workers_share_the_tasks_of_a_group() {
     reaches(&redis, "b", 300).await;
     rust.leave().await;
     let by_python = python.printed().lines().filter(|line| line.starts_with("done")).count();
-    assert!(by_python > 0 && !seen.tasks().is_empty(), "all went to one of the two");
+    assert!(by_python > 0 && !calls.tasks().is_empty(), "all went to one of the two");
     let forwarded = queries(&mut redis, "b").await;
     assert_eq!(forwarded.iter().collect::<HashSet<_>>().len(), 300);
     assert_eq!((length(&mut redis, "a").await, pending(&mut redis, "a").await), (0, 0));
-    // Both write what the other's next stream needs.
+    // Tasks of either worker can be read by the other.
     for (_, fields) in entries(&mut redis, "b").await {
         let left: serde_json::Value = serde_json::from_str(field(&fields, "workflow")).unwrap();
         assert_eq!(left, serde_json::json!([{"id": "b"}]));
@@ -58,7 +58,7 @@ async fn rust_and_python_workers_share_the_tasks_of_a_group() {
 }
 
 #[tokio::test]
-async fn a_rust_worker_takes_over_what_a_killed_python_worker_had() {
+async fn a_rust_worker_reclaims_tasks_of_a_killed_python_worker() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let python = python(&server, "a", "600", "60");
@@ -71,7 +71,7 @@ async fn a_rust_worker_takes_over_what_a_killed_python_worker_had() {
     })
     .await;
     let rust = Running::start(quick(&server, "a").task_limit(4), done);
-    // Its heartbeat protects it, however long it takes.
+    // The heartbeat protects the tasks regardless of their idle time.
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (0, 4));
     python.send("KILL");
@@ -82,27 +82,27 @@ async fn a_rust_worker_takes_over_what_a_killed_python_worker_had() {
 }
 
 #[tokio::test]
-async fn a_python_worker_takes_over_what_a_crashed_rust_worker_had() {
+async fn a_python_worker_reclaims_tasks_of_a_crashed_rust_worker() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let rust = Running::start(quick(&server, "a").task_limit(3), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             std::future::pending()
         }
     });
     for n in 0..3 {
         add(&mut redis, &format!("q{n}"), &["a", "b"]).await;
     }
-    eventually("Rust runs all three", PATIENCE, || async { seen.tasks().len() == 3 }).await;
+    eventually("Rust runs all three", PATIENCE, || async { calls.tasks().len() == 3 }).await;
     let python = python(&server, "a", "0", "0.5");
     name_of(&python).await;
-    // Heartbeat and lease protect it.
+    // Heartbeat and lease protect the tasks.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_eq!((length(&mut redis, "b").await, pending(&mut redis, "a").await), (0, 3));
-    let name = seen.tasks()[0].fence().consumer.to_text();
+    let name = calls.tasks()[0].fence().consumer.to_text();
     rust.crash().await;
     let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{name}"));
     reaches(&redis, "b", 3).await;
@@ -113,26 +113,26 @@ async fn a_python_worker_takes_over_what_a_crashed_rust_worker_had() {
 }
 
 #[tokio::test]
-async fn what_python_took_over_meanwhile_is_left_alone() {
+async fn tasks_reclaimed_by_python_are_not_changed() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
-    let (go, seen) = (std::sync::Arc::new(tokio::sync::Notify::new()), Seen::default());
-    // A lease so long that nothing renews it here, as if the whole process had been stopped.
+    let (go, calls) = (std::sync::Arc::new(tokio::sync::Notify::new()), Calls::default());
+    // A lease too long to be renewed in this test, as if the process had been stopped.
     let builder = quick(&server, "a").reclaim_min_idle(Duration::from_secs(600)).lease(Duration::from_secs(600));
     let rust = Running::start(builder, {
-        let (go, seen) = (go.clone(), seen.clone());
+        let (go, calls) = (go.clone(), calls.clone());
         move |task| {
-            let (go, seen) = (go.clone(), seen.clone());
+            let (go, calls) = (go.clone(), calls.clone());
             async move {
-                seen.note(&task);
+                calls.note(&task);
                 go.notified().await;
                 Ok(Answer::forward())
             }
         }
     });
     add(&mut redis, "q", &["a", "b"]).await;
-    eventually("Rust runs it", PATIENCE, || async { seen.tasks().len() == 1 }).await;
-    let name = seen.tasks()[0].fence().consumer.to_text();
+    eventually("Rust runs it", PATIENCE, || async { calls.tasks().len() == 1 }).await;
+    let name = calls.tasks()[0].fence().consumer.to_text();
     let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{name}"));
     let python = python(&server, "a", "600", "0.3");
     eventually("Python has it", PATIENCE, || async { python.printed().contains("reclaimed") }).await;

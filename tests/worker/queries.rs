@@ -1,4 +1,4 @@
-//! The rows of queries and callbacks.
+//! Query and callback rows.
 
 use diesel_async::{AsyncConnection, AsyncPgConnection};
 use shepherd_monitor::contract::DatabaseCondition;
@@ -9,7 +9,7 @@ use shepherd_monitor::worker::queries::{
 
 use crate::support::postgres::TestDatabase;
 
-/// The fleet's two tables, as the contract describes them.
+/// The two tables of the platform.
 pub(super) const TABLES: &str = "
     CREATE TABLE shepherd_brain (
         qid varchar(255) PRIMARY KEY, start_time timestamp, stop_time timestamp, submitter text, remote_ip text,
@@ -36,7 +36,7 @@ async fn callbacks(sql: &tokio_postgres::Client) -> i64 {
 }
 
 #[tokio::test]
-async fn a_query_is_written_once_and_finished_once_with_its_callbacks() {
+async fn a_query_is_added_once_and_finished_once_with_its_callbacks() {
     let (_database, mut connection, sql) = connections().await;
     let query = NewQuery { qid: "q", submitter: Some("someone"), ..NewQuery::default() };
     assert!(add_query(&mut connection, &query, "aragorn").await.unwrap());
@@ -58,7 +58,7 @@ async fn a_query_is_written_once_and_finished_once_with_its_callbacks() {
 }
 
 #[tokio::test]
-async fn a_completed_query_is_never_overwritten_and_its_late_callbacks_still_go() {
+async fn a_completed_query_is_not_overwritten_and_its_late_callbacks_are_deleted() {
     let (_database, mut connection, sql) = connections().await;
     add_query(&mut connection, &NewQuery { qid: "q", ..NewQuery::default() }, "aragorn").await.unwrap();
     assert_eq!(finish_query(&mut connection, "q", "OK").await.unwrap(), Finished::Now);
@@ -70,7 +70,7 @@ async fn a_completed_query_is_never_overwritten_and_its_late_callbacks_still_go(
 }
 
 #[tokio::test]
-async fn a_query_that_was_given_up_may_still_complete() {
+async fn an_abandoned_query_can_still_complete() {
     let (_database, mut connection, sql) = connections().await;
     add_query(&mut connection, &NewQuery { qid: "q", ..NewQuery::default() }, "aragorn").await.unwrap();
     sql.batch_execute("UPDATE shepherd_brain SET state = 'ABANDONED'").await.unwrap();
@@ -79,7 +79,7 @@ async fn a_query_that_was_given_up_may_still_complete() {
 }
 
 #[tokio::test]
-async fn of_many_who_finish_a_query_at_once_exactly_one_did_it() {
+async fn one_of_many_concurrent_calls_finishes_a_query() {
     let (database, mut connection, _sql) = connections().await;
     add_query(&mut connection, &NewQuery { qid: "q", ..NewQuery::default() }, "aragorn").await.unwrap();
     let mut finishing = tokio::task::JoinSet::new();
@@ -95,7 +95,7 @@ async fn of_many_who_finish_a_query_at_once_exactly_one_did_it() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_named_with_what_failed_and_what_to_do() {
+async fn a_full_disk_is_reported_with_operation_and_remedy() {
     let (_database, mut connection, sql) = connections().await;
     add_query(&mut connection, &NewQuery { qid: "before", ..NewQuery::default() }, "arax").await.unwrap();
     sql.batch_execute(
@@ -123,7 +123,7 @@ async fn a_full_disk_is_named_with_what_failed_and_what_to_do() {
             assert!(text.contains(words), "{words} in {text}");
         }
     }
-    // A read-only server is another condition; a missing query is none.
+    // A read-only server is a different condition; a missing query is none.
     sql.batch_execute("DROP FUNCTION full_disk CASCADE").await.unwrap();
     diesel_async::SimpleAsyncConnection::batch_execute(&mut connection, "SET default_transaction_read_only = on")
         .await
@@ -139,7 +139,7 @@ async fn a_full_disk_is_named_with_what_failed_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_query_waits_for_its_own_callbacks_until_each_is_removed() {
+async fn a_query_waits_for_its_callbacks_until_each_is_removed() {
     let (_database, mut connection, sql) = connections().await;
     for qid in ["q", "other"] {
         add_query(&mut connection, &NewQuery { qid, ..NewQuery::default() }, "aragorn").await.unwrap();
@@ -168,7 +168,7 @@ async fn a_query_waits_for_its_own_callbacks_until_each_is_removed() {
 }
 
 #[tokio::test]
-async fn a_query_row_is_what_its_server_wrote_and_how_it_ended() {
+async fn a_query_row_has_its_initial_fields_and_final_status() {
     let (_database, mut connection, _sql) = connections().await;
     let query = NewQuery { qid: "q", response_id: Some("r"), callback_url: Some("http://c"), ..NewQuery::default() };
     add_query(&mut connection, &query, "aragorn").await.unwrap();

@@ -1,4 +1,4 @@
-//! Leases, and taking over what others lost.
+//! Leases, and reclaiming lost entries.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::support::proxy::Proxy;
 const LONG_AGO: Duration = Duration::from_secs(600);
 
 #[tokio::test]
-async fn an_orphan_behind_a_crowd_of_slow_live_tasks_is_found() {
+async fn orphans_behind_many_slow_running_tasks_are_found() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..700 {
@@ -35,7 +35,7 @@ async fn an_orphan_behind_a_crowd_of_slow_live_tasks_is_found() {
 }
 
 #[tokio::test]
-async fn both_gates_are_needed() {
+async fn reclaim_requires_idle_time_and_missing_heartbeat() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..3 {
@@ -50,7 +50,7 @@ async fn both_gates_are_needed() {
     let floor = Duration::from_secs(300);
     let worker = Running::start(quick(&server, "a").reclaim_min_idle(floor), done);
     reaches(&redis, "finish_query", 1).await;
-    // Some sweeps later the two others are where they were.
+    // After several sweeps, the other two entries still have their owners.
     add(&mut redis, "later", &["a"]).await;
     reaches(&redis, "finish_query", 2).await;
     tokio::time::sleep(Duration::from_millis(500)).await;
@@ -62,7 +62,7 @@ async fn both_gates_are_needed() {
 }
 
 #[tokio::test]
-async fn a_running_task_keeps_its_lease_and_is_never_taken_over() {
+async fn a_running_task_keeps_its_lease_and_is_not_reclaimed() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let (go, started) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
@@ -82,7 +82,7 @@ async fn a_running_task_keeps_its_lease_and_is_never_taken_over() {
         add(&mut redis, &format!("q{n}"), &["a"]).await;
     }
     eventually("all eight run", PATIENCE, || async { started.load(SeqCst) == 8 }).await;
-    // Even without the heartbeats: the lease alone says that they live.
+    // Delete the heartbeats: the lease alone must protect the tasks.
     let mut idlest = 0;
     for _ in 0..20 {
         let beats: Vec<String> = ask!(redis, "KEYS", "worker:heartbeat:a:*");
@@ -106,7 +106,7 @@ async fn a_running_task_keeps_its_lease_and_is_never_taken_over() {
 }
 
 #[test]
-fn a_handler_that_blocks_its_runtime_neither_looks_dead_nor_loses_its_lease() {
+fn a_handler_that_blocks_its_runtime_keeps_heartbeat_and_lease() {
     let server = TestRedis::start();
     let blocked = Arc::new(AtomicBool::new(false));
     let release = Arc::new(AtomicBool::new(false));
@@ -158,7 +158,7 @@ fn a_handler_that_blocks_its_runtime_neither_looks_dead_nor_loses_its_lease() {
 }
 
 #[tokio::test]
-async fn sweeping_workers_share_orphans_without_running_one_twice() {
+async fn concurrent_sweeps_share_orphans_without_running_one_twice() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..300 {
@@ -166,12 +166,12 @@ async fn sweeping_workers_share_orphans_without_running_one_twice() {
     }
     let orphans = taken_by(&mut redis, "dead", "a", 300).await;
     idle_for(&mut redis, "dead", "a", &orphans, LONG_AGO).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let workers: Vec<Running> = (0..4)
         .map(|_| {
-            let seen = seen.clone();
+            let calls = calls.clone();
             Running::start(quick(&server, "a").task_limit(20), move |task| {
-                seen.note(&task);
+                calls.note(&task);
                 async { Ok(Answer::forward()) }
             })
         })
@@ -180,19 +180,19 @@ async fn sweeping_workers_share_orphans_without_running_one_twice() {
     for worker in workers {
         worker.leave().await;
     }
-    let ran = seen.queries();
+    let ran = calls.queries();
     assert_eq!(ran.len(), 300);
     assert_eq!(ran.into_iter().collect::<HashSet<_>>().len(), 300);
-    assert!(seen.tasks().iter().all(|task| task.fence().deliveries == 2));
+    assert!(calls.tasks().iter().all(|task| task.fence().deliveries == 2));
 }
 
 #[tokio::test]
-async fn an_entry_that_arrived_in_a_lost_reply_is_found_by_its_own_worker() {
+async fn a_worker_finds_entries_that_were_delivered_in_a_lost_reply() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let proxy = Proxy::to(server.port());
     let worker = quick(&server, "a").redis_url(server.url_through(proxy.port())).task_limit(3);
-    // Long enough that the worker waits for entries, and does not sweep, when the replies stop.
+    // Long enough that the worker is in a blocking read, not a sweep, when replies are swallowed.
     let worker = Running::start(worker.reclaim_interval(Duration::from_secs(3)), done);
     add(&mut redis, "first", &["a"]).await;
     reaches(&redis, "finish_query", 1).await;
@@ -221,7 +221,7 @@ async fn an_entry_that_arrived_in_a_lost_reply_is_found_by_its_own_worker() {
 }
 
 #[tokio::test]
-async fn one_permit_is_enough_to_read_and_to_reclaim() {
+async fn one_slot_suffices_to_read_and_reclaim() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let worker = Running::start(quick(&server, "a").task_limit(1), done);
@@ -235,7 +235,7 @@ async fn one_permit_is_enough_to_read_and_to_reclaim() {
     worker.leave().await;
 }
 
-/// Adds an entry as if a consumer that died long ago had read it.
+/// Adds an entry that is pending for a consumer that died long ago.
 async fn ask_for_an_orphan(redis: &mut MultiplexedConnection, query: &str) -> String {
     let script = redis::Script::new(
         r"local id = redis.call('XADD', 'a', '*', 'query_id', ARGV[1], 'workflow', '[]')
@@ -247,7 +247,7 @@ async fn ask_for_an_orphan(redis: &mut MultiplexedConnection, query: &str) -> St
 }
 
 #[tokio::test]
-async fn a_busy_stream_does_not_starve_its_orphans() {
+async fn orphans_of_a_busy_stream_are_not_starved() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..5 {
@@ -272,24 +272,24 @@ async fn a_busy_stream_does_not_starve_its_orphans() {
 }
 
 #[tokio::test]
-async fn the_duration_of_a_task_counts_from_its_first_delivery() {
+async fn run_time_is_measured_from_the_first_delivery() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a"]).await;
     let ids = taken_by(&mut redis, "dead", "a", 1).await;
     idle_for(&mut redis, "dead", "a", &ids, Duration::from_secs(100)).await;
-    // The next two lose it as well.
+    // The next two workers crash as well.
     for _ in 0..2 {
-        let seen = Seen::default();
+        let calls = Calls::default();
         let stuck = Running::start(quick(&server, "a"), {
-            let seen = seen.clone();
+            let calls = calls.clone();
             move |task| {
-                seen.note(&task);
+                calls.note(&task);
                 std::future::pending()
             }
         });
-        eventually("it is taken over", PATIENCE, || async { seen.tasks().len() == 1 }).await;
-        let consumer = seen.tasks()[0].fence().consumer.to_text();
+        eventually("it is taken over", PATIENCE, || async { calls.tasks().len() == 1 }).await;
+        let consumer = calls.tasks()[0].fence().consumer.to_text();
         stuck.crash().await;
         let _: Value = ask!(redis, "DEL", format!("worker:heartbeat:a:{consumer}"));
     }
@@ -301,27 +301,27 @@ async fn the_duration_of_a_task_counts_from_its_first_delivery() {
 }
 
 #[tokio::test]
-async fn a_task_that_is_given_back_comes_again_and_the_delivery_does_not_count() {
+async fn a_released_task_is_redelivered_and_the_delivery_does_not_count() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, "q", &["a", "b"]).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a").delivery_limit(2), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
-            let often = seen.tasks().len();
+            calls.note(&task);
+            let often = calls.tasks().len();
             async move { if often < 6 { Err(TaskError::give_back("not yet")) } else { Ok(Answer::forward()) } }
         }
     });
     reaches(&redis, "b", 1).await;
     worker.leave().await;
-    let counts: Vec<u64> = seen.tasks().iter().map(|task| task.fence().deliveries).collect();
+    let counts: Vec<u64> = calls.tasks().iter().map(|task| task.fence().deliveries).collect();
     assert_eq!(counts, [1; 6]);
 }
 
 #[tokio::test]
-async fn what_changed_since_it_was_seen_is_not_taken() {
+async fn entries_changed_since_the_search_are_not_claimed() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..7 {
@@ -332,8 +332,8 @@ async fn what_changed_since_it_was_seen_is_not_taken() {
     let stream = TaskStream::new(Name::from("a"), Name::from("consumer"), Name::from("me"));
     let mut link = Link::new(Address::from_url("url", &server.url()).unwrap(), PATIENCE);
     let floor = Duration::from_secs(60);
-    let seen = stream.overdue(&mut link, floor, "-", 100, false).await.unwrap();
-    assert_eq!(seen.len(), 7);
+    let overdue_entries = stream.overdue(&mut link, floor, "-", 100, false).await.unwrap();
+    assert_eq!(overdue_entries.len(), 7);
 
     idle_for(&mut redis, "other", "a", &ids[0..1], LONG_AGO).await;
     let claim = |redis: &MultiplexedConnection, id: &str, options: &[&str]| {
@@ -347,11 +347,11 @@ async fn what_changed_since_it_was_seen_is_not_taken() {
     let _: Value = ask!(redis, "XDEL", "a", &ids[4]);
     let rules = Claim { min_idle: floor, delivery_limit: 5 };
     let _: Value = ask!(redis, "SET", "worker:heartbeat:a:dead", "{}");
-    let back = stream.claim(&mut link, &seen[5..6], rules).await.unwrap();
+    let back = stream.claim(&mut link, &overdue_entries[5..6], rules).await.unwrap();
     assert!(matches!(&back[..], [Claimed::Spared(_)]), "{back:?}");
     let _: Value = ask!(redis, "DEL", "worker:heartbeat:a:dead");
 
-    let outcomes = stream.claim(&mut link, &seen, rules).await.unwrap();
+    let outcomes = stream.claim(&mut link, &overdue_entries, rules).await.unwrap();
     let words: Vec<&str> = outcomes
         .iter()
         .map(|outcome| match outcome {
@@ -368,7 +368,7 @@ async fn what_changed_since_it_was_seen_is_not_taken() {
 }
 
 #[tokio::test]
-async fn no_more_orphans_are_taken_over_than_there_are_permits() {
+async fn no_more_orphans_are_claimed_than_there_are_slots() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..20 {
@@ -376,24 +376,24 @@ async fn no_more_orphans_are_taken_over_than_there_are_permits() {
     }
     let orphans = taken_by(&mut redis, "dead", "a", 20).await;
     idle_for(&mut redis, "dead", "a", &orphans, LONG_AGO).await;
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a").task_limit(3).drain_timeout(Duration::ZERO), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             std::future::pending()
         }
     });
-    eventually("three run", PATIENCE, || async { seen.tasks().len() == 3 }).await;
-    // Some sweeps later there are still three.
+    eventually("three run", PATIENCE, || async { calls.tasks().len() == 3 }).await;
+    // After several sweeps, three entries are still left.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let left = held(&mut redis, "a").await.iter().filter(|row| row.owner == "dead").count();
-    assert_eq!((seen.tasks().len(), left), (3, 17));
+    assert_eq!((calls.tasks().len(), left), (3, 17));
     worker.leave().await;
 }
 
 #[tokio::test]
-async fn a_sweep_over_tens_of_thousands_of_slow_live_tasks_keeps_nobody_waiting() {
+async fn a_sweep_over_tens_of_thousands_of_running_tasks_does_not_block() {
     const SLOW: usize = 40_000;
     let server = TestRedis::start();
     let mut redis = server.connection().await;
@@ -409,22 +409,22 @@ async fn a_sweep_over_tens_of_thousands_of_slow_live_tasks_keeps_nobody_waiting(
           redis.call('SET', 'worker:heartbeat:a:slow', '{}')",
     );
     let _: Value = crowd.arg(SLOW + 1).invoke_async(&mut redis).await.unwrap();
-    let seen = Seen::default();
+    let calls = Calls::default();
     let worker = Running::start(quick(&server, "a").task_limit(2), {
-        let seen = seen.clone();
+        let calls = calls.clone();
         move |task| {
-            seen.note(&task);
+            calls.note(&task);
             async { Ok(Answer::forward()) }
         }
     });
     let last = (SLOW + 1).to_string();
     let mut longest = Duration::ZERO;
     let mut rounds = 0;
-    while !seen.queries().contains(&last) {
+    while !calls.queries().contains(&last) {
         rounds += 1;
         let (query, added) = (format!("new{rounds}"), std::time::Instant::now());
         add(&mut redis, &query, &["a"]).await;
-        eventually("a new task is served", PATIENCE, || async { seen.queries().contains(&query) }).await;
+        eventually("a new task is served", PATIENCE, || async { calls.queries().contains(&query) }).await;
         longest = longest.max(added.elapsed());
     }
     assert!(longest < Duration::from_secs(3), "a new task waited {longest:?}");
@@ -433,14 +433,14 @@ async fn a_sweep_over_tens_of_thousands_of_slow_live_tasks_keeps_nobody_waiting(
 }
 
 #[tokio::test]
-async fn a_task_that_others_have_by_now_is_neither_given_back_nor_renewed_nor_kept_for_a_retry() {
+async fn a_task_claimed_by_others_is_neither_released_nor_renewed_nor_retried() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for n in 0..4 {
         add(&mut redis, &format!("q{n}"), &["a"]).await;
     }
     let ids = taken_by(&mut redis, "me", "a", 4).await;
-    // Another owner with the same count, the same owner in a later delivery, nobody any more.
+    // Another owner with the same delivery count; the same owner with a later delivery; not pending.
     let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "thief", 0, &ids[0], "JUSTID");
     let _: Value = ask!(redis, "XCLAIM", "a", "consumer", "me", 0, &ids[1]);
     let _: Value = ask!(redis, "XACK", "a", "consumer", &ids[2]);

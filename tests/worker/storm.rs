@@ -1,7 +1,7 @@
-//! Whole workers in bad weather: crashes, cut and silent connections, a Redis that stops or is
-//! full. Afterwards every task has ended once, and soon.
+//! Fault test of complete workers: crashes, closed and silent connections, a Redis that is stopped or out of memory.
+//! Afterwards every task must have been completed once and within a time limit.
 //!
-//! `STORM_CASES` says how many storms (16), `STORM_SEED` repeats them.
+//! `STORM_CASES` sets the number of runs (default 16), `STORM_SEED` repeats a run.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,42 +19,43 @@ const TASKS: usize = 60;
 const FLOOR: Duration = Duration::from_millis(300);
 const SWEEP: Duration = Duration::from_millis(100);
 const WORK: Duration = Duration::from_millis(60);
-/// After the storm: floor, sweep and work, and what a busy machine and a reconnect take.
-const SOON: Duration = Duration::from_secs(8);
+/// Time limit after the last fault: reclaim threshold, sweep and run time, with a margin for reconnecting and busy
+/// machines.
+const RECOVERY_LIMIT: Duration = Duration::from_secs(8);
 
-struct Boat {
+struct Node {
     proxy: Proxy,
     worker: Running,
     consumer: String,
 }
 
-impl Boat {
-    async fn launch(server: &TestRedis, redis: &MultiplexedConnection, known: &mut HashSet<String>) -> Self {
+impl Node {
+    async fn start(server: &TestRedis, redis: &MultiplexedConnection, known: &mut HashSet<String>) -> Self {
         let proxy = Proxy::to(server.port());
-        let (worker, consumer) = Self::man(server, &proxy, redis, known).await;
+        let (worker, consumer) = Self::start_worker(server, &proxy, redis, known).await;
         Self { proxy, worker, consumer }
     }
 
-    /// Another process in place of the one that is gone.
-    async fn relaunch(
+    /// Replaces the worker with a new one.
+    async fn replace(
         &mut self,
         server: &TestRedis,
         redis: &MultiplexedConnection,
         known: &mut HashSet<String>,
     ) -> Running {
-        let (worker, consumer) = Self::man(server, &self.proxy, redis, known).await;
+        let (worker, consumer) = Self::start_worker(server, &self.proxy, redis, known).await;
         self.consumer = consumer;
         std::mem::replace(&mut self.worker, worker)
     }
 
-    /// Starts a worker and learns its name.
-    async fn man(
+    /// Starts a worker and returns it with its consumer name.
+    async fn start_worker(
         server: &TestRedis,
         proxy: &Proxy,
         redis: &MultiplexedConnection,
         known: &mut HashSet<String>,
     ) -> (Running, String) {
-        // With few permits one batch is under way at a time, with more there are two.
+        // With a low task limit one batch is in flight at a time, with a higher one two.
         let limit = if known.len().is_multiple_of(2) { 4 } else { 12 };
         let builder = quick(server, "a").redis_url(server.url_through(proxy.port())).task_limit(limit);
         let builder = builder.reclaim_min_idle(FLOOR).reclaim_interval(SWEEP).delivery_limit(20);
@@ -72,7 +73,7 @@ impl Boat {
     }
 }
 
-/// What a task does is written on it.
+/// The number in the query ID determines what the handler does.
 async fn handle(task: Task) -> Result<Answer, TaskError> {
     let number: u64 = task.query_id().unwrap()[1..].parse().unwrap();
     tokio::time::sleep(WORK * (number % 4) as u32 / 3).await;
@@ -80,7 +81,7 @@ async fn handle(task: Task) -> Result<Answer, TaskError> {
         7 => Err(TaskError::new("as it is written")),
         8 => panic!("as it is written"),
         9 if task.fence().deliveries == 1 && number.is_multiple_of(3) => {
-            // Comes back with the same count, so only chance ends this.
+            // A released delivery does not count, so only chance ends the repetition.
             if uuid::Uuid::new_v4().as_u128().is_multiple_of(2) {
                 Err(TaskError::give_back("later"))
             } else {
@@ -95,9 +96,9 @@ async fn storm(mut dice: Dice) {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let mut known = HashSet::new();
-    let mut boats = Vec::new();
+    let mut nodes = Vec::new();
     for _ in 0..3 {
-        boats.push(Boat::launch(&server, &redis, &mut known).await);
+        nodes.push(Node::start(&server, &redis, &mut known).await);
     }
     let mut added = 0;
     for _ in 0..25 {
@@ -107,33 +108,33 @@ async fn storm(mut dice: Dice) {
                 added += 1;
             }
         }
-        let at = dice.below(boats.len());
+        let at = dice.below(nodes.len());
         match dice.below(8) {
-            // kill -9, and another process in its place.
+            // Crash, and a new process.
             0 | 1 => {
-                let name = boats[at].consumer.clone();
-                let crashed = boats[at].relaunch(&server, &redis, &mut known).await;
+                let name = nodes[at].consumer.clone();
+                let crashed = nodes[at].replace(&server, &redis, &mut known).await;
                 crashed.crash().await;
                 forget(&mut redis, &name).await;
             }
-            // The process is stopped, or its network is gone, for longer than its heartbeat lives.
+            // Stopped process or network failure, for longer than the TTL of the heartbeat.
             2 => {
-                boats[at].proxy.swallow_requests();
-                forget(&mut redis, &boats[at].consumer).await;
+                nodes[at].proxy.swallow_requests();
+                forget(&mut redis, &nodes[at].consumer).await;
                 tokio::time::sleep(FLOOR + Duration::from_millis(dice.below(200) as u64)).await;
-                boats[at].proxy.cut();
-                boats[at].proxy.pass();
+                nodes[at].proxy.cut();
+                nodes[at].proxy.pass();
             }
-            // Redis does things, and nobody hears of it.
+            // Redis executes commands, but replies are lost.
             3 => {
-                boats[at].proxy.swallow_replies();
+                nodes[at].proxy.swallow_replies();
                 tokio::time::sleep(Duration::from_millis(dice.below(60) as u64)).await;
-                boats[at].proxy.cut();
-                boats[at].proxy.pass();
+                nodes[at].proxy.cut();
+                nodes[at].proxy.pass();
             }
             4 => {
-                boats[at].proxy.cut();
-                boats[at].proxy.pass();
+                nodes[at].proxy.cut();
+                nodes[at].proxy.pass();
             }
             5 => {
                 let _: Value = ask!(redis, "CONFIG", "SET", "maxmemory", 1);
@@ -145,10 +146,10 @@ async fn storm(mut dice: Dice) {
                 tokio::time::sleep(Duration::from_millis(dice.below(200) as u64)).await;
                 server.resume().unwrap();
             }
-            // A leaving worker, and a new one.
+            // Graceful shutdown, and a new worker.
             _ => {
-                let name = boats[at].consumer.clone();
-                let left = boats[at].relaunch(&server, &redis, &mut known).await.leave().await;
+                let name = nodes[at].consumer.clone();
+                let left = nodes[at].replace(&server, &redis, &mut known).await.leave().await;
                 let marker: String = ask!(redis, "GET", format!("worker:shutdown:a:{name}"));
                 assert!(marker.contains(&format!(r#""in_flight":{}"#, left.in_flight)), "{marker}");
             }
@@ -158,7 +159,7 @@ async fn storm(mut dice: Dice) {
     assert_eq!(added, TASKS);
 
     let calm = Instant::now();
-    eventually("all is quiet", SOON, || {
+    eventually("all is quiet", RECOVERY_LIMIT, || {
         let mut redis = redis.clone();
         async move {
             let (left, rows) = (length(&mut redis, "a").await, held(&mut redis, "a").await);
@@ -167,8 +168,8 @@ async fn storm(mut dice: Dice) {
     })
     .await;
     let quiet = calm.elapsed();
-    for boat in boats {
-        assert_eq!(boat.worker.leave().await.in_flight, 0);
+    for node in nodes {
+        assert_eq!(node.worker.leave().await.in_flight, 0);
     }
     let mut ended: Vec<String> = Vec::new();
     for (stream, expected) in [("b", true), ("finish_query", false), ("a:dead", false)] {
@@ -184,13 +185,13 @@ async fn storm(mut dice: Dice) {
     assert_eq!(ended, all, "each task ends once, after {quiet:?}");
 }
 
-/// The heartbeat of a consumer that is gone runs out.
+/// Deletes the heartbeat of a lost consumer, as if it had expired.
 async fn forget(redis: &mut MultiplexedConnection, name: &str) {
     let _: Value = ask!(*redis, "DEL", format!("worker:heartbeat:a:{name}"));
 }
 
 #[test]
-fn after_any_storm_every_task_has_ended_once_and_soon() {
+fn every_task_completes_once_and_soon_after_any_faults() {
     let cases: usize = std::env::var("STORM_CASES").map_or(16, |text| text.parse().unwrap());
     let seed = Dice::seed("STORM_SEED");
     let next = Arc::new(AtomicUsize::new(0));

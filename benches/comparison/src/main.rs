@@ -1,5 +1,5 @@
-//! apalis with its Redis backend: `comparison load` adds TASKS tasks, `comparison run` works them off,
-//! IN_FLIGHT at a time, and prints the seconds that took.
+//! apalis with its Redis backend: `comparison load` adds TASKS tasks, `comparison run` processes them with IN_FLIGHT at
+//! a time and prints the seconds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,19 +1,19 @@
-//! The fields of a stream entry: pairs of bytes, in order, duplicates and all.
+//! Fields of a stream entry: ordered pairs of bytes, including duplicates.
 
 use std::collections::HashSet;
 
-/// An entry's fields exactly as Redis holds them.
+/// Fields of an entry, exactly as in Redis.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Fields(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Fields {
-    /// The value of `field`; the last one where it appears twice, as a dictionary would have it.
+    /// Value of `field`. If the name occurs more than once, the last one counts, as in a Python dictionary.
     #[must_use]
     pub fn get(&self, field: &str) -> Option<&[u8]> {
         self.0.iter().rev().find(|(name, _)| name == field.as_bytes()).map(|(_, value)| value.as_slice())
     }
 
-    /// Replaces the value of `field` where it stands first, or appends it. Afterwards it is there once.
+    /// Sets a field, replacing all existing ones in the position of the first.
     pub fn set(&mut self, field: Vec<u8>, value: Vec<u8>) {
         let Some(at) = self.0.iter().position(|(name, _)| *name == field) else {
             self.0.push((field, value));
@@ -26,12 +26,12 @@ impl Fields {
         }
     }
 
-    /// All pairs, in the entry's order.
+    /// All pairs, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.0.iter().map(|(name, value)| (name.as_slice(), value.as_slice()))
     }
 
-    /// The names that are text, each once, in the entry's order.
+    /// Field names that are valid UTF-8, each once, in order.
     #[must_use]
     pub fn names(&self) -> Vec<&str> {
         let mut seen = HashSet::new();
@@ -39,13 +39,13 @@ impl Fields {
         text.filter(|name| seen.insert(*name)).collect()
     }
 
-    /// How many pairs there are.
+    /// Number of pairs.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none: the entry itself was deleted.
+    /// Whether there are no pairs, which means that the entry was deleted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,15 +1,15 @@
-//! A task that is about to be added to a stream.
+//! A task to add to a stream.
 
 use serde::Serialize;
 
 use super::{Fields, Name, Workflow};
 
-/// Upstream's `log_level` for INFO.
+/// Python's level number for INFO, the platform's default.
 const LOG_LEVEL_INFO: &str = "20";
 
-/// Key of what is known of an idempotency key (string: the id of the entry that was added with it).
+/// Key of the record of an idempotency key (string: the ID of the entry that was added with it).
 ///
-/// The length of the stream's name keeps stream and key apart, whatever characters they hold.
+/// The length of the stream name makes the key unambiguous, whatever characters stream and idempotency key contain.
 #[must_use]
 pub fn addition_record(stream: &Name, idempotency_key: &[u8]) -> Vec<u8> {
     let mut key = format!("producer:added:{}:", stream.as_bytes().len()).into_bytes();
@@ -19,19 +19,19 @@ pub fn addition_record(stream: &Name, idempotency_key: &[u8]) -> Vec<u8> {
     key
 }
 
-/// The fields of a task to add to a stream, in order.
+/// A task to add to a stream: ordered fields and an optional idempotency key.
 ///
-/// A field that is set twice holds the value that was set last, where it stood first.
+/// Setting a field again replaces its value and keeps its position.
 ///
 /// ```
 /// # #[cfg(feature = "worker")] {
 /// use shepherd_monitor::worker::{NewTask, Workflow};
 ///
-/// // A query for an entry worker, which decides the workflow.
+/// // A query for an entry worker, which sets the workflow.
 /// let query = NewTask::query("3f2a9c41", "8b01d7e2").null_workflow();
-/// // A task whose workflow is known.
+/// // A task with a workflow.
 /// let task = NewTask::query("3f2a9c41", "8b01d7e2").workflow(Workflow::through(["aragorn.score", "sort_results_score"]));
-/// // A task outside Shepherd: any fields.
+/// // A task outside Shepherd, with arbitrary fields.
 /// let order = NewTask::new().set("order_id", "17").set("payload", vec![0x1f, 0x8b]);
 /// assert_eq!(order.fields().get("order_id"), Some(&b"17"[..]));
 /// # }
@@ -43,17 +43,16 @@ pub struct NewTask {
 }
 
 impl NewTask {
-    /// A task without fields. Redis refuses an entry without fields, so set at least one.
+    /// Returns a task without fields. Redis rejects entries without fields, so set at least one.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The fields that every Shepherd task has: `query_id`, `response_id`, and upstream's defaults
-    /// for `log_level` (`20`), `otel` (`{}`) and `metadata` (`{}`). Python workers fail without the
-    /// last two.
+    /// Returns a task with the fields of all Shepherd tasks: `query_id`, `response_id`, and the platform's defaults of
+    /// `log_level` (`20`), `otel` (`{}`) and `metadata` (`{}`). Python workers fail without the last two.
     ///
-    /// There is no `workflow` field, as in a task for `merge_message`; most other streams need
+    /// There is no `workflow` field, as in tasks of `merge_message`. Most other streams require
     /// [`workflow`](Self::workflow) or [`null_workflow`](Self::null_workflow).
     #[must_use]
     pub fn query(query_id: &str, response_id: &str) -> Self {
@@ -65,21 +64,21 @@ impl NewTask {
             .set("metadata", "{}")
     }
 
-    /// Sets one field: replaces its value, or appends it.
+    /// Sets a field, replacing an existing one.
     #[must_use]
     pub fn set(mut self, field: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Self {
         self.fields.set(field.into(), value.into());
         self
     }
 
-    /// Sets `workflow`: the operations that the task still has to go through.
+    /// Sets the remaining operations of the task.
     #[must_use]
     pub fn workflow(self, workflow: Workflow) -> Self {
         self.set("workflow", workflow.to_json())
     }
 
-    /// Sets `workflow` to the JSON text `null`, as the server does for a query whose user sent no
-    /// workflow: the entry worker decides it.
+    /// Sets `workflow` to the JSON text `null`, as the server does for a query without a workflow. The entry worker
+    /// then sets it.
     #[must_use]
     pub fn null_workflow(self) -> Self {
         self.set("workflow", "null")
@@ -88,21 +87,20 @@ impl NewTask {
     /// Sets `metadata` as JSON.
     ///
     /// # Errors
-    /// When `metadata` cannot be written as JSON (a map whose keys are not strings, for instance).
+    /// If `metadata` cannot be serialized, for example a map whose keys are not strings.
     pub fn metadata(self, metadata: &impl Serialize) -> Result<Self, serde_json::Error> {
         Ok(self.set("metadata", serde_json::to_vec(metadata)?))
     }
 
-    /// Makes adding the task safe to repeat: a producer that adds it again, with this key and to the
-    /// same stream, gets the id of the first entry and adds nothing. The key is not a field of the
-    /// task; tasks that a handler emits are added once without it.
+    /// Sets the idempotency key. A producer that adds the task again to the same stream gets the ID of the first entry
+    /// and adds nothing. The key is not a field of the task. Emitted tasks need none: they are added exactly once.
     #[must_use]
     pub fn idempotency_key(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.idempotency_key = Some(key.into());
         self
     }
 
-    /// The idempotency key, if there is one.
+    /// The idempotency key, if set.
     #[must_use]
     pub fn key(&self) -> Option<&[u8]> {
         self.idempotency_key.as_deref()
@@ -114,7 +112,7 @@ impl NewTask {
         &self.fields
     }
 
-    /// The fields, without a copy.
+    /// Converts the task into its fields.
     #[must_use]
     pub fn into_fields(self) -> Fields {
         self.fields
@@ -141,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_task_has_every_field_that_a_python_worker_reads() {
+    fn query_tasks_have_all_fields_that_python_workers_read() {
         let task = NewTask::query("q", "r").null_workflow();
         let expected = owned(&[
             ("query_id", "q"),
@@ -155,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn setting_a_field_again_replaces_its_value_and_keeps_its_place() {
+    fn setting_a_field_again_replaces_its_value_and_keeps_its_position() {
         let task = NewTask::new().set("a", "1").set("b", "2").set("a", "3");
         assert_eq!(pairs(&task), owned(&[("a", "3"), ("b", "2")]));
         let twice: Fields = [("a", "1"), ("b", "2"), ("a", "3")].into_iter().collect();
@@ -172,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_different_streams_and_keys_never_share_a_redis_key() {
+    fn records_of_different_streams_and_keys_have_distinct_redis_keys() {
         let record = |stream: &str, key: &str| addition_record(&stream.into(), key.as_bytes());
         assert_ne!(record("a:b", "c"), record("a", "b:c"));
         assert_ne!(record("1:a", "b"), record("a", "b"));
@@ -180,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_are_kept() {
+    fn invalid_utf8_is_preserved() {
         let task = NewTask::new().set(vec![0xff], vec![0, 0xfe]);
         assert_eq!(task.into_fields().iter().collect::<Vec<_>>(), [(&[0xff_u8][..], &[0, 0xfe_u8][..])]);
     }

@@ -1,11 +1,11 @@
-//! A task on its way to the next stream: the fields that came, with a few of them changed.
+//! A message to add to another stream: received fields with some of them changed.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Fields, Name};
 
-/// What is added to the next stream. The fields that came are shared, never copied.
+/// A message to add to a stream. The received fields are shared, not copied.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
     destination: Name,
@@ -14,28 +14,28 @@ pub struct Outgoing {
 }
 
 impl Outgoing {
-    /// Sends `fields` to `destination` as they are.
+    /// Returns a message with `fields` for `destination`.
     #[must_use]
     pub fn new(destination: Name, fields: Arc<Fields>) -> Self {
         Self { destination, fields, changed: Vec::new() }
     }
 
-    /// Sets one field, whether the task had it or not.
+    /// Sets a field, replacing an existing one.
     pub fn set(&mut self, field: impl Into<Cow<'static, str>>, value: impl Into<Vec<u8>>) {
         let field = field.into();
         self.changed.retain(|(name, _)| *name != field);
         self.changed.push((field, value.into()));
     }
 
-    /// The stream it goes to.
+    /// Destination stream.
     #[must_use]
     pub fn destination(&self) -> &Name {
         &self.destination
     }
 
-    /// The pairs to add: a changed field stands where it stood, a new one at the end.
+    /// All fields: changed ones in their original position, new ones at the end.
     pub fn pairs(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let kept = self.fields.iter().map(|(name, value)| {
+        let existing = self.fields.iter().map(|(name, value)| {
             let change = self.changed.iter().find(|(changed, _)| changed.as_bytes() == name);
             (name, change.map_or(value, |(_, new)| new.as_slice()))
         });
@@ -44,6 +44,6 @@ impl Outgoing {
             .iter()
             .filter(|(name, _)| self.fields.get(name).is_none())
             .map(|(name, value)| (name.as_bytes(), value.as_slice()));
-        kept.chain(added)
+        existing.chain(added)
     }
 }

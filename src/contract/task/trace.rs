@@ -1,4 +1,4 @@
-//! The trace a task belongs to: the W3C `traceparent` in the JSON of its `otel` field.
+//! Trace context of a task: the W3C `traceparent` in the JSON of its `otel` field.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -6,30 +6,30 @@ use std::ops::Range;
 
 use serde::Deserialize;
 
-/// The eight bytes that name a span.
+/// Span ID (8 bytes).
 pub type SpanId = u64;
 
 const TRACE_ID: Range<usize> = 3..35;
 const PARENT: Range<usize> = 36..52;
 const FLAGS: Range<usize> = 53..55;
-/// The flag of spans that are recorded.
+/// The `sampled` flag of `traceparent`.
 const SAMPLED: u8 = 1;
 
-/// The span in which a task ran.
+/// Span of a task run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OwnSpan {
-    /// Its id.
+    /// Span ID.
     pub id: SpanId,
-    /// Whether it is recorded; as its parent is, when nobody here decides that.
+    /// Whether the span is sampled; `None` without a tracer, which keeps the decision of the parent.
     pub sampled: Option<bool>,
 }
 
-/// Where in which trace a task was sent.
+/// Trace context of a received task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TraceContext {
-    /// The field as it came.
+    /// The `otel` field, unchanged.
     json: String,
-    /// Where in it the `traceparent` stands.
+    /// Position of the `traceparent` in it.
     at: Range<usize>,
 }
 
@@ -45,43 +45,42 @@ struct State {
 }
 
 impl TraceContext {
-    /// Reads the `otel` field; `None` when it holds no valid `traceparent`.
+    /// Parses the `otel` field; `None` without a valid `traceparent`.
     #[must_use]
     pub fn parse(json: &[u8]) -> Option<Self> {
         let json = std::str::from_utf8(json).ok()?;
         let Carrier { traceparent } = serde_json::from_str(json).ok()?;
-        // One that is written with escapes is none that a tracer wrote.
+        // Tracers never write escape sequences, so a `traceparent` with them is invalid.
         let Cow::Borrowed(text) = traceparent else { return None };
         let start = text.as_ptr() as usize - json.as_ptr() as usize;
         is_traceparent(text).then(|| Self { json: json.to_owned(), at: start..start + text.len() })
     }
 
-    /// The trace's id: 32 hex digits.
+    /// Trace ID: 32 hex digits.
     #[must_use]
     pub fn trace_id(&self) -> &str {
         self.part(TRACE_ID)
     }
 
-    /// The span that sent the task: 16 hex digits.
+    /// ID of the span that sent the task: 16 hex digits.
     #[must_use]
     pub fn parent(&self) -> &str {
         self.part(PARENT)
     }
 
-    /// The `traceparent` as it came.
+    /// The `traceparent`, unchanged.
     #[must_use]
     pub fn traceparent(&self) -> &str {
         self.json.get(self.at.clone()).unwrap_or_default()
     }
 
-    /// The `tracestate` beside it.
+    /// The `tracestate`, if present.
     #[must_use]
     pub fn tracestate(&self) -> Option<String> {
         serde_json::from_str(&self.json).ok().map(|State { tracestate }| tracestate)
     }
 
-    /// The value of the `otel` field for what `span` sends on; everything but the parent, and whether it is
-    /// recorded, is kept.
+    /// Returns the `otel` field of a task that `span` sends. Only the parent and the `sampled` flag change.
     #[must_use]
     pub fn continued(&self, span: OwnSpan) -> String {
         let before = self.json.get(..self.at.start).unwrap_or_default();
@@ -102,7 +101,7 @@ impl fmt::Display for TraceContext {
     }
 }
 
-/// `version-traceid-parentid-flags`; later versions may append parts, version 00 has exactly these.
+/// Checks `version-traceid-parentid-flags`. Later versions may append parts; version 00 has exactly these.
 fn is_traceparent(text: &str) -> bool {
     let part = |part: Range<usize>| text.get(part).filter(|digits| digits.bytes().all(is_digit));
     let (Some(version), Some(trace_id), Some(parent), Some(_)) =
@@ -131,7 +130,7 @@ mod tests {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
     #[test]
-    fn what_is_sent_on_stays_in_the_trace_with_the_new_span_as_parent() {
+    fn forwarded_tasks_stay_in_the_trace_with_the_new_span_as_parent() {
         let otel = format!(r#"{{"traceparent": "00-{TRACE}-00f067aa0ba902b7-01", "tracestate": "a=1"}}"#);
         let context = TraceContext::parse(otel.as_bytes()).unwrap();
         assert_eq!((context.trace_id(), context.parent()), (TRACE, "00f067aa0ba902b7"));
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_it_is_recorded_is_passed_on_as_the_tracer_decided() {
+    fn sampled_flag_follows_the_decision_of_the_tracer() {
         let flags = |came: &str, sampled| {
             let otel = format!(r#"{{"traceparent":"00-{TRACE}-00f067aa0ba902b7-{came}"}}"#);
             let next = TraceContext::parse(otel.as_bytes()).unwrap().continued(OwnSpan { id: 1, sampled });
@@ -153,14 +152,14 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_continued_as_this_one() {
+    fn later_traceparent_versions_continue_as_version_00() {
         let otel = format!(r#"{{"traceparent":"42-{TRACE}-00f067aa0ba902b7-01-more"}}"#);
         let next = TraceContext::parse(otel.as_bytes()).unwrap().continued(own(1));
         assert_eq!(next, format!(r#"{{"traceparent":"00-{TRACE}-0000000000000001-01"}}"#));
     }
 
     #[test]
-    fn a_trace_context_that_is_none_is_left_alone() {
+    fn invalid_trace_contexts_are_ignored() {
         for otel in [
             "",
             "{}",

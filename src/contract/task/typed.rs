@@ -1,4 +1,4 @@
-//! A task's fields as a value of the worker's own type, by serde.
+//! Deserializes the fields of a task into a type of the worker, using serde.
 
 use std::fmt;
 
@@ -11,14 +11,13 @@ use serde::forward_to_deserialize_any;
 
 use super::{Fields, Malformed};
 
-/// Reads `fields` as a struct (or map) whose members are named as the fields are.
+/// Deserializes `fields` into a struct or map whose members have the names of the fields.
 ///
-/// Text, bytes, and enums without data are taken as they are; numbers, booleans, lists and objects
-/// are read as JSON. A field that is missing or holds `null` is `None` where the member is an
-/// `Option`. Unknown fields are ignored unless `T` denies them.
+/// Text, bytes, and enums without data are taken as they are; numbers, booleans, arrays and objects are parsed as JSON.
+/// A missing field or `null` becomes `None` in an `Option`. Unknown fields are ignored unless `T` denies them.
 ///
 /// # Errors
-/// Names the field, and what was expected of it.
+/// Names the field and the expected type.
 pub fn parse<T: DeserializeOwned>(fields: &Fields) -> Result<T, Malformed> {
     T::deserialize(FieldsDeserializer(fields)).map_err(|e| Malformed(e.0))
 }
@@ -108,7 +107,7 @@ impl<'de> FieldDeserializer<'de> {
         std::str::from_utf8(self.0).map_err(|_| ParseError::custom("not UTF-8"))
     }
 
-    /// Runs `read` on the value as JSON.
+    /// Calls `read` with a JSON deserializer of the value.
     fn json<R>(
         &self,
         read: impl FnOnce(&mut serde_json::Deserializer<serde_json::de::SliceRead<'de>>) -> serde_json::Result<R>,
@@ -134,7 +133,7 @@ macro_rules! as_json {
 impl<'de> Deserializer<'de> for FieldDeserializer<'de> {
     type Error = ParseError;
 
-    /// Text, unless it is an object or a list: an id of digits stays text.
+    /// Text, unless the value is an object or array, so that an ID of digits stays text.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ParseError> {
         match self.0.trim_ascii_start().first() {
             Some(b'{' | b'[') => self.json(|json| json.deserialize_any(visitor)),
@@ -273,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_read_as_the_type_of_the_member() {
+    fn fields_deserialize_into_the_type_of_the_member() {
         let callback = read(&[("workflow", "null"), ("callback_id", "c")]).unwrap();
         let wanted = Callback {
             query_id: "12345678".to_owned(),
@@ -289,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_field_and_what_was_expected() {
+    fn errors_name_the_field_and_the_expected_type() {
         for (changes, words) in [
             (&[("query_id", "gone")][..], &["missing field \"query_id\""][..]),
             (&[("log_level", "many")], &["\"log_level\"", "not JSON"]),
@@ -298,13 +297,13 @@ mod tests {
             (&[("metadata", "[]")], &["\"metadata\"", "map"]),
             (&[("level", "middle")], &["\"level\"", "middle", "`low` or `high`"]),
         ] {
-            let told = read(changes).unwrap_err();
-            assert!(words.iter().all(|word| told.contains(word)), "{changes:?} gave {told:?}, wanted {words:?}");
+            let error = read(changes).unwrap_err();
+            assert!(words.iter().all(|word| error.contains(word)), "{changes:?} gave {error:?}, wanted {words:?}");
         }
     }
 
     #[test]
-    fn ids_of_digits_stay_text_where_the_type_is_found_out_from_the_value() {
+    fn ids_of_digits_stay_text_in_self_describing_types() {
         #[derive(Debug, Deserialize)]
         struct Rest {
             #[serde(flatten)]
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_two_fields_with_one_name_counts_and_binary_names_are_left_out() {
+    fn the_last_duplicate_field_counts_and_binary_names_are_skipped() {
         let fields: Fields = [(&b"a"[..], &b"1"[..]), (b"\xff", b"x"), (b"a", b"2")].into_iter().collect();
         assert_eq!(parse::<BTreeMap<String, u8>>(&fields).unwrap(), BTreeMap::from([("a".to_owned(), 2)]));
         assert_eq!(parse::<()>(&fields), Ok(()));

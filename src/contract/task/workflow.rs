@@ -1,4 +1,4 @@
-//! The workflow: the operations that a task still has before it.
+//! Workflow: the remaining operations of a task.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -9,26 +9,26 @@ use serde_json::value::RawValue;
 
 use super::Name;
 
-/// A list of operations, first one first. Each is a JSON object whose `id` is the stream that does
-/// it; whatever else the object holds is kept as it is. Cloning is cheap.
+/// A list of operations. Each is a JSON object whose `id` is the stream that processes it; other members are preserved.
+/// Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct Workflow {
-    /// The whole list as it came.
+    /// The whole list, unchanged.
     json: Arc<str>,
-    /// Each operation's stream, and where its object begins in the list.
+    /// Stream of each operation, and the offset of its object in `json`.
     operations: Arc<[(Box<str>, usize)]>,
-    /// How many are done.
+    /// Number of completed operations.
     done: usize,
 }
 
-/// The part of an operation that every worker reads.
+/// The member of an operation that every worker reads.
 #[derive(Serialize, Deserialize)]
 struct OperationId<'a> {
     #[serde(borrow)]
     id: Cow<'a, str>,
 }
 
-/// One operation of a workflow: the stream that does it, and what else a user wrote beside its `id`.
+/// An operation of a workflow: its stream and the members that the user set beside `id`.
 #[derive(Debug, Clone, Copy)]
 pub struct Operation<'a> {
     stream: &'a str,
@@ -36,30 +36,30 @@ pub struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    /// The stream that does it, its `id`.
+    /// Stream that processes the operation: its `id`.
     #[must_use]
     pub fn stream(&self) -> &'a str {
         self.stream
     }
 
-    /// The whole JSON object.
+    /// The JSON object.
     #[must_use]
     pub fn json(&self) -> &'a str {
         self.json
     }
 
-    /// Its `parameters`; `None` when there are none, or `null`.
+    /// Parses `parameters`; `None` if missing or `null`.
     ///
     /// # Errors
-    /// Says in words which operation has parameters that are not a `T`, and why.
+    /// [`OperationError`] if `parameters` is not a `T`.
     pub fn parameters<T: Deserialize<'a>>(&self) -> Result<Option<T>, OperationError> {
         self.member("parameters")
     }
 
-    /// Any member beside `id`; `None` when it is missing, or `null`.
+    /// Parses any member; `None` if missing or `null`.
     ///
     /// # Errors
-    /// As [`parameters`](Self::parameters).
+    /// See [`parameters`](Self::parameters).
     pub fn member<T: Deserialize<'a>>(&self, name: &str) -> Result<Option<T>, OperationError> {
         let error = |e: serde_json::Error| OperationError {
             stream: self.stream.to_owned(),
@@ -72,15 +72,15 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// A member of an operation is not what the worker expects.
+/// A member of an operation has the wrong type.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("invalid {member} of operation {stream}: {reason}")]
 pub struct OperationError {
-    /// The operation's stream.
+    /// Stream of the operation.
     pub stream: String,
-    /// The member.
+    /// Name of the member.
     pub member: String,
-    /// What is wrong with it.
+    /// What is wrong with the member.
     pub reason: String,
 }
 
@@ -91,7 +91,7 @@ impl Default for Workflow {
 }
 
 impl Workflow {
-    /// A workflow through these streams, in this order; an empty name is left out.
+    /// Returns a workflow through these streams in order. Empty names are skipped.
     #[must_use]
     pub fn through<'a>(streams: impl IntoIterator<Item = &'a str>) -> Self {
         let named = streams.into_iter().filter(|stream| !stream.is_empty());
@@ -100,10 +100,10 @@ impl Workflow {
         Self::parse(&json).unwrap_or_default()
     }
 
-    /// Reads the `workflow` field.
+    /// Parses the `workflow` field.
     ///
     /// # Errors
-    /// Says in words what is wrong with it.
+    /// A description of what is wrong with the field.
     pub fn parse(json: &[u8]) -> Result<Self, String> {
         let json = std::str::from_utf8(json).map_err(|_| "the workflow is not UTF-8".to_owned())?;
         let list: Vec<&RawValue> = serde_json::from_str(json).map_err(|e| {
@@ -120,33 +120,33 @@ impl Workflow {
             if id.is_empty() {
                 return Err(format!("the id of operation {} of the workflow is empty", at + 1));
             }
-            // The object is a part of the list's text: the distance is its place.
+            // The object borrows from `json`, so the pointer difference is its offset.
             Ok((id.into(), raw.get().as_ptr() as usize - json.as_ptr() as usize))
         };
         let operations = list.iter().enumerate().map(operation).collect::<Result<_, _>>()?;
         Ok(Self { json: json.trim_end().into(), operations, done: 0 })
     }
 
-    /// What is left when `stream` has done its operation. A workflow that does not begin with
-    /// `stream` is that of an entry worker: nothing is taken off.
+    /// Returns the workflow after `stream` has completed its operation. If the workflow does not begin with `stream`,
+    /// it was set by an entry worker and is returned unchanged.
     #[must_use]
     pub fn after(&self, stream: &Name) -> Self {
         let done = usize::from(self.first().is_some_and(|first| first.as_bytes() == stream.as_bytes()));
         Self { done: self.done + done, ..self.clone() }
     }
 
-    /// The stream of the first operation.
+    /// Stream of the first operation.
     #[must_use]
     pub fn first(&self) -> Option<&str> {
         self.streams().next()
     }
 
-    /// The streams, in order.
+    /// Streams of the remaining operations, in order.
     pub fn streams(&self) -> impl Iterator<Item = &str> {
         self.operations.iter().skip(self.done).map(|(stream, _)| stream.as_ref())
     }
 
-    /// The operations that are left, in order.
+    /// Remaining operations, in order.
     ///
     /// ```
     /// # #[cfg(feature = "worker")] {
@@ -172,19 +172,19 @@ impl Workflow {
         left.filter_map(move |(stream, at)| Some(Operation { stream, json: object(*at)? }))
     }
 
-    /// How many operations are left.
+    /// Number of remaining operations.
     #[must_use]
     pub fn len(&self) -> usize {
         self.operations.len().saturating_sub(self.done)
     }
 
-    /// Whether none is left.
+    /// Whether no operation remains.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The value of the `workflow` field.
+    /// Returns the value of the `workflow` field.
     #[must_use]
     pub fn to_json(&self) -> String {
         let rest = self.operations.get(self.done).and_then(|(_, at)| self.json.get(*at..));
@@ -197,7 +197,7 @@ mod tests {
     use super::Workflow;
 
     #[test]
-    fn what_an_operation_holds_beside_its_id_is_kept_to_the_byte() {
+    fn other_members_of_an_operation_are_preserved_byte_for_byte() {
         let json = "  [ {\"id\": \"a\"}, {\"id\":\"b\\u002ec\", \"parameters\": {\"n\": [1, 2]}} , {\"id\":\"d\"}]\n";
         let workflow = Workflow::parse(json.as_bytes()).unwrap();
         assert_eq!(workflow.streams().collect::<Vec<_>>(), ["a", "b.c", "d"]);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_operations_parameters_are_typed_and_missing_ones_are_none() {
+    fn parameters_deserialize_and_missing_ones_are_none() {
         #[derive(Debug, PartialEq, serde::Deserialize)]
         struct Parameters {
             most: u32,
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_workflow_through_streams_names_them_in_order() {
+    fn workflow_through_streams_keeps_their_order() {
         let workflow = Workflow::through(["a", "q\"uote", "b"]);
         assert_eq!(
             Workflow::parse(workflow.to_json().as_bytes()).unwrap().streams().collect::<Vec<_>>(),

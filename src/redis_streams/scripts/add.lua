@@ -1,13 +1,13 @@
 -- Adds tasks to the end of a stream, each at most once per idempotency key.
 --
--- KEYS  stream, then the record of every idempotency key by index
--- ARGV  greatest length of the stream (-1: no limit), life of a record in ms, then for each task:
+-- KEYS  stream, then the records of the idempotency keys, referenced by index
+-- ARGV  maximum length of the stream (-1: no limit), TTL of a record in ms, then for each task:
 --       index of its record (0: none), number of field strings, the field strings
--- Gives {ids, 'added', length}: an id for each task, in order. When not all could be added, the ids of
--- those before, and 'full' or Redis' error in place of 'added'.
+-- Returns {ids, 'added', length} with one ID per task, in order. If not all tasks were added: the IDs of
+-- those before, and 'full' or the Redis error instead of 'added'.
 --
--- The entry comes before its record: after the first write of a script, Redis refuses no more for want
--- of memory, so there is no entry without its record.
+-- The entry is added before its record is written: after the first write of a script, Redis does not
+-- refuse commands for lack of memory, so an entry never lacks its record.
 local stream, most, life = KEYS[1], tonumber(ARGV[1]), ARGV[2]
 local ids, at = {}, 3
 local length = redis.pcall('XLEN', stream)

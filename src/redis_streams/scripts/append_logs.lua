@@ -1,10 +1,10 @@
 -- Appends log entries to the logs of a response.
 --
 -- KEYS  logs (a JSON list)
--- ARGV  the new entries: JSON objects with commas between them; life of the logs in s
--- Gives 1, or 0 when what is there is no list.
+-- ARGV  new entries (comma-separated JSON objects), TTL of the logs in s
+-- Returns 1, or 0 if the stored value is not a list.
 --
--- As text, because decoding and encoding would change numbers and empty lists of other writers.
+-- Appended as text: decoding and encoding would change numbers and empty lists of other writers.
 local logs = redis.call('GET', KEYS[1])
 local list = '[' .. ARGV[1] .. ']'
 if logs then

@@ -1,4 +1,4 @@
--- Whether the id `a` comes before `b`. Put in front of scripts that ask.
+-- Returns whether entry ID `a` is lower than `b`. Prepended to scripts that compare IDs.
 local function before(a, b)
   local a_ms, a_seq = string.match(a, '^(%d+)-(%d+)$')
   local b_ms, b_seq = string.match(b, '^(%d+)-(%d+)$')

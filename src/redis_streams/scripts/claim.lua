@@ -1,17 +1,17 @@
--- Takes over entries that their owner lost, and buries those that were delivered too often.
+-- Claims lost entries, and dead-letters those that exceed the delivery limit.
 --
--- KEYS  stream, stream of dead letters, hash of failures, then every record and heartbeat the
---       entries name by index
--- ARGV  group, consumer, least idle time in ms, most deliveries, life of a record in ms, number of
---       entries, the failures' counter of dead letters, their field of the last failure, then for
---       each entry: id, its owner and deliveries as they were seen, index of its record, index of
---       the owner's heartbeat (0: the entry is this consumer's own)
--- Gives for each entry one of
+-- KEYS  stream, dead-letter stream, hash of failures, then the delivery records and heartbeats,
+--       referenced by index
+-- ARGV  group, consumer, minimum idle time in ms, delivery limit, TTL of a record in ms, number of
+--       entries, counter of dead letters and field of the last failure in the hash of failures, then
+--       for each entry: ID, expected owner and delivery count, index of its record, index of the
+--       owner's heartbeat (0: the entry belongs to this consumer)
+-- Returns for each entry one of
 --       {'claimed', id, deliveries, ms since the first delivery, fields}
---       {'buried', id, deliveries}  it is a dead letter now
---       {'vanished', id}            somebody deleted it: nothing is left to do
---       {'spared', id}              it has another owner, a heartbeat, or moved on meanwhile
---       {'refused', id, error}      Redis did not take the dead letter; it is pending as before
+--       {'buried', id, deliveries}  dead-lettered
+--       {'vanished', id}            the entry was deleted; its pending ID is acknowledged
+--       {'spared', id}              skipped: changed since it was read, or the owner has a heartbeat
+--       {'refused', id, error}      Redis refused the dead letter; the entry is still pending
 local stream, grave, failures = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, least_idle = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local most, life, count = tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
@@ -29,7 +29,7 @@ end
 local function bury(id, fields, deliveries, record, first, history, why)
   local letter = {}
   for i = 1, #fields, 2 do
-    -- What an earlier burial wrote is out of date.
+    -- Drop the fields of an earlier dead-lettering; they are outdated.
     if string.sub(fields[i], 1, 5) ~= 'dead_' then
       letter[#letter + 1] = fields[i]
       letter[#letter + 1] = fields[i + 1]
@@ -49,7 +49,7 @@ local function bury(id, fields, deliveries, record, first, history, why)
   if type(added) == 'table' then return {'refused', id, added.err} end
   forget(id, record)
   local reason = last
-  -- Cut between characters.
+  -- Truncate at a character boundary.
   if #reason > MOST_REASON then reason = string.gsub(string.sub(reason, 1, MOST_REASON), '[\192-\255][\128-\191]*$', '') end
   local written = cjson.encode({kind = 'dead_lettered', reason = reason, entry = id, ts_ms = now})
   redis.pcall('HINCRBY', failures, ARGV[7], 1)

@@ -1,22 +1,21 @@
--- Acknowledges the phantom ids in a part of a group's pending list: ids whose entry is no longer in the
--- stream. That the entry is gone is checked in this same script, so no existing entry is acknowledged.
+-- Acknowledges phantom IDs in a part of a group's pending list: IDs whose entry was deleted from the
+-- stream. The deletion is checked in this script, so existing entries are never acknowledged.
 --
 -- KEYS  stream
--- ARGV  group, id behind which to begin ('-': at the beginning), most rows, most entries, most bytes,
---       prefix of the consumers' heartbeat keys, prefix of the delivery records,
---       least idle ms without a heartbeat, least idle ms with tasks in flight, life of a heartbeat in ms,
---       slack in ms between a delivery and its being counted as in flight
--- Returns {id behind which to go on ('' at the end), acknowledged, kept since they may be in flight}.
+-- ARGV  group, ID after which to start ('-': from the beginning), maximum rows, entries and bytes to read,
+--       prefix of the consumers' heartbeat keys, prefix of the delivery records, minimum idle time in ms of
+--       a consumer without heartbeat and of one with tasks in flight, TTL of a heartbeat in ms, maximum
+--       time in ms between a delivery and the update of `in_flight`
+-- Returns {ID after which to continue ('' at the end), acknowledged, kept because they may be in flight}.
 --
--- A worker of this project's library refuses to finish a task that is no longer pending, so an id that
--- it may be working on is kept. Workers whose heartbeat has no `in_flight` make no such check: for them
--- the id is of no use.
+-- Workers of this library refuse to finish a task that is not pending, so IDs that they may be working
+-- on are kept. Workers without `in_flight` in their heartbeat do not check this and do not need the ID.
 local stream, group = KEYS[1], ARGV[1]
 local heartbeats, records = ARGV[6], ARGV[7]
 local least_absent, least_busy = tonumber(ARGV[8]), tonumber(ARGV[9])
 local heartbeat_life, slack = tonumber(ARGV[10]), tonumber(ARGV[11])
 
--- For how long an id of this consumer must have been idle to be acknowledged.
+-- Minimum idle time of a pending ID of this consumer to be acknowledged.
 local least_idle = {}
 local function least_idle_of(consumer)
   if not least_idle[consumer] then
@@ -31,7 +30,7 @@ local function least_idle_of(consumer)
       elseif in_flight + (tonumber(beat.waiting) or 0) > 0 then
         least = least_busy
       else
-        -- Written after the delivery, it proves that the consumer does not work on it.
+        -- A heartbeat written after the delivery proves that the consumer is not working on the ID.
         least = math.max(0, heartbeat_life - redis.call('PTTL', key)) + slack
       end
     end

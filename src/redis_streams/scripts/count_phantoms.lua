@@ -1,12 +1,12 @@
--- Counts the phantom ids in a part of a group's pending list. Changes nothing.
+-- Counts phantom IDs in a part of a group's pending list. Read-only.
 --
 -- KEYS  stream
--- ARGV  group, id behind which to begin ('-': at the beginning), most rows, most entries, most bytes
--- Returns {id behind which to go on ('' at the end), lower bound for the whole group,
---          then consumer and count for each consumer that holds phantom ids}.
+-- ARGV  group, ID after which to start ('-': from the beginning), maximum rows, entries and bytes to read
+-- Returns {ID after which to continue ('' at the end), lower bound for the whole group,
+--          then consumer and count of each consumer with phantom IDs}.
 --
--- The lower bound needs no walk: no more pending ids than entries can have one. (The lag would make it
--- closer, and Redis may report it too high.)
+-- The lower bound is pending IDs minus entries. (Subtracting the lag would make it tighter, but Redis
+-- may report a lag that is too high.)
 local stream, group = KEYS[1], ARGV[1]
 
 local bound = 0

@@ -1,8 +1,9 @@
--- Sets each stream's task durations aside as a batch, and notes the batch first: what is set aside
--- is always found again.
--- KEYS: the index of batches, then each stream's list. ARGV: the most batches there may be, then for
--- each list its batch's id, its batch's key, and the stream.
--- Answers how many were set aside, or -1 if there are too many batches already.
+-- Moves the task durations of each stream to a batch. The batch is added to the index first, so that a
+-- moved list is always found again.
+--
+-- KEYS  index of batches, then the list of each stream
+-- ARGV  maximum number of batches, then for each list: ID of its batch, key of its batch, stream
+-- Returns the number of moved lists, or -1 if there are too many batches.
 if redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[1]) then
     return -1
 end

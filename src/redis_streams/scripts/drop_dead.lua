@@ -1,9 +1,9 @@
--- Drops dead letters that are in the recycle bin.
+-- Deletes dead letters that were copied to the recycle bin.
 --
--- KEYS  stream of dead letters, marks of the recycle bin
--- ARGV  life of the marks in ms, then for each letter: its place in the bin, id
--- Gives for each 'done', 'gone' (somebody replayed or dropped it), 'decided' (its place in the bin
--- was given up), or the error with which Redis refused.
+-- KEYS  dead-letter stream, marks of the recycle bin
+-- ARGV  TTL of the marks in ms, then for each dead letter: its position in the bin, ID
+-- Returns for each 'done', 'gone' (already replayed or deleted), 'decided' (its position in the bin is
+-- already marked), or the Redis error.
 local verdicts = {}
 for at = 2, #ARGV, 2 do
   local place, id = ARGV[at], ARGV[at + 1]

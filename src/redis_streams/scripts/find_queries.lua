@@ -1,5 +1,5 @@
--- Which of the queries ARGV[2], ARGV[3], ... have an entry among the oldest and the newest ARGV[1] entries of the
--- stream KEYS[1]: for each entry the query, its id, and whether a group still has to finish it ('open') or none ('done').
+-- Finds the entries of the queries ARGV[2], ARGV[3], ... among the oldest and the newest ARGV[1] entries of the stream
+-- KEYS[1]. Returns for each entry: query, ID, and 'open' if a group has not finished it yet, else 'done'.
 local wanted, seen, found = {}, {}, {}
 for i = 2, #ARGV do wanted[ARGV[i]] = true end
 

@@ -1,17 +1,17 @@
--- Completes tasks of one consumer: add what follows, acknowledge, delete, note the duration.
+-- Completes tasks of one consumer: adds their messages, acknowledges, deletes, records the run time.
 --
--- KEYS  stream, list of durations, hash of failures, then every stream and record that the tasks
---       name by index
--- ARGV  group, consumer, number of tasks, lowest id, highest id, then for each task:
---       id, deliveries, index of its record (0: none), duration in ms (-1: none),
+-- KEYS  stream, list of run times, hash of failures, then the streams and delivery records, referenced
+--       by index
+-- ARGV  group, consumer, number of tasks, lowest ID, highest ID, then for each task:
+--       ID, delivery count, index of its record (0: none), run time in ms (-1: none),
 --       number of failure strings, number of messages, number of message strings,
---       failure strings: field of the last failure, its value, then each counter to raise
+--       failure strings: field of the last failure, its value, then each counter to increase
 --       message strings, for each message: index of its stream, number of field strings, fields
--- Returns for each task 'done', 'fenced', 'gone', or the error that kept it pending.
+-- Returns for each task 'done', 'fenced', 'gone', or the error; with an error the task is still pending.
 --
--- A script is never rolled back, so everything that can fail comes before the first
--- acknowledgement: reading who owns what, then XADD, which alone may be refused (wrong type, out of
--- memory, no permission). A task's messages are all added or none. Nothing after it can fail.
+-- A script is not rolled back, so everything that can fail precedes the first acknowledgement: reading
+-- the owners, then XADD, the only write that Redis may refuse (wrong type, out of memory, no
+-- permission). The messages of a task are added all or none.
 local stream, durations, failures = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, count = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local MOST_FIELDS = 7000
@@ -24,7 +24,7 @@ if count > 1 then
   end
 end
 
--- nil when this consumer holds the entry with that many deliveries, else why not.
+-- Returns nil if this consumer owns the entry with this delivery count, else the verdict.
 local function refusal(id, deliveries)
   local got = mine[id]
   if not got then
@@ -40,8 +40,8 @@ local function refusal(id, deliveries)
   if got ~= deliveries then return 'fenced' end
 end
 
--- Adds the messages that begin at ARGV[at]; on the first refusal takes back those before it, which
--- nobody can have read, and returns the error.
+-- Adds the messages that begin at ARGV[at]. If Redis refuses one, deletes those before it, which no client can have
+-- read yet, and returns the error.
 local function add(at, messages)
   local added = {}
   for _ = 1, messages do

@@ -1,9 +1,9 @@
--- Ends a worker's presence: the heartbeat goes and the marker stands, at the same moment.
+-- Deletes the heartbeat and writes the shutdown marker, atomically.
 --
 -- KEYS  heartbeat, marker
--- ARGV  the marker's JSON, its life in seconds
+-- ARGV  JSON of the marker, TTL in s
 --
--- The deletion comes first: it makes the room that a Redis without memory needs for the marker.
+-- The heartbeat is deleted first: if Redis is out of memory, this frees the memory for the marker.
 redis.call('DEL', KEYS[1])
 redis.call('SET', KEYS[2], ARGV[1], 'EX', ARGV[2])
 return 'left'

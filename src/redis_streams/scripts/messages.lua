@@ -1,12 +1,12 @@
--- Looks at a part of the messages of a stream, so large that Redis does not notice.
+-- Lists a part of the messages of a stream, bounded so that Redis is not blocked noticeably.
 --
--- KEYS  the stream, or that of its dead letters
--- ARGV  state (pending, unread, dead), group, start ('-', or an id after '('), most entries to look at,
---       most matches, most bytes of payload to look at, bytes shown of each value (0: none),
---       owner, least idle time in ms, whether a field is asked for ('1') and its name, text in it
--- Gives the id after which to go on (after '(', '' at the end), how many were looked at, then for each
--- match {id, owner, deliveries, idle ms, fields, bytes, {name, value, bytes of the value, …}}.
--- A group or stream that is not there has no messages.
+-- KEYS  the stream, or its dead-letter stream
+-- ARGV  state (pending, unread, dead), group, start ('-', or an ID after '('), maximum entries to read,
+--       maximum matches, maximum bytes of payload to read, bytes of each value to return (0: none),
+--       owner, minimum idle time in ms, '1' to filter by field and its name, text to search for
+-- Returns the ID after which to continue ('(' and the ID, '' at the end), the number of entries read, then
+-- for each match {id, owner, deliveries, idle ms, fields, bytes, {name, value, bytes of the value, …}}.
+-- A missing group or stream has no messages.
 local stream, state, group, start = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local most, wanted, budget, shown = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local owner, least_idle, by_field, field, text = ARGV[8], tonumber(ARGV[9]), ARGV[10] == '1', ARGV[11], ARGV[12]
@@ -15,7 +15,7 @@ local searches = by_field or text ~= ''
 
 local result, looked, last, full = {'', 0}, 0, nil, false
 
--- Looks at one; 'body' is nil when the entry itself was deleted.
+-- Reads one message; `body` is nil if the entry was deleted.
 local function look(id, body, who, idle, deliveries)
   looked, last = looked + 1, id
   local bytes, match, fields = 0, not searches, {}
@@ -51,7 +51,7 @@ if state == 'pending' then
   end
   for at, row in ipairs(rows) do
     if row[3] >= least_idle then
-      -- Also where no payload is shown: that the entry is gone is worth knowing.
+      -- Read even if no payload is returned: it shows whether the entry was deleted.
       local found = redis.call('XRANGE', stream, row[1], row[1])[1]
       look(row[1], found and found[2], row[2], row[3], row[4])
     else
@@ -73,7 +73,7 @@ else
     if not delivered then return result end
     if start == '-' or before(string.match(start, '%d+%-%d+') or '0-0', delivered) then start = '(' .. delivered end
   end
-  -- Large payloads are read one by one, small ones many at a time.
+  -- Read large payloads one at a time, small ones in larger batches.
   local step = 1
   while not full do
     local before_it = budget

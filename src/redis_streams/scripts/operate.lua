@@ -1,20 +1,19 @@
--- Does to entries what an operator chose, where nothing changed since they were chosen.
+-- Applies an operator's action to entries that have not changed since they were selected.
 --
--- KEYS  stream, its dead letters, marks of the recycle bin, then every record and heartbeat the
---       entries name by index
--- ARGV  action (drop, retry, bury), state (pending, unread), group, least idle time in ms, life of the
---       marks and of a record in ms, why, name of the field that carries a task's origin, the
---       stream as text, number of entries, then for each: its place in the bin ('' none), id, owner,
---       deliveries, index of its record, index of the owner's heartbeat (0: it does not matter)
--- Gives for each entry
+-- KEYS  stream, its dead-letter stream, marks of the recycle bin, then the delivery records and
+--       heartbeats, referenced by index
+-- ARGV  action (drop, retry, bury), state (pending, unread), group, minimum idle time in ms, TTL of the
+--       marks and of a record in ms, reason, name of the origin field, the stream as text, number of
+--       entries, then for each: its position in the bin ('' none), ID, owner, delivery count, index of
+--       its record, index of the owner's heartbeat (0: not checked)
+-- Returns for each entry
 --       'done'
---       'vanished'         its payload had been deleted before: only its place in the pending list was
---                          cleared
+--       'vanished'         its payload was already deleted: only the pending ID was acknowledged
 --       'acknowledged', 'claimed', 'delivered_again', 'active', 'alive', 'delivered', 'gone',
---       'needed_elsewhere', 'decided'   left alone, and why
---       or the error with which Redis refused
+--       'needed_elsewhere', 'decided'   skipped, with the reason
+--       or the Redis error
 --
--- What can fail comes before the first acknowledgement; a script is never rolled back.
+-- A script is not rolled back, so everything that can fail precedes the first acknowledgement.
 local stream, grave, marks = KEYS[1], KEYS[2], KEYS[3]
 local action, state, group, least_idle = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local marks_life, record_life, why = ARGV[5], ARGV[6], ARGV[7]
@@ -32,7 +31,7 @@ local function last_delivered()
   end
 end
 
--- What a delivery record knows, with this end of a delivery in it: first delivery, history, last error.
+-- Returns the first delivery, the history including this delivery, and the last error of a delivery record.
 local function history_of(record, owner, deliveries, idle)
   local known = redis.pcall('HMGET', record, 'first_ms', 'history', 'error')
   if known.err then known = {} end
@@ -90,7 +89,7 @@ local function operate(place, id, owner, deliveries, record, heartbeat)
   if state == 'unread' and #unneeded(stream, group, {id}) == 0 then return 'needed_elsewhere' end
 
   if action == 'drop' then
-    -- The one word that decides, whatever becomes of the answer.
+    -- The mark decides whether the message was deleted, even if the reply is lost.
     if place == '' or redis.call('HEXISTS', marks, place) == 1 then return 'decided' end
     local marked = redis.pcall('HSET', marks, place, 'dropped')
     if type(marked) == 'table' then return marked.err end
@@ -108,14 +107,14 @@ local function operate(place, id, owner, deliveries, record, heartbeat)
         fields[#fields + 1] = text
       end
     elseif not has_origin then
-      -- The same work, tried again, keeps its idempotency key.
+      -- A retry keeps the idempotency key.
       fields[#fields + 1] = origin_field
       fields[#fields + 1] = cjson.encode({stream = stream_name, id = id, hop = 0})
     end
     local added = redis.pcall('XADD', to, '*', unpack(fields))
     if type(added) == 'table' then return added.err end
     if action == 'retry' then
-      -- Where a user may not write it, the age counts from now on.
+      -- If the user may not write the record, the age restarts.
       local next_record = string.sub(record, 1, #record - #id) .. added
       redis.pcall('HSET', next_record, 'first_ms', string.format('%.0f', first), 'history', history)
       redis.pcall('PEXPIRE', next_record, record_life)

@@ -1,13 +1,13 @@
--- Walks a part of a group's pending list and finds phantom ids: ids whose entry is no longer in the
--- stream. Put in front of scripts that count or acknowledge them.
+-- Finds phantom IDs in a part of a group's pending list: IDs whose entry was deleted from the stream.
+-- Prepended to scripts that count or acknowledge them.
 
--- Calls `each(row, is_phantom)` for the rows of XPENDING behind the id `from` ('-': from the beginning).
--- Looks at `most_rows` rows (and one more), `most_lookups` entries and `most_bytes` of payload at most.
--- Returns the id behind which to go on ('' at the end), or nil and the error that Redis answered with.
+-- Calls `each(row, is_phantom)` for the rows of XPENDING after the ID `from` ('-': from the beginning).
+-- Reads at most `most_rows` rows (and one more), `most_lookups` entries and `most_bytes` of payload.
+-- Returns the ID after which to continue ('' at the end), or nil and the Redis error.
 local function walk_pending(stream, group, from, most_rows, most_lookups, most_bytes, each)
   local rows = redis.pcall('XPENDING', stream, group, from, '+', most_rows + 1)
   if rows.err then return nil, rows.err end
-  -- The first entry that exists at or behind the last id that was looked up; `ended`: there is none.
+  -- First existing entry at or after the last ID that was looked up; `ended`: there is none.
   local existing, ended, lookups, bytes = nil, false, 0, 0
   local last = from
   for _, row in ipairs(rows) do

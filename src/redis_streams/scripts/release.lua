@@ -1,7 +1,7 @@
--- Gives entries back: as idle as an orphan, and as if this delivery had never been.
+-- Releases entries: sets the given idle time and takes back the delivery from the delivery count.
 --
 -- KEYS  stream
--- ARGV  group, consumer, then for each entry: id, deliveries, idle time in ms to leave it with
+-- ARGV  group, consumer, then for each entry: ID, delivery count, idle time to set in ms
 -- Returns for each entry 'released', 'fenced' or 'gone'.
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
 

@@ -1,8 +1,8 @@
--- Removes a consumer that has neither a heartbeat nor anything pending.
+-- Deletes a consumer without heartbeat and pending entries.
 --
--- KEYS  stream, the consumer's heartbeat
+-- KEYS  stream, heartbeat of the consumer
 -- ARGV  group, consumer
--- Gives 'removed', 'alive', 'busy' or 'gone'.
+-- Returns 'removed', 'alive', 'busy' or 'gone'.
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'alive' end
 local held = redis.pcall('XPENDING', KEYS[1], ARGV[1], '-', '+', 1, ARGV[2])
 if held.err then return 'gone' end

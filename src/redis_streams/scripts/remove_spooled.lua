@@ -1,4 +1,4 @@
--- Removes spooled events from the front of KEYS[1] as long as they are among ARGV. Answers how many.
+-- Removes events from the head of the spool KEYS[1] while they are among ARGV. Returns the number removed.
 local stored = {}
 for _, event in ipairs(ARGV) do
     stored[event] = true

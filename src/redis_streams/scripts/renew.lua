@@ -1,10 +1,10 @@
--- Sets the idle time of a consumer's running tasks back to zero, without counting a delivery.
+-- Resets the idle time of running tasks of a consumer without counting a delivery.
 --
--- KEYS  stream, then the record of each task
--- ARGV  group, consumer, life of a record in ms, then for each task: id, deliveries
--- Gives for each task 'kept', 'fenced' or 'gone'. What was taken over is never taken back.
+-- KEYS  stream, then the delivery record of each task
+-- ARGV  group, consumer, TTL of a record in ms, then for each task: ID, delivery count
+-- Returns for each task 'kept', 'fenced' or 'gone'. Tasks that were claimed by others are not taken back.
 --
--- The claim comes before the record is written: a Redis without memory then keeps the lease too.
+-- XCLAIM precedes the record: if Redis is out of memory, the lease is still renewed.
 local stream, group, consumer, life = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -20,7 +20,7 @@ for task = 1, #KEYS - 1 do
     verdicts[task] = 'fenced'
   else
     verdicts[task] = 'kept'
-    -- XCLAIM would drop an entry that somebody deleted; its task is still running.
+    -- XCLAIM would remove the pending ID of a deleted entry, whose task is still running.
     if #redis.call('XRANGE', stream, id, id) > 0 then
       redis.call('XCLAIM', stream, group, consumer, 0, id, 'IDLE', 0, 'JUSTID')
       if redis.pcall('HSETNX', record, 'first_ms', string.format('%.0f', now - entry[3])) == 1 then

@@ -1,12 +1,12 @@
--- Puts dead letters back into the stream they came from, as new tasks.
+-- Moves dead letters back into their stream, as new tasks.
 --
--- KEYS  stream of dead letters, stream
--- ARGV  name of the field that carries a task's origin, the stream as text, then ids
--- Gives the error of the first letter that Redis refuses to take ('' when there is none; it ends
--- there), then the ids of those put back.
+-- KEYS  dead-letter stream, stream
+-- ARGV  name of the origin field, the stream as text, then IDs
+-- Returns the error of the first dead letter that Redis refuses, which stops the replay ('' if none), then
+-- the IDs of the replayed ones.
 --
--- An entry that had not left its first stream has no origin field; it gets the one it stood for, so
--- that the work keeps its idempotency key. A letter goes only when its task is there.
+-- An entry that was still in its first stream has no origin field; it is added, so that the task keeps
+-- its idempotency key. A dead letter is deleted only after its task has been added.
 local grave, stream, origin_field, stream_name = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local result = {''}
 for at = 3, #ARGV do

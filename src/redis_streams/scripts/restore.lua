@@ -1,14 +1,13 @@
--- Puts entries of the recycle bin back to where they were, each once however often it is asked.
+-- Restores entries of the recycle bin to their stream. Idempotent.
 --
--- KEYS  the stream they were in, marks of the recycle bin
--- ARGV  life of the marks in ms, group ('' none), name of the field that carries a task's origin, number
---       of entries, then for each: its place in the bin, '1' when it is known to have been dropped,
---       id, owner, deliveries, its origin for want of another ('' none), number of field strings, the
---       field strings
--- Gives for each 'restored <id>', 'void' (it was never taken out), or the error with which Redis refused.
+-- KEYS  original stream, marks of the recycle bin
+-- ARGV  TTL of the marks in ms, group ('' none), name of the origin field, number of entries, then for
+--       each: its position in the bin, '1' if it is known to have been deleted, ID, owner, delivery count,
+--       origin to set if it has none ('' none), number of field strings, the field strings
+-- Returns for each 'restored <id>', 'void' (it was never deleted), or the Redis error.
 --
--- An entry that is still there, because another group needed it, is made pending again under its
--- old owner, so that nobody gets it twice; all others are added anew.
+-- An entry that still exists because another group needs it is made pending again for its previous owner,
+-- so that the other group does not receive it twice; all others are added as new entries.
 local stream, marks, life, group = KEYS[1], KEYS[2], ARGV[1], ARGV[2]
 local origin_field, count = ARGV[3], tonumber(ARGV[4])
 local MOST_FIELDS, LONG_IDLE_MS = 7000, 86400000

@@ -1,14 +1,14 @@
--- Deletes consumers of a group that nothing holds: no heartbeat, nothing pending, idle for long.
+-- Deletes unused consumers of a group: no heartbeat, nothing pending, idle for long.
 --
 -- KEYS  stream, then the heartbeat of each consumer
--- ARGV  group, least idle time in ms, consumers a group may have for idle times to be looked up
---       here, then the consumers
--- Gives for each consumer 'deleted', 'present' (it has a heartbeat), 'busy' (something is pending),
---       'awake' (it asked for something lately) or 'gone'.
+-- ARGV  group, minimum idle time in ms, maximum size of a group whose idle times are read here, then the
+--       consumers
+-- Returns for each consumer 'deleted', 'present' (has a heartbeat), 'busy' (has pending entries), 'awake'
+--       (recently active) or 'gone'.
 --
--- Redis tells idle times only of all consumers of a group at once, which takes it milliseconds for
--- thousands of them. In a group that large the idle time counts as it was read before; heartbeat
--- and pending entries are looked at here in any case, so that nothing pending is ever dropped.
+-- Redis returns idle times only for all consumers of a group at once, which blocks it for milliseconds if
+-- there are thousands. In larger groups the idle time that the caller has read counts; heartbeat and
+-- pending entries are always checked here, so pending entries are never lost.
 local stream, group, least_idle, looked_up = KEYS[1], ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function as_map(fields)

@@ -1,8 +1,8 @@
--- Copies the older monitor's state to this monitor's own keys, unless that was done already. Nothing of the older
--- monitor's is changed.
--- KEYS: the mark that it was done; then pairs of an own key and the older one: known types, alerts, two times of sweeps.
--- ARGV: the prefixes of the types' states, own and older; how many alerts are kept.
--- Answers how many types were taken over, or -1 if nothing was to be done.
+-- Copies the state of the older monitor to the keys of this monitor, once. The older monitor's keys are not changed.
+--
+-- KEYS  mark of the migration; then pairs of own and older key: known types, alerts, two times of retention runs
+-- ARGV  prefixes of the worker states, own and older; maximum number of alerts
+-- Returns the number of migrated types, or -1 if the migration was done before.
 if redis.call('EXISTS', KEYS[1]) == 1 then
     return -1
 end

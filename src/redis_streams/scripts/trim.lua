@@ -1,20 +1,20 @@
--- Removes from the beginning of a stream what no group needs any more, a bounded part of it.
+-- Deletes a bounded number of entries from the beginning of a stream that no group needs.
 --
 -- KEYS  stream
--- ARGV  how many entries to remove at most (0: only look), how many of the kept to count at most
--- Gives one of
---       {'gone'}                        there is no such stream
---       {'no groups', length}           nobody said that they are done with anything
---       {'groups', removed, 1 if more can go, length, kept entries that were counted,
---        group that keeps the most, 'pending', 'unread' or 'nothing', id from which it keeps,
---        its pending, its lag (-1: not known), then of its oldest pending entry: idle ms (-1: none), consumer}
+-- ARGV  maximum entries to delete (0: only inspect), maximum remaining entries to count
+-- Returns one of
+--       {'gone'}                        the stream does not exist
+--       {'no groups', length}           no consumer group, so nothing is trimmed
+--       {'groups', removed, 1 if more can be deleted, length, number of remaining entries counted,
+--        group that keeps the most, 'pending', 'unread' or 'nothing', first ID that it keeps,
+--        its pending, its lag (-1: unknown), then of its oldest pending entry: idle ms (-1: none), consumer}
 --
--- An entry is needed by a group that has it pending or has not come to it. So each group keeps all
--- from its oldest pending entry on, or from the one after its position, and what lies before the
--- lowest of these is nobody's. All of it is looked up and cut in this one script: no delivery,
--- claim or new group comes between.
+-- A group needs the entries that are pending or undelivered. It therefore keeps everything from its
+-- oldest pending entry, or from the entry after its last delivered ID. Entries before the lowest of
+-- these IDs are not needed. Reading and deleting happen in one script, so no delivery, claim or new
+-- group can intervene.
 local stream, most, count_most = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[2])
--- Entries whose fields are read in one call, and gaps in a pending list that are leapt over.
+-- Entries to read in one call, and gaps in a pending list to skip.
 local AT_ONCE, LEAPS = 100, 50
 
 local function plus_one(digits)
@@ -24,8 +24,7 @@ local function plus_one(digits)
   return string.sub(head, 1, -2) .. string.char(string.byte(head, -1) + 1) .. zeros
 end
 
--- The smallest id behind `id` (servers before 6.2 know no exclusive ranges). Behind the largest
--- there is none; it stands for itself.
+-- Returns the lowest ID after `id` (exclusive ranges need Redis 6.2); the highest possible ID is returned unchanged.
 local function after(id)
   local LARGEST = '18446744073709551615'
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
@@ -38,9 +37,8 @@ local function first_from(id)
   return redis.call('XRANGE', stream, id, '+', 'COUNT', 1)[1]
 end
 
--- A group's oldest pending entry that is still in the stream: {id, consumer, idle, deliveries}.
--- Pending ids whose entry somebody deleted keep nothing: each leap passes all of them up to the
--- next entry there is.
+-- Returns the oldest pending entry of a group that still exists: {id, consumer, idle, deliveries}. Pending IDs of
+-- deleted entries keep nothing: each iteration skips all of them up to the next existing entry.
 local function oldest_pending(group)
   local from = '-'
   for _ = 1, LEAPS do
@@ -81,12 +79,11 @@ end
 
 local removed = 0
 if most > 0 and first_is_free() then
-  -- Whole nodes of the stream, without reading a field. A server that does not know this
-  -- (before 6.2) answers with an error.
+  -- Deletes whole nodes of the stream without reading fields. Redis before 6.2 returns an error.
   local trimmed = redis.pcall('XTRIM', stream, 'MINID', '~', keeper.from, 'LIMIT', most)
   if type(trimmed) == 'number' then removed = trimmed end
   if removed == 0 then
-    -- What shares its node with entries that are needed.
+    -- Delete entries that share their node with needed ones.
     local ids = {}
     for _, entry in ipairs(redis.call('XRANGE', stream, '-', keeper.from, 'COUNT', math.min(most, AT_ONCE))) do
       if before(entry[1], keeper.from) then ids[#ids + 1] = entry[1] end

@@ -1,7 +1,6 @@
--- Whether any group still needs an entry. Put behind before.lua, in front of scripts that delete entries.
+-- Checks whether other groups need an entry. Placed after before.lua and before scripts that delete entries.
 
--- Which of `ids`, finished in `group`, no other group still needs, by having them pending or not
--- having come to them yet.
+-- Returns those of `ids`, finished in `group`, that are neither pending nor undelivered in any other group.
 local function unneeded(stream, group, ids)
   local groups = redis.call('XINFO', 'GROUPS', stream)
   if #groups == 1 then return ids end

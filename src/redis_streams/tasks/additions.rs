@@ -1,4 +1,4 @@
-//! Tasks that producers add to streams.
+//! Adds the tasks of producers to streams.
 
 use std::time::Duration;
 
@@ -13,43 +13,43 @@ use crate::contract::task::new_task::addition_record;
 
 static ADD: Script = Script::new(include_str!("../scripts/add.lua"));
 
-/// Most fields of a task: Lua unpacks about 8,000 strings at most.
+/// Maximum number of fields of a task: Lua can unpack about 8,000 strings.
 pub const MOST_FIELDS: usize = 3500;
 
 /// Limits of one call.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The stream never becomes longer than this.
+    /// Maximum length of the stream.
     pub max_length: Option<u64>,
-    /// How long an idempotency key is remembered.
+    /// How long idempotency keys are stored.
     pub record_life: Duration,
 }
 
-/// What came of adding tasks.
+/// Result of [`add`].
 #[derive(Debug)]
 pub struct Added {
-    /// The ids of the first tasks, in order.
+    /// IDs of the added tasks, in order.
     pub ids: Vec<EntryId>,
-    /// Why the tasks after those were not added; `None` when all were.
+    /// Why the remaining tasks were not added; `None` if all were.
     pub stopped: Option<Stopped>,
 }
 
 /// Why a task was not added.
 #[derive(Debug)]
 pub enum Stopped {
-    /// The stream is as long as it may become.
+    /// The stream has reached its maximum length.
     Full {
-        /// Its length.
+        /// Length of the stream.
         length: u64,
     },
-    /// Redis refused.
+    /// Redis refused the entry.
     Refused(LinkError),
 }
 
 /// Adds `tasks` to the end of `stream` in one atomic script.
 ///
 /// # Errors
-/// Nothing was added, or, if the failure is unanswered, that is unknown.
+/// If the script fails. Nothing was added, or the outcome is unknown if [`Failure::unanswered`] is set.
 pub async fn add(link: &SharedLink, stream: &Name, tasks: &[NewTask], limits: Limits) -> Result<Added, Failure> {
     let mut call = Call::default();
     call.key(stream.as_bytes());

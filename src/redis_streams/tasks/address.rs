@@ -1,26 +1,27 @@
-//! Where Redis is, as the contract's environment says it.
+//! Address of Redis, from a URL or environment variables.
 
 use std::fmt;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion};
 
-/// The address of a Redis server with its credentials; shown without them.
+/// Address and credentials of a Redis server. `Display` omits the credentials.
 #[derive(Clone)]
 pub struct Address {
     info: ConnectionInfo,
 }
 
-/// An address that cannot be used: which setting, what is wrong with it, what was expected. The
-/// value of a URL is never echoed, since it may hold a password.
+/// An invalid address: the setting, what is wrong and what was expected. URLs are not echoed, since they may contain a
+/// password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadAddress(pub String);
 
 impl Address {
-    /// From `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
+    /// Parses `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS. `setting` is the name in error
+    /// messages.
     ///
     /// # Errors
-    /// When it is no such URL.
+    /// [`BadAddress`] if the URL is invalid.
     pub fn from_url(setting: &str, url: &str) -> Result<Self, BadAddress> {
         let bad = |what: &str| {
             BadAddress(format!("{setting} {what}; expected redis://[user:password@]host[:port][/db] or rediss://…"))
@@ -32,11 +33,11 @@ impl Address {
         Ok(Self::new(info))
     }
 
-    /// From `REDIS_URL`, else from `REDIS_HOST` (localhost), `REDIS_PORT` (6379) and
-    /// `REDIS_PASSWORD`; `lookup` gives a variable's value. Empty counts as unset.
+    /// Reads `REDIS_URL`, or else `REDIS_HOST` (default localhost), `REDIS_PORT` (6379) and `REDIS_PASSWORD`. `lookup`
+    /// returns the value of a variable; empty values count as unset.
     ///
     /// # Errors
-    /// Names the variable, its value and what was expected.
+    /// [`BadAddress`] with the variable, its value and the expected value.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, BadAddress> {
         let set = |name: &str| lookup(name).filter(|value| !value.is_empty());
         if let Some(url) = set("REDIS_URL") {
@@ -61,12 +62,12 @@ impl Address {
     }
 
     fn new(info: ConnectionInfo) -> Self {
-        // One reply shape for all servers, whatever the URL asks for.
+        // RESP2 regardless of the URL, so that replies have the same types on all servers.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
         Self { info: info.set_redis_settings(settings) }
     }
 
-    /// The same server with its database `number`.
+    /// The same server with another database number.
     #[must_use]
     pub fn database(&self, number: i64) -> Self {
         let settings = self.info.redis_settings().clone().set_db(number);
@@ -75,7 +76,7 @@ impl Address {
 
     pub(super) fn client(&self) -> Result<redis::Client, redis::RedisError> {
         if matches!(self.info.addr(), ConnectionAddr::TcpTls { .. }) {
-            // An error says that the process has chosen one already.
+            // An error means that the process has already installed a provider.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         redis::Client::open(self.info.clone())
@@ -103,14 +104,14 @@ mod tests {
     }
 
     #[test]
-    fn the_contracts_variables_give_the_address_and_a_url_wins() {
+    fn the_url_overrides_the_other_variables() {
         assert_eq!(from(&[]).unwrap().to_string(), "localhost:6379");
         assert_eq!(from(&[("REDIS_HOST", "r"), ("REDIS_PORT", "7")]).unwrap().to_string(), "r:7");
         assert_eq!(from(&[("REDIS_URL", "redis://x:9/2"), ("REDIS_PORT", "no")]).unwrap().to_string(), "x:9");
     }
 
     #[test]
-    fn a_password_is_used_and_never_shown() {
+    fn passwords_are_used_but_not_displayed() {
         let address = from(&[("REDIS_PASSWORD", "secret")]).unwrap();
         assert_eq!(address.info.redis_settings().password(), Some("secret"));
         assert!(!format!("{address:?}{address}").contains("secret"));
@@ -119,10 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_is_none_is_named_with_what_was_expected() {
+    fn an_invalid_port_is_reported_with_the_expected_value() {
         for port in ["99999", "0", "x"] {
-            let told = from(&[("REDIS_PORT", port)]).unwrap_err().to_string();
-            assert!(told.contains(port) && told.contains("1 to 65535"), "{told}");
+            let error = from(&[("REDIS_PORT", port)]).unwrap_err().to_string();
+            assert!(error.contains(port) && error.contains("1 to 65535"), "{error}");
         }
     }
 }

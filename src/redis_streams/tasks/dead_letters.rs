@@ -1,7 +1,7 @@
-//! Dead letters: entries that were delivered too often, kept in `{stream}:dead` with their history.
+//! Dead letters: entries in `{stream}:dead` that exceeded the delivery limit or could not be processed.
 //!
-//! A letter holds the entry's own fields and, beginning with `dead_`, where it came from, how often
-//! and to whom it was delivered, and what went wrong last.
+//! A dead letter has the fields of the original entry and additional ones with the prefix `dead_`: its origin, its
+//! deliveries and the last error.
 
 use redis::Value;
 use serde::{Deserialize, Serialize};
@@ -13,65 +13,65 @@ use crate::contract::task::{ORIGIN_FIELD, dead_letters};
 
 static REPLAY: Script = Script::new(include_str!("../scripts/replay.lua"));
 
-/// Begins the names of the fields that a letter has beside the entry's own.
+/// Prefix of the additional fields.
 const MARK: &[u8] = b"dead_";
 
-/// One dead letter.
+/// A dead letter.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// Its entry in the stream of dead letters.
+    /// Its entry in the dead-letter stream.
     pub entry: Entry,
-    /// The id it had in its own stream.
+    /// ID of the original entry.
     pub id: String,
-    /// The group in which nobody could finish it.
+    /// Consumer group that could not process the entry.
     pub group: String,
-    /// How often it was delivered.
+    /// Delivery count.
     pub deliveries: u64,
-    /// When it was given up, in Unix milliseconds by Redis' clock.
+    /// When it was dead-lettered, in Unix milliseconds by the clock of Redis.
     pub at_ms: u64,
-    /// What went wrong last.
+    /// Last error.
     pub error: String,
-    /// Whom it was delivered to, oldest first; workers of other libraries leave no trace here.
+    /// Deliveries, oldest first. Workers of other libraries record none.
     pub history: Vec<Delivery>,
 }
 
-/// One delivery that came to nothing. Times are Unix milliseconds by Redis' clock.
+/// A delivery that was lost. Times are Unix milliseconds by the clock of Redis.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// Who had it.
+    /// Consumer that received the entry.
     pub consumer: String,
-    /// Which delivery it was.
+    /// Delivery count.
     pub deliveries: u64,
-    /// Since when.
+    /// When it was delivered.
     pub delivered_ms: u64,
-    /// Until when.
+    /// When it was reclaimed.
     pub lost_ms: u64,
-    /// How long it had lain idle then.
+    /// Idle time when it was reclaimed.
     pub idle_ms: u64,
-    /// Why it was taken away.
+    /// Why it was reclaimed.
     pub reason: String,
 }
 
-/// What came of putting letters back.
+/// Result of [`replay`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed {
-    /// These are tasks again.
+    /// IDs of the replayed dead letters.
     pub ids: Vec<EntryId>,
-    /// Why it ended before the last letter, if it did.
+    /// Error that stopped the replay, if any.
     pub refused: Option<LinkError>,
 }
 
 impl DeadLetter {
-    /// The entry's own fields, as its producer wrote them.
+    /// Fields of the original entry, as its producer wrote them.
     pub fn own_fields(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.entry.fields.iter().filter(|(name, _)| !name.starts_with(MARK))
     }
 }
 
-/// How many dead letters `stream` has.
+/// Returns the number of dead letters of `stream`.
 ///
 /// # Errors
-/// Of the connection or the server.
+/// If the connection or the command fails.
 pub async fn count(link: &mut Link, stream: &Name) -> Result<u64, LinkError> {
     let mut pipe = redis::pipe();
     pipe.cmd("XLEN").arg(dead_letters(stream).as_bytes());
@@ -81,21 +81,21 @@ pub async fn count(link: &mut Link, stream: &Name) -> Result<u64, LinkError> {
     }
 }
 
-/// Up to `count` dead letters of `stream` from `start` on (`-`, an id, or an id after `(`), oldest
-/// first.
+/// Returns up to `count` dead letters of `stream`, oldest first. `start` is `-`, an ID, or an ID after `(`, which
+/// excludes it.
 ///
 /// # Errors
-/// Of the connection or the server.
+/// If the connection or the command fails.
 pub async fn list(link: &mut Link, stream: &Name, start: &str, count: usize) -> Result<Vec<DeadLetter>, LinkError> {
     let mut pipe = redis::pipe();
     pipe.cmd("XRANGE").arg(dead_letters(stream).as_bytes()).arg(start).arg("+").arg("COUNT").arg(count);
     letters(link.one(&mut pipe).await?)
 }
 
-/// Those of these letters that are there.
+/// Returns the dead letters with these IDs that exist.
 ///
 /// # Errors
-/// Of the connection or the server.
+/// If the connection or the command fails.
 pub async fn find(link: &mut Link, stream: &Name, ids: &[EntryId]) -> Result<Vec<DeadLetter>, LinkError> {
     let mut pipe = redis::pipe();
     for id in ids {
@@ -108,11 +108,11 @@ pub async fn find(link: &mut Link, stream: &Name, ids: &[EntryId]) -> Result<Vec
     Ok(found)
 }
 
-/// Puts letters back into `stream` as new tasks; each is there or still dead, never both or
-/// neither. They keep their idempotency key: it is the same work, tried again.
+/// Moves dead letters back into `stream` as new tasks, each atomically. They keep their idempotency key, because they
+/// are the same work.
 ///
 /// # Errors
-/// Of the connection, or when not even the first could be looked at.
+/// If the connection fails, or if the first dead letter cannot be read.
 pub async fn replay(link: &mut Link, stream: &Name, ids: &[EntryId]) -> Result<Replayed, LinkError> {
     let mut call = Call::default();
     call.key(dead_letters(stream).as_bytes()).key(stream.as_bytes()).arg(ORIGIN_FIELD.as_bytes());
@@ -133,10 +133,10 @@ pub async fn replay(link: &mut Link, stream: &Name, ids: &[EntryId]) -> Result<R
     Ok(Replayed { ids: reply.filter_map(EntryId::from_value).collect(), refused })
 }
 
-/// Deletes letters for good; gives those that were there.
+/// Deletes dead letters permanently and returns the IDs of those that existed.
 ///
 /// # Errors
-/// Of the connection or the server.
+/// If the connection or the command fails.
 pub async fn discard(link: &mut Link, stream: &Name, ids: &[EntryId]) -> Result<Vec<EntryId>, LinkError> {
     let mut pipe = redis::pipe();
     for id in ids {

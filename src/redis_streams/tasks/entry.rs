@@ -1,4 +1,4 @@
-//! Entries as XREADGROUP and XCLAIM give them.
+//! Stream entries and their IDs, as XREADGROUP and XCLAIM return them.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -10,18 +10,18 @@ use redis::Value;
 use super::LinkError;
 use crate::contract::task::Fields;
 
-/// An entry's id, `milliseconds-sequence`; ordered as in the stream. Cloning is cheap.
+/// ID of an entry, `milliseconds-sequence`; ordered as in the stream. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EntryId(Arc<str>);
 
 impl EntryId {
-    /// The id as text.
+    /// The ID as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The id as Redis takes it.
+    /// The ID as bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
@@ -46,7 +46,7 @@ impl From<&str> for EntryId {
     }
 }
 
-/// A text that is no entry's id.
+/// The text is not the ID of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected an entry's id such as 1700000000000-0")]
 pub struct NoEntryId;
@@ -54,7 +54,7 @@ pub struct NoEntryId;
 impl FromStr for EntryId {
     type Err = NoEntryId;
 
-    /// Takes what people typed; no shorthand that means several entries (`-`, `+`, `1700000000000`).
+    /// Parses user input. Rejects forms that mean several entries (`-`, `+`, `1700000000000`).
     fn from_str(text: &str) -> Result<Self, NoEntryId> {
         let (ms, sequence) = text.split_once('-').ok_or(NoEntryId)?;
         let number = |part: &str| part.bytes().all(|b| b.is_ascii_digit()) && part.parse::<u64>().is_ok();
@@ -89,13 +89,13 @@ impl fmt::Debug for EntryId {
 /// An entry that was delivered to this consumer.
 #[derive(Debug, Clone)]
 pub struct Entry {
-    /// Its id.
+    /// ID of the entry.
     pub id: EntryId,
-    /// Its fields.
+    /// Fields of the entry.
     pub fields: Arc<Fields>,
 }
 
-/// The entries of an XREADGROUP on one stream; nil is none.
+/// Parses the reply of XREADGROUP on one stream; nil means no entries.
 pub(super) fn from_read(reply: Value) -> Result<Vec<Entry>, LinkError> {
     let unexpected = |what: &Value| LinkError::unexpected("XREADGROUP", what);
     match reply {
@@ -114,7 +114,7 @@ pub(super) fn from_read(reply: Value) -> Result<Vec<Entry>, LinkError> {
     }
 }
 
-/// One `[id, [name, value, …]]`.
+/// Parses one `[id, [name, value, …]]`.
 pub(super) fn one(value: Value) -> Option<Entry> {
     let Value::Array(pair) = value else { return None };
     let mut pair = pair.into_iter();
@@ -145,14 +145,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_ordered_as_in_the_stream() {
+    fn ids_order_as_in_the_stream() {
         let mut ids: Vec<EntryId> = ["10-2", "9-10", "10-10", "9-9"].into_iter().map(EntryId::from).collect();
         ids.sort();
         assert_eq!(ids.iter().map(EntryId::as_str).collect::<Vec<_>>(), ["9-9", "9-10", "10-2", "10-10"]);
     }
 
     #[test]
-    fn only_a_whole_id_is_taken_from_people() {
+    fn only_complete_ids_are_accepted() {
         for text in ["-", "+", "", "5", "5-", "-5", "5-x", "(5-0", "+5-0", "5-0-0", "99999999999999999999-0"] {
             assert_eq!(text.parse::<EntryId>(), Err(NoEntryId), "{text}");
         }
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_not_utf8_come_through() {
+    fn invalid_utf8_is_preserved() {
         let bulk = |bytes: &[u8]| Value::BulkString(bytes.to_vec());
         let entry = one(Value::Array(vec![bulk(b"1-0"), Value::Array(vec![bulk(b"\xff"), bulk(b"\x00")])])).unwrap();
         assert_eq!(entry.fields.iter().collect::<Vec<_>>(), [(&b"\xff"[..], &b"\x00"[..])]);

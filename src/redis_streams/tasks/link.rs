@@ -1,7 +1,7 @@
-//! One connection to Redis that is opened again when it breaks.
+//! A connection to Redis that reconnects automatically.
 //!
-//! A link belongs to one task at a time, so a blocking read holds nobody else up, and a reply that
-//! comes too late dies with its connection instead of answering the next question.
+//! A link has one caller at a time, so a blocking read delays no other command. After a timeout the connection is
+//! closed, so that a late reply is not taken for the reply to the next command.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,32 +15,32 @@ use super::Address;
 
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why Redis did not do what it was asked.
+/// Error of a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LinkError {
-    /// The connection failed or no reply came in time: what was asked may have happened.
+    /// The connection failed or the reply timed out. The command may have been executed.
     #[error("cannot connect to Redis at {address}: {reason}")]
     Lost {
         /// Host and port.
         address: String,
-        /// What happened to the connection.
+        /// Error of the connection.
         reason: String,
     },
-    /// Redis answered with an error.
+    /// Redis returned an error.
     #[error("Redis returned an error: {code} {detail}")]
     Refused {
-        /// Its first word, such as `WRONGTYPE`.
+        /// First word of the error, such as `WRONGTYPE`.
         code: String,
-        /// The rest.
+        /// Rest of the error.
         detail: String,
     },
-    /// The reply or the request makes no sense.
+    /// The request or the reply is invalid.
     #[error("{0}")]
     Unusable(String),
 }
 
 impl LinkError {
-    /// The code of Redis' error, empty for others.
+    /// Code of the Redis error; empty for other errors.
     #[must_use]
     pub fn code(&self) -> &str {
         match self {
@@ -49,7 +49,7 @@ impl LinkError {
         }
     }
 
-    /// Whether asking again later can help.
+    /// Whether the error is temporary, so that a retry can succeed.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
@@ -79,16 +79,16 @@ impl LinkError {
         Self::Unusable(format!("unexpected reply to {command}: {shown}"))
     }
 
-    /// An error as a script passes it on: code and detail in one text.
+    /// Parses an error that a script returned as text: code, space, detail.
     pub(super) fn from_text(text: &str) -> Self {
         let (code, detail) = text.split_once(' ').unwrap_or((text, ""));
         Self::Refused { code: code.trim_start_matches('-').to_owned(), detail: detail.to_owned() }
     }
 }
 
-/// What sends commands to Redis.
+/// A connection that can send commands.
 pub(super) trait Sender {
-    /// Sends all commands at once, as [`Link::send`] does.
+    /// Sends all commands in one pipeline; see [`Link::send`].
     fn send_all(
         &mut self,
         pipe: &mut Pipeline,
@@ -101,44 +101,44 @@ impl Sender for Link {
     }
 }
 
-/// A connection, made when first needed and after each failure.
+/// A connection that is opened when first needed and after each failure.
 pub struct Link {
     address: Address,
     response_timeout: Duration,
     connection: Option<MultiplexedConnection>,
-    /// Redis' number for the connection, where it is asked for; 0 while there is none.
+    /// Receives the client ID of the connection, if requested; 0 while it is closed.
     identity: Option<Arc<AtomicI64>>,
 }
 
 impl Link {
-    /// A link whose replies may take up to `response_timeout`. Nothing is opened yet.
+    /// Returns a link with the given response timeout. Does not connect yet.
     #[must_use]
     pub fn new(address: Address, response_timeout: Duration) -> Self {
         Self { address, response_timeout, connection: None, identity: None }
     }
 
-    /// Another link to the same place, not opened.
+    /// Returns another link to the same address, not connected.
     #[must_use]
     pub fn unopened(&self) -> Self {
         Self::new(self.address.clone(), self.response_timeout)
     }
 
-    /// Asks for Redis' number of each connection it opens, so that [`unblock`](Self::unblock) on
-    /// another link can end a blocking read on this one.
+    /// Requests the client ID of each new connection, so that [`unblock`](Self::unblock) on another link can end a
+    /// blocking read on this one.
     #[must_use]
     pub fn identified(mut self) -> Self {
         self.identity = Some(Arc::default());
         self
     }
 
-    /// Where the number is kept; 0 while there is none.
+    /// Client ID of the connection; 0 while it is closed.
     #[must_use]
     pub fn identity(&self) -> Arc<AtomicI64> {
         self.identity.clone().unwrap_or_default()
     }
 
-    /// Ends the blocking read of another connection as if its time were over. Redis may not know
-    /// it any more, or not allow this: then nothing happens.
+    /// Ends the blocking read of another connection as if it had timed out. Has no effect if the connection no longer
+    /// exists or the user may not run the command.
     pub async fn unblock(&mut self, identity: i64) {
         if identity > 0 {
             let mut pipe = redis::pipe();
@@ -147,15 +147,15 @@ impl Link {
         }
     }
 
-    /// Sends all commands at once; each has its own success in the result, in order.
+    /// Sends all commands in one pipeline and returns one result per command, in order.
     ///
     /// # Errors
-    /// Only of the connection, which is then closed.
+    /// Only if the connection fails; it is then closed.
     pub async fn send(&mut self, pipe: &mut Pipeline) -> Result<Vec<Result<Value, LinkError>>, LinkError> {
         if pipe.is_empty() {
             return Ok(Vec::new());
         }
-        // Taken out, so that a caller who gives up half way closes the connection by it.
+        // Taken, so that a caller that is cancelled drops the connection along with the pending reply.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -167,10 +167,10 @@ impl Link {
         Ok(replies.into_iter().map(|reply| reply.map_err(|e| self.refused(&e))).collect())
     }
 
-    /// Sends a pipeline of one command.
+    /// Sends a pipeline with one command.
     ///
     /// # Errors
-    /// Of the connection or the command.
+    /// If the connection or the command fails.
     pub async fn one(&mut self, pipe: &mut Pipeline) -> Result<Value, LinkError> {
         self.send(pipe).await?.pop().unwrap_or_else(|| Err(LinkError::Unusable("no reply".to_owned())))
     }
@@ -182,7 +182,7 @@ impl Link {
         let client = self.address.client().map_err(|e| self.lost(&e))?;
         let connection = client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = connection.map_err(|e| {
-            // A password that is refused is an answer, not a lost connection.
+            // A rejected password is an error of Redis, not a lost connection.
             if e.code().is_some() || matches!(e.kind(), redis::ErrorKind::AuthenticationFailed) {
                 self.refused(&e)
             } else {

@@ -1,9 +1,8 @@
-//! Taking over entries whose owner lost them.
+//! Claims entries that their owner has lost.
 //!
-//! Two gates, both needed: the entry has been idle longer than the floor, and its owner has no
-//! heartbeat. [`TaskStream::overdue`] finds what passes the first, page by page;
-//! [`TaskStream::claim`] checks both again in the script that takes, so that several workers may
-//! sweep at once.
+//! Two conditions must hold: the entry has been idle for longer than the reclaim threshold, and its owner has no
+//! heartbeat. [`TaskStream::overdue`] finds entries that meet the first condition, page by page; [`TaskStream::claim`]
+//! checks both again in the claiming script, so several workers can sweep at the same time.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,63 +22,63 @@ pub(super) static CLAIM: Script = Script::new(concat!(
     include_str!("../scripts/claim.lua")
 ));
 
-/// A pending entry that has been idle for long.
+/// A pending entry that has exceeded an idle time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overdue {
-    /// The entry.
+    /// ID of the entry.
     pub id: EntryId,
-    /// The consumer that has it.
+    /// Consumer that owns the entry.
     pub owner: Name,
-    /// How often it has been delivered.
+    /// Delivery count.
     pub deliveries: u64,
 }
 
-/// The rules of taking over.
+/// Conditions of [`TaskStream::claim`].
 #[derive(Debug, Clone, Copy)]
 pub struct Claim {
-    /// The first gate.
+    /// Minimum idle time.
     pub min_idle: Duration,
-    /// An entry delivered more often goes to the dead letters.
+    /// Entries with a higher delivery count are dead-lettered.
     pub delivery_limit: u64,
 }
 
-/// What became of an overdue entry.
+/// Result of a claim.
 #[derive(Debug, Clone)]
 pub enum Claimed {
-    /// It is this consumer's now.
+    /// The entry now belongs to this consumer.
     Taken(Taken),
-    /// It had been delivered too often and is a dead letter now.
+    /// The entry exceeded the delivery limit and was dead-lettered.
     Buried {
-        /// The entry.
+        /// ID of the entry.
         id: EntryId,
-        /// How often it had been delivered.
+        /// Delivery count.
         deliveries: u64,
     },
-    /// Somebody had deleted it; its place in the pending list is cleared.
+    /// The entry had been deleted; it was acknowledged.
     Vanished(EntryId),
-    /// It has another owner, a heartbeat, or moved on meanwhile.
+    /// Skipped: the owner has changed or has a heartbeat, or the entry was delivered or touched again.
     Spared(EntryId),
-    /// Redis did not take the dead letter.
+    /// Redis refused the dead letter; the entry is still pending.
     Refused(EntryId, LinkError),
 }
 
-/// An entry that was taken over.
+/// A claimed entry.
 #[derive(Debug, Clone)]
 pub struct Taken {
     /// The entry.
     pub entry: Entry,
-    /// How often it has been delivered, this time included.
+    /// Delivery count, including this delivery.
     pub deliveries: u64,
-    /// Since its first delivery, to whomever.
+    /// Time since its first delivery to any consumer.
     pub age: Duration,
 }
 
 impl TaskStream {
-    /// Up to `count` entries from `start` on (`-`, an id, or an id after `(`) that have been idle
-    /// for at least `min_idle`; with `own`, only this consumer's.
+    /// Returns up to `count` entries from `start` (`-`, an ID, or an ID after `(`, which excludes it) that have been
+    /// idle for at least `min_idle`. With `own`, only those of this consumer.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the command fails.
     pub async fn overdue(
         &self,
         link: &mut Link,
@@ -103,10 +102,10 @@ impl TaskStream {
         }
     }
 
-    /// Which of these consumers have a heartbeat.
+    /// Returns which of `consumers` have a heartbeat.
     ///
     /// # Errors
-    /// Of the connection.
+    /// If the connection fails.
     pub async fn alive<'a>(
         &self,
         link: &mut Link,
@@ -118,18 +117,16 @@ impl TaskStream {
             pipe.cmd("EXISTS").arg(keys::heartbeat(&self.stream, consumer));
         }
         let replies = link.send(&mut pipe).await?;
-        // What cannot be told counts as alive.
+        // If the check fails, the consumer counts as alive.
         let alive = |reply: Result<Value, LinkError>| !matches!(reply, Ok(Value::Int(0)));
         Ok(consumers.into_iter().cloned().zip(replies.into_iter().map(alive)).collect())
     }
 
-    /// Takes these entries over, or buries them, where nothing changed since they were seen.
-    /// An entry of this very consumer needs no missing heartbeat: the caller knows that no task
-    /// of its own runs it.
+    /// Claims or dead-letters entries that have not changed since [`overdue`](Self::overdue) returned them. Entries of
+    /// this consumer are claimed despite its heartbeat: the caller knows that it has no task for them.
     ///
     /// # Errors
-    /// Of the connection: what was taken is then this consumer's own, and found again by a later
-    /// sweep.
+    /// If the connection fails. Entries that were claimed then belong to this consumer, and a later sweep finds them.
     pub async fn claim(&self, link: &mut Link, entries: &[Overdue], rules: Claim) -> Result<Vec<Claimed>, LinkError> {
         let mut call = Call::default();
         call.key(self.stream().as_bytes())

@@ -1,4 +1,4 @@
-//! Lua scripts: called by their hash, loaded when the server does not know them.
+//! Lua scripts: called by hash, and loaded if the server does not have them.
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -8,13 +8,13 @@ use redis::{Cmd, Value};
 use super::LinkError;
 use super::link::Sender;
 
-/// A script's code and, once computed, its hash.
+/// A script and, once computed, its hash.
 pub(super) struct Script {
     code: &'static str,
     script: OnceLock<redis::Script>,
 }
 
-/// The keys and arguments of one call, each list in one buffer.
+/// Keys and arguments of a call, each list in one buffer.
 #[derive(Debug, Default)]
 pub(super) struct Call {
     keys: Strings,
@@ -40,19 +40,17 @@ impl Strings {
 }
 
 impl Call {
-    /// Adds a key.
     pub(super) fn key(&mut self, key: &[u8]) -> &mut Self {
         self.keys.push(key);
         self
     }
 
-    /// Adds an argument.
     pub(super) fn arg(&mut self, arg: &[u8]) -> &mut Self {
         self.args.push(arg);
         self
     }
 
-    /// Adds a number.
+    /// Adds a number as an argument.
     pub(super) fn number(&mut self, number: impl std::fmt::Display) -> &mut Self {
         // Writing to a vector cannot fail.
         let _ = write!(self.args.bytes, "{number}");
@@ -60,7 +58,7 @@ impl Call {
         self
     }
 
-    /// Adds `key` unless it is there, and its place (from 1) as an argument.
+    /// Adds `key` unless it is present, and its index (from 1) as an argument.
     pub(super) fn key_index(&mut self, key: &[u8]) -> &mut Self {
         let known = self.keys.iter().position(|known| known == key);
         let at = known.unwrap_or(self.keys.ends.len());
@@ -80,7 +78,7 @@ impl Script {
         self.code
     }
 
-    /// The command that calls it by its hash.
+    /// Returns the EVALSHA command of a call.
     pub(super) fn call(&self, call: &Call) -> Cmd {
         let hash = self.script.get_or_init(|| redis::Script::new(self.code)).get_hash();
         let mut cmd = redis::cmd("EVALSHA");
@@ -110,7 +108,7 @@ impl Script {
     }
 }
 
-/// The next reply of a pipeline.
+/// Returns the next reply of a pipeline.
 pub(super) fn next(replies: &mut impl Iterator<Item = Result<Value, LinkError>>) -> Result<Value, LinkError> {
     replies.next().unwrap_or_else(|| Err(LinkError::Unusable("incomplete reply from a script".to_owned())))
 }

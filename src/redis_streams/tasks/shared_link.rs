@@ -1,7 +1,7 @@
-//! One connection to Redis that many callers share, opened again when it breaks.
+//! A connection to Redis for concurrent callers that reconnects automatically.
 //!
-//! Unlike [`Link`], it has several commands under way at a time; so nothing that blocks is
-//! sent here. [`Failure`] says whether a command can have been carried out.
+//! Unlike [`Link`], it multiplexes commands, so blocking commands must not be sent. [`Failure`] tells whether a command
+//! may have been executed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,29 +17,29 @@ use super::link::Sender;
 use super::script::{Call, Script, next};
 use super::{Address, Link, LinkError};
 
-/// A connection that was unused for so long is tested before a command is sent: Redis closes idle
-/// connections (its setting `timeout`), and a command on a closed one has an unknown outcome.
+/// A connection that was unused for this long is checked with PING before a command is sent. Redis closes idle
+/// connections (setting `timeout`), and the outcome of a command on a closed one would be unknown.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// Why a command failed.
+/// Error of a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{error}")]
 pub struct Failure {
-    /// What happened.
+    /// The error.
     pub error: LinkError,
-    /// No reply came, so the command may have been carried out.
+    /// No reply arrived, so the command may have been executed.
     pub unanswered: bool,
 }
 
 impl Failure {
-    /// Whether trying again can help and, unless `repeatable`, cannot do anything twice.
+    /// Whether a retry can succeed and, unless `repeatable`, cannot execute the command twice.
     #[must_use]
     pub fn may_retry(&self, repeatable: bool) -> bool {
         self.error.may_pass() && (repeatable || !self.unanswered)
     }
 }
 
-/// A connection for many callers; cheap to clone.
+/// A shared connection; cheap to clone.
 #[derive(Clone)]
 pub struct SharedLink(Arc<Shared>);
 
@@ -47,7 +47,7 @@ struct Shared {
     address: Address,
     link: Link,
     state: Mutex<State>,
-    /// How often a connection was opened, and how often that failed.
+    /// Number of opened connections and of failed attempts.
     opened: AtomicU64,
     failed: AtomicU64,
 }
@@ -62,7 +62,7 @@ enum State {
 #[derive(Clone)]
 struct Open {
     connection: MultiplexedConnection,
-    /// Tells it from later ones, so that closing it never closes its successor.
+    /// Number of the connection, so that closing it never closes its successor.
     number: u64,
 }
 
@@ -73,7 +73,7 @@ impl fmt::Debug for SharedLink {
 }
 
 impl SharedLink {
-    /// A link whose replies may take up to `response_timeout`. Nothing is opened yet.
+    /// Returns a link with the given response timeout. Does not connect yet.
     #[must_use]
     pub fn new(address: Address, response_timeout: Duration) -> Self {
         Self(Arc::new(Shared {
@@ -85,26 +85,26 @@ impl SharedLink {
         }))
     }
 
-    /// Where it leads.
+    /// Address of the server.
     #[must_use]
     pub fn address(&self) -> &Address {
         &self.0.address
     }
 
-    /// Opens the connection, unless it is open, and asks Redis for a reply.
+    /// Connects if necessary and sends PING.
     ///
     /// # Errors
-    /// Why there is none.
+    /// If Redis is unreachable or refuses the connection.
     pub async fn ping(&self) -> Result<(), Failure> {
         let mut ping = redis::pipe();
         ping.cmd("PING");
         self.one(&mut ping).await.map(drop)
     }
 
-    /// Sends a pipeline of one command.
+    /// Sends a pipeline with one command.
     ///
     /// # Errors
-    /// Of the connection or the command.
+    /// If the connection or the command fails.
     pub async fn one(&self, pipe: &mut Pipeline) -> Result<Value, Failure> {
         let mut sending = self.sending().await?;
         let reply = match sending.send_all(pipe).await {
@@ -134,15 +134,15 @@ impl SharedLink {
         Err(Failure { error, unanswered })
     }
 
-    /// Closes the connection if the error is the server's alone, such as that of a replica: the next
-    /// connection may reach another server.
+    /// Closes the connection if the error is specific to the server, such as that of a replica: a new connection may
+    /// reach another server.
     pub(super) async fn close_if_of_server(&self, error: &LinkError) {
         if is_of_this_server(error) {
             *self.0.state.lock().await = State::Closed;
         }
     }
 
-    /// Closes the connection with that number, unless a later one is open already.
+    /// Closes the connection with this number, unless a later one has replaced it.
     async fn close(&self, number: u64) {
         let mut state = self.0.state.lock().await;
         if matches!(&*state, State::Open(open, _) if open.number == number) {
@@ -150,7 +150,7 @@ impl SharedLink {
         }
     }
 
-    /// A connection that was used a moment ago or answers a ping.
+    /// Returns a connection that was used recently or replies to PING.
     async fn open(&self) -> Result<Open, Failure> {
         let failed = self.0.failed.load(Ordering::Relaxed);
         let mut state = self.0.state.lock().await;
@@ -161,7 +161,7 @@ impl SharedLink {
                     return Ok(open.clone());
                 }
             }
-            // Another caller tried while this one waited for the lock.
+            // Another caller failed to connect while this one waited for the lock.
             State::Failed(error) if self.0.failed.load(Ordering::Relaxed) != failed => {
                 return Err(Failure { error: error.clone(), unanswered: false });
             }
@@ -203,7 +203,7 @@ impl Sender for Sending<'_> {
     }
 }
 
-/// An open connection, and the link that says what its errors mean.
+/// An open connection, and the link that interprets its errors.
 struct Sending<'a> {
     open: Open,
     link: &'a Link,

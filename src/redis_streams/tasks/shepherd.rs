@@ -1,4 +1,4 @@
-//! What Shepherd keeps of a response in Redis, in databases of their own: its lock, its body, its logs.
+//! Lock, body and logs of a response, each in a separate Redis database.
 
 use std::time::Duration;
 
@@ -13,11 +13,11 @@ use super::shared_link::{Failure, SharedLink};
 use super::{Address, LinkError};
 use crate::contract::Name;
 
-/// The database of bodies.
+/// Database of bodies.
 pub const BODIES: i64 = 1;
-/// The database of locks.
+/// Database of locks.
 pub const LOCKS: i64 = 2;
-/// The database of logs.
+/// Database of logs.
 pub const LOGS: i64 = 3;
 
 static ACQUIRE: Script = Script::new(include_str!("../scripts/lock_acquire.lua"));
@@ -26,14 +26,14 @@ static RELEASE: Script = Script::new(include_str!("../scripts/lock_release.lua")
 static LOCKED_PUT: Script = Script::new(include_str!("../scripts/locked_put.lua"));
 static APPEND_LOGS: Script = Script::new(include_str!("../scripts/append_logs.lua"));
 
-/// One attempt to hold the lock of a response.
+/// An attempt to acquire the lock of a response.
 #[derive(Debug, Clone)]
 pub struct Claim {
-    /// The response, after which the lock and its channel are named.
+    /// Response ID: the key and channel of the lock.
     pub response_id: String,
-    /// The consumer, the lock's value.
+    /// Consumer name: the value of the lock.
     pub consumer: Name,
-    /// What no other attempt has.
+    /// Token that is unique to this attempt.
     pub token: String,
 }
 
@@ -45,39 +45,39 @@ impl Claim {
         call
     }
 
-    /// Acquires the lock for `ttl`; false when it is held. Safe to repeat.
+    /// Acquires the lock for `ttl`; `false` if it is taken. Idempotent.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the script fails.
     pub async fn acquire(&self, locks: &SharedLink, ttl: Duration) -> Result<bool, Failure> {
         let mut call = self.call();
         call.number(ttl.as_millis());
         locks.run(&ACQUIRE, &call).await.and_then(yes)
     }
 
-    /// Prolongs it to `ttl` from now; false when it is not this attempt's any more. Safe to repeat.
+    /// Extends the lock to `ttl` from now; `false` if this attempt does not hold it. Idempotent.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the script fails.
     pub async fn renew(&self, locks: &SharedLink, ttl: Duration) -> Result<bool, Failure> {
         let mut call = self.call();
         call.number(ttl.as_millis());
         locks.run(&RENEW, &call).await.and_then(yes)
     }
 
-    /// Releases it; false when it was not this attempt's any more.
+    /// Releases the lock; `false` if this attempt does not hold it.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the script fails.
     pub async fn release(&self, locks: &SharedLink) -> Result<bool, Failure> {
         locks.run(&RELEASE, &self.call()).await.and_then(yes)
     }
 
-    /// Stores `body` as the response's own, for `life`; false when the lock is not this attempt's any more.
-    /// Safe to repeat.
+    /// Stores `body` as the body of the response for `life`; `false` if this attempt does not hold the lock.
+    /// Idempotent.
     ///
     /// # Errors
-    /// Of the connection or the server.
+    /// If the connection or the script fails.
     pub async fn put(&self, locks: &SharedLink, body: &[u8], life: Duration) -> Result<bool, Failure> {
         let mut call = self.call();
         call.key(self.response_id.as_bytes());
@@ -94,10 +94,10 @@ fn yes(reply: Value) -> Result<bool, Failure> {
     }
 }
 
-/// What a key holds; `None` when there is no such key.
+/// Returns the value of a key; `None` if it does not exist.
 ///
 /// # Errors
-/// Of the connection or the server.
+/// If the connection or the command fails.
 pub async fn get(link: &SharedLink, key: &str) -> Result<Option<Vec<u8>>, Failure> {
     let mut pipe = redis::pipe();
     pipe.cmd("GET").arg(key);
@@ -108,32 +108,32 @@ pub async fn get(link: &SharedLink, key: &str) -> Result<Option<Vec<u8>>, Failur
     }
 }
 
-/// Stores `value` under a key for `life`.
+/// Stores `value` for `life`.
 ///
 /// # Errors
-/// Of the connection or the server.
+/// If the connection or the command fails.
 pub async fn put(link: &SharedLink, key: &str, value: &[u8], life: Duration) -> Result<(), Failure> {
     let mut pipe = redis::pipe();
     pipe.cmd("SET").arg(key).arg(value).arg("EX").arg(life.as_secs().max(1));
     link.one(&mut pipe).await.map(drop)
 }
 
-/// Appends `entries`, JSON objects with commas between them, to the logs of a response; false when what
-/// is there is no JSON list.
+/// Appends `entries`, comma-separated JSON objects, to the logs of a response; `false` if the stored value is not a
+/// JSON list.
 ///
 /// # Errors
-/// Of the connection or the server.
+/// If the connection or the script fails.
 pub async fn append_logs(link: &SharedLink, response_id: &str, entries: &str, life: Duration) -> Result<bool, Failure> {
     let mut call = Call::default();
     call.key(response_id.as_bytes()).arg(entries.as_bytes()).number(life.as_secs().max(1));
     link.run(&APPEND_LOGS, &call).await.and_then(yes)
 }
 
-/// The releases of one lock, as they are published.
+/// Subscription to the releases of a lock.
 pub struct Releases(PubSub);
 
 impl Releases {
-    /// Listens on a connection of its own; `None` when Redis cannot be reached.
+    /// Subscribes on a separate connection; `None` if Redis is unreachable.
     pub async fn of(locks: &SharedLink, response_id: &str) -> Option<Self> {
         let address: &Address = locks.address();
         let client = address.client().ok()?;
@@ -145,7 +145,7 @@ impl Releases {
         timeout(CONNECT_TIMEOUT, subscribed).await.ok().flatten()
     }
 
-    /// Waits for the next one; false when the connection broke.
+    /// Waits for the next release; `false` if the connection failed.
     pub async fn next(&mut self) -> bool {
         self.0.on_message().next().await.is_some()
     }

@@ -1,4 +1,4 @@
-//! Callbacks of a query one by one, and what is known of the query itself.
+//! Reads query rows, and reads and deletes single callback rows.
 
 use diesel::prelude::*;
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
@@ -6,47 +6,47 @@ use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use super::QueryRowsError;
 use super::tables::{callbacks, shepherd_brain};
 
-/// A callback that a query still waits for.
+/// A callback that a query waits for.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = callbacks)]
 pub struct CallbackRow {
-    /// The query.
+    /// ID of the query.
     pub query_id: String,
-    /// The trace to continue when the answer comes, a JSON object.
+    /// Trace to continue when the callback arrives, as a JSON object.
     pub otel_trace: Option<String>,
 }
 
-/// What is known of a query.
+/// The row of a query.
 #[derive(Debug, Clone, PartialEq, Eq, Queryable, Selectable)]
 #[diesel(table_name = shepherd_brain)]
 pub struct QueryRow {
     /// `QUEUED`, `COMPLETED` or `ABANDONED`.
     pub state: Option<String>,
-    /// How it ended, such as `OK` or `ERROR`.
+    /// Final status, such as `OK` or `ERROR`.
     pub status: Option<String>,
-    /// The ARA that it was sent to.
+    /// ARA that received the query.
     pub domain: Option<String>,
-    /// The id of its response.
+    /// ID of the response.
     pub response_id: Option<String>,
-    /// Where its response is posted to.
+    /// URL to which the response is posted.
     pub callback_url: Option<String>,
 }
 
-/// Removes one callback, whose answer is merged or will never come. False when there was none: it was
-/// removed before, or its query is finished. Safe to repeat.
+/// Deletes a callback that was merged or will never arrive. Returns `false` if it did not exist: it was deleted before,
+/// or its query is finished. Idempotent.
 ///
 /// # Errors
-/// Of the database; nothing is changed then.
+/// If the database fails; nothing is changed.
 pub async fn remove_callback(connection: &mut AsyncPgConnection, callback_id: &str) -> Result<bool, QueryRowsError> {
     let row = callbacks::table.filter(callbacks::callback_id.eq(callback_id));
     let removed = diesel::delete(row).execute(connection).await;
     removed.map(|rows| rows > 0).map_err(|error| QueryRowsError::new(format!("remove callback {callback_id}"), error))
 }
 
-/// The ids of the callbacks that a query still waits for; empty when it has every answer.
+/// Returns the IDs of the callbacks that a query waits for; empty if all have arrived.
 ///
 /// # Errors
-/// Of the database.
+/// If the database fails.
 pub async fn callbacks_outstanding(
     connection: &mut AsyncPgConnection,
     query_id: &str,
@@ -56,10 +56,10 @@ pub async fn callbacks_outstanding(
     ids.map_err(|error| QueryRowsError::new(format!("read the callbacks of query {query_id}"), error))
 }
 
-/// The query that waits for a callback, and its trace; `None` when no query waits for it.
+/// Returns the query that waits for a callback, and its trace; `None` if no query waits for it.
 ///
 /// # Errors
-/// Of the database.
+/// If the database fails.
 pub async fn callback_row(
     connection: &mut AsyncPgConnection,
     callback_id: &str,
@@ -69,10 +69,10 @@ pub async fn callback_row(
     found.map_err(|error| QueryRowsError::new(format!("read callback {callback_id}"), error))
 }
 
-/// What is known of a query; `None` when there is no such query.
+/// Returns the row of a query; `None` if the query does not exist.
 ///
 /// # Errors
-/// Of the database.
+/// If the database fails.
 pub async fn query_row(connection: &mut AsyncPgConnection, qid: &str) -> Result<Option<QueryRow>, QueryRowsError> {
     let row = shepherd_brain::table.find(qid).select(QueryRow::as_select()).first(connection).await;
     row.optional().map_err(|error| QueryRowsError::new(format!("read query {qid}"), error))

@@ -1,7 +1,7 @@
-//! Bodies: JSON in one zstd frame whose header says how long the JSON is.
+//! Encodes bodies as JSON in one zstd frame with its content size.
 //!
-//! Python's one-shot `decompress` needs that length. Work on large bodies is done on the runtime's blocking
-//! threads.
+//! Python's one-shot `decompress` needs the content size. Large bodies are processed on the blocking threads of the
+//! runtime.
 
 use std::io::Read;
 
@@ -11,14 +11,14 @@ use zstd::zstd_safe::get_frame_content_size;
 
 use super::ShepherdError;
 
-/// zstd's own default, which upstream uses too.
+/// zstd's default, which the Python workers also use.
 const LEVEL: i32 = 3;
-/// Work on more bytes than this runs on a blocking thread.
+/// Bodies above this size in bytes are processed on a blocking thread.
 const INLINE: usize = 64 << 10;
-/// Most bytes that are allocated because a header says so.
+/// Maximum number of bytes to preallocate for the size in a frame header, which may be wrong.
 const RESERVED: u64 = 64 << 20;
 
-/// `body` as it is stored.
+/// Encodes `body` for storage.
 pub(super) async fn encode(
     id: &str,
     body: &(impl Serialize + Sync + ?Sized),
@@ -32,7 +32,7 @@ pub(super) async fn encode(
     }
 }
 
-/// JSON text as it is stored.
+/// Compresses JSON text for storage.
 pub(super) async fn encode_json(id: &str, json: Vec<u8>, largest: u64) -> Result<Vec<u8>, ShepherdError> {
     if json.len() as u64 > largest {
         return Err(too_large(id, largest));
@@ -55,7 +55,7 @@ async fn compress(id: &str, json: Vec<u8>, largest: u64) -> Result<Vec<u8>, Shep
     Ok(blob)
 }
 
-/// The body that is stored as `blob`.
+/// Decodes a stored body.
 pub(super) async fn decode<T: DeserializeOwned + Send + 'static>(
     id: &str,
     blob: Vec<u8>,
@@ -69,13 +69,13 @@ pub(super) async fn decode<T: DeserializeOwned + Send + 'static>(
     offload(size, work).await?
 }
 
-/// The JSON text that is stored as `blob`.
+/// Decompresses a stored body to JSON text.
 pub(super) async fn decode_json(id: &str, blob: Vec<u8>, largest: u64) -> Result<Vec<u8>, ShepherdError> {
     let (name, size) = (id.to_owned(), declared(&blob));
     offload(size, move || decompress(&name, &blob, largest)).await?
 }
 
-/// How long the JSON is, according to the header of its frame.
+/// Content size in the header of the frame; 0 if missing.
 fn declared(blob: &[u8]) -> usize {
     let size = get_frame_content_size(blob).ok().flatten();
     size.and_then(|size| usize::try_from(size).ok()).unwrap_or(usize::MAX)
@@ -87,7 +87,7 @@ fn decompress(id: &str, blob: &[u8], largest: u64) -> Result<Vec<u8>, ShepherdEr
     if size.is_some_and(|size| size > largest) {
         return Err(too_large(id, largest));
     }
-    // Not in one call, since other writers may have left the size out.
+    // Streaming, because frames of other writers may lack the content size.
     let mut json = Vec::with_capacity(usize::try_from(size.unwrap_or(0).min(RESERVED)).unwrap_or(0));
     let frame = zstd::stream::read::Decoder::with_buffer(blob).map_err(|e| no_frame(&e))?.single_frame();
     let read = frame.take(largest.saturating_add(1)).read_to_end(&mut json);
@@ -113,7 +113,7 @@ fn malformed(verb: &str, id: &str, reason: String) -> ShepherdError {
     ShepherdError::Malformed { doing: format!("{verb} the body {id}"), reason }
 }
 
-/// Runs work on many bytes on a blocking thread.
+/// Runs `work` on a blocking thread if it processes many bytes.
 async fn offload<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
@@ -130,7 +130,7 @@ async fn offload<T: Send + 'static>(
     }
 }
 
-/// A buffer that fails when it would exceed its limit.
+/// Buffer that returns an error instead of exceeding its limit.
 struct Bounded {
     bytes: Vec<u8>,
     left: u64,
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_stored_body_says_how_long_its_json_is_and_comes_back() {
+    async fn stored_bodies_have_a_content_size_and_round_trip() {
         let body = json!({"message": {"results": vec!["r"; 40_000]}});
         let blob = encode("b", &body, 1 << 20).await.unwrap();
         let length = serde_json::to_vec(&body).unwrap().len() as u64;
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_above_the_limit_is_neither_stored_nor_unpacked_whatever_its_header_says() {
+    async fn bodies_above_the_limit_are_rejected_despite_a_wrong_content_size() {
         let large = "x".repeat(1000);
         let too_large = |error: ShepherdError| assert_eq!(error, super::too_large("b", 1000));
         too_large(encode("b", &large, 1000).await.unwrap_err());
@@ -175,7 +175,7 @@ mod tests {
         let json = format!("{large:?}").into_bytes();
         assert_eq!(json.len(), 1002);
         too_large(decode_json("b", zstd::bulk::compress(&json, 3).unwrap(), 1000).await.unwrap_err());
-        // A frame without the size, as a writer leaves it that sends before it knows the end.
+        // A streaming writer does not know the content size and omits it.
         let mut streaming = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
         for part in [&json[..500], &json[500..]] {
             streaming.write_all(part).unwrap();
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_body_says_what_is_wrong_with_it() {
+    async fn invalid_bodies_return_a_descriptive_error() {
         let frame = |text: &str| zstd::bulk::compress(text.as_bytes(), 3).unwrap();
         let mut cut = frame(&"{\"a\": 1}".repeat(100));
         cut.truncate(cut.len() / 2);

@@ -1,8 +1,8 @@
-//! The lock of a response: acquired as upstream acquires it, renewed while it is held, and fenced.
+//! Lock of a response: compatible with the Python workers, renewed while it is held, and fenced.
 //!
-//! Three things guard what the lock protects. A task renews the lock at a third of its life. The guard
-//! knows until when the lock is certain, so that a process that was stopped sees at once that it may have
-//! lost it. And [`ResponseLock::put_body`] asks Redis in the same step in which it writes.
+//! A background task renews the lock at a third of its TTL. The guard knows until when the lock cannot have expired, so
+//! a process that was stopped and continued detects immediately that it may have lost the lock.
+//! [`ResponseLock::put_body`] checks the lock and writes in one atomic script.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,19 +18,19 @@ use crate::redis_streams::tasks::SharedLink;
 use crate::redis_streams::tasks::shepherd::{Claim, Releases};
 use crate::worker::retry::persist;
 
-/// How soon a renewal is tried again that failed.
+/// Pause before a failed renewal is retried.
 const RETRY: Duration = Duration::from_millis(500);
 /// How long a dropped guard tries to release its lock.
 const LAST_TRIES: Duration = Duration::from_secs(5);
 
-/// How locks are acquired and kept. Python workers of the same fleet use the values of the default.
+/// Timing of locks. The defaults are the values that Python workers use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockOptions {
-    /// How long a lock is held unless it is renewed (45 s).
+    /// TTL of a lock; renewed while it is held (default 45 s).
     pub ttl: Duration,
-    /// How long [`Shepherd::lock`] waits for a lock that others hold (60 s).
+    /// How long [`Shepherd::lock`] waits for a lock that is taken (default 60 s).
     pub wait: Duration,
-    /// Pause between two attempts while no release is published (5 s); a killed holder publishes none.
+    /// Polling interval while no release is published (default 5 s). A killed worker publishes none.
     pub poll: Duration,
 }
 
@@ -56,14 +56,14 @@ impl LockOptions {
 
 #[derive(Debug, Clone, Copy)]
 enum State {
-    /// Redis keeps it until then at least.
+    /// The lock cannot expire before this time.
     Certain(Instant),
     Lost,
 }
 
-/// A lock that is held. Renewed until it is released; a dropped guard releases it too, as far as it can.
+/// A held lock. It is renewed until it is released; dropping the guard releases it on a best-effort basis.
 ///
-/// Long work watches the lock and ends when it is lost:
+/// Long-running work should stop when the lock is lost:
 ///
 /// ```no_run
 /// # use shepherd_monitor::worker::shepherd::ResponseLock;
@@ -93,13 +93,13 @@ impl fmt::Debug for ResponseLock {
     }
 }
 
-/// A claim that may hold its lock, and releases it when it is dropped.
+/// A claim that may hold its lock, and releases it when dropped.
 struct Held {
     claim: Claim,
     locks: SharedLink,
-    /// The lock may be held.
+    /// Whether the lock may be held.
     possible: bool,
-    /// An attempt had no reply: Redis may execute it at any time.
+    /// Whether an attempt had no reply: Redis may still execute it.
     unanswered: bool,
 }
 
@@ -108,7 +108,7 @@ impl Drop for Held {
         if !self.possible {
             return;
         }
-        // Without a runtime, the lock expires.
+        // Without a runtime, the lock is left to expire.
         if let Ok(runtime) = Handle::try_current() {
             let (claim, locks) = (self.claim.clone(), self.locks.clone());
             runtime.spawn(async move {
@@ -122,12 +122,12 @@ impl Drop for Held {
 }
 
 impl Shepherd {
-    /// Waits for the lock of a response and acquires it for `consumer`, the name of this worker (in a
-    /// handler `task.fence().consumer`).
+    /// Waits for the lock of a response and acquires it for `consumer`, the name of this worker
+    /// (`task.fence().consumer` in a handler).
     ///
     /// # Errors
-    /// [`ShepherdError::LockHeld`] when others held it for [`LockOptions::wait`]; of Redis, when it could not
-    /// be asked for as long.
+    /// [`ShepherdError::LockHeld`] if the lock is taken for [`LockOptions::wait`]; [`ShepherdError::Redis`] if Redis is
+    /// unreachable for that time.
     pub async fn lock(&self, response_id: &str, consumer: impl Into<Name>) -> Result<ResponseLock, ShepherdError> {
         let LockOptions { wait, poll, .. } = self.limits.lock;
         let give_up = Instant::now() + wait;
@@ -147,8 +147,7 @@ impl Shepherd {
                         releases = None;
                     }
                 }
-                // A release between the attempt and the subscription is missed, so the next attempt follows
-                // at once.
+                // A release between the attempt and the subscription would be missed, so try again immediately.
                 None => {
                     releases = Releases::of(&self.locks, response_id).await;
                     if releases.is_none() {
@@ -159,10 +158,10 @@ impl Shepherd {
         }
     }
 
-    /// Acquires the lock of a response for `consumer`, unless others hold it.
+    /// Acquires the lock of a response for `consumer`; `None` if it is taken.
     ///
     /// # Errors
-    /// Of Redis.
+    /// If Redis fails.
     pub async fn try_lock(
         &self,
         response_id: &str,
@@ -179,15 +178,16 @@ impl Shepherd {
         Held { claim, locks: self.locks.clone(), possible: false, unanswered: false }
     }
 
-    /// Until when the lock is certain, if it could be acquired. Redis is asked again until it answers.
+    /// Tries to acquire the lock and returns until when it is certain; `None` if it is taken. Retries until Redis
+    /// replies or `give_up` is reached.
     async fn attempt(&self, held: &mut Held, give_up: Instant) -> Result<Option<Instant>, ShepherdError> {
         let ttl = self.limits.lock.ttl;
         loop {
-            // If this future is dropped now, the lock may be held.
+            // Set before the command: if this future is dropped now, the lock may be held.
             held.possible = true;
-            let asked = Instant::now();
+            let sent_at = Instant::now();
             match held.claim.acquire(&held.locks, ttl).await {
-                Ok(true) => return Ok(Some(asked + ttl)),
+                Ok(true) => return Ok(Some(sent_at + ttl)),
                 Ok(false) => {
                     held.possible = held.unanswered;
                     return Ok(None);
@@ -218,15 +218,15 @@ async fn renew(claim: Claim, locks: SharedLink, ttl: Duration, state: watch::Sen
     let mut next = certain - ttl * 2 / 3;
     loop {
         sleep_until(next.min(certain)).await;
-        let asked = Instant::now();
-        // A process that was stopped continues here, after the lock expired.
-        if asked >= certain {
+        let sent_at = Instant::now();
+        // The process was stopped and continues after the lock has expired.
+        if sent_at >= certain {
             break;
         }
         match timeout_at(certain, claim.renew(&locks, ttl)).await {
             Ok(Ok(true)) => {
-                certain = asked + ttl;
-                next = asked + ttl / 3;
+                certain = sent_at + ttl;
+                next = sent_at + ttl / 3;
                 state.send_replace(State::Certain(certain));
             }
             Ok(Err(error)) => {
@@ -241,13 +241,13 @@ async fn renew(claim: Claim, locks: SharedLink, ttl: Duration, state: watch::Sen
 }
 
 impl ResponseLock {
-    /// The response.
+    /// ID of the response.
     #[must_use]
     pub fn response_id(&self) -> &str {
         &self.held.claim.response_id
     }
 
-    /// Whether another worker may hold the lock: it was taken away, or could not be renewed in time.
+    /// Whether another worker may hold the lock: it was taken, or could not be renewed in time.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         match *self.state.borrow() {
@@ -270,11 +270,12 @@ impl ResponseLock {
         }
     }
 
-    /// Stores the body of the locked response, in one step with the proof that the lock is still held: a
-    /// worker that was stopped meanwhile overwrites nothing.
+    /// Stores the body of the locked response and checks in the same script that the lock is still held, so that a
+    /// worker that was stopped and continued overwrites nothing.
     ///
     /// # Errors
-    /// [`ShepherdError::LockLost`]; of Redis; when the body is too large, or cannot be written as JSON.
+    /// [`ShepherdError::LockLost`] if the lock is not held; if Redis fails; if the body is too large or cannot be
+    /// serialized.
     pub async fn put_body(&self, body: &(impl serde::Serialize + Sync + ?Sized)) -> Result<(), ShepherdError> {
         let Limits { largest, life, retry_for, .. } = self.limits;
         let id = self.response_id();
@@ -291,10 +292,10 @@ impl ResponseLock {
         }
     }
 
-    /// Releases the lock, so that the next worker need not wait for it to expire.
+    /// Releases the lock and notifies waiting workers.
     ///
     /// # Errors
-    /// [`ShepherdError::LockLost`] when it was not held any more; of Redis, and then it expires by itself.
+    /// [`ShepherdError::LockLost`] if the lock was not held; if Redis fails, in which case the lock expires.
     pub async fn release(mut self) -> Result<(), ShepherdError> {
         self.renewing.abort();
         let was_lost = self.is_lost();
@@ -302,7 +303,7 @@ impl ResponseLock {
         let give_up = Instant::now() + retry_for;
         loop {
             match self.held.claim.release(&self.held.locks).await {
-                // After a lost reply, the first attempt may have released it.
+                // If a reply was lost, the first attempt may have released the lock.
                 Ok(released) if released || (unanswered && !was_lost) => {
                     self.held.possible = false;
                     return Ok(());
@@ -326,7 +327,7 @@ impl ResponseLock {
 
 impl Drop for ResponseLock {
     fn drop(&mut self) {
-        // Before the release, so that the lock is not prolonged after it.
+        // Stop renewing before the release, so that a late renewal does not extend the lock.
         self.renewing.abort();
     }
 }

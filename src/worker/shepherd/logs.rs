@@ -1,4 +1,4 @@
-//! Log entries of a response, as upstream writes them and clients get them.
+//! Log entries of a response, in the format of the Python workers.
 
 use std::time::SystemTime;
 
@@ -6,25 +6,25 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-/// One log entry of a response.
+/// A log entry of a response.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LogEntry {
-    /// What happened.
+    /// Log message.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// When, in ISO 8601 with an offset, such as `2026-01-31T12:00:00.123456+00:00`.
+    /// Time in ISO 8601 with an offset, such as `2026-01-31T12:00:00.123456+00:00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timestamp: Option<String>,
-    /// How serious it is: `DEBUG`, `INFO`, `WARNING`, `ERROR`.
+    /// Level: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
-    /// All other members.
+    /// All other members, preserved unchanged.
     #[serde(flatten)]
     pub other: Map<String, Value>,
 }
 
 impl LogEntry {
-    /// An entry of `level` at `time`.
+    /// Returns an entry with `level` and `message` at `time`.
     #[must_use]
     pub fn new(time: SystemTime, level: &str, message: impl Into<String>) -> Self {
         let time: DateTime<Utc> = time.into();
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_written_as_upstream_writes_it_and_keeps_what_it_does_not_know() {
+    fn log_entries_use_the_python_format_and_preserve_unknown_members() {
         let entry = LogEntry::new(SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000), "INFO", "merged");
         let json = r#"{"message":"merged","timestamp":"1970-01-01T00:00:01.500000+00:00","level":"INFO"}"#;
         assert_eq!(serde_json::to_string(&entry).unwrap(), json);

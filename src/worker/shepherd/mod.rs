@@ -1,10 +1,8 @@
-//! What workers of Shepherd share beside their streams: the lock, the body and the logs of a response
-//! (feature `worker-shepherd`).
+//! Locks, bodies and logs of responses, shared with the Python workers of Shepherd (feature `worker-shepherd`).
 //!
-//! Key names, databases, encodings and lifetimes are upstream's, so that Python workers and these take the
-//! same locks and read one another's bodies. `lock` holds a lock and keeps it, `bodies` encodes bodies,
-//! `logs` says what a log entry is. The callbacks of queries are in
-//! [`queries`](super::queries) (feature `worker-database`).
+//! Key names, databases, encodings and lifetimes are those of the platform. `lock` holds and renews a lock, `bodies`
+//! encodes bodies, `logs` defines log entries. The callbacks of queries are in [`queries`](super::queries) (feature
+//! `worker-database`).
 
 mod bodies;
 mod lock;
@@ -24,60 +22,60 @@ use super::retry::persist;
 use crate::redis_streams::tasks::shepherd::{self as redis, BODIES, LOCKS, LOGS};
 use crate::redis_streams::tasks::{Address, BadAddress, Failure, LinkError, SharedLink};
 
-/// How long bodies and logs are kept, as upstream does: two weeks.
+/// Lifetime of bodies and logs on the platform: two weeks.
 const LIFE: Duration = Duration::from_secs(1_210_000);
-/// The largest body, as JSON. Redis takes no value above 512 MiB.
+/// Maximum size of a body as JSON. Redis limits values to 512 MiB.
 const LARGEST: u64 = 512 << 20;
 /// Bodies may be large.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// A lock must be renewed soon or not at all.
+/// Short, because a renewal must succeed before the lock expires.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why something of Shepherd's could not be read or written.
+/// Error of a lock, body or log operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ShepherdError {
-    /// A setting cannot be used: which one, its value, what was expected.
+    /// A setting is invalid; the text has the setting, its value and the expected value.
     #[error("{0}")]
     Setting(String),
-    /// Redis refused or could not be reached.
+    /// Redis is unreachable or refused the command.
     #[error("cannot {doing}: {reason}")]
     Redis {
-        /// What failed, on which response.
+        /// The operation that failed, and on which response.
         doing: String,
-        /// What Redis or the connection said.
+        /// Error of Redis or of the connection.
         reason: LinkError,
     },
     /// A body is larger than [`max_body_bytes`](ShepherdBuilder::max_body_bytes).
     #[error("the body {id} is too large: more than {limit} bytes of JSON")]
     TooLarge {
-        /// Its id.
+        /// ID of the body.
         id: String,
-        /// The limit in bytes.
+        /// Limit in bytes.
         limit: u64,
     },
-    /// What is stored, or was to be stored, is not what it should be.
+    /// A body or log, stored or to be stored, has the wrong format.
     #[error("cannot {doing}: {reason}")]
     Malformed {
-        /// What failed, on which response.
+        /// The operation that failed, and on which response.
         doing: String,
-        /// What is wrong with it.
+        /// What is wrong with the data.
         reason: String,
     },
-    /// Another worker held the lock all the time.
+    /// Another worker held the lock for the whole wait.
     #[error("the lock of response {response_id} was held by others for {waited:?}")]
     LockHeld {
-        /// The response.
+        /// ID of the response.
         response_id: String,
         /// How long this worker waited.
         waited: Duration,
     },
-    /// The lock expired or was taken away: another worker may hold it. Nothing was written.
+    /// The lock expired or was taken, so another worker may hold it. Nothing was written.
     #[error("the lock of response {response_id} is lost; another worker may hold it")]
     LockLost {
-        /// The response.
+        /// ID of the response.
         response_id: String,
     },
-    /// The process ends.
+    /// The runtime is shutting down.
     #[error("the runtime is shutting down")]
     ShuttingDown,
 }
@@ -89,7 +87,7 @@ impl From<BadAddress> for ShepherdError {
 }
 
 impl ShepherdError {
-    /// Whether trying again later can help.
+    /// Whether the error is temporary, so that a retry can succeed.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
@@ -104,15 +102,15 @@ impl ShepherdError {
     }
 }
 
-/// The locks, bodies and logs of responses. Cheap to clone; clones share three connections, one for each
-/// database, which are opened again when they break.
+/// Access to locks, bodies and logs of responses. Cheap to clone; clones share three connections, one per database,
+/// which reconnect automatically.
 ///
 /// ```no_run
 /// use serde_json::{Value, json};
 /// use shepherd_monitor::worker::shepherd::Shepherd;
 /// use shepherd_monitor::worker::{Done, Task, TaskFailed};
 ///
-/// /// Merges the answer of one callback into the response.
+/// /// Merges the results of a callback into the response.
 /// async fn merge(shepherd: Shepherd, task: Task) -> Result<Done, Box<dyn std::error::Error + Send + Sync>> {
 ///     let response_id = task.response_id().ok_or("no response_id")?;
 ///     let callback_id = task.field("callback_id").and_then(|id| std::str::from_utf8(id).ok()).ok_or("no callback_id")?;
@@ -125,7 +123,7 @@ impl ShepherdError {
 ///     ) {
 ///         results.extend(new.iter().cloned());
 ///     }
-///     // Written only while the lock is held, so that no other worker's merge is overwritten.
+///     // Fails if the lock was lost, so that the merge of another worker is not overwritten.
 ///     lock.put_body(&response).await?;
 ///     lock.release().await?;
 ///     Ok(Done::new())
@@ -161,53 +159,54 @@ impl fmt::Debug for ShepherdBuilder {
 }
 
 impl ShepherdBuilder {
-    /// The URL of Redis, instead of what the environment says (`REDIS_URL`, or `REDIS_HOST`,
-    /// `REDIS_PORT` and `REDIS_PASSWORD`). Its database number is ignored: Shepherd's are fixed.
+    /// Sets the Redis URL. It overrides the environment variables `REDIS_URL`, `REDIS_HOST`, `REDIS_PORT` and
+    /// `REDIS_PASSWORD`. Its database number is ignored, because the databases are fixed.
     #[must_use]
     pub fn redis_url(mut self, url: impl Into<String>) -> Self {
         self.redis_url = Some(url.into());
         self
     }
 
-    /// How long bodies and logs are kept (1,210,000 s, as upstream).
+    /// Sets the lifetime of bodies and logs (default 1,210,000 s, as on the platform).
     #[must_use]
     pub fn life(mut self, life: Duration) -> Self {
         self.limits.life = life;
         self
     }
 
-    /// The largest body that is read or written, in bytes of JSON (512 MiB, also the most).
+    /// Sets the maximum size of a body in bytes of JSON (default and maximum 512 MiB).
     #[must_use]
     pub fn max_body_bytes(mut self, bytes: u64) -> Self {
         self.limits.largest = bytes;
         self
     }
 
-    /// How long a Redis that is unreachable or refuses is tried again, where that is safe (10 s).
+    /// Sets how long to retry while Redis is unreachable or refuses commands temporarily (default 10 s). Only requests
+    /// that are safe to repeat are retried.
     #[must_use]
     pub fn retry_for(mut self, patience: Duration) -> Self {
         self.limits.retry_for = patience;
         self
     }
 
-    /// How locks are acquired and kept (as upstream does).
+    /// Sets the timing of locks (default: that of the Python workers).
     #[must_use]
     pub fn lock_options(mut self, options: LockOptions) -> Self {
         self.limits.lock = options;
         self
     }
 
-    /// Reads settings from `lookup` instead of the process's environment.
+    /// Reads environment variables from `lookup` instead of the environment of the process.
     #[must_use]
     pub fn environment(mut self, lookup: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
         self.environment = Box::new(lookup);
         self
     }
 
-    /// Connects.
+    /// Connects to Redis.
     ///
     /// # Errors
-    /// When a setting cannot be used, or Redis cannot be reached within [`retry_for`](Self::retry_for).
+    /// If a setting is invalid, or if Redis is unreachable for [`retry_for`](Self::retry_for).
     pub async fn connect(self) -> Result<Shepherd, ShepherdError> {
         let limits = self.limits;
         if limits.life < Duration::from_secs(1) {
@@ -240,15 +239,15 @@ impl ShepherdBuilder {
 }
 
 impl Shepherd {
-    /// Connects to the Redis that the environment names.
+    /// Connects to the Redis that the environment variables name.
     ///
     /// # Errors
-    /// As [`ShepherdBuilder::connect`].
+    /// See [`ShepherdBuilder::connect`].
     pub async fn connect() -> Result<Self, ShepherdError> {
         Self::builder().connect().await
     }
 
-    /// With settings of its own.
+    /// Returns a builder with the default settings.
     #[must_use]
     pub fn builder() -> ShepherdBuilder {
         ShepherdBuilder {
@@ -263,19 +262,19 @@ impl Shepherd {
         }
     }
 
-    /// The body with this id, of a query, a response or a callback; `None` when there is none, or no longer.
+    /// Returns the body of a query, response or callback; `None` if it does not exist or has expired.
     ///
     /// # Errors
-    /// Of Redis; when the body is too large, no zstd, no JSON, or not a `T`.
+    /// If Redis fails; if the body is too large, not zstd, not JSON, or not a `T`.
     pub async fn body<T: DeserializeOwned + Send + 'static>(&self, id: &str) -> Result<Option<T>, ShepherdError> {
         let Some(blob) = self.blob(id).await? else { return Ok(None) };
         bodies::decode(id, blob, self.limits.largest).await.map(Some)
     }
 
-    /// Like [`body`](Self::body), as the JSON text itself, which is not parsed.
+    /// Like [`body`](Self::body), but returns the JSON text without parsing it.
     ///
     /// # Errors
-    /// Of Redis; when the body is too large or no zstd.
+    /// If Redis fails; if the body is too large or not zstd.
     pub async fn body_json(&self, id: &str) -> Result<Option<Vec<u8>>, ShepherdError> {
         let Some(blob) = self.blob(id).await? else { return Ok(None) };
         bodies::decode_json(id, blob, self.limits.largest).await.map(Some)
@@ -286,19 +285,19 @@ impl Shepherd {
         got.map_err(|failure| ShepherdError::redis("read the body", id, failure))
     }
 
-    /// Stores a body under this id, and replaces an earlier one. The body of a response that several workers
-    /// change is stored by [`ResponseLock::put_body`].
+    /// Stores a body and replaces an existing one. For the body of a response that several workers change, use
+    /// [`ResponseLock::put_body`].
     ///
     /// # Errors
-    /// Of Redis; when the body is too large, or `body` cannot be written as JSON.
+    /// If Redis fails; if the body is too large or cannot be serialized.
     pub async fn put_body(&self, id: &str, body: &(impl Serialize + Sync + ?Sized)) -> Result<(), ShepherdError> {
         self.put_blob(id, &bodies::encode(id, body, self.limits.largest).await?).await
     }
 
-    /// Stores a body that is JSON text already.
+    /// Stores a body that is JSON text.
     ///
     /// # Errors
-    /// Of Redis; when the body is too large or no JSON.
+    /// If Redis fails; if the body is too large or not JSON.
     pub async fn put_body_json(&self, id: &str, json: Vec<u8>) -> Result<(), ShepherdError> {
         self.put_blob(id, &bodies::encode_json(id, json, self.limits.largest).await?).await
     }
@@ -309,10 +308,10 @@ impl Shepherd {
         put.map_err(|failure| ShepherdError::redis("store the body", id, failure))
     }
 
-    /// The logs of a response, oldest first; empty when there are none.
+    /// Returns the log entries of a response, oldest first; empty if there are none.
     ///
     /// # Errors
-    /// Of Redis; when what is there is no list of log entries.
+    /// If Redis fails; if the stored value is not a list of log entries.
     pub async fn logs(&self, response_id: &str) -> Result<Vec<LogEntry>, ShepherdError> {
         let got = persist(self.limits.retry_for, "reading logs", true, || redis::get(&self.logs, response_id)).await;
         let got = got.map_err(|failure| ShepherdError::redis("read the logs of response", response_id, failure))?;
@@ -323,10 +322,10 @@ impl Shepherd {
         })
     }
 
-    /// Appends entries, oldest first, to the logs of a response. After an error they may have been appended.
+    /// Appends log entries, oldest first. After an error they may have been appended.
     ///
     /// # Errors
-    /// Of Redis; when what is there is no JSON list.
+    /// If Redis fails; if the stored value is not a JSON list.
     pub async fn append_logs(&self, response_id: &str, entries: &[LogEntry]) -> Result<(), ShepherdError> {
         if entries.is_empty() {
             return Ok(());
@@ -336,7 +335,7 @@ impl Shepherd {
         let json: Result<Vec<String>, _> = entries.iter().map(serde_json::to_string).collect();
         let json = json.map_err(|e| malformed(e.to_string()))?.join(",");
         let Limits { retry_for, life, .. } = self.limits;
-        // Not repeatable: entries would stand there twice.
+        // Not repeatable: a second attempt could duplicate the entries.
         let append = || redis::append_logs(&self.logs, response_id, &json, life);
         match persist(retry_for, "appending logs", false, append).await {
             Ok(true) => Ok(()),
