@@ -471,11 +471,11 @@ mod tests {
 
     #[test]
     fn invalid_settings_return_a_descriptive_error() {
-        assert!(Worker::builder("").unwrap_err().to_string().contains("the stream's name is empty"));
+        assert!(Worker::builder("").unwrap_err().to_string().contains("the stream name is empty"));
         assert!(checked(&[], |b| b.task_limit(0)).contains("limit is 0"));
         assert!(checked(&[("REDIS_PORT", "99999")], |b| b).contains("REDIS_PORT is \"99999\""));
-        assert!(checked(&[("WORKER_DRAIN_TIMEOUT_SEC", "soon")], |b| b).contains("expected seconds"));
+        assert!(checked(&[("WORKER_DRAIN_TIMEOUT_SEC", "soon")], |b| b).contains("expected a number of seconds"));
         assert!(checked(&[], |b| b.redis_url("nonsense")).contains("redis_url"));
-        assert!(checked(&[], |b| b.lease(Duration::from_secs(31))).contains("longer than the reclaim floor"));
+        assert!(checked(&[], |b| b.lease(Duration::from_secs(31))).contains("longer than the reclaim threshold"));
     }
 }

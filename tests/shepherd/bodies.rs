@@ -45,8 +45,8 @@ async fn missing_bodies_are_none_and_invalid_ones_return_an_error() {
     python(&server, &["put", "list-body", "[1]"]).await;
     python(&server, &["put", "large", &format!("[{}1]", "1,".repeat(500))]).await;
     for (id, reason) in [
-        ("text", "cannot read the body text: it is no whole zstd frame"),
-        ("list-body", "cannot read the body list-body: its JSON is not of the expected shape"),
+        ("text", "cannot read the body text: invalid zstd frame"),
+        ("list-body", "cannot read the body list-body: unexpected JSON structure"),
         ("list", "cannot read the body list: Redis refused: WRONGTYPE"),
         ("large", "the body large is too large: more than 1000 bytes of JSON"),
     ] {

@@ -93,7 +93,7 @@ async fn dead_letters_are_listed_replayed_and_deleted() {
 
     let first_ten: Vec<&str> = letters[..10].iter().map(String::as_str).collect();
     let printed = command(&server, "drop", &[&["--stream", "a", "--id"], &first_ten[..]].concat()).await.unwrap();
-    assert_eq!(printed, "10 dead letters of a dropped\n");
+    assert_eq!(printed, "10 dead letters of a deleted\n");
     let two = ["--stream", "a", "--id", &letters[10], "--id", &letters[11]];
     assert_eq!(command(&server, "replay", &two).await.unwrap(), "2 replayed into a\n");
     assert_eq!(queries(&mut redis, "a").await, ["q10", "q11"]);
@@ -108,7 +108,7 @@ async fn dead_letters_are_listed_replayed_and_deleted() {
     reaches(&redis, "b", 240).await;
     worker.leave().await;
     assert_eq!(command(&server, "list", &["--stream", "a"]).await.unwrap(), "no dead letters of a\n");
-    assert_eq!(command(&server, "drop", &rest).await.unwrap(), "0 dead letters of a dropped\n");
+    assert_eq!(command(&server, "drop", &rest).await.unwrap(), "0 dead letters of a deleted\n");
 }
 
 #[tokio::test]

@@ -193,15 +193,15 @@ mod tests {
         let mut cut = frame(&"{\"a\": 1}".repeat(100));
         cut.truncate(cut.len() / 2);
         for (blob, reason) in [
-            (b"{}".to_vec(), "it is no whole zstd frame"),
-            (Vec::new(), "it is no whole zstd frame"),
-            (cut, "it is no whole zstd frame"),
-            (frame("{"), "it is no JSON"),
-            (frame("[]"), "its JSON is not of the expected shape"),
+            (b"{}".to_vec(), "invalid zstd frame"),
+            (Vec::new(), "invalid zstd frame"),
+            (cut, "invalid zstd frame"),
+            (frame("{"), "invalid JSON"),
+            (frame("[]"), "unexpected JSON structure"),
         ] {
             let error = decode::<std::collections::BTreeMap<String, Value>>("b", blob, 1000).await.unwrap_err();
             assert!(error.to_string().starts_with(&format!("cannot read the body b: {reason}")), "{error}");
         }
-        assert!(encode_json("b", b"{".to_vec(), 9).await.unwrap_err().to_string().contains("no JSON"));
+        assert!(encode_json("b", b"{".to_vec(), 9).await.unwrap_err().to_string().contains("invalid JSON"));
     }
 }
