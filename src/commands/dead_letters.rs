@@ -1,8 +1,7 @@
-//! `shepherd-monitor dead-letters`: people look at the tasks that nobody could finish, put them back
-//! or throw them away.
+//! `shepherd-monitor dead-letters`: lists, requeues and deletes dead letters.
 //!
-//! [`command`] is what is asked, [`run`] does it and tells what happened. What a dead letter is, and
-//! the steps that must not be cut in two, are in [`redis_streams`](crate::redis_streams).
+//! [`command`] defines the arguments, and [`run`] executes them and prints the result. Dead letters and the scripts for
+//! atomic steps are in [`redis_streams`](crate::redis_streams).
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -20,14 +19,14 @@ use crate::redis_streams::tasks::dead_letters::{self, DeadLetter, Delivery};
 use crate::redis_streams::tasks::{Address, EntryId, Link, LinkError};
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Letters in one command to Redis.
+/// Dead letters per Redis command.
 const PAGE: usize = 100;
-/// Letters that are listed unless told otherwise.
+/// Default number of listed dead letters.
 const LISTED: &str = "50";
-/// Characters of an error in a list.
+/// Maximum length of an error in a list, characters.
 const LINE: usize = 100;
 
-/// The subcommand with its own; the settings of each say where Redis is.
+/// The subcommand with its own subcommands; each takes the Redis settings.
 pub(super) fn command() -> Command {
     let verb = |name: &'static str, about: &'static str| {
         let stream = Arg::new("stream")
@@ -80,11 +79,10 @@ pub(super) fn command() -> Command {
         )
 }
 
-/// Carries out what [`command`] was given, and prints what happened.
+/// Executes the command and prints the result.
 ///
 /// # Errors
-/// In one line: a letter that is not there, Redis' refusal, no connection. What was done by then is
-/// printed.
+/// In one line: a missing dead letter, an error of Redis, or no connection. Results up to then are printed.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let (verb, given) = given.subcommand().ok_or("no dead-letters command given")?;
     let settings = settings(given)?;
@@ -123,7 +121,7 @@ impl From<LinkError> for Trouble {
     }
 }
 
-/// One call of the command: with whom it speaks, about what, and what it has to tell.
+/// One invocation: the connection, the stream, and the output.
 struct Office {
     link: Link,
     stream: Name,
@@ -167,11 +165,11 @@ impl Office {
             return Err(error.into());
         }
         let missing: Vec<EntryId> = ids.into_iter().filter(|id| !done.contains(id)).collect();
-        // Of all, one that somebody else took meanwhile is no trouble.
+        // With `--all`, a dead letter that another client took meanwhile is not an error.
         if given.get_flag("all") || missing.is_empty() { Ok(()) } else { Err(Trouble::Missing(missing)) }
     }
 
-    /// The letters that are there now: what dies later is not touched.
+    /// Returns the IDs of the current dead letters; later ones are not touched.
     async fn all(&mut self) -> Result<Vec<EntryId>, LinkError> {
         let mut ids: Vec<EntryId> = Vec::new();
         loop {
@@ -218,7 +216,7 @@ impl Office {
     }
 }
 
-/// A letter with all that is known of it.
+/// Formats a dead letter with all details.
 fn whole(letter: &DeadLetter) -> String {
     let DeadLetter { entry, id, group, deliveries, at_ms, error, history } = letter;
     let mut text = format!("{}\n", entry.id);
@@ -243,13 +241,13 @@ fn whole(letter: &DeadLetter) -> String {
     text
 }
 
-/// Unix milliseconds as UTC.
+/// Formats Unix milliseconds as UTC.
 fn time(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
     time.map_or_else(|| "—".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// As text that does nothing to a terminal: control characters are escaped.
+/// Returns text that is safe for a terminal: control characters are escaped.
 fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for c in Name::from(bytes).to_text().chars() {
@@ -263,12 +261,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_task_holds_does_nothing_to_a_terminal() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(printable(b"a\x1b[2J\nb\xff \xc3\xa4"), "a\\u{1b}[2J\\nb\\xff ä");
     }
 
     #[test]
-    fn each_command_says_which_letters_it_means() {
+    fn commands_require_a_selection_of_dead_letters() {
         let parsed = |words: &[&str]| command().try_get_matches_from([&["dead-letters"], words].concat());
         assert!(parsed(&["list", "--stream", "a"]).is_ok());
         assert!(parsed(&["drop", "--stream", "a", "--id", "1-0", "2-0", "--id", "3-0"]).is_ok());

@@ -1,4 +1,4 @@
-//! `shepherd-monitor doctor`, as it ends: what it looks at and finds is in [`doctor`].
+//! `shepherd-monitor doctor`: runs the checks in [`doctor`] and returns the exit code.
 
 use std::process::ExitCode;
 
@@ -12,7 +12,7 @@ pub(super) fn command() -> Command {
     doctor::command(flags(|_| true))
 }
 
-/// Looks everything over; 1 when something is wrong, 2 for what could not even be begun.
+/// Runs all checks. Exits with 1 when a check fails and with 2 when the checks could not start.
 pub(super) fn run(given: &ArgMatches) -> ExitCode {
     let told = settings(given).and_then(|settings| {
         let report = doctor::examine(given, &settings)?;

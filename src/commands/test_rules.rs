@@ -1,8 +1,8 @@
-//! `shepherd-monitor test-rules`: takes the rules of a file through the recorded history and tells
-//! when each would have fired, and for how long.
+//! `shepherd-monitor test-rules`: backtests a rules file on recorded history and prints when each rule would have
+//! fired, and for how long.
 //!
-//! [`command`] is what is asked, [`run`] does it. What the rules decide is in
-//! [`replay`](crate::alerting::replay), the same as live; here the archive is read, a day at a time.
+//! [`command`] defines the arguments, and [`run`] executes them. [`replay`](crate::alerting::replay) evaluates the
+//! rules like the live monitor; this module reads the archive, one day at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -26,14 +26,14 @@ use crate::postgres::history::Selection;
 use crate::postgres::history::metrics;
 use crate::rules_file;
 
-/// So many of a rule's firings are listed, the newest.
+/// Number of listed firings per rule, newest first.
 const LISTED: usize = 10;
-/// How long the database may be silent.
+/// Response timeout of the database.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Series that are always there while a monitor records: without them it was not running.
+/// Series that a running monitor always records; gaps in them mean that it was not running.
 const PULSE: [&str; 2] = ["redis:connected_clients", "pg:connection_count"];
 
-/// The subcommand; its settings say where Postgres is and how often is recorded.
+/// The subcommand; it takes the Postgres settings and the recording interval.
 pub(super) fn command() -> Command {
     Command::new("test-rules")
         .about("Evaluate the rules of a file against recorded history and print when they would have fired")
@@ -67,7 +67,7 @@ fn ago(text: &str) -> Result<Duration, String> {
     ago.ok_or_else(|| format!("expected a duration such as 30d, 12h or 45m, at most {:.0}d", MAX_WINDOW_SEC / 86_400.0))
 }
 
-/// What is asked for.
+/// Parsed arguments.
 struct Asked<'a> {
     file: &'a str,
     /// Unix seconds.
@@ -75,10 +75,10 @@ struct Asked<'a> {
     until: f64,
 }
 
-/// Carries out what [`command`] was given, and prints what it found.
+/// Executes the command and prints the result.
 ///
 /// # Errors
-/// In few lines: the file's mistakes, or why the archive cannot be read.
+/// The errors of the file, or why the archive cannot be read.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
@@ -101,14 +101,14 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     print(told.as_bytes())
 }
 
-/// Shows the rules everything that was recorded, oldest first; for how many seconds something was.
+/// Replays all recorded data, oldest first; returns the number of seconds with data.
 async fn walk(pool: &PgPool, replay: &mut Replay<'_>, asked: &Asked<'_>, interval: Duration) -> Result<f64, String> {
     let wanted = replay.wanted();
     let mut names: BTreeSet<String> = wanted.names;
     names.extend(PULSE.map(str::to_owned));
     let mut selections = vec![Selection::Names(names.into_iter().collect())];
     selections.extend(wanted.prefixes.into_iter().map(Selection::Prefix));
-    // One sample in each bucket. A value holds until the next is due; then it is missing.
+    // One sample per bucket. A value is valid until the next one is due, and missing after that.
     let bucket = Micros::try_from(interval.as_secs().max(1)).unwrap_or(30) * SECOND;
     let holds = bucket * 2;
     let micros = |seconds: f64| {
@@ -138,7 +138,7 @@ async fn walk(pool: &PgPool, replay: &mut Replay<'_>, asked: &Asked<'_>, interva
                 last.insert(name, (at, value));
             }
             last.retain(|_, (seen, _)| at - *seen < holds);
-            // While nobody recorded, nobody watched.
+            // Without recorded data, no monitor was evaluating rules.
             if !last.is_empty() {
                 recorded += bucket;
                 let present = last.iter().map(|(name, (_, value))| (name.clone(), *value)).collect();
@@ -156,7 +156,7 @@ fn seconds(micros: Micros) -> f64 {
     micros as f64 / 1e6
 }
 
-/// Why a rule cannot have fired, if so.
+/// Reason why a rule could not have fired, if any.
 fn not_judged(track: &Track<'_>) -> Option<String> {
     let rule = track.rule;
     match rule.watch.metric.series() {
@@ -265,14 +265,14 @@ fn as_json(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
     format!("{told:#}\n")
 }
 
-/// `24 Nov 18:01:11 UTC`.
+/// Formats a time: `24 Nov 18:01:11 UTC`.
 fn moment(unix: f64) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "a date's seconds")]
     let time = DateTime::from_timestamp(unix as i64, 0).unwrap_or_default();
     time.format("%-d %b %H:%M:%S UTC").to_string()
 }
 
-/// A name that does nothing to a terminal.
+/// Returns a name that is safe for a terminal.
 fn shown(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
