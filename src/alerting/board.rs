@@ -268,15 +268,15 @@ impl Board {
         }
         (self.names, self.memories) = (names, memories);
         self.always_on(snapshot, now, &mut seen, &mut changes);
-        self.let_go(snapshot, &seen, now, &mut changes);
+        self.resolve_removed(snapshot, &seen, now, &mut changes);
         changes
     }
 
     fn always_on(&mut self, snapshot: &Snapshot, now: f64, seen: &mut BTreeSet<String>, changes: &mut Vec<Change>) {
         let mut sightings = Vec::new();
-        let news = News::of(self.alerts.values().map(|alert| alert.rule.as_str()));
-        self.losses.look(snapshot, &news, |sighting| sightings.push(sighting));
-        source_down::look(snapshot, &news, |sighting| sightings.push(sighting));
+        let filter = News::of(self.alerts.values().map(|alert| alert.rule.as_str()));
+        self.losses.look(snapshot, &filter, |sighting| sightings.push(sighting));
+        source_down::look(snapshot, &filter, |sighting| sightings.push(sighting));
         for (channel, broken) in &self.broken {
             sightings.push(source_down::channel(channel, broken.as_deref()));
         }
@@ -302,10 +302,10 @@ impl Board {
     }
 
     /// Resolves alerts whose rule or subject no longer exists.
-    fn let_go(&mut self, snapshot: &Snapshot, seen: &BTreeSet<String>, now: f64, changes: &mut Vec<Change>) {
+    fn resolve_removed(&mut self, snapshot: &Snapshot, seen: &BTreeSet<String>, now: f64, changes: &mut Vec<Change>) {
         let known: BTreeMap<&str, &Rule> = self.rules.rules.iter().map(|rule| (rule.name.as_str(), rule)).collect();
         let redis_is_read = snapshot.redis.source.is_current();
-        let gone: Vec<String> = self
+        let ended: Vec<String> = self
             .alerts
             .values()
             .filter(|alert| alert.is_active() && !seen.contains(&alert.key))
@@ -324,13 +324,13 @@ impl Board {
                 }
                 (Kind::Source, _) => false,
                 (Kind::Happening, _) => {
-                    let told = alert.told.is_some() || alert.acknowledged.is_some() || self.is_quiet(alert, now);
-                    told && now - alert.since >= abandoned::SHOWN_FOR
+                    let handled = alert.told.is_some() || alert.acknowledged.is_some() || self.is_quiet(alert, now);
+                    handled && now - alert.since >= abandoned::SHOWN_FOR
                 }
             })
             .map(|alert| alert.key.clone())
             .collect();
-        for key in gone {
+        for key in ended {
             let Some(alert) = self.alerts.get_mut(&key) else { continue };
             let step = alert.step(Seen::Clear(None), Policy::AT_ONCE, now);
             note(alert, step, changes);
@@ -431,8 +431,8 @@ impl Board {
             }
         }
         let keys: BTreeSet<&String> = due.messages.iter().flat_map(|outgoing| &outgoing.message.keys).collect();
-        let told = keys.into_iter().filter_map(|key| alerts.get(key).cloned()).collect();
-        (due, told)
+        let changed = keys.into_iter().filter_map(|key| alerts.get(key).cloned()).collect();
+        (due, changed)
     }
 
     /// Whether the firing notification of `alert` must be sent before the alert may end.

@@ -256,10 +256,10 @@ fn merged(batches: impl Iterator<Item = Batch>) -> Vec<Batch> {
         match merged.entry((urgency(batch.about), batch.channels.clone())) {
             std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(batch)),
             std::collections::btree_map::Entry::Occupied(mut occupied) => {
-                let kept = occupied.get_mut();
-                kept.keys.extend(batch.keys);
-                kept.severity = kept.severity.max(batch.severity);
-                kept.down &= batch.down;
+                let existing = occupied.get_mut();
+                existing.keys.extend(batch.keys);
+                existing.severity = existing.severity.max(batch.severity);
+                existing.down &= batch.down;
             }
         }
     }

@@ -126,13 +126,13 @@ impl Track<'_> {
             }
         }
         // As in live evaluation, alerts of removed streams end.
-        let gone: Vec<Option<String>> = self
+        let ended: Vec<Option<String>> = self
             .alerts
             .iter()
             .filter(|(subject, alert)| alert.is_active() && !subject.as_ref().is_some_and(|s| seen.contains(s)))
             .map(|(subject, _)| subject.clone())
             .collect();
-        for subject in gone {
+        for subject in ended {
             self.step(subject, Seen::Clear(None), now, rules);
         }
     }
@@ -274,8 +274,8 @@ mod tests {
             let at = |(name, values): &(&str, &[Option<f64>])| Some(((*name).to_owned(), values.get(i).copied()??));
             replay.observe(&series.iter().filter_map(at).collect(), i as f64 * 30.0);
         }
-        let told = |firing: &Firing| (firing.subject.clone(), firing.fired, firing.until, firing.told);
-        replay.tracks().iter().map(|track| track.firings.iter().map(told).collect()).collect()
+        let summary = |firing: &Firing| (firing.subject.clone(), firing.fired, firing.until, firing.told);
+        replay.tracks().iter().map(|track| track.firings.iter().map(summary).collect()).collect()
     }
 
     #[test]

@@ -91,21 +91,21 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
         return Err("the stream name is empty; expected a name such as aragorn.lookup".to_owned());
     }
     let address = Address::from_url("REDIS_URL", settings.redis_url.reveal()).map_err(|bad| bad.to_string())?;
-    let mut office = Office {
+    let mut session = Session {
         link: Link::new(address, RESPONSE_TIMEOUT),
         stream: Name::from(stream.into_vec()),
-        told: String::new(),
+        output: String::new(),
     };
-    let done = runtime()?.block_on(office.serve(verb, given));
-    print(office.told.as_bytes())?;
+    let done = runtime()?.block_on(session.serve(verb, given));
+    print(session.output.as_bytes())?;
     done.map_err(|trouble| match trouble {
         Trouble::Redis(e) if e.code() == "WRONGTYPE" => {
-            format!("{}:dead is not a dead-letter stream ({e})", office.stream)
+            format!("{}:dead is not a dead-letter stream ({e})", session.stream)
         }
         Trouble::Redis(e) => e.to_string(),
         Trouble::Missing(ids) => {
             let ids: Vec<&str> = ids.iter().map(EntryId::as_str).collect();
-            format!("no such dead letter of {}: {}", office.stream, ids.join(" "))
+            format!("no such dead letter of {}: {}", session.stream, ids.join(" "))
         }
     })
 }
@@ -122,13 +122,13 @@ impl From<LinkError> for Trouble {
 }
 
 /// One invocation: the connection, the stream, and the output.
-struct Office {
+struct Session {
     link: Link,
     stream: Name,
-    told: String,
+    output: String,
 }
 
-impl Office {
+impl Session {
     async fn serve(&mut self, verb: &str, given: &ArgMatches) -> Result<(), Trouble> {
         if verb == "list" {
             let most = given.get_one::<u32>("limit").copied().unwrap_or(1);
@@ -206,13 +206,13 @@ impl Office {
     async fn show(&mut self, ids: &[EntryId]) -> Result<Vec<EntryId>, LinkError> {
         let letters = dead_letters::find(&mut self.link, &self.stream, ids).await?;
         for letter in &letters {
-            self.told.push_str(&whole(letter));
+            self.output.push_str(&whole(letter));
         }
         Ok(letters.into_iter().map(|letter| letter.entry.id).collect())
     }
 
     fn tell(&mut self, line: std::fmt::Arguments<'_>) {
-        let _ = writeln!(self.told, "{line}");
+        let _ = writeln!(self.output, "{line}");
     }
 }
 
@@ -228,10 +228,13 @@ fn whole(letter: &DeadLetter) -> String {
     line("deliveries", &deliveries.to_string());
     for Delivery { consumer, deliveries, delivered_ms, lost_ms, reason, .. } in history {
         let held = Duration::from_millis(lost_ms.saturating_sub(*delivered_ms));
-        let (who, since) = (printable(consumer.as_bytes()), time(*delivered_ms));
+        let (consumer_name, since) = (printable(consumer.as_bytes()), time(*delivered_ms));
         line(
             "",
-            &format!("delivery {deliveries}: {who}, {since}, held for {held:?}: {}", printable(reason.as_bytes())),
+            &format!(
+                "delivery {deliveries}: {consumer_name}, {since}, held for {held:?}: {}",
+                printable(reason.as_bytes())
+            ),
         );
     }
     line("error", &printable(error.as_bytes()));

@@ -14,12 +14,12 @@ pub(super) fn command() -> Command {
 
 /// Runs all checks. Exits with 1 when a check fails and with 2 when the checks could not start.
 pub(super) fn run(given: &ArgMatches) -> ExitCode {
-    let told = settings(given).and_then(|settings| {
+    let result = settings(given).and_then(|settings| {
         let report = doctor::examine(given, &settings)?;
         print(report.told(given).as_bytes())?;
         Ok(report.something_is_wrong())
     });
-    match told {
+    match result {
         Ok(false) => ExitCode::SUCCESS,
         Ok(true) => ExitCode::FAILURE,
         Err(reason) => {

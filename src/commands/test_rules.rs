@@ -68,7 +68,7 @@ fn ago(text: &str) -> Result<Duration, String> {
 }
 
 /// Parsed arguments.
-struct Asked<'a> {
+struct Request<'a> {
     file: &'a str,
     /// Unix seconds.
     since: f64,
@@ -84,25 +84,33 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
     let text = rules_file::read(Path::new(name)).map_err(|error| format!("{name}: {error}"))?;
     let rules = file::read(&text).map_err(|mistakes| {
-        let told: Vec<String> = mistakes.iter().map(|mistake| format!("{name}:{mistake}")).collect();
-        format!("{name} has {}\n{}", count(mistakes.len(), "error"), told.join("\n"))
+        let lines: Vec<String> = mistakes.iter().map(|mistake| format!("{name}:{mistake}")).collect();
+        format!("{name} has {}\n{}", count(mistakes.len(), "error"), lines.join("\n"))
     })?;
     let ago = |name| given.get_one::<Duration>(name).map_or(0.0, Duration::as_secs_f64);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let asked = Asked { file: name, since: now - ago("since"), until: now - ago("until") };
-    if asked.since >= asked.until {
+    let request = Request { file: name, since: now - ago("since"), until: now - ago("until") };
+    if request.since >= request.until {
         return Err("--since must be a longer duration than --until".to_owned());
     }
     let pool = connection::pool(settings.database_url.reveal(), settings.pool_timeout).map_err(|e| e.detail)?;
     let mut replay = Replay::new(&rules);
-    let recorded = runtime()?.block_on(walk(&pool, &mut replay, &asked, settings.history_interval))?;
-    let told =
-        if given.get_flag("json") { as_json(&replay, &asked, recorded) } else { as_text(&replay, &asked, recorded) };
-    print(told.as_bytes())
+    let recorded = runtime()?.block_on(walk(&pool, &mut replay, &request, settings.history_interval))?;
+    let output = if given.get_flag("json") {
+        as_json(&replay, &request, recorded)
+    } else {
+        as_text(&replay, &request, recorded)
+    };
+    print(output.as_bytes())
 }
 
 /// Replays all recorded data, oldest first; returns the number of seconds with data.
-async fn walk(pool: &PgPool, replay: &mut Replay<'_>, asked: &Asked<'_>, interval: Duration) -> Result<f64, String> {
+async fn walk(
+    pool: &PgPool,
+    replay: &mut Replay<'_>,
+    request: &Request<'_>,
+    interval: Duration,
+) -> Result<f64, String> {
     let wanted = replay.wanted();
     let mut names: BTreeSet<String> = wanted.names;
     names.extend(PULSE.map(str::to_owned));
@@ -116,7 +124,7 @@ async fn walk(pool: &PgPool, replay: &mut Replay<'_>, asked: &Asked<'_>, interva
         let micros = (seconds * 1e6) as Micros;
         micros - micros.rem_euclid(bucket)
     };
-    let (mut since, end) = (micros(asked.since), micros(asked.until) + bucket);
+    let (mut since, end) = (micros(request.since), micros(request.until) + bucket);
     let mut last: BTreeMap<String, (Micros, f64)> = BTreeMap::new();
     let mut recorded = 0;
     while since < end {
@@ -169,17 +177,17 @@ fn not_judged(track: &Track<'_>) -> Option<String> {
     }
 }
 
-fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
+fn as_text(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String {
     let tracks = replay.tracks();
-    let all = |track: &Track<'_>| track.firings.iter().map(|firing| firing.lasted(asked.until)).sum::<f64>();
+    let all = |track: &Track<'_>| track.firings.iter().map(|firing| firing.lasted(request.until)).sum::<f64>();
     let times: usize = tracks.iter().map(|track| track.firings.len()).sum();
     let fired = tracks.iter().filter(|track| !track.firings.is_empty()).count();
     let mut text = format!(
         "{}: {} from {} to {}, {} of it recorded\n{fired} would have fired, {} in total\n",
-        asked.file,
+        request.file,
         count(tracks.len(), "rule"),
-        moment(asked.since),
-        moment(asked.until),
+        moment(request.since),
+        moment(request.until),
         span(recorded),
         count(times, "time"),
     );
@@ -190,16 +198,28 @@ fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
     let mut rows = vec![head];
     for track in tracks {
         let sent = |firing: &Firing| u32::from(firing.told.is_some()) + firing.repeats;
-        let told: u32 = track.firings.iter().map(sent).sum();
-        let longest = track.firings.iter().map(|firing| firing.lasted(asked.until)).fold(0.0, f64::max);
-        let [count, told, sum, longest, last] = match (track.firings.last(), not_judged(track)) {
-            (Some(last), _) => {
-                [track.firings.len().to_string(), told.to_string(), span(all(track)), span(longest), moment(last.fired)]
-            }
+        let notifications: u32 = track.firings.iter().map(sent).sum();
+        let longest = track.firings.iter().map(|firing| firing.lasted(request.until)).fold(0.0, f64::max);
+        let [count, notifications, sum, longest, last] = match (track.firings.last(), not_judged(track)) {
+            (Some(last), _) => [
+                track.firings.len().to_string(),
+                notifications.to_string(),
+                span(all(track)),
+                span(longest),
+                moment(last.fired),
+            ],
             (None, None) => ["0", "0", "", "", "never"].map(str::to_owned),
             (None, Some(_)) => ["?", "?", "", "", "not recorded"].map(str::to_owned),
         };
-        rows.push([shown(&track.rule.name), track.rule.severity.as_str().to_owned(), count, told, sum, longest, last]);
+        rows.push([
+            shown(&track.rule.name),
+            track.rule.severity.as_str().to_owned(),
+            count,
+            notifications,
+            sum,
+            longest,
+            last,
+        ]);
     }
     text.push('\n');
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -225,7 +245,7 @@ fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
             _ = writeln!(text, "  and {older} earlier; use --json to print all");
         }
         for firing in track.firings.iter().skip(older) {
-            text.push_str(&line(track, firing, asked.until));
+            text.push_str(&line(track, firing, request.until));
         }
     }
     text
@@ -239,15 +259,15 @@ fn line(track: &Track<'_>, firing: &Firing, end: f64) -> String {
     let lasted = format!("{}{}", span(firing.lasted(end)), if firing.until.is_none() { ", still firing" } else { "" });
     let to = if matches!(track.rule.bound, Bound::Below(_)) { "down" } else { "up" };
     let worst = firing.worst.map(|worst| format!("  {to} to {}{}", figure(worst), track.rule.watch.metric.unit()));
-    let told = if firing.told.is_none() { "  not sent" } else { "" };
-    format!("  {}  for {lasted}{subject}{}{told}\n", moment(firing.fired), worst.unwrap_or_default())
+    let note = if firing.told.is_none() { "  not sent" } else { "" };
+    format!("  {}  for {lasted}{subject}{}{note}\n", moment(firing.fired), worst.unwrap_or_default())
 }
 
-fn as_json(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
+fn as_json(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String {
     let firing = |firing: &Firing| {
         json!({
             "subject": firing.subject, "since": firing.since, "fired": firing.fired, "until": firing.until,
-            "lasted_sec": firing.lasted(asked.until), "worst": firing.worst.filter(|worst| worst.is_finite()),
+            "lasted_sec": firing.lasted(request.until), "worst": firing.worst.filter(|worst| worst.is_finite()),
             "told": firing.told, "repeats": firing.repeats,
         })
     };
@@ -259,10 +279,10 @@ fn as_json(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
         })
     };
     let rules: Vec<Value> = replay.tracks().iter().map(rule).collect();
-    let told = json!({
-        "file": asked.file, "since": asked.since, "until": asked.until, "recorded_sec": recorded, "rules": rules,
+    let report = json!({
+        "file": request.file, "since": request.since, "until": request.until, "recorded_sec": recorded, "rules": rules,
     });
-    format!("{told:#}\n")
+    format!("{report:#}\n")
 }
 
 /// Formats a time: `24 Nov 18:01:11 UTC`.

@@ -175,14 +175,14 @@ impl Story {
         let (ready, started) = std_mpsc::channel();
         let work = move || {
             runtime.block_on(async move {
-                let mut stage = match Stage::set(equipment, past_days, say).await {
-                    Ok(stage) => stage,
+                let mut scenario = match Scenario::prepare(equipment, past_days, say).await {
+                    Ok(scenario) => scenario,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
                 drop(ready.send(Ok(())));
                 tokio::select! {
                     _ = stopped => {}
-                    error = stage.play() => (stage.say)(&format!("the demo scenario stopped: {error}")),
+                    error = scenario.run() => (scenario.say)(&format!("the demo scenario stopped: {error}")),
                 }
             });
         };
@@ -206,17 +206,17 @@ impl Drop for Story {
 }
 
 /// State of the scenario.
-struct Stage {
+struct Scenario {
     crew: Crew,
-    door: Door,
+    query_source: QuerySource,
     reports: Reports,
     speed: f64,
     say: Box<dyn Fn(&str) + Send>,
 }
 
-impl Stage {
-    async fn set(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
-        let door = Door::open(&equipment).await?;
+impl Scenario {
+    async fn prepare(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
+        let query_source = QuerySource::open(&equipment).await?;
         let reports = Reports::open(&equipment.redis_url).await?;
         if past_days > 0 {
             say(&format!("Generating {past_days} days of history; 30 days take a minute or two."));
@@ -237,14 +237,14 @@ impl Stage {
             "{workers} workers of {} types are running; about {QUERIES_PER_SECOND} queries arrive per second",
             FLEET.len()
         ));
-        Ok(Self { crew, door, reports, speed, say })
+        Ok(Self { crew, query_source, reports, speed, say })
     }
 
     /// Runs until an error occurs.
-    async fn play(&mut self) -> DemoError {
-        let Self { crew, door, reports, speed, say } = self;
+    async fn run(&mut self) -> DemoError {
+        let Self { crew, query_source, reports, speed, say } = self;
         tokio::select! {
-            error = door.let_queries_in(*speed) => error,
+            error = query_source.submit_queries(*speed) => error,
             error = reports.read_along() => error,
             error = tell(crew, *speed, say) => error,
         }
@@ -273,12 +273,12 @@ fn clock(at: Duration) -> String {
 }
 
 /// Source of queries, equivalent to Shepherd's web server as far as Redis and the database are concerned.
-struct Door {
+struct QuerySource {
     brain: Brain,
     producer: Producer,
 }
 
-impl Door {
+impl QuerySource {
     async fn open(equipment: &Equipment) -> Result<Self, DemoError> {
         let brain = Brain::connect(&equipment.database_url).await.map_err(DemoError::Postgres)?;
         brain.create_tables().await.map_err(DemoError::Postgres)?;
@@ -288,15 +288,18 @@ impl Door {
         Ok(Self { brain, producer })
     }
 
-    async fn let_queries_in(&mut self, speed: f64) -> DemoError {
+    async fn submit_queries(&mut self, speed: f64) -> DemoError {
         let pause = Duration::from_secs_f64(1.0 / (QUERIES_PER_SECOND * speed));
         let mut arrived = 0_u32;
         loop {
             sleep(chance::around(pause)).await;
             let route = route(chance::lot());
             arrived += 1;
-            let entered =
-                if arrived.is_multiple_of(LOST_EVERY) { self.lose(route).await } else { self.let_in(route).await };
+            let entered = if arrived.is_multiple_of(LOST_EVERY) {
+                self.submit_lost(route).await
+            } else {
+                self.submit(route).await
+            };
             if let Err(error) = entered {
                 return error;
             }
@@ -304,14 +307,14 @@ impl Door {
     }
 
     /// Inserts a query without a task, so that only the monitor's janitor ever completes it.
-    async fn lose(&self, route: &Route) -> Result<(), DemoError> {
+    async fn submit_lost(&self, route: &Route) -> Result<(), DemoError> {
         let query_id = short_id();
         self.brain.add_query(&query_id, &short_id(), route.ara).await.map_err(DemoError::Postgres)?;
         self.brain.add_callbacks(&query_id, 2).await.map_err(DemoError::Postgres)
     }
 
     /// Inserts the row before the task, because a worker may complete a query as soon as it is in the stream.
-    async fn let_in(&mut self, route: &Route) -> Result<(), DemoError> {
+    async fn submit(&mut self, route: &Route) -> Result<(), DemoError> {
         let Some(first) = route.streams.first() else { return Ok(()) };
         let (query_id, response_id) = (short_id(), short_id());
         self.brain.add_query(&query_id, &response_id, route.ara).await.map_err(DemoError::Postgres)?;

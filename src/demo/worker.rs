@@ -68,8 +68,8 @@ impl From<&ArgMatches> for WorkerOrders {
 /// When it cannot start.
 pub fn run(orders: WorkerOrders) -> Result<(), String> {
     let pace = Arc::new(AtomicU32::new(1));
-    let told = Arc::clone(&pace);
-    std::thread::spawn(move || obey(&told));
+    let shared = Arc::clone(&pace);
+    std::thread::spawn(move || obey(&shared));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(work(orders, pace))
 }

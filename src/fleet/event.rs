@@ -480,10 +480,10 @@ mod tests {
 
     #[test]
     fn every_event_has_running_counts_before_and_after() {
-        let told = |kind: EventKind| {
+        let counts = |kind: EventKind| {
             let event = Event { ts: 1.0, subject: "s".to_owned(), kind, key: String::new(), running: (4, 4) };
-            let told = json!(event);
-            (told["from"].as_u64().unwrap(), told["to"].as_u64().unwrap())
+            let event = json!(event);
+            (event["from"].as_u64().unwrap(), event["to"].as_u64().unwrap())
         };
         let name = || Name::from("c");
         let cases = [
@@ -498,10 +498,10 @@ mod tests {
             (EventKind::SourceUp { away_sec: 1 }, (0, 1)),
         ];
         for (kind, expected) in cases {
-            assert_eq!(told(kind.clone()), expected, "{kind:?}");
+            assert_eq!(counts(kind.clone()), expected, "{kind:?}");
         }
         let recorded =
             EventKind::Recorded { type_name: String::new(), severity: Severity::Info, detail: String::new() };
-        assert_eq!(told(recorded), (4, 4));
+        assert_eq!(counts(recorded), (4, 4));
     }
 }

@@ -187,7 +187,7 @@ mod tests {
         Happened { ts, subject, type_name, severity: Severity::Info, detail: String::new(), payload }
     }
 
-    fn told(events: &[Happened]) -> Vec<(IncidentKind, String, Option<f64>, Over)> {
+    fn summary(events: &[Happened]) -> Vec<(IncidentKind, String, Option<f64>, Over)> {
         incidents(events).into_iter().map(|i| (i.kind, i.subject, i.since, i.over)).collect()
     }
 
@@ -199,7 +199,7 @@ mod tests {
             event(50.0, "b", "scale_up", json!({})),
             event(60.0, "a", "scale_down", json!({"kind": "alive"})),
         ];
-        assert_eq!(told(&events), [(IncidentKind::Crash, "a".to_owned(), Some(10.0), Over::At(90.0))]);
+        assert_eq!(summary(&events), [(IncidentKind::Crash, "a".to_owned(), Some(10.0), Over::At(90.0))]);
     }
 
     #[test]
@@ -210,7 +210,7 @@ mod tests {
             event(30.0, "postgres", "source_down", json!({})),
         ];
         assert_eq!(
-            told(&events),
+            summary(&events),
             [
                 (IncidentKind::SourceDown, "postgres".to_owned(), Some(30.0), Over::NotYet),
                 (IncidentKind::SourceDown, "redis".to_owned(), Some(5.0), Over::At(20.0)),
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn hang_lasts_until_progress_or_exit() {
-        let hung = |ts, who: &str| event(ts, "a", "consumer_hung", json!({"consumer": who}));
+        let hung = |ts, consumer: &str| event(ts, "a", "consumer_hung", json!({"consumer": consumer}));
         let events = [
             hung(1.0, "x"),
             hung(2.0, "y"),
@@ -232,7 +232,7 @@ mod tests {
         ];
         let a = || "a".to_owned();
         assert_eq!(
-            told(&events),
+            summary(&events),
             [
                 (IncidentKind::Lost, a(), Some(6.0), Over::AtOnce),
                 (IncidentKind::Lost, a(), Some(5.0), Over::AtOnce),

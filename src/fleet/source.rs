@@ -40,7 +40,7 @@ struct Down {
     since_unix: f64,
     trouble: SourceTrouble,
     /// Whether the outage was reported. A single late reply is displayed but not reported.
-    told: bool,
+    reported: bool,
 }
 
 /// Change of a data source caused by a reading.
@@ -63,19 +63,19 @@ impl Availability {
     pub fn good(&mut self, now: Mono, now_unix: f64) -> Option<SourceChange> {
         self.last_good = Some((now, now_unix));
         let down = self.down.take()?;
-        down.told.then(|| SourceChange::CameBack(now.since(down.since)))
+        down.reported.then(|| SourceChange::CameBack(now.since(down.since)))
     }
 
     /// Records a poll that could not read the data source.
     pub fn bad(&mut self, now: Mono, trouble: SourceTrouble) -> Option<SourceChange> {
         let (since, since_unix) = self.last_good.unwrap_or((now, self.started_unix));
         let late_once = trouble.kind == TroubleKind::TimedOut && self.down.is_none();
-        let down = self.down.get_or_insert(Down { since, since_unix, trouble: trouble.clone(), told: false });
+        let down = self.down.get_or_insert(Down { since, since_unix, trouble: trouble.clone(), reported: false });
         down.trouble = trouble.clone();
-        if down.told || late_once {
+        if down.reported || late_once {
             return None;
         }
-        down.told = true;
+        down.reported = true;
         Some(SourceChange::WentDown(trouble))
     }
 
@@ -120,7 +120,7 @@ impl RedisSource {
         let gap = self.availability.last_good.map_or(Duration::MAX, |(at, _)| now.since(at));
         // A single late reply does not stop workers from writing heartbeats. Without this exception, an occasionally
         // slow Redis would never finish recovering.
-        let was_down = self.availability.down.as_ref().is_some_and(|down| down.told);
+        let was_down = self.availability.down.as_ref().is_some_and(|down| down.reported);
         let change = self.availability.good(now, now_unix);
         let offset = redis_time - now.seconds();
         let stepped = self.clock_offset.replace(offset).is_some_and(|last| (offset - last).abs() > CLOCK_STEP);
@@ -183,8 +183,8 @@ mod tests {
         assert!(!source.status().is_current());
         assert_eq!(source.good(Mono(2000), 2.0), None);
         source.bad(Mono(3000), trouble(TroubleKind::TimedOut));
-        let told = source.bad(Mono(4000), trouble(TroubleKind::TimedOut));
-        assert!(matches!(told, Some(SourceChange::WentDown(_))));
+        let change = source.bad(Mono(4000), trouble(TroubleKind::TimedOut));
+        assert!(matches!(change, Some(SourceChange::WentDown(_))));
         assert_eq!(source.bad(Mono(5000), trouble(TroubleKind::Unreachable)), None);
         assert_eq!(source.good(Mono(6000), 6.0), Some(SourceChange::CameBack(Duration::from_secs(4))));
     }

@@ -147,7 +147,7 @@ impl ApiPage<'_> {
             .flat_map(|(path, item)| {
                 METHODS.into_iter().filter_map(move |method| Some((path, method, item.get(method)?)))
             })
-            .map(|(path, method, told)| (item(at(told, "tags")), operation(path, method, told)))
+            .map(|(path, method, spec)| (item(at(spec, "tags")), operation(path, method, spec)))
             .collect();
         let mut all: Vec<_> = all.into_iter().map(Some).collect();
         let tags = at(self.document, "tags").as_array().into_iter().flatten();
@@ -194,33 +194,33 @@ fn prose(text: &str) -> Prose {
         .collect()
 }
 
-fn operation<'a>(path: &'a str, method: &'static str, told: &'a Value) -> Operation<'a> {
-    let parameters = at(told, "parameters").as_array().into_iter().flatten().map(|parameter| {
+fn operation<'a>(path: &'a str, method: &'static str, spec: &'a Value) -> Operation<'a> {
+    let parameters = at(spec, "parameters").as_array().into_iter().flatten().map(|parameter| {
         let required = at(parameter, "required") == true;
         field(text(parameter, "name"), "in the path", required, at(parameter, "schema"), parameter)
     });
-    let body = at(at(at(at(told, "requestBody"), "content"), "application/json"), "schema");
-    let answers = members(at(told, "responses")).map(|(status, told)| Answer {
+    let body = at(at(at(at(spec, "requestBody"), "content"), "application/json"), "schema");
+    let answers = members(at(spec, "responses")).map(|(status, spec)| Answer {
         status: status.to_owned(),
-        description: prose(text(told, "description")),
-        kinds: members(at(told, "content"))
-            .map(|(media, told)| Media { media: media.to_owned(), kind: kind(at(told, "schema")) })
+        description: prose(text(spec, "description")),
+        kinds: members(at(spec, "content"))
+            .map(|(media, spec)| Media { media: media.to_owned(), kind: kind(at(spec, "schema")) })
             .collect(),
     });
     let (errors, answers): (Vec<Answer>, Vec<Answer>) =
         answers.partition(|answer| answer.kinds.iter().any(|kind| kind.media == "application/problem+json"));
     Operation {
-        id: text(told, "operationId"),
+        id: text(spec, "operationId"),
         method: method.to_uppercase(),
         path,
-        summary: text(told, "summary"),
-        description: prose(text(told, "description")),
-        role: item(at(at(told, "security").get(0).unwrap_or(&Value::Null), "bearer")),
+        summary: text(spec, "summary"),
+        description: prose(text(spec, "description")),
+        role: item(at(at(spec, "security").get(0).unwrap_or(&Value::Null), "bearer")),
         fields: parameters.chain(fields(body, "in the body")).collect(),
-        sample: at(told, "x-codeSamples").get(0).map_or("", |sample| text(sample, "source")),
+        sample: at(spec, "x-codeSamples").get(0).map_or("", |sample| text(sample, "source")),
         answers,
         errors,
-        message: told.get("x-message").map(kind),
+        message: spec.get("x-message").map(kind),
     }
 }
 
@@ -255,14 +255,14 @@ fn fields(schema: &Value, place: &'static str) -> Vec<Field> {
         .collect()
 }
 
-fn field(name: &str, place: &'static str, required: bool, schema: &Value, told: &Value) -> Field {
+fn field(name: &str, place: &'static str, required: bool, schema: &Value, spec: &Value) -> Field {
     Field {
         name: name.to_owned(),
         place,
         required,
         kind: kind(schema),
         limits: limits(schema),
-        description: prose(text(told, "description")),
+        description: prose(text(spec, "description")),
         choices: choices(schema).into_iter().filter(|choice| !choice.meaning.is_empty()).collect(),
     }
 }
@@ -272,12 +272,12 @@ fn choices(schema: &Value) -> Vec<Choice> {
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let plain = |value: &Value| Choice { value: word(value), meaning: Vec::new() };
     let one_of = at(schema, "oneOf").as_array().into_iter().flatten();
-    let told = one_of.filter_map(|one| {
+    let variants = one_of.filter_map(|one| {
         let meaning = prose(text(one, "description"));
         Some(Choice { value: word(one.get("const")?), meaning })
     });
     let listed = at(schema, "enum").as_array().into_iter().flatten().map(plain);
-    listed.chain(schema.get("const").map(plain)).chain(told).collect()
+    listed.chain(schema.get("const").map(plain)).chain(variants).collect()
 }
 
 /// Describes a schema in a few words.
@@ -361,7 +361,7 @@ mod tests {
 
     #[test]
     fn schemas_are_described_in_words() {
-        for (schema, told) in [
+        for (schema, expected) in [
             (json!({"$ref": "#/components/schemas/Event"}), "Event"),
             (json!({"type": ["integer", "null"], "minimum": 0}), "integer or null"),
             (json!({"anyOf": [{"$ref": "#/components/schemas/Kept"}, {"type": "null"}]}), "Kept or null"),
@@ -372,7 +372,7 @@ mod tests {
             (json!({"oneOf": [{"const": "a", "description": "A."}, {"const": "b"}]}), "a | b"),
             (json!(true), "any"),
         ] {
-            assert_eq!(words(&schema), told, "{schema}");
+            assert_eq!(words(&schema), expected, "{schema}");
         }
         let limited = json!({"type": "integer", "minimum": 1, "maximum": 200, "default": 50});
         assert_eq!(limits(&limited), "1 to 200, default 50");

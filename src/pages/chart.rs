@@ -268,9 +268,9 @@ impl LimitChart {
     /// Returns the chart; `None` without data.
     pub(super) fn new(drawn: &Drawn<'_>) -> Option<Self> {
         let (since, until) = drawn.window;
-        let seen = || drawn.samples.iter().filter(|(at, value)| (since..=until).contains(at) && value.is_finite());
-        let highest = seen().map(|(_, value)| *value).chain(drawn.limit).fold(0.0, f64::max);
-        let last = seen().next_back()?.1;
+        let in_window = || drawn.samples.iter().filter(|(at, value)| (since..=until).contains(at) && value.is_finite());
+        let highest = in_window().map(|(_, value)| *value).chain(drawn.limit).fold(0.0, f64::max);
+        let last = in_window().next_back()?.1;
         // Leave a margin, so that neither the line nor the threshold is drawn on the edge.
         let top = if highest > 0.0 { highest * 1.15 } else { 1.0 };
         let y = |value: f64| (1000.0 - value.max(0.0) / top * 1000.0).round();
@@ -279,7 +279,7 @@ impl LimitChart {
         let x = |at: f64| ((at - since) / (until - since) * columns).clamp(0.0, columns);
         let mut points: Vec<(usize, Option<f64>)> = Vec::new();
         let mut before = None;
-        for (at, value) in seen() {
+        for (at, value) in in_window() {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the columns")]
             let column = x(*at).round() as usize;
             if before.is_some_and(|before| at - before > Self::GAP) {

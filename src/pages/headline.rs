@@ -51,16 +51,16 @@ impl Headline {
 
 /// Returns the headline of `snapshot` with the verdicts of its worker types.
 pub(super) fn of(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> Headline {
-    let mut told = Troubles::default();
-    told.sources(snapshot);
-    told.older_monitor(snapshot);
-    told.worker_types(snapshot, verdicts);
-    told.streams(snapshot);
-    told.limits(snapshot);
-    told.sentences.sort_by_key(|trouble| std::cmp::Reverse(trouble.level));
+    let mut troubles = Troubles::default();
+    troubles.sources(snapshot);
+    troubles.older_monitor(snapshot);
+    troubles.worker_types(snapshot, verdicts);
+    troubles.streams(snapshot);
+    troubles.limits(snapshot);
+    troubles.sentences.sort_by_key(|trouble| std::cmp::Reverse(trouble.level));
     let (calm_level, calm) = what_is_fine(snapshot, verdicts);
-    let level = told.sentences.first().map_or(calm_level, |trouble| trouble.level);
-    Headline { level, problems: told.problems, troubles: told.sentences, calm }
+    let level = troubles.sentences.first().map_or(calm_level, |trouble| trouble.level);
+    Headline { level, problems: troubles.problems, troubles: troubles.sentences, calm }
 }
 
 /// Returns the title of the browser tab.
@@ -122,8 +122,8 @@ impl Troubles {
                 .map(|(name, _)| *name)
                 .collect();
             let Some(sentence) = told_of(pill, &names, snapshot) else { continue };
-            let told = verdicts.iter().filter(|(name, _)| names.contains(name));
-            let level = told.map(|(_, verdict)| verdict.level).max().unwrap_or(Level::Warning);
+            let matching = verdicts.iter().filter(|(name, _)| names.contains(name));
+            let level = matching.map(|(_, verdict)| verdict.level).max().unwrap_or(Level::Warning);
             self.add(level, names.len(), sentence, page_of(&names, About::WorkerType, "#workers"));
         }
         let unreadable = snapshot.unreadable_heartbeats.len();
@@ -200,9 +200,9 @@ fn what_is_fine(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, V
         level = level.max(Level::Unknown);
         sentences.push(Sentence::words(format!("waiting for {starting}")));
     }
-    for (names, said) in [(fine, "OK"), (settling, "recovering")] {
+    for (names, state) in [(fine, "OK"), (settling, "recovering")] {
         if !names.is_empty() {
-            sentences.push(Sentence::words(format!("{names} {said}")));
+            sentences.push(Sentence::words(format!("{names} {state}")));
         }
     }
     (level, sentences)
@@ -228,11 +228,11 @@ fn worker_types(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, S
         (alive, all) if alive == all => format!("All {all} worker types alive"),
         (alive, all) => format!("{alive} of {all} worker types alive"),
     };
-    for (n, said) in
+    for (n, state) in
         [(count(TypeState::ScaledDown), "scaled to zero"), (silent, "without heartbeats"), (never, "never seen")]
     {
         if n > 0 {
-            words.push_str(&format!(", {n} {said}"));
+            words.push_str(&format!(", {n} {state}"));
         }
     }
     (Level::Fine, Sentence::words(words))
@@ -255,9 +255,9 @@ fn told_of(pill: &str, names: &[&Name], snapshot: &Snapshot) -> Option<Sentence>
         }
         ("crashed", None) => Sentence::words(format!("{many} worker types crashed: {}", listed(names))),
         ("lost", Some((name, status))) => {
-            let who = counted(lost, "consumer", "consumers");
+            let consumers = counted(lost, "consumer", "consumers");
             let when = if lost == 1 { " at " } else { " in the last hour, the latest at " };
-            Sentence::words(format!("{name} lost {who}")).at(when, status.lost_at, MomentStyle::Clock)
+            Sentence::words(format!("{name} lost {consumers}")).at(when, status.lost_at, MomentStyle::Clock)
         }
         ("lost", None) => {
             Sentence::words(format!("{} lost: {}", counted(lost, "consumer", "consumers"), listed(names)))
@@ -300,7 +300,7 @@ mod tests {
     const NOW: f64 = 1_795_456_871.0;
 
     /// Returns the sentences as shown without JavaScript, and the tab title.
-    fn told(snapshot: &Snapshot) -> (String, String) {
+    fn headline_of(snapshot: &Snapshot) -> (String, String) {
         let headline = of(snapshot, &verdicts(snapshot));
         let troubles = headline.troubles.iter().map(|trouble| &trouble.sentence);
         let sentences: Vec<String> = troubles.chain(&headline.calm).map(Sentence::plain).collect();
@@ -317,8 +317,8 @@ mod tests {
 
     #[test]
     fn healthy_fleet_has_one_line() {
-        let (said, tab) = told(&fleet().finish());
-        assert_eq!(said, "All 3 worker types alive · Redis, Postgres OK");
+        let (line, tab) = headline_of(&fleet().finish());
+        assert_eq!(line, "All 3 worker types alive · Redis, Postgres OK");
         assert_eq!(tab, "Shepherd");
     }
 
@@ -329,9 +329,9 @@ mod tests {
             (w.state, w.alive, w.state_changed_at) = (TypeState::Crashed, 0, Some(NOW - 11.0));
         });
         fleet.change("a", |w, _| (w.lost, w.lost_at) = (2, Some(NOW - 60.0)));
-        let (said, tab) = told(&fleet.finish());
+        let (line, tab) = headline_of(&fleet.finish());
         assert_eq!(
-            said,
+            line,
             "b crashed at 18:01:00 UTC · a lost 2 consumers in the last hour, the latest at 18:00:11 UTC · 2 of 3 worker types alive · \
              Redis, Postgres OK"
         );
@@ -365,8 +365,8 @@ mod tests {
             fleet.add(name, 3, 10, 5);
             fleet.change(name, |w, _| w.state = TypeState::Crashed);
         }
-        let (said, tab) = told(&fleet.finish());
-        assert!(said.starts_with("5 worker types crashed: a, b, c, 2 more · 0 of 5"), "{said}");
+        let (line, tab) = headline_of(&fleet.finish());
+        assert!(line.starts_with("5 worker types crashed: a, b, c, 2 more · 0 of 5"), "{line}");
         assert_eq!(tab, "⚠ 5 · Shepherd");
     }
 
@@ -374,7 +374,7 @@ mod tests {
     fn loss_is_no_problem_after_ten_minutes() {
         let mut fleet = fleet();
         fleet.change("a", |w, _| (w.lost, w.lost_at) = (1, Some(NOW - 11.0 * 60.0)));
-        assert_eq!(told(&fleet.finish()).1, "Shepherd");
+        assert_eq!(headline_of(&fleet.finish()).1, "Shepherd");
     }
 
     #[test]
@@ -384,9 +384,9 @@ mod tests {
         fleet.change("b", |w, _| (w.state, w.alive, w.backlog) = (TypeState::ScaledDown, 0, Some(1)));
         fleet.change("c", |_, s| s.error = Some("WRONGTYPE".to_owned()));
         fleet.snapshot.unreadable_heartbeats = states::hostile(NOW).unreadable_heartbeats;
-        let (said, tab) = told(&fleet.finish());
+        let (line, tab) = headline_of(&fleet.finish());
         assert_eq!(
-            said,
+            line,
             "2 consumers hung: a · b: messages waiting, no workers running · 1 unreadable heartbeat · \
              cannot read stream c · 2 of 3 worker types alive, 1 scaled to zero · Redis, Postgres OK"
         );
@@ -399,30 +399,30 @@ mod tests {
         fleet.change("a", |w, _| (w.state, w.alive) = (TypeState::Crashed, 0));
         let trouble = SourceTrouble::new(TroubleKind::Unreachable, "connection refused");
         fleet.snapshot.redis.source = SourceStatus::Down { since: NOW, trouble };
-        let (said, _) = told(&fleet.finish());
+        let (line, _) = headline_of(&fleet.finish());
         assert!(
-            said.starts_with(
+            line.starts_with(
                 "Redis unreachable since 18:01:11 UTC: connection refused; workers and queues show the last known state · a crashed"
             ),
-            "{said}"
+            "{line}"
         );
-        assert!(said.ends_with("Postgres OK"), "{said}");
+        assert!(line.ends_with("Postgres OK"), "{line}");
     }
 
     #[test]
     fn nothing_is_fine_before_the_first_poll() {
         let mut snapshot = Fleet::new(NOW).finish();
-        assert_eq!(told(&snapshot).0, "No worker has reported yet · Redis, Postgres OK");
+        assert_eq!(headline_of(&snapshot).0, "No worker has reported yet · Redis, Postgres OK");
         snapshot.redis.source = SourceStatus::Starting;
         snapshot.postgres.source = SourceStatus::Starting;
-        assert_eq!(told(&snapshot), ("waiting for Redis, Postgres".to_owned(), "Shepherd".to_owned()));
+        assert_eq!(headline_of(&snapshot), ("waiting for Redis, Postgres".to_owned(), "Shepherd".to_owned()));
         assert_eq!(of(&snapshot, &[]).level, Level::Unknown);
     }
 
     #[test]
     fn fleet_without_heartbeats_is_unknown() {
-        let (said, tab) = told(&states::other_fleet(NOW));
-        assert_eq!(said, "4 worker types without heartbeats: state unknown · Redis, Postgres OK");
+        let (line, tab) = headline_of(&states::other_fleet(NOW));
+        assert_eq!(line, "4 worker types without heartbeats: state unknown · Redis, Postgres OK");
         assert_eq!(tab, "Shepherd");
     }
 
@@ -434,6 +434,6 @@ mod tests {
         let headline = of(&snapshot, &verdicts(&snapshot));
         let levels: Vec<Level> = headline.troubles.iter().map(|trouble| trouble.level).collect();
         assert_eq!(levels, [Level::Critical, Level::Warning]);
-        assert!(told(&snapshot).0.starts_with("Postgres disk 93\u{202f}% used · Redis memory 85\u{202f}% used"));
+        assert!(headline_of(&snapshot).0.starts_with("Postgres disk 93\u{202f}% used · Redis memory 85\u{202f}% used"));
     }
 }

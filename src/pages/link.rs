@@ -55,8 +55,8 @@ pub fn autoscaled(path: &str, query: &str) -> Name {
 
 fn name_after(begins: &str, path: &str, query: &str) -> Name {
     let rest = path.split_once(begins).map_or("", |(_, rest)| rest);
-    let asked = query.split('&').find_map(|part| part.strip_prefix("name=")).filter(|_| rest.is_empty());
-    Name::from(decoded(asked.unwrap_or(rest)))
+    let name = query.split('&').find_map(|part| part.strip_prefix("name=")).filter(|_| rest.is_empty());
+    Name::from(decoded(name.unwrap_or(rest)))
 }
 
 /// Returns the URL of the messages of `stream`, below the root; the API uses the same path after `/api`.

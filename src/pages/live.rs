@@ -140,10 +140,10 @@ impl LiveView {
         }
         let (before, tick) = (self.tick, snapshot.tick);
         let view = view::compose(snapshot, self.environment.maturity.as_deref(), &self.alerts, &mut self.memory);
-        let mut kept = std::mem::take(&mut self.blocks);
+        let mut previous = std::mem::take(&mut self.blocks);
         for draft in view.drafts {
             let id = draft.id.clone();
-            let block = match kept.remove(&id) {
+            let block = match previous.remove(&id) {
                 Some(mut block) => {
                     block.update(&self.pages, draft, tick)?;
                     block
@@ -252,8 +252,8 @@ impl LiveView {
         }
         let newer = |changed: u64| known.is_none_or(|tick| changed > tick);
         let lists = self.lists.iter().filter(|(_, (_, changed))| newer(*changed));
-        let seen = known.and_then(|known| self.columns.iter().find(|(tick, _)| *tick == known));
-        let chart = match seen {
+        let column = known.and_then(|known| self.columns.iter().find(|(tick, _)| *tick == known));
+        let chart = match column {
             Some((_, until)) => Columns::after(&snapshot.depths, *until),
             None => Some(Columns::whole(&snapshot.depths)),
         };

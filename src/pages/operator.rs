@@ -409,18 +409,18 @@ impl<'a> PreviewPage<'a> {
             nothing: bool,
         }
         let (n, complete) = self.messages;
-        let told = counted(n, "message", "messages");
+        let messages = counted(n, "message", "messages");
         let (order, what) = match self.action {
             Action::Retry => (
-                format!("Retry {told}"),
+                format!("Retry {messages}"),
                 "Each message is added again to the end of its stream and the pending entry is acknowledged. The delivery count restarts; the first start time, the history and the idempotency key are kept.",
             ),
             Action::Bury => (
-                format!("Dead-letter {told}"),
+                format!("Dead-letter {messages}"),
                 "Each message is moved from its stream to the dead-letter stream, from where it can be retried.",
             ),
             Action::Drop => (
-                format!("Move {told} to the recycle bin"),
+                format!("Move {messages} to the recycle bin"),
                 "Each message is acknowledged, deleted from its stream and kept in the recycle bin. It can be restored for 30 days.",
             ),
         };

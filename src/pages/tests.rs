@@ -234,15 +234,15 @@ impl Chart {
             Value::Array(values) => values.clone(),
             one => vec![one.clone(); n],
         };
-        let news = several(&columns["t"], 1);
+        let new_times = several(&columns["t"], 1);
         for key in columns["v"].as_object().unwrap().keys() {
             self.depths.entry(key.clone()).or_insert_with(|| vec![None; self.times.len()]);
         }
-        self.times.extend(news.iter().map(|t| t.as_f64().unwrap()));
+        self.times.extend(new_times.iter().map(|t| t.as_f64().unwrap()));
         for (key, depths) in &mut self.depths {
             let still = serde_json::to_value(depths.last().copied().flatten()).unwrap();
             let given = columns["v"].get(key).unwrap_or(&still);
-            depths.extend(several(given, news.len()).iter().map(Value::as_u64));
+            depths.extend(several(given, new_times.len()).iter().map(Value::as_u64));
         }
         let surplus = self.times.len().saturating_sub(DepthHistory::COLUMNS);
         self.times.drain(..surplus);

@@ -103,27 +103,27 @@ impl Verdict {
 
 /// Assesses `status` at `ts` (Unix seconds); `stream` is the stream that it reads.
 pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f64) -> Verdict {
-    let told = |level, pill, shape, sentence| Verdict { level, pill, shape, sentence, quiet: false };
+    let verdict = |level, pill, shape, sentence| Verdict { level, pill, shape, sentence, quiet: false };
     let waiting = status.backlog.unwrap_or(0);
     let since = |words: &str| Sentence::words(words).at(" since ", status.state_changed_at, MomentStyle::Clock);
 
     // A crash takes precedence over an unreadable stream.
     if stream.is_some_and(|s| s.error.is_some()) && status.state != TypeState::Crashed {
-        return told(Level::Warning, "unreadable", "warning", Sentence::words("cannot read the stream; see Queues"));
+        return verdict(Level::Warning, "unreadable", "warning", Sentence::words("cannot read the stream; see Queues"));
     }
     match status.state {
-        TypeState::Crashed => told(Level::Critical, "crashed", "critical", crashed(status)),
+        TypeState::Crashed => verdict(Level::Critical, "crashed", "critical", crashed(status)),
         TypeState::Alive => {
             let (pill, sentence) = match trouble(status, stream, ts) {
-                Some(told_here) => told_here,
+                Some(found) => found,
                 None => return calm(status),
             };
-            told(Level::Warning, pill, "warning", sentence)
+            verdict(Level::Warning, pill, "warning", sentence)
         }
         TypeState::ScaledDown if waiting > 0 => {
-            told(Level::Warning, "no workers", "warning", since("scaled to zero").then("; messages waiting"))
+            verdict(Level::Warning, "no workers", "warning", since("scaled to zero").then("; messages waiting"))
         }
-        TypeState::ScaledDown => told(
+        TypeState::ScaledDown => verdict(
             Level::Unknown,
             "scaled to zero",
             "idle",
@@ -131,7 +131,7 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
         ),
         TypeState::Unknown if status.last_alive_count > 0 && status.alive == 0 => {
             let sentence = since("0 running").then("; stopped while no monitor was running");
-            told(
+            verdict(
                 if waiting > 0 { Level::Warning } else { Level::Unknown },
                 "stopped, not observed",
                 "unknown",
@@ -140,15 +140,15 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
         }
         TypeState::Unknown if status.unreadable > 0 => {
             let (pill, sentence) = unreadable(status);
-            told(Level::Warning, pill, "warning", sentence)
+            verdict(Level::Warning, pill, "warning", sentence)
         }
         TypeState::Unknown if status.without_heartbeat > 0 => {
-            told(Level::Unknown, "no heartbeats", "unknown", presence_unknown(status))
+            verdict(Level::Unknown, "no heartbeats", "unknown", presence_unknown(status))
         }
         TypeState::Unknown if waiting > 0 => {
-            told(Level::Warning, "no workers", "warning", Sentence::words("never seen; messages waiting"))
+            verdict(Level::Warning, "no workers", "warning", Sentence::words("never seen; messages waiting"))
         }
-        TypeState::Unknown => told(Level::Unknown, "unknown", "unknown", Sentence::words("never seen")),
+        TypeState::Unknown => verdict(Level::Unknown, "unknown", "unknown", Sentence::words("never seen")),
     }
 }
 
@@ -178,8 +178,8 @@ fn not_consuming(status: &WorkerTypeStatus, stream: Option<&StreamStatus>) -> Se
 }
 
 fn hung(status: &WorkerTypeStatus) -> Sentence {
-    let mut who = status.consumers.iter().filter(|c| c.state == ConsumerState::Hung);
-    let first = who.next();
+    let mut hung = status.consumers.iter().filter(|c| c.state == ConsumerState::Hung);
+    let first = hung.next();
     let name = match (first, status.hung) {
         (Some(first), 1) => format!("consumer {} hung", Label::of(&first.consumer)),
         (_, n) => format!("{n} of {} consumers hung", status.alive.max(n)),
@@ -193,8 +193,8 @@ fn hung(status: &WorkerTypeStatus) -> Sentence {
 }
 
 fn lost(status: &WorkerTypeStatus) -> Sentence {
-    let who = counted(u64::from(status.lost), "consumer", "consumers");
-    Sentence::words(format!("lost {who}"))
+    let consumers = counted(u64::from(status.lost), "consumer", "consumers");
+    Sentence::words(format!("lost {consumers}"))
         .at(if status.lost == 1 { " " } else { ", last " }, status.lost_at, MomentStyle::Ago)
         .then(format!("; {} running", status.alive))
 }
@@ -209,29 +209,29 @@ fn unreadable(status: &WorkerTypeStatus) -> (&'static str, Sentence) {
 
 /// Without heartbeats, the only known fact is the last command of a consumer.
 fn presence_unknown(status: &WorkerTypeStatus) -> Sentence {
-    let who = counted(u64::from(status.without_heartbeat), "consumer", "consumers");
-    Sentence::words(format!("{who} without heartbeat: state unknown"))
+    let consumers = counted(u64::from(status.without_heartbeat), "consumer", "consumers");
+    Sentence::words(format!("{consumers} without heartbeat: state unknown"))
 }
 
 /// Returns the assessment of a healthy type.
 fn calm(status: &WorkerTypeStatus) -> Verdict {
     let (alive, draining) = (status.alive, status.draining);
-    let told = |pill, sentence| Verdict { level: Level::Fine, pill, shape: "fine", sentence, quiet: false };
+    let healthy = |pill, sentence| Verdict { level: Level::Fine, pill, shape: "fine", sentence, quiet: false };
     if draining > 0 && draining == alive {
-        return told("draining", Sentence::words("shutting down; takes no new tasks"));
+        return healthy("draining", Sentence::words("shutting down; takes no new tasks"));
     }
     if draining > 0 {
-        return told("alive", Sentence::words(format!("{draining} of {alive} draining")));
+        return healthy("alive", Sentence::words(format!("{draining} of {alive} draining")));
     }
     if status.lost > 0 {
-        return told("alive", lost(status));
+        return healthy("alive", lost(status));
     }
     if status.stale > 0 {
         let late = counted(u64::from(status.stale), "heartbeat", "heartbeats");
-        return told("alive", Sentence::words(format!("{late} late")));
+        return healthy("alive", Sentence::words(format!("{late} late")));
     }
     let since = Sentence::words("alive").at(" since ", status.state_changed_at, MomentStyle::Clock);
-    Verdict { quiet: true, ..told("alive", since) }
+    Verdict { quiet: true, ..healthy("alive", since) }
 }
 
 #[cfg(test)]
@@ -243,7 +243,7 @@ mod tests {
     const NOW: f64 = 1_795_456_871.0;
 
     /// Returns pill, whether it is a problem, and sentence of a type after `change`.
-    fn told(change: impl FnOnce(&mut WorkerTypeStatus, &mut StreamStatus)) -> (&'static str, bool, String) {
+    fn verdict_of(change: impl FnOnce(&mut WorkerTypeStatus, &mut StreamStatus)) -> (&'static str, bool, String) {
         let mut fleet = Fleet::new(NOW);
         fleet.add("a", 3, 10, 5);
         fleet.change("a", change);
@@ -259,12 +259,12 @@ mod tests {
             (w.state, w.alive, w.lost, w.state_changed_at) = (TypeState::Crashed, 0, 3, Some(NOW));
             s.error = Some("WRONGTYPE".to_owned());
         };
-        assert_eq!(told(crash), ("crashed", true, "crashed 23 Nov 18:01 UTC; 0 of 3 running".to_owned()));
+        assert_eq!(verdict_of(crash), ("crashed", true, "crashed 23 Nov 18:01 UTC; 0 of 3 running".to_owned()));
     }
 
     #[test]
     fn recent_loss_is_trouble_and_older_one_a_remark() {
-        let lost = |ago: f64| told(move |w, _| (w.alive, w.lost, w.lost_at) = (2, 1, Some(NOW - ago)));
+        let lost = |ago: f64| verdict_of(move |w, _| (w.alive, w.lost, w.lost_at) = (2, 1, Some(NOW - ago)));
         assert_eq!(lost(60.0), ("lost", true, "lost 1 consumer 23 Nov 18:00 UTC; 2 running".to_owned()));
         assert_eq!(lost(1200.0), ("alive", false, "lost 1 consumer 23 Nov 17:41 UTC; 2 running".to_owned()));
     }
@@ -275,8 +275,8 @@ mod tests {
             w.not_consuming = true;
             s.oldest_waiting_sec = Some(1200.0);
         };
-        let said = "3 running, none reads; messages waiting for 20\u{202f}m".to_owned();
-        assert_eq!(told(stalled), ("not consuming", true, said));
+        let sentence = "3 running, none reads; messages waiting for 20\u{202f}m".to_owned();
+        assert_eq!(verdict_of(stalled), ("not consuming", true, sentence));
     }
 
     #[test]
@@ -304,8 +304,11 @@ mod tests {
 
     #[test]
     fn type_is_draining_when_all_consumers_are() {
-        assert_eq!(told(|w, _| w.draining = 1).0, "alive");
-        assert_eq!(told(|w, _| w.draining = 3), ("draining", false, "shutting down; takes no new tasks".to_owned()));
+        assert_eq!(verdict_of(|w, _| w.draining = 1).0, "alive");
+        assert_eq!(
+            verdict_of(|w, _| w.draining = 3),
+            ("draining", false, "shutting down; takes no new tasks".to_owned())
+        );
     }
 
     #[test]
@@ -313,8 +316,8 @@ mod tests {
         let gone = |w: &mut WorkerTypeStatus, backlog| {
             (w.state, w.alive, w.backlog) = (TypeState::ScaledDown, 0, Some(backlog));
         };
-        assert!(!told(|w, _| gone(w, 0)).1);
-        assert!(told(|w, _| gone(w, 1)).1);
-        assert!(!told(|w, _| (w.state, w.alive, w.backlog) = (TypeState::Unknown, 0, None)).1);
+        assert!(!verdict_of(|w, _| gone(w, 0)).1);
+        assert!(verdict_of(|w, _| gone(w, 1)).1);
+        assert!(!verdict_of(|w, _| (w.state, w.alive, w.backlog) = (TypeState::Unknown, 0, None)).1);
     }
 }

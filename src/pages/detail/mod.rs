@@ -41,21 +41,21 @@ impl Site {
     /// Returns the name in `snapshot` for the name from a URL: the same bytes, or the same displayed text. `None` if
     /// there is no such stream or type.
     #[must_use]
-    pub fn find(snapshot: &Snapshot, about: About, asked: &Name) -> Option<Name> {
-        fn named<'a>(mut names: impl Iterator<Item = &'a Name> + Clone, asked: &Name) -> Option<Name> {
+    pub fn find(snapshot: &Snapshot, about: About, requested: &Name) -> Option<Name> {
+        fn named<'a>(mut names: impl Iterator<Item = &'a Name> + Clone, requested: &Name) -> Option<Name> {
             names
                 .clone()
-                .find(|name| *name == asked)
+                .find(|name| *name == requested)
                 .or_else(|| {
                     // Series contain names as text.
-                    let text = asked.to_text();
+                    let text = requested.to_text();
                     names.find(|name| name.to_text() == text)
                 })
                 .cloned()
         }
         match about {
-            About::Stream => named(snapshot.streams.keys(), asked),
-            About::WorkerType => named(snapshot.workers.keys(), asked),
+            About::Stream => named(snapshot.streams.keys(), requested),
+            About::WorkerType => named(snapshot.workers.keys(), requested),
         }
     }
 
@@ -141,7 +141,7 @@ fn staleness(snapshot: &Snapshot) -> Option<Sentence> {
 }
 
 /// Returns level and word for a consumer's state.
-fn told(state: ConsumerState) -> (Level, &'static str) {
+fn level_and_word(state: ConsumerState) -> (Level, &'static str) {
     match state {
         ConsumerState::NoHeartbeat => (Level::Unknown, "no heartbeat"),
         ConsumerState::Alive => (Level::Fine, "alive"),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::failures::{self, FailuresFrame};
-use super::{CONSUMERS, staleness, told};
+use super::{CONSUMERS, level_and_word, staleness};
 use crate::contract::Name;
 use crate::fleet::reading::GroupConsumer;
 use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
@@ -84,14 +84,14 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         workers.into_iter().flat_map(|w| &w.consumers).map(|c| (&c.consumer, c)).collect();
     let mut all: Vec<(&Name, &GroupConsumer, Option<&ConsumerStatus>)> =
         status.consumers.iter().map(|(group, c)| (group, c, known.get(&c.name).copied())).collect();
-    let level = |known: Option<&ConsumerStatus>| known.map_or(Level::Unknown, |c| told(c.state).0);
+    let level = |known: Option<&ConsumerStatus>| known.map_or(Level::Unknown, |c| level_and_word(c.state).0);
     // Consumers in trouble first, stopped ones last.
     let gone = |known: Option<&ConsumerStatus>| known.is_some_and(|c| c.state.is_gone());
     all.sort_by_key(|(_, listed, known)| (gone(*known), Reverse(level(*known).is_trouble()), &listed.name));
     let mut consumers = Vec::new();
     for (i, (group, listed, known)) in all.iter().take(CONSUMERS).enumerate() {
         let slot = |letter: char| format!("c{letter}{i}");
-        let (level, word) = known.map_or((Level::Unknown, "no heartbeat"), |c| told(c.state));
+        let (level, word) = known.map_or((Level::Unknown, "no heartbeat"), |c| level_and_word(c.state));
         #[expect(clippy::cast_precision_loss, reason = "rounded to one unit")]
         let idle = Cell::text(about(listed.idle_ms as f64 / 1000.0));
         cells.extend([

@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use serde::Serialize;
 
 use super::failures::{self, FailuresFrame};
-use super::{CONSUMERS, staleness, told};
+use super::{CONSUMERS, level_and_word, staleness};
 use crate::contract::Name;
 use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
 use crate::pages::block::Draft;
@@ -56,11 +56,11 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let failures = failures::compose(name, snapshot, &mut cells);
     let mut all: Vec<&ConsumerStatus> = status.consumers.iter().collect();
     // Consumers in trouble first, stopped ones last.
-    all.sort_by_key(|c| (c.state.is_gone(), Reverse(told(c.state).0.is_trouble()), &c.consumer));
+    all.sort_by_key(|c| (c.state.is_gone(), Reverse(level_and_word(c.state).0.is_trouble()), &c.consumer));
     let mut consumers = Vec::new();
     for (i, consumer) in all.iter().take(CONSUMERS).enumerate() {
         let slot = |letter: char| format!("c{letter}{i}");
-        let (level, word) = told(consumer.state);
+        let (level, word) = level_and_word(consumer.state);
         #[expect(clippy::cast_precision_loss, reason = "rounded to one unit")]
         let idle = consumer.idle_ms.map_or_else(Cell::missing, |ms| Cell::text(about(ms as f64 / 1000.0)));
         cells.extend([

@@ -53,7 +53,7 @@ impl NoteFrame {
         Self { id, level: Level::Fine, stale: false, empty: false, sentence: Sentence::default(), silent: true }
     }
 
-    fn told(id: &'static str, level: Level, sentence: Sentence) -> Self {
+    fn visible(id: &'static str, level: Level, sentence: Sentence) -> Self {
         Self { id, level, stale: false, empty: false, sentence, silent: false }
     }
 
@@ -80,14 +80,14 @@ pub(in crate::pages) fn workers(snapshot: &Snapshot) -> Draft {
     let id = "workers-note";
     let note = source(id, "Redis", &snapshot.redis.source, "Worker states are not updated until it recovers.");
     let note = note.unwrap_or_else(|| match (&snapshot.redis.source, snapshot.workers.is_empty()) {
-        (SourceStatus::Settling { .. }, _) => NoteFrame::told(
+        (SourceStatus::Settling { .. }, _) => NoteFrame::visible(
             id,
             Level::Unknown,
             Sentence::words("Redis is reachable again. Missing heartbeats are ignored while workers rewrite theirs."),
         ),
         (_, true) => NoteFrame {
             empty: true,
-            ..NoteFrame::told(
+            ..NoteFrame::visible(
                 id,
                 Level::Unknown,
                 Sentence::words(
@@ -110,7 +110,7 @@ pub(in crate::pages) fn queues(snapshot: &Snapshot) -> Draft {
             return NoteFrame::silent(id);
         }
         let words = "No streams yet. A stream appears here when the first message is added to it.";
-        NoteFrame { empty: true, ..NoteFrame::told(id, Level::Unknown, Sentence::words(words)) }
+        NoteFrame { empty: true, ..NoteFrame::visible(id, Level::Unknown, Sentence::words(words)) }
     });
     note.draft()
 }
@@ -122,7 +122,7 @@ pub(in crate::pages) fn feed(snapshot: &Snapshot) -> Draft {
         return NoteFrame::silent(id).draft();
     }
     let words = "No events yet. Workers that start, stop or crash are listed here, and alerts that fire.";
-    NoteFrame { empty: true, ..NoteFrame::told(id, Level::Unknown, Sentence::words(words)) }.draft()
+    NoteFrame { empty: true, ..NoteFrame::visible(id, Level::Unknown, Sentence::words(words)) }.draft()
 }
 
 /// Returns the note about an unreachable data source; `None` if it is OK.
@@ -131,7 +131,7 @@ fn source(id: &'static str, name: &str, status: &SourceStatus, so: &str) -> Opti
         SourceStatus::Ok | SourceStatus::Settling { .. } => None,
         SourceStatus::Starting => Some(NoteFrame {
             empty: true,
-            ..NoteFrame::told(
+            ..NoteFrame::visible(
                 id,
                 Level::Unknown,
                 Sentence::words(format!("Waiting for the first response from {name}.")),
@@ -143,7 +143,7 @@ fn source(id: &'static str, name: &str, status: &SourceStatus, so: &str) -> Opti
                 kind(trouble.kind),
                 Label::from_text(&trouble.detail)
             ));
-            Some(NoteFrame { stale: true, ..NoteFrame::told(id, Level::Critical, sentence) })
+            Some(NoteFrame { stale: true, ..NoteFrame::visible(id, Level::Critical, sentence) })
         }
     }
 }

@@ -158,20 +158,20 @@ fn two_or_three_digits(n: u64) -> u64 {
 }
 
 fn standing(source: &SourceStatus, error: Option<&str>) -> Standing {
-    let told = |level, word, shape, note| Standing { level, word, shape, stale: false, note };
+    let current = |level, word, shape, note| Standing { level, word, shape, stale: false, note };
     match source {
         SourceStatus::Starting => {
-            told(Level::Unknown, "starting", "unknown", Sentence::words("Waiting for the first response."))
+            current(Level::Unknown, "starting", "unknown", Sentence::words("Waiting for the first response."))
         }
-        SourceStatus::Settling { .. } => told(
+        SourceStatus::Settling { .. } => current(
             Level::Fine,
             "recovering",
             "fine",
             Sentence::words("Reachable again; missing heartbeats are ignored for now."),
         ),
         SourceStatus::Ok => match error {
-            None => told(Level::Fine, "OK", "fine", Sentence::default()),
-            Some(error) => told(
+            None => current(Level::Fine, "OK", "fine", Sentence::default()),
+            Some(error) => current(
                 Level::Warning,
                 "degraded",
                 "warning",
@@ -182,7 +182,7 @@ fn standing(source: &SourceStatus, error: Option<&str>) -> Standing {
             let note = Sentence::words(capitalised(kind(trouble.kind)))
                 .at(" since ", Some(*since), MomentStyle::Clock)
                 .then(format!(": {}", Label::from_text(&trouble.detail)));
-            Standing { stale: true, ..told(Level::Critical, "unreachable", "critical", note) }
+            Standing { stale: true, ..current(Level::Critical, "unreachable", "critical", note) }
         }
     }
 }
