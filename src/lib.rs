@@ -1,14 +1,13 @@
-//! Shepherd monitor: watches a fleet of workers on Redis streams, and the library they are built with.
+//! Monitor for fleets of workers on Redis streams, and the library for building the workers.
 //!
-//! In reading order: [`contract`] is the wire that workers and monitor share. [`fleet`] decides
-//! what readings of it mean. [`redis_streams`] and [`postgres`] are the only rooms that speak to
-//! the two servers. [`history`] says what is kept and how; [`alerting`] decides what somebody is told,
-//! [`delivery`] tells it. [`access`] decides who may, [`operator`] does what somebody knowingly asked for.
-//! [`actors`] turn readings into events and snapshots, [`pages`] into HTML, [`exposition`] into what Prometheus reads, and
-//! [`web`] serves them.
-//! [`application`] puts it all together, [`commands`] are what the program can be asked for; [`doctor`] looks for
-//! what is wrong. [`worker`] is the library for worker processes; alone it needs [`contract`] and
-//! [`redis_streams`] only.
+//! Suggested reading order: [`contract`] defines the keys and values shared by workers and monitor. [`fleet`] derives
+//! states from readings. Only [`redis_streams`] and [`postgres`] talk to the two servers. [`history`] defines what is
+//! recorded and how; [`alerting`] decides which notifications are due and [`delivery`] sends them. [`access`]
+//! implements authentication and authorization, [`operator`] the actions on messages. [`actors`] turn readings into
+//! events and snapshots, [`pages`] renders HTML, [`exposition`] renders metrics for Prometheus, and [`web`] serves
+//! them. [`application`] assembles the monitor, [`commands`] is the command line, and [`doctor`] runs diagnostic
+//! checks. [`worker`] is the library for worker processes; without the monitor it needs only [`contract`] and
+//! [`redis_streams`].
 
 #![cfg_attr(
     test,
@@ -21,12 +20,12 @@
     )
 )]
 
-/// The example in the README compiles.
+/// Compiles the example in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
-// Tests share the examples' invented states, which name this crate from outside.
+// Tests share fixtures with the examples, which refer to this crate by name.
 #[cfg(test)]
 extern crate self as shepherd_monitor;
 

@@ -1,4 +1,4 @@
-//! The program.
+//! The `shepherd-monitor` binary.
 
 use std::process::ExitCode;
 

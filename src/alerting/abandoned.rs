@@ -1,22 +1,22 @@
-//! Queries that were called abandoned: an alert for each pass of the janitor that found any. It is
-//! something that happened, not something that holds: its end is not told.
+//! Alerts about abandoned queries, one per cleanup run that found any. Such an alert reports an event, not a condition,
+//! so no resolved notification is sent.
 
 use super::lifecycle::{Identity, Kind, Seen};
 use super::rule::Severity;
 use super::worker_down::Sighting;
 use crate::fleet::cleanup::{self, AbandonedQuery, Finding};
 
-/// For so long it is shown as firing.
+/// Seconds for which the alert is displayed as firing.
 pub const SHOWN_FOR: f64 = 600.0;
 
-/// The key of the alert about a pass: the same however often it is found.
+/// Key of the alert about a cleanup run, equal each time the run is read.
 #[must_use]
 pub fn key(finding: &Finding) -> String {
     let pass: String = finding.pass.chars().take(8).collect();
     format!("queries_abandoned:{pass}")
 }
 
-/// What is told of a pass.
+/// Returns the alert's input for a cleanup run.
 #[must_use]
 pub fn sighting(finding: &Finding) -> Sighting {
     let count = finding.count();

@@ -1,5 +1,4 @@
-//! The board: all alerts, and what moves them. Snapshots and silences in, messages and changed
-//! alerts out.
+//! The alert manager: holds all alerts, takes snapshots and silences, and returns notifications and changed alerts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,64 +18,64 @@ use crate::fleet::cleanup::Finding;
 use crate::fleet::event::{Event, Severity};
 use crate::fleet::snapshot::Snapshot;
 
-/// Resolved alerts kept at most.
+/// Maximum number of resolved alerts retained.
 const RESOLVED_KEPT: usize = 200;
 
-/// What the board needs to know beforehand.
+/// Settings of the board.
 #[derive(Debug, Clone)]
 pub struct BoardSettings {
-    /// Worker-down alerts do not fire before this moment (Unix seconds).
+    /// Worker-down alerts do not fire before this time (Unix seconds).
     pub grace_until: f64,
-    /// For how long worker-down alerts are gathered, seconds.
+    /// Debounce window of worker-down alerts, seconds.
     pub debounce: f64,
-    /// The channels there are.
+    /// Names of the configured channels.
     pub channels: Vec<String>,
 }
 
-/// What happened to an alert.
+/// A change of an alert.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// The alert as it is now.
+    /// The alert after the change.
     pub alert: Alert,
-    /// What it did.
+    /// Kind of the change.
     pub step: Step,
 }
 
-/// The board as it is shown to people.
+/// State of the alerts for display.
 #[derive(Debug, Clone, Default)]
 pub struct Shown {
-    /// The alerts, each with whether somebody asked not to be told of it.
+    /// Alerts, each with whether it is muted (silenced, acknowledged or in a maintenance window).
     pub alerts: Vec<(Alert, bool)>,
-    /// The rules in force.
+    /// Active rules.
     pub rules: Arc<RuleSet>,
     /// Silences and acknowledgements.
     pub silences: Vec<Silence>,
-    /// What is wrong with the rules' file; the last good rules are in force.
+    /// Errors in the rules file; the last valid rules stay active.
     pub mistakes: Vec<String>,
-    /// The rules' file.
+    /// Path of the rules file.
     pub file: String,
-    /// This monitor evaluates and sends; else it shows what the one that does wrote down.
+    /// Whether this instance is the leader; otherwise the data comes from Postgres.
     pub leads: bool,
-    /// The channels there are.
+    /// Names of the configured channels.
     pub channels: Vec<String>,
-    /// When it was like this, Unix seconds.
+    /// Time of this state, Unix seconds.
     pub at: f64,
 }
 
-/// A firing alert as the live page needs it.
+/// A firing alert for the live page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FiringAlert {
-    /// Its rule.
+    /// Rule name.
     pub rule: String,
-    /// The stream or worker type.
+    /// Stream or worker type.
     pub subject: Option<String>,
-    /// How serious.
+    /// Severity.
     pub severity: Severity,
-    /// It is silenced, acknowledged or in a maintenance window.
+    /// Whether it is silenced, acknowledged or in a maintenance window.
     pub silenced: bool,
 }
 
-/// All alerts.
+/// All alerts and their timers.
 pub struct Board {
     settings: BoardSettings,
     rules: Arc<RuleSet>,
@@ -84,18 +83,18 @@ pub struct Board {
     memories: Vec<Memory>,
     alerts: BTreeMap<String, Alert>,
     silences: Silences,
-    /// Alerts whose condition holds in the newest snapshot, without those that were sent again since.
+    /// Keys of alerts whose condition holds in the latest snapshot, except those that were sent again since.
     holding: BTreeSet<String>,
     losses: Losses,
     broken: BTreeMap<String, Option<String>>,
     findings: Vec<Finding>,
     pacing: Pacing,
-    /// Until when (Unix seconds) alerts are quiet that an older monitor sent, by key.
+    /// End of the cooldown (Unix seconds) of alerts that an older monitor sent, by key.
     cooldowns: BTreeMap<String, f64>,
 }
 
 impl Board {
-    /// An empty board.
+    /// Returns a board without alerts.
     #[must_use]
     pub fn new(settings: BoardSettings, rules: Arc<RuleSet>) -> Self {
         let pacing = Pacing::new(settings.debounce, PER_MINUTE);
@@ -117,32 +116,32 @@ impl Board {
         board
     }
 
-    /// Judges by these rules from now on. Alerts of rules that are gone resolve, unless the rules are not known.
+    /// Replaces the rules. Alerts of removed rules resolve, unless no valid rules are known.
     pub fn set_rules(&mut self, rules: Arc<RuleSet>) {
         self.memories = rules.rules.iter().map(|_| Memory::default()).collect();
         self.rules = rules;
     }
 
-    /// The rules.
+    /// Active rules.
     #[must_use]
     pub fn rules(&self) -> &Arc<RuleSet> {
         &self.rules
     }
 
-    /// Goes on from alerts that were written down; what is known already is newer.
+    /// Restores stored alerts; alerts already in memory win.
     pub fn restore(&mut self, alerts: impl IntoIterator<Item = Alert>) {
         for alert in alerts {
             self.alerts.entry(alert.key.clone()).or_insert(alert);
         }
     }
 
-    /// Alerts with these keys were sent by an older monitor: no notification of them before the given moments (Unix
+    /// Takes over the cooldowns of an older monitor: alerts with these keys are not sent before the given times (Unix
     /// seconds).
     pub fn take_over_cooldowns(&mut self, cooldowns: BTreeMap<String, f64>) {
         self.cooldowns = cooldowns;
     }
 
-    /// These silences and acknowledgements hold from now on; the alerts that this changed.
+    /// Replaces silences and acknowledgements; returns the alerts that changed.
     pub fn set_silences(&mut self, silences: Vec<Silence>) -> Vec<Alert> {
         let mut changed = Vec::new();
         for given in silences.iter().filter(|silence| silence.acknowledges) {
@@ -159,7 +158,7 @@ impl Board {
         changed
     }
 
-    /// Goes on from these alerts and forgets what it knew: they are what is written down.
+    /// Replaces all alerts with the stored ones.
     pub fn replace(&mut self, alerts: Vec<Alert>) {
         self.holding.clear();
         self.broken.clear();
@@ -178,31 +177,31 @@ impl Board {
         &self.alerts
     }
 
-    /// Whether somebody asked not to be told of `alert` at `now`.
+    /// Whether `alert` is silenced, acknowledged or in a maintenance window at `now`.
     #[must_use]
     pub fn is_quiet(&self, alert: &Alert, now: f64) -> bool {
         is_quiet(&self.silences, &self.rules, alert, now)
     }
 
-    /// Takes in what happened in the fleet.
+    /// Applies fleet events.
     pub fn take_events(&mut self, events: &[Arc<Event>]) {
         self.losses.take(events);
     }
 
-    /// A channel refuses messages (and why), or takes them again.
+    /// Records that a channel rejects all notifications (with the reason), or accepts them again.
     pub fn channel(&mut self, name: &str, broken: Option<&str>) {
         self.broken.insert(name.to_owned(), broken.map(str::to_owned));
     }
 
-    /// What passes of the janitor found and nobody was told of, as it is written down. Those that
-    /// an alert stands for already come back: that is written down too by now.
+    /// Applies stored findings of cleanup runs. Returns the findings that already have an alert, since those alerts are
+    /// stored by now.
     pub fn take_findings(&mut self, findings: Vec<Finding>) -> Vec<Finding> {
         let (known, new) = findings.into_iter().partition(|found| self.alerts.contains_key(&abandoned::key(found)));
         self.findings = new;
         known
     }
 
-    /// The clock that `now` is read from was stepped by so many seconds: no timer runs shorter or longer for it.
+    /// Shifts all timers by a step of the wall clock, in seconds.
     pub fn shift_timers(&mut self, by: f64) {
         self.settings.grace_until += by;
         self.pacing.shift_timers(by);
@@ -226,7 +225,7 @@ impl Board {
         }
     }
 
-    /// Takes in a snapshot at `now` (Unix seconds); what changed, in the order of its happening.
+    /// Evaluates a snapshot at `now` (Unix seconds); returns the changes in order.
     pub fn advance(&mut self, snapshot: &Snapshot, now: f64) -> Vec<Change> {
         self.bound_timers(now);
         self.holding.clear();
@@ -269,15 +268,15 @@ impl Board {
         }
         (self.names, self.memories) = (names, memories);
         self.always_on(snapshot, now, &mut seen, &mut changes);
-        self.let_go(snapshot, &seen, now, &mut changes);
+        self.resolve_removed(snapshot, &seen, now, &mut changes);
         changes
     }
 
     fn always_on(&mut self, snapshot: &Snapshot, now: f64, seen: &mut BTreeSet<String>, changes: &mut Vec<Change>) {
         let mut sightings = Vec::new();
-        let news = News::of(self.alerts.values().map(|alert| alert.rule.as_str()));
-        self.losses.look(snapshot, &news, |sighting| sightings.push(sighting));
-        source_down::look(snapshot, &news, |sighting| sightings.push(sighting));
+        let filter = News::of(self.alerts.values().map(|alert| alert.rule.as_str()));
+        self.losses.look(snapshot, &filter, |sighting| sightings.push(sighting));
+        source_down::look(snapshot, &filter, |sighting| sightings.push(sighting));
         for (channel, broken) in &self.broken {
             sightings.push(source_down::channel(channel, broken.as_deref()));
         }
@@ -302,11 +301,11 @@ impl Board {
         }
     }
 
-    /// Ends alerts whose rule or subject is gone for good.
-    fn let_go(&mut self, snapshot: &Snapshot, seen: &BTreeSet<String>, now: f64, changes: &mut Vec<Change>) {
+    /// Resolves alerts whose rule or subject no longer exists.
+    fn resolve_removed(&mut self, snapshot: &Snapshot, seen: &BTreeSet<String>, now: f64, changes: &mut Vec<Change>) {
         let known: BTreeMap<&str, &Rule> = self.rules.rules.iter().map(|rule| (rule.name.as_str(), rule)).collect();
         let redis_is_read = snapshot.redis.source.is_current();
-        let gone: Vec<String> = self
+        let ended: Vec<String> = self
             .alerts
             .values()
             .filter(|alert| alert.is_active() && !seen.contains(&alert.key))
@@ -320,18 +319,18 @@ impl Board {
                 }
                 (Kind::WorkerDown | Kind::PartialLoss, _) => redis_is_read,
                 (Kind::Source, _) if alert.rule == source_down::CHANNEL_BROKEN => {
-                    // A channel that is not configured any more refuses nothing.
+                    // A channel that is no longer configured cannot be broken.
                     !alert.subject.as_ref().is_some_and(|channel| self.settings.channels.contains(channel))
                 }
                 (Kind::Source, _) => false,
                 (Kind::Happening, _) => {
-                    let told = alert.told.is_some() || alert.acknowledged.is_some() || self.is_quiet(alert, now);
-                    told && now - alert.since >= abandoned::SHOWN_FOR
+                    let handled = alert.told.is_some() || alert.acknowledged.is_some() || self.is_quiet(alert, now);
+                    handled && now - alert.since >= abandoned::SHOWN_FOR
                 }
             })
             .map(|alert| alert.key.clone())
             .collect();
-        for key in gone {
+        for key in ended {
             let Some(alert) = self.alerts.get_mut(&key) else { continue };
             let step = alert.step(Seen::Clear(None), Policy::AT_ONCE, now);
             note(alert, step, changes);
@@ -356,10 +355,10 @@ impl Board {
             return;
         }
         let identity = identity();
-        // The rule was changed to another stream or worker type: the alert ends before another begins.
+        // The rule now has another stream or worker type: the old alert ends before a new one starts.
         let is_of_before = stands.is_some_and(|alert| alert.subject != identity.subject);
-        // An alert that ended before its notification left (it waits for the debounce window or for room): the
-        // notification goes out first.
+        // An alert may end before its firing notification is sent, during the debounce window or the rate limit. Keep
+        // it firing until then.
         if stands.is_some_and(|alert| self.is_owed(alert, now)) && (!holds || is_of_before) {
             return;
         }
@@ -389,7 +388,7 @@ impl Board {
         note(alert, step, changes);
     }
 
-    /// The messages that are due at `now`, with the alerts they are about as they are then.
+    /// Returns the notifications due at `now`, and the alerts they changed.
     pub fn due(&mut self, now: f64) -> (Due, Vec<Alert>) {
         self.bound_timers(now);
         let refuses: BTreeSet<String> =
@@ -432,11 +431,11 @@ impl Board {
             }
         }
         let keys: BTreeSet<&String> = due.messages.iter().flat_map(|outgoing| &outgoing.message.keys).collect();
-        let told = keys.into_iter().filter_map(|key| alerts.get(key).cloned()).collect();
-        (due, told)
+        let changed = keys.into_iter().filter_map(|key| alerts.get(key).cloned()).collect();
+        (due, changed)
     }
 
-    /// Whether a notification that `alert` fires has to go out before the alert may end.
+    /// Whether the firing notification of `alert` must be sent before the alert may end.
     fn is_owed(&self, alert: &Alert, now: f64) -> bool {
         alert.phase == Phase::Firing
             && alert.kind != Kind::Happening
@@ -446,7 +445,7 @@ impl Board {
             && !is_quiet(&self.silences, &self.rules, alert, now)
     }
 
-    /// Whether `channel` refused everything when it was last heard of: by this monitor, else as it is written down.
+    /// Whether `channel` last rejected everything, as observed by this monitor or else as stored.
     fn refuses(&self, channel: &str) -> bool {
         match self.broken.get(channel) {
             Some(broken) => broken.is_some(),
@@ -458,7 +457,7 @@ impl Board {
         }
     }
 
-    /// Forgets the oldest of what is long over.
+    /// Removes the oldest resolved alerts.
     pub fn prune(&mut self) {
         let mut done: Vec<(f64, String)> = self
             .alerts
@@ -484,7 +483,7 @@ fn note(alert: &mut Alert, step: Step, changes: &mut Vec<Change>) {
     }
 }
 
-/// Quiet time after a notification, seconds; without a rule, that of worker types.
+/// Cooldown after a notification, seconds; without a rule, that of worker types.
 fn cooldown(rule: Option<&Rule>) -> f64 {
     rule.map_or(worker_down::COOLDOWN, |rule| rule.cooldown.as_secs_f64())
 }
@@ -495,8 +494,8 @@ fn is_quiet(silences: &Silences, rules: &RuleSet, alert: &Alert, now: f64) -> bo
         || rules.maintenance.iter().any(|window| window.covers(&alert.rule, subject, now))
 }
 
-/// The channels an alert goes to: its rule's, else those of the first route that matches, else all.
-/// A name such as `email` stands for every channel of that kind.
+/// Channels of an alert: those of its rule, else of the first matching route, else all. A kind such as `email` stands
+/// for every channel of that kind.
 fn route(rules: &RuleSet, rule: Option<&Rule>, alert: &Alert, all: &[String]) -> Vec<String> {
     let named = |names: &[String]| {
         let is_one_of = |channel: &&String| {

@@ -1,23 +1,23 @@
-//! Which recorded series shows what an alert is about, and beyond what it fires.
+//! Maps an alert to the recorded series and the threshold to draw in its chart.
 
 use serde::{Deserialize, Serialize};
 
 use super::lifecycle::{Alert, Kind};
 use super::rule::{Per, RuleSet};
 
-/// The recorded series that shows what an alert is about.
+/// Series and threshold for the chart of an alert.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Charted {
-    /// Its name.
+    /// Series name.
     pub series: String,
-    /// Beyond which the alert's condition holds.
+    /// Threshold beyond which the condition holds.
     pub limit: Option<f64>,
-    /// What follows its figures.
+    /// Unit, appended to values.
     pub unit: String,
 }
 
 impl Charted {
-    /// The series of an alert, if there is one.
+    /// Returns the series of an alert, if there is one.
     #[must_use]
     pub fn of(alert: &Alert, rules: &RuleSet) -> Option<Self> {
         let subject = alert.subject.as_deref();

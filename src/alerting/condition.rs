@@ -1,5 +1,4 @@
-//! What a rule sees in a snapshot: per stream or worker type it is about, a value, none, or
-//! whether the condition holds.
+//! Evaluation of rule conditions against a snapshot, per stream or worker type.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -11,23 +10,23 @@ use crate::contract::Name;
 use crate::fleet::reading::TroubleKind;
 use crate::fleet::snapshot::{PostgresStatus, Snapshot, SourceStatus, StreamStatus, WorkerTypeStatus};
 
-/// Samples kept per value whose change is asked for.
+/// Maximum number of samples retained per value for change conditions.
 const SAMPLES: usize = 240;
-/// Over how long the filling of the disk is looked at.
+/// Window for extrapolating disk usage.
 const FILLING_OVER: Duration = Duration::from_secs(3600);
 
-/// A snapshot, laid out so that hundreds of rules find their subjects quickly.
+/// A snapshot, indexed so that hundreds of rules find their subjects quickly.
 pub struct Sight<'a> {
     snapshot: &'a Snapshot,
     streams: Vec<(&'a Name, &'a StreamStatus)>,
     workers: Vec<(&'a Name, &'a WorkerTypeStatus)>,
     redis_current: bool,
-    /// What is known of Postgres now; `None` when it cannot be read.
+    /// Current Postgres figures; `None` when Postgres is unreachable.
     postgres: Option<PostgresStatus>,
 }
 
 impl<'a> Sight<'a> {
-    /// Lays `snapshot` out.
+    /// Indexes `snapshot`.
     #[must_use]
     pub fn of(snapshot: &'a Snapshot) -> Self {
         Self {
@@ -40,16 +39,16 @@ impl<'a> Sight<'a> {
     }
 }
 
-/// What one rule remembers between snapshots.
+/// State that one rule retains between snapshots.
 #[derive(Debug, Default)]
 pub struct Memory {
-    /// Which names its glob matches.
+    /// Names that its glob matches.
     matched: Matched,
     samples: BTreeMap<String, VecDeque<(f64, f64)>>,
 }
 
-/// Tells `tell` of each subject of `rule` what is seen of it at `now`; `names` are those in sight. Unless
-/// `all`, those of which a value says that the condition does not hold may be left out.
+/// Calls `tell` for each subject of `rule` with its observation at `now`; `names` are those in the snapshot. Without
+/// `all`, subjects whose value does not meet the condition may be omitted.
 pub fn observe(
     rule: &Rule,
     (sight, names): (&Sight<'_>, &Names),
@@ -85,7 +84,7 @@ pub fn observe(
                     },
                 };
                 if rule.watch.change_over.is_none() && value.is_some_and(|value| !rule.bound.holds(value)) {
-                    // By far the most frequent case: nothing to write down, no text to make.
+                    // By far the most common case: nothing to store, no text to format.
                     if all {
                         tell(Some(&name.to_text()), Seen::Clear(value));
                     }
@@ -99,7 +98,7 @@ pub fn observe(
     }
 }
 
-/// The present value of a rule with one subject or none, for people.
+/// Current value of a rule with at most one subject, for display.
 #[must_use]
 pub fn present_value(rule: &Rule, sight: &Sight<'_>) -> Option<f64> {
     match &rule.watch.of {
@@ -129,7 +128,7 @@ pub fn present_value(rule: &Rule, sight: &Sight<'_>) -> Option<f64> {
     }
 }
 
-/// What a value, or that there is none, means to `rule`.
+/// Compares a value, or its absence, with the condition of `rule`.
 pub(super) fn judge(rule: &Rule, subject: Option<&str>, value: Option<f64>, memory: &mut Memory, now: f64) -> Seen {
     let value = match rule.watch.change_over {
         Some(over) => value.and_then(|value| memory.change(subject.unwrap_or_default(), value, over, now)),
@@ -146,14 +145,14 @@ pub(super) fn judge(rule: &Rule, subject: Option<&str>, value: Option<f64>, memo
 }
 
 impl Memory {
-    /// The clock was stepped by so many seconds.
+    /// Shifts sample times by a step of the wall clock, in seconds.
     pub fn shift_timers(&mut self, by: f64) {
         for (at, _) in self.samples.values_mut().flatten() {
             *at += by;
         }
     }
 
-    /// How much `value` changed over that time; `None` until it was seen for so long.
+    /// Change of `value` over the period; `None` until it was observed for that long.
     fn change(&mut self, subject: &str, value: f64, over: Duration, now: f64) -> Option<f64> {
         if !self.samples.contains_key(subject) {
             self.samples.insert(subject.to_owned(), VecDeque::new());
@@ -170,7 +169,7 @@ impl Memory {
         samples.front().filter(|(at, _)| now - at >= over).map(|(_, then)| value - then)
     }
 
-    /// How fast `value` grows per second over at most that time, once that can be said.
+    /// Growth of `value` per second over at most that period, once it is known.
     fn slope(&mut self, value: f64, over: Duration, now: f64) -> Option<f64> {
         let samples = self.samples.entry(String::new()).or_default();
         let spacing = over.as_secs_f64() / SAMPLES as f64;
@@ -184,7 +183,7 @@ impl Memory {
     }
 }
 
-/// Seconds until the volume is full, of what is used now.
+/// Seconds until the volume is full, based on the usage now.
 fn filling(used: Option<f64>, sight: &Sight<'_>, memory: &mut Memory, now: f64) -> Option<f64> {
     let capacity = sight.snapshot.postgres.disk_capacity_bytes;
     let (used, slope) = (used?, memory.slope(used?, FILLING_OVER, now)?);
@@ -200,7 +199,7 @@ fn of_name(metric: Metric, sight: &Sight<'_>, name: &Name) -> Option<f64> {
         Per::WorkerType => of_worker(metric, sight, sight.snapshot.workers.get(name)),
         Per::QueryState => {
             let counts = sight.postgres.as_ref()?.state_counts.as_ref()?;
-            // A state in which none is has no count.
+            // A state without rows has no count.
             Some(counts.get(name.to_text().as_str()).copied().map_or(0.0, signed))
         }
         Per::Whole => whole(metric, sight),
@@ -249,7 +248,7 @@ fn of_worker(metric: Metric, sight: &Sight<'_>, worker: Option<&WorkerTypeStatus
     }
     if metric == Metric::WorkersAlive {
         let alive = worker.map_or(0, |worker| worker.alive + worker.stale);
-        // While Redis settles, nobody's absence means anything.
+        // While Redis is recovering, absent heartbeats do not count.
         let settling = matches!(sight.snapshot.redis.source, SourceStatus::Settling { .. });
         return (alive > 0 || !settling).then(|| f64::from(alive));
     }

@@ -1,7 +1,7 @@
-//! The alert file: YAML in, rules out, or every mistake with line, column and what was expected.
+//! Parser of the rules file: returns the rules, or every error with line, column and expected value.
 //!
-//! Every file that the older monitor accepted is accepted with the same meaning. A field nobody
-//! knows is passed over, as there, unless it looks like a known one misspelled.
+//! Every file that the older monitor accepted is accepted with the same meaning. Like there, unknown fields are
+//! ignored, unless the name looks like a misspelled known field.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,14 +17,14 @@ use super::rule::{
     Bound, CHANNELS, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch,
 };
 
-/// A mistake in the file.
+/// An error in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {
-    /// Line, from 1; 0 when it cannot be said.
+    /// Line, from 1; 0 when unknown.
     pub line: u64,
     /// Column, from 1.
     pub column: u64,
-    /// What is wrong and what was expected.
+    /// Description and expected value.
     pub said: String,
 }
 
@@ -34,10 +34,10 @@ impl fmt::Display for Mistake {
     }
 }
 
-/// Reads the file.
+/// Parses the file.
 ///
 /// # Errors
-/// Every mistake, in the file's order.
+/// All errors, in file order.
 pub fn read(text: &str) -> Result<RuleSet, Vec<Mistake>> {
     let root: Spanned<Node> = serde_saphyr::from_str(text).map_err(|error| {
         let at = error.location();
@@ -54,7 +54,7 @@ pub fn read(text: &str) -> Result<RuleSet, Vec<Mistake>> {
     if reader.mistakes.is_empty() { Ok(rules) } else { Err(reader.mistakes) }
 }
 
-/// Any YAML value, each with its place.
+/// Any YAML value with its position.
 #[derive(Debug)]
 enum Node {
     Null,
@@ -131,7 +131,7 @@ struct Reader {
     mistakes: Vec<Mistake>,
 }
 
-/// The fields of a mapping, those asked for so far.
+/// Fields of a mapping, and the names requested so far.
 struct Fields<'a> {
     at: (u64, u64),
     entries: &'a [(Spanned<String>, Spanned<Node>)],
@@ -145,7 +145,7 @@ impl<'a> Fields<'a> {
         found.filter(|value| !matches!(value.value, Node::Null))
     }
 
-    /// Whether there are fields, and `name` is not one of them.
+    /// Whether the mapping has fields and lacks `name`.
     fn holds_others_than(&self, name: &str) -> bool {
         !self.entries.is_empty() && self.entries.iter().all(|(key, _)| key.value != name)
     }
@@ -155,7 +155,7 @@ fn place<T>(spanned: &Spanned<T>) -> (u64, u64) {
     (spanned.referenced.line(), spanned.referenced.column())
 }
 
-/// The kinds of channels, in words.
+/// List of the channel kinds for messages.
 fn kinds() -> String {
     CHANNELS.map(|(kind, _)| kind).join(", ")
 }
@@ -173,7 +173,7 @@ impl Reader {
         Some(Fields { at: place(node), entries, known: Vec::new() })
     }
 
-    /// Fields given twice, and fields that look like a known one misspelled.
+    /// Reports duplicate fields and fields that look like a misspelled known one.
     fn no_others(&mut self, fields: &Fields<'_>) {
         let mut given = BTreeSet::new();
         for (key, _) in fields.entries {
@@ -365,7 +365,7 @@ impl Reader {
         ))
     }
 
-    /// What the rule looks at, by its type.
+    /// Parses the watched value, depending on the rule's type.
     fn watch(&mut self, fields: &mut Fields<'_>) -> Option<(Watch, Bound)> {
         #[derive(Clone, Copy)]
         enum Type {
@@ -387,7 +387,7 @@ impl Reader {
             ("no_data", Type::NoData),
             ("source_down", Type::Down),
         ];
-        // Asked for here, so that all of them are known fields whatever the type.
+        // Requested up front, so that they are known fields for every type.
         let (kind, metric_at, source) = (fields.get("type"), fields.get("metric"), fields.get("source"));
         let (stream, worker, state) = (fields.get("stream"), fields.get("worker"), fields.get("state"));
         let threshold = fields.get("threshold");
@@ -438,7 +438,7 @@ impl Reader {
             (Type::Down, ..) => Bound::AtLeast(1.0),
             (Type::Of(Metric::WorkersAlive), None, None) => Bound::Below(1.0),
             (Type::Of(Metric::WorkersAlive), given, _) => {
-                // The older monitor passed a threshold over here.
+                // The older monitor ignored a threshold here.
                 limit(self, given, "threshold");
                 Bound::Below(1.0)
             }
@@ -486,13 +486,13 @@ impl Reader {
         }
     }
 
-    /// A metric, or a recorded series with the stream in its name (`xlen:arax`, `pg:state:QUEUED`).
+    /// Parses a metric, or a recorded series with the stream in its name (`xlen:arax`, `pg:state:QUEUED`).
     fn metric(&mut self, node: &Spanned<Node>) -> Option<(Metric, Option<String>)> {
         let text = self.text(node, "metric")?;
         if let Some(metric) = Metric::named(&text) {
             return Some((metric, None));
         }
-        // The metric's name may hold a colon, as may the stream's.
+        // Both the metric's and the stream's name may contain a colon.
         for (at, _) in text.match_indices(':') {
             let (metric, name) = (text.get(..at).unwrap_or_default(), text.get(at + 1..).unwrap_or_default());
             if let Some(metric) = Metric::named(metric).filter(|metric| metric.per() != Per::Whole)
@@ -652,7 +652,7 @@ impl Reader {
     }
 }
 
-/// Characters of a value that a message about it quotes.
+/// Maximum number of characters of a value quoted in an error.
 const LONGEST_SHOWN: usize = 60;
 
 fn shown(node: &Node) -> String {
@@ -670,7 +670,7 @@ fn seconds_of(seconds: f64) -> Option<Duration> {
     (0.0..=1e9).contains(&seconds).then(|| Duration::from_secs_f64(seconds))
 }
 
-/// `60`, `60s`, `5m`, `1h`, `2d`, `500ms`; a bare number is seconds.
+/// Parses `60`, `60s`, `5m`, `1h`, `2d`, `500ms`; a bare number is seconds.
 #[must_use]
 pub fn duration(text: &str) -> Option<Duration> {
     let text = text.trim().to_ascii_lowercase();
@@ -679,13 +679,13 @@ pub fn duration(text: &str) -> Option<Duration> {
     seconds_of(number.trim().parse::<f64>().ok()? * scale)
 }
 
-/// The known word that `word` most likely is, misspelled.
+/// Returns the known word of which `word` is most likely a misspelling.
 fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = (word.len() / 3).clamp(1, 2);
     known.map(|k| (distance(word, k), k)).filter(|(d, _)| (1..=allowed).contains(d)).min().map(|(_, k)| k)
 }
 
-/// How many letters must be changed, left out or put in to make `b` of `a`.
+/// Edit distance of two words.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();

@@ -1,8 +1,8 @@
-//! Globs over rule names, streams and worker types: bounded in length, compiled once, refused instead of a panic.
+//! Globs over rule names, streams and worker types: limited in length, compiled once, and never panicking.
 
 use globset::{GlobSet, GlobSetBuilder};
 
-/// The longest glob, in characters.
+/// Maximum length of a glob, characters.
 pub const LONGEST: usize = 200;
 
 /// A compiled glob.
@@ -16,25 +16,25 @@ impl Glob {
     /// Compiles `text`.
     ///
     /// # Errors
-    /// Why it cannot be used: its syntax, or its length.
+    /// A syntax error, or excessive length.
     pub fn new(text: &str) -> Result<Self, String> {
         let length = text.chars().count();
         if length > LONGEST {
             return Err(format!("{length} characters; the limit is {LONGEST}"));
         }
         let glob = globset::Glob::new(text).map_err(|error| error.kind().to_string())?;
-        // A set of one: unlike `compile_matcher`, building it can fail.
+        // A set with one glob: unlike `compile_matcher`, building it returns an error.
         let set = GlobSetBuilder::new().add(glob).build().map_err(|error| error.kind().to_string())?;
         Ok(Self { text: text.to_owned(), set })
     }
 
-    /// The glob as it was written.
+    /// Source text of the glob.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Whether it matches `name`.
+    /// Whether the glob matches `name`.
     #[must_use]
     pub fn is_match(&self, name: &str) -> bool {
         self.set.is_match(name)
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_glob_of_any_length_is_compiled_or_refused() {
+    fn glob_of_any_length_compiles_or_fails() {
         assert!(Glob::new("a*[bc]?{d,e}").unwrap().is_match("axxcyd"));
         assert!(Glob::new(&"?".repeat(LONGEST)).unwrap().is_match(&"e".repeat(LONGEST)));
         assert_eq!(Glob::new(&"?".repeat(145_750)).unwrap_err(), "145750 characters; the limit is 200");
@@ -58,7 +58,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics_the_matcher(text in "[a*?\\[\\]{},!\\\\é-]{0,210}", name in "[a-zé.]{0,30}") {
+        fn matching_never_panics(text in "[a*?\\[\\]{},!\\\\é-]{0,210}", name in "[a-zé.]{0,30}") {
             if let Ok(glob) = Glob::new(&text) {
                 let _ = glob.is_match(&name);
             }

@@ -1,7 +1,9 @@
-//! Which messages are due: worker-down alerts that come together are one message, alerts that fire in
-//! the same moment and have in common what the rules' file says (their rule and severity unless told
-//! otherwise) too, everything else goes at once and apart, and a storm ends in "and 340 more". While a rule keeps
-//! holding, its notification is sent again after each cooldown.
+//! Groups alerts into notifications and decides when they are sent.
+//!
+//! Worker-down alerts within the debounce window form one notification. Alerts that fire at the same time are grouped
+//! by the rules file's `group_by` (default: rule and severity). Everything else is sent at once and separately. The
+//! rate limit merges the rest into "and 340 more". While the condition of a repeating rule holds, its notification is
+//! sent again after each cooldown.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -9,12 +11,12 @@ use super::lifecycle::{Alert, Phase, Told};
 use super::message::{About, Message, about};
 use super::rule::{GroupBy, Severity};
 
-/// Messages a minute, for critical ones and for the others each.
+/// Notifications per minute, for critical and for other ones separately.
 pub const PER_MINUTE: usize = 20;
-/// A debounce window that more alerts keep open closes after this many lengths.
+/// Maximum length of a debounce window that new alerts extend, in multiples of the debounce time.
 const WINDOW_AT_MOST: f64 = 3.0;
 
-/// Decides when messages go out, and remembers how many did.
+/// Schedules notifications and enforces the rate limit.
 #[derive(Debug, Clone)]
 pub struct Pacing {
     debounce: f64,
@@ -23,44 +25,44 @@ pub struct Pacing {
     others: VecDeque<f64>,
 }
 
-/// A message and where it goes.
+/// A notification and its channels.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outgoing {
-    /// What is told.
+    /// Notification to send.
     pub message: Message,
-    /// To which channels.
+    /// Channels that receive it.
     pub channels: Vec<String>,
 }
 
-/// What is due.
+/// Notifications that are due.
 #[derive(Debug, Default)]
 pub struct Due {
-    /// In the order of sending.
+    /// In sending order.
     pub messages: Vec<Outgoing>,
-    /// When to ask again at the latest, if something waits for a moment.
+    /// Latest time for the next planning, if an alert waits for one.
     pub next: Option<f64>,
 }
 
-/// What planning has to know of an alert beyond itself.
+/// Properties of alerts that planning needs beyond the alert itself.
 pub struct Standing<'a> {
-    /// Somebody asked not to be told of it.
+    /// Whether it is silenced, acknowledged or in a maintenance window.
     pub quiet: &'a dyn Fn(&Alert) -> bool,
-    /// The channels it goes to.
+    /// Channels of the alert.
     pub channels: &'a dyn Fn(&Alert) -> Vec<String>,
-    /// What alerts have in common that are told together.
+    /// Grouping of the rules file.
     pub group_by: GroupBy,
-    /// Its rule's quiet time after a notification, seconds.
+    /// Cooldown of its rule after a notification, seconds.
     pub cooldown: &'a dyn Fn(&Alert) -> f64,
-    /// It is about a worker type without workers.
+    /// Whether it is about a worker type without workers.
     pub down: &'a dyn Fn(&Alert) -> bool,
-    /// It is sent again after its quiet time: its rule says so, and its condition holds in the newest snapshot.
+    /// Whether to send it again after the cooldown: its rule repeats, and its condition holds in the latest snapshot.
     pub repeats: &'a dyn Fn(&Alert) -> bool,
 }
 
-/// What alerts of one message have in common.
+/// Group key of the alerts in one notification.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Group<'a> {
-    /// They are about worker types at zero.
+    /// Worker types at zero.
     down: bool,
     rule: Option<&'a str>,
     severity: Option<Severity>,
@@ -79,7 +81,7 @@ impl<'a> Group<'a> {
             down,
             rule: by.rule.then_some(alert.rule.as_str()),
             severity: by.severity.then_some(alert.severity),
-            // One that is about no stream has nothing in common with another.
+            // An alert without a stream is not grouped by stream.
             stream: by.stream.then_some(alert.subject.as_deref().unwrap_or(&alert.key)),
             channels,
         }
@@ -106,7 +108,7 @@ struct Batch {
     thread: Option<String>,
 }
 
-/// In which order messages go out, if there is no room for all: what was sent before is the least urgent.
+/// Priority under the rate limit; repeated notifications are the least urgent.
 fn urgency(about: About) -> u8 {
     match about {
         About::Firing | About::Test => 0,
@@ -116,20 +118,20 @@ fn urgency(about: About) -> u8 {
 }
 
 impl Pacing {
-    /// Worker-down alerts are gathered for `debounce` seconds; at most `per_minute` messages go out.
+    /// Gathers worker-down alerts for `debounce` seconds; allows at most `per_minute` notifications per minute.
     #[must_use]
     pub fn new(debounce: f64, per_minute: usize) -> Self {
         Self { debounce, per_minute, critical: VecDeque::new(), others: VecDeque::new() }
     }
 
-    /// The clock was stepped by so many seconds.
+    /// Shifts all timers by a step of the wall clock, in seconds.
     pub fn shift_timers(&mut self, by: f64) {
         for at in self.critical.iter_mut().chain(&mut self.others) {
             *at += by;
         }
     }
 
-    /// Makes the messages that are due at `now` and notes on each alert that it is told.
+    /// Returns the notifications due at `now` and marks their alerts as sent.
     pub fn plan(&mut self, alerts: &mut BTreeMap<String, Alert>, now: f64, standing: &Standing<'_>) -> Due {
         let mut next = f64::INFINITY;
         let mut batches = self.firing(alerts, now, standing, &mut next);
@@ -191,7 +193,7 @@ impl Pacing {
         groups.into_iter().map(|(group, alerts)| group.batch(About::Firing, &alerts, None)).collect()
     }
 
-    /// What is over goes to whoever was told that it fires.
+    /// Resolved notifications go to the channels that received the firing one.
     fn over(&self, alerts: &BTreeMap<String, Alert>, now: f64, standing: &Standing<'_>, next: &mut f64) -> Vec<Batch> {
         let mut threads: BTreeMap<(&str, &[String], bool), Vec<&Alert>> = BTreeMap::new();
         for alert in alerts.values().filter(|alert| alert.phase == Phase::Resolved && !alert.over_told) {
@@ -211,16 +213,16 @@ impl Pacing {
         batches
     }
 
-    /// Whether nothing more is waited for. `moments`: when each came.
+    /// Whether the debounce window of alerts that arrived at `moments` has closed.
     fn window_closes(&self, moments: impl Iterator<Item = f64>, now: f64, next: &mut f64) -> bool {
-        // A moment in the future is of a clock that was set back since.
+        // A time in the future stems from a clock that was set back since.
         let moments = moments.map(|at| at.min(now));
         let (first, last) = moments.fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), at| (a.min(at), b.max(at)));
         if first.is_infinite() {
             return false;
         }
         let closes = (last + self.debounce).min(first + self.debounce * WINDOW_AT_MOST);
-        // A clock's granularity must not make it wait for another round.
+        // The tolerance avoids another round because of the clock's resolution.
         if now + 0.001 >= closes {
             return true;
         }
@@ -229,7 +231,7 @@ impl Pacing {
     }
 }
 
-/// Alerts that were sent a cooldown ago and whose condition still holds.
+/// Alerts whose cooldown has elapsed and whose condition still holds.
 fn repeated(alerts: &BTreeMap<String, Alert>, now: f64, standing: &Standing<'_>) -> Vec<Batch> {
     let mut groups: BTreeMap<Group<'_>, Vec<&Alert>> = BTreeMap::new();
     for alert in alerts.values().filter(|alert| alert.phase == Phase::Firing && alert.told.is_some()) {
@@ -247,17 +249,17 @@ fn repeated(alerts: &BTreeMap<String, Alert>, now: f64, standing: &Standing<'_>)
     groups.into_iter().map(batch).collect()
 }
 
-/// What has no room of its own, in as few messages as its channels allow.
+/// Merges the notifications above the rate limit into as few as their channels allow.
 fn merged(batches: impl Iterator<Item = Batch>) -> Vec<Batch> {
     let mut merged: BTreeMap<(u8, Vec<String>), Batch> = BTreeMap::new();
     for batch in batches {
         match merged.entry((urgency(batch.about), batch.channels.clone())) {
             std::collections::btree_map::Entry::Vacant(vacant) => drop(vacant.insert(batch)),
             std::collections::btree_map::Entry::Occupied(mut occupied) => {
-                let kept = occupied.get_mut();
-                kept.keys.extend(batch.keys);
-                kept.severity = kept.severity.max(batch.severity);
-                kept.down &= batch.down;
+                let existing = occupied.get_mut();
+                existing.keys.extend(batch.keys);
+                existing.severity = existing.severity.max(batch.severity);
+                existing.down &= batch.down;
             }
         }
     }

@@ -1,28 +1,28 @@
-//! Which rules are in force: those of the last good version of the file. A file that is missing, empty or wrong changes
-//! nothing but what is reported about it.
+//! Active rules: those of the last valid version of the rules file. A missing, empty or invalid file is reported and
+//! does not change them.
 
 use std::sync::Arc;
 
 use super::file;
 use super::rule::RuleSet;
 
-/// What reading the file gave.
+/// Result of reading the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FileRead {
     /// Its text.
     Text(String),
-    /// There is no such file.
+    /// The file does not exist.
     Missing,
-    /// It cannot be read, and why.
+    /// The file is unreadable, with the error.
     Unreadable(String),
 }
 
-/// The rules in force, and what is wrong with the file.
+/// Active rules, and the current errors of the file.
 #[derive(Debug, Clone)]
 pub struct InForce {
-    /// As messages name it.
+    /// Path as shown in messages.
     file: String,
-    /// A missing file is a problem even before one was read.
+    /// Whether a missing file is an error before any version was read.
     required: bool,
     rules: Arc<RuleSet>,
     text: Option<String>,
@@ -30,25 +30,25 @@ pub struct InForce {
 }
 
 impl InForce {
-    /// Goes on with `rules`, which an earlier run of the evaluator had in force.
+    /// Starts with `rules`, which were active in an earlier run of the evaluator.
     #[must_use]
     pub fn new(file: String, required: bool, rules: Arc<RuleSet>) -> Self {
         Self { file, required, rules, text: None, problems: Vec::new() }
     }
 
-    /// The rules in force.
+    /// Active rules.
     #[must_use]
     pub fn rules(&self) -> &Arc<RuleSet> {
         &self.rules
     }
 
-    /// What is wrong with the file, as it was read last; empty when nothing is.
+    /// Errors of the last read; empty when the file is valid.
     #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.problems
     }
 
-    /// Takes in what reading the file gave. Whether other rules are in force since.
+    /// Applies the result of reading the file. Returns whether the active rules changed.
     pub fn take(&mut self, read: FileRead) -> bool {
         let file = &self.file;
         let text = match read {
@@ -63,7 +63,7 @@ impl InForce {
         match file::read(&text) {
             Err(mistakes) => self.report(mistakes.iter().map(|mistake| format!("{file}:{mistake}")).collect()),
             Ok(rules) if !rules.known => {
-                // An editor, or a deployment, that empties the file before it writes it anew.
+                // Editors and deployments may truncate the file before they write it.
                 self.report(vec![format!("{file}: contains no rules; write `rules: []` for an empty rule set")])
             }
             Ok(rules) => {
@@ -95,8 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_moved_away_emptied_cut_short_or_wrong_leaves_the_rules_in_force_and_is_reported_until_it_is_back()
-    {
+    fn missing_empty_truncated_or_invalid_file_is_reported_and_keeps_the_rules() {
         for bad in [
             FileRead::Missing,
             FileRead::Unreadable("permission denied".to_owned()),
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn no_rules_are_in_force_if_the_file_says_so() {
+    fn explicit_empty_rules_replace_the_active_ones() {
         for none in ["rules: []", "group_by: [rule]", "maintenance: [{daily: '02:00-04:00'}]"] {
             let mut in_force = in_force(true);
             in_force.take(text(RULES));
@@ -132,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn before_any_file_was_read_the_rules_are_not_known_and_only_a_configured_file_is_missed() {
+    fn only_a_configured_file_is_required_initially() {
         for (required, problems) in [(false, 0), (true, 1)] {
             let mut in_force = in_force(required);
             assert!(!in_force.take(FileRead::Missing));

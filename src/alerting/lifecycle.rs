@@ -1,7 +1,7 @@
-//! The life of one alert: inactive → pending → firing → resolved. `now` is an argument.
+//! State machine of one alert: inactive → pending → firing → resolved. `now` is an argument.
 //!
-//! Whether somebody was told is part of that life: a message that is due follows from the alert
-//! alone, so that a restart between firing and telling tells.
+//! The notification state is part of the alert, so that a notification is still sent after a restart between firing and
+//! sending.
 
 use std::time::Duration;
 
@@ -10,137 +10,137 @@ use serde::{Deserialize, Serialize};
 use super::quiet::Acknowledged;
 use super::rule::Severity;
 
-/// What was seen of an alert's condition.
+/// Observation of an alert's condition.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Seen {
-    /// Nothing can be said: neither fires nor resolves.
+    /// No data: neither fires nor resolves.
     Missing,
-    /// The condition does not hold.
+    /// The condition does not hold; with the value.
     Clear(Option<f64>),
-    /// It holds.
+    /// The condition holds; with the value.
     Holds(Option<f64>),
 }
 
-/// Where an alert stands.
+/// State of an alert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// The condition holds, not for long enough yet.
+    /// The condition holds, but not for long enough yet.
     Pending,
-    /// It held for long enough.
+    /// The condition held for the required time.
     Firing,
-    /// It was firing and is over.
+    /// It was firing and has ended.
     Resolved,
 }
 
-/// What kind of alert, where that makes a difference.
+/// Kind of an alert, where the handling differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// Of a rule.
+    /// Alert of a rule.
     Rule,
     /// A worker type is at zero.
     WorkerDown,
     /// Some workers of a type were lost.
     PartialLoss,
-    /// A source cannot be read, or a channel cannot be told.
+    /// A data source is unreachable, or a channel is broken.
     Source,
-    /// Something happened: it is told once, and its end is no news.
+    /// An event: notified once, without a resolved notification.
     Happening,
 }
 
-/// One occurrence of something wrong. Times are Unix seconds.
+/// One occurrence of an alert. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
-    /// Unique among alerts: the rule, with the subject where there are many.
+    /// Unique key: the rule, with the subject where a rule has several.
     pub key: String,
-    /// The rule, or what is always on (`worker_crashed`, ...).
+    /// Rule name, or a built-in alert (`worker_crashed`, ...).
     pub rule: String,
-    /// The stream or worker type.
+    /// Stream or worker type.
     pub subject: Option<String>,
-    /// What kind.
+    /// Kind.
     pub kind: Kind,
-    /// How serious.
+    /// Severity.
     pub severity: Severity,
-    /// Where it stands.
+    /// State.
     pub phase: Phase,
-    /// When its condition began to hold.
+    /// Time when the condition began to hold.
     pub since: f64,
-    /// When it fired.
+    /// Time when it fired.
     pub fired_at: Option<f64>,
-    /// When it was over.
+    /// Time when it resolved.
     pub resolved_at: Option<f64>,
-    /// Since when the condition does not hold, while it is still firing.
+    /// Time since which the condition does not hold, while the alert is still firing.
     pub clear_since: Option<f64>,
-    /// The value seen last.
+    /// Last value.
     pub value: Option<f64>,
-    /// What is wrong, in one line.
+    /// One-line description of the problem.
     pub detail: String,
-    /// The text for people.
+    /// Message text.
     pub message: String,
-    /// The last notification that it fires.
+    /// Last firing notification.
     pub told: Option<Told>,
-    /// That it is over was told, or nobody had been told that it fires.
+    /// Whether the resolved notification was sent, or none is needed because no firing one was.
     pub over_told: bool,
-    /// No new notification before this moment.
+    /// No new notification before this time.
     pub quiet_until: f64,
-    /// Somebody takes care of it.
+    /// Acknowledgement.
     pub acknowledged: Option<Acknowledged>,
-    /// How often it fired again soon after it was over.
+    /// Number of times it fired again soon after it resolved.
     pub flaps: u32,
 }
 
-/// Who was told, when, in which message.
+/// Record of sent firing notifications.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Told {
-    /// When, last.
+    /// Time of the last one.
     pub at: f64,
-    /// The id of the first message; what follows is a reply to it.
+    /// ID of the first one; later notifications are replies to it.
     pub message: String,
-    /// The channels of all of them.
+    /// Channels of all of them.
     pub channels: Vec<String>,
 }
 
-/// How an alert's condition is judged.
+/// Timing of an alert.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Policy {
-    /// How long it must hold.
+    /// Time for which the condition must hold before the alert fires.
     pub duration: Duration,
-    /// How long it must be over.
+    /// Time for which the condition must not hold before the alert resolves.
     pub resolve_after: Duration,
-    /// It does not fire before this moment (Unix seconds), whatever is seen.
+    /// Time before which the alert never fires (Unix seconds).
     pub not_before: f64,
 }
 
 impl Policy {
-    /// Fires and resolves at once.
+    /// Fires and resolves immediately.
     pub const AT_ONCE: Self = Self { duration: Duration::ZERO, resolve_after: Duration::ZERO, not_before: 0.0 };
 }
 
-/// What a step changed.
+/// Change made by a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Nothing.
+    /// None.
     Same,
-    /// It became pending.
+    /// The alert became pending.
     Pending,
-    /// It fired.
+    /// The alert fired.
     Fired,
-    /// It fires again before anyone heard that it was over.
+    /// The alert fired again before a resolved notification was sent.
     FiredAgain,
-    /// It is over.
+    /// The alert resolved.
     Resolved,
-    /// It was pending and never fired: forget it.
+    /// The alert was pending and never fired; remove it.
     Dropped,
 }
 
-/// An alert that fires again this soon after its last end flaps.
+/// An alert that fires again within this many seconds after it resolved is flapping.
 const FLAP_WITHIN: f64 = 600.0;
-/// From this many flaps on, its end has to last.
+/// Number of flaps from which resolving takes longer.
 const FLAPS: u32 = 2;
 
 impl Alert {
-    /// A new occurrence, after the `last` one of the same key.
+    /// Starts a new occurrence after the `last` one of the same key.
     #[must_use]
     pub fn begin(identity: Identity, value: Option<f64>, now: f64, last: Option<&Self>) -> Self {
         let flaps = match last.and_then(|last| last.resolved_at.map(|at| (at, last.flaps))) {
@@ -175,20 +175,20 @@ impl Alert {
         self.phase != Phase::Resolved
     }
 
-    /// Whether there is nothing left to tell or to wait for.
+    /// Whether no notification and no timer is outstanding.
     #[must_use]
     pub fn is_done(&self) -> bool {
         self.phase == Phase::Resolved && self.over_told
     }
 
-    /// The same while it fired: its end was decided and is void.
+    /// Reverts the alert to firing, because its end was decided and then discarded.
     #[must_use]
     pub fn before_its_end(mut self) -> Self {
         (self.phase, self.resolved_at, self.clear_since, self.over_told) = (Phase::Firing, None, None, false);
         self
     }
 
-    /// Moves the moments that its timers run from by a step of the clock, in seconds.
+    /// Shifts its timers by a step of the clock, in seconds.
     pub fn shift_timers(&mut self, by: f64) {
         if self.phase == Phase::Pending {
             self.since += by;
@@ -202,8 +202,7 @@ impl Alert {
         }
     }
 
-    /// When it fired or was over, while that still waits for its notification: the window in which alerts are gathered
-    /// runs from then.
+    /// Time from which the debounce window runs, while the alert waits for its notification.
     fn waits_since(&mut self) -> Option<&mut f64> {
         match self.phase {
             Phase::Firing if self.told.is_none() => self.fired_at.as_mut(),
@@ -212,8 +211,8 @@ impl Alert {
         }
     }
 
-    /// Brings timers that began in the future, by the clock of another monitor or by one that was set back since, to
-    /// `now`: no timer runs for longer than it is set to. `cooldown` in seconds.
+    /// Limits timers that started in the future, by another monitor's clock or by one that was set back since, to
+    /// `now`, so that no timer runs longer than configured. `cooldown` is in seconds.
     pub fn bound_timers(&mut self, now: f64, cooldown: f64) {
         if self.phase == Phase::Pending {
             self.since = self.since.min(now);
@@ -225,7 +224,7 @@ impl Alert {
         self.quiet_until = self.quiet_until.min(now + cooldown);
     }
 
-    /// Takes in what was seen at `now`.
+    /// Applies an observation made at `now`.
     pub fn step(&mut self, seen: Seen, policy: Policy, now: f64) -> Step {
         match seen {
             Seen::Missing => Step::Same,
@@ -238,7 +237,8 @@ impl Alert {
                         self.fired_at = Some(now);
                         Step::Fired
                     }
-                    // Told that it fires and not yet that it is over: for those told it never ended.
+                    // The firing notification was sent and the resolved one was not, so for recipients the alert never
+                    // ended.
                     Phase::Resolved if self.told.is_some() && !self.over_told => {
                         self.phase = Phase::Firing;
                         self.resolved_at = None;
@@ -268,20 +268,20 @@ impl Alert {
         }
     }
 
-    /// How long its end must last to be believed: longer the more it flaps.
+    /// Time for which the condition must not hold before the alert resolves; longer the more it flaps.
     fn has_to_last(&self, policy: Policy) -> Duration {
         let damped = if self.flaps < FLAPS { 0 } else { u64::from(30 * self.flaps.min(10)) };
         policy.resolve_after.max(Duration::from_secs(damped))
     }
 
-    /// How long it lasted, or lasts at `now`, seconds.
+    /// Duration until it resolved, or until `now`, seconds.
     #[must_use]
     pub fn lasted(&self, now: f64) -> f64 {
         (self.resolved_at.unwrap_or(now) - self.since).max(0.0)
     }
 }
 
-/// Which alert, and how serious.
+/// Identity and severity of an alert.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Identity {
     /// See [`Alert::key`].

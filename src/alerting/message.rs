@@ -1,5 +1,4 @@
-//! What is told, whatever the channel: plain text in parts, and a key by which the same message is
-//! known again.
+//! Notifications independent of the channel: plain text in parts, and a deduplication key.
 
 use std::collections::BTreeMap;
 
@@ -11,89 +10,89 @@ use super::lifecycle::{Alert, Kind};
 use super::rule::Severity;
 use super::worker_down::UNOBSERVED;
 
-/// Alerts named in one message; the rest are counted.
+/// Maximum number of alerts listed in one notification; the rest are counted.
 pub const NAMED: usize = 50;
 
-/// What a message says of its alerts.
+/// Kind of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum About {
-    /// They fire.
+    /// Its alerts fire.
     Firing,
-    /// They still fire, and this was sent before.
+    /// Its alerts still fire and were sent before.
     StillFiring,
-    /// They are over.
+    /// Its alerts resolved.
     Resolved,
-    /// Nothing: somebody tries the channels.
+    /// Test of a channel.
     Test,
 }
 
 impl About {
-    /// Whether it says that alerts fire.
+    /// Whether it reports firing alerts.
     #[must_use]
     pub fn is_firing(self) -> bool {
         matches!(self, Self::Firing | Self::StillFiring)
     }
 }
 
-/// One message. Texts are plain: each channel escapes them for itself.
+/// A notification. Texts are plain; each channel escapes them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
-    /// The same for the same news, however often it is made or sent.
+    /// Deduplication key, equal each time the notification is built or sent.
     pub id: String,
-    /// The message that it follows up, or itself.
+    /// ID of the notification that it replies to, or its own.
     pub thread: String,
-    /// What it says.
+    /// Kind.
     pub about: About,
-    /// The worst of its alerts.
+    /// Highest severity of its alerts.
     pub severity: Severity,
-    /// One line.
+    /// Title, one line.
     pub title: String,
-    /// When it was made, Unix seconds.
+    /// Time of creation, Unix seconds.
     pub at: f64,
-    /// Its alerts, worst first, at most [`NAMED`].
+    /// Alerts, most severe first, at most [`NAMED`].
     pub alerts: Vec<Line>,
-    /// How many more there are.
+    /// Number of alerts that are not listed.
     pub more: usize,
-    /// The keys of all its alerts: what is sent about one stays in order.
+    /// Keys of all its alerts; notifications about the same alert are sent in order.
     pub keys: Vec<String>,
 }
 
-/// One alert in a message.
+/// One alert in a notification.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Line {
-    /// Its key.
+    /// Alert key.
     pub key: String,
-    /// Its rule.
+    /// Rule name.
     pub rule: String,
-    /// Stream or worker type; a source or a channel.
+    /// Stream, worker type, data source or channel.
     pub subject: Option<String>,
-    /// The subject is a source or a channel, not a stream.
+    /// Whether the subject is a data source or a channel, not a stream.
     #[serde(default)]
     pub of_source: bool,
-    /// How serious.
+    /// Severity.
     pub severity: Severity,
-    /// The text for people.
+    /// Message text.
     pub message: String,
-    /// What is wrong.
+    /// Description of the problem.
     pub detail: String,
-    /// Since when, Unix seconds.
+    /// Start, Unix seconds.
     pub since: f64,
-    /// When it was over.
+    /// End, Unix seconds.
     pub ended: Option<f64>,
-    /// The value.
+    /// Last value.
     pub value: Option<f64>,
-    /// From the rule.
+    /// Labels of the rule.
     pub labels: BTreeMap<String, String>,
-    /// From the rule, filled in.
+    /// Annotations of the rule, expanded.
     pub annotations: BTreeMap<String, String>,
-    /// What can be drawn of it.
+    /// Series for its chart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub chart: Option<Charted>,
 }
 
 impl Line {
-    /// What a message says of `alert`.
+    /// Returns the line for `alert`.
     #[must_use]
     pub fn of(alert: &Alert) -> Self {
         Self {
@@ -114,8 +113,8 @@ impl Line {
     }
 }
 
-/// A message about `alerts` (at least one), made at `now`; `thread` is what it follows up. With `down`, they are about
-/// worker types without workers, and a type that several alerts are about is named once.
+/// Builds a notification about `alerts` (at least one) at `now`; `thread` is the ID it replies to. With `down`, the
+/// alerts are about worker types without workers, and a type with several alerts is listed once.
 #[must_use]
 pub fn about(about: About, alerts: &[&Alert], down: bool, thread: Option<&str>, now: f64) -> Message {
     let mut alerts: Vec<&Alert> = alerts.to_vec();
@@ -125,7 +124,7 @@ pub fn about(about: About, alerts: &[&Alert], down: bool, thread: Option<&str>, 
         .iter()
         .map(|alert| match (about, &alert.told) {
             (About::Resolved, _) => format!("{}@{}", alert.key, alert.resolved_at.unwrap_or(0.0)),
-            // It follows the notification before: whoever makes it of what is written down makes the same.
+            // Derived from the previous notification, so that every monitor builds the same ID from the stored alert.
             (About::StillFiring, Some(told)) => format!("{}@{}", alert.key, told.at),
             _ => format!("{}@{}", alert.key, alert.fired_at.unwrap_or(0.0)),
         })
@@ -156,7 +155,7 @@ pub fn about(about: About, alerts: &[&Alert], down: bool, thread: Option<&str>, 
     }
 }
 
-/// Of the alerts about each worker type one, rather that which says how the type went.
+/// Selects one alert per worker type, preferring the one that states how the type went to zero.
 fn one_for_each_worker<'a>(alerts: &[&'a Alert]) -> Vec<&'a Alert> {
     let says_how = |alert: &Alert| alert.kind == Kind::WorkerDown;
     let is_shown = |alert: &Alert| {
@@ -167,7 +166,7 @@ fn one_for_each_worker<'a>(alerts: &[&'a Alert]) -> Vec<&'a Alert> {
     alerts.iter().copied().filter(|alert| is_shown(alert)).collect()
 }
 
-/// A message that tries a channel.
+/// Builds a test notification.
 #[must_use]
 pub fn test(now: f64, nonce: &str) -> Message {
     let id = stable_id(&["test", nonce]);
@@ -241,7 +240,7 @@ fn rule_of<'a>(alerts: &[&'a Alert]) -> &'a str {
     alerts.first().map(|alert| alert.rule.as_str()).unwrap_or_default()
 }
 
-/// A time span for people: `45 s`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`.
+/// Formats a duration: `45 s`, `3 m 20 s`, `2 h 5 m`, `3 d 4 h`.
 #[must_use]
 pub fn span(seconds: f64) -> String {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a span, clamped")]

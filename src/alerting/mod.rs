@@ -1,10 +1,10 @@
-//! What is worth telling somebody, when, and when it is over. Pure: no clock, no I/O, no actix.
+//! Alerting: rules, alert states and notifications. Pure: no clock, no I/O, no actix.
 //!
-//! Read in the order of the data: [`mod@file`] makes [`rule`]s of YAML, [`in_force`] keeps the last good ones, [`condition`] says what a rule
-//! sees in a snapshot, [`worker_down`], [`source_down`] and [`abandoned`] see what needs no rule, [`lifecycle`]
-//! moves each alert from pending to firing to resolved, [`quiet`] says who asked not to be told,
-//! [`grouping`] makes [`message`]s of what is not told yet ([`charted`]: by which series it can be drawn), and [`board`] ties them together: the
-//! one value that the evaluator keeps. [`replay`] takes the rules through what was recorded instead.
+//! Data flow: [`mod@file`] parses [`rule`]s from YAML and [`in_force`] retains the last valid ones. [`condition`]
+//! evaluates rules against a snapshot; [`worker_down`], [`source_down`] and [`abandoned`] are the built-in alerts.
+//! [`lifecycle`] moves each alert from pending to firing to resolved, [`quiet`] implements silences, [`grouping`]
+//! builds [`message`]s of unsent alerts ([`charted`] selects the series to draw), and [`board`] combines them as the
+//! state of the evaluator. [`replay`] evaluates the rules against recorded data.
 
 pub mod abandoned;
 pub mod board;

@@ -1,35 +1,35 @@
-//! Which names a rule's glob matches, from snapshot to snapshot: only names that came are matched anew.
+//! Incremental glob matching: only names that are new in a snapshot are matched.
 
 use super::glob::Glob;
 use crate::contract::Name;
 use crate::fleet::snapshot::Snapshot;
 
-/// The names in the newest snapshot.
+/// Names in the latest snapshot.
 #[derive(Debug, Default)]
 pub struct Names {
-    /// Of its streams.
+    /// Stream names.
     pub streams: Listing,
-    /// Of its worker types.
+    /// Worker type names.
     pub workers: Listing,
 }
 
 impl Names {
-    /// Takes in the names of `snapshot`.
+    /// Updates the names from `snapshot`.
     pub fn follow(&mut self, snapshot: &Snapshot) {
         self.streams.follow(snapshot.streams.keys());
         self.workers.follow(snapshot.workers.keys());
     }
 }
 
-/// Names in order, and how they differ from those before.
+/// Sorted names, and their differences from the previous version.
 #[derive(Debug, Default)]
 pub struct Listing {
     names: Vec<Name>,
-    /// Counts the changes.
+    /// Number of changes.
     version: u64,
-    /// Where each name of the version before stands now.
+    /// Current index of each name of the previous version.
     moved: Vec<Option<usize>>,
-    /// Where the names stand that came.
+    /// Indexes of the new names.
     came: Vec<usize>,
 }
 
@@ -46,7 +46,7 @@ impl Listing {
     }
 }
 
-/// The places in a listing that a glob matches.
+/// Indexes in a listing that a glob matches.
 #[derive(Debug, Default)]
 pub struct Matched {
     places: Vec<usize>,
@@ -54,7 +54,7 @@ pub struct Matched {
 }
 
 impl Matched {
-    /// Brings the places up to date, and tells them in order. It is always the same glob.
+    /// Updates the indexes and returns them in order. Every call must pass the same glob.
     pub fn follow(&mut self, listing: &Listing, glob: &Glob) -> &[usize] {
         let matches = |place: &usize| listing.names.get(*place).is_some_and(|name| glob.is_match(&name.to_text()));
         match self.version {
@@ -83,7 +83,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn following_finds_what_matching_all_anew_finds(
+        fn incremental_matching_equals_full_matching(
             snapshots in prop::collection::vec(prop::collection::btree_set("[ab][a-c]", 0..6), 1..8),
             skipped in prop::collection::vec(any::<bool>(), 8),
         ) {
@@ -92,7 +92,7 @@ mod tests {
             for (names, skip) in snapshots.iter().zip(skipped) {
                 let names: BTreeSet<Name> = names.iter().map(|name| Name::from(name.as_str())).collect();
                 listing.follow(names.iter());
-                // A rule that was not asked for a while must not go by an old difference.
+                // After a skipped version the difference does not apply.
                 if skip {
                     continue;
                 }

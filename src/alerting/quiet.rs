@@ -1,36 +1,36 @@
-//! Who asked not to be told: silences, acknowledgements, maintenance windows.
+//! Silences, acknowledgements and maintenance windows.
 
 use serde::{Deserialize, Serialize};
 
 use super::glob::Glob;
 
-/// Somebody wants to hear nothing of some alerts for a while.
+/// A silence or an acknowledgement.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Silence {
-    /// Its id.
+    /// ID.
     pub id: String,
     /// Glob over rule names or whole keys of alerts.
     pub rule: String,
-    /// Glob over streams and worker types; `*` for any, and for alerts that have none.
+    /// Glob over streams and worker types; `*` matches any, and alerts without one.
     pub subject: String,
-    /// Who asked.
+    /// User who created it.
     pub owner: String,
-    /// Why.
+    /// Reason.
     pub reason: String,
-    /// From when on, Unix seconds.
+    /// Start, Unix seconds.
     pub starts: f64,
-    /// Until when, Unix seconds.
+    /// End, Unix seconds.
     pub until: f64,
-    /// It acknowledges the present occurrence of the alert whose key `rule` is.
+    /// Whether it acknowledges the current occurrence of the alert whose key is `rule`.
     #[serde(default)]
     pub acknowledges: bool,
 }
 
-/// The silences and acknowledgements in force, with their globs compiled.
+/// Active silences and acknowledgements, with compiled globs.
 #[derive(Debug, Clone, Default)]
 pub struct Silences {
     list: Vec<Silence>,
-    /// Beside each silence, the globs over rules and over subjects; an acknowledgement has none.
+    /// Compiled globs of each silence for rule and subject; an acknowledgement has none.
     globs: Vec<(Option<Glob>, Option<Glob>)>,
 }
 
@@ -48,13 +48,13 @@ impl Silences {
         Self { globs: list.iter().map(compiled).collect(), list }
     }
 
-    /// All of them.
+    /// All silences and acknowledgements.
     #[must_use]
     pub fn list(&self) -> &[Silence] {
         &self.list
     }
 
-    /// Whether one of them covers such an alert at `now`. A glob that cannot be used covers its own text.
+    /// Whether one of them matches this alert at `now`. An invalid glob matches its literal text.
     #[must_use]
     pub fn cover(&self, rule: &str, key: &str, subject: Option<&str>, now: f64) -> bool {
         let matches = |text: &str, glob: &Option<Glob>, name: &str| {
@@ -69,42 +69,42 @@ impl Silences {
     }
 }
 
-/// A time set aside for work on the fleet.
+/// A maintenance window.
 #[derive(Debug, Clone)]
 pub struct Window {
-    /// What it is for.
+    /// Name.
     pub name: String,
-    /// Rules that are quiet; all without.
+    /// Silenced rules; `None` for all.
     pub rule: Option<Glob>,
-    /// Streams and worker types that are quiet; all without.
+    /// Silenced streams and worker types; `None` for all.
     pub stream: Option<Glob>,
-    /// When.
+    /// Schedule.
     pub when: When,
 }
 
-/// When a window is open.
+/// Schedule of a maintenance window.
 #[derive(Debug, Clone, PartialEq)]
 pub enum When {
     /// Once, Unix seconds.
     Once {
-        /// From.
+        /// Start.
         from: f64,
-        /// Until.
+        /// End.
         until: f64,
     },
-    /// Every day on which it begins, UTC; past midnight when it ends before it begins.
+    /// Every selected day, UTC; past midnight when the end is before the start.
     Daily {
         /// Seconds after midnight.
         from: u32,
         /// Seconds after midnight.
         until: u32,
-        /// Days on which it begins, 0 = Monday; every day when empty.
+        /// Start days, 0 = Monday; every day when empty.
         days: Vec<u32>,
     },
 }
 
 impl Window {
-    /// Whether it covers such an alert at `now`.
+    /// Whether it silences this alert at `now`.
     #[must_use]
     pub fn covers(&self, rule: &str, subject: Option<&str>, now: f64) -> bool {
         self.rule.as_ref().is_none_or(|glob| glob.is_match(rule))
@@ -114,7 +114,7 @@ impl Window {
 }
 
 impl When {
-    /// Whether `now` is in it.
+    /// Whether it is active at `now`.
     #[must_use]
     pub fn is_open(&self, now: f64) -> bool {
         match self {
@@ -136,14 +136,14 @@ impl When {
     }
 }
 
-/// Somebody takes care of an alert: it stays quiet until it resolves.
+/// Acknowledgement of an alert, which silences it until it resolves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Acknowledged {
-    /// Who.
+    /// User.
     pub by: String,
-    /// Why, or what is done.
+    /// Reason.
     pub reason: String,
-    /// When, Unix seconds.
+    /// Time, Unix seconds.
     pub at: f64,
 }
 
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_silence_covers_what_it_names_until_it_ends() {
+    fn silence_matches_its_globs_until_it_ends() {
         let silence = Silence {
             id: String::new(),
             rule: "worker_*".into(),
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_daily_window_reaches_past_midnight_and_keeps_to_its_days() {
+    fn daily_window_spans_midnight_on_selected_days() {
         let window = When::Daily { from: 23 * 3600, until: 3600, days: vec![5] };
         // Saturday, 3 January 1970.
         let saturday = 2.0 * 86_400.0;

@@ -1,5 +1,5 @@
-//! Rules over what was recorded: when each would have fired, for how long, and whether somebody
-//! would have been told. The rules see values instead of snapshots; all else is as it is live.
+//! Backtest of rules against recorded series: when each rule would have fired, for how long, and whether a notification
+//! would have been sent. Rules read series instead of snapshots; everything else is the live code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,58 +7,58 @@ use super::condition::{Memory, judge};
 use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
 use super::rule::{Bound, Metric, Rule, RuleSet, Subjects};
 
-/// One time that a rule would have fired. Times are Unix seconds.
+/// A firing in the past. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Firing {
-    /// The stream or worker type.
+    /// Stream or worker type.
     pub subject: Option<String>,
-    /// When the condition began to hold.
+    /// Time when the condition began to hold.
     pub since: f64,
-    /// When it had held for long enough.
+    /// Time when the alert fired.
     pub fired: f64,
-    /// When it was over; `None`: it still fires at the end.
+    /// End; `None` if it still fires at the end of the data.
     pub until: Option<f64>,
-    /// The value furthest beyond the limit.
+    /// Value furthest beyond the threshold.
     pub worst: Option<f64>,
-    /// When somebody would have been told: not in a maintenance window, nor within the cooldown.
+    /// Time of the notification; `None` in a maintenance window or during the cooldown.
     pub told: Option<f64>,
-    /// How often that would have been sent again.
+    /// Number of repeated notifications.
     pub repeats: u32,
 }
 
-/// What one rule would have done.
+/// Result of one rule.
 #[derive(Debug)]
 pub struct Track<'a> {
-    /// The rule.
+    /// Rule.
     pub rule: &'a Rule,
-    /// In the order of their firing.
+    /// In firing order.
     pub firings: Vec<Firing>,
-    /// The series it was judged by, of those that were recorded.
+    /// Recorded series that the rule was evaluated on.
     pub series: BTreeSet<String>,
     memory: Memory,
     alerts: BTreeMap<Option<String>, Alert>,
-    /// Which names its glob matches.
+    /// Whether its glob matches, by name.
     matches: BTreeMap<String, bool>,
 }
 
-/// All rules on their way through the past.
+/// State of the backtest of all rules.
 #[derive(Debug)]
 pub struct Replay<'a> {
     rules: &'a RuleSet,
     tracks: Vec<Track<'a>>,
 }
 
-/// Series as they have to be read.
+/// Series to read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
-    /// These.
+    /// Exact names.
     pub names: BTreeSet<String>,
-    /// All that begin so.
+    /// Name prefixes.
     pub prefixes: BTreeSet<String>,
 }
 
 impl<'a> Replay<'a> {
-    /// Before anything was seen.
+    /// Starts a backtest.
     #[must_use]
     pub fn new(rules: &'a RuleSet) -> Self {
         let track = |rule| Track {
@@ -72,7 +72,7 @@ impl<'a> Replay<'a> {
         Self { rules, tracks: rules.rules.iter().map(track).collect() }
     }
 
-    /// Which series the rules look at.
+    /// Returns the series that the rules need.
     #[must_use]
     pub fn wanted(&self) -> Wanted {
         let mut wanted = Wanted::default();
@@ -87,14 +87,14 @@ impl<'a> Replay<'a> {
         wanted
     }
 
-    /// Takes in what was recorded at `now`, by series.
+    /// Evaluates the values recorded at `now`, by series.
     pub fn observe(&mut self, recorded: &BTreeMap<String, f64>, now: f64) {
         for track in &mut self.tracks {
             track.observe(recorded, now, self.rules);
         }
     }
 
-    /// What each rule would have done, in the file's order.
+    /// Results, in file order.
     #[must_use]
     pub fn tracks(&self) -> &[Track<'a>] {
         &self.tracks
@@ -125,14 +125,14 @@ impl Track<'_> {
                 self.see(Some(subject.to_owned()), name, recorded, now, rules);
             }
         }
-        // As live: of a stream that is gone nothing goes on.
-        let gone: Vec<Option<String>> = self
+        // As in live evaluation, alerts of removed streams end.
+        let ended: Vec<Option<String>> = self
             .alerts
             .iter()
             .filter(|(subject, alert)| alert.is_active() && !subject.as_ref().is_some_and(|s| seen.contains(s)))
             .map(|(subject, _)| subject.clone())
             .collect();
-        for subject in gone {
+        for subject in ended {
             self.step(subject, Seen::Clear(None), now, rules);
         }
     }
@@ -208,7 +208,7 @@ impl Track<'_> {
 }
 
 impl Firing {
-    /// For how long it fired, seconds; `end` is where the past ends.
+    /// Duration, seconds; `end` is the end of the recorded data.
     #[must_use]
     pub fn lasted(&self, end: f64) -> f64 {
         (self.until.unwrap_or(end) - self.fired).max(0.0)
@@ -216,8 +216,7 @@ impl Firing {
 }
 
 impl Metric {
-    /// The name under which it is recorded; of a stream or worker type, what stands before `:`.
-    /// `None` if it is not.
+    /// Name of the recorded series; for a stream or worker type, the part before `:`. `None` if it is not recorded.
     #[must_use]
     pub fn series(self) -> Option<&'static str> {
         Some(match self {
@@ -264,10 +263,10 @@ mod tests {
     use super::*;
     use crate::alerting::file;
 
-    /// Of what, when it fired, until when, when somebody was told.
+    /// Subject, start, end, and time of the notification of a firing.
     type Fired = (Option<String>, f64, Option<f64>, Option<f64>);
 
-    /// What each rule does when these values come every 30 s, `None` being nothing recorded.
+    /// Replays `rules` over these values, one every 30 s; `None` means that nothing was recorded.
     fn replayed(rules: &str, series: &[(&str, &[Option<f64>])]) -> Vec<Vec<Fired>> {
         let rules = file::read(rules).unwrap();
         let mut replay = Replay::new(&rules);
@@ -275,27 +274,27 @@ mod tests {
             let at = |(name, values): &(&str, &[Option<f64>])| Some(((*name).to_owned(), values.get(i).copied()??));
             replay.observe(&series.iter().filter_map(at).collect(), i as f64 * 30.0);
         }
-        let told = |firing: &Firing| (firing.subject.clone(), firing.fired, firing.until, firing.told);
-        replay.tracks().iter().map(|track| track.firings.iter().map(told).collect()).collect()
+        let summary = |firing: &Firing| (firing.subject.clone(), firing.fired, firing.until, firing.told);
+        replay.tracks().iter().map(|track| track.firings.iter().map(summary).collect()).collect()
     }
 
     #[test]
-    fn a_rule_fires_after_its_duration_is_over_when_it_is_and_tells_once_a_cooldown() {
+    fn rule_fires_after_its_duration_and_notifies_once_per_cooldown() {
         let high = |pattern: &str| pattern.chars().map(|c| Some(if c == '#' { 9.0 } else { 1.0 })).collect::<Vec<_>>();
         let values = high("..####..##......###.###########");
         let fired = replayed(
             "rules: [{name: r, type: threshold, metric: xlen, stream: s, threshold: 5, duration: 60s, cooldown: 8m}]",
             &[("xlen:s", &values)],
         );
-        // Held from 60 s on; the second time not for long enough; the third within the cooldown, which
-        // ends at 600 s; the fourth comes back soon and still fires at the end.
+        // The condition holds from 60 s on; the second time too briefly; the third time within the cooldown, which ends
+        // at 600 s; the fourth returns soon and still fires at the end.
         let of_s = |(fired, until, told)| (Some("s".to_owned()), fired, until, told);
         let expected = [(120.0, Some(180.0), Some(120.0)), (540.0, Some(570.0), None), (660.0, None, Some(660.0))];
         assert_eq!(fired, [expected.map(of_s)]);
     }
 
     #[test]
-    fn a_glob_is_an_alert_for_each_and_one_that_is_gone_is_over() {
+    fn glob_has_one_alert_per_stream_and_removed_streams_resolve() {
         let (there, gone) = ([Some(9.0); 4], [Some(9.0), Some(9.0), None, None]);
         let fired = replayed(
             "rules: [{name: r, type: threshold, metric: backlog, worker: 'a*', threshold: 5}]",
@@ -316,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn missing_values_change_nothing_unless_the_rule_says_so_and_maintenance_is_not_told() {
+    fn missing_values_and_maintenance_windows() {
         let values = [Some(9.0), None, None, Some(9.0), Some(1.0)];
         let fired = replayed(
             "

@@ -1,4 +1,4 @@
-//! Rules as they are used: typed, checked, with defaults filled in.
+//! Validated alert rules with defaults applied.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,44 +8,43 @@ use super::message::span;
 use super::quiet::Window;
 pub use crate::fleet::event::Severity;
 
-/// Quiet time after a notification where a rule names none.
+/// Default cooldown after a notification.
 pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(600);
 
-/// The kinds of channels, and the setting that makes each.
+/// Channel kinds, and the setting that configures each.
 pub const CHANNELS: [(&str, &str); 3] =
     [("slack", "SLACK_WEBHOOK_URL"), ("email", "ALERT_EMAIL_TO"), ("webhook", "ALERT_WEBHOOK_URL")];
 
-/// What is said when there is none: that nobody is told, and what to set.
+/// Returns the text for a setup without channels: no notifications are sent, and which settings to set.
 #[must_use]
 pub fn no_channel() -> String {
     let settings = CHANNELS.map(|(_, setting)| setting).join(", ");
     format!("notifications are not sent: no channel is configured. Set one of {settings}")
 }
 
-/// Everything the alert file says.
+/// Contents of the rules file.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSet {
-    /// The file was read and says what the rules are; the default is what is known before that.
+    /// Whether the file was read; the default stands for the time before that.
     pub known: bool,
-    /// The rules, in the file's order.
+    /// Rules, in file order.
     pub rules: Vec<Rule>,
-    /// What alerts that fire in the same moment have in common when they are one message.
+    /// Grouping of alerts that fire at the same time.
     pub group_by: GroupBy,
-    /// Which channels get what; the first that matches decides, and without any all get all.
+    /// Routes. The first match selects the channels; without any routes, all channels receive everything.
     pub routes: Vec<Route>,
-    /// When nobody is to be told.
+    /// Maintenance windows.
     pub maintenance: Vec<Window>,
 }
 
-/// What alerts have in common that are told together. They are told by the same channels in any
-/// case.
+/// Properties by which alerts are grouped into one notification. Alerts for different channels are never grouped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupBy {
-    /// Their rule.
+    /// By rule.
     pub rule: bool,
-    /// How serious they are.
+    /// By severity.
     pub severity: bool,
-    /// Their stream or worker type.
+    /// By stream or worker type.
     pub stream: bool,
 }
 
@@ -55,58 +54,58 @@ impl Default for GroupBy {
     }
 }
 
-/// One rule.
+/// A rule.
 #[derive(Debug, Clone)]
 pub struct Rule {
-    /// Unique; the key of its cooldown.
+    /// Unique name; also the key of its cooldown.
     pub name: String,
-    /// What is looked at.
+    /// Watched value.
     pub watch: Watch,
-    /// When what is seen counts.
+    /// Condition on the value.
     pub bound: Bound,
-    /// How long it must hold before the alert fires.
+    /// Time for which the condition must hold before the alert fires.
     pub duration: Duration,
-    /// How long it must be over before the alert is resolved.
+    /// Time for which the condition must not hold before the alert resolves.
     pub resolve_after: Duration,
-    /// Quiet time after a notification.
+    /// Minimum time between notifications.
     pub cooldown: Duration,
-    /// While the condition holds, the notification is sent again after each `cooldown`.
+    /// Whether the notification is sent again after each `cooldown` while the condition holds.
     pub repeats: bool,
-    /// How serious.
+    /// Severity.
     pub severity: Severity,
-    /// Text for people; `{value}`, `{subject}` and `{threshold}` are filled in.
+    /// Message text; `{value}`, `{subject}` and `{threshold}` are expanded.
     pub message: Option<String>,
-    /// What it means when there is no value.
+    /// Handling of a missing value.
     pub missing: Missing,
-    /// The channels that are told, whatever the routes say.
+    /// Channels; overrides the routes.
     pub channels: Option<Vec<String>>,
-    /// Passed on to receivers.
+    /// Labels passed to receivers.
     pub labels: BTreeMap<String, String>,
-    /// Passed on to receivers, filled in as `message` is.
+    /// Annotations passed to receivers, expanded like `message`.
     pub annotations: BTreeMap<String, String>,
 }
 
-/// What a rule looks at.
+/// Value that a rule watches.
 #[derive(Debug, Clone)]
 pub struct Watch {
-    /// The figure.
+    /// Metric.
     pub metric: Metric,
-    /// Of which streams or worker types; everything else has no subject.
+    /// Streams or worker types; `None` for metrics without a subject.
     pub of: Option<Subjects>,
-    /// Compare the change over this time instead of the figure.
+    /// Compare the change over this time instead of the value.
     pub change_over: Option<Duration>,
 }
 
-/// Which streams or worker types a rule is about.
+/// Streams or worker types of a rule.
 #[derive(Debug, Clone)]
 pub enum Subjects {
-    /// This one.
+    /// A single one.
     One(String),
-    /// All that match, an alert each.
+    /// All that match, with one alert each.
     Glob(Glob),
 }
 
-/// When a value counts.
+/// Condition on a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Bound {
     /// Greater.
@@ -115,12 +114,12 @@ pub enum Bound {
     AtLeast(f64),
     /// Smaller.
     Below(f64),
-    /// There is none.
+    /// The value is missing.
     NoData,
 }
 
 impl Bound {
-    /// Whether `value` counts.
+    /// Whether `value` meets the condition.
     #[must_use]
     pub fn holds(self, value: f64) -> bool {
         match self {
@@ -131,7 +130,7 @@ impl Bound {
         }
     }
 
-    /// The limit, where there is one.
+    /// Threshold, if there is one.
     #[must_use]
     pub fn limit(self) -> Option<f64> {
         match self {
@@ -140,7 +139,7 @@ impl Bound {
         }
     }
 
-    /// `above 500`.
+    /// Describes the condition: `above 500`.
     #[must_use]
     pub fn words(self) -> String {
         match self {
@@ -152,7 +151,7 @@ impl Bound {
     }
 }
 
-/// A number without needless digits.
+/// Formats a number without trailing zeros.
 #[must_use]
 pub fn figure(value: f64) -> String {
     if value.is_infinite() {
@@ -164,32 +163,32 @@ pub fn figure(value: f64) -> String {
     }
 }
 
-/// What a missing value means.
+/// Handling of a missing value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Missing {
-    /// Nothing: the alert stays as it is.
+    /// The alert keeps its state.
     #[default]
     Keep,
-    /// As if the condition held.
+    /// The condition counts as met.
     Fires,
-    /// As if it did not.
+    /// The condition counts as not met.
     Resolves,
 }
 
-/// Which messages go where.
+/// Route of notifications to channels.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// Of these severities; all when empty.
+    /// Matching severities; all when empty.
     pub severities: Vec<Severity>,
-    /// Of rules that match.
+    /// Matching rules.
     pub rule: Option<Glob>,
-    /// About streams or worker types that match.
+    /// Matching streams or worker types.
     pub stream: Option<Glob>,
-    /// To these channels.
+    /// Channels.
     pub channels: Vec<String>,
 }
 
-/// What there is one figure per.
+/// Dimension of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Per {
     /// Stream.
@@ -198,38 +197,38 @@ pub enum Per {
     WorkerType,
     /// State of queries.
     QueryState,
-    /// One for the whole deployment.
+    /// The whole deployment.
     Whole,
 }
 
 macro_rules! metrics {
     ($($(#[$doc:meta])* $variant:ident = $per:ident, $unit:literal, $($name:literal)|+;)+) => {
-        /// A figure of the snapshot.
+        /// A metric of the snapshot.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Metric { $($(#[$doc])* $variant,)+ }
 
         impl Metric {
-            /// The metric of that name, as the file or a recorded series words it.
+            /// Returns the metric of this name, as used in the rules file or in recorded series.
             #[must_use]
             pub fn named(name: &str) -> Option<Self> {
                 match name { $($($name)|+ => Some(Self::$variant),)+ _ => None }
             }
-            /// Every name that [`Self::named`] knows, the first of each metric.
+            /// Returns the primary name of each metric.
             #[must_use]
             pub fn names() -> &'static [&'static str] {
                 &[$(metrics!(@first $($name),+)),+]
             }
-            /// Its name.
+            /// Primary name.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => metrics!(@first $($name),+),)+ }
             }
-            /// What there is one per.
+            /// Dimension.
             #[must_use]
             pub fn per(self) -> Per {
                 match self { $(Self::$variant => Per::$per,)+ }
             }
-            /// What follows its figure: ` s`, ` %`, or nothing.
+            /// Suffix for values: ` s`, ` %`, or empty.
             #[must_use]
             pub fn unit(self) -> &'static str {
                 match self { $(Self::$variant => $unit,)+ }
@@ -244,13 +243,13 @@ metrics! {
     Xlen = Stream, "", "xlen" | "length";
     /// Entries delivered and not acknowledged.
     Pending = Stream, "", "pending" | "queue_pending";
-    /// Pending IDs whose entry is no longer in the stream.
+    /// Pending IDs whose entry no longer exists in the stream.
     PhantomPending = Stream, "", "phantom_pending";
-    /// Entries not delivered.
+    /// Undelivered entries.
     Lag = Stream, "", "lag" | "undelivered";
-    /// How long the oldest undelivered entry has been waiting.
+    /// Oldest message age.
     LagSeconds = Stream, " s", "lag_seconds" | "oldest_waiting_sec";
-    /// Undelivered entries over net rate; infinite while they do not get fewer.
+    /// Time to drain; infinite while the undelivered entries do not decrease.
     DrainSeconds = Stream, " s", "drain_seconds" | "drain_time";
     /// Consumers of all groups.
     Consumers = Stream, "", "consumers";
@@ -262,19 +261,19 @@ metrics! {
     WorkersAlive = WorkerType, "", "workers_alive" | "alive";
     /// Consumers lost in the last hour.
     LostWorkers = WorkerType, "", "lost_workers" | "lost";
-    /// Consumers with work and no progress.
+    /// Consumers with pending work and no progress.
     HungWorkers = WorkerType, "", "hung_workers" | "hung";
     /// Undelivered plus pending.
     Backlog = WorkerType, "", "backlog";
-    /// Sum of task limits.
+    /// Sum of the workers' concurrency.
     Capacity = WorkerType, "", "capacity";
     /// Backlog over capacity.
     Utilization = WorkerType, "", "utilization";
     /// Queries in that state.
     QueriesInState = QueryState, "", "queries_in_state" | "pg:state";
-    /// Answers that queries wait for.
+    /// Outstanding callbacks.
     CallbacksPending = Whole, "", "callbacks_pending" | "pg:callbacks_pending";
-    /// Age of the oldest of them.
+    /// Age of the oldest outstanding callback.
     OldestCallbackAge = Whole, " s", "oldest_callback_age" | "pg:oldest_callback_age_sec";
     /// Queries started in the last hour.
     QueriesLastHour = Whole, "", "queries_last_1h" | "pg:queries_last_1h";
@@ -284,34 +283,34 @@ metrics! {
     DbSize = Whole, " bytes", "db_size_bytes" | "pg:db_size_bytes";
     /// Size of the write-ahead log, bytes.
     WalSize = Whole, " bytes", "wal_size_bytes" | "pg:wal_size_bytes";
-    /// Database and log, bytes.
+    /// Size of database and write-ahead log, bytes.
     DiskUsed = Whole, " bytes", "disk_used_bytes" | "pg:disk_used_bytes";
-    /// Of the volume, percent.
+    /// Used share of the volume, percent.
     DiskUsedPct = Whole, " %", "disk_used_pct" | "pg:disk_used_pct" | "db_capacity";
     /// Size of the volume, bytes.
     DiskCapacity = Whole, " bytes", "disk_capacity_bytes" | "pg:disk_capacity_bytes";
-    /// Seconds until the volume is full at the present rate; infinite while it does not fill.
+    /// Seconds until the volume is full at the current rate; infinite while usage does not grow.
     DiskFullIn = Whole, " s", "disk_full_in";
     /// Memory in use by Redis, bytes.
     RedisMemory = Whole, " bytes", "redis_used_memory_bytes" | "redis:used_memory_bytes";
-    /// Of Redis' memory limit, percent.
+    /// Used share of Redis' memory limit, percent.
     RedisMemoryPct = Whole, " %", "redis_memory_pct";
     /// Client connections of Redis.
     RedisClients = Whole, "", "redis_connected_clients" | "redis:connected_clients";
     /// Commands per second.
     RedisOps = Whole, "/s", "redis_ops_per_sec" | "redis:ops_per_sec";
-    /// Keys evicted for lack of memory since the start; use it with `change`.
+    /// Keys evicted for lack of memory since the server started; use it with `change`.
     RedisEvicted = Whole, "", "redis_evicted_keys" | "redis:evicted_keys";
-    /// 1 while Redis cannot be read.
+    /// 1 while Redis is unreachable.
     RedisDown = Whole, "", "redis_down";
-    /// 1 while Postgres cannot be read.
+    /// 1 while Postgres is unreachable.
     PostgresDown = Whole, "", "postgres_down";
-    /// 1 while a source refuses the login.
+    /// 1 while a data source rejects the credentials.
     LoginRefused = Whole, "", "authentication";
 }
 
 impl Per {
-    /// The field of a rule that says which.
+    /// Field of a rule that selects the subject.
     #[must_use]
     pub fn field(self) -> Option<&'static str> {
         match self {
@@ -324,16 +323,16 @@ impl Per {
 }
 
 impl Rule {
-    /// Whether it is about a worker type without any live heartbeat: its notifications join those of worker types at
-    /// zero.
+    /// Whether the rule fires for a worker type without live heartbeats; its notifications are grouped with those of
+    /// worker types at zero.
     #[must_use]
     pub fn is_worker_down(&self) -> bool {
         let Watch { metric, change_over, .. } = &self.watch;
         *metric == Metric::WorkersAlive && self.bound == Bound::Below(1.0) && change_over.is_none()
     }
 
-    /// Whether the rule can have an alert with this key and subject. One that it cannot have is left from before the
-    /// rule was changed.
+    /// Whether the rule can have an alert with this key and subject. An alert that it cannot have predates a change of
+    /// the rule.
     #[must_use]
     pub fn can_have(&self, key: &str, subject: Option<&str>) -> bool {
         let is_about = match (&self.watch.of, subject) {
@@ -345,7 +344,7 @@ impl Rule {
         is_about && self.key(subject) == key
     }
 
-    /// The alert's key: the rule's name, with the subject where the rule has many.
+    /// Returns the alert key: the rule's name, with the subject where the rule has several.
     #[must_use]
     pub fn key(&self, subject: Option<&str>) -> String {
         match (&self.watch.of, subject) {
@@ -354,7 +353,7 @@ impl Rule {
         }
     }
 
-    /// Fills `{value}`, `{subject}`, `{threshold}` in.
+    /// Expands `{value}`, `{subject}` and `{threshold}`.
     #[must_use]
     pub fn filled(&self, text: &str, subject: Option<&str>, value: Option<f64>) -> String {
         if !text.contains('{') {
@@ -365,7 +364,7 @@ impl Rule {
         text.replace("{value}", &value).replace("{threshold}", &limit).replace("{subject}", subject.unwrap_or_default())
     }
 
-    /// What it looks at and when that counts: `xlen of arax above 500 for 1 m`.
+    /// Describes value and condition: `xlen of arax above 500 for 1 m`.
     #[must_use]
     pub fn watches(&self) -> String {
         let of = match &self.watch.of {
@@ -381,7 +380,7 @@ impl Rule {
         format!("{}{of}{} {}{held}", self.watch.metric.name(), change.unwrap_or_default(), self.bound.words())
     }
 
-    /// What is seen, in one line.
+    /// One-line description of the observed value.
     #[must_use]
     pub fn detail(&self, subject: Option<&str>, value: Option<f64>) -> String {
         let metric = self.watch.metric;

@@ -1,5 +1,4 @@
-//! Redis or Postgres not readable: an alert that needs no rule, because every other one is blind
-//! while it lasts.
+//! Built-in alerts about unreachable data sources and broken channels, because no other rule can fire during an outage.
 
 use std::time::Duration;
 
@@ -8,13 +7,13 @@ use super::rule::Severity;
 use super::worker_down::{News, Sighting};
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 
-/// How long a source must be away: one that restarts is no news.
+/// Minimum outage of a data source, so that a restart does not fire.
 pub const AWAY_FOR: Duration = Duration::from_secs(10);
 
-/// The name by which an alert about a channel goes.
+/// Rule name of alerts about channels.
 pub const CHANNEL_BROKEN: &str = "channel_broken";
 
-/// What is seen of the two sources, where that is `news`.
+/// Reports the observations of both data sources that are relevant according to `news`.
 pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
     for (key, name, source) in
         [("redis", "Redis", &snapshot.redis.source), ("postgres", "Postgres", &snapshot.postgres.source)]
@@ -42,7 +41,7 @@ pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
     }
 }
 
-/// What is seen of a channel that refuses messages, or takes them again.
+/// Returns the observation of a channel that rejects notifications (`broken`) or accepts them.
 #[must_use]
 pub fn channel(name: &str, broken: Option<&str>) -> Sighting {
     let why = broken.unwrap_or_default();

@@ -1,7 +1,7 @@
-//! Worker types at zero and workers lost: alerts that need no rule.
+//! Built-in alerts about worker types at zero and lost workers.
 //!
-//! They hang on the snapshot's states, which outlive a restart. What the tracker tells of each
-//! change adds only how many a type had; if that message is lost, the alert is the same.
+//! They depend on the states in the snapshot, which survive a restart. The tracker's events add only the previous
+//! number of workers; the alert is the same without them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,49 +12,50 @@ use crate::fleet::event::{Event, EventKind};
 use crate::fleet::snapshot::{Snapshot, WorkerTypeStatus};
 use crate::fleet::worker_type::TypeState;
 
-/// Quiet time after a notification about a worker type.
+/// Cooldown after a notification about a worker type, seconds.
 pub const COOLDOWN: f64 = 600.0;
-/// A loss is over when the type has as many as before, or after this long without another.
+/// Time without another loss after which a loss alert ends, seconds; it ends earlier when the type has its previous
+/// number of workers.
 const LOSS_IS_NEWS: f64 = 600.0;
 
-/// What is said of one alert: which, what is seen, its detail and its message.
+/// Observation of one alert.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sighting {
-    /// Which alert.
+    /// Identity of the alert.
     pub identity: Identity,
-    /// What is seen of it.
+    /// Observation.
     pub seen: Seen,
-    /// One line.
+    /// One-line description.
     pub detail: String,
-    /// The text for people.
+    /// Message text.
     pub message: String,
 }
 
-/// What is worth telling: what holds, and whatever else is seen of alerts that there are. Of a healthy fleet that is
-/// nothing, and no text is made.
+/// Filter for relevant observations: those whose condition holds, and any observation of existing alerts. For a healthy
+/// fleet it passes nothing, so no text is formatted.
 pub struct News<'a>(BTreeSet<&'a str>);
 
 impl<'a> News<'a> {
-    /// News for whoever has alerts by these rules.
+    /// Returns the filter for the rules of existing alerts.
     pub fn of(rules: impl Iterator<Item = &'a str>) -> Self {
         Self(rules.collect())
     }
 
-    /// Whether it is news that `seen` is seen of an alert by `rule`.
+    /// Whether the observation `seen` of an alert by `rule` is relevant.
     #[must_use]
     pub fn has(&self, rule: &str, seen: Seen) -> bool {
         matches!(seen, Seen::Holds(_)) || self.0.contains(rule)
     }
 }
 
-/// How many workers each type had before it lost some.
+/// Number of workers of each type before its losses.
 #[derive(Debug, Clone, Default)]
 pub struct Losses {
     before: BTreeMap<String, u32>,
 }
 
 impl Losses {
-    /// Takes in what happened.
+    /// Applies events.
     pub fn take(&mut self, events: &[std::sync::Arc<Event>]) {
         for event in events {
             if let EventKind::ConsumerLost { remaining, .. } = &event.kind {
@@ -68,7 +69,8 @@ impl Losses {
         }
     }
 
-    /// What is seen of every worker type, where that is `news`. Nothing is said while Redis cannot be read.
+    /// Reports the observations of all worker types that are relevant according to `news`; none while Redis is
+    /// unreachable.
     pub fn look(&mut self, snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
         if !snapshot.redis.source.is_current() {
             return;
@@ -93,7 +95,7 @@ impl Losses {
     }
 
     fn lost(&mut self, name: &Name, status: &WorkerTypeStatus, ts: f64) -> Seen {
-        // A loss from before the type was last at zero was told as that.
+        // A loss from before the type was last at zero was part of that alert.
         let since_it_lives = |at: f64| status.state_changed_at.is_none_or(|alive| alive < at);
         let recent =
             status.lost_open > 0 && status.lost_at.is_some_and(|at| ts - at < LOSS_IS_NEWS && since_it_lives(at));
@@ -109,7 +111,7 @@ impl Losses {
     }
 }
 
-/// The keys of the alerts about a worker type at zero.
+/// Keys of the alerts about a worker type at zero.
 pub fn keys_at_zero(worker_type: &Name) -> impl Iterator<Item = String> + use<> {
     let name = worker_type.to_text();
     ["worker_crashed", "worker_zero"].into_iter().map(move |rule| format!("{rule}:{name}"))
@@ -129,7 +131,7 @@ fn identity(rule: &str, worker: &str, kind: Kind, severity: Severity) -> Identit
     }
 }
 
-/// In the detail of an alert about a type that went to zero unseen.
+/// Text in the detail of an alert about a type that went to zero unobserved.
 pub(super) const UNOBSERVED: &str = "went to 0 while no monitor was running";
 
 fn at_zero(rule: &str, seen: Seen, worker: &str, status: &WorkerTypeStatus) -> Sighting {

@@ -1,4 +1,4 @@
-//! `shepherd-monitor check-config`: says every mistake of a rules' file.
+//! `shepherd-monitor check-config`: reports all errors of a rules file.
 
 use std::path::Path;
 
@@ -15,10 +15,10 @@ pub(super) fn command() -> Command {
         .arg(Arg::new("FILE").required(true).help("Path of the rules file, such as alerts.yaml"))
 }
 
-/// Prints what is wrong, or that nothing is.
+/// Prints the errors, or that the file is valid.
 ///
 /// # Errors
-/// When something is, or the file cannot be read.
+/// When the file is invalid or unreadable.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
     let text = rules_file::read(Path::new(name)).map_err(|error| format!("{name}: {error}"))?;

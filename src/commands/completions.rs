@@ -1,4 +1,4 @@
-//! `shepherd-monitor completions`: what a shell needs to complete the program's commands and flags.
+//! `shepherd-monitor completions`: shell completion scripts.
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
@@ -20,10 +20,10 @@ pub(super) fn command() -> Command {
         )
 }
 
-/// Prints them.
+/// Prints the script.
 ///
 /// # Errors
-/// When they cannot be written out.
+/// When standard output cannot be written.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let shell = *given.get_one::<Shell>("SHELL").ok_or("no shell given")?;
     print(&script(shell))
@@ -35,8 +35,8 @@ fn script(shell: Shell) -> Vec<u8> {
         clap_complete::generate(shell, &mut for_people(), NAME, &mut script);
         return script;
     }
-    // In bash's script a hyphen in the program's name is worded in two ways (clap_complete 4.6.11), and no flag is
-    // found: it is made for a name without one, and then completes the right name.
+    // The bash script of clap_complete 4.6.11 mangles a hyphen in the program's name in two different ways and then
+    // finds no flags. Generate it for a name without a hyphen and register it for the real name.
     let plain = NAME.replace('-', "_");
     clap_complete::generate(shell, &mut for_people(), &plain, &mut script);
     let script = String::from_utf8_lossy(&script).into_owned();

@@ -1,8 +1,7 @@
-//! `shepherd-monitor dead-letters`: people look at the tasks that nobody could finish, put them back
-//! or throw them away.
+//! `shepherd-monitor dead-letters`: lists, requeues and deletes dead letters.
 //!
-//! [`command`] is what is asked, [`run`] does it and tells what happened. What a dead letter is, and
-//! the steps that must not be cut in two, are in [`redis_streams`](crate::redis_streams).
+//! [`command`] defines the arguments, and [`run`] executes them and prints the result. Dead letters and the scripts for
+//! atomic steps are in [`redis_streams`](crate::redis_streams).
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -20,14 +19,14 @@ use crate::redis_streams::tasks::dead_letters::{self, DeadLetter, Delivery};
 use crate::redis_streams::tasks::{Address, EntryId, Link, LinkError};
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Letters in one command to Redis.
+/// Dead letters per Redis command.
 const PAGE: usize = 100;
-/// Letters that are listed unless told otherwise.
+/// Default number of listed dead letters.
 const LISTED: &str = "50";
-/// Characters of an error in a list.
+/// Maximum length of an error in a list, characters.
 const LINE: usize = 100;
 
-/// The subcommand with its own; the settings of each say where Redis is.
+/// The subcommand with its own subcommands; each takes the Redis settings.
 pub(super) fn command() -> Command {
     let verb = |name: &'static str, about: &'static str| {
         let stream = Arg::new("stream")
@@ -80,11 +79,10 @@ pub(super) fn command() -> Command {
         )
 }
 
-/// Carries out what [`command`] was given, and prints what happened.
+/// Executes the command and prints the result.
 ///
 /// # Errors
-/// In one line: a letter that is not there, Redis' refusal, no connection. What was done by then is
-/// printed.
+/// In one line: a missing dead letter, an error of Redis, or no connection. Results up to then are printed.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let (verb, given) = given.subcommand().ok_or("no dead-letters command given")?;
     let settings = settings(given)?;
@@ -93,21 +91,21 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
         return Err("the stream name is empty; expected a name such as aragorn.lookup".to_owned());
     }
     let address = Address::from_url("REDIS_URL", settings.redis_url.reveal()).map_err(|bad| bad.to_string())?;
-    let mut office = Office {
+    let mut session = Session {
         link: Link::new(address, RESPONSE_TIMEOUT),
         stream: Name::from(stream.into_vec()),
-        told: String::new(),
+        output: String::new(),
     };
-    let done = runtime()?.block_on(office.serve(verb, given));
-    print(office.told.as_bytes())?;
+    let done = runtime()?.block_on(session.serve(verb, given));
+    print(session.output.as_bytes())?;
     done.map_err(|trouble| match trouble {
         Trouble::Redis(e) if e.code() == "WRONGTYPE" => {
-            format!("{}:dead is not a dead-letter stream ({e})", office.stream)
+            format!("{}:dead is not a dead-letter stream ({e})", session.stream)
         }
         Trouble::Redis(e) => e.to_string(),
         Trouble::Missing(ids) => {
             let ids: Vec<&str> = ids.iter().map(EntryId::as_str).collect();
-            format!("no such dead letter of {}: {}", office.stream, ids.join(" "))
+            format!("no such dead letter of {}: {}", session.stream, ids.join(" "))
         }
     })
 }
@@ -123,14 +121,14 @@ impl From<LinkError> for Trouble {
     }
 }
 
-/// One call of the command: with whom it speaks, about what, and what it has to tell.
-struct Office {
+/// One invocation: the connection, the stream, and the output.
+struct Session {
     link: Link,
     stream: Name,
-    told: String,
+    output: String,
 }
 
-impl Office {
+impl Session {
     async fn serve(&mut self, verb: &str, given: &ArgMatches) -> Result<(), Trouble> {
         if verb == "list" {
             let most = given.get_one::<u32>("limit").copied().unwrap_or(1);
@@ -167,11 +165,11 @@ impl Office {
             return Err(error.into());
         }
         let missing: Vec<EntryId> = ids.into_iter().filter(|id| !done.contains(id)).collect();
-        // Of all, one that somebody else took meanwhile is no trouble.
+        // With `--all`, a dead letter that another client took meanwhile is not an error.
         if given.get_flag("all") || missing.is_empty() { Ok(()) } else { Err(Trouble::Missing(missing)) }
     }
 
-    /// The letters that are there now: what dies later is not touched.
+    /// Returns the IDs of the current dead letters; later ones are not touched.
     async fn all(&mut self) -> Result<Vec<EntryId>, LinkError> {
         let mut ids: Vec<EntryId> = Vec::new();
         loop {
@@ -208,17 +206,17 @@ impl Office {
     async fn show(&mut self, ids: &[EntryId]) -> Result<Vec<EntryId>, LinkError> {
         let letters = dead_letters::find(&mut self.link, &self.stream, ids).await?;
         for letter in &letters {
-            self.told.push_str(&whole(letter));
+            self.output.push_str(&whole(letter));
         }
         Ok(letters.into_iter().map(|letter| letter.entry.id).collect())
     }
 
     fn tell(&mut self, line: std::fmt::Arguments<'_>) {
-        let _ = writeln!(self.told, "{line}");
+        let _ = writeln!(self.output, "{line}");
     }
 }
 
-/// A letter with all that is known of it.
+/// Formats a dead letter with all details.
 fn whole(letter: &DeadLetter) -> String {
     let DeadLetter { entry, id, group, deliveries, at_ms, error, history } = letter;
     let mut text = format!("{}\n", entry.id);
@@ -230,10 +228,13 @@ fn whole(letter: &DeadLetter) -> String {
     line("deliveries", &deliveries.to_string());
     for Delivery { consumer, deliveries, delivered_ms, lost_ms, reason, .. } in history {
         let held = Duration::from_millis(lost_ms.saturating_sub(*delivered_ms));
-        let (who, since) = (printable(consumer.as_bytes()), time(*delivered_ms));
+        let (consumer_name, since) = (printable(consumer.as_bytes()), time(*delivered_ms));
         line(
             "",
-            &format!("delivery {deliveries}: {who}, {since}, held for {held:?}: {}", printable(reason.as_bytes())),
+            &format!(
+                "delivery {deliveries}: {consumer_name}, {since}, held for {held:?}: {}",
+                printable(reason.as_bytes())
+            ),
         );
     }
     line("error", &printable(error.as_bytes()));
@@ -243,13 +244,13 @@ fn whole(letter: &DeadLetter) -> String {
     text
 }
 
-/// Unix milliseconds as UTC.
+/// Formats Unix milliseconds as UTC.
 fn time(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(DateTime::<Utc>::from_timestamp_millis);
     time.map_or_else(|| "—".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// As text that does nothing to a terminal: control characters are escaped.
+/// Returns text that is safe for a terminal: control characters are escaped.
 fn printable(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for c in Name::from(bytes).to_text().chars() {
@@ -263,12 +264,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_task_holds_does_nothing_to_a_terminal() {
+    fn terminal_control_characters_are_escaped() {
         assert_eq!(printable(b"a\x1b[2J\nb\xff \xc3\xa4"), "a\\u{1b}[2J\\nb\\xff ä");
     }
 
     #[test]
-    fn each_command_says_which_letters_it_means() {
+    fn commands_require_a_selection_of_dead_letters() {
         let parsed = |words: &[&str]| command().try_get_matches_from([&["dead-letters"], words].concat());
         assert!(parsed(&["list", "--stream", "a"]).is_ok());
         assert!(parsed(&["drop", "--stream", "a", "--id", "1-0", "2-0", "--id", "3-0"]).is_ok());

@@ -1,4 +1,4 @@
-//! `shepherd-monitor demo`: the monitor on a fleet of its own.
+//! `shepherd-monitor demo`: runs the monitor on a simulated fleet.
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
@@ -26,16 +26,16 @@ pub(super) fn command() -> Command {
         .args(flags(|entry| !matches!(entry.group, "Redis" | "Postgres")))
 }
 
-/// `30d`, or `30`.
+/// Parses `30d`, or `30`.
 fn days(text: &str) -> Result<u32, String> {
     let days = text.strip_suffix('d').unwrap_or(text).parse().ok();
     days.filter(|days| (1..=60).contains(days)).ok_or_else(|| "expected days, such as 30d, at most 60d".to_owned())
 }
 
-/// Watches it until SIGINT or SIGTERM.
+/// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// Why it cannot.
+/// When the settings are invalid or the demonstration does not start.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let mut texts = texts(given);
     for (name, default) in [("LOG_LEVEL", "warn"), ("SERVER_MATURITY", "demo"), ("MONITOR_ABANDONED_QUERY_SEC", "180")]
@@ -43,7 +43,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
         texts.entry(name).or_insert_with(|| default.to_owned());
     }
     texts.entry("MONITOR_SEED_STREAMS").or_insert_with(Demo::seed_streams);
-    // Before anything is started: what is wrong with the settings.
+    // Report invalid settings before starting anything.
     let mut settings = Settings::from(&texts).map_err(|bad| bad.to_string())?;
     let _telemetry = telemetry::start(&settings.log_level, settings.collector.as_ref())?;
     let listener = match listen(&settings) {
@@ -64,7 +64,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let demo = Demo::start(options).map_err(|e| e.to_string())?;
     settings.redis_url = demo.redis_url().into();
     settings.database_url = demo.database_url().into();
-    // Goes with the demonstration.
+    // Removed together with the demonstration.
     settings.spool_folder = demo.redis().folder().join("spool");
     watch(&settings, listener)?;
     println!("Stopping the fleet and its servers.");

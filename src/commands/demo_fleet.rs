@@ -1,4 +1,4 @@
-//! `shepherd-monitor demo-fleet`: the simulated fleet on servers that are somebody else's.
+//! `shepherd-monitor demo-fleet`: runs the simulated fleet on existing servers.
 
 use clap::{ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,15 +16,15 @@ pub(super) fn command() -> Command {
         .args(flags(|entry| matches!(entry.group, "Redis" | "Postgres")))
 }
 
-/// Runs it until SIGINT or SIGTERM.
+/// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// Why it cannot.
+/// When the fleet does not start or fails.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
     let options = DemoOptions::new().map_err(|e| e.to_string())?;
     runtime()?.block_on(async {
-        // Before there is anything to end.
+        // Register the signal handlers before starting any process.
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
         let (redis, database) = (settings.redis_url.reveal().to_owned(), settings.database_url.reveal().to_owned());

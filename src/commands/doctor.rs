@@ -1,4 +1,4 @@
-//! `shepherd-monitor doctor`, as it ends: what it looks at and finds is in [`doctor`].
+//! `shepherd-monitor doctor`: runs the checks in [`doctor`] and returns the exit code.
 
 use std::process::ExitCode;
 
@@ -12,14 +12,14 @@ pub(super) fn command() -> Command {
     doctor::command(flags(|_| true))
 }
 
-/// Looks everything over; 1 when something is wrong, 2 for what could not even be begun.
+/// Runs all checks. Exits with 1 when a check fails and with 2 when the checks could not start.
 pub(super) fn run(given: &ArgMatches) -> ExitCode {
-    let told = settings(given).and_then(|settings| {
+    let result = settings(given).and_then(|settings| {
         let report = doctor::examine(given, &settings)?;
         print(report.told(given).as_bytes())?;
         Ok(report.something_is_wrong())
     });
-    match told {
+    match result {
         Ok(false) => ExitCode::SUCCESS,
         Ok(true) => ExitCode::FAILURE,
         Err(reason) => {

@@ -1,8 +1,8 @@
-//! `shepherd-monitor rollback`: returns to the older monitor, which keeps history in tables and state in
-//! Redis keys of its own.
+//! `shepherd-monitor rollback`: returns to the older monitor, which stores history in its own tables and state in its
+//! own Redis keys.
 //!
-//! [`command`] is what is asked, [`run`] does it and reports. What is moved where is in [`migrate`] and
-//! [`older_monitor`].
+//! [`command`] defines the arguments, and [`run`] executes them and prints the result. [`migrate`] and
+//! [`older_monitor`] move the data.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::postgres::{alerts, connection as of_postgres};
 use crate::redis_streams::{connection as of_redis, leader, older_monitor};
 use crate::settings::Settings;
 
-/// How long Redis may take to answer.
+/// Response timeout of Redis.
 const REDIS_WITHIN: Duration = Duration::from_secs(10);
-/// A monitor that was killed counts as the leader for a little less.
+/// Time to wait for the leader lock of a killed monitor, which expires slightly earlier.
 const ENDING_TAKES: Duration = Duration::from_secs(12);
 
 /// The subcommand.
@@ -33,13 +33,13 @@ pub(super) fn command() -> Command {
         .args(flags(|entry| ["Postgres", "Redis"].contains(&entry.group)))
 }
 
-/// Carries it out, and prints how much was given back.
+/// Runs the rollback and prints the amount of data moved.
 ///
 /// # Errors
-/// Why nothing was, or not all.
+/// When nothing or only a part was moved.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
-    // Of a deployment of which only the database is named, Redis may be elsewhere.
+    // If only the database is configured, the deployment's Redis may be elsewhere.
     let names_redis = texts(given).keys().any(|name| name.starts_with("REDIS_"));
     runtime()?.block_on(give_back(&settings, names_redis))
 }

@@ -1,4 +1,4 @@
-//! `shepherd-monitor health`: asks a running monitor whether it lives, for containers that have no curl.
+//! `shepherd-monitor health`: checks the liveness of a running monitor, for containers without curl.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -8,7 +8,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::{flags, settings};
 
-/// How long the monitor may take to take the question, and again to answer it.
+/// Timeout for the connection and for the response.
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// The subcommand.
@@ -24,10 +24,10 @@ pub(super) fn command() -> Command {
         .args(flags(|entry| entry.group == "Server"))
 }
 
-/// Asks the monitor of these settings, on this machine: `/livez`, or `/readyz`.
+/// Requests `/livez` or `/readyz` from the monitor with these settings on this machine.
 ///
 /// # Errors
-/// What it answered, or why it could not be asked.
+/// The response on failure, or the connection error.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
     let host = match settings.bind {
@@ -42,7 +42,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     if status == "200" { Ok(()) } else { Err(format!("http://{address}{path} returned {status}")) }
 }
 
-/// The beginning of the answer.
+/// Returns the start of the response.
 fn get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, WITHIN)?;
     stream.set_read_timeout(Some(WITHIN))?;

@@ -1,4 +1,4 @@
-//! `shepherd-monitor man`: the man pages, one for each command.
+//! `shepherd-monitor man`: writes one man page per command.
 
 use clap::{Arg, ArgMatches, Command};
 
@@ -10,10 +10,10 @@ pub(super) fn command() -> Command {
         .after_help("To read one: man -l FOLDER/shepherd-monitor-serve.1")
 }
 
-/// Writes them.
+/// Writes the man pages.
 ///
 /// # Errors
-/// When the folder cannot be written to.
+/// When the folder is not writable.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let folder = given.get_one::<String>("FOLDER").map(String::as_str).unwrap_or_default();
     clap_mangen::generate_to(super::command(), folder).map_err(|error| format!("{folder}: {error}"))

@@ -1,8 +1,8 @@
-//! The command line: what the program can be asked for, a file for each command. Their definitions make `--help`, the
-//! man pages and the shells' completions.
+//! The command line, one module per command. The definitions generate `--help`, the man pages and the shell
+//! completions.
 //!
-//! What a command does is here or, where it is more than a file, in a room of its own: [`doctor`](crate::doctor),
-//! [`demo`](crate::demo), [`application`](crate::application).
+//! Larger commands are implemented in their own modules: [`doctor`](crate::doctor), [`demo`](crate::demo),
+//! [`application`](crate::application).
 
 mod check_config;
 mod completions;
@@ -30,13 +30,13 @@ use crate::worker;
 
 const NAME: &str = "shepherd-monitor";
 
-/// Everything that the program understands.
+/// Returns the definition of the whole command line.
 #[must_use]
 pub fn command() -> Command {
     for_people().subcommand(demo_worker::command())
 }
 
-/// The commands that people give; what a setting's flag is called and means is in [`TABLE`].
+/// Returns the public commands; [`TABLE`] defines the settings' flags.
 fn for_people() -> Command {
     Command::new(NAME)
         .version(env!("CARGO_PKG_VERSION"))
@@ -58,13 +58,13 @@ fn for_people() -> Command {
         .subcommand(man::command())
 }
 
-/// Does what the command line asks for; says in one line why it cannot.
+/// Runs the command line; prints errors in one line.
 #[must_use]
 pub fn run() -> ExitCode {
     let matches = command().get_matches();
     let done = match matches.subcommand() {
         Some(("serve", given)) => serve::run(given),
-        // Has two ways to fail.
+        // It has two failure exit codes.
         Some(("doctor", given)) => return doctor::run(given),
         Some(("demo", given)) => demo::run(given),
         Some(("demo-fleet", given)) => demo_fleet::run(given),
@@ -93,7 +93,7 @@ fn complain(reason: &str) {
     eprintln!("{NAME}: {reason}");
 }
 
-/// The flags of the settings that are `wanted`.
+/// Returns the flags of the settings selected by `wanted`.
 fn flags(wanted: impl Fn(&Entry) -> bool) -> Vec<Arg> {
     TABLE.iter().filter(|entry| wanted(entry)).map(flag).collect()
 }
@@ -114,23 +114,23 @@ fn flag(entry: &'static Entry) -> Arg {
         .help(help)
 }
 
-/// The texts that were given, by variable; a subcommand may not have all of them.
+/// Returns the given values by environment variable; a subcommand may not define all of them.
 fn texts(given: &ArgMatches) -> BTreeMap<&'static str, String> {
     let text = |name| given.try_get_one::<String>(name).ok()?.cloned();
     TABLE.iter().filter_map(|entry| Some((entry.env, text(entry.env)?))).collect()
 }
 
-/// The settings that were given.
+/// Returns the settings.
 fn settings(given: &ArgMatches) -> Result<Settings, String> {
     Settings::from(&texts(given)).map_err(|bad| bad.to_string())
 }
 
-/// Where a command waits for servers.
+/// Returns the runtime for commands that access servers.
 fn runtime() -> Result<Runtime, String> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())
 }
 
-/// A reader that has gone, such as `head`, is no failure.
+/// A closed pipe, as with `head`, is not an error.
 fn print(text: &[u8]) -> Result<(), String> {
     match io::stdout().write_all(text) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definition_holds_together() {
+    fn command_definition_is_valid() {
         command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! `shepherd-monitor notify-test`: sends a test message through each channel.
+//! `shepherd-monitor notify-test`: sends a test notification through each channel.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -18,10 +18,10 @@ pub(super) fn command() -> Command {
         .args(flags(|entry| matches!(entry.group, "Alerts" | "Server")))
 }
 
-/// Sends it, and prints what each channel answered.
+/// Sends the notification and prints the response of each channel.
 ///
 /// # Errors
-/// When there is no channel, or one did not take it.
+/// When no channel is configured, or one rejected the notification.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
     runtime()?.block_on(async move {

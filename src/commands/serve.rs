@@ -1,4 +1,4 @@
-//! `shepherd-monitor serve`: watches the fleet, and serves its pages and API.
+//! `shepherd-monitor serve`: runs the monitor with its pages and API.
 
 use std::net::TcpListener;
 
@@ -20,10 +20,10 @@ pub(super) fn command() -> Command {
         .args(flags(|_| true))
 }
 
-/// Watches until SIGINT or SIGTERM.
+/// Runs until SIGINT or SIGTERM.
 ///
 /// # Errors
-/// Why it cannot.
+/// When the monitor cannot start.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
     let _telemetry = telemetry::start(&settings.log_level, settings.collector.as_ref())?;
@@ -31,7 +31,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     watch(&settings, listener)
 }
 
-/// Takes the port.
+/// Binds the listening socket.
 pub(super) fn listen(settings: &Settings) -> Result<TcpListener, String> {
     settings.may_serve().map_err(|bad| bad.to_string())?;
     TcpListener::bind((settings.bind, settings.port)).map_err(|e| {
@@ -39,7 +39,7 @@ pub(super) fn listen(settings: &Settings) -> Result<TcpListener, String> {
     })
 }
 
-/// Watches until SIGINT or SIGTERM, and says where.
+/// Prints the URL and runs until SIGINT or SIGTERM.
 pub(super) fn watch(settings: &Settings, listener: TcpListener) -> Result<(), String> {
     application::run(settings, listener, |address| {
         println!("shepherd-monitor: listening on http://{address}{}/", settings.root_path);

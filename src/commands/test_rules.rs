@@ -1,8 +1,8 @@
-//! `shepherd-monitor test-rules`: takes the rules of a file through the recorded history and tells
-//! when each would have fired, and for how long.
+//! `shepherd-monitor test-rules`: backtests a rules file on recorded history and prints when each rule would have
+//! fired, and for how long.
 //!
-//! [`command`] is what is asked, [`run`] does it. What the rules decide is in
-//! [`replay`](crate::alerting::replay), the same as live; here the archive is read, a day at a time.
+//! [`command`] defines the arguments, and [`run`] executes them. [`replay`](crate::alerting::replay) evaluates the
+//! rules like the live monitor; this module reads the archive, one day at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -26,14 +26,14 @@ use crate::postgres::history::Selection;
 use crate::postgres::history::metrics;
 use crate::rules_file;
 
-/// So many of a rule's firings are listed, the newest.
+/// Number of listed firings per rule, newest first.
 const LISTED: usize = 10;
-/// How long the database may be silent.
+/// Response timeout of the database.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// Series that are always there while a monitor records: without them it was not running.
+/// Series that a running monitor always records; gaps in them mean that it was not running.
 const PULSE: [&str; 2] = ["redis:connected_clients", "pg:connection_count"];
 
-/// The subcommand; its settings say where Postgres is and how often is recorded.
+/// The subcommand; it takes the Postgres settings and the recording interval.
 pub(super) fn command() -> Command {
     Command::new("test-rules")
         .about("Evaluate the rules of a file against recorded history and print when they would have fired")
@@ -67,48 +67,56 @@ fn ago(text: &str) -> Result<Duration, String> {
     ago.ok_or_else(|| format!("expected a duration such as 30d, 12h or 45m, at most {:.0}d", MAX_WINDOW_SEC / 86_400.0))
 }
 
-/// What is asked for.
-struct Asked<'a> {
+/// Parsed arguments.
+struct Request<'a> {
     file: &'a str,
     /// Unix seconds.
     since: f64,
     until: f64,
 }
 
-/// Carries out what [`command`] was given, and prints what it found.
+/// Executes the command and prints the result.
 ///
 /// # Errors
-/// In few lines: the file's mistakes, or why the archive cannot be read.
+/// The errors of the file, or why the archive cannot be read.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
     let text = rules_file::read(Path::new(name)).map_err(|error| format!("{name}: {error}"))?;
     let rules = file::read(&text).map_err(|mistakes| {
-        let told: Vec<String> = mistakes.iter().map(|mistake| format!("{name}:{mistake}")).collect();
-        format!("{name} has {}\n{}", count(mistakes.len(), "error"), told.join("\n"))
+        let lines: Vec<String> = mistakes.iter().map(|mistake| format!("{name}:{mistake}")).collect();
+        format!("{name} has {}\n{}", count(mistakes.len(), "error"), lines.join("\n"))
     })?;
     let ago = |name| given.get_one::<Duration>(name).map_or(0.0, Duration::as_secs_f64);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let asked = Asked { file: name, since: now - ago("since"), until: now - ago("until") };
-    if asked.since >= asked.until {
+    let request = Request { file: name, since: now - ago("since"), until: now - ago("until") };
+    if request.since >= request.until {
         return Err("--since must be a longer duration than --until".to_owned());
     }
     let pool = connection::pool(settings.database_url.reveal(), settings.pool_timeout).map_err(|e| e.detail)?;
     let mut replay = Replay::new(&rules);
-    let recorded = runtime()?.block_on(walk(&pool, &mut replay, &asked, settings.history_interval))?;
-    let told =
-        if given.get_flag("json") { as_json(&replay, &asked, recorded) } else { as_text(&replay, &asked, recorded) };
-    print(told.as_bytes())
+    let recorded = runtime()?.block_on(walk(&pool, &mut replay, &request, settings.history_interval))?;
+    let output = if given.get_flag("json") {
+        as_json(&replay, &request, recorded)
+    } else {
+        as_text(&replay, &request, recorded)
+    };
+    print(output.as_bytes())
 }
 
-/// Shows the rules everything that was recorded, oldest first; for how many seconds something was.
-async fn walk(pool: &PgPool, replay: &mut Replay<'_>, asked: &Asked<'_>, interval: Duration) -> Result<f64, String> {
+/// Replays all recorded data, oldest first; returns the number of seconds with data.
+async fn walk(
+    pool: &PgPool,
+    replay: &mut Replay<'_>,
+    request: &Request<'_>,
+    interval: Duration,
+) -> Result<f64, String> {
     let wanted = replay.wanted();
     let mut names: BTreeSet<String> = wanted.names;
     names.extend(PULSE.map(str::to_owned));
     let mut selections = vec![Selection::Names(names.into_iter().collect())];
     selections.extend(wanted.prefixes.into_iter().map(Selection::Prefix));
-    // One sample in each bucket. A value holds until the next is due; then it is missing.
+    // One sample per bucket. A value is valid until the next one is due, and missing after that.
     let bucket = Micros::try_from(interval.as_secs().max(1)).unwrap_or(30) * SECOND;
     let holds = bucket * 2;
     let micros = |seconds: f64| {
@@ -116,7 +124,7 @@ async fn walk(pool: &PgPool, replay: &mut Replay<'_>, asked: &Asked<'_>, interva
         let micros = (seconds * 1e6) as Micros;
         micros - micros.rem_euclid(bucket)
     };
-    let (mut since, end) = (micros(asked.since), micros(asked.until) + bucket);
+    let (mut since, end) = (micros(request.since), micros(request.until) + bucket);
     let mut last: BTreeMap<String, (Micros, f64)> = BTreeMap::new();
     let mut recorded = 0;
     while since < end {
@@ -138,7 +146,7 @@ async fn walk(pool: &PgPool, replay: &mut Replay<'_>, asked: &Asked<'_>, interva
                 last.insert(name, (at, value));
             }
             last.retain(|_, (seen, _)| at - *seen < holds);
-            // While nobody recorded, nobody watched.
+            // Without recorded data, no monitor was evaluating rules.
             if !last.is_empty() {
                 recorded += bucket;
                 let present = last.iter().map(|(name, (_, value))| (name.clone(), *value)).collect();
@@ -156,7 +164,7 @@ fn seconds(micros: Micros) -> f64 {
     micros as f64 / 1e6
 }
 
-/// Why a rule cannot have fired, if so.
+/// Reason why a rule could not have fired, if any.
 fn not_judged(track: &Track<'_>) -> Option<String> {
     let rule = track.rule;
     match rule.watch.metric.series() {
@@ -169,17 +177,17 @@ fn not_judged(track: &Track<'_>) -> Option<String> {
     }
 }
 
-fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
+fn as_text(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String {
     let tracks = replay.tracks();
-    let all = |track: &Track<'_>| track.firings.iter().map(|firing| firing.lasted(asked.until)).sum::<f64>();
+    let all = |track: &Track<'_>| track.firings.iter().map(|firing| firing.lasted(request.until)).sum::<f64>();
     let times: usize = tracks.iter().map(|track| track.firings.len()).sum();
     let fired = tracks.iter().filter(|track| !track.firings.is_empty()).count();
     let mut text = format!(
         "{}: {} from {} to {}, {} of it recorded\n{fired} would have fired, {} in total\n",
-        asked.file,
+        request.file,
         count(tracks.len(), "rule"),
-        moment(asked.since),
-        moment(asked.until),
+        moment(request.since),
+        moment(request.until),
         span(recorded),
         count(times, "time"),
     );
@@ -190,16 +198,28 @@ fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
     let mut rows = vec![head];
     for track in tracks {
         let sent = |firing: &Firing| u32::from(firing.told.is_some()) + firing.repeats;
-        let told: u32 = track.firings.iter().map(sent).sum();
-        let longest = track.firings.iter().map(|firing| firing.lasted(asked.until)).fold(0.0, f64::max);
-        let [count, told, sum, longest, last] = match (track.firings.last(), not_judged(track)) {
-            (Some(last), _) => {
-                [track.firings.len().to_string(), told.to_string(), span(all(track)), span(longest), moment(last.fired)]
-            }
+        let notifications: u32 = track.firings.iter().map(sent).sum();
+        let longest = track.firings.iter().map(|firing| firing.lasted(request.until)).fold(0.0, f64::max);
+        let [count, notifications, sum, longest, last] = match (track.firings.last(), not_judged(track)) {
+            (Some(last), _) => [
+                track.firings.len().to_string(),
+                notifications.to_string(),
+                span(all(track)),
+                span(longest),
+                moment(last.fired),
+            ],
             (None, None) => ["0", "0", "", "", "never"].map(str::to_owned),
             (None, Some(_)) => ["?", "?", "", "", "not recorded"].map(str::to_owned),
         };
-        rows.push([shown(&track.rule.name), track.rule.severity.as_str().to_owned(), count, told, sum, longest, last]);
+        rows.push([
+            shown(&track.rule.name),
+            track.rule.severity.as_str().to_owned(),
+            count,
+            notifications,
+            sum,
+            longest,
+            last,
+        ]);
     }
     text.push('\n');
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
@@ -225,7 +245,7 @@ fn as_text(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
             _ = writeln!(text, "  and {older} earlier; use --json to print all");
         }
         for firing in track.firings.iter().skip(older) {
-            text.push_str(&line(track, firing, asked.until));
+            text.push_str(&line(track, firing, request.until));
         }
     }
     text
@@ -239,15 +259,15 @@ fn line(track: &Track<'_>, firing: &Firing, end: f64) -> String {
     let lasted = format!("{}{}", span(firing.lasted(end)), if firing.until.is_none() { ", still firing" } else { "" });
     let to = if matches!(track.rule.bound, Bound::Below(_)) { "down" } else { "up" };
     let worst = firing.worst.map(|worst| format!("  {to} to {}{}", figure(worst), track.rule.watch.metric.unit()));
-    let told = if firing.told.is_none() { "  not sent" } else { "" };
-    format!("  {}  for {lasted}{subject}{}{told}\n", moment(firing.fired), worst.unwrap_or_default())
+    let note = if firing.told.is_none() { "  not sent" } else { "" };
+    format!("  {}  for {lasted}{subject}{}{note}\n", moment(firing.fired), worst.unwrap_or_default())
 }
 
-fn as_json(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
+fn as_json(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String {
     let firing = |firing: &Firing| {
         json!({
             "subject": firing.subject, "since": firing.since, "fired": firing.fired, "until": firing.until,
-            "lasted_sec": firing.lasted(asked.until), "worst": firing.worst.filter(|worst| worst.is_finite()),
+            "lasted_sec": firing.lasted(request.until), "worst": firing.worst.filter(|worst| worst.is_finite()),
             "told": firing.told, "repeats": firing.repeats,
         })
     };
@@ -259,20 +279,20 @@ fn as_json(replay: &Replay<'_>, asked: &Asked<'_>, recorded: f64) -> String {
         })
     };
     let rules: Vec<Value> = replay.tracks().iter().map(rule).collect();
-    let told = json!({
-        "file": asked.file, "since": asked.since, "until": asked.until, "recorded_sec": recorded, "rules": rules,
+    let report = json!({
+        "file": request.file, "since": request.since, "until": request.until, "recorded_sec": recorded, "rules": rules,
     });
-    format!("{told:#}\n")
+    format!("{report:#}\n")
 }
 
-/// `24 Nov 18:01:11 UTC`.
+/// Formats a time: `24 Nov 18:01:11 UTC`.
 fn moment(unix: f64) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "a date's seconds")]
     let time = DateTime::from_timestamp(unix as i64, 0).unwrap_or_default();
     time.format("%-d %b %H:%M:%S UTC").to_string()
 }
 
-/// A name that does nothing to a terminal.
+/// Returns a name that is safe for a terminal.
 fn shown(name: &str) -> String {
     name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

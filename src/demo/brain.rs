@@ -1,4 +1,4 @@
-//! Shepherd's own database, as its web server and its workers use it.
+//! Shepherd's own database, as used by its web server and its workers.
 
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 use tokio::sync::Mutex;
@@ -6,14 +6,14 @@ use uuid::Uuid;
 
 use crate::worker::queries::{NewQuery, add_callback, add_query, finish_query};
 
-/// The tables exactly as the monitor knows them.
+/// The tables as the monitor expects them.
 const TABLES: &str = include_str!("../../migrations/0001_fleet_tables/up.sql");
 
-/// One connection to it. Errors are what the server said, in words.
+/// A connection. Errors are the server's messages.
 pub(super) struct Brain(Mutex<AsyncPgConnection>);
 
 impl Brain {
-    /// Connects, on the runtime of the caller.
+    /// Connects on the caller's runtime.
     pub(super) async fn connect(url: &str) -> Result<Self, String> {
         AsyncPgConnection::establish(url)
             .await
@@ -21,8 +21,8 @@ impl Brain {
             .map_err(|e| e.to_string())
     }
 
-    /// Makes the fleet's tables in an empty database. A monitor that starts at the same moment may get
-    /// in between; the second look finds them made.
+    /// Creates the fleet's tables in an empty database. If a monitor creates them concurrently, the second check finds
+    /// them.
     pub(super) async fn create_tables(&self) -> Result<(), String> {
         let connection = &mut *self.0.lock().await;
         if connection.batch_execute(TABLES).await.is_ok() {
@@ -31,7 +31,7 @@ impl Brain {
         connection.batch_execute(TABLES).await.map_err(|e| e.to_string())
     }
 
-    /// A query to `ara` arrived.
+    /// Inserts a query to `ara`.
     pub(super) async fn add_query(&self, query_id: &str, response_id: &str, ara: &str) -> Result<(), String> {
         let query = NewQuery {
             qid: query_id,
@@ -45,7 +45,7 @@ impl Brain {
         add_query(&mut *self.0.lock().await, &query, ara).await.map(drop).map_err(|e| e.to_string())
     }
 
-    /// The query waits for `count` more answers.
+    /// Adds `count` outstanding callbacks to the query.
     pub(super) async fn add_callbacks(&self, query_id: &str, count: u32) -> Result<(), String> {
         let connection = &mut *self.0.lock().await;
         for _ in 0..count {
@@ -55,7 +55,7 @@ impl Brain {
         Ok(())
     }
 
-    /// The query is finished, and no answer is awaited any more.
+    /// Completes the query and deletes its callbacks.
     pub(super) async fn finish_query(&self, query_id: &str, status: &str) -> Result<(), String> {
         finish_query(&mut *self.0.lock().await, query_id, status).await.map(drop).map_err(|e| e.to_string())
     }

@@ -1,4 +1,4 @@
-//! The worker processes of the simulated fleet: started, slowed, asked to leave, killed.
+//! The worker processes of the simulated fleet: starts, slows, stops and kills them.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -10,17 +10,17 @@ use super::DemoError;
 use super::shepherd::type_of;
 use super::story::Action;
 
-/// Everything needed to start one process.
+/// Parameters for starting a process.
 pub(super) struct Equipment {
-    /// The program that knows the subcommand `demo-worker`.
+    /// Program with the subcommand `demo-worker`.
     pub(super) program: PathBuf,
     pub(super) redis_url: String,
     pub(super) database_url: String,
-    /// How many times as fast as usual time goes by.
+    /// Speed factor; 1 is normal.
     pub(super) speed: f64,
 }
 
-/// All processes. Dropping it ends them.
+/// All processes. Dropping it stops them.
 pub(super) struct Crew {
     equipment: Equipment,
     members: Vec<Member>,
@@ -30,7 +30,7 @@ pub(super) struct Crew {
 struct Member {
     stream: &'static str,
     process: Child,
-    /// It was told to go.
+    /// Whether it was told to stop.
     leaving: bool,
 }
 
@@ -39,12 +39,12 @@ impl Crew {
         Self { equipment, members: Vec::new(), paces: HashMap::new() }
     }
 
-    /// The process ids of those that were not told to go, with their streams.
+    /// Process IDs and streams of the processes that were not told to stop.
     pub(super) fn present(&self) -> impl Iterator<Item = (&'static str, u32)> {
         self.members.iter().filter(|m| !m.leaving).map(|m| (m.stream, m.process.id()))
     }
 
-    /// Does what the story says.
+    /// Executes an action of the scenario.
     pub(super) fn act(&mut self, action: Action) -> Result<(), DemoError> {
         match action {
             Action::Start { stream, count } => self.start(stream, count),
@@ -57,7 +57,7 @@ impl Crew {
         }
     }
 
-    /// Forgets those that are gone; answers the streams of those that went untold.
+    /// Removes processes that have exited; returns the streams of those that exited unexpectedly.
     pub(super) fn gone(&mut self) -> Vec<&'static str> {
         let mut untold = Vec::new();
         self.members.retain_mut(|member| match member.process.try_wait() {
@@ -82,7 +82,7 @@ impl Crew {
                 .args(["--work-ms", &plan.work.div_f64(self.equipment.speed).as_millis().to_string()])
                 .env("REDIS_URL", &self.equipment.redis_url)
                 .env("DATABASE_URL", &self.equipment.database_url)
-                // Ctrl-C is for the demonstration, which then ends its workers.
+                // Ctrl-C must reach only the demonstration, which then stops its workers.
                 .process_group(0)
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
@@ -116,7 +116,7 @@ impl Crew {
         self.paces.insert(stream, factor);
         for member in self.of(stream) {
             if let Some(pipe) = &mut member.process.stdin {
-                // One that is just ending does not hear it, and need not.
+                // A process that is exiting does not read it and does not need it.
                 let _ = writeln!(pipe, "pace {factor}");
             }
         }
@@ -129,12 +129,12 @@ impl Crew {
 
 impl Drop for Crew {
     fn drop(&mut self) {
-        // All pipes first, so that all end at the same time.
+        // Close all pipes first, so that the processes stop simultaneously.
         for member in &mut self.members {
             drop(member.process.stdin.take());
         }
         for member in &mut self.members {
-            // Whoever does not hear the end of the pipe, because it is stopped, say.
+            // A stopped process, for example, does not notice the end of the pipe.
             if !ends_soon(&mut member.process) {
                 let _ = member.process.kill();
             }
@@ -153,7 +153,7 @@ fn ends_soon(process: &mut Child) -> bool {
     false
 }
 
-/// The standard library knows SIGKILL only; every shell has a `kill` of its own.
+/// The standard library only sends SIGKILL; `kill` is built into every shell.
 fn send_sigterm(pid: u32) -> std::io::Result<()> {
     Command::new("sh").args(["-c", "kill -s TERM \"$1\"", "sh", &pid.to_string()]).status().map(drop)
 }

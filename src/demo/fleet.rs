@@ -1,5 +1,4 @@
-//! The demonstration at work: private servers, the simulated Shepherd on them, queries that
-//! arrive, and the story that happens to it.
+//! Runs the demonstration: private servers, the simulated fleet, arriving queries, and the scenario.
 
 use std::path::PathBuf;
 use std::sync::mpsc as std_mpsc;
@@ -21,29 +20,28 @@ use super::shepherd::{FLEET, QUERIES_PER_SECOND, Route, route};
 use super::story::beat_after;
 use crate::worker::{NewTask, Producer, ProducerError, Workflow};
 
-/// One query in so many is lost.
+/// One query in this many is lost.
 const LOST_EVERY: u32 = 60;
-/// Queries of a day in the past.
+/// Number of queries per day of generated history.
 const QUERIES_A_DAY: u32 = 33_000;
 
-/// How the demonstration is to be.
+/// Options of the demonstration.
 pub struct DemoOptions {
-    /// The program whose subcommand `demo-worker` is a worker; [`DemoOptions::new`] takes the
-    /// running one.
+    /// Program with the subcommand `demo-worker`; [`DemoOptions::new`] uses the running one.
     pub worker_program: PathBuf,
-    /// How many times as fast as usual the story goes and tasks are done; 1 is as usual.
+    /// Speed factor of the scenario and the tasks; 1 is normal.
     pub speed: f64,
-    /// How many days of history there are to be already.
+    /// Days of history to generate.
     pub past_days: u32,
-    /// Takes each line of the story as it happens.
+    /// Receives each line of the scenario as it happens.
     pub say: Box<dyn Fn(&str) + Send>,
 }
 
 impl DemoOptions {
-    /// At the usual speed, told on standard output.
+    /// Returns options with normal speed and output to standard output.
     ///
     /// # Errors
-    /// When the system does not tell where the running program is.
+    /// When the path of the running program is unknown.
     pub fn new() -> Result<Self, DemoError> {
         Ok(Self {
             worker_program: std::env::current_exe().map_err(DemoError::Program)?,
@@ -54,61 +52,60 @@ impl DemoOptions {
     }
 }
 
-/// Standard output may be gone before the demonstration is; that is no reason to end.
+/// Standard output may be closed before the demonstration ends, which is not an error.
 fn say(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// Why there is no demonstration.
+/// Error of the demonstration.
 #[derive(Debug, thiserror::Error)]
 pub enum DemoError {
-    /// A private server is missing.
+    /// A private server did not start.
     #[error(transparent)]
     Server(#[from] ServerError),
     /// The path of the running program is unknown.
     #[error("cannot find the path of this program: {0}")]
     Program(#[source] std::io::Error),
-    /// A worker process does not start.
+    /// A worker process did not start.
     #[error("cannot start {program} as a worker: {source}")]
     Worker {
-        /// The program.
+        /// Program.
         program: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         source: std::io::Error,
     },
-    /// A worker process cannot be reached.
+    /// A signal could not be sent to a worker process.
     #[error("cannot signal a worker: {0}")]
     Signal(#[source] std::io::Error),
-    /// Postgres refuses.
+    /// Postgres returned an error.
     #[error("Postgres error: {0}")]
     Postgres(String),
-    /// Redis refuses.
+    /// Redis returned an error.
     #[error("Redis error: {0}")]
     Redis(#[from] redis::RedisError),
-    /// A query's task is not added.
+    /// The task of a query could not be added.
     #[error(transparent)]
     Producer(#[from] ProducerError),
-    /// The thread that tells the story.
+    /// The thread of the scenario could not be started.
     #[error("cannot start the scenario: {0}")]
     Thread(#[source] std::io::Error),
 }
 
-/// A running demonstration. When it is dropped, and when its process dies in any way, its
-/// servers, workers and files are gone.
+/// A running demonstration. When it is dropped or its process dies, its servers, workers and files are removed.
 pub struct Demo {
-    // Dropped in this order: workers before the servers that they use.
+    // Drop order: workers before the servers that they use.
     _fleet: Fleet,
     redis: PrivateRedis,
     postgres: PrivatePostgres,
 }
 
 impl Demo {
-    /// Starts the servers, the fleet, the queries and the story, which go on by themselves on a
-    /// thread of their own. Blocks for the few seconds that the servers need.
+    /// Starts servers, fleet, queries and scenario, which run on a thread of their own. Blocks for the few seconds that
+    /// the servers need to start.
     ///
     /// # Errors
-    /// What is missing or refused, in words.
+    /// When a program is missing or a server fails to start.
     pub fn start(options: DemoOptions) -> Result<Self, DemoError> {
         let redis = PrivateRedis::start(RedisOptions::default())?;
         let postgres = PrivatePostgres::start()?;
@@ -116,55 +113,55 @@ impl Demo {
         Ok(Self { _fleet: fleet, redis, postgres })
     }
 
-    /// The private Redis.
+    /// Private Redis.
     #[must_use]
     pub fn redis(&self) -> &PrivateRedis {
         &self.redis
     }
 
-    /// The private Postgres, whose database `postgres` is Shepherd's.
+    /// Private Postgres; its database `postgres` is Shepherd's.
     #[must_use]
     pub fn postgres(&self) -> &PrivatePostgres {
         &self.postgres
     }
 
-    /// Where the monitor finds the fleet's Redis.
+    /// URL of the fleet's Redis.
     #[must_use]
     pub fn redis_url(&self) -> String {
         self.redis.url()
     }
 
-    /// Where the monitor finds the fleet's database.
+    /// URL of the fleet's database.
     #[must_use]
     pub fn database_url(&self) -> String {
         self.postgres.url()
     }
 
-    /// The twenty streams, as the setting `MONITOR_SEED_STREAMS` wants them.
+    /// The twenty streams, in the format of `MONITOR_SEED_STREAMS`.
     #[must_use]
     pub fn seed_streams() -> String {
         FLEET.map(|t| t.stream).join(",")
     }
 }
 
-/// The simulated fleet alone, on servers that are there already. When it is dropped, and when its process
-/// dies in any way, its workers are gone; what it wrote in the servers stays.
+/// The simulated fleet on existing servers. When it is dropped or its process dies, its workers stop; the data on the
+/// servers stays.
 pub struct Fleet {
     _story: Story,
 }
 
 impl Fleet {
-    /// Starts the fleet, the queries and the story, which go on by themselves on a thread of their own.
+    /// Starts fleet, queries and scenario, which run on a thread of their own.
     ///
     /// # Errors
-    /// What is missing or refused, in words.
+    /// When a worker does not start or a server returns an error.
     pub fn start(options: DemoOptions, redis_url: String, database_url: String) -> Result<Self, DemoError> {
         let equipment = Equipment { program: options.worker_program, redis_url, database_url, speed: options.speed };
         Ok(Self { _story: Story::start(equipment, options.past_days, options.say)? })
     }
 }
 
-/// The thread that runs the fleet; dropping it ends the fleet.
+/// The thread that runs the fleet; dropping it stops the fleet.
 struct Story {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -178,14 +175,14 @@ impl Story {
         let (ready, started) = std_mpsc::channel();
         let work = move || {
             runtime.block_on(async move {
-                let mut stage = match Stage::set(equipment, past_days, say).await {
-                    Ok(stage) => stage,
+                let mut scenario = match Scenario::prepare(equipment, past_days, say).await {
+                    Ok(scenario) => scenario,
                     Err(error) => return drop(ready.send(Err(error))),
                 };
                 drop(ready.send(Ok(())));
                 tokio::select! {
                     _ = stopped => {}
-                    error = stage.play() => (stage.say)(&format!("the demo scenario stopped: {error}")),
+                    error = scenario.run() => (scenario.say)(&format!("the demo scenario stopped: {error}")),
                 }
             });
         };
@@ -202,24 +199,24 @@ impl Drop for Story {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // Had it panicked, its message is on the terminal already.
+            // A panic has already printed its message.
             let _ = thread.join();
         }
     }
 }
 
-/// Everything that the story moves.
-struct Stage {
+/// State of the scenario.
+struct Scenario {
     crew: Crew,
-    door: Door,
+    query_source: QuerySource,
     reports: Reports,
     speed: f64,
     say: Box<dyn Fn(&str) + Send>,
 }
 
-impl Stage {
-    async fn set(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
-        let door = Door::open(&equipment).await?;
+impl Scenario {
+    async fn prepare(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
+        let query_source = QuerySource::open(&equipment).await?;
         let reports = Reports::open(&equipment.redis_url).await?;
         if past_days > 0 {
             say(&format!("Generating {past_days} days of history; 30 days take a minute or two."));
@@ -240,14 +237,14 @@ impl Stage {
             "{workers} workers of {} types are running; about {QUERIES_PER_SECOND} queries arrive per second",
             FLEET.len()
         ));
-        Ok(Self { crew, door, reports, speed, say })
+        Ok(Self { crew, query_source, reports, speed, say })
     }
 
-    /// Goes on until something fails.
-    async fn play(&mut self) -> DemoError {
-        let Self { crew, door, reports, speed, say } = self;
+    /// Runs until an error occurs.
+    async fn run(&mut self) -> DemoError {
+        let Self { crew, query_source, reports, speed, say } = self;
         tokio::select! {
-            error = door.let_queries_in(*speed) => error,
+            error = query_source.submit_queries(*speed) => error,
             error = reports.read_along() => error,
             error = tell(crew, *speed, say) => error,
         }
@@ -275,59 +272,62 @@ fn clock(at: Duration) -> String {
     format!("{:3}:{:02}", at.as_secs() / 60, at.as_secs() % 60)
 }
 
-/// Where queries arrive: Shepherd's web server, as far as Redis and the database see it.
-struct Door {
+/// Source of queries, equivalent to Shepherd's web server as far as Redis and the database are concerned.
+struct QuerySource {
     brain: Brain,
     producer: Producer,
 }
 
-impl Door {
+impl QuerySource {
     async fn open(equipment: &Equipment) -> Result<Self, DemoError> {
         let brain = Brain::connect(&equipment.database_url).await.map_err(DemoError::Postgres)?;
         brain.create_tables().await.map_err(DemoError::Postgres)?;
         let producer = Producer::builder().environment(|_| None).redis_url(&equipment.redis_url);
-        // Keys are there for lost replies, which are repeated within seconds.
+        // The keys deduplicate retries after lost replies, which happen within seconds.
         let producer = producer.idempotency_ttl(Duration::from_secs(60)).connect().await?;
         Ok(Self { brain, producer })
     }
 
-    async fn let_queries_in(&mut self, speed: f64) -> DemoError {
+    async fn submit_queries(&mut self, speed: f64) -> DemoError {
         let pause = Duration::from_secs_f64(1.0 / (QUERIES_PER_SECOND * speed));
         let mut arrived = 0_u32;
         loop {
             sleep(chance::around(pause)).await;
             let route = route(chance::lot());
             arrived += 1;
-            let entered =
-                if arrived.is_multiple_of(LOST_EVERY) { self.lose(route).await } else { self.let_in(route).await };
+            let entered = if arrived.is_multiple_of(LOST_EVERY) {
+                self.submit_lost(route).await
+            } else {
+                self.submit(route).await
+            };
             if let Err(error) = entered {
                 return error;
             }
         }
     }
 
-    /// A query whose task never came to be: nothing will ever finish it but the monitor's janitor.
-    async fn lose(&self, route: &Route) -> Result<(), DemoError> {
+    /// Inserts a query without a task, so that only the monitor's janitor ever completes it.
+    async fn submit_lost(&self, route: &Route) -> Result<(), DemoError> {
         let query_id = short_id();
         self.brain.add_query(&query_id, &short_id(), route.ara).await.map_err(DemoError::Postgres)?;
         self.brain.add_callbacks(&query_id, 2).await.map_err(DemoError::Postgres)
     }
 
-    /// The row before the task: a worker may finish a query the moment it is in the stream.
-    async fn let_in(&mut self, route: &Route) -> Result<(), DemoError> {
+    /// Inserts the row before the task, because a worker may complete a query as soon as it is in the stream.
+    async fn submit(&mut self, route: &Route) -> Result<(), DemoError> {
         let Some(first) = route.streams.first() else { return Ok(()) };
         let (query_id, response_id) = (short_id(), short_id());
         self.brain.add_query(&query_id, &response_id, route.ara).await.map_err(DemoError::Postgres)?;
         let workflow = Workflow::through(route.streams.iter().copied());
-        // With a key, a lost reply costs the demonstration nothing.
+        // The key makes retries after a lost reply safe.
         let task = NewTask::query(&query_id, &response_id).workflow(workflow).idempotency_key(query_id);
         self.producer.add(*first, task).await?;
         Ok(())
     }
 }
 
-/// A second group on one stream, that reads along now and then. While it is behind, workers cannot
-/// delete what they finish; once it has read, nobody does but the monitor's janitor.
+/// A second group on one stream that reads only now and then. While it is behind, workers cannot delete finished
+/// entries; after it has read, only the monitor's janitor deletes them.
 struct Reports {
     redis: MultiplexedConnection,
 }
@@ -338,14 +338,14 @@ impl Reports {
     const PAUSE: Duration = Duration::from_secs(45);
 
     async fn open(redis_url: &str) -> Result<Self, DemoError> {
-        // The default, half a second, is little on a busy machine.
+        // The default of half a second is too short on a busy machine.
         let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
         let client = redis::Client::open(redis_url)?;
         let mut redis = client.get_multiplexed_async_connection_with_config(&patient).await?;
         let mut create = redis::cmd("XGROUP");
         create.arg("CREATE").arg(Self::STREAM).arg(Self::GROUP).arg("0").arg("MKSTREAM");
         match create.query_async::<()>(&mut redis).await {
-            // An earlier fleet made it on the same Redis.
+            // An earlier fleet created it on the same Redis.
             Err(error) if error.code() == Some("BUSYGROUP") => {}
             made => made?,
         }

@@ -1,9 +1,8 @@
-//! The demonstration: private servers that leave nothing behind, and a simulated fleet on them.
+//! The demonstration: private temporary servers with a simulated fleet.
 //!
-//! [`servers`] starts the servers and [`reaper`] ends them whatever happens to their owner; the
-//! tests use the same. [`shepherd`] says what the fleet consists of and [`story`] what happens to
-//! it, both without clock or I/O; [`Fleet`] makes it happen, with real processes ([`worker`]), and [`Demo`]
-//! does so on servers of its own. [`past`] gives it a history.
+//! [`servers`] starts the servers, and [`reaper`] stops them however their owner exits; the tests use both.
+//! [`shepherd`] defines the fleet and [`story`] the scenario, both without clock or I/O; [`Fleet`] runs them with real
+//! processes ([`worker`]), and [`Demo`] does so on its own servers. [`past`] generates history.
 
 mod brain;
 mod chance;

@@ -1,23 +1,23 @@
-//! A past for the demonstration: what an older monitor would have recorded of a fleet over some
-//! days, in its tables. The monitor takes it over.
+//! Generates history for the demonstration: the tables of an older monitor with data of several days, which the monitor
+//! imports.
 //!
-//! Everything is made by Postgres itself, from chance with a daily rhythm: thirty days of thirty-four
-//! types are nineteen million samples, in a minute or two.
+//! Postgres generates everything from random values with a daily rhythm: thirty days of thirty-four types are nineteen
+//! million samples, in one or two minutes.
 
 use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
 
-/// How much past there is to be.
+/// Amount of history to generate.
 #[derive(Debug, Clone)]
 pub struct Past {
-    /// How many days, up to now.
+    /// Number of days, up to now.
     pub days: u32,
-    /// The worker types, each with six series and its latencies.
+    /// Worker types, each with six series and its run times.
     pub types: Vec<String>,
-    /// Queries over all the days.
+    /// Number of queries over all days.
     pub queries: u32,
 }
 
-/// The tables as the older monitor made them.
+/// Tables as the older monitor created them.
 const TABLES: &str = "
     CREATE TABLE monitor_metrics (ts timestamptz NOT NULL, metric text NOT NULL, value double precision);
     CREATE TABLE monitor_events (id bigserial PRIMARY KEY, ts timestamptz NOT NULL DEFAULT now(), type text NOT NULL,
@@ -26,7 +26,7 @@ const TABLES: &str = "
         mean_ms double precision, p50_ms double precision, p90_ms double precision, p95_ms double precision,
         p99_ms double precision, min_ms double precision, max_ms double precision);";
 
-/// Filled first: indexes are built faster than they are kept up.
+/// Created after the data, because building an index is faster than updating it.
 const INDEXES: &str = "
     ALTER TABLE monitor_metrics ADD PRIMARY KEY (metric, ts);
     CREATE INDEX monitor_metrics_ts_idx ON monitor_metrics (ts);
@@ -35,16 +35,16 @@ const INDEXES: &str = "
     CREATE INDEX monitor_events_ts_idx ON monitor_events (ts);
     ANALYZE;";
 
-/// Fills the database at `url`, which has the fleet's own tables and nothing of a monitor's.
+/// Fills the database at `url`, which contains the fleet's tables and none of a monitor.
 ///
 /// # Errors
-/// What Postgres says.
+/// The error of Postgres.
 pub async fn fill(url: &str, past: &Past) -> Result<(), String> {
     let mut database = AsyncPgConnection::establish(url).await.map_err(|e| e.to_string())?;
     let types: Vec<String> = past.types.iter().map(|name| format!("'{}'", name.replace('\'', "''"))).collect();
     let (types, days, queries) = (types.join(","), past.days, past.queries);
-    // Each tick is an instant that all its samples share, a little late as polls are. `busy` goes from
-    // 0.2 at night to 1 by day, with a spike now and then.
+    // All samples of a poll share one time, with a slight delay like real polls. `busy` ranges from 0.2 at night to 1
+    // by day, with occasional spikes.
     let moments = format!(
         "SET max_parallel_workers_per_gather = 0;
          CREATE TEMP TABLE tick AS
@@ -75,7 +75,7 @@ pub async fn fill(url: &str, past: &Past) -> Result<(), String> {
                 ('pg:oldest_callback_age_sec', round((300 * random())::numeric, 3)), ('pg:state:COMPLETED', 1000000 - n * 11),
                 ('pg:state:QUEUED', floor(40 * busy)), ('pg:state:ABANDONED', 2000 - n / 50), ('pg:state:ERROR', 500 - n / 200)
             ) sample (series, value) ORDER BY n DESC;";
-    // Skewed: the slowest take many times as long as most.
+    // Skewed: the slowest tasks take many times as long as most.
     let latencies = "
         INSERT INTO monitor_task_latency
             SELECT ts, name, 20 + floor(60 * random()), p50 * 1.4, p50, p50 * 2.8, p50 * 4.2, p50 * (11 + 4 * random()), p50 / 7, p50 * 28

@@ -1,9 +1,9 @@
-//! A process that cannot outlive its owner, in a folder that goes with it.
+//! A child process, with a temporary folder, that cannot outlive its owner.
 //!
-//! A destructor does not run when its process is killed. So the process is started by a small
-//! shell script (`reaper.sh`) that waits on a pipe held by the owner: when the owner is gone,
-//! for whatever reason, the pipe ends, and the script ends the process and removes the folder.
-//! The script has a process group of its own: Ctrl-C in a terminal reaches the owner alone.
+//! Destructors do not run when a process is killed. Therefore a small shell script (`reaper.sh`) starts the process and
+//! waits on a pipe held by the owner: when the owner exits for any reason, the pipe closes, and the script ends the
+//! process and removes the folder. The script has its own process group, so that Ctrl-C in a terminal reaches only the
+//! owner.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -12,38 +12,38 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Why the reaper, or what it was told to do, failed.
+/// Error of the reaper or of a command it ran.
 #[derive(Debug, thiserror::Error)]
 pub enum ReaperError {
-    /// The shell or the folder could not be had.
+    /// The shell did not start or the folder could not be created.
     #[error("cannot start a process in {folder}: {why}")]
     Start {
-        /// The folder that was wanted.
+        /// Folder to create.
         folder: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         why: String,
     },
-    /// The reaper does not answer: somebody ended it.
+    /// The reaper does not respond, because it was killed.
     #[error("the process that owns {folder} is gone")]
     Gone {
-        /// The folder it kept.
+        /// Its folder.
         folder: PathBuf,
     },
-    /// An argument that cannot be handed to the shell in one line.
+    /// An argument that cannot be passed to the shell in one line.
     #[error("invalid argument {0:?}: expected UTF-8 without line breaks")]
     Argument(std::ffi::OsString),
 }
 
-/// How a process is ended.
+/// How to shut the process down.
 #[derive(Clone, Copy, Debug)]
 pub struct Farewell {
-    /// The signal that asks it to end; KILL follows three seconds later.
+    /// Signal that requests the shutdown; KILL follows three seconds later.
     pub signal: &'static str,
-    /// Shell commands run in the folder after the end of the process and before the folder goes.
+    /// Shell commands run in the folder after the process exits and before the folder is removed.
     pub epilogue: &'static str,
 }
 
-/// One process (at a time) and its folder; both are gone when this is dropped or its owner dies.
+/// A process (one at a time) and its folder. Both are removed when this is dropped or its owner dies.
 #[derive(Debug)]
 pub struct Reaper {
     folder: PathBuf,
@@ -58,7 +58,7 @@ struct Script {
 }
 
 impl Reaper {
-    /// Starts the reaper, which makes a folder `{name}-{random}` in the temporary folder (`TMPDIR`).
+    /// Starts the reaper, which creates a folder `{name}-{random}` in the temporary folder (`TMPDIR`).
     pub fn start(name: &str, farewell: Farewell) -> Result<Self, ReaperError> {
         let random = uuid::Uuid::new_v4().simple().to_string();
         let folder = std::env::temp_dir().join(format!("{name}-{}", random.get(..12).unwrap_or(&random)));
@@ -86,41 +86,41 @@ impl Reaper {
         Ok(Self { folder, script: Mutex::new(script) })
     }
 
-    /// The folder; absolute when `TMPDIR` is.
+    /// The folder; absolute if `TMPDIR` is.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The file that takes everything the commands print.
+    /// File with the output of all commands.
     pub fn log_file(&self) -> PathBuf {
         self.folder.join("log")
     }
 
-    /// Everything printed so far, from byte `offset` on.
+    /// Output so far, from byte `offset` on.
     pub fn log_from(&self, offset: usize) -> String {
         let log = std::fs::read(self.log_file()).unwrap_or_default();
         String::from_utf8_lossy(log.get(offset..).unwrap_or_default()).into_owned()
     }
 
-    /// Runs a command in the folder to its end. Answers its exit status.
+    /// Runs a command in the folder to completion. Returns its exit status.
     ///
-    /// The end of the owner is noticed when the command is done.
+    /// If the owner dies, the reaper notices only after the command is done.
     pub fn run<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<u32, ReaperError> {
         self.order("run", command)
     }
 
-    /// Starts the process in the folder, after ending the one before. Answers its process id.
+    /// Starts the process in the folder, after stopping the previous one. Returns its process ID.
     pub fn serve<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<u32, ReaperError> {
         self.order("serve", command)
     }
 
-    /// Sends a signal (`STOP`, `CONT`, `KILL`, …) to the process and its children.
-    /// After KILL the process is gone when this returns. Answers whether there was a process.
+    /// Sends a signal (`STOP`, `CONT`, `KILL`, …) to the process and its children. After KILL, it returns once the
+    /// process has exited. Returns whether there was a process.
     pub fn send(&self, signal: &str) -> Result<bool, ReaperError> {
         self.order("send", &[signal]).map(|status| status == 0)
     }
 
-    /// Ends the process politely, and by force three seconds later; it is gone when this returns.
+    /// Shuts the process down, killing it after three seconds; it has exited when this returns.
     pub fn end(&self) -> Result<(), ReaperError> {
         self.order::<&str>("end", &[]).map(drop)
     }
@@ -155,13 +155,13 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        // The pipe's end is the order to finish; the script bounds its own time.
+        // The end of the pipe is the command to finish; the script limits its own run time.
         drop(self.orders.take());
         let _ = self.shell.wait();
     }
 }
 
-/// One shell word.
+/// Quotes a shell word.
 fn quoted(word: &OsStr) -> Result<String, ReaperError> {
     match word.to_str() {
         Some(text) if !text.contains(['\n', '\0']) => Ok(format!("'{}'", text.replace('\'', r"'\''"))),
@@ -169,7 +169,7 @@ fn quoted(word: &OsStr) -> Result<String, ReaperError> {
     }
 }
 
-/// Whether a process with this id exists and has not ended (a zombie has).
+/// Whether a process with this ID exists and has not exited (a zombie has).
 pub fn is_running(pid: u32) -> bool {
     let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
     let stat = String::from_utf8_lossy(&stat);
@@ -183,7 +183,7 @@ mod tests {
     const AT_ONCE: Farewell = Farewell { signal: "KILL", epilogue: "" };
 
     #[test]
-    fn a_word_reaches_the_command_as_it_was_given() {
+    fn arguments_are_quoted() {
         let reaper = Reaper::start("reaper-test", AT_ONCE).unwrap();
         assert_eq!(reaper.run(&["printf", "%s", "it's $HOME `x` \\ \"q\" *"]).unwrap(), 0);
         assert_eq!(reaper.log_from(0), "it's $HOME `x` \\ \"q\" *");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn process_and_folder_are_gone_after_the_drop() {
+    fn drop_removes_process_and_folder() {
         let reaper = Reaper::start("reaper-test", AT_ONCE).unwrap();
         let (folder, pid) = (reaper.folder().to_owned(), reaper.serve(&["sleep", "600"]).unwrap());
         assert!(is_running(pid) && folder.is_dir());
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_ignores_its_farewell_is_killed() {
+    fn process_that_ignores_the_signal_is_killed() {
         let reaper = Reaper::start("reaper-test", Farewell { signal: "TERM", epilogue: "" }).unwrap();
         let stubborn = "trap '' TERM; echo deaf; while :; do sleep 0.1; done";
         let pid = reaper.serve(&["sh", "-c", stubborn]).unwrap();
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_told() {
+    fn folder_creation_failure_is_an_error() {
         let error = Reaper::start("no/such/folder", AT_ONCE).unwrap_err().to_string();
         assert!(error.contains("No such file"), "{error}");
     }

@@ -1,10 +1,10 @@
-# Outlives its owner by a moment, to end what the owner started.
+# Ends a process and removes its folder when the owner exits.
 #
-# Reads orders, one line each, from a pipe that the owner holds, and answers each with one line.
-# When the pipe ends, however the owner died, it ends the process and removes the folder.
+# Reads commands, one per line, from a pipe held by the owner, and responds to each with one line.
+# When the pipe closes, however the owner died, it ends the process and removes the folder.
 #
-# $1: folder, made here and removed here; $2: the signal by which the process is asked to end;
-# $3: what else to do when the process is gone, before the folder is removed.
+# $1: folder, created and removed here; $2: signal that requests the shutdown of the process;
+# $3: commands to run after the process has exited, before the folder is removed.
 folder=$1 farewell=$2 epilogue=$3
 process=
 
@@ -16,12 +16,12 @@ fi
 cd "$folder" || exit 1
 exec 2>>"$folder/log"
 
-# A caught signal, unlike an ignored one, is back to its default in the processes started here.
+# Child processes reset a caught signal to its default, but inherit an ignored one.
 trap : PIPE
 trap 'exit 1' HUP INT TERM
 trap finish EXIT
 
-# The children of the process: a server's own workers, which a signal to the server does not reach.
+# Lists the children of the process: a signal to a server does not reach its worker processes.
 children() {
     for stat in /proc/[0-9]*/stat; do
         read -r pid rest 2>/dev/null <"$stat" || continue
@@ -31,13 +31,13 @@ children() {
     done
 }
 
-# run COMMAND...: runs it to its end; answers its exit status.
+# run COMMAND...: runs it to completion; responds with its exit status.
 run() {
     "$@" </dev/null >>"$folder/log" 2>&1
     echo "$?"
 }
 
-# serve COMMAND...: starts the process; answers its process id.
+# serve COMMAND...: starts the process; responds with its process ID.
 serve() {
     end_process
     "$@" </dev/null >>"$folder/log" 2>&1 &
@@ -45,11 +45,11 @@ serve() {
     echo "$process"
 }
 
-# send SIGNAL: to the process and its children; answers 0 when there was one.
+# send SIGNAL: signals the process and its children; responds with 0 if there was one.
 send() {
     [ -n "$process" ] || { echo 1; return; }
     case $1 in
-        # Frozen first, so that no child can be born between looking and signalling.
+        # Stopped first, so that it cannot fork between listing and signalling its children.
         STOP | KILL) kill -s STOP "$process" ;;
     esac
     kill -s "$1" "$process" $(children)
@@ -58,7 +58,7 @@ send() {
     echo "$sent"
 }
 
-# end: ends the process politely; answers 0 when it is gone.
+# end: shuts the process down; responds with 0 once it has exited.
 end() {
     end_process
     echo 0
@@ -88,7 +88,7 @@ finish() {
     end_process
     eval "$epilogue"
     cd /
-    # A grandchild may write its last file while the folder goes.
+    # A grandchild may still write a file while the folder is removed.
     rm -rf -- "$folder" || { sleep 0.2; rm -rf -- "$folder"; }
 }
 

@@ -1,18 +1,18 @@
-//! What the simulated Shepherd consists of: its twenty worker types, how many processes of each,
-//! how long their tasks take, and the ways of a query through them. No clock, no I/O.
+//! Definition of the simulated fleet: twenty worker types with their processes and run times, and the routes of
+//! queries. No clock, no I/O.
 
 use std::time::Duration;
 
-/// One worker type as the demonstration runs it.
+/// A worker type of the demonstration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WorkerType {
-    /// Its stream, after which it is named.
+    /// Stream; also the name of the type.
     pub stream: &'static str,
-    /// How many processes there are when nothing happens.
+    /// Normal number of processes.
     pub processes: usize,
-    /// How many tasks each process runs at once.
+    /// Concurrency of each process.
     pub task_limit: usize,
-    /// How long a task takes on average.
+    /// Mean run time of a task.
     pub work: Duration,
 }
 
@@ -20,7 +20,7 @@ const fn worker_type(stream: &'static str, processes: usize, task_limit: usize, 
     WorkerType { stream, processes, task_limit, work: Duration::from_millis(work_ms) }
 }
 
-/// All types, in the contract's order.
+/// All types, in the order of the wire contract.
 pub const FLEET: [WorkerType; 20] = [
     worker_type("aragorn", 1, 4, 40),
     worker_type("aragorn.lookup", 3, 2, 1500),
@@ -44,21 +44,21 @@ pub const FLEET: [WorkerType; 20] = [
     worker_type("finish_query", 2, 4, 60),
 ];
 
-/// How many queries arrive in a second.
+/// Arrival rate of queries per second.
 pub const QUERIES_PER_SECOND: f64 = 4.0;
 
-/// One way of a query.
+/// A route of queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The product that was asked.
+    /// ARA of the queries.
     pub ara: &'static str,
-    /// How many of all queries go this way, compared with the other routes.
+    /// Relative share of queries on this route.
     pub weight: u32,
-    /// The streams it passes, in order; `finish_query` follows by itself.
+    /// Streams on the route, in order; `finish_query` follows implicitly.
     pub streams: &'static [&'static str],
 }
 
-/// All ways.
+/// All routes.
 pub const ROUTES: [Route; 6] = [
     Route {
         ara: "aragorn",
@@ -105,7 +105,7 @@ pub const ROUTES: [Route; 6] = [
     },
 ];
 
-/// The route of the query that drew `lot`, any number.
+/// Returns the route for the random number `lot`.
 #[must_use]
 pub fn route(lot: u32) -> &'static Route {
     let [first, ..] = &ROUTES;
@@ -119,13 +119,13 @@ pub fn route(lot: u32) -> &'static Route {
     first
 }
 
-/// Whether tasks of this stream ask somebody outside and wait for answers.
+/// Whether tasks of this stream call external services and wait for callbacks.
 #[must_use]
 pub fn waits_for_callbacks(stream: &str) -> bool {
     stream.ends_with(".lookup")
 }
 
-/// The type that reads `stream`.
+/// Returns the type that reads `stream`.
 #[must_use]
 pub fn type_of(stream: &str) -> Option<&'static WorkerType> {
     FLEET.iter().find(|t| t.stream == stream)
@@ -136,14 +136,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_route_leads_through_streams_that_somebody_reads() {
+    fn every_stream_of_a_route_has_workers() {
         for stream in ROUTES.iter().flat_map(|route| route.streams) {
             assert!(type_of(stream).is_some(), "nobody reads {stream}");
         }
     }
 
     #[test]
-    fn every_type_has_work_to_do() {
+    fn every_type_is_on_a_route() {
         let routed = |stream| ROUTES.iter().any(|route| route.streams.contains(&stream));
         for WorkerType { stream, .. } in FLEET {
             assert!(routed(stream) || stream == "finish_query", "no route leads through {stream}");
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn no_type_is_too_small_for_what_arrives() {
+    fn every_type_has_enough_capacity() {
         let weights: u32 = ROUTES.iter().map(|route| route.weight).sum();
         for t in FLEET {
             let here = |route: &&Route| t.stream == "finish_query" || route.streams.contains(&t.stream);
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_drawn_by_their_weight() {
+    fn routes_are_selected_by_weight() {
         let weights: u32 = ROUTES.iter().map(|route| route.weight).sum();
         for wanted in &ROUTES {
             let drawn = (0..weights).filter(|lot| route(*lot) == wanted).count();

@@ -1,59 +1,59 @@
-//! The story that the demonstration tells: what happens when. No clock, no I/O.
+//! Scenario of the demonstration: the actions on the fleet and their times. No clock, no I/O.
 //!
-//! Two minutes, over and over; at the end of each the fleet is again as it was.
+//! A round of two minutes repeats; at the end of each round the fleet is in its initial state.
 
 use std::time::Duration;
 
-/// Something done to the fleet.
+/// An action on the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// More processes of a type start.
+    /// Starts more processes of a type.
     Start {
-        /// The type.
+        /// Worker type.
         stream: &'static str,
-        /// How many.
+        /// Number of processes.
         count: usize,
     },
-    /// Processes of a type leave as asked (SIGTERM): they drain and leave a marker.
+    /// Shuts processes of a type down gracefully (SIGTERM): they drain and write a marker.
     Leave {
-        /// The type.
+        /// Worker type.
         stream: &'static str,
-        /// How many.
+        /// Number of processes.
         count: usize,
     },
-    /// One process of a type is killed (SIGKILL): no marker.
+    /// Kills a process of a type (SIGKILL): no marker.
     Kill {
-        /// The type.
+        /// Worker type.
         stream: &'static str,
     },
-    /// Tasks of a type take this many times as long as usual.
+    /// Changes the run time of a type's tasks.
     Pace {
-        /// The type.
+        /// Worker type.
         stream: &'static str,
-        /// 1 is as usual.
+        /// Multiple of the normal run time.
         factor: u32,
     },
 }
 
-/// One moment of the story.
+/// A step of the scenario.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Beat {
     /// Seconds after the start of each round.
     pub at: u32,
-    /// What is done.
+    /// Action.
     pub action: Action,
-    /// How it is told.
+    /// Line to print.
     pub line: &'static str,
 }
 
-/// How long a round takes.
+/// Duration of a round.
 pub const ROUND: Duration = Duration::from_secs(120);
 
 const fn beat(at: u32, action: Action, line: &'static str) -> Beat {
     Beat { at, action, line }
 }
 
-/// The beats of a round, in order.
+/// Steps of a round, in order.
 pub const BEATS: [Beat; 11] = [
     beat(10, Action::Start { stream: "sipr", count: 2 }, "sipr scales up from 2 to 4 workers"),
     beat(
@@ -84,7 +84,7 @@ pub const BEATS: [Beat; 11] = [
     beat(112, Action::Leave { stream: "sipr", count: 1 }, "sipr scales down from 3 to 2 workers"),
 ];
 
-/// The first beat that comes after `beats` others, and when: since the start of the story.
+/// Returns the step after `beats` earlier ones, and its time since the start of the scenario.
 #[must_use]
 pub fn beat_after(beats: usize) -> (Duration, &'static Beat) {
     let [first, ..] = &BEATS;
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use crate::demo::shepherd::{FLEET, type_of};
 
-    /// How many processes and what pace each type has after the first `beats` beats.
+    /// Returns the number of processes and the pace of each type after the first `beats` steps.
     fn fleet_after(beats: usize) -> BTreeMap<&'static str, (usize, u32)> {
         let mut fleet: BTreeMap<_, _> = FLEET.iter().map(|t| (t.stream, (t.processes, 1))).collect();
         for beat in &BEATS[..beats] {
@@ -121,12 +121,12 @@ mod tests {
     }
 
     #[test]
-    fn each_round_ends_with_the_fleet_as_it_was() {
+    fn each_round_restores_the_fleet() {
         assert_eq!(fleet_after(BEATS.len()), fleet_after(0));
     }
 
     #[test]
-    fn each_round_shows_all_that_was_promised() {
+    fn each_round_contains_every_kind_of_action() {
         let any = |wanted: fn(&Action) -> bool| BEATS.iter().any(|beat| wanted(&beat.action));
         assert!(any(|a| matches!(a, Action::Start { .. })));
         assert!(any(|a| matches!(a, Action::Leave { .. })));
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_killed_worker_is_mourned_before_it_is_replaced() {
+    fn killed_worker_is_lost_before_it_is_replaced() {
         let killed = BEATS.iter().find(|beat| matches!(beat.action, Action::Kill { .. })).unwrap();
         let Action::Kill { stream } = killed.action else { panic!() };
         assert!(type_of(stream).unwrap().processes > 1, "the others stay alive");
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn slow_aragorn_lookup_falls_behind_and_catches_up_within_the_round() {
+    fn slow_aragorn_lookup_falls_behind_and_catches_up() {
         let t = type_of("aragorn.lookup").unwrap();
         let at = |factor| {
             let pace = Action::Pace { stream: t.stream, factor };
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn beats_follow_one_another_for_ever() {
+    fn beats_repeat_every_round() {
         let times: Vec<Duration> = (0..3 * BEATS.len()).map(|beats| beat_after(beats).0).collect();
         assert!(times.is_sorted());
         assert!(times[BEATS.len() - 1] < ROUND && times[BEATS.len()] > ROUND);

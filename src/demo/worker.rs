@@ -1,9 +1,8 @@
-//! One process of the simulated fleet: a real worker whose work is to wait.
+//! A process of the simulated fleet: a real worker whose tasks only sleep.
 //!
-//! Started by [`Demo`](super::Demo) as `shepherd-monitor demo-worker …`. Its standard input is
-//! held by the demonstration: `pace N` on a line changes how long tasks take, and the end of it
-//! ends the process, so that it cannot outlive the demonstration. SIGTERM is what it is to any
-//! worker.
+//! [`Demo`](super::Demo) starts it as `shepherd-monitor demo-worker …` and holds its standard input: a line `pace N`
+//! changes the run time of tasks, and the end of the input ends the process, so that it cannot outlive the
+//! demonstration. SIGTERM works as in any worker.
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -21,22 +20,22 @@ use crate::worker::{Answer, Task, TaskError, Worker};
 /// One lookup in this many fails.
 const FAILS_ONCE_IN: u32 = 40;
 
-/// What one process is to do.
+/// Configuration of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerOrders {
-    /// The stream it reads.
+    /// Stream to read.
     pub stream: String,
-    /// How many tasks it runs at once.
+    /// Concurrency.
     pub task_limit: usize,
-    /// How long a task takes on average at pace 1.
+    /// Mean run time of a task at pace 1.
     pub work: Duration,
-    /// Where Redis is.
+    /// Redis URL.
     pub redis_url: String,
-    /// Where Shepherd's database is.
+    /// URL of Shepherd's database.
     pub database_url: String,
 }
 
-/// The subcommand by which the demonstration starts its workers; not for people.
+/// The hidden subcommand with which the demonstration starts its workers.
 #[must_use]
 pub fn command() -> Command {
     let needed = |name| Arg::new(name).long(name).required(true);
@@ -50,7 +49,7 @@ pub fn command() -> Command {
 }
 
 impl From<&ArgMatches> for WorkerOrders {
-    /// What [`command`] was given.
+    /// Reads the arguments of [`command`].
     fn from(given: &ArgMatches) -> Self {
         let text = |name| given.get_one::<String>(name).cloned().unwrap_or_default();
         Self {
@@ -63,19 +62,19 @@ impl From<&ArgMatches> for WorkerOrders {
     }
 }
 
-/// Works until told to leave.
+/// Runs the worker until it is told to shut down.
 ///
 /// # Errors
-/// Why it could not start, in words.
+/// When it cannot start.
 pub fn run(orders: WorkerOrders) -> Result<(), String> {
     let pace = Arc::new(AtomicU32::new(1));
-    let told = Arc::clone(&pace);
-    std::thread::spawn(move || obey(&told));
+    let shared = Arc::clone(&pace);
+    std::thread::spawn(move || obey(&shared));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     runtime.block_on(work(orders, pace))
 }
 
-/// Reads standard input to its end and then ends the process: who would hear of an orderly leave?
+/// Reads standard input to its end and then exits, without a graceful shutdown, because the demonstration is gone.
 fn obey(pace: &AtomicU32) {
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         if let Some(factor) = line.strip_prefix("pace ").and_then(|factor| factor.parse().ok()) {
@@ -92,7 +91,7 @@ async fn work(orders: WorkerOrders, pace: Arc<AtomicU32>) -> Result<(), String> 
         false => None,
     };
     let worker = Worker::builder(&orders.stream).map_err(|e| e.to_string())?;
-    // The visitor's environment is about their own fleet, not about this one.
+    // The user's environment variables belong to their own fleet, not to this one.
     let worker = worker.environment(|_| None).task_limit(orders.task_limit).redis_url(&orders.redis_url);
     let post = Arc::new(Post { stream: orders.stream, work: orders.work, pace, brain });
     let handler = move |task| {

@@ -1,49 +1,49 @@
-//! Every family there is: its name, labels and meaning, in the order in which they are written.
+//! All metric families with name, labels and help, in output order.
 //!
-//! Names that begin with `redis_stream` are those of the widely used redis_exporter, with its labels, so that
-//! dashboards made for it go on. Base units; `_total` for what only grows.
+//! Names starting with `redis_stream`, and their labels, are those of redis_exporter, so that its dashboards work
+//! unchanged. Metrics use base units; counters end in `_total`.
 
-/// What a family's samples are.
+/// Metric type of a family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// A figure as it is now.
+    /// Current value.
     Gauge,
-    /// A count that only grows, from the start on.
+    /// Count that only increases, starting with the process.
     Counter,
-    /// Buckets, sum and count, which only grow.
+    /// Cumulative buckets, sum and count.
     Histogram,
-    /// Always 1: its labels say something.
+    /// Always 1; the information is in the labels.
     Info,
 }
 
-/// Of whom a family speaks, which matters where several monitors watch one fleet.
+/// Aggregation of a family across monitors of the same fleet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Of {
-    /// The fleet and its servers: every monitor says the same. Of several, take the greatest.
+    /// About the fleet and its servers: every monitor reports the same value. Aggregate with `max`.
     Fleet,
-    /// What one of the monitors did, each its share: add them up.
+    /// Work of one monitor: aggregate with `sum`.
     Share,
-    /// The monitor that is asked.
+    /// About the scraped monitor itself.
     Monitor,
 }
 
-/// One family.
+/// A metric family.
 #[derive(Debug)]
 pub struct Family {
-    /// Its samples' name; a histogram's without `_bucket`, `_sum` and `_count`.
+    /// Sample name; for a histogram without `_bucket`, `_sum` and `_count`.
     pub name: &'static str,
-    /// What they are.
+    /// Metric type.
     pub kind: Kind,
-    /// Of whom they speak.
+    /// Aggregation across monitors.
     pub of: Of,
-    /// The names of their labels.
+    /// Label names.
     pub labels: &'static [&'static str],
-    /// What they mean, in one line.
+    /// Help text, one line.
     pub help: &'static str,
 }
 
 impl Family {
-    /// The name without what samples of its kind end with.
+    /// Name without the suffix of its type.
     pub(super) fn base(&self) -> &'static str {
         let ending = match self.kind {
             Kind::Counter => "_total",
@@ -53,7 +53,7 @@ impl Family {
         self.name.strip_suffix(ending).unwrap_or(self.name)
     }
 
-    /// Its unit, as the name says it.
+    /// Unit, from the name.
     pub(super) fn unit(&self) -> Option<&'static str> {
         ["seconds", "bytes", "ratio"].into_iter().find(|unit| self.base().ends_with(&format!("_{unit}")))
     }
@@ -67,7 +67,7 @@ macro_rules! families {
                 Family { name: $name, kind: Kind::$kind, of: Of::$of, labels: &$labels, help: $help };
         )*
 
-        /// All of them.
+        /// All families.
         pub static ALL: &[&Family] = &[$(&$ident),*];
     };
 }
@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_keep_the_rules() {
+    fn names_follow_the_conventions() {
         let mut names = BTreeSet::new();
         for family in ALL {
             let name = family.name;

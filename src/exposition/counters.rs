@@ -1,4 +1,4 @@
-//! What is counted while the monitor runs. It begins at zero with every start of the monitor, and only grows.
+//! Counters of events since the start of the monitor.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use crate::fleet::event::{Event, EventKind};
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::worker_type::TypeState;
 
-/// What can happen to a worker type, as events call it.
+/// Transitions of a worker type, named as events are.
 pub const TRANSITIONS: [&str; 6] =
     ["scale_up", "scale_down", "consumers_lost", "left_with_work", "consumer_hung", "consumer_recovered"];
-/// Bounds of the ticks' histogram, seconds.
+/// Bucket bounds of poll durations, seconds.
 const TICK_BOUNDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Bounds of the tasks' histograms, seconds: from what only passes a message on to what asks the web.
+/// Bucket bounds of run times, seconds: from forwarding a message to calling web services.
 const TASK_BOUNDS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 
-/// How an attempt to tell somebody ended.
+/// Result of a delivery attempt of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Attempt {
-    /// It was taken.
+    /// Accepted by the channel.
     Sent,
-    /// Not now: it is tried again.
+    /// Failed; will be retried.
     Failed,
-    /// It never will be.
+    /// Given up permanently.
     GivenUp,
-    /// The channel refuses everything until somebody mends it.
+    /// The channel rejects every notification until its configuration is fixed.
     ChannelBroken,
 }
 
 impl Attempt {
-    /// All of them.
+    /// All results.
     pub const ALL: [Self; 4] = [Self::Sent, Self::Failed, Self::GivenUp, Self::ChannelBroken];
 
-    /// Its label.
+    /// Label value.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -48,27 +48,27 @@ impl Attempt {
     }
 }
 
-/// How often what happened to one worker type.
+/// Counters of one worker type.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OfType {
-    /// By transition, in the order of [`TRANSITIONS`].
+    /// In the order of [`TRANSITIONS`].
     pub transitions: [u64; TRANSITIONS.len()],
     /// Workers lost.
     pub lost: u64,
-    /// It reached zero by a crash.
+    /// Transitions to zero by a crash.
     pub crashes: u64,
 }
 
-/// What the janitor did.
+/// Counters of the janitor.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct OfJanitor {
-    /// Passes in which all went well.
+    /// Cleanup runs without errors.
     pub done: u64,
-    /// Passes in which something went wrong.
+    /// Cleanup runs with errors.
     pub with_errors: u64,
-    /// Passes that were not finished.
+    /// Interrupted cleanup runs.
     pub cut_off: u64,
-    /// When the last was finished, Unix seconds.
+    /// End of the last completed run, Unix seconds.
     pub last: Option<f64>,
     /// Entries removed.
     pub entries: u64,
@@ -78,31 +78,31 @@ pub struct OfJanitor {
     pub phantoms: u64,
     /// Callback rows deleted.
     pub callbacks: u64,
-    /// Queries called abandoned.
+    /// Queries marked as abandoned.
     pub abandoned: u64,
     /// Old queries deleted.
     pub old_queries: u64,
 }
 
-/// Everything that is counted. Worker types and streams are known by their names as text.
+/// All counters. Worker types and streams are identified by their text names.
 #[derive(Debug, Clone)]
 pub struct Counters {
     /// By worker type.
     pub types: BTreeMap<String, OfType>,
-    /// How often each source went down, and came up again.
+    /// Number of outages and recoveries, by data source.
     pub sources: BTreeMap<String, [u64; 2]>,
     /// By channel and result.
     pub notifications: BTreeMap<(String, Attempt), u64>,
-    /// The janitor.
+    /// Counters of the janitor.
     pub janitor: OfJanitor,
-    /// How long ticks took, seconds.
+    /// Poll durations, seconds.
     pub ticks: Histogram,
-    /// How long tasks took, seconds, by stream.
+    /// Run times by stream, seconds.
     pub tasks: BTreeMap<String, Histogram>,
 }
 
 impl Counters {
-    /// Nothing yet; `channels` are shown with zeros.
+    /// Returns zeroed counters, with entries for `channels`.
     #[must_use]
     pub fn new(channels: &[String]) -> Self {
         let results = |channel: &String| Attempt::ALL.map(|result| ((channel.clone(), result), 0));
@@ -116,7 +116,7 @@ impl Counters {
         }
     }
 
-    /// Counts events that are written down.
+    /// Counts recorded events.
     pub fn count_events(&mut self, events: &[Arc<Event>]) {
         for event in events {
             let came_up = match &event.kind {
@@ -140,12 +140,12 @@ impl Counters {
         }
     }
 
-    /// Counts a tick.
+    /// Counts a poll.
     pub fn count_tick(&mut self, took: Duration) {
         self.ticks.observe(took.as_secs_f64());
     }
 
-    /// Counts tasks of `stream` that took so many milliseconds each.
+    /// Counts tasks of `stream` by their run times in milliseconds.
     #[expect(clippy::cast_precision_loss, reason = "durations far below 2^53 ms")]
     pub fn count_tasks(&mut self, stream: &Name, durations: &[u64]) {
         let histogram = self.tasks.entry(stream.to_text()).or_insert_with(|| Histogram::new(TASK_BOUNDS));
@@ -154,12 +154,12 @@ impl Counters {
         }
     }
 
-    /// Counts an attempt to tell somebody.
+    /// Counts a delivery attempt.
     pub fn count_attempt(&mut self, channel: &str, result: Attempt) {
         *self.notifications.entry((channel.to_owned(), result)).or_default() += 1;
     }
 
-    /// Counts a pass of the janitor that ended at `now` (Unix seconds); `None`: it was cut off.
+    /// Counts a cleanup run that ended at `now` (Unix seconds); `None` if it was interrupted.
     pub fn count_pass(&mut self, outcome: Option<&Outcome>, now: f64) {
         let janitor = &mut self.janitor;
         let Some(outcome) = outcome else {
@@ -183,7 +183,8 @@ impl Counters {
         janitor.old_queries += outcome.query_retention.unwrap_or(0);
     }
 
-    /// Forgets worker types and streams that `snapshot` does not know: names are anybody's to make up.
+    /// Removes worker types and streams missing from `snapshot`. Clients choose the names, so the number must stay
+    /// bounded.
     pub fn keep_only(&mut self, snapshot: &Snapshot) {
         let most = snapshot.workers.len() + snapshot.streams.len();
         if self.types.len().max(self.tasks.len()) <= most {
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_happens_to_a_type_is_counted_once_and_to_sources_apart() {
+    fn events_are_counted_once_by_type_or_data_source() {
         let mut counters = Counters::new(&[]);
         let lost = |consumer: &str| EventKind::ConsumerLost { consumer: consumer.into(), remaining: 0, pending: 0 };
         counters.count_events(&[
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pass_counts_what_it_did_and_how_it_ended() {
+    fn cleanup_run_counts_changes_and_result() {
         let mut counters = Counters::new(&[]);
         let stream = |removed, error: Option<&str>| StreamOutcome {
             removed,
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn made_up_names_do_not_pile_up() {
+    fn unknown_names_are_removed() {
         let stream = StreamReading { facts: Ok(StreamFacts { exists: true, ..StreamFacts::default() }) };
         let snapshot = first_snapshot(Ok(StreamsReading {
             streams: [(Name::from("known"), stream)].into(),

@@ -1,22 +1,22 @@
-//! Observations by size: classic buckets, whose bounds never change.
+//! Histograms with fixed buckets.
 
-/// How many observations fell into which bucket, and what they add up to.
+/// Observations by bucket, with their sum.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram {
     bounds: &'static [f64],
-    /// One per bound, and one for what is above all of them.
+    /// One count per bound, and one for values above all bounds.
     counts: Vec<u64>,
     sum: f64,
 }
 
 impl Histogram {
-    /// An empty one with these upper bounds, which grow.
+    /// Returns an empty histogram with these ascending upper bounds.
     #[must_use]
     pub fn new(bounds: &'static [f64]) -> Self {
         Self { bounds, counts: vec![0; bounds.len() + 1], sum: 0.0 }
     }
 
-    /// Counts a value; one that equals a bound is below it.
+    /// Records a value; bounds are inclusive.
     pub fn observe(&mut self, value: f64) {
         let place = self.bounds.partition_point(|bound| *bound < value);
         if let Some(count) = self.counts.get_mut(place) {
@@ -25,7 +25,7 @@ impl Histogram {
         }
     }
 
-    /// For each bound, infinity last: how many values are at most that.
+    /// Cumulative count for each bound; infinity last.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         let bounds = self.bounds.iter().copied().chain([f64::INFINITY]);
         bounds.zip(self.counts.iter().scan(0, |below, count| {
@@ -34,13 +34,13 @@ impl Histogram {
         }))
     }
 
-    /// How many values there were.
+    /// Number of observations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// What they add up to.
+    /// Sum of the observations.
     #[must_use]
     pub fn sum(&self) -> f64 {
         self.sum
@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_is_in_every_bucket_that_reaches_it() {
+    fn value_counts_in_every_bucket_at_or_above_it() {
         let mut histogram = Histogram::new(&[0.1, 1.0]);
         for value in [0.05, 0.1, 0.2, 1.0, 7.0] {
             histogram.observe(value);

@@ -1,8 +1,7 @@
-//! What Prometheus is shown: the newest snapshot and what was counted since the start, as text. Pure:
-//! no clock, no I/O, no actix.
+//! Metrics for Prometheus: the latest snapshot and the counters as text. Pure: no clock, no I/O, no actix.
 //!
-//! [`catalogue`] is the list of all families, [`text`] the two formats they are written in, [`counters`] what is
-//! counted while the monitor runs, [`page`] puts it together. What is not known has no sample, and is never a zero.
+//! [`catalogue`] lists all families, [`text`] implements the two formats, [`counters`] counts events while the monitor
+//! runs, and [`page`] renders the response. Unknown values have no sample and are never zero.
 
 pub mod catalogue;
 pub mod counters;

@@ -1,7 +1,7 @@
-//! The answer: everything that is known now and everything that was counted.
+//! Renders the metrics response from the latest snapshot and the counters.
 //!
-//! A source that cannot be read has no figures, so that nothing old is taken for new; what the monitor counted
-//! itself and how it is itself stay.
+//! An unreachable data source has no samples, so that stale values do not look current. The monitor's own counters and
+//! health remain.
 
 use super::catalogue as of;
 use super::counters::{Attempt, Counters, TRANSITIONS};
@@ -16,45 +16,45 @@ use crate::fleet::reading::{GroupConsumer, Lag};
 use crate::fleet::snapshot::{GroupStatus, PostgresStatus, Snapshot, SourceStatus, StreamStatus, WorkerTypeStatus};
 use crate::fleet::worker_type::TypeState;
 
-/// What does not change while the monitor runs.
+/// Settings that are constant while the monitor runs.
 #[derive(Debug, Clone)]
 pub struct Shape {
-    /// The database of Redis that is watched.
+    /// Number of the watched Redis database.
     pub db: i64,
-    /// Series for each consumer too.
+    /// Whether to include series per consumer.
     pub per_consumer: bool,
 }
 
-/// How the monitor itself is.
+/// Health of the monitor.
 #[derive(Debug, Clone, Default)]
 pub struct Condition {
-    /// Its parts: name, whether it runs, how often it was started again.
+    /// Actors: name, whether it runs, number of restarts.
     pub actors: Vec<(String, bool, u32)>,
-    /// Seconds since the last tick was done; `None` before the first.
+    /// Seconds since the last poll completed; `None` before the first.
     pub last_tick_age_sec: Option<f64>,
-    /// How often ticks are meant to come, seconds.
+    /// Configured poll interval, seconds.
     pub interval_sec: f64,
-    /// Sessions connected by websocket.
+    /// Connected websocket sessions.
     pub sessions: usize,
-    /// Those that were dropped because they did not read.
+    /// Sessions dropped because the client did not read.
     pub sessions_dropped: u64,
 }
 
-/// Everything that an answer is made of.
+/// Input of a response.
 pub struct Sight<'a> {
-    /// The newest snapshot; `None` before the first.
+    /// Latest snapshot; `None` before the first.
     pub snapshot: Option<&'a Snapshot>,
-    /// What was counted.
+    /// Counters.
     pub counters: &'a Counters,
-    /// The alerts.
+    /// Alerts.
     pub alerts: &'a Shown,
-    /// The monitor.
+    /// Health of the monitor.
     pub condition: &'a Condition,
-    /// What does not change.
+    /// Constant settings.
     pub shape: &'a Shape,
 }
 
-/// Writes the answer.
+/// Renders the response.
 #[must_use]
 pub fn write(sight: &Sight<'_>, format: Format) -> String {
     let mut page = Writer::new(format);
@@ -175,7 +175,7 @@ fn tasks(page: &mut Writer, snapshot: &Snapshot, counters: &Counters) {
     }
 }
 
-/// Zeros too: an increase is only seen from where it began.
+/// Includes zeros: `increase` needs a sample from before the first failure.
 fn failures(page: &mut Writer, snapshot: &Snapshot) {
     let mut family = page.family(&of::TASK_FAILURES);
     let known = snapshot.streams.iter().filter_map(|(name, s)| Some((name.to_text(), s.failures.as_ref()?)));
@@ -232,7 +232,7 @@ fn workers(page: &mut Writer, snapshot: &Snapshot) {
     page.family(&of::UNREADABLE_HEARTBEATS).add(&[], snapshot.unreadable_heartbeats.len());
 }
 
-/// Zeros too: whoever looks for growth must have seen where it began.
+/// Includes zeros: `increase` needs a sample from before the first transition.
 fn transitions(page: &mut Writer, snapshot: &Snapshot, counters: &Counters) {
     let types: Vec<_> = snapshot
         .workers
@@ -259,7 +259,7 @@ fn transitions(page: &mut Writer, snapshot: &Snapshot, counters: &Counters) {
     }
 }
 
-/// The state that an alert is counted in; `None` for one that is over.
+/// State label of an alert; `None` for a resolved one.
 fn alert_state((alert, quiet): &(Alert, bool)) -> Option<&'static str> {
     match alert.phase {
         Phase::Pending => Some("pending"),
@@ -272,7 +272,7 @@ fn alert_state((alert, quiet): &(Alert, bool)) -> Option<&'static str> {
 
 fn alerts(page: &mut Writer, sight: &Sight<'_>) {
     let shown = sight.alerts;
-    // Before the first look at them nothing is known.
+    // Alerts are unknown before their first evaluation.
     if shown.at > 0.0 {
         let mut family = page.family(&of::ALERTS);
         for state in ["pending", "firing", "acknowledged", "silenced"] {

@@ -1,21 +1,21 @@
-//! The two formats: OpenMetrics 1.0.0, and Prometheus' older text format 0.0.4 for who does not ask for it.
+//! Output formats: OpenMetrics 1.0.0, and the Prometheus text format 0.0.4 as the default.
 
 use std::fmt::{Display, Write as _};
 
 use super::catalogue::{Family, Kind};
 use super::histogram::Histogram;
 
-/// In which format an answer is written.
+/// Output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// OpenMetrics 1.0.0.
     OpenMetrics,
-    /// Prometheus' text format 0.0.4.
+    /// Prometheus text format 0.0.4.
     Plain,
 }
 
 impl Format {
-    /// What an Accept header asks for: OpenMetrics where it is named and nothing is liked better.
+    /// Selects the format for an Accept header: OpenMetrics if listed and no other format is preferred.
     #[must_use]
     pub fn asked_for(accept: &str) -> Self {
         let liked = |wanted: &str| {
@@ -31,7 +31,7 @@ impl Format {
         if open > 0.0 && open >= liked("text/plain") { Self::OpenMetrics } else { Self::Plain }
     }
 
-    /// The Content-Type of an answer in it.
+    /// Content-Type of the format.
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
@@ -41,25 +41,25 @@ impl Format {
     }
 }
 
-/// An answer while it is written: families one after the other.
+/// Writes families one after the other.
 pub struct Writer {
     format: Format,
     text: String,
 }
 
 impl Writer {
-    /// An empty answer.
+    /// Returns an empty writer.
     #[must_use]
     pub fn new(format: Format) -> Self {
         Self { format, text: String::new() }
     }
 
-    /// Begins a family. What it is stands before its first sample; without samples it is left out.
+    /// Starts a family. Its metadata is written with the first sample; a family without samples is omitted.
     pub fn family(&mut self, family: &'static Family) -> Samples<'_> {
         Samples { writer: self, family, begun: false }
     }
 
-    /// The whole answer.
+    /// Returns the complete text.
     #[must_use]
     pub fn finish(mut self) -> String {
         if self.format == Format::OpenMetrics {
@@ -69,7 +69,7 @@ impl Writer {
     }
 }
 
-/// The samples of one family.
+/// Writes the samples of one family.
 pub struct Samples<'a> {
     writer: &'a mut Writer,
     family: &'static Family,
@@ -77,21 +77,21 @@ pub struct Samples<'a> {
 }
 
 impl Samples<'_> {
-    /// A sample; `labels` are the values of the family's labels, in their order.
+    /// Writes a sample; `labels` are the values of the family's labels, in order.
     pub fn add(&mut self, labels: &[&str], value: impl Display) {
         self.begin();
         let name = self.family.name;
         self.line(name, "", labels, None, value);
     }
 
-    /// A sample, if its value is known.
+    /// Writes a sample if its value is known.
     pub fn add_known(&mut self, labels: &[&str], value: Option<impl Display>) {
         if let Some(value) = value {
             self.add(labels, value);
         }
     }
 
-    /// A histogram's samples.
+    /// Writes the samples of a histogram.
     pub fn add_histogram(&mut self, labels: &[&str], histogram: &Histogram) {
         self.begin();
         let name = self.family.name;
@@ -109,7 +109,7 @@ impl Samples<'_> {
         }
         let Family { kind, help, .. } = self.family;
         let open = self.writer.format == Format::OpenMetrics;
-        // OpenMetrics names the family without what its samples end with.
+        // OpenMetrics metadata uses the name without the sample suffix.
         let (name, kind) = match kind {
             Kind::Counter if open => (self.family.base(), "counter"),
             Kind::Info if open => (self.family.base(), "info"),
@@ -145,8 +145,8 @@ impl Samples<'_> {
     }
 }
 
-/// A label's value as both formats want it. Characters that are not for reading (but a new line) are shown
-/// as `\xNN`, as bytes are that are no text.
+/// Escapes a label value for both formats. Control characters other than newline become `\xNN`, like bytes that are not
+/// UTF-8.
 fn push_escaped(text: &mut String, value: &str) {
     let odd = |c: char| c == '\\' || c == '"' || c.is_control();
     let mut rest = value;
@@ -173,7 +173,7 @@ mod tests {
     use crate::exposition::catalogue;
 
     #[test]
-    fn openmetrics_is_answered_to_who_names_it_and_likes_nothing_better() {
+    fn openmetrics_is_selected_if_accepted_and_not_outranked() {
         let prometheus_2 = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;\
                             q=0.75,text/plain;version=0.0.4;q=0.5,*/*;q=0.1";
         let prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,\
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn each_format_names_counters_and_infos_in_its_own_way() {
+    fn each_format_names_counters_and_infos() {
         let written = |format| {
             let mut writer = Writer::new(format);
             writer.family(&catalogue::BUILD).add(&["1.2.3"], 1);
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_histogram_has_its_buckets_by_rising_bounds_then_sum_and_count() {
+    fn histogram_has_ascending_buckets_then_sum_and_count() {
         let mut histogram = Histogram::new(&[0.5, 10.0]);
         histogram.observe(0.25);
         histogram.observe(99.0);
@@ -255,11 +255,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_label_stays_one_label_on_one_line_whatever_its_value(value in ".*|[\\\\\"\n\r\0x]{0,20}") {
+        fn any_label_value_stays_on_one_line(value in ".*|[\\\\\"\n\r\0x]{0,20}") {
             let mut text = String::new();
             push_escaped(&mut text, &value);
             prop_assert!(!text.contains(char::is_control));
-            // Read back as a parser does: a backslash takes the next character with it.
+            // Unescape like a parser: a backslash takes the next character with it.
             let (mut read, mut chars) = (String::new(), text.chars());
             while let Some(c) = chars.next() {
                 match c {

@@ -1,5 +1,5 @@
-//! What the janitor does in a pass, and what came of it: the plan is made from a snapshot, the
-//! outcome is a value that is stored, shown and logged.
+//! Planning and results of cleanup runs. A plan is computed from a snapshot; the result is a value that is stored,
+//! displayed and logged.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,62 +10,63 @@ use serde::{Deserialize, Serialize};
 use super::snapshot::{Snapshot, SourceStatus};
 use crate::contract::Name;
 
-/// A consumer that asked for nothing for so long, holds nothing and has no heartbeat is a phantom.
+/// Idle time after which a consumer with no pending entries and no heartbeat counts as stale.
 pub const STALE_AFTER: Duration = Duration::from_secs(3600);
-/// Consumers deleted in a pass at most; the next one goes on.
+/// Maximum number of consumers deleted per cleanup run; the next run continues.
 pub const CONSUMERS_A_PASS: usize = 2000;
-/// The status of a query that never reached an end.
+/// Status of a query that was marked as abandoned.
 pub const ABANDONED_STATUS: &str = "Abandoned: no completion within budget";
 
-/// What a pass will do.
+/// Steps of a cleanup run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
-    /// Streams with something in them, the longest first: each is trimmed as far as its groups allow.
+    /// Non-empty streams, longest first. Each is trimmed as far as its groups allow.
     pub streams: Vec<Name>,
-    /// Consumers that look stale, by stream and group; each is looked at again when it is deleted.
+    /// Consumers that look stale, by stream and group. Each is checked again before it is deleted.
     pub consumers: Vec<(Name, Name, Vec<Name>)>,
     /// Stale consumers left for the next run.
     pub consumers_left: usize,
-    /// Postgres is read, and the fleet keeps its queries there.
+    /// Whether Postgres is readable and contains the query tables.
     pub queries: bool,
-    /// Groups with pending IDs, those with known phantoms first.
+    /// Groups with pending IDs; groups with known phantom IDs come first.
     pub pending: Vec<PendingGroup>,
-    /// Absent heartbeats mean nothing for so many more seconds: what goes by them is skipped.
+    /// Seconds until an absent heartbeat counts again. Steps that depend on heartbeats are skipped until then.
     pub settling_sec: Option<f64>,
 }
 
 /// A group whose pending list may hold phantom IDs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PendingGroup {
-    /// Its stream.
+    /// Stream of the group.
     pub stream: Name,
-    /// The group.
+    /// Group name.
     pub group: Name,
-    /// Phantom IDs are known.
+    /// Whether phantom IDs are already known.
     pub suspected: bool,
-    /// A worker of the stream had a heartbeat and has none now: it may come back to what it was doing.
+    /// Whether a worker of the stream lost its heartbeat: it may come back and resume its tasks.
     pub may_return: bool,
 }
 
-/// Why there is no pass now.
+/// Reason why no cleanup run is possible now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoPlan {
-    /// No tick is finished yet.
+    /// No poll has completed yet.
     #[error("waiting for the first poll of Redis")]
     Starting,
-    /// Redis cannot be read.
+    /// Redis is unreachable.
     #[error("Redis is unreachable: {0}")]
     Redis(String),
-    /// An older monitor has a janitor of its own, and its alerts depend on what it finds.
+    /// An older monitor may be active. It has its own janitor, and its alerts depend on what that finds.
     #[error("an older monitor is, or may be, active on this Redis and runs the cleanup")]
     LeftToOlderMonitor,
 }
 
 impl Plan {
-    /// What is to be done, going by `snapshot`.
+    /// Plans a cleanup run from `snapshot`. While absent heartbeats do not count, the steps that depend on them are
+    /// omitted.
     ///
     /// # Errors
-    /// When Redis is not read, or not yet. While absent heartbeats mean nothing, what goes by them is left out.
+    /// When Redis is unreachable or has not been polled yet.
     pub fn from(snapshot: Option<&Snapshot>) -> Result<Self, NoPlan> {
         let snapshot = snapshot.ok_or(NoPlan::Starting)?;
         let settling_sec = match &snapshot.redis.source {
@@ -109,7 +110,7 @@ impl Plan {
         self.pending.sort_by_key(|group| !group.suspected);
     }
 
-    /// The same for a scheduled cleanup run, which is left to an older monitor while one may be active.
+    /// Plans a scheduled cleanup run, which yields to an older monitor.
     ///
     /// # Errors
     /// As [`Self::from`], and when an older monitor may be active.
@@ -141,7 +142,7 @@ impl Plan {
         }
     }
 
-    /// Consumers that look stale and are looked at in this pass.
+    /// Number of stale consumers that this run will check.
     #[must_use]
     pub fn stale_consumers(&self) -> usize {
         self.consumers.iter().map(|(_, _, names)| names.len()).sum()
@@ -241,9 +242,9 @@ pub struct QueriesOutcome {
     pub abandoned_queries: Vec<AbandonedQuery>,
 }
 
-/// Abandoned queries of one cleanup run that are listed one by one.
+/// Maximum number of abandoned queries listed in detail per cleanup run.
 pub const ABANDONED_LISTED: usize = 500;
-/// Abandoned queries that are named in one text.
+/// Maximum number of abandoned queries named in one text.
 const ABANDONED_NAMED: usize = 10;
 
 /// A query that was marked as abandoned.
@@ -262,7 +263,7 @@ pub struct AbandonedQuery {
 }
 
 impl AbandonedQuery {
-    /// The query in words: `q1 (arax, 12 m old, 2 callbacks outstanding, last stream arax.rank)`.
+    /// Describes the query: `q1 (arax, 12 m old, 2 callbacks outstanding, last stream arax.rank)`.
     #[must_use]
     pub fn described(&self) -> String {
         let Self { qid, ara, age_sec, callbacks_deleted, last_stream } = self;
@@ -284,7 +285,7 @@ impl AbandonedQuery {
     }
 }
 
-/// The first ten of `count` abandoned queries, each put in words by `word`, and how many more there are.
+/// Lists the first ten of `count` abandoned queries, formatted by `word`, and the number of the remaining ones.
 #[must_use]
 pub fn named(queries: &[AbandonedQuery], count: u64, word: impl Fn(&AbandonedQuery) -> String) -> String {
     let mut words: Vec<String> = queries.iter().take(ABANDONED_NAMED).map(word).collect();
@@ -296,7 +297,7 @@ pub fn named(queries: &[AbandonedQuery], count: u64, word: impl Fn(&AbandonedQue
 }
 
 impl QueriesOutcome {
-    /// Queries called abandoned.
+    /// Number of queries marked as abandoned.
     #[must_use]
     pub fn abandoned_count(&self) -> u64 {
         self.abandoned.values().sum()
@@ -304,25 +305,25 @@ impl QueriesOutcome {
 }
 
 impl Outcome {
-    /// Entries removed from all streams.
+    /// Number of entries removed from all streams.
     #[must_use]
     pub fn entries_removed(&self) -> u64 {
         self.streams.values().map(|stream| stream.removed).sum()
     }
 
-    /// Consumers deleted from all groups.
+    /// Number of consumers deleted from all groups.
     #[must_use]
     pub fn consumers_removed(&self) -> u64 {
         self.consumers.values().sum()
     }
 
-    /// Phantom pending IDs acknowledged in all streams.
+    /// Number of phantom pending IDs acknowledged in all streams.
     #[must_use]
     pub fn phantoms_cleared(&self) -> u64 {
         self.phantoms.values().sum()
     }
 
-    /// Whether anything was changed.
+    /// Whether the run changed anything.
     #[must_use]
     pub fn did_something(&self) -> bool {
         let queries = self.queries.as_ref().is_some_and(|q| q.callbacks_deleted + q.abandoned_count() > 0);
@@ -331,60 +332,61 @@ impl Outcome {
     }
 }
 
-/// What a pass would do now.
+/// Preview of the next cleanup run.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Preview {
-    /// The longest streams.
+    /// The longest streams, by name.
     pub streams: Vec<(Name, StreamPreview)>,
-    /// Streams that were not looked at: there are many, and these are short.
+    /// Number of short streams that the preview does not cover.
     pub streams_not_looked_at: usize,
-    /// Consumers that look stale.
+    /// Number of consumers that look stale.
     pub consumers: usize,
-    /// Those that later passes come to.
+    /// Number of stale consumers left for later runs.
     pub consumers_left: usize,
-    /// Phantom pending IDs that are known.
+    /// Number of known phantom pending IDs.
     pub phantoms: u64,
-    /// Absent heartbeats mean nothing for so many more seconds.
+    /// Seconds until an absent heartbeat counts again.
     pub settling_sec: Option<f64>,
-    /// Queries and callbacks; `None` when they are left alone.
+    /// Queries and callbacks; `None` if this step is skipped.
     pub queries: Option<QueriesPreview>,
-    /// Why they are left alone, if there is something to say about it.
+    /// Reason why queries are skipped, if there is one to display.
     pub without_queries: Option<String>,
-    /// How far queries and callbacks are counted.
+    /// Limit up to which queries and callbacks are counted.
     pub counted_to: u64,
 }
 
-/// What a pass would do to queries and callbacks.
+/// Preview of the query cleanup.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct QueriesPreview {
-    /// Callbacks of queries that are over.
+    /// Callbacks of completed queries.
     pub callbacks: u64,
-    /// Queries that would be called abandoned.
+    /// Queries that would be marked as abandoned.
     pub abandoned: u64,
 }
 
-/// What a pass would remove from a stream.
+/// Preview of trimming one stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamPreview {
-    /// How many entries.
+    /// Number of removable entries.
     pub removable: Removable,
-    /// Of how many.
+    /// Current length of the stream.
     pub length: u64,
-    /// Why the others are kept.
+    /// Reason why the other entries are kept.
     pub kept_because: Option<Kept>,
 }
 
-/// How many entries can go.
+/// Number of removable entries, exact or as an upper bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removable {
-    /// So many.
+    /// Exact number.
     Exactly(u64),
-    /// No more than that: who keeps how many is not counted to the end.
+    /// Upper bound, because counting the entries that are still needed stopped at a limit.
     AtMost(u64),
 }
 
 impl Removable {
-    /// Of `length` entries, when `counted` of the kept ones were counted, `bound` at most.
+    /// Computes the number from a stream of `length` entries, of which `counted` needed entries were counted up to the
+    /// limit `bound`.
     #[must_use]
     pub fn of(length: u64, counted: u64, bound: u64, kept: Option<&Kept>) -> Self {
         match kept {
@@ -398,7 +400,7 @@ impl Removable {
         }
     }
 
-    /// The most it can be.
+    /// The number or its upper bound.
     #[must_use]
     pub fn most(self) -> u64 {
         match self {
@@ -426,27 +428,27 @@ pub struct PassRecord {
     pub abandoned_queries: Vec<AbandonedQuery>,
 }
 
-/// Queries that a pass called abandoned: what an alert is about.
+/// Queries that a cleanup run marked as abandoned, as input of an alert.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Finding {
-    /// The pass's id.
+    /// ID of the cleanup run.
     pub pass: String,
-    /// How many, by product.
+    /// Number of abandoned queries, by ARA.
     pub abandoned: BTreeMap<String, u64>,
-    /// The first of them one by one.
+    /// The first abandoned queries in detail.
     #[serde(default)]
     pub queries: Vec<AbandonedQuery>,
 }
 
 impl Finding {
-    /// How many in all.
+    /// Total number of abandoned queries.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.abandoned.values().sum()
     }
 }
 
-/// When an entry was added, Unix seconds, going by its id; `None` for ids that are no times.
+/// Returns the time when an entry was added, Unix seconds, from its ID; `None` for IDs that are not timestamps.
 #[must_use]
 pub fn added_at(id: &str) -> Option<f64> {
     const YEAR_2001: f64 = 1e12;
@@ -462,7 +464,7 @@ mod tests {
     use crate::fleet::reading::{GroupConsumer, GroupReading, Lag, StreamFacts, StreamReading, StreamsReading};
 
     #[test]
-    fn nothing_is_planned_while_redis_is_not_believed() {
+    fn no_plan_while_redis_is_unreachable() {
         assert_eq!(Plan::from(None), Err(NoPlan::Starting));
         let mut snapshot = first_snapshot(Err(no_connection()));
         assert_eq!(Plan::from(Some(&snapshot)), Err(NoPlan::Redis("no connection".to_owned())));
@@ -471,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn while_absent_heartbeats_mean_nothing_no_consumer_is_stale_and_the_rest_is_done() {
+    fn recovering_redis_skips_only_stale_consumers() {
         let consumer = |name: &str, pending, phantom_pending, idle_ms| GroupConsumer {
             name: name.into(),
             pending,
@@ -508,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn scheduled_cleanup_is_left_to_an_older_monitor_that_may_be_active_and_a_manual_one_is_not() {
+    fn only_scheduled_cleanup_yields_to_an_older_monitor() {
         let mut snapshot = first_snapshot(Err(no_connection()));
         snapshot.redis.source = SourceStatus::Ok;
         for (older, runs) in
@@ -521,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_are_left_alone_while_postgres_is_not_read() {
+    fn queries_are_skipped_while_postgres_is_unreachable() {
         let mut snapshot = first_snapshot(Err(no_connection()));
         snapshot.redis.source = SourceStatus::Ok;
         snapshot.postgres.without_queries = false;
@@ -543,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_abandoned_queries_are_named_and_the_rest_counted() {
+    fn text_names_ten_abandoned_queries_and_counts_the_rest() {
         let queries: Vec<AbandonedQuery> = (1..=18).map(|n| query(n, Some("arax.rank"))).collect();
         let text = named(&queries, 18, |query| query.qid.clone());
         assert_eq!(text, "q1, q2, q3, q4, q5, q6, q7, q8, q9, q10, and 8 more");
@@ -557,7 +559,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_tells_a_time_only_where_it_is_one() {
+    fn added_at_is_none_for_ids_that_are_not_timestamps() {
         assert_eq!(added_at("1700000000123-4"), Some(1_700_000_000.123));
         for id in ["1-1", "18446744073709551615-0", "x", ""] {
             assert_eq!(added_at(id), None, "{id}");

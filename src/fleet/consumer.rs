@@ -1,19 +1,19 @@
-//! One consumer's life as a state machine.
+//! State machine of one consumer.
 //!
 //! ```text
-//!                 heartbeat                 late, or gone once
+//!                 heartbeat                 late, or absent once
 //!  NoHeartbeat ─────────────▶ Alive ⇄ Draining ⇄ Hung ─────────▶ Suspect
-//!                               ▲                                  │ still gone at a later good reading
+//!                               ▲                                  │ still absent at a later good reading
 //!                               │ heartbeat again                  ├── its own marker ────▶ Left / LeftWithWork
-//!                               │                                  ├── none ──────────────▶ Lost
-//!                               └──────────────────────────────────┴── nobody could see ──▶ Unobserved
+//!                               │                                  ├── no marker ─────────▶ Lost
+//!                               └──────────────────────────────────┴── marker unreadable ─▶ Unobserved
 //! ```
 //!
-//! Only good readings get here (see [`super::source`]). A consumer whose heartbeat returns is alive again, and
-//! can go again; a marker that a lost consumer leaves later still makes its exit a graceful one. A heartbeat that
-//! arrives once after its process's marker was in flight at the exit and means nothing.
+//! Only good readings reach the state machine (see [`super::source`]). A consumer whose heartbeat returns is alive
+//! again, and can stop again. A marker that arrives after a loss turns the exit into a graceful shutdown. A single
+//! heartbeat that arrives after its process's shutdown marker was in flight at exit and is ignored.
 //!
-//! Every undecided state ends: each good reading either sees the heartbeat, or brings the decision closer.
+//! Every undecided state ends, because each good reading either finds the heartbeat or brings the decision closer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,128 +52,129 @@ pub enum ConsumerState {
 }
 
 impl ConsumerState {
-    /// It is gone, and how it went is decided.
+    /// Whether the consumer has stopped and the state says how.
     #[must_use]
     pub fn is_gone(self) -> bool {
         matches!(self, Self::Left | Self::LeftWithWork | Self::Lost | Self::Unobserved)
     }
 
-    /// Its heartbeat is there and being rewritten.
+    /// Whether its heartbeat exists and is being rewritten.
     #[must_use]
     pub fn is_alive(self) -> bool {
         matches!(self, Self::Alive | Self::Draining | Self::Hung)
     }
 }
 
-/// A heartbeat that was not rewritten for this long is late: one rewrite was missed.
+/// Age at which a heartbeat is late: one rewrite was missed.
 pub const LATE_AFTER: Duration = Duration::from_secs(8);
-/// Absence is a sign only if by the monitor's own clock two heartbeats are missing: a key can be gone earlier, by a
-/// step of Redis' clock or by eviction, and comes back with the next heartbeat.
+/// Two missed heartbeats by the monitor's own clock are needed before absence counts. A key can disappear earlier,
+/// through a step of Redis' clock or through eviction, and returns with the next heartbeat.
 const ABSENT_AFTER: Duration = heartbeat::INTERVAL.saturating_mul(2);
-/// A heartbeat that stands unchanged for so long belongs to nobody: Redis' clock was set back, or the key has no TTL.
+/// Age at which an unchanged heartbeat no longer belongs to a live process: Redis' clock was set back, or the key has
+/// no TTL.
 const FROZEN_AFTER: Duration = marker::TTL;
-/// A process that rewrites its heartbeat so often after a marker is not the one that left it.
+/// Number of rewrites after a marker that prove that another process wrote the marker.
 const REWRITES_OF_A_LIVING_PROCESS: u8 = 2;
 
-/// One consumer as the tracker keeps it.
+/// A consumer as tracked between readings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Consumer {
-    /// The decided state.
+    /// Decided state.
     pub state: ConsumerState,
-    /// When it took that state.
+    /// Time of the last state change.
     pub since: Mono,
-    /// The same by Redis' clock, Unix seconds.
+    /// Time of the last state change by Redis' clock, Unix seconds.
     pub since_unix: f64,
-    /// Its last good heartbeat.
+    /// Last valid heartbeat.
     pub heartbeat: Option<Arc<Heartbeat>>,
-    /// Why what stands under its key cannot be read, while that is so.
+    /// Reason why the value of its heartbeat key is invalid; `None` when it is valid.
     pub unreadable: Option<Box<str>>,
-    /// What its groups last said of it; `None` when no group lists it.
+    /// Latest figures of its groups; `None` when no group lists the consumer.
     pub work: Option<Work>,
-    /// Since when it counts as present, by Redis' clock, Unix seconds.
+    /// Start of its presence by Redis' clock, Unix seconds.
     pub present_since: f64,
-    /// The heartbeat was seen alive since it last went: only such a consumer can be lost.
+    /// A heartbeat was read since its last exit. Only such a consumer can be lost.
     was_alive: bool,
-    /// Its process and last heartbeat as the record has them, until a heartbeat is seen.
+    /// Process and last heartbeat from the stored record, until a heartbeat is read.
     recorded: Option<Box<Recorded>>,
-    /// The last heartbeat before it returned, by its own clock: tells its presences apart.
+    /// Last heartbeat before it returned, by its own clock. Distinguishes its presences.
     returned_after: Option<f64>,
-    /// When its heartbeat was last there, and the same by Redis' clock (Unix seconds).
+    /// Last time its heartbeat existed, also by Redis' clock (Unix seconds).
     seen: (Mono, f64),
-    /// When its heartbeat was last seen to change.
+    /// Last time its heartbeat changed.
     rewritten_at: Mono,
-    /// When its progress counter was last seen to change.
+    /// Last time its progress counter changed.
     progressed_at: Mono,
-    /// The newest marker read.
+    /// Newest marker read.
     marker: Option<Marker>,
-    /// Good readings in a row without its heartbeat.
+    /// Consecutive good readings without its heartbeat.
     absences: u32,
-    /// It was late before it was gone, so the first absence is the second sign.
+    /// The heartbeat was late before it disappeared, so the first absence is already the second sign.
     was_late: bool,
-    /// Until when it is known that it left no marker.
+    /// Time up to which it is known to have left no marker.
     no_marker_until: (Mono, f64),
     /// A marker may have expired unread.
     overlooked: bool,
-    /// It was gone without a marker when absence counted: what is not seen later changes nothing.
+    /// It disappeared without a marker while absence counted, so a later gap in the readings changes nothing.
     vanished: bool,
-    /// The hang that was reported and has not ended: the same for every observer.
+    /// Identity of the reported hang that has not ended, equal for every observer.
     hang: Option<Box<str>>,
 }
 
-/// What the record keeps to recognize a consumer.
+/// Stored facts that identify a consumer after a restart of the monitor.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Recorded {
     /// [`Heartbeat::process`].
     pub process: Option<Box<str>>,
-    /// Its last heartbeat, by its own clock.
+    /// Last heartbeat, by the consumer's own clock.
     pub last_seen: Option<f64>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Marker {
     marker: Box<ShutdownMarker>,
-    /// Left by the process that is watched, not by an earlier one of that name.
+    /// Written by the tracked process, not by an earlier one of the same name.
     own: bool,
-    /// Different heartbeats seen since it was read.
+    /// Number of different heartbeats since the marker was read.
     rewrites: u8,
-    /// Readings that found it.
+    /// Number of readings that found the marker.
     readings: u8,
 }
 
-/// What a stream's groups say of a consumer, added up.
+/// Figures of a consumer, summed over the groups of a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
-    /// Entries delivered to it and not acknowledged, without phantom ones: those it can work on.
+    /// Entries delivered and not acknowledged, without phantom IDs.
     pub pending: u64,
-    /// Pending IDs whose entry is no longer in the stream.
+    /// Pending IDs whose entry no longer exists in the stream.
     pub phantom_pending: u64,
-    /// Milliseconds since it last asked for anything.
+    /// Milliseconds since its last command.
     pub idle_ms: u64,
-    /// Milliseconds since it last got anything, where Redis says so.
+    /// Milliseconds since it last received an entry, where Redis reports it.
     pub inactive_ms: Option<u64>,
 }
 
-/// What one good reading says of one consumer.
+/// Everything that one good reading contains about one consumer.
 #[derive(Debug)]
 pub struct Sighting<'a> {
-    /// Its keys.
+    /// Its heartbeat and marker keys.
     pub keys: &'a BeatReading,
-    /// Its groups' view.
+    /// Figures of its groups.
     pub work: Option<Work>,
-    /// When the reading was made.
+    /// Time of the reading.
     pub now: Mono,
-    /// The same by Redis' clock, Unix seconds.
+    /// Time of the reading by Redis' clock, Unix seconds.
     pub now_unix: f64,
-    /// Until this moment absence means nothing, since Redis itself was away.
+    /// Time before which absence is ignored, because Redis itself was unreachable.
     pub absence_counts_from: Mono,
-    /// The stream's reclaim floor: no progress for longer is hung.
+    /// Hung threshold of the stream: no progress for longer counts as hung.
     pub floor: Duration,
-    /// After so long without a reading a marker may have come and expired; see [`super::source::marker_gap`].
+    /// Gap between readings in which a marker may have been written and expired; see [`super::source::marker_gap`].
     pub marker_gap: Duration,
 }
 
 impl Consumer {
-    /// A consumer seen for the first time; [`Consumer::see`] it next.
+    /// Returns a consumer on its first reading; pass that reading to [`Consumer::see`].
     #[must_use]
     pub fn new(now: Mono, now_unix: f64) -> Self {
         Self {
@@ -200,8 +201,8 @@ impl Consumer {
         }
     }
 
-    /// A consumer as it was when the monitor last wrote it down: present, or gone as `state` says. Its heartbeat was
-    /// last there at `seen_unix`, by Redis' clock.
+    /// Restores a consumer from the stored record: present, or stopped according to `state`. Its heartbeat last existed
+    /// at `seen_unix`, by Redis' clock.
     #[must_use]
     pub fn restored(state: ConsumerState, now: Mono, since_unix: f64, seen_unix: f64) -> Self {
         Self {
@@ -213,7 +214,7 @@ impl Consumer {
         }
     }
 
-    /// The same, recognized by what the record has of it.
+    /// Adds the stored facts that identify the consumer.
     #[must_use]
     pub fn recognized_by(mut self, recorded: Recorded, returned_after: Option<f64>) -> Self {
         self.returned_after = returned_after;
@@ -221,26 +222,26 @@ impl Consumer {
         self
     }
 
-    /// What the next monitor recognizes it by.
+    /// Returns the facts by which the next monitor process identifies the consumer.
     #[must_use]
     pub fn recorded(&self) -> (Recorded, Option<f64>) {
         (Recorded { process: self.process(), last_seen: self.last_seen() }, self.returned_after)
     }
 
-    /// When its heartbeat was last there, by Redis' clock, Unix seconds.
+    /// Last time its heartbeat existed, by Redis' clock, Unix seconds.
     #[must_use]
     pub fn seen_unix(&self) -> f64 {
         self.seen.1
     }
 
-    /// When its heartbeat was last seen to change.
+    /// Last time its heartbeat changed.
     #[must_use]
     pub fn rewritten_at(&self) -> Mono {
         self.rewritten_at
     }
 
-    /// Identifies one presence of one process, from facts that every observer reads: the process, and its last
-    /// heartbeat before it returned.
+    /// Identifies one presence of one process by facts that every observer reads: the process, and its last heartbeat
+    /// before it returned.
     #[must_use]
     pub fn presence(&self) -> String {
         let process = self.process().unwrap_or_default();
@@ -251,20 +252,20 @@ impl Consumer {
         }
     }
 
-    /// When this presence began, by its own clock, Unix seconds: orders presences for every observer alike.
+    /// Start of this presence by the consumer's own clock, Unix seconds. Orders presences equally for every observer.
     #[must_use]
     pub fn began(&self) -> f64 {
         let beat = self.heartbeat.as_ref();
         beat.map_or(0.0, |beat| if self.returned_after.is_some() { beat.last_seen } else { beat.started_at })
     }
 
-    /// The hang that was reported and has not ended.
+    /// Identity of the reported hang that has not ended.
     #[must_use]
     pub fn hang(&self) -> Option<&str> {
         self.hang.as_deref()
     }
 
-    /// Takes note that a hang was reported (`Some`) or has ended.
+    /// Records that a hang was reported (`Some`) or has ended (`None`).
     pub fn set_hang(&mut self, hang: Option<Box<str>>) {
         self.hang = hang;
     }
@@ -281,13 +282,13 @@ impl Consumer {
         self.heartbeat.as_ref().map(|beat| beat.last_seen).or(recorded)
     }
 
-    /// Counted as one of its type's consumers: alive, or not decided to be gone yet.
+    /// Whether it counts as running: alive, or its exit is not decided yet.
     #[must_use]
     pub fn is_present(&self) -> bool {
         self.was_alive && !self.state.is_gone()
     }
 
-    /// Whether `beat` is of the process known before; a record of the older monitor names none.
+    /// Whether `beat` belongs to the known process. Records of the older monitor contain no process and match any.
     fn is_same_process(&self, beat: &Heartbeat) -> bool {
         match (&self.heartbeat, &self.recorded) {
             (Some(last), _) => last.same_incarnation(beat),
@@ -296,7 +297,7 @@ impl Consumer {
         }
     }
 
-    /// Takes in a good reading and answers with the state before it.
+    /// Applies a good reading and returns the previous state.
     pub fn see(&mut self, sighting: &Sighting<'_>) -> ConsumerState {
         let before = self.state;
         let was_present = self.is_present();
@@ -305,7 +306,7 @@ impl Consumer {
             Beat::Present(beat) => self.see_heartbeat(beat, sighting),
             Beat::Unreadable(reason) => {
                 self.unreadable = Some(reason.clone());
-                // A graceful exit would have deleted the key.
+                // A graceful shutdown would have deleted the key.
                 self.no_marker_until = (sighting.now, sighting.now_unix);
                 ConsumerState::Unreadable
             }
@@ -347,7 +348,7 @@ impl Consumer {
         }
         let was_gone = self.state.is_gone();
         let exit = self.marker.as_ref().filter(|m| m.own && m.rewrites < REWRITES_OF_A_LIVING_PROCESS);
-        // A marker that does not say how much was left (Python's): what is pending then.
+        // Markers of the Python workers do not contain the remaining work; use the pending count instead.
         let pending = sighting.work.map_or(0, |work| work.pending);
         let exit = exit.map(|m| match m.marker.in_flight.map_or(pending, u64::from) {
             0 => ConsumerState::Left,
@@ -386,8 +387,8 @@ impl Consumer {
         }
     }
 
-    /// Work pending and no sign of progress: by its own counter where it keeps one, else by how
-    /// long it has not asked Redis for anything.
+    /// Whether it has pending work and shows no progress. Progress is the worker's own counter where it has one,
+    /// otherwise the time since its last Redis command.
     fn is_hung(&self, beat: &Heartbeat, sighting: &Sighting<'_>) -> bool {
         let Some(work) = sighting.work.filter(|_| tasks_running(beat, sighting.work) > 0) else { return false };
         let still = if beat.progress.is_some() {
@@ -398,7 +399,7 @@ impl Consumer {
         still > sighting.floor
     }
 
-    /// How long it has made no progress with work pending, seconds.
+    /// Time without progress while work was pending.
     #[must_use]
     pub fn still_for(&self, now: Mono) -> Duration {
         match (&self.heartbeat, self.work) {
@@ -431,7 +432,7 @@ impl Consumer {
         let counts = sighting.now >= sighting.absence_counts_from;
         self.look_for_gap(sighting, counts);
         if !counts {
-            // While absence means nothing a consumer stays what it was.
+            // The consumer keeps its state while absence is ignored.
             self.absences = 0;
             return self.state;
         }
@@ -445,7 +446,7 @@ impl Consumer {
         }
     }
 
-    /// Notes how long no marker was looked for: one that came in a longer gap than its life was not seen.
+    /// Records a gap in which no marker was read: a marker that was written in a gap longer than its TTL went unread.
     fn look_for_gap(&mut self, sighting: &Sighting<'_>, counts: bool) {
         if self.vanished {
             return;
@@ -453,7 +454,7 @@ impl Consumer {
         let (now, now_unix) = (sighting.now, sighting.now_unix);
         let (at, at_unix) = self.no_marker_until;
         let by_redis = now_unix - at_unix;
-        // A clock that went back says nothing of how long it was.
+        // A clock that was set back does not measure the gap.
         let by_redis = if by_redis < -1.0 {
             Duration::MAX
         } else {
@@ -462,7 +463,7 @@ impl Consumer {
         let gap = now.since(at).max(by_redis);
         let idle = sighting.work.map(|work| Duration::from_millis(work.idle_ms));
         self.overlooked |= match idle.filter(|idle| *idle <= gap) {
-            // It was alive when it last asked Redis for anything: a marker came after that.
+            // It was alive at its last Redis command, so a marker can only have been written after that.
             Some(idle) => idle > marker::TTL,
             None => gap > sighting.marker_gap,
         };
@@ -472,7 +473,7 @@ impl Consumer {
         }
     }
 
-    /// Whether a marker found beside no heartbeat was left by the process last seen.
+    /// Whether a marker without a heartbeat belongs to the tracked process.
     fn is_own(&self, marker: &ShutdownMarker) -> bool {
         let incarnation = self.heartbeat.as_ref().and_then(|beat| beat.incarnation.as_deref());
         match (&self.marker, &marker.incarnation, incarnation) {
@@ -482,7 +483,7 @@ impl Consumer {
         }
     }
 
-    /// How a consumer went that left its own marker; `None` when one more reading has to tell.
+    /// Returns the state of a consumer that left its own marker; `None` when one more reading is needed.
     fn exit_by_marker(&mut self, marker: &ShutdownMarker, work: Option<Work>) -> Option<ConsumerState> {
         match &mut self.marker {
             Some(known) if *known.marker == *marker => known.readings = known.readings.saturating_add(1),
@@ -493,7 +494,7 @@ impl Consumer {
             Some(0) => Some(ConsumerState::Left),
             Some(_) => Some(ConsumerState::LeftWithWork),
             None if work.is_none_or(|work| work.pending == 0) => Some(ConsumerState::Left),
-            // The stream was read before the marker: what was pending then may be done by now.
+            // The stream was read before the marker, so the entries that were pending then may be done by now.
             None => (readings >= 2).then_some(ConsumerState::LeftWithWork),
         }
     }
@@ -505,12 +506,11 @@ impl Consumer {
     }
 }
 
-/// Entries pending on a consumer that it works on: those that wait for a retry delay are not.
+/// Number of pending entries that the consumer is working on, without those that wait for a retry delay.
 fn tasks_running(beat: &Heartbeat, work: Option<Work>) -> u64 {
     let pending = work.map_or(0, |work| work.pending);
     pending.saturating_sub(u64::from(beat.waiting.unwrap_or(0)))
 }
 
-/// How long after a source is good again absence starts to count: every living worker has
-/// rewritten its heartbeat by then.
+/// Time after a recovery until absence counts: every live worker has rewritten its heartbeat by then.
 pub const SETTLING: Duration = heartbeat::TTL;

@@ -1,4 +1,4 @@
-//! Events: what changed in the fleet, as `monitor_events` keeps it and the feed shows it.
+//! Events of the fleet, as stored in `monitor_events` and displayed in the feed.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// Reads the stored word; what is not known is information.
+    /// Parses the stored word; unknown words are read as information.
     #[must_use]
     pub fn from_stored(word: &str) -> Self {
         match word {
@@ -32,7 +32,7 @@ impl Severity {
         }
     }
 
-    /// The word stored and shown.
+    /// The stored and displayed word.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -43,99 +43,99 @@ impl Severity {
     }
 }
 
-/// One thing that happened, with everything that is told about it.
+/// One event with all its details.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// Unix seconds by Redis' clock (the monitor's, for events about Redis itself).
+    /// Time by Redis' clock, Unix seconds (by the monitor's clock for events about Redis itself).
     pub ts: f64,
-    /// The worker type, or `redis` / `postgres` for a data source.
+    /// Worker type, or `redis` / `postgres` for a data source.
     pub subject: String,
-    /// What happened.
+    /// Kind and details.
     pub kind: EventKind,
-    /// The same for the same occurrence however often it is found (a restart in between, a spool
-    /// replayed), so that it is stored once.
+    /// Deduplication key. It is equal for the same occurrence after a restart or a spool replay, so the occurrence is
+    /// stored once.
     pub key: String,
-    /// Running workers of the type before and after, for events that are not about their number.
+    /// Running workers of the type before and after, for events that do not change their number.
     pub running: (u32, u32),
 }
 
-/// What can happen.
+/// Kind of an event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EventKind {
-    /// More consumers than before.
+    /// The number of running consumers rose.
     ScaleUp {
         /// Consumers before.
         from: u32,
         /// Consumers now.
         to: u32,
-        /// The state the type recovered from, when it was not alive.
+        /// State that the type recovered from, if it was not alive.
         recovered_from: Option<TypeState>,
     },
-    /// Fewer consumers than before.
+    /// The number of running consumers fell.
     ScaleDown {
         /// Consumers before.
         from: u32,
         /// Consumers now.
         to: u32,
-        /// The type's state now: `alive`, `crashed`, `scaled_down`, or `unknown` when nobody saw how they went.
+        /// New state of the type: `alive`, `crashed`, `scaled_down`, or `unknown` when no monitor observed the exits.
         kind: TypeState,
     },
     /// A consumer's heartbeat expired without a shutdown marker.
     ConsumerLost {
-        /// Which.
+        /// Consumer name.
         consumer: Name,
-        /// How many the type still has.
+        /// Number of consumers of the type that still run.
         remaining: u32,
-        /// Entries left pending on it.
+        /// Entries still pending on it.
         pending: u64,
     },
-    /// A consumer that was lost is not: it came back, or left its marker after all.
+    /// A lost consumer resumed, or wrote its shutdown marker late.
     ConsumerReturned {
-        /// Which.
+        /// Consumer name.
         consumer: Name,
-        /// How.
+        /// How the loss ended.
         how: Return,
     },
-    /// A consumer said goodbye and left work behind.
+    /// A consumer shut down gracefully with pending entries.
     LeftWithWork {
-        /// Which.
+        /// Consumer name.
         consumer: Name,
-        /// Entries left pending on it.
+        /// Entries still pending on it.
         pending: u64,
     },
-    /// A consumer holds work and makes no progress.
+    /// A consumer has pending entries and makes no progress.
     Hung {
-        /// Which.
+        /// Consumer name.
         consumer: Name,
         /// Entries pending on it.
         pending: u64,
-        /// For how long, seconds.
+        /// Seconds without progress.
         for_sec: u64,
     },
-    /// A hung consumer moves again.
+    /// A hung consumer makes progress again.
     Unhung {
-        /// Which.
+        /// Consumer name.
         consumer: Name,
     },
-    /// Tasks of a stream failed, the first in five minutes.
+    /// Tasks of a stream failed for the first time in five minutes.
     TaskFailures {
-        /// How the newest of them failed.
+        /// Kind of the newest failure.
         kind: FailureKind,
-        /// Why, if its worker wrote that down.
+        /// Reason, if the worker recorded one.
         reason: Option<String>,
-        /// The id of its stream entry.
+        /// ID of the stream entry.
         entry: Option<String>,
-        /// How many.
+        /// Number of failed tasks.
         count: u64,
-        /// For how long no monitor had read the counters.
+        /// Time during which no monitor had read the counters.
         unread: Unread,
     },
-    /// A source cannot be read; what depends on it is frozen.
+    /// A data source is unreachable. States that depend on it are frozen.
     SourceDown {
-        /// What is wrong.
+        /// Error description.
         detail: String,
     },
-    /// Read back from the archive: what it said then, whoever wrote it.
+    /// An event read from the archive, with the stored text of whichever monitor wrote it.
     Recorded {
         /// The `type` column.
         type_name: String,
@@ -144,9 +144,9 @@ pub enum EventKind {
         /// The `detail` column.
         detail: String,
     },
-    /// The source is read again.
+    /// A data source is reachable again.
     SourceUp {
-        /// For how long it was away, seconds.
+        /// Downtime, seconds.
         away_sec: u64,
     },
 }
@@ -156,24 +156,24 @@ pub enum EventKind {
 pub enum Return {
     /// The same process writes its heartbeat again.
     Resumed,
-    /// A new process of that name does.
+    /// A new process of the same name started.
     Restarted,
-    /// The process left its shutdown marker late.
+    /// The process wrote its shutdown marker late.
     ShutDown,
 }
 
-/// For how long something had not been read before.
+/// Time during which counters were not read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unread {
-    /// No longer than usual.
+    /// No longer than the poll interval.
     No,
-    /// So many seconds.
+    /// Number of seconds.
     Seconds(u64),
-    /// No monitor had ever read it.
+    /// No monitor had read them before.
     Always,
 }
 
-/// Every type that an event in the archive can have.
+/// All values of the `type` column in the archive.
 pub const TYPES: [&str; 11] = [
     "alert",
     "alert_resolved",
@@ -189,7 +189,7 @@ pub const TYPES: [&str; 11] = [
 ];
 
 impl Event {
-    /// The `type` column.
+    /// Value of the `type` column.
     #[must_use]
     pub fn type_name(&self) -> &str {
         match &self.kind {
@@ -206,7 +206,7 @@ impl Event {
         }
     }
 
-    /// Severity.
+    /// Severity of the event.
     #[must_use]
     pub fn severity(&self) -> Severity {
         match &self.kind {
@@ -225,7 +225,7 @@ impl Event {
         }
     }
 
-    /// One line for people, without the subject's name.
+    /// One-line summary without the subject.
     #[must_use]
     pub fn summary(&self) -> String {
         match &self.kind {
@@ -285,13 +285,13 @@ impl Event {
         }
     }
 
-    /// Running workers before and after; of a data source 1 while it is readable and 0 while it is not. The older
-    /// monitor's page computes with both for every event that it shows.
+    /// Number of running workers before and after; for a data source 1 while reachable and 0 otherwise. The page of the
+    /// older monitor calculates with both numbers for every event.
     #[must_use]
     pub fn from_and_to(&self) -> (u32, u32) {
         match &self.kind {
             EventKind::ScaleUp { from, to, .. } | EventKind::ScaleDown { from, to, .. } => (*from, *to),
-            // Each of several that are lost at once has an event of its own, with the same number left.
+            // Each of several consumers lost at once has its own event with the same remaining number.
             EventKind::ConsumerLost { remaining, .. } => (remaining.saturating_add(1), *remaining),
             EventKind::SourceDown { .. } => (1, 0),
             EventKind::SourceUp { .. } => (0, 1),
@@ -304,7 +304,7 @@ impl Event {
         }
     }
 
-    /// The `payload` column; for scale events the predecessor's fields with their meaning.
+    /// Value of the `payload` column. Scale events keep the fields and meanings of the older monitor.
     #[must_use]
     pub fn payload(&self) -> Value {
         let mut map = Map::new();
@@ -364,7 +364,7 @@ impl Event {
     }
 }
 
-/// `task dead-lettered: no such node (entry 5-0)`.
+/// Formats a failure: `task dead-lettered: no such node (entry 5-0)`.
 fn newest_failure(kind: FailureKind, reason: Option<&str>, entry: Option<&str>) -> String {
     let what = match kind {
         FailureKind::Failed => "task failed",
@@ -461,7 +461,7 @@ impl JsonSchema for Event {
     }
 }
 
-/// The payload plus when and how serious: what the snapshot and the feed carry.
+/// Serializes the payload with time and severity, for the snapshot and the feed.
 impl Serialize for Event {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut value = self.payload();
@@ -479,11 +479,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_event_says_from_how_many_to_how_many() {
-        let told = |kind: EventKind| {
+    fn every_event_has_running_counts_before_and_after() {
+        let counts = |kind: EventKind| {
             let event = Event { ts: 1.0, subject: "s".to_owned(), kind, key: String::new(), running: (4, 4) };
-            let told = json!(event);
-            (told["from"].as_u64().unwrap(), told["to"].as_u64().unwrap())
+            let event = json!(event);
+            (event["from"].as_u64().unwrap(), event["to"].as_u64().unwrap())
         };
         let name = || Name::from("c");
         let cases = [
@@ -498,10 +498,10 @@ mod tests {
             (EventKind::SourceUp { away_sec: 1 }, (0, 1)),
         ];
         for (kind, expected) in cases {
-            assert_eq!(told(kind.clone()), expected, "{kind:?}");
+            assert_eq!(counts(kind.clone()), expected, "{kind:?}");
         }
         let recorded =
             EventKind::Recorded { type_name: String::new(), severity: Severity::Info, detail: String::new() };
-        assert_eq!(told(recorded), (4, 4));
+        assert_eq!(counts(recorded), (4, 4));
     }
 }

@@ -1,9 +1,8 @@
-//! Task failures: from the counters that workers raise to how many tasks failed lately, and to an event when a streak
-//! of failures begins.
+//! Task failures: counts recent failures from the workers' counters and reports the start of a streak as an event.
 //!
-//! A streak ends after [`WINDOW`] without a failure. What was read is written down as [`FailureRecords`], so that a
-//! monitor that starts again neither repeats the event of an old streak nor misses what failed meanwhile. A counter
-//! that goes down was reset: what it shows then is new, unless the newest failure is not.
+//! A streak ends after [`WINDOW`] without a failure. The readings are stored as [`FailureRecords`], so that a restarted
+//! monitor neither repeats the event of an old streak nor misses failures of the meantime. A counter that decreases was
+//! reset: its value counts as new unless the newest failure is already known.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,68 +16,68 @@ use super::time::Mono;
 use crate::contract::Name;
 use crate::contract::failures::{FailureCounts, FailureKind, LastFailure};
 
-/// Failures are recent for so many seconds, and a streak ends after so many without one.
+/// Seconds during which a failure counts as recent, and after which a streak without failures ends.
 pub const WINDOW: f64 = 300.0;
-/// Recent failures are kept in steps of so many seconds.
+/// Resolution of recent failures, seconds.
 const STEP: f64 = 10.0;
-/// Before everything.
+/// Earlier than any other time.
 const NEVER: f64 = -1e12;
-/// Streams that are not read any more and whose failures are remembered, at most.
+/// Maximum number of streams whose failures are retained although they are no longer polled.
 const ABSENT_STREAMS: usize = 10_000;
 
-/// The failures of all streams.
+/// Failures of all streams.
 #[derive(Debug, Clone, Default)]
 pub struct FailureLog {
     streams: BTreeMap<Name, StreamLog>,
-    /// Records of an earlier run, of streams that this one has not read yet.
+    /// Records of an earlier run for streams that this run has not read yet.
     restored: FailureRecords,
-    /// When failures were last read.
+    /// Time of the last reading.
     read_at: Option<Moment>,
-    /// The newest reading had them.
+    /// Whether the latest reading contained failures.
     known: bool,
-    /// Streams of which tasks failed since the reading before.
+    /// Streams with new failures since the previous reading.
     changed: Vec<Name>,
 }
 
-/// Now, by two clocks, seconds: the monitor's, which never jumps and on which a restored moment may be negative, and
-/// Redis'.
+/// Current time on two clocks, seconds: the monitor's monotonic clock, on which a restored time may be negative, and
+/// Redis' clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Moment {
     mono: f64,
     unix: f64,
 }
 
-/// The failures of one stream. Times are seconds on the monitor's clock.
+/// Failures of one stream. Times are seconds on the monitor's clock.
 #[derive(Debug, Clone)]
 struct StreamLog {
     read_at: f64,
     counts: FailureCounts,
     last: Option<Arc<LastFailure>>,
-    /// The newest failure ever read, also after a reset: it tells one streak from another.
+    /// Newest failure ever read, retained across resets. It distinguishes streaks.
     newest: Option<FailureId>,
-    /// A failure before this continues the streak.
+    /// A failure before this time continues the streak.
     streak_until: f64,
-    /// Recent failures, and until when each counts as recent.
+    /// Recent failures, each with the time until which it counts as recent.
     recent: VecDeque<(f64, u64)>,
 }
 
-/// By what a failure is known again.
+/// Facts that identify a failure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct FailureId {
     entry: String,
     ts_ms: u64,
 }
 
-/// What outlives the monitor.
+/// State that survives a restart of the monitor.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FailureRecords {
-    /// When failures were last read, Unix seconds.
+    /// Time of the last reading, Unix seconds.
     pub read_at: Option<f64>,
-    /// By stream.
+    /// Records by stream.
     pub streams: BTreeMap<Name, FailureRecord>,
 }
 
-/// What outlives the monitor, of one stream. Times are Unix seconds by Redis' clock.
+/// Stored state of one stream. Times are Unix seconds by Redis' clock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FailureRecord {
     #[serde(flatten)]
@@ -88,30 +87,30 @@ pub struct FailureRecord {
     recent: Vec<(f64, u64)>,
 }
 
-/// The beginning of a streak.
+/// Start of a streak.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreakStart {
-    /// The stream.
+    /// Stream of the failed tasks.
     pub stream: Name,
-    /// The event.
+    /// Event to report.
     pub kind: EventKind,
-    /// The same for the same streak, whichever monitor finds it and however often.
+    /// Identity of the streak, equal for every monitor that detects it.
     pub occurrence: String,
 }
 
 impl FailureLog {
-    /// Goes on from what was written down before.
+    /// Restores stored records.
     pub fn restore(&mut self, records: FailureRecords) {
         self.restored = records;
     }
 
-    /// What the newest reading changed, to write down.
+    /// Returns the records that the latest reading changed.
     #[must_use]
     pub fn changed_records(&self) -> FailureRecords {
         self.records_of(self.changed.iter().filter_map(|name| self.streams.get_key_value(name)))
     }
 
-    /// All there is to write down.
+    /// Returns all records.
     #[must_use]
     pub fn records(&self) -> FailureRecords {
         self.records_of(self.streams.iter().filter(|(_, log)| log.has_failed()))
@@ -123,8 +122,8 @@ impl FailureLog {
         FailureRecords { read_at: Some(now.unix), streams }
     }
 
-    /// Forgets that tasks of `stream` failed. Its counters stay known: a reading from before they were deleted may
-    /// still be on its way.
+    /// Forgets the failures of `stream`. Its counters stay known, because a reading made before they were deleted may
+    /// still arrive.
     pub fn forget(&mut self, stream: &Name) {
         self.restored.streams.remove(stream);
         if let Some(log) = self.streams.get_mut(stream) {
@@ -134,7 +133,7 @@ impl FailureLog {
         }
     }
 
-    /// Takes in what was read at `now`, which is `ts` by Redis' clock; answers which streaks begin.
+    /// Applies a reading made at `now`, which is `ts` by Redis' clock, and returns the streaks that begin.
     pub fn take(&mut self, reading: Option<&BTreeMap<Name, StreamFailures>>, now: Mono, ts: f64) -> Vec<StreakStart> {
         self.known = reading.is_some();
         self.changed.clear();
@@ -163,7 +162,7 @@ impl FailureLog {
         starts
     }
 
-    /// Begins with a stream that this run has not read before; answers for how long no monitor has read it.
+    /// Starts tracking a stream that this run has not read before. Returns the time during which no monitor read it.
     fn begin(&mut self, name: &Name, now: Moment) -> Unread {
         let record = self.restored.streams.remove(name).zip(self.restored.read_at);
         let unread = record.as_ref().map_or(Unread::Always, |(_, at)| Unread::Seconds(whole(now.unix - at)));
@@ -172,7 +171,7 @@ impl FailureLog {
         unread
     }
 
-    /// How many tasks of `stream` failed; `None` when that is not known.
+    /// Failure counts of `stream`; `None` when unknown.
     #[must_use]
     pub fn status(&self, stream: &Name) -> Option<TaskFailures> {
         let log = self.streams.get(stream)?;
@@ -192,7 +191,7 @@ impl StreamLog {
         !self.counts.is_zero() || self.newest.is_some()
     }
 
-    /// Takes in what was read `now`, after a time in which no monitor read it.
+    /// Applies a reading at `now`; `blind` is the time before it in which no monitor read the counters.
     fn take(&mut self, stream: &Name, read: &StreamFailures, blind: Unread, now: Moment) -> Option<StreakStart> {
         let before = self.newest.clone();
         let id = read.last.as_deref().map(FailureId::of);
@@ -215,12 +214,12 @@ impl StreamLog {
         if tasks == 0 {
             return None;
         }
-        // When the newest failed, if a worker said so.
+        // Time of the newest failure, if the worker recorded it.
         let failed_at = read.last.as_deref().map(|last| now.mono - (now.unix - last.ts()).max(0.0));
         let (recently, failed_at) = match (blind, failed_at) {
             (Unread::No, _) => (tasks, now.mono),
             (Unread::Seconds(unread), _) if unread as f64 <= WINDOW => (tasks, now.mono),
-            // When each of the others failed is not known.
+            // The times of the other failures are unknown.
             (_, Some(failed_at)) if now.mono < failed_at + WINDOW => (1, failed_at),
             (_, failed_at) => (0, failed_at.unwrap_or(now.mono)),
         };
@@ -230,7 +229,7 @@ impl StreamLog {
         if continues {
             return None;
         }
-        // The first streak is identified by its time; one that no monitor watched, by its newest failure.
+        // The time identifies the first streak; a streak that no monitor observed is identified by its newest failure.
         let occurrence = match before.or(id.filter(|_| blind == Unread::Always)) {
             Some(known) => format!("{} {}", known.entry, known.ts_ms),
             None => format!("{:.0}", (now.unix / WINDOW).floor()),
@@ -298,7 +297,7 @@ impl FailureId {
     }
 }
 
-/// A dead letter may have failed or been malformed before.
+/// Returns the most specific kind: a dead-lettered task may also have been counted as failed or malformed.
 fn most_specific(counts: FailureCounts) -> FailureKind {
     let kinds = [FailureKind::Malformed, FailureKind::Failed];
     kinds.into_iter().find(|kind| counts.of(*kind) > 0).unwrap_or(FailureKind::DeadLettered)
@@ -315,10 +314,10 @@ mod tests {
 
     use super::*;
 
-    /// Redis' clock when the monitor's own shows 0.
+    /// Redis' clock when the monitor's clock shows 0.
     const EPOCH: f64 = 1_795_456_000.0;
 
-    /// Workers that count, and monitors that read.
+    /// Simulated counters and the monitors that read them.
     #[derive(Clone)]
     struct World {
         second: u64,
@@ -362,7 +361,7 @@ mod tests {
             [("s".into(), StreamFailures { counts, last: self.last.clone().map(Arc::new) })].into()
         }
 
-        /// The event of a tick, if there is one; `log` belongs to a process that is `uptime` seconds old.
+        /// Returns the event of one poll, if any; the process that owns `log` started at `started`.
         fn tick(&self, log: &mut FailureLog, started: u64) -> Option<(EventKind, String)> {
             let mut starts = log.take(Some(&self.reading()), Mono((self.second - started) * 1000), self.ts());
             assert!(starts.len() <= 1);
@@ -382,7 +381,7 @@ mod tests {
     }
 
     impl World {
-        /// Ticks go on for so many seconds, and nothing fails.
+        /// Polls for `seconds` without any failure.
         fn pass(&mut self, logs: &mut [&mut FailureLog], seconds: u64) {
             let until = self.second + seconds;
             while self.second < until {
@@ -398,7 +397,7 @@ mod tests {
     const LETTER: &[FailureKind] = &[FailureKind::Malformed, FailureKind::DeadLettered];
 
     #[test]
-    fn the_first_failure_of_a_streak_is_an_event_and_the_next_ones_are_not_until_five_minutes_passed() {
+    fn only_the_first_failure_in_five_minutes_is_an_event() {
         let (mut world, mut log) = (World::new(), FailureLog::default());
         assert_eq!(world.tick(&mut log, 0), None);
         world.second += 3;
@@ -423,14 +422,14 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_repeats_no_streak_and_misses_no_failure() {
+    fn restart_neither_repeats_a_streak_nor_misses_a_failure() {
         let (mut world, mut log) = (World::new(), FailureLog::default());
         world.tick(&mut log, 0);
         world.fail(FAILED);
         assert!(world.tick(&mut log, 0).is_some());
         let records = log.records();
 
-        // Soon started again: the streak goes on, and what failed meanwhile counts.
+        // Quick restart: the streak continues, and failures of the meantime count.
         let mut soon = FailureLog::default();
         soon.restore(records.clone());
         let mut early = world.clone();
@@ -438,13 +437,13 @@ mod tests {
         early.fail(FAILED);
         assert_eq!((early.tick(&mut soon, early.second - 1), last_5m(&soon)), (None, 2));
 
-        // Started again long after: nothing new, nothing said.
+        // Restart much later without new failures: no event.
         let mut late = FailureLog::default();
         late.restore(records.clone());
         world.second += 4000;
         assert_eq!((world.tick(&mut late, world.second - 1), last_5m(&late)), (None, 0));
 
-        // Tasks failed meanwhile, the newest a minute ago: how many in the last five minutes is not known.
+        // Tasks failed meanwhile, the newest a minute ago. The number within the last five minutes is unknown.
         let mut late = FailureLog::default();
         late.restore(records);
         world.second -= 60;
@@ -458,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_before_the_first_reading_are_told_once() {
+    fn failures_before_the_first_reading_are_reported_once() {
         let (mut world, mut log) = (World::new(), FailureLog::default());
         (0..3).for_each(|_| world.fail(FAILED));
         let first = world.tick(&mut log, 0);
@@ -471,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_goes_down_is_a_reset_and_never_negative() {
+    fn decreasing_counter_is_a_reset() {
         let (mut world, mut log) = (World::new(), FailureLog::default());
         (0..500).for_each(|_| world.fail(FAILED));
         world.tick(&mut log, 0);
@@ -485,14 +484,14 @@ mod tests {
         world.fail(FAILED);
         world.fail(FAILED);
         assert_eq!((count_of(world.tick(&mut log, 0)), last_5m(&log)), (Some((2, Unread::No)), 2));
-        // A Redis that starts with an older state of its own: nothing failed.
+        // Redis restarts from an older dataset: nothing failed.
         (world.counts, world.last) = (older.counts, older.last);
         log.streams.get_mut(&Name::from("s")).unwrap().counts.failed = 520;
         assert_eq!((world.tick(&mut log, 0), last_5m(&log)), (None, 2));
     }
 
     #[test]
-    fn streaks_have_keys_of_their_own_also_after_a_reset_and_two_monitors_give_the_same() {
+    fn streak_keys_are_unique_across_resets_and_equal_between_monitors() {
         let (mut world, mut one, mut two) = (World::new(), FailureLog::default(), FailureLog::default());
         let mut keys = Vec::new();
         world.tick(&mut one, 0);
@@ -518,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_forgotten_does_not_come_back_with_a_reading_that_was_on_its_way() {
+    fn late_reading_does_not_restore_forgotten_failures() {
         let (mut world, mut log) = (World::new(), FailureLog::default());
         world.tick(&mut log, 0);
         (0..3).for_each(|_| world.fail(FAILED));
@@ -534,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_value_changes_nothing_and_a_hash_that_cannot_be_read_is_not_known() {
+    fn invalid_value_is_ignored_and_unreadable_hash_is_unknown() {
         let (mut world, mut log) = (World::new(), FailureLog::default());
         (0..5).for_each(|_| world.fail(FAILED));
         world.tick(&mut log, 0);
@@ -571,14 +570,15 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(500))]
 
-        /// Whatever happens: an event for each failure that no other was seen within five minutes before, none for
-        /// anything else, all counted, and never more in the last five minutes than there were.
+        /// For any sequence of steps: each failure with no other reading of failures in the five minutes before
+        /// produces an event, nothing else does, all failures are counted, and the recent count never exceeds the
+        /// actual one.
         #[test]
-        fn no_failure_is_missed_repeated_or_invented(steps in prop::collection::vec(step(), 1..60)) {
+        fn no_failure_is_missed_or_repeated(steps in prop::collection::vec(step(), 1..60)) {
             let (mut world, mut log, mut started) = (World::new(), FailureLog::default(), 0);
             world.tick(&mut log, started);
             let mut saved = FailureRecords::default();
-            // When each task failed; those that no reading showed yet; when a reading last showed one.
+            // Times of all failures; number that no reading has shown yet; time of the last reading that showed one.
             let (mut failed, mut unseen, mut seen_at): (Vec<u64>, u64, Option<u64>) = (Vec::new(), 0, None);
             for step in steps {
                 let mut ticks = 1;
@@ -619,7 +619,7 @@ mod tests {
                     }
                     if unseen > 0 {
                         let newest = failed.last().copied().unwrap();
-                        // Of those that failed unseen for long only the newest says when.
+                        // Only the time of the newest of the long-unread failures is known.
                         seen_at = Some(if event.is_some_and(|(_, unread)| unread != Unread::No) { newest } else { world.second });
                     }
                     unseen = 0;
@@ -628,7 +628,7 @@ mod tests {
                     if failed.last().is_none_or(|at| world.second - at > 600) {
                         prop_assert_eq!(last_5m(&log), 0);
                     }
-                    // As the monitor does it; all are written down every ten ticks.
+                    // As in the monitor; every ten polls all records are stored.
                     let records = log.changed_records();
                     if !records.streams.is_empty() {
                         saved.read_at = records.read_at;

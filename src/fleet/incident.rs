@@ -1,5 +1,4 @@
-//! Incidents: what went wrong, from when to when, put together from the events that the archive
-//! has of it.
+//! Incidents: failures with their start and end, reconstructed from archived events.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +6,20 @@ use serde_json::Value;
 
 use super::event::Severity;
 
-/// An event as the archive keeps it, whoever wrote it.
+/// An archived event, from any monitor version.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Happened {
-    /// Unix seconds.
+    /// Time, Unix seconds.
     pub ts: f64,
     /// The `type` column.
     pub type_name: String,
-    /// The worker type or the source.
+    /// Worker type or data source.
     pub subject: String,
-    /// How serious it is.
+    /// Severity.
     pub severity: Severity,
-    /// One line for people.
+    /// One-line summary.
     pub detail: String,
-    /// Its fields.
+    /// Payload fields.
     pub payload: Value,
 }
 
@@ -29,58 +28,58 @@ impl Happened {
         self.payload.get(field).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// None of the type is left, and not all said goodbye.
+    /// Whether the type went to zero and at least one consumer did not shut down gracefully.
     fn is_crash(&self) -> bool {
         self.type_name == "scale_down" && self.text("kind") == "crashed"
     }
 }
 
-/// A kind of incident.
+/// Kind of an incident.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum IncidentKind {
-    /// A worker type had nobody left.
+    /// All workers of a type stopped and at least one did not shut down gracefully.
     Crash,
-    /// A consumer held work and made no progress.
+    /// A consumer had pending entries and made no progress.
     Hung,
-    /// Consumers vanished without a goodbye, others were left.
+    /// Consumers were lost while others kept running.
     Lost,
-    /// Redis or Postgres could not be read.
+    /// Redis or Postgres was unreachable.
     SourceDown,
 }
 
-/// When an incident was over.
+/// End of an incident.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Over {
-    /// At this moment (Unix seconds).
+    /// At this time (Unix seconds).
     At(f64),
-    /// It was over as soon as it had happened.
+    /// Momentary, without a duration.
     AtOnce,
-    /// Not by the last event that is known.
+    /// Ongoing as of the last known event.
     NotYet,
 }
 
-/// Something that went wrong.
+/// An incident.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Incident {
-    /// What kind of thing.
+    /// Kind.
     pub kind: IncidentKind,
-    /// The worker type or the source.
+    /// Worker type or data source.
     pub subject: String,
-    /// When it began (Unix seconds); `None` if that was before the first event that is known.
+    /// Start, Unix seconds; `None` if it began before the first known event.
     pub since: Option<f64>,
-    /// When it was over.
+    /// End.
     pub over: Over,
-    /// What happened, in the words of the event.
+    /// Summary of the event.
     pub what: String,
 }
 
-/// The incidents in `events` (in any order), newest first.
+/// Returns the incidents in `events` (in any order), newest first.
 #[must_use]
 pub fn incidents(events: &[Happened]) -> Vec<Incident> {
     let mut events: Vec<&Happened> = events.iter().collect();
     events.sort_by(|a, b| a.ts.total_cmp(&b.ts));
     let mut found: Vec<Incident> = Vec::new();
-    // By kind, subject and consumer: the place in `found` of what is not over yet.
+    // Index into `found` of the ongoing incident, by kind, subject and consumer.
     let mut open: BTreeMap<(IncidentKind, &str, &str), usize> = BTreeMap::new();
     for event in events {
         let (subject, consumer) = (event.subject.as_str(), event.text("consumer"));
@@ -107,7 +106,7 @@ pub fn incidents(events: &[Happened]) -> Vec<Incident> {
                     .flatten()
                     .filter_map(Value::as_str)
                     .collect();
-                // When nobody is left it is a crash, and told as one.
+                // The loss of the last consumer is reported as a crash.
                 if event.payload.get("remaining").and_then(Value::as_u64) != Some(0) {
                     begin(IncidentKind::Lost, "", Over::AtOnce);
                 }
@@ -132,13 +131,14 @@ pub fn incidents(events: &[Happened]) -> Vec<Incident> {
 }
 
 impl Incident {
-    /// For the order: what began before everything known comes last.
+    /// Sort key: incidents that began before the first known event come last.
     fn began(&self) -> f64 {
         self.since.unwrap_or(f64::MIN)
     }
 }
 
-/// Ends what is open under `key`; what began before the first event is told with `before`.
+/// Ends the open incident of `key`; without one, adds an incident with the text `before` that began before the first
+/// known event.
 fn end<'a>(
     open: &mut BTreeMap<(IncidentKind, &'a str, &'a str), usize>,
     found: &mut Vec<Incident>,
@@ -159,7 +159,7 @@ fn end<'a>(
     }
 }
 
-/// Whoever is gone does not hang any more.
+/// Ends the hang of a consumer that stopped.
 fn end_hung<'a>(
     open: &mut BTreeMap<(IncidentKind, &'a str, &'a str), usize>,
     found: &mut [Incident],
@@ -187,30 +187,30 @@ mod tests {
         Happened { ts, subject, type_name, severity: Severity::Info, detail: String::new(), payload }
     }
 
-    fn told(events: &[Happened]) -> Vec<(IncidentKind, String, Option<f64>, Over)> {
+    fn summary(events: &[Happened]) -> Vec<(IncidentKind, String, Option<f64>, Over)> {
         incidents(events).into_iter().map(|i| (i.kind, i.subject, i.since, i.over)).collect()
     }
 
     #[test]
-    fn a_crash_lasts_until_somebody_is_there_again() {
+    fn crash_lasts_until_a_worker_runs_again() {
         let events = [
             event(90.0, "a", "scale_up", json!({"recovered_from": "crashed"})),
             event(10.0, "a", "scale_down", json!({"kind": "crashed"})),
             event(50.0, "b", "scale_up", json!({})),
             event(60.0, "a", "scale_down", json!({"kind": "alive"})),
         ];
-        assert_eq!(told(&events), [(IncidentKind::Crash, "a".to_owned(), Some(10.0), Over::At(90.0))]);
+        assert_eq!(summary(&events), [(IncidentKind::Crash, "a".to_owned(), Some(10.0), Over::At(90.0))]);
     }
 
     #[test]
-    fn what_began_before_or_is_not_over_says_so() {
+    fn incident_with_unknown_start_or_end() {
         let events = [
             event(10.0, "a", "scale_up", json!({"recovered_from": "crashed"})),
             event(20.0, "redis", "source_up", json!({"away_sec": 15})),
             event(30.0, "postgres", "source_down", json!({})),
         ];
         assert_eq!(
-            told(&events),
+            summary(&events),
             [
                 (IncidentKind::SourceDown, "postgres".to_owned(), Some(30.0), Over::NotYet),
                 (IncidentKind::SourceDown, "redis".to_owned(), Some(5.0), Over::At(20.0)),
@@ -220,8 +220,8 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_hangs_until_it_moves_or_is_gone() {
-        let hung = |ts, who: &str| event(ts, "a", "consumer_hung", json!({"consumer": who}));
+    fn hang_lasts_until_progress_or_exit() {
+        let hung = |ts, consumer: &str| event(ts, "a", "consumer_hung", json!({"consumer": consumer}));
         let events = [
             hung(1.0, "x"),
             hung(2.0, "y"),
@@ -232,7 +232,7 @@ mod tests {
         ];
         let a = || "a".to_owned();
         assert_eq!(
-            told(&events),
+            summary(&events),
             [
                 (IncidentKind::Lost, a(), Some(6.0), Over::AtOnce),
                 (IncidentKind::Lost, a(), Some(5.0), Over::AtOnce),

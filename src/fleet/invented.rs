@@ -1,4 +1,4 @@
-//! What tests of several rooms start from: a tracker that knows nothing, and its first picture.
+//! Test fixtures shared by several modules: an empty tracker and its first snapshot.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,20 +9,20 @@ use super::time::Mono;
 use super::tracker::{TickReadings, Tracker, TrackerSettings};
 use super::watched::WatchedStreams;
 
-/// How often ticks come.
+/// Poll interval, seconds.
 pub(crate) const TICK_SEC: u64 = 3;
 
-/// A tracker that knows nothing yet.
+/// Returns an empty tracker.
 pub(crate) fn tracker() -> Tracker {
     Tracker::new(settings(), Mono(0), 0.0)
 }
 
-/// The same, with ticks that come every so many seconds.
+/// Returns an empty tracker with a poll interval of `seconds`.
 pub(crate) fn tracker_with_interval(seconds: u64) -> Tracker {
     Tracker::new(TrackerSettings { interval: Duration::from_secs(seconds), ..settings() }, Mono(0), 0.0)
 }
 
-/// The same, that does not watch the stream `excluded`.
+/// Returns an empty tracker that does not watch the stream `excluded`.
 pub(crate) fn tracker_without(excluded: &str) -> Tracker {
     let watched = WatchedStreams::new(&[], &[excluded.to_owned()]).unwrap();
     Tracker::new(TrackerSettings { watched: Arc::new(watched), ..settings() }, Mono(0), 0.0)
@@ -39,12 +39,12 @@ fn settings() -> TrackerSettings {
     }
 }
 
-/// Why a source is not read.
+/// A refused connection.
 pub(crate) fn no_connection() -> SourceTrouble {
     SourceTrouble::new(TroubleKind::Unreachable, "no connection")
 }
 
-/// The picture after one tick that read these streams and nothing else.
+/// Returns the snapshot after one poll that read only these streams.
 pub(crate) fn first_snapshot(streams: Result<StreamsReading, SourceTrouble>) -> Snapshot {
     let readings = TickReadings {
         tick: 1,

@@ -1,4 +1,4 @@
-//! How much work there is: lag where Redis says null, backlog, utilization, rates.
+//! Load of a stream: lag where Redis reports null, backlog, utilization, and rates.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -6,24 +6,23 @@ use std::time::Duration;
 use super::reading::{GroupReading, Lag, StreamFacts};
 use super::time::Mono;
 
-/// How far the entries on either side of a group's position are counted when Redis says null.
+/// Limit for counting entries on either side of a group's position when Redis reports no lag.
 pub const COUNT_BOUND: u64 = 100;
 
-/// What is known about a group's undelivered entries when Redis' own `lag` is null. Counts stop
-/// at [`COUNT_BOUND`].
+/// Facts about a group's undelivered entries when Redis reports no `lag`. Counts stop at [`COUNT_BOUND`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LagClues {
     /// XLEN of the stream.
     pub length: u64,
-    /// Entries up to the group's position that are still in the stream: with workers that delete
-    /// what they finish these are few, so that the length minus these is exact.
+    /// Entries up to the group's position that still exist. Workers that delete finished entries leave few of them, so
+    /// `length` minus this is exact.
     pub delivered: Option<u64>,
-    /// Entries behind the group's position.
+    /// Entries after the group's position.
     pub undelivered: Option<u64>,
 }
 
-/// The lag of a group: what Redis reports, never more than the stream holds (before 7.2 trimmed
-/// entries are counted on), else what follows from the length, else a bounded count.
+/// Returns the lag of a group: the reported value, capped at the stream length (Redis before 7.2 counts trimmed entries
+/// too); otherwise a value derived from the length; otherwise a bounded count.
 #[must_use]
 pub fn lag(reported: Option<u64>, clues: LagClues) -> Lag {
     match (reported, clues.delivered, clues.undelivered) {
@@ -37,23 +36,23 @@ pub fn lag(reported: Option<u64>, clues: LagClues) -> Lag {
     }
 }
 
-/// Work that waits on a stream: not delivered, plus delivered and not finished.
+/// Backlog of a stream: undelivered plus pending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Backlog {
-    /// Not delivered to the group that is furthest behind; with no group, the whole stream.
+    /// Undelivered entries of the group that is furthest behind; without groups, the length of the stream.
     pub undelivered: Option<u64>,
     /// `undelivered` is a lower bound.
     pub at_least: bool,
-    /// Delivered and not acknowledged, all groups.
+    /// Delivered and not acknowledged, in all groups.
     pub pending: u64,
-    /// Those of them whose entry is no longer in the stream: nobody can work on them.
+    /// Pending IDs whose entry no longer exists, so no worker can process them.
     pub phantom_pending: u64,
     /// `phantom_pending` is a lower bound.
     pub phantom_at_least: bool,
 }
 
 impl Backlog {
-    /// The backlog of a stream that was read.
+    /// Computes the backlog of a stream.
     #[must_use]
     pub fn of(facts: &StreamFacts) -> Self {
         let pending = facts.groups.iter().map(|g| g.pending).sum();
@@ -79,14 +78,14 @@ impl Backlog {
         }
     }
 
-    /// Undelivered plus pending, without phantom pending; `None` when the former is unknown.
+    /// Undelivered plus pending, without phantom IDs; `None` when the undelivered number is unknown.
     #[must_use]
     pub fn total(self) -> Option<u64> {
         self.undelivered.map(|n| n + self.pending.saturating_sub(self.phantom_pending))
     }
 }
 
-/// backlog / capacity; 1 when there is backlog and no capacity; unknown when the backlog is.
+/// Returns backlog / capacity; 1 when there is a backlog without capacity; `None` when the backlog is unknown.
 #[must_use]
 pub fn utilization(backlog: Option<u64>, capacity: u64) -> Option<f64> {
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
@@ -97,10 +96,10 @@ pub fn utilization(backlog: Option<u64>, capacity: u64) -> Option<f64> {
     })
 }
 
-/// Over how long rates are taken.
+/// Window of the rates.
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 
-/// A stream's counters over the last minute: how fast it fills and how fast it is read.
+/// Counters of a stream over the last minute, for its arrival and read rates.
 #[derive(Debug, Clone, Default)]
 pub struct Rates {
     samples: VecDeque<(Mono, Counters)>,
@@ -115,14 +114,14 @@ struct Counters {
 /// Entries per second over the last minute.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Rate {
-    /// Added to the stream.
+    /// Rate of added entries.
     pub added: Option<f64>,
-    /// Read by the group.
+    /// Rate of entries read by the group.
     pub read: Option<f64>,
 }
 
 impl Rates {
-    /// Takes note of a reading. Counters that went back (a stream made anew) start over.
+    /// Records a reading. Counters that decreased (a recreated stream) start over.
     pub fn record(&mut self, now: Mono, facts: &StreamFacts) {
         let counters = match facts.groups.as_slice() {
             [GroupReading { lag: Lag::Reported(lag), entries_read: Some(read), .. }] => {
@@ -143,7 +142,7 @@ impl Rates {
         }
     }
 
-    /// The rates over what was recorded, once it spans at least two readings.
+    /// Returns the rates, once at least two readings are recorded.
     #[must_use]
     pub fn per_second(&self) -> Rate {
         let (Some((first_at, first)), Some((last_at, last))) = (self.samples.front(), self.samples.back()) else {
@@ -160,7 +159,7 @@ impl Rates {
 }
 
 impl Rate {
-    /// Seconds until `backlog` is gone at these rates; `None` when it is not shrinking.
+    /// Time to drain `backlog` at these rates, seconds; `None` when it is not shrinking.
     #[must_use]
     pub fn drain_sec(self, backlog: Option<u64>) -> Option<f64> {
         let net = self.read? - self.added?;
@@ -181,7 +180,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_lag_is_never_above_the_stream_and_is_exact_unless_it_says_so(
+        fn lag_is_capped_at_length_and_marks_lower_bounds(
             entries in proptest::collection::vec(any::<bool>(), 0..400), reported in proptest::option::of(0..1000_u64),
             asked in any::<(bool, bool)>(),
         ) {
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn phantom_pending_is_no_backlog_whatever_the_lag() {
+    fn backlog_excludes_phantom_pending() {
         let group = |pending, phantom_pending, lag| GroupReading {
             name: "g".into(),
             pending,
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn no_capacity_with_backlog_is_full_and_unknown_stays_unknown() {
+    fn utilization_without_capacity_or_backlog() {
         assert_eq!(utilization(Some(3), 0), Some(1.0));
         assert_eq!(utilization(Some(0), 0), Some(0.0));
         assert_eq!(utilization(Some(25), 50), Some(0.5));

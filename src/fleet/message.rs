@@ -1,5 +1,4 @@
-//! Messages on a stream as an operator sees and chooses them: what is shown, what a preview fixed,
-//! and what became of each when it was applied.
+//! Messages of a stream for operators: listing, previews, and results of actions.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,16 +34,16 @@ pub enum Action {
     Drop,
 }
 
-/// A word that stands for none of the values.
+/// A word that matches none of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected {0}")]
 pub struct Unknown(pub &'static str);
 
 impl MessageState {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 3] = [Self::Pending, Self::Unread, Self::Dead];
 
-    /// Its word.
+    /// Word on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -54,7 +53,7 @@ impl MessageState {
         }
     }
 
-    /// Its name for people.
+    /// Display name.
     #[must_use]
     pub fn words(self) -> &'static str {
         match self {
@@ -66,10 +65,10 @@ impl MessageState {
 }
 
 impl Action {
-    /// All of them.
+    /// All actions.
     pub const ALL: [Self; 3] = [Self::Retry, Self::Bury, Self::Drop];
 
-    /// Its word.
+    /// Word on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -79,17 +78,17 @@ impl Action {
         }
     }
 
-    /// Whether it takes messages out of their stream for good: an administrator's to decide.
+    /// Whether the action permanently removes messages from their stream, which requires the admin role.
     #[must_use]
     pub fn takes_away(self) -> bool {
         self != Self::Retry
     }
 
-    /// Whether messages in this state can be treated so.
+    /// Whether the action applies to messages in `state`.
     #[must_use]
     pub fn fits(self, state: MessageState) -> bool {
         match (self, state) {
-            // What is unread will be read; what is dead is dead.
+            // An unread message will be delivered anyway; a dead-lettered one cannot be dead-lettered again.
             (Self::Retry, MessageState::Unread) | (Self::Bury, MessageState::Dead) => false,
             (Self::Retry | Self::Bury | Self::Drop, _) => true,
         }
@@ -124,98 +123,98 @@ impl fmt::Display for Action {
     }
 }
 
-/// Which messages of a stream are asked for.
+/// Filter for messages of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
-    /// In which state.
+    /// State of the messages.
     pub state: MessageState,
-    /// As this group sees them; dead letters belong to the stream as a whole.
+    /// Group whose view counts. Dead letters belong to the stream as a whole.
     pub group: Name,
-    /// Pending at this consumer only.
+    /// Only messages pending on this consumer.
     pub owner: Option<Name>,
-    /// Pending and idle for at least so many milliseconds.
+    /// Only messages pending and idle for at least this many milliseconds.
     pub min_idle_ms: u64,
-    /// That have this field.
+    /// Only messages with this field.
     pub field: Option<Vec<u8>>,
-    /// With this text in that field, or in any.
+    /// Only messages with this text in that field, or in any field.
     pub contains: Vec<u8>,
 }
 
-/// One message.
+/// A message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
-    /// Its entry's id.
+    /// Entry ID.
     pub id: String,
-    /// Who has it; pending ones only, as are the next two.
+    /// Consumer that it is pending on. This and the next two fields are set for pending messages only.
     pub owner: Option<Name>,
-    /// How often it was delivered.
+    /// Delivery count.
     pub deliveries: u64,
-    /// Milliseconds since it was delivered or renewed last.
+    /// Milliseconds since the last delivery or renewal.
     pub idle_ms: u64,
-    /// How many fields it has; 0 when the entry itself was deleted.
+    /// Number of fields; 0 when the entry was deleted.
     pub field_count: u64,
-    /// Bytes of all names and values.
+    /// Total size of all names and values, bytes.
     pub bytes: u64,
-    /// The first of its fields, long values cut.
+    /// First fields, with long values truncated.
     pub fields: Vec<Field>,
 }
 
 impl Message {
-    /// It is pending and its entry is no longer in the stream: nobody can run it or keep its payload.
+    /// Whether it is pending and its entry no longer exists, so it can neither run nor be stored.
     #[must_use]
     pub fn is_phantom(&self) -> bool {
         self.owner.is_some() && self.field_count == 0
     }
 
-    /// When it was added, Unix milliseconds: the clock in its id, as far as its producer let Redis make it.
+    /// Time when it was added, Unix milliseconds, from its ID (unless the producer chose the ID).
     #[must_use]
     pub fn added_ms(&self) -> Option<u64> {
         self.id.split('-').next()?.parse().ok()
     }
 }
 
-/// One field of a message.
+/// A field of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Field {
-    /// Its name, maybe cut.
+    /// Name, possibly truncated.
     pub name: Vec<u8>,
-    /// The beginning of its value.
+    /// Start of the value.
     pub value: Vec<u8>,
-    /// Bytes of the whole value.
+    /// Size of the whole value, bytes.
     pub bytes: u64,
 }
 
 impl Field {
-    /// Not all of the value is here.
+    /// Whether the value is truncated.
     #[must_use]
     pub fn is_cut(&self) -> bool {
         usize::try_from(self.bytes).is_ok_and(|bytes| bytes > self.value.len())
     }
 }
 
-/// A part of the messages, in the stream's order.
+/// A page of messages, in stream order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Those that match.
+    /// Matching messages.
     pub messages: Vec<Message>,
-    /// After which to go on; `None` at the end.
+    /// Cursor of the next page; `None` at the end.
     pub next: Option<String>,
-    /// Entries looked at.
+    /// Number of entries scanned.
     pub looked: u64,
 }
 
-/// What a preview fixed: these entries as they were then, and what is to be done with them.
+/// Entries fixed by a preview, as they were then, and the action to apply to them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chosen {
-    /// What is to be done.
+    /// Action to apply.
     pub action: Action,
-    /// For the bin: why.
+    /// Reason, stored with dropped messages.
     pub why: String,
-    /// Entries must still be idle for so long.
+    /// Entries are skipped unless they are still idle for this many milliseconds.
     pub min_idle_ms: u64,
-    /// Owners must have no heartbeat, and those with nothing left are removed.
+    /// Owners must have no heartbeat; owners without remaining entries are deleted.
     pub of_the_dead: bool,
-    /// The entries.
+    /// Entries by stream and group.
     pub parts: Vec<Part>,
 }
 
@@ -226,16 +225,16 @@ pub struct Part {
     pub stream: Vec<u8>,
     /// The group, as bytes.
     pub group: Vec<u8>,
-    /// How they stood.
+    /// State at the time of the preview.
     pub state: MessageState,
-    /// Their owners; also those with nothing left to settle.
+    /// Owners, including those without remaining entries.
     pub owners: Vec<Vec<u8>>,
-    /// Place of the owner, id, and how often it had been delivered.
+    /// Index into `owners`, entry ID, and delivery count.
     pub entries: Vec<(usize, String, u64)>,
 }
 
 impl Part {
-    /// Adds a message; its owner by its place.
+    /// Adds a message and its owner.
     pub fn add(&mut self, message: &Message) {
         let owner = message.owner.as_ref().map_or(&b""[..], Name::as_bytes);
         let known = self.owners.iter().rposition(|known| known == owner);
@@ -248,95 +247,95 @@ impl Part {
 }
 
 impl Chosen {
-    /// How many entries it is about.
+    /// Number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.parts.iter().map(|part| part.entries.len()).sum()
     }
 
-    /// Whether there is no entry in it.
+    /// Whether there are no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// A group of a stream, as far as messages go.
+/// A consumer group with its message counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// Its name.
+    /// Group name.
     pub name: Name,
-    /// Entries pending in it.
+    /// Pending entries.
     pub pending: u64,
-    /// Entries not delivered to it; `None` where Redis does not know.
+    /// Undelivered entries; `None` where Redis does not report them.
     pub unread: Option<u64>,
 }
 
-/// Messages that were found and fixed.
+/// Result of a preview.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// What is to be done with which.
+    /// Entries and the action to apply.
     pub chosen: Chosen,
-    /// The first of them, with their payloads.
+    /// First messages, with payloads.
     pub first: Vec<Message>,
-    /// Entries looked at.
+    /// Number of entries scanned.
     pub looked: u64,
-    /// Nothing was left out: there is no more that matches.
+    /// Whether all matching messages are included.
     pub complete: bool,
-    /// The owners, whether each has a heartbeat, and how many of the messages it has.
+    /// Owners, whether each has a heartbeat, and their numbers of messages.
     pub owners: Vec<(Name, bool, u64)>,
-    /// Groups that read the stream.
+    /// Number of groups that read the stream.
     pub groups: usize,
 }
 
-/// A consumer without heartbeat that holds entries.
+/// A consumer without a heartbeat that has pending entries.
 #[derive(Debug, Clone)]
 pub struct DeadConsumer {
     /// Its stream.
     pub stream: Name,
     /// Its group.
     pub group: Name,
-    /// Its name.
+    /// Consumer name.
     pub name: Name,
-    /// Entries pending at it.
+    /// Entries pending on it.
     pub pending: u64,
-    /// Those of them that are idle for long enough, as far as was looked.
+    /// Entries that are idle for long enough, among those scanned.
     pub stuck: u64,
-    /// Those of the stuck whose entry is no longer in the stream.
+    /// Stuck entries that no longer exist in the stream.
     pub phantoms: u64,
-    /// Milliseconds since it asked for anything.
+    /// Milliseconds since its last command.
     pub idle_ms: u64,
-    /// Since the longest idle of the stuck was delivered, in milliseconds.
+    /// Longest idle time of a stuck entry, milliseconds.
     pub oldest_ms: u64,
-    /// The first of the stuck, with its payload.
+    /// First stuck entry, with its payload.
     pub first: Option<Message>,
 }
 
-/// What was found on consumers without heartbeat.
+/// Consumers without heartbeats and their entries.
 #[derive(Debug, Clone)]
 pub struct DeadFound {
-    /// What is to be done with which.
+    /// Entries and the action to apply.
     pub chosen: Chosen,
-    /// The consumers.
+    /// Consumers found.
     pub consumers: Vec<DeadConsumer>,
-    /// Nothing was left out.
+    /// Whether all of them are included.
     pub complete: bool,
 }
 
-/// What became of one entry that was chosen.
+/// Result for one selected entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was done.
+    /// The action was applied.
     Done,
-    /// The entry had been deleted before; only its place in the pending list was cleared.
+    /// The entry had already been deleted; only its pending ID was removed.
     Vanished,
-    /// It had changed since, or another group needs it: nothing was done. A word of [`LEFT_ALONE`].
+    /// Skipped, because it had changed or another group needs it. Carries a word of [`LEFT_ALONE`].
     LeftAlone(&'static str),
-    /// Redis refused: nothing was done.
+    /// Redis returned an error and nothing changed.
     Refused(String),
 }
 
-/// Why entries are left alone: the word in the API, and what it means.
+/// Reasons for skipping entries: the word in the API and its description.
 pub const LEFT_ALONE: [(&str, &str); 9] = [
     ("acknowledged", "finished in the meantime"),
     ("claimed", "claimed by another consumer in the meantime"),
@@ -350,7 +349,7 @@ pub const LEFT_ALONE: [(&str, &str); 9] = [
 ];
 
 impl Verdict {
-    /// Reads a script's word.
+    /// Parses the word returned by a script.
     #[must_use]
     pub fn from_word(word: &str) -> Self {
         match word {
@@ -364,49 +363,49 @@ impl Verdict {
     }
 }
 
-/// Why consumers are not removed: the word in the API, and what it means.
+/// Reasons for not deleting consumers: the word in the API and its description.
 pub const CONSUMER_KEPT: [(&str, &str); 3] = [
     ("alive", "it has a heartbeat again"),
     ("busy", "it still has pending messages, for example below the minimum idle time"),
     ("gone", "it or its group was already removed"),
 ];
 
-/// What applying came to in one stream.
+/// Result of an action in one stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AppliedToStream {
-    /// Entries that were retried, buried or dropped.
+    /// Entries that were retried, dead-lettered or dropped.
     pub done: u64,
     /// Phantom pending IDs that were acknowledged.
     pub phantoms: u64,
-    /// Consumers removed.
+    /// Consumers deleted.
     pub consumers: u64,
 }
 
-/// What applying came to.
+/// Result of an action.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
-    /// The batch of the recycle bin, when something was dropped.
+    /// Recycle bin batch, if entries were dropped.
     pub batch: Option<String>,
-    /// Entries that were retried, buried or dropped.
+    /// Entries that were retried, dead-lettered or dropped.
     pub done: u64,
-    /// Entries of which only a place in the pending list was left, which is cleared.
+    /// Entries that no longer existed; only their pending IDs were removed.
     pub vanished: u64,
-    /// Entries left alone, by the words of [`LEFT_ALONE`].
+    /// Skipped entries by reason, in the words of [`LEFT_ALONE`].
     pub left_alone: BTreeMap<&'static str, u64>,
-    /// Entries that Redis refused to treat, and what it said of the last.
+    /// Number of entries for which Redis returned an error, and the last error.
     pub refused: Option<(u64, String)>,
-    /// Consumers removed.
+    /// Consumers deleted.
     pub consumers_removed: u64,
-    /// Consumers without heartbeat that were not removed, by the words of [`CONSUMER_KEPT`].
+    /// Consumers without a heartbeat that were not deleted, by reason, in the words of [`CONSUMER_KEPT`].
     pub consumers_kept: BTreeMap<&'static str, u64>,
-    /// The same by stream.
+    /// Results by stream.
     pub by_stream: BTreeMap<Name, AppliedToStream>,
-    /// Why it ended before the last entry, if it did.
+    /// Reason why the action stopped before the last entry.
     pub ended_early: Option<String>,
 }
 
 impl Applied {
-    /// Counts what became of an entry of `stream`.
+    /// Counts the result for an entry of `stream`.
     pub fn count(&mut self, stream: &Name, verdict: Verdict) {
         match verdict {
             Verdict::Done => {
@@ -425,15 +424,14 @@ impl Applied {
         }
     }
 
-    /// Entries left alone, whatever the reason.
+    /// Number of skipped entries.
     #[must_use]
     pub fn left(&self) -> u64 {
         self.left_alone.values().sum()
     }
 }
 
-/// Fields as one row of bytes, exactly: for each string its length (four bytes, the highest first),
-/// then the string.
+/// Encodes fields losslessly: each string is prefixed with its length (four bytes, big-endian).
 #[must_use]
 pub fn packed<'a>(fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -444,7 +442,7 @@ pub fn packed<'a>(fields: impl IntoIterator<Item = (&'a [u8], &'a [u8])>) -> Vec
     bytes
 }
 
-/// What [`packed`] made into one; `None` when it is something else.
+/// Decodes [`packed`] fields; `None` when `bytes` is not such an encoding.
 #[must_use]
 pub fn unpacked(bytes: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     fn string<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
@@ -476,7 +474,7 @@ pub enum BinState {
 }
 
 impl BinState {
-    /// Its word.
+    /// Word on the wire.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -487,7 +485,7 @@ impl BinState {
         }
     }
 
-    /// Reads the word.
+    /// Parses the word.
     #[must_use]
     pub fn from_word(word: &str) -> Self {
         match word {
@@ -502,41 +500,41 @@ impl BinState {
 /// An entry of the recycle bin. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Binned {
-    /// Its place in the bin.
+    /// ID in the bin.
     pub id: i64,
-    /// What was dropped together has one batch, a UUID.
+    /// Batch (UUID) of the entries that were dropped together.
     pub batch: String,
-    /// The stream.
+    /// Stream.
     pub stream: Name,
-    /// The key it lay under: the stream, or its dead letters.
+    /// Key that contained it: the stream, or its dead-letter stream.
     pub home: Name,
-    /// The group it was pending or unread in; dead letters are in none.
+    /// Group in which it was pending or unread; `None` for dead letters.
     pub group: Option<Name>,
-    /// How it stood.
+    /// State before the drop.
     pub was: MessageState,
-    /// Its id in the stream.
+    /// Entry ID in the stream.
     pub entry: String,
-    /// Who had it.
+    /// Consumer that it was pending on.
     pub owner: Option<Name>,
-    /// How often it had been delivered.
+    /// Delivery count.
     pub deliveries: u64,
-    /// Its fields.
+    /// Fields.
     pub fields: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Bytes of the whole payload, of which `fields` may be left out.
+    /// Size of the whole payload, bytes; `fields` may be omitted.
     pub bytes: u64,
-    /// How it stands.
+    /// State in the bin.
     pub state: BinState,
-    /// Who dropped it.
+    /// User who dropped it.
     pub who: String,
-    /// Why.
+    /// Reason.
     pub why: String,
-    /// When.
+    /// Time of the drop.
     pub at: f64,
-    /// Its id since it was put back.
+    /// New entry ID after a restore.
     pub restored_as: Option<String>,
-    /// Who put it back.
+    /// User who restored it.
     pub restored_by: Option<String>,
-    /// When it was put back.
+    /// Time of the restore.
     pub restored_at: Option<f64>,
 }
 
@@ -548,7 +546,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_payload_comes_out_of_its_row_as_it_went_in(
+        fn packed_fields_round_trip(
             fields in proptest::collection::vec((any::<Vec<u8>>(), any::<Vec<u8>>()), 0..6),
             cut in 1_usize..9,
         ) {
@@ -561,13 +559,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_script_says_is_a_reason_or_an_error_of_redis() {
+    fn script_words_parse_into_verdicts() {
         assert_eq!(Verdict::from_word("claimed"), Verdict::LeftAlone("claimed"));
         assert_eq!(Verdict::from_word("OOM no"), Verdict::Refused("OOM no".to_owned()));
     }
 
     #[test]
-    fn what_is_unread_is_not_retried_and_what_is_dead_not_buried() {
+    fn unread_is_not_retried_and_dead_is_not_dead_lettered() {
         assert!(!Action::Retry.fits(MessageState::Unread) && !Action::Bury.fits(MessageState::Dead));
         assert!(Action::ALL.into_iter().all(|action| action.fits(MessageState::Pending)));
     }

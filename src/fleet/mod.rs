@@ -1,11 +1,12 @@
-//! What is known and decided about workers and streams. Pure: no clock, no I/O, no actix.
+//! State of workers and streams, and the rules that derive it from readings. Pure: no clock, no I/O, no actix.
 //!
-//! Read in the order of the data: a [`reading`] per source and tick goes into the [`tracker`],
-//! which asks [`source`] whether it may be believed, moves each [`consumer`]'s state machine,
-//! rolls them up per [`worker_type`], adds the [`load`] and the [`failures`], and gives back a [`snapshot`] and the
-//! [`event`]s that happened. [`incident`] puts together what the archive has of them; [`cleanup`] plans
-//! what may be tidied up; [`phantom`] counts pending IDs whose entry is gone; [`message`] is what operators see and choose, [`scaling`] how many workers
-//! there should be.
+//! Data flow: each poll produces one [`reading`] per data source. The [`tracker`] checks with [`source`] whether the
+//! reading counts, advances the state machine of each [`consumer`], aggregates the states per [`worker_type`], adds
+//! [`load`] and [`failures`], and returns a [`snapshot`] and the resulting [`event`]s.
+//!
+//! [`incident`] reconstructs incidents from archived events; [`cleanup`] plans cleanup runs; [`phantom`] counts pending
+//! IDs whose entry no longer exists; [`message`] defines the messages and actions of operators; [`scaling`] computes
+//! the required number of workers.
 
 pub mod cleanup;
 pub mod consumer;

@@ -1,7 +1,7 @@
-//! Whether an older monitor is active on the same Redis, decided from the keys that only it writes.
+//! Detects an older monitor on the same Redis from the keys that only it writes.
 //!
-//! Times in those keys may come from a clock that is wrong, and a monitor that has just stopped leaves recent ones:
-//! what counts is that they change between two looks.
+//! Timestamps in those keys may come from a wrong clock, and a monitor that has just stopped leaves recent ones, so
+//! detection relies on changes between two checks.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use serde::Serialize;
 use super::time::Mono;
 use crate::contract::Name;
 
-/// Time between two looks.
+/// Interval between checks.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// Time between two looks while the answer is not known.
+/// Interval between checks while the result is undecided.
 const LOOK_SOON: Duration = Duration::from_secs(2);
-/// Traces that are younger than this may be of a monitor that is active: it writes states with every tick, series
+/// Keys younger than this, in seconds, may come from an active monitor: it writes states with every poll and series
 /// every 30 s.
 const RECENT_SEC: f64 = 60.0;
-/// Recent traces that do not change for so long are of a monitor that has stopped.
+/// Recent keys that do not change for this long come from a stopped monitor.
 const STOPPED_AFTER: Duration = Duration::from_secs(45);
-/// A monitor that was active and writes nothing for so long has stopped.
+/// An active monitor that writes nothing for this long has stopped.
 const GONE_AFTER: Duration = Duration::from_secs(90);
 
 /// Whether an older monitor is active on the same Redis.
@@ -37,42 +37,42 @@ pub enum OlderMonitor {
 }
 
 impl OlderMonitor {
-    /// It is active, or that is not known yet: what it depends on is left to it.
+    /// Whether it is active or undecided. Work that it depends on is left to it.
     #[must_use]
     pub fn may_be_active(self) -> bool {
         self != Self::Absent
     }
 }
 
-/// What the older monitor wrote last.
+/// Newest values that the older monitor wrote.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Traces {
-    /// The state of a worker type that is alive, which it rewrites with every tick.
+    /// State of an alive worker type, which it rewrites with every poll.
     pub worker_state: Option<(Name, Vec<u8>)>,
-    /// The newest sample of a series that it always records.
+    /// Newest sample of a series that it always records.
     pub sample: Option<Vec<u8>>,
-    /// The newest time in any of them, Unix seconds.
+    /// Newest timestamp in these values, Unix seconds.
     pub newest: Option<f64>,
 }
 
-/// Follows the traces.
+/// Compares these values over time.
 #[derive(Debug, Clone, Default)]
 pub struct Watch {
-    /// When the first look was, and the last one with what it found.
+    /// Times of the first and the latest check, and the values of the latest.
     looks: Option<(Mono, Mono, Traces)>,
     changed: Option<Mono>,
     verdict: Option<OlderMonitor>,
 }
 
 impl Watch {
-    /// Whether it is time for a look.
+    /// Whether a check is due.
     #[must_use]
     pub fn is_due(&self, now: Mono) -> bool {
         let rest = if self.verdict() == OlderMonitor::Unknown { LOOK_SOON } else { LOOK_EVERY };
         self.looks.as_ref().is_none_or(|(_, last, _)| now.since(*last) >= rest)
     }
 
-    /// Takes in what a look found, at `wall` by Redis' clock (Unix seconds).
+    /// Applies the result of a check made at `wall` by Redis' clock (Unix seconds).
     pub fn looked(&mut self, now: Mono, wall: f64, found: Traces) {
         let Some((first, _, before)) = self.looks.take() else {
             let recent = found.newest.is_some_and(|newest| (wall - newest).abs() < RECENT_SEC);
@@ -94,14 +94,14 @@ impl Watch {
         self.looks = Some((first, now, found));
     }
 
-    /// The answer as of the last look.
+    /// Result as of the latest check.
     #[must_use]
     pub fn verdict(&self) -> OlderMonitor {
         self.verdict.unwrap_or(OlderMonitor::Unknown)
     }
 }
 
-/// Whether something was written between the two looks. A key that is gone was deleted or evicted.
+/// Whether a value changed between two checks. A missing key was deleted or evicted and proves nothing.
 fn has_written(before: &Traces, found: &Traces) -> bool {
     let state = match (&before.worker_state, &found.worker_state) {
         (Some((name, before)), Some((same, found))) => name == same && before != found,
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redis_without_traces_or_with_old_ones_has_no_active_older_monitor() {
+    fn missing_or_old_keys_mean_no_older_monitor() {
         for found in [Traces::default(), state(1000.0 - 3600.0)] {
             let mut watch = Watch::default();
             assert!(watch.is_due(at(0)) && watch.verdict() == OlderMonitor::Unknown);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_keeps_writing_is_active_and_one_that_stops_is_gone() {
+    fn changing_keys_mean_active_until_they_stop_changing() {
         let mut watch = Watch::default();
         watch.looked(at(0), 1000.0, state(999.0));
         assert_eq!(watch.verdict(), OlderMonitor::Unknown);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stopped_just_before_is_called_absent_and_never_active() {
+    fn recently_stopped_monitor_is_never_active() {
         let mut watch = Watch::default();
         for seconds in (0..60).step_by(2) {
             watch.looked(at(seconds), 1000.0 + seconds as f64, state(998.0));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_clock_does_not_hide_it() {
+    fn wrong_clock_does_not_prevent_detection() {
         let mut watch = Watch::default();
         watch.looked(at(0), 1_000_000.0, state(10.0));
         watch.looked(at(15), 1_000_015.0, state(25.0));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_evicted_or_another_type_looked_at_is_no_sign() {
+    fn eviction_or_a_different_sampled_type_is_not_a_change() {
         let mut watch = Watch::default();
         watch.looked(at(0), 1000.0, state(999.0));
         watch.looked(at(2), 1002.0, Traces::default());
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn without_living_workers_its_series_are_the_sign() {
+    fn series_are_used_without_alive_workers() {
         let sample = |at: &str| Traces { sample: Some(at.into()), newest: Some(1000.0), ..Traces::default() };
         let mut watch = Watch::default();
         watch.looked(at(0), 1000.0, sample("970:0"));

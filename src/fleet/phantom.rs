@@ -1,85 +1,84 @@
-//! Phantom pending: IDs in a group's pending list whose entry is no longer in the stream.
+//! Phantom pending: IDs in a group's pending list whose entry no longer exists in the stream.
 //!
-//! They appear when somebody deletes or trims entries that are still pending. No worker can run them, so they are
-//! not work. Redis does not count them: each is found by comparing the pending list with the stream. A [`Survey`]
-//! does that in bounded steps, and only when figures that every tick reads anyway suggest phantoms, or when it is
-//! the group's turn.
+//! They appear when a client deletes or trims entries that are still pending. No worker can run them, so they are not
+//! part of the backlog. Redis does not count them; finding them requires comparing the pending list with the stream. A
+//! [`Survey`] does that in bounded steps, and only when the figures of a poll suggest phantom IDs or when it is the
+//! group's turn.
 
 use std::collections::BTreeMap;
 
 use crate::contract::Name;
 
-/// What every tick knows of a group, as far as it tells whether the pending list changed.
+/// Figures that every poll reads of a group and that show whether its pending list changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Figures {
     /// Entries in the stream.
     pub length: u64,
-    /// Undelivered entries, where Redis reports them.
+    /// Undelivered entries, where Redis reports a lag.
     pub lag: Option<u64>,
     /// IDs in the pending list.
     pub pending: u64,
     /// Entries that the group has read.
     pub entries_read: Option<u64>,
-    /// The last ID delivered.
+    /// Last delivered ID.
     pub last_delivered_id: String,
 }
 
 impl Figures {
-    /// How many of the pending IDs have no entry, at least, if the lag is right: no more of them can have one than there
-    /// are entries that were delivered. A reason to look, no more: Redis may report a lag that is too high.
+    /// Minimum number of phantom IDs if the lag is right, because at most the delivered entries that still exist can be
+    /// pending. Only a reason to run a survey: Redis may report a lag that is too high.
     #[must_use]
     pub fn suspected(&self) -> u64 {
         (self.pending + self.lag.unwrap_or(0)).saturating_sub(self.length).min(self.pending)
     }
 
-    /// Whether the same figures mean the same pending list and entries. Without the lag, an addition and a deletion
-    /// cancel out.
+    /// Whether equal figures prove an unchanged pending list. Without the lag, an addition and a deletion cancel out.
     fn tell_changes(&self) -> bool {
         self.lag.is_some()
     }
 }
 
-/// What one step of a survey found.
+/// Result of one step of a survey.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Step {
-    /// The ID behind which the next step begins; `None` at the end of the pending list.
+    /// ID after which the next step starts; `None` at the end of the pending list.
     pub next: Option<String>,
-    /// How many phantom IDs the whole group has at least, read in the same moment.
+    /// Minimum number of phantom IDs in the whole group, read atomically with the step.
     pub lower_bound: u64,
-    /// The phantom IDs of this step, by consumer.
+    /// Phantom IDs found by this step, by consumer.
     pub found: BTreeMap<Name, u64>,
 }
 
-/// How many phantom IDs a group has.
+/// Number of phantom IDs of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Phantoms {
-    /// So many.
+    /// Number, or its lower bound.
     pub total: u64,
     /// `total` is a lower bound.
     pub at_least: bool,
-    /// As far as it is known which consumers hold them.
+    /// Number by consumer, as far as known.
     pub by_consumer: BTreeMap<Name, u64>,
 }
 
-/// The search for a group's phantom IDs, from one tick to the next.
+/// Search for a group's phantom IDs across polls.
 #[derive(Debug, Clone, Default)]
 pub struct Survey {
-    /// Where an unfinished walk through the pending list goes on, and what it found so far.
+    /// Cursor and intermediate result of an unfinished scan of the pending list.
     walk: Option<(String, BTreeMap<Name, u64>)>,
-    /// What the last whole walk found, and the figures it was for.
+    /// Result of the last complete scan, and the figures it belongs to.
     last: Option<(Figures, BTreeMap<Name, u64>)>,
-    /// The lower bound that was read with the last step, and the figures it was for.
+    /// Lower bound read with the last step, and the figures it belongs to.
     bound: Option<(Figures, u64)>,
 }
 
 impl Survey {
-    /// Whether the result of the last whole walk holds for these figures.
+    /// Whether the result of the last complete scan is valid for these figures.
     fn is_current(&self, figures: &Figures) -> bool {
         figures.tell_changes() && self.last.as_ref().is_some_and(|(then, _)| then == figures)
     }
 
-    /// Whether a step is worth taking out of turn: the figures suggest phantoms that the last walk did not count, or
-    /// those that it counted may have changed.
+    /// Whether to run a step out of turn: the figures suggest phantom IDs that the last scan did not count, or the
+    /// counted ones may have changed.
     #[must_use]
     pub fn suspects(&self, figures: &Figures) -> bool {
         let known = self.last.as_ref().is_some_and(|(_, found)| !found.is_empty())
@@ -87,19 +86,19 @@ impl Survey {
         self.may_find(figures) && (known || figures.suspected() > 0)
     }
 
-    /// Whether a step can find anything that is not known.
+    /// Whether a step could find anything new.
     #[must_use]
     pub fn may_find(&self, figures: &Figures) -> bool {
         figures.pending > 0 && !self.is_current(figures)
     }
 
-    /// The ID behind which the next step begins; `None` is the beginning of the pending list.
+    /// ID after which the next step starts; `None` for the start of the pending list.
     #[must_use]
     pub fn next(&self) -> Option<&str> {
         self.walk.as_ref().map(|(next, _)| next.as_str())
     }
 
-    /// Takes in a step that was taken right after the figures were read.
+    /// Applies a step that ran right after the figures were read.
     pub fn take(&mut self, figures: &Figures, step: Step) {
         let (_, mut found) = self.walk.take().unwrap_or_default();
         for (consumer, count) in step.found {
@@ -112,7 +111,7 @@ impl Survey {
         }
     }
 
-    /// What is known of the group's phantom IDs, going by these figures.
+    /// Returns the group's known phantom IDs for these figures.
     #[must_use]
     pub fn phantoms(&self, figures: &Figures) -> Phantoms {
         let pending = figures.pending;
@@ -126,7 +125,7 @@ impl Survey {
             return Phantoms { total, at_least: false, by_consumer: found.clone() };
         }
         let bound = self.bound.as_ref().filter(|(then, _)| then == figures).map_or(0, |(_, bound)| *bound);
-        // An ID stays a phantom until it is acknowledged, so earlier findings hold until the next walk.
+        // An ID stays a phantom until it is acknowledged, so earlier findings are valid until the next scan.
         let mut by_consumer = found.clone();
         for (consumer, count) in self.walk.iter().flat_map(|(_, so_far)| so_far) {
             let known = by_consumer.entry(consumer.clone()).or_default();
@@ -157,8 +156,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_more_are_suspected_than_a_walk_finds(
-            // Each entry: delivered, pending, deleted.
+        fn suspected_never_exceeds_a_full_scan(
+            // Per entry: delivered, pending, deleted.
             entries in proptest::collection::vec(any::<(bool, bool, bool)>(), 0..60), knows_lag in any::<bool>(),
         ) {
             let count = |holds: fn(&(bool, bool, bool)) -> bool| entries.iter().filter(|e| holds(e)).count() as u64;
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_healthy_group_is_never_suspected_and_one_with_phantoms_once_for_the_same_figures() {
+    fn group_is_suspected_once_per_figures() {
         let mut survey = Survey::default();
         assert!(!survey.suspects(&figures(10, Some(3), 7)), "each pending ID can have its entry");
         assert!(!survey.suspects(&figures(0, Some(0), 0)));
@@ -188,26 +187,26 @@ mod tests {
     }
 
     #[test]
-    fn an_unfinished_walk_gives_a_lower_bound_and_a_finished_one_the_number() {
+    fn unfinished_scan_is_a_lower_bound() {
         let mut survey = Survey::default();
         let now = figures(100, Some(0), 4100);
         survey.take(&now, Step { next: Some("5-0".to_owned()), lower_bound: 4000, found: found(500) });
         assert_eq!(survey.next(), Some("5-0"));
         let known = survey.phantoms(&now);
         assert_eq!((known.total, known.at_least), (4000, true));
-        // The bound was read for other figures: what was found by looking stays.
+        // The bound belongs to other figures; the result of the scan remains.
         let later = figures(100, Some(0), 4101);
         assert_eq!(survey.phantoms(&later).total, 500);
         survey.take(&now, Step { next: None, lower_bound: 4000, found: found(3550) });
         assert_eq!(survey.phantoms(&now), Phantoms { total: 4050, at_least: false, by_consumer: found(4050) });
         assert_eq!(survey.next(), None);
-        // Acknowledged meanwhile: never more than there are pending IDs.
+        // Acknowledged meanwhile: the number never exceeds the pending count.
         assert_eq!(survey.phantoms(&figures(100, Some(0), 10)).total, 10);
         assert_eq!(survey.phantoms(&figures(100, Some(0), 0)), Phantoms::default());
     }
 
     #[test]
-    fn without_a_lag_the_same_figures_do_not_say_that_nothing_changed() {
+    fn equal_figures_without_lag_prove_nothing() {
         let mut survey = Survey::default();
         let now = figures(3, None, 3);
         survey.take(&now, Step { next: None, lower_bound: 0, found: found(1) });

@@ -1,8 +1,7 @@
-//! Readings: what the sources said in one tick, before anything is concluded from it.
+//! Readings: raw results of one poll, before any state is derived.
 //!
-//! Adapters produce these; [`super::tracker`] consumes them. A source that could not be read is
-//! an `Err`, a single stream that could not be read is its own [`StreamReading::facts`] error;
-//! neither is ever a zero.
+//! Adapters produce them and [`super::tracker`] consumes them. An unreachable data source is an `Err`, and an
+//! unreadable stream is an error in its [`StreamReading::facts`]; neither is ever a zero.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -52,7 +51,7 @@ pub enum TroubleKind {
 }
 
 impl TroubleKind {
-    /// Whether the server can be read and refuses to write.
+    /// Whether the server is readable but rejects writes.
     #[must_use]
     pub fn refuses_writes(self) -> bool {
         matches!(self, Self::DiskFull | Self::OutOfMemory | Self::ReadOnly)
@@ -71,36 +70,36 @@ impl From<DatabaseCondition> for TroubleKind {
 }
 
 impl SourceTrouble {
-    /// Trouble of `kind` with a sentence for people.
+    /// Returns trouble of `kind` with a readable description.
     pub fn new(kind: TroubleKind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into() }
     }
 }
 
-/// Everything one pass over the streams saw.
+/// Result of polling all streams.
 #[derive(Debug, Clone, Default)]
 pub struct StreamsReading {
-    /// Redis TIME at the pass, Unix seconds.
+    /// Redis TIME at the poll, Unix seconds.
     pub redis_time: f64,
-    /// The server itself.
+    /// Facts of the server.
     pub server: RedisServer,
     /// Each watched stream; absent keys are listed with `exists: false`.
     pub streams: BTreeMap<Name, StreamReading>,
-    /// The failed tasks of each stream that was asked for; `None` when they could not be read.
+    /// Task failures of each requested stream; `None` when unreadable.
     pub failures: Option<BTreeMap<Name, StreamFailures>>,
 }
 
-/// What workers counted of a stream's failed tasks.
+/// Workers' failure counters of a stream.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StreamFailures {
-    /// In the order of [`FailureKind::ALL`]; `None` where the value is not a count.
+    /// In the order of [`FailureKind::ALL`]; `None` for a value that is not a count.
     pub counts: [Option<u64>; 3],
-    /// The newest failure; `None` when there is none, or its value is not one.
+    /// Newest failure; `None` when there is none or its value is invalid.
     pub last: Option<Arc<LastFailure>>,
 }
 
 impl StreamFailures {
-    /// The counts; where a value is none, that of `before`.
+    /// The counts, with missing ones taken from `before`.
     #[must_use]
     pub fn counts_or(&self, before: FailureCounts) -> FailureCounts {
         let [failed, malformed, dead_lettered] = self.counts;
@@ -136,15 +135,15 @@ pub struct RedisServer {
     pub evicted_keys: Option<u64>,
 }
 
-/// One stream in one pass.
+/// Result of polling one stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StreamReading {
-    /// What was read, or what Redis answered instead (wrong type, no permission).
+    /// Facts, or the error that Redis returned (wrong type, no permission).
     pub facts: Result<StreamFacts, String>,
 }
 
 impl StreamReading {
-    /// Every consumer that a group lists, with its group's name.
+    /// All consumers listed by groups, with their group's name.
     pub fn consumers(&self) -> impl Iterator<Item = (&Name, &GroupConsumer)> {
         let groups = self.facts.iter().flat_map(|facts| &facts.groups);
         groups.flat_map(|group| {
@@ -153,37 +152,37 @@ impl StreamReading {
     }
 }
 
-/// What Redis says of one stream.
+/// Facts that Redis reports about a stream.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StreamFacts {
-    /// Whether the key exists; a stream may be watched before anyone used it.
+    /// Whether the key exists; a stream may be watched before its first message.
     pub exists: bool,
-    /// XLEN: entries in the stream, finished ones that nobody deleted included.
+    /// XLEN: all entries in the stream, including finished ones that were not deleted.
     pub length: u64,
-    /// Its consumer groups, by name.
+    /// Consumer groups, sorted by name.
     pub groups: Vec<GroupReading>,
 }
 
-/// One consumer group.
+/// A consumer group.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupReading {
-    /// The group's name.
+    /// Group name.
     pub name: Name,
     /// IDs delivered and not acknowledged.
     pub pending: u64,
-    /// Those of them whose entry is no longer in the stream, as far as is known.
+    /// Known pending IDs whose entry no longer exists in the stream.
     pub phantom_pending: u64,
     /// `phantom_pending` is a lower bound.
     pub phantom_at_least: bool,
-    /// Entries not delivered to this group yet, and where the number comes from.
+    /// Undelivered entries of the group, and the origin of the number.
     pub lag: Lag,
-    /// Entries this group has read since it exists, where Redis counts them.
+    /// Entries that the group has read since its creation, where Redis counts them.
     pub entries_read: Option<u64>,
-    /// ID of the last entry delivered.
+    /// ID of the last delivered entry.
     pub last_delivered_id: String,
-    /// When the oldest undelivered entry was added, Unix milliseconds (from its ID).
+    /// Time when the oldest undelivered entry was added, Unix milliseconds (from its ID).
     pub oldest_undelivered_ms: Option<u64>,
-    /// Its consumers, by name; `None` when this pass could not read them. Snapshots share them.
+    /// Consumers, sorted by name; `None` when this poll could not read them. Shared with snapshots.
     pub consumers: Option<Arc<[GroupConsumer]>>,
 }
 
@@ -204,7 +203,7 @@ pub enum Lag {
 }
 
 impl Lag {
-    /// The number, whether exact or a lower bound; `None` when unknown.
+    /// The number, exact or a lower bound; `None` when unknown.
     #[must_use]
     pub fn value(self) -> Option<u64> {
         match self {
@@ -213,65 +212,65 @@ impl Lag {
         }
     }
 
-    /// Whether the number is a lower bound only.
+    /// Whether the number is a lower bound.
     #[must_use]
     pub fn is_lower_bound(self) -> bool {
         matches!(self, Self::AtLeast(_))
     }
 }
 
-/// One consumer as its group lists it.
+/// A consumer as listed by its group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupConsumer {
-    /// The consumer's name.
+    /// Consumer name.
     pub name: Name,
     /// IDs delivered to it and not acknowledged.
     pub pending: u64,
-    /// Those of them whose entry is no longer in the stream, as far as is known.
+    /// Known pending IDs whose entry no longer exists in the stream.
     pub phantom_pending: u64,
-    /// Milliseconds since it last tried to do anything.
+    /// Milliseconds since its last command.
     pub idle_ms: u64,
-    /// Milliseconds since it last succeeded (Redis 7.2 and later).
+    /// Milliseconds since it last received an entry (Redis 7.2 and later).
     pub inactive_ms: Option<u64>,
 }
 
-/// Everything one pass over the heartbeats saw.
+/// Result of polling the heartbeats.
 #[derive(Debug, Clone, Default)]
 pub struct HeartbeatsReading {
-    /// What was found for each consumer that was looked for, by stream; sorted by consumer.
+    /// Keys of each requested consumer, by stream, sorted by consumer.
     pub consumers: BTreeMap<Name, Vec<(Name, BeatReading)>>,
-    /// Heartbeat keys whose value cannot be used.
+    /// Heartbeat keys with an invalid value.
     pub unreadable: Vec<UnreadableHeartbeat>,
 }
 
-/// One consumer's keys in one pass.
+/// Keys of one consumer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BeatReading {
-    /// Its heartbeat key.
+    /// Heartbeat key.
     pub beat: Beat,
-    /// Its shutdown marker.
+    /// Shutdown marker.
     pub marker: MarkerReading,
 }
 
-/// What stood under a heartbeat key.
+/// Value of a heartbeat key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Beat {
-    /// A good heartbeat.
+    /// A valid heartbeat.
     Present(Arc<Heartbeat>),
-    /// The key is there; its value is not a heartbeat of this consumer, for this reason.
+    /// The key exists, but its value is not a heartbeat of this consumer, for this reason.
     Unreadable(Box<str>),
-    /// No such key.
+    /// The key does not exist.
     Absent,
 }
 
-/// What is known of a shutdown marker after a pass.
+/// Value of a shutdown marker.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MarkerReading {
-    /// It was not asked for, since nothing hung on it.
+    /// Not requested, because no decision depends on it.
     NotRead,
-    /// Asked for and not there.
+    /// Requested and absent.
     Absent,
-    /// The worker said goodbye.
+    /// The worker shut down gracefully.
     Present(Box<ShutdownMarker>),
 }
 
@@ -290,30 +289,30 @@ pub struct UnreadableHeartbeat {
     pub consumer: Option<Name>,
 }
 
-/// What the database probe knows. Each group of figures has its own age, since slow probes run
-/// less often. A probe that failed carries its reason; the last good value is kept beside it.
+/// Figures of the database probe. Each group has its own age, because slow probes run less often. A failed probe
+/// carries its reason beside the last good value.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DatabaseReading {
     /// Queries by state and by status, over the whole table.
     pub query_counts: Probed<QueryCounts>,
-    /// Queries started lately.
+    /// Recently started queries.
     pub query_volume: Probed<QueryVolume>,
-    /// Callbacks that queries still wait for.
+    /// Outstanding callbacks.
     pub callbacks: Probed<Callbacks>,
-    /// The server's own figures.
+    /// Figures of the server.
     pub server: Probed<DatabaseServer>,
-    /// Why Postgres refused the monitor's last write, if it did although it can be read.
+    /// Reason why Postgres rejected the monitor's last write although it is readable.
     pub write_trouble: Option<SourceTrouble>,
 }
 
-/// One probe's last good value and its present condition.
+/// Last good value and current condition of a probe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Probed<T> {
-    /// The last good value and when it was measured.
+    /// Last good value and its time.
     pub value: Option<(Mono, T)>,
-    /// Why the latest attempt failed (`None`: it did not).
+    /// Error of the latest attempt; `None` if it succeeded.
     pub error: Option<String>,
-    /// When the next value is due, at the latest.
+    /// Time by which the next value is due.
     pub expected_by: Mono,
 }
 
@@ -324,7 +323,7 @@ impl<T> Default for Probed<T> {
 }
 
 impl<T> Probed<T> {
-    /// The last good value, however old.
+    /// Last good value, regardless of its age.
     pub fn latest(&self) -> Option<&T> {
         self.value.as_ref().map(|(_, value)| value)
     }
@@ -333,13 +332,13 @@ impl<T> Probed<T> {
 /// Rows of `shepherd_brain` by state and by status.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct QueryCounts {
-    /// QUEUED, COMPLETED, ABANDONED and whatever else is there.
+    /// By state: QUEUED, COMPLETED, ABANDONED and any others.
     pub by_state: BTreeMap<String, i64>,
-    /// OK, ERROR, ... as the fleet words them.
+    /// By status: OK, ERROR and others, as the fleet writes them.
     pub by_status: BTreeMap<String, i64>,
 }
 
-/// How many queries came in.
+/// Number of started queries.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct QueryVolume {
     /// Started in the last hour.
@@ -350,24 +349,24 @@ pub struct QueryVolume {
     pub per_ara_24h: BTreeMap<String, i64>,
 }
 
-/// Answers that queries still wait for.
+/// Outstanding callbacks of queries.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Callbacks {
     /// Rows of `callbacks`.
     pub pending: i64,
-    /// Age of the oldest waiting query that has any when it was measured, seconds; `None` when there is none.
+    /// Age of the oldest query with outstanding callbacks at the time of the probe, seconds; `None` when there is none.
     pub oldest_age_sec: Option<f64>,
 }
 
-/// What Postgres says of itself. Each figure fails on its own, with the reason.
+/// Figures of the Postgres server. Each fails separately, with a reason.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DatabaseServer {
-    /// Client connections, all databases.
+    /// Client connections to all databases.
     pub connections: Result<i64, String>,
     /// Size of the connected database, bytes.
     pub db_size_bytes: Result<i64, String>,
-    /// Size of the write-ahead log, bytes; `None` when this role may not read it, which needs `pg_monitor`.
+    /// Size of the write-ahead log, bytes; `None` when the role lacks `pg_monitor`.
     pub wal_size_bytes: Result<Option<i64>, String>,
-    /// The fleet keeps its queries here: `shepherd_brain` and `callbacks` exist.
+    /// Whether the query tables `shepherd_brain` and `callbacks` exist.
     pub has_queries: bool,
 }

@@ -1,7 +1,7 @@
-//! How many workers a worker type needs: enough for what comes in, and for what waits to be gone in time.
+//! Required number of workers of a type: enough for the arrival rate and to drain the backlog in time.
 //!
-//! By Little's law, tasks that come in at a rate of λ per second and take S seconds each keep λ·S of them at
-//! work at once. A backlog of B that is to be gone within T keeps B·S/T more busy. A worker runs several at once.
+//! By Little's law, tasks that arrive at λ per second and run for S seconds each keep λ·S slots busy. Draining a
+//! backlog of B within T keeps another B·S/T slots busy. A worker has several slots.
 
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ pub struct Demand {
     pub task_limit: Option<f64>,
 }
 
-/// Why it cannot be said how much work there is.
+/// Reason why the backlog is not known exactly.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoBacklog {
-    /// Redis, or this stream, is not read at the moment.
+    /// Redis, or this stream, is unreadable.
     #[error("the backlog of {0} is unknown: {1}")]
     NotRead(Name, String),
-    /// Redis does not know what is undelivered.
+    /// Redis reports no number of undelivered entries.
     #[error("the backlog of {0} is unknown: Redis does not report the lag of its group")]
     Unknown(Name),
     /// Only a lower bound is known.
@@ -39,7 +39,8 @@ pub enum NoBacklog {
 }
 
 impl Demand {
-    /// What `snapshot` knows of `name`, which is the worker type `status`. How long tasks take it does not know.
+    /// Returns the demand of the worker type `status`, which is named `name`, from `snapshot`. The run time of tasks is
+    /// not part of a snapshot.
     ///
     /// # Errors
     /// When the backlog is not known exactly.
@@ -65,12 +66,12 @@ impl Demand {
         })
     }
 
-    /// How many workers, so that what waits now is gone within `drain` (not zero) beside what comes in.
+    /// Returns the number of workers that drain the current backlog within `drain` (not zero) while new tasks arrive.
     ///
     /// # Errors
-    /// The inputs that it takes and that are not known.
+    /// The names of the inputs that are needed and unknown.
     pub fn workers(&self, drain: Duration) -> Result<u64, Vec<&'static str>> {
-        // Nothing to do and nothing coming: how long it would take makes no difference.
+        // Without a backlog and arrivals, the run time does not matter.
         if self.backlog == 0 && self.arrival_per_sec == Some(0.0) {
             return Ok(0);
         }
@@ -85,15 +86,14 @@ impl Demand {
         };
         #[expect(clippy::cast_precision_loss, reason = "a count far below 2^53")]
         let at_once = arrival * service + self.backlog as f64 * service / drain.as_secs_f64();
-        // Not one more for what only rounding adds.
+        // Rounding errors must not add a worker.
         let workers = (at_once / limit - 1e-9).ceil().max(0.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
         Ok(workers as u64)
     }
 }
 
-/// Tasks that one worker runs at once: the mean over those alive; with none alive, over those that were, as far as
-/// they are remembered.
+/// Mean concurrency of the alive workers; with none alive, of the remembered ones.
 fn task_limit(status: &WorkerTypeStatus) -> Option<f64> {
     let mean = |alive: bool| {
         let those = status.consumers.iter().filter(|consumer| consumer.state.is_alive() == alive);
@@ -114,32 +114,32 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_in_and_what_waits_are_worked_off_by_as_few_as_can() {
+    fn fewest_workers_for_arrivals_and_backlog() {
         let within = |seconds: u64, demand: Demand| demand.workers(Duration::from_secs(seconds)).unwrap();
-        // 2/s of 3 s keep 6 busy; 300 of 3 s within 60 s keep 15 busy: 21 at once, ten to a worker.
+        // 2/s of 3 s keep 6 slots busy; 300 of 3 s within 60 s keep 15 busy: 21 slots, ten per worker.
         assert_eq!(within(60, demand(300, 2.0, 3.0, 10.0)), 3);
-        // The same with all the time in the world: 6 at once.
+        // With a very long drain time only the 6 slots for arrivals remain.
         assert_eq!(within(1_000_000, demand(300, 2.0, 3.0, 10.0)), 1);
-        // 10/s of 0.5 s keep 5 busy, and that is what one worker of five does.
+        // 10/s of 0.5 s keep 5 slots busy: exactly one worker of five.
         assert_eq!(within(60, demand(0, 10.0, 0.5, 5.0)), 1);
         assert_eq!(within(60, demand(1, 10.0, 0.5, 5.0)), 2);
-        // Nothing comes in: 1000 of 0.3 s within 100 s keep 3 busy, however that is rounded.
+        // No arrivals: 1000 of 0.3 s within 100 s keep 3 slots busy, regardless of rounding.
         assert_eq!(within(100, demand(1000, 0.0, 0.3, 1.0)), 3);
-        // The least work needs somebody.
+        // Any work needs at least one worker.
         assert_eq!(within(300, demand(1, 0.0, 0.001, 100.0)), 1);
         assert_eq!(within(300, demand(0, 0.01, 0.001, 100.0)), 1);
         assert_eq!(within(300, demand(0, 0.0, 9.0, 10.0)), 0);
     }
 
     #[test]
-    fn what_is_not_known_is_named_and_nothing_is_made_up() {
+    fn unknown_inputs_are_named() {
         let within = |demand: &Demand| demand.workers(Duration::from_secs(60));
         let mut some = Demand { service_sec: None, ..demand(5, 1.0, 0.0, 10.0) };
         assert_eq!(within(&some), Err(vec!["service_sec"]));
         some.task_limit = None;
         some.arrival_per_sec = None;
         assert_eq!(within(&some), Err(vec!["arrival_per_sec", "service_sec", "task_limit"]));
-        // Without work, only whether more comes matters.
+        // Without a backlog, only the arrival rate matters.
         some.backlog = 0;
         assert!(within(&some).is_err());
         some.arrival_per_sec = Some(0.0);

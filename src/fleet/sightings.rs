@@ -1,4 +1,4 @@
-//! What one reading says of one type's consumers: each is seen, and what changed is collected.
+//! Applies one reading to the consumers of a type and collects the changes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::time::Mono;
 use super::worker_type::{Departures, LossKind, Lost, Occurrence};
 use crate::contract::Name;
 
-/// What one reading says of one type's consumers.
+/// One reading of the consumers of a type.
 pub(super) struct Sightings {
     pub(super) now: Mono,
     pub(super) ts: f64,
@@ -19,13 +19,13 @@ pub(super) struct Sightings {
     pub(super) marker_gap: Duration,
     pub(super) departures: Departures,
     pub(super) told: Vec<Occurrence>,
-    /// A consumer became present, or is not any more.
+    /// The set of running consumers changed.
     pub(super) present_changed: bool,
 }
 
 impl Sightings {
-    /// Looks at every consumer that is known, listed by a group (`work`) or watched (`beats`).
-    /// Both are sorted by name, as `consumers` is: all three are walked side by side.
+    /// Updates every consumer that is known, listed by a group (`work`) or has watched keys (`beats`). Both lists are
+    /// sorted by name, like `consumers`, so all three are merged in one pass.
     pub(super) fn look_at(
         &mut self,
         consumers: &mut BTreeMap<Name, Consumer>,
@@ -101,7 +101,7 @@ impl Sightings {
         }
     }
 
-    /// Reports when a consumer begins to hang and when that ends; late heartbeats in between are neither.
+    /// Reports the start and the end of a hang; late heartbeats in between are neither.
     fn follow_hang(&mut self, name: &Name, consumer: &mut Consumer, work: Option<Work>) {
         let occurrence = |consumer: &Consumer, hang: &str| format!("{name}@{} {hang}", consumer.presence());
         match consumer.state {
@@ -127,8 +127,9 @@ impl Sightings {
         }
     }
 
-    /// What tells a hang from others of the same consumer: where its counter stands, or since about when it is idle.
-    /// Each hang lasts longer than the floor, so that no two begin in the same stretch of that length.
+    /// Distinguishes a hang from others of the same consumer: by the value of its progress counter, or by the
+    /// approximate start of its idle time. Each hang lasts longer than the hung threshold, so two hangs cannot start
+    /// within the same interval of that length.
     fn hang_of(&self, consumer: &Consumer, still: Duration) -> Box<str> {
         match consumer.heartbeat.as_ref().and_then(|beat| beat.progress) {
             Some(progress) => format!("at {progress}").into(),
@@ -140,24 +141,24 @@ impl Sightings {
     }
 }
 
-/// Those of a sorted list that the map does not hold.
+/// Entries of a sorted list that are missing from the map.
 fn not_among<'a, T>(known: &BTreeMap<Name, Consumer>, sorted: &'a [(Name, T)]) -> impl Iterator<Item = &'a Name> {
     let mut known = known.keys().peekable();
     sorted.iter().map(|(name, _)| name).filter(move |name| {
-        // Mostly all of them: a name that is shared is the same without being read.
+        // Usually all names are known, and a shared name compares equal by its pointer.
         while known.next_if(|other| other != name && other < name).is_some() {}
         known.peek() != Some(name)
     })
 }
 
-/// A sorted list that is walked beside another, each entry once.
+/// A sorted list that is merged with another sorted list; each entry is returned once.
 struct Beside<'a, T>(&'a [(Name, T)]);
 
 impl<'a, T> Beside<'a, T> {
-    /// The entry of `name`; names are asked for in order.
+    /// Returns the entry of `name`; names must be requested in order.
     fn at(&mut self, name: &Name) -> Option<&'a T> {
         while let [(first, value), rest @ ..] = self.0 {
-            // Sameness first: of a name that is shared it is known without reading it.
+            // Compare for equality first: shared names compare by pointer.
             if first == name {
                 self.0 = rest;
                 return Some(value);

@@ -1,7 +1,7 @@
-//! The snapshot: everything the monitor knows after a tick, as the API and the pages show it.
+//! The snapshot: all state after a poll, as served by the API and the pages.
 //!
-//! JSON keeps every field of the predecessor's snapshot with its meaning and adds to it. A source
-//! that could not be read carries `error`; a figure that is not known is `null`, never 0.
+//! The JSON keeps every field of the older monitor's snapshot with its meaning and adds more. An unreachable data
+//! source carries `error`; an unknown figure is `null`, never 0.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -131,8 +131,8 @@ pub struct ConsumerStatus {
 }
 
 impl Snapshot {
-    /// When the data source that is longest unreadable was last read, Unix seconds; the time of the snapshot when all are
-    /// readable.
+    /// Time of the last reading of the data source that has been unreachable the longest, Unix seconds; the time of the
+    /// snapshot when all are reachable.
     #[must_use]
     pub fn read_at(&self) -> f64 {
         let since = |source: &SourceStatus| match source {
@@ -225,28 +225,28 @@ impl From<&LastFailure> for NewestFailure {
     }
 }
 
-/// A stream's consumers by group, as they were read: those of a large fleet are not copied for every tick.
+/// Consumers of a stream by group, shared with the reading so that a large fleet is not copied for every poll.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamConsumers(Vec<(Name, Arc<[GroupConsumer]>)>);
 
 impl StreamConsumers {
-    /// Those that the groups list.
+    /// Takes the consumers of the groups.
     pub(super) fn of(groups: &[GroupReading]) -> Self {
         Self(groups.iter().map(|group| (group.name.clone(), group.consumers.clone().unwrap_or_default())).collect())
     }
 
-    /// How many there are, each counted in every group that lists it.
+    /// Number of consumers; a consumer of several groups counts once per group.
     #[must_use]
     pub fn count(&self) -> usize {
         self.0.iter().map(|(_, consumers)| consumers.len()).sum()
     }
 
-    /// Each with its group's name.
+    /// Each consumer with its group's name.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &GroupConsumer)> {
         self.0.iter().flat_map(|(group, consumers)| consumers.iter().map(move |consumer| (group, consumer)))
     }
 
-    /// More than one group reads the stream: whoever names a consumer says of which.
+    /// Whether more than one group reads the stream, so that consumer names need the group.
     #[must_use]
     pub fn are_of_several_groups(&self) -> bool {
         self.0.len() > 1
@@ -335,7 +335,7 @@ pub enum SourceStatus {
 }
 
 impl SourceStatus {
-    /// Whether what is shown of this source is current.
+    /// Whether the figures of this data source are current.
     #[must_use]
     pub fn is_current(&self) -> bool {
         matches!(self, Self::Ok | Self::Settling { .. })
@@ -434,7 +434,7 @@ pub struct Freshness {
 }
 
 impl PostgresStatus {
-    /// The same without the figures that are outdated: what was measured once must not count as measured now.
+    /// Copy without outdated figures, so that an old measurement is not recorded as a new one.
     #[must_use]
     pub fn current(&self) -> Self {
         let mut current = self.clone();
@@ -464,20 +464,20 @@ impl PostgresStatus {
     }
 }
 
-/// Undelivered plus pending of each stream over the last minutes. One column per kept tick.
+/// Backlog of each stream over the last minutes, one column per retained poll.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct DepthHistory {
-    /// Unix seconds of each column, oldest first.
+    /// Time of each column, Unix seconds, oldest first.
     pub times: VecDeque<f64>,
-    /// Per stream, one value per column; `None` is a gap.
+    /// One value per column and stream; `None` is a gap.
     pub depths: BTreeMap<Name, VecDeque<Option<u64>>>,
 }
 
 impl DepthHistory {
-    /// Columns kept: ten minutes of three-second ticks.
+    /// Maximum number of columns: ten minutes of three-second polls.
     pub const COLUMNS: usize = 200;
 
-    /// Adds a column and forgets the oldest beyond [`Self::COLUMNS`].
+    /// Adds a column and removes the oldest beyond [`Self::COLUMNS`].
     pub fn push(&mut self, ts: f64, values: impl Iterator<Item = (Name, Option<u64>)>) {
         let before = self.times.len();
         self.times.push_back(ts);

@@ -1,8 +1,8 @@
-//! Whether a source is there, and whether Redis may be believed: the judge before every conclusion.
+//! Availability of the data sources, and whether the absence of a heartbeat in Redis is meaningful.
 //!
-//! A tick without a good reading, a gap between two readings, a step of Redis' clock, or another
-//! server behind the same address freezes every state. After that the fleet gets [`SETTLING`] to
-//! write its heartbeats again before absence means anything.
+//! A poll without a good reading, a gap between two readings, a step of Redis' clock, or a different server at the same
+//! address freezes every state. After that, workers get [`SETTLING`] to rewrite their heartbeats before absence counts
+//! again.
 
 use std::time::Duration;
 
@@ -12,24 +12,24 @@ use super::snapshot::SourceStatus;
 use super::time::Mono;
 use crate::contract::{heartbeat, marker};
 
-/// A difference between Redis' clock and the monotonic clock that changed by more than this is a step: keys may have
-/// expired early. Up to here every heartbeat that is rewritten in time stays, and slow answers differ by less.
+/// A change of the difference between Redis' clock and the monotonic clock beyond this many seconds is a step: keys may
+/// have expired early. Below it, every heartbeat that is rewritten in time survives, and slow replies differ by less.
 const CLOCK_STEP: f64 = 5.0;
 
-/// For how long no marker was read when one may have expired unread: a heartbeat that came after the marker can hide
-/// it for as long as that lives. Ticks that come at most twice as far apart as a marker lives see most markers; with
-/// longer intervals an exit is rarely seen to be graceful, and stays unknown.
+/// Gap without readings after which a marker may have expired unread. A heartbeat that arrives after the marker hides
+/// it for up to its own TTL. Poll intervals of up to twice the marker TTL see most markers; with longer intervals, most
+/// exits stay unknown.
 #[must_use]
 pub fn marker_gap(interval: Duration) -> Duration {
     let gap = marker::TTL.saturating_sub(heartbeat::TTL);
     if interval <= marker::TTL * 2 { gap.max(interval + interval / 10) } else { gap }
 }
 
-/// Whether a source answers, over time.
+/// Availability of a data source over time.
 #[derive(Debug, Clone)]
 pub struct Availability {
     started_unix: f64,
-    /// When it was last read well, and the same in Unix seconds.
+    /// Time of the last good reading, also in Unix seconds.
     last_good: Option<(Mono, f64)>,
     down: Option<Down>,
 }
@@ -39,47 +39,47 @@ struct Down {
     since: Mono,
     since_unix: f64,
     trouble: SourceTrouble,
-    /// It was told. One answer that came late is shown, but not told.
-    told: bool,
+    /// Whether the outage was reported. A single late reply is displayed but not reported.
+    reported: bool,
 }
 
-/// What a reading changed about a source.
+/// Change of a data source caused by a reading.
 #[derive(Debug, Clone, PartialEq)]
 pub enum SourceChange {
-    /// It was good and is not any more.
+    /// It became unreachable.
     WentDown(SourceTrouble),
-    /// It is good again after this long.
+    /// It became reachable after this long.
     CameBack(Duration),
 }
 
 impl Availability {
-    /// A source that was never read by a monitor that started at `now_unix`.
+    /// Returns a data source without readings, for a monitor that started at `now_unix`.
     #[must_use]
     pub fn new(now_unix: f64) -> Self {
         Self { started_unix: now_unix, last_good: None, down: None }
     }
 
-    /// Takes note of a good reading.
+    /// Records a good reading.
     pub fn good(&mut self, now: Mono, now_unix: f64) -> Option<SourceChange> {
         self.last_good = Some((now, now_unix));
         let down = self.down.take()?;
-        down.told.then(|| SourceChange::CameBack(now.since(down.since)))
+        down.reported.then(|| SourceChange::CameBack(now.since(down.since)))
     }
 
-    /// Takes note of a tick in which it could not be read.
+    /// Records a poll that could not read the data source.
     pub fn bad(&mut self, now: Mono, trouble: SourceTrouble) -> Option<SourceChange> {
         let (since, since_unix) = self.last_good.unwrap_or((now, self.started_unix));
         let late_once = trouble.kind == TroubleKind::TimedOut && self.down.is_none();
-        let down = self.down.get_or_insert(Down { since, since_unix, trouble: trouble.clone(), told: false });
+        let down = self.down.get_or_insert(Down { since, since_unix, trouble: trouble.clone(), reported: false });
         down.trouble = trouble.clone();
-        if down.told || late_once {
+        if down.reported || late_once {
             return None;
         }
-        down.told = true;
+        down.reported = true;
         Some(SourceChange::WentDown(trouble))
     }
 
-    /// How it stands.
+    /// Current status.
     #[must_use]
     pub fn status(&self) -> SourceStatus {
         match (&self.down, self.last_good) {
@@ -90,20 +90,20 @@ impl Availability {
     }
 }
 
-/// Redis as a source: whether it answers, and from when on a missing heartbeat means something.
+/// Redis as a data source: its availability, and the time from which a missing heartbeat counts.
 #[derive(Debug, Clone)]
 pub struct RedisSource {
-    /// How often ticks are meant to come.
+    /// Configured poll interval.
     interval: Duration,
     availability: Availability,
     run_id: String,
-    /// Redis' clock minus the monotonic one at the last good reading, seconds.
+    /// Redis' clock minus the monotonic clock at the last good reading, seconds.
     clock_offset: Option<f64>,
     absence_counts_from: Mono,
 }
 
 impl RedisSource {
-    /// A source that was never read; ticks are meant to come every `interval`.
+    /// Returns a data source without readings, polled every `interval`.
     #[must_use]
     pub fn new(interval: Duration, now: Mono, now_unix: f64) -> Self {
         Self {
@@ -115,11 +115,12 @@ impl RedisSource {
         }
     }
 
-    /// Takes note of a good reading made at `now`, when Redis' clock said `redis_time`, from the server `run_id`.
+    /// Records a good reading made at `now`, with Redis' clock at `redis_time`, from the server `run_id`.
     pub fn good(&mut self, now: Mono, now_unix: f64, redis_time: f64, run_id: &str) -> Option<SourceChange> {
         let gap = self.availability.last_good.map_or(Duration::MAX, |(at, _)| now.since(at));
-        // One late answer keeps no worker from writing: Redis that is slow now and then would never settle.
-        let was_down = self.availability.down.as_ref().is_some_and(|down| down.told);
+        // A single late reply does not stop workers from writing heartbeats. Without this exception, an occasionally
+        // slow Redis would never finish recovering.
+        let was_down = self.availability.down.as_ref().is_some_and(|down| down.reported);
         let change = self.availability.good(now, now_unix);
         let offset = redis_time - now.seconds();
         let stepped = self.clock_offset.replace(offset).is_some_and(|last| (offset - last).abs() > CLOCK_STEP);
@@ -131,18 +132,18 @@ impl RedisSource {
         change
     }
 
-    /// Takes note of a tick in which it could not be read.
+    /// Records a poll that could not read Redis.
     pub fn bad(&mut self, now: Mono, trouble: SourceTrouble) -> Option<SourceChange> {
         self.availability.bad(now, trouble)
     }
 
-    /// Until this moment a missing heartbeat means nothing.
+    /// Time before which a missing heartbeat is ignored.
     #[must_use]
     pub fn absence_counts_from(&self) -> Mono {
         self.absence_counts_from
     }
 
-    /// How it stands now.
+    /// Current status.
     #[must_use]
     pub fn status(&self, now: Mono) -> SourceStatus {
         match self.availability.status() {
@@ -154,7 +155,7 @@ impl RedisSource {
     }
 }
 
-/// Reads a server's role and loading flag as trouble, if they are.
+/// Returns the trouble that a server's role or loading flag means, if any.
 #[must_use]
 pub fn server_trouble(role: &str, loading: bool) -> Option<SourceTrouble> {
     if loading {
@@ -175,21 +176,21 @@ mod tests {
     }
 
     #[test]
-    fn one_late_answer_is_shown_and_not_told_two_are() {
+    fn one_late_reply_is_displayed_and_two_are_reported() {
         let mut source = Availability::new(0.0);
         source.good(Mono(0), 0.0);
         assert_eq!(source.bad(Mono(1000), trouble(TroubleKind::TimedOut)), None);
         assert!(!source.status().is_current());
         assert_eq!(source.good(Mono(2000), 2.0), None);
         source.bad(Mono(3000), trouble(TroubleKind::TimedOut));
-        let told = source.bad(Mono(4000), trouble(TroubleKind::TimedOut));
-        assert!(matches!(told, Some(SourceChange::WentDown(_))));
+        let change = source.bad(Mono(4000), trouble(TroubleKind::TimedOut));
+        assert!(matches!(change, Some(SourceChange::WentDown(_))));
         assert_eq!(source.bad(Mono(5000), trouble(TroubleKind::Unreachable)), None);
         assert_eq!(source.good(Mono(6000), 6.0), Some(SourceChange::CameBack(Duration::from_secs(4))));
     }
 
     #[test]
-    fn a_late_answer_now_and_then_does_not_keep_absence_from_counting() {
+    fn occasional_late_reply_does_not_prolong_recovery() {
         let mut redis = RedisSource::new(Duration::from_secs(1), Mono(0), 0.0);
         for second in 0..60_u32 {
             let now = Mono(u64::from(second) * 1000);
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connection_is_told_at_once() {
+    fn refused_connection_is_reported_immediately() {
         let mut source = Availability::new(0.0);
         assert!(matches!(source.bad(Mono(0), trouble(TroubleKind::Unreachable)), Some(SourceChange::WentDown(_))));
     }

@@ -1,4 +1,4 @@
-//! From what is known to what is shown: the statuses that a snapshot is made of.
+//! Conversion of tracked state and readings to the statuses of a snapshot.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use super::worker_type::WorkerType;
 use crate::contract::Name;
 
 impl WorkerTypeStatus {
-    /// A type's status at `ts` (Redis' clock, Unix seconds), with the load of its stream where that was read; `floor` is
+    /// Status of a type at `ts` (Redis' clock, Unix seconds), with the load of its stream if that was read; `floor` is
     /// the hung threshold of the stream.
     pub(super) fn of(worker_type: &WorkerType, facts: Option<&StreamFacts>, floor: Duration, ts: f64) -> Self {
         let backlog = facts.map(Backlog::of);
@@ -59,8 +59,8 @@ impl WorkerTypeStatus {
     }
 }
 
-/// Whether messages wait for longer than `floor` while no running consumer has read for as long or has work pending.
-/// Consumers that drain take no new work on purpose, and those with work pending are busy or hung.
+/// Whether messages wait for longer than `floor` while no running consumer has read for as long or has pending work.
+/// Draining consumers take no new work by design, and consumers with pending work are busy or hung.
 fn not_consuming(
     consumers: impl Iterator<Item = (ConsumerState, Option<Work>)>,
     groups: &[GroupReading],
@@ -103,7 +103,7 @@ impl ConsumerStatus {
 }
 
 impl StreamStatus {
-    /// A stream's status at `ts` (Redis' clock, Unix seconds).
+    /// Status of a stream at `ts` (Redis' clock, Unix seconds).
     pub(super) fn of(stream: &StreamReading, rate: Rate, failures: Option<TaskFailures>, ts: f64) -> Self {
         let facts = stream.facts.as_ref().ok();
         let backlog = facts.map(Backlog::of);
@@ -150,14 +150,14 @@ impl GroupStatus {
 }
 
 impl RedisStatus {
-    /// The server as last read at `read_at`, and how the source stands now.
+    /// Server status from the reading at `read_at`, with the current status of the data source.
     pub(super) fn of(server: &RedisServer, source: SourceStatus, read_at: Option<f64>) -> Self {
         Self { server: server.clone(), error: source.error(), source, read_at }
     }
 }
 
 impl PostgresStatus {
-    /// The database as last read, and how the source stands now.
+    /// Database status from the latest reading, with the current status of the data source.
     pub(super) fn of(
         reading: &DatabaseReading,
         source: SourceStatus,
@@ -177,7 +177,7 @@ impl PostgresStatus {
         let counts_age_sec = freshness.counts.age_sec.map(f64::round);
         let write_error = reading.write_trouble.clone();
         let failed = freshness.error();
-        // A query ages between two measurements too; while Postgres cannot be read, nothing is known of it.
+        // A query also ages between two measurements; while Postgres is unreachable, it may have ended.
         let elapsed = reading.callbacks.value.as_ref().filter(|_| source.is_current());
         let elapsed = elapsed.map_or(0.0, |(at, _)| now.since(*at).as_secs_f64());
         Self {
@@ -210,7 +210,7 @@ impl PostgresStatus {
 impl PostgresFreshness {
     fn of(reading: &DatabaseReading, interval: Duration, now: Mono) -> Self {
         let server = Freshness::of(&reading.server, interval, now);
-        // A figure of the server may have failed alone.
+        // A single figure of the server may have failed.
         let alone = |failed: Option<&String>| match failed {
             Some(error) => Freshness { outdated: true, error: Some(error.clone()), ..server.clone() },
             None => server.clone(),
@@ -226,7 +226,7 @@ impl PostgresFreshness {
         }
     }
 
-    /// Why a figure could not be measured last, and which.
+    /// Name and reason of the figure that could not be measured last.
     fn error(&self) -> Option<String> {
         let groups = [
             ("connections", &self.connections),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_age_of_the_oldest_callback_grows_between_two_measurements() {
+    fn oldest_callback_ages_between_measurements() {
         assert_eq!(at(&reading(), 10_000).oldest_callback_age_sec, Some(1.5));
         assert_eq!(at(&reading(), 14_000).oldest_callback_age_sec, Some(5.5));
         let mut none = reading();
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_figure_older_than_two_ticks_says_so_and_an_overdue_one_is_not_used() {
+    fn old_figure_has_an_age_and_overdue_one_is_ignored() {
         let status = at(&reading(), 15_000);
         assert_eq!((status.freshness.counts.stale, status.freshness.counts.outdated), (false, false));
         assert_eq!(status.current().state_counts, status.state_counts);
@@ -322,7 +322,7 @@ mod tests {
         assert!(status.state_counts.is_some(), "the last value is still shown");
         assert_eq!(status.current().state_counts, None);
         assert_eq!(status.current().oldest_callback_age_sec, None);
-        // A large table is counted less often: its age is shown, and its figure stays in use until it is overdue.
+        // A large table is counted less often: its figure is displayed with its age and used until it is overdue.
         let mut large = reading();
         large.query_counts.expected_by = Mono(70_000);
         let status = at(&large, 60_000);
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_failed_leaves_no_figure_that_counts_as_measured() {
+    fn failed_probe_has_no_current_figure() {
         let mut failing = reading();
         failing.query_counts.error = Some("permission denied for table shepherd_brain".to_owned());
         let status = at(&failing, 11_000);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_figure_is_missing_alone_and_says_why() {
+    fn single_failed_figure_has_a_reason() {
         let status = at(&reading(), 11_000);
         assert_eq!((status.connection_count, status.db_size_bytes, status.wal_size_bytes), (Some(5), None, Some(10)));
         assert_eq!(status.disk_used_bytes, None);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_whose_running_consumers_all_read_nothing_while_messages_wait_is_not_consuming() {
+    fn type_is_not_consuming_when_no_consumer_reads() {
         assert!(seen(Some(60), &[(Alive, 0, 1200), (Alive, 0, 31)]));
         assert!(seen(Some(60), &[(Alive, 0, 1200), (Lost, 3, 1200)]), "a lost consumer says nothing of the others");
         assert!(!seen(None, &[(Alive, 0, 1200)]), "nothing waits");
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_that_never_joined_the_group_is_not_consuming() {
+    fn consumer_outside_the_group_is_not_consuming() {
         assert!(not_consuming([(ConsumerState::Alive, None)].into_iter(), &[group(Some(60))], FLOOR, NOW));
     }
 }

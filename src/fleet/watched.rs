@@ -1,4 +1,4 @@
-//! Which streams are watched: globs to take in, globs to leave out.
+//! Selection of the watched streams by include and exclude globs.
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
@@ -11,22 +11,22 @@ pub struct WatchedStreams {
     exclude: GlobSet,
 }
 
-/// A glob that cannot be used.
+/// Error: invalid glob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BadGlob {
-    /// The setting it stands in.
+    /// Setting that contains it.
     pub setting: &'static str,
     /// The glob.
     pub glob: String,
-    /// What is wrong with it.
+    /// Reason why it is invalid.
     pub why: String,
 }
 
 impl WatchedStreams {
-    /// Watches what an `include` glob matches (all, when there is none) and no `exclude` does.
+    /// Watches streams that match an `include` glob (or all, without any) and no `exclude` glob.
     ///
     /// # Errors
-    /// The first glob that cannot be used.
+    /// The first invalid glob.
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self, BadGlob> {
         let include = globs("MONITOR_STREAMS", include)?;
         Ok(Self {
@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exclusion_wins_and_no_globs_watch_all() {
+    fn exclude_overrides_include_and_default_watches_all() {
         let list = |globs: &[&str]| globs.iter().map(|g| (*g).to_owned()).collect::<Vec<_>>();
         assert!(WatchedStreams::default().contains(&"anything".into()));
         let some = WatchedStreams::new(&list(&["aragorn*", "arax"]), &list(&["*.score"])).unwrap();

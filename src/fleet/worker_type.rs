@@ -1,7 +1,7 @@
-//! A worker type's state, rolled up from its consumers.
+//! State of a worker type, derived from its consumers.
 //!
-//! The decision falls at the moment the last consumer goes and is final: `crashed` if a consumer was lost in that
-//! decline and neither came back nor was replaced, `unknown` if one went unobserved, else `scaled_down`.
+//! The state at zero is decided when the last consumer stops and is final: `crashed` if a consumer was lost in that
+//! decline and neither returned nor was replaced, `unknown` if an exit was not observed, else `scaled_down`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -29,86 +29,86 @@ pub enum TypeState {
     Unknown,
 }
 
-/// Departures no further apart than this are one decline: a marker lives as long.
+/// Maximum gap between departures of one decline: the TTL of a marker.
 const DECLINE: Duration = marker::TTL;
-/// The record keeps so many losses, the newest: bounds its size.
+/// Maximum number of recorded losses; the newest are retained. Bounds the size of the record.
 const LOSSES_RECORDED: usize = 1000;
-/// How long a loss is shown on its type.
+/// Time for which a loss is displayed on its type.
 const LOSS_SHOWN: Duration = Duration::from_secs(3600);
 
-/// One worker type as the tracker keeps it.
+/// A worker type as tracked between readings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerType {
-    /// The decided state.
+    /// Decided state.
     pub state: TypeState,
-    /// When it took that state, Unix seconds.
+    /// Time of the last state change, Unix seconds.
     pub changed_at: Option<f64>,
-    /// When a consumer was last present, Unix seconds.
+    /// Last time a consumer was running, Unix seconds.
     pub last_seen_alive: Option<f64>,
-    /// How many were present when that was last more than none.
+    /// Last number of running consumers above zero.
     pub last_alive_count: u32,
-    /// Its consumers.
+    /// Consumers by name.
     pub consumers: BTreeMap<Name, Consumer>,
-    /// Consumers counted as present.
+    /// Number of running consumers.
     present: u32,
-    /// Consumers the record names only by number (written by the older monitor): they count as
-    /// present until the fleet had time to be seen.
+    /// Running consumers that the older monitor recorded only as a number. They count until the fleet had time to be
+    /// polled.
     unnamed: u32,
-    /// The record was too old when it was read: markers of the unnamed ones may have expired unread.
+    /// The record was so old when it was read that the markers of the unnamed consumers may have expired unread.
     unnamed_overlooked: bool,
-    /// Consumers that went without a marker, newest last.
+    /// Consumers that stopped without a marker, newest last.
     losses: VecDeque<Loss>,
-    /// Recent arrivals that replaced no loss yet: a replacement often starts before the loss is decided.
+    /// Recent arrivals that have not replaced a loss. A replacement often starts before the loss is decided.
     spare_arrivals: VecDeque<Mono>,
-    /// The newest presence since the type was last at zero, and when it began by its own clock: with the consumers
-    /// that are present it tells the type's changes apart, for every observer alike.
+    /// Newest presence since the type was last at zero, and its start by its own clock. With the set of running
+    /// consumers it identifies a change of the type for every observer.
     newest: Option<(f64, String)>,
 }
 
-/// A consumer that went without its own marker.
+/// A consumer that stopped without its own marker.
 #[derive(Debug, Clone, PartialEq)]
 struct Loss {
     record: RecordedLoss,
-    /// When its consumer was last seen to be alive: whoever comes after that may replace it.
+    /// Last time the consumer was alive: a consumer that arrives later may replace it.
     alive_at: Mono,
-    /// When the consumer arrived that replaced it, unless that took its name.
+    /// Arrival of the replacement, unless that has the same name.
     replaced_at: Option<Mono>,
-    /// Until when it is shown.
+    /// Time until which it is displayed.
     shown_until: Mono,
-    /// Until when it counts as part of the same decline.
+    /// Time until which it belongs to the same decline.
     decline_until: Mono,
 }
 
-/// How a consumer went, where no marker tells.
+/// Kind of an exit without a marker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LossKind {
-    /// Its heartbeat expired while markers were read: a crash.
+    /// The heartbeat expired while markers were readable: a crash.
     #[default]
     Lost,
-    /// Nobody could see whether it left a marker.
+    /// No monitor could have read a marker.
     Unobserved,
 }
 
-/// A loss as the record keeps it.
+/// A loss as stored in the record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "LossOrTime")]
 pub struct RecordedLoss {
-    /// When it was decided, Unix seconds.
+    /// Time of the decision, Unix seconds.
     pub at: f64,
-    /// Which consumer may come back from it; `None` when only the number is known, or a new process has its name.
+    /// Consumer that may return; `None` when only the number is known or a new process has the name.
     pub consumer: Option<String>,
     /// [`Recorded::process`] of the consumer.
     pub process: Option<Box<str>>,
     /// [`Recorded::last_seen`] of the consumer.
     pub last_seen: Option<f64>,
-    /// How it went.
+    /// Kind of the exit.
     pub kind: LossKind,
-    /// It neither came back nor was replaced, and the type was not at zero since.
+    /// Whether the consumer neither returned nor was replaced, and the type has not been at zero since.
     pub open: bool,
 }
 
-/// Earlier records keep only the time.
+/// Older records contain only the time.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum LossOrTime {
@@ -141,23 +141,23 @@ impl From<LossOrTime> for RecordedLoss {
     }
 }
 
-/// A present consumer as the record keeps it.
+/// A running consumer as stored in the record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(from = "ConsumerOrTime")]
 pub struct RecordedConsumer {
-    /// Since when it is present, Unix seconds.
+    /// Start of its presence, Unix seconds.
     pub since: f64,
-    /// When its heartbeat was last there by Redis' clock, Unix seconds.
+    /// Last time its heartbeat existed, by Redis' clock, Unix seconds.
     pub seen: Option<f64>,
     /// [`Recorded::process`].
     pub process: Option<Box<str>>,
     /// [`Recorded::last_seen`].
     pub last_seen: Option<f64>,
-    /// Its last heartbeat before it returned, by its own clock.
+    /// Last heartbeat before it returned, by its own clock.
     pub returned_after: Option<f64>,
 }
 
-/// Earlier records keep only since when it is present.
+/// Older records contain only the start.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum ConsumerOrTime {
@@ -188,63 +188,63 @@ impl From<ConsumerOrTime> for RecordedConsumer {
     }
 }
 
-/// What changed among a type's consumers in one reading.
+/// Changes among the consumers of a type in one reading.
 #[derive(Debug, Default)]
 pub struct Departures {
-    /// Went without their own marker.
+    /// Consumers that stopped without their own marker.
     pub lost: Vec<Lost>,
-    /// Consumers that became present.
+    /// Consumers that started.
     pub arrived: Vec<Name>,
-    /// Of those that had been lost, the ones whose process is still the same or left a marker after all.
+    /// Lost consumers whose process resumed or left its marker late.
     pub recovered: Vec<Name>,
-    /// Markers of consumers that were never seen alive here (they went while no monitor ran).
+    /// Number of new markers of consumers that were never observed alive (they stopped while no monitor was running).
     pub goodbyes: u32,
 }
 
-/// A consumer that went without its own marker.
+/// A consumer that stopped without its own marker.
 #[derive(Debug)]
 pub struct Lost {
-    /// Which.
+    /// Consumer name.
     pub consumer: Name,
-    /// [`Consumer::presence`]: which of its presences ended.
+    /// [`Consumer::presence`] that ended.
     pub presence: String,
-    /// Entries left pending on it.
+    /// Entries still pending on it.
     pub pending: u64,
-    /// How it went.
+    /// Kind of the exit.
     pub kind: LossKind,
 }
 
-/// What happened to a type, and what tells the occurrence apart from others, the same for every observer.
+/// Event of a type with its identity, equal for every observer.
 pub type Occurrence = (EventKind, String);
 
-/// A worker type as it is written down: what outlives the monitor. The first four fields are the
-/// predecessor's.
+/// Stored record of a worker type, which survives restarts of the monitor. The first four fields are the older
+/// monitor's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStateRecord {
-    /// The decided state.
+    /// Decided state.
     pub state: TypeState,
-    /// How many were present when that was last more than none.
+    /// Last number of running consumers above zero.
     #[serde(default)]
     pub last_alive: Option<f64>,
-    /// When it took that state, Unix seconds.
+    /// Time of the last state change, Unix seconds.
     #[serde(default)]
     pub state_changed_at: Option<f64>,
-    /// When a consumer was last present, Unix seconds.
+    /// Last time a consumer was running, Unix seconds.
     #[serde(default)]
     pub last_seen_alive: Option<f64>,
-    /// Present consumers.
+    /// Running consumers.
     #[serde(default)]
     pub consumers: BTreeMap<String, RecordedConsumer>,
-    /// Consumers that went without a marker in the last hour.
+    /// Consumers that stopped without a marker in the last hour.
     #[serde(default)]
     pub losses: Vec<RecordedLoss>,
-    /// The newest presence since the type was last at zero, and when it began.
+    /// Newest presence since the type was last at zero, and its start.
     #[serde(default)]
     pub newest: Option<(f64, String)>,
 }
 
 impl WorkerStateRecord {
-    /// Consumers whose keys have to be read to go on from the record.
+    /// Consumers whose keys must be read to continue from the record.
     pub fn watched(&self) -> impl Iterator<Item = Name> {
         let lost = self.losses.iter().filter_map(|loss| loss.consumer.as_ref());
         self.consumers.keys().chain(lost).map(|name| Name::from(name.as_str()))
@@ -252,7 +252,7 @@ impl WorkerStateRecord {
 }
 
 impl WorkerType {
-    /// A type nothing is known of.
+    /// Returns a type without any history.
     #[must_use]
     pub fn unknown() -> Self {
         Self {
@@ -270,7 +270,7 @@ impl WorkerType {
         }
     }
 
-    /// A type as it was when the monitor last wrote it down, read at `now`, when Redis' clock said `now_unix`.
+    /// Restores a type from its record at `now`, when Redis' clock is `now_unix`.
     #[must_use]
     pub fn restored(record: &WorkerStateRecord, now: Mono, now_unix: f64) -> Self {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of consumers, clamped")]
@@ -302,7 +302,7 @@ impl WorkerType {
         }
     }
 
-    /// What to write down.
+    /// Returns the record to store.
     #[must_use]
     pub fn record(&self) -> WorkerStateRecord {
         let present = self.consumers.iter().filter(|(_, c)| c.is_present());
@@ -326,9 +326,9 @@ impl WorkerType {
         }
     }
 
-    /// Draws the conclusion from its consumers' new states: what happened, in order.
+    /// Derives the state from the consumers' new states and returns the events, in order.
     ///
-    /// `settled` is false while absence means nothing yet.
+    /// `settled` is false while absence does not count yet.
     pub fn roll_up(&mut self, departures: Departures, now: Mono, now_unix: f64, settled: bool) -> Vec<Occurrence> {
         let (named, seen) = self.named_present();
         let went_unseen = settled && named == 0 && self.unnamed > departures.goodbyes;
@@ -341,7 +341,7 @@ impl WorkerType {
         self.losses.retain(|loss| now < loss.shown_until);
         for name in &departures.recovered {
             if let Some(place) = self.losses.iter().rposition(|loss| loss.is_of(name)) {
-                // Whoever replaced it replaces the next one.
+                // The replacement is free to replace the next loss.
                 let replaced_at = self.losses.remove(place).and_then(|loss| loss.replaced_at);
                 self.spare_arrivals.extend(replaced_at);
             }
@@ -364,7 +364,7 @@ impl WorkerType {
             self.last_alive_count = present;
         } else if before > 0 {
             self.state = self.how_it_went(now);
-            // Its decline is over.
+            // The decline has ended.
             self.losses.iter_mut().for_each(|loss| loss.record.open = false);
             self.spare_arrivals.clear();
         }
@@ -384,7 +384,7 @@ impl WorkerType {
         if present > before {
             let recovered_from = Some(state_before).filter(|state| match state {
                 TypeState::Alive => false,
-                // Only of a type that was never seen.
+                // Only for a type that was never observed.
                 TypeState::Unknown => !was_decided,
                 TypeState::Crashed | TypeState::ScaledDown => true,
             });
@@ -395,20 +395,21 @@ impl WorkerType {
         happened
     }
 
-    /// How many are present, and when a heartbeat of theirs was last there.
+    /// Number of running consumers, and the last time one of their heartbeats existed.
     fn named_present(&self) -> (u32, Option<f64>) {
         let present = || self.consumers.values().filter(|consumer| consumer.is_present());
         let seen = present().map(Consumer::seen_unix).reduce(f64::max);
         (u32::try_from(present().count()).unwrap_or(u32::MAX), seen)
     }
 
-    /// Closes one loss for each consumer that came after the lost one was last alive: first that of its own name.
+    /// Closes one loss for each consumer that arrived after the lost one was last alive, preferring the loss of the
+    /// same name.
     fn replace_losses(&mut self, departures: &Departures, now: Mono) {
         self.spare_arrivals.retain(|at| now.since(*at) <= DECLINE);
         for name in departures.arrived.iter().filter(|name| !departures.recovered.contains(name)) {
             let own = self.losses.iter_mut().rev().find(|loss| loss.is_of(name));
             let replaces_own = own.is_some_and(|loss| {
-                // The name is another process's now.
+                // Another process has the name now.
                 loss.record.consumer = None;
                 std::mem::take(&mut loss.record.open)
             });
@@ -436,8 +437,8 @@ impl WorkerType {
         self.newest = newest.max_by(|(a, a_name), (b, b_name)| a.total_cmp(b).then_with(|| a_name.cmp(b_name)));
     }
 
-    /// Which consumers are present, and since which arrival: two observers that see the same consumers come and go
-    /// report each composition once, however they group the changes into readings.
+    /// Identifies the set of running consumers and their newest arrival. Two observers of the same changes report each
+    /// set once, however they group the changes into readings.
     fn composition(&self) -> String {
         let newest = self.newest.as_ref().map_or("", |(_, newest)| newest);
         let present = self.consumers.iter().filter(|(_, consumer)| consumer.is_present());
@@ -445,7 +446,7 @@ impl WorkerType {
         format!("{newest}|{}|{}", self.unnamed, present.join(" "))
     }
 
-    /// The state of a type whose last consumer just went.
+    /// State of a type whose last consumer just stopped.
     fn how_it_went(&self, now: Mono) -> TypeState {
         let counts = |kind| self.losses.iter().any(|l| l.record.open && l.record.kind == kind && now < l.decline_until);
         if counts(LossKind::Lost) {
@@ -457,14 +458,14 @@ impl WorkerType {
         }
     }
 
-    /// How many are running.
+    /// Number of running consumers.
     #[must_use]
     pub fn running(&self) -> u32 {
         self.present
     }
 
-    /// How many were lost in the last hour and did not come back, how many of these were not replaced either, and
-    /// when the last was lost.
+    /// Number of consumers lost in the last hour that did not return, number of these that were not replaced, and time
+    /// of the last loss.
     #[must_use]
     pub fn losses(&self) -> (u32, u32, Option<f64>) {
         let lost = || self.losses.iter().map(|loss| &loss.record).filter(|loss| loss.kind == LossKind::Lost);
@@ -472,8 +473,8 @@ impl WorkerType {
         (count(lost().count()), count(lost().filter(|loss| loss.open).count()), lost().next_back().map(|loss| loss.at))
     }
 
-    /// Forgets consumers that nothing holds any more: not in a group, not present, and either
-    /// never alive or gone for longer than a loss is shown.
+    /// Drops consumers that are no longer needed: not in a group, not running, and either never alive or stopped for
+    /// longer than a loss is displayed.
     pub fn forget_gone(&mut self, now: Mono) {
         self.consumers.retain(|_, consumer| {
             consumer.is_present()
@@ -504,14 +505,14 @@ impl Loss {
         }
     }
 
-    /// A loss from the record, as old as it is; `None` when it is not shown any more.
+    /// Restores a loss with its recorded age; `None` when it is no longer displayed.
     fn restored(record: &RecordedLoss, now: Mono, now_unix: f64) -> Option<Self> {
         let age = now_unix - record.at;
-        // A clock that was set back in between says nothing of its age: it is not taken for a new one.
+        // A clock that was set back makes the age unknown; such a loss does not count as new.
         let age = if age < -1.0 { DECLINE } else { Duration::try_from_secs_f64(age.max(0.0)).ok()? };
         Some(Self {
             record: record.clone(),
-            // Whoever is new to this monitor came later.
+            // Every consumer that is new to this monitor arrived later.
             alive_at: Mono::default(),
             replaced_at: None,
             shown_until: now.plus(LOSS_SHOWN.checked_sub(age)?),
@@ -523,7 +524,7 @@ impl Loss {
         self.record.consumer.as_deref().is_some_and(|name| Name::from(name) == *consumer)
     }
 
-    /// The consumer as the loss left it: it may come back.
+    /// Returns the lost consumer, which may return.
     fn consumer(&self, now: Mono) -> Option<(Name, Consumer)> {
         let RecordedLoss { at, consumer, process, last_seen, kind, .. } = &self.record;
         let state = match kind {

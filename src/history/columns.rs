@@ -1,4 +1,4 @@
-//! Rows of numbers over time, packed into few bytes, without loss.
+//! Lossless compact encoding of time series tables.
 //!
 //! ```text
 //! version 1 · unit (0 µs, 1 ms, 2 s) · columns · per column: decimals, or 255 for raw
@@ -7,31 +7,30 @@
 //!             else: value × 10^decimals: first, then differences (zigzag varints)
 //! ```
 //!
-//! Times that come evenly are a zero each, counts that stand still too, and Postgres compresses
-//! zeros away. The database's own function `monitor_unpack` reads the same bytes, so that they
-//! can be read with SQL alone: migration 0003.
+//! Evenly spaced times and constant values encode as zeros, which Postgres compresses away. The SQL function
+//! `monitor_unpack` (migration 0003) decodes the same format, so the data is readable with SQL alone.
 
 use super::{Micros, Unreadable};
 
 const VERSION: u8 = 1;
 const RAW: u8 = 255;
-/// Beyond so many decimals a value is kept raw.
+/// Maximum number of decimals; values with more are stored raw.
 const MAX_DECIMALS: u8 = 6;
-/// Whole numbers up to here are exact in a double.
+/// Largest integer up to which all integers are exact in a double.
 const EXACT: f64 = 9_007_199_254_740_992.0;
-/// Microseconds per unit, by the unit's code.
+/// Microseconds per unit, by unit code.
 const UNITS: [Micros; 3] = [1, 1_000, 1_000_000];
 
-/// Rows in the order of time: every column is as long as `times`.
+/// Rows ordered by time; every column has the length of `times`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Table {
-    /// When each row is from.
+    /// Time of each row.
     pub times: Vec<Micros>,
-    /// The numbers, column by column.
+    /// Values, by column.
     pub columns: Vec<Vec<f64>>,
 }
 
-/// Packs a table; [`unpack`] gives the same back, bit by bit.
+/// Encodes a table; [`unpack`] restores it bit for bit.
 #[must_use]
 pub fn pack(table: &Table) -> Vec<u8> {
     let unit = (0..UNITS.len()).rev().find(|code| {
@@ -67,18 +66,18 @@ pub fn pack(table: &Table) -> Vec<u8> {
     bytes
 }
 
-/// Reads what [`pack`] wrote.
+/// Decodes the output of [`pack`].
 ///
 /// # Errors
-/// When it was not written by this version, or is damaged.
+/// When the version is unknown or the bytes are damaged.
 pub fn unpack(bytes: &[u8]) -> Result<Table, Unreadable> {
     unpack_first(usize::MAX, bytes)
 }
 
-/// The same with at most so many columns, the first ones.
+/// Decodes only the first `most` columns.
 ///
 /// # Errors
-/// As [`unpack`]; what comes after those columns is not looked at.
+/// As [`unpack`]; later columns are not checked.
 pub fn unpack_first(most: usize, bytes: &[u8]) -> Result<Table, Unreadable> {
     let mut rest = Rest(bytes);
     if rest.byte()? != VERSION {
@@ -88,7 +87,7 @@ pub fn unpack_first(most: usize, bytes: &[u8]) -> Result<Table, Unreadable> {
     let count = usize::from(rest.byte()?);
     let decimals = (0..count).map(|_| rest.byte()).collect::<Result<Vec<u8>, _>>()?;
     let rows = usize::try_from(rest.varint()?).map_err(|_| Unreadable("too long"))?;
-    // Every row has at least a byte for its time: a damaged length is not believed.
+    // Each row takes at least one byte for its time, so a larger count means damaged bytes.
     if rows > rest.0.len() {
         return Err(Unreadable("truncated"));
     }
@@ -120,15 +119,15 @@ pub fn unpack_first(most: usize, bytes: &[u8]) -> Result<Table, Unreadable> {
     Ok(Table { times, columns })
 }
 
-/// The fewest decimals that keep every value bit by bit; [`RAW`] if none do.
+/// Returns the smallest number of decimals that restores every value bit for bit, or [`RAW`].
 fn decimals(column: &[f64]) -> u8 {
     (0..=MAX_DECIMALS).find(|decimals| column.iter().all(|value| survives(*value, *decimals))).unwrap_or(RAW)
 }
 
-/// Whether a value comes back as it was: minus zero does not, nor do the largest and the finest.
+/// Whether a value round-trips; minus zero and very large or very fine values do not.
 fn survives(value: f64, decimals: u8) -> bool {
     let scale = 10_f64.powi(i32::from(decimals));
-    // Half of what is exact, so that differences are exact too.
+    // Half of the exact range, so that differences are exact too.
     #[expect(clippy::cast_precision_loss, reason = "seen to be within what a double holds exactly")]
     let back =
         (value * scale).abs() < EXACT / 2.0 && (scaled(value, decimals) as f64 / scale).to_bits() == value.to_bits();
@@ -156,7 +155,7 @@ fn put_varint(bytes: &mut Vec<u8>, mut n: u64) {
     bytes.push(n as u8);
 }
 
-/// What is left to read.
+/// Remaining input.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
@@ -206,7 +205,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_packed_comes_back_bit_by_bit(
+        fn pack_and_unpack_round_trip(
             rows in proptest::collection::vec((any::<i64>(), value(), value()), 0..200),
         ) {
             let table = Table {
@@ -217,7 +216,7 @@ mod tests {
         }
 
         #[test]
-        fn damaged_bytes_are_an_error_and_never_a_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn damaged_bytes_are_an_error(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             drop(unpack(&bytes));
             if let Some(first) = bytes.first_mut() {
                 *first = VERSION;
@@ -227,13 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn minus_zero_is_not_zero() {
+    fn minus_zero_round_trips() {
         let table = Table { times: vec![1, 2], columns: vec![vec![0.0, -0.0]] };
         assert_eq!(bits(&unpack(&pack(&table)).unwrap()), bits(&table));
     }
 
     #[test]
-    fn a_day_of_a_gauge_at_even_times_takes_about_a_byte_a_sample() {
+    fn evenly_sampled_gauge_takes_about_one_byte_per_sample() {
         let times: Vec<Micros> = (0..2880).map(|i| (1_795_456_260 + i * 30) * 1_000_000).collect();
         let values = (0..2880).map(|i| f64::from(i * 7919 % 13)).collect();
         let bytes = pack(&Table { times, columns: vec![values] });

@@ -1,9 +1,8 @@
-//! How long tasks took: what a stretch of time knows of it, how stretches add up, and how a day of
-//! a stream is stored.
+//! Task run times: statistics of a time range, their aggregation, and the stored form of one day of a stream.
 //!
-//! Percentiles do not add up; the sketches do, with a relative error of at most one percent. Rows
-//! of the predecessor carry percentiles only: where such rows are added up, the sum says so
-//! ([`Summary::exact`]) and gives their averages weighted by tasks, which is all there is to know.
+//! Percentiles cannot be merged, so latencies are stored as sketches with a relative error of at most one percent. Rows
+//! of the older monitor contain percentiles only. A sum that includes such rows is marked ([`Summary::exact`]) and uses
+//! percentiles averaged by task count, the best available estimate.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,14 +12,14 @@ use super::columns::{self, Table};
 use super::{DAY, HOUR, Micros, SECOND, Unreadable};
 
 const VERSION: u8 = 1;
-/// Relative error of a percentile.
+/// Maximum relative error of a percentile.
 const ERROR: f64 = 0.01;
-/// Bins per sketch: from a microsecond to a year in milliseconds with room to spare.
+/// Bins per sketch, enough for a microsecond to a year in milliseconds.
 const MAX_BINS: u32 = 2048;
-/// Sealed days keep a sketch per this long; longer buckets are made of these, or of hours.
+/// Length covered by one sketch of a stored day; longer buckets merge these or hourly ones.
 pub const FINE: Micros = 300 * SECOND;
 
-/// What is known of the tasks that finished in some stretch of time. Times are milliseconds.
+/// Run times of the tasks that finished in a time range, milliseconds.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Latency {
     count: u64,
@@ -31,7 +30,7 @@ pub struct Latency {
     without_sketch: Option<Percentiles>,
 }
 
-/// Percentiles of rows that have no sketch, each times the tasks it speaks of.
+/// Percentiles of rows without a sketch, each multiplied by its number of tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Percentiles {
     count: u64,
@@ -63,11 +62,11 @@ pub struct Summary {
     pub exact: bool,
 }
 
-/// The percentiles of the contract.
+/// Quantiles in the API.
 const QUANTILES: [f64; 4] = [0.5, 0.9, 0.95, 0.99];
 
 impl Latency {
-    /// What a batch of durations (milliseconds) comes to; `None` if there are none.
+    /// Aggregates durations (milliseconds); `None` if there are none.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "durations far below 2^53 ms")]
     pub fn of_durations(durations: &[u64]) -> Option<Self> {
@@ -85,7 +84,7 @@ impl Latency {
         })
     }
 
-    /// What a row comes to that has no sketch; `None` if it speaks of no task.
+    /// Converts a row without a sketch; `None` if it covers no tasks.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
     pub fn of_summary(row: &Summary) -> Option<Self> {
@@ -101,20 +100,20 @@ impl Latency {
         })
     }
 
-    /// How many tasks it speaks of.
+    /// Number of tasks.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Takes in what is known of other tasks.
+    /// Adds the tasks of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.sum += other.sum;
         self.min = self.min.min(other.min);
         self.max = self.max.max(other.max);
         match (&mut self.sketch, &other.sketch) {
-            // All sketches have the same bins: they are all made here.
+            // All sketches are created here with the same configuration, so merging cannot fail.
             (Some(mine), Some(theirs)) => drop(mine.merge(theirs)),
             (mine @ None, Some(theirs)) => *mine = Some(theirs.clone()),
             (_, None) => {}
@@ -131,14 +130,14 @@ impl Latency {
         }
     }
 
-    /// What is shown of it.
+    /// Returns the summary for display.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
     pub fn summary(&self) -> Summary {
         let known = |value: f64| value.is_finite().then_some(value);
         let of_sketch = |q: f64| {
             let value = self.sketch.as_ref().and_then(|sketch| sketch.quantile(q).ok().flatten());
-            // The ends are known exactly.
+            // Minimum and maximum are exact.
             value.map(|value| value.clamp(self.min, self.max.max(self.min)))
         };
         let percentile = |place: usize| {
@@ -161,38 +160,38 @@ impl Latency {
         }
     }
 
-    /// Its sketch, for a row's column; `None` if it has none.
+    /// Encodes the sketch for its column; `None` if there is none.
     #[must_use]
     pub fn encode(&self) -> Option<Vec<u8>> {
         encode(self)
     }
 
-    /// Reads what [`Self::encode`] wrote.
+    /// Decodes the output of [`Self::encode`].
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// When the bytes are invalid.
     pub fn decode(bytes: &[u8]) -> Result<Self, Unreadable> {
         decode(bytes)
     }
 }
 
-/// A row of a stream: when, and what it says.
+/// A row of a stream: its time and run times.
 pub type Row = (Micros, Latency);
 
-/// A stored day of a stream.
+/// Stored form of one day of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
-    /// How many tasks it speaks of.
+    /// Number of tasks.
     pub count: u64,
-    /// The contract's columns of every row: see [`columns`].
+    /// Summary columns of every row; see [`columns`].
     pub packed: Vec<u8>,
-    /// A sketch per [`FINE`].
+    /// One sketch per [`FINE`].
     pub fine: Vec<u8>,
-    /// A sketch per hour.
+    /// One sketch per hour.
     pub hours: Vec<u8>,
 }
 
-/// What is stored of a day, as bytes.
+/// Borrowed stored form of one day.
 #[derive(Debug, Clone, Copy)]
 pub struct StoredRef<'a> {
     /// See [`Stored::packed`].
@@ -201,11 +200,10 @@ pub struct StoredRef<'a> {
     pub fine: &'a [u8],
 }
 
-/// Makes a day of rows (any order; rows of the same moment are added up), beside those that are
-/// stored already.
+/// Builds the stored form of a day from new rows (in any order; rows of the same time are merged) and the stored ones.
 ///
 /// # Errors
-/// When what is stored cannot be read: it must then not be replaced.
+/// When the stored bytes are invalid; they must then not be replaced.
 pub fn store(day: Micros, stored: Option<StoredRef<'_>>, new: &[Row]) -> Result<Stored, Unreadable> {
     let (mut rows, mut fine) = match stored {
         Some(stored) => (rows(stored.packed)?, parts(day, FINE, stored.fine, |_| true)?),
@@ -216,7 +214,7 @@ pub fn store(day: Micros, stored: Option<StoredRef<'_>>, new: &[Row]) -> Result<
     rows.dedup_by(|(time, more), (kept_time, kept)| {
         let same = time == kept_time;
         if same {
-            // Only their summaries are left of stored rows: as near as they come.
+            // Stored rows are only summaries, so the merged row is an approximation.
             let sum = Latency::of_summary(kept).map(|mut sum| {
                 Latency::of_summary(more).iter().for_each(|more| sum.merge(more));
                 sum
@@ -240,7 +238,7 @@ pub fn store(day: Micros, stored: Option<StoredRef<'_>>, new: &[Row]) -> Result<
     })
 }
 
-/// Adds `latency` to the part that begins at `start`; parts are in the order of time.
+/// Adds `latency` to the part that starts at `start`; parts are ordered by time.
 fn add(parts: &mut Vec<Row>, start: Micros, latency: &Latency) {
     let place = parts.partition_point(|(time, _)| *time < start);
     match parts.get_mut(place).filter(|(time, _)| *time == start) {
@@ -249,10 +247,10 @@ fn add(parts: &mut Vec<Row>, start: Micros, latency: &Latency) {
     }
 }
 
-/// The rows of a stored day, oldest first, as they were recorded (to the microsecond).
+/// Returns the rows of a stored day, oldest first, with their original times.
 ///
 /// # Errors
-/// When they cannot be read.
+/// When the bytes are invalid.
 pub fn rows(packed: &[u8]) -> Result<Vec<(Micros, Summary)>, Unreadable> {
     let Table { times, columns } = columns::unpack(packed)?;
     let cell = |column: usize, row: usize| {
@@ -280,10 +278,10 @@ pub fn rows(packed: &[u8]) -> Result<Vec<(Micros, Summary)>, Unreadable> {
         .collect())
 }
 
-/// How many tasks the rows of a stored day speak of that are `wanted`.
+/// Returns the number of tasks in the rows of a stored day whose time is `wanted`.
 ///
 /// # Errors
-/// When they cannot be read.
+/// When the bytes are invalid.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "written from a u64")]
 pub fn count(packed: &[u8], wanted: impl Fn(Micros) -> bool) -> Result<u64, Unreadable> {
     let Table { times, columns } = columns::unpack_first(1, packed)?;
@@ -309,11 +307,10 @@ fn pack(rows: &[(Micros, Summary)]) -> Vec<u8> {
     columns::pack(&Table { times: rows.iter().map(|(time, _)| *time).collect(), columns })
 }
 
-/// The parts of `length` of the day that begins at `day`, of which `wanted` are read: when each
-/// begins, and what it knows.
+/// Returns the start and the run times of the `wanted` parts, each of `length`, of the day that starts at `day`.
 ///
 /// # Errors
-/// When they cannot be read.
+/// When the bytes are invalid.
 pub fn parts(
     day: Micros,
     length: Micros,
@@ -325,7 +322,7 @@ pub fn parts(
     begins.filter(|(begin, _)| wanted(*begin)).map(|(begin, part)| Ok((begin, Latency::decode(part)?))).collect()
 }
 
-/// Each part has its own length before it, so that a reader passes over what it does not want.
+/// Each part is prefixed with its length, so that readers can skip parts.
 fn encode_parts(day: Micros, length: Micros, parts: &[Row]) -> Result<Vec<u8>, Unreadable> {
     let slot = |time: Micros| u16::try_from((time - day).rem_euclid(DAY) / length).unwrap_or(0);
     let encoded = parts.iter().map(|(time, latency)| Some((slot(*time), latency.encode()?)));
@@ -357,7 +354,7 @@ mod tests {
 
     use super::*;
 
-    /// The value at the same rank as the sketch's.
+    /// Exact value at the rank that the sketch uses.
     fn exact(sorted: &[u64], q: f64) -> f64 {
         sorted[(q * (sorted.len() - 1) as f64) as usize] as f64
     }
@@ -370,14 +367,14 @@ mod tests {
     }
 
     fn durations() -> impl Strategy<Value = Vec<u64>> {
-        // Skewed: most are short, some a thousand times as long.
+        // Skewed distribution: most durations are short, some a thousand times longer.
         let duration = (0..10_000_u64, 0..4_u32).prop_map(|(n, power)| n % 100 * 10_u64.pow(power));
         proptest::collection::vec(duration, 0..200)
     }
 
     proptest! {
         #[test]
-        fn percentiles_of_merged_parts_are_those_of_all_tasks_within_one_percent(
+        fn merged_percentiles_are_within_one_percent(
             parts in proptest::collection::vec(durations(), 1..20),
         ) {
             let mut all: Vec<u64> = parts.concat();
@@ -396,7 +393,7 @@ mod tests {
         }
 
         #[test]
-        fn a_day_stored_in_parts_counts_every_task_once(
+        fn day_stored_in_parts_counts_each_task_once(
             rows in proptest::collection::vec((0..2880_i64, durations()), 0..20), cut in any::<prop::sample::Index>(),
         ) {
             let day = 20_000 * DAY;
@@ -420,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_without_a_sketch_are_added_up_and_say_so() {
+    fn sums_with_rows_without_sketch_are_marked_inexact() {
         let row = |count, p99| Summary {
             count,
             mean_ms: Some(10.0),

@@ -1,6 +1,6 @@
-//! One series over one day, as it is stored: all samples, and what they come to per hour.
+//! Stored form of one day of a series: all samples, and an aggregate per hour.
 //!
-//! Long windows are answered from the hours alone, short ones from the samples.
+//! Long windows read only the hourly aggregates, short ones the samples.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use super::{DAY, HOUR, Micros, Unreadable};
 
 const HOURS_VERSION: u8 = 1;
 
-/// What an hour's samples come to.
+/// Aggregate of one hour.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct HourRecord {
     hour: u8,
@@ -20,26 +20,25 @@ struct HourRecord {
     max: f64,
 }
 
-/// A stored day.
+/// Stored form of one day.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stored {
-    /// How many samples it holds.
+    /// Number of samples.
     pub count: usize,
-    /// All of them: see [`columns`].
+    /// All samples; see [`columns`].
     pub packed: Vec<u8>,
-    /// What they come to per hour.
+    /// Hourly aggregates.
     pub hours: Vec<u8>,
 }
 
-/// Makes a day of samples (any order; of those with the same time the first counts), beside those
-/// that are stored already.
+/// Builds the stored form of a day from new samples (in any order; the first of equal times wins) and the stored ones.
 ///
 /// # Errors
-/// When what is stored cannot be read: it must then not be replaced.
+/// When the stored bytes are invalid; they must then not be replaced.
 pub fn store(stored: Option<&[u8]>, new: impl IntoIterator<Item = (Micros, f64)>) -> Result<Stored, Unreadable> {
     let mut samples = stored.map(samples).transpose()?.unwrap_or_default();
     samples.extend(new);
-    // Stable: what was stored first stays.
+    // The sort is stable, so stored samples win over new ones of the same time.
     samples.sort_by_key(|(time, _)| *time);
     samples.dedup_by_key(|(time, _)| *time);
     let mut hours: Vec<HourRecord> = Vec::new();
@@ -62,20 +61,20 @@ pub fn store(stored: Option<&[u8]>, new: impl IntoIterator<Item = (Micros, f64)>
     Ok(Stored { count: table.times.len(), packed: columns::pack(&table), hours: encoded })
 }
 
-/// The samples of a stored day, oldest first.
+/// Returns the samples of a stored day, oldest first.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When the bytes are invalid.
 pub fn samples(packed: &[u8]) -> Result<Vec<(Micros, f64)>, Unreadable> {
     let Table { times, columns } = columns::unpack(packed)?;
     let values = columns.into_iter().next().ok_or(Unreadable("missing values"))?;
     Ok(times.into_iter().zip(values).collect())
 }
 
-/// What each hour of the day that begins at `day` comes to: when the hour begins, and its samples.
+/// Returns the start and the aggregate of each hour of the day that starts at `day`.
 ///
 /// # Errors
-/// When it cannot be read.
+/// When the bytes are invalid.
 pub fn hours(day: Micros, encoded: &[u8]) -> Result<impl Iterator<Item = (Micros, Aggregate)>, Unreadable> {
     let (version, encoded) = encoded.split_first().ok_or(Unreadable("missing hours"))?;
     if *version != HOURS_VERSION {
@@ -102,7 +101,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_day_stored_in_parts_and_any_order_is_the_day_stored_at_once(
+        fn storing_in_parts_equals_storing_at_once(
             all in arbitrary_samples(), cut in any::<prop::sample::Index>(), again in any::<bool>(),
         ) {
             let unique: BTreeMap<Micros, f64> = all.iter().rev().copied().collect();
@@ -118,7 +117,7 @@ mod tests {
         }
 
         #[test]
-        fn its_hours_are_those_of_its_samples(all in arbitrary_samples()) {
+        fn hours_aggregate_the_samples(all in arbitrary_samples()) {
             let stored = store(None, all).unwrap();
             let mut expected: BTreeMap<Micros, Aggregate> = BTreeMap::new();
             for (time, value) in samples(&stored.packed).unwrap() {
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_that_cannot_be_read_is_not_replaced() {
+    fn unreadable_day_is_not_replaced() {
         assert!(store(Some(&[9, 9, 9]), [(0, 1.0)]).is_err());
     }
 }

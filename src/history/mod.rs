@@ -1,10 +1,9 @@
-//! What is remembered of the fleet, and in which form. Pure: no clock, no I/O, no actix.
+//! History of the fleet and its storage formats. Pure: no clock, no I/O, no actix.
 //!
-//! [`series`] says which numbers of a snapshot are kept and under which names. [`window`] is what
-//! people ask for: from when to when, in buckets of which length. [`columns`] packs rows of
-//! numbers, [`metric_day`] and [`latency`] say what a stored day of a series and of a stream's task
-//! latencies holds, and how days, hours and rows add up to the buckets of a window. [`stored_name`] bounds the
-//! names under which all of it is stored.
+//! [`series`] defines which values of a snapshot are recorded and under which names. [`window`] is a requested time
+//! range with its bucket length. [`columns`] encodes tables of numbers; [`metric_day`] and [`latency`] define a stored
+//! day of a series and of a stream's run times, and how days, hours and rows aggregate to buckets. [`stored_name`]
+//! limits the names under which they are stored.
 
 pub mod columns;
 pub mod latency;
@@ -13,7 +12,7 @@ pub mod series;
 pub mod stored_name;
 pub mod window;
 
-/// A moment: microseconds since 1970, UTC, as Postgres counts them.
+/// Microseconds since 1970, UTC, the resolution of Postgres.
 pub type Micros = i64;
 
 /// One second.
@@ -23,18 +22,18 @@ pub const HOUR: Micros = 3600 * SECOND;
 /// One day.
 pub const DAY: Micros = 24 * HOUR;
 
-/// How many days each kind of history is kept in the archive; 0 is for ever.
+/// Retention of each kind of history in days; 0 is unlimited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Keep {
     /// Series, and queries per hour.
     pub metrics_days: u32,
-    /// Task latencies.
+    /// Task run times.
     pub latency_days: u32,
     /// Events.
     pub events_days: u32,
 }
 
-/// A stored form that cannot be read: written by a newer version, or damaged.
+/// Error: a stored value is damaged or was written by a newer version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cannot read a stored day: {0}")]
 pub struct Unreadable(pub &'static str);

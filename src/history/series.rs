@@ -1,6 +1,6 @@
-//! Which numbers of a snapshot are kept, and under which names.
+//! Selection and names of the snapshot values that are recorded.
 //!
-//! What could not be read is missing: it is not in the answer, and never a zero.
+//! Values that could not be read are omitted, never recorded as zero.
 
 use std::borrow::Cow;
 
@@ -8,11 +8,11 @@ use super::stored_name::stored_name;
 use crate::contract::Name;
 use crate::fleet::snapshot::Snapshot;
 
-/// A series' name (`xlen:arax`, `pg:connection_count`) and its value now.
+/// Series name (`xlen:arax`, `pg:connection_count`) and current value.
 pub type Sample = (String, f64);
 
-/// The samples of a snapshot. Names of streams and types that are not UTF-8 are escaped as they
-/// are on pages; long ones are shortened ([`stored_name`]).
+/// Returns the samples of a snapshot. Names of streams and types that are not UTF-8 are escaped as on the pages; long
+/// ones are shortened ([`stored_name`]).
 #[must_use]
 pub fn of(snapshot: &Snapshot) -> Vec<Sample> {
     let mut samples = Samples(Vec::new());

@@ -1,17 +1,16 @@
-//! Names as they are stored: bounded, so that a long one fits into an index row of Postgres, and as text
-//! that Postgres can hold.
+//! Limits names to a length and character set that Postgres can store and index.
 
 use std::borrow::Cow;
 
 use uuid::Uuid;
 
-/// Names up to this length (bytes) are stored as they are. A row of Postgres' indexes holds 2,704 bytes.
+/// Longest name that is stored unchanged, bytes. A Postgres index row holds 2,704 bytes.
 const LONGEST: usize = 2000;
-/// So much of a longer name is kept for people (bytes).
+/// Length of the readable prefix of a shortened name, bytes.
 const KEPT: usize = 200;
 
-/// The name under which `name` is stored. A long one keeps its beginning, followed by a hash of the whole;
-/// a NUL, which no text in Postgres holds, is replaced. Applying it twice changes nothing.
+/// Returns the name to store for `name`. A long name becomes its prefix and a hash of the whole; NUL, which Postgres
+/// text cannot contain, is replaced. The function is idempotent.
 #[must_use]
 pub fn stored_name(name: &str) -> Cow<'_, str> {
     let name = without_nul(name);
@@ -22,7 +21,7 @@ pub fn stored_name(name: &str) -> Cow<'_, str> {
     Cow::Owned(format!("{}…{}", beginning(&name, KEPT), hash.simple()))
 }
 
-/// `text` if it has at most `most` bytes, else its beginning and an ellipsis, without NUL.
+/// Returns `text` without NUL, truncated with an ellipsis to at most `most` bytes.
 #[must_use]
 pub fn bounded_text(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_does_not_fit_is_shortened_and_names_stay_different() {
+    fn only_long_names_are_shortened_and_names_stay_unique() {
         for name in ["arax", &"x".repeat(LONGEST), ""] {
             assert_eq!(stored_name(name), name);
         }
@@ -56,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nul_is_replaced_before_the_length_counts() {
+    fn nul_is_replaced_before_measuring_the_length() {
         assert_eq!(stored_name("a\0b"), "a\u{fffd}b");
         assert!(stored_name(&"\0".repeat(1999)).len() < 300);
         assert_eq!(bounded_text("a\0bc", 2), "a\u{fffd}…");

@@ -1,41 +1,41 @@
-//! What people ask for: from when to when, in buckets of which length.
+//! Requested time ranges, divided into buckets.
 
 use super::{Micros, SECOND};
 
-/// The lengths that buckets have unless somebody asks for another, seconds.
+/// Default bucket lengths, seconds.
 const LENGTHS: [u32; 11] = [30, 60, 300, 600, 900, 1800, 3600, 7200, 14_400, 43_200, 86_400];
-/// About so many points a series, whatever the window.
+/// Approximate number of points per series, for windows of any length.
 const POINTS: f64 = 200.0;
-/// More points than this are refused.
+/// Maximum number of points per series.
 pub const MAX_POINTS: i64 = 3000;
-/// Windows are at most this long, seconds.
+/// Maximum length of a window, seconds.
 pub const MAX_WINDOW_SEC: f64 = 400.0 * 86_400.0;
-/// The window when none is asked for, seconds.
+/// Default length of a window, seconds.
 pub const DEFAULT_WINDOW_SEC: f64 = 86_400.0;
 
-/// A stretch of time cut into buckets. Buckets begin at multiples of their length, so that the
-/// same moment is in the same bucket whatever the window; the first and the last are whole.
+/// A time range divided into buckets. Buckets start at multiples of their length, so that a time falls into the same
+/// bucket in every window; the first and the last bucket are complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
-    /// The first moment: a multiple of the bucket.
+    /// Start, inclusive: a multiple of the bucket length.
     pub since: Micros,
-    /// The first moment after it: a multiple of the bucket.
+    /// End, exclusive: a multiple of the bucket length.
     pub until: Micros,
-    /// How long a bucket is.
+    /// Bucket length.
     pub bucket: Micros,
 }
 
-/// Why a window cannot be had: which value, and what was expected.
+/// Error: the invalid value and the expected one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadWindow(pub String);
 
 impl Window {
-    /// The window from `since` to `until` (Unix seconds; left out: a day until `now`), in buckets of
-    /// `bucket_seconds`, or of the contract's choice.
+    /// Returns the window from `since` to `until` (Unix seconds; default: the day before `now`), in buckets of
+    /// `bucket_seconds` or of the default length.
     ///
     /// # Errors
-    /// When a value is no time, since is not before until, or there would be too many points.
+    /// When a value is not a valid time, `since` is not before `until`, or the window has too many points.
     pub fn new(
         since: Option<f64>,
         until: Option<f64>,
@@ -77,59 +77,58 @@ impl Window {
         Ok(window)
     }
 
-    /// The beginning of the bucket that `time` is in.
+    /// Start of the bucket that contains `time`.
     #[must_use]
     pub fn bucket_of(&self, time: Micros) -> Micros {
         time - time.rem_euclid(self.bucket)
     }
 
-    /// Whether `time` is in it.
+    /// Whether the window contains `time`.
     #[must_use]
     pub fn contains(&self, time: Micros) -> bool {
         (self.since..self.until).contains(&time)
     }
 
-    /// Whether its buckets are made of whole pieces of `length`.
+    /// Whether each bucket is a whole number of pieces of `length`.
     #[must_use]
     pub fn is_made_of(&self, length: Micros) -> bool {
         self.bucket % length == 0
     }
 }
 
-/// The contract's bucket for a window of so many seconds: the first length that is at least a
-/// two-hundredth of it.
+/// Default bucket length for a window, seconds: the first length that is at least a two-hundredth of it.
 #[must_use]
 pub fn bucket_for(window_sec: f64) -> u32 {
     let fits = LENGTHS.into_iter().find(|length| f64::from(*length) >= window_sec / POINTS);
     fits.unwrap_or_else(|| {
-        // Whole days beyond that.
+        // Longer buckets are whole days.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "windows have a limit")]
         let days = (window_sec / POINTS / 86_400.0).ceil() as u32;
         days * 86_400
     })
 }
 
-/// What is known of a number over a stretch of time.
+/// Aggregate of a value over a time range.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Aggregate {
-    /// Samples in it.
+    /// Number of samples.
     pub count: u64,
-    /// Their sum.
+    /// Sum of the samples.
     pub sum: f64,
-    /// The least of them.
+    /// Minimum.
     pub min: f64,
-    /// The greatest of them.
+    /// Maximum.
     pub max: f64,
 }
 
 impl Aggregate {
-    /// One sample.
+    /// Aggregate of a single sample.
     #[must_use]
     pub fn of(value: f64) -> Self {
         Self { count: 1, sum: value, min: value, max: value }
     }
 
-    /// Takes in what is known of another stretch.
+    /// Adds the samples of `other`.
     pub fn merge(&mut self, other: &Self) {
         self.count += other.count;
         self.sum += other.sum;
@@ -137,7 +136,7 @@ impl Aggregate {
         self.max = self.max.max(other.max);
     }
 
-    /// The average.
+    /// Mean.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "counts far below 2^53")]
     pub fn mean(&self) -> f64 {
@@ -150,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_are_the_contracts() {
+    fn default_bucket_lengths() {
         for (window, bucket) in [
             (600.0, 30),
             (3600.0, 30),
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_begins_and_ends_with_whole_buckets() {
+    fn window_is_aligned_to_buckets() {
         let window = Window::new(Some(1000.5), Some(7000.1), None, 0.0).unwrap();
         assert_eq!((window.since, window.until), (990 * SECOND, 7020 * SECOND));
         assert_eq!(window.bucket_of(1019 * SECOND), 990 * SECOND);
@@ -175,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_had_says_what_was_expected() {
+    fn invalid_window_errors_state_the_expected_value() {
         for (since, until, bucket) in [
             (Some(f64::NAN), None, None),
             (Some(-1.0), None, None),

@@ -1,4 +1,4 @@
-//! Doing what a preview chose: exactly that, and nothing that changed since.
+//! Applies a previewed action to exactly the selected entries, skipping those that changed since.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use crate::fleet::reading::SourceTrouble;
 use crate::postgres::recycle_bin::{self, Batch, NewRow};
 use crate::redis_streams::operate::{self, Place, Rules, Target};
 
-/// Entries in the first call; then as many as keep a call short.
+/// Entries in the first call; later calls use as many as keep a call short.
 const FIRST_CALL: usize = 8;
-/// Entries in one call at most.
+/// Maximum number of entries in one call.
 const MOST_IN_A_CALL: usize = 64;
-/// A call that took longer is followed by a smaller one.
+/// Duration above which the next call is smaller.
 const SHORT: Duration = Duration::from_millis(20);
 
-/// Carries out what was chosen, in the name of `who`, until it is done or trouble ends it. What was
-/// done by then is counted, and the trouble is in [`Applied::ended_early`].
+/// Applies the action on behalf of `who`, until all entries are processed or an error occurs. Results up to then are
+/// counted, and the error is in [`Applied::ended_early`].
 pub async fn apply(sources: &Sources, chosen: &Chosen, who: &str) -> Applied {
     let batch = Uuid::new_v4();
     let mut applied = Applied::default();
@@ -98,8 +98,8 @@ async fn apply_part(
     Ok(())
 }
 
-/// Into the bin first, then out of Redis, then settled: wherever this ends, nothing is lost, and what
-/// is not settled is settled by whoever looks at the bin, or by the janitor.
+/// Writes entries to the recycle bin, removes them from Redis, then marks the rows as settled. An interruption at any
+/// point loses nothing: unsettled rows are settled when the bin is next opened, or by the janitor.
 async fn drop_some(
     sources: &Sources,
     common: &Batch,
@@ -110,7 +110,7 @@ async fn drop_some(
     let payloads = operate::payloads(&sources.redis, place, &targets).await?;
     let (mut rows, mut with_row) = (Vec::new(), Vec::new());
     for (target, fields) in targets.iter_mut().zip(payloads) {
-        // What is deleted already has nothing to keep.
+        // A deleted entry has no payload to store.
         let Some(fields) = fields else { continue };
         rows.push(NewRow {
             entry: target.id.clone(),
@@ -142,7 +142,7 @@ async fn drop_some(
     verdicts.extend(std::iter::repeat_n(Verdict::LeftAlone("gone"), chosen - targets.len()));
     let postgres = &sources.postgres;
     for (state, places) in [(BinState::Binned, &binned), (BinState::Void, &void)] {
-        // It is settled in Redis; whoever looks at the bin next, or the janitor, notes it.
+        // Redis is already updated; the rows are settled when the bin is next opened, or by the janitor.
         if let Err(trouble) = recycle_bin::settle(postgres, state, places).await {
             recycle::not_settled(&trouble);
         }

@@ -1,5 +1,5 @@
-//! Looking before doing: what a preview chooses and shows. Every look is bounded; where a bound was
-//! reached, the preview says so and covers what it saw.
+//! Previews: selects the entries of an action without changing anything. Every scan is bounded; when a bound is
+//! reached, the preview says so and covers the entries scanned until then.
 
 use deadpool_redis::Pool;
 
@@ -8,21 +8,21 @@ use crate::fleet::message::{Action, Chosen, DeadConsumer, DeadFound, Found, Mess
 use crate::fleet::reading::SourceTrouble;
 use crate::redis_streams::messages::{self, Bounds, Start};
 
-/// Entries that one preview chooses at most.
+/// Maximum number of entries selected by one preview.
 pub const MOST_CHOSEN: usize = 10_000;
-/// Entries that it looks at for them at most.
+/// Maximum number of entries scanned by one preview.
 const MOST_LOOKED: u64 = 50_000;
-/// Consumers without heartbeat that one preview names at most.
+/// Maximum number of consumers without heartbeats listed by one preview.
 const MOST_CONSUMERS: usize = 1000;
-/// Messages shown with it.
+/// Number of messages shown with a preview.
 const SHOWN: usize = 3;
-/// Bytes shown of each of their values.
+/// Number of bytes shown of each value.
 const SHOWN_BYTES: usize = 2048;
 
-/// Chooses the messages of `stream` that are `wanted`; with `ids`, those of them.
+/// Selects the messages of `stream` that match `wanted`, or only those of them with the given `ids`.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// When Redis is unreachable.
 pub async fn messages(
     redis: &Pool,
     stream: &Name,
@@ -63,11 +63,11 @@ pub async fn messages(
     Ok(Found { chosen, first, looked, complete, owners, groups: groups.len() })
 }
 
-/// Chooses what is stuck on consumers of these streams that have no heartbeat: idle for at least
-/// `min_idle_ms`, as is the consumer.
+/// Selects the entries stuck on consumers of these streams without heartbeats: both entry and consumer are idle for at
+/// least `min_idle_ms`.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// When Redis is unreachable.
 pub async fn on_dead_consumers(
     redis: &Pool,
     streams: &[Name],

@@ -1,8 +1,7 @@
-//! What an operator does knowingly to what is on the streams.
+//! Actions of operators on messages.
 //!
-//! [`find`] looks and fixes what is to be done (a preview), [`apply()`] does exactly that, [`recycle`]
-//! keeps what was dropped and puts it back. The steps that must not be cut in two are scripts in
-//! [`redis_streams::operate`](crate::redis_streams::operate).
+//! [`find`] creates a preview, [`apply()`] applies it, and [`recycle`] restores entries from the recycle bin. Steps
+//! that must be atomic are scripts in [`redis_streams::operate`](crate::redis_streams::operate).
 
 pub mod apply;
 pub mod find;
@@ -14,7 +13,7 @@ use deadpool_redis::Pool;
 
 use crate::postgres::connection::PgPool;
 
-/// Where the streams and the recycle bin are.
+/// Connections to the servers with the streams and the recycle bin.
 #[derive(Clone)]
 pub struct Sources {
     /// Redis.

@@ -1,4 +1,4 @@
-//! The recycle bin: settling what a crash left open, and putting back.
+//! The recycle bin: settles rows after interrupted actions, and restores entries.
 
 use std::collections::BTreeMap;
 
@@ -9,28 +9,28 @@ use crate::fleet::reading::SourceTrouble;
 use crate::postgres::recycle_bin::{self, Filter};
 use crate::redis_streams::operate::{self, PutBack};
 
-/// Rows settled in one statement.
+/// Rows settled per statement.
 const SETTLED_AT_ONCE: i64 = 500;
-/// Rows put back in one call: their payloads are in memory.
+/// Rows restored per call; bounded because their payloads are in memory.
 const RESTORED_AT_ONCE: i64 = 16;
-/// Whoever drops has settled after so many seconds, or never will.
+/// Age of an unsettled row, seconds, after which the action that wrote it was interrupted.
 const OVERDUE_SEC: i32 = 60;
 
-/// What came of putting back.
+/// Result of a restore.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Restored {
-    /// Entries that are in their streams again.
+    /// Entries restored to their streams.
     pub restored: u64,
     /// Entries that never left their stream.
     pub void: u64,
-    /// Entries that Redis refused to take, and what it said of the last.
+    /// Number of entries that Redis rejected, and the last error.
     pub refused: Option<(u64, String)>,
 }
 
-/// Settles places of which nobody said what became of them.
+/// Settles rows of interrupted actions.
 ///
 /// # Errors
-/// When a source cannot be asked.
+/// When a data source is unreachable.
 pub async fn settle_overdue(sources: &Sources) -> Result<(), SourceTrouble> {
     let filter = Filter { state: Some(BinState::Pending), older_sec: Some(OVERDUE_SEC), ..Filter::default() };
     let rows = recycle_bin::rows(&sources.postgres, &filter, SETTLED_AT_ONCE).await?;
@@ -53,11 +53,11 @@ pub async fn settle_overdue(sources: &Sources) -> Result<(), SourceTrouble> {
     Ok(())
 }
 
-/// Puts what `filter` names back into its streams, oldest first, in the name of `who`. Asking again
-/// puts nothing back twice.
+/// Restores the entries that match `filter` to their streams, oldest first, on behalf of `who`. The operation is
+/// idempotent: a repeated call restores no entry twice.
 ///
 /// # Errors
-/// When a source cannot be asked; what was put back by then is.
+/// When a data source is unreachable; entries up to then are restored.
 pub async fn restore(sources: &Sources, filter: &Filter, who: &str) -> Result<Restored, SourceTrouble> {
     let mut result = Restored::default();
     let mut filter = Filter { after: Some(0), payload_bytes: i32::MAX, ..filter.clone() };
@@ -99,7 +99,7 @@ async fn restore_some(
     Ok(())
 }
 
-/// Said when Postgres does not take what became of places in the bin.
+/// Logs that Postgres did not store the outcome of rows in the bin.
 pub(super) fn not_settled(trouble: &SourceTrouble) {
     tracing::warn!(error = trouble.detail, "what became of dropped entries is in Redis and not in Postgres yet");
 }

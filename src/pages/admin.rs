@@ -1,4 +1,4 @@
-//! The admin page: what the janitor would do now, what it did, and what it left and why.
+//! The admin page: preview of the next cleanup run, recorded runs, and the entries that were kept with the reason.
 
 use serde::Serialize;
 
@@ -10,19 +10,19 @@ use super::wording::{Label, MomentStyle, Sentence, visible};
 use crate::contract::Name;
 use crate::fleet::cleanup::{Kept, Need, Outcome, PassRecord, Preview, Removable, StreamOutcome};
 
-/// Without script the page is loaded again after so many seconds.
+/// Reload interval without JavaScript, seconds.
 const REFRESH: u32 = 30;
-/// Streams listed of a pass or a preview; those of which something is removed come first.
+/// Maximum number of streams listed for a run or a preview; streams with removals come first.
 const STREAMS: usize = 60;
-/// Abandoned queries listed of one cleanup run.
+/// Maximum number of abandoned queries listed for one cleanup run.
 const QUERIES: usize = 100;
 
-/// Everything the page shows.
+/// Data of the page.
 #[derive(Debug)]
 pub struct AdminPage<'a> {
-    /// What a pass would do now, or why there is none.
+    /// Preview of the next cleanup run, or why there is none.
     pub preview: Result<Preview, String>,
-    /// The newest passes, newest first, or why they cannot be read.
+    /// Latest cleanup runs, newest first, or why they are unavailable.
     pub passes: Result<&'a [PassRecord], String>,
 }
 
@@ -83,10 +83,10 @@ struct PassRow {
 }
 
 impl AdminPage<'_> {
-    /// The page as HTML.
+    /// Renders the page.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn html(&self, site: &Site) -> Result<String, PagesError> {
         let title = site.title("Admin");
         let passes = self.passes.as_deref().unwrap_or_default();
@@ -151,7 +151,7 @@ fn trouble_of(outcome: &Outcome) -> bool {
     !outcome.errors.is_empty() || outcome.streams.values().any(|stream| stream.error.is_some())
 }
 
-/// What a pass did, in words.
+/// Describes the result of a cleanup run.
 fn summary(outcome: &Outcome) -> String {
     let mut parts = Vec::new();
     let mut add = |n: u64, one: &str, many: &str, did: &str| {
@@ -256,7 +256,7 @@ fn stream_row(name: &str, stream: &StreamOutcome) -> StreamRow {
     }
 }
 
-/// Why entries are kept, in words.
+/// Describes why entries are kept.
 fn because(kept: Option<&Kept>) -> Sentence {
     match kept {
         None => Sentence::words("—"),
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn it_says_in_numbers_what_happens_before_and_what_happened_after_and_runs_nobodys_name() {
+    fn admin_page_shows_preview_and_results_and_escapes_names() {
         let stream =
             StreamOutcome { removed: 1234, length: 7, kept_because: Some(group()), ..StreamOutcome::default() };
         let broken = StreamOutcome { error: Some(HOSTILE.to_owned()), ..StreamOutcome::default() };
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_complete_before_anything_happened_and_while_sources_are_away() {
+    fn admin_page_renders_without_runs_and_data_sources() {
         let page = html(&AdminPage { preview: Ok(Preview::default()), passes: Ok(&[]) });
         assert!(page.contains("No cleanup runs recorded") && page.contains("Nothing to clean up."), "{page}");
         let away =

@@ -1,5 +1,4 @@
-//! The alerts page: what is pending, firing, silenced and over; the rules; what was sent, and what
-//! was answered.
+//! The alerts page: active, silenced and resolved alerts, rules, and notifications with their delivery results.
 
 use std::collections::BTreeMap;
 
@@ -20,59 +19,59 @@ use crate::alerting::rule::{Rule, Severity, figure, no_channel};
 use crate::contract::Name;
 use crate::fleet::snapshot::Snapshot;
 
-/// Without script the page is loaded again after so many seconds.
+/// Reload interval without JavaScript, seconds.
 const REFRESH: u32 = 10;
-/// Resolved alerts shown.
+/// Maximum number of resolved alerts shown.
 const RESOLVED: usize = 50;
-/// Turns of an alert's story shown.
+/// Maximum number of state changes shown per alert.
 const TURNS: usize = 12;
-/// How much of a series is drawn, seconds.
+/// Length of the charts, seconds.
 pub const CHARTED: f64 = 3.0 * 3600.0;
 
-/// A message as the page shows it.
+/// A notification as shown on the page.
 #[derive(Debug)]
 pub struct Sent {
-    /// What it says.
+    /// Title.
     pub title: String,
-    /// The beginning of its key.
+    /// Start of its key.
     pub reference: String,
-    /// Where it goes.
+    /// Channel.
     pub channel: String,
-    /// How it stands.
+    /// State.
     pub state: &'static str,
-    /// Attempts begun.
+    /// Number of attempts.
     pub attempts: u32,
-    /// What the channel answered last.
+    /// Last response of the channel.
     pub answer: String,
-    /// When it was made, Unix seconds.
+    /// Time of creation, Unix seconds.
     pub created: f64,
-    /// When it is tried again.
+    /// Time of the next attempt.
     pub next_attempt: Option<f64>,
-    /// When it was sent or given up.
+    /// Time when it was sent or given up.
     pub ended: Option<f64>,
 }
 
-/// What the archive knows of the alerts.
+/// Archived data of the alerts.
 #[derive(Debug, Default)]
 pub struct Past {
-    /// Samples of the series they are about, oldest first, over the last [`CHARTED`] seconds.
+    /// Samples of their series, oldest first, over the last [`CHARTED`] seconds.
     pub samples: BTreeMap<String, Vec<(f64, f64)>>,
-    /// When each fired and was over (`false`), by its key, newest first.
+    /// Times when each fired (`true`) and resolved (`false`), by key, newest first.
     pub stories: BTreeMap<String, Vec<(f64, bool)>>,
 }
 
-/// Everything the page shows.
+/// Data of the page.
 #[derive(Debug)]
 pub struct AlertsPage<'a> {
-    /// The alerts.
+    /// Alerts.
     pub shown: &'a Shown,
-    /// The newest snapshot, for the rules' present values.
+    /// Latest snapshot, for the current values of the rules.
     pub snapshot: Option<&'a Snapshot>,
-    /// What the archive knows of them; empty when Postgres does not answer.
+    /// Archived data; empty while Postgres is unreachable.
     pub past: Past,
-    /// The newest messages, those on their way first.
+    /// Latest notifications, unsent ones first.
     pub messages: Vec<Sent>,
-    /// Postgres answered; else these are only the messages it has not taken.
+    /// Whether the list comes from Postgres; otherwise it contains only the spooled notifications.
     pub from_postgres: bool,
 }
 
@@ -113,12 +112,12 @@ struct AlertRow {
     note: String,
     can_acknowledge: bool,
     chart: Option<LimitChart>,
-    /// Below which the chart stands, and for how long it reaches back.
+    /// Series and time span, shown above the chart.
     series: Label,
     reaches: String,
-    /// The history around its beginning.
+    /// Link to the history around the alert's start.
     around: Option<String>,
-    /// How often it fired, if more than once, and its turns, newest first.
+    /// Number of firings, if more than one, and the state changes, newest first.
     fired: String,
     story: Vec<Sentence>,
 }
@@ -162,10 +161,10 @@ struct AnswerRow {
 }
 
 impl AlertsPage<'_> {
-    /// The page as HTML.
+    /// Renders the page.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn html(&self, site: &Site) -> Result<String, PagesError> {
         let firing = self.shown.alerts.iter().filter(|(alert, _)| alert.phase == Phase::Firing).count();
         let pending = self.shown.alerts.iter().filter(|(alert, _)| alert.phase == Phase::Pending).count();
@@ -215,10 +214,10 @@ impl AlertsPage<'_> {
         site.pages.render("pages/alerts", &view)
     }
 
-    /// What the channels answered to a test message, each with whether it took it.
+    /// Renders the responses of the channels to a test notification, each with whether it was accepted.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn answers(site: &Site, answers: Vec<(&str, bool, &str)>) -> Result<String, PagesError> {
         let title = site.title("Alerts");
         let mut view = empty(site, &title, None);
@@ -421,7 +420,7 @@ fn message_row(sent: &Sent) -> MessageRow {
     }
 }
 
-/// What `alerts.js` imports, so that the browser fetches all at once.
+/// Imports of `alerts.js`, preloaded to avoid a request chain.
 const MODULES: &[&str] = &["shell.js", "clock.js"];
 
 fn empty<'a>(site: &'a Site, title: &'a str, refresh: Option<u32>) -> View<'a> {

@@ -1,6 +1,6 @@
-//! The page about the API: what its document says, for people.
+//! The API page, rendered from the OpenAPI document.
 //!
-//! Everything comes from the document alone, so that the page cannot say anything else.
+//! The document is the only input, so the page cannot deviate from it.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -8,15 +8,15 @@ use serde_json::Value;
 use super::site::{Head, Site};
 use super::templates::PagesError;
 
-/// The methods that an address may be asked with, in the order in which they are shown.
+/// HTTP methods, in display order.
 const METHODS: [&str; 2] = ["get", "post"];
-/// Where named schemas lie in the document.
+/// Prefix of references to named schemas.
 const SCHEMAS: &str = "#/components/schemas/";
 
-/// Everything the page shows.
+/// Data of the page.
 #[derive(Debug)]
 pub struct ApiPage<'a> {
-    /// The API in OpenAPI.
+    /// OpenAPI document.
     pub document: &'a Value,
 }
 
@@ -31,7 +31,7 @@ struct View<'a> {
     types: Vec<Type<'a>>,
 }
 
-/// Text with code in it.
+/// Text with inline code.
 type Prose = Vec<Piece>;
 
 #[derive(Debug, PartialEq, Serialize)]
@@ -55,7 +55,7 @@ struct Operation<'a> {
     path: &'a str,
     summary: &'a str,
     description: Prose,
-    /// Empty where nobody is asked.
+    /// Required role; empty without authentication.
     role: &'a str,
     fields: Vec<Field>,
     sample: &'a str,
@@ -77,14 +77,14 @@ struct Field {
     choices: Vec<Choice>,
 }
 
-/// A word about a type, maybe a link to one.
+/// A part of a type description, optionally linked to a type.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Word {
     text: String,
     href: Option<String>,
 }
 
-/// One of the values that a field may have.
+/// An enum value of a field.
 #[derive(Debug, PartialEq, Serialize)]
 struct Choice {
     value: String,
@@ -111,11 +111,11 @@ struct Type<'a> {
     fields: Vec<Field>,
     choices: Vec<Choice>,
     variants: Vec<Variant>,
-    /// What it is when it has no fields.
+    /// Type description, for types without fields.
     kind: Vec<Word>,
 }
 
-/// One of the forms that a type may have.
+/// A variant of a type.
 #[derive(Serialize)]
 struct Variant {
     description: Prose,
@@ -123,10 +123,10 @@ struct Variant {
 }
 
 impl ApiPage<'_> {
-    /// The page as HTML.
+    /// Renders the page.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn html(&self, site: &Site) -> Result<String, PagesError> {
         let title = site.title("API");
         let info = at(self.document, "info");
@@ -147,7 +147,7 @@ impl ApiPage<'_> {
             .flat_map(|(path, item)| {
                 METHODS.into_iter().filter_map(move |method| Some((path, method, item.get(method)?)))
             })
-            .map(|(path, method, told)| (item(at(told, "tags")), operation(path, method, told)))
+            .map(|(path, method, spec)| (item(at(spec, "tags")), operation(path, method, spec)))
             .collect();
         let mut all: Vec<_> = all.into_iter().map(Some).collect();
         let tags = at(self.document, "tags").as_array().into_iter().flatten();
@@ -166,7 +166,7 @@ impl ApiPage<'_> {
     }
 }
 
-/// What lies there; `null` where nothing does.
+/// Returns the member `name`, or `null`.
 fn at<'a>(value: &'a Value, name: &str) -> &'a Value {
     value.get(name).unwrap_or(&Value::Null)
 }
@@ -175,7 +175,7 @@ fn text<'a>(value: &'a Value, name: &str) -> &'a str {
     at(value, name).as_str().unwrap_or_default()
 }
 
-/// The first text of a list.
+/// Returns the first string of a list.
 fn item(list: &Value) -> &str {
     list.get(0).and_then(Value::as_str).unwrap_or_default()
 }
@@ -184,7 +184,7 @@ fn members(value: &Value) -> impl Iterator<Item = (&str, &Value)> {
     value.as_object().into_iter().flatten().map(|(name, value)| (name.as_str(), value))
 }
 
-/// Every second part between backticks is code.
+/// Splits text at backticks; every second part is code.
 fn prose(text: &str) -> Prose {
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let parts = text.split('`').enumerate();
@@ -194,33 +194,33 @@ fn prose(text: &str) -> Prose {
         .collect()
 }
 
-fn operation<'a>(path: &'a str, method: &'static str, told: &'a Value) -> Operation<'a> {
-    let parameters = at(told, "parameters").as_array().into_iter().flatten().map(|parameter| {
+fn operation<'a>(path: &'a str, method: &'static str, spec: &'a Value) -> Operation<'a> {
+    let parameters = at(spec, "parameters").as_array().into_iter().flatten().map(|parameter| {
         let required = at(parameter, "required") == true;
         field(text(parameter, "name"), "in the path", required, at(parameter, "schema"), parameter)
     });
-    let body = at(at(at(at(told, "requestBody"), "content"), "application/json"), "schema");
-    let answers = members(at(told, "responses")).map(|(status, told)| Answer {
+    let body = at(at(at(at(spec, "requestBody"), "content"), "application/json"), "schema");
+    let answers = members(at(spec, "responses")).map(|(status, spec)| Answer {
         status: status.to_owned(),
-        description: prose(text(told, "description")),
-        kinds: members(at(told, "content"))
-            .map(|(media, told)| Media { media: media.to_owned(), kind: kind(at(told, "schema")) })
+        description: prose(text(spec, "description")),
+        kinds: members(at(spec, "content"))
+            .map(|(media, spec)| Media { media: media.to_owned(), kind: kind(at(spec, "schema")) })
             .collect(),
     });
     let (errors, answers): (Vec<Answer>, Vec<Answer>) =
         answers.partition(|answer| answer.kinds.iter().any(|kind| kind.media == "application/problem+json"));
     Operation {
-        id: text(told, "operationId"),
+        id: text(spec, "operationId"),
         method: method.to_uppercase(),
         path,
-        summary: text(told, "summary"),
-        description: prose(text(told, "description")),
-        role: item(at(at(told, "security").get(0).unwrap_or(&Value::Null), "bearer")),
+        summary: text(spec, "summary"),
+        description: prose(text(spec, "description")),
+        role: item(at(at(spec, "security").get(0).unwrap_or(&Value::Null), "bearer")),
         fields: parameters.chain(fields(body, "in the body")).collect(),
-        sample: at(told, "x-codeSamples").get(0).map_or("", |sample| text(sample, "source")),
+        sample: at(spec, "x-codeSamples").get(0).map_or("", |sample| text(sample, "source")),
         answers,
         errors,
-        message: told.get("x-message").map(kind),
+        message: spec.get("x-message").map(kind),
     }
 }
 
@@ -255,32 +255,32 @@ fn fields(schema: &Value, place: &'static str) -> Vec<Field> {
         .collect()
 }
 
-fn field(name: &str, place: &'static str, required: bool, schema: &Value, told: &Value) -> Field {
+fn field(name: &str, place: &'static str, required: bool, schema: &Value, spec: &Value) -> Field {
     Field {
         name: name.to_owned(),
         place,
         required,
         kind: kind(schema),
         limits: limits(schema),
-        description: prose(text(told, "description")),
+        description: prose(text(spec, "description")),
         choices: choices(schema).into_iter().filter(|choice| !choice.meaning.is_empty()).collect(),
     }
 }
 
-/// The values that are named one by one.
+/// Returns the values of an enum schema.
 fn choices(schema: &Value) -> Vec<Choice> {
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let plain = |value: &Value| Choice { value: word(value), meaning: Vec::new() };
     let one_of = at(schema, "oneOf").as_array().into_iter().flatten();
-    let told = one_of.filter_map(|one| {
+    let variants = one_of.filter_map(|one| {
         let meaning = prose(text(one, "description"));
         Some(Choice { value: word(one.get("const")?), meaning })
     });
     let listed = at(schema, "enum").as_array().into_iter().flatten().map(plain);
-    listed.chain(schema.get("const").map(plain)).chain(told).collect()
+    listed.chain(schema.get("const").map(plain)).chain(variants).collect()
 }
 
-/// A schema in a few words.
+/// Describes a schema in a few words.
 fn kind(schema: &Value) -> Vec<Word> {
     let word = |text: &str| vec![Word { text: text.to_owned(), href: None }];
     if let Some(name) = text(schema, "$ref").strip_prefix(SCHEMAS) {
@@ -330,7 +330,7 @@ fn between(parts: impl Iterator<Item = Vec<Word>>, separator: &str) -> Vec<Word>
     all
 }
 
-/// How large, how long, how many, and what it is when it is left out.
+/// Describes length and value limits and the default.
 fn limits(schema: &Value) -> String {
     let number = |name: &str| at(schema, name).as_f64();
     let range = |least: Option<f64>, most: Option<f64>| match (least.filter(|least| *least > 0.0), most) {
@@ -360,8 +360,8 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_is_told_in_words() {
-        for (schema, told) in [
+    fn schemas_are_described_in_words() {
+        for (schema, expected) in [
             (json!({"$ref": "#/components/schemas/Event"}), "Event"),
             (json!({"type": ["integer", "null"], "minimum": 0}), "integer or null"),
             (json!({"anyOf": [{"$ref": "#/components/schemas/Kept"}, {"type": "null"}]}), "Kept or null"),
@@ -372,7 +372,7 @@ mod tests {
             (json!({"oneOf": [{"const": "a", "description": "A."}, {"const": "b"}]}), "a | b"),
             (json!(true), "any"),
         ] {
-            assert_eq!(words(&schema), told, "{schema}");
+            assert_eq!(words(&schema), expected, "{schema}");
         }
         let limited = json!({"type": "integer", "minimum": 1, "maximum": 200, "default": 50});
         assert_eq!(limits(&limited), "1 to 200, default 50");
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn code_stands_between_backticks() {
+    fn backticks_delimit_code() {
         let code = |text: &str| Piece { code: true, text: text.to_owned() };
         let words = |text: &str| Piece { code: false, text: text.to_owned() };
         assert_eq!(prose("`a` and\n   `b`."), [code("a"), words(" and "), code("b"), words(".")]);

@@ -1,5 +1,4 @@
-//! Scripts and styles, at addresses that change with their content so that they may be kept for
-//! ever.
+//! Scripts and styles, served at URLs that contain a hash of their content so that browsers may cache them forever.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -7,7 +6,7 @@ use std::sync::LazyLock;
 use rust_embed::RustEmbed;
 use uuid::Uuid;
 
-/// Our own files: embedded in a release, read from disk in a debug build.
+/// Own files: embedded in a release build, read from disk in a debug build.
 #[derive(RustEmbed)]
 #[folder = "templates/assets"]
 #[include = "*.css"]
@@ -15,23 +14,23 @@ use uuid::Uuid;
 #[include = "*.svg"]
 struct Files;
 
-/// The chart library, brought here by `build.rs`.
+/// Chart library, copied from node_modules by `build.rs`.
 const UPLOT_JS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/uPlot.iife.min.js"));
 const UPLOT_CSS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/uPlot.min.css"));
 
 /// A file to serve.
 #[derive(Debug, Clone)]
 pub struct Asset {
-    /// Its content.
+    /// Content.
     pub bytes: Cow<'static, [u8]>,
-    /// Its media type, with the charset.
+    /// Media type with charset.
     pub content_type: &'static str,
-    /// A hash of its content, without quotes.
+    /// Hash of the content, without quotes.
     pub etag: String,
 }
 
-/// The file at `path` below the assets' address, with or without the version that `version`
-/// puts before it; `None` if there is no such file.
+/// Returns the file at `path` below the assets URL, with or without the version prefix; `None` if there is no such
+/// file.
 #[must_use]
 pub fn get(path: &str) -> Option<Asset> {
     let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
@@ -46,11 +45,11 @@ pub fn get(path: &str) -> Option<Asset> {
     Some(Asset { bytes, content_type, etag })
 }
 
-/// Changes with the content of any file. Pages ask for `assets/{version}/{name}`, so that scripts
-/// find each other beside them.
+/// Hash over all files. Pages load `assets/{version}/{name}`, so that relative imports between scripts resolve to the
+/// same version.
 pub(super) fn version() -> String {
     static RELEASED: LazyLock<String> = LazyLock::new(hash_of_all);
-    // In a debug build the files are those on disk, which change while the program runs.
+    // In a debug build the files are read from disk and may change while the program runs.
     if cfg!(debug_assertions) { hash_of_all() } else { RELEASED.clone() }
 }
 
@@ -70,7 +69,7 @@ fn content(name: &str) -> Option<Cow<'static, [u8]>> {
 }
 
 fn hash<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> String {
-    // A hash of hashes: where one file ends and the next begins counts.
+    // Hash the files separately, so that moving bytes between files changes the result.
     let each = contents.into_iter().map(|bytes| Uuid::new_v5(&Uuid::nil(), bytes));
     let all: Vec<u8> = each.flat_map(Uuid::into_bytes).collect();
     Uuid::new_v5(&Uuid::nil(), &all).simple().to_string().chars().take(12).collect()
@@ -81,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn files_are_found_with_and_without_their_version_and_nothing_else_is() {
+    fn files_are_found_with_and_without_version() {
         let plain = get("live.js").unwrap();
         let versioned = get(&format!("{}/live.js", version())).unwrap();
         assert_eq!((plain.etag, plain.bytes), (versioned.etag, versioned.bytes));
@@ -92,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn no_asset_asks_another_host_for_anything() {
+    fn no_asset_references_another_host() {
         for name in Files::iter().map(|n| n.to_string()).chain(["uplot.css".to_owned()]) {
             let text = String::from_utf8(content(&name).unwrap().into_owned()).unwrap();
             for bad in ["http://", "https://", "@import", "url(//"] {

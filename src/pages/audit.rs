@@ -1,4 +1,4 @@
-//! The audit page: who changed what, from where, and what came of it.
+//! The audit page: changes with user, address and result.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -9,15 +9,15 @@ use super::wording::{Label, MomentStyle, Sentence, visible};
 use crate::access::AuditedChange;
 use crate::contract::Name;
 
-/// A value is shown up to so many characters; the rest is in the API.
+/// Maximum length of a displayed value, characters; the API returns all of it.
 const SHOWN: usize = 300;
 
-/// Everything the page shows.
+/// Data of the page.
 #[derive(Debug)]
 pub struct AuditPage<'a> {
-    /// Newest first.
+    /// Changes, newest first.
     pub changes: &'a [AuditedChange],
-    /// The page after this one begins below that id.
+    /// The next page starts below this ID.
     pub next: Option<i64>,
 }
 
@@ -43,10 +43,10 @@ struct Row {
 }
 
 impl AuditPage<'_> {
-    /// The page as HTML.
+    /// Renders the page.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn html(&self, site: &Site) -> Result<String, PagesError> {
         let title = site.title("Audit");
         let head = Head::of(&site.environment, (&site.pages, "/admin"), &title, &["shell.js", "clock.js"], None);
@@ -74,7 +74,7 @@ fn row(change: &AuditedChange) -> Row {
     }
 }
 
-/// A flat object as `name: value`, anything else as JSON.
+/// Formats a flat object as `name: value`, anything else as JSON.
 fn in_words(value: &Value) -> String {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let words = match value {

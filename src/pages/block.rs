@@ -1,20 +1,20 @@
-//! Blocks: the keyed fragments a page is made of, rendered only when what they show changed.
+//! Blocks: keyed page fragments that are rendered again only when their content changed.
 
 use super::cell::{Cell, Cells};
 use super::templates::{Pages, PagesError};
 use super::view::Frame;
 
-/// A fragment as it should be: its frame, and the cells inside.
+/// Desired content of a fragment: its frame and its cells.
 pub(super) struct Draft {
-    /// The id of its element.
+    /// Element ID.
     pub(super) id: String,
-    /// What seldom changes.
+    /// Part that rarely changes.
     pub(super) frame: Frame,
-    /// What changes often.
+    /// Part that changes often.
     pub(super) cells: Cells,
 }
 
-/// A fragment as it is, with the tick at which each part last changed.
+/// A rendered fragment, with the tick at which each part last changed.
 pub(super) struct Block {
     frame: Frame,
     frame_changed: u64,
@@ -24,35 +24,35 @@ pub(super) struct Block {
 
 /// A piece of a rendered frame.
 pub(super) enum Segment {
-    /// HTML as it is.
+    /// Literal HTML.
     Html(String),
-    /// Here is a cell's element.
+    /// Placeholder for a cell's element.
     Cell { tag: String, class: String, slot: String },
-    /// Here is a cell's bar.
+    /// Placeholder for a cell's bar.
     Bar { slot: String },
-    /// Here the page draws a sparkline; in an update the script does.
+    /// Placeholder for a sparkline. The server draws it in a full page, the script in an update.
     Spark,
 }
 
-/// What of a block changed.
+/// Changed parts of a block.
 pub(super) enum Change<'a> {
-    /// Nothing.
+    /// None.
     Nothing,
     /// These cells.
     Cells(Vec<(&'a str, &'a Cell)>),
-    /// Everything.
+    /// The whole block.
     Frame,
 }
 
 impl Block {
-    /// Renders a block for the first time.
+    /// Renders a new block.
     pub(super) fn new(pages: &Pages, draft: Draft, tick: u64) -> Result<Self, PagesError> {
         let html = pages.frame(&draft.frame)?;
         let cells = draft.cells.into_iter().map(|(slot, cell)| (slot, cell, tick)).collect();
         Ok(Self { frame: draft.frame, frame_changed: tick, html, cells })
     }
 
-    /// Takes over what `draft` shows differently.
+    /// Applies the differences to `draft`.
     pub(super) fn update(&mut self, pages: &Pages, draft: Draft, tick: u64) -> Result<(), PagesError> {
         let same_slots = self.cells.len() == draft.cells.len()
             && self.cells.iter().zip(&draft.cells).all(|((before, ..), (after, _))| before == after);
@@ -69,12 +69,12 @@ impl Block {
         Ok(())
     }
 
-    /// The frame as it is.
+    /// Current frame.
     pub(super) fn frame(&self) -> &Frame {
         &self.frame
     }
 
-    /// What changed after `tick`.
+    /// Returns the changes after `tick`.
     pub(super) fn since(&self, tick: u64) -> Change<'_> {
         if self.frame_changed > tick {
             return Change::Frame;
@@ -88,7 +88,7 @@ impl Block {
         if cells.is_empty() { Change::Nothing } else { Change::Cells(cells) }
     }
 
-    /// Its HTML, with `spark` where a sparkline belongs.
+    /// Writes the HTML, with `spark` in place of the sparkline.
     pub(super) fn write_html(&self, html: &mut String, spark: &str) {
         for segment in &self.html {
             match segment {

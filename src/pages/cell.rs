@@ -1,4 +1,4 @@
-//! Cells: the figures inside a fragment that change on their own, without the fragment.
+//! Cells: values inside a fragment that are updated without rendering the fragment.
 
 use std::fmt::Write as _;
 
@@ -8,36 +8,36 @@ use serde::{Serialize, Serializer};
 use super::figures::{self, MISSING};
 use super::wording::{Moment, MomentStyle};
 
-/// A figure that is replaced in place.
+/// A value that is replaced in place.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Cell {
     /// A text.
     Figure {
-        /// What is shown.
+        /// Displayed text.
         text: String,
-        /// The exact value, for whoever asks.
+        /// Exact value, shown as a tooltip.
         title: Option<String>,
-        /// Its colour.
+        /// Colour.
         tone: Tone,
-        /// What it is sorted by, and how far its bar reaches (percent).
+        /// Sort value, and width of its bar (percent).
         value: Option<f64>,
     },
-    /// The time since a moment, Unix seconds; the script keeps it going.
+    /// Time elapsed since this time, Unix seconds; the script keeps it up to date.
     Since(f64),
 }
 
-/// What a figure's colour means.
+/// Meaning of a value's colour.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Tone {
-    /// Nothing.
+    /// None.
     #[default]
     Plain,
-    /// Not worth attention: nothing there, or not known.
+    /// Unimportant: absent or unknown.
     Faint,
-    /// Somebody should look.
+    /// Needs attention.
     Warning,
-    /// Somebody must act.
+    /// Needs action.
     Critical,
 }
 
@@ -56,24 +56,24 @@ impl Tone {
 pub(super) type Cells = Vec<(String, Cell)>;
 
 impl Cell {
-    /// A text as it is.
+    /// Returns a plain text cell.
     pub(super) fn text(text: impl Into<String>) -> Self {
         Self::Figure { text: text.into(), title: None, tone: Tone::Plain, value: None }
     }
 
-    /// A figure that is not known.
+    /// Returns a cell for an unknown value.
     pub(super) fn missing() -> Self {
         Self::text(MISSING).titled("unknown").toned(Tone::Faint)
     }
 
-    /// A count, or that it is not known.
+    /// Returns a cell for a count, or for an unknown one.
     pub(super) fn count(n: Option<u64>) -> Self {
         let Some(n) = n else { return Self::missing() };
         let cell = Self::text(figures::count(n)).toned(if n == 0 { Tone::Faint } else { Tone::Plain });
         if n < 1000 { cell } else { cell.titled(figures::exact(n)).valued(as_float(n)) }
     }
 
-    /// A count that may be a lower bound.
+    /// Returns a cell for a count that may be a lower bound.
     pub(super) fn count_at_least(n: Option<u64>, at_least: bool) -> Self {
         match n {
             Some(n) if at_least => {
@@ -83,7 +83,7 @@ impl Cell {
         }
     }
 
-    /// A size in bytes.
+    /// Returns a cell for a size in bytes.
     pub(super) fn bytes(n: Option<u64>) -> Self {
         let Some(n) = n else { return Self::missing() };
         Self::text(figures::bytes(n))
@@ -113,7 +113,7 @@ impl Cell {
         self
     }
 
-    /// Its element: `tag` with `class`, found by `slot`.
+    /// Writes its element: `tag` with `class`, identified by `slot`.
     pub(super) fn write_html(&self, html: &mut String, tag: &str, class: &str, slot: &str) {
         _ = write!(html, "<{tag}");
         if !class.is_empty() {
@@ -143,7 +143,7 @@ impl Cell {
         _ = write!(html, "</{tag}>");
     }
 
-    /// The bar that goes with it.
+    /// Writes the bar of the cell.
     pub(super) fn write_bar(&self, html: &mut String, slot: &str) {
         let (tone, value) = match self {
             Self::Figure { tone, value, .. } => (tone.word(), value.unwrap_or(0.0).clamp(0.0, 100.0)),
@@ -156,8 +156,7 @@ impl Cell {
     }
 }
 
-/// As short as it can be said: a text, `[text, title, tone, value]` without what is missing at its
-/// end, or a number for [`Cell::Since`].
+/// Compact form: a text, `[text, title, tone, value]` without trailing absent items, or a number for [`Cell::Since`].
 impl Serialize for Cell {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
@@ -171,7 +170,7 @@ impl Serialize for Cell {
                     seq.serialize_element(tone.word())?;
                 }
                 match value {
-                    // Most are whole, and shorter so.
+                    // Most values are integers, which are shorter this way.
                     Some(value) if value.fract() == 0.0 && *value >= 0.0 => {
                         seq.serialize_element(&figures::whole(*value))?
                     }
@@ -194,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cell_is_told_as_shortly_as_it_can_be() {
+    fn cells_serialize_compactly() {
         for (cell, json) in [
             (Cell::count(Some(37)), r#""37""#),
             (Cell::count(Some(0)), r#"["0",null,"faint"]"#),

@@ -1,5 +1,4 @@
-//! Depths over the last minutes: the chart as it is before any script runs, the sparklines, and
-//! the columns the script draws its own from.
+//! Backlog chart of the last minutes: the static chart, the sparklines, and the columns for the script.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -13,29 +12,29 @@ use super::wording::Label;
 use crate::contract::Name;
 use crate::fleet::snapshot::DepthHistory;
 
-/// Series drawn at once: more cannot be told apart.
+/// Maximum number of series drawn at once; more cannot be distinguished.
 const SERIES: usize = 12;
-/// Colours and dashes of the palette; together they name a series.
+/// Number of colours in the palette; a series is identified by its colour and dash.
 const COLOURS: usize = 8;
 const DASHES: usize = 3;
-/// A chart is at least so many columns wide, so that the first ones are not drawn out.
+/// Minimum width of a chart in columns, so that the first few are not stretched.
 const COLUMNS_AT_LEAST: usize = 20;
-/// A sparkline's height, and the depth that fills it at least.
+/// Height of a sparkline, and the minimum depth at its top.
 const SPARK_HEIGHT: u64 = 24;
 const SPARK_SCALE: u64 = 10;
 
-/// The colour and the dash of the series at `place`.
+/// Returns the colour and the dash of the series at `place`.
 fn look(place: usize) -> (usize, usize) {
     (place % COLOURS, place / COLOURS % DASHES)
 }
 
-/// Columns of the history, for the script. A series that stands still is one number instead of
-/// one per column; one that did not change since the column before is left out.
+/// Columns of the chart for the script. A constant series is sent as one number, and values that did not change since
+/// the previous column are omitted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Columns {
     t: Times,
     v: BTreeMap<String, Series>,
-    /// All there is, not only what is new.
+    /// Whether all columns are included, not only new ones.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     whole: bool,
 }
@@ -55,12 +54,12 @@ enum Series {
 }
 
 impl Columns {
-    /// Everything in `history`.
+    /// Returns all columns of `history`.
     pub(super) fn whole(history: &DepthHistory) -> Self {
         Self::from(history, 0)
     }
 
-    /// What came after the moment `after` (Unix seconds); `None` if nothing did.
+    /// Returns the columns after `after` (Unix seconds); `None` if there are none.
     pub(super) fn after(history: &DepthHistory, after: f64) -> Option<Self> {
         let first = history.times.partition_point(|t| *t <= after);
         (first < history.times.len()).then(|| Self::from(history, first))
@@ -93,7 +92,7 @@ impl Columns {
     }
 }
 
-/// The path of a stream's sparkline.
+/// Returns the SVG path of a stream's sparkline.
 pub(super) fn sparkline(depths: impl ExactSizeIterator<Item = Option<u64>> + Clone) -> String {
     let top = depths.clone().flatten().max().unwrap_or(0).max(SPARK_SCALE);
     let offset = DepthHistory::COLUMNS.saturating_sub(depths.len());
@@ -106,11 +105,10 @@ pub(super) fn sparkline(depths: impl ExactSizeIterator<Item = Option<u64>> + Clo
     path(points)
 }
 
-/// A line through the points, interrupted where there is none; points on a level stretch are left
-/// out.
+/// Returns an SVG path through the points with gaps at missing values; points within a level section are omitted.
 fn path<Y: PartialEq + std::fmt::Display + Copy>(points: impl Iterator<Item = (usize, Option<Y>)>) -> String {
     let mut d = String::new();
-    // The last point drawn, and a later one on the same level that is not drawn yet.
+    // Last drawn point, and a later point on the same level that is not drawn yet.
     let mut last: Option<(Y, Option<usize>)> = None;
     let mut pen_down = false;
     let end_level = |d: &mut String, last: &Option<(Y, Option<usize>)>| {
@@ -129,7 +127,7 @@ fn path<Y: PartialEq + std::fmt::Display + Copy>(points: impl Iterator<Item = (u
             (Some(y), _) => {
                 end_level(&mut d, &last);
                 _ = write!(d, "{}{x} {y}", if pen_down { 'L' } else { 'M' });
-                // A single point between two gaps is seen only if it has a length.
+                // A single point between two gaps needs a length to be visible.
                 if !pen_down {
                     d.push_str("h.1");
                 }
@@ -142,19 +140,19 @@ fn path<Y: PartialEq + std::fmt::Display + Copy>(points: impl Iterator<Item = (u
     d
 }
 
-/// The chart as SVG, for whoever has no script and until it runs.
+/// Static SVG chart, shown without JavaScript and until it runs.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct StillChart {
-    /// What stands beside horizontal lines, with their place from the top in percent.
+    /// Labels of horizontal lines, with their position from the top in percent.
     y: Vec<Tick>,
-    /// How wide it is, in steps from column to column.
+    /// Width in steps between columns.
     steps: usize,
-    /// What stands below vertical lines, with their place from the left in percent.
+    /// Labels of vertical lines, with their position from the left in percent.
     x: Vec<Tick>,
     series: Vec<StillSeries>,
-    /// Busy streams that are not drawn.
+    /// Number of busy streams that are not drawn.
     more: usize,
-    /// Nothing was read yet.
+    /// Whether there is no data yet.
     empty: bool,
 }
 
@@ -175,7 +173,7 @@ struct StillSeries {
 }
 
 impl StillChart {
-    /// The chart of `history`.
+    /// Returns the chart of `history`.
     pub(super) fn new(history: &DepthHistory) -> Self {
         let mut busy: Vec<(&Name, u64)> = history
             .depths
@@ -226,19 +224,19 @@ fn still(history: &DepthHistory, place: usize, name: &Name, top: u64) -> StillSe
     }
 }
 
-/// One recorded series with the limit that an alert has for it.
+/// Chart of one recorded series with the threshold of an alert.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct LimitChart {
-    /// In words, for whoever cannot see it.
+    /// Text alternative.
     said: String,
     path: String,
-    /// The limit's place from the top: in thousandths, and in percent for what stands beside it.
+    /// Position of the threshold from the top, in thousandths and in percent.
     limit: Option<Limit>,
-    /// While the alert fired: from which column, and how many.
+    /// First column and number of columns in which the alert fired.
     during: Option<(f64, f64)>,
-    /// What stands at the top of the scale.
+    /// Label at the top of the scale.
     top: String,
-    /// How many columns there are.
+    /// Number of columns.
     columns: usize,
 }
 
@@ -249,31 +247,31 @@ struct Limit {
     text: String,
 }
 
-/// What a [`LimitChart`] shows. Times are Unix seconds.
+/// Data of a [`LimitChart`]. Times are Unix seconds.
 pub(super) struct Drawn<'a> {
     pub(super) series: &'a str,
     /// Oldest first.
     pub(super) samples: &'a [(f64, f64)],
     pub(super) limit: Option<f64>,
     pub(super) unit: &'a str,
-    /// While the alert fired.
+    /// Start and end of the alert.
     pub(super) during: Option<(f64, f64)>,
-    /// The chart's first and last moment.
+    /// Start and end of the chart.
     pub(super) window: (f64, f64),
 }
 
 impl LimitChart {
-    /// Longer than this without a sample the line is interrupted (seconds).
+    /// Time without samples after which the line has a gap, seconds.
     const GAP: f64 = 600.0;
     const COLUMNS: usize = 360;
 
-    /// The chart; `None` while there is nothing to draw.
+    /// Returns the chart; `None` without data.
     pub(super) fn new(drawn: &Drawn<'_>) -> Option<Self> {
         let (since, until) = drawn.window;
-        let seen = || drawn.samples.iter().filter(|(at, value)| (since..=until).contains(at) && value.is_finite());
-        let highest = seen().map(|(_, value)| *value).chain(drawn.limit).fold(0.0, f64::max);
-        let last = seen().next_back()?.1;
-        // So much room that neither the line nor the limit lies on the edge.
+        let in_window = || drawn.samples.iter().filter(|(at, value)| (since..=until).contains(at) && value.is_finite());
+        let highest = in_window().map(|(_, value)| *value).chain(drawn.limit).fold(0.0, f64::max);
+        let last = in_window().next_back()?.1;
+        // Leave a margin, so that neither the line nor the threshold is drawn on the edge.
         let top = if highest > 0.0 { highest * 1.15 } else { 1.0 };
         let y = |value: f64| (1000.0 - value.max(0.0) / top * 1000.0).round();
         #[expect(clippy::cast_precision_loss, reason = "a few hundred columns")]
@@ -281,7 +279,7 @@ impl LimitChart {
         let x = |at: f64| ((at - since) / (until - since) * columns).clamp(0.0, columns);
         let mut points: Vec<(usize, Option<f64>)> = Vec::new();
         let mut before = None;
-        for (at, value) in seen() {
+        for (at, value) in in_window() {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the columns")]
             let column = x(*at).round() as usize;
             if before.is_some_and(|before| at - before > Self::GAP) {
@@ -314,7 +312,7 @@ fn steps(history: &DepthHistory) -> usize {
     history.times.len().clamp(COLUMNS_AT_LEAST, DepthHistory::COLUMNS) - 1
 }
 
-/// A round number that is at least `peak` and has four equal parts.
+/// Returns a round number of at least `peak` that divides into four round parts.
 fn nice_top(peak: u64) -> u64 {
     let mut unit = 1;
     loop {
@@ -330,7 +328,7 @@ fn nice_top(peak: u64) -> u64 {
     }
 }
 
-/// Whole minutes below the chart, three to five of them.
+/// Returns three to five whole minutes as labels of the time axis.
 #[expect(clippy::cast_precision_loss, reason = "places on a chart of 200 columns")]
 fn time_ticks(history: &DepthHistory) -> Vec<Tick> {
     let (Some(first), Some(last)) = (history.times.front(), history.times.back()) else { return Vec::new() };
@@ -371,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn an_update_holds_only_what_differs_from_the_column_before() {
+    fn update_contains_only_changes_from_the_previous_column() {
         let history = history(&[&[Some(1), Some(5), None], &[Some(1), Some(6), Some(0)]]);
         let json = |columns: &Columns| serde_json::to_string(columns).unwrap();
         assert_eq!(json(&Columns::after(&history, 1000.0).unwrap()), r#"{"t":1003.0,"v":{"s1":6,"s2":0}}"#);
@@ -383,20 +381,20 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_interrupts_the_line_and_level_stretches_are_one_stroke() {
+    fn gap_interrupts_the_line_and_level_sections_are_merged() {
         let points = [Some(5), Some(5), Some(5), None, Some(7), Some(9)];
         assert_eq!(path(points.into_iter().enumerate()), "M0 5h.1H2M4 7h.1L5 9");
         assert_eq!(path([None::<u8>; 3].into_iter().enumerate()), "");
     }
 
     #[test]
-    fn the_scale_ends_on_a_round_number_above_the_peak() {
+    fn scale_ends_on_a_round_number_above_the_peak() {
         assert_eq!([0, 4, 5, 11, 13, 37, 41, 999, 100_001].map(nice_top), [4, 4, 8, 12, 20, 40, 80, 1200, 120_000]);
         assert!(nice_top(u64::MAX) > u64::MAX / 2);
     }
 
     #[test]
-    fn the_newest_column_is_at_the_right_edge_however_few_there_are() {
+    fn newest_column_is_at_the_right_edge() {
         for columns in [1_u32, 2, 19, 20, 21, 199, 200, 250] {
             let mut history = DepthHistory::default();
             (0..columns).for_each(|i| {
@@ -409,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_lies_on_the_chart_and_a_gap_interrupts_its_line() {
+    fn limit_is_drawn_and_gap_interrupts_the_line() {
         let samples = [(0.0, 100.0), (30.0, 100.0), (1000.0, 500.0), (3600.0, 1000.0), (9000.0, 7.0)];
         let drawn = Drawn {
             series: "xlen:a",
@@ -424,14 +422,14 @@ mod tests {
         assert_eq!(chart.path, "M0 913h.1H3M100 565h.1M360 130h.1");
         assert_eq!(chart.limit.unwrap().y, 565.0);
         assert_eq!((chart.during, chart.top.as_str()), (Some((90.0, 270.0)), "1000"));
-        // Nothing recorded: nothing drawn; all at zero: on the ground, not nowhere.
+        // Without samples there is no chart; with only zeros, a line at the bottom.
         assert_eq!(LimitChart::new(&Drawn { samples: &[], ..drawn }), None);
         let zero = LimitChart::new(&Drawn { samples: &[(0.0, 0.0), (60.0, 0.0)], limit: None, ..drawn }).unwrap();
         assert_eq!(zero.path, "M0 1000h.1H6");
     }
 
     #[test]
-    fn a_chart_of_many_streams_draws_the_busiest_and_counts_the_rest() {
+    fn chart_draws_the_busiest_streams_and_counts_the_rest() {
         let names: Vec<Name> = (0..20).map(|i| Name::from(format!("s{i:02}"))).collect();
         let mut history = DepthHistory::default();
         history.push(0.0, names.iter().enumerate().map(|(i, name)| (name.clone(), Some(i as u64))));

@@ -1,19 +1,19 @@
-//! Ids of elements, made from names that may hold anything.
+//! Element IDs derived from arbitrary names.
 
 use uuid::Uuid;
 
 use crate::contract::Name;
 
-/// Longest name that is used as it is.
+/// Longest name that is used unchanged.
 const PLAIN_MAX: usize = 48;
 
-/// The part of an id that stands for `name`: the name itself when it is short and plain, else a
-/// hash of it behind a dash. Plain names never begin with a dash, so that no two names meet.
+/// Returns the part of an ID that represents `name`: the name itself if it is short and plain, otherwise a dash and a
+/// hash. Plain names never start with a dash, so IDs do not collide.
 pub(super) fn key(name: &Name) -> String {
     plain(name.as_bytes()).map_or_else(|| format!("-{}", Uuid::new_v5(&NAMES, name.as_bytes()).simple()), str::to_owned)
 }
 
-/// Names are hashed into a space of their own.
+/// UUID namespace of hashed names.
 const NAMES: Uuid = Uuid::from_u128(0x8f1d_3a52_6c0b_4f7e_9a44_21d7_55e0_c3b6);
 
 fn plain(bytes: &[u8]) -> Option<&str> {
@@ -39,7 +39,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_names_never_share_an_id_and_ids_hold_nothing_odd(
+        fn ids_are_unique_and_contain_only_plain_characters(
             names in proptest::collection::btree_set(
                 prop_oneof![
                     proptest::collection::vec(any::<u8>(), 0..80),

@@ -1,24 +1,23 @@
-//! Figures as people read them: few digits, a unit, and the exact value for whoever asks.
+//! Number formatting: few digits, a unit, and the exact value as a tooltip.
 //!
-//! Rounded to what a reader needs, so that they change seldom. A figure that is not known is
-//! [`MISSING`], never 0.
+//! Values are rounded to what a reader needs, so that they rarely change. An unknown value is [`MISSING`], never 0.
 
-/// What stands where a figure is not known.
+/// Placeholder for an unknown value.
 pub(super) const MISSING: &str = "—";
-/// Between a number and its unit: narrow, and never broken.
+/// Narrow no-break space between a number and its unit.
 const GAP: char = '\u{202f}';
 
-/// A count: `37`, `1.2 k`, `12.3 M`.
+/// Formats a count: `37`, `1.2 k`, `12.3 M`.
 pub(super) fn count(n: u64) -> String {
     scaled(n, 1000, &["", "k", "M", "G", "T"])
 }
 
-/// A size in bytes, in powers of ten: `1.4 GB`.
+/// Formats a size in bytes, in powers of ten: `1.4 GB`.
 pub(super) fn bytes(n: u64) -> String {
     scaled(n, 1000, &["B", "kB", "MB", "GB", "TB", "PB"])
 }
 
-/// Every digit, in groups of three: `12,345`.
+/// Formats all digits in groups of three: `12,345`.
 pub(super) fn exact(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
@@ -31,7 +30,7 @@ pub(super) fn exact(n: u64) -> String {
     text
 }
 
-/// A share of one: `74 %`. Above tenfold the digits say nothing more than "far too much".
+/// Formats a fraction: `74 %`. Above tenfold, exact digits carry no information.
 pub(super) fn percent(share: f64) -> String {
     let percent = (share * 100.0).round();
     if percent > 999.0 {
@@ -43,7 +42,7 @@ pub(super) fn percent(share: f64) -> String {
     }
 }
 
-/// Seconds: `45 s`, `3 m 20 s`, `2 h 05 m`, `3 d 4 h`.
+/// Formats seconds: `45 s`, `3 m 20 s`, `2 h 05 m`, `3 d 4 h`.
 pub(super) fn duration(seconds: f64) -> String {
     let seconds = whole(seconds);
     let (m, h, d) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -55,7 +54,7 @@ pub(super) fn duration(seconds: f64) -> String {
     }
 }
 
-/// Seconds as an estimate, one unit only: `40 s`, `3 m`, `2 h`.
+/// Formats seconds as an estimate with one unit: `40 s`, `3 m`, `2 h`.
 pub(super) fn about(seconds: f64) -> String {
     let seconds = whole(seconds);
     match seconds {
@@ -67,7 +66,7 @@ pub(super) fn about(seconds: f64) -> String {
     }
 }
 
-/// A rate per second with two digits that count: `4.2`, `130`.
+/// Formats a rate per second with two significant digits: `4.2`, `130`.
 pub(super) fn rate(per_second: f64) -> String {
     let rate = per_second.max(0.0);
     if rate >= 100.0 {
@@ -79,7 +78,7 @@ pub(super) fn rate(per_second: f64) -> String {
     }
 }
 
-/// `n` with all but its first two digits made zero, so that it changes seldom.
+/// Replaces all but the first two digits of `n` by zeros, so that it rarely changes.
 pub(super) fn two_digits(n: u64) -> u64 {
     let mut unit = 1;
     while n / unit >= 100 {
@@ -88,17 +87,17 @@ pub(super) fn two_digits(n: u64) -> u64 {
     (n / unit + u64::from(n % unit * 2 >= unit && unit > 1)) * unit
 }
 
-/// `1 worker`, `2 workers`.
+/// Formats a count with its noun: `1 worker`, `2 workers`.
 pub(super) fn counted(n: u64, one: &str, many: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{} {many}", exact(n)) }
 }
 
-/// A number of the snapshot that counts something; what is below zero counts nothing.
+/// Converts a count of the snapshot; negative values become 0.
 pub(super) fn natural(n: i64) -> u64 {
     u64::try_from(n).unwrap_or(0)
 }
 
-/// Whole seconds (or other units) of a figure that is not negative.
+/// Rounds a value that is not negative.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what u64 holds")]
 pub(super) fn whole(value: f64) -> u64 {
     if value.is_finite() { value.clamp(0.0, 1e15) as u64 } else { 0 }
@@ -109,7 +108,7 @@ fn scaled(n: u64, step: u64, units: &[&str]) -> String {
     let mut value = n as f64;
     let mut left = units.iter();
     let mut unit = left.next().copied().unwrap_or_default();
-    // From 999.5 on it would be shown as 1000.
+    // From 999.5 on it would round to 1000.
     while value >= if n < step { f64::INFINITY } else { 999.5 } {
         let Some(next) = left.next() else { break };
         value /= step as f64;
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn durations_name_two_units_and_estimates_one() {
+    fn durations_have_two_units_and_estimates_one() {
         for (seconds, told, estimate) in [
             (0.4, "0 s", "<10 s"),
             (45.0, "45 s", "40 s"),
@@ -165,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_and_rates_are_rounded_to_what_a_reader_needs() {
+    fn percentages_and_rates_are_rounded() {
         assert_eq!(plain(percent(0.744)), "74 %");
         assert_eq!(plain(percent(0.001)), "<1 %");
         assert_eq!(plain(percent(0.0)), "0 %");

@@ -1,4 +1,4 @@
-//! The status line: is anything wrong, what, since when. In words, worst first.
+//! The status line: a summary of current problems with their start, most severe first.
 
 use super::figures::{counted, percent};
 use super::link::About;
@@ -9,38 +9,38 @@ use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 use crate::fleet::worker_type::TypeState;
 
-/// Names told in one sentence; the rest are counted.
+/// Maximum number of names in one sentence; the rest are counted.
 const NAMED: usize = 3;
-/// From this share on, a disk or a memory limit is worth a look, and worth acting on.
+/// Used shares of a disk or memory limit that are a warning and a critical problem.
 pub(super) const NEARLY_FULL: f64 = 0.8;
 pub(super) const FULL: f64 = 0.9;
 
-/// What is wrong, worst first, and what is not.
+/// Current problems, most severe first, and what is fine.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Headline {
-    /// The worst of it.
+    /// Highest level.
     pub(super) level: Level,
-    /// How many things are wrong.
+    /// Number of problems.
     pub(super) problems: usize,
-    /// One sentence for each kind of trouble, worst first.
+    /// One sentence per kind of problem, most severe first.
     pub(super) troubles: Vec<Trouble>,
-    /// What is as it should be.
+    /// Sentences about what is fine.
     pub(super) calm: Vec<Sentence>,
 }
 
-/// One clause of the headline.
+/// One problem of the status line.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Trouble {
-    /// How bad it is.
+    /// Level.
     pub(super) level: Level,
-    /// What is wrong.
+    /// Description.
     pub(super) sentence: Sentence,
-    /// Where there is more of it: below the root, or an anchor of this page.
+    /// Link to details: a path below the root, or an anchor of this page.
     pub(super) href: Option<String>,
 }
 
 impl Headline {
-    /// Adds a trouble, behind those that are as bad.
+    /// Adds a problem after those of the same level.
     pub(super) fn add(&mut self, level: Level, problems: usize, sentence: Sentence, href: Option<String>) {
         self.problems += problems;
         self.level = self.level.max(level);
@@ -49,21 +49,21 @@ impl Headline {
     }
 }
 
-/// The headline of `snapshot`, with the verdict of each of its worker types.
+/// Returns the headline of `snapshot` with the verdicts of its worker types.
 pub(super) fn of(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> Headline {
-    let mut told = Troubles::default();
-    told.sources(snapshot);
-    told.older_monitor(snapshot);
-    told.worker_types(snapshot, verdicts);
-    told.streams(snapshot);
-    told.limits(snapshot);
-    told.sentences.sort_by_key(|trouble| std::cmp::Reverse(trouble.level));
+    let mut troubles = Troubles::default();
+    troubles.sources(snapshot);
+    troubles.older_monitor(snapshot);
+    troubles.worker_types(snapshot, verdicts);
+    troubles.streams(snapshot);
+    troubles.limits(snapshot);
+    troubles.sentences.sort_by_key(|trouble| std::cmp::Reverse(trouble.level));
     let (calm_level, calm) = what_is_fine(snapshot, verdicts);
-    let level = told.sentences.first().map_or(calm_level, |trouble| trouble.level);
-    Headline { level, problems: told.problems, troubles: told.sentences, calm }
+    let level = troubles.sentences.first().map_or(calm_level, |trouble| trouble.level);
+    Headline { level, problems: troubles.problems, troubles: troubles.sentences, calm }
 }
 
-/// The browser tab's title.
+/// Returns the title of the browser tab.
 pub(super) fn title(problems: usize, maturity: Option<&str>) -> String {
     let name = match maturity {
         Some(maturity) => format!("Shepherd · {maturity}"),
@@ -114,7 +114,7 @@ impl Troubles {
     }
 
     fn worker_types(&mut self, snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) {
-        // Within one level the order below is the order of the sentences.
+        // Within one level, the sentences keep this order.
         for pill in ["crashed", "lost", "hung", NOT_CONSUMING, "no workers", "unreadable"] {
             let names: Vec<&Name> = verdicts
                 .iter()
@@ -122,8 +122,8 @@ impl Troubles {
                 .map(|(name, _)| *name)
                 .collect();
             let Some(sentence) = told_of(pill, &names, snapshot) else { continue };
-            let told = verdicts.iter().filter(|(name, _)| names.contains(name));
-            let level = told.map(|(_, verdict)| verdict.level).max().unwrap_or(Level::Warning);
+            let matching = verdicts.iter().filter(|(name, _)| names.contains(name));
+            let level = matching.map(|(_, verdict)| verdict.level).max().unwrap_or(Level::Warning);
             self.add(level, names.len(), sentence, page_of(&names, About::WorkerType, "#workers"));
         }
         let unreadable = snapshot.unreadable_heartbeats.len();
@@ -158,12 +158,12 @@ impl Troubles {
     }
 }
 
-/// An anchor of the live page.
+/// Returns an anchor of the live page.
 fn at(anchor: &str) -> Option<String> {
     Some(format!("/{anchor}"))
 }
 
-/// The page of the only name, or where all are.
+/// Returns the page of a single name, or the place that lists all.
 fn page_of(names: &[&Name], about: About, all: &str) -> Option<String> {
     match names {
         [only] => Some(about.of(only)),
@@ -171,7 +171,7 @@ fn page_of(names: &[&Name], about: About, all: &str) -> Option<String> {
     }
 }
 
-/// What is as it should be; and whether that is anything at all.
+/// Returns sentences about what is fine, and `Unknown` if there is nothing to judge.
 fn what_is_fine(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, Vec<Sentence>) {
     let mut sentences = Vec::new();
     let mut level = Level::Fine;
@@ -200,9 +200,9 @@ fn what_is_fine(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, V
         level = level.max(Level::Unknown);
         sentences.push(Sentence::words(format!("waiting for {starting}")));
     }
-    for (names, said) in [(fine, "OK"), (settling, "recovering")] {
+    for (names, state) in [(fine, "OK"), (settling, "recovering")] {
         if !names.is_empty() {
-            sentences.push(Sentence::words(format!("{names} {said}")));
+            sentences.push(Sentence::words(format!("{names} {state}")));
         }
     }
     (level, sentences)
@@ -228,17 +228,17 @@ fn worker_types(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, S
         (alive, all) if alive == all => format!("All {all} worker types alive"),
         (alive, all) => format!("{alive} of {all} worker types alive"),
     };
-    for (n, said) in
+    for (n, state) in
         [(count(TypeState::ScaledDown), "scaled to zero"), (silent, "without heartbeats"), (never, "never seen")]
     {
         if n > 0 {
-            words.push_str(&format!(", {n} {said}"));
+            words.push_str(&format!(", {n} {state}"));
         }
     }
     (Level::Fine, Sentence::words(words))
 }
 
-/// What is said of the types `names` that share a pill; `None` if that is said elsewhere.
+/// Describes the types `names` with the same pill; `None` if another sentence covers them.
 fn told_of(pill: &str, names: &[&Name], snapshot: &Snapshot) -> Option<Sentence> {
     let statuses = || names.iter().filter_map(|name| snapshot.workers.get(*name));
     let lost: u64 = statuses().map(|w| u64::from(w.lost)).sum();
@@ -255,9 +255,9 @@ fn told_of(pill: &str, names: &[&Name], snapshot: &Snapshot) -> Option<Sentence>
         }
         ("crashed", None) => Sentence::words(format!("{many} worker types crashed: {}", listed(names))),
         ("lost", Some((name, status))) => {
-            let who = counted(lost, "consumer", "consumers");
+            let consumers = counted(lost, "consumer", "consumers");
             let when = if lost == 1 { " at " } else { " in the last hour, the latest at " };
-            Sentence::words(format!("{name} lost {who}")).at(when, status.lost_at, MomentStyle::Clock)
+            Sentence::words(format!("{name} lost {consumers}")).at(when, status.lost_at, MomentStyle::Clock)
         }
         ("lost", None) => {
             Sentence::words(format!("{} lost: {}", counted(lost, "consumer", "consumers"), listed(names)))
@@ -270,7 +270,7 @@ fn told_of(pill: &str, names: &[&Name], snapshot: &Snapshot) -> Option<Sentence>
         (NOT_CONSUMING, None) => {
             Sentence::words(format!("messages waiting, running workers read none: {}", listed(names)))
         }
-        // No count: it would have this line, which is read out, said again with every entry.
+        // No count, because screen readers would announce this line again with every message.
         ("no workers", Some((name, _))) => Sentence::words(format!("{name}: messages waiting, no workers running")),
         ("no workers", None) => Sentence::words(format!("messages waiting, no workers running: {}", listed(names))),
         _ => return None,
@@ -285,7 +285,7 @@ fn listed(names: &[&Name]) -> String {
     words.join(", ")
 }
 
-/// The verdict of each worker type, by its state alone.
+/// Returns the verdict of each worker type, based on its state alone.
 pub(super) fn verdicts(snapshot: &Snapshot) -> Vec<(&Name, Verdict)> {
     let of = |(name, status)| (name, verdict::of(status, snapshot.streams.get(name), snapshot.ts));
     snapshot.workers.iter().map(of).collect()
@@ -299,8 +299,8 @@ mod tests {
 
     const NOW: f64 = 1_795_456_871.0;
 
-    /// The sentences as a reader without script sees them, the worst first, and what the tab says.
-    fn told(snapshot: &Snapshot) -> (String, String) {
+    /// Returns the sentences as shown without JavaScript, and the tab title.
+    fn headline_of(snapshot: &Snapshot) -> (String, String) {
         let headline = of(snapshot, &verdicts(snapshot));
         let troubles = headline.troubles.iter().map(|trouble| &trouble.sentence);
         let sentences: Vec<String> = troubles.chain(&headline.calm).map(Sentence::plain).collect();
@@ -316,22 +316,22 @@ mod tests {
     }
 
     #[test]
-    fn all_is_well_in_one_breath() {
-        let (said, tab) = told(&fleet().finish());
-        assert_eq!(said, "All 3 worker types alive · Redis, Postgres OK");
+    fn healthy_fleet_has_one_line() {
+        let (line, tab) = headline_of(&fleet().finish());
+        assert_eq!(line, "All 3 worker types alive · Redis, Postgres OK");
         assert_eq!(tab, "Shepherd");
     }
 
     #[test]
-    fn a_crashed_type_comes_before_a_lost_consumer_and_both_before_what_is_fine() {
+    fn crashed_type_precedes_lost_consumer_and_healthy_ones() {
         let mut fleet = fleet();
         fleet.change("b", |w, _| {
             (w.state, w.alive, w.state_changed_at) = (TypeState::Crashed, 0, Some(NOW - 11.0));
         });
         fleet.change("a", |w, _| (w.lost, w.lost_at) = (2, Some(NOW - 60.0)));
-        let (said, tab) = told(&fleet.finish());
+        let (line, tab) = headline_of(&fleet.finish());
         assert_eq!(
-            said,
+            line,
             "b crashed at 18:01:00 UTC · a lost 2 consumers in the last hour, the latest at 18:00:11 UTC · 2 of 3 worker types alive · \
              Redis, Postgres OK"
         );
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn each_clause_leads_to_what_it_is_about() {
+    fn each_problem_links_to_its_page() {
         let mut fleet = fleet();
         fleet.change("b", |w, _| (w.state, w.alive) = (TypeState::Crashed, 0));
         for name in ["a", "c"] {
@@ -359,34 +359,34 @@ mod tests {
     }
 
     #[test]
-    fn many_of_a_kind_are_counted_and_the_first_are_named() {
+    fn many_names_are_counted_and_the_first_are_listed() {
         let mut fleet = Fleet::new(NOW);
         for name in ["a", "b", "c", "d", "e"] {
             fleet.add(name, 3, 10, 5);
             fleet.change(name, |w, _| w.state = TypeState::Crashed);
         }
-        let (said, tab) = told(&fleet.finish());
-        assert!(said.starts_with("5 worker types crashed: a, b, c, 2 more · 0 of 5"), "{said}");
+        let (line, tab) = headline_of(&fleet.finish());
+        assert!(line.starts_with("5 worker types crashed: a, b, c, 2 more · 0 of 5"), "{line}");
         assert_eq!(tab, "⚠ 5 · Shepherd");
     }
 
     #[test]
-    fn a_loss_is_no_news_after_ten_minutes() {
+    fn loss_is_no_problem_after_ten_minutes() {
         let mut fleet = fleet();
         fleet.change("a", |w, _| (w.lost, w.lost_at) = (1, Some(NOW - 11.0 * 60.0)));
-        assert_eq!(told(&fleet.finish()).1, "Shepherd");
+        assert_eq!(headline_of(&fleet.finish()).1, "Shepherd");
     }
 
     #[test]
-    fn hung_consumers_waiting_work_unreadable_heartbeats_and_streams_are_told() {
+    fn headline_lists_hung_consumers_waiting_messages_and_unreadable_keys() {
         let mut fleet = fleet();
         fleet.change("a", |w, _| w.hung = 2);
         fleet.change("b", |w, _| (w.state, w.alive, w.backlog) = (TypeState::ScaledDown, 0, Some(1)));
         fleet.change("c", |_, s| s.error = Some("WRONGTYPE".to_owned()));
         fleet.snapshot.unreadable_heartbeats = states::hostile(NOW).unreadable_heartbeats;
-        let (said, tab) = told(&fleet.finish());
+        let (line, tab) = headline_of(&fleet.finish());
         assert_eq!(
-            said,
+            line,
             "2 consumers hung: a · b: messages waiting, no workers running · 1 unreadable heartbeat · \
              cannot read stream c · 2 of 3 worker types alive, 1 scaled to zero · Redis, Postgres OK"
         );
@@ -394,46 +394,46 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_down_is_told_first_with_since_when_and_why() {
+    fn unreachable_data_source_comes_first_with_start_and_reason() {
         let mut fleet = fleet();
         fleet.change("a", |w, _| (w.state, w.alive) = (TypeState::Crashed, 0));
         let trouble = SourceTrouble::new(TroubleKind::Unreachable, "connection refused");
         fleet.snapshot.redis.source = SourceStatus::Down { since: NOW, trouble };
-        let (said, _) = told(&fleet.finish());
+        let (line, _) = headline_of(&fleet.finish());
         assert!(
-            said.starts_with(
+            line.starts_with(
                 "Redis unreachable since 18:01:11 UTC: connection refused; workers and queues show the last known state · a crashed"
             ),
-            "{said}"
+            "{line}"
         );
-        assert!(said.ends_with("Postgres OK"), "{said}");
+        assert!(line.ends_with("Postgres OK"), "{line}");
     }
 
     #[test]
-    fn before_anything_was_read_nothing_is_called_fine() {
+    fn nothing_is_fine_before_the_first_poll() {
         let mut snapshot = Fleet::new(NOW).finish();
-        assert_eq!(told(&snapshot).0, "No worker has reported yet · Redis, Postgres OK");
+        assert_eq!(headline_of(&snapshot).0, "No worker has reported yet · Redis, Postgres OK");
         snapshot.redis.source = SourceStatus::Starting;
         snapshot.postgres.source = SourceStatus::Starting;
-        assert_eq!(told(&snapshot), ("waiting for Redis, Postgres".to_owned(), "Shepherd".to_owned()));
+        assert_eq!(headline_of(&snapshot), ("waiting for Redis, Postgres".to_owned(), "Shepherd".to_owned()));
         assert_eq!(of(&snapshot, &[]).level, Level::Unknown);
     }
 
     #[test]
-    fn a_fleet_without_heartbeats_is_neither_alive_nor_in_trouble() {
-        let (said, tab) = told(&states::other_fleet(NOW));
-        assert_eq!(said, "4 worker types without heartbeats: state unknown · Redis, Postgres OK");
+    fn fleet_without_heartbeats_is_unknown() {
+        let (line, tab) = headline_of(&states::other_fleet(NOW));
+        assert_eq!(line, "4 worker types without heartbeats: state unknown · Redis, Postgres OK");
         assert_eq!(tab, "Shepherd");
     }
 
     #[test]
-    fn limits_that_come_near_are_told() {
+    fn nearly_reached_limits_are_reported() {
         let mut snapshot = fleet().finish();
         snapshot.postgres.disk_used_pct = Some(93.0);
         snapshot.redis.server.used_memory_bytes = snapshot.redis.server.maxmemory_bytes.map(|limit| limit / 100 * 85);
         let headline = of(&snapshot, &verdicts(&snapshot));
         let levels: Vec<Level> = headline.troubles.iter().map(|trouble| trouble.level).collect();
         assert_eq!(levels, [Level::Critical, Level::Warning]);
-        assert!(told(&snapshot).0.starts_with("Postgres disk 93\u{202f}% used · Redis memory 85\u{202f}% used"));
+        assert!(headline_of(&snapshot).0.starts_with("Postgres disk 93\u{202f}% used · Redis memory 85\u{202f}% used"));
     }
 }

@@ -1,5 +1,4 @@
-//! Addresses of the pages about one thing. Names are bytes: every byte that could mean something
-//! in an address is written as `%XX`.
+//! URLs of pages about a name. Names are bytes; every byte with a meaning in URLs is percent-encoded.
 
 use std::fmt::Write as _;
 
@@ -7,7 +6,7 @@ use chrono::DateTime;
 
 use crate::contract::Name;
 
-/// A page about one name.
+/// Kind of a page about one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum About {
     /// `/streams/…`
@@ -17,7 +16,7 @@ pub enum About {
 }
 
 impl About {
-    /// What its address begins with.
+    /// Path prefix.
     #[must_use]
     pub fn path(self) -> &'static str {
         match self {
@@ -26,10 +25,10 @@ impl About {
         }
     }
 
-    /// The address of the page about `name`, below the root.
+    /// Returns the URL of the page about `name`, below the root.
     pub(super) fn of(self, name: &Name) -> String {
         let mut address = self.path().to_owned();
-        // As a part of a path these three mean other places, however they are written.
+        // As path segments these have special meanings, even when percent-encoded.
         if matches!(name.as_bytes(), b"" | b"." | b"..") {
             address.push_str("?name=");
         }
@@ -41,15 +40,14 @@ impl About {
         address
     }
 
-    /// The name that an address asks for: `path` is all of it before the query, with or without a
-    /// root before it.
+    /// Returns the requested name; `path` is the URL before the query, with or without the root.
     #[must_use]
     pub fn name_in(self, path: &str, query: &str) -> Name {
         name_after(self.path(), path, query)
     }
 }
 
-/// The worker type whose scaling an address of the API asks for.
+/// Returns the worker type whose scaling an API URL requests.
 #[must_use]
 pub fn autoscaled(path: &str, query: &str) -> Name {
     name_after("/api/autoscale/", path, query)
@@ -57,11 +55,11 @@ pub fn autoscaled(path: &str, query: &str) -> Name {
 
 fn name_after(begins: &str, path: &str, query: &str) -> Name {
     let rest = path.split_once(begins).map_or("", |(_, rest)| rest);
-    let asked = query.split('&').find_map(|part| part.strip_prefix("name=")).filter(|_| rest.is_empty());
-    Name::from(decoded(asked.unwrap_or(rest)))
+    let name = query.split('&').find_map(|part| part.strip_prefix("name=")).filter(|_| rest.is_empty());
+    Name::from(decoded(name.unwrap_or(rest)))
 }
 
-/// The address of the messages of `stream`, below the root; the API has the same after `/api`.
+/// Returns the URL of the messages of `stream`, below the root; the API uses the same path after `/api`.
 #[must_use]
 pub fn messages_of(stream: &Name) -> String {
     let address = About::Stream.of(stream);
@@ -71,27 +69,27 @@ pub fn messages_of(stream: &Name) -> String {
     }
 }
 
-/// The stream whose messages an address asks for: `path` is all of it before the query.
+/// Returns the stream whose messages a URL requests; `path` is the URL before the query.
 #[must_use]
 pub fn stream_of_messages(path: &str, query: &str) -> Name {
     let name = path.rsplit_once("/messages").map_or(path, |(before, _)| before);
     About::Stream.name_in(name, query)
 }
 
-/// The address of the history around a moment: five minutes before it, five after.
+/// Returns the URL of the history from five minutes before a time to five minutes after.
 pub(super) fn history_around(unix: f64) -> Option<String> {
     const AROUND: f64 = 300.0;
     Some(format!("/history?from={}&to={}", iso(unix - AROUND)?, iso(unix + AROUND)?))
 }
 
-/// A moment as addresses have it.
+/// Formats a time for URLs.
 pub(super) fn iso(unix: f64) -> Option<String> {
     #[expect(clippy::cast_possible_truncation, reason = "a float far beyond the calendar gives None below")]
     let time = DateTime::from_timestamp(unix.round() as i64, 0)?;
     Some(time.format("%Y-%m-%dT%H:%M:%SZ").to_string())
 }
 
-/// A value as an address has it.
+/// Percent-encodes a value.
 #[must_use]
 pub fn encoded(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
@@ -104,7 +102,7 @@ pub fn encoded(bytes: &[u8]) -> String {
     text
 }
 
-/// Bytes of a text in which some are written as `%XX`; what is not such is left as it is.
+/// Decodes `%XX` sequences; invalid ones are left unchanged.
 fn decoded(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -132,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn plain_names_stay_readable_and_odd_ones_stay_in_their_place() {
+    fn plain_names_are_readable_and_others_are_encoded() {
         let of = |name: &str| About::Stream.of(&Name::from(name));
         assert_eq!(of("aragorn.lookup"), "/streams/aragorn.lookup");
         assert_eq!(of("a/b?c#d"), "/streams/a%2Fb%3Fc%23d");
@@ -142,7 +140,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_name_is_found_again_from_its_address(
+        fn names_round_trip_through_urls(
             bytes in prop_oneof![proptest::collection::vec(any::<u8>(), 0..40), Just(b"..".to_vec()), Just(b".".to_vec())],
             root in prop_oneof![Just(""), Just("/monitor")],
         ) {

@@ -1,4 +1,4 @@
-//! The live page: kept as fragments, told as differences.
+//! The live page: rendered as fragments and updated with differences.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -19,21 +19,20 @@ use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::reading::RedisServer;
 use crate::fleet::snapshot::{DepthHistory, PostgresFreshness, PostgresStatus, RedisStatus, Snapshot, SourceStatus};
 
-/// What `live.js` imports, so that the browser fetches all at once.
+/// Imports of `live.js`, preloaded to avoid a request chain.
 const MODULES: &[&str] =
     &["shell.js", "clock.js", "figures.js", "palette.js", "fragments.js", "connection.js", "depths.js", "table.js"];
-/// Without script it is loaded again after so many seconds.
+/// Reload interval without JavaScript, seconds.
 const REFRESH: u32 = 10;
 
-/// The live page of the newest snapshot, with the tick at which each part last changed.
+/// The live page of the latest snapshot, with the tick at which each part last changed.
 ///
-/// [`LiveView::update`] takes in a snapshot and answers with the message for those who have the one
-/// before; [`LiveView::since`] with the message for those who have an older one; [`LiveView::page`]
-/// with the whole.
+/// [`LiveView::update`] applies a snapshot and returns the message for clients that have the previous one;
+/// [`LiveView::since`] returns the message for clients with an older one; [`LiveView::page`] returns the whole page.
 pub struct LiveView {
     pages: Arc<Pages>,
     environment: Environment,
-    /// Tells this view's ticks from those of another run of the monitor.
+    /// Distinguishes this view's ticks from those of another run of the monitor.
     epoch: u64,
     tick: u64,
     snapshot: Option<Arc<Snapshot>>,
@@ -42,38 +41,37 @@ pub struct LiveView {
     blocks: BTreeMap<String, Block>,
     lists: BTreeMap<&'static str, (Vec<String>, u64)>,
     title: (String, u64),
-    /// The newest column of the chart at each tick that was taken in.
+    /// Newest chart column at each applied tick.
     columns: VecDeque<(u64, f64)>,
 }
 
-/// What changed, as the script takes it in.
+/// An update for the script.
 #[derive(Serialize)]
 struct Update<'a> {
     r#type: &'static str,
     epoch: u64,
     tick: u64,
-    /// Whoever has a tick before this one has missed something; absent when it replaces
-    /// everything.
+    /// Base tick: a client with an older tick has missed an update. Absent when the update replaces everything.
     #[serde(skip_serializing_if = "Option::is_none")]
     from: Option<u64>,
     ts: f64,
-    /// When the oldest data source was last read, Unix seconds; absent when that is `ts`.
+    /// Last reading of the oldest data source, Unix seconds; absent when equal to `ts`.
     #[serde(skip_serializing_if = "Option::is_none")]
     read_at: Option<f64>,
-    /// HTML of each element to be put in place.
+    /// HTML by element ID.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     set: BTreeMap<&'a str, String>,
-    /// Figures to be put in place inside an element.
+    /// Cell values by element ID.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     cells: BTreeMap<&'a str, CellChanges<'a>>,
-    /// Members of each list, in order; those not named go.
+    /// Members of each list, in order; all others are removed.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     lists: BTreeMap<&'a str, &'a [String]>,
     #[serde(skip_serializing_if = "Option::is_none")]
     title: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     chart: Option<Columns>,
-    /// With everything: which scripts it is meant for.
+    /// In full updates: version of the scripts.
     #[serde(skip_serializing_if = "Option::is_none")]
     assets: Option<String>,
 }
@@ -86,7 +84,7 @@ impl Serialize for CellChanges<'_> {
     }
 }
 
-/// The whole page.
+/// Data of the whole page.
 #[derive(Serialize)]
 struct Page<'a> {
     #[serde(flatten)]
@@ -94,7 +92,7 @@ struct Page<'a> {
     epoch: u64,
     tick: u64,
     ts: f64,
-    /// When the oldest data source was last read, Unix seconds.
+    /// Last reading of the oldest data source, Unix seconds.
     read_at: f64,
     blocks: BTreeMap<&'a str, String>,
     lists: BTreeMap<&'static str, String>,
@@ -103,10 +101,10 @@ struct Page<'a> {
 }
 
 impl LiveView {
-    /// A view that has not seen a snapshot yet.
+    /// Returns a view without a snapshot.
     #[must_use]
     pub fn new(pages: Arc<Pages>, environment: Environment) -> Self {
-        // Numbers up to 2^53 survive JavaScript.
+        // JavaScript represents integers up to 2^53 exactly.
         Self::with_epoch(pages, environment, Uuid::new_v4().as_u64_pair().0 >> 12)
     }
 
@@ -126,27 +124,26 @@ impl LiveView {
         }
     }
 
-    /// The alerts that fire, and what fired or was resolved lately, newest first; shown with the next snapshot.
+    /// Sets the firing alerts and the recent alert events, newest first; they are shown with the next snapshot.
     pub fn set_alerts(&mut self, firing: Vec<FiringAlert>, recent: Vec<Arc<Event>>) {
         self.alerts = Alerts { firing, recent };
     }
 
-    /// Takes in a snapshot and renders what it changes. Gives the message for those who have the
-    /// tick before (JSON); `None` if the snapshot is not newer than the last one.
+    /// Applies a snapshot and renders its changes. Returns the message (JSON) for clients that have the previous tick;
+    /// `None` if the snapshot is not newer.
     ///
     /// # Errors
-    /// When a template does not fit its view; the view is then as if it had not seen the snapshot,
-    /// or part of it.
+    /// When rendering a template fails; the view may then have applied the snapshot partially or not at all.
     pub fn update(&mut self, snapshot: &Arc<Snapshot>) -> Result<Option<String>, PagesError> {
         if snapshot.tick <= self.tick && self.snapshot.is_some() {
             return Ok(None);
         }
         let (before, tick) = (self.tick, snapshot.tick);
         let view = view::compose(snapshot, self.environment.maturity.as_deref(), &self.alerts, &mut self.memory);
-        let mut kept = std::mem::take(&mut self.blocks);
+        let mut previous = std::mem::take(&mut self.blocks);
         for draft in view.drafts {
             let id = draft.id.clone();
-            let block = match kept.remove(&id) {
+            let block = match previous.remove(&id) {
                 Some(mut block) => {
                     block.update(&self.pages, draft, tick)?;
                     block
@@ -175,11 +172,11 @@ impl LiveView {
         self.message(Some(before)).map(Some)
     }
 
-    /// The message for those who have `tick` of `epoch` (JSON): all that changed after it, or
-    /// everything if that epoch is another run's; `None` if nothing is newer.
+    /// Returns the message (JSON) for clients that have `tick` of `epoch`: the changes after it, or everything if the
+    /// epoch belongs to another run; `None` if nothing is newer.
     ///
     /// # Errors
-    /// When it cannot be written as JSON.
+    /// When serialization to JSON fails.
     pub fn since(&self, epoch: u64, tick: u64) -> Result<Option<String>, PagesError> {
         if self.snapshot.is_none() || (epoch == self.epoch && tick == self.tick) {
             return Ok(None);
@@ -188,10 +185,10 @@ impl LiveView {
         self.message(known).map(Some)
     }
 
-    /// The whole page as HTML, as this visitor sees it; complete before any script runs.
+    /// Renders the whole page for this user; it is complete without JavaScript.
     ///
     /// # Errors
-    /// When a template does not fit its view.
+    /// When rendering a template fails.
     pub fn page(&self, visitor: &Visitor) -> Result<String, PagesError> {
         let Some(snapshot) = &self.snapshot else { return self.starting()?.page(visitor) };
         let environment = Environment { visitor: visitor.clone(), ..self.environment.clone() };
@@ -230,14 +227,14 @@ impl LiveView {
         self.pages.render("pages/live", &page)
     }
 
-    /// The view before the first tick: everything is still being asked for.
+    /// Returns the view before the first tick, while all data sources are starting.
     fn starting(&self) -> Result<Self, PagesError> {
         let mut view = Self::with_epoch(Arc::clone(&self.pages), self.environment.clone(), self.epoch);
         view.update(&Arc::new(nothing_read_yet()))?;
         Ok(view)
     }
 
-    /// What changed after `known`; everything if that is not known.
+    /// Returns the changes after `known`; everything if it is `None`.
     fn message(&self, known: Option<u64>) -> Result<String, PagesError> {
         let Some(snapshot) = &self.snapshot else { return Ok(String::new()) };
         let mut set = BTreeMap::new();
@@ -255,8 +252,8 @@ impl LiveView {
         }
         let newer = |changed: u64| known.is_none_or(|tick| changed > tick);
         let lists = self.lists.iter().filter(|(_, (_, changed))| newer(*changed));
-        let seen = known.and_then(|known| self.columns.iter().find(|(tick, _)| *tick == known));
-        let chart = match seen {
+        let column = known.and_then(|known| self.columns.iter().find(|(tick, _)| *tick == known));
+        let chart = match column {
             Some((_, until)) => Columns::after(&snapshot.depths, *until),
             None => Some(Columns::whole(&snapshot.depths)),
         };
@@ -277,7 +274,7 @@ impl LiveView {
         Ok(serde_json::to_string(&update)?)
     }
 
-    /// The sparkline of each stream that has one, by key.
+    /// Returns the sparkline of each stream that has one, by key.
     fn sparklines(&self, history: &DepthHistory) -> BTreeMap<String, String> {
         let draw = |depths: &VecDeque<Option<u64>>| format!(r#" d="{}""#, sparkline(depths.iter().copied()));
         history.depths.iter().map(|(name, depths)| (element_id::key(name), draw(depths))).collect()

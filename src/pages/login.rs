@@ -5,12 +5,12 @@ use serde::Serialize;
 use super::site::{Head, Site};
 use super::templates::PagesError;
 
-/// Everything the page shows.
+/// Data of the page.
 #[derive(Debug)]
 pub struct LoginPage {
-    /// Where to go on to.
+    /// Path to continue with after the login.
     pub next: String,
-    /// The token was wrong.
+    /// Whether the token was invalid.
     pub wrong: bool,
 }
 
@@ -23,10 +23,10 @@ struct View<'a> {
 }
 
 impl LoginPage {
-    /// The page as HTML.
+    /// Renders the page.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn html(&self, site: &Site) -> Result<String, PagesError> {
         let title = site.title("Log in");
         let head = Head::of(&site.environment, (&site.pages, "/login"), &title, &["shell.js"], None);

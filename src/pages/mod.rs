@@ -1,12 +1,13 @@
-//! What people see: a snapshot becomes a page, and a page is kept up by what changed.
+//! HTML pages: renders snapshots as pages and their changes as updates.
 //!
-//! Pure: snapshots in, HTML out; no clock, no I/O but the embedded templates. `view` says what is
-//! shown, through `verdict` and `headline` (how things are), `panels` (what each panel shows)
-//! and `wording` and `figures` (how it is said). `block` keeps each fragment and what of it
-//! changed, `cell` the figures inside that change alone, `chart` the depths over time, and
-//! `live` puts the page and its updates together. [`history`] is the page of the past, `detail`
-//! those of one stream and one worker type; `site` is what every page has around it, [`link`] says
-//! at which address a page is. [`operator`] is what people do to messages. [`api`] tells programs what they can ask. [`assets`] are the scripts and styles.
+//! Pure: snapshots in, HTML out; no clock, and no I/O except the embedded templates. `view` assembles the live page
+//! from `verdict` and `headline` (assessment), `panels` (content of each panel), and `wording` and `figures`
+//! (formatting). `block` tracks changes of each fragment, `cell` those of single values; `chart` draws the backlog over
+//! time, and `live` combines the page and its updates.
+//!
+//! [`history`] is the history page, `detail` the pages of one stream and one worker type; `site` is the shell around
+//! every page, and [`link`] builds URLs. [`operator`] contains the pages for actions on messages, [`api`] the API page,
+//! and [`assets`] scripts and styles.
 
 pub mod admin;
 pub mod alerts;

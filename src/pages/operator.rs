@@ -1,5 +1,5 @@
-//! The pages on which people do something to messages: what is on a stream, what a preview found, what
-//! came of it, consumers without heartbeat, the recycle bin.
+//! Pages for actions on messages: messages of a stream, previews, results, consumers without heartbeats, and the
+//! recycle bin.
 
 use serde::Serialize;
 use serde::de::IgnoredAny;
@@ -15,12 +15,12 @@ use crate::fleet::message::{
     Action, Applied, BinState, Binned, DeadFound, Field, Found, Group, LEFT_ALONE, Message, MessageState, Page, Wanted,
 };
 
-/// Owners listed in a preview.
+/// Maximum number of owners listed in a preview.
 const OWNERS: usize = 50;
-/// Consumers listed on a page.
+/// Maximum number of consumers listed on a page.
 const CONSUMERS: usize = 200;
 
-/// What every one of these pages has.
+/// Common data of these pages.
 #[derive(Serialize)]
 struct Frame<'a, T> {
     #[serde(flatten)]
@@ -88,7 +88,7 @@ fn actions(state: MessageState, site: &Site) -> Vec<ActionView> {
     fitting.map(|action| ActionView { action: action.as_str(), label: label(action) }).collect()
 }
 
-/// Whether this action is offered to who looks.
+/// Whether to offer the action to the user.
 fn may(action: Action, site: &Site) -> bool {
     !action.takes_away() || site.environment.visitor.may(Role::Admin)
 }
@@ -123,7 +123,7 @@ fn field_view(field: &Field) -> FieldView {
     }
 }
 
-/// A value for eyes: JSON indented, bytes that are no text and control characters visible.
+/// Formats a value for display: JSON indented, invalid UTF-8 and control characters escaped.
 fn shown_value(value: &[u8], cut: bool) -> String {
     let text = Name::from(value).to_text();
     let json =
@@ -133,7 +133,7 @@ fn shown_value(value: &[u8], cut: bool) -> String {
     text.split('\n').map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// JSON with each item on a line of its own; every character of it stays as it is.
+/// Puts each JSON item on its own line; all other characters stay unchanged.
 fn indented(json: &str) -> String {
     let (mut out, mut depth, mut quoted, mut escaped) = (String::with_capacity(json.len() * 2), 0_usize, false, false);
     let mut chars = json.chars().peekable();
@@ -179,7 +179,7 @@ fn indented(json: &str) -> String {
     out
 }
 
-/// What is asked for, as the page's forms carry it on.
+/// Requested filter, for the forms of the page.
 #[derive(Serialize, Clone)]
 struct AskedView {
     state: &'static str,
@@ -187,7 +187,7 @@ struct AskedView {
     owner: String,
     field: String,
     contains: String,
-    /// The stream's name, where its address cannot hold it.
+    /// Stream name, if it cannot be part of the path.
     name: Option<String>,
 }
 
@@ -217,34 +217,34 @@ impl AskedView {
     }
 }
 
-/// An address with more in its query.
+/// Appends a query to a URL.
 fn with_query(address: &str, query: &str) -> String {
     let mark = if address.contains('?') { '&' } else { '?' };
     format!("{address}{mark}{query}")
 }
 
-/// Everything that the page of a stream's messages shows.
+/// Data of the page of a stream's messages.
 #[derive(Debug)]
 pub struct MessagesPage<'a> {
-    /// The stream.
+    /// Stream.
     pub stream: &'a Name,
-    /// Its groups.
+    /// Consumer groups.
     pub groups: &'a [Group],
-    /// How many dead letters it has.
+    /// Number of dead letters.
     pub dead: Option<u64>,
-    /// What is asked for.
+    /// Requested filter.
     pub wanted: &'a Wanted,
-    /// What was found.
+    /// Messages found.
     pub page: &'a Page,
-    /// Only one message is shown, as whole as it can be.
+    /// Whether a single message is shown, with as much of its content as possible.
     pub one: bool,
 }
 
 impl MessagesPage<'_> {
-    /// The page as HTML.
+    /// Renders the page.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn html(&self, site: &Site) -> Result<String, PagesError> {
         #[derive(Serialize)]
         struct Tab {
@@ -335,7 +335,7 @@ impl MessagesPage<'_> {
     }
 }
 
-/// The address of an order about messages, from that of the messages: `…/messages/preview`.
+/// Returns the base URL of actions from that of the messages: `…/messages/preview`.
 fn with_slash(base: &str) -> String {
     match base.split_once('?') {
         Some((path, query)) => format!("{path}/preview?{query}"),
@@ -343,31 +343,31 @@ fn with_slash(base: &str) -> String {
     }
 }
 
-/// A preview, for people to say yes to.
+/// A preview that the user confirms.
 #[derive(Debug)]
 pub struct PreviewPage<'a> {
-    /// Its token.
+    /// Token.
     pub token: &'a str,
-    /// What it would do.
+    /// Action.
     pub action: Action,
-    /// How many entries, and whether that is all there are.
+    /// Number of entries, and whether these are all matches.
     pub messages: (u64, bool),
-    /// Where the answer goes, below the root.
+    /// URL that applies it, below the root.
     pub apply: &'a str,
-    /// Where one comes from, below the root.
+    /// URL of the previous page, below the root.
     pub back: &'a str,
-    /// Owners, whether each has a heartbeat, how many entries.
+    /// Owners, whether each has a heartbeat, and their numbers of entries.
     pub owners: &'a [(Name, bool, u64)],
-    /// The first messages.
+    /// First messages.
     pub first: &'a [Message],
-    /// Groups that read the stream.
+    /// Number of groups that read the stream.
     pub groups: usize,
-    /// Whether those without heartbeat are removed afterwards.
+    /// Whether consumers without heartbeats are deleted afterwards.
     pub of_the_dead: bool,
 }
 
 impl<'a> PreviewPage<'a> {
-    /// A preview of messages of a stream.
+    /// Returns the preview of messages of a stream.
     #[must_use]
     pub fn of(found: &'a Found, (token, apply, back): (&'a str, &'a str, &'a str)) -> Self {
         let messages = (found.chosen.len() as u64, found.complete);
@@ -384,10 +384,10 @@ impl<'a> PreviewPage<'a> {
         }
     }
 
-    /// The page as HTML.
+    /// Renders the page.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn html(&self, site: &Site) -> Result<String, PagesError> {
         #[derive(Serialize)]
         struct Owner {
@@ -409,18 +409,18 @@ impl<'a> PreviewPage<'a> {
             nothing: bool,
         }
         let (n, complete) = self.messages;
-        let told = counted(n, "message", "messages");
+        let messages = counted(n, "message", "messages");
         let (order, what) = match self.action {
             Action::Retry => (
-                format!("Retry {told}"),
+                format!("Retry {messages}"),
                 "Each message is added again to the end of its stream and the pending entry is acknowledged. The delivery count restarts; the first start time, the history and the idempotency key are kept.",
             ),
             Action::Bury => (
-                format!("Dead-letter {told}"),
+                format!("Dead-letter {messages}"),
                 "Each message is moved from its stream to the dead-letter stream, from where it can be retried.",
             ),
             Action::Drop => (
-                format!("Move {told} to the recycle bin"),
+                format!("Move {messages} to the recycle bin"),
                 "Each message is acknowledged, deleted from its stream and kept in the recycle bin. It can be restored for 30 days.",
             ),
         };
@@ -466,10 +466,10 @@ impl<'a> PreviewPage<'a> {
     }
 }
 
-/// What came of applying, in words, with the way back.
+/// Renders the result of an action, with a link back.
 ///
 /// # Errors
-/// When the template does not fit.
+/// When rendering the template fails.
 pub fn applied_page(site: &Site, action: Action, applied: &Applied, back: &str) -> Result<String, PagesError> {
     #[derive(Serialize)]
     struct View<'a> {
@@ -508,10 +508,10 @@ pub fn applied_page(site: &Site, action: Action, applied: &Applied, back: &str) 
     site.framed("pages/applied", "/messages", (if troubled { "warning" } else { "fine" }, headline), Vec::new(), view)
 }
 
-/// Consumers without heartbeat, and what is stuck on them.
+/// Renders the consumers without heartbeats and their stuck entries.
 ///
 /// # Errors
-/// When the template does not fit.
+/// When rendering the template fails.
 pub fn dead_consumers_page(site: &Site, found: &DeadFound, min_idle_seconds: u64) -> Result<String, PagesError> {
     #[derive(Serialize)]
     struct Row {
@@ -564,26 +564,26 @@ pub fn dead_consumers_page(site: &Site, found: &DeadFound, min_idle_seconds: u64
     site.framed("pages/dead_consumers", "/admin/dead-consumers", (level, headline), notes, view)
 }
 
-/// What the recycle bin's page shows.
+/// Data of the recycle bin page.
 #[derive(Debug)]
 pub struct BinPage<'a> {
     /// Rows, newest first.
     pub rows: &'a [Binned],
-    /// Only of this stream.
+    /// Stream filter.
     pub stream: Option<&'a Name>,
-    /// Only of this batch.
+    /// Batch filter.
     pub batch: Option<&'a str>,
-    /// Place before which the next page begins.
+    /// The next page starts below this ID.
     pub next: Option<i64>,
-    /// What was just done.
+    /// Result of the last action.
     pub said: Option<String>,
 }
 
 impl BinPage<'_> {
-    /// The page as HTML.
+    /// Renders the page.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn html(&self, site: &Site) -> Result<String, PagesError> {
         #[derive(Serialize)]
         struct Row {
@@ -675,7 +675,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_indented_and_otherwise_as_it_was() {
+    fn json_is_indented_and_otherwise_unchanged() {
         assert_eq!(
             shown_value(br#"[{"id":"a, b: {}\"","n":1e400}, [],{ } , 12345678901234567890123]"#, false),
             "[\n  {\n    \"id\": \"a, b: {}\\\"\",\n    \"n\": 1e400\n  },\n  [],\n  {},\n  12345678901234567890123\n]"
@@ -686,7 +686,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn indenting_changes_no_character_but_blanks_between(text in "[a-z {}\\[\\],:\"\\\\\n]{0,30}") {
+        fn indenting_changes_only_whitespace_between_tokens(text in "[a-z {}\\[\\],:\"\\\\\n]{0,30}") {
             let json = serde_json::json!({"a": [text, {"b": [1, true, null]}]}).to_string();
             let back: serde_json::Value = serde_json::from_str(&indented(&json)).unwrap();
             prop_assert_eq!(back.to_string(), json);

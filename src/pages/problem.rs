@@ -1,4 +1,4 @@
-//! What somebody who looks with a browser sees instead of the page they asked for.
+//! The error page for browsers.
 
 use serde::Serialize;
 
@@ -15,10 +15,10 @@ struct View<'a> {
 }
 
 impl Site {
-    /// A page that says what went wrong: in a few words, and in detail.
+    /// Renders an error page with a headline and details.
     ///
     /// # Errors
-    /// When the template does not fit.
+    /// When rendering the template fails.
     pub fn problem(&self, headline: &str, detail: &str) -> Result<String, PagesError> {
         let title = self.title(headline);
         let head = Head::of(&self.environment, (&self.pages, ""), &title, &["shell.js"], None);
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_says_what_and_runs_nothing() {
+    fn problem_page_escapes_its_text() {
         let site = Site::new(Arc::new(Pages::below("/m").unwrap()), Environment::default());
         let html = site.problem("This is not allowed", "<img src=x onerror=alert(1)>").unwrap();
         assert!(html.contains("This is not allowed") && html.contains("&lt;img") && !html.contains("<img"), "{html}");

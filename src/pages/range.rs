@@ -1,21 +1,20 @@
-//! The stretch of time that a page of history shows: how it is written in an address, and when it
-//! begins and ends.
+//! Time range of a history page: parsing, formatting, and resolving.
 //!
-//! An edge is a moment (`2026-11-24T12:00:00Z`, Unix seconds, or milliseconds as Grafana writes
-//! them) or relative (`now`, `now-6h`).
+//! An edge is a time (`2026-11-24T12:00:00Z`, Unix seconds, or milliseconds as in Grafana) or relative (`now`,
+//! `now-6h`).
 
 use chrono::{DateTime, NaiveDateTime};
 
 use super::figures::duration;
 use super::link::iso;
 
-/// The range of a page that was asked for none, seconds.
+/// Default range, seconds.
 const USUAL: u32 = 86_400;
-/// Shorter ranges show nothing, longer ones are not kept (seconds).
+/// Minimum and maximum length, seconds.
 const SHORTEST: f64 = 10.0;
 const LONGEST: f64 = 400.0 * 86_400.0;
 
-/// A range.
+/// A time range.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Range {
     from: Edge,
@@ -24,7 +23,7 @@ pub struct Range {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Edge {
-    /// So many seconds before now.
+    /// Seconds before now.
     Before(u32),
     /// Unix seconds.
     At(f64),
@@ -37,10 +36,10 @@ impl Default for Range {
 }
 
 impl Range {
-    /// The range that an address asks for at `now` (Unix seconds).
+    /// Parses the range of a URL at `now` (Unix seconds).
     ///
     /// # Errors
-    /// What cannot be understood, in words.
+    /// A description of the invalid value.
     pub fn parse(from: Option<&str>, to: Option<&str>, now: f64) -> Result<Self, String> {
         let from = from.map_or(Ok(Edge::Before(USUAL)), Edge::parse)?;
         let range = Self { from, to: to.map_or(Ok(Edge::Before(0)), Edge::parse)? };
@@ -54,29 +53,29 @@ impl Range {
         Ok(range)
     }
 
-    /// When it begins, Unix seconds.
+    /// Start, Unix seconds.
     #[must_use]
     pub fn since(&self, now: f64) -> f64 {
         self.from.at(now)
     }
 
-    /// When it ends, Unix seconds.
+    /// End, Unix seconds.
     #[must_use]
     pub fn until(&self, now: f64) -> f64 {
         self.to.at(now)
     }
 
-    /// Whether it moves on with the time.
+    /// Whether it moves with the current time.
     pub(super) fn ends_now(&self) -> bool {
         self.to == Edge::Before(0)
     }
 
-    /// As an address has it: `from`, `to`.
+    /// Returns `from` and `to` for URLs.
     pub(super) fn edges(&self) -> (String, String) {
         (self.from.text(), self.to.text())
     }
 
-    /// In words: `the last 24 h`.
+    /// Describes the range: `the last 24 h`.
     pub(super) fn words(&self, now: f64) -> String {
         let length = duration(self.until(now) - self.since(now));
         let length = length.replace("\u{202f}m 00\u{202f}s", "\u{202f}m").replace("\u{202f}h 00\u{202f}m", "\u{202f}h");
@@ -107,7 +106,7 @@ impl Edge {
             return number.and_then(|n| n.checked_mul(unit)).map(Self::Before).ok_or_else(bad);
         }
         if let Ok(number) = text.parse::<f64>() {
-            // Seconds reach to the year 5138, milliseconds are later than that.
+            // Interpreted as seconds, such numbers are beyond the year 5138, so they are milliseconds.
             let seconds = if number >= 1e11 { number / 1000.0 } else { number };
             return if (0.0..1e11).contains(&seconds) { Ok(Self::At(seconds)) } else { Err(bad()) };
         }
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn an_edge_is_read_however_it_is_written() {
+    fn edges_are_parsed_in_all_formats() {
         for (from, to) in [
             ("now-24h", "now"),
             ("now-1d", "now-0s"),
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_is_told_and_never_taken() {
+    fn invalid_ranges_are_errors() {
         for (from, to) in [
             ("now", "now-6h"),
             ("yesterday", "now"),
@@ -184,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_keeps_how_it_was_written() {
+    fn ranges_keep_their_notation() {
         let text = |from| Range::parse(Some(from), None, NOW).unwrap().edges().0;
         assert_eq!(
             ["now-6h", "now-7d", "now-24h", "now-90m", "now-3601s"].map(text),

@@ -1,5 +1,4 @@
-//! What every page has around it: which pages there are, which deployment this is, where its
-//! scripts and styles are.
+//! The shell of every page: navigation, environment, user, scripts and styles.
 
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use super::assets;
 use super::templates::Pages;
 use crate::access::Role;
 
-/// What is shown in every page's head: which deployment this is, and who looks.
+/// Data of the page header: the environment and the user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Environment {
     /// `SERVER_MATURITY`.
@@ -18,23 +17,23 @@ pub struct Environment {
     pub url: Option<String>,
     /// `MONITOR_OBSERVE_ONLY`.
     pub observe_only: bool,
-    /// Who looks.
+    /// User.
     pub visitor: Visitor,
 }
 
-/// Who looks at a page. What they may not do is not offered; the server is the judge all the same.
+/// The user of a page. Pages hide actions that the role does not permit; the server enforces the permissions.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Visitor {
-    /// What they are called; `None` where nobody is asked.
+    /// Name; `None` without authentication.
     pub name: Option<String>,
-    /// What they may do.
+    /// Role.
     pub role: Role,
-    /// They logged in here, and can log out.
+    /// Whether the user logged in with a session and can log out.
     pub can_leave: bool,
 }
 
 impl Visitor {
-    /// They may do what this role may.
+    /// Whether the user has the permissions of `role`.
     pub(super) fn may(&self, role: Role) -> bool {
         self.role >= role
     }
@@ -62,7 +61,7 @@ impl<'a> VisitorView<'a> {
     }
 }
 
-/// The pages that exist, in the order of the head: name, path, and the key that follows `g`.
+/// Pages in the navigation: name, path, and the key that follows `g`.
 const PAGES: [(&str, &str, &str); 5] = [
     ("Live", "/", "l"),
     ("History", "/history", "h"),
@@ -71,10 +70,10 @@ const PAGES: [(&str, &str, &str); 5] = [
     ("API", "/api", "i"),
 ];
 
-/// Everything around a page's content.
+/// Data of the shell.
 #[derive(Debug, Serialize)]
 pub(super) struct Head<'a> {
-    /// The browser tab's title.
+    /// Title of the browser tab.
     title: &'a str,
     assets: String,
     maturity: Option<&'a str>,
@@ -82,9 +81,9 @@ pub(super) struct Head<'a> {
     observe_only: bool,
     visitor: VisitorView<'a>,
     pages: Vec<PageLink>,
-    /// What the page's script imports, so that the browser fetches all at once.
+    /// Imports of the page's script, preloaded to avoid a request chain.
     modules: &'static [&'static str],
-    /// Without script it is loaded again after so many seconds.
+    /// Reload interval without JavaScript, seconds.
     refresh: Option<u32>,
 }
 
@@ -97,7 +96,7 @@ struct PageLink {
 }
 
 impl<'a> Head<'a> {
-    /// The head of the page at `path`.
+    /// Returns the shell of the page at `path`.
     pub(super) fn of(
         environment: &'a Environment,
         (pages, path): (&Pages, &str),
@@ -120,45 +119,45 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Whether it may be linked to: an address of another kind could be a script.
+/// Whether the URL is safe to link: another scheme could execute a script.
 fn is_web_address(url: &str) -> bool {
     url.starts_with("https://") || url.starts_with("http://")
 }
 
-/// The pages that are rendered when somebody asks for them, from what is known then.
+/// Pages that are rendered on request.
 pub struct Site {
-    /// The templates.
+    /// Templates.
     pub(super) pages: Arc<Pages>,
-    /// Which deployment this is.
+    /// Environment.
     pub(super) environment: Environment,
 }
 
 impl Site {
-    /// Pages of one deployment.
+    /// Returns the pages of one environment.
     #[must_use]
     pub fn new(pages: Arc<Pages>, environment: Environment) -> Self {
         Self { pages, environment }
     }
 
-    /// The same pages, as this visitor sees them.
+    /// Returns the same pages for another user.
     #[must_use]
     pub fn seen_by(&self, visitor: Visitor) -> Self {
         Self { pages: Arc::clone(&self.pages), environment: Environment { visitor, ..self.environment.clone() } }
     }
 
-    /// Whether people come to it over an encrypted connection, as `SERVER_URL` says.
+    /// Whether users connect over HTTPS, according to `SERVER_URL`.
     #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.environment.url.as_deref().is_some_and(|url| url.starts_with("https://"))
     }
 
-    /// What all its addresses are below: empty, or a path without a slash at its end.
+    /// Root of all URLs: empty, or a path without a trailing slash.
     #[must_use]
     pub fn root(&self) -> &str {
         self.pages.root()
     }
 
-    /// A tab's title: what it shows, and where.
+    /// Returns a tab title with the environment.
     pub(super) fn title(&self, what: &str) -> String {
         match &self.environment.maturity {
             Some(maturity) => format!("{what} · Shepherd · {maturity}"),

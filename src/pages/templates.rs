@@ -1,5 +1,5 @@
-//! The compiled templates, and what they may call. `pages/` are whole; `fragments/` are also sent by themselves, to
-//! stand in the place of their older selves on a page that is open; `partials/` stand only within others.
+//! Compiled templates and their helpers. `pages/` are complete pages, `fragments/` are also sent alone as updates of
+//! open pages, and `partials/` are included by others.
 
 use handlebars::{Context, Handlebars, Helper, HelperDef, HelperResult, Output, RenderContext, RenderErrorReason};
 use rust_embed::RustEmbed;
@@ -9,42 +9,41 @@ use super::block::Segment;
 use super::view::Frame;
 use super::wording;
 
-/// The templates' files: embedded in a release, read from disk in a debug build.
+/// Template files: embedded in a release build, read from disk in a debug build.
 #[derive(RustEmbed)]
 #[folder = "templates"]
 #[include = "*.hbs"]
 struct Files;
 
-/// Stands in rendered text around what a helper leaves for later. No shown text holds it: see
-/// [`escape`].
+/// Delimiter of the output of helpers in rendered text. Displayed text never contains it; see [`escape`].
 const MARK: char = '\u{1}';
 
-/// Why a page could not be made. Either way the program is wrong, not its input.
+/// Error while rendering a page. All of these are bugs, not invalid input.
 #[derive(Debug, thiserror::Error)]
 pub enum PagesError {
-    /// A template cannot be compiled.
+    /// A template does not compile.
     #[error("cannot compile a template: {0}")]
     Template(#[from] Box<handlebars::TemplateError>),
-    /// A template asks for what its view does not have.
+    /// A template uses data that its view does not have.
     #[error("cannot render a page: {0}")]
     Render(#[from] Box<handlebars::RenderError>),
-    /// An update cannot be written as JSON.
+    /// An update cannot be serialized as JSON.
     #[error("cannot write an update: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// The compiled templates.
+/// Compiled templates.
 pub struct Pages {
     handlebars: Handlebars<'static>,
     root: String,
 }
 
 impl Pages {
-    /// Compiles all templates; what pages link to is below `root` (empty, or with a leading slash
-    /// and none at its end).
+    /// Compiles all templates; links of the pages start with `root` (empty, or with a leading slash and no trailing
+    /// one).
     ///
     /// # Errors
-    /// When one of them is not a template.
+    /// When a template is invalid.
     pub fn below(root: &str) -> Result<Self, PagesError> {
         let mut handlebars = Handlebars::new();
         handlebars.set_strict_mode(true);
@@ -57,7 +56,7 @@ impl Pages {
         Ok(Self { handlebars, root: root.to_owned() })
     }
 
-    /// What pages link to is below this.
+    /// Root of all links.
     pub(super) fn root(&self) -> &str {
         &self.root
     }
@@ -74,12 +73,12 @@ impl Pages {
     }
 }
 
-/// HTML-escapes a text, and keeps [`MARK`] out of it.
+/// Escapes a text for HTML and removes [`MARK`].
 fn escape(text: &str) -> String {
     handlebars::html_escape(&text.replace(MARK, "\u{fffd}"))
 }
 
-/// Every second part of a rendered frame is what a helper left.
+/// Every second part of a rendered frame is the output of a helper.
 fn segment(i: usize, part: &str) -> Segment {
     let mut words = part.split(' ');
     match (i % 2, words.next(), words.next(), words.next()) {
@@ -117,7 +116,7 @@ fn bar(
     Ok(out.write(&format!("{MARK}bar {slot}{MARK}"))?)
 }
 
-/// `{{spark}}`: where the sparkline belongs.
+/// `{{spark}}`: place of the sparkline.
 fn spark(
     _: &Helper<'_>,
     _: &Handlebars<'_>,
@@ -128,7 +127,7 @@ fn spark(
     Ok(out.write(&format!("{MARK}spark{MARK}"))?)
 }
 
-/// `{{root}}`: what every link begins with.
+/// `{{root}}`: root of all links.
 struct Root(String);
 
 impl HelperDef for Root {

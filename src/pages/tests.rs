@@ -1,4 +1,4 @@
-//! What the pages promise, over every invented state and over names that nobody would choose.
+//! Tests of the live page over generated states, including hostile names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
@@ -39,7 +39,7 @@ fn message(json: Option<String>) -> Value {
     serde_json::from_str(&json.expect("a message")).unwrap()
 }
 
-/// Every tag of a page: its name and its attributes with their values.
+/// Returns all tags of a page with their attributes.
 pub(in crate::pages) fn tags(html: &str) -> Vec<(String, Vec<(String, String)>)> {
     let mut tags = Vec::new();
     let mut rest = html;
@@ -73,7 +73,7 @@ pub(in crate::pages) fn ids(html: &str) -> Vec<String> {
     tags(html).into_iter().flat_map(|(_, attributes)| attributes).filter(|(k, _)| k == "id").map(|(_, v)| v).collect()
 }
 
-/// Tags and attributes that a page is made of.
+/// Returns the distinct tags and attributes of a page.
 pub(in crate::pages) fn vocabulary(html: &str) -> BTreeSet<String> {
     let of = |(tag, attributes): (String, Vec<(String, String)>)| {
         attributes.into_iter().map(|(key, _)| format!("@{key}")).chain([tag]).collect::<Vec<_>>()
@@ -82,7 +82,7 @@ pub(in crate::pages) fn vocabulary(html: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn pages_look_like_this() {
+fn live_pages_match_their_snapshots() {
     let plain = |html: String| html.replace(&assets::version(), "VERSION");
     insta::assert_snapshot!("starting", plain(page_of(None)));
     insta::assert_snapshot!("small", plain(page_of(Some(states::small(NOW)))));
@@ -92,7 +92,7 @@ fn pages_look_like_this() {
 }
 
 #[test]
-fn every_state_has_unique_ids_and_nothing_inline() {
+fn every_state_has_unique_ids_and_no_inline_code() {
     for (state, snapshot) in states::all(NOW) {
         let html = page_of(snapshot);
         let all = ids(&html);
@@ -110,7 +110,7 @@ fn every_state_has_unique_ids_and_nothing_inline() {
 }
 
 #[test]
-fn links_inside_the_page_lead_somewhere() {
+fn page_anchors_exist() {
     for (state, snapshot) in states::all(NOW) {
         let html = page_of(snapshot);
         let ids: BTreeSet<String> = ids(&html).into_iter().collect();
@@ -161,7 +161,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn no_name_adds_a_tag_or_an_attribute_to_a_page_or_an_update_or_shares_an_id(
+    fn names_cannot_inject_html_or_collide_in_ids(
         names in proptest::collection::btree_set(any_name(), 1..8)
     ) {
         let known: BTreeSet<String> =
@@ -183,7 +183,7 @@ proptest! {
     }
 }
 
-/// What a script makes of updates: HTML by id, members by list.
+/// Model of the script's state: HTML by ID, members by list.
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Client {
     html: BTreeMap<String, String>,
@@ -192,7 +192,7 @@ struct Client {
     chart: Chart,
 }
 
-/// The chart's columns: times, and one depth per time.
+/// Columns of the chart: times, and one depth per time.
 #[derive(Debug, Default, Clone, PartialEq)]
 struct Chart {
     times: Vec<f64>,
@@ -234,15 +234,15 @@ impl Chart {
             Value::Array(values) => values.clone(),
             one => vec![one.clone(); n],
         };
-        let news = several(&columns["t"], 1);
+        let new_times = several(&columns["t"], 1);
         for key in columns["v"].as_object().unwrap().keys() {
             self.depths.entry(key.clone()).or_insert_with(|| vec![None; self.times.len()]);
         }
-        self.times.extend(news.iter().map(|t| t.as_f64().unwrap()));
+        self.times.extend(new_times.iter().map(|t| t.as_f64().unwrap()));
         for (key, depths) in &mut self.depths {
             let still = serde_json::to_value(depths.last().copied().flatten()).unwrap();
             let given = columns["v"].get(key).unwrap_or(&still);
-            depths.extend(several(given, news.len()).iter().map(Value::as_u64));
+            depths.extend(several(given, new_times.len()).iter().map(Value::as_u64));
         }
         let surplus = self.times.len().saturating_sub(DepthHistory::COLUMNS);
         self.times.drain(..surplus);
@@ -276,7 +276,7 @@ fn read_cell(json: &Value) -> Cell {
     }
 }
 
-/// Puts a cell's element, and its bar, in place of what is there.
+/// Replaces a cell's element and its bar.
 fn put_cell(html: &mut String, slot: &str, cell: &Cell) {
     let at = html.find(&format!(" data-c=\"{slot}\"")).expect("the cell's element");
     let start = html[..at].rfind('<').unwrap();
@@ -296,7 +296,7 @@ fn put_cell(html: &mut String, slot: &str, cell: &Cell) {
     }
 }
 
-/// A change of a fleet, small or large.
+/// A change of the fleet.
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Nothing,
@@ -324,7 +324,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The snapshot after a step.
+/// Returns the snapshot after a step.
 fn stepped(before: &Snapshot, step: Step) -> Snapshot {
     let mut fleet = Fleet::new(NOW);
     fleet.snapshot = before.clone();
@@ -393,7 +393,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn whoever_takes_updates_from_any_tick_on_sees_what_a_newcomer_sees(
+    fn updates_from_any_tick_equal_a_fresh_page(
         steps in proptest::collection::vec(any_step(), 1..20)
     ) {
         let mut view = view();
@@ -419,7 +419,7 @@ proptest! {
 }
 
 #[test]
-fn a_tick_in_which_nothing_changed_sends_next_to_nothing() {
+fn unchanged_tick_sends_a_minimal_update() {
     let mut view = view();
     let snapshot = stepped(&states::full(NOW), Step::Nothing);
     view.update(&Arc::new(snapshot.clone())).unwrap();
@@ -432,7 +432,7 @@ fn a_tick_in_which_nothing_changed_sends_next_to_nothing() {
 }
 
 #[test]
-fn a_tick_in_which_little_changed_stays_below_two_kilobytes() {
+fn small_change_stays_below_two_kilobytes() {
     let mut view = view();
     let mut snapshot = stepped(&states::healthy(NOW), Step::Nothing);
     view.update(&Arc::new(snapshot.clone())).unwrap();
@@ -446,7 +446,7 @@ fn a_tick_in_which_little_changed_stays_below_two_kilobytes() {
 }
 
 #[test]
-fn a_snapshot_that_is_not_newer_changes_nothing() {
+fn older_snapshot_is_ignored() {
     let mut view = view();
     let snapshot = Arc::new(states::small(NOW));
     assert!(view.update(&snapshot).unwrap().is_some());
@@ -455,14 +455,14 @@ fn a_snapshot_that_is_not_newer_changes_nothing() {
 }
 
 #[test]
-fn before_the_first_tick_there_is_a_page_and_no_update() {
+fn page_without_snapshot_has_no_update() {
     let view = view();
     assert!(view.page(&Visitor::default()).unwrap().contains("waiting for Redis, Postgres"));
     assert_eq!(view.since(EPOCH, 0).unwrap(), None);
 }
 
 #[test]
-fn what_is_not_known_is_a_dash_and_never_a_zero() {
+fn unknown_values_are_dashes() {
     let mut fleet = Fleet::new(NOW);
     fleet.add("unknown", 0, 0, 0);
     fleet.change("unknown", |w, s| {

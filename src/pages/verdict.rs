@@ -1,5 +1,4 @@
-//! How a worker type fares, in one word and one sentence: what its card says and what the status
-//! line counts.
+//! Assessment of a worker type: the word and sentence on its card, and its level in the status line.
 
 use serde::Serialize;
 
@@ -11,24 +10,23 @@ use crate::fleet::event::Severity;
 use crate::fleet::snapshot::{StreamStatus, WorkerTypeStatus};
 use crate::fleet::worker_type::TypeState;
 
-/// A loss stays among the troubles as long as the chart shows the moment (seconds); its card tells
-/// of it for the hour.
+/// Time for which a loss counts as a problem, seconds: the length of the chart. The card mentions it for an hour.
 const LOSS_IS_NEWS: f64 = 10.0 * 60.0;
 
-/// The pill of a type whose running consumers read nothing although messages wait.
+/// Pill of a type whose running consumers read nothing although messages wait.
 pub(super) const NOT_CONSUMING: &str = "not consuming";
 
-/// How something fares; later is worse.
+/// Level of an assessment, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Level {
-    /// As it should be.
+    /// Healthy.
     Fine,
-    /// Nothing is known, or nothing is there to be known.
+    /// Unknown, or nothing to assess.
     Unknown,
-    /// Somebody should look.
+    /// Needs attention.
     Warning,
-    /// Somebody must act.
+    /// Needs action.
     Critical,
 }
 
@@ -43,7 +41,7 @@ impl From<Severity> for Level {
 }
 
 impl Level {
-    /// The shape that goes with it.
+    /// Shape of the level.
     pub(super) fn shape(self) -> &'static str {
         match self {
             Self::Fine => "fine",
@@ -53,32 +51,32 @@ impl Level {
         }
     }
 
-    /// Whether it belongs among the troubles.
+    /// Whether it counts as a problem.
     pub(super) fn is_trouble(self) -> bool {
         self >= Self::Warning
     }
 }
 
-/// A worker type's verdict.
+/// Assessment of a worker type.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Verdict {
-    /// How bad it is.
+    /// Level.
     pub(super) level: Level,
-    /// The word of its pill.
+    /// Word on its pill.
     pub(super) pill: &'static str,
-    /// The shape of its pill: never colour alone.
+    /// Shape on its pill, because colour alone is not accessible.
     pub(super) shape: &'static str,
-    /// What happened, and when.
+    /// Description with time.
     pub(super) sentence: Sentence,
-    /// The sentence tells nothing that must be seen.
+    /// Whether the sentence is unimportant.
     pub(super) quiet: bool,
 }
 
-/// The pill of a type that only alerts call a problem.
+/// Pill of a type that is a problem only because of its alerts.
 const ALERTING: &str = "alert firing";
 
 impl Verdict {
-    /// Takes the severity of `alerts`, which fire on this type, if it is higher.
+    /// Raises the level to the severity of `alerts`, which fire for this type.
     pub(super) fn raise(&mut self, alerts: &[&FiringAlert]) {
         let Some(worst) = alerts.iter().max_by_key(|alert| alert.severity) else { return };
         let level = Level::from(worst.severity);
@@ -97,35 +95,35 @@ impl Verdict {
         }
     }
 
-    /// It is a problem by its state, whatever alerts fire.
+    /// Whether the state alone is a problem, regardless of alerts.
     pub(super) fn is_told_by_its_state(&self) -> bool {
         self.level.is_trouble() && self.pill != ALERTING
     }
 }
 
-/// How `status` fares at `ts` (Unix seconds); `stream` is what it reads.
+/// Assesses `status` at `ts` (Unix seconds); `stream` is the stream that it reads.
 pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f64) -> Verdict {
-    let told = |level, pill, shape, sentence| Verdict { level, pill, shape, sentence, quiet: false };
+    let verdict = |level, pill, shape, sentence| Verdict { level, pill, shape, sentence, quiet: false };
     let waiting = status.backlog.unwrap_or(0);
     let since = |words: &str| Sentence::words(words).at(" since ", status.state_changed_at, MomentStyle::Clock);
 
-    // A crash stays a crash, whatever its stream has become.
+    // A crash takes precedence over an unreadable stream.
     if stream.is_some_and(|s| s.error.is_some()) && status.state != TypeState::Crashed {
-        return told(Level::Warning, "unreadable", "warning", Sentence::words("cannot read the stream; see Queues"));
+        return verdict(Level::Warning, "unreadable", "warning", Sentence::words("cannot read the stream; see Queues"));
     }
     match status.state {
-        TypeState::Crashed => told(Level::Critical, "crashed", "critical", crashed(status)),
+        TypeState::Crashed => verdict(Level::Critical, "crashed", "critical", crashed(status)),
         TypeState::Alive => {
             let (pill, sentence) = match trouble(status, stream, ts) {
-                Some(told_here) => told_here,
+                Some(found) => found,
                 None => return calm(status),
             };
-            told(Level::Warning, pill, "warning", sentence)
+            verdict(Level::Warning, pill, "warning", sentence)
         }
         TypeState::ScaledDown if waiting > 0 => {
-            told(Level::Warning, "no workers", "warning", since("scaled to zero").then("; messages waiting"))
+            verdict(Level::Warning, "no workers", "warning", since("scaled to zero").then("; messages waiting"))
         }
-        TypeState::ScaledDown => told(
+        TypeState::ScaledDown => verdict(
             Level::Unknown,
             "scaled to zero",
             "idle",
@@ -133,7 +131,7 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
         ),
         TypeState::Unknown if status.last_alive_count > 0 && status.alive == 0 => {
             let sentence = since("0 running").then("; stopped while no monitor was running");
-            told(
+            verdict(
                 if waiting > 0 { Level::Warning } else { Level::Unknown },
                 "stopped, not observed",
                 "unknown",
@@ -142,15 +140,15 @@ pub(super) fn of(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f
         }
         TypeState::Unknown if status.unreadable > 0 => {
             let (pill, sentence) = unreadable(status);
-            told(Level::Warning, pill, "warning", sentence)
+            verdict(Level::Warning, pill, "warning", sentence)
         }
         TypeState::Unknown if status.without_heartbeat > 0 => {
-            told(Level::Unknown, "no heartbeats", "unknown", presence_unknown(status))
+            verdict(Level::Unknown, "no heartbeats", "unknown", presence_unknown(status))
         }
         TypeState::Unknown if waiting > 0 => {
-            told(Level::Warning, "no workers", "warning", Sentence::words("never seen; messages waiting"))
+            verdict(Level::Warning, "no workers", "warning", Sentence::words("never seen; messages waiting"))
         }
-        TypeState::Unknown => told(Level::Unknown, "unknown", "unknown", Sentence::words("never seen")),
+        TypeState::Unknown => verdict(Level::Unknown, "unknown", "unknown", Sentence::words("never seen")),
     }
 }
 
@@ -159,7 +157,7 @@ fn crashed(status: &WorkerTypeStatus) -> Sentence {
     sentence.then(format!("; 0 of {} running", status.last_alive_count.max(status.lost)))
 }
 
-/// What is wrong with a type that is alive; the first thing that somebody must know.
+/// Returns the most important problem of a type that is alive.
 fn trouble(status: &WorkerTypeStatus, stream: Option<&StreamStatus>, ts: f64) -> Option<(&'static str, Sentence)> {
     if status.hung > 0 {
         return Some(("hung", hung(status)));
@@ -180,8 +178,8 @@ fn not_consuming(status: &WorkerTypeStatus, stream: Option<&StreamStatus>) -> Se
 }
 
 fn hung(status: &WorkerTypeStatus) -> Sentence {
-    let mut who = status.consumers.iter().filter(|c| c.state == ConsumerState::Hung);
-    let first = who.next();
+    let mut hung = status.consumers.iter().filter(|c| c.state == ConsumerState::Hung);
+    let first = hung.next();
     let name = match (first, status.hung) {
         (Some(first), 1) => format!("consumer {} hung", Label::of(&first.consumer)),
         (_, n) => format!("{n} of {} consumers hung", status.alive.max(n)),
@@ -195,8 +193,8 @@ fn hung(status: &WorkerTypeStatus) -> Sentence {
 }
 
 fn lost(status: &WorkerTypeStatus) -> Sentence {
-    let who = counted(u64::from(status.lost), "consumer", "consumers");
-    Sentence::words(format!("lost {who}"))
+    let consumers = counted(u64::from(status.lost), "consumer", "consumers");
+    Sentence::words(format!("lost {consumers}"))
         .at(if status.lost == 1 { " " } else { ", last " }, status.lost_at, MomentStyle::Ago)
         .then(format!("; {} running", status.alive))
 }
@@ -209,31 +207,31 @@ fn unreadable(status: &WorkerTypeStatus) -> (&'static str, Sentence) {
     ("unreadable", Sentence::words(which))
 }
 
-/// No heartbeats: all that is known of such consumers is when they last asked Redis for anything.
+/// Without heartbeats, the only known fact is the last command of a consumer.
 fn presence_unknown(status: &WorkerTypeStatus) -> Sentence {
-    let who = counted(u64::from(status.without_heartbeat), "consumer", "consumers");
-    Sentence::words(format!("{who} without heartbeat: state unknown"))
+    let consumers = counted(u64::from(status.without_heartbeat), "consumer", "consumers");
+    Sentence::words(format!("{consumers} without heartbeat: state unknown"))
 }
 
-/// What there is to say of a type that fares well.
+/// Returns the assessment of a healthy type.
 fn calm(status: &WorkerTypeStatus) -> Verdict {
     let (alive, draining) = (status.alive, status.draining);
-    let told = |pill, sentence| Verdict { level: Level::Fine, pill, shape: "fine", sentence, quiet: false };
+    let healthy = |pill, sentence| Verdict { level: Level::Fine, pill, shape: "fine", sentence, quiet: false };
     if draining > 0 && draining == alive {
-        return told("draining", Sentence::words("shutting down; takes no new tasks"));
+        return healthy("draining", Sentence::words("shutting down; takes no new tasks"));
     }
     if draining > 0 {
-        return told("alive", Sentence::words(format!("{draining} of {alive} draining")));
+        return healthy("alive", Sentence::words(format!("{draining} of {alive} draining")));
     }
     if status.lost > 0 {
-        return told("alive", lost(status));
+        return healthy("alive", lost(status));
     }
     if status.stale > 0 {
         let late = counted(u64::from(status.stale), "heartbeat", "heartbeats");
-        return told("alive", Sentence::words(format!("{late} late")));
+        return healthy("alive", Sentence::words(format!("{late} late")));
     }
     let since = Sentence::words("alive").at(" since ", status.state_changed_at, MomentStyle::Clock);
-    Verdict { quiet: true, ..told("alive", since) }
+    Verdict { quiet: true, ..healthy("alive", since) }
 }
 
 #[cfg(test)]
@@ -244,8 +242,8 @@ mod tests {
 
     const NOW: f64 = 1_795_456_871.0;
 
-    /// The pill, whether it is trouble, and the sentence of a type after `change`.
-    fn told(change: impl FnOnce(&mut WorkerTypeStatus, &mut StreamStatus)) -> (&'static str, bool, String) {
+    /// Returns pill, whether it is a problem, and sentence of a type after `change`.
+    fn verdict_of(change: impl FnOnce(&mut WorkerTypeStatus, &mut StreamStatus)) -> (&'static str, bool, String) {
         let mut fleet = Fleet::new(NOW);
         fleet.add("a", 3, 10, 5);
         fleet.change("a", change);
@@ -256,33 +254,33 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_is_told_even_when_the_stream_cannot_be_read_any_more() {
+    fn crash_takes_precedence_over_an_unreadable_stream() {
         let crash = |w: &mut WorkerTypeStatus, s: &mut StreamStatus| {
             (w.state, w.alive, w.lost, w.state_changed_at) = (TypeState::Crashed, 0, 3, Some(NOW));
             s.error = Some("WRONGTYPE".to_owned());
         };
-        assert_eq!(told(crash), ("crashed", true, "crashed 23 Nov 18:01 UTC; 0 of 3 running".to_owned()));
+        assert_eq!(verdict_of(crash), ("crashed", true, "crashed 23 Nov 18:01 UTC; 0 of 3 running".to_owned()));
     }
 
     #[test]
-    fn one_lost_of_three_is_trouble_at_first_and_a_remark_later() {
-        let lost = |ago: f64| told(move |w, _| (w.alive, w.lost, w.lost_at) = (2, 1, Some(NOW - ago)));
+    fn recent_loss_is_trouble_and_older_one_a_remark() {
+        let lost = |ago: f64| verdict_of(move |w, _| (w.alive, w.lost, w.lost_at) = (2, 1, Some(NOW - ago)));
         assert_eq!(lost(60.0), ("lost", true, "lost 1 consumer 23 Nov 18:00 UTC; 2 running".to_owned()));
         assert_eq!(lost(1200.0), ("alive", false, "lost 1 consumer 23 Nov 17:41 UTC; 2 running".to_owned()));
     }
 
     #[test]
-    fn a_type_that_reads_nothing_while_messages_wait_is_trouble() {
+    fn type_that_does_not_consume_is_trouble() {
         let stalled = |w: &mut WorkerTypeStatus, s: &mut StreamStatus| {
             w.not_consuming = true;
             s.oldest_waiting_sec = Some(1200.0);
         };
-        let said = "3 running, none reads; messages waiting for 20\u{202f}m".to_owned();
-        assert_eq!(told(stalled), ("not consuming", true, said));
+        let sentence = "3 running, none reads; messages waiting for 20\u{202f}m".to_owned();
+        assert_eq!(verdict_of(stalled), ("not consuming", true, sentence));
     }
 
     #[test]
-    fn a_firing_alert_raises_the_verdict_and_never_lowers_it() {
+    fn firing_alert_raises_the_verdict() {
         let alert = |severity| FiringAlert {
             rule: "pending_high".to_owned(),
             subject: Some("a".to_owned()),
@@ -305,18 +303,21 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_leaves_is_draining_only_when_all_of_it_is() {
-        assert_eq!(told(|w, _| w.draining = 1).0, "alive");
-        assert_eq!(told(|w, _| w.draining = 3), ("draining", false, "shutting down; takes no new tasks".to_owned()));
+    fn type_is_draining_when_all_consumers_are() {
+        assert_eq!(verdict_of(|w, _| w.draining = 1).0, "alive");
+        assert_eq!(
+            verdict_of(|w, _| w.draining = 3),
+            ("draining", false, "shutting down; takes no new tasks".to_owned())
+        );
     }
 
     #[test]
-    fn nobody_is_trouble_only_when_work_waits() {
+    fn no_workers_is_trouble_only_with_backlog() {
         let gone = |w: &mut WorkerTypeStatus, backlog| {
             (w.state, w.alive, w.backlog) = (TypeState::ScaledDown, 0, Some(backlog));
         };
-        assert!(!told(|w, _| gone(w, 0)).1);
-        assert!(told(|w, _| gone(w, 1)).1);
-        assert!(!told(|w, _| (w.state, w.alive, w.backlog) = (TypeState::Unknown, 0, None)).1);
+        assert!(!verdict_of(|w, _| gone(w, 0)).1);
+        assert!(verdict_of(|w, _| gone(w, 1)).1);
+        assert!(!verdict_of(|w, _| (w.state, w.alive, w.backlog) = (TypeState::Unknown, 0, None)).1);
     }
 }

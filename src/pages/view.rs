@@ -1,4 +1,4 @@
-//! From a snapshot to what the live page shows: every fragment as a value that can be compared.
+//! Conversion of a snapshot to the fragments of the live page, as comparable values.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::contract::Name;
 use crate::fleet::event::{Event, Severity};
 use crate::fleet::snapshot::Snapshot;
 
-/// The part of a fragment that seldom changes, per kind of fragment.
+/// The part of a fragment that rarely changes, by kind of fragment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(super) enum Frame {
@@ -36,7 +36,7 @@ pub(super) enum Frame {
 }
 
 impl Frame {
-    /// Its template.
+    /// Template name.
     pub(super) fn template(&self) -> &'static str {
         match self {
             Self::Status(_) => "fragments/status",
@@ -55,26 +55,26 @@ impl Frame {
     }
 }
 
-/// A list whose members come and go: its element's id, and its members' ids in order.
+/// A list with changing members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct List {
-    /// The id of its element.
+    /// ID of its element.
     pub(super) id: &'static str,
-    /// The ids of its members.
+    /// IDs of its members, in order.
     pub(super) members: Vec<String>,
 }
 
-/// What is shown of alerts.
+/// Alerts shown on the page.
 #[derive(Debug, Default)]
 pub(super) struct Alerts {
-    /// Those that fire.
+    /// Firing alerts.
     pub(super) firing: Vec<FiringAlert>,
-    /// What fired and was over lately, newest first.
+    /// Recently fired and resolved alerts, newest first.
     pub(super) recent: Vec<Arc<Event>>,
 }
 
 impl Alerts {
-    /// Raises each verdict to the severity of the alerts that fire on its worker type.
+    /// Raises each verdict to the severity of the alerts that fire for its worker type.
     fn raise(&self, verdicts: &mut [(&Name, Verdict)]) {
         let mut by_subject: BTreeMap<Name, Vec<&FiringAlert>> = BTreeMap::new();
         for alert in self.loud() {
@@ -89,7 +89,7 @@ impl Alerts {
         }
     }
 
-    /// Adds to the headline what fires and is not silenced. `verdicts` were raised.
+    /// Adds firing alerts that are not silenced to the headline. `verdicts` are already raised.
     fn add_to(&self, headline: &mut Headline, verdicts: &[(&Name, Verdict)]) {
         let level = self.loud().map(|alert| Level::from(alert.severity)).max();
         let firing = self.loud().count();
@@ -97,7 +97,7 @@ impl Alerts {
         let words = |n: usize, said| Sentence::words(format!("{} {said}", counted(n as u64, "alert", "alerts")));
         match level {
             Some(level) if level.is_trouble() => {
-                // Alerts on a type that is in the headline already are no further problem.
+                // Alerts for a type that is already in the headline do not count as another problem.
                 let is_told = |alert: &&FiringAlert| {
                     let subject = alert.subject.as_deref().map(Name::from);
                     verdicts.iter().any(|(name, v)| Some(*name) == subject.as_ref() && v.is_told_by_its_state())
@@ -120,7 +120,7 @@ impl Alerts {
 
 /// The whole page of one snapshot.
 pub(super) struct View {
-    /// The browser tab's title.
+    /// Title of the browser tab.
     pub(super) title: String,
     /// All fragments.
     pub(super) drafts: Vec<Draft>,
@@ -128,16 +128,16 @@ pub(super) struct View {
     pub(super) lists: Vec<List>,
 }
 
-/// What the page remembers from one snapshot to the next, so that it stays calm.
+/// State retained between snapshots, to keep the output stable.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    /// Ids of the events in the feed.
+    /// IDs of the events in the feed.
     pub(super) feed: feed::Numbers,
-    /// Moments that are computed anew each tick and would tremble.
+    /// Stabilized times.
     pub(super) moments: servers::Steady,
 }
 
-/// What the page shows of `snapshot`.
+/// Returns the page of `snapshot`.
 pub(super) fn compose(snapshot: &Snapshot, maturity: Option<&str>, alerts: &Alerts, memory: &mut Memory) -> View {
     let mut verdicts = headline::verdicts(snapshot);
     alerts.raise(&mut verdicts);
@@ -168,7 +168,7 @@ mod tests {
         FiringAlert { rule: "pending_high".to_owned(), subject: subject.map(str::to_owned), severity, silenced }
     }
 
-    /// The tab's title and the ids of the cards in trouble, with three healthy types and these alerts.
+    /// Returns tab title, IDs of the problem cards, and level for three healthy types with these alerts.
     fn composed(firing: Vec<FiringAlert>) -> (String, Vec<String>, Level) {
         let mut fleet = Fleet::new(NOW);
         for name in ["a", "b", "c"] {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn headline_card_and_tab_take_the_severity_of_firing_alerts() {
+    fn headline_card_and_tab_show_the_alert_severity() {
         let firing = vec![alert(Some("b"), Severity::Critical, false), alert(None, Severity::Warning, false)];
         let (title, in_trouble, level) = composed(firing);
         assert_eq!((title.as_str(), in_trouble.len(), level), ("⚠ 2 · Shepherd", 1, Level::Critical));

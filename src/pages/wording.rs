@@ -1,4 +1,4 @@
-//! Names and sentences as they are shown.
+//! Display of names, times and sentences.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
@@ -8,33 +8,33 @@ use serde::Serialize;
 
 use crate::contract::Name;
 
-/// A name is shown up to this many characters; the middle gives way.
+/// Maximum length of a displayed name, characters; the middle is shortened.
 const SHOWN: usize = 64;
-/// The whole of a name, for whoever asks, is cut here.
+/// Maximum length of a name in a tooltip, characters.
 const TITLE: usize = 400;
 
-/// `words` with a capital first letter.
+/// Returns `words` with a capital first letter.
 pub(super) fn capitalised(words: &str) -> String {
     let mut chars = words.chars();
     chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
-/// A name on the page.
+/// A displayed name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Label {
-    /// What is shown.
+    /// Displayed text.
     pub(super) text: String,
-    /// The whole, when `text` is not.
+    /// Full name, if `text` is shortened.
     pub(super) title: Option<String>,
 }
 
 impl Label {
-    /// How `name` is shown.
+    /// Returns the label of `name`.
     pub(super) fn of(name: &Name) -> Self {
         Self::from_text(&name.to_text())
     }
 
-    /// How a text that somebody else wrote is shown.
+    /// Returns the label of an untrusted text.
     pub(super) fn from_text(text: &str) -> Self {
         let visible = visible(text);
         let text = shortened(&visible, SHOWN);
@@ -49,8 +49,7 @@ impl fmt::Display for Label {
     }
 }
 
-/// `text` with its control characters made visible, and without those that turn the direction of
-/// what follows.
+/// Escapes control characters and characters that change the text direction.
 pub(super) fn visible(text: &str) -> Cow<'_, str> {
     let odd = |c: char| {
         c.is_control()
@@ -73,7 +72,7 @@ pub(super) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// `text` cut in its middle to at most `max` characters.
+/// Shortens `text` in the middle to at most `max` characters.
 pub(super) fn shortened(text: &str, max: usize) -> Cow<'_, str> {
     let length = text.chars().count();
     if length <= max {
@@ -85,31 +84,31 @@ pub(super) fn shortened(text: &str, max: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{head}…{end}"))
 }
 
-/// A moment, Unix seconds, as an element: the script words it, without script it is read in UTC.
+/// A time element, Unix seconds. The script formats it in local time; without JavaScript it shows UTC.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Moment {
     /// ISO 8601.
     iso: String,
-    /// For eyes without script.
+    /// Text without JavaScript.
     text: String,
-    /// How the script words it.
+    /// Format used by the script.
     style: MomentStyle,
 }
 
-/// How a moment is worded.
+/// Format of a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum MomentStyle {
     /// `4 min ago`
     Ago,
-    /// `3 m 20 s`: what has passed since.
+    /// `3 m 20 s`: the time elapsed since.
     Since,
-    /// `12:04:05`, with the day when it is not today.
+    /// `12:04:05`, with the date if it is not today.
     Clock,
 }
 
 impl Moment {
-    /// A moment in Unix seconds; `None` if no calendar holds it.
+    /// Returns the element for Unix seconds; `None` if out of range.
     pub(super) fn new(unix: f64, style: MomentStyle) -> Option<Self> {
         #[expect(clippy::cast_possible_truncation, reason = "a float far beyond the calendar gives None below")]
         let time: DateTime<Utc> = DateTime::from_timestamp(unix.floor() as i64, 0)?;
@@ -123,7 +122,7 @@ impl Moment {
         })
     }
 
-    /// The element.
+    /// Writes the element.
     pub(super) fn write_html(&self, html: &mut String) {
         let style = match self.style {
             MomentStyle::Ago => "ago",
@@ -134,11 +133,11 @@ impl Moment {
     }
 }
 
-/// A line of words with moments in it.
+/// Text with embedded times.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Sentence(Vec<Piece>);
 
-/// A part of a sentence.
+/// Part of a sentence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 enum Piece {
@@ -147,12 +146,12 @@ enum Piece {
 }
 
 impl Sentence {
-    /// A sentence of words alone.
+    /// Returns a sentence of text only.
     pub(super) fn words(words: impl Into<String>) -> Self {
         Self::default().then(words)
     }
 
-    /// Goes on with words.
+    /// Appends text.
     #[must_use]
     pub(super) fn then(mut self, words: impl Into<String>) -> Self {
         let words = words.into();
@@ -162,7 +161,7 @@ impl Sentence {
         self
     }
 
-    /// Goes on with a moment; one that is not known is left out with the words before it.
+    /// Appends `before` and a time; nothing if the time is unknown.
     #[must_use]
     pub(super) fn at(mut self, before: &str, unix: Option<f64>, style: MomentStyle) -> Self {
         if let Some(at) = unix.and_then(|unix| Moment::new(unix, style)) {
@@ -172,7 +171,7 @@ impl Sentence {
         self
     }
 
-    /// As plain text, moments in UTC.
+    /// Returns plain text, with times in UTC.
     #[cfg(test)]
     pub(super) fn plain(&self) -> String {
         self.0
@@ -190,13 +189,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn control_and_direction_characters_are_made_visible() {
+    fn control_and_direction_characters_are_escaped() {
         assert_eq!(visible("a\nb\0\u{202e}c"), "a\\nb\\0\\u{202e}c");
         assert_eq!(visible(""), "(empty)");
     }
 
     #[test]
-    fn a_long_name_keeps_its_beginning_and_its_end_and_is_told_whole_up_to_a_bound() {
+    fn long_names_are_shortened_in_the_middle() {
         let label = Label::from_text(&format!("{}{}z", "a".repeat(63), "b".repeat(4000)));
         assert_eq!(label.text.chars().count(), SHOWN);
         assert!(label.text.starts_with("aaa") && label.text.contains('…') && label.text.ends_with("bz"));
@@ -204,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_without_script_is_read_in_utc() {
+    fn moment_without_script_shows_utc() {
         let mut html = String::new();
         Moment::new(1_795_456_871.5, MomentStyle::Clock).unwrap().write_html(&mut html);
         assert_eq!(

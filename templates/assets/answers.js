@@ -1,26 +1,26 @@
-// Answers of the API: each asked for once, however many charts are drawn from it.
+// API responses: each is requested once, however many charts use it.
 
 const { root } = document.body.dataset;
 let under = new Map();
 let going = new AbortController();
 
-/** Forgets what was asked; who waited for it hears nothing any more. */
+/** Discards all responses and aborts pending requests. */
 export function askAnew() {
   going.abort();
   going = new AbortController();
   under = new Map();
 }
 
-/** Whether an error only says that nobody wants the answer any more. */
+/** Whether an error only means that the request was aborted. */
 export const isOver = (error) => error?.name === "AbortError";
 
-/** What the API answers at `path`. Fails with words for people. */
+/** Returns the API response at `path`. Rejects with a readable message. */
 export function answer(path) {
   if (!under.has(path)) under.set(path, ask(path, going.signal).then((reply) => reply.json()));
   return under.get(path);
 }
 
-/** A part of the page as the server words it. */
+/** Returns a server-rendered part of the page. */
 export async function element(path) {
   return (await ask(path, going.signal)).text();
 }
@@ -38,7 +38,7 @@ async function ask(path, signal) {
   try {
     detail = (await reply.json()).detail ?? detail;
   } catch {
-    // Whatever stands between us and the monitor says it in its own way.
+    // A proxy's error response has its own format.
   }
   throw new Error(detail);
 }

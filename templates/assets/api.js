@@ -1,4 +1,4 @@
-// The page about the API: made by the server; this adds theme, keys and buttons that copy examples.
+// API page, rendered by the server; adds theme, keyboard shortcuts and copy buttons.
 
 import { startShell } from "./shell.js";
 
@@ -15,7 +15,7 @@ for (const sample of document.querySelectorAll(".sample")) {
       await navigator.clipboard.writeText(code.textContent);
       button.textContent = "Copied";
     } catch {
-      // Not over an encrypted connection: it is selected all the same.
+      // The clipboard is unavailable without HTTPS; the text is selected instead.
       button.textContent = "Selected";
     }
   });

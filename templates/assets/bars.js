@@ -1,11 +1,10 @@
-// A chart of stacked bars: what happened in each bucket, by kind. A bucket without an entry is one
-// in which nothing happened.
+// Stacked bar chart: events per bucket, by kind. A bucket without an entry is zero.
 
 import { look } from "./palette.js";
 import { moment, plot } from "./plot.js";
 import { Choice, Legend, column, timesOf } from "./series.js";
 
-/** Makes the drawing of the queries' plate. */
+/** Creates the drawing of the query chart. */
 export function bars({ empty, absent }) {
   return (plate) => {
     const choice = new Choice();
@@ -23,7 +22,7 @@ export function bars({ empty, absent }) {
         const { names, more } = choice.of(given.map(([name, points]) => [name, sum(points)]));
         const shown = names.map((name) => ({ name, place: choice.places.get(name), own: column(answer.series[name], answer, times, 1, 0) }));
         legend.show(shown, more);
-        // Each reaches from zero to the sum up to it; the highest are painted first.
+        // Each bar reaches from zero to its cumulative sum; the highest are painted first.
         const total = new Array(times.length).fill(0);
         const stacked = shown.filter(({ name }) => legend.shows(name)).map(({ place, own }) => ({ place, values: own.map((n, i) => (total[i] += n)) }));
         stacked.reverse();

@@ -1,27 +1,29 @@
-// Times in the viewer's zone, and ages that grow. Ages are counted on the server's clock, so that
-// a wrong clock on this machine changes nothing.
+// Local times and ages. Ages use the server's clock, so that a wrong clock on this machine does not matter.
 
 const GAP = "\u202f";
 const clockFormat = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" });
 const dayFormat = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
 
-/** This machine's clock minus the server's, in seconds; the least ever seen is the truest. */
+/**
+ * This machine's clock minus the server's, in seconds. The minimum is the most accurate, because delays only
+ * increase it.
+ */
 let ahead = null;
 
-/** Takes note of a message that the server made at `ts` (Unix seconds) and that is here now. */
+/** Records that a message made by the server at `ts` (Unix seconds) was just received. */
 export function heard(ts) {
   if (!(ts > 0)) return;
   const seen = Date.now() / 1000 - ts;
-  // Far off means that a clock was set.
+  // A large difference means that a clock was set.
   ahead = ahead === null || Math.abs(seen - ahead) > 60 ? seen : Math.min(ahead, seen);
 }
 
-/** The server's time, Unix seconds. */
+/** Server time, Unix seconds. */
 export function serverNow() {
   return Date.now() / 1000 - (ahead ?? 0);
 }
 
-/** `12:04:05`, with the day when it is another one than today. */
+/** Formats a time: `12:04:05`, with the date if it is not today. */
 export function clock(unix) {
   const at = new Date(unix * 1000);
   const time = clockFormat.format(at);
@@ -30,7 +32,7 @@ export function clock(unix) {
 
 const two = (n) => String(n).padStart(2, "0");
 
-/** `3 m 20 s`. Coarser the longer it is: a page of running seconds is not calm. */
+/** Formats a duration: `3 m 20 s`. Longer ones are coarser, so that the page does not change every second. */
 export function duration(seconds) {
   const s = Math.max(0, Math.floor(seconds));
   if (s < 10) return `${s}${GAP}s`;
@@ -41,7 +43,7 @@ export function duration(seconds) {
   return `${Math.floor(s / 86400)}${GAP}d ${Math.floor((s % 86400) / 3600)}${GAP}h`;
 }
 
-/** `4 min ago`. */
+/** Formats an age: `4 min ago`. */
 function ago(seconds) {
   const s = Math.max(0, Math.floor(seconds));
   if (s < 5) return "just now";
@@ -51,7 +53,7 @@ function ago(seconds) {
   return `${Math.floor(s / 86400)}${GAP}d ago`;
 }
 
-/** Words every `time` below `root` anew. */
+/** Updates the text of every `time` element below `root`. */
 export function wordTimes(root) {
   const now = serverNow();
   for (const time of root.querySelectorAll("time")) {

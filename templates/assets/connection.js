@@ -1,5 +1,4 @@
-// The way to the server: a websocket, and polling where websockets do not get through. Says how
-// things stand: live, stale, disconnected.
+// Connection to the server: a websocket, with polling as a fallback. Reports its state: live, stale, disconnected.
 
 import { clock } from "./clock.js";
 
@@ -7,17 +6,17 @@ const POLL_AFTER_FAILURES = 2;
 const LONGEST_PAUSE = 30_000;
 
 /**
- * Keeps the page up.
- * - `where()`: what the page has, `{epoch, tick}`
- * - `take(update)`: takes in an update
- * - `stood(state, words)`: how the connection stands
+ * Receives updates of the page.
+ * - `where()`: returns the page's `{epoch, tick}`
+ * - `take(update)`: applies an update
+ * - `stood(state, words)`: receives the state of the connection
  */
 export class Connection {
   constructor(root, { where, take, stood }) {
     Object.assign(this, { root, where, take, stood });
     this.failures = 0;
     this.interval = 3000;
-    /** When a message last came (performance.now), and its server time. */
+    /** Time of the last message (performance.now), and its server time. */
     this.heardAt = null;
     this.heardTs = null;
     this.polling = false;
@@ -35,7 +34,7 @@ export class Connection {
     addEventListener("pageshow", (event) => event.persisted && this.hurry());
   }
 
-  /** Tries again at once. */
+  /** Reconnects immediately. */
   hurry() {
     if (this.socket) return;
     clearTimeout(this.retry);
@@ -65,7 +64,7 @@ export class Connection {
     socket.onclose = () => {
       if (this.socket === socket) this.lost();
     };
-    // A proxy that swallows the handshake never answers.
+    // A proxy that drops the handshake never responds.
     setTimeout(() => socket.readyState === WebSocket.CONNECTING && socket.close(), 8000);
   }
 
@@ -86,7 +85,7 @@ export class Connection {
     this.watch();
   }
 
-  /** Asks every interval until the websocket works again. */
+  /** Polls every interval until the websocket works again. */
   async poll() {
     this.polling = true;
     while (this.polling) {
@@ -95,7 +94,7 @@ export class Connection {
     }
   }
 
-  /** Fetches what changed since; true if the server answered. */
+  /** Fetches the changes since the last update; true if the server responded. */
   async catchUp() {
     const { epoch, tick } = this.where();
     try {
@@ -115,7 +114,7 @@ export class Connection {
   heard(update) {
     if (update.type !== "update") return;
     const step = update.ts - (this.heardTs ?? update.ts);
-    // Messages of one tick tell how often ticks come; those that catch up do not.
+    // Only messages of a single tick reveal the tick interval; catch-up messages do not.
     if (update.from !== undefined && step > 0.2 && step < 60) this.interval = Math.max(1000, 0.7 * this.interval + 300 * step);
     this.heardAt = performance.now();
     this.heardTs = update.ts;
@@ -127,7 +126,7 @@ export class Connection {
     const silent = performance.now() - this.heardAt;
     const patience = 3 * this.interval + 1000;
     const late = silent > patience;
-    // A connection over which nothing comes any more may be one that only this side believes in.
+    // A silent connection may be half-open.
     if (this.connected && silent > 4 * patience) return this.giveUp();
     const answering = this.connected || (this.polling && !this.pollFailed);
     if (!answering && this.failures > 0) this.stood("disconnected", "disconnected");

@@ -1,11 +1,11 @@
-// Depths over time: what is known of each stream, the sparklines, and the chart with its legend.
+// Backlog over time: data by stream, sparklines, and the chart with its legend.
 
 import { clock } from "./clock.js";
 import { niceTop, short } from "./figures.js";
 import { colour, look, swatch } from "./palette.js";
 import { kept, onThemeChange } from "./shell.js";
 
-/** As the server keeps them. */
+/** Same limit as on the server. */
 const COLUMNS = 200;
 const SERIES = 12;
 const SPARK_SCALE = 10;
@@ -19,12 +19,12 @@ const rest = figure.querySelector(".aside");
 let times = [];
 /** Depths by stream key, one per time; null is a gap. */
 let depths = new Map();
-/** Streams drawn, with the place in the palette that each keeps while it is drawn. */
+/** Drawn streams, with the palette index that each keeps while it is drawn. */
 let drawn = new Map();
 const off = new Set(JSON.parse(kept.get("off") ?? "[]"));
 let chart = null;
 
-/** Takes in columns: one value per column, one for all, or none where nothing changed. */
+/** Adds columns: one value per column, one for all, or none if unchanged. */
 export function takeColumns({ t, v, whole }) {
   if (whole) {
     times = [];
@@ -47,7 +47,7 @@ export function takeColumns({ t, v, whole }) {
   for (const [key, values] of depths) if (values.every((depth) => depth === null)) depths.delete(key);
 }
 
-/** Draws everything anew. */
+/** Redraws everything. */
 export function draw() {
   for (const spark of document.querySelectorAll(".spark")) {
     const values = depths.get(spark.closest("[data-key]").dataset.key);
@@ -77,8 +77,10 @@ function sparkline(values) {
   return until === null ? d : `${d}H${until}`;
 }
 
-/** The busiest streams of these minutes; one that is drawn stays until it has been quiet for all
- * of them or is far from the busiest. */
+/**
+ * Selects the busiest streams. A drawn stream stays until it has been idle for the whole chart or is far from
+ * the busiest.
+ */
 function choose() {
   const peaks = [];
   for (const [key, values] of depths) {
@@ -142,7 +144,7 @@ function toggle(key) {
   legend.querySelector(`[data-key="${CSS.escape(key)}"]`).setAttribute("aria-pressed", String(!off.has(key)));
 }
 
-/** The values at the column under the pointer, else the newest. */
+/** Shows the values at the column under the pointer, otherwise the newest. */
 function tellValues() {
   const at = chart?.cursor.idx ?? null;
   const column = at ?? times.length - 1;

@@ -1,16 +1,18 @@
-// Puts the server's fragments in place, and disturbs nothing else: focus, scroll, what is open and
-// what is hidden stay as they are.
+// Applies the server's fragments while preserving focus, scroll position, open and hidden elements.
 
 import { wordTimes } from "./clock.js";
 
-/** A figure that changes all the time is not news: it is marked only after a rest (ms). */
+/**
+ * Minimum time without a change before a new value is highlighted, milliseconds; a value that changes constantly
+ * is not.
+ */
 const REST = 20_000;
 const lastMarked = new WeakMap();
 
-/** Fragments of lists that have not got their place yet, and those that lost it. */
+/** Fragments of lists that are not placed yet or were removed. */
 let homeless = new Map();
 
-/** Applies `set`, `cells` and `lists` of an update. Returns the elements that are new. */
+/** Applies `set`, `cells` and `lists` of an update. Returns the new elements. */
 export function apply({ set = {}, cells = {}, lists = {} }) {
   const fresh = [];
   homeless = new Map();
@@ -50,12 +52,12 @@ function replace(old, made) {
   if (news) mark(made);
 }
 
-/** Members of lists may be hidden by the filter; other fragments say themselves whether they are. */
+/** The filter may hide list members; other fragments control their own visibility. */
 function isMember(element) {
   return "name" in element.dataset;
 }
 
-/** How to find again what has the focus inside `root`, if it is there. */
+/** Returns how to find the focused element inside `root` again, if it is there. */
 function placeOfFocus(root) {
   const focused = document.activeElement;
   if (!root.contains(focused)) return null;
@@ -64,7 +66,7 @@ function placeOfFocus(root) {
   return (made) => (reachable(made)[place] ?? made).focus({ preventScroll: true });
 }
 
-/** Makes `members` the children of the list, in this order, moving as little as possible. */
+/** Makes `members` the children of the list, in this order, with minimal moves. */
 function arrange(id, members) {
   const list = document.getElementById(id);
   if (!list) return;
@@ -88,7 +90,7 @@ function arrange(id, members) {
   }
 }
 
-/** Puts a figure in place: a text, `[text, title, tone, value]`, or a moment in Unix seconds. */
+/** Updates a value: a text, `[text, title, tone, value]`, or a time in Unix seconds. */
 function setCell(root, slot, cell) {
   const [text, title, tone, value] = Array.isArray(cell) ? cell : [cell];
   for (const bar of root.querySelectorAll(`[data-bar="${slot}"]`)) {

@@ -1,5 +1,5 @@
-// Utilization over time: a strip for each worker type, darker the fuller it was, in another hue
-// from full on. The value of every strip is told at the moment under the pointer.
+// Heatmap of utilization: a strip per worker type, darker with utilization, in another hue above 100 %. Shows the
+// values at the time under the pointer.
 
 import { MISSING, percent, short } from "./figures.js";
 import { fits, pageOf, visible } from "./names.js";
@@ -7,18 +7,18 @@ import { colour } from "./palette.js";
 import { moment, plot } from "./plot.js";
 import { column, timesOf } from "./series.js";
 
-/** Where each step begins, as a share of the capacity. */
+/** Lower bounds of the steps, as fractions of the capacity. */
 const STEPS = [0, 0.001, 0.25, 0.5, 0.75, 1, 4];
 const WORDS = ["idle", "below 25 %", "25 %", "50 %", "75 %", "full", "≥ 400 %"];
-/** Strips before the button for the rest. */
+/** Number of strips before the "more" button. */
 const ROWS = 20;
-/** As high as the style sheet says. */
+/** Row height; must match the style sheet. */
 const ROW = 28;
 const STRIP = 11;
 
 const stepOf = (share) => STEPS.findLastIndex((from) => share >= from);
 
-/** Makes the drawing of the heat plate. `words()`: the filter. */
+/** Creates the drawing of the heatmap. `words()`: the filter. */
 export function heatmap({ words, of }) {
   return (plate) => {
     let all = false;

@@ -1,5 +1,5 @@
-// The page of the past, and the pages of one stream and one worker type: what each plate draws,
-// and when everything is asked for.
+// History page, and the pages of one stream and one worker type: defines the drawing of each chart and when to load
+// data.
 
 import { askAnew } from "./answers.js";
 import { bars } from "./bars.js";
@@ -17,14 +17,14 @@ import { onThemeChange, startShell } from "./shell.js";
 import { Timeline } from "./timeline.js";
 
 const { dataset } = document.getElementById("past");
-/** The stream or worker type that this is about, as series have it; undefined: everything. */
+/** Stream or worker type of the page, as named in series; undefined for the whole fleet. */
 const of = dataset.of === "" && !document.getElementById("now") ? undefined : dataset.of;
 const filter = document.getElementById("past-filter");
 const words = () => (filter?.value ?? "").toLowerCase().split(/\s+/).filter(Boolean);
 
-/** The name behind a kind of series. */
+/** Returns the name in a series of this kind. */
 const after = (kind) => (series) => (series.startsWith(`${kind}:`) ? series.slice(kind.length + 1) : null);
-/** Series of one stream, called by their kind. */
+/** Labels the series of one stream by their kind. */
 const kinds = (called) => (series) => {
   const [kind] = series.split(":", 1);
   return called[kind] !== undefined && series === `${kind}:${of.replaceAll("\0", "\ufffd")}` ? called[kind] : null;
@@ -53,7 +53,7 @@ function redraw() {
   for (const plate of plates) plate.redraw();
 }
 
-/** Asks for everything, each on its own. */
+/** Loads everything, each part separately. */
 function load({ moved }) {
   askAnew();
   const now = range();
@@ -103,7 +103,7 @@ addEventListener("DOMContentLoaded", () => {
   startRange(changed);
   wordTimes(document);
   load({ moved: true });
-  // What came with the page is not asked for again.
+  // Parts that came with the page need no request.
   if (["summary", "incidents", "past-events"].some((id) => document.getElementById(id)?.dataset.state === "loading")) loadParts(of, false);
   if (of !== undefined) startNow();
 });

@@ -1,5 +1,5 @@
-// A chart of lines: one per series, the highest ones when there are many. Where a bucket's highest
-// value is known too, the shade reaches up to it: a spike is never averaged away.
+// Line chart: one line per series, limited to the highest ones. The band reaches up to each bucket's maximum, so that
+// averaging does not hide spikes.
 
 import { MISSING } from "./figures.js";
 import { fits } from "./names.js";
@@ -8,13 +8,13 @@ import { moment, plot } from "./plot.js";
 import { Choice, Legend, column, points, timesOf } from "./series.js";
 
 /**
- * Makes the drawing of a plate.
- * - `name(series)`: what a series of the API is called here; null: it is not shown
+ * Creates the drawing of a chart.
+ * - `name(series)`: label of a series; null to hide it
  * - `format`, `top`: see plot.js
  * - `stepped`: values hold until the next one
- * - `empty`: what is said when there is nothing
+ * - `empty`: text without data
  * - `words()`: the filter
- * - `of`: whose marks are drawn
+ * - `of`: subject of the marks
  */
 export function lines({ name, format, top, stepped = false, empty, words = () => [], of }) {
   return (plate) => {

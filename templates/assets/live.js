@@ -1,4 +1,4 @@
-// The live page: keeps up what the server rendered.
+// Live page: applies updates to the server-rendered page.
 
 import { duration, heard, serverNow, wordTimes } from "./clock.js";
 import { Connection } from "./connection.js";
@@ -12,11 +12,11 @@ const { root, assets } = document.body.dataset;
 const shown = { epoch: Number(dataset.epoch), tick: Number(dataset.tick), ts: Number(dataset.ts), readAt: Number(dataset.readAt), title: document.title };
 const sign = document.getElementById("connection");
 const age = document.getElementById("age");
-/** Something came that was not applied: the tab is hidden, or a message is missing. */
+/** Whether an update was not applied, because the tab is hidden or a message is missing. */
 let behind = false;
 let lost = false;
 
-/** The tab says in its title and its picture whether anything is wrong. */
+/** Shows problems in the title and the icon of the tab. */
 function titleTab() {
   const title = lost ? `✕ ${shown.title.replace(/^✕ /, "")}` : shown.title;
   if (document.title !== title) document.title = title;
@@ -30,7 +30,7 @@ const connection = new Connection(root, {
   take,
   stood(state, words) {
     lost = state === "stale" || state === "disconnected";
-    // The connection works, but the monitor itself cannot read a data source.
+    // The connection works, but a data source is unreachable for the monitor.
     if (state === "live" && shown.readAt < shown.ts) [state, words] = ["stale", "data stale"];
     sign.dataset.state = state;
     const word = document.getElementById("connection-word");
@@ -44,14 +44,14 @@ const connection = new Connection(root, {
 function take(update) {
   heard(update.ts);
   const whole = update.from === undefined;
-  // Another run of the monitor: what it calls changed is not what this page has.
+  // Differences of another run of the monitor do not apply to this page.
   const foreign = !whole && update.epoch !== shown.epoch;
   if (!whole && !foreign && update.tick <= shown.tick) return;
   if (update.title) {
     shown.title = update.title;
     titleTab();
   }
-  // A hidden tab keeps its title and catches up when somebody looks.
+  // A hidden tab keeps its title up to date and catches up when it becomes visible.
   if (document.hidden) {
     behind = true;
     return;
@@ -60,7 +60,7 @@ function take(update) {
     catchUp();
     return;
   }
-  // Another version of the monitor may mean other scripts.
+  // A new version of the monitor may have other scripts.
   if (whole && update.assets && !assets.endsWith(update.assets)) {
     location.reload();
     return;

@@ -1,5 +1,5 @@
-// Who comes by a link from another site brings no session to the first page. This page's own
-// questions do bring it: if there is one, it goes on by itself.
+// With SameSite=Strict, a link from another site sends no session cookie with the first page. A request from this page
+// does; if a session exists, continue automatically.
 
 const next = document.getElementById("on").href;
 fetch(next, { redirect: "manual", headers: { accept: "text/html" } }).then(

@@ -1,11 +1,11 @@
-// Marks of what happened, on all charts: crashes, losses, task failures, scaling, alerts, and the times in which a
-// source could not be read. Each kind can be switched off.
+// Event marks on all charts: crashes, losses, task failures, scaling, alerts, and outages of data sources. Each kind
+// can be hidden.
 
 import { answer, isOver } from "./answers.js";
 import { colour, faint } from "./palette.js";
 import { kept } from "./shell.js";
 
-/** The kinds, with the shape and the colour of each. */
+/** Kinds with shape and colour. */
 export const KINDS = {
   crash: { color: "--critical", shape: "cross" },
   lost: { color: "--warning", shape: "triangle" },
@@ -14,13 +14,13 @@ export const KINDS = {
   source: { color: "--unknown", shape: "square" },
   scale: { color: "--muted", shape: "tick" },
 };
-/** So many events are marked at most, the newest. */
+/** Maximum number of marked events; the newest are drawn. */
 const MOST = 2000;
 
 const off = new Set(JSON.parse(kept.get("marks.off") ?? "[]"));
 let events = [];
 
-/** The kind of an event; null: it is not marked. */
+/** Returns the kind of an event; null if it is not marked. */
 function kindOf({ type, payload, severity }) {
   if (type === "scale_down" && payload?.kind === "crashed") return "crash";
   if (type === "scale_up" || type === "scale_down") return "scale";
@@ -31,10 +31,10 @@ function kindOf({ type, payload, severity }) {
   return null;
 }
 
-/** Asks for the events of a range. Answers whether there may be more than are marked. */
+/** Loads the events of a range. Returns whether there may be more than are marked. */
 export async function loadMarks(range, of) {
   const ask = (about) => answer(`/api/historical/events?since=${range.since}&until=${range.until}&limit=${MOST}${about}`);
-  // Sources concern everybody.
+  // Outages of data sources concern every worker type.
   const asked = of === undefined ? [""] : [`&worker=${encodeURIComponent(of)}`, "&type=source_down", "&type=source_up"];
   try {
     const found = (await Promise.all(asked.map(ask))).flatMap((reply) => reply.events);
@@ -46,7 +46,7 @@ export async function loadMarks(range, of) {
   }
 }
 
-/** What is marked of one worker type, or of all. Sources concern everybody. */
+/** Returns the marks of one worker type, or of all. Outages of data sources always count. */
 export const marksOf = (of) => events.filter(({ kind, worker }) => !off.has(kind) && (of === undefined || worker === of || kind === "source"));
 
 /** Draws a shape around a point. */
@@ -70,7 +70,7 @@ export function shape(context, kind, x, y, size) {
   context.fill();
 }
 
-/** Draws them on a chart. */
+/** Draws the marks on a chart. */
 export function drawMarks(u, of) {
   const { ctx, bbox } = u;
   const dpr = devicePixelRatio || 1;
@@ -84,7 +84,7 @@ export function drawMarks(u, of) {
   shadeAbsences(u, marks);
   for (const { kind, ts } of marks) {
     const x = at(ts);
-    // Where many meet, one stands for all.
+    // Overlapping marks are drawn once.
     const here = `${kind} ${Math.round(x / (3 * dpr))}`;
     if (drawn.has(here)) continue;
     drawn.add(here);
@@ -103,7 +103,7 @@ export function drawMarks(u, of) {
   ctx.restore();
 }
 
-/** While a source was away nothing was measured: that stretch is shaded. */
+/** Shades outages of data sources, in which nothing was measured. */
 function shadeAbsences(u, marks) {
   const { ctx, bbox } = u;
   const down = new Map();
@@ -123,7 +123,7 @@ function shadeAbsences(u, marks) {
   for (const since of down.values()) shade(since, u.scales.x.max);
 }
 
-/** The switches; `then` is called when one is used. */
+/** Creates the switches; `then` is called when one is used. */
 export function startMarks(then) {
   const field = document.getElementById("marks");
   for (const box of field.querySelectorAll("input")) {

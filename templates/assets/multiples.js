@@ -1,5 +1,4 @@
-// Small multiples: the same small chart for each stream (task latencies) and each figure of the
-// servers.
+// Small multiples: one small chart per stream (run times) and per value of the servers.
 
 import { MISSING, bytes, niceTime, niceTop, short, took } from "./figures.js";
 import { fits, pageOf, visible } from "./names.js";
@@ -7,10 +6,10 @@ import { faint, look } from "./palette.js";
 import { erase, moment, plot } from "./plot.js";
 import { column, points, timesOf } from "./series.js";
 
-/** Streams before the button for more. */
+/** Number of streams before the "more" button. */
 const STREAMS = 12;
 
-/** A figure with a heading, a plot, and a line for its values. */
+/** Creates a figure with a heading, a plot, and a line for its values. */
 function multiple(heading) {
   const figure = document.createElement("figure");
   figure.className = "multiple";
@@ -25,14 +24,14 @@ function words(text, tag = "span") {
   return element;
 }
 
-/** Keeps the figures of a plate by name, so that they stay when they are drawn anew. */
+/** Figures of a chart by name, reused between redraws. */
 class Figures {
   constructor(plate) {
     this.host = plate.host;
     this.figures = new Map();
   }
 
-  /** The figures of `names`, in this order. */
+  /** Arranges the figures of `names` in this order. */
   arrange(names, heading) {
     for (const [name, figure] of this.figures) {
       if (names.includes(name)) continue;
@@ -52,7 +51,7 @@ class Figures {
 
 const QUANTILES = [["p50_ms", "p50", 0], ["p95_ms", "p95", 1], ["p99_ms", "p99", 3]];
 
-/** Makes the drawing of the latency plate: percentiles of each stream, those with most tasks first. */
+/** Creates the drawing of run times: percentiles of each stream, those with most tasks first. */
 export function latencies({ words: filter = () => [], only, of }) {
   return (plate) => {
     const figures = new Figures(plate);
@@ -92,7 +91,7 @@ export function latencies({ words: filter = () => [], only, of }) {
           const [name, total] = shown[i];
           const given = answer.series[name] ?? [];
           const times = given.map(({ ts }) => ts);
-          // Windows cut finely have a point for every row; a stream that rests longer has a gap.
+          // With short buckets every row is a point; a stream that is idle for longer has a gap.
           const apart = Math.max(100, 1.5 * answer.bucket_seconds);
           const data = [[], ...QUANTILES.map(() => [])];
           given.forEach((point, j) => {
@@ -130,7 +129,7 @@ export function latencies({ words: filter = () => [], only, of }) {
   };
 }
 
-/** The figures of the servers: heading, series, and how they are told. */
+/** Charts of the servers: heading, series, and format. */
 const SERVERS = [
   ["Redis memory", [["redis:used_memory_bytes", "used"]], bytes],
   ["Redis clients", [["redis:connected_clients", "clients"]], short],
@@ -140,7 +139,7 @@ const SERVERS = [
   ["Postgres disk", [["pg:disk_used_bytes", "used"], ["pg:disk_capacity_bytes", "capacity"]], bytes],
 ];
 
-/** Makes the drawing of the servers' plate. */
+/** Creates the drawing of the servers' charts. */
 export function servers() {
   return (plate) => {
     const figures = new Figures(plate);

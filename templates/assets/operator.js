@@ -1,4 +1,4 @@
-// Messages, previews, the recycle bin: made by the server; this adds theme, keys and the viewer's clock.
+// Messages, previews and the recycle bin, rendered by the server; adds theme, keyboard shortcuts and local time.
 
 import { startShell } from "./shell.js";
 import { wordTimes } from "./clock.js";

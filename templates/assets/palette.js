@@ -1,4 +1,4 @@
-// Colours and dashes by which series are told apart, also by those who see few colours.
+// Colours and dashes of series, distinguishable with colour vision deficiency.
 
 import { onThemeChange } from "./shell.js";
 
@@ -11,7 +11,7 @@ const dashOf = (place) => Math.floor(place / COLOURS) % DASHES.length;
 const seen = new Map();
 onThemeChange(() => seen.clear());
 
-/** What a colour of the style sheet is just now, in the chosen theme. */
+/** Returns a colour of the style sheet in the current theme. */
 export function colour(name) {
   if (!seen.has(name)) seen.set(name, read(name));
   return seen.get(name);
@@ -26,13 +26,13 @@ function read(name) {
   return color;
 }
 
-/** How the series at `place` is drawn. */
+/** Returns the line style of the series at `place`. */
 export const look = (place) => ({ stroke: colour(`--c${colourOf(place)}`), dash: DASHES[dashOf(place)] });
 
-/** Its sign in a legend. */
+/** Returns its legend symbol. */
 export const swatch = (place) => `<svg class="swatch c${colourOf(place)} d${dashOf(place)}" viewBox="0 0 14 4" aria-hidden="true"><path d="M0 2h14"/></svg>`;
 
-/** A colour with less of it. */
+/** Returns a colour with reduced opacity. */
 export const faint = (color, share) => {
   const parts = color.match(/[\d.]+/g) ?? ["0", "0", "0"];
   return `rgb(${parts[0]} ${parts[1]} ${parts[2]} / ${share})`;

@@ -1,5 +1,4 @@
-// The parts that the server words: summary, incidents, events, and how a stream or a worker type
-// is now.
+// Server-rendered parts: summary, incidents, events, and the current state of a stream or worker type.
 
 import { element, isOver } from "./answers.js";
 import { wordTimes } from "./clock.js";
@@ -8,15 +7,15 @@ import { query, range } from "./range.js";
 
 const { root } = document.body.dataset;
 const PARTS = { summary: "summary", incidents: "incidents", events: "past-events" };
-/** How often it is asked how something is now (ms). */
+/** Refresh interval of the current state, milliseconds. */
 const NOW_EVERY = 3000;
 
-/** Puts a server's element in the place of the one with this id. */
+/** Replaces the element with this ID by the server's element. */
 function put(id, html) {
   apply({ set: { [id]: html } });
 }
 
-/** Asks for all parts of the range; `of`: about whom. */
+/** Loads all parts of the range; `of`: stream or worker type. */
 export function loadParts(of, moved) {
   const about = of === undefined ? "" : `&worker=${encodeURIComponent(of)}`;
   for (const [part, id] of Object.entries(PARTS)) {
@@ -38,7 +37,7 @@ async function load(part, id, about) {
   } catch (error) {
     if (isOver(error)) return;
     const shown = document.getElementById(id);
-    // Only what was known can be out of date.
+    // Only a part with data can be stale.
     const stale = !["loading", "failed"].includes(shown.dataset.state);
     shown.dataset.state = stale ? "stale" : "failed";
     let note = shown.querySelector(".note");
@@ -53,7 +52,7 @@ async function load(part, id, about) {
   }
 }
 
-/** Keeps up how a stream or a worker type is now. */
+/** Keeps the current state of a stream or worker type up to date. */
 export function startNow() {
   const address = new URL(location.href);
   for (const edge of ["from", "to"]) address.searchParams.delete(edge);

@@ -1,4 +1,4 @@
-// A page that does nothing of its own.
+// A page without scripts of its own.
 
 import { startShell } from "./shell.js";
 

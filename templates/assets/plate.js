@@ -1,5 +1,5 @@
-// A chart's frame and its life: loading, ready, empty, failed, and stale when a later answer does
-// not come. One that fails leaves the others as they are.
+// Frame of a chart and its states: loading, ready, empty, failed, and stale when a refresh fails. A failure does not
+// affect other charts.
 
 import { answer, isOver } from "./answers.js";
 import { clock, serverNow } from "./clock.js";
@@ -7,7 +7,7 @@ import { clock, serverNow } from "./clock.js";
 const { root } = document.body.dataset;
 
 export class Plate {
-  /** `drawing(plate)` makes `{ draw(answers, range), redraw() }`; draw gives words when there is nothing. */
+  /** `drawing(plate)` returns `{ draw(answers, range), redraw() }`; `draw` returns a text when there is no data. */
   constructor(section, drawing) {
     this.section = section;
     this.asks = (section.dataset.asks ?? "").split(" ").filter(Boolean);
@@ -24,7 +24,7 @@ export class Plate {
     return this.section.querySelector("h2").textContent;
   }
 
-  /** Asks and draws. `moved`: for another range than before. */
+  /** Loads and draws. `moved`: whether the range changed. */
   async load(range, moved) {
     this.range = range;
     if (moved) {
@@ -49,7 +49,7 @@ export class Plate {
     this.redraw();
   }
 
-  /** Draws the same once more: other colours, another choice. */
+  /** Redraws the same data, after a change of colours or selection. */
   redraw() {
     if (!this.answers || !this.as) return;
     const nothing = this.drawing.draw(this.answers, this.range);

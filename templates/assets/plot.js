@@ -1,5 +1,5 @@
-// One chart in the house's way: the range as its width, a cursor that all charts share, dragging
-// to zoom, marks of what happened, and values told at the moment under the pointer.
+// A chart: the range as its width, a cursor shared by all charts, drag to zoom, event marks, and values at the time
+// under the pointer.
 
 import { clock } from "./clock.js";
 import { niceTop, short } from "./figures.js";
@@ -10,12 +10,12 @@ import { zoomOut, zoomTo } from "./range.js";
 const GUTTER = 50;
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", hourCycle: "h23" });
 const day = new Intl.DateTimeFormat(undefined, { day: "numeric", month: "short" });
-/** What is shared is the moment, not the pressing of a button. */
+/** Charts share the cursor position, not mouse buttons. */
 const SHARED = (type) => type !== "mousedown" && type !== "mouseup" && type !== "dblclick";
 
 const plots = new Set();
 
-/** Draws the marks of all charts anew. */
+/** Redraws the marks of all charts. */
 export function drawAgain() {
   for (const plot of plots) plot.redraw(false);
 }
@@ -28,12 +28,12 @@ const observer = new ResizeObserver((entries) => {
 });
 
 /**
- * Draws into `host`, in place of what was there.
- * - `data`, `series`, `bands`: as uPlot has them, without the first series
+ * Draws into `host`, replacing its content.
+ * - `data`, `series`, `bands`: as in uPlot, without the first series
  * - `range`: `{ since, until }`
- * - `format`, `top`: how values are told, and where the axis ends above a peak
- * - `told(at)`: the column under the pointer, null when there is none; `moment` in seconds
- * - `of`: whose marks are drawn; undefined: everybody's; null: none
+ * - `format`, `top`: format of values, and end of the axis for a peak
+ * - `told(at)`: receives the column under the pointer, null when there is none; `moment` in seconds
+ * - `of`: subject of the marks; undefined: all; null: none
  */
 export function plot(host, { data, series, bands, range, format = short, top = niceTop, told, of, paint, ticks = 4, quietAxis = false }) {
   erase(host);
@@ -89,7 +89,7 @@ export function plot(host, { data, series, bands, range, format = short, top = n
   return made;
 }
 
-/** Takes a chart away. */
+/** Removes a chart. */
 export function erase(host) {
   if (!host.plot) return;
   plots.delete(host.plot);
@@ -97,5 +97,5 @@ export function erase(host) {
   host.plot = null;
 }
 
-/** The moment under the pointer in words. */
+/** Formats the time under the pointer. */
 export const moment = (unix, range) => (range.until - range.since > 6 * 3600 ? clock(unix).replace(/:\d\d$/, "") : clock(unix));

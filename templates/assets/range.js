@@ -1,5 +1,5 @@
-// The range of time that the page shows: presets, own edges, zooming in and out and back, and
-// going on with the time. It is in the address, so that it can be shared.
+// Time range of the page: presets, custom edges, zoom in and out, and following the current time. It is part of the
+// URL, so that it can be shared.
 
 import { clock, duration, heard, serverNow } from "./clock.js";
 
@@ -14,14 +14,14 @@ const out = document.getElementById("out");
 const fresh = document.getElementById("fresh");
 const wrong = form.querySelector(".wrong");
 
-/** As they are written in the address. */
+/** Edges as in the URL. */
 let [from, to] = [dataset.from, dataset.to];
-/** The moment that `now` stands for. */
+/** The time that `now` refers to. */
 let now = Number(dataset.now);
 let changed = () => {};
 let timer = null;
 
-/** An edge in Unix seconds; null if it is none. */
+/** Returns an edge in Unix seconds; null if it is invalid. */
 function resolve(edge) {
   if (edge === "now") return now;
   const before = /^now-(\d+)([smhdw])$/.exec(edge);
@@ -34,10 +34,10 @@ function resolve(edge) {
 const iso = (unix) => new Date(Math.round(unix) * 1000).toISOString().replace(".000", "");
 const written = (edge) => (edge.startsWith("now") ? edge : iso(resolve(edge)));
 
-/** What is shown: `since` and `until` in Unix seconds. */
+/** Displayed range: `since` and `until` in Unix seconds. */
 export const range = () => ({ since: Math.floor(resolve(from)), until: Math.ceil(resolve(to)), moves: to === "now" });
 
-/** As the address has it. */
+/** Query string of the range. */
 export const query = () => `from=${encodeURIComponent(from)}&to=${encodeURIComponent(to)}`;
 
 function show(nextFrom, nextTo) {
@@ -48,7 +48,7 @@ function show(nextFrom, nextTo) {
   changed({ moved: true });
 }
 
-/** Goes to another range; `ways` are the ranges that zooming out leads back through. */
+/** Changes the range; `ways` are the previous ranges for zooming out. */
 function go(nextFrom, nextTo, ways = []) {
   const address = new URL(location.href);
   address.searchParams.set("from", nextFrom);
@@ -57,7 +57,7 @@ function go(nextFrom, nextTo, ways = []) {
   show(nextFrom, nextTo);
 }
 
-/** Shows only a part of what is shown. */
+/** Zooms into a part of the range. */
 export function zoomTo(since, until) {
   if (until - since < SHORTEST) {
     const middle = (since + until) / 2;
@@ -67,7 +67,7 @@ export function zoomTo(since, until) {
   go(iso(since), iso(until), ways);
 }
 
-/** Back to what was shown before zooming in; else twice as much. */
+/** Returns to the range before zooming in, or doubles it. */
 export function zoomOut() {
   const ways = [...(history.state?.ways ?? [])];
   const before = ways.pop();
@@ -88,7 +88,7 @@ export function preset(n) {
   if (link) go(link.dataset.from, "now");
 }
 
-/** Asks for everything again. */
+/** Reloads everything. */
 export function refresh() {
   now = serverNow();
   word();
@@ -113,7 +113,7 @@ function word() {
   document.getElementById("instead").hidden = true;
 }
 
-/** How often a range that ends now is asked for again (ms). */
+/** Refresh interval of a range that ends now, milliseconds. */
 function pause() {
   const { since, until } = range();
   return until - since <= 6 * 3600 ? 30_000 : 60_000;
@@ -124,7 +124,7 @@ function arm() {
   if (to === "now") timer = setTimeout(() => (document.hidden ? null : refresh()), pause());
 }
 
-/** Starts the bar; `then({ moved })` is called whenever there is something to ask for. */
+/** Starts the range bar; `then({ moved })` is called whenever data must be loaded. */
 export function startRange(then) {
   heard(now);
   const instead = !document.getElementById("instead").hidden;

@@ -1,23 +1,24 @@
-// Series: the points of answers as columns in which gaps are gaps, which of many are drawn, and
-// the legend that switches them and tells their values.
+// Series: converts points to columns with gaps, selects the series to draw, and implements the legend.
 
 import { MISSING } from "./figures.js";
 import { visible } from "./names.js";
 import { swatch } from "./palette.js";
 import { kept } from "./shell.js";
 
-/** More cannot be told apart. */
+/** Maximum number of distinguishable series. */
 export const MOST = 12;
-/** What is recorded every half minute and missing for longer than this was not there (seconds). */
+/** Gap threshold, seconds; samples are recorded every half minute. */
 const GAP = 100;
 
-/** The times of an answer's buckets. */
+/** Returns the times of a response's buckets. */
 export function timesOf({ since, until, bucket_seconds: bucket }) {
   return Array.from({ length: Math.max(1, Math.round((until - since) / bucket)) }, (_, i) => since + i * bucket);
 }
 
-/** One column of points `[ts, …]`: the value at `place`, null in a gap; undefined where only a
- * bucket is missing between two that follow each other closely, so that the line goes on. */
+/**
+ * Returns one column of points `[ts, …]`: the value at `place`, null in a gap; undefined for a missing bucket
+ * between two close ones, so that the line continues.
+ */
 export function column(points, { since, bucket_seconds: bucket }, times, place, nothing = null) {
   const values = new Array(times.length).fill(nothing);
   let before = null;
@@ -31,7 +32,7 @@ export function column(points, { since, bucket_seconds: bucket }, times, place, 
   return values;
 }
 
-/** Points that have no neighbour: a line through them alone would not be seen. */
+/** Points without neighbours, which a line alone would not show. */
 export function lonely(u, index) {
   const values = u.data[index];
   const found = [];
@@ -43,13 +44,13 @@ export function lonely(u, index) {
 
 export const points = { show: false, size: 4, filter: lonely };
 
-/** Which series are drawn, and the place in the palette that each keeps. */
+/** Selects the drawn series and assigns their palette indexes. */
 export class Choice {
   constructor() {
     this.places = new Map();
   }
 
-  /** The highest of `peaks` (`[name, peak]`), by name; and how many are left out. */
+  /** Returns the highest of `peaks` (`[name, peak]`) by name, and the number of omitted ones. */
   of(peaks) {
     const sorted = [...peaks].sort(([a, x], [b, y]) => y - x || (a < b ? -1 : 1));
     const names = sorted.slice(0, MOST).map(([name]) => name).sort();
@@ -66,7 +67,7 @@ export class Choice {
   }
 }
 
-/** The legend of a plate. What is switched off stays off from visit to visit. */
+/** Legend of a chart. Hidden series are remembered across visits. */
 export class Legend {
   constructor(plate, toggled) {
     this.list = plate.legend;
@@ -87,7 +88,7 @@ export class Legend {
     return !this.off.has(name);
   }
 
-  /** `entries`: name, place in the palette, and the words for it. */
+  /** `entries`: name, palette index, and label. */
   show(entries, more) {
     this.buttons = new Map();
     const items = entries.map(({ name, place, label }) => {
@@ -110,7 +111,7 @@ export class Legend {
     this.list.replaceChildren(...items, rest, this.moment);
   }
 
-  /** The values at a moment; `value(name)` gives the words. */
+  /** Shows the values at a time; `value(name)` returns the text. */
   tell(words, value) {
     for (const [name, button] of this.buttons ?? []) button.lastElementChild.textContent = value(name) ?? MISSING;
     if (this.moment) this.moment.textContent = words;

@@ -1,9 +1,9 @@
-// What every page can do: theme, keys, help.
+// Shell of every page: theme, keyboard shortcuts, help.
 
 const THEMES = ["auto", "light", "dark"];
 const themeChanged = new Set();
 
-/** What is kept from visit to visit; silently nothing where storage is switched off. */
+/** Persistent values; does nothing where storage is disabled. */
 export const kept = {
   get(name) {
     try {
@@ -17,12 +17,12 @@ export const kept = {
       if (value === null) localStorage.removeItem(`shepherd.${name}`);
       else localStorage.setItem(`shepherd.${name}`, value);
     } catch {
-      // Then it lasts as long as the page.
+      // The value then lasts until the page is closed.
     }
   },
 };
 
-/** Calls `then` whenever the colours become others. */
+/** Calls `then` whenever the theme changes. */
 export function onThemeChange(then) {
   themeChanged.add(then);
 }
@@ -45,7 +45,7 @@ function nameTheme() {
   document.getElementById("theme").textContent = document.documentElement.dataset.theme ?? "auto";
 }
 
-/** Starts the shell. `keys`: what a page adds, by key. */
+/** Starts the shell. `keys`: additional shortcuts of the page, by key. */
 export function startShell(keys) {
   const theme = document.getElementById("theme");
   const help = document.getElementById("help");

@@ -1,11 +1,11 @@
-// The queue table: sorting and paging; and the filter over workers and queues.
+// Queue table: sorting and paging, and the filter for workers and queues.
 
 import { kept } from "./shell.js";
 
-/** Above so many rows the table begins with the fullest queues and shows this many. */
+/** Number of rows above which the table starts with the longest queues and shows only this many. */
 const MANY = 60;
 const PAGE = 50;
-/** Lines of workers on a phone, and events anywhere, before a button for the rest. */
+/** Number of worker lines on a phone, and of events, before the "more" button. */
 const LINES = 24;
 const EVENTS = 15;
 
@@ -21,7 +21,7 @@ let sort = kept.get("sort");
 let all = false;
 let allCards = false;
 let stirred = false;
-/** Ids of the rows as the server orders them: by name. */
+/** Row IDs in the server's order: by name. */
 let order = [];
 
 const rows = () => [...table.tBodies];
@@ -32,7 +32,7 @@ function value(row, slot) {
   return Number.isNaN(n) ? null : n;
 }
 
-/** Sorts the rows; those without a value come last either way. */
+/** Sorts the rows; rows without a value come last in both directions. */
 function arrange() {
   const chosen = sort ?? (table.tBodies.length > MANY ? "-u" : "name");
   const descending = chosen.startsWith("-");
@@ -54,7 +54,7 @@ function arrange() {
   if (wanted.some((row, i) => row !== now[i])) table.append(...wanted);
 }
 
-/** Hides what the filter leaves out and what is on no page yet. */
+/** Hides rows that the filter or the paging excludes. */
 function sift() {
   const words = input.value.toLowerCase().split(/\s+/).filter(Boolean);
   const fits = (element) => {
@@ -83,7 +83,7 @@ function sift() {
   document.getElementById("no-match").hidden = words.length === 0 || found > 0;
 }
 
-/** Many lines are too long a way on a phone: the first ones, and a button for the rest. */
+/** On a phone, shows the first lines and a "more" button. */
 function pageCards() {
   const lines = [...document.querySelectorAll(".card.line:not([hidden])")];
   const short = narrow.matches && !allCards && lines.length > LINES;
@@ -92,7 +92,7 @@ function pageCards() {
   moreCards.textContent = `Show ${lines.length - LINES} more`;
 }
 
-/** After an update: rows stay where they are while somebody points at them. */
+/** Sorts after an update, but keeps the order while the pointer is over the table. */
 export function settle({ lists } = {}) {
   const given = lists?.["queue-rows"];
   order = given ?? order;
@@ -109,7 +109,7 @@ export function focusFilter() {
   input.select();
 }
 
-/** Esc: first the filter, then the focus. */
+/** Esc: clears the filter, then removes the focus. */
 export function clearFilter() {
   if (input.value) {
     input.value = "";
@@ -137,7 +137,7 @@ export function startTable() {
   for (const th of table.tHead.rows[0].cells) {
     th.querySelector("button").addEventListener("click", () => {
       const { sort: slot } = th.dataset;
-      // Numbers begin with the largest, names with A; the third time it is as it was.
+      // Numbers sort descending first, names ascending; the third click restores the default.
       const steps = slot === "name" ? ["name", "-name", null] : [`-${slot}`, slot, null];
       sort = steps[(steps.indexOf(sort) + 1) % 3];
       kept.set("sort", sort);

@@ -1,8 +1,8 @@
-// Sets the chosen theme before anything is drawn. Runs in the head, alone.
+// Applies the chosen theme before the first paint. Runs alone in the head.
 "use strict";
 try {
   const theme = localStorage.getItem("shepherd.theme");
   if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
 } catch {
-  // Storage is switched off: the system decides.
+  // Storage is disabled; the system theme applies.
 }

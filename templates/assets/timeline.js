@@ -1,4 +1,4 @@
-// The timeline: a lane for each kind of event; what happened next to the pointer is told below.
+// Timeline: a lane per kind of event; events near the pointer are described below.
 
 import { isOver } from "./answers.js";
 import { visible } from "./names.js";
@@ -8,7 +8,7 @@ import { drawAgain, moment, plot } from "./plot.js";
 
 const LANES = Object.keys(KINDS);
 const SHORT = { crash: "crash", lost: "lost", failures: "failed", alert: "alert", source: "source", scale: "scale" };
-/** Events further away than this are not meant (pixels). */
+/** Maximum distance of an event from the pointer, pixels. */
 const NEAR = 8;
 
 export class Timeline {

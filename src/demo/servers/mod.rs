@@ -1,5 +1,5 @@
-//! Private servers: a Redis or a Postgres of one's own on a free loopback port, its files in a
-//! temporary folder, gone when dropped and gone when the owner dies in any way.
+//! Private servers: Redis or Postgres on a free loopback port with files in a temporary folder, removed when dropped or
+//! when the owner dies.
 
 mod port;
 mod postgres;
@@ -13,60 +13,60 @@ pub use port::HeldPort;
 pub use postgres::PrivatePostgres;
 pub use redis::{PrivateRedis, RedisOptions};
 
-/// Why a private server is not there.
+/// Error while starting a private server.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
     /// A program is not installed.
     #[error("{program} not found {place}; install the package {package}, or run `make demo`, which installs it")]
     Missing {
-        /// The program that was looked for.
+        /// Program name.
         program: &'static str,
-        /// Where it was looked for, in words.
+        /// Description of the searched locations.
         place: &'static str,
-        /// The Debian package that has it.
+        /// Debian package that contains it.
         package: &'static str,
     },
-    /// No loopback port could be had.
+    /// No loopback port is available.
     #[error("no free port on 127.0.0.1: {0}")]
     Port(#[source] std::io::Error),
     /// A step before the start failed.
     #[error("{what} failed; end of its log:\n{log}")]
     Preparation {
-        /// The command that failed.
+        /// Command that failed.
         what: String,
-        /// The last lines that it printed.
+        /// Last lines of its output.
         log: String,
     },
-    /// The server ended instead of serving.
+    /// The server exited during startup.
     #[error("{program} exited at startup; end of its log:\n{log}")]
     Ended {
-        /// The server.
+        /// Program name.
         program: &'static str,
-        /// The last lines of its log.
+        /// Last lines of its log.
         log: String,
     },
-    /// The server runs but is not ready in time.
+    /// The server runs but was not ready in time.
     #[error("{program} is not ready after {limit:?}; end of its log:\n{log}")]
     NotReady {
-        /// The server.
+        /// Program name.
         program: &'static str,
-        /// How long it was given.
+        /// Time limit.
         limit: Duration,
-        /// The last lines of its log.
+        /// Last lines of its log.
         log: String,
     },
-    /// The process that keeps the server.
+    /// The process that controls the server failed.
     #[error(transparent)]
     Reaper(#[from] ReaperError),
 }
 
-/// How long a server may take to be ready: generous, because a busy machine is no error.
+/// Startup time limit; generous, because a busy machine is not an error.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 const READY_PAUSE: Duration = Duration::from_millis(5);
 
-/// Waits until the server says `ready` in its log after byte `offset`.
+/// Waits until the server logs `ready` after byte `offset`.
 ///
-/// The log and not the port is asked: it is this server's own, whatever password it wants.
+/// It checks the log instead of the port, because the log certainly belongs to this server and needs no password.
 fn await_ready(
     reaper: &Reaper,
     pid: u32,
@@ -76,7 +76,7 @@ fn await_ready(
 ) -> Result<(), ServerError> {
     let started = Instant::now();
     loop {
-        // Asked before the log is read, so that a last word is not missed.
+        // Checked before reading the log, so that the last lines are not missed.
         let running = is_running(pid);
         let log = reaper.log_from(offset);
         if log.contains(ready) {
@@ -97,7 +97,7 @@ fn last_lines(log: &str) -> String {
     lines.get(lines.len().saturating_sub(15)..).unwrap_or_default().join("\n")
 }
 
-/// The first folder of `PATH` that holds `program`.
+/// Returns the first folder of `PATH` that contains `program`.
 fn folder_on_path(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).find(|folder| folder.join(program).is_file())

@@ -1,14 +1,14 @@
-//! A loopback port that stays one's own.
+//! Reservation of a loopback port.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use tokio::net::TcpSocket;
 
-/// A free port, held by a socket that is bound and never listens.
+/// A free port, reserved by a socket that is bound and never listens.
 ///
-/// While it is held, the system gives the port to nobody who asks for any free port, and a
-/// server that names it can still bind it (both sides set `SO_REUSEADDR`, as servers do). So a
-/// server that is killed and restarted finds its port free, and until then nobody answers there.
+/// While it is reserved, the operating system does not assign the port to sockets that request any free port, but a
+/// server that requests it explicitly can bind it (both set `SO_REUSEADDR`, as servers do). A server that is killed and
+/// restarted therefore finds its port free, and connections are refused in between.
 #[derive(Debug)]
 pub struct HeldPort {
     number: u16,
@@ -16,7 +16,7 @@ pub struct HeldPort {
 }
 
 impl HeldPort {
-    /// Takes any free port of 127.0.0.1.
+    /// Reserves any free port of 127.0.0.1.
     pub fn take() -> std::io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
@@ -24,7 +24,7 @@ impl HeldPort {
         Ok(Self { number: socket.local_addr()?.port(), _socket: socket })
     }
 
-    /// The port's number.
+    /// Port number.
     pub fn number(&self) -> u16 {
         self.number
     }
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_held_port_refuses_clients_until_a_server_names_it_and_again_after_it() {
+    fn held_port_refuses_connections_without_a_server() {
         let port = HeldPort::take().unwrap();
         let address = ("127.0.0.1", port.number());
         assert!(TcpStream::connect(address).is_err());
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_port_is_given_to_nobody_else() {
+    fn held_port_is_not_assigned_again() {
         let port = HeldPort::take().unwrap();
         let others: Vec<_> = (0..500).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         assert!(others.iter().all(|other| other.local_addr().unwrap().port() != port.number()));

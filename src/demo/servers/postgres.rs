@@ -10,17 +10,17 @@ use crate::demo::reaper::{Farewell, Reaper};
 const PROGRAM: &str = "postgres";
 const READY: &str = "database system is ready to accept connections";
 
-/// Postgres refuses to run as root; Debian's package brings this user.
+/// Postgres does not run as root; Debian's package creates this user.
 const SERVICE_USER: &str = "postgres";
 
 const FAREWELL: Farewell = Farewell {
-    // Immediate shutdown: waits for no client, and still gives its shared memory back.
+    // Immediate shutdown: does not wait for clients, and still frees its shared memory.
     signal: "QUIT",
-    // A killed server could not: the seventh line of its lock file names its shared memory.
+    // A killed server leaves its shared memory; the seventh line of its lock file identifies it.
     epilogue: r#"set -- $(sed -n 7p data/postmaster.pid); [ -z "$2" ] || ipcrm -m "$2""#,
 };
 
-/// Small and careless: nothing in it is worth a disk write that waits.
+/// Small and without durability, because the data is disposable.
 const SETTINGS: [&str; 13] = [
     "listen_addresses=127.0.0.1",
     "unix_socket_directories=",
@@ -37,8 +37,7 @@ const SETTINGS: [&str; 13] = [
     "timezone=UTC",
 ];
 
-/// A Postgres of one's own: user `postgres` without password, database `postgres`, 200
-/// connections, on 127.0.0.1 only.
+/// A private Postgres: user `postgres` without password, database `postgres`, 200 connections, on 127.0.0.1 only.
 #[derive(Debug)]
 pub struct PrivatePostgres {
     port: HeldPort,
@@ -49,7 +48,7 @@ pub struct PrivatePostgres {
 }
 
 impl PrivatePostgres {
-    /// Makes its files, starts it and waits until it is ready: a second or two.
+    /// Initializes the cluster, starts the server and waits until it is ready: one or two seconds.
     pub fn start() -> Result<Self, ServerError> {
         let programs = programs()?;
         let port = HeldPort::take().map_err(ServerError::Port)?;
@@ -60,54 +59,52 @@ impl PrivatePostgres {
         Ok(server)
     }
 
-    /// Its port on 127.0.0.1; the same for all its life.
+    /// Port on 127.0.0.1, constant across restarts.
     pub fn port(&self) -> u16 {
         self.port.number()
     }
 
-    /// The URL of its database `postgres`.
+    /// URL of its database `postgres`.
     pub fn url(&self) -> String {
         self.url_of("postgres")
     }
 
-    /// The URL of another of its databases.
+    /// URL of another database.
     pub fn url_of(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port())
     }
 
-    /// The process id of the server, or of the last one when it was killed.
+    /// Process ID of the server, or of the last one after it was killed.
     pub fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// The folder with its log and its data.
+    /// Folder with its log and data.
     pub fn folder(&self) -> &Path {
         self.reaper.folder()
     }
 
-    /// Everything it logged.
+    /// Its log.
     pub fn log(&self) -> String {
         self.reaper.log_from(0)
     }
 
-    /// SIGSTOP to the server and all its sessions: they accept and answer nothing.
+    /// Sends SIGSTOP to the server and its backends: they accept connections and do not respond.
     pub fn stop(&self) -> Result<(), ServerError> {
         Ok(self.reaper.send("STOP").map(drop)?)
     }
 
-    /// SIGCONT: it goes on.
+    /// Sends SIGCONT, which resumes it.
     pub fn resume(&self) -> Result<(), ServerError> {
         Ok(self.reaper.send("CONT").map(drop)?)
     }
 
-    /// SIGKILL to the server and all its sessions: its port refuses connections until it is
-    /// restarted.
+    /// Sends SIGKILL to the server and its backends: its port refuses connections until it is restarted.
     pub fn kill(&self) -> Result<(), ServerError> {
         Ok(self.reaper.send("KILL").map(drop)?)
     }
 
-    /// Starts it again (a running one is shut down at once) on the same port with its data, and
-    /// waits until it is ready.
+    /// Restarts it on the same port with its data (a running server is shut down first), and waits until it is ready.
     pub fn restart(&self) -> Result<(), ServerError> {
         let port = self.port().to_string();
         let program = self.program(PROGRAM);
@@ -146,8 +143,8 @@ impl PrivatePostgres {
         self.programs.join(name).to_string_lossy().into_owned()
     }
 
-    /// What stands before a command that must not run as root. Unlike `runuser`, `setpriv`
-    /// becomes the command, so that signals and the process id are the server's own.
+    /// Prefix of commands that must not run as root. Unlike `runuser`, `setpriv` execs the command, so that signals and
+    /// the process ID are the server's own.
     fn prefix(&self) -> Vec<&'static str> {
         if self.as_service_user {
             vec!["setpriv", "--reuid", SERVICE_USER, "--regid", SERVICE_USER, "--init-groups"]
@@ -157,7 +154,7 @@ impl PrivatePostgres {
     }
 }
 
-/// The folder of `postgres` and `initdb`: on PATH, else the newest of Debian's.
+/// Returns the folder of `postgres` and `initdb`: from PATH, or the newest version in Debian's location.
 fn programs() -> Result<PathBuf, ServerError> {
     let has_initdb = |folder: &PathBuf| folder.join("initdb").is_file();
     let newest_of_debian = || {

@@ -9,25 +9,25 @@ use crate::demo::reaper::{Farewell, Reaper};
 const PROGRAM: &str = "redis-server";
 const READY: &str = "Ready to accept connections";
 
-/// What a private Redis does beyond the plain one.
+/// Options of a private Redis.
 #[derive(Clone, Debug, Default)]
 pub struct RedisOptions {
-    /// The password it asks for; letters and digits, because it stands in the URL.
+    /// Password; letters and digits only, because it is part of the URL.
     pub password: Option<String>,
-    /// More arguments for redis-server, such as `["--appendonly", "yes"]`; they win over ours.
+    /// Additional arguments of redis-server, such as `["--appendonly", "yes"]`; they override the defaults.
     pub args: Vec<String>,
-    /// Variables that are added to its environment.
+    /// Additional environment variables.
     pub environment: Vec<(String, String)>,
 }
 
 impl RedisOptions {
-    /// No password, with these arguments.
+    /// Returns options with these arguments and no password.
     pub fn with_args<const N: usize>(args: [&str; N]) -> Self {
         Self { args: args.map(str::to_owned).into(), ..Self::default() }
     }
 }
 
-/// A redis-server of one's own: empty, without persistence unless asked for, on 127.0.0.1 only.
+/// A private redis-server: empty, without persistence by default, on 127.0.0.1 only.
 #[derive(Debug)]
 pub struct PrivateRedis {
     port: HeldPort,
@@ -37,30 +37,30 @@ pub struct PrivateRedis {
 }
 
 impl PrivateRedis {
-    /// Starts one and waits until it is ready.
+    /// Starts the server and waits until it is ready.
     pub fn start(options: RedisOptions) -> Result<Self, ServerError> {
         if folder_on_path(PROGRAM).is_none() {
             return Err(ServerError::Missing { program: PROGRAM, place: "on PATH", package: PROGRAM });
         }
         let port = HeldPort::take().map_err(ServerError::Port)?;
-        // Nothing of it outlives the folder, so there is nothing to be polite about.
+        // Nothing outlives the folder, so a clean shutdown is unnecessary.
         let reaper = Reaper::start("shepherd-redis", Farewell { signal: "KILL", epilogue: "" })?;
         let server = Self { port, options, reaper, pid: AtomicU32::new(0) };
         server.restart_empty()?;
         Ok(server)
     }
 
-    /// Its port on 127.0.0.1; the same for all its life.
+    /// Port on 127.0.0.1, constant across restarts.
     pub fn port(&self) -> u16 {
         self.port.number()
     }
 
-    /// Its URL, password included.
+    /// URL, including the password.
     pub fn url(&self) -> String {
         self.url_through(self.port())
     }
 
-    /// Its URL by way of another port of 127.0.0.1, a proxy's.
+    /// URL with another port of 127.0.0.1, such as a proxy's.
     pub fn url_through(&self, port: u16) -> String {
         match &self.options.password {
             Some(password) => format!("redis://:{password}@127.0.0.1:{port}/"),
@@ -68,44 +68,44 @@ impl PrivateRedis {
         }
     }
 
-    /// The process id of the server, or of the last one when it was killed.
+    /// Process ID of the server, or of the last one after it was killed.
     pub fn pid(&self) -> u32 {
         self.pid.load(Ordering::Relaxed)
     }
 
-    /// The folder with its log and its data.
+    /// Folder with its log and data.
     pub fn folder(&self) -> &std::path::Path {
         self.reaper.folder()
     }
 
-    /// Everything it logged.
+    /// Its log.
     pub fn log(&self) -> String {
         self.reaper.log_from(0)
     }
 
-    /// SIGSTOP: it accepts connections and answers nothing.
+    /// Sends SIGSTOP: it accepts connections and does not respond.
     pub fn stop(&self) -> Result<(), ServerError> {
         Ok(self.reaper.send("STOP").map(drop)?)
     }
 
-    /// SIGCONT: it goes on.
+    /// Sends SIGCONT, which resumes it.
     pub fn resume(&self) -> Result<(), ServerError> {
         Ok(self.reaper.send("CONT").map(drop)?)
     }
 
-    /// SIGKILL: it is gone, and its port refuses connections until it is restarted.
+    /// Sends SIGKILL: its port refuses connections until it is restarted.
     pub fn kill(&self) -> Result<(), ServerError> {
         Ok(self.reaper.send("KILL").map(drop)?)
     }
 
-    /// Starts it again (a running one is killed first) on the same port, with what it had on disk:
-    /// nothing, unless the options say `--appendonly yes`. Waits until it is ready.
+    /// Restarts it on the same port (a running server is killed first) with its data on disk: none, unless the options
+    /// contain `--appendonly yes`. Waits until it is ready.
     pub fn restart(&self) -> Result<(), ServerError> {
         let (pid, offset) = self.launch()?;
         await_ready(&self.reaper, pid, PROGRAM, READY, offset)
     }
 
-    /// Like [`restart`](Self::restart), with nothing in it.
+    /// Like [`restart`](Self::restart), without any data.
     pub fn restart_empty(&self) -> Result<(), ServerError> {
         self.reaper.end()?;
         self.reaper.run(&["rm", "-rf", "data"])?;
@@ -113,7 +113,7 @@ impl PrivateRedis {
         self.restart()
     }
 
-    /// Like [`restart`](Self::restart), without waiting: to be watched while it loads.
+    /// Like [`restart`](Self::restart), without waiting, to observe it while it loads.
     pub fn relaunch(&self) -> Result<(), ServerError> {
         self.launch().map(drop)
     }

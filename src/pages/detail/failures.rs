@@ -1,4 +1,4 @@
-//! The failed tasks of a stream: how many of each kind, and why the newest one failed.
+//! Task failures of a stream: counts by kind, and the reason of the newest one.
 
 use serde::Serialize;
 
@@ -9,15 +9,15 @@ use crate::pages::cell::{Cell, Cells, Tone};
 use crate::pages::verdict::Level;
 use crate::pages::wording::{MomentStyle, Sentence, visible};
 
-/// Failed tasks without their figures.
+/// Task failures without their values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct FailuresFrame {
     level: Level,
-    /// The newest failure.
+    /// Newest failure.
     last: Option<Sentence>,
 }
 
-/// The frame and its figures; `None` while no task failed.
+/// Returns the frame and adds its cells; `None` without failures.
 pub(super) fn compose(stream: &Name, snapshot: &Snapshot, cells: &mut Cells) -> Option<FailuresFrame> {
     let failures = snapshot.streams.get(stream)?.failures.as_ref().filter(|failures| failures.any())?;
     let recent = Cell::count(Some(failures.last_5m));

@@ -1,5 +1,4 @@
-//! The pages of one stream and of one worker type: how it is now, who is there since when, and
-//! below that its past.
+//! Pages of a single stream and a single worker type: current state, consumers, and history.
 
 mod failures;
 mod stream;
@@ -21,9 +20,9 @@ use crate::contract::Name;
 use crate::fleet::consumer::ConsumerState;
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 
-/// Rows of consumers shown.
+/// Maximum number of consumer rows.
 const CONSUMERS: usize = 200;
-/// Without script it is loaded again after so many seconds.
+/// Reload interval without JavaScript, seconds.
 const REFRESH: u32 = 15;
 
 #[derive(Serialize)]
@@ -39,31 +38,31 @@ struct Page<'a> {
 }
 
 impl Site {
-    /// The name by which `snapshot` knows what an address asks for: these bytes, or whoever is
-    /// shown so. `None`: there is no such stream or type.
+    /// Returns the name in `snapshot` for the name from a URL: the same bytes, or the same displayed text. `None` if
+    /// there is no such stream or type.
     #[must_use]
-    pub fn find(snapshot: &Snapshot, about: About, asked: &Name) -> Option<Name> {
-        fn named<'a>(mut names: impl Iterator<Item = &'a Name> + Clone, asked: &Name) -> Option<Name> {
+    pub fn find(snapshot: &Snapshot, about: About, requested: &Name) -> Option<Name> {
+        fn named<'a>(mut names: impl Iterator<Item = &'a Name> + Clone, requested: &Name) -> Option<Name> {
             names
                 .clone()
-                .find(|name| *name == asked)
+                .find(|name| *name == requested)
                 .or_else(|| {
-                    // Series carry names as text.
-                    let text = asked.to_text();
+                    // Series contain names as text.
+                    let text = requested.to_text();
                     names.find(|name| name.to_text() == text)
                 })
                 .cloned()
         }
         match about {
-            About::Stream => named(snapshot.streams.keys(), asked),
-            About::WorkerType => named(snapshot.workers.keys(), asked),
+            About::Stream => named(snapshot.streams.keys(), requested),
+            About::WorkerType => named(snapshot.workers.keys(), requested),
         }
     }
 
-    /// The page about `name`, which `snapshot` knows.
+    /// Renders the page about `name`, which is in `snapshot`.
     ///
     /// # Errors
-    /// When a template does not fit its view.
+    /// When rendering a template fails.
     pub fn detail(
         &self,
         (about, name): (About, &Name),
@@ -91,10 +90,10 @@ impl Site {
         self.pages.render("pages/detail", &page)
     }
 
-    /// How `name` is now, as an element.
+    /// Renders the current state of `name` as an element.
     ///
     /// # Errors
-    /// When a template does not fit its view.
+    /// When rendering a template fails.
     pub fn now(&self, about: About, name: &Name, snapshot: &Snapshot) -> Result<String, PagesError> {
         let draft = match about {
             About::Stream => stream::compose(name, snapshot),
@@ -107,10 +106,10 @@ impl Site {
         Ok(html)
     }
 
-    /// The page for an address where nothing is.
+    /// Renders the page for an unknown name.
     ///
     /// # Errors
-    /// When a template does not fit its view.
+    /// When rendering a template fails.
     pub fn nothing(&self, about: About, name: &Name) -> Result<String, PagesError> {
         #[derive(Serialize)]
         struct Nothing<'a> {
@@ -129,7 +128,7 @@ impl Site {
     }
 }
 
-/// What is said first when Redis is not read: how old the rest is.
+/// Returns a note with the age of the data while Redis is unreachable.
 fn staleness(snapshot: &Snapshot) -> Option<Sentence> {
     match &snapshot.redis.source {
         SourceStatus::Down { since, .. } => Some(
@@ -141,8 +140,8 @@ fn staleness(snapshot: &Snapshot) -> Option<Sentence> {
     }
 }
 
-/// A consumer's state in a word.
-fn told(state: ConsumerState) -> (Level, &'static str) {
+/// Returns level and word for a consumer's state.
+fn level_and_word(state: ConsumerState) -> (Level, &'static str) {
     match state {
         ConsumerState::NoHeartbeat => (Level::Unknown, "no heartbeat"),
         ConsumerState::Alive => (Level::Fine, "alive"),
@@ -158,7 +157,7 @@ fn told(state: ConsumerState) -> (Level, &'static str) {
 }
 
 impl Draft {
-    /// The element that shows how something is now.
+    /// Returns the element with the current state.
     fn now(frame: super::view::Frame, cells: super::cell::Cells) -> Self {
         Self { id: "now".to_owned(), frame, cells }
     }

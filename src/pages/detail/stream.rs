@@ -1,4 +1,4 @@
-//! A stream now: its depth, its groups and the consumers they list.
+//! Current state of a stream: its length, groups and consumers.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::failures::{self, FailuresFrame};
-use super::{CONSUMERS, staleness, told};
+use super::{CONSUMERS, level_and_word, staleness};
 use crate::contract::Name;
 use crate::fleet::reading::GroupConsumer;
 use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
@@ -19,22 +19,22 @@ use crate::pages::verdict::Level;
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, Sentence};
 
-/// Groups shown.
+/// Maximum number of groups shown.
 const GROUPS: usize = 100;
 
-/// A stream without its figures.
+/// A stream without its values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct StreamFrame {
     name: Label,
     stale: Option<Sentence>,
-    /// What is to be known first.
+    /// Note shown first.
     note: Option<String>,
-    /// What there is to know of phantom pending.
+    /// Note about phantom pending.
     phantoms: Option<String>,
     error: Option<Label>,
-    /// The page of the workers that read it.
+    /// Link to the workers that read it.
     workers: Option<String>,
-    /// The page of its messages.
+    /// Link to its messages.
     messages: String,
     groups: Vec<GroupRow>,
     more_groups: usize,
@@ -61,7 +61,7 @@ struct ConsumerRow {
     slots: [String; 4],
 }
 
-/// The element of a stream; `None` if there is no such stream.
+/// Returns the element of a stream; `None` if it does not exist.
 pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let status = snapshot.streams.get(name)?;
     let workers = snapshot.workers.get(name);
@@ -84,14 +84,14 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
         workers.into_iter().flat_map(|w| &w.consumers).map(|c| (&c.consumer, c)).collect();
     let mut all: Vec<(&Name, &GroupConsumer, Option<&ConsumerStatus>)> =
         status.consumers.iter().map(|(group, c)| (group, c, known.get(&c.name).copied())).collect();
-    let level = |known: Option<&ConsumerStatus>| known.map_or(Level::Unknown, |c| told(c.state).0);
-    // Those in trouble first; the gone ones last.
+    let level = |known: Option<&ConsumerStatus>| known.map_or(Level::Unknown, |c| level_and_word(c.state).0);
+    // Consumers in trouble first, stopped ones last.
     let gone = |known: Option<&ConsumerStatus>| known.is_some_and(|c| c.state.is_gone());
     all.sort_by_key(|(_, listed, known)| (gone(*known), Reverse(level(*known).is_trouble()), &listed.name));
     let mut consumers = Vec::new();
     for (i, (group, listed, known)) in all.iter().take(CONSUMERS).enumerate() {
         let slot = |letter: char| format!("c{letter}{i}");
-        let (level, word) = known.map_or((Level::Unknown, "no heartbeat"), |c| told(c.state));
+        let (level, word) = known.map_or((Level::Unknown, "no heartbeat"), |c| level_and_word(c.state));
         #[expect(clippy::cast_precision_loss, reason = "rounded to one unit")]
         let idle = Cell::text(about(listed.idle_ms as f64 / 1000.0));
         cells.extend([

@@ -1,11 +1,11 @@
-//! A worker type now: its state, its load, and its consumers.
+//! Current state of a worker type: its state, load and consumers.
 
 use std::cmp::Reverse;
 
 use serde::Serialize;
 
 use super::failures::{self, FailuresFrame};
-use super::{CONSUMERS, staleness, told};
+use super::{CONSUMERS, level_and_word, staleness};
 use crate::contract::Name;
 use crate::fleet::snapshot::{ConsumerStatus, Snapshot};
 use crate::pages::block::Draft;
@@ -17,7 +17,7 @@ use crate::pages::verdict::{self, Level};
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, Sentence};
 
-/// A worker type without its figures.
+/// A worker type without its values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct WorkerTypeFrame {
     name: Label,
@@ -26,9 +26,9 @@ pub(in crate::pages) struct WorkerTypeFrame {
     pill: &'static str,
     shape: &'static str,
     sentence: Sentence,
-    /// What there is to know of phantom pending.
+    /// Note about phantom pending.
     phantoms: Option<String>,
-    /// The page of the stream it reads.
+    /// Link to the stream that it reads.
     stream: Option<String>,
     failures: Option<FailuresFrame>,
     consumers: Vec<ConsumerRow>,
@@ -41,12 +41,12 @@ struct ConsumerRow {
     level: Level,
     shape: &'static str,
     word: &'static str,
-    /// Why its heartbeat cannot be read.
+    /// Reason why its heartbeat is invalid.
     why: Option<Label>,
     slots: [String; 6],
 }
 
-/// The element of a worker type; `None` if there is no such type.
+/// Returns the element of a worker type; `None` if it does not exist.
 pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     let status = snapshot.workers.get(name)?;
     let verdict = verdict::of(status, snapshot.streams.get(name), snapshot.ts);
@@ -55,12 +55,12 @@ pub(super) fn compose(name: &Name, snapshot: &Snapshot) -> Option<Draft> {
     cells.push(("p".to_owned(), queues::pending(status.pending, phantoms, status.phantom_pending_at_least)));
     let failures = failures::compose(name, snapshot, &mut cells);
     let mut all: Vec<&ConsumerStatus> = status.consumers.iter().collect();
-    // Those in trouble first; the gone ones last.
-    all.sort_by_key(|c| (c.state.is_gone(), Reverse(told(c.state).0.is_trouble()), &c.consumer));
+    // Consumers in trouble first, stopped ones last.
+    all.sort_by_key(|c| (c.state.is_gone(), Reverse(level_and_word(c.state).0.is_trouble()), &c.consumer));
     let mut consumers = Vec::new();
     for (i, consumer) in all.iter().take(CONSUMERS).enumerate() {
         let slot = |letter: char| format!("c{letter}{i}");
-        let (level, word) = told(consumer.state);
+        let (level, word) = level_and_word(consumer.state);
         #[expect(clippy::cast_precision_loss, reason = "rounded to one unit")]
         let idle = consumer.idle_ms.map_or_else(Cell::missing, |ms| Cell::text(about(ms as f64 / 1000.0)));
         cells.extend([

@@ -1,8 +1,8 @@
-//! The page of the past: everything over a range of time.
+//! The history page: charts, summary, incidents and events of a time range.
 //!
-//! The frame is complete before any script runs. [`parts`] are what the server words itself
-//! (summary, incidents, events); `plates` are the frames of the charts, which the script fills from
-//! the API. Each part and each plate is asked for on its own, so that none waits for another.
+//! The page is complete without JavaScript. [`parts`] are rendered by the server (summary, incidents, events); `plates`
+//! are the chart frames, which the script fills from the API. Each part and each chart is requested separately, so that
+//! a slow one does not delay the others.
 
 pub mod parts;
 pub(super) mod plates;
@@ -22,7 +22,7 @@ use plates::Plate;
 
 use crate::fleet::incident::Happened;
 
-/// What `history.js` imports, so that the browser fetches all at once.
+/// Imports of `history.js`, preloaded to avoid a request chain.
 pub(super) const MODULES: &[&str] = &[
     "shell.js",
     "clock.js",
@@ -43,31 +43,31 @@ pub(super) const MODULES: &[&str] = &[
     "timeline.js",
     "parts.js",
 ];
-/// Without script a page that ends now is loaded again after so many seconds.
+/// Reload interval of a range that ends now, without JavaScript, seconds.
 const REFRESH: u32 = 60;
 
-/// What a page of the past is about.
+/// Scope of a history page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything.
+    /// The whole fleet.
     Fleet,
-    /// One stream or worker type.
+    /// A single stream or worker type.
     One(About, Name),
 }
 
-/// A range as it was asked for.
+/// A requested time range.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Asked {
-    /// The range that is shown.
+    /// Range that is displayed.
     pub range: Range,
-    /// Why it is not the one in the address.
+    /// Reason why it differs from the requested one.
     pub instead: Option<String>,
-    /// The moment by which `now` is meant, Unix seconds.
+    /// Time that `now` refers to, Unix seconds.
     pub now: f64,
 }
 
 impl Asked {
-    /// What an address asks for at `now`; the usual range if that cannot be understood.
+    /// Parses the range of a URL at `now`; falls back to the default range.
     #[must_use]
     pub fn of(from: Option<&str>, to: Option<&str>, now: f64) -> Self {
         match Range::parse(from, to, now) {
@@ -77,11 +77,11 @@ impl Asked {
     }
 }
 
-/// What is known of a range when the page is sent.
+/// Data that is available when the page is sent.
 pub struct Found {
-    /// In numbers.
+    /// Summary.
     pub summary: Part<Summary>,
-    /// What happened, newest first.
+    /// Events, newest first.
     pub happened: Part<Vec<Happened>>,
 }
 
@@ -95,24 +95,24 @@ struct Page<'a> {
     events: String,
 }
 
-/// What the range bar and the charts need.
+/// Data of the range bar and the charts.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Past {
     from: String,
     to: String,
-    /// Unix seconds.
+    /// Current time, Unix seconds.
     now: f64,
     words: String,
     since: Option<Moment>,
     until: Option<Moment>,
     instead: Option<String>,
     presets: Vec<Preset>,
-    /// The name of the stream or type that this is about, as series have it.
+    /// Name of the stream or type, as used in series.
     of: Option<String>,
     plates: Vec<Plate>,
-    /// Address of events as a file.
+    /// URL of the events as CSV.
     events_csv: String,
-    /// Address of incidents as a file.
+    /// URL of the incidents as CSV.
     incidents_csv: String,
 }
 
@@ -124,7 +124,7 @@ struct Preset {
     here: bool,
 }
 
-/// The presets of the range bar.
+/// Presets of the range bar.
 const PRESETS: [(&str, &str); 5] =
     [("now-1h", "1 h"), ("now-6h", "6 h"), ("now-24h", "24 h"), ("now-7d", "7 d"), ("now-30d", "30 d")];
 
@@ -163,10 +163,10 @@ impl Past {
 }
 
 impl Site {
-    /// The history page.
+    /// Renders the history page.
     ///
     /// # Errors
-    /// When a template does not fit its view.
+    /// When rendering a template fails.
     pub fn history(&self, asked: &Asked, found: &Found) -> Result<String, PagesError> {
         let title = self.title("History");
         let refresh = asked.range.ends_now().then_some(REFRESH);
@@ -182,7 +182,7 @@ impl Site {
     }
 }
 
-/// The address of the history page over a range: what a number of a live page links to.
+/// Returns the URL of the history page for a range, for links from the live page.
 pub(super) fn href(since: f64, until: f64) -> Option<String> {
     Some(format!("/history?from={}&to={}", iso(since)?, iso(until)?))
 }

@@ -1,4 +1,4 @@
-//! What the server words itself, as fragments: the summary, the incidents and the events of a range.
+//! Server-rendered fragments of the history page: summary, incidents and events of a range.
 
 use serde::Serialize;
 
@@ -13,46 +13,46 @@ use crate::pages::templates::PagesError;
 use crate::pages::verdict::Level;
 use crate::pages::wording::{Label, Moment, MomentStyle, shortened, visible};
 
-/// Names in each of the summary's lists.
+/// Maximum number of names in each list of the summary.
 const TOP: usize = 5;
-/// Incidents and events shown; the file has all.
+/// Maximum number of incidents and events shown; the CSV file contains all.
 const ROWS: usize = 100;
-/// Longest text of one event.
+/// Maximum length of one event's text.
 const DETAIL: usize = 240;
-/// Events that are read for one page at most.
+/// Maximum number of events read for one page.
 pub const MOST_EVENTS: i64 = 5000;
-/// An incident is told with this much before and after it, as a share of how long it was.
+/// Margin around an incident in its history link, as a fraction of its duration.
 const MARGIN: f64 = 0.5;
 
-/// Something that was asked for.
+/// Result of a request for a part.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part<T> {
-    /// Here it is.
+    /// Available.
     Known(T),
-    /// It cannot be had, and why.
+    /// Failed, with the error.
     Failed(String),
-    /// It takes longer than the page waits; the script asks again.
+    /// Slower than the page waits; the script requests it again.
     Late,
 }
 
-/// A range in numbers.
+/// Summary of a range.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Summary {
-    /// Queries started; `None` where the fleet keeps none.
+    /// Queries started; `None` without query tables.
     pub queries_started: Option<i64>,
     /// Worker types that crashed.
     pub crashes: i64,
-    /// Times that a type grew or shrank.
+    /// Number of scale-ups and scale-downs.
     pub scale_events: i64,
-    /// Alerts.
+    /// Number of alerts.
     pub alert_count: i64,
-    /// The highest backlog of each type, in falling order.
+    /// Peak backlog of each type, descending.
     pub peak_backlog: Vec<(String, f64)>,
-    /// Tasks finished in each stream, in falling order.
+    /// Number of tasks finished in each stream, descending.
     pub task_volume: Vec<(String, f64)>,
 }
 
-/// How a part stands.
+/// State of a part.
 #[derive(Debug, PartialEq, Serialize)]
 struct Standing {
     state: &'static str,
@@ -84,7 +84,7 @@ struct Total {
     name: &'static str,
     figure: String,
     title: Option<String>,
-    /// Whose figure it is.
+    /// Stream or type of the value.
     whose: Option<Link>,
     tone: &'static str,
 }
@@ -100,7 +100,7 @@ struct TopRow {
     link: Link,
     figure: String,
     title: String,
-    /// Of the highest, percent.
+    /// Percent of the highest value.
     share: f64,
 }
 
@@ -178,10 +178,10 @@ struct EventRow {
 }
 
 impl Site {
-    /// The summary of a range, as an element.
+    /// Renders the summary of a range as an element.
     ///
     /// # Errors
-    /// When a template does not fit its view.
+    /// When rendering a template fails.
     pub fn summary(&self, part: &Part<Summary>) -> Result<String, PagesError> {
         let none = Summary::default();
         let known = if let Part::Known(summary) = part { Some(summary) } else { None };
@@ -214,10 +214,10 @@ impl Site {
         self.pages.render("fragments/summary", &view)
     }
 
-    /// The incidents among `happened`, as an element.
+    /// Renders the incidents among `happened` as an element.
     ///
     /// # Errors
-    /// When a template does not fit its view.
+    /// When rendering a template fails.
     pub fn incidents(
         &self,
         happened: &Part<Vec<Happened>>,
@@ -238,10 +238,10 @@ impl Site {
         self.pages.render("fragments/incidents", &view)
     }
 
-    /// What happened, as an element.
+    /// Renders the events as an element.
     ///
     /// # Errors
-    /// When a template does not fit its view.
+    /// When rendering a template fails.
     pub fn events(&self, happened: &Part<Vec<Happened>>, scope: &Scope) -> Result<String, PagesError> {
         let known: &[Happened] = if let Part::Known(events) = happened { events } else { &[] };
         let empty = match scope {
@@ -258,7 +258,7 @@ impl Site {
     }
 }
 
-/// There may be more events than were read.
+/// Whether the limit was reached, so that there may be more events.
 fn is_cut(events: &[Happened]) -> bool {
     i64::try_from(events.len()).is_ok_and(|n| n >= MOST_EVENTS)
 }

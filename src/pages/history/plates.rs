@@ -1,31 +1,31 @@
-//! The frames of the charts: which there are, what they show, and from which answers of the API.
+//! Chart specs: frames, titles and API requests of the charts.
 
 use serde::Serialize;
 
 use super::Scope;
 use crate::pages::link::{About, encoded};
 
-/// A chart's frame.
+/// Spec of a chart.
 #[derive(Debug, PartialEq, Serialize)]
 pub(in crate::pages) struct Plate {
-    /// By which the script knows what to draw.
+    /// ID by which the script selects the chart type.
     id: &'static str,
     title: &'static str,
     aside: &'static str,
-    /// It takes the whole width.
+    /// Whether it takes the full width.
     wide: bool,
-    /// The API's answers it is drawn from.
+    /// API responses that it draws.
     sources: Vec<Source>,
-    /// Their addresses, without a range, separated by blanks.
+    /// Their URLs without a range, separated by spaces.
     asks: String,
 }
 
-/// An answer of the API.
+/// An API response.
 #[derive(Debug, PartialEq, Serialize)]
 struct Source {
-    /// What distinguishes it from the others of a plate.
+    /// Label that distinguishes it within a chart.
     label: String,
-    /// Its address as a file.
+    /// URL as CSV.
     csv: String,
 }
 
@@ -49,7 +49,7 @@ fn plate(
     Plate { id, title, aside, wide, sources: asks.iter().map(source).collect(), asks: asks.join(" ") }
 }
 
-/// The plates of a page, `window` being its range as the API is asked (`since=…&until=…`).
+/// Returns the charts of a page; `window` is the range for the API (`since=…&until=…`).
 pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
     let prefix = |prefix: &str| format!("/api/historical/metrics_by_prefix?prefix={}", encoded(prefix.as_bytes()));
     let highest = |ask: String| format!("{ask}&minmax=1");
@@ -130,12 +130,12 @@ pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
     }
 }
 
-/// Whether a name can stand in the API's lists.
+/// Whether the name can be part of a comma-separated API parameter.
 fn is_listable(name: &str) -> bool {
     name.trim() == name && !name.is_empty() && !name.ends_with('\\')
 }
 
-/// As it is written in a list.
+/// Escapes a name for such a parameter.
 fn listed(name: &str) -> String {
     name.replace(',', "\\,")
 }

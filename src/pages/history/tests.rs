@@ -1,4 +1,4 @@
-//! What the pages of the past promise, also over names that nobody would choose.
+//! Tests of the history pages, including hostile names.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
@@ -59,19 +59,19 @@ fn history(from: &str, found: &Found) -> String {
     SITE.history(&asked(from), found).unwrap()
 }
 
-/// The page's own part, without what stands around every page.
+/// Returns the main element without the page's shell.
 fn main_of(html: &str) -> String {
     let main = html.split("<main id=\"main\">").nth(1).unwrap().split("</main>").next().unwrap();
     main.replace(&assets::version(), "VERSION")
 }
 
 #[test]
-fn the_page_of_the_past_looks_like_this() {
+fn history_page_matches_its_snapshot() {
     insta::assert_snapshot!("history", main_of(&history("now-6h", &found("arax"))));
 }
 
 #[test]
-fn a_stream_and_a_worker_type_look_like_this() {
+fn detail_pages_match_their_snapshots() {
     let snapshot = states::small(NOW);
     let name = Name::from("bte.lookup");
     for about in [About::Stream, About::WorkerType] {
@@ -81,7 +81,7 @@ fn a_stream_and_a_worker_type_look_like_this() {
 }
 
 #[test]
-fn what_is_late_or_failed_is_said_and_the_rest_is_there() {
+fn late_and_failed_parts_do_not_affect_the_rest() {
     let late = history("now-30d", &Found { summary: Part::Late, happened: Part::Late });
     assert_eq!(late.matches("data-state=\"loading\"").count(), 3 + 7, "three parts, seven charts");
     let why = Part::Failed("connection <refused>".to_owned());
@@ -92,14 +92,14 @@ fn what_is_late_or_failed_is_said_and_the_rest_is_there() {
 }
 
 #[test]
-fn a_range_that_is_none_is_told_and_another_shown() {
+fn invalid_range_is_reported_and_replaced() {
     let html = history("yesterday", &found("a"));
     assert!(html.contains("yesterday is not a time") && html.contains("data-from=\"now-24h\""), "{html}");
     assert!(!history("now-1h", &found("a")).contains("is not a time"));
 }
 
 #[test]
-fn ids_are_unique_and_nothing_is_inline() {
+fn ids_are_unique_and_no_code_is_inline() {
     for html in [history("now-1h", &found("a")), SITE.nothing(About::Stream, &Name::from("a")).unwrap()] {
         let all = ids(&html);
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
@@ -114,7 +114,7 @@ fn ids_are_unique_and_nothing_is_inline() {
 }
 
 #[test]
-fn a_name_is_found_by_its_bytes_and_by_how_series_write_it() {
+fn names_are_found_by_bytes_and_by_series_text() {
     let snapshot = fleet_named(&[b"caf\xe9".to_vec(), b"caf\\xe8".to_vec()].into());
     let find = |name: &[u8]| Site::find(&snapshot, About::WorkerType, &Name::from(name));
     assert_eq!(find(b"caf\xe9"), Some(Name::from(&b"caf\xe9"[..])));
@@ -127,7 +127,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
     #[test]
-    fn no_name_adds_a_tag_or_an_attribute_to_a_page_of_the_past(name in any_name()) {
+    fn names_cannot_inject_html_into_history_pages(name in any_name()) {
         let plain = fleet_named(&[b"plain".to_vec()].into());
         let snapshot = fleet_named(&[name.clone()].into());
         let (name, other) = (Name::from(name), Name::from("plain"));
@@ -141,7 +141,7 @@ proptest! {
             vocabulary(&html)
         };
         let mut known = pages(&other, &plain);
-        // A long name carries its whole in a title.
+        // Long names are shown with a `title` attribute.
         known.insert("@title".to_owned());
         let strange: Vec<String> = pages(&name, &snapshot).difference(&known).cloned().collect();
         prop_assert!(strange.is_empty(), "{strange:?}");

@@ -1,4 +1,4 @@
-//! Worker cards: those in trouble first, then the others, each by name.
+//! Worker cards: problems first, then the others, each sorted by name.
 
 use serde::Serialize;
 
@@ -14,42 +14,42 @@ use crate::pages::verdict::{Level, Verdict};
 use crate::pages::view::{Frame, List};
 use crate::pages::wording::{Label, Sentence, visible};
 
-/// Above so many types, those that fare well get a line instead of a card.
+/// Number of types above which healthy ones get a line instead of a card.
 const CARDS: usize = 40;
-/// From this utilization on there is more work than capacity.
+/// Utilization from which the capacity is saturated.
 const SATURATED: f64 = 1.0;
 
-/// A card without its figures.
+/// A card without its values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct CardFrame {
     id: String,
     key: String,
     name: Label,
-    /// The contract's state.
+    /// State on the wire.
     state: TypeState,
     level: Level,
     pill: &'static str,
     shape: &'static str,
     sentence: Sentence,
     quiet: bool,
-    /// A line instead of a card.
+    /// Whether it is a line instead of a card.
     compact: bool,
-    /// Its page.
+    /// Link to its page.
     href: String,
-    /// The longest idle time is known and worth telling.
+    /// Whether the longest idle time is known and relevant.
     tells_idle: bool,
-    /// Tasks failed in the last five minutes.
+    /// Whether tasks failed in the last five minutes.
     fails: bool,
 }
 
 impl CardFrame {
-    /// The key of the stream whose sparkline it shows.
+    /// Key of the stream whose sparkline it shows.
     pub(in crate::pages) fn sparkline_key(&self) -> Option<&str> {
         (!self.compact).then_some(self.key.as_str())
     }
 }
 
-/// Adds a card for each worker type; gives the two lists they are in.
+/// Adds a card for each worker type; returns the two lists of cards.
 pub(in crate::pages) fn compose(
     snapshot: &Snapshot,
     verdicts: Vec<(&Name, Verdict)>,
@@ -90,7 +90,7 @@ pub(in crate::pages) fn compose(
         cells.extend(failures.map(|failures| ("f".to_owned(), failed(failures))));
         drafts.push(Draft { id, frame: Frame::Card(frame), cells });
     }
-    // By name within a level: stable, since the names come sorted.
+    // The sort is stable and names are sorted, so types are ordered by name within a level.
     troubled.sort_by_key(|(level, _)| *level);
     vec![
         List { id: "workers-trouble", members: troubled.into_iter().map(|(_, id)| id).collect() },
@@ -112,7 +112,7 @@ pub(in crate::pages) fn figures(status: &WorkerTypeStatus, idle_ms: Option<u64>)
     cells
 }
 
-/// Tasks that failed in the last five minutes, with the newest reason for whoever asks.
+/// Tasks failed in the last five minutes, with the newest reason as a tooltip.
 fn failed(failures: &TaskFailures) -> Cell {
     let reason = failures.last.as_ref().map(|last| last.reason.as_str()).filter(|reason| !reason.is_empty());
     let reason = reason.map(|reason| format!(": {}", visible(reason)));
@@ -145,7 +145,7 @@ fn alive(status: &WorkerTypeStatus) -> Cell {
     if beside.is_empty() { cell } else { cell.titled(format!("{} alive, {}", status.alive, beside.join(", "))) }
 }
 
-/// Without any heartbeat nobody said how much they can do, or whether they are there.
+/// Without any heartbeat, capacity and presence of the workers are unknown.
 fn is_silent(status: &WorkerTypeStatus) -> bool {
     status.state == TypeState::Unknown && status.without_heartbeat > 0
 }
@@ -161,7 +161,7 @@ fn utilization(status: &WorkerTypeStatus) -> Cell {
     }
     if status.capacity == 0 {
         let cell = Cell::missing().titled("no capacity");
-        // By the contract: work and nobody who could do it is full.
+        // By definition, backlog without capacity is a utilization of 100 %.
         return if backlog == 0 { cell } else { Cell::text("no capacity").toned(Tone::Warning).valued(100.0) };
     }
     let at_least = if status.backlog_at_least { "≥ " } else { "" };

@@ -1,4 +1,4 @@
-//! The feed: what happened, newest first.
+//! The event feed, newest first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use crate::pages::link::history_around;
 use crate::pages::view::{Frame, List};
 use crate::pages::wording::{Label, MomentStyle, Sentence, shortened, visible};
 
-/// Events shown.
+/// Maximum number of events shown.
 const SHOWN: usize = 50;
-/// Longest text of one event.
+/// Maximum length of one event's text.
 const SUMMARY: usize = 240;
 
 /// One event.
@@ -24,13 +24,13 @@ pub(in crate::pages) struct EventFrame {
     severity: Severity,
     shape: &'static str,
     subject: Label,
-    /// The minutes around it.
+    /// Link to the history around it.
     href: Option<String>,
     summary: String,
     at: Sentence,
 }
 
-/// Numbers given to events, so that their ids are short and stay.
+/// Stable numbers of events, for short element IDs.
 #[derive(Debug, Default)]
 pub(in crate::pages) struct Numbers {
     by_key: BTreeMap<String, u64>,
@@ -46,13 +46,13 @@ impl Numbers {
         })
     }
 
-    /// Forgets events that are not shown any more.
+    /// Removes events that are no longer shown.
     fn keep(&mut self, shown: &BTreeSet<u64>) {
         self.by_key.retain(|_, number| shown.contains(number));
     }
 }
 
-/// Adds each event; gives the list they are in.
+/// Adds each event; returns their list.
 pub(in crate::pages) fn compose(
     snapshot: &Snapshot,
     alerts: &[Arc<Event>],
@@ -62,13 +62,13 @@ pub(in crate::pages) fn compose(
     let mut members = Vec::new();
     let mut shown = BTreeSet::new();
     let mut events: Vec<&Event> = snapshot.recent_events.iter().chain(alerts).map(|event| &**event).collect();
-    // Newest first; what happened in the same moment stays in its order.
+    // Newest first; the stable sort keeps the order of simultaneous events.
     events.sort_by(|a, b| b.ts.total_cmp(&a.ts));
     events.truncate(SHOWN);
-    // The oldest gets the lowest number.
+    // The oldest event gets the lowest number.
     for event in events.into_iter().rev() {
         let number = numbers.of(event);
-        // The same occurrence, told twice.
+        // A duplicate of the same occurrence.
         if !shown.insert(number) {
             continue;
         }

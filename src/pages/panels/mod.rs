@@ -1,4 +1,4 @@
-//! The panels of the live page: one file each says what it shows of a snapshot.
+//! Panels of the live page, one module per panel.
 
 pub(super) mod cards;
 pub(super) mod feed;

@@ -1,4 +1,4 @@
-//! The status line, and the notes that panels open with when there is something to know first.
+//! The status line, and the notes at the top of panels.
 
 use serde::Serialize;
 
@@ -35,14 +35,14 @@ struct StatusSentence {
     href: Option<String>,
 }
 
-/// What a panel says before anything else.
+/// Note at the top of a panel.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct NoteFrame {
     id: &'static str,
     level: Level,
-    /// What the panel shows is not current.
+    /// Whether the panel's data is stale.
     stale: bool,
-    /// There is nothing to show.
+    /// Whether the panel is empty.
     empty: bool,
     sentence: Sentence,
     silent: bool,
@@ -53,7 +53,7 @@ impl NoteFrame {
         Self { id, level: Level::Fine, stale: false, empty: false, sentence: Sentence::default(), silent: true }
     }
 
-    fn told(id: &'static str, level: Level, sentence: Sentence) -> Self {
+    fn visible(id: &'static str, level: Level, sentence: Sentence) -> Self {
         Self { id, level, stale: false, empty: false, sentence, silent: false }
     }
 
@@ -62,7 +62,7 @@ impl NoteFrame {
     }
 }
 
-/// The status line's fragment.
+/// Returns the fragment of the status line.
 pub(in crate::pages) fn status(headline: Headline) -> Draft {
     let calm_shape = (headline.problems == 0).then(|| headline.level.shape());
     let troubles = headline
@@ -75,19 +75,19 @@ pub(in crate::pages) fn status(headline: Headline) -> Draft {
     Draft { id: "status".to_owned(), frame, cells: Vec::new() }
 }
 
-/// What the worker cards open with.
+/// Note above the worker cards.
 pub(in crate::pages) fn workers(snapshot: &Snapshot) -> Draft {
     let id = "workers-note";
     let note = source(id, "Redis", &snapshot.redis.source, "Worker states are not updated until it recovers.");
     let note = note.unwrap_or_else(|| match (&snapshot.redis.source, snapshot.workers.is_empty()) {
-        (SourceStatus::Settling { .. }, _) => NoteFrame::told(
+        (SourceStatus::Settling { .. }, _) => NoteFrame::visible(
             id,
             Level::Unknown,
             Sentence::words("Redis is reachable again. Missing heartbeats are ignored while workers rewrite theirs."),
         ),
         (_, true) => NoteFrame {
             empty: true,
-            ..NoteFrame::told(
+            ..NoteFrame::visible(
                 id,
                 Level::Unknown,
                 Sentence::words(
@@ -101,7 +101,7 @@ pub(in crate::pages) fn workers(snapshot: &Snapshot) -> Draft {
     note.draft()
 }
 
-/// What the queues open with.
+/// Note above the queues.
 pub(in crate::pages) fn queues(snapshot: &Snapshot) -> Draft {
     let id = "queues-note";
     let note = source(id, "Redis", &snapshot.redis.source, "Queue figures are from that time.");
@@ -110,28 +110,28 @@ pub(in crate::pages) fn queues(snapshot: &Snapshot) -> Draft {
             return NoteFrame::silent(id);
         }
         let words = "No streams yet. A stream appears here when the first message is added to it.";
-        NoteFrame { empty: true, ..NoteFrame::told(id, Level::Unknown, Sentence::words(words)) }
+        NoteFrame { empty: true, ..NoteFrame::visible(id, Level::Unknown, Sentence::words(words)) }
     });
     note.draft()
 }
 
-/// What the feed opens with.
+/// Note above the feed.
 pub(in crate::pages) fn feed(snapshot: &Snapshot) -> Draft {
     let id = "feed-note";
     if !snapshot.recent_events.is_empty() {
         return NoteFrame::silent(id).draft();
     }
     let words = "No events yet. Workers that start, stop or crash are listed here, and alerts that fire.";
-    NoteFrame { empty: true, ..NoteFrame::told(id, Level::Unknown, Sentence::words(words)) }.draft()
+    NoteFrame { empty: true, ..NoteFrame::visible(id, Level::Unknown, Sentence::words(words)) }.draft()
 }
 
-/// What is to be said of a source that is not read; `None` when it is.
+/// Returns the note about an unreachable data source; `None` if it is OK.
 fn source(id: &'static str, name: &str, status: &SourceStatus, so: &str) -> Option<NoteFrame> {
     match status {
         SourceStatus::Ok | SourceStatus::Settling { .. } => None,
         SourceStatus::Starting => Some(NoteFrame {
             empty: true,
-            ..NoteFrame::told(
+            ..NoteFrame::visible(
                 id,
                 Level::Unknown,
                 Sentence::words(format!("Waiting for the first response from {name}.")),
@@ -143,12 +143,12 @@ fn source(id: &'static str, name: &str, status: &SourceStatus, so: &str) -> Opti
                 kind(trouble.kind),
                 Label::from_text(&trouble.detail)
             ));
-            Some(NoteFrame { stale: true, ..NoteFrame::told(id, Level::Critical, sentence) })
+            Some(NoteFrame { stale: true, ..NoteFrame::visible(id, Level::Critical, sentence) })
         }
     }
 }
 
-/// A kind of trouble in words that follow a source's name.
+/// Describes a kind of trouble, to follow the data source's name.
 pub(in crate::pages) fn kind(kind: TroubleKind) -> &'static str {
     match kind {
         TroubleKind::Unreachable => "is unreachable",

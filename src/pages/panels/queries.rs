@@ -1,4 +1,4 @@
-//! Queries: how many are under way, how they ended, and how many came for each ARA.
+//! The query panels: queries by state, by result, and by ARA.
 
 use std::collections::BTreeMap;
 
@@ -11,31 +11,31 @@ use crate::pages::figures::{about, duration, natural};
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, MomentStyle, Sentence};
 
-/// States and statuses shown; the rest are summed up.
+/// Maximum number of states and statuses shown; the rest are summed.
 const ROWS: usize = 8;
-/// The oldest callback is worth a look from this age on (seconds), as in the alert rules.
+/// Age of the oldest callback that counts as a problem, seconds; as in the alert rules.
 const LONG_CALLBACK: f64 = 600.0;
 
-/// The queries panel without its figures.
+/// The queries panel without its values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct QueriesFrame {
     id: &'static str,
     stale: bool,
     note: Sentence,
-    /// There are figures.
+    /// Whether there is data.
     known: bool,
     states: Vec<Row>,
     statuses: Vec<Row>,
 }
 
-/// The panel of the volume per ARA without its figures.
+/// The panel of queries per ARA without its values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct ArasFrame {
     id: &'static str,
     stale: bool,
     note: Sentence,
     rows: Vec<Row>,
-    /// The fleet has no queries that could be counted.
+    /// Whether there are no query tables.
     none: bool,
 }
 
@@ -45,7 +45,7 @@ struct Row {
     slot: String,
 }
 
-/// The queries panel.
+/// Returns the queries panel.
 pub(in crate::pages) fn queries(snapshot: &Snapshot) -> Draft {
     let postgres = &snapshot.postgres;
     let mut cells: Cells = vec![
@@ -63,7 +63,7 @@ pub(in crate::pages) fn queries(snapshot: &Snapshot) -> Draft {
     Draft { id: "queries".to_owned(), frame: Frame::Queries(frame), cells }
 }
 
-/// The volume per ARA.
+/// Returns the panel of queries per ARA.
 pub(in crate::pages) fn aras(snapshot: &Snapshot) -> Draft {
     let postgres = &snapshot.postgres;
     let mut cells = Vec::new();
@@ -90,7 +90,7 @@ pub(in crate::pages) fn aras(snapshot: &Snapshot) -> Draft {
     Draft { id: "aras".to_owned(), frame: Frame::Aras(frame), cells }
 }
 
-/// What is to be said before the figures, and whether they are old.
+/// Returns the note above the data, and whether the data is stale.
 fn note(postgres: &PostgresStatus) -> (bool, Sentence) {
     if let SourceStatus::Down { since, .. } = &postgres.source {
         let sentence = Sentence::words("As of").at(" ", Some(*since), MomentStyle::Clock);
@@ -112,7 +112,7 @@ fn note(postgres: &PostgresStatus) -> (bool, Sentence) {
     (false, Sentence::words(ages(&groups)))
 }
 
-/// Which figures are older than two ticks, and how old: `Callbacks measured 40 s ago.`
+/// Lists values older than two polls with their age: `Callbacks measured 40 s ago.`
 pub(super) fn ages(groups: &[(&str, &Freshness)]) -> String {
     let old = groups.iter().filter(|(_, freshness)| freshness.stale || freshness.outdated);
     let sentences = old.filter_map(|(group, freshness)| {

@@ -1,4 +1,4 @@
-//! The queue table: a row per stream, and below it one per group when there are several.
+//! The queue table: one row per stream, followed by one per group when there are several.
 
 use serde::Serialize;
 
@@ -12,26 +12,26 @@ use crate::pages::link::About;
 use crate::pages::view::{Frame, List};
 use crate::pages::wording::Label;
 
-/// A stream waiting longer than this is worth a look (seconds).
+/// Oldest message age that counts as a problem, seconds.
 const LONG_WAIT: f64 = 600.0;
-/// Group rows shown below one stream.
+/// Maximum number of group rows per stream.
 const GROUPS: usize = 20;
 
-/// A row without its figures.
+/// A row without its values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct QueueFrame {
     id: String,
     key: String,
     name: Label,
-    /// Its page.
+    /// Link to its page.
     href: String,
-    /// The key does not exist.
+    /// Whether the key does not exist.
     absent: bool,
-    /// No group reads it.
+    /// Whether no group reads it.
     unread: bool,
     error: Option<Label>,
     groups: Vec<GroupFrame>,
-    /// Groups that are not shown.
+    /// Number of groups that are not shown.
     more_groups: usize,
 }
 
@@ -44,7 +44,7 @@ struct GroupFrame {
     consumers: String,
 }
 
-/// Adds a row for each stream; gives the list they are in.
+/// Adds a row for each stream; returns their list.
 pub(in crate::pages) fn compose(snapshot: &Snapshot, drafts: &mut Vec<Draft>) -> List {
     let mut members = Vec::new();
     for (name, status) in &snapshot.streams {
@@ -110,7 +110,7 @@ pub(in crate::pages) fn group_figures(group: &GroupStatus, ts: f64, slot: impl F
     ]
 }
 
-/// Pending IDs; how many of them are phantoms is in the title.
+/// Pending IDs, with the number of phantom IDs as a tooltip.
 pub(in crate::pages) fn pending(pending: Option<u64>, phantoms: u64, at_least: bool) -> Cell {
     let cell = Cell::count(pending);
     let Some(n) = pending.filter(|_| phantoms > 0) else { return cell };
@@ -121,7 +121,7 @@ pub(in crate::pages) fn pending(pending: Option<u64>, phantoms: u64, at_least: b
     cell.titled(words).toned(Tone::Warning).valued(value)
 }
 
-/// What phantom pending is and what becomes of it; `None` when there is none.
+/// Explains phantom pending and its cleanup; `None` when there is none.
 pub(in crate::pages) fn phantom_note(phantoms: Option<u64>, at_least: bool) -> Option<String> {
     let n = phantoms.filter(|n| *n > 0)?;
     let least = if at_least { "≥ " } else { "" };
@@ -135,18 +135,18 @@ pub(in crate::pages) fn phantom_note(phantoms: Option<u64>, at_least: bool) -> O
     ))
 }
 
-/// Since when the oldest undelivered entry has been waiting.
+/// Returns the oldest message age.
 fn oldest(waiting_sec: Option<f64>, undelivered: Option<u64>, ts: f64) -> Cell {
     match (waiting_sec, undelivered) {
-        // From milliseconds, so that the same entry always gives the same second.
+        // Computed from milliseconds, so that the same entry always gives the same time.
         (Some(sec), _) => Cell::Since(((ts - sec) * 1000.0).round() / 1000.0),
-        // Sorted by minus the moment: what does not wait is younger than any.
+        // The sort value is the negated time; empty queues sort as the youngest.
         (None, Some(0)) => Cell::text("–").titled("no messages waiting").toned(Tone::Faint).valued(-1e11),
         (None, _) => Cell::missing(),
     }
 }
 
-/// How long until the backlog is gone.
+/// Returns the time to drain.
 fn drain(status: &StreamStatus) -> Cell {
     let rates = match (status.added_per_sec, status.read_per_sec) {
         (Some(added), Some(read)) => Some(format!("{}/s added, {}/s delivered", rate(added), rate(read))),

@@ -1,4 +1,4 @@
-//! The Redis and Postgres panels: how each source stands, its figures, and what it may run out of.
+//! The Redis and Postgres panels: state of the data source, values, and limits.
 
 use serde::Serialize;
 
@@ -13,18 +13,18 @@ use crate::pages::verdict::Level;
 use crate::pages::view::Frame;
 use crate::pages::wording::{Label, MomentStyle, Sentence, capitalised, visible};
 
-/// How a source stands, as its panel's head says it.
+/// State of a data source for the panel's header.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Standing {
     level: Level,
     word: &'static str,
     shape: &'static str,
-    /// What is shown is not current.
+    /// Whether the data is stale.
     stale: bool,
     note: Sentence,
 }
 
-/// The Redis panel without its figures.
+/// The Redis panel without its values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct RedisFrame {
     id: &'static str,
@@ -36,7 +36,7 @@ pub(in crate::pages) struct RedisFrame {
     evicts: bool,
 }
 
-/// The Postgres panel without its figures.
+/// The Postgres panel without its values.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct PostgresFrame {
     id: &'static str,
@@ -45,14 +45,14 @@ pub(in crate::pages) struct PostgresFrame {
     has_limit: bool,
 }
 
-/// Moments computed from a clock and an age tremble by a second or two: the first one stays until
-/// it is really another.
+/// Stabilizes times computed from a clock and an age, which jitter by a second or two: a value is retained until it
+/// differs by more.
 #[derive(Debug, Default)]
 pub(in crate::pages) struct Steady {
     redis_start: Option<f64>,
 }
 
-/// The Redis panel.
+/// Returns the Redis panel.
 pub(in crate::pages) fn redis(snapshot: &Snapshot, steady: &mut Steady) -> Draft {
     let (redis, server) = (&snapshot.redis, &snapshot.redis.server);
     #[expect(clippy::cast_precision_loss, reason = "an age in seconds")]
@@ -82,7 +82,7 @@ pub(in crate::pages) fn redis(snapshot: &Snapshot, steady: &mut Steady) -> Draft
     Draft { id: "redis".to_owned(), frame: Frame::Redis(frame), cells }
 }
 
-/// The Postgres panel.
+/// Returns the Postgres panel.
 pub(in crate::pages) fn postgres(snapshot: &Snapshot) -> Draft {
     let postgres = &snapshot.postgres;
     let size = |n: Option<i64>| exactly(Cell::bytes(n.map(natural)), n.map(natural));
@@ -112,7 +112,7 @@ pub(in crate::pages) fn postgres(snapshot: &Snapshot) -> Draft {
     Draft { id: "postgres".to_owned(), frame: Frame::Postgres(frame), cells }
 }
 
-/// The note with the ages of figures that are older than two ticks.
+/// Appends the ages of values older than two polls.
 fn with_ages(note: Sentence, postgres: &PostgresStatus) -> Sentence {
     let freshness = &postgres.freshness;
     let ages = ages(&[
@@ -123,13 +123,13 @@ fn with_ages(note: Sentence, postgres: &PostgresStatus) -> Sentence {
     if ages.is_empty() || !postgres.source.is_current() { note } else { note.then(format!(" {ages}")) }
 }
 
-/// `used` of `limit`; `None` when either is unknown or there is no limit.
+/// Returns `used` / `limit`; `None` when either is unknown or there is no limit.
 #[expect(clippy::cast_precision_loss, reason = "shown as a percentage")]
 pub(in crate::pages) fn share(used: Option<u64>, limit: Option<u64>) -> Option<f64> {
     used.zip(limit.filter(|limit| *limit > 0)).map(|(used, limit)| used as f64 / limit as f64)
 }
 
-/// How much is used, and of a limit if there is one.
+/// Returns the used size, with the percentage of the limit if there is one.
 fn used(n: Option<u64>, limit: Option<u64>) -> Cell {
     let Some(part) = share(n, limit) else { return Cell::bytes(n.map(two_or_three_digits)) };
     let of = limit.map(bytes).unwrap_or_default();
@@ -139,12 +139,12 @@ fn used(n: Option<u64>, limit: Option<u64>) -> Cell {
     match part {
         p if p >= FULL => cell.titled(title).toned(Tone::Critical),
         p if p >= NEARLY_FULL => cell.titled(title).toned(Tone::Warning),
-        // While there is room the exact figure would change all the time and help nobody.
+        // Far from the limit, the exact value would change constantly without being useful.
         _ => cell,
     }
 }
 
-/// The exact size goes with the rounded one only as far as that does not change all the time.
+/// Adds the exact size as a tooltip, unless it changes constantly.
 fn exactly(cell: Cell, n: Option<u64>) -> Cell {
     match n {
         Some(n) if n >= 1_000_000_000 => cell.titled(format!("{} MB", exact(n / 1_000_000))),
@@ -152,26 +152,26 @@ fn exactly(cell: Cell, n: Option<u64>) -> Cell {
     }
 }
 
-/// Sizes below a gigabyte are rounded to two digits: memory never stands still.
+/// Rounds sizes below a gigabyte to two digits, because memory usage always fluctuates.
 fn two_or_three_digits(n: u64) -> u64 {
     if n >= 1_000_000_000 { n } else { two_digits(n) }
 }
 
 fn standing(source: &SourceStatus, error: Option<&str>) -> Standing {
-    let told = |level, word, shape, note| Standing { level, word, shape, stale: false, note };
+    let current = |level, word, shape, note| Standing { level, word, shape, stale: false, note };
     match source {
         SourceStatus::Starting => {
-            told(Level::Unknown, "starting", "unknown", Sentence::words("Waiting for the first response."))
+            current(Level::Unknown, "starting", "unknown", Sentence::words("Waiting for the first response."))
         }
-        SourceStatus::Settling { .. } => told(
+        SourceStatus::Settling { .. } => current(
             Level::Fine,
             "recovering",
             "fine",
             Sentence::words("Reachable again; missing heartbeats are ignored for now."),
         ),
         SourceStatus::Ok => match error {
-            None => told(Level::Fine, "OK", "fine", Sentence::default()),
-            Some(error) => told(
+            None => current(Level::Fine, "OK", "fine", Sentence::default()),
+            Some(error) => current(
                 Level::Warning,
                 "degraded",
                 "warning",
@@ -182,7 +182,7 @@ fn standing(source: &SourceStatus, error: Option<&str>) -> Standing {
             let note = Sentence::words(capitalised(kind(trouble.kind)))
                 .at(" since ", Some(*since), MomentStyle::Clock)
                 .then(format!(": {}", Label::from_text(&trouble.detail)));
-            Standing { stale: true, ..told(Level::Critical, "unreachable", "critical", note) }
+            Standing { stale: true, ..current(Level::Critical, "unreachable", "critical", note) }
         }
     }
 }

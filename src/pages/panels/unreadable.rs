@@ -1,4 +1,4 @@
-//! Heartbeats that cannot be read: shown only when there are any, each with its reason.
+//! The panel of invalid heartbeats; hidden when there are none.
 
 use serde::Serialize;
 
@@ -7,10 +7,10 @@ use crate::pages::block::Draft;
 use crate::pages::view::Frame;
 use crate::pages::wording::Label;
 
-/// Rows shown.
+/// Maximum number of rows.
 const ROWS: usize = 20;
 
-/// The panel.
+/// Data of the panel.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(in crate::pages) struct UnreadableFrame {
     id: &'static str,
@@ -25,7 +25,7 @@ struct Row {
     reason: Label,
 }
 
-/// The panel's fragment; without rows it takes no room.
+/// Returns the fragment of the panel; empty without rows.
 pub(in crate::pages) fn compose(snapshot: &Snapshot) -> Draft {
     let all = &snapshot.unreadable_heartbeats;
     let rows = all
