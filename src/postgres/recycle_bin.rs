@@ -14,6 +14,8 @@ use crate::fleet::reading::SourceTrouble;
 
 /// Days that something stays in the bin.
 pub const DAYS: i32 = 30;
+/// Previews of one person that are kept; a new one replaces the oldest.
+const PREVIEWS: i64 = 20;
 /// Minutes that a preview holds.
 pub const PREVIEW_MINUTES: i32 = 15;
 /// Rows deleted in one statement.
@@ -255,13 +257,18 @@ pub async fn rows(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Binn
 pub async fn keep_preview(pool: &PgPool, who: &str, chosen: &[u8]) -> Result<Uuid, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let token = Uuid::new_v4();
-    sql_query("INSERT INTO monitor_previews (token, who, chosen) VALUES ($1, $2, $3)")
-        .bind::<SqlUuid, _>(token)
-        .bind::<Text, _>(without_nul(who))
-        .bind::<Binary, _>(chosen)
-        .execute(&mut connection)
-        .await
-        .map_err(|e| trouble(&e))?;
+    sql_query(
+        "WITH older AS (DELETE FROM monitor_previews WHERE token IN \
+            (SELECT token FROM monitor_previews WHERE who = $2 ORDER BY made DESC OFFSET $4)) \
+         INSERT INTO monitor_previews (token, who, chosen) VALUES ($1, $2, $3)",
+    )
+    .bind::<SqlUuid, _>(token)
+    .bind::<Text, _>(without_nul(who))
+    .bind::<Binary, _>(chosen)
+    .bind::<diesel::sql_types::BigInt, _>(PREVIEWS - 1)
+    .execute(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
     Ok(token)
 }
 
