@@ -111,13 +111,13 @@ pub async fn settle(pool: &PgPool, state: BinState, places: &[i64]) -> Result<()
     Ok(())
 }
 
-/// Notes that an entry was put back, as which id; unless that is noted already.
+/// Notes that entries were put back, as which ids; how many were not noted already.
 ///
 /// # Errors
 /// When Postgres did not take it.
-pub async fn restored(pool: &PgPool, who: &str, put_back: &[(i64, String)]) -> Result<(), SourceTrouble> {
+pub async fn restored(pool: &PgPool, who: &str, put_back: &[(i64, String)]) -> Result<usize, SourceTrouble> {
     if put_back.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let mut connection = checkout(pool).await?;
     sql_query(
@@ -129,8 +129,7 @@ pub async fn restored(pool: &PgPool, who: &str, put_back: &[(i64, String)]) -> R
     .bind::<Text, _>(without_nul(who))
     .execute(&mut connection)
     .await
-    .map_err(|e| trouble(&e))?;
-    Ok(())
+    .map_err(|e| trouble(&e))
 }
 
 /// Which rows to read.

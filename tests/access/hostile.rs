@@ -368,3 +368,42 @@ async fn bytes_that_are_no_text_in_forwarded_for_hide_no_address() {
     })
     .await;
 }
+
+/// The largest answers that there are, which 64 readers never read.
+#[tokio::test]
+#[ignore = "measures for half a minute; run by name with --ignored --nocapture"]
+async fn figures_of_64_readers_that_never_read() {
+    let ground = Ground::with_tokens(&[]).await;
+    ground.takes_changes().await;
+    let sql = ground._database.connect().await;
+    sql.batch_execute(
+        "INSERT INTO monitor_metrics SELECT to_timestamp(1772323200 + n * 30), 'backlog:stream-' || s, n % 100 + 0.123456
+         FROM generate_series(0, 2999) n, generate_series(1, 33) s",
+    )
+    .await
+    .unwrap();
+    let request = format!(
+        "GET /api/historical/metrics_by_prefix?prefix=backlog:&minmax=1&since=1772323200&until=1772413200&bucket_seconds=30 \
+         HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {VIEWER}\r\n\r\n"
+    );
+    let (before, address) = (ground.resident_mb(), ground.monitor.address().parse().unwrap());
+    let mut readers = Vec::new();
+    for _ in 0..64 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        readers.push(stream);
+    }
+    let (mut most, mut slowest, begun) = (before, Duration::ZERO, Instant::now());
+    while begun.elapsed() < Duration::from_secs(30) {
+        let begun = Instant::now();
+        assert_eq!(ground.post("/-/reload", json!({})).await.0, 200);
+        assert_eq!(ground.get("/readyz", VIEWER).await.0, 200);
+        slowest = slowest.max(begun.elapsed());
+        most = most.max(ground.resident_mb());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    eprintln!("resident {before:.0} MB, at most {most:.0} MB; slowest change and readiness together {slowest:?}");
+    assert!(most < 120.0, "{most} MB");
+}

@@ -24,6 +24,7 @@ use crate::actors::io::POSTGRES_LATE;
 use crate::contract::Name;
 use crate::fleet::message::{Action, Applied, Chosen, Field, Message};
 use crate::operator::{self, Sources};
+use crate::pages::link::stream_of_messages;
 use crate::pages::operator as pages;
 use crate::postgres::recycle_bin as bin;
 
@@ -84,6 +85,7 @@ pub async fn apply(
     let token: Uuid =
         token.parse().map_err(|_| Problem::BadRequest(format!("token is {token:?}: expected a preview token")))?;
     let chosen = preview_of(&front, token, false).await?;
+    of_this_address(&request, token, &chosen)?;
     may(&caller, chosen.action)?;
     // A preview may be older than a change of the settings, or be of another monitor with the same database.
     chosen.parts.iter().try_for_each(|part| front.within_scope(&Name::from(part.stream.as_slice())))?;
@@ -117,6 +119,21 @@ pub async fn apply(
         return html(pages::applied_page(&front.site_for(&caller), action, &applied, &back));
     }
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Refuses a preview that was made at another address: of another stream, say.
+fn of_this_address(request: &HttpRequest, token: Uuid, chosen: &Chosen) -> Result<(), Problem> {
+    let path = request.uri().path();
+    let stream = path.contains("/streams/").then(|| stream_of_messages(path, request.query_string()));
+    let fits = match &stream {
+        Some(stream) => !chosen.of_the_dead && chosen.parts.iter().all(|part| part.stream == stream.as_bytes()),
+        None => chosen.of_the_dead,
+    };
+    if fits {
+        return Ok(());
+    }
+    let expected = stream.map_or_else(|| "dead consumers".to_owned(), |stream| format!("stream {:?}", stream.to_text()));
+    Err(Problem::BadRequest(format!("token {token} belongs to another preview: expected one of {expected}")))
 }
 
 async fn carry_out(front: &Front, chosen: &Chosen, who: &str) -> Result<Applied, Problem> {
