@@ -28,8 +28,10 @@ const MOST_OF_ROLE: usize = 1000;
 const CHECKED_FOR: Duration = Duration::from_millis(500);
 /// Postgres is given this long to say whose session it is, and to take one.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
-/// Sessions that are looked up at a time: anybody can send cookies.
-const LOOKUPS: usize = 2;
+/// Sessions that are looked up at a time: anybody can send cookies, and changes need a connection as well.
+const LOOKUPS: usize = 1;
+/// After Postgres could not say whose a session is, it is not asked again for this time.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Postgres is told of the end of a session again after this time, until it takes it.
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// A session that is used is stored as such this often, seconds.
@@ -54,6 +56,8 @@ pub struct Sessions {
     /// Ended here, and perhaps still in Postgres.
     ended: Mutex<HashSet<Key>>,
     lookups: Semaphore,
+    /// When Postgres last failed to answer.
+    failed: Mutex<Option<Instant>>,
     watching: AtomicBool,
 }
 
@@ -90,6 +94,7 @@ impl Sessions {
             open: Mutex::default(),
             ended: Mutex::default(),
             lookups: Semaphore::new(LOOKUPS),
+            failed: Mutex::default(),
             watching: AtomicBool::new(false),
         })
     }
@@ -154,20 +159,33 @@ impl Sessions {
             return None;
         }
         let key = key(id)?;
-        if !self.open().get(&key).is_some_and(|known| known.checked.elapsed() < CHECKED_FOR) {
+        if !self.is_known_well(&key) {
             let _one_of_few = self.lookups.acquire().await.ok()?;
-            self.check(io, &[key]).await;
+            // The requests of a page come together: the first asks for all of them.
+            if !self.is_known_well(&key) {
+                self.check(io, &[key]).await;
+            }
         }
         let (session, closed) = self.used(&key, unix_seconds())?;
         self.touch(io, key);
         Some((session, OpenSession { sessions: Arc::clone(self), key, closed }))
     }
 
+    fn is_known_well(&self, key: &Key) -> bool {
+        self.open().get(key).is_some_and(|known| known.checked.elapsed() < CHECKED_FOR)
+    }
+
     /// Takes over what Postgres says of these sessions. While it says nothing, they stay as they are.
     async fn check(&self, io: &Io, keys: &[Key]) {
+        let failed = || self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed().is_some_and(|then| then.elapsed() < ASK_AGAIN_AFTER) {
+            return;
+        }
         let (pool, ids) = (io.web.changes.clone(), keys.iter().map(|key| key.to_vec()).collect());
         let finding = async move { stored::find(&pool, ids).await };
-        let Ok(rows) = io.read(ANSWER_WITHIN, POSTGRES_LATE, finding).await else { return };
+        let found = io.read(ANSWER_WITHIN, POSTGRES_LATE, finding).await;
+        *failed() = found.is_err().then(Instant::now);
+        let Ok(rows) = found else { return };
         for key in keys.iter().filter(|key| !self.ended().contains(*key)) {
             match rows.iter().find(|row| row.id == key).and_then(|row| self.session_of(key, row)) {
                 Some((session, times)) => self.keep(*key, session, times, true),

@@ -132,7 +132,8 @@ fn of_this_address(request: &HttpRequest, token: Uuid, chosen: &Chosen) -> Resul
     if fits {
         return Ok(());
     }
-    let expected = stream.map_or_else(|| "dead consumers".to_owned(), |stream| format!("stream {:?}", stream.to_text()));
+    let expected =
+        stream.map_or_else(|| "dead consumers".to_owned(), |stream| format!("stream {:?}", stream.to_text()));
     Err(Problem::BadRequest(format!("token {token} belongs to another preview: expected one of {expected}")))
 }
 
