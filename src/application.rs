@@ -22,7 +22,7 @@ use crate::actors::database_probe::DatabaseProbe;
 use crate::actors::exporter::Exporter;
 use crate::actors::heartbeat_watcher::{HeartbeatWatcher, Watch};
 use crate::actors::history_recorder::{HistoryRecorder, Recording};
-use crate::actors::io::{Io, POSTGRES_LATE};
+use crate::actors::io::{Io, POSTGRES_LATE, WebPools};
 use crate::actors::janitor::{Janitor, JanitorSettings};
 use crate::actors::latency_bucketer::LatencyBucketer;
 use crate::actors::live_feed::LiveFeed;
@@ -36,6 +36,7 @@ use crate::delivery::channels::{ChannelSettings, Channels};
 use crate::delivery::email::Smtp;
 use crate::exposition::counters::Counters;
 use crate::exposition::page::Shape;
+use crate::fleet::reading::SourceTrouble;
 use crate::fleet::tracker::TrackerSettings;
 use crate::pages::{Environment, LiveView, Pages, Site};
 use crate::postgres::alerts_spool;
@@ -44,16 +45,26 @@ use crate::redis_streams::leader::LeadersPlace;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
 use crate::spool::Spool;
-use crate::web::access::{Connections, Lock};
+use crate::web::access::{ConnectionLimits, Connections, Lifetimes, Lock, Sessions};
+use crate::web::deadlines::watched;
+use crate::web::read_limits::ReadLimits;
 use crate::web::request_id::identified;
 use crate::web::timers::Timers;
-use crate::web::{Front, routes};
+use crate::web::{Front, open_files, routes};
 use crate::{postgres, redis_streams};
 
 /// Threads that serve pages: one feeds thousands of sessions, and each costs a little when idle.
 const HTTP_WORKERS: usize = 1;
 /// How long requests that are being answered may take to end at the stop.
 const FINISH_WITHIN_SECS: u64 = 1;
+/// Connections accepted beyond the limit, for as long as it takes to refuse them.
+const ACCEPTED_BEYOND: usize = 32;
+/// Connections to Postgres for requests that change nothing; a summary uses four at once.
+const POSTGRES_READS: usize = 4;
+/// Connections to Postgres for changes and the audit.
+const POSTGRES_CHANGES: usize = 2;
+/// How long a request that changes nothing waits for one of them.
+const READ_WAITS: Duration = Duration::from_secs(15);
 /// Samples that wait on disk while Postgres is away: several days of a large fleet.
 const SPOOL_MOST_BYTES: u64 = 256 << 20;
 
@@ -64,7 +75,7 @@ const SPOOL_MOST_BYTES: u64 = 256 << 20;
 pub fn run(settings: &Settings, listener: TcpListener, begun: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
     // One thread for the actors and their queries; what computes for long does so on one of two others.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.max_blocking_threads(2).enable_all().build().context("cannot start the event loop")?;
+    let runtime = runtime.max_blocking_threads(4).enable_all().build().context("cannot start the event loop")?;
     actix_web::rt::System::with_tokio_rt(move || runtime).block_on(async move {
         let application = Application::start(settings, listener)?;
         begun(application.address());
@@ -104,11 +115,8 @@ impl Application {
     /// When the settings cannot be used; Redis and Postgres being away is no error.
     pub fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
-        let redis = redis_streams::connection::pool(settings.redis_url.reveal(), answer_within(settings.poll_interval))
-            .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
-        let database = postgres::connection::pool(settings.database_url.reveal(), settings.pool_timeout)
-            .map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
-        let io = Io::new(tokio::runtime::Handle::current(), redis, database, settings.observe_only);
+        let most_connections = open_files::raise();
+        let io = io(settings)?;
         let newest: Newest = Arc::new(ArcSwapOption::empty());
         let alerts = Alerting::new(settings, &io)?;
         let pages = Arc::new(Pages::below(&settings.root_path).context("cannot load the templates")?);
@@ -118,16 +126,22 @@ impl Application {
             observe_only: settings.observe_only,
             ..Environment::default()
         };
-        let makers = makers(settings, &io, (&pages, &environment), &alerts, &newest)?;
+        let counters = Arc::new(std::sync::Mutex::new(Counters::new(&alerts.settings.channels)));
+        let makers = makers(settings, &io, (&pages, &environment), &alerts, (&newest, &counters))?;
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
+        let lifetimes = Lifetimes { idle: settings.session_idle, absolute: settings.session_absolute };
         let lock = Lock {
             policy: Arc::new(settings.access.clone()),
             trusted: Arc::new(settings.trusted_proxies.clone()),
             failures: Arc::default(),
+            sessions: settings.access.login().map(|tokens| Sessions::new(lifetimes, tokens.clone())),
+            io: io.clone(),
+            counters,
             root: settings.root_path.clone(),
             own: settings.server_url.clone(),
         };
-        let connections = Connections::new(settings.connections_per_address, Arc::clone(&lock.trusted));
+        let limits = ConnectionLimits { per_address: settings.connections_per_address, in_all: most_connections };
+        let connections = Connections::new(limits, Arc::clone(&lock.trusted), Arc::clone(&lock.counters));
         let front = Front {
             newest,
             lock,
@@ -145,9 +159,11 @@ impl Application {
             test: supervisor.clone().recipient(),
             clean_up: supervisor.clone().recipient(),
             forget: supervisor.clone().recipient(),
+            watched: Arc::new(settings.watched.clone()),
             may_clean: Arc::new(settings.may_touch.clone()),
             abandoned_after: settings.abandoned_after,
             recent_window: settings.recent_window,
+            read_limits: ReadLimits::new(),
         };
         let root_path = settings.root_path.clone();
         let timers = Timers::default();
@@ -155,13 +171,18 @@ impl Application {
         let server = HttpServer::new(move || {
             of_thread.begin();
             let (front, root_path) = (front.clone(), root_path.clone());
-            App::new().wrap(from_fn(identified)).configure(move |config| routes::configure(config, front, &root_path))
+            App::new()
+                .wrap(from_fn(identified))
+                .wrap(from_fn(watched))
+                .configure(move |config| routes::configure(config, front, &root_path))
         })
         .on_connect(move |connection, notes| {
             notes.insert(of_connections.connected());
             connections.made(connection, notes);
         })
         .workers(HTTP_WORKERS)
+        // Beyond this nothing is accepted, so that connections which are still being closed keep their descriptors.
+        .max_connections(most_connections.saturating_add(ACCEPTED_BEYOND))
         .disable_signals()
         .shutdown_timeout(FINISH_WITHIN_SECS)
         .listen(listener)
@@ -210,6 +231,22 @@ impl Application {
     }
 }
 
+/// The pools: the actors' own, and those for the requests of clients.
+fn io(settings: &Settings) -> anyhow::Result<Io> {
+    let (url, timeout) = (settings.database_url.reveal(), settings.pool_timeout);
+    let redis = || redis_streams::connection::pool(settings.redis_url.reveal(), answer_within(settings.poll_interval));
+    let web = || {
+        Ok::<_, SourceTrouble>(WebPools {
+            redis: redis()?,
+            reads: postgres::connection::pool_of(POSTGRES_READS, url, timeout, READ_WAITS)?,
+            changes: postgres::connection::pool_of(POSTGRES_CHANGES, url, timeout, timeout)?,
+        })
+    };
+    let pools = || Ok::<_, SourceTrouble>(((redis()?, postgres::connection::pool(url, timeout)?), web()?));
+    let (own, web) = pools().map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
+    Ok(Io::new(tokio::runtime::Handle::current(), own, web, settings.observe_only))
+}
+
 /// What the two alert actors share.
 struct Alerting {
     ledger: Arc<Ledger>,
@@ -239,7 +276,12 @@ impl Alerting {
             LeadersPlace::new(holder.clone(), kept_connection(settings)?)
         };
         Ok(Self {
-            ledger: Arc::new(Ledger::new(LiveStore::new(io.postgres.clone(), place, holder, spool))),
+            ledger: Arc::new(Ledger::new(LiveStore::new(
+                (io.postgres.clone(), io.web.reads.clone()),
+                place,
+                holder,
+                spool,
+            ))),
             channels: Arc::new(channels),
             settings: evaluator,
             shown: ShownAlerts::default(),
@@ -279,7 +321,7 @@ fn makers(
     io: &Io,
     (pages, environment): (&Arc<Pages>, &Environment),
     alerts: &Alerting,
-    newest: &Newest,
+    (newest, counters): (&Newest, &Arc<std::sync::Mutex<Counters>>),
 ) -> anyhow::Result<Makers> {
     let watched = Arc::new(settings.watched.clone());
     let reader = StreamsReader::new(settings.watched.clone(), &settings.seed_streams);
@@ -301,7 +343,7 @@ fn makers(
         db: redis_streams::connection::database_number(settings.redis_url.reveal()),
         per_consumer: settings.metrics_per_consumer,
     };
-    let counters = Arc::new(std::sync::Mutex::new(Counters::new(&alerts.settings.channels)));
+    let counters = Arc::clone(counters);
     let (newest, exported_alerts) = (Arc::clone(newest), Arc::clone(&alerts.shown));
     let database_url = settings.database_url.clone();
     let recording = Recording { interval: settings.history_interval, recent: settings.recent_window };

@@ -63,7 +63,7 @@ pub mod postgres;
 #[cfg(feature = "worker")]
 pub mod redis_streams;
 #[cfg(feature = "monitor")]
-pub mod rules_file;
+pub mod regular_file;
 #[cfg(feature = "monitor")]
 pub mod settings;
 #[cfg(all(test, feature = "monitor"))]

@@ -134,7 +134,11 @@ pub const TABLE: &[Entry] = &[
         "How it is found out who asks: none (only on loopback), token (scripts by bearer token, browsers by a login page), \
          basic (password: a token; the name is for the audit), proxy (one in front says it in headers)",
     ),
-    secret(ACCESS, "MONITOR_VIEWER_TOKEN", "Who has it sees everything; at least 16 characters"),
+    secret(
+        ACCESS,
+        "MONITOR_VIEWER_TOKEN",
+        "Token for the viewer role; at least 16 characters that nobody can guess (openssl rand -hex 24)",
+    ),
     secret(
         ACCESS,
         "MONITOR_OPERATOR_TOKEN",
@@ -150,6 +154,13 @@ pub const TABLE: &[Entry] = &[
         "",
         "Addresses or networks, separated by commas, of proxies whose headers are believed (10.0.0.0/8)",
     ),
+    entry(
+        ACCESS,
+        "MONITOR_SESSION_IDLE_SEC",
+        "12h",
+        "A browser that logged in must log in again after this time without a request or an open page",
+    ),
+    entry(ACCESS, "MONITOR_SESSION_MAX_SEC", "168h", "A browser that logged in must log in again after this time"),
     entry(ACCESS, "MONITOR_PROXY_USER_HEADER", "X-Forwarded-User", "The proxy's header with the name"),
     entry(
         ACCESS,
@@ -306,6 +317,10 @@ pub struct Settings {
     pub access: Policy,
     /// The proxies whose headers are believed.
     pub trusted_proxies: TrustedProxies,
+    /// A session without a request ends after this time.
+    pub session_idle: Duration,
+    /// A session ends after this time.
+    pub session_absolute: Duration,
     /// Connections that one address may hold open; 0: any number.
     pub connections_per_address: usize,
     /// Somebody said that anybody who reaches it may change everything.
@@ -429,6 +444,8 @@ impl Settings {
             root_path: texts.root_path()?,
             access: texts.access()?,
             trusted_proxies: texts.trusted_proxies()?,
+            session_idle: texts.session_lifetime("MONITOR_SESSION_IDLE_SEC")?,
+            session_absolute: texts.session_lifetime("MONITOR_SESSION_MAX_SEC")?,
             connections_per_address: texts
                 .parse("MONITOR_MAX_CONNECTIONS_PER_ADDRESS", "a number, or 0 for any number")?,
             anybody_may: texts.anybody_may(),
@@ -786,6 +803,26 @@ mod tests {
                 assert_eq!(config.get_user(), Some("me"), "{url}");
             }
         }
+    }
+
+    #[test]
+    fn a_token_that_can_be_guessed_or_is_in_no_regular_file_ends_the_start() {
+        let folder = std::env::temp_dir().join(format!("shepherd-settings-{}", uuid::Uuid::new_v4()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (fifo, huge) = (folder.join("fifo"), folder.join("huge"));
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        std::fs::write(&huge, "x".repeat(5000)).unwrap();
+        for (name, value, expected) in [
+            ("MONITOR_ADMIN_TOKEN", "aaaaaaaaaaaaaaaa", "fewer than 8 different characters"),
+            ("MONITOR_ADMIN_TOKEN", "password12345678", "make one with openssl rand -hex 24"),
+            ("MONITOR_ADMIN_TOKEN_FILE", fifo.to_str().unwrap(), "not a regular file"),
+            ("MONITOR_ADMIN_TOKEN_FILE", huge.to_str().unwrap(), "larger than 4096 bytes"),
+            ("MONITOR_ADMIN_TOKEN_FILE", "/dev/zero", "not a regular file"),
+        ] {
+            let told = settings(&[("MONITOR_AUTH", "token"), (name, value)]).unwrap_err().to_string();
+            assert!(told.contains(expected) && !told.contains("aaaa"), "{name}={value}: {told}");
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -8,6 +8,8 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use crate::regular_file::{make_own_folder, open_own};
+
 /// Processes that may share a folder.
 const SHARES: u32 = 16;
 
@@ -79,7 +81,7 @@ impl Spool {
         }
         let files = self.files()?;
         let current = if files.older.exists() { &files.older } else { &files.newer };
-        let mut file = match File::open(current) {
+        let mut file = match open_own(OpenOptions::new().read(true), current) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(nothing),
             other => other?,
         };
@@ -145,10 +147,10 @@ impl Drop for Spool {
 }
 
 fn open(folder: &Path, name: &str) -> io::Result<Files> {
-    fs::create_dir_all(folder)?;
+    make_own_folder(folder)?;
     for share in 0..SHARES {
         let path = |extension: &str| folder.join(format!("{name}.{share}.{extension}"));
-        let lock = OpenOptions::new().create(true).append(true).open(path("lock"))?;
+        let lock = open_own(OpenOptions::new().create(true).append(true), &path("lock"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => continue,
@@ -162,7 +164,7 @@ fn open(folder: &Path, name: &str) -> io::Result<Files> {
 /// Appends a line. A crash or a full disk may have torn the line before it: that one is ended first, so
 /// that the new line is not glued to it. A line that the disk takes only in part is removed again.
 fn append(path: &Path, line: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    let mut file = open_own(OpenOptions::new().create(true).read(true).append(true), path)?;
     let whole = file.metadata()?.len();
     let mut text = String::with_capacity(line.len() + 2);
     if ends_torn(&mut file, whole)? {

@@ -32,13 +32,15 @@ impl TrustedProxies {
     /// (`X-Forwarded-For`): the last address there that is none of these proxies. What stands
     /// before it, anybody may have written.
     #[must_use]
-    pub fn client(&self, peer: IpAddr, forwarded_for: Option<&str>) -> IpAddr {
+    pub fn client(&self, peer: IpAddr, forwarded_for: &[u8]) -> IpAddr {
         let mut client = peer;
-        for hop in forwarded_for.unwrap_or_default().rsplit(',') {
+        // Read from the right, as bytes: what anybody wrote further left must not hide what a proxy added.
+        for hop in forwarded_for.rsplit(|byte| *byte == b',') {
             if !self.contains(client) {
                 break;
             }
-            let Some(before) = address(hop.trim()) else { break };
+            let hop = std::str::from_utf8(hop.trim_ascii()).ok();
+            let Some(before) = hop.and_then(address) else { break };
             client = before;
         }
         client.to_canonical()
@@ -67,7 +69,9 @@ mod tests {
     #[test]
     fn the_last_address_that_is_no_proxy_asks() {
         let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
-        let client = |peer: &str, said| proxies.client(peer.parse().unwrap(), said).to_string();
+        let client = |peer: &str, said: Option<&str>| {
+            proxies.client(peer.parse().unwrap(), said.unwrap_or_default().as_bytes()).to_string()
+        };
         assert_eq!(client("192.0.2.1", Some("198.51.100.9")), "192.0.2.1", "no proxy of ours says so");
         assert_eq!(client("10.0.0.1", None), "10.0.0.1");
         assert_eq!(client("10.0.0.1", Some("198.51.100.9")), "198.51.100.9");
@@ -78,6 +82,9 @@ mod tests {
         for nonsense in ["", "unknown", "198.51.100.9, _hidden"] {
             assert_eq!(client("10.0.0.1", Some(nonsense)), "10.0.0.1", "{nonsense}");
         }
+        assert_eq!(client("10.0.0.1", Some("\u{e9}, 198.51.100.9")), "198.51.100.9", "what a proxy added");
+        let bytes = proxies.client("10.0.0.1".parse().unwrap(), b"\xff\xfe, 198.51.100.9,10.2.3.4");
+        assert_eq!(bytes.to_string(), "198.51.100.9");
     }
 
     #[test]

@@ -39,10 +39,19 @@ pub struct Presented<'a> {
     pub host: Option<&'a str>,
     /// `Authorization`.
     pub authorization: Option<&'a str>,
-    /// The session's cookie.
-    pub session: Option<&'a str>,
+    /// The session of its cookie, if that is open.
+    pub session: Option<&'a Session>,
     /// What the proxy says the name is, and the role.
     pub said: (Option<&'a str>, Option<&'a str>),
+}
+
+/// Who a session is of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// What they call themselves.
+    pub name: String,
+    /// What they may do.
+    pub role: Role,
 }
 
 /// Who asks.
@@ -72,16 +81,25 @@ pub enum Refusal {
 }
 
 impl Policy {
-    /// Who asks at `now` (Unix seconds).
+    /// Who asks.
     ///
     /// # Errors
     /// Why that is not known.
-    pub fn who(&self, presented: &Presented<'_>, now: u64) -> Result<Known, Refusal> {
+    pub fn who(&self, presented: &Presented<'_>) -> Result<Known, Refusal> {
         match self {
             Self::Nobody { hosts } => nobody(hosts.as_deref(), presented.host),
-            Self::Token(tokens) => by_token(tokens, presented, now),
+            Self::Token(tokens) => by_token(tokens, presented),
             Self::Basic(tokens) => by_password(tokens, presented),
             Self::Proxy(_) => Proxy::said(presented),
+        }
+    }
+
+    /// The name that a request claims, right or wrong: by it wrong passwords are counted.
+    #[must_use]
+    pub fn account(&self, presented: &Presented<'_>) -> Option<String> {
+        match self {
+            Self::Basic(_) => presented.authorization.and_then(name_and_password).map(|(name, _)| shortened(&name)),
+            Self::Nobody { .. } | Self::Token(_) | Self::Proxy(_) => None,
         }
     }
 
@@ -130,28 +148,31 @@ fn is_this_machine(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn by_token(tokens: &Tokens, presented: &Presented<'_>, now: u64) -> Result<Known, Refusal> {
+fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refusal> {
     if let Some(authorization) = presented.authorization {
         let token = after_scheme(authorization, "bearer").ok_or(Refusal::Wrong)?;
         let role = tokens.role_of(token).ok_or(Refusal::Wrong)?;
         return Ok(Known { name: format!("{role} token"), role, by_session: false, anonymous: false });
     }
-    let session = presented.session.ok_or(Refusal::NotKnown)?;
     // One that is over is as none: the login page comes again.
-    let session = tokens.read_session(session, now).ok_or(Refusal::NotKnown)?;
-    Ok(Known { name: session.name, role: session.role, by_session: true, anonymous: false })
+    let session = presented.session.ok_or(Refusal::NotKnown)?;
+    Ok(Known { name: session.name.clone(), role: session.role, by_session: true, anonymous: false })
 }
 
 fn by_password(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refusal> {
-    use base64::Engine as _;
     let authorization = presented.authorization.ok_or(Refusal::NotKnown)?;
-    let encoded = after_scheme(authorization, "basic").ok_or(Refusal::Wrong)?;
-    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|_| Refusal::Wrong)?;
-    let text = String::from_utf8(decoded).map_err(|_| Refusal::Wrong)?;
-    let (name, password) = text.split_once(':').ok_or(Refusal::Wrong)?;
-    let role = tokens.role_of(password).ok_or(Refusal::Wrong)?;
-    let name = if name.is_empty() { role.as_str() } else { name };
+    let (name, password) = name_and_password(authorization).ok_or(Refusal::Wrong)?;
+    let role = tokens.role_of(&password).ok_or(Refusal::Wrong)?;
+    let name = if name.is_empty() { role.as_str() } else { &name };
     Ok(Known { name: shortened(name), role, by_session: false, anonymous: false })
+}
+
+fn name_and_password(authorization: &str) -> Option<(String, String)> {
+    use base64::Engine as _;
+    let encoded = after_scheme(authorization, "basic")?;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
+    let text = String::from_utf8(decoded).ok()?;
+    text.split_once(':').map(|(name, password)| (name.to_owned(), password.to_owned()))
 }
 
 fn after_scheme<'a>(authorization: &'a str, scheme: &str) -> Option<&'a str> {
@@ -188,11 +209,11 @@ mod tests {
         Presented { by_trusted_proxy: false, host: None, authorization: None, session: None, said: (None, None) };
 
     fn tokens() -> Tokens {
-        Tokens::new(&[(Role::Operator, "operator-operator".to_owned())]).unwrap()
+        Tokens::new(&[(Role::Operator, "operator-61d0-ope".to_owned())]).unwrap()
     }
 
     fn role(policy: &Policy, presented: Presented<'_>) -> Result<Role, Refusal> {
-        policy.who(&presented, 1000).map(|known| known.role)
+        policy.who(&presented).map(|known| known.role)
     }
 
     #[test]
@@ -212,26 +233,24 @@ mod tests {
     fn a_bearer_token_or_a_session_is_known() {
         let policy = Policy::Token(tokens());
         let with = |authorization| Presented { authorization: Some(authorization), ..NOTHING };
-        assert_eq!(role(&policy, with("Bearer operator-operator")), Ok(Role::Operator));
-        assert_eq!(role(&policy, with("bearer  operator-operator ")), Ok(Role::Operator));
-        for wrong in ["Bearer operator-operatof", "operator-operator", "Basic operator-operator", "Bearer"] {
+        assert_eq!(role(&policy, with("Bearer operator-61d0-ope")), Ok(Role::Operator));
+        assert_eq!(role(&policy, with("bearer  operator-61d0-ope ")), Ok(Role::Operator));
+        for wrong in ["Bearer operator-61d0-opf", "operator-61d0-ope", "Basic operator-61d0-ope", "Bearer"] {
             assert_eq!(role(&policy, with(wrong)), Err(Refusal::Wrong), "{wrong}");
         }
         assert_eq!(role(&policy, NOTHING), Err(Refusal::NotKnown));
-        let session = super::super::tokens::Session { name: "bo".to_owned(), role: Role::Operator };
-        let cookie = tokens().session(&session, 999);
-        assert_eq!(role(&policy, Presented { session: Some(&cookie), ..NOTHING }), Ok(Role::Operator));
-        assert_eq!(role(&policy, Presented { session: Some("x"), ..NOTHING }), Err(Refusal::NotKnown));
+        let session = Session { name: "bo".to_owned(), role: Role::Operator };
+        assert_eq!(role(&policy, Presented { session: Some(&session), ..NOTHING }), Ok(Role::Operator));
     }
 
     #[test]
     fn a_password_is_the_token_and_the_name_is_for_the_audit() {
         let policy = Policy::Basic(tokens());
         let with = |authorization| Presented { authorization: Some(authorization), ..NOTHING };
-        // "bo:operator-operator", and "bo:wrong".
-        let known = policy.who(&with("Basic Ym86b3BlcmF0b3Itb3BlcmF0b3I="), 0).unwrap();
+        // "bo:operator-61d0-ope", and "bo:wrong".
+        let known = policy.who(&with("Basic Ym86b3BlcmF0b3ItNjFkMC1vcGU=")).unwrap();
         assert_eq!((known.name.as_str(), known.role), ("bo", Role::Operator));
-        for wrong in ["Basic Ym86d3Jvbmc=", "Basic !!!", "Basic ", "Bearer operator-operator"] {
+        for wrong in ["Basic Ym86d3Jvbmc=", "Basic !!!", "Basic ", "Bearer operator-61d0-ope"] {
             assert_eq!(role(&policy, with(wrong)), Err(Refusal::Wrong), "{wrong}");
         }
     }

@@ -1,24 +1,28 @@
-//! The tokens by which people and programs are known, and the sessions of those who logged in with
-//! one.
+//! The tokens by which people and programs are known.
 //!
-//! No token is kept: only what a keyed hash makes of it. The key is made of all tokens, so that every
-//! monitor with the same tokens knows a session, and none does once one of them is another.
+//! No token is kept: only what a keyed hash makes of it, which never leaves the process.
 
 use std::fmt;
 
+use std::num::NonZeroU32;
+
 use ring::hmac::{self, HMAC_SHA256, Key};
+use ring::pbkdf2::{self, PBKDF2_HMAC_SHA256};
 
 use super::Role;
 
 /// Tokens shorter than this can be guessed.
 pub const SHORTEST: usize = 16;
-/// How long a session lasts, seconds: a week.
-pub const SESSION_SEC: u64 = 7 * 86_400;
+
+/// How often the sealing key is stretched.
+const STRETCHED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99_999);
 
 /// One token for each role that has one.
 #[derive(Clone)]
 pub struct Tokens {
     key: Key,
+    /// For what is stored where others may read it: made slowly, so that guessing from there is slow.
+    sealing: Key,
     tags: Vec<(Role, hmac::Tag)>,
 }
 
@@ -35,29 +39,25 @@ pub enum BadTokens {
     None,
     /// It is shorter than [`SHORTEST`].
     Short(Role),
+    /// It could be guessed: why.
+    Weak(Role, &'static str),
     /// It is the same as that of another role.
     Twice(Role),
-}
-
-/// Who a session is of.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Session {
-    /// What they call themselves.
-    pub name: String,
-    /// What they may do.
-    pub role: Role,
 }
 
 impl Tokens {
     /// These tokens.
     ///
     /// # Errors
-    /// When they are none, too short or not different.
+    /// When they are none, too short, easy to guess or not different.
     pub fn new(tokens: &[(Role, String)]) -> Result<Self, BadTokens> {
         let mut material = Vec::new();
         for (place, (role, token)) in tokens.iter().enumerate() {
             if token.len() < SHORTEST {
                 return Err(BadTokens::Short(*role));
+            }
+            if let Some(why) = weakness(token) {
+                return Err(BadTokens::Weak(*role, why));
             }
             if tokens.iter().take(place).any(|(_, earlier)| earlier == token) {
                 return Err(BadTokens::Twice(*role));
@@ -69,7 +69,21 @@ impl Tokens {
         }
         let key = Key::new(HMAC_SHA256, &material);
         let tags = tokens.iter().map(|(role, token)| (*role, hmac::sign(&key, token.as_bytes()))).collect();
-        Ok(Self { key, tags })
+        let mut stretched = [0; 32];
+        pbkdf2::derive(PBKDF2_HMAC_SHA256, STRETCHED, b"shepherd-monitor sessions", &material, &mut stretched);
+        Ok(Self { key, sealing: Key::new(HMAC_SHA256, &stretched), tags })
+    }
+
+    /// A proof that somebody with all of these tokens wrote `text`.
+    #[must_use]
+    pub fn seal(&self, text: &[u8]) -> Vec<u8> {
+        hmac::sign(&self.sealing, text).as_ref().to_vec()
+    }
+
+    /// Whether `proof` is that of `text`.
+    #[must_use]
+    pub fn is_sealed(&self, text: &[u8], proof: &[u8]) -> bool {
+        hmac::verify(&self.sealing, text, proof).is_ok()
     }
 
     /// Whose token this is. Takes as long for a wrong one as for a right one.
@@ -80,61 +94,123 @@ impl Tokens {
             if right { Some(*role) } else { found }
         })
     }
+}
 
-    /// A session that begins at `now` (Unix seconds), as a cookie's value.
-    #[must_use]
-    pub fn session(&self, session: &Session, now: u64) -> String {
-        let text = format!("{}.{}.{}", now + SESSION_SEC, session.role, hex(session.name.as_bytes()));
-        let tag = hmac::sign(&self.key, signed(&text).as_bytes());
-        format!("{text}.{}", hex(tag.as_ref()))
+/// Why a token could be guessed, if it could: what it is.
+fn weakness(token: &str) -> Option<&'static str> {
+    let lower = token.to_lowercase();
+    let distinct: std::collections::BTreeSet<char> = lower.chars().collect();
+    if distinct.len() < DISTINCT {
+        return Some("it has fewer than 8 different characters");
     }
+    let bytes = lower.as_bytes();
+    let repeats = |period: usize| bytes.iter().zip(bytes.iter().skip(period)).all(|(a, b)| a == b);
+    if (1..=bytes.len() / 2).any(repeats) {
+        return Some("it repeats a shorter text");
+    }
+    // What is left without words that everybody tries, and without rows of the alphabet and the keyboard.
+    let mut rest = lower.clone();
+    for word in WORDS {
+        rest = rest.replace(word, " ");
+    }
+    let guessable: usize = in_rows(&rest);
+    let unknown = rest.chars().filter(|c| c.is_alphanumeric()).count().saturating_sub(guessable);
+    (unknown < UNKNOWN).then_some("it is made of common words and sequences")
+}
 
-    /// The session of a cookie; `None` if it is over, or was not made with these tokens.
-    #[must_use]
-    pub fn read_session(&self, cookie: &str, now: u64) -> Option<Session> {
-        let (text, tag) = cookie.rsplit_once('.')?;
-        hmac::verify(&self.key, signed(text).as_bytes(), &unhex(tag)?).ok()?;
-        let mut parts = text.split('.');
-        let (until, role, name) = (parts.next()?, parts.next()?, parts.next()?);
-        if until.parse::<u64>().ok()? <= now {
-            return None;
+/// Characters of `text` that stand in sequences of at least four, forwards or backwards.
+fn in_rows(text: &str) -> usize {
+    let chars: Vec<char> = text.chars().collect();
+    let stands = |a: char, b: char| ROWS.iter().any(|row| row.contains(&format!("{a}{b}")));
+    let in_direction = |forwards: bool| {
+        let (mut found, mut run) = (0, 1);
+        for pair in chars.windows(2) {
+            let goes_on = match pair {
+                [a, b] if forwards => stands(*a, *b),
+                [a, b] => stands(*b, *a),
+                _ => false,
+            };
+            if goes_on {
+                run += 1;
+            } else {
+                found += if run >= 4 { run } else { 0 };
+                run = 1;
+            }
         }
-        Some(Session { name: String::from_utf8(unhex(name)?).ok()?, role: role.parse().ok()? })
-    }
+        found + if run >= 4 { run } else { 0 }
+    };
+    in_direction(true) + in_direction(false)
 }
 
-/// Nobody's token can be mistaken for a session.
-fn signed(text: &str) -> String {
-    format!("session {text}")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u32>> = text.chars().map(|c| c.to_digit(16)).collect();
-    let digits = digits.filter(|digits| digits.len() % 2 == 0)?;
-    let byte = |pair: &[u32]| pair.iter().fold(0, |byte, digit| byte * 16 + digit);
-    digits.chunks(2).map(|pair| u8::try_from(byte(pair)).ok()).collect()
-}
+/// Fewer different characters than this can be guessed.
+const DISTINCT: usize = 8;
+/// So many characters must be no part of a word or sequence that everybody tries.
+const UNKNOWN: usize = 5;
+/// Words that stand in every list of passwords.
+const WORDS: &[&str] = &[
+    "password",
+    "passw0rd",
+    "p4ssword",
+    "passwort",
+    "letmein",
+    "welcome",
+    "changeme",
+    "change-me",
+    "change_me",
+    "secret",
+    "default",
+    "example",
+    "qwerty",
+    "iloveyou",
+    "monkey",
+    "dragon",
+    "sunshine",
+    "princess",
+    "football",
+    "baseball",
+    "superman",
+    "batman",
+    "master",
+    "trustno",
+    "whatever",
+    "starwars",
+    "shadow",
+    "michael",
+    "correcthorse",
+    "batterystaple",
+    "token",
+    "shepherd",
+    "monitor",
+    "please",
+    "insecure",
+    "placeholder",
+];
+/// Characters that people type one after another.
+const ROWS: &[&str] = &[
+    "0123456789",
+    "1234567890",
+    "abcdefghijklmnopqrstuvwxyz",
+    "qwertyuiop",
+    "qwertz",
+    "asdfghjkl",
+    "zxcvbnm",
+    "yxcvbnm",
+];
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn tokens(admin: &str) -> Tokens {
-        Tokens::new(&[(Role::Viewer, "viewer-viewer-viewer".to_owned()), (Role::Admin, admin.to_owned())]).unwrap()
+        Tokens::new(&[(Role::Viewer, "viewer-9f31-viewer-77".to_owned()), (Role::Admin, admin.to_owned())]).unwrap()
     }
 
     #[test]
     fn a_token_is_known_and_nothing_else_is() {
-        let tokens = tokens("admin-admin-admin");
-        assert_eq!(tokens.role_of("viewer-viewer-viewer"), Some(Role::Viewer));
-        assert_eq!(tokens.role_of("admin-admin-admin"), Some(Role::Admin));
-        for wrong in ["", "admin-admin-admi", "admin-admin-admin ", "session 1.admin."] {
+        let tokens = tokens("admin-4c58-admin-20");
+        assert_eq!(tokens.role_of("viewer-9f31-viewer-77"), Some(Role::Viewer));
+        assert_eq!(tokens.role_of("admin-4c58-admin-20"), Some(Role::Admin));
+        for wrong in ["", "admin-4c58-admin-2", "admin-4c58-admin-20 ", "session 1.admin."] {
             assert_eq!(tokens.role_of(wrong), None, "{wrong}");
         }
         assert_eq!(format!("{tokens:?}"), "[Viewer, Admin]");
@@ -153,28 +229,33 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_with_its_time_and_with_any_of_the_tokens() {
-        let (session, now) = (Session { name: "Bo. <b>".to_owned(), role: Role::Viewer }, 1_700_000_000);
-        let cookie = tokens("admin-admin-admin").session(&session, now);
-        assert!(cookie.chars().all(|c| c.is_ascii_alphanumeric() || c == '.'), "{cookie}");
-        assert_eq!(tokens("admin-admin-admin").read_session(&cookie, now + 5), Some(session));
-        assert_eq!(tokens("admin-admin-admin").read_session(&cookie, now + SESSION_SEC), None);
-        assert_eq!(tokens("another-admin-token").read_session(&cookie, now), None);
-    }
-
-    proptest! {
-        #[test]
-        fn no_changed_session_is_believed(place in any::<prop::sample::Index>(), to in any::<char>()) {
-            let tokens = tokens("admin-admin-admin");
-            let cookie = tokens.session(&Session { name: "bo".to_owned(), role: Role::Viewer }, 1);
-            let mut changed: Vec<char> = cookie.chars().collect();
-            let place = place.index(changed.len());
-            changed[place] = to;
-            let changed: String = changed.into_iter().collect();
-            // The tag's digits may be written in either case, what it is the tag of may not.
-            let in_the_tag = place > cookie.rfind('.').unwrap();
-            let same = if in_the_tag { changed.eq_ignore_ascii_case(&cookie) } else { changed == cookie };
-            prop_assert_eq!(tokens.read_session(&changed, 2).is_some(), same);
+    fn a_token_that_stands_in_a_list_of_passwords_is_refused_and_others_are_not() {
+        for (weak, why) in [
+            ("aaaaaaaaaaaaaaaa", "different characters"),
+            ("abababababababab", "different characters"),
+            ("Tr0ub4dor&Tr0ub4dor&", "repeats"),
+            ("password12345678", "common words"),
+            ("Passw0rd-Passw0rd!", "common words"),
+            ("0123456789abcdef", "common words"),
+            ("zyxwvutsrqponmlk", "common words"),
+            ("qwertyuiopasdfghjkl", "common words"),
+            ("changeme-please-1", "common words"),
+            ("shepherd-monitor-1", "common words"),
+            ("correcthorsebatterystaple", "common words"),
+        ] {
+            assert!(weakness(weak).is_some_and(|said| said.contains(why)), "{weak}: {:?}", weakness(weak));
+        }
+        for good in [
+            "4f2a91c07be84d16a1b7",
+            "kT9-vm2_Qx7LpZr4WnB8",
+            "sixteen-characters",
+            "viewer-0123456789",
+            "operator-0123456789",
+            "an administrators token",
+            "purple otter drinks nine coffees",
+            "7f3b0c2e-5d1a-4e8f-9b6c-2a4d8e0f1c3b",
+        ] {
+            assert_eq!(weakness(good), None, "{good}");
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::fleet::time::Mono;
 use crate::postgres::alerts;
 use crate::postgres::janitor;
 use crate::redis_streams::{self, older_monitor};
-use crate::rules_file;
+use crate::regular_file;
 use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture, SpawnHandle, WrapFuture,
 };
@@ -156,7 +156,7 @@ impl AlertEvaluator {
     fn read_file(&self) -> impl Future<Output = FileRead> + use<> {
         let file = self.settings.file.clone();
         let reading = self.io.run(Duration::from_secs(2), "reading the rules file timed out", async move {
-            let read = tokio::task::spawn_blocking(move || rules_file::read(&file)).await;
+            let read = tokio::task::spawn_blocking(move || regular_file::read(&file, regular_file::RULES)).await;
             Ok(match read {
                 Ok(Ok(text)) => FileRead::Text(text),
                 Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => FileRead::Missing,

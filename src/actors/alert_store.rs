@@ -60,6 +60,8 @@ pub trait AlertStore {
 /// The real ones.
 pub struct LiveStore {
     postgres: PgPool,
+    /// For what only pages ask.
+    reads: PgPool,
     place: LeadersPlace,
     /// This monitor's id, which identifies it as the leader.
     holder: String,
@@ -70,8 +72,8 @@ pub struct LiveStore {
 impl LiveStore {
     /// The store of the monitor `holder`.
     #[must_use]
-    pub fn new(postgres: PgPool, place: LeadersPlace, holder: String, spool: Spool) -> Self {
-        Self { postgres, place, holder, spool, started: Instant::now() }
+    pub fn new((postgres, reads): (PgPool, PgPool), place: LeadersPlace, holder: String, spool: Spool) -> Self {
+        Self { postgres, reads, place, holder, spool, started: Instant::now() }
     }
 }
 
@@ -107,7 +109,7 @@ impl AlertStore for LiveStore {
     }
 
     async fn newest_messages(&self, limit: u32) -> Result<Vec<OutboxRow>, SourceTrouble> {
-        postgres(alerts::newest_messages(&self.postgres, limit)).await
+        postgres(alerts::newest_messages(&self.reads, limit)).await
     }
 
     async fn resign(&self) -> Result<(), SourceTrouble> {

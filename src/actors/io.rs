@@ -17,14 +17,28 @@ use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::fleet::time::Mono;
 use crate::postgres::connection::PgPool;
 
+/// Connections for the requests of clients. They are apart from those of the actors, so that no client can delay a
+/// reading, an alert or a notification, and no reader a change or its row in the audit.
+#[derive(Clone)]
+pub struct WebPools {
+    /// Redis.
+    pub redis: Pool,
+    /// Postgres, for requests that change nothing.
+    pub reads: PgPool,
+    /// Postgres, for changes and the audit.
+    pub changes: PgPool,
+}
+
 /// The way out: runtime, pools and clocks, shared by all actors.
 #[derive(Clone)]
 pub struct Io {
     runtime: Handle,
-    /// Redis.
+    /// Redis, for the actors.
     pub redis: Pool,
-    /// Postgres.
+    /// Postgres, for the actors.
     pub postgres: PgPool,
+    /// Redis and Postgres, for the requests of clients.
+    pub web: WebPools,
     /// Nothing may be changed in Redis or in the fleet's tables (`MONITOR_OBSERVE_ONLY`).
     pub observe_only: bool,
     started: Instant,
@@ -35,11 +49,12 @@ pub struct Io {
 impl Io {
     /// Work is done on `runtime`.
     #[must_use]
-    pub fn new(runtime: Handle, redis: Pool, postgres: PgPool, observe_only: bool) -> Self {
+    pub fn new(runtime: Handle, (redis, postgres): (Pool, PgPool), web: WebPools, observe_only: bool) -> Self {
         Self {
             runtime,
             redis,
             postgres,
+            web,
             observe_only,
             started: Instant::now(),
             archive_ready: Arc::default(),
@@ -84,6 +99,28 @@ impl Io {
     #[must_use]
     pub fn wall(&self) -> f64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    }
+
+    /// As [`Io::run`], but the work ends when nobody waits for its answer any more: a client that hangs up leaves no
+    /// query behind.
+    pub fn read<T: Send + 'static, W: Future<Output = Result<T, SourceTrouble>> + Send + 'static>(
+        &self,
+        deadline: Duration,
+        late: &'static str,
+        work: W,
+    ) -> impl Future<Output = Result<T, SourceTrouble>> + use<T, W> {
+        let (wanted, unwanted) = tokio::sync::oneshot::channel::<()>();
+        let work = Box::pin(work);
+        let answer = self.run(deadline, late, async move {
+            tokio::select! {
+                answer = work => answer,
+                _ = unwanted => Err(SourceTrouble::new(TroubleKind::Failed, "the client hung up")),
+            }
+        });
+        async move {
+            let _wanted = wanted;
+            answer.await
+        }
     }
 
     /// Does `work` as a task of its own and answers within `deadline`, whatever happens.

@@ -6,7 +6,7 @@ use clap::{Arg, ArgMatches, Command};
 
 use crate::alerting::file;
 use crate::doctor::report::count;
-use crate::rules_file;
+use crate::regular_file;
 
 /// The subcommand.
 pub(super) fn command() -> Command {
@@ -21,7 +21,7 @@ pub(super) fn command() -> Command {
 /// When the file is invalid or unreadable.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
-    let text = rules_file::read(Path::new(name)).map_err(|error| format!("{name}: {error}"))?;
+    let text = regular_file::read(Path::new(name), regular_file::RULES).map_err(|error| format!("{name}: {error}"))?;
     match file::read(&text) {
         Ok(rules) => {
             println!("{name}: {}, no errors", count(rules.rules.len(), "rule"));

@@ -24,7 +24,7 @@ use crate::history::{Micros, SECOND};
 use crate::postgres::connection::{self, PgPool};
 use crate::postgres::history::Selection;
 use crate::postgres::history::metrics;
-use crate::rules_file;
+use crate::regular_file;
 
 /// Number of listed firings per rule, newest first.
 const LISTED: usize = 10;
@@ -82,7 +82,7 @@ struct Request<'a> {
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
-    let text = rules_file::read(Path::new(name)).map_err(|error| format!("{name}: {error}"))?;
+    let text = regular_file::read(Path::new(name), regular_file::RULES).map_err(|error| format!("{name}: {error}"))?;
     let rules = file::read(&text).map_err(|mistakes| {
         let lines: Vec<String> = mistakes.iter().map(|mistake| format!("{name}:{mistake}")).collect();
         format!("{name} has {}\n{}", count(mistakes.len(), "error"), lines.join("\n"))

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::alerting::file;
 use crate::alerting::rule::CHANNELS;
-use crate::rules_file;
+use crate::postgres::examine;
+use crate::regular_file;
 use crate::settings::Settings;
 
 /// What the settings say, and what was found of the files that they name.
@@ -25,6 +26,8 @@ pub struct Looked {
     pub refuses_to_serve: Option<String>,
     /// Whoever reaches it may change everything, and others than this machine reach it.
     pub anybody_may: bool,
+    /// The host to which the password for Postgres may be sent in clear.
+    pub clear_password_to: Option<String>,
     /// How large the database's volume is, is known.
     pub knows_the_volume: bool,
 }
@@ -67,12 +70,13 @@ pub fn look(settings: &Settings) -> Looked {
         spool_may_be_written: may_be_written(&settings.spool_folder),
         refuses_to_serve: settings.may_serve().err().map(|bad| bad.to_string()),
         anybody_may: settings.anybody_may && !settings.bind.is_loopback(),
+        clear_password_to: examine::password_in_clear(settings.database_url.reveal()),
         knows_the_volume: settings.disk_capacity_bytes > 0,
     }
 }
 
 fn read(path: &Path) -> RulesRead {
-    match rules_file::read(path) {
+    match regular_file::read(path, regular_file::RULES) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => RulesRead::Missing,
         Err(error) => RulesRead::Unreadable(error.to_string()),
         Ok(text) => match file::read(&text) {
@@ -141,6 +145,15 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
             "set MONITOR_AUTH (docs/security.md)",
         ),
         None => fine("monitor.access", "changes require authentication, or access from this machine only"),
+    });
+    findings.push(match &looked.clear_password_to {
+        Some(host) => worth_knowing(
+            "monitor.postgres_tls",
+            format!("the password for Postgres may be sent to {host} without encryption"),
+            "sslmode is prefer or disable: whoever answers for that server, or listens on the way, learns the password",
+            "set DATABASE_URL with ?sslmode=verify-full (or require, which encrypts and accepts any certificate)",
+        ),
+        None => fine("monitor.postgres_tls", "the password for Postgres is not sent to other machines in clear"),
     });
     findings.push(if looked.knows_the_volume {
         fine("monitor.volume", "the size of the Postgres volume is configured")

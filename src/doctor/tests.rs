@@ -404,6 +404,7 @@ mod of_the_settings {
             spool_may_be_written: true,
             refuses_to_serve: None,
             anybody_may: false,
+            clear_password_to: None,
             knows_the_volume: true,
         }
     }
@@ -412,6 +413,12 @@ mod of_the_settings {
         let mut looked = good();
         change(&mut looked);
         said(&monitor::findings(&looked))
+    }
+
+    #[test]
+    fn a_password_that_may_go_in_clear_is_worth_knowing() {
+        let found = of(|looked| looked.clear_password_to = Some("db".to_owned()));
+        assert_eq!(found, [("monitor.postgres_tls", Verdict::WorthKnowing)]);
     }
 
     #[test]

@@ -138,6 +138,11 @@ families! {
         "Delivery attempts by result: sent, failed (will be retried), given_up, channel_broken (the channel \
          rejects everything)";
 
+    LOGINS: Counter of Share, "shepherd_monitor_logins_total", ["result"],
+        "Logins on the login page (accepted), invalid credentials (wrong), attempts rejected after too many of them (slowed), requests with an insufficient role (denied)";
+    CONNECTIONS_CLOSED: Counter of Share, "shepherd_monitor_connections_closed_total", [],
+        "Client connections closed because of a limit or a deadline";
+
     JANITOR_PASSES: Counter of Share, "shepherd_monitor_janitor_passes_total", ["result"],
         "Cleanup runs by result: done, with_errors, cut_off";
     JANITOR_LAST_PASS: Gauge of Monitor, "shepherd_monitor_janitor_last_pass_timestamp_seconds", [],

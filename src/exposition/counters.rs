@@ -48,6 +48,35 @@ impl Attempt {
     }
 }
 
+/// What came of an attempt to log in, or of a request by somebody who is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Login {
+    /// Logged in by the page.
+    Accepted,
+    /// The credentials were wrong.
+    Wrong,
+    /// Refused because too many were wrong before.
+    Slowed,
+    /// Known, and without the role that was needed.
+    Denied,
+}
+
+impl Login {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Accepted, Self::Wrong, Self::Slowed, Self::Denied];
+
+    /// Its label.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Wrong => "wrong",
+            Self::Slowed => "slowed",
+            Self::Denied => "denied",
+        }
+    }
+}
+
 /// Counters of one worker type.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OfType {
@@ -93,6 +122,10 @@ pub struct Counters {
     pub sources: BTreeMap<String, [u64; 2]>,
     /// By channel and result.
     pub notifications: BTreeMap<(String, Attempt), u64>,
+    /// Logins and what was denied.
+    pub logins: BTreeMap<Login, u64>,
+    /// Connections of clients closed because of a limit or a deadline.
+    pub connections_closed: u64,
     /// Counters of the janitor.
     pub janitor: OfJanitor,
     /// Poll durations, seconds.
@@ -110,10 +143,17 @@ impl Counters {
             types: BTreeMap::new(),
             sources: ["redis", "postgres"].map(|source| (source.to_owned(), [0; 2])).into(),
             notifications: channels.iter().flat_map(results).collect(),
+            logins: Login::ALL.map(|login| (login, 0)).into(),
+            connections_closed: 0,
             janitor: OfJanitor::default(),
             ticks: Histogram::new(TICK_BOUNDS),
             tasks: BTreeMap::new(),
         }
+    }
+
+    /// Counts an attempt to log in, or a denial.
+    pub fn count_login(&mut self, login: Login) {
+        *self.logins.entry(login).or_default() += 1;
     }
 
     /// Counts recorded events.

@@ -288,6 +288,11 @@ fn alerts(page: &mut Writer, sight: &Sight<'_>) {
     for ((channel, result), count) in &sight.counters.notifications {
         family.add(&[channel, Attempt::as_str(*result)], count);
     }
+    let mut family = page.family(&of::LOGINS);
+    for (result, count) in &sight.counters.logins {
+        family.add(&[result.as_str()], count);
+    }
+    page.family(&of::CONNECTIONS_CLOSED).add(&[], sight.counters.connections_closed);
 }
 
 fn janitor(page: &mut Writer, counters: &Counters) {

@@ -4,6 +4,9 @@ use globset::{Glob, GlobSet, GlobSetBuilder};
 
 use crate::contract::Name;
 
+/// The longest glob, in characters.
+const LONGEST: usize = 200;
+
 /// `MONITOR_STREAMS` and `MONITOR_STREAMS_EXCLUDE`.
 #[derive(Debug, Clone, Default)]
 pub struct WatchedStreams {
@@ -48,6 +51,11 @@ fn globs(setting: &'static str, globs: &[String]) -> Result<GlobSet, BadGlob> {
         |glob: &String, error: globset::Error| BadGlob { setting, glob: glob.clone(), why: error.kind().to_string() };
     let mut set = GlobSetBuilder::new();
     for glob in globs {
+        let length = glob.chars().count();
+        if length > LONGEST {
+            let (glob, why) = (glob.chars().take(60).collect(), format!("{length} characters; the limit is {LONGEST}"));
+            return Err(BadGlob { setting, glob, why });
+        }
         set.add(Glob::new(glob).map_err(|e| bad(glob, e))?);
     }
     set.build().map_err(|e| BadGlob { setting, glob: globs.join(","), why: e.to_string() })
@@ -63,6 +71,7 @@ mod tests {
         assert!(WatchedStreams::default().contains(&"anything".into()));
         let some = WatchedStreams::new(&list(&["aragorn*", "arax"]), &list(&["*.score"])).unwrap();
         assert!(some.contains(&"aragorn.lookup".into()) && some.contains(&"arax".into()));
+        assert!(WatchedStreams::new(&["?".repeat(145_750)], &[]).unwrap_err().why.contains("145750 characters"));
         assert!(!some.contains(&"aragorn.score".into()) && !some.contains(&"bte".into()));
     }
 }

@@ -77,6 +77,15 @@ impl Window {
         Ok(window)
     }
 
+    /// The same stretch in buckets of the next of the usual lengths; `None` if there is none.
+    #[must_use]
+    pub fn coarser(&self) -> Option<Self> {
+        let bucket = LENGTHS.into_iter().map(|seconds| Micros::from(seconds) * SECOND).find(|b| *b > self.bucket)?;
+        let (since, until) =
+            (self.since - self.since.rem_euclid(bucket), self.until + (-self.until).rem_euclid(bucket));
+        Some(Self { since, until, bucket })
+    }
+
     /// Start of the bucket that contains `time`.
     #[must_use]
     pub fn bucket_of(&self, time: Micros) -> Micros {
@@ -147,6 +156,19 @@ impl Aggregate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_in_longer_buckets_holds_the_same_moments_until_there_are_no_longer_ones() {
+        let mut window = Window::new(Some(1000.0), Some(9000.0), Some(30), 0.0).unwrap();
+        let mut lengths = vec![window.bucket / SECOND];
+        while let Some(coarser) = window.coarser() {
+            assert!(coarser.since <= window.since && coarser.until >= window.until);
+            assert!(coarser.since % coarser.bucket == 0 && coarser.until % coarser.bucket == 0);
+            lengths.push(coarser.bucket / SECOND);
+            window = coarser;
+        }
+        assert_eq!(lengths, LENGTHS.map(i64::from));
+    }
 
     #[test]
     fn default_bucket_lengths() {

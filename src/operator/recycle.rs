@@ -92,9 +92,10 @@ async fn restore_some(
             }
         }
     }
-    recycle_bin::restored(&sources.postgres, who, &put_back).await?;
+    // Another request may have put the same back meanwhile; then it counts there.
+    let restored = recycle_bin::restored(&sources.postgres, who, &put_back).await?;
     recycle_bin::settle(&sources.postgres, BinState::Void, &void).await?;
-    result.restored += u64::try_from(put_back.len()).unwrap_or(u64::MAX);
+    result.restored += u64::try_from(restored).unwrap_or(u64::MAX);
     result.void += u64::try_from(void.len()).unwrap_or(u64::MAX);
     Ok(())
 }

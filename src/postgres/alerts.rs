@@ -316,9 +316,14 @@ async fn outbox(pool: &PgPool, rest: &str) -> Result<Vec<OutboxRow>, SourceTroub
     Ok(read(rows))
 }
 
-/// Silences and acknowledgements that are not over, as one JSON list.
-const SILENCES: &str = "coalesce((SELECT jsonb_agg(jsonb_build_object('id', id, 'rule', rule, 'subject', subject,
-    'owner', owner, 'reason', reason, 'starts', extract(epoch from starts)::float8,
+/// Silences that may be active at once; each alert is compared with all of them.
+pub const SILENCES: usize = 200;
+
+/// Silences and acknowledgements that are not over, as one JSON list; of texts that an earlier version stored, as much
+/// as may be stored now.
+const ACTIVE: &str =
+    "coalesce((SELECT jsonb_agg(jsonb_build_object('id', id, 'rule', left(rule, 4096), 'subject', left(subject, 4096),
+    'owner', left(owner, 100), 'reason', left(reason, 1024), 'starts', extract(epoch from starts)::float8,
     'until', extract(epoch from until)::float8, 'acknowledges', acknowledges) ORDER BY starts)
     FROM monitor_silences WHERE until > now()), '[]')";
 
@@ -329,7 +334,7 @@ const SILENCES: &str = "coalesce((SELECT jsonb_agg(jsonb_build_object('id', id, 
 pub async fn follow(pool: &PgPool) -> Result<Led, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let statement = format!(
-        "SELECT jsonb_build_object('silences', {SILENCES}, 'epoch', (SELECT epoch FROM monitor_alert_leader)) AS json"
+        "SELECT jsonb_build_object('silences', {ACTIVE}, 'epoch', (SELECT epoch FROM monitor_alert_leader)) AS json"
     );
     let row: Json = sql_query(statement).get_result(&mut connection).await.map_err(|e| trouble(&e))?;
     let followed = row.json.get("epoch").and_then(Value::as_i64);
@@ -343,20 +348,21 @@ pub async fn follow(pool: &PgPool) -> Result<Led, SourceTrouble> {
 pub async fn silences(pool: &PgPool) -> Result<Vec<Silence>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let row: Json =
-        sql_query(format!("SELECT {SILENCES} AS json")).get_result(&mut connection).await.map_err(|e| trouble(&e))?;
+        sql_query(format!("SELECT {ACTIVE} AS json")).get_result(&mut connection).await.map_err(|e| trouble(&e))?;
     Ok(list(row.json))
 }
 
 /// Stores a silence.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// When Postgres did not take it, or [`SILENCES`] are active.
 pub async fn silence(pool: &PgPool, silence: &Silence) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let id = Uuid::parse_str(&silence.id).unwrap_or_else(|_| Uuid::new_v4());
-    sql_query(
+    let stored = sql_query(
         "INSERT INTO monitor_silences (id, rule, subject, owner, reason, starts, until, acknowledges)
-         VALUES ($1, $2, $3, $4, $5, to_timestamp($6), to_timestamp($7), $8)",
+         SELECT $1, $2, $3, $4, $5, to_timestamp($6), to_timestamp($7), $8
+         WHERE $8 OR (SELECT count(*) FROM monitor_silences WHERE until > now() AND NOT acknowledges) < $9",
     )
     .bind::<SqlUuid, _>(id)
     .bind::<Text, _>(silence.rule.replace('\0', "\u{fffd}"))
@@ -366,10 +372,17 @@ pub async fn silence(pool: &PgPool, silence: &Silence) -> Result<(), SourceTroub
     .bind::<Double, _>(silence.starts)
     .bind::<Double, _>(silence.until)
     .bind::<diesel::sql_types::Bool, _>(silence.acknowledges)
+    .bind::<diesel::sql_types::BigInt, _>(i64::try_from(SILENCES).unwrap_or(i64::MAX))
     .execute(&mut connection)
     .await
     .map_err(|e| trouble(&e))?;
-    Ok(())
+    match stored {
+        0 => Err(SourceTrouble::new(
+            TroubleKind::Failed,
+            format!("{SILENCES} silences are active: end some of them first"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Ends a silence now; whether there was one.
@@ -457,7 +470,7 @@ impl QueryFragment<Pg> for AskToLead<'_> {
                  RETURNING epoch)
              SELECT (SELECT epoch FROM led), (SELECT epoch FROM monitor_alert_leader), ",
         );
-        out.push_sql(SILENCES);
+        out.push_sql(ACTIVE);
         out.push_sql(", ");
         out.push_sql(UNTOLD);
         Ok(())

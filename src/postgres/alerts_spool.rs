@@ -10,9 +10,12 @@ use super::alerts::{Delivery, OutboxRow, Rows};
 use super::events::NewRow;
 use crate::alerting::lifecycle::{Alert, Told};
 use crate::alerting::message::{About, Message};
+use crate::regular_file;
 
 /// Messages kept at most; of the oldest that are done, and then of the oldest, some go first.
 const MESSAGES: usize = 2000;
+/// The largest file that is read, bytes.
+const LARGEST: u64 = 256 << 20;
 /// Events kept at most; the oldest go first.
 const EVENTS: usize = 5000;
 
@@ -145,13 +148,18 @@ impl Spool {
     /// What waits; nothing if the file is not there or cannot be read, which is said.
     #[must_use]
     pub fn load(&self) -> Unsaved {
-        match std::fs::read(&self.file) {
+        match regular_file::read_own(&self.file, LARGEST) {
             Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
                 let file = self.file.display();
                 tracing::error!(%file, %error, "cannot read the spooled changes");
                 Unsaved::default()
             }),
-            Err(_) => Unsaved::default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Unsaved::default(),
+            Err(error) => {
+                let file = self.file.display();
+                tracing::error!(%file, %error, "what waited on disk cannot be read");
+                Unsaved::default()
+            }
         }
     }
 
@@ -167,10 +175,11 @@ impl Spool {
             };
         }
         if let Some(folder) = self.file.parent() {
-            std::fs::create_dir_all(folder)?;
+            regular_file::make_own_folder(folder)?;
         }
         let new = self.file.with_extension("new");
-        let mut file = std::fs::File::create(&new)?;
+        let options = &mut std::fs::OpenOptions::new();
+        let mut file = regular_file::open_own(options.write(true).create(true).truncate(true), &new)?;
         file.write_all(&serde_json::to_vec(unsaved)?)?;
         file.sync_all()?;
         std::fs::rename(&new, &self.file)

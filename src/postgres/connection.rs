@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use deadpool_redis::TimeoutType;
 use diesel::result::{ConnectionError, DatabaseErrorKind, Error as QueryError};
 use diesel_async::pooled_connection::deadpool::{Object, Pool, PoolError};
 use diesel_async::pooled_connection::{
@@ -18,7 +19,7 @@ use tokio_postgres::config::SslMode;
 use crate::contract::DatabaseCondition;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
-/// The pool that everything which speaks to Postgres shares.
+/// A pool of connections to Postgres.
 pub type PgPool = Pool<AsyncPgConnection>;
 
 /// A statement that runs longer is given up: nothing here may hold the database for long.
@@ -32,13 +33,22 @@ const APPLICATION_NAME: &str = "shepherd-monitor";
 /// # Errors
 /// When the address cannot be used.
 pub fn pool(url: &str, timeout: Duration) -> Result<PgPool, SourceTrouble> {
+    pool_of(5, url, timeout, timeout)
+}
+
+/// Builds a pool of at most `size` connections, in which a query waits for a free one for at most `wait`. Nothing is
+/// connected yet.
+///
+/// # Errors
+/// When the address cannot be used.
+pub fn pool_of(size: usize, url: &str, timeout: Duration, wait: Duration) -> Result<PgPool, SourceTrouble> {
     let mut config = ManagerConfig::default();
     config.recycling_method = RecyclingMethod::Fast;
     config.custom_setup = Box::new(move |url| connect(url.to_owned(), timeout).boxed());
     let manager = AsyncDieselConnectionManager::new_with_config(url, config);
     Pool::builder(manager)
-        .max_size(6)
-        .wait_timeout(Some(timeout))
+        .max_size(size)
+        .wait_timeout(Some(wait))
         .create_timeout(Some(timeout))
         .runtime(deadpool_redis::Runtime::Tokio1)
         .build()
@@ -67,6 +77,10 @@ pub fn identity(url: &str) -> String {
 pub async fn checkout(pool: &PgPool) -> Result<Object<AsyncPgConnection>, SourceTrouble> {
     // In a box: what connects is large, and would be part of every query's future.
     Box::pin(pool.get()).await.map_err(|error| match error {
+        PoolError::Timeout(TimeoutType::Wait) => SourceTrouble::new(
+            TroubleKind::TimedOut,
+            "no free connection to Postgres: other queries take too long. Try again later",
+        ),
         PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Postgres timed out"),
         PoolError::Backend(ManagerError::ConnectionError(error)) => connect_trouble(&error.to_string()),
         PoolError::Backend(ManagerError::QueryError(error)) => trouble(&error),

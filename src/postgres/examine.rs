@@ -15,7 +15,7 @@ use crate::fleet::reading::SourceTrouble;
 pub const FLEET_TABLES: [&str; 2] = ["shepherd_brain", "callbacks"];
 
 /// The monitor's tables.
-pub const MONITOR_TABLES: [&str; 16] = [
+pub const MONITOR_TABLES: [&str; 17] = [
     "monitor_alert_leader",
     "monitor_alert_outbox",
     "monitor_alerts",
@@ -29,6 +29,7 @@ pub const MONITOR_TABLES: [&str; 16] = [
     "monitor_previews",
     "monitor_query_counts",
     "monitor_recycle_bin",
+    "monitor_sessions",
     "monitor_silences",
     "monitor_takeover",
     "monitor_task_latency",
@@ -36,6 +37,31 @@ pub const MONITOR_TABLES: [&str; 16] = [
 
 /// Before this the monitor's statements are not understood.
 pub const LEAST_VERSION: i32 = 10;
+
+/// The host to which the password of `url` would be sent without encryption if a server there says that it has none;
+/// `None` if there is no password, or the connection must be encrypted, or stays on this machine.
+#[must_use]
+pub fn password_in_clear(url: &str) -> Option<String> {
+    use tokio_postgres::config::{Host, SslMode};
+
+    // The library does not know these two, and both encrypt.
+    if ["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| url.contains(mode)) {
+        return None;
+    }
+    let config: tokio_postgres::Config = url.parse().ok()?;
+    config.get_password()?;
+    let may_be_clear = matches!(config.get_ssl_mode(), SslMode::Prefer | SslMode::Disable);
+    let elsewhere = config.get_hosts().iter().find_map(|host| match host {
+        Host::Tcp(name) => {
+            let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+            let here = name == "localhost" || address.is_ok_and(|address| address.is_loopback());
+            (!here).then(|| name.clone())
+        }
+        #[cfg(unix)]
+        Host::Unix(_) => None,
+    });
+    elsewhere.filter(|_| may_be_clear)
+}
 
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -276,4 +302,31 @@ async fn migrated(connection: &mut AsyncPgConnection) -> Result<Option<Vec<Strin
 
 fn unix() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::password_in_clear;
+
+    #[test]
+    fn a_password_goes_in_clear_only_where_nothing_says_that_it_must_not() {
+        for url in [
+            "postgres://me:pw@db/x",
+            "postgres://me:pw@db/x?sslmode=prefer",
+            "postgres://me:pw@10.0.0.1/x?sslmode=disable",
+        ] {
+            assert!(password_in_clear(url).is_some(), "{url}");
+        }
+        for url in [
+            "postgres://me@db/x",
+            "postgres://me:pw@localhost/x",
+            "postgres://me:pw@127.0.0.1/x",
+            "postgres://me:pw@[::1]/x",
+            "postgres://me:pw@db/x?sslmode=require",
+            "postgres://me:pw@db/x?sslmode=verify-full",
+            "host=/run/postgresql user=me password=pw",
+        ] {
+            assert_eq!(password_in_clear(url), None, "{url}");
+        }
+    }
 }

@@ -23,3 +23,4 @@ pub mod probe;
 pub mod recycle_bin;
 mod row_isolation;
 pub mod schema;
+pub mod sessions;

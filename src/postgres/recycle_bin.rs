@@ -14,6 +14,8 @@ use crate::fleet::reading::SourceTrouble;
 
 /// Days that something stays in the bin.
 pub const DAYS: i32 = 30;
+/// Previews of one person that are kept; a new one replaces the oldest.
+const PREVIEWS: i64 = 20;
 /// Minutes that a preview holds.
 pub const PREVIEW_MINUTES: i32 = 15;
 /// Rows deleted in one statement.
@@ -109,13 +111,13 @@ pub async fn settle(pool: &PgPool, state: BinState, places: &[i64]) -> Result<()
     Ok(())
 }
 
-/// Notes that an entry was put back, as which id; unless that is noted already.
+/// Notes that entries were put back, as which ids; how many were not noted already.
 ///
 /// # Errors
 /// When Postgres did not take it.
-pub async fn restored(pool: &PgPool, who: &str, put_back: &[(i64, String)]) -> Result<(), SourceTrouble> {
+pub async fn restored(pool: &PgPool, who: &str, put_back: &[(i64, String)]) -> Result<usize, SourceTrouble> {
     if put_back.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let mut connection = checkout(pool).await?;
     sql_query(
@@ -127,8 +129,7 @@ pub async fn restored(pool: &PgPool, who: &str, put_back: &[(i64, String)]) -> R
     .bind::<Text, _>(without_nul(who))
     .execute(&mut connection)
     .await
-    .map_err(|e| trouble(&e))?;
-    Ok(())
+    .map_err(|e| trouble(&e))
 }
 
 /// Which rows to read.
@@ -255,13 +256,18 @@ pub async fn rows(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Binn
 pub async fn keep_preview(pool: &PgPool, who: &str, chosen: &[u8]) -> Result<Uuid, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let token = Uuid::new_v4();
-    sql_query("INSERT INTO monitor_previews (token, who, chosen) VALUES ($1, $2, $3)")
-        .bind::<SqlUuid, _>(token)
-        .bind::<Text, _>(without_nul(who))
-        .bind::<Binary, _>(chosen)
-        .execute(&mut connection)
-        .await
-        .map_err(|e| trouble(&e))?;
+    sql_query(
+        "WITH older AS (DELETE FROM monitor_previews WHERE token IN \
+            (SELECT token FROM monitor_previews WHERE who = $2 ORDER BY made DESC OFFSET $4)) \
+         INSERT INTO monitor_previews (token, who, chosen) VALUES ($1, $2, $3)",
+    )
+    .bind::<SqlUuid, _>(token)
+    .bind::<Text, _>(without_nul(who))
+    .bind::<Binary, _>(chosen)
+    .bind::<diesel::sql_types::BigInt, _>(PREVIEWS - 1)
+    .execute(&mut connection)
+    .await
+    .map_err(|e| trouble(&e))?;
     Ok(token)
 }
 

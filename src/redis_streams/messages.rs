@@ -25,6 +25,8 @@ static MESSAGES: LazyLock<Script> = LazyLock::new(|| {
 const LOOKED_AT_ONCE: u64 = 100;
 /// Payload looked at in one call.
 const BYTES_AT_ONCE: u64 = 1 << 20;
+/// The same where each value is searched for a text.
+const BYTES_SEARCHED_AT_ONCE: u64 = 256 << 10;
 /// Commands in one trip.
 const TRIP: usize = 500;
 
@@ -80,7 +82,7 @@ pub async fn page(
             .arg(&start)
             .arg(LOOKED_AT_ONCE.min(bounds.looked - page.looked))
             .arg(bounds.matches - page.messages.len())
-            .arg(BYTES_AT_ONCE)
+            .arg(if wanted.contains.is_empty() { BYTES_AT_ONCE } else { BYTES_SEARCHED_AT_ONCE })
             .arg(bounds.shown)
             .arg(wanted.owner.as_ref().map_or(&b""[..], Name::as_bytes))
             .arg(wanted.min_idle_ms)

@@ -1,10 +1,14 @@
 //! The settings about who may do what.
 
+use std::path::Path;
+use std::time::Duration;
+
 use super::{ACCEPTED, BadSetting, Settings, Texts};
 use crate::access::Role;
 use crate::access::address::TrustedProxies;
 use crate::access::policy::{Policy, Proxy};
 use crate::access::tokens::{BadTokens, SHORTEST, Tokens};
+use crate::regular_file;
 
 /// Each role's token: the setting, and the one that names a file with it.
 const TOKENS: [(Role, &str, &str); 3] = [
@@ -59,9 +63,9 @@ impl Texts<'_> {
             match (self.text(name), self.text(file)) {
                 (Some(_), Some(_)) => return Err(self.bad(file, format!("nothing, since {name} is given"))),
                 (Some(token), None) => tokens.push((role, token)),
-                (None, Some(path)) => match std::fs::read_to_string(&path) {
+                (None, Some(path)) => match regular_file::read(Path::new(&path), regular_file::TOKEN) {
                     Ok(text) => tokens.push((role, text.trim().to_owned())),
-                    Err(error) => return Err(self.bad(file, format!("a file that can be read ({error})"))),
+                    Err(error) => return Err(self.bad(file, format!("a regular file that can be read ({error})"))),
                 },
                 (None, None) => {}
             }
@@ -74,8 +78,16 @@ impl Texts<'_> {
                 expected: "a token (or one for another role), as MONITOR_AUTH asks for".to_owned(),
             },
             BadTokens::Short(role) => self.bad(named(role), format!("at least {SHORTEST} characters")),
+            BadTokens::Weak(role, why) => self
+                .bad(named(role), format!("a token that nobody can guess ({why}); make one with openssl rand -hex 24")),
             BadTokens::Twice(role) => self.bad(named(role), "another token than that of another role"),
         })
+    }
+
+    pub(super) fn session_lifetime(&self, name: &'static str) -> Result<Duration, BadSetting> {
+        let lifetime = self.duration(name)?;
+        let right = (Duration::from_secs(1)..=Duration::from_secs(365 * 86_400)).contains(&lifetime);
+        if right { Ok(lifetime) } else { Err(self.bad(name, "between 1s and 8760h")) }
     }
 
     /// The proxies that are believed about where requests come from, and in mode `proxy` about who asks.

@@ -17,6 +17,7 @@ use super::access::{Caller, audited};
 use super::alerts::is_form;
 use super::html::html;
 use super::problem::Problem;
+use super::text_limits::{NAME, at_most};
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{CleanUp, ForgetWorker};
 use crate::contract::Name;
@@ -42,7 +43,7 @@ const ROWS_COUNTED: u32 = 10_000;
 /// `GET /admin`: what the janitor would do, and what it did.
 pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let preview = preview(&front).await;
-    let pool = front.io.postgres.clone();
+    let pool = front.io.web.reads.clone();
     let passes =
         front.io.run(Duration::from_secs(3), POSTGRES_LATE, async move { janitor::newest(&pool, PASSES).await }).await;
     let passes = passes.as_deref().map_err(|trouble| trouble.detail.clone());
@@ -67,7 +68,7 @@ async fn preview(front: &Front) -> Result<Preview, String> {
         counted_to: u64::from(ROWS_COUNTED),
         ..Preview::default()
     };
-    let redis = front.io.redis.clone();
+    let redis = front.io.web.redis.clone();
     let looking = front.io.run(Duration::from_secs(5), REDIS_LATE, async move {
         let mut redis = connection::checkout(&redis).await?;
         let mut found = Vec::new();
@@ -84,7 +85,7 @@ async fn preview(front: &Front) -> Result<Preview, String> {
     if !plan.queries {
         return Ok(preview);
     }
-    let (pool, budget) = (front.io.postgres.clone(), front.abandoned_after);
+    let (pool, budget) = (front.io.web.reads.clone(), front.abandoned_after);
     let counting = front
         .io
         .run(Duration::from_secs(5), POSTGRES_LATE, async move { janitor::preview(&pool, budget, ROWS_COUNTED).await });
@@ -99,7 +100,7 @@ async fn preview(front: &Front) -> Result<Preview, String> {
 pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let asked_by = if caller.anonymous { caller.address.clone() } else { caller.name.clone() };
     let janitor = front.clean_up.clone();
-    let (io, redis) = (front.io.clone(), front.io.redis.clone());
+    let (io, redis) = (front.io.clone(), front.io.web.redis.clone());
     let work = async move {
         let asked = janitor.send(CleanUp { asked_by }).await;
         let outcome = asked.map_err(|error| Problem::Unavailable(error.to_string()))?.map_err(Problem::Unavailable)?;
@@ -163,7 +164,7 @@ pub async fn passes(front: Data<Front>, query: Query<PassesQuery>) -> Result<Htt
             .filter(|limit| (1..=MOST_PASSES).contains(limit))
             .ok_or_else(|| Problem::BadRequest(format!("limit is {text}: expected 1 to {MOST_PASSES}")))?,
     };
-    let pool = front.io.postgres.clone();
+    let pool = front.io.web.reads.clone();
     let reading =
         front.io.run(Duration::from_secs(5), POSTGRES_LATE, async move { janitor::newest(&pool, limit).await });
     Ok(HttpResponse::Ok().json(Passes { passes: reading.await? }))
@@ -184,6 +185,7 @@ pub async fn forget_worker(
     if name.as_bytes().is_empty() {
         return Err(Problem::BadRequest("name is missing: expected the worker type to forget".to_owned()));
     }
+    at_most("name", &name.to_text(), NAME)?;
     let (tracker, parameters) = (front.forget.clone(), json!({"name": name.to_text()}));
     let work = async move {
         let asked = tracker.send(ForgetWorker(name.clone())).await;

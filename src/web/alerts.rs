@@ -20,6 +20,7 @@ use super::access::{Caller, audited};
 use super::body::Body;
 use super::html::html;
 use super::problem::Problem;
+use super::text_limits::{REASON, TIME, at_most};
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{AlertOrder, SendTest};
 use crate::alerting::board::Shown;
@@ -29,7 +30,7 @@ use crate::alerting::glob::Glob;
 use crate::alerting::quiet::Silence;
 use crate::history::window::{Aggregate, Window};
 use crate::pages::alerts::{AlertsPage, CHARTED, Past, Sent};
-use crate::postgres::alerts::{self as stored, Delivery};
+use crate::postgres::alerts::{self as stored, Delivery, SILENCES};
 use crate::postgres::events::{self, Filter};
 use crate::postgres::history::{Selection, metrics};
 use crate::redis_streams;
@@ -67,10 +68,10 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpRes
             .filter(|limit| (1..=MAX_ALERTS).contains(limit))
             .ok_or_else(|| Problem::BadRequest(format!("limit is {text}: expected 1 to {MAX_ALERTS}")))?,
     };
-    let redis = front.io.redis.clone();
+    let redis = front.io.web.redis.clone();
     let reading = front
         .io
-        .run(Duration::from_secs(2), REDIS_LATE, async move { redis_streams::alerts::newest(&redis, limit).await });
+        .read(Duration::from_secs(2), REDIS_LATE, async move { redis_streams::alerts::newest(&redis, limit).await });
     // A monitor that only observes writes no list to Redis.
     if !front.io.observe_only
         && let Ok(alerts) = reading.await
@@ -79,8 +80,8 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpRes
         let alerts = alerts.iter().filter_map(|json| serde_json::from_str(json).ok()).collect();
         return Ok(HttpResponse::Ok().json(Fired { alerts }));
     }
-    let pool = front.io.postgres.clone();
-    let reading = front.io.run(Duration::from_secs(5), POSTGRES_LATE, async move {
+    let pool = front.io.web.reads.clone();
+    let reading = front.io.read(Duration::from_secs(5), POSTGRES_LATE, async move {
         let filter = Filter { type_name: Some("alert".to_owned()), ..Filter::default() };
         events::newest(&pool, &filter, i64::try_from(limit).unwrap_or(50)).await
     });
@@ -97,7 +98,7 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpRes
 pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let ledger = std::sync::Arc::clone(&front.ledger);
     let reading =
-        front.io.run(Duration::from_secs(3), POSTGRES_LATE, async move { Ok(ledger.messages(MESSAGES).await) });
+        front.io.read(Duration::from_secs(3), POSTGRES_LATE, async move { Ok(ledger.messages(MESSAGES).await) });
     let (rows, from_postgres) = reading.await.unwrap_or_default();
     let messages = rows
         .into_iter()
@@ -137,8 +138,8 @@ async fn past(front: &Front, shown: &Shown) -> Past {
     let Ok(window) = Window::new(Some(since), Some(shown.at), Some(CHART_BUCKET), shown.at) else {
         return Past::default();
     };
-    let pool = front.io.postgres.clone();
-    let reading = front.io.run(Duration::from_secs(2), POSTGRES_LATE, async move {
+    let pool = front.io.web.reads.clone();
+    let reading = front.io.read(Duration::from_secs(2), POSTGRES_LATE, async move {
         let stories = stored::stories(&pool, keys).await?;
         let series = match names.is_empty() {
             true => BTreeMap::new(),
@@ -157,10 +158,10 @@ async fn past(front: &Front, shown: &Shown) -> Past {
 /// What silences: a glob over rules, one over streams and worker types, for how long, who and why.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct SilenceOrder {
-    /// Glob on rule names or alert keys.
+    /// Glob on rule names or alert keys, at most 200 characters.
     #[schemars(example = &"queue_*")]
     rule: String,
-    /// Glob on streams and worker types; default: all.
+    /// Glob on streams and worker types; at most 200 characters; default: all.
     #[serde(default)]
     #[schemars(example = &"aragorn.lookup")]
     subject: Option<String>,
@@ -170,7 +171,7 @@ pub struct SilenceOrder {
     /// Creator; truncated to 100 characters.
     #[schemars(length(min = 1), example = &"bo")]
     owner: String,
-    /// Why.
+    /// Reason, at most 1024 bytes.
     #[serde(default)]
     #[schemars(example = &"new disks")]
     reason: String,
@@ -185,7 +186,7 @@ pub struct AcknowledgeOrder {
     /// Who acknowledges; truncated to 100 characters.
     #[schemars(length(min = 1), example = &"bo")]
     owner: String,
-    /// Comment.
+    /// Comment, at most 1024 bytes.
     #[serde(default)]
     #[schemars(example = &"on it")]
     reason: String,
@@ -194,6 +195,14 @@ pub struct AcknowledgeOrder {
 /// `POST /api/silences`.
 pub async fn silence(front: Data<Front>, caller: Caller, body: Body<SilenceOrder>) -> Result<HttpResponse, Problem> {
     let Body { given: order, form } = body;
+    at_most("duration", &order.duration, TIME)?;
+    at_most("reason", &order.reason, REASON)?;
+    let active = front.alerts.load().silences.iter().filter(|silence| !silence.acknowledges).count();
+    if active >= SILENCES {
+        return Err(Problem::BadRequest(format!(
+            "{active} silences are active: expected fewer than {SILENCES}; end some of them, or silence more with one glob"
+        )));
+    }
     let duration = file::duration(&order.duration)
         .filter(|duration| !duration.is_zero() && *duration <= LONGEST_SILENCE)
         .ok_or_else(|| {
@@ -250,9 +259,11 @@ pub async fn acknowledge(
     body: Body<AcknowledgeOrder>,
 ) -> Result<HttpResponse, Problem> {
     let Body { given: order, form } = body;
+    at_most("reason", &order.reason, REASON)?;
     let shown = front.alerts.load_full();
     if !shown.alerts.iter().any(|(alert, _)| alert.key == order.key && alert.is_active()) {
-        return Err(Problem::BadRequest(format!("no pending or firing alert {:?}", order.key)));
+        let key: String = order.key.chars().take(200).collect();
+        return Err(Problem::BadRequest(format!("no pending or firing alert {key:?}")));
     }
     let now = now();
     let silence = Silence {

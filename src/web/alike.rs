@@ -8,6 +8,7 @@ use actix_web::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpResponse};
 
+use super::deadlines::{BODY_WITHIN, body_was_late};
 use super::problem::Problem;
 
 /// The forms that an answer with an error may have: a problem, a page, or a probe's own answer.
@@ -23,17 +24,29 @@ pub(super) async fn alike<B: MessageBody>(
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
     let answer = next.call(request).await?;
     let status = answer.status();
-    if !(status.is_client_error() || status.is_server_error()) || has_a_form(&answer) {
+    let late = status.is_client_error() && body_was_late(answer.request());
+    if !(status.is_client_error() || status.is_server_error()) || (has_a_form(&answer) && !late) {
         return Ok(answer.map_into_left_body());
     }
     let why = answer.response().error().map(ToString::to_string);
-    let mut told = HttpResponse::from_error(problem(status, why));
+    let problem = if late { late_body() } else { problem(status, why) };
+    let mut told = HttpResponse::from_error(problem);
     for (name, value) in answer.headers() {
         if ![CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING].contains(name) {
             told.headers_mut().append(name.clone(), value.clone());
         }
     }
     Ok(answer.into_response(told).map_into_right_body())
+}
+
+fn late_body() -> Problem {
+    let within = BODY_WITHIN.as_secs();
+    Problem::Refused(
+        StatusCode::REQUEST_TIMEOUT,
+        format!(
+            "the body of the request did not arrive within {within} s: expected all of it in that time; send it again"
+        ),
+    )
 }
 
 fn has_a_form<B>(answer: &ServiceResponse<B>) -> bool {

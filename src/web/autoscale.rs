@@ -102,9 +102,9 @@ async fn service_sec(front: &Front, stream: String) -> Option<f64> {
     let now = front.io.wall();
     for back in [LATELY_SEC, DAY_SEC] {
         let window = Window::new(Some(now - back), Some(now), Some(300), now).ok()?;
-        let (pool, selection) = (front.io.postgres.clone(), selection.clone());
+        let (pool, selection) = (front.io.web.reads.clone(), selection.clone());
         let reading = async move { latency::read(&pool, &selection, window).await };
-        let found = front.io.run(ANSWER_WITHIN, POSTGRES_LATE, reading).await.ok()?;
+        let found = front.io.read(ANSWER_WITHIN, POSTGRES_LATE, reading).await.ok()?;
         let mean_ms = found.totals.into_values().next().and_then(|total| total.summary().mean_ms);
         if let Some(mean_ms) = mean_ms {
             return Some(mean_ms / 1000.0);

@@ -40,7 +40,7 @@ pub async fn readyz(
     query: Query<ReadyQuery>,
 ) -> Result<HttpResponse, Problem> {
     if query.verbose.is_some() {
-        front.lock.caller(&request)?;
+        front.lock.caller(&request).await?;
     }
     let health = actix_web::rt::time::timeout(ANSWER_WITHIN, front.health.send(GetHealth)).await;
     let Ok(Ok(health)) = health else {

@@ -4,13 +4,15 @@
 
 use std::time::{Duration, Instant};
 
-use actix::{Actor, ActorContext, AsyncContext, Handler, StreamHandler};
+use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Handler, StreamHandler, WrapFuture};
 use actix_web::web::{Data, Payload, Query};
-use actix_web::{Error, HttpRequest, HttpResponse};
+use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse};
 use actix_web_actors::ws;
 
 use super::Front;
+use super::access::OpenSession;
 use super::live_page::Known;
+use crate::actors::io::Io;
 use crate::actors::messages::{Feed, Join, Push};
 
 /// How often the client is asked whether it is there; news that it does not take tell sooner.
@@ -45,6 +47,8 @@ fn start(front: &Front, feed: Feed, request: &HttpRequest, payload: Payload) -> 
         forgotten_after: front.interval * FORGOTTEN_AFTER_INTERVALS + Duration::from_secs(10),
         heard: now,
         fed: now,
+        login: request.extensions().get::<OpenSession>().map(|session| session.for_websocket(&front.io)),
+        io: front.io.clone(),
     };
     ws::WsResponseBuilder::new(session, request, payload).frame_size(MAX_FRAME).start()
 }
@@ -58,6 +62,15 @@ struct LiveSession {
     heard: Instant,
     /// When the feed last sent anything.
     fed: Instant,
+    /// The session of a browser that logged in: this connection ends with it.
+    login: Option<OpenSession>,
+    io: Io,
+}
+
+impl Drop for LiveSession {
+    fn drop(&mut self) {
+        self.login.iter().for_each(OpenSession::websocket_closed);
+    }
 }
 
 type Ctx = ws::WebsocketContext<LiveSession>;
@@ -74,9 +87,15 @@ impl Actor for LiveSession {
 
     fn started(&mut self, ctx: &mut Ctx) {
         self.join.do_send(Join { feed: self.feed, session: ctx.address().recipient() });
+        if let Some(login) = &self.login {
+            ctx.spawn(login.ended().into_actor(self).map(|(), _, ctx| Self::close(ctx, ws::CloseCode::Policy)));
+        }
         ctx.run_interval(PING_EVERY, |this, ctx| {
             if this.heard.elapsed() > GONE_AFTER || this.fed.elapsed() > this.forgotten_after {
                 return Self::close(ctx, ws::CloseCode::Away);
+            }
+            if this.login.as_ref().is_some_and(|login| !login.is_used(&this.io)) {
+                return Self::close(ctx, ws::CloseCode::Policy);
             }
             ctx.ping(b"");
         });

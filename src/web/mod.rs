@@ -12,6 +12,7 @@ pub mod api;
 pub mod assets;
 pub mod autoscale;
 mod body;
+pub mod deadlines;
 pub mod detail_page;
 pub mod health;
 pub mod history;
@@ -20,11 +21,14 @@ mod html;
 pub mod live_page;
 pub mod live_session;
 pub mod metrics;
+pub(crate) mod open_files;
 pub mod openapi;
 pub mod operator;
 pub mod problem;
+pub mod read_limits;
 pub mod request_id;
 pub mod routes;
+pub mod text_limits;
 pub mod timers;
 
 use std::sync::Arc;
@@ -76,15 +80,33 @@ pub struct Front {
     pub clean_up: Recipient<CleanUp>,
     /// Forget a worker type.
     pub forget: Recipient<ForgetWorker>,
+    /// The streams that are watched: what nobody may touch otherwise.
+    pub watched: Arc<WatchedStreams>,
     /// The streams that may be cleaned up.
     pub may_clean: Arc<WatchedStreams>,
     /// Queries older than this that never reached an end are abandoned.
     pub abandoned_after: std::time::Duration,
     /// How long series are kept in Redis.
     pub recent_window: std::time::Duration,
+    /// How much clients may read at once.
+    pub read_limits: Arc<read_limits::ReadLimits>,
 }
 
 impl Front {
+    /// Refuses what is outside the streams that this monitor watches.
+    ///
+    /// # Errors
+    /// [`problem::Problem::Forbidden`] for any other stream.
+    pub fn within_scope(&self, stream: &crate::contract::Name) -> Result<(), problem::Problem> {
+        if self.watched.contains(stream) {
+            return Ok(());
+        }
+        let name: String = stream.to_text().chars().take(100).collect();
+        Err(problem::Problem::Forbidden(format!(
+            "stream {name:?} is not one that this monitor watches: see MONITOR_STREAMS and MONITOR_STREAMS_EXCLUDE"
+        )))
+    }
+
     /// The pages, as who asks sees them.
     #[must_use]
     pub fn site_for(&self, caller: &access::Caller) -> Site {

@@ -36,6 +36,9 @@ pub enum Problem {
     /// The address holds too many connections open.
     #[error("too many connections from this address; close some, or raise MONITOR_MAX_CONNECTIONS_PER_ADDRESS")]
     TooManyConnections,
+    /// The client reads more at once than it may: what, and what to do.
+    #[error("{0}")]
+    Busy(String),
     /// Who asks may not do this: why.
     #[error("{0}")]
     Forbidden(String),
@@ -102,6 +105,8 @@ impl Problem {
             refused(StatusCode::UPGRADE_REQUIRED),
             Self::TooMany { wait: 0 },
             Self::TooManyConnections,
+            Self::Busy(String::new()),
+            refused(StatusCode::REQUEST_TIMEOUT),
             refused(StatusCode::INTERNAL_SERVER_ERROR),
             Self::Unavailable(String::new()),
         ]
@@ -139,11 +144,13 @@ impl Problem {
             Self::Unauthorized { .. } => ("unauthorized", "Authentication required"),
             Self::TooMany { .. } => ("too-many", "Too many failed logins"),
             Self::TooManyConnections => ("too-many-connections", "Too many connections"),
+            Self::Busy(_) => ("too-many-reads", "Too many expensive requests"),
             Self::Forbidden(_) => ("forbidden", "Forbidden"),
             Self::WrongMethod(_) => ("wrong-method", "Method not allowed"),
             Self::NotFound => ("not-found", "Not found"),
             Self::Refused(status, _) => match *status {
                 StatusCode::NOT_ACCEPTABLE => ("not-acceptable", "Not acceptable"),
+                StatusCode::REQUEST_TIMEOUT => ("request-timeout", "Request timeout"),
                 StatusCode::PAYLOAD_TOO_LARGE => ("too-large", "Request body too large"),
                 StatusCode::UNSUPPORTED_MEDIA_TYPE => ("unsupported-media-type", "Unsupported media type"),
                 StatusCode::UPGRADE_REQUIRED => ("upgrade-required", "Upgrade required"),
@@ -160,7 +167,7 @@ impl ResponseError for Problem {
         match self {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Self::TooMany { .. } | Self::TooManyConnections => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMany { .. } | Self::TooManyConnections | Self::Busy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::WrongMethod(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NotFound => StatusCode::NOT_FOUND,
@@ -178,7 +185,7 @@ impl ResponseError for Problem {
                 answer.insert_header((WWW_AUTHENTICATE, *challenge))
             }
             Self::TooMany { wait } => answer.insert_header((RETRY_AFTER, *wait)),
-            Self::Unavailable(_) => answer.insert_header((RETRY_AFTER, RETRY_AFTER_SEC)),
+            Self::Unavailable(_) | Self::Busy(_) => answer.insert_header((RETRY_AFTER, RETRY_AFTER_SEC)),
             _ => &mut answer,
         };
         answer.content_type("application/problem+json").body(json!(body).to_string())
@@ -197,6 +204,7 @@ mod tests {
             | Problem::Unauthorized { .. }
             | Problem::TooMany { .. }
             | Problem::TooManyConnections
+            | Problem::Busy(_)
             | Problem::Forbidden(_)
             | Problem::WrongMethod(_)
             | Problem::NotFound
@@ -205,6 +213,6 @@ mod tests {
         };
         let kinds: Vec<String> = Problem::each().iter().map(kind).collect();
         let different: std::collections::BTreeSet<&String> = kinds.iter().collect();
-        assert_eq!((kinds.len(), different.len()), (13, 13), "{kinds:?}");
+        assert_eq!((kinds.len(), different.len()), (15, 15), "{kinds:?}");
     }
 }

@@ -14,6 +14,7 @@ use super::alike::alike;
 use super::body::MOST_BODY;
 use super::openapi::operation::Operation;
 use super::problem::Problem;
+use super::read_limits::within_budget;
 use super::{
     Front, admin, alerts, api, assets, autoscale, detail_page, health, history, history_page, live_page, live_session,
     metrics, openapi, operator,
@@ -30,17 +31,24 @@ pub struct Route {
     /// How the API tells it; `None` for pages and what they ask for themselves. Routes below `/api/`, probes, the
     /// websocket of snapshots and `/-/reload` have one.
     pub operation: Option<fn() -> Operation>,
+    /// It reads from Redis or Postgres for long enough that a client must wait for its turn.
+    pub expensive: bool,
     handler: fn() -> actix_web::Route,
 }
 
 const fn route(verb: Verb, needs: Needs, path: &'static str, handler: fn() -> actix_web::Route) -> Route {
-    Route { verb, path, needs, operation: None, handler }
+    Route { verb, path, needs, operation: None, expensive: false, handler }
 }
 
 impl Route {
     /// It is for programs: the API tells it so.
     const fn told(mut self, operation: fn() -> Operation) -> Self {
         self.operation = Some(operation);
+        self
+    }
+
+    const fn expensive(mut self) -> Self {
+        self.expensive = true;
         self
     }
 }
@@ -58,32 +66,48 @@ pub const ROUTES: &[Route] = &[
     route(Socket, AtLeast(Viewer), "/live/ws", || to(live_session::changes)),
     route(Read, AtLeast(Viewer), "", || to(live_page::page)),
     route(Read, AtLeast(Viewer), "/", || to(live_page::page)),
-    route(Read, AtLeast(Viewer), "/history", || to(history_page::page)),
-    route(Read, AtLeast(Viewer), "/history/parts/{part}", || to(history_page::part)),
-    route(Read, AtLeast(Operator), "/streams/{name:.*}/messages", || to(operator::messages::page)),
-    route(Read, AtLeast(Viewer), "/streams/{name:.*}", || to(detail_page::stream)),
-    route(Read, AtLeast(Viewer), "/workers/{name:.*}", || to(detail_page::worker_type)),
+    route(Read, AtLeast(Viewer), "/history", || to(history_page::page)).expensive(),
+    route(Read, AtLeast(Viewer), "/history/parts/{part}", || to(history_page::part)).expensive(),
+    route(Read, AtLeast(Operator), "/streams/{name:.*}/messages", || to(operator::messages::page)).expensive(),
+    route(Read, AtLeast(Viewer), "/streams/{name:.*}", || to(detail_page::stream)).expensive(),
+    route(Read, AtLeast(Viewer), "/workers/{name:.*}", || to(detail_page::worker_type)).expensive(),
     route(Read, AtLeast(Viewer), "/live/updates", || to(live_page::updates)),
     route(Read, AtLeast(Viewer), "/metrics", || to(metrics::metrics)).told(metrics::openapi::metrics),
     route(Read, AtLeast(Viewer), "/api/autoscale/{name:.*}", || to(autoscale::autoscale))
         .told(autoscale::openapi::autoscale),
     route(Read, AtLeast(Viewer), "/api/snapshot", || to(api::snapshot)).told(api::openapi::snapshot),
     route(Read, AtLeast(Viewer), "/api/health", || to(api::health)).told(api::openapi::health),
-    route(Read, AtLeast(Viewer), "/api/history", || to(history::recent_names)).told(history::openapi::recent_names),
-    route(Read, AtLeast(Viewer), "/api/history/{series:.+}", || to(history::recent)).told(history::openapi::recent),
-    route(Read, AtLeast(Viewer), "/api/historical/metrics", || to(history::metrics)).told(history::openapi::metrics),
+    route(Read, AtLeast(Viewer), "/api/history", || to(history::recent_names))
+        .expensive()
+        .told(history::openapi::recent_names),
+    route(Read, AtLeast(Viewer), "/api/history/{series:.+}", || to(history::recent))
+        .expensive()
+        .told(history::openapi::recent),
+    route(Read, AtLeast(Viewer), "/api/historical/metrics", || to(history::metrics))
+        .expensive()
+        .told(history::openapi::metrics),
     route(Read, AtLeast(Viewer), "/api/historical/metrics_by_prefix", || to(history::metrics_by_prefix))
+        .expensive()
         .told(history::openapi::metrics_by_prefix),
-    route(Read, AtLeast(Viewer), "/api/historical/latency", || to(history::latency)).told(history::openapi::latency),
-    route(Read, AtLeast(Viewer), "/api/historical/queries", || to(history::queries)).told(history::openapi::queries),
-    route(Read, AtLeast(Viewer), "/api/historical/events", || to(history::events)).told(history::openapi::events),
+    route(Read, AtLeast(Viewer), "/api/historical/latency", || to(history::latency))
+        .expensive()
+        .told(history::openapi::latency),
+    route(Read, AtLeast(Viewer), "/api/historical/queries", || to(history::queries))
+        .expensive()
+        .told(history::openapi::queries),
+    route(Read, AtLeast(Viewer), "/api/historical/events", || to(history::events))
+        .expensive()
+        .told(history::openapi::events),
     route(Read, AtLeast(Viewer), "/api/historical/incidents", || to(history::incidents))
+        .expensive()
         .told(history::openapi::incidents),
-    route(Read, AtLeast(Viewer), "/api/historical/summary", || to(history::summary)).told(history::openapi::summary),
+    route(Read, AtLeast(Viewer), "/api/historical/summary", || to(history::summary))
+        .expensive()
+        .told(history::openapi::summary),
     route(Read, AtLeast(Viewer), "/api", || to(openapi::page)),
     route(Read, AtLeast(Viewer), "/api/openapi.json", || to(openapi::json)).told(openapi::told),
-    route(Read, AtLeast(Viewer), "/alerts", || to(alerts::page)),
-    route(Read, AtLeast(Viewer), "/api/alerts", || to(alerts::list)).told(alerts::openapi::list),
+    route(Read, AtLeast(Viewer), "/alerts", || to(alerts::page)).expensive(),
+    route(Read, AtLeast(Viewer), "/api/alerts", || to(alerts::list)).expensive().told(alerts::openapi::list),
     route(Change, AtLeast(Operator), "/api/alerts/acknowledge", || to(alerts::acknowledge))
         .told(alerts::openapi::acknowledge),
     route(Change, AtLeast(Operator), "/api/alerts/test", || to(alerts::test)).told(alerts::openapi::test),
@@ -91,31 +115,38 @@ pub const ROUTES: &[Route] = &[
     route(Change, AtLeast(Operator), "/api/silences/{id}/end", || to(alerts::end_silence))
         .told(alerts::openapi::end_silence),
     route(Change, AtLeast(Operator), "/-/reload", || to(alerts::reload)).told(alerts::openapi::reload),
-    route(Read, AtLeast(Viewer), "/admin", || to(admin::page)),
-    route(Read, AtLeast(Viewer), "/api/admin/passes", || to(admin::passes)).told(admin::openapi::passes),
+    route(Read, AtLeast(Viewer), "/admin", || to(admin::page)).expensive(),
+    route(Read, AtLeast(Viewer), "/api/admin/passes", || to(admin::passes)).expensive().told(admin::openapi::passes),
     route(Change, AtLeast(Admin), "/api/admin/cleanup", || to(admin::cleanup)).told(admin::openapi::cleanup),
     route(Change, AtLeast(Admin), "/api/admin/forget_worker", || to(admin::forget_worker))
         .told(admin::openapi::forget_worker),
     // Retrying is an operator's, dropping an administrator's: what the preview chose decides.
     route(Read, AtLeast(Operator), "/api/streams/{name:.*}/messages", || to(operator::messages::list))
+        .expensive()
         .told(operator::openapi::messages),
     route(Change, AtLeast(Operator), "/api/streams/{name:.*}/messages/preview", || to(operator::messages::preview))
+        .expensive()
         .told(operator::openapi::preview),
     route(Change, AtLeast(Operator), "/api/streams/{name:.*}/messages/apply", || to(operator::apply))
         .told(operator::openapi::apply),
-    route(Read, AtLeast(Operator), "/admin/dead-consumers", || to(operator::dead_consumers::page)),
+    route(Read, AtLeast(Operator), "/admin/dead-consumers", || to(operator::dead_consumers::page)).expensive(),
     route(Read, AtLeast(Operator), "/api/admin/dead_consumers", || to(operator::dead_consumers::list))
+        .expensive()
         .told(operator::openapi::dead_consumers),
     route(Change, AtLeast(Operator), "/api/admin/dead_consumers/preview", || to(operator::dead_consumers::preview))
+        .expensive()
         .told(operator::openapi::dead_consumers_preview),
     route(Change, AtLeast(Operator), "/api/admin/dead_consumers/apply", || to(operator::apply))
         .told(operator::openapi::dead_consumers_apply),
     route(Change, AtLeast(Admin), "/api/admin/reclaim_dead_consumers", || to(operator::dead_consumers::reclaim))
         .told(operator::openapi::reclaim),
-    route(Read, AtLeast(Operator), "/admin/audit", || to(audit_page::page)),
-    route(Read, AtLeast(Operator), "/api/admin/audit", || to(audit_page::list)).told(audit_page::openapi::list),
-    route(Read, AtLeast(Operator), "/admin/recycle-bin", || to(operator::recycle_bin::page)),
+    route(Read, AtLeast(Operator), "/admin/audit", || to(audit_page::page)).expensive(),
+    route(Read, AtLeast(Operator), "/api/admin/audit", || to(audit_page::list))
+        .expensive()
+        .told(audit_page::openapi::list),
+    route(Read, AtLeast(Operator), "/admin/recycle-bin", || to(operator::recycle_bin::page)).expensive(),
     route(Read, AtLeast(Operator), "/api/admin/recycle_bin", || to(operator::recycle_bin::list))
+        .expensive()
         .told(operator::openapi::recycle_bin),
     route(Change, AtLeast(Admin), "/api/admin/recycle_bin/restore", || to(operator::recycle_bin::restore))
         .told(operator::openapi::restore),
@@ -132,21 +163,23 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
 
 /// Adds all routes, at the root and below `root_path`.
 pub fn configure(config: &mut ServiceConfig, front: Front, root_path: &str) {
-    let lock = front.lock.clone();
+    let (lock, encrypted) = (front.lock.clone(), front.site.is_encrypted());
     config.app_data(Data::new(front));
-    config.app_data(Data::new(Door::new(lock, ROUTES.iter().map(|route| (route.path, route.verb, route.needs)))));
+    config.app_data(Data::new(Door::new(lock, ROUTES)));
     config.app_data(web::PayloadConfig::new(MOST_BODY));
     config.app_data(web::JsonConfig::default().limit(MOST_BODY));
     config.app_data(web::FormConfig::default().limit(MOST_BODY));
     if !root_path.is_empty() {
-        config.service(web::scope(root_path).wrap(from_fn(alike)).wrap(from_fn(gate)).wrap(headers()).configure(all));
+        config.service(
+            web::scope(root_path).wrap(from_fn(alike)).wrap(from_fn(gate)).wrap(headers(encrypted)).configure(all),
+        );
     }
-    config.service(web::scope("").wrap(from_fn(alike)).wrap(from_fn(gate)).wrap(headers()).configure(all));
+    config.service(web::scope("").wrap(from_fn(alike)).wrap(from_fn(gate)).wrap(headers(encrypted)).configure(all));
     config.default_service(web::route().to(nothing));
 }
 
 fn all(config: &mut ServiceConfig) {
-    let mut compressed = web::scope("").wrap(Compress::default());
+    let mut compressed = web::scope("").wrap(from_fn(within_budget)).wrap(Compress::default());
     for (place, route) in ROUTES.iter().enumerate() {
         let handler = (route.handler)().guard(admitted(place));
         if is_compressed(route) {
@@ -158,12 +191,16 @@ fn all(config: &mut ServiceConfig) {
     config.service(compressed);
 }
 
-fn headers() -> DefaultHeaders {
-    DefaultHeaders::new()
+fn headers(encrypted: bool) -> DefaultHeaders {
+    let headers = DefaultHeaders::new()
         .add(("Content-Security-Policy", CONTENT_POLICY))
         .add(("X-Content-Type-Options", "nosniff"))
         .add(("Referrer-Policy", "same-origin"))
-        .add(("Cache-Control", "no-store"))
+        .add(("Cross-Origin-Opener-Policy", "same-origin"))
+        .add(("Cross-Origin-Resource-Policy", "same-origin"))
+        .add(("Cache-Control", "no-store"));
+    // Only where people come over an encrypted connection: for a site that has none it would be the end.
+    if encrypted { headers.add(("Strict-Transport-Security", "max-age=31536000")) } else { headers }
 }
 
 async fn nothing() -> Result<actix_web::HttpResponse, Problem> {

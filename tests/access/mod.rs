@@ -2,6 +2,7 @@
 
 mod browser;
 mod door;
+mod hostile;
 mod modes;
 mod table;
 

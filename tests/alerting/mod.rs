@@ -2,6 +2,7 @@
 
 mod delivery;
 pub(crate) mod fleet;
+mod flood;
 mod leadership;
 mod mail;
 mod pages;

@@ -217,6 +217,19 @@ pub struct Latencies {
 /// # Errors
 /// When Postgres cannot be read.
 pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Result<Latencies, SourceTrouble> {
+    Ok(read_at_most(pool, selection, window, usize::MAX).await?.unwrap_or_default())
+}
+
+/// As [`read`]; `None` if there are more than `most` points in all.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn read_at_most(
+    pool: &PgPool,
+    selection: &Selection,
+    window: Window,
+    most: usize,
+) -> Result<Option<Latencies>, SourceTrouble> {
     // Sealed days know no buckets between a row and five minutes.
     let coarse = (window.bucket >= FINE).then(|| {
         let bucket = window.bucket - window.bucket % FINE;
@@ -235,52 +248,87 @@ pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Resul
     let by_hours = reach.is_made_of(HOUR);
     let asked = selection.clone();
     elsewhere(move || {
-        let mut buckets: BTreeMap<String, BTreeMap<Micros, Latency>> = BTreeMap::new();
+        // A stream at a time: what its buckets are made of is large, their summaries are small.
+        let mut streams: BTreeMap<String, OfStream> = BTreeMap::new();
+        for day in days {
+            streams.entry(day.stream).or_default().days.push((day.day, day.bytes));
+        }
+        for day in packed {
+            streams.entry(day.stream).or_default().packed.push(day.bytes);
+        }
+        for row in young {
+            streams.entry(row.stream.clone()).or_default().young.push(row);
+        }
         let mut points: BTreeMap<String, BTreeMap<Micros, Summary>> = BTreeMap::new();
-        let mut add = |stream: &str, (at, latency): Row| {
+        let (mut totals, mut found) = (BTreeMap::new(), 0);
+        for (stream, of_stream) in streams {
+            let length = if by_hours { HOUR } else { FINE };
+            let (of_buckets, total) = of_stream.summed_up(window, (reach, coarse.is_some()), length)?;
+            found += of_buckets.len();
+            if found > most {
+                return Ok(None);
+            }
+            totals.extend(total.map(|total| (stream.clone(), total)));
+            points.insert(stream, of_buckets);
+        }
+        points.retain(|_, points| !points.is_empty());
+        Ok(Some(Latencies { points: asked.as_asked(points), totals: asked.as_asked(totals) }))
+    })
+    .await
+}
+
+/// What is stored of one stream.
+#[derive(Default)]
+struct OfStream {
+    days: Vec<(i32, Vec<u8>)>,
+    packed: Vec<Vec<u8>>,
+    young: Vec<LatencyRow>,
+}
+
+impl OfStream {
+    /// Its points in `window` and its total, from days cut into parts of `length`. If `coarse`, a point is a bucket of
+    /// `reach`, otherwise a row.
+    fn summed_up(
+        self,
+        window: Window,
+        (reach, coarse): (Window, bool),
+        length: Micros,
+    ) -> Result<(BTreeMap<Micros, Summary>, Option<Latency>), Unreadable> {
+        let mut points: BTreeMap<Micros, Summary> = BTreeMap::new();
+        let mut buckets: BTreeMap<Micros, Latency> = BTreeMap::new();
+        let mut add = |(at, latency): Row| {
             if !reach.contains(at) {
                 return;
             }
-            let buckets = buckets.entry(stream.to_owned()).or_default();
             match buckets.get_mut(&reach.bucket_of(at)) {
                 Some(known) => known.merge(&latency),
                 None => drop(buckets.insert(reach.bucket_of(at), latency)),
             }
         };
-        for day in days {
-            let length = if by_hours { HOUR } else { FINE };
-            for part in parts(Micros::from(day.day) * DAY, length, &day.bytes, |at| reach.contains(at))? {
-                add(&day.stream, part);
-            }
+        for (day, bytes) in self.days {
+            let parts = parts(Micros::from(day) * DAY, length, &bytes, |at| reach.contains(at))?;
+            parts.into_iter().for_each(&mut add);
         }
-        for day in packed {
-            let rows = rows(&day.bytes)?.into_iter().filter(|(at, _)| window.contains(*at));
-            points.entry(day.stream).or_default().extend(rows);
+        for bytes in self.packed {
+            points.extend(rows(&bytes)?.into_iter().filter(|(at, _)| window.contains(*at)));
         }
-        for row in young {
+        for row in self.young {
             let Some(latency) = row.latency()? else { continue };
             let at = row.ts.timestamp_micros();
-            if coarse.is_none() && window.contains(at) {
-                points.entry(row.stream.clone()).or_default().insert(at, row.summary());
+            if !coarse && window.contains(at) {
+                points.insert(at, row.summary());
             }
-            add(&row.stream, (at, latency));
+            add((at, latency));
         }
-        let mut totals = BTreeMap::new();
-        for (stream, buckets) in buckets {
-            if coarse.is_some() {
-                let summaries = buckets.iter().map(|(at, latency)| (*at, latency.summary()));
-                points.insert(stream.clone(), summaries.collect());
-            }
-            let total = buckets.into_values().reduce(|mut total, latency| {
-                total.merge(&latency);
-                total
-            });
-            totals.extend(total.map(|total| (stream, total)));
+        if coarse {
+            points.extend(buckets.iter().map(|(at, latency)| (*at, latency.summary())));
         }
-        points.retain(|_, points| !points.is_empty());
-        Ok(Latencies { points: asked.as_asked(points), totals: asked.as_asked(totals) })
-    })
-    .await
+        let total = buckets.into_values().reduce(|mut total, latency| {
+            total.merge(&latency);
+            total
+        });
+        Ok((points, total))
+    }
 }
 
 #[derive(QueryableByName)]

@@ -19,6 +19,9 @@ use crate::history::{DAY, HOUR, Micros, SECOND, metric_day};
 use crate::postgres::connection::{PgPool, checkout, trouble};
 use crate::postgres::row_isolation::{Isolated, Put, may_be_about_rows, put_isolating};
 
+/// Packed samples that are read for one answer at most, bytes.
+const MOST_PACKED: i64 = 16 << 20;
+
 /// Each series' buckets that have samples, by when they begin.
 pub type Series = BTreeMap<String, BTreeMap<Micros, Aggregate>>;
 
@@ -108,31 +111,58 @@ struct BucketRow {
 /// # Errors
 /// When Postgres cannot be read.
 pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Result<Series, SourceTrouble> {
+    Ok(read_at_most(pool, selection, window, usize::MAX).await?.unwrap_or_default())
+}
+
+/// As [`read`]; `None` if there are more than `most` buckets in all, or too many samples would have to be read for
+/// them.
+///
+/// # Errors
+/// When Postgres cannot be read.
+pub async fn read_at_most(
+    pool: &PgPool,
+    selection: &Selection,
+    window: Window,
+    most: usize,
+) -> Result<Option<Series>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let mut found = connection.build_transaction().read_only().repeatable_read();
-    let (days, buckets) = found
-        .run(async |connection| found_in(connection, selection, window).await)
+    let found = found
+        .run(async |connection| {
+            if most < usize::MAX && packed_bytes(connection, selection, window).await? > MOST_PACKED {
+                return Ok(None);
+            }
+            found_in(connection, selection, window, most).await.map(Some)
+        })
         .await
         .map_err(|e: diesel::result::Error| trouble(&e))?;
     drop(connection);
+    let Some((days, buckets)) = found else { return Ok(None) };
     let asked = selection.clone();
     elsewhere(move || {
         let mut series = Series::new();
+        let mut points = 0;
         for row in days {
+            if points > most {
+                return Ok(None);
+            }
             let buckets = series.entry(row.metric).or_default();
+            let before = buckets.len();
             let begins = Micros::from(row.day) * DAY;
             if window.is_made_of(HOUR) {
                 metric_day::hours(begins, &row.bytes)?.for_each(|(hour, of_hour)| add(buckets, window, hour, of_hour));
             } else {
                 add_samples(buckets, window, metric_day::samples(&row.bytes)?);
             }
+            points += buckets.len() - before;
         }
         for row in buckets {
             let aggregate = Aggregate { count: row.count.unsigned_abs(), sum: row.sum, min: row.min, max: row.max };
             add(series.entry(row.metric).or_default(), window, row.bucket * SECOND, aggregate);
         }
         series.retain(|_, buckets| !buckets.is_empty());
-        Ok(asked.as_asked(series))
+        let points: usize = series.values().map(BTreeMap::len).sum();
+        Ok((points <= most).then(|| asked.as_asked(series)))
     })
     .await
 }
@@ -167,6 +197,7 @@ async fn found_in(
     connection: &mut AsyncPgConnection,
     selection: &Selection,
     window: Window,
+    most: usize,
 ) -> Result<(Vec<DayRow>, Vec<BucketRow>), diesel::result::Error> {
     let bytes = if window.is_made_of(HOUR) { "hours" } else { "packed" };
     let days = sql_query(format!(
@@ -179,7 +210,7 @@ async fn found_in(
     .bind::<Integer, _>(day_of(window.until - 1))
     .load(connection)
     .await?;
-    let mut buckets = bucketed(connection, "monitor_metrics", selection, window).await?;
+    let mut buckets = bucketed(connection, "monitor_metrics", selection, window, most).await?;
     let before = taken_over_down_to(connection, Kept::Metrics).await?;
     if let Some(before) = before.filter(|before| *before > window.since) {
         let table = "monitor_metrics_before";
@@ -187,7 +218,7 @@ async fn found_in(
         let mut names = names_in(connection, table, "metric").await?;
         names.retain(|name| selection.takes(name));
         let older = Window { until: window.until.min(before), ..window };
-        buckets.extend(bucketed(connection, table, &Selection::Names(names), older).await?);
+        buckets.extend(bucketed(connection, table, &Selection::Names(names), older, most).await?);
     }
     Ok((days, buckets))
 }
@@ -198,18 +229,49 @@ async fn bucketed(
     table: &str,
     selection: &Selection,
     window: Window,
+    most: usize,
 ) -> Result<Vec<BucketRow>, diesel::result::Error> {
     let (since, until): (DateTime<Utc>, DateTime<Utc>) = (time(window.since), time(window.until));
     sql_query(format!(
         "SELECT metric, (floor(date_part('epoch', ts) / $4) * $4)::bigint AS bucket, count(*) AS count, \
          sum(value) AS sum, min(value) AS min, max(value) AS max FROM {table} \
-         WHERE {} AND ts >= $2 AND ts < $3 AND value > '-Infinity' AND value < 'Infinity' GROUP BY 1, 2",
+         WHERE {} AND ts >= $2 AND ts < $3 AND value > '-Infinity' AND value < 'Infinity' GROUP BY 1, 2 LIMIT $5",
         selection.condition("metric")
     ))
     .bind::<Array<Text>, _>(selection.parameter())
     .bind::<Timestamptz, _>(since)
     .bind::<Timestamptz, _>(until)
     .bind::<BigInt, _>(window.bucket / SECOND)
+    // One more than that is enough to know that there are too many.
+    .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1))
     .load(connection)
     .await
+}
+
+#[derive(QueryableByName)]
+struct Bytes {
+    #[diesel(sql_type = BigInt)]
+    bytes: i64,
+}
+
+/// Bytes of packed samples that a window is made of; 0 if it is made of their hours, which are few.
+async fn packed_bytes(
+    connection: &mut AsyncPgConnection,
+    selection: &Selection,
+    window: Window,
+) -> Result<i64, diesel::result::Error> {
+    if window.is_made_of(HOUR) || window.until - window.since <= 2 * DAY {
+        return Ok(0);
+    }
+    let found: Bytes = sql_query(format!(
+        "SELECT coalesce(sum(octet_length(packed)), 0)::bigint AS bytes FROM monitor_metric_days \
+         WHERE {} AND day BETWEEN date '1970-01-01' + $2 AND date '1970-01-01' + $3",
+        selection.condition("metric")
+    ))
+    .bind::<Array<Text>, _>(selection.parameter())
+    .bind::<Integer, _>(day_of(window.since))
+    .bind::<Integer, _>(day_of(window.until - 1))
+    .get_result(connection)
+    .await?;
+    Ok(found.bytes)
 }

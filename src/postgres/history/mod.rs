@@ -21,6 +21,7 @@ use chrono::{DateTime, Utc};
 use diesel::sql_types::{BigInt, Timestamptz};
 use diesel::{OptionalExtension, QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use tokio::sync::Semaphore;
 
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::history::stored_name::stored_name;
@@ -164,10 +165,16 @@ fn damaged(error: Unreadable) -> SourceTrouble {
     SourceTrouble::new(TroubleKind::Failed, error.to_string())
 }
 
+/// So many of the threads for long work compute answers; the others are left to the actors.
+static ELSEWHERE: Semaphore = Semaphore::const_new(2);
+
 /// Work that would keep other queries waiting.
 async fn elsewhere<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Unreadable> + Send + 'static,
 ) -> Result<T, SourceTrouble> {
+    let Ok(_turn) = ELSEWHERE.acquire().await else {
+        return Err(SourceTrouble::new(TroubleKind::Failed, "the monitor is stopping"));
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result.map_err(damaged),
         Err(error) => Err(SourceTrouble::new(TroubleKind::Failed, error.to_string())),

@@ -51,9 +51,9 @@ async fn rows(front: &Front, query: &AuditQuery) -> Result<(Vec<Row>, u32), Prob
         None => None,
         Some(text) => Some(text.parse().map_err(|_| bad("before", text, "the ID of a change".to_owned()))?),
     };
-    let pool = front.io.postgres.clone();
+    let pool = front.io.web.reads.clone();
     let reading = async move { audit::newest(&pool, before, limit).await };
-    Ok((front.io.run(Duration::from_secs(5), POSTGRES_LATE, reading).await?, limit))
+    Ok((front.io.read(Duration::from_secs(5), POSTGRES_LATE, reading).await?, limit))
 }
 
 /// More may come when there are as many as asked for.

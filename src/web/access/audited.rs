@@ -43,7 +43,7 @@ pub async fn audited<T: 'static>(
     };
     let io = front.io.clone();
     let doing = async move {
-        let pool = io.postgres.clone();
+        let pool = io.web.changes.clone();
         let row = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, asked).await }).await.map_err(
             |trouble| {
                 let why = trouble.detail;
@@ -72,7 +72,7 @@ pub async fn audited<T: 'static>(
 async fn write_end(io: Io, row: i64, action: &'static str, outcome: Outcome, result: Value) {
     let mut pause = Duration::from_secs(1);
     for attempt in 1..=TRIES {
-        let (pool, result) = (io.postgres.clone(), result.clone());
+        let (pool, result) = (io.web.changes.clone(), result.clone());
         let writing = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::end(&pool, row, outcome, result).await });
         match writing.await {
             Ok(()) => return,

@@ -1,82 +1,348 @@
-//! How many connections one address holds open: those beyond a limit are told so and closed, so
-//! that one client's mistake leaves room for the others.
+//! The open connections: a limit for each address and one for all of them, and deadlines for clients that send or
+//! read too slowly.
+//!
+//! A connection on which no complete request has arrived costs its client nothing, so it gives way: at a limit the
+//! oldest such connection is closed in favour of the new one. A client that floods one address therefore displaces its
+//! own connections, and a short request is answered while the flood lasts.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use actix_web::dev::Extensions;
 use actix_web::rt;
 
 use crate::access::address::{TrustedProxies, household};
+use crate::exposition::counters::Counters;
 
-/// Connections by address.
+/// A connection on which nothing complete has arrived is closed after this time. The server's own deadline for the
+/// head of a request is shorter; this one holds whatever the client sends.
+const REQUEST_WITHIN: Duration = Duration::from_secs(15);
+/// A connection without a request is closed after this time; the server's own keep-alive is shorter.
+const IDLE: Duration = Duration::from_secs(20);
+/// A client that takes nothing of an answer for this long is gone.
+const STALLED: Duration = Duration::from_secs(20);
+/// The same of a websocket, which is pinged every 30 s.
+const WEBSOCKET_STALLED: Duration = Duration::from_secs(90);
+/// An answer must have been read after this time, plus a second for each [`SLOWEST`] bytes.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// The slowest client that is served, bytes per second.
+const SLOWEST: u64 = 16 << 10;
+/// How often the deadlines are looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(3);
+/// How often the log says that a limit was reached.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+/// How many connections may be open.
+#[derive(Debug, Clone, Copy)]
+pub struct ConnectionLimits {
+    /// Of one address; 0: any number.
+    pub per_address: usize,
+    /// In all.
+    pub in_all: usize,
+}
+
+/// The open connections.
 #[derive(Debug)]
 pub struct Connections {
-    /// Of one address; 0: any number.
-    most: usize,
-    /// Proxies hold those of everybody.
+    limits: ConnectionLimits,
+    /// Connections of trusted proxies carry the requests of many clients: they have no limit of their own.
     trusted: Arc<TrustedProxies>,
-    open: Mutex<HashMap<IpAddr, usize>>,
+    open: Mutex<Open>,
+    sweeping: AtomicBool,
+    counters: Arc<Mutex<Counters>>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    /// By the order in which they were made.
+    all: BTreeMap<u64, Arc<Connection>>,
+    by_address: HashMap<IpAddr, usize>,
+    warned: Option<Instant>,
+}
+
+/// What a connection is waiting for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Its first request.
+    New,
+    /// The rest of a request's body.
+    Body,
+    /// The handler.
+    Handling,
+    /// The client, which reads the answer.
+    Answering,
+    /// As `Answering`, for as long as the websocket is open.
+    Websocket,
+    /// The next request.
+    Idle,
+}
+
+#[derive(Debug)]
+struct Progress {
+    step: Step,
+    /// When the step began.
+    since: Instant,
+    /// When the client last took a part of the answer.
+    moved: Instant,
+    /// Bytes of the answer that it took.
+    sent: u64,
+}
+
+/// One open connection.
+#[derive(Debug)]
+pub(in crate::web) struct Connection {
+    id: u64,
+    /// The address it counts for.
+    of: Option<IpAddr>,
+    stream: Option<TcpStream>,
+    progress: Mutex<Progress>,
+    /// Its client was told that the body came too late.
+    body_was_late: AtomicBool,
 }
 
 /// One connection, counted for as long as it is open.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(in crate::web) struct Counted {
     among: Arc<Connections>,
-    of: IpAddr,
+    /// The connection.
+    pub(in crate::web) connection: Arc<Connection>,
     /// The address has too many.
     pub(super) beyond: bool,
 }
 
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Connections {
-    /// At most `most` of one address (0: any number), except for these proxies.
+    /// No connections yet.
     #[must_use]
-    pub fn new(most: usize, trusted: Arc<TrustedProxies>) -> Arc<Self> {
-        Arc::new(Self { most, trusted, open: Mutex::default() })
+    pub fn new(limits: ConnectionLimits, trusted: Arc<TrustedProxies>, counters: Arc<Mutex<Counters>>) -> Arc<Self> {
+        Arc::new(Self { limits, trusted, open: Mutex::default(), sweeping: AtomicBool::new(false), counters })
     }
 
-    /// Counts a connection that was just made; the gate looks at what is noted with it.
-    ///
-    /// One beyond the limit is answered and closed. At twice the limit there is no room for that
-    /// either, and it is closed at once.
+    fn count(&self) {
+        locked(&self.counters).connections_closed += 1;
+    }
+
+    /// Counts a connection that was just accepted; the gate looks at what is noted with it. To be called on the thread
+    /// that serves the connection.
     pub fn made(self: &Arc<Self>, connection: &dyn Any, notes: &mut Extensions) {
         let Some(stream) = connection.downcast_ref::<rt::net::TcpStream>() else { return };
         let Ok(peer) = stream.peer_addr() else { return };
-        let Some((counted, open)) = self.count(peer.ip()) else { return };
-        if open > self.most.saturating_mul(2)
-            && let Ok(same) = stream.as_fd().try_clone_to_owned()
-        {
-            drop(TcpStream::from(same).shutdown(Shutdown::Both));
-        }
-        if counted.beyond && open == self.most + 1 {
-            tracing::warn!(address = %counted.of, most = self.most, "too many connections from one address");
-        }
-        notes.insert(counted);
+        let Ok(same) = stream.as_fd().try_clone_to_owned() else {
+            // Without a second descriptor the deadlines cannot be enforced.
+            self.count();
+            _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Both);
+            return;
+        };
+        notes.insert(self.admit(peer.ip(), Some(TcpStream::from(same)), Instant::now()));
+        self.keep_sweeping();
     }
 
-    fn count(self: &Arc<Self>, peer: IpAddr) -> Option<(Counted, usize)> {
-        if self.most == 0 || self.trusted.contains(peer) {
-            return None;
+    /// Counts a connection of `peer`.
+    pub(in crate::web) fn admit(self: &Arc<Self>, peer: IpAddr, stream: Option<TcpStream>, now: Instant) -> Counted {
+        let limited = self.limits.per_address > 0 && !self.trusted.contains(peer);
+        let of = limited.then(|| household(peer));
+        let mut open = locked(&self.open);
+        open.next += 1;
+        let progress = Progress { step: Step::New, since: now, moved: now, sent: 0 };
+        let connection = Arc::new(Connection {
+            id: open.next,
+            of,
+            stream,
+            progress: Mutex::new(progress),
+            body_was_late: AtomicBool::new(false),
+        });
+        let most = self.limits.per_address;
+        let mut beyond = false;
+        if let Some(of) = of
+            && open.by_address.get(&of).copied().unwrap_or(0) >= most
+        {
+            self.warn(&mut open, now, || {
+                tracing::warn!(address = %of, most, "an address holds too many connections: its oldest without a \
+                    request are closed. See MONITOR_MAX_CONNECTIONS_PER_ADDRESS");
+            });
+            beyond = !self.make_room(&mut open, |other| other.of == Some(of) && other.is_waiting(false));
         }
-        let of = household(peer);
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = open.entry(of).or_default();
-        *count += 1;
-        Some((Counted { among: Arc::clone(self), of, beyond: *count > self.most }, *count))
+        open.add(&connection);
+        let full = open.all.len() > self.limits.in_all && {
+            let most = self.limits.in_all;
+            self.warn(&mut open, now, || {
+                tracing::warn!(
+                    most,
+                    "too many connections: the oldest without a request are closed. Raise the limit \
+                    of open files (LimitNOFILE, ulimit -n) if they are needed"
+                );
+            });
+            !self.make_room(&mut open, |other| other.id != connection.id && other.is_waiting(true))
+        };
+        // One beyond the limit of its address is answered and closed; at twice the limit there is no room for that.
+        let far_beyond = of.is_some_and(|of| open.by_address.get(&of).is_some_and(|n| *n > most.saturating_mul(2)));
+        if full || far_beyond {
+            self.close(&mut open, &connection);
+        }
+        drop(open);
+        Counted { among: Arc::clone(self), connection, beyond }
+    }
+
+    /// Closes the oldest connection that `gives_way`; false when there is none.
+    fn make_room(&self, open: &mut Open, gives_way: impl Fn(&Connection) -> bool) -> bool {
+        let Some(oldest) = open.all.values().find(|other| gives_way(other)).cloned() else { return false };
+        self.close(open, &oldest);
+        true
+    }
+
+    fn close(&self, open: &mut Open, connection: &Connection) {
+        self.count();
+        connection.hang_up();
+        open.forget(connection);
+    }
+
+    fn warn(&self, open: &mut Open, now: Instant, say: impl FnOnce()) {
+        if open.warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
+            open.warned = Some(now);
+            say();
+        }
+    }
+
+    /// Closes connections whose deadline has passed, for as long as there are any connections.
+    fn keep_sweeping(self: &Arc<Self>) {
+        if self.sweeping.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let this = Arc::clone(self);
+        rt::spawn(async move {
+            loop {
+                rt::time::sleep(SWEEP_EVERY).await;
+                this.sweep(Instant::now());
+                if locked(&this.open).all.is_empty() {
+                    this.sweeping.store(false, Ordering::SeqCst);
+                    // One that was made in between found the sweep still running.
+                    if locked(&this.open).all.is_empty() || this.sweeping.swap(true, Ordering::SeqCst) {
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    fn sweep(&self, now: Instant) {
+        let mut open = locked(&self.open);
+        let late: Vec<_> = open.all.values().filter(|connection| connection.is_late(now)).cloned().collect();
+        for connection in late {
+            self.close(&mut open, &connection);
+        }
+    }
+}
+
+impl Open {
+    fn add(&mut self, connection: &Arc<Connection>) {
+        self.all.insert(connection.id, Arc::clone(connection));
+        if let Some(of) = connection.of {
+            *self.by_address.entry(of).or_default() += 1;
+        }
+    }
+
+    /// Does nothing if it was forgotten before.
+    fn forget(&mut self, connection: &Connection) {
+        if self.all.remove(&connection.id).is_none() {
+            return;
+        }
+        let Some(of) = connection.of else { return };
+        if let Some(count) = self.by_address.get_mut(&of) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.by_address.remove(&of);
+            }
+        }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let mut open = self.among.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = open.get_mut(&self.of) {
-            *count = count.saturating_sub(1);
-            if *count == 0 {
-                open.remove(&self.of);
+        locked(&self.among.open).forget(&self.connection);
+    }
+}
+
+impl Connection {
+    fn begin(&self, step: Step) {
+        let now = Instant::now();
+        *locked(&self.progress) = Progress { step, since: now, moved: now, sent: 0 };
+    }
+
+    /// The head of a request has arrived, and its body has not.
+    pub(in crate::web) fn waits_for_body(&self) {
+        self.begin(Step::Body);
+    }
+
+    /// A whole request has arrived.
+    pub(in crate::web) fn handles(&self) {
+        self.begin(Step::Handling);
+    }
+
+    /// The answer begins.
+    pub(in crate::web) fn answers(&self, websocket: bool) {
+        self.begin(if websocket { Step::Websocket } else { Step::Answering });
+    }
+
+    /// The client has room for the next part of the answer; `bytes` of it are sent.
+    pub(in crate::web) fn sends(&self, bytes: usize) {
+        let mut progress = locked(&self.progress);
+        progress.moved = Instant::now();
+        progress.sent += u64::try_from(bytes).unwrap_or(u64::MAX);
+    }
+
+    /// The answer is complete.
+    pub(in crate::web) fn rests(&self) {
+        self.begin(Step::Idle);
+    }
+
+    /// The body did not arrive in time.
+    pub(in crate::web) fn note_late_body(&self) {
+        self.body_was_late.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the body did not arrive in time.
+    pub(in crate::web) fn body_was_late(&self) -> bool {
+        self.body_was_late.load(Ordering::Relaxed)
+    }
+
+    /// Whether it waits for its client to send something: for a first request, or, if `or_idle`, for the next one.
+    fn is_waiting(&self, or_idle: bool) -> bool {
+        match locked(&self.progress).step {
+            Step::New | Step::Body => true,
+            Step::Idle => or_idle,
+            Step::Handling | Step::Answering | Step::Websocket => false,
+        }
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        let progress = locked(&self.progress);
+        let (lasts, stalled) =
+            (now.saturating_duration_since(progress.since), now.saturating_duration_since(progress.moved));
+        match progress.step {
+            Step::New | Step::Body => lasts > REQUEST_WITHIN,
+            // Handlers have deadlines of their own.
+            Step::Handling => false,
+            Step::Answering => {
+                stalled > STALLED || lasts > ANSWER_WITHIN + Duration::from_secs(progress.sent / SLOWEST)
             }
+            Step::Websocket => stalled > WEBSOCKET_STALLED,
+            Step::Idle => lasts > IDLE,
+        }
+    }
+
+    fn hang_up(&self) {
+        if let Some(stream) = &self.stream {
+            // It may be closed already.
+            _ = stream.shutdown(Shutdown::Both);
         }
     }
 }
@@ -85,19 +351,97 @@ impl Drop for Counted {
 mod tests {
     use super::*;
 
+    fn limits(per_address: usize, in_all: usize) -> ConnectionLimits {
+        ConnectionLimits { per_address, in_all }
+    }
+
+    fn connections(limits: ConnectionLimits, trusted: Arc<TrustedProxies>) -> Arc<Connections> {
+        Connections::new(limits, trusted, Arc::new(Mutex::new(Counters::new(&[]))))
+    }
+
+    fn admit(all: &Arc<Connections>, peer: &str) -> Counted {
+        all.admit(peer.parse().unwrap(), None, Instant::now())
+    }
+
+    fn is_open(counted: &Counted) -> bool {
+        locked(&counted.among.open).all.contains_key(&counted.connection.id)
+    }
+
     #[test]
     fn each_address_has_its_own_count_that_closed_connections_leave() {
         let proxies = Arc::new(TrustedProxies::new(vec!["10.0.0.1/32".parse().unwrap()]));
-        let all = Connections::new(2, proxies);
-        let made = |peer: &str| all.count(peer.parse().unwrap()).map(|(counted, _)| counted);
-        let two = [made("192.0.2.1").unwrap(), made("192.0.2.1").unwrap()];
+        let all = connections(limits(2, 100), proxies);
+        let busy = |peer| {
+            let counted = admit(&all, peer);
+            counted.connection.handles();
+            counted
+        };
+        let two = [busy("192.0.2.1"), busy("192.0.2.1")];
         assert!(two.iter().all(|counted| !counted.beyond));
-        assert!(made("192.0.2.1").unwrap().beyond);
-        assert!(!made("192.0.2.2").unwrap().beyond, "another address");
-        assert!(made("10.0.0.1").is_none(), "a proxy");
-        drop(two);
-        assert!(!made("192.0.2.1").unwrap().beyond);
-        assert!(all.open.lock().unwrap().is_empty(), "nothing is kept of those who left");
-        assert!(Connections::new(0, Arc::default()).count("192.0.2.1".parse().unwrap()).is_none());
+        assert!(busy("192.0.2.1").beyond);
+        assert!(!busy("192.0.2.2").beyond, "another address");
+        let proxied: Vec<_> = (0..9).map(|_| busy("10.0.0.1")).collect();
+        assert!(proxied.iter().all(|counted| !counted.beyond), "a proxy");
+        drop((two, proxied));
+        assert!(!busy("192.0.2.1").beyond);
+        assert!(locked(&all.open).by_address.is_empty() && locked(&all.open).all.is_empty(), "nothing is kept");
+        let unlimited = connections(limits(0, 100), Arc::default());
+        let many: Vec<_> = (0..50).map(|_| admit(&unlimited, "192.0.2.1")).collect();
+        assert!(many.iter().all(|counted| !counted.beyond && is_open(counted)));
+    }
+
+    #[test]
+    fn a_client_that_sends_no_request_gives_way_to_one_that_does() {
+        let all = connections(limits(3, 100), Arc::default());
+        let busy = admit(&all, "192.0.2.1");
+        busy.connection.handles();
+        let (silent, slow) = (admit(&all, "192.0.2.1"), admit(&all, "192.0.2.1"));
+        slow.connection.waits_for_body();
+        let honest = admit(&all, "192.0.2.1");
+        assert!(!honest.beyond && is_open(&honest) && !is_open(&silent) && is_open(&slow));
+        let next = admit(&all, "192.0.2.1");
+        assert!(!next.beyond && !is_open(&slow) && is_open(&busy) && is_open(&honest));
+        assert_eq!(locked(&all.counters).connections_closed, 2);
+    }
+
+    #[test]
+    fn there_are_never_more_connections_than_descriptors() {
+        let all = connections(limits(100, 4), Arc::default());
+        let of = |n: u8| format!("192.0.2.{n}");
+        let kept: Vec<_> = (0..50).map(|n| admit(&all, &of(n))).collect();
+        assert_eq!(kept.iter().filter(|counted| is_open(counted)).count(), 4);
+        kept.iter().for_each(|counted| counted.connection.answers(true));
+        let refused = admit(&all, &of(99));
+        assert!(!is_open(&refused), "all that are open are in use");
+        let idle = kept.last().unwrap();
+        idle.connection.rests();
+        assert!(is_open(&admit(&all, &of(98))) && !is_open(idle));
+    }
+
+    #[test]
+    fn each_step_has_its_deadline() {
+        let all = connections(limits(100, 100), Arc::default());
+        let counted = admit(&all, "192.0.2.1");
+        let connection = &counted.connection;
+        let late_after = |seconds| connection.is_late(Instant::now() + Duration::from_secs(seconds));
+        assert!(!late_after(14) && late_after(16), "the head");
+        connection.waits_for_body();
+        assert!(!late_after(14) && late_after(16), "the body");
+        connection.handles();
+        assert!(!late_after(600), "a handler");
+        connection.answers(false);
+        assert!(!late_after(19) && late_after(21), "an answer that is not read");
+        connection.sends(1 << 20);
+        {
+            let mut progress = locked(&connection.progress);
+            progress.moved += Duration::from_secs(200);
+        }
+        assert!(!late_after(90) && late_after(95), "an answer that is read too slowly");
+        connection.answers(true);
+        assert!(!late_after(89) && late_after(91), "a websocket");
+        connection.rests();
+        assert!(!late_after(19) && late_after(21), "no request");
+        all.sweep(Instant::now() + Duration::from_secs(30));
+        assert!(!is_open(&counted) && locked(&all.open).by_address.is_empty());
     }
 }

@@ -1,47 +1,204 @@
-//! Who guessed wrong lately: after some tries an address is told to wait, and fills the log no more.
+//! Wrong credentials, counted for each address and each account, and in all: beyond a limit attempts are slowed down,
+//! right or wrong, so that guessing takes for ever and nobody is locked out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use actix_web::rt::time::sleep;
+
+use crate::access::Role;
 use crate::access::address::household;
 use crate::web::problem::Problem;
 
-/// Wrong guesses of one address in [`WITHIN`].
+/// Wrong attempts of one address, or at one account, in [`WITHIN`].
 const MOST: u32 = 100;
+/// Wrong attempts in all, in [`WITHIN`]: beyond it addresses with more than [`FEW`] are slowed down as well.
+const MOST_IN_ALL: u32 = 1000;
+const FEW: u32 = 5;
 /// For so long they count.
 const WITHIN: Duration = Duration::from_secs(60);
-/// Addresses known at most; when there are more, those of old are forgotten, or all.
-const ADDRESSES: usize = 4096;
+/// So long an attempt waits once there were too many.
+const PAUSE: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(1) };
+/// Attempts of one address, and in all, that wait at a time; others are refused unseen.
+const WAITING: u32 = 4;
+const WAITING_IN_ALL: u32 = 64;
+/// Addresses and accounts known at most.
+const KNOWN: usize = 4096;
+/// For so long an address at which a role's credentials were right is not slowed down for that role.
+const TRUSTED_FOR: Duration = Duration::from_secs(86_400);
 
-/// Wrong guesses by address, and since when they are counted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Address(Option<IpAddr>),
+    Account(String),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    wrong: u32,
+    since: Instant,
+    waiting: u32,
+}
+
 #[derive(Debug, Default)]
-pub struct Failures(Mutex<HashMap<Option<IpAddr>, (u32, Instant)>>);
+struct Known {
+    counts: HashMap<Key, Count>,
+    in_all: Option<Count>,
+    right: HashMap<(Option<IpAddr>, Role), Instant>,
+}
+
+/// Who attempts to be known: from where, and as whom.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    /// The address it comes from.
+    pub address: Option<IpAddr>,
+    /// The name that is claimed.
+    pub account: Option<String>,
+}
+
+/// Wrong credentials of late.
+#[derive(Debug, Default)]
+pub struct Failures(Mutex<Known>);
+
+/// An attempt waits for as long as this is kept.
+struct Waits<'a> {
+    failures: &'a Failures,
+    key: Key,
+}
 
 impl Failures {
-    /// It guessed wrong. Who is right is let in all the same: others may share the address.
+    /// Judges an attempt, whose credentials are those of `role` or wrong, and waits first if there were too many.
     ///
     /// # Errors
-    /// When it did so too often.
-    pub fn note(&self, peer: Option<IpAddr>) -> Result<(), Problem> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= ADDRESSES {
-            known.retain(|_, (_, since)| since.elapsed() < WITHIN);
-            if known.len() >= ADDRESSES {
-                known.clear();
+    /// When it is not even looked at, or was wrong once too often.
+    pub async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<(), Problem> {
+        let slow = {
+            let mut known = self.known();
+            let trusted = role.is_some_and(|role| known.trusts(attempt, role, Instant::now()));
+            !trusted && known.is_too_many(attempt, Instant::now())
+        };
+        if slow {
+            let waits = self.wait(attempt)?;
+            sleep(PAUSE).await;
+            drop(waits);
+        }
+        match role {
+            Some(role) => {
+                self.known().trust(attempt, role, Instant::now());
+                Ok(())
+            }
+            None => self.note(attempt, Instant::now()),
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait(&self, attempt: &Attempt) -> Result<Waits<'_>, Problem> {
+        let mut known = self.known();
+        let waiting_in_all: u32 = known.counts.values().map(|count| count.waiting).sum();
+        let key = Key::Address(attempt.address.map(household));
+        let count = known.count(&key, Instant::now());
+        if count.waiting >= WAITING || waiting_in_all >= WAITING_IN_ALL {
+            return Err(Problem::TooMany { wait: PAUSE.as_secs() + 1 });
+        }
+        count.waiting += 1;
+        Ok(Waits { failures: self, key })
+    }
+
+    fn note(&self, attempt: &Attempt, now: Instant) -> Result<(), Problem> {
+        let mut known = self.known();
+        let mut over = None;
+        for key in attempt.keys() {
+            let count = known.count(&key, now);
+            count.wrong = count.wrong.saturating_add(1);
+            if count.wrong > MOST {
+                over = Some(WITHIN.saturating_sub(now.duration_since(count.since)).as_secs() + 1);
+            }
+            if matches!(key, Key::Address(_)) && count.wrong <= MOST + 1 {
+                let (address, account, wrong) = (attempt.address, attempt.account.as_deref(), count.wrong);
+                tracing::warn!(?address, ?account, count = wrong, slowed = over.is_some(), "wrong credentials");
             }
         }
-        let entry = known.entry(peer.map(household)).or_insert((0, Instant::now()));
-        if entry.1.elapsed() >= WITHIN {
-            *entry = (0, Instant::now());
+        let in_all = known.in_all.get_or_insert(Count { wrong: 0, since: now, waiting: 0 });
+        if now.duration_since(in_all.since) >= WITHIN {
+            *in_all = Count { wrong: 0, since: now, waiting: 0 };
         }
-        entry.0 += 1;
-        if entry.0 > MOST {
-            return Err(Problem::TooMany { wait: WITHIN.saturating_sub(entry.1.elapsed()).as_secs() + 1 });
+        in_all.wrong = in_all.wrong.saturating_add(1);
+        if in_all.wrong == MOST_IN_ALL {
+            tracing::warn!(count = in_all.wrong, "wrong credentials from many addresses: attempts are slowed down");
         }
-        tracing::warn!(address = ?peer, count = entry.0, "failed login");
-        Ok(())
+        match over {
+            Some(wait) => Err(Problem::TooMany { wait }),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Attempt {
+    fn keys(&self) -> Vec<Key> {
+        let account = self.account.as_ref().map(|name| Key::Account(name.clone()));
+        std::iter::once(Key::Address(self.address.map(household))).chain(account).collect()
+    }
+}
+
+impl Known {
+    /// The count of `key` at `now`. When there are too many, those with the fewest wrong attempts are forgotten.
+    fn count(&mut self, key: &Key, now: Instant) -> &mut Count {
+        if self.counts.len() >= KNOWN && !self.counts.contains_key(key) {
+            self.counts.retain(|_, count| count.waiting > 0 || now.duration_since(count.since) < WITHIN);
+            if self.counts.len() >= KNOWN {
+                let mut wrong: Vec<u32> = self.counts.values().map(|count| count.wrong).collect();
+                let (_, median, _) = wrong.select_nth_unstable(KNOWN / 2);
+                let (few, mut excess) = (*median, KNOWN / 4);
+                self.counts.retain(|_, count| {
+                    let goes = count.waiting == 0 && count.wrong <= few && excess > 0;
+                    excess -= usize::from(goes);
+                    !goes
+                });
+            }
+        }
+        let count = self.counts.entry(key.clone()).or_insert(Count { wrong: 0, since: now, waiting: 0 });
+        if now.duration_since(count.since) >= WITHIN {
+            *count = Count { wrong: 0, since: now, waiting: count.waiting };
+        }
+        count
+    }
+
+    fn is_too_many(&mut self, attempt: &Attempt, now: Instant) -> bool {
+        let wrong = |key: &Key| {
+            let recent = self.counts.get(key).filter(|count| now.duration_since(count.since) < WITHIN);
+            recent.map_or(0, |count| count.wrong)
+        };
+        let crowded = self.in_all.is_some_and(|all| all.wrong >= MOST_IN_ALL && now.duration_since(all.since) < WITHIN);
+        let most = if crowded { FEW } else { MOST };
+        attempt.keys().iter().any(|key| wrong(key) > most)
+    }
+
+    fn trusts(&self, attempt: &Attempt, role: Role, now: Instant) -> bool {
+        let known = self.right.get(&(attempt.address.map(household), role));
+        known.is_some_and(|then| now.duration_since(*then) < TRUSTED_FOR)
+    }
+
+    fn trust(&mut self, attempt: &Attempt, role: Role, now: Instant) {
+        if self.right.len() >= KNOWN {
+            self.right.retain(|_, then| now.duration_since(*then) < TRUSTED_FOR);
+            if self.right.len() >= KNOWN {
+                return;
+            }
+        }
+        self.right.insert((attempt.address.map(household), role), now);
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.failures.known().counts.get_mut(&self.key) {
+            count.waiting = count.waiting.saturating_sub(1);
+        }
     }
 }
 
@@ -51,15 +208,71 @@ mod tests {
 
     use super::*;
 
+    fn from(address: u128) -> Attempt {
+        Attempt { address: Some(Ipv6Addr::from_bits(address).into()), account: None }
+    }
+
+    fn note(failures: &Failures, attempt: &Attempt) -> Result<(), Problem> {
+        failures.note(attempt, Instant::now())
+    }
+
     #[test]
-    fn whoever_guesses_from_many_addresses_fills_no_memory() {
+    fn whoever_guesses_from_many_addresses_fills_no_memory_and_clears_no_count() {
         let failures = Failures::default();
-        for n in 0..20_000_u128 {
-            let _ = failures.note(Some(Ipv6Addr::from_bits(n << 64).into()));
+        let guesser = 9 << 100;
+        for n in 0..=u128::from(MOST) {
+            let _ = note(&failures, &from(guesser + n));
         }
-        assert!(failures.0.lock().unwrap().len() <= ADDRESSES);
-        let of = |n: u128| Some(Ipv6Addr::from_bits((9 << 100) + n).into());
-        assert!((0..u128::from(MOST)).all(|n| failures.note(of(n)).is_ok()));
-        assert!(matches!(failures.note(of(12345)), Err(Problem::TooMany { .. })), "the same /64");
+        for n in 0..20_000_u128 {
+            let _ = note(&failures, &from(n << 64));
+        }
+        assert!(failures.known().counts.len() <= KNOWN);
+        assert!(matches!(note(&failures, &from(guesser + 12_345)), Err(Problem::TooMany { .. })), "the same /64");
+        assert!(failures.known().is_too_many(&from(guesser), Instant::now()));
+        assert!(!failures.known().is_too_many(&from(7 << 100), Instant::now()), "one that never guessed");
+    }
+
+    #[test]
+    fn guesses_at_one_account_count_together_wherever_they_come_from() {
+        let failures = Failures::default();
+        let at = |n: u128| Attempt { account: Some("bo".to_owned()), ..from(n << 64) };
+        assert!((0..u128::from(MOST)).all(|n| note(&failures, &at(n)).is_ok()));
+        assert!(matches!(note(&failures, &at(500)), Err(Problem::TooMany { .. })));
+        assert!(failures.known().is_too_many(&at(501), Instant::now()));
+        assert!(!failures.known().is_too_many(&from(501 << 64), Instant::now()));
+    }
+
+    #[test]
+    fn counts_are_forgotten_after_their_time() {
+        let (failures, begun) = (Failures::default(), Instant::now());
+        for _ in 0..=MOST {
+            let _ = failures.note(&from(1), begun);
+        }
+        let later = begun + WITHIN;
+        assert!(failures.known().is_too_many(&from(1), begun));
+        assert!(!failures.known().is_too_many(&from(1), later));
+        assert!(failures.note(&from(1), later).is_ok());
+    }
+
+    #[tokio::test]
+    async fn right_credentials_wait_as_long_as_wrong_ones_where_too_many_were_wrong() {
+        let failures = Failures::default();
+        let (guesser, program) = (from(1), Some(Role::Viewer));
+        failures.settle(&guesser, program).await.unwrap();
+        for _ in 0..=MOST {
+            let _ = note(&failures, &guesser);
+        }
+        let timed = |role| {
+            let (failures, guesser) = (&failures, guesser.clone());
+            async move {
+                let begun = Instant::now();
+                (failures.settle(&guesser, role).await.is_ok(), begun.elapsed() >= PAUSE)
+            }
+        };
+        assert_eq!(timed(None).await, (false, true));
+        assert_eq!(timed(Some(Role::Admin)).await, (true, true));
+        assert_eq!(timed(program).await, (true, false), "a program that was right there before");
+        let many = futures_util::future::join_all((0..10).map(|_| timed(Some(Role::Operator)))).await;
+        assert_eq!(many.iter().filter(|(looked_at, _)| !looked_at).count(), 6, "more are not even looked at");
     }
 }

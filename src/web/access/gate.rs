@@ -1,13 +1,15 @@
 //! The middleware through which every request passes, and what it finds out.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ResourceDef, ServiceRequest, ServiceResponse};
 use actix_web::guard::{Guard, fn_guard};
-use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
+use actix_web::http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
+};
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -15,22 +17,42 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
 
 use super::caller::Caller;
 use super::connections::Counted;
-use super::failures::Failures;
+use super::failures::{Attempt, Failures};
+use super::origin::Single;
+use super::sessions::{OpenSession, Sessions};
 use super::{Needs, Verb, origin};
-use crate::access::Policy;
 use crate::access::address::TrustedProxies;
-use crate::access::policy::{Presented, Refusal};
+use crate::access::policy::{Presented, Refusal, Session};
+use crate::access::{Policy, Role};
+use crate::actors::io::Io;
+use crate::exposition::counters::{Counters, Login};
 use crate::web::Front;
 use crate::web::problem::Problem;
+use crate::web::read_limits::Turn;
+use crate::web::routes::Route;
 
 /// The cookie of those who logged in by the page.
 pub(in crate::web) const SESSION_COOKIE: &str = "shepherd_session";
+/// The same over an encrypted connection: browsers take it over no other, and, with the first name, from no other host.
+pub(in crate::web) const ENCRYPTED_SESSION_COOKIES: [&str; 2] =
+    ["__Host-shepherd_session", "__Secure-shepherd_session"];
 
 /// A route as the gate sees it.
 struct Known {
     pattern: ResourceDef,
     verb: Verb,
     needs: Needs,
+    expensive: bool,
+}
+
+/// A request that may come in.
+struct Entry {
+    /// Its route's place in the table.
+    place: usize,
+    /// Its caller, unless the route needs none.
+    caller: Option<Caller>,
+    /// It must wait for its turn.
+    expensive: bool,
 }
 
 /// How it is found out who asks, and who guessed wrong lately; shared by all doors.
@@ -42,6 +64,12 @@ pub struct Lock {
     pub trusted: Arc<TrustedProxies>,
     /// Who guessed wrong.
     pub failures: Arc<Failures>,
+    /// Who logged in by the page, if there is one.
+    pub sessions: Option<Arc<Sessions>>,
+    /// The way to where they are stored.
+    pub io: Io,
+    /// What is counted of it for Prometheus.
+    pub counters: Arc<Mutex<Counters>>,
     /// What all addresses are below: empty, or a path without a slash at its end.
     pub root: String,
     /// `SERVER_URL`.
@@ -64,11 +92,16 @@ pub fn admitted(place: usize) -> impl Guard {
 }
 
 impl Door {
-    /// A door to these routes: pattern, how it is asked, what it asks.
+    /// A door to these routes.
     #[must_use]
-    pub fn new(lock: Lock, routes: impl IntoIterator<Item = (&'static str, Verb, Needs)>) -> Self {
-        let known = |(pattern, verb, needs)| Known { pattern: ResourceDef::new(pattern), verb, needs };
-        Self { routes: routes.into_iter().map(known).collect(), lock }
+    pub fn new(lock: Lock, routes: &[Route]) -> Self {
+        let known = |route: &Route| Known {
+            pattern: ResourceDef::new(route.path),
+            verb: route.verb,
+            needs: route.needs,
+            expensive: route.expensive,
+        };
+        Self { routes: routes.iter().map(known).collect(), lock }
     }
 
     /// The route for `path`, which is below the root.
@@ -93,20 +126,25 @@ impl Door {
     }
 
     /// Who asks, and for which route; or why not.
-    fn admit(&self, request: &ServiceRequest) -> Result<(usize, Option<Caller>), Problem> {
+    async fn admit(&self, request: &ServiceRequest) -> Result<Entry, Problem> {
         let (place, known) = self.route(request.method(), request.match_info().unprocessed())?;
         if known.verb != Verb::Read {
             origin::same(request.headers(), self.lock.own.as_deref())?;
         }
-        let Needs::AtLeast(role) = known.needs else { return Ok((place, None)) };
-        let caller = self.lock.caller(request.request())?;
+        let Needs::AtLeast(role) = known.needs else {
+            return Ok(Entry { place, caller: None, expensive: false });
+        };
+        let caller = self.lock.caller(request.request()).await?;
         if caller.role < role {
+            self.lock.count(Login::Denied);
+            let (name, path, address) = (&caller.name, request.path(), &caller.address);
+            tracing::info!(?name, role = %caller.role, address, path, "denied: the role does not suffice");
             return Err(Problem::Forbidden(format!(
                 "this requires the role {role}; {} has the role {}",
                 caller.name, caller.role
             )));
         }
-        Ok((place, Some(caller)))
+        Ok(Entry { place, caller: Some(caller), expensive: known.expensive })
     }
 }
 
@@ -115,41 +153,80 @@ impl Lock {
     ///
     /// # Errors
     /// Why that is not known.
-    pub fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
+    pub async fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
         let headers = request.headers();
-        let client = self.client(request);
+        let address = self.client(request);
         let said = match &*self.policy {
             Policy::Proxy(proxy) => (only(headers, &proxy.user_header), only(headers, &proxy.role_header)),
             _ => (None, None),
         };
-        let cookie = request.cookie(SESSION_COOKIE);
+        let session = self.session(request).await;
         let presented = Presented {
             by_trusted_proxy: peer_of(request).is_some_and(|peer| self.trusted.contains(peer)),
-            host: text(headers, HOST.as_str()),
-            authorization: text(headers, AUTHORIZATION.as_str()),
-            session: cookie.as_ref().map(actix_web::cookie::Cookie::value),
+            host: unless_ambiguous(headers, &HOST),
+            authorization: unless_ambiguous(headers, &AUTHORIZATION),
+            session: session.as_ref().map(|(session, _)| session),
             said,
         };
-        match self.policy.who(&presented, unix_seconds()) {
-            Ok(known) => Ok(Caller {
-                name: known.name,
-                role: known.role,
-                address: client.map(|client| client.to_string()).unwrap_or_default(),
-                anonymous: known.anonymous,
-                can_leave: known.by_session,
-            }),
-            Err(refusal) => Err(self.refused(refusal, client)),
+        let known = self.policy.who(&presented);
+        let by_secret = match &known {
+            Ok(known) => presented.authorization.is_some() && !known.by_session && !known.anonymous,
+            Err(refusal) => *refusal == Refusal::Wrong,
+        };
+        if by_secret {
+            let attempt = Attempt { address, account: self.policy.account(&presented) };
+            self.settle(&attempt, known.as_ref().ok().map(|known| known.role)).await?;
+        }
+        match known {
+            Ok(known) => {
+                if let Some((_, open)) = session.filter(|_| known.by_session) {
+                    request.extensions_mut().insert(open);
+                }
+                Ok(Caller {
+                    name: known.name,
+                    role: known.role,
+                    address: address.map(|address| address.to_string()).unwrap_or_default(),
+                    anonymous: known.anonymous,
+                    can_leave: known.by_session,
+                })
+            }
+            Err(refusal) => Err(self.refused(refusal)),
         }
     }
 
-    fn refused(&self, refusal: Refusal, client: Option<IpAddr>) -> Problem {
+    /// Counts an attempt to be known, and slows it down where there were too many wrong ones.
+    pub(super) async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<(), Problem> {
+        let settled = self.failures.settle(attempt, role).await;
+        if role.is_none() || settled.is_err() {
+            self.count(if settled.is_ok() { Login::Wrong } else { Login::Slowed });
+        }
+        settled
+    }
+
+    pub(super) fn count(&self, login: Login) {
+        self.counters.lock().unwrap_or_else(PoisonError::into_inner).count_login(login);
+    }
+
+    /// The open session of a request's cookie.
+    async fn session(&self, request: &HttpRequest) -> Option<(Session, OpenSession)> {
+        let (sessions, id) = (self.sessions.as_ref()?, self.session_id(request)?);
+        sessions.find(&self.io, &id).await
+    }
+
+    /// What the session's cookie holds. Where people come over an encrypted connection, one that could have been set
+    /// over another is none.
+    pub(super) fn session_id(&self, request: &HttpRequest) -> Option<String> {
+        let encrypted = self.own.as_deref().is_some_and(|own| own.starts_with("https://"));
+        let plain = (!encrypted).then_some(SESSION_COOKIE);
+        let names = ENCRYPTED_SESSION_COOKIES.into_iter().chain(plain);
+        names.into_iter().find_map(|name| request.cookie(name)).map(|cookie| cookie.value().to_owned())
+    }
+
+    fn refused(&self, refusal: Refusal) -> Problem {
         let challenge = self.policy.challenge();
         match refusal {
             Refusal::NotKnown => Problem::Unauthorized { challenge, why: "authentication required" },
-            Refusal::Wrong => match self.failures.note(client) {
-                Ok(()) => Problem::Unauthorized { challenge, why: "invalid credentials" },
-                Err(too_many) => too_many,
-            },
+            Refusal::Wrong => Problem::Unauthorized { challenge, why: "invalid credentials" },
             Refusal::NotTheProxy => Problem::Forbidden(
                 "only requests via a trusted proxy are accepted; see MONITOR_PROXY_TRUSTED".to_owned(),
             ),
@@ -162,9 +239,8 @@ impl Lock {
 
     /// Where a request comes from; of a trusted proxy, whom it asks for.
     pub(super) fn client(&self, request: &HttpRequest) -> Option<IpAddr> {
-        let said = request.headers().get_all("x-forwarded-for").filter_map(|value| value.to_str().ok());
-        let said = said.collect::<Vec<_>>().join(",");
-        peer_of(request).map(|peer| self.trusted.client(peer, Some(&said)))
+        let said: Vec<&[u8]> = request.headers().get_all("x-forwarded-for").map(HeaderValue::as_bytes).collect();
+        peer_of(request).map(|peer| self.trusted.client(peer, &said.join(&b","[..])))
     }
 
     /// A browser that asks for a page is sent to log in.
@@ -210,6 +286,18 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
+/// A header's text; of one that is there twice or is no text, what nothing is known by.
+fn unless_ambiguous<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    match origin::single(headers, name) {
+        Single::Absent => None,
+        Single::Text(text) => Some(text),
+        Single::Ambiguous => {
+            tracing::info!(header = %name, "a header that is there twice, or is no text, is refused");
+            Some("")
+        }
+    }
+}
+
 /// A header that is there once. Of two, one is the client's own.
 fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut all = headers.get_all(name);
@@ -220,6 +308,13 @@ fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// Now, on the wall.
 pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// Waits until an expensive request may run.
+async fn turn_of(request: &ServiceRequest, entry: &Entry) -> Result<Option<Turn>, Problem> {
+    let Some(caller) = entry.caller.as_ref().filter(|_| entry.expensive) else { return Ok(None) };
+    let Some(front) = request.app_data::<Data<Front>>() else { return Ok(None) };
+    front.read_limits.turn(caller).await.map(Some)
 }
 
 /// Lets a request in, or answers why not.
@@ -234,11 +329,15 @@ pub async fn gate<B: MessageBody>(
     let too_many = request.request().conn_data::<Counted>().is_some_and(|counted| counted.beyond);
     let admitted = match &door {
         _ if too_many => Err(Problem::TooManyConnections),
-        Some(door) => door.admit(&request),
+        Some(door) => door.admit(&request).await,
         None => Err(Problem::Unavailable("access control is not configured".to_owned())),
     };
+    let admitted = match admitted {
+        Ok(entry) => turn_of(&request, &entry).await.map(|turn| (entry, turn)),
+        Err(problem) => Err(problem),
+    };
     match admitted {
-        Ok((place, caller)) => {
+        Ok((Entry { place, caller, .. }, _turn)) => {
             request.extensions_mut().insert(Admitted(place));
             if let Some(caller) = caller {
                 request.extensions_mut().insert(caller);

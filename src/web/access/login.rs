@@ -7,13 +7,15 @@ use actix_web::web::{Data, Form, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 
-use super::gate::{SESSION_COOKIE, unix_seconds};
-use crate::access::policy::shortened;
-use crate::access::tokens::{SESSION_SEC, Session};
+use super::failures::Attempt;
+use super::gate::{ENCRYPTED_SESSION_COOKIES, SESSION_COOKIE};
+use crate::access::policy::{Session, shortened};
+use crate::exposition::counters::Login;
 use crate::pages::login::LoginPage;
 use crate::web::Front;
 use crate::web::html::html_with;
 use crate::web::problem::Problem;
+use crate::web::text_limits::ADDRESS;
 
 /// What `GET /login` takes.
 #[derive(Debug, Deserialize)]
@@ -43,20 +45,36 @@ pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>)
     let tokens = front.lock.policy.login().ok_or(Problem::NotFound)?;
     let given = given.into_inner();
     let next = local(&given.next, front.site.root());
-    let Some(role) = tokens.role_of(given.token.trim()) else {
-        front.lock.failures.note(front.lock.client(&request))?;
+    let role = tokens.role_of(given.token.trim());
+    let name = shortened(&given.name);
+    let address = front.lock.client(&request);
+    let account = (!name.is_empty()).then(|| name.clone());
+    front.lock.settle(&Attempt { address, account }, role).await?;
+    let Some(role) = role else {
         return shown(&front, &LoginPage { next, wrong: true });
     };
-    let name = shortened(&given.name);
     let name = if name.is_empty() { role.to_string() } else { name };
-    let value = tokens.session(&Session { name, role }, unix_seconds());
-    let cookie = cookie(&request, &front, value, i64::try_from(SESSION_SEC).unwrap_or(0));
+    tracing::info!(?name, %role, ?address, "logged in");
+    front.lock.count(Login::Accepted);
+    let sessions = front.lock.sessions.as_ref().ok_or(Problem::NotFound)?;
+    let value = sessions.begin(&front.io, Session { name, role }).await;
+    let value = value.ok_or_else(|| Problem::Unavailable("the system has no random numbers; try again".to_owned()))?;
+    let lasts = i64::try_from(sessions.absolute().as_secs()).unwrap_or(0);
+    let cookie = cookie(&request, &front, value, lasts);
     Ok(HttpResponse::SeeOther().cookie(cookie).insert_header((LOCATION, next)).finish())
 }
 
-/// `POST /logout`: takes the cookie back.
+/// `POST /logout`: ends the session, closes its websockets and takes the cookie back.
 pub async fn leave(request: HttpRequest, front: Data<Front>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
+    let ended = match (&front.lock.sessions, front.lock.session_id(&request)) {
+        (Some(sessions), Some(id)) => sessions.end(&front.io, &id).await,
+        _ => None,
+    };
+    if let Some(session) = ended {
+        let address = front.lock.client(&request);
+        tracing::info!(name = ?session.name, role = %session.role, ?address, "logged out");
+    }
     let login = format!("{}/login", front.site.root());
     Ok(HttpResponse::SeeOther()
         .cookie(cookie(&request, &front, String::new(), 0))
@@ -71,7 +89,14 @@ fn cookie(request: &HttpRequest, front: &Front, value: String, seconds: i64) -> 
     let by_page = request.headers().get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
     let encrypted = front.site.is_encrypted() || by_page;
     let path = if root.is_empty() { "/".to_owned() } else { root.to_owned() };
-    Cookie::build(SESSION_COOKIE, value)
+    let [host_only, secure] = ENCRYPTED_SESSION_COOKIES;
+    let name = match (encrypted, root.is_empty()) {
+        (false, _) => SESSION_COOKIE,
+        (true, true) => host_only,
+        // The first name asks for the path `/`.
+        (true, false) => secure,
+    };
+    Cookie::build(name, value)
         .path(path)
         .http_only(true)
         .same_site(SameSite::Strict)
@@ -84,7 +109,11 @@ fn cookie(request: &HttpRequest, front: &Front, value: String, seconds: i64) -> 
 fn local(next: &str, root: &str) -> String {
     let bytes = next.as_bytes();
     let here = bytes.first() == Some(&b'/') && !matches!(bytes.get(1), Some(b'/' | b'\\'));
-    if here && !next.chars().any(char::is_control) { next.to_owned() } else { format!("{root}/") }
+    if here && next.len() <= ADDRESS && !next.chars().any(char::is_control) {
+        next.to_owned()
+    } else {
+        format!("{root}/")
+    }
 }
 
 fn shown(front: &Front, page: &LoginPage) -> Result<HttpResponse, Problem> {

@@ -12,13 +12,17 @@ mod failures;
 mod gate;
 pub mod login;
 mod origin;
+mod sessions;
 
 pub use audited::audited;
 pub use caller::Caller;
-pub use connections::Connections;
+pub(in crate::web) use connections::{Connection, Counted};
+pub use connections::{ConnectionLimits, Connections};
 pub use failures::Failures;
 pub(super) use gate::SESSION_COOKIE;
 pub use gate::{Door, Lock, admitted, gate};
+pub(in crate::web) use sessions::OpenSession;
+pub use sessions::{Lifetimes, Sessions};
 
 pub use crate::access::Role;
 

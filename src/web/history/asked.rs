@@ -33,6 +33,8 @@ fn bad(text: impl Into<String>) -> Problem {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) window: Window,
+    /// The length of buckets was asked for, not chosen by the monitor.
+    pub(super) bucket_is_given: bool,
     /// With the least and the greatest of each bucket.
     pub(super) extremes: bool,
     pub(super) format: Format,
@@ -51,7 +53,7 @@ fn asked(asked: &WindowQuery, minmax: &Option<String>) -> Result<Asked, Problem>
         Some("1" | "true" | "") => true,
         Some(other) => return Err(bad(format!("minmax is {other}: expected 1 or 0"))),
     };
-    Ok(Asked { window, extremes, format: format_of(&asked.format)? })
+    Ok(Asked { window, bucket_is_given: bucket.is_some(), extremes, format: format_of(&asked.format)? })
 }
 
 fn format_of(format: &Option<String>) -> Result<Format, Problem> {
@@ -140,8 +142,8 @@ impl SpanQuery {
 pub struct WindowQuery {
     #[serde(flatten)]
     span: SpanQuery,
-    /// Bucket length, whole seconds; by default chosen for about 200 points per series. More than 3000 points are
-    /// rejected.
+    /// Bucket length, whole seconds; by default chosen for about 200 points per series. More than 3000 points per
+    /// series, or 100000 in all (50000 for latencies), are rejected.
     #[schemars(with = "Option<u32>", range(min = 1), example = 600)]
     bucket_seconds: Option<String>,
     /// Response format.

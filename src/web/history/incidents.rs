@@ -15,7 +15,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 /// What happened, as the archive keeps it, newest first; at most [`MOST_EVENTS`].
 pub(in crate::web) async fn happened(front: &Front, filter: Filter) -> Result<Vec<Happened>, Problem> {
-    let pool = front.io.postgres.clone();
+    let pool = front.io.web.reads.clone();
     let rows = from_postgres(front, async move { events::newest(&pool, &filter, MOST_EVENTS).await }).await?;
     Ok(rows.into_iter().map(of_row).collect())
 }

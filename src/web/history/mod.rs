@@ -40,6 +40,10 @@ pub use incidents::incidents;
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// Series in one answer at most.
 const MAX_SERIES: usize = 1000;
+/// Points of series in one answer at most, of all names together: about 7 MB.
+pub const MAX_POINTS: usize = 100_000;
+/// Points of task latencies in one answer at most, of all streams together: about 9 MB.
+pub const MAX_LATENCY_POINTS: usize = 50_000;
 /// Streams in the summary's lists.
 const TOP: usize = 10;
 
@@ -47,7 +51,33 @@ async fn from_postgres<T: Send + 'static>(
     front: &Front,
     work: impl Future<Output = Result<T, SourceTrouble>> + Send + 'static,
 ) -> Result<T, Problem> {
-    Ok(front.io.run(ANSWER_WITHIN, POSTGRES_LATE, work).await?)
+    Ok(front.io.read(ANSWER_WITHIN, POSTGRES_LATE, work).await?)
+}
+
+/// What `read` finds in the asked window. If that is too much, and the length of buckets was left to the monitor, the
+/// buckets become longer until it is not; otherwise it is refused, with `many` words for what there is too much of.
+async fn bounded<T: Send + 'static, W: Future<Output = Result<Option<T>, SourceTrouble>> + Send + 'static>(
+    front: &Front,
+    asked: &asked::Asked,
+    (many, most): (&str, usize),
+    read: impl Fn(Window) -> W,
+) -> Result<(T, Window), Problem> {
+    let mut window = asked.window;
+    loop {
+        if let Some(found) = from_postgres(front, read(window)).await? {
+            return Ok((found, window));
+        }
+        window = match window.coarser() {
+            Some(coarser) if !asked.bucket_is_given => coarser,
+            _ => {
+                return Err(Problem::BadRequest(format!(
+                    "the answer has more than {most} points ({many} × buckets of {} s): expected at most {most}; ask for \
+                     fewer {many}, a shorter window or longer buckets (bucket_seconds)",
+                    window.bucket / SECOND
+                )));
+            }
+        };
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
@@ -57,8 +87,8 @@ fn seconds(at: Micros) -> f64 {
 
 /// `GET /api/history`: names of the series that Redis has of the last days.
 pub async fn recent_names(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let pool = front.io.redis.clone();
-    let names = front.io.run(ANSWER_WITHIN, REDIS_LATE, async move { recent_series::names(&pool).await }).await?;
+    let pool = front.io.web.redis.clone();
+    let names = front.io.read(ANSWER_WITHIN, REDIS_LATE, async move { recent_series::names(&pool).await }).await?;
     as_json(&request, &SeriesNames { series: names })
 }
 
@@ -70,11 +100,11 @@ pub async fn recent(
     query: Query<RecentQuery>,
 ) -> Result<HttpResponse, Problem> {
     let since = query.since()?;
-    let (pool, name) = (front.io.redis.clone(), series.into_inner());
+    let (pool, name) = (front.io.web.redis.clone(), series.into_inner());
     let asked = name.clone();
     let window = (front.io.wall(), front.recent_window);
     let reading = async move { recent_series::read(&pool, &stored_name(&asked), since, window).await };
-    let samples = front.io.run(ANSWER_WITHIN, REDIS_LATE, reading).await?;
+    let samples = front.io.read(ANSWER_WITHIN, REDIS_LATE, reading).await?;
     as_json(&request, &Recent { metric: name, samples })
 }
 
@@ -104,8 +134,12 @@ async fn series(
     selection: Selection,
     asked: asked::Asked,
 ) -> Result<HttpResponse, Problem> {
-    let (pool, window) = (front.io.postgres.clone(), asked.window);
-    let found = from_postgres(front, async move { history::metrics::read(&pool, &selection, window).await }).await?;
+    let pool = front.io.web.reads.clone();
+    let read = |window| {
+        let (pool, selection) = (pool.clone(), selection.clone());
+        async move { history::metrics::read_at_most(&pool, &selection, window, MAX_POINTS).await }
+    };
+    let (found, window) = bounded(front, &asked, ("series", MAX_POINTS), read).await?;
     if found.len() > MAX_SERIES {
         return Err(Problem::BadRequest(format!(
             "the prefix matches {} series: expected at most {MAX_SERIES}; use a longer prefix",
@@ -145,8 +179,12 @@ pub async fn latency(
     query: Query<LatencyQuery>,
 ) -> Result<HttpResponse, Problem> {
     let (selection, asked) = (query.selection()?, query.of()?);
-    let (pool, window) = (front.io.postgres.clone(), asked.window);
-    let found = from_postgres(&front, async move { history::latency::read(&pool, &selection, window).await }).await?;
+    let pool = front.io.web.reads.clone();
+    let read = |window| {
+        let (pool, selection) = (pool.clone(), selection.clone());
+        async move { history::latency::read_at_most(&pool, &selection, window, MAX_LATENCY_POINTS).await }
+    };
+    let (found, window) = bounded(&front, &asked, ("streams", MAX_LATENCY_POINTS), read).await?;
     if asked.format == Format::Csv {
         let head =
             ["stream", "ts", "count", "mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms", "min_ms", "max_ms", "exact"];
@@ -187,8 +225,16 @@ pub async fn queries(
     query: Query<WindowQuery>,
 ) -> Result<HttpResponse, Problem> {
     let asked = query.of()?;
-    let (pool, window) = (front.io.postgres.clone(), asked.window);
-    let started = from_postgres(&front, async move { history::queries_started::read(&pool, window).await }).await?;
+    let pool = front.io.web.reads.clone();
+    let read = |window| {
+        let pool = pool.clone();
+        async move {
+            let started = history::queries_started::read(&pool, window).await?;
+            let points: usize = started.iter().flat_map(BTreeMap::values).map(BTreeMap::len).sum();
+            Ok((points <= MAX_POINTS).then_some(started))
+        }
+    };
+    let (started, window) = bounded(&front, &asked, ("domains", MAX_POINTS), read).await?;
     let without_queries = started.is_none();
     let started = started.unwrap_or_default();
     if asked.format == Format::Csv {
@@ -209,7 +255,7 @@ pub async fn events(
     query: Query<EventsQuery>,
 ) -> Result<HttpResponse, Problem> {
     let asked = query.of()?;
-    let pool = front.io.postgres.clone();
+    let pool = front.io.web.reads.clone();
     let (filter, limit): (Filter, i64) = (asked.filter, asked.limit);
     let rows = from_postgres(&front, async move { events::newest(&pool, &filter, limit).await }).await?;
     if asked.format == Format::Csv {
@@ -261,7 +307,7 @@ pub async fn summary(
 
 /// A window in a few numbers.
 pub(super) async fn summed_up(front: &Front, window: Window) -> Result<history_page::Summary, Problem> {
-    let pool = front.io.postgres.clone();
+    let pool = front.io.web.reads.clone();
     let work = async move {
         let backlog = Selection::Prefix("backlog:".to_owned());
         // Each on a connection of its own, at the same time.

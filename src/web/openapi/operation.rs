@@ -276,7 +276,11 @@ impl Operation {
         if needs != Needs::Nobody || self.asks_who {
             problem(401, "Missing or invalid credentials.");
             problem(403, "Insufficient role, or a cross-site request.");
-            problem(429, "Too many failed logins (see `Retry-After`) or too many connections from this address.");
+            problem(
+                429,
+                "Too many failed logins (see `Retry-After`), connections from this address, or expensive requests of this \
+                 client.",
+            );
         }
         if let Some(when) = self.unavailable {
             problem(503, when);

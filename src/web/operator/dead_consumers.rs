@@ -40,8 +40,8 @@ async fn look(front: &Front, min_idle_seconds: u64, action: Action, why: &str) -
         return Err(trouble.clone().into());
     }
     let streams: Vec<Name> = snapshot.streams.keys().cloned().collect();
-    let (redis, why) = (front.io.redis.clone(), why.to_owned());
-    let looking = front.io.run(LOOK_WITHIN, REDIS_LATE, async move {
+    let (redis, why) = (front.io.web.redis.clone(), why.to_owned());
+    let looking = front.io.read(LOOK_WITHIN, REDIS_LATE, async move {
         find::on_dead_consumers(&redis, &streams, min_idle_seconds * 1000, (action, &why)).await
     });
     Ok(looking.await?)

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::web::alerts::is_form;
 use crate::web::problem::Problem;
+use crate::web::text_limits::{NAME, NEEDLE, REASON, at_most};
 
 /// Names and values; a name may come several times. An empty value is none.
 #[derive(Debug, Default)]
@@ -47,7 +48,18 @@ impl Given {
     pub fn in_address(request: &HttpRequest) -> Result<Self, Problem> {
         let pairs = Query::<Vec<(String, String)>>::from_query(request.query_string());
         let pairs = pairs.map_err(|error| Problem::BadRequest(error.to_string()))?.into_inner();
-        Ok(Self { pairs, form: false })
+        Self { pairs, form: false }.bounded()
+    }
+
+    /// The same, if no value is longer than anything that is asked for.
+    fn bounded(self) -> Result<Self, Problem> {
+        const LONGEST: usize = if REASON > NAME { REASON } else { NAME };
+        self.pairs.iter().try_for_each(|(name, value)| {
+            let name: String = name.chars().take(100).collect();
+            let most = if ["contains", "field"].contains(&name.as_str()) { NEEDLE } else { LONGEST };
+            at_most(&name, value, most)
+        })?;
+        Ok(self)
     }
 
     fn of_json(map: Map<String, Value>) -> Result<Vec<(String, String)>, Problem> {
@@ -85,7 +97,7 @@ impl FromRequest for Given {
         };
         if is_form(request) {
             let form = Form::<Vec<(String, String)>>::from_request(request, payload);
-            return Box::pin(async move { Ok(Self { pairs: form.await?.into_inner(), form: true }) });
+            return Box::pin(async move { Ok(Self { pairs: form.await?.into_inner(), form: true }.bounded()?) });
         }
         let body = Bytes::from_request(request, payload);
         Box::pin(async move {
@@ -95,7 +107,7 @@ impl FromRequest for Given {
                     .map_err(|error| Problem::BadRequest(format!("the body is not a JSON object: {error}")))?;
                 given.pairs = Self::of_json(map)?;
             }
-            Ok(given)
+            Ok(given.bounded()?)
         })
     }
 }

@@ -18,6 +18,7 @@ use crate::web::Front;
 use crate::web::access::Caller;
 use crate::web::html::html;
 use crate::web::problem::Problem;
+use crate::web::text_limits::{NAME, at_most};
 
 /// Messages on the page, and in an answer unless asked for more.
 pub(super) const SHOWN: u64 = 20;
@@ -72,9 +73,17 @@ pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpRespon
     }))
 }
 
+/// The stream that the address names, if this monitor may touch it.
+fn stream_in(front: &Front, request: &HttpRequest) -> Result<Name, Problem> {
+    let stream = stream_of_messages(request.uri().path(), request.query_string());
+    at_most("stream", &stream.to_text(), NAME)?;
+    front.within_scope(&stream)?;
+    Ok(stream)
+}
+
 async fn look(front: &Front, request: &HttpRequest, most: u64) -> Result<Seen, Problem> {
     let given = Given::in_address(request)?;
-    let stream = stream_of_messages(request.uri().path(), request.query_string());
+    let stream = stream_in(front, request)?;
     let (groups, dead) = groups(front, &stream).await?;
     let wanted = wanted(&given, &groups)?;
     let limit = given.number("limit", SHOWN, most)?.max(1);
@@ -88,9 +97,9 @@ async fn look(front: &Front, request: &HttpRequest, most: u64) -> Result<Seen, P
     let (one, cursor) = (id("id")?, id("cursor")?);
     let mut bounds =
         Bounds { matches: usize::try_from(limit).unwrap_or(usize::MAX), looked: LOOKED, shown: VALUE_BYTES };
-    let (redis, asked, at) = (front.io.redis.clone(), wanted.clone(), stream.clone());
+    let (redis, asked, at) = (front.io.web.redis.clone(), wanted.clone(), stream.clone());
     let single = one.is_some();
-    let looking = front.io.run(LOOK_WITHIN, REDIS_LATE, async move {
+    let looking = front.io.read(LOOK_WITHIN, REDIS_LATE, async move {
         let start = match (&one, &cursor) {
             (Some(id), _) => {
                 bounds = Bounds { matches: 1, looked: 1, shown: WHOLE_BYTES };
@@ -110,8 +119,8 @@ async fn look(front: &Front, request: &HttpRequest, most: u64) -> Result<Seen, P
 }
 
 async fn groups(front: &Front, stream: &Name) -> Result<(Vec<Group>, Option<u64>), Problem> {
-    let (redis, stream) = (front.io.redis.clone(), stream.clone());
-    let looking = front.io.run(LOOK_WITHIN, REDIS_LATE, async move { messages::groups(&redis, &stream).await });
+    let (redis, stream) = (front.io.web.redis.clone(), stream.clone());
+    let looking = front.io.read(LOOK_WITHIN, REDIS_LATE, async move { messages::groups(&redis, &stream).await });
     Ok(looking.await?)
 }
 
@@ -155,7 +164,7 @@ pub async fn preview(
     caller: Caller,
     given: Given,
 ) -> Result<HttpResponse, Problem> {
-    let stream = stream_of_messages(request.uri().path(), request.query_string());
+    let stream = stream_in(&front, &request)?;
     let (groups, _) = groups(&front, &stream).await?;
     let wanted = wanted(&given, &groups)?;
     let action = action(&given)?;
@@ -171,11 +180,11 @@ pub async fn preview(
         return Err(Problem::BadRequest(format!("{} ids: expected {MOST_IDS} at most", ids.len())));
     }
     ids.dedup();
-    let (redis, at, asked) = (front.io.redis.clone(), stream.clone(), wanted.clone());
+    let (redis, at, asked) = (front.io.web.redis.clone(), stream.clone(), wanted.clone());
     let why = given.one("why").unwrap_or_default().to_owned();
     let looking = front
         .io
-        .run(LOOK_WITHIN, REDIS_LATE, async move { find::messages(&redis, &at, &asked, &ids, (action, &why)).await });
+        .read(LOOK_WITHIN, REDIS_LATE, async move { find::messages(&redis, &at, &asked, &ids, (action, &why)).await });
     let found: Found = looking.await?;
     let token = keep(&front, &caller, &found.chosen).await?;
     let base = messages_of(&stream);

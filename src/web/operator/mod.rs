@@ -24,6 +24,7 @@ use crate::actors::io::POSTGRES_LATE;
 use crate::contract::Name;
 use crate::fleet::message::{Action, Applied, Chosen, Field, Message};
 use crate::operator::{self, Sources};
+use crate::pages::link::stream_of_messages;
 use crate::pages::operator as pages;
 use crate::postgres::recycle_bin as bin;
 
@@ -36,7 +37,7 @@ const LATE: &str = "the operation timed out and was stopped; changes made until 
  are in the recycle bin";
 
 fn sources(front: &Front) -> Sources {
-    Sources { redis: front.io.redis.clone(), postgres: front.io.postgres.clone() }
+    Sources { redis: front.io.web.redis.clone(), postgres: front.io.web.changes.clone() }
 }
 
 /// Retrying is an operator's; whatever takes something out of its stream an administrator's.
@@ -54,14 +55,14 @@ fn may(caller: &Caller, action: Action) -> Result<(), Problem> {
 /// Keeps what a preview chose; its token.
 async fn keep(front: &Front, caller: &Caller, chosen: &Chosen) -> Result<String, Problem> {
     let packed = serde_json::to_vec(chosen).map_err(|error| Problem::Unavailable(error.to_string()))?;
-    let (pool, who) = (front.io.postgres.clone(), caller.name.clone());
+    let (pool, who) = (front.io.web.changes.clone(), caller.name.clone());
     let keeping =
         front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move { bin::keep_preview(&pool, &who, &packed).await });
     Ok(keeping.await?.to_string())
 }
 
 async fn preview_of(front: &Front, token: Uuid, take: bool) -> Result<Chosen, Problem> {
-    let pool = front.io.postgres.clone();
+    let pool = front.io.web.changes.clone();
     let reading = front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move { bin::preview(&pool, token, take).await });
     let packed = reading.await?.ok_or_else(|| {
         Problem::BadRequest(format!(
@@ -84,7 +85,10 @@ pub async fn apply(
     let token: Uuid =
         token.parse().map_err(|_| Problem::BadRequest(format!("token is {token:?}: expected a preview token")))?;
     let chosen = preview_of(&front, token, false).await?;
+    of_this_address(&request, token, &chosen)?;
     may(&caller, chosen.action)?;
+    // A preview may be older than a change of the settings, or be of another monitor with the same database.
+    chosen.parts.iter().try_for_each(|part| front.within_scope(&Name::from(part.stream.as_slice())))?;
     let streams: Vec<String> =
         chosen.parts.iter().map(|part| Name::from(part.stream.as_slice()).to_text()).take(20).collect();
     let parameters = json!({
@@ -115,6 +119,22 @@ pub async fn apply(
         return html(pages::applied_page(&front.site_for(&caller), action, &applied, &back));
     }
     Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Refuses a preview that was made at another address: of another stream, say.
+fn of_this_address(request: &HttpRequest, token: Uuid, chosen: &Chosen) -> Result<(), Problem> {
+    let path = request.uri().path();
+    let stream = path.contains("/streams/").then(|| stream_of_messages(path, request.query_string()));
+    let fits = match &stream {
+        Some(stream) => !chosen.of_the_dead && chosen.parts.iter().all(|part| part.stream == stream.as_bytes()),
+        None => chosen.of_the_dead,
+    };
+    if fits {
+        return Ok(());
+    }
+    let expected =
+        stream.map_or_else(|| "dead consumers".to_owned(), |stream| format!("stream {:?}", stream.to_text()));
+    Err(Problem::BadRequest(format!("token {token} belongs to another preview: expected one of {expected}")))
 }
 
 async fn carry_out(front: &Front, chosen: &Chosen, who: &str) -> Result<Applied, Problem> {

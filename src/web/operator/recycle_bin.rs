@@ -77,17 +77,18 @@ async fn look(front: &Front, given: &Given) -> Result<Seen, Problem> {
         payload_bytes: PAYLOAD_BYTES,
         ..Filter::default()
     };
-    let (sources, asked) = (sources(front), filter.clone());
-    let reading = front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move {
+    let (sources, reads, asked) = (sources(front), front.io.web.reads.clone(), filter.clone());
+    let reading = front.io.read(LOOK_WITHIN, POSTGRES_LATE, async move {
         // What a crash left open; while Redis is away it stays open.
         if let Err(trouble) = recycle::settle_overdue(&sources).await {
             tracing::debug!(error = trouble.detail, "cannot settle pending recycle bin entries; retrying later");
         }
-        recycle_bin::rows(&sources.postgres, &asked, i64::try_from(limit).unwrap_or(50)).await
+        recycle_bin::rows(&reads, &asked, i64::try_from(limit).unwrap_or(50)).await
     });
-    let rows = reading.await?;
+    let mut rows: Vec<Binned> = reading.await?;
     let full = u64::try_from(rows.len()).is_ok_and(|n| n == limit);
     let next = rows.last().filter(|_| full).map(|row| row.id);
+    rows.retain(|row| front.watched.contains(&row.stream));
     Ok(Seen { filter, rows, next })
 }
 
@@ -124,6 +125,21 @@ fn told(row: Binned) -> BinnedTold {
     }
 }
 
+/// Refuses to put back anything into streams that this monitor does not watch.
+async fn within_scope(front: &Front, filter: &Filter) -> Result<(), Problem> {
+    const AT_ONCE: i64 = 1000;
+    let mut filter = Filter { after: Some(0), payload_bytes: 0, ..filter.clone() };
+    loop {
+        let (pool, asked) = (front.io.web.changes.clone(), filter.clone());
+        let reading =
+            front.io.read(LOOK_WITHIN, POSTGRES_LATE, async move { recycle_bin::rows(&pool, &asked, AT_ONCE).await });
+        let rows = reading.await?;
+        rows.iter().try_for_each(|row| front.within_scope(&row.stream))?;
+        let Some(last) = rows.last() else { return Ok(()) };
+        filter.after = Some(last.id);
+    }
+}
+
 /// `POST /api/admin/recycle_bin/restore` with `id` (one or several) or `batch`: puts them back into their
 /// streams, each once however often it is asked.
 pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result<HttpResponse, Problem> {
@@ -137,6 +153,7 @@ pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result
         return Err(Problem::BadRequest(format!("expected either batch, or up to {MOST_IDS} ids")));
     }
     let filter = Filter { batch, ids: (!ids.is_empty()).then_some(ids), ..Filter::default() };
+    within_scope(&front, &filter).await?;
     let (sources, who, asked, io) = (sources(&front), caller.name.clone(), filter.clone(), front.io.clone());
     let work = async move {
         let doing = io.run(DO_WITHIN, LATE, async move { recycle::restore(&sources, &asked, &who).await });
@@ -162,7 +179,7 @@ pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result
         said.push_str(&format!(", {n} rejected by Redis: {error}"));
     }
     let filter = Filter { payload_bytes: PAYLOAD_BYTES, ..filter };
-    let (pool, asked) = (front.io.postgres.clone(), filter.clone());
+    let (pool, asked) = (front.io.web.reads.clone(), filter.clone());
     let limit = i64::try_from(SHOWN).unwrap_or(50);
     let reading =
         front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move { recycle_bin::rows(&pool, &asked, limit).await });

@@ -1,0 +1,50 @@
+//! The limit of open files, raised at the start: each connection holds two descriptors, and Redis, Postgres, the spool
+//! and notifications must always find one.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Descriptors that connections of clients never take.
+const RESERVED: u64 = 128;
+/// More connections than this are not served, whatever the limit.
+const MOST: u64 = 10_000;
+
+/// Raises the soft limit of open files to the hard one, and returns how many connections of clients that leaves room
+/// for.
+pub(crate) fn raise() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    // Each connection holds its own descriptor and a second one, by which it can be closed.
+    let needed = 2 * MOST + RESERVED;
+    let wanted = limit.maximum.map_or(needed, |hard| hard.min(needed));
+    let current = limit.current.unwrap_or(u64::MAX);
+    let mut open_files = current;
+    if current < wanted {
+        match setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum }) {
+            Ok(()) => open_files = wanted,
+            Err(error) => tracing::warn!(%error, current, wanted, "the limit of open files cannot be raised"),
+        }
+    }
+    let connections = connections(open_files);
+    tracing::debug!(open_files, connections, "limits of open files and connections");
+    connections
+}
+
+/// How many connections fit below a limit of open files.
+fn connections(open_files: u64) -> usize {
+    let reserved = RESERVED.min(open_files / 2);
+    usize::try_from(((open_files - reserved) / 2).clamp(1, MOST)).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_everything_else() {
+        assert_eq!(connections(1024), 448);
+        assert_eq!(connections(20_000), 9936);
+        assert_eq!(connections(u64::MAX), 10_000);
+        for few in 0..300 {
+            assert!(u64::try_from(connections(few)).unwrap() * 2 <= few.max(2), "{few}");
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! How much clients may read at once: expensive requests that run, and answers that their clients have not taken yet.
+//!
+//! Routes that read from Redis or Postgres ([`super::routes`] marks them) wait here for their turn, each client behind
+//! its own requests. A large answer counts until its client has read it, so that clients which read nothing cannot fill
+//! the memory; how long they may take is the business of [`super::deadlines`].
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::middleware::Next;
+use actix_web::rt::time::timeout;
+use actix_web::web::{Bytes, Data};
+use actix_web::{Error, HttpMessage as _, ResponseError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Front;
+use super::access::Caller;
+use super::problem::Problem;
+use crate::access::address::household;
+
+/// Expensive requests that run at once, in all.
+pub const RUNNING: usize = 3;
+/// Expensive requests of one client that run at once.
+pub const RUNNING_PER_CLIENT: usize = 2;
+/// Expensive requests of one client that wait for their turn.
+pub const WAITING_PER_CLIENT: usize = 64;
+/// How long a request waits for its turn.
+pub const WAIT: Duration = Duration::from_secs(20);
+/// Bytes of answers that clients have not read yet, in all.
+pub const UNREAD: usize = 24 << 20;
+/// Bytes of answers that one client has not read yet.
+pub const UNREAD_PER_CLIENT: usize = 12 << 20;
+/// Answers smaller than this are not counted.
+const SMALL: usize = 16 << 10;
+/// An answer is handed on in parts of this size.
+const PART: usize = 128 << 10;
+
+/// What clients read at present.
+#[derive(Debug)]
+pub struct ReadLimits {
+    running: Arc<Semaphore>,
+    unread: AtomicUsize,
+    clients: Mutex<HashMap<String, Weak<Client>>>,
+}
+
+/// What one client reads at present.
+#[derive(Debug)]
+struct Client {
+    running: Arc<Semaphore>,
+    waiting: AtomicUsize,
+    unread: AtomicUsize,
+}
+
+/// The turn of an expensive request.
+#[derive(Debug)]
+pub struct Turn {
+    _client: (Arc<Client>, OwnedSemaphorePermit),
+    _of_all: OwnedSemaphorePermit,
+}
+
+/// Bytes of an answer that its client has not read yet.
+#[derive(Debug)]
+struct Unread {
+    limits: Arc<ReadLimits>,
+    client: Arc<Client>,
+    bytes: usize,
+}
+
+/// One more request of a client waits.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl ReadLimits {
+    /// Nobody reads anything.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            running: Arc::new(Semaphore::new(RUNNING)),
+            unread: AtomicUsize::new(0),
+            clients: Mutex::default(),
+        })
+    }
+
+    /// Who shares a name and an address is one client.
+    fn client(&self, caller: &Caller) -> Arc<Client> {
+        let address = caller.address.parse().map_or_else(|_| caller.address.clone(), |ip| household(ip).to_string());
+        let key = format!("{} {}", address, caller.name);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = clients.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        clients.retain(|_, client| client.strong_count() > 0);
+        let client = Arc::new(Client {
+            running: Arc::new(Semaphore::new(RUNNING_PER_CLIENT)),
+            waiting: AtomicUsize::new(0),
+            unread: AtomicUsize::new(0),
+        });
+        clients.insert(key, Arc::downgrade(&client));
+        client
+    }
+
+    /// Waits for the turn of an expensive request.
+    ///
+    /// # Errors
+    /// [`Problem::Busy`] when the client has too many of them, [`Problem::Unavailable`] when others have.
+    pub async fn turn(&self, caller: &Caller) -> Result<Turn, Problem> {
+        let client = self.client(caller);
+        if client.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_PER_CLIENT {
+            client.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(Problem::Busy(format!(
+                "{WAITING_PER_CLIENT} requests of this client for history, alerts or messages wait already: expected at \
+                 most so many; wait for their answers"
+            )));
+        }
+        let counted = Arc::clone(&client);
+        let _waiting = Waiting(&counted.waiting);
+        let waited = WAIT.as_secs();
+        let late = |_| {
+            Problem::Busy(format!(
+                "{RUNNING_PER_CLIENT} requests of this client for history, alerts or messages run already, and none ended \
+                 within {waited} s: expected at most so many at once; send fewer, or ask for a shorter window"
+            ))
+        };
+        let closed = |_| Problem::Unavailable("the monitor is stopping".to_owned());
+        let own = timeout(WAIT, Arc::clone(&client.running).acquire_owned()).await.map_err(late)?.map_err(closed)?;
+        let late = |_| {
+            Problem::Unavailable(format!(
+                "{RUNNING} requests for history, alerts or messages run already, and none ended within {waited} s; try \
+                 again later"
+            ))
+        };
+        let of_all = timeout(WAIT, Arc::clone(&self.running).acquire_owned()).await.map_err(late)?.map_err(closed)?;
+        Ok(Turn { _client: (client, own), _of_all: of_all })
+    }
+
+    /// Counts `bytes` of an answer until they are read.
+    fn unread(self: &Arc<Self>, caller: &Caller, bytes: usize) -> Result<Unread, Problem> {
+        if bytes > UNREAD_PER_CLIENT {
+            return Err(Problem::BadRequest(format!(
+                "the answer has {bytes} bytes: expected at most {UNREAD_PER_CLIENT}; ask for a shorter window, fewer \
+                 names or a smaller limit"
+            )));
+        }
+        let client = self.client(caller);
+        let unread = Unread { limits: Arc::clone(self), client, bytes };
+        let of_client = unread.client.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let of_all = self.unread.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if of_client > UNREAD_PER_CLIENT {
+            return Err(Problem::Busy(format!(
+                "answers of {of_client} bytes to this client are not read yet: expected at most {UNREAD_PER_CLIENT}; read \
+                 them, or close their connections"
+            )));
+        }
+        if of_all > UNREAD {
+            return Err(Problem::Unavailable(format!(
+                "answers of {of_all} bytes are not read by their clients yet: at most {UNREAD} are kept; try again later"
+            )));
+        }
+        Ok(unread)
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        self.client.unread.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.limits.unread.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Around handlers, inside what compresses: counts each large answer until its client has read it, and refuses one for
+/// which there is no room. Answers to callers without a role are small or static.
+///
+/// # Errors
+/// Those of what it is around.
+pub(super) async fn within_budget<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let answer = next.call(request).await?;
+    let bytes = match answer.response().body().size() {
+        BodySize::Sized(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX),
+        BodySize::None | BodySize::Stream => 0,
+    };
+    let caller = answer.request().extensions().get::<Caller>().cloned();
+    let limits = answer.request().app_data::<Data<Front>>().map(|front| Arc::clone(&front.read_limits));
+    let (Some(caller), Some(limits), true) = (caller, limits, bytes > SMALL) else {
+        return Ok(answer.map_into_boxed_body());
+    };
+    match limits.unread(&caller, bytes) {
+        Ok(unread) => {
+            Ok(answer
+                .map_body(|_, body| CountedBody { body: body.boxed(), rest: Bytes::new(), _unread: unread }.boxed()))
+        }
+        Err(problem) => Ok(answer.into_response(problem.error_response())),
+    }
+}
+
+/// A body that counts until it is read.
+struct CountedBody {
+    body: BoxBody,
+    rest: Bytes,
+    _unread: Unread,
+}
+
+impl MessageBody for CountedBody {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        if self.rest.is_empty() {
+            match Pin::new(&mut self.body).poll_next(cx) {
+                Poll::Ready(Some(Ok(part))) => self.rest = part,
+                other => return other,
+            }
+        }
+        let length = self.rest.len().min(PART);
+        Poll::Ready(Some(Ok(self.rest.split_to(length))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::Role;
+
+    fn caller(name: &str, address: &str) -> Caller {
+        Caller {
+            name: name.to_owned(),
+            role: Role::Viewer,
+            address: address.to_owned(),
+            anonymous: false,
+            can_leave: false,
+        }
+    }
+
+    #[test]
+    fn answers_that_nobody_reads_are_bounded_for_each_client_and_in_all() {
+        let limits = ReadLimits::new();
+        let (greedy, other) = (caller("viewer token", "192.0.2.1"), caller("viewer token", "192.0.2.2"));
+        let many: Vec<_> = (0..64).map(|_| limits.unread(&greedy, 5 << 20)).collect();
+        assert_eq!(many.iter().filter(|unread| unread.is_ok()).count(), 2);
+        assert!(
+            many.iter().flat_map(Result::as_ref).count() == 2 && matches!(many.last(), Some(Err(Problem::Busy(_))))
+        );
+        let honest = limits.unread(&other, 10 << 20).unwrap();
+        let third = limits.unread(&caller("viewer token", "192.0.2.3"), 10 << 20);
+        assert!(matches!(third, Err(Problem::Unavailable(_))), "{third:?}");
+        assert!(matches!(limits.unread(&other, UNREAD_PER_CLIENT + 1), Err(Problem::BadRequest(_))));
+        drop((many, honest));
+        assert_eq!(limits.unread.load(Ordering::Relaxed), 0);
+        assert!(limits.unread(&greedy, UNREAD_PER_CLIENT).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_client_with_many_expensive_requests_leaves_a_turn_for_others() {
+        let limits = ReadLimits::new();
+        let greedy = caller("bo", "2001:db8::1");
+        let running = (limits.turn(&greedy).await.unwrap(), limits.turn(&greedy).await.unwrap());
+        let same = caller("bo", "2001:db8::2");
+        assert!(timeout(Duration::from_millis(20), limits.turn(&same)).await.is_err(), "the same /64");
+        let other = timeout(Duration::from_millis(20), limits.turn(&caller("eve", "192.0.2.1"))).await.unwrap();
+        drop(running);
+        assert!(timeout(Duration::from_millis(20), limits.turn(&same)).await.unwrap().is_ok());
+        let waiting: Vec<_> = (0..WAITING_PER_CLIENT).map(|_| limits.client(&greedy)).collect();
+        for client in &waiting {
+            client.waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        assert!(matches!(limits.turn(&greedy).await, Err(Problem::Busy(_))));
+        drop(other);
+    }
+}
