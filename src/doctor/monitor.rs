@@ -27,6 +27,8 @@ pub struct Looked {
     pub anybody_may: bool,
     /// How large the database's volume is, is known.
     pub knows_the_volume: bool,
+    /// What is to be said of the variables themselves.
+    pub warnings: Vec<String>,
 }
 
 /// The file of the alert rules.
@@ -68,6 +70,7 @@ pub fn look(settings: &Settings) -> Looked {
         refuses_to_serve: settings.may_serve().err().map(|bad| bad.to_string()),
         anybody_may: settings.anybody_may && !settings.bind.is_loopback(),
         knows_the_volume: settings.disk_capacity_bytes > 0,
+        warnings: settings.warnings.clone(),
     }
 }
 
@@ -94,6 +97,14 @@ fn may_be_written(folder: &Path) -> bool {
 #[must_use]
 pub fn findings(looked: &Looked) -> Vec<Finding> {
     let mut findings = vec![rules(&looked.rules)];
+    if !looked.warnings.is_empty() {
+        findings.push(worth_knowing(
+            "monitor.settings",
+            looked.warnings.join(". "),
+            "the monitor runs with other settings than these variables say",
+            "correct the variables, or remove them (docs/settings.md lists all settings)",
+        ));
+    }
     findings.push(if looked.channels.is_empty() {
         worth_knowing(
             "monitor.channels",

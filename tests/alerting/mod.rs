@@ -3,7 +3,7 @@
 mod delivery;
 pub(crate) mod fleet;
 mod leadership;
-mod mail;
+pub(crate) mod mail;
 mod pages;
 pub(crate) mod slack;
 mod test_rules;
