@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 /// The names under which a connection's TLS is set up, for remedies.
 #[derive(Debug, Clone, Copy)]
 pub struct TlsSettings {
-    /// The setting with the authorities that are trusted.
+    /// The setting with the trusted CA certificates.
     pub authorities: &'static str,
     /// The settings with the client's certificate and key; empty when there are none.
     pub client: &'static str,
@@ -80,21 +80,21 @@ pub fn explain(said: &str, settings: &TlsSettings) -> Option<TlsFailure> {
     let failure = |what, remedy: String| Some(TlsFailure { what, remedy });
     if has("CaUsedAsEndEntity") {
         failure(
-            "the server presents the certificate of an authority as its own (self-signed, CA:TRUE)",
+            "the server uses a CA certificate as its own (self-signed, CA:TRUE)",
             format!(
                 "Issue a server certificate (basicConstraints CA:FALSE, subjectAltName) and set {authorities} to the \
-                 authority's file."
+                 CA file."
             ),
         )
     } else if has("UnknownIssuer") {
         failure(
-            "the server's certificate is signed by an authority that is not trusted here",
-            format!("Set {authorities} to a PEM file with the authority's certificate."),
+            "the server's certificate is signed by an untrusted CA",
+            format!("Set {authorities} to a PEM file with the CA certificate."),
         )
     } else if has("invalid peer certificate: BadSignature") {
         failure(
-            "the server's certificate is not signed by the authority of that name that is trusted here",
-            format!("Set {authorities} to a PEM file with the authority that signed it."),
+            "the server's certificate is not signed by the trusted CA of that name",
+            format!("Set {authorities} to a PEM file with the CA certificate that signed it."),
         )
     } else if has("not valid for name") || has("NotValidForName") {
         let unchecked = if any_name.is_empty() { String::new() } else { format!(", or set {any_name}") };
@@ -128,11 +128,11 @@ pub fn explain(said: &str, settings: &TlsSettings) -> Option<TlsFailure> {
             "Look at it with openssl s_client -showcerts, and reissue it.".to_owned(),
         )
     } else if alert("CertificateRequired") || has("requires a valid client certificate") {
-        failure("the server demands a client certificate", own_certificate("Set"))
+        failure("the server requires a client certificate", own_certificate("Set"))
     } else if alert("UnknownCA") {
         failure(
-            "the server does not trust the authority of the client certificate",
-            own_certificate("Have the server's CA file include the authority, or change"),
+            "the server does not trust the CA of the client certificate",
+            own_certificate("Add its CA to the CA file of the server, or change"),
         )
     } else if alert("BadCertificate")
         || alert("CertificateUnknown")
@@ -147,8 +147,8 @@ pub fn explain(said: &str, settings: &TlsSettings) -> Option<TlsFailure> {
         )
     } else if alert("HandshakeFailure") {
         failure(
-            "the server refuses the handshake: it demands a client certificate, or shares no cipher with this client",
-            own_certificate("Where it demands a certificate, set"),
+            "the server refuses the handshake: it requires a client certificate, or shares no cipher with this client",
+            own_certificate("If it requires a certificate, set"),
         )
     } else if alert("ProtocolVersion") || has("peer is incompatible") || alert("InsufficientSecurity") {
         failure("the server offers no version of TLS that is still secure", "Turn on TLS 1.2 or 1.3 there.".to_owned())
@@ -183,14 +183,14 @@ pub fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> 
     }
 }
 
-/// The authorities in a PEM file.
+/// The CA certificates in a PEM file.
 ///
 /// # Errors
 /// As [`certificates`].
 pub fn authorities(path: &str) -> Result<RootCertStore, String> {
     let mut store = RootCertStore::empty();
     for certificate in certificates(path)? {
-        store.add(certificate).map_err(|error| format!("certificates of authorities ({error})"))?;
+        store.add(certificate).map_err(|error| format!("CA certificates ({error})"))?;
     }
     Ok(store)
 }
@@ -258,7 +258,7 @@ mod tests {
         let alert = |alert: AlertDescription| said(Error::AlertReceived(alert));
         let name = ServerName::try_from("db.example").unwrap();
         for (text, what, remedy) in [
-            (certificate(CertificateError::UnknownIssuer), "not trusted here", "POSTGRES_SSLROOTCERT"),
+            (certificate(CertificateError::UnknownIssuer), "signed by an untrusted CA", "POSTGRES_SSLROOTCERT"),
             (
                 certificate(CertificateError::NotValidForNameContext { expected: name, presented: Vec::new() }),
                 "another name",
@@ -278,12 +278,12 @@ mod tests {
                 "clocks",
             ),
             (certificate(other("UnsupportedCertVersion")), "version 1", "version 3"),
-            (certificate(other("CaUsedAsEndEntity")), "authority as its own", "CA:FALSE"),
+            (certificate(other("CaUsedAsEndEntity")), "CA certificate as its own", "CA:FALSE"),
             (certificate(CertificateError::BadEncoding), "cannot be used", "openssl"),
-            (alert(AlertDescription::CertificateRequired), "demands a client certificate", "POSTGRES_SSLKEY"),
+            (alert(AlertDescription::CertificateRequired), "requires a client certificate", "POSTGRES_SSLKEY"),
             (alert(AlertDescription::UnknownCA), "does not trust", "POSTGRES_SSLCERT"),
             (alert(AlertDescription::CertificateExpired), "refuses the client", "POSTGRES_SSLCERT"),
-            (alert(AlertDescription::HandshakeFailure), "demands a client certificate, or", "POSTGRES_SSLCERT"),
+            (alert(AlertDescription::HandshakeFailure), "requires a client certificate, or", "POSTGRES_SSLCERT"),
             (alert(AlertDescription::ProtocolVersion), "no version of TLS", "TLS 1.2"),
             (
                 said(Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)),
@@ -291,7 +291,7 @@ mod tests {
                 "POSTGRES_SSLMODE",
             ),
             ("server does not support TLS".to_owned(), "does not speak TLS", "POSTGRES_SSLMODE"),
-            ("connection requires a valid client certificate (28000)".to_owned(), "demands", "POSTGRES_SSLCERT"),
+            ("connection requires a valid client certificate (28000)".to_owned(), "requires", "POSTGRES_SSLCERT"),
             (
                 "no pg_hba.conf entry for host \"1.2.3.4\", user \"u\", database \"d\", no encryption (28000)"
                     .to_owned(),

@@ -75,10 +75,9 @@ pub fn not_reached(not_connected: &NotConnected) -> Finding {
             "postgres.reached",
             "correct the host name in DATABASE_URL or POSTGRES_HOST, or check the DNS configuration of this machine",
         ),
-        _ if said.contains("database does not allow writes") => (
-            "postgres.reached",
-            "add the primary to DATABASE_URL: target_session_attrs requires a writable server",
-        ),
+        _ if said.contains("database does not allow writes") => {
+            ("postgres.reached", "add the primary to DATABASE_URL: target_session_attrs requires a writable server")
+        }
         _ => ("postgres.reached", "start the server, or correct DATABASE_URL (or POSTGRES_HOST and POSTGRES_PORT)"),
     };
     wrong(id, trouble.detail.clone(), means, remedy)

@@ -191,7 +191,7 @@ fn what_cannot_be_reached_has_the_remedy_of_its_cause() {
         postgres::not_reached(&NotConnected { trouble, no_such_database: false })
     };
     for (said, part) in [
-        ("no connection (invalid peer certificate: UnknownIssuer)", "PEM file with the authority"),
+        ("no connection (invalid peer certificate: UnknownIssuer)", "PEM file with the CA certificate"),
         ("no connection (failed to lookup address information: Name or service not known)", "DNS"),
     ] {
         for finding in [redis(said), postgres(said)] {

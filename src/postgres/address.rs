@@ -360,9 +360,7 @@ impl Address {
                 let mut roots = RootCertStore::empty();
                 roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
                 if roots.is_empty() {
-                    return Err(BadAddress(
-                        "sslrootcert, since this machine has no certificates of authorities".to_owned(),
-                    ));
+                    return Err(BadAddress("sslrootcert, since this machine has no CA certificates".to_owned()));
                 }
                 Ok((roots, Vec::new()))
             }

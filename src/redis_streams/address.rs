@@ -14,25 +14,25 @@ use crate::tls::{self, BadIdentity};
 
 /// The settings about where Redis is: variable, what holds without it, what it is.
 pub const SETTINGS: &[(&str, &str, &str)] = &[
-    ("REDIS_URL", "", "Redis URL: redis://[user:password@]host:port/db, rediss:// for TLS. Overrides the four below"),
-    ("REDIS_URL_FILE", "", "File that holds REDIS_URL"),
-    ("REDIS_HOST", "localhost", "Host of Redis, with or without :port; a path: its Unix socket"),
-    ("REDIS_PORT", "6379", "Port of Redis"),
-    ("REDIS_USER", "", "User of Redis (ACL)"),
-    ("REDIS_PASSWORD", "", "Password of Redis"),
-    ("REDIS_PASSWORD_FILE", "", "File that holds REDIS_PASSWORD"),
-    ("REDIS_TLS", "no", "yes: connect to REDIS_HOST with TLS; implied by the three below"),
     (
-        "REDIS_TLS_CA_FILE",
+        "REDIS_URL",
         "",
-        "PEM file with the authorities that sign the certificate of Redis; empty: those of this machine",
+        "Redis URL: redis://[user:password@]host:port/db, rediss:// for TLS. Overrides REDIS_HOST, REDIS_PORT, REDIS_USER and REDIS_PASSWORD",
     ),
-    ("REDIS_TLS_CERT_FILE", "", "PEM file with the client certificate for Redis, where it demands one"),
+    ("REDIS_URL_FILE", "", "File that holds REDIS_URL"),
+    ("REDIS_HOST", "localhost", "Redis host, host:port, or path of a Unix socket"),
+    ("REDIS_PORT", "6379", "Redis port"),
+    ("REDIS_USER", "", "Redis user (ACL)"),
+    ("REDIS_PASSWORD", "", "Redis password"),
+    ("REDIS_PASSWORD_FILE", "", "File that holds REDIS_PASSWORD"),
+    ("REDIS_TLS", "no", "yes: connect to REDIS_HOST with TLS; implied by the REDIS_TLS_… files"),
+    ("REDIS_TLS_CA_FILE", "", "PEM file with the CA certificates for Redis; empty: the CA certificates of the system"),
+    ("REDIS_TLS_CERT_FILE", "", "PEM file with the client certificate for Redis, if it requires one"),
     ("REDIS_TLS_KEY_FILE", "", "PEM file with the private key of REDIS_TLS_CERT_FILE"),
     (
         environment::CREDENTIALS_DIRECTORY,
         "",
-        "Set by systemd: secrets in files of the variables' names (LoadCredential)",
+        "Set by systemd: directory with secrets in files named like the variables (LoadCredential)",
     ),
 ];
 

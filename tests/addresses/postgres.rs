@@ -125,7 +125,7 @@ async fn each_sslmode_connects_or_says_why_not() {
     ] {
         assert_eq!(ground.session(&url(parameters)).await.encrypted, encrypted, "{parameters}");
     }
-    ground.says(&url("sslmode=verify-full"), "not trusted here", "POSTGRES_SSLROOTCERT").await;
+    ground.says(&url("sslmode=verify-full"), "signed by an untrusted CA", "POSTGRES_SSLROOTCERT").await;
 
     // By settings, and of a user with a certificate.
     let port = ground.server.port().to_string();
@@ -136,7 +136,11 @@ async fn each_sslmode_connects_or_says_why_not() {
     let with_certificate = format!("sslmode=require&sslcert={certificate}&sslkey={key}");
     assert!(ground.session(&ground.url("bycert", "localhost", &with_certificate)).await.encrypted);
     ground
-        .says(&ground.url("bycert", "localhost", "sslmode=require"), "demands a client certificate", "POSTGRES_SSLCERT")
+        .says(
+            &ground.url("bycert", "localhost", "sslmode=require"),
+            "requires a client certificate",
+            "POSTGRES_SSLCERT",
+        )
         .await;
     ground.says(&ground.url("encrypted", "localhost", "sslmode=disable"), "with TLS only", "sslmode").await;
 

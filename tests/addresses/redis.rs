@@ -89,7 +89,7 @@ async fn each_certificate_that_cannot_be_used_is_named_with_the_remedy() {
     let base = [("REDIS_HOST", "127.0.0.1"), ("REDIS_PORT", &*port)];
     let trusting = |file| [&base[..], &[("REDIS_TLS_CA_FILE", file)]].concat();
     worker(&trusting(&ca)).await.unwrap();
-    both_say(&trusting(&other), "not trusted here", "Set REDIS_TLS_CA_FILE").await;
+    both_say(&trusting(&other), "signed by an untrusted CA", "Set REDIS_TLS_CA_FILE").await;
 
     // The server takes another certificate while it runs.
     let admin = format!("rediss://127.0.0.1:{port}/?ssl_cert_reqs=none");
@@ -98,7 +98,7 @@ async fn each_certificate_that_cannot_be_used_is_named_with_the_remedy() {
         ("expired", "has expired", "Renew it"),
         ("elsewhere", "for another name", "ssl_check_hostname=false"),
         ("old", "version 1", "as version 3"),
-        ("other", "of an authority as its own", "CA:FALSE"),
+        ("other", "CA certificate as its own", "CA:FALSE"),
     ] {
         let (file, key) = (certificates.path(&format!("{name}.pem")), certificates.path(&format!("{name}.key")));
         command(&mut admin, &format!("CONFIG SET tls-cert-file {file} tls-key-file {key}")).await;
@@ -119,7 +119,7 @@ async fn a_server_that_wants_a_client_certificate_and_one_without_tls_say_so() {
     let redis = with_tls(&certificates, "server", "yes");
     let (ca, port) = (certificates.path("ca.pem"), redis.port().to_string());
     let settings = [("REDIS_HOST", "localhost"), ("REDIS_PORT", &*port), ("REDIS_TLS_CA_FILE", &*ca)];
-    both_say(&settings, "demands a client certificate", "REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE").await;
+    both_say(&settings, "requires a client certificate", "REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE").await;
 
     let plain = TestRedis::start();
     let url = format!("rediss://127.0.0.1:{}/", plain.port());

@@ -55,7 +55,9 @@ async fn a_body_that_is_missing_is_none_and_one_that_is_unreadable_says_why() {
     }
     let error = shepherd.put_body("large", &"x".repeat(1000)).await.unwrap_err();
     assert!(matches!(error, ShepherdError::TooLarge { limit: 1000, .. }), "{error}");
-    assert!(shepherd.put_body_json("text", b"no JSON".to_vec()).await.unwrap_err().to_string().contains("invalid JSON"));
+    assert!(
+        shepherd.put_body_json("text", b"no JSON".to_vec()).await.unwrap_err().to_string().contains("invalid JSON")
+    );
 }
 
 #[tokio::test]
