@@ -296,12 +296,15 @@ pub fn channel_settings(settings: &Settings) -> ChannelSettings {
     ChannelSettings {
         slack: alerts.slack.clone(),
         webhook: alerts.webhook.clone(),
+        webhook_authorities: alerts.webhook_authorities.clone(),
         email: alerts.email.as_ref().map(|email| {
             let smtp = Smtp {
                 host: email.host.clone(),
                 port: email.port,
                 login: email.login.clone(),
                 tls: email.tls,
+                authorities: email.authorities.clone(),
+                any_certificate: email.any_certificate,
                 from: email.from.clone(),
             };
             (smtp, email.to.clone())

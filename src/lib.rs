@@ -46,6 +46,8 @@ pub mod delivery;
 pub mod demo;
 #[cfg(feature = "monitor")]
 pub mod doctor;
+#[cfg(feature = "worker")]
+pub mod environment;
 #[cfg(feature = "monitor")]
 pub mod exposition;
 #[cfg(feature = "monitor")]
@@ -72,6 +74,8 @@ mod simulation;
 pub mod spool;
 #[cfg(feature = "monitor")]
 pub mod telemetry;
+#[cfg(feature = "worker")]
+pub mod tls;
 #[cfg(feature = "worker")]
 pub mod traces;
 #[cfg(feature = "monitor")]

@@ -8,8 +8,6 @@ use std::path::Path;
 
 /// The largest file of alert rules, bytes.
 pub const RULES: u64 = 1024 * 1024;
-/// The largest file that holds a token, bytes.
-pub const TOKEN: u64 = 4096;
 
 /// The text of a file of at most `largest` bytes.
 ///

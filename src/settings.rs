@@ -17,10 +17,15 @@ use std::time::Duration;
 use crate::access::Policy;
 use crate::access::address::TrustedProxies;
 use crate::contract::Name;
+use crate::environment::{self, percent_encoded};
 use crate::fleet::watched::WatchedStreams;
 use crate::history::Keep;
+use crate::postgres::address;
+use crate::redis_streams::address as redis_address;
+use crate::tls;
 use crate::traces::{self, Collector};
 
+pub use crate::environment::BadSetting;
 pub use document::document;
 
 /// One setting as people meet it.
@@ -58,6 +63,10 @@ const REDIS: &str = "Redis";
 const POSTGRES: &str = "Postgres";
 const SERVER: &str = "Server";
 const ACCESS: &str = "Access";
+/// Of the setting above it.
+const SECRET_FILE: &str = "File that holds the secret above";
+/// What the names of the monitor's own settings begin with.
+pub const PREFIXES: [&str; 6] = ["MONITOR_", "REDIS_", "POSTGRES_", "SMTP_", "ALERT_", "SLACK_"];
 /// By which somebody says that they know.
 const ACCEPTED: &str = "MONITOR_I_ACCEPT_THAT_ANYBODY_MAY_CHANGE_EVERYTHING";
 const FLEET: &str = "Fleet";
@@ -71,20 +80,56 @@ pub const TABLE: &[Entry] = &[
     secret(
         REDIS,
         "REDIS_URL",
-        "Address of Redis in one: redis://[user:password@]host:port/db, rediss:// for TLS. Wins over the three below",
+        "Redis URL: redis://[user:password@]host:port/db, rediss:// for TLS. Overrides REDIS_HOST, REDIS_PORT, REDIS_USER and REDIS_PASSWORD",
     ),
-    entry(REDIS, "REDIS_HOST", "localhost", "Host of Redis"),
-    entry(REDIS, "REDIS_PORT", "6379", "Port of Redis"),
-    secret(REDIS, "REDIS_PASSWORD", "Password of Redis"),
+    entry(REDIS, "REDIS_URL_FILE", "", SECRET_FILE),
+    entry(REDIS, "REDIS_HOST", "localhost", "Redis host, host:port, or path of a Unix socket"),
+    entry(REDIS, "REDIS_PORT", "6379", "Redis port"),
+    entry(REDIS, "REDIS_USER", "", "Redis user (ACL)"),
+    secret(REDIS, "REDIS_PASSWORD", "Redis password"),
+    entry(REDIS, "REDIS_PASSWORD_FILE", "", SECRET_FILE),
+    entry(REDIS, "REDIS_TLS", "", "yes: connect to REDIS_HOST with TLS; implied by the REDIS_TLS_… files"),
+    entry(
+        REDIS,
+        "REDIS_TLS_CA_FILE",
+        "",
+        "PEM file with the CA certificates for Redis; empty: the CA certificates of the system",
+    ),
+    entry(REDIS, "REDIS_TLS_CERT_FILE", "", "PEM file with the client certificate for Redis, if it requires one"),
+    entry(REDIS, "REDIS_TLS_KEY_FILE", "", "PEM file with the private key of REDIS_TLS_CERT_FILE"),
     secret(
         POSTGRES,
         "DATABASE_URL",
-        "Address of Postgres in one: postgres://user:password@host:port/database. Wins over the four below",
+        "Postgres URL: postgres://user:password@host:port/database, or host=… user=… as in libpq. Overrides \
+         POSTGRES_HOST, POSTGRES_PORT, POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB",
     ),
-    entry(POSTGRES, "POSTGRES_HOST", "localhost", "Host of Postgres; its database is `postgres`"),
-    entry(POSTGRES, "POSTGRES_PORT", "5432", "Port of Postgres"),
-    entry(POSTGRES, "POSTGRES_USER", "postgres", "User at Postgres"),
-    secret(POSTGRES, "POSTGRES_PASSWORD", "Password at Postgres"),
+    entry(POSTGRES, "DATABASE_URL_FILE", "", SECRET_FILE),
+    entry(
+        POSTGRES,
+        "POSTGRES_HOST",
+        "localhost",
+        "Postgres host, host:port, a comma-separated list of these, or the directory of a Unix socket",
+    ),
+    entry(POSTGRES, "POSTGRES_PORT", "5432", "Postgres port"),
+    entry(POSTGRES, "POSTGRES_USER", "postgres", "Postgres user"),
+    secret(POSTGRES, "POSTGRES_PASSWORD", "Postgres password"),
+    entry(POSTGRES, "POSTGRES_PASSWORD_FILE", "", SECRET_FILE),
+    entry(POSTGRES, "POSTGRES_DB", "postgres", "Postgres database"),
+    entry(
+        POSTGRES,
+        "POSTGRES_SSLMODE",
+        "",
+        "disable, prefer, require, verify-ca or verify-full, as libpq; empty: verify-full with POSTGRES_SSLROOTCERT, else \
+         prefer",
+    ),
+    entry(
+        POSTGRES,
+        "POSTGRES_SSLROOTCERT",
+        "",
+        "PEM file with the CA certificates for Postgres; system: the CA certificates of the system",
+    ),
+    entry(POSTGRES, "POSTGRES_SSLCERT", "", "PEM file with the client certificate for Postgres"),
+    entry(POSTGRES, "POSTGRES_SSLKEY", "", "PEM file with the private key of POSTGRES_SSLCERT"),
     entry(POSTGRES, "POSTGRES_POOL_TIMEOUT", "5", "How long to wait for a database connection (5, 5s, 500ms)"),
     entry(
         POSTGRES,
@@ -100,7 +145,12 @@ pub const TABLE: &[Entry] = &[
         "",
         "Prefix under which everything is served as well (/monitor); the proxy may strip it or not",
     ),
-    entry(SERVER, "SERVER_URL", "", "Where people reach this deployment; shown on pages and in messages"),
+    entry(
+        SERVER,
+        "SERVER_URL",
+        "",
+        "Public URL of this deployment, such as https://fleet.example; shown on pages and in notifications",
+    ),
     entry(
         SERVER,
         "SERVER_MATURITY",
@@ -145,9 +195,9 @@ pub const TABLE: &[Entry] = &[
         "Who has it also acknowledges, silences, reloads, retries, reads the audit",
     ),
     secret(ACCESS, "MONITOR_ADMIN_TOKEN", "Who has it also drops, puts back, cleans up and forgets"),
-    entry(ACCESS, "MONITOR_VIEWER_TOKEN_FILE", "", "File that holds it instead"),
-    entry(ACCESS, "MONITOR_OPERATOR_TOKEN_FILE", "", "File that holds it instead"),
-    entry(ACCESS, "MONITOR_ADMIN_TOKEN_FILE", "", "File that holds it instead"),
+    entry(ACCESS, "MONITOR_VIEWER_TOKEN_FILE", "", SECRET_FILE),
+    entry(ACCESS, "MONITOR_OPERATOR_TOKEN_FILE", "", SECRET_FILE),
+    entry(ACCESS, "MONITOR_ADMIN_TOKEN_FILE", "", SECRET_FILE),
     entry(
         ACCESS,
         "MONITOR_PROXY_TRUSTED",
@@ -225,23 +275,39 @@ pub const TABLE: &[Entry] = &[
     ),
     entry(ALERTS, "MONITOR_DOWN_DEBOUNCE_SEC", "5", "Worker-down alerts that come within this time go out together"),
     secret(ALERTS, "SLACK_WEBHOOK_URL", "Slack's incoming webhook; empty: nothing goes to Slack"),
+    entry(ALERTS, "SLACK_WEBHOOK_URL_FILE", "", SECRET_FILE),
     secret(
         ALERTS,
         "ALERT_WEBHOOK_URL",
         "Address that takes alerts as Alertmanager sends them (version 4); empty: none",
     ),
+    entry(ALERTS, "ALERT_WEBHOOK_URL_FILE", "", SECRET_FILE),
+    entry(
+        ALERTS,
+        "ALERT_WEBHOOK_CA_FILE",
+        "",
+        "PEM file with additional CA certificates for SLACK_WEBHOOK_URL and ALERT_WEBHOOK_URL",
+    ),
     entry(ALERTS, "ALERT_EMAIL_TO", "", "Who gets mail, separated by commas; empty: nobody"),
     entry(ALERTS, "ALERT_EMAIL_FROM", "", "Whom mail comes from"),
-    entry(ALERTS, "SMTP_HOST", "", "Mail server"),
+    entry(ALERTS, "SMTP_HOST", "", "Mail server, with or without :port"),
     entry(ALERTS, "SMTP_PORT", "587", "Its port"),
     entry(ALERTS, "SMTP_USER", "", "Login at the mail server"),
     secret(ALERTS, "SMTP_PASSWORD", "Password at the mail server"),
+    entry(ALERTS, "SMTP_PASSWORD_FILE", "", SECRET_FILE),
     entry(
         ALERTS,
         "SMTP_USE_TLS",
         "true",
         "Encrypt mail: true (from the first byte on port 465, by STARTTLS on others), implicit, starttls, or false; \
          unless false, no mail leaves unencrypted",
+    ),
+    entry(ALERTS, "SMTP_CA_FILE", "", "PEM file with additional CA certificates for the mail server"),
+    entry(
+        ALERTS,
+        "SMTP_ACCEPT_ANY_CERTIFICATE_FROM",
+        "",
+        "Same host as SMTP_HOST: do not verify its certificate, for a relay with a self-signed certificate",
     ),
     entry(
         TRACES,
@@ -250,25 +316,9 @@ pub const TABLE: &[Entry] = &[
         "Collector that takes spans by OTLP over HTTP (http://localhost:4318), in a build with the feature otlp; empty: none",
     ),
     secret(TRACES, traces::HEADERS, "Headers for it: name=value, separated by commas, values percent-encoded"),
+    entry(TRACES, "OTEL_EXPORTER_OTLP_HEADERS_FILE", "", SECRET_FILE),
     entry(TRACES, traces::SERVICE, "shepherd-monitor", "What this monitor is called there"),
 ];
-
-/// A value that cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub struct BadSetting {
-    /// Which.
-    pub name: &'static str,
-    /// Its value; secrets are not repeated.
-    pub value: String,
-    /// What would have been right.
-    pub expected: String,
-}
-
-impl fmt::Display for BadSetting {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is {:?}: expected {}", self.name, self.value, self.expected)
-    }
-}
 
 /// A text that is not printed.
 #[derive(Clone)]
@@ -361,6 +411,8 @@ pub struct Settings {
     pub alerts: AlertSettings,
     /// Where spans are sent.
     pub collector: Option<Collector>,
+    /// What users should know about their settings, though all can be used.
+    pub warnings: Vec<String>,
 }
 
 /// Settings of the alerts.
@@ -378,6 +430,8 @@ pub struct AlertSettings {
     pub slack: Option<Secret>,
     /// A webhook that takes Alertmanager's payload.
     pub webhook: Option<Secret>,
+    /// PEM file with more authorities that both webhooks may be signed by.
+    pub webhook_authorities: Option<String>,
     /// Mail.
     pub email: Option<EmailSettings>,
 }
@@ -397,6 +451,10 @@ pub struct EmailSettings {
     pub login: Option<(String, Secret)>,
     /// How it is encrypted.
     pub tls: MailTls,
+    /// PEM file with more authorities that the server may be signed by.
+    pub authorities: Option<String>,
+    /// The server's certificate is not verified.
+    pub any_certificate: bool,
 }
 
 /// How mail is encrypted on its way to the server.
@@ -410,6 +468,10 @@ pub enum MailTls {
     Off,
 }
 
+/// The port of a mail server for mail that is handed in.
+const SUBMISSION_PORT: u16 = 587;
+/// The setting by which a mail server's certificate is not verified.
+const ANY_CERTIFICATE: &str = "SMTP_ACCEPT_ANY_CERTIFICATE_FROM";
 /// On this port TLS begins at once unless something else is asked for.
 const IMPLICIT_TLS_PORT: u16 = 465;
 
@@ -420,7 +482,9 @@ impl Settings {
     /// # Errors
     /// The first value that cannot be used.
     pub fn from(given: &BTreeMap<&'static str, String>) -> Result<Self, BadSetting> {
+        let given = &with_secrets(given)?;
         let texts = Texts(given);
+        let mut warnings = Vec::new();
         let watched =
             WatchedStreams::new(&texts.list("MONITOR_STREAMS"), &texts.list("MONITOR_STREAMS_EXCLUDE")).map_err(
                 |bad| BadSetting { name: bad.setting, value: bad.glob, expected: format!("a glob ({})", bad.why) },
@@ -431,16 +495,16 @@ impl Settings {
             return Err(texts.bad("MONITOR_POLL_INTERVAL_SEC", "between 50ms and 1h"));
         }
         Ok(Self {
-            redis_url: texts.redis_url()?,
+            redis_url: texts.redis_url(&mut warnings)?,
             database_url: match observe_only {
-                true => Secret(in_observer_schema(texts.database_url()?.reveal())),
-                false => texts.database_url()?,
+                true => Secret(in_observer_schema(texts.database_url(&mut warnings)?.reveal())),
+                false => texts.database_url(&mut warnings)?,
             },
             observe_only,
             pool_timeout: texts.duration("POSTGRES_POOL_TIMEOUT")?,
             disk_capacity_bytes: texts.size("PG_VOLUME_CAPACITY")?,
             bind: texts.parse("MONITOR_BIND", "an IP address such as 127.0.0.1 or 0.0.0.0")?,
-            port: texts.parse("MONITOR_PORT", "a port from 0 to 65535")?,
+            port: texts.own_port(&mut warnings)?,
             root_path: texts.root_path()?,
             access: texts.access()?,
             trusted_proxies: texts.trusted_proxies()?,
@@ -449,7 +513,7 @@ impl Settings {
             connections_per_address: texts
                 .parse("MONITOR_MAX_CONNECTIONS_PER_ADDRESS", "a number, or 0 for any number")?,
             anybody_may: texts.anybody_may(),
-            server_url: texts.text("SERVER_URL"),
+            server_url: texts.server_url()?,
             maturity: texts.text("SERVER_MATURITY"),
             poll_interval,
             watched,
@@ -480,9 +544,11 @@ impl Settings {
                 debounce: texts.duration("MONITOR_DOWN_DEBOUNCE_SEC")?,
                 slack: texts.web_address("SLACK_WEBHOOK_URL")?,
                 webhook: texts.web_address("ALERT_WEBHOOK_URL")?,
-                email: texts.email()?,
+                webhook_authorities: texts.authorities("ALERT_WEBHOOK_CA_FILE")?,
+                email: texts.email(&mut warnings)?,
             },
             collector: texts.collector()?,
+            warnings,
         })
     }
 }
@@ -496,12 +562,21 @@ const OBSERVER_NAME: &str = "shepherd-monitor-observer";
 /// The same database, with [`OBSERVER_SCHEMA`] before the schemas in which the fleet's tables are found.
 fn in_observer_schema(url: &str) -> String {
     let search_path = format!("-c search_path={OBSERVER_SCHEMA},\"$user\",public");
-    if url.contains("://") {
-        let join = if url.contains('?') { '&' } else { '?' };
-        format!("{url}{join}options={}&application_name={OBSERVER_NAME}", percent_encoded(&search_path))
-    } else {
-        format!("{url} options='{search_path}' application_name={OBSERVER_NAME}")
+    let named = address::with_parameter(url, "application_name", OBSERVER_NAME);
+    address::with_parameter(&named, "options", &search_path)
+}
+
+/// The given texts, with each secret that a file or a systemd credential holds.
+fn with_secrets(given: &BTreeMap<&'static str, String>) -> Result<BTreeMap<&'static str, String>, BadSetting> {
+    let mut all = given.clone();
+    for entry in TABLE.iter().filter(|entry| entry.secret) {
+        let Some(file) = TABLE.iter().find(|file| file.env.strip_suffix("_FILE") == Some(entry.env)) else { continue };
+        if let Some(value) = environment::secret(entry.env, file.env, |name| given.get(name).cloned())? {
+            all.insert(entry.env, value);
+        }
+        all.remove(file.env);
     }
+    Ok(all)
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -521,12 +596,12 @@ struct Texts<'a>(&'a BTreeMap<&'static str, String>);
 impl Texts<'_> {
     fn text(&self, name: &'static str) -> Option<String> {
         let default = || TABLE.iter().find(|e| e.env == name).map(|e| e.default.to_owned());
-        self.0
-            .get(name)
-            .map(|text| text.trim().to_owned())
-            .filter(|t| !t.is_empty())
-            .or_else(default)
-            .filter(|t| !t.is_empty())
+        self.set(name).or_else(default).filter(|t| !t.is_empty())
+    }
+
+    /// What is given, without the default.
+    fn set(&self, name: &str) -> Option<String> {
+        self.0.get(name).map(|text| environment::trimmed(name, text).to_owned()).filter(|text| !text.trim().is_empty())
     }
 
     fn bad(&self, name: &'static str, expected: impl Into<String>) -> BadSetting {
@@ -627,62 +702,184 @@ impl Texts<'_> {
         Ok(if path.is_empty() { String::new() } else { format!("/{path}") })
     }
 
-    fn redis_url(&self) -> Result<Secret, BadSetting> {
-        if let Some(url) = self.text("REDIS_URL") {
-            return match redis::parse_redis_url(&url) {
-                Some(_) => Ok(Secret(url)),
-                None => Err(self.bad("REDIS_URL", "an address such as redis://user:password@localhost:6379/0")),
-            };
-        }
-        let port = self.port("REDIS_PORT")?;
-        let host = self.host("REDIS_HOST")?;
-        let password = self.text("REDIS_PASSWORD").map(|p| format!(":{}@", percent_encoded(&p))).unwrap_or_default();
-        Ok(Secret(format!("redis://{password}{host}:{port}/0")))
+    fn redis_url(&self, warnings: &mut Vec<String>) -> Result<Secret, BadSetting> {
+        redis_address::url_from_env(&|name| self.set(name), warnings).map(Secret)
     }
 
-    fn database_url(&self) -> Result<Secret, BadSetting> {
-        if let Some(url) = self.text("DATABASE_URL") {
-            return match url.parse::<tokio_postgres::Config>() {
-                Ok(_) => Ok(Secret(url)),
-                Err(_) => {
-                    Err(self.bad("DATABASE_URL", "an address such as postgres://user:password@localhost:5432/postgres"))
+    fn database_url(&self, warnings: &mut Vec<String>) -> Result<Secret, BadSetting> {
+        const OF_HOST: [&str; 5] =
+            ["POSTGRES_HOST", "POSTGRES_PORT", "POSTGRES_USER", "POSTGRES_PASSWORD", "POSTGRES_DB"];
+        const TLS: [(&str, &str); 4] = [
+            ("POSTGRES_SSLMODE", "sslmode"),
+            ("POSTGRES_SSLROOTCERT", "sslrootcert"),
+            ("POSTGRES_SSLCERT", "sslcert"),
+            ("POSTGRES_SSLKEY", "sslkey"),
+        ];
+        let (name, mut url) = match self.set("DATABASE_URL") {
+            Some(url) => {
+                let is_link = |name: &&str| environment::service_link(&self.set(name).unwrap_or_default()).is_some();
+                let ignored: Vec<&str> =
+                    OF_HOST.into_iter().filter(|name| self.set(name).is_some() && !is_link(name)).collect();
+                if !ignored.is_empty() {
+                    warnings.push(format!("DATABASE_URL overrides {}", ignored.join(", ")));
                 }
-            };
+                ("DATABASE_URL", url)
+            }
+            None => ("POSTGRES_HOST", self.url_of_postgres_host(warnings)?),
+        };
+        let refused = |bad: address::BadAddress| match name {
+            "DATABASE_URL" => BadSetting::secret(name, bad.0),
+            _ => BadSetting::new(name, self.text(name).unwrap_or_default(), bad.0),
+        };
+        address::parse(&url).and_then(|address| address.tls()).map_err(refused)?;
+        for (setting, parameter) in TLS {
+            let Some(value) = self.set(setting) else { continue };
+            match address::parameter(&url, parameter) {
+                Some(other) if other != value => {
+                    return Err(self.bad(setting, format!("the same as {parameter} in DATABASE_URL, or nothing")));
+                }
+                Some(_) => {}
+                None => url = address::with_parameter(&url, parameter, &value),
+            }
         }
-        let port = self.port("POSTGRES_PORT")?;
-        let host = self.host("POSTGRES_HOST")?;
+        address::parse(&url).and_then(|address| address.tls()).map_err(|bad| {
+            let of_parameter = |(setting, parameter): &&(&'static str, &str)| {
+                self.set(setting).is_some() && bad.0.split([' ', '=']).any(|word| word == *parameter)
+            };
+            match TLS.iter().find(of_parameter).or_else(|| TLS.iter().find(|(setting, _)| self.set(setting).is_some()))
+            {
+                Some((setting, _)) => self.bad(setting, bad.0),
+                None => refused(bad),
+            }
+        })?;
+        Ok(Secret(url))
+    }
+
+    fn url_of_postgres_host(&self, warnings: &mut Vec<String>) -> Result<String, BadSetting> {
+        const HOST: &str = "POSTGRES_HOST";
+        let text = self.text(HOST).unwrap_or_default();
+        let given = self.set("POSTGRES_PORT").map(|port| environment::port("POSTGRES_PORT", &port)).transpose()?;
+        let mut hosts = Vec::new();
+        for one in text.split(',').map(str::trim) {
+            let (host, port) = if one.starts_with('/') {
+                if one.contains("/.s.PGSQL.") {
+                    return Err(self.bad(HOST, "the directory of the socket, such as /var/run/postgresql"));
+                }
+                (percent_encoded(one), None)
+            } else {
+                let at = environment::host_and_port(HOST, one, "DATABASE_URL")?;
+                (if at.host.contains(':') { format!("[{}]", at.host) } else { at.host }, at.port)
+            };
+            let link = &mut Vec::new();
+            let port = environment::chosen_port((HOST, one), port, "POSTGRES_PORT", given.clone(), 5432, link)?;
+            warnings.extend(link.pop().filter(|warning| !warnings.contains(warning)));
+            hosts.push(format!("{host}:{port}"));
+        }
         let user = percent_encoded(&self.text("POSTGRES_USER").unwrap_or_default());
         let password = self.text("POSTGRES_PASSWORD").map(|p| format!(":{}", percent_encoded(&p))).unwrap_or_default();
-        Ok(Secret(format!("postgres://{user}{password}@{host}:{port}/postgres")))
+        let database = percent_encoded(&self.text("POSTGRES_DB").unwrap_or_default());
+        Ok(format!("postgres://{user}{password}@{}/{database}", hosts.join(",")))
+    }
+
+    /// The port to listen on. That of a Kubernetes Service called `monitor` says nothing about it.
+    fn own_port(&self, warnings: &mut Vec<String>) -> Result<u16, BadSetting> {
+        const NAME: &str = "MONITOR_PORT";
+        let default = TABLE.iter().find(|entry| entry.env == NAME).and_then(|entry| entry.default.parse().ok());
+        match (self.set(NAME).map(|text| environment::port(NAME, &text)), default) {
+            (Some(Ok(environment::GivenPort::OfService(_, warning))), Some(default)) => {
+                warnings.push(format!("{warning}. Port {default} is used"));
+                Ok(default)
+            }
+            _ => self.parse(NAME, "a port from 0 to 65535"),
+        }
+    }
+
+    fn server_url(&self) -> Result<Option<String>, BadSetting> {
+        let Some(text) = self.text("SERVER_URL") else { return Ok(None) };
+        if text.contains('@') {
+            return Err(BadSetting::secret(
+                "SERVER_URL",
+                "a URL without user and password, such as https://fleet.example",
+            ));
+        }
+        let url = reqwest::Url::parse(&text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && text.contains("://") && url.has_host());
+        match url {
+            Some(url) if url.query().is_none() && url.fragment().is_none() && !text.contains(char::is_whitespace) => {
+                // Browsers send names with other letters in their ASCII form.
+                Ok(Some(if text.is_ascii() { text } else { url.as_str().trim_end_matches('/').to_owned() }))
+            }
+            _ => {
+                Err(self
+                    .bad("SERVER_URL", "a URL with its scheme, such as https://fleet.example or https://host/monitor"))
+            }
+        }
+    }
+
+    /// A PEM file with authorities.
+    fn authorities(&self, name: &'static str) -> Result<Option<String>, BadSetting> {
+        let Some(path) = self.text(name) else { return Ok(None) };
+        tls::authorities(&path).map_err(|expected| self.bad(name, expected))?;
+        Ok(Some(path))
+    }
+
+    /// Mail addresses with the domain in ASCII: servers take no other without an extension of SMTP.
+    fn mail_address(&self, name: &'static str, text: &str, expected: &str) -> Result<String, BadSetting> {
+        let mailbox: lettre::message::Mailbox = text.parse().map_err(|_| self.bad(name, expected))?;
+        let (user, domain) = (mailbox.email.user(), mailbox.email.domain());
+        if !user.is_ascii() {
+            return Err(self.bad(name, format!("a mail address with ASCII letters before the @, not {user:?}")));
+        }
+        if domain.is_ascii() {
+            return Ok(text.to_owned());
+        }
+        let ascii = ascii_host(domain).and_then(|domain| lettre::Address::new(user, domain).ok());
+        let address = ascii.ok_or_else(|| self.bad(name, format!("a mail domain that exists, not {domain:?}")))?;
+        Ok(lettre::message::Mailbox::new(mailbox.name, address).to_string())
     }
 
     fn web_address(&self, name: &'static str) -> Result<Option<Secret>, BadSetting> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
-        match host.and_then(|rest| rest.split('/').next()).filter(|host| !host.is_empty()) {
-            Some(_) if !text.contains(char::is_whitespace) => Ok(Some(Secret(text))),
+        let has_scheme = text.starts_with("https://") || text.starts_with("http://");
+        match reqwest::Url::parse(&text) {
+            Ok(url) if has_scheme && url.has_host() && !text.contains(char::is_whitespace) => Ok(Some(Secret(text))),
             _ => Err(self.bad(name, "an address that begins with https://")),
         }
     }
 
-    fn email(&self) -> Result<Option<EmailSettings>, BadSetting> {
+    fn email(&self, warnings: &mut Vec<String>) -> Result<Option<EmailSettings>, BadSetting> {
+        const HOST: &str = "SMTP_HOST";
         let to = self.list("ALERT_EMAIL_TO");
         if to.is_empty() {
             return Ok(None);
         }
-        let is_address = |text: &str| text.parse::<lettre::message::Mailbox>().is_ok();
-        if !to.iter().all(|to| is_address(to)) {
-            return Err(self.bad("ALERT_EMAIL_TO", "mail addresses, separated by commas"));
-        }
+        let to: Result<Vec<String>, BadSetting> = to
+            .iter()
+            .map(|to| self.mail_address("ALERT_EMAIL_TO", to, "mail addresses, separated by commas"))
+            .collect();
+        let to = to?;
         let from = self.text("ALERT_EMAIL_FROM").unwrap_or_default();
-        if !is_address(&from) {
-            return Err(self.bad("ALERT_EMAIL_FROM", "a mail address, as ALERT_EMAIL_TO is given"));
-        }
-        let host = self.host("SMTP_HOST")?;
-        if host.is_empty() {
-            return Err(self.bad("SMTP_HOST", "a mail server, as ALERT_EMAIL_TO is given"));
-        }
-        let port = self.port("SMTP_PORT")?;
+        let from = self.mail_address("ALERT_EMAIL_FROM", &from, "a mail address, as ALERT_EMAIL_TO is given")?;
+        let Some(host) = self.text(HOST) else {
+            return Err(self.bad(HOST, "a mail server, as ALERT_EMAIL_TO is given"));
+        };
+        let ascii = ascii_with_port(&host);
+        let at = environment::host_and_port(HOST, &ascii, "SMTP_HOST and SMTP_PORT")?;
+        let given = self.set("SMTP_PORT").map(|port| environment::port("SMTP_PORT", &port)).transpose()?;
+        let port = environment::chosen_port((HOST, &host), at.port, "SMTP_PORT", given, SUBMISSION_PORT, warnings)?;
+        let authorities = self.authorities("SMTP_CA_FILE")?;
+        let any_certificate = match self.text(ANY_CERTIFICATE) {
+            None => false,
+            Some(_) if authorities.is_some() => {
+                return Err(self.bad(ANY_CERTIFICATE, "nothing, since SMTP_CA_FILE is set"));
+            }
+            Some(name) if name.eq_ignore_ascii_case(&at.host) || name == host => true,
+            Some(_) => {
+                return Err(self.bad(ANY_CERTIFICATE, format!("the host of SMTP_HOST ({}), or nothing", at.host)));
+            }
+        };
+        let host = at.host;
         let tls = match self.text("SMTP_USE_TLS").unwrap_or_default().to_lowercase().as_str() {
             "true" | "1" | "yes" | "on" if port == IMPLICIT_TLS_PORT => MailTls::Implicit,
             "true" | "1" | "yes" | "on" | "starttls" => MailTls::StartTls,
@@ -692,7 +889,7 @@ impl Texts<'_> {
         };
         let password = self.text("SMTP_PASSWORD").unwrap_or_default();
         let login = self.text("SMTP_USER").map(|user| (user, Secret(password)));
-        Ok(Some(EmailSettings { to, from, host, port, login, tls }))
+        Ok(Some(EmailSettings { to, from, host, port, login, tls, authorities, any_certificate }))
     }
 
     fn collector(&self) -> Result<Option<Collector>, BadSetting> {
@@ -702,31 +899,24 @@ impl Texts<'_> {
             .map(Some)
             .map_err(|bad| self.bad(bad.setting, bad.expected))
     }
+}
 
-    fn port(&self, name: &'static str) -> Result<u16, BadSetting> {
-        let port: u16 = self.parse(name, "a port from 1 to 65535")?;
-        if port == 0 { Err(self.bad(name, "a port from 1 to 65535")) } else { Ok(port) }
-    }
-
-    fn host(&self, name: &'static str) -> Result<String, BadSetting> {
-        let host = self.text(name).unwrap_or_default();
-        if host.contains(|c: char| c.is_whitespace() || "/@?#".contains(c)) {
-            return Err(self.bad(name, "a host name or an IP address"));
-        }
-        Ok(if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host })
+/// A host in ASCII, with its port where it has one.
+fn ascii_with_port(text: &str) -> String {
+    let (name, port) = match text.rsplit_once(':') {
+        Some((name, port)) => (name, format!(":{port}")),
+        None => (text, String::new()),
+    };
+    match text.is_ascii() {
+        true => text.to_owned(),
+        false => ascii_host(name).map_or_else(|| text.to_owned(), |name| format!("{name}{port}")),
     }
 }
 
-fn percent_encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
-            encoded.push(char::from(byte));
-        } else {
-            encoded.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    encoded
+/// A host name in ASCII: of one with other letters its `xn--` form.
+fn ascii_host(name: &str) -> Option<String> {
+    let url = reqwest::Url::parse(&format!("http://{name}/")).ok()?;
+    url.host_str().filter(|host| host.is_ascii()).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -765,6 +955,20 @@ mod tests {
             ("REDIS_HOST", "a b", "expected a host name"),
             ("REDIS_URL", "http://secret", "REDIS_URL is \"(secret)\""),
             ("DATABASE_URL", "mysql://secret", "DATABASE_URL is \"(secret)\""),
+            ("DATABASE_URL", "postgres://h/d?sslmode=maybe", "sslmode to be disable, prefer"),
+            ("REDIS_URL", "redis://h/abc", "REDIS_URL is \"(secret)\": expected a database number"),
+            ("REDIS_HOST", "redis://h", "REDIS_URL"),
+            ("POSTGRES_HOST", "postgres://h", "DATABASE_URL"),
+            ("POSTGRES_HOST", "/run/.s.PGSQL.5432", "the directory of the socket"),
+            ("POSTGRES_HOST", "a b", "POSTGRES_HOST is \"a b\": expected a host name"),
+            ("POSTGRES_SSLMODE", "allow", "POSTGRES_SSLMODE is \"allow\": expected sslmode to be disable"),
+            ("POSTGRES_SSLROOTCERT", "/no/such.pem", "POSTGRES_SSLROOTCERT is \"/no/such.pem\": expected sslrootcert"),
+            ("POSTGRES_SSLCERT", "/c", "POSTGRES_SSLCERT is \"/c\": expected sslkey beside sslcert"),
+            ("SERVER_URL", "fleet.example", "SERVER_URL is \"fleet.example\": expected a URL with its scheme"),
+            ("SERVER_URL", "fleet.example:8080", "such as https://fleet.example"),
+            ("SERVER_URL", "ftp://fleet.example", "such as https://fleet.example"),
+            ("SERVER_URL", "https://u:p@fleet.example", "such as https://fleet.example"),
+            ("ALERT_WEBHOOK_CA_FILE", "/no/such.pem", "ALERT_WEBHOOK_CA_FILE is \"/no/such.pem\": expected a PEM file"),
         ] {
             let told = settings(&[(name, value)]).unwrap_err().to_string();
             assert!(told.contains(expected) && !told.contains('\n'), "{name}={value} told {told:?}");
@@ -797,7 +1001,7 @@ mod tests {
         for url in ["postgres://me@db/postgres", "postgres://me@db/postgres?sslmode=require", "host=db user=me"] {
             for (observes, schema) in [("yes", true), ("no", false)] {
                 let given = [("DATABASE_URL", url), ("MONITOR_OBSERVE_ONLY", observes)];
-                let config: tokio_postgres::Config = settings(&given).unwrap().database_url.reveal().parse().unwrap();
+                let config = address::parse(settings(&given).unwrap().database_url.reveal()).unwrap().config;
                 let wanted = "-c search_path=shepherd_monitor_observer,\"$user\",public";
                 assert_eq!(config.get_options(), schema.then_some(wanted), "{url}");
                 assert_eq!(config.get_user(), Some("me"), "{url}");
@@ -816,13 +1020,126 @@ mod tests {
             ("MONITOR_ADMIN_TOKEN", "aaaaaaaaaaaaaaaa", "fewer than 8 different characters"),
             ("MONITOR_ADMIN_TOKEN", "password12345678", "make one with openssl rand -hex 24"),
             ("MONITOR_ADMIN_TOKEN_FILE", fifo.to_str().unwrap(), "not a regular file"),
-            ("MONITOR_ADMIN_TOKEN_FILE", huge.to_str().unwrap(), "larger than 4096 bytes"),
+            ("MONITOR_ADMIN_TOKEN_FILE", huge.to_str().unwrap(), "at most 4096 bytes"),
             ("MONITOR_ADMIN_TOKEN_FILE", "/dev/zero", "not a regular file"),
         ] {
             let told = settings(&[("MONITOR_AUTH", "token"), (name, value)]).unwrap_err().to_string();
             assert!(told.contains(expected) && !told.contains("aaaa"), "{name}={value}: {told}");
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn each_secret_may_stand_in_a_file_or_a_systemd_credential() {
+        let folder = std::env::temp_dir().join(format!("settings-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        for entry in TABLE.iter().filter(|entry| entry.secret) {
+            let file = format!("{}_FILE", entry.env);
+            assert!(TABLE.iter().any(|known| known.env == file && !known.secret), "no {file}");
+        }
+        let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+        std::fs::write(path("password"), "s3cret\n").unwrap();
+        std::fs::write(path("POSTGRES_PASSWORD"), "credential\n").unwrap();
+        std::fs::write(path("SLACK_WEBHOOK_URL"), "https://slack.example/x\n").unwrap();
+        let settings = settings(&[
+            ("REDIS_PASSWORD_FILE", &path("password")),
+            ("CREDENTIALS_DIRECTORY", folder.to_str().unwrap()),
+        ])
+        .unwrap();
+        assert_eq!(settings.redis_url.reveal(), "redis://:s3cret@localhost:6379/0");
+        assert_eq!(settings.database_url.reveal(), "postgres://postgres:credential@localhost:5432/postgres");
+        assert_eq!(settings.alerts.slack.unwrap().reveal(), "https://slack.example/x");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_password_with_a_line_break_is_the_same_for_monitor_and_worker() {
+        let given = [("REDIS_PASSWORD", " p \n")];
+        let lookup = |name: &str| given.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let of_worker = redis_address::url_from_env(&lookup, &mut Vec::new()).unwrap();
+        assert_eq!(settings(&given).unwrap().redis_url.reveal(), of_worker);
+        assert_eq!(of_worker, "redis://:%20p%20@localhost:6379/0");
+    }
+
+    #[test]
+    fn the_parts_of_postgres_address_reach_the_driver() {
+        use tokio_postgres::config::Host;
+        let read = |given: &[(&'static str, &str)]| {
+            let settings = settings(given).unwrap_or_else(|bad| panic!("{given:?}: {bad}"));
+            let config = address::parse(settings.database_url.reveal()).unwrap().config;
+            let hosts: Vec<String> = config
+                .get_hosts()
+                .iter()
+                .map(|host| match host {
+                    Host::Tcp(name) => name.clone(),
+                    Host::Unix(path) => path.display().to_string(),
+                })
+                .collect();
+            (hosts.join(","), config.get_ports().to_vec(), config.get_dbname().unwrap_or_default().to_owned())
+        };
+        let expected =
+            |host: &str, ports: &[u16], database: &str| (host.to_owned(), ports.to_vec(), database.to_owned());
+        assert_eq!(read(&[]), expected("localhost", &[5432], "postgres"));
+        assert_eq!(read(&[("POSTGRES_DB", "my db")]), expected("localhost", &[5432], "my db"));
+        assert_eq!(read(&[("POSTGRES_HOST", "db:6432")]), expected("db", &[6432], "postgres"));
+        assert_eq!(
+            read(&[("POSTGRES_HOST", "/var/run/postgresql")]),
+            expected("/var/run/postgresql", &[5432], "postgres")
+        );
+        assert_eq!(read(&[("POSTGRES_HOST", "a, b:2"), ("POSTGRES_PORT", "2")]), expected("a,b", &[2, 2], "postgres"));
+        assert_eq!(read(&[("POSTGRES_HOST", "::1")]), expected("::1", &[5432], "postgres"));
+        assert_eq!(read(&[("POSTGRES_PORT", "tcp://10.0.0.1:5433")]), expected("localhost", &[5433], "postgres"));
+    }
+
+    #[test]
+    fn what_others_set_or_overrule_is_said_and_used() {
+        let warnings = |given: &[(&'static str, &str)]| settings(given).unwrap().warnings.join(" / ");
+        assert_eq!(warnings(&[("REDIS_URL", "redis://h"), ("DATABASE_URL", "postgres://h/d")]), "");
+        let overruled =
+            warnings(&[("REDIS_URL", "redis://h"), ("REDIS_PASSWORD", "x"), ("REDIS_PORT", "tcp://1.2.3.4:5")]);
+        assert_eq!(overruled, "REDIS_URL overrides REDIS_PASSWORD");
+        let link = settings(&[("MONITOR_PORT", "tcp://10.0.0.1:80")]).unwrap();
+        assert_eq!(link.port, 5440);
+        assert!(
+            link.warnings[0].contains("Service monitor") && link.warnings[0].contains("5440"),
+            "{:?}",
+            link.warnings
+        );
+        assert!(warnings(&[("POSTGRES_PORT", "tcp://10.0.0.1:5432")]).contains("Service postgres"));
+    }
+
+    #[test]
+    fn a_mail_domain_with_other_letters_is_sent_to_in_ascii() {
+        let given = [
+            ("ALERT_EMAIL_TO", "Ops <ops@müller.example>, plain@example.org"),
+            ("ALERT_EMAIL_FROM", "shepherd@flotte.example"),
+            ("SMTP_HOST", "mail.müller.example:2525"),
+        ];
+        let email = settings(&given).unwrap().alerts.email.unwrap();
+        assert_eq!(email.to, ["Ops <ops@xn--mller-kva.example>", "plain@example.org"]);
+        assert_eq!((&*email.host, email.port), ("mail.xn--mller-kva.example", 2525));
+        let refused =
+            settings(&[("ALERT_EMAIL_TO", "müller@example.org"), given[1], given[2]]).unwrap_err().to_string();
+        assert!(refused.contains("ALERT_EMAIL_TO") && refused.contains("before the @"), "{refused}");
+    }
+
+    #[test]
+    fn a_relay_whose_certificate_is_not_verified_is_the_one_that_is_named() {
+        let with = |name: &'static str, host: &'static str| {
+            settings(&[
+                ("ALERT_EMAIL_TO", "a@b.example"),
+                ("ALERT_EMAIL_FROM", "c@d.example"),
+                ("SMTP_HOST", host),
+                ("SMTP_ACCEPT_ANY_CERTIFICATE_FROM", name),
+            ])
+        };
+        assert!(with("relay.internal", "Relay.internal:25").unwrap().alerts.email.unwrap().any_certificate);
+        assert!(!with("", "relay.internal").unwrap().alerts.email.unwrap().any_certificate);
+        let refused = with("yes", "relay.internal").unwrap_err().to_string();
+        assert!(
+            refused.contains("SMTP_ACCEPT_ANY_CERTIFICATE_FROM") && refused.contains("relay.internal"),
+            "{refused}"
+        );
     }
 
     #[test]

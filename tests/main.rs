@@ -11,6 +11,7 @@
 )]
 
 mod access;
+mod addresses;
 mod alerting;
 mod demo;
 mod deploy;

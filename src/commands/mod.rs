@@ -25,7 +25,8 @@ use clap::{Arg, ArgMatches, Command};
 use tokio::runtime::Runtime;
 
 use crate::demo::worker as demo_worker;
-use crate::settings::{Entry, Settings, TABLE, document};
+use crate::environment;
+use crate::settings::{Entry, PREFIXES, Settings, TABLE, document};
 use crate::worker;
 
 const NAME: &str = "shepherd-monitor";
@@ -117,12 +118,24 @@ fn flag(entry: &'static Entry) -> Arg {
 /// Returns the given values by environment variable; a subcommand may not define all of them.
 fn texts(given: &ArgMatches) -> BTreeMap<&'static str, String> {
     let text = |name| given.try_get_one::<String>(name).ok()?.cloned();
-    TABLE.iter().filter_map(|entry| Some((entry.env, text(entry.env)?))).collect()
+    let mut texts: BTreeMap<&'static str, String> =
+        TABLE.iter().filter_map(|entry| Some((entry.env, text(entry.env)?))).collect();
+    // systemd's, not a setting of ours.
+    texts.extend(
+        std::env::var(environment::CREDENTIALS_DIRECTORY).ok().map(|text| (environment::CREDENTIALS_DIRECTORY, text)),
+    );
+    texts
 }
 
-/// Returns the settings.
+/// Returns the settings and a warning for each variable that looks like a setting but is unknown.
 fn settings(given: &ArgMatches) -> Result<Settings, String> {
-    Settings::from(&texts(given)).map_err(|bad| bad.to_string())
+    let mut settings = Settings::from(&texts(given)).map_err(|bad| bad.to_string())?;
+    let known: Vec<&str> =
+        TABLE.iter().map(|entry| entry.env).chain(worker::SETTINGS.iter().map(|(name, ..)| *name)).collect();
+    let variables =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    settings.warnings.extend(environment::unknown_variables(variables, &PREFIXES, &known));
+    Ok(settings)
 }
 
 /// Returns the runtime for commands that access servers.

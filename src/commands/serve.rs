@@ -27,6 +27,9 @@ pub(super) fn command() -> Command {
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
     let _telemetry = telemetry::start(&settings.log_level, settings.collector.as_ref())?;
+    for warning in &settings.warnings {
+        tracing::warn!("{warning}");
+    }
     let listener = listen(&settings)?;
     watch(&settings, listener)
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lettre::message::header::ContentType;
 use lettre::message::{Attachment, Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Tls, TlsParameters};
+use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
 
@@ -14,6 +14,7 @@ use super::{Deployment, Outcome, moment, shortened, visible};
 use crate::alerting::message::{About, Message, span};
 use crate::alerting::rule::Severity;
 use crate::settings::{MailTls, Secret};
+use crate::tls;
 
 /// A mail that was put off is tried again no sooner.
 const LATER: Duration = Duration::from_secs(60);
@@ -34,6 +35,10 @@ pub struct Smtp {
     pub login: Option<(String, Secret)>,
     /// How it is encrypted.
     pub tls: MailTls,
+    /// PEM file with more authorities that its certificate may be signed by.
+    pub authorities: Option<String>,
+    /// Its certificate is not verified.
+    pub any_certificate: bool,
     /// Whom it comes from.
     pub from: String,
 }
@@ -53,8 +58,7 @@ impl Mailer {
     /// What cannot be used, without the password.
     pub fn new(smtp: &Smtp) -> Result<Self, String> {
         let from: Mailbox = smtp.from.parse().map_err(|_| format!("{} is not an email address", smtp.from))?;
-        let parameters =
-            || TlsParameters::new_rustls(smtp.host.clone()).map_err(|_| "cannot initialize TLS".to_owned());
+        let parameters = || tls_parameters(smtp);
         let tls = match smtp.tls {
             MailTls::Implicit => Tls::Wrapper(parameters()?),
             // Required, not offered: a server that has no STARTTLS gets no mail.
@@ -83,10 +87,16 @@ impl Mailer {
             Ok(response) => Outcome::Sent(shortened(&visible(response.first_line().unwrap_or_default()), 120)),
             Err(error) => {
                 let mut why = error.to_string();
-                if let Some(cause) = std::error::Error::source(&error) {
+                if let Some(cause) = std::error::Error::source(&error).map(ToString::to_string)
+                    && !why.contains(&cause)
+                {
                     why = format!("{why}: {cause}");
                 }
-                let why = shortened(&visible(&why), 160);
+                // The remedy comes last, and is worth more than brevity.
+                let failure = tls::explain(&why, &tls::SMTP);
+                let most = if failure.is_some() { 400 } else { 160 };
+                let why = failure.map(|failure| failure.append_to(&why)).unwrap_or(why);
+                let why = shortened(&visible(&why), most);
                 let code = error.status().map(|code| code.to_string()).unwrap_or_default();
                 if LOGIN_REFUSED.contains(&code.as_str()) {
                     Outcome::ChannelBroken(why)
@@ -134,6 +144,19 @@ impl Mailer {
         mail.multipart(MultiPart::alternative().singlepart(plain).multipart(rich))
             .map_err(|_| "cannot build the email".to_owned())
     }
+}
+
+fn tls_parameters(smtp: &Smtp) -> Result<TlsParameters, String> {
+    let mut builder = TlsParameters::builder(smtp.host.clone()).dangerous_accept_invalid_certs(smtp.any_certificate);
+    if let Some(path) = &smtp.authorities {
+        let unusable = |why: String| format!("SMTP_CA_FILE is {path:?}: expected {why}");
+        for certificate in tls::certificates(path).map_err(unusable)? {
+            let certificate =
+                Certificate::from_der(certificate.to_vec()).map_err(|error| unusable(error.to_string()))?;
+            builder = builder.add_root_certificate(certificate);
+        }
+    }
+    builder.build_rustls().map_err(|_| "cannot initialize TLS".to_owned())
 }
 
 /// By which the text names the picture of its `n`th alert.

@@ -2,28 +2,38 @@
 
 use std::time::Duration;
 
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Certificate, Client, Response, StatusCode};
 use serde_json::Value;
 
 use super::Outcome;
+use crate::tls;
 
 /// A channel that has not answered by then is tried again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// The first pause after an answer that says nothing about when.
 const SOON: Duration = Duration::from_secs(2);
 
-/// A client for all channels.
+/// A client for all channels; it trusts the authorities in the PEM file `authorities` too.
 ///
 /// # Errors
 /// When TLS cannot be had.
-pub(super) fn client() -> Result<Client, reqwest::Error> {
+pub(super) fn client(authorities: Option<&str>) -> Result<Client, String> {
+    let mut trusted = Vec::new();
+    if let Some(path) = authorities {
+        let unusable = |why: String| format!("ALERT_WEBHOOK_CA_FILE is {path:?}: expected {why}");
+        for certificate in tls::certificates(path).map_err(unusable)? {
+            trusted.push(Certificate::from_der(&certificate).map_err(|error| unusable(error.to_string()))?);
+        }
+    }
     Client::builder()
+        .tls_certs_merge(trusted)
         .timeout(ANSWER_WITHIN)
         .connect_timeout(Duration::from_secs(5))
         // An answer that sends us elsewhere would take the message, and its secret, there.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("shepherd-monitor/", env!("CARGO_PKG_VERSION")))
         .build()
+        .map_err(|_| "no HTTP client: cannot initialize TLS".to_owned())
 }
 
 /// Posts `body`. Nothing that is said of it holds the address: that is a secret.
@@ -33,8 +43,22 @@ pub(super) async fn post(client: &Client, url: &str, body: &Value) -> Outcome {
         Ok(answer) => judge(answer).await,
         Err(error) if error.is_builder() => Outcome::ChannelBroken("invalid URL".to_owned()),
         Err(error) if error.is_timeout() => again(format!("timed out after {} s", ANSWER_WITHIN.as_secs())),
-        Err(error) if error.is_connect() => again("cannot connect".to_owned()),
+        Err(error) if error.is_connect() => again(connect_failure(&error)),
         Err(_) => again("connection closed".to_owned()),
+    }
+}
+
+/// Why there is no connection, where it is about certificates. The error itself would name the address.
+fn connect_failure(error: &reqwest::Error) -> String {
+    let mut said = String::new();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        said = error.to_string();
+        cause = error.source();
+    }
+    match tls::explain(&said, &tls::WEBHOOK) {
+        Some(failure) => failure.append_to("cannot connect"),
+        None => "cannot connect".to_owned(),
     }
 }
 

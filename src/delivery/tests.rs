@@ -59,6 +59,8 @@ fn drawn(message: &Message, sketches: &Sketches) -> String {
         host: "localhost".to_owned(),
         port: 25,
         login: None,
+        authorities: None,
+        any_certificate: false,
         tls: MailTls::Off,
         from: "Shepherd <shepherd@fleet.example>".to_owned(),
     });

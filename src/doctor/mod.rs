@@ -21,7 +21,7 @@ use crate::alerting::file;
 use crate::fleet::cleanup::STALE_AFTER;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::postgres::examine as of_postgres;
-use crate::redis_streams::examine as of_redis;
+use crate::redis_streams::{address, examine as of_redis};
 use crate::settings::Settings;
 use report::{Finding, Report};
 
@@ -73,7 +73,7 @@ async fn look_at_redis(settings: &Settings, idle: Duration) -> Vec<Finding> {
     let silent = || Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out"));
     match tokio::time::timeout(LOOK_WITHIN, looking).await.unwrap_or_else(|_| silent()) {
         Ok(examined) => redis::findings(&examined, idle, settings.observe_only),
-        Err(trouble) => vec![redis::not_reached(&trouble)],
+        Err(trouble) => vec![redis::not_reached(&trouble, address::is_tls(url))],
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Looked {
     pub clear_password_to: Option<String>,
     /// How large the database's volume is, is known.
     pub knows_the_volume: bool,
+    /// What is to be said of the variables themselves.
+    pub warnings: Vec<String>,
 }
 
 /// The file of the alert rules.
@@ -72,6 +74,7 @@ pub fn look(settings: &Settings) -> Looked {
         anybody_may: settings.anybody_may && !settings.bind.is_loopback(),
         clear_password_to: examine::password_in_clear(settings.database_url.reveal()),
         knows_the_volume: settings.disk_capacity_bytes > 0,
+        warnings: settings.warnings.clone(),
     }
 }
 
@@ -98,6 +101,14 @@ fn may_be_written(folder: &Path) -> bool {
 #[must_use]
 pub fn findings(looked: &Looked) -> Vec<Finding> {
     let mut findings = vec![rules(&looked.rules)];
+    if !looked.warnings.is_empty() {
+        findings.push(worth_knowing(
+            "monitor.settings",
+            looked.warnings.join(". "),
+            "the monitor runs with other settings than these variables say",
+            "correct the variables, or remove them (docs/settings.md lists all settings)",
+        ));
+    }
     findings.push(if looked.channels.is_empty() {
         worth_knowing(
             "monitor.channels",

@@ -1,11 +1,12 @@
 //! What is wrong with a Postgres for this use.
 
-use super::redis::clock;
+use super::redis::{clock, names_no_host};
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::postgres::examine::{
     Examined, FLEET_TABLES, Inside, LEAST_VERSION, MONITOR_TABLES, NotConnected, Server, Table,
 };
+use crate::tls;
 
 /// All findings about a database that was looked over.
 #[must_use]
@@ -55,6 +56,11 @@ pub fn not_reached(not_connected: &NotConnected) -> Finding {
             "create the database, or set another one in DATABASE_URL",
         );
     }
+    let said = &trouble.detail;
+    if let Some(failure) = tls::explain(said, &tls::POSTGRES) {
+        let id = if trouble.kind == TroubleKind::Refused { "postgres.login" } else { "postgres.reached" };
+        return wrong(id, said.clone(), means, failure.remedy);
+    }
     let (id, remedy) = match trouble.kind {
         TroubleKind::Refused => (
             "postgres.login",
@@ -65,6 +71,13 @@ pub fn not_reached(not_connected: &NotConnected) -> Finding {
             ("postgres.reached", "check whether the server is unresponsive or a firewall drops the packets")
         }
         TroubleKind::Loading => ("postgres.reached", "wait until the server has started"),
+        _ if names_no_host(said) => (
+            "postgres.reached",
+            "correct the host name in DATABASE_URL or POSTGRES_HOST, or check the DNS configuration of this machine",
+        ),
+        _ if said.contains("database does not allow writes") => {
+            ("postgres.reached", "add the primary to DATABASE_URL: target_session_attrs requires a writable server")
+        }
         _ => ("postgres.reached", "start the server, or correct DATABASE_URL (or POSTGRES_HOST and POSTGRES_PORT)"),
     };
     wrong(id, trouble.detail.clone(), means, remedy)

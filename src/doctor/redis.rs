@@ -10,6 +10,7 @@ use crate::contract::Name;
 use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::reading::{Beat, GroupConsumer, GroupReading, SourceTrouble, StreamFacts, TroubleKind};
 use crate::redis_streams::examine::{Examined, Fleet, Need, Refusal, Server};
+use crate::tls;
 
 /// Clocks that differ by less are called equal.
 pub const CLOCKS_DIFFER_SEC: f64 = 2.0;
@@ -22,6 +23,7 @@ pub fn findings(examined: &Examined, idle: Duration, observe_only: bool) -> Vec<
     let server = &examined.server;
     let mut findings = vec![role(server)];
     findings.extend(version(server));
+    findings.extend(cluster(server));
     findings.extend(eviction(server));
     findings.extend(memory(server));
     findings.extend(persistence(server));
@@ -42,16 +44,52 @@ pub fn findings(examined: &Examined, idle: Duration, observe_only: bool) -> Vec<
     findings
 }
 
-/// That Redis cannot be asked at all.
+/// Redis is unreachable; `tls` says whether the URL requires TLS.
 #[must_use]
-pub fn not_reached(trouble: &SourceTrouble) -> Finding {
+pub fn not_reached(trouble: &SourceTrouble, tls: bool) -> Finding {
+    const MEANS: &str = "the fleet cannot be monitored";
+    let said = &trouble.detail;
+    if let Some(failure) = tls::explain(said, &tls::REDIS) {
+        return wrong("redis.reached", said.clone(), MEANS, failure.remedy);
+    }
     let remedy = match trouble.kind {
+        TroubleKind::Refused if said.contains("denied a command") => "grant the command: run ACL SETUSER NAME +COMMAND",
         TroubleKind::Refused => "check REDIS_PASSWORD, or the user and password in REDIS_URL",
+        // A Redis without TLS waits for the end of the handshake's first message as if it were a command.
+        TroubleKind::TimedOut if tls => {
+            "check whether the server speaks TLS on this port (if not: redis:// instead of rediss://, or REDIS_TLS=no), is \
+             unresponsive, or a firewall drops the packets"
+        }
         TroubleKind::TimedOut => "check whether the server is unresponsive or a firewall drops the packets",
         TroubleKind::Loading => "wait until the server has loaded its data",
-        _ => "start the server, or correct REDIS_URL (or REDIS_HOST and REDIS_PORT)",
+        _ if names_no_host(said) => {
+            "correct the host name in REDIS_URL or REDIS_HOST, or check the DNS configuration of this machine"
+        }
+        _ if said.contains("Connection refused") => {
+            "start the server, or correct REDIS_URL (or REDIS_HOST and REDIS_PORT)"
+        }
+        _ => {
+            "check whether this is the port of Redis, and whether it requires TLS (rediss:// or REDIS_TLS=yes); see the \
+             Redis log"
+        }
     };
-    wrong("redis.reached", trouble.detail.clone(), "the fleet cannot be monitored", remedy)
+    wrong("redis.reached", said.clone(), MEANS, remedy)
+}
+
+/// Whether the host name could not be resolved.
+pub(super) fn names_no_host(said: &str) -> bool {
+    said.contains("failed to lookup address") || said.contains("could not resolve any addresses")
+}
+
+fn cluster(server: &Server) -> Option<Finding> {
+    server.cluster.then(|| {
+        wrong(
+            "redis.cluster",
+            "this is a node of a Redis Cluster",
+            "a cluster rejects commands and scripts with several keys, including those of the workers",
+            "use a Redis with cluster mode disabled (one primary, with or without replicas)",
+        )
+    })
 }
 
 fn role(server: &Server) -> Finding {
@@ -237,6 +275,10 @@ fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
             format!("run ACL SETUSER {user} {}", rules.join(" ")),
         ));
     }
+    // Reported by the cluster finding already.
+    let of_cluster = |refusal: &&Refusal| CODES_OF_CLUSTER.contains(&refusal.code.as_str());
+    let is_cluster = examined.server.cluster;
+    let others: Vec<&Refusal> = others.into_iter().filter(|refusal| !(is_cluster && of_cluster(refusal))).collect();
     if let Some(refusal) = others.first() {
         // Of a full one a transaction takes nothing at all, whatever it would do alone.
         let what = if refusal.code == "OOM" {
@@ -248,17 +290,38 @@ fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
             "redis.refuses",
             format!("Redis rejects {what} ({} {})", refusal.code, refusal.said.trim_end_matches('.')),
             "the monitor works only partially, or not at all",
-            match refusal.code.as_str() {
-                "OOM" => "raise maxmemory, or reduce memory usage",
-                "MISCONF" => "make the Redis data directory writable; see the Redis log",
-                _ => "upgrade it to 6.2.7 or later",
-            },
+            remedy(refusal, &examined.server),
         ));
     }
-    if findings.is_empty() {
+    if findings.is_empty() && !is_cluster {
         findings.push(fine("redis.may", "the Redis user may run all required commands"));
     }
     findings
+}
+
+/// Error codes with which a cluster node rejects keys of other nodes.
+const CODES_OF_CLUSTER: [&str; 5] = ["MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"];
+
+/// The remedy for a command that Redis rejects for every user.
+fn remedy(refusal: &Refusal, server: &Server) -> &'static str {
+    let version = server.figures.version.as_deref().and_then(bugs::version);
+    let too_old = server.relative.is_none() && version.is_none_or(|version| version < bugs::LEAST);
+    match refusal.code.as_str() {
+        "OOM" => "raise maxmemory, or reduce memory usage",
+        "MISCONF" => "make the Redis data directory writable; see the Redis log",
+        code if CODES_OF_CLUSTER.contains(&code) => {
+            "use a Redis with cluster mode disabled (one primary, with or without replicas)"
+        }
+        "READONLY" => "set REDIS_URL (or REDIS_HOST) to the primary",
+        "NOREPLICAS" => "restore the replicas, or lower min-replicas-to-write",
+        "BUSY" => "wait for the running script, or stop it with SCRIPT KILL",
+        _ if too_old => "upgrade it to 6.2.7 or later",
+        _ if refusal.said.contains("unknown command") || refusal.said.contains("unsupported") => {
+            "the server renames or disables the command (rename-command in redis.conf), or a proxy does not support it: \
+             enable the command, or connect to the server directly"
+        }
+        _ => "see the error message; a proxy in front of Redis may have rejected the command",
+    }
 }
 
 /// The rule that permits a command.

@@ -13,6 +13,7 @@ use crate::fleet::reading::{
     Beat, BeatReading, GroupConsumer, GroupReading, HeartbeatsReading, Lag, MarkerReading, RedisServer, SourceTrouble,
     StreamFacts, StreamReading, StreamsReading, TroubleKind, UnreadableHeartbeat,
 };
+use crate::postgres::examine::NotConnected;
 use crate::redis_streams::examine::{Examined, Fleet, Need, Refusal, Server};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -57,6 +58,7 @@ fn good_server() -> Server {
         },
         trouble: None,
         relative: None,
+        cluster: false,
         eviction: Some("noeviction".to_owned()),
         appends: Some(true),
         saves: Some(String::new()),
@@ -145,6 +147,62 @@ fn each_trouble_of_the_server_is_named() {
         })),
         []
     );
+}
+
+#[test]
+fn a_command_that_nobody_may_send_has_the_remedy_of_its_cause() {
+    let remedy = |version: &str, code: &str, said: &str, cluster: bool| {
+        let mut examined = with_server(|s| (s.figures.version, s.cluster) = (Some(version.to_owned()), cluster));
+        let refusal = Refusal {
+            command: "XTRIM".to_owned(),
+            needed_for: Need::Tending,
+            code: code.to_owned(),
+            said: said.to_owned(),
+        };
+        examined.refusals = Some(vec![refusal]);
+        let findings = redis::findings(&examined, HOUR, false);
+        let wrong: Vec<&Finding> =
+            findings.iter().filter(|f| ["redis.refuses", "redis.cluster"].contains(&f.id)).collect();
+        assert_eq!(wrong.len(), 1, "{findings:?}");
+        format!("{:?}", wrong[0])
+    };
+    let unknown = "unknown command 'XTRIM', with args beginning with:";
+    assert!(remedy("6.0.16", "ERR", unknown, false).contains("upgrade"));
+    for (code, said, cluster, part) in [
+        ("ERR", unknown, false, "rename-command"),
+        ("ERR", "unsupported command 'XTRIM'", false, "proxy"),
+        ("ERR", "something else", false, "see the error message"),
+        ("MOVED", "1234 10.0.0.1:6379", true, "cluster mode disabled"),
+        ("CROSSSLOT", "Keys in request don't hash to the same slot", false, "cluster mode disabled"),
+        ("CLUSTERDOWN", "Hash slot not served", true, "cluster mode disabled"),
+        ("NOREPLICAS", "Not enough good replicas to write", false, "min-replicas-to-write"),
+        ("READONLY", "You can't write against a read only replica", false, "to the primary"),
+    ] {
+        let said = remedy("7.0.15", code, said, cluster);
+        assert!(said.contains(part) && !said.contains("upgrade"), "{code}: {said}");
+    }
+}
+
+#[test]
+fn what_cannot_be_reached_has_the_remedy_of_its_cause() {
+    let redis = |said: &str| redis::not_reached(&SourceTrouble::new(TroubleKind::Unreachable, said), false);
+    let postgres = |said: &str| {
+        let trouble = SourceTrouble::new(TroubleKind::Unreachable, said);
+        postgres::not_reached(&NotConnected { trouble, no_such_database: false })
+    };
+    for (said, part) in [
+        ("no connection (invalid peer certificate: UnknownIssuer)", "PEM file with the CA certificate"),
+        ("no connection (failed to lookup address information: Name or service not known)", "DNS"),
+    ] {
+        for finding in [redis(said), postgres(said)] {
+            let shown = format!("{finding:?}");
+            assert!(shown.contains(part) && !shown.contains("start the server"), "{shown}");
+        }
+    }
+    assert!(format!("{:?}", redis("no connection (Connection refused)")).contains("start the server"));
+    let too_little = SourceTrouble::new(TroubleKind::Refused, "Redis denied a command: no permission for 'select'");
+    let shown = format!("{:?}", redis::not_reached(&too_little, false));
+    assert!(shown.contains("ACL SETUSER") && !shown.contains("REDIS_PASSWORD"), "{shown}");
 }
 
 #[test]
@@ -406,6 +464,7 @@ mod of_the_settings {
             anybody_may: false,
             clear_password_to: None,
             knows_the_volume: true,
+            warnings: Vec::new(),
         }
     }
 

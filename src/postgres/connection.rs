@@ -1,6 +1,5 @@
-//! Connections to Postgres (TLS by rustls, as libpq's `sslmode` words it), and what errors mean.
+//! Connections to Postgres, and what errors mean.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_redis::TimeoutType;
@@ -11,13 +10,11 @@ use diesel_async::pooled_connection::{
 };
 use diesel_async::{AsyncPgConnection, SimpleAsyncConnection};
 use futures_util::FutureExt;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use tokio_postgres::config::SslMode;
 
+use super::address;
 use crate::contract::DatabaseCondition;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::tls;
 
 /// A pool of connections to Postgres.
 pub type PgPool = Pool<AsyncPgConnection>;
@@ -58,7 +55,7 @@ pub fn pool_of(size: usize, url: &str, timeout: Duration, wait: Duration) -> Res
 /// A short name by which the database at `url` is told from others, whatever the login; for files.
 #[must_use]
 pub fn identity(url: &str) -> String {
-    let config: tokio_postgres::Config = url.parse().unwrap_or_default();
+    let config = address::parse(url).map(|address| address.config).unwrap_or_default();
     let mut where_it_is = format!("{:?} {:?} {:?}", config.get_hosts(), config.get_ports(), config.get_dbname());
     // They may name a schema.
     where_it_is.extend(config.get_options().map(|options| format!(" {options}")));
@@ -94,22 +91,27 @@ pub async fn checkout(pool: &PgPool) -> Result<Object<AsyncPgConnection>, Source
 /// What the server or the network said.
 pub async fn connect(url: String, timeout: Duration) -> Result<AsyncPgConnection, ConnectionError> {
     let bad = |e: &dyn std::fmt::Display| ConnectionError::BadConnection(e.to_string());
-    let verify = ["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| url.contains(mode));
-    let url = url.replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
-    let mut config: tokio_postgres::Config = url.parse().map_err(|_| bad(&"invalid DATABASE_URL"))?;
+    let address = address::parse(&url).map_err(|expected| bad(&format!("DATABASE_URL: expected {expected}")))?;
+    let mut config = address.config.clone();
     // One that only observes calls itself so.
     if config.get_application_name().is_none_or(|name| !name.starts_with(APPLICATION_NAME)) {
         config.application_name(APPLICATION_NAME);
     }
-    config.connect_timeout(timeout);
+    // Each host in its turn, within the time for all.
+    let hosts = u32::try_from(config.get_hosts().len().max(1)).unwrap_or(1);
+    if config.get_connect_timeout().is_none_or(|given| *given > timeout / hosts) {
+        config.connect_timeout(timeout / hosts);
+    }
     let options = config.get_options().map(|given| format!("{given} ")).unwrap_or_default();
     config.options(format!("{options}-c statement_timeout={STATEMENT_TIMEOUT_MS}"));
-    if config.get_ssl_mode() == SslMode::Disable {
+    if address.is_plain() {
         let (client, connection) = config.connect(tokio_postgres::NoTls).await.map_err(|e| bad(&said(&e)))?;
         return in_its_own_time_zone(AsyncPgConnection::try_from_client_and_connection(client, connection).await?)
             .await;
     }
-    let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls_config(verify).map_err(|e| bad(&e))?);
+    let tls = tokio_postgres_rustls::MakeRustlsConnect::new(
+        address.tls().map_err(|expected| bad(&format!("DATABASE_URL: expected {expected}")))?,
+    );
     let (client, connection) = config.connect(tls).await.map_err(|e| bad(&said(&e)))?;
     in_its_own_time_zone(AsyncPgConnection::try_from_client_and_connection(client, connection).await?).await
 }
@@ -123,9 +125,13 @@ async fn in_its_own_time_zone(mut connection: AsyncPgConnection) -> Result<Async
 
 /// tokio-postgres says only "db error": the server's own words are in the source.
 fn said(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
+    let said = match error.as_db_error() {
         Some(db) => format!("{} ({})", db.message(), db.code().code()),
         None => std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string),
+    };
+    match tls::explain(&said, &tls::POSTGRES) {
+        Some(failure) => failure.append_to(&said),
+        None => said,
     }
 }
 
@@ -206,67 +212,5 @@ mod tests {
         }
         let other = trouble(&error("canceling statement due to statement timeout")).detail;
         assert_eq!(other, "Postgres returned an error: canceling statement due to statement timeout");
-    }
-}
-
-fn tls_config(verify: bool) -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
-    if !verify {
-        let any = Arc::new(AnyCertificate(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(any).with_no_client_auth());
-    }
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// `sslmode=prefer` and `require` encrypt without asking who is there, as libpq does: many
-/// servers carry a certificate that nobody signed. `verify-full` asks.
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            &self.0.signature_verification_algorithms,
-        )
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }

@@ -1,6 +1,6 @@
 //! Every SQL statement of the project.
 //!
-//! [`connection`] says how the database is reached and what its errors mean, [`migrate`] brings
+//! [`address`] reads where the database is, [`connection`] says how the database is reached and what its errors mean, [`migrate`] brings
 //! its tables up to date, [`probe`] measures it and the fleet's queries, [`events`] keeps what
 //! happened, [`audit`] who asked for what, [`history`] what was measured, [`alerts`] where each alert
 //! stands and what is told of it; [`janitor`] ends queries that never will and keeps what its passes came to;
@@ -9,6 +9,7 @@
 //! keeps one row that Postgres refuses from holding up the others.
 //! [`examine`] looks a database over for `doctor`.
 
+pub mod address;
 pub mod alerts;
 pub mod alerts_spool;
 pub mod audit;

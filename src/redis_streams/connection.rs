@@ -6,12 +6,14 @@ use std::time::Duration;
 use deadpool_redis::{Manager, Pool, PoolConfig, QueueMode, Runtime, Timeouts};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value,
 };
 use tokio::net::TcpStream;
 
+use super::address;
 use super::unparsed::{Switch, Unparsed};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::tls;
 
 /// Builds the monitor's pool. Nothing is connected yet: a Redis that is not there is found out
 /// with the first reading.
@@ -21,8 +23,7 @@ use crate::fleet::reading::{SourceTrouble, TroubleKind};
 /// # Errors
 /// When the address cannot be used.
 pub fn pool(url: &str, answer_within: Duration) -> Result<Pool, SourceTrouble> {
-    let info = url.into_connection_info().map_err(|e| trouble(&e))?;
-    let manager = Manager::new_with_config(info, async_config(answer_within)).map_err(|e| trouble(&e))?;
+    let manager = Manager::new_with_config(info(url)?, async_config(answer_within)).map_err(|e| trouble(&e))?;
     Pool::builder(manager)
         .config(PoolConfig {
             max_size: 4,
@@ -35,10 +36,20 @@ pub fn pool(url: &str, answer_within: Duration) -> Result<Pool, SourceTrouble> {
         .map_err(|e| SourceTrouble::new(TroubleKind::Failed, e.to_string()))
 }
 
+fn info(url: &str) -> Result<ConnectionInfo, SourceTrouble> {
+    address::connection_info("REDIS_URL", url).map_err(|bad| SourceTrouble::new(TroubleKind::Failed, bad.to_string()))
+}
+
 /// Which database of the server `url` means.
 #[must_use]
 pub fn database_number(url: &str) -> i64 {
-    url.into_connection_info().map_or(0, |info| info.redis_settings().db())
+    info(url).map_or(0, |info| info.redis_settings().db())
+}
+
+/// The user by whom `url` logs in, where it names one.
+#[must_use]
+pub(super) fn user(url: &str) -> Option<String> {
+    info(url).ok()?.redis_settings().username().map(str::to_owned)
 }
 
 /// A connection for one pass.
@@ -70,7 +81,7 @@ impl Kept {
     /// # Errors
     /// When the address cannot be used.
     pub fn to(url: &str, answer_within: Duration) -> Result<Self, SourceTrouble> {
-        let client = Client::open(url).map_err(|e| trouble(&e))?;
+        let client = Client::open(info(url)?).map_err(|e| trouble(&e))?;
         Ok(Self { client, answer_within, connection: None })
     }
 
@@ -142,7 +153,12 @@ pub fn trouble(error: &RedisError) -> SourceTrouble {
         ErrorKind::Server(ServerErrorKind::MasterDown) => {
             SourceTrouble::new(TroubleKind::Replica, "Redis is a replica that has lost its primary")
         }
-        ErrorKind::Io => SourceTrouble::new(TroubleKind::Unreachable, format!("cannot connect to Redis ({error})")),
+        ErrorKind::Io => {
+            let said = format!("cannot connect to Redis ({error})");
+            let failure = tls::explain(&said, &tls::REDIS);
+            let said = failure.map(|failure| failure.append_to(&said)).unwrap_or(said);
+            SourceTrouble::new(TroubleKind::Unreachable, said)
+        }
         _ => match error.code() {
             Some("NOAUTH" | "WRONGPASS") => SourceTrouble::new(TroubleKind::Refused, "Redis rejected the password"),
             Some("NOPERM") => {

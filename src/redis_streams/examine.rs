@@ -48,6 +48,8 @@ pub struct Server {
     pub trouble: Option<SourceTrouble>,
     /// It is not Redis itself but speaks like it: its name.
     pub relative: Option<String>,
+    /// It is a node of Redis Cluster.
+    pub cluster: bool,
     /// What it does when memory is full: `maxmemory_policy`.
     pub eviction: Option<String>,
     /// It writes every change to an append-only file.
@@ -98,6 +100,9 @@ pub enum Need {
 /// Every command that the monitor sends, alone or in a script. `{stream}` is a stream; the other keys are those of the
 /// contract and the monitor's own.
 const COMMANDS: &[(Need, &[&str])] = &[
+    // The pool sends these two before it hands out a connection that was used before.
+    (Need::Watching, &["PING"]),
+    (Need::Watching, &["UNWATCH"]),
     (Need::Watching, &["INFO", "server"]),
     (Need::Watching, &["TIME"]),
     (Need::Watching, &["SCAN", "0", "COUNT", "1"]),
@@ -181,12 +186,20 @@ pub async fn examine(
 ) -> Result<Examined, SourceTrouble> {
     let mut redis = Kept::to(url, within)?.take().await?;
     let (server, user) = server(&mut redis).await?;
+    // Who may not ask for the name logged in with the one in the URL.
+    let user = user.or_else(|| connection::user(url)).or_else(|| Some("default".to_owned()));
     if let Some(trouble) = server.trouble.clone() {
         return Ok(Examined { server, user, fleet: Err(trouble), refusals: None, older_monitor: None });
     }
     let fleet = fleet(&mut redis, url, watched, shown, within).await;
     let a_stream = fleet.as_ref().ok().and_then(|fleet| fleet.streams.streams.keys().next().cloned());
-    let refusals = refusals(&mut redis, &a_stream.unwrap_or_else(|| Name::from(FINISH_QUERY))).await?;
+    let may_not_execute = may_not_execute(&mut redis, user.as_deref().unwrap_or_default()).await?;
+    let mut refusals = refusals(&mut redis, &a_stream.unwrap_or_else(|| Name::from(FINISH_QUERY))).await?;
+    if let (Some(known), Some(refused)) = (&mut refusals, may_not_execute)
+        && !known.iter().any(|refusal| refusal.command == refused.command)
+    {
+        known.push(refused);
+    }
     let alive = fleet.as_ref().ok().and_then(|fleet| fleet.heartbeats.consumers.keys().next().cloned());
     let older_monitor = look_for_older_monitor(url, alive.as_ref(), within).await.ok();
     Ok(Examined { server, user, fleet, refusals, older_monitor })
@@ -232,6 +245,8 @@ async fn server(redis: &mut MultiplexedConnection) -> Result<(Server, Option<Str
         figures,
         trouble,
         relative: other_name.or_else(|| fields.contains_key("dragonfly_version").then(|| "dragonfly".to_owned())),
+        cluster: get("redis_mode").is_some_and(|mode| mode == "cluster")
+            || get("cluster_enabled").is_some_and(|on| on == "1"),
         eviction: get("maxmemory_policy"),
         appends: get("aof_enabled").map(|on| on == "1"),
         saves,
@@ -269,6 +284,20 @@ async fn fleet(
     Ok(Fleet { streams, heartbeats, complete })
 }
 
+/// Whether `user` may not send EXEC, which cannot be queued: where Redis says so (ACL DRYRUN, from 7.0).
+async fn may_not_execute(redis: &mut MultiplexedConnection, user: &str) -> Result<Option<Refusal>, SourceTrouble> {
+    let mut pipe = redis::pipe();
+    pipe.cmd("ACL").arg("DRYRUN").arg(user).arg("EXEC");
+    let Some(Ok(answer)) = send(redis, &mut pipe).await?.pop() else { return Ok(None) };
+    let said = Reply::of(&answer).text().unwrap_or_default().into_owned();
+    Ok(said.contains("no permissions").then(|| Refusal {
+        command: "EXEC".to_owned(),
+        needed_for: Need::Remembering,
+        code: "NOPERM".to_owned(),
+        said,
+    }))
+}
+
 /// Queues every command of the monitor's in a transaction, discards it, and answers those that were
 /// refused.
 async fn refusals(redis: &mut MultiplexedConnection, a_stream: &Name) -> Result<Option<Vec<Refusal>>, SourceTrouble> {
@@ -277,11 +306,18 @@ async fn refusals(redis: &mut MultiplexedConnection, a_stream: &Name) -> Result<
     match begun {
         Ok(Value::Okay) => {}
         Ok(_) => return Ok(None),
-        Err(error) if error.code() == Some("NOPERM") => {
-            return Ok(Some(vec![refusal("MULTI".to_owned(), Need::Remembering, &error)]));
+        Err(error) if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
+            return Err(connection::trouble(&error));
         }
-        Err(error) => return Err(connection::trouble(&error)),
+        // Whoever may not begin a transaction needs what ends one too.
+        Err(error) if error.code() == Some("NOPERM") => {
+            let all =
+                ["MULTI", "EXEC", "DISCARD"].map(|command| refusal(command.to_owned(), Need::Remembering, &error));
+            return Ok(Some(all.into()));
+        }
+        Err(error) => return Ok(Some(vec![refusal("MULTI".to_owned(), Need::Remembering, &error)])),
     }
+    let mut refusals: Vec<Refusal> = Vec::new();
     let mut pipe = redis::pipe();
     for (_, words) in COMMANDS {
         let mut command = redis::Cmd::new();
@@ -295,7 +331,6 @@ async fn refusals(redis: &mut MultiplexedConnection, a_stream: &Name) -> Result<
     if answers.len() != COMMANDS.len() + 1 {
         return Err(SourceTrouble::new(TroubleKind::Failed, "Redis returned too few replies"));
     }
-    let mut refusals: Vec<Refusal> = Vec::new();
     for ((need, words), answer) in COMMANDS.iter().zip(answers) {
         let Err(error) = answer else { continue };
         let with_subcommand = words.len() > 1 && ["XINFO", "XGROUP", "SCRIPT"].contains(words.first().unwrap_or(&""));
@@ -362,9 +397,9 @@ mod tests {
         let tried: BTreeSet<String> = COMMANDS.iter().map(|(_, words)| words[0].to_owned()).collect();
         let missing: Vec<&String> =
             sent.iter().filter(|name| !tried.contains(*name) && !NOT_THE_MONITORS.contains(&name.as_str())).collect();
-        assert_eq!(missing, ["MULTI"], "MULTI is what the others are tried in");
+        assert!(missing.is_empty(), "{missing:?}");
         let never_sent: Vec<&String> = tried.iter().filter(|name| !sent.contains(*name)).collect();
-        // What redis-rs makes of a script.
-        assert_eq!(never_sent, ["EVALSHA", "SCRIPT"]);
+        // What redis-rs makes of a script, and what the pool sends.
+        assert_eq!(never_sent, ["EVALSHA", "PING", "SCRIPT", "UNWATCH"]);
     }
 }

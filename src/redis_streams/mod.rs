@@ -8,10 +8,11 @@
 //! monitor keeps, [`sweeps`] says whose turn it is to sweep;
 //! [`cleaning`] trims streams and deletes stale consumers, [`query_search`] finds on which stream a query was last; [`messages`] looks at what is on a stream, page
 //! by page, and [`operate`] does to it what an operator chose; [`pace`] keeps long work small.
-//! [`connection`] says how it gets there and what an error means, [`reply`] reads
+//! [`address`] reads where Redis is, [`connection`] says how it gets there and what an error means, [`reply`] reads
 //! answers in RESP2 and RESP3 alike, [`unparsed`] keeps long ones cheap. Workers take, finish and hand
 //! over entries with [`tasks`].
 
+pub mod address;
 #[cfg(feature = "monitor")]
 pub mod alerts;
 #[cfg(feature = "monitor")]

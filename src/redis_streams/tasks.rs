@@ -5,7 +5,6 @@
 //! operation that must be atomic is a Lua script in `scripts/`.
 
 pub mod additions;
-pub mod address;
 pub mod dead_letters;
 pub mod entry;
 pub mod link;
@@ -24,7 +23,7 @@ use crate::contract::failures::TaskFailure;
 use crate::contract::task::{Outgoing, delivery_record};
 use crate::contract::{Heartbeat, Name, ShutdownMarker, heartbeat, keys, marker};
 
-pub use address::{Address, BadAddress};
+pub use super::address::Address;
 pub use entry::{Entry, EntryId, NoEntryId};
 pub use link::{Link, LinkError};
 pub use reclaim::{Claim, Claimed, Overdue, Taken};

@@ -8,13 +8,12 @@ use crate::access::Role;
 use crate::access::address::TrustedProxies;
 use crate::access::policy::{Policy, Proxy};
 use crate::access::tokens::{BadTokens, SHORTEST, Tokens};
-use crate::regular_file;
 
-/// Each role's token: the setting, and the one that names a file with it.
-const TOKENS: [(Role, &str, &str); 3] = [
-    (Role::Viewer, "MONITOR_VIEWER_TOKEN", "MONITOR_VIEWER_TOKEN_FILE"),
-    (Role::Operator, "MONITOR_OPERATOR_TOKEN", "MONITOR_OPERATOR_TOKEN_FILE"),
-    (Role::Admin, "MONITOR_ADMIN_TOKEN", "MONITOR_ADMIN_TOKEN_FILE"),
+/// The setting with each role's token.
+const TOKENS: [(Role, &str); 3] = [
+    (Role::Viewer, "MONITOR_VIEWER_TOKEN"),
+    (Role::Operator, "MONITOR_OPERATOR_TOKEN"),
+    (Role::Admin, "MONITOR_ADMIN_TOKEN"),
 ];
 
 impl Settings {
@@ -58,19 +57,9 @@ impl Texts<'_> {
     }
 
     fn tokens(&self) -> Result<Tokens, BadSetting> {
-        let mut tokens = Vec::new();
-        for (role, name, file) in TOKENS {
-            match (self.text(name), self.text(file)) {
-                (Some(_), Some(_)) => return Err(self.bad(file, format!("nothing, since {name} is given"))),
-                (Some(token), None) => tokens.push((role, token)),
-                (None, Some(path)) => match regular_file::read(Path::new(&path), regular_file::TOKEN) {
-                    Ok(text) => tokens.push((role, text.trim().to_owned())),
-                    Err(error) => return Err(self.bad(file, format!("a regular file that can be read ({error})"))),
-                },
-                (None, None) => {}
-            }
-        }
-        let named = |role| TOKENS.iter().find(|(known, ..)| *known == role).map_or("MONITOR_ADMIN_TOKEN", |t| t.1);
+        let tokens: Vec<(Role, String)> =
+            TOKENS.iter().filter_map(|(role, name)| Some((*role, self.text(name)?))).collect();
+        let named = |role| TOKENS.iter().find(|(known, _)| *known == role).map_or("MONITOR_ADMIN_TOKEN", |t| t.1);
         Tokens::new(&tokens).map_err(|bad| match bad {
             BadTokens::None => BadSetting {
                 name: "MONITOR_ADMIN_TOKEN",

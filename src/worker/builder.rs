@@ -13,18 +13,16 @@ use super::handler;
 use super::task::Task;
 use super::workers::Workers;
 use crate::contract::{Name, floors, task::GROUP};
-use crate::redis_streams::tasks::{Address, BadAddress, LinkError};
+use crate::environment::{self, BadSetting};
+use crate::redis_streams::address;
+use crate::redis_streams::tasks::{Address, LinkError};
 
 const LEASE: Duration = Duration::from_secs(30);
 const RECLAIM_MAX_BATCH: usize = 50;
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// Environment variables that a worker reads: name, default, description.
-pub const SETTINGS: &[(&str, &str, &str)] = &[
-    ("REDIS_URL", "", "Redis URL; overrides REDIS_HOST, REDIS_PORT and REDIS_PASSWORD"),
-    ("REDIS_HOST", "localhost", "Redis host"),
-    ("REDIS_PORT", "6379", "Redis port"),
-    ("REDIS_PASSWORD", "", "Redis password"),
+/// Environment variables that a worker reads, apart from the Redis address: name, default, description.
+const OWN: [(&str, &str, &str); 5] = [
     ("TASK_LIMIT", "set by the program, else 1", "Maximum number of concurrent tasks"),
     (
         "RECLAIM_MIN_IDLE_SEC",
@@ -36,6 +34,15 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("RECLAIM_MAX_BATCH", "50", "Maximum number of tasks reclaimed per run"),
     ("WORKER_DRAIN_TIMEOUT_SEC", "30", "Time to wait for running tasks at shutdown"),
 ];
+
+/// What a worker reads from its environment: variable, what holds without it, what it is.
+pub const SETTINGS: &[(&str, &str, &str)] = &{
+    let mut all = [("", "", ""); address::SETTINGS.len() + OWN.len()];
+    let (of_redis, own) = all.split_at_mut(address::SETTINGS.len());
+    of_redis.copy_from_slice(address::SETTINGS);
+    own.copy_from_slice(&OWN);
+    all
+};
 
 /// A non-empty stream name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,9 +84,9 @@ pub enum WorkerError {
     System(String),
 }
 
-impl From<BadAddress> for WorkerError {
-    fn from(bad: BadAddress) -> Self {
-        Self::Setting(bad.0)
+impl From<BadSetting> for WorkerError {
+    fn from(bad: BadSetting) -> Self {
+        Self::Setting(bad.to_string())
     }
 }
 
@@ -119,6 +126,7 @@ impl Worker {
             on_error: FailurePolicy::default(),
             on_malformed: FailurePolicy::default(),
             environment: Box::new(|name| std::env::var(name).ok()),
+            is_process_environment: true,
         })
     }
 }
@@ -143,6 +151,7 @@ pub struct WorkerBuilder {
     on_error: FailurePolicy,
     on_malformed: FailurePolicy,
     environment: Environment,
+    is_process_environment: bool,
 }
 
 impl fmt::Debug for WorkerBuilder {
@@ -280,6 +289,7 @@ impl WorkerBuilder {
     #[must_use]
     pub fn environment(mut self, lookup: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
         self.environment = Box::new(lookup);
+        self.is_process_environment = false;
         self
     }
 
@@ -355,6 +365,9 @@ impl WorkerBuilder {
     }
 
     pub(super) fn checked(self) -> Result<Settings, WorkerError> {
+        if self.is_process_environment {
+            warn_of_unknown_variables();
+        }
         let set = |name: &str| (self.environment)(name).filter(|value| !value.is_empty());
         // Like the Python workers: an invalid `TASK_LIMIT` must not prevent the start.
         let task_limit = match set("TASK_LIMIT").map(|text| count("TASK_LIMIT", &text)) {
@@ -414,6 +427,19 @@ impl WorkerBuilder {
             floor,
         })
     }
+}
+
+/// Once in the life of the process, however many workers it runs.
+fn warn_of_unknown_variables() {
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let known: Vec<&str> = SETTINGS.iter().map(|(name, ..)| *name).collect();
+        let variables =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        for warning in environment::unknown_variables(variables, &["REDIS_", "RECLAIM_", "WORKER_"], &known) {
+            tracing::warn!("{warning}");
+        }
+    });
 }
 
 fn count(name: &str, text: &str) -> Result<usize, WorkerError> {

@@ -11,8 +11,9 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::retry::Retry;
 use crate::contract::Name;
 use crate::contract::task::NewTask;
+use crate::environment::BadSetting;
 use crate::redis_streams::tasks::additions::{self, Added, Limits, MOST_FIELDS, Stopped};
-use crate::redis_streams::tasks::{Address, BadAddress, EntryId, Failure, LinkError, SharedLink};
+use crate::redis_streams::tasks::{Address, EntryId, Failure, LinkError, SharedLink};
 
 /// Looks up an environment variable.
 pub(super) type Environment = Box<dyn Fn(&str) -> Option<String> + Send>;
@@ -70,9 +71,9 @@ pub enum ProducerError {
     },
 }
 
-impl From<BadAddress> for ProducerError {
-    fn from(bad: BadAddress) -> Self {
-        Self::Setting(bad.0)
+impl From<BadSetting> for ProducerError {
+    fn from(bad: BadSetting) -> Self {
+        Self::Setting(bad.to_string())
     }
 }
 

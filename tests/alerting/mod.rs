@@ -4,7 +4,7 @@ mod delivery;
 pub(crate) mod fleet;
 mod flood;
 mod leadership;
-mod mail;
+pub(crate) mod mail;
 mod pages;
 pub(crate) mod slack;
 mod test_rules;

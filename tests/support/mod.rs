@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "support is written ahead of the tests that use it")]
 
 pub(crate) mod browser;
+pub(crate) mod certificates;
 pub(crate) mod monitor;
 pub(crate) mod postgres;
 pub(crate) mod proxy;

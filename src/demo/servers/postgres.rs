@@ -23,7 +23,8 @@ const FAREWELL: Farewell = Farewell {
 /// Small and without durability, because the data is disposable.
 const SETTINGS: [&str; 13] = [
     "listen_addresses=127.0.0.1",
-    "unix_socket_directories=",
+    // Its own data folder.
+    "unix_socket_directories=.",
     "max_connections=200",
     "shared_buffers=16MB",
     "dynamic_shared_memory_type=mmap",

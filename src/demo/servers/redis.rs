@@ -16,6 +16,8 @@ pub struct RedisOptions {
     pub password: Option<String>,
     /// Additional arguments of redis-server, such as `["--appendonly", "yes"]`; they override the defaults.
     pub args: Vec<String>,
+    /// Its port speaks TLS, with the certificates that `args` name.
+    pub tls: bool,
     /// Additional environment variables.
     pub environment: Vec<(String, String)>,
 }
@@ -124,7 +126,9 @@ impl PrivateRedis {
             self.options.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let mut command = vec!["env"];
         command.extend(variables.iter().map(String::as_str));
-        command.extend([PROGRAM, "--port", &port, "--bind", "127.0.0.1", "--dir", "data"]);
+        command.push(PROGRAM);
+        command.extend(if self.options.tls { &["--port", "0", "--tls-port"][..] } else { &["--port"] });
+        command.extend([&*port, "--bind", "127.0.0.1", "--dir", "data"]);
         command.extend(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
         if let Some(password) = &self.options.password {
             command.extend(["--requirepass", password]);

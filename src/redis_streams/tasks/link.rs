@@ -12,6 +12,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
 
 use super::Address;
+use crate::tls;
 
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -197,7 +198,16 @@ impl Link {
     }
 
     pub(super) fn lost(&self, error: &RedisError) -> LinkError {
-        LinkError::Lost { address: self.address.to_string(), reason: error.to_string() }
+        let said = error.to_string();
+        let reason = match tls::explain(&said, &tls::REDIS) {
+            Some(failure) => failure.append_to(&said),
+            // A Redis without TLS takes the client's first message for a command that has not ended.
+            None if error.is_timeout() && self.address.is_tls() => {
+                format!("{said} (if the server does not speak TLS on this port: redis:// instead of rediss://)")
+            }
+            None => said,
+        };
+        LinkError::Lost { address: self.address.to_string(), reason }
     }
 
     pub(super) fn refused(&self, error: &RedisError) -> LinkError {

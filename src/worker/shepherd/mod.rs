@@ -19,8 +19,9 @@ pub use logs::LogEntry;
 
 use super::producer::Environment;
 use super::retry::persist;
+use crate::environment::BadSetting;
 use crate::redis_streams::tasks::shepherd::{self as redis, BODIES, LOCKS, LOGS};
-use crate::redis_streams::tasks::{Address, BadAddress, Failure, LinkError, SharedLink};
+use crate::redis_streams::tasks::{Address, Failure, LinkError, SharedLink};
 
 /// Lifetime of bodies and logs on the platform: two weeks.
 const LIFE: Duration = Duration::from_secs(1_210_000);
@@ -80,9 +81,9 @@ pub enum ShepherdError {
     ShuttingDown,
 }
 
-impl From<BadAddress> for ShepherdError {
-    fn from(bad: BadAddress) -> Self {
-        Self::Setting(bad.0)
+impl From<BadSetting> for ShepherdError {
+    fn from(bad: BadSetting) -> Self {
+        Self::Setting(bad.to_string())
     }
 }
 
