@@ -1,6 +1,5 @@
 //! The settings about who may do what.
 
-use std::path::Path;
 use std::time::Duration;
 
 use super::{ACCEPTED, BadSetting, Settings, Texts};
