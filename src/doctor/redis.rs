@@ -250,7 +250,7 @@ fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
             "the monitor works only partially, or not at all",
             match refusal.code.as_str() {
                 "OOM" => "raise maxmemory, or reduce memory usage",
-                "MISCONF" => "make the Redis data directory writable; see the Redis log",
+                "MISCONF" => "free disk space and make the Redis data directory writable; see the Redis log",
                 _ => "upgrade it to 6.2.7 or later",
             },
         ));
