@@ -308,7 +308,7 @@ fn remedy(refusal: &Refusal, server: &Server) -> &'static str {
     let too_old = server.relative.is_none() && version.is_none_or(|version| version < bugs::LEAST);
     match refusal.code.as_str() {
         "OOM" => "raise maxmemory, or reduce memory usage",
-        "MISCONF" => "make the Redis data directory writable; see the Redis log",
+        "MISCONF" => "free disk space and make the Redis data directory writable; see the Redis log",
         code if CODES_OF_CLUSTER.contains(&code) => {
             "use a Redis with cluster mode disabled (one primary, with or without replicas)"
         }

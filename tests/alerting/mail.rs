@@ -178,7 +178,7 @@ async fn one_recipient_is_refused_another_put_off_and_the_third_hears_at_once() 
         if of_busy.len() == 2 { Ok(of_busy) } else { Err(format!("{mails:?}")) }
     })
     .await;
-    assert!(of_busy[0].contains("Worker a crashed") && of_busy[1].contains("up again"), "{of_busy:?}");
+    assert!(of_busy[0].contains("Worker a crashed") && of_busy[1].contains("running again"), "{of_busy:?}");
     assert_eq!(mail.tried("busy@example.org"), 3);
     assert_eq!(mail.mails().iter().filter(|m| m["to"] == "night@example.org").count(), 2);
     // A 5xx is final, for this message and this recipient.

@@ -86,8 +86,11 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
     .await;
     assert_eq!(browser.value("document.querySelector('#firing figure text.limit').textContent").await, "limit 0");
     let said = browser.value("document.querySelector('#firing figure > svg').getAttribute('aria-label')").await;
-    assert_eq!(said, "xlen:orders: 1 at last, limit 0");
-    assert_eq!(browser.value("document.querySelector('#firing details summary').textContent").await, "Fired 1 time");
+    assert_eq!(said, "xlen:orders: now 1, limit 0");
+    assert_eq!(
+        browser.value("document.querySelector('#firing details summary').textContent").await,
+        "Fired 1 time in 30 days"
+    );
     browser
         .until("the rule's present value", &format!("{}.includes('xlen of orders above 0\\t1')", part("rules")))
         .await;

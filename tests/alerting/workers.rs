@@ -127,7 +127,7 @@ async fn slack_answers_429_500_and_hangs_and_every_message_arrives_in_order_once
     let statuses: Vec<u16> = posts.iter().map(|post| post.status).collect();
     assert_eq!(statuses, [429, 500, 0, 200, 200]);
     assert!(posts[1].at - posts[0].at >= std::time::Duration::from_secs(4), "Retry-After is heeded");
-    assert!(posts[3].text().contains("crashed") && posts[4].text().contains("up again"), "firing before resolved");
+    assert!(posts[3].text().contains("crashed") && posts[4].text().contains("running again"), "firing before resolved");
 }
 
 #[tokio::test]

@@ -14,10 +14,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("exposition", &["alerting", "contract", "fleet"]),
     ("pages", &["access", "alerting", "contract", "fleet"]),
     ("redis_streams", &["contract", "environment", "fleet", "failpoint", "tls"]),
-    (
-        "postgres",
-        &["alerting", "contract", "environment", "fleet", "history", "failpoint", "regular_file", "tls"],
-    ),
+    ("postgres", &["alerting", "contract", "environment", "fleet", "history", "failpoint", "regular_file", "tls"]),
     ("operator", &["contract", "fleet", "postgres", "redis_streams", "failpoint"]),
     ("delivery", &["alerting", "settings", "tls"]),
     ("simulation", &["actors", "alerting", "contract", "delivery", "fleet", "postgres"]),

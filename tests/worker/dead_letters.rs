@@ -122,7 +122,7 @@ async fn show_prints_everything_about_a_dead_letter() {
         &letters[1].0,
         &format!("entry {} in group consumer", ids[1]),
         "deliveries  6\n",
-        "6. lost since 20",
+        "delivery 6: lost, 20",
         "the owner has no heartbeat",
         "query_id    q1\n",
         &format!("workflow    {}\n", workflow(&["a", "b"])),

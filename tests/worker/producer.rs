@@ -308,7 +308,7 @@ async fn invalid_tasks_fail_immediately_with_the_reason() {
     for (stream, task, reason) in [
         ("a", NewTask::new(), "the task has no fields"),
         ("", numbered(1), "the stream name is empty"),
-        ("a", many, "it has 3501 fields; expected at most 3500"),
+        ("a", many, "the task has 3501 fields; expected at most 3500"),
         ("text", numbered(1), "WRONGTYPE"),
         ("text", keyed(1), "WRONGTYPE"),
     ] {
