@@ -58,14 +58,15 @@ pub async fn watched<B: MessageBody + 'static>(
     let answer = match next.call(request).await {
         Ok(answer) => answer,
         Err(error) => {
-            connection.iter().for_each(|connection| connection.rests());
+            connection.iter().for_each(|connection| connection.rests(true));
             return Err(error);
         }
     };
     if let Some(connection) = &connection {
         connection.answers(answer.status() == StatusCode::SWITCHING_PROTOCOLS);
     }
-    Ok(answer.map_body(|_, body| WatchedBody { body: body.boxed(), rest: Bytes::new(), connection }))
+    let refused = answer.status().is_client_error();
+    Ok(answer.map_body(|_, body| WatchedBody { body: body.boxed(), rest: Bytes::new(), refused, connection }))
 }
 
 /// A request's body, for as long as its deadline has not passed.
@@ -97,6 +98,7 @@ impl Stream for TimedBody {
 pub struct WatchedBody {
     body: BoxBody,
     rest: Bytes,
+    refused: bool,
     connection: Option<Arc<Connection>>,
 }
 
@@ -127,7 +129,7 @@ impl MessageBody for WatchedBody {
 
 impl Drop for WatchedBody {
     fn drop(&mut self) {
-        self.connection.iter().for_each(|connection| connection.rests());
+        self.connection.iter().for_each(|connection| connection.rests(self.refused));
     }
 }
 
@@ -165,7 +167,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_handed_on_in_small_parts() {
         let length = 3 * PART + 5;
-        let mut body = WatchedBody { body: BoxBody::new(vec![7; length]), rest: Bytes::new(), connection: None };
+        let mut body =
+            WatchedBody { body: BoxBody::new(vec![7; length]), rest: Bytes::new(), refused: false, connection: None };
         let mut parts = Vec::new();
         while let Some(part) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_next(cx)).await {
             parts.push(part.unwrap().len());

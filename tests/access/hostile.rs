@@ -45,6 +45,8 @@ impl Ground {
 #[tokio::test]
 async fn a_flood_of_requests_without_bodies_neither_keeps_honest_ones_from_their_answers_nor_fills_the_descriptors() {
     const MOST: usize = 40;
+    const FORM: &[u8] = b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
+        content-length: 1000\r\n\r\n";
     let ground = Ground::with_tokens(&[("MONITOR_MAX_CONNECTIONS_PER_ADDRESS", "40")]).await;
     let address = ground.monitor.address().to_owned();
     let flood: Vec<_> = (0..200)
@@ -53,8 +55,10 @@ async fn a_flood_of_requests_without_bodies_neither_keeps_honest_ones_from_their
             tokio::spawn(async move {
                 loop {
                     let Ok(mut stream) = TcpStream::connect(&address).await else { continue };
-                    let begin: &[u8] = match n % 2 {
-                        0 => b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n",
+                    let begin: &[u8] = match n % 3 {
+                        0 => FORM,
+                        // Refused at once, and then closed by nobody.
+                        1 => b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n",
                         _ => b"G",
                     };
                     let _ = stream.write_all(begin).await;
@@ -80,26 +84,34 @@ async fn a_flood_of_requests_without_bodies_neither_keeps_honest_ones_from_their
     flood.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// A history of so many series and points that one answer with all of them would be large.
-async fn with_a_long_history() -> Ground {
+/// So long ago, seconds, begins the history of [`with_a_long_history`]: young enough for the retention.
+const BEGAN: u64 = 7200;
+
+/// A moment in the history of a test, Unix seconds: a multiple of a minute.
+fn began(ago: u64) -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    (now - ago) / 3600 * 3600
+}
+
+/// A history of so many series and points that one answer with all of them would be large; and its window.
+async fn with_a_long_history() -> (Ground, String) {
     let ground = Ground::with_tokens(&[]).await;
     ground.takes_changes().await;
     let sql = ground._database.connect().await;
-    sql.batch_execute(
-        "INSERT INTO monitor_metrics SELECT to_timestamp(1772323200 + n * 30), 'backlog:stream-' || s, n % 100 + 0.123456
-         FROM generate_series(0, 169) n, generate_series(1, 700) s",
-    )
+    let since = began(BEGAN);
+    sql.batch_execute(&format!(
+        "INSERT INTO monitor_metrics SELECT to_timestamp({since} + n * 30), 'backlog:stream-' || s, n % 100 + 0.123456
+         FROM generate_series(0, 169) n, generate_series(1, 700) s"
+    ))
     .await
     .unwrap();
-    ground
+    (ground, format!("since={since}&until={}", since + 5100))
 }
-
-const WINDOW: &str = "since=1772323200&until=1772328300";
 
 #[tokio::test]
 async fn an_answer_with_too_many_points_is_refused_with_what_to_do_or_given_in_longer_buckets() {
-    let ground = with_a_long_history().await;
-    let all = format!("/api/historical/metrics_by_prefix?prefix=backlog:&minmax=1&{WINDOW}");
+    let (ground, window) = with_a_long_history().await;
+    let all = format!("/api/historical/metrics_by_prefix?prefix=backlog:&minmax=1&{window}");
     let (status, why) = ground.get(&format!("{all}&bucket_seconds=30"), VIEWER).await;
     assert_eq!(status, 400, "{why}");
     for part in ["100000 points", "series", "buckets of 30 s", "bucket_seconds", "shorter window"] {
@@ -113,10 +125,10 @@ async fn an_answer_with_too_many_points_is_refused_with_what_to_do_or_given_in_l
 
 #[tokio::test]
 async fn readers_that_never_read_fill_no_memory_and_delay_no_change() {
-    let ground = with_a_long_history().await;
+    let (ground, window) = with_a_long_history().await;
     let (before, address) = (ground.resident_mb(), ground.monitor.address().parse().unwrap());
     let request = format!(
-        "GET /api/historical/metrics_by_prefix?prefix=backlog:stream-1&minmax=1&{WINDOW} HTTP/1.1\r\n\
+        "GET /api/historical/metrics_by_prefix?prefix=backlog:stream-1&minmax=1&{window} HTTP/1.1\r\n\
          host: localhost\r\nauthorization: Bearer {VIEWER}\r\n\r\n"
     );
     let mut readers = Vec::new();
@@ -130,7 +142,7 @@ async fn readers_that_never_read_fill_no_memory_and_delay_no_change() {
     for n in 0..5 {
         let begun = Instant::now();
         let (status, why) = ground.post("/-/reload", json!({})).await;
-        assert!(status == 200 && begun.elapsed() < Duration::from_secs(3), "{n}: {status} {why} {:?}", begun.elapsed());
+        assert!(status == 200 && begun.elapsed() < Duration::from_secs(8), "{n}: {status} {why} {:?}", begun.elapsed());
         assert_eq!(ground.get("/readyz", VIEWER).await.0, 200);
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
@@ -247,7 +259,7 @@ async fn a_logout_ends_the_session_at_once_and_closes_its_websockets() {
         request.headers_mut().insert("cookie", HeaderValue::from_str(&session).unwrap());
         tokio_tungstenite::connect_async(request).await.unwrap().0
     };
-    let sockets = [socket("/ws").await, socket("/live/ws").await];
+    let sockets = [socket("/ws").await, socket("/live/ws?epoch=0&tick=0").await];
     let logout = client.post(ground.monitor.url("/logout")).header("cookie", &session).send().await.unwrap();
     assert_eq!(logout.status(), StatusCode::SEE_OTHER);
     assert!(!known(session).await && known(other).await);
@@ -293,12 +305,12 @@ async fn monitors_with_one_database_share_sessions_and_their_end() {
 
 #[tokio::test]
 async fn a_session_that_nobody_uses_ends() {
-    let ground = Ground::with_tokens(&[("MONITOR_SESSION_IDLE_SEC", "1s")]).await;
+    let ground = Ground::with_tokens(&[("MONITOR_SESSION_IDLE_SEC", "3s")]).await;
     let session = cookie(&login(&ground, VIEWER).await);
     let known =
         || async { status(&client(), Method::GET, &ground.monitor.url("/api/health"), &[("cookie", &session)]).await };
     assert_eq!(known().await, StatusCode::OK);
-    tokio::time::sleep(Duration::from_millis(2100)).await;
+    tokio::time::sleep(Duration::from_millis(4100)).await;
     assert_eq!(known().await, StatusCode::UNAUTHORIZED);
 }
 
@@ -365,15 +377,17 @@ async fn figures_of_64_readers_that_never_read() {
     let ground = Ground::with_tokens(&[]).await;
     ground.takes_changes().await;
     let sql = ground._database.connect().await;
-    sql.batch_execute(
-        "INSERT INTO monitor_metrics SELECT to_timestamp(1772323200 + n * 30), 'backlog:stream-' || s, n % 100 + 0.123456
-         FROM generate_series(0, 2999) n, generate_series(1, 33) s",
-    )
+    let since = began(26 * 3600);
+    sql.batch_execute(&format!(
+        "INSERT INTO monitor_metrics SELECT to_timestamp({since} + n * 30), 'backlog:stream-' || s, n % 100 + 0.123456
+         FROM generate_series(0, 2999) n, generate_series(1, 33) s"
+    ))
     .await
     .unwrap();
     let request = format!(
-        "GET /api/historical/metrics_by_prefix?prefix=backlog:&minmax=1&since=1772323200&until=1772413200&bucket_seconds=30 \
-         HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {VIEWER}\r\n\r\n"
+        "GET /api/historical/metrics_by_prefix?prefix=backlog:&minmax=1&since={since}&until={}&bucket_seconds=30 \
+         HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {VIEWER}\r\n\r\n",
+        since + 90_000
     );
     let (before, address) = (ground.resident_mb(), ground.monitor.address().parse().unwrap());
     let mut readers = Vec::new();

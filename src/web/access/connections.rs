@@ -24,6 +24,8 @@ use crate::exposition::counters::Counters;
 const REQUEST_WITHIN: Duration = Duration::from_secs(15);
 /// A connection without a request is closed after this time; the server's own keep-alive is shorter.
 const IDLE: Duration = Duration::from_secs(20);
+/// A connection without a request for longer than this gives way to others of its address.
+const SHORTLY: Duration = Duration::from_secs(2);
 /// A client that takes nothing of an answer for this long is gone.
 const STALLED: Duration = Duration::from_secs(20);
 /// The same of a websocket, which is pinged every 30 s.
@@ -81,6 +83,8 @@ enum Step {
     Websocket,
     /// The next request.
     Idle,
+    /// The client, which was refused something, and then the next request or the end.
+    Refused,
 }
 
 #[derive(Debug)]
@@ -169,7 +173,7 @@ impl Connections {
                 tracing::warn!(address = %of, most, "an address holds too many connections: its oldest without a \
                     request are closed. See MONITOR_MAX_CONNECTIONS_PER_ADDRESS");
             });
-            beyond = !self.make_room(&mut open, |other| other.of == Some(of) && other.is_waiting(false));
+            beyond = !self.make_room(&mut open, |other| other.of == Some(of) && other.is_waiting(false, now));
         }
         open.add(&connection);
         let full = open.all.len() > self.limits.in_all && {
@@ -181,7 +185,7 @@ impl Connections {
                     of open files (LimitNOFILE, ulimit -n) if they are needed"
                 );
             });
-            !self.make_room(&mut open, |other| other.id != connection.id && other.is_waiting(true))
+            !self.make_room(&mut open, |other| other.id != connection.id && other.is_waiting(true, now))
         };
         // One beyond the limit of its address is answered and closed; at twice the limit there is no room for that.
         let far_beyond = of.is_some_and(|of| open.by_address.get(&of).is_some_and(|n| *n > most.saturating_mul(2)));
@@ -299,9 +303,9 @@ impl Connection {
         progress.sent += u64::try_from(bytes).unwrap_or(u64::MAX);
     }
 
-    /// The answer is complete.
-    pub(in crate::web) fn rests(&self) {
-        self.begin(Step::Idle);
+    /// The answer is complete; it `refused` the request, or not.
+    pub(in crate::web) fn rests(&self, refused: bool) {
+        self.begin(if refused { Step::Refused } else { Step::Idle });
     }
 
     /// The body did not arrive in time.
@@ -314,11 +318,13 @@ impl Connection {
         self.body_was_late.load(Ordering::Relaxed)
     }
 
-    /// Whether it waits for its client to send something: for a first request, or, if `or_idle`, for the next one.
-    fn is_waiting(&self, or_idle: bool) -> bool {
-        match locked(&self.progress).step {
-            Step::New | Step::Body => true,
-            Step::Idle => or_idle,
+    /// Whether it waits for its client to send something: for a request that is answered, or, if `or_idle` or for a
+    /// while, for the next one.
+    fn is_waiting(&self, or_idle: bool, now: Instant) -> bool {
+        let progress = locked(&self.progress);
+        match progress.step {
+            Step::New | Step::Body | Step::Refused => true,
+            Step::Idle => or_idle || now.saturating_duration_since(progress.since) > SHORTLY,
             Step::Handling | Step::Answering | Step::Websocket => false,
         }
     }
@@ -335,7 +341,7 @@ impl Connection {
                 stalled > STALLED || lasts > ANSWER_WITHIN + Duration::from_secs(progress.sent / SLOWEST)
             }
             Step::Websocket => stalled > WEBSOCKET_STALLED,
-            Step::Idle => lasts > IDLE,
+            Step::Idle | Step::Refused => lasts > IDLE,
         }
     }
 
@@ -402,6 +408,13 @@ mod tests {
         let next = admit(&all, "192.0.2.1");
         assert!(!next.beyond && !is_open(&slow) && is_open(&busy) && is_open(&honest));
         assert_eq!(locked(&all.counters).connections_closed, 2);
+        honest.connection.rests(true);
+        next.connection.rests(false);
+        let last = admit(&all, "192.0.2.1");
+        assert!(
+            !last.beyond && !is_open(&honest) && is_open(&next),
+            "one that was refused goes before one that was not"
+        );
     }
 
     #[test]
@@ -414,7 +427,7 @@ mod tests {
         let refused = admit(&all, &of(99));
         assert!(!is_open(&refused), "all that are open are in use");
         let idle = kept.last().unwrap();
-        idle.connection.rests();
+        idle.connection.rests(false);
         assert!(is_open(&admit(&all, &of(98))) && !is_open(idle));
     }
 
@@ -439,7 +452,7 @@ mod tests {
         assert!(!late_after(90) && late_after(95), "an answer that is read too slowly");
         connection.answers(true);
         assert!(!late_after(89) && late_after(91), "a websocket");
-        connection.rests();
+        connection.rests(false);
         assert!(!late_after(19) && late_after(21), "no request");
         all.sweep(Instant::now() + Duration::from_secs(30));
         assert!(!is_open(&counted) && locked(&all.open).by_address.is_empty());
