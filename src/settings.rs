@@ -63,8 +63,8 @@ const REDIS: &str = "Redis";
 const POSTGRES: &str = "Postgres";
 const SERVER: &str = "Server";
 const ACCESS: &str = "Access";
-/// Of the setting above it.
-const SECRET_FILE: &str = "File that holds the secret above";
+/// Help of every `…_FILE` setting.
+const SECRET_FILE: &str = "File with the value of the variable without _FILE";
 /// What the names of the monitor's own settings begin with.
 pub const PREFIXES: [&str; 6] = ["MONITOR_", "REDIS_", "POSTGRES_", "SMTP_", "ALERT_", "SLACK_"];
 /// By which somebody says that they know.

@@ -15,7 +15,8 @@ Made by `shepherd-monitor settings > docs/settings.md` from the table by which t
 Each is an environment variable and a flag of `shepherd-monitor serve`; the flag wins, and what is empty counts as not
 given. A value that cannot be used stops the start with one line that names it and says what was expected. Times are
 `3`, `3s`, `500ms`, `5m` or `1h`; a bare number is seconds. Secrets are marked 🔒: they are never shown, and a variable
-is a better place for them than a flag, which others on the machine can read.
+is a better place for them than a flag, which others on the machine can read. A secret can also be read from the file that
+its variable with `_FILE` names, or from a systemd credential of its name.
 "
     .to_owned();
     let mut group = "";
