@@ -193,8 +193,8 @@ fn by_password(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refu
     };
     let (name, password) = name_and_password(encoded);
     let role = str::from_utf8(&password).ok().and_then(|password| tokens.role_of(password));
-    let role = role
-        .ok_or_else(|| Refusal::Wrong("invalid credentials: Authorization held an unknown password".to_owned()))?;
+    let role =
+        role.ok_or_else(|| Refusal::Wrong("invalid credentials: Authorization held an unknown password".to_owned()))?;
     let name = if name.is_empty() { role.to_string() } else { shortened(&name) };
     Ok(Known { name, role, by_session: false, anonymous: false })
 }
@@ -218,7 +218,9 @@ fn of_scheme<'a>(presented: &Presented<'a>, scheme: &str) -> Result<Option<&'a [
     let mut values = presented.authorization.iter().filter_map(of_scheme);
     let first = values.next();
     if values.any(|other| Some(other) != first) {
-        return Err(Refusal::NotAllowed(format!("Authorization held several different {scheme} credentials: send one")));
+        return Err(Refusal::NotAllowed(format!(
+            "Authorization held several different {scheme} credentials: send one"
+        )));
     }
     Ok(first)
 }
