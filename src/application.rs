@@ -51,7 +51,7 @@ use crate::web::read_limits::ReadLimits;
 use crate::web::request_id::identified;
 use crate::web::timers::Timers;
 use crate::web::{Front, open_files, routes};
-use crate::{postgres, redis_streams};
+use crate::{postgres, redis_streams, spool};
 
 /// Threads that serve pages: one feeds thousands of sessions, and each costs a little when idle.
 const HTTP_WORKERS: usize = 1;
@@ -117,6 +117,13 @@ impl Application {
         let address = listener.local_addr()?;
         let most_connections = open_files::raise();
         let io = io(settings)?;
+        if let Err(error) = spool::probe(&settings.spool_folder) {
+            tracing::error!(
+                "cannot write to {} ({error}): while Postgres is unreachable, samples and alerts are lost. Set \
+                 MONITOR_SPOOL_DIR to a folder that this user may write",
+                settings.spool_folder.display()
+            );
+        }
         let newest: Newest = Arc::new(ArcSwapOption::empty());
         let alerts = Alerting::new(settings, &io)?;
         let pages = Arc::new(Pages::below(&settings.root_path).context("cannot load the templates")?);
@@ -306,6 +313,7 @@ pub fn channel_settings(settings: &Settings) -> ChannelSettings {
                 authorities: email.authorities.clone(),
                 any_certificate: email.any_certificate,
                 from: email.from.clone(),
+                helo_name: email.helo_name.clone(),
             };
             (smtp, email.to.clone())
         }),

@@ -216,7 +216,19 @@ pub const TABLE: &[Entry] = &[
         ACCESS,
         "MONITOR_PROXY_ROLE_HEADER",
         "X-Forwarded-Role",
-        "The proxy's header with the role: viewer, operator or admin",
+        "The proxy's header with the role (viewer, operator or admin), or with groups that MONITOR_PROXY_ROLES knows",
+    ),
+    entry(
+        ACCESS,
+        "MONITOR_PROXY_ROLES",
+        "",
+        "Roles of the proxy's groups, separated by commas (sre=admin,ops=operator); a user has the highest one",
+    ),
+    entry(
+        ACCESS,
+        "MONITOR_PROXY_DEFAULT_ROLE",
+        "",
+        "Role of a user for whom the proxy sends no role, or no group that has one; empty: refused",
     ),
     entry(
         ACCESS,
@@ -295,6 +307,12 @@ pub const TABLE: &[Entry] = &[
     entry(ALERTS, "SMTP_USER", "", "Login at the mail server"),
     secret(ALERTS, "SMTP_PASSWORD", "Password at the mail server"),
     entry(ALERTS, "SMTP_PASSWORD_FILE", "", SECRET_FILE),
+    entry(
+        ALERTS,
+        "SMTP_HELO_NAME",
+        "",
+        "Name of this machine in EHLO; empty: its host name if that has a dot, else its address in brackets",
+    ),
     entry(
         ALERTS,
         "SMTP_USE_TLS",
@@ -455,6 +473,8 @@ pub struct EmailSettings {
     pub authorities: Option<String>,
     /// The server's certificate is not verified.
     pub any_certificate: bool,
+    /// The name of this machine in EHLO.
+    pub helo_name: Option<String>,
 }
 
 /// How mail is encrypted on its way to the server.
@@ -889,7 +909,11 @@ impl Texts<'_> {
         };
         let password = self.text("SMTP_PASSWORD").unwrap_or_default();
         let login = self.text("SMTP_USER").map(|user| (user, Secret(password)));
-        Ok(Some(EmailSettings { to, from, host, port, login, tls, authorities, any_certificate }))
+        let helo_name = self.text("SMTP_HELO_NAME");
+        if helo_name.as_ref().is_some_and(|name| !name.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(self.bad("SMTP_HELO_NAME", "a host name such as monitor.example.org"));
+        }
+        Ok(Some(EmailSettings { to, from, host, port, login, tls, authorities, any_certificate, helo_name }))
     }
 
     fn collector(&self) -> Result<Option<Collector>, BadSetting> {

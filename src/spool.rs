@@ -41,6 +41,16 @@ pub struct Seen {
     losses: u64,
 }
 
+/// Writes a file into `folder`, which is made if it is missing, and removes it.
+///
+/// # Errors
+/// Why nothing can be kept there.
+pub fn probe(folder: &Path) -> io::Result<()> {
+    make_own_folder(folder)?;
+    let file = folder.join(format!(".probe-{}", std::process::id()));
+    fs::write(&file, "x").and_then(|()| fs::remove_file(&file))
+}
+
 impl Spool {
     /// A spool in `folder` that holds at most about `most_bytes`.
     #[must_use]
@@ -197,6 +207,18 @@ fn length(path: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_noticed_before_anything_has_to_be_kept_there() {
+        let folder = std::env::temp_dir().join(format!("shepherd-spool-probe-{}", std::process::id()));
+        probe(&folder.join("deep")).unwrap();
+        assert_eq!(fs::read_dir(folder.join("deep")).unwrap().count(), 0, "nothing is left there");
+        fs::write(folder.join("file"), "").unwrap();
+        for unusable in [folder.join("file"), folder.join("file/below"), "/proc/shepherd".into()] {
+            assert!(probe(&unusable).is_err(), "{}", unusable.display());
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
 
     fn folder() -> PathBuf {
         std::env::temp_dir().join(format!("shepherd-spool-{}", uuid::Uuid::new_v4()))

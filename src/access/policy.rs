@@ -21,28 +21,36 @@ pub enum Policy {
     Proxy(Proxy),
 }
 
-/// A proxy that has asked already who it is.
+/// A proxy that authenticates users and reports them in headers.
 #[derive(Debug, Clone)]
 pub struct Proxy {
     /// The header with the name.
     pub user_header: String,
-    /// The header with the role.
+    /// The header with the role, or with the groups that [`Self::roles`] knows.
     pub role_header: String,
+    /// The roles of groups; empty: the header holds a role.
+    pub roles: Vec<(String, Role)>,
+    /// The role of a user without a role, and of one in no group that is known; `None`: refused.
+    pub default_role: Option<Role>,
 }
 
-/// What a request brings.
-#[derive(Debug, Clone, Copy)]
+/// What a request brings. Of each header every value, as bytes: a proxy may add its own to those of the client.
+#[derive(Debug, Clone, Default)]
 pub struct Presented<'a> {
-    /// It comes from a proxy that is believed.
+    /// Where the connection comes from.
+    pub peer: Option<IpAddr>,
+    /// It comes from a proxy that is trusted.
     pub by_trusted_proxy: bool,
     /// `Host`.
-    pub host: Option<&'a str>,
+    pub host: Vec<&'a [u8]>,
     /// `Authorization`.
-    pub authorization: Option<&'a str>,
+    pub authorization: Vec<&'a [u8]>,
     /// The session of its cookie, if that is open.
     pub session: Option<&'a Session>,
-    /// What the proxy says the name is, and the role.
-    pub said: (Option<&'a str>, Option<&'a str>),
+    /// The proxy's header with the name.
+    pub user: Vec<&'a [u8]>,
+    /// The proxy's header with the role.
+    pub role: Vec<&'a [u8]>,
 }
 
 /// Who a session is of.
@@ -67,17 +75,15 @@ pub struct Known {
     pub anonymous: bool,
 }
 
-/// Why nobody is let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a request is refused: the header, what it held, and the setting that helps.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// Nothing was presented.
-    NotKnown,
-    /// What was presented is wrong.
-    Wrong,
-    /// It comes from where no proxy is trusted.
-    NotTheProxy,
-    /// It was sent to another name than this monitor's: a page elsewhere may be behind it.
-    OtherHost,
+    /// Without credentials that this authentication mode reads.
+    NotKnown(String),
+    /// Its credentials are wrong: a guess, which is counted.
+    Wrong(String),
+    /// Whatever its credentials are.
+    NotAllowed(String),
 }
 
 impl Policy {
@@ -87,10 +93,10 @@ impl Policy {
     /// Why that is not known.
     pub fn who(&self, presented: &Presented<'_>) -> Result<Known, Refusal> {
         match self {
-            Self::Nobody { hosts } => nobody(hosts.as_deref(), presented.host),
+            Self::Nobody { hosts } => nobody(hosts.as_deref(), &presented.host),
             Self::Token(tokens) => by_token(tokens, presented),
             Self::Basic(tokens) => by_password(tokens, presented),
-            Self::Proxy(_) => Proxy::said(presented),
+            Self::Proxy(proxy) => proxy.said(presented),
         }
     }
 
@@ -98,7 +104,10 @@ impl Policy {
     #[must_use]
     pub fn account(&self, presented: &Presented<'_>) -> Option<String> {
         match self {
-            Self::Basic(_) => presented.authorization.and_then(name_and_password).map(|(name, _)| shortened(&name)),
+            Self::Basic(_) => {
+                let encoded = of_scheme(presented, "basic").ok().flatten()?;
+                Some(shortened(&name_and_password(encoded).0))
+            }
             Self::Nobody { .. } | Self::Token(_) | Self::Proxy(_) => None,
         }
     }
@@ -123,16 +132,28 @@ impl Policy {
     }
 }
 
-fn nobody(hosts: Option<&[String]>, host: Option<&str>) -> Result<Known, Refusal> {
-    let name = host.map(name_of);
+fn nobody(hosts: Option<&[String]>, host: &[&[u8]]) -> Result<Known, Refusal> {
     // A program need not say a host; a browser always does.
-    let known = name.is_none_or(|name| {
-        is_this_machine(name) || hosts.is_none_or(|hosts| hosts.iter().any(|known| known.eq_ignore_ascii_case(name)))
-    });
-    if !known {
-        return Err(Refusal::OtherHost);
+    let is_known = |host: &&[u8]| {
+        hosts.is_none_or(|hosts| {
+            let name = str::from_utf8(host).map(name_of).unwrap_or_default();
+            is_this_machine(name) || hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+        })
+    };
+    // Of two, one is another proxy's or the client's own.
+    if let Some(foreign) = host.iter().find(|known| !is_known(known) || host.len() > 1) {
+        return Err(Refusal::NotAllowed(format!(
+            "Host held {}: without authentication, only requests to localhost names and the host of SERVER_URL are accepted",
+            quoted(foreign)
+        )));
     }
     Ok(Known { name: "anybody".to_owned(), role: Role::Admin, by_session: false, anonymous: true })
+}
+
+/// A header's value for people: not all of it, and nothing that is not text.
+fn quoted(value: &[u8]) -> String {
+    let text: String = String::from_utf8_lossy(value).chars().take(80).collect();
+    format!("{text:?}")
 }
 
 /// A host without its port.
@@ -149,35 +170,81 @@ fn is_this_machine(name: &str) -> bool {
 }
 
 fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refusal> {
-    if let Some(authorization) = presented.authorization {
-        let token = after_scheme(authorization, "bearer").ok_or(Refusal::Wrong)?;
-        let role = tokens.role_of(token).ok_or(Refusal::Wrong)?;
+    let given = of_scheme(presented, "bearer")?;
+    if let Some(role) = given.and_then(|token| tokens.role_of(str::from_utf8(token).ok()?)) {
         return Ok(Known { name: format!("{role} token"), role, by_session: false, anonymous: false });
     }
-    // One that is over is as none: the login page comes again.
-    let session = presented.session.ok_or(Refusal::NotKnown)?;
-    Ok(Known { name: session.name.clone(), role: session.role, by_session: true, anonymous: false })
+    // What a proxy in front adds for itself is no reason to refuse a session.
+    if let Some(session) = presented.session {
+        return Ok(Known { name: session.name.clone(), role: session.role, by_session: true, anonymous: false });
+    }
+    match given {
+        Some(token) if !is_jwt(token) => {
+            Err(Refusal::Wrong("invalid credentials: Authorization held an unknown token".to_owned()))
+        }
+        // A session that is over is as none: the login page comes again.
+        _ => Err(not_known(presented, "Bearer with a token", "token")),
+    }
 }
 
 fn by_password(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refusal> {
-    let authorization = presented.authorization.ok_or(Refusal::NotKnown)?;
-    let (name, password) = name_and_password(authorization).ok_or(Refusal::Wrong)?;
-    let role = tokens.role_of(&password).ok_or(Refusal::Wrong)?;
-    let name = if name.is_empty() { role.as_str() } else { &name };
-    Ok(Known { name: shortened(name), role, by_session: false, anonymous: false })
+    let Some(encoded) = of_scheme(presented, "basic")? else {
+        return Err(not_known(presented, "Basic with a token as the password", "basic"));
+    };
+    let (name, password) = name_and_password(encoded);
+    let role = str::from_utf8(&password).ok().and_then(|password| tokens.role_of(password));
+    let role =
+        role.ok_or_else(|| Refusal::Wrong("invalid credentials: Authorization held an unknown password".to_owned()))?;
+    let name = if name.is_empty() { role.to_string() } else { shortened(&name) };
+    Ok(Known { name, role, by_session: false, anonymous: false })
 }
 
-fn name_and_password(authorization: &str) -> Option<(String, String)> {
+fn name_and_password(encoded: &[u8]) -> (String, Vec<u8>) {
     use base64::Engine as _;
-    let encoded = after_scheme(authorization, "basic")?;
-    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
-    let text = String::from_utf8(decoded).ok()?;
-    text.split_once(':').map(|(name, password)| (name.to_owned(), password.to_owned()))
+    let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+    let mut parts = decoded.splitn(2, |byte| *byte == b':');
+    (text_of(parts.next().unwrap_or_default()), parts.next().unwrap_or_default().to_vec())
 }
 
-fn after_scheme<'a>(authorization: &'a str, scheme: &str) -> Option<&'a str> {
-    let (given, rest) = authorization.split_once(' ')?;
-    given.eq_ignore_ascii_case(scheme).then(|| rest.trim())
+/// What the `Authorization` header of that scheme holds. Those of other schemes are not ours: a proxy may use them for
+/// itself. Two different ones of this scheme are refused: one may be the client's own.
+fn of_scheme<'a>(presented: &Presented<'a>, scheme: &str) -> Result<Option<&'a [u8]>, Refusal> {
+    let of_scheme = |value: &&'a [u8]| {
+        let value: &'a [u8] = value.trim_ascii();
+        let at = value.iter().position(|byte| *byte == b' ').unwrap_or(value.len());
+        let (given, rest) = value.split_at(at);
+        given.eq_ignore_ascii_case(scheme.as_bytes()).then(|| rest.trim_ascii())
+    };
+    let mut values = presented.authorization.iter().filter_map(of_scheme);
+    let first = values.next();
+    if values.any(|other| Some(other) != first) {
+        return Err(Refusal::NotAllowed(format!(
+            "Authorization held several different {scheme} credentials: send one"
+        )));
+    }
+    Ok(first)
+}
+
+/// A signed token of an identity provider, which a proxy passes on: not a guess.
+fn is_jwt(token: &[u8]) -> bool {
+    token.starts_with(b"eyJ") && token.iter().filter(|byte| **byte == b'.').count() == 2
+}
+
+fn not_known(presented: &Presented<'_>, expected: &str, mode: &str) -> Refusal {
+    let scheme = |value: &[u8]| quoted(value.trim_ascii().split(|byte| *byte == b' ').next().unwrap_or_default());
+    let held = match presented.authorization.as_slice() {
+        [] => "there is no Authorization".to_owned(),
+        // Without a space, what it held may be a secret.
+        [value] if value.trim_ascii().contains(&b' ') => format!("Authorization held {}", scheme(value)),
+        [_] => "Authorization held no scheme".to_owned(),
+        several => format!("none of {} Authorization headers is for this monitor", several.len()),
+    };
+    Refusal::NotKnown(format!("authentication required: {held}, expected {expected} (MONITOR_AUTH is {mode})"))
+}
+
+/// Text of a header: UTF-8, else as older clients have it.
+fn text_of(value: &[u8]) -> String {
+    str::from_utf8(value).map_or_else(|_| value.iter().map(|byte| char::from(*byte)).collect(), str::to_owned)
 }
 
 /// Names are shown and written down: so long at most.
@@ -187,17 +254,67 @@ pub fn shortened(name: &str) -> String {
 }
 
 impl Proxy {
-    fn said(presented: &Presented<'_>) -> Result<Known, Refusal> {
+    fn said(&self, presented: &Presented<'_>) -> Result<Known, Refusal> {
         if !presented.by_trusted_proxy {
-            return Err(Refusal::NotTheProxy);
+            let peer = presented.peer.map_or_else(|| "an unknown address".to_owned(), |peer| peer.to_string());
+            return Err(Refusal::NotAllowed(format!(
+                "only requests via a trusted proxy are accepted: this one came from {peer}, which is not in MONITOR_PROXY_TRUSTED"
+            )));
         }
-        let (Some(name), Some(role)) = presented.said else { return Err(Refusal::NotKnown) };
-        let name = shortened(name);
-        if name.is_empty() {
-            return Err(Refusal::NotKnown);
-        }
-        let role = role.parse().map_err(|_| Refusal::Wrong)?;
+        let (user_header, role_header) = (&self.user_header, &self.role_header);
+        let name = only(&presented.user, user_header, "MONITOR_PROXY_USER_HEADER")?
+            .map(|name| shortened(&text_of(name)))
+            .filter(|name| !name.is_empty())
+            .ok_or_else(|| {
+                Refusal::NotKnown(format!(
+                    "the proxy sent no {user_header}: it must send the name there, or set MONITOR_PROXY_USER_HEADER"
+                ))
+            })?;
+        let held = only(&presented.role, role_header, "MONITOR_PROXY_ROLE_HEADER")?
+            .map(|held| text_of(held).trim().to_owned())
+            .filter(|held| !held.is_empty());
+        let role = match &held {
+            None => self.default_role,
+            Some(held) if self.roles.is_empty() => held.parse().ok(),
+            Some(held) => self.role_of(held).or(self.default_role),
+        };
+        let role = role.ok_or_else(|| {
+            Refusal::NotAllowed(match &held {
+                None => format!(
+                    "the proxy sent {user_header} {name:?} and no {role_header}: it must send a role there; or set \
+                     MONITOR_PROXY_ROLE_HEADER, or MONITOR_PROXY_DEFAULT_ROLE"
+                ),
+                Some(held) if self.roles.is_empty() => format!(
+                    "{role_header} held {}: expected viewer, operator or admin; MONITOR_PROXY_ROLES gives roles to groups",
+                    quoted(held.as_bytes())
+                ),
+                Some(held) => format!(
+                    "{role_header} held {}: MONITOR_PROXY_ROLES gives none of these groups a role",
+                    quoted(held.as_bytes())
+                ),
+            })
+        })?;
         Ok(Known { name, role, by_session: false, anonymous: false })
+    }
+
+    /// The highest role of these groups.
+    fn role_of(&self, groups: &str) -> Option<Role> {
+        let groups = groups.split([',', ';', '|']).map(str::trim).chain([groups]);
+        groups.filter_map(|group| self.roles.iter().find(|(name, _)| name == group)).map(|(_, role)| *role).max()
+    }
+}
+
+/// A header's one value. Of two that differ, one may be the client's own.
+fn only<'a>(values: &[&'a [u8]], header: &str, setting: &str) -> Result<Option<&'a [u8]>, Refusal> {
+    let Some((first, others)) = values.split_first() else { return Ok(None) };
+    match others.iter().find(|other| *other != first) {
+        None => Ok(Some(first)),
+        Some(other) => Err(Refusal::NotAllowed(format!(
+            "{header} is there {} times and held {} and {}: the proxy must replace what it is sent ({setting})",
+            values.len(),
+            quoted(first),
+            quoted(other)
+        ))),
     }
 }
 
@@ -205,65 +322,170 @@ impl Proxy {
 mod tests {
     use super::*;
 
-    const NOTHING: Presented<'_> =
-        Presented { by_trusted_proxy: false, host: None, authorization: None, session: None, said: (None, None) };
-
     fn tokens() -> Tokens {
-        Tokens::new(&[(Role::Operator, "operator-61d0-ope".to_owned())]).unwrap()
+        let tokens =
+            [(Role::Operator, "operator-61d0-ope".to_owned()), (Role::Viewer, "viewer-9f31-viewer-77".to_owned())];
+        Tokens::new(&tokens).unwrap()
     }
 
-    fn role(policy: &Policy, presented: Presented<'_>) -> Result<Role, Refusal> {
-        policy.who(&presented).map(|known| known.role)
+    fn authorized<'a>(values: &[&'a str]) -> Presented<'a> {
+        Presented { authorization: values.iter().map(|value| value.as_bytes()).collect(), ..Presented::default() }
+    }
+
+    /// The role, or how it is refused and why.
+    fn role(policy: &Policy, presented: &Presented<'_>) -> Result<Role, (&'static str, String)> {
+        policy.who(presented).map(|known| known.role).map_err(|refusal| match refusal {
+            Refusal::NotKnown(why) => ("not known", why),
+            Refusal::Wrong(why) => ("wrong", why),
+            Refusal::NotAllowed(why) => ("not allowed", why),
+        })
+    }
+
+    fn refused(policy: &Policy, presented: &Presented<'_>) -> (&'static str, String) {
+        role(policy, presented).unwrap_err()
     }
 
     #[test]
     fn without_login_only_this_machines_names_are_answered() {
+        let with = |host: &'static [u8]| Presented { host: vec![host], ..Presented::default() };
         let policy = Policy::Nobody { hosts: Some(vec!["fleet.example".to_owned()]) };
         for host in ["localhost", "localhost:5440", "127.0.0.1:5440", "[::1]:5440", "127.9.9.9", "Fleet.example:443"] {
-            assert_eq!(role(&policy, Presented { host: Some(host), ..NOTHING }), Ok(Role::Admin), "{host}");
+            assert_eq!(role(&policy, &with(host.as_bytes())), Ok(Role::Admin), "{host}");
         }
         for host in ["evil.example", "127.0.0.1.evil.example:5440", "10.0.0.1", ""] {
-            assert_eq!(role(&policy, Presented { host: Some(host), ..NOTHING }), Err(Refusal::OtherHost), "{host}");
+            let (how, why) = refused(&policy, &with(host.as_bytes()));
+            assert!(how == "not allowed" && why.contains(&format!("{host:?}")) && why.contains("SERVER_URL"), "{why}");
         }
-        let any = Policy::Nobody { hosts: None };
-        assert_eq!(role(&any, Presented { host: Some("evil.example"), ..NOTHING }), Ok(Role::Admin));
+        assert_eq!(refused(&policy, &with(b"evil\xe9.example")).0, "not allowed", "no text is no missing header");
+        let two = Presented { host: vec![b"localhost", b"evil.example"], ..Presented::default() };
+        assert_eq!(refused(&policy, &two).0, "not allowed");
+        assert_eq!(role(&policy, &Presented::default()), Ok(Role::Admin));
+        assert_eq!(role(&Policy::Nobody { hosts: None }, &with(b"evil.example")), Ok(Role::Admin));
     }
 
     #[test]
-    fn a_bearer_token_or_a_session_is_known() {
+    fn a_bearer_token_or_a_session_is_known_and_what_a_proxy_adds_is_ignored() {
         let policy = Policy::Token(tokens());
-        let with = |authorization| Presented { authorization: Some(authorization), ..NOTHING };
-        assert_eq!(role(&policy, with("Bearer operator-61d0-ope")), Ok(Role::Operator));
-        assert_eq!(role(&policy, with("bearer  operator-61d0-ope ")), Ok(Role::Operator));
-        for wrong in ["Bearer operator-61d0-opf", "operator-61d0-ope", "Basic operator-61d0-ope", "Bearer"] {
-            assert_eq!(role(&policy, with(wrong)), Err(Refusal::Wrong), "{wrong}");
+        assert_eq!(role(&policy, &authorized(&["Bearer operator-61d0-ope"])), Ok(Role::Operator));
+        assert_eq!(role(&policy, &authorized(&["bearer  operator-61d0-ope "])), Ok(Role::Operator));
+        assert_eq!(role(&policy, &authorized(&["Basic Ym86eA==", "Bearer operator-61d0-ope"])), Ok(Role::Operator));
+        for wrong in [&["Bearer operator-61d0-opf"][..], &["Bearer"], &["Bearer a", "Basic b"]] {
+            assert_eq!(refused(&policy, &authorized(wrong)).0, "wrong", "{wrong:?}");
         }
-        assert_eq!(role(&policy, NOTHING), Err(Refusal::NotKnown));
+        let jwt = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJibyJ9.c2ln";
+        for (foreign, named) in [
+            ("Basic Ym86eA==", "\"Basic\""),
+            ("Negotiate YII=", "\"Negotiate\""),
+            (jwt, "\"Bearer\""),
+            ("operator-61d0-ope", "no scheme"),
+        ] {
+            let (how, why) = refused(&policy, &authorized(&[foreign]));
+            assert!(how == "not known" && why.contains(named) && why.contains("MONITOR_AUTH"), "{foreign}: {why}");
+            assert!(!why.contains("operator") && !why.contains("Ym86eA"), "{why}");
+        }
+        assert_eq!(refused(&policy, &Presented::default()).0, "not known");
+        for two in ["Bearer viewer-9f31-viewer-77", "Bearer wrong"] {
+            assert_eq!(refused(&policy, &authorized(&["Bearer operator-61d0-ope", two])).0, "not allowed", "{two}");
+        }
         let session = Session { name: "bo".to_owned(), role: Role::Operator };
-        assert_eq!(role(&policy, Presented { session: Some(&session), ..NOTHING }), Ok(Role::Operator));
+        for foreign in [&[][..], &["Basic Ym86eA=="], &[jwt], &["Bearer of-the-proxy"], &["Basic a", "Negotiate b"]] {
+            let presented = Presented { session: Some(&session), ..authorized(foreign) };
+            assert_eq!(role(&policy, &presented), Ok(Role::Operator), "{foreign:?}");
+        }
     }
 
     #[test]
     fn a_password_is_the_token_and_the_name_is_for_the_audit() {
+        use base64::Engine as _;
         let policy = Policy::Basic(tokens());
-        let with = |authorization| Presented { authorization: Some(authorization), ..NOTHING };
-        // "bo:operator-61d0-ope", and "bo:wrong".
-        let known = policy.who(&with("Basic Ym86b3BlcmF0b3ItNjFkMC1vcGU=")).unwrap();
-        assert_eq!((known.name.as_str(), known.role), ("bo", Role::Operator));
-        for wrong in ["Basic Ym86d3Jvbmc=", "Basic !!!", "Basic ", "Bearer operator-61d0-ope"] {
-            assert_eq!(role(&policy, with(wrong)), Err(Refusal::Wrong), "{wrong}");
+        let basic = |login: &[u8]| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login));
+        let name = |login: &[u8]| policy.who(&authorized(&[&basic(login)])).unwrap().name;
+        assert_eq!(name(b"bo:operator-61d0-ope"), "bo");
+        assert_eq!(name("Zoë:operator-61d0-ope".as_bytes()), "Zoë");
+        assert_eq!(name(b"Zo\xeb:operator-61d0-ope"), "Zoë");
+        for wrong in [&basic(b"bo:wrong"), "Basic !!!", "Basic "] {
+            assert_eq!(refused(&policy, &authorized(&[wrong])).0, "wrong", "{wrong}");
+        }
+        assert_eq!(refused(&policy, &authorized(&["Bearer operator-61d0-ope"])).0, "not known");
+        let right = basic(b"bo:operator-61d0-ope");
+        assert_eq!(role(&policy, &authorized(&["Bearer eyJ", &right])), Ok(Role::Operator));
+    }
+
+    /// A proxy in front of Authelia's kind: groups instead of roles.
+    fn proxy(roles: &[(&str, Role)], default_role: Option<Role>) -> Policy {
+        Policy::Proxy(Proxy {
+            user_header: "x-user".to_owned(),
+            role_header: "x-role".to_owned(),
+            roles: roles.iter().map(|(group, role)| ((*group).to_owned(), *role)).collect(),
+            default_role,
+        })
+    }
+
+    fn from_proxy<'a>(user: &[&'a str], role: &[&'a str]) -> Presented<'a> {
+        Presented {
+            by_trusted_proxy: true,
+            user: user.iter().map(|value| value.as_bytes()).collect(),
+            role: role.iter().map(|value| value.as_bytes()).collect(),
+            ..Presented::default()
         }
     }
 
     #[test]
-    fn only_the_proxy_is_believed_and_only_if_it_says_both() {
-        let proxy = Proxy { user_header: "x-user".to_owned(), role_header: "x-role".to_owned() };
-        let policy = Policy::Proxy(proxy);
-        let from = |by_trusted_proxy, said| Presented { by_trusted_proxy, said, ..NOTHING };
-        assert_eq!(role(&policy, from(true, (Some("bo"), Some("viewer")))), Ok(Role::Viewer));
-        assert_eq!(role(&policy, from(false, (Some("bo"), Some("admin")))), Err(Refusal::NotTheProxy));
-        assert_eq!(role(&policy, from(true, (Some("bo"), None))), Err(Refusal::NotKnown));
-        assert_eq!(role(&policy, from(true, (Some(" "), Some("admin")))), Err(Refusal::NotKnown));
-        assert_eq!(role(&policy, from(true, (Some("bo"), Some("root")))), Err(Refusal::Wrong));
+    fn only_the_proxy_is_believed_and_a_refusal_names_the_header_its_value_and_the_setting() {
+        let policy = proxy(&[], None);
+        assert_eq!(role(&policy, &from_proxy(&["bo"], &["viewer"])), Ok(Role::Viewer));
+        assert_eq!(role(&policy, &from_proxy(&["bo", "bo"], &["viewer"])), Ok(Role::Viewer));
+        let elsewhere = Presented {
+            by_trusted_proxy: false,
+            peer: Some(IpAddr::from([10, 1, 2, 3])),
+            ..from_proxy(&["bo"], &["admin"])
+        };
+        for (presented, expected, named) in [
+            (elsewhere, "not allowed", ["10.1.2.3", "MONITOR_PROXY_TRUSTED"]),
+            (from_proxy(&[], &["admin"]), "not known", ["x-user", "MONITOR_PROXY_USER_HEADER"]),
+            (from_proxy(&[" "], &["admin"]), "not known", ["x-user", "MONITOR_PROXY_USER_HEADER"]),
+            (from_proxy(&["bo"], &[]), "not allowed", ["x-role", "MONITOR_PROXY_DEFAULT_ROLE"]),
+            (from_proxy(&["bo"], &["root"]), "not allowed", ["x-role held \"root\"", "MONITOR_PROXY_ROLES"]),
+            (from_proxy(&["bo"], &["viewer,admin"]), "not allowed", ["\"viewer,admin\"", "MONITOR_PROXY_ROLES"]),
+            (
+                from_proxy(&["bo", "eve"], &["viewer"]),
+                "not allowed",
+                ["\"bo\" and \"eve\"", "MONITOR_PROXY_USER_HEADER"],
+            ),
+            (
+                from_proxy(&["bo"], &["viewer", "admin"]),
+                "not allowed",
+                ["x-role is there 2 times", "MONITOR_PROXY_ROLE_HEADER"],
+            ),
+        ] {
+            let (how, why) = refused(&policy, &presented);
+            assert!(how == expected && named.iter().all(|part| why.contains(part)), "{presented:?}: {how}, {why}");
+        }
+    }
+
+    #[test]
+    fn a_users_name_may_be_any_text_and_groups_or_a_default_give_the_role() {
+        let policy = proxy(&[("sre", Role::Admin), ("/ops team", Role::Operator)], Some(Role::Viewer));
+        for (groups, expected) in [
+            (&["dev,sre"][..], Role::Admin),
+            (&["dev | /ops team"], Role::Operator),
+            (&["/ops team"], Role::Operator),
+            (&["admin"], Role::Viewer),
+            (&["dev"], Role::Viewer),
+            (&[""], Role::Viewer),
+            (&[], Role::Viewer),
+        ] {
+            assert_eq!(role(&policy, &from_proxy(&["bo"], groups)), Ok(expected), "{groups:?}");
+        }
+        let strict = proxy(&[("sre", Role::Admin)], None);
+        let (how, why) = refused(&strict, &from_proxy(&["bo"], &["admin,dev"]));
+        assert!(how == "not allowed" && why.contains("\"admin,dev\"") && why.contains("MONITOR_PROXY_ROLES"), "{why}");
+        let named = |user: &'static [u8]| {
+            policy.who(&Presented { user: vec![user], ..from_proxy(&[], &["sre"]) }).unwrap().name
+        };
+        assert_eq!(named("Zoë Müller".as_bytes()), "Zoë Müller");
+        assert_eq!(named(b"Zo\xeb"), "Zoë");
+        // A default is for a missing role, not for one that is misspelt.
+        assert!(role(&proxy(&[], Some(Role::Viewer)), &from_proxy(&["bo"], &["admim"])).is_err());
     }
 }

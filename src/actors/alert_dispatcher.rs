@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseFuture, WrapFuture};
+use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture, WrapFuture};
 
 use super::alert_ledger::{Change, Ledger};
-use super::delivery_queue::{DeliveryQueue, settle};
+use super::delivery_queue::{Begun, DeliveryQueue, settle};
 use super::io::Io;
-use super::messages::{Attempted, Deliver, Fail, Report, Role, SendTest, TestAnswer};
+use super::messages::{Attempted, ChannelState, Deliver, Fail, Report, Role, SendTest, TestAnswer};
 use crate::alerting::message::{self, Message};
 use crate::delivery::Outcome;
 use crate::delivery::channels::Channels;
@@ -52,8 +52,8 @@ impl AlertDispatcher {
     }
 
     fn look(&mut self, ctx: &mut Context<Self>) {
-        for (row, age) in self.queue.begin(self.io.now(), self.io.wall()) {
-            self.attempt(row, age, ctx);
+        for begun in self.queue.begin(self.io.now(), self.io.wall()) {
+            self.attempt(begun, ctx);
         }
         if !self.queue.is_empty() && !std::mem::replace(&mut self.wakes, true) {
             ctx.run_later(LOOK_EVERY, |this, ctx| {
@@ -63,25 +63,25 @@ impl AlertDispatcher {
         }
     }
 
-    /// Sends `row`, which is `age` seconds old.
-    fn attempt(&mut self, mut row: OutboxRow, age: f64, ctx: &mut Context<Self>) {
+    fn attempt(&mut self, mut begun: Begun, ctx: &mut Context<Self>) {
         let term = self.queue.term();
         let (ledger, channels, io) = (Arc::clone(&self.ledger), Arc::clone(&self.channels), self.io.clone());
-        let channel = row.channel.clone();
-        let key = (row.id.clone(), row.channel.clone());
+        let channel = begun.row.channel.clone();
+        let key = (begun.row.id.clone(), begun.row.channel.clone());
         let attempt = self.io.run(ATTEMPT, "a channel timed out", async move {
             failpoint::reached("before-lease");
             let may = ledger.may_act().await
-                && ledger.record(Change { outbox: vec![row.clone()], ..Change::default() }, term).await
+                && ledger.record(Change { outbox: vec![begun.row.clone()], ..Change::default() }, term).await
                 && ledger.may_act().await;
             if !may {
                 return Ok::<_, SourceTrouble>(None);
             }
             failpoint::reached("after-lease");
-            let sketches = sketches(&io, &row.message).await;
-            let outcome = channels.send(&channel, &row.message, &sketches).await;
+            let sketches = sketches(&io, &begun.row.message).await;
+            let outcome = begun.meaning(channels.send(&channel, &begun.row.message, &sketches).await);
             failpoint::reached("after-send");
-            let pause = settle(&mut row, &outcome, io.wall(), age);
+            let pause = settle(&mut begun.row, &outcome, io.wall(), begun.age);
+            let row = begun.row;
             let said = (row.answer.clone().unwrap_or_default(), row.state);
             tracing::info!(
                 channel, message = row.id, title = row.message.title, attempts = row.attempts, state = ?said.1,
@@ -105,6 +105,10 @@ impl AlertDispatcher {
         let channel = row.channel.clone();
         let (result, news) = self.queue.attempted(row, outcome, pause, self.io.now());
         self.supervisor.do_send(Report::Attempted(Attempted { channel, result }));
+        self.report(news);
+    }
+
+    fn report(&self, news: Option<ChannelState>) {
         if let Some(news) = news {
             self.supervisor.do_send(Report::Channel(news));
         }
@@ -161,7 +165,7 @@ impl Handler<Deliver> for AlertDispatcher {
 }
 
 impl Handler<SendTest> for AlertDispatcher {
-    type Result = ResponseFuture<Vec<TestAnswer>>;
+    type Result = ResponseActFuture<Self, Vec<TestAnswer>>;
 
     fn handle(&mut self, test: SendTest, _: &mut Self::Context) -> Self::Result {
         let message = message::test(self.io.wall(), &test.nonce);
@@ -177,17 +181,22 @@ impl Handler<SendTest> for AlertDispatcher {
                 });
                 async move {
                     let (ok, answer) = match sent.await {
-                        Ok(Outcome::Sent(answer)) => (true, answer),
-                        Ok(Outcome::TryAgainAfter { why, .. } | Outcome::Never(why) | Outcome::ChannelBroken(why)) => {
-                            (false, why)
-                        }
+                        Ok(outcome) => (matches!(outcome, Outcome::Sent(_)), outcome.answer().to_owned()),
                         Err(trouble) => (false, trouble.detail),
                     };
                     TestAnswer { channel, ok, answer }
                 }
             })
             .collect();
-        Box::pin(futures_util::future::join_all(sending))
+        let sending = futures_util::future::join_all(sending).into_actor(self);
+        Box::pin(sending.map(|answers, this, ctx| {
+            for answer in answers.iter().filter(|answer| answer.ok) {
+                let news = this.queue.works(&answer.channel, this.io.now());
+                this.report(news);
+            }
+            this.look(ctx);
+            answers
+        }))
     }
 }
 

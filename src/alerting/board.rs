@@ -395,15 +395,20 @@ impl Board {
             self.settings.channels.iter().filter(|channel| self.refuses(channel)).cloned().collect();
         let Self { alerts, pacing, silences, rules, settings, holding, .. } = self;
         let known: BTreeMap<&str, &Rule> = rules.rules.iter().map(|rule| (rule.name.as_str(), rule)).collect();
+        let channels = |alert: &Alert| {
+            let mut channels = route(rules, known.get(alert.rule.as_str()).copied(), alert, &settings.channels);
+            if alert.rule == source_down::CHANNEL_BROKEN {
+                channels.retain(|channel| !refuses.contains(channel) && alert.subject.as_ref() != Some(channel));
+            }
+            channels
+        };
         let standing = Standing {
-            quiet: &|alert| is_quiet(silences, rules, alert, now),
-            channels: &|alert| {
-                let mut channels = route(rules, known.get(alert.rule.as_str()).copied(), alert, &settings.channels);
-                if alert.rule == source_down::CHANNEL_BROKEN {
-                    channels.retain(|channel| !refuses.contains(channel));
-                }
-                channels
+            // That a channel is broken waits until another one works.
+            quiet: &|alert| {
+                is_quiet(silences, rules, alert, now)
+                    || (alert.rule == source_down::CHANNEL_BROKEN && channels(alert).is_empty())
             },
+            channels: &channels,
             group_by: rules.group_by,
             cooldown: &|alert| cooldown(known.get(alert.rule.as_str()).copied()),
             down: &|alert| {
@@ -439,6 +444,7 @@ impl Board {
     fn is_owed(&self, alert: &Alert, now: f64) -> bool {
         alert.phase == Phase::Firing
             && alert.kind != Kind::Happening
+            && alert.rule != source_down::CHANNEL_BROKEN
             && alert.told.is_none()
             && alert.acknowledged.is_none()
             && now >= alert.quiet_until

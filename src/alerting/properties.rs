@@ -407,6 +407,37 @@ fn a_channel_that_was_broken_before_a_restart_is_not_asked_about_itself_and_reso
 }
 
 #[test]
+fn a_broken_channel_is_notified_as_soon_as_another_one_works_and_never_by_itself() {
+    let quiet = fleet(&[], TypeState::Alive);
+    let mut both = board("");
+    both.channel("slack", Some("404"));
+    both.channel("email:a@b", Some("535"));
+    both.advance(&quiet, NOW);
+    assert!(told(&mut both, NOW).is_empty(), "no channel works");
+    both.channel("email:a@b", None);
+    both.advance(&quiet, NOW + 60.0);
+    let out = both.due(NOW + 60.0).0.messages;
+    assert_eq!(out.len(), 1, "{out:?}");
+    assert_eq!(
+        (out[0].message.keys.as_slice(), &out[0].channels[..]),
+        (&["channel_broken:slack".to_owned()][..], &["email:a@b".to_owned()][..])
+    );
+    // It works again before it could be reported: nothing is sent.
+    let mut again = board("");
+    again.channel("slack", Some("404"));
+    again.channel("email:a@b", Some("535"));
+    again.advance(&quiet, NOW);
+    again.channel("slack", None);
+    assert_eq!(
+        again.due(NOW + 1.0).0.messages.iter().map(|out| out.message.keys.clone()).collect::<Vec<_>>(),
+        [["channel_broken:email:a@b"]]
+    );
+    again.channel("email:a@b", None);
+    again.advance(&quiet, NOW + 2.0);
+    assert_eq!(told(&mut again, NOW + 2.0), ["Resolved after 2 s: channel_broken:email:a@b"]);
+}
+
+#[test]
 fn an_alert_that_its_changed_rule_cannot_have_ends_and_what_holds_by_the_new_rule_fires() {
     let rule =
         |stream: &str| format!("rules: [{{name: high, metric: xlen, stream: {stream}, threshold: 3, cooldown: 0}}]");

@@ -30,14 +30,25 @@ pub(super) fn command() -> Command {
 /// The response on failure, or the connection error.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
-    let host = match settings.bind {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+    let (v4, v6) = (IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST));
+    // Where all addresses are meant, this machine may have no IPv6.
+    let hosts = match settings.bind {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![v4],
+        IpAddr::V6(ip) if ip.is_unspecified() => vec![v6, v4],
+        ip => vec![ip],
     };
-    let address = SocketAddr::new(host, settings.port);
     let path = if given.get_flag("ready") { "/readyz" } else { "/livez" };
-    let answer = get(address, path).map_err(|error| format!("cannot reach {address}: {error}"))?;
+    let mut answered = Err(format!("no address to contact at {}", settings.bind));
+    for host in hosts {
+        let address = SocketAddr::new(host, settings.port);
+        answered = get(address, path)
+            .map(|answer| (address, answer))
+            .map_err(|error| format!("cannot reach {address}: {error}"));
+        if answered.is_ok() {
+            break;
+        }
+    }
+    let (address, answer) = answered?;
     let status = answer.split(' ').nth(1).unwrap_or_default();
     if status == "200" { Ok(()) } else { Err(format!("http://{address}{path} returned {status}")) }
 }

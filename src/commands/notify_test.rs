@@ -34,13 +34,10 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
         let message = message::test(since.as_secs_f64(), &since.as_nanos().to_string());
         let mut failed = 0;
         for name in &names {
-            let (word, answer) = match channels.send(name, &message, &Sketches::new()).await {
-                Outcome::Sent(answer) => ("sent", answer),
-                Outcome::TryAgainAfter { why, .. } | Outcome::Never(why) | Outcome::ChannelBroken(why) => {
-                    failed += 1;
-                    ("not sent", why)
-                }
-            };
+            let outcome = channels.send(name, &message, &Sketches::new()).await;
+            let sent = matches!(outcome, Outcome::Sent(_));
+            failed += usize::from(!sent);
+            let (word, answer) = (if sent { "sent" } else { "not sent" }, outcome.answer());
             println!("{name}: {word}: {answer}");
         }
         if failed == 0 {

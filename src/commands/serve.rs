@@ -1,8 +1,9 @@
 //! `shepherd-monitor serve`: runs the monitor with its pages and API.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 
 use clap::{ArgMatches, Command};
+use rustix::io::Errno;
 
 use super::{flags, settings};
 use crate::application;
@@ -37,7 +38,17 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
 /// Binds the listening socket.
 pub(super) fn listen(settings: &Settings) -> Result<TcpListener, String> {
     settings.may_serve().map_err(|bad| bad.to_string())?;
-    TcpListener::bind((settings.bind, settings.port)).map_err(|e| {
+    let listening = TcpListener::bind((settings.bind, settings.port)).or_else(|error| {
+        // All addresses of a machine without IPv6 are those of IPv4.
+        let no_ipv6 = [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].map(|errno| Some(errno.raw_os_error()));
+        let means_all = settings.bind == Ipv6Addr::UNSPECIFIED;
+        if means_all && no_ipv6.contains(&error.raw_os_error()) {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, settings.port))
+        } else {
+            Err(error)
+        }
+    });
+    listening.map_err(|e| {
         format!("cannot listen on {}:{} ({e}); check MONITOR_BIND and MONITOR_PORT", settings.bind, settings.port)
     })
 }

@@ -8,8 +8,9 @@ use serde::{Serialize, Serializer};
 
 /// A stream, group or consumer name, exactly as in Redis.
 ///
-/// Redis names are bytes and need not be UTF-8. `Display` and JSON escape invalid bytes as `\xNN`. Cloning is cheap.
-/// Ordered by bytes.
+/// Redis names are bytes and need not be UTF-8. `Display` and JSON escape invalid bytes as `\xNN`. No two names have the same
+/// `Display`: it escapes the backslash of a literal `\xNN` as `\x5c`, and control characters beyond ASCII byte by byte.
+/// Cloning is cheap. Ordered by bytes.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<[u8]>);
 
@@ -30,13 +31,36 @@ impl Name {
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for chunk in self.0.utf8_chunks() {
-            f.write_str(chunk.valid())?;
+            let mut rest = chunk.valid();
+            while let Some(at) = rest.find(|c| c == '\\' || is_c1(c)) {
+                let (plain, after) = rest.split_at(at);
+                f.write_str(plain)?;
+                let mut chars = after.chars();
+                let odd = chars.next().unwrap_or_default();
+                rest = chars.as_str();
+                let hex = |text: &str| text.len() >= 2 && text.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+                if is_c1(odd) {
+                    for byte in odd.encode_utf8(&mut [0; 4]).bytes() {
+                        write!(f, "\\x{byte:02x}")?;
+                    }
+                } else if rest.strip_prefix('x').is_some_and(hex) {
+                    f.write_str("\\x5c")?;
+                } else {
+                    f.write_str("\\")?;
+                }
+            }
+            f.write_str(rest)?;
             for byte in chunk.invalid() {
                 write!(f, "\\x{byte:02x}")?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether a control character is one of those that two bytes stand for in UTF-8.
+fn is_c1(character: char) -> bool {
+    ('\u{80}'..='\u{9f}').contains(&character)
 }
 
 impl fmt::Debug for Name {
@@ -109,5 +133,28 @@ mod tests {
         assert_eq!(name.to_text(), "caf\\xe9\\xff");
         assert_eq!(name.as_bytes(), b"caf\xe9\xff");
         assert_eq!(serde_json::to_string(&name).unwrap(), r#""caf\\xe9\\xff""#);
+    }
+
+    #[test]
+    fn no_two_names_are_shown_alike() {
+        let names: [&[u8]; 10] = [
+            b"\xe9",
+            br"\xe9",
+            br"\x5cxe9",
+            br"\\xe9",
+            br"\x",
+            br"\xe",
+            br"\xe9\xe9",
+            b"\xe9\\xe9",
+            b"\x85",
+            "\u{85}".as_bytes(),
+        ];
+        let mut shown: Vec<String> = names.iter().map(|name| Name::from(*name).to_text()).collect();
+        assert_eq!(shown[0], r"\xe9");
+        assert_eq!((shown[1].as_str(), shown[4].as_str()), (r"\x5cxe9", r"\x"));
+        shown.sort();
+        shown.dedup();
+        assert_eq!(shown.len(), names.len(), "{shown:?}");
+        assert_eq!(serde_json::to_string(&Name::from(r"\xe9")).unwrap(), r#""\\xe9""#, "as a heartbeat has it");
     }
 }

@@ -5,24 +5,29 @@ use std::time::Duration;
 use lettre::message::header::ContentType;
 use lettre::message::{Attachment, Mailbox, MultiPart, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
-use lettre::transport::smtp::client::{Certificate, Tls, TlsParameters};
-use lettre::transport::smtp::extension::ClientId;
-use lettre::{AsyncSmtpTransport, AsyncTransport, Tokio1Executor};
+use lettre::transport::smtp::client::{AsyncSmtpConnection, Certificate, TlsParameters};
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
+use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+use lettre::transport::smtp::{authentication::Mechanism, response::Response};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, timeout_at};
 
 use super::sketch::{Sketch, Sketches};
+use super::smtp_reply::{Cause, Failure, Stage};
 use super::{Deployment, Outcome, moment, shortened, visible};
 use crate::alerting::message::{About, Message, span};
 use crate::alerting::rule::Severity;
 use crate::settings::{MailTls, Secret};
 use crate::tls;
 
-/// A mail that was put off is tried again no sooner.
-const LATER: Duration = Duration::from_secs(60);
-/// What a server answers to a login that it does not take: no mail to anybody is sent until that is
-/// mended, and then all of them can be.
-const LOGIN_REFUSED: [&str; 4] = ["530", "534", "535", "538"];
-/// A server that has not answered by then is tried again.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// For one address of the server.
+const CONNECT_WITHIN: Duration = Duration::from_secs(8);
+/// For a whole mail, from the name of the server to its last answer: less than the dispatcher gives an attempt.
+const SENT_WITHIN: Duration = Duration::from_secs(25);
+/// For the end of a session whose mail is accepted.
+const QUIT_WITHIN: Duration = Duration::from_secs(1);
+/// By which the monitor can log in.
+const MECHANISMS: [Mechanism; 2] = [Mechanism::Plain, Mechanism::Login];
 
 /// How mail leaves.
 #[derive(Debug, Clone)]
@@ -41,11 +46,20 @@ pub struct Smtp {
     pub any_certificate: bool,
     /// Whom it comes from.
     pub from: String,
+    /// The name of this machine in EHLO; `None`: its host name if that has a dot, else its address.
+    pub helo_name: Option<String>,
 }
 
 /// Sends mail.
 pub struct Mailer {
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    host: String,
+    port: u16,
+    /// From the first byte.
+    implicit: Option<TlsParameters>,
+    /// Required, not offered: a server that has no STARTTLS gets no mail.
+    starttls: Option<TlsParameters>,
+    credentials: Option<Credentials>,
+    helo_name: Option<ClientId>,
     from: Mailbox,
     /// What follows the @ in a Message-ID.
     domain: String,
@@ -58,23 +72,19 @@ impl Mailer {
     /// What cannot be used, without the password.
     pub fn new(smtp: &Smtp) -> Result<Self, String> {
         let from: Mailbox = smtp.from.parse().map_err(|_| format!("{} is not an email address", smtp.from))?;
-        let parameters = || tls_parameters(smtp);
-        let tls = match smtp.tls {
-            MailTls::Implicit => Tls::Wrapper(parameters()?),
-            // Required, not offered: a server that has no STARTTLS gets no mail.
-            MailTls::StartTls => Tls::Required(parameters()?),
-            MailTls::Off => Tls::None,
+        // An IPv6 address is without brackets here: they are for URLs.
+        let host = smtp.host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let parameters = || tls_parameters(smtp, &host);
+        let (implicit, starttls) = match smtp.tls {
+            MailTls::Implicit => (Some(parameters()?), None),
+            MailTls::StartTls => (None, Some(parameters()?)),
+            MailTls::Off => (None, None),
         };
         let domain = from.email.domain().to_owned();
-        let mut builder = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(&smtp.host)
-            .port(smtp.port)
-            .timeout(Some(ANSWER_WITHIN))
-            .hello_name(ClientId::default())
-            .tls(tls);
-        if let Some((user, password)) = &smtp.login {
-            builder = builder.credentials(Credentials::new(user.clone(), password.reveal().to_owned()));
-        }
-        Ok(Self { transport: builder.build(), from, domain })
+        let credentials =
+            smtp.login.as_ref().map(|(user, password)| Credentials::new(user.clone(), password.reveal().to_owned()));
+        let helo_name = smtp.helo_name.clone().map(ClientId::Domain).or_else(qualified_host_name);
+        Ok(Self { host, port: smtp.port, implicit, starttls, credentials, helo_name, from, domain })
     }
 
     /// Sends a message to one recipient.
@@ -83,30 +93,59 @@ impl Mailer {
             Ok(mail) => mail,
             Err(why) => return Outcome::Never(why),
         };
-        match self.transport.send(mail).await {
+        match self.submit(&mail).await {
             Ok(response) => Outcome::Sent(shortened(&visible(response.first_line().unwrap_or_default()), 120)),
-            Err(error) => {
-                let mut why = error.to_string();
-                if let Some(cause) = std::error::Error::source(&error).map(ToString::to_string)
-                    && !why.contains(&cause)
-                {
-                    why = format!("{why}: {cause}");
-                }
-                // The remedy comes last, and is worth more than brevity.
-                let failure = tls::explain(&why, &tls::SMTP);
-                let most = if failure.is_some() { 400 } else { 160 };
-                let why = failure.map(|failure| failure.append_to(&why)).unwrap_or(why);
-                let why = shortened(&visible(&why), most);
-                let code = error.status().map(|code| code.to_string()).unwrap_or_default();
-                if LOGIN_REFUSED.contains(&code.as_str()) {
-                    Outcome::ChannelBroken(why)
-                } else if error.is_permanent() {
-                    Outcome::Never(why)
-                } else {
-                    Outcome::TryAgainAfter { channel_rests: None, at_least: LATER, why }
-                }
+            Err(failure) => failure.meaning(),
+        }
+    }
+
+    /// Hands `mail` to the server, in a session of its own.
+    async fn submit(&self, mail: &lettre::Message) -> Result<Response, Failure> {
+        let until = Instant::now() + SENT_WITHIN;
+        let name = match &self.helo_name {
+            Some(name) => name.clone(),
+            None => timeout_at(until, address_literal(&self.host, self.port))
+                .await
+                .map_err(|_| Failure { stage: Stage::Connect, cause: Cause::Timeout })?,
+        };
+        let connecting = AsyncSmtpConnection::connect_tokio1(
+            (self.host.as_str(), self.port),
+            Some(CONNECT_WITHIN),
+            &name,
+            self.implicit.clone(),
+            None,
+        );
+        let mut session = step(Stage::Connect, until, connecting).await?;
+        if let Some(parameters) = &self.starttls {
+            step(Stage::StartTls, until, session.starttls(parameters.clone(), &name)).await?;
+        }
+        if let Some(credentials) = &self.credentials {
+            step(Stage::Login, until, session.auth(&MECHANISMS, credentials)).await?;
+        }
+        let (envelope, content) = (mail.envelope(), mail.formatted());
+        let mut options = Vec::new();
+        let ascii = envelope.to().iter().chain(envelope.from()).all(|address| AsRef::<str>::as_ref(address).is_ascii());
+        for (needed, extension, option) in [
+            (!ascii, Extension::SmtpUtfEight, MailParameter::SmtpUtfEight),
+            (!content.is_ascii(), Extension::EightBitMime, MailParameter::Body(MailBodyParameter::EightBitMime)),
+        ] {
+            if needed && !session.server_info().supports_feature(extension) {
+                let cause = Cause::NotSupported(format!("the server does not support {extension}"));
+                return Err(Failure { stage: Stage::From, cause });
+            }
+            if needed {
+                options.push(option);
             }
         }
+        step(Stage::From, until, session.command(Mail::new(envelope.from().cloned(), options))).await?;
+        for to in envelope.to() {
+            step(Stage::Recipient, until, session.command(Rcpt::new(to.clone(), Vec::new()))).await?;
+        }
+        step(Stage::Content, until, session.command(Data)).await?;
+        let response = step(Stage::Content, until, session.message(&content)).await?;
+        // The mail is accepted: how the session ends changes nothing.
+        _ = tokio::time::timeout(QUIT_WITHIN, session.quit()).await;
+        Ok(response)
     }
 
     /// The mail as it is sent.
@@ -146,8 +185,8 @@ impl Mailer {
     }
 }
 
-fn tls_parameters(smtp: &Smtp) -> Result<TlsParameters, String> {
-    let mut builder = TlsParameters::builder(smtp.host.clone()).dangerous_accept_invalid_certs(smtp.any_certificate);
+fn tls_parameters(smtp: &Smtp, host: &str) -> Result<TlsParameters, String> {
+    let mut builder = TlsParameters::builder(host.to_owned()).dangerous_accept_invalid_certs(smtp.any_certificate);
     if let Some(path) = &smtp.authorities {
         let unusable = |why: String| format!("SMTP_CA_FILE is {path:?}: expected {why}");
         for certificate in tls::certificates(path).map_err(unusable)? {
@@ -157,6 +196,47 @@ fn tls_parameters(smtp: &Smtp) -> Result<TlsParameters, String> {
         }
     }
     builder.build_rustls().map_err(|_| "cannot initialize TLS".to_owned())
+}
+
+/// One exchange with the server.
+async fn step<T>(
+    stage: Stage,
+    until: Instant,
+    exchange: impl Future<Output = Result<T, lettre::transport::smtp::Error>>,
+) -> Result<T, Failure> {
+    match timeout_at(until, exchange).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(error)) => Err(Failure { stage, cause: Cause::of(&error) }),
+        Err(_) => Err(Failure { stage, cause: Cause::Timeout }),
+    }
+}
+
+/// The name of this machine, if it has a dot: servers refuse others in EHLO.
+fn qualified_host_name() -> Option<ClientId> {
+    match ClientId::default() {
+        ClientId::Domain(name) if name.contains('.') => Some(ClientId::Domain(name)),
+        _ => None,
+    }
+}
+
+/// The address by which this machine reaches the server, as RFC 5321 (4.1.4) has it for a machine without a qualified
+/// name. Nothing is sent for it.
+async fn address_literal(host: &str, port: u16) -> ClientId {
+    let found = async {
+        for to in tokio::net::lookup_host((host, port)).await.ok()? {
+            let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+            let Ok(socket) = UdpSocket::bind(any).await else { continue };
+            if socket.connect(to).await.is_ok() {
+                return socket.local_addr().ok();
+            }
+        }
+        None
+    };
+    match found.await.map(|address| address.ip()) {
+        Some(std::net::IpAddr::V4(address)) => ClientId::Ipv4(address),
+        Some(std::net::IpAddr::V6(address)) => ClientId::Ipv6(address),
+        None => ClientId::Ipv4(std::net::Ipv4Addr::LOCALHOST),
+    }
 }
 
 /// By which the text names the picture of its `n`th alert.

@@ -1,17 +1,66 @@
-//! Posting JSON, and what an HTTP answer means for a message.
+//! Posting JSON, and what an HTTP answer means for a message and for its channel.
+//!
+//! A status alone proves little: proxies, captive portals and login pages answer for the service. Final is what says that
+//! the payload is the problem; everything else keeps the message.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use reqwest::{Certificate, Client, Response, StatusCode};
+use chrono::{DateTime, NaiveDateTime, Utc};
+use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::redirect::{Action, Attempt, Policy};
+use reqwest::{Certificate, Client, Response, StatusCode, Url};
 use serde_json::Value;
 
-use super::Outcome;
+use super::{Outcome, causes, root_cause, shortened, tls_error, visible};
 use crate::tls;
 
 /// A channel that has not answered by then is tried again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// The first pause after an answer that says nothing about when.
 const SOON: Duration = Duration::from_secs(2);
+/// The pause after a 429 that does not say for how long.
+const REST: Duration = Duration::from_secs(30);
+/// Of an answer, no more is read: bytes.
+const READ_AT_MOST: usize = 64 * 1024;
+/// Redirects that are followed for one request.
+const REDIRECTS: usize = 3;
+/// Parts of the address from this length on are secrets when an answer repeats them.
+const SECRET_FROM: usize = 6;
+
+/// Error codes of Slack and of compatible services that refuse this payload.
+const PAYLOAD_REFUSED: [&str; 8] = [
+    "invalid_payload",
+    "invalid_blocks",
+    "invalid_blocks_format",
+    "invalid_attachments",
+    "too_many_attachments",
+    "no_text",
+    "msg_too_long",
+    "msg_blocks_too_long",
+];
+/// Error codes that refuse every message until somebody changes the webhook or the service.
+const CHANNEL_REFUSED: [&str; 19] = [
+    "account_inactive",
+    "action_prohibited",
+    "channel_is_archived",
+    "channel_not_found",
+    "invalid_auth",
+    "invalid_token",
+    "is_archived",
+    "no_active_hooks",
+    "no_service",
+    "no_service_id",
+    "no_team",
+    "not_authed",
+    "not_in_channel",
+    "org_login_required",
+    "posting_to_general_channel_denied",
+    "restricted_action",
+    "team_disabled",
+    "token_revoked",
+    "user_not_found",
+];
+const RATE_LIMITED: [&str; 2] = ["rate_limited", "ratelimited"];
 
 /// A client for all channels; it trusts the authorities in the PEM file `authorities` too.
 ///
@@ -29,56 +78,345 @@ pub(super) fn client(authorities: Option<&str>) -> Result<Client, String> {
         .tls_certs_merge(trusted)
         .timeout(ANSWER_WITHIN)
         .connect_timeout(Duration::from_secs(5))
-        // An answer that sends us elsewhere would take the message, and its secret, there.
-        .redirect(reqwest::redirect::Policy::none())
+        .redirect(Policy::custom(redirect))
         .user_agent(concat!("shepherd-monitor/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|_| "no HTTP client: cannot initialize TLS".to_owned())
 }
 
+/// Follows a redirect that keeps the method and the payload, on the same host and never out of TLS: any other would take
+/// the message, and the secret in its address, elsewhere.
+fn redirect(attempt: Attempt<'_>) -> Action {
+    let keeps_post = matches!(attempt.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+    let is_safe = attempt.previous().last().is_some_and(|from| {
+        let to = attempt.url();
+        let same_port = from.port_or_known_default() == to.port_or_known_default();
+        let same = from.scheme() == to.scheme() && same_port;
+        let upgraded = from.scheme() == "http" && to.scheme() == "https";
+        from.host_str() == to.host_str() && (same || upgraded)
+    });
+    if keeps_post && is_safe && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
+}
+
 /// Posts `body`. Nothing that is said of it holds the address: that is a secret.
 pub(super) async fn post(client: &Client, url: &str, body: &Value) -> Outcome {
-    let again = |why: String| Outcome::TryAgainAfter { channel_rests: None, at_least: SOON, why };
     match client.post(url).json(body).send().await {
-        Ok(answer) => judge(answer).await,
-        Err(error) if error.is_builder() => Outcome::ChannelBroken("invalid URL".to_owned()),
-        Err(error) if error.is_timeout() => again(format!("timed out after {} s", ANSWER_WITHIN.as_secs())),
-        Err(error) if error.is_connect() => again(connect_failure(&error)),
-        Err(_) => again("connection closed".to_owned()),
+        Ok(response) => match Answer::read(response, url).await {
+            Ok(answer) => answer.meaning(),
+            Err(error) => not_answered(&error),
+        },
+        Err(error) => not_answered(&error),
     }
 }
 
-/// Why there is no connection, where it is about certificates. The error itself would name the address.
-fn connect_failure(error: &reqwest::Error) -> String {
-    let mut said = String::new();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        said = error.to_string();
-        cause = error.source();
-    }
-    match tls::explain(&said, &tls::WEBHOOK) {
-        Some(failure) => failure.append_to("cannot connect"),
-        None => "cannot connect".to_owned(),
+/// What it means that there is no answer.
+fn not_answered(error: &reqwest::Error) -> Outcome {
+    let failed = |why: String| Outcome::ChannelFailed { at_least: SOON, why };
+    let cause = |what: &str| causes(error).any(|cause| cause.to_string().contains(what));
+    if error.is_builder() {
+        Outcome::ChannelBroken("invalid URL".to_owned())
+    } else if cause("proxy authorization required") {
+        proxy_login("the proxy answered 407")
+    } else if cause("tunnel error: unsuccessful") {
+        failed("cannot connect: the proxy (HTTPS_PROXY) rejected the request".to_owned())
+    } else if let Some(why) = tls_error(error, &tls::WEBHOOK) {
+        Outcome::ChannelBroken(why)
+    } else if error.is_timeout() {
+        failed(format!("timed out after {} s", ANSWER_WITHIN.as_secs()))
+    } else if error.is_connect() {
+        failed(format!("cannot connect: {}", root_cause(error)))
+    } else {
+        failed("connection closed".to_owned())
     }
 }
 
-async fn judge(answer: Response) -> Outcome {
-    let status = answer.status();
-    let retry_after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()?.parse().ok());
-    let body = answer.text().await.unwrap_or_default();
-    let said = super::shortened(&super::visible(body.trim()), 120);
-    let said = if said.is_empty() { status.to_string() } else { format!("{status}: {said}") };
-    match status {
-        _ if status.is_success() => Outcome::Sent(said),
-        StatusCode::TOO_MANY_REQUESTS => {
-            let rest = Duration::from_secs(retry_after.unwrap_or(30).min(3600));
-            Outcome::TryAgainAfter { channel_rests: Some(rest), at_least: rest, why: said }
+fn proxy_login(said: &str) -> Outcome {
+    Outcome::ChannelBroken(format!(
+        "{said}: the proxy requires authentication; set user and password in HTTPS_PROXY or HTTP_PROXY"
+    ))
+}
+
+/// An answer, as far as it matters.
+struct Answer {
+    status: StatusCode,
+    /// Status and beginning of the body, without secrets.
+    said: String,
+    retry_after: Option<Duration>,
+    /// Where a redirect leads, without secrets.
+    location: Option<String>,
+    body: String,
+}
+
+impl Answer {
+    async fn read(mut response: Response, url: &str) -> Result<Self, reqwest::Error> {
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > READ_AT_MOST {
+                body.truncate(READ_AT_MOST);
+                break;
+            }
         }
-        StatusCode::FORBIDDEN | StatusCode::NOT_FOUND | StatusCode::GONE | StatusCode::UNAUTHORIZED => {
-            Outcome::ChannelBroken(said)
+        let location = response.headers().get(LOCATION).and_then(|to| new_address(response.url(), to, url));
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        Ok(Self::new(response.status(), &String::from_utf8_lossy(&body), retry_after, location, url))
+    }
+
+    fn new(status: StatusCode, body: &str, retry_after: Option<Duration>, location: Option<String>, url: &str) -> Self {
+        let body = body.trim_start_matches('\u{feff}').trim();
+        let words = if is_html(body) { "an HTML page".to_owned() } else { without_secrets(body, url) };
+        let words = shortened(&visible(&words), 120);
+        let said = if words.is_empty() { status.to_string() } else { format!("{status}: {words}") };
+        Self { status, said, retry_after, location, body: body.to_owned() }
+    }
+
+    fn meaning(self) -> Outcome {
+        let Self { status, said, retry_after, location, body } = self;
+        let error = error_code(&body);
+        let is_code = |codes: &[&str]| codes.contains(&error.as_deref().unwrap_or(&body));
+        if status.is_redirection() {
+            let to = location.map(|to| format!(" moved to {to}")).unwrap_or_default();
+            return Outcome::ChannelBroken(format!("{status}:{to}; configure the new address of the service"));
         }
-        StatusCode::REQUEST_TIMEOUT => Outcome::TryAgainAfter { channel_rests: None, at_least: SOON, why: said },
-        _ if status.is_client_error() || status.is_redirection() => Outcome::Never(said),
-        _ => Outcome::TryAgainAfter { channel_rests: None, at_least: SOON, why: said },
+        if status == StatusCode::TOO_MANY_REQUESTS || is_code(&RATE_LIMITED) {
+            return rests(retry_after.unwrap_or(REST), said);
+        }
+        if is_code(&PAYLOAD_REFUSED) {
+            return Outcome::Never(said);
+        }
+        if is_code(&CHANNEL_REFUSED) {
+            return Outcome::ChannelBroken(said);
+        }
+        if status.is_success() {
+            return match error {
+                _ if is_html(&body) => Outcome::ChannelBroken(format!(
+                    "{said} instead of a response of the service (a login page, a captive portal or a wrong address)"
+                )),
+                Some(_) => Outcome::Refused(said),
+                None => Outcome::Sent(said),
+            };
+        }
+        match status {
+            StatusCode::PROXY_AUTHENTICATION_REQUIRED => proxy_login(&said),
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::NOT_FOUND
+            | StatusCode::METHOD_NOT_ALLOWED
+            | StatusCode::GONE
+            | StatusCode::NETWORK_AUTHENTICATION_REQUIRED => Outcome::ChannelBroken(said),
+            StatusCode::PAYLOAD_TOO_LARGE => Outcome::Never(said),
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY => Outcome::ChannelFailed { at_least: SOON, why: said },
+            _ if status.is_client_error() => Outcome::Refused(said),
+            _ => match retry_after {
+                Some(rest) if status == StatusCode::SERVICE_UNAVAILABLE => rests(rest, said),
+                _ => Outcome::ChannelFailed { at_least: SOON, why: said },
+            },
+        }
+    }
+}
+
+fn rests(rest: Duration, why: String) -> Outcome {
+    Outcome::TryAgainAfter { channel_rests: Some(rest), at_least: rest, why }
+}
+
+fn is_html(body: &str) -> bool {
+    let start: String = body.chars().take(15).collect::<String>().to_lowercase();
+    start.starts_with("<!doctype html") || start.starts_with("<html") || start.starts_with("<head")
+}
+
+/// The error that a JSON body reports: its code or text; `None` when it reports none.
+fn error_code(body: &str) -> Option<String> {
+    let Ok(Value::Object(body)) = serde_json::from_str::<Value>(body) else { return None };
+    let is_false = |key: &str| body.get(key) == Some(&Value::Bool(false));
+    let is_word = |key: &str, words: &[&str]| {
+        body.get(key).and_then(Value::as_str).is_some_and(|word| words.contains(&word.to_lowercase().as_str()))
+    };
+    let text = |key: &str| match body.get(key) {
+        Some(Value::String(text)) if !text.is_empty() => Some(text.clone()),
+        Some(Value::Object(inner)) => {
+            ["code", "message"].iter().find_map(|key| inner.get(*key)?.as_str()).map(str::to_owned)
+        }
+        _ => None,
+    };
+    let failed = is_false("ok")
+        || is_false("success")
+        || is_word("status", &["error", "fail", "failed", "failure"])
+        || is_word("result", &["error", "fail", "failed", "failure"])
+        || body.get("errcode").and_then(Value::as_i64).is_some_and(|code| code != 0)
+        || body.get("errors").and_then(Value::as_array).is_some_and(|errors| !errors.is_empty())
+        || body.get("error").is_some_and(|error| error == &Value::Bool(true))
+        || text("error").is_some();
+    failed.then(|| {
+        ["error", "code", "description", "message", "errmsg", "msg"]
+            .iter()
+            .find_map(|key| text(key))
+            .unwrap_or_default()
+    })
+}
+
+/// How long `Retry-After` asks to wait: seconds, or a date that is compared with the server's own clock.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let asked = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = asked.parse::<f64>() {
+        return seconds.is_finite().then(|| Duration::from_secs_f64(seconds.clamp(0.0, 1e9)));
+    }
+    let date = |text: &str| http_date(text.trim());
+    let now = headers.get(DATE).and_then(|now| date(now.to_str().ok()?)).unwrap_or_else(|| DateTime::from(now));
+    Some((date(asked)? - now).to_std().unwrap_or_default())
+}
+
+/// The three forms of RFC 9110, section 5.6.7.
+fn http_date(text: &str) -> Option<DateTime<Utc>> {
+    let naive = |format| NaiveDateTime::parse_from_str(text, format).ok().map(|time| time.and_utc());
+    DateTime::parse_from_rfc2822(text)
+        .map(|time| time.to_utc())
+        .ok()
+        .or_else(|| naive("%A, %d-%b-%y %H:%M:%S GMT"))
+        .or_else(|| naive("%a %b %e %H:%M:%S %Y"))
+}
+
+/// Where a redirect from `from` leads, without its query and without what is secret in the configured address.
+fn new_address(from: &Url, location: &HeaderValue, url: &str) -> Option<String> {
+    let text = String::from_utf8_lossy(location.as_bytes());
+    let mut to = from.join(&text).ok()?;
+    to.set_query(None);
+    to.set_fragment(None);
+    _ = to.set_username("");
+    _ = to.set_password(None);
+    Some(shortened(&visible(&without_secrets(to.as_str(), url)), 200))
+}
+
+/// `text` without the parts of `url`'s path, query and login: a service may repeat the address in its answer.
+fn without_secrets(text: &str, url: &str) -> String {
+    let Ok(url) = Url::parse(url) else { return text.to_owned() };
+    let (login, password) = (url.username(), url.password().unwrap_or_default());
+    let after_host = format!("{login} {password} {} {}", url.path(), url.query().unwrap_or_default());
+    let mut parts: Vec<&str> =
+        after_host.split([' ', '/', '&', '=', '?']).filter(|part| part.chars().count() >= SECRET_FROM).collect();
+    parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
+    parts.iter().fold(text.to_owned(), |text, part| text.replace(part, "…"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "https://hooks.example/services/T0/B0/verysecret?key=alsosecret";
+
+    fn answered(status: u16, body: &str) -> Outcome {
+        Answer::new(StatusCode::from_u16(status).unwrap(), body, None, None, URL).meaning()
+    }
+
+    fn kind(outcome: &Outcome) -> &'static str {
+        match outcome {
+            Outcome::Sent(_) => "sent",
+            Outcome::TryAgainAfter { .. } => "rests",
+            Outcome::ChannelFailed { .. } => "failed",
+            Outcome::Refused(_) => "refused",
+            Outcome::Never(_) => "never",
+            Outcome::ChannelBroken(_) => "broken",
+        }
+    }
+
+    #[test]
+    fn a_2xx_is_sent_only_if_its_body_does_not_say_otherwise() {
+        for (body, expected) in [
+            ("ok", "sent"),
+            ("", "sent"),
+            ("1", "sent"),
+            (r#"{"ok":true}"#, "sent"),
+            (r#"{"status":"success","error":null}"#, "sent"),
+            (r#"{"errcode":0,"errmsg":"ok"}"#, "sent"),
+            (r#"{"ok":false,"error":"channel_not_found"}"#, "broken"),
+            (r#"{"ok":false,"error":"invalid_blocks"}"#, "never"),
+            (r#"{"ok":false,"error":"ratelimited"}"#, "rests"),
+            (r#"{"ok":false,"error":"something_new"}"#, "refused"),
+            (r#"{"ok":false}"#, "refused"),
+            (r#"{"success":false,"error":{"code":"no"}}"#, "refused"),
+            (r#"{"result":"error","msg":"Bad event name"}"#, "refused"),
+            (r#"{"errcode":310000,"errmsg":"keywords not in content"}"#, "refused"),
+            ("no_service", "broken"),
+            ("<!DOCTYPE html><title>Log in</title>", "broken"),
+            ("\u{feff}\n<html><body>Accept the terms", "broken"),
+        ] {
+            assert_eq!(kind(&answered(200, body)), expected, "{body}");
+        }
+        assert_eq!(kind(&answered(204, "")), "sent");
+    }
+
+    #[test]
+    fn a_refusal_is_final_only_if_it_says_that_the_payload_is_the_problem() {
+        for (status, body, expected) in [
+            (400, "invalid_payload", "never"),
+            (400, "invalid_blocks", "never"),
+            (413, "", "never"),
+            (403, "invalid_token", "broken"),
+            (400, "user_not_found", "broken"),
+            (404, "no_service", "broken"),
+            (410, "channel_is_archived", "broken"),
+            (403, "action_prohibited", "broken"),
+            (500, "rollup_error", "failed"),
+            (401, "", "broken"),
+            (405, "", "broken"),
+            (407, "", "broken"),
+            (511, "", "broken"),
+            (400, "<html>400 The plain HTTP request was sent to HTTPS port", "refused"),
+            (400, "bad request", "refused"),
+            (415, "", "refused"),
+            (422, "{\"detail\":\"field required\"}", "refused"),
+            (408, "", "failed"),
+            (425, "", "failed"),
+            (502, "<html>Bad gateway", "failed"),
+            (429, "", "rests"),
+        ] {
+            assert_eq!(kind(&answered(status, body)), expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_breaks_the_channel_and_names_the_new_address_without_its_secret() {
+        for status in [301, 302, 303, 307, 308] {
+            let from = Url::parse(URL).unwrap();
+            let to = HeaderValue::from_static("https://new.example/services/T0/B0/verysecret?next=alsosecret");
+            let location = new_address(&from, &to, URL);
+            let outcome = Answer::new(StatusCode::from_u16(status).unwrap(), "", None, location, URL).meaning();
+            let Outcome::ChannelBroken(why) = outcome else { panic!("{status}: {outcome:?}") };
+            assert!(why.contains("moved to https://new.example/"), "{why}");
+            assert!(!why.contains("verysecret") && !why.contains("alsosecret"), "{why}");
+        }
+        let relative = new_address(&Url::parse(URL).unwrap(), &HeaderValue::from_static("/login"), URL);
+        assert_eq!(relative.as_deref(), Some("https://hooks.example/login"));
+    }
+
+    #[test]
+    fn an_answer_that_repeats_the_address_does_not_repeat_its_secret() {
+        let Outcome::ChannelBroken(why) = answered(404, "Cannot POST /services/T0/B0/verysecret?key=alsosecret") else {
+            panic!("a 404 breaks the channel")
+        };
+        assert!(why.contains("Cannot POST") && !why.contains("verysecret") && !why.contains("alsosecret"), "{why}");
+    }
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_as_any_form_of_date_by_the_servers_clock() {
+        let asked = |after: &str, date: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, after.parse().unwrap());
+            if let Some(date) = date {
+                headers.insert(DATE, date.parse().unwrap());
+            }
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+            retry_after(&headers, now).map(|rest| rest.as_secs_f64())
+        };
+        assert_eq!(asked("4", None), Some(4.0));
+        assert_eq!(asked(" 1.5", None), Some(1.5));
+        assert_eq!(asked("-3", None), Some(0.0));
+        for date in ["Sun, 06 Nov 1994 08:50:07 GMT", "Sunday, 06-Nov-94 08:50:07 GMT", "Sun Nov  6 08:50:07 1994"] {
+            assert_eq!(asked(date, None), Some(30.0), "{date}");
+        }
+        // The server's clock is a day ahead of this machine's.
+        let (then, now) = ("Mon, 07 Nov 1994 08:50:07 GMT", "Mon, 07 Nov 1994 08:50:00 GMT");
+        assert_eq!(asked(then, Some(now)), Some(7.0));
+        assert_eq!(asked("Sun, 06 Nov 1994 00:00:00 GMT", None), Some(0.0), "it is over");
+        assert_eq!((asked("soon", None), asked("inf", None)), (None, None));
     }
 }

@@ -9,33 +9,49 @@ use crate::alerting::message::{About, Line, Message, span};
 use crate::alerting::rule::Severity;
 use crate::settings::Secret;
 
-/// Slack takes 3000 characters in a section and 50 blocks in a message.
-const SECTION: usize = 2900;
+/// Characters that Slack accepts in the text of a section, as it counts them (UTF-16) and after escaping.
+const SECTION: usize = 3000;
+/// Of 50 blocks in a message, those with alerts.
 const SECTIONS: usize = 40;
-/// Longest text of one alert, escaped: with its name it fits into a section.
-const LINE: usize = 1900;
+/// Parts of a message, escaped: together they fit into a section.
+const TITLE: usize = 900;
+const ENVIRONMENT: usize = 150;
+const NAME: usize = 240;
+const LINK: usize = 1000;
+const DRAWN: usize = 200;
+const LINE: usize = 1400;
+/// The names in the plain text of a message.
+const NAMES: usize = 1200;
 
-/// Sends a message.
+/// Sends a message. If its blocks are refused, its plain text is sent: rather a plain notification than none.
 pub async fn send(client: &Client, url: &Secret, message: &Message, sketches: &Sketches, from: &Deployment) -> Outcome {
-    http::post(client, url.reveal(), &payload(message, sketches, from)).await
+    match http::post(client, url.reveal(), &payload(message, sketches, from)).await {
+        refused @ (Outcome::Never(_) | Outcome::Refused(_)) => {
+            match http::post(client, url.reveal(), &json!({"text": summary(message, from)})).await {
+                Outcome::Sent(said) => {
+                    Outcome::Sent(format!("{said} (as plain text; with blocks: {})", refused.answer()))
+                }
+                other => other,
+            }
+        }
+        outcome => outcome,
+    }
 }
 
 /// The JSON that Slack is sent.
 #[must_use]
 pub fn payload(message: &Message, sketches: &Sketches, from: &Deployment) -> Value {
-    let (emoji, colour) = match (message.about, message.severity) {
-        (About::Resolved, _) => (":white_check_mark:", "#1b7a48"),
-        (About::Test, _) => (":wrench:", "#1f5fbf"),
-        (_, Severity::Critical) => (":rotating_light:", "#bd2226"),
-        (_, Severity::Warning) => (":warning:", "#c07a00"),
-        (_, Severity::Info) => (":information_source:", "#1f5fbf"),
+    let colour = match (message.about, message.severity) {
+        (About::Resolved, _) => "#1b7a48",
+        (About::Test, _) => "#1f5fbf",
+        (_, Severity::Critical) => "#bd2226",
+        (_, Severity::Warning) => "#c07a00",
+        (_, Severity::Info) => "#1f5fbf",
     };
-    let title = escaped(&shortened(&visible(&message.title), 240));
-    let environment = from.name().map(|name| format!("[{}] ", escaped(&visible(name)))).unwrap_or_default();
     let mut sections = vec![String::new()];
     for line in &message.alerts {
         let text = worded(line, message.about, sketches.get(&line.key), from);
-        let full = sections.last().is_some_and(|last| last.len() + text.len() + 1 > SECTION);
+        let full = sections.last().is_some_and(|last| length(last) + length(&text) + 1 > SECTION);
         if full {
             sections.push(String::new());
         }
@@ -48,6 +64,7 @@ pub fn payload(message: &Message, sketches: &Sketches, from: &Deployment) -> Val
     }
     let left_out = sections.len().saturating_sub(SECTIONS);
     sections.truncate(SECTIONS);
+    let (emoji, environment, title) = headline(message, from);
     let mut blocks = vec![section(&format!("{emoji} *{environment}{title}*"))];
     blocks.extend(sections.iter().filter(|text| !text.is_empty()).map(|text| section(text)));
     if message.more > 0 {
@@ -56,55 +73,116 @@ pub fn payload(message: &Message, sketches: &Sketches, from: &Deployment) -> Val
         blocks.push(section("and more; see the Alerts page"));
     }
     let key: String = message.id.chars().take(8).collect();
-    let place = from.url.as_deref().map(|url| format!("{} · ", escaped(&visible(url)))).unwrap_or_default();
+    let place =
+        from.url.as_deref().map(|url| format!("{} · ", escaped_within(&visible(url), LINK))).unwrap_or_default();
     blocks.push(json!({
         "type": "context",
         "elements": [{"type": "mrkdwn", "text": format!("{place}{} · ref {key}", moment(message.at))}],
     }));
-    let detail = message
-        .alerts
-        .first()
-        .filter(|_| message.alerts.len() == 1 && message.about.is_firing())
-        .map(|line| &line.message);
-    let detail = detail.filter(|text| **text != message.title);
-    let detail = detail.map(|text| format!(" - {}", escaped(&shortened(&visible(text), LINE)))).unwrap_or_default();
+    let text = summary(message, from);
     json!({
-        "text": format!("{emoji} {environment}{title}{detail}"),
-        "attachments": [{"color": colour, "blocks": blocks}],
+        "text": text,
+        "attachments": [{"color": colour, "fallback": text, "blocks": blocks}],
     })
 }
 
+fn headline(message: &Message, from: &Deployment) -> (&'static str, String, String) {
+    let emoji = match (message.about, message.severity) {
+        (About::Resolved, _) => ":white_check_mark:",
+        (About::Test, _) => ":wrench:",
+        (_, Severity::Critical) => ":rotating_light:",
+        (_, Severity::Warning) => ":warning:",
+        (_, Severity::Info) => ":information_source:",
+    };
+    let environment =
+        from.name().map(|name| format!("[{}] ", escaped_within(&visible(name), ENVIRONMENT))).unwrap_or_default();
+    (emoji, environment, escaped_within(&visible(&message.title), TITLE))
+}
+
+/// The message as plain text: its title and what it is about. Receivers that do not know blocks (Mattermost) show this
+/// alone, and Slack shows it in notifications.
+fn summary(message: &Message, from: &Deployment) -> String {
+    let (emoji, environment, title) = headline(message, from);
+    let detail = match message.alerts.as_slice() {
+        [only] if message.about.is_firing() && only.message != message.title => {
+            format!(" - {}", escaped_within(&visible(&only.message), LINE))
+        }
+        [_, _, ..] => format!(": {}", names(message)),
+        _ => String::new(),
+    };
+    format!("{emoji} {environment}{title}{detail}")
+}
+
+/// The names of the alerts, as many as there is room for.
+fn names(message: &Message) -> String {
+    let one_rule = message.alerts.windows(2).all(|pair| matches!(pair, [a, b] if a.rule == b.rule));
+    let down = message.alerts.iter().all(|line| line.rule.starts_with("worker_"));
+    let mut all: Vec<&str> = Vec::new();
+    for line in &message.alerts {
+        let name = line.subject.as_deref().filter(|_| one_rule || down).unwrap_or(&line.key);
+        if !all.contains(&name) {
+            all.push(name);
+        }
+    }
+    let (mut shown, mut count) = (String::new(), 0);
+    for name in &all {
+        let name = escaped_within(&visible(name), NAME);
+        let comma = if shown.is_empty() { "" } else { ", " };
+        if length(&shown) + length(&name) > NAMES {
+            break;
+        }
+        shown.push_str(comma);
+        shown.push_str(&name);
+        count += 1;
+    }
+    match all.len() - count + message.more {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
 fn worded(line: &Line, about: About, sketch: Option<&Sketch>, from: &Deployment) -> String {
-    let text = escaped_within(&visible(&line.message), LINE);
     let since = match (about, line.ended) {
         (About::Resolved, Some(ended)) => format!("duration {}", span(ended - line.since)),
         _ => format!("since {}", moment(line.since)),
     };
     let name = line.subject.as_deref().unwrap_or(&line.rule);
-    let shown = escaped(&shortened(&visible(name), 120));
-    let name = match from.page_of(line) {
+    let shown = escaped_within(&shortened(&visible(name), 120), NAME);
+    let link = |page: String| Some(escaped(&page).replace('|', "%7C")).filter(|page| length(page) <= LINK);
+    let page = from.page_of(line).and_then(link).or_else(|| from.alerts_page().and_then(link));
+    let name = match page {
         Some(page) => format!("<{page}|{}>", shown.replace('|', "¦")),
         None => format!("*{shown}*"),
     };
-    let drawn = sketch.and_then(Sketch::blocks).map(|blocks| format!("\n    {blocks}")).unwrap_or_default();
-    format!("• {name}: {text} _({since})_{drawn}")
+    let drawn = sketch.and_then(Sketch::blocks).map(|blocks| format!("\n    {}", escaped_within(&blocks, DRAWN)));
+    let text = escaped_within(&visible(&line.message), LINE);
+    format!("• {name}: {text} _({since})_{}", drawn.unwrap_or_default())
 }
 
 fn section(text: &str) -> Value {
     json!({"type": "section", "text": {"type": "mrkdwn", "text": text}})
 }
 
+/// How Slack counts characters.
+fn length(text: &str) -> usize {
+    text.encode_utf16().count()
+}
+
 /// The beginning of `text`, escaped, in at most `most` characters; a mark where more was.
 fn escaped_within(text: &str, most: usize) -> String {
-    let (mut shown, mut length) = (String::new(), 0);
+    let (mut shown, mut used, mut cut_at) = (String::new(), 0, 0);
     for character in text.chars() {
         let piece = escaped(character.encode_utf8(&mut [0; 4]));
-        length += piece.chars().count();
-        if length >= most {
+        used += length(&piece);
+        if used > most {
+            shown.truncate(cut_at);
             shown.push('…');
             break;
         }
         shown.push_str(&piece);
+        if used < most {
+            cut_at = shown.len();
+        }
     }
     shown
 }

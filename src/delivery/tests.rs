@@ -63,6 +63,7 @@ fn drawn(message: &Message, sketches: &Sketches) -> String {
         any_certificate: false,
         tls: MailTls::Off,
         from: "Shepherd <shepherd@fleet.example>".to_owned(),
+        helo_name: None,
     });
     let mail = mailer.unwrap().mail("night@example.org", message, sketches, &from).unwrap().formatted();
     let mail = String::from_utf8(mail).unwrap();
@@ -174,4 +175,82 @@ fn names_that_would_ping_link_or_run_do_nothing_of_it() {
     // One alone: its name is in the subject and in Slack's first line.
     let alone = told(board(""), &fleet(&["<!channel>"]), &fleet(&[]));
     insta::assert_snapshot!("hostile_alone", everywhere(&alone[0]));
+}
+
+/// Every text of a Slack payload with the most characters it may have, as Slack counts them.
+fn texts(payload: &serde_json::Value) -> Vec<(&str, usize)> {
+    let mut texts = vec![(payload["text"].as_str().unwrap(), 4000)];
+    let attachments = payload["attachments"].as_array().unwrap();
+    assert!(attachments.len() <= 100);
+    for attachment in attachments {
+        texts.push((attachment["fallback"].as_str().unwrap(), 4000));
+        let blocks = attachment["blocks"].as_array().unwrap();
+        assert!(blocks.len() <= 50, "{} blocks", blocks.len());
+        for block in blocks {
+            texts.extend(block["text"]["text"].as_str().map(|text| (text, 3000)));
+            let elements = block["elements"].as_array().into_iter().flatten();
+            texts.extend(elements.map(|element| (element["text"].as_str().unwrap(), 2000)));
+        }
+    }
+    texts
+}
+
+#[test]
+fn whatever_is_in_names_and_texts_a_slack_message_keeps_to_the_limits_and_its_entities_are_whole() {
+    let pieces = ["é", "&", "<", "a", "😀", "|", "\u{202e}", "界"];
+    for piece in pieces {
+        for (name_length, text_length, alerts) in [(450, 400, 1), (1, 400, 50), (450, 5000, 50), (5000, 5000, 3)] {
+            let line = |n: usize| message::Line {
+                key: format!("rule:{n}{}", piece.repeat(name_length)),
+                rule: "rule".to_owned(),
+                subject: Some(format!("{n}{}", piece.repeat(name_length))),
+                of_source: false,
+                severity: crate::alerting::rule::Severity::Critical,
+                message: piece.repeat(text_length),
+                detail: piece.repeat(text_length),
+                since: NOW,
+                ended: None,
+                value: None,
+                labels: Default::default(),
+                annotations: Default::default(),
+                chart: None,
+            };
+            let mut message = message::test(NOW, "nonce");
+            message.about = message::About::Firing;
+            message.title = piece.repeat(text_length);
+            message.alerts = (0..alerts).map(line).collect();
+            message.more = alerts;
+            let samples = vec![(NOW, 1.0), (NOW + 1.0, 2.0), (NOW + 2.0, 3.0)];
+            let sketch = Sketch { samples, until: NOW + 3.0, limit: Some(2.0), unit: piece.repeat(400) };
+            let sketches: Sketches = message.alerts.iter().map(|line| (line.key.clone(), sketch.clone())).collect();
+            for url in ["https://fleet.example".to_owned(), format!("https://fleet.example/{}", piece.repeat(3000))] {
+                let from = Deployment { maturity: Some(piece.repeat(500)), url: Some(url) };
+                let payload = slack::payload(&message, &sketches, &from);
+                for (text, most) in texts(&payload) {
+                    let length = text.encode_utf16().count();
+                    assert!(length <= most, "{piece:?} × {name_length}, {text_length}: {length} of {most}");
+                    for entity in text.split('&').skip(1) {
+                        let whole = ["amp;", "lt;", "gt;"].iter().any(|known| entity.starts_with(known));
+                        assert!(whole, "cut inside an entity: {entity:.20}");
+                    }
+                    let opened = text.matches('<').count();
+                    assert_eq!(opened, text.matches('>').count(), "a link is cut");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_plain_text_of_a_slack_message_names_what_it_is_about() {
+    let names: Vec<String> = (0..18).map(|i| format!("worker.{i:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let messages = told(board(""), &fleet(&names), &fleet(&[]));
+    for message in &messages {
+        let payload = slack::payload(message, &Sketches::new(), &Deployment::default());
+        for text in [&payload["text"], &payload["attachments"][0]["fallback"]] {
+            let text = text.as_str().unwrap();
+            assert!(names.iter().all(|name| text.contains(name)), "{text}");
+        }
+    }
 }

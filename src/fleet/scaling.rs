@@ -39,31 +39,46 @@ pub enum NoBacklog {
 }
 
 impl Demand {
-    /// Returns the demand of the worker type `status`, which is named `name`, from `snapshot`. The run time of tasks is
-    /// not part of a snapshot.
+    /// Returns the demand of `name` from `snapshot`: of a worker type, or of a stream that no worker has used yet, whose
+    /// messages are all backlog. `None` if the snapshot has neither. The run time of tasks is not part of a snapshot.
     ///
     /// # Errors
     /// When the backlog is not known exactly.
-    pub fn of(snapshot: &Snapshot, name: &Name, status: &WorkerTypeStatus) -> Result<Self, NoBacklog> {
+    pub fn of(snapshot: &Snapshot, name: &Name) -> Option<Result<Self, NoBacklog>> {
+        let (status, stream) = (snapshot.workers.get(name), snapshot.streams.get(name));
+        let (backlog, at_least) = match (status, stream) {
+            (Some(status), _) => (status.backlog, status.backlog_at_least),
+            (None, Some(stream)) => {
+                let pending = stream.pending.map(|pending| pending.saturating_sub(stream.phantom_pending.unwrap_or(0)));
+                (stream.undelivered.zip(pending).map(|(a, b)| a + b), stream.undelivered_at_least)
+            }
+            (None, None) => return None,
+        };
+        Some(Self::of_backlog(snapshot, name, (backlog, at_least)).map(|backlog| Self {
+            backlog,
+            arrival_per_sec: stream.and_then(|stream| stream.added_per_sec),
+            service_sec: None,
+            task_limit: status.and_then(task_limit),
+        }))
+    }
+
+    fn of_backlog(
+        snapshot: &Snapshot,
+        name: &Name,
+        (backlog, at_least): (Option<u64>, bool),
+    ) -> Result<u64, NoBacklog> {
         if !snapshot.redis.source.is_current() {
             let why = snapshot.redis.error.clone().unwrap_or_else(|| "waiting for the first poll of Redis".to_owned());
             return Err(NoBacklog::NotRead(name.clone(), why));
         }
-        let stream = snapshot.streams.get(name);
-        if let Some(error) = stream.and_then(|stream| stream.error.clone()) {
+        if let Some(error) = snapshot.streams.get(name).and_then(|stream| stream.error.clone()) {
             return Err(NoBacklog::NotRead(name.clone(), error));
         }
-        let backlog = match (status.backlog, status.backlog_at_least) {
-            (Some(backlog), false) => backlog,
-            (Some(least), true) => return Err(NoBacklog::AtLeast(name.clone(), least)),
-            (None, _) => return Err(NoBacklog::Unknown(name.clone())),
-        };
-        Ok(Self {
-            backlog,
-            arrival_per_sec: stream.and_then(|stream| stream.added_per_sec),
-            service_sec: None,
-            task_limit: task_limit(status),
-        })
+        match (backlog, at_least) {
+            (Some(backlog), false) => Ok(backlog),
+            (Some(least), true) => Err(NoBacklog::AtLeast(name.clone(), least)),
+            (None, _) => Err(NoBacklog::Unknown(name.clone())),
+        }
     }
 
     /// Returns the number of workers that drain the current backlog within `drain` (not zero) while new tasks arrive.

@@ -145,22 +145,26 @@ impl Spool {
         Self { file: folder.join(format!("alerts-{name}.json")) }
     }
 
-    /// What waits; nothing if the file is not there or cannot be read, which is said.
+    /// What waits; nothing if the file is not there. One that cannot be read is moved aside and reported: it may hold
+    /// alerts that nobody was notified of.
     #[must_use]
     pub fn load(&self) -> Unsaved {
-        match regular_file::read_own(&self.file, LARGEST) {
-            Ok(bytes) => serde_json::from_slice(&bytes).unwrap_or_else(|error| {
-                let file = self.file.display();
-                tracing::error!(%file, %error, "cannot read the spooled changes");
-                Unsaved::default()
-            }),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Unsaved::default(),
-            Err(error) => {
-                let file = self.file.display();
-                tracing::error!(%file, %error, "what waited on disk cannot be read");
-                Unsaved::default()
+        let read = match regular_file::read_own(&self.file, LARGEST) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(std::io::Error::from),
+            Err(error) => Err(error),
+        };
+        read.unwrap_or_else(|error| {
+            if error.kind() != std::io::ErrorKind::NotFound {
+                let (file, aside) = (self.file.display(), self.file.with_extension("unreadable"));
+                match std::fs::rename(&self.file, &aside) {
+                    Ok(()) => {
+                        tracing::error!(%file, %error, "cannot read the spooled changes; kept in {}", aside.display())
+                    }
+                    Err(_) => tracing::error!(%file, %error, "cannot read the spooled changes"),
+                }
             }
-        }
+            Unsaved::default()
+        })
     }
 
     /// Keeps `unsaved`: on disk when this returns, whole or as before.
@@ -183,5 +187,24 @@ impl Spool {
         file.write_all(&serde_json::to_vec(unsaved)?)?;
         file.sync_all()?;
         std::fs::rename(&new, &self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spool_that_cannot_be_read_is_kept_aside_and_not_taken_for_empty() {
+        let folder = std::env::temp_dir().join(format!("shepherd-alerts-spool-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let spool = Spool::new(&folder, "x");
+        std::fs::write(folder.join("alerts-x.json"), "{\"alerts\": torn").unwrap();
+        let loaded = spool.load();
+        assert!(loaded.is_empty());
+        // Nothing waits: the file is removed, but not what could not be read.
+        spool.save(&loaded).unwrap();
+        assert_eq!(std::fs::read_to_string(folder.join("alerts-x.unreadable")).unwrap(), "{\"alerts\": torn");
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -100,7 +100,20 @@ impl Texts<'_> {
             if right { Ok(text) } else { Err(self.bad(name, "the name of a header")) }
         };
         let (user, role) = ("MONITOR_PROXY_USER_HEADER", "MONITOR_PROXY_ROLE_HEADER");
-        Ok(Proxy { user_header: header(user)?, role_header: header(role)? })
+        let (roles, default) = ("MONITOR_PROXY_ROLES", "MONITOR_PROXY_DEFAULT_ROLE");
+        let group = |text: &String| {
+            let (group, role) = text.rsplit_once('=')?;
+            Some((group.trim().to_owned(), role.trim().parse().ok()?)).filter(|(group, _)| !group.is_empty())
+        };
+        let groups: Option<Vec<_>> = self.list(roles).iter().map(group).collect();
+        let default_role = self.text(default).map(|text| text.trim().parse()).transpose();
+        Ok(Proxy {
+            user_header: header(user)?,
+            role_header: header(role)?,
+            roles: groups
+                .ok_or_else(|| self.bad(roles, "GROUP=viewer, GROUP=operator or GROUP=admin, separated by commas"))?,
+            default_role: default_role.map_err(|_| self.bad(default, "viewer, operator or admin"))?,
+        })
     }
 }
 

@@ -19,7 +19,7 @@ use super::world::{Delivered, QUANTUM, Server, Task, World};
 use crate::actors::alert_evaluation::{Decision, Evaluation};
 use crate::actors::alert_ledger::{Change, Ledger, News};
 use crate::actors::alert_store::{AlertStore, LEASE};
-use crate::actors::delivery_queue::{DeliveryQueue, settle};
+use crate::actors::delivery_queue::{Begun, DeliveryQueue, settle};
 use crate::actors::fleet_tracking::{Closed, FleetTracking, ToWrite};
 use crate::actors::messages::ChannelState;
 use crate::alerting::board::{Board, BoardSettings};
@@ -375,27 +375,28 @@ impl Monitor {
     async fn dispatch(self: Rc<Self>) {
         loop {
             let begin = self.queue.borrow_mut().begin(self.now(), self.wall());
-            for (row, age) in begin {
+            for begun in begin {
                 let monitor = Rc::clone(&self);
-                let attempt = async move { monitor.attempt(row, age).await };
+                let attempt = async move { monitor.attempt(begun).await };
                 self.world.machines[self.machine].spawned.borrow_mut().push(Box::pin(attempt));
             }
             self.world.rest(500).await;
         }
     }
 
-    async fn attempt(&self, mut row: OutboxRow, age: f64) {
-        let (id, channel) = (row.id.clone(), row.channel.clone());
+    async fn attempt(&self, mut begun: Begun) {
+        let (id, channel) = (begun.row.id.clone(), begun.row.channel.clone());
         let term = self.queue.borrow().term();
         let attempting = async {
             let may = self.ledger.may_act().await
-                && self.ledger.record(Change { outbox: vec![row.clone()], ..Change::default() }, term).await
+                && self.ledger.record(Change { outbox: vec![begun.row.clone()], ..Change::default() }, term).await
                 && self.ledger.may_act().await;
             if !may {
                 return None;
             }
-            let outcome = self.send(&row).await;
-            let pause = settle(&mut row, &outcome, self.wall(), age);
+            let outcome = begun.meaning(self.send(&begun.row).await);
+            let pause = settle(&mut begun.row, &outcome, self.wall(), begun.age);
+            let row = begun.row;
             self.ledger.note(row.clone(), term).await;
             Some((row, outcome, pause))
         };
@@ -410,11 +411,7 @@ impl Monitor {
     }
 
     async fn send(&self, row: &OutboxRow) -> Outcome {
-        let again = |why: &str| Outcome::TryAgainAfter {
-            channel_rests: None,
-            at_least: Duration::from_secs(2),
-            why: why.to_owned(),
-        };
+        let again = |why: &str| Outcome::ChannelFailed { at_least: Duration::from_secs(2), why: why.to_owned() };
         self.world.rest(QUANTUM).await;
         let mode = self.world.channel.get();
         if mode == ChannelMode::Slow {

@@ -73,10 +73,13 @@ pub async fn autoscale(
         front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
     let drain_sec = at_least(1.0, "drain_sec", query.drain_sec)?.unwrap_or(DRAIN_SEC);
     let asked = autoscaled(request.uri().path(), request.query_string());
-    let name = Site::find(&snapshot, About::WorkerType, &asked).ok_or(Problem::NotFound)?;
-    let status = snapshot.workers.get(&name).ok_or(Problem::NotFound)?;
-    let mut demand =
-        Demand::of(&snapshot, &name, status).map_err(|unknown| Problem::Unavailable(unknown.to_string()))?;
+    // A stream without any worker so far is what an autoscaler starts the first one for.
+    let name = Site::find(&snapshot, About::WorkerType, &asked)
+        .or_else(|| Site::find(&snapshot, About::Stream, &asked))
+        .ok_or(Problem::NotFound)?;
+    let mut demand = Demand::of(&snapshot, &name)
+        .ok_or(Problem::NotFound)?
+        .map_err(|unknown| Problem::Unavailable(unknown.to_string()))?;
     demand.task_limit = at_least(1.0, "task_limit", query.task_limit)?.or(demand.task_limit);
     demand.service_sec = match at_least(0.001, "service_sec", query.service_sec)? {
         Some(said) => Some(said),
@@ -89,7 +92,7 @@ pub async fn autoscale(
         ts: snapshot.ts,
         demand,
         drain_sec,
-        alive: status.alive,
+        alive: snapshot.workers.get(&name).map_or(0, |status| status.alive),
         proposed_replicas: proposed.as_ref().ok().copied(),
         unknown: proposed.err().unwrap_or_default(),
     };

@@ -25,7 +25,7 @@ pub enum Problem {
         /// What a program is to present.
         challenge: Option<&'static str>,
         /// Why.
-        why: &'static str,
+        why: String,
     },
     /// Too many wrong guesses came from where this comes from.
     #[error("too many failed logins from this address; retry in {wait} s")]
@@ -95,7 +95,7 @@ impl Problem {
         let refused = |status| Self::Refused(status, String::new());
         vec![
             Self::BadRequest(String::new()),
-            Self::Unauthorized { challenge: None, why: "" },
+            Self::Unauthorized { challenge: None, why: String::new() },
             Self::Forbidden(String::new()),
             Self::NotFound,
             Self::WrongMethod("GET"),

@@ -1,5 +1,6 @@
 //! Alerts from a real fleet's keys to a scripted Slack, a real mail server and a webhook.
 
+mod answers;
 mod delivery;
 pub(crate) mod fleet;
 mod flood;

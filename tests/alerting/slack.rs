@@ -19,6 +19,8 @@ pub(crate) enum Answer {
     Busy(u64),
     /// Nothing, until the caller gives up.
     Hang,
+    /// A whole response, as it is sent; the connection is closed after it. It counts as this status.
+    Raw(u16, &'static str),
 }
 
 /// What it was sent.
@@ -75,6 +77,10 @@ impl Slack {
             });
         });
         Self { port, script, _stop: stop }
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn url(&self) -> String {
@@ -147,7 +153,7 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
             let mut script = script.lock().unwrap();
             let answer = script.next.pop_front().or(script.then).unwrap_or(Answer::Status(200));
             let status = match answer {
-                Answer::Status(status) => status,
+                Answer::Status(status) | Answer::Raw(status, _) => status,
                 Answer::Busy(_) => 429,
                 Answer::Hang => 0,
             };
@@ -159,6 +165,10 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
             Answer::Status(status) => format!("HTTP/1.1 {status} No\r\ncontent-length: 4\r\n\r\nsaid"),
             Answer::Busy(seconds) => {
                 format!("HTTP/1.1 429 Busy\r\nretry-after: {seconds}\r\ncontent-length: 4\r\n\r\nbusy")
+            }
+            Answer::Raw(_, response) => {
+                _ = stream.write_all(response.as_bytes()).await;
+                return;
             }
             Answer::Hang => {
                 tokio::time::sleep(Duration::from_secs(300)).await;

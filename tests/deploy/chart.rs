@@ -252,6 +252,86 @@ fn who_asks_and_who_scrapes_reaches_the_monitor() {
     assert_eq!(out, [53, 53, 6380, 6432, 443, 587]);
 }
 
+#[test]
+fn the_network_policy_opens_the_ports_that_are_in_use_and_what_is_added() {
+    let resources = rendered(&[
+        "networkPolicy.redisPorts={6380,26379}",
+        "networkPolicy.postgresPorts={6432}",
+        "settings.SMTP_PORT=2525",
+        "networkPolicy.extraEgress[0].ports[0].port=3128",
+        "openshift=true",
+    ]);
+    let policy = &one(&resources, "NetworkPolicy", "-monitor")["spec"];
+    let out: Vec<u64> = policy["egress"].as_array().unwrap().iter().flat_map(ports).collect();
+    assert_eq!(out, [53, 53, 5353, 5353, 6380, 26379, 6432, 443, 587, 2525, 3128]);
+    assert_eq!(mistakes(&text(&["networkPolicy.redisPorts={6380}", "settings.SMTP_PORT=465"]), "1.37"), "");
+}
+
+#[test]
+fn openshift_chooses_the_user_and_every_pod_listens_on_both_kinds_of_address() {
+    let of_openshift = text(&[FULL, &["openshift=true"]].concat());
+    for fixed in ["runAsUser", "runAsGroup", "fsGroup"] {
+        assert!(!of_openshift.contains(fixed), "{fixed}");
+    }
+    assert!(of_openshift.contains("runAsNonRoot: true"));
+    assert_eq!(mistakes(&of_openshift, "1.37"), "");
+    let mut helm = tool("helm");
+    helm.args(["template", "fleet", CHART, "--api-versions", "security.openshift.io/v1"]);
+    assert!(!String::from_utf8(helm.output().unwrap().stdout).unwrap().contains("runAsUser"), "noticed by itself");
+    assert_eq!(settings_of(&rendered(&[]))["MONITOR_BIND"], "::");
+    assert_eq!(settings_of(&rendered(&["bind=0.0.0.0"]))["MONITOR_BIND"], "0.0.0.0");
+}
+
+/// A password with all that shells and Redis' configuration read in their own way.
+const ODD: &str = r#"a "b" \c \\ $HOME `d` 'e' &/#é "#;
+
+/// Runs what starts Redis with that password, in which `from` becomes `to` beside a port and a folder of the test's.
+async fn takes_an_odd_password(script: &str, from: &str, to: &str, variable: &str) {
+    let server = Reaper::start("odd-redis", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+    let port = HeldPort::take().unwrap();
+    let number = port.number().to_string();
+    let folder = server.folder().display().to_string();
+    assert!(script.contains(from), "{script}");
+    let here = script.replace(from, to).replace("PORT", &number).replace("FOLDER", &folder);
+    let start = server.folder().join("start");
+    fs::write(&start, here).unwrap();
+    let entry = server.folder().join("docker-entrypoint.sh");
+    fs::write(&entry, "#!/bin/sh\nexec \"$@\"\n").unwrap();
+    fs::set_permissions(&entry, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("PATH={folder}:{}", std::env::var("PATH").unwrap());
+    drop(port);
+    let password = format!("{variable}={ODD}");
+    server.serve(&["env", &path, &password, "sh", &start.display().to_string()]).unwrap();
+    let url = format!("redis://127.0.0.1:{number}");
+    eventually("it takes its password and no other", Duration::from_secs(20), || async {
+        let mut redis = connection(&url, Duration::from_secs(5)).await?;
+        let wrong = redis::cmd("AUTH").arg("a").query_async::<String>(&mut redis).await;
+        assert!(wrong.is_err(), "it takes any password");
+        redis::cmd("AUTH").arg(ODD).query_async::<String>(&mut redis).await
+    })
+    .await;
+    server.end().unwrap();
+}
+
+#[tokio::test]
+async fn the_charts_and_the_compose_files_redis_take_a_password_of_any_characters() {
+    let resources = rendered(FULL);
+    let container = &one(&resources, "StatefulSet", "-redis")["spec"]["template"]["spec"]["containers"][0];
+    let script = container["command"][2].as_str().unwrap();
+    takes_an_odd_password(script, "dir /data", "port PORT\ndir FOLDER", "REDIS_PASSWORD").await;
+
+    let compose = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docker/compose.yaml")).unwrap();
+    let compose: Value = serde_saphyr::from_str(&compose).unwrap();
+    let command = compose["services"]["redis"]["command"].as_array().unwrap();
+    assert_eq!((&command[0], &command[1]), (&"sh".into(), &"-c".into()));
+    // As compose hands it on.
+    let script = command[2].as_str().unwrap().replace("$$", "$");
+    let content = compose["configs"]["redis"]["content"].as_str().unwrap();
+    let file = format!("FOLDER/redis.conf");
+    let make = format!("cat >{file} <<'CONFIG'\nport PORT\ndir FOLDER\n{content}CONFIG\n{script}");
+    takes_an_odd_password(&make, "/etc/redis.conf", &file, "REDISCLI_AUTH").await;
+}
+
 fn ports(rule: &Value) -> Vec<u64> {
     rule["ports"].as_array().unwrap().iter().map(|port| port["port"].as_u64().unwrap()).collect()
 }

@@ -70,6 +70,29 @@ async fn the_proposal_follows_from_rate_service_time_and_backlog() {
 }
 
 #[tokio::test]
+async fn a_stream_that_no_worker_ever_used_has_a_backlog_to_start_the_first_one_for() {
+    let ground = Ground::new(&[]).await;
+    let mut connection = ground.connection().await;
+    for _ in 0..7 {
+        run(&mut connection, "XADD jobs * f v").await;
+    }
+    let answer = ask_until(&ground.monitor, "jobs", |answer| answer["backlog"] == 7).await;
+    assert_eq!((&answer["alive"], &answer["worker_type"]), (&json!(0), &json!("jobs")));
+    let (status, answer) = ask(&ground.monitor, "jobs?service_sec=600&task_limit=2&drain_sec=600").await;
+    // Without a group, Redis does not say how fast tasks come in.
+    assert_eq!(status, 200);
+    assert_eq!((&answer["proposed_replicas"], &answer["unknown"]), (&Value::Null, &json!(["arrival_per_sec"])));
+    // A group that nobody has read with, and a type that was forgotten.
+    run(&mut connection, "XGROUP CREATE jobs consumer 0").await;
+    ask_until(&ground.monitor, "jobs", |answer| answer["backlog"] == 7).await;
+    ground.monitor.takes_orders().await;
+    let forget = ground.monitor.url("/api/admin/forget_worker?name=jobs");
+    reqwest::Client::new().post(forget).send().await.unwrap();
+    let answer = ask_until(&ground.monitor, "jobs", |answer| answer["backlog"] == 7).await;
+    assert_eq!(answer["alive"], 0);
+}
+
+#[tokio::test]
 async fn a_backlog_that_is_not_known_is_an_error_and_never_nothing() {
     let ground = Ground::new(&[]).await;
     let mut connection = ground.connection().await;

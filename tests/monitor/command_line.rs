@@ -138,6 +138,31 @@ fn a_port_that_is_taken_is_told_in_one_line() {
 }
 
 #[tokio::test]
+async fn a_spool_folder_that_cannot_be_written_is_reported_at_the_start() {
+    let monitor = Monitor::start(&[("MONITOR_SPOOL_DIR", "/proc/shepherd")]).await;
+    eventually("it says so", Duration::from_secs(10), || async {
+        let log = monitor.log();
+        if log.contains("cannot write to /proc/shepherd") && log.contains("MONITOR_SPOOL_DIR") {
+            Ok(())
+        } else {
+            Err(log)
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn every_address_of_both_kinds_is_listened_on_and_a_client_by_ipv4_has_its_own_address() {
+    let settings = [("MONITOR_BIND", "::"), ("MONITOR_AUTH", "proxy"), ("MONITOR_PROXY_TRUSTED", "127.0.0.1")];
+    let monitor = Monitor::start(&settings).await;
+    let port = monitor.address().rsplit(':').next().unwrap().to_owned();
+    let url = format!("http://127.0.0.1:{port}/api/series");
+    let ask = reqwest::Client::new().get(url).header("x-forwarded-user", "bo").header("x-forwarded-role", "viewer");
+    assert_ne!(ask.send().await.unwrap().status(), 403, "the proxy is known by its address of IPv4");
+    assert!(run(&["health"], &[("MONITOR_PORT", port.as_str()), ("MONITOR_BIND", "::")]).status.success());
+}
+
+#[tokio::test]
 async fn health_succeeds_while_the_monitor_lives_and_says_why_it_does_not() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;

@@ -463,3 +463,87 @@ async fn a_task_claimed_by_others_is_neither_released_nor_renewed_nor_retried() 
     assert!(after[..2].iter().all(|row| row.idle_ms < LONG_AGO.as_millis() as u64), "{after:?}");
     assert_eq!((after[2].owner.as_str(), after[2].deliveries), ("me", 0));
 }
+
+/// A server on which every pending entry was given back to its group by XNACK (Redis 8.8): no owner, idle -1.
+const ALL_RELEASED: &str = "
+local server = redis
+local redis = setmetatable({}, {__index = server})
+local function released(name, rows)
+  if name == 'XPENDING' and not rows.err then
+    for _, row in ipairs(rows) do row[2], row[3] = '', -1 end
+    if REJECTED then for _, row in ipairs(rows) do row[4] = 9223372036854775807 end end
+  end
+  return rows
+end
+redis.call = function(name, ...) return released(name, server.call(name, ...)) end
+redis.pcall = function(name, ...) return released(name, server.pcall(name, ...)) end
+";
+
+/// Runs a script there; `rejected`: by XNACK FATAL.
+async fn on_released<T: redis::FromRedisValue>(
+    redis: &mut MultiplexedConnection,
+    script: &str,
+    rejected: bool,
+    keys: &[&str],
+    args: &[&str],
+) -> T {
+    let shim = format!("local REJECTED = {rejected}\n{ALL_RELEASED}");
+    let common = [
+        include_str!("../../src/redis_streams/scripts/before.lua"),
+        include_str!("../../src/redis_streams/scripts/unneeded.lua"),
+    ];
+    let text = format!("{shim}{}{script}", common.concat());
+    redis::cmd("EVAL").arg(text).arg(keys.len()).arg(keys).arg(args).query_async(redis).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_entry_that_xnack_gave_back_is_visible_and_taken_over_whatever_the_floor() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["a"]).await;
+    let id = taken_by(&mut redis, "x", "a", 1).await.remove(0);
+    // Listed, though messages that are idle for a minute were asked for.
+    let messages = include_str!("../../src/redis_streams/scripts/messages.lua");
+    let asked = ["pending", "consumer", "-", "100", "10", "1000000", "0", "", "60000", "0", "", ""];
+    let listed: Vec<Value> = on_released(&mut redis, messages, false, &["a"], &asked).await;
+    let row: (String, String, u64, u64, u64, u64, Vec<Value>) = redis::from_redis_value(listed[2].clone()).unwrap();
+    assert_eq!((row.0.as_str(), row.1.as_str(), row.2, row.3), (id.as_str(), "", 1, 0));
+
+    let claim = include_str!("../../src/redis_streams/scripts/claim.lua");
+    let keys = ["a", "a:dead", "failures", "record", "worker:heartbeat:a:"];
+    let args = |deliveries: &'static str| {
+        let args = ["consumer", "me", "240000", "10", "60000", "1", "counter", "last"].map(str::to_owned);
+        args.into_iter().chain([id.clone(), String::new(), deliveries.to_owned(), "4".to_owned(), "5".to_owned()])
+    };
+    let given: Vec<String> = args("1").collect();
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    let claimed: Vec<Vec<Value>> = on_released(&mut redis, claim, false, &keys, &given).await;
+    assert_eq!(claimed[0][0], Value::BulkString(b"claimed".to_vec()), "{claimed:?}");
+    assert_eq!(held(&mut redis, "a").await[0].owner, "me");
+
+    // Rejected for good, it is dead-lettered, and its count is still a number.
+    let given: Vec<String> = args("9223372036854775807").collect();
+    let given: Vec<&str> = given.iter().map(String::as_str).collect();
+    let claimed: Vec<Vec<Value>> = on_released(&mut redis, claim, true, &keys, &given).await;
+    assert_eq!(claimed[0][0], Value::BulkString(b"buried".to_vec()), "{claimed:?}");
+    let (_, letter) = entries(&mut redis, "a:dead").await.remove(0);
+    let field = |name: &str| letter.iter().find(|(known, _)| known == name).unwrap().1.clone();
+    assert_eq!(field("dead_deliveries"), "9007199254740992");
+    assert!(field("dead_error").contains("rejected for good; it has no owner"), "{letter:?}");
+}
+
+#[tokio::test]
+async fn an_operator_may_drop_an_entry_that_xnack_gave_back() {
+    let server = TestRedis::start();
+    let mut redis = server.connection().await;
+    add(&mut redis, "q", &["a"]).await;
+    let id = taken_by(&mut redis, "x", "a", 1).await.remove(0);
+    let operate = include_str!("../../src/redis_streams/scripts/operate.lua");
+    let keys = ["a", "a:dead", "marks", "record", "worker:heartbeat:a:"];
+    let args = [
+        "drop", "pending", "consumer", "60000", "60000", "60000", "why", "origin", "a", "1", "place", &id, "", "1",
+        "4", "5",
+    ];
+    let done: Vec<String> = on_released(&mut redis, operate, false, &keys, &args).await;
+    assert_eq!((done, pending(&mut redis, "a").await), (vec!["done".to_owned()], 0));
+}

@@ -46,11 +46,8 @@ impl Site {
             names
                 .clone()
                 .find(|name| *name == requested)
-                .or_else(|| {
-                    // Series contain names as text.
-                    let text = requested.to_text();
-                    names.find(|name| name.to_text() == text)
-                })
+                // Series contain names as text.
+                .or_else(|| names.find(|name| name.to_text().as_bytes() == requested.as_bytes()))
                 .cloned()
         }
         match about {

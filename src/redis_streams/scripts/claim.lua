@@ -41,7 +41,7 @@ local function bury(id, fields, deliveries, record, first, history, why)
   local last = redis.pcall('HGET', record, 'error')
   if type(last) ~= 'string' then last = why end
   for _, text in ipairs({'dead_stream', stream, 'dead_group', group, 'dead_id', id,
-    'dead_deliveries', tostring(deliveries), 'dead_first_ms', string.format('%.0f', first),
+    'dead_deliveries', string.format('%.0f', deliveries), 'dead_first_ms', string.format('%.0f', first),
     'dead_at_ms', string.format('%.0f', now), 'dead_history', history, 'dead_error', last}) do
     letter[#letter + 1] = text
   end
@@ -60,10 +60,12 @@ end
 local function take(id, owner, deliveries, record, heartbeat)
   local found = redis.pcall('XPENDING', stream, group, id, id, 1)
   local entry = not found.err and found[1]
-  if not entry or entry[2] ~= owner or entry[3] < least_idle or entry[4] ~= deliveries then
-    return {'spared', id}
-  end
-  if heartbeat and redis.call('EXISTS', heartbeat) == 1 then return {'spared', id} end
+  if not entry or (entry[2] or '') ~= owner or entry[4] ~= deliveries then return {'spared', id} end
+  -- XNACK gave it back to the group: without an owner, idle -1. It waits for nobody.
+  local released = entry[3] < 0 or owner == ''
+  local idle = math.max(entry[3], 0)
+  if not released and idle < least_idle then return {'spared', id} end
+  if not released and heartbeat and redis.call('EXISTS', heartbeat) == 1 then return {'spared', id} end
   local body = redis.call('XRANGE', stream, id, id)[1]
   if not body then
     redis.call('XACK', stream, group, id)
@@ -73,20 +75,25 @@ local function take(id, owner, deliveries, record, heartbeat)
 
   local known = redis.pcall('HMGET', record, 'first_ms', 'history')
   if known.err then known = {} end
-  local first = tonumber(known[1] or nil) or now - entry[3]
+  local first = tonumber(known[1] or nil) or now - idle
   local readable, history = pcall(cjson.decode, known[2] or '[]')
   if not readable or type(history) ~= 'table' then history = {} end
   local before = history[#history]
-  local why = heartbeat and 'the owner has no heartbeat' or 'the owner is alive but does not run this task'
+  local why = released and 'released by a worker (XNACK)' or heartbeat and 'the owner has no heartbeat'
+    or 'the owner is alive but does not run this task'
   history[#history + 1] = {
-    consumer = owner, deliveries = deliveries, idle_ms = entry[3], lost_ms = now, reason = why,
+    consumer = owner, deliveries = deliveries, idle_ms = idle, lost_ms = now, reason = why,
     delivered_ms = before and before.lost_ms or first,
   }
   if #history > MOST_HISTORY then table.remove(history, 1) end
   local written = cjson.encode(history)
 
   if deliveries > most then
-    why = 'delivered ' .. deliveries .. ' times; the last owner was ' .. owner .. ': ' .. why
+    local last = owner == '' and 'it has no owner' or 'the last owner was ' .. owner
+    -- XNACK FATAL sets the largest count there is.
+    local times = deliveries >= 2 ^ 53 and 'rejected for good' or 'delivered ' .. deliveries .. ' times'
+    deliveries = math.min(deliveries, 2 ^ 53)
+    why = times .. '; ' .. last .. ': ' .. why
     return bury(id, body[2], deliveries, record, first, written, why)
   end
   redis.call('XCLAIM', stream, group, consumer, 0, id, 'IDLE', 0, 'RETRYCOUNT', deliveries + 1, 'JUSTID')

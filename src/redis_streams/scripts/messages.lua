@@ -50,10 +50,12 @@ if state == 'pending' then
     rows = {}
   end
   for at, row in ipairs(rows) do
-    if row[3] >= least_idle then
+    -- Released by XNACK, an entry has no owner and is idle -1.
+    local released = row[3] < 0
+    if released or row[3] >= least_idle then
       -- Read even if no payload is returned: it shows whether the entry was deleted.
       local found = redis.call('XRANGE', stream, row[1], row[1])[1]
-      look(row[1], found and found[2], row[2], row[3], row[4])
+      look(row[1], found and found[2], row[2] or '', math.max(row[3], 0), math.min(row[4], 2 ^ 53))
     else
       looked, last = looked + 1, row[1]
       full = looked >= most

@@ -69,11 +69,14 @@ local function operate(place, id, owner, deliveries, record, heartbeat)
     end
     local entry = found[1]
     if not entry then return 'acknowledged' end
-    if entry[2] ~= owner then return 'claimed' end
-    if entry[4] ~= deliveries then return 'delivered_again' end
-    if entry[3] < least_idle then return 'active' end
-    if heartbeat and redis.call('EXISTS', heartbeat) == 1 then return 'alive' end
-    idle = entry[3]
+    if (entry[2] or '') ~= owner then return 'claimed' end
+    -- No count is shown beyond this; XNACK FATAL sets the largest one there is.
+    if math.min(entry[4], 2 ^ 53) ~= math.min(deliveries, 2 ^ 53) then return 'delivered_again' end
+    -- XNACK gave it back to the group: without an owner, idle -1.
+    local released = entry[3] < 0 or owner == ''
+    if not released and entry[3] < least_idle then return 'active' end
+    if not released and heartbeat and redis.call('EXISTS', heartbeat) == 1 then return 'alive' end
+    idle = math.max(entry[3], 0)
   else
     local delivered = last_delivered()
     if not delivered then return 'gone' end
@@ -102,7 +105,7 @@ local function operate(place, id, owner, deliveries, record, heartbeat)
     if action == 'bury' then
       to = grave
       for _, text in ipairs({'dead_stream', stream, 'dead_group', group, 'dead_id', id,
-        'dead_deliveries', tostring(deliveries), 'dead_first_ms', string.format('%.0f', first),
+        'dead_deliveries', string.format('%.0f', math.min(deliveries, 2 ^ 53)), 'dead_first_ms', string.format('%.0f', first),
         'dead_at_ms', string.format('%.0f', now), 'dead_history', history, 'dead_error', last_error or why}) do
         fields[#fields + 1] = text
       end

@@ -27,7 +27,7 @@ pub(super) static CLAIM: Script = Script::new(concat!(
 pub struct Overdue {
     /// ID of the entry.
     pub id: EntryId,
-    /// Consumer that owns the entry.
+    /// Consumer that owns the entry; empty if XNACK released it to the group.
     pub owner: Name,
     /// Delivery count.
     pub deliveries: u64,
@@ -162,7 +162,12 @@ fn overdue(row: Value) -> Option<Overdue> {
     let Value::Array(row) = row else { return None };
     let mut row = row.into_iter();
     let id = EntryId::from_value(row.next()?)?;
-    let Value::BulkString(owner) = row.next()? else { return None };
+    let owner = match row.next()? {
+        Value::BulkString(owner) => owner,
+        // XNACK gave it back to the group: it has no owner.
+        Value::Nil => Vec::new(),
+        _ => return None,
+    };
     let _idle = row.next()?;
     Some(Overdue { id, owner: Name::from(owner), deliveries: number(row.next()?)? })
 }
@@ -194,5 +199,19 @@ fn number(value: Value) -> Option<u64> {
     match value {
         Value::Int(number) => Some(u64::try_from(number).unwrap_or(0)),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pending_entry_without_an_owner_is_read() {
+        for owner in [Value::BulkString(Vec::new()), Value::Nil] {
+            let row = vec![Value::BulkString(b"1-1".to_vec()), owner, Value::Int(-1), Value::Int(1)];
+            let read = overdue(Value::Array(row)).unwrap();
+            assert_eq!((read.id.as_str(), read.owner.as_bytes(), read.deliveries), ("1-1", &b""[..], 1));
+        }
     }
 }

@@ -146,7 +146,7 @@ impl Connections {
             _ = rustix::net::shutdown(stream, rustix::net::Shutdown::Both);
             return;
         };
-        notes.insert(self.admit(peer.ip(), Some(TcpStream::from(same)), Instant::now()));
+        notes.insert(self.admit(peer.ip().to_canonical(), Some(TcpStream::from(same)), Instant::now()));
         self.keep_sweeping();
     }
 

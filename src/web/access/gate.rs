@@ -7,9 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ResourceDef, ServiceRequest, ServiceResponse};
 use actix_web::guard::{Guard, fn_guard};
-use actix_web::http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION,
-};
+use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderValue, LOCATION};
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -18,7 +16,6 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
 use super::caller::Caller;
 use super::connections::Counted;
 use super::failures::{Attempt, Failures};
-use super::origin::Single;
 use super::sessions::{OpenSession, Sessions};
 use super::{Needs, Verb, origin};
 use crate::access::address::TrustedProxies;
@@ -156,22 +153,25 @@ impl Lock {
     pub async fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
         let headers = request.headers();
         let address = self.client(request);
-        let said = match &*self.policy {
-            Policy::Proxy(proxy) => (only(headers, &proxy.user_header), only(headers, &proxy.role_header)),
-            _ => (None, None),
+        let (user, role) = match &*self.policy {
+            Policy::Proxy(proxy) => (values(headers, &proxy.user_header), values(headers, &proxy.role_header)),
+            _ => (Vec::new(), Vec::new()),
         };
         let session = self.session(request).await;
+        let peer = peer_of(request);
         let presented = Presented {
-            by_trusted_proxy: peer_of(request).is_some_and(|peer| self.trusted.contains(peer)),
-            host: unless_ambiguous(headers, &HOST),
-            authorization: unless_ambiguous(headers, &AUTHORIZATION),
+            peer,
+            by_trusted_proxy: peer.is_some_and(|peer| self.trusted.contains(peer)),
+            host: values(headers, HOST.as_str()),
+            authorization: values(headers, AUTHORIZATION.as_str()),
             session: session.as_ref().map(|(session, _)| session),
-            said,
+            user,
+            role,
         };
         let known = self.policy.who(&presented);
         let by_secret = match &known {
-            Ok(known) => presented.authorization.is_some() && !known.by_session && !known.anonymous,
-            Err(refusal) => *refusal == Refusal::Wrong,
+            Ok(known) => matches!(&*self.policy, Policy::Token(_) | Policy::Basic(_)) && !known.by_session,
+            Err(refusal) => matches!(refusal, Refusal::Wrong(_)),
         };
         if by_secret {
             let attempt = Attempt { address, account: self.policy.account(&presented) };
@@ -209,31 +209,29 @@ impl Lock {
 
     /// The open session of a request's cookie.
     async fn session(&self, request: &HttpRequest) -> Option<(Session, OpenSession)> {
-        let (sessions, id) = (self.sessions.as_ref()?, self.session_id(request)?);
-        sessions.find(&self.io, &id).await
+        let sessions = self.sessions.as_ref()?;
+        for id in self.session_ids(request) {
+            if let Some(found) = sessions.find(&self.io, &id).await {
+                return Some(found);
+            }
+        }
+        None
     }
 
     /// What the session's cookie holds. Where people come over an encrypted connection, one that could have been set
     /// over another is none.
-    pub(super) fn session_id(&self, request: &HttpRequest) -> Option<String> {
+    pub(super) fn session_ids(&self, request: &HttpRequest) -> Vec<String> {
         let encrypted = self.own.as_deref().is_some_and(|own| own.starts_with("https://"));
         let plain = (!encrypted).then_some(SESSION_COOKIE);
         let names = ENCRYPTED_SESSION_COOKIES.into_iter().chain(plain);
-        names.into_iter().find_map(|name| request.cookie(name)).map(|cookie| cookie.value().to_owned())
+        names.into_iter().map(|name| cookies(request.headers(), name)).find(|ids| !ids.is_empty()).unwrap_or_default()
     }
 
     fn refused(&self, refusal: Refusal) -> Problem {
         let challenge = self.policy.challenge();
         match refusal {
-            Refusal::NotKnown => Problem::Unauthorized { challenge, why: "authentication required" },
-            Refusal::Wrong => Problem::Unauthorized { challenge, why: "invalid credentials" },
-            Refusal::NotTheProxy => Problem::Forbidden(
-                "only requests via a trusted proxy are accepted; see MONITOR_PROXY_TRUSTED".to_owned(),
-            ),
-            Refusal::OtherHost => Problem::Forbidden(
-                "without authentication, only requests to localhost names and the host of SERVER_URL are accepted"
-                    .to_owned(),
-            ),
+            Refusal::NotKnown(why) | Refusal::Wrong(why) => Problem::Unauthorized { challenge, why },
+            Refusal::NotAllowed(why) => Problem::Forbidden(why),
         }
     }
 
@@ -278,31 +276,28 @@ fn percent_encoding(text: &str) -> String {
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
+/// A client by IPv4 has its own address, on a socket for IPv6 too.
 fn peer_of(request: &HttpRequest) -> Option<IpAddr> {
-    request.peer_addr().map(|peer| peer.ip())
+    request.peer_addr().map(|peer| peer.ip().to_canonical())
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// A header's text; of one that is there twice or is no text, what nothing is known by.
-fn unless_ambiguous<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
-    match origin::single(headers, name) {
-        Single::Absent => None,
-        Single::Text(text) => Some(text),
-        Single::Ambiguous => {
-            tracing::info!(header = %name, "a header that is there twice, or is no text, is refused");
-            Some("")
-        }
-    }
+/// All values of a header.
+fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
+    headers.get_all(name).map(HeaderValue::as_bytes).collect()
 }
 
-/// A header that is there once. Of two, one is the client's own.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    let mut all = headers.get_all(name);
-    let one = all.next()?;
-    if all.next().is_some() { None } else { one.to_str().ok() }
+/// The values of the cookies with that name. Those of others on the same host need not be well-formed.
+fn cookies(headers: &HeaderMap, name: &str) -> Vec<String> {
+    let all = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let named = all.filter_map(|cookie| {
+        let (given, value) = str::from_utf8(cookie).ok()?.split_once('=')?;
+        (given.trim() == name).then(|| value.trim().trim_matches('"').to_owned())
+    });
+    named.take(4).collect()
 }
 
 /// Now, on the wall.

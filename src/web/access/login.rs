@@ -67,7 +67,7 @@ pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>)
 /// `POST /logout`: ends the session, closes its websockets and takes the cookie back.
 pub async fn leave(request: HttpRequest, front: Data<Front>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
-    let ended = match (&front.lock.sessions, front.lock.session_id(&request)) {
+    let ended = match (&front.lock.sessions, front.lock.session_ids(&request).into_iter().next()) {
         (Some(sessions), Some(id)) => sessions.end(&front.io, &id).await,
         _ => None,
     };

@@ -1,6 +1,6 @@
 //! Whether a request comes from one of this monitor's own pages, or from no page at all.
 
-use actix_web::http::header::{HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN};
+use actix_web::http::header::{HOST, HeaderMap, ORIGIN};
 
 use crate::web::problem::Problem;
 
@@ -10,53 +10,44 @@ use crate::web::problem::Problem;
 /// # Errors
 /// When another site's page asks.
 pub(super) fn same(headers: &HeaderMap, own: Option<&str>) -> Result<(), Problem> {
-    let foreign = |why: &str| Err(Problem::Forbidden(format!("cross-site requests are not allowed ({why})")));
-    // All that are there, as bytes: one that cannot be read is not one that is absent.
-    let mut sites = headers.get_all("sec-fetch-site").peekable();
-    if sites.peek().is_some() {
-        return match sites.all(|site| site.as_bytes() == b"same-origin") {
-            true => Ok(()),
-            false => foreign("Sec-Fetch-Site is not same-origin"),
-        };
-    }
-    let origin = match single(headers, &ORIGIN) {
-        Single::Absent => return Ok(()),
-        Single::Text(origin) => origin,
-        Single::Ambiguous => return foreign("Origin is there twice, or is no text"),
+    let values = |name: &str| -> Vec<String> {
+        headers.get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
     };
-    let Some((scheme, host)) = origin.split_once("://") else { return foreign("Origin is no address") };
-    let asked = match single(headers, &HOST) {
-        Single::Absent => None,
-        Single::Text(asked) => Some(without_default_port(scheme, asked)),
-        Single::Ambiguous => return foreign("Host is there twice, or is no text"),
-    };
-    let host = without_default_port(scheme, host);
-    let is_own = || own.and_then(site).is_some_and(|own| own == (scheme.to_ascii_lowercase(), host.clone()));
-    if !host.is_empty() && (asked.as_ref() == Some(&host) || is_own()) {
-        Ok(())
-    } else {
-        foreign("Origin is neither Host nor SERVER_URL")
+    let foreign = |what: String| Err(Problem::Forbidden(format!("cross-site requests are not allowed: {what}")));
+    let (sites, origins, hosts) = (values("sec-fetch-site"), values(ORIGIN.as_str()), values(HOST.as_str()));
+    if !sites.is_empty() {
+        let same = sites.iter().all(|site| site == "same-origin");
+        return if same { Ok(()) } else { foreign(format!("Sec-Fetch-Site held {}", quoted(&sites))) };
     }
+    if origins.is_empty() {
+        return Ok(());
+    }
+    let is_own = |origin: &String| {
+        let Some((scheme, host)) = origin.split_once("://") else { return false };
+        let host = without_default_port(scheme, host);
+        let is_asked = matches!(hosts.as_slice(), [asked] if without_default_port(scheme, asked) == host);
+        let is_site = || own.and_then(site).is_some_and(|own| own == (scheme.to_ascii_lowercase(), host.clone()));
+        !host.is_empty() && (is_asked || is_site())
+    };
+    // Of two, one may be the client's own; what is no text is not absent.
+    let is_doubtful = |values: &[String]| values.len() > 1 || values.iter().any(|value| !value.is_ascii());
+    if !is_doubtful(&origins) && !is_doubtful(&hosts) && origins.iter().all(is_own) {
+        return Ok(());
+    }
+    let server_url = own.map_or_else(|| "SERVER_URL is not set".to_owned(), |own| format!("SERVER_URL is {own:?}"));
+    foreign(format!(
+        "Origin held {}, Host {}; {server_url}. A proxy must pass the browser's Host on with its port, or SERVER_URL must \
+         be the address that the browser shows",
+        quoted(&origins),
+        quoted(&hosts)
+    ))
 }
 
-/// A header of which there may be one.
-pub(super) enum Single<'a> {
-    /// It is not there.
-    Absent,
-    /// Its text.
-    Text(&'a str),
-    /// It is there more than once, or holds something else than visible ASCII.
-    Ambiguous,
-}
-
-/// The only value of a header.
-pub(super) fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Single<'a> {
-    let mut all = headers.get_all(name);
-    match (all.next().map(HeaderValue::to_str), all.next()) {
-        (None, _) => Single::Absent,
-        (Some(Ok(text)), None) => Single::Text(text),
-        _ => Single::Ambiguous,
-    }
+/// Values of a header for people.
+fn quoted(values: &[String]) -> String {
+    let shown: Vec<String> =
+        values.iter().take(3).map(|value| format!("{:?}", value.chars().take(80).collect::<String>())).collect();
+    if shown.is_empty() { "nothing".to_owned() } else { shown.join(" and ") }
 }
 
 fn without_default_port(scheme: &str, host: &str) -> String {
@@ -138,5 +129,27 @@ mod tests {
         }
         assert!(!may_on(own, &[inside, ("origin", "https://fleet.example"), ("sec-fetch-site", "cross-site")]));
         assert!(!may_on(Some("fleet"), &[inside, ("origin", "https://fleet.example")]));
+        assert!(!may(&[host, ("origin", "https://fleet.example"), ("origin", "https://evil.example")]));
+    }
+
+    #[test]
+    fn a_refusal_says_what_the_headers_held_and_which_setting_helps() {
+        let why = |own, headers: &[(&str, &[u8])]| {
+            let mut request = TestRequest::post();
+            for (name, value) in headers {
+                request = request.append_header((*name, HeaderValue::from_bytes(value).unwrap()));
+            }
+            same(request.to_http_request().headers(), own).unwrap_err().to_string()
+        };
+        let host = ("host", &b"fleet.example"[..]);
+        let told = why(None, &[host, ("origin", b"http://fleet.example:8080")]);
+        for part in ["\"http://fleet.example:8080\"", "\"fleet.example\"", "SERVER_URL is not set"] {
+            assert!(told.contains(part), "{told}");
+        }
+        let told = why(Some("https://other.example"), &[("origin", b"https://fleet.example")]);
+        assert!(told.contains("Host nothing") && told.contains("\"https://other.example\""), "{told}");
+        // What is no text is no missing header.
+        assert!(why(None, &[host, ("origin", b"https://fl\xe9et.example")]).contains("Origin held"));
+        assert!(why(None, &[host, ("sec-fetch-site", b"cross-site")]).contains("Sec-Fetch-Site held \"cross-site\""));
     }
 }

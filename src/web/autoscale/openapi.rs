@@ -11,7 +11,7 @@ pub fn autoscale() -> Operation {
         "For autoscalers such as KEDA's `metrics-api`. Returns 503 unless the backlog is known exactly, so that an \
          unknown backlog is never treated as zero.",
     )
-    .path("name", "The worker type.", "aragorn.lookup")
+    .path("name", "The worker type, or a stream that no worker has used yet.", "aragorn.lookup")
     .query::<ScaleQuery>()
     .answers::<Scale>("The backlog and the desired number of workers.")
     .unavailable("The exact backlog is unknown.")

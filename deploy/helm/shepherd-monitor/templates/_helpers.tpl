@@ -24,11 +24,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if .Values.ingress.enabled }}{{ .Values.ingress.path | trimSuffix "/" }}{{ end }}
 {{- end }}
 
+{{- /* OpenShift chooses user and group itself, and refuses others. */}}
+{{- define "monitor.openshift" -}}
+{{- if or .Values.openshift (.Capabilities.APIVersions.Has "security.openshift.io/v1") }}yes{{ end }}
+{{- end }}
+
+{{- /* Of the root context and a user. */}}
 {{- define "monitor.podSecurity" -}}
+{{- $user := last . -}}
 runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
+{{- if not (include "monitor.openshift" (first .)) }}
+runAsUser: {{ $user }}
+runAsGroup: {{ $user }}
+fsGroup: {{ $user }}
+{{- end }}
 seccompProfile: {type: RuntimeDefault}
 {{- end }}
 
