@@ -465,10 +465,8 @@ impl Consumer {
         let gap = now.since(at).max(by_redis);
         let idle = sighting.work.map(|work| Duration::from_millis(work.idle_ms));
         self.overlooked |= match idle.filter(|idle| *idle <= gap) {
-/// Maximum time between the readings of a consumer's idle time and of its marker, which may expire in between.
-const MARKER_READ_WITHIN: Duration = heartbeat::INTERVAL;
             // It was alive at its last Redis command, so a marker can only have been written after that.
-            Some(idle) => idle > marker::TTL,
+            Some(idle) => idle > marker::TTL.saturating_sub(MARKER_READ_WITHIN),
             None => gap > sighting.marker_gap,
         };
         if sighting.keys.marker != MarkerReading::NotRead {
