@@ -234,6 +234,8 @@ fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
     let alert = &change.alert;
     let (type_name, severity, ts, detail) = match change.step {
         Step::Fired => ("alert", alert.severity, alert.fired_at.unwrap_or(now), alert.detail.clone()),
+        // Its end is recorded, although nobody was notified of that.
+        Step::FiredAgain => ("alert", alert.severity, now, alert.detail.clone()),
         Step::Resolved if alert.kind != Kind::Happening => {
             let lasted = span(alert.lasted(now));
             let over = alert.resolved_at.unwrap_or(now);

@@ -155,11 +155,15 @@ impl Books {
         let mut alerts = self.unsaved.alerts();
         let newer: BTreeSet<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
         alerts.extend(kept.alerts.into_iter().filter(|alert| !newer.contains(&alert.key)));
-        let outbox = self.unsaved.outbox();
-        let is_newer = |row: &OutboxRow| outbox.iter().any(|o| o.id == row.id && o.channel == row.channel);
-        let mut waiting: Vec<OutboxRow> = outbox.iter().filter(|row| row.ended.is_none()).cloned().collect();
-        waiting.extend(kept.waiting.into_iter().filter(|row| !is_newer(row)));
-        waiting.sort_by(|a, b| a.created.total_cmp(&b.created));
+        // In the order in which they were written down, whatever the clocks of those who made them said.
+        let mut unsaved: Vec<OutboxRow> = self.unsaved.outbox().to_vec();
+        let mut waiting: Vec<OutboxRow> = Vec::new();
+        for row in kept.waiting {
+            let newer = unsaved.iter().position(|other| other.id == row.id && other.channel == row.channel);
+            waiting.push(newer.map_or(row, |place| unsaved.remove(place)));
+        }
+        waiting.extend(unsaved);
+        waiting.retain(|row| row.ended.is_none());
         (alerts, waiting)
     }
 

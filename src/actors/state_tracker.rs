@@ -44,6 +44,8 @@ pub struct StateTracker {
     kept_nowhere: bool,
     /// Events may be waiting in Redis for Postgres.
     spooled: bool,
+    /// Events of this monitor wait there: what happened later is stored after them.
+    stores_behind_spool: bool,
     flushing: bool,
     /// That a record is not saved was logged.
     save_failed: bool,
@@ -84,6 +86,7 @@ impl StateTracker {
             database: None,
             kept_nowhere: false,
             spooled: true,
+            stores_behind_spool: false,
             flushing: false,
             save_failed: false,
             forgotten: BTreeMap::new(),
@@ -239,7 +242,8 @@ impl StateTracker {
     fn write_then_tell(&mut self, snapshot: Arc<Snapshot>, to_write: ToWrite, ctx: &mut Context<Self>) {
         let ToWrite { events, records, new_types, failures } = to_write;
         let rows: Vec<events::NewRow> = events.iter().map(|event| events::NewRow::from(&**event)).collect();
-        let (io, try_postgres) = (self.io.clone(), matches!(self.database, Some(Ok(_))));
+        let try_postgres = matches!(self.database, Some(Ok(_))) && !self.stores_behind_spool;
+        let io = self.io.clone();
         let writing = self.io.run(WRITE_WITHIN * 4, REDIS_LATE, async move {
             let kept = if rows.is_empty() { Kept::Postgres } else { keep(&io, &rows, try_postgres).await };
             if kept == Kept::Nowhere {
@@ -270,6 +274,7 @@ impl StateTracker {
                 _ => {}
             }
             this.spooled |= kept == Kept::Spool;
+            this.stores_behind_spool |= kept == Kept::Spool;
             if kept == Kept::Nowhere {
                 if !std::mem::replace(&mut this.kept_nowhere, true) {
                     tracing::warn!("cannot write events to Postgres or to Redis; retrying with every tick");
@@ -326,17 +331,20 @@ impl StateTracker {
             };
             let rows: Vec<events::NewRow> = waiting.iter().filter_map(read).collect();
             events::insert(&io.postgres, &rows).await?;
-            event_spool::remove(&io.redis, &waiting).await?;
-            Ok(waiting.len())
+            Ok((waiting.len(), event_spool::remove(&io.redis, &waiting).await))
         });
         ctx.spawn(flushing.into_actor(self).map(|flushed, this, _| {
             this.flushing = false;
-            this.spooled |= !matches!(flushed, Ok(0));
+            if matches!(flushed, Ok((count, _)) if count < SPOOL_BATCH && !this.spooled) {
+                // All of them are stored, whether Redis let go of them or not.
+                this.stores_behind_spool = false;
+            }
+            this.spooled |= !matches!(flushed, Ok((0, _)));
             match flushed {
-                Ok(0) => {}
-                Ok(count) => tracing::info!(count, "spooled events were written to Postgres"),
-                Err(trouble) => {
-                    tracing::debug!(error = trouble.detail, "spooled events are still waiting for Postgres")
+                Ok((0, _)) => {}
+                Ok((count, Ok(()))) => tracing::info!(count, "spooled events were written to Postgres"),
+                Ok((_, Err(trouble))) | Err(trouble) => {
+                    tracing::debug!(error = trouble.detail, "spooled events are still waiting for Postgres");
                 }
             }
         }));

@@ -73,6 +73,8 @@ const ABSENT_AFTER: Duration = heartbeat::INTERVAL.saturating_mul(2);
 /// Age at which an unchanged heartbeat no longer belongs to a live process: Redis' clock was set back, or the key has
 /// no TTL.
 const FROZEN_AFTER: Duration = marker::TTL;
+/// Maximum time between the readings of a consumer's idle time and of its marker, which may expire in between.
+const MARKER_READ_WITHIN: Duration = heartbeat::INTERVAL;
 /// Number of rewrites after a marker that prove that another process wrote the marker.
 const REWRITES_OF_A_LIVING_PROCESS: u8 = 2;
 
@@ -464,7 +466,7 @@ impl Consumer {
         let idle = sighting.work.map(|work| Duration::from_millis(work.idle_ms));
         self.overlooked |= match idle.filter(|idle| *idle <= gap) {
             // It was alive at its last Redis command, so a marker can only have been written after that.
-            Some(idle) => idle > marker::TTL,
+            Some(idle) => idle > marker::TTL.saturating_sub(MARKER_READ_WITHIN),
             None => gap > sighting.marker_gap,
         };
         if sighting.keys.marker != MarkerReading::NotRead {

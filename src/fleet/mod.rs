@@ -24,6 +24,8 @@ mod properties;
 pub mod reading;
 pub mod scaling;
 mod sightings;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub mod snapshot;
 pub mod source;
 pub mod time;

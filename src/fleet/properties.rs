@@ -9,10 +9,8 @@ use proptest::prelude::*;
 use super::consumer::ConsumerState;
 use super::event::Event;
 use super::invented::{TICK_SEC, tracker};
-use super::reading::{
-    Beat, BeatReading, GroupConsumer, GroupReading, HeartbeatsReading, Lag, MarkerReading, RedisServer, SourceTrouble,
-    StreamFacts, StreamReading, StreamsReading, TroubleKind,
-};
+use super::reading::{Beat, BeatReading, GroupConsumer, MarkerReading, SourceTrouble, TroubleKind};
+use super::simulated::{Fate, Fleet, Keys, Process, Reader, latest};
 use super::time::Mono;
 use super::tracker::{TickReadings, Tracker};
 use super::worker_type::{TypeState, WorkerStateRecord};
@@ -21,8 +19,6 @@ use crate::contract::{Heartbeat, Name, ShutdownMarker};
 const STREAM: &str = "s";
 /// Processes that may run at once. Those of the first two slots always have the same consumer name.
 const SLOTS: usize = 4;
-/// A marker that was written since the last good reading is surely read if that is no longer ago.
-const SURELY_SEEN: f64 = 100.0;
 
 /// What happens in one tick's time.
 #[derive(Debug, Clone)]
@@ -77,48 +73,6 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    Runs,
-    Killed,
-    Left { with_work: bool },
-}
-
-#[derive(Debug, Clone)]
-struct Process {
-    name: Name,
-    slot: usize,
-    started: u64,
-    fate: Fate,
-    stalled_until: u64,
-    /// Asked to leave while it stood still.
-    leaves: Option<(u64, Option<u64>)>,
-    late_beat: Option<u64>,
-    pending: u64,
-    /// Redis' clock when it last asked for anything, or began to wait.
-    active: i64,
-    last_beat: Option<Arc<Heartbeat>>,
-    /// When it last wrote a heartbeat, by the true clock.
-    beat_at: u64,
-    /// A good reading held its heartbeat.
-    seen: bool,
-    /// Its evidence was lost, or expired while nobody could read it.
-    unclear: bool,
-    /// How often it was away for so long that it may be called lost: stalls, and its end.
-    silences: usize,
-}
-
-impl Process {
-    fn is_well(&self, second: u64) -> bool {
-        self.fate == Fate::Runs && self.stalled_until <= second
-    }
-
-    /// The library's workers say which process they are, and what they leave behind; Python's do not.
-    fn incarnation(&self) -> Option<String> {
-        (self.slot % 2 == 1).then(|| format!("{}-{}", self.name, self.started))
-    }
-}
-
 /// A reading of a monitor, or its restart.
 #[derive(Debug, Clone)]
 enum Step {
@@ -127,7 +81,7 @@ enum Step {
     Restart,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct World {
     second: u64,
     tick: u64,
@@ -137,10 +91,8 @@ struct World {
     outage_until: u64,
     monitor_down_until: u64,
     monitor_started: u64,
-    processes: Vec<Process>,
-    beats: BTreeMap<Name, (i64, Arc<Heartbeat>)>,
-    markers: BTreeMap<Name, (i64, ShutdownMarker)>,
-    last_good: Option<(u64, i64)>,
+    fleet: Fleet,
+    keys: Keys,
     /// What the first monitor reads, and after each reading a copy of the truth.
     steps: Vec<(Step, Vec<Process>)>,
     /// What a second monitor reads, one second later and without restarts.
@@ -148,8 +100,25 @@ struct World {
 }
 
 impl World {
+    fn at(second: u64) -> Self {
+        Self {
+            second,
+            tick: second,
+            redis_clock: 1_000_000,
+            monitor_clock: 1_000_000,
+            run: 0,
+            outage_until: 0,
+            monitor_down_until: 0,
+            monitor_started: 0,
+            fleet: Fleet::of(vec![STREAM.into()]),
+            keys: Keys::default(),
+            steps: Vec::new(),
+            beside: Vec::new(),
+        }
+    }
+
     fn play(acts: &[Act]) -> Self {
-        let mut world = Self { redis_clock: 1_000_000, monitor_clock: 1_000_000, ..Self::default() };
+        let mut world = Self::at(0);
         for act in acts {
             world.act(act);
             world.tick();
@@ -161,68 +130,23 @@ impl World {
         world
     }
 
-    fn redis_now(&self) -> i64 {
-        self.redis_clock + self.second as i64
-    }
-
-    fn running(&mut self, slot: usize) -> Option<usize> {
-        self.processes.iter().rposition(|p| p.slot == slot && p.fate == Fate::Runs)
+    fn redis_now(&self) -> f64 {
+        (self.redis_clock + self.second as i64) as f64
     }
 
     fn act(&mut self, act: &Act) {
         let (second, redis_now) = (self.second, self.redis_now());
         match *act {
             Act::Wait => {}
-            Act::Start(slot) => {
-                if self.running(slot).is_none() {
-                    let generation = self.processes.iter().filter(|p| p.slot == slot).count();
-                    let name = if slot < 2 { format!("c{slot}") } else { format!("c{slot}-{generation}") };
-                    self.processes.push(Process {
-                        name: name.into(),
-                        slot,
-                        started: second,
-                        fate: Fate::Runs,
-                        stalled_until: 0,
-                        leaves: None,
-                        late_beat: None,
-                        pending: 0,
-                        active: redis_now,
-                        last_beat: None,
-                        beat_at: second,
-                        seen: false,
-                        unclear: false,
-                        silences: 0,
-                    });
-                    self.beat(self.processes.len() - 1);
-                }
-            }
-            Act::Kill(slot) => {
-                if let Some(p) = self.running(slot).map(|n| &mut self.processes[n]) {
-                    p.fate = Fate::Killed;
-                    p.silences += 1;
-                }
-            }
-            Act::Leave(slot, left, late) => {
-                let Some(n) = self.running(slot) else { return };
-                if self.processes[n].is_well(second) {
-                    self.leave(n, left, late);
-                } else {
-                    self.processes[n].leaves = Some((left, late));
-                }
-            }
-            Act::Stall(slot, seconds) => {
-                let running = self.running(slot).map(|n| &mut self.processes[n]);
-                if let Some(p) = running.filter(|p| p.is_well(second)) {
-                    p.stalled_until = second + seconds;
-                    p.silences += 1;
-                }
-            }
+            Act::Start(slot) => self.fleet.start(slot, second, redis_now, &mut self.keys),
+            Act::Kill(slot) => self.fleet.kill(slot, second),
+            Act::Leave(slot, left, late) => self.fleet.leave(slot, (left, late), second, redis_now, &mut self.keys),
+            Act::Stall(slot, seconds) => self.fleet.stall(slot, seconds, second),
             Act::Outage(ticks) => self.outage_until = self.outage_until.max(second + u64::from(ticks) * TICK_SEC),
             Act::RestartEmpty => {
                 self.run += 1;
-                self.beats.clear();
-                self.markers.clear();
-                self.processes.iter_mut().filter(|p| p.fate != Fate::Runs).for_each(|p| p.unclear = true);
+                self.keys = Keys::default();
+                self.fleet.evidence_is_lost();
             }
             Act::Gap(ticks) => {
                 for _ in 0..u64::from(ticks) * TICK_SEC {
@@ -239,69 +163,11 @@ impl World {
         }
     }
 
-    fn leave(&mut self, n: usize, left: u64, late: Option<u64>) {
-        let (second, expires) = (self.second, self.redis_now() + 120);
-        let p = &mut self.processes[n];
-        (p.fate, p.pending) = (Fate::Left { with_work: left > 0 }, left);
-        p.late_beat = late.map(|after| second + after);
-        let marker = ShutdownMarker {
-            stream: STREAM.into(),
-            consumer: p.name.clone(),
-            signum: Some(15),
-            ts: second as f64 + 0.75,
-            incarnation: p.incarnation(),
-            in_flight: p.incarnation().map(|_| left as u32),
-        };
-        let name = p.name.clone();
-        self.beats.remove(&name);
-        self.markers.insert(name, (expires, marker));
-    }
-
-    fn beat(&mut self, n: usize) {
-        let (second, expires) = (self.second, self.redis_now() + 15);
-        let p = &mut self.processes[n];
-        let beat = Arc::new(Heartbeat {
-            stream: STREAM.into(),
-            consumer: p.name.clone(),
-            started_at: p.started as f64 + 0.5,
-            last_seen: second as f64 + 0.8,
-            task_limit: 1,
-            incarnation: p.incarnation().map(Into::into),
-            in_flight: None,
-            waiting: None,
-            progress: None,
-            draining: false,
-        });
-        (p.last_beat, p.beat_at) = (Some(Arc::clone(&beat)), second);
-        self.beats.insert(p.name.clone(), (expires, beat));
-    }
-
     fn pass_a_second(&mut self) {
         self.second += 1;
-        let (second, redis_now) = (self.second, self.redis_now());
-        for n in 0..self.processes.len() {
-            let p = &mut self.processes[n];
-            if p.late_beat.take_if(|at| *at <= second).is_some() {
-                // Not after a new process of that name wrote its own.
-                if !self.beats.contains_key(&self.processes[n].name) {
-                    self.beat(n);
-                }
-                continue;
-            }
-            if !p.is_well(second) {
-                continue;
-            }
-            if let Some((left, late)) = p.leaves.take() {
-                self.leave(n, left, late);
-                continue;
-            }
-            p.active = redis_now;
-            if second - p.beat_at >= 5 {
-                self.beat(n);
-            }
-        }
-        self.beats.retain(|_, (expires, _)| *expires > redis_now);
-        self.markers.retain(|_, (expires, _)| *expires > redis_now);
+        let redis_now = self.redis_now();
+        self.fleet.pass_a_second(self.second, redis_now, true, &mut self.keys);
+        self.keys.expire(redis_now);
     }
 
     fn tick(&mut self) {
@@ -310,32 +176,16 @@ impl World {
         }
         self.tick += 1;
         if self.second >= self.monitor_down_until {
-            self.note_what_is_read();
+            if self.second >= self.outage_until {
+                let reader = Reader { machine: 0, interval: TICK_SEC, excludes: None };
+                self.fleet.is_read_by(&reader, self.second, self.redis_now(), &self.keys);
+            }
             let reading = Box::new(self.reading(self.monitor_started));
-            self.steps.push((Step::Read(reading), self.processes.clone()));
+            self.steps.push((Step::Read(reading), self.fleet.processes.clone()));
         }
         self.second += 1;
         self.beside.push(self.reading(0));
         self.second -= 1;
-    }
-
-    /// What a good reading shows, and what it cannot show any more.
-    fn note_what_is_read(&mut self) {
-        if self.second < self.outage_until {
-            return;
-        }
-        let (second, redis_now) = (self.second, self.redis_now());
-        let (last, last_by_redis) = self.last_good.replace((second, redis_now)).unwrap_or((second, redis_now));
-        let by_redis = (redis_now - last_by_redis) as f64;
-        let blind = (second - last) as f64 > SURELY_SEEN || !(0.0..=SURELY_SEEN).contains(&by_redis);
-        for p in &mut self.processes {
-            let is_there = p
-                .last_beat
-                .as_ref()
-                .is_some_and(|beat| self.beats.get(&p.name).is_some_and(|(_, found)| found.same_incarnation(beat)));
-            p.seen |= is_there;
-            p.unclear |= blind && !p.is_well(second);
-        }
     }
 
     fn reading(&self, started: u64) -> TickReadings {
@@ -345,56 +195,14 @@ impl World {
             tick: self.tick,
             now: Mono((self.second - started) * 1000),
             wall: (self.monitor_clock + self.second as i64) as f64,
-            streams: if away { Err(bad()) } else { Ok(Arc::new(self.streams())) },
-            heartbeats: if away { Err(bad()) } else { Ok(Arc::new(self.heartbeats())) },
+            streams: if away {
+                Err(bad())
+            } else {
+                Ok(Arc::new(self.fleet.read_streams(None, self.redis_now(), self.run)))
+            },
+            heartbeats: if away { Err(bad()) } else { Ok(Arc::new(self.fleet.read_heartbeats(None, &self.keys))) },
             database: None,
         }
-    }
-
-    /// The last process of each consumer name.
-    fn latest(processes: &[Process]) -> BTreeMap<Name, &Process> {
-        processes.iter().map(|p| (p.name.clone(), p)).collect()
-    }
-
-    fn streams(&self) -> StreamsReading {
-        let redis_now = self.redis_now();
-        let consumers = Self::latest(&self.processes).into_values().map(|p| GroupConsumer {
-            name: p.name.clone(),
-            pending: p.pending,
-            phantom_pending: 0,
-            idle_ms: u64::try_from((redis_now - p.active) * 1000).unwrap_or(0),
-            inactive_ms: None,
-        });
-        let group = GroupReading {
-            name: "consumer".into(),
-            pending: 0,
-            phantom_pending: 0,
-            phantom_at_least: false,
-            lag: Lag::Reported(0),
-            entries_read: Some(0),
-            last_delivered_id: "0-0".to_owned(),
-            oldest_undelivered_ms: None,
-            consumers: Some(consumers.collect()),
-        };
-        let facts = StreamFacts { exists: true, length: 0, groups: vec![group] };
-        StreamsReading {
-            redis_time: redis_now as f64,
-            server: RedisServer { run_id: self.run.to_string(), ..RedisServer::default() },
-            streams: [(STREAM.into(), StreamReading { facts: Ok(facts) })].into(),
-            failures: None,
-        }
-    }
-
-    fn heartbeats(&self) -> HeartbeatsReading {
-        let names: BTreeSet<&Name> = self.processes.iter().map(|p| &p.name).collect();
-        let consumers = names.into_iter().map(|name| {
-            let beat = self.beats.get(name).map_or(Beat::Absent, |(_, beat)| Beat::Present(Arc::clone(beat)));
-            let marker = self.markers.get(name);
-            let marker =
-                marker.map_or(MarkerReading::Absent, |(_, marker)| MarkerReading::Present(Box::new(marker.clone())));
-            (name.clone(), BeatReading { beat, marker })
-        });
-        HeartbeatsReading { consumers: [(STREAM.into(), consumers.collect())].into(), unreadable: Vec::new() }
     }
 }
 
@@ -478,6 +286,10 @@ fn is_crash(event: &Event) -> bool {
     event.type_name() == "scale_down" && event.payload()["kind"] == "crashed"
 }
 
+fn is_killed(p: &Process) -> bool {
+    matches!(p.fate, Fate::Killed { .. })
+}
+
 /// The invariants of losses, exits and crashes, against the truth; `sees_all`: the monitor read every tick.
 fn check(world: &World, sees_all: bool) -> Result<(), TestCaseError> {
     let reported = of_world(world);
@@ -485,45 +297,45 @@ fn check(world: &World, sees_all: bool) -> Result<(), TestCaseError> {
     for ((step, truth), events) in world.steps.iter().zip(&reported.events) {
         let Step::Read(reading) = step else { continue };
         let at = reading.now.0 / 1000;
-        let latest = World::latest(truth);
+        let by_name = latest(truth);
         for (name, is_lost) in events.iter().flat_map(|event| lost_or_recovered(event)) {
             // Lost and recovered take turns.
             let was = open.insert(name.clone(), is_lost).unwrap_or(false);
             prop_assert!(was != is_lost, "{name} is called lost or recovered twice in a row at {at}");
             if is_lost {
                 prop_assert!(reading.heartbeats.is_ok());
-                let p = latest[&name];
-                let is_silent = p.fate == Fate::Killed || !p.is_well(truth_second(world, reading).saturating_sub(8));
-                prop_assert!(is_silent || p.unclear, "{name} is called lost at {at} and is not: {p:?}");
+                let p = by_name[&name];
+                let is_silent = is_killed(p) || !p.is_well(truth_second(world, reading).saturating_sub(8));
+                prop_assert!(is_silent || p.unclear[0], "{name} is called lost at {at} and is not: {p:?}");
                 let left = matches!(p.fate, Fate::Left { .. });
-                prop_assert!(!left || p.unclear, "{name} left its marker and is called lost at {at}");
+                prop_assert!(!left || p.unclear[0], "{name} left its marker and is called lost at {at}");
             }
         }
         if events.iter().any(|event| is_crash(event)) {
             prop_assert!(open.values().any(|lost| *lost), "crashed at {at} without a loss that still stands");
         }
     }
-    for (name, p) in World::latest(&world.processes).into_iter().filter(|(_, p)| p.seen) {
+    for (name, p) in latest(&world.fleet.processes).into_iter().filter(|(_, p)| p.seen[0]) {
         let state = reported.states.get(&name).copied();
         prop_assert!(state != Some(ConsumerState::Suspect), "{name} is suspect for ever");
-        if p.unclear && p.fate == Fate::Runs {
+        if p.unclear[0] && p.fate == Fate::Runs {
             prop_assert_eq!(state, Some(ConsumerState::Alive));
             continue;
         }
-        if p.unclear {
+        if p.unclear[0] {
             let is_gone = state.is_none_or(|state| state.is_gone() || state == ConsumerState::NoHeartbeat);
             prop_assert!(is_gone, "{name} is {state:?}");
             continue;
         }
         // Where the monitor itself was restarted around that time, it may not be able to tell.
-        if state == Some(ConsumerState::Unobserved) && p.fate == Fate::Killed && restarts(world) {
+        if state == Some(ConsumerState::Unobserved) && is_killed(p) && restarts(world) {
             continue;
         }
         let expected = match p.fate {
             Fate::Runs => ConsumerState::Alive,
-            Fate::Killed => ConsumerState::Lost,
-            Fate::Left { with_work: false } => ConsumerState::Left,
-            Fate::Left { with_work: true } => ConsumerState::LeftWithWork,
+            Fate::Killed { .. } => ConsumerState::Lost,
+            Fate::Left { with_work: false, .. } => ConsumerState::Left,
+            Fate::Left { with_work: true, .. } => ConsumerState::LeftWithWork,
         };
         // After an hour nobody remembers, and a restarted monitor knows exits no more.
         prop_assert!(
@@ -532,20 +344,24 @@ fn check(world: &World, sees_all: bool) -> Result<(), TestCaseError> {
             "{name} is {state:?}: {p:?}"
         );
         let stands = open.get(&name).copied().unwrap_or(false);
-        prop_assert_eq!(stands, p.fate == Fate::Killed, "the loss of {} that stands", name);
+        prop_assert_eq!(stands, is_killed(p), "the loss of {} that stands", name);
     }
-    let runs = world.processes.iter().any(|p| p.fate == Fate::Runs);
+    let runs = world.fleet.processes.iter().any(|p| p.fate == Fate::Runs);
     let of_type = reported.of_type.last().copied().flatten();
     prop_assert_eq!(runs, of_type == Some(TypeState::Alive), "{:?}", of_type);
-    if sees_all && !runs && world.processes.iter().all(|p| p.seen && !p.unclear) && !world.processes.is_empty() {
-        let all_left = world.processes.iter().all(|p| p.fate != Fate::Killed && p.silences == 0);
+    if sees_all
+        && !runs
+        && world.fleet.processes.iter().all(|p| p.seen[0] && !p.unclear[0])
+        && !world.fleet.processes.is_empty()
+    {
+        let all_left = world.fleet.processes.iter().all(|p| !is_killed(p) && p.silences.is_empty());
         if all_left {
             prop_assert_eq!(of_type, Some(TypeState::ScaledDown));
         }
-        let last = world.processes.iter().max_by_key(|p| p.beat_at).unwrap();
+        let last = world.fleet.processes.iter().max_by_key(|p| p.beat_at).unwrap();
         // No process came after it that could have replaced it.
-        let first_killed = world.processes.iter().filter(|p| p.fate == Fate::Killed).map(|p| p.beat_at).min();
-        if last.fate == Fate::Killed && world.processes.iter().all(|p| Some(p.started) <= first_killed) {
+        let first_killed = world.fleet.processes.iter().filter(|p| is_killed(p)).map(|p| p.beat_at).min();
+        if is_killed(last) && world.fleet.processes.iter().all(|p| Some(p.started) <= first_killed) {
             prop_assert_eq!(of_type, Some(TypeState::Crashed));
         }
     }
@@ -628,7 +444,7 @@ proptest! {
                 prop_assert_eq!(one, other);
             } else {
                 // One of them saw a short stall that the other did not.
-                prop_assert!(world.processes.iter().any(|p| p.silences > 0));
+                prop_assert!(world.fleet.processes.iter().any(|p| !p.silences.is_empty()));
             }
         }
     }
@@ -799,9 +615,20 @@ fn who_left_while_no_monitor_could_see_it_did_not_crash() {
     }
 }
 
+#[test]
+fn who_left_so_long_ago_that_its_marker_has_just_expired_did_not_crash() {
+    for late in [None, Some(3)] {
+        // Down for one tick longer than a marker lives: it expires in the moment of the first reading.
+        let acts = [vec![Act::Start(0)], wait(10), vec![Act::MonitorRestart(41), Act::Leave(0, 0, late)], wait(50)];
+        let (events, of_type) = story(&acts.concat());
+        assert_eq!(lost(&events), []);
+        assert_eq!(of_type, Some(TypeState::Unknown));
+    }
+}
+
 /// What a reading says of hand-made consumers.
 fn by_hand(second: u64, consumers: &[(&str, Beat, MarkerReading, u64, u64)]) -> TickReadings {
-    let world = World { second, tick: second, redis_clock: 1_000_000, monitor_clock: 1_000_000, ..World::default() };
+    let world = World::at(second);
     let mut reading = world.reading(0);
     let streams = Arc::make_mut(reading.streams.as_mut().unwrap());
     let listed = consumers.iter().map(|(name, _, _, pending, idle_sec)| GroupConsumer {

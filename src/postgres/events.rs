@@ -1,11 +1,15 @@
 //! `monitor_events`: what happened, kept.
 
-use chrono::{DateTime, Utc};
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use diesel::dsl::max;
 use diesel::prelude::*;
-use diesel_async::{AsyncPgConnection, RunQueryDsl};
+use diesel::sql_types::{Int8, Text};
+use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use futures_util::FutureExt;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::connection::{PgPool, checkout, trouble};
 use super::row_isolation::{Isolated, may_be_about_rows, put_isolating};
@@ -75,6 +79,97 @@ impl NewRow {
     }
 }
 
+/// Types of events that say how much of something there is now: running workers of a type, or whether a source is readable.
+pub const CHANGES: [&str; 4] = ["scale_down", "scale_up", "source_down", "source_up"];
+/// A change in the number of workers that is reported again within this time was seen by another monitor.
+const REPEATED_WITHIN: TimeDelta = TimeDelta::seconds(120);
+/// The field of the payload with the keys under which other monitors reported the same change.
+const REPEATED_AS: &str = "repeated_as";
+/// A repeated change is looked for among so many of the newest events.
+const RECENT: i64 = 10_000;
+/// Any number that only monitors use: one at a time compares its changes with the newest and stores them.
+const CHANGES_LOCK: i64 = 0x5348_4556;
+
+impl NewRow {
+    /// What changed, if it is an event about that: changes of the same thing are compared.
+    fn changed(&self) -> Option<(bool, &str)> {
+        CHANGES.contains(&self.type_.as_str()).then(|| (self.is_of_source(), self.worker.as_str()))
+    }
+
+    /// The key under which it is stored once.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        self.payload.get("key").and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// Its key, and those under which other monitors reported the same change.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let repeated = self.payload.get(REPEATED_AS).and_then(Value::as_array).into_iter().flatten();
+        [self.key()].into_iter().chain(repeated.filter_map(Value::as_str))
+    }
+
+    /// Notes that another monitor reported the same change under this key.
+    pub fn is_repeated_as(&mut self, key: &str) {
+        let mut keys: Vec<&str> = self.keys().skip(1).collect();
+        keys.push(key);
+        let keys = json!(keys);
+        self.payload_insert(REPEATED_AS, keys);
+    }
+
+    fn is_of_source(&self) -> bool {
+        self.type_.starts_with("source")
+    }
+
+    /// Whether it reports the change that `before`, the event before it about the same thing, reported already.
+    fn repeats(&self, before: &Self) -> bool {
+        let same = |field: &str| self.payload.get(field) == before.payload.get(field);
+        // A source is down until it is up. The same number of workers can be lost again after a change that was not stored.
+        let is_near = self.is_of_source() || (self.ts - before.ts).abs() <= REPEATED_WITHIN;
+        self.type_ == before.type_ && same("from") && same("to") && is_near
+    }
+}
+
+/// Changes merged with those that are stored.
+#[derive(Debug, Default, PartialEq)]
+pub struct Merged {
+    /// To store.
+    pub new: Vec<NewRow>,
+    /// Keys of stored changes, each with the key of one that repeats it.
+    pub repeated: Vec<(String, String)>,
+}
+
+impl Merged {
+    /// Merges `rows` with the changes in `stored` (oldest first). Two monitors that see one outage, or two workers leave in a
+    /// different order, report the same change under two keys: it is stored once, with both keys, so that it stays one
+    /// however late it is reported again.
+    #[must_use]
+    pub fn of(rows: &[NewRow], stored: &[NewRow]) -> Self {
+        let mut merged = Self::default();
+        let mut known: BTreeSet<&str> = stored.iter().flat_map(NewRow::keys).collect();
+        let mut newest: BTreeMap<(bool, &str), &NewRow> =
+            stored.iter().filter_map(|row| Some((row.changed()?, row))).collect();
+        for row in rows {
+            let Some(what) = row.changed() else {
+                merged.new.push(row.clone());
+                continue;
+            };
+            let is_known = row.keys().any(|key| !known.insert(key));
+            match newest.get(&what).filter(|before| row.repeats(before)) {
+                _ if is_known => {}
+                Some(before) => match merged.new.iter_mut().find(|new| new.key() == before.key()) {
+                    Some(new) => new.is_repeated_as(row.key()),
+                    None => merged.repeated.push((before.key().to_owned(), row.key().to_owned())),
+                },
+                None => {
+                    newest.insert(what, row);
+                    merged.new.push(row.clone());
+                }
+            }
+        }
+        merged
+    }
+}
+
 /// A stored event.
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable)]
 #[diesel(table_name = monitor_events)]
@@ -121,7 +216,21 @@ impl From<Row> for Event {
     }
 }
 
-/// Stores events; one that is stored already is left as it is, one that Postgres refuses is set aside.
+impl From<Row> for NewRow {
+    fn from(row: Row) -> Self {
+        Self {
+            ts: row.ts,
+            type_: row.type_,
+            worker: row.worker.unwrap_or_default(),
+            severity: row.severity.unwrap_or_default(),
+            detail: row.detail.unwrap_or_default(),
+            payload: row.payload.unwrap_or_default(),
+        }
+    }
+}
+
+/// Stores events; one that is stored already is left as it is, one that repeats the newest change of the same thing is left
+/// out, one that Postgres refuses is set aside.
 ///
 /// # Errors
 /// When Postgres did not take them.
@@ -151,10 +260,55 @@ pub(super) async fn put(connection: &mut AsyncPgConnection, rows: &[NewRow]) -> 
             .execute(connection)
             .await?;
     }
+    if rows.iter().all(|row| row.changed().is_none()) {
+        return put_all(connection, rows).await;
+    }
+    connection
+        .transaction(async |connection| {
+            let stored = newest_changes(connection, rows).await?;
+            let Merged { new, repeated } = Merged::of(rows, &stored);
+            for (key, repeats) in repeated {
+                let noted = "UPDATE monitor_events SET payload = jsonb_set(payload, array[$1],
+                    coalesce(payload->$1, '[]') || to_jsonb($2)) WHERE payload->>'key' = $3";
+                let noted = diesel::sql_query(noted).bind::<Text, _>(REPEATED_AS).bind::<Text, _>(repeats);
+                noted.bind::<Text, _>(key).execute(connection).await?;
+            }
+            put_all(connection, &new).await
+        })
+        .await
+}
+
+async fn put_all(connection: &mut AsyncPgConnection, rows: &[NewRow]) -> Result<(), diesel::result::Error> {
     for some in rows.chunks(500) {
         diesel::insert_into(monitor_events::table).values(some).on_conflict_do_nothing().execute(connection).await?;
     }
     Ok(())
+}
+
+/// Recent changes of what `rows` are about, oldest first. No other monitor stores changes until this transaction ends; a
+/// process that is stopped in it gives way after three seconds.
+async fn newest_changes(
+    connection: &mut AsyncPgConnection,
+    rows: &[NewRow],
+) -> Result<Vec<NewRow>, diesel::result::Error> {
+    use monitor_events::dsl;
+    diesel::sql_query(
+        "SELECT set_config('idle_in_transaction_session_timeout', '3s', true), pg_advisory_xact_lock($1)",
+    )
+    .bind::<Int8, _>(CHANGES_LOCK)
+    .execute(connection)
+    .await?;
+    let newest: Option<i64> = dsl::monitor_events.select(max(dsl::id)).first(connection).await?;
+    let subjects: BTreeSet<&str> = rows.iter().filter_map(NewRow::changed).map(|(_, subject)| subject).collect();
+    let changes: Vec<Row> = dsl::monitor_events
+        .filter(dsl::id.gt(newest.unwrap_or(0) - RECENT))
+        .filter(dsl::type_.eq_any(CHANGES))
+        .filter(dsl::worker.eq_any(subjects))
+        .order(dsl::id)
+        .select(Row::as_select())
+        .load(connection)
+        .await?;
+    Ok(changes.into_iter().map(NewRow::from).collect())
 }
 
 /// Which events to read; `None` is any.
@@ -219,5 +373,68 @@ pub(super) fn bounded_value(value: Value) -> Value {
         Value::Array(items) => items.into_iter().map(bounded_value).collect(),
         Value::Object(map) => map.into_iter().map(|(key, value)| (key, bounded_value(value))).collect(),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(ts: f64, type_: &str, worker: &str, from: u32, to: u32) -> NewRow {
+        NewRow {
+            ts: time(ts),
+            type_: type_.to_owned(),
+            worker: worker.to_owned(),
+            severity: "info".to_owned(),
+            detail: String::new(),
+            payload: json!({"from": from, "to": to, "key": format!("{ts}")}),
+        }
+    }
+
+    fn times(rows: &[NewRow], stored: &[NewRow]) -> Vec<i64> {
+        Merged::of(rows, stored).new.iter().map(|row| row.ts.timestamp()).collect()
+    }
+
+    #[test]
+    fn an_outage_that_two_monitors_saw_is_stored_once() {
+        let down = |ts| event(ts, "source_down", "redis", 1, 0);
+        let up = |ts| event(ts, "source_up", "redis", 0, 1);
+        // Whatever the clocks say, in one batch or in several.
+        for other in [100.5, 7300.0, -7300.0] {
+            assert_eq!(times(&[down(100.0), down(other), up(110.0), up(other + 10.0)], &[]), [100, 110]);
+            assert_eq!(times(&[down(other)], &[down(100.0)]), [0_i64; 0]);
+            assert_eq!(times(&[up(other)], &[down(100.0), up(110.0)]), [0_i64; 0]);
+        }
+        // The next outage is another one, and so is one of the other source.
+        assert_eq!(times(&[down(120.0), up(130.0)], &[down(100.0), up(110.0)]), [120, 130]);
+        assert_eq!(times(&[event(101.0, "source_down", "postgres", 1, 0)], &[down(100.0)]), [101]);
+    }
+
+    #[test]
+    fn a_change_that_was_merged_stays_one_when_it_is_reported_again_later() {
+        let down = |ts| event(ts, "source_down", "redis", 1, 0);
+        let up = |ts| event(ts, "source_up", "redis", 0, 1);
+        let Merged { new, repeated } = Merged::of(&[down(100.0), down(100.5), up(110.0)], &[]);
+        assert_eq!((new[0].keys().collect::<Vec<_>>(), repeated), (vec!["100", "100.5"], Vec::new()));
+        assert_eq!(Merged::of(&[down(100.5), down(100.0)], &new), Merged::default());
+        let Merged { new, repeated } = Merged::of(&[up(111.0)], &new);
+        assert_eq!((new, repeated), (Vec::new(), vec![("110".to_owned(), "111".to_owned())]));
+    }
+
+    #[test]
+    fn two_departures_that_two_monitors_saw_in_a_different_order_are_two_changes() {
+        let down = |ts, from| event(ts, "scale_down", "arax", from, from - 1);
+        assert_eq!(times(&[down(709.0, 3)], &[down(708.0, 3)]), [0_i64; 0]);
+        assert_eq!(times(&[down(708.0, 3), down(709.0, 3), down(710.0, 2), down(711.0, 2)], &[]), [708, 710]);
+        // The same change again: after another one, or much later.
+        assert_eq!(times(&[down(720.0, 3)], &[down(708.0, 3), event(709.0, "scale_up", "arax", 2, 3)]), [720]);
+        assert_eq!(times(&[down(900.0, 3)], &[down(708.0, 3)]), [900]);
+        assert_eq!(times(&[event(709.0, "scale_down", "other", 3, 2)], &[down(708.0, 3)]), [709]);
+    }
+
+    #[test]
+    fn other_events_are_all_stored() {
+        let lost = event(1.0, "consumers_lost", "arax", 3, 2);
+        assert_eq!(times(&[lost.clone(), lost.clone()], &[lost]), [1, 1]);
     }
 }

@@ -2,19 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use super::fleet::{Fate, Fleet, Process};
 use super::monitor::Monitor;
-use super::scenario::MONITORS;
-use super::world::{BEGINS, World};
+use super::world::World;
 use crate::alerting::lifecycle::Alert;
 use crate::alerting::message::About;
 use crate::contract::Name;
-use crate::fleet::consumer::ConsumerState;
-use crate::fleet::worker_type::TypeState;
+use crate::contract::{heartbeat, marker};
+use crate::fleet::consumer::{ConsumerState, SETTLING};
+use crate::fleet::event::Event;
+use crate::fleet::simulated::{BEGINS, Fate, Fleet, MONITORS, Process};
+use crate::fleet::worker_type::{TypeState, WorkerStateRecord};
 use crate::postgres::alerts::Delivery;
+use crate::postgres::events::NewRow;
 
 /// A promise that was broken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +57,24 @@ pub(super) struct Log {
     pub(super) disk_was_full: bool,
     /// One monitor may have seen less than the other.
     pub(super) sights_differ: bool,
+    /// Seconds between two ticks of a monitor.
+    pub(super) interval: u64,
+    /// When a monitor may have concluded later than usual, or not written down what it concluded: true seconds.
+    pub(super) delays: Vec<(u64, u64)>,
+    /// By how much Redis' clock was stepped in all, seconds.
+    pub(super) redis_steps: u64,
+    /// When the canary's length crossed the limit of its rule and fell below it, true seconds.
+    pub(super) canary: Vec<u64>,
+}
+
+impl Log {
+    /// How much later than usual something can have been concluded between two moments (true seconds): after each trouble
+    /// the fleet gets time to be seen.
+    fn delay(&self, from: u64, to: u64) -> u64 {
+        let settling = SETTLING.as_secs() + 3 * self.interval + 5;
+        let within = self.delays.iter().map(|(begin, end)| (end + settling).min(to).saturating_sub(*begin.max(&from)));
+        within.sum()
+    }
 }
 
 /// Everything, after a world has run its course and calmed down.
@@ -61,14 +83,14 @@ pub(super) fn check(
     fleet: &Fleet,
     monitors: &[Rc<Monitor>],
     log: &Log,
-    announced: &BTreeSet<String>,
+    announced: &[Arc<Event>],
 ) -> Result<(), Violation> {
     let mut events: Vec<Stored> = world
         .postgres
         .borrow()
         .events
         .iter()
-        .map(|(_, row)| {
+        .map(|row| {
             let row = serde_json::to_value(row).unwrap();
             Stored {
                 ts: row["ts"]
@@ -85,29 +107,50 @@ pub(super) fn check(
         .collect();
     announced_events_are_stored(world, announced, log)?;
     alerts_take_turns(world, &events)?;
+    outages_end(&events, log)?;
     // What waited in the spool is stored late.
     events.sort_by(|a, b| a.ts.total_cmp(&b.ts));
-    losses_are_true(fleet, &events)?;
+    losses_are_true(fleet, &events, log)?;
     losses_are_found(fleet, &events, log)?;
-    crashes_are_true(fleet, &events)?;
+    crashes_are_true(fleet, &events, log)?;
     nothing_is_stored_twice(&events, log)?;
     pictures_are_true(fleet, monitors, log)?;
+    records_are_true(world, fleet, monitors)?;
+    figures_are_measured(world)?;
     notifications_take_turns(world, log)?;
     alerts_are_notified(world, &events, log)?;
+    the_canary_is_notified_in_time(world, &events, log)?;
     all_is_over(world, monitors)?;
     growth_is_bounded(monitors)
 }
 
-/// Every published event reaches the archive.
-fn announced_events_are_stored(world: &World, announced: &BTreeSet<String>, log: &Log) -> Result<(), Violation> {
+/// Every published event reaches the archive; a change that two monitors saw, once.
+fn announced_events_are_stored(world: &World, announced: &[Arc<Event>], log: &Log) -> Result<(), Violation> {
     if log.redis_was_emptied {
         return Ok(());
     }
-    let stored: BTreeSet<String> = world.postgres.borrow().events.iter().map(|(key, _)| key.clone()).collect();
-    match announced.difference(&stored).next() {
+    let postgres = world.postgres.borrow();
+    let keys: BTreeSet<&str> = postgres.events.iter().flat_map(NewRow::keys).collect();
+    let is_stored = |event: &Event| keys.contains(event.key.as_str());
+    match announced.iter().find(|event| !is_stored(event)) {
         None => Ok(()),
-        Some(lost) => broken("a published event is stored", lost.clone()),
+        Some(lost) => broken("a published event is stored", format!("{lost:?}")),
     }
+}
+
+/// Begin and end of each source's outages take turns, and all have ended. `events` in the order of storing.
+fn outages_end(events: &[Stored], log: &Log) -> Result<(), Violation> {
+    for source in ["redis", "postgres"] {
+        let of_source = || events.iter().filter(|event| event.worker == source && event.kind.starts_with("source_"));
+        let kinds: Vec<&str> = of_source().map(|event| event.kind.as_str()).collect();
+        let twice = kinds.windows(2).any(|pair| pair[0] == pair[1]);
+        // A monitor that ended does not say that it is over.
+        let is_open = kinds.last() == Some(&"source_down") && log.monitor_turns.is_empty() && !log.redis_was_emptied;
+        if twice || is_open {
+            return broken("an outage is recorded once, and ends", format!("{source}: {kinds:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn of_consumer(p: &Process, event: &Stored) -> bool {
@@ -130,14 +173,21 @@ fn losses(events: &[Stored]) -> impl Iterator<Item = (Name, bool, &Stored)> {
 }
 
 /// No worker that runs or shut down gracefully is recorded as lost.
-fn losses_are_true(fleet: &Fleet, events: &[Stored]) -> Result<(), Violation> {
+fn losses_are_true(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), Violation> {
     for (name, lost, event) in losses(events) {
         if !lost {
             continue;
         }
         let of_name: Vec<&Process> =
             fleet.processes.iter().filter(|p| p.name == name && of_consumer(p, event)).collect();
-        let is_true = of_name.iter().any(|p| !p.silences.is_empty() || p.unclear.contains(&true));
+        let at = event.ts - BEGINS;
+        // By the monitor's next reading of a process that goes on, it is known to be alive.
+        let tolerance = (log.redis_steps + 3 * log.interval + 10) as f64;
+        let is_silent = |(from, to): &(u64, u64)| at > *from as f64 - tolerance && at < *to as f64 + tolerance;
+        // With ticks so far apart a late heartbeat can hide the marker for as long as that lives.
+        let hidden =
+            |p: &Process| Duration::from_secs(log.interval) + heartbeat::TTL > marker::TTL && p.unclear.contains(&true);
+        let is_true = of_name.iter().any(|p| p.silences.iter().any(is_silent) || p.evidence_lost || hidden(p));
         if !is_true {
             return broken("no loss without one", format!("{name} at {:.0}: {of_name:?}", event.ts - BEGINS));
         }
@@ -166,20 +216,33 @@ fn losses_are_found(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), V
     Ok(())
 }
 
-/// No type is called crashed unless one of its workers vanished within the last minutes.
-fn crashes_are_true(fleet: &Fleet, events: &[Stored]) -> Result<(), Violation> {
+/// No type is called crashed unless one of its workers vanished in the same decline and was not replaced.
+fn crashes_are_true(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), Violation> {
     for event in events.iter().filter(|event| event.kind == "scale_down" && event.payload["kind"] == "crashed") {
         let of_type: Vec<&Process> = fleet.processes.iter().filter(|p| of_consumer(p, event)).collect();
-        // The event's time is by Redis' clock, which was stepped by no more than some minutes in all.
-        let silent = |p: &&Process| {
-            p.silences.iter().any(|(from, to)| {
-                let silent_to = if *to == u64::MAX { *from } else { *to };
-                (event.ts - BEGINS - silent_to as f64) < 120.0 + 300.0 + 30.0
-            })
+        if of_type.iter().any(|p| p.evidence_lost) {
+            continue;
+        }
+        let at = (event.ts - BEGINS).max(0.0) as u64 + log.redis_steps;
+        let silences: Vec<u64> = of_type.iter().flat_map(|p| &p.silences).map(|(from, _)| *from).collect();
+        // Its heartbeat expires, absence counts, two readings miss it; the loss counts for as long as a marker lives.
+        let counts = (heartbeat::TTL + SETTLING + marker::TTL).as_secs() + 3 * log.interval + 5;
+        let of_this_decline = |from: &&u64| at <= **from + counts + log.redis_steps + log.delay(**from, at);
+        let recent: Vec<u64> = silences.iter().filter(of_this_decline).copied().collect();
+        let at_text = format!("at {:.0}: {:?}", event.ts - BEGINS, event.payload);
+        let Some(first) = recent.iter().min() else {
+            return broken("no crash without a loss", at_text);
         };
-        let is_true = of_type.iter().any(silent) || of_type.iter().any(|p| p.unclear.contains(&true));
-        if !is_true {
-            return broken("no crash without a loss", format!("at {:.0}: {:?}", event.ts - BEGINS, event.payload));
+        // Where nothing kept the monitors from seeing it: for each of them another process came and was seen.
+        let is_undisturbed = log.redis_steps == 0 && log.delay(first.saturating_sub(60), at) == 0;
+        let shown_after = log.interval + 5;
+        let is_replaced = |from: &u64| {
+            let replaces = |p: &&&Process| p.started > from + shown_after && p.started + shown_after < at;
+            let replacements = of_type.iter().filter(replaces).filter(|p| p.seen == [true; MONITORS]);
+            replacements.count() >= silences.iter().filter(|other| *other >= from && **other <= at).count()
+        };
+        if is_undisturbed && recent.iter().all(is_replaced) {
+            return broken("no crash by a loss that was replaced", at_text);
         }
     }
     Ok(())
@@ -218,12 +281,15 @@ fn pictures_are_true(fleet: &Fleet, monitors: &[Rc<Monitor>], log: &Log) -> Resu
         let Some(snapshot) = monitor.newest.borrow().clone() else {
             return broken("every monitor has a picture", monitor.machine.to_string());
         };
+        if let Some(stream) = snapshot.workers.keys().find(|stream| !monitor.watches(stream)) {
+            return broken("a type that is not watched is not shown", stream.to_text()[..9].to_owned());
+        }
         let states: BTreeMap<Name, ConsumerState> = snapshot
             .workers
             .values()
             .flat_map(|status| status.consumers.iter().map(|c| (c.consumer.clone(), c.state)))
             .collect();
-        for (name, p) in fleet.latest() {
+        for (name, p) in fleet.latest().into_iter().filter(|(_, p)| monitor.watches(&p.stream)) {
             let state = states.get(&name).copied();
             let clear = p.seen[monitor.machine] && !p.unclear[monitor.machine];
             let turned = log.monitor_turns.iter().any(|turn| *turn + 5 > p.started);
@@ -265,9 +331,45 @@ fn pictures_are_true(fleet: &Fleet, monitors: &[Rc<Monitor>], log: &Log) -> Resu
             if heard && of_type().next().is_some() && status.state == TypeState::Crashed {
                 return broken("a graceful shutdown is no crash", format!("{:?}", of_type().collect::<Vec<_>>()));
             }
+            // That was written down too: who was restarted since knows it.
+            let is_known = of_type().all(|p| {
+                matches!(p.fate, Fate::Left { .. })
+                    && p.silences.is_empty()
+                    && !p.evidence_lost
+                    && p.seen == [true; MONITORS]
+                    && p.settled == [true; MONITORS]
+            });
+            if is_known && of_type().next().is_some() && status.state != TypeState::ScaledDown {
+                return broken(
+                    "what was concluded is kept",
+                    format!("{:?} for monitor {}", status.state, monitor.machine),
+                );
+            }
         }
     }
     Ok(())
+}
+
+/// What the monitors wrote down of a worker type is how it is, if those that watch it saw its workers.
+fn records_are_true(world: &World, fleet: &Fleet, monitors: &[Rc<Monitor>]) -> Result<(), Violation> {
+    for (stream, json) in &world.redis.borrow().records {
+        let watching: Vec<usize> = monitors.iter().filter(|m| m.watches(stream)).map(|m| m.machine).collect();
+        let saw_it = |p: &&Process| p.stream != *stream || watching.iter().all(|monitor| p.seen[*monitor]);
+        if watching.is_empty() || !fleet.processes.iter().all(|p| saw_it(&p)) {
+            continue;
+        }
+        let record: WorkerStateRecord = serde_json::from_str(json).unwrap();
+        let runs = fleet.processes.iter().any(|p| p.stream == *stream && p.runs());
+        if runs != (record.state == TypeState::Alive) {
+            return broken("the record is true", format!("{:?}, running: {runs}", record.state));
+        }
+    }
+    Ok(())
+}
+
+/// What was measured once is not shown as measured now.
+fn figures_are_measured(world: &World) -> Result<(), Violation> {
+    world.invented.take().map_or(Ok(()), |figure| broken("figures are measured", figure))
 }
 
 /// Of each alert, what fires and what resolves take turns in the archive.
@@ -317,7 +419,8 @@ fn notifications_take_turns(world: &World, log: &Log) -> Result<(), Violation> {
     let alerts = &world.postgres.borrow().alerts;
     let still_fires = |key: &str| alerts.get(key).is_some_and(Alert::is_active);
     // Delivered without an answer, by a monitor that was replaced before it could write that down: nobody knows of it.
-    if log.answers_were_lost && world.may_be_split.get() {
+    // The same of monitors whose clocks differ and that both went on alone: whose end came last is not known.
+    if (log.answers_were_lost || log.clocks_were_wrong) && world.may_be_split.get() {
         return Ok(());
     }
     // Neither Postgres nor the disk took it, and the process that knew was killed.
@@ -332,23 +435,47 @@ fn notifications_take_turns(world: &World, log: &Log) -> Result<(), Violation> {
 
 /// An alert that fired while nobody silenced it is notified: before or after, since a cooldown keeps it back.
 fn alerts_are_notified(world: &World, events: &[Stored], log: &Log) -> Result<(), Violation> {
-    if log.was_silenced || log.rules_changed || log.clocks_were_wrong || world.may_be_split.get() {
-        return Ok(());
-    }
+    let others_are_excused = log.was_silenced || log.rules_changed || log.clocks_were_wrong || world.may_be_split.get();
+    // Neither Postgres nor the disk took it, and the process that knew was killed.
+    let was_lost = log.disk_was_full && !log.monitor_turns.is_empty();
     let delivered = world.delivered.borrow();
     for event in events.iter().filter(|event| event.kind == "alert") {
         let key = event.payload["alert"].as_str().unwrap_or_default();
+        // Each stream of a storm has one alert, which nobody silenced and no cooldown kept back.
+        let is_of_storm = key.starts_with("storm:");
         // Channels are not told of themselves.
-        if key.starts_with("channel_broken") {
+        if key.starts_with("channel_broken") || was_lost || (others_are_excused && !is_of_storm) {
             continue;
         }
         let heard = delivered.iter().any(|message| {
             message.row.message.about.is_firing()
                 && message.row.message.keys.iter().any(|of| of == key)
-                && BEGINS + message.at as f64 / 1000.0 > event.ts - 700.0
+                && (is_of_storm || BEGINS + message.at as f64 / 1000.0 > event.ts - 700.0)
         });
         if !heard {
             return broken("every firing alert is notified", format!("{key} at {:.0}", event.ts - BEGINS));
+        }
+    }
+    Ok(())
+}
+
+/// When all is well, an alert and its end are recorded for when they were, and notified soon.
+fn the_canary_is_notified_in_time(world: &World, events: &[Stored], log: &Log) -> Result<(), Violation> {
+    for (at, kind) in log.canary.iter().zip(["alert", "alert_resolved"]) {
+        let soon = |moment: f64| (*at as f64..=(at + 20 + 2 * log.interval) as f64).contains(&moment);
+        let about = if kind == "alert" { About::Firing } else { About::Resolved };
+        let of_canary = |key: &str| key == "storm:storm-canary";
+        let recorded =
+            events.iter().filter(|event| event.kind == kind && of_canary(event.payload["alert"].as_str().unwrap()));
+        let recorded: Vec<f64> = recorded.map(|event| event.ts - BEGINS).collect();
+        let delivered = world.delivered.borrow();
+        let delivered = delivered
+            .iter()
+            .filter(|d| d.row.message.about == about && d.row.message.keys.iter().any(|k| of_canary(k)));
+        let delivered: Vec<f64> = delivered.map(|delivered| delivered.at as f64 / 1000.0).collect();
+        if ![&recorded, &delivered].into_iter().all(|moments| matches!(moments[..], [moment] if soon(moment))) {
+            let evidence = format!("{kind} at {at}: recorded at {recorded:.0?}, notified at {delivered:.0?}");
+            return broken("an alert is notified in time when all is well", evidence);
         }
     }
     Ok(())

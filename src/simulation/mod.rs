@@ -2,13 +2,12 @@
 //! every fault that is promised to be survived, judged by what ARCHITECTURE.md promises.
 //!
 //! What runs is the product's own code between the readings and the writes: tracker, alert board, ledger, delivery
-//! queue. [`scenario`] says what happens, [`world`] has time and calls, [`servers`] and [`fleet`] the models,
+//! queue. [`scenario`] says what happens, [`world`] has time and calls, [`servers`] and the fleet's `simulated` the models,
 //! [`monitor`] the loops in place of the actors, [`invariants`] the promises. A seed gives the same run on every
 //! machine; a run that breaks a promise is shrunk and printed as a scenario that can be kept in `kept/`.
 //!
 //! `make simulate` runs it for as many steps as it is told; see docs/reliability.md.
 
-mod fleet;
 mod invariants;
 mod monitor;
 mod random;
@@ -17,18 +16,19 @@ mod servers;
 mod world;
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use self::fleet::Fleet;
 use self::invariants::{Log, Violation};
-use self::monitor::{Monitor, RuleSets, rule_sets};
+use self::monitor::{Monitor, RuleSets, rule_sets, worker_types};
 use self::random::Random;
-use self::scenario::{Act, ChannelMode, MONITORS, SLOTS, Scenario};
+use self::scenario::{Act, ChannelMode, SLOTS, Scenario};
 use self::servers::Redis;
 use self::world::{QUANTUM, Scheduled, Server, World};
 use crate::alerting::quiet::Silence;
+use crate::fleet::event::Event;
+use crate::fleet::simulated::{Fleet, MONITORS};
 
 /// A monitor's process, or when it starts.
 struct Process {
@@ -47,8 +47,10 @@ struct Simulation {
     starts_at: [u64; MONITORS],
     /// When a storm is over, milliseconds.
     storm_until: u64,
+    /// Storms so far: each has streams of its own.
+    storms: usize,
     log: Log,
-    announced: BTreeSet<String>,
+    announced: Vec<Arc<Event>>,
     /// Something in the scenario may make another monitor lead.
     leader_may_change: bool,
     /// Tasks polled, and seconds of worker processes.
@@ -65,6 +67,8 @@ impl Simulation {
             redis: RefCell::new(Redis::default()),
             postgres: RefCell::default(),
             flaky_until: 0.into(),
+            probe_fails_until: 0.into(),
+            invented: RefCell::default(),
             channel: ChannelMode::Takes.into(),
             delivered: RefCell::default(),
             rules: 0.into(),
@@ -74,19 +78,21 @@ impl Simulation {
         world.machines[1].ahead.set(scenario.ahead);
         let log = Log {
             clocks_were_wrong: scenario.ahead.abs() > 2,
+            interval: scenario.interval,
             sights_differ: scenario.acts.iter().any(|(_, act)| act.blinds_a_monitor()),
             ..Log::default()
         };
         Self {
             world,
-            fleet: Rc::default(),
+            fleet: Rc::new(RefCell::new(Fleet::of(worker_types().to_vec()))),
             rule_sets: Rc::clone(rule_sets),
             interval: scenario.interval,
             processes: Default::default(),
             starts_at: [0, 400],
             storm_until: 0,
+            storms: 0,
             log,
-            announced: BTreeSet::new(),
+            announced: Vec::new(),
             leader_may_change: scenario.acts.iter().any(|(_, act)| act.may_change_leader()),
             steps: 0,
         }
@@ -100,32 +106,42 @@ impl Simulation {
         tracing::info!("{:.1}: {act:?}", self.world.now.get() as f64 / 1000.0);
         let (world, now, second) = (Rc::clone(&self.world), self.world.now.get(), self.second());
         let until = |seconds: u64| now + seconds * 1000;
+        self.log.delays.extend(act.delays_conclusions_for().map(|seconds| (second, second + seconds)));
         let mut fleet = self.fleet.borrow_mut();
         let mut redis = world.redis.borrow_mut();
+        let (time, takes) = (redis.time(now), redis.is_up(now) && redis.takes(now).is_ok());
         match act {
-            Act::Start(slot) if redis.is_up(now) && redis.takes(now).is_ok() => fleet.start(*slot, second, &mut redis),
+            Act::Start(slot) if takes => fleet.start(*slot, second, time, &mut redis.keys),
             Act::Start(_) => {}
             Act::Kill(slot) => fleet.kill(*slot, second),
-            Act::Leave(slot, left, late) if redis.is_up(now) && redis.takes(now).is_ok() => {
-                fleet.leave(*slot, *left, *late, second, &mut redis);
+            Act::Leave(slot, left, late) if takes => {
+                fleet.leave(*slot, (*left, *late), second, time, &mut redis.keys);
             }
             Act::Leave(..) => {}
             Act::Stall(slot, seconds) => fleet.stall(*slot, *seconds, second),
             Act::Hang(slot, seconds) => fleet.hang(*slot, *seconds, second),
             Act::MonitorKill(machine, seconds) => {
                 drop((fleet, redis));
-                self.end_process(*machine);
-                self.starts_at[*machine] = until(*seconds);
-                self.log.monitor_turns.push(second);
-                self.log.monitor_turns.push(second + seconds);
+                self.restart(*machine, *seconds);
             }
+            Act::Exclude(machine) => {
+                drop((fleet, redis));
+                world.machines[*machine].excludes.set(true);
+                self.restart(*machine, 1);
+            }
+            Act::ProbeFails(seconds) => world.probe_fails_until.set(until(*seconds)),
             Act::MonitorPause(machine, seconds) => world.machines[*machine].paused_until.set(until(*seconds)),
             Act::MonitorClock(machine, by) => {
                 let ahead = &world.machines[*machine].ahead;
                 ahead.set(ahead.get() + by);
                 self.log.clocks_were_wrong = true;
             }
-            Act::RedisClock(by) => redis.ahead += by,
+            Act::RedisClock(by) => {
+                redis.ahead += by;
+                fleet.markers_may_expire_early(second);
+                self.log.redis_steps += by.unsigned_abs();
+                (0..MONITORS).for_each(|monitor| fleet.is_interrupted(monitor));
+            }
             Act::RedisOutage(seconds) => redis.down_until = redis.down_until.max(until(*seconds)),
             Act::RedisRestartEmpty => {
                 redis.empty();
@@ -160,7 +176,9 @@ impl Simulation {
                 fleet.lengths.insert(stream.into(), if *high { 500 } else { 0 });
             }
             Act::Storm(count, seconds) => {
-                fleet.lengths.extend((0..*count).map(|n| (format!("storm-{n}").as_str().into(), 500)));
+                let storm = self.storms;
+                fleet.lengths.extend((0..*count).map(|n| (format!("storm-{storm}-{n}").as_str().into(), 500)));
+                self.storms += 1;
                 self.storm_until = until(*seconds);
             }
             Act::Silence(seconds) => {
@@ -184,7 +202,15 @@ impl Simulation {
         }
     }
 
+    fn restart(&mut self, machine: usize, after: u64) {
+        let second = self.second();
+        self.end_process(machine);
+        self.starts_at[machine] = self.world.now.get() + after * 1000;
+        self.log.monitor_turns.extend([second, second + after]);
+    }
+
     fn end_process(&mut self, machine: usize) {
+        self.fleet.borrow_mut().is_interrupted(machine);
         if let Some(process) = self.processes[machine].take() {
             self.announced.extend(process.monitor.announced.take());
             self.world.machines[machine].spawned.borrow_mut().clear();
@@ -203,7 +229,9 @@ impl Simulation {
         let now = world.now.get();
         if now.is_multiple_of(1000) {
             let mut fleet = self.fleet.borrow_mut();
-            fleet.pass_a_second(now / 1000, &mut world.redis.borrow_mut());
+            let mut redis = world.redis.borrow_mut();
+            let (time, takes) = (redis.time(now), redis.is_up(now) && redis.takes(now).is_ok());
+            fleet.pass_a_second(now / 1000, time, takes, &mut redis.keys);
             self.steps += fleet.processes.iter().filter(|p| p.runs()).count() as u64;
             if self.storm_until != 0 && now >= self.storm_until {
                 self.storm_until = 0;
@@ -279,10 +307,17 @@ impl Simulation {
         }
         world.is_calm.set(true);
         world.flaky_until.set(0);
+        world.probe_fails_until.set(0);
         world.channel.set(ChannelMode::Takes);
         self.starts_at = [0; MONITORS];
         self.storm_until = world.now.get();
         self.fleet.borrow_mut().lengths.values_mut().for_each(|length| *length = 0);
+    }
+
+    /// The length of a stream whose alert has to be notified soon, since all is well.
+    fn canary(&mut self, length: u64) {
+        self.fleet.borrow_mut().lengths.insert("storm-canary".into(), length);
+        self.log.canary.push(self.second());
     }
 
     /// Runs a scenario to its end and judges it.
@@ -293,8 +328,13 @@ impl Simulation {
             simulation.act(act);
         }
         simulation.calm_down();
-        // Longer than every timer, a broken channel's ten minutes and a poll interval included.
-        simulation.pass(780 + 3 * scenario.interval);
+        // Longer than every timer, a broken channel's ten minutes and a poll interval included; in between an alert comes
+        // and goes.
+        simulation.pass(420);
+        simulation.canary(500);
+        simulation.pass(60 + 2 * scenario.interval);
+        simulation.canary(0);
+        simulation.pass(300 + scenario.interval);
         let judged = simulation.judge();
         (simulation.steps, judged)
     }

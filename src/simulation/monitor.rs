@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use tracing::Instrument;
 
-use super::fleet::Fleet;
 use super::scenario::ChannelMode;
 use super::servers::OwnedRows;
 use super::world::{Delivered, QUANTUM, Server, Task, World};
@@ -30,10 +29,12 @@ use crate::alerting::rule::RuleSet;
 use crate::contract::Name;
 use crate::delivery::Outcome;
 use crate::fleet::event::Event;
-use crate::fleet::reading::{DatabaseReading, SourceTrouble};
+use crate::fleet::reading::{Callbacks, DatabaseReading, Probed, SourceTrouble};
+use crate::fleet::simulated::{Fleet, Reader};
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
 use crate::fleet::tracker::{TickReadings, Tracker, TrackerSettings};
+use crate::fleet::watched::WatchedStreams;
 use crate::fleet::worker_type::WorkerStateRecord;
 use crate::postgres::alerts::{Kept, Led, NotWritten, OutboxRow, Rows};
 use crate::postgres::alerts_spool::Unsaved;
@@ -42,6 +43,8 @@ use crate::postgres::events::NewRow;
 /// How long a query of Redis or Postgres may take, milliseconds.
 const SOURCE_WITHIN: u64 = 900;
 const WRITE_WITHIN: u64 = 1000;
+/// Events that are moved from Redis to Postgres at a time: fewer than there often are.
+const SPOOL_BATCH: usize = 3;
 
 /// The rules file: a glob; its stream by name; without it.
 pub(super) const RULES: [&str; 3] = [
@@ -62,6 +65,11 @@ pub(super) fn rule_sets() -> RuleSets {
     Rc::new(RULES.iter().map(|text| Arc::new(file::read(text).unwrap())).collect())
 }
 
+/// The streams that workers serve. One has a name that no index takes.
+pub(super) fn worker_types() -> [Name; 2] {
+    ["arax".into(), format!("long-{}", "x".repeat(3000)).as_str().into()]
+}
+
 /// What is shared by the loops of a process.
 pub(super) struct Monitor {
     pub(super) world: Rc<World>,
@@ -69,6 +77,7 @@ pub(super) struct Monitor {
     rule_sets: RuleSets,
     pub(super) machine: usize,
     interval: u64,
+    reader: Reader,
     started: u64,
     inbox: RefCell<VecDeque<Message>>,
     pub(super) tracking: RefCell<FleetTracking>,
@@ -81,8 +90,22 @@ pub(super) struct Monitor {
     lease_taken_in: Cell<bool>,
     /// Snapshots that were told.
     pub(super) newest: RefCell<Option<Arc<Snapshot>>>,
-    /// Keys of events that were told: they are written down.
-    pub(super) announced: RefCell<Vec<String>>,
+    /// Events that were told: they are written down.
+    pub(super) announced: RefCell<Vec<Arc<Event>>>,
+}
+
+/// What a process knows of the events that wait in Redis.
+struct Spool {
+    /// Some may wait.
+    waits: bool,
+    /// Some of its own do: what happened later is stored after them.
+    stores_behind: bool,
+}
+
+impl Default for Spool {
+    fn default() -> Self {
+        Self { waits: true, stores_behind: false }
+    }
 }
 
 enum Message {
@@ -101,11 +124,14 @@ impl Monitor {
         (machine, interval): (usize, u64),
     ) -> (Rc<Self>, Vec<Task>) {
         let started = world.now.get();
+        let [_, second] = worker_types();
+        let excludes = world.machines[machine].excludes.get().then_some(second);
+        let excluded: Vec<String> = excludes.iter().map(|_| "long-*".to_owned()).collect();
         let settings = TrackerSettings {
             interval: Duration::from_secs(interval),
             default_floor: Duration::from_secs(30),
             seed_streams: Vec::new(),
-            watched: Arc::default(),
+            watched: Arc::new(WatchedStreams::new(&[], &excluded).unwrap()),
             aras: Arc::new([]),
             disk_capacity_bytes: 0,
         };
@@ -122,6 +148,7 @@ impl Monitor {
             rule_sets: Rc::clone(rule_sets),
             machine,
             interval,
+            reader: Reader { machine, interval, excludes },
             started,
             inbox: RefCell::default(),
             tracking: RefCell::new(FleetTracking::new(Tracker::new(settings, now, wall), false)),
@@ -151,6 +178,11 @@ impl Monitor {
         self.world.wall(self.machine)
     }
 
+    /// Whether it watches a worker type.
+    pub(super) fn watches(&self, stream: &Name) -> bool {
+        self.reader.excludes.as_ref() != Some(stream)
+    }
+
     /// Messages on their way.
     pub(super) fn delivers(&self) -> bool {
         !self.queue.borrow().is_empty()
@@ -158,7 +190,7 @@ impl Monitor {
 
     async fn track(self: Rc<Self>) {
         let world = &self.world;
-        let (mut restored, mut spooled) = (false, true);
+        let (mut restored, mut spool, mut figures) = (false, Spool::default(), DatabaseReading::default());
         let mut tick = 0;
         loop {
             let next = self.started + tick * self.interval * 1000;
@@ -167,21 +199,30 @@ impl Monitor {
             let redis = async {
                 let streams = world
                     .call(self.machine, Server::Redis, SOURCE_WITHIN, |world| {
-                        Ok(self.fleet.borrow().streams(world.now.get(), &world.redis.borrow()))
+                        let redis = world.redis.borrow();
+                        let (time, excludes) = (redis.time(world.now.get()), self.reader.excludes.as_ref());
+                        Ok(self.fleet.borrow().read_streams(excludes, time, redis.run))
                     })
                     .await?;
                 let heartbeats = world
                     .call(self.machine, Server::Redis, SOURCE_WITHIN, |world| {
                         let mut fleet = self.fleet.borrow_mut();
-                        fleet.is_read_by(self.machine, world.now.get() / 1000, &world.redis.borrow());
-                        Ok(fleet.heartbeats(&world.redis.borrow()))
+                        let (now, redis) = (world.now.get(), world.redis.borrow());
+                        fleet.is_read_by(&self.reader, now / 1000, redis.time(now / 1000 * 1000), &redis.keys);
+                        if redis.takes(now).is_err() || now < world.flaky_until.get() {
+                            fleet.is_interrupted(self.machine);
+                        }
+                        Ok(fleet.read_heartbeats(self.reader.excludes.as_ref(), &redis.keys))
                     })
                     .await;
                 Ok::<_, SourceTrouble>((Arc::new(streams), heartbeats.map(Arc::new)))
             };
             let probe = world.call(self.machine, Server::Postgres, SOURCE_WITHIN, |_| Ok(()));
             let (redis, database) = futures_util::join!(redis, probe);
-            let database = database.map(|()| Arc::new(DatabaseReading::default()));
+            if database.is_ok() {
+                self.probe(&mut figures);
+            }
+            let database = database.map(|()| Arc::new(figures.clone()));
             let has_postgres = database.is_ok();
             let (streams, heartbeats) = match redis {
                 Ok((streams, heartbeats)) => (Ok(streams), heartbeats),
@@ -212,27 +253,50 @@ impl Monitor {
                     Err(trouble) => readings.heartbeats = Err(trouble),
                 }
             }
+            let read_at = readings.now;
             let Some(Closed { snapshot, to_write, .. }) = self.tracking.borrow_mut().close(readings) else { continue };
+            self.compare_figures(&snapshot, read_at);
             let events =
-                if to_write.is_empty() { Arc::new([]) } else { self.write(to_write, has_postgres, &mut spooled).await };
-            self.announced.borrow_mut().extend(events.iter().map(|event| event.key.clone()));
+                if to_write.is_empty() { Arc::new([]) } else { self.write(to_write, has_postgres, &mut spool).await };
+            self.announced.borrow_mut().extend(events.iter().cloned());
             let snapshot = Arc::new(snapshot);
             *self.newest.borrow_mut() = Some(Arc::clone(&snapshot));
             let changed = (!events.is_empty()).then_some(Message::Changed(events));
             self.inbox.borrow_mut().extend(changed.into_iter().chain([Message::Snapshot(snapshot)]));
-            if has_postgres && spooled {
-                spooled = self.flush_spool().await.is_err();
+            if has_postgres {
+                self.flush_spool(&mut spool).await;
             }
         }
     }
 
+    /// Asks for a figure of the database: the second in which it is measured, so that its age can be told.
+    fn probe(&self, figures: &mut DatabaseReading) {
+        let now = self.now();
+        if self.world.now.get() < self.world.probe_fails_until.get() {
+            figures.callbacks.error = Some("permission denied".to_owned());
+            return;
+        }
+        let callbacks = Callbacks { pending: (now.0 / 1000) as i64, ..Callbacks::default() };
+        figures.callbacks = Probed { value: Some((now, callbacks)), error: None, expected_by: now };
+    }
+
+    /// What a picture shows as a present figure was measured lately.
+    fn compare_figures(&self, snapshot: &Snapshot, now: Mono) {
+        let shown =
+            snapshot.postgres.source.is_current().then(|| snapshot.postgres.current().callbacks_pending).flatten();
+        if let Some(measured) = shown.filter(|at| now.0 / 1000 > *at as u64 + 3 * self.interval + 5) {
+            let evidence = format!("monitor {} shows at {} what it measured at {measured}", self.machine, now.0 / 1000);
+            *self.world.invented.borrow_mut() = Some(evidence);
+        }
+    }
+
     /// Writes down what a tick came to; the events that are written.
-    async fn write(&self, to_write: ToWrite, has_postgres: bool, spooled: &mut bool) -> Arc<[Arc<Event>]> {
+    async fn write(&self, to_write: ToWrite, has_postgres: bool, spool: &mut Spool) -> Arc<[Arc<Event>]> {
         let ToWrite { events, records, .. } = to_write;
         let rows: Vec<NewRow> = events.iter().map(|event| NewRow::from(&**event)).collect();
         let world = &self.world;
         let mut kept = rows.is_empty();
-        if !kept && has_postgres {
+        if !kept && has_postgres && !spool.stores_behind {
             let rows = rows.clone();
             let insert = |world: &World| world.postgres.borrow_mut().insert_events(world, rows);
             kept = world.call(self.machine, Server::Postgres, WRITE_WITHIN, insert).await.is_ok();
@@ -245,7 +309,9 @@ impl Monitor {
                 Ok(())
             };
             kept = world.call(self.machine, Server::Redis, WRITE_WITHIN, put).await.is_ok();
-            *spooled |= kept;
+            if kept {
+                *spool = Spool { waits: true, stores_behind: true };
+            }
         }
         if !kept {
             return Arc::new([]);
@@ -267,25 +333,37 @@ impl Monitor {
         events
     }
 
-    async fn flush_spool(&self) -> Result<(), SourceTrouble> {
+    async fn flush_spool(&self, spool: &mut Spool) {
+        while spool.waits {
+            let Ok((count, removed)) = self.move_spooled().await else { return };
+            if count < SPOOL_BATCH {
+                spool.stores_behind = false;
+            }
+            spool.waits = count > 0 || removed.is_err();
+            if removed.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Stores the oldest events that wait in Redis, and removes them; how many, and whether they were removed.
+    async fn move_spooled(&self) -> Result<(usize, Result<(), SourceTrouble>), SourceTrouble> {
         let world = &self.world;
-        let waiting = world
-            .call(self.machine, Server::Redis, WRITE_WITHIN, |world| Ok(world.redis.borrow().spool.clone()))
-            .await?;
-        let rows = waiting.clone();
+        let peek =
+            |world: &World| Ok(world.redis.borrow().spool.iter().take(SPOOL_BATCH).cloned().collect::<Vec<NewRow>>());
+        let waiting = world.call(self.machine, Server::Redis, WRITE_WITHIN, peek).await?;
+        let (count, rows) = (waiting.len(), waiting.clone());
         let insert = |world: &World| world.postgres.borrow_mut().insert_events(world, rows);
         world.call(self.machine, Server::Postgres, WRITE_WITHIN, insert).await?;
         let remove = |world: &World| {
             let mut redis = world.redis.borrow_mut();
             redis.takes(world.now.get())?;
-            for row in waiting {
-                if redis.spool.first() == Some(&row) {
-                    redis.spool.remove(0);
-                }
+            while redis.spool.first().is_some_and(|first| waiting.contains(first)) {
+                redis.spool.remove(0);
             }
             Ok(())
         };
-        world.call(self.machine, Server::Redis, WRITE_WITHIN, remove).await
+        Ok((count, world.call(self.machine, Server::Redis, WRITE_WITHIN, remove).await))
     }
 
     async fn lease(self: Rc<Self>) {

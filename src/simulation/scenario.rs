@@ -3,9 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::random::Random;
+use crate::fleet::simulated::MONITORS;
 
-/// Monitors.
-pub(super) const MONITORS: usize = 2;
 /// Worker processes that may run at once; the type of each is its number modulo the number of types.
 pub(super) const SLOTS: usize = 6;
 
@@ -54,12 +53,16 @@ pub(super) enum Act {
     Channel(ChannelMode),
     /// The length of a stream crosses the limit of a rule, or falls below it.
     Length(usize, bool),
-    /// So many streams cross the limit of a critical rule for some seconds.
+    /// So many streams that had no alert before cross the limit of a critical rule for some seconds.
     Storm(usize, u64),
     /// Somebody silences the length rule.
     Silence(u64),
     /// The rules file is changed to one of the variants.
     Rules(usize),
+    /// A monitor is restarted with a setting by which it does not watch the second worker type any more.
+    Exclude(usize),
+    /// The query for a figure of the database fails, while Postgres answers others.
+    ProbeFails(u64),
 }
 
 impl Act {
@@ -74,7 +77,23 @@ impl Act {
                 | Self::RedisFlaps(_)
                 | Self::RedisOutage(_)
                 | Self::RedisClock(_)
+                | Self::Exclude(_)
         )
+    }
+
+    /// For how long because of it a monitor may conclude later than usual, or not write down what it concluded, seconds.
+    pub(super) fn delays_conclusions_for(&self) -> Option<u64> {
+        match self {
+            Self::MonitorKill(_, seconds)
+            | Self::MonitorPause(_, seconds)
+            | Self::CutFromRedis(_, seconds)
+            | Self::Flaky(seconds)
+            | Self::RedisFlaps(seconds)
+            | Self::RedisOutage(seconds)
+            | Self::RedisFull(seconds) => Some(*seconds),
+            Self::RedisClock(_) | Self::RedisRestartEmpty | Self::Exclude(_) => Some(1),
+            _ => None,
+        }
     }
 
     /// Whether another monitor may lead because of it.
@@ -91,6 +110,7 @@ impl Act {
                 | Self::Silence(_)
                 | Self::Rules(_)
                 | Self::Channel(_)
+                | Self::ProbeFails(_)
                 | Self::DiskFull(..)
                 | Self::PostgresOutage(_)
                 | Self::PostgresFull(_)
@@ -141,13 +161,14 @@ impl Scenario {
         acts.push((20, Act::Start(0)));
         for _ in 0..random.between(4, 40) {
             let wait = if random.one_in(5) { random.between(0, 150) } else { random.between(0, 12) };
-            let act = loop {
+            let mut episode = loop {
                 let kind = random.below(KINDS);
                 if kind < FLEET_KINDS || kinds[kind] {
-                    break act(kind, &mut random);
+                    break episode(kind, &mut random);
                 }
             };
-            acts.push((wait, act));
+            episode[0].0 = wait;
+            acts.extend(episode);
         }
         Self { seed, ahead, interval, acts }
     }
@@ -179,9 +200,79 @@ impl Scenario {
     }
 }
 
-/// Kinds of acts; the first ones happen in every world.
-const KINDS: usize = 25;
+/// Kinds of acts and of episodes; the first ones happen in every world.
+const KINDS: usize = 34;
 const FLEET_KINDS: usize = 6;
+
+/// Acts in an order that chance alone would seldom give; most kinds are a single act. Those of workers are about the second
+/// worker type, which has two of them.
+fn episode(kind: usize, random: &mut Random) -> Vec<(u64, Act)> {
+    let monitor = random.below(MONITORS);
+    let (one, other) = (2, 3);
+    let leave = |slot: usize| Act::Leave(slot, 0, None);
+    let mut within = |from: u64, to: u64| random.between(from, to);
+    let work = [(0, Act::Start(one)), (0, Act::Start(other))];
+    let then = match kind {
+        // More than there is room for in a minute, and some of it over before there is.
+        25 => {
+            return vec![
+                (0, Act::Storm(within(20, 31) as usize, within(15, 50))),
+                (within(3, 25), Act::Storm(within(1, 10) as usize, within(5, 20))),
+            ];
+        }
+        // Whoever found the channel broken does not lead when it is mended.
+        26 => {
+            return vec![
+                (0, Act::Channel(ChannelMode::Broken)),
+                (within(1, 5), Act::Storm(within(1, 4) as usize, within(20, 60))),
+                (within(10, 30), Act::MonitorKill(monitor, within(15, 40))),
+                (within(0, 20), Act::MonitorKill(1 - monitor, within(5, 30))),
+            ];
+        }
+        // A loss that is replaced, then an orderly end.
+        27 => vec![
+            (within(20, 30), Act::Kill(one)),
+            (within(20, 45), Act::Start(one)),
+            (within(12, 40), leave(one)),
+            (within(0, 10), leave(other)),
+        ],
+        // A loss, a restart long after it, then an orderly end.
+        28 => vec![
+            (within(20, 30), Act::Kill(one)),
+            (within(150, 200), Act::MonitorKill(monitor, within(1, 10))),
+            (within(30, 60), leave(other)),
+        ],
+        // An orderly end that Redis does not let the monitors write down at once, and a restart long after it.
+        29 => vec![
+            (within(20, 30), leave(one)),
+            (within(1, 4), leave(other)),
+            (within(0, 6), Act::RedisFull(within(5, 30))),
+            (within(100, 150), Act::MonitorKill(monitor, within(1, 10))),
+        ],
+        // An orderly end while no monitor runs.
+        30 => vec![
+            (within(20, 30), Act::MonitorKill(0, within(140, 220))),
+            (0, Act::MonitorKill(1, within(140, 220))),
+            (within(3, 60), leave(one)),
+            (within(0, 5), leave(other)),
+        ],
+        // A type that one of the monitors does not watch any more, and its end.
+        31 => {
+            vec![(within(20, 30), Act::Exclude(monitor)), (within(10, 40), leave(one)), (within(0, 10), leave(other))]
+        }
+        // Events that wait for Postgres.
+        32 => vec![
+            (within(0, 20), Act::PostgresOutage(within(20, 60))),
+            (within(3, 6), leave(one)),
+            (within(3, 6), Act::Start(one)),
+            (within(3, 6), leave(other)),
+            (within(3, 6), Act::Start(other)),
+        ],
+        33 => return vec![(0, Act::ProbeFails(within(10, 150)))],
+        _ => return vec![(0, act(kind, random))],
+    };
+    work.into_iter().chain(then).collect()
+}
 
 fn act(kind: usize, random: &mut Random) -> Act {
     let slot = random.below(SLOTS);

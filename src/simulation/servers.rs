@@ -1,15 +1,19 @@
 //! Redis and Postgres as far as the monitors' decisions go: what they keep, and what they refuse.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
-use super::world::{BEGINS, World};
+use super::world::World;
 use crate::alerting::lifecycle::{Alert, Phase};
 use crate::alerting::quiet::Silence;
-use crate::contract::{Heartbeat, Name, ShutdownMarker};
+use crate::contract::Name;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::fleet::simulated::{BEGINS, Keys};
+use crate::history::stored_name::stored_name;
 use crate::postgres::alerts::{Delivery, Kept, Led, NotWritten, OutboxRow};
-use crate::postgres::events::NewRow;
+use crate::postgres::events::{CHANGES, Merged, NewRow};
+
+/// An index row holds so many bytes.
+const INDEX_ROW: usize = 2704;
 
 /// Redis. Its keys expire by its own clock, which may be stepped.
 #[derive(Default)]
@@ -20,8 +24,7 @@ pub(super) struct Redis {
     /// By so many seconds its clock is ahead.
     pub(super) ahead: i64,
     pub(super) run: u64,
-    pub(super) beats: BTreeMap<Name, (f64, Arc<Heartbeat>)>,
-    pub(super) markers: BTreeMap<Name, (f64, ShutdownMarker)>,
+    pub(super) keys: Keys,
     /// Records of worker types, as JSON.
     pub(super) records: BTreeMap<Name, String>,
     /// Events that wait for Postgres.
@@ -42,8 +45,7 @@ impl Redis {
 
     pub(super) fn expire(&mut self, now: u64) {
         let time = self.time(now);
-        self.beats.retain(|_, (expires, _)| *expires > time);
-        self.markers.retain(|_, (expires, _)| *expires > time);
+        self.keys.expire(time);
         if self.leader.is_some_and(|(_, expires)| expires <= time) {
             self.leader = None;
         }
@@ -76,8 +78,8 @@ pub(super) struct Postgres {
     renewed: f64,
     pub(super) alerts: BTreeMap<String, Alert>,
     pub(super) outbox: Vec<OutboxRow>,
-    /// By key, in the order of storing.
-    pub(super) events: Vec<(String, NewRow)>,
+    /// In the order of storing, each key once.
+    pub(super) events: Vec<NewRow>,
     pub(super) silences: Vec<Silence>,
 }
 
@@ -132,15 +134,13 @@ impl Postgres {
         if self.epoch != epoch {
             return Err(NotWritten::Deposed);
         }
-        self.takes(world).map_err(NotWritten::Trouble)?;
-        self.put(rows);
-        Ok(())
+        self.takes(world).and_then(|()| self.put(rows)).map_err(NotWritten::Trouble)
     }
 
     pub(super) fn hand_over(&mut self, world: &World, rows: OwnedRows) -> Result<(), SourceTrouble> {
         self.takes(world)?;
         let alerts = rows.alerts;
-        self.put(OwnedRows { alerts: Vec::new(), ..rows });
+        self.put(OwnedRows { alerts: Vec::new(), ..rows })?;
         let mut adopted = false;
         for alert in alerts {
             let told = alert.told.as_ref().map_or(f64::NEG_INFINITY, |told| told.at);
@@ -168,7 +168,10 @@ impl Postgres {
         Ok(())
     }
 
-    fn put(&mut self, rows: OwnedRows) {
+    fn put(&mut self, rows: OwnedRows) -> Result<(), SourceTrouble> {
+        if rows.alerts.iter().any(|alert| stored_name(&alert.key).len() > INDEX_ROW) {
+            return Err(SourceTrouble::new(TroubleKind::Failed, "index row size exceeds btree maximum"));
+        }
         self.alerts.extend(rows.alerts.into_iter().map(|alert| (alert.key.clone(), alert)));
         for row in rows.outbox {
             match self.outbox.iter_mut().find(|known| known.id == row.id && known.channel == row.channel) {
@@ -181,20 +184,23 @@ impl Postgres {
             }
         }
         self.put_events(rows.events);
+        Ok(())
     }
 
     fn put_events(&mut self, rows: Vec<NewRow>) {
-        for row in rows {
-            let key = key_of(&row);
-            if !self.events.iter().any(|(known, _)| *known == key) {
-                self.events.push((key, row));
+        let is_change = |row: &NewRow| CHANGES.iter().any(|change| row.is_of_type(change));
+        let stored: Vec<NewRow> = match rows.iter().any(is_change) {
+            true => self.events.iter().filter(|row| is_change(row)).cloned().collect(),
+            false => Vec::new(),
+        };
+        let Merged { new, repeated } = Merged::of(&rows, &stored);
+        for row in new {
+            if !self.events.iter().any(|known| known.key() == row.key()) {
+                self.events.push(row);
             }
         }
+        for (key, repeats) in repeated {
+            self.events.iter_mut().filter(|row| row.key() == key).for_each(|row| row.is_repeated_as(&repeats));
+        }
     }
-}
-
-/// The key under which an event is stored once.
-pub(super) fn key_of(row: &NewRow) -> String {
-    let row = serde_json::to_value(row).unwrap();
-    row["payload"]["key"].as_str().unwrap_or_default().to_owned()
 }

@@ -8,15 +8,14 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::random::Random;
-use super::scenario::{ChannelMode, MONITORS};
+use super::scenario::ChannelMode;
 use super::servers::{Postgres, Redis};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::fleet::simulated::{BEGINS, MONITORS};
 use crate::postgres::alerts::OutboxRow;
 
 /// So much time passes at once, milliseconds.
 pub(super) const QUANTUM: u64 = 100;
-/// The true time when a world begins, Unix seconds.
-pub(super) const BEGINS: f64 = 1_795_000_000.0;
 
 /// A server that is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +34,8 @@ pub(super) struct Machine {
     pub(super) cut_from_redis_until: Cell<u64>,
     pub(super) cut_from_postgres_until: Cell<u64>,
     pub(super) disk_full_until: Cell<u64>,
+    /// A setting: its process does not watch the second worker type.
+    pub(super) excludes: Cell<bool>,
     /// The file of alerts that wait.
     pub(super) disk: RefCell<Vec<u8>>,
     /// Tasks that the process has started and that are not among the running ones yet.
@@ -68,6 +69,10 @@ pub(super) struct World {
     pub(super) redis: RefCell<Redis>,
     pub(super) postgres: RefCell<Postgres>,
     pub(super) flaky_until: Cell<u64>,
+    /// Until then the query for a figure of the database fails.
+    pub(super) probe_fails_until: Cell<u64>,
+    /// A figure that a picture showed although it was not measured lately.
+    pub(super) invented: RefCell<Option<String>>,
     pub(super) channel: Cell<ChannelMode>,
     pub(super) delivered: RefCell<Vec<Delivered>>,
     /// Which variant of the rules file is there.

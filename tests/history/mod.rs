@@ -6,6 +6,7 @@ mod crash;
 mod names;
 mod outage;
 mod recent;
+mod repeated_changes;
 mod takeover;
 mod time_zones;
 

@@ -129,7 +129,7 @@ async fn one_row_that_postgres_refuses_is_set_aside_and_the_others_are_stored() 
     };
     latency::insert(&pool, names.iter().map(batch).collect()).await.unwrap();
     let event = |name: &String| {
-        let kind = EventKind::SourceDown { detail: "no".to_owned() };
+        let kind = EventKind::Unhung { consumer: "c".into() };
         NewRow::from(&Event {
             ts: 1.8e9,
             subject: name.clone(),

@@ -17,7 +17,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("postgres", &["alerting", "contract", "environment", "fleet", "history", "failpoint", "regular_file", "tls"]),
     ("operator", &["contract", "fleet", "postgres", "redis_streams", "failpoint"]),
     ("delivery", &["alerting", "settings", "tls"]),
-    ("simulation", &["actors", "alerting", "contract", "delivery", "fleet", "postgres"]),
+    ("simulation", &["actors", "alerting", "contract", "delivery", "fleet", "history", "postgres"]),
     ("spool", &["regular_file"]),
     ("regular_file", &[]),
     ("failpoint", &[]),
