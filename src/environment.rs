@@ -73,17 +73,24 @@ pub fn secret(
     }
 }
 
-fn read_secret(path: &Path) -> Result<String, String> {
-    let cannot = |error: std::io::Error| format!("a file that can be read ({error})");
+/// Reads a regular file of at most `largest` bytes. Opening a FIFO would wait for its writer, and a device may never end.
+///
+/// # Errors
+/// The expected file, if this is not one.
+pub fn read_file(path: &Path, largest: u64) -> Result<Vec<u8>, String> {
+    let cannot = |error: std::io::Error| format!("a readable file ({error})");
     let file = std::fs::metadata(path).map_err(cannot)?;
-    // Opening a FIFO would wait for its writer, and a device may never end.
     if !file.is_file() {
-        return Err("a regular file; this is not a regular file".to_owned());
+        return Err("a regular file (this is not a regular file)".to_owned());
     }
-    if file.len() > LARGEST_SECRET {
-        return Err(format!("a file with one secret of at most {LARGEST_SECRET} bytes"));
+    if file.len() > largest {
+        return Err(format!("a file of at most {largest} bytes"));
     }
-    let text = std::fs::read_to_string(path).map_err(cannot)?;
+    std::fs::read(path).map_err(cannot)
+}
+
+fn read_secret(path: &Path) -> Result<String, String> {
+    let text = String::from_utf8(read_file(path, LARGEST_SECRET)?).map_err(|_| "UTF-8 text".to_owned())?;
     if text.trim().is_empty() { Err("a file that is not empty".to_owned()) } else { Ok(text) }
 }
 

@@ -9,6 +9,11 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::environment;
+
+/// Bundles of all public CAs have a quarter of this, bytes.
+const LARGEST_PEM: u64 = 1 << 20;
+
 /// The names under which a connection's TLS is set up, for remedies.
 #[derive(Debug, Clone, Copy)]
 pub struct TlsSettings {
@@ -233,7 +238,7 @@ pub fn identity(certificate: &str, key: &str) -> Result<Identity, BadIdentity> {
 /// # Errors
 /// What was expected instead.
 pub fn read(path: &str) -> Result<Vec<u8>, String> {
-    std::fs::read(Path::new(path)).map_err(|error| format!("a PEM file that can be read ({error})"))
+    environment::read_file(Path::new(path), LARGEST_PEM).map_err(|expected| format!("a PEM file: {expected}"))
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("telemetry", &["traces"]),
     ("traces", &[]),
     ("environment", &[]),
-    ("tls", &[]),
+    ("tls", &["environment"]),
     (
         "actors",
         &[

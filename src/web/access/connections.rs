@@ -24,6 +24,8 @@ use crate::exposition::counters::Counters;
 const REQUEST_WITHIN: Duration = Duration::from_secs(15);
 /// A connection without a request is closed after this time; the server's own keep-alive is shorter.
 const IDLE: Duration = Duration::from_secs(20);
+/// A connection younger than this gives way to others of its address only at twice the limit.
+const YOUNG: Duration = Duration::from_millis(300);
 /// A connection without a request for longer than this gives way to others of its address.
 const SHORTLY: Duration = Duration::from_secs(2);
 /// A client that takes nothing of an answer for this long is gone.
@@ -173,7 +175,13 @@ impl Connections {
                 tracing::warn!(address = %of, most, "an address holds too many connections: its oldest without a \
                     request are closed. See MONITOR_MAX_CONNECTIONS_PER_ADDRESS");
             });
-            beyond = !self.make_room(&mut open, |other| other.of == Some(of) && other.is_waiting(false, now));
+            let gives_way = |other: &Connection| other.of == Some(of) && other.is_waiting(false, now);
+            // One that was just accepted has not been read yet, and may be honest: in a burst it stays, up to twice the
+            // limit.
+            let count = open.by_address.get(&of).copied().unwrap_or(0);
+            beyond = !(self.make_room(&mut open, |other| gives_way(other) && other.lasts(now) > YOUNG)
+                || (count < most.saturating_mul(2) && open.all.values().any(|other| gives_way(other)))
+                || self.make_room(&mut open, gives_way));
         }
         open.add(&connection);
         let full = open.all.len() > self.limits.in_all && {
@@ -329,6 +337,11 @@ impl Connection {
         }
     }
 
+    /// How long its step has lasted.
+    fn lasts(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(locked(&self.progress).since)
+    }
+
     fn is_late(&self, now: Instant) -> bool {
         let progress = locked(&self.progress);
         let (lasts, stalled) =
@@ -369,6 +382,11 @@ mod tests {
         all.admit(peer.parse().unwrap(), None, Instant::now())
     }
 
+    /// As [`admit`], so many seconds later.
+    fn later(all: &Arc<Connections>, peer: &str, seconds: u64) -> Counted {
+        all.admit(peer.parse().unwrap(), None, Instant::now() + Duration::from_secs(seconds))
+    }
+
     fn is_open(counted: &Counted) -> bool {
         locked(&counted.among.open).all.contains_key(&counted.connection.id)
     }
@@ -403,14 +421,14 @@ mod tests {
         busy.connection.handles();
         let (silent, slow) = (admit(&all, "192.0.2.1"), admit(&all, "192.0.2.1"));
         slow.connection.waits_for_body();
-        let honest = admit(&all, "192.0.2.1");
+        let honest = later(&all, "192.0.2.1", 1);
         assert!(!honest.beyond && is_open(&honest) && !is_open(&silent) && is_open(&slow));
-        let next = admit(&all, "192.0.2.1");
+        let next = later(&all, "192.0.2.1", 2);
         assert!(!next.beyond && !is_open(&slow) && is_open(&busy) && is_open(&honest));
         assert_eq!(locked(&all.counters).connections_closed, 2);
         honest.connection.rests(true);
         next.connection.rests(false);
-        let last = admit(&all, "192.0.2.1");
+        let last = later(&all, "192.0.2.1", 3);
         assert!(
             !last.beyond && !is_open(&honest) && is_open(&next),
             "one that was refused goes before one that was not"
