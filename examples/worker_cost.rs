@@ -23,7 +23,8 @@ type Failure = Box<dyn std::error::Error>;
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let url = std::env::var("REDIS_URL").map_err(|_| "REDIS_URL is not set; expected a Redis instance that can be flushed")?;
+    let url = std::env::var("REDIS_URL")
+        .map_err(|_| "REDIS_URL is not set; expected a Redis instance that can be flushed")?;
     let mut redis = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
     let producer = Producer::builder().redis_url(&url).connect().await?;
     let argument = std::env::args().nth(1);

@@ -334,7 +334,10 @@ impl StateTracker {
             this.spooled |= !matches!(flushed, Ok(0));
             match flushed {
                 Ok(0) => {}
-                Ok(count) => tracing::info!(count, "spooled events were written to Postgres"),
+                Ok(count) => {
+                    this.io.note_write(&Ok(()));
+                    tracing::info!(count, "spooled events were written to Postgres");
+                }
                 Err(trouble) => {
                     tracing::debug!(error = trouble.detail, "spooled events are still waiting for Postgres")
                 }
@@ -354,7 +357,10 @@ enum Kept {
 async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> Kept {
     if try_postgres {
         match tokio::time::timeout(WRITE_WITHIN, events::insert(&io.postgres, rows)).await {
-            Ok(Ok(())) => return Kept::Postgres,
+            Ok(Ok(())) => {
+                io.note_write(&Ok(()));
+                return Kept::Postgres;
+            }
             Ok(Err(trouble)) => {
                 tracing::warn!(error = trouble.detail, "events are spooled until Postgres accepts them")
             }

@@ -1,12 +1,15 @@
 //! Posting JSON, and what an HTTP answer means for a message.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Certificate, Client, Response, StatusCode};
 use serde_json::Value;
 
 use super::Outcome;
-use crate::tls;
+use crate::{tcp, tls};
 
 /// A channel that has not answered by then is tried again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -29,11 +32,25 @@ pub(super) fn client(authorities: Option<&str>) -> Result<Client, String> {
         .tls_certs_merge(trusted)
         .timeout(ANSWER_WITHIN)
         .connect_timeout(Duration::from_secs(5))
+        .dns_resolver(Arc::new(Resolver))
         // An answer that sends us elsewhere would take the message, and its secret, there.
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("shepherd-monitor/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|_| "no HTTP client: cannot initialize TLS".to_owned())
+}
+
+/// Looks names up apart from other blocking work.
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            // The port comes from the address.
+            let addresses = tcp::resolve(name.as_str()).await?.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(addresses) as Addrs)
+        })
+    }
 }
 
 /// Posts `body`. Nothing that is said of it holds the address: that is a secret.
