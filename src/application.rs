@@ -73,7 +73,8 @@ const SPOOL_MOST_BYTES: u64 = 256 << 20;
 /// # Errors
 /// As [`Application::start`], and when there is cannot start the event loop.
 pub fn run(settings: &Settings, listener: TcpListener, begun: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
-    // One thread for the actors and their queries; what computes for long does so on one of two others.
+    // One thread for the actors and their queries; what computes for long does so on others, as do lookups of the mail
+    // server's name (all other names are looked up in `tcp`).
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.max_blocking_threads(4).enable_all().build().context("cannot start the event loop")?;
     actix_web::rt::System::with_tokio_rt(move || runtime).block_on(async move {
@@ -280,7 +281,7 @@ impl Alerting {
         let place = if settings.observe_only {
             LeadersPlace::none(holder.clone())
         } else {
-            LeadersPlace::new(holder.clone(), kept_connection(settings)?)
+            LeadersPlace::new(holder.clone(), kept_connection(io))
         };
         Ok(Self {
             ledger: Arc::new(Ledger::new(LiveStore::new(
@@ -322,9 +323,8 @@ pub fn channel_settings(settings: &Settings) -> ChannelSettings {
 }
 
 /// A connection for what is asked with every tick.
-fn kept_connection(settings: &Settings) -> anyhow::Result<Kept> {
-    Kept::to(settings.redis_url.reveal(), answer_within(settings.poll_interval))
-        .map_err(|trouble| anyhow::anyhow!(trouble.detail))
+fn kept_connection(io: &Io) -> Kept {
+    Kept::beside(&io.redis)
 }
 
 fn makers(
@@ -336,8 +336,8 @@ fn makers(
 ) -> anyhow::Result<Makers> {
     let watched = Arc::new(settings.watched.clone());
     let reader = StreamsReader::new(settings.watched.clone(), &settings.seed_streams);
-    let reader = Arc::new(Mutex::new(Polled::new(reader, kept_connection(settings)?)));
-    let watch = Arc::new(Mutex::new(Watch::new(kept_connection(settings)?)));
+    let reader = Arc::new(Mutex::new(Polled::new(reader, kept_connection(io))));
+    let watch = Arc::new(Mutex::new(Watch::new(kept_connection(io))));
     let tracker = TrackerSettings {
         interval: settings.poll_interval,
         default_floor: settings.default_floor,

@@ -72,6 +72,8 @@ pub mod settings;
 mod simulation;
 #[cfg(feature = "monitor")]
 pub mod spool;
+#[cfg(feature = "worker")]
+pub mod tcp;
 #[cfg(feature = "monitor")]
 pub mod telemetry;
 #[cfg(feature = "worker")]

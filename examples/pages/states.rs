@@ -507,10 +507,12 @@ fn redis(now: f64) -> RedisStatus {
             instantaneous_ops_per_sec: Some(1267),
             uptime_in_seconds: Some(432_000),
             evicted_keys: Some(0),
+            write_trouble: None,
         },
         source: SourceStatus::Ok,
         error: None,
         read_at: Some(now),
+        write_error: None,
     }
 }
 

@@ -74,8 +74,9 @@ impl HistoryRecorder {
         let pushing = self
             .io
             .run(WRITE_WITHIN, REDIS_LATE, async move { recent_series::push(&pool, nth, ts, &samples, keep).await });
-        ctx.spawn(pushing.into_actor(self).map(|pushed, _, _| {
-            if let Err(trouble) = pushed {
+        ctx.spawn(pushing.into_actor(self).map(|pushed, this, _| match pushed {
+            Ok(()) => this.io.redis.manager().wrote(),
+            Err(trouble) => {
                 tracing::warn!(error = trouble.detail, "cannot write samples to Redis; the recent series have a gap");
             }
         }));

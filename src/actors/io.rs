@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use deadpool_redis::Pool;
 use tokio::runtime::Handle;
 use tracing::Instrument;
 
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::fleet::time::Mono;
 use crate::postgres::connection::PgPool;
+use crate::redis_streams::connection::Pool;
 
 /// Connections for the requests of clients. They are apart from those of the actors, so that no client can delay a
 /// reading, an alert or a notification, and no reader a change or its row in the audit.
@@ -83,7 +83,7 @@ impl Io {
     pub fn note_write<T>(&self, written: &Result<T, SourceTrouble>) {
         let refused = match written {
             Ok(_) => None,
-            Err(trouble) if trouble.kind.refuses_writes() => Some(trouble.clone()),
+            Err(trouble) if trouble.is_write_refused_by_postgres() => Some(trouble.clone()),
             Err(_) => return,
         };
         *self.refused_write.lock().unwrap_or_else(PoisonError::into_inner) = refused;
@@ -136,7 +136,7 @@ impl Io {
         let refused_write = Arc::clone(&self.refused_write);
         async move {
             match task.await {
-                Ok(Ok(Err(trouble))) if trouble.kind.refuses_writes() => {
+                Ok(Ok(Err(trouble))) if trouble.is_write_refused_by_postgres() => {
                     *refused_write.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble.clone());
                     Err(trouble)
                 }

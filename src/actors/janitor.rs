@@ -113,19 +113,21 @@ impl Janitor {
         self.running = true;
         let (io, settings, holder) = (self.io.clone(), Arc::clone(&self.settings), self.holder.clone());
         self.io.run(PASS_WITHIN, REDIS_LATE, async move {
-            match cleaning::take_turn(&io.redis, &holder, EVERY, asked_by.is_some()).await? {
-                Turn::Mine => {}
+            let leased = match cleaning::take_turn(&io.redis, &holder, EVERY, asked_by.is_some()).await? {
+                Turn::Mine => true,
+                Turn::WithoutLease => false,
                 Turn::NotDue(rest) => return Ok(Went::NotDue(rest)),
                 Turn::Taken => return Ok(Went::Taken),
-            }
+            };
             tokio::select! {
                 outcome = clean_up(&io, &settings, plan, asked_by.as_deref()) => {
+                    // Without a lease too: by now there may be memory for when it was.
                     if let Err(trouble) = cleaning::end_turn(&io.redis, &holder).await {
                         tracing::debug!(error = trouble.detail, "cannot release the cleanup lock; it will expire");
                     }
                     Ok(Went::Done(Box::new(outcome)))
                 }
-                () = keep_turn(&io, &holder) => Ok(Went::Lost),
+                () = keep_turn(&io, &holder), if leased => Ok(Went::Lost),
             }
         })
     }

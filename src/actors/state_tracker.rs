@@ -342,7 +342,10 @@ impl StateTracker {
             this.spooled |= !matches!(flushed, Ok((0, _)));
             match flushed {
                 Ok((0, _)) => {}
-                Ok((count, Ok(()))) => tracing::info!(count, "spooled events were written to Postgres"),
+                Ok((count, Ok(()))) => {
+                    this.io.note_write(&Ok(()));
+                    tracing::info!(count, "spooled events were written to Postgres");
+                }
                 Ok((_, Err(trouble))) | Err(trouble) => {
                     tracing::debug!(error = trouble.detail, "spooled events are still waiting for Postgres");
                 }
@@ -362,7 +365,10 @@ enum Kept {
 async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> Kept {
     if try_postgres {
         match tokio::time::timeout(WRITE_WITHIN, events::insert(&io.postgres, rows)).await {
-            Ok(Ok(())) => return Kept::Postgres,
+            Ok(Ok(())) => {
+                io.note_write(&Ok(()));
+                return Kept::Postgres;
+            }
             Ok(Err(trouble)) => {
                 tracing::warn!(error = trouble.detail, "events are spooled until Postgres accepts them")
             }

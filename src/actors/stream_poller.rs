@@ -33,13 +33,15 @@ pub struct Polled {
     /// Streams of types that an earlier run knew are read from the first pass on.
     restored: bool,
     connection: Kept,
+    /// The server that was read last.
+    run_id: Option<String>,
 }
 
 impl Polled {
     /// Polls with `reader` over `connection`.
     #[must_use]
     pub fn new(reader: StreamsReader, connection: Kept) -> Self {
-        Self { reader, restored: false, connection }
+        Self { reader, restored: false, connection, run_id: None }
     }
 }
 
@@ -204,7 +206,17 @@ impl Handler<Tick> for StreamPoller {
                 polled.restored = true;
             }
             let mut redis = polled.connection.take().await?;
-            let read = polled.reader.read(&mut redis).await?;
+            if redis.is_new() {
+                polled.reader.reconnected();
+            }
+            let mut read = polled.reader.read(&mut redis).await?;
+            let server = &mut read.0.server;
+            if polled.run_id.replace(server.run_id.clone()).is_some_and(|before| before != server.run_id) {
+                redis.leads_to_another_server();
+            }
+            if server.write_trouble.is_none() {
+                server.write_trouble = pool.manager().refused_write();
+            }
             // The first pass looks far around: no later one needs the room that its answers took.
             if !is_first {
                 polled.connection.keep(redis);

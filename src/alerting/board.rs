@@ -291,7 +291,7 @@ impl Board {
                 Kind::WorkerDown | Kind::PartialLoss => {
                     Policy { not_before: self.settings.grace_until, ..Policy::AT_ONCE }
                 }
-                Kind::Source if identity.rule == "source_down" => {
+                Kind::Source if ["source_down", source_down::WRITES_REFUSED].contains(&identity.rule.as_str()) => {
                     Policy { duration: source_down::AWAY_FOR, ..Policy::AT_ONCE }
                 }
                 _ => Policy::AT_ONCE,

@@ -3,8 +3,11 @@
 //! A status alone proves little: proxies, captive portals and login pages answer for the service. Final is what says that
 //! the payload is the problem; everything else keeps the message.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use chrono::{DateTime, NaiveDateTime, Utc};
 use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::redirect::{Action, Attempt, Policy};
@@ -12,7 +15,7 @@ use reqwest::{Certificate, Client, Response, StatusCode, Url};
 use serde_json::Value;
 
 use super::{Outcome, causes, root_cause, shortened, tls_error, visible};
-use crate::tls;
+use crate::{tcp, tls};
 
 /// A channel that has not answered by then is tried again.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -78,6 +81,7 @@ pub(super) fn client(authorities: Option<&str>) -> Result<Client, String> {
         .tls_certs_merge(trusted)
         .timeout(ANSWER_WITHIN)
         .connect_timeout(Duration::from_secs(5))
+        .dns_resolver(Arc::new(Resolver))
         .redirect(Policy::custom(redirect))
         .user_agent(concat!("shepherd-monitor/", env!("CARGO_PKG_VERSION")))
         .build()
@@ -96,6 +100,19 @@ fn redirect(attempt: Attempt<'_>) -> Action {
         from.host_str() == to.host_str() && (same || upgraded)
     });
     if keeps_post && is_safe && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
+}
+
+/// Looks names up apart from other blocking work.
+struct Resolver;
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            // The port comes from the address.
+            let addresses = tcp::resolve(name.as_str()).await?.into_iter().map(|address| SocketAddr::new(address, 0));
+            Ok(Box::new(addresses) as Addrs)
+        })
+    }
 }
 
 /// Posts `body`. Nothing that is said of it holds the address: that is a secret.

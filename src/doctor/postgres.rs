@@ -4,7 +4,7 @@ use super::redis::{clock, names_no_host};
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::postgres::examine::{
-    Examined, FLEET_TABLES, Inside, LEAST_VERSION, MONITOR_TABLES, NotConnected, Server, Table,
+    Examined, FLEET_TABLES, Inside, LEAST_VERSION, MONITOR_TABLES, NotConnected, PoolMode, Server, Table,
 };
 use crate::tls;
 
@@ -15,6 +15,7 @@ pub fn findings(examined: &Examined) -> Vec<Finding> {
     let mut findings = vec![version(server)];
     let Some(inside) = &examined.inside else { return findings };
     findings.push(writable(server));
+    findings.push(pooler(examined.pooler));
     findings.push(clock("postgres.clock", "Postgres", inside.clock_ahead_sec));
     findings.push(if server.autovacuum {
         fine("postgres.autovacuum", "autovacuum is on")
@@ -124,6 +125,23 @@ fn writable(server: &Server) -> Finding {
         );
     }
     fine("postgres.writable", "Postgres is a writable primary")
+}
+
+fn pooler(mode: Option<PoolMode>) -> Finding {
+    const ID: &str = "postgres.pooler";
+    match mode {
+        None => fine(ID, "no connection pooler is between the monitor and Postgres"),
+        Some(PoolMode::Session) => fine(
+            ID,
+            "a connection pooler in session mode is between the monitor and Postgres; it works with it, and sets no \
+             statement timeout",
+        ),
+        Some(PoolMode::Transaction) => fine(
+            ID,
+            "a connection pooler in transaction mode is between the monitor and Postgres; it works with it: statements \
+             go unnamed, migrations hold their lock for one transaction, and no statement timeout is set",
+        ),
+    }
 }
 
 fn of_the_fleet(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Finding> {

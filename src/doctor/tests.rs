@@ -391,7 +391,7 @@ mod of_postgres {
     fn of(change: impl FnOnce(&mut Server, &mut Inside)) -> Vec<(&'static str, Verdict)> {
         let (mut server, mut inside) = good();
         change(&mut server, &mut inside);
-        said(&postgres::findings(&Examined { server, inside: Some(inside) }))
+        said(&postgres::findings(&Examined { server, inside: Some(inside), pooler: None }))
     }
 
     #[test]
@@ -430,7 +430,7 @@ mod of_postgres {
 
     #[test]
     fn a_server_that_is_too_old_is_asked_no_more() {
-        let examined = Examined { server: Server::example(9), inside: None };
+        let examined = Examined { server: Server::example(9), inside: None, pooler: None };
         assert_eq!(said(&postgres::findings(&examined)), [("postgres.too_old", Wrong)]);
     }
 

@@ -22,6 +22,9 @@ pub struct SourceTrouble {
     pub kind: TroubleKind,
     /// Error message, without secrets.
     pub detail: String,
+    /// Redis is in this state, not Postgres; told where it matters: of refused writes.
+    #[serde(skip)]
+    pub of_redis: bool,
 }
 
 /// Kinds of data source errors.
@@ -72,7 +75,19 @@ impl From<DatabaseCondition> for TroubleKind {
 impl SourceTrouble {
     /// Returns trouble of `kind` with a readable description.
     pub fn new(kind: TroubleKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
+        Self { kind, detail: detail.into(), of_redis: false }
+    }
+
+    /// The same, as a state of Redis.
+    #[must_use]
+    pub fn of_redis(self) -> Self {
+        Self { of_redis: true, ..self }
+    }
+
+    /// Whether Postgres can be read and refuses to write.
+    #[must_use]
+    pub fn is_write_refused_by_postgres(&self) -> bool {
+        self.kind.refuses_writes() && !self.of_redis
     }
 }
 
@@ -133,6 +148,9 @@ pub struct RedisServer {
     pub uptime_in_seconds: Option<u64>,
     /// Keys evicted for lack of memory since the start.
     pub evicted_keys: Option<u64>,
+    /// Why it refuses writes although it can be read; `None`: it takes them, as far as is known.
+    #[serde(skip)]
+    pub write_trouble: Option<SourceTrouble>,
 }
 
 /// Result of polling one stream.

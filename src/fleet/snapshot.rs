@@ -355,6 +355,9 @@ pub struct RedisStatus {
     pub error: Option<String>,
     /// Time of the figures.
     pub read_at: Option<f64>,
+    /// Why Redis rejects writes although it can be read: out of memory, say. While it does, no missing heartbeat counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_error: Option<SourceTrouble>,
 }
 
 /// The database, as last read. Each figure is `null` until it was first measured.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::consumer::SETTLING;
-use super::reading::{SourceTrouble, TroubleKind};
+use super::reading::{RedisServer, SourceTrouble, TroubleKind};
 use super::snapshot::SourceStatus;
 use super::time::Mono;
 use crate::contract::{heartbeat, marker};
@@ -115,8 +115,9 @@ impl RedisSource {
         }
     }
 
-    /// Records a good reading made at `now`, with Redis' clock at `redis_time`, from the server `run_id`.
-    pub fn good(&mut self, now: Mono, now_unix: f64, redis_time: f64, run_id: &str) -> Option<SourceChange> {
+    /// Records a good reading made at `now`, with Redis' clock at `redis_time`, from the server `server`. A server that
+    /// rejects writes takes no heartbeats either: while that lasts, a missing one means nothing.
+    pub fn good(&mut self, now: Mono, now_unix: f64, redis_time: f64, server: &RedisServer) -> Option<SourceChange> {
         let gap = self.availability.last_good.map_or(Duration::MAX, |(at, _)| now.since(at));
         // A single late reply does not stop workers from writing heartbeats. Without this exception, an occasionally
         // slow Redis would never finish recovering.
@@ -125,10 +126,10 @@ impl RedisSource {
         let offset = redis_time - now.seconds();
         let stepped = self.clock_offset.replace(offset).is_some_and(|last| (offset - last).abs() > CLOCK_STEP);
         let looked_away = gap > (self.interval * 2).max(heartbeat::INTERVAL);
-        if looked_away || stepped || self.run_id != run_id || was_down {
+        if looked_away || stepped || self.run_id != server.run_id || was_down || server.write_trouble.is_some() {
             self.absence_counts_from = now.plus(SETTLING);
         }
-        run_id.clone_into(&mut self.run_id);
+        server.run_id.clone_into(&mut self.run_id);
         change
     }
 
@@ -197,13 +198,30 @@ mod tests {
             if second % 7 == 6 {
                 redis.bad(now, trouble(TroubleKind::TimedOut));
             } else {
-                redis.good(now, f64::from(second), f64::from(second), "run");
+                redis.good(now, f64::from(second), f64::from(second), &server(None));
             }
         }
         assert_eq!(redis.absence_counts_from(), Mono(0).plus(SETTLING));
         redis.bad(Mono(60_000), trouble(TroubleKind::Unreachable));
-        redis.good(Mono(61_000), 61.0, 61.0, "run");
+        redis.good(Mono(61_000), 61.0, 61.0, &server(None));
         assert_eq!(redis.absence_counts_from(), Mono(61_000).plus(SETTLING));
+    }
+
+    fn server(write_trouble: Option<SourceTrouble>) -> RedisServer {
+        RedisServer { run_id: "run".to_owned(), write_trouble, ..RedisServer::default() }
+    }
+
+    #[test]
+    fn absence_does_not_count_while_redis_refuses_writes_nor_for_a_heartbeats_life_after_it() {
+        let mut redis = RedisSource::new(Duration::from_secs(1), Mono(0), 0.0);
+        for second in 0..120_u32 {
+            let refused = (40..100).contains(&second).then(|| trouble(TroubleKind::OutOfMemory));
+            let now = Mono(u64::from(second) * 1000);
+            redis.good(now, f64::from(second), f64::from(second), &server(refused));
+            let counts = now >= redis.absence_counts_from();
+            let last_refusal = Mono(99_000).plus(SETTLING);
+            assert_eq!(counts, second < 40 && now >= Mono(0).plus(SETTLING) || now >= last_refusal, "{second}");
+        }
     }
 
     #[test]

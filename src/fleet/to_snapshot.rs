@@ -152,7 +152,9 @@ impl GroupStatus {
 impl RedisStatus {
     /// Server status from the reading at `read_at`, with the current status of the data source.
     pub(super) fn of(server: &RedisServer, source: SourceStatus, read_at: Option<f64>) -> Self {
-        Self { server: server.clone(), error: source.error(), source, read_at }
+        let write_error = server.write_trouble.clone().filter(|_| source.is_current());
+        let error = source.error().or_else(|| write_error.as_ref().map(|trouble| trouble.detail.clone()));
+        Self { server: server.clone(), error, source, read_at, write_error }
     }
 }
 

@@ -166,7 +166,7 @@ impl Tracker {
             self.take_streams(streams, now);
         }
         let change = match (&streams, trouble) {
-            (Ok(streams), None) => self.redis.good(now, wall, ts, &streams.server.run_id),
+            (Ok(streams), None) => self.redis.good(now, wall, ts, &streams.server),
             (_, Some(trouble)) => self.redis.bad(now, trouble),
             (Err(trouble), None) => self.redis.bad(now, trouble.clone()),
         };

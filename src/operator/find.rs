@@ -1,11 +1,10 @@
 //! Previews: selects the entries of an action without changing anything. Every scan is bounded; when a bound is
 //! reached, the preview says so and covers the entries scanned until then.
 
-use deadpool_redis::Pool;
-
 use crate::contract::Name;
 use crate::fleet::message::{Action, Chosen, DeadConsumer, DeadFound, Found, Message, MessageState, Part, Wanted};
 use crate::fleet::reading::SourceTrouble;
+use crate::redis_streams::connection::Pool;
 use crate::redis_streams::messages::{self, Bounds, Start};
 
 /// Maximum number of entries selected by one preview.

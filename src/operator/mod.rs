@@ -9,9 +9,8 @@ pub mod recycle;
 
 pub use apply::apply;
 
-use deadpool_redis::Pool;
-
 use crate::postgres::connection::PgPool;
+use crate::redis_streams::connection::Pool;
 
 /// Connections to the servers with the streams and the recycle bin.
 #[derive(Clone)]

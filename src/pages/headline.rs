@@ -85,17 +85,23 @@ impl Troubles {
     }
 
     fn sources(&mut self, snapshot: &Snapshot) {
-        for (name, source, frozen) in [
-            ("Redis", &snapshot.redis.source, "; workers and queues show the last known state"),
-            ("Postgres", &snapshot.postgres.source, ""),
+        for (name, source, write_error, frozen) in [
+            (
+                "Redis",
+                &snapshot.redis.source,
+                &snapshot.redis.write_error,
+                "; workers and queues show the last known state",
+            ),
+            ("Postgres", &snapshot.postgres.source, &snapshot.postgres.write_error, ""),
         ] {
             if let SourceStatus::Down { since, trouble } = source {
                 let sentence = Sentence::words(format!("{name} unreachable"))
                     .at(" since ", Some(*since), MomentStyle::Clock)
                     .then(format!(": {}{frozen}", Label::from_text(&trouble.detail)));
                 self.add(Level::Critical, 1, sentence, at("#servers"));
-            } else if let Some(trouble) = snapshot.postgres.write_error.as_ref().filter(|_| name == "Postgres") {
-                let words = format!("Postgres rejects writes: {}", Label::from_text(&trouble.detail));
+            } else if let Some(trouble) = write_error {
+                let detail = trouble.detail.strip_prefix("Redis rejects writes: ").unwrap_or(&trouble.detail);
+                let words = format!("{name} rejects writes: {}", Label::from_text(detail));
                 self.add(Level::Critical, 1, Sentence::words(words), at("#servers"));
             } else if name == "Postgres" && snapshot.postgres.error.is_some() {
                 self.add(Level::Warning, 1, Sentence::words("Some Postgres queries fail"), at("#servers"));
@@ -186,7 +192,8 @@ fn what_is_fine(snapshot: &Snapshot, verdicts: &[(&Name, Verdict)]) -> (Level, V
         sources.iter().filter(|(name, s)| wanted(name, s)).map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
     };
     let fine = names(&|name, s| matches!(s, SourceStatus::Ok) && !(name == "Postgres" && in_part));
-    let settling = names(&|_, s| matches!(s, SourceStatus::Settling { .. }));
+    let refuses = snapshot.redis.write_error.is_some();
+    let settling = names(&|name, s| matches!(s, SourceStatus::Settling { .. }) && !(name == "Redis" && refuses));
     let starting = names(&|_, s| matches!(s, SourceStatus::Starting));
     if snapshot.observe_only {
         let beside = snapshot.older_monitor == OlderMonitor::Active;

@@ -313,6 +313,7 @@ fn nothing_read_yet() -> Snapshot {
             source: SourceStatus::Starting,
             error: None,
             read_at: None,
+            write_error: None,
         },
         events: Vec::new(),
         recent_events: VecDeque::new(),

@@ -7,7 +7,7 @@ use diesel::sql_types::{Array, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
-use super::connection::{connect, connect_trouble, trouble};
+use super::connection::{PgConnection, connect, connect_trouble, trouble};
 use super::migrate::{self, FLEET_INDEXES, HISTORY_OF_MIGRATIONS};
 use crate::fleet::reading::SourceTrouble;
 
@@ -79,6 +79,17 @@ pub struct Examined {
     pub server: Server,
     /// What is in it; `None` when the server is too old to be asked.
     pub inside: Option<Inside>,
+    /// The connection pooler in between; `None` when there is none.
+    pub pooler: Option<PoolMode>,
+}
+
+/// For how long a connection pooler gives a client the same session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolMode {
+    /// Until it disconnects.
+    Session,
+    /// For a transaction.
+    Transaction,
 }
 
 /// What the server says of itself.
@@ -196,10 +207,45 @@ pub async fn examine(url: &str, within: Duration) -> Result<Result<Examined, Sou
     };
     let mut connection = connected
         .map_err(|said| NotConnected { no_such_database: said.contains("(3D000)"), trouble: connect_trouble(&said) })?;
-    Ok(look(&mut connection).await.map_err(|e| trouble(&e)))
+    let pooler = match connection.is_through_pooler() {
+        true => pool_mode(&mut connection, url, within).await,
+        false => None,
+    };
+    Ok(look(&mut connection, pooler).await.map_err(|e| trouble(&e)))
 }
 
-async fn look(connection: &mut AsyncPgConnection) -> Result<Examined, diesel::result::Error> {
+/// Finds out what a pooler does: one client marks its session, and while another one has a transaction open, the first
+/// looks whether the mark is still there.
+async fn pool_mode(connection: &mut PgConnection, url: &str, within: Duration) -> Option<PoolMode> {
+    let mark = uuid::Uuid::new_v4().simple().to_string();
+    let mut other = connect(url.to_owned(), within).await.ok()?;
+    let looking = async {
+        set_mark(connection, &mark).await?;
+        other.batch_execute("BEGIN").await?;
+        let others = marked(&mut other).await? == mark;
+        Ok::<bool, diesel::result::Error>(!others && marked(connection).await? == mark)
+    };
+    let kept = tokio::time::timeout(within, looking).await;
+    // A pool of one session has none left for the first while the other has its transaction.
+    let is_session = matches!(kept, Ok(Ok(true)));
+    if is_session {
+        drop(set_mark(connection, "").await);
+    }
+    Some(if is_session { PoolMode::Session } else { PoolMode::Transaction })
+}
+
+async fn set_mark(connection: &mut PgConnection, mark: &str) -> Result<(), diesel::result::Error> {
+    connection.batch_execute(&format!("SELECT set_config('shepherd_monitor.mark', '{mark}', false)")).await
+}
+
+async fn marked(connection: &mut PgConnection) -> Result<String, diesel::result::Error> {
+    let mark: Named = sql_query("SELECT coalesce(current_setting('shepherd_monitor.mark', true), '') AS name")
+        .get_result(connection)
+        .await?;
+    Ok(mark.name)
+}
+
+async fn look(connection: &mut PgConnection, pooler: Option<PoolMode>) -> Result<Examined, diesel::result::Error> {
     connection.batch_execute("BEGIN READ ONLY").await?;
     let before = unix();
     let server: Server = sql_query(
@@ -214,7 +260,7 @@ async fn look(connection: &mut AsyncPgConnection) -> Result<Examined, diesel::re
     .await?;
     let clock_ahead_sec = server.clock - f64::midpoint(before, unix());
     if server.version < LEAST_VERSION {
-        return Ok(Examined { server, inside: None });
+        return Ok(Examined { server, inside: None, pooler });
     }
     let rights: Rights = sql_query(
         "SELECT current_schema()::text AS schema, \
@@ -238,7 +284,7 @@ async fn look(connection: &mut AsyncPgConnection) -> Result<Examined, diesel::re
         migrated,
         known_migrations: migrate::known(),
     };
-    Ok(Examined { server, inside: Some(inside) })
+    Ok(Examined { server, inside: Some(inside), pooler })
 }
 
 async fn tables(connection: &mut AsyncPgConnection) -> Result<Vec<Table>, diesel::result::Error> {

@@ -6,11 +6,13 @@ use std::time::Duration;
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::Pg;
 use diesel::sql_query;
-use diesel_async::{AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
+use diesel_async::{
+    AnsiTransactionManager, AsyncConnection, AsyncMigrationHarness, AsyncPgConnection, RunQueryDsl,
+    SimpleAsyncConnection, TransactionManager,
+};
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::connection::{PgPool, checkout, connect, refused, trouble};
-use crate::contract::DatabaseCondition;
+use super::connection::{PgPool, checkout, condition_of, connect, refused, trouble};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
@@ -34,13 +36,12 @@ pub async fn run_in(schema: &str, url: &str, timeout: Duration) -> Result<(), So
         .await
         .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
     let make = format!(
-        "SELECT pg_advisory_lock({MIGRATION_LOCK});
+        "SELECT pg_advisory_xact_lock({MIGRATION_LOCK});
          -- Whoever may not make schemas can be given one.
          DO $$ BEGIN IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA {schema}; END IF; END $$;
          CREATE TABLE IF NOT EXISTS {schema}.{HISTORY_OF_MIGRATIONS}
             (version VARCHAR(50) PRIMARY KEY NOT NULL, run_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP);
-         INSERT INTO {schema}.{HISTORY_OF_MIGRATIONS} (version) VALUES ('{FLEET_TABLES}') ON CONFLICT DO NOTHING;
-         SELECT pg_advisory_unlock({MIGRATION_LOCK})"
+         INSERT INTO {schema}.{HISTORY_OF_MIGRATIONS} (version) VALUES ('{FLEET_TABLES}') ON CONFLICT DO NOTHING"
     );
     connection
         .batch_execute(&make)
@@ -58,23 +59,31 @@ pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
     let mut connection = connect(url.to_owned(), timeout)
         .await
         .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
-    sql_query(format!("SELECT pg_advisory_lock({MIGRATION_LOCK})"))
-        .execute(&mut connection)
-        .await
-        .map_err(|e| trouble(&e))?;
-    // The harness blocks, and panics on an actor's thread. The lock ends with the connection.
+    // All in one transaction: a pooler may give the next one another session, which does not have the lock.
+    AnsiTransactionManager::begin_transaction(&mut *connection).await.map_err(|e| trouble(&e))?;
+    let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
+    connection.batch_execute(&lock).await.map_err(|e| trouble(&e))?;
+    // The harness blocks, and panics on an actor's thread.
     let ran = tokio::task::spawn_blocking(move || {
         let mut harness = AsyncMigrationHarness::new(connection);
-        harness.run_pending_migrations(MIGRATIONS).map(|ran| ran.len()).map_err(|e| e.to_string())
+        let ran = harness.run_pending_migrations(MIGRATIONS).map(|ran| ran.len()).map_err(|e| e.to_string());
+        (ran, harness.into_inner())
     });
-    let ran = ran.await.map_err(|e| SourceTrouble::new(TroubleKind::Failed, e.to_string()))?;
+    let (ran, mut connection) = ran.await.map_err(|e| SourceTrouble::new(TroubleKind::Failed, e.to_string()))?;
+    let ran = match ran {
+        Ok(count) => {
+            let committed = AnsiTransactionManager::commit_transaction(&mut *connection).await;
+            committed.map(|()| count).map_err(|e| e.to_string())
+        }
+        failed => failed,
+    };
     match ran {
         Ok(0) => Ok(()),
         Ok(count) => {
             tracing::info!(count, "migrated the database schema");
             Ok(())
         }
-        Err(error) => Err(match DatabaseCondition::from_texts(&error, None) {
+        Err(error) => Err(match condition_of(&error) {
             Some(condition) => refused(condition, &error),
             None => SourceTrouble::new(TroubleKind::Failed, format!("cannot migrate the database schema: {error}")),
         }),
@@ -150,14 +159,18 @@ pub async fn give_back(url: &str, timeout: Duration) -> Result<GivenBack, Source
     let mut connection = connect(url.to_owned(), timeout)
         .await
         .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
-    // A monitor that starts meanwhile waits, and then takes over again.
-    let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK}); SET statement_timeout = 0");
-    connection.batch_execute(&lock).await.map_err(|e| trouble(&e))?;
     let connections = others(&mut connection).await.map_err(|e| trouble(&e))?;
     if connections > 0 {
         return Ok(GivenBack::Watched { connections });
     }
     let giving = connection.transaction::<GivenBack, diesel::result::Error, _>(async |connection| {
+        // A monitor that starts meanwhile waits, and then takes over again.
+        let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
+        connection.batch_execute(&lock).await?;
+        let connections = count(connection, OTHERS).await?;
+        if connections > 0 {
+            return Ok(GivenBack::Watched { connections });
+        }
         if count(connection, "SELECT count(to_regclass('monitor_takeover'))").await? == 0 {
             return Ok(GivenBack::Nothing);
         }
@@ -202,14 +215,13 @@ pub(super) const FLEET_INDEXES: [(&str, &str); 4] = [
 /// When there is no connection.
 pub async fn add_fleet_indexes(pool: &PgPool) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    sql_query("SET statement_timeout = 0").execute(&mut connection).await.map_err(|e| trouble(&e))?;
+    connection.let_statements_run(true).await.map_err(|e| trouble(&e))?;
     for (name, on) in FLEET_INDEXES {
         if let Err(error) = add_index(&mut connection, name, on).await {
             tracing::warn!(index = name, %error, "cannot create an index on the fleet's tables; queries on them will be slower");
         }
     }
-    sql_query("RESET statement_timeout").execute(&mut connection).await.map_err(|e| trouble(&e))?;
-    Ok(())
+    connection.let_statements_run(false).await.map_err(|e| trouble(&e))
 }
 
 #[derive(diesel::QueryableByName)]

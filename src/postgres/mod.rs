@@ -7,13 +7,15 @@
 //! [`recycle_bin`] what operators dropped and may put back; [`alerts_spool`] is where alerts wait on disk
 //! while the database is away. `planned` declares statements that are asked again and again, `row_isolation`
 //! keeps one row that Postgres refuses from holding up the others.
-//! [`examine`] looks a database over for `doctor`.
+//! `dial` opens connections, through poolers too, and `wire` sees what passes over them. [`examine`] looks a database over
+//! for `doctor`.
 
 pub mod address;
 pub mod alerts;
 pub mod alerts_spool;
 pub mod audit;
 pub mod connection;
+mod dial;
 pub mod events;
 pub mod examine;
 pub mod history;
@@ -25,3 +27,4 @@ pub mod recycle_bin;
 mod row_isolation;
 pub mod schema;
 pub mod sessions;
+mod wire;

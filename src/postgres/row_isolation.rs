@@ -6,6 +6,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection};
 use futures_util::future::BoxFuture;
 
 use super::connection::condition;
+use super::wire::sqlstate_of;
 use crate::history::stored_name::bounded_text;
 
 /// Stores a slice of rows with one statement, all of them or none. No rows: the statement must be valid all the same.
@@ -31,9 +32,15 @@ pub(super) fn may_be_about_rows(error: &QueryError) -> bool {
             | DatabaseErrorKind::SerializationFailure
             | DatabaseErrorKind::ReadOnlyTransaction
     );
-    let message = info.message().to_lowercase();
-    let given_up = ["canceling statement", "terminating connection", "deadlock"];
-    !about_the_server && condition(error).is_none() && !given_up.iter().any(|words| message.contains(words))
+    let given_up = match sqlstate_of(info.message()) {
+        // Connections, the transaction's state, deadlocks, resources, locks, an operator, the system.
+        Some(code) => ["08", "25", "40", "53", "55", "57", "58"].iter().any(|class| code.starts_with(class)),
+        None => {
+            let message = info.message().to_lowercase();
+            ["canceling statement", "terminating connection", "deadlock"].iter().any(|words| message.contains(words))
+        }
+    };
+    !about_the_server && condition(error).is_none() && !given_up
 }
 
 /// Stores `rows` by halves, each half in a savepoint (or a transaction of its own): what is refused alone is set

@@ -10,6 +10,7 @@ use redis::{
 };
 
 use crate::environment::{self, BadSetting, GivenPort, percent_encoded};
+use crate::tcp;
 use crate::tls::{self, BadIdentity};
 
 /// The settings about where Redis is: variable, what holds without it, what it is.
@@ -77,7 +78,7 @@ impl Address {
     fn new(info: ConnectionInfo) -> Self {
         // One reply shape for all servers, whatever the URL asks for.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
-        Self { info: info.set_redis_settings(settings) }
+        Self { info: info.set_redis_settings(settings).set_tcp_settings(tcp::settings()) }
     }
 
     /// The same server with its database `number`.

@@ -1,6 +1,6 @@
 //! The newest 200 alerts, kept in Redis.
 
-use super::connection::{self, send};
+use super::connection::{self, Pool, send};
 use super::reply::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
@@ -14,7 +14,7 @@ pub(super) const KEPT: isize = 200;
 ///
 /// # Errors
 /// When Redis did not take them.
-pub async fn remember(pool: &deadpool_redis::Pool, alerts: &[String]) -> Result<(), SourceTrouble> {
+pub async fn remember(pool: &Pool, alerts: &[String]) -> Result<(), SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
     for alert in alerts {
@@ -34,7 +34,7 @@ pub async fn remember(pool: &deadpool_redis::Pool, alerts: &[String]) -> Result<
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn newest(pool: &deadpool_redis::Pool, limit: usize) -> Result<Vec<String>, SourceTrouble> {
+pub async fn newest(pool: &Pool, limit: usize) -> Result<Vec<String>, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
     pipe.cmd("LRANGE").arg(keys::ALERTS_HISTORY).arg(0).arg(limit.saturating_sub(1));

@@ -7,12 +7,12 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use deadpool_redis::Pool;
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Script, Value};
 
-use super::connection::{checkout, trouble};
+use super::connection::{Pool, checkout, code_of, is_of_connection, trouble};
 use super::pace::next_step;
+use super::refusal::ends_connection;
 use super::reply::Reply;
 use crate::contract::task::delivery_record;
 use crate::contract::{Name, heartbeat, keys};
@@ -113,7 +113,7 @@ fn read_step(answer: &Value) -> TrimStep {
 /// Whether an error says something about one stream (another type, no permission), not about Redis.
 #[must_use]
 pub fn is_about_the_stream(error: &RedisError) -> bool {
-    !error.is_timeout() && !error.is_io_error() && error.code().is_some_and(|code| code != "LOADING")
+    !is_of_connection(error) && error.code().is_some() && !ends_connection(code_of(error))
 }
 
 /// Trims a stream step by step until nothing more can go or `until` is reached.
@@ -317,6 +317,9 @@ pub async fn retire_some(
 pub enum Turn {
     /// It may, and nobody else may until it is done or its lease is over.
     Mine,
+    /// It may, without a lease: Redis takes no write that needs memory, and what a pass removes is what it lacks. Each
+    /// step is whole in itself, so another monitor's pass at the same time does no harm.
+    WithoutLease,
     /// The last one was not long ago: not before so long from now.
     NotDue(Duration),
     /// Another monitor is at it.
@@ -339,8 +342,10 @@ pub async fn take_turn(pool: &Pool, holder: &str, every: Duration, wanted: bool)
              local now, last = tonumber(redis.call('TIME')[1]), tonumber(redis.call('GET', KEYS[2]) or nil)
              local due = last and last <= now and last + tonumber(ARGV[2]) or now
              if ARGV[3] == '0' and due > now then return tostring(due - now) end
-             redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[4])
-             return 'mine'",
+             local taken = redis.pcall('SET', KEYS[1], ARGV[1], 'PX', ARGV[4])
+             if not taken.err then return 'mine' end
+             if string.find(taken.err, 'OOM', 1, true) then return 'no memory' end
+             return redis.error_reply(taken.err)",
         )
     });
     let mut redis = checkout(pool).await?;
@@ -356,6 +361,7 @@ pub async fn take_turn(pool: &Pool, holder: &str, every: Duration, wanted: bool)
         .map_err(|e| trouble(&e))?;
     Ok(match said.as_str() {
         "mine" => Turn::Mine,
+        "no memory" => Turn::WithoutLease,
         "taken" => Turn::Taken,
         rest => Turn::NotDue(Duration::from_secs(rest.parse().unwrap_or(0))),
     })
@@ -390,7 +396,8 @@ pub async fn keep_turn(pool: &Pool, holder: &str) -> Result<bool, SourceTrouble>
 pub async fn end_turn(pool: &Pool, holder: &str) -> Result<(), SourceTrouble> {
     static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
         Script::new(
-            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+            "local holder = redis.call('GET', KEYS[1])
+             if holder and holder ~= ARGV[1] then return 0 end
              redis.call('SET', KEYS[2], redis.call('TIME')[1])
              return redis.call('DEL', KEYS[1])",
         )

@@ -1,19 +1,35 @@
-//! Connections to Redis, and what its errors mean for the fleet.
+//! Connections to Redis, when they are discarded, and what errors mean for the fleet.
+//!
+//! Behind one address another server may answer from one moment to the next: a replica is promoted, and the connections
+//! that are open stay with the server that was demoted. All connections to an address share a [`Generation`]; whoever
+//! learns that the server is not the right one any more ends it, and every connection made before is discarded.
 
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::slice;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use deadpool_redis::{Manager, Pool, PoolConfig, QueueMode, Runtime, Timeouts};
+use deadpool::managed::{self, Metrics, Object, PoolConfig, PoolError, QueueMode, RecycleError, Timeouts};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, RedisError, ServerErrorKind, Value,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, Pipeline, RedisError, RedisFuture,
+    RedisResult, ServerErrorKind, Value,
 };
-use tokio::net::TcpStream;
 
 use super::address;
+use super::refusal::{self, ends_connection};
+use super::server_info::OUT_OF_MEMORY;
 use super::unparsed::{Switch, Unparsed};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
-use crate::tls;
+use crate::{tcp, tls};
+
+/// A refused write is the state of the server for this long, unless another write succeeds.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(60);
+/// A pooled connection that was used this recently is not asked whether it still works.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The monitor's pool.
+pub type Pool = managed::Pool<Manager>;
 
 /// Builds the monitor's pool. Nothing is connected yet: a Redis that is not there is found out
 /// with the first reading.
@@ -23,15 +39,14 @@ use crate::tls;
 /// # Errors
 /// When the address cannot be used.
 pub fn pool(url: &str, answer_within: Duration) -> Result<Pool, SourceTrouble> {
-    let manager = Manager::new_with_config(info(url)?, async_config(answer_within)).map_err(|e| trouble(&e))?;
-    Pool::builder(manager)
+    Pool::builder(Manager::new(url, answer_within)?)
         .config(PoolConfig {
             max_size: 4,
-            // The one used last is warm at both ends; and it is asked whether it works before each use.
+            // The one used last is warm at both ends.
             queue_mode: QueueMode::Lifo,
-            timeouts: Timeouts { wait: Some(answer_within), create: Some(answer_within), recycle: Some(answer_within) },
+            timeouts: Timeouts { wait: Some(answer_within), create: Some(answer_within), recycle: None },
         })
-        .runtime(Runtime::Tokio1)
+        .runtime(deadpool::Runtime::Tokio1)
         .build()
         .map_err(|e| SourceTrouble::new(TroubleKind::Failed, e.to_string()))
 }
@@ -56,23 +71,242 @@ pub(super) fn user(url: &str) -> Option<String> {
 ///
 /// # Errors
 /// Why there is none.
-pub async fn checkout(pool: &Pool) -> Result<deadpool_redis::Connection, SourceTrouble> {
-    use deadpool_redis::PoolError;
+pub async fn checkout(pool: &Pool) -> Result<PooledConnection, SourceTrouble> {
     // In a box, as below: what connects is large, and would be part of every query's future.
-    Box::pin(pool.get()).await.map_err(|error| match error {
+    Box::pin(pool.get()).await.map(PooledConnection).map_err(|error| match error {
         PoolError::Backend(error) => trouble(&error),
         PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out"),
         other => SourceTrouble::new(TroubleKind::Failed, other.to_string()),
     })
 }
 
+/// How often the server behind an address was found to be the wrong one: a connection is good as long as the generation
+/// in which it was made.
+#[derive(Debug, Clone, Default)]
+pub struct Generation(Arc<AtomicU64>);
+
+impl Generation {
+    fn number(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Ends the generation `number`, unless it ended before.
+    fn end(&self, number: u64) {
+        if self.0.compare_exchange(number, number + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            tracing::debug!("connections to Redis are discarded: the server behind them is not the right one any more");
+        }
+    }
+}
+
+/// The last write that the server refused for no fault of the command.
+type Refused = Arc<Mutex<Option<(Instant, SourceTrouble)>>>;
+
+/// A connection to Redis that knows whether it is of further use.
+pub struct Connection {
+    redis: MultiplexedConnection,
+    generation: Generation,
+    refused: Refused,
+    made_in: u64,
+    /// When the last answer came; `None`: nothing was asked yet.
+    used: Option<Instant>,
+    /// A command was sent and its answer has not come: whoever waited for it gave up.
+    unanswered: bool,
+}
+
+impl Connection {
+    /// Nothing was asked over it yet: what another server could do is not known of this one.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.used.is_none()
+    }
+
+    /// The server behind the address has changed: every other connection is discarded, this one leads to the new server.
+    pub fn leads_to_another_server(&mut self) {
+        self.generation.end(self.made_in);
+        self.made_in = self.generation.number();
+    }
+
+    /// Discards this connection and all others made by now.
+    fn end_generation(&self) {
+        self.generation.end(self.made_in);
+    }
+
+    fn is_of_use(&self) -> bool {
+        if self.unanswered {
+            self.end_generation();
+        }
+        self.made_in == self.generation.number()
+    }
+
+    fn take_note<'a>(&mut self, answers: Result<&'a [Value], &'a RedisError>) {
+        self.unanswered = false;
+        self.used = Some(Instant::now());
+        match answers {
+            Ok(answers) => {
+                for answer in answers {
+                    if let Value::ServerError(error) = answer {
+                        self.take_note_of(refusal::code(error.code(), error.details()));
+                    }
+                }
+            }
+            Err(error) if is_of_connection(error) => self.end_generation(),
+            Err(error) => self.take_note_of(code_of(error)),
+        }
+    }
+
+    fn take_note_of(&self, code: &str) {
+        if ends_connection(code) {
+            self.end_generation();
+        }
+        if let Some(trouble) = refused_write(code) {
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), trouble));
+        }
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        Box::pin(async move {
+            self.unanswered = true;
+            let answer = self.redis.req_packed_command(cmd).await;
+            self.take_note(answer.as_ref().map(slice::from_ref));
+            answer
+        })
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        cmd: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        Box::pin(async move {
+            self.unanswered = true;
+            let answers = self.redis.req_packed_commands(cmd, offset, count).await;
+            self.take_note(answers.as_deref());
+            answers
+        })
+    }
+
+    fn get_db(&self) -> i64 {
+        self.redis.get_db()
+    }
+}
+
+/// A connection of the pool; it goes back to it when dropped.
+pub struct PooledConnection(Object<Manager>);
+
+impl ConnectionLike for PooledConnection {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.0.req_packed_command(cmd)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        cmd: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.0.req_packed_commands(cmd, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.0.get_db()
+    }
+}
+
+/// Makes the connections to one address.
+#[derive(Clone)]
+pub struct Manager {
+    client: Client,
+    answer_within: Duration,
+    generation: Generation,
+    refused: Refused,
+}
+
+impl std::fmt::Debug for Manager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Manager").field("to", &self.client.get_connection_info().addr().to_string()).finish()
+    }
+}
+
+impl Manager {
+    fn new(url: &str, answer_within: Duration) -> Result<Self, SourceTrouble> {
+        let info = info(url)?.set_tcp_settings(tcp::settings());
+        let client = Client::open(info).map_err(|e| trouble(&e))?;
+        Ok(Self { client, answer_within, generation: Generation::default(), refused: Refused::default() })
+    }
+
+    /// Why the server refused a write lately, if none succeeded since.
+    #[must_use]
+    pub fn refused_write(&self) -> Option<SourceTrouble> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_HOLDS).map(|(_, trouble)| trouble.clone())
+    }
+
+    /// A write succeeded that needs memory.
+    pub fn wrote(&self) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn config(&self) -> AsyncConnectionConfig {
+        AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.answer_within))
+            .set_response_timeout(Some(self.answer_within))
+            .set_dns_resolver(tcp::Resolver)
+    }
+
+    async fn connect(&self, answers: Answers) -> RedisResult<Connection> {
+        let (generation, made_in) = (self.generation.clone(), self.generation.number());
+        let info = self.client.get_connection_info();
+        let redis = match info.addr() {
+            ConnectionAddr::Tcp(host, port) if answers == Answers::Unparsed => {
+                let stream = tcp::connect(host, *port).await?;
+                let unparsed = Switch::default();
+                let stream = Unparsed::new(stream, Switch::clone(&unparsed));
+                let (connection, driver) =
+                    MultiplexedConnection::new_with_config(info.redis_settings(), stream, self.config()).await?;
+                tokio::spawn(driver);
+                unparsed.store(true, Ordering::Release);
+                connection
+            }
+            _ => self.client.get_multiplexed_async_connection_with_config(&self.config()).await?,
+        };
+        let refused = Arc::clone(&self.refused);
+        Ok(Connection { redis, generation, refused, made_in, used: None, unanswered: false })
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answers {
+    Parsed,
+    Unparsed,
+}
+
+impl managed::Manager for Manager {
+    type Type = Connection;
+    type Error = RedisError;
+
+    async fn create(&self) -> RedisResult<Connection> {
+        self.connect(Answers::Parsed).await
+    }
+
+    async fn recycle(&self, connection: &mut Connection, _: &Metrics) -> managed::RecycleResult<RedisError> {
+        if connection.is_of_use() && connection.used.is_none_or(|used| used.elapsed() >= FRESH) {
+            // Whatever it answers, it answers; an error that says more is noted.
+            let ping = redis::cmd("PING");
+            drop(tokio::time::timeout(self.answer_within, connection.req_packed_command(&ping)).await);
+        }
+        if connection.is_of_use() { Ok(()) } else { Err(RecycleError::message("the connection is of no further use")) }
+    }
+}
+
 /// A connection kept from pass to pass, so that none begins with asking whether it still works;
 /// made anew when a pass fails. Answers that are lists may come unparsed: read them with
 /// [`super::reply::Reply`].
 pub struct Kept {
-    client: Client,
-    answer_within: Duration,
-    connection: Option<MultiplexedConnection>,
+    manager: Manager,
+    connection: Option<Connection>,
 }
 
 impl Kept {
@@ -81,49 +315,42 @@ impl Kept {
     /// # Errors
     /// When the address cannot be used.
     pub fn to(url: &str, answer_within: Duration) -> Result<Self, SourceTrouble> {
-        let client = Client::open(info(url)?).map_err(|e| trouble(&e))?;
-        Ok(Self { client, answer_within, connection: None })
+        Ok(Self { manager: Manager::new(url, answer_within)?, connection: None })
+    }
+
+    /// A connection to where `pool` leads, discarded when one of the pool finds the server changed.
+    #[must_use]
+    pub fn beside(pool: &Pool) -> Self {
+        Self { manager: pool.manager().clone(), connection: None }
     }
 
     /// The connection, for one pass. Lost unless [`Self::keep`] is called after it.
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn take(&mut self) -> Result<MultiplexedConnection, SourceTrouble> {
-        match self.connection.take() {
-            Some(connection) => Ok(connection),
-            None => match tokio::time::timeout(self.answer_within, Box::pin(self.connect())).await {
-                Ok(connected) => connected.map_err(|e| trouble(&e)),
-                Err(_) => Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out")),
-            },
+    pub async fn take(&mut self) -> Result<Connection, SourceTrouble> {
+        if let Some(connection) = self.connection.take().filter(Connection::is_of_use) {
+            return Ok(connection);
+        }
+        let connecting = Box::pin(self.manager.connect(Answers::Unparsed));
+        match tokio::time::timeout(self.manager.answer_within, connecting).await {
+            Ok(connected) => connected.map_err(|e| trouble(&e)),
+            Err(_) => Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out")),
         }
     }
 
     /// Keeps it for the next pass: this one went well.
-    pub fn keep(&mut self, connection: MultiplexedConnection) {
+    pub fn keep(&mut self, connection: Connection) {
         self.connection = Some(connection);
-    }
-
-    async fn connect(&self) -> Result<MultiplexedConnection, RedisError> {
-        let config = async_config(self.answer_within);
-        let info = self.client.get_connection_info();
-        let ConnectionAddr::Tcp(host, port) = info.addr() else {
-            return self.client.get_multiplexed_async_connection_with_config(&config).await;
-        };
-        let stream = TcpStream::connect((host.as_str(), *port)).await?;
-        stream.set_nodelay(true)?;
-        let unparsed = Switch::default();
-        let stream = Unparsed::new(stream, Switch::clone(&unparsed));
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(info.redis_settings(), stream, config).await?;
-        tokio::spawn(driver);
-        unparsed.store(true, Ordering::Release);
-        Ok(connection)
     }
 }
 
-fn async_config(answer_within: Duration) -> AsyncConnectionConfig {
-    AsyncConnectionConfig::new().set_connection_timeout(Some(answer_within)).set_response_timeout(Some(answer_within))
+pub(super) fn is_of_connection(error: &RedisError) -> bool {
+    error.is_timeout() || error.is_io_error() || error.is_connection_dropped()
+}
+
+pub(super) fn code_of(error: &RedisError) -> &str {
+    refusal::code(error.code().unwrap_or_default(), error.detail())
 }
 
 /// Sends a pipeline whose commands fail each for itself.
@@ -159,13 +386,32 @@ pub fn trouble(error: &RedisError) -> SourceTrouble {
             let said = failure.map(|failure| failure.append_to(&said)).unwrap_or(said);
             SourceTrouble::new(TroubleKind::Unreachable, said)
         }
-        _ => match error.code() {
-            Some("NOAUTH" | "WRONGPASS") => SourceTrouble::new(TroubleKind::Refused, "Redis rejected the password"),
-            Some("NOPERM") => {
-                SourceTrouble::new(TroubleKind::Refused, format!("Redis denied a command: {server_said}"))
-            }
-            Some("LOADING") => SourceTrouble::new(TroubleKind::Loading, "Redis is loading its data"),
-            _ => SourceTrouble::new(TroubleKind::Failed, format!("Redis returned an error: {error}")),
+        _ => match code_of(error) {
+            "NOAUTH" | "WRONGPASS" => SourceTrouble::new(TroubleKind::Refused, "Redis rejected the password"),
+            "NOPERM" => SourceTrouble::new(TroubleKind::Refused, format!("Redis denied a command: {server_said}")),
+            "LOADING" => SourceTrouble::new(TroubleKind::Loading, "Redis is loading its data"),
+            "READONLY" => SourceTrouble::new(TroubleKind::Replica, "Redis is a replica and rejects writes"),
+            code => refused_write(code).unwrap_or_else(|| {
+                SourceTrouble::new(TroubleKind::Failed, format!("Redis returned an error: {error}"))
+            }),
         },
     }
+}
+
+/// The state of a server that can be read and answers every write with this code.
+fn refused_write(code: &str) -> Option<SourceTrouble> {
+    let (kind, detail) = match code {
+        "OOM" => (TroubleKind::OutOfMemory, OUT_OF_MEMORY),
+        "MISCONF" => (
+            TroubleKind::ReadOnly,
+            "Redis rejects writes: it cannot save its data to disk (MISCONF). Free disk space on its server, or see its \
+             log",
+        ),
+        "NOREPLICAS" => (
+            TroubleKind::ReadOnly,
+            "Redis rejects writes: fewer replicas than min-replicas-to-write are connected. Restart its replicas",
+        ),
+        _ => return None,
+    };
+    Some(SourceTrouble::new(kind, detail).of_redis())
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use redis::{Pipeline, RedisError, ToRedisArgs, Value};
 
-use super::connection::{self, send};
+use super::connection::{self, Pool, PooledConnection, send};
 use super::pace::next_step;
 use super::reply::Reply;
 use super::server_info::Capabilities;
@@ -153,7 +153,7 @@ fn take(answer: Option<Result<Value, RedisError>>, cursor: &mut Cursor) -> Resul
 ///
 /// # Errors
 /// When Redis failed on the way; the next walk starts over.
-pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Result<Found, SourceTrouble> {
+pub async fn walk(pool: &Pool, capabilities: Capabilities) -> Result<Found, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let way = Instant::now();
     send(&mut redis, redis::pipe().cmd("TIME")).await?;
@@ -191,7 +191,7 @@ pub async fn walk(pool: &deadpool_redis::Pool, capabilities: Capabilities) -> Re
 }
 
 /// For servers whose SCAN cannot filter: asks each key's type.
-async fn by_type(redis: &mut deadpool_redis::Connection, scanned: Vec<Vec<u8>>) -> Result<Found, SourceTrouble> {
+async fn by_type(redis: &mut PooledConnection, scanned: Vec<Vec<u8>>) -> Result<Found, SourceTrouble> {
     let mut pipe = redis::pipe();
     for key in &scanned {
         pipe.cmd("TYPE").arg(key);
@@ -213,7 +213,7 @@ async fn by_type(redis: &mut deadpool_redis::Connection, scanned: Vec<Vec<u8>>) 
 ///
 /// # Errors
 /// When there was no answer.
-pub async fn groups_created(redis: &mut deadpool_redis::Connection) -> Result<Option<u64>, SourceTrouble> {
+pub async fn groups_created(redis: &mut PooledConnection) -> Result<Option<u64>, SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.cmd("INFO").arg("commandstats");
     let answer = send(redis, &mut pipe).await?.into_iter().next().and_then(Result::ok);

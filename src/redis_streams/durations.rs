@@ -1,11 +1,10 @@
 //! How long tasks took: workers push durations, the monitor sets them aside in batches, archives
 //! them, and only then drops them.
 
-use deadpool_redis::Connection;
 use redis::Script;
 use uuid::Uuid;
 
-use super::connection::{send, trouble};
+use super::connection::{PooledConnection, send, trouble};
 use super::reply::Reply;
 use crate::contract::{Name, keys};
 use crate::failpoint;
@@ -45,7 +44,7 @@ pub struct SetAside {
 ///
 /// # Errors
 /// When Redis did not do it.
-pub async fn drain(redis: &mut Connection, streams: &[Name]) -> Result<SetAside, SourceTrouble> {
+pub async fn drain(redis: &mut PooledConnection, streams: &[Name]) -> Result<SetAside, SourceTrouble> {
     let mut set_aside = SetAside::default();
     let script = Script::new(include_str!("scripts/drain.lua"));
     for some in streams.chunks(STREAMS_AT_ONCE) {
@@ -92,7 +91,7 @@ pub async fn drain(redis: &mut Connection, streams: &[Name]) -> Result<SetAside,
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn read(redis: &mut Connection, streams: &[Name]) -> Result<Vec<(Name, Vec<u64>)>, SourceTrouble> {
+pub async fn read(redis: &mut PooledConnection, streams: &[Name]) -> Result<Vec<(Name, Vec<u64>)>, SourceTrouble> {
     let mut found = Vec::new();
     for some in streams.chunks(STREAMS_AT_ONCE) {
         let mut pipe = redis::pipe();
@@ -127,7 +126,7 @@ fn numbers(list: &redis::Value) -> Vec<u64> {
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn waiting(redis: &mut Connection) -> Result<Vec<Batch>, SourceTrouble> {
+pub async fn waiting(redis: &mut PooledConnection) -> Result<Vec<Batch>, SourceTrouble> {
     let index: Vec<(String, Vec<u8>)> = redis::cmd("HRANDFIELD")
         .arg(keys::LATENCY_BATCHES)
         .arg(READ_AT_ONCE)
@@ -163,7 +162,7 @@ fn named(id: &str, note: &[u8]) -> Option<Batch> {
 ///
 /// # Errors
 /// When Redis did not do it: they will be seen again, and counted once all the same.
-pub async fn drop_archived(redis: &mut Connection, ids: &[Uuid]) -> Result<(), SourceTrouble> {
+pub async fn drop_archived(redis: &mut PooledConnection, ids: &[Uuid]) -> Result<(), SourceTrouble> {
     if ids.is_empty() {
         return Ok(());
     }

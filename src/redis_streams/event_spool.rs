@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use redis::Script;
 
-use super::connection::{self, send};
+use super::connection::{self, Pool, send};
 use super::reply::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
@@ -19,7 +19,7 @@ const CAPACITY: isize = 10_000;
 ///
 /// # Errors
 /// When Redis did not take them.
-pub async fn put(pool: &deadpool_redis::Pool, events: &[String]) -> Result<(), SourceTrouble> {
+pub async fn put(pool: &Pool, events: &[String]) -> Result<(), SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
     pipe.cmd("RPUSH").arg(keys::EVENT_SPOOL).arg(events);
@@ -34,7 +34,7 @@ pub async fn put(pool: &deadpool_redis::Pool, events: &[String]) -> Result<(), S
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn peek(pool: &deadpool_redis::Pool, count: usize) -> Result<Vec<String>, SourceTrouble> {
+pub async fn peek(pool: &Pool, count: usize) -> Result<Vec<String>, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
     pipe.cmd("LRANGE").arg(keys::EVENT_SPOOL).arg(0).arg(count.saturating_sub(1));
@@ -50,7 +50,7 @@ pub async fn peek(pool: &deadpool_redis::Pool, count: usize) -> Result<Vec<Strin
 ///
 /// # Errors
 /// When Redis did not do it: they will be seen again, and stored once all the same.
-pub async fn remove(pool: &deadpool_redis::Pool, stored: &[String]) -> Result<(), SourceTrouble> {
+pub async fn remove(pool: &Pool, stored: &[String]) -> Result<(), SourceTrouble> {
     if stored.is_empty() {
         return Ok(());
     }

@@ -6,10 +6,9 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, Value};
 
-use super::connection::{self, Kept, send};
+use super::connection::{self, Connection, Kept, send};
 use super::discovery;
 use super::heartbeats_reader::HeartbeatsReader;
 use super::older_monitor;
@@ -100,9 +99,7 @@ pub enum Need {
 /// Every command that the monitor sends, alone or in a script. `{stream}` is a stream; the other keys are those of the
 /// contract and the monitor's own.
 const COMMANDS: &[(Need, &[&str])] = &[
-    // The pool sends these two before it hands out a connection that was used before.
     (Need::Watching, &["PING"]),
-    (Need::Watching, &["UNWATCH"]),
     (Need::Watching, &["INFO", "server"]),
     (Need::Watching, &["TIME"]),
     (Need::Watching, &["SCAN", "0", "COUNT", "1"]),
@@ -224,7 +221,7 @@ async fn look_for_older_monitor(
     }
 }
 
-async fn server(redis: &mut MultiplexedConnection) -> Result<(Server, Option<String>), SourceTrouble> {
+async fn server(redis: &mut Connection) -> Result<(Server, Option<String>), SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.cmd("TIME").cmd("INFO").cmd("CONFIG").arg("GET").arg("save").cmd("ACL").arg("WHOAMI");
     let before = unix();
@@ -257,7 +254,7 @@ async fn server(redis: &mut MultiplexedConnection) -> Result<(Server, Option<Str
 }
 
 async fn fleet(
-    redis: &mut MultiplexedConnection,
+    redis: &mut Connection,
     url: &str,
     watched: &WatchedStreams,
     shown: &[Name],
@@ -285,7 +282,7 @@ async fn fleet(
 }
 
 /// Whether `user` may not send EXEC, which cannot be queued: where Redis says so (ACL DRYRUN, from 7.0).
-async fn may_not_execute(redis: &mut MultiplexedConnection, user: &str) -> Result<Option<Refusal>, SourceTrouble> {
+async fn may_not_execute(redis: &mut Connection, user: &str) -> Result<Option<Refusal>, SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.cmd("ACL").arg("DRYRUN").arg(user).arg("EXEC");
     let Some(Ok(answer)) = send(redis, &mut pipe).await?.pop() else { return Ok(None) };
@@ -300,7 +297,7 @@ async fn may_not_execute(redis: &mut MultiplexedConnection, user: &str) -> Resul
 
 /// Queues every command of the monitor's in a transaction, discards it, and answers those that were
 /// refused.
-async fn refusals(redis: &mut MultiplexedConnection, a_stream: &Name) -> Result<Option<Vec<Refusal>>, SourceTrouble> {
+async fn refusals(redis: &mut Connection, a_stream: &Name) -> Result<Option<Vec<Refusal>>, SourceTrouble> {
     // Asked alone: without a transaction what follows would be carried out.
     let begun: Result<Value, RedisError> = redis::cmd("MULTI").query_async(redis).await;
     match begun {

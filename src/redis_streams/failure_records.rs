@@ -2,7 +2,7 @@
 
 use redis::Value;
 
-use super::connection::{self, send};
+use super::connection::{self, Pool, send};
 use super::reply::Reply;
 use crate::contract::{Name, failures, keys};
 use crate::fleet::failures::{FailureRecord, FailureRecords};
@@ -17,7 +17,7 @@ const KEPT_SEC: u32 = 30 * 86_400;
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn load(pool: &deadpool_redis::Pool) -> Result<FailureRecords, SourceTrouble> {
+pub async fn load(pool: &Pool) -> Result<FailureRecords, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
     pipe.cmd("HGETALL").arg(keys::SEEN_FAILURES);
@@ -43,7 +43,7 @@ pub async fn load(pool: &deadpool_redis::Pool) -> Result<FailureRecords, SourceT
 ///
 /// # Errors
 /// When Redis did not take them.
-pub async fn save(pool: &deadpool_redis::Pool, records: &FailureRecords) -> Result<(), SourceTrouble> {
+pub async fn save(pool: &Pool, records: &FailureRecords) -> Result<(), SourceTrouble> {
     let (Some(read_at), false) = (records.read_at, records.streams.is_empty()) else { return Ok(()) };
     let mut pipe = redis::pipe();
     let set = pipe.cmd("HSET").arg(keys::SEEN_FAILURES).arg(READ_AT).arg(read_at);
@@ -61,7 +61,7 @@ pub async fn save(pool: &deadpool_redis::Pool, records: &FailureRecords) -> Resu
 ///
 /// # Errors
 /// When Redis did not do it.
-pub async fn forget(pool: &deadpool_redis::Pool, stream: &Name) -> Result<bool, SourceTrouble> {
+pub async fn forget(pool: &Pool, stream: &Name) -> Result<bool, SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.cmd("HDEL").arg(keys::TASK_FAILURES).arg(&failures::fields(stream));
     pipe.cmd("HDEL").arg(keys::SEEN_FAILURES).arg(field(stream));

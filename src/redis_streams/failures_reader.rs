@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::ConnectionLike;
 use redis::{Cmd, RedisError, Value};
 
 use super::connection::{self, send};
@@ -63,7 +63,7 @@ impl FailuresReader {
     /// Why Redis cannot be read.
     pub(super) async fn take(
         &mut self,
-        redis: &mut MultiplexedConnection,
+        redis: &mut (impl ConnectionLike + Send),
         streams: &[Name],
         answer: Option<Result<Value, RedisError>>,
     ) -> Result<Option<BTreeMap<Name, StreamFailures>>, SourceTrouble> {

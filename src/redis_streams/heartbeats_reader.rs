@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
-use redis::aio::MultiplexedConnection;
+use redis::aio::ConnectionLike;
 
 use super::connection::{self, send};
 use super::reply::Reply;
@@ -130,7 +130,7 @@ impl HeartbeatsReader {
     /// Why Redis cannot be read. What was not read is left to [`Self::read`].
     pub async fn read_ahead(
         &mut self,
-        redis: &mut MultiplexedConnection,
+        redis: &mut (impl ConnectionLike + Send),
         tick: u64,
         now: Mono,
     ) -> Result<(), SourceTrouble> {
@@ -143,7 +143,7 @@ impl HeartbeatsReader {
     /// Why Redis cannot be read.
     pub async fn read(
         &mut self,
-        redis: &mut MultiplexedConnection,
+        redis: &mut (impl ConnectionLike + Send),
         tick: u64,
         now: Mono,
     ) -> Result<HeartbeatsReading, SourceTrouble> {
@@ -191,7 +191,7 @@ impl HeartbeatsReader {
     /// after the heartbeat may be this process's own, and would be taken for an older one's.
     async fn read_values(
         &mut self,
-        redis: &mut MultiplexedConnection,
+        redis: &mut (impl ConnectionLike + Send),
         tick: u64,
         now: Mono,
     ) -> Result<(), SourceTrouble> {
@@ -229,7 +229,7 @@ impl HeartbeatsReader {
     }
 
     /// Tells keys of another type, which MGET calls nil, from those that are not there.
-    async fn read_types(&mut self, redis: &mut MultiplexedConnection) -> Result<(), SourceTrouble> {
+    async fn read_types(&mut self, redis: &mut (impl ConnectionLike + Send)) -> Result<(), SourceTrouble> {
         if self.found.is_empty() {
             return Ok(());
         }
@@ -274,7 +274,7 @@ impl HeartbeatsReader {
 
     async fn read_markers(
         &self,
-        redis: &mut MultiplexedConnection,
+        redis: &mut (impl ConnectionLike + Send),
         now: Mono,
     ) -> Result<HashMap<(&Name, &Name), MarkerReading>, SourceTrouble> {
         let wanted: Vec<(&Name, &Name)> = self

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use deadpool_redis::Pool;
 use redis::{Cmd, Value, cmd};
 use tokio::sync::Mutex;
 
-use super::connection::{Kept, checkout, send, trouble};
+use super::connection::{Kept, Pool, checkout, send, trouble};
 use super::reply::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};

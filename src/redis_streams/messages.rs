@@ -3,10 +3,9 @@
 
 use std::sync::LazyLock;
 
-use deadpool_redis::Pool;
 use redis::{Script, Value};
 
-use super::connection::{checkout, send, trouble};
+use super::connection::{Pool, checkout, send, trouble};
 use super::reply::Reply;
 use crate::contract::task::dead_letters;
 use crate::contract::{Name, keys};

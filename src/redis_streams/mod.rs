@@ -8,7 +8,8 @@
 //! monitor keeps, [`sweeps`] says whose turn it is to sweep;
 //! [`cleaning`] trims streams and deletes stale consumers, [`query_search`] finds on which stream a query was last; [`messages`] looks at what is on a stream, page
 //! by page, and [`operate`] does to it what an operator chose; [`pace`] keeps long work small.
-//! [`address`] reads where Redis is, [`connection`] says how it gets there and what an error means, [`reply`] reads
+//! [`address`] reads where Redis is, [`connection`] opens, keeps and discards connections, `refusal` says what an error of
+//! the server means, [`reply`] reads
 //! answers in RESP2 and RESP3 alike, [`unparsed`] keeps long ones cheap. Workers take, finish and hand
 //! over entries with [`tasks`].
 
@@ -47,6 +48,7 @@ pub mod pace;
 pub mod query_search;
 #[cfg(feature = "monitor")]
 pub mod recent_series;
+mod refusal;
 #[cfg(feature = "monitor")]
 pub mod reply;
 #[cfg(feature = "monitor")]

@@ -3,10 +3,9 @@
 
 use std::collections::BTreeSet;
 
-use deadpool_redis::Pool;
 use redis::{Script, Value};
 
-use super::connection::{checkout, send, trouble};
+use super::connection::{Pool, checkout, send, trouble};
 use super::reply::Reply;
 use super::streams_reader::read_time;
 use super::{alerts, recent_series};

@@ -9,10 +9,9 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use deadpool_redis::Pool;
 use redis::{Pipeline, Script, Value};
 
-use super::connection::{checkout, send, trouble};
+use super::connection::{Pool, checkout, send, trouble};
 use super::reply::Reply;
 use super::tasks::EntryId;
 use crate::contract::task::{ORIGIN_FIELD, Origin, dead_letters, delivery_record};

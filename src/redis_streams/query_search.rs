@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use deadpool_redis::Pool;
 use redis::{Script, Value};
 
 use super::cleaning::is_about_the_stream;
-use super::connection::{checkout, trouble};
+use super::connection::{Pool, checkout, trouble};
 use super::reply::Reply;
 use crate::contract::Name;
 use crate::fleet::cleanup::added_at;

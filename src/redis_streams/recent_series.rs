@@ -6,10 +6,9 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use deadpool_redis::Pool;
 use redis::Value;
 
-use super::connection::{checkout, send, trouble};
+use super::connection::{Pool, checkout, send, trouble};
 use super::older_monitor;
 use super::reply::Reply;
 use crate::contract::keys::{self, older};

@@ -5,8 +5,16 @@ use std::collections::HashMap;
 use redis::{Cmd, Value};
 
 use super::reply::Reply;
-use crate::fleet::reading::{RedisServer, SourceTrouble};
+use crate::fleet::reading::{RedisServer, SourceTrouble, TroubleKind};
 use crate::fleet::source::server_trouble;
+
+/// What users read when Redis rejects writes for lack of memory.
+pub const OUT_OF_MEMORY: &str = "Redis rejects writes: it is out of memory (maxmemory is reached and nothing can be \
+     evicted). Raise maxmemory or remove keys";
+
+/// What users read when Redis cannot write its append-only file: it then refuses every change.
+const LOG_NOT_WRITTEN: &str =
+    "Redis rejects writes: it cannot write its append-only file. Free disk space on its server";
 
 /// What this server understands, found out by asking it, not by its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +58,7 @@ pub fn info(sections: bool) -> Cmd {
 pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
     let text = Reply::of(answer).text().unwrap_or_default();
     let (mut server, mut role, mut loading) = (RedisServer::default(), "", false);
+    let (mut policy, mut not_counted, mut log_is_written) = ("", 0, true);
     for (name, value) in lines(&text).filter(|(_, value)| !value.is_empty()) {
         let words = || Some(value.to_owned());
         let number = || value.parse::<u64>().ok();
@@ -63,11 +72,23 @@ pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
             "instantaneous_ops_per_sec" => server.instantaneous_ops_per_sec = number(),
             "uptime_in_seconds" => server.uptime_in_seconds = number(),
             "evicted_keys" => server.evicted_keys = number(),
+            "maxmemory_policy" => policy = value,
+            "mem_not_counted_for_evict" => not_counted = number().unwrap_or(0),
+            "aof_last_write_status" => log_is_written = value == "ok",
             "role" => role = value,
             "loading" => loading = value == "1",
             _ => {}
         }
     }
+    // As Redis decides it: buffers of replicas and of the append-only file do not count.
+    let used = server.used_memory_bytes.unwrap_or(0).saturating_sub(not_counted);
+    server.write_trouble = if policy == "noeviction" && server.maxmemory_bytes.is_some_and(|limit| used > limit) {
+        Some(SourceTrouble::new(TroubleKind::OutOfMemory, OUT_OF_MEMORY).of_redis())
+    } else if log_is_written {
+        None
+    } else {
+        Some(SourceTrouble::new(TroubleKind::DiskFull, LOG_NOT_WRITTEN).of_redis())
+    };
     (server, server_trouble(role, loading))
 }
 
@@ -78,4 +99,27 @@ pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
 
 fn lines(info: &str) -> impl Iterator<Item = (&str, &str)> {
     info.lines().filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_trouble(info: &str) -> Option<TroubleKind> {
+        read_info(&Value::BulkString(info.replace(' ', "\r\n").into_bytes()))
+            .0
+            .write_trouble
+            .map(|trouble| trouble.kind)
+    }
+
+    #[test]
+    fn a_server_that_refuses_writes_is_recognised_without_writing() {
+        let full = "used_memory:1001 maxmemory:1000 maxmemory_policy:noeviction";
+        assert_eq!(write_trouble(full), Some(TroubleKind::OutOfMemory));
+        assert_eq!(write_trouble(&format!("{full} mem_not_counted_for_evict:10")), None, "buffers of replicas");
+        assert_eq!(write_trouble("used_memory:1001 maxmemory:1000 maxmemory_policy:allkeys-lru"), None);
+        assert_eq!(write_trouble("used_memory:1001 maxmemory:0 maxmemory_policy:noeviction"), None);
+        assert_eq!(write_trouble("aof_last_write_status:err"), Some(TroubleKind::DiskFull));
+        assert_eq!(write_trouble("aof_last_write_status:ok"), None);
+    }
 }

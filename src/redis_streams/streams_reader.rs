@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisError, Value};
 
 use super::connection::{self, send};
@@ -169,6 +169,11 @@ impl StreamsReader {
         self.watch(found)
     }
 
+    /// The next pass goes over a new connection, perhaps to another server: what that one can do is asked anew.
+    pub fn reconnected(&mut self) {
+        self.capabilities = None;
+    }
+
     /// What this server can do, once it was asked.
     #[must_use]
     pub fn known_capabilities(&self) -> Option<Capabilities> {
@@ -183,7 +188,7 @@ impl StreamsReader {
     /// that stream's reading.
     pub async fn read(
         &mut self,
-        redis: &mut MultiplexedConnection,
+        redis: &mut (impl ConnectionLike + Send),
     ) -> Result<(StreamsReading, Vec<Vec<u8>>), SourceTrouble> {
         let capabilities = self.capabilities(redis).await?;
         self.passes += 1;
@@ -204,7 +209,8 @@ impl StreamsReader {
         }
         let redis_time = read_time(&good(answers.next())?);
         let failures = answers.next();
-        let found = self.sweep.take_step(answers.by_ref().take(asked), capabilities.scan_type)?;
+        // What this user may not look for is found by name only; all else is read the same.
+        let found = self.sweep.take_step(answers.by_ref().take(asked), capabilities.scan_type).unwrap_or_default();
 
         let mut reading = StreamsReading { redis_time, server, streams: BTreeMap::new(), failures: None };
         self.take(redis, with_server, answers, &mut reading).await?;
@@ -232,7 +238,7 @@ impl StreamsReader {
         }
     }
 
-    async fn capabilities(&mut self, redis: &mut MultiplexedConnection) -> Result<Capabilities, SourceTrouble> {
+    async fn capabilities(&mut self, redis: &mut (impl ConnectionLike + Send)) -> Result<Capabilities, SourceTrouble> {
         if let Some(known) = self.capabilities {
             return Ok(known);
         }
@@ -241,7 +247,7 @@ impl StreamsReader {
             return Err(connection::trouble(error));
         }
         let probed = Capabilities::probed(&answers);
-        tracing::info!(
+        tracing::debug!(
             info_sections = probed.info_sections,
             scan_type = probed.scan_type,
             "detected Redis capabilities"
@@ -252,7 +258,7 @@ impl StreamsReader {
 
     async fn read_some(
         &mut self,
-        redis: &mut MultiplexedConnection,
+        redis: &mut (impl ConnectionLike + Send),
         names: &[Name],
         reading: &mut StreamsReading,
     ) -> Result<(), SourceTrouble> {
@@ -274,7 +280,7 @@ impl StreamsReader {
 
     async fn take(
         &mut self,
-        redis: &mut MultiplexedConnection,
+        redis: &mut (impl ConnectionLike + Send),
         names: &[Name],
         mut answers: impl Iterator<Item = Answer>,
         reading: &mut StreamsReading,
@@ -419,7 +425,7 @@ impl SecondTrip {
 
     async fn make(
         mut self,
-        redis: &mut MultiplexedConnection,
+        redis: &mut (impl ConnectionLike + Send),
         streams: &mut BTreeMap<Name, StreamReading>,
     ) -> Result<Vec<(Name, Name, Figures, Option<Step>)>, SourceTrouble> {
         let mut steps = Vec::new();

@@ -1,9 +1,7 @@
 //! When history and old queries were last swept: known to all monitors of a fleet, so that one of them
 //! does it.
 
-use deadpool_redis::Pool;
-
-use super::connection::{checkout, trouble};
+use super::connection::{Pool, checkout, trouble};
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
 

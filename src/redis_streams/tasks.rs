@@ -192,7 +192,7 @@ impl TaskStream {
             verdicts = FINISH.reload_and_run(link, &call).await;
         }
         let verdicts = match verdicts {
-            Ok(reply) => self.verdicts(reply, tasks.len(), "finish"),
+            Ok(reply) => verdicts_of(link, reply, tasks.len(), "finish"),
             Err(e) => Err(e),
         };
         // On an error, entries that were read must still be returned.
@@ -248,7 +248,8 @@ impl TaskStream {
             call.key(&delivery_record(&self.stream, &self.group, id.as_str()));
             call.arg(id.as_bytes()).number(deliveries);
         }
-        self.verdicts(RENEW.run(link, &call).await?, tasks.len(), "renew")
+        let reply = RENEW.run(link, &call).await?;
+        verdicts_of(link, reply, tasks.len(), "renew")
     }
 
     /// Releases entries without counting their delivery. Each gets the given idle time, so that others can reclaim it
@@ -267,7 +268,8 @@ impl TaskStream {
         for (id, deliveries, idle) in tasks {
             call.arg(id.as_bytes()).number(deliveries).number(idle.as_millis());
         }
-        self.verdicts(RELEASE.run(link, &call).await?, tasks.len(), "release")
+        let reply = RELEASE.run(link, &call).await?;
+        verdicts_of(link, reply, tasks.len(), "release")
     }
 
     /// Keeps a task pending for a retry; `counts` decides whether the next run counts as a delivery. `Ok(Ok(_))` is the
@@ -320,13 +322,6 @@ impl TaskStream {
         Ok(link.send(&mut pipe).await?.into_iter().map(length).collect())
     }
 
-    fn verdicts(&self, reply: Value, expected: usize, command: &str) -> Result<Vec<Verdict>, LinkError> {
-        match reply {
-            Value::Array(words) if words.len() == expected => Ok(words.into_iter().map(verdict).collect()),
-            other => Err(LinkError::unexpected(command, &other)),
-        }
-    }
-
     /// Writes the heartbeat with a TTL of [`heartbeat::TTL`].
     ///
     /// # Errors
@@ -361,6 +356,20 @@ impl TaskStream {
         call.arg(serde_json::to_string(left).unwrap_or_default().as_bytes()).number(marker::TTL.as_secs());
         LEAVE.run(link, &call).await.map(drop)
     }
+}
+
+/// A script passes on what Redis refused it in its answer, which `link` does not look into.
+fn verdicts_of(link: &mut Link, reply: Value, expected: usize, command: &str) -> Result<Vec<Verdict>, LinkError> {
+    let verdicts: Vec<Verdict> = match reply {
+        Value::Array(words) if words.len() == expected => words.into_iter().map(verdict).collect(),
+        other => return Err(LinkError::unexpected(command, &other)),
+    };
+    for verdict in &verdicts {
+        if let Verdict::Refused(error) = verdict {
+            link.close_if_useless(error);
+        }
+    }
+    Ok(verdicts)
 }
 
 fn verdict(word: Value) -> Verdict {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use redis::Value;
 
-use super::connection::{self, send};
+use super::connection::{self, Pool, send};
 use super::older_monitor;
 use super::reply::Reply;
 use crate::contract::Name;
@@ -22,7 +22,7 @@ const MARKS_LAST_SEC: u32 = 86_400;
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn load(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
+pub async fn load(pool: &Pool) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
     load_from(pool, keys::KNOWN_WORKERS, keys::worker_state).await
 }
 
@@ -30,7 +30,7 @@ pub async fn load(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, WorkerSt
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn load_to_observe(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
+pub async fn load_to_observe(pool: &Pool) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
     match older_monitor::taken_over_at(pool).await? {
         Some(_) => load(pool).await,
         None => load_from(pool, older::KNOWN_WORKERS, older::worker_state).await,
@@ -38,7 +38,7 @@ pub async fn load_to_observe(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Nam
 }
 
 async fn load_from(
-    pool: &deadpool_redis::Pool,
+    pool: &Pool,
     known: &str,
     key: fn(&Name) -> Vec<u8>,
 ) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
@@ -70,11 +70,7 @@ async fn load_from(
 ///
 /// # Errors
 /// When Redis did not take them.
-pub async fn save(
-    pool: &deadpool_redis::Pool,
-    records: &[(Name, WorkerStateRecord)],
-    new_types: &[Name],
-) -> Result<(), SourceTrouble> {
+pub async fn save(pool: &Pool, records: &[(Name, WorkerStateRecord)], new_types: &[Name]) -> Result<(), SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     for some in records.chunks(RECORDS_AT_ONCE) {
         let mut pipe = redis::pipe();
@@ -95,7 +91,7 @@ pub async fn save(
 ///
 /// # Errors
 /// When Redis did not do it.
-pub async fn forget(pool: &deadpool_redis::Pool, worker_type: &Name, mark: &str) -> Result<bool, SourceTrouble> {
+pub async fn forget(pool: &Pool, worker_type: &Name, mark: &str) -> Result<bool, SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.atomic();
     pipe.cmd("SREM").arg(keys::KNOWN_WORKERS).arg(worker_type.as_bytes());
@@ -111,7 +107,7 @@ pub async fn forget(pool: &deadpool_redis::Pool, worker_type: &Name, mark: &str)
 ///
 /// # Errors
 /// When Redis cannot be read.
-pub async fn forgotten(pool: &deadpool_redis::Pool) -> Result<BTreeMap<Name, String>, SourceTrouble> {
+pub async fn forgotten(pool: &Pool) -> Result<BTreeMap<Name, String>, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
     pipe.cmd("HGETALL").arg(keys::FORGOTTEN_WORKERS);

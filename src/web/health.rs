@@ -71,6 +71,7 @@ pub async fn readyz(
     let more = query.verbose.is_some().then(|| More {
         redis: newest.as_ref().map(|snapshot| snapshot.redis.source.clone()),
         postgres: newest.as_ref().map(|snapshot| snapshot.postgres.source.clone()),
+        redis_write_error: newest.as_ref().and_then(|snapshot| snapshot.redis.write_error.clone()),
         postgres_write_error: newest.as_ref().and_then(|snapshot| snapshot.postgres.write_error.clone()),
         monitor: health,
     });

@@ -5,6 +5,7 @@ use std::time::Instant;
 use shepherd_monitor::demo::servers::PrivatePostgres;
 
 use super::*;
+use crate::support::pgbouncer::{Pgbouncer, PoolMode};
 
 /// What it says of this database; Redis is away in these tests.
 fn doctor_of(database: &str) -> Said {
@@ -170,4 +171,23 @@ async fn another_time_zone_than_utc() {
     run_in(&database, &format!("ALTER DATABASE {} SET timezone = 'Asia/Tokyo'", database.name())).await;
     let told = doctor_of(&database.url()).says("postgres.time_zone", "worth_knowing");
     assert!(told.contains("Asia/Tokyo"), "{told}");
+}
+
+#[tokio::test]
+async fn a_pooler_is_named_with_its_mode() {
+    let (redis, database) = (TestRedis::start(), database_in_use().await);
+    for mode in [PoolMode::Session, PoolMode::Transaction] {
+        for sessions in [1, 5] {
+            // In session mode each client has one for itself, and doctor looks with two.
+            let sessions = if mode == PoolMode::Session { sessions + 1 } else { sessions };
+            let bouncer = Pgbouncer::start(database.port(), mode, sessions);
+            let url = database.url_through(bouncer.port());
+            let said = doctor(&[], &[("REDIS_URL", &redis.url()), ("DATABASE_URL", &url)]);
+            let words = said.says("postgres.pooler", "fine");
+            assert!(words.contains(&format!("{} mode", mode.name())), "{words}");
+            said.is_fine("postgres.tables");
+        }
+    }
+    let said = doctor(&[], &[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url_through(database.port()))]);
+    assert!(said.says("postgres.pooler", "fine").contains("no connection pooler"));
 }

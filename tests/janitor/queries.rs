@@ -23,7 +23,7 @@ async fn ready(database: &TestDatabase) -> (PgPool, Client) {
 }
 
 async fn worker(database: &TestDatabase) -> AsyncPgConnection {
-    connect(database.url(), LIMIT).await.unwrap()
+    connect(database.url(), LIMIT).await.unwrap().into_inner()
 }
 
 /// A query in `state`, so many minutes old, with two callbacks.

@@ -123,7 +123,7 @@ async fn shell(command: &str, address: &str) -> String {
 }
 
 /// Fields for which no answer here need have a value, and why.
-const NEED_NOT_BE_SEEN: [(&str, &str); 25] = [
+const NEED_NOT_BE_SEEN: [(&str, &str); 26] = [
     ("AbandonedQuery/properties/last_stream", "a query is abandoned whose task still stands in a stream"),
     ("Event/properties/unread_sec", "tasks failed while no monitor ran"),
     ("Event/properties/first_reading", "a monitor starts beside tasks that failed before"),
@@ -131,7 +131,8 @@ const NEED_NOT_BE_SEEN: [(&str, &str); 25] = [
     ("Event/properties/reason", "the newest failure says why"),
     ("Event/properties/count", "tasks fail while somebody looks"),
     ("Freshness/properties/error", "one figure of Postgres fails"),
-    ("properties/write_error", "Postgres takes no writes"),
+    ("properties/write_error", "Redis or Postgres takes no writes"),
+    ("Readiness/properties/redis_write_error", "Redis takes no writes"),
     ("Readiness/properties/postgres_write_error", "Postgres takes no writes"),
     ("SourceTrouble/properties/", "Postgres takes no writes"),
     ("Applied/properties/left_alone/properties/", "each reason is told alike, and one is seen"),

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use shepherd_monitor::demo::servers::PrivatePostgres;
 use tokio_postgres::{Client, NoTls};
 
+use super::pgbouncer::{Pgbouncer, PoolMode};
+
 const TEMPLATE: &str = "template_of_the_tests";
 
 /// Started by the first test that needs it. Never dropped: the reaper ends it with the process.
@@ -17,6 +19,19 @@ fn server() -> &'static PrivatePostgres {
         statement(server.url(), format!("CREATE DATABASE {TEMPLATE}"));
         server
     })
+}
+
+/// The pooler that all tests go through, if they are to.
+fn pooler() -> Option<&'static Pgbouncer> {
+    static POOLER: OnceLock<Option<Pgbouncer>> = OnceLock::new();
+    let start = || {
+        let mode = match std::env::var("TEST_POOL_MODE").ok()?.as_str() {
+            "session" => PoolMode::Session,
+            _ => PoolMode::Transaction,
+        };
+        Some(Pgbouncer::start(server().port(), mode, 12))
+    };
+    POOLER.get_or_init(start).as_ref()
 }
 
 /// A database for one test, copied from the template; dropped with this value.
@@ -41,8 +56,14 @@ impl TestDatabase {
     }
 
     /// URL of the database, for user `postgres` without password.
+    ///
+    /// With `TEST_POOL_MODE=session` or `transaction` in the environment it leads through a PgBouncer, for trying any
+    /// test through one.
     pub(crate) fn url(&self) -> String {
-        server().url_of(&self.name)
+        match pooler() {
+            Some(pooler) => self.url_through(pooler.port()),
+            None => server().url_of(&self.name),
+        }
     }
 
     /// URL of the database through a proxy on another port of 127.0.0.1.
@@ -57,7 +78,7 @@ impl TestDatabase {
 
     /// Connects on the current runtime.
     pub(crate) async fn connect(&self) -> Client {
-        connect(&self.url()).await.unwrap()
+        connect(&server().url_of(&self.name)).await.unwrap()
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub(crate) struct Faults {
 /// A proxy in front of a server on 127.0.0.1; stopped when dropped.
 pub(crate) struct Proxy {
     port: HeldPort,
+    server: Arc<AtomicU16>,
     faults: Option<watch::Sender<Faults>>,
     counts: Arc<Counts>,
     thread: Option<JoinHandle<()>>,
@@ -61,8 +62,10 @@ impl Proxy {
         let counts = Arc::new(Counts::default());
         let (number, shared) = (port.number(), Arc::clone(&counts));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let thread = std::thread::spawn(move || runtime.block_on(serve(number, server_port, switched, shared)));
-        let proxy = Self { port, faults: Some(faults), counts, thread: Some(thread) };
+        let server = Arc::new(AtomicU16::new(server_port));
+        let of_thread = Arc::clone(&server);
+        let thread = std::thread::spawn(move || runtime.block_on(serve(number, of_thread, switched, shared)));
+        let proxy = Self { port, server, faults: Some(faults), counts, thread: Some(thread) };
         proxy.pass();
         proxy
     }
@@ -70,6 +73,11 @@ impl Proxy {
     /// Port to connect to; constant.
     pub(crate) fn port(&self) -> u16 {
         self.port.number()
+    }
+
+    /// New connections lead to another server, as after a failover behind one name; open ones stay where they are.
+    pub(crate) fn lead_to(&self, server_port: u16) {
+        self.server.store(server_port, SeqCst);
     }
 
     /// Removes all faults.
@@ -158,7 +166,7 @@ async fn listen_again(port: u16) -> TcpListener {
 }
 
 /// Runs until the sender of the faults is dropped, which also closes all connections.
-async fn serve(port: u16, server: u16, mut faults: watch::Receiver<Faults>, counts: Arc<Counts>) {
+async fn serve(port: u16, server: Arc<AtomicU16>, mut faults: watch::Receiver<Faults>, counts: Arc<Counts>) {
     while faults.wait_for(|faults| !faults.cut).await.is_ok() {
         let listener = listen_again(port).await;
         counts.listening.store(true, SeqCst);
@@ -170,7 +178,7 @@ async fn serve(port: u16, server: u16, mut faults: watch::Receiver<Faults>, coun
                 accepted = listener.accept() => {
                     let (client, _) = accepted.unwrap();
                     counts.connections.fetch_add(1, SeqCst);
-                    open.spawn(relay(client, server, faults.clone(), Arc::clone(&counts)));
+                    open.spawn(relay(client, server.load(SeqCst), faults.clone(), Arc::clone(&counts)));
                 }
                 Some(_) = open.join_next() => {}
                 switched = &mut cut => match switched {

@@ -41,13 +41,13 @@ pub(crate) async fn connection(url: &str, limit: Duration) -> redis::RedisResult
 }
 
 /// Runs a command whose words are separated by spaces.
-pub(crate) async fn run(connection: &mut MultiplexedConnection, command: &str) -> redis::Value {
+pub(crate) async fn run(connection: &mut impl redis::aio::ConnectionLike, command: &str) -> redis::Value {
     let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
     run_words(connection, &words).await
 }
 
 /// Runs a command of arbitrary bytes.
-pub(crate) async fn run_words(connection: &mut MultiplexedConnection, words: &[&[u8]]) -> redis::Value {
+pub(crate) async fn run_words(connection: &mut impl redis::aio::ConnectionLike, words: &[&[u8]]) -> redis::Value {
     let answer = redis::Cmd::new().arg(words).query_async(connection).await;
     answer.unwrap_or_else(|error| panic!("{}: {error}", String::from_utf8_lossy(&words.join(&b' '))))
 }

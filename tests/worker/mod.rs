@@ -5,6 +5,7 @@ mod chaos;
 mod consume;
 mod dead_letters;
 mod drain;
+mod failover;
 mod finish;
 mod model;
 mod process;

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::notes::kind;
 use super::queries::ages;
+use crate::fleet::reading::SourceTrouble;
 use crate::fleet::snapshot::{PostgresStatus, Snapshot, SourceStatus};
 use crate::pages::block::Draft;
 use crate::pages::cell::{Cell, Cells, Tone};
@@ -72,7 +73,8 @@ pub(in crate::pages) fn redis(snapshot: &Snapshot, steady: &mut Steady) -> Draft
     ];
     let frame = RedisFrame {
         id: "redis",
-        standing: standing(&redis.source, redis.error.as_deref()),
+        standing: refused(redis.write_error.as_ref(), &redis.source)
+            .unwrap_or_else(|| standing(&redis.source, redis.error.as_deref())),
         version: server.version.as_deref().map(Label::from_text),
         known: redis.read_at.is_some(),
         up: Sentence::default().at("", start, MomentStyle::Since),
@@ -93,16 +95,8 @@ pub(in crate::pages) fn postgres(snapshot: &Snapshot) -> Draft {
         ("w".to_owned(), size(postgres.wal_size_bytes)),
         ("l".to_owned(), used(postgres.disk_used_bytes.map(natural), capacity)),
     ];
-    let standing = match &postgres.write_error {
-        Some(trouble) if postgres.source.is_current() => Standing {
-            level: Level::Critical,
-            word: "rejects writes",
-            shape: "critical",
-            stale: false,
-            note: Sentence::words(format!("The last write failed: {}.", visible(&trouble.detail))),
-        },
-        _ => standing(&postgres.source, postgres.error.as_deref()),
-    };
+    let standing = refused(postgres.write_error.as_ref(), &postgres.source)
+        .unwrap_or_else(|| standing(&postgres.source, postgres.error.as_deref()));
     let frame = PostgresFrame {
         id: "postgres",
         standing: Standing { note: with_ages(standing.note, postgres), ..standing },
@@ -155,6 +149,18 @@ fn exactly(cell: Cell, n: Option<u64>) -> Cell {
 /// Rounds sizes below a gigabyte to two digits, because memory usage always fluctuates.
 fn two_or_three_digits(n: u64) -> u64 {
     if n >= 1_000_000_000 { n } else { two_digits(n) }
+}
+
+/// How a server stands that can be read and refuses writes.
+fn refused(write_error: Option<&SourceTrouble>, source: &SourceStatus) -> Option<Standing> {
+    let trouble = write_error.filter(|_| source.is_current())?;
+    Some(Standing {
+        level: Level::Critical,
+        word: "rejects writes",
+        shape: "critical",
+        stale: false,
+        note: Sentence::words(format!("The last write failed: {}.", visible(&trouble.detail))),
+    })
 }
 
 fn standing(source: &SourceStatus, error: Option<&str>) -> Standing {

@@ -12,7 +12,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
 
 use super::Address;
-use crate::tls;
+use crate::redis_streams::refusal::{self, ends_connection};
+use crate::{tcp, tls};
 
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -165,7 +166,20 @@ impl Link {
             pipe.ignore_errors().query_async(&mut connection).await;
         let replies = replies.map_err(|e| self.lost(&e))?;
         self.connection = Some(connection);
-        Ok(replies.into_iter().map(|reply| reply.map_err(|e| self.refused(&e))).collect())
+        let replies: Vec<Result<Value, LinkError>> =
+            replies.into_iter().map(|reply| reply.map_err(|e| self.refused(&e))).collect();
+        for error in replies.iter().filter_map(|reply| reply.as_ref().err()) {
+            self.close_if_useless(error);
+        }
+        Ok(replies)
+    }
+
+    /// Closes the connection after an error that says that another server should be behind it, such as that of a replica:
+    /// the next connection may reach that one.
+    pub(super) fn close_if_useless(&mut self, error: &LinkError) {
+        if ends_connection(error.code()) {
+            self.connection = None;
+        }
     }
 
     /// Sends a pipeline with one command.
@@ -179,7 +193,8 @@ impl Link {
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, LinkError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(self.response_timeout));
+            .set_response_timeout(Some(self.response_timeout))
+            .set_dns_resolver(tcp::Resolver);
         let client = self.address.client().map_err(|e| self.lost(&e))?;
         let connection = client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = connection.map_err(|e| {
@@ -218,9 +233,10 @@ impl Link {
             return self.lost(error);
         }
         match error.code() {
-            Some(code) => {
-                LinkError::Refused { code: code.to_owned(), detail: error.detail().unwrap_or_default().to_owned() }
-            }
+            Some(code) => LinkError::Refused {
+                code: refusal::code(code, error.detail()).to_owned(),
+                detail: error.detail().unwrap_or_default().to_owned(),
+            },
             None => LinkError::Unusable(error.to_string()),
         }
     }

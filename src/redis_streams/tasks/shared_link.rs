@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::link::Sender;
 use super::script::{Call, Script, next};
 use super::{Address, Link, LinkError};
+use crate::redis_streams::refusal::ends_connection;
 
 /// A connection that was unused for this long is checked with PING before a command is sent. Redis closes idle
 /// connections (setting `timeout`), and the outcome of a command on a closed one would be unknown.
@@ -128,7 +129,7 @@ impl SharedLink {
     async fn judged(&self, reply: Result<Value, LinkError>, number: u64) -> Result<Value, Failure> {
         let Err(error) = reply else { return reply.map_err(|error| Failure { error, unanswered: false }) };
         let unanswered = matches!(error, LinkError::Lost { .. });
-        if unanswered || is_of_this_server(&error) {
+        if unanswered || ends_connection(error.code()) {
             self.close(number).await;
         }
         Err(Failure { error, unanswered })
@@ -137,7 +138,7 @@ impl SharedLink {
     /// Closes the connection if the error is specific to the server, such as that of a replica: a new connection may
     /// reach another server.
     pub(super) async fn close_if_of_server(&self, error: &LinkError) {
-        if is_of_this_server(error) {
+        if ends_connection(error.code()) {
             *self.0.state.lock().await = State::Closed;
         }
     }
@@ -187,11 +188,6 @@ impl Open {
         let reply: Result<Value, RedisError> = redis::cmd("PING").query_async(&mut self.connection).await;
         reply.is_ok()
     }
-}
-
-/// Whether another server behind the same address may accept the command.
-fn is_of_this_server(error: &LinkError) -> bool {
-    matches!(error.code(), "READONLY" | "MASTERDOWN" | "LOADING")
 }
 
 impl Sender for Sending<'_> {

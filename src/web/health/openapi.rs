@@ -28,6 +28,8 @@ pub(super) struct More {
     pub(super) redis: Option<SourceStatus>,
     /// Status of Postgres; `null` before the first poll.
     pub(super) postgres: Option<SourceStatus>,
+    /// Why Redis rejects writes although it is readable (such as out of memory); `null` otherwise.
+    pub(super) redis_write_error: Option<SourceTrouble>,
     /// Error of the last rejected write while Postgres is readable (such as a full disk); `null` otherwise.
     pub(super) postgres_write_error: Option<SourceTrouble>,
     /// Internal state of the monitor.

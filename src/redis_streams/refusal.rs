@@ -1,0 +1,42 @@
+//! What a server's error says about the connection that it came over, and about the server's state: one place for
+//! workers and the monitor.
+
+/// The code of an error, also of one that came from inside a script: before 7.0 Redis answers those as
+/// `ERR Error running script (…): -READONLY …`.
+pub(super) fn code<'a>(code: &'a str, detail: Option<&'a str>) -> &'a str {
+    if code != "ERR" {
+        return code;
+    }
+    let inside = detail.filter(|detail| detail.contains("script")).and_then(|detail| detail.rsplit_once(": -"));
+    let word = inside.and_then(|(_, inside)| inside.split_whitespace().next()).unwrap_or_default();
+    let is_code = word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_uppercase());
+    if is_code { word } else { code }
+}
+
+/// Whether a connection is of no further use after this error: the server behind it is not, or not yet, the one to work
+/// with, and the next connection may reach another one.
+pub(super) fn ends_connection(code: &str) -> bool {
+    matches!(
+        code,
+        "READONLY" | "MASTERDOWN" | "CLUSTERDOWN" | "LOADING" | "UNKILLABLE" | "UNBLOCKED" | "NOAUTH" | "NOREPLICAS"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_from_inside_a_script_has_its_own_code() {
+        let older = "Error running script (call to f_1c2): @user_script:3: @user_script: 3: -READONLY You can't write \
+                     against a read only replica.";
+        assert_eq!(code("ERR", Some(older)), "READONLY");
+        let older = "Error running script (call to f_1c2): @user_script:3: @user_script: 3: -OOM command not allowed \
+                     when used memory > 'maxmemory'.";
+        assert_eq!(code("ERR", Some(older)), "OOM");
+        assert_eq!(code("READONLY", Some("You can't write against a read only replica. script: 1c2")), "READONLY");
+        for detail in [None, Some("unknown command"), Some("Error running script: -1 is no index")] {
+            assert_eq!(code("ERR", detail), "ERR");
+        }
+    }
+}

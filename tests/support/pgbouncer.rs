@@ -1,0 +1,73 @@
+//! A PgBouncer in front of a Postgres on 127.0.0.1.
+
+use std::time::Duration;
+
+use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::servers::HeldPort;
+
+/// How long a client keeps a server session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PoolMode {
+    Session,
+    Transaction,
+}
+
+impl PoolMode {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+        }
+    }
+}
+
+/// A running PgBouncer; ended when dropped. It knows every database of the server, and the user `postgres`.
+pub(crate) struct Pgbouncer {
+    port: HeldPort,
+    reaper: Reaper,
+}
+
+impl Pgbouncer {
+    /// One with up to `sessions` server sessions for each database.
+    pub(crate) fn start(server_port: u16, mode: PoolMode, sessions: u32) -> Self {
+        let port = HeldPort::take().unwrap();
+        let reaper = Reaper::start("pgbouncer", Farewell { signal: "INT", epilogue: "" }).unwrap();
+        let settings = format!(
+            "[databases]\n* = host=127.0.0.1 port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {}\n\
+             default_pool_size = {sessions}\nmax_client_conn = 200\nlogfile =\npidfile =\n",
+            port.number(),
+            reaper.folder().join("users").display(),
+            mode.name(),
+        );
+        std::fs::write(reaper.folder().join("pgbouncer.ini"), settings).unwrap();
+        std::fs::write(reaper.folder().join("users"), "\"postgres\" \"\"\n").unwrap();
+        let ini = reaper.folder().join("pgbouncer.ini").display().to_string();
+        let program =
+            if std::path::Path::new("/usr/sbin/pgbouncer").exists() { "/usr/sbin/pgbouncer" } else { "pgbouncer" };
+        // It refuses to run as root.
+        let as_service_user = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"];
+        let mut command = Vec::new();
+        if std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
+            command.extend(as_service_user);
+        }
+        command.extend([program, &ini]);
+        assert_eq!(reaper.run(&["chmod", "-R", "a+rX", "."]).unwrap(), 0);
+        reaper.serve(&command).unwrap();
+        let bouncer = Self { port, reaper };
+        let until = std::time::Instant::now() + Duration::from_secs(10);
+        while std::net::TcpStream::connect(("127.0.0.1", bouncer.port())).is_err() {
+            assert!(std::time::Instant::now() < until, "PgBouncer does not start:\n{}", bouncer.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        bouncer
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.reaper.log_from(0)
+    }
+}
