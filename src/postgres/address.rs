@@ -51,13 +51,12 @@ enum Authorities {
 pub struct BadAddress(pub String);
 
 /// Parameters that the driver knows by these names.
-const OF_THE_DRIVER: [&str; 17] = [
+const OF_THE_DRIVER: [&str; 15] = [
     "user",
     "password",
     "dbname",
     "options",
     "application_name",
-    "sslnegotiation",
     "host",
     "hostaddr",
     "port",
@@ -68,7 +67,6 @@ const OF_THE_DRIVER: [&str; 17] = [
     "keepalives_interval",
     "keepalives_retries",
     "channel_binding",
-    "load_balance_hosts",
 ];
 
 /// Reads an address, `postgres://…` or `host=… user=…`.
@@ -115,6 +113,9 @@ pub fn parse(text: &str) -> Result<Address, BadAddress> {
             "keepalives_count" => of_driver.push(("keepalives_retries".to_owned(), value)),
             "client_encoding" if ["utf8", "utf-8", "auto"].contains(&value.to_lowercase().as_str()) => {}
             "sslcompression" if value == "0" => {}
+            // What connects knows these values only.
+            "sslnegotiation" if value == "postgres" => {}
+            "load_balance_hosts" if value == "disable" => {}
             "sslsni" if value == "1" => {}
             "fallback_application_name" => {}
             name if OF_THE_DRIVER.contains(&name) => of_driver.push((name.to_owned(), value)),
@@ -537,6 +538,8 @@ mod tests {
             ("postgres://u:secret@h/d?gssencmode=require", "gssencmode"),
             ("postgres://u:secret@h/d?target_session_attrs=standby", "target_session_attrs"),
             ("postgres://u:secret@h/d?sslcrl=/x", "sslcrl"),
+            ("postgres://u:secret@h/d?sslnegotiation=direct", "sslnegotiation"),
+            ("postgres://u:secret@h/d?load_balance_hosts=random", "load_balance_hosts"),
             ("postgres://u:secret@h/d?ssl=true", "sslmode=require"),
             ("postgres://u:secret@h/d?pgbouncer=true", "pgbouncer"),
             ("postgres://u:secret@h/d?sslcert=/c", "sslkey beside sslcert"),

@@ -131,7 +131,7 @@ async fn each_sslmode_connects_or_says_why_not() {
     let port = ground.server.port().to_string();
     let base = [("POSTGRES_HOST", "localhost"), ("POSTGRES_PORT", &*port), NO_REDIS];
     let settings = [&base[..], &[("POSTGRES_SSLMODE", "verify-full"), ("POSTGRES_SSLROOTCERT", &ca)]].concat();
-    assert!(finding(&settings, "postgres.version").contains("answers"), "{:#?}", findings(&settings));
+    assert!(finding(&settings, "postgres.version").contains("connected to Postgres"), "{:#?}", findings(&settings));
     let (certificate, key) = (certificates.path("bycert.pem"), certificates.path("bycert.key"));
     let with_certificate = format!("sslmode=require&sslcert={certificate}&sslkey={key}");
     assert!(ground.session(&ground.url("bycert", "localhost", &with_certificate)).await.encrypted);
@@ -174,7 +174,7 @@ async fn several_hosts_a_socket_and_a_database_of_ones_own_are_reached() {
     let data = ground.server.folder().join("data").display().to_string();
     let mut settings = vec![("POSTGRES_PORT", &*port), NO_REDIS];
     settings.extend([("POSTGRES_HOST", &*data), ("POSTGRES_DB", "other"), ("POSTGRES_SSLMODE", "require")]);
-    assert!(finding(&settings, "postgres.version").contains("answers"), "{:#?}", findings(&settings));
+    assert!(finding(&settings, "postgres.version").contains("connected to Postgres"), "{:#?}", findings(&settings));
     ground.sql("ALTER DATABASE other SET default_transaction_read_only = on").await;
     let refused = connect(several, SOON).await.err().map(|error| error.to_string()).unwrap_or_default();
     assert!(refused.contains("does not allow writes"), "{refused}");
