@@ -151,12 +151,7 @@ pub const TABLE: &[Entry] = &[
         "",
         "Public URL of this deployment, such as https://fleet.example; shown on pages and in notifications",
     ),
-    entry(
-        SERVER,
-        "SERVER_MATURITY",
-        "",
-        "Environment (production, test, ...); shown on pages and in notifications",
-    ),
+    entry(SERVER, "SERVER_MATURITY", "", "Environment (production, test, ...); shown on pages and in notifications"),
     entry(
         SERVER,
         "MONITOR_METRICS_PER_CONSUMER",
@@ -193,22 +188,16 @@ pub const TABLE: &[Entry] = &[
         "MONITOR_OPERATOR_TOKEN",
         "Token for the operator role: acknowledge, silence, reload rules, retry messages, read the audit log",
     ),
-    secret(ACCESS, "MONITOR_ADMIN_TOKEN", "Token for the admin role: also delete and restore messages, run cleanups, forget worker types"),
+    secret(
+        ACCESS,
+        "MONITOR_ADMIN_TOKEN",
+        "Token for the admin role: also delete and restore messages, run cleanups, forget worker types",
+    ),
     entry(ACCESS, "MONITOR_VIEWER_TOKEN_FILE", "", SECRET_FILE),
     entry(ACCESS, "MONITOR_OPERATOR_TOKEN_FILE", "", SECRET_FILE),
     entry(ACCESS, "MONITOR_ADMIN_TOKEN_FILE", "", SECRET_FILE),
-    entry(
-        ACCESS,
-        "MONITOR_PROXY_TRUSTED",
-        "",
-        "Comma-separated addresses or networks of trusted proxies (10.0.0.0/8)",
-    ),
-    entry(
-        ACCESS,
-        "MONITOR_SESSION_IDLE_SEC",
-        "12h",
-        "Idle timeout of a browser session (no request and no open page)",
-    ),
+    entry(ACCESS, "MONITOR_PROXY_TRUSTED", "", "Comma-separated addresses or networks of trusted proxies (10.0.0.0/8)"),
+    entry(ACCESS, "MONITOR_SESSION_IDLE_SEC", "12h", "Idle timeout of a browser session (no request and no open page)"),
     entry(ACCESS, "MONITOR_SESSION_MAX_SEC", "168h", "Maximum lifetime of a browser session"),
     entry(ACCESS, "MONITOR_PROXY_USER_HEADER", "X-Forwarded-User", "Proxy header with the user name"),
     entry(
@@ -264,12 +253,7 @@ pub const TABLE: &[Entry] = &[
         "Spool directory for samples and alerts while Postgres is unreachable; empty: shepherd-monitor in XDG_STATE_HOME, \
          HOME/.local/state or /var/lib",
     ),
-    entry(
-        JANITOR,
-        "MONITOR_ABANDONED_QUERY_SEC",
-        "600",
-        "Age after which an unfinished query is marked as abandoned",
-    ),
+    entry(JANITOR, "MONITOR_ABANDONED_QUERY_SEC", "600", "Age after which an unfinished query is marked as abandoned"),
     entry(JANITOR, "QUERY_RETENTION_DAYS", "30", "Retention of finished queries in Postgres, days; 0: unlimited"),
     entry(
         JANITOR,

@@ -34,17 +34,17 @@ const WEBSOCKET_STALLED: Duration = Duration::from_secs(90);
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// The slowest client that is served, bytes per second.
 const SLOWEST: u64 = 16 << 10;
-/// How often the deadlines are looked at.
+/// Interval of checking the deadlines.
 const SWEEP_EVERY: Duration = Duration::from_secs(3);
-/// How often the log says that a limit was reached.
+/// Minimum interval between log lines about a reached limit.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// How many connections may be open.
+/// Maximum number of open connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Of one address; 0: any number.
+    /// Per address; 0: unlimited.
     pub per_address: usize,
-    /// In all.
+    /// In total.
     pub in_all: usize,
 }
 
@@ -52,7 +52,7 @@ pub struct ConnectionLimits {
 #[derive(Debug)]
 pub struct Connections {
     limits: ConnectionLimits,
-    /// Connections of trusted proxies carry the requests of many clients: they have no limit of their own.
+    /// Trusted proxies carry the requests of many clients, so their connections have no limit per address.
     trusted: Arc<TrustedProxies>,
     open: Mutex<Open>,
     sweeping: AtomicBool,
@@ -62,7 +62,7 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    /// By the order in which they were made.
+    /// In the order in which they were accepted.
     all: BTreeMap<u64, Arc<Connection>>,
     by_address: HashMap<IpAddr, usize>,
     warned: Option<Instant>,
@@ -77,24 +77,24 @@ enum Step {
     Body,
     /// The handler.
     Handling,
-    /// The client, which reads the answer.
+    /// The client, which reads the response.
     Answering,
-    /// As `Answering`, for as long as the websocket is open.
+    /// Like `Answering`, while the websocket is open.
     Websocket,
     /// The next request.
     Idle,
-    /// The client, which was refused something, and then the next request or the end.
+    /// The client, which got an error; then the next request or the end of the connection.
     Refused,
 }
 
 #[derive(Debug)]
 struct Progress {
     step: Step,
-    /// When the step began.
+    /// Start of the step.
     since: Instant,
-    /// When the client last took a part of the answer.
+    /// When the client last read a part of the response.
     moved: Instant,
-    /// Bytes of the answer that it took.
+    /// Bytes of the response that the client read.
     sent: u64,
 }
 
@@ -102,21 +102,21 @@ struct Progress {
 #[derive(Debug)]
 pub(in crate::web) struct Connection {
     id: u64,
-    /// The address it counts for.
+    /// Address that it counts towards.
     of: Option<IpAddr>,
     stream: Option<TcpStream>,
     progress: Mutex<Progress>,
-    /// Its client was told that the body came too late.
+    /// The client got a 408 because its body was late.
     body_was_late: AtomicBool,
 }
 
-/// One connection, counted for as long as it is open.
+/// An open connection; dropping it removes it from the counts.
 #[derive(Debug)]
 pub(in crate::web) struct Counted {
     among: Arc<Connections>,
     /// The connection.
     pub(in crate::web) connection: Arc<Connection>,
-    /// The address has too many.
+    /// The limit of the address is exceeded.
     pub(super) beyond: bool,
 }
 
@@ -125,7 +125,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Connections {
-    /// No connections yet.
+    /// Creates an empty registry.
     #[must_use]
     pub fn new(limits: ConnectionLimits, trusted: Arc<TrustedProxies>, counters: Arc<Mutex<Counters>>) -> Arc<Self> {
         Arc::new(Self { limits, trusted, open: Mutex::default(), sweeping: AtomicBool::new(false), counters })
@@ -135,8 +135,8 @@ impl Connections {
         locked(&self.counters).connections_closed += 1;
     }
 
-    /// Counts a connection that was just accepted; the gate looks at what is noted with it. To be called on the thread
-    /// that serves the connection.
+    /// Registers an accepted connection and attaches it to `notes` for the gate. To be called on the thread that
+    /// serves the connection.
     pub fn made(self: &Arc<Self>, connection: &dyn Any, notes: &mut Extensions) {
         let Some(stream) = connection.downcast_ref::<rt::net::TcpStream>() else { return };
         let Ok(peer) = stream.peer_addr() else { return };
@@ -150,7 +150,7 @@ impl Connections {
         self.keep_sweeping();
     }
 
-    /// Counts a connection of `peer`.
+    /// Registers a connection of `peer`.
     pub(in crate::web) fn admit(self: &Arc<Self>, peer: IpAddr, stream: Option<TcpStream>, now: Instant) -> Counted {
         let limited = self.limits.per_address > 0 && !self.trusted.contains(peer);
         let of = limited.then(|| household(peer));
@@ -187,7 +187,8 @@ impl Connections {
             });
             !self.make_room(&mut open, |other| other.id != connection.id && other.is_waiting(true, now))
         };
-        // One beyond the limit of its address is answered and closed; at twice the limit there is no room for that.
+        // A connection above the limit of its address gets a response and is closed; above twice the limit, it is
+        // closed at once.
         let far_beyond = of.is_some_and(|of| open.by_address.get(&of).is_some_and(|n| *n > most.saturating_mul(2)));
         if full || far_beyond {
             self.close(&mut open, &connection);
@@ -196,7 +197,7 @@ impl Connections {
         Counted { among: Arc::clone(self), connection, beyond }
     }
 
-    /// Closes the oldest connection that `gives_way`; false when there is none.
+    /// Closes the oldest connection for which `gives_way` is true; returns false if there is none.
     fn make_room(&self, open: &mut Open, gives_way: impl Fn(&Connection) -> bool) -> bool {
         let Some(oldest) = open.all.values().find(|other| gives_way(other)).cloned() else { return false };
         self.close(open, &oldest);
@@ -216,7 +217,7 @@ impl Connections {
         }
     }
 
-    /// Closes connections whose deadline has passed, for as long as there are any connections.
+    /// Closes connections whose deadline has passed; stops when there are no connections.
     fn keep_sweeping(self: &Arc<Self>) {
         if self.sweeping.swap(true, Ordering::SeqCst) {
             return;
@@ -228,7 +229,7 @@ impl Connections {
                 this.sweep(Instant::now());
                 if locked(&this.open).all.is_empty() {
                     this.sweeping.store(false, Ordering::SeqCst);
-                    // One that was made in between found the sweep still running.
+                    // A connection accepted in between relied on this sweep.
                     if locked(&this.open).all.is_empty() || this.sweeping.swap(true, Ordering::SeqCst) {
                         return;
                     }
@@ -254,7 +255,7 @@ impl Open {
         }
     }
 
-    /// Does nothing if it was forgotten before.
+    /// Idempotent.
     fn forget(&mut self, connection: &Connection) {
         if self.all.remove(&connection.id).is_none() {
             return;
@@ -281,29 +282,29 @@ impl Connection {
         *locked(&self.progress) = Progress { step, since: now, moved: now, sent: 0 };
     }
 
-    /// The head of a request has arrived, and its body has not.
+    /// The head of a request has arrived, but not its body.
     pub(in crate::web) fn waits_for_body(&self) {
         self.begin(Step::Body);
     }
 
-    /// A whole request has arrived.
+    /// A complete request has arrived.
     pub(in crate::web) fn handles(&self) {
         self.begin(Step::Handling);
     }
 
-    /// The answer begins.
+    /// The response begins.
     pub(in crate::web) fn answers(&self, websocket: bool) {
         self.begin(if websocket { Step::Websocket } else { Step::Answering });
     }
 
-    /// The client has room for the next part of the answer; `bytes` of it are sent.
+    /// The client can read the next part of the response; `bytes` of it are sent.
     pub(in crate::web) fn sends(&self, bytes: usize) {
         let mut progress = locked(&self.progress);
         progress.moved = Instant::now();
         progress.sent += u64::try_from(bytes).unwrap_or(u64::MAX);
     }
 
-    /// The answer is complete; it `refused` the request, or not.
+    /// The response is complete; `refused` if it is an error.
     pub(in crate::web) fn rests(&self, refused: bool) {
         self.begin(if refused { Step::Refused } else { Step::Idle });
     }
@@ -318,8 +319,8 @@ impl Connection {
         self.body_was_late.load(Ordering::Relaxed)
     }
 
-    /// Whether it waits for its client to send something: for a request that is answered, or, if `or_idle` or for a
-    /// while, for the next one.
+    /// Whether it waits for its client: for the rest of a request, or, if `or_idle` or after [`SHORTLY`], for the
+    /// next one.
     fn is_waiting(&self, or_idle: bool, now: Instant) -> bool {
         let progress = locked(&self.progress);
         match progress.step {
@@ -335,7 +336,7 @@ impl Connection {
             (now.saturating_duration_since(progress.since), now.saturating_duration_since(progress.moved));
         match progress.step {
             Step::New | Step::Body => lasts > REQUEST_WITHIN,
-            // Handlers have deadlines of their own.
+            // Handlers have their own deadlines.
             Step::Handling => false,
             Step::Answering => {
                 stalled > STALLED || lasts > ANSWER_WITHIN + Duration::from_secs(progress.sent / SLOWEST)
@@ -347,7 +348,7 @@ impl Connection {
 
     fn hang_up(&self) {
         if let Some(stream) = &self.stream {
-            // It may be closed already.
+            // The connection may already be closed.
             _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -374,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_own_count_that_closed_connections_leave() {
+    fn closed_connections_no_longer_count_for_their_address() {
         let proxies = Arc::new(TrustedProxies::new(vec!["10.0.0.1/32".parse().unwrap()]));
         let all = connections(limits(2, 100), proxies);
         let busy = |peer| {
@@ -397,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_sends_no_request_gives_way_to_one_that_does() {
+    fn connections_without_a_request_are_closed_first() {
         let all = connections(limits(3, 100), Arc::default());
         let busy = admit(&all, "192.0.2.1");
         busy.connection.handles();
@@ -418,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_more_connections_than_descriptors() {
+    fn total_connections_are_limited() {
         let all = connections(limits(100, 4), Arc::default());
         let of = |n: u8| format!("192.0.2.{n}");
         let kept: Vec<_> = (0..50).map(|n| admit(&all, &of(n))).collect();
