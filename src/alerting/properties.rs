@@ -954,7 +954,7 @@ fn a_storm_ends_in_an_honest_count() {
 }
 
 #[test]
-fn a_crash_in_the_grace_period_is_sent_after_it_unless_recovered() {
+fn a_crash_inside_the_grace_is_told_after_it_if_still_true_and_not_if_recovered() {
     for (recovers, expected) in [(false, vec!["Worker a crashed".to_owned()]), (true, Vec::new())] {
         let settings = BoardSettings { grace_until: NOW + 90.0, debounce: 5.0, channels: vec!["slack".into()] };
         let mut board = Board::new(settings, Arc::default());

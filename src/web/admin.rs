@@ -146,7 +146,7 @@ fn answer(outcome: Outcome, last: LastRuns) -> CleanedUp {
     }
 }
 
-/// What `GET /api/admin/passes` takes.
+/// Query of `GET /api/admin/passes`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct PassesQuery {
     /// Maximum number of cleanup runs.

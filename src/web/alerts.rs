@@ -48,7 +48,7 @@ const CHARTS: usize = 40;
 /// Chart resolution, seconds per point.
 const CHART_BUCKET: u32 = 60;
 
-/// What `GET /api/alerts` takes.
+/// Query of `GET /api/alerts`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ListQuery {
     /// Maximum number of alerts.
@@ -154,7 +154,7 @@ async fn past(front: &Front, shown: &Shown) -> Past {
     Past { samples: series.into_iter().map(|(name, buckets)| (name, samples(buckets))).collect(), stories }
 }
 
-/// What silences: a glob over rules, one over streams and worker types, for how long, who and why.
+/// A silence to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct SilenceOrder {
     /// Glob on rule names or alert keys, at most 200 characters.
@@ -176,7 +176,7 @@ pub struct SilenceOrder {
     reason: String,
 }
 
-/// Who takes care of an alert, and why.
+/// An acknowledgement of an alert.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct AcknowledgeOrder {
     /// Key of a pending or firing alert: `rule` in the list of alerts.

@@ -26,7 +26,7 @@ const DAY_SEC: f64 = 86_400.0;
 /// Timeout of reading run times from Postgres.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the asker knows better.
+/// Inputs that override the measured or default ones.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ScaleQuery {
     /// Target time to drain the backlog, seconds.

@@ -23,7 +23,7 @@ pub async fn livez() -> impl Responder {
     HttpResponse::Ok().content_type("text/plain").body("alive\n")
 }
 
-/// `verbose` in the query asks for the reasons.
+/// Query of `GET /readyz`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ReadyQuery {
     /// Include details; the value is ignored.

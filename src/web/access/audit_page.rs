@@ -24,7 +24,7 @@ const SHOWN: u32 = 50;
 /// Maximum number of changes per response.
 const MOST: u32 = 500;
 
-/// What both take.
+/// Query of the page and of the API.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct AuditQuery {
     /// Maximum number of changes.

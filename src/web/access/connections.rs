@@ -1,9 +1,7 @@
-//! The open connections: a limit for each address and one for all of them, and deadlines for clients that send or
-//! read too slowly.
+//! Open connections: limits per address and in total, and deadlines for clients that send or read too slowly.
 //!
-//! A connection on which no complete request has arrived costs its client nothing, so it gives way: at a limit the
-//! oldest such connection is closed in favour of the new one. A client that floods one address therefore displaces its
-//! own connections, and a short request is answered while the flood lasts.
+//! At a limit, the oldest connection without a complete request is closed in favor of the new one. A client that
+//! floods from one address therefore displaces its own connections, and short requests are served during the flood.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
@@ -19,20 +17,20 @@ use actix_web::rt;
 use crate::access::address::{TrustedProxies, household};
 use crate::exposition::counters::Counters;
 
-/// A connection on which nothing complete has arrived is closed after this time. The server's own deadline for the
-/// head of a request is shorter; this one holds whatever the client sends.
+/// Deadline of a complete request. The HTTP server's own deadline for the request head is shorter; this one holds
+/// whatever the client sends.
 const REQUEST_WITHIN: Duration = Duration::from_secs(15);
-/// A connection without a request is closed after this time; the server's own keep-alive is shorter.
+/// Deadline of the next request; the HTTP server's own keep-alive is shorter.
 const IDLE: Duration = Duration::from_secs(20);
-/// A connection without a request for longer than this gives way to others of its address.
+/// A connection idle for longer than this is closed in favor of others of its address.
 const SHORTLY: Duration = Duration::from_secs(2);
-/// A client that takes nothing of an answer for this long is gone.
+/// A client that reads nothing of a response for this long is disconnected.
 const STALLED: Duration = Duration::from_secs(20);
-/// The same of a websocket, which is pinged every 30 s.
+/// The same for websockets, which are pinged every 30 s.
 const WEBSOCKET_STALLED: Duration = Duration::from_secs(90);
-/// An answer must have been read after this time, plus a second for each [`SLOWEST`] bytes.
+/// Deadline of reading a response, in addition to a second per [`SLOWEST`] bytes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// The slowest client that is served, bytes per second.
+/// Minimum speed of a client, bytes per second.
 const SLOWEST: u64 = 16 << 10;
 /// Interval of checking the deadlines.
 const SWEEP_EVERY: Duration = Duration::from_secs(3);

@@ -102,7 +102,7 @@ fn names(list: &str) -> Vec<String> {
     names.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
-/// From when on, in the recent window.
+/// Start of the recent samples.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct RecentQuery {
     /// Only samples since this time, Unix seconds.
@@ -116,7 +116,7 @@ impl RecentQuery {
     }
 }
 
-/// From when to when.
+/// A time range.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct SpanQuery {
     /// Start of the time range, Unix seconds; default: 24 hours before `until`.
@@ -136,7 +136,7 @@ impl SpanQuery {
     }
 }
 
-/// A window alone.
+/// A time range in buckets.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct WindowQuery {
     #[serde(flatten)]
@@ -179,7 +179,7 @@ impl MetricsQuery {
     }
 }
 
-/// Series by the beginning of their names.
+/// Series by prefix.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct PrefixQuery {
     /// Prefix of series names, without wildcards. More than 1000 series are rejected.
@@ -205,7 +205,7 @@ impl PrefixQuery {
     }
 }
 
-/// Streams whose latencies are asked for; all of them when none is named.
+/// Streams whose run times are returned.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct LatencyQuery {
     /// Comma-separated stream names, at most 500; escape a comma in a name as `\,`. Default: all streams.
@@ -228,7 +228,7 @@ impl LatencyQuery {
     }
 }
 
-/// What happened about whom, from when to when; everything when left out.
+/// Filter and time range of incidents.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct HappenedQuery {
     /// Only this worker type, or `redis` or `postgres`.
@@ -256,7 +256,7 @@ impl HappenedQuery {
     }
 }
 
-/// Events.
+/// Filter of events.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct EventsQuery {
     /// Only this event type.
