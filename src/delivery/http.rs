@@ -1,7 +1,7 @@
 //! Posts JSON, and interprets the HTTP response for a message and its channel.
 //!
 //! A status alone proves little, because proxies, captive portals and login pages respond instead of the service.
-//! Only a response that rejects the payload is final; after any other, the message is retried.
+//! Only a response that rejects the payload is final; after any other, the message stays queued.
 
 use std::time::{Duration, SystemTime};
 
