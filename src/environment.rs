@@ -1,35 +1,35 @@
-//! Settings of the process environment, read alike by the monitor and by workers: secrets in files, ports that
-//! Kubernetes sets, hosts with a port, and variables that are not settings at all.
+//! Settings from the environment, parsed in the same way by the monitor and by workers: secrets in files, ports set
+//! by Kubernetes, hosts with a port, and unknown variables.
 //!
-//! Values come through a lookup function, so that tests and programs can replace the environment.
+//! Values come from a lookup function, so that tests and programs can replace the environment.
 
 use std::fmt;
 use std::net::Ipv6Addr;
 use std::path::Path;
 
-/// The variable in which systemd names the directory with a service's credentials.
+/// Variable with the directory of a service's systemd credentials.
 pub const CREDENTIALS_DIRECTORY: &str = "CREDENTIALS_DIRECTORY";
-/// Larger files hold no secret; more likely a log.
+/// Maximum size of a secret file, bytes. A larger file is not a secret, but probably a log.
 const LARGEST_SECRET: u64 = 4096;
 
-/// A value that cannot be used.
+/// A setting with an invalid value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub struct BadSetting {
-    /// The setting.
+    /// Name of the setting.
     pub name: &'static str,
-    /// Its value; secrets are not repeated.
+    /// The value; hidden for secrets.
     pub value: String,
-    /// What would have been right.
+    /// Description of valid values.
     pub expected: String,
 }
 
 impl BadSetting {
-    /// A setting with a value that may be shown.
+    /// For a setting whose value may be shown.
     pub fn new(name: &'static str, value: impl Into<String>, expected: impl Into<String>) -> Self {
         Self { name, value: value.into(), expected: expected.into() }
     }
 
-    /// A setting whose value is not shown.
+    /// For a setting whose value is hidden.
     pub fn secret(name: &'static str, expected: impl Into<String>) -> Self {
         Self::new(name, "(secret)", expected)
     }
@@ -41,11 +41,11 @@ impl fmt::Display for BadSetting {
     }
 }
 
-/// The value of a secret setting, trimmed: from its variable, else from the file that `file` (its variable with `_FILE`)
-/// names, else from a systemd credential of the variable's name.
+/// Value of a secret, trimmed: from its variable, else from the file in `file` (its variable with `_FILE`), else from
+/// a systemd credential with the name of the variable.
 ///
 /// # Errors
-/// When a file cannot be used, or both variables are set.
+/// If the file cannot be used, or both variables are set.
 pub fn secret(
     name: &'static str,
     file: &'static str,
@@ -94,25 +94,26 @@ fn read_secret(path: &Path) -> Result<String, String> {
     if text.trim().is_empty() { Err("a file that is not empty".to_owned()) } else { Ok(text) }
 }
 
-/// A value as it is used: without the line break that editors and `echo` leave behind. A password keeps its spaces.
+/// Removes the trailing line break that editors and `echo` add. Passwords keep their spaces.
 #[must_use]
 pub fn trimmed<'a>(name: &str, value: &'a str) -> &'a str {
     if name.ends_with("_PASSWORD") { value.trim_end_matches(['\r', '\n']) } else { value.trim() }
 }
 
-/// A host, and the port where one is given with it.
+/// A host with an optional port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
-    /// Name or address, IPv6 without brackets.
+    /// Name or address; IPv6 without brackets.
     pub host: String,
-    /// Its port.
+    /// The port, if specified.
     pub port: Option<u16>,
 }
 
-/// Reads `host`, `host:port`, an IPv6 address or `[address]:port`. `url` is the setting that takes a whole address.
+/// Parses `host`, `host:port`, an IPv6 address or `[address]:port`. `url` is the setting for a complete URL, which
+/// the error suggests.
 ///
 /// # Errors
-/// When it is none of these.
+/// If it is none of these.
 pub fn host_and_port(name: &'static str, text: &str, url: &str) -> Result<HostPort, BadSetting> {
     let bad = |expected: String| BadSetting::new(name, text, expected);
     if text.contains("://") || text.contains('@') {
@@ -156,19 +157,20 @@ fn number(text: &str) -> Option<u16> {
     text.parse().ok().filter(|port| *port > 0)
 }
 
-/// A port as it is given.
+/// A parsed port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GivenPort {
     /// A number.
     Set(u16),
-    /// The port of a Kubernetes Service, which a variable of this name holds in every pod beside it.
+    /// Port of a Kubernetes Service, with the variable from which it was read.
     OfService(u16, String),
 }
 
-/// Reads a port, or `tcp://10.0.0.1:6379` as Kubernetes sets it for a Service: for one called `redis` in `REDIS_PORT`.
+/// Parses a port, or the `tcp://10.0.0.1:6379` that Kubernetes sets for a Service (`REDIS_PORT` for a Service called
+/// `redis`).
 ///
 /// # Errors
-/// When it is neither.
+/// If it is neither.
 pub fn port(name: &'static str, text: &str) -> Result<GivenPort, BadSetting> {
     if let Some(port) = number(text) {
         return Ok(GivenPort::Set(port));
@@ -187,7 +189,7 @@ fn service_warning(name: &str, text: &str) -> String {
     )
 }
 
-/// The port of a Service, if the text is what Kubernetes sets for one.
+/// Port in a service link of Kubernetes; `None` for other text.
 #[must_use]
 pub fn service_link(text: &str) -> Option<u16> {
     let (scheme, rest) = text.split_once("://")?;
@@ -195,11 +197,11 @@ pub fn service_link(text: &str) -> Option<u16> {
     ["tcp", "udp", "sctp"].contains(&scheme).then(|| number(port))?
 }
 
-/// The port to connect to: that of the host setting, of the port setting, or `default`. What should be known about a
-/// Kubernetes Service goes to `warnings`.
+/// Port to connect to: from the host setting, from the port setting, or `default`. A warning about service links is
+/// added to `warnings`.
 ///
 /// # Errors
-/// When the two settings disagree.
+/// If both settings are set to different ports.
 pub fn chosen_port(
     (host_name, host_text): (&'static str, &str),
     host_port: Option<u16>,
@@ -223,7 +225,7 @@ pub fn chosen_port(
     }
 }
 
-/// Percent-encodes everything that has a meaning in URLs.
+/// Percent-encodes all characters that are special in URLs.
 #[must_use]
 pub fn percent_encoded(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
@@ -237,7 +239,7 @@ pub fn percent_encoded(text: &str) -> String {
     encoded
 }
 
-/// Undoes percent-encoding; `None` when it is malformed or no UTF-8.
+/// Percent-decodes; `None` if it is malformed or not UTF-8.
 #[must_use]
 pub fn percent_decoded(text: &str) -> Option<String> {
     let mut parts = text.split('%');
@@ -250,11 +252,11 @@ pub fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Variables that the images of the servers read, and that often stand in the same file as settings.
+/// Variables of the Postgres image, which often share a file with settings.
 const OF_SERVER_IMAGES: [&str; 3] = ["POSTGRES_INITDB_ARGS", "POSTGRES_INITDB_WALDIR", "POSTGRES_HOST_AUTH_METHOD"];
 
-/// A warning for each variable that looks like a setting and is none: it has one of `prefixes`, or is a setting's name
-/// but for a letter or two. Variables that Kubernetes sets for Services are left out.
+/// Warnings about variables that resemble settings but are unknown: with one of `prefixes`, or up to two letters
+/// different from a setting. Variables that Kubernetes sets for Services are ignored.
 #[must_use]
 pub fn unknown_variables(
     variables: impl Iterator<Item = (String, String)>,
@@ -283,7 +285,8 @@ pub fn unknown_variables(
     warnings
 }
 
-/// Whether Kubernetes sets this variable for a Service: `X_SERVICE_HOST`, `X_PORT=tcp://…`, `X_PORT_6379_TCP_ADDR`, ...
+/// Whether Kubernetes sets this variable for a Service: `X_SERVICE_HOST`, `X_PORT=tcp://…`, `X_PORT_6379_TCP_ADDR`,
+/// ...
 fn set_by_kubernetes(name: &str, value: &str) -> bool {
     if name.ends_with("_SERVICE_HOST") || name.ends_with("_SERVICE_PORT") || name.contains("_SERVICE_PORT_") {
         return true;
@@ -291,12 +294,12 @@ fn set_by_kubernetes(name: &str, value: &str) -> bool {
     if name.ends_with("_PORT") && service_link(value).is_some() {
         return true;
     }
-    // `REDIS_PORT_6379_TCP_PORT` and the like: a number after the first `_PORT_`.
+    // Such as `REDIS_PORT_6379_TCP_PORT`: a number after the first `_PORT_`.
     let Some((_, rest)) = name.split_once("_PORT_") else { return false };
     rest.split('_').next().is_some_and(|port| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
-/// How many letters have to be changed, added or removed (Levenshtein).
+/// Levenshtein distance.
 fn distance(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -328,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_comes_from_its_variable_its_file_or_a_credential_without_its_last_line_break() {
+    fn secrets_are_read_from_variables_files_and_credentials_without_trailing_line_break() {
         let folder = std::env::temp_dir().join(format!("environment-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let file = folder.join("REDIS_PASSWORD");
@@ -338,7 +341,7 @@ mod tests {
         assert_eq!(password(&[("REDIS_PASSWORD", " s3cret \n")]).unwrap().unwrap(), " s3cret ");
         assert_eq!(password(&[("REDIS_PASSWORD_FILE", file)]).unwrap().unwrap(), " s3cret ");
         assert_eq!(password(&[("CREDENTIALS_DIRECTORY", folder_text)]).unwrap().unwrap(), " s3cret ");
-        // A directory of credentials without this one.
+        // The credentials directory exists, but not this credential.
         assert_eq!(
             secret("SMTP_PASSWORD", "SMTP_PASSWORD_FILE", lookup(&[("CREDENTIALS_DIRECTORY", folder_text)])),
             Ok(None)
@@ -358,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_may_have_a_port_and_nothing_else() {
+    fn a_host_may_include_only_a_port() {
         let read = |text: &str| host_and_port("REDIS_HOST", text, "REDIS_URL").map(|at| (at.host, at.port));
         for (text, host, port) in [
             ("redis", "redis", None),
@@ -382,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_kubernetes_set_is_taken_with_a_warning_unless_another_is_given() {
+    fn a_service_link_is_used_with_a_warning_unless_a_port_is_set() {
         let link = || Some(port("REDIS_PORT", "tcp://10.0.0.1:6380").unwrap());
         let mut warnings = Vec::new();
         let mut chosen =
@@ -403,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_setting_is_named_and_what_others_set_is_not() {
+    fn misspelled_settings_are_reported_and_foreign_variables_are_not() {
         let known = ["MONITOR_PORT", "MONITOR_POLL_INTERVAL_SEC", "REDIS_PORT", "REDIS_PASSWORD", "DATABASE_URL"];
         let warnings = |pairs: &[(&str, &str)]| {
             let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -436,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn percent_encoding_can_be_undone() {
+    fn percent_encoding_round_trips() {
         let text = "p@ss/w:r d?#ä%";
         assert_eq!(percent_decoded(&percent_encoded(text)).as_deref(), Some(text));
         for malformed in ["%", "%2", "%zz", "%ff"] {

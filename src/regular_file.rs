@@ -1,37 +1,36 @@
-//! Files that are named by settings or written by this program: regular files of bounded size, opened so that nothing
-//! can block on them.
+//! Files named in settings or written by the monitor: regular files of bounded size, opened so that no file can block
+//! the monitor.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{Error, ErrorKind, Read};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
-/// The largest file of alert rules, bytes.
+/// Maximum size of the rules file, bytes.
 pub const RULES: u64 = 1024 * 1024;
 
-/// The text of a file of at most `largest` bytes.
+/// Reads a text file of at most `largest` bytes.
 ///
 /// # Errors
-/// When it is missing, no regular file (opening a FIFO would wait for its writer), too large, not UTF-8, or cannot be
-/// read.
+/// If it is missing, not a regular file (opening a FIFO would block), too large, not UTF-8, or unreadable.
 pub fn read(path: &Path, largest: u64) -> std::io::Result<String> {
     let bytes = contents(open(path)?, largest)?;
     String::from_utf8(bytes).map_err(|_| Error::new(ErrorKind::InvalidData, "not UTF-8 text"))
 }
 
-/// The bytes of a file that this program wrote, at most `largest` of them.
+/// Reads a file written by the monitor, at most `largest` bytes.
 ///
 /// # Errors
-/// As [`read`]; also when the path is a symbolic link.
+/// As [`read`]; also if the path is a symbolic link.
 pub fn read_own(path: &Path, largest: u64) -> std::io::Result<Vec<u8>> {
     contents(open_own(OpenOptions::new().read(true), path)?, largest)
 }
 
-/// Opens a file of this program's own: never through a symbolic link, never something that is no regular file, and
-/// readable by nobody else if it is new.
+/// Opens a file owned by the monitor: never through a symbolic link, only regular files. A new file is readable only
+/// by its owner.
 ///
 /// # Errors
-/// When it cannot be opened, or is something else.
+/// If it cannot be opened, or is not a regular file.
 pub fn open_own(options: &mut OpenOptions, path: &Path) -> std::io::Result<File> {
     use rustix::fs::OFlags;
 
@@ -40,10 +39,10 @@ pub fn open_own(options: &mut OpenOptions, path: &Path) -> std::io::Result<File>
     regular(options.mode(0o600).custom_flags(flags).open(path)?)
 }
 
-/// Makes a folder of this program's own, and those above it, as far as they are missing: nobody else may look into them.
+/// Creates a folder and its missing parents, accessible only by the owner.
 ///
 /// # Errors
-/// What the system said.
+/// The I/O error.
 pub fn make_own_folder(folder: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fifo_a_folder_a_device_and_a_huge_file_are_refused_at_once() {
+    fn fifos_folders_devices_and_large_files_are_rejected_without_blocking() {
         let folder = Folder::new("refused");
         let fifo = folder.0.join("fifo");
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
@@ -110,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_to_a_regular_file_is_followed() {
+    fn links_to_regular_files_are_followed() {
         let folder = Folder::new("link");
         std::fs::write(folder.0.join("file"), "rules: []").unwrap();
         std::os::unix::fs::symlink("file", folder.0.join("link")).unwrap();
@@ -118,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_its_own_is_private_and_never_a_link_or_a_fifo() {
+    fn own_files_are_private_and_never_links_or_fifos() {
         use std::os::unix::fs::PermissionsExt;
 
         let folder = Folder::new("own");

@@ -1,8 +1,7 @@
-//! Settings: every one has an environment variable, a flag and a default, all in one table.
+//! Settings: each has an environment variable, a flag and a default, all in one table.
 //!
-//! [`TABLE`] says which there are and what each is for: `--help` and docs/settings.md are made from it.
-//! [`Settings::from`] turns texts into typed values once; a value that cannot be used is a
-//! [`BadSetting`], one line that says which, what and what was expected.
+//! [`TABLE`] lists and describes them; `--help` and docs/settings.md are generated from it. [`Settings::from`] parses
+//! them once; an invalid value is a [`BadSetting`], one line with the name, the value and the expected value.
 
 mod access;
 mod document;
@@ -28,23 +27,23 @@ use crate::traces::{self, Collector};
 pub use crate::environment::BadSetting;
 pub use document::document;
 
-/// One setting as people meet it.
+/// Description of a setting.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
     /// Environment variable.
     pub env: &'static str,
-    /// Used when neither flag nor variable is given; empty for none.
+    /// Default value; empty for none.
     pub default: &'static str,
-    /// What it is, for `--help` and the documentation.
+    /// Description for `--help` and the documentation.
     pub help: &'static str,
-    /// Never shown.
+    /// The value is never shown.
     pub secret: bool,
-    /// Heading it stands under.
+    /// Heading in `--help` and the documentation.
     pub group: &'static str,
 }
 
 impl Entry {
-    /// The flag: the variable in lower case with dashes, without `MONITOR_`.
+    /// Name of the flag: the variable in lower case with dashes, without `MONITOR_`.
     #[must_use]
     pub fn flag(&self) -> String {
         self.env.strip_prefix("MONITOR_").unwrap_or(self.env).to_lowercase().replace('_', "-")
@@ -63,11 +62,11 @@ const REDIS: &str = "Redis";
 const POSTGRES: &str = "Postgres";
 const SERVER: &str = "Server";
 const ACCESS: &str = "Access";
-/// Help of every `…_FILE` setting.
+/// Description of every `…_FILE` setting.
 const SECRET_FILE: &str = "File with the value of the variable without _FILE";
-/// What the names of the monitor's own settings begin with.
+/// Prefixes of the monitor's settings.
 pub const PREFIXES: [&str; 6] = ["MONITOR_", "REDIS_", "POSTGRES_", "SMTP_", "ALERT_", "SLACK_"];
-/// By which somebody says that they know.
+/// Confirms that clients without authentication may change everything.
 const ACCEPTED: &str = "MONITOR_I_ACCEPT_THAT_ANYBODY_MAY_CHANGE_EVERYTHING";
 const FLEET: &str = "Fleet";
 const HISTORY: &str = "History";
@@ -75,7 +74,7 @@ const JANITOR: &str = "Janitor";
 const ALERTS: &str = "Alerts";
 const TRACES: &str = "Traces";
 
-/// Every setting of the monitor, in the order in which they are shown.
+/// All settings of the monitor, in the order of the documentation.
 pub const TABLE: &[Entry] = &[
     secret(
         REDIS,
@@ -321,12 +320,12 @@ pub const TABLE: &[Entry] = &[
     entry(TRACES, traces::SERVICE, "shepherd-monitor", "Service name in traces"),
 ];
 
-/// A text that is not printed.
+/// A text that `Debug` does not print.
 #[derive(Clone)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, for the one who needs it.
+    /// The text itself.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -345,145 +344,144 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// All settings, checked.
+/// All settings, validated.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Where Redis is, with its password.
+    /// Redis URL, including the password.
     pub redis_url: Secret,
-    /// Where Postgres is, with its password; and, of a monitor that only observes, the schema of its tables.
+    /// Postgres URL, including the password and, in observe-only mode, the schema of the tables.
     pub database_url: Secret,
-    /// Nothing is changed in Redis or in the fleet's tables.
+    /// Observe-only mode: the monitor changes nothing in Redis or in the fleet's tables.
     pub observe_only: bool,
-    /// How long to wait for a database connection.
+    /// Timeout of acquiring a database connection.
     pub pool_timeout: Duration,
-    /// Size of the database's volume, bytes; 0 when not known.
+    /// Capacity of the database volume, bytes; 0 if unknown.
     pub disk_capacity_bytes: u64,
     /// Address to listen on.
     pub bind: IpAddr,
     /// Port to listen on.
     pub port: u16,
-    /// Prefix of all routes: empty, or `/x` without a slash at its end.
+    /// Path prefix of all routes: empty, or `/x` without a trailing slash.
     pub root_path: String,
-    /// How it is found out who asks.
+    /// Authentication mode.
     pub access: Policy,
-    /// The proxies whose headers are believed.
+    /// Proxies whose headers are trusted.
     pub trusted_proxies: TrustedProxies,
-    /// A session without a request ends after this time.
+    /// Idle time after which a session ends.
     pub session_idle: Duration,
-    /// A session ends after this time.
+    /// Total lifetime of a session.
     pub session_absolute: Duration,
-    /// Connections that one address may hold open; 0: any number.
+    /// Maximum number of connections per address; 0: unlimited.
     pub connections_per_address: usize,
-    /// Somebody said that anybody who reaches it may change everything.
+    /// Clients without authentication may change everything, as confirmed by the user.
     pub anybody_may: bool,
-    /// Where people reach this deployment.
+    /// Public URL of this deployment.
     pub server_url: Option<String>,
-    /// Which deployment this is.
+    /// Environment name of this deployment.
     pub maturity: Option<String>,
-    /// How often the fleet is read.
+    /// Poll interval.
     pub poll_interval: Duration,
-    /// Which streams are watched.
+    /// Streams to watch.
     pub watched: WatchedStreams,
-    /// Streams shown before anyone used them.
+    /// Streams to show before they exist.
     pub seed_streams: Vec<Name>,
-    /// Products of the per-ARA panel.
+    /// Products of the panel by ARA.
     pub aras: Arc<[String]>,
-    /// The hung floor of streams the contract does not list.
+    /// Hung threshold of streams that the contract does not list.
     pub default_floor: Duration,
-    /// How often history is recorded.
+    /// Interval of recording history.
     pub history_interval: Duration,
-    /// How long series are kept in Redis.
+    /// Retention of series in Redis.
     pub recent_window: Duration,
-    /// How long history is kept in Postgres.
+    /// Retention of history in Postgres.
     pub keep: Keep,
-    /// Where what Postgres does not take waits.
+    /// Folder of the spool, for data that waits for Postgres.
     pub spool_folder: PathBuf,
-    /// Queries older than this that never reached an end are abandoned.
+    /// Queries without an end are marked as abandoned at this age.
     pub abandoned_after: Duration,
-    /// Final queries are kept so many days; 0: for ever.
+    /// Retention of final queries, days; 0: forever.
     pub query_days: u32,
-    /// The streams that may be cleaned up.
+    /// Streams that cleanup runs may change.
     pub may_touch: WatchedStreams,
-    /// Prometheus gets series for each consumer too.
+    /// Export metrics per consumer.
     pub metrics_per_consumer: bool,
-    /// What is logged: a level, or a filter.
+    /// Log filter: a level, or a filter expression.
     pub log_level: String,
-    /// What is told, and how.
+    /// Settings of alerts and notifications.
     pub alerts: AlertSettings,
-    /// Where spans are sent.
+    /// OpenTelemetry collector for spans.
     pub collector: Option<Collector>,
-    /// What users should know about their settings, though all can be used.
+    /// Warnings about valid but questionable settings.
     pub warnings: Vec<String>,
 }
 
 /// Settings of the alerts.
 #[derive(Debug, Clone)]
 pub struct AlertSettings {
-    /// The file of the rules.
+    /// Rules file.
     pub file: PathBuf,
-    /// The file was asked for by name: that it is missing is a mistake.
+    /// The rules file was set explicitly, so it must exist.
     pub file_is_given: bool,
-    /// For how long after the start worker-down alerts are held back.
+    /// Time after startup during which worker-down alerts are held back.
     pub grace: Duration,
     /// Worker-down alerts within this time are sent as one notification.
     pub debounce: Duration,
-    /// Slack's incoming webhook.
+    /// URL of a Slack incoming webhook.
     pub slack: Option<Secret>,
-    /// A webhook that takes Alertmanager's payload.
+    /// URL of a webhook for Alertmanager's payload.
     pub webhook: Option<Secret>,
-    /// PEM file with more authorities that both webhooks may be signed by.
+    /// PEM file with additional CA certificates for both webhooks.
     pub webhook_authorities: Option<String>,
-    /// Mail.
+    /// Mail settings.
     pub email: Option<EmailSettings>,
 }
 
-/// How mail leaves, and to whom.
+/// Mail server, sender and recipients.
 #[derive(Debug, Clone)]
 pub struct EmailSettings {
-    /// Who gets it.
+    /// Recipients.
     pub to: Vec<String>,
-    /// Whom it comes from.
+    /// Sender.
     pub from: String,
-    /// The server.
+    /// Host of the server.
     pub host: String,
-    /// Its port.
+    /// Port of the server.
     pub port: u16,
-    /// The login, if there is one.
+    /// User and password, if the server requires them.
     pub login: Option<(String, Secret)>,
-    /// How it is encrypted.
+    /// Encryption.
     pub tls: MailTls,
-    /// PEM file with more authorities that the server may be signed by.
+    /// PEM file with additional CA certificates.
     pub authorities: Option<String>,
-    /// The server's certificate is not verified.
+    /// Skips verification of the server's certificate.
     pub any_certificate: bool,
-    /// The name of this machine in EHLO.
+    /// Name for EHLO.
     pub helo_name: Option<String>,
 }
 
-/// How mail is encrypted on its way to the server.
+/// Encryption of SMTP connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MailTls {
-    /// From the first byte.
+    /// TLS from the first byte.
     Implicit,
-    /// By STARTTLS, or not sent.
+    /// STARTTLS; without it, no mail is sent.
     StartTls,
-    /// Not at all.
+    /// No encryption.
     Off,
 }
 
-/// The port of a mail server for mail that is handed in.
+/// Default port for mail submission.
 const SUBMISSION_PORT: u16 = 587;
-/// The setting by which a mail server's certificate is not verified.
+/// Setting that disables verification of a mail server's certificate.
 const ANY_CERTIFICATE: &str = "SMTP_ACCEPT_ANY_CERTIFICATE_FROM";
-/// On this port TLS begins at once unless something else is asked for.
+/// On this port, the default is TLS from the first byte.
 const IMPLICIT_TLS_PORT: u16 = 465;
 
 impl Settings {
-    /// Checks texts as given by flags and environment, by variable name. What is absent or empty
-    /// takes its default.
+    /// Parses texts from flags and environment, by variable name. Missing and empty values use the default.
     ///
     /// # Errors
-    /// The first value that cannot be used.
+    /// The first invalid value.
     pub fn from(given: &BTreeMap<&'static str, String>) -> Result<Self, BadSetting> {
         let given = &with_secrets(given)?;
         let texts = Texts(given);
@@ -556,20 +554,20 @@ impl Settings {
     }
 }
 
-/// The schema of the tables of a monitor that only observes: what another monitor has in the database stays as it is.
+/// Schema of the tables in observe-only mode, so that the tables of another monitor in the database stay unchanged.
 pub const OBSERVER_SCHEMA: &str = "shepherd_monitor_observer";
 
-/// What its connections to Postgres are called: they do not keep `give-back` waiting.
+/// Application name of an observer's Postgres connections. `give-back` does not wait for them.
 const OBSERVER_NAME: &str = "shepherd-monitor-observer";
 
-/// The same database, with [`OBSERVER_SCHEMA`] before the schemas in which the fleet's tables are found.
+/// The same URL, with [`OBSERVER_SCHEMA`] before the other schemas of the search path.
 fn in_observer_schema(url: &str) -> String {
     let search_path = format!("-c search_path={OBSERVER_SCHEMA},\"$user\",public");
     let named = address::with_parameter(url, "application_name", OBSERVER_NAME);
     address::with_parameter(&named, "options", &search_path)
 }
 
-/// The given texts, with each secret that a file or a systemd credential holds.
+/// Adds secrets from files and systemd credentials.
 fn with_secrets(given: &BTreeMap<&'static str, String>) -> Result<BTreeMap<&'static str, String>, BadSetting> {
     let mut all = given.clone();
     for entry in TABLE.iter().filter(|entry| entry.secret) {
@@ -584,7 +582,7 @@ fn with_secrets(given: &BTreeMap<&'static str, String>) -> Result<BTreeMap<&'sta
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Where programs keep what must outlive them, by the desktop's convention or the system's.
+/// State folder: by the XDG convention, otherwise below `/var/lib`.
 fn state_folder() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("XDG_STATE_HOME")
@@ -593,7 +591,7 @@ fn state_folder() -> PathBuf {
         .join("shepherd-monitor")
 }
 
-/// The given texts, with the table's defaults behind them.
+/// Texts with the defaults of the table.
 struct Texts<'a>(&'a BTreeMap<&'static str, String>);
 
 impl Texts<'_> {
@@ -602,7 +600,7 @@ impl Texts<'_> {
         self.set(name).or_else(default).filter(|t| !t.is_empty())
     }
 
-    /// What is given, without the default.
+    /// The given value, without the default.
     fn set(&self, name: &str) -> Option<String> {
         self.0.get(name).map(|text| environment::trimmed(name, text).to_owned()).filter(|text| !text.trim().is_empty())
     }
@@ -622,7 +620,7 @@ impl Texts<'_> {
         text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
 
-    /// `3`, `2.5`, `3s`, `500ms`, `5m`, `1h`; a bare number is seconds.
+    /// Parses `3`, `2.5`, `3s`, `500ms`, `5m`, `1h`; a bare number is seconds.
     fn duration(&self, name: &'static str) -> Result<Duration, BadSetting> {
         let text = self.text(name).unwrap_or_default();
         let split = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
@@ -654,14 +652,14 @@ impl Texts<'_> {
         if days > 3650 { Err(self.bad(name, "a number of days from 0 to 3650")) } else { Ok(days) }
     }
 
-    /// Far below this, queries that are simply worked on would be called abandoned.
+    /// With a much lower value, queries in progress would be marked as abandoned.
     fn abandoned_after(&self) -> Result<Duration, BadSetting> {
         const NAME: &str = "MONITOR_ABANDONED_QUERY_SEC";
         let after = self.duration(NAME)?;
         if after >= Duration::from_secs(1) { Ok(after) } else { Err(self.bad(NAME, "at least 1 s")) }
     }
 
-    /// Whole seconds, so that recorded times are.
+    /// Whole seconds, so that recorded timestamps are whole seconds.
     fn history_interval(&self) -> Result<Duration, BadSetting> {
         const NAME: &str = "MONITOR_HISTORY_INTERVAL_SEC";
         let interval = self.duration(NAME)?;
@@ -669,7 +667,7 @@ impl Texts<'_> {
         if whole { Ok(interval) } else { Err(self.bad(NAME, "whole seconds from 1 to 3600")) }
     }
 
-    /// `100Gi`, `50G`, `1.5TiB` or bytes; empty is 0. A bare `m` (milli in Kubernetes) is refused.
+    /// Parses `100Gi`, `50G`, `1.5TiB` or bytes; empty is 0. A bare `m` (milli in Kubernetes) is rejected.
     fn size(&self, name: &'static str) -> Result<u64, BadSetting> {
         let Some(text) = self.text(name) else { return Ok(0) };
         let size = if text.ends_with('m') { None } else { text.parse::<bytesize::ByteSize>().ok() };
@@ -678,10 +676,10 @@ impl Texts<'_> {
             .ok_or_else(|| self.bad(name, "a size such as 100Gi, 50G or a number of bytes"))
     }
 
-    /// A bare word has to be a level: a filter takes any word for a module's name.
+    /// A bare word must be a level, because a filter accepts any word as a module name.
     fn log_level(&self) -> Result<String, BadSetting> {
         let text = self.text("LOG_LEVEL").unwrap_or_default().to_lowercase();
-        // The predecessor's words.
+        // Level names of the older monitor.
         let text = match text.as_str() {
             "warning" => "warn".to_owned(),
             "critical" => "error".to_owned(),
@@ -784,7 +782,7 @@ impl Texts<'_> {
         Ok(format!("postgres://{user}{password}@{}/{database}", hosts.join(",")))
     }
 
-    /// The port to listen on. That of a Kubernetes Service called `monitor` says nothing about it.
+    /// Port to listen on. A service link of a Kubernetes Service called `monitor` is ignored.
     fn own_port(&self, warnings: &mut Vec<String>) -> Result<u16, BadSetting> {
         const NAME: &str = "MONITOR_PORT";
         let default = TABLE.iter().find(|entry| entry.env == NAME).and_then(|entry| entry.default.parse().ok());
@@ -810,7 +808,7 @@ impl Texts<'_> {
             .filter(|url| matches!(url.scheme(), "http" | "https") && text.contains("://") && url.has_host());
         match url {
             Some(url) if url.query().is_none() && url.fragment().is_none() && !text.contains(char::is_whitespace) => {
-                // Browsers send names with other letters in their ASCII form.
+                // Browsers send internationalized host names in ASCII.
                 Ok(Some(if text.is_ascii() { text } else { url.as_str().trim_end_matches('/').to_owned() }))
             }
             _ => {
@@ -820,14 +818,14 @@ impl Texts<'_> {
         }
     }
 
-    /// A PEM file with authorities.
+    /// A PEM file with CA certificates.
     fn authorities(&self, name: &'static str) -> Result<Option<String>, BadSetting> {
         let Some(path) = self.text(name) else { return Ok(None) };
         tls::authorities(&path).map_err(|expected| self.bad(name, expected))?;
         Ok(Some(path))
     }
 
-    /// Mail addresses with the domain in ASCII: servers take no other without an extension of SMTP.
+    /// A mail address with an ASCII domain: servers accept others only with an SMTP extension.
     fn mail_address(&self, name: &'static str, text: &str, expected: &str) -> Result<String, BadSetting> {
         let mailbox: lettre::message::Mailbox = text.parse().map_err(|_| self.bad(name, expected))?;
         let (user, domain) = (mailbox.email.user(), mailbox.email.domain());
@@ -908,7 +906,7 @@ impl Texts<'_> {
     }
 }
 
-/// A host in ASCII, with its port where it has one.
+/// A host in ASCII, with its port if it has one.
 fn ascii_with_port(text: &str) -> String {
     let (name, port) = match text.rsplit_once(':') {
         Some((name, port)) => (name, format!(":{port}")),
@@ -920,7 +918,7 @@ fn ascii_with_port(text: &str) -> String {
     }
 }
 
-/// A host name in ASCII: of one with other letters its `xn--` form.
+/// A host name in ASCII; internationalized names become `xn--` names.
 fn ascii_host(name: &str) -> Option<String> {
     let url = reqwest::Url::parse(&format!("http://{name}/")).ok()?;
     url.host_str().filter(|host| host.is_ascii()).map(str::to_owned)
@@ -935,7 +933,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_can_all_be_used() {
+    fn all_defaults_are_valid() {
         let settings = settings(&[]).unwrap();
         assert_eq!(settings.port, 5440);
         assert_eq!(settings.bind.to_string(), "127.0.0.1");
@@ -945,7 +943,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_cannot_be_used_is_told_with_its_name_and_what_was_expected() {
+    fn errors_contain_the_name_and_the_expected_value() {
         for (name, value, expected) in [
             ("MONITOR_PORT", "99999", "MONITOR_PORT is \"99999\": expected a port from 0 to 65535"),
             ("REDIS_PORT", "0", "REDIS_PORT is \"0\": expected a port from 1 to 65535"),
@@ -983,7 +981,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_may_hold_any_character_and_is_never_printed() {
+    fn passwords_may_contain_any_character_and_are_never_printed() {
         let settings = settings(&[("REDIS_PASSWORD", "p@ss/w:rd"), ("POSTGRES_PASSWORD", "ä#?")]).unwrap();
         assert_eq!(settings.redis_url.reveal(), "redis://:p%40ss%2Fw%3Ard@localhost:6379/0");
         assert_eq!(settings.database_url.reveal(), "postgres://postgres:%C3%A4%23%3F@localhost:5432/postgres");
@@ -991,7 +989,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_times_are_read_as_people_write_them() {
+    fn sizes_and_durations_accept_units() {
         let settings = settings(&[
             ("PG_VOLUME_CAPACITY", "100Gi"),
             ("MONITOR_POLL_INTERVAL_SEC", "500ms"),
@@ -1004,7 +1002,7 @@ mod tests {
     }
 
     #[test]
-    fn a_monitor_that_only_observes_has_a_schema_of_its_own_however_the_database_is_given() {
+    fn observe_only_uses_its_own_schema_for_every_form_of_database_url() {
         for url in ["postgres://me@db/postgres", "postgres://me@db/postgres?sslmode=require", "host=db user=me"] {
             for (observes, schema) in [("yes", true), ("no", false)] {
                 let given = [("DATABASE_URL", url), ("MONITOR_OBSERVE_ONLY", observes)];
@@ -1017,7 +1015,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_can_be_guessed_or_is_in_no_regular_file_ends_the_start() {
+    fn weak_tokens_and_token_files_that_are_not_regular_are_rejected() {
         let folder = std::env::temp_dir().join(format!("shepherd-settings-{}", uuid::Uuid::new_v4()));
         std::fs::create_dir_all(&folder).unwrap();
         let (fifo, huge) = (folder.join("fifo"), folder.join("huge"));
@@ -1037,7 +1035,7 @@ mod tests {
     }
 
     #[test]
-    fn each_secret_may_stand_in_a_file_or_a_systemd_credential() {
+    fn each_secret_can_be_a_file_or_a_systemd_credential() {
         let folder = std::env::temp_dir().join(format!("settings-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         for entry in TABLE.iter().filter(|entry| entry.secret) {
@@ -1060,7 +1058,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_with_a_line_break_is_the_same_for_monitor_and_worker() {
+    fn monitor_and_worker_trim_passwords_in_the_same_way() {
         let given = [("REDIS_PASSWORD", " p \n")];
         let lookup = |name: &str| given.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         let of_worker = redis_address::url_from_env(&lookup, &mut Vec::new()).unwrap();
@@ -1069,7 +1067,7 @@ mod tests {
     }
 
     #[test]
-    fn the_parts_of_postgres_address_reach_the_driver() {
+    fn the_parts_of_the_postgres_url_reach_the_driver() {
         use tokio_postgres::config::Host;
         let read = |given: &[(&'static str, &str)]| {
             let settings = settings(given).unwrap_or_else(|bad| panic!("{given:?}: {bad}"));
@@ -1099,7 +1097,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_set_or_overrule_is_said_and_used() {
+    fn foreign_and_overridden_variables_cause_warnings() {
         let warnings = |given: &[(&'static str, &str)]| settings(given).unwrap().warnings.join(" / ");
         assert_eq!(warnings(&[("REDIS_URL", "redis://h"), ("DATABASE_URL", "postgres://h/d")]), "");
         let overruled =
@@ -1116,7 +1114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_domain_with_other_letters_is_sent_to_in_ascii() {
+    fn internationalized_mail_domains_are_converted_to_ascii() {
         let given = [
             ("ALERT_EMAIL_TO", "Ops <ops@müller.example>, plain@example.org"),
             ("ALERT_EMAIL_FROM", "shepherd@flotte.example"),
@@ -1131,7 +1129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_whose_certificate_is_not_verified_is_the_one_that_is_named() {
+    fn verification_is_skipped_only_for_the_named_relay() {
         let with = |name: &'static str, host: &'static str| {
             settings(&[
                 ("ALERT_EMAIL_TO", "a@b.example"),

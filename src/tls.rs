@@ -1,7 +1,7 @@
-//! Certificates: reading those of the settings, and what a failed handshake means, with the remedy.
+//! TLS: reads certificates of the settings, and explains failed handshakes with a remedy.
 //!
-//! A failure is recognised by rustls' own words (or the server's), since the clients of Redis, Postgres, SMTP and HTTP
-//! hand on texts.
+//! Failures are recognized by the text of rustls or of the server, because the clients of Redis, Postgres, SMTP and
+//! HTTP return errors as text.
 
 use std::path::Path;
 
@@ -14,20 +14,20 @@ use crate::environment;
 /// Bundles of all public CAs have a quarter of this, bytes.
 const LARGEST_PEM: u64 = 1 << 20;
 
-/// The names under which a connection's TLS is set up, for remedies.
+/// Settings that configure the TLS of a connection, for remedies.
 #[derive(Debug, Clone, Copy)]
 pub struct TlsSettings {
-    /// The setting with the trusted CA certificates.
+    /// Setting with trusted CA certificates.
     pub authorities: &'static str,
-    /// The settings with the client's certificate and key; empty when there are none.
+    /// Settings with the client certificate and key; empty if there are none.
     pub client: &'static str,
-    /// How the name in the certificate is left unchecked; empty when it cannot be.
+    /// How to skip verification of the host name; empty if not possible.
     pub any_name: &'static str,
-    /// How to connect without TLS; empty when that has no setting.
+    /// How to connect without TLS; empty if there is no setting.
     pub without: &'static str,
 }
 
-/// Redis, in the monitor and in workers.
+/// Redis, for the monitor and workers.
 pub const REDIS: TlsSettings = TlsSettings {
     authorities: "REDIS_TLS_CA_FILE",
     client: "REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE",
@@ -43,7 +43,7 @@ pub const POSTGRES: TlsSettings = TlsSettings {
     without: "POSTGRES_SSLMODE=prefer or disable (or sslmode in DATABASE_URL)",
 };
 
-/// The mail server.
+/// Mail server.
 pub const SMTP: TlsSettings = TlsSettings {
     authorities: "SMTP_CA_FILE, or its host name as SMTP_ACCEPT_ANY_CERTIFICATE_FROM,",
     client: "",
@@ -51,28 +51,28 @@ pub const SMTP: TlsSettings = TlsSettings {
     without: "SMTP_USE_TLS=starttls (or false)",
 };
 
-/// Receivers of notifications over HTTPS.
+/// Webhooks over HTTPS.
 pub const WEBHOOK: TlsSettings =
     TlsSettings { authorities: "ALERT_WEBHOOK_CA_FILE", client: "", any_name: "", without: "http:// in the address" };
 
-/// Why a connection with TLS was not made.
+/// Why a TLS connection failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFailure {
-    /// What is wrong.
+    /// The cause.
     pub what: &'static str,
-    /// What to do about it.
+    /// The remedy.
     pub remedy: String,
 }
 
 impl TlsFailure {
-    /// Both, behind the error's own text.
+    /// The original error, followed by cause and remedy.
     #[must_use]
     pub fn append_to(&self, said: &str) -> String {
         format!("{said}: {}. {}", self.what, self.remedy)
     }
 }
 
-/// What an error says about TLS; `None` when it is about something else.
+/// Explains an error; `None` if it is not about TLS.
 #[must_use]
 pub fn explain(said: &str, settings: &TlsSettings) -> Option<TlsFailure> {
     let has = |part: &str| said.contains(part);
@@ -175,10 +175,10 @@ pub fn explain(said: &str, settings: &TlsSettings) -> Option<TlsFailure> {
     }
 }
 
-/// The certificates in a PEM file.
+/// Reads the certificates of a PEM file.
 ///
 /// # Errors
-/// What was expected instead, for a setting's error.
+/// The expected value, for the error of a setting.
 pub fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let pem = read(path)?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
@@ -188,7 +188,7 @@ pub fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, String> 
     }
 }
 
-/// The CA certificates in a PEM file.
+/// Reads the CA certificates of a PEM file.
 ///
 /// # Errors
 /// As [`certificates`].
@@ -200,10 +200,10 @@ pub fn authorities(path: &str) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
-/// A client's certificate, with the chain behind it, and its key.
+/// Client certificate with its chain, and its key.
 pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-/// Which of two files is unusable, and what was expected instead.
+/// The file that is unusable, with the expected value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BadIdentity {
     /// The certificate.
@@ -212,10 +212,10 @@ pub enum BadIdentity {
     Key(String),
 }
 
-/// The certificate and key by which a client identifies itself.
+/// Reads a client certificate and its key.
 ///
 /// # Errors
-/// Which file cannot be used.
+/// Which file is unusable.
 pub fn identity(certificate: &str, key: &str) -> Result<Identity, BadIdentity> {
     let chain = certificates(certificate).map_err(BadIdentity::Certificate)?;
     let pem = read(key).map_err(BadIdentity::Key)?;
@@ -227,16 +227,16 @@ pub fn identity(certificate: &str, key: &str) -> Result<Identity, BadIdentity> {
         Err(rustls::Error::InconsistentKeys(_)) => {
             Err(BadIdentity::Key(format!("the private key of the certificate in {certificate}")))
         }
-        // A version 1 certificate cannot be compared with its key.
+        // The key of a version 1 certificate cannot be checked.
         Err(rustls::Error::InvalidCertificate(_)) => Ok((chain, private)),
         Err(_) => Err(not_a_key()),
     }
 }
 
-/// A file's content.
+/// Reads a file.
 ///
 /// # Errors
-/// What was expected instead.
+/// The expected value, for the error of a setting.
 pub fn read(path: &str) -> Result<Vec<u8>, String> {
     environment::read_file(Path::new(path), LARGEST_PEM).map_err(|expected| format!("a PEM file: {expected}"))
 }
@@ -250,13 +250,13 @@ mod tests {
 
     use super::*;
 
-    /// As a client hands it on.
+    /// The error as a client returns it.
     fn said(error: Error) -> String {
         std::io::Error::new(std::io::ErrorKind::InvalidData, error).to_string()
     }
 
     #[test]
-    fn each_failure_of_a_handshake_says_what_is_wrong_and_what_to_do() {
+    fn handshake_failures_are_explained_with_a_remedy() {
         let seconds = |n| UnixTime::since_unix_epoch(std::time::Duration::from_secs(n));
         let other = |text: &str| CertificateError::Other(OtherError(Arc::new(std::io::Error::other(text.to_owned()))));
         let certificate = |error: CertificateError| said(Error::InvalidCertificate(error));
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_client_certificates_is_not_told_to_set_one() {
+    fn no_client_certificate_is_suggested_without_a_setting_for_it() {
         let text = said(Error::AlertReceived(AlertDescription::CertificateRequired));
         let failure = explain(&text, &SMTP).unwrap();
         assert!(!failure.remedy.contains("Set "), "{failure:?}");

@@ -1,40 +1,39 @@
-//! Where requests come from, and which proxies are believed about it.
+//! Client addresses and trusted proxies.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 
-/// The proxies that are believed: `MONITOR_PROXY_TRUSTED`.
+/// Proxies whose headers are trusted: `MONITOR_PROXY_TRUSTED`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
 impl TrustedProxies {
-    /// These.
+    /// Trusts these networks.
     #[must_use]
     pub fn new(networks: Vec<IpNet>) -> Self {
         Self(networks)
     }
 
-    /// Whether there are none.
+    /// Whether no proxy is trusted.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether one of them asks from `peer`.
+    /// Whether `peer` is a trusted proxy.
     #[must_use]
     pub fn contains(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.0.iter().any(|network| network.contains(&peer))
     }
 
-    /// Who asks, when `peer` is connected and says that it asks for `forwarded_for`
-    /// (`X-Forwarded-For`): the last address there that is none of these proxies. What stands
-    /// before it, anybody may have written.
+    /// Address of the client behind `peer`: the last address in `forwarded_for` (`X-Forwarded-For`) that is not a
+    /// trusted proxy. Clients can forge the addresses before it.
     #[must_use]
     pub fn client(&self, peer: IpAddr, forwarded_for: &[u8]) -> IpAddr {
         let mut client = peer;
-        // Read from the right, as bytes: what anybody wrote further left must not hide what a proxy added.
+        // From the right and as bytes, so that forged values further left cannot hide the addresses that proxies add.
         for hop in forwarded_for.rsplit(|byte| *byte == b',') {
             if !self.contains(client) {
                 break;
@@ -47,13 +46,13 @@ impl TrustedProxies {
     }
 }
 
-/// An address with or without a port.
+/// Parses an address with or without a port.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = || text.trim_start_matches('[').trim_end_matches(']').parse().ok();
     text.parse::<SocketAddr>().map(|address| address.ip()).ok().or_else(bare)
 }
 
-/// Those who are counted as one: who has an IPv6 address has all of its /64.
+/// Address under which clients are counted. IPv6 addresses of a /64 count as one client.
 #[must_use]
 pub fn household(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
@@ -67,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_address_that_is_no_proxy_asks() {
+    fn the_client_is_the_last_address_that_is_not_a_trusted_proxy() {
         let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
         let client = |peer: &str, said: Option<&str>| {
             proxies.client(peer.parse().unwrap(), said.unwrap_or_default().as_bytes()).to_string()
@@ -88,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_of_ipv6_are_one() {
+    fn ipv6_addresses_of_a_64_count_as_one_client() {
         let of = |text: &str| household(text.parse().unwrap());
         assert_eq!(of("2001:db8:1:2:3::4"), of("2001:db8:1:2:ffff::1"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));

@@ -1,4 +1,4 @@
-//! A change that somebody asked for, as it was written down: what the page shows and the API tells.
+//! An entry of the audit log, as the page and the API show it.
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -1,8 +1,8 @@
-//! Who may do what. Pure: what a request carries in, who that is and what they may do out; no
-//! socket, no clock.
+//! Authentication and authorization, without I/O: the input is the contents of a request, the output the user and the
+//! role.
 //!
-//! [`role`] is the ladder of what somebody may do, [`tokens`] by what they are known, [`policy`] how
-//! the monitor finds out who asks, [`address`] where from; [`AuditedChange`] is what is kept of what they did.
+//! [`role`] defines roles, [`tokens`] verifies tokens, [`policy`] implements the authentication modes, [`address`]
+//! finds the client address; [`AuditedChange`] is an entry of the audit log.
 
 pub mod address;
 mod audited_change;

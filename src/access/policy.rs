@@ -1,96 +1,97 @@
-//! How the monitor finds out who asks: `MONITOR_AUTH`.
+//! Authentication modes: `MONITOR_AUTH`.
 
 use std::net::IpAddr;
 
 use super::Role;
 use super::tokens::Tokens;
 
-/// How it finds out.
+/// Authentication mode.
 #[derive(Debug, Clone)]
 pub enum Policy {
-    /// It does not: whoever reaches the port may do everything.
+    /// No authentication: every client is admin.
     Nobody {
-        /// Names under which it may be reached, beside those of this machine; `None`: any.
+        /// Accepted host names, in addition to those of this machine; `None`: any.
         hosts: Option<Vec<String>>,
     },
-    /// By a bearer token, or the session of a browser that logged in with one.
+    /// A bearer token, or a session created with one.
     Token(Tokens),
-    /// By name and password; passwords are the tokens, the name is for the audit.
+    /// User name and password. Passwords are the tokens; the name is recorded in the audit log.
     Basic(Tokens),
-    /// By what a proxy says.
+    /// Headers of a reverse proxy.
     Proxy(Proxy),
 }
 
 /// A proxy that authenticates users and reports them in headers.
 #[derive(Debug, Clone)]
 pub struct Proxy {
-    /// The header with the name.
+    /// Header with the user name.
     pub user_header: String,
-    /// The header with the role, or with the groups that [`Self::roles`] knows.
+    /// Header with the role, or with the groups in [`Self::roles`].
     pub role_header: String,
-    /// The roles of groups; empty: the header holds a role.
+    /// Role of each group; empty: the header contains a role.
     pub roles: Vec<(String, Role)>,
-    /// The role of a user without a role, and of one in no group that is known; `None`: refused.
+    /// Role of users without a role or without a known group; `None`: they are rejected.
     pub default_role: Option<Role>,
 }
 
-/// What a request brings. Of each header every value, as bytes: a proxy may add its own to those of the client.
+/// Credentials of a request. Each header has all its values, as bytes: a proxy may add its own to those of the
+/// client.
 #[derive(Debug, Clone, Default)]
 pub struct Presented<'a> {
-    /// Where the connection comes from.
+    /// Peer address of the connection.
     pub peer: Option<IpAddr>,
-    /// It comes from a proxy that is trusted.
+    /// The peer is a trusted proxy.
     pub by_trusted_proxy: bool,
     /// `Host`.
     pub host: Vec<&'a [u8]>,
     /// `Authorization`.
     pub authorization: Vec<&'a [u8]>,
-    /// The session of its cookie, if that is open.
+    /// Open session of the cookie.
     pub session: Option<&'a Session>,
-    /// The proxy's header with the name.
+    /// Values of the user header of the proxy.
     pub user: Vec<&'a [u8]>,
-    /// The proxy's header with the role.
+    /// Values of the role header of the proxy.
     pub role: Vec<&'a [u8]>,
 }
 
-/// Who a session is of.
+/// User of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// What they call themselves.
+    /// Name that the user entered.
     pub name: String,
-    /// What they may do.
+    /// Role of the token.
     pub role: Role,
 }
 
-/// Who asks.
+/// An authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
-    /// What they are called.
+    /// User name.
     pub name: String,
-    /// What they may do.
+    /// Role.
     pub role: Role,
-    /// They were asked, and by the login page.
+    /// Authenticated by a session of the login page.
     pub by_session: bool,
-    /// Nobody was asked.
+    /// No credentials were required.
     pub anonymous: bool,
 }
 
-/// Why a request is refused: the header, what it held, and the setting that helps.
+/// Why a request is rejected: the header, its value, and the setting to change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// Without credentials that this authentication mode reads.
+    /// No credentials for this authentication mode.
     NotKnown(String),
-    /// Its credentials are wrong: a guess, which is counted.
+    /// Wrong credentials; counted as a failed login.
     Wrong(String),
-    /// Whatever its credentials are.
+    /// Rejected whatever the credentials.
     NotAllowed(String),
 }
 
 impl Policy {
-    /// Who asks.
+    /// Authenticates a request.
     ///
     /// # Errors
-    /// Why that is not known.
+    /// If the credentials are missing, wrong or not permitted.
     pub fn who(&self, presented: &Presented<'_>) -> Result<Known, Refusal> {
         match self {
             Self::Nobody { hosts } => nobody(hosts.as_deref(), &presented.host),
@@ -100,7 +101,7 @@ impl Policy {
         }
     }
 
-    /// The name that a request claims, right or wrong: by it wrong passwords are counted.
+    /// User name that a request claims, valid or not; failed logins are counted for it.
     #[must_use]
     pub fn account(&self, presented: &Presented<'_>) -> Option<String> {
         match self {
@@ -112,7 +113,7 @@ impl Policy {
         }
     }
 
-    /// What a program is to present: the challenge of a 401.
+    /// Value of `WWW-Authenticate` in a 401.
     #[must_use]
     pub fn challenge(&self) -> Option<&'static str> {
         match self {
@@ -122,7 +123,7 @@ impl Policy {
         }
     }
 
-    /// The tokens of the login page, if there is one.
+    /// Tokens that the login page accepts, if there is one.
     #[must_use]
     pub fn login(&self) -> Option<&Tokens> {
         match self {
@@ -133,14 +134,14 @@ impl Policy {
 }
 
 fn nobody(hosts: Option<&[String]>, host: &[&[u8]]) -> Result<Known, Refusal> {
-    // A program need not say a host; a browser always does.
+    // Programs may omit `Host`; browsers never do.
     let is_known = |host: &&[u8]| {
         hosts.is_none_or(|hosts| {
             let name = str::from_utf8(host).map(name_of).unwrap_or_default();
             is_this_machine(name) || hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
         })
     };
-    // Of two, one is another proxy's or the client's own.
+    // Of two values, one may be another proxy's or the client's own.
     if let Some(foreign) = host.iter().find(|known| !is_known(known) || host.len() > 1) {
         return Err(Refusal::NotAllowed(format!(
             "Host held {}: without authentication, only requests to localhost names and the host of SERVER_URL are accepted",
@@ -150,7 +151,7 @@ fn nobody(hosts: Option<&[String]>, host: &[&[u8]]) -> Result<Known, Refusal> {
     Ok(Known { name: "anybody".to_owned(), role: Role::Admin, by_session: false, anonymous: true })
 }
 
-/// A header's value for people: not all of it, and nothing that is not text.
+/// A header value for error messages: truncated, non-text bytes replaced.
 fn quoted(value: &[u8]) -> String {
     let text: String = String::from_utf8_lossy(value).chars().take(80).collect();
     format!("{text:?}")
@@ -174,7 +175,7 @@ fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refusal
     if let Some(role) = given.and_then(|token| tokens.role_of(str::from_utf8(token).ok()?)) {
         return Ok(Known { name: format!("{role} token"), role, by_session: false, anonymous: false });
     }
-    // What a proxy in front adds for itself is no reason to refuse a session.
+    // An `Authorization` header that a proxy adds must not invalidate the session.
     if let Some(session) = presented.session {
         return Ok(Known { name: session.name.clone(), role: session.role, by_session: true, anonymous: false });
     }
@@ -182,7 +183,7 @@ fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refusal
         Some(token) if !is_jwt(token) => {
             Err(Refusal::Wrong("invalid credentials: Authorization held an unknown token".to_owned()))
         }
-        // A session that is over is as none: the login page comes again.
+        // An ended session counts as none, so that the login page appears.
         _ => Err(not_known(presented, "Bearer with a token", "token")),
     }
 }
@@ -206,8 +207,8 @@ fn name_and_password(encoded: &[u8]) -> (String, Vec<u8>) {
     (text_of(parts.next().unwrap_or_default()), parts.next().unwrap_or_default().to_vec())
 }
 
-/// What the `Authorization` header of that scheme holds. Those of other schemes are not ours: a proxy may use them for
-/// itself. Two different ones of this scheme are refused: one may be the client's own.
+/// Value of the `Authorization` header with this scheme. Other schemes are ignored, as a proxy may use them itself.
+/// Two different values are rejected: one may be the client's own.
 fn of_scheme<'a>(presented: &Presented<'a>, scheme: &str) -> Result<Option<&'a [u8]>, Refusal> {
     let of_scheme = |value: &&'a [u8]| {
         let value: &'a [u8] = value.trim_ascii();
@@ -225,7 +226,7 @@ fn of_scheme<'a>(presented: &Presented<'a>, scheme: &str) -> Result<Option<&'a [
     Ok(first)
 }
 
-/// A signed token of an identity provider, which a proxy passes on: not a guess.
+/// Signed token of an identity provider that a proxy forwards; not a failed login.
 fn is_jwt(token: &[u8]) -> bool {
     token.starts_with(b"eyJ") && token.iter().filter(|byte| **byte == b'.').count() == 2
 }
@@ -234,7 +235,7 @@ fn not_known(presented: &Presented<'_>, expected: &str, mode: &str) -> Refusal {
     let scheme = |value: &[u8]| quoted(value.trim_ascii().split(|byte| *byte == b' ').next().unwrap_or_default());
     let held = match presented.authorization.as_slice() {
         [] => "there is no Authorization".to_owned(),
-        // Without a space, what it held may be a secret.
+        // Without a space, the whole value may be a secret.
         [value] if value.trim_ascii().contains(&b' ') => format!("Authorization held {}", scheme(value)),
         [_] => "Authorization held no scheme".to_owned(),
         several => format!("none of {} Authorization headers is for this monitor", several.len()),
@@ -242,12 +243,12 @@ fn not_known(presented: &Presented<'_>, expected: &str, mode: &str) -> Refusal {
     Refusal::NotKnown(format!("authentication required: {held}, expected {expected} (MONITOR_AUTH is {mode})"))
 }
 
-/// Text of a header: UTF-8, else as older clients have it.
+/// Text of a header: UTF-8, otherwise Latin-1 as older clients send it.
 fn text_of(value: &[u8]) -> String {
     str::from_utf8(value).map_or_else(|_| value.iter().map(|byte| char::from(*byte)).collect(), str::to_owned)
 }
 
-/// Names are shown and written down: so long at most.
+/// Truncates a user name for display and storage.
 #[must_use]
 pub fn shortened(name: &str) -> String {
     name.trim().chars().take(100).collect()
@@ -297,14 +298,14 @@ impl Proxy {
         Ok(Known { name, role, by_session: false, anonymous: false })
     }
 
-    /// The highest role of these groups.
+    /// Highest role of these groups.
     fn role_of(&self, groups: &str) -> Option<Role> {
         let groups = groups.split([',', ';', '|']).map(str::trim).chain([groups]);
         groups.filter_map(|group| self.roles.iter().find(|(name, _)| name == group)).map(|(_, role)| *role).max()
     }
 }
 
-/// A header's one value. Of two that differ, one may be the client's own.
+/// The single value of a header. Of two different values, one may be the client's own.
 fn only<'a>(values: &[&'a [u8]], header: &str, setting: &str) -> Result<Option<&'a [u8]>, Refusal> {
     let Some((first, others)) = values.split_first() else { return Ok(None) };
     match others.iter().find(|other| *other != first) {
@@ -332,7 +333,7 @@ mod tests {
         Presented { authorization: values.iter().map(|value| value.as_bytes()).collect(), ..Presented::default() }
     }
 
-    /// The role, or how it is refused and why.
+    /// The role, or the kind of refusal and its message.
     fn role(policy: &Policy, presented: &Presented<'_>) -> Result<Role, (&'static str, String)> {
         policy.who(presented).map(|known| known.role).map_err(|refusal| match refusal {
             Refusal::NotKnown(why) => ("not known", why),
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn without_login_only_this_machines_names_are_answered() {
+    fn without_authentication_only_local_host_names_are_accepted() {
         let with = |host: &'static [u8]| Presented { host: vec![host], ..Presented::default() };
         let policy = Policy::Nobody { hosts: Some(vec!["fleet.example".to_owned()]) };
         for host in ["localhost", "localhost:5440", "127.0.0.1:5440", "[::1]:5440", "127.9.9.9", "Fleet.example:443"] {
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bearer_token_or_a_session_is_known_and_what_a_proxy_adds_is_ignored() {
+    fn tokens_and_sessions_are_accepted_and_other_schemes_ignored() {
         let policy = Policy::Token(tokens());
         assert_eq!(role(&policy, &authorized(&["Bearer operator-61d0-ope"])), Ok(Role::Operator));
         assert_eq!(role(&policy, &authorized(&["bearer  operator-61d0-ope "])), Ok(Role::Operator));
@@ -395,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_the_token_and_the_name_is_for_the_audit() {
+    fn basic_accepts_the_token_as_password_with_any_name() {
         use base64::Engine as _;
         let policy = Policy::Basic(tokens());
         let basic = |login: &[u8]| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login));
@@ -411,7 +412,7 @@ mod tests {
         assert_eq!(role(&policy, &authorized(&["Bearer eyJ", &right])), Ok(Role::Operator));
     }
 
-    /// A proxy in front of Authelia's kind: groups instead of roles.
+    /// A proxy that sends groups instead of roles, such as Authelia.
     fn proxy(roles: &[(&str, Role)], default_role: Option<Role>) -> Policy {
         Policy::Proxy(Proxy {
             user_header: "x-user".to_owned(),
@@ -431,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_proxy_is_believed_and_a_refusal_names_the_header_its_value_and_the_setting() {
+    fn headers_are_trusted_only_from_the_proxy_and_errors_name_header_value_and_setting() {
         let policy = proxy(&[], None);
         assert_eq!(role(&policy, &from_proxy(&["bo"], &["viewer"])), Ok(Role::Viewer));
         assert_eq!(role(&policy, &from_proxy(&["bo", "bo"], &["viewer"])), Ok(Role::Viewer));
@@ -464,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_users_name_may_be_any_text_and_groups_or_a_default_give_the_role() {
+    fn user_names_may_be_any_text_and_roles_come_from_groups_or_the_default() {
         let policy = proxy(&[("sre", Role::Admin), ("/ops team", Role::Operator)], Some(Role::Viewer));
         for (groups, expected) in [
             (&["dev,sre"][..], Role::Admin),
@@ -485,7 +486,7 @@ mod tests {
         };
         assert_eq!(named("Zoë Müller".as_bytes()), "Zoë Müller");
         assert_eq!(named(b"Zo\xeb"), "Zoë");
-        // A default is for a missing role, not for one that is misspelt.
+        // The default replaces a missing role, not a misspelled one.
         assert!(role(&proxy(&[], Some(Role::Viewer)), &from_proxy(&["bo"], &["admim"])).is_err());
     }
 }

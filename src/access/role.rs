@@ -1,28 +1,28 @@
-//! What somebody may do: each role may do what those below it may.
+//! Roles; each includes the permissions of the lower ones.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::Serialize;
 
-/// A role; the order is by what it may do.
+/// A role, ordered by its permissions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// Sees the pages and asks the API.
+    /// Views pages and reads the API.
     #[default]
     Viewer,
-    /// Also acknowledges, silences, tests, reloads, retries, and reads the audit.
+    /// Also acknowledges, silences, sends tests, reloads, retries, and reads the audit log.
     Operator,
     /// Also drops, cleans up and forgets.
     Admin,
 }
 
 impl Role {
-    /// All of them, the least first.
+    /// All roles, lowest first.
     pub const ALL: [Self; 3] = [Self::Viewer, Self::Operator, Self::Admin];
 
-    /// Its name.
+    /// Name in settings, headers and the API.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -39,7 +39,7 @@ impl fmt::Display for Role {
     }
 }
 
-/// There is no such role.
+/// The name is not a role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected viewer, operator or admin")]
 pub struct NoSuchRole;
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_may_what_those_below_it_may() {
+    fn roles_include_the_permissions_of_lower_ones() {
         assert!(Role::Viewer < Role::Operator && Role::Operator < Role::Admin);
         assert_eq!("Operator".parse(), Ok(Role::Operator));
         assert_eq!("root".parse::<Role>(), Err(NoSuchRole));

@@ -1,6 +1,6 @@
-//! The tokens by which people and programs are known.
+//! Verification of tokens.
 //!
-//! No token is kept: only what a keyed hash makes of it, which never leaves the process.
+//! Tokens are not stored: only a keyed hash, whose key never leaves the process.
 
 use std::fmt;
 
@@ -11,17 +11,17 @@ use ring::pbkdf2::{self, PBKDF2_HMAC_SHA256};
 
 use super::Role;
 
-/// Tokens shorter than this can be guessed.
+/// Minimum length of a token, characters.
 pub const SHORTEST: usize = 16;
 
-/// How often the sealing key is stretched.
+/// PBKDF2 iterations of the sealing key.
 const STRETCHED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99_999);
 
 /// One token for each role that has one.
 #[derive(Clone)]
 pub struct Tokens {
     key: Key,
-    /// For what is stored where others may read it: made slowly, so that guessing from there is slow.
+    /// Key for data that others can read in Postgres. Derived slowly, so that guessing tokens from a seal is slow.
     sealing: Key,
     tags: Vec<(Role, hmac::Tag)>,
 }
@@ -32,24 +32,24 @@ impl fmt::Debug for Tokens {
     }
 }
 
-/// Why tokens cannot be used: whose, and what was expected.
+/// Why tokens are rejected: the role, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BadTokens {
-    /// There is none.
+    /// No token is set.
     None,
-    /// It is shorter than [`SHORTEST`].
+    /// Shorter than [`SHORTEST`].
     Short(Role),
-    /// It could be guessed: why.
+    /// Easy to guess, with the reason.
     Weak(Role, &'static str),
-    /// It is the same as that of another role.
+    /// The same as the token of another role.
     Twice(Role),
 }
 
 impl Tokens {
-    /// These tokens.
+    /// Hashes these tokens.
     ///
     /// # Errors
-    /// When they are none, too short, easy to guess or not different.
+    /// If there are none, or one is too short, easy to guess or used twice.
     pub fn new(tokens: &[(Role, String)]) -> Result<Self, BadTokens> {
         let mut material = Vec::new();
         for (place, (role, token)) in tokens.iter().enumerate() {
@@ -74,19 +74,19 @@ impl Tokens {
         Ok(Self { key, sealing: Key::new(HMAC_SHA256, &stretched), tags })
     }
 
-    /// A proof that somebody with all of these tokens wrote `text`.
+    /// MAC over `text` that only a holder of all these tokens can create.
     #[must_use]
     pub fn seal(&self, text: &[u8]) -> Vec<u8> {
         hmac::sign(&self.sealing, text).as_ref().to_vec()
     }
 
-    /// Whether `proof` is that of `text`.
+    /// Whether `proof` is the MAC of `text`.
     #[must_use]
     pub fn is_sealed(&self, text: &[u8], proof: &[u8]) -> bool {
         hmac::verify(&self.sealing, text, proof).is_ok()
     }
 
-    /// Whose token this is. Takes as long for a wrong one as for a right one.
+    /// Role of a token. Takes the same time for wrong and valid tokens.
     #[must_use]
     pub fn role_of(&self, given: &str) -> Option<Role> {
         self.tags.iter().fold(None, |found, (role, tag)| {
@@ -96,7 +96,7 @@ impl Tokens {
     }
 }
 
-/// Why a token could be guessed, if it could: what it is.
+/// Why a token is easy to guess; `None` if it is not.
 fn weakness(token: &str) -> Option<&'static str> {
     let lower = token.to_lowercase();
     let distinct: std::collections::BTreeSet<char> = lower.chars().collect();
@@ -108,7 +108,7 @@ fn weakness(token: &str) -> Option<&'static str> {
     if (1..=bytes.len() / 2).any(repeats) {
         return Some("it repeats a shorter text");
     }
-    // What is left without words that everybody tries, and without rows of the alphabet and the keyboard.
+    // Remove common words and sequences, and check what remains.
     let mut rest = lower.clone();
     for word in WORDS {
         rest = rest.replace(word, " ");
@@ -118,7 +118,7 @@ fn weakness(token: &str) -> Option<&'static str> {
     (unknown < UNKNOWN).then_some("it is made of common words and sequences")
 }
 
-/// Characters of `text` that stand in sequences of at least four, forwards or backwards.
+/// Characters of `text` in sequences of at least four, forward or backward.
 fn in_rows(text: &str) -> usize {
     let chars: Vec<char> = text.chars().collect();
     let stands = |a: char, b: char| ROWS.iter().any(|row| row.contains(&format!("{a}{b}")));
@@ -142,11 +142,11 @@ fn in_rows(text: &str) -> usize {
     in_direction(true) + in_direction(false)
 }
 
-/// Fewer different characters than this can be guessed.
+/// Minimum number of different characters.
 const DISTINCT: usize = 8;
-/// So many characters must be no part of a word or sequence that everybody tries.
+/// Minimum number of characters outside of common words and sequences.
 const UNKNOWN: usize = 5;
-/// Words that stand in every list of passwords.
+/// Words from lists of common passwords.
 const WORDS: &[&str] = &[
     "password",
     "passw0rd",
@@ -185,7 +185,7 @@ const WORDS: &[&str] = &[
     "insecure",
     "placeholder",
 ];
-/// Characters that people type one after another.
+/// Sequences of the alphabet and of keyboard rows.
 const ROWS: &[&str] = &[
     "0123456789",
     "1234567890",
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_known_and_nothing_else_is() {
+    fn only_exact_tokens_are_accepted() {
         let tokens = tokens("admin-4c58-admin-20");
         assert_eq!(tokens.role_of("viewer-9f31-viewer-77"), Some(Role::Viewer));
         assert_eq!(tokens.role_of("admin-4c58-admin-20"), Some(Role::Admin));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_protect_nothing_are_refused() {
+    fn missing_short_and_repeated_tokens_are_rejected() {
         let new = |tokens: &[(Role, &str)]| {
             let tokens: Vec<_> = tokens.iter().map(|(role, token)| (*role, (*token).to_owned())).collect();
             Tokens::new(&tokens).err()
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_stands_in_a_list_of_passwords_is_refused_and_others_are_not() {
+    fn only_tokens_that_are_easy_to_guess_are_rejected() {
         for (weak, why) in [
             ("aaaaaaaaaaaaaaaa", "different characters"),
             ("abababababababab", "different characters"),

@@ -1,4 +1,4 @@
-//! The channels there are, by name: `slack`, `email:ADDRESS` for each recipient, `webhook`.
+//! The notification channels, by name: `slack`, `email:ADDRESS` for each recipient, `webhook`.
 
 use reqwest::Client;
 
@@ -8,36 +8,36 @@ use super::{Deployment, Outcome, http, slack, webhook};
 use crate::alerting::message::Message;
 use crate::settings::Secret;
 
-/// What the channels are made of.
+/// Configuration of the channels.
 #[derive(Debug, Clone, Default)]
 pub struct ChannelSettings {
-    /// Slack's incoming webhook.
+    /// URL of a Slack incoming webhook.
     pub slack: Option<Secret>,
-    /// A webhook that takes Alertmanager's payload.
+    /// URL of a webhook for Alertmanager's payload.
     pub webhook: Option<Secret>,
-    /// PEM file with more authorities that both webhooks may be signed by.
+    /// PEM file with additional CA certificates for both webhooks.
     pub webhook_authorities: Option<String>,
-    /// How mail leaves, and to whom.
+    /// Mail server and recipients.
     pub email: Option<(Smtp, Vec<String>)>,
-    /// Shown in every message.
+    /// Shown in every notification.
     pub deployment: Deployment,
 }
 
-/// The channels, ready to send.
+/// The configured channels.
 pub struct Channels {
     settings: ChannelSettings,
-    /// None when no channel needs it: it reads the system's certificates when it is made.
+    /// Created only if a channel needs it, because it loads the system's certificates.
     client: Option<Client>,
     mailer: Option<Mailer>,
 }
 
 impl Channels {
-    /// Makes them. Nothing is connected yet.
+    /// Creates the channels. Does not connect.
     ///
     /// # Errors
-    /// What cannot be used; no secret is repeated.
+    /// The invalid setting; secrets are not included.
     pub fn new(settings: ChannelSettings) -> Result<Self, String> {
-        // Another part of the program may have chosen already, and chose the same.
+        // Fails if another part of the program installed the same provider already.
         drop(rustls::crypto::ring::default_provider().install_default());
         let speaks_http = settings.slack.is_some() || settings.webhook.is_some();
         let client = speaks_http.then(|| http::client(settings.webhook_authorities.as_deref())).transpose()?;
@@ -45,7 +45,7 @@ impl Channels {
         Ok(Self { settings, client, mailer })
     }
 
-    /// Their names.
+    /// Names of the channels.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         let mut names = Vec::new();
@@ -61,7 +61,7 @@ impl Channels {
         names
     }
 
-    /// Sends `message` by the channel of that name, with these drawings where it can show them.
+    /// Sends `message` through the channel of that name, with `sketches` if the channel can show them.
     pub async fn send(&self, channel: &str, message: &Message, sketches: &Sketches) -> Outcome {
         let (settings, from) = (&self.settings, &self.settings.deployment);
         match (channel, channel.strip_prefix("email:")) {
@@ -82,7 +82,7 @@ impl Channels {
     }
 }
 
-/// A message for a channel that was set up once and is not any more.
+/// Outcome for a channel that is no longer configured.
 fn gone() -> Outcome {
     Outcome::Never("this channel is no longer configured".to_owned())
 }

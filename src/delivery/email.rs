@@ -1,4 +1,4 @@
-//! E-mail by SMTP: plain and HTML, one mail per recipient, encrypted or not sent at all.
+//! Mail over SMTP: plain text and HTML, one mail per recipient, never unencrypted unless configured.
 
 use std::time::Duration;
 
@@ -20,59 +20,59 @@ use crate::alerting::rule::Severity;
 use crate::settings::{MailTls, Secret};
 use crate::tls;
 
-/// For one address of the server.
+/// Timeout of connecting to one address of the server.
 const CONNECT_WITHIN: Duration = Duration::from_secs(8);
-/// For a whole mail, from the name of the server to its last answer: less than the dispatcher gives an attempt.
+/// Timeout of a whole session. Shorter than the dispatcher's timeout of an attempt.
 const SENT_WITHIN: Duration = Duration::from_secs(25);
-/// For the end of a session whose mail is accepted.
+/// Timeout of QUIT, after the mail was accepted.
 const QUIT_WITHIN: Duration = Duration::from_secs(1);
-/// By which the monitor can log in.
+/// Supported SASL mechanisms.
 const MECHANISMS: [Mechanism; 2] = [Mechanism::Plain, Mechanism::Login];
 
-/// How mail leaves.
+/// Configuration of the mail server.
 #[derive(Debug, Clone)]
 pub struct Smtp {
-    /// The server.
+    /// Host of the server.
     pub host: String,
-    /// Its port.
+    /// Port of the server.
     pub port: u16,
-    /// The login, if there is one.
+    /// User and password, if the server requires them.
     pub login: Option<(String, Secret)>,
-    /// How it is encrypted.
+    /// Encryption.
     pub tls: MailTls,
-    /// PEM file with more authorities that its certificate may be signed by.
+    /// PEM file with additional CA certificates.
     pub authorities: Option<String>,
-    /// Its certificate is not verified.
+    /// Skips verification of the server's certificate.
     pub any_certificate: bool,
-    /// Whom it comes from.
+    /// Sender.
     pub from: String,
-    /// The name of this machine in EHLO; `None`: its host name if that has a dot, else its address.
+    /// Name for EHLO; `None`: the host name if it is qualified, otherwise the address literal.
     pub helo_name: Option<String>,
 }
 
-/// Sends mail.
+/// Sends mail through a server.
 pub struct Mailer {
     host: String,
     port: u16,
-    /// From the first byte.
+    /// TLS from the first byte.
     implicit: Option<TlsParameters>,
-    /// Required, not offered: a server that has no STARTTLS gets no mail.
+    /// STARTTLS is required: without it, no mail is sent.
     starttls: Option<TlsParameters>,
     credentials: Option<Credentials>,
     helo_name: Option<ClientId>,
     from: Mailbox,
-    /// What follows the @ in a Message-ID.
+    /// Domain of Message-IDs.
     domain: String,
 }
 
 impl Mailer {
-    /// A mailer by this server. Nothing is connected yet.
+    /// Creates a mailer. Does not connect.
     ///
     /// # Errors
-    /// What cannot be used, without the password.
+    /// The invalid setting, without the password.
     pub fn new(smtp: &Smtp) -> Result<Self, String> {
         let from: Mailbox = smtp.from.parse().map_err(|_| format!("{} is not an email address", smtp.from))?;
-        // An IPv6 address is without brackets here: they are for URLs.
+        // Brackets around IPv6 addresses belong to URLs only.
         let host = smtp.host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let parameters = || tls_parameters(smtp, &host);
         let (implicit, starttls) = match smtp.tls {
@@ -87,7 +87,7 @@ impl Mailer {
         Ok(Self { host, port: smtp.port, implicit, starttls, credentials, helo_name, from, domain })
     }
 
-    /// Sends a message to one recipient.
+    /// Sends a notification to one recipient.
     pub async fn send(&self, to: &str, message: &Message, sketches: &Sketches, from: &Deployment) -> Outcome {
         let mail = match self.mail(to, message, sketches, from) {
             Ok(mail) => mail,
@@ -99,7 +99,7 @@ impl Mailer {
         }
     }
 
-    /// Hands `mail` to the server, in a session of its own.
+    /// Submits `mail` in a new SMTP session.
     async fn submit(&self, mail: &lettre::Message) -> Result<Response, Failure> {
         let until = Instant::now() + SENT_WITHIN;
         let name = match &self.helo_name {
@@ -143,15 +143,15 @@ impl Mailer {
         }
         step(Stage::Content, until, session.command(Data)).await?;
         let response = step(Stage::Content, until, session.message(&content)).await?;
-        // The mail is accepted: how the session ends changes nothing.
+        // The mail is accepted; a failing QUIT changes nothing.
         _ = tokio::time::timeout(QUIT_WITHIN, session.quit()).await;
         Ok(response)
     }
 
-    /// The mail as it is sent.
+    /// Builds the mail.
     ///
     /// # Errors
-    /// When the recipient is no address.
+    /// If the recipient is not a valid address.
     pub fn mail(
         &self,
         to: &str,
@@ -198,7 +198,7 @@ fn tls_parameters(smtp: &Smtp, host: &str) -> Result<TlsParameters, String> {
     builder.build_rustls().map_err(|_| "cannot initialize TLS".to_owned())
 }
 
-/// One exchange with the server.
+/// One command and its reply.
 async fn step<T>(
     stage: Stage,
     until: Instant,
@@ -211,7 +211,7 @@ async fn step<T>(
     }
 }
 
-/// The name of this machine, if it has a dot: servers refuse others in EHLO.
+/// Host name of this machine, if qualified: servers reject other names in EHLO.
 fn qualified_host_name() -> Option<ClientId> {
     match ClientId::default() {
         ClientId::Domain(name) if name.contains('.') => Some(ClientId::Domain(name)),
@@ -219,8 +219,8 @@ fn qualified_host_name() -> Option<ClientId> {
     }
 }
 
-/// The address by which this machine reaches the server, as RFC 5321 (4.1.4) has it for a machine without a qualified
-/// name. Nothing is sent for it.
+/// Address literal of this machine, as RFC 5321 (4.1.4) requires without a qualified name: the local address of the
+/// route to the server. No packet is sent.
 async fn address_literal(host: &str, port: u16) -> ClientId {
     let found = async {
         for to in tokio::net::lookup_host((host, port)).await.ok()? {
@@ -239,7 +239,7 @@ async fn address_literal(host: &str, port: u16) -> ClientId {
     }
 }
 
-/// By which the text names the picture of its `n`th alert.
+/// Content-ID of the picture of the `n`th alert.
 fn content_id(n: usize) -> String {
     format!("chart-{n}")
 }

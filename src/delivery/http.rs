@@ -1,7 +1,7 @@
-//! Posting JSON, and what an HTTP answer means for a message and for its channel.
+//! Posts JSON, and interprets the HTTP response for a message and its channel.
 //!
-//! A status alone proves little: proxies, captive portals and login pages answer for the service. Final is what says that
-//! the payload is the problem; everything else keeps the message.
+//! A status alone proves little, because proxies, captive portals and login pages respond instead of the service.
+//! Only a response that rejects the payload is final; after any other, the message stays queued.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use serde_json::Value;
 use super::{Outcome, causes, root_cause, shortened, tls_error, visible};
 use crate::{tcp, tls};
 
-/// A channel that has not answered by then is tried again.
+/// Request timeout.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// The first pause after an answer that says nothing about when.
+/// First pause after a failure without `Retry-After`.
 const SOON: Duration = Duration::from_secs(2);
-/// The pause after a 429 that does not say for how long.
+/// Pause after a 429 without `Retry-After`.
 const REST: Duration = Duration::from_secs(30);
-/// Of an answer, no more is read: bytes.
+/// Maximum bytes read of a response.
 const READ_AT_MOST: usize = 64 * 1024;
-/// Redirects that are followed for one request.
+/// Maximum number of redirects.
 const REDIRECTS: usize = 3;
-/// Parts of the address from this length on are secrets when an answer repeats them.
+/// Parts of the webhook URL of at least this length are removed from responses that repeat them.
 const SECRET_FROM: usize = 6;
 
-/// Error codes of Slack and of compatible services that refuse this payload.
+/// Error codes of Slack and compatible services that reject this payload.
 const PAYLOAD_REFUSED: [&str; 8] = [
     "invalid_payload",
     "invalid_blocks",
@@ -41,7 +41,7 @@ const PAYLOAD_REFUSED: [&str; 8] = [
     "msg_too_long",
     "msg_blocks_too_long",
 ];
-/// Error codes that refuse every message until somebody changes the webhook or the service.
+/// Error codes that reject every message until the webhook or the service is reconfigured.
 const CHANNEL_REFUSED: [&str; 19] = [
     "account_inactive",
     "action_prohibited",
@@ -65,10 +65,10 @@ const CHANNEL_REFUSED: [&str; 19] = [
 ];
 const RATE_LIMITED: [&str; 2] = ["rate_limited", "ratelimited"];
 
-/// A client for all channels; it trusts the authorities in the PEM file `authorities` too.
+/// Client of all channels. Trusts the certificates in the PEM file `authorities` in addition to those of the system.
 ///
 /// # Errors
-/// When TLS cannot be had.
+/// If TLS is not available.
 pub(super) fn client(authorities: Option<&str>) -> Result<Client, String> {
     let mut trusted = Vec::new();
     if let Some(path) = authorities {
@@ -88,8 +88,8 @@ pub(super) fn client(authorities: Option<&str>) -> Result<Client, String> {
         .map_err(|_| "no HTTP client: cannot initialize TLS".to_owned())
 }
 
-/// Follows a redirect that keeps the method and the payload, on the same host and never out of TLS: any other would take
-/// the message, and the secret in its address, elsewhere.
+/// Follows only redirects that keep method, payload, host and TLS. Any other would send the message, and the secret
+/// in the URL, elsewhere.
 fn redirect(attempt: Attempt<'_>) -> Action {
     let keeps_post = matches!(attempt.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
     let is_safe = attempt.previous().last().is_some_and(|from| {
@@ -115,7 +115,7 @@ impl Resolve for Resolver {
     }
 }
 
-/// Posts `body`. Nothing that is said of it holds the address: that is a secret.
+/// Posts `body`. The outcome never contains the URL, which is a secret.
 pub(super) async fn post(client: &Client, url: &str, body: &Value) -> Outcome {
     match client.post(url).json(body).send().await {
         Ok(response) => match Answer::read(response, url).await {
@@ -126,7 +126,7 @@ pub(super) async fn post(client: &Client, url: &str, body: &Value) -> Outcome {
     }
 }
 
-/// What it means that there is no answer.
+/// Outcome of a request without a response.
 fn not_answered(error: &reqwest::Error) -> Outcome {
     let failed = |why: String| Outcome::ChannelFailed { at_least: SOON, why };
     let cause = |what: &str| causes(error).any(|cause| cause.to_string().contains(what));
@@ -153,13 +153,13 @@ fn proxy_login(said: &str) -> Outcome {
     ))
 }
 
-/// An answer, as far as it matters.
+/// The relevant parts of a response.
 struct Answer {
     status: StatusCode,
     /// Status and beginning of the body, without secrets.
     said: String,
     retry_after: Option<Duration>,
-    /// Where a redirect leads, without secrets.
+    /// Target of a redirect, without secrets.
     location: Option<String>,
     body: String,
 }
@@ -241,7 +241,7 @@ fn is_html(body: &str) -> bool {
     start.starts_with("<!doctype html") || start.starts_with("<html") || start.starts_with("<head")
 }
 
-/// The error that a JSON body reports: its code or text; `None` when it reports none.
+/// Error code or text in a JSON body; `None` if it reports no error.
 fn error_code(body: &str) -> Option<String> {
     let Ok(Value::Object(body)) = serde_json::from_str::<Value>(body) else { return None };
     let is_false = |key: &str| body.get(key) == Some(&Value::Bool(false));
@@ -271,7 +271,7 @@ fn error_code(body: &str) -> Option<String> {
     })
 }
 
-/// How long `Retry-After` asks to wait: seconds, or a date that is compared with the server's own clock.
+/// Pause in `Retry-After`: seconds, or a date relative to the server's `Date`.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let asked = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = asked.parse::<f64>() {
@@ -282,7 +282,7 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     Some((date(asked)? - now).to_std().unwrap_or_default())
 }
 
-/// The three forms of RFC 9110, section 5.6.7.
+/// Parses the three date formats of RFC 9110, section 5.6.7.
 fn http_date(text: &str) -> Option<DateTime<Utc>> {
     let naive = |format| NaiveDateTime::parse_from_str(text, format).ok().map(|time| time.and_utc());
     DateTime::parse_from_rfc2822(text)
@@ -292,7 +292,7 @@ fn http_date(text: &str) -> Option<DateTime<Utc>> {
         .or_else(|| naive("%a %b %e %H:%M:%S %Y"))
 }
 
-/// Where a redirect from `from` leads, without its query and without what is secret in the configured address.
+/// Target of a redirect from `from`, without its query and the secrets of the configured URL.
 fn new_address(from: &Url, location: &HeaderValue, url: &str) -> Option<String> {
     let text = String::from_utf8_lossy(location.as_bytes());
     let mut to = from.join(&text).ok()?;
@@ -303,7 +303,7 @@ fn new_address(from: &Url, location: &HeaderValue, url: &str) -> Option<String> 
     Some(shortened(&visible(&without_secrets(to.as_str(), url)), 200))
 }
 
-/// `text` without the parts of `url`'s path, query and login: a service may repeat the address in its answer.
+/// Removes path segments, query and credentials of `url` from `text`: a service may repeat the URL in its response.
 fn without_secrets(text: &str, url: &str) -> String {
     let Ok(url) = Url::parse(url) else { return text.to_owned() };
     let (login, password) = (url.username(), url.password().unwrap_or_default());
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_2xx_is_sent_only_if_its_body_does_not_say_otherwise() {
+    fn a_2xx_with_an_error_in_its_body_is_not_sent() {
         for (body, expected) in [
             ("ok", "sent"),
             ("", "sent"),
@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_final_only_if_it_says_that_the_payload_is_the_problem() {
+    fn an_error_is_final_only_if_it_rejects_the_payload() {
         for (status, body, expected) in [
             (400, "invalid_payload", "never"),
             (400, "invalid_blocks", "never"),
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_breaks_the_channel_and_names_the_new_address_without_its_secret() {
+    fn a_redirect_breaks_the_channel_and_reports_the_new_address_without_secrets() {
         for status in [301, 302, 303, 307, 308] {
             let from = Url::parse(URL).unwrap();
             let to = HeaderValue::from_static("https://new.example/services/T0/B0/verysecret?next=alsosecret");
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_repeats_the_address_does_not_repeat_its_secret() {
+    fn secrets_are_removed_from_responses_that_repeat_the_url() {
         let Outcome::ChannelBroken(why) = answered(404, "Cannot POST /services/T0/B0/verysecret?key=alsosecret") else {
             panic!("a 404 breaks the channel")
         };
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_asked_for_in_seconds_or_as_any_form_of_date_by_the_servers_clock() {
+    fn retry_after_is_seconds_or_a_date_by_the_servers_clock() {
         let asked = |after: &str, date: Option<&str>| {
             let mut headers = HeaderMap::new();
             headers.insert(RETRY_AFTER, after.parse().unwrap());
@@ -430,7 +430,7 @@ mod tests {
         for date in ["Sun, 06 Nov 1994 08:50:07 GMT", "Sunday, 06-Nov-94 08:50:07 GMT", "Sun Nov  6 08:50:07 1994"] {
             assert_eq!(asked(date, None), Some(30.0), "{date}");
         }
-        // The server's clock is a day ahead of this machine's.
+        // The server's clock is a day ahead.
         let (then, now) = ("Mon, 07 Nov 1994 08:50:07 GMT", "Mon, 07 Nov 1994 08:50:00 GMT");
         assert_eq!(asked(then, Some(now)), Some(7.0));
         assert_eq!(asked("Sun, 06 Nov 1994 00:00:00 GMT", None), Some(0.0), "it is over");

@@ -1,8 +1,8 @@
-//! Ways to tell somebody: a message in, what became of it out.
+//! Delivery of notifications: sends a message and reports the outcome.
 //!
-//! [`channels`] says which there are and picks one by name; [`slack`], [`email`] and [`webhook`]
-//! word a message for their reader, with a [`sketch`] where it can be shown, and send it. What an answer means is decided in
-//! `http` and `smtp_reply`: none of them tries again by itself, [`Outcome`] says whether and when that can help.
+//! [`channels`] lists the channels and selects one by name. [`slack`], [`email`] and [`webhook`] format and send a
+//! message, with a [`sketch`] if the channel can show one. `http` and `smtp_reply` interpret responses. No channel
+//! retries by itself: [`Outcome`] tells the caller whether and when to retry.
 
 pub mod channels;
 pub mod email;
@@ -20,38 +20,38 @@ use std::time::Duration;
 use crate::alerting::message::Line;
 use crate::tls::{self, TlsSettings};
 
-/// What became of a message. Only [`Outcome::Never`] is final beside [`Outcome::Sent`]: an answer that does not prove that
-/// this message is the problem leaves it waiting.
+/// Outcome of sending a message. Only [`Outcome::Sent`] and [`Outcome::Never`] are final: without proof that the
+/// message is the problem, it stays queued.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The channel accepted it, and what it answered.
+    /// The channel accepted it; its reply.
     Sent(String),
-    /// Not now; perhaps later.
+    /// Temporarily rejected.
     TryAgainAfter {
-        /// How long the channel asks to be left without requests, for this and every other message.
+        /// Pause that the channel requests for all messages.
         channel_rests: Option<Duration>,
-        /// At least so long for this message.
+        /// Minimum pause for this message.
         at_least: Duration,
-        /// What was answered.
+        /// The reply.
         why: String,
     },
-    /// The channel cannot be reached, or failed by itself: nothing is known about the message.
+    /// The channel is unreachable or failed internally; the message itself may be valid.
     ChannelFailed {
-        /// At least so long until the next attempt.
+        /// Minimum pause until the next attempt.
         at_least: Duration,
-        /// What happened.
+        /// The cause.
         why: String,
     },
-    /// Refused, and the answer does not say whether it refuses this message or every message.
+    /// Rejected; the reply does not show whether this message or every message is rejected.
     Refused(String),
-    /// The answer proves that this message, or its recipient, will never be accepted.
+    /// The reply proves that this message or its recipient will never be accepted.
     Never(String),
-    /// The channel accepts nothing until its settings, or the service, are changed.
+    /// The channel rejects all messages until its settings or the service change.
     ChannelBroken(String),
 }
 
 impl Outcome {
-    /// What the channel answered, or what happened.
+    /// The reply, or the cause of the failure.
     #[must_use]
     pub fn answer(&self) -> &str {
         match self {
@@ -61,7 +61,7 @@ impl Outcome {
     }
 }
 
-/// Which deployment speaks, shown in every message.
+/// Identification of the deployment, shown in every notification.
 #[derive(Debug, Clone, Default)]
 pub struct Deployment {
     /// `SERVER_MATURITY`.
@@ -71,21 +71,21 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// `production`, the address, or nothing.
+    /// Name: the environment, else the URL.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
         self.maturity.as_deref().or(self.url.as_deref())
     }
 
-    /// The page of all alerts.
+    /// URL of the alerts page.
     #[must_use]
     pub fn alerts_page(&self) -> Option<String> {
         let url = self.url.as_deref()?.trim_end_matches('/');
         (url.starts_with("http://") || url.starts_with("https://")).then(|| format!("{url}/alerts"))
     }
 
-    /// Where people read on about an alert: `{SERVER_URL}/streams/{name}`, or the page of all alerts
-    /// when it is about no stream or worker type.
+    /// URL of the page about an alert's subject: `{SERVER_URL}/streams/{name}`, or the alerts page if it is not about
+    /// a stream or worker type.
     #[must_use]
     pub fn page_of(&self, line: &Line) -> Option<String> {
         let url = self.url.as_deref()?.trim_end_matches('/');
@@ -107,7 +107,7 @@ impl Deployment {
     }
 }
 
-/// `text` without characters that hide, reverse or end a line.
+/// Replaces control, invisible and bidirectional characters.
 fn visible(text: &str) -> String {
     text.chars()
         .map(|c| match c {
@@ -119,7 +119,7 @@ fn visible(text: &str) -> String {
         .collect()
 }
 
-/// The first `max` characters, with a mark where more was.
+/// The first `max` characters, with an ellipsis if truncated.
 fn shortened(text: &str, max: usize) -> String {
     if text.chars().count() <= max {
         return text.to_owned();
@@ -127,13 +127,13 @@ fn shortened(text: &str, max: usize) -> String {
     text.chars().take(max.saturating_sub(1)).chain(['…']).collect()
 }
 
-/// `error` and what caused it, outermost first.
+/// `error` and its sources, outermost first.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     let mut next = Some(error);
     std::iter::from_fn(move || {
         let error = next?;
         next = match error.downcast_ref::<std::io::Error>() {
-            // The source of such an error is not what it wraps, but the source of that.
+            // `source()` of an I/O error skips the error that it wraps.
             Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
             None => error.source(),
         };
@@ -141,7 +141,8 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     })
 }
 
-/// Why TLS failed, if that is what happened, and what to do: it fails again until a certificate or a setting is changed.
+/// Explanation of a TLS failure with its remedy, if `error` is one. Retries fail until a certificate or a setting is
+/// changed.
 fn tls_error(error: &(dyn Error + 'static), settings: &TlsSettings) -> Option<String> {
     let of_tls = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>()).map(ToString::to_string);
     let said = of_tls.clone().unwrap_or_else(|| root_cause(error));
@@ -151,12 +152,12 @@ fn tls_error(error: &(dyn Error + 'static), settings: &TlsSettings) -> Option<St
     }
 }
 
-/// The innermost cause, in one line.
+/// Innermost source, as one line.
 fn root_cause(error: &(dyn Error + 'static)) -> String {
     causes(error).last().map(|cause| shortened(&visible(&cause.to_string()), 120)).unwrap_or_default()
 }
 
-/// A moment in UTC, for people: `24 Nov 18:01:11 UTC`.
+/// Time in UTC, for people: `24 Nov 18:01:11 UTC`.
 fn moment(unix: f64) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "a date's seconds")]
     let time = chrono::DateTime::from_timestamp(unix as i64, 0).unwrap_or_default();

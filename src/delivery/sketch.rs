@@ -1,21 +1,21 @@
-//! What an alert is about, drawn small: block characters where only text can be, a picture in mails.
+//! Small charts of an alert's series: block characters for text, a PNG for mail.
 
 use std::collections::BTreeMap;
 
 use crate::alerting::rule::figure;
 
-/// Drawings by the key of their alert. One that is not there could not be had in time.
+/// Charts by alert key. Alerts whose data did not arrive in time have none.
 pub type Sketches = BTreeMap<String, Sketch>;
 
-/// How far back it reaches, seconds.
+/// Time span of a chart, seconds.
 pub const REACHES: f64 = 3600.0;
-/// Columns of block characters.
+/// Number of block characters.
 const BLOCKS: usize = 24;
-/// The picture's columns, and how wide each is; its height. Pixels, shown at half the size.
+/// Columns of the picture, their width, and the height, in pixels. Displayed at half the size.
 const COLUMNS: usize = 120;
 const COLUMN: usize = 4;
 const HEIGHT: usize = 96;
-/// The picture's colours: paper, bar, limit.
+/// Palette of the picture: background, bar, limit.
 const PALETTE: [u8; 9] = [0xff, 0xff, 0xff, 0x6b, 0x95, 0xc9, 0xbd, 0x22, 0x26];
 
 /// The last hour of a series.
@@ -23,16 +23,16 @@ const PALETTE: [u8; 9] = [0xff, 0xff, 0xff, 0x6b, 0x95, 0xc9, 0xbd, 0x22, 0x26];
 pub struct Sketch {
     /// Samples: Unix seconds and value, oldest first.
     pub samples: Vec<(f64, f64)>,
-    /// Where it ends, Unix seconds.
+    /// End of the time span, Unix seconds.
     pub until: f64,
-    /// Beyond which the alert fires.
+    /// Threshold of the alert.
     pub limit: Option<f64>,
-    /// What follows its figures.
+    /// Unit, appended to values.
     pub unit: String,
 }
 
 impl Sketch {
-    /// `▁▁▂▅█ up to 2341 in the last hour, limit 500`; `None` when there is nothing to draw.
+    /// `▁▁▂▅█ max 2341 in the last hour, limit 500`; `None` without samples.
     #[must_use]
     pub fn blocks(&self) -> Option<String> {
         let highest = self.highest()?;
@@ -54,7 +54,7 @@ impl Sketch {
         Some(format!("{} {}", drawn.trim_start(), self.said()?))
     }
 
-    /// `max 2341 in the last hour, limit 500`.
+    /// `max 2341 in the last hour, limit 500`; `None` without samples.
     #[must_use]
     pub fn said(&self) -> Option<String> {
         let unit = &self.unit;
@@ -62,12 +62,12 @@ impl Sketch {
         self.highest().map(|highest| format!("max {}{unit} in the last hour{limit}", figure(highest)))
     }
 
-    /// A PNG of bars with the limit across; `None` when there is nothing to draw.
+    /// PNG with bars and a line at the limit; `None` without samples.
     #[must_use]
     pub fn picture(&self) -> Option<Vec<u8>> {
         let top = self.highest()?.max(self.limit.unwrap_or(0.0));
         let (width, columns) = (COLUMNS * COLUMN, self.columns(COLUMNS));
-        // How far from the top a value stands, pixels; what is not zero is seen.
+        // Pixels from the top. Values above zero get at least one pixel.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
         #[expect(clippy::cast_precision_loss, reason = "a hundred pixels")]
         let down = |value: f64| {
@@ -81,7 +81,7 @@ impl Sketch {
             let on_limit = limit.is_some_and(|limit| y == limit || y == limit + 1);
             for value in &columns {
                 let bar = value.is_some_and(|value| y >= down(value));
-                // One pixel stays free, so that bars are told apart.
+                // One blank pixel separates the bars.
                 for x in 0..COLUMN {
                     pixels.push(if on_limit { 2 } else { u8::from(bar && x + 1 < COLUMN) });
                 }
@@ -105,7 +105,7 @@ impl Sketch {
         self.shown().map(|(_, value)| value).reduce(f64::max)
     }
 
-    /// The highest value of each of `n` equal times; `None` where there is none.
+    /// Maximum of each of `n` equal intervals; `None` for intervals without samples.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
     #[expect(clippy::cast_precision_loss, reason = "a hundred columns")]
     fn columns(&self, n: usize) -> Vec<Option<f64>> {
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn block_characters_show_the_highest_of_each_time_and_gaps() {
+    fn blocks_show_the_maximum_of_each_interval_and_gaps() {
         let half_an_hour = sketch((0..60).map(|n| (1800.0 + 30.0 * f64::from(n), f64::from(n) * 10.0)).collect());
         assert_eq!(half_an_hour.blocks().unwrap(), "▁▂▂▃▄▄▅▆▆▇██ max 590 in the last hour, limit 500");
         let mut spike: Vec<(f64, f64)> = (0..120).map(|n| (30.0 * f64::from(n), 0.0)).collect();
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn the_picture_has_bars_and_the_limit_across() {
+    fn the_picture_has_bars_and_a_limit_line() {
         let samples = (0..60).map(|n| (1800.0 + 30.0 * f64::from(n), 1000.0)).collect();
         let file = sketch(samples).picture().unwrap();
         assert!(file.len() < 2000, "{} bytes", file.len());

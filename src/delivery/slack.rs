@@ -1,4 +1,4 @@
-//! Slack's incoming webhooks: blocks with a plain-text fallback, within Slack's limits.
+//! Slack incoming webhooks: blocks with a plain-text fallback, within Slack's limits.
 
 use reqwest::Client;
 use serde_json::{Value, json};
@@ -9,21 +9,21 @@ use crate::alerting::message::{About, Line, Message, span};
 use crate::alerting::rule::Severity;
 use crate::settings::Secret;
 
-/// Characters that Slack accepts in the text of a section, as it counts them (UTF-16) and after escaping.
+/// Maximum length of a section's text: in UTF-16 units, after escaping.
 const SECTION: usize = 3000;
-/// Of 50 blocks in a message, those with alerts.
+/// Maximum number of blocks with alerts; Slack accepts 50 blocks per message.
 const SECTIONS: usize = 40;
-/// Parts of a message, escaped: together they fit into a section.
+/// Maximum lengths of the parts, after escaping. Together they fit into one section.
 const TITLE: usize = 900;
 const ENVIRONMENT: usize = 150;
 const NAME: usize = 240;
 const LINK: usize = 1000;
 const DRAWN: usize = 200;
 const LINE: usize = 1400;
-/// The names in the plain text of a message.
+/// Maximum length of the names in the plain text.
 const NAMES: usize = 1200;
 
-/// Sends a message. If its blocks are refused, its plain text is sent: rather a plain notification than none.
+/// Sends a message. If Slack rejects the blocks, sends the plain text instead.
 pub async fn send(client: &Client, url: &Secret, message: &Message, sketches: &Sketches, from: &Deployment) -> Outcome {
     match http::post(client, url.reveal(), &payload(message, sketches, from)).await {
         refused @ (Outcome::Never(_) | Outcome::Refused(_)) => {
@@ -38,7 +38,7 @@ pub async fn send(client: &Client, url: &Secret, message: &Message, sketches: &S
     }
 }
 
-/// The JSON that Slack is sent.
+/// JSON payload for Slack.
 #[must_use]
 pub fn payload(message: &Message, sketches: &Sketches, from: &Deployment) -> Value {
     let colour = match (message.about, message.severity) {
@@ -99,8 +99,8 @@ fn headline(message: &Message, from: &Deployment) -> (&'static str, String, Stri
     (emoji, environment, escaped_within(&visible(&message.title), TITLE))
 }
 
-/// The message as plain text: its title and what it is about. Receivers that do not know blocks (Mattermost) show this
-/// alone, and Slack shows it in notifications.
+/// Plain text of the message: title and subjects. Slack uses it for push notifications; receivers without support for
+/// blocks (Mattermost) show only this.
 fn summary(message: &Message, from: &Deployment) -> String {
     let (emoji, environment, title) = headline(message, from);
     let detail = match message.alerts.as_slice() {
@@ -113,7 +113,7 @@ fn summary(message: &Message, from: &Deployment) -> String {
     format!("{emoji} {environment}{title}{detail}")
 }
 
-/// The names of the alerts, as many as there is room for.
+/// Names of the alerts, as many as fit.
 fn names(message: &Message) -> String {
     let one_rule = message.alerts.windows(2).all(|pair| matches!(pair, [a, b] if a.rule == b.rule));
     let down = message.alerts.iter().all(|line| line.rule.starts_with("worker_"));
@@ -163,12 +163,12 @@ fn section(text: &str) -> Value {
     json!({"type": "section", "text": {"type": "mrkdwn", "text": text}})
 }
 
-/// How Slack counts characters.
+/// Length as Slack counts it (UTF-16 units).
 fn length(text: &str) -> usize {
     text.encode_utf16().count()
 }
 
-/// The beginning of `text`, escaped, in at most `most` characters; a mark where more was.
+/// `text`, escaped and truncated to `most` characters, with an ellipsis if truncated.
 fn escaped_within(text: &str, most: usize) -> String {
     let (mut shown, mut used, mut cut_at) = (String::new(), 0, 0);
     for character in text.chars() {
@@ -187,7 +187,7 @@ fn escaped_within(text: &str, most: usize) -> String {
     shown
 }
 
-/// Slack reads `<!channel>`, `<@user>` and `<link>`; nothing else pings anybody.
+/// Escapes `<!channel>`, `<@user>` and `<link>`, the only syntax that Slack interprets.
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

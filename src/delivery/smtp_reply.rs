@@ -1,7 +1,7 @@
-//! What the answer of a mail server means for a mail, for its recipient and for the channel.
+//! Interprets replies of mail servers for a mail, its recipient and the channel.
 //!
-//! A 5xx proves something about the recipient only if it names the recipient: servers report what they have against this
-//! host, its EHLO name, its login or the sender with the same codes, often as late as at RCPT TO.
+//! A 5xx proves that the recipient is invalid only if it names the recipient. Servers use the same codes to reject
+//! this host, its EHLO name, its login or the sender, often as late as at RCPT TO.
 
 use std::fmt;
 use std::time::Duration;
@@ -9,15 +9,15 @@ use std::time::Duration;
 use super::{Outcome, causes, root_cause, shortened, tls_error, visible};
 use crate::tls;
 
-/// The first pause after a mail that was put off (greylisting, a full mailbox).
+/// First pause after a temporary rejection (greylisting, full mailbox).
 const LATER: Duration = Duration::from_secs(60);
-/// The first pause after a server that could not be reached.
+/// First pause after an unreachable server.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Where in the session it happened.
+/// Stage of the session in which it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Connecting, TLS from the first byte, greeting, EHLO.
+    /// Connect, implicit TLS, greeting, EHLO.
     Connect,
     /// STARTTLS.
     StartTls,
@@ -27,7 +27,7 @@ pub(super) enum Stage {
     From,
     /// RCPT TO.
     Recipient,
-    /// DATA and what follows.
+    /// DATA and the message.
     Content,
 }
 
@@ -44,18 +44,18 @@ impl fmt::Display for Stage {
     }
 }
 
-/// What happened.
+/// Cause of the failure.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// The server refused: its code and text.
+    /// The server's code and text.
     Reply(u16, String),
-    /// Encryption failed.
+    /// TLS failed.
     Tls(String),
-    /// The server lacks what the mail or a setting needs.
+    /// The server lacks a required extension.
     NotSupported(String),
     /// The connection failed.
     Connection(String),
-    /// No answer in time.
+    /// No reply in time.
     Timeout,
 }
 
@@ -75,12 +75,12 @@ impl Cause {
     }
 }
 
-/// A mail that was not accepted.
+/// A failed submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// Where.
+    /// The stage.
     pub(super) stage: Stage,
-    /// Why.
+    /// The cause.
     pub(super) cause: Cause,
 }
 
@@ -114,12 +114,12 @@ impl Failure {
     }
 }
 
-/// What a reply of 400 or more means.
+/// Outcome of a reply of 400 or more.
 fn reply(stage: Stage, code: u16, text: &str) -> Outcome {
     let said = format!("{stage}: {code} {text}");
     let about = About::of(text);
     if (400..500).contains(&code) {
-        // The server put this recipient or this mail off, if it does not complain about who sends.
+        // Temporary for this mail or recipient, unless the server complains about the sender.
         let of_this_mail = matches!(stage, Stage::Recipient | Stage::Content) && about == About::Unknown && code != 421;
         return if of_this_mail {
             Outcome::TryAgainAfter { channel_rests: None, at_least: LATER, why: said }
@@ -148,7 +148,7 @@ fn reply(stage: Stage, code: u16, text: &str) -> Outcome {
     Outcome::ChannelBroken(format!("{said} ({hint})"))
 }
 
-/// What the text of a refusal is about.
+/// Subject of a rejection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum About {
     HeloName,
@@ -164,12 +164,12 @@ enum About {
 
 impl About {
     fn of(text: &str) -> Self {
-        // Addresses and names between angle brackets are not the server's words.
+        // Text in angle brackets is an address or a name, not the server's wording.
         let words: Vec<&str> =
             text.split('<').map(|part| part.split_once('>').map_or(part, |(_, words)| words)).collect();
         let text = words.concat().to_lowercase();
         let any = |words: &[&str]| words.iter().any(|word| text.contains(word));
-        // RFC 3463; what is said in words wins, since many servers use one code for all refusals.
+        // RFC 3463 codes. Wording takes precedence, because many servers use one code for all rejections.
         let code = text.split_whitespace().find(|word| {
             let parts: Vec<&str> = word.split('.').collect();
             parts.len() == 3 && parts.iter().all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_final_only_if_it_names_the_recipient_or_the_size() {
+    fn a_rejection_is_final_only_if_it_names_the_recipient_or_the_size() {
         use Kind::{Broken, Failed, Later, Never, Refused};
         use Stage::{Connect, Content, From, Login, Recipient, StartTls};
         for (stage, code, text, expected, hint) in [
@@ -283,7 +283,7 @@ mod tests {
             (Login, 535, "5.7.8 bad password", Broken, "SMTP_PASSWORD"),
             (Login, 504, "5.5.4 unrecognized authentication type", Broken, "SMTP_USER"),
             (StartTls, 502, "not implemented", Broken, "SMTP_USE_TLS"),
-            // Nothing is proven: kept.
+            // Not proven, so not final.
             (Recipient, 550, "5.7.1 policy", Refused, "policy"),
             (Recipient, 552, "5.2.2 mailbox full", Refused, "full"),
             (Recipient, 550, "requested action not taken: mailbox unavailable", Refused, "unavailable"),
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_without_tls_or_without_a_known_login_breaks_the_channel_and_names_the_setting() {
+    fn a_server_without_tls_or_login_breaks_the_channel_and_reports_the_setting() {
         for (stage, setting) in [(Stage::StartTls, "SMTP_USE_TLS"), (Stage::Login, "SMTP_USER")] {
             let cause = Cause::NotSupported("not offered".to_owned());
             let Outcome::ChannelBroken(why) = (Failure { stage, cause }).meaning() else { panic!("{stage}") };

@@ -1,5 +1,4 @@
-//! What people and receivers are sent, word for word: snapshots of every kind of message in every
-//! channel.
+//! Snapshots of every kind of notification in every channel.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ fn board(rules: &str) -> Board {
     Board::new(settings, Arc::new(file::read(rules).unwrap()))
 }
 
-/// A fleet in which these are crashed and `busy` has 733 entries waiting.
+/// A snapshot in which `down` are crashed and `busy` has 733 undelivered messages.
 fn fleet(down: &[&str]) -> Snapshot {
     let mut fleet = Fleet::new(NOW);
     fleet.add("busy", 2, 10, 733);
@@ -36,7 +35,7 @@ fn fleet(down: &[&str]) -> Snapshot {
     fleet.finish()
 }
 
-/// The messages that `board` makes of this, and of its being over two minutes later.
+/// Messages for `during`, and for the resolution two minutes later.
 fn told(mut board: Board, during: &Snapshot, after: &Snapshot) -> Vec<Message> {
     let mut told = Vec::new();
     for (snapshot, at) in [(during, NOW), (during, NOW + 12.0), (after, NOW + 132.0), (after, NOW + 138.0)] {
@@ -46,12 +45,12 @@ fn told(mut board: Board, during: &Snapshot, after: &Snapshot) -> Vec<Message> {
     told
 }
 
-/// A message as each channel sends it; what differs from run to run is replaced.
+/// A message in the format of each channel, with variable parts replaced.
 fn everywhere(message: &Message) -> String {
     drawn(message, &Sketches::new())
 }
 
-/// The same with drawings.
+/// The same with charts.
 fn drawn(message: &Message, sketches: &Sketches) -> String {
     let from =
         Deployment { maturity: Some("production".to_owned()), url: Some("https://fleet.example/shepherd".to_owned()) };
@@ -83,7 +82,7 @@ fn drawn(message: &Message, sketches: &Sketches) -> String {
 }
 
 #[test]
-fn a_worker_that_crashes_and_is_up_again() {
+fn a_worker_that_crashes_and_restarts() {
     let messages = told(board(""), &fleet(&["aragorn.lookup"]), &fleet(&[]));
     assert_eq!(messages.len(), 2);
     insta::assert_snapshot!("firing", everywhere(&messages[0]));
@@ -126,7 +125,7 @@ fn eighteen_workers_down_at_once() {
 }
 
 #[test]
-fn a_storm_is_counted() {
+fn an_alert_storm_is_counted() {
     let rules: String = (0..360)
         .map(|i| format!("\n  - {{name: rule{i:03}, type: threshold, metric: xlen, stream: busy, threshold: 500}}"))
         .collect();
@@ -137,7 +136,7 @@ fn a_storm_is_counted() {
 }
 
 #[test]
-fn a_database_that_cannot_be_read() {
+fn an_unreachable_database() {
     let mut away = fleet(&[]);
     let trouble = SourceTrouble::new(TroubleKind::Unreachable, "connection refused (127.0.0.1:5432)");
     away.postgres.source = SourceStatus::Down { since: NOW, trouble };
@@ -153,7 +152,7 @@ fn a_test_message() {
 }
 
 #[test]
-fn names_that_would_ping_link_or_run_do_nothing_of_it() {
+fn names_cannot_mention_link_or_run_scripts() {
     let names = [
         "<!channel>",
         "<@U123>|<https://evil.example|click>",
@@ -166,18 +165,18 @@ fn names_that_would_ping_link_or_run_do_nothing_of_it() {
     let all = everywhere(&messages[0]);
     for bad in ["<!channel", "<@U123", "<https://evil", "<script", "\r", "\nBcc:", "\u{202e}"] {
         let channels = all.split("=== plain").next().unwrap();
-        // JSON for receivers keeps names as they are; whoever shows them escapes them.
+        // JSON receivers get names unescaped; they escape them for display.
         let shown =
             channels.split("=== webhook").next().unwrap().to_owned() + channels.split("=== mail").nth(1).unwrap();
         assert!(!shown.contains(bad) && !all.split("=== HTML").nth(1).unwrap().contains(bad), "{bad:?} in {all}");
     }
     insta::assert_snapshot!("hostile", all);
-    // One alone: its name is in the subject and in Slack's first line.
+    // With a single alert, its name is in the subject and in Slack's first line.
     let alone = told(board(""), &fleet(&["<!channel>"]), &fleet(&[]));
     insta::assert_snapshot!("hostile_alone", everywhere(&alone[0]));
 }
 
-/// Every text of a Slack payload with the most characters it may have, as Slack counts them.
+/// All texts of a Slack payload with their maximum lengths in UTF-16 units.
 fn texts(payload: &serde_json::Value) -> Vec<(&str, usize)> {
     let mut texts = vec![(payload["text"].as_str().unwrap(), 4000)];
     let attachments = payload["attachments"].as_array().unwrap();
@@ -196,7 +195,7 @@ fn texts(payload: &serde_json::Value) -> Vec<(&str, usize)> {
 }
 
 #[test]
-fn whatever_is_in_names_and_texts_a_slack_message_keeps_to_the_limits_and_its_entities_are_whole() {
+fn slack_messages_respect_the_limits_and_never_split_entities() {
     let pieces = ["é", "&", "<", "a", "😀", "|", "\u{202e}", "界"];
     for piece in pieces {
         for (name_length, text_length, alerts) in [(450, 400, 1), (1, 400, 50), (450, 5000, 50), (5000, 5000, 3)] {
@@ -242,7 +241,7 @@ fn whatever_is_in_names_and_texts_a_slack_message_keeps_to_the_limits_and_its_en
 }
 
 #[test]
-fn the_plain_text_of_a_slack_message_names_what_it_is_about() {
+fn the_plain_text_of_a_slack_message_names_the_subjects() {
     let names: Vec<String> = (0..18).map(|i| format!("worker.{i:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let messages = told(board(""), &fleet(&names), &fleet(&[]));

@@ -1,4 +1,4 @@
-//! A webhook that is spoken to as Alertmanager does (payload version 4), so that its receivers work.
+//! Webhook in Alertmanager's format (payload version 4), compatible with its receivers.
 
 use chrono::{DateTime, SecondsFormat};
 use reqwest::Client;
@@ -13,7 +13,7 @@ pub async fn send(client: &Client, url: &Secret, message: &Message, from: &Deplo
     http::post(client, url.reveal(), &payload(message, from)).await
 }
 
-/// The JSON that is sent.
+/// JSON payload.
 #[must_use]
 pub fn payload(message: &Message, from: &Deployment) -> Value {
     let over = message.about == About::Resolved;
@@ -78,7 +78,7 @@ fn time(unix: f64) -> String {
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
-/// 16 hex digits, the same for the same alert (FNV-1a).
+/// FNV-1a hash of the alert key as 16 hex digits.
 fn fingerprint(key: &str) -> String {
     let hash = key
         .bytes()

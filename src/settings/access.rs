@@ -1,4 +1,4 @@
-//! The settings about who may do what.
+//! Settings of access control.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::access::address::TrustedProxies;
 use crate::access::policy::{Policy, Proxy};
 use crate::access::tokens::{BadTokens, SHORTEST, Tokens};
 
-/// The setting with each role's token.
+/// Setting with the token of each role.
 const TOKENS: [(Role, &str); 3] = [
     (Role::Viewer, "MONITOR_VIEWER_TOKEN"),
     (Role::Operator, "MONITOR_OPERATOR_TOKEN"),
@@ -16,10 +16,10 @@ const TOKENS: [(Role, &str); 3] = [
 ];
 
 impl Settings {
-    /// Refuses to serve everybody everything by accident.
+    /// Prevents serving everybody with full access by accident.
     ///
     /// # Errors
-    /// When nobody is asked who they are, and not only this machine can ask.
+    /// If no authentication is required and the address is not loopback.
     pub fn may_serve(&self) -> Result<(), BadSetting> {
         let alone = self.bind.is_loopback() || self.anybody_may;
         if !matches!(self.access, Policy::Nobody { .. }) || alone {
@@ -78,7 +78,7 @@ impl Texts<'_> {
         if right { Ok(lifetime) } else { Err(self.bad(name, "between 1s and 8760h")) }
     }
 
-    /// The proxies that are believed about where requests come from, and in mode `proxy` about who asks.
+    /// Proxies whose `X-Forwarded-For` is trusted and, in mode `proxy`, whose user and role headers are.
     pub(super) fn trusted_proxies(&self) -> Result<TrustedProxies, BadSetting> {
         let network = |text: &String| {
             let address = || text.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
@@ -117,7 +117,7 @@ impl Texts<'_> {
     }
 }
 
-/// The host of an address, without its port.
+/// Host of a URL, without its port.
 fn host(url: &str) -> Option<&str> {
     let rest = url.split_once("://")?.1;
     let host = rest.split(['/', '?', '#']).next()?;

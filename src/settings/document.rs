@@ -1,11 +1,11 @@
-//! The table of settings as people read it: docs/settings.md.
+//! Generates docs/settings.md.
 
 use std::fmt::Write as _;
 
 use super::{Entry, TABLE};
 
-/// All settings as Markdown, a table for each group; then `worker`, those of worker processes: variable,
-/// default, what it is.
+/// All settings as Markdown, one table per group, followed by `worker`, the settings of worker processes: variable,
+/// default, description.
 #[must_use]
 pub fn document(worker: &[(&str, &str, &str)]) -> String {
     let mut text = "# Settings
@@ -46,7 +46,7 @@ fn code(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("`{}`", cell(text)) }
 }
 
-/// A text that does not end its cell.
+/// Escapes a table cell.
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }

@@ -1,4 +1,4 @@
-//! The janitor from outside: clean up now, what passes came to, forget a worker type, and the page.
+//! Page and API of the janitor: cleanup runs, their results, and forgetting worker types.
 
 pub mod openapi;
 
@@ -29,18 +29,18 @@ use crate::postgres::janitor;
 use crate::redis_streams::sweeps::{self, LastRuns};
 use crate::redis_streams::{cleaning, connection};
 
-/// Passes shown, or in one answer unless asked for more.
+/// Cleanup runs on the page, and default for the API.
 const PASSES: u32 = 50;
-/// Passes in one answer at most.
+/// Maximum number of cleanup runs per response.
 const MOST_PASSES: u32 = 500;
-/// Streams looked at for the page.
+/// Maximum number of streams in the preview.
 const LOOKED_AT: usize = 100;
-/// Kept entries of a stream are counted so far for the page.
+/// Maximum number of retained entries that the preview counts per stream.
 const COUNTED: u64 = 200;
-/// Queries and callbacks are counted so far for the page.
+/// Maximum number of queries and callbacks that the preview counts.
 const ROWS_COUNTED: u32 = 10_000;
 
-/// `GET /admin`: what the janitor would do, and what it did.
+/// `GET /admin`: preview of the next cleanup, and recent cleanup runs.
 pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let preview = preview(&front).await;
     let pool = front.io.web.reads.clone();
@@ -50,7 +50,7 @@ pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Pr
     html(AdminPage { preview, passes }.html(&front.site_for(&caller)))
 }
 
-/// What a pass would do now, or why there would be none.
+/// Preview of a cleanup run, or the reason why none would start.
 async fn preview(front: &Front) -> Result<Preview, String> {
     let snapshot = front.newest.load_full();
     let plan = Plan::from(snapshot.as_deref()).map_err(|why| why.to_string())?;
@@ -73,7 +73,7 @@ async fn preview(front: &Front) -> Result<Preview, String> {
         let mut redis = connection::checkout(&redis).await?;
         let mut found = Vec::new();
         for name in streams.into_iter().take(LOOKED_AT) {
-            // What is wrong with one stream is said after a pass.
+            // The cleanup run itself reports streams with errors.
             let Ok(step) = cleaning::trim_step(&mut redis, &name, 0, COUNTED).await else { continue };
             let Some(length) = step.length else { continue };
             let removable = Removable::of(length, step.counted, COUNTED, step.kept_because.as_ref());
@@ -96,7 +96,7 @@ async fn preview(front: &Front) -> Result<Preview, String> {
     Ok(preview)
 }
 
-/// `POST /api/admin/cleanup`: a pass now, and what came of it.
+/// `POST /api/admin/cleanup`: starts a cleanup run and returns its result.
 pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let asked_by = if caller.anonymous { caller.address.clone() } else { caller.name.clone() };
     let janitor = front.clean_up.clone();
@@ -119,7 +119,7 @@ pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -
     Ok(response.json(answer))
 }
 
-/// The answer as the older monitor gave it, with everything else that is known beside it.
+/// The response in the format of the older monitor, with additional fields.
 fn answer(outcome: Outcome, last: LastRuns) -> CleanedUp {
     let mut queries = outcome.queries.clone().unwrap_or_default();
     let abandoned_queries = std::mem::take(&mut queries.abandoned_queries);
@@ -146,7 +146,7 @@ fn answer(outcome: Outcome, last: LastRuns) -> CleanedUp {
     }
 }
 
-/// What `GET /api/admin/passes` takes.
+/// Query of `GET /api/admin/passes`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct PassesQuery {
     /// Maximum number of cleanup runs.
@@ -154,7 +154,7 @@ pub struct PassesQuery {
     limit: Option<String>,
 }
 
-/// `GET /api/admin/passes?limit=50`: what passes came to, newest first.
+/// `GET /api/admin/passes?limit=50`: cleanup runs, newest first.
 pub async fn passes(front: Data<Front>, query: Query<PassesQuery>) -> Result<HttpResponse, Problem> {
     let limit = match &query.limit {
         None => PASSES,
@@ -170,8 +170,8 @@ pub async fn passes(front: Data<Front>, query: Query<PassesQuery>) -> Result<Htt
     Ok(HttpResponse::Ok().json(Passes { passes: reading.await? }))
 }
 
-/// `POST /api/admin/forget_worker?name=X`: as if that worker type had never been seen; it is learned
-/// again if it reappears. The page sends the name as a form.
+/// `POST /api/admin/forget_worker?name=X`: removes all knowledge of a worker type. The monitor shows it again if it
+/// reappears. The page sends the name as a form.
 pub async fn forget_worker(
     request: HttpRequest,
     front: Data<Front>,
@@ -203,7 +203,7 @@ pub async fn forget_worker(
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// A browser that shows pages, not a program.
+/// Whether the client is a browser.
 fn is_page(request: &HttpRequest) -> bool {
     let accept = request.headers().get("accept").and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     accept.starts_with("text/html")

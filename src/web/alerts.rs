@@ -1,5 +1,4 @@
-//! Alerts: the contract's list, the page, and what somebody may do about them; each change goes
-//! through the audit.
+//! Alerts: the list of the contract, the page, and actions on alerts, which are recorded in the audit log.
 
 pub mod openapi;
 
@@ -35,21 +34,21 @@ use crate::postgres::events::{self, Filter};
 use crate::postgres::history::{Selection, metrics};
 use crate::redis_streams;
 
-/// Alerts in one answer at most.
+/// Maximum number of alerts per response.
 const MAX_ALERTS: usize = 200;
-/// Unless asked for more.
+/// Default number of alerts.
 const ALERTS: usize = 50;
-/// The longest silence.
+/// Maximum duration of a silence.
 const LONGEST_SILENCE: Duration = Duration::from_secs(90 * 86_400);
-/// Messages shown.
+/// Notifications shown.
 const MESSAGES: u32 = 100;
-/// Alerts whose story is told, and whose series is drawn, at most.
+/// Maximum number of alerts whose timeline and chart are shown.
 const STORIES: usize = 100;
 const CHARTS: usize = 40;
-/// One point of a chart is so many seconds.
+/// Chart resolution, seconds per point.
 const CHART_BUCKET: u32 = 60;
 
-/// What `GET /api/alerts` takes.
+/// Query of `GET /api/alerts`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ListQuery {
     /// Maximum number of alerts.
@@ -57,8 +56,8 @@ pub struct ListQuery {
     limit: Option<String>,
 }
 
-/// `GET /api/alerts?limit=50`: what fired, newest first; from Redis, or while that is away from
-/// Postgres.
+/// `GET /api/alerts?limit=50`: alerts that fired, newest first; from Redis, or from Postgres while Redis is
+/// unreachable.
 pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpResponse, Problem> {
     let limit = match &query.limit {
         None => ALERTS,
@@ -72,11 +71,11 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpRes
     let reading = front
         .io
         .read(Duration::from_secs(2), REDIS_LATE, async move { redis_streams::alerts::newest(&redis, limit).await });
-    // A monitor that only observes writes no list to Redis.
+    // In observe-only mode, the monitor does not write the list in Redis.
     if !front.io.observe_only
         && let Ok(alerts) = reading.await
     {
-        // As they were written down, by whichever monitor.
+        // As stored, by any monitor.
         let alerts = alerts.iter().filter_map(|json| serde_json::from_str(json).ok()).collect();
         return Ok(HttpResponse::Ok().json(Fired { alerts }));
     }
@@ -94,7 +93,7 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpRes
     Ok(HttpResponse::Ok().json(Fired { alerts: reading.await?.into_iter().map(told).collect() }))
 }
 
-/// `GET /alerts`: how every alert, rule and message stands; complete before any script runs.
+/// `GET /alerts`: all alerts, rules and notifications; complete without scripts.
 pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let ledger = std::sync::Arc::clone(&front.ledger);
     let reading =
@@ -125,7 +124,7 @@ pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Pr
     html(page.html(&front.site_for(&caller)))
 }
 
-/// What the archive knows of the alerts that are shown; nothing of what it does not tell in time.
+/// History of the alerts on the page. Parts that Postgres does not return in time are empty.
 async fn past(front: &Front, shown: &Shown) -> Past {
     let since = shown.at - CHARTED;
     let mut newest: Vec<_> = shown.alerts.iter().map(|(alert, _)| alert).collect();
@@ -155,7 +154,7 @@ async fn past(front: &Front, shown: &Shown) -> Past {
     Past { samples: series.into_iter().map(|(name, buckets)| (name, samples(buckets))).collect(), stories }
 }
 
-/// What silences: a glob over rules, one over streams and worker types, for how long, who and why.
+/// A silence to create.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct SilenceOrder {
     /// Glob on rule names or alert keys, at most 200 characters.
@@ -177,7 +176,7 @@ pub struct SilenceOrder {
     reason: String,
 }
 
-/// Who takes care of an alert, and why.
+/// An acknowledgement of an alert.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct AcknowledgeOrder {
     /// Key of a pending or firing alert: `rule` in the list of alerts.
@@ -282,7 +281,7 @@ pub async fn acknowledge(
     Ok(done(&front, form, answer))
 }
 
-/// `POST /api/alerts/test`: a test message through each channel, and what each answered.
+/// `POST /api/alerts/test`: sends a test notification through each channel and returns the replies.
 pub async fn test(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let order = SendTest { nonce: Uuid::new_v4().to_string() };
     let channels = front.test.clone();
@@ -300,7 +299,7 @@ pub async fn test(request: HttpRequest, front: Data<Front>, caller: Caller) -> R
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// `POST /-/reload`: read the rules' file again; a bad one leaves the last good rules in force.
+/// `POST /-/reload`: reloads the rules file. If it is invalid, the active rules are kept.
 pub async fn reload(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let order = front.order.clone();
     let work = async move {
@@ -311,7 +310,7 @@ pub async fn reload(request: HttpRequest, front: Data<Front>, caller: Caller) ->
     Ok(done(&front, is_form(&request), answer))
 }
 
-/// Does this about alerts; the answer is made of what was said.
+/// Applies an order to the alerts and converts its result to the response.
 fn change(
     front: &Front,
     order: AlertOrder,
@@ -324,7 +323,7 @@ fn change(
     }
 }
 
-/// A program gets JSON; the page is shown again.
+/// JSON for programs; forms are redirected to the page.
 fn done(front: &Front, form: bool, answer: Value) -> HttpResponse {
     if form {
         let page = format!("{}/alerts", front.site.root());

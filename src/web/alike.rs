@@ -1,5 +1,5 @@
-//! Whatever is refused around the handlers (a body that cannot be read, a path that is no text, a handshake that is
-//! none) is told as handlers tell their problems.
+//! Converts errors from outside the handlers (an unreadable body, a path that is not text, an invalid handshake) to
+//! problems, so that all errors have one format.
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
@@ -11,13 +11,13 @@ use actix_web::{Error, HttpResponse};
 use super::deadlines::{BODY_WITHIN, body_was_late};
 use super::problem::Problem;
 
-/// The forms that an answer with an error may have: a problem, a page, or a probe's own answer.
+/// Media types of errors that handlers return: a problem, a probe's response, a page.
 const FORMS: [&str; 3] = ["application/problem+json", "application/json", "text/html"];
 
-/// Passes answers on; an error in another form than [`FORMS`] becomes a [`Problem`].
+/// Middleware: converts errors of other media types than [`FORMS`] to a [`Problem`].
 ///
 /// # Errors
-/// Those of what lies further in.
+/// Those of the inner service.
 pub(super) async fn alike<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,

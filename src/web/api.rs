@@ -1,4 +1,4 @@
-//! The API's live side: the newest snapshot. What was kept is in [`super::history`].
+//! Live routes of the API: the newest snapshot. Recorded data is in [`super::history`].
 
 pub mod openapi;
 
@@ -10,7 +10,7 @@ use self::openapi::Health;
 use super::Front;
 use super::problem::Problem;
 
-/// `GET /api/snapshot`: the newest snapshot. Asking changes nothing.
+/// `GET /api/snapshot`: the newest snapshot.
 pub async fn snapshot(front: Data<Front>) -> Result<HttpResponse, Problem> {
     let snapshot =
         front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
@@ -18,7 +18,7 @@ pub async fn snapshot(front: Data<Front>) -> Result<HttpResponse, Problem> {
     Ok(HttpResponse::Ok().content_type(ContentType::json()).body(json))
 }
 
-/// `GET /api/health`: this process answers.
+/// `GET /api/health`: this process responds.
 pub async fn health() -> HttpResponse {
     HttpResponse::Ok().json(Health { ok: true })
 }

@@ -7,7 +7,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use super::problem::Problem;
 use crate::pages::assets;
 
-/// `GET /assets/…`: their address changes with their content.
+/// `GET /assets/…`: the URL contains a hash of the content, so responses can be cached forever.
 pub async fn asset(request: HttpRequest, path: Path<String>) -> Result<HttpResponse, Problem> {
     let asset = assets::get(&path).ok_or(Problem::NotFound)?;
     let etag = format!("\"{}\"", asset.etag);
@@ -21,7 +21,7 @@ pub async fn asset(request: HttpRequest, path: Path<String>) -> Result<HttpRespo
         .body(asset.bytes.into_owned()))
 }
 
-/// `GET /favicon.ico`, for browsers that ask without being told to.
+/// `GET /favicon.ico`, for browsers that request it by default.
 pub async fn favicon(request: HttpRequest) -> Result<HttpResponse, Problem> {
     asset(request, Path::from("favicon.svg".to_owned())).await
 }

@@ -1,4 +1,4 @@
-//! What an autoscaler asks: how much work a worker type has, and how many workers that takes.
+//! Autoscaling: the backlog of a worker type, and the number of workers for it.
 
 pub mod openapi;
 
@@ -18,15 +18,15 @@ use crate::pages::Site;
 use crate::pages::link::{About, autoscaled};
 use crate::postgres::history::{Selection, latency};
 
-/// By when what waits is to be gone, seconds, unless somebody says otherwise.
+/// Default target time to drain the backlog, seconds.
 const DRAIN_SEC: f64 = 300.0;
-/// Tasks that finished in this time say how long one takes; without any, those of a day do. Seconds.
+/// Period over which run times are averaged, seconds. If no task finished in it, the last day is used.
 const LATELY_SEC: f64 = 600.0;
 const DAY_SEC: f64 = 86_400.0;
-/// Postgres is given this long to say how long tasks take.
+/// Timeout of reading run times from Postgres.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// What the asker knows better.
+/// Inputs that override the measured or default ones.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ScaleQuery {
     /// Target time to drain the backlog, seconds.
@@ -60,10 +60,10 @@ struct Scale {
     unknown: Vec<&'static str>,
 }
 
-/// `GET /api/autoscale/{type}?drain_sec=&service_sec=&task_limit=`: the type's backlog, and how many workers it
-/// takes for what comes in and for the backlog to be gone within `drain_sec` (300); `null` where an input is not known,
-/// which `unknown` names. Where the backlog itself is not known exactly, the answer is 503: an autoscaler must not take
-/// what is unknown for nothing.
+/// `GET /api/autoscale/{type}?drain_sec=&service_sec=&task_limit=`: the backlog of a type, and the number of workers
+/// that handle incoming messages and drain the backlog within `drain_sec` (300); `null` if an input is unknown, which
+/// `unknown` lists. Returns 503 if the backlog itself is not known exactly, since an autoscaler must not mistake an
+/// unknown backlog for an empty one.
 pub async fn autoscale(
     front: Data<Front>,
     request: HttpRequest,
@@ -73,7 +73,7 @@ pub async fn autoscale(
         front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
     let drain_sec = at_least(1.0, "drain_sec", query.drain_sec)?.unwrap_or(DRAIN_SEC);
     let asked = autoscaled(request.uri().path(), request.query_string());
-    // A stream without any worker so far is what an autoscaler starts the first one for.
+    // A stream without any worker yet also counts: the autoscaler starts the first one.
     let name = Site::find(&snapshot, About::WorkerType, &asked)
         .or_else(|| Site::find(&snapshot, About::Stream, &asked))
         .ok_or(Problem::NotFound)?;
@@ -99,7 +99,7 @@ pub async fn autoscale(
     Ok(HttpResponse::Ok().json(scale))
 }
 
-/// How long tasks of `stream` took on average, seconds; `None` when none is known of, or Postgres is away.
+/// Mean run time of tasks of `stream`, seconds; `None` if unknown or if Postgres is unreachable.
 async fn service_sec(front: &Front, stream: String) -> Option<f64> {
     let selection = Selection::Names(vec![stream.replace('\0', "\u{fffd}")]);
     let now = front.io.wall();
@@ -116,7 +116,7 @@ async fn service_sec(front: &Front, stream: String) -> Option<f64> {
     None
 }
 
-/// A number of that size, if one is given.
+/// Validates a number: at least `least`, if given.
 fn at_least(least: f64, name: &str, given: Option<f64>) -> Result<Option<f64>, Problem> {
     match given {
         Some(number) if !(least..=1e9).contains(&number) => {

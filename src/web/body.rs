@@ -1,4 +1,4 @@
-//! What a change is given: JSON from programs, a form from the pages.
+//! Bodies of change requests: JSON from programs, a form from pages.
 
 use actix_web::dev::Payload;
 use actix_web::web::{Form, Json};
@@ -8,14 +8,14 @@ use serde::de::DeserializeOwned;
 
 use super::alerts::is_form;
 
-/// Bodies longer than this are refused, bytes.
+/// Maximum size of a body, bytes.
 pub(super) const MOST_BODY: usize = 256 << 10;
 
-/// A body that was read.
+/// A parsed body.
 pub struct Body<T> {
-    /// What it says.
+    /// The parsed value.
     pub given: T,
-    /// It came from a page.
+    /// The request is a form from a page.
     pub form: bool,
 }
 

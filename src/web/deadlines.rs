@@ -1,6 +1,7 @@
-//! Deadlines around every request: its body must arrive in time, and its answer must be read.
+//! Deadlines of requests: the body must arrive, and the response must be read in time.
 //!
-//! [`watched`] tells the [`Connections`](super::access::Connections) how far each request is; those close what is late.
+//! [`watched`] reports the progress of each request to [`Connections`](super::access::Connections), which closes late
+//! connections.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,31 +20,31 @@ use futures_util::Stream;
 
 use super::access::{Connection, Counted};
 
-/// A body that has not arrived after this time is refused.
+/// Deadline of the request body.
 pub(super) const BODY_WITHIN: Duration = Duration::from_secs(10);
-/// Answers are handed on in parts of this size, so that it shows whether the client reads them.
+/// Part size of responses, bytes. Small, so that progress of the client is visible.
 const PART: usize = 32 << 10;
 
 fn connection(request: &HttpRequest) -> Option<Arc<Connection>> {
     request.conn_data::<Counted>().map(|counted| Arc::clone(&counted.connection))
 }
 
-/// Whether the body of `request` did not arrive in time.
+/// Whether the body of `request` missed its deadline.
 pub(super) fn body_was_late(request: &HttpRequest) -> bool {
     connection(request).is_some_and(|connection| connection.body_was_late())
 }
 
-/// Around everything that is served.
+/// Middleware around all routes.
 ///
 /// # Errors
-/// Those of what it is around.
+/// Those of the inner service.
 pub async fn watched<B: MessageBody + 'static>(
     mut request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<WatchedBody>, Error> {
     let connection = connection(request.request());
     if let Some(connection) = &connection {
-        // A websocket's payload is its frames, which come for as long as it is open.
+        // The payload of a websocket is its frames, which have no deadline.
         let payload = request.take_payload();
         if matches!(payload, Payload::None) || request.method() == Method::GET {
             request.set_payload(payload);
@@ -69,7 +70,7 @@ pub async fn watched<B: MessageBody + 'static>(
     Ok(answer.map_body(|_, body| WatchedBody { body: body.boxed(), rest: Bytes::new(), refused, connection }))
 }
 
-/// A request's body, for as long as its deadline has not passed.
+/// A request body that fails after its deadline.
 struct TimedBody {
     payload: Payload,
     deadline: Pin<Box<Sleep>>,
@@ -94,7 +95,7 @@ impl Stream for TimedBody {
     }
 }
 
-/// An answer's body, handed on in small parts.
+/// A response body, sent in small parts.
 pub struct WatchedBody {
     body: BoxBody,
     rest: Bytes,
@@ -114,7 +115,7 @@ impl MessageBody for WatchedBody {
             match Pin::new(&mut self.body).poll_next(cx) {
                 Poll::Ready(Some(Ok(part))) => self.rest = part,
                 other => {
-                    // Asked for more, and more is not there yet: the client has taken all before it.
+                    // Polled for more while none is ready: the client has read everything so far.
                     self.connection.iter().for_each(|connection| connection.sends(0));
                     return other;
                 }
@@ -144,7 +145,7 @@ mod tests {
     use crate::web::access::{ConnectionLimits, Connections};
 
     #[tokio::test]
-    async fn a_body_that_does_not_arrive_ends_after_its_deadline_and_one_that_does_is_handed_on() {
+    async fn only_late_bodies_end_at_their_deadline() {
         let counters = Arc::new(std::sync::Mutex::new(Counters::new(&[])));
         let connections = Connections::new(ConnectionLimits { per_address: 9, in_all: 9 }, Arc::default(), counters);
         let counted = connections.admit("192.0.2.1".parse().unwrap(), None, Instant::now());
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_handed_on_in_small_parts() {
+    async fn responses_are_sent_in_small_parts() {
         let length = 3 * PART + 5;
         let mut body =
             WatchedBody { body: BoxBody::new(vec![7; length]), rest: Bytes::new(), refused: false, connection: None };

@@ -1,4 +1,4 @@
-//! The pages of one stream and of one worker type.
+//! Pages of a stream and of a worker type.
 
 use actix_web::http::StatusCode;
 use actix_web::web::{Data, Query};
@@ -14,14 +14,14 @@ use crate::pages::Site;
 use crate::pages::history::Scope;
 use crate::pages::link::About;
 
-/// What of the page.
+/// Selects a part of the page.
 #[derive(Debug, Deserialize)]
 pub struct PartQuery {
     part: Option<String>,
 }
 
-/// `GET /streams/{name}?from=&to=`: a stream now and over a range; with `part=now` only how it is
-/// now, as an element.
+/// `GET /streams/{name}?from=&to=`: current state and history of a stream; with `part=now`, only the current state as
+/// an HTML fragment.
 pub async fn stream(
     front: Data<Front>,
     caller: Caller,
@@ -52,7 +52,7 @@ async fn page(
 ) -> Result<HttpResponse, Problem> {
     let snapshot =
         front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
-    // As it was sent: names are bytes, and what the router made of them is text.
+    // From the raw path: names are bytes, and the router decodes to text.
     let asked_name = about.name_in(request.uri().path(), request.query_string());
     let Some(name) = Site::find(&snapshot, about, &asked_name) else {
         if part.is_some() {

@@ -1,4 +1,4 @@
-//! `/livez` says that the process lives, `/readyz` whether it does its work.
+//! Probes: `/livez` checks that the process runs, `/readyz` that it works.
 
 pub mod openapi;
 
@@ -15,15 +15,15 @@ use super::Front;
 use super::problem::Problem;
 use crate::actors::messages::GetHealth;
 
-/// The supervisor is given this long to answer.
+/// Timeout of the question to the supervisor.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1000);
 
-/// `GET /livez`: this process answers, whatever its sources do.
+/// `GET /livez`: succeeds whatever the state of the data sources.
 pub async fn livez() -> impl Responder {
     HttpResponse::Ok().content_type("text/plain").body("alive\n")
 }
 
-/// `verbose` in the query asks for the reasons.
+/// Query of `GET /readyz`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct ReadyQuery {
     /// Include details; the value is ignored.
@@ -31,9 +31,8 @@ pub struct ReadyQuery {
     verbose: Option<String>,
 }
 
-/// `GET /readyz`: 200 when every actor is up and ticks are finished in time, else 503. Redis and
-/// Postgres being away does not make the monitor unready: it is there to say so. The reasons are for
-/// those who may see the pages.
+/// `GET /readyz`: 200 if every actor runs and ticks complete in time, otherwise 503. Unreachable data sources do not
+/// make the monitor unready, since it has to report them. Only callers with access to the pages see the reasons.
 pub async fn readyz(
     request: HttpRequest,
     front: Data<Front>,

@@ -1,4 +1,4 @@
-//! The page of the past, and the parts of it that the server words.
+//! The history page and those parts of it that the server renders.
 
 use std::future::Future;
 use std::time::Duration;
@@ -22,10 +22,10 @@ use crate::pages::history::{Asked, Found, Scope};
 use crate::pages::link::About;
 use crate::postgres::events::Filter;
 
-/// The page waits so long for what it says itself; what takes longer comes later.
+/// Timeout of the parts in the initial page; slower ones are loaded later by the script.
 const FIRST_WITHIN: Duration = Duration::from_millis(400);
 
-/// A range, and about whom.
+/// Time range and scope.
 #[derive(Debug, Deserialize)]
 pub struct PageQuery {
     from: Option<String>,
@@ -46,7 +46,7 @@ pub async fn page(front: Data<Front>, caller: Caller, query: Query<PageQuery>) -
     html(front.site_for(&caller).history(&asked, &found))
 }
 
-/// `GET /history/parts/{part}?from=&to=&worker=`: one part of the page, as an element.
+/// `GET /history/parts/{part}?from=&to=&worker=`: one part of the page as an HTML fragment.
 pub async fn part(front: Data<Front>, name: Path<String>, query: Query<PageQuery>) -> Result<HttpResponse, Problem> {
     let asked = query.of(&front);
     if let Some(why) = &asked.instead {
@@ -61,7 +61,7 @@ pub async fn part(front: Data<Front>, name: Path<String>, query: Query<PageQuery
     })
 }
 
-/// What is known of a range soon enough for the page to be sent with it.
+/// The data of a time range that is available before [`FIRST_WITHIN`].
 pub(super) async fn found(front: &Front, asked: &Asked, scope: &Scope) -> Found {
     let (summary, happened) = futures_util::join!(
         soon(async {

@@ -1,4 +1,4 @@
-//! A rendered page as an answer.
+//! Responses with rendered pages.
 
 use actix_web::HttpResponse;
 use actix_web::http::StatusCode;
@@ -7,12 +7,12 @@ use actix_web::http::header::ContentType;
 use super::problem::Problem;
 use crate::pages::PagesError;
 
-/// The page.
+/// The page, with status 200.
 pub(super) fn html(rendered: Result<String, PagesError>) -> Result<HttpResponse, Problem> {
     html_with(StatusCode::OK, rendered)
 }
 
-/// The page with another status.
+/// The page with this status.
 pub(super) fn html_with(status: StatusCode, rendered: Result<String, PagesError>) -> Result<HttpResponse, Problem> {
     let html = rendered.map_err(|error| {
         tracing::error!(%error, "cannot render a page");

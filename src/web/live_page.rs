@@ -1,4 +1,4 @@
-//! The live page, and what changed on it, for browsers without websocket (with one: `live_session`).
+//! The live page, and its changes for browsers without websocket (with one: `live_session`).
 
 use actix_web::HttpResponse;
 use actix_web::http::header::ContentType;
@@ -10,7 +10,7 @@ use super::access::Caller;
 use super::problem::Problem;
 use crate::actors::messages::{GetChanges, RenderPage};
 
-/// `GET /`: the live page, complete before any script runs.
+/// `GET /`: the live page, complete without scripts.
 pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let page = front
         .page
@@ -21,17 +21,16 @@ pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Pr
     Ok(HttpResponse::Ok().content_type(ContentType::html()).body(html))
 }
 
-/// The page that the client has.
+/// State of the page that the client has.
 #[derive(Debug, Deserialize)]
 pub struct Known {
-    /// The run of the monitor that rendered it.
+    /// Epoch (run of the monitor) that rendered the page.
     pub epoch: u64,
-    /// The last tick it took in.
+    /// Last tick that the client applied.
     pub tick: u64,
 }
 
-/// `GET /live/updates?epoch=&tick=`: what changed since, for clients without websocket; 204 when
-/// nothing did.
+/// `GET /live/updates?epoch=&tick=`: changes since that tick, for clients without websocket; 204 if there are none.
 pub async fn updates(front: Data<Front>, known: Query<Known>) -> Result<HttpResponse, Problem> {
     let asked = GetChanges { epoch: known.epoch, tick: known.tick };
     let changes = front.changes.send(asked).await.map_err(|e| Problem::Unavailable(e.to_string()))?;

@@ -1,6 +1,6 @@
-//! Websocket sessions: one small actor per connection that passes on what the live feed sends.
+//! Websocket sessions: one small actor per connection that forwards messages of the live feed.
 //!
-//! The only place that knows actix-web-actors.
+//! The only module that depends on actix-web-actors.
 
 use std::time::{Duration, Instant};
 
@@ -15,21 +15,21 @@ use super::live_page::Known;
 use crate::actors::io::Io;
 use crate::actors::messages::{Feed, Join, Push};
 
-/// How often the client is asked whether it is there; news that it does not take tell sooner.
+/// Interval of pings. A client that stopped reading is usually detected earlier, by the feed.
 const PING_EVERY: Duration = Duration::from_secs(30);
-/// A client that says nothing for this long is gone.
+/// A client that sent nothing for this long, not even a pong, is disconnected.
 const GONE_AFTER: Duration = Duration::from_secs(75);
-/// Clients have nothing to say; a frame longer than this is refused.
+/// Maximum frame size, bytes. Clients send only control frames.
 const MAX_FRAME: usize = 1024;
-/// A session without news for so many intervals was forgotten: it ends, and the client comes back.
+/// A session without messages from the feed for this many intervals closes, so that the client reconnects.
 const FORGOTTEN_AFTER_INTERVALS: u32 = 5;
 
-/// `GET /ws`: whole snapshots, the newest at once and then one per tick.
+/// `GET /ws`: full snapshots, the newest at once and then one per tick.
 pub async fn snapshots(front: Data<Front>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
     start(&front, Feed::Snapshots, &request, payload)
 }
 
-/// `GET /live/ws?epoch=&tick=`: what changed on the live page after that tick, and from then on.
+/// `GET /live/ws?epoch=&tick=`: changes of the live page after that tick, then further changes as they occur.
 pub async fn changes(
     front: Data<Front>,
     known: Query<Known>,
@@ -53,16 +53,16 @@ fn start(front: &Front, feed: Feed, request: &HttpRequest, payload: Payload) -> 
     ws::WsResponseBuilder::new(session, request, payload).frame_size(MAX_FRAME).start()
 }
 
-/// One connection.
+/// State of a connection.
 struct LiveSession {
     feed: Feed,
     join: actix::Recipient<Join>,
     forgotten_after: Duration,
-    /// When the client last said anything.
+    /// Time of the last frame from the client.
     heard: Instant,
-    /// When the feed last sent anything.
+    /// Time of the last message from the feed.
     fed: Instant,
-    /// The session of a browser that logged in: this connection ends with it.
+    /// Login session of the browser; the connection closes when it ends.
     login: Option<OpenSession>,
     io: Io,
 }

@@ -1,4 +1,4 @@
-//! What Prometheus reads.
+//! Metrics for Prometheus.
 
 pub mod openapi;
 
@@ -11,7 +11,7 @@ use super::problem::Problem;
 use crate::actors::messages::GetMetrics;
 use crate::exposition::text::Format;
 
-/// `GET /metrics`: all figures, in OpenMetrics where that is asked for, else in the older text format.
+/// `GET /metrics`: all metrics, as OpenMetrics if the client accepts it, otherwise in the Prometheus text format.
 pub async fn metrics(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let accept: Vec<&str> = request.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok()).collect();
     let format = Format::asked_for(&accept.join(","));

@@ -1,8 +1,8 @@
-//! The front end: routes, pages, API and websocket sessions.
+//! HTTP front end: routes, pages, API and websocket sessions.
 //!
-//! [`routes`] is the map, [`access`] the door. Handlers hold no state: they ask the newest snapshot, the supervisor or
-//! Postgres through [`Front`]. [`problem`] is what an error looks like from outside, [`openapi`] tells the API,
-//! [`request_id`] is how a request is found again in the log.
+//! [`routes`] is the route table, [`access`] authorizes requests. Handlers are stateless: they read the newest
+//! snapshot, the supervisor or Postgres through [`Front`]. [`problem`] defines errors, [`openapi`] documents the API,
+//! [`request_id`] connects responses with the log.
 
 pub mod access;
 pub mod admin;
@@ -45,58 +45,58 @@ use crate::actors::supervisor::Newest;
 use crate::fleet::watched::WatchedStreams;
 use crate::pages::Site;
 
-/// Everything a handler may ask.
+/// Shared state of all handlers.
 #[derive(Clone)]
 pub struct Front {
     /// The newest snapshot.
     pub newest: Newest,
-    /// Way to the databases, for reads.
+    /// Access to Redis and Postgres, for reads.
     pub io: Io,
-    /// How is everyone?
+    /// Health of the actors.
     pub health: Recipient<GetHealth>,
-    /// The live page.
+    /// Renders the live page.
     pub page: Recipient<RenderPage>,
-    /// What changed since.
+    /// Changes of the live page since a tick.
     pub changes: Recipient<GetChanges>,
-    /// What Prometheus is answered.
+    /// Renders the metrics for Prometheus.
     pub metrics: Recipient<GetMetrics>,
-    /// Send me news.
+    /// Subscribes to the live feed.
     pub join: Recipient<Join>,
-    /// How it is found out who asks.
+    /// Authentication state.
     pub lock: access::Lock,
-    /// The pages that are rendered when asked for.
+    /// Renders the other pages.
     pub site: Arc<Site>,
-    /// How often news come.
+    /// Poll interval.
     pub interval: std::time::Duration,
-    /// The alerts as they are.
+    /// Current alerts.
     pub alerts: ShownAlerts,
-    /// What was told of them, for reads.
+    /// Stored notifications, for reads.
     pub ledger: Arc<Ledger>,
-    /// Do something about alerts.
+    /// Silences, acknowledges or reloads.
     pub order: Recipient<AlertOrder>,
-    /// Try the channels.
+    /// Sends test notifications.
     pub test: Recipient<SendTest>,
-    /// Clean up now.
+    /// Starts a cleanup run.
     pub clean_up: Recipient<CleanUp>,
-    /// Forget a worker type.
+    /// Forgets a worker type.
     pub forget: Recipient<ForgetWorker>,
-    /// The streams that are watched: what nobody may touch otherwise.
+    /// Watched streams; all others are off limits.
     pub watched: Arc<WatchedStreams>,
-    /// The streams that may be cleaned up.
+    /// Streams that cleanup runs may change.
     pub may_clean: Arc<WatchedStreams>,
-    /// Queries older than this that never reached an end are abandoned.
+    /// Queries without an end are marked as abandoned at this age.
     pub abandoned_after: std::time::Duration,
-    /// How long series are kept in Redis.
+    /// Retention of series in Redis.
     pub recent_window: std::time::Duration,
-    /// How much clients may read at once.
+    /// Limits of concurrent reads per client.
     pub read_limits: Arc<read_limits::ReadLimits>,
 }
 
 impl Front {
-    /// Refuses what is outside the streams that this monitor watches.
+    /// Checks that this monitor watches the stream.
     ///
     /// # Errors
-    /// [`problem::Problem::Forbidden`] for any other stream.
+    /// [`problem::Problem::Forbidden`] if it does not.
     pub fn within_scope(&self, stream: &crate::contract::Name) -> Result<(), problem::Problem> {
         if self.watched.contains(stream) {
             return Ok(());
@@ -107,7 +107,7 @@ impl Front {
         )))
     }
 
-    /// The pages, as who asks sees them.
+    /// The pages, rendered for this caller.
     #[must_use]
     pub fn site_for(&self, caller: &access::Caller) -> Site {
         self.site.seen_by(caller.visitor())

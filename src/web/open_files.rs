@@ -1,18 +1,17 @@
-//! The limit of open files, raised at the start: each connection holds two descriptors, and Redis, Postgres, the spool
-//! and notifications must always find one.
+//! The limit of open files, raised at startup. Each connection uses two descriptors, and some must remain for Redis,
+//! Postgres, the spool and notifications.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors that connections of clients never take.
+/// Descriptors reserved for everything but client connections.
 const RESERVED: u64 = 128;
-/// More connections than this are not served, whatever the limit.
+/// Maximum number of client connections, whatever the limit of open files.
 const MOST: u64 = 10_000;
 
-/// Raises the soft limit of open files to the hard one, and returns how many connections of clients that leaves room
-/// for.
+/// Raises the soft limit of open files to the hard one. Returns the number of client connections that it permits.
 pub(crate) fn raise() -> usize {
     let limit = getrlimit(Resource::Nofile);
-    // Each connection holds its own descriptor and a second one, by which it can be closed.
+    // Each connection uses a second descriptor, by which it can be closed.
     let needed = 2 * MOST + RESERVED;
     let wanted = limit.maximum.map_or(needed, |hard| hard.min(needed));
     let current = limit.current.unwrap_or(u64::MAX);
@@ -28,7 +27,7 @@ pub(crate) fn raise() -> usize {
     connections
 }
 
-/// How many connections fit below a limit of open files.
+/// Number of client connections for a limit of open files.
 fn connections(open_files: u64) -> usize {
     let reserved = RESERVED.min(open_files / 2);
     usize::try_from(((open_files - reserved) / 2).clamp(1, MOST)).unwrap_or(1)
@@ -39,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_leave_descriptors_for_everything_else() {
+    fn connections_leave_reserved_descriptors_free() {
         assert_eq!(connections(1024), 448);
         assert_eq!(connections(20_000), 9936);
         assert_eq!(connections(u64::MAX), 10_000);

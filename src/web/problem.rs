@@ -1,4 +1,4 @@
-//! Errors as the API tells them: `application/problem+json` with a stable type, leaking nothing.
+//! Errors of the API: `application/problem+json` with a stable type. They never contain internals.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -10,48 +10,48 @@ use serde_json::json;
 use super::request_id;
 use crate::fleet::reading::SourceTrouble;
 
-/// After how long an unavailable data source is worth another request, seconds.
+/// `Retry-After` while a data source is unavailable, seconds.
 pub const RETRY_AFTER_SEC: u64 = 5;
 
-/// What went wrong with a request.
+/// Why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Problem {
-    /// The request cannot be understood: which parameter, and what was expected.
+    /// Invalid request: names the parameter and the expected value.
     #[error("{0}")]
     BadRequest(String),
-    /// It is not known who asks.
+    /// The caller is not authenticated.
     #[error("{why}")]
     Unauthorized {
-        /// What a program is to present.
+        /// Value of `WWW-Authenticate`, for programs.
         challenge: Option<&'static str>,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// Too many wrong guesses came from where this comes from.
+    /// Too many failed logins from this address or account.
     #[error("too many failed logins from this address; retry in {wait} s")]
     TooMany {
-        /// Seconds until it may try again.
+        /// Seconds until the next attempt.
         wait: u64,
     },
-    /// The address holds too many connections open.
+    /// Too many connections from this address.
     #[error("too many connections from this address; close some, or raise MONITOR_MAX_CONNECTIONS_PER_ADDRESS")]
     TooManyConnections,
-    /// The client reads more at once than it may: what, and what to do.
+    /// Too many concurrent reads of this client: names the limit and the remedy.
     #[error("{0}")]
     Busy(String),
-    /// Who asks may not do this: why.
+    /// The caller lacks the permission: the reason.
     #[error("{0}")]
     Forbidden(String),
-    /// This address is asked in another way: which.
+    /// The route requires another method: this one.
     #[error("method not allowed; use {0}")]
     WrongMethod(&'static str),
-    /// There is nothing at this address.
+    /// No such route or object.
     #[error("not found")]
     NotFound,
-    /// It was refused before a route saw it: a body that is too long, an encoding that nobody speaks.
+    /// Rejected before routing: body too large, unsupported encoding.
     #[error("{1}")]
     Refused(StatusCode, String),
-    /// What is needed to answer is not there just now.
+    /// A required component is unavailable: the reason.
     #[error("{0}")]
     Unavailable(String),
 }
@@ -79,7 +79,7 @@ pub struct Told {
     pub request_id: Option<String>,
 }
 
-/// Every type that there is, with its title and status.
+/// Lists all types with title and status in the schema.
 fn name_all(schema: &mut Schema) {
     let each = Problem::each().into_iter().map(|problem| {
         let told = problem.told();
@@ -89,7 +89,7 @@ fn name_all(schema: &mut Schema) {
 }
 
 impl Problem {
-    /// One of each type.
+    /// One example of each type.
     #[must_use]
     pub fn each() -> Vec<Self> {
         let refused = |status| Self::Refused(status, String::new());
@@ -112,7 +112,7 @@ impl Problem {
         ]
     }
 
-    /// As the API tells it.
+    /// The body of the response.
     #[must_use]
     pub fn told(&self) -> Told {
         let (kind, title) = self.type_and_title();
@@ -126,13 +126,13 @@ impl Problem {
         }
     }
 
-    /// It was found before anything was changed.
+    /// Whether it is certain that nothing was changed.
     #[must_use]
     pub fn means_nothing_was_done(&self) -> bool {
         !matches!(self, Self::Unavailable(_))
     }
 
-    /// What it is, in a few words.
+    /// Short title of the type.
     #[must_use]
     pub fn title(&self) -> &'static str {
         self.type_and_title().1
@@ -197,9 +197,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_type_is_named_once() {
+    fn problem_types_are_unique_and_complete() {
         let kind = |problem: &Problem| match problem {
-            // Whoever adds one enters it in `each` too.
+            // Fails to compile for a new variant, which `each` must contain too.
             Problem::BadRequest(_)
             | Problem::Unauthorized { .. }
             | Problem::TooMany { .. }

@@ -1,8 +1,8 @@
-//! How much clients may read at once: expensive requests that run, and answers that their clients have not taken yet.
+//! Limits of reads: concurrent expensive requests, and bytes of responses that clients have not read yet.
 //!
-//! Routes that read from Redis or Postgres ([`super::routes`] marks them) wait here for their turn, each client behind
-//! its own requests. A large answer counts until its client has read it, so that clients which read nothing cannot fill
-//! the memory; how long they may take is the business of [`super::deadlines`].
+//! Routes that read much from Redis or Postgres (marked in [`super::routes`]) wait here for a slot; each client
+//! queues behind its own requests. A large response counts until its client has read it, so clients that read nothing
+//! cannot exhaust memory. [`super::deadlines`] limits how long they may take.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -24,24 +24,24 @@ use super::access::Caller;
 use super::problem::Problem;
 use crate::access::address::household;
 
-/// Expensive requests that run at once, in all.
+/// Maximum number of concurrent expensive requests.
 pub const RUNNING: usize = 3;
-/// Expensive requests of one client that run at once.
+/// Maximum number of concurrent expensive requests per client.
 pub const RUNNING_PER_CLIENT: usize = 2;
-/// Expensive requests of one client that wait for their turn.
+/// Maximum number of waiting requests per client.
 pub const WAITING_PER_CLIENT: usize = 64;
-/// How long a request waits for its turn.
+/// Maximum time that a request waits for its slot.
 pub const WAIT: Duration = Duration::from_secs(20);
-/// Bytes of answers that clients have not read yet, in all.
+/// Unread bytes of responses, all clients.
 pub const UNREAD: usize = 24 << 20;
-/// Bytes of answers that one client has not read yet.
+/// Unread bytes of responses, per client.
 pub const UNREAD_PER_CLIENT: usize = 12 << 20;
-/// Answers smaller than this are not counted.
+/// Smaller responses are not counted, bytes.
 const SMALL: usize = 16 << 10;
-/// An answer is handed on in parts of this size.
+/// Responses are sent in parts of this size, bytes.
 const PART: usize = 128 << 10;
 
-/// What clients read at present.
+/// Current usage.
 #[derive(Debug)]
 pub struct ReadLimits {
     running: Arc<Semaphore>,
@@ -49,7 +49,7 @@ pub struct ReadLimits {
     clients: Mutex<HashMap<String, Weak<Client>>>,
 }
 
-/// What one client reads at present.
+/// Current usage of a client.
 #[derive(Debug)]
 struct Client {
     running: Arc<Semaphore>,
@@ -57,14 +57,14 @@ struct Client {
     unread: AtomicUsize,
 }
 
-/// The turn of an expensive request.
+/// Slot of an expensive request, released when dropped.
 #[derive(Debug)]
 pub struct Turn {
     _client: (Arc<Client>, OwnedSemaphorePermit),
     _of_all: OwnedSemaphorePermit,
 }
 
-/// Bytes of an answer that its client has not read yet.
+/// Bytes of a response that count as unread until dropped.
 #[derive(Debug)]
 struct Unread {
     limits: Arc<ReadLimits>,
@@ -72,7 +72,7 @@ struct Unread {
     bytes: usize,
 }
 
-/// One more request of a client waits.
+/// A waiting request of a client, until dropped.
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
@@ -82,7 +82,7 @@ impl Drop for Waiting<'_> {
 }
 
 impl ReadLimits {
-    /// Nobody reads anything.
+    /// Creates the limits without any usage.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
@@ -92,7 +92,7 @@ impl ReadLimits {
         })
     }
 
-    /// Who shares a name and an address is one client.
+    /// Usage of the client, which is identified by name and address.
     fn client(&self, caller: &Caller) -> Arc<Client> {
         let address = caller.address.parse().map_or_else(|_| caller.address.clone(), |ip| household(ip).to_string());
         let key = format!("{} {}", address, caller.name);
@@ -110,10 +110,10 @@ impl ReadLimits {
         client
     }
 
-    /// Waits for the turn of an expensive request.
+    /// Waits for a slot.
     ///
     /// # Errors
-    /// [`Problem::Busy`] when the client has too many of them, [`Problem::Unavailable`] when others have.
+    /// [`Problem::Busy`] if the client has too many requests, [`Problem::Unavailable`] if other clients have.
     pub async fn turn(&self, caller: &Caller) -> Result<Turn, Problem> {
         let client = self.client(caller);
         if client.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_PER_CLIENT {
@@ -144,7 +144,7 @@ impl ReadLimits {
         Ok(Turn { _client: (client, own), _of_all: of_all })
     }
 
-    /// Counts `bytes` of an answer until they are read.
+    /// Counts `bytes` of a response until they are read.
     fn unread(self: &Arc<Self>, caller: &Caller, bytes: usize) -> Result<Unread, Problem> {
         if bytes > UNREAD_PER_CLIENT {
             return Err(Problem::BadRequest(format!(
@@ -178,11 +178,11 @@ impl Drop for Unread {
     }
 }
 
-/// Around handlers, inside what compresses: counts each large answer until its client has read it, and refuses one for
-/// which there is no room. Answers to callers without a role are small or static.
+/// Middleware inside compression: counts large responses until they are read, and rejects those that exceed the
+/// limits. Responses to callers without a role are small or static and not counted.
 ///
 /// # Errors
-/// Those of what it is around.
+/// Those of the inner service.
 pub(super) async fn within_budget<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -206,7 +206,7 @@ pub(super) async fn within_budget<B: MessageBody + 'static>(
     }
 }
 
-/// A body that counts until it is read.
+/// A body that counts as unread until it is sent.
 struct CountedBody {
     body: BoxBody,
     rest: Bytes,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_that_nobody_reads_are_bounded_for_each_client_and_in_all() {
+    fn unread_responses_are_bounded_per_client_and_in_total() {
         let limits = ReadLimits::new();
         let (greedy, other) = (caller("viewer token", "192.0.2.1"), caller("viewer token", "192.0.2.2"));
         let many: Vec<_> = (0..64).map(|_| limits.unread(&greedy, 5 << 20)).collect();
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_with_many_expensive_requests_leaves_a_turn_for_others() {
+    async fn one_client_cannot_occupy_all_slots() {
         let limits = ReadLimits::new();
         let greedy = caller("bo", "2001:db8::1");
         let running = (limits.turn(&greedy).await.unwrap(), limits.turn(&greedy).await.unwrap());

@@ -1,5 +1,5 @@
-//! Each request has an id by which its log lines are found again: the one that it came with, else a new one.
-//! The answer carries it, and so does the body of a [`Problem`](super::problem::Problem).
+//! Request IDs, which connect responses with log lines: taken from the request if valid, otherwise generated.
+//! Responses and the body of a [`Problem`](super::problem::Problem) contain them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,23 +18,23 @@ use super::access::Caller;
 use crate::traces;
 
 const HEADER: &str = "x-request-id";
-/// An id that is longer is none.
+/// Longer IDs are replaced.
 const LONGEST: usize = 128;
 
 tokio::task_local! {
     static CURRENT: Arc<str>;
 }
 
-/// The id of the request that is being handled here.
+/// ID of the current request.
 pub(super) fn current() -> Option<Arc<str>> {
     CURRENT.try_with(Arc::clone).ok()
 }
 
-/// Around everything that is served: gives the request its id, and says at level debug how it was answered.
-/// Probes come every few seconds for ever, so nothing is said of them.
+/// Middleware around all routes: assigns the request ID and logs the response at level debug. Probes are not logged,
+/// as they arrive every few seconds.
 ///
 /// # Errors
-/// Those of what it is around.
+/// Those of the inner service.
 pub async fn identified<B: MessageBody>(request: ServiceRequest, next: Next<B>) -> Result<ServiceResponse<B>, Error> {
     let id = taken_over(request.headers()).unwrap_or_else(|| uuid::Uuid::now_v7().to_string().into());
     let span = if is_probe(&request) { Span::none() } else { span(&request, &id) };
@@ -49,7 +49,7 @@ pub async fn identified<B: MessageBody>(request: ServiceRequest, next: Next<B>) 
     Ok(answer)
 }
 
-/// Of level error: whatever is logged at all is logged inside it.
+/// Level error, so that the span is present whatever the log level.
 fn span(request: &ServiceRequest, id: &str) -> Span {
     let span = tracing::error_span!("request", request_id = id, otel.kind = traces::field("server"));
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
@@ -59,7 +59,7 @@ fn span(request: &ServiceRequest, id: &str) -> Span {
     span
 }
 
-/// Says how it was answered: to the log without what stands behind the `?`, which may be anything.
+/// Logs the response, without the query string, which may contain secrets.
 fn tell<B>(answer: &ServiceResponse<B>, begun: Instant) {
     let (request, status) = (answer.request(), answer.status().as_u16());
     let (method, path) = (request.method().as_str(), request.path());
@@ -81,7 +81,7 @@ fn tell<B>(answer: &ServiceResponse<B>, begun: Instant) {
     }
 }
 
-/// The id that it came with, if that is one which may stand in a header and a log.
+/// ID of the request, if it is valid in a header and in a log.
 fn taken_over(headers: &HeaderMap) -> Option<Arc<str>> {
     let id = headers.get(HEADER)?.to_str().ok()?;
     let is_one = (1..=LONGEST).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_taken_over_when_it_may_stand_in_a_header_and_a_log() {
+    fn only_ids_that_are_valid_in_headers_and_logs_are_accepted() {
         for id in ["a", "0b6dbe30-0000-4000-8000-000000000000", "Root=1-67891233-abcdef;x", &"x".repeat(LONGEST)] {
             assert_eq!(taken(id.as_bytes()).as_deref(), Some(id));
         }

@@ -1,7 +1,7 @@
-//! Every route, in one place, with what it asks of who comes. All of them exist at the root and,
-//! when there is one, below `MONITOR_ROOT_PATH`: an ingress may strip the prefix or not.
+//! The route table, with the role that each route requires. All routes exist at the root and, if set, below
+//! `MONITOR_ROOT_PATH`, because an ingress may or may not strip the prefix.
 //!
-//! A route that is not in [`ROUTES`] cannot be reached: see [`super::access`].
+//! A route that is not in [`ROUTES`] is unreachable: see [`super::access`].
 
 use actix_web::middleware::{Compress, DefaultHeaders, from_fn};
 use actix_web::web::{self, Data, ServiceConfig, to};
@@ -20,18 +20,18 @@ use super::{
     metrics, openapi, operator,
 };
 
-/// One route.
+/// A route.
 pub struct Route {
-    /// How it is asked.
+    /// Method.
     pub verb: Verb,
-    /// Its path below the root; `{name}` is a part of it, `{name:.*}` all that follows.
+    /// Path relative to the root; `{name}` matches one segment, `{name:.*}` the rest of the path.
     pub path: &'static str,
-    /// What it asks of who comes.
+    /// Required role.
     pub needs: Needs,
-    /// How the API tells it; `None` for pages and what they ask for themselves. Routes below `/api/`, probes, the
-    /// websocket of snapshots and `/-/reload` have one.
+    /// OpenAPI description; `None` for pages and their own requests. Routes below `/api/`, probes, the websocket of
+    /// snapshots and `/-/reload` have one.
     pub operation: Option<fn() -> Operation>,
-    /// It reads from Redis or Postgres for long enough that a client must wait for its turn.
+    /// Reads so much from Redis or Postgres that concurrent requests of a client are limited.
     pub expensive: bool,
     handler: fn() -> actix_web::Route,
 }
@@ -41,7 +41,7 @@ const fn route(verb: Verb, needs: Needs, path: &'static str, handler: fn() -> ac
 }
 
 impl Route {
-    /// It is for programs: the API tells it so.
+    /// Adds the OpenAPI description.
     const fn told(mut self, operation: fn() -> Operation) -> Self {
         self.operation = Some(operation);
         self
@@ -53,7 +53,7 @@ impl Route {
     }
 }
 
-/// Every route.
+/// All routes.
 pub const ROUTES: &[Route] = &[
     route(Read, Nobody, "/livez", || to(health::livez)).told(health::openapi::livez),
     route(Read, Nobody, "/readyz", || to(health::readyz)).told(health::openapi::readyz),
@@ -120,7 +120,7 @@ pub const ROUTES: &[Route] = &[
     route(Change, AtLeast(Admin), "/api/admin/cleanup", || to(admin::cleanup)).told(admin::openapi::cleanup),
     route(Change, AtLeast(Admin), "/api/admin/forget_worker", || to(admin::forget_worker))
         .told(admin::openapi::forget_worker),
-    // Retrying is an operator's, dropping an administrator's: what the preview chose decides.
+    // Retrying requires operator, dropping requires admin: the handler checks the action of the preview.
     route(Read, AtLeast(Operator), "/api/streams/{name:.*}/messages", || to(operator::messages::list))
         .expensive()
         .told(operator::openapi::messages),
@@ -152,16 +152,16 @@ pub const ROUTES: &[Route] = &[
         .told(operator::openapi::restore),
 ];
 
-/// Probes and websockets are not compressed: the first need not be, the second cannot.
+/// Probes are too small to compress; websockets cannot be compressed.
 fn is_compressed(route: &Route) -> bool {
     route.verb != Socket && !["/livez", "/readyz"].contains(&route.path)
 }
 
-/// Nothing inline, nothing from elsewhere, framed by nobody.
+/// No inline scripts, no external resources, no framing.
 const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
     connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
-/// Adds all routes, at the root and below `root_path`.
+/// Registers all routes, at the root and below `root_path`.
 pub fn configure(config: &mut ServiceConfig, front: Front, root_path: &str) {
     let (lock, encrypted) = (front.lock.clone(), front.site.is_encrypted());
     config.app_data(Data::new(front));
@@ -199,7 +199,7 @@ fn headers(encrypted: bool) -> DefaultHeaders {
         .add(("Cross-Origin-Opener-Policy", "same-origin"))
         .add(("Cross-Origin-Resource-Policy", "same-origin"))
         .add(("Cache-Control", "no-store"));
-    // Only where people come over an encrypted connection: for a site that has none it would be the end.
+    // Only if users connect over an encrypted connection: HSTS would make a plain HTTP site unreachable.
     if encrypted { headers.add(("Strict-Transport-Security", "max-age=31536000")) } else { headers }
 }
 

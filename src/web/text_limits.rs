@@ -1,22 +1,22 @@
-//! How long the texts may be that clients send to be stored, or to be looked for in Redis.
+//! Maximum lengths of texts that clients send to be stored, or to be searched for in Redis.
 
 use super::problem::Problem;
 
-/// Why somebody does something, bytes.
+/// Reason of a change, bytes.
 pub const REASON: usize = 1024;
-/// A name of a stream, a consumer or a worker type, bytes.
+/// Name of a stream, consumer or worker type, bytes.
 pub const NAME: usize = 1024;
-/// A text that is looked for in messages, bytes: each part of a stream is compared with it.
+/// Search text, bytes. Short, because Redis compares it with every message that it scans.
 pub const NEEDLE: usize = 256;
-/// A time such as `30m`, bytes.
+/// A duration such as `30m`, bytes.
 pub const TIME: usize = 32;
-/// An address within this site, bytes.
+/// A URL within this site, bytes.
 pub const ADDRESS: usize = 2048;
 
-/// Refuses a text that is too long, and says by how much.
+/// Checks the length of a text.
 ///
 /// # Errors
-/// When it is longer than `most` bytes.
+/// If it is longer than `most` bytes; the error contains the length and the limit.
 pub(super) fn at_most(name: &str, text: &str, most: usize) -> Result<(), Problem> {
     match text.len() {
         length if length > most => {
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_that_is_too_long_is_refused_with_its_length_and_the_limit() {
+    fn an_error_about_a_long_text_contains_its_length_and_the_limit() {
         assert!(at_most("reason", &"x".repeat(REASON), REASON).is_ok());
         let why = at_most("reason", &"x".repeat(REASON + 1), REASON).unwrap_err().to_string();
         assert_eq!(why, "reason has 1025 bytes: expected at most 1024; shorten it");

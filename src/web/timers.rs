@@ -1,40 +1,40 @@
-//! How late timers of the thread that serves pages may be.
+//! Timer slack of the threads that serve pages.
 //!
-//! The server's clock for dates never rests, and a thread that slept costs more to wake than the clock does then. So
-//! while nobody is connected timers may be late by seconds: there is nothing else for them to do, and whoever connects
-//! wakes the thread at once. While somebody is, sessions, requests and the stop go by them, and they are nearly on time.
+//! The server's date clock never stops, and waking an idle thread costs more than the clock's work. Without
+//! connections, timers may therefore be late by seconds: no other work is due, and a new connection wakes the thread
+//! at once. With connections, timers of sessions, requests and shutdown are nearly on time.
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// So late while nobody is connected.
+/// Slack without connections.
 const UNATTENDED: Duration = Duration::from_secs(2);
-/// And while somebody is.
+/// Slack with connections.
 const ATTENDED: Duration = Duration::from_millis(100);
 
-/// The timers, and why they should be on time: connections that are open, and a stop.
+/// The reasons for precise timers: open connections and a shutdown.
 #[derive(Debug, Clone, Default)]
 pub struct Timers {
     reasons: Arc<AtomicUsize>,
 }
 
-/// Somebody is connected for as long as this is kept. Made and dropped on the thread that serves the connection.
+/// Guard of an open connection. To be created and dropped on the thread that serves it.
 #[derive(Debug)]
 pub struct Connected {
     timers: Timers,
 }
 
 impl Timers {
-    /// To be called on the thread that serves pages, when it begins.
+    /// To be called on a server thread when it starts.
     pub fn begin(&self) {
         if self.reasons.load(Ordering::SeqCst) == 0 {
             may_be_late_by(UNATTENDED);
         }
     }
 
-    /// A connection was made on this thread.
+    /// Registers a connection of this thread.
     #[must_use]
     pub fn connected(&self) -> Connected {
         self.reasons.fetch_add(1, Ordering::SeqCst);
@@ -42,7 +42,7 @@ impl Timers {
         Connected { timers: self.clone() }
     }
 
-    /// From here on it does not matter who leaves: the server times its stop.
+    /// Keeps timers precise from now on, because the server's shutdown depends on them.
     pub fn stop(&self) {
         self.reasons.fetch_add(1, Ordering::SeqCst);
     }
@@ -56,7 +56,7 @@ impl Drop for Connected {
     }
 }
 
-/// For this thread.
+/// Sets the slack of this thread.
 fn may_be_late_by(slack: Duration) {
     #[cfg(target_os = "linux")]
     if let Err(error) =
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn they_may_be_late_while_nobody_is_connected_and_no_stop_has_begun() {
+    fn timers_may_be_late_without_connections_and_shutdown() {
         let timers = Timers::default();
         timers.begin();
         assert_eq!(slack(), UNATTENDED);

@@ -1,4 +1,4 @@
-//! Real Chromium: logging in, and pages of another site.
+//! Chromium: logging in, and pages of another site.
 
 use serde_json::json;
 use thirtyfour::prelude::*;
@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::support::browser::Browser;
 
-/// Another site: `localhost` is none of `127.0.0.1`'s pages.
+/// A page of another site: `localhost` and `127.0.0.1` are different sites.
 async fn foreign_page() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://localhost:{}/", listener.local_addr().unwrap().port());
@@ -24,8 +24,7 @@ async fn foreign_page() -> String {
     address
 }
 
-/// Tries everything that a page may try, and waits until it is known what came of it: `posted` and
-/// `socket`.
+/// Sends every kind of request that a page can send, and waits for the results: `posted` and `socket`.
 async fn attack(browser: &Browser, monitor: &Monitor) -> (serde_json::Value, serde_json::Value) {
     let script = format!(
         "window.posted = window.socket = undefined; \
@@ -48,8 +47,8 @@ async fn changes(monitor: &Monitor) -> usize {
 }
 
 #[tokio::test]
-async fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
-    // Without login, so that nothing but its origin keeps a page out.
+async fn a_page_of_another_site_can_neither_change_nor_read() {
+    // No authentication, so that only the origin check rejects the page.
     let ground = Ground::new(&[]).await;
     let monitor = &ground.monitor;
     monitor.takes_orders().await;
@@ -58,12 +57,12 @@ async fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
     browser.driver().goto(&foreign).await.unwrap();
     let (_, socket) = attack(&browser, monitor).await;
     assert_eq!(socket, "refused");
-    // A form is sent as a person would click it.
+    // A form submission, as by a click.
     let form = format!("document.forms[0].action = '{}'; document.forms[0].submit()", monitor.url("/-/reload"));
     browser.driver().execute(form, Vec::new()).await.unwrap();
     browser.until("the monitor answers", "document.title !== 'elsewhere'").await;
     assert_eq!(changes(monitor).await, 0);
-    // The same from its own page does both: the check can fail.
+    // Control: the same requests from the monitor's own page succeed.
     browser.driver().goto(monitor.url("/")).await.unwrap();
     let (posted, socket) = attack(&browser, monitor).await;
     assert_eq!((posted, socket), (json!(200), json!("read")));
@@ -72,14 +71,14 @@ async fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
 }
 
 #[tokio::test]
-async fn somebody_logs_in_by_keyboard_sees_what_they_may_and_logs_out() {
+async fn a_viewer_logs_in_by_keyboard_sees_permitted_actions_and_logs_out() {
     let ground = Ground::with_tokens(&[]).await;
     let monitor = &ground.monitor;
     let browser = Browser::start(390, 800).await;
     let driver = browser.driver();
     driver.goto(monitor.url("/alerts?x=1")).await.unwrap();
     browser.until("the login page comes", "location.pathname === '/login'").await;
-    // The token has the focus already.
+    // The token field has the focus.
     let focused = driver.active_element().await.unwrap();
     focused.send_keys("not-the-token-at-all" + Key::Enter).await.unwrap();
     browser.until("it says that it is wrong", "document.querySelector('[role=alert]') !== null").await;
@@ -93,12 +92,12 @@ async fn somebody_logs_in_by_keyboard_sees_what_they_may_and_logs_out() {
     let cookie = driver.get_named_cookie("shepherd_session").await.unwrap();
     assert_eq!(format!("{:?}", cookie.same_site), "Some(Strict)");
     assert!(!cookie.value.contains(VIEWER));
-    // A viewer reads and does not change.
+    // A viewer can read but not change.
     let denied = "fetch('/-/reload', {method: 'POST'}).then(a => window.denied = a.status)";
     driver.execute(denied, Vec::new()).await.unwrap();
     browser.until("it is refused", "window.denied === 403").await;
     browser.until("the page stays live", "document.querySelector('form[action$=\"/logout\"] button') !== null").await;
-    // By a link from elsewhere (a message, say), which brings no session at first.
+    // A link from another site, such as in a notification: the first request has no session cookie.
     driver.goto(foreign_page().await).await.unwrap();
     driver.execute(format!("location.href = '{}'", monitor.url("/alerts?from=slack")), Vec::new()).await.unwrap();
     browser.until("it goes on by itself", "location.pathname + location.search === '/alerts?from=slack'").await;

@@ -1,5 +1,4 @@
-//! What the door does beside asking who comes: cookies, roots, proxies, pages for who may less,
-//! connections beyond the limit.
+//! Cookies, path prefixes, proxies, pages for lower roles, and connection limits.
 
 use reqwest::Response;
 use reqwest::redirect::Policy;
@@ -11,7 +10,7 @@ use crate::support::wait::eventually;
 
 const BROWSER: (&str, &str) = ("accept", "text/html,application/xhtml+xml");
 
-/// Logs in as a browser on a page of `origin` does.
+/// Logs in like a browser on a page of `origin`.
 async fn login(url: &str, token: &str, origin: Option<&str>) -> Response {
     let client = Client::builder().redirect(Policy::none()).build().unwrap();
     let form = format!("token={token}&name=bo&next=%2Fm%2Falerts");
@@ -23,7 +22,7 @@ async fn login(url: &str, token: &str, origin: Option<&str>) -> Response {
     request.send().await.unwrap()
 }
 
-/// `name=value`, and what the browser is told about it.
+/// `name=value` and the attributes of the cookie.
 fn cookie(answer: &Response) -> (String, Vec<String>) {
     let cookie = answer.headers()["set-cookie"].to_str().unwrap();
     let mut parts = cookie.split("; ").map(str::to_owned);
@@ -31,7 +30,7 @@ fn cookie(answer: &Response) -> (String, Vec<String>) {
 }
 
 #[tokio::test]
-async fn a_session_stays_where_it_belongs_and_no_monitor_with_another_database_knows_it() {
+async fn a_session_is_valid_only_for_monitors_with_the_same_database() {
     let first = Ground::with_tokens(&[("MONITOR_ROOT_PATH", "/m")]).await;
     let second = Ground::with_tokens(&[]).await;
     let answer = login(&first.monitor.url("/m/login"), VIEWER, None).await;
@@ -58,7 +57,7 @@ async fn a_session_stays_where_it_belongs_and_no_monitor_with_another_database_k
 }
 
 #[tokio::test]
-async fn below_a_root_and_by_head_the_door_is_the_same() {
+async fn access_control_applies_below_a_root_path_and_to_head() {
     let ground = Ground::with_tokens(&[("MONITOR_ROOT_PATH", "/m")]).await;
     let (monitor, client) = (&ground.monitor, client());
     let (viewer, admin) = (format!("Bearer {VIEWER}"), format!("Bearer {ADMIN}"));
@@ -91,11 +90,11 @@ async fn below_a_root_and_by_head_the_door_is_the_same() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_is_trusted_says_where_from_and_another_does_not() {
+async fn only_trusted_proxies_set_the_client_address() {
     for (trusted, address) in [("127.0.0.1", "198.51.100.7"), ("10.0.0.0/8", "127.0.0.1"), ("", "127.0.0.1")] {
         let ground = Ground::with_tokens(&[("MONITOR_AUTH", "basic"), ("MONITOR_PROXY_TRUSTED", trusted)]).await;
         let client = client();
-        // Names are anybody's to choose.
+        // Users can choose any name.
         let name = "<img src=x onerror=alert(1)>";
         let audit = eventually("a change is written down", SOON, || async {
             let change = client.post(ground.monitor.url("/-/reload")).basic_auth(name, Some(ADMIN));
@@ -112,7 +111,7 @@ async fn a_proxy_that_is_trusted_says_where_from_and_another_does_not() {
 }
 
 #[tokio::test]
-async fn pages_offer_what_who_looks_may_do_and_say_what_they_may_not() {
+async fn pages_offer_only_permitted_actions_and_explain_refusals() {
     let ground = Ground::with_tokens(&[]).await;
     let (monitor, client) = (&ground.monitor, client());
     let page = |path: &'static str, token: &'static str| {
@@ -142,12 +141,12 @@ async fn pages_offer_what_who_looks_may_do_and_say_what_they_may_not() {
         let (status, told) = page("/nowhere", token).await;
         assert!(status == 404 && told.contains("Not found"), "{told}");
     }
-    // A program is answered as one.
+    // Programs get an error as JSON.
     let answer = client.get(monitor.url("/admin/recycle-bin")).bearer_auth(VIEWER).send().await.unwrap();
     assert_eq!(answer.headers()["content-type"], "application/problem+json");
 }
 
-/// The status of a request on a connection that stays open; 0 when it was hung up.
+/// Status of a request on an open connection; 0 if it was closed.
 async fn ask(stream: &mut TcpStream) -> u16 {
     let asked = stream.write_all(b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     let mut answer = [0; 2048];
@@ -158,7 +157,7 @@ async fn ask(stream: &mut TcpStream) -> u16 {
 }
 
 #[tokio::test]
-async fn one_address_leaves_room_for_others() {
+async fn connections_of_one_address_are_limited() {
     let most = ("MONITOR_MAX_CONNECTIONS_PER_ADDRESS", "12");
     for (trusted, some_too_many) in [("10.0.0.0/8", true), ("127.0.0.1", false)] {
         let ground = Ground::with_tokens(&[most, ("MONITOR_PROXY_TRUSTED", trusted)]).await;
@@ -173,10 +172,10 @@ async fn one_address_leaves_room_for_others() {
             continue;
         }
         assert!(answers[..12].iter().all(|status| *status == 200), "{answers:?}");
-        // Those that were told so are closed, and so make room to be told.
+        // Connections that get a 429 are closed, which makes room for the next.
         assert!(answers[12..].iter().all(|status| [429, 0].contains(status)), "{answers:?}");
         assert!(answers[12..].contains(&429), "{answers:?}");
-        // Who holds connections and says nothing gets no more than as many again.
+        // Connections without a request are limited to twice the limit.
         let mut silent = Vec::new();
         for _ in 0..30 {
             silent.push(TcpStream::connect(ground.monitor.address()).await.unwrap());

@@ -1,4 +1,4 @@
-//! Callers who want to harm: floods, answers that are never read, texts without end, other streams, guessed sessions.
+//! Malicious clients: floods, unread responses, endless texts, unwatched streams, guessed sessions.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -43,7 +43,7 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn a_flood_of_requests_without_bodies_neither_keeps_honest_ones_from_their_answers_nor_fills_the_descriptors() {
+async fn a_flood_of_requests_without_bodies_neither_blocks_other_clients_nor_exhausts_descriptors() {
     const MOST: usize = 40;
     const FORM: &[u8] = b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-www-form-urlencoded\r\n\
         content-length: 1000\r\n\r\n";
@@ -57,7 +57,7 @@ async fn a_flood_of_requests_without_bodies_neither_keeps_honest_ones_from_their
                     let Ok(mut stream) = TcpStream::connect(&address).await else { continue };
                     let begin: &[u8] = match n % 3 {
                         0 => FORM,
-                        // Refused at once, and then closed by nobody.
+                        // Rejected at once, but the client keeps the connection open.
                         1 => b"POST /login HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n",
                         _ => b"G",
                     };
@@ -78,22 +78,22 @@ async fn a_flood_of_requests_without_bodies_neither_keeps_honest_ones_from_their
         assert_eq!(answer.map(|answer| answer.status().as_u16()).ok(), Some(200), "request {n}");
     }
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
-    // Each connection holds two; those that were just accepted or are just being closed come to it.
+    // Two descriptors per connection, plus those being accepted or closed.
     let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", ground.monitor.pid())).unwrap().count();
     eventually("there are few connections", SOON, || async { descriptors() <= 2 * MOST + 60 }).await;
     flood.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// So long ago, seconds, begins the history of [`with_a_long_history`]: young enough for the retention.
+/// Age of the oldest sample in [`with_a_long_history`], seconds: within the retention.
 const BEGAN: u64 = 7200;
 
-/// A moment in the history of a test, Unix seconds: a multiple of a minute.
+/// Start of the history, Unix seconds, rounded down to a minute.
 fn began(ago: u64) -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     (now - ago) / 3600 * 3600
 }
 
-/// A history of so many series and points that one answer with all of them would be large; and its window.
+/// A monitor with so much history that a response with all of it would be large, and the time range.
 async fn with_a_long_history() -> (Ground, String) {
     let ground = Ground::with_tokens(&[]).await;
     ground.takes_changes().await;
@@ -109,7 +109,7 @@ async fn with_a_long_history() -> (Ground, String) {
 }
 
 #[tokio::test]
-async fn an_answer_with_too_many_points_is_refused_with_what_to_do_or_given_in_longer_buckets() {
+async fn responses_with_too_many_points_use_longer_buckets_or_are_rejected_with_a_remedy() {
     let (ground, window) = with_a_long_history().await;
     let all = format!("/api/historical/metrics_by_prefix?prefix=backlog:&minmax=1&{window}");
     let (status, why) = ground.get(&format!("{all}&bucket_seconds=30"), VIEWER).await;
@@ -124,7 +124,7 @@ async fn an_answer_with_too_many_points_is_refused_with_what_to_do_or_given_in_l
 }
 
 #[tokio::test]
-async fn readers_that_never_read_fill_no_memory_and_delay_no_change() {
+async fn clients_that_never_read_neither_exhaust_memory_nor_delay_changes() {
     let (ground, window) = with_a_long_history().await;
     let (before, address) = (ground.resident_mb(), ground.monitor.address().parse().unwrap());
     let request = format!(
@@ -148,7 +148,7 @@ async fn readers_that_never_read_fill_no_memory_and_delay_no_change() {
     }
     let grown = ground.resident_mb() - before;
     assert!(grown < 80.0, "{before} MB grew by {grown} MB");
-    // Those that were refused were told why.
+    // Rejected clients got an explanation.
     let mut refused = 0;
     for mut reader in readers {
         let mut head = [0; 12];
@@ -159,7 +159,7 @@ async fn readers_that_never_read_fill_no_memory_and_delay_no_change() {
 }
 
 #[tokio::test]
-async fn texts_that_people_store_or_look_for_are_bounded_and_the_error_says_how() {
+async fn stored_and_searched_texts_are_bounded_and_errors_contain_the_limit() {
     let ground = Ground::with_tokens(&[]).await;
     ground.takes_changes().await;
     let silence = |rule: &str, reason: &str| json!({"rule": rule, "duration": "90d", "owner": "bo", "reason": reason});
@@ -209,7 +209,7 @@ async fn texts_that_people_store_or_look_for_are_bounded_and_the_error_says_how(
 }
 
 #[tokio::test]
-async fn what_this_monitor_does_not_watch_no_operator_reads_or_changes() {
+async fn operators_cannot_read_or_change_unwatched_streams() {
     let ground = Ground::with_tokens(&[("MONITOR_STREAMS", "s*"), ("MONITOR_STREAMS_EXCLUDE", "secret")]).await;
     ground.takes_changes().await;
     let mut redis = ground._redis.connection().await;
@@ -233,7 +233,7 @@ async fn login(ground: &Ground, token: &str) -> Response {
     request.header("content-type", "application/x-www-form-urlencoded").body(form).send().await.unwrap()
 }
 
-/// `name=value` of the cookie that a login sets.
+/// `name=value` of the session cookie.
 fn cookie(answer: &Response) -> String {
     answer.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned()
 }
@@ -270,7 +270,7 @@ async fn a_logout_ends_the_session_at_once_and_closes_its_websockets() {
 }
 
 #[tokio::test]
-async fn monitors_with_one_database_share_sessions_and_their_end() {
+async fn monitors_with_the_same_database_share_sessions() {
     let ground = Ground::with_tokens(&[]).await;
     ground.takes_changes().await;
     let (redis, database) = (ground._redis.url(), ground._database.url());
@@ -304,7 +304,7 @@ async fn monitors_with_one_database_share_sessions_and_their_end() {
 }
 
 #[tokio::test]
-async fn a_session_that_nobody_uses_ends() {
+async fn an_idle_session_ends() {
     let ground = Ground::with_tokens(&[("MONITOR_SESSION_IDLE_SEC", "3s")]).await;
     let session = cookie(&login(&ground, VIEWER).await);
     let known =
@@ -315,7 +315,7 @@ async fn a_session_that_nobody_uses_ends() {
 }
 
 #[tokio::test]
-async fn where_people_come_encrypted_the_cookie_is_of_this_host_alone_and_browsers_are_told_to_stay_encrypted() {
+async fn with_https_the_cookie_is_host_only_and_hsts_is_sent() {
     let ground = Ground::with_tokens(&[("SERVER_URL", "https://fleet.example")]).await;
     let answer = login(&ground, VIEWER).await;
     let session = cookie(&answer);
@@ -335,7 +335,7 @@ async fn where_people_come_encrypted_the_cookie_is_of_this_host_alone_and_browse
 }
 
 #[tokio::test]
-async fn logins_and_what_was_denied_are_logged_and_counted() {
+async fn logins_and_denied_requests_are_logged_and_counted() {
     let ground = Ground::with_tokens(&[]).await;
     drop((login(&ground, VIEWER).await, login(&ground, "wrong-wrong-wrong-1").await));
     assert_eq!(ground.get("/api/admin/audit", VIEWER).await.0, 403);
@@ -355,7 +355,7 @@ async fn logins_and_what_was_denied_are_logged_and_counted() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_in_forwarded_for_hide_no_address() {
+async fn non_text_bytes_in_forwarded_for_hide_no_address() {
     let ground = Ground::with_tokens(&[("MONITOR_AUTH", "basic"), ("MONITOR_PROXY_TRUSTED", "127.0.0.1")]).await;
     let client = client();
     eventually("a change is written down", SOON, || async {
@@ -370,10 +370,10 @@ async fn bytes_that_are_no_text_in_forwarded_for_hide_no_address() {
     .await;
 }
 
-/// The largest answers that there are, which 64 readers never read.
+/// Measures the largest responses with 64 clients that never read.
 #[tokio::test]
 #[ignore = "measures for half a minute; run by name with --ignored --nocapture"]
-async fn figures_of_64_readers_that_never_read() {
+async fn measure_64_clients_that_never_read() {
     let ground = Ground::with_tokens(&[]).await;
     ground.takes_changes().await;
     let sql = ground._database.connect().await;

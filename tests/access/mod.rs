@@ -1,4 +1,4 @@
-//! Who may do what: every route, every way of asking, real browsers on other sites' pages.
+//! Access control: every route, every authentication mode, and browsers on pages of other sites.
 
 mod browser;
 mod door;
@@ -19,7 +19,7 @@ const OPERATOR: &str = "operator-0123456789";
 const ADMIN: &str = "admin-0123456789";
 const SOON: Duration = Duration::from_secs(60);
 
-/// A monitor on servers of its own.
+/// A monitor with its own servers.
 struct Ground {
     monitor: Monitor,
     _redis: TestRedis,
@@ -53,13 +53,13 @@ impl Ground {
     }
 }
 
-/// A client that follows no redirect, with a connection for each request: on a machine that stalls, the server
-/// closes an idle one at the very moment at which it would be used again.
+/// A client without redirects and connection reuse: on a slow machine, the server may close an idle connection just
+/// as it is reused.
 fn client() -> Client {
     Client::builder().redirect(reqwest::redirect::Policy::none()).pool_max_idle_per_host(0).build().unwrap()
 }
 
-/// What a request is answered with.
+/// Status of the response to a request.
 async fn status(client: &Client, method: Method, url: &str, headers: &[(&str, &str)]) -> StatusCode {
     let mut request = client.request(method, url);
     for (name, value) in headers {

@@ -1,4 +1,4 @@
-//! Each way of finding out who asks, and settings that would protect nothing.
+//! Each authentication mode, and settings that would provide no protection.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ fn refused(settings: &[(&str, &str)]) -> String {
 }
 
 #[test]
-fn settings_that_protect_nothing_stop_the_start_in_one_line() {
+fn settings_without_protection_prevent_startup_with_one_line() {
     let file = std::env::temp_dir().join("no-such-token").display().to_string();
     for (settings, told) in [
         (vec![("MONITOR_BIND", "0.0.0.0")], vec!["MONITOR_AUTH", "none", "MONITOR_BIND is 0.0.0.0"]),
@@ -40,7 +40,7 @@ fn settings_that_protect_nothing_stop_the_start_in_one_line() {
 }
 
 #[tokio::test]
-async fn without_login_a_page_behind_another_name_is_refused() {
+async fn without_authentication_requests_for_other_host_names_are_rejected() {
     let ground = Ground::new(&[("SERVER_URL", "https://fleet.example/m")]).await;
     let (client, url) = (client(), ground.monitor.url("/api/snapshot"));
     for (host, expected) in
@@ -51,11 +51,11 @@ async fn without_login_a_page_behind_another_name_is_refused() {
 }
 
 #[tokio::test]
-async fn passwords_are_tokens_and_the_name_is_for_the_audit() {
+async fn basic_passwords_are_tokens_and_the_name_is_audited() {
     let ground = Ground::with_tokens(&[("MONITOR_AUTH", "basic")]).await;
     let client = client();
     let url = ground.monitor.url("/admin/audit");
-    // Its table is made in the background.
+    // The table is created in the background.
     crate::support::wait::eventually("the audit can be read", SOON, || async {
         let answer = client.get(&url).basic_auth("", Some(ADMIN)).send().await.unwrap();
         answer.status().is_success().then_some(())
@@ -74,7 +74,7 @@ async fn passwords_are_tokens_and_the_name_is_for_the_audit() {
 }
 
 #[tokio::test]
-async fn what_a_proxy_says_is_believed_from_where_it_is_trusted() {
+async fn proxy_headers_are_accepted_only_from_trusted_addresses() {
     let asked = [("x-forwarded-user", "bo"), ("x-forwarded-role", "viewer")];
     for (trusted, expected) in [("127.0.0.0/8,10.0.0.1", 200), ("10.0.0.0/8", 403)] {
         let ground = Ground::with_tokens(&[("MONITOR_AUTH", "proxy"), ("MONITOR_PROXY_TRUSTED", trusted)]).await;
@@ -90,7 +90,7 @@ async fn what_a_proxy_says_is_believed_from_where_it_is_trusted() {
 }
 
 #[tokio::test]
-async fn who_guesses_too_often_has_to_wait() {
+async fn repeated_wrong_guesses_are_delayed() {
     let ground = Ground::with_tokens(&[]).await;
     let (client, url) = (client(), ground.monitor.url("/api/snapshot"));
     let mut answers = Vec::new();
@@ -98,7 +98,7 @@ async fn who_guesses_too_often_has_to_wait() {
         answers.push(status(&client, Method::GET, &url, &[("authorization", "Bearer nonsense")]).await.as_u16());
     }
     assert_eq!((answers[0], answers[99], answers[100]), (401, 401, 429));
-    // Others at that address are not held up.
+    // Requests without credentials from that address are not delayed.
     assert_eq!(status(&client, Method::GET, &url, &[]).await, 401);
     let right = format!("Bearer {VIEWER}");
     assert_ne!(status(&client, Method::GET, &url, &[("authorization", &right)]).await, 429);

@@ -1,11 +1,11 @@
-//! Every route × who asks × from where.
+//! Every route with every role and origin.
 
 use shepherd_monitor::web::access::{Needs, Role, Verb};
 use shepherd_monitor::web::routes::ROUTES;
 
 use super::*;
 
-/// A path that the route answers to.
+/// An example path that matches the pattern of the route.
 fn path(pattern: &str) -> String {
     let mut path = String::new();
     let mut rest = pattern;
@@ -19,7 +19,7 @@ fn path(pattern: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_route_asks_for_its_role_and_for_its_own_site() {
+async fn every_route_requires_its_role_and_its_own_origin() {
     let ground = Ground::with_tokens(&[]).await;
     let client = client();
     let monitor = &ground.monitor;
@@ -49,19 +49,19 @@ async fn every_route_asks_for_its_role_and_for_its_own_site() {
                 (Needs::Nobody, _) => {
                     assert!(![401, 403, 405].contains(&answer.as_u16()) || route.path == "/login", "{what}: {answer}")
                 }
-                // So many wrong tokens in a minute are too many.
+                // The test sends more wrong tokens than permitted in a minute.
                 (Needs::AtLeast(_), None) => {
                     assert!(answer == 401 || (answer == 429 && !token.is_empty()), "{what}: {answer}");
                 }
                 (Needs::AtLeast(needed), Some(role)) if role < needed => {
                     assert_eq!(answer, StatusCode::FORBIDDEN, "{what}");
                 }
-                // What was previewed may still need more.
+                // Depending on the preview, a higher role may be required.
                 (Needs::AtLeast(_), Some(_)) => {
                     assert!(![401, 403, 405].contains(&answer.as_u16()), "{what}: {answer}");
                 }
             }
-            // A page of another site is refused whoever looks at it, unless it only reads.
+            // Pages of other sites are rejected for every role, except for reads.
             for foreign in [("origin", "http://evil.example"), ("sec-fetch-site", "cross-site"), ("origin", "null")] {
                 let mut headers = headers.clone();
                 headers.push(foreign);
@@ -72,7 +72,7 @@ async fn every_route_asks_for_its_role_and_for_its_own_site() {
             }
             seen += 1;
         }
-        // One that changes something cannot be asked by a link.
+        // Routes that change something do not accept GET.
         let both = ROUTES.iter().filter(|other| other.path == route.path).count() > 1;
         if !both {
             let other = if route.verb == Verb::Change { Method::GET } else { Method::POST };
@@ -82,11 +82,11 @@ async fn every_route_asks_for_its_role_and_for_its_own_site() {
         }
     }
     assert!(seen > 250, "{seen}");
-    // The probe says yes or no to anybody, and why to those who may see the pages.
+    // The probe shows its status to all clients, but the reasons only to authenticated ones.
     let why = monitor.url("/readyz?verbose");
     assert_eq!(status(&client, Method::GET, &why, &[]).await, StatusCode::UNAUTHORIZED);
     assert_ne!(status(&client, Method::GET, &monitor.url("/readyz"), &[]).await, StatusCode::UNAUTHORIZED);
-    // What is in no table is nowhere.
+    // Routes outside of the table do not exist.
     let bearer = format!("Bearer {ADMIN}");
     for path in ["/api/admin", "/api/admin/nothing", "/admin/x", "/.git/config"] {
         let answer = status(&client, Method::GET, &monitor.url(path), &[("authorization", &bearer)]).await;
@@ -98,7 +98,7 @@ async fn every_route_asks_for_its_role_and_for_its_own_site() {
 }
 
 #[tokio::test]
-async fn every_change_is_a_row_that_says_who_and_what_came_of_it() {
+async fn every_change_is_audited_with_user_and_outcome() {
     let ground = Ground::with_tokens(&[]).await;
     let client = client();
     let bearer = format!("Bearer {OPERATOR}");
@@ -110,7 +110,7 @@ async fn every_change_is_a_row_that_says_who_and_what_came_of_it() {
         .post(ground.monitor.url("/api/alerts/acknowledge"))
         .header("authorization", &bearer)
         .json(&serde_json::json!({"key": "none", "owner": "bo"}));
-    // The tables are made in the background.
+    // The tables are created in the background.
     let silenced = crate::support::wait::eventually("the silence is taken", SOON, || async {
         let answer = silence.try_clone().unwrap().send().await.unwrap();
         answer.status().is_success().then_some(())

@@ -1,4 +1,4 @@
-//! What the answers of channels mean, end to end: refusals of mail servers, redirects, login pages, proxies.
+//! Replies of channels, end to end: rejections of mail servers, redirects, login pages, proxies.
 
 use std::sync::{Arc, Mutex};
 
@@ -8,10 +8,10 @@ use tokio::net::{TcpListener, TcpStream};
 use super::slack::Answer;
 use super::*;
 
-/// Replies that differ from those of a server that accepts everything: how a command begins, and the reply.
+/// Replies that differ from the default: prefix of the command, and the reply.
 type Replies = &'static [(&'static str, &'static str)];
 
-/// A mail server that replies as it is told to, and keeps the commands that it was sent.
+/// A mail server with configurable replies that records the commands.
 struct Smtp {
     port: u16,
     commands: Arc<Mutex<Vec<String>>>,
@@ -31,7 +31,7 @@ impl Smtp {
         Ok(Self { port, commands })
     }
 
-    /// The name by which the client introduced itself.
+    /// The client's name in EHLO.
     fn helo_name(&self) -> String {
         let commands = self.commands.lock().unwrap();
         commands.iter().find_map(|command| command.strip_prefix("EHLO ")).unwrap().to_owned()
@@ -62,7 +62,7 @@ async fn session(stream: TcpStream, replies: Replies, commands: Arc<Mutex<Vec<St
     Some(())
 }
 
-/// What `notify-test` prints with these settings.
+/// Output of `notify-test` with these settings.
 async fn notify_test(settings: &[(&str, &str)]) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
     command.arg("notify-test").env_clear().envs(settings.iter().copied()).kill_on_drop(true);
@@ -88,7 +88,7 @@ async fn by_mail(host: &str, port: u16, more: &[(&str, &str)]) -> String {
 const LOGIN: &[(&str, &str)] = &[("SMTP_USER", "shepherd"), ("SMTP_PASSWORD", "verysecret")];
 
 #[tokio::test]
-async fn what_a_mail_server_refuses_is_reported_with_the_setting_that_helps() {
+async fn rejections_of_a_mail_server_are_reported_with_the_setting_to_change() {
     let cases: [(Replies, &[(&str, &str)], &str); 10] = [
         (&[("EHLO", "504 5.5.2 need fully-qualified hostname")], &[], "SMTP_HELO_NAME"),
         (&[("RCPT", "504 5.5.2 <4f1c>: Helo command rejected: need fully-qualified hostname")], &[], "SMTP_HELO_NAME"),
@@ -98,7 +98,7 @@ async fn what_a_mail_server_refuses_is_reported_with_the_setting_that_helps() {
         (&[], LOGIN, "(AUTH PLAIN or LOGIN)"),
         (&[("EHLO", "250-mail.example\r\n250 AUTH GSSAPI NTLM")], LOGIN, "(AUTH PLAIN or LOGIN)"),
         (&[], &[("SMTP_USE_TLS", "starttls")], "set SMTP_USE_TLS"),
-        // It greets in plain text where TLS is expected from the first byte.
+        // The server greets in plain text although the client expects implicit TLS.
         (&[], &[("SMTP_USE_TLS", "implicit")], "TLS failed"),
         (&[("GREETING", "554 5.7.1 no service for you")], &[], "refuses this host"),
     ];
@@ -111,7 +111,7 @@ async fn what_a_mail_server_refuses_is_reported_with_the_setting_that_helps() {
 }
 
 #[tokio::test]
-async fn ehlo_has_a_name_with_a_dot_or_the_configured_one() {
+async fn ehlo_sends_a_qualified_or_the_configured_name() {
     let server = Smtp::start("127.0.0.1", &[]).await.unwrap();
     assert!(by_mail("127.0.0.1", server.port, &[]).await.contains("sent: 2.0.0 accepted"));
     assert!(server.helo_name().contains('.'), "{}", server.helo_name());
@@ -123,7 +123,7 @@ async fn ehlo_has_a_name_with_a_dot_or_the_configured_one() {
 }
 
 #[tokio::test]
-async fn a_mail_server_may_be_given_by_its_ipv6_address() {
+async fn a_mail_server_can_be_an_ipv6_address() {
     let Ok(server) = Smtp::start("::1", &[]).await else { return };
     for host in ["::1", "[::1]"] {
         let printed = by_mail(host, server.port, &[]).await;
@@ -132,7 +132,7 @@ async fn a_mail_server_may_be_given_by_its_ipv6_address() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_the_services_own_is_not_taken_for_sent() {
+async fn responses_of_other_services_do_not_count_as_sent() {
     let slack = Slack::start();
     let cases = [
         ("HTTP/1.1 200 OK\r\ncontent-length: 34\r\n\r\n<!DOCTYPE html><title>Log in</title>", "HTML page"),
@@ -154,12 +154,12 @@ async fn an_answer_that_is_not_the_services_own_is_not_taken_for_sent() {
         let printed = notify_test(&[("SLACK_WEBHOOK_URL", &slack.url())]).await;
         assert!(printed.contains("slack: not sent: ") && printed.contains(expected), "{response}: {printed}");
     }
-    // A redirect that keeps the method, on the same host, is followed.
+    // Same host and method: the redirect is followed.
     slack.answers(&[Answer::Raw(0, "HTTP/1.1 308 Moved\r\nlocation: /new/\r\ncontent-length: 0\r\n\r\n")]);
     let printed = notify_test(&[("SLACK_WEBHOOK_URL", &slack.url())]).await;
     assert!(printed.contains("slack: sent: 200 OK: ok"), "{printed}");
     assert_eq!(slack.taken().len(), 1);
-    // Blocks that are refused go out as plain text.
+    // After rejected blocks, the plain text is sent.
     slack.answers(&[Answer::Raw(0, "HTTP/1.1 400 No\r\ncontent-length: 14\r\n\r\ninvalid_blocks")]);
     let printed = notify_test(&[("SLACK_WEBHOOK_URL", &slack.url())]).await;
     assert!(printed.contains("slack: sent: ") && printed.contains("invalid_blocks"), "{printed}");
@@ -168,7 +168,7 @@ async fn an_answer_that_is_not_the_services_own_is_not_taken_for_sent() {
 }
 
 #[tokio::test]
-async fn a_proxy_that_asks_for_a_login_is_named() {
+async fn a_proxy_that_requires_a_login_is_reported() {
     let proxy = Slack::start();
     proxy.always(Some(Answer::Raw(0, "HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")));
     let address = format!("http://127.0.0.1:{}", proxy.port());
@@ -179,7 +179,7 @@ async fn a_proxy_that_asks_for_a_login_is_named() {
 }
 
 #[tokio::test]
-async fn what_waits_for_a_channel_behind_a_login_page_is_sent_once_a_test_succeeds() {
+async fn queued_messages_of_a_broken_channel_are_sent_after_a_successful_test() {
     const LOGIN_PAGE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 27\r\n\r\n<html><title>Log in</title>";
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;

@@ -1,4 +1,4 @@
-//! Every type of rule, end to end; a channel that is broken; a webhook.
+//! Every type of rule, end to end; a broken channel; a webhook.
 
 use serde_json::json;
 use shepherd_monitor::demo::servers::PrivatePostgres;
@@ -8,7 +8,7 @@ use super::slack::{Answer, Slack};
 use super::*;
 use crate::support::postgres::connect;
 
-/// Figures of Postgres are taken the more rarely the longer they take.
+/// Slow queries of Postgres metrics are run less often, so this is longer than other limits.
 const IN_TIME: Duration = Duration::from_secs(300);
 
 const EVERY_TYPE: &str = "
@@ -24,10 +24,10 @@ rules:
 ";
 
 #[tokio::test]
-async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves_by_slack_and_by_mail() {
+async fn every_type_of_rule_fires_and_resolves_by_slack_and_by_mail() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
-    // A server of its own: what is measured is all of it.
+    // A private server: disk and connection metrics cover the whole server.
     let postgres = PrivatePostgres::start().unwrap();
     let mail = Mail::start("starttls").await;
     let url = postgres.url();
@@ -38,7 +38,7 @@ async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves_by_slack_an
         ("DATABASE_URL", url.as_str()),
         ("MONITOR_ALERTS_CONFIG", rules.as_str()),
         ("PG_VOLUME_CAPACITY", "200M"),
-        // The janitor would end the query whose callback is so old.
+        // Otherwise the janitor would mark the query with the old callback as abandoned.
         ("MONITOR_ABANDONED_QUERY_SEC", "86400"),
     ]);
     let monitor = ground.monitor("m", &given).await;
@@ -73,7 +73,7 @@ async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves_by_slack_an
             .map_err(|error| error.to_string())
     })
     .await;
-    // Ballast that passes the log by, and forty clients.
+    // Unlogged data to fill the disk, and forty clients.
     database
         .batch_execute(
             "CREATE UNLOGGED TABLE ballast (filler text);
@@ -93,7 +93,7 @@ async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves_by_slack_an
         ground.slack.told(&format!("{name}: "), IN_TIME).await;
         assert_eq!(mail.told(&format!("{name}: ")).await["tls"], true);
     }
-    // All of it ends.
+    // End all conditions.
     drop(clients);
     database
         .batch_execute("DROP TABLE ballast; DELETE FROM callbacks; UPDATE shepherd_brain SET state = 'COMPLETED'")
@@ -126,7 +126,7 @@ async fn every_type_of_rule_in_the_contracts_file_fires_and_resolves_by_slack_an
 }
 
 #[tokio::test]
-async fn a_maintenance_window_of_the_file_keeps_quiet_and_what_still_holds_after_it_is_told() {
+async fn a_maintenance_window_silences_and_alerts_that_still_fire_are_sent_after_it() {
     let ground = Ground::new();
     ground.fleet.up(&["a", "b"]).await;
     let window = "maintenance: [{name: works, from: 2020-01-01T00:00:00Z, until: 2999-01-01T00:00:00Z, stream: a}]";
@@ -142,7 +142,7 @@ async fn a_maintenance_window_of_the_file_keeps_quiet_and_what_still_holds_after
     })
     .await;
     assert_eq!(ground.slack.count("Worker a crashed"), 0);
-    // The window is over.
+    // The window has ended.
     ground.rules(&window.replace("2999", "2021"));
     monitor.send("HUP");
     ground.slack.told("Worker a crashed", SOON).await;
@@ -150,7 +150,7 @@ async fn a_maintenance_window_of_the_file_keeps_quiet_and_what_still_holds_after
 }
 
 #[tokio::test]
-async fn the_last_hour_is_drawn_in_slack_and_in_mails() {
+async fn notifications_contain_a_chart_of_the_last_hour() {
     let ground = Ground::new();
     let mail = Mail::start("starttls").await;
     let rules = ground.rules("rules: [{name: lots, type: threshold, metric: xlen, stream: orders, threshold: 40}]");
@@ -177,7 +177,7 @@ async fn the_last_hour_is_drawn_in_slack_and_in_mails() {
 }
 
 #[tokio::test]
-async fn more_than_twenty_messages_a_minute_are_counted_instead_and_hold_up_nothing_critical() {
+async fn beyond_twenty_messages_a_minute_alerts_are_summarized_and_critical_ones_are_not_delayed() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
     let rule = |n: usize, stream: &str| {
@@ -189,7 +189,7 @@ async fn more_than_twenty_messages_a_minute_are_counted_instead_and_hold_up_noth
     ground.alive(&monitor, &["a"]).await;
     let mut redis = ground.redis.connection().await;
     let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
-    // Nineteen of their own, and one for the other eleven.
+    // Nineteen individual messages, and one for the other eleven.
     ground.slack.told("and 10 more", SOON).await;
     let first = ground.slack.posts()[0].at;
     let _: String = redis::cmd("XADD").arg(&["late", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
@@ -201,7 +201,7 @@ async fn more_than_twenty_messages_a_minute_are_counted_instead_and_hold_up_noth
 }
 
 #[tokio::test]
-async fn a_slack_that_hangs_for_a_minute_is_told_in_order_when_it_answers_again() {
+async fn messages_are_delivered_in_order_after_slack_hung_for_a_minute() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
     let monitor = ground.monitor("m", &[]).await;
@@ -219,13 +219,13 @@ async fn a_slack_that_hangs_for_a_minute_is_told_in_order_when_it_answers_again(
     let taken: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
     assert_eq!(taken.len(), 2, "{taken:?}");
     assert!(taken[0].contains("Worker a crashed") && taken[1].contains("running again"), "{taken:?}");
-    // Nobody knows what a server that hangs did with a message: its key says that it is the same.
+    // The server may have accepted the message before the timeout, so a duplicate must have the same key.
     let key = |post: &super::slack::Post| post.body.to_string().split("ref ").nth(1).map(|r| r[..8].to_owned());
     assert!(posts.iter().filter(|post| post.status == 0).all(|post| key(post) == key(&posts[0])));
 }
 
 #[tokio::test]
-async fn notify_test_sends_by_every_channel_and_shows_the_answers() {
+async fn notify_test_sends_through_every_channel_and_prints_the_replies() {
     let (slack, webhook, mail) = (Slack::start(), Slack::start(), Mail::start("starttls").await);
     let run = async |more: &[(&str, String)]| {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
@@ -263,7 +263,7 @@ async fn notify_test_sends_by_every_channel_and_shows_the_answers() {
 }
 
 #[tokio::test]
-async fn a_broken_channel_is_told_by_the_others_and_its_messages_wait() {
+async fn a_broken_channel_is_reported_through_the_others_and_its_messages_wait() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
     let webhook = Slack::start();
@@ -292,7 +292,7 @@ async fn a_broken_channel_is_told_by_the_others_and_its_messages_wait() {
 }
 
 #[tokio::test]
-async fn a_bad_file_keeps_the_last_good_rules_and_says_so() {
+async fn an_invalid_rules_file_keeps_the_active_rules_and_is_reported() {
     let ground = Ground::new();
     let good = "rules: [{name: lots, type: threshold, metric: xlen, stream: orders, threshold: 0}]";
     let rules = ground.rules(good);
@@ -319,14 +319,14 @@ async fn a_bad_file_keeps_the_last_good_rules_and_says_so() {
     .await;
 }
 
-/// The value of a metric without labels.
+/// Value of a metric without labels.
 async fn metric(monitor: &Monitor, name: &str) -> Option<String> {
     let (_, text) = monitor.get("/metrics").await;
     text.lines().find_map(|line| line.strip_prefix(name)).map(|value| value.trim().to_owned())
 }
 
 #[tokio::test]
-async fn rules_whose_file_is_moved_away_or_emptied_stay_in_force_with_their_alerts_and_it_is_reported() {
+async fn rules_and_alerts_stay_active_when_the_file_is_missing_or_empty() {
     const OK: &str = "shepherd_monitor_rules_file_ok ";
     let ground = Ground::new();
     let good = "rules: [{name: lots, type: threshold, metric: xlen, stream: orders, threshold: 0}]";
@@ -358,7 +358,7 @@ async fn rules_whose_file_is_moved_away_or_emptied_stay_in_force_with_their_aler
 }
 
 #[tokio::test]
-async fn a_rules_file_that_is_a_fifo_or_has_an_endless_glob_is_reported_and_holds_up_nothing() {
+async fn a_fifo_or_an_endless_glob_as_rules_is_reported_and_blocks_nothing() {
     let ground = Ground::new();
     let fifo = ground.folder.folder().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());

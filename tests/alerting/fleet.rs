@@ -1,4 +1,4 @@
-//! Workers as far as the monitor can see them: heartbeats that are rewritten, or not any more.
+//! Simulated workers: only their heartbeats.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,12 +9,12 @@ use tokio::sync::Mutex;
 
 use crate::support::redis::{TestRedis, connection};
 
-/// Keeps heartbeats of workers up, each the only one of its type.
+/// Renews heartbeats of workers, each the only one of its type.
 ///
-/// Whoever writes heartbeats or takes them away holds the list meanwhile: a worker that is gone is
-/// not written once more by a round that began before.
+/// The lock on the list is held while heartbeats are written or deleted, so that a running renewal cannot rewrite the
+/// heartbeat of a removed worker.
 pub(crate) struct Fleet {
-    /// By name, since when: which also names the process.
+    /// Start time by name; it also identifies the process.
     alive: Arc<Mutex<BTreeMap<String, f64>>>,
     url: String,
     _beating: tokio::sync::oneshot::Sender<()>,
@@ -42,7 +42,7 @@ impl Fleet {
         Self { alive, url: redis.url(), _beating: stop }
     }
 
-    /// These workers live from now on.
+    /// Starts these workers.
     pub(crate) async fn up(&self, names: &[&str]) {
         let mut redis = connection(&self.url, Duration::from_secs(10)).await.unwrap();
         let mut alive = self.alive.lock().await;
@@ -53,7 +53,7 @@ impl Fleet {
         }
     }
 
-    /// These vanish without a goodbye, all in the same moment.
+    /// Crashes these workers at the same moment.
     pub(crate) async fn crash(&self, names: &[&str]) {
         let mut redis = connection(&self.url, Duration::from_secs(10)).await.unwrap();
         let mut pipe = redis::pipe();
@@ -65,7 +65,7 @@ impl Fleet {
         let () = pipe.query_async(&mut redis).await.unwrap();
     }
 
-    /// This one leaves on purpose.
+    /// Shuts this worker down gracefully.
     pub(crate) async fn leave(&self, name: &str) {
         let mut redis = connection(&self.url, Duration::from_secs(10)).await.unwrap();
         let mut alive = self.alive.lock().await;
@@ -110,6 +110,6 @@ async fn beat(redis: &mut MultiplexedConnection, name: &str, since: f64) {
         .arg(15)
         .query_async(redis)
         .await;
-    // A server that a test stopped or ended does not take it.
+    // Fails while a test has stopped the server.
     drop(result);
 }

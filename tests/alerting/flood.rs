@@ -1,4 +1,4 @@
-//! How fast a notification is while clients flood the monitor: figures, measured by name.
+//! Delay of a notification while clients flood the monitor; a benchmark that runs only by name.
 
 use std::time::Instant;
 
@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-/// 500 clients of one address, of which half announce a body that never comes and half send one byte; each comes back
-/// as soon as it is closed.
+/// 500 clients at one address: half announce a body and never send it, half send one byte. Each reconnects when
+/// closed.
 fn flood(address: &str) -> Vec<tokio::task::JoinHandle<()>> {
     let client = |n: usize| {
         let address = address.to_owned();

@@ -1,17 +1,17 @@
-//! Two and three monitors on one fleet: one leads, another takes over, nothing comes twice.
+//! Two and three monitors on one fleet: one leads, another takes over, and no notification is duplicated.
 
 use std::time::Instant;
 
 use super::*;
 use crate::support::proxy::Proxy;
 
-/// A leader that is gone is replaced by then.
+/// Maximum time without a leader.
 const TAKES_OVER_WITHIN: Duration = Duration::from_secs(15);
 const LEADS: &str = "became leader: evaluating and sending alerts";
-/// How a monitor says that another leads: it asked, or it wanted to write.
+/// Log lines of a follower: on polling the lease, or on a rejected write.
 const FOLLOWS: [&str; 2] = ["another instance is the leader; standing by", "no longer evaluating and sending alerts"];
 
-/// Whether it said last that it leads.
+/// Whether the last such log line says that it leads.
 fn leads_now(monitor: &Monitor) -> bool {
     let log = monitor.log();
     log.rfind(LEADS) > FOLLOWS.iter().filter_map(|words| log.rfind(words)).max()
@@ -30,13 +30,13 @@ async fn follows(monitor: &Monitor) {
 }
 
 #[tokio::test]
-async fn a_killed_leader_is_replaced_within_fifteen_seconds_and_every_incident_is_told_once() {
+async fn a_killed_leader_is_replaced_within_fifteen_seconds_and_each_incident_is_notified_once() {
     let took = best_of_three(TAKES_OVER_WITHIN, a_killed_leader).await;
     println!("a killed leader was replaced after {took:?}");
     assert!(took <= TAKES_OVER_WITHIN, "{took:?}");
 }
 
-/// From its end until another leads; what is told around it is told once.
+/// Time from the leader's death until another leads. Incidents around it are notified once.
 async fn a_killed_leader() -> Duration {
     let ground = Ground::new();
     ground.fleet.up(&["a", "b", "c"]).await;
@@ -75,7 +75,7 @@ async fn a_killed_leader() -> Duration {
 }
 
 #[tokio::test]
-async fn a_leader_that_is_stopped_and_continued_tells_nothing_twice() {
+async fn a_stopped_and_continued_leader_sends_no_duplicates() {
     let took = best_of_three(TAKES_OVER_WITHIN, a_stopped_leader).await;
     println!("a stopped leader was replaced after {took:?}");
     assert!(took <= TAKES_OVER_WITHIN, "{took:?}");
@@ -112,7 +112,7 @@ async fn a_stopped_leader() -> Duration {
 }
 
 #[tokio::test]
-async fn of_three_monitors_one_tells_whichever_of_them_is_stopped_for_long_and_continued() {
+async fn of_three_monitors_one_sends_whichever_is_stopped_and_continued() {
     let ground = Ground::new();
     let names = ["a", "b", "c", "d"];
     ground.fleet.up(&names).await;
@@ -124,7 +124,7 @@ async fn of_three_monitors_one_tells_whichever_of_them_is_stopped_for_long_and_c
         follows(other).await;
         ground.alive(other, &names).await;
     }
-    // Stopped with a crash that it has not seen, continued while another leads.
+    // Stop it before it observes a crash; continue it while another leads.
     first.send("STOP");
     ground.fleet.crash(&["a"]).await;
     eventually("another leads", SOON, || async { leads_now(&second) || leads_now(&third) }).await;
@@ -136,12 +136,12 @@ async fn of_three_monitors_one_tells_whichever_of_them_is_stopped_for_long_and_c
     let (leader, idle) = if leads_now(&second) { (&second, &third) } else { (&third, &second) };
     assert!(!leads_now(idle), "one of the two leads");
     all_noted_as_sent(leader).await;
-    // A second change, between the crash and the end of the window in which it is told.
+    // A second change, between the crash and the end of its debounce.
     ground.fleet.crash(&["c"]).await;
     leader.send("STOP");
     eventually("one of the others leads", SOON, || async { leads_now(&first) || leads_now(idle) }).await;
     ground.slack.told("Worker c crashed", SOON).await;
-    // Stopped for much longer than a lease lasts, it still writes and sends nothing.
+    // A leader stopped for much longer than the lease writes and sends nothing afterwards.
     ground.fleet.crash(&["d"]).await;
     ground.slack.told("Worker d crashed", SOON).await;
     leader.send("CONT");
@@ -159,7 +159,7 @@ async fn of_three_monitors_one_tells_whichever_of_them_is_stopped_for_long_and_c
     assert!(texts.iter().all(|text| text.contains("crashed") || text.contains("up again")), "{texts:?}");
 }
 
-/// Says that it evaluates and sends without Postgres.
+/// Whether it logs that it evaluates and sends without Postgres.
 fn goes_on_alone(monitor: &Monitor) -> bool {
     let log = monitor.log();
     [
@@ -172,7 +172,7 @@ fn goes_on_alone(monitor: &Monitor) -> bool {
 }
 
 #[tokio::test]
-async fn a_leader_that_dies_while_postgres_is_away_is_replaced_and_what_postgres_knows_is_not_told_again() {
+async fn a_leader_that_dies_without_postgres_is_replaced_and_stored_notifications_are_not_repeated() {
     let ground = Ground::new();
     ground.fleet.up(&["a", "b", "c"]).await;
     let proxy = Proxy::to(ground.database.port());
@@ -196,7 +196,7 @@ async fn a_leader_that_dies_while_postgres_is_away_is_replaced_and_what_postgres
     assert!(!goes_on_alone(&second), "one of the two goes on");
     first.send("KILL");
     eventually("the other goes on", SOON, || async { goes_on_alone(&second) }).await;
-    // What was told without Postgres nobody but the dead one knew.
+    // The dead leader was the only one to know of the notification sent without Postgres.
     eventually("b is told once more", SOON, || async { ground.slack.count("Worker b crashed") == 2 }).await;
     ground.fleet.crash(&["c"]).await;
     ground.slack.told("Worker c crashed", SOON).await;
@@ -214,7 +214,7 @@ async fn a_leader_that_dies_while_postgres_is_away_is_replaced_and_what_postgres
 }
 
 #[tokio::test]
-async fn of_monitors_that_start_without_postgres_one_tells() {
+async fn of_monitors_that_start_without_postgres_one_sends() {
     let ground = Ground::new();
     ground.fleet.up(&["a", "b"]).await;
     let proxy = Proxy::to(ground.database.port());
@@ -233,7 +233,7 @@ async fn of_monitors_that_start_without_postgres_one_tells() {
     ground.fleet.crash(&["a"]).await;
     ground.slack.told("Worker a crashed", SOON).await;
     let alone = usize::from(goes_on_alone(&monitors[1]));
-    // It is stopped for so long that the other begins, and goes on later as if nothing had been.
+    // Stop it until the other takes over, then continue it.
     all_noted_as_sent(&monitors[alone]).await;
     monitors[alone].send("STOP");
     eventually("the other begins", SOON, || async { goes_on_alone(&monitors[1 - alone]) }).await;
@@ -251,7 +251,7 @@ async fn of_monitors_that_start_without_postgres_one_tells() {
     assert_eq!(ground.slack.count("Worker b crashed"), 1);
 }
 
-/// A rule that holds as long as there is anything in the stream.
+/// Fires while the stream is not empty.
 const LOTS: &str = "rules: [{name: lots, type: threshold, metric: xlen, stream: orders, threshold: 0, cooldown: 1h}]";
 
 async fn add_order(ground: &Ground) {
@@ -264,7 +264,7 @@ async fn finish_orders(ground: &Ground) {
     let _: i64 = redis::cmd("XTRIM").arg(&["orders", "MAXLEN", "0"]).query_async(&mut redis).await.unwrap();
 }
 
-/// How many rows a statement counts.
+/// Result of a `count(*)` query.
 async fn count(ground: &Ground, what: &str) -> i64 {
     ground.database.connect().await.query_one(&format!("SELECT count(*) FROM {what}"), &[]).await.unwrap().get(0)
 }
@@ -273,7 +273,7 @@ const FIRED: &str = "monitor_events WHERE type = 'alert' AND payload->>'alert' =
 const WAITING: &str = "monitor_alert_outbox WHERE state = 'waiting'";
 
 #[tokio::test]
-async fn what_a_stopped_leader_decides_when_it_goes_on_is_discarded() {
+async fn decisions_of_a_continued_former_leader_are_discarded() {
     for _ in 0..3 {
         let ground = Ground::new();
         let rules = ground.rules(LOTS);
@@ -290,7 +290,7 @@ async fn what_a_stopped_leader_decides_when_it_goes_on_is_discarded() {
         all_noted_as_sent(&second).await;
         first.send("CONT");
         follows(&first).await;
-        // It has seen the alert itself by now, and handed over what it has to hand over.
+        // By now it has observed the alert itself and received the state of the other.
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert_eq!([count(&ground, FIRED).await, count(&ground, WAITING).await], [1, 0]);
         finish_orders(&ground).await;
@@ -305,7 +305,7 @@ async fn what_a_stopped_leader_decides_when_it_goes_on_is_discarded() {
 }
 
 #[tokio::test]
-async fn repeats_go_on_under_a_new_leader_and_the_first_notification_is_not_sent_again() {
+async fn a_new_leader_continues_repeats_without_another_first_notification() {
     let ground = Ground::new();
     let rules = ground.rules(&LOTS.replace("1h", "5s"));
     let given = [("MONITOR_ALERTS_CONFIG", rules.as_str())];
@@ -332,7 +332,7 @@ async fn repeats_go_on_under_a_new_leader_and_the_first_notification_is_not_sent
 }
 
 #[tokio::test]
-async fn what_a_leader_that_was_cut_off_sent_is_ended_by_the_one_that_leads_by_then() {
+async fn alerts_sent_by_a_cut_off_leader_are_resolved_by_its_successor() {
     let ground = Ground::new();
     let (database, redis) = (Proxy::to(ground.database.port()), Proxy::to(ground.redis.port()));
     let database_url = ground.database.url_through(database.port());
@@ -344,7 +344,7 @@ async fn what_a_leader_that_was_cut_off_sent_is_ended_by_the_one_that_leads_by_t
     follows(&second).await;
     database.cut();
     redis.cut();
-    // It cannot know that only it is cut off.
+    // It cannot detect that only itself is cut off.
     ground.slack.told("source_down", SOON).await;
     leads(&second).await;
     database.pass();
@@ -366,7 +366,7 @@ async fn what_a_leader_that_was_cut_off_sent_is_ended_by_the_one_that_leads_by_t
 }
 
 #[tokio::test]
-async fn what_an_earlier_run_left_on_disk_does_not_replace_what_another_leader_wrote_since() {
+async fn the_spool_of_an_earlier_run_does_not_overwrite_newer_state() {
     let ground = Ground::new();
     let rules = ground.rules(LOTS);
     let proxy = Proxy::to(ground.database.port());

@@ -1,4 +1,4 @@
-//! A real mail server that asks for TLS and a login, and keeps what it is sent.
+//! A mail server with TLS and login that stores the mails.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) struct Mail {
 }
 
 impl Mail {
-    /// `mode`: `starttls`, `implicit`, or `plain` for one that offers no TLS.
+    /// Starts it in `mode`: `starttls`, `implicit`, or `plain` (without TLS).
     pub(crate) async fn start(mode: &str) -> Self {
         let reaper = Reaper::start("shepherd-mail", Farewell { signal: "KILL", epilogue: "" }).unwrap();
         let status = reaper
@@ -52,7 +52,7 @@ impl Mail {
         Self { reaper, port }
     }
 
-    /// Settings that send mail there.
+    /// Settings that send mail to it.
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
         let folder = self.reaper.folder().display().to_string();
         [
@@ -68,13 +68,13 @@ impl Mail {
         .into()
     }
 
-    /// Everything it took: envelope, headers, parts.
+    /// All accepted mails: envelope, headers, parts.
     pub(crate) fn mails(&self) -> Vec<Value> {
         let log = self.reaper.log_from(0);
         log.lines().filter_map(|line| serde_json::from_str(line.strip_prefix("mail: ")?).ok()).collect()
     }
 
-    /// How often somebody was to be written to.
+    /// Number of attempts to send to a recipient.
     fn tried(&self, recipient: &str) -> usize {
         self.reaper.log_from(0).lines().filter(|line| *line == format!("recipient: {recipient}")).count()
     }
@@ -83,7 +83,7 @@ impl Mail {
         self.told_in_time(&format!("a mail says {subject:?}"), SOON, |s| s.contains(subject)).await
     }
 
-    /// Waits for a mail whose subject is such.
+    /// Waits for a mail whose subject matches `is`.
     pub(crate) async fn told_in_time(&self, what: &str, limit: Duration, is: impl Fn(&str) -> bool) -> Value {
         eventually(what, limit, || async {
             let mails = self.mails();
@@ -99,7 +99,7 @@ fn settings(mail: &[(String, String)]) -> Vec<(&str, &str)> {
 }
 
 #[tokio::test]
-async fn mail_goes_by_starttls_with_a_login_and_resolved_threads_under_firing() {
+async fn mail_uses_starttls_and_login_and_resolutions_reply_to_firing_mails() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
     let mail = Mail::start("starttls").await;
@@ -142,13 +142,13 @@ async fn a_server_without_tls_gets_no_mail_and_no_password() {
 }
 
 #[tokio::test]
-async fn mail_goes_by_tls_from_the_first_byte() {
+async fn mail_uses_implicit_tls() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
     let mail = Mail::start("implicit").await;
     let by_mail = mail.settings();
     let mut given = settings(&by_mail);
-    // On port 465 without being asked.
+    // Implicit TLS as configured; on port 465 it would be the default.
     given.push(("SMTP_USE_TLS", "implicit"));
     let monitor = ground.monitor("m", &given).await;
     ground.alive(&monitor, &["a"]).await;
@@ -158,7 +158,7 @@ async fn mail_goes_by_tls_from_the_first_byte() {
 }
 
 #[tokio::test]
-async fn one_recipient_is_refused_another_put_off_and_the_third_hears_at_once() {
+async fn rejected_and_deferred_recipients_do_not_delay_others() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
     let mail = Mail::start("starttls").await;
@@ -170,7 +170,7 @@ async fn one_recipient_is_refused_another_put_off_and_the_third_hears_at_once() 
     ground.fleet.crash(&["a"]).await;
     assert_eq!(mail.told("Worker a crashed").await["to"], "night@example.org");
     ground.fleet.up(&["a"]).await;
-    // It was put off for a minute, and its end waits behind it.
+    // The first mail was deferred for a minute, and the resolution is queued behind it.
     let of_busy = eventually("busy hears of both", SOON * 4, || async {
         let mails = mail.mails();
         let of_busy: Vec<String> =
@@ -181,14 +181,14 @@ async fn one_recipient_is_refused_another_put_off_and_the_third_hears_at_once() 
     assert!(of_busy[0].contains("Worker a crashed") && of_busy[1].contains("running again"), "{of_busy:?}");
     assert_eq!(mail.tried("busy@example.org"), 3);
     assert_eq!(mail.mails().iter().filter(|m| m["to"] == "night@example.org").count(), 2);
-    // A 5xx is final, for this message and this recipient.
+    // A 5xx is final for this message and recipient.
     assert_eq!(mail.tried("gone@example.org"), 2);
     let (_, page) = monitor.get("/alerts").await;
     assert!(page.contains("given up") && page.contains("no such mailbox"), "{page}");
 }
 
 #[tokio::test]
-async fn a_password_that_is_refused_breaks_the_channel_and_the_mail_waits() {
+async fn a_rejected_password_breaks_the_channel_and_its_mail_waits() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
     let mail = Mail::start("starttls").await;

@@ -1,4 +1,4 @@
-//! Alerts from a real fleet's keys to a scripted Slack, a real mail server and a webhook.
+//! Alerting end to end, from the fleet's Redis keys to a scripted Slack, a mail server and a webhook.
 
 mod answers;
 mod delivery;
@@ -24,10 +24,10 @@ use crate::support::postgres::TestDatabase;
 use crate::support::redis::TestRedis;
 use crate::support::wait::eventually;
 
-/// Longer than a heartbeat is believed, a debounce and a busy machine take.
+/// Covers the lifetime of a heartbeat and a debounce on a busy machine.
 const SOON: Duration = Duration::from_secs(60);
 
-/// A fleet, a database and a Slack, for monitors to be started on.
+/// A fleet, a database and a Slack server for monitors.
 struct Ground {
     redis: TestRedis,
     database: TestDatabase,
@@ -44,14 +44,14 @@ impl Ground {
         Self { redis, database: TestDatabase::create(), fleet, slack: Slack::start(), folder }
     }
 
-    /// The rules' file, holding this.
+    /// Writes the rules file; returns its path.
     fn rules(&self, yaml: &str) -> String {
         let file = self.folder.folder().join("rules.yaml");
         std::fs::write(&file, yaml).unwrap();
         file.to_str().unwrap().to_owned()
     }
 
-    /// A monitor with a spool of its own, called `name`, that tells Slack.
+    /// Starts a monitor called `name`, with its own spool, that sends to Slack.
     async fn monitor(&self, name: &str, more: &[(&str, &str)]) -> Monitor {
         let spool = self.folder.folder().join(name);
         let given = [
@@ -79,7 +79,7 @@ impl Ground {
     }
 }
 
-/// Waits until every message is noted as sent: a monitor that is killed before sends once more.
+/// Waits until every message is recorded as sent. A monitor killed before would send it again.
 async fn all_noted_as_sent(monitor: &Monitor) {
     eventually("every message is noted as sent", SOON, || async {
         let (_, page) = monitor.get("/alerts").await;
@@ -88,7 +88,7 @@ async fn all_noted_as_sent(monitor: &Monitor) {
     .await;
 }
 
-/// Waits until Postgres has so many events about alerts that fired, and no other.
+/// Waits until Postgres contains exactly this number of events about firing alerts.
 async fn all_told_of(monitor: &Monitor, count: usize) {
     eventually("Postgres has each alert once", SOON, || async {
         let events = monitor.events().await;
@@ -99,8 +99,8 @@ async fn all_told_of(monitor: &Monitor, count: usize) {
     .await;
 }
 
-/// The shortest of up to three tries of something that takes at most `limit` when the machine is
-/// not busy with something else: the first that does, else the best.
+/// Duration of the first of up to three attempts that takes at most `limit`, otherwise the shortest: other processes
+/// may slow down the machine.
 async fn best_of_three<F: Future<Output = Duration>>(limit: Duration, mut attempt: impl FnMut() -> F) -> Duration {
     let mut best = attempt().await;
     for _ in 0..2 {
@@ -112,7 +112,7 @@ async fn best_of_three<F: Future<Output = Duration>>(limit: Duration, mut attemp
     best
 }
 
-/// Alerts as the page's API tells them.
+/// Alerts from the API.
 async fn alerts(monitor: &Monitor) -> Vec<Value> {
     let (status, body) = monitor.get("/api/alerts?limit=50").await;
     assert_eq!(status, 200, "{body}");

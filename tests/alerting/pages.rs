@@ -1,19 +1,19 @@
-//! The alerts page, silences and acknowledgements, as people and programs use them.
+//! The alerts page, silences and acknowledgements, in a browser and by the API.
 
 use serde_json::json;
 
 use super::*;
 use crate::support::browser::Browser;
 
-/// Keys as a driver names them.
+/// WebDriver code of the Tab key.
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";
 
 #[tokio::test]
-async fn a_silenced_alert_is_shown_and_not_told_until_the_silence_ends_and_an_acknowledged_one_stays_quiet() {
+async fn silenced_alerts_are_sent_after_the_silence_and_acknowledged_ones_are_not_sent() {
     let ground = Ground::new();
     ground.fleet.up(&["a", "b"]).await;
-    // So long that somebody can acknowledge before anybody is told, on a busy machine too.
+    // Long enough to acknowledge before the notification is sent, even on a busy machine.
     let monitor = ground.monitor("m", &[("MONITOR_DOWN_DEBOUNCE_SEC", "15")]).await;
     ground.alive(&monitor, &["a", "b"]).await;
     let client = reqwest::Client::new();
@@ -58,13 +58,13 @@ async fn a_silenced_alert_is_shown_and_not_told_until_the_silence_ends_and_an_ac
     assert!(live.contains("dropped from 1 to 0 with no shutdown marker"), "the feed shows alerts");
 }
 
-/// The words of a part of the page.
+/// Text of a part of the page.
 fn part(id: &str) -> String {
     format!("(document.getElementById('{id}')?.innerText ?? '')")
 }
 
 #[tokio::test]
-async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
+async fn the_alerts_page_works_by_keyboard() {
     let ground = Ground::new();
     ground.fleet.up(&["a", "<img src=x onerror=\"window.pwned=1\">"]).await;
     let rules = ground
@@ -78,7 +78,7 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
     let browser = Browser::start(1280, 900).await;
     let page = monitor.url("/alerts");
 
-    // Firing, with the chart of its metric, the limit in it, and its story.
+    // Firing, with the chart of its metric, the limit and the timeline.
     eventually("the chart is drawn", SOON, || async {
         browser.driver().goto(&page).await.unwrap();
         browser.value("document.querySelectorAll('#firing figure svg path.line').length").await == 1
@@ -95,14 +95,14 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
         .until("the rule's present value", &format!("{}.includes('xlen of orders above 0\\t1')", part("rules")))
         .await;
 
-    // Acknowledged with the keyboard alone.
+    // Acknowledge by keyboard.
     browser.value("document.querySelector('#firing li > details summary').focus()").await;
     browser.press(ENTER).await;
     browser.press(&format!("{TAB}me{TAB}on it{TAB}{ENTER}")).await;
     browser.until("it is acknowledged", &format!("{}.includes('acknowledged by me: on it')", part("silenced"))).await;
     assert_eq!(browser.value("location.pathname").await, "/alerts");
 
-    // A silence: made, shown, ended.
+    // Create and end a silence.
     browser.value("document.querySelector('#silences details summary').focus()").await;
     browser.press(ENTER).await;
     browser.press(&format!("{TAB}worker_*{TAB}a{TAB}2h{TAB}me{TAB}new disks{TAB}{ENTER}")).await;
@@ -122,7 +122,7 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
     browser.until("nobody asks for quiet", &format!("{}.includes('No active silences')", part("silences"))).await;
     ground.slack.told("Worker a crashed", SOON).await;
 
-    // The test button shows what each channel answered.
+    // The test button shows the reply of each channel.
     browser.value("document.querySelector('#outbox form button').focus()").await;
     browser.press(ENTER).await;
     browser
@@ -131,7 +131,7 @@ async fn the_alerts_page_is_used_in_a_browser_by_keyboard() {
     assert!(browser.text().await.contains("slack") && browser.text().await.contains("200 OK: ok"));
     ground.slack.told("Test notification", SOON).await;
 
-    // By key from page to page; nothing sticks out on a telephone.
+    // Keyboard shortcuts between pages; no horizontal overflow on a phone.
     browser.driver().goto(monitor.url("/")).await.unwrap();
     browser.until("the page is live", "document.getElementById('connection').dataset.state === 'live'").await;
     browser.press("ga").await;

@@ -1,4 +1,4 @@
-//! A Slack that answers as it is told to, and remembers what it was sent and when.
+//! A scripted Slack server that records messages with their times.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -10,20 +10,20 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::wait::eventually;
 
-/// What it answers.
+/// A scripted response.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Answer {
     /// This status.
     Status(u16),
-    /// 429, come back after so many seconds.
+    /// 429 with `Retry-After`, seconds.
     Busy(u64),
-    /// Nothing, until the caller gives up.
+    /// No response until the client gives up.
     Hang,
-    /// A whole response, as it is sent; the connection is closed after it. It counts as this status.
+    /// A raw response, after which the connection closes; recorded with this status.
     Raw(u16, &'static str),
 }
 
-/// What it was sent.
+/// A recorded request.
 #[derive(Debug, Clone)]
 pub(crate) struct Post {
     pub(crate) at: Instant,
@@ -32,7 +32,7 @@ pub(crate) struct Post {
 }
 
 impl Post {
-    /// The message's plain text.
+    /// Plain text of the message.
     pub(crate) fn text(&self) -> &str {
         self.body["text"].as_str().unwrap_or_default()
     }
@@ -45,7 +45,7 @@ struct Script {
     then: Option<Answer>,
 }
 
-/// The server; it ends with the test.
+/// The server; stops when dropped.
 pub(crate) struct Slack {
     port: u16,
     script: Arc<Mutex<Script>>,
@@ -87,27 +87,27 @@ impl Slack {
         format!("http://127.0.0.1:{}/services/T0/B0/verysecret", self.port)
     }
 
-    /// Answers these, in order, and then 200.
+    /// Responds with these in order, then with 200.
     pub(crate) fn answers(&self, answers: &[Answer]) {
         self.script.lock().unwrap().next.extend(answers);
     }
 
-    /// Answers this from now on; `None`: 200.
+    /// Always responds with this; `None`: 200.
     pub(crate) fn always(&self, answer: Option<Answer>) {
         self.script.lock().unwrap().then = answer;
     }
 
-    /// Everything that was sent.
+    /// All requests.
     pub(crate) fn posts(&self) -> Vec<Post> {
         self.script.lock().unwrap().posts.clone()
     }
 
-    /// What was taken.
+    /// All accepted messages.
     pub(crate) fn taken(&self) -> Vec<Post> {
         self.posts().into_iter().filter(|post| post.status == 200).collect()
     }
 
-    /// Waits until a message that holds `text` was taken.
+    /// Waits until a message with `text` is accepted.
     pub(crate) async fn told(&self, text: &str, limit: Duration) -> Post {
         eventually(&format!("Slack is told {text:?}"), limit, || async {
             let posts = self.posts();
@@ -118,7 +118,7 @@ impl Slack {
         .await
     }
 
-    /// How many messages with `text` were taken.
+    /// Number of accepted messages with `text`.
     pub(crate) fn count(&self, text: &str) -> usize {
         self.taken().iter().filter(|post| post.text().contains(text)).count()
     }

@@ -1,4 +1,4 @@
-//! `test-rules` over an archive: as long as it was recorded, young rows and moved days.
+//! `test-rules` on recorded data: three days of history, recent rows, and days without data.
 
 use std::process::{Command, Output};
 
@@ -28,8 +28,8 @@ fn unix() -> i64 {
     i64::try_from(now.as_secs()).unwrap()
 }
 
-/// Three days of three series, up to now: arax is above 500 for ten minutes every day, one day for
-/// longer, above 900 in the middle; nothing was recorded during one hour of it.
+/// Three days of three series until now: arax exceeds 500 for ten minutes every day, on one day for longer, with
+/// values above 900 in the middle; one hour of it was not recorded.
 async fn filled(database: &TestDatabase) -> i64 {
     migrate::run(&database.url(), Duration::from_secs(10)).await.unwrap();
     let pool = connection::pool(&database.url(), Duration::from_secs(10)).unwrap();
@@ -57,7 +57,7 @@ async fn filled(database: &TestDatabase) -> i64 {
 }
 
 #[tokio::test]
-async fn rules_are_taken_through_what_was_recorded_and_it_is_told_when_each_would_have_fired() {
+async fn rules_are_evaluated_on_recorded_data_and_firing_times_are_printed() {
     let ground = Ground::new();
     let now = filled(&ground.database).await;
     let file = ground.rules(RULES);
@@ -67,7 +67,7 @@ async fn rules_are_taken_through_what_was_recorded_and_it_is_told_when_each_woul
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     let of = |name: &str| told["rules"].as_array().unwrap().iter().find(|rule| rule["rule"] == name).unwrap().clone();
-    // Ten minutes a day, told when it had held for a minute; one that held for half a minute never.
+    // Ten minutes a day, firing after one minute; half a minute never fires.
     let backlog = of("backlog");
     let firings: Vec<[f64; 4]> = backlog["firings"]
         .as_array()
@@ -106,7 +106,7 @@ async fn rules_are_taken_through_what_was_recorded_and_it_is_told_when_each_woul
     assert!(text.contains("backlog: xlen of arax above 500 for 1 m"), "{text}");
     assert!(text.contains("  for 9 m  up to 950\n"), "{text}");
 
-    // The last day has one of them; a time without anything says so.
+    // The last day contains one of them; a range without data is reported.
     let output = test_rules(&[&file, "--since", "1d"], &url);
     assert!(String::from_utf8(output.stdout).unwrap().contains("2 would have fired, 2 times in total"));
     let output = test_rules(&[&file, "--since", "30d", "--until", "20d"], &url);
@@ -114,7 +114,7 @@ async fn rules_are_taken_through_what_was_recorded_and_it_is_told_when_each_woul
 }
 
 #[tokio::test]
-async fn what_cannot_be_run_is_told_and_ends_with_one() {
+async fn errors_are_reported_with_exit_code_one() {
     let ground = Ground::new();
     let url = ground.database.url();
     let bad = ground.rules("rules:\n  - {name: x, type: treshold}");

@@ -1,12 +1,12 @@
-//! The monitor dies, Postgres is away, Redis is slow: nothing is lost, and little comes twice.
+//! Crashes of the monitor, Postgres unreachable, slow Redis: no notification is lost, and few are duplicated.
 
 use std::time::Instant;
 
 use super::*;
 use crate::support::proxy::Proxy;
 
-/// The monitor ends itself at `point`, is started again, and the alert arrives, then its end:
-/// at most so many times.
+/// Kills the monitor at `point` and restarts it. The alert and its resolution must arrive, each at most `at_most`
+/// times.
 async fn killed_at(point: &str, at_most: usize) {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
@@ -31,7 +31,7 @@ async fn killed_at(point: &str, at_most: usize) {
     drop(monitor);
 }
 
-/// The key that stands in the message.
+/// The key in the message.
 fn reference(post: &slack::Post) -> String {
     post.body.to_string().split("ref ").nth(1).unwrap().chars().take(8).collect()
 }
@@ -66,7 +66,7 @@ async fn killed_after_marking() {
     killed_at("after-mark", 1).await;
 }
 
-/// From the crash to the first message.
+/// Time from the crash to the first message.
 async fn time_to_tell(ground: &Ground, monitor: &Monitor, break_it: impl FnOnce()) -> Duration {
     ground.alive(monitor, &["a", "b"]).await;
     break_it();
@@ -83,7 +83,7 @@ async fn when_all_is_well() -> Duration {
     time_to_tell(&ground, &monitor, || {}).await
 }
 
-/// The same while Postgres is broken in this way; and nothing is lost of it.
+/// The same with Postgres broken in this way; checks that no record is lost.
 async fn without_postgres(how: fn(&Proxy)) -> Duration {
     let ground = Ground::new();
     ground.fleet.up(&["a", "b"]).await;
@@ -92,7 +92,7 @@ async fn without_postgres(how: fn(&Proxy)) -> Duration {
     let monitor = ground.monitor("m", &[("DATABASE_URL", &url)]).await;
     eventually("it leads", SOON, || async { monitor.log().contains("became leader") }).await;
     let took = time_to_tell(&ground, &monitor, || how(&proxy)).await;
-    // Its end is told without Postgres too, and all of it is there afterwards.
+    // The resolution is also sent without Postgres, and everything is stored afterwards.
     ground.fleet.up(&["a", "b"]).await;
     ground.slack.told("2 workers running again", SOON).await;
     proxy.cut();
@@ -117,7 +117,7 @@ async fn with_a_slow_redis() -> Duration {
 }
 
 #[tokio::test]
-async fn without_postgres_and_with_a_slow_redis_the_first_message_leaves_as_fast_as_when_all_is_well() {
+async fn without_postgres_or_with_a_slow_redis_the_first_message_is_not_delayed() {
     let well = when_all_is_well().await;
     let limit = well * 2;
     let figures = [
@@ -133,7 +133,7 @@ async fn without_postgres_and_with_a_slow_redis_the_first_message_leaves_as_fast
 }
 
 #[tokio::test]
-async fn a_monitor_that_starts_without_postgres_tells_and_keeps_what_it_told() {
+async fn a_monitor_that_starts_without_postgres_sends_and_records_notifications() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
     let proxy = Proxy::to(ground.database.port());
@@ -144,7 +144,7 @@ async fn a_monitor_that_starts_without_postgres_tells_and_keeps_what_it_told() {
     ground.fleet.crash(&["a"]).await;
     ground.slack.told("Worker a crashed", SOON).await;
     all_noted_as_sent(&monitor).await;
-    // Killed and started again, still without Postgres: the disk knows that it was told.
+    // Killed and restarted without Postgres: the spool records that it was sent.
     monitor.send("KILL");
     drop(monitor);
     let monitor = ground.monitor("m", &[("DATABASE_URL", &url)]).await;

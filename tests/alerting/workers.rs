@@ -1,4 +1,4 @@
-//! Workers that go down and come back.
+//! Workers that crash, shut down and restart.
 
 use shepherd_monitor::redis_streams::alerts;
 
@@ -6,7 +6,7 @@ use super::slack::Answer;
 use super::*;
 
 #[tokio::test]
-async fn a_crash_and_a_goodbye_are_told_apart_once_each_and_their_ends_too() {
+async fn crashes_and_graceful_shutdowns_are_distinguished_and_notified_once_with_their_resolutions() {
     let ground = Ground::new();
     ground.fleet.up(&["a", "b", "<!channel>"]).await;
     let monitor = ground.monitor("m", &[("SERVER_URL", "https://fleet.example")]).await;
@@ -25,7 +25,7 @@ async fn a_crash_and_a_goodbye_are_told_apart_once_each_and_their_ends_too() {
     let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
     assert_eq!(ground.slack.count("Worker a crashed"), 1, "{texts:?}");
     assert_eq!(ground.slack.count("Worker b scaled"), 1, "{texts:?}");
-    // The API, newest first, in the contract's shape; Redis is told beside the channels.
+    // From the API, newest first, in the format of the contract; Redis is updated independently of the channels.
     let wanted = ["worker_crashed:<!channel>", "worker_crashed:a", "worker_zero:b"];
     let alerts = eventually("the API lists them", SOON, || async {
         let alerts = super::alerts(&monitor).await;
@@ -41,19 +41,19 @@ async fn a_crash_and_a_goodbye_are_told_apart_once_each_and_their_ends_too() {
     let quiet: bool =
         redis::cmd("EXISTS").arg("alert:cooldown:worker_crashed:a").query_async(&mut redis).await.unwrap();
     assert!(!quiet, "an older monitor would obey it");
-    // A message does not wait for Postgres; what it did not take at once is there a little later.
+    // Messages do not wait for Postgres; pending rows are stored shortly afterwards.
     all_told_of(&monitor, 3).await;
     assert!(!monitor.log().contains("verysecret"));
 }
 
 #[tokio::test]
-async fn eighteen_down_at_once_are_one_message_that_names_them_and_a_backlog_goes_at_once_and_apart() {
+async fn eighteen_crashes_are_one_message_and_a_backlog_is_sent_at_once_on_its_own() {
     let ground = Ground::new();
     let names: Vec<String> = (0..18).map(|i| format!("w{i:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     ground.fleet.up(&names).await;
     let rules = ground.rules("rules: [{name: backlog, type: threshold, metric: xlen, stream: orders, threshold: 5}]");
-    // So long that the backlog comes within it on a busy machine too.
+    // Long enough for the backlog to arrive within it, even on a busy machine.
     let given = [("MONITOR_ALERTS_CONFIG", rules.as_str()), ("MONITOR_DOWN_DEBOUNCE_SEC", "15")];
     let monitor = ground.monitor("m", &given).await;
     ground.alive(&monitor, &names).await;
@@ -62,7 +62,7 @@ async fn eighteen_down_at_once_are_one_message_that_names_them_and_a_backlog_goe
         let _: String = redis::cmd("XADD").arg("orders").arg(&["*", "a", "b"]).query_async(&mut redis).await.unwrap();
     };
     order().await;
-    // New streams are found in the background.
+    // The monitor discovers new streams in the background.
     monitor.until("the stream is known", SOON, |s| s["streams"]["orders"]["xlen"] == 1).await;
     ground.fleet.crash(&names).await;
     monitor.until("the crashes are seen", SOON, |s| s["workers"]["w00"]["state"] == "crashed").await;
@@ -82,7 +82,7 @@ async fn eighteen_down_at_once_are_one_message_that_names_them_and_a_backlog_goe
 }
 
 #[tokio::test]
-async fn a_crash_inside_the_grace_is_told_after_it_if_still_true_and_not_if_recovered() {
+async fn a_crash_in_the_grace_period_is_sent_after_it_unless_recovered() {
     let ground = Ground::new();
     ground.fleet.up(&["a", "b"]).await;
     let monitor = ground.monitor("m", &[("MONITOR_STARTUP_GRACE_SEC", "45")]).await;
@@ -96,9 +96,9 @@ async fn a_crash_inside_the_grace_is_told_after_it_if_still_true_and_not_if_reco
 }
 
 #[tokio::test]
-async fn one_of_three_lost_is_told() {
+async fn one_lost_worker_of_three_is_notified() {
     let ground = Ground::new();
-    // The same type three times: by hand, the fleet's workers are alone in theirs.
+    // Three workers of one type, started by hand: simulated workers are the only ones of their type.
     let workers: Vec<crate::support::python::Python> = ["aaaa0001", "aaaa0002", "aaaa0003"]
         .map(|name| {
             let port = ground.redis.port().to_string();
@@ -112,7 +112,7 @@ async fn one_of_three_lost_is_told() {
 }
 
 #[tokio::test]
-async fn slack_answers_429_500_and_hangs_and_every_message_arrives_in_order_once() {
+async fn messages_arrive_once_and_in_order_despite_429_500_and_hangs_of_slack() {
     let ground = Ground::new();
     ground.fleet.up(&["a"]).await;
     let monitor = ground.monitor("m", &[]).await;
@@ -120,7 +120,7 @@ async fn slack_answers_429_500_and_hangs_and_every_message_arrives_in_order_once
     ground.slack.answers(&[Answer::Busy(4), Answer::Status(500), Answer::Hang]);
     ground.fleet.crash(&["a"]).await;
     eventually("the first try", SOON, || async { !ground.slack.posts().is_empty() }).await;
-    // It comes back while the message about its end cannot be sent yet.
+    // It restarts while the crash notification cannot be sent.
     ground.fleet.up(&["a"]).await;
     ground.slack.told("worker a is running again", SOON).await;
     let posts = ground.slack.posts();
@@ -131,7 +131,7 @@ async fn slack_answers_429_500_and_hangs_and_every_message_arrives_in_order_once
 }
 
 #[tokio::test]
-async fn an_alert_that_redis_took_without_answering_in_time_is_listed_once() {
+async fn an_alert_whose_redis_write_timed_out_is_listed_once() {
     let redis = TestRedis::start();
     let pool = shepherd_monitor::redis_streams::connection::pool(&redis.url(), SOON).unwrap();
     let (one, two) = ("{\"rule\":\"one\"}".to_owned(), "{\"rule\":\"two\"}".to_owned());

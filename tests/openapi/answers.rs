@@ -1,4 +1,4 @@
-//! Real answers of a monitor with everything in it, and the examples of the document and of docs/api.md.
+//! Responses of a fully populated monitor, and the examples of the document and of docs/api.md.
 
 use std::collections::BTreeMap;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use super::world::{SOON, World};
 use super::*;
 
-/// An answer that was given.
+/// A recorded response.
 struct Given {
     operation: String,
     status: u16,
@@ -16,7 +16,7 @@ struct Given {
     body: Value,
 }
 
-/// Asks, and keeps what is answered.
+/// Sends requests and records the responses.
 struct Asker {
     api: Api,
     address: String,
@@ -32,7 +32,7 @@ impl Asker {
         Self { api: Api::new(), address: monitor.url(""), client, given: Vec::new(), wrong: Vec::new() }
     }
 
-    /// The operation that an address belongs to.
+    /// The operation of a URL.
     fn operation(&self, method: &str, address: &str) -> Operation {
         let path = address.split('?').next().unwrap();
         let fits = |pattern: &str| {
@@ -41,7 +41,7 @@ impl Asker {
                 && pattern.iter().zip(path).all(|(pattern, part)| pattern.starts_with('{') || *pattern == part)
         };
         let mut all: Vec<Operation> = self.api.operations().filter(|o| o.method == method && fits(&o.path)).collect();
-        // What is written out comes before what varies.
+        // Literal segments take precedence over parameters.
         all.sort_by_key(|operation| operation.path.matches('{').count());
         all.into_iter().next().unwrap_or_else(|| panic!("{method} {address} is not told"))
     }
@@ -85,7 +85,7 @@ impl Asker {
         self.take(&operation, &format!("{method} {address}"), status, &media.unwrap_or_default(), &body)
     }
 
-    /// Runs the example of an operation as a shell would.
+    /// Runs the example of an operation in a shell.
     async fn example(&mut self, operation: &Operation, known: &BTreeMap<&str, String>) -> Value {
         let mut command = operation.sample().to_owned();
         for (example, real) in known {
@@ -104,8 +104,8 @@ impl Asker {
     }
 }
 
-/// What a command prints with the monitor's address and a token in its environment; curl adds a line with status
-/// and media type.
+/// Output of a command with the monitor's address and a token in its environment. curl appends a line with status and
+/// media type.
 async fn shell(command: &str, address: &str) -> String {
     let folder = std::env::temp_dir().join(format!("shepherd-curl-{}", uuid::Uuid::new_v4()));
     std::fs::create_dir(&folder).unwrap();
@@ -122,7 +122,7 @@ async fn shell(command: &str, address: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// Fields for which no answer here need have a value, and why.
+/// Fields that no response here has a value for, with the reason.
 const NEED_NOT_BE_SEEN: [(&str, &str); 26] = [
     ("AbandonedQuery/properties/last_stream", "a query is abandoned whose task still stands in a stream"),
     ("Event/properties/unread_sec", "tasks failed while no monitor ran"),
@@ -153,12 +153,12 @@ const NEED_NOT_BE_SEEN: [(&str, &str); 26] = [
 ];
 
 #[tokio::test]
-async fn real_answers_are_as_told_and_every_example_runs() {
+async fn responses_match_their_schemas_and_every_example_runs() {
     let mut world = World::new().await;
     let mut asker = Asker::new(&world.monitor);
     let now = "since=1795456800&until=1795460400";
 
-    // What is not in the examples: other forms, other states.
+    // Formats and states that the examples do not cover.
     let at = "/api/streams/aragorn.lookup/messages";
     for state in ["pending", "unread", "dead"] {
         asker.get(&format!("{at}?state={state}")).await;
@@ -176,7 +176,7 @@ async fn real_answers_are_as_told_and_every_example_runs() {
         assert_eq!(applied["done"], 1, "{applied}");
         dropped_before = applied["batch"].clone();
     }
-    // One that is gone by the time it is applied, and one that is put back at once.
+    // One message that disappears before apply, and one that is restored at once.
     let preview = asker.post(&format!("{at}/preview"), json!({"action": "drop", "state": "unread"})).await;
     let dropped = asker.post(&format!("{at}/apply"), json!({"token": preview["token"]})).await;
     let batch = dropped["batch"].as_str().unwrap().to_owned();
@@ -185,7 +185,7 @@ async fn real_answers_are_as_told_and_every_example_runs() {
     world.run("DEL few").await;
     let applied = asker.post("/api/streams/few/messages/apply", json!({"token": preview["token"]})).await;
     assert!(applied["left_alone"]["gone"].as_u64() > Some(0), "{applied}");
-    // Redis has no room: it refuses.
+    // Redis is out of memory and rejects writes.
     let preview = asker.post(&format!("{at}/preview"), json!({"action": "retry", "state": "pending"})).await;
     world.run("CONFIG SET maxmemory 1").await;
     let refused = asker.post(&format!("{at}/apply"), json!({"token": preview["token"]})).await;
@@ -221,7 +221,7 @@ async fn real_answers_are_as_told_and_every_example_runs() {
     asker.ask("get", "/api/history", again).await;
     assert_eq!(asker.given.last().map(|given| given.status), Some(304));
 
-    // Workers crash, leave and come back; a source is away for a while.
+    // Workers crash, shut down and restart; a data source is unreachable for a while.
     world.fleet.crash(&["arax"]).await;
     world.happens("consumers_lost").await;
     world.fleet.up(&["arax"]).await;
@@ -242,7 +242,7 @@ async fn real_answers_are_as_told_and_every_example_runs() {
     world.monitor.takes_orders().await;
     asker.get("/api/snapshot").await;
 
-    // Each example as it is told, one after the other: a token, an id or a batch is that of an answer before it.
+    // The examples in order: tokens, IDs and batches come from earlier responses.
     let mut known = BTreeMap::from([("6f8f3c0e-52a5-4f63-8f7b-0d6d7c1b9a10", batch)]);
     for operation in Api::new().operations() {
         let answer = asker.example(&operation, &known).await;
@@ -257,7 +257,7 @@ async fn real_answers_are_as_told_and_every_example_runs() {
     asker.get("/api/admin/audit?limit=100").await;
     asker.get("/api/admin/passes").await;
 
-    // The websocket's messages.
+    // Messages of the websocket.
     let url = asker.address.replace("http://", "ws://") + "/ws";
     let (mut socket, _) = tokio_tungstenite::connect_async(url).await.unwrap();
     let message = socket.next().await.unwrap().unwrap().into_text().unwrap();
@@ -289,7 +289,7 @@ fn every_field_was_seen_and_a_wrong_type_would_be_found(asker: &Asker, message: 
         let schema = operation.and_then(|operation| operation.schema(given.status, &given.media).cloned());
         answers.extend(schema.map(|schema| (schema, &given.body)));
     }
-    // Where each field was seen first: in which answer, told by which schema.
+    // First response and schema of each field.
     let mut seen: BTreeMap<String, &(Value, &Value)> = BTreeMap::new();
     for told in &answers {
         let mut found = BTreeSet::new();
@@ -306,7 +306,7 @@ fn every_field_was_seen_and_a_wrong_type_would_be_found(asker: &Asker, message: 
     let mut passed = Vec::new();
     for (field, (schema, answer)) in &seen {
         let mut broken = Api::new();
-        // An answer of its own tells its schema where it stands; the named ones are in the document.
+        // Responses with inlined schemas have no place in the document; named ones do.
         let Some(place) = broken.document.pointer_mut(field) else { continue };
         *place = json!({"not": {}});
         if broken.mistakes(schema, answer).is_empty() {
@@ -317,9 +317,9 @@ fn every_field_was_seen_and_a_wrong_type_would_be_found(asker: &Asker, message: 
     assert!(seen.len() > 200, "{}", seen.len());
 }
 
-/// What a monitor of the contract before this one answered: fewer fields, each with its name and type.
+/// Fields of the older monitor: each keeps its name and type.
 #[test]
-fn fields_that_the_contract_names_keep_their_names_and_types() {
+fn fields_of_the_contract_keep_their_names_and_types() {
     let api = Api::new();
     let samples = [
         (
@@ -410,7 +410,7 @@ fn forget_required(schema: &mut Value) {
 }
 
 #[tokio::test]
-async fn the_scripts_of_the_manual_run() {
+async fn the_scripts_of_the_documentation_run() {
     let manual = include_str!("../../docs/api.md");
     let scripts: Vec<&str> = manual.split("```sh\n").skip(1).map(|part| part.split("```").next().unwrap()).collect();
     assert!(scripts.len() > 3, "{}", scripts.len());

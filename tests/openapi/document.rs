@@ -1,4 +1,4 @@
-//! The document as such: complete, derived from the table of routes, sound.
+//! The document itself: complete, derived from the route table, valid.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use shepherd_monitor::web::routes::ROUTES;
 
 use super::*;
 
-/// What the document tells of: what programs ask. Pages, and what pages ask for themselves, are left out.
+/// Whether the document covers the path. Pages, and requests that only pages send, are omitted.
 fn is_for_programs(path: &str) -> bool {
     path.starts_with("/api/") || ["/ws", "/livez", "/readyz", "/metrics", "/-/reload"].contains(&path)
 }
 
 #[test]
-fn every_route_for_programs_is_told_with_its_role_and_nothing_else_is() {
+fn the_document_contains_exactly_the_api_routes_with_their_roles() {
     let api = Api::new();
     let told: BTreeSet<(String, String)> =
         api.operations().map(|operation| (operation.method.clone(), operation.path.clone())).collect();
@@ -29,7 +29,7 @@ fn every_route_for_programs_is_told_with_its_role_and_nothing_else_is() {
         if route.operation.is_none() {
             continue;
         }
-        // `{name:.*}` is told as `{name}`.
+        // `{name:.*}` becomes `{name}`.
         let path = route.path.split(":.").enumerate().map(|(place, part)| match part.split_once('}') {
             Some((_, after)) if place > 0 => format!("}}{after}"),
             _ => part.to_owned(),
@@ -49,7 +49,7 @@ fn every_route_for_programs_is_told_with_its_role_and_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn it_is_served_and_knows_where() {
+async fn it_is_served_with_the_root_path() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let (redis_url, database_url) = (redis.url(), database.url());
     let settings = [("REDIS_URL", redis_url.as_str()), ("DATABASE_URL", &database_url), ("MONITOR_ROOT_PATH", "/m")];
@@ -63,7 +63,7 @@ async fn it_is_served_and_knows_where() {
     assert_eq!(document("")["servers"], json!([{"url": "/"}]));
 }
 
-/// Calls `found` with each schema in `value`, and where it stands.
+/// Calls `found` with each schema in `value` and its location.
 fn schemas(value: &Value, at: &str, found: &mut impl FnMut(&str, &Value)) {
     match value {
         Value::Object(fields) => {
@@ -87,8 +87,8 @@ fn schemas(value: &Value, at: &str, found: &mut impl FnMut(&str, &Value)) {
     }
 }
 
-/// What is wrong with an OpenAPI 3.1 document, as far as it is told here: names that lead nowhere, things that must
-/// be there and are not, schemas that are none.
+/// Errors in an OpenAPI 3.1 document, as far as this monitor uses it: dangling references, missing required fields,
+/// invalid schemas.
 fn mistakes(document: &Value) -> Vec<String> {
     let mut wrong = Vec::new();
     let api = Api { document: document.clone() };
@@ -177,7 +177,7 @@ fn mistakes(document: &Value) -> Vec<String> {
 }
 
 #[test]
-fn it_is_sound_and_the_check_sees_what_is_not() {
+fn it_is_valid_and_the_check_detects_errors() {
     let sound = document("");
     assert_eq!(mistakes(&sound), Vec::<String>::new());
     let broken = |pointer: &str, value: Value| {
@@ -200,7 +200,7 @@ fn it_is_sound_and_the_check_sees_what_is_not() {
 }
 
 #[test]
-fn fields_say_what_they_are() {
+fn fields_have_descriptions() {
     let document = document("");
     let mut silent = Vec::new();
     for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
@@ -209,11 +209,11 @@ fn fields_say_what_they_are() {
         }
         let variants = schema["oneOf"].as_array().into_iter().flatten();
         for part in std::iter::once(schema).chain(variants) {
-            // A variant that says what it is has said enough of its fields.
+            // The description of a variant covers its fields.
             let is_said = part != schema && part["description"].is_string();
             for (field, told) in part["properties"].as_object().into_iter().flatten() {
                 let text = told["description"].as_str().unwrap_or_default();
-                // Links mean something in the source only.
+                // Intra-doc links work only in the source.
                 if text.is_empty() && !is_said || text.contains("[`") {
                     silent.push(format!("{name}.{field}: {text}"));
                 }

@@ -1,4 +1,4 @@
-//! Whatever a client does wrong is told in one shape: RFC 9457, with a type that stays.
+//! All client errors have one format: RFC 9457, with stable types.
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ impl Ground {
         Self { monitor, api: Api::new(), client, _redis: redis, _database: database }
     }
 
-    /// Asks, and sees that the answer is a problem of that status and type. Answers its detail.
+    /// Sends a request, checks status and type of the problem, and returns its detail.
     async fn problem(&self, what: &str, request: reqwest::RequestBuilder, status: u16, kind: &str) -> String {
         let answer = request.send().await.unwrap();
         let media = answer.headers().get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
@@ -52,7 +52,7 @@ impl Ground {
         self.client.request(method, self.monitor.url(path))
     }
 
-    /// What a request that no client would send is answered: status, media type and body.
+    /// Response to a raw request that no HTTP client would send: status, media type and body.
     async fn raw(&self, head: &[u8]) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.monitor.address()).await.unwrap();
         stream.write_all(head).await.unwrap();
@@ -67,10 +67,10 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn what_cannot_be_understood_says_what_and_what_was_expected() {
+async fn errors_about_invalid_requests_contain_the_expected_value() {
     let ground = Ground::new(&[]).await;
     ground.monitor.takes_orders().await;
-    // Queries: each parameter that has limits, and one that is there twice.
+    // Queries: each parameter with limits, and a repeated parameter.
     for (path, names) in [
         ("/api/alerts?limit=0", "limit"),
         ("/api/alerts?limit=201", "limit"),
@@ -100,7 +100,7 @@ async fn what_cannot_be_understood_says_what_and_what_was_expected() {
         let detail = ground.problem(path, ground.request(Method::GET, path), 400, "bad-request").await;
         assert!(detail.contains(names), "{path}: {detail}");
     }
-    // Bodies: no JSON, JSON of another shape, values that cannot be; then the same as forms.
+    // Bodies: invalid JSON, JSON of another shape, invalid values; then the same as forms.
     let json = |path: &str, body: &str| {
         ground.request(Method::POST, path).header("content-type", "application/json").body(body.to_owned())
     };
@@ -140,10 +140,10 @@ async fn what_cannot_be_understood_says_what_and_what_was_expected() {
         let detail = ground.problem(body, form(path, body), 400, "bad-request").await;
         assert!(detail.contains(names), "{path} {body}: {detail}");
     }
-    // A body of another kind is read as JSON by some and refused by others.
+    // Some routes read other media types as JSON, others reject them.
     let text = ground.request(Method::POST, "/api/silences").header("content-type", "text/plain").body("hello");
     ground.problem("text", text, 400, "bad-request").await;
-    // Too long, whoever reads it.
+    // Too large for every route.
     let long = "x".repeat(300 << 10);
     for path in ["/api/silences", "/api/alerts/acknowledge", "/api/streams/a/messages/preview"] {
         ground.problem(path, json(path, &format!("{{\"rule\": \"{long}\"}}")), 413, "too-large").await;
@@ -154,7 +154,7 @@ async fn what_cannot_be_understood_says_what_and_what_was_expected() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_or_asked_in_another_way_is_told_alike() {
+async fn unknown_routes_and_wrong_methods_are_problems() {
     let ground = Ground::new(&[("MONITOR_ROOT_PATH", "/m")]).await;
     for root in ["", "/m"] {
         let at = |path: &str| format!("{root}{path}");
@@ -178,16 +178,16 @@ async fn what_is_not_there_or_asked_in_another_way_is_told_alike() {
             let path = at(path);
             ground.problem(&path, ground.request(method, &path), 405, "wrong-method").await;
         }
-        // An encoding that nobody speaks.
+        // Unsupported encoding.
         let path = at("/api/health");
         let strange = ground.request(Method::GET, &path).header("accept-encoding", "zstd, identity;q=0");
         ground.problem("406", strange, 406, "not-acceptable").await;
-        // Another site's page.
+        // A page of another site.
         let path = at("/-/reload");
         let foreign = ground.request(Method::POST, &path).header("origin", "https://evil.example");
         ground.problem("403", foreign, 403, "forbidden").await;
     }
-    // Handshakes that are none.
+    // Invalid handshakes.
     for (headers, status, kind) in [
         (&[][..], 400, "bad-request"),
         (&[("upgrade", "websocket")], 400, "bad-request"),
@@ -217,7 +217,7 @@ async fn what_is_not_there_or_asked_in_another_way_is_told_alike() {
         let (got, media, body) = read_one(&mut stream).await;
         ground.is_problem(&format!("{headers:?}"), got, &media, &body, status, kind);
     }
-    // Paths and queries that are no text.
+    // Paths and queries that are not text.
     for (path, status, kind) in [
         (&b"/api/history/%ff%fe"[..], 200, ""),
         (b"/api/streams/%ff/messages?state=%ff", 400, "bad-request"),
@@ -239,7 +239,7 @@ async fn what_is_not_there_or_asked_in_another_way_is_told_alike() {
     }
 }
 
-/// One answer of a connection that stays open.
+/// One response on an open connection.
 async fn read_one(stream: &mut TcpStream) -> (u16, String, String) {
     let mut answer = Vec::new();
     loop {
@@ -262,7 +262,7 @@ async fn read_one(stream: &mut TcpStream) -> (u16, String, String) {
 }
 
 #[tokio::test]
-async fn who_may_not_is_told_so_by_every_operation() {
+async fn every_operation_reports_missing_permissions() {
     let ground = Ground::new(&[
         ("MONITOR_AUTH", "token"),
         ("MONITOR_VIEWER_TOKEN", VIEWER),
@@ -305,15 +305,15 @@ async fn who_may_not_is_told_so_by_every_operation() {
 }
 
 #[tokio::test]
-async fn a_source_that_is_away_is_a_problem_too() {
+async fn an_unreachable_data_source_is_a_problem() {
     let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let (redis, database) = (format!("redis://127.0.0.1:{gone}"), format!("postgres://postgres@127.0.0.1:{gone}/x"));
     let ground = Ground::new(&[("REDIS_URL", &redis), ("DATABASE_URL", &database)]).await;
     for operation in Api::new().operations() {
         let Some(when) = operation.told["responses"]["503"]["description"].as_str() else { continue };
         let (method, path) = (operation.method.as_str(), operation.path.as_str());
-        // A snapshot and figures there are all the same; a worker type nobody saw is not found; a probe says in its own words that it is not ready; before anything is
-        // written down it is seen whether the order can be carried out at all.
+        // The snapshot and metrics remain available; an unknown worker type is a 404; the probe has its own format; and
+        // an acknowledgement is validated before it needs a data source.
         if ["/api/snapshot", "/metrics", "/api/autoscale/{name}", "/readyz", "/api/alerts/acknowledge"].contains(&path)
         {
             continue;

@@ -1,4 +1,4 @@
-//! The API as OpenAPI tells it: complete, true, with examples that run and errors of one shape.
+//! The OpenAPI document: complete, correct, with working examples and one error format.
 
 mod answers;
 mod document;
@@ -14,12 +14,12 @@ use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
 use crate::support::redis::TestRedis;
 
-/// The document, and what can be looked up in it.
+/// The document, with lookups.
 struct Api {
     document: Value,
 }
 
-/// One operation of it.
+/// An operation of the document.
 struct Operation {
     method: String,
     path: String,
@@ -36,7 +36,7 @@ impl Operation {
         self.told["operationId"].as_str().unwrap()
     }
 
-    /// The schema of this answer; `None` if it is not told.
+    /// Schema of this response; `None` if the document has none.
     fn schema(&self, status: u16, media: &str) -> Option<&Value> {
         self.told["responses"].get(status.to_string())?.get("content")?.get(media)?.get("schema")
     }
@@ -58,14 +58,14 @@ impl Api {
         })
     }
 
-    /// `schema` beside the named ones.
+    /// `schema` together with the named schemas that it refers to.
     fn whole(&self, schema: &Value) -> Value {
         let mut whole = schema.clone();
         whole["components"] = json!({"schemas": self.document["components"]["schemas"]});
         whole
     }
 
-    /// What is wrong with `answer`, going by `schema`; fields that are not told are wrong too.
+    /// Differences between `answer` and `schema`, including fields that the schema lacks.
     fn mistakes(&self, schema: &Value, answer: &Value) -> Vec<String> {
         let mut whole = self.whole(schema);
         make_strict(&mut whole, true);
@@ -78,7 +78,7 @@ impl Api {
     }
 }
 
-/// Lets no field pass that a schema does not tell. A part of an alternative (`own` is false) leaves that to the whole.
+/// Rejects fields that the schema lacks. For a part of an alternative (`own` is false), the enclosing schema does.
 fn make_strict(schema: &mut Value, own: bool) {
     let Some(fields) = schema.as_object_mut() else { return };
     for (name, value) in fields.iter_mut() {
@@ -99,7 +99,7 @@ fn make_strict(schema: &mut Value, own: bool) {
     }
 }
 
-/// Every field that `answer` has a value for, by where its schema stands in the document.
+/// Collects the schema locations of all fields for which `answer` has a value.
 fn fields_in(api: &Api, schema: &Value, at: &str, answer: &Value, found: &mut BTreeSet<String>) {
     if let Some(reference) = schema["$ref"].as_str() {
         let pointer = reference.trim_start_matches('#');
@@ -136,7 +136,7 @@ fn fields_in(api: &Api, schema: &Value, at: &str, answer: &Value, found: &mut BT
     }
 }
 
-/// Every field that the named schemas tell, by where its schema stands in the document.
+/// Schema locations of all fields of the named schemas.
 fn all_fields(api: &Api) -> BTreeSet<String> {
     fn of(schema: &Value, at: &str, found: &mut BTreeSet<String>) {
         for (name, schema) in schema["properties"].as_object().into_iter().flatten() {

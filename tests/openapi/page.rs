@@ -1,15 +1,15 @@
-//! The page about the API, as people see it.
+//! The API page in a browser.
 
 use super::*;
 use crate::support::browser::Browser;
 
 #[tokio::test]
-async fn the_page_tells_every_operation_and_copies_examples() {
+async fn the_page_shows_every_operation_and_copies_examples() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let (redis_url, database_url) = (redis.url(), database.url());
     let settings = [("REDIS_URL", redis_url.as_str()), ("DATABASE_URL", &database_url), ("MONITOR_ROOT_PATH", "/m")];
     let monitor = Monitor::start(&settings).await;
-    // Whole without any script.
+    // Complete without scripts.
     let (status, html) = monitor.get("/m/api").await;
     assert_eq!(status, 200);
     let escaped = |text: &str| {
@@ -39,17 +39,17 @@ async fn the_page_tells_every_operation_and_copies_examples() {
         browser.driver().set_window_rect(0, 0, width, 844).await.unwrap();
         browser.until(&format!("nothing sticks out at {width}"), fits).await;
     }
-    // Every link on it leads somewhere on it.
+    // All links within the page have a target.
     let nowhere = "[...document.querySelectorAll('main a[href^=\"#\"]')]\
         .filter(a => !document.getElementById(a.hash.slice(1))).map(a => a.hash)";
     assert_eq!(browser.value(nowhere).await, json!([]));
-    // A click copies an example, or marks it where that is not allowed.
+    // A click copies an example, or selects it if the clipboard is not available.
     browser.value("document.querySelector('#get_snapshot .sample button').click()").await;
     browser.until("it says so", "document.querySelector('#get_snapshot .sample button').textContent !== 'Copy'").await;
     let marked = browser.value("getSelection().toString().trim()").await;
     let snapshot = api.operations().find(|operation| operation.id() == "get_snapshot").unwrap();
     assert_eq!(marked, snapshot.sample());
-    // By key from another page.
+    // Keyboard shortcut from another page.
     browser.driver().goto(monitor.url("/m/admin")).await.unwrap();
     browser.until("keys are heard", "!document.getElementById('theme').hidden").await;
     browser.press("gi").await;

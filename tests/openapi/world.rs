@@ -1,4 +1,4 @@
-//! A fleet with a present and a past in which everything is there that the API can tell of.
+//! A fleet with current and recorded data for every field of the API.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,10 +15,10 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::{TestRedis, connection, run};
 use crate::support::wait::eventually;
 
-/// Only a failing test waits so long.
+/// Reached only by failing tests.
 pub(super) const SOON: Duration = Duration::from_secs(60);
 
-/// The past that examples ask for begins at 1795456800.
+/// Recorded data; the time range of the examples starts at 1795456800.
 const PAST: &str = "
     INSERT INTO monitor_metrics SELECT to_timestamp(1795456800 + n * 30), name, n % 7
         FROM generate_series(0, 119) n, unnest(ARRAY['backlog:aragorn.lookup', 'redis:connected_clients']) name;
@@ -36,7 +36,7 @@ const PAST: &str = "
 const RULES: &str = "rules: [{name: aragorn_backlog, type: threshold, metric: xlen, stream: aragorn.lookup, \
     threshold: 0, duration: 0, severity: warning}]";
 
-/// Servers, workers and a monitor that watches them.
+/// Servers, workers and a monitor.
 pub(super) struct World {
     pub(super) monitor: Monitor,
     pub(super) redis: Proxy,
@@ -77,7 +77,7 @@ impl World {
             ("MONITOR_STARTUP_GRACE_SEC", "0".to_owned()),
             ("PG_VOLUME_CAPACITY", "100Gi".to_owned()),
             ("RECLAIM_MIN_IDLE_SEC", "2".to_owned()),
-            // Once it is trimmed its lag is known to the last entry.
+            // Excluded from cleanup: trimming would make its lag exact.
             ("MONITOR_JANITOR_EXCLUDE", "many".to_owned()),
         ];
         let mut world = Self {
@@ -105,7 +105,7 @@ impl World {
         run(&mut self.ask, command).await
     }
 
-    /// A task whose payload holds bytes that are no text, and more than an answer shows.
+    /// Adds a task whose payload contains bytes that are not UTF-8 and exceeds the limit of a response.
     async fn add(&mut self, stream: &str, query: &str) {
         let _: String = redis::cmd("XADD")
             .arg(&[stream, "*", "query_id", query, "workflow", "[]"])
@@ -127,11 +127,11 @@ impl World {
         for query in ["q-16", "q-17", "q-18", "q-19"] {
             self.add("aragorn.lookup", query).await;
         }
-        // Two are left on somebody who is gone, one is worked on, one is unread.
+        // Two messages pending on a dead consumer, one in progress, one undelivered.
         self.run("XREADGROUP GROUP consumer gone COUNT 2 STREAMS aragorn.lookup >").await;
         self.run("XREADGROUP GROUP consumer works COUNT 1 STREAMS aragorn.lookup >").await;
         for command in [
-            // Several groups; one whose lag Redis does not know and is counted up to a bound.
+            // Several groups, one without a lag in Redis, which the monitor counts up to a limit.
             "XGROUP CREATE orders billing 0 MKSTREAM",
             "XGROUP CREATE orders shipping 0",
             "XADD orders * f v",
@@ -144,10 +144,10 @@ impl World {
             "XADD few 2-1 f v",
             "XADD few 3-1 f v",
             "XGROUP CREATE few g 2-1",
-            // Nobody reads it; this is no stream at all.
+            // A stream without consumers, and a key of another type.
             "XADD log * f v",
             "SET not-a-stream text",
-            // Somebody who will make no progress, and somebody who will leave with work.
+            // A consumer that will hang, and one that will shut down with pending messages.
             "XGROUP CREATE sipr consumer 0 MKSTREAM",
             "XADD sipr * query_id q-20",
             "XREADGROUP GROUP consumer stands COUNT 1 STREAMS sipr >",
@@ -164,7 +164,7 @@ impl World {
         }
     }
 
-    /// Until all of it is seen, written down and told.
+    /// Waits until everything is observed, stored and sent.
     async fn wait(&mut self) {
         let monitor = &self.monitor;
         monitor
@@ -191,7 +191,7 @@ impl World {
         }
     }
 
-    /// Waits until the snapshot tells of an event of this type.
+    /// Waits until the snapshot contains an event of this type.
     pub(super) async fn happens(&self, kind: &str) {
         let told = |s: &serde_json::Value| {
             s["recent_events"].as_array().is_some_and(|all| all.iter().any(|e| e["type"] == kind))
@@ -200,7 +200,7 @@ impl World {
     }
 }
 
-/// Workers that say more of themselves than they must: one at work, one that stands still.
+/// Workers with optional heartbeat fields: one busy, one hung.
 fn beat(url: String, mut stopped: tokio::sync::oneshot::Receiver<()>) {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,4 +1,4 @@
-//! The way back: what was dropped is put back, once, wherever a crash came between.
+//! Restoring from the recycle bin: each message once, despite crashes in between.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,7 @@ use super::*;
 use crate::support::wait::eventually;
 
 #[tokio::test]
-async fn a_dropped_batch_is_put_back_and_worked_off_by_the_fleet() {
+async fn a_dropped_batch_is_restored_and_processed_by_the_fleet() {
     let mut world = World::new().await;
     for n in 0..5 {
         world.add("finish_query", &format!("q{n}")).await;
@@ -70,8 +70,8 @@ async fn a_dropped_batch_is_put_back_and_worked_off_by_the_fleet() {
 }
 
 #[tokio::test]
-async fn wherever_it_dies_nothing_is_lost_and_nothing_put_back_twice() {
-    // As a check of the check: without a failpoint the process does not die.
+async fn after_a_crash_no_message_is_lost_or_restored_twice() {
+    // Control: without a failpoint, the process does not die.
     for place in ["operator.binned", "operator.dropped", "operator.restored", "no.such.place"] {
         let mut world = World::new().await;
         let all: Vec<String> = (0..6).map(|n| format!("q{n}")).collect();
@@ -123,7 +123,7 @@ async fn wherever_it_dies_nothing_is_lost_and_nothing_put_back_twice() {
 }
 
 #[tokio::test]
-async fn what_another_group_still_needs_is_pending_again_and_not_doubled() {
+async fn messages_that_another_group_needs_are_restored_as_pending_without_duplicates() {
     let mut world = World::new().await;
     let sources = world.sources().await;
     world.add("s", "q").await;
@@ -145,7 +145,7 @@ async fn what_another_group_still_needs_is_pending_again_and_not_doubled() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_dropped_put_back_and_retried() {
+async fn dead_letters_are_dropped_restored_and_retried() {
     let mut world = World::new().await;
     let sources = world.sources().await;
     world.add("s", "q").await;
@@ -169,7 +169,7 @@ async fn dead_letters_are_dropped_put_back_and_retried() {
 }
 
 #[tokio::test]
-async fn what_is_stuck_on_dead_consumers_is_found_handed_back_and_they_are_removed() {
+async fn messages_on_dead_consumers_are_retried_and_the_consumers_removed() {
     let mut world = World::new().await;
     let sources = world.sources().await;
     for n in 0..4 {
@@ -187,7 +187,7 @@ async fn what_is_stuck_on_dead_consumers_is_found_handed_back_and_they_are_remov
     assert_eq!((applied.done, applied.consumers_removed), (2, 1), "{applied:?}");
     assert_eq!(world.queries("s").await, ["q0", "q1", "q2", "q3"]);
     assert_eq!(world.pending("s").await.len(), 2, "those of the living");
-    // One that holds something again is not removed.
+    // A consumer with a new pending message is not removed.
     world.deliver("s", "gone", 1).await;
     let applied = operator::apply(&sources, &found.chosen, "somebody").await;
     assert_eq!((applied.done, applied.consumers_removed), (0, 0), "{applied:?}");

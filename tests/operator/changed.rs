@@ -1,4 +1,4 @@
-//! What changes between preview and applying is left alone.
+//! Messages that change between preview and apply are skipped.
 
 use std::collections::BTreeMap;
 
@@ -7,8 +7,8 @@ use shepherd_monitor::operator;
 
 use super::*;
 
-/// Six entries: five at `gone`, one at `back`; chosen as of the dead, then each changed in its own way
-/// but the first.
+/// Previews six entries, five owned by `gone` and one by `back`, and then changes each but the first in a different
+/// way.
 async fn chosen_and_changed(world: &mut World, sources: &Sources, action: Action) -> (Chosen, Vec<String>) {
     for n in 0..6 {
         world.add("s", &format!("q{n}")).await;
@@ -27,7 +27,7 @@ async fn chosen_and_changed(world: &mut World, sources: &Sources, action: Action
 }
 
 #[tokio::test]
-async fn an_entry_that_changed_since_the_preview_is_left_alone_and_counted() {
+async fn entries_that_changed_since_the_preview_are_skipped_and_counted() {
     for action in Action::ALL {
         let mut world = World::new().await;
         let sources = world.sources().await;
@@ -53,7 +53,7 @@ async fn an_entry_that_changed_since_the_preview_is_left_alone_and_counted() {
     }
 }
 
-/// The same changes and no fence: so that the test above is known to be able to fail.
+/// The same changes without the fence: proves that the test above can fail.
 #[tokio::test]
 async fn without_the_fence_the_same_changes_lose_entries() {
     let mut world = World::new().await;
@@ -67,7 +67,7 @@ async fn without_the_fence_the_same_changes_lose_entries() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_deleted_or_made_anew_meanwhile_is_left_alone() {
+async fn a_stream_that_was_deleted_or_recreated_is_skipped() {
     for action in Action::ALL {
         let mut world = World::new().await;
         let sources = world.sources().await;
@@ -88,7 +88,7 @@ async fn a_stream_that_is_deleted_or_made_anew_meanwhile_is_left_alone() {
 }
 
 #[tokio::test]
-async fn unread_messages_are_dropped_unless_they_are_delivered_or_needed_elsewhere() {
+async fn undelivered_messages_are_dropped_unless_delivered_or_needed_elsewhere() {
     let mut world = World::new().await;
     let sources = world.sources().await;
     for n in 0..4 {
@@ -135,7 +135,7 @@ async fn a_retried_message_keeps_its_age_history_and_idempotency_key() {
 }
 
 #[test]
-fn every_word_that_the_scripts_say_is_known() {
+fn every_status_of_the_scripts_is_known() {
     for script in [
         include_str!("../../src/redis_streams/scripts/operate.lua"),
         include_str!("../../src/redis_streams/scripts/drop_dead.lua"),

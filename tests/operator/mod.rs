@@ -1,5 +1,5 @@
-//! What an operator does to messages: exactly what the preview showed, with a way back that loses
-//! and doubles nothing.
+//! Operations on messages: they change exactly what the preview showed, and can be reversed without loss or
+//! duplicates.
 
 mod back;
 mod changed;
@@ -22,12 +22,12 @@ use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
 use crate::support::redis::{TestRedis, run, run_words};
 
-/// Only a failing test waits so long.
+/// Reached only by failing tests.
 const LIMIT: Duration = Duration::from_secs(60);
-/// Two hours, in milliseconds.
+/// Two hours, milliseconds.
 const HOURS: u64 = 7_200_000;
 
-/// What XRANGE answers: ids and fields.
+/// XRANGE reply: IDs and fields.
 type Entries = Vec<(String, Vec<(Vec<u8>, Vec<u8>)>)>;
 
 struct World {
@@ -53,7 +53,7 @@ impl World {
 
     async fn monitor(&self, more: &[(&str, &str)]) -> Monitor {
         let (redis, database) = (self.redis.url(), self.database.url());
-        // The monitor does it too, a moment after it serves.
+        // The monitor also creates the tables, but only shortly after it starts to serve.
         migrate::run(&database, LIMIT).await.unwrap();
         let mut settings = vec![("REDIS_URL", redis.as_str()), ("DATABASE_URL", database.as_str())];
         settings.extend_from_slice(more);
@@ -68,7 +68,7 @@ impl World {
         run(&mut self.ask, line).await
     }
 
-    /// A task, with bytes in it that are no text.
+    /// Adds a task with bytes that are not UTF-8.
     async fn add(&mut self, stream: &str, query: &str) -> String {
         let workflow = format!(r#"[{{"id":"{stream}"}}]"#);
         let id = self
@@ -87,7 +87,7 @@ impl World {
         redis::from_redis_value(id).unwrap()
     }
 
-    /// Delivers up to `count` entries of the group `consumer` to `owner`, who is then idle for two hours.
+    /// Delivers up to `count` entries of the group `consumer` to `owner`, with an idle time of two hours.
     async fn deliver(&mut self, stream: &str, owner: &str, count: usize) -> Vec<String> {
         let created = format!("XGROUP CREATE {stream} consumer 0 MKSTREAM");
         let words: Vec<&str> = created.split(' ').collect();
@@ -102,12 +102,12 @@ impl World {
         ids
     }
 
-    /// What is pending: id, owner, idle ms, deliveries.
+    /// Pending entries: ID, owner, idle time (ms), deliveries.
     async fn pending(&mut self, stream: &str) -> Vec<(String, String, u64, u64)> {
         redis::from_redis_value(self.text(&format!("XPENDING {stream} consumer - + 100000")).await).unwrap()
     }
 
-    /// The query ids in a stream, sorted.
+    /// Query IDs in a stream, sorted.
     async fn queries(&mut self, stream: &str) -> Vec<String> {
         let entries: Entries = redis::from_redis_value(self.text(&format!("XRANGE {stream} - +")).await).unwrap();
         let query = |fields: Vec<(Vec<u8>, Vec<u8>)>| {
@@ -133,7 +133,7 @@ async fn preview(sources: &Sources, stream: &str, state: MessageState, action: A
     find::messages(&sources.redis, &Name::from(stream), &wanted(state), &[], (action, "a test")).await.unwrap()
 }
 
-/// Status and JSON of a POST with a JSON body.
+/// Sends a POST with a JSON body; returns status and JSON.
 async fn post(monitor: &Monitor, path: &str, body: Value) -> (u16, Value) {
     let client = reqwest::Client::builder().timeout(LIMIT).build().unwrap();
     let request = client.post(monitor.url(path)).header("content-type", "application/json").body(body.to_string());

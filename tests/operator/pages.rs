@@ -1,4 +1,4 @@
-//! Hostile names and payloads on every page, in a real browser.
+//! Hostile names and payloads on every page, in a browser.
 
 use serde_json::json;
 use thirtyfour::prelude::*;
@@ -13,7 +13,7 @@ fn encoded(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn hostile_names_and_payloads_run_nothing_on_any_page() {
+async fn hostile_names_and_payloads_run_no_scripts_on_any_page() {
     let mut world = World::new().await;
     let long = "n".repeat(4096);
     let big = "x".repeat(1_000_000);
@@ -74,7 +74,7 @@ async fn hostile_names_and_payloads_run_nothing_on_any_page() {
         nothing_runs(page).await;
     }
     assert!(browser.text().await.contains("onerror"), "the name is shown as it is");
-    // By keyboard, as without script: preview, yes, put back.
+    // By keyboard and without scripts: preview, confirm, restore.
     browser.driver().goto(monitor.url(&pages[1])).await.unwrap();
     let press = async |text: &str| {
         let button = browser.driver().find(By::XPath(format!("//main//button[contains(., '{text}')]"))).await.unwrap();
@@ -106,7 +106,7 @@ async fn hostile_names_and_payloads_run_nothing_on_any_page() {
 }
 
 #[tokio::test]
-async fn bad_input_is_named_with_what_was_expected() {
+async fn errors_about_invalid_input_contain_the_expected_value() {
     let mut world = World::new().await;
     world.add("s", "q").await;
     world.deliver("s", "w", 1).await;

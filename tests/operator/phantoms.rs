@@ -1,11 +1,11 @@
-//! Dead consumers that hold phantom pending: the dry run and the run say the same, or why not.
+//! Dead consumers with phantom pending entries: dry run and run agree, or explain the difference.
 
 use super::*;
 
 #[tokio::test]
 async fn a_dry_run_and_the_run_agree_on_phantoms_and_messages() {
     let mut world = World::new().await;
-    // All of it deleted; some of it; none.
+    // All entries deleted; some; none.
     for (stream, count) in [("emptied", 5), ("mixed", 4), ("whole", 2)] {
         for n in 0..count {
             world.add(stream, &format!("q{n}")).await;
@@ -51,7 +51,7 @@ async fn a_dry_run_and_the_run_agree_on_phantoms_and_messages() {
     for stream in ["emptied", "mixed", "whole"] {
         assert!(world.pending(stream).await.is_empty(), "{stream}");
     }
-    // Nothing was there to keep of a phantom; the rest can be restored.
+    // A phantom has no payload to store; all other messages can be restored.
     let (_, bin) = monitor.get("/api/admin/recycle_bin").await;
     let bin: Value = serde_json::from_str(&bin).unwrap();
     assert_eq!(bin["entries"].as_array().unwrap().len(), 4, "{bin}");

@@ -1,4 +1,4 @@
-//! A million pending entries: each page looks at a bounded part, and Redis does not notice.
+//! A million pending entries: each page scans a bounded part without blocking Redis.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use super::*;
 const ENTRIES: u64 = 1_000_000;
 
 #[tokio::test]
-async fn a_page_of_a_million_pending_entries_looks_at_a_bounded_part() {
+async fn a_page_of_a_million_pending_entries_scans_a_bounded_part() {
     let mut world = World::new().await;
     let sources = world.sources().await;
     let fill = "for i = 1, 50000 do redis.call('XADD', KEYS[1], '*', 'query_id', 'q' .. i, 'n', i) end
@@ -60,6 +60,6 @@ async fn a_page_of_a_million_pending_entries_looks_at_a_bounded_part() {
         spent[spent.len() / 2],
     );
     assert!(spent.len() > 50, "they are counted");
-    // The whole stream would take Redis a second.
+    // A scan of the whole stream would block Redis for a second.
     assert!(spent[spent.len() / 2] < 5000, "{spent:?}");
 }

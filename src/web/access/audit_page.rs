@@ -1,4 +1,4 @@
-//! The audit, as a page and by the API.
+//! Page and API of the audit log.
 
 pub mod openapi;
 
@@ -19,12 +19,12 @@ use crate::web::Front;
 use crate::web::html::html;
 use crate::web::problem::Problem;
 
-/// Changes on a page, or in one answer unless asked for more.
+/// Changes per page, and default for the API.
 const SHOWN: u32 = 50;
-/// Changes in one answer at most.
+/// Maximum number of changes per response.
 const MOST: u32 = 500;
 
-/// What both take.
+/// Query of the page and of the API.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct AuditQuery {
     /// Maximum number of changes.
@@ -56,7 +56,7 @@ async fn rows(front: &Front, query: &AuditQuery) -> Result<(Vec<Row>, u32), Prob
     Ok((front.io.read(Duration::from_secs(5), POSTGRES_LATE, reading).await?, limit))
 }
 
-/// More may come when there are as many as asked for.
+/// Cursor of the next page; `None` if this page is not full.
 fn next(rows: &[Row], limit: u32) -> Option<i64> {
     rows.last().filter(|_| rows.len() == limit as usize).map(|row| row.id)
 }
@@ -69,7 +69,7 @@ pub async fn page(front: Data<Front>, caller: Caller, query: Query<AuditQuery>) 
     html(AuditPage { changes: &changes, next }.html(&front.site_for(&caller)))
 }
 
-/// `GET /api/admin/audit?limit=50&before=`: changes, newest first; `next` is the `before` of what follows.
+/// `GET /api/admin/audit?limit=50&before=`: changes, newest first. `next` is the `before` of the next page.
 pub async fn list(front: Data<Front>, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
     let (rows, limit) = rows(&front, &query).await?;
     let next = next(&rows, limit);

@@ -1,4 +1,4 @@
-//! No change without a row that tells of it.
+//! Changes that are recorded in the audit log before they begin.
 
 use std::future::Future;
 use std::time::Duration;
@@ -12,18 +12,19 @@ use crate::postgres::audit::{self, Asked, Outcome};
 use crate::web::Front;
 use crate::web::problem::Problem;
 
-/// Postgres is given this long to take a row.
+/// Timeout of writing a row to Postgres.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
-/// How often it is tried to write down how a change ended, after pauses of 1, 2, 4, … s.
+/// Number of attempts to record the outcome of a change, with pauses of 1, 2, 4, … s.
 const TRIES: u32 = 8;
 
-/// Does `work` with a row in the audit that was written before it began, and completes the row
-/// with what `work` answers: the JSON is kept there, and given back beside whatever else it made.
+/// Writes a row to the audit log, then runs `work` and stores its JSON result in the row. Returns the result together
+/// with the other value of `work`.
 ///
-/// A client that hangs up stops neither the work nor its record.
+/// A client that disconnects stops neither the work nor its record.
 ///
 /// # Errors
-/// Those of `work`; [`Problem::Forbidden`] from a monitor that only observes; without Postgres [`Problem::Unavailable`], and `work` was not begun.
+/// Those of `work`; [`Problem::Forbidden`] in observe-only mode; [`Problem::Unavailable`] without Postgres, in which
+/// case `work` did not run.
 pub async fn audited<T: 'static>(
     front: &Front,
     caller: &Caller,
@@ -59,7 +60,7 @@ pub async fn audited<T: 'static>(
             Err(problem) => (Outcome::Failed, json!({"problem": problem.to_string()})),
         };
         let end = write_end(io, row, action, outcome, result);
-        // Usually there before the answer; when Postgres is slow, nobody waits for it.
+        // Usually complete before the response; a slow Postgres must not delay the client.
         drop(actix_web::rt::time::timeout(WRITE_WITHIN, actix_web::rt::spawn(end.in_current_span())).await);
         done
     };

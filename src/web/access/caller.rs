@@ -1,4 +1,4 @@
-//! Who asks.
+//! The authenticated caller of a request.
 
 use std::future::{Ready, ready};
 
@@ -9,23 +9,23 @@ use crate::access::Role;
 use crate::pages::Visitor;
 use crate::web::problem::Problem;
 
-/// Who asks: put there by the gate, for handlers.
+/// Authenticated caller, which the gate attaches for handlers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// What they are called: in the audit, and on the pages.
+    /// User name, for the audit log and the pages.
     pub name: String,
-    /// What they may do.
+    /// Role.
     pub role: Role,
-    /// Where they ask from: an IP address.
+    /// IP address.
     pub address: String,
-    /// Nobody was asked who they are: the monitor runs without a login.
+    /// No credentials were required: the authentication mode is `none`.
     pub anonymous: bool,
-    /// They logged in by the page, and can log out.
+    /// Has a login session, so it can log out.
     pub can_leave: bool,
 }
 
 impl Caller {
-    /// Who looks at a page.
+    /// The caller as the pages show it.
     #[must_use]
     pub fn visitor(&self) -> Visitor {
         Visitor { name: (!self.anonymous).then(|| self.name.clone()), role: self.role, can_leave: self.can_leave }

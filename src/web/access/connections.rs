@@ -1,9 +1,7 @@
-//! The open connections: a limit for each address and one for all of them, and deadlines for clients that send or
-//! read too slowly.
+//! Open connections: limits per address and in total, and deadlines for clients that send or read too slowly.
 //!
-//! A connection on which no complete request has arrived costs its client nothing, so it gives way: at a limit the
-//! oldest such connection is closed in favour of the new one. A client that floods one address therefore displaces its
-//! own connections, and a short request is answered while the flood lasts.
+//! At a limit, the oldest connection without a complete request is closed in favor of the new one. A client that
+//! floods from one address therefore displaces its own connections, and short requests are served during the flood.
 
 use std::any::Any;
 use std::collections::{BTreeMap, HashMap};
@@ -19,34 +17,34 @@ use actix_web::rt;
 use crate::access::address::{TrustedProxies, household};
 use crate::exposition::counters::Counters;
 
-/// A connection on which nothing complete has arrived is closed after this time. The server's own deadline for the
-/// head of a request is shorter; this one holds whatever the client sends.
+/// Deadline of a complete request. The HTTP server's own deadline for the request head is shorter; this one holds
+/// whatever the client sends.
 const REQUEST_WITHIN: Duration = Duration::from_secs(15);
-/// A connection without a request is closed after this time; the server's own keep-alive is shorter.
+/// Deadline of the next request; the HTTP server's own keep-alive is shorter.
 const IDLE: Duration = Duration::from_secs(20);
 /// A connection younger than this gives way to others of its address only at twice the limit.
 const YOUNG: Duration = Duration::from_millis(300);
-/// A connection without a request for longer than this gives way to others of its address.
+/// A connection idle for longer than this is closed in favor of others of its address.
 const SHORTLY: Duration = Duration::from_secs(2);
-/// A client that takes nothing of an answer for this long is gone.
+/// A client that reads nothing of a response for this long is disconnected.
 const STALLED: Duration = Duration::from_secs(20);
-/// The same of a websocket, which is pinged every 30 s.
+/// The same for websockets, which are pinged every 30 s.
 const WEBSOCKET_STALLED: Duration = Duration::from_secs(90);
-/// An answer must have been read after this time, plus a second for each [`SLOWEST`] bytes.
+/// Deadline of reading a response, in addition to a second per [`SLOWEST`] bytes.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// The slowest client that is served, bytes per second.
+/// Minimum speed of a client, bytes per second.
 const SLOWEST: u64 = 16 << 10;
-/// How often the deadlines are looked at.
+/// Interval of checking the deadlines.
 const SWEEP_EVERY: Duration = Duration::from_secs(3);
-/// How often the log says that a limit was reached.
+/// Minimum interval between log lines about a reached limit.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
-/// How many connections may be open.
+/// Maximum number of open connections.
 #[derive(Debug, Clone, Copy)]
 pub struct ConnectionLimits {
-    /// Of one address; 0: any number.
+    /// Per address; 0: unlimited.
     pub per_address: usize,
-    /// In all.
+    /// In total.
     pub in_all: usize,
 }
 
@@ -54,7 +52,7 @@ pub struct ConnectionLimits {
 #[derive(Debug)]
 pub struct Connections {
     limits: ConnectionLimits,
-    /// Connections of trusted proxies carry the requests of many clients: they have no limit of their own.
+    /// Trusted proxies carry the requests of many clients, so their connections have no limit per address.
     trusted: Arc<TrustedProxies>,
     open: Mutex<Open>,
     sweeping: AtomicBool,
@@ -64,7 +62,7 @@ pub struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    /// By the order in which they were made.
+    /// In the order in which they were accepted.
     all: BTreeMap<u64, Arc<Connection>>,
     by_address: HashMap<IpAddr, usize>,
     warned: Option<Instant>,
@@ -79,24 +77,24 @@ enum Step {
     Body,
     /// The handler.
     Handling,
-    /// The client, which reads the answer.
+    /// The client, which reads the response.
     Answering,
-    /// As `Answering`, for as long as the websocket is open.
+    /// Like `Answering`, while the websocket is open.
     Websocket,
     /// The next request.
     Idle,
-    /// The client, which was refused something, and then the next request or the end.
+    /// The client, which got an error; then the next request or the end of the connection.
     Refused,
 }
 
 #[derive(Debug)]
 struct Progress {
     step: Step,
-    /// When the step began.
+    /// Start of the step.
     since: Instant,
-    /// When the client last took a part of the answer.
+    /// When the client last read a part of the response.
     moved: Instant,
-    /// Bytes of the answer that it took.
+    /// Bytes of the response that the client read.
     sent: u64,
 }
 
@@ -104,21 +102,21 @@ struct Progress {
 #[derive(Debug)]
 pub(in crate::web) struct Connection {
     id: u64,
-    /// The address it counts for.
+    /// Address that it counts towards.
     of: Option<IpAddr>,
     stream: Option<TcpStream>,
     progress: Mutex<Progress>,
-    /// Its client was told that the body came too late.
+    /// The client got a 408 because its body was late.
     body_was_late: AtomicBool,
 }
 
-/// One connection, counted for as long as it is open.
+/// An open connection; dropping it removes it from the counts.
 #[derive(Debug)]
 pub(in crate::web) struct Counted {
     among: Arc<Connections>,
     /// The connection.
     pub(in crate::web) connection: Arc<Connection>,
-    /// The address has too many.
+    /// The limit of the address is exceeded.
     pub(super) beyond: bool,
 }
 
@@ -127,7 +125,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Connections {
-    /// No connections yet.
+    /// Creates an empty registry.
     #[must_use]
     pub fn new(limits: ConnectionLimits, trusted: Arc<TrustedProxies>, counters: Arc<Mutex<Counters>>) -> Arc<Self> {
         Arc::new(Self { limits, trusted, open: Mutex::default(), sweeping: AtomicBool::new(false), counters })
@@ -137,8 +135,8 @@ impl Connections {
         locked(&self.counters).connections_closed += 1;
     }
 
-    /// Counts a connection that was just accepted; the gate looks at what is noted with it. To be called on the thread
-    /// that serves the connection.
+    /// Registers an accepted connection and attaches it to `notes` for the gate. To be called on the thread that
+    /// serves the connection.
     pub fn made(self: &Arc<Self>, connection: &dyn Any, notes: &mut Extensions) {
         let Some(stream) = connection.downcast_ref::<rt::net::TcpStream>() else { return };
         let Ok(peer) = stream.peer_addr() else { return };
@@ -152,7 +150,7 @@ impl Connections {
         self.keep_sweeping();
     }
 
-    /// Counts a connection of `peer`.
+    /// Registers a connection of `peer`.
     pub(in crate::web) fn admit(self: &Arc<Self>, peer: IpAddr, stream: Option<TcpStream>, now: Instant) -> Counted {
         let limited = self.limits.per_address > 0 && !self.trusted.contains(peer);
         let of = limited.then(|| household(peer));
@@ -195,7 +193,8 @@ impl Connections {
             });
             !self.make_room(&mut open, |other| other.id != connection.id && other.is_waiting(true, now))
         };
-        // One beyond the limit of its address is answered and closed; at twice the limit there is no room for that.
+        // A connection above the limit of its address gets a response and is closed; above twice the limit, it is
+        // closed at once.
         let far_beyond = of.is_some_and(|of| open.by_address.get(&of).is_some_and(|n| *n > most.saturating_mul(2)));
         if full || far_beyond {
             self.close(&mut open, &connection);
@@ -204,7 +203,7 @@ impl Connections {
         Counted { among: Arc::clone(self), connection, beyond }
     }
 
-    /// Closes the oldest connection that `gives_way`; false when there is none.
+    /// Closes the oldest connection for which `gives_way` is true; returns false if there is none.
     fn make_room(&self, open: &mut Open, gives_way: impl Fn(&Connection) -> bool) -> bool {
         let Some(oldest) = open.all.values().find(|other| gives_way(other)).cloned() else { return false };
         self.close(open, &oldest);
@@ -224,7 +223,7 @@ impl Connections {
         }
     }
 
-    /// Closes connections whose deadline has passed, for as long as there are any connections.
+    /// Closes connections whose deadline has passed; stops when there are no connections.
     fn keep_sweeping(self: &Arc<Self>) {
         if self.sweeping.swap(true, Ordering::SeqCst) {
             return;
@@ -236,7 +235,7 @@ impl Connections {
                 this.sweep(Instant::now());
                 if locked(&this.open).all.is_empty() {
                     this.sweeping.store(false, Ordering::SeqCst);
-                    // One that was made in between found the sweep still running.
+                    // A connection accepted in between relied on this sweep.
                     if locked(&this.open).all.is_empty() || this.sweeping.swap(true, Ordering::SeqCst) {
                         return;
                     }
@@ -262,7 +261,7 @@ impl Open {
         }
     }
 
-    /// Does nothing if it was forgotten before.
+    /// Idempotent.
     fn forget(&mut self, connection: &Connection) {
         if self.all.remove(&connection.id).is_none() {
             return;
@@ -289,29 +288,29 @@ impl Connection {
         *locked(&self.progress) = Progress { step, since: now, moved: now, sent: 0 };
     }
 
-    /// The head of a request has arrived, and its body has not.
+    /// The head of a request has arrived, but not its body.
     pub(in crate::web) fn waits_for_body(&self) {
         self.begin(Step::Body);
     }
 
-    /// A whole request has arrived.
+    /// A complete request has arrived.
     pub(in crate::web) fn handles(&self) {
         self.begin(Step::Handling);
     }
 
-    /// The answer begins.
+    /// The response begins.
     pub(in crate::web) fn answers(&self, websocket: bool) {
         self.begin(if websocket { Step::Websocket } else { Step::Answering });
     }
 
-    /// The client has room for the next part of the answer; `bytes` of it are sent.
+    /// The client can read the next part of the response; `bytes` of it are sent.
     pub(in crate::web) fn sends(&self, bytes: usize) {
         let mut progress = locked(&self.progress);
         progress.moved = Instant::now();
         progress.sent += u64::try_from(bytes).unwrap_or(u64::MAX);
     }
 
-    /// The answer is complete; it `refused` the request, or not.
+    /// The response is complete; `refused` if it is an error.
     pub(in crate::web) fn rests(&self, refused: bool) {
         self.begin(if refused { Step::Refused } else { Step::Idle });
     }
@@ -326,8 +325,8 @@ impl Connection {
         self.body_was_late.load(Ordering::Relaxed)
     }
 
-    /// Whether it waits for its client to send something: for a request that is answered, or, if `or_idle` or for a
-    /// while, for the next one.
+    /// Whether it waits for its client: for the rest of a request, or, if `or_idle` or after [`SHORTLY`], for the
+    /// next one.
     fn is_waiting(&self, or_idle: bool, now: Instant) -> bool {
         let progress = locked(&self.progress);
         match progress.step {
@@ -348,7 +347,7 @@ impl Connection {
             (now.saturating_duration_since(progress.since), now.saturating_duration_since(progress.moved));
         match progress.step {
             Step::New | Step::Body => lasts > REQUEST_WITHIN,
-            // Handlers have deadlines of their own.
+            // Handlers have their own deadlines.
             Step::Handling => false,
             Step::Answering => {
                 stalled > STALLED || lasts > ANSWER_WITHIN + Duration::from_secs(progress.sent / SLOWEST)
@@ -360,7 +359,7 @@ impl Connection {
 
     fn hang_up(&self) {
         if let Some(stream) = &self.stream {
-            // It may be closed already.
+            // The connection may already be closed.
             _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -392,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn each_address_has_its_own_count_that_closed_connections_leave() {
+    fn closed_connections_no_longer_count_for_their_address() {
         let proxies = Arc::new(TrustedProxies::new(vec!["10.0.0.1/32".parse().unwrap()]));
         let all = connections(limits(2, 100), proxies);
         let busy = |peer| {
@@ -415,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_sends_no_request_gives_way_to_one_that_does() {
+    fn connections_without_a_request_are_closed_first() {
         let all = connections(limits(3, 100), Arc::default());
         let busy = admit(&all, "192.0.2.1");
         busy.connection.handles();
@@ -436,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_more_connections_than_descriptors() {
+    fn total_connections_are_limited() {
         let all = connections(limits(100, 4), Arc::default());
         let of = |n: u8| format!("192.0.2.{n}");
         let kept: Vec<_> = (0..50).map(|n| admit(&all, &of(n))).collect();

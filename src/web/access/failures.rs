@@ -1,5 +1,5 @@
-//! Wrong credentials, counted for each address and each account, and in all: beyond a limit attempts are slowed down,
-//! right or wrong, so that guessing takes for ever and nobody is locked out.
+//! Failed logins, counted per address, per account and in total. Above a limit, attempts are delayed whether they are
+//! valid or not: guessing becomes too slow, and no user is locked out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,21 +12,21 @@ use crate::access::Role;
 use crate::access::address::household;
 use crate::web::problem::Problem;
 
-/// Wrong attempts of one address, or at one account, in [`WITHIN`].
+/// Failures per address or account within [`WITHIN`].
 const MOST: u32 = 100;
-/// Wrong attempts in all, in [`WITHIN`]: beyond it addresses with more than [`FEW`] are slowed down as well.
+/// Total failures within [`WITHIN`]. Above it, addresses with more than [`FEW`] are delayed as well.
 const MOST_IN_ALL: u32 = 1000;
 const FEW: u32 = 5;
-/// For so long they count.
+/// Period over which failures are counted.
 const WITHIN: Duration = Duration::from_secs(60);
-/// So long an attempt waits once there were too many.
+/// Delay of an attempt after too many failures.
 const PAUSE: Duration = if cfg!(test) { Duration::from_millis(50) } else { Duration::from_secs(1) };
-/// Attempts of one address, and in all, that wait at a time; others are refused unseen.
+/// Delayed attempts per address and in total; further ones are rejected without a check.
 const WAITING: u32 = 4;
 const WAITING_IN_ALL: u32 = 64;
-/// Addresses and accounts known at most.
+/// Maximum number of addresses and accounts tracked.
 const KNOWN: usize = 4096;
-/// For so long an address at which a role's credentials were right is not slowed down for that role.
+/// An address with valid credentials of a role is not delayed for that role for this long.
 const TRUSTED_FOR: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -49,30 +49,31 @@ struct Known {
     right: HashMap<(Option<IpAddr>, Role), Instant>,
 }
 
-/// Who attempts to be known: from where, and as whom.
+/// A login attempt: address and account.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// The address it comes from.
+    /// Client address.
     pub address: Option<IpAddr>,
-    /// The name that is claimed.
+    /// Claimed user name.
     pub account: Option<String>,
 }
 
-/// Wrong credentials of late.
+/// Recent failed logins.
 #[derive(Debug, Default)]
 pub struct Failures(Mutex<Known>);
 
-/// An attempt waits for as long as this is kept.
+/// Slot of a delayed attempt, released when dropped.
 struct Waits<'a> {
     failures: &'a Failures,
     key: Key,
 }
 
 impl Failures {
-    /// Judges an attempt, whose credentials are those of `role` or wrong, and waits first if there were too many.
+    /// Records an attempt with valid credentials of `role`, or with wrong ones; waits first if there were too many
+    /// failures.
     ///
     /// # Errors
-    /// When it is not even looked at, or was wrong once too often.
+    /// If too many attempts are waiting, or the credentials are wrong and the limit is exceeded.
     pub async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<(), Problem> {
         let slow = {
             let mut known = self.known();
@@ -146,7 +147,7 @@ impl Attempt {
 }
 
 impl Known {
-    /// The count of `key` at `now`. When there are too many, those with the fewest wrong attempts are forgotten.
+    /// Count of `key` at `now`. When the table is full, the entries with the fewest failures are evicted.
     fn count(&mut self, key: &Key, now: Instant) -> &mut Count {
         if self.counts.len() >= KNOWN && !self.counts.contains_key(key) {
             self.counts.retain(|_, count| count.waiting > 0 || now.duration_since(count.since) < WITHIN);
@@ -217,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_guesses_from_many_addresses_fills_no_memory_and_clears_no_count() {
+    fn tracked_addresses_are_bounded_without_losing_high_counts() {
         let failures = Failures::default();
         let guesser = 9 << 100;
         for n in 0..=u128::from(MOST) {
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn guesses_at_one_account_count_together_wherever_they_come_from() {
+    fn failures_of_an_account_are_summed_over_addresses() {
         let failures = Failures::default();
         let at = |n: u128| Attempt { account: Some("bo".to_owned()), ..from(n << 64) };
         assert!((0..u128::from(MOST)).all(|n| note(&failures, &at(n)).is_ok()));
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn counts_are_forgotten_after_their_time() {
+    fn counts_expire() {
         let (failures, begun) = (Failures::default(), Instant::now());
         for _ in 0..=MOST {
             let _ = failures.note(&from(1), begun);
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn right_credentials_wait_as_long_as_wrong_ones_where_too_many_were_wrong() {
+    async fn valid_credentials_are_delayed_as_long_as_wrong_ones() {
         let failures = Failures::default();
         let (guesser, program) = (from(1), Some(Role::Viewer));
         failures.settle(&guesser, program).await.unwrap();

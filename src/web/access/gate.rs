@@ -1,4 +1,4 @@
-//! The middleware through which every request passes, and what it finds out.
+//! Middleware that authenticates and authorizes every request.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,13 +28,14 @@ use crate::web::problem::Problem;
 use crate::web::read_limits::Turn;
 use crate::web::routes::Route;
 
-/// The cookie of those who logged in by the page.
+/// Session cookie on unencrypted connections.
 pub(in crate::web) const SESSION_COOKIE: &str = "shepherd_session";
-/// The same over an encrypted connection: browsers take it over no other, and, with the first name, from no other host.
+/// Session cookies on encrypted connections. Browsers accept these prefixes from encrypted connections only, and the
+/// first one only for this exact host.
 pub(in crate::web) const ENCRYPTED_SESSION_COOKIES: [&str; 2] =
     ["__Host-shepherd_session", "__Secure-shepherd_session"];
 
-/// A route as the gate sees it.
+/// A route of the table, prepared for matching.
 struct Known {
     pattern: ResourceDef,
     verb: Verb,
@@ -42,54 +43,54 @@ struct Known {
     expensive: bool,
 }
 
-/// A request that may come in.
+/// An authorized request.
 struct Entry {
-    /// Its route's place in the table.
+    /// Index of its route in the table.
     place: usize,
-    /// Its caller, unless the route needs none.
+    /// The caller, unless the route requires none.
     caller: Option<Caller>,
-    /// It must wait for its turn.
+    /// Must wait for a slot of `ReadLimits`.
     expensive: bool,
 }
 
-/// How it is found out who asks, and who guessed wrong lately; shared by all doors.
+/// Authentication state, shared by all server threads.
 #[derive(Clone)]
 pub struct Lock {
-    /// How.
+    /// Authentication mode.
     pub policy: Arc<Policy>,
-    /// The proxies that are believed about where requests come from.
+    /// Proxies whose headers are trusted.
     pub trusted: Arc<TrustedProxies>,
-    /// Who guessed wrong.
+    /// Recent failed logins.
     pub failures: Arc<Failures>,
-    /// Who logged in by the page, if there is one.
+    /// Sessions, if this mode has a login page.
     pub sessions: Option<Arc<Sessions>>,
-    /// The way to where they are stored.
+    /// Access to Postgres, for sessions.
     pub io: Io,
-    /// What is counted of it for Prometheus.
+    /// Counters for Prometheus.
     pub counters: Arc<Mutex<Counters>>,
-    /// What all addresses are below: empty, or a path without a slash at its end.
+    /// Path prefix of all routes: empty, or without a trailing slash.
     pub root: String,
     /// `SERVER_URL`.
     pub own: Option<String>,
 }
 
-/// The table of routes, ready to be asked, and who is who.
+/// The route table with the authentication state.
 pub struct Door {
     routes: Vec<Known>,
     lock: Lock,
 }
 
-/// The route that a request was let in to: its place in the table.
+/// Index of the route that the gate authorized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Admitted(usize);
 
-/// Holds for requests that the gate has let in to the route at this place in the table.
+/// Matches requests that the gate authorized for the route at this index of the table.
 pub fn admitted(place: usize) -> impl Guard {
     fn_guard(move |context| context.req_data().get::<Admitted>() == Some(&Admitted(place)))
 }
 
 impl Door {
-    /// A door to these routes.
+    /// Prepares these routes.
     #[must_use]
     pub fn new(lock: Lock, routes: &[Route]) -> Self {
         let known = |route: &Route| Known {
@@ -101,7 +102,7 @@ impl Door {
         Self { routes: routes.iter().map(known).collect(), lock }
     }
 
-    /// The route for `path`, which is below the root.
+    /// Route for `path`, which is relative to the root.
     fn route(&self, method: &Method, path: &str) -> Result<(usize, &Known), Problem> {
         let mut here = self.routes.iter().enumerate().filter(|(_, known)| known.pattern.is_match(path)).peekable();
         if here.peek().is_none() {
@@ -122,7 +123,7 @@ impl Door {
         Err(Problem::WrongMethod(if allowed == Verb::Change { "POST" } else { "GET" }))
     }
 
-    /// Who asks, and for which route; or why not.
+    /// Authenticates and authorizes a request; the error is the response.
     async fn admit(&self, request: &ServiceRequest) -> Result<Entry, Problem> {
         let (place, known) = self.route(request.method(), request.match_info().unprocessed())?;
         if known.verb != Verb::Read {
@@ -146,10 +147,10 @@ impl Door {
 }
 
 impl Lock {
-    /// Who asks.
+    /// The authenticated caller.
     ///
     /// # Errors
-    /// Why that is not known.
+    /// If the credentials are missing, wrong or not permitted.
     pub async fn caller(&self, request: &HttpRequest) -> Result<Caller, Problem> {
         let headers = request.headers();
         let address = self.client(request);
@@ -194,7 +195,7 @@ impl Lock {
         }
     }
 
-    /// Counts an attempt to be known, and slows it down where there were too many wrong ones.
+    /// Records a login attempt, and delays it after too many failures.
     pub(super) async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<(), Problem> {
         let settled = self.failures.settle(attempt, role).await;
         if role.is_none() || settled.is_err() {
@@ -207,7 +208,7 @@ impl Lock {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner).count_login(login);
     }
 
-    /// The open session of a request's cookie.
+    /// Open session of the request's cookie.
     async fn session(&self, request: &HttpRequest) -> Option<(Session, OpenSession)> {
         let sessions = self.sessions.as_ref()?;
         for id in self.session_ids(request) {
@@ -218,8 +219,8 @@ impl Lock {
         None
     }
 
-    /// What the session's cookie holds. Where people come over an encrypted connection, one that could have been set
-    /// over another is none.
+    /// Values of the session cookie. With an encrypted `SERVER_URL`, cookies that could have been set over an
+    /// unencrypted connection are ignored.
     pub(super) fn session_ids(&self, request: &HttpRequest) -> Vec<String> {
         let encrypted = self.own.as_deref().is_some_and(|own| own.starts_with("https://"));
         let plain = (!encrypted).then_some(SESSION_COOKIE);
@@ -235,13 +236,13 @@ impl Lock {
         }
     }
 
-    /// Where a request comes from; of a trusted proxy, whom it asks for.
+    /// Client address; behind a trusted proxy, the address that it forwards for.
     pub(super) fn client(&self, request: &HttpRequest) -> Option<IpAddr> {
         let said: Vec<&[u8]> = request.headers().get_all("x-forwarded-for").map(HeaderValue::as_bytes).collect();
         peer_of(request).map(|peer| self.trusted.client(peer, &said.join(&b","[..])))
     }
 
-    /// A browser that asks for a page is sent to log in.
+    /// Redirects a browser that requests a page to the login page.
     fn to_login(&self, request: &HttpRequest) -> Option<HttpResponse> {
         self.policy.login()?;
         if request.method() != Method::GET || !looks_with_a_browser(request) {
@@ -258,7 +259,7 @@ fn looks_with_a_browser(request: &HttpRequest) -> bool {
     text(request.headers(), ACCEPT.as_str()).is_some_and(|accept| accept.contains("text/html"))
 }
 
-/// The same answer with a page for a body, for whoever looks with a browser.
+/// The same error as an HTML page, for browsers.
 fn page_about(problem: &Problem, request: &HttpRequest) -> Option<HttpResponse> {
     let front = request.app_data::<Data<Front>>().filter(|_| looks_with_a_browser(request))?;
     let caller = request.extensions().get::<Caller>().cloned();
@@ -276,7 +277,7 @@ fn percent_encoding(text: &str) -> String {
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
-/// A client by IPv4 has its own address, on a socket for IPv6 too.
+/// Peer address. An IPv4 client on an IPv6 socket has its IPv4 address.
 fn peer_of(request: &HttpRequest) -> Option<IpAddr> {
     request.peer_addr().map(|peer| peer.ip().to_canonical())
 }
@@ -290,7 +291,7 @@ fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
     headers.get_all(name).map(HeaderValue::as_bytes).collect()
 }
 
-/// The values of the cookies with that name. Those of others on the same host need not be well-formed.
+/// Values of the cookies with this name. Cookies of other applications on the host may be malformed.
 fn cookies(headers: &HeaderMap, name: &str) -> Vec<String> {
     let all = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
     let named = all.filter_map(|cookie| {
@@ -300,19 +301,19 @@ fn cookies(headers: &HeaderMap, name: &str) -> Vec<String> {
     named.take(4).collect()
 }
 
-/// Now, on the wall.
+/// Current Unix time, seconds.
 pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// Waits until an expensive request may run.
+/// Waits for a slot, if the request is expensive.
 async fn turn_of(request: &ServiceRequest, entry: &Entry) -> Result<Option<Turn>, Problem> {
     let Some(caller) = entry.caller.as_ref().filter(|_| entry.expensive) else { return Ok(None) };
     let Some(front) = request.app_data::<Data<Front>>() else { return Ok(None) };
     front.read_limits.turn(caller).await.map(Some)
 }
 
-/// Lets a request in, or answers why not.
+/// Middleware: forwards authorized requests, responds to others with the error.
 ///
 /// # Errors
 /// Those of the handler.

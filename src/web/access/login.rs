@@ -1,4 +1,4 @@
-//! The login page: a token in, a session in a cookie out.
+//! The login page: exchanges a token for a session cookie.
 
 use actix_web::cookie::{Cookie, SameSite, time::Duration};
 use actix_web::http::StatusCode;
@@ -17,13 +17,13 @@ use crate::web::html::html_with;
 use crate::web::problem::Problem;
 use crate::web::text_limits::ADDRESS;
 
-/// What `GET /login` takes.
+/// Query of `GET /login`.
 #[derive(Debug, Deserialize)]
 pub struct LoginQuery {
     next: Option<String>,
 }
 
-/// What the page sends.
+/// Form of the login page.
 #[derive(Debug, Deserialize)]
 pub struct Given {
     token: String,
@@ -40,7 +40,7 @@ pub async fn page(front: Data<Front>, query: Query<LoginQuery>) -> Result<HttpRe
     shown(&front, &LoginPage { next: local(&next, front.site.root()), wrong: false })
 }
 
-/// `POST /login`: sets the session's cookie and goes on to where somebody wanted to be.
+/// `POST /login`: sets the session cookie and redirects to the requested page.
 pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>) -> Result<HttpResponse, Problem> {
     let tokens = front.lock.policy.login().ok_or(Problem::NotFound)?;
     let given = given.into_inner();
@@ -64,7 +64,7 @@ pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>)
     Ok(HttpResponse::SeeOther().cookie(cookie).insert_header((LOCATION, next)).finish())
 }
 
-/// `POST /logout`: ends the session, closes its websockets and takes the cookie back.
+/// `POST /logout`: ends the session, closes its websockets and removes the cookie.
 pub async fn leave(request: HttpRequest, front: Data<Front>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
     let ended = match (&front.lock.sessions, front.lock.session_ids(&request).into_iter().next()) {
@@ -82,8 +82,8 @@ pub async fn leave(request: HttpRequest, front: Data<Front>) -> Result<HttpRespo
         .finish())
 }
 
-/// Read by no script, sent to no other site, and over an encrypted connection only where people come by one:
-/// `SERVER_URL` says so, or the page that asks was loaded over one.
+/// HttpOnly and SameSite. Secure if users connect over an encrypted connection: according to `SERVER_URL`, or to the
+/// origin of the login page.
 fn cookie(request: &HttpRequest, front: &Front, value: String, seconds: i64) -> Cookie<'static> {
     let root = front.site.root();
     let by_page = request.headers().get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
@@ -93,7 +93,7 @@ fn cookie(request: &HttpRequest, front: &Front, value: String, seconds: i64) -> 
     let name = match (encrypted, root.is_empty()) {
         (false, _) => SESSION_COOKIE,
         (true, true) => host_only,
-        // The first name asks for the path `/`.
+        // The `__Host-` prefix requires the path `/`.
         (true, false) => secure,
     };
     Cookie::build(name, value)
@@ -105,7 +105,7 @@ fn cookie(request: &HttpRequest, front: &Front, value: String, seconds: i64) -> 
         .finish()
 }
 
-/// Where to go on to: on this site, whatever was asked for.
+/// Redirect target, restricted to this site to prevent open redirects.
 fn local(next: &str, root: &str) -> String {
     let bytes = next.as_bytes();
     let here = bytes.first() == Some(&b'/') && !matches!(bytes.get(1), Some(b'/' | b'\\'));
@@ -125,7 +125,7 @@ mod tests {
     use super::local;
 
     #[test]
-    fn a_login_leads_nowhere_else() {
+    fn a_login_redirects_only_within_this_site() {
         for next in ["//evil.example", "https://evil.example", "/\\evil.example", "evil", "", "/a\nb"] {
             assert_eq!(local(next, "/m"), "/m/", "{next}");
         }

@@ -1,8 +1,8 @@
-//! The door: every request passes [`gate`], which finds its route in the table, decides who asks
-//! and whether they may, and only then lets it in. Handlers are given the [`Caller`].
+//! Access control. Every request passes [`gate`], which finds its route in the table, authenticates the caller,
+//! checks the role, and only then forwards it. Handlers receive the [`Caller`].
 //!
-//! What is not in the table cannot be reached: routes answer to what the gate has admitted and to
-//! nothing else. [`login`] is how a browser gets a session, [`audit_page`] shows what was done.
+//! Routes respond only to requests that the gate authorized, so a route that is not in the table is unreachable.
+//! [`login`] creates browser sessions, [`audit_page`] shows the audit log.
 
 pub mod audit_page;
 mod audited;
@@ -26,22 +26,22 @@ pub use sessions::{Lifetimes, Sessions};
 
 pub use crate::access::Role;
 
-/// What a route asks of who comes.
+/// Role that a route requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// Nothing: whether the process lives, how to log in, the pages' scripts.
+    /// None: probes, the login page, scripts of the pages.
     Nobody,
-    /// This role, or one above it.
+    /// This role or a higher one.
     AtLeast(Role),
 }
 
-/// How a route is asked.
+/// How a route is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     /// GET and HEAD: changes nothing.
     Read,
-    /// GET, then a websocket: changes nothing, and is read by its page alone.
+    /// GET with a websocket handshake: changes nothing, and only own pages may open it.
     Socket,
-    /// POST, from this site's own pages or from no page.
+    /// POST, from own pages or from scripts.
     Change,
 }

@@ -1,14 +1,14 @@
-//! Whether a request comes from one of this monitor's own pages, or from no page at all.
+//! Cross-origin checks: a request must come from this monitor's own pages or from no page.
 
 use actix_web::http::header::{HOST, HeaderMap, ORIGIN};
 
 use crate::web::problem::Problem;
 
-/// Browsers say where a request comes from; from another site's page it is refused. Behind a proxy
-/// that asks by another `Host`, `own` (`SERVER_URL`) says what the site is called.
+/// Checks `Origin` and `Sec-Fetch-Site`, which browsers send. Behind a proxy that changes `Host`, `own`
+/// (`SERVER_URL`) is the site's address.
 ///
 /// # Errors
-/// When another site's page asks.
+/// If the request comes from a page of another site.
 pub(super) fn same(headers: &HeaderMap, own: Option<&str>) -> Result<(), Problem> {
     let values = |name: &str| -> Vec<String> {
         headers.get_all(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
@@ -29,7 +29,7 @@ pub(super) fn same(headers: &HeaderMap, own: Option<&str>) -> Result<(), Problem
         let is_site = || own.and_then(site).is_some_and(|own| own == (scheme.to_ascii_lowercase(), host.clone()));
         !host.is_empty() && (is_asked || is_site())
     };
-    // Of two, one may be the client's own; what is no text is not absent.
+    // Of repeated headers, one may be the client's own. A value that is not ASCII must not count as absent.
     let is_doubtful = |values: &[String]| values.len() > 1 || values.iter().any(|value| !value.is_ascii());
     if !is_doubtful(&origins) && !is_doubtful(&hosts) && origins.iter().all(is_own) {
         return Ok(());
@@ -43,7 +43,7 @@ pub(super) fn same(headers: &HeaderMap, own: Option<&str>) -> Result<(), Problem
     ))
 }
 
-/// Values of a header for people.
+/// Header values for error messages.
 fn quoted(values: &[String]) -> String {
     let shown: Vec<String> =
         values.iter().take(3).map(|value| format!("{:?}", value.chars().take(80).collect::<String>())).collect();
@@ -55,7 +55,7 @@ fn without_default_port(scheme: &str, host: &str) -> String {
     host.strip_suffix(default).unwrap_or(host).to_ascii_lowercase()
 }
 
-/// Scheme and host of an address.
+/// Scheme and host of a URL.
 fn site(url: &str) -> Option<(String, String)> {
     let (scheme, rest) = url.split_once("://")?;
     let host = rest.split(['/', '?', '#']).next()?;
@@ -70,7 +70,7 @@ mod tests {
     use super::same;
 
     #[test]
-    fn what_is_there_twice_or_is_no_text_is_refused() {
+    fn repeated_and_non_ascii_headers_are_rejected() {
         let may = |headers: &[(&str, &[u8])]| {
             let mut request = TestRequest::post();
             for (name, value) in headers {
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn only_its_own_pages_and_no_pages_at_all_may_ask() {
+    fn only_own_pages_and_scripts_may_send_requests() {
         let may_on = |own, headers: &[(&str, &str)]| {
             let mut request = TestRequest::post();
             for header in headers {
@@ -119,7 +119,7 @@ mod tests {
         for site in ["cross-site", "same-site", "none", ""] {
             assert!(!may(&[host, ("sec-fetch-site", site)]), "{site}");
         }
-        // A proxy asks by a name of its own.
+        // The proxy sends its own `Host`.
         let inside = ("host", "monitor:5440");
         let own = Some("https://Fleet.example/m/");
         assert!(may_on(own, &[inside, ("origin", "https://fleet.example")]));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_what_the_headers_held_and_which_setting_helps() {
+    fn an_error_contains_the_headers_and_the_setting() {
         let why = |own, headers: &[(&str, &[u8])]| {
             let mut request = TestRequest::post();
             for (name, value) in headers {
@@ -148,7 +148,7 @@ mod tests {
         }
         let told = why(Some("https://other.example"), &[("origin", b"https://fleet.example")]);
         assert!(told.contains("Host nothing") && told.contains("\"https://other.example\""), "{told}");
-        // What is no text is no missing header.
+        // A header that is not text must not count as absent.
         assert!(why(None, &[host, ("origin", b"https://fl\xe9et.example")]).contains("Origin held"));
         assert!(why(None, &[host, ("sec-fetch-site", b"cross-site")]).contains("Sec-Fetch-Site held \"cross-site\""));
     }

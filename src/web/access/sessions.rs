@@ -1,9 +1,9 @@
-//! The sessions of browsers that logged in.
+//! Sessions of browsers that logged in.
 //!
-//! A cookie holds 256 random bits and nothing else, so that there is nothing in it by which a token could be guessed.
-//! Whose session that is stands in memory and in Postgres, by a digest of the bits: every monitor with the same tokens
-//! and the same database knows it, and while Postgres is away the monitor that began it does. A session ends at logout,
-//! when it is not used, after its absolute time, and when a token is changed.
+//! A cookie holds 256 random bits and nothing else, so that no token can be guessed from it. Sessions are stored in
+//! memory and in Postgres by a digest of these bits: every monitor with the same tokens and the same database accepts
+//! them. While Postgres is unreachable, only the monitor that created a session accepts it. A session ends at logout,
+//! after its idle time, after its absolute lifetime, and when a token changes.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,41 +22,41 @@ use crate::actors::io::{Io, POSTGRES_LATE};
 use crate::fleet::reading::SourceTrouble;
 use crate::postgres::sessions::{self as stored, StoredSession};
 
-/// Sessions of one role that are kept in memory; of more, those that were not used for longest are forgotten there.
+/// Sessions of one role in memory. Beyond it, the least recently used are evicted and read from Postgres again.
 const MOST_OF_ROLE: usize = 1000;
-/// What Postgres said of a session holds for so long; a logout at another monitor takes effect within it.
+/// A session confirmed by Postgres is valid for this long, which bounds the delay of a logout at another monitor.
 const CHECKED_FOR: Duration = Duration::from_millis(500);
-/// Postgres is given this long to say whose session it is, and to take one.
+/// Timeout of reading or writing a session in Postgres.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
-/// Sessions that are looked up at a time: anybody can send cookies, and changes need a connection as well.
+/// Concurrent lookups: anonymous clients can send cookies, and changes need connections as well.
 const LOOKUPS: usize = 1;
-/// After Postgres could not say whose a session is, it is not asked again for this time.
+/// Pause after Postgres failed to answer a lookup.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// Postgres is told of the end of a session again after this time, until it takes it.
+/// Retry interval of removing an ended session from Postgres.
 const REMOVE_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// A session that is used is stored as such this often, seconds.
+/// Interval of storing that a session is in use, seconds.
 const TOUCH_EVERY: u64 = 300;
 
-/// How long a session lasts.
+/// Lifetimes of a session.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes {
-    /// Without a request, and without an open page.
+    /// Maximum time without a request and without an open page.
     pub idle: Duration,
-    /// In all.
+    /// Maximum total lifetime.
     pub absolute: Duration,
 }
 
 type Key = [u8; 32];
 
-/// The sessions.
+/// All sessions that this monitor knows.
 pub struct Sessions {
     lifetimes: Lifetimes,
     tokens: Tokens,
     open: Mutex<HashMap<Key, Open>>,
-    /// Ended here, and perhaps still in Postgres.
+    /// Ended at this monitor, possibly still in Postgres.
     ended: Mutex<HashSet<Key>>,
     lookups: Semaphore,
-    /// When Postgres last failed to answer.
+    /// Time of the last failed lookup in Postgres.
     failed: Mutex<Option<Instant>>,
     watching: AtomicBool,
 }
@@ -67,17 +67,17 @@ struct Open {
     used: u64,
     /// When `used` was last stored.
     touched: u64,
-    /// It is in Postgres: once it is there no more, it is over.
+    /// The session is in Postgres, so it ends when its row is removed.
     stored: bool,
     checked: Instant,
-    /// Websockets that end with it.
+    /// Number of open websockets that belong to the session.
     websockets: usize,
-    /// Dropped with the session; who waits for that hears of it.
+    /// Dropping it with the session notifies the receivers.
     _open: watch::Sender<()>,
     closed: watch::Receiver<()>,
 }
 
-/// A session that is open, for a connection that lasts as long as it does.
+/// An open session, for a connection that closes when the session ends.
 pub(in crate::web) struct OpenSession {
     sessions: Arc<Sessions>,
     key: Key,
@@ -85,7 +85,7 @@ pub(in crate::web) struct OpenSession {
 }
 
 impl Sessions {
-    /// None yet. Rows are known by these tokens.
+    /// Creates an empty store. `tokens` seal and verify the rows in Postgres.
     #[must_use]
     pub fn new(lifetimes: Lifetimes, tokens: Tokens) -> Arc<Self> {
         Arc::new(Self {
@@ -103,13 +103,13 @@ impl Sessions {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How long a cookie is worth keeping.
+    /// Maximum total lifetime, for the age of the cookie.
     #[must_use]
     pub fn absolute(&self) -> Duration {
         self.lifetimes.absolute
     }
 
-    /// A session that begins now: its id, for the cookie. `None` if the system gives no random bits.
+    /// Creates a session and returns its ID for the cookie; `None` if the system returns no random bits.
     pub(super) async fn begin(&self, io: &Io, session: Session) -> Option<String> {
         let now = unix_seconds();
         let (id, key) = self.begin_in_memory(session.clone(), now)?;
@@ -152,16 +152,16 @@ impl Sessions {
         open.insert(key, Open { session, began, used, touched, stored, checked, websockets: 0, _open: sender, closed });
     }
 
-    /// The session of a cookie, which is used now; `None` if there is none, or it is over.
+    /// Session of a cookie, marked as used; `None` if unknown or ended.
     pub(super) async fn find(self: &Arc<Self>, io: &Io, id: &str) -> Option<(Session, OpenSession)> {
-        // A cookie that no monitor set is not looked for.
+        // Avoids a lookup for cookies that no monitor set.
         if id.len() != 64 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return None;
         }
         let key = key(id)?;
         if !self.is_known_well(&key) {
             let _one_of_few = self.lookups.acquire().await.ok()?;
-            // The requests of a page come together: the first asks for all of them.
+            // A page sends several requests at once: the first confirms the session for all of them.
             if !self.is_known_well(&key) {
                 self.check(io, &[key]).await;
             }
@@ -175,7 +175,7 @@ impl Sessions {
         self.open().get(key).is_some_and(|known| known.checked.elapsed() < CHECKED_FOR)
     }
 
-    /// Takes over what Postgres says of these sessions. While it says nothing, they stay as they are.
+    /// Updates these sessions from Postgres. If Postgres fails, they stay valid.
     async fn check(&self, io: &Io, keys: &[Key]) {
         let failed = || self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         if failed().is_some_and(|then| then.elapsed() < ASK_AGAIN_AFTER) {
@@ -199,7 +199,7 @@ impl Sessions {
         }
     }
 
-    /// Stores now and then that a session is used.
+    /// Stores, at most once per [`TOUCH_EVERY`], that a session is in use.
     fn touch(&self, io: &Io, key: Key) {
         let now = unix_seconds();
         let often = TOUCH_EVERY.min(self.lifetimes.idle.as_secs() / 4).max(1);
@@ -234,7 +234,7 @@ impl Sessions {
         }
     }
 
-    /// What a row says, if a monitor with these tokens wrote it.
+    /// Decodes a row, if a monitor with these tokens wrote it.
     fn session_of(&self, key: &Key, row: &StoredSession) -> Option<(Session, (u64, u64))> {
         let is_ours = self.tokens.is_sealed(&sealed(key, &row.name, &row.role, row.began), &row.proof);
         let role = row.role.parse().ok().filter(|_| is_ours)?;
@@ -258,11 +258,11 @@ impl Sessions {
         self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends a session, here at once and at other monitors when Postgres knows: whose it was. While Postgres is away it
-    /// is told again and again.
+    /// Ends a session and returns it: here at once, at other monitors through Postgres. While Postgres is
+    /// unreachable, the removal is retried.
     pub(super) async fn end(self: &Arc<Self>, io: &Io, id: &str) -> Option<Session> {
         let key = key(id)?;
-        // A cookie that this monitor does not know may be of another one.
+        // The cookie may belong to a session of another monitor.
         let known = self.find(io, id).await.map(|(session, _)| session)?;
         self.ended().insert(key);
         self.open().remove(&key);
@@ -286,7 +286,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Looks, for as long as websockets are open, whether their sessions were ended at another monitor.
+    /// While websockets are open, polls whether their sessions ended at another monitor.
     fn keep_watching(self: &Arc<Self>, io: &Io) {
         if self.watching.swap(true, Ordering::SeqCst) {
             return;
@@ -310,7 +310,7 @@ impl Sessions {
 }
 
 impl OpenSession {
-    /// The same for a websocket: it hears of the end, and its being open counts as use.
+    /// Handle for a websocket. While it is open, the session counts as used.
     pub(in crate::web) fn for_websocket(&self, io: &Io) -> Self {
         if let Some(known) = self.sessions.open().get_mut(&self.key) {
             known.websockets += 1;
@@ -319,21 +319,21 @@ impl OpenSession {
         Self { sessions: Arc::clone(&self.sessions), key: self.key, closed: self.closed.clone() }
     }
 
-    /// The websocket is closed.
+    /// To be called when the websocket closes.
     pub(in crate::web) fn websocket_closed(&self) {
         if let Some(known) = self.sessions.open().get_mut(&self.key) {
             known.websockets = known.websockets.saturating_sub(1);
         }
     }
 
-    /// Waits until it ends.
+    /// Completes when the session ends.
     pub(in crate::web) fn ended(&self) -> impl Future<Output = ()> + use<> {
         let mut closed = self.closed.clone();
-        // Nothing is ever sent: this fails when the session is dropped.
+        // No value is ever sent: this fails when the session is dropped.
         async move { while closed.changed().await.is_ok() {} }
     }
 
-    /// Whether it lasts now, which counts as use.
+    /// Whether the session is still valid; counts as use.
     pub(in crate::web) fn is_used(&self, io: &Io) -> bool {
         let lasts = self.sessions.used(&self.key, unix_seconds()).is_some();
         self.sessions.touch(io, self.key);
@@ -349,7 +349,7 @@ fn signed(seconds: u64) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
-/// What a proof is of.
+/// Bytes that the seal of a row covers.
 fn sealed(key: &Key, name: &str, role: &str, began: i64) -> Vec<u8> {
     let mut text = key.to_vec();
     text.extend_from_slice(format!("{began} {role} {name}").as_bytes());
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cookie_is_random_and_the_same_login_never_has_it_twice() {
+    fn each_login_gets_a_new_random_cookie() {
         let sessions = sessions();
         let ids: std::collections::BTreeSet<String> =
             (0..100).map(|_| sessions.begin_in_memory(bo(Role::Viewer), 0).unwrap().0).collect();
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_ends_when_it_is_not_used_and_after_its_absolute_time() {
+    fn a_session_ends_after_its_idle_time_and_its_absolute_lifetime() {
         let sessions = sessions();
         let (_, key) = sessions.begin_in_memory(bo(Role::Viewer), 0).unwrap();
         for request in 1..=10 {
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_for_the_end_of_a_session_hears_of_it_at_once() {
+    async fn the_end_of_a_session_wakes_its_waiters() {
         let sessions = sessions();
         let (_, key) = sessions.begin_in_memory(bo(Role::Admin), 0).unwrap();
         let closed = sessions.used(&key, 0).unwrap().1;
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_logs_in_without_end_fills_no_memory_and_ends_no_session_of_another_role() {
+    fn sessions_are_bounded_per_role() {
         let sessions = sessions();
         let (_, admin) = sessions.begin_in_memory(bo(Role::Admin), 0).unwrap();
         for _ in 0..2 * MOST_OF_ROLE {
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_counts_if_a_monitor_with_the_same_tokens_wrote_it_and_nothing_in_it_was_changed() {
+    fn a_row_is_accepted_only_if_a_monitor_with_the_same_tokens_wrote_it_unchanged() {
         let sessions = sessions();
         let (_, key) = sessions.begin_in_memory(bo(Role::Viewer), 5).unwrap();
         let row = sessions.row(&key, &bo(Role::Viewer), 5);

@@ -1,4 +1,4 @@
-//! How the API tells the janitor: what it answers, and each route.
+//! OpenAPI descriptions of the janitor's routes and their responses.
 
 use std::collections::BTreeMap;
 

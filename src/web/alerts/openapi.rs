@@ -1,4 +1,4 @@
-//! How the API tells alerts: what it answers, and each route.
+//! OpenAPI descriptions of the alert routes and their responses.
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -1,4 +1,4 @@
-//! How the API tells its live side.
+//! OpenAPI descriptions of the live routes.
 
 use schemars::JsonSchema;
 use serde::Serialize;

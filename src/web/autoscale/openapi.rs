@@ -1,4 +1,4 @@
-//! How the API tells what autoscalers ask.
+//! OpenAPI description of the autoscaling route.
 
 use super::{Scale, ScaleQuery};
 use crate::web::openapi::operation::{Group, Operation};

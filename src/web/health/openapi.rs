@@ -1,4 +1,4 @@
-//! How the API tells the probes.
+//! OpenAPI descriptions of the probes.
 
 use schemars::JsonSchema;
 use serde::Serialize;

@@ -1,5 +1,4 @@
-//! How what was found is answered: JSON or CSV, with an ETag so that what did not change is not
-//! sent again.
+//! Responses as JSON or CSV, with an ETag so that unchanged data is not sent again.
 
 use std::fmt::Write as _;
 
@@ -10,7 +9,7 @@ use uuid::Uuid;
 
 use crate::web::problem::Problem;
 
-/// What an answer is written as.
+/// Response format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
     Json,
@@ -22,7 +21,7 @@ pub(super) fn json(request: &HttpRequest, answer: &impl Serialize) -> Result<Htt
     Ok(tagged(request, body, "application/json", None))
 }
 
-/// A table with a head, as a file to download.
+/// A table with a header row, as a file download.
 pub(super) fn csv(
     request: &HttpRequest,
     name: &str,
@@ -34,7 +33,7 @@ pub(super) fn csv(
     for row in rows {
         for (place, cell) in row.iter().enumerate() {
             let comma = if place == 0 { "" } else { "," };
-            // Writing to a text cannot fail.
+            // Writing to a `String` cannot fail.
             let _ = write!(text, "{comma}{}", quoted(cell));
         }
         text.push('\n');
@@ -43,8 +42,8 @@ pub(super) fn csv(
     Ok(tagged(request, text.into_bytes(), "text/csv; charset=utf-8", Some(file)))
 }
 
-/// A cell as spreadsheets read it. What would be a formula there is made a text: names come from
-/// anybody.
+/// Quotes a cell for spreadsheets. Text that a spreadsheet would evaluate as a formula is prefixed, since clients can
+/// choose names.
 fn quoted(cell: &str) -> String {
     let formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']) && cell.parse::<f64>().is_err();
     let cell = if formula { format!("'{cell}") } else { cell.to_owned() };
@@ -52,7 +51,7 @@ fn quoted(cell: &str) -> String {
 }
 
 fn tagged(request: &HttpRequest, body: Vec<u8>, content_type: &str, file: Option<String>) -> HttpResponse {
-    // Weak: the same whether it is compressed or not.
+    // Weak, because the same ETag applies to the compressed response.
     let etag = format!("W/\"{}\"", Uuid::new_v5(&Uuid::nil(), &body).simple());
     let known = request.headers().get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
     let mut answer = if known.is_some_and(|known| known.split(',').any(|tag| tag.trim() == etag)) {
@@ -72,7 +71,7 @@ mod tests {
     use super::quoted;
 
     #[test]
-    fn a_cell_is_a_cell_and_never_a_formula() {
+    fn csv_cells_are_quoted_and_formulas_neutralized() {
         for (cell, written) in [
             ("arax", "arax"),
             ("a,b", "\"a,b\""),

@@ -1,5 +1,4 @@
-//! What is asked for: parameters as text, checked once; what is wrong says which, and what was
-//! expected.
+//! Query parameters, parsed and validated once. Errors name the parameter and the expected value.
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -16,26 +15,26 @@ use crate::postgres::events::Filter;
 use crate::postgres::history::Selection;
 use crate::web::problem::Problem;
 
-/// Names in one question at most.
+/// Maximum number of names per request.
 const MAX_NAMES: usize = 500;
-/// Events in one answer at most.
+/// Maximum number of events per response.
 const MAX_EVENTS: i64 = 5000;
-/// Unless asked for more or fewer.
+/// Default number of events.
 const EVENTS: i64 = 500;
-/// The beginning of the windows that examples ask for.
+/// Start of the time range in examples.
 const EXAMPLE_SINCE: u32 = 1_795_456_800;
 
 fn bad(text: impl Into<String>) -> Problem {
     Problem::BadRequest(text.into())
 }
 
-/// A window and how it is to be answered.
+/// A time range and the response options.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Asked {
     pub(super) window: Window,
-    /// The length of buckets was asked for, not chosen by the monitor.
+    /// The client chose the bucket length, so the monitor must not lengthen it.
     pub(super) bucket_is_given: bool,
-    /// With the least and the greatest of each bucket.
+    /// Include the minimum and maximum of each bucket.
     pub(super) extremes: bool,
     pub(super) format: Format,
 }
@@ -84,7 +83,7 @@ fn selection(name: &str, list: &Option<String>) -> Result<Selection, Problem> {
     Ok(Selection::Names(names))
 }
 
-/// Names that were asked for, without doubles. In a name a comma is written `\\,`.
+/// Splits a list at commas and removes duplicates. A comma within a name is written `\\,`.
 fn names(list: &str) -> Vec<String> {
     let (mut names, mut name) = (BTreeSet::new(), String::new());
     let mut rest = list;
@@ -103,7 +102,7 @@ fn names(list: &str) -> Vec<String> {
     names.into_iter().map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
 }
 
-/// From when on, in the recent window.
+/// Start of the recent samples.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct RecentQuery {
     /// Only samples since this time, Unix seconds.
@@ -117,7 +116,7 @@ impl RecentQuery {
     }
 }
 
-/// From when to when.
+/// A time range.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct SpanQuery {
     /// Start of the time range, Unix seconds; default: 24 hours before `until`.
@@ -129,7 +128,7 @@ pub struct SpanQuery {
 }
 
 impl SpanQuery {
-    /// The window, in buckets of so many seconds or of the contract's choice.
+    /// The time range, in buckets of `bucket_seconds` or of the default length.
     pub(super) fn window(&self, bucket_seconds: Option<u32>) -> Result<Window, Problem> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         let (since, until) = (number("since", &self.since)?, number("until", &self.until)?);
@@ -137,7 +136,7 @@ impl SpanQuery {
     }
 }
 
-/// A window alone.
+/// A time range in buckets.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct WindowQuery {
     #[serde(flatten)]
@@ -180,7 +179,7 @@ impl MetricsQuery {
     }
 }
 
-/// Series by the beginning of their names.
+/// Series by prefix.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct PrefixQuery {
     /// Prefix of series names, without wildcards. More than 1000 series are rejected.
@@ -206,7 +205,7 @@ impl PrefixQuery {
     }
 }
 
-/// Streams whose latencies are asked for; all of them when none is named.
+/// Streams whose run times are returned.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct LatencyQuery {
     /// Comma-separated stream names, at most 500; escape a comma in a name as `\,`. Default: all streams.
@@ -229,7 +228,7 @@ impl LatencyQuery {
     }
 }
 
-/// What happened about whom, from when to when; everything when left out.
+/// Filter and time range of incidents.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct HappenedQuery {
     /// Only this worker type, or `redis` or `postgres`.
@@ -257,7 +256,7 @@ impl HappenedQuery {
     }
 }
 
-/// Events.
+/// Filter of events.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub struct EventsQuery {
     /// Only this event type.
@@ -274,7 +273,7 @@ pub struct EventsQuery {
     happened: HappenedQuery,
 }
 
-/// Which events, and how they are to be answered.
+/// Filter for events, and the response format.
 pub(super) struct AskedEvents {
     pub(super) filter: Filter,
     pub(super) limit: i64,
@@ -313,7 +312,7 @@ mod tests {
     use super::names;
 
     #[test]
-    fn a_list_is_taken_apart_at_its_commas_but_for_those_in_a_name() {
+    fn escaped_commas_do_not_split_a_list() {
         assert_eq!(names("b, a,,b"), ["a", "b"]);
         assert_eq!(names(r"xlen:a\,b,xlen:c\d"), ["xlen:a,b", r"xlen:c\d"]);
         assert_eq!(names(r"\,"), [","]);

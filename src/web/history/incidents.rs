@@ -1,4 +1,4 @@
-//! Incidents, put together from the events of a window.
+//! Incidents, derived from the events of a time range.
 
 use super::answer::{Format, csv, json as as_json};
 use super::asked::HappenedQuery;
@@ -13,7 +13,7 @@ use crate::web::problem::Problem;
 use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 
-/// What happened, as the archive keeps it, newest first; at most [`MOST_EVENTS`].
+/// Stored events, newest first; at most [`MOST_EVENTS`].
 pub(in crate::web) async fn happened(front: &Front, filter: Filter) -> Result<Vec<Happened>, Problem> {
     let pool = front.io.web.reads.clone();
     let rows = from_postgres(front, async move { events::newest(&pool, &filter, MOST_EVENTS).await }).await?;
@@ -31,8 +31,8 @@ fn of_row(row: Row) -> Happened {
     }
 }
 
-/// `GET /api/historical/incidents?since=&until=&worker=`: what went wrong, from when to when, newest
-/// first. `until` is `null` for what is not over by the end of the window.
+/// `GET /api/historical/incidents?since=&until=&worker=`: incidents with start and end, newest first. `until` is
+/// `null` if the incident continues at the end of the time range.
 pub async fn incidents(
     front: Data<Front>,
     request: HttpRequest,

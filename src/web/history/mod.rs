@@ -1,7 +1,7 @@
-//! The API over what was kept: series, task latencies, queries, events and their summary.
+//! API for recorded data: series, task run times, queries, events and their summary.
 //!
-//! `asked` reads what was asked for, `answer` writes JSON or CSV with an ETag. Nothing here
-//! decides: the numbers come from [`crate::postgres::history`].
+//! `asked` parses parameters, `answer` writes JSON or CSV with an ETag. The queries are in
+//! [`crate::postgres::history`].
 
 mod answer;
 mod asked;
@@ -36,15 +36,15 @@ use asked::{EventsQuery, LatencyQuery, MetricsQuery, PrefixQuery, RecentQuery, S
 pub(super) use incidents::happened;
 pub use incidents::incidents;
 
-/// How long an answer may take to be found.
+/// Timeout of a query.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
-/// Series in one answer at most.
+/// Maximum number of series per response.
 const MAX_SERIES: usize = 1000;
-/// Points of series in one answer at most, of all names together: about 7 MB.
+/// Maximum number of points of all series in a response: about 7 MB.
 pub const MAX_POINTS: usize = 100_000;
-/// Points of task latencies in one answer at most, of all streams together: about 9 MB.
+/// Maximum number of run time points of all streams in a response: about 9 MB.
 pub const MAX_LATENCY_POINTS: usize = 50_000;
-/// Streams in the summary's lists.
+/// Number of streams in the lists of the summary.
 const TOP: usize = 10;
 
 async fn from_postgres<T: Send + 'static>(
@@ -54,8 +54,8 @@ async fn from_postgres<T: Send + 'static>(
     Ok(front.io.read(ANSWER_WITHIN, POSTGRES_LATE, work).await?)
 }
 
-/// What `read` finds in the asked window. If that is too much, and the length of buckets was left to the monitor, the
-/// buckets become longer until it is not; otherwise it is refused, with `many` words for what there is too much of.
+/// Calls `read` for the time range. If the result is too large and the client did not choose the bucket length,
+/// retries with longer buckets; otherwise fails, naming what there is too much of (`many`).
 async fn bounded<T: Send + 'static, W: Future<Output = Result<Option<T>, SourceTrouble>> + Send + 'static>(
     front: &Front,
     asked: &asked::Asked,
@@ -85,14 +85,14 @@ fn seconds(at: Micros) -> f64 {
     at as f64 / 1e6
 }
 
-/// `GET /api/history`: names of the series that Redis has of the last days.
+/// `GET /api/history`: names of the series that Redis stores for recent days.
 pub async fn recent_names(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let pool = front.io.web.redis.clone();
     let names = front.io.read(ANSWER_WITHIN, REDIS_LATE, async move { recent_series::names(&pool).await }).await?;
     as_json(&request, &SeriesNames { series: names })
 }
 
-/// `GET /api/history/{series}?since=`: its samples of the last days, oldest first.
+/// `GET /api/history/{series}?since=`: recent samples of a series, oldest first.
 pub async fn recent(
     front: Data<Front>,
     request: HttpRequest,
@@ -108,7 +108,7 @@ pub async fn recent(
     as_json(&request, &Recent { metric: name, samples })
 }
 
-/// `GET /api/historical/metrics?metric=a,b`: these series over a window.
+/// `GET /api/historical/metrics?metric=a,b`: these series over a time range.
 pub async fn metrics(
     front: Data<Front>,
     request: HttpRequest,
@@ -118,7 +118,7 @@ pub async fn metrics(
     series(&front, &request, selection, asked).await
 }
 
-/// `GET /api/historical/metrics_by_prefix?prefix=`: every series whose name begins so.
+/// `GET /api/historical/metrics_by_prefix?prefix=`: every series with this prefix.
 pub async fn metrics_by_prefix(
     front: Data<Front>,
     request: HttpRequest,
@@ -171,8 +171,8 @@ async fn series(
     as_json(request, &over(window, SeriesFound { series }))
 }
 
-/// `GET /api/historical/latency?streams=a,b`: how long tasks took. `total` has each stream over the
-/// whole window, `all` the asked streams together.
+/// `GET /api/historical/latency?streams=a,b`: task run times. `total` has each stream over the whole time range,
+/// `all` the requested streams combined.
 pub async fn latency(
     front: Data<Front>,
     request: HttpRequest,
@@ -248,7 +248,7 @@ pub async fn queries(
     as_json(&request, &over(window, Queries { series, without_queries }))
 }
 
-/// `GET /api/historical/events`: what happened, newest first.
+/// `GET /api/historical/events`: events, newest first.
 pub async fn events(
     front: Data<Front>,
     request: HttpRequest,
@@ -278,7 +278,7 @@ pub async fn events(
     as_json(&request, &Events { events: rows.into_iter().map(told).collect() })
 }
 
-/// `GET /api/historical/summary`: a window in a few numbers.
+/// `GET /api/historical/summary`: summary of a time range.
 pub async fn summary(
     front: Data<Front>,
     request: HttpRequest,
@@ -286,7 +286,7 @@ pub async fn summary(
 ) -> Result<HttpResponse, Problem> {
     let window = query.window(None)?;
     let summary = summed_up(&front, window).await?;
-    // JSON keeps the order it is given.
+    // JSON objects keep the insertion order.
     let whole =
         |figure: &f64| if figure.fract() == 0.0 { Number::from(*figure as i64).into() } else { (*figure).into() };
     let map = |figures: &[(String, f64)]| -> Map<String, Value> {
@@ -305,12 +305,12 @@ pub async fn summary(
     as_json(&request, &answer)
 }
 
-/// A window in a few numbers.
+/// Summary of a time range.
 pub(super) async fn summed_up(front: &Front, window: Window) -> Result<history_page::Summary, Problem> {
     let pool = front.io.web.reads.clone();
     let work = async move {
         let backlog = Selection::Prefix("backlog:".to_owned());
-        // Each on a connection of its own, at the same time.
+        // In parallel, each on its own connection.
         tokio::try_join!(
             history::summary::happened(&pool, window),
             history::queries_started::read(&pool, window),
@@ -331,7 +331,7 @@ pub(super) async fn summed_up(front: &Front, window: Window) -> Result<history_p
     })
 }
 
-/// In falling order.
+/// In descending order.
 fn greatest(figures: impl Iterator<Item = (String, f64)>) -> Vec<(String, f64)> {
     let mut figures: Vec<(String, f64)> = figures.collect();
     figures.sort_by(|(a_name, a), (b_name, b)| b.total_cmp(a).then_with(|| a_name.cmp(b_name)));

@@ -1,4 +1,4 @@
-//! How the API tells the past: what it answers, and each route.
+//! OpenAPI descriptions of the history routes and their responses.
 
 use std::collections::BTreeMap;
 

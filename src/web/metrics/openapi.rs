@@ -1,4 +1,4 @@
-//! How the API tells what Prometheus reads.
+//! OpenAPI description of `/metrics`.
 
 use crate::web::openapi::operation::{Group, Operation};
 

@@ -1,7 +1,7 @@
-//! The API told in OpenAPI 3.1: derived from the table of routes and from the types that are taken and answered.
+//! The OpenAPI 3.1 document, derived from the route table and from the request and response types.
 //!
-//! Every route of the API brings an [`Operation`], made in the `openapi` file beside its handler; verb, path and role
-//! come from [`ROUTES`], schemas from the types themselves. [`crate::pages::api`] shows it to people.
+//! Every API route provides an [`Operation`], built in the `openapi` file next to its handler. Method, path and role
+//! come from [`ROUTES`], schemas from the types. [`crate::pages::api`] renders the document as a page.
 
 pub mod operation;
 
@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::routes::ROUTES;
 use crate::pages::api::ApiPage;
 
-/// What holds for the whole API; words between backticks are code, empty lines part paragraphs.
+/// Description of the whole API. Backticks mark code; empty lines separate paragraphs.
 const ABOUT: &str = "\
     Times are fractional Unix seconds unless the field name ends in `_ms`; ages and durations are seconds; sizes \
      are bytes. Unknown values are `null`, never 0; where only a lower bound is known, a separate field says so. \
@@ -40,11 +40,11 @@ const ABOUT: &str = "\
      Every change is recorded in the audit log before it starts; if Postgres is unavailable, it is rejected with \
      503 and has no effect.";
 
-/// The document, for an API whose addresses are below `root`.
+/// The document, for an API served below `root`.
 #[must_use]
 pub fn document(root: &str) -> Value {
     let settings = SchemaSettings::draft2020_12().with(|settings| settings.meta_schema = None);
-    // What is taken stands where it is taken; what is answered has a name.
+    // Request types are inlined; response types become named schemas.
     let mut taken = settings.clone().with(|settings| settings.inline_subschemas = true).into_generator();
     let answered = settings.with(|settings| settings.definitions_path = "/components/schemas".into());
     let mut answered = answered.for_serialize().into_generator();
@@ -85,7 +85,7 @@ pub async fn json(front: Data<Front>) -> HttpResponse {
     HttpResponse::Ok().json(document(front.site.root()))
 }
 
-/// How it tells of itself.
+/// OpenAPI description of the document itself.
 pub fn told() -> Operation {
     Operation::new(
         Group::Monitor,
@@ -96,7 +96,7 @@ pub fn told() -> Operation {
     .answers::<Map<String, Value>>("An OpenAPI document.")
 }
 
-/// `GET /api`: the same as a page.
+/// `GET /api`: the document as a page.
 pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let document = document(front.site.root());
     html(ApiPage { document: &document }.html(&front.site_for(&caller)))

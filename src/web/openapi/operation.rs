@@ -1,4 +1,4 @@
-//! What a route of the API is told with, beside what the table of routes says of it.
+//! The parts of an operation that the route table does not contain.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
@@ -7,31 +7,31 @@ use crate::pages::link::encoded;
 use crate::web::access::{Needs, SESSION_COOKIE, Verb};
 use crate::web::problem;
 
-/// Makes the schema of a type.
+/// Generates the schema of a type.
 type MakeSchema = fn(&mut SchemaGenerator) -> Schema;
 
-/// What belongs together.
+/// Tag of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Group {
-    /// The fleet as it is.
+    /// Current state of the fleet.
     Live,
-    /// As it was.
+    /// Recorded data.
     History,
     /// Alerts, silences, rules.
     Alerts,
     /// Messages on streams, and the recycle bin.
     Messages,
-    /// Cleaning up, and the audit.
+    /// Cleanup and audit log.
     Admin,
     /// The monitor itself.
     Monitor,
 }
 
 impl Group {
-    /// All of them, in the order in which they are told.
+    /// All groups, in the order of the document.
     pub const ALL: [Self; 6] = [Self::Live, Self::History, Self::Alerts, Self::Messages, Self::Admin, Self::Monitor];
 
-    /// Its name, and what is in it.
+    /// Name and description of the tag.
     #[must_use]
     pub fn name_and_description(self) -> (&'static str, &'static str) {
         match self {
@@ -55,21 +55,21 @@ impl Group {
     }
 }
 
-/// A part of the path.
+/// A path parameter.
 struct InPath {
     name: &'static str,
     description: &'static str,
     example: &'static str,
 }
 
-/// An answer.
+/// A response.
 struct Answer {
     status: u16,
     description: &'static str,
     media: Vec<(&'static str, MakeSchema)>,
 }
 
-/// What a route takes and answers.
+/// Parameters and responses of a route.
 pub struct Operation {
     group: Group,
     summary: &'static str,
@@ -89,7 +89,8 @@ fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 }
 
 impl Operation {
-    /// One that takes and answers nothing yet. `summary` is a few words, `description` whole sentences.
+    /// An operation without parameters or responses. `summary` is a short phrase, `description` consists of
+    /// sentences.
     #[must_use]
     pub fn new(group: Group, summary: &'static str, description: &'static str) -> Self {
         Self {
@@ -107,48 +108,48 @@ impl Operation {
         }
     }
 
-    /// What `{name}` in its path is, with an example.
+    /// Adds the path parameter `{name}` with an example.
     #[must_use]
     pub fn path(mut self, name: &'static str, description: &'static str, example: &'static str) -> Self {
         self.path.push(InPath { name, description, example });
         self
     }
 
-    /// It takes what `T` has in the address after `?`. Fields that give an example are in the example request.
+    /// Adds the fields of `T` as query parameters. Fields with an example appear in the example request.
     #[must_use]
     pub fn query<T: JsonSchema>(mut self) -> Self {
         self.query = Some(schema_of::<T>);
         self
     }
 
-    /// It takes `T` as a body, likewise.
+    /// Adds `T` as the request body. Fields with an example appear in the example request.
     #[must_use]
     pub fn body<T: JsonSchema>(mut self) -> Self {
         self.body = Some(schema_of::<T>);
         self
     }
 
-    /// It answers `T` as JSON.
+    /// Adds a JSON response of type `T` with status 200.
     #[must_use]
     pub fn answers<T: JsonSchema>(self, description: &'static str) -> Self {
         self.with_status::<T>(200, description)
     }
 
-    /// It answers `T` as JSON with this status.
+    /// Adds a JSON response of type `T` with this status.
     #[must_use]
     pub fn with_status<T: JsonSchema>(mut self, status: u16, description: &'static str) -> Self {
         self.answers.push(Answer { status, description, media: vec![("application/json", schema_of::<T>)] });
         self
     }
 
-    /// It answers text of this media type.
+    /// Adds a text response with this media type.
     #[must_use]
     pub fn answers_text(mut self, media_type: &'static str, description: &'static str) -> Self {
         self.answers.push(Answer { status: 200, description, media: vec![(media_type, schema_of::<String>)] });
         self
     }
 
-    /// Its answer has an ETag, so that what did not change is not sent again.
+    /// Marks the response as having an ETag.
     #[must_use]
     pub fn tagged(mut self) -> Self {
         let description = "Not modified since the response with the ETag in `If-None-Match`.";
@@ -156,13 +157,13 @@ impl Operation {
         self
     }
 
-    /// The same with `format=csv`: its answer is a table too.
+    /// Adds CSV as an alternative response format (`format=csv`).
     #[must_use]
     pub fn or_csv(self) -> Self {
         self.or_text("text/csv")
     }
 
-    /// Its answer is text of this media type where that is asked for.
+    /// Adds text with this media type as an alternative, chosen by `Accept`.
     #[must_use]
     pub fn or_text(mut self, media_type: &'static str) -> Self {
         if let Some(answer) = self.answers.last_mut() {
@@ -171,7 +172,7 @@ impl Operation {
         self
     }
 
-    /// It becomes a websocket on which the server sends `T` as JSON.
+    /// Makes it a websocket on which the server sends `T` as JSON.
     #[must_use]
     pub fn sends<T: JsonSchema>(mut self, description: &'static str) -> Self {
         self.answers.push(Answer { status: 101, description, media: Vec::new() });
@@ -179,28 +180,28 @@ impl Operation {
         self
     }
 
-    /// When it answers 400 though it takes nothing.
+    /// Documents a 400 of an operation without parameters.
     #[must_use]
     pub fn refuses(mut self, when: &'static str) -> Self {
         self.refuses = Some(when);
         self
     }
 
-    /// It asks who asks, though its route needs nobody.
+    /// Marks the operation as reading credentials although the route requires none.
     #[must_use]
     pub fn asks_who(mut self) -> Self {
         self.asks_who = true;
         self
     }
 
-    /// When it answers 503.
+    /// Documents when it returns 503.
     #[must_use]
     pub fn unavailable(mut self, when: &'static str) -> Self {
         self.unavailable = Some(when);
         self
     }
 
-    /// As OpenAPI tells it: `taken` and `answered` collect the schemas of what goes in and comes out.
+    /// The OpenAPI operation. `taken` and `answered` collect the schemas of requests and responses.
     pub(super) fn told(
         &self,
         (verb, needs): (Verb, Needs),
@@ -290,7 +291,7 @@ impl Operation {
     }
 }
 
-/// The ways in which somebody may say who they are, with the role that is needed.
+/// Security requirements for a role: one alternative per scheme.
 fn security(needs: Needs) -> Vec<Value> {
     match needs {
         Needs::Nobody => Vec::new(),
@@ -298,7 +299,7 @@ fn security(needs: Needs) -> Vec<Value> {
     }
 }
 
-/// The names of these ways, and how OpenAPI tells them.
+/// Security schemes by name.
 pub(super) fn schemes() -> Map<String, Value> {
     Map::from_iter([
         (
@@ -325,15 +326,15 @@ pub(super) fn schemes() -> Map<String, Value> {
     ])
 }
 
-/// A path as OpenAPI writes it.
+/// A path in OpenAPI syntax.
 pub(super) struct Path {
-    /// With `{name}` for what varies.
+    /// The path, with `{name}` for each parameter.
     pub(super) text: String,
     names: Vec<String>,
 }
 
 impl Path {
-    /// From the table's pattern, in which a name may be followed by what it matches.
+    /// Converts a pattern of the route table, in which a name may be followed by a regular expression.
     pub(super) fn of(pattern: &str) -> Self {
         let (mut text, mut names) = (String::new(), Vec::new());
         let mut rest = pattern;
@@ -349,7 +350,7 @@ impl Path {
         Self { text, names }
     }
 
-    /// What an operation on it is called: unique, and the same as long as the route is.
+    /// Operation ID: unique, and stable while the route exists.
     fn id(&self, verb: Verb) -> String {
         let words = self.text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
         let words: Vec<&str> = words.filter(|word| *word != "api").collect();
@@ -364,7 +365,7 @@ pub(super) fn method(verb: Verb) -> &'static str {
     }
 }
 
-/// The example as a command, with the monitor's address in `$MONITOR` and a token in `$TOKEN`.
+/// Example request as a shell command, with the monitor's address in `$MONITOR` and a token in `$TOKEN`.
 fn sample((verb, needs): (Verb, Needs), path: &Path, parameters: &[Value], body: Option<&Value>) -> String {
     let mut command = "curl".to_owned();
     if verb == Verb::Change {
@@ -401,7 +402,7 @@ fn sample((verb, needs): (Verb, Needs), path: &Path, parameters: &[Value], body:
     format!("{command} \"$MONITOR{address}{query}\"")
 }
 
-/// A field of a type that is taken.
+/// A field of a request type.
 struct Field<'a> {
     name: &'a str,
     required: bool,
@@ -410,7 +411,7 @@ struct Field<'a> {
     schema: Map<String, Value>,
 }
 
-/// The fields of an object's schema.
+/// Fields of an object schema.
 fn fields(schema: &Value) -> impl Iterator<Item = Field<'_>> {
     let required = schema.get("required").and_then(Value::as_array);
     let fields = schema.get("properties").and_then(Value::as_object).into_iter().flatten();
@@ -427,7 +428,7 @@ fn fields(schema: &Value) -> impl Iterator<Item = Field<'_>> {
     })
 }
 
-/// What is left out is left out: no `null` is written.
+/// Removes `null` from the types: clients omit optional fields.
 fn forget_null(schema: &mut Map<String, Value>) {
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|one| one != "null");
@@ -465,7 +466,7 @@ impl Field<'_> {
     }
 }
 
-/// A body, with the example that its fields give.
+/// Request body with an example, built from the examples of its fields.
 fn body(schema: &Schema) -> Value {
     let (mut properties, mut example) = (Map::new(), Map::new());
     for field in fields(schema.as_value()) {
@@ -486,7 +487,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pattern_becomes_a_path_and_a_name() {
+    fn route_patterns_become_openapi_paths_and_operation_ids() {
         let path = Path::of("/api/streams/{name:.*}/messages/{id}");
         assert_eq!(path.text, "/api/streams/{name}/messages/{id}");
         assert_eq!(path.names, ["name", "id"]);

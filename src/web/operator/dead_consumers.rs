@@ -1,4 +1,4 @@
-//! Consumers without heartbeat that hold entries: look, preview, and the contract's one step.
+//! Consumers without heartbeat that own pending messages: list, preview, and the one-step route of the contract.
 
 use std::collections::BTreeMap;
 
@@ -21,11 +21,11 @@ use crate::web::access::{Caller, audited};
 use crate::web::html::html;
 use crate::web::problem::Problem;
 
-/// Consumers and entries idle for less are left to the fleet, in seconds.
+/// Consumers and entries idle for less than this are skipped, seconds: the fleet may still reclaim them.
 pub(super) const MIN_IDLE: u64 = 3600;
 /// Ten years.
 pub(super) const LONGEST_IDLE: u64 = 315_360_000;
-/// Looks of the one-step route: each takes ten thousand entries.
+/// Maximum number of scans of the one-step route; each covers ten thousand entries.
 const MOST_LOOKS: usize = 100;
 
 fn min_idle(given: &Given) -> Result<u64, Problem> {
@@ -35,7 +35,7 @@ fn min_idle(given: &Given) -> Result<u64, Problem> {
 async fn look(front: &Front, min_idle_seconds: u64, action: Action, why: &str) -> Result<DeadFound, Problem> {
     let snapshot =
         front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
-    // Of streams that are not known nothing can be said, not even that there is nothing.
+    // Without Redis, an empty list would wrongly mean that there are no dead consumers.
     if let SourceStatus::Down { trouble, .. } = &snapshot.redis.source {
         return Err(trouble.clone().into());
     }
@@ -54,7 +54,7 @@ pub async fn page(front: Data<Front>, request: HttpRequest, caller: Caller) -> R
     html(dead_consumers_page(&front.site_for(&caller), &found, min_idle_seconds))
 }
 
-/// `GET /api/admin/dead_consumers?min_idle_seconds=3600`: what is stuck on consumers without heartbeat.
+/// `GET /api/admin/dead_consumers?min_idle_seconds=3600`: messages pending on consumers without heartbeat.
 pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let min_idle_seconds = min_idle(&Given::in_address(&request)?)?;
     let found = look(&front, min_idle_seconds, Action::Retry, "").await?;
@@ -81,8 +81,8 @@ fn told(found: &DeadFound, min_idle_seconds: u64) -> DeadConsumers {
     }
 }
 
-/// `POST /api/admin/dead_consumers/preview` with `action` (`retry` or `drop`) and `min_idle_seconds`: the
-/// same, with the token to do it.
+/// `POST /api/admin/dead_consumers/preview` with `action` (`retry` or `drop`) and `min_idle_seconds`: the same list,
+/// with the token to apply the action.
 pub async fn preview(front: Data<Front>, caller: Caller, given: Given) -> Result<HttpResponse, Problem> {
     let (min_idle_seconds, action) = (min_idle(&given)?, action(&given)?);
     let found = look(&front, min_idle_seconds, action, given.one("why").unwrap_or_default()).await?;
@@ -113,8 +113,8 @@ pub async fn preview(front: Data<Front>, caller: Caller, given: Given) -> Result
     }))
 }
 
-/// `POST /api/admin/reclaim_dead_consumers?min_idle_seconds=3600&dry_run=false`: drops what is stuck, by
-/// way of the recycle bin, and removes those consumers.
+/// `POST /api/admin/reclaim_dead_consumers?min_idle_seconds=3600&dry_run=false`: moves those messages to the recycle
+/// bin and removes the consumers.
 pub async fn reclaim(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
     let given = Given::in_address(&request)?;
     let min_idle_seconds = min_idle(&given)?;
@@ -203,7 +203,7 @@ impl Reclaimed {
         of_stream.consumers += more.consumers;
     }
 
-    /// Notes why what was found was not dropped or removed.
+    /// Records why messages were not dropped or consumers not removed.
     fn explain(&mut self, applied: &Applied) {
         for (why, n) in &applied.left_alone {
             *self.not_dropped.entry((*why).to_owned()).or_default() += n;

@@ -1,4 +1,4 @@
-//! What a POST was given: JSON from programs, a form from pages, or nothing but the address.
+//! Parameters of a POST: JSON from programs, a form from pages, or only the query string.
 
 use actix_web::dev::Payload;
 use actix_web::web::{Bytes, Form, Query};
@@ -10,16 +10,16 @@ use crate::web::alerts::is_form;
 use crate::web::problem::Problem;
 use crate::web::text_limits::{NAME, NEEDLE, REASON, at_most};
 
-/// Names and values; a name may come several times. An empty value is none.
+/// Names and values; a name may occur several times. Empty values are ignored.
 #[derive(Debug, Default)]
 pub struct Given {
     pairs: Vec<(String, String)>,
-    /// It came from a page.
+    /// The request is a form from a page.
     pub form: bool,
 }
 
 impl Given {
-    /// The first value of `name`.
+    /// First value of `name`.
     pub fn one(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.as_str())
     }
@@ -32,26 +32,26 @@ impl Given {
             .map(|(_, value)| value.as_str())
     }
 
-    /// The value of `name`, which must be there: `expected` says what it is.
+    /// Value of a required parameter; `expected` describes it in the error.
     pub fn needed(&self, name: &str, expected: &str) -> Result<&str, Problem> {
         self.one(name).ok_or_else(|| Problem::BadRequest(format!("{name} is missing: expected {expected}")))
     }
 
-    /// A number, or `otherwise` when there is none.
+    /// A number of at most `most`; `otherwise` if absent.
     pub fn number(&self, name: &str, otherwise: u64, most: u64) -> Result<u64, Problem> {
         let Some(text) = self.one(name) else { return Ok(otherwise) };
         let number = text.parse().ok().filter(|number| *number <= most);
         number.ok_or_else(|| Problem::BadRequest(format!("{name} is {text:?}: expected a number up to {most}")))
     }
 
-    /// What stands in the address.
+    /// Parameters in the query string.
     pub fn in_address(request: &HttpRequest) -> Result<Self, Problem> {
         let pairs = Query::<Vec<(String, String)>>::from_query(request.query_string());
         let pairs = pairs.map_err(|error| Problem::BadRequest(error.to_string()))?.into_inner();
         Self { pairs, form: false }.bounded()
     }
 
-    /// The same, if no value is longer than anything that is asked for.
+    /// Rejects values longer than any parameter may be.
     fn bounded(self) -> Result<Self, Problem> {
         const LONGEST: usize = if REASON > NAME { REASON } else { NAME };
         self.pairs.iter().try_for_each(|(name, value)| {

@@ -1,4 +1,4 @@
-//! The messages of a stream: its page and API.
+//! Page and API for the messages of a stream.
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -20,17 +20,17 @@ use crate::web::html::html;
 use crate::web::problem::Problem;
 use crate::web::text_limits::{NAME, at_most};
 
-/// Messages on the page, and in an answer unless asked for more.
+/// Messages per page, and default for the API.
 pub(super) const SHOWN: u64 = 20;
-/// Messages in one answer at most.
+/// Maximum number of messages per response.
 pub(super) const MOST_SHOWN: u64 = 200;
-/// Entries looked at for one page at most.
+/// Maximum number of entries scanned per page.
 const LOOKED: u64 = 5000;
-/// Bytes shown of a value among others.
+/// Bytes shown of a value in a list of messages.
 const VALUE_BYTES: usize = 4096;
-/// Bytes shown of a value of one message.
+/// Bytes shown of a value of a single message.
 const WHOLE_BYTES: usize = 256 << 10;
-/// Ids in one order at most.
+/// Maximum number of IDs per request.
 pub(super) const MOST_IDS: usize = 1000;
 
 struct Seen {
@@ -56,8 +56,8 @@ pub async fn page(front: Data<Front>, request: HttpRequest, caller: Caller) -> R
     html(page.html(&front.site_for(&caller)))
 }
 
-/// `GET /api/streams/{name}/messages?state=pending|unread|dead&group=&owner=&field=&contains=&cursor=&limit=`
-/// (or `id=`, one as whole as can be): messages in the stream's order, from the oldest on.
+/// `GET /api/streams/{name}/messages?state=pending|unread|dead&group=&owner=&field=&contains=&cursor=&limit=`:
+/// messages in stream order, oldest first. With `id=`, a single message with longer values.
 pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let Seen { stream, groups, dead, wanted, page, .. } = look(&front, &request, MOST_SHOWN).await?;
     let group = |group: Group| GroupTold { name: group.name, pending: group.pending, unread: group.unread };
@@ -73,7 +73,7 @@ pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpRespon
     }))
 }
 
-/// The stream that the address names, if this monitor may touch it.
+/// Stream in the path, if it is within this monitor's scope.
 fn stream_in(front: &Front, request: &HttpRequest) -> Result<Name, Problem> {
     let stream = stream_of_messages(request.uri().path(), request.query_string());
     at_most("stream", &stream.to_text(), NAME)?;
@@ -124,7 +124,7 @@ async fn groups(front: &Front, stream: &Name) -> Result<(Vec<Group>, Option<u64>
     Ok(looking.await?)
 }
 
-/// What is asked for. Without `group` it is the fleet's, or else the first.
+/// Parses the filter. The default group is the fleet's, or else the first.
 fn wanted(given: &Given, groups: &[Group]) -> Result<Wanted, Problem> {
     let state = match given.one("state") {
         None => MessageState::Pending,
@@ -155,9 +155,8 @@ fn wanted(given: &Given, groups: &[Group]) -> Result<Wanted, Problem> {
     })
 }
 
-/// `POST /api/streams/{name}/messages/preview` with `action` (`retry`, `bury`, `drop`), `state`, `group`,
-/// `owner`, `field`, `contains`, or `id` (one or several): what would be done with how many, and the
-/// token to do it.
+/// `POST /api/streams/{name}/messages/preview` with `action` (`retry`, `bury`, `drop`), `state`, `group`, `owner`,
+/// `field`, `contains`, or `id` (one or several): returns the effect of the action and the token to apply it.
 pub async fn preview(
     request: HttpRequest,
     front: Data<Front>,
@@ -212,7 +211,7 @@ pub async fn preview(
     }))
 }
 
-/// What is to be done.
+/// Parses the action.
 pub(super) fn action(given: &Given) -> Result<Action, Problem> {
     let text = given.needed("action", "retry, bury or drop")?;
     text.parse().map_err(|why| Problem::BadRequest(format!("action is {text:?}: {why}")))

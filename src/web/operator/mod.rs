@@ -1,5 +1,5 @@
-//! What an operator does knowingly, from outside: look, preview, apply, put back. Each answers a
-//! program in JSON and a form with a page; each change goes through the audit.
+//! Operations on messages: list, preview, apply, restore. Each responds with JSON to programs and with a page to
+//! forms; each change is recorded in the audit log.
 
 pub mod dead_consumers;
 mod given;
@@ -28,11 +28,11 @@ use crate::pages::link::stream_of_messages;
 use crate::pages::operator as pages;
 use crate::postgres::recycle_bin as bin;
 
-/// Looking may take so long.
+/// Timeout of reads.
 const LOOK_WITHIN: Duration = Duration::from_secs(20);
-/// Doing may take so long; what is done by then is done.
+/// Timeout of changes. Changes made before it remain.
 const DO_WITHIN: Duration = Duration::from_secs(300);
-/// What is said when it takes longer.
+/// Error message after [`DO_WITHIN`].
 const LATE: &str = "the operation timed out and was stopped; changes made until then remain, and deleted messages \
  are in the recycle bin";
 
@@ -40,7 +40,7 @@ fn sources(front: &Front) -> Sources {
     Sources { redis: front.io.web.redis.clone(), postgres: front.io.web.changes.clone() }
 }
 
-/// Retrying is an operator's; whatever takes something out of its stream an administrator's.
+/// Retrying requires the operator role; removing messages from a stream requires admin.
 fn may(caller: &Caller, action: Action) -> Result<(), Problem> {
     let needed = if action.takes_away() { Role::Admin } else { Role::Operator };
     if caller.role < needed {
@@ -52,7 +52,7 @@ fn may(caller: &Caller, action: Action) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Keeps what a preview chose; its token.
+/// Stores the messages selected by a preview; returns its token.
 async fn keep(front: &Front, caller: &Caller, chosen: &Chosen) -> Result<String, Problem> {
     let packed = serde_json::to_vec(chosen).map_err(|error| Problem::Unavailable(error.to_string()))?;
     let (pool, who) = (front.io.web.changes.clone(), caller.name.clone());
@@ -73,8 +73,7 @@ async fn preview_of(front: &Front, token: Uuid, take: bool) -> Result<Chosen, Pr
     serde_json::from_slice(&packed).map_err(|error| Problem::Unavailable(error.to_string()))
 }
 
-/// `POST …/apply` with `token` and maybe `why`: does what the preview with that token chose, once, and
-/// nothing that changed since.
+/// `POST …/apply` with `token` and an optional `why`: applies the preview once, skipping messages that changed since.
 pub async fn apply(
     request: HttpRequest,
     front: Data<Front>,
@@ -87,7 +86,7 @@ pub async fn apply(
     let chosen = preview_of(&front, token, false).await?;
     of_this_address(&request, token, &chosen)?;
     may(&caller, chosen.action)?;
-    // A preview may be older than a change of the settings, or be of another monitor with the same database.
+    // The preview may predate a change of the settings, or come from another monitor with the same database.
     chosen.parts.iter().try_for_each(|part| front.within_scope(&Name::from(part.stream.as_slice())))?;
     let streams: Vec<String> =
         chosen.parts.iter().map(|part| Name::from(part.stream.as_slice()).to_text()).take(20).collect();
@@ -121,7 +120,7 @@ pub async fn apply(
     Ok(HttpResponse::Ok().json(answer))
 }
 
-/// Refuses a preview that was made at another address: of another stream, say.
+/// Rejects a preview created under another path, such as that of another stream.
 fn of_this_address(request: &HttpRequest, token: Uuid, chosen: &Chosen) -> Result<(), Problem> {
     let path = request.uri().path();
     let stream = path.contains("/streams/").then(|| stream_of_messages(path, request.query_string()));

@@ -1,4 +1,4 @@
-//! How the API tells what people do to messages: what it answers, and each route.
+//! OpenAPI descriptions of the message routes and their responses.
 
 use std::collections::BTreeMap;
 

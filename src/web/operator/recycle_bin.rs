@@ -1,4 +1,4 @@
-//! The recycle bin: its page and API, and putting back.
+//! Page and API of the recycle bin, and restoring from it.
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -19,13 +19,13 @@ use crate::web::access::{Caller, audited};
 use crate::web::html::html;
 use crate::web::problem::Problem;
 
-/// Rows on the page, and in an answer unless asked for more.
+/// Rows per page, and default for the API.
 pub(super) const SHOWN: u64 = 50;
-/// Rows in one answer at most.
+/// Maximum number of rows per response.
 pub(super) const MOST_SHOWN: u64 = 500;
-/// Payloads up to so many bytes are shown.
+/// Larger payloads are not shown, bytes.
 const PAYLOAD_BYTES: i32 = 64 << 10;
-/// Ids in one order at most.
+/// Maximum number of IDs per request.
 pub(super) const MOST_IDS: usize = 1000;
 
 struct Seen {
@@ -52,7 +52,7 @@ fn shown(
     html(page.html(&front.site_for(caller)))
 }
 
-/// `GET /api/admin/recycle_bin?stream=&batch=&state=&before=&limit=50`: what was dropped, newest first.
+/// `GET /api/admin/recycle_bin?stream=&batch=&state=&before=&limit=50`: deleted messages, newest first.
 pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let Seen { rows, next, .. } = look(&front, &Given::in_address(&request)?).await?;
     Ok(HttpResponse::Ok().json(Bin { entries: rows.into_iter().map(told).collect(), next }))
@@ -79,7 +79,7 @@ async fn look(front: &Front, given: &Given) -> Result<Seen, Problem> {
     };
     let (sources, reads, asked) = (sources(front), front.io.web.reads.clone(), filter.clone());
     let reading = front.io.read(LOOK_WITHIN, POSTGRES_LATE, async move {
-        // What a crash left open; while Redis is away it stays open.
+        // Finishes operations that a crash interrupted. Without Redis, they stay unfinished.
         if let Err(trouble) = recycle::settle_overdue(&sources).await {
             tracing::debug!(error = trouble.detail, "cannot settle pending recycle bin entries; retrying later");
         }
@@ -125,7 +125,7 @@ fn told(row: Binned) -> BinnedTold {
     }
 }
 
-/// Refuses to put back anything into streams that this monitor does not watch.
+/// Rejects restoring into streams that this monitor does not watch.
 async fn within_scope(front: &Front, filter: &Filter) -> Result<(), Problem> {
     const AT_ONCE: i64 = 1000;
     let mut filter = Filter { after: Some(0), payload_bytes: 0, ..filter.clone() };
@@ -140,8 +140,8 @@ async fn within_scope(front: &Front, filter: &Filter) -> Result<(), Problem> {
     }
 }
 
-/// `POST /api/admin/recycle_bin/restore` with `id` (one or several) or `batch`: puts them back into their
-/// streams, each once however often it is asked.
+/// `POST /api/admin/recycle_bin/restore` with `id` (one or several) or `batch`: restores messages to their streams.
+/// Idempotent: each message is restored once.
 pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result<HttpResponse, Problem> {
     may(&caller, Action::Drop)?;
     let mut ids = Vec::new();

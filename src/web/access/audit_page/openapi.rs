@@ -1,4 +1,4 @@
-//! How the API tells the audit.
+//! OpenAPI description of the audit log.
 
 use schemars::JsonSchema;
 use serde::Serialize;
