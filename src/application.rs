@@ -1,4 +1,4 @@
-//! Builds everything, starts it, and stops it in order.
+//! Builds, starts and shuts down the monitor.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -53,25 +53,25 @@ use crate::web::timers::Timers;
 use crate::web::{Front, open_files, routes};
 use crate::{postgres, redis_streams, spool};
 
-/// Threads that serve pages: one feeds thousands of sessions, and each costs a little when idle.
+/// Threads of the HTTP server: one serves thousands of sessions, and each costs some CPU when idle.
 const HTTP_WORKERS: usize = 1;
-/// How long requests that are being answered may take to end at the stop.
+/// Time limit for requests in progress at shutdown, seconds.
 const FINISH_WITHIN_SECS: u64 = 1;
-/// Connections accepted beyond the limit, for as long as it takes to refuse them.
+/// Connections accepted beyond the limit, to answer them with an error.
 const ACCEPTED_BEYOND: usize = 32;
-/// Connections to Postgres for requests that change nothing; a summary uses four at once.
+/// Postgres connections for read-only requests; a summary uses four at once.
 const POSTGRES_READS: usize = 4;
-/// Connections to Postgres for changes and the audit.
+/// Postgres connections for changes and the audit log.
 const POSTGRES_CHANGES: usize = 2;
-/// How long a request that changes nothing waits for one of them.
+/// Time that a read-only request waits for a connection.
 const READ_WAITS: Duration = Duration::from_secs(15);
-/// Samples that wait on disk while Postgres is away: several days of a large fleet.
+/// Maximum size of spooled samples while Postgres is unreachable, bytes: several days of a large fleet.
 const SPOOL_MOST_BYTES: u64 = 256 << 20;
 
-/// Watches on `listener` until SIGINT or SIGTERM, and reads the rules' file again at SIGHUP; `begun` is told where.
+/// Runs the monitor on `listener` until SIGINT or SIGTERM; SIGHUP reloads the rules file. Calls `begun` with the address.
 ///
 /// # Errors
-/// As [`Application::start`], and when there is cannot start the event loop.
+/// As [`Application::start`], and if the event loop cannot be started.
 pub fn run(settings: &Settings, listener: TcpListener, begun: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
     // One thread for the actors and their queries; what computes for long does so on others, as do lookups of the mail
     // server's name (all other names are looked up in `tcp`).
@@ -99,7 +99,7 @@ async fn wait_for_the_end(application: &Application) -> std::io::Result<()> {
     }
 }
 
-/// A running monitor. It belongs to the actix system it was started in.
+/// A running monitor. It belongs to the actix system in which it was started.
 pub struct Application {
     address: SocketAddr,
     supervisor: Addr<Supervisor>,
@@ -110,10 +110,10 @@ pub struct Application {
 }
 
 impl Application {
-    /// Starts everything on `listener`. Must be called inside an actix system.
+    /// Starts the monitor on `listener`. Must be called inside an actix system.
     ///
     /// # Errors
-    /// When the settings cannot be used; Redis and Postgres being away is no error.
+    /// If the settings cannot be used. Unreachable data sources are not an error.
     pub fn start(settings: &Settings, listener: TcpListener) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
         let most_connections = open_files::raise();
@@ -189,7 +189,7 @@ impl Application {
             connections.made(connection, notes);
         })
         .workers(HTTP_WORKERS)
-        // Beyond this nothing is accepted, so that connections which are still being closed keep their descriptors.
+        // Beyond this limit no connections are accepted, so that connections that are still closing keep their file descriptors.
         .max_connections(most_connections.saturating_add(ACCEPTED_BEYOND))
         .disable_signals()
         .shutdown_timeout(FINISH_WITHIN_SECS)
@@ -201,36 +201,36 @@ impl Application {
         Ok(Self { address, supervisor, server: handle, timers, ledger: alerts.ledger, io })
     }
 
-    /// Where it listens.
+    /// Returns the address on which it listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The supervisor, for tests that make actors fail.
+    /// Returns the supervisor, for tests that make actors panic.
     #[must_use]
     pub fn supervisor(&self) -> &Addr<Supervisor> {
         &self.supervisor
     }
 
-    /// Reads the rules' file again.
+    /// Reloads the rules file.
     pub fn reload_rules(&self) {
         self.supervisor.do_send(AlertOrder::Reload);
     }
 
-    /// Stops in order: readiness off and no more ticks, sessions closed, server, pools.
+    /// Shuts down in order: readiness and ticks, sessions, HTTP server, pools.
     pub async fn stop(self) {
         self.timers.stop();
         if self.supervisor.send(Stop).await.is_err() {
             tracing::warn!("the supervisor had already stopped");
         }
-        // Whoever takes over need not wait for the lease to run out.
+        // So that the next leader does not wait for the lease to expire.
         let ledger = Arc::clone(&self.ledger);
         let resigning = self.io.run(Duration::from_secs(1), POSTGRES_LATE, async move {
             ledger.resign().await;
             Ok(())
         });
-        // A session that does not read holds a graceful stop up for its whole time.
+        // A session that does not read would delay the graceful shutdown by its whole timeout.
         let stopping = actix_web::rt::time::timeout(Duration::from_millis(1200), self.server.stop(true));
         let (_, graceful) = futures_util::join!(resigning, stopping);
         if graceful.is_err() {
@@ -239,7 +239,7 @@ impl Application {
     }
 }
 
-/// The pools: the actors' own, and those for the requests of clients.
+/// Returns the pools of the actors and those for requests of clients.
 fn io(settings: &Settings) -> anyhow::Result<Io> {
     let (url, timeout) = (settings.database_url.reveal(), settings.pool_timeout);
     let redis = || redis_streams::connection::pool(settings.redis_url.reveal(), answer_within(settings.poll_interval));
@@ -255,7 +255,7 @@ fn io(settings: &Settings) -> anyhow::Result<Io> {
     Ok(Io::new(tokio::runtime::Handle::current(), own, web, settings.observe_only))
 }
 
-/// What the two alert actors share.
+/// State shared by the two alert actors.
 struct Alerting {
     ledger: Arc<Ledger>,
     channels: Arc<Channels>,
@@ -297,7 +297,7 @@ impl Alerting {
     }
 }
 
-/// The channels that the settings name.
+/// Returns the channels that the settings configure.
 #[must_use]
 pub fn channel_settings(settings: &Settings) -> ChannelSettings {
     let alerts = &settings.alerts;

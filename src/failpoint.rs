@@ -1,8 +1,8 @@
-//! Places at which a test can end the process, to see what a crash there leaves behind.
+//! Failpoints: places at which a test can end the process, to check the recovery from a crash there.
 //!
-//! Compiled into debug builds only.
+//! Only in debug builds.
 
-/// Ends the process at once, as a kill would, if `SHEPHERD_FAILPOINT` names this place.
+/// Aborts the process without cleanup if `SHEPHERD_FAILPOINT` is `place`.
 #[cfg(debug_assertions)]
 pub(crate) fn reached(place: &str) {
     if std::env::var("SHEPHERD_FAILPOINT").is_ok_and(|wanted| wanted == place) {
@@ -10,6 +10,6 @@ pub(crate) fn reached(place: &str) {
     }
 }
 
-/// Nothing, in a release.
+/// Does nothing in release builds.
 #[cfg(not(debug_assertions))]
 pub(crate) fn reached(_: &str) {}

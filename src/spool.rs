@@ -1,8 +1,7 @@
-//! Lines that wait on disk until somebody takes them: bounded, in order, kept through a crash.
+//! A crash-safe queue of lines on disk, bounded and ordered.
 //!
-//! A spool is two files in a folder: the newer one is written until it holds half of what is
-//! allowed, then takes the older one's place, and what that still held is lost and counted. A
-//! second process with the same spool gets files of its own.
+//! A spool is two files in a folder. The newer one is written until it holds half of the maximum size, and then replaces the older
+//! one; lines still in that one are lost and counted. A second process with the same spool uses separate files.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -10,10 +9,10 @@ use std::path::{Path, PathBuf};
 
 use crate::regular_file::{make_own_folder, open_own};
 
-/// Processes that may share a folder.
+/// Maximum number of processes that share a folder.
 const SHARES: u32 = 16;
 
-/// A spool. Nothing is made on disk before the first line is put.
+/// A spool. Files are created with the first line.
 #[derive(Debug)]
 pub struct Spool {
     folder: PathBuf,
@@ -26,25 +25,25 @@ pub struct Spool {
 struct Files {
     older: PathBuf,
     newer: PathBuf,
-    /// How far the older, or else the newer file has been taken.
+    /// Number of bytes removed from the older file, or else the newer one.
     taken: u64,
-    /// Counts how often lines were lost: what was seen before that is not what stands there now.
+    /// Number of losses; positions from before a loss are invalid.
     losses: u64,
-    /// Held as long as the files are in use.
+    /// Lock, held while the files are in use.
     _lock: File,
 }
 
-/// Lines that were seen: what [`Spool::take`] takes.
+/// Position after the lines that [`Spool::peek`] returned, for [`Spool::take`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     bytes: u64,
     losses: u64,
 }
 
-/// Writes a file into `folder`, which is made if it is missing, and removes it.
+/// Checks that `folder` is writable: creates it if necessary, then writes and removes a file.
 ///
 /// # Errors
-/// Why nothing can be kept there.
+/// Why nothing can be stored there.
 pub fn probe(folder: &Path) -> io::Result<()> {
     make_own_folder(folder)?;
     let file = folder.join(format!(".probe-{}", std::process::id()));
@@ -52,17 +51,16 @@ pub fn probe(folder: &Path) -> io::Result<()> {
 }
 
 impl Spool {
-    /// A spool in `folder` that holds at most about `most_bytes`.
+    /// Returns the spool `name` in `folder` that holds about `most_bytes` at most.
     #[must_use]
     pub fn new(folder: PathBuf, name: String, most_bytes: u64) -> Self {
         Self { folder, name, most_bytes, files: None }
     }
 
-    /// Puts a line behind those that wait; it is on disk when this returns. Answers how many bytes
-    /// had to go to make room.
+    /// Appends a line, and syncs it to disk. Returns the number of bytes dropped to make room.
     ///
     /// # Errors
-    /// When the disk does not take it.
+    /// If the line cannot be written.
     pub fn put(&mut self, line: &str) -> io::Result<u64> {
         let most = self.most_bytes / 2;
         let files = self.files()?;
@@ -80,10 +78,10 @@ impl Spool {
         Ok(lost)
     }
 
-    /// The oldest lines, at most `most`, left where they are; none when it is empty.
+    /// Returns up to `most` of the oldest lines without removing them; none if the spool is empty.
     ///
     /// # Errors
-    /// When the disk cannot be read.
+    /// If the disk cannot be read.
     pub fn peek(&mut self, most: usize) -> io::Result<(Vec<String>, Seen)> {
         let nothing = (Vec::new(), Seen { bytes: 0, losses: 0 });
         if self.files.is_none() && !self.may_hold_something() {
@@ -111,10 +109,10 @@ impl Spool {
         Ok((lines, seen))
     }
 
-    /// Drops what was seen: it is taken care of. What was lost meanwhile stays lost.
+    /// Removes the lines before `seen`, except those that were dropped meanwhile.
     ///
     /// # Errors
-    /// When the disk does not do it: they will be seen again.
+    /// If the disk fails; the lines are returned again.
     pub fn take(&mut self, seen: Seen) -> io::Result<()> {
         let Some(files) = self.files.as_mut().filter(|files| files.losses == seen.losses) else { return Ok(()) };
         files.taken += seen.bytes;
@@ -134,7 +132,7 @@ impl Spool {
         })
     }
 
-    /// The first pair of files that nobody else uses.
+    /// Returns the first pair of files that no other process uses.
     fn files(&mut self) -> io::Result<&mut Files> {
         let files = match self.files.take() {
             Some(files) => files,
@@ -146,7 +144,7 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        // An empty spool leaves nothing behind.
+        // An empty spool leaves no files.
         if let Some(files) = &self.files
             && !files.older.exists()
             && !files.newer.exists()
@@ -171,8 +169,8 @@ fn open(folder: &Path, name: &str) -> io::Result<Files> {
     Err(io::Error::other("too many processes share this spool directory"))
 }
 
-/// Appends a line. A crash or a full disk may have torn the line before it: that one is ended first, so
-/// that the new line is not glued to it. A line that the disk takes only in part is removed again.
+/// Appends a line. If a crash or a full disk tore the previous line, that line is terminated first. A line that was written only
+/// partially is removed.
 fn append(path: &Path, line: &str) -> io::Result<()> {
     let mut file = open_own(OpenOptions::new().create(true).read(true).append(true), path)?;
     let whole = file.metadata()?.len();
@@ -184,7 +182,7 @@ fn append(path: &Path, line: &str) -> io::Result<()> {
     text.push('\n');
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_data());
     if written.is_err() {
-        // If this fails too, the next line is put on a line of its own all the same.
+        // If this fails too, the next line is still written on its own.
         drop(file.set_len(whole));
     }
     written
@@ -209,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_cannot_be_written_is_noticed_before_anything_has_to_be_kept_there() {
+    fn probe_detects_an_unwritable_folder() {
         let folder = std::env::temp_dir().join(format!("shepherd-spool-probe-{}", std::process::id()));
         probe(&folder.join("deep")).unwrap();
         assert_eq!(fs::read_dir(folder.join("deep")).unwrap().count(), 0, "nothing is left there");
@@ -237,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_come_back_in_order_and_nothing_is_left_behind() {
+    fn lines_are_returned_in_order_and_files_are_removed() {
         let folder = folder();
         let mut spool = Spool::new(folder.clone(), "s".into(), 1000);
         assert!(spool.peek(5).unwrap().0.is_empty());
@@ -257,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn when_it_is_full_the_oldest_lines_go_and_are_counted() {
+    fn full_spool_drops_and_counts_the_oldest_lines() {
         let folder = folder();
         let mut spool = Spool::new(folder.clone(), "s".into(), 40);
         let lost: u64 = (10..40).map(|n| spool.put(&n.to_string()).unwrap()).sum();
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_stays_taken_when_files_change_places() {
+    fn taken_lines_stay_taken_after_rotation() {
         let folder = folder();
         let mut spool = Spool::new(folder.clone(), "s".into(), 40);
         for n in 10..15 {
@@ -283,7 +281,7 @@ mod tests {
         spool.take(seen).unwrap();
         let (_, seen) = spool.peek(1).unwrap();
         assert_eq!(spool.peek(9).unwrap().0, ["13", "14", "15", "16"]);
-        // So much that the seen line is lost before it is taken: nothing else goes in its place.
+        // Enough that the peeked line is dropped before it is taken; no other line is taken instead.
         for n in 18..29 {
             spool.put(&n.to_string()).unwrap();
         }
@@ -296,16 +294,16 @@ mod tests {
     }
 
     #[test]
-    fn a_line_after_a_torn_one_is_a_line_of_its_own() {
+    fn line_after_a_torn_one_is_intact() {
         let folder = folder();
         let mut spool = Spool::new(folder.clone(), "s".into(), 1000);
         spool.put("1").unwrap();
-        // What a disk leaves that became full in the middle of a line, while the spool is in use.
+        // As after a disk that became full in the middle of a line, while the spool is in use.
         OpenOptions::new().append(true).open(folder.join("s.0.newer")).unwrap().write_all(b"to").unwrap();
         spool.put("2").unwrap();
         spool.put("3").unwrap();
         assert_eq!(all(&mut spool), ["1", "to", "2", "3"]);
-        // The torn line was taken already when the next one comes.
+        // The torn line was taken before the next one is appended.
         spool.put("4").unwrap();
         OpenOptions::new().append(true).open(folder.join("s.0.newer")).unwrap().write_all(b"rn").unwrap();
         let (lines, seen) = spool.peek(1).unwrap();
@@ -318,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn two_processes_do_not_share_files() {
+    fn two_processes_use_separate_files() {
         let folder = folder();
         let (mut a, mut b) =
             (Spool::new(folder.clone(), "s".into(), 1000), Spool::new(folder.clone(), "s".into(), 1000));

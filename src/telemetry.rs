@@ -1,8 +1,7 @@
-//! Logs: human lines on a terminal, JSON elsewhere, on standard error; and spans for a collector, if there
-//! is one.
+//! Logging to standard error, human-readable on a terminal and JSON otherwise, and export of spans to a collector, if configured.
 //!
-//! Fields are named once: `stream`, `consumer`, `worker_type`, `actor`, `tick`, `request_id`, `error`; a
-//! value that has a unit says it in its name (`took_ms`).
+//! Field names are fixed: `stream`, `consumer`, `worker_type`, `actor`, `tick`, `request_id`, `error`; names of values with a unit
+//! end in the unit (`took_ms`).
 
 use std::io::IsTerminal;
 
@@ -12,17 +11,17 @@ use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::traces::Collector;
 
-/// Sends what is left when it is dropped.
+/// Flushes pending spans when dropped.
 #[must_use = "dropped, it sends no spans"]
 pub struct Telemetry {
     #[cfg(feature = "otlp")]
     _export: Option<crate::traces::Export>,
 }
 
-/// Starts logging at `level` (a level or a filter), and sending spans to `collector`. Not inside a runtime.
+/// Starts logging at `level` (a level or a filter), and the export of spans to `collector`. Must not be called inside a runtime.
 ///
 /// # Errors
-/// What is wrong with `level`, or why spans cannot be sent.
+/// Why `level` is invalid, or why spans cannot be exported.
 pub fn start(level: &str, collector: Option<&Collector>) -> Result<Telemetry, String> {
     let filter = EnvFilter::try_new(level.to_lowercase()).map_err(|e| e.to_string())?;
     let logs = lines(std::io::stderr().is_terminal(), std::io::stderr).with_filter(filter);
@@ -35,13 +34,13 @@ pub fn start(level: &str, collector: Option<&Collector>) -> Result<Telemetry, St
     }
     #[cfg(not(feature = "otlp"))]
     {
-        // Such a build refuses the setting.
+        // Builds without this feature reject the setting.
         let _ = collector;
         tracing_subscriber::registry().with(logs).try_init().map(|()| Telemetry {}).map_err(|e| e.to_string())
     }
 }
 
-/// How lines look: for people, or as one JSON object each, which names the spans that it stands in once.
+/// Returns the layer that formats log lines: human-readable, or one JSON object per line with the names of its spans.
 fn lines<W>(human: bool, to: W) -> Box<dyn Layer<Registry> + Send + Sync>
 where
     W: for<'a> tracing_subscriber::fmt::MakeWriter<'a> + Send + Sync + 'static,
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_one_json_object_with_its_fields_and_the_spans_it_stands_in() {
+    fn json_lines_contain_fields_and_spans() {
         let text = written(false);
         let line: serde_json::Value = serde_json::from_str(text.trim_end()).unwrap();
         assert_eq!((line["level"].as_str(), line["message"].as_str()), (Some("INFO"), Some("a line")));
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn people_get_a_line_that_begins_with_when_and_how_bad() {
+    fn human_readable_lines_start_with_time_and_level() {
         let text = written(true);
         assert!(serde_json::from_str::<serde_json::Value>(&text).is_err(), "{text}");
         for part in ["INFO", "request", "abc", "a line", "took_ms"] {

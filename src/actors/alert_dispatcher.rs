@@ -1,7 +1,7 @@
-//! Sends messages: writes down that an attempt begins, sends, writes down what came of it.
+//! Sends notifications: records the start of each attempt, sends, and records the outcome.
 //!
-//! At least once: a crash between sending and writing that down sends once more, under the same
-//! key. Which message is next: [`super::delivery_queue`].
+//! Delivery is at least once: after a crash between sending and recording, the notification is sent again with the same key.
+//! [`super::delivery_queue`] decides which notification is next.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,30 +22,30 @@ use crate::history::stored_name::stored_name;
 use crate::postgres::alerts::OutboxRow;
 use crate::redis_streams::recent_series;
 
-/// One attempt with what is written down of it takes no longer.
+/// Limit for one attempt including the writes to the database.
 const ATTEMPT: Duration = Duration::from_secs(40);
-/// Fewer samples show nothing.
+/// A sketch needs at least this many samples.
 const FEWEST: usize = 3;
-/// Alerts of a message that are drawn.
+/// Maximum number of alerts per notification that get a sketch.
 const SKETCHED: usize = 3;
-/// What Redis has not said by then is not drawn.
+/// Time limit for reading samples; a notification is sent without sketches rather than delayed.
 const SKETCHED_WITHIN: Duration = Duration::from_millis(300);
-/// How often the queue is looked at while there is something in it.
+/// Interval between checks of the queue while it is not empty.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// The actor.
+/// Sends the notifications of the leader; see the module documentation.
 pub struct AlertDispatcher {
     io: Io,
     supervisor: Recipient<Report>,
     ledger: Arc<Ledger>,
     channels: Arc<Channels>,
     queue: DeliveryQueue,
-    /// It will look again by itself.
+    /// A timer for the next check is set.
     wakes: bool,
 }
 
 impl AlertDispatcher {
-    /// Sends by `channels` what `ledger` lets it send.
+    /// Returns the actor. It sends through `channels` what `ledger` permits.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, ledger: Arc<Ledger>, channels: Arc<Channels>) -> Self {
         Self { io, supervisor, ledger, channels, queue: DeliveryQueue::default(), wakes: false }
@@ -94,7 +94,7 @@ impl AlertDispatcher {
         ctx.spawn(attempt.into_actor(self).map(move |done, this, ctx| {
             match done {
                 Ok(Some((row, outcome, pause))) => this.attempted(row, &outcome, pause),
-                // Not the leader, or nobody knows.
+                // This instance is not the leader, or that is unknown.
                 Ok(None) | Err(_) => this.queue.not_made(&key.0, &key.1, this.io.now()),
             }
             this.look(ctx);
@@ -115,7 +115,7 @@ impl AlertDispatcher {
     }
 }
 
-/// What can be drawn of a message's first alerts, as far as Redis says it at once: no message waits for a picture.
+/// Returns sketches for the first alerts of a message. Alerts whose samples Redis does not return in time have none.
 async fn sketches(io: &Io, message: &Message) -> Sketches {
     let (mut sketches, until) = (Sketches::new(), io.wall());
     let reading = async {
@@ -146,7 +146,7 @@ impl Actor for AlertDispatcher {
     type Context = Context<Self>;
 
     fn started(&mut self, _: &mut Self::Context) {
-        // After a fall the queue is read back.
+        // After a restart, the supervisor has the queue reloaded.
         self.supervisor.do_send(Report::DispatcherStarted);
     }
 

@@ -1,5 +1,5 @@
-//! What the alert evaluator decides, without its I/O: judges snapshots while this monitor leads, and says what to write
-//! down and to send. [`super::alert_evaluator`] does what it says; the simulation runs it on models.
+//! The decisions of the alert evaluator, without I/O: evaluates snapshots while this instance is the leader, and returns what to
+//! write and send. [`super::alert_evaluator`] executes the decisions; the simulation runs them against models.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,74 +22,72 @@ use crate::fleet::time::Mono;
 use crate::postgres::alerts::OutboxRow;
 use crate::postgres::events::NewRow;
 
-/// A step of the wall clock, seconds; less is taken for the slow correction of a clock that runs fast or slow.
+/// A difference of at least this many seconds is a step of the wall clock; smaller ones are gradual corrections (slewing).
 const STEP: f64 = 2.0;
 
-/// The state of the evaluation.
+/// State of the evaluation.
 pub struct Evaluation {
     /// Rules and alerts.
     pub board: Board,
-    /// This monitor leads.
+    /// This instance is the leader.
     acting: bool,
-    /// The term in which the board goes on; see [`super::alert_ledger`].
+    /// Term of the decisions; see [`super::alert_ledger`].
     term: u64,
-    /// The dispatcher may have messages of this term.
+    /// The dispatcher may hold messages of this term.
     has_delivered: bool,
-    /// By how many seconds the wall clock is ahead of the one that never jumps.
+    /// Wall clock minus monotonic clock, seconds.
     ahead: f64,
-    /// What the janitor found, as it was read last: the events about it say which queries.
+    /// Findings of the janitor as last read; events about them list the queries.
     findings: Vec<Finding>,
 }
 
-/// What became known beside the tables once a change is written there: by the feed, and by Redis, where alerts that
-/// fired are listed.
+/// What to publish after a change was written: events for the feed, and the list of fired alerts in Redis.
 #[derive(Debug, Default)]
 pub struct Announced {
     /// Alerts that fired or resolved.
     pub events: Vec<Arc<Event>>,
-    /// Alerts that fired, as Redis lists them.
+    /// Fired alerts, as JSON for the list in Redis.
     pub fired: Vec<String>,
 }
 
-/// What a decision comes to.
+/// Result of an evaluation.
 #[derive(Debug, Default)]
 pub struct Decision {
-    /// To write down before anything else is judged; may be empty.
+    /// Rows to write before the next evaluation; may be empty.
     pub change: Change,
-    /// What becomes known then.
+    /// What to publish after they are written.
     pub announced: Announced,
-    /// So many seconds later something is due even if nothing happens until then.
+    /// Seconds until the next evaluation if no snapshot arrives before.
     pub next_in: Option<f64>,
 }
 
-/// What a renewal of the lease comes to.
+/// Result of a renewal of the lease.
 #[derive(Debug, Default)]
 pub struct Renewed {
-    /// For the dispatcher.
+    /// Messages for the dispatcher.
     pub deliver: Option<Deliver>,
-    /// Leads from now on.
+    /// This instance became the leader.
     pub begins: bool,
-    /// Alerts that were acknowledged, to write down.
+    /// Acknowledged alerts, to write.
     pub acknowledged: Change,
-    /// Runs of the janitor that have their alert by now.
+    /// Cleanup runs whose alert exists.
     pub alerted: Vec<String>,
 }
 
 impl Evaluation {
-    /// An evaluation without alerts; it does not act before [`Self::renewed`] says that this monitor leads.
+    /// Returns an evaluation without alerts. It does not act before [`Self::renewed`] reports that this instance is the leader.
     #[must_use]
     pub fn new(board: Board, wall: f64, now: Mono) -> Self {
         Self { board, acting: false, term: 0, has_delivered: false, ahead: wall - now.seconds(), findings: Vec::new() }
     }
 
-    /// Whether this monitor leads.
+    /// Returns whether this instance is the leader.
     #[must_use]
     pub fn acting(&self) -> bool {
         self.acting
     }
 
-    /// If the wall clock was stepped (corrected, or the machine was suspended), the timers of the alerts are moved with
-    /// it.
+    /// Shifts the timers of the alerts if the wall clock was stepped (corrected, or after a suspend).
     fn follow_clock(&mut self, wall: f64, now: Mono) {
         let ahead = wall - now.seconds();
         let step = ahead - self.ahead;
@@ -100,7 +98,7 @@ impl Evaluation {
         self.ahead = ahead;
     }
 
-    /// Takes in what a renewal of the lease found. `may_act`: whether this monitor leads now.
+    /// Applies the result of a renewal. `may_act`: whether this instance is the leader now.
     pub fn renewed(&mut self, news: News, silences: Vec<Silence>, may_act: bool, findings: Vec<Finding>) -> Renewed {
         let mut renewed = Renewed::default();
         match news {
@@ -121,7 +119,7 @@ impl Evaluation {
         self.acting = may_act;
         renewed.acknowledged = self.silenced(silences);
         if self.acting {
-            // What the janitor found becomes an alert with the next snapshot.
+            // Findings become alerts with the next snapshot.
             self.findings.clone_from(&findings);
             let known = self.board.take_findings(findings);
             renewed.alerted = known.into_iter().map(|finding| finding.pass).collect();
@@ -129,13 +127,13 @@ impl Evaluation {
         renewed
     }
 
-    /// Takes in the silences and acknowledgements in force; the alerts that were acknowledged by that, to write down.
+    /// Applies the active silences and acknowledgements. Returns the alerts that became acknowledged, to write.
     pub fn silenced(&mut self, silences: Vec<Silence>) -> Change {
         let acknowledged = self.board.set_silences(silences);
         Change { alerts: if self.acting { acknowledged } else { Vec::new() }, ..Change::default() }
     }
 
-    /// Goes on from what the ledger knows, after this part of the monitor fell; what is to be delivered.
+    /// Restores the state from the ledger after a restart of the actor. Returns the messages to deliver.
     pub fn read_back(&mut self, (term, alerts, waiting): (u64, Vec<Alert>, Vec<OutboxRow>)) -> Option<Deliver> {
         if !self.acting {
             self.term = term;
@@ -145,20 +143,20 @@ impl Evaluation {
         (self.term == term).then(|| self.to_deliver(waiting, false))
     }
 
-    /// The alerts as they are after `snapshot`, at `wall` (Unix seconds).
+    /// Evaluates `snapshot` at `wall` (Unix seconds).
     pub fn judge(&mut self, snapshot: &Snapshot, wall: f64, now: Mono) -> Decision {
         self.follow_clock(wall, now);
         let changes = self.board.advance(snapshot, wall);
         self.settle(changes, wall)
     }
 
-    /// What is due at `wall` without a snapshot.
+    /// Evaluates what is due at `wall` (Unix seconds) without a snapshot.
     pub fn wake(&mut self, wall: f64, now: Mono) -> Decision {
         self.follow_clock(wall, now);
         self.settle(Vec::new(), wall)
     }
 
-    /// An older monitor sent these alerts; no notification of them for so many seconds.
+    /// Applies the cooldowns of an older monitor: alert keys, each with the seconds in which no notification is sent.
     pub fn take_over_cooldowns(&mut self, cooldowns: Vec<(String, f64)>, wall: f64, now: Mono) {
         self.follow_clock(wall, now);
         self.board.take_over_cooldowns(cooldowns.into_iter().map(|(key, left)| (key, wall + left)).collect());
@@ -197,19 +195,19 @@ impl Evaluation {
         }
     }
 
-    /// The term in which a decision is made.
+    /// Returns the term of the decisions.
     #[must_use]
     pub fn term(&self) -> u64 {
         self.term
     }
 
-    /// A decision was refused: another monitor leads. The board goes on from what is written down before it is asked
-    /// again.
+    /// Another instance is the leader, so the decision was not written. The alerts are reloaded from the ledger before the next
+    /// evaluation.
     pub fn refused(&mut self) {
         self.acting = false;
     }
 
-    /// What was written down, to be sent.
+    /// Returns written messages for the dispatcher.
     #[must_use]
     pub fn to_deliver(&mut self, rows: Vec<OutboxRow>, instead_of_all: bool) -> Deliver {
         self.has_delivered |= !rows.is_empty();
@@ -217,7 +215,7 @@ impl Evaluation {
     }
 }
 
-/// An alert that fired, as Redis lists it.
+/// Formats a fired alert for the list in Redis.
 fn listed(alert: &Alert) -> String {
     json!({
         "ts": alert.fired_at,
@@ -229,12 +227,12 @@ fn listed(alert: &Alert) -> String {
     .to_string()
 }
 
-/// What the archive and the feed say of a change; nothing of one that nobody has to know.
+/// Returns the event of a change for the archive and the feed; `None` for changes without an event.
 fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
     let alert = &change.alert;
     let (type_name, severity, ts, detail) = match change.step {
         Step::Fired => ("alert", alert.severity, alert.fired_at.unwrap_or(now), alert.detail.clone()),
-        // Its end is recorded, although nobody was notified of that.
+        // The resolution is recorded although no notification of it was sent.
         Step::FiredAgain => ("alert", alert.severity, now, alert.detail.clone()),
         Step::Resolved if alert.kind != Kind::Happening => {
             let lasted = span(alert.lasted(now));

@@ -1,9 +1,9 @@
-//! Decides what is told: lets the board judge each snapshot, writes transitions and messages down
-//! together, and only then hands the messages on.
+//! Evaluates alerts: applies the rules to each snapshot, writes alert states and notifications in one transaction, and then passes
+//! the notifications to the dispatcher.
 //!
-//! It does so while this monitor leads (see [`super::alert_ledger`]); else it shows what the
-//! leader wrote down. What it decides is in [`super::alert_evaluation`]. It also keeps the rules: the file is read again when it changes, and a bad
-//! file leaves the last good rules in force.
+//! It evaluates only while this instance is the leader (see [`super::alert_ledger`]); otherwise it shows what the leader wrote.
+//! [`super::alert_evaluation`] makes the decisions. This actor also reloads the rules file when it changes; if the new file is
+//! invalid, the previous rules stay in force.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -34,40 +34,40 @@ use actix::{
 };
 use arc_swap::ArcSwap;
 
-/// How long writing down may take, disk and all.
+/// Time limit for a write, including the fallback to disk.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
-/// How often the rules' file is looked at: with the next tick, whose queries have the thread awake anyway.
+/// Interval of checks of the rules file. They are made with a tick, when the thread is awake anyway.
 const READ_FILE_EVERY: Duration = Duration::from_secs(10);
-/// By so much a tick may come later than the one before: the lease is asked for once a tick all the same.
+/// Tolerance for late ticks, so that the lease is still renewed by the tick and not by a timer.
 const TICKS_MAY_BE_LATE: Duration = Duration::from_millis(500);
-/// Alert events shown in the feed.
+/// Maximum number of alert events in the feed.
 const RECENT: usize = 50;
-/// Cooldowns are taken over with the older monitor's state: at the start that follows, and not after later ones.
+/// Cooldowns of the older monitor are imported only at the start that follows the takeover of its state.
 const TAKEN_OVER_JUST_NOW_SEC: f64 = 60.0;
-/// Alerts that wait for Redis at most.
+/// Maximum number of alerts buffered for Redis.
 const UNREMEMBERED: usize = 200;
 
-/// What the web front end shows of the alerts.
+/// Alerts and rules as the web front end shows them.
 pub type ShownAlerts = Arc<ArcSwap<Shown>>;
 
-/// What the evaluator needs to know beforehand.
+/// Settings of the evaluator.
 #[derive(Debug, Clone)]
 pub struct EvaluatorSettings {
-    /// The file of the rules.
+    /// Path of the rules file.
     pub file: PathBuf,
-    /// That it is missing is a mistake.
+    /// The path was configured, so a missing file is an error.
     pub file_is_given: bool,
-    /// How long after the monitor's start worker-down alerts are held back.
+    /// Time after the start of the monitor in which worker-down alerts are held back.
     pub grace: Duration,
-    /// When the monitor started.
+    /// Start of the monitor.
     pub started: Mono,
-    /// For how long worker-down alerts are gathered.
+    /// Window in which worker-down alerts are grouped.
     pub debounce: Duration,
-    /// The channels there are.
+    /// Configured channels.
     pub channels: Vec<String>,
 }
 
-/// The actor.
+/// Evaluates alerts; see the module documentation.
 pub struct AlertEvaluator {
     io: Io,
     supervisor: Recipient<Report>,
@@ -78,26 +78,26 @@ pub struct AlertEvaluator {
     rules: InForce,
     file_read: Mono,
     recent: VecDeque<Arc<Event>>,
-    /// Alerts that Redis has not taken yet.
+    /// Fired alerts that are not yet written to Redis.
     unremembered: Vec<String>,
-    /// The cooldowns of an older monitor were asked for, as is done once.
+    /// The cooldowns of an older monitor were requested; that happens once.
     cooldowns_read: bool,
     remembering: bool,
     wakes: Option<SpawnHandle>,
     lease: Lease,
 }
 
-/// When the lease is asked for: with a tick, whose other queries have the thread awake then; by itself if none comes.
+/// Renewal of the lease: with a tick, when the thread is awake anyway, or by a timer if no tick comes.
 #[derive(Default)]
 struct Lease {
     asked: Mono,
-    /// Nothing while it is being asked for.
+    /// `None` during a renewal.
     by_itself: Option<SpawnHandle>,
 }
 
 impl AlertEvaluator {
-    /// An evaluator that writes into `ledger` and shows itself in `shown`. One that fell left there by which rules it
-    /// judged: they are in force before anything else is known, or alerts would be over for want of their rules.
+    /// Returns an evaluator that writes to `ledger` and publishes to `shown`. After a restart of the actor, `shown` still holds the
+    /// rules: they are in force from the beginning, since alerts without their rules would resolve.
     #[must_use]
     pub fn new(
         io: Io,
@@ -133,7 +133,7 @@ impl AlertEvaluator {
         }
     }
 
-    /// Takes the rules from the file, or reports why not.
+    /// Applies the rules file, or reports why it is invalid.
     fn take_file(&mut self, read: FileRead) {
         let before = self.rules.problems().to_vec();
         if self.rules.take(read) {
@@ -212,7 +212,7 @@ impl AlertEvaluator {
         }
     }
 
-    /// Notes which runs of the janitor have their alert.
+    /// Records which cleanup runs have their alert.
     fn note_alerted(&mut self, passes: Vec<String>, ctx: &mut Context<Self>) {
         if passes.is_empty() {
             return;
@@ -238,7 +238,7 @@ impl AlertEvaluator {
         }));
     }
 
-    /// Writes down what was decided, then hands it on.
+    /// Writes a decision and then passes it on.
     fn settle(&mut self, decision: Decision, ctx: &mut Context<Self>) {
         if let Some(handle) = self.wakes.take() {
             ctx.cancel_future(handle);
@@ -262,7 +262,7 @@ impl AlertEvaluator {
         self.show();
     }
 
-    /// Nothing else is judged until this is written down; `announced` is what becomes known elsewhere then.
+    /// Writes `change`; no evaluation runs until it is written. `announced` is published afterwards.
     fn write(&mut self, change: Change, announced: Announced, ctx: &mut Context<Self>) {
         let (ledger, term) = (Arc::clone(&self.ledger), self.evaluation.term());
         let messages = change.outbox.clone();
@@ -274,7 +274,7 @@ impl AlertEvaluator {
         });
         ctx.wait(writing.into_actor(self).map(move |may, this, ctx| match may {
             Ok(false) => this.evaluation.refused(),
-            // Written down or not, the message leaves.
+            // The message is sent whether or not this was written.
             Ok(true) | Err(_) => {
                 if !messages.is_empty() {
                     let deliver = this.evaluation.to_deliver(messages, false);
@@ -292,7 +292,7 @@ impl AlertEvaluator {
         }));
     }
 
-    /// Keeps what fired in Redis; what Redis does not take waits.
+    /// Writes fired alerts to Redis; retries those that Redis did not accept.
     fn remember(&mut self, ctx: &mut Context<Self>) {
         if self.remembering || self.unremembered.is_empty() {
             return;
@@ -316,7 +316,7 @@ impl AlertEvaluator {
         }));
     }
 
-    /// With every tick, changed or not: a feed that was started again knows nothing.
+    /// With every tick, even if unchanged: a restarted feed has no state.
     fn tell_feed(&self, fired: Vec<String>) {
         let now = self.io.wall();
         let board = &self.evaluation.board;
@@ -332,7 +332,7 @@ impl AlertEvaluator {
         self.supervisor.do_send(Report::Alerts(AlertsNow { firing, recent, fired }));
     }
 
-    /// Publishes what the page shows.
+    /// Publishes the state for the web front end.
     fn show(&self) {
         let now = self.io.wall();
         self.shown.store(Arc::new(Shown {
@@ -364,7 +364,7 @@ impl AlertEvaluator {
         self.settle(decision, ctx);
     }
 
-    /// Takes over which alerts an older monitor sent lately, before the first snapshot is judged.
+    /// Imports the cooldowns of an older monitor before the first evaluation.
     fn read_cooldowns(&mut self, snapshot: &Arc<Snapshot>, ctx: &mut Context<Self>) {
         let rules = self.evaluation.board.rules().rules.iter().map(|rule| rule.name.clone());
         let types = snapshot.workers.keys().flat_map(worker_down::keys_at_zero);
@@ -404,7 +404,7 @@ impl Actor for AlertEvaluator {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.read_back(ctx);
         self.file_read = self.io.now();
-        // The rules first: alerts that are read belong to them.
+        // The rules are loaded first, because restored alerts refer to them.
         ctx.spawn(self.read_file().into_actor(self).map(|file, this, ctx| {
             this.take_file(file);
             this.renew(ctx);
@@ -427,7 +427,7 @@ impl Handler<SnapshotTaken> for AlertEvaluator {
 impl Handler<Tick> for AlertEvaluator {
     type Result = ();
 
-    /// What has nothing to do with the snapshot, while the sources are read for it.
+    /// Work that does not depend on the snapshot, done while the data sources are read.
     fn handle(&mut self, _: Tick, ctx: &mut Self::Context) {
         self.renew_if_due(ctx);
         self.read_file_if_due(ctx);

@@ -1,20 +1,17 @@
-//! Who may evaluate and send, and where that is written down: in Postgres while it is there, else
-//! on disk. Shared by the alert evaluator and the alert dispatcher; no actor itself.
+//! Decides which instance may evaluate and send, and stores its alerts: in Postgres, or on disk while Postgres is unreachable.
+//! Shared by the alert evaluator and the alert dispatcher; not an actor.
 //!
-//! One monitor leads: it holds a lease in Postgres, renewed every [`RENEW_EVERY`] and over after
-//! [`LEASE`](super::alert_store::LEASE), by Postgres' clock. Each writing transaction checks the lease's epoch, and nothing
-//! is sent after the time up to which the lease is known to hold: a leader that was stopped and
-//! continued does nothing before it has asked again. (An advisory lock would stay with a stopped
-//! process for as long as its socket does.)
+//! The leader holds a lease in Postgres. It renews the lease every [`RENEW_EVERY`]; the lease expires after
+//! [`LEASE`](super::alert_store::LEASE) by Postgres' clock. Each transaction that writes checks the epoch of the lease, and the
+//! leader does not send after the time until which the lease is guaranteed, so a process that was stopped and continued must renew
+//! before it acts. (An advisory lock would stay with a stopped process for as long as its socket is open.)
 //!
-//! What a leader decides holds for its term: from the moment it went on from what is written down until it is deposed.
-//! A decision of another term is refused and discarded. Of what a deposed monitor has not written yet, only what it
-//! sent is kept.
+//! Decisions belong to a term: from the moment a leader resumes from the written state until it is deposed. Decisions of another
+//! term are rejected. Of the unsaved rows of a deposed leader, only those of notifications that were sent are stored.
 //!
-//! Whoever leads says so in Redis too, for as long. While Postgres is away that decides: the leader
-//! goes on without it, another takes over when it falls silent, and of those that start then one
-//! begins. If Redis is away as well, a leader goes on and whoever starts begins: rather told twice
-//! than not at all.
+//! The leader also holds a lease in Redis, which decides while Postgres is unreachable: the leader continues, another instance
+//! takes over when the lease expires, and of several instances that start, one becomes the leader. If Redis is unreachable too, the
+//! leader continues and each starting instance acts: duplicate notifications are better than none.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,70 +28,69 @@ use crate::postgres::alerts::{Kept, Led, NotWritten, OutboxRow};
 use crate::postgres::alerts_spool::Unsaved;
 use crate::postgres::events::NewRow;
 
-/// How often the lease is renewed, or asked for.
+/// Interval at which the lease is renewed or requested.
 pub const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// Up to this long after it asked, a leader knows that it leads.
+/// Time after a successful renewal in which the leader may act.
 const SURE_FOR: Duration = Duration::from_secs(8);
-/// Postgres is not asked again so soon after it failed.
+/// Minimum time between a failed query and the next one.
 const REST: Duration = Duration::from_secs(5);
-/// So long the outcome of an attempt to send is awaited: longer than the dispatcher lets one take.
+/// Time limit for the outcome of an attempt to send; longer than the limit of an attempt in the dispatcher.
 const OUTCOME_WITHIN: Duration = Duration::from_secs(45);
-/// A monitor that has not reached Postgres for so long since its start goes on alone.
+/// An instance that has not reached Postgres for this long since its start acts without it.
 const ALONE_AFTER: Duration = Duration::from_secs(5);
 
-/// Rows to write down together.
+/// Rows to write in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
-    /// Alerts as they are now.
+    /// Alerts, in their new state.
     pub alerts: Vec<Alert>,
-    /// Messages as they are now.
+    /// Notifications, in their new state.
     pub outbox: Vec<OutboxRow>,
-    /// What happened.
+    /// Events.
     pub events: Vec<NewRow>,
 }
 
 impl Change {
-    /// Whether there is nothing to write.
+    /// Returns whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.alerts.is_empty() && self.outbox.is_empty() && self.events.is_empty()
     }
 }
 
-/// What asking for the lease came to.
+/// Result of a renewal.
 #[derive(Debug)]
 pub enum News {
-    /// As before.
+    /// No change.
     None,
-    /// This monitor leads from now on: what it goes on from.
+    /// This instance became the leader and resumes from this state.
     Leads {
-        /// The term that begins.
+        /// New term.
         term: u64,
-        /// The alerts.
+        /// Alerts.
         alerts: Vec<Alert>,
-        /// Messages on their way, in order.
+        /// Notifications to send, in order.
         waiting: Vec<OutboxRow>,
     },
-    /// Another monitor leads; the alerts as it wrote them down.
+    /// Another instance is the leader; the alerts as it wrote them.
     Follows(Vec<Alert>),
 }
 
-/// Whether this monitor leads.
+/// Leadership of this instance.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Standing {
     /// Not known yet.
     Starting,
-    /// Another leads.
+    /// Another instance is the leader.
     Follows,
-    /// It leads, surely until then.
+    /// Leader, guaranteed until `until`.
     Leads { epoch: i64, until: Mono },
-    /// It goes on without Postgres: surely until then, or, if Redis is away too, until one of the two
-    /// can be asked.
+    /// Leader without Postgres: guaranteed until `until`, or, while Redis is unreachable too, until either server can be asked.
     Alone { until: Option<Mono> },
 }
 
 impl Standing {
-    /// Whether it may act at this moment.
+    /// Returns whether this instance may evaluate and send now.
     fn may_act(self, now: Mono) -> bool {
         match self {
             Self::Leads { until, .. } => now < until,
@@ -113,20 +109,20 @@ pub struct Ledger<S = LiveStore> {
 
 struct Books {
     standing: Standing,
-    /// Counts the times that this monitor went on from what is written down.
+    /// Number of times that this instance resumed from the written state.
     term: u64,
-    /// The epoch in which this monitor led last, or that of the leader it followed.
+    /// Epoch in which this instance was leader last, or that of the leader it followed.
     led_under: Option<i64>,
-    /// That was this process, which the epoch after it does not begin with: another monitor handed over.
+    /// This process was the leader in `led_under`, as opposed to following it.
     led_itself: bool,
-    /// Since when an outcome is awaited before what is unsaved can be handed over.
+    /// Start of the wait for an outcome before unsaved rows can be handed over.
     sending_since: Option<Mono>,
     unsaved: Unsaved,
-    /// Something is on disk.
+    /// The spool on disk is not empty.
     on_disk: bool,
     failed: Option<Mono>,
     silences: Vec<Silence>,
-    /// The alerts as the leader wrote them down, while another leads.
+    /// Alerts as the leader wrote them, while another instance is the leader.
     followed: Vec<Alert>,
 }
 
@@ -135,8 +131,8 @@ impl Books {
         matches!(self.standing, Standing::Leads { .. } | Standing::Alone { .. })
     }
 
-    /// Whether no other monitor can have written since what is unsaved was decided, when `epoch` begins. A monitor that
-    /// began alone does not know what was written before.
+    /// Returns whether no other instance can have written since the unsaved rows were decided, given that `epoch` begins. An
+    /// instance that started without Postgres does not know what was written before.
     fn is_newest(&self, epoch: i64) -> bool {
         self.led_under.is_some_and(|led_under| epoch <= led_under + i64::from(!self.led_itself))
     }
@@ -150,12 +146,12 @@ impl Books {
         self.unsaved = Unsaved::default();
     }
 
-    /// What Postgres has, and what is not saved there, which is newer.
+    /// Returns the state in Postgres overlaid with the unsaved rows, which are newer.
     fn with_postgres(&self, kept: Kept) -> (Vec<Alert>, Vec<OutboxRow>) {
         let mut alerts = self.unsaved.alerts();
         let newer: BTreeSet<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
         alerts.extend(kept.alerts.into_iter().filter(|alert| !newer.contains(&alert.key)));
-        // In the order in which they were written down, whatever the clocks of those who made them said.
+        // In the order of the writes, independent of the clocks of the instances.
         let mut unsaved: Vec<OutboxRow> = self.unsaved.outbox().to_vec();
         let mut waiting: Vec<OutboxRow> = Vec::new();
         for row in kept.waiting {
@@ -167,7 +163,7 @@ impl Books {
         (alerts, waiting)
     }
 
-    /// What this monitor goes on from without Postgres: what is not saved there is newer.
+    /// Returns the last known state overlaid with the unsaved rows, which are newer.
     fn without_postgres(&self) -> (Vec<Alert>, Vec<OutboxRow>) {
         let mut alerts = self.unsaved.alerts();
         let newer: BTreeSet<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
@@ -177,7 +173,7 @@ impl Books {
 }
 
 impl<S: AlertStore> Ledger<S> {
-    /// A ledger in `store`; what waits on disk from an earlier run is taken up.
+    /// Returns a ledger on `store`, with the rows that an earlier run left on disk.
     #[must_use]
     pub fn new(store: S) -> Self {
         let mut unsaved = store.load_from_disk();
@@ -198,23 +194,23 @@ impl<S: AlertStore> Ledger<S> {
         Self { started: store.now(), store, books: Mutex::new(books) }
     }
 
-    /// Whether this monitor may evaluate and send at this moment.
+    /// Returns whether this instance may evaluate and send now.
     pub async fn may_act(&self) -> bool {
         self.books.lock().await.standing.may_act(self.store.now())
     }
 
-    /// The silences and acknowledgements, as last read.
+    /// Returns the silences and acknowledgements as last read.
     pub async fn silences(&self) -> Vec<Silence> {
         self.books.lock().await.silences.clone()
     }
 
-    /// Asks for the lease or renews it, and reads what others wrote: beside the news, what the janitor found and
-    /// nobody was told of yet.
+    /// Renews or requests the lease and reads what other instances wrote. Also returns the findings of the janitor that have no
+    /// alert yet.
     pub async fn renew(&self) -> (News, Vec<Finding>) {
         let asked = self.store.now();
         let acts = self.may_act().await;
         let answer = if !acts && self.store.another_leads().await.unwrap_or(false) {
-            // It leads whether Postgres can be read or not.
+            // The instance is the leader even if Postgres cannot be read.
             Ok(self.store.follow().await.unwrap_or_default())
         } else {
             self.store.lead().await
@@ -235,7 +231,7 @@ impl<S: AlertStore> Ledger<S> {
         let news = match led.epoch {
             None => self.follow(&mut books, led.followed).await,
             Some(epoch) => {
-                // Alone in between, too: nobody else led in this epoch.
+                // Also if it ran without Postgres in between: no other instance was leader in this epoch.
                 let goes_on = books.acts() && books.led_under == Some(epoch);
                 let alone = Some(books.standing).filter(|standing| matches!(standing, Standing::Alone { .. }));
                 books.failed = None;
@@ -253,10 +249,10 @@ impl<S: AlertStore> Ledger<S> {
 
     async fn take_over(&self, books: &mut Books, epoch: i64, alone: Option<Standing>) -> News {
         if books.is_newest(epoch) {
-            // What this monitor did alone, or an earlier run left on disk, is newer than the tables.
+            // Rows that this instance wrote without Postgres, or that an earlier run left on disk, are newer than the tables.
             self.flush(books, epoch).await;
             if !books.acts() {
-                // Deposed in between; what it has is not the newest any more.
+                // Another instance became the leader meanwhile, so this state is outdated.
                 return News::None;
             }
         } else {
@@ -291,7 +287,7 @@ impl<S: AlertStore> Ledger<S> {
         self.hand_over(books).await;
         match self.store.alerts().await {
             Ok(alerts) => {
-                // What this monitor may decide alone later is newer than that epoch.
+                // Later decisions made without Postgres are newer than this epoch.
                 if books.unsaved.is_empty() && epoch.is_some() {
                     (books.led_under, books.led_itself) = (epoch, false);
                 }
@@ -302,8 +298,8 @@ impl<S: AlertStore> Ledger<S> {
         }
     }
 
-    /// Whether an attempt to send is under way whose outcome is awaited: not for ever, since an attempt that was cut off
-    /// has none.
+    /// Returns whether the outcome of an attempt to send is awaited. The wait is limited, since an interrupted attempt has no
+    /// outcome.
     fn waits_for_outcome(&self, books: &mut Books) -> bool {
         if !books.unsaved.is_sending() {
             books.sending_since = None;
@@ -319,8 +315,8 @@ impl<S: AlertStore> Ledger<S> {
         false
     }
 
-    /// Another monitor led since: what this one sent is written, the rest of what it decided is void. While an attempt to
-    /// send is under way this waits: only its outcome says which of the two it is.
+    /// Another instance was leader since: rows of notifications that were sent are written, the other decisions are void. Waits
+    /// while an attempt is in progress, because only its outcome decides which applies.
     async fn hand_over(&self, books: &mut Books) {
         if books.unsaved.is_empty() || self.waits_for_outcome(books) {
             return;
@@ -334,7 +330,7 @@ impl<S: AlertStore> Ledger<S> {
         }
     }
 
-    /// Postgres cannot be asked. `held`: whether this monitor leads by Redis, if that can be asked.
+    /// Handles an unreachable Postgres. `held`: whether this instance holds the lease in Redis, if Redis is reachable.
     fn unreachable(&self, books: &mut Books, trouble: &SourceTrouble, held: Option<bool>, asked: Mono) -> News {
         books.failed = Some(self.store.now());
         let alone = Standing::Alone { until: held.map(|_| asked.plus(SURE_FOR)) };
@@ -362,7 +358,7 @@ impl<S: AlertStore> Ledger<S> {
                     "Postgres is unavailable; alerting starts, changes are spooled to disk"
                 );
                 books.standing = alone;
-                // It does not know what is written in Postgres: what it decides is not newer than that.
+                // This instance does not know what Postgres holds, so its decisions are not known to be newer.
                 books.led_under = None;
                 let (alerts, waiting) = books.without_postgres();
                 books.begin_term(alerts, waiting)
@@ -380,7 +376,7 @@ impl<S: AlertStore> Ledger<S> {
         }
     }
 
-    /// What a part of this monitor that fell goes on from, with the term; `None` if another monitor leads.
+    /// Returns the term and the state from which a restarted actor resumes; `None` if another instance is the leader.
     pub async fn read_back(&self) -> Option<(u64, Vec<Alert>, Vec<OutboxRow>)> {
         let books = self.books.lock().await;
         let (alerts, waiting) = match books.standing {
@@ -391,8 +387,8 @@ impl<S: AlertStore> Ledger<S> {
         Some((books.term, alerts, waiting))
     }
 
-    /// Writes down what was decided in `term`: in Postgres, or on disk if that does not take it soon. Whether the
-    /// decision holds; that of a deposed monitor, or of another term, does not, and is discarded.
+    /// Writes decisions of `term` to Postgres, or to disk if Postgres does not accept them in time. Returns whether they are valid;
+    /// those of a deposed leader or of another term are discarded.
     pub async fn record(&self, change: Change, term: u64) -> bool {
         let mut books = self.books.lock().await;
         if !books.acts() || books.term != term {
@@ -408,8 +404,8 @@ impl<S: AlertStore> Ledger<S> {
         holds
     }
 
-    /// Writes down what came of an attempt in `term` to send `row`. That it was sent or given up is so whoever leads by now;
-    /// that it waits is void in another term, whose messages are others.
+    /// Writes the outcome of an attempt in `term` to send `row`. Sent and given-up rows are written whichever instance is the
+    /// leader; a row that still waits is discarded if the term ended.
     pub async fn note(&self, row: OutboxRow, term: u64) {
         let mut books = self.books.lock().await;
         if row.ended.is_none() && (!books.acts() || books.term != term) {
@@ -464,7 +460,7 @@ impl<S: AlertStore> Ledger<S> {
         }
     }
 
-    /// Leads no more; another may at once.
+    /// Gives up the lease, so that another instance can take over at once.
     pub async fn resign(&self) {
         let standing = self.books.lock().await.standing;
         let leads = matches!(standing, Standing::Leads { .. });
@@ -480,7 +476,8 @@ impl<S: AlertStore> Ledger<S> {
         self.books.lock().await.standing = Standing::Follows;
     }
 
-    /// Reads the newest messages, from Postgres or, while it is away, those not saved there.
+    /// Returns the newest notifications, from Postgres or, while it is unreachable, the unsaved ones. The flag says whether they
+    /// are from Postgres.
     pub async fn messages(&self, limit: u32) -> (Vec<OutboxRow>, bool) {
         match self.store.newest_messages(limit).await {
             Ok(rows) => (rows, true),

@@ -1,6 +1,6 @@
-//! What the ledger of the alerts stands on: rows in Postgres, the leader's key in Redis, a file on disk, and a clock.
+//! Storage of the alert ledger: rows in Postgres, the leader's key in Redis, a file on disk, and a clock.
 //!
-//! A trait, so that the simulation (`simulation/`) runs the same ledger on models of them.
+//! A trait, so that the simulation (`simulation/`) can run the same ledger on models.
 
 use std::time::{Duration, Instant};
 
@@ -14,53 +14,53 @@ use crate::redis_streams::leader::LeadersPlace;
 
 /// A leader that has not renewed its lease for this long is no longer the leader.
 pub const LEASE: Duration = Duration::from_secs(10);
-/// How long Postgres may take to answer before the disk is used.
+/// Time limit for Postgres before rows are written to disk.
 const POSTGRES_WITHIN: Duration = Duration::from_secs(1);
-/// How long Redis may take to answer.
+/// Time limit for Redis.
 const REDIS_WITHIN: Duration = Duration::from_millis(500);
 
-/// Postgres, Redis, the disk and the clock, each call within its time limit.
+/// Postgres, Redis, the disk and the clock; each call has a time limit.
 #[expect(async_fn_in_trait, reason = "the ledger is used with one store only, whose futures are Send")]
 pub trait AlertStore {
-    /// Now, on the clock that never jumps.
+    /// Returns the time of the monotonic clock.
     fn now(&self) -> Mono;
-    /// Postgres: asks for the lease or renews it.
+    /// Postgres: requests or renews the lease.
     async fn lead(&self) -> Result<Led, SourceTrouble>;
-    /// Postgres: writes rows if `epoch` is still the present one.
+    /// Postgres: writes rows if `epoch` is current.
     async fn write(&self, epoch: i64, rows: Rows<'_>) -> Result<(), NotWritten>;
-    /// Postgres: writes what a deposed leader sent.
+    /// Postgres: writes the notifications that a deposed leader sent.
     async fn hand_over(&self, rows: Rows<'_>) -> Result<(), SourceTrouble>;
-    /// Postgres: alerts, and messages that wait.
+    /// Postgres: returns alerts and waiting notifications.
     async fn load(&self) -> Result<Kept, SourceTrouble>;
-    /// Postgres: alerts.
+    /// Postgres: returns alerts.
     async fn alerts(&self) -> Result<Vec<Alert>, SourceTrouble>;
-    /// Postgres: what has to be known without the lease.
+    /// Postgres: returns the state that is needed without the lease.
     async fn follow(&self) -> Result<Led, SourceTrouble>;
-    /// Postgres: the newest messages.
+    /// Postgres: returns the newest notifications.
     async fn newest_messages(&self, limit: u32) -> Result<Vec<OutboxRow>, SourceTrouble>;
-    /// Postgres: gives the lease up.
+    /// Postgres: gives up the lease.
     async fn resign(&self) -> Result<(), SourceTrouble>;
-    /// Redis: whether another monitor says that it leads.
+    /// Redis: returns whether another instance holds the lease.
     async fn another_leads(&self) -> Result<bool, SourceTrouble>;
-    /// Redis: says that this monitor leads, whatever Redis says now.
+    /// Redis: takes the lease unconditionally.
     async fn claim_redis(&self) -> Result<(), SourceTrouble>;
-    /// Redis: the same unless another leads; whether this one does.
+    /// Redis: takes the lease unless another instance holds it. Returns whether this instance holds it.
     async fn claim_redis_if_free(&self) -> Result<bool, SourceTrouble>;
-    /// Redis: says no longer that this monitor leads.
+    /// Redis: releases the lease of this instance.
     async fn release_redis(&self) -> Result<(), SourceTrouble>;
-    /// Disk: what an earlier run left.
+    /// Disk: loads the rows that an earlier run left.
     fn load_from_disk(&self) -> Unsaved;
-    /// Disk: replaces what is there.
+    /// Disk: replaces the file.
     ///
     /// # Errors
-    /// When the disk is full or cannot be written.
+    /// If the disk is full or cannot be written.
     fn save_to_disk(&self, unsaved: &Unsaved) -> std::io::Result<()>;
 }
 
-/// The real ones.
+/// The store of a running monitor.
 pub struct LiveStore {
     postgres: PgPool,
-    /// For what only pages ask.
+    /// Pool for queries of the web front end.
     reads: PgPool,
     place: LeadersPlace,
     /// This monitor's id, which identifies it as the leader.
@@ -70,7 +70,7 @@ pub struct LiveStore {
 }
 
 impl LiveStore {
-    /// The store of the monitor `holder`.
+    /// Returns the store of the instance `holder`.
     #[must_use]
     pub fn new((postgres, reads): (PgPool, PgPool), place: LeadersPlace, holder: String, spool: Spool) -> Self {
         Self { postgres, reads, place, holder, spool, started: Instant::now() }
@@ -142,7 +142,7 @@ impl AlertStore for LiveStore {
 }
 
 async fn postgres<T>(work: impl Future<Output = Result<T, SourceTrouble>>) -> Result<T, SourceTrouble> {
-    // In a box: asking for the lease has room for all of them, and mostly makes one.
+    // Boxed, because the future of a lease request is as large as the largest of its calls.
     tokio::time::timeout(POSTGRES_WITHIN, Box::pin(work))
         .await
         .unwrap_or_else(|_| Err(SourceTrouble::new(TroubleKind::TimedOut, super::io::POSTGRES_LATE)))

@@ -1,5 +1,4 @@
-//! Makes the archive small: takes over what an older monitor left, then moves the rows of each
-//! closed hour into their days.
+//! Compacts the archive: takes over rows of an older monitor, then moves the rows of each closed hour into the rows of their days.
 
 use std::time::{Duration, Instant};
 
@@ -12,30 +11,29 @@ use crate::fleet::reading::SourceTrouble;
 use crate::history::{HOUR, Micros, SECOND};
 use crate::postgres::history::{compaction, queries_started, takeover};
 
-/// When nothing is left to do, or Postgres is away.
+/// Interval of checks when there is nothing to do or Postgres is unreachable.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
-/// One step may take this long.
+/// Time limit for a step.
 const STEP_WITHIN: Duration = Duration::from_secs(600);
-/// An hour is closed so long after its end: what comes later is moved with the next one.
+/// Time after its end at which an hour is closed; later rows are moved with the next one.
 const CLOSED_AFTER: Micros = 120 * SECOND;
 
-/// The actor.
+/// Compacts the archive; see the module documentation.
 pub struct Compactor {
     io: Io,
     supervisor: Recipient<Report>,
-    /// The hours before this are moved. Only compared for being the same: a clock may be set back.
+    /// Hours before this are moved. Only compared for equality, since the clock may be set back.
     done_before: Micros,
 }
 
 impl Compactor {
-    /// Works through `io`.
+    /// Returns the actor.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>) -> Self {
         Self { io, supervisor, done_before: 0 }
     }
 
-    /// One step, and then the next: at once if there is more, but never for more than half of the
-    /// time.
+    /// Runs a step and schedules the next one: immediately if there is more to do, but for at most half of the time.
     fn work(&mut self, ctx: &mut Context<Self>) {
         #[expect(clippy::cast_possible_truncation, reason = "Unix microseconds")]
         let now = (self.io.wall() * 1e6) as Micros - CLOSED_AFTER;

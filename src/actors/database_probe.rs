@@ -1,6 +1,5 @@
-//! Measures Postgres and the fleet's queries: at every tick while the fleet's tables are small, beyond that each
-//! group of figures as often as it can be had for a three-thousandth of the time. Brings the monitor's tables up to
-//! date when Postgres is first there.
+//! Measures Postgres and the fleet's queries: with every tick while the fleet's tables are small, otherwise each group of figures
+//! as often as fits in 1/3000 of the time. Migrates the monitor's tables when Postgres is first reachable.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,21 +13,21 @@ use crate::fleet::time::Mono;
 use crate::postgres::{migrate, probe};
 use crate::settings::OBSERVER_SCHEMA;
 
-/// A probe rests so many times as long as it took.
+/// Wait between two probes as a multiple of the probe's duration.
 const REST: u32 = 3000;
-/// A slow probe is given up after this.
+/// Time limit for a slow probe.
 const PROBE_AT_MOST: Duration = Duration::from_secs(30);
-/// The tick's answer waits this long for the slower figures, so that the first one has them.
+/// Time that a tick waits for slow figures, so that the first one includes them.
 const GRACE: Duration = Duration::from_millis(150);
 
-/// So much is believed of a first slow answer: a new connection, a busy moment.
+/// Cap for the first measured duration: it may include connecting, or a busy moment.
 const ONE_SLOW_ANSWER: Duration = Duration::from_millis(20);
-/// A probe of large tables, or one that failed, rests at least so long.
+/// Minimum wait after a probe of large tables or a failed probe.
 const REST_AT_LEAST: Duration = Duration::from_secs(10);
-/// Tables with up to so many rows are measured at every tick.
+/// Tables with up to this many rows are measured with every tick.
 const SMALL_TABLE: i64 = 100_000;
 
-/// The actor. Every tick asks whether Postgres is there; figures follow when due.
+/// Measures the database. Every tick checks that Postgres answers; figures follow when due.
 pub struct DatabaseProbe {
     io: Io,
     supervisor: Recipient<Report>,
@@ -49,14 +48,14 @@ enum Migrated {
     Yes,
 }
 
-/// When a probe may run again.
+/// Schedule of a probe.
 #[derive(Default)]
 struct Turn {
     running: bool,
-    /// When it ended last.
+    /// End of the last run.
     ended: Option<Mono>,
     failed: bool,
-    /// How long it takes; an answer slower than ever is believed up to twice that.
+    /// Expected duration; a slower run raises it to at most twice its value.
     takes: Duration,
 }
 
@@ -68,7 +67,7 @@ impl Turn {
         self.running = false;
     }
 
-    /// When it may run again.
+    /// Returns the earliest time of the next run.
     fn not_before(&self, small: bool) -> Mono {
         let rest = match (small, self.failed) {
             (true, false) => Duration::ZERO,
@@ -78,15 +77,14 @@ impl Turn {
         self.ended.map_or(Mono::default(), |ended| ended.plus(rest))
     }
 
-    /// When its next answer is due.
+    /// Returns the time at which the next result is due.
     fn expected_by(&self, small: bool) -> Mono {
         self.not_before(small).plus(self.takes * 2)
     }
 }
 
 impl DatabaseProbe {
-    /// Probes through `io`; `database_url` is for the migrations, which need a connection of
-    /// their own.
+    /// Returns the actor. `database_url` is for migrations, which use a connection of their own.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, database_url: crate::settings::Secret) -> Self {
         Self {
@@ -122,7 +120,7 @@ impl DatabaseProbe {
         }
     }
 
-    /// The reading as it stands now.
+    /// Returns the current reading.
     fn newest(&self) -> DatabaseReading {
         let small = self.is_small();
         let mut reading = self.reading.clone();
@@ -134,7 +132,7 @@ impl DatabaseProbe {
         reading
     }
 
-    /// Whether measuring the fleet's tables costs next to nothing; not before they were counted.
+    /// Returns whether measuring the fleet's tables is cheap; `false` until they were counted.
     fn is_small(&self) -> bool {
         if self.reading.server.latest().is_some_and(|server| !server.has_queries) {
             return true;
@@ -161,7 +159,7 @@ impl DatabaseProbe {
         self.ask(ctx, |this| (&mut this.counts, &mut this.reading.query_counts), counts);
     }
 
-    /// Asks for one group of figures if it is due; `place` says where its turn and its answer are.
+    /// Runs the query for a group of figures if it is due; `place` selects its schedule and result.
     fn ask<T: Send + 'static>(
         &mut self,
         ctx: &mut Context<Self>,
@@ -193,7 +191,7 @@ impl DatabaseProbe {
         }));
     }
 
-    /// Once per start, as soon as Postgres is there.
+    /// Runs the migrations once per start, when Postgres is reachable.
     fn migrate(&mut self, ctx: &mut Context<Self>) {
         if self.migrated != Migrated::No {
             return;
@@ -203,7 +201,7 @@ impl DatabaseProbe {
         let observe_only = self.io.observe_only;
         let migrating = self.io.run(Duration::from_secs(3600), POSTGRES_LATE, async move {
             if observe_only {
-                // Indexes would change the fleet's tables; without them probes run less often.
+                // An observer does not add indexes, since they would change the fleet's tables; its probes run less often.
                 return migrate::run_in(OBSERVER_SCHEMA, &url, Duration::from_secs(5)).await;
             }
             migrate::run(&url, Duration::from_secs(5)).await?;
@@ -213,7 +211,7 @@ impl DatabaseProbe {
             Ok(()) => {
                 this.migrated = Migrated::Yes;
                 this.io.set_archive_ready();
-                // Whether there are queries may have changed.
+                // The fleet's tables may exist now.
                 this.server.ended = None;
             }
             Err(trouble) => {

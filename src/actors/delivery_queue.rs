@@ -1,7 +1,7 @@
-//! Which messages are sent next, and when again, without the I/O: [`super::alert_dispatcher`] sends them, the simulation
-//! does so on models.
+//! Decides which notification is sent next and when it is retried, without I/O: [`super::alert_dispatcher`] sends them; the
+//! simulation sends them on models.
 //!
-//! What is sent about one alert stays in order in each channel.
+//! Notifications of an alert are sent in order in each channel.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -12,66 +12,66 @@ use crate::exposition::counters::Attempt;
 use crate::fleet::time::Mono;
 use crate::postgres::alerts::{Delivery, OutboxRow};
 
-/// What is not delivered by then never will be.
+/// Age at which an undelivered notification is given up, seconds.
 const GIVEN_UP_AFTER: f64 = 24.0 * 3600.0;
-/// Pauses that double grow up to this, seconds.
+/// Maximum of the exponential backoff, seconds.
 const DOUBLED_PAUSE: f64 = 300.0;
-/// A channel that refuses everything is tried again so often, seconds: it may have been repaired.
+/// Retry interval for a channel that refuses everything, seconds: it may have been repaired.
 const BROKEN_PAUSE: f64 = 600.0;
-/// No pause is shorter or longer, whatever a channel asks for, seconds.
+/// Minimum pause, whatever the channel requests, seconds.
 const SHORTEST_PAUSE: f64 = 1.0;
 const LONGEST_PAUSE: f64 = 600.0;
-/// A channel that cannot be reached, or fails by itself, for so long is reported by the others.
+/// A channel that is unreachable or fails for this long is reported through the other channels.
 const FAILING_FOR: Duration = Duration::from_secs(20);
-/// The same for a channel that keeps putting off what it is sent.
+/// The same for a channel that keeps deferring notifications.
 const PUT_OFF_FOR: Duration = Duration::from_secs(900);
-/// So many messages that are done are known again.
+/// Maximum number of completed notifications to remember.
 const DONE: usize = 1000;
-/// How soon an attempt that was not made is due again.
+/// Pause after an attempt that was not made.
 const NOT_MADE_PAUSE: Duration = Duration::from_secs(1);
 
-/// The queue.
+/// Queue of notifications for all channels.
 #[derive(Debug, Default)]
 pub struct DeliveryQueue {
-    /// On their way, in order.
+    /// Waiting notifications, in order.
     queue: Vec<Queued>,
-    /// The term in which they are sent; see [`super::alert_ledger`].
+    /// Term in which they are sent; see [`super::alert_ledger`].
     term: u64,
-    /// Sent or given up by this monitor, by message and channel: what is handed over may have been
-    /// read before that was written down.
+    /// Message and channel of notifications that this instance sent or gave up: a hand-over may have been read before that was
+    /// written.
     done: VecDeque<(String, String)>,
-    /// Channels with an attempt under way, and since when.
+    /// Channels with an attempt in progress, and its start.
     busy: BTreeMap<String, Mono>,
-    /// Channels that asked for a pause (429), and until when.
+    /// Channels that requested a pause (429), and its end.
     resting: BTreeMap<String, Mono>,
-    /// What the answers of this term say of each channel.
+    /// State of each channel, from its answers in this term.
     health: BTreeMap<String, Health>,
 }
 
-/// What the answers of a channel say of it.
+/// State of a channel.
 #[derive(Debug, Default)]
 struct Health {
-    /// When it accepted a message last.
+    /// Time of the last accepted notification.
     accepted: Option<Mono>,
-    /// Since when every message to it failed or was put off.
+    /// Start of the series of failed or deferred notifications.
     failing_since: Option<Mono>,
-    /// Whether it was reported as broken; `None`: nothing was reported.
+    /// Whether it was reported as broken; `None` before the first report.
     broken: Option<bool>,
 }
 
 /// An attempt to make.
 #[derive(Debug)]
 pub struct Begun {
-    /// The row with the attempt counted.
+    /// The row, with the attempt counted.
     pub row: OutboxRow,
-    /// How old it is, seconds.
+    /// Age of the notification, seconds.
     pub age: f64,
-    /// The channel accepted another message after it refused this one.
+    /// The channel accepted another notification after it refused this one.
     others_accepted: bool,
 }
 
 impl Begun {
-    /// What the answer to this attempt means: a refusal is about this message if the channel accepts others.
+    /// Interprets an outcome: a refusal concerns this notification only if the channel accepts others.
     #[must_use]
     pub fn meaning(&self, outcome: Outcome) -> Outcome {
         match outcome {
@@ -81,20 +81,20 @@ impl Begun {
     }
 }
 
-/// A message on its way. Its timers run on the clock that never jumps.
+/// A waiting notification. Its timers use the monotonic clock.
 #[derive(Debug)]
 struct Queued {
     row: OutboxRow,
-    /// Not before this moment.
+    /// Earliest time of the next attempt.
     due: Mono,
-    /// When it was handed in, and how old it was then, seconds.
+    /// Time at which it was queued, and its age then, seconds.
     handed_in: (Mono, f64),
-    /// When the channel refused it last, without saying why.
+    /// Time of the last refusal without a reason.
     refused: Option<Mono>,
 }
 
 impl Queued {
-    /// Takes over the pause that the row has left by the wall clock, no longer than pauses are.
+    /// Converts the remaining pause of a row from the wall clock, capped at the longest pause.
     fn new(row: OutboxRow, now: Mono, wall: f64) -> Self {
         let rest = row.next_attempt.map_or(0.0, |at| at - wall).clamp(0.0, BROKEN_PAUSE);
         let age = (wall - row.created).max(0.0);
@@ -107,7 +107,7 @@ impl Queued {
 }
 
 impl DeliveryQueue {
-    /// Takes messages in that are written down.
+    /// Queues written notifications.
     pub fn deliver(&mut self, deliver: Deliver, now: Mono, wall: f64) {
         self.term = deliver.term;
         if deliver.instead_of_all {
@@ -123,19 +123,19 @@ impl DeliveryQueue {
         }
     }
 
-    /// Whether nothing is on its way.
+    /// Returns whether no notification waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
 
-    /// The term in which attempts are made.
+    /// Returns the term of the attempts.
     #[must_use]
     pub fn term(&self) -> u64 {
         self.term
     }
 
-    /// Attempts to make now. Each is under way until [`Self::attempted`] or [`Self::not_made`].
+    /// Returns the attempts to make now. Each is in progress until [`Self::attempted`] or [`Self::not_made`].
     pub fn begin(&mut self, now: Mono, wall: f64) -> Vec<Begun> {
         let mut begin: Vec<usize> = Vec::new();
         let mut taken: BTreeSet<&str> = self.busy.keys().map(String::as_str).collect();
@@ -167,7 +167,7 @@ impl DeliveryQueue {
         begun
     }
 
-    /// The attempt was not made: this monitor is not the leader, or that cannot be found out. The row stays as it was.
+    /// Ends an attempt that was not made because this instance is not, or not known to be, the leader. The row is unchanged.
     pub fn not_made(&mut self, id: &str, channel: &str, now: Mono) {
         self.busy.remove(channel);
         if let Some(queued) = self.queue.iter_mut().find(|queued| queued.is(id, channel)) {
@@ -175,8 +175,8 @@ impl DeliveryQueue {
         }
     }
 
-    /// Takes in what came of an attempt, as [`settle`] noted it on `row`: how it counts, and what it says of the channel
-    /// if that is news.
+    /// Ends an attempt whose outcome [`settle`] recorded in `row`. Returns how it counts, and the state of the channel if that
+    /// changed.
     pub fn attempted(
         &mut self,
         row: OutboxRow,
@@ -218,7 +218,8 @@ impl DeliveryQueue {
         (result, news)
     }
 
-    /// `channel` accepted a message, of the queue or a test: what waits for it is due. Whether that is news.
+    /// Records that `channel` accepted a message, of the queue or a test, and makes its waiting notifications due. Returns the
+    /// state of the channel if it changed.
     pub fn works(&mut self, channel: &str, now: Mono) -> Option<ChannelState> {
         let health = self.health.entry(channel.to_owned()).or_default();
         health.accepted = Some(now);
@@ -226,7 +227,7 @@ impl DeliveryQueue {
         let is_news = health.broken.replace(false) != Some(false);
         if failed {
             self.resting.remove(channel);
-            // One that it refuses for its own sake waits on.
+            // Notifications that are refused for their content keep waiting.
             for queued in self.queue.iter_mut().filter(|q| q.row.channel == channel && q.refused.is_none()) {
                 queued.due = queued.due.min(now);
             }
@@ -234,13 +235,13 @@ impl DeliveryQueue {
         is_news.then(|| ChannelState { name: channel.to_owned(), broken: None })
     }
 
-    /// What an attempt that did not succeed says of the channel, if that is news.
+    /// Records a failed attempt. Returns the state of the channel if it changed.
     fn fails(&mut self, channel: &str, outcome: &Outcome, began: Mono, now: Mono) -> Option<ChannelState> {
         let patience = match outcome {
             Outcome::ChannelBroken(_) | Outcome::Refused(_) => Duration::ZERO,
             Outcome::ChannelFailed { .. } => FAILING_FOR,
             Outcome::TryAgainAfter { .. } => PUT_OFF_FOR,
-            // It is about this message.
+            // The outcome concerns this notification, not the channel.
             Outcome::Never(_) | Outcome::Sent(_) => return None,
         };
         let health = self.health.entry(channel.to_owned()).or_default();
@@ -250,19 +251,19 @@ impl DeliveryQueue {
     }
 }
 
-/// Within the shortest and the longest pause.
+/// Limits a pause to the shortest and longest one.
 fn bounded(pause: Duration) -> Duration {
     pause.clamp(Duration::from_secs_f64(SHORTEST_PAUSE), Duration::from_secs_f64(LONGEST_PAUSE))
 }
 
-/// Notes on the row, which is `age` seconds old, what came of an attempt that ended at `now`. The pause until the next
-/// one, if there is to be one.
+/// Records in the row, which is `age` seconds old, the outcome of an attempt that ended at `now` (Unix seconds). Returns the pause
+/// until the next attempt, if any.
 pub fn settle(row: &mut OutboxRow, outcome: &Outcome, now: f64, age: f64) -> Duration {
     row.begun = None;
     let doubled = |at_least: Duration| {
         let least = at_least.as_secs_f64();
         let pause = (least * 2_f64.powi(i32::try_from(row.attempts.min(12)).unwrap_or(12) - 1)).min(DOUBLED_PAUSE);
-        // Spread, so that many do not come back in the same moment; never sooner than asked.
+        // Jitter, so that retries spread out; never sooner than the channel requested.
         pause.max(least) * (1.0 + 0.25 * spread(&row.id, row.attempts))
     };
     let (state, pause) = match outcome {
@@ -283,7 +284,7 @@ pub fn settle(row: &mut OutboxRow, outcome: &Outcome, now: f64, age: f64) -> Dur
     Duration::from_secs_f64(pause)
 }
 
-/// A number from 0 to 1 that differs from message to message and from attempt to attempt.
+/// Returns a number from 0 to 1 derived from the message ID and the attempt.
 fn spread(id: &str, attempt: u32) -> f64 {
     let sum = id.bytes().chain(attempt.to_le_bytes()).fold(7_u32, |sum, byte| sum.wrapping_mul(31) + u32::from(byte));
     f64::from(sum % 1000) / 1000.0
@@ -295,7 +296,7 @@ mod tests {
     use crate::alerting::message;
 
     #[test]
-    fn pauses_grow_are_spread_and_end_after_a_day() {
+    fn backs_off_with_jitter_and_gives_up_after_a_day() {
         let again = |least: u64| Outcome::TryAgainAfter {
             channel_rests: None,
             at_least: Duration::from_secs(least),
@@ -347,7 +348,8 @@ mod tests {
             Mono::default().plus(Duration::from_secs_f64(self.now))
         }
 
-        /// Waits for the next attempt and answers it: which message it was, when, and what is news of the channel.
+        /// Waits for the next attempt and answers it. Returns the message, the time, its state and the reported state of the
+        /// channel.
         fn answer(&mut self, outcome: &Outcome) -> (String, f64, Delivery, Option<ChannelState>) {
             for _ in 0..200_000 {
                 let mut begun = self.queue.begin(self.mono(), self.now);
@@ -365,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_cannot_be_reached_is_reported_within_half_a_minute_and_once() {
+    fn reports_an_unreachable_channel_once_within_30_s() {
         let mut sending = Sending::new(&["a"]);
         let mut reported = Vec::new();
         for _ in 0..8 {
@@ -380,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_that_wait_for_a_broken_channel_are_sent_as_soon_as_it_accepts_one() {
+    fn sends_waiting_messages_as_soon_as_a_broken_channel_accepts_one() {
         let broken = Outcome::ChannelBroken("404".to_owned());
         let mut sending = Sending::new(&["a", "b", "c"]);
         for _ in 0..3 {
@@ -393,7 +395,7 @@ mod tests {
             let (sent, at, ..) = sending.answer(&Outcome::Sent("ok".to_owned()));
             assert!(sent == name && at < 7.0, "{sent} at {at}");
         }
-        // A test that arrives is as good.
+        // An accepted test notification counts too.
         let mut sending = Sending::new(&["a"]);
         sending.answer(&broken);
         sending.now = 5.0;
@@ -403,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_without_a_reason_is_final_once_the_channel_accepts_other_messages() {
+    fn refusal_without_reason_is_final_once_other_messages_are_accepted() {
         let refused = Outcome::Refused("400 Bad Request".to_owned());
         let mut sending = Sending::new(&["a"]);
         let (.., state, news) = sending.answer(&refused);
@@ -418,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pause_is_shorter_than_a_second_or_longer_than_ten_minutes() {
+    fn pauses_are_between_one_second_and_ten_minutes() {
         for (asked, expected) in
             [(0, 1.0..=2.0), (4, 4.0..=4.5), (86_400, 600.0..=600.5), (u64::MAX / 2, 600.0..=600.5)]
         {
@@ -436,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_keeps_putting_messages_off_is_reported_after_a_quarter_of_an_hour() {
+    fn reports_a_channel_that_defers_messages_after_15_minutes() {
         let later =
             Outcome::TryAgainAfter { channel_rests: None, at_least: Duration::from_secs(60), why: "452".to_owned() };
         let mut sending = Sending::new(&["a"]);

@@ -1,4 +1,4 @@
-//! Counts what happens, and writes the answer for Prometheus when it is asked: between two questions it only counts.
+//! Counts events and renders them for Prometheus on request.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,13 +16,13 @@ use crate::exposition::counters::Counters;
 use crate::exposition::page::{self, Condition, Shape, Sight};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
-/// How long an answer may take to be written; who asks gives up about then.
+/// Time limit for rendering, about the scrape timeout.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
 
-/// What was counted; it outlives a restart of the actor.
+/// The counters; they survive restarts of the actor.
 pub type SharedCounters = Arc<Mutex<Counters>>;
 
-/// The actor.
+/// Serves Prometheus metrics.
 pub struct Exporter {
     io: Io,
     supervisor: Recipient<Report>,
@@ -33,7 +33,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Goes on with `counters`; shows them, the `newest` snapshot and the `alerts`.
+    /// Returns the actor. It renders `counters`, the `newest` snapshot and the `alerts`.
     #[must_use]
     pub fn new(
         io: Io,
@@ -50,7 +50,7 @@ impl Exporter {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Before names are counted that may be new.
+    /// Makes room before new names are counted.
     fn forget_old_names(&self) {
         if let Some(snapshot) = &*self.newest.load() {
             self.counters().keep_only(snapshot);

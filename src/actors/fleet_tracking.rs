@@ -1,5 +1,5 @@
-//! What the state tracker decides, without its I/O: lets [`Tracker`] decide and keeps what is not written down yet.
-//! [`super::state_tracker`] writes it down; the simulation runs it on models.
+//! The decisions of the state tracker, without I/O: runs [`Tracker`] and keeps what is not written yet. [`super::state_tracker`]
+//! writes it; the simulation writes it to models.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,48 +13,49 @@ use crate::fleet::time::Mono;
 use crate::fleet::tracker::{Advance, TickReadings, Tracker};
 use crate::fleet::worker_type::WorkerStateRecord;
 
-/// How often `last_seen_alive` is written down for types that are simply alive.
+/// Interval at which `last_seen_alive` of alive types is written.
 const REFRESH_RECORDS_EVERY: Duration = Duration::from_secs(30);
 
-/// The tracker, and what is to be written down of it.
+/// The tracker, and its unwritten results.
 pub struct FleetTracking {
     /// The tracker.
     pub tracker: Tracker,
-    /// Nothing is written in Redis.
+    /// Records are not written to Redis.
     observe_only: bool,
-    /// Events that neither Postgres nor Redis took yet, oldest first.
+    /// Events that neither Postgres nor Redis accepted yet, oldest first.
     unwritten: Vec<Arc<Event>>,
-    /// Types whose record changed and that Redis did not take yet.
+    /// Types with a changed record that Redis did not accept yet.
     unsaved: BTreeSet<Name>,
-    /// Types that are to be remembered as known, and are not yet.
+    /// New types that are not yet stored as known.
     unsaved_new: BTreeSet<Name>,
     records_refreshed: Mono,
 }
 
-/// What a tick came to.
+/// Result of a tick.
 pub struct Closed {
-    /// The new picture.
+    /// The new snapshot.
     pub snapshot: Snapshot,
-    /// To write before the snapshot and the events are published.
+    /// Rows to write before the snapshot and the events are published.
     pub to_write: ToWrite,
-    /// All records were due; so is what else is refreshed as often.
+    /// All records are due, and other data with the same refresh interval.
     pub refreshes: bool,
 }
 
-/// Events first, then the states they lead to: a restart in between finds them again, under the same key.
+/// Events are written before the states they lead to: after a restart in between, the tracker detects them again, under the same
+/// key.
 pub struct ToWrite {
     /// Events, oldest first.
     pub events: Arc<[Arc<Event>]>,
     /// Records of worker types.
     pub records: Vec<(Name, WorkerStateRecord)>,
-    /// Types to remember as known.
+    /// Types to store as known.
     pub new_types: Vec<Name>,
     /// Records of task failures.
     pub failures: FailureRecords,
 }
 
 impl ToWrite {
-    /// Whether there is nothing to write.
+    /// Returns whether there is nothing to write.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.events.is_empty()
@@ -65,7 +66,7 @@ impl ToWrite {
 }
 
 impl FleetTracking {
-    /// Of `tracker`. With `observe_only`, no record is to be written.
+    /// Wraps `tracker`. With `observe_only`, no records are written.
     #[must_use]
     pub fn new(tracker: Tracker, observe_only: bool) -> Self {
         Self {
@@ -78,7 +79,7 @@ impl FleetTracking {
         }
     }
 
-    /// Takes in a tick's readings; `None` if they are not newer than what was taken in already.
+    /// Applies the readings of a tick. Returns `None` if they are not newer than the previous ones.
     pub fn close(&mut self, readings: TickReadings) -> Option<Closed> {
         let read_at = readings.heartbeats.is_ok().then_some(readings.now);
         let Advance { events, snapshot, changed_types, new_types } = self.tracker.advance(readings)?;
@@ -107,18 +108,18 @@ impl FleetTracking {
         Some(Closed { snapshot, to_write, refreshes })
     }
 
-    /// The events are written down.
+    /// Marks the events as written.
     pub fn events_written(&mut self) {
         self.unwritten.clear();
     }
 
-    /// The records are written down. No tick was closed meanwhile.
+    /// Marks the records as written. No tick was closed in between.
     pub fn records_written(&mut self) {
         self.unsaved.clear();
         self.unsaved_new.clear();
     }
 
-    /// Knows nothing of a type any more; whether it was known.
+    /// Forgets a type. Returns whether it was known.
     pub fn forget(&mut self, name: &Name) -> bool {
         self.unsaved.remove(name);
         self.unsaved_new.remove(name);

@@ -1,4 +1,4 @@
-//! Reads heartbeats and markers: of consumers that are known while the tick's streams are read, the rest after it.
+//! Reads heartbeats and shutdown markers: those of known consumers while the streams are read, the others afterwards.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,23 +15,23 @@ use crate::redis_streams::connection::Kept;
 use crate::redis_streams::heartbeats_reader::HeartbeatsReader;
 use crate::redis_streams::worker_type_records;
 
-/// What the watcher knows; it outlives a restart of the actor.
+/// State of the watcher; it survives restarts of the actor.
 pub struct Watch {
     reader: HeartbeatsReader,
     connection: Kept,
-    /// Consumers of the last run are watched too.
+    /// Consumers of the previous run are loaded.
     restored: bool,
 }
 
 impl Watch {
-    /// Reads over `connection`.
+    /// Returns the state for reading over `connection`.
     #[must_use]
     pub fn new(connection: Kept) -> Self {
         Self { reader: HeartbeatsReader::default(), connection, restored: false }
     }
 }
 
-/// The actor.
+/// Reads heartbeats; see the module documentation.
 pub struct HeartbeatWatcher {
     io: Io,
     supervisor: Recipient<Report>,
@@ -42,7 +42,7 @@ pub struct HeartbeatWatcher {
 }
 
 impl HeartbeatWatcher {
-    /// Watches the consumers of `watched` streams.
+    /// Returns the actor; it reads heartbeats of consumers of `watched` streams.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, watched: Arc<WatchedStreams>, watch: Arc<Mutex<Watch>>) -> Self {
         Self { io, supervisor, watched, watch, reading: false, found: Vec::new() }
@@ -64,13 +64,13 @@ impl Actor for HeartbeatWatcher {
 impl Handler<Tick> for HeartbeatWatcher {
     type Result = ();
 
-    /// Redis answers this together with the streams: the thread that waits is woken once for both.
+    /// Redis answers this together with the streams, so that the waiting thread wakes once for both.
     fn handle(&mut self, tick: Tick, ctx: &mut Self::Context) {
         if self.reading {
             return;
         }
         let (io, watch) = (self.io.clone(), Arc::clone(&self.watch));
-        // If it gets stuck, there is time left to read all of it again, over another connection.
+        // Half of the deadline, so that everything can be read again over another connection if this one hangs.
         let reading = self.io.run(tick.deadline / 2, REDIS_LATE, async move {
             let mut watch = watch.lock().await;
             let mut redis = watch.connection.take().await?;
@@ -78,7 +78,7 @@ impl Handler<Tick> for HeartbeatWatcher {
             watch.connection.keep(redis);
             Ok(())
         });
-        // What it did not get is asked for again.
+        // Missing answers are requested again after the streams.
         ctx.spawn(reading.into_actor(self).map(|_, _, _| ()));
     }
 }
@@ -99,7 +99,7 @@ impl Handler<StreamsRead> for HeartbeatWatcher {
         let deadline = message.deadline.max(Duration::from_millis(100));
         let reading = self.io.run(deadline, REDIS_LATE, async move {
             let mut watch = watch.lock().await;
-            // Before those of the last run, whose names are not kept a second time then.
+            // Before the consumers of the previous run, so that their names are not stored twice.
             watch.reader.follow(&streams);
             if !watch.restored {
                 let records = worker_type_records::load(&io.redis).await?;

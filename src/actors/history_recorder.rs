@@ -1,5 +1,5 @@
-//! Records the snapshot's series at every interval: the recent window to Redis, the archive to
-//! Postgres. What Postgres does not take waits on disk, and goes first when it is back.
+//! Records the series of the snapshot at every interval: recent samples in Redis, the archive in Postgres. Recordings that Postgres
+//! does not accept are spooled on disk and written first when it is reachable again.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,42 +18,42 @@ use crate::postgres::history::metrics;
 use crate::redis_streams::recent_series;
 use crate::spool::Spool;
 
-/// How long writing may take in each place.
+/// Time limit for a write, per data source.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
-/// How often series that ended are forgotten, counted in recordings.
+/// Number of recordings between removals of ended series.
 const FORGET_EVERY: u64 = 120;
-/// Recordings moved from the disk to Postgres at a time.
+/// Maximum number of spooled recordings moved to Postgres at a time.
 const SPOOL_BATCH: usize = 100;
 
-/// How often, and how much is kept.
+/// Interval and retention of recordings.
 #[derive(Debug, Clone, Copy)]
 pub struct Recording {
-    /// How often series are recorded: whole seconds.
+    /// Interval; whole seconds.
     pub interval: Duration,
-    /// How long Redis keeps them.
+    /// Retention in Redis.
     pub recent: Duration,
 }
 
-/// What waits on disk; it outlives a restart of the actor.
+/// The spool; it survives restarts of the actor.
 pub type SharedSpool = Arc<Mutex<Spool>>;
 
-/// The actor.
+/// Records series; see the module documentation.
 pub struct HistoryRecorder {
     io: Io,
     supervisor: Recipient<Report>,
     recording: Recording,
     spool: SharedSpool,
-    /// The interval recorded last.
+    /// Interval that was recorded last.
     last: Option<i64>,
-    /// Recordings in Redis since the start.
+    /// Number of recordings in Redis since the start.
     recordings: u64,
-    /// Something is on its way to Postgres.
+    /// A write to Postgres is in progress.
     writing: bool,
-    /// Something may wait on disk.
+    /// The spool may not be empty.
     spooled: bool,
 }
 
-/// One recording, as it waits on disk.
+/// A recording, as spooled.
 #[derive(Serialize, Deserialize)]
 struct Recorded {
     /// Unix seconds.
@@ -62,7 +62,7 @@ struct Recorded {
 }
 
 impl HistoryRecorder {
-    /// Records through `io`; what has to wait does so in `spool`.
+    /// Returns the actor; `spool` holds recordings while Postgres is unreachable.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, recording: Recording, spool: SharedSpool) -> Self {
         Self { io, supervisor, recording, spool, last: None, recordings: 0, writing: false, spooled: true }
@@ -102,14 +102,14 @@ impl HistoryRecorder {
         }));
     }
 
-    /// To Postgres, unless others wait before it: order is kept.
+    /// Writes a recording to Postgres, or to the spool if earlier ones wait there, to keep the order.
     fn archive(&mut self, recorded: Recorded, ctx: &mut Context<Self>) {
         let straight = !self.writing && !self.spooled && self.io.archive_is_ready();
         let (pool, spool) = (self.io.postgres.clone(), Arc::clone(&self.spool));
         let io = self.io.clone();
         self.writing |= straight;
-        // Postgres has its deadline below. The spool has none: a monitor that was stopped finds every deadline passed when
-        // it continues, and would drop the recording on its way to disk.
+        // Only the write to Postgres has a deadline. A monitor that was stopped finds every deadline expired when it continues, and
+        // would lose the recording on its way to disk.
         let archiving = self.io.run(Duration::MAX, POSTGRES_LATE, async move {
             if straight {
                 let ticks = [(recorded.ts * SECOND, recorded.samples)];
@@ -145,8 +145,7 @@ impl HistoryRecorder {
         }));
     }
 
-    /// Moves what waits on disk to Postgres: stored first, then dropped; stored once however often
-    /// that is cut short.
+    /// Moves spooled recordings to Postgres: stores them, then removes them. Each is stored once, even if this is interrupted.
     fn catch_up(&mut self, ctx: &mut Context<Self>) {
         if self.writing || !self.spooled || !self.io.archive_is_ready() {
             return;
@@ -190,7 +189,7 @@ async fn move_some(pool: &PgPool, spool: SharedSpool) -> Result<usize, SourceTro
         on_disk(move || peeked.lock().unwrap_or_else(PoisonError::into_inner).peek(SPOOL_BATCH)).await?;
     let count = lines.len();
     let recorded = lines.iter().filter(|line| !line.is_empty()).filter_map(|line| {
-        // A line that a crash or a full disk tore is no recording.
+        // A line that was torn by a crash or a full disk is skipped.
         let recorded = serde_json::from_str::<Recorded>(line);
         recorded.inspect_err(|error| tracing::warn!(%error, "skipped a truncated record in the spool")).ok()
     });
@@ -232,8 +231,7 @@ impl Handler<SnapshotTaken> for HistoryRecorder {
             return;
         }
         self.last = Some(interval);
-        // At the interval's beginning: then two monitors record the same moments, and even times
-        // take next to no room.
+        // Aligned to the interval, so that two instances record the same times, and regular times compress well.
         let ts = interval * seconds;
         let samples = series::of(&snapshot);
         if samples.is_empty() {

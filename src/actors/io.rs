@@ -1,8 +1,8 @@
-//! How actors do their I/O: each query is a task of its own, so that no actor waits for another's,
-//! and a panic in a query is an error, not an actor's end.
+//! I/O of actors: each query runs as a separate task, so that no actor waits for another's query and a panic in a query is an error
+//! and not the end of an actor.
 //!
-//! The tasks run on the actors' own thread: most of a tick at rest is waking threads, and one thread
-//! wakes half as often as two. What computes for long is sent to a thread for that.
+//! The tasks run on the thread of the actors: in an idle monitor, waking threads dominates the cost of a tick. Long computations
+//! run on a blocking thread.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,19 +17,19 @@ use crate::fleet::time::Mono;
 use crate::postgres::connection::PgPool;
 use crate::redis_streams::connection::Pool;
 
-/// Connections for the requests of clients. They are apart from those of the actors, so that no client can delay a
-/// reading, an alert or a notification, and no reader a change or its row in the audit.
+/// Connections for requests of clients. They are separate from those of the actors, so that clients cannot delay a poll, an alert
+/// or a notification; reads are separate from changes, so that reads cannot delay a change or its row in the audit log.
 #[derive(Clone)]
 pub struct WebPools {
     /// Redis.
     pub redis: Pool,
-    /// Postgres, for requests that change nothing.
+    /// Postgres, for read-only requests.
     pub reads: PgPool,
-    /// Postgres, for changes and the audit.
+    /// Postgres, for changes and the audit log.
     pub changes: PgPool,
 }
 
-/// The way out: runtime, pools and clocks, shared by all actors.
+/// Runtime, pools and clocks, shared by all actors.
 #[derive(Clone)]
 pub struct Io {
     runtime: Handle,
@@ -39,7 +39,7 @@ pub struct Io {
     pub postgres: PgPool,
     /// Redis and Postgres, for the requests of clients.
     pub web: WebPools,
-    /// Nothing may be changed in Redis or in the fleet's tables (`MONITOR_OBSERVE_ONLY`).
+    /// Nothing may be changed in Redis or the fleet's tables (`MONITOR_OBSERVE_ONLY`).
     pub observe_only: bool,
     started: Instant,
     archive_ready: Arc<AtomicBool>,
@@ -47,7 +47,7 @@ pub struct Io {
 }
 
 impl Io {
-    /// Work is done on `runtime`.
+    /// Returns the I/O of actors; tasks run on `runtime`.
     #[must_use]
     pub fn new(runtime: Handle, (redis, postgres): (Pool, PgPool), web: WebPools, observe_only: bool) -> Self {
         Self {
@@ -62,24 +62,24 @@ impl Io {
         }
     }
 
-    /// Whether the database's tables are up to date: before that nothing is archived.
+    /// Returns whether the tables are migrated. Nothing is archived before.
     #[must_use]
     pub fn archive_is_ready(&self) -> bool {
         self.archive_ready.load(Ordering::Relaxed)
     }
 
-    /// The database's tables are up to date.
+    /// Marks the tables as migrated.
     pub fn set_archive_ready(&self) {
         self.archive_ready.store(true, Ordering::Relaxed);
     }
 
-    /// Why Postgres refused to write last, if nothing was written since: a full disk, say.
+    /// Returns why Postgres refused the last write, such as a full disk; `None` if it succeeded.
     #[must_use]
     pub fn refused_write(&self) -> Option<SourceTrouble> {
         self.refused_write.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Notes how a write to Postgres went, as far as that says something about its condition.
+    /// Records the result of a write to Postgres, if it indicates the state of the server.
     pub fn note_write<T>(&self, written: &Result<T, SourceTrouble>) {
         let refused = match written {
             Ok(_) => None,
@@ -89,20 +89,20 @@ impl Io {
         *self.refused_write.lock().unwrap_or_else(PoisonError::into_inner) = refused;
     }
 
-    /// Now, on the clock that never jumps.
+    /// Returns the time of the monotonic clock.
     #[must_use]
     pub fn now(&self) -> Mono {
         Mono(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// Now, on the wall, Unix seconds.
+    /// Returns the time of the wall clock, Unix seconds.
     #[must_use]
     pub fn wall(&self) -> f64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
     }
 
-    /// As [`Io::run`], but the work ends when nobody waits for its answer any more: a client that hangs up leaves no
-    /// query behind.
+    /// Like [`Io::run`], but cancels the work when the caller drops the future, so that no query continues for a disconnected
+    /// client.
     pub fn read<T: Send + 'static, W: Future<Output = Result<T, SourceTrouble>> + Send + 'static>(
         &self,
         deadline: Duration,
@@ -123,14 +123,14 @@ impl Io {
         }
     }
 
-    /// Does `work` as a task of its own and answers within `deadline`, whatever happens.
+    /// Runs `work` as a separate task and returns its result within `deadline`.
     pub fn run<T: Send + 'static, W: Future<Output = Result<T, SourceTrouble>> + Send + 'static>(
         &self,
         deadline: Duration,
         late: &'static str,
         work: W,
     ) -> impl Future<Output = Result<T, SourceTrouble>> + use<T, W> {
-        // In a box: a task is moved as a whole when it begins, when it ends and when its answer is taken.
+        // Boxed: a task is moved as a whole when it starts, when it ends and when its result is taken.
         let work = Box::pin(work);
         let task = self.runtime.spawn(async move { tokio::time::timeout(deadline, work).await }.in_current_span());
         let refused_write = Arc::clone(&self.refused_write);
@@ -151,10 +151,10 @@ impl Io {
     }
 }
 
-/// What is said when Redis timed out.
+/// Error text of a timeout of Redis.
 pub const REDIS_LATE: &str = "Redis timed out";
-/// What is said when Postgres timed out.
+/// Error text of a timeout of Postgres.
 pub const POSTGRES_LATE: &str = "Postgres timed out";
-/// What is said when a change is asked of a monitor that only observes.
+/// Error text of changes that an observer refuses.
 pub const OBSERVES_ONLY: &str = "this monitor is read-only (MONITOR_OBSERVE_ONLY=yes); restart it with \
  MONITOR_OBSERVE_ONLY=no to make changes";

@@ -1,8 +1,8 @@
-//! Cleans up every five minutes and when somebody asks: lets [`Plan`] say what, then acknowledges phantom pending IDs,
-//! trims streams, deletes stale consumers, ends queries that never will, and writes down what came of it.
+//! Cleans up every five minutes and on request: [`Plan`] decides, then the janitor acknowledges phantom pending IDs, trims streams,
+//! deletes stale consumers, marks timed-out queries as abandoned, and records the result.
 //!
-//! Of several monitors one does a pass, by a lease in Redis that is kept while it is under way. Every
-//! step is whole in itself, so a pass may be cut off anywhere: the next one does the rest.
+//! One instance runs a cleanup at a time; it renews a lease in Redis during the run. Every step is complete in itself, so an
+//! interrupted run is continued by the next one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,66 +24,66 @@ use crate::postgres::janitor;
 use crate::redis_streams::cleaning::{self, PhantomRules, Turn};
 use crate::redis_streams::{query_search, sweeps};
 
-/// How often a pass is due.
+/// Interval of scheduled cleanup runs.
 const EVERY: Duration = Duration::from_secs(300);
-/// How often it is asked whether one is, if nobody can say when it will be.
+/// Interval of checks whether a run is due, if that time is unknown.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// No step begins later than this in a pass; what is left is the next one's.
+/// No step starts later than this in a run; the next run does the rest.
 const BUDGET: Duration = Duration::from_secs(240);
-/// A pass is given up after this long.
+/// Time limit for a run.
 const PASS_WITHIN: Duration = Duration::from_secs(290);
-/// How long the search for the last streams of abandoned queries may take.
+/// Time limit for finding the last streams of abandoned queries.
 const SEARCH_WITHIN: Duration = Duration::from_secs(10);
-/// How often the turn is kept while a pass is under way.
+/// Interval at which the lease is renewed during a run.
 const KEEP_EVERY: Duration = Duration::from_secs(5);
-/// Pending IDs looked at in a group that shows no sign of phantoms.
+/// Pending IDs to examine in a group without signs of phantoms.
 const UNSUSPECTED: u64 = 10_000;
-/// After how long it is worth asking again for what could not be done yet, seconds.
+/// Retry time reported to clients, seconds.
 const RETRY_AFTER_SEC: u64 = 5;
-/// How often old queries are deleted, seconds.
+/// Interval of deletions of old queries, seconds.
 const RETENTION_EVERY_SEC: f64 = 86_400.0;
 
-/// What the janitor needs to know beforehand.
+/// Settings of the janitor.
 #[derive(Debug, Clone)]
 pub struct JanitorSettings {
-    /// Queries older than this that never reached an end are abandoned.
+    /// Age at which a query without a result is marked as abandoned.
     pub abandoned_after: Duration,
-    /// Final queries are kept so many days; 0: for ever.
+    /// Retention of final queries, days; 0 keeps them.
     pub query_days: u32,
-    /// The streams it may touch.
+    /// Streams that it may change.
     pub may_touch: WatchedStreams,
-    /// The reclaim floor of streams that the contract does not name.
+    /// Reclaim threshold of streams without a configured one.
     pub default_floor: Duration,
 }
 
-/// The actor.
+/// Runs the cleanup; see the module documentation.
 pub struct Janitor {
     io: Io,
     supervisor: Recipient<Report>,
     settings: Arc<JanitorSettings>,
-    /// Names this monitor while it has the turn.
+    /// Identifies this instance as the holder of the lease.
     holder: String,
     newest: Option<Arc<Snapshot>>,
     running: bool,
 }
 
-/// How asking for a pass went.
+/// Result of requesting a run.
 enum Went {
     Done(Box<Outcome>),
     NotDue(Duration),
     Taken,
-    /// Its turn was over before it was.
+    /// The lease was lost during the run.
     Lost,
 }
 
 impl Janitor {
-    /// A janitor that works through `io`.
+    /// Returns the actor.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, settings: Arc<JanitorSettings>) -> Self {
         Self { io, supervisor, settings, holder: Uuid::new_v4().to_string(), newest: None, running: false }
     }
 
-    /// Makes a pass if one is due, and looks again later.
+    /// Starts a run if one is due, and schedules the next check.
     fn look(&mut self, ctx: &mut Context<Self>) {
         if self.running {
             rest::later(ctx, LOOK_EVERY, Self::look);
@@ -161,7 +161,7 @@ impl Janitor {
     }
 }
 
-/// Ends when the turn is somebody else's.
+/// Renews the lease; returns when another instance holds it.
 async fn keep_turn(io: &Io, holder: &str) {
     loop {
         tokio::time::sleep(KEEP_EVERY).await;
@@ -202,7 +202,7 @@ async fn clean_up(io: &Io, settings: &JanitorSettings, plan: Plan, asked_by: Opt
     }
     failpoint::reached("janitor.tidied");
     if pass.is_some() {
-        // Of drops that were cut off, which of the two places has the entry.
+        // Determines for interrupted moves to the recycle bin whether the stream or the bin has the message.
         let sources = Sources { redis: io.redis.clone(), postgres: io.postgres.clone() };
         if let Err(trouble) = recycle::settle_overdue(&sources).await {
             outcome.errors.push(format!("the recycle bin: {}", trouble.detail));
@@ -214,7 +214,7 @@ async fn clean_up(io: &Io, settings: &JanitorSettings, plan: Plan, asked_by: Opt
                 outcome.errors.push(trouble.detail);
             }
         } else if let Ok(false) = janitor::has_queries(&io.postgres).await {
-            // A fleet that keeps none here: nothing to say.
+            // The fleet has no query tables: nothing to report.
         } else {
             outcome.left_out.push("queries and callbacks: Postgres is unreachable".to_owned());
         }
@@ -324,7 +324,7 @@ async fn end_queries(
             break;
         }
     }
-    // What an earlier run of this pass found is told with the rest.
+    // Results of an earlier, interrupted attempt at this run are reported too.
     let mut counted = janitor::counted(pool, pass).await?;
     if let Err(trouble) = find_last_streams(io, settings, (pass, plan), &mut counted.queries, until).await {
         outcome.left_out.push(format!("the last streams of abandoned queries: {}", trouble.detail));
@@ -353,7 +353,7 @@ async fn end_queries(
     }
 }
 
-/// Looks for the streams on which abandoned queries were last, and writes them down.
+/// Finds and stores the streams that the abandoned queries reached last.
 async fn find_last_streams(
     io: &Io,
     settings: &JanitorSettings,

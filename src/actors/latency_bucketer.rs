@@ -1,8 +1,8 @@
-//! Archives how long tasks took: sets the workers' durations aside at every interval, stores what
-//! they come to, and only then drops them. Whatever is cut short is found again and counted once.
+//! Archives run times of tasks: moves the durations from the workers' lists to batches at every interval, archives them, and then
+//! deletes the batches. An interrupted round is repeated, and each batch is counted once.
 //!
-//! While an older monitor is active the durations are left to it: whoever drains a list takes it from the other. A
-//! monitor that only observes drains nothing, and records those that stand in the lists when it reads them.
+//! While an older monitor is active, it drains the lists instead, since a duration can be drained only once. A monitor in
+//! observe-only mode drains nothing; it records the durations that it finds in the lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,33 +21,33 @@ use crate::postgres::history::latency;
 use crate::redis_streams::connection::checkout;
 use crate::redis_streams::durations;
 
-/// How long one round may take.
+/// Time limit for a round.
 const ROUND_WITHIN: Duration = Duration::from_secs(20);
 
-/// The actor.
+/// Archives run times of tasks; see the module documentation.
 pub struct LatencyBucketer {
     io: Io,
     supervisor: Recipient<Report>,
     interval: Duration,
-    /// The interval drained last.
+    /// Interval that was drained last.
     last: Option<i64>,
-    /// Batches may wait: from before the start, or because a round did not end well.
+    /// Batches may wait, from before the start or because a round failed.
     waiting: bool,
     working: bool,
-    /// The lists as last read by a monitor that only observes.
+    /// The lists as last read in observe-only mode.
     read: BTreeMap<Name, Vec<u64>>,
 }
 
 impl LatencyBucketer {
-    /// Archives at every `interval` (whole seconds).
+    /// Returns the actor; `interval` is in whole seconds.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, interval: Duration) -> Self {
         Self { io, supervisor, interval, last: None, waiting: true, working: false, read: BTreeMap::new() }
     }
 }
 
-/// Sets aside what `streams` have, if any are given, tells what that is, and archives what waits.
-/// Answers how many batches it archived.
+/// Moves the durations of `streams` (if given) to batches, reports them, and archives waiting batches. Returns the number of
+/// archived batches.
 async fn round(
     io: Io,
     supervisor: Recipient<Report>,
@@ -88,8 +88,7 @@ async fn round(
     }
 }
 
-/// Reads the lists of `streams` without changing them, and archives what was pushed since they read as `before`.
-/// Answers how they read now.
+/// Reads the lists of `streams` without changing them, and archives durations that were pushed since `before`. Returns the lists.
 async fn sample(
     io: Io,
     supervisor: Recipient<Report>,
@@ -117,14 +116,14 @@ async fn sample(
     Ok(lists.into_iter().collect())
 }
 
-/// A batch as it is archived; `None` if another monitor dropped it meanwhile.
+/// Converts a batch for the archive; `None` if another instance deleted it meanwhile.
 fn archived_form(batch: &durations::Batch, interval: Duration) -> Option<latency::Batch> {
     let interval = Micros::try_from(interval.as_micros()).unwrap_or(1).max(1);
     let drained = batch.drained_ms * 1000;
     Some(latency::Batch {
         id: batch.id,
         stream: batch.stream.to_text(),
-        // It is drained as an interval ends: its tasks finished in that one.
+        // Batches are drained at the end of an interval: its tasks finished in that interval.
         at: (drained.div_euclid(interval) - 1) * interval,
         latency: Latency::of_durations(&batch.durations)?,
     })
@@ -152,7 +151,7 @@ impl Handler<SnapshotTaken> for LatencyBucketer {
         let due = self.last != Some(interval) && !is_left_to_another;
         let archive = self.io.archive_is_ready() && snapshot.postgres.source.is_current();
         let catches_up = self.waiting && archive && !self.io.observe_only;
-        // What is only read stays where it is until it can be recorded.
+        // Durations that are only read stay in the lists until they can be recorded.
         if !(due || catches_up) || (self.io.observe_only && !archive) {
             return;
         }

@@ -1,5 +1,5 @@
-//! Feeds everyone who watches: each message is made once per tick, whatever the number of
-//! sessions, and a session that does not read can hold nobody up.
+//! Sends updates to clients: each message is rendered once per tick for all sessions, and a session that does not read is dropped
+//! instead of delaying the others.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::messages::{
 use crate::fleet::snapshot::Snapshot;
 use crate::pages::LiveView;
 
-/// The actor.
+/// Sends updates to clients; see the module documentation.
 pub struct LiveFeed {
     supervisor: Recipient<Report>,
     view: LiveView,
@@ -27,7 +27,7 @@ pub struct LiveFeed {
 }
 
 impl LiveFeed {
-    /// Feeds `view` to sessions.
+    /// Returns the actor; it renders `view`.
     #[must_use]
     pub fn new(supervisor: Recipient<Report>, view: LiveView) -> Self {
         Self {
@@ -42,7 +42,7 @@ impl LiveFeed {
         }
     }
 
-    /// Renders the newest snapshot unless that is done; the changes, if there were any.
+    /// Renders the newest snapshot, unless that was done. Returns the changes, if any.
     fn render(&mut self) -> Result<Option<String>, String> {
         let Some(snapshot) = self.newest.as_ref().filter(|_| !self.rendered) else { return Ok(None) };
         self.rendered = true;
@@ -53,7 +53,7 @@ impl LiveFeed {
     }
 }
 
-/// Sends to all that take it; those that do not are dropped and counted.
+/// Sends to all sessions. Drops and counts those that do not accept the message.
 fn send_all(sessions: &mut Vec<Recipient<Push>>, text: &ByteString) -> u64 {
     let mut jammed = 0;
     sessions.retain(|session| match session.try_send(Push::Text(text.clone())) {
@@ -67,7 +67,7 @@ fn send_all(sessions: &mut Vec<Recipient<Push>>, text: &ByteString) -> u64 {
     jammed
 }
 
-/// The contract's websocket message; with `new_alerts` if any fired since the one before.
+/// Returns the websocket message of the API; with `new_alerts` if alerts fired since the previous one.
 fn snapshot_message(snapshot: &Snapshot, fired: &[String]) -> Option<ByteString> {
     let mut json = serde_json::to_string(snapshot).ok()?;
     if !fired.is_empty() && json.pop() == Some('}') {
@@ -127,7 +127,7 @@ impl Handler<Join> for LiveFeed {
                 self.snapshots.push(join.session);
             }
             Feed::Changes { epoch, tick } => {
-                // Those who are here already must not miss what this rendering finds changed.
+                // Connected sessions must get the changes that this rendering finds.
                 if let Ok(Some(text)) = self.render() {
                     self.jammed += send_all(&mut self.changes, &text.into());
                 }

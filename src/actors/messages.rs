@@ -1,7 +1,6 @@
-//! Every message between actors: who sends it, who takes it, whether it may be lost.
+//! All messages between actors: sender, receiver, and the effect of a loss.
 //!
-//! Children know the supervisor only ([`Report`] up, the rest down); sessions and handlers of the
-//! web front end know it too.
+//! Child actors know only the supervisor ([`Report`] to it, the others from it); so do sessions and handlers of the web front end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,7 +57,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// All of them.
+    /// All roles.
     pub const ALL: [Self; 13] = [
         Self::StreamPoller,
         Self::HeartbeatWatcher,
@@ -76,85 +75,81 @@ impl Role {
     ];
 }
 
-/// Supervisor → StreamPoller, HeartbeatWatcher, DatabaseProbe, StateTracker, AlertEvaluator: a tick begins. May be
-/// lost: the next one comes.
+/// Supervisor → StreamPoller, HeartbeatWatcher, DatabaseProbe, StateTracker, AlertEvaluator: a tick starts. If lost: the next one
+/// follows.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Tick {
-    /// Counts up.
+    /// Number of the tick, increasing.
     pub n: u64,
-    /// When it began.
+    /// Start of the tick.
     pub at: Mono,
-    /// How long a source may take.
+    /// Time limit for a data source.
     pub deadline: Duration,
 }
 
-/// StreamPoller → supervisor → HeartbeatWatcher, StateTracker. May be lost: the tick then closes
-/// without it.
+/// StreamPoller → supervisor → HeartbeatWatcher, StateTracker: the streams were read. If lost: the tick closes without them.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct StreamsRead {
-    /// The tick it belongs to.
+    /// Tick of the reading.
     pub tick: u64,
-    /// The reading, or why there is none.
+    /// The reading, or the error.
     pub reading: Result<Arc<StreamsReading>, SourceTrouble>,
-    /// Heartbeat keys that discovery came across.
+    /// Heartbeat keys that discovery found.
     pub heartbeat_keys: Vec<Vec<u8>>,
-    /// What is left of the tick for reading the heartbeats.
+    /// Time left in the tick for reading heartbeats.
     pub deadline: Duration,
 }
 
-/// Supervisor → HeartbeatWatcher: heartbeat keys that a walk of the keyspace came
-/// across. May be lost: the next walk finds them too.
+/// Supervisor → HeartbeatWatcher: heartbeat keys that a walk of the keyspace found. If lost: the next walk finds them again.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct FoundHeartbeats(pub Vec<Vec<u8>>);
 
-/// HeartbeatWatcher → supervisor → StateTracker. May be lost, as [`StreamsRead`].
+/// HeartbeatWatcher → supervisor → StateTracker: heartbeats were read. If lost: as [`StreamsRead`].
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct HeartbeatsRead {
-    /// The tick it belongs to.
+    /// Tick of the reading.
     pub tick: u64,
-    /// The reading, or why there is none.
+    /// The reading, or the error.
     pub reading: Result<Arc<HeartbeatsReading>, SourceTrouble>,
 }
 
-/// DatabaseProbe → supervisor → StateTracker. May be lost: the last figures stay, with their age.
+/// DatabaseProbe → supervisor → StateTracker: the database was measured. If lost: the previous figures remain, with their age.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct DatabaseRead {
-    /// The tick it belongs to.
+    /// Tick of the reading.
     pub tick: u64,
-    /// The reading, or why there is none.
+    /// The reading, or the error.
     pub reading: Result<Arc<DatabaseReading>, SourceTrouble>,
 }
 
-/// StateTracker → supervisor → LiveFeed, HistoryRecorder, LatencyBucketer, Janitor, AlertEvaluator, and
-/// everyone who asks for the newest snapshot. May be lost: the next one holds everything, and durations wait in
-/// Redis.
+/// StateTracker → supervisor → LiveFeed, HistoryRecorder, LatencyBucketer, Janitor, AlertEvaluator, and readers of the newest
+/// snapshot. If lost: the next one is complete, and durations wait in Redis.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct SnapshotTaken(pub Arc<Snapshot>);
 
-/// StateTracker → supervisor → AlertEvaluator, Exporter: events that are written down. What is lost here is a
-/// delay, never a loss: they can be read back from `monitor_events`, and alerts hang on the
-/// snapshot's states. Only a count for Prometheus then lacks them.
+/// StateTracker → supervisor → AlertEvaluator, Exporter: events that are written. If lost: they are still in `monitor_events`, and
+/// alerts depend on the states in the snapshot; only counters for Prometheus miss them.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct FleetChanged(pub Arc<[Arc<Event>]>);
 
-/// Child → supervisor: everything a child has to say.
+/// Child → supervisor: all messages of a child.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub enum Report {
     /// See [`StreamsRead`].
     Streams(StreamsRead),
-    /// A walk of the keyspace is done; see [`FoundHeartbeats`].
+    /// A walk of the keyspace ended; see [`FoundHeartbeats`].
     Walked {
-        /// It found streams that are not read yet: a tick is worth beginning at once.
+        /// It found new streams, so the next tick should start immediately.
         news: bool,
-        /// Heartbeat keys it came across.
+        /// Heartbeat keys that it found.
         heartbeat_keys: Vec<Vec<u8>>,
     },
     /// See [`HeartbeatsRead`].
@@ -177,130 +172,125 @@ pub enum Report {
     Finished(TasksFinished),
     /// See [`PassEnded`].
     Passed(PassEnded),
-    /// The dispatcher begins with an empty queue; see [`ReadBack`].
+    /// The dispatcher started with an empty queue; see [`ReadBack`].
     DispatcherStarted,
-    /// The actor ended, by a panic too; it is started again.
+    /// The actor ended, possibly by a panic; it is restarted.
     Ended(Role),
 }
 
-/// AlertEvaluator → supervisor → AlertDispatcher: messages that are written down. If lost, they
-/// are read back when the evaluator or the dispatcher starts again.
+/// AlertEvaluator → supervisor → AlertDispatcher: written notifications. If lost: they are reloaded when the evaluator or the
+/// dispatcher restarts.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct Deliver {
-    /// The messages, in order.
+    /// The notifications, in order.
     pub rows: Vec<OutboxRow>,
-    /// Whatever was queued before is not this monitor's to send.
+    /// Previously queued notifications no longer belong to this instance.
     pub instead_of_all: bool,
-    /// The term in which they are sent; see [`super::alert_ledger`].
+    /// Term in which they are sent; see [`super::alert_ledger`].
     pub term: u64,
 }
 
-/// AlertEvaluator → supervisor → LiveFeed, with every tick. May be lost: the next one holds everything.
+/// AlertEvaluator → supervisor → LiveFeed, with every tick. If lost: the next one is complete.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct AlertsNow {
-    /// Alerts firing.
+    /// Firing alerts.
     pub firing: Vec<FiringAlert>,
-    /// What fired and was over lately, newest first.
+    /// Alert events, newest first.
     pub recent: Vec<Arc<Event>>,
-    /// Alerts that fired since, as `/api/alerts` lists them: JSON.
+    /// Alerts that fired since the previous message, as in `/api/alerts`: JSON.
     pub fired: Vec<String>,
 }
 
-/// AlertDispatcher → supervisor → AlertEvaluator: a channel refuses messages, or takes them again.
-/// Sent for the first answer of a term and for each that differs. May be lost: then the alert stays until the next
-/// one.
+/// AlertDispatcher → supervisor → AlertEvaluator: a channel refuses notifications, or accepts them again. Sent for the first answer
+/// of a term and when the state changes. If lost: the alert remains until the next one.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct ChannelState {
-    /// The channel.
+    /// Name of the channel.
     pub name: String,
-    /// Why it refuses; `None` when it takes messages.
+    /// Reason of the refusal; `None` if it accepts notifications.
     pub broken: Option<String>,
 }
 
-/// AlertDispatcher → supervisor → Exporter: an attempt to tell somebody ended. May be lost: a count then lacks it.
+/// AlertDispatcher → supervisor → Exporter: an attempt to send ended. If lost: a counter misses it.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct Attempted {
-    /// The channel.
+    /// Name of the channel.
     pub channel: String,
-    /// How.
+    /// Result of the attempt.
     pub result: Attempt,
 }
 
-/// LatencyBucketer → supervisor → Exporter: how long tasks took, milliseconds each, by stream; each task once. May be
-/// lost: a count then lacks them, the archive does not.
+/// LatencyBucketer → supervisor → Exporter: run times of finished tasks by stream, milliseconds; each task once. If lost: a counter
+/// misses them; the archive has them.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct TasksFinished(pub Vec<(Name, Vec<u64>)>);
 
-/// Janitor → supervisor → Exporter: what a pass came to; `None` when it was cut off. May be lost: a count then lacks
-/// it.
+/// Janitor → supervisor → Exporter: result of a cleanup run; `None` if it was interrupted. If lost: a counter misses it.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct PassEnded(pub Option<Box<Outcome>>);
 
-/// Supervisor → Exporter: a tick is done, and how long it took. May be lost: a count then lacks it.
+/// Supervisor → Exporter: duration of a completed tick. If lost: a counter misses it.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct TickTook(pub Duration);
 
-/// Web → supervisor: the answer for Prometheus. Not lost: the asker waits.
+/// Web → supervisor: render the metrics. Not lost: the client waits for the reply.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<String, String>")]
 pub struct GetMetrics(pub Format);
 
-/// Supervisor → Exporter: the same, with how everyone is.
+/// Supervisor → Exporter: render the metrics, with the internal state of the monitor.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<String, String>")]
 pub struct RenderMetrics {
-    /// In which format.
+    /// Format of the metrics.
     pub format: Format,
     /// Internal state of the monitor.
     pub health: Health,
 }
 
-/// Supervisor → AlertEvaluator: read back what waits to be sent, and hand it on. If lost, messages
-/// wait for the next start.
+/// Supervisor → AlertEvaluator: reload the waiting notifications and pass them to the dispatcher. If lost: they wait for the next
+/// start.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct ReadBack;
 
-/// Web → supervisor → AlertEvaluator: what somebody wants done. Not lost: the asker waits for what
-/// is said, or why it was not done.
+/// Web → supervisor → AlertEvaluator: a command of a user. Not lost: the client waits for the result.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<String, String>")]
 pub enum AlertOrder {
-    /// Keep quiet about something, or acknowledge it.
+    /// Add a silence or an acknowledgement.
     Silence(Silence),
-    /// No longer.
+    /// End a silence.
     EndSilence(Uuid),
-    /// Read the rules' file again.
+    /// Reload the rules file.
     Reload,
 }
 
-/// Web → supervisor → Janitor: clean up now. Not lost: the asker waits for what came of it, or why
-/// nothing was done.
+/// Web → supervisor → Janitor: start a cleanup run. Not lost: the client waits for the result.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<Outcome, String>")]
 pub struct CleanUp {
-    /// Who asks.
+    /// Name of the user.
     pub asked_by: String,
 }
 
-/// Web → supervisor → StateTracker: forget a worker type; whether it was known. Not lost: the asker
-/// waits.
+/// Web → supervisor → StateTracker: forget a worker type; replies whether it was known. Not lost: the client waits for the reply.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<bool, String>")]
 pub struct ForgetWorker(pub Name);
 
-/// Web → supervisor → AlertDispatcher: try each channel. Not lost: the asker waits.
+/// Web → supervisor → AlertDispatcher: send a test notification to each channel. Not lost: the client waits for the result.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Vec<TestAnswer>")]
 pub struct SendTest {
-    /// Tells this test from others.
+    /// Identifies this test.
     pub nonce: String,
 }
 
@@ -316,17 +306,17 @@ pub struct TestAnswer {
     pub answer: String,
 }
 
-/// Test → supervisor → child: panic now. Lets a test prove that every actor comes back.
+/// Test → supervisor → child: panic. Lets tests check that every actor is restarted.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Fail(pub Role);
 
-/// Application → supervisor: stop in order. Answered when the children are stopped.
+/// Application → supervisor: shut down. Replied to when the children have stopped.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct Stop;
 
-/// Web → supervisor: how is everyone? Not lost: the asker waits.
+/// Web → supervisor: return the internal state. Not lost: the client waits for the reply.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Health")]
 pub struct GetHealth;
@@ -364,67 +354,65 @@ pub struct ActorHealth {
     pub restarts: u32,
 }
 
-/// What a websocket session wants to be sent.
+/// The kind of updates for a websocket session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feed {
-    /// Whole snapshots, as the contract's `/ws` says.
+    /// Complete snapshots, for the `/ws` API.
     Snapshots,
-    /// The live page's changes after the tick that the page was rendered at.
+    /// Changes of the live page since the tick at which it was rendered.
     Changes {
-        /// Which run of the monitor rendered it.
+        /// Run of the monitor that rendered the page.
         epoch: u64,
-        /// At which tick.
+        /// Tick of the page.
         tick: u64,
     },
 }
 
-/// LiveSession → supervisor → LiveFeed: send me this from now on. If lost, the session hears
-/// nothing and ends itself; the client comes back.
+/// LiveSession → supervisor → LiveFeed: subscribe. If lost: the session receives nothing and closes; the client reconnects.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct Join {
-    /// What it wants.
+    /// Requested updates.
     pub feed: Feed,
-    /// Where to send it.
+    /// Receiver of the updates.
     pub session: Recipient<Push>,
 }
 
-/// LiveFeed → LiveSession: one message for the client. May be lost: a session that does not take
-/// it is dropped.
+/// LiveFeed → LiveSession: one message for the client. A session that does not accept it is dropped.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub enum Push {
     /// A text frame.
     Text(bytestring::ByteString),
-    /// The monitor is going down: close.
+    /// The monitor shuts down: close.
     Close,
 }
 
-/// Web → supervisor → LiveFeed: the live page as HTML. Not lost: the asker waits.
+/// Web → supervisor → LiveFeed: render the live page as HTML. Not lost: the client waits for the reply.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "Result<String, String>")]
 pub struct RenderPage {
-    /// Who looks.
+    /// The user for whom it is rendered.
     pub visitor: Visitor,
 }
 
-/// Web → supervisor → LiveFeed: what changed after this tick, for clients without websocket.
-/// Not lost: the asker waits.
+/// Web → supervisor → LiveFeed: return the changes since a tick, for clients without websockets. Not lost: the client waits for the
+/// reply.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "Result<Option<String>, String>")]
 pub struct GetChanges {
-    /// Which run of the monitor the client knows.
+    /// Run of the monitor that the client knows.
     pub epoch: u64,
-    /// The last tick it has.
+    /// Last tick of the client.
     pub tick: u64,
 }
 
-/// Supervisor → LiveFeed: how many sessions there are, and how many were dropped for not reading.
+/// Supervisor → LiveFeed: return the number of sessions, and of those dropped because they did not read.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "(usize, u64)")]
 pub struct SessionCount;
 
-/// Supervisor → LiveFeed: the monitor is going down, close every session.
+/// Supervisor → LiveFeed: the monitor shuts down, close all sessions.
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct StopFeed;

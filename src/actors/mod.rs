@@ -1,14 +1,13 @@
-//! The event pipeline: actors that read, decide and feed, under one supervisor.
+//! The event pipeline: actors that read, decide and publish, under one supervisor.
 //!
-//! Start with [`messages`] (who says what to whom), then [`supervisor`] (who is started, watched
-//! and restarted), then one file per actor in the order of the data: [`stream_poller`],
-//! [`heartbeat_watcher`], [`database_probe`], [`state_tracker`], [`live_feed`]; then those that
-//! remember, [`history_recorder`], [`latency_bucketer`], [`compactor`] and [`retention_sweeper`]; the
-//! [`janitor`], that cleans up; and for alerts [`alert_evaluator`] and [`alert_dispatcher`] with the [`alert_ledger`] they share.
-//! The [`exporter`] counts what the others do.
+//! Start with [`messages`] (the protocol between actors), then [`supervisor`] (which starts and restarts them), then one file per
+//! actor in the order of the data: [`stream_poller`], [`heartbeat_watcher`], [`database_probe`], [`state_tracker`], [`live_feed`];
+//! then the actors that store data, [`history_recorder`], [`latency_bucketer`], [`compactor`] and [`retention_sweeper`]; the
+//! [`janitor`], which cleans up; and for alerts [`alert_evaluator`] and [`alert_dispatcher`] with the [`alert_ledger`] they share.
+//! The [`exporter`] serves Prometheus metrics.
 //!
-//! Actors decide nothing: they ask [`crate::fleet`] and [`crate::alerting`]. They wait for
-//! nothing either: [`io`] does it for them.
+//! Actors contain no domain logic, which is in [`crate::fleet`] and [`crate::alerting`], and never block: [`io`] runs queries for
+//! them.
 
 pub mod alert_dispatcher;
 pub mod alert_evaluation;

@@ -1,8 +1,7 @@
-//! Long rests of actors.
+//! Timers for long waits of actors.
 //!
-//! The runtime keeps its timers in a wheel, and on the way to one that is seconds off its thread is woken up to twice
-//! only to move it nearer. At rest that is most of what a monitor does: a thread that slept costs more to wake than a
-//! timer to move. A timer of the kernel's own wakes it once.
+//! Tokio's timer wheel wakes its thread up to twice to cascade a timer that is seconds away. In an idle monitor these wake-ups are
+//! most of the CPU time. A timerfd wakes the thread once.
 
 #[cfg(target_os = "linux")]
 use std::os::fd::OwnedFd;
@@ -13,7 +12,7 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, SpawnHandle};
 #[cfg(target_os = "linux")]
 use tokio::io::unix::AsyncFd;
 
-/// As [`AsyncContext::run_later`], for a `rest` of seconds and more.
+/// Like [`AsyncContext::run_later`], for waits of a second or more.
 pub(super) fn later<A: Actor<Context = Context<A>>>(
     ctx: &mut Context<A>,
     rest: Duration,
@@ -32,7 +31,7 @@ async fn for_long(rest: Duration) {
     tokio::time::sleep(rest).await;
 }
 
-/// A timer that is readable after `rest`.
+/// Returns a timerfd that becomes readable after `rest`.
 #[cfg(target_os = "linux")]
 #[expect(deprecated, reason = "what it leaves to its caller, an OwnedFd keeps: the descriptor stays open and the same")]
 fn of_the_kernel(rest: Duration) -> std::io::Result<AsyncFd<OwnedFd>> {
@@ -40,7 +39,7 @@ fn of_the_kernel(rest: Duration) -> std::io::Result<AsyncFd<OwnedFd>> {
 
     let timer =
         rustix::time::timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
-    // Zero would mean never.
+    // Zero would disarm the timer.
     let it_value = Timespec::try_from(rest.max(Duration::from_millis(1))).map_err(std::io::Error::other)?;
     let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
     rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &once)?;
@@ -54,7 +53,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_rest_is_as_long_as_was_asked_for() {
+    async fn timers_expire_after_the_requested_time() {
         for rest in [Duration::ZERO, Duration::from_millis(70)] {
             let began = Instant::now();
             tokio::time::timeout(Duration::from_secs(10), for_long(rest)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Deletes history that is older than it is to be kept, once a day, whichever monitor comes first.
+//! Deletes history that is older than its retention, once a day per fleet.
 
 use std::time::Duration;
 
@@ -11,16 +11,16 @@ use crate::history::Keep;
 use crate::postgres::history::retention;
 use crate::redis_streams::sweeps;
 
-/// How often it is asked whether a sweep is due.
+/// Interval of checks whether a sweep is due.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
-/// How often before the database is ready.
+/// Delay of the first check, so that the database is ready.
 const LOOK_FIRST: Duration = Duration::from_secs(15);
-/// How often history is swept.
+/// Interval of sweeps, seconds.
 const SWEEP_EVERY_SEC: f64 = 86_400.0;
-/// How long a sweep may take.
+/// Time limit for a sweep.
 const SWEEP_WITHIN: Duration = Duration::from_secs(300);
 
-/// The actor.
+/// Deletes old history; see the module documentation.
 pub struct RetentionSweeper {
     io: Io,
     supervisor: Recipient<Report>,
@@ -28,7 +28,7 @@ pub struct RetentionSweeper {
 }
 
 impl RetentionSweeper {
-    /// Deletes what is older than `keep` says.
+    /// Returns the actor; `keep` is the retention.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, keep: Keep) -> Self {
         Self { io, supervisor, keep }
@@ -42,7 +42,7 @@ impl RetentionSweeper {
         let (io, keep, now) = (self.io.clone(), self.keep, self.io.wall());
         let sweeping = self.io.run(SWEEP_WITHIN, POSTGRES_LATE, async move {
             if io.observe_only {
-                // Its tables are its own: no other monitor waits for this one to have swept.
+                // An observer has its own schema, so it does not claim the sweep for the fleet.
                 return retention::sweep(&io.postgres, keep).await.map(|_| None);
             }
             if !sweeps::claim(&io.redis, now, SWEEP_EVERY_SEC).await? {

@@ -1,5 +1,5 @@
-//! Closes each tick: lets [`super::fleet_tracking`] decide, writes down what happened, and only then tells. At
-//! the start it goes on from what was written down, and moves what waited in Redis to Postgres.
+//! Completes each tick: [`super::fleet_tracking`] decides, then this actor writes the events and publishes the snapshot. On startup
+//! it restores the written state and moves events that are spooled in Redis to Postgres.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,34 +24,34 @@ use crate::fleet::tracker::{TickReadings, Tracker, TrackerSettings};
 use crate::postgres::events;
 use crate::redis_streams::{event_spool, failure_records, older_monitor, worker_type_records};
 
-/// How long a tick waits for Postgres once Redis is read.
+/// Maximum time that a tick waits for Postgres after Redis was read.
 const WAIT_FOR_DATABASE: Duration = Duration::from_millis(200);
-/// How long writing an event down may take in each place.
+/// Time limit for writing events, per data source.
 const WRITE_WITHIN: Duration = Duration::from_secs(1);
-/// Spooled events moved to Postgres at a time.
+/// Maximum number of spooled events moved to Postgres at a time.
 const SPOOL_BATCH: usize = 500;
 
-/// The actor.
+/// Completes ticks; see the module documentation.
 pub struct StateTracker {
     io: Io,
     supervisor: Recipient<Report>,
     tracking: FleetTracking,
-    /// What was written down by an earlier run was taken in.
+    /// Progress of restoring the state of an earlier run.
     restored: Restored,
     tick: Option<OpenTick>,
     database: Option<Result<Arc<DatabaseReading>, SourceTrouble>>,
-    /// That events can be written nowhere was logged.
+    /// It was logged that events cannot be written anywhere.
     kept_nowhere: bool,
-    /// Events may be waiting in Redis for Postgres.
+    /// Events may be spooled in Redis.
     spooled: bool,
-    /// Events of this monitor wait there: what happened later is stored after them.
+    /// Events of this instance are spooled; later ones must be stored after them.
     stores_behind_spool: bool,
     flushing: bool,
-    /// That a record is not saved was logged.
+    /// It was logged that a record could not be saved.
     save_failed: bool,
-    /// The marks of types that were forgotten, as far as this monitor has forgotten them.
+    /// Marks of forgotten types, as far as this instance has applied them.
     forgotten: BTreeMap<Name, String>,
-    /// Whether an older monitor is active, and that this is being found out.
+    /// Whether an older monitor is active, and whether a check is in progress.
     older: Watch,
     looking: bool,
 }
@@ -63,7 +63,7 @@ struct Restored {
     loading_events: bool,
 }
 
-/// What has come in of the present tick.
+/// Readings received for the current tick.
 struct OpenTick {
     n: u64,
     streams: Option<Result<Arc<StreamsReading>, SourceTrouble>>,
@@ -73,7 +73,7 @@ struct OpenTick {
 }
 
 impl StateTracker {
-    /// Starts knowing nothing; goes on from what is written down with the first good reading.
+    /// Returns the actor without state; it restores the written state with the first successful reading.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, settings: TrackerSettings) -> Self {
         let tracker = Tracker::new(settings, io.now(), io.wall());
@@ -106,8 +106,8 @@ impl StateTracker {
         }
     }
 
-    /// Ends the tick. One whose readers fell says nothing about Redis: it is dropped, and the
-    /// supervisor begins another.
+    /// Completes the tick. A tick whose readers panicked has no reading of Redis: it is dropped, and the supervisor starts the next
+    /// one.
     fn close(&mut self, ctx: &mut Context<Self>) {
         let Some(tick) = self.tick.take() else { return };
         if let Some(handle) = tick.closes {
@@ -130,7 +130,7 @@ impl StateTracker {
         }
         let (redis, observe_only) = (self.io.redis.clone(), self.io.observe_only);
         let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move {
-            // In this order: what is forgotten in between is still loaded, and forgotten later.
+            // The order matters: a type that is forgotten between the two reads is loaded, and forgotten by the next tick.
             let forgotten = worker_type_records::forgotten(&redis).await?;
             let failures = failure_records::load(&redis).await?;
             if observe_only {
@@ -141,7 +141,7 @@ impl StateTracker {
                     tracing::info!(types, "imported the older monitor's worker states and alerts");
                 }
                 Ok(_) => {}
-                // A Redis that is full takes nothing; the fleet is shown all the same.
+                // If Redis is out of memory, the fleet is still shown.
                 Err(trouble) => {
                     tracing::warn!(
                         error = trouble.detail,
@@ -162,7 +162,7 @@ impl StateTracker {
                     this.restored.records = true;
                     this.advance(readings, ctx);
                 }
-                // Without them a consumer that is gone could not be told from one that never was.
+                // Without the records, a lost consumer cannot be told from one that never existed.
                 Err(trouble) => this.advance(TickReadings { heartbeats: Err(trouble), ..readings }, ctx),
             }
         }));
@@ -191,7 +191,7 @@ impl StateTracker {
         }
     }
 
-    /// Looks for what an older monitor wrote, when that is due.
+    /// Checks for activity of an older monitor, if that is due.
     fn look_for_older_monitor(&mut self, ctx: &mut Context<Self>) {
         let now = self.io.now();
         if self.looking || !self.older.is_due(now) {
@@ -313,14 +313,13 @@ impl StateTracker {
         }));
     }
 
-    /// Moves what waits in Redis to Postgres: stored first, then dropped; stored once however
-    /// often that is cut short.
+    /// Moves spooled events to Postgres: stores them, then removes them. Each is stored once, even if this is interrupted.
     fn flush_spool(&mut self, ctx: &mut Context<Self>) {
         if !self.spooled || self.flushing || !self.restored.events || self.io.observe_only {
             return;
         }
         self.flushing = true;
-        // What is put there while this is under way sets it again.
+        // Events that are spooled during the move set it again.
         self.spooled = false;
         let io = self.io.clone();
         let flushing = self.io.run(Duration::from_secs(10), POSTGRES_LATE, async move {
@@ -336,7 +335,7 @@ impl StateTracker {
         ctx.spawn(flushing.into_actor(self).map(|flushed, this, _| {
             this.flushing = false;
             if matches!(flushed, Ok((count, _)) if count < SPOOL_BATCH && !this.spooled) {
-                // All of them are stored, whether Redis let go of them or not.
+                // All of them are stored, whether Redis removed them or not.
                 this.stores_behind_spool = false;
             }
             this.spooled |= !matches!(flushed, Ok((0, _)));
@@ -354,7 +353,7 @@ impl StateTracker {
     }
 }
 
-/// Where events were written down.
+/// Where events were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kept {
     Postgres,
@@ -441,7 +440,7 @@ impl Handler<DatabaseRead> for StateTracker {
 impl Handler<ForgetWorker> for StateTracker {
     type Result = ResponseActFuture<Self, Result<bool, String>>;
 
-    /// No tick is closed meanwhile, so that none writes it down again.
+    /// No tick is completed meanwhile, so that the type is not written again.
     fn handle(&mut self, ForgetWorker(name): ForgetWorker, ctx: &mut Self::Context) -> Self::Result {
         let mark = uuid::Uuid::new_v4().to_string();
         let (redis, forgotten, its_mark) = (self.io.redis.clone(), name.clone(), mark.clone());

@@ -1,5 +1,4 @@
-//! Reads the streams once per tick, and has the keyspace walked in the background when there may
-//! be new ones, and now and then without a reason.
+//! Reads the streams once per tick, and walks the keyspace in the background: when new streams are likely, and periodically.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,21 +15,21 @@ use crate::redis_streams::discovery;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::redis_streams::worker_type_records;
 
-/// Every so many ticks Redis is asked whether groups were created.
+/// Number of ticks between checks for new consumer groups.
 const ASK_ABOUT_GROUPS_EVERY: u64 = 20;
-/// After a walk the keyspace is left alone for so long at least, and for as long as the walk took.
+/// Minimum time between two walks; also at least the duration of the previous walk.
 const WALK_RESTS_AT_LEAST: Duration = Duration::from_secs(60);
-/// Without a reason it is left alone for so many times as long as the walk took,
+/// Without a reason, the wait is this multiple of the duration of the previous walk,
 const IDLE_WALK_RESTS: u32 = 10_000;
-/// and so long at least.
+/// and at least this long.
 const IDLE_WALK_RESTS_AT_LEAST: Duration = Duration::from_secs(600);
-/// A walk that takes longer is given up.
+/// Time limit for a walk.
 const WALK_AT_MOST: Duration = Duration::from_secs(3600);
 
-/// What the poller knows; it outlives a restart of the actor.
+/// State of the poller; it survives restarts of the actor.
 pub struct Polled {
     reader: StreamsReader,
-    /// Streams of types that an earlier run knew are read from the first pass on.
+    /// Streams of types that an earlier run recorded are read from the first pass on.
     restored: bool,
     connection: Kept,
     /// The server that was read last.
@@ -38,14 +37,14 @@ pub struct Polled {
 }
 
 impl Polled {
-    /// Polls with `reader` over `connection`.
+    /// Returns the state for polling with `reader` over `connection`.
     #[must_use]
     pub fn new(reader: StreamsReader, connection: Kept) -> Self {
         Self { reader, restored: false, connection, run_id: None }
     }
 }
 
-/// The actor.
+/// Reads the streams; see the module documentation.
 pub struct StreamPoller {
     io: Io,
     supervisor: Recipient<Report>,
@@ -57,16 +56,16 @@ pub struct StreamPoller {
 #[derive(Default)]
 struct Walk {
     running: bool,
-    /// When the last one ended, and how long it took.
+    /// End and duration of the last walk.
     last: Option<(Mono, Duration)>,
-    /// The server that is walked, by its run id: empty where a server tells none.
+    /// Run ID of the server; empty if the server does not report one.
     server: Option<String>,
     groups_created: Option<u64>,
     wanted: bool,
 }
 
 impl StreamPoller {
-    /// Polls what `reader` watches and whatever discovery finds.
+    /// Returns the actor. It polls the streams of `reader` and those that discovery finds.
     #[must_use]
     pub fn new(io: Io, supervisor: Recipient<Report>, reader: Arc<Mutex<Polled>>) -> Self {
         Self { io, supervisor, reader, reading: false, walk: Walk::default() }
@@ -101,7 +100,7 @@ impl StreamPoller {
         let walking = self.io.run(WALK_AT_MOST, "scanning the keyspace timed out", async move {
             let capabilities = reader.lock().await.reader.known_capabilities();
             let Some(capabilities) = capabilities else { return Ok((None, false, Vec::new())) };
-            // Of groups that are created from now on the walk may miss the streams.
+            // The walk may miss streams of groups that are created from here on.
             let groups_before = discovery::groups_created(&mut checkout(&pool).await?).await?;
             let found = discovery::walk(&pool, capabilities).await?;
             let news = reader.lock().await.reader.walked(found.streams);
@@ -148,14 +147,14 @@ impl StreamPoller {
 }
 
 impl Walk {
-    /// Another server than the one before is walked.
+    /// Requests a walk if this is a different server.
     fn is_answered_by(&mut self, run_id: &str) {
         if self.server.as_deref() != Some(run_id) {
             *self = Self { server: Some(run_id.to_owned()), wanted: true, running: self.running, ..Self::default() };
         }
     }
 
-    /// So many groups were created since the server started, or since somebody had it count anew.
+    /// Requests a walk if groups were created: `created` is the count since the server started or its statistics were reset.
     fn counts_groups(&mut self, created: u64) {
         let before = self.groups_created.replace(created);
         self.wanted |= before.is_some_and(|before| created != before && created > 0);
@@ -217,7 +216,7 @@ impl Handler<Tick> for StreamPoller {
             if server.write_trouble.is_none() {
                 server.write_trouble = pool.manager().refused_write();
             }
-            // The first pass looks far around: no later one needs the room that its answers took.
+            // The answers of the first pass are large; later ones do not need that memory.
             if !is_first {
                 polled.connection.keep(redis);
             }
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_is_made_for_a_reason_once_a_minute_and_without_one_ever_more_rarely_the_longer_it_takes() {
+    fn walks_at_most_once_a_minute_and_backs_off_without_a_reason() {
         let mut walk = Walk::default();
         assert!(!walk.is_due(minutes(99)), "no server has answered yet");
         walk = Walk { last: Some((minutes(0), Duration::from_secs(1))), ..Walk::default() };
@@ -268,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn every_server_is_walked_also_one_that_has_no_run_id() {
+    fn walks_every_server_even_without_run_id() {
         let mut walk = Walk::default();
         walk.is_answered_by("");
         assert!(walk.is_due(minutes(0)));
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_was_created_is_a_reason_the_first_one_too_and_after_counting_anew() {
+    fn new_groups_trigger_a_walk_even_the_first_one_and_after_a_statistics_reset() {
         let reason = |counts: &[u64]| {
             let mut walk = Walk::default();
             counts.iter().for_each(|count| walk.counts_groups(*count));

@@ -1,7 +1,6 @@
-//! Starts the actors, hands their messages on, and starts them again when they panic.
+//! Starts the actors, forwards their messages, and restarts them after a panic.
 //!
-//! It also keeps the beat: the next tick begins one interval after the last one began, or as soon
-//! as that one is done, never in a burst.
+//! It also starts the ticks: one interval after the previous tick started, or as soon as that one is completed, never in a burst.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,13 +36,13 @@ use crate::fleet::cleanup::Outcome;
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
 
-/// The newest snapshot, for whoever asks. Reading it changes nothing.
+/// The newest snapshot, readable by any thread.
 pub type Newest = Arc<ArcSwapOption<Snapshot>>;
 
-/// Makes an actor, given its way back to the supervisor.
+/// Creates an actor from the recipient for its reports to the supervisor.
 pub type Maker<A> = Box<dyn Fn(Recipient<Report>) -> A>;
 
-/// How each actor is made.
+/// Constructors of all actors.
 pub struct Makers {
     /// Makes the stream poller.
     pub stream_poller: Maker<StreamPoller>,
@@ -73,7 +72,7 @@ pub struct Makers {
     pub exporter: Maker<Exporter>,
 }
 
-/// The actor.
+/// Supervises all actors; see the module documentation.
 pub struct Supervisor {
     io: Io,
     interval: Duration,
@@ -91,13 +90,13 @@ pub struct Supervisor {
     alert_evaluator: Child<AlertEvaluator>,
     alert_dispatcher: Child<AlertDispatcher>,
     exporter: Child<Exporter>,
-    /// Number of the tick under way or done last.
+    /// Number of the current or last tick.
     tick: u64,
     began: Mono,
     done: Option<Done>,
-    /// Begins another tick when the present one does not end.
+    /// Timer that starts another tick if the current one does not complete.
     giving_up: Option<SpawnHandle>,
-    /// There is news worth a tick at once.
+    /// The next tick should start immediately.
     hurry: bool,
     stopping: bool,
 }
@@ -109,19 +108,19 @@ struct Done {
     took: Duration,
 }
 
-/// One supervised actor.
+/// A supervised actor.
 struct Child<A: Actor> {
     maker: Maker<A>,
     addr: Option<Addr<A>>,
     restarts: u32,
 }
 
-/// What the supervisor does to any of its actors.
+/// Operations of the supervisor on any of its actors.
 trait Supervised {
     fn start(&mut self, up: Recipient<Report>);
-    /// Counts the fall; how long to wait before the next start: longer each time, up to a minute.
+    /// Counts the panic. Returns the delay before the restart, which grows up to a minute.
     fn fell(&mut self) -> Duration;
-    /// Lets it go: without an address to it, it ends when it has done what it was told.
+    /// Drops the address; the actor stops when its mailbox is empty.
     fn dismiss(&mut self);
     fn fail(&self, fail: Fail);
     fn is_up(&self) -> bool;
@@ -174,7 +173,7 @@ impl<A: Actor<Context = Context<A>>> Child<A> {
 }
 
 impl Supervisor {
-    /// Supervises actors made by `makers`; snapshots are published to `newest`.
+    /// Returns the supervisor of actors created by `makers`; it publishes snapshots to `newest`.
     #[must_use]
     pub fn new(io: Io, interval: Duration, makers: Makers, newest: Newest) -> Self {
         Self {
@@ -203,12 +202,12 @@ impl Supervisor {
         }
     }
 
-    /// How long a source may take, so that a tick is over before the next is due.
+    /// Returns the time limit for a data source, which leaves time to complete the tick.
     fn deadline(&self) -> Duration {
         answer_within(self.interval)
     }
 
-    /// The only place that knows which child plays which role.
+    /// Returns the child with this role; the only mapping of roles to children.
     fn child(&mut self, role: Role) -> &mut dyn Supervised {
         match role {
             Role::StreamPoller => &mut self.stream_poller,
@@ -257,7 +256,7 @@ impl Supervisor {
         self.stream_poller.tell(tick);
         self.heartbeat_watcher.tell(tick);
         self.alert_evaluator.tell(tick);
-        // A tick whose tracker fell is not waited for.
+        // A tick is not awaited if its tracker panicked.
         let given_up = self.interval.max(self.deadline() + Duration::from_secs(6));
         let giving_up = ctx.run_later(given_up, move |this, ctx| {
             if this.tick == tick.n && this.done.is_none_or(|done| done.tick < tick.n) {
@@ -296,7 +295,7 @@ impl Supervisor {
     }
 }
 
-/// How long a source may take when ticks come every `interval`.
+/// Returns the time limit for a data source if ticks start every `interval`.
 #[must_use]
 pub fn answer_within(interval: Duration) -> Duration {
     (interval * 4 / 5).clamp(Duration::from_millis(500), Duration::from_millis(2400))
@@ -499,7 +498,7 @@ impl Handler<Stop> for Supervisor {
     fn handle(&mut self, _: Stop, _: &mut Self::Context) {
         self.stopping = true;
         for role in Role::ALL {
-            // Who feeds sessions has to close them first; the tracker ends the tick it is in.
+            // The feed must close sessions first; the tracker completes the current tick.
             if !matches!(role, Role::LiveFeed | Role::StateTracker) {
                 self.child(role).dismiss();
             }

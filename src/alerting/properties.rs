@@ -1,4 +1,4 @@
-//! What always holds of an alert's life and of the messages that are made of it.
+//! Property tests of alert lifecycles and notifications.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ fn fleet(down: &[&str], state: TypeState) -> Snapshot {
     fleet.finish()
 }
 
-/// What was told until `now`, title by title.
+/// Returns the titles of the notifications until `now`.
 fn told(board: &mut Board, now: f64) -> Vec<String> {
     board.due(now).0.messages.into_iter().map(|outgoing| outgoing.message.title).collect()
 }
@@ -60,7 +60,7 @@ fn alert() -> Alert {
 
 proptest! {
     #[test]
-    fn an_alert_fires_only_after_its_duration_and_resolves_only_on_a_clear_sight(
+    fn alerts_fire_after_their_duration_and_resolve_on_a_good_reading(
         steps in proptest::collection::vec((seen(), 0.1..20.0_f64), 1..60), duration in 0_u64..60,
     ) {
         let policy = Policy { duration: Duration::from_secs(duration), ..Policy::AT_ONCE };
@@ -88,7 +88,7 @@ proptest! {
     }
 
     #[test]
-    fn every_alert_is_told_once_before_its_end_and_the_end_is_told_to_the_same(
+    fn alerts_are_notified_once_and_resolved_to_the_same_channels(
         ticks in proptest::collection::vec(proptest::collection::vec(any::<bool>(), 8), 1..40), restart_at in 0_usize..40,
     ) {
         let rules = "rules: [{name: high, type: threshold, metric: xlen, stream: 'w0*', threshold: 100, duration: 3s, cooldown: 10s}]";
@@ -123,7 +123,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_goes_down_within_the_window_is_in_one_message_and_nothing_is_left_out(
+    fn workers_lost_within_the_window_are_one_complete_notification(
         arrivals in proptest::collection::vec(0.0..4.9_f64, 1..30),
     ) {
         let mut board = board("");
@@ -145,7 +145,7 @@ proptest! {
 }
 
 #[test]
-fn the_shipped_file_is_the_fourteen_rules_of_the_fleet_with_its_values() {
+fn shipped_file_has_the_fourteen_rules_of_the_fleet() {
     let rules = rule_set(include_str!("../../alerts.yaml"));
     let said: Vec<String> = rules
         .rules
@@ -181,9 +181,9 @@ fn the_shipped_file_is_the_fourteen_rules_of_the_fleet_with_its_values() {
     );
 }
 
-/// What the older monitor's rules mean, form by form: a snapshot value at the limit and one beyond it.
+/// Every form of rule of the older monitor: a snapshot value at the limit and one beyond it.
 #[test]
-fn every_form_of_rule_of_the_older_monitor_means_the_same() {
+fn rules_of_the_older_monitor_keep_their_meaning() {
     let snapshot = |value: u32| {
         let mut fleet = Fleet::new(NOW);
         fleet.add("a", u64::from(value < 10), 10, value.into());
@@ -216,7 +216,7 @@ fn every_form_of_rule_of_the_older_monitor_means_the_same() {
             assert_eq!(firing, fires(value), "{form} at {value}");
         }
     }
-    // Fields that were left out, and those with nothing in them.
+    // Missing and empty fields.
     let rules = rule_set("rules: [{name: 7, metric: xlen, stream: a, threshold: 1, message: ''}]");
     let rule = &rules.rules[0];
     assert_eq!((rule.name.as_str(), &rule.message, rule.severity), ("7", &None, Severity::Warning));
@@ -224,7 +224,7 @@ fn every_form_of_rule_of_the_older_monitor_means_the_same() {
 }
 
 #[test]
-fn a_rule_fires_when_it_held_for_exactly_its_duration_and_begins_anew_after_each_gap() {
+fn rules_fire_after_exactly_their_duration_and_restart_after_gaps() {
     let rules = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 60s}]";
     let mut board = board(rules);
     for (at, high, fires) in [
@@ -240,7 +240,7 @@ fn a_rule_fires_when_it_held_for_exactly_its_duration_and_begins_anew_after_each
     }
 }
 
-/// A fleet in which a stream has 500 entries, or none.
+/// Returns a fleet in which a stream has 500 entries, or none.
 fn length(stream: &str, high: bool, now: f64) -> Snapshot {
     let mut fleet = Fleet::new(now);
     fleet.add(stream, 3, 10, if high { 500 } else { 0 });
@@ -250,7 +250,7 @@ fn length(stream: &str, high: bool, now: f64) -> Snapshot {
 const REPEATED: &str = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, cooldown: 10m}, {name: once, metric: xlen, stream: a, threshold: 100, cooldown: 10m, repeat: never}]";
 
 #[test]
-fn a_rule_that_keeps_holding_is_sent_again_after_each_cooldown_unless_it_says_never() {
+fn firing_alerts_repeat_after_each_cooldown_unless_disabled() {
     let mut board = board(REPEATED);
     let mut sent = Vec::new();
     for minute in 0..35 {
@@ -262,7 +262,7 @@ fn a_rule_that_keeps_holding_is_sent_again_after_each_cooldown_unless_it_says_ne
     let still = |minutes: u32| (minutes, format!("Still firing for {minutes} m: high: xlen of a is 500 (above 100)"));
     assert_eq!(sent.len(), 5, "{sent:?}");
     assert_eq!(sent[2..], [still(10), still(20), still(30)]);
-    // Its end is sent once, and nothing is repeated after it.
+    // The resolution is sent once, and nothing is repeated after it.
     let now = NOW + 36.0 * 60.0;
     board.advance(&length("a", false, now), now);
     assert_eq!(told(&mut board, now), ["Resolved after 36 m: high", "Resolved after 36 m: once"]);
@@ -271,7 +271,7 @@ fn a_rule_that_keeps_holding_is_sent_again_after_each_cooldown_unless_it_says_ne
 }
 
 #[test]
-fn nothing_is_repeated_while_it_is_silenced_acknowledged_or_not_known_to_hold() {
+fn silenced_acknowledged_or_unknown_alerts_are_not_repeated() {
     let silence = |acknowledges: bool, until: f64| Silence {
         id: "1".into(),
         rule: "high".into(),
@@ -302,7 +302,7 @@ fn nothing_is_repeated_while_it_is_silenced_acknowledged_or_not_known_to_hold() 
 }
 
 #[test]
-fn what_was_sent_together_is_repeated_together_and_names_only_what_still_fires() {
+fn groups_repeat_together_with_only_firing_alerts() {
     let rules = "rules: [{name: high, metric: xlen, stream: 'w0*', threshold: 100, cooldown: 10m}]";
     let high = |names: &[&str]| {
         let mut fleet = Fleet::new(NOW);
@@ -324,7 +324,7 @@ fn what_was_sent_together_is_repeated_together_and_names_only_what_still_fires()
 }
 
 #[test]
-fn a_lost_heartbeat_joins_the_workers_that_are_down_and_each_worker_is_named_once() {
+fn lost_heartbeats_join_the_group_and_workers_are_listed_once() {
     let rules = "rules: [{name: a_down, type: heartbeat_lost, worker: a, severity: critical}, {name: gone, type: heartbeat_lost, worker: gone, severity: critical}]";
     let mut board = board(rules);
     let snapshot = fleet(&["a", "b"], TypeState::Crashed);
@@ -335,7 +335,7 @@ fn a_lost_heartbeat_joins_the_workers_that_are_down_and_each_worker_is_named_onc
     assert_eq!((due.len(), due[0].message.title.as_str()), (1, "3 workers down"));
     assert_eq!(lines, ["gone", "worker_crashed:a", "worker_crashed:b"]);
     assert_eq!(due[0].message.keys, ["a_down", "gone", "worker_crashed:a", "worker_crashed:b"]);
-    // A rule that lost its reason within the window is sent all the same, as the older monitor did, then its end.
+    // An alert that resolves within the window is still sent, as in the older monitor, and then its resolution.
     let mut board = self::board(rules);
     board.advance(&fleet(&[], TypeState::Alive), NOW);
     board.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
@@ -343,7 +343,7 @@ fn a_lost_heartbeat_joins_the_workers_that_are_down_and_each_worker_is_named_onc
 }
 
 #[test]
-fn with_the_minutes_room_used_up_what_fires_and_ends_in_it_is_summarised_and_its_end_is_sent() {
+fn rate_limited_alerts_are_summarized_and_their_resolution_is_sent() {
     let rules = "rules: [{name: high, metric: xlen, stream: 'w*', threshold: 100, severity: critical, cooldown: 1h}]\ngroup_by: [stream]";
     let high = |from: usize, to: usize| {
         let mut fleet = Fleet::new(NOW);
@@ -360,7 +360,7 @@ fn with_the_minutes_room_used_up_what_fires_and_ends_in_it_is_summarised_and_its
         sent.extend(messages.into_iter().map(|out| (after, out.message.about, out.message.keys)));
     };
     at(&mut board, 0.0, &high(0, 20));
-    // There is room for no more: two fire for thirty seconds.
+    // The rate limit is reached: two fire for thirty seconds.
     at(&mut board, 10.0, &high(0, 22));
     at(&mut board, 40.0, &high(0, 20));
     for after in [60.0, 63.0, 130.0] {
@@ -377,14 +377,14 @@ fn with_the_minutes_room_used_up_what_fires_and_ends_in_it_is_summarised_and_its
 }
 
 #[test]
-fn a_channel_that_was_broken_before_a_restart_is_not_asked_about_itself_and_resolves_once_it_takes_messages() {
+fn broken_channel_alert_survives_restarts_and_resolves_when_it_accepts() {
     let mut first = board("");
     first.channel("slack", Some("404"));
     first.advance(&fleet(&[], TypeState::Alive), NOW);
     let out = first.due(NOW).0.messages;
     assert_eq!(out[0].channels, ["email:a@b"], "the broken channel is not told of itself");
     let kept: Vec<Alert> = first.alerts().values().cloned().collect();
-    // Restarted, or another monitor: the alert stays until the channel answers, by the other channels only.
+    // Restarted, or another instance: the alert stays until the channel answers, and is sent only to the other channels.
     let mut second = board("");
     second.replace(kept.clone());
     second.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
@@ -392,7 +392,7 @@ fn a_channel_that_was_broken_before_a_restart_is_not_asked_about_itself_and_reso
     second.channel("slack", None);
     second.advance(&fleet(&[], TypeState::Alive), NOW + 60.0);
     assert_eq!(told(&mut second, NOW + 60.0), ["Resolved after 1 m: channel_broken:slack"]);
-    // The old leader leads again: what it knew of the channel then is forgotten.
+    // The first instance is the leader again: its earlier state of the channel is discarded.
     first.replace(second.alerts().values().cloned().collect());
     first.advance(&fleet(&[], TypeState::Alive), NOW + 90.0);
     assert!(told(&mut first, NOW + 90.0).is_empty());
@@ -407,7 +407,7 @@ fn a_channel_that_was_broken_before_a_restart_is_not_asked_about_itself_and_reso
 }
 
 #[test]
-fn a_broken_channel_is_notified_as_soon_as_another_one_works_and_never_by_itself() {
+fn broken_channel_is_notified_through_working_ones_only() {
     let quiet = fleet(&[], TypeState::Alive);
     let mut both = board("");
     both.channel("slack", Some("404"));
@@ -438,7 +438,7 @@ fn a_broken_channel_is_notified_as_soon_as_another_one_works_and_never_by_itself
 }
 
 #[test]
-fn an_alert_that_its_changed_rule_cannot_have_ends_and_what_holds_by_the_new_rule_fires() {
+fn changed_rules_end_old_alerts_and_fire_new_ones() {
     let rule =
         |stream: &str| format!("rules: [{{name: high, metric: xlen, stream: {stream}, threshold: 3, cooldown: 0}}]");
     for (before, key, after, fires) in [
@@ -451,7 +451,7 @@ fn an_alert_that_its_changed_rule_cannot_have_ends_and_what_holds_by_the_new_rul
         board.advance(&fleet(&[], TypeState::Alive), NOW);
         assert!(board.due(NOW).0.messages.iter().any(|out| out.message.keys.iter().any(|k| k == key)), "{before}");
         let kept: Vec<Alert> = board.alerts().values().cloned().collect();
-        // Through a restart with the new file.
+        // The same across a restart with the new file.
         let mut board = self::board(&rule(after));
         board.replace(kept);
         let mut ended = false;
@@ -471,7 +471,7 @@ fn an_alert_that_its_changed_rule_cannot_have_ends_and_what_holds_by_the_new_rul
 }
 
 #[test]
-fn while_the_rules_are_not_known_alerts_of_rules_stay_as_they_are() {
+fn alerts_of_rules_are_unchanged_while_rules_are_unknown() {
     let mut first = board("rules: [{name: high, metric: xlen, stream: a, threshold: 3}]");
     first.advance(&fleet(&[], TypeState::Alive), NOW);
     assert_eq!(told(&mut first, NOW).len(), 1);
@@ -487,7 +487,7 @@ fn while_the_rules_are_not_known_alerts_of_rules_stay_as_they_are() {
 }
 
 #[test]
-fn a_clock_that_is_set_back_or_forth_makes_no_timer_longer_or_shorter() {
+fn steps_of_the_clock_do_not_change_timers() {
     let rules = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 60s, cooldown: 10m}]";
     for step in [-7200.0, 7200.0, -30.0] {
         let mut board = board(rules);
@@ -509,7 +509,7 @@ fn a_clock_that_is_set_back_or_forth_makes_no_timer_longer_or_shorter() {
 }
 
 #[test]
-fn timers_that_another_clock_put_into_the_future_run_no_longer_than_they_are_set_to() {
+fn timers_from_a_fast_clock_are_capped() {
     let rules = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 60s, cooldown: 10m}]";
     for (written_after, expected) in [(0.0, [60, 660, 1260]), (60.0, [600, 1200, 1800])] {
         let mut ahead = board(rules);
@@ -530,18 +530,18 @@ fn timers_that_another_clock_put_into_the_future_run_no_longer_than_they_are_set
     }
 }
 
-/// What happens next to an incident, its monitors and its people.
+/// The next event of an incident, its monitors and its users.
 #[derive(Debug, Clone, Copy)]
 enum Move {
-    /// So many seconds pass.
+    /// Advances the time, seconds.
     Wait(u32),
-    /// The condition begins to hold, or ends.
+    /// The condition starts to hold, or ends.
     Turn,
-    /// The leader's process ends, and begins anew from what is written down.
+    /// The leader restarts from the written state.
     Restart,
-    /// Another monitor goes on from what is written down, with a clock that differs by so much.
+    /// Another instance resumes from the written state, with this clock offset.
     NewLeader(i32),
-    /// The leader decides, is deposed before it writes that down, and another one decides.
+    /// The leader decides but is deposed before it writes, and another instance decides.
     DeposedWhileDeciding,
     Silence(u32),
     Acknowledge,
@@ -560,7 +560,7 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     proptest::collection::vec(one, 1..60)
 }
 
-/// Several monitors and what is written down, with one rule and one stream.
+/// Several instances and the written state, with one rule and one stream.
 struct World {
     written: BTreeMap<String, Alert>,
     sent: BTreeMap<String, (f64, About)>,
@@ -580,8 +580,7 @@ impl World {
         Self { written, sent, log: Vec::new(), leader, silences: Vec::new(), high: false, now: NOW }
     }
 
-    /// One snapshot: what is decided is written down in one piece, or not at all. A message has an id: made twice, it
-    /// is one.
+    /// Evaluates one snapshot; the decision is written completely or not at all. Repeated messages have the same ID.
     fn tick(&mut self, writes: bool) {
         let acknowledged = self.leader.set_silences(self.silences.clone());
         let snapshot = length("a", self.high, self.now);
@@ -620,7 +619,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn whoever_leads_each_occurrence_is_notified_repeated_each_cooldown_and_ended_once_and_never_when_quiet(
+    fn each_occurrence_is_notified_repeated_and_resolved_across_leaders(
         moves in moves(),
     ) {
         let mut world = World::new();
@@ -635,7 +634,7 @@ proptest! {
                 Move::Restart => world.go_on_from_what_is_written(),
                 Move::NewLeader(ahead) => {
                     world.go_on_from_what_is_written();
-                    // Clocks of different machines agree to a few seconds.
+                    // Clocks of different machines agree within a few seconds.
                     world.now += f64::from(ahead);
                 }
                 Move::DeposedWhileDeciding => {
@@ -647,7 +646,7 @@ proptest! {
                 Move::Silence(seconds) => {
                     let until = world.now + f64::from(seconds);
                     world.silence(false, until);
-                    // What was sent by a clock that was ahead came before.
+                    // A message from a fast clock was sent earlier.
                     let sent = world.log.last().map_or(world.now, |(at, _)| at.max(world.now));
                     quiet.push((sent, until));
                 }
@@ -658,7 +657,7 @@ proptest! {
                 }
             }
         }
-        // Firing, then any number of repeats, then its end; a cooldown between what says that it fires.
+        // Firing, any number of repeats, then resolved; a cooldown between two messages that it fires.
         let mut open = false;
         let mut last = f64::NEG_INFINITY;
         for (at, about) in &world.log {
@@ -676,7 +675,7 @@ proptest! {
                 }
             }
         }
-        // Without silences, its start is sent within its duration and a cooldown, and later its end.
+        // Without silences, firing is sent within its duration and a cooldown, and resolved later.
         world.silences.clear();
         world.high = true;
         let acknowledged = world.leader.alerts().get("high").is_some_and(|alert| alert.is_active() && alert.acknowledged.is_some());
@@ -699,7 +698,7 @@ proptest! {
 }
 
 #[test]
-fn durations_are_read_as_people_write_them() {
+fn parses_durations_in_common_notations() {
     for (text, seconds) in
         [("60", 60.0), ("60s", 60.0), ("5m", 300.0), ("1h", 3600.0), ("500ms", 0.5), (" 5 M ", 300.0), ("1e2s", 100.0)]
     {
@@ -721,7 +720,7 @@ rules:
     assert_eq!((rule.duration.as_secs(), rule.cooldown.as_secs()), (60, 600));
 }
 
-/// What is wrong, where, and what is said of it: line, column, words.
+/// Invalid files, and the position (line, column) and words of the error.
 const BROKEN: &[(&str, (u64, u64), &str)] = &[
     ("rules: [", (1, 8), "unclosed bracket"),
     ("rules:\n\t- name: x", (2, 2), "tabs disallowed"),
@@ -897,7 +896,7 @@ const BROKEN: &[(&str, (u64, u64), &str)] = &[
 ];
 
 #[test]
-fn every_broken_file_is_told_with_the_place_and_what_was_expected() {
+fn errors_have_the_position_and_the_expected_value() {
     assert!(BROKEN.len() >= 50);
     let mut untold = Vec::new();
     for (text, (line, column), said) in BROKEN {
@@ -911,14 +910,14 @@ fn every_broken_file_is_told_with_the_place_and_what_was_expected() {
 }
 
 #[test]
-fn all_mistakes_of_a_file_are_told_at_once() {
+fn all_errors_of_a_file_are_reported_at_once() {
     let text = "rules:\n  - name: x\n    type: oldest_callback_age\n    threshold: many\n    duration: soon\n    severity: urgent";
     let lines: Vec<u64> = file::read(text).map(|_| ()).unwrap_err().iter().map(|mistake| mistake.line).collect();
     assert_eq!(lines, [4, 5, 6]);
 }
 
 #[test]
-fn eighteen_workers_down_are_one_message_and_an_unrelated_alert_goes_at_once_and_apart() {
+fn eighteen_lost_workers_are_one_notification_apart_from_others() {
     let mut board = board("rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]");
     let names: Vec<String> = (0..18).map(|i| format!("w{i:02}")).collect();
     let down: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -938,7 +937,7 @@ fn eighteen_workers_down_are_one_message_and_an_unrelated_alert_goes_at_once_and
 }
 
 #[test]
-fn a_storm_ends_in_an_honest_count() {
+fn storms_end_with_a_correct_count() {
     let rules: String = (0..360)
         .map(|i| format!("\n  - {{name: r{i}, type: threshold, metric: xlen, stream: a, threshold: 3}}"))
         .collect();
@@ -967,7 +966,7 @@ fn a_crash_inside_the_grace_is_told_after_it_if_still_true_and_not_if_recovered(
 }
 
 #[test]
-fn a_worker_that_is_back_within_the_window_is_still_told_and_then_resolved() {
+fn worker_that_returns_within_the_window_is_sent_and_resolved() {
     let mut board = board("");
     board.advance(&fleet(&["a"], TypeState::ScaledDown), NOW);
     board.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
@@ -977,7 +976,7 @@ fn a_worker_that_is_back_within_the_window_is_still_told_and_then_resolved() {
 }
 
 #[test]
-fn a_flapping_worker_is_told_once_a_cooldown_and_what_still_holds_after_it_is_told() {
+fn flapping_workers_are_sent_once_per_cooldown() {
     let mut board = board("");
     let (mut now, mut count) = (NOW, 0);
     for i in 0..60 {
@@ -994,7 +993,7 @@ fn a_flapping_worker_is_told_once_a_cooldown_and_what_still_holds_after_it_is_to
 }
 
 #[test]
-fn a_silenced_alert_is_told_when_the_silence_ends_and_an_acknowledged_one_is_not() {
+fn silenced_alerts_are_sent_after_the_silence_acknowledged_ones_not() {
     let mut board = board("");
     let silence = Silence {
         id: "1".into(),
@@ -1015,7 +1014,7 @@ fn a_silenced_alert_is_told_when_the_silence_ends_and_an_acknowledged_one_is_not
 }
 
 #[test]
-fn while_redis_cannot_be_read_nothing_fires_and_nothing_resolves_but_redis_itself() {
+fn only_alerts_about_redis_change_while_it_is_unreachable() {
     let mut board = board("rules: [{name: down, type: heartbeat_lost, worker: a}]");
     board.advance(&fleet(&["b"], TypeState::Crashed), NOW);
     assert_eq!(told(&mut board, NOW + 5.0), ["Worker b crashed"]);
@@ -1030,7 +1029,7 @@ fn while_redis_cannot_be_read_nothing_fires_and_nothing_resolves_but_redis_itsel
 }
 
 #[test]
-fn every_type_of_rule_sees_what_it_is_about() {
+fn every_rule_type_evaluates_its_subject() {
     let snapshot = states::trouble(NOW);
     for (rule, key) in [
         ("type: threshold, metric: xlen, stream: aragorn.lookup, threshold: 500", "r"),
@@ -1057,7 +1056,7 @@ fn every_type_of_rule_sees_what_it_is_about() {
 }
 
 #[test]
-fn routes_send_each_alert_where_it_belongs_and_its_end_to_the_same() {
+fn routes_select_channels_for_alerts_and_their_resolution() {
     let mut board = board(
         "
 rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]
@@ -1073,7 +1072,7 @@ routes:
 }
 
 #[test]
-fn a_loss_is_told_while_others_live_and_not_after_the_type_was_at_zero_and_came_back() {
+fn losses_are_sent_while_others_run_but_not_after_a_crash() {
     let lost = |alive_since: f64| {
         let mut fleet = Fleet::new(NOW);
         fleet.add("a", 2, 10, 0);
@@ -1091,7 +1090,7 @@ fn a_loss_is_told_while_others_live_and_not_after_the_type_was_at_zero_and_came_
 }
 
 #[test]
-fn a_loss_that_was_replaced_is_no_alert_though_a_restart_forgot_how_many_there_were() {
+fn replaced_losses_are_no_alert_after_a_restart() {
     let mut fleet = Fleet::new(NOW);
     fleet.add("a", 2, 10, 0);
     fleet.change("a", |w, _| {
@@ -1104,14 +1103,14 @@ fn a_loss_that_was_replaced_is_no_alert_though_a_restart_forgot_how_many_there_w
 }
 
 #[test]
-fn a_type_that_stopped_while_no_monitor_was_watching_is_an_alert() {
+fn type_that_stopped_unobserved_is_an_alert() {
     let mut board = board("");
     board.advance(&fleet(&["b"], TypeState::Unknown), NOW);
     assert_eq!(told(&mut board, NOW + 6.0), ["b went to 0 while no monitor was running (was 3)"]);
 }
 
 #[test]
-fn an_alert_whose_rule_is_gone_resolves() {
+fn alerts_of_removed_rules_resolve() {
     let mut board = board("rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]");
     board.advance(&fleet(&[], TypeState::Alive), NOW);
     assert_eq!(told(&mut board, NOW).len(), 1);
@@ -1121,7 +1120,7 @@ fn an_alert_whose_rule_is_gone_resolves() {
 }
 
 #[test]
-fn alerts_that_fire_in_the_same_moment_are_grouped_by_what_the_file_says() {
+fn simultaneous_alerts_are_grouped_as_configured() {
     let rules = "
 rules:
   - {name: length, type: threshold, metric: xlen, stream: '[ab]', threshold: 3}
@@ -1145,7 +1144,7 @@ rules:
         let keys: Vec<Vec<&str>> =
             messages.iter().map(|outgoing| outgoing.message.keys.iter().map(String::as_str).collect()).collect();
         assert_eq!(keys, expected, "{by}");
-        // Whatever was told together ends together.
+        // Alerts that were sent together resolve together.
         board.set_rules(rule_set("rules: []"));
         board.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
         let ends: usize = board.due(NOW + 30.0).0.messages.iter().map(|outgoing| outgoing.message.keys.len()).sum();
@@ -1154,7 +1153,7 @@ rules:
 }
 
 #[test]
-fn a_rule_that_comes_and_goes_is_damped_and_its_end_is_told_when_it_lasts() {
+fn flapping_rules_are_damped_and_resolved_when_stable() {
     let rules =
         "rules: [{name: high, type: threshold, metric: xlen, stream: a, threshold: 100, cooldown: 0, repeat: never}]";
     let seen = |high: bool, now: f64| {
@@ -1169,7 +1168,7 @@ fn a_rule_that_comes_and_goes_is_damped_and_its_end_is_told_when_it_lasts() {
         titles.extend(told(&mut board, now));
         now += 9.0;
     }
-    // The first two ends are believed at once, of the third nothing is heard as long as it comes back.
+    // The first two resolutions are sent at once; the third is held back while the alert flaps.
     assert_eq!(titles.len(), 5, "{titles:?}");
     assert!(titles[4].starts_with("high: "));
     let over: Vec<(f64, String)> = (0..30)
@@ -1184,7 +1183,7 @@ fn a_rule_that_comes_and_goes_is_damped_and_its_end_is_told_when_it_lasts() {
 }
 
 #[test]
-fn in_a_maintenance_window_nobody_is_told_and_what_still_holds_afterwards_is() {
+fn alerts_in_a_maintenance_window_are_sent_after_it_if_still_firing() {
     // NOW is 23 November 2026, 18:01:11 UTC, a Monday.
     let mut board = board(
         "

@@ -1,17 +1,17 @@
-//! What is known to be wrong with versions of Redis, as far as it touches streams and this monitor.
-//! Sources: Redis' release notes (`00-RELEASENOTES` of each branch) and the numbers named there.
+//! Known bugs of Redis versions that affect streams or this monitor. Sources: Redis' release notes (`00-RELEASENOTES` of each
+//! branch) and the issues named below.
 
 use super::report::{Finding, worth_knowing, wrong};
 
-/// A version of Redis: major, minor, patch.
+/// Redis version: major, minor, patch.
 pub type Version = (u32, u32, u32);
 
-/// The oldest Redis that is watched with everything it should have.
+/// Minimum version that supports all features.
 pub const LEAST: Version = (6, 2, 0);
-/// From here on Redis knows how many entries a group has not read.
+/// First version that reports the lag of a group.
 const KNOWS_LAG: Version = (7, 0, 0);
 
-/// Reads `7.0.15`; what comes behind is passed over.
+/// Parses `7.0.15`; ignores a suffix.
 #[must_use]
 pub fn version(text: &str) -> Option<Version> {
     let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
@@ -19,7 +19,7 @@ pub fn version(text: &str) -> Option<Version> {
     Some((next()?, next()?, next().unwrap_or(0)))
 }
 
-/// A bug: in which versions it is, from the first up to and without the second.
+/// A bug, and the affected versions: from the first, up to but excluding the second.
 struct Bug {
     id: &'static str,
     within: &'static [(Version, Version)],
@@ -70,7 +70,7 @@ const BUGS: &[Bug] = &[
     },
 ];
 
-/// What is to be said of this version, if anything.
+/// Returns the findings for this version.
 #[must_use]
 pub fn findings(version: Version, text: &str) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_are_read_as_servers_say_them() {
+    fn parses_versions_as_reported_by_servers() {
         assert_eq!(version("7.0.15"), Some((7, 0, 15)));
         assert_eq!(version("8.2"), Some((8, 2, 0)));
         assert_eq!(version("7.2.4-rc1"), Some((7, 2, 4)));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bug_is_told_of_the_versions_that_have_it_and_of_no_other() {
+    fn bugs_are_reported_for_affected_versions_only() {
         for (version, ids) in [
             ("5.0.14", &["redis.too_old"][..]),
             ("6.0.16", &["redis.too_old"]),

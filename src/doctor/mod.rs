@@ -1,9 +1,9 @@
-//! `shepherd-monitor doctor`: looks Redis, Postgres and the settings over once, says in plain words what
-//! is wrong for this use and what to do, and changes nothing.
+//! `shepherd-monitor doctor`: checks Redis, Postgres and the settings once, reports problems with their remedy, and changes
+//! nothing.
 //!
-//! [`command`] is what is asked, [`examine`] looks, [`report`] tells. What a reading means is decided in
-//! [`redis`] (with [`bugs`], what is known of its versions), [`postgres`] and [`monitor`]: pure, from what
-//! `examine` in the rooms of the two servers found out.
+//! [`command`] is the subcommand, [`examine`] runs the checks, [`report`] prints the findings. [`redis`] (with [`bugs`], known bugs
+//! of its versions), [`postgres`] and [`monitor`] derive the findings, as pure functions of what the `examine` modules of the two
+//! data sources read.
 
 pub mod bugs;
 pub mod monitor;
@@ -25,12 +25,12 @@ use crate::redis_streams::{address, examine as of_redis};
 use crate::settings::Settings;
 use report::{Finding, Report};
 
-/// How long a server may take to connect, and again for each answer.
+/// Connect timeout of a server, and time limit for each answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
-/// How long it takes at most to look a server over.
+/// Time limit for examining a server.
 const LOOK_WITHIN: Duration = Duration::from_secs(30);
 
-/// The subcommand; it takes all `settings`.
+/// Returns the subcommand, which accepts all `settings`.
 #[must_use]
 pub fn command(settings: Vec<Arg>) -> Command {
     Command::new("doctor")
@@ -55,10 +55,10 @@ fn time(text: &str) -> Result<Duration, String> {
     file::duration(text).ok_or_else(|| "expected a duration such as 1h, 90m or 30s".to_owned())
 }
 
-/// Looks everything over.
+/// Runs all checks.
 ///
 /// # Errors
-/// When it cannot even begin.
+/// If the checks cannot be started.
 pub fn examine(given: &ArgMatches, settings: &Settings) -> Result<Report, String> {
     let idle = given.get_one::<Duration>("idle").copied().unwrap_or(STALE_AFTER);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;

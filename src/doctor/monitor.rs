@@ -1,4 +1,4 @@
-//! What is wrong with the monitor's own settings and files.
+//! Checks of the monitor's settings and files.
 
 use std::path::{Path, PathBuf};
 
@@ -9,57 +9,57 @@ use crate::postgres::examine;
 use crate::regular_file;
 use crate::settings::Settings;
 
-/// What the settings say, and what was found of the files that they name.
+/// The settings, and the state of the files that they name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Looked {
-    /// The file of the alert rules.
+    /// Rules file.
     pub rules: Rules,
-    /// Where messages go.
+    /// Configured channels.
     pub channels: Vec<&'static str>,
-    /// There is an address by which people reach the monitor.
+    /// The public URL of the monitor is configured.
     pub has_address: bool,
-    /// The folder of what waits for Postgres.
+    /// Spool folder.
     pub spool: PathBuf,
-    /// That folder, or the one in which it will be made, may be written.
+    /// The spool folder, or the one in which it is created, is writable.
     pub spool_may_be_written: bool,
     /// Why it would refuse to serve, if so.
     pub refuses_to_serve: Option<String>,
-    /// Whoever reaches it may change everything, and others than this machine reach it.
+    /// Anonymous users may change everything, and the monitor is reachable from other machines.
     pub anybody_may: bool,
-    /// The host to which the password for Postgres may be sent in clear.
+    /// Host to which the Postgres password may be sent unencrypted.
     pub clear_password_to: Option<String>,
-    /// How large the database's volume is, is known.
+    /// The size of the database volume is configured.
     pub knows_the_volume: bool,
-    /// What is to be said of the variables themselves.
+    /// Warnings about environment variables.
     pub warnings: Vec<String>,
 }
 
-/// The file of the alert rules.
+/// Rules file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Its name.
+    /// Path.
     pub file: PathBuf,
-    /// It was asked for by name.
+    /// The path was configured.
     pub is_given: bool,
-    /// What is in it.
+    /// Content.
     pub read: RulesRead,
 }
 
-/// What is in a file of rules.
+/// Content of a rules file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum RulesRead {
-    /// There is no such file.
+    /// The file does not exist.
     #[default]
     Missing,
-    /// It cannot be read.
+    /// The file cannot be read.
     Unreadable(String),
-    /// So many rules.
+    /// Number of rules.
     Good(usize),
-    /// Mistakes, `line:column: what`.
+    /// Errors, `line:column: description`.
     Mistakes(Vec<String>),
 }
 
-/// Looks at the settings, and the files that they name.
+/// Reads the settings and the files that they name.
 #[must_use]
 pub fn look(settings: &Settings) -> Looked {
     let alerts = &settings.alerts;
@@ -89,7 +89,7 @@ fn read(path: &Path) -> RulesRead {
     }
 }
 
-/// Whether a folder, or the nearest one above it that exists, may be written. Nothing is written to find out.
+/// Returns whether a folder, or its nearest existing parent, is writable. Writes nothing.
 fn may_be_written(folder: &Path) -> bool {
     let there = folder.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
     there.into_iter().find(|path| path.exists()).is_some_and(|path| {
@@ -97,7 +97,7 @@ fn may_be_written(folder: &Path) -> bool {
     })
 }
 
-/// All findings about the settings.
+/// Returns all findings about the settings.
 #[must_use]
 pub fn findings(looked: &Looked) -> Vec<Finding> {
     let mut findings = vec![rules(&looked.rules)];

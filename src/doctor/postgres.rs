@@ -1,4 +1,4 @@
-//! What is wrong with a Postgres for this use.
+//! Checks of Postgres.
 
 use super::redis::{clock, names_no_host};
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
@@ -8,7 +8,7 @@ use crate::postgres::examine::{
 };
 use crate::tls;
 
-/// All findings about a database that was looked over.
+/// Returns all findings about an examined database.
 #[must_use]
 pub fn findings(examined: &Examined) -> Vec<Finding> {
     let server = &examined.server;
@@ -44,7 +44,7 @@ pub fn findings(examined: &Examined) -> Vec<Finding> {
     findings
 }
 
-/// That there is no connection.
+/// Returns the finding for a failed connection.
 #[must_use]
 pub fn not_reached(not_connected: &NotConnected) -> Finding {
     let trouble = &not_connected.trouble;
@@ -84,7 +84,7 @@ pub fn not_reached(not_connected: &NotConnected) -> Finding {
     wrong(id, trouble.detail.clone(), means, remedy)
 }
 
-/// That Postgres could not be checked after all.
+/// Returns the finding for a database that could not be examined.
 #[must_use]
 pub fn not_read(trouble: &SourceTrouble) -> Finding {
     wrong(
@@ -245,7 +245,7 @@ fn of_the_monitor(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Fi
         .filter(|name| !tables.iter().any(|table| table.name == **name))
         .map(|name| (*name).to_owned())
         .collect();
-    // Its migrations say that they were made.
+    // All migrations were applied, so the tables were deleted afterwards.
     if pending.is_empty() && !missing.is_empty() {
         findings.push(wrong(
             "postgres.tables",
@@ -270,7 +270,7 @@ fn of_the_monitor(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Fi
     findings
 }
 
-/// What this role may not do with tables.
+/// Returns the finding for missing table privileges.
 fn refused(
     server: &Server,
     id: &'static str,

@@ -1,4 +1,4 @@
-//! What is wrong with a Redis for this use.
+//! Checks of Redis.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::fleet::reading::{Beat, GroupConsumer, GroupReading, SourceTrouble, St
 use crate::redis_streams::examine::{Examined, Fleet, Need, Refusal, Server};
 use crate::tls;
 
-/// Clocks that differ by less are called equal.
+/// Smaller differences between clocks are ignored, seconds.
 pub const CLOCKS_DIFFER_SEC: f64 = 2.0;
-/// Clocks that differ by more are wrong.
+/// Larger differences between clocks are errors, seconds.
 pub const CLOCKS_WRONG_SEC: f64 = 30.0;
 
-/// All findings about a Redis that was looked over. Who asked for nothing during `idle` has stopped.
+/// Returns all findings about an examined Redis. A consumer without a command during `idle` counts as stopped.
 #[must_use]
 pub fn findings(examined: &Examined, idle: Duration, observe_only: bool) -> Vec<Finding> {
     let server = &examined.server;
@@ -32,7 +32,7 @@ pub fn findings(examined: &Examined, idle: Duration, observe_only: bool) -> Vec<
     findings.extend(examined.older_monitor.map(|older| older_monitor(older, observe_only)));
     match &examined.fleet {
         Ok(fleet) => findings.extend(of_the_fleet(fleet, idle)),
-        // Told as its role already.
+        // Already reported by the finding about its role.
         Err(_) if server.trouble.is_some() => {}
         Err(trouble) => findings.push(wrong(
             "redis.streams",
@@ -44,7 +44,7 @@ pub fn findings(examined: &Examined, idle: Duration, observe_only: bool) -> Vec<
     findings
 }
 
-/// Redis is unreachable; `tls` says whether the URL requires TLS.
+/// Returns the finding for an unreachable Redis; `tls` says whether the URL requires TLS.
 #[must_use]
 pub fn not_reached(trouble: &SourceTrouble, tls: bool) -> Finding {
     const MEANS: &str = "the fleet cannot be monitored";
@@ -55,7 +55,7 @@ pub fn not_reached(trouble: &SourceTrouble, tls: bool) -> Finding {
     let remedy = match trouble.kind {
         TroubleKind::Refused if said.contains("denied a command") => "grant the command: run ACL SETUSER NAME +COMMAND",
         TroubleKind::Refused => "check REDIS_PASSWORD, or the user and password in REDIS_URL",
-        // A Redis without TLS waits for the end of the handshake's first message as if it were a command.
+        // Without TLS, Redis reads the ClientHello as an incomplete command and waits for more.
         TroubleKind::TimedOut if tls => {
             "check whether the server speaks TLS on this port (if not: redis:// instead of rediss://, or REDIS_TLS=no), is \
              unresponsive, or a firewall drops the packets"
@@ -76,7 +76,7 @@ pub fn not_reached(trouble: &SourceTrouble, tls: bool) -> Finding {
     wrong("redis.reached", said.clone(), MEANS, remedy)
 }
 
-/// Whether the host name could not be resolved.
+/// Returns whether the host name could not be resolved.
 pub(super) fn names_no_host(said: &str) -> bool {
     said.contains("failed to lookup address") || said.contains("could not resolve any addresses")
 }
@@ -94,7 +94,7 @@ fn cluster(server: &Server) -> Option<Finding> {
 
 fn role(server: &Server) -> Finding {
     match &server.trouble {
-        // INFO may be forbidden to this user.
+        // This user may not be permitted to use INFO.
         None if server.figures.run_id.is_empty() => fine("redis.role", "connected to Redis"),
         None => fine("redis.role", "connected to Redis, a primary"),
         Some(trouble) if trouble.kind == TroubleKind::Loading => wrong(
@@ -204,7 +204,7 @@ fn persistence(server: &Server) -> Vec<Finding> {
     findings
 }
 
-/// What a clock that is `ahead` seconds before this machine's means.
+/// Returns the finding for a clock that is `ahead` seconds ahead of this machine's.
 #[must_use]
 pub fn clock(id: &'static str, whose: &str, ahead: f64) -> Finding {
     let what = format!(
@@ -247,7 +247,7 @@ fn older_monitor(older: OlderMonitor, observe_only: bool) -> Finding {
 
 fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
     let Some(refusals) = &examined.refusals else { return Vec::new() };
-    // Whoever only observes needs to read, and nothing else.
+    // An observer only reads.
     let refusals: Vec<&Refusal> =
         refusals.iter().filter(|refusal| !observe_only || refusal.needed_for == Need::Watching).collect();
     let user = examined.user.as_deref().unwrap_or("NAME");
@@ -275,12 +275,12 @@ fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
             format!("run ACL SETUSER {user} {}", rules.join(" ")),
         ));
     }
-    // Reported by the cluster finding already.
+    // Already reported by the finding about the cluster.
     let of_cluster = |refusal: &&Refusal| CODES_OF_CLUSTER.contains(&refusal.code.as_str());
     let is_cluster = examined.server.cluster;
     let others: Vec<&Refusal> = others.into_iter().filter(|refusal| !(is_cluster && of_cluster(refusal))).collect();
     if let Some(refusal) = others.first() {
-        // Of a full one a transaction takes nothing at all, whatever it would do alone.
+        // When out of memory, Redis rejects all commands in a transaction, including those that it would otherwise accept.
         let what = if refusal.code == "OOM" {
             "commands that need memory".to_owned()
         } else {
@@ -302,7 +302,7 @@ fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
 /// Error codes with which a cluster node rejects keys of other nodes.
 const CODES_OF_CLUSTER: [&str; 5] = ["MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN", "TRYAGAIN"];
 
-/// The remedy for a command that Redis rejects for every user.
+/// Returns the remedy for a command that Redis rejects for every user.
 fn remedy(refusal: &Refusal, server: &Server) -> &'static str {
     let version = server.figures.version.as_deref().and_then(bugs::version);
     let too_old = server.relative.is_none() && version.is_none_or(|version| version < bugs::LEAST);
@@ -324,7 +324,7 @@ fn remedy(refusal: &Refusal, server: &Server) -> &'static str {
     }
 }
 
-/// The rule that permits a command.
+/// Returns the ACL rule that permits a command.
 fn rule(command: &str) -> String {
     format!("+{}", command.to_lowercase().replace(' ', "|"))
 }
@@ -398,7 +398,7 @@ fn without_group(streams: &[(&Name, &StreamFacts)]) -> Option<Finding> {
     })
 }
 
-/// Groups of all streams, with their stream and consumers; those whose consumers could not be read are left out.
+/// Returns the groups of all streams, with stream and consumers; skips groups whose consumers could not be read.
 fn all_groups<'a>(
     streams: &'a [(&'a Name, &'a StreamFacts)],
 ) -> impl Iterator<Item = (&'a Name, &'a GroupReading, &'a [GroupConsumer])> {
@@ -411,14 +411,14 @@ fn waits(group: &GroupReading) -> bool {
     group.pending > group.phantom_pending || group.lag.value().is_some_and(|lag| lag > 0)
 }
 
-/// Consumers of `stream` that have a heartbeat.
+/// Returns the consumers of `stream` that have a heartbeat.
 fn alive<'a>(fleet: &'a Fleet, stream: &Name) -> impl Iterator<Item = &'a Name> {
     let of_stream = fleet.heartbeats.consumers.get(stream).into_iter().flatten();
     of_stream.filter(|(_, reading)| reading.beat != Beat::Absent).map(|(name, _)| name)
 }
 
-/// Whether a worker that has a heartbeat reads for `group`: the group lists it, or no group of the stream does. Redis
-/// lists a consumer only once it has been given something, and no longer after somebody deleted it.
+/// Returns whether `group` has a live worker: a consumer with a heartbeat that the group lists, or that no group of the stream
+/// lists. Redis lists a consumer only after it received an entry, and no longer once it was deleted.
 fn has_live_workers(fleet: &Fleet, stream: &Name, groups: &[GroupReading], group: &GroupReading) -> bool {
     let lists = |group: &GroupReading, worker: &Name| {
         group.consumers.iter().flat_map(|all| all.iter()).any(|consumer| consumer.name == *worker)

@@ -1,4 +1,4 @@
-//! Findings, and how they are told: the worst first, a line each.
+//! Findings and their output: one line each, errors first.
 
 use std::fmt::Write as _;
 
@@ -6,35 +6,35 @@ use clap::ArgMatches;
 use serde::Serialize;
 use serde_json::json;
 
-/// How a finding is to be taken.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Something does not work, or will be lost.
+    /// Something does not work, or data will be lost.
     Wrong,
-    /// It may be meant so.
+    /// May be intentional.
     WorthKnowing,
-    /// As it should be.
+    /// No problem.
     Fine,
 }
 
-/// One thing that was looked at.
+/// Result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which: `redis.`, `postgres.` or `monitor.`, and a name; the same for ever, for programs.
+    /// Stable identifier: `redis.`, `postgres.` or `monitor.`, and a name.
     pub id: &'static str,
-    /// How it is to be taken.
+    /// Severity.
     pub verdict: Verdict,
-    /// What is.
+    /// What was found.
     pub what: String,
-    /// What that means; empty where it is fine.
+    /// Consequence; empty if fine.
     pub means: String,
-    /// What to do; empty where it is fine.
+    /// Remedy; empty if fine.
     #[serde(rename = "do")]
     pub remedy: String,
 }
 
-/// A finding of something that is wrong.
+/// Returns an error.
 #[must_use]
 pub fn wrong(
     id: &'static str,
@@ -45,7 +45,7 @@ pub fn wrong(
     Finding { id, verdict: Verdict::Wrong, what: what.into(), means: means.into(), remedy: remedy.into() }
 }
 
-/// A finding of something that people should know.
+/// Returns a warning.
 #[must_use]
 pub fn worth_knowing(
     id: &'static str,
@@ -56,25 +56,25 @@ pub fn worth_knowing(
     Finding { verdict: Verdict::WorthKnowing, ..wrong(id, what, means, remedy) }
 }
 
-/// A finding of something that is as it should be.
+/// Returns a successful check.
 #[must_use]
 pub fn fine(id: &'static str, what: impl Into<String>) -> Finding {
     Finding { id, verdict: Verdict::Fine, what: what.into(), means: String::new(), remedy: String::new() }
 }
 
-/// All findings, the worst first.
+/// All findings, errors first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report(Vec<Finding>);
 
 impl Report {
-    /// Brings findings in order; those of one kind stay as they came.
+    /// Sorts findings by severity; stable within a severity.
     #[must_use]
     pub fn new(mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| finding.verdict);
         Self(findings)
     }
 
-    /// Whether anything is wrong.
+    /// Returns whether there are errors.
     #[must_use]
     pub fn something_is_wrong(&self) -> bool {
         self.count(Verdict::Wrong) > 0
@@ -84,13 +84,13 @@ impl Report {
         self.0.iter().filter(|finding| finding.verdict == verdict).count()
     }
 
-    /// As the command line asks for it.
+    /// Formats the report as requested on the command line.
     #[must_use]
     pub fn told(&self, given: &ArgMatches) -> String {
         if given.get_flag("json") { self.as_json() } else { self.as_text() }
     }
 
-    /// For programs.
+    /// Formats the report as JSON.
     #[must_use]
     pub fn as_json(&self) -> String {
         let told = json!({
@@ -100,7 +100,7 @@ impl Report {
         format!("{told:#}\n")
     }
 
-    /// For people: a line for each finding.
+    /// Formats the report as text, one line per finding.
     #[must_use]
     pub fn as_text(&self) -> String {
         let mut text = String::new();
@@ -120,12 +120,12 @@ impl Report {
     }
 }
 
-/// A text that does nothing to a terminal.
+/// Escapes control characters, so that text cannot affect a terminal.
 fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
-/// `a`, `a and b`, `a, b, c and 4 more`.
+/// Formats `a`, `a and b`, or `a, b, c and 4 more`.
 #[must_use]
 pub fn list(names: impl IntoIterator<Item = String>) -> String {
     const SHOWN: usize = 5;
@@ -141,7 +141,7 @@ pub fn list(names: impl IntoIterator<Item = String>) -> String {
     }
 }
 
-/// `1 stream`, `3 streams`.
+/// Formats `1 stream` or `3 streams`.
 #[must_use]
 pub fn count(number: usize, one: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_worst_comes_first_and_each_finding_is_one_line() {
+    fn findings_are_one_line_each_with_errors_first() {
         let report = Report::new(vec![
             fine("redis.a", "a is well"),
             worth_knowing("redis.b", "b\nis odd", "it may be so", "look at b"),
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_get_the_same_with_counts() {
+    fn json_contains_the_same_findings_and_counts() {
         let report = Report::new(vec![fine("redis.a", "a"), worth_knowing("redis.b", "b", "m", "d")]);
         let told: serde_json::Value = serde_json::from_str(&report.as_json()).unwrap();
         assert_eq!((&told["wrong"], &told["worth_knowing"], &told["fine"]), (&0.into(), &1.into(), &1.into()));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn long_lists_are_cut() {
+    fn long_lists_are_truncated() {
         let names = |n: usize| list((0..n).map(|n| n.to_string()));
         assert_eq!(names(0), "");
         assert_eq!(names(1), "0");

@@ -1,4 +1,4 @@
-//! What each reading means: a good one, and it again with one thing changed.
+//! Tests of the findings: a reading without problems, and variants with one change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ fn with_server(change: impl FnOnce(&mut Server)) -> Examined {
     examined
 }
 
-/// What is not fine.
+/// Returns the findings that are not fine.
 fn said(findings: &[Finding]) -> Vec<(&'static str, Verdict)> {
     findings.iter().filter(|f| f.verdict != Verdict::Fine).map(|f| (f.id, f.verdict)).collect()
 }
@@ -106,14 +106,14 @@ fn of_redis(examined: &Examined) -> Vec<(&'static str, Verdict)> {
 use Verdict::{WorthKnowing, Wrong};
 
 #[test]
-fn a_good_redis_is_called_fine() {
+fn healthy_redis_has_no_findings() {
     assert_eq!(of_redis(&with_group(|_| {})), []);
-    // Nothing is there yet.
+    // No workers yet.
     assert_eq!(of_redis(&with(StreamFacts::default())), []);
 }
 
 #[test]
-fn each_trouble_of_the_server_is_named() {
+fn each_problem_of_the_server_is_reported() {
     let policy = |s: &mut Server, policy: &str| s.eviction = Some(policy.to_owned());
     let limit =
         |s: &mut Server, used, limit| (s.figures.used_memory_bytes, s.figures.maxmemory_bytes) = (Some(used), limit);
@@ -139,7 +139,7 @@ fn each_trouble_of_the_server_is_named() {
     for (change, id, verdict) in cases {
         assert_eq!(of_redis(&with_server(change)), [(id, verdict)]);
     }
-    // Another server that speaks like Redis has bugs of its own.
+    // Compatible products do not have Redis' bugs.
     assert_eq!(
         of_redis(&with_server(|s| {
             s.figures.version = Some("7.0.0".to_owned());
@@ -150,7 +150,7 @@ fn each_trouble_of_the_server_is_named() {
 }
 
 #[test]
-fn a_command_that_nobody_may_send_has_the_remedy_of_its_cause() {
+fn remedy_of_a_refused_command_depends_on_the_cause() {
     let remedy = |version: &str, code: &str, said: &str, cluster: bool| {
         let mut examined = with_server(|s| (s.figures.version, s.cluster) = (Some(version.to_owned()), cluster));
         let refusal = Refusal {
@@ -184,7 +184,7 @@ fn a_command_that_nobody_may_send_has_the_remedy_of_its_cause() {
 }
 
 #[test]
-fn what_cannot_be_reached_has_the_remedy_of_its_cause() {
+fn remedy_of_an_unreachable_server_depends_on_the_cause() {
     let redis = |said: &str| redis::not_reached(&SourceTrouble::new(TroubleKind::Unreachable, said), false);
     let postgres = |said: &str| {
         let trouble = SourceTrouble::new(TroubleKind::Unreachable, said);
@@ -206,7 +206,7 @@ fn what_cannot_be_reached_has_the_remedy_of_its_cause() {
 }
 
 #[test]
-fn a_redis_that_is_not_believed_is_told_once() {
+fn unusable_redis_is_reported_once() {
     for (kind, id) in [(TroubleKind::Replica, "redis.role"), (TroubleKind::Loading, "redis.loading")] {
         let mut examined = with_server(|s| s.trouble = Some(SourceTrouble::new(kind, "Redis is loading its data")));
         examined.fleet = Err(SourceTrouble::new(kind, "so it is not read"));
@@ -216,7 +216,7 @@ fn a_redis_that_is_not_believed_is_told_once() {
 }
 
 #[test]
-fn groups_that_nobody_reads_are_named_and_those_at_work_are_not() {
+fn reports_groups_without_readers_but_not_active_ones() {
     let without_consumer = with_group(|g| g.consumers = Some([].into()));
     assert_eq!(of_redis(&without_consumer), [("redis.without_consumer", Wrong)]);
     let at_rest = with_group(|g| (g.consumers, g.pending, g.lag) = (Some([].into()), 0, Lag::Reported(0)));
@@ -232,15 +232,15 @@ fn groups_that_nobody_reads_are_named_and_those_at_work_are_not() {
     };
     let long_ago = 1_699_000_000_000;
     assert_eq!(stopped(3_600_000, long_ago), [("redis.group_stopped", Wrong), ("redis.phantom", WorthKnowing)]);
-    // One consumer that still asks, or work that has only just come: it is slow, or new, not stopped.
+    // A consumer that still sends commands, or recent work, means slow or new, not stopped.
     assert_eq!(stopped(3_599_999, long_ago), [("redis.phantom", WorthKnowing)]);
     assert_eq!(stopped(3_600_000, 1_699_999_999_000), [("redis.phantom", WorthKnowing)]);
 }
 
 #[test]
-fn a_group_whose_workers_are_alive_is_never_to_be_destroyed() {
+fn never_suggests_destroying_a_group_with_live_workers() {
     type Change = fn(&mut GroupReading);
-    // Before Redis 7.2 a consumer that was given nothing is not listed, nor is one that somebody deleted.
+    // Before Redis 7.2, a consumer that received nothing is not listed, and neither is a deleted one.
     let unlisted: Change = |g| g.consumers = Some([].into());
     let at_rest: Change = |g| (g.consumers, g.pending, g.lag) = (Some([].into()), 0, Lag::Reported(0));
     let idle: Change = |g| {
@@ -261,7 +261,7 @@ fn a_group_whose_workers_are_alive_is_never_to_be_destroyed() {
             assert!(!findings.iter().any(|finding| format!("{finding:?}").contains("DESTROY")), "{findings:?}");
         }
     }
-    // The worker is another group's: this one has none.
+    // The worker belongs to another group, so this one has none.
     let mut examined = with_group(unlisted);
     let fleet = examined.fleet.as_mut().unwrap();
     let reading = BeatReading { beat: good_beat("w"), marker: MarkerReading::NotRead };
@@ -274,7 +274,7 @@ fn a_group_whose_workers_are_alive_is_never_to_be_destroyed() {
 }
 
 #[test]
-fn phantom_pending_is_told_and_is_not_work() {
+fn phantom_pending_ids_are_reported_and_not_counted_as_work() {
     let examined = with_group(|g| {
         (g.phantom_pending, g.consumers) = (1, Some([].into()));
         g.lag = Lag::Reported(0);
@@ -283,7 +283,7 @@ fn phantom_pending_is_told_and_is_not_work() {
 }
 
 #[test]
-fn consumers_are_gone_only_without_heartbeat_and_after_their_hour() {
+fn consumers_are_stale_after_an_hour_without_heartbeat() {
     let with_beat = |idle_ms, pending, beat: Beat| {
         let mut examined =
             with_group(|g| g.consumers = Some([consumer("c", pending, idle_ms), consumer("d", 0, 1)].into()));
@@ -299,7 +299,7 @@ fn consumers_are_gone_only_without_heartbeat_and_after_their_hour() {
 }
 
 #[test]
-fn what_cannot_be_read_and_dead_letters_are_named() {
+fn unreadable_streams_and_dead_letters_are_reported() {
     let mut examined = with_group(|_| {});
     let fleet = examined.fleet.as_mut().unwrap();
     fleet.complete = false;
@@ -326,7 +326,7 @@ fn what_cannot_be_read_and_dead_letters_are_named() {
 }
 
 #[test]
-fn an_older_monitor_beside_this_one_is_wrong_unless_this_one_only_observes() {
+fn active_older_monitor_is_an_error_unless_observing() {
     for (older, observe_only, verdict) in [
         (OlderMonitor::Absent, false, None),
         (OlderMonitor::Active, false, Some(Wrong)),
@@ -342,7 +342,7 @@ fn an_older_monitor_beside_this_one_is_wrong_unless_this_one_only_observes() {
 }
 
 #[test]
-fn what_a_user_may_not_do_is_named_by_what_it_is_for_with_the_rule_that_permits_it() {
+fn missing_permissions_are_reported_by_purpose_with_the_acl_rule() {
     let refusal = |command: &str, needed_for, code: &str, said: &str| Refusal {
         command: command.to_owned(),
         needed_for,
@@ -395,7 +395,7 @@ mod of_postgres {
     }
 
     #[test]
-    fn a_good_database_is_called_fine_with_or_without_queries() {
+    fn healthy_database_has_no_findings_with_or_without_queries() {
         assert_eq!(of(|_, _| {}), []);
         assert_eq!(of(|_, i| i.tables.retain(|table| !FLEET_TABLES.contains(&table.name.as_str()))), []);
     }
@@ -429,13 +429,13 @@ mod of_postgres {
     }
 
     #[test]
-    fn a_server_that_is_too_old_is_asked_no_more() {
+    fn old_server_is_not_examined_further() {
         let examined = Examined { server: Server::example(9), inside: None, pooler: None };
         assert_eq!(said(&postgres::findings(&examined)), [("postgres.too_old", Wrong)]);
     }
 
     #[test]
-    fn why_there_is_no_connection_is_told_apart() {
+    fn causes_of_failed_connections_are_distinguished() {
         let not = |kind, no_such_database| NotConnected { trouble: SourceTrouble::new(kind, "said"), no_such_database };
         for (not_connected, id, remedy) in [
             (not(TroubleKind::Refused, false), "postgres.login", "POSTGRES_PASSWORD"),
@@ -475,13 +475,13 @@ mod of_the_settings {
     }
 
     #[test]
-    fn a_password_that_may_go_in_clear_is_worth_knowing() {
+    fn password_that_may_be_sent_unencrypted_is_a_warning() {
         let found = of(|looked| looked.clear_password_to = Some("db".to_owned()));
         assert_eq!(found, [("monitor.postgres_tls", Verdict::WorthKnowing)]);
     }
 
     #[test]
-    fn good_settings_are_called_fine() {
+    fn valid_settings_have_no_findings() {
         assert_eq!(of(|_| {}), []);
     }
 

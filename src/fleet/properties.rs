@@ -1,5 +1,4 @@
-//! What must hold of the tracker whatever the fleet, Redis and the monitors do: properties over simulated worlds,
-//! with the truth known.
+//! Property tests of the tracker over simulated worlds with known true state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,30 +16,30 @@ use super::worker_type::{TypeState, WorkerStateRecord};
 use crate::contract::{Heartbeat, Name, ShutdownMarker};
 
 const STREAM: &str = "s";
-/// Processes that may run at once. Those of the first two slots always have the same consumer name.
+/// Maximum number of processes. Those of the first two slots always use the same consumer name.
 const SLOTS: usize = 4;
 
-/// What happens in one tick's time.
+/// An event within one tick.
 #[derive(Debug, Clone)]
 enum Act {
     Wait,
     Start(usize),
     Kill(usize),
-    /// Leaves its marker, with entries pending, and one heartbeat so many seconds after it.
+    /// Writes its marker with pending entries, and one heartbeat some seconds later.
     Leave(usize, u64, Option<u64>),
-    /// Stands still for so many seconds. If it is asked to leave meanwhile, it leaves as soon as it goes on.
+    /// Stops for some seconds. If it is asked to shut down meanwhile, it does so when it continues.
     Stall(usize, u64),
-    /// Redis cannot be read for so many ticks.
+    /// Redis is unreachable for some ticks.
     Outage(u8),
-    /// Redis comes back empty, under a new run id.
+    /// Redis restarts empty, with a new run ID.
     RestartEmpty,
-    /// The monitor stands still for so many ticks.
+    /// The monitor is stopped for some ticks.
     Gap(u8),
-    /// Redis' clock jumps by so many seconds, and with it the life of every key.
+    /// Steps Redis' clock by some seconds, and with it the expiry of every key.
     RedisClock(i32),
-    /// The monitor's clock jumps.
+    /// Steps the monitor's clock.
     MonitorClock(i32),
-    /// The monitor ends, and another one starts after so many ticks.
+    /// The monitor ends, and another one starts after some ticks.
     MonitorRestart(u8),
 }
 
@@ -48,7 +47,7 @@ fn slot() -> std::ops::Range<usize> {
     0..SLOTS
 }
 
-/// What happens to the fleet, as far as the monitor sees all of it.
+/// Events of the fleet, without those that limit what the monitor observes.
 fn fleet_act() -> impl Strategy<Value = Act> {
     prop_oneof![
         6 => Just(Act::Wait),
@@ -77,7 +76,7 @@ fn act() -> impl Strategy<Value = Act> {
 #[derive(Debug, Clone)]
 enum Step {
     Read(Box<TickReadings>),
-    /// The monitor ends here; the next reading is another one's first.
+    /// The monitor ends; the next reading is the first of another one.
     Restart,
 }
 
@@ -93,9 +92,9 @@ struct World {
     monitor_started: u64,
     fleet: Fleet,
     keys: Keys,
-    /// What the first monitor reads, and after each reading a copy of the truth.
+    /// Readings of the first monitor, with the true state after each.
     steps: Vec<(Step, Vec<Process>)>,
-    /// What a second monitor reads, one second later and without restarts.
+    /// Readings of a second monitor, one second later and without restarts.
     beside: Vec<TickReadings>,
 }
 
@@ -123,7 +122,7 @@ impl World {
             world.act(act);
             world.tick();
         }
-        // Longer than every stall, outage and settling time.
+        // Longer than every stall, outage and recovery.
         for _ in 0..120 {
             world.tick();
         }
@@ -206,18 +205,18 @@ impl World {
     }
 }
 
-/// What a monitor made of a world.
+/// Results of a monitor.
 #[derive(Debug, PartialEq)]
 struct Reported {
-    /// Per step: what happened.
+    /// Events per step.
     events: Vec<Vec<Arc<Event>>>,
-    /// Per step: the state of the type.
+    /// State of the type per step.
     of_type: Vec<Option<TypeState>>,
     states: BTreeMap<Name, ConsumerState>,
 }
 
-/// Tracks a world as the monitor does: its record is saved with every change and every ten ticks, and restored when
-/// the next monitor reads Redis for the first time.
+/// Tracks a world like the monitor: saves the record with every change and every ten ticks, and restores it when the next monitor
+/// first reads Redis.
 fn track<'a>(steps: impl IntoIterator<Item = &'a Step>) -> Reported {
     let mut tracker = tracker();
     let mut record: Option<WorkerStateRecord> = None;
@@ -262,7 +261,7 @@ fn of_world(world: &World) -> Reported {
     track(world.steps.iter().map(|(step, _)| step))
 }
 
-/// Whose loss an event reports, or ends.
+/// Returns the consumer of a lost or recovered event, and whether it was lost.
 fn lost_or_recovered(event: &Event) -> Vec<(Name, bool)> {
     let payload = event.payload();
     match event.type_name() {
@@ -290,7 +289,7 @@ fn is_killed(p: &Process) -> bool {
     matches!(p.fate, Fate::Killed { .. })
 }
 
-/// The invariants of losses, exits and crashes, against the truth; `sees_all`: the monitor read every tick.
+/// Invariants of losses, exits and crashes, checked against the true state; `sees_all`: the monitor read every tick.
 fn check(world: &World, sees_all: bool) -> Result<(), TestCaseError> {
     let reported = of_world(world);
     let mut open: BTreeMap<Name, bool> = BTreeMap::new();
@@ -299,7 +298,7 @@ fn check(world: &World, sees_all: bool) -> Result<(), TestCaseError> {
         let at = reading.now.0 / 1000;
         let by_name = latest(truth);
         for (name, is_lost) in events.iter().flat_map(|event| lost_or_recovered(event)) {
-            // Lost and recovered take turns.
+            // Lost and recovered events alternate.
             let was = open.insert(name.clone(), is_lost).unwrap_or(false);
             prop_assert!(was != is_lost, "{name} is called lost or recovered twice in a row at {at}");
             if is_lost {
@@ -327,7 +326,7 @@ fn check(world: &World, sees_all: bool) -> Result<(), TestCaseError> {
             prop_assert!(is_gone, "{name} is {state:?}");
             continue;
         }
-        // Where the monitor itself was restarted around that time, it may not be able to tell.
+        // A restart of the monitor around that time may make this unknown.
         if state == Some(ConsumerState::Unobserved) && is_killed(p) && restarts(world) {
             continue;
         }
@@ -337,7 +336,7 @@ fn check(world: &World, sees_all: bool) -> Result<(), TestCaseError> {
             Fate::Left { with_work: false, .. } => ConsumerState::Left,
             Fate::Left { with_work: true, .. } => ConsumerState::LeftWithWork,
         };
-        // After an hour nobody remembers, and a restarted monitor knows exits no more.
+        // Losses expire after an hour, and exits are not restored after a restart.
         prop_assert!(
             state == Some(expected)
                 || (state == Some(ConsumerState::NoHeartbeat) && p.fate != Fate::Runs && restarts(world)),
@@ -359,7 +358,7 @@ fn check(world: &World, sees_all: bool) -> Result<(), TestCaseError> {
             prop_assert_eq!(of_type, Some(TypeState::ScaledDown));
         }
         let last = world.fleet.processes.iter().max_by_key(|p| p.beat_at).unwrap();
-        // No process came after it that could have replaced it.
+        // No later process could have replaced it.
         let first_killed = world.fleet.processes.iter().filter(|p| is_killed(p)).map(|p| p.beat_at).min();
         if is_killed(last) && world.fleet.processes.iter().all(|p| Some(p.started) <= first_killed) {
             prop_assert_eq!(of_type, Some(TypeState::Crashed));
@@ -372,7 +371,7 @@ fn restarts(world: &World) -> bool {
     world.steps.iter().any(|(step, _)| matches!(step, Step::Restart))
 }
 
-/// The true second of a reading, whose `now` begins with its monitor.
+/// Returns the true second of a reading, whose `now` starts at 0 with each monitor.
 fn truth_second(world: &World, reading: &TickReadings) -> u64 {
     let beside = world.beside.iter().find(|beside| beside.tick == reading.tick);
     beside.map_or(0, |beside| beside.now.0 / 1000 - 1)
@@ -383,17 +382,17 @@ proptest! {
 
     /// Stalls, returns, markers and kills in every order.
     #[test]
-    fn every_loss_is_reported_once_and_ends_and_no_crash_is_without_one(acts in prop::collection::vec(fleet_act(), 1..60)) {
+    fn losses_are_reported_once_and_end_and_crashes_require_one(acts in prop::collection::vec(fleet_act(), 1..60)) {
         check(&World::play(&acts), true)?;
     }
 
     #[test]
-    fn neither_outages_nor_clocks_nor_restarts_invent_or_hide_a_loss(acts in prop::collection::vec(act(), 1..60)) {
+    fn outages_clocks_and_restarts_neither_fake_nor_hide_losses(acts in prop::collection::vec(act(), 1..60)) {
         check(&World::play(&acts), false)?;
     }
 
     #[test]
-    fn the_same_readings_give_the_same_states_whatever_comes_twice_or_late(
+    fn repeated_and_late_readings_have_no_effect(
         acts in prop::collection::vec(act(), 1..30), again in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
     ) {
         let world = World::play(&acts);
@@ -411,7 +410,7 @@ proptest! {
     }
 
     #[test]
-    fn a_clock_of_the_monitor_that_jumps_changes_nothing(acts in prop::collection::vec(act(), 1..40)) {
+    fn steps_of_the_monitors_clock_have_no_effect(acts in prop::collection::vec(act(), 1..40)) {
         let steady: Vec<Act> =
             acts.iter().map(|act| if matches!(act, Act::MonitorClock(_)) { Act::Wait } else { act.clone() }).collect();
         let (jumping, steady) = (of_world(&World::play(&acts)), of_world(&World::play(&steady)));
@@ -422,9 +421,9 @@ proptest! {
         prop_assert_eq!(of_fleet(&jumping), of_fleet(&steady));
     }
 
-    /// Two monitors that read a second apart give each departure the same key, and no two departures the same.
+    /// Two monitors that read a second apart give each exit the same key, and different exits different keys.
     #[test]
-    fn two_monitors_write_each_departure_once(acts in prop::collection::vec(fleet_act(), 1..60)) {
+    fn two_monitors_record_each_exit_once(acts in prop::collection::vec(fleet_act(), 1..60)) {
         let world = World::play(&acts);
         let beside: Vec<Step> = world.beside.iter().cloned().map(Box::new).map(Step::Read).collect();
         let (one, other) = (of_world(&world), track(&beside));
@@ -450,7 +449,7 @@ proptest! {
     }
 }
 
-/// Ends with everybody's exit decided: the events of the type by name and payload, and its last state.
+/// Runs until every exit is decided. Returns the events of the type by name and payload, and its last state.
 fn story(acts: &[Act]) -> (Vec<Arc<Event>>, Option<TypeState>) {
     let reported = of_world(&World::play(acts));
     let of_fleet = reported.events.into_iter().flatten().filter(|event| event.subject == STREAM).collect();
@@ -466,7 +465,7 @@ fn wait(ticks: usize) -> Vec<Act> {
 }
 
 #[test]
-fn a_consumer_that_stalled_and_came_back_can_shut_down_gracefully() {
+fn consumer_can_shut_down_gracefully_after_a_stall() {
     let acts = [
         vec![Act::Start(0), Act::Start(1)],
         wait(10),
@@ -484,7 +483,7 @@ fn a_consumer_that_stalled_and_came_back_can_shut_down_gracefully() {
 }
 
 #[test]
-fn a_consumer_that_stalled_and_leaves_at_once_when_it_wakes_shut_down_gracefully() {
+fn consumer_can_shut_down_gracefully_right_after_a_stall() {
     for stalled in [24, 200] {
         let acts = [
             vec![Act::Start(0), Act::Start(1)],
@@ -502,8 +501,8 @@ fn a_consumer_that_stalled_and_leaves_at_once_when_it_wakes_shut_down_gracefully
 }
 
 #[test]
-fn a_loss_that_was_replaced_makes_no_later_exit_a_crash() {
-    // The replacement starts before the loss is decided, or after it.
+fn replaced_loss_does_not_make_a_later_exit_a_crash() {
+    // The replacement starts before or after the loss is decided.
     for replaced_after in [1, 10] {
         let acts = [
             vec![Act::Start(0), Act::Start(1)],
@@ -522,8 +521,8 @@ fn a_loss_that_was_replaced_makes_no_later_exit_a_crash() {
 }
 
 #[test]
-fn a_replacement_counts_for_the_next_loss_when_the_consumer_that_it_replaced_returns() {
-    // One stalls, another is killed, a third takes its place: the stalled one returns by itself.
+fn replacement_counts_for_the_next_loss_if_the_first_consumer_returns() {
+    // One stalls, another is killed, a third replaces it; the stalled one recovers.
     for (stalled, killed) in [(0, 1), (1, 0)] {
         let acts = [
             vec![Act::Start(0), Act::Start(1)],
@@ -542,7 +541,7 @@ fn a_replacement_counts_for_the_next_loss_when_the_consumer_that_it_replaced_ret
 }
 
 #[test]
-fn a_type_that_came_back_from_a_crash_can_shut_down_gracefully() {
+fn type_can_shut_down_gracefully_after_a_crash() {
     let acts = [
         vec![Act::Start(0), Act::Start(1)],
         wait(10),
@@ -559,7 +558,7 @@ fn a_type_that_came_back_from_a_crash_can_shut_down_gracefully() {
 }
 
 #[test]
-fn one_late_heartbeat_after_the_marker_is_no_new_process() {
+fn late_heartbeat_after_the_marker_is_not_a_new_process() {
     for slot in [0, 1] {
         for late in 0..6 {
             let acts = [vec![Act::Start(slot)], wait(10), vec![Act::Leave(slot, 0, Some(late))]].concat();
@@ -577,7 +576,7 @@ fn one_late_heartbeat_after_the_marker_is_no_new_process() {
 }
 
 #[test]
-fn a_step_of_redis_clock_loses_nobody_that_lives() {
+fn steps_of_redis_clock_do_not_lose_live_consumers() {
     for before in 0..10 {
         for by in [8, 40, 60, 3600, -40, -3600] {
             let mut acts = vec![Act::Start(0), Act::Start(1), Act::Start(2), Act::Start(3)];
@@ -591,7 +590,7 @@ fn a_step_of_redis_clock_loses_nobody_that_lives() {
 }
 
 #[test]
-fn who_is_killed_when_the_clock_of_redis_goes_back_is_lost_all_the_same() {
+fn consumer_killed_while_redis_clock_steps_back_is_lost() {
     let acts = [vec![Act::Start(0)], wait(10), vec![Act::Kill(0), Act::RedisClock(-3600)]].concat();
     let (events, of_type) = story(&acts);
     assert_eq!(lost(&events), [Name::from("c0")]);
@@ -599,7 +598,7 @@ fn who_is_killed_when_the_clock_of_redis_goes_back_is_lost_all_the_same() {
 }
 
 #[test]
-fn who_left_while_no_monitor_could_see_it_did_not_crash() {
+fn unobserved_graceful_shutdown_is_not_a_crash() {
     let left = vec![Act::Leave(0, 0, None), Act::Leave(1, 0, None)];
     for blindness in [Act::MonitorRestart(80), Act::Gap(80)] {
         let blind_first = matches!(blindness, Act::MonitorRestart(_));
@@ -616,9 +615,9 @@ fn who_left_while_no_monitor_could_see_it_did_not_crash() {
 }
 
 #[test]
-fn who_left_so_long_ago_that_its_marker_has_just_expired_did_not_crash() {
+fn graceful_shutdown_with_a_just_expired_marker_is_not_a_crash() {
     for late in [None, Some(3)] {
-        // Down for one tick longer than a marker lives: it expires in the moment of the first reading.
+        // Down for one tick longer than a marker lives: it expires at the time of the first reading.
         let acts = [vec![Act::Start(0)], wait(10), vec![Act::MonitorRestart(41), Act::Leave(0, 0, late)], wait(50)];
         let (events, of_type) = story(&acts.concat());
         assert_eq!(lost(&events), []);
@@ -626,7 +625,7 @@ fn who_left_so_long_ago_that_its_marker_has_just_expired_did_not_crash() {
     }
 }
 
-/// What a reading says of hand-made consumers.
+/// Returns a reading of given consumers.
 fn by_hand(second: u64, consumers: &[(&str, Beat, MarkerReading, u64, u64)]) -> TickReadings {
     let world = World::at(second);
     let mut reading = world.reading(0);
@@ -663,7 +662,7 @@ fn heartbeat(name: &str, second: u64, waiting: Option<u32>, progress: Option<u64
 }
 
 #[test]
-fn nobody_is_suspect_for_ever_whatever_is_never_read() {
+fn suspect_state_ends_even_if_markers_are_never_read() {
     let last_state = |interval: u64, marker: fn(u64) -> MarkerReading, reads: fn(u64) -> bool| {
         let mut tracker = super::invented::tracker_with_interval(interval);
         let mut states = Vec::new();
@@ -681,23 +680,23 @@ fn nobody_is_suspect_for_ever_whatever_is_never_read() {
     };
     let lost = (ConsumerState::Lost, TypeState::Crashed);
     let always = |_| true;
-    // A poll interval longer than a marker lives; markers are read only for so long.
+    // A poll interval longer than a marker lives; markers are read only for that long.
     assert_eq!(
         last_state(125, |at| if at < 500 { MarkerReading::Absent } else { MarkerReading::NotRead }, always),
         lost
     );
-    // Redis comes and goes for longer than that, or is away twice.
+    // Redis is intermittently unreachable for longer than that, or twice.
     let flapping = |at: u64| !(252..600).contains(&at) || at.is_multiple_of(9);
     assert_eq!(last_state(3, |_| MarkerReading::Absent, flapping), lost);
     let twice = |at: u64| !((252..300).contains(&at) || (306..400).contains(&at));
     assert_eq!(last_state(3, |_| MarkerReading::Absent, twice), lost);
-    // Markers are never read at all.
+    // Markers are never read.
     let never = last_state(3, |_| MarkerReading::NotRead, always);
     assert_eq!(never, (ConsumerState::Unobserved, TypeState::Unknown));
 }
 
 #[test]
-fn a_loss_in_the_record_is_no_younger_after_a_restart() {
+fn age_of_a_loss_survives_a_restart() {
     let acts = [vec![Act::Start(0), Act::Start(1)], wait(10), vec![Act::Kill(0)], wait(60)].concat();
     let world = World::play(&acts);
     let mut tracker = tracker();
@@ -714,7 +713,7 @@ fn a_loss_in_the_record_is_no_younger_after_a_restart() {
 }
 
 #[test]
-fn a_consumer_that_was_lost_before_a_restart_recovers_after_it() {
+fn consumer_lost_before_a_restart_can_recover_after_it() {
     let acts = [
         vec![Act::Start(0), Act::Start(1)],
         wait(10),
@@ -732,7 +731,7 @@ fn a_consumer_that_was_lost_before_a_restart_recovers_after_it() {
 }
 
 #[test]
-fn a_type_that_is_not_watched_any_more_is_not_restored() {
+fn unwatched_type_is_not_restored() {
     let mut first = tracker();
     first.advance(by_hand(3, &[("c", heartbeat("c", 3, None, None), MarkerReading::Absent, 0, 0)]));
     let record = saved(&first).unwrap();
@@ -743,7 +742,7 @@ fn a_type_that_is_not_watched_any_more_is_not_restored() {
 }
 
 #[test]
-fn consumers_that_hang_recover_or_leave_with_work_in_one_reading_have_an_event_each() {
+fn simultaneous_changes_have_one_event_each() {
     let mut tracker = tracker();
     let mut events = Vec::new();
     for second in (3..400).step_by(3) {
@@ -772,7 +771,7 @@ fn consumers_that_hang_recover_or_leave_with_work_in_one_reading_have_an_event_e
 }
 
 #[test]
-fn tasks_that_wait_for_a_retry_are_no_hang() {
+fn tasks_waiting_for_a_retry_are_not_hung() {
     let hangs = |waiting: Option<u32>, progress: Option<u64>| {
         let mut tracker = tracker();
         (3..200).step_by(3).any(|second| {
@@ -790,11 +789,11 @@ fn tasks_that_wait_for_a_retry_are_no_hang() {
 }
 
 #[test]
-fn a_late_heartbeat_in_between_neither_ends_a_hang_nor_begins_another() {
+fn late_heartbeat_does_not_interrupt_a_hang() {
     let mut tracker = tracker();
     let mut events = Vec::new();
     for second in (3..300).step_by(3) {
-        // It stands still with its heartbeat for a while, too.
+        // It also stalls with its heartbeat for a while.
         let beaten = if (90..105).contains(&second) { 90 } else { second };
         let idle = if second < 200 { second } else { 0 };
         let beat = heartbeat("c", beaten, None, None);
@@ -803,9 +802,9 @@ fn a_late_heartbeat_in_between_neither_ends_a_hang_nor_begins_another() {
     assert_eq!(names(&events), ["scale_up", "consumer_hung", "consumer_recovered"]);
 }
 
-/// The worst case in time: killed right after it wrote its heartbeat.
+/// The worst case: killed right after it wrote its heartbeat.
 #[test]
-fn a_crash_is_seen_within_twenty_seconds() {
+fn crash_is_detected_within_20_s() {
     for phase in 0..30 {
         let acts = [vec![Act::Start(0)], wait(11 + phase), vec![Act::Kill(0)]].concat();
         let killed = (acts.len() as u64 - 1) * TICK_SEC;
@@ -817,7 +816,7 @@ fn a_crash_is_seen_within_twenty_seconds() {
 }
 
 #[test]
-fn a_type_that_goes_to_zero_is_crashed_only_if_somebody_vanished_on_the_way() {
+fn type_at_zero_is_crashed_only_if_a_consumer_was_lost() {
     let of_type = |last: [Act; 2]| {
         let [a, b] = last;
         let acts = [vec![Act::Start(0), Act::Start(1)], wait(10), vec![a, Act::Wait, b]].concat();
@@ -831,7 +830,7 @@ fn a_type_that_goes_to_zero_is_crashed_only_if_somebody_vanished_on_the_way() {
 }
 
 #[test]
-fn anothers_marker_changes_nothing_for_one_that_was_killed() {
+fn marker_of_another_consumer_does_not_excuse_a_kill() {
     for (at, killed_at) in [(0, 5), (5, 0), (3, 3), (10, 12), (12, 10)] {
         let mut alone = [vec![Act::Start(0), Act::Wait], wait(20)].concat();
         alone[2 + killed_at] = Act::Kill(0);
@@ -848,14 +847,14 @@ fn anothers_marker_changes_nothing_for_one_that_was_killed() {
 }
 
 #[test]
-fn what_was_written_down_is_gone_on_from_without_reporting_it_again() {
+fn restored_state_is_not_reported_again() {
     let acts = [vec![Act::Start(0), Act::Start(1)], wait(10), vec![Act::MonitorRestart(1)], wait(10)].concat();
     let (events, _) = story(&acts);
     assert_eq!(names(&events), ["scale_up", "scale_up"]);
 }
 
 #[test]
-fn the_older_monitors_record_of_a_type_that_is_gone_becomes_a_crash_once_if_it_is_fresh() {
+fn recent_record_of_the_older_monitor_becomes_one_crash() {
     let record =
         r#"{"state":"alive","last_alive":3,"state_changed_at":1.5,"last_seen_alive":2.5,"consumers":{},"losses":[]}"#;
     for (restored_at, how) in [(12.5, "crashed"), (1000.0, "unknown")] {
@@ -875,7 +874,7 @@ fn the_older_monitors_record_of_a_type_that_is_gone_becomes_a_crash_once_if_it_i
 }
 
 #[test]
-fn a_record_of_an_earlier_version_is_read() {
+fn records_of_earlier_versions_are_readable() {
     let record: WorkerStateRecord =
         serde_json::from_str(r#"{"state":"alive","last_alive":2,"consumers":{"a":1.5},"losses":[2.5]}"#).unwrap();
     assert_eq!((record.consumers["a"].since, record.losses[0].at), (1.5, 2.5));

@@ -1,7 +1,6 @@
-//! The tracker: readings in, states, events and the snapshot out.
+//! The tracker: turns readings into states, events and the snapshot.
 //!
-//! Deterministic: the same readings in the same order give the same result. A reading that is
-//! older than one already taken in, or the same again, changes nothing.
+//! Deterministic: the same readings in the same order give the same result. A repeated or older reading has no effect.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -25,57 +24,57 @@ use super::watched::WatchedStreams;
 use super::worker_type::{Departures, WorkerStateRecord, WorkerType};
 use crate::contract::{Name, floors};
 
-/// Events kept for the feed.
+/// Number of events in the feed.
 const RECENT_EVENTS: usize = 50;
 
-/// What the tracker needs to know beforehand.
+/// Settings of the tracker.
 #[derive(Debug, Clone)]
 pub struct TrackerSettings {
-    /// How often ticks are meant to come.
+    /// Poll interval.
     pub interval: Duration,
-    /// The floor of streams the contract does not name.
+    /// Hung threshold of streams without a configured one.
     pub default_floor: Duration,
-    /// Streams shown before anyone used them.
+    /// Streams that are shown before they have consumers.
     pub seed_streams: Vec<Name>,
-    /// Which streams are watched: of others nothing is read, so nothing is concluded or written down.
+    /// Watched streams; others are neither read nor recorded.
     pub watched: Arc<WatchedStreams>,
     /// Products of the per-ARA panel, in order.
     pub aras: Arc<[String]>,
-    /// The database volume's size, bytes; 0 when not known.
+    /// Size of the database volume, bytes; 0 if unknown.
     pub disk_capacity_bytes: u64,
 }
 
-/// Everything the sources said in one tick.
+/// Readings of all data sources in one tick.
 #[derive(Debug, Clone)]
 pub struct TickReadings {
-    /// The tick's number; ticks count up.
+    /// Number of the tick, increasing.
     pub tick: u64,
-    /// When it was closed.
+    /// Time at which it was closed.
     pub now: Mono,
-    /// The monitor's wall clock, Unix seconds: used where Redis' own is not to be had.
+    /// Wall clock of the monitor, Unix seconds; used if Redis' clock is unknown.
     pub wall: f64,
-    /// The streams, or why not.
+    /// Streams, or the error.
     pub streams: Result<Arc<StreamsReading>, SourceTrouble>,
-    /// The heartbeats, or why not.
+    /// Heartbeats, or the error.
     pub heartbeats: Result<Arc<HeartbeatsReading>, SourceTrouble>,
-    /// The database, or why not; `None` when its first answer is still out.
+    /// Database, or the error; `None` before its first answer.
     pub database: Option<Result<Arc<DatabaseReading>, SourceTrouble>>,
 }
 
-/// What a tick came to.
+/// Result of a tick.
 #[derive(Debug)]
 pub struct Advance {
-    /// What happened, oldest first; also in the snapshot.
+    /// Events, oldest first; also in the snapshot.
     pub events: Vec<Arc<Event>>,
-    /// The new picture.
+    /// New snapshot.
     pub snapshot: Snapshot,
-    /// Types whose record is worth writing down again.
+    /// Types with a changed record, to save.
     pub changed_types: Vec<Name>,
-    /// Types seen alive for the first time.
+    /// Types that were alive for the first time.
     pub new_types: Vec<Name>,
 }
 
-/// The fleet as it is known.
+/// Tracks the states of the fleet.
 #[derive(Debug, Clone)]
 pub struct Tracker {
     settings: TrackerSettings,
@@ -91,12 +90,12 @@ pub struct Tracker {
     unreadable: Vec<UnreadableHeartbeat>,
     recent: VecDeque<Arc<Event>>,
     depths: Arc<DepthHistory>,
-    /// Types that somebody had forgotten, until they are seen again: that their stream is still there does not show them.
+    /// Forgotten types, not shown until a consumer is seen, although their stream exists.
     forgotten: BTreeSet<Name>,
 }
 
 impl Tracker {
-    /// A tracker that knows nothing yet but which streams to show.
+    /// Returns a tracker without state.
     #[must_use]
     pub fn new(settings: TrackerSettings, now: Mono, wall: f64) -> Self {
         Self {
@@ -117,25 +116,25 @@ impl Tracker {
         }
     }
 
-    /// Goes on from what was written down before, read at `now`, when Redis' clock said `now_unix`.
+    /// Restores saved records, read at `now`, when Redis' clock was `now_unix`.
     pub fn restore(&mut self, records: &BTreeMap<Name, WorkerStateRecord>, now: Mono, now_unix: f64) {
         let watched = records.iter().filter(|(name, _)| self.settings.watched.contains(name));
         let restored = watched.map(|(name, record)| (name.clone(), WorkerType::restored(record, now, now_unix)));
         self.types.extend(restored);
     }
 
-    /// Goes on from what was written down of task failures before.
+    /// Restores saved records of task failures.
     pub fn restore_failures(&mut self, records: FailureRecords) {
         self.failures.restore(records);
     }
 
-    /// Task failures as they are read, to write down.
+    /// Returns the task failures, to save.
     #[must_use]
     pub fn failures(&self) -> &FailureLog {
         &self.failures
     }
 
-    /// Shows events of an earlier run, newest first, behind those of this one.
+    /// Restores events of an earlier run, newest first, after those of this run.
     pub fn restore_events(&mut self, newest: Vec<Event>) {
         let known: BTreeSet<String> = self.recent.iter().map(|event| event.key.clone()).collect();
         let older = newest.into_iter().filter(|event| event.key.is_empty() || !known.contains(&event.key));
@@ -143,7 +142,7 @@ impl Tracker {
         self.recent.truncate(RECENT_EVENTS);
     }
 
-    /// Takes in a tick's readings; `None` if they are not newer than what was taken in already.
+    /// Applies the readings of a tick. Returns `None` if they are not newer than the previous ones.
     pub fn advance(&mut self, readings: TickReadings) -> Option<Advance> {
         let TickReadings { tick, now, wall, streams, heartbeats, database } = readings;
         if self.last_tick.is_some_and(|last| tick <= last) {
@@ -180,7 +179,7 @@ impl Tracker {
             self.unreadable.clone_from(&beats.unreadable);
             self.take_heartbeats(beats, now, ts, &mut told, &mut changed_types, &mut new_types);
         }
-        // A large fleet's take room that the snapshot can have.
+        // Frees the memory of a large fleet's heartbeats before the snapshot is built.
         drop(heartbeats);
         self.remember_depths(ts, streams.is_ok());
 
@@ -193,8 +192,7 @@ impl Tracker {
         Some(Advance { events, snapshot, changed_types, new_types })
     }
 
-    /// Knows nothing of a worker type any more; whether it was known. It is learned again when one of
-    /// its workers or consumers is seen.
+    /// Forgets a worker type until one of its workers or consumers is seen again. Returns whether it was known.
     pub fn forget(&mut self, worker_type: &Name) -> bool {
         self.failures.forget(worker_type);
         let was = self.types.remove(worker_type);
@@ -206,13 +204,13 @@ impl Tracker {
         known
     }
 
-    /// The record of a type, to write down.
+    /// Returns the record of a type, to save.
     #[must_use]
     pub fn record(&self, worker_type: &Name) -> Option<WorkerStateRecord> {
         self.types.get(worker_type).map(WorkerType::record)
     }
 
-    /// Types with a consumer present: their `last_seen_alive` moves on.
+    /// Returns the types with a consumer present, whose `last_seen_alive` advances.
     pub fn alive_types(&self) -> impl Iterator<Item = &Name> {
         self.types.iter().filter(|(_, t)| t.state == super::worker_type::TypeState::Alive).map(|(name, _)| name)
     }
@@ -311,7 +309,7 @@ impl Tracker {
         let facts = |name: &Name| self.streams.streams.get(name).and_then(|stream| stream.facts.as_ref().ok());
         let rate = |name: &Name| self.rates.get(name).map(Rates::per_second).unwrap_or_default();
         let streams = self.streams.streams.iter();
-        // A stream with a group is made for workers, whether any has come or not.
+        // A stream with a group is meant for workers, even before the first one.
         let awaits_workers =
             |name: &Name| !self.forgotten.contains(name) && facts(name).is_some_and(|facts| !facts.groups.is_empty());
         let status = |name: &Name, worker_type: &WorkerType| {
@@ -361,7 +359,7 @@ impl Tracker {
     }
 }
 
-/// Each consumer's work, added up over the groups that list it; sorted by name.
+/// Returns the work of each consumer, summed over its groups; sorted by name.
 fn work_by_consumer(stream: &StreamReading) -> Vec<(Name, Work)> {
     let mut work: Vec<(Name, Work)> = stream
         .consumers()

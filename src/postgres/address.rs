@@ -1,7 +1,7 @@
-//! Where Postgres is and how the connection is encrypted: the one parser of the address, as libpq words it, and the one
-//! builder of TLS. What is checked at the start is what connects.
+//! Parses the Postgres URL (libpq syntax) and builds the TLS configuration of the connections. The parser that checks the URL at
+//! the start is the one that connects.
 //!
-//! Everything that an address says is honoured, or refused with the parameter's name.
+//! Every parameter is honoured or rejected by name.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use tokio_postgres::config::{Host, SslMode};
 use crate::environment::{percent_decoded, percent_encoded};
 use crate::tls::{self, BadIdentity};
 
-/// The value of `sslrootcert` that means the authorities of this machine.
+/// Value of `sslrootcert` that selects the system's certificate authorities.
 const SYSTEM: &str = "system";
 
-/// An address that can be connected to.
+/// Address of a Postgres server, with the TLS settings.
 #[derive(Clone)]
 pub struct Address {
-    /// What the driver needs.
+    /// Configuration of the driver.
     pub config: Config,
     verify: Verify,
     authorities: Authorities,
@@ -30,7 +30,7 @@ pub struct Address {
     only_tls13: bool,
 }
 
-/// How much of the server's certificate is verified.
+/// How much of the server certificate is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verify {
     Nothing,
@@ -38,19 +38,19 @@ enum Verify {
     AuthorityAndName,
 }
 
-/// Which authorities are trusted.
+/// Trusted certificate authorities.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Authorities {
     OfThisMachine,
     File(String),
 }
 
-/// An address that cannot be used: what was expected, by the parameter's name. It never repeats a password.
+/// Error of an invalid address: the parameter and the expected value. Never contains a password.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct BadAddress(pub String);
 
-/// Parameters that the driver knows by these names.
+/// Parameters that the driver accepts under the same name.
 const OF_THE_DRIVER: [&str; 15] = [
     "user",
     "password",
@@ -69,10 +69,10 @@ const OF_THE_DRIVER: [&str; 15] = [
     "channel_binding",
 ];
 
-/// Reads an address, `postgres://…` or `host=… user=…`.
+/// Parses an address, `postgres://…` or `host=… user=…`.
 ///
 /// # Errors
-/// What cannot be honoured.
+/// If a parameter is invalid or not supported.
 pub fn parse(text: &str) -> Result<Address, BadAddress> {
     let (base, parameters) = split(text)?;
     let mut of_driver: Vec<(String, String)> = Vec::new();
@@ -91,11 +91,11 @@ pub fn parse(text: &str) -> Result<Address, BadAddress> {
             "sslkey" => key = (!value.is_empty()).then_some(value),
             "target_session_attrs" => match value.as_str() {
                 "any" | "read-write" | "read-only" => of_driver.push((name, value)),
-                // What may be written is no standby.
+                // A server that accepts writes is not a standby.
                 "primary" => of_driver.push((name, "read-write".to_owned())),
                 _ => return expected("any, read-write, primary or read-only"),
             },
-            // Connections without GSSAPI are what the first two end with.
+            // The first two result in a connection without GSSAPI.
             "gssencmode" => match value.as_str() {
                 "disable" | "prefer" => {}
                 _ => return expected("disable or prefer (GSSAPI encryption is not supported)"),
@@ -105,7 +105,7 @@ pub fn parse(text: &str) -> Result<Address, BadAddress> {
                 "TLSv1.3" => only_tls13 = true,
                 _ => return expected("TLSv1.2 or TLSv1.3"),
             },
-            // An address may have some, and the monitor adds its own.
+            // The address may have options, to which the monitor adds its own.
             "options" => match of_driver.iter_mut().find(|(known, _)| known == "options") {
                 Some((_, options)) => *options = format!("{options} {value}"),
                 None => of_driver.push((name, value)),
@@ -135,7 +135,7 @@ pub fn parse(text: &str) -> Result<Address, BadAddress> {
     }
     let mut address = Address { config, verify, authorities, identity, only_tls13 };
     address.config.ssl_mode(match mode.as_deref() {
-        // As libpq: Unix sockets are never encrypted.
+        // As in libpq: connections over Unix sockets are not encrypted.
         _ if address.is_local() => SslMode::Disable,
         Some("disable") => SslMode::Disable,
         None | Some("prefer") if verify == Verify::Nothing => SslMode::Prefer,
@@ -144,7 +144,7 @@ pub fn parse(text: &str) -> Result<Address, BadAddress> {
     Ok(address)
 }
 
-/// The parameters that are not honoured, each with what to do instead where that is known.
+/// Returns the error for an unsupported parameter, with the alternative if there is one.
 fn unsupported(name: &str) -> BadAddress {
     let hint = match name {
         "ssl" => "; write sslmode=require or verify-full",
@@ -156,14 +156,14 @@ fn unsupported(name: &str) -> BadAddress {
         }
         _ => "",
     };
-    // What is no name may be part of a password.
+    // Text that is not a parameter name may be part of a password.
     let is_name =
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte));
     let shown = if is_name { name } else { "of that name (percent-encode @ : / ? # in a password)" };
     BadAddress(format!("no parameter {shown}, which is not supported{hint}"))
 }
 
-/// What stands before the parameters of a URL, empty for `name=value` pairs.
+/// The URL before its parameters; empty for `name=value` pairs.
 type Base<'a> = &'a str;
 
 fn split(text: &str) -> Result<(Base<'_>, Vec<(String, String)>), BadAddress> {
@@ -176,7 +176,7 @@ fn split(text: &str) -> Result<(Base<'_>, Vec<(String, String)>), BadAddress> {
         let hint = if scheme.contains('+') { " (what follows the + is for SQLAlchemy)" } else { "" };
         return Err(BadAddress(format!("an address that begins with postgres://{hint}")));
     };
-    // The driver takes everything up to the first @ for user and password.
+    // The driver takes everything before the first @ as user and password.
     let from = text.len() - rest.len() + rest.find('@').unwrap_or(0);
     let Some(at) = text.get(from..).and_then(|tail| tail.find('?')).map(|at| from + at) else {
         return Ok((text, Vec::new()));
@@ -192,7 +192,7 @@ fn split(text: &str) -> Result<(Base<'_>, Vec<(String, String)>), BadAddress> {
     Ok((base, parameters))
 }
 
-/// `name=value` pairs as libpq reads them: values may stand in single quotes, `\` takes the next character as it is.
+/// Parses `name=value` pairs like libpq: values may be in single quotes, `\` escapes the next character.
 fn pairs(text: &str) -> Result<Vec<(String, String)>, BadAddress> {
     let malformed = || BadAddress("postgres://user:password@host/database, or host=… user=… dbname=…".to_owned());
     let mut pairs = Vec::new();
@@ -237,7 +237,7 @@ fn config(base: Base<'_>, parameters: &[(String, String)]) -> Result<Config, Bad
         format!("{base}?{}", pairs.join("&"))
     };
     let config: Config = text.parse().map_err(|error: tokio_postgres::Error| {
-        // The driver names the parameter and no value.
+        // The driver's error contains the parameter name but no value.
         let why = std::error::Error::source(&error).map(|why| format!(" ({why})")).unwrap_or_default();
         BadAddress(format!("an address such as postgres://user:password@localhost:5432/postgres{why}"))
     })?;
@@ -262,8 +262,7 @@ fn config(base: Base<'_>, parameters: &[(String, String)]) -> Result<Config, Bad
     Ok(config)
 }
 
-/// As libpq: an authority that is named makes `require` verify it; and `system` is for `verify-full` alone. Without
-/// `sslmode` everything is verified then.
+/// As in libpq: with a named authority, `require` verifies it; `system` requires `verify-full`, which is then the default.
 fn verification(mode: Option<&str>, root: Option<String>) -> Result<(Verify, Authorities), BadAddress> {
     let weak = |mode: &str, root: &str| {
         Err(BadAddress(format!("sslmode=verify-full beside sslrootcert={root}, not sslmode={mode}, which ignores it")))
@@ -282,14 +281,14 @@ fn verification(mode: Option<&str>, root: Option<String>) -> Result<(Verify, Aut
     }
 }
 
-/// What an address has as parameter `wanted`; of several, the last.
+/// Returns the parameter `wanted`; the last one if it is repeated.
 #[must_use]
 pub fn parameter(text: &str, wanted: &str) -> Option<String> {
     let (_, parameters) = split(text).ok()?;
     parameters.into_iter().rev().find(|(name, _)| name == wanted).map(|(_, value)| value)
 }
 
-/// The address with one more parameter.
+/// Returns the address with an additional parameter.
 #[must_use]
 pub fn with_parameter(text: &str, name: &str, value: &str) -> String {
     if text.contains("://") {
@@ -305,20 +304,19 @@ fn quoted(value: &str) -> String {
 }
 
 impl Address {
-    /// Whether every host is a Unix socket.
+    /// Returns whether every host is a Unix socket.
     fn is_local(&self) -> bool {
         let hosts = self.config.get_hosts();
         !hosts.is_empty() && hosts.iter().all(|host| matches!(host, Host::Unix(_)))
     }
 
-    /// Whether no connection is ever encrypted.
+    /// Returns whether connections are never encrypted.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.config.get_ssl_mode() == SslMode::Disable
     }
 
-    /// The TLS of its connections. The certificates are read now, so that renewed ones are used from the next connection
-    /// on.
+    /// Returns the TLS configuration. Reads the certificate files, so that renewed certificates are used by the next connection.
     ///
     /// # Errors
     /// The parameter whose file cannot be used.
@@ -350,7 +348,7 @@ impl Address {
         builder.with_client_auth_cert(chain, private).map_err(|error| unusable(&error))
     }
 
-    /// The authorities, and the certificates that are trusted as they are.
+    /// Returns the authorities, and the certificates that are trusted as server certificates.
     fn roots(&self) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), BadAddress> {
         match &self.authorities {
             Authorities::File(path) => {
@@ -369,11 +367,11 @@ impl Address {
     }
 }
 
-/// Verifies the chain, and the name where that is asked for.
+/// Verifies the certificate chain, and the host name if required.
 #[derive(Debug)]
 struct Verifier {
     verifier: Arc<WebPkiServerVerifier>,
-    /// A certificate in the file of authorities is trusted as a server's own too, as OpenSSL does.
+    /// Certificates in the authorities file are also trusted as server certificates, as in OpenSSL.
     trusted: Vec<CertificateDer<'static>>,
     name: bool,
 }
@@ -389,11 +387,11 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         use rustls::Error::InvalidCertificate;
         match self.verifier.verify_server_cert(certificate, intermediates, name, ocsp, now) {
-            // The name is looked at last.
+            // The host name is checked last.
             Err(InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.name => Ok(ServerCertVerified::assertion()),
-            // It is valid now, or there would be another error.
+            // The certificate is currently valid; otherwise the error would be different.
             Err(InvalidCertificate(CertificateError::Other(error)))
                 if format!("{error:?}").contains("CaUsedAsEndEntity")
                     && self.trusted.iter().any(|own| own == certificate) =>
@@ -430,9 +428,9 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// `sslmode=prefer` and `require` encrypt without verifying the server, as libpq does: many servers carry a certificate
-/// that nobody signed, some one of X.509 version 1, whose signatures rustls does not read. Whoever can change what is
-/// sent can present a certificate too, so verifying signatures would add nothing.
+/// `sslmode=prefer` and `require` encrypt without verifying the server, as in libpq: many servers have a self-signed certificate,
+/// some of X.509 version 1, whose signatures rustls cannot read. An attacker who can modify the traffic can also present a
+/// certificate, so verifying signatures would add nothing.
 #[derive(Debug)]
 struct AnyCertificate(Vec<SignatureScheme>);
 
@@ -481,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn each_sslmode_means_what_it_means_to_libpq() {
+    fn sslmode_behaves_as_in_libpq() {
         use Authorities::{File, OfThisMachine};
         let file = || File("/ca.pem".to_owned());
         for (parameters, expected) in [
@@ -504,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_address_says_reaches_the_driver() {
+    fn parameters_are_passed_to_the_driver() {
         let address = parse(
             "postgresql://us%40er:p%3Fw@h1:1,h2:2/d%20b?target_session_attrs=primary&gssencmode=prefer\
              &keepalives_count=3&connect_timeout=7&application_name=x&options=-c%20a%3Db",
@@ -523,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_socket_is_never_encrypted() {
+    fn unix_sockets_are_not_encrypted() {
         for text in ["postgres://u@%2Frun%2Fpg/d?sslmode=require", "host=/run/pg user=u sslmode=verify-full"] {
             let address = parse(text).unwrap();
             assert!(address.is_plain(), "{text}");
@@ -532,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_honoured_is_refused_by_name_and_without_the_password() {
+    fn unsupported_parameters_are_rejected_by_name_without_the_password() {
         for (text, named) in [
             ("postgres://u:secret@h/d?sslmode=allow", "sslmode to be disable, prefer"),
             ("postgres://u:secret@h/d?gssencmode=require", "gssencmode"),
@@ -565,7 +563,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_cannot_be_used_are_named_by_their_parameter() {
+    fn errors_of_files_name_the_parameter() {
         for (parameters, named) in [
             ("sslrootcert=/no/such.pem", "sslrootcert (/no/such.pem)"),
             ("sslmode=require&sslcert=/no/such.crt&sslkey=/k", "sslcert (/no/such.crt)"),
@@ -576,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_added_to_either_form() {
+    fn parameters_can_be_added_to_both_forms() {
         for text in
             ["postgres://u:p@h/d", "postgres://u:p?w@h/d", "postgres://u:p@h/d?connect_timeout=1", "host=h user=u"]
         {
@@ -585,7 +583,7 @@ mod tests {
             assert_eq!(parameter(&whole, "sslrootcert").as_deref(), Some("/my ca's.pem"));
             assert_eq!(parameter(text, "sslrootcert"), None);
         }
-        // Options of the server add up.
+        // Server options are combined.
         let whole = with_parameter("host=h options='-c a=b'", "options", "-c c=d");
         assert_eq!(parse(&whole).unwrap().config.get_options(), Some("-c a=b -c c=d"));
     }

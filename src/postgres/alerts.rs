@@ -1,5 +1,4 @@
-//! `monitor_alerts`, `monitor_alert_outbox`, `monitor_silences`: where each alert stands, what is
-//! told of it, and who asked not to be told.
+//! `monitor_alerts`, `monitor_alert_outbox`, `monitor_silences`: alert states, notifications, and silences.
 
 use std::collections::BTreeMap;
 
@@ -25,45 +24,45 @@ use crate::fleet::cleanup::Finding;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::history::stored_name::stored_name;
 
-/// A message to one channel, and what became of it. Times are Unix seconds.
+/// A notification for one channel, and its delivery state. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutboxRow {
-    /// The message's id, a UUID.
+    /// ID of the message, a UUID.
     pub id: String,
-    /// Where it goes.
+    /// Name of the channel.
     pub channel: String,
-    /// When it was made.
+    /// Time of creation.
     pub created: f64,
-    /// What is told.
+    /// Content.
     pub message: Message,
-    /// How it stands.
+    /// Delivery state.
     pub state: Delivery,
-    /// Attempts begun.
+    /// Number of attempts started.
     pub attempts: u32,
-    /// Not before this moment.
+    /// Earliest time of the next attempt.
     pub next_attempt: Option<f64>,
-    /// An attempt was begun then and its end is not known.
+    /// Start of an attempt whose outcome is unknown.
     pub begun: Option<f64>,
-    /// What the channel answered last.
+    /// Last answer of the channel.
     pub answer: Option<String>,
-    /// When it was sent or given up.
+    /// Time at which it was sent or given up.
     pub ended: Option<f64>,
 }
 
-/// How a message stands.
+/// Delivery state of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Delivery {
-    /// On its way.
+    /// Not sent yet.
     Waiting,
-    /// Taken by the channel.
+    /// Accepted by the channel.
     Sent,
     /// Given up.
     Dead,
 }
 
 impl OutboxRow {
-    /// A message that was just made.
+    /// Returns the row of a new notification.
     #[must_use]
     pub fn new(message: &Message, channel: &str) -> Self {
         Self {
@@ -81,23 +80,23 @@ impl OutboxRow {
     }
 }
 
-/// Rows that belong together: written in one transaction.
+/// Rows to write in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct Rows<'a> {
-    /// Alerts as they are now.
+    /// Alerts, in their new state.
     pub alerts: Vec<&'a Alert>,
-    /// Messages as they are now.
+    /// Notifications, in their new state.
     pub outbox: Vec<&'a OutboxRow>,
-    /// What happened.
+    /// Events.
     pub events: Vec<&'a events::NewRow>,
 }
 
 /// Why rows were not written.
 #[derive(Debug)]
 pub enum NotWritten {
-    /// Another monitor leads.
+    /// Another instance is the leader.
     Deposed,
-    /// Postgres did not take them.
+    /// Postgres failed.
     Trouble(SourceTrouble),
 }
 
@@ -107,17 +106,17 @@ impl From<diesel::result::Error> for NotWritten {
     }
 }
 
-/// Writes rows if `epoch` is still the present one.
+/// Writes rows if `epoch` is current.
 ///
 /// # Errors
-/// When another monitor leads, or Postgres did not take them.
+/// If another instance is the leader, or Postgres fails.
 pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotWritten> {
     let mut connection = checkout(pool).await.map_err(NotWritten::Trouble)?;
     let parts = Parts::of(rows)?;
     connection
         .transaction::<(), NotWritten, _>(async move |connection| {
-            // The lock holds a change of leader back until this is committed, or its writer has been
-            // standing still for a while: a process that is stopped in the middle.
+            // The row lock delays a change of leader until this is committed, or until the lock times out because the writing
+            // process was stopped.
             let leads = sql_query(
                 "SELECT set_config('idle_in_transaction_session_timeout', '3s', true)
                  FROM monitor_alert_leader WHERE epoch = $1 FOR SHARE",
@@ -133,7 +132,7 @@ pub async fn write(pool: &PgPool, epoch: i64, rows: Rows<'_>) -> Result<(), NotW
         .await
 }
 
-/// Rows as they are sent.
+/// Rows in the form in which they are sent.
 struct Parts {
     alerts: Vec<Value>,
     outbox: Vec<Value>,
@@ -146,7 +145,7 @@ impl Parts {
         Ok(Self { alerts, outbox, events: rows.events.into_iter().cloned().collect() })
     }
 
-    /// Writes all of them together or, if Postgres refuses some for what they hold, the others.
+    /// Writes all rows, or the accepted ones if Postgres rejects some for their content.
     async fn put(&self, connection: &mut AsyncPgConnection) -> Result<(), diesel::result::Error> {
         let together = connection.transaction(async |connection| {
             put_alerts(connection, &self.alerts, "").await?;
@@ -172,11 +171,11 @@ fn text_of<'a>(row: &'a Value, field: &str) -> &'a str {
     row.get(field).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// Writes what a deposed leader sent. An alert whose end was not sent, and which
-/// the leader does not have, becomes the leader's: a new epoch makes it read the alerts again.
+/// Writes the notifications that a deposed leader sent. Alerts whose resolution was not sent and that the leader does not know
+/// become the leader's: a new epoch makes it reload the alerts.
 ///
 /// # Errors
-/// When Postgres did not take them.
+/// If Postgres fails.
 pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let no_json = |_| SourceTrouble::new(TroubleKind::Failed, "cannot serialize an alert or a notification");
@@ -184,7 +183,7 @@ pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTroubl
     let alerts = std::mem::take(&mut parts.alerts);
     connection
         .transaction::<(), diesel::result::Error, _>(async move |connection| {
-            // Before the alerts, as a leader that writes has it: neither waits for the other's rows.
+            // Same lock order as the leader's writes, to avoid deadlocks.
             sql_query("SELECT epoch FROM monitor_alert_leader FOR UPDATE").execute(connection).await?;
             parts.put(connection).await?;
             let adopting =
@@ -205,13 +204,12 @@ pub async fn hand_over(pool: &PgPool, rows: Rows<'_>) -> Result<(), SourceTroubl
         .map_err(|e| trouble(&e))
 }
 
-/// Of an alert that another monitor notified of, the leader has none, or one that it never notified of, or one that ended
-/// before.
+/// The leader does not know the alert, or never sent a notification of it, or resolved it earlier.
 const UNKNOWN_TO_THE_LEADER: &str = " WHERE monitor_alerts.state->>'told' IS NULL
     OR monitor_alerts.phase = 'resolved' AND coalesce(monitor_alerts.state->>'resolved_at', monitor_alerts.state->>'since')::float8
         < (excluded.state->'told'->>'at')::float8";
 
-/// Writes alerts; over those that are there only `where_they` are as that says. How many were written.
+/// Writes alerts; overwrites existing rows that match `where_they`. Returns the number of rows written.
 async fn put_alerts(
     connection: &mut AsyncPgConnection,
     alerts: &[Value],
@@ -240,7 +238,7 @@ async fn put_alerts(
 }
 
 async fn put_outbox(connection: &mut AsyncPgConnection, outbox: &[Value]) -> Result<(), diesel::result::Error> {
-    // What was sent stays sent, whoever still believes otherwise.
+    // A sent notification stays sent, even if another instance still considers it waiting.
     sql_query(
         "INSERT INTO monitor_alert_outbox
              (id, channel, created, message, state, attempts, next_attempt, begun, answer, ended)
@@ -260,12 +258,12 @@ async fn put_outbox(connection: &mut AsyncPgConnection, outbox: &[Value]) -> Res
     Ok(())
 }
 
-/// Everything a monitor goes on from.
+/// State from which a leader resumes.
 #[derive(Debug, Default)]
 pub struct Kept {
-    /// Alerts that are not over, and those that were over lately.
+    /// Active alerts, and recently resolved ones.
     pub alerts: Vec<Alert>,
-    /// Messages on their way, in order.
+    /// Waiting notifications, in order.
     pub waiting: Vec<OutboxRow>,
 }
 
@@ -280,18 +278,18 @@ const OUTBOX_JSON: &str = "jsonb_build_object('id', id, 'channel', channel,
     'next_attempt', extract(epoch from next_attempt)::float8, 'begun', extract(epoch from begun)::float8,
     'answer', answer, 'ended', extract(epoch from ended)::float8) AS json";
 
-/// Reads what was written down.
+/// Loads the state.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn load(pool: &PgPool) -> Result<Kept, SourceTrouble> {
     Ok(Kept { alerts: alerts(pool).await?, waiting: outbox(pool, "WHERE state = 'waiting' ORDER BY seq").await? })
 }
 
-/// The alerts, as last written down.
+/// Returns the alerts.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn alerts(pool: &PgPool) -> Result<Vec<Alert>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let rows: Vec<Json> = sql_query("SELECT state AS json FROM monitor_alerts ORDER BY updated DESC LIMIT 5000")
@@ -301,10 +299,10 @@ pub async fn alerts(pool: &PgPool) -> Result<Vec<Alert>, SourceTrouble> {
     Ok(read(rows))
 }
 
-/// The newest messages, those on their way first.
+/// Returns the newest notifications, waiting ones first.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn newest_messages(pool: &PgPool, limit: u32) -> Result<Vec<OutboxRow>, SourceTrouble> {
     outbox(pool, &format!("ORDER BY state <> 'waiting', seq DESC LIMIT {limit}")).await
 }
@@ -316,21 +314,20 @@ async fn outbox(pool: &PgPool, rest: &str) -> Result<Vec<OutboxRow>, SourceTroub
     Ok(read(rows))
 }
 
-/// Silences that may be active at once; each alert is compared with all of them.
+/// Maximum number of active silences; each alert is compared with all of them.
 pub const SILENCES: usize = 200;
 
-/// Silences and acknowledgements that are not over, as one JSON list; of texts that an earlier version stored, as much
-/// as may be stored now.
+/// Active silences and acknowledgements as a JSON list. Texts of an earlier version are truncated to the current limit.
 const ACTIVE: &str =
     "coalesce((SELECT jsonb_agg(jsonb_build_object('id', id, 'rule', left(rule, 4096), 'subject', left(subject, 4096),
     'owner', left(owner, 100), 'reason', left(reason, 1024), 'starts', extract(epoch from starts)::float8,
     'until', extract(epoch from until)::float8, 'acknowledges', acknowledges) ORDER BY starts)
     FROM monitor_silences WHERE until > now()), '[]')";
 
-/// What a monitor has to know that leaves the lease to another one.
+/// Returns the state that an instance needs when it does not request the lease.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn follow(pool: &PgPool) -> Result<Led, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let statement = format!(
@@ -341,10 +338,10 @@ pub async fn follow(pool: &PgPool) -> Result<Led, SourceTrouble> {
     Ok(Led { followed, silences: row.json.get("silences").cloned().map(list), ..Led::default() })
 }
 
-/// Silences and acknowledgements that are not over.
+/// Returns the active silences and acknowledgements.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn silences(pool: &PgPool) -> Result<Vec<Silence>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let row: Json =
@@ -355,7 +352,7 @@ pub async fn silences(pool: &PgPool) -> Result<Vec<Silence>, SourceTrouble> {
 /// Stores a silence.
 ///
 /// # Errors
-/// When Postgres did not take it, or [`SILENCES`] are active.
+/// If Postgres fails, or [`SILENCES`] are active.
 pub async fn silence(pool: &PgPool, silence: &Silence) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let id = Uuid::parse_str(&silence.id).unwrap_or_else(|_| Uuid::new_v4());
@@ -385,10 +382,10 @@ pub async fn silence(pool: &PgPool, silence: &Silence) -> Result<(), SourceTroub
     }
 }
 
-/// Ends a silence now; whether there was one.
+/// Ends a silence now. Returns whether it existed.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn end_silence(pool: &PgPool, id: Uuid) -> Result<bool, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let ended = sql_query("UPDATE monitor_silences SET until = now() WHERE id = $1 AND until > now()")
@@ -399,10 +396,10 @@ pub async fn end_silence(pool: &PgPool, id: Uuid) -> Result<bool, SourceTrouble>
     Ok(ended > 0)
 }
 
-/// Forgets messages and silences that ended more than 30 days ago.
+/// Deletes notifications and silences that ended more than 30 days ago.
 ///
 /// # Errors
-/// When Postgres did not do it.
+/// If Postgres fails.
 pub async fn forget_old(pool: &PgPool) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     for statement in [
@@ -416,24 +413,24 @@ pub async fn forget_old(pool: &PgPool) -> Result<(), SourceTrouble> {
     Ok(())
 }
 
-/// What asking to lead came to, and what a leader has to know.
+/// Result of requesting the lease, with the state that a leader needs.
 #[derive(Debug, Default)]
 pub struct Led {
-    /// The epoch, if the holder leads now.
+    /// Epoch, if the holder is the leader now.
     pub epoch: Option<i64>,
-    /// The epoch of the leader there was before this was asked, if Postgres was asked.
+    /// Epoch of the previous leader, if Postgres was asked.
     pub followed: Option<i64>,
-    /// Silences and acknowledgements that are not over, if they could be read.
+    /// Active silences and acknowledgements, if they could be read.
     pub silences: Option<Vec<Silence>>,
-    /// Passes of the janitor that called queries abandoned, of which nobody was told yet; oldest first.
+    /// Cleanup runs that marked queries as abandoned and have no alert yet; oldest first.
     pub findings: Vec<Finding>,
 }
 
-/// Asks to lead, or to go on leading. A leader that did not renew for `lease_sec` leads no more, by
-/// Postgres' clock. One statement, planned once, since it is asked every few seconds.
+/// Requests or renews the lease. By Postgres' clock, a lease expires `lease_sec` after its last renewal. A single prepared
+/// statement, because it runs every few seconds.
 ///
 /// # Errors
-/// When Postgres does not say.
+/// If Postgres fails.
 pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<Led, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let (epoch, followed, silences, findings): (_, _, Value, Value) =
@@ -441,7 +438,7 @@ pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<Led, So
     Ok(Led { epoch, followed, silences: Some(list(silences)), findings: list(findings) })
 }
 
-/// The statement of [`lead`]: what `sql_query` sends, Postgres parses and plans every time.
+/// Statement of [`lead`]; a `sql_query` would be parsed and planned on each call.
 struct AskToLead<'a> {
     holder: &'a str,
     lease_sec: f64,
@@ -477,16 +474,16 @@ impl QueryFragment<Pg> for AskToLead<'_> {
     }
 }
 
-/// The items of a JSON list that can be read.
+/// Returns the items of a JSON list that can be parsed.
 fn list<T: serde::de::DeserializeOwned>(json: Value) -> Vec<T> {
     let Value::Array(items) = json else { return Vec::new() };
     items.into_iter().filter_map(|item| serde_json::from_value(item).ok()).collect()
 }
 
-/// Leads no more: another may at once.
+/// Releases the lease.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn resign(pool: &PgPool, holder: &str) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     sql_query("UPDATE monitor_alert_leader SET renewed = '-infinity' WHERE holder = $1")
@@ -505,10 +502,10 @@ struct Cooldown {
     seconds: i64,
 }
 
-/// The alerts of which no notification is due yet because one was sent lately, each with the seconds left.
+/// Returns the alerts in cooldown, each with the seconds left.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn cooldowns(pool: &PgPool) -> Result<Vec<(String, u64)>, SourceTrouble> {
     #[derive(QueryableByName)]
     struct Exists {
@@ -533,7 +530,7 @@ pub async fn cooldowns(pool: &PgPool) -> Result<Vec<(String, u64)>, SourceTroubl
     Ok(rows.into_iter().filter_map(|row| Some((row.key, u64::try_from(row.seconds).ok()?))).collect())
 }
 
-/// One turn in the story of an alert: when (Unix seconds), and whether it fired or was over.
+/// A state change of an alert: time (Unix seconds), and whether it fired (`true`) or resolved.
 pub type Turn = (f64, bool);
 
 #[derive(QueryableByName)]
@@ -546,10 +543,10 @@ struct TurnRow {
     fired: bool,
 }
 
-/// When the alerts with these keys fired and were over in the last 30 days, newest first.
+/// Returns when the alerts with these keys fired and resolved in the last 30 days, newest first.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn stories(pool: &PgPool, keys: Vec<String>) -> Result<BTreeMap<String, Vec<Turn>>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let rows: Vec<TurnRow> = sql_query(
@@ -569,7 +566,7 @@ pub async fn stories(pool: &PgPool, keys: Vec<String>) -> Result<BTreeMap<String
     Ok(stories)
 }
 
-/// Rows that this version cannot read are passed over, and said.
+/// Skips and logs rows that this version cannot parse.
 fn read<T: for<'de> Deserialize<'de>>(rows: Vec<Json>) -> Vec<T> {
     let read = |row: Json| match serde_json::from_value(row.json) {
         Ok(value) => Some(value),
@@ -581,7 +578,7 @@ fn read<T: for<'de> Deserialize<'de>>(rows: Vec<Json>) -> Vec<T> {
     rows.into_iter().filter_map(read).collect()
 }
 
-/// Postgres' JSON holds no NUL.
+/// JSON in Postgres cannot contain NUL.
 fn json<T: Serialize>(rows: &[T]) -> Result<Vec<Value>, NotWritten> {
     let no_json = |_| NotWritten::Trouble(SourceTrouble::new(TroubleKind::Failed, "cannot serialize an alert"));
     let text = serde_json::to_string(rows).map_err(no_json)?;

@@ -1,4 +1,4 @@
-//! Where alerts and messages wait on disk while Postgres is away: one file, replaced as a whole.
+//! Stores alerts and notifications on disk while Postgres is unreachable: one file, replaced as a whole.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -12,17 +12,17 @@ use crate::alerting::lifecycle::{Alert, Told};
 use crate::alerting::message::{About, Message};
 use crate::regular_file;
 
-/// Messages kept at most; of the oldest that are done, and then of the oldest, some go first.
+/// Maximum number of notifications; the oldest completed ones are dropped first, then the oldest.
 const MESSAGES: usize = 2000;
-/// The largest file that is read, bytes.
+/// Maximum size of a file to read, bytes.
 const LARGEST: u64 = 256 << 20;
-/// Events kept at most; the oldest go first.
+/// Maximum number of events; the oldest are dropped first.
 const EVENTS: usize = 5000;
 
-/// What Postgres has not taken yet: the newest of each row.
+/// Rows that Postgres has not accepted yet: the newest version of each.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Unsaved {
-    /// The epoch in which this monitor led last: rows of others are newer if one of them led since.
+    /// Epoch in which this instance was leader last. If another one was leader since, its rows are newer.
     #[serde(default)]
     pub led_under: Option<i64>,
     alerts: BTreeMap<String, Alert>,
@@ -31,7 +31,7 @@ pub struct Unsaved {
 }
 
 impl Unsaved {
-    /// Takes rows in; a row that is there already is replaced.
+    /// Adds rows; replaces older versions.
     pub fn add(&mut self, alerts: Vec<Alert>, outbox: Vec<OutboxRow>, events: Vec<NewRow>) {
         self.alerts.extend(alerts.into_iter().map(|alert| (alert.key.clone(), alert)));
         for row in outbox {
@@ -49,13 +49,13 @@ impl Unsaved {
         self.events.drain(..over);
     }
 
-    /// Whether nothing waits.
+    /// Returns whether there are no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.alerts.is_empty() && self.outbox.is_empty() && self.events.is_empty()
     }
 
-    /// All of it, as rows to write.
+    /// Returns all rows, for a write.
     #[must_use]
     pub fn rows(&self) -> Rows<'_> {
         Rows {
@@ -65,9 +65,9 @@ impl Unsaved {
         }
     }
 
-    /// The part that people were notified of, and nothing that was only decided: messages that ended, and the events and
-    /// the alerts of those that were sent. What a monitor decided while another led is void. Not before every outcome is
-    /// known, see [`Self::is_sending`].
+    /// Returns the part that users were notified of: completed notifications, and the events and alerts of those that were sent.
+    /// Decisions of this instance while another was the leader are void. Requires that every outcome is known, see
+    /// [`Self::is_sending`].
     #[must_use]
     pub fn sent(&self) -> Self {
         let outbox: Vec<OutboxRow> = self.outbox.iter().filter(|row| row.ended.is_some()).cloned().collect();
@@ -89,7 +89,7 @@ impl Unsaved {
             if end_sent {
                 return None;
             }
-            // Not when it was decided, but when people heard of it: another monitor's end may lie between the two.
+            // The time of the notification, not of the decision: another instance may have resolved the alert in between.
             let told = Told { at: told.at.max(row.ended.unwrap_or(told.at)), ..told.clone() };
             let alert = Alert { told: Some(told), ..alert.clone().before_its_end() };
             Some((alert.key.clone(), alert))
@@ -102,51 +102,50 @@ impl Unsaved {
         }
     }
 
-    /// Whether the outcome of an attempt to send is not known yet.
+    /// Returns whether an attempt to send has no known outcome.
     #[must_use]
     pub fn is_sending(&self) -> bool {
         self.outbox.iter().any(|row| row.begun.is_some())
     }
 
-    /// Drops a message.
+    /// Removes a notification.
     pub fn forget(&mut self, row: &OutboxRow) {
         self.outbox.retain(|known| known.id != row.id || known.channel != row.channel);
     }
 
-    /// No attempt is under way: they belong to a process that ended.
+    /// Clears attempts in progress, which belong to an ended process.
     pub fn forget_attempts(&mut self) {
         self.outbox.iter_mut().for_each(|row| row.begun = None);
     }
 
-    /// The alerts.
+    /// Returns the alerts.
     #[must_use]
     pub fn alerts(&self) -> Vec<Alert> {
         self.alerts.values().cloned().collect()
     }
 
-    /// The messages.
+    /// Returns the notifications.
     #[must_use]
     pub fn outbox(&self) -> &[OutboxRow] {
         &self.outbox
     }
 }
 
-/// The file.
+/// The spool file.
 #[derive(Debug, Clone)]
 pub struct Spool {
     file: PathBuf,
 }
 
 impl Spool {
-    /// In `folder`, which is made when something has to be kept. One monitor's spool is its own:
-    /// `name` tells those that share a folder apart.
+    /// Returns the spool in `folder`, which is created on the first write. `name` distinguishes instances that share a folder.
     #[must_use]
     pub fn new(folder: &Path, name: &str) -> Self {
         Self { file: folder.join(format!("alerts-{name}.json")) }
     }
 
-    /// What waits; nothing if the file is not there. One that cannot be read is moved aside and reported: it may hold
-    /// alerts that nobody was notified of.
+    /// Loads the rows; none if the file does not exist. An unreadable file is moved aside and reported, since it may hold alerts
+    /// without a notification.
     #[must_use]
     pub fn load(&self) -> Unsaved {
         let read = match regular_file::read_own(&self.file, LARGEST) {
@@ -167,10 +166,10 @@ impl Spool {
         })
     }
 
-    /// Keeps `unsaved`: on disk when this returns, whole or as before.
+    /// Replaces the file atomically and syncs it to disk.
     ///
     /// # Errors
-    /// What the system said.
+    /// The error of the operating system.
     pub fn save(&self, unsaved: &Unsaved) -> std::io::Result<()> {
         if unsaved.is_empty() {
             return match std::fs::remove_file(&self.file) {
@@ -195,14 +194,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_spool_that_cannot_be_read_is_kept_aside_and_not_taken_for_empty() {
+    fn unreadable_spool_is_moved_aside() {
         let folder = std::env::temp_dir().join(format!("shepherd-alerts-spool-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let spool = Spool::new(&folder, "x");
         std::fs::write(folder.join("alerts-x.json"), "{\"alerts\": torn").unwrap();
         let loaded = spool.load();
         assert!(loaded.is_empty());
-        // Nothing waits: the file is removed, but not what could not be read.
+        // An empty spool removes its file, but not the unreadable one.
         spool.save(&loaded).unwrap();
         assert_eq!(std::fs::read_to_string(folder.join("alerts-x.unreadable")).unwrap(), "{\"alerts\": torn");
         std::fs::remove_dir_all(&folder).unwrap();

@@ -1,6 +1,6 @@
-//! `monitor_audit`: who asked for which change, and what became of it.
+//! `monitor_audit`: the audit log of changes, with the user and the result.
 //!
-//! A row is written before its change begins ([`begin`]) and completed after it ([`end`]).
+//! A row is written before its change starts ([`begin`]) and completed after it ([`end`]).
 
 use chrono::{DateTime, Utc};
 use diesel::deserialize::QueryableByName;
@@ -13,32 +13,32 @@ use super::connection::{PgPool, checkout, trouble};
 use super::events::{bounded, bounded_value};
 use crate::fleet::reading::SourceTrouble;
 
-/// Parameters and results longer than this are cut: a row tells what was done, it is no copy of it.
+/// Maximum size of parameters and results, bytes; longer ones are truncated.
 const MOST_BYTES: usize = 64 << 10;
 
-/// A change that somebody asks for.
+/// A change requested by a user.
 #[derive(Debug, Clone)]
 pub struct Asked {
-    /// Who.
+    /// Name of the user.
     pub who: String,
-    /// As what: viewer, operator or admin.
+    /// Role: viewer, operator or admin.
     pub role: &'static str,
-    /// From where.
+    /// Client address.
     pub address: String,
-    /// What.
+    /// Action.
     pub action: &'static str,
-    /// With which parameters.
+    /// Parameters.
     pub parameters: Value,
 }
 
-/// How a change ended.
+/// Outcome of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is done.
+    /// Completed.
     Done,
-    /// It was not begun: what was asked for cannot be done.
+    /// Rejected before it started.
     Refused,
-    /// It was begun and did not end well.
+    /// Failed after it started.
     Failed,
 }
 
@@ -55,34 +55,34 @@ impl Outcome {
 /// A stored row.
 #[derive(Debug, Clone, PartialEq, QueryableByName)]
 pub struct Row {
-    /// Counts up.
+    /// Row ID, increasing.
     #[diesel(sql_type = BigInt)]
     pub id: i64,
-    /// When it was asked for.
+    /// Time of the request.
     #[diesel(sql_type = Timestamptz)]
     pub ts: DateTime<Utc>,
-    /// By whom.
+    /// Name of the user.
     #[diesel(sql_type = Text)]
     pub who: String,
-    /// As what.
+    /// Role.
     #[diesel(sql_type = Text)]
     pub role: String,
-    /// From where.
+    /// Client address.
     #[diesel(sql_type = Text)]
     pub address: String,
-    /// What.
+    /// Action.
     #[diesel(sql_type = Text)]
     pub action: String,
-    /// With which parameters.
+    /// Parameters.
     #[diesel(sql_type = Jsonb)]
     pub parameters: Value,
-    /// What was answered; `None` until that is known.
+    /// Result; `None` while it is unknown.
     #[diesel(sql_type = Nullable<Jsonb>)]
     pub result: Option<Value>,
     /// begun, done, refused or failed.
     #[diesel(sql_type = Text)]
     pub outcome: String,
-    /// When it ended.
+    /// End of the change.
     #[diesel(sql_type = Nullable<Timestamptz>)]
     pub ended: Option<DateTime<Utc>>,
 }
@@ -93,10 +93,10 @@ struct Id {
     id: i64,
 }
 
-/// Writes that it begins; the row's id.
+/// Records the start of a change. Returns the row ID.
 ///
 /// # Errors
-/// When Postgres did not take it: then it must not begin.
+/// If Postgres fails; the change must not start then.
 pub async fn begin(pool: &PgPool, asked: Asked) -> Result<i64, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let row: Id = sql_query(
@@ -114,10 +114,10 @@ pub async fn begin(pool: &PgPool, asked: Asked) -> Result<i64, SourceTrouble> {
     Ok(row.id)
 }
 
-/// Writes how it ended.
+/// Records the outcome of a change.
 ///
 /// # Errors
-/// When Postgres did not take it; then the row still says that it was begun.
+/// If Postgres fails; the row then still says that the change was begun.
 pub async fn end(pool: &PgPool, id: i64, outcome: Outcome, result: Value) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     sql_query("UPDATE monitor_audit SET outcome = $2, result = $3, ended = now() WHERE id = $1 AND outcome = 'begun'")
@@ -130,10 +130,10 @@ pub async fn end(pool: &PgPool, id: i64, outcome: Outcome, result: Value) -> Res
     Ok(())
 }
 
-/// The newest rows, newest first; with `before`, those that are older than that id.
+/// Returns the newest rows, newest first; with `before`, only rows with a lower ID.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn newest(pool: &PgPool, before: Option<i64>, limit: u32) -> Result<Vec<Row>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     sql_query(

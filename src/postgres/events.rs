@@ -1,4 +1,4 @@
-//! `monitor_events`: what happened, kept.
+//! `monitor_events`: stored events.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::fleet::event::{Event, EventKind, Severity};
 use crate::fleet::reading::SourceTrouble;
 use crate::history::stored_name::bounded_text;
 
-/// An event as a row that is not stored yet; also what waits in the spool while Postgres is away.
+/// An event that is not stored yet; also the format of the spool.
 #[derive(Debug, Clone, PartialEq, Insertable, Serialize, Deserialize)]
 #[diesel(table_name = monitor_events)]
 pub struct NewRow {
@@ -44,14 +44,14 @@ impl From<&Event> for NewRow {
 }
 
 impl NewRow {
-    /// The same, as a part of the story of the alert with that key.
+    /// Returns the event as part of the history of the alert `key`.
     #[must_use]
     pub fn of_alert(mut self, key: &str) -> Self {
         self.payload_insert("alert", Value::String(key.replace('\0', "\u{fffd}")));
         self
     }
 
-    /// The same with another field in its payload.
+    /// Returns the event with an additional payload field.
     #[must_use]
     pub fn with(mut self, field: &str, value: Value) -> Self {
         self.payload_insert(field, bounded_value(value));
@@ -66,49 +66,49 @@ impl NewRow {
 }
 
 impl NewRow {
-    /// The key of the alert in whose story it is.
+    /// Returns the key of the alert to which it belongs.
     #[must_use]
     pub fn alert(&self) -> Option<&str> {
         self.payload.get("alert").and_then(Value::as_str)
     }
 
-    /// Whether its type has that name.
+    /// Returns whether it has this type.
     #[must_use]
     pub fn is_of_type(&self, name: &str) -> bool {
         self.type_ == name
     }
 }
 
-/// Types of events that say how much of something there is now: running workers of a type, or whether a source is readable.
+/// Types of events that report a level: running workers of a type, or whether a data source is reachable.
 pub const CHANGES: [&str; 4] = ["scale_down", "scale_up", "source_down", "source_up"];
-/// A change in the number of workers that is reported again within this time was seen by another monitor.
+/// Maximum time between two reports of the same change in the number of workers by two instances.
 const REPEATED_WITHIN: TimeDelta = TimeDelta::seconds(120);
-/// The field of the payload with the keys under which other monitors reported the same change.
+/// Payload field with the keys under which other instances reported the same change.
 const REPEATED_AS: &str = "repeated_as";
-/// A repeated change is looked for among so many of the newest events.
+/// Number of newest events among which a repeated change is searched.
 const RECENT: i64 = 10_000;
-/// Any number that only monitors use: one at a time compares its changes with the newest and stores them.
+/// Advisory lock (arbitrary number): instances compare and store changes one at a time.
 const CHANGES_LOCK: i64 = 0x5348_4556;
 
 impl NewRow {
-    /// What changed, if it is an event about that: changes of the same thing are compared.
+    /// Returns the subject of a change, `None` for other events; changes of the same subject are compared.
     fn changed(&self) -> Option<(bool, &str)> {
         CHANGES.contains(&self.type_.as_str()).then(|| (self.is_of_source(), self.worker.as_str()))
     }
 
-    /// The key under which it is stored once.
+    /// Returns the unique key.
     #[must_use]
     pub fn key(&self) -> &str {
         self.payload.get("key").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Its key, and those under which other monitors reported the same change.
+    /// Returns its key and those under which other instances reported the same change.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         let repeated = self.payload.get(REPEATED_AS).and_then(Value::as_array).into_iter().flatten();
         [self.key()].into_iter().chain(repeated.filter_map(Value::as_str))
     }
 
-    /// Notes that another monitor reported the same change under this key.
+    /// Records the key under which another instance reported the same change.
     pub fn is_repeated_as(&mut self, key: &str) {
         let mut keys: Vec<&str> = self.keys().skip(1).collect();
         keys.push(key);
@@ -120,28 +120,29 @@ impl NewRow {
         self.type_.starts_with("source")
     }
 
-    /// Whether it reports the change that `before`, the event before it about the same thing, reported already.
+    /// Returns whether it repeats `before`, the previous change of the same subject.
     fn repeats(&self, before: &Self) -> bool {
         let same = |field: &str| self.payload.get(field) == before.payload.get(field);
-        // A source is down until it is up. The same number of workers can be lost again after a change that was not stored.
+        // A data source is down until it is up. The number of workers can drop to the same value again after a change that was not
+        // stored.
         let is_near = self.is_of_source() || (self.ts - before.ts).abs() <= REPEATED_WITHIN;
         self.type_ == before.type_ && same("from") && same("to") && is_near
     }
 }
 
-/// Changes merged with those that are stored.
+/// Result of merging changes with stored ones.
 #[derive(Debug, Default, PartialEq)]
 pub struct Merged {
-    /// To store.
+    /// Events to store.
     pub new: Vec<NewRow>,
-    /// Keys of stored changes, each with the key of one that repeats it.
+    /// Keys of stored changes, each with the key of a repetition.
     pub repeated: Vec<(String, String)>,
 }
 
 impl Merged {
-    /// Merges `rows` with the changes in `stored` (oldest first). Two monitors that see one outage, or two workers leave in a
-    /// different order, report the same change under two keys: it is stored once, with both keys, so that it stays one
-    /// however late it is reported again.
+    /// Merges `rows` with the changes in `stored` (oldest first). Two instances that see the same outage, or two exits in a
+    /// different order, report the same change under two keys. It is stored once, with both keys, so that later repetitions are
+    /// recognized too.
     #[must_use]
     pub fn of(rows: &[NewRow], stored: &[NewRow]) -> Self {
         let mut merged = Self::default();
@@ -174,24 +175,24 @@ impl Merged {
 #[derive(Debug, Clone, PartialEq, Queryable, Selectable)]
 #[diesel(table_name = monitor_events)]
 pub struct Row {
-    /// Counts up in the order of storing.
+    /// Row ID, in the order of storing.
     pub id: i64,
-    /// When it happened.
+    /// Time of the event.
     pub ts: DateTime<Utc>,
-    /// What kind of event.
+    /// Type of the event.
     pub type_: String,
-    /// The worker type, or the source.
+    /// Worker type or data source.
     pub worker: Option<String>,
     /// info, warning or critical.
     pub severity: Option<String>,
-    /// One line for people.
+    /// One-line description.
     pub detail: Option<String>,
-    /// Its fields.
+    /// Payload fields.
     pub payload: Option<Value>,
 }
 
 impl Row {
-    /// When it happened, Unix seconds.
+    /// Returns the time of the event, Unix seconds.
     #[must_use]
     pub fn unix_seconds(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
@@ -229,11 +230,11 @@ impl From<Row> for NewRow {
     }
 }
 
-/// Stores events; one that is stored already is left as it is, one that repeats the newest change of the same thing is left
-/// out, one that Postgres refuses is set aside.
+/// Stores events. Skips stored events and repetitions of the newest change of the same subject; sets aside events that Postgres
+/// rejects.
 ///
 /// # Errors
-/// When Postgres did not take them.
+/// If Postgres fails.
 pub async fn insert(pool: &PgPool, rows: &[NewRow]) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let stored = match put(&mut connection, rows).await {
@@ -243,7 +244,7 @@ pub async fn insert(pool: &PgPool, rows: &[NewRow]) -> Result<(), SourceTrouble>
     stored.map_err(|e| trouble(&e))
 }
 
-/// Stores events; those that Postgres refuses are apart.
+/// Stores events; returns those that Postgres rejected.
 pub(super) async fn put_each(
     connection: &mut AsyncPgConnection,
     rows: &[NewRow],
@@ -252,10 +253,10 @@ pub(super) async fn put_each(
     put_isolating(connection, rows, |connection, rows| put(connection, rows).boxed(), name).await
 }
 
-/// The same on a connection that may be in a transaction.
+/// Stores events on a connection that may be in a transaction.
 pub(super) async fn put(connection: &mut AsyncPgConnection, rows: &[NewRow]) -> Result<(), diesel::result::Error> {
     if rows.is_empty() {
-        // Diesel asks nothing then; whether the table can be written is to be known.
+        // Diesel runs no statement for zero rows, but this must show whether the table is writable.
         diesel::sql_query("INSERT INTO monitor_events (type) SELECT type FROM monitor_events WHERE false")
             .execute(connection)
             .await?;
@@ -285,8 +286,8 @@ async fn put_all(connection: &mut AsyncPgConnection, rows: &[NewRow]) -> Result<
     Ok(())
 }
 
-/// Recent changes of what `rows` are about, oldest first. No other monitor stores changes until this transaction ends; a
-/// process that is stopped in it gives way after three seconds.
+/// Returns recent changes of the subjects of `rows`, oldest first. Other instances cannot store changes until this transaction
+/// ends; the lock of a stopped process times out after three seconds.
 async fn newest_changes(
     connection: &mut AsyncPgConnection,
     rows: &[NewRow],
@@ -311,25 +312,25 @@ async fn newest_changes(
     Ok(changes.into_iter().map(NewRow::from).collect())
 }
 
-/// Which events to read; `None` is any.
+/// Filter of events; `None` matches all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Only of this type.
+    /// Type.
     pub type_name: Option<String>,
-    /// Only of this severity.
+    /// Severity.
     pub severity: Option<String>,
-    /// Only about this worker type or source.
+    /// Worker type or data source.
     pub worker: Option<String>,
-    /// Only from this moment on.
+    /// Start of the time range.
     pub since: Option<DateTime<Utc>>,
-    /// Only before this moment.
+    /// End of the time range, exclusive.
     pub until: Option<DateTime<Utc>>,
 }
 
-/// The newest events that match, newest first.
+/// Returns the newest matching events, newest first.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn newest(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Row>, SourceTrouble> {
     use monitor_events::dsl;
     let mut query =
@@ -358,11 +359,10 @@ fn time(unix_seconds: f64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros((unix_seconds * 1e6) as i64).unwrap_or_default()
 }
 
-/// Text of an event at most (bytes): names may be as long as Redis allows, and every page that shows the feed
-/// gets all of it.
+/// Maximum size of an event's text, bytes: names may be as long as Redis allows, and the feed sends the text to every page.
 const LONGEST_TEXT: usize = 8000;
 
-/// `text`, short enough to be shown, and without NUL, which Postgres cannot hold.
+/// Truncates `text`, and removes NUL, which Postgres cannot store.
 pub(super) fn bounded(text: &str) -> String {
     bounded_text(text, LONGEST_TEXT).into_owned()
 }
@@ -396,22 +396,22 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_that_two_monitors_saw_is_stored_once() {
+    fn outage_seen_by_two_monitors_is_stored_once() {
         let down = |ts| event(ts, "source_down", "redis", 1, 0);
         let up = |ts| event(ts, "source_up", "redis", 0, 1);
-        // Whatever the clocks say, in one batch or in several.
+        // Independent of clock differences, in one batch or several.
         for other in [100.5, 7300.0, -7300.0] {
             assert_eq!(times(&[down(100.0), down(other), up(110.0), up(other + 10.0)], &[]), [100, 110]);
             assert_eq!(times(&[down(other)], &[down(100.0)]), [0_i64; 0]);
             assert_eq!(times(&[up(other)], &[down(100.0), up(110.0)]), [0_i64; 0]);
         }
-        // The next outage is another one, and so is one of the other source.
+        // The next outage and one of the other source are separate.
         assert_eq!(times(&[down(120.0), up(130.0)], &[down(100.0), up(110.0)]), [120, 130]);
         assert_eq!(times(&[event(101.0, "source_down", "postgres", 1, 0)], &[down(100.0)]), [101]);
     }
 
     #[test]
-    fn a_change_that_was_merged_stays_one_when_it_is_reported_again_later() {
+    fn merged_changes_are_recognized_when_reported_again() {
         let down = |ts| event(ts, "source_down", "redis", 1, 0);
         let up = |ts| event(ts, "source_up", "redis", 0, 1);
         let Merged { new, repeated } = Merged::of(&[down(100.0), down(100.5), up(110.0)], &[]);
@@ -422,18 +422,18 @@ mod tests {
     }
 
     #[test]
-    fn two_departures_that_two_monitors_saw_in_a_different_order_are_two_changes() {
+    fn two_exits_seen_in_different_order_are_two_changes() {
         let down = |ts, from| event(ts, "scale_down", "arax", from, from - 1);
         assert_eq!(times(&[down(709.0, 3)], &[down(708.0, 3)]), [0_i64; 0]);
         assert_eq!(times(&[down(708.0, 3), down(709.0, 3), down(710.0, 2), down(711.0, 2)], &[]), [708, 710]);
-        // The same change again: after another one, or much later.
+        // The same change again, after another one or much later, is separate.
         assert_eq!(times(&[down(720.0, 3)], &[down(708.0, 3), event(709.0, "scale_up", "arax", 2, 3)]), [720]);
         assert_eq!(times(&[down(900.0, 3)], &[down(708.0, 3)]), [900]);
         assert_eq!(times(&[event(709.0, "scale_down", "other", 3, 2)], &[down(708.0, 3)]), [709]);
     }
 
     #[test]
-    fn other_events_are_all_stored() {
+    fn events_that_are_not_changes_are_not_merged() {
         let lost = event(1.0, "consumers_lost", "arax", 3, 2);
         assert_eq!(times(&[lost.clone(), lost.clone()], &[lost]), [1, 1]);
     }

@@ -1,5 +1,5 @@
-//! Looking a database over once, for `doctor`: the server, what this role may do, and which tables and
-//! indexes are there. All of it in one transaction that may only read.
+//! Examines a database for `doctor`: the server, the privileges of the role, and the existing tables and indexes. Runs in one
+//! read-only transaction.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,10 +11,10 @@ use super::connection::{PgConnection, connect, connect_trouble, trouble};
 use super::migrate::{self, FLEET_INDEXES, HISTORY_OF_MIGRATIONS};
 use crate::fleet::reading::SourceTrouble;
 
-/// The fleet's own tables.
+/// Tables of the fleet.
 pub const FLEET_TABLES: [&str; 2] = ["shepherd_brain", "callbacks"];
 
-/// The monitor's tables.
+/// Tables of the monitor.
 pub const MONITOR_TABLES: [&str; 17] = [
     "monitor_alert_leader",
     "monitor_alert_outbox",
@@ -35,16 +35,16 @@ pub const MONITOR_TABLES: [&str; 17] = [
     "monitor_task_latency",
 ];
 
-/// Before this the monitor's statements are not understood.
+/// Minimum major version; older servers do not support the monitor's statements.
 pub const LEAST_VERSION: i32 = 10;
 
-/// The host to which the password of `url` would be sent without encryption if a server there says that it has none;
-/// `None` if there is no password, or the connection must be encrypted, or stays on this machine.
+/// Returns the host to which the password of `url` could be sent unencrypted if the server declines TLS; `None` if there is no
+/// password, TLS is required, or the connection is local.
 #[must_use]
 pub fn password_in_clear(url: &str) -> Option<String> {
     use tokio_postgres::config::{Host, SslMode};
 
-    // The library does not know these two, and both encrypt.
+    // The library does not know these modes; both require TLS.
     if ["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| url.contains(mode)) {
         return None;
     }
@@ -66,18 +66,18 @@ pub fn password_in_clear(url: &str) -> Option<String> {
 /// Why there is no connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotConnected {
-    /// The same as the monitor would say it.
+    /// The error as the monitor reports it.
     pub trouble: SourceTrouble,
-    /// The server is there, and has no such database.
+    /// The server is reachable but has no such database.
     pub no_such_database: bool,
 }
 
-/// What was found out about a database.
+/// Result of examining a database.
 #[derive(Debug, Clone)]
 pub struct Examined {
-    /// The server and this role; of one that is too old only its version.
+    /// Server and role; only the version if the server is too old.
     pub server: Server,
-    /// What is in it; `None` when the server is too old to be asked.
+    /// Contents; `None` if the server is too old.
     pub inside: Option<Inside>,
     /// The connection pooler in between; `None` when there is none.
     pub pooler: Option<PoolMode>,
@@ -92,41 +92,41 @@ pub enum PoolMode {
     Transaction,
 }
 
-/// What the server says of itself.
+/// Properties of the server.
 #[derive(Debug, Clone, PartialEq, QueryableByName)]
 pub struct Server {
-    /// Its major version.
+    /// Major version.
     #[diesel(sql_type = Integer)]
     pub version: i32,
-    /// Its version in words.
+    /// Version string.
     #[diesel(sql_type = Text)]
     pub version_text: String,
-    /// It follows another and may only be read.
+    /// It is a standby, so it is read-only.
     #[diesel(sql_type = Bool)]
     pub standby: bool,
-    /// Transactions may only read unless they ask for more.
+    /// Transactions are read-only by default.
     #[diesel(sql_type = Bool)]
     pub read_only: bool,
-    /// Its time zone for this role and database.
+    /// Time zone for this role and database.
     #[diesel(sql_type = Text)]
     pub time_zone: String,
-    /// It cleans up behind deletions by itself.
+    /// Autovacuum is on.
     #[diesel(sql_type = Bool)]
     pub autovacuum: bool,
-    /// As whom it was asked.
+    /// Name of the role.
     #[diesel(sql_type = Text)]
     pub role: String,
-    /// The database.
+    /// Name of the database.
     #[diesel(sql_type = Text)]
     pub database: String,
-    /// Its clock, Unix seconds; see [`Inside::clock_ahead_sec`].
+    /// Clock of the server, Unix seconds; see [`Inside::clock_ahead_sec`].
     #[diesel(sql_type = Double)]
     clock: f64,
 }
 
 #[cfg(test)]
 impl Server {
-    /// A good one.
+    /// Returns a server without problems.
     pub(crate) fn example(version: i32) -> Self {
         Self {
             version,
@@ -142,40 +142,39 @@ impl Server {
     }
 }
 
-/// What is in the database.
+/// Contents of the database.
 #[derive(Debug, Clone)]
 pub struct Inside {
-    /// Its clock is so many seconds before this machine's; negative: behind.
+    /// Seconds that its clock is ahead of this machine's; negative if behind.
     pub clock_ahead_sec: f64,
-    /// The schema in which new tables are made; `None` when there is none.
+    /// Schema for new tables; `None` if there is none.
     pub schema: Option<String>,
-    /// This role may make tables there.
+    /// The role may create tables there.
     pub may_create: bool,
-    /// This role may see how large the write-ahead log is.
+    /// The role may read the size of the write-ahead log.
     pub may_see_wal: bool,
-    /// The fleet's tables and the monitor's, those that exist.
+    /// Existing tables of the fleet and the monitor.
     pub tables: Vec<Table>,
-    /// Sequences that number the monitor's rows and that this role may not use.
+    /// Sequences of the monitor's tables that the role may not use.
     pub sequences_refused: Vec<String>,
-    /// Indexes that the monitor adds to the fleet's tables, where those exist: name, what it is on, whether it
-    /// is there and can be used.
+    /// Indexes that the monitor adds to existing fleet tables: name, definition, whether it exists and is valid.
     pub indexes: Vec<(&'static str, &'static str, bool)>,
-    /// Versions of migrations that were run here; `None` where none ever was, or they may not be read.
+    /// Versions of applied migrations; `None` if there are none, or they may not be read.
     pub migrated: Option<Vec<String>>,
-    /// Versions of the migrations that this program has.
+    /// Versions of the migrations in this binary.
     pub known_migrations: Vec<String>,
 }
 
-/// A table and what this role may do with it.
+/// A table, with the privileges of the role.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct Table {
-    /// Its name.
+    /// Name.
     #[diesel(sql_type = Text)]
     pub name: String,
-    /// What of SELECT, INSERT, UPDATE and DELETE this role may not do.
+    /// Privileges of SELECT, INSERT, UPDATE and DELETE that the role lacks.
     #[diesel(sql_type = Array<Text>)]
     pub refused: Vec<String>,
-    /// This role may alter it.
+    /// The role may alter it.
     #[diesel(sql_type = Bool)]
     pub owned: bool,
 }
@@ -196,7 +195,7 @@ struct Named {
     name: String,
 }
 
-/// Looks the database at `url` over. `within` bounds the connecting.
+/// Examines the database at `url`. `within` is the connect timeout.
 ///
 /// # Errors
 /// Why there is no connection.

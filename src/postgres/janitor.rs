@@ -1,9 +1,8 @@
-//! `monitor_janitor_passes`: what each pass of the janitor came to; and what it does to the fleet's
-//! queries and callbacks, in bounded batches.
+//! `monitor_janitor_passes`: results of cleanup runs; and the changes of a run to the fleet's queries and callbacks, in bounded
+//! batches.
 //!
-//! Times in `shepherd_brain` carry no zone. A query is too old if it is so by the server's naive
-//! clock and by the moment that its start was in the server's zone: then neither change of the clocks
-//! makes an hour of a minute.
+//! Times in `shepherd_brain` have no time zone. A query is too old if it is so both by the server's naive clock and by its start in
+//! the server's time zone, so that a change to or from daylight saving time does not add an hour to its age.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,12 +18,12 @@ use crate::failpoint;
 use crate::fleet::cleanup::{ABANDONED_LISTED, ABANDONED_STATUS, AbandonedQuery, Outcome, PassRecord, QueriesPreview};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
-/// Rows changed by one statement at most.
+/// Maximum number of rows changed per statement.
 const BATCH: i64 = 500;
-/// Passes kept.
+/// Number of stored runs.
 const PASSES: i64 = 500;
 
-/// How the statements word that a query never reached an end; an index has the same words.
+/// Condition for queries without a result; a partial index has the same condition.
 pub(super) const UNFINISHED: &str = "state IS DISTINCT FROM 'COMPLETED' AND state IS DISTINCT FROM 'ABANDONED'";
 const TOO_OLD: &str = "start_time < LOCALTIMESTAMP - make_interval(secs => $1) \
      AND start_time::timestamptz < now() - make_interval(secs => $1)";
@@ -41,10 +40,10 @@ struct Exists {
     exists: bool,
 }
 
-/// Whether the fleet keeps its queries here.
+/// Returns whether the fleet's query tables exist.
 ///
 /// # Errors
-/// When Postgres cannot be asked.
+/// If Postgres fails.
 pub async fn has_queries(pool: &PgPool) -> Result<bool, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let row: Exists = sql_query(
@@ -56,10 +55,10 @@ pub async fn has_queries(pool: &PgPool) -> Result<bool, SourceTrouble> {
     Ok(row.exists)
 }
 
-/// Begins a pass, or goes on with one that was cut off: its id.
+/// Starts a run, or resumes an interrupted one. Returns its ID.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn begin(pool: &PgPool, asked_by: Option<&str>) -> Result<Uuid, SourceTrouble> {
     #[derive(QueryableByName)]
     struct Id {
@@ -88,10 +87,10 @@ pub async fn begin(pool: &PgPool, asked_by: Option<&str>) -> Result<Uuid, Source
         .ok_or_else(|| SourceTrouble::new(TroubleKind::Failed, "Postgres recorded no cleanup run"))
 }
 
-/// Deletes callbacks of queries that are over, a batch; how many.
+/// Deletes a batch of callbacks of completed queries. Returns their number.
 ///
 /// # Errors
-/// When Postgres did not do it.
+/// If Postgres fails.
 pub async fn delete_callbacks(pool: &PgPool) -> Result<u64, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let deleted = sql_query(
@@ -106,24 +105,23 @@ pub async fn delete_callbacks(pool: &PgPool) -> Result<u64, SourceTrouble> {
     Ok(deleted as u64)
 }
 
-/// What calling queries abandoned did.
+/// Result of marking queries as abandoned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Abandoned {
-    /// Queries.
+    /// Marked queries.
     pub queries: u64,
-    /// Their callbacks, deleted.
+    /// Their deleted callbacks.
     pub callbacks: u64,
 }
 
-/// Calls queries abandoned that are older than `budget` and never reached an end, a batch, and
-/// deletes their callbacks. It is counted in the row of the pass in the same transaction, so that the
-/// alert about it cannot be lost.
+/// Marks a batch of queries without a result that are older than `budget` as abandoned, and deletes their callbacks. The row of the
+/// run counts them in the same transaction, so that the alert about them cannot be lost.
 ///
-/// A query that somebody is finishing at the moment is locked and passed over. One that is finished
-/// while this is committed is finished afterwards, and stays so.
+/// Queries that are being completed concurrently are locked and skipped. A query that is completed while this commits is completed
+/// afterwards, and stays completed.
 ///
 /// # Errors
-/// When Postgres did not do it; then nothing is changed.
+/// If Postgres fails; nothing is changed then.
 pub async fn abandon(pool: &PgPool, pass: Uuid, budget: Duration) -> Result<Abandoned, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let abandoning =
@@ -212,18 +210,18 @@ async fn abandon_some(
     Ok(abandoned)
 }
 
-/// Whether a row `b` may be purged: fleets may mark rows with a column `retain`, which may appear at any
-/// time. Read by way of JSON, so that the statement holds without the column too.
+/// Condition for rows `b` that may be deleted: a fleet may mark rows with a column `retain`. Accessed through JSON, so that the
+/// statement is valid without that column.
 const NOT_RETAINED: &str = "NOT coalesce((to_jsonb(b)->>'retain')::boolean, false)";
 
-/// Deletes final queries that ended (or, if that is not known, started) more than `days` ago, a batch,
-/// with what is left of their callbacks; returns how many.
+/// Deletes a batch of final queries that ended (or, if unknown, started) more than `days` ago, with their callbacks. Returns their
+/// number.
 ///
 /// # Errors
-/// When Postgres did not do it.
+/// If Postgres fails.
 pub async fn delete_old_queries(pool: &PgPool, days: u32) -> Result<u64, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    // A query ends after its start: the condition on the start lets Postgres use its index.
+    // A query ends after its start; the condition on the start allows an index scan.
     let deleted: Count = sql_query(format!(
         "WITH age AS (SELECT LOCALTIMESTAMP - $1 * interval '1 day' AS cutoff),
          old AS (
@@ -244,14 +242,14 @@ pub async fn delete_old_queries(pool: &PgPool, days: u32) -> Result<u64, SourceT
     Ok(u64::try_from(deleted.count).unwrap_or(0))
 }
 
-/// What of `abandoned` and callbacks the row of a pass has counted, earlier runs of it included.
+/// Abandoned queries and callbacks counted in the row of a run, including interrupted attempts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Counted {
-    /// Queries called abandoned, by product.
+    /// Abandoned queries by product.
     pub abandoned: BTreeMap<String, u64>,
     /// Their callbacks.
     pub callbacks: u64,
-    /// The first of them one by one.
+    /// Details of the first ones.
     pub queries: Vec<AbandonedQuery>,
 }
 
@@ -259,10 +257,10 @@ fn json_list(queries: &[AbandonedQuery]) -> Value {
     serde_json::to_value(queries).unwrap_or_else(|_| Value::Array(Vec::new()))
 }
 
-/// Writes down on which streams the abandoned queries of a run were last.
+/// Stores the streams that the abandoned queries of a run reached last.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn describe_abandoned(pool: &PgPool, pass: Uuid, queries: &[AbandonedQuery]) -> Result<(), SourceTrouble> {
     let text = json_list(queries).to_string().replace("\\u0000", "\\ufffd");
     let queries: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -276,10 +274,10 @@ pub async fn describe_abandoned(pool: &PgPool, pass: Uuid, queries: &[AbandonedQ
     Ok(())
 }
 
-/// Reads what a pass has counted.
+/// Returns the counts of a run.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn counted(pool: &PgPool, pass: Uuid) -> Result<Counted, SourceTrouble> {
     #[derive(QueryableByName)]
     struct Row {
@@ -304,10 +302,10 @@ pub async fn counted(pool: &PgPool, pass: Uuid) -> Result<Counted, SourceTrouble
     }))
 }
 
-/// Writes a pass's outcome into its row; older passes beyond the kept ones go.
+/// Stores the result of a run, and deletes old runs.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn end(pool: &PgPool, pass: Uuid, outcome: &Outcome) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let text = serde_json::to_string(outcome).unwrap_or_default().replace("\\u0000", "\\ufffd");
@@ -318,7 +316,7 @@ pub async fn end(pool: &PgPool, pass: Uuid, outcome: &Outcome) -> Result<(), Sou
         .execute(&mut connection)
         .await
         .map_err(|e| trouble(&e))?;
-    // What is still to be told stays.
+    // Runs that have no alert yet are not deleted.
     sql_query(
         "DELETE FROM monitor_janitor_passes WHERE (abandoned = '{}' OR alerted IS NOT NULL) AND began <
              (SELECT began FROM monitor_janitor_passes ORDER BY began DESC OFFSET $1 LIMIT 1)",
@@ -330,10 +328,10 @@ pub async fn end(pool: &PgPool, pass: Uuid, outcome: &Outcome) -> Result<(), Sou
     Ok(())
 }
 
-/// The newest passes.
+/// Returns the newest runs.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn newest(pool: &PgPool, limit: u32) -> Result<Vec<PassRecord>, SourceTrouble> {
     #[derive(QueryableByName)]
     struct Row {
@@ -374,15 +372,15 @@ pub async fn newest(pool: &PgPool, limit: u32) -> Result<Vec<PassRecord>, Source
     Ok(rows.into_iter().map(record).collect())
 }
 
-/// Passes that ended and called queries abandoned, of which nobody was told yet, oldest first: one JSON list.
+/// Completed runs that marked queries as abandoned and have no alert yet, oldest first, as a JSON list.
 pub(super) const UNTOLD: &str = "coalesce((SELECT jsonb_agg(jsonb_build_object('pass', id, 'abandoned', abandoned,
     'queries', abandoned_queries) ORDER BY began) FROM (SELECT id, abandoned, abandoned_queries, began FROM monitor_janitor_passes
     WHERE alerted IS NULL AND abandoned <> '{}' AND ended IS NOT NULL ORDER BY began LIMIT 50) AS untold), '[]')";
 
-/// The alert about these passes is written down.
+/// Marks these runs as having an alert.
 ///
 /// # Errors
-/// When Postgres did not take it: then it is asked for again, under the same key.
+/// If Postgres fails; the alert is then requested again, under the same key.
 pub async fn told(pool: &PgPool, passes: &[String]) -> Result<(), SourceTrouble> {
     let ids: Vec<Uuid> = passes.iter().filter_map(|id| Uuid::parse_str(id).ok()).collect();
     let mut connection = checkout(pool).await?;
@@ -394,10 +392,10 @@ pub async fn told(pool: &PgPool, passes: &[String]) -> Result<(), SourceTrouble>
     Ok(())
 }
 
-/// Counts what a pass would do, up to `most` each.
+/// Counts what a run would change, up to `most` rows each.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn preview(pool: &PgPool, budget: Duration, most: u32) -> Result<QueriesPreview, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let callbacks: Count = sql_query(

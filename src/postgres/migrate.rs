@@ -1,5 +1,4 @@
-//! Bringing the database up to date: the monitor's tables, and indexes that the fleet's tables
-//! need for cheap probes.
+//! Migrates the database: the monitor's tables, and indexes on the fleet's tables that make probes cheap.
 
 use std::time::Duration;
 
@@ -17,20 +16,20 @@ use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
 
-/// The table in which diesel keeps which migrations were run.
+/// Table in which diesel records applied migrations.
 pub(super) const HISTORY_OF_MIGRATIONS: &str = "__diesel_schema_migrations";
 
-/// Any number that only monitors use: two that start together migrate one after the other.
+/// Advisory lock (arbitrary number), so that instances migrate one after the other.
 const MIGRATION_LOCK: i64 = 0x5348_4550;
 
-/// The migration that makes the fleet's tables in an empty database.
+/// Migration that creates the fleet's tables in an empty database.
 const FLEET_TABLES: &str = "0001";
 
-/// Makes `schema`, which `url` puts first, and then runs what has not been run yet in it. The fleet's tables are never
-/// made there: they would hide those that the fleet makes later.
+/// Creates `schema`, which must be first in the search path of `url`, and applies pending migrations there. Never creates the
+/// fleet's tables in it, since they would shadow the real ones.
 ///
 /// # Errors
-/// When the database is not there, or this role may not create schemas.
+/// If the database is unreachable, or the role may not create schemas.
 pub async fn run_in(schema: &str, url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
     let mut connection = connect(url.to_owned(), timeout)
         .await
@@ -51,10 +50,10 @@ pub async fn run_in(schema: &str, url: &str, timeout: Duration) -> Result<(), So
     run(url, timeout).await
 }
 
-/// Runs what has not been run yet.
+/// Applies pending migrations.
 ///
 /// # Errors
-/// When the database is not there, or this role may not create tables.
+/// If the database is unreachable, or the role may not create tables.
 pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
     let mut connection = connect(url.to_owned(), timeout)
         .await
@@ -90,7 +89,7 @@ pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
     }
 }
 
-/// The versions of all migrations that this program has, in order.
+/// Returns the versions of all migrations in this binary, in order.
 pub(super) fn known() -> Vec<String> {
     let migrations: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().unwrap_or_default();
     let mut versions: Vec<String> = migrations.iter().map(|migration| migration.name().version().to_string()).collect();
@@ -98,39 +97,39 @@ pub(super) fn known() -> Vec<String> {
     versions
 }
 
-/// The migration by which the archive came, and its way back.
+/// Migration that introduced the archive; it can be reverted.
 const ARCHIVE: &str = "0003";
 const ARCHIVE_BACK: &str = include_str!("../../migrations/0003_history/down.sql");
 
-/// Connections of monitors to this database, this one aside.
+/// Counts connections of other monitors to this database.
 const OTHERS: &str = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
     AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()";
-/// Postgres may see the connections of a monitor that has just ended for so many tenths of a second.
+/// Time for which Postgres may still show the connections of an ended monitor, tenths of a second.
 const ENDING_TAKES: u32 = 30;
 
-/// What giving the history back came to.
+/// Result of returning the history to the older monitor's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GivenBack {
-    /// All of it stands in plain rows again.
+    /// All data is in plain rows again.
     All {
         /// Rows of `monitor_metrics`.
         samples: i64,
         /// Rows of `monitor_task_latency`.
         latencies: i64,
     },
-    /// No archive is there.
+    /// There is no archive.
     Nothing,
-    /// Nothing was done: monitors are connected.
+    /// Nothing was done, because monitors are connected.
     Watched {
-        /// How often.
+        /// Number of connections.
         connections: i64,
     },
 }
 
-/// How often other monitors are connected to the database; those that are just ending are waited for.
+/// Returns the number of connections of other monitors to the database; waits for those that are closing.
 ///
 /// # Errors
-/// When Postgres cannot be asked.
+/// If Postgres fails.
 pub async fn monitors_connected(url: &str, timeout: Duration) -> Result<i64, SourceTrouble> {
     let mut connection = connect(url.to_owned(), timeout)
         .await
@@ -150,11 +149,10 @@ async fn others(connection: &mut AsyncPgConnection) -> Result<i64, diesel::resul
     Ok(connections)
 }
 
-/// Unpacks the archive into the tables that the monitor before this one reads, and removes it. The next
-/// [`run`] makes it anew from them.
+/// Unpacks the archive into the tables of the older monitor, and removes it. The next [`run`] creates it again from them.
 ///
 /// # Errors
-/// When Postgres did not do it; then nothing was changed.
+/// If Postgres fails; nothing is changed then.
 pub async fn give_back(url: &str, timeout: Duration) -> Result<GivenBack, SourceTrouble> {
     let mut connection = connect(url.to_owned(), timeout)
         .await
@@ -196,23 +194,23 @@ async fn count(connection: &mut AsyncPgConnection, sql: &str) -> Result<i64, die
     sql_query(sql).get_result(connection).await.map(|row: Count| row.count)
 }
 
-/// Indexes on the fleet's tables, without which probes read them whole.
+/// Indexes on the fleet's tables, without which probes scan whole tables.
 pub(super) const FLEET_INDEXES: [(&str, &str); 4] = [
     ("shepherd_brain_start_time_domain", "shepherd_brain (start_time, domain)"),
     ("shepherd_brain_state_status", "shepherd_brain (state, status)"),
     ("callbacks_query_id", "callbacks (query_id)"),
-    // As `janitor` words it: a query that may be abandoned is found without reading all others.
+    // The condition of `janitor`: finds queries to mark as abandoned without a full scan.
     (
         "shepherd_brain_unfinished",
         "shepherd_brain (start_time) WHERE state IS DISTINCT FROM 'COMPLETED' AND state IS DISTINCT FROM 'ABANDONED'",
     ),
 ];
 
-/// Adds the indexes where the fleet's tables exist, without locking anyone out. What cannot be
-/// done (the tables are somebody else's) is logged and left: probes then run less often.
+/// Creates the indexes concurrently on existing fleet tables. Failures (as on tables of another owner) are logged and skipped;
+/// probes then run less often.
 ///
 /// # Errors
-/// When there is no connection.
+/// If there is no connection.
 pub async fn add_fleet_indexes(pool: &PgPool) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     connection.let_statements_run(true).await.map_err(|e| trouble(&e))?;
@@ -242,7 +240,7 @@ async fn add_index(connection: &mut AsyncPgConnection, name: &str, on: &str) -> 
     .await?;
     match state {
         IndexState { table_exists: false, .. } | IndexState { valid: Some(true), .. } => return Ok(()),
-        // Left behind by an attempt that was cut off.
+        // Left by an interrupted `CREATE INDEX CONCURRENTLY`.
         IndexState { valid: Some(false), .. } => {
             sql_query(format!("DROP INDEX CONCURRENTLY IF EXISTS {name}")).execute(connection).await?;
         }

@@ -1,14 +1,11 @@
-//! Every SQL statement of the project.
+//! All SQL statements of the project.
 //!
-//! [`address`] reads where the database is, [`connection`] says how the database is reached and what its errors mean, [`migrate`] brings
-//! its tables up to date, [`probe`] measures it and the fleet's queries, [`events`] keeps what
-//! happened, [`audit`] who asked for what, [`history`] what was measured, [`alerts`] where each alert
-//! stands and what is told of it; [`janitor`] ends queries that never will and keeps what its passes came to;
-//! [`recycle_bin`] what operators dropped and may put back; [`alerts_spool`] is where alerts wait on disk
-//! while the database is away. `planned` declares statements that are asked again and again, `row_isolation`
-//! keeps one row that Postgres refuses from holding up the others.
-//! `dial` opens connections, through poolers too, and `wire` sees what passes over them. [`examine`] looks a database over
-//! for `doctor`.
+//! [`address`] parses the URL, [`connection`] pools connections and maps errors, [`migrate`] migrates the tables, [`probe`] measures the
+//! database and the fleet's queries, [`events`] stores events, [`audit`] the audit log, [`history`] the archive, [`alerts`] alert
+//! states and notifications; [`janitor`] marks abandoned queries and stores cleanup runs; [`recycle_bin`] stores deleted messages;
+//! [`alerts_spool`] stores alerts on disk while the database is unreachable. `planned` declares prepared statements;
+//! `row_isolation` stores rows individually when Postgres rejects some of them. [`examine`] checks a database for `doctor`.
+//! `dial` opens connections, also through poolers, and `wire` adapts the protocol for them.
 
 pub mod address;
 pub mod alerts;

@@ -1,8 +1,8 @@
-//! Statements that are asked again and again: what `sql_query` sends, Postgres parses and plans every time, in three
-//! trips; these once for each connection, in one trip from then on.
+//! Prepared statements for frequent queries. Postgres parses and plans each `sql_query` again, in three round trips; these are
+//! prepared once per connection and then need one.
 
-/// Declares a statement without parameters and the types of its columns. Give columns of tables that are not the
-/// monitor's own a type in the statement: a plan that is kept must not find another one.
+/// Declares a statement without parameters, and the types of its columns. Cast columns of tables that the monitor does not own,
+/// since a cached plan must not change its result types.
 macro_rules! planned {
     ($(#[$about:meta])* $name:ident, ($($column:ty),+), $sql:expr) => {
         $(#[$about])*

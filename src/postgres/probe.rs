@@ -1,7 +1,6 @@
-//! Measuring the fleet's queries and the database itself, one statement per group of figures.
+//! Measures the fleet's queries and the database, one statement per group of figures.
 //!
-//! Times in `shepherd_brain` carry no zone: they are compared with `LOCALTIMESTAMP`, the same
-//! server's idea of now in its session zone.
+//! Times in `shepherd_brain` have no time zone; they are compared with `LOCALTIMESTAMP`, which is in the session's time zone too.
 
 use diesel::QueryResult;
 use diesel::sql_types::{BigInt, Bool, Double, Nullable, Text};
@@ -11,16 +10,16 @@ use super::connection::{PgPool, checkout, trouble};
 use super::planned::planned;
 use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts, QueryVolume, SourceTrouble, TroubleKind};
 
-/// Asks nothing: whether Postgres answers.
+/// Checks that Postgres answers.
 ///
 /// # Errors
-/// When it does not.
+/// If it does not.
 pub async fn alive(pool: &PgPool) -> Result<(), SourceTrouble> {
     checkout(pool).await?.batch_execute("").await.map_err(|e| trouble(&e))
 }
 
 planned!(
-    /// Connections, size of the database, whether its log may be looked at, whether there are queries.
+    /// Connections, database size, whether the write-ahead log may be read, whether the query tables exist.
     Server,
     (BigInt, BigInt, Bool, Bool),
     "SELECT (SELECT coalesce(sum(numbackends), 0) FROM pg_stat_database)::bigint, \
@@ -37,44 +36,44 @@ planned!(
 );
 
 planned!(
-    /// Bytes of the connected database.
+    /// Size of the connected database, bytes.
     DatabaseSize,
     (BigInt),
     "SELECT pg_database_size(current_database())::bigint"
 );
 
 planned!(
-    /// Whether this role may look at the write-ahead log.
+    /// Whether the role may read the write-ahead log.
     MaySeeWal,
     (Bool),
     "SELECT has_function_privilege('pg_ls_waldir()', 'execute')"
 );
 
 planned!(
-    /// Whether the fleet keeps its queries here.
+    /// Whether the fleet's query tables exist.
     HasQueries,
     (Bool),
     "SELECT to_regclass('shepherd_brain') IS NOT NULL AND to_regclass('callbacks') IS NOT NULL"
 );
 
 planned!(
-    /// Bytes of the write-ahead log.
+    /// Size of the write-ahead log, bytes.
     WalSize,
     (BigInt),
     "SELECT coalesce(sum(size), 0)::bigint FROM pg_ls_waldir()"
 );
 
-/// Asks for connections and sizes; a figure that Postgres refuses carries the reason.
+/// Reads connections and sizes; a figure that Postgres refuses contains the reason.
 ///
 /// # Errors
-/// When Postgres cannot be read at all.
+/// If Postgres cannot be read at all.
 pub async fn server(pool: &PgPool) -> Result<DatabaseServer, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let together: QueryResult<(i64, i64, bool, bool)> = Server.get_result(&mut connection).await;
     let (connections, db_size_bytes, may_see_wal, has_queries) = match together {
         Ok((connections, size, may_see_wal, has_queries)) => (Ok(connections), Ok(size), Ok(may_see_wal), has_queries),
         Err(error) if is_closed(&error) => return Err(trouble(&error)),
-        // A managed server may refuse any of them: each is asked for alone.
+        // Managed servers may refuse some of them, so each is queried separately.
         Err(_) => {
             let (has_queries,) = HasQueries.get_result(&mut connection).await.map_err(|e| trouble(&e))?;
             let connections = figure(Connections.get_result(&mut connection).await);
@@ -99,16 +98,16 @@ fn figure<T>(answer: QueryResult<(T,)>) -> Result<T, String> {
 }
 
 planned!(
-    /// How many queries of each state and status.
+    /// Number of queries by state and status.
     Counts,
     (Nullable<Text>, Nullable<Text>, BigInt),
     "SELECT state::text, status::text, count(*) FROM shepherd_brain GROUP BY 1, 2"
 );
 
-/// Counts all queries by state and status: reads an index of the whole table.
+/// Counts all queries by state and status; scans an index of the whole table.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn query_counts(pool: &PgPool) -> Result<QueryCounts, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let rows: Vec<(Option<String>, Option<String>, i64)> =
@@ -122,17 +121,17 @@ pub async fn query_counts(pool: &PgPool) -> Result<QueryCounts, SourceTrouble> {
 }
 
 planned!(
-    /// For each ARA the queries of the last day, and of the last hour.
+    /// Queries of the last day and the last hour by ARA.
     Volume,
     (Nullable<Text>, BigInt, BigInt),
     "SELECT domain::text, count(*), count(*) FILTER (WHERE start_time > LOCALTIMESTAMP - interval '1 hour') \
      FROM shepherd_brain WHERE start_time > LOCALTIMESTAMP - interval '24 hours' GROUP BY 1"
 );
 
-/// Counts the queries of the last day by ARA, and those of the last hour.
+/// Counts queries of the last day by ARA, and those of the last hour.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn query_volume(pool: &PgPool) -> Result<QueryVolume, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let rows: Vec<(Option<String>, i64, i64)> = Volume.load(&mut connection).await.map_err(|e| trouble(&e))?;
@@ -144,17 +143,17 @@ pub async fn query_volume(pool: &PgPool) -> Result<QueryVolume, SourceTrouble> {
 }
 
 planned!(
-    /// Callbacks, and the age in seconds of the oldest query that waits for one.
+    /// Number of callbacks, and the age of the oldest query that waits for one, seconds.
     Waiting,
     (BigInt, Nullable<Double>),
     "SELECT count(*), extract(epoch FROM LOCALTIMESTAMP - min(b.start_time))::float8 \
      FROM callbacks c LEFT JOIN shepherd_brain b ON b.qid = c.query_id"
 );
 
-/// Counts the callbacks and dates the oldest query that waits for one.
+/// Counts callbacks and returns the age of the oldest query that waits for one.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn callbacks(pool: &PgPool) -> Result<Callbacks, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let (pending, oldest_age): (i64, Option<f64>) =

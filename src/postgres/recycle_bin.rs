@@ -1,5 +1,4 @@
-//! `monitor_recycle_bin`: what operators dropped, and can put back; `monitor_previews`: what they
-//! are about to do.
+//! `monitor_recycle_bin`: deleted messages that can be restored; `monitor_previews`: previews of pending operations.
 
 use chrono::{DateTime, Utc};
 use diesel::sql_query;
@@ -12,44 +11,44 @@ use crate::contract::Name;
 use crate::fleet::message::{BinState, Binned, MessageState, packed, unpacked};
 use crate::fleet::reading::SourceTrouble;
 
-/// Days that something stays in the bin.
+/// Retention of the recycle bin, days.
 pub const DAYS: i32 = 30;
-/// Previews of one person that are kept; a new one replaces the oldest.
+/// Maximum number of previews per user; a new one replaces the oldest.
 const PREVIEWS: i64 = 20;
-/// Minutes that a preview holds.
+/// Lifetime of a preview, minutes.
 pub const PREVIEW_MINUTES: i32 = 15;
-/// Rows deleted in one statement.
+/// Rows to delete per statement.
 const AT_ONCE: i64 = 500;
 
-/// An entry that is about to be dropped.
+/// A message to move to the bin.
 #[derive(Debug, Clone)]
 pub struct NewRow {
-    /// Its id in the stream.
+    /// ID in the stream.
     pub entry: String,
-    /// Who has it.
+    /// Consumer that owns it.
     pub owner: Option<Name>,
-    /// How often it was delivered.
+    /// Delivery count.
     pub deliveries: u64,
     /// Its fields.
     pub fields: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-/// What entries that are dropped together have in common.
+/// Common properties of messages that are moved together.
 #[derive(Debug, Clone)]
 pub struct Batch {
-    /// Its UUID.
+    /// UUID of the batch.
     pub id: Uuid,
-    /// The stream.
+    /// Stream.
     pub stream: Name,
-    /// The key they lie under.
+    /// Key under which they are stored.
     pub home: Name,
-    /// The group; `None` for dead letters.
+    /// Consumer group; `None` for dead letters.
     pub group: Option<Name>,
-    /// How they stand.
+    /// State of the messages.
     pub was: MessageState,
-    /// Who drops them.
+    /// Name of the user.
     pub who: String,
-    /// Why.
+    /// Reason.
     pub why: String,
 }
 
@@ -59,10 +58,10 @@ struct Id {
     id: i64,
 }
 
-/// Writes entries down before they are dropped; their places, in order.
+/// Stores messages before they are deleted from the stream. Returns their row IDs, in order.
 ///
 /// # Errors
-/// When Postgres did not take them: none is there.
+/// If Postgres fails; none is stored then.
 pub async fn put(pool: &PgPool, batch: &Batch, rows: &[NewRow]) -> Result<Vec<i64>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let payload = |row: &NewRow| packed(row.fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice())));
@@ -93,10 +92,10 @@ pub async fn put(pool: &PgPool, batch: &Batch, rows: &[NewRow]) -> Result<Vec<i6
     Ok(ids.into_iter().map(|row| row.id).collect())
 }
 
-/// Notes what became of places that were pending.
+/// Records the result for rows that were pending.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn settle(pool: &PgPool, state: BinState, places: &[i64]) -> Result<(), SourceTrouble> {
     if places.is_empty() {
         return Ok(());
@@ -111,10 +110,10 @@ pub async fn settle(pool: &PgPool, state: BinState, places: &[i64]) -> Result<()
     Ok(())
 }
 
-/// Notes that entries were put back, as which ids; how many were not noted already.
+/// Records that messages were restored, with their new IDs. Returns the number of rows that were not recorded before.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn restored(pool: &PgPool, who: &str, put_back: &[(i64, String)]) -> Result<usize, SourceTrouble> {
     if put_back.is_empty() {
         return Ok(0);
@@ -132,24 +131,24 @@ pub async fn restored(pool: &PgPool, who: &str, put_back: &[(i64, String)]) -> R
     .map_err(|e| trouble(&e))
 }
 
-/// Which rows to read.
+/// Filter of rows.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// Of this stream.
+    /// Stream.
     pub stream: Option<Name>,
-    /// Of this batch.
+    /// Batch.
     pub batch: Option<Uuid>,
-    /// In this state.
+    /// State.
     pub state: Option<BinState>,
-    /// Of these places.
+    /// Row IDs.
     pub ids: Option<Vec<i64>>,
-    /// Written down so many seconds ago at least.
+    /// Minimum age, seconds.
     pub older_sec: Option<i32>,
-    /// Only places before this one.
+    /// Only rows with a lower ID.
     pub before: Option<i64>,
-    /// The lowest places first, after this one.
+    /// Only rows with a higher ID, oldest first.
     pub after: Option<i64>,
-    /// Payloads of up to so many bytes come with their rows.
+    /// Maximum size of payloads to return, bytes.
     pub payload_bytes: i32,
 }
 
@@ -218,10 +217,10 @@ impl From<Row> for Binned {
     }
 }
 
-/// The newest rows that match, newest first; with `after`, the oldest first.
+/// Returns matching rows, newest first; with `after`, oldest first.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn rows(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Binned>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let order = if filter.after.is_some() { "ASC" } else { "DESC" };
@@ -249,10 +248,10 @@ pub async fn rows(pool: &PgPool, filter: &Filter, limit: i64) -> Result<Vec<Binn
     Ok(rows.into_iter().map(Binned::from).collect())
 }
 
-/// Keeps what a preview chose; its token.
+/// Stores the selection of a preview. Returns its token.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn keep_preview(pool: &PgPool, who: &str, chosen: &[u8]) -> Result<Uuid, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let token = Uuid::new_v4();
@@ -277,10 +276,10 @@ struct Preview {
     chosen: Vec<u8>,
 }
 
-/// What a preview chose, if it is not too old; with `take`, nobody gets it again.
+/// Returns the selection of a preview, unless it expired; with `take`, also deletes it.
 ///
 /// # Errors
-/// When Postgres cannot be asked.
+/// If Postgres fails.
 pub async fn preview(pool: &PgPool, token: Uuid, take: bool) -> Result<Option<Vec<u8>>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let statement = if take {
@@ -297,10 +296,10 @@ pub async fn preview(pool: &PgPool, token: Uuid, take: bool) -> Result<Option<Ve
     Ok(found.into_iter().next().map(|row| row.chosen))
 }
 
-/// Deletes what has been in the bin for long enough, and previews that nobody applied; how many rows.
+/// Deletes expired rows and previews. Returns the number of rows.
 ///
 /// # Errors
-/// When Postgres did not do all of it; what it did is done.
+/// If Postgres fails; earlier statements remain in effect.
 pub async fn sweep(pool: &PgPool) -> Result<usize, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let mut deleted = 0;
@@ -342,7 +341,7 @@ fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Postgres' text holds no NUL.
+/// Text in Postgres cannot contain NUL.
 fn without_nul(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }

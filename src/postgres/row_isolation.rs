@@ -1,5 +1,4 @@
-//! Storing rows of which Postgres refuses some for what they hold: those are set aside with the reason, and
-//! the others are stored.
+//! Stores rows of which Postgres rejects some for their content: those are set aside with the reason, the others are stored.
 
 use diesel::result::{DatabaseErrorKind, Error as QueryError};
 use diesel_async::{AsyncConnection, AsyncPgConnection};
@@ -9,18 +8,17 @@ use super::connection::condition;
 use super::wire::sqlstate_of;
 use crate::history::stored_name::bounded_text;
 
-/// Stores a slice of rows with one statement, all of them or none. No rows: the statement must be valid all the same.
+/// Stores rows with one statement, all or none. The statement must also be valid for no rows.
 pub(super) type Put<R> = for<'a> fn(&'a mut AsyncPgConnection, &'a [R]) -> BoxFuture<'a, Result<(), QueryError>>;
 
-/// What storing rows one by one came to.
+/// Result of storing rows individually.
 #[derive(Debug, Default)]
 pub(super) struct Isolated {
     stored: usize,
     refused: Vec<(String, QueryError)>,
 }
 
-/// Whether an error may be about single rows, so that the others can be stored without them: not about the
-/// connection, the server's condition, or a lock.
+/// Returns whether an error may concern single rows, as opposed to the connection, the state of the server, or a lock.
 pub(super) fn may_be_about_rows(error: &QueryError) -> bool {
     let QueryError::DatabaseError(kind, info) = error else {
         return matches!(error, QueryError::DeserializationError(_) | QueryError::SerializationError(_));
@@ -43,11 +41,11 @@ pub(super) fn may_be_about_rows(error: &QueryError) -> bool {
     !about_the_server && condition(error).is_none() && !given_up
 }
 
-/// Stores `rows` by halves, each half in a savepoint (or a transaction of its own): what is refused alone is set
-/// aside. `name` says which row it is.
+/// Stores `rows` by bisection, each half in a savepoint (or its own transaction), and sets aside single rows that are rejected.
+/// `name` describes a row for the log.
 ///
 /// # Errors
-/// When the statement fails without rows too, or an error is not about rows.
+/// If the statement fails without rows too, or an error does not concern rows.
 pub(super) async fn put_isolating<R: Sync>(
     connection: &mut AsyncPgConnection,
     rows: &[R],
@@ -79,17 +77,17 @@ async fn attempt<R: Sync>(connection: &mut AsyncPgConnection, rows: &[R], put: P
 }
 
 impl Isolated {
-    /// Both together.
+    /// Combines two results.
     pub(super) fn and(mut self, other: Self) -> Self {
         self.stored += other.stored;
         self.refused.extend(other.refused);
         self
     }
 
-    /// If some rows were stored, those that were refused are done with: the log says which and why.
+    /// If some rows were stored, logs the rejected ones and drops them.
     ///
     /// # Errors
-    /// When every row was refused: that is more likely a fault of the database than of all rows, and they wait.
+    /// If every row was rejected: that is more likely a fault of the database, and the rows wait.
     pub(super) fn settle(self) -> Result<(), QueryError> {
         let Self { stored, mut refused } = self;
         if stored == 0 {

@@ -1,4 +1,4 @@
-//! `monitor_sessions`: who logged in by a browser, so that every monitor with this database knows it.
+//! `monitor_sessions`: browser sessions, shared by all instances with this database.
 
 use diesel::sql_types::{Array, BigInt, Binary, Text};
 use diesel::{QueryableByName, sql_query};
@@ -7,33 +7,33 @@ use diesel_async::RunQueryDsl;
 use super::connection::{PgPool, checkout, trouble};
 use crate::fleet::reading::SourceTrouble;
 
-/// A session as it is stored. Times are Unix seconds.
+/// A stored session. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
 pub struct StoredSession {
-    /// The digest of what the cookie holds.
+    /// Digest of the cookie.
     #[diesel(sql_type = Binary)]
     pub id: Vec<u8>,
-    /// What its user is called.
+    /// Name of the user.
     #[diesel(sql_type = Text)]
     pub name: String,
-    /// The role.
+    /// Role.
     #[diesel(sql_type = Text)]
     pub role: String,
-    /// When it began.
+    /// Start.
     #[diesel(sql_type = BigInt)]
     pub began: i64,
-    /// When it was last used, to a few minutes.
+    /// Last use, to a few minutes.
     #[diesel(sql_type = BigInt)]
     pub used: i64,
-    /// By which a monitor knows that a monitor with the same tokens wrote this.
+    /// Proof that an instance with the same tokens stored the session.
     #[diesel(sql_type = Binary)]
     pub proof: Vec<u8>,
 }
 
-/// Stores a session, and deletes those that were last used before `outdated`.
+/// Stores a session, and deletes those last used before `outdated`.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn put(pool: &PgPool, session: &StoredSession, outdated: i64) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     sql_query(
@@ -54,10 +54,10 @@ pub async fn put(pool: &PgPool, session: &StoredSession, outdated: i64) -> Resul
     Ok(())
 }
 
-/// Those of these sessions that are stored.
+/// Returns the stored ones of these sessions.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn find(pool: &PgPool, ids: Vec<Vec<u8>>) -> Result<Vec<StoredSession>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     sql_query("SELECT id, name, role, began, used, proof FROM monitor_sessions WHERE id = ANY($1)")
@@ -67,10 +67,10 @@ pub async fn find(pool: &PgPool, ids: Vec<Vec<u8>>) -> Result<Vec<StoredSession>
         .map_err(|e| trouble(&e))
 }
 
-/// Notes that a session is used.
+/// Updates the last use of a session.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn touch(pool: &PgPool, id: Vec<u8>, now: i64) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     sql_query("UPDATE monitor_sessions SET used = greatest(used, $2) WHERE id = $1")
@@ -82,10 +82,10 @@ pub async fn touch(pool: &PgPool, id: Vec<u8>, now: i64) -> Result<(), SourceTro
     Ok(())
 }
 
-/// Ends a session for all monitors.
+/// Ends a session for all instances.
 ///
 /// # Errors
-/// When Postgres did not take it.
+/// If Postgres fails.
 pub async fn remove(pool: &PgPool, id: Vec<u8>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     sql_query("DELETE FROM monitor_sessions WHERE id = $1")

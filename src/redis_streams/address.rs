@@ -1,7 +1,7 @@
-//! Where Redis is: the one parser of its settings and URLs, for the monitor, workers and doctor.
+//! Parses the Redis settings and URLs, for the monitor, workers and doctor.
 //!
-//! Everything that a URL says is honoured, or refused with the parameter's name. The parameters for TLS are those of
-//! redis-py, since fleets share their URLs with Python workers.
+//! Every parameter of a URL is honoured or rejected by name. The TLS parameters are those of redis-py, because fleets share their
+//! URLs with Python workers.
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::environment::{self, BadSetting, GivenPort, percent_encoded};
 use crate::tcp;
 use crate::tls::{self, BadIdentity};
 
-/// The settings about where Redis is: variable, what holds without it, what it is.
+/// Settings of the Redis connection: variable, default, description.
 pub const SETTINGS: &[(&str, &str, &str)] = &[
     (
         "REDIS_URL",
@@ -41,31 +41,30 @@ const DEFAULT_PORT: u16 = 6379;
 const CA: &str = "REDIS_TLS_CA_FILE";
 const CERTIFICATE: &str = "REDIS_TLS_CERT_FILE";
 const KEY: &str = "REDIS_TLS_KEY_FILE";
-/// The parameters of a URL that these settings become.
+/// Settings that are passed on as URL parameters.
 const AS_PARAMETERS: [(&str, &str); 3] = [(CA, "ssl_ca_certs"), (CERTIFICATE, "ssl_certfile"), (KEY, "ssl_keyfile")];
-/// Parameters about how Python shows values, which change nothing about the connection.
+/// Parameters of redis-py that only concern the representation of values; ignored.
 const OF_PYTHON: [&str; 3] = ["decode_responses", "encoding", "encoding_errors"];
 
-/// The address of a Redis server with its credentials; shown without them.
+/// Address of a Redis server with its credentials, which `Debug` and `Display` omit.
 #[derive(Clone)]
 pub struct Address {
     info: ConnectionInfo,
 }
 
 impl Address {
-    /// From `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS. `setting` is what holds it.
+    /// Parses `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS. `setting` is the name of the setting, for errors.
     ///
     /// # Errors
-    /// When it is no such URL, says something that cannot be honoured, or names a file that cannot be used.
+    /// If the URL is invalid, has an unsupported parameter, or names an unusable file.
     pub fn from_url(setting: &'static str, url: &str) -> Result<Self, BadSetting> {
         Ok(Self::new(connection_info(setting, url)?))
     }
 
-    /// From the [`SETTINGS`]; `lookup` gives a variable's value. Empty counts as unset. What users should know goes to
-    /// the log.
+    /// Reads the [`SETTINGS`]; `lookup` returns the value of a variable. Empty values count as unset. Logs warnings.
     ///
     /// # Errors
-    /// Names the variable, its value and what was expected.
+    /// The variable, its value and the expected value.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, BadSetting> {
         let mut warnings = Vec::new();
         let url = url_from_env(&lookup, &mut warnings)?;
@@ -76,12 +75,12 @@ impl Address {
     }
 
     fn new(info: ConnectionInfo) -> Self {
-        // One reply shape for all servers, whatever the URL asks for.
+        // Always RESP2, so that all servers answer in the same form.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
         Self { info: info.set_redis_settings(settings).set_tcp_settings(tcp::settings()) }
     }
 
-    /// The same server with its database `number`.
+    /// Returns the same server with database `number`.
     #[must_use]
     pub fn database(&self, number: i64) -> Self {
         let settings = self.info.redis_settings().clone().set_db(number);
@@ -109,10 +108,10 @@ impl fmt::Debug for Address {
     }
 }
 
-/// The URL that the [`SETTINGS`] come to, checked; warnings for users are added to `warnings`.
+/// Returns the checked URL for the [`SETTINGS`]; appends warnings for users to `warnings`.
 ///
 /// # Errors
-/// The first setting that cannot be used.
+/// The first invalid setting.
 pub fn url_from_env(lookup: &dyn Fn(&str) -> Option<String>, warnings: &mut Vec<String>) -> Result<String, BadSetting> {
     let set = |name: &str| {
         lookup(name).map(|value| environment::trimmed(name, &value).to_owned()).filter(|value| !value.is_empty())
@@ -138,7 +137,7 @@ pub fn url_from_env(lookup: &dyn Fn(&str) -> Option<String>, warnings: &mut Vec<
             if !ignored.is_empty() {
                 warnings.push(format!("REDIS_URL overrides {}", ignored.join(", ")));
             }
-            // Checked alone, so that what is wrong with it has its name.
+            // Checked separately, so that errors name this setting.
             connection_info("REDIS_URL", &url)?;
             url
         }
@@ -172,13 +171,13 @@ pub fn url_from_env(lookup: &dyn Fn(&str) -> Option<String>, warnings: &mut Vec<
     Ok(url)
 }
 
-/// Whether a URL asks for TLS.
+/// Returns whether a URL uses TLS.
 #[must_use]
 pub fn is_tls(url: &str) -> bool {
     url.starts_with("rediss://") || url.starts_with("valkeys://")
 }
 
-/// The URL of `REDIS_HOST` and what belongs to it.
+/// Returns the URL for `REDIS_HOST` and the related settings.
 fn url_of_host(
     set: &dyn Fn(&str) -> Option<String>,
     lookup: &dyn Fn(&str) -> Option<String>,
@@ -214,7 +213,7 @@ fn url_of_host(
     Ok(format!("{scheme}://{}{host}:{port}/0", login.unwrap_or_default()))
 }
 
-/// Whether the files of the settings can be used.
+/// Checks that the files of the settings are usable.
 fn check_files(files: &[(&'static str, &'static str, String)]) -> Result<(), BadSetting> {
     let path = |name: &str| files.iter().find(|(known, ..)| *known == name).map(|(_, _, path)| path.as_str());
     if let Some(ca) = path(CA) {
@@ -231,11 +230,11 @@ fn check_files(files: &[(&'static str, &'static str, String)]) -> Result<(), Bad
     }
 }
 
-/// What is needed to connect to `url`, which the setting `setting` holds. The value of a URL is never repeated, since it
-/// may hold a password.
+/// Returns the connection parameters of `url`, the value of the setting `setting`. Errors never contain the URL, since it may hold
+/// a password.
 ///
 /// # Errors
-/// When it is no URL of Redis, says something that cannot be honoured, or names a file that cannot be used.
+/// If the URL is invalid, has an unsupported parameter, or names an unusable file.
 pub fn connection_info(setting: &'static str, url: &str) -> Result<ConnectionInfo, BadSetting> {
     const EXAMPLE: &str = "a URL such as redis://user:password@localhost:6379/0 or rediss://…";
     let bad = |expected: String| BadSetting::secret(setting, expected);
@@ -289,12 +288,12 @@ pub fn connection_info(setting: &'static str, url: &str) -> Result<ConnectionInf
     if !is_tls {
         return Ok(info);
     }
-    // An error says that the process has chosen one already.
+    // An error means that the process already has a provider.
     let _ = rustls::crypto::ring::default_provider().install_default();
     tls.apply(setting, info)
 }
 
-/// What the parameters of a URL say about TLS, and the database.
+/// URL parameters for TLS and the database.
 #[derive(Default)]
 struct Parameters {
     authorities: Option<String>,
@@ -322,7 +321,7 @@ impl Parameters {
                     Ok(number) => read.database = Some(number),
                     Err(_) => return bad(value_of("a database number")),
                 },
-                // redis-rs reads these.
+                // redis-rs parses these.
                 "user" | "pass" if is_socket => {}
                 "protocol" => {}
                 name if OF_PYTHON.contains(&name) => {}
@@ -343,7 +342,7 @@ impl Parameters {
                 "ssl_certfile" => read.certificate = path(),
                 "ssl_keyfile" => read.key = path(),
                 name => {
-                    // What is no name may be part of a password.
+                    // Text that is not a parameter name may be part of a password.
                     let is_name = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
                     let shown = if is_name { name } else { "of that name" };
                     return bad(format!("no parameter {shown}, which is not supported; leave it out"));
@@ -357,7 +356,7 @@ impl Parameters {
         }
     }
 
-    /// The address with its certificates, read now.
+    /// Adds the certificates, which are read now.
     fn apply(&self, setting: &'static str, info: ConnectionInfo) -> Result<ConnectionInfo, BadSetting> {
         let bad = |parameter: &str, path: &str, expected: String| {
             BadSetting::secret(setting, format!("{parameter} ({path}) to be {expected}"))
@@ -393,7 +392,7 @@ impl Parameters {
     }
 }
 
-/// What a URL has as parameter `wanted`.
+/// Returns the URL parameter `wanted`.
 fn parameter_in(url: &str, wanted: &str) -> Option<String> {
     let parsed = redis::parse_redis_url(url)?;
     parsed.query_pairs().find(|(name, _)| name == wanted).map(|(_, value)| value.into_owned())
@@ -417,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn the_variables_give_the_address_and_a_url_wins() {
+    fn variables_define_the_address_and_a_url_overrides_them() {
         assert_eq!(from(&[]).unwrap().to_string(), "localhost:6379");
         assert_eq!(from(&[("REDIS_HOST", "r"), ("REDIS_PORT", "7")]).unwrap().to_string(), "r:7");
         assert_eq!(from(&[("REDIS_URL", "redis://x:9/2"), ("REDIS_HOST", "y")]).unwrap().to_string(), "x:9");
@@ -426,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_with_a_port_is_taken_and_a_service_link_gives_its_port() {
+    fn host_may_have_a_port_and_service_links_define_one() {
         assert_eq!(url(&[("REDIS_HOST", "redis:6380")]).unwrap(), "redis://redis:6380/0");
         let differ = url(&[("REDIS_HOST", "redis:6380"), ("REDIS_PORT", "6379")]).unwrap_err();
         assert!(differ.contains("REDIS_HOST") && differ.contains("REDIS_PORT"), "{differ}");
@@ -437,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_used_without_its_line_break_and_never_shown() {
+    fn passwords_are_trimmed_and_never_shown() {
         let address = from(&[("REDIS_PASSWORD", "p@ss/w:rd#\n")]).unwrap();
         assert_eq!(address.info.redis_settings().password(), Some("p@ss/w:rd#"));
         assert!(!format!("{address:?}{address}").contains("p@ss"));
@@ -452,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_url_says_is_honoured_or_refused_by_name() {
+    fn url_parameters_are_honoured_or_rejected_by_name() {
         let db = |url: &str| connection_info("REDIS_URL", url).unwrap().redis_settings().db();
         assert_eq!((db("redis://h/3"), db("redis://h?db=4"), db("redis://h/4?db=4"), db("redis://h/")), (3, 4, 4, 0));
         assert_eq!(db("redis://h/0?decode_responses=True&protocol=resp3"), 0);
@@ -482,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn certificates_may_be_left_unchecked_as_python_words_it() {
+    fn certificate_checks_can_be_disabled_as_in_redis_py() {
         let insecure = |url: &str| match connection_info("REDIS_URL", url).unwrap().addr() {
             ConnectionAddr::TcpTls { insecure, tls_params, .. } => (*insecure, tls_params.is_some()),
             _ => panic!("no TLS"),
@@ -495,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_of_tls_are_refused_by_name_where_they_cannot_hold() {
+    fn invalid_tls_settings_are_rejected_by_name() {
         assert_eq!(url(&[("REDIS_TLS", "yes")]).unwrap(), "rediss://localhost:6379/0");
         for (pairs, named) in [
             (&[("REDIS_TLS", "perhaps")][..], "REDIS_TLS is \"perhaps\""),

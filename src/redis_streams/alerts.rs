@@ -1,4 +1,4 @@
-//! The newest 200 alerts, kept in Redis.
+//! The newest 200 alerts, stored in Redis.
 
 use super::connection::{self, Pool, send};
 use super::reply::Reply;
@@ -6,14 +6,13 @@ use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
 use std::borrow::Cow;
 
-/// Alerts kept.
+/// Number of stored alerts.
 pub(super) const KEPT: isize = 200;
 
-/// Puts alerts (JSON, oldest first) in front of the others. Repeated after an answer that did not come in time, each
-/// alert is there once.
+/// Stores alerts (JSON, oldest first) before the others. Safe to repeat after a timeout: each alert is stored once.
 ///
 /// # Errors
-/// When Redis did not take them.
+/// If Redis fails.
 pub async fn remember(pool: &Pool, alerts: &[String]) -> Result<(), SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
@@ -30,10 +29,10 @@ pub async fn remember(pool: &Pool, alerts: &[String]) -> Result<(), SourceTroubl
     Ok(())
 }
 
-/// The newest `limit` alerts (JSON), newest first.
+/// Returns the newest `limit` alerts (JSON), newest first.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn newest(pool: &Pool, limit: usize) -> Result<Vec<String>, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();

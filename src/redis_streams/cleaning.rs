@@ -1,8 +1,8 @@
-//! Cleaning up in Redis: trimming streams, acknowledging phantom pending IDs and deleting stale consumers, each by a script that looks
-//! and acts at the same moment, in steps that Redis does not notice. Also whose turn a pass is.
+//! Cleanup in Redis: trims streams, acknowledges phantom pending IDs, and deletes stale consumers. Each is a script that checks and
+//! acts atomically, in steps short enough not to delay other clients. Also the lease of cleanup runs.
 //!
-//! Redis 8.2 brought options of its own (`XTRIM … ACKED`). They are not used: in a bounded form
-//! (`~` with `LIMIT`) they remove nothing, and without it one command cuts a million entries.
+//! The options of Redis 8.2 (`XTRIM … ACKED`) are not used: with a bound (`~` with `LIMIT`) they remove nothing, and without one a
+//! single command removes a million entries.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -31,35 +31,35 @@ static CLEAR_PHANTOMS: LazyLock<Script> = LazyLock::new(|| {
 });
 static RETIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/retire.lua")));
 
-/// Entries removed by the first step on a stream.
+/// Entries to remove in the first step on a stream.
 const FIRST_STEP: u64 = 500;
-/// Consumers looked at in one call.
+/// Consumers to check per call.
 const CONSUMERS_AT_ONCE: usize = 50;
-/// Idle times are looked up in the same script for groups up to this size: half a millisecond.
+/// The script looks up idle times for groups up to this size, which takes half a millisecond.
 const GROUP_LOOKED_UP: usize = 300;
-/// Between two steps Redis is left alone for at least so long, and for three times what it took.
+/// Minimum pause between two steps; also at least three times the duration of the step.
 const REST: Duration = Duration::from_millis(1);
 
-/// How one step of trimming went, or how a stream stands.
+/// Result of a trim step, or the state of a stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrimStep {
-    /// Entries removed.
+    /// Number of removed entries.
     pub removed: u64,
-    /// More can go.
+    /// More entries can be removed.
     pub more: bool,
-    /// Entries left; `None` when there is no such stream.
+    /// Remaining entries; `None` if the stream does not exist.
     pub length: Option<u64>,
-    /// Those of them that are kept, counted up to what was asked for.
+    /// Remaining entries that must be kept, up to the requested maximum.
     pub counted: u64,
-    /// Why they are kept.
+    /// Why they must be kept.
     pub kept_because: Option<Kept>,
 }
 
-/// Removes at most about `most` entries that no group needs from the beginning of `stream`; 0 only
-/// looks. Kept entries are counted up to `count_most`.
+/// Removes about `most` entries at most from the beginning of `stream` that no group needs; 0 only reports. Counts entries to keep
+/// up to `count_most`.
 ///
 /// # Errors
-/// What Redis answered: about this stream alone if [`is_about_the_stream`].
+/// The error of Redis; it concerns only this stream if [`is_about_the_stream`].
 pub async fn trim_step(
     redis: &mut impl ConnectionLike,
     stream: &Name,
@@ -110,16 +110,16 @@ fn read_step(answer: &Value) -> TrimStep {
     step
 }
 
-/// Whether an error says something about one stream (another type, no permission), not about Redis.
+/// Returns whether an error concerns one stream (wrong type, no permission), not the server.
 #[must_use]
 pub fn is_about_the_stream(error: &RedisError) -> bool {
     !is_of_connection(error) && error.code().is_some() && !ends_connection(code_of(error))
 }
 
-/// Trims a stream step by step until nothing more can go or `until` is reached.
+/// Trims a stream in steps until nothing can be removed or `until` is reached.
 ///
 /// # Errors
-/// When Redis as a whole cannot be asked; trouble with the stream is in the outcome.
+/// If Redis fails; errors of the stream are in the outcome.
 pub async fn trim(pool: &Pool, stream: &Name, until: Instant) -> Result<StreamOutcome, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let mut outcome = StreamOutcome::default();
@@ -148,40 +148,39 @@ pub async fn trim(pool: &Pool, stream: &Name, until: Instant) -> Result<StreamOu
     }
 }
 
-/// Pending IDs that one call looks at, the entries that it reads to find out which exist, and their payload.
+/// Limits per call: pending IDs to examine, entries to read to determine which exist, and bytes of their payload.
 const PHANTOM_IDS: u64 = 500;
 const PHANTOM_ENTRIES: u64 = 100;
 const PHANTOM_BYTES: u64 = 1 << 18;
-/// A worker counts a delivered task as in flight within so long.
+/// Time within which a worker reports a delivered task as in flight.
 const DELIVERY_SLACK: Duration = Duration::from_secs(1);
 
-/// Which phantom IDs may be acknowledged; see `scripts/clear_phantoms.lua`.
+/// Conditions for acknowledging phantom IDs; see `scripts/clear_phantoms.lua`.
 #[derive(Debug, Clone, Copy)]
 pub struct PhantomRules {
-    /// Idle for so long, if the consumer has no heartbeat; `None`: not at all.
+    /// Minimum idle time if the consumer has no heartbeat; `None`: never.
     pub without_heartbeat: Option<Duration>,
-    /// Idle for so long, if the consumer says that it has tasks in flight.
+    /// Minimum idle time if the consumer reports tasks in flight.
     pub in_flight: Duration,
 }
 
-/// What became of a group's phantom IDs.
+/// Result for the phantom IDs of a group.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Cleared {
-    /// Acknowledged.
+    /// Number acknowledged.
     pub acknowledged: u64,
-    /// Kept, since a worker may be at work on them.
+    /// Number kept, because a worker may be processing them.
     pub kept: u64,
     /// The end of the pending list was not reached.
     pub unfinished: bool,
-    /// What went wrong with this stream.
+    /// Error of this stream.
     pub error: Option<String>,
 }
 
-/// Acknowledges the phantom pending IDs of a group in bounded steps, until `until` or until about `most` IDs were
-/// looked at.
+/// Acknowledges the phantom pending IDs of a group in bounded steps, until `until` or until about `most` IDs were examined.
 ///
 /// # Errors
-/// When Redis as a whole cannot be asked; trouble with the stream is in the answer.
+/// If Redis fails; errors of the stream are in the result.
 pub async fn clear_phantoms(
     pool: &Pool,
     stream: &Name,
@@ -219,10 +218,10 @@ pub async fn clear_phantoms(
     Ok(cleared)
 }
 
-/// One call: the ID behind which to go on (empty at the end), how many were acknowledged, how many kept.
+/// Runs one step. Returns the ID after which to continue (empty at the end), and the numbers of acknowledged and kept IDs.
 ///
 /// # Errors
-/// What Redis answered.
+/// The error of Redis.
 pub async fn clear_phantoms_step(
     redis: &mut impl ConnectionLike,
     stream: &Name,
@@ -241,7 +240,7 @@ pub async fn clear_phantoms_step(
         .arg(PHANTOM_BYTES)
         .arg(keys::heartbeat(stream, &no_consumer))
         .arg(delivery_record(stream, group, ""))
-        // Longer than Redis can run.
+        // Longer than any uptime of Redis.
         .arg(rules.without_heartbeat.map_or(1 << 53, millis))
         .arg(millis(rules.in_flight))
         .arg(millis(heartbeat::TTL))
@@ -250,20 +249,20 @@ pub async fn clear_phantoms_step(
         .await
 }
 
-/// What became of consumers that looked stale.
+/// Result for consumers that looked stale.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Retired {
-    /// Deleted.
+    /// Number deleted.
     pub deleted: u64,
-    /// Not stale after all, or gone already.
+    /// Number that were not stale, or already deleted.
     pub spared: u64,
 }
 
-/// Deletes those of `consumers` that have no heartbeat, nothing pending and were idle for
-/// `least_idle`, a bounded part of them at a time, until `until`.
+/// Deletes those of `consumers` that have no heartbeat, no pending entries and have been idle for `least_idle`, in bounded steps,
+/// until `until`.
 ///
 /// # Errors
-/// When Redis did not do it.
+/// If Redis fails.
 pub async fn retire(
     pool: &Pool,
     stream: &Name,
@@ -290,10 +289,10 @@ pub async fn retire(
     Ok(retired)
 }
 
-/// One call: `deleted`, `present`, `busy`, `awake` or `gone` for each consumer.
+/// Runs one step. Returns `deleted`, `present`, `busy`, `awake` or `gone` for each consumer.
 ///
 /// # Errors
-/// What Redis answered.
+/// The error of Redis.
 pub async fn retire_some(
     redis: &mut impl ConnectionLike,
     stream: &Name,
@@ -312,28 +311,28 @@ pub async fn retire_some(
     call.invoke_async(redis).await
 }
 
-/// Whether a pass may begin.
+/// Whether a cleanup run may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Turn {
-    /// It may, and nobody else may until it is done or its lease is over.
+    /// It may; no other instance may until it ends or the lease expires.
     Mine,
     /// It may, without a lease: Redis takes no write that needs memory, and what a pass removes is what it lacks. Each
     /// step is whole in itself, so another monitor's pass at the same time does no harm.
     WithoutLease,
-    /// The last one was not long ago: not before so long from now.
+    /// Not due before this time has passed.
     NotDue(Duration),
-    /// Another monitor is at it.
+    /// Another instance is running one.
     Taken,
 }
 
-/// How long a pass that says nothing keeps its turn: a monitor that died holds others up no longer.
+/// Lease of a run, milliseconds: the time until another instance can take over from a crashed one.
 const LEASE_MS: u64 = 20_000;
 
-/// Asks for a turn in the name of `holder`: when the last pass ended `every` ago or, if it is
-/// `wanted`, in any case. By Redis' clock.
+/// Requests a run for `holder`: granted if the last run ended `every` ago by Redis' clock, or, if `wanted`, whenever no run is in
+/// progress.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis fails.
 pub async fn take_turn(pool: &Pool, holder: &str, every: Duration, wanted: bool) -> Result<Turn, SourceTrouble> {
     static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
         Script::new(
@@ -367,10 +366,10 @@ pub async fn take_turn(pool: &Pool, holder: &str, every: Duration, wanted: bool)
     })
 }
 
-/// Keeps the turn; whether it was still there.
+/// Renews the lease. Returns whether it was still held.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis fails.
 pub async fn keep_turn(pool: &Pool, holder: &str) -> Result<bool, SourceTrouble> {
     static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
         Script::new(
@@ -389,10 +388,10 @@ pub async fn keep_turn(pool: &Pool, holder: &str) -> Result<bool, SourceTrouble>
     Ok(kept == 1)
 }
 
-/// The pass is over: the next one is due in its time.
+/// Ends the run and schedules the next one.
 ///
 /// # Errors
-/// When Redis did not take it; the turn ends by itself.
+/// If Redis fails; the lease then expires.
 pub async fn end_turn(pool: &Pool, holder: &str) -> Result<(), SourceTrouble> {
     static SCRIPT: LazyLock<Script> = LazyLock::new(|| {
         Script::new(

@@ -1,8 +1,7 @@
-//! Finding streams and heartbeats that nobody told the monitor about, without weighing on Redis.
+//! Finds new streams and heartbeats with little load on Redis.
 //!
-//! Where Redis holds little, a small step of SCAN rides along with every pass ([`Sweep`]). A whole walk
-//! of the keyspace ([`walk`]) is made in the background at the start, when Redis says that a group was
-//! created, and now and then, in strides with a rest between them.
+//! In a small Redis, each pass includes a small step of SCAN ([`Sweep`]). A complete [`walk`] of the keyspace runs in the
+//! background at the start, when Redis reports that a group was created, and periodically, in batches with pauses.
 
 use std::time::{Duration, Instant};
 
@@ -15,24 +14,24 @@ use super::server_info::Capabilities;
 use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
-/// Keys looked at per pass for streams, and again for heartbeats: so many at least,
+/// Minimum number of keys to scan per pass for streams, and again for heartbeats,
 const STEP: usize = 20;
-/// and so many per watched stream, so that a step costs a small part of what the pass costs.
+/// and per watched stream, so that a step costs a small part of the pass.
 const STEP_PER_STREAM: usize = 1;
-/// The first step looks at so many, for both: all that most databases hold, a millisecond or two each, once.
+/// Keys to scan in the first step, for each of the two: covers most databases, and takes a millisecond or two, once.
 const FIRST_STEP: usize = 5000;
-/// Keys looked at per command in the first stride of a background walk.
+/// Keys per command in the first batch of a background walk.
 const FIRST_STRIDE: u64 = 1000;
-/// Between two strides of a walk, each two commands of about a millisecond: it takes a tenth of Redis,
-/// a quarter of one that is slow, and about ten seconds for a million keys.
+/// Pause between two batches of a walk, each two commands of about a millisecond: the walk uses a tenth of Redis' time, a quarter
+/// on a slow one, and takes about ten seconds for a million keys.
 const REST_BETWEEN_STRIDES: Duration = Duration::from_millis(15);
 
-/// Keys that a step or a walk came across.
+/// Keys that a step or a walk found.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Keys that hold streams.
+    /// Keys of streams.
     pub streams: Vec<Name>,
-    /// Heartbeat keys, whatever they hold.
+    /// Heartbeat keys, of any type.
     pub heartbeat_keys: Vec<Vec<u8>>,
 }
 
@@ -43,10 +42,10 @@ impl Found {
     }
 }
 
-/// The place of the slow sweep that rides along with the passes.
+/// Position of the incremental scan that is part of the passes.
 ///
-/// Beside many keys it ends with its first step: a round would take days, and keys that nobody asks for are
-/// dear where they have to be fetched from memory that was put away (one to two milliseconds for twenty).
+/// If there are many keys, it ends with its first step: a complete round would take days, and keys that are not in use are slow to
+/// access when their memory is swapped out (one to two milliseconds for twenty keys).
 #[derive(Debug, Default)]
 pub struct Sweep {
     streams: Cursor,
@@ -59,11 +58,11 @@ enum Place {
     #[default]
     FirstStep,
     GoesOn,
-    /// There are more keys than the first step saw.
+    /// There are more keys than the first step scanned.
     Ended,
 }
 
-/// SCAN's cursor, opaque; empty is the start.
+/// SCAN cursor, opaque; empty at the start.
 #[derive(Debug, Default)]
 struct Cursor(Vec<u8>);
 
@@ -78,9 +77,8 @@ impl Cursor {
 }
 
 impl Sweep {
-    /// Adds a step's commands to a pass over `streams` streams; answers how many they are. A
-    /// server that cannot filter by type is only looked through for heartbeats here; [`walk`]
-    /// finds its streams.
+    /// Adds the commands of a step to a pass over `streams` streams. Returns their number. On a server whose SCAN cannot filter by
+    /// type, it scans only for heartbeats; [`walk`] finds the streams.
     pub fn add_step(&self, pipe: &mut Pipeline, streams: usize, scan_type: bool) -> usize {
         let count = match self.place {
             Place::FirstStep => FIRST_STEP,
@@ -94,10 +92,10 @@ impl Sweep {
         1 + usize::from(scan_type)
     }
 
-    /// Reads the answers to what [`Self::add_step`] asked of the same server.
+    /// Reads the answers to the commands of [`Self::add_step`].
     ///
     /// # Errors
-    /// When Redis refused it.
+    /// If Redis refused a command.
     pub fn take_step(
         &mut self,
         answers: impl Iterator<Item = Result<Value, RedisError>>,
@@ -149,10 +147,10 @@ fn take(answer: Option<Result<Value, RedisError>>, cursor: &mut Cursor) -> Resul
     Ok(keys.items().filter_map(Reply::bytes).map(<[u8]>::to_vec).collect())
 }
 
-/// Walks the whole keyspace once, resting between strides.
+/// Walks the whole keyspace once, with pauses between batches.
 ///
 /// # Errors
-/// When Redis failed on the way; the next walk starts over.
+/// If Redis failed; the next walk starts from the beginning.
 pub async fn walk(pool: &Pool, capabilities: Capabilities) -> Result<Found, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let way = Instant::now();
@@ -172,7 +170,7 @@ pub async fn walk(pool: &Pool, capabilities: Capabilities) -> Result<Found, Sour
         }
         let mut answers = send(&mut redis, &mut pipe).await?.into_iter();
         if capabilities.scan_type {
-            // Both commands look at the same keys, so they share the cursor.
+            // Both commands scan the same keys, so they share the cursor.
             let heartbeat_keys = take(answers.next(), &mut Cursor::default())?;
             let streams = take(answers.next(), &mut cursor)?;
             found.add(Found { streams: streams.into_iter().map(Name::from).collect(), heartbeat_keys });
@@ -182,15 +180,15 @@ pub async fn walk(pool: &Pool, capabilities: Capabilities) -> Result<Found, Sour
         if cursor.is_at_start() {
             return Ok(found);
         }
-        // A Redis that answers slowly is asked for less at a time, and left alone for longer.
+        // On a slow Redis, batches are smaller and pauses longer.
         let took = began.elapsed().saturating_sub(way);
-        // Redis is held up by one command at a time, and a stride is two.
+        // A batch is two commands; each blocks Redis separately.
         stride = next_step(stride, took / 2);
         tokio::time::sleep((took * 3).max(REST_BETWEEN_STRIDES)).await;
     }
 }
 
-/// For servers whose SCAN cannot filter: asks each key's type.
+/// Returns the streams among keys by asking for their types, for servers whose SCAN cannot filter.
 async fn by_type(redis: &mut PooledConnection, scanned: Vec<Vec<u8>>) -> Result<Found, SourceTrouble> {
     let mut pipe = redis::pipe();
     for key in &scanned {
@@ -208,11 +206,11 @@ async fn by_type(redis: &mut PooledConnection, scanned: Vec<Vec<u8>>) -> Result<
     Ok(found)
 }
 
-/// How many consumer groups were created since the server began to count, from INFO commandstats; a
-/// rise means that there may be new streams. `None` where Redis does not count that.
+/// Returns the number of consumer groups created since the statistics were reset, from INFO commandstats; an increase means that
+/// there may be new streams. `None` if Redis does not count them.
 ///
 /// # Errors
-/// When there was no answer.
+/// If Redis does not answer.
 pub async fn groups_created(redis: &mut PooledConnection) -> Result<Option<u64>, SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.cmd("INFO").arg("commandstats");
@@ -222,7 +220,7 @@ pub async fn groups_created(redis: &mut PooledConnection) -> Result<Option<u64>,
 
 fn read_groups_created(commandstats: &str) -> Option<u64> {
     let Some(line) = commandstats.lines().find_map(|line| line.strip_prefix("cmdstat_xgroup|create:")) else {
-        // What was never called has no line. Before 7.0 all that XGROUP does was counted in one.
+        // Commands that were never called have no line. Before 7.0, all subcommands of XGROUP were counted as one.
         let counts_it = commandstats.contains("cmdstat_") && !commandstats.contains("cmdstat_xgroup:");
         return counts_it.then_some(0);
     };
@@ -239,7 +237,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_that_were_created_are_told_from_those_that_nobody_counts() {
+    fn zero_created_groups_differ_from_an_unsupported_count() {
         let counted = "cmdstat_info:calls=9,usec=1\r\n";
         let created = "cmdstat_xgroup|create:calls=3,usec=9,usec_per_call=3.00,rejected_calls=0,failed_calls=1\r\n";
         assert_eq!(read_groups_created(&format!("{counted}{created}")), Some(2));
@@ -249,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_goes_on_only_where_its_first_step_saw_all() {
+    fn sweep_continues_only_if_its_first_step_covered_all_keys() {
         let answer = |cursor: &str| {
             let text = |text: &str| Value::BulkString(text.as_bytes().to_vec());
             Ok(Value::Array(vec![text(cursor), Value::Array(vec![])]))

@@ -1,5 +1,4 @@
-//! How long tasks took: workers push durations, the monitor sets them aside in batches, archives
-//! them, and only then drops them.
+//! Run times of tasks: workers push durations to lists; the monitor moves them to batches, archives those, and then deletes them.
 
 use redis::Script;
 use uuid::Uuid;
@@ -10,40 +9,40 @@ use crate::contract::{Name, keys};
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
 
-/// Batches that wait at most: days of a fleet whose database is away. After that durations stay
-/// in the workers' lists, which keep the newest 10,000.
+/// Maximum number of waiting batches: days of a fleet whose database is unreachable. Beyond that, durations stay in the workers'
+/// lists, which keep the newest 10,000.
 const MOST_BATCHES: usize = 50_000;
-/// Batches read at a time.
+/// Batches to read at a time.
 const READ_AT_ONCE: usize = 200;
-/// Streams drained by one call.
+/// Streams to drain per call.
 const STREAMS_AT_ONCE: usize = 100;
 
-/// Durations that were set aside.
+/// A batch of durations.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// By which it is known again.
+    /// ID, for deduplication.
     pub id: Uuid,
-    /// The stream whose tasks these are.
+    /// Stream of the tasks.
     pub stream: Name,
-    /// When it was set aside: Unix milliseconds by Redis' clock.
+    /// Time at which it was drained, Unix milliseconds by Redis' clock.
     pub drained_ms: i64,
-    /// Milliseconds each; what is no number is left out.
+    /// Run times, milliseconds; invalid values are omitted.
     pub durations: Vec<u64>,
 }
 
-/// What a call of [`drain`] set aside.
+/// Result of [`drain`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SetAside {
-    /// Each stream that had any, with its durations, milliseconds each.
+    /// Drained durations by stream, milliseconds.
     pub durations: Vec<(Name, Vec<u64>)>,
-    /// So many batches wait that not all was set aside.
+    /// Something was left in the lists because too many batches wait.
     pub too_many: bool,
 }
 
-/// Sets the durations of `streams` aside, and looks at them before another monitor can drop them.
+/// Moves the durations of `streams` to batches. Reads them in the same call, before another instance can delete them.
 ///
 /// # Errors
-/// When Redis did not do it.
+/// If Redis fails.
 pub async fn drain(redis: &mut PooledConnection, streams: &[Name]) -> Result<SetAside, SourceTrouble> {
     let mut set_aside = SetAside::default();
     let script = Script::new(include_str!("scripts/drain.lua"));
@@ -62,7 +61,7 @@ pub async fn drain(redis: &mut PooledConnection, streams: &[Name]) -> Result<Set
         }
         let mut answers = send(redis, &mut pipe).await?.into_iter();
         let mut drained = answers.next().transpose();
-        // Redis does not know the script yet: it was just started.
+        // The script is not loaded: Redis was restarted.
         if drained.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT")) {
             script.load_async(redis).await.map_err(|e| trouble(&e))?;
             answers = send(redis, &mut pipe).await?.into_iter();
@@ -76,7 +75,7 @@ pub async fn drain(redis: &mut PooledConnection, streams: &[Name]) -> Result<Set
                 set_aside.durations.push((stream.clone(), durations));
             }
         }
-        // Minus one is no number of batches.
+        // -1 means too many batches, not a number of them.
         if drained.is_none() {
             set_aside.too_many = true;
             return Ok(set_aside);
@@ -86,11 +85,11 @@ pub async fn drain(redis: &mut PooledConnection, streams: &[Name]) -> Result<Set
     Ok(set_aside)
 }
 
-/// The durations that stand in the workers' lists, newest first, milliseconds each; nothing is set aside. Streams
-/// without any are left out.
+/// Returns the durations in the workers' lists without draining them, newest first, milliseconds. Streams without durations are
+/// omitted.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn read(redis: &mut PooledConnection, streams: &[Name]) -> Result<Vec<(Name, Vec<u64>)>, SourceTrouble> {
     let mut found = Vec::new();
     for some in streams.chunks(STREAMS_AT_ONCE) {
@@ -108,11 +107,10 @@ pub async fn read(redis: &mut PooledConnection, streams: &[Name]) -> Result<Vec<
     Ok(found)
 }
 
-/// Those of `now` that were pushed since the list read as `before`: all of them if another monitor drained it in
-/// between.
+/// Returns those of `now` that were pushed since the list was read as `before`; all if it was drained in between.
 #[must_use]
 pub fn pushed_since<'a>(before: &[u64], now: &'a [u64]) -> &'a [u64] {
-    // Workers cut a long list at its end, so `now` may hold only the newer part of `before`.
+    // Workers trim long lists at the end, so `now` may contain only the newer part of `before`.
     let least = now.len().saturating_sub(before.len());
     let grown = (least..now.len()).find(|new| now.get(*new..).is_some_and(|rest| before.starts_with(rest)));
     now.get(..grown.unwrap_or(now.len())).unwrap_or_default()
@@ -122,10 +120,10 @@ fn numbers(list: &redis::Value) -> Vec<u64> {
     Reply::of(list).items().filter_map(Reply::number).collect()
 }
 
-/// Some of the batches that wait, each with its durations.
+/// Returns some of the waiting batches with their durations.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn waiting(redis: &mut PooledConnection) -> Result<Vec<Batch>, SourceTrouble> {
     let index: Vec<(String, Vec<u8>)> = redis::cmd("HRANDFIELD")
         .arg(keys::LATENCY_BATCHES)
@@ -146,7 +144,7 @@ pub async fn waiting(redis: &mut PooledConnection) -> Result<Vec<Batch>, SourceT
     Ok(batches)
 }
 
-/// A batch as the index notes it: `{milliseconds} {stream}`.
+/// Parses the index entry of a batch, `{milliseconds} {stream}`.
 fn named(id: &str, note: &[u8]) -> Option<Batch> {
     let space = note.iter().position(|byte| *byte == b' ')?;
     let (milliseconds, stream) = note.split_at_checked(space)?;
@@ -158,10 +156,10 @@ fn named(id: &str, note: &[u8]) -> Option<Batch> {
     })
 }
 
-/// Drops batches that are archived.
+/// Deletes archived batches.
 ///
 /// # Errors
-/// When Redis did not do it: they will be seen again, and counted once all the same.
+/// If Redis fails; they are read again, and not counted twice.
 pub async fn drop_archived(redis: &mut PooledConnection, ids: &[Uuid]) -> Result<(), SourceTrouble> {
     if ids.is_empty() {
         return Ok(());
@@ -189,7 +187,7 @@ mod tests {
             (&[2, 1], &[], &[]),
             (&[2, 1], &[9], &[9]),
             (&[2, 1], &[9, 8, 7], &[9, 8, 7]),
-            // Cut at its end.
+            // Trimmed at the end.
             (&[4, 3, 2, 1], &[6, 5, 4, 3], &[6, 5]),
         ] {
             assert_eq!(pushed_since(before, now), new, "{before:?} {now:?}");

@@ -1,4 +1,4 @@
-//! Where events wait in Redis while Postgres is away: written down before anyone is told.
+//! Spools events in Redis while Postgres is unreachable, so that they are stored before they are published.
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
@@ -12,13 +12,13 @@ use crate::fleet::reading::SourceTrouble;
 
 static REMOVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/remove_spooled.lua")));
 
-/// Events kept at most; the oldest go first.
+/// Maximum number of events; the oldest are dropped.
 const CAPACITY: isize = 10_000;
 
-/// Puts events (JSON, oldest first) behind those that wait already.
+/// Appends events (JSON, oldest first).
 ///
 /// # Errors
-/// When Redis did not take them.
+/// If Redis fails.
 pub async fn put(pool: &Pool, events: &[String]) -> Result<(), SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
@@ -30,10 +30,10 @@ pub async fn put(pool: &Pool, events: &[String]) -> Result<(), SourceTrouble> {
     Ok(())
 }
 
-/// The oldest `count` waiting events, left where they are.
+/// Returns the oldest `count` events without removing them.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn peek(pool: &Pool, count: usize) -> Result<Vec<String>, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
@@ -45,11 +45,11 @@ pub async fn peek(pool: &Pool, count: usize) -> Result<Vec<String>, SourceTroubl
     }
 }
 
-/// Removes `stored`, the oldest as [`peek`] returned them, once they are in Postgres. Another monitor may have removed
-/// some of them meanwhile: what stands at the front goes only if it is one of these.
+/// Removes `stored`, the oldest events as returned by [`peek`], after they were written to Postgres. Removes the first event only
+/// while it is one of these, because another instance may have removed some.
 ///
 /// # Errors
-/// When Redis did not do it: they will be seen again, and stored once all the same.
+/// If Redis fails; they are read again, and not stored twice.
 pub async fn remove(pool: &Pool, stored: &[String]) -> Result<(), SourceTrouble> {
     if stored.is_empty() {
         return Ok(());

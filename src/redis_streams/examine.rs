@@ -1,8 +1,8 @@
-//! Looking a Redis over once, for `doctor`: what it says of itself, how its streams and heartbeats
-//! stand, and which of the monitor's commands it refuses to this user.
+//! Examines a Redis server for `doctor`: its properties, its streams and heartbeats, and which of the monitor's commands it refuses
+//! to this user.
 //!
-//! Nothing is changed. What would change something is only queued in a transaction that is then
-//! discarded: Redis says at queueing whether it would refuse.
+//! Changes nothing. Commands that write are queued in a transaction that is discarded; Redis checks permissions when they are
+//! queued.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -23,81 +23,81 @@ use crate::fleet::reading::{HeartbeatsReading, RedisServer, SourceTrouble, Strea
 use crate::fleet::time::Mono;
 use crate::fleet::watched::WatchedStreams;
 
-/// What was found out about a Redis.
+/// Result of examining a server.
 #[derive(Debug, Clone)]
 pub struct Examined {
-    /// The server.
+    /// Properties of the server.
     pub server: Server,
-    /// The name of the user that asked; `None` where Redis does not say.
+    /// Name of the user; `None` if Redis does not report it.
     pub user: Option<String>,
-    /// What stands in it, or why that could not be read.
+    /// Streams and heartbeats, or why they could not be read.
     pub fleet: Result<Fleet, SourceTrouble>,
-    /// The commands that it would refuse, each once; `None` when that could not be found out.
+    /// Refused commands, each once; `None` if they could not be determined.
     pub refusals: Option<Vec<Refusal>>,
-    /// Whether an older monitor is active on it; `None` when that could not be found out.
+    /// Activity of an older monitor; `None` if it could not be determined.
     pub older_monitor: Option<OlderMonitor>,
 }
 
-/// What the server says of itself. A figure that it does not tell this user is `None`.
+/// Properties of the server. `None` for figures that this user may not read.
 #[derive(Debug, Clone, Default)]
 pub struct Server {
-    /// Version, memory and the like.
+    /// Version, memory and other figures.
     pub figures: RedisServer,
-    /// What keeps it from being believed: it is a replica, or loads.
+    /// Why its data cannot be used: it is a replica, or loading.
     pub trouble: Option<SourceTrouble>,
-    /// It is not Redis itself but speaks like it: its name.
+    /// Name of the product, if it is not Redis but compatible.
     pub relative: Option<String>,
     /// It is a node of Redis Cluster.
     pub cluster: bool,
-    /// What it does when memory is full: `maxmemory_policy`.
+    /// Eviction policy (`maxmemory_policy`).
     pub eviction: Option<String>,
-    /// It writes every change to an append-only file.
+    /// The append-only file is enabled.
     pub appends: Option<bool>,
-    /// When it saves snapshots, as the setting `save` words it; empty for never.
+    /// Snapshot schedule, as in the setting `save`; empty for none.
     pub saves: Option<String>,
-    /// Its last snapshot failed.
+    /// The last snapshot failed.
     pub last_save_failed: bool,
-    /// Its clock is so many seconds before this machine's; negative: behind.
+    /// Seconds that its clock is ahead of this machine's; negative if behind.
     pub clock_ahead_sec: Option<f64>,
 }
 
-/// What stands in it.
+/// Streams and heartbeats.
 #[derive(Debug, Clone)]
 pub struct Fleet {
-    /// The streams that are watched.
+    /// Watched streams.
     pub streams: StreamsReading,
-    /// The heartbeats of their consumers.
+    /// Heartbeats of their consumers.
     pub heartbeats: HeartbeatsReading,
-    /// The whole keyspace was looked through for streams.
+    /// The whole keyspace was scanned for streams.
     pub complete: bool,
 }
 
-/// A command that Redis would not carry out.
+/// A command that Redis refuses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The command, with its subcommand.
+    /// Command with its subcommand.
     pub command: String,
     /// What the monitor needs it for.
     pub needed_for: Need,
-    /// The error's code: NOPERM, OOM, MISCONF, ...
+    /// Error code, such as NOPERM, OOM or MISCONF.
     pub code: String,
-    /// The error in Redis' words.
+    /// Error message of Redis.
     pub said: String,
 }
 
-/// What the monitor does with a command.
+/// What the monitor uses a command for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
     /// Reading the fleet.
     Watching,
-    /// Keeping what must outlive it: states, recent series, events and durations on their way.
+    /// Storing state: worker states, recent series, events and durations.
     Remembering,
-    /// The janitor's work, and what people do to messages.
+    /// Cleanup, and operations of users on messages.
     Tending,
 }
 
-/// Every command that the monitor sends, alone or in a script. `{stream}` is a stream; the other keys are those of the
-/// contract and the monitor's own.
+/// All commands that the monitor sends, directly or in scripts. `{stream}` is a stream; the other keys belong to the contract or
+/// the monitor.
 const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Watching, &["PING"]),
     (Need::Watching, &["INFO", "server"]),
@@ -164,17 +164,17 @@ const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Tending, &["XCLAIM", "{stream}", "g", "c", "0", "0-1"]),
 ];
 
-/// How long recent traces of an older monitor are looked at: it rewrites its states every few seconds.
+/// How long to watch recent records of an older monitor, which rewrites its states every few seconds.
 const OLDER_MONITOR_WITHIN: Duration = Duration::from_secs(8);
-/// Pause between two looks.
+/// Pause between two checks.
 const OLDER_MONITOR_PAUSE: Duration = Duration::from_millis(500);
-/// How long the keyspace is looked through at most.
+/// Time limit for scanning the keyspace.
 const WALK_WITHIN: Duration = Duration::from_secs(10);
 
-/// Looks the Redis at `url` over. `within` bounds every answer.
+/// Examines the Redis at `url`. `within` is the time limit for each answer.
 ///
 /// # Errors
-/// Why it cannot be asked at all.
+/// Why Redis cannot be reached.
 pub async fn examine(
     url: &str,
     watched: &WatchedStreams,
@@ -183,7 +183,7 @@ pub async fn examine(
 ) -> Result<Examined, SourceTrouble> {
     let mut redis = Kept::to(url, within)?.take().await?;
     let (server, user) = server(&mut redis).await?;
-    // Who may not ask for the name logged in with the one in the URL.
+    // A user without permission for ACL WHOAMI is the one in the URL.
     let user = user.or_else(|| connection::user(url)).or_else(|| Some("default".to_owned()));
     if let Some(trouble) = server.trouble.clone() {
         return Ok(Examined { server, user, fleet: Err(trouble), refusals: None, older_monitor: None });
@@ -202,7 +202,7 @@ pub async fn examine(
     Ok(Examined { server, user, fleet, refusals, older_monitor })
 }
 
-/// Looks at what an older monitor wrote, again and again while that may be of one that is active.
+/// Reads the records of an older monitor, repeatedly while it may be active.
 async fn look_for_older_monitor(
     url: &str,
     alive: Option<&Name>,
@@ -226,7 +226,7 @@ async fn server(redis: &mut Connection) -> Result<(Server, Option<String>), Sour
     pipe.cmd("TIME").cmd("INFO").cmd("CONFIG").arg("GET").arg("save").cmd("ACL").arg("WHOAMI");
     let before = unix();
     let mut answers = send(redis, &mut pipe).await?.into_iter();
-    // The answer was made somewhere between the two.
+    // The server's time was read between the two.
     let here = f64::midpoint(before, unix());
     let mut next = || answers.next().and_then(Result::ok);
     let clock_ahead_sec = next().map(|time| read_time(&time) - here);
@@ -281,7 +281,7 @@ async fn fleet(
     Ok(Fleet { streams, heartbeats, complete })
 }
 
-/// Whether `user` may not send EXEC, which cannot be queued: where Redis says so (ACL DRYRUN, from 7.0).
+/// Returns whether `user` may not send EXEC, which cannot be queued; known where ACL DRYRUN exists (7.0).
 async fn may_not_execute(redis: &mut Connection, user: &str) -> Result<Option<Refusal>, SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.cmd("ACL").arg("DRYRUN").arg(user).arg("EXEC");
@@ -306,7 +306,7 @@ async fn refusals(redis: &mut Connection, a_stream: &Name) -> Result<Option<Vec<
         Err(error) if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
             return Err(connection::trouble(&error));
         }
-        // Whoever may not begin a transaction needs what ends one too.
+        // If MULTI is refused, EXEC and DISCARD are needed too.
         Err(error) if error.code() == Some("NOPERM") => {
             let all =
                 ["MULTI", "EXEC", "DISCARD"].map(|command| refusal(command.to_owned(), Need::Remembering, &error));
@@ -358,17 +358,17 @@ mod tests {
 
     use super::*;
 
-    /// What only workers send, or `doctor` itself.
+    /// Commands that only workers or `doctor` send.
     const NOT_THE_MONITORS: [&str; 3] = ["CONFIG", "ACL", "DISCARD"];
 
     #[test]
-    fn every_command_that_the_monitor_sends_is_tried() {
+    fn all_commands_of_the_monitor_are_examined() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/redis_streams");
         let mut sent = BTreeSet::new();
         for folder in [here.clone(), here.join("scripts")] {
             for file in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
                 let name = file.file_name().unwrap().to_str().unwrap();
-                // Of workers alone.
+                // Scripts of workers.
                 let of_workers = [
                     "tasks.rs",
                     "claim.lua",

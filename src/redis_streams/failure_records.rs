@@ -1,4 +1,4 @@
-//! What the monitor writes down about task failures, so that it outlives the monitor.
+//! Stores the state of task failures, so that it survives restarts of the monitor.
 
 use redis::Value;
 
@@ -10,13 +10,13 @@ use crate::fleet::reading::SourceTrouble;
 
 const READ_AT: &str = "read_at";
 const STREAM_PREFIX: &[u8] = b"stream:";
-/// Records outlive the last monitor by so many seconds.
+/// TTL of the records, seconds.
 const KEPT_SEC: u32 = 30 * 86_400;
 
-/// Loads what was written down. A record that cannot be read is left out; the reason is logged.
+/// Loads the records. Unreadable ones are logged and omitted.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn load(pool: &Pool) -> Result<FailureRecords, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
@@ -39,10 +39,10 @@ pub async fn load(pool: &Pool) -> Result<FailureRecords, SourceTrouble> {
     Ok(records)
 }
 
-/// Writes records down, if there are any.
+/// Saves records, if there are any.
 ///
 /// # Errors
-/// When Redis did not take them.
+/// If Redis fails.
 pub async fn save(pool: &Pool, records: &FailureRecords) -> Result<(), SourceTrouble> {
     let (Some(read_at), false) = (records.read_at, records.streams.is_empty()) else { return Ok(()) };
     let mut pipe = redis::pipe();
@@ -57,10 +57,10 @@ pub async fn save(pool: &Pool, records: &FailureRecords) -> Result<(), SourceTro
     answers.into_iter().try_for_each(|answer| answer.map(drop).map_err(|error| connection::trouble(&error)))
 }
 
-/// Deletes what workers counted of `stream` and what is written down of it; whether there was anything.
+/// Deletes the counters of workers and the record of `stream`. Returns whether there were any.
 ///
 /// # Errors
-/// When Redis did not do it.
+/// If Redis fails.
 pub async fn forget(pool: &Pool, stream: &Name) -> Result<bool, SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.cmd("HDEL").arg(keys::TASK_FAILURES).arg(&failures::fields(stream));
@@ -70,7 +70,7 @@ pub async fn forget(pool: &Pool, stream: &Name) -> Result<bool, SourceTrouble> {
     for answer in send(&mut redis, &mut pipe).await? {
         match answer {
             Ok(count) => deleted += Reply::of(&count).number().unwrap_or(0),
-            // There is nothing to forget in a key of another type.
+            // A key of another type has nothing to delete.
             Err(error) if error.code() == Some("WRONGTYPE") => {}
             Err(error) => return Err(connection::trouble(&error)),
         }
@@ -78,7 +78,7 @@ pub async fn forget(pool: &Pool, stream: &Name) -> Result<bool, SourceTrouble> {
     Ok(deleted > 0)
 }
 
-/// The field of a stream's record.
+/// Returns the hash field of a stream's record.
 fn field(stream: &Name) -> Vec<u8> {
     [STREAM_PREFIX, stream.as_bytes()].concat()
 }

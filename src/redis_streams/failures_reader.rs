@@ -1,7 +1,7 @@
-//! Reads how many tasks failed: one command per pass, however many streams and however large the hash.
+//! Reads the numbers of failed tasks with one command per pass, independent of the number of streams and the size of the hash.
 //!
-//! Until the hash exists a pass asks only for its length. From then on it asks for the fields of the streams it reads
-//! by their exact names, so that fields of other streams, and others' garbage, cost nothing.
+//! Until the hash exists, a pass only reads its length. Afterwards it reads the fields of the watched streams by name, so that
+//! other fields in the hash cost nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::contract::failures::{LastFailure, MAX_VALUE_BYTES, fields, parse_coun
 use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, StreamFailures};
 
-/// A value that was too long is left out for so many passes.
+/// Number of passes in which a field with an oversized value is skipped.
 const SKIP_FOR_PASSES: u32 = 200;
 
-/// What the next pass can ask because the last one saw it.
+/// State between two passes.
 #[derive(Debug, Default)]
 pub(super) struct FailuresReader {
-    /// The hash exists: its fields are asked for.
+    /// The hash exists, so its fields are read.
     exists: bool,
-    /// The newest failure of each stream, and the value it was parsed from.
+    /// Newest failure of each stream, and the value from which it was parsed.
     last: BTreeMap<Name, (Vec<u8>, Option<Arc<LastFailure>>)>,
-    /// Fields whose value was too long.
+    /// Fields with an oversized value.
     skipped: BTreeSet<Vec<u8>>,
     passes: u32,
     /// Why the hash could not be read; logged once.
@@ -33,7 +33,7 @@ pub(super) struct FailuresReader {
 }
 
 impl FailuresReader {
-    /// The command of this pass.
+    /// Returns the command of this pass.
     pub(super) fn command(&mut self, streams: &[Name]) -> Cmd {
         self.passes = self.passes.wrapping_add(1);
         if self.passes.is_multiple_of(SKIP_FOR_PASSES) || self.skipped.len() >= 4 * streams.len() {
@@ -56,8 +56,8 @@ impl FailuresReader {
         get
     }
 
-    /// What the answer to [`Self::command`] says of `streams`; when it shows that the hash exists now, its fields are
-    /// asked for. `None` when the hash cannot be read.
+    /// Reads the answer to [`Self::command`]; if it shows that the hash exists, reads its fields. Returns `None` if the hash cannot
+    /// be read.
     ///
     /// # Errors
     /// Why Redis cannot be read.
@@ -113,7 +113,7 @@ impl FailuresReader {
         of_streams
     }
 
-    /// The newest failure; mostly its value is the one that was parsed before.
+    /// Returns the newest failure; the parsed one is reused if its value is unchanged.
     fn last(&mut self, stream: &Name, field: Field<'_>) -> Option<Arc<LastFailure>> {
         let Field::Value(value) = field else {
             self.last.remove(stream);
@@ -129,7 +129,7 @@ impl FailuresReader {
         }
     }
 
-    /// The answer, unless it is an error: then failed tasks are not known in this pass, and all else is.
+    /// Returns the answer unless it is an error: failures are then unknown in this pass, but everything else is valid.
     fn good(&mut self, answer: Option<Result<Value, RedisError>>) -> Option<Value> {
         let trouble = match answer {
             Some(Ok(value)) => {
@@ -150,7 +150,7 @@ impl FailuresReader {
 #[derive(Clone, Copy)]
 enum Field<'a> {
     Absent,
-    /// Too long to be a worker's.
+    /// Longer than any value that a worker writes.
     Unreadable,
     Value(&'a [u8]),
 }

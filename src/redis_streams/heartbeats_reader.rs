@@ -1,8 +1,8 @@
-//! One pass over the heartbeats: one MGET by exact key, markers and types only where needed. Those known from the
-//! pass before may be read ahead, while the streams are read; the pass then asks only for those that came.
+//! Reads all heartbeats: one MGET by exact key; markers and types only where needed. Heartbeats of known consumers can be read
+//! ahead, while the streams are read; the pass then reads only those of new ones.
 //!
-//! Whose heartbeats: every consumer that a group names, every heartbeat key that discovery came
-//! across, and every consumer that was present when the monitor last wrote its state down.
+//! Heartbeats are read for consumers listed in groups, for heartbeat keys that discovery found, and for consumers that were present
+//! in the saved state.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -24,56 +24,56 @@ use crate::fleet::time::Mono;
 
 /// Keys per MGET.
 const KEYS_PER_COMMAND: usize = 500;
-/// Heartbeat keys that no group's consumer explains, watched at most.
+/// Maximum number of watched heartbeat keys that belong to no listed consumer.
 const MAX_STRAYS: usize = 20_000;
-/// After this long without a heartbeat the marker of a consumer that had none is not asked for any more: it is gone.
+/// Time without a heartbeat after which the marker of a consumer that had none before is not read any more, because it has expired.
 const MARKER_WORTH_READING: Duration = marker::TTL;
-/// The same for a consumer whose heartbeat was there before. It may be undecided for long while Redis comes and goes,
-/// and a process that stood still may leave its marker late.
+/// The same for a consumer that had a heartbeat. Its state may stay undecided while Redis is intermittently unreachable, and a
+/// stopped process may write its marker late.
 const MARKER_OF_THE_LOST_WORTH_READING: Duration = Duration::from_secs(3600);
 
-/// The consumers watched, and what stood under their keys in the last pass.
+/// Watched consumers and the values of their keys in the last pass.
 #[derive(Debug, Default)]
 pub struct HeartbeatsReader {
     consumers: BTreeMap<Name, BTreeMap<Name, Watched>>,
-    /// Whom the groups of each stream listed in the last pass.
+    /// Consumers in the groups of each stream in the last pass.
     listed: BTreeMap<Name, Vec<Name>>,
-    /// Keys that discovery found and whose payload names nobody yet.
+    /// Heartbeat keys that discovery found, whose consumer is not known yet.
     strays: BTreeMap<Vec<u8>, Watched>,
-    /// Keys that discovery found to exist: when MGET calls one nil, it is of another type.
+    /// Existing keys that discovery found: if MGET returns nil for one, it has another type.
     found: BTreeSet<Vec<u8>>,
-    /// Makes fingerprints that nobody else can foresee.
+    /// Seeds fingerprints, so that values cannot be crafted to collide.
     fingerprints: RandomState,
 }
 
 #[derive(Debug)]
 struct Watched {
-    /// By this the value as read is known again, so that an unchanged one is not parsed again.
+    /// Fingerprint of the last value, so that an unchanged value is not parsed again.
     value: Option<u64>,
     beat: Beat,
-    /// The heartbeat is that of a process not seen in a whole pass before.
+    /// The heartbeat is from a process that was not in an earlier pass.
     is_new_process: bool,
-    /// Its heartbeat is not there since then.
+    /// Time since which the heartbeat is absent.
     absent_since: Option<Mono>,
-    /// Its heartbeat was there before, in this run of the monitor or in the last.
+    /// The heartbeat was present before, in this or the previous run of the monitor.
     was_present: bool,
-    /// Its value is too long to be worth fetching whole.
+    /// The value is too long to fetch.
     oversized: bool,
-    /// Its group lists it.
+    /// The consumer is listed in a group.
     in_group: bool,
-    /// The tick for which its key was read last.
+    /// Tick for which its key was read last.
     read_for: u64,
 }
 
 impl HeartbeatsReader {
-    /// Watches consumers that were present when last written down.
+    /// Watches consumers that were present in the saved state.
     pub fn restore(&mut self, consumers: impl IntoIterator<Item = (Name, Name)>) {
         for (stream, consumer) in consumers {
             self.consumers.entry(stream).or_default().entry(consumer).or_default().was_present = true;
         }
     }
 
-    /// Watches the consumers that the groups list now.
+    /// Watches the consumers that are listed in groups.
     pub fn follow(&mut self, streams: &StreamsReading) {
         for (stream, before) in &mut self.listed {
             if !streams.streams.contains_key(stream) {
@@ -87,7 +87,7 @@ impl HeartbeatsReader {
         }
         for (stream, reading) in &streams.streams {
             let before = self.listed.entry(stream.clone()).or_default();
-            // Mostly nobody came or went.
+            // Usually the consumers are unchanged.
             if reading.facts.is_err() || reading.consumers().map(|(_, consumer)| &consumer.name).eq(before.iter()) {
                 continue;
             }
@@ -102,7 +102,7 @@ impl HeartbeatsReader {
         }
     }
 
-    /// Takes note of heartbeat keys that discovery came across.
+    /// Adds heartbeat keys that discovery found.
     pub fn found(&mut self, found: Vec<Vec<u8>>) {
         for key in found {
             if !self.is_a_consumers(&key) && self.strays.len() < MAX_STRAYS {
@@ -114,7 +114,7 @@ impl HeartbeatsReader {
         }
     }
 
-    /// Whether a watched consumer has this heartbeat key; any colon may end the stream's name.
+    /// Returns whether a watched consumer has this heartbeat key; any colon may be the end of the stream name.
     fn is_a_consumers(&self, key: &[u8]) -> bool {
         let Some(rest) = key.strip_prefix(keys::HEARTBEAT_PREFIX.as_bytes()) else { return false };
         let colons = rest.iter().enumerate().filter(|(_, byte)| **byte == b':').map(|(at, _)| rest.split_at(at));
@@ -124,10 +124,10 @@ impl HeartbeatsReader {
         })
     }
 
-    /// Reads what is known to be read for this tick already, so that [`Self::read`] has less to ask.
+    /// Reads the heartbeats of known consumers for this tick, so that [`Self::read`] has less to read.
     ///
     /// # Errors
-    /// Why Redis cannot be read. What was not read is left to [`Self::read`].
+    /// Why Redis cannot be read. [`Self::read`] then reads the rest.
     pub async fn read_ahead(
         &mut self,
         redis: &mut (impl ConnectionLike + Send),
@@ -137,7 +137,7 @@ impl HeartbeatsReader {
         self.read_values(redis, tick, now).await
     }
 
-    /// Makes the pass of this tick.
+    /// Reads the remaining heartbeats of this tick.
     ///
     /// # Errors
     /// Why Redis cannot be read.
@@ -187,8 +187,8 @@ impl HeartbeatsReader {
         Ok(reading)
     }
 
-    /// Reads the values that were not read for this tick yet. Those of new processes again: a marker that is read long
-    /// after the heartbeat may be this process's own, and would be taken for an older one's.
+    /// Reads the values that were not read for this tick yet. Those of new processes are read again: a marker that is read long
+    /// after the heartbeat may belong to this process and not to an earlier one.
     async fn read_values(
         &mut self,
         redis: &mut (impl ConnectionLike + Send),
@@ -228,7 +228,7 @@ impl HeartbeatsReader {
         Ok(())
     }
 
-    /// Tells keys of another type, which MGET calls nil, from those that are not there.
+    /// Distinguishes keys of another type from missing ones; MGET returns nil for both.
     async fn read_types(&mut self, redis: &mut (impl ConnectionLike + Send)) -> Result<(), SourceTrouble> {
         if self.found.is_empty() {
             return Ok(());
@@ -250,12 +250,12 @@ impl HeartbeatsReader {
                 }
             }
         }
-        // All others were told from what stood under them.
+        // The others are identified by their values.
         self.found = of_another_type;
         Ok(())
     }
 
-    /// A stray whose payload says whose it is becomes that consumer's.
+    /// Assigns heartbeat keys to the consumer that the payload names.
     fn adopt_strays(&mut self) {
         let named: Vec<(Vec<u8>, Name, Name)> = self
             .strays
@@ -306,14 +306,14 @@ impl HeartbeatsReader {
         Ok(markers)
     }
 
-    /// The longest watched stream name that this key could belong to.
+    /// Returns the longest watched stream name to which this key can belong.
     fn stream_of(&self, key: &[u8]) -> Option<Name> {
         let rest = key.strip_prefix(keys::HEARTBEAT_PREFIX.as_bytes())?;
         let belongs = |stream: &&Name| rest.strip_prefix(stream.as_bytes()).is_some_and(|rest| rest.starts_with(b":"));
         self.consumers.keys().filter(belongs).max_by_key(|stream| stream.as_bytes().len()).cloned()
     }
 
-    /// Ends a whole pass.
+    /// Completes a pass: drops state that is not needed any more.
     fn forget(&mut self, now: Mono, somebody_is_missing: bool) {
         let worth = |watched: &Watched| watched.in_group || !watched.is_long_gone(now);
         self.consumers.retain(|_, consumers| {
@@ -329,13 +329,13 @@ impl HeartbeatsReader {
     }
 }
 
-/// A heartbeat key in a pass, and whose it is if that is known.
+/// A heartbeat key in a pass, with its consumer if known.
 struct Asked<'a> {
     under: FoundUnder<'a>,
     watched: &'a mut Watched,
 }
 
-/// All whose keys are read.
+/// Returns all keys to read.
 fn all<'a>(
     consumers: &'a mut BTreeMap<Name, BTreeMap<Name, Watched>>,
     strays: &'a mut BTreeMap<Vec<u8>, Watched>,
@@ -363,7 +363,7 @@ impl Default for Watched {
 }
 
 impl Watched {
-    /// Takes what stood under its key; whether that is another's: `a` + `b:c` and `a:b` + `c` share a key.
+    /// Applies the value of its key. Returns whether it belongs to another consumer: `a` + `b:c` and `a:b` + `c` share a key.
     fn take(&mut self, under: FoundUnder<'_>, value: Option<&[u8]>, now: Mono, fingerprints: &RandomState) -> bool {
         let value = match value {
             Some(value) if !(self.oversized && value.is_empty()) => value,
@@ -403,8 +403,8 @@ impl Watched {
         self.oversized = false;
     }
 
-    /// Its marker matters while it is not long gone, and when it is a new process: an older one's
-    /// marker may still lie there.
+    /// Returns whether its marker is needed: while it can exist, and for a new process, since the marker of an earlier process may
+    /// still exist.
     fn wants_marker(&self, now: Mono) -> bool {
         self.is_new_process || (self.absent_since.is_some() && !self.is_long_gone(now))
     }
@@ -423,7 +423,7 @@ fn list(answer: Option<redis::RedisResult<Value>>) -> Result<Value, SourceTroubl
     }
 }
 
-/// Cut and escaped for reading.
+/// Truncates and escapes a key for the log.
 fn shown(key: &[u8]) -> String {
     let text = Name::from(key).to_text();
     let mut short: String = text.chars().take(200).collect();
@@ -438,7 +438,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_marker_of_a_consumer_that_was_there_is_read_for_as_long_as_it_may_be_undecided() {
+    fn markers_are_read_while_the_state_of_a_consumer_may_be_undecided() {
         let absent = |was_present| Watched { absent_since: Some(Mono(0)), was_present, ..Watched::default() };
         let after = |seconds: u64| Mono(seconds * 1000);
         assert!(absent(true).wants_marker(after(600)));

@@ -1,4 +1,4 @@
-//! Which monitor leads, as one says in Redis for the time in which Postgres cannot say it.
+//! The lease of the leader in Redis, used while Postgres is unreachable.
 
 use std::time::{Duration, Instant};
 
@@ -10,43 +10,43 @@ use super::reply::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
-/// Takes the place of the leader for so long if it is free or one's own.
+/// Takes or renews the lease if it is free or already held.
 const HOLD: &str = "local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1";
 
-/// Leaves the place if it is one's own.
+/// Releases the lease if it is held.
 const LEAVE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 0";
 
-/// Pause before it is asked again whether there is a leader.
+/// Interval of checks for a leader.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The leader's place in Redis, as the monitor `holder` sees it. It is asked with every tick, so over a connection of
-/// its own. A monitor that only observes has none: it neither leads the others nor follows them.
+/// The leader's lease in Redis for the instance `holder`. It is used with every tick, so it has its own connection. An observer has
+/// no lease: it neither leads other instances nor follows them.
 pub struct LeadersPlace {
     holder: String,
     connection: Option<Mutex<Kept>>,
 }
 
 impl LeadersPlace {
-    /// The place, for the monitor that calls itself `holder`.
+    /// Returns the lease for the instance `holder`.
     #[must_use]
     pub fn new(holder: String, connection: Kept) -> Self {
         Self { holder, connection: Some(Mutex::new(connection)) }
     }
 
-    /// No place: nobody else leads, as far as Redis says.
+    /// Returns no lease, for an observer: Redis never reports another leader.
     #[must_use]
     pub fn none(holder: String) -> Self {
         Self { holder, connection: None }
     }
 
-    /// Whether another monitor said that it leads, and that still holds.
+    /// Returns whether another instance holds the lease.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// If Redis fails.
     pub async fn is_anothers(&self) -> Result<bool, SourceTrouble> {
         if self.connection.is_none() {
             return Ok(false);
@@ -55,19 +55,19 @@ impl LeadersPlace {
         Ok(Reply::of(&leader).text().is_some_and(|leader| leader != self.holder))
     }
 
-    /// This monitor leads for so long, whoever else believed it.
+    /// Takes the lease, even if another instance holds it.
     ///
     /// # Errors
-    /// When Redis did not take it.
+    /// If Redis fails.
     pub async fn take(&self, lease: Duration) -> Result<(), SourceTrouble> {
         let taking = &mut cmd("SET");
         self.ask(taking.arg(keys::ALERTS_LEADER).arg(&self.holder).arg("PX").arg(millis(lease))).await.map(drop)
     }
 
-    /// The same if no other leads; whether it does.
+    /// Takes the lease unless another instance holds it. Returns whether this instance holds it.
     ///
     /// # Errors
-    /// When Redis does not say.
+    /// If Redis fails.
     pub async fn take_if_free(&self, lease: Duration) -> Result<bool, SourceTrouble> {
         if self.connection.is_none() {
             return Ok(true);
@@ -77,16 +77,16 @@ impl LeadersPlace {
         Ok(self.ask(taking).await? == Value::Int(1))
     }
 
-    /// This monitor leads no more.
+    /// Releases the lease.
     ///
     /// # Errors
-    /// When Redis did not take it.
+    /// If Redis fails.
     pub async fn leave(&self) -> Result<(), SourceTrouble> {
         self.ask(cmd("EVAL").arg(LEAVE).arg(1).arg(keys::ALERTS_LEADER).arg(&self.holder)).await.map(drop)
     }
 
-    /// Asks, and once more if the connection turns out to be gone: Redis may have started again since the last time,
-    /// and each of these may be asked twice.
+    /// Sends a command, and repeats it once if the connection was lost: Redis may have restarted since the last command, and these
+    /// commands are safe to repeat.
     async fn ask(&self, command: &Cmd) -> Result<Value, SourceTrouble> {
         let Some(connection) = &self.connection else { return Ok(Value::Nil) };
         let mut kept = connection.lock().await;
@@ -97,10 +97,10 @@ impl LeadersPlace {
     }
 }
 
-/// Waits for so long until no monitor says that it leads; whether none does.
+/// Waits up to `limit` until no instance holds the lease. Returns whether none does.
 ///
 /// # Errors
-/// When Redis does not say.
+/// If Redis fails.
 pub async fn none_within(pool: &Pool, limit: Duration) -> Result<bool, SourceTrouble> {
     let until = Instant::now() + limit;
     loop {

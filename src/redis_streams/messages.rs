@@ -1,5 +1,4 @@
-//! Looking at the messages of a stream: never the whole of it, always a part that Redis does not
-//! notice.
+//! Reads messages of a stream in bounded steps, short enough not to delay other clients.
 
 use std::sync::LazyLock;
 
@@ -20,41 +19,41 @@ static MESSAGES: LazyLock<Script> = LazyLock::new(|| {
     ))
 });
 
-/// Entries looked at in one call: well below a millisecond each.
+/// Entries to read per call, well below a millisecond.
 const LOOKED_AT_ONCE: u64 = 100;
-/// Payload looked at in one call.
+/// Payload to read per call, bytes.
 const BYTES_AT_ONCE: u64 = 1 << 20;
-/// The same where each value is searched for a text.
+/// The same if values are searched for a text.
 const BYTES_SEARCHED_AT_ONCE: u64 = 256 << 10;
-/// Commands in one trip.
+/// Commands per round trip.
 const TRIP: usize = 500;
 
-/// How much is looked at and shown.
+/// Limits of a page.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Matches at most.
+    /// Maximum number of matches.
     pub matches: usize,
-    /// Entries looked at, at most.
+    /// Maximum number of entries to examine.
     pub looked: u64,
-    /// Bytes shown of each value; 0: payloads are not shown.
+    /// Bytes of each value to return; 0 for no payloads.
     pub shown: usize,
 }
 
-/// Where a page begins.
+/// Start of a page.
 #[derive(Debug, Clone, Copy)]
 pub enum Start<'a> {
-    /// At the oldest message.
+    /// The oldest message.
     Beginning,
-    /// After the message with this id.
+    /// After the message with this ID.
     After(&'a str),
-    /// At the message with this id.
+    /// At the message with this ID.
     At(&'a str),
 }
 
-/// The messages of `stream` that are `wanted`, in the stream's order.
+/// Returns the messages of `stream` that match `wanted`, in the order of the stream.
 ///
 /// # Errors
-/// When Redis cannot be asked, or the key holds something else than a stream.
+/// If Redis cannot be read, or the key is not a stream.
 pub async fn page(
     pool: &Pool,
     stream: &Name,
@@ -125,17 +124,17 @@ fn message(row: Reply<'_>, state: MessageState) -> Option<Message> {
     Some(Message { id, owner, deliveries, idle_ms, field_count, bytes, fields })
 }
 
-/// The groups of a stream and how many dead letters it has; none when there is no such stream.
+/// Returns the groups of a stream and its number of dead letters; none if the stream does not exist.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis cannot be read.
 pub async fn groups(pool: &Pool, stream: &Name) -> Result<(Vec<Group>, Option<u64>), SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let mut pipe = redis::pipe();
     pipe.cmd("XINFO").arg("GROUPS").arg(stream.as_bytes());
     pipe.cmd("XLEN").arg(dead_letters(stream).as_bytes());
     let mut replies = send(&mut redis, &mut pipe).await?.into_iter();
-    // What is no stream has no groups.
+    // A key that is not a stream has no groups.
     let groups = replies.next().and_then(Result::ok).unwrap_or(Value::Nil);
     let dead = replies.next().and_then(Result::ok);
     let group = |info: Reply<'_>| {
@@ -151,19 +150,19 @@ pub async fn groups(pool: &Pool, stream: &Name) -> Result<(Vec<Group>, Option<u6
 /// A consumer that its group lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// Its name.
+    /// Name.
     pub name: Name,
-    /// Entries pending at it.
+    /// Number of pending entries.
     pub pending: u64,
-    /// Milliseconds since it asked for anything.
+    /// Time since its last command, milliseconds.
     pub idle_ms: u64,
 }
 
-/// The consumers of a group that have been idle for at least `min_idle_ms` and have no heartbeat; none
-/// when there is no such group.
+/// Returns the consumers of a group that have been idle for at least `min_idle_ms` and have no heartbeat; none if the group does
+/// not exist.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis cannot be read.
 pub async fn dead_consumers(
     pool: &Pool,
     stream: &Name,
@@ -188,10 +187,10 @@ pub async fn dead_consumers(
     Ok(idle.into_iter().zip(alive).filter(|(_, alive)| !alive).map(|(one, _)| one).collect())
 }
 
-/// Which of these consumers have a heartbeat, in order. What cannot be told counts as alive.
+/// Returns whether each of these consumers has a heartbeat, in order. Unknown counts as alive.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis cannot be read.
 pub async fn with_heartbeat(pool: &Pool, stream: &Name, consumers: &[Name]) -> Result<Vec<bool>, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let mut alive = Vec::with_capacity(consumers.len());

@@ -1,17 +1,13 @@
-//! Every Redis command of the project.
+//! All Redis commands of the project.
 //!
-//! The monitor reads the fleet with [`streams_reader`] and [`heartbeats_reader`], finds what is
-//! new with [`discovery`], and writes down what must outlive it with [`worker_type_records`],
-//! [`failure_records`] and [`event_spool`], and keeps what was told in [`alerts`]; [`leader`] says which monitor
-//! tells it. [`durations`] takes in how long tasks took,
-//! [`recent_series`] keeps the last days of every series, [`older_monitor`] takes over and gives back what the older
-//! monitor keeps, [`sweeps`] says whose turn it is to sweep;
-//! [`cleaning`] trims streams and deletes stale consumers, [`query_search`] finds on which stream a query was last; [`messages`] looks at what is on a stream, page
-//! by page, and [`operate`] does to it what an operator chose; [`pace`] keeps long work small.
-//! [`address`] reads where Redis is, [`connection`] opens, keeps and discards connections, `refusal` says what an error of
-//! the server means, [`reply`] reads
-//! answers in RESP2 and RESP3 alike, [`unparsed`] keeps long ones cheap. Workers take, finish and hand
-//! over entries with [`tasks`].
+//! The monitor reads the fleet with [`streams_reader`] and [`heartbeats_reader`], finds new streams with [`discovery`], and stores
+//! its state with [`worker_type_records`], [`failure_records`], [`event_spool`] and [`alerts`]; [`leader`] is the lease of the
+//! instance that sends notifications. [`durations`] drains run times of tasks, [`recent_series`] stores the recent samples of every
+//! series, [`older_monitor`] imports and exports the state of an older monitor, [`sweeps`] coordinates daily deletions;
+//! [`cleaning`] trims streams and deletes stale consumers, [`query_search`] finds the last stream of a query; [`messages`] reads
+//! the messages of a stream page by page, and [`operate`] executes operations of users on them; [`pace`] adapts the batch size of
+//! background jobs. [`address`] parses settings and URLs, [`connection`] opens, pools and discards connections, `refusal` classifies the errors of the server, [`reply`] reads answers in RESP2
+//! and RESP3, [`unparsed`] avoids parsing long answers. Workers read, finish and reclaim entries with [`tasks`].
 
 pub mod address;
 #[cfg(feature = "monitor")]

@@ -1,5 +1,5 @@
-//! The state that the older monitor keeps in Redis: taken over once, given back when asked for, and looked at for
-//! signs that it is active. Nothing else reads or writes its keys.
+//! State of an older monitor in Redis: imported once, exported on request, and checked for activity. No other module accesses its
+//! keys.
 
 use std::collections::BTreeSet;
 
@@ -15,18 +15,18 @@ use crate::fleet::older_monitor::Traces;
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::worker_type::WorkerStateRecord;
 
-/// Series given back in one transaction: each is a union of up to 10,000 samples.
+/// Series to export per transaction; each is a union of up to 10,000 samples.
 const SERIES_AT_ONCE: usize = 20;
-/// Samples of a series that the older monitor keeps.
+/// Maximum number of samples per series of the older monitor.
 const MOST_SAMPLES: isize = 10_000;
-/// Rules whose cooldown is asked for in one trip.
+/// Rules per round trip when reading cooldowns.
 const RULES_AT_ONCE: usize = 500;
 
-/// Copies the older monitor's worker states, alerts and times of sweeps to this monitor's own keys, unless that was
-/// done before. How many worker types were taken over; `None` if nothing was to be done.
+/// Copies the worker states, alerts and sweep times of the older monitor to this monitor's keys, unless that was done before.
+/// Returns the number of worker types; `None` if nothing was done.
 ///
 /// # Errors
-/// When Redis did not do it.
+/// If Redis fails.
 pub async fn take_over(pool: &Pool) -> Result<Option<u64>, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let script = Script::new(include_str!("scripts/take_over.lua"));
@@ -44,10 +44,10 @@ pub async fn take_over(pool: &Pool) -> Result<Option<u64>, SourceTrouble> {
     Ok(u64::try_from(types).ok())
 }
 
-/// When the older monitor's state was taken over, Unix seconds; `None`: it was not.
+/// Returns when the state of the older monitor was imported, Unix seconds; `None` if it was not.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn taken_over_at(pool: &Pool) -> Result<Option<f64>, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let at: Option<String> =
@@ -55,10 +55,10 @@ pub async fn taken_over_at(pool: &Pool) -> Result<Option<f64>, SourceTrouble> {
     Ok(at.and_then(|at| at.parse().ok()))
 }
 
-/// The rules (and built-in alerts) among `keys` that the older monitor keeps quiet, each with the seconds left.
+/// Returns the rules and built-in alerts among `keys` that are in cooldown in the older monitor, each with the seconds left.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn cooldowns(pool: &Pool, keys: &[String]) -> Result<Vec<(String, f64)>, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let mut found = Vec::new();
@@ -76,11 +76,11 @@ pub async fn cooldowns(pool: &Pool, keys: &[String]) -> Result<Vec<(String, f64)
     Ok(found)
 }
 
-/// What the older monitor wrote last, and Redis' time (Unix seconds). `alive` is a worker type that is alive, whose
-/// state it would rewrite.
+/// Returns Redis' time (Unix seconds) and what the older monitor wrote last. `alive` is an alive worker type, whose record it would
+/// rewrite.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn traces(pool: &Pool, alive: Option<&Name>) -> Result<(f64, Traces), SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let series = older::recent_series(older::ALWAYS_RECORDED);
@@ -109,28 +109,28 @@ pub async fn traces(pool: &Pool, alive: Option<&Name>) -> Result<(f64, Traces), 
     Ok((read_time(&time), Traces { worker_state, sample, newest }))
 }
 
-/// The newest time in a worker type's record, Unix seconds.
+/// Returns the newest time in the record of a worker type, Unix seconds.
 fn newest_time(json: &[u8]) -> Option<f64> {
     let record: WorkerStateRecord = serde_json::from_slice(json).ok()?;
     [record.last_seen_alive, record.state_changed_at].into_iter().flatten().reduce(f64::max)
 }
 
-/// What was given back.
+/// Result of an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GivenBack {
-    /// Worker types.
+    /// Number of worker types.
     pub types: usize,
-    /// Series.
+    /// Number of series.
     pub series: usize,
-    /// Rules that stay quiet for a while.
+    /// Number of rules in cooldown.
     pub cooldowns: usize,
 }
 
-/// Puts this monitor's state into the older monitor's keys, with `cooldowns` (alert and seconds left), and removes it:
-/// the next start of this monitor takes over again. `None` if there is none. Cut short, it may be repeated.
+/// Moves this monitor's state to the keys of the older monitor, with `cooldowns` (alert and seconds left). The next start of this
+/// monitor imports it again. Returns `None` if there is no state. Safe to repeat after an interruption.
 ///
 /// # Errors
-/// When Redis did not do it.
+/// If Redis fails.
 pub async fn give_back(pool: &Pool, cooldowns: &[(String, u64)]) -> Result<Option<GivenBack>, SourceTrouble> {
     if taken_over_at(pool).await?.is_none() {
         return Ok(None);
@@ -142,7 +142,7 @@ pub async fn give_back(pool: &Pool, cooldowns: &[(String, u64)]) -> Result<Optio
     };
     give_back_alerts(pool).await?;
     give_back_sweeps(pool).await?;
-    // Last: until then it can be done again.
+    // Last, so that an interrupted export can be repeated.
     let mut redis = checkout(pool).await?;
     redis::cmd("DEL").arg(keys::TAKEN_OVER).exec_async(&mut redis).await.map_err(|e| trouble(&e))?;
     Ok(Some(given))
@@ -158,7 +158,7 @@ async fn give_back_types(pool: &Pool) -> Result<usize, SourceTrouble> {
         ask.arg(&own).arg(&its);
         let (ours, theirs): (Option<Vec<u8>>, Option<Vec<u8>>) =
             ask.query_async(&mut redis).await.map_err(|e| trouble(&e))?;
-        // An older monitor that went on beside this one knows better how its own records stand.
+        // The records of an older monitor that kept running are newer.
         let is_newer = |ours: &[u8]| theirs.as_deref().is_none_or(|theirs| newest_time(theirs) < newest_time(ours));
         let mut pipe = redis::pipe();
         pipe.atomic();
@@ -208,7 +208,7 @@ async fn give_back_cooldowns(pool: &Pool, given: &[(String, u64)]) -> Result<usi
     Ok(given.len())
 }
 
-/// Both lists become one, newest first: the older monitor may have gone on with its own.
+/// Merges both lists, newest first: the older monitor may have added alerts.
 async fn give_back_alerts(pool: &Pool) -> Result<(), SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let mut alerts: Vec<String> = Vec::new();

@@ -1,9 +1,9 @@
-//! Doing to messages what an operator chose: a bounded batch at a time, by scripts that look again and
-//! act at the same moment. What is dropped is in the recycle bin before.
+//! Executes operations of users on messages in bounded batches, by scripts that check and act atomically. Deleted messages are
+//! stored in the recycle bin before.
 //!
-//! Each place in the bin has a mark in Redis that is set once: `dropped` by the script that takes the
-//! entry out, or `void` by whoever finds that this never happened. So neither a crash nor a lost answer
-//! leaves open what became of an entry, and `restored` keeps it from being put back twice.
+//! Each row of the bin has a mark in Redis that is set once: `dropped` by the script that deletes the entry, or `void` by the
+//! process that finds that it was not deleted. So the result is known even after a crash or a lost reply. `restored` prevents a
+//! message from being restored twice.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -31,24 +31,24 @@ static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scr
 static RESTORE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/restore.lua")));
 static REMOVE_CONSUMER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scripts/remove_consumer.lua")));
 
-/// Marks outlive the bin's thirty days.
+/// TTL of marks; longer than the thirty days of the recycle bin.
 const MARKS_LIFE: Duration = Duration::from_hours(45 * 24);
-/// How long a delivery record outlives its last change.
+/// TTL of a delivery record after its last change.
 const RECORD_LIFE: Duration = Duration::from_hours(24);
 
-/// Where the entries of a call are.
+/// Location of the entries of a call.
 #[derive(Debug, Clone)]
 pub struct Place {
-    /// The stream.
+    /// Stream.
     pub stream: Name,
-    /// The group that has them; of dead letters it does not matter.
+    /// Consumer group; ignored for dead letters.
     pub group: Name,
-    /// How they stand.
+    /// State of the entries.
     pub state: MessageState,
 }
 
 impl Place {
-    /// The key they lie under.
+    /// Returns the key under which they are stored.
     #[must_use]
     pub fn home(&self) -> Name {
         match self.state {
@@ -58,39 +58,39 @@ impl Place {
     }
 }
 
-/// An entry as it was chosen.
+/// A selected entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Its id.
+    /// ID.
     pub id: String,
-    /// Who had it; empty unless it was pending.
+    /// Owner when it was selected; empty unless it was pending.
     pub owner: Name,
-    /// How often it had been delivered.
+    /// Delivery count when it was selected.
     pub deliveries: u64,
-    /// Its place in the recycle bin, for those that are dropped.
+    /// Row in the recycle bin, if it is to be deleted.
     pub binned: Option<i64>,
 }
 
-/// What must still hold of entries.
+/// Conditions that the script checks.
 #[derive(Debug, Clone, Copy)]
 pub struct Rules<'a> {
-    /// They have been idle for so long, in milliseconds.
+    /// Minimum idle time, milliseconds.
     pub min_idle_ms: u64,
-    /// Their owner has no heartbeat.
+    /// The owner must have no heartbeat.
     pub owner_is_dead: bool,
-    /// The batch of the recycle bin.
+    /// Batch of the recycle bin.
     pub batch: &'a str,
-    /// Why, for a task's history.
+    /// Reason, for the history of the task.
     pub why: &'a str,
 }
 
-/// An entry's fields, name and value by turns.
+/// Fields of an entry, as pairs of name and value.
 pub type Fields = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The payloads of these entries, exactly; `None` where there is none.
+/// Returns the complete payloads of entries; `None` for those that do not exist.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis cannot be read.
 pub async fn payloads(pool: &Pool, place: &Place, targets: &[Target]) -> Result<Vec<Option<Fields>>, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let mut pipe = redis::pipe();
@@ -106,11 +106,10 @@ pub async fn payloads(pool: &Pool, place: &Place, targets: &[Target]) -> Result<
     Ok(send(&mut redis, &mut pipe).await?.into_iter().map(|reply| reply.ok().and_then(payload)).collect())
 }
 
-/// Does `action` to these entries where nothing changed since they were chosen; a verdict for each, in
-/// order.
+/// Executes `action` on entries that are unchanged since they were selected. Returns one verdict per entry, in order.
 ///
 /// # Errors
-/// When Redis did not answer: what was done is then in the marks of the batch.
+/// If Redis does not answer; the marks of the batch then show what was done.
 pub async fn operate(
     pool: &Pool,
     action: Action,
@@ -178,7 +177,7 @@ async fn operate_on_the_dead(
             let mut words = words.into_iter().map(|word| String::from_utf8_lossy(&word).into_owned());
             let refused = words.next().unwrap_or_default();
             let done: Vec<String> = words.collect();
-            // It ends at the first that is refused.
+            // The script stops at the first entry that it refuses.
             let last = done.last().map(|last| EntryId::from(last.as_str()));
             let reached = |target: &Target| last.as_ref().is_some_and(|last| EntryId::from(target.id.as_str()) < *last);
             let verdict = |target: &Target| match () {
@@ -196,10 +195,10 @@ fn verdicts(words: &[Vec<u8>]) -> Vec<Verdict> {
     words.iter().map(|word| Verdict::from_word(&String::from_utf8_lossy(word))).collect()
 }
 
-/// Settles what became of places in the bin: whether each was dropped. What was not will never be.
+/// Determines whether the entry of each row was deleted; those that were not never will be.
 ///
 /// # Errors
-/// When Redis did not answer.
+/// If Redis does not answer.
 pub async fn settle(pool: &Pool, batch: &str, places: &[i64]) -> Result<Vec<bool>, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let marks = keys::recycle_marks(batch);
@@ -221,21 +220,21 @@ pub async fn settle(pool: &Pool, batch: &str, places: &[i64]) -> Result<Vec<bool
     Ok(Reply::of(&marks).items().map(|mark| mark.bytes() != Some(b"void")).collect())
 }
 
-/// What became of an entry that was to be put back.
+/// Result of restoring an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PutBack {
-    /// It is in its stream again, with this id; so too if it had been put back before.
+    /// In its stream, with this ID; also if it was restored before.
     Restored(String),
-    /// It never left its stream.
+    /// It was never deleted from its stream.
     Void,
     /// Redis refused.
     Refused(String),
 }
 
-/// Puts entries of one batch, home and group back, each once; an answer for each, in order.
+/// Restores entries of one batch, key and group, each once. Returns one result per entry, in order.
 ///
 /// # Errors
-/// When Redis did not answer: asking again is safe.
+/// If Redis does not answer; repeating the call is safe.
 pub async fn restore(pool: &Pool, entries: &[Binned]) -> Result<Vec<PutBack>, SourceTrouble> {
     let Some(first) = entries.first() else { return Ok(Vec::new()) };
     let mut redis = checkout(pool).await?;
@@ -266,10 +265,10 @@ pub async fn restore(pool: &Pool, entries: &[Binned]) -> Result<Vec<PutBack>, So
     Ok(words.iter().map(put_back).collect())
 }
 
-/// Removes a consumer that has no heartbeat and nothing pending; else why not, a word of [`CONSUMER_KEPT`].
+/// Removes a consumer that has no heartbeat and no pending entries; otherwise returns the reason, one of [`CONSUMER_KEPT`].
 ///
 /// # Errors
-/// When Redis did not answer.
+/// If Redis does not answer.
 pub async fn remove_consumer(
     pool: &Pool,
     stream: &Name,

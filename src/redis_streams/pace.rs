@@ -1,9 +1,8 @@
-//! How much a background job takes on at a time, so that Redis does not notice: cleaning, walking.
+//! Adapts the batch size of background jobs (cleanup, keyspace walks), so that they do not delay other clients of Redis.
 
 use std::time::Duration;
 
-/// How many entries or keys the next step takes on at most, after one of `most` that took `took`: as many
-/// as Redis does in about a millisecond.
+/// Returns the maximum size of the next batch, after one of `most` that took `took`: what Redis does in about a millisecond.
 #[must_use]
 pub fn next_step(most: u64, took: Duration) -> u64 {
     const LEAST: u64 = 100;
@@ -20,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_grow_while_they_are_short_and_shrink_when_they_are_long() {
+    fn batches_adapt_to_their_duration() {
         assert_eq!(next_step(500, Duration::from_micros(300)), 1000);
         assert_eq!(next_step(5000, Duration::from_micros(300)), 5000);
         assert_eq!(next_step(1000, Duration::from_micros(1500)), 1000);

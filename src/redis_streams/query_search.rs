@@ -1,4 +1,4 @@
-//! On which stream queries were seen last: a bounded look at both ends of the watched streams.
+//! Finds the stream that queries reached last, by a bounded search at both ends of the watched streams.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -17,18 +17,18 @@ static FIND: LazyLock<Script> = LazyLock::new(|| {
     Script::new(concat!(include_str!("scripts/before.lua"), include_str!("scripts/find_queries.lua")))
 });
 
-/// Entries looked at from each end of a stream: a millisecond of Redis' time at most.
+/// Entries to read from each end of a stream; at most a millisecond of Redis' time.
 const ENTRIES: usize = 100;
-/// Streams looked at.
+/// Maximum number of streams to search.
 const STREAMS: usize = 200;
-/// Between two streams Redis rests for so many times as long as one took.
+/// Pause between two streams as a multiple of the duration of the previous one.
 const REST: u32 = 3;
 
-/// For each of `queries` that has an entry near an end of one of `streams`, the stream that holds it: one where it is
-/// pending or undelivered before one where it is finished, then the newest entry. Stops at `until`.
+/// Returns the stream for each of `queries` that has an entry near an end of one of `streams`: preferably one where it is pending
+/// or undelivered, then the one with the newest entry. Stops at `until`.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis cannot be read.
 pub async fn last_streams(
     pool: &Pool,
     streams: &[Name],

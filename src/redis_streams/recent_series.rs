@@ -1,7 +1,6 @@
-//! The last days of every series, kept in Redis.
+//! Recent samples of every series, stored in Redis.
 //!
-//! What the older monitor recorded before it was taken over is read where it stands: copying it would take its memory
-//! twice.
+//! Samples of an older monitor are read from its own keys: a copy would need twice the memory.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -14,19 +13,18 @@ use super::reply::Reply;
 use crate::contract::keys::{self, older};
 use crate::fleet::reading::SourceTrouble;
 
-/// Samples that are left of a series when it is cut: until the next time it stays below the
-/// contract's 10,000.
+/// Number of samples to which a series is trimmed, so that it stays below the contract's 10,000 until the next trim.
 const MOST_SAMPLES: isize = 9_980;
-/// Series written in one trip.
+/// Series to write per round trip.
 const SERIES_AT_ONCE: usize = 250;
-/// A series is cut at every so manyth sample: cutting costs Redis more than adding.
+/// Trims a series with every n-th sample, because trimming costs Redis more than adding.
 const CUT_EVERY: u64 = 16;
 
-/// Adds one sample to each series, the `nth` time, taken at `at` (Unix seconds); in one series of a
-/// few it forgets what is older than `keep`. A series without new samples for that long expires.
+/// Adds a sample to each series, taken at `at` (Unix seconds). `nth` selects the few series that are also trimmed to `keep`. Series
+/// without new samples expire after that time.
 ///
 /// # Errors
-/// When Redis did not take them.
+/// If Redis fails.
 pub async fn push(
     pool: &Pool,
     nth: u64,
@@ -56,11 +54,11 @@ pub async fn push(
     Ok(())
 }
 
-/// Forgets the series of which no sample is younger than `keep` at `now` (Unix seconds), such as those of deleted
-/// streams: those that expired leave the index, older ones that had no expiry go with it. Returns how many.
+/// Removes series without samples newer than `keep` at `now` (Unix seconds), such as those of deleted streams: expired ones from
+/// the index, and old ones without a TTL. Returns their number.
 ///
 /// # Errors
-/// When Redis did not do it.
+/// If Redis fails.
 pub async fn forget_ended(pool: &Pool, now: i64, keep: Duration) -> Result<usize, SourceTrouble> {
     let oldest = now.saturating_sub_unsigned(keep.as_secs());
     let names = own_names(pool).await?;
@@ -73,7 +71,7 @@ pub async fn forget_ended(pool: &Pool, now: i64, keep: Duration) -> Result<usize
             pipe.cmd("ZRANGEBYSCORE").arg(key).arg(oldest).arg("+inf").arg("LIMIT").arg(0).arg(1);
         }
         let young = send(&mut redis, &mut pipe).await?;
-        // What cannot be read is somebody else's key.
+        // Unreadable keys belong to another application.
         let ended: Vec<&str> = some
             .iter()
             .zip(&young)
@@ -94,16 +92,16 @@ pub async fn forget_ended(pool: &Pool, now: i64, keep: Duration) -> Result<usize
     Ok(forgotten)
 }
 
-/// Whole numbers without a fraction, as the predecessor wrote them.
+/// Formats whole numbers without a fraction, like the older monitor.
 #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and small")]
 fn json(value: f64) -> String {
     if value.fract() == 0.0 && value.abs() < 9e15 { (value as i64).to_string() } else { value.to_string() }
 }
 
-/// The names of all series, in order.
+/// Returns the names of all series, sorted.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn names(pool: &Pool) -> Result<Vec<String>, SourceTrouble> {
     let mut names = own_names(pool).await?;
     names.extend(members(pool, older::RECENT_SERIES).await?);
@@ -112,7 +110,7 @@ pub async fn names(pool: &Pool) -> Result<Vec<String>, SourceTrouble> {
     Ok(names)
 }
 
-/// The names of the series that this monitor records.
+/// Returns the names of the series that this monitor records.
 pub(super) async fn own_names(pool: &Pool) -> Result<Vec<String>, SourceTrouble> {
     members(pool, keys::RECENT_SERIES).await
 }
@@ -122,18 +120,18 @@ async fn members(pool: &Pool, set: &str) -> Result<Vec<String>, SourceTrouble> {
     Ok(Reply::of(&value).items().filter_map(Reply::text).map(Cow::into_owned).collect())
 }
 
-/// The samples of a series since `since` (Unix seconds), oldest first, as far as they are newer than `keep` at `now`;
-/// what cannot be read is left out.
+/// Returns the samples of a series since `since` (Unix seconds) that are newer than `keep` at `now`, oldest first; unreadable
+/// samples are omitted.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn read(
     pool: &Pool,
     series: &str,
     since: f64,
     (now, keep): (f64, Duration),
 ) -> Result<Vec<(f64, f64)>, SourceTrouble> {
-    // Nobody forgets what an older monitor left.
+    // Series of an older monitor are not trimmed.
     let since = since.max(now - keep.as_secs_f64());
     let taken_over_at = older_monitor::taken_over_at(pool).await?.unwrap_or(f64::INFINITY);
     let mut samples = Vec::new();
@@ -142,7 +140,7 @@ pub async fn read(
         samples.retain(|(at, _)| *at < taken_over_at);
     }
     samples.extend(samples_of(pool, keys::recent_series(series), since).await?);
-    // Given back and taken over again, own samples may be older than the last take-over.
+    // After an export and another import, own samples may be older than the imported ones.
     samples.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     Ok(samples)
 }

@@ -1,5 +1,4 @@
-//! Reading answers: RESP2 sends field lists as flat arrays, RESP3 as maps; texts come in several
-//! kinds. Names stay bytes.
+//! Reads answers: RESP2 sends fields as flat arrays, RESP3 as maps, and strings have several types. Names are bytes.
 
 use std::borrow::Cow;
 use std::slice;
@@ -8,24 +7,23 @@ use redis::Value;
 
 use super::unparsed::Raw;
 
-/// An answer or a part of one: as redis-rs parsed it, or still the bytes that came (see
-/// [`super::unparsed`]).
+/// An answer or a part of one: parsed by redis-rs, or raw bytes (see [`super::unparsed`]).
 #[derive(Debug, Clone, Copy)]
 pub enum Reply<'a> {
-    /// Parsed already.
+    /// Parsed by redis-rs.
     Parsed(&'a Value),
-    /// As it came.
+    /// Raw bytes.
     Raw(Raw<'a>),
 }
 
 impl<'a> Reply<'a> {
-    /// The whole answer to a command.
+    /// Wraps the answer to a command.
     #[must_use]
     pub fn of(value: &'a Value) -> Self {
         Self::Parsed(value)
     }
 
-    /// The items of a list; a map's keys and values in turn.
+    /// Returns the items of a list; for a map, keys and values alternately.
     #[must_use]
     pub fn items(self) -> Items<'a> {
         match self {
@@ -37,7 +35,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Text or bytes.
+    /// Returns a string as bytes.
     #[must_use]
     pub fn bytes(self) -> Option<&'a [u8]> {
         match self {
@@ -49,7 +47,7 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// A number that cannot be negative.
+    /// Returns a non-negative number.
     #[must_use]
     pub fn number(self) -> Option<u64> {
         match self {
@@ -59,22 +57,22 @@ impl<'a> Reply<'a> {
         }
     }
 
-    /// Text; bytes that are not UTF-8 are replaced.
+    /// Returns a string; invalid UTF-8 is replaced.
     #[must_use]
     pub fn text(self) -> Option<Cow<'a, str>> {
-        // Mostly it is text, and to find that out is quick.
+        // Checked first, since it usually is a string.
         self.bytes()
             .map(|bytes| std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed))
     }
 
-    /// The fields of an XINFO answer, whichever way they were sent.
+    /// Returns the fields of an XINFO answer, in either protocol.
     pub fn fields(self) -> impl Iterator<Item = (&'a [u8], Reply<'a>)> {
         let mut items = self.items();
         std::iter::from_fn(move || Some((items.next()?, items.next()?)))
             .filter_map(|(key, value)| Some((key.bytes()?, value)))
     }
 
-    /// One field of an XINFO answer.
+    /// Returns one field of an XINFO answer.
     #[must_use]
     pub fn field(self, name: &str) -> Option<Reply<'a>> {
         self.fields().find(|(key, _)| *key == name.as_bytes()).map(|(_, value)| value)
@@ -85,14 +83,14 @@ fn digits(text: &[u8]) -> Option<u64> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
-/// See [`Reply::items`].
+/// Iterator of [`Reply::items`].
 #[derive(Debug)]
 pub enum Items<'a> {
-    /// Of a list.
+    /// Over a list.
     Parsed(slice::Iter<'a, Value>),
-    /// Of a map: the pairs to come, and the value of the last key.
+    /// Over a map: remaining pairs, and the value of the last key.
     Pairs(slice::Iter<'a, (Value, Value)>, Option<&'a Value>),
-    /// Of either, not parsed.
+    /// Over raw bytes.
     Raw(super::unparsed::Children<'a>),
 }
 
@@ -124,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_reads_the_same_whichever_way_it_came() {
+    fn answers_are_read_equally_in_all_representations() {
         let flat = vec![text("name"), text("c"), text("pending"), Value::Int(2)];
         let map = vec![(text("name"), text("c")), (text("pending"), Value::Int(2))];
         let raw = b"*1\r\n*4\r\n$4\r\nname\r\n$1\r\nc\r\n$7\r\npending\r\n:2\r\n";
@@ -144,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_list_no_text_and_no_number() {
+    fn nil_is_neither_list_nor_string_nor_number() {
         for answer in [Value::Nil, Value::BulkString(b"*1\r\n$-1\r\n".to_vec())] {
             let nothing = Reply::of(&answer).items().next().unwrap_or(Reply::Parsed(&Value::Nil));
             assert_eq!((nothing.items().count(), nothing.bytes(), nothing.number()), (0, None, None));

@@ -1,4 +1,4 @@
-//! What the server says of itself: one INFO per pass, and what it can do.
+//! INFO and the capabilities of the server.
 
 use std::collections::HashMap;
 
@@ -16,17 +16,17 @@ pub const OUT_OF_MEMORY: &str = "Redis rejects writes: it is out of memory (maxm
 const LOG_NOT_WRITTEN: &str =
     "Redis rejects writes: it cannot write its append-only file. Free disk space on its server";
 
-/// What this server understands, found out by asking it, not by its version.
+/// Capabilities of the server, determined by commands and not by its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
-    /// INFO takes several sections, so that a pass need not ask for all of them.
+    /// INFO accepts several sections, so that a pass does not read all.
     pub info_sections: bool,
-    /// SCAN filters by type.
+    /// SCAN can filter by type.
     pub scan_type: bool,
 }
 
 impl Capabilities {
-    /// The commands to ask; their answers go to [`Capabilities::probed`] in the same order.
+    /// Returns the commands to send; their answers are passed to [`Capabilities::probed`] in the same order.
     #[must_use]
     pub fn probes() -> redis::Pipeline {
         let mut pipe = redis::pipe();
@@ -35,7 +35,7 @@ impl Capabilities {
         pipe
     }
 
-    /// Reads the answers: what is an error is not understood.
+    /// Reads the answers; an error means not supported.
     #[must_use]
     pub fn probed(answers: &[redis::RedisResult<Value>]) -> Self {
         let understood = |n: usize| answers.get(n).is_some_and(Result::is_ok);
@@ -43,7 +43,7 @@ impl Capabilities {
     }
 }
 
-/// The INFO command of a pass.
+/// Returns the INFO command of a pass.
 #[must_use]
 pub fn info(sections: bool) -> Cmd {
     let mut cmd = redis::cmd("INFO");
@@ -53,7 +53,7 @@ pub fn info(sections: bool) -> Cmd {
     cmd
 }
 
-/// Reads INFO: the server's figures, and what keeps it from being believed.
+/// Parses INFO: the figures, and why the data of the server cannot be used, if so.
 #[must_use]
 pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
     let text = Reply::of(answer).text().unwrap_or_default();
@@ -92,7 +92,7 @@ pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
     (server, server_trouble(role, loading))
 }
 
-/// The lines of INFO, by name.
+/// Returns the lines of INFO by name.
 pub(super) fn fields(info: &str) -> HashMap<&str, &str> {
     lines(info).collect()
 }

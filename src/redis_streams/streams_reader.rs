@@ -1,10 +1,10 @@
-//! One pass over the streams: the least Redis has to do to tell how they stand.
+//! Reads all streams, with few commands.
 //!
-//! First trip: INFO, TIME, the failed tasks of all streams, a step of discovery where Redis holds little, and for each stream its length, groups and the
-//! consumers of the groups known from the pass before (large fleets in several trips). Second trip, only for what needs
-//! it: the oldest undelivered entry of groups that are behind, unless nothing was added or deleted since the pass before;
-//! counts where Redis knows no lag, the consumers of groups seen for the first time, and steps of the survey that finds
-//! phantom pending (see [`crate::fleet::phantom`]).
+//! First round trip: INFO, TIME, failed tasks of all streams, a step of discovery if Redis has few keys, and for each stream its
+//! length, groups, and the consumers of groups known from the previous pass (several round trips for large fleets). Second round
+//! trip, only where needed: the oldest undelivered entry of groups with a lag, unless nothing was added or deleted since the
+//! previous pass; counts where Redis does not know the lag; consumers of new groups; and steps of the survey for phantom pending
+//! IDs (see [`crate::fleet::phantom`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,30 +25,30 @@ use crate::fleet::reading::{
 };
 use crate::fleet::watched::WatchedStreams;
 
-/// Streams asked for in one trip: bounds the memory that answers take.
+/// Streams per round trip; bounds the memory of the answers.
 const STREAMS_PER_TRIP: usize = 40;
 
-/// Pending IDs that one survey step looks at, the entries that it reads to find out which exist, and their payload.
+/// Limits per survey step: pending IDs to examine, entries to read to determine which exist, and bytes of their payload.
 const SURVEY_IDS: u64 = 500;
 const SURVEY_ENTRIES: u64 = 100;
 const SURVEY_BYTES: u64 = 1 << 18;
-/// Every so many passes groups that show no sign of phantoms are surveyed too, in turn:
+/// Interval, in passes, at which groups without signs of phantoms are surveyed in turn,
 const SURVEY_IN_TURN_EVERY: u64 = 5;
-/// one of so many, so that this costs a constant part of a pass.
+/// one of this many, so that the survey costs a constant part of a pass.
 const SURVEY_ONE_OF: usize = 40;
-/// A survey step that Redis refused is tried again after so many passes.
+/// Number of passes until a refused survey step is repeated.
 const SURVEY_RESTS: u64 = 200;
-/// Groups seen for the first time that are surveyed at once in one trip; the others wait for their turn.
+/// Maximum number of new groups that are surveyed immediately per round trip; the others are surveyed in turn.
 const NEW_SURVEYS: usize = 8;
 
-/// Read-only, so it is sent with the pass; a server that does not know it yet needs no second trip.
+/// Read-only, so it is sent with the pass; a server that has not loaded it needs no second round trip.
 const COUNT_PHANTOMS: &str = concat!(
     include_str!("scripts/before.lua"),
     include_str!("scripts/phantoms.lua"),
     include_str!("scripts/count_phantoms.lua")
 );
 
-/// What is watched, and what the next pass can ask at once because the last one saw it.
+/// Watched streams, with the state between two passes.
 #[derive(Debug)]
 pub struct StreamsReader {
     watched: WatchedStreams,
@@ -56,32 +56,32 @@ pub struct StreamsReader {
     streams: BTreeMap<Name, Stream>,
     failures: FailuresReader,
     sweep: Sweep,
-    /// Passes made.
+    /// Number of passes.
     passes: u64,
 }
 
-/// A watched stream between two passes.
+/// State of a stream between two passes.
 #[derive(Debug, Default)]
 struct Stream {
-    /// Its groups as the last pass saw them.
+    /// Groups in the last pass.
     groups: BTreeMap<Name, Seen>,
-    /// The search for phantom pending in each group that had anything pending.
+    /// Survey for phantom pending IDs of each group that had pending entries.
     surveys: BTreeMap<Name, GroupSurvey>,
-    /// Shown whether it exists or not.
+    /// Shown even if it does not exist.
     pinned: bool,
-    /// Passes in a row in which it did not exist.
+    /// Number of consecutive passes in which it did not exist.
     missing: u32,
 }
 
-/// A group's survey and its turn.
+/// Survey of a group, with its schedule.
 #[derive(Debug, Default)]
 struct GroupSurvey {
     survey: Survey,
-    /// The pass that took the last step; `None`: none did.
+    /// Pass of the last step; `None` before the first.
     stepped: Option<u64>,
-    /// The next pass takes a step, whatever the figures say.
+    /// The next pass takes a step in any case.
     due: bool,
-    /// Redis refused a step; none is asked for before this pass.
+    /// Redis refused a step; the next one is not before this pass.
     rests_until: u64,
 }
 
@@ -93,7 +93,7 @@ impl Stream {
     }
 }
 
-/// A group as the last pass saw it.
+/// A group in the last pass.
 #[derive(Debug)]
 struct Seen {
     consumers: Arc<[GroupConsumer]>,
@@ -109,11 +109,11 @@ impl Seen {
     }
 }
 
-/// Where a group is behind, in figures that together tell whether entries came or went: its oldest undelivered entry
-/// is the same as long as they are.
+/// Position of a group with a lag, in figures that show whether entries were added or deleted: the oldest undelivered entry is the
+/// same while they are unchanged.
 ///
-/// Redis' lag is what was ever added less what the group read. While both stay, nothing was added; while the length
-/// stays too, nothing was deleted. Where Redis estimates the lag from the length instead, it is all of the length.
+/// Redis' lag is the number of entries ever added minus those the group read. While both are unchanged, nothing was added; while
+/// the length is unchanged too, nothing was deleted. Where Redis estimates the lag from the length, the lag equals the length.
 #[derive(Debug, PartialEq, Eq)]
 struct Behind {
     length: u64,
@@ -123,7 +123,7 @@ struct Behind {
 }
 
 impl Behind {
-    /// `None` if the figures do not tell.
+    /// Returns `None` if the figures are not conclusive.
     fn of(length: u64, group: &GroupReading) -> Option<Self> {
         let (Lag::Reported(lag), Some(entries_read)) = (group.lag, group.entries_read) else { return None };
         let last_delivered_id = group.last_delivered_id.clone();
@@ -131,15 +131,14 @@ impl Behind {
     }
 }
 
-/// A stream that does not exist for so many passes is not read any more; discovery finds it when
-/// it comes back.
+/// Number of passes after which a missing stream is not read any more; discovery finds it if it returns.
 const FORGET_AFTER_PASSES: u32 = 200;
 
 type Answer = Result<Value, RedisError>;
 
 impl StreamsReader {
-    /// Reads streams among `watched`: `shown` ones whether they exist or not, others once
-    /// [`Self::watch`] names them or discovery finds them.
+    /// Returns a reader of streams among `watched`: `shown` ones even if they do not exist, others once added by [`Self::watch`] or
+    /// found by discovery.
     #[must_use]
     pub fn new(watched: WatchedStreams, shown: &[Name]) -> Self {
         let pinned = shown.iter().map(|stream| (stream.clone(), Stream { pinned: true, ..Stream::default() }));
@@ -153,8 +152,7 @@ impl StreamsReader {
         }
     }
 
-    /// Adds streams to those that are read from now on, where they are to be watched; whether any
-    /// was new.
+    /// Adds streams that are to be watched. Returns whether any was new.
     pub fn watch(&mut self, streams: impl IntoIterator<Item = Name>) -> bool {
         let before = self.streams.len();
         for stream in streams.into_iter().filter(|stream| self.watched.contains(stream)) {
@@ -163,7 +161,7 @@ impl StreamsReader {
         self.streams.len() > before
     }
 
-    /// Adds what a walk of the keyspace found, as [`Self::watch`] does; the sweep finds out anew whether it sees all.
+    /// Adds streams found by a walk, like [`Self::watch`], and restarts the incremental scan.
     pub fn walked(&mut self, found: impl IntoIterator<Item = Name>) -> bool {
         self.sweep = Sweep::default();
         self.watch(found)
@@ -174,18 +172,17 @@ impl StreamsReader {
         self.capabilities = None;
     }
 
-    /// What this server can do, once it was asked.
+    /// Returns the capabilities of the server, if known.
     #[must_use]
     pub fn known_capabilities(&self) -> Option<Capabilities> {
         self.capabilities
     }
 
-    /// Makes one pass; also the heartbeat keys that a step of discovery found on the way. Streams
-    /// that it found are in this pass already.
+    /// Makes one pass. Also returns heartbeat keys that the step of discovery found; streams that it found are included in this
+    /// pass.
     ///
     /// # Errors
-    /// Why Redis as a whole cannot be believed in this pass. Trouble with a single stream is in
-    /// that stream's reading.
+    /// Why Redis cannot be read. Errors of a single stream are in the reading of that stream.
     pub async fn read(
         &mut self,
         redis: &mut (impl ConnectionLike + Send),
@@ -227,7 +224,7 @@ impl StreamsReader {
         Ok((reading, found.heartbeat_keys))
     }
 
-    /// Chooses the groups whose survey takes a step although nothing suggests phantoms: those that waited longest.
+    /// Selects groups without signs of phantoms for a survey step: those with the oldest one.
     fn survey_in_turn(&mut self) {
         let surveys = self.streams.values_mut().flat_map(|stream| stream.surveys.values_mut());
         let mut waiting: Vec<&mut GroupSurvey> = surveys.filter(|survey| !survey.due).collect();
@@ -324,10 +321,10 @@ impl StreamsReader {
     }
 }
 
-/// What only the first trip's answers show to be needed.
+/// A command of the second round trip.
 #[derive(Default)]
 struct SecondTrip {
-    /// The pass that it belongs to.
+    /// Pass to which it belongs.
     pass: u64,
     pipe: Pipeline,
     questions: Vec<Question>,
@@ -340,18 +337,18 @@ struct Question {
 }
 
 enum Asks {
-    /// Its consumers: the group is new.
+    /// Consumers of a new group.
     Consumers,
-    /// The first entry behind its position.
+    /// First entry after the position of the group.
     OldestUndelivered,
-    /// Entries on either side of its position, in two commands.
+    /// Numbers of entries before and after the position, two commands.
     Counts,
-    /// A step of the survey for phantom pending.
+    /// A survey step for phantom pending IDs.
     Phantoms(Name, Figures),
 }
 
 impl SecondTrip {
-    /// Asks for a survey step where phantoms are suspected, or where it is due.
+    /// Adds a survey step if phantoms are suspected or a step is due.
     fn survey(
         &mut self,
         name: &Name,
@@ -483,7 +480,7 @@ fn figures(length: u64, group: &GroupReading, lag: Option<u64>) -> Figures {
     }
 }
 
-/// Notes what the survey knows in the group and its consumers.
+/// Adds the result of the survey to the group and its consumers.
 fn count_phantoms(group: &mut GroupReading, length: u64, survey: &Survey) {
     let lag = if let Lag::Reported(lag) = group.lag { Some(lag) } else { None };
     let phantoms = survey.phantoms(&figures(length, group, lag));
@@ -502,7 +499,7 @@ fn ask_consumers(pipe: &mut Pipeline, stream: &Name, group: &Name) {
     pipe.add_command(command(&[b"XINFO", b"CONSUMERS", stream.as_bytes(), group.as_bytes()]));
 }
 
-/// A command of so many words, made in one piece: a pass has hundreds.
+/// Builds a command with one allocation, since a pass has hundreds.
 fn command(words: &[&[u8]]) -> Cmd {
     let mut command = Cmd::with_capacity(words.len(), words.iter().map(|word| word.len()).sum());
     command.arg(words);
@@ -513,7 +510,7 @@ fn ask_undelivered(pipe: &mut Pipeline, stream: &Name, group: &GroupReading, cou
     pipe.cmd("XRANGE").arg(stream.as_bytes()).arg(id_after(&group.last_delivered_id)).arg("+").arg("COUNT").arg(count);
 }
 
-/// The smallest ID behind `id` (servers before 6.2 know no exclusive ranges).
+/// Returns the smallest ID after `id` (servers before 6.2 have no exclusive ranges).
 fn id_after(id: &str) -> String {
     let (ms, seq) = id.split_once('-').unwrap_or((id, "0"));
     match (ms.parse::<u64>(), seq.parse::<u64>()) {
@@ -531,7 +528,7 @@ fn good(answer: Option<Answer>) -> Result<Value, SourceTrouble> {
     }
 }
 
-/// Seconds and microseconds as Unix seconds.
+/// Converts seconds and microseconds to Unix seconds.
 pub(super) fn read_time(answer: &Value) -> f64 {
     let part = |n: usize| Reply::of(answer).items().nth(n).and_then(Reply::number).unwrap_or(0);
     #[expect(clippy::cast_precision_loss, reason = "microseconds of a date fit a double")]
@@ -539,7 +536,7 @@ pub(super) fn read_time(answer: &Value) -> f64 {
     seconds
 }
 
-/// A stream's facts without what the second trip adds, and each group's lag as Redis reports it.
+/// Returns the facts of a stream except those of the second round trip, and the lag of each group as Redis reports it.
 fn read_stream(length: Option<Answer>, groups: Option<Answer>) -> Result<(StreamFacts, Vec<Option<u64>>), String> {
     let length = good(length).map_err(|trouble| trouble.detail).and_then(|value| {
         Reply::of(&value).number().ok_or_else(|| format!("XLEN returned {value:?}, expected a number"))
@@ -587,7 +584,7 @@ fn in_words(detail: String) -> String {
     if detail.contains("WRONGTYPE") { "this key is not a stream".to_owned() } else { detail }
 }
 
-/// Reads XINFO CONSUMERS; it mostly lists those from `before` again.
+/// Parses XINFO CONSUMERS; reuses consumers of `before`, which usually are the same.
 fn read_consumers(answer: Option<Answer>, before: &[GroupConsumer]) -> Option<Arc<[GroupConsumer]>> {
     let value = answer?.ok()?;
     let mut consumers = Vec::with_capacity(before.len());
@@ -610,7 +607,7 @@ fn read_consumers(answer: Option<Answer>, before: &[GroupConsumer]) -> Option<Ar
     Some(consumers.into())
 }
 
-/// When the first entry of a range was added, Unix milliseconds, from its ID.
+/// Returns the time of the first entry of a range, Unix milliseconds, from its ID.
 fn oldest(answer: Option<&Answer>) -> Option<u64> {
     let first = Reply::of(answer?.as_ref().ok()?).items().next()?;
     let id = first.items().next()?.text()?;

@@ -1,15 +1,14 @@
-//! When history and old queries were last swept: known to all monitors of a fleet, so that one of them
-//! does it.
+//! Times of the last sweeps of history and old queries, shared by all instances, so that one of them does each.
 
 use super::connection::{Pool, checkout, trouble};
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
 
-/// Claims the sweep that is due `every` seconds: true for the one that may do it now (`now`: Unix
-/// seconds). It is noted as done; [`give_back`] undoes that.
+/// Claims a sweep that is due every `every` seconds; returns whether this instance may do it now (`now`: Unix seconds). It is
+/// recorded as done; [`give_back`] reverts that.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis fails.
 pub async fn claim(pool: &Pool, now: f64, every: f64) -> Result<bool, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let script = redis::Script::new(
@@ -28,19 +27,19 @@ pub async fn claim(pool: &Pool, now: f64, every: f64) -> Result<bool, SourceTrou
     Ok(claimed == 1)
 }
 
-/// When each was swept last, Unix seconds; `None`: never, as far as is known.
+/// Times of the last sweeps, Unix seconds; `None` if unknown.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LastRuns {
     /// History.
     pub history: Option<f64>,
-    /// Old queries.
+    /// Old queries of the fleet.
     pub queries: Option<f64>,
 }
 
-/// Reads when each was swept last.
+/// Returns the times of the last sweeps.
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis cannot be read.
 pub async fn last_runs(pool: &Pool) -> Result<LastRuns, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let mut ask = redis::cmd("MGET");
@@ -51,19 +50,19 @@ pub async fn last_runs(pool: &Pool) -> Result<LastRuns, SourceTrouble> {
     Ok(LastRuns { history: seconds(history), queries: seconds(queries) })
 }
 
-/// It was not done after all.
+/// Reverts a claim after a failed sweep.
 ///
 /// # Errors
-/// When Redis did not take it: the next sweep is then a day later.
+/// If Redis fails; the next sweep is then a day later.
 pub async fn give_back(pool: &Pool) -> Result<(), SourceTrouble> {
     let mut redis = checkout(pool).await?;
     redis::cmd("DEL").arg(keys::LAST_RETENTION_SWEEP).exec_async(&mut redis).await.map_err(|e| trouble(&e))
 }
 
-/// Whether old queries were not deleted for `every` seconds at `now` (Unix seconds).
+/// Returns whether old queries were not deleted for `every` seconds at `now` (Unix seconds).
 ///
 /// # Errors
-/// When Redis cannot be asked.
+/// If Redis cannot be read.
 pub async fn query_sweep_is_due(pool: &Pool, now: f64, every: f64) -> Result<bool, SourceTrouble> {
     let mut redis = checkout(pool).await?;
     let last: Option<String> = redis::cmd("GET")
@@ -75,10 +74,10 @@ pub async fn query_sweep_is_due(pool: &Pool, now: f64, every: f64) -> Result<boo
     Ok(last.is_none_or(|last| last > now || now - last >= every))
 }
 
-/// Old queries were deleted, all of them, at `now` (Unix seconds).
+/// Records that all old queries were deleted at `now` (Unix seconds).
 ///
 /// # Errors
-/// When Redis did not take it: the next pass looks again.
+/// If Redis fails; the next run checks again.
 pub async fn query_sweep_is_done(pool: &Pool, now: f64) -> Result<(), SourceTrouble> {
     let mut redis = checkout(pool).await?;
     redis::cmd("SET")

@@ -1,8 +1,8 @@
-//! Lists that Redis answers with, handed on as they came.
+//! Keeps lists in answers unparsed.
 //!
-//! Most of what a pass costs the monitor would be building a value for every field of every
-//! consumer, to read it once. Here a connection's answers are cut apart but not parsed: redis-rs
-//! gets each list as one long text, and [`super::reply::Reply`] reads the figures from it.
+//! Parsing every field of every consumer into a value that is read once would be most of the cost of a pass. This wrapper splits
+//! the answers of a connection without parsing them: redis-rs receives each list as one bulk string, from which
+//! [`super::reply::Reply`] reads the fields.
 
 use std::io;
 use std::pin::Pin;
@@ -12,32 +12,32 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Read from the network at a time.
+/// Bytes to read from the network at a time.
 const CHUNK: usize = 32 * 1024;
 
-/// A connection whose answers that are lists arrive as texts once [`Switch`] is on.
+/// A connection that delivers lists as bulk strings while [`Switch`] is on.
 pub struct Unparsed<S> {
     inner: S,
     on: Switch,
-    /// What came and is not handed on yet begins where an answer begins and is `filled` bytes long; the rest is room.
+    /// Received bytes that are not passed on yet; starts at an answer. `filled` bytes are valid, the rest is spare.
     came: Vec<u8>,
     filled: usize,
     scan: Scan,
-    /// What is handed on, from this place on.
+    /// Bytes to pass on, and the current position.
     out: Vec<u8>,
     given: usize,
 }
 
-/// Turned on after the greeting, whose answers redis-rs reads itself.
+/// Turned on after the handshake, whose answers redis-rs parses itself.
 pub type Switch = Arc<AtomicBool>;
 
 impl<S> Unparsed<S> {
-    /// Passes on what comes over `inner`.
+    /// Wraps `inner`.
     pub fn new(inner: S, on: Switch) -> Self {
         Self { inner, on, came: Vec::new(), filled: 0, scan: Scan::default(), out: Vec::new(), given: 0 }
     }
 
-    /// Moves finished answers from `came` to `out`.
+    /// Moves complete answers from `came` to `out`.
     fn hand_on(&mut self) {
         let lists_as_text = self.on.load(Ordering::Acquire);
         let mut begins = 0;
@@ -97,19 +97,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unparsed<S> {
     }
 }
 
-/// Finds where an answer ends, without looking at anything twice however it arrives.
+/// Finds the end of an answer incrementally, without scanning any byte twice.
 #[derive(Debug, Default)]
 struct Scan {
-    /// So much of the present answer was looked at.
+    /// Number of scanned bytes of the current answer.
     at: usize,
-    /// So many elements of it are still to come, apart from those not known of yet.
+    /// Number of known elements that are still to come.
     left: usize,
-    /// Nothing that Redis would send came: what follows is handed on as it is.
+    /// Invalid protocol data was received; everything after it is passed on unchanged.
     lost: bool,
 }
 
 impl Scan {
-    /// The answer that `came` begins with, once all of it is there.
+    /// Returns the answer at the beginning of `came` once it is complete.
     fn next<'a>(&mut self, came: &'a [u8]) -> Option<&'a [u8]> {
         if self.at == 0 {
             self.left = 1;
@@ -133,21 +133,21 @@ impl Scan {
     }
 }
 
-/// The beginning of an element.
+/// The header of an element.
 #[derive(Debug, Clone, Copy)]
 struct Head {
     kind: u8,
-    /// Where its own bytes begin, and where those and what ends them end.
+    /// Start of its own bytes, and the ends of those and of their terminator.
     begins: usize,
     ends: usize,
-    /// So many elements follow that belong to it.
+    /// Number of elements that it contains.
     holds: usize,
-    /// It stands beside an answer and is none itself.
+    /// An out-of-band element (such as a push), not an answer.
     is_aside: bool,
 }
 
 impl Head {
-    /// `None` when not all of its line is there, `Some(None)` when it is no element.
+    /// Returns `None` if its line is incomplete, `Some(None)` if it is not an element.
     fn of(rest: &[u8]) -> Option<Option<Self>> {
         let (kind, told) = rest.split_first()?;
         let plain = |line: usize| Self { kind: *kind, begins: 1, ends: 1 + line, holds: 0, is_aside: false };
@@ -159,7 +159,7 @@ impl Head {
         Some(Self::with_length(plain(line), length))
     }
 
-    /// `length` is `None` for what does not exist.
+    /// `length` is `None` for nil.
     fn with_length(plain: Self, length: Option<usize>) -> Option<Self> {
         let text = |length: usize| plain.ends.checked_add(length)?.checked_add(2);
         match (plain.kind, length) {
@@ -173,7 +173,7 @@ impl Head {
     }
 }
 
-/// The length that a line tells (`None` for -1) and where the line ends. As [`Head::of`].
+/// Parses the length in a line (`None` for -1), and the end of the line. Results as for [`Head::of`].
 fn length(told: &[u8]) -> Option<Option<(Option<usize>, usize)>> {
     if let Some(rest) = told.strip_prefix(b"-1") {
         return Some((rest.get(..2)? == b"\r\n").then_some((None, 4)));
@@ -183,7 +183,7 @@ fn length(told: &[u8]) -> Option<Option<(Option<usize>, usize)>> {
         let longer = match byte {
             b'0'..=b'9' => length.checked_mul(10).and_then(|length| length.checked_add(usize::from(byte - b'0'))),
             b'\r' if at > 0 => return Some((told.get(at + 1)? == &b'\n').then_some((Some(length), at + 2))),
-            // Half of "-1".
+            // An incomplete "-1".
             b'-' if told.len() == 1 => return None,
             _ => None,
         };
@@ -195,7 +195,7 @@ fn length(told: &[u8]) -> Option<Option<(Option<usize>, usize)>> {
     None
 }
 
-/// An element, as it came.
+/// An element in its raw form.
 #[derive(Debug, Clone, Copy)]
 pub struct Raw<'a> {
     head: Option<Head>,
@@ -203,13 +203,13 @@ pub struct Raw<'a> {
 }
 
 impl<'a> Raw<'a> {
-    /// The element at the beginning of `bytes`.
+    /// Returns the element at the beginning of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { head: Head::of(bytes).flatten(), bytes }
     }
 
-    /// The elements it holds; none if it is no list.
+    /// Returns its elements; none if it is not a list.
     #[must_use]
     pub fn children(self) -> Children<'a> {
         match self.head {
@@ -220,7 +220,7 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// Text.
+    /// Returns a string.
     #[must_use]
     pub fn bytes(self) -> Option<&'a [u8]> {
         let head = self.head?;
@@ -232,7 +232,7 @@ impl<'a> Raw<'a> {
         }
     }
 
-    /// The digits of a number that was sent as one.
+    /// Returns the digits of an integer.
     #[must_use]
     pub fn integer(self) -> Option<&'a [u8]> {
         let head = self.head.filter(|head| head.kind == b':')?;
@@ -240,7 +240,7 @@ impl<'a> Raw<'a> {
     }
 }
 
-/// See [`Raw::children`].
+/// Iterator of [`Raw::children`].
 #[derive(Debug)]
 pub struct Children<'a> {
     rest: &'a [u8],
@@ -275,7 +275,7 @@ mod tests {
     const HANDED_ON: &[u8] =
         b"+OK\r\n$23\r\n*2\r\n$1\r\na\r\n*2\r\n:1\r\n*0\r\n\r\n$5\r\nx\r\n*1\r\n*-1\r\n:7\r\n-ERR no\r\n%1\r\n+k\r\n*1\r\n_\r\n$4\r\n*0\r\n\r\n";
 
-    /// Gives a few bytes at a time.
+    /// Delivers a few bytes at a time.
     struct Dripping(&'static [u8], usize);
 
     impl AsyncRead for Dripping {
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn lists_become_texts_and_all_else_stays_as_it_is_however_it_arrives() {
+    async fn lists_become_strings_and_everything_else_is_unchanged() {
         for at_a_time in 1..=ANSWERS.len() {
             let got = handed_on(true, ANSWERS, at_a_time).await;
             assert_eq!(
@@ -308,14 +308,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_redis_is_handed_on_for_redis_rs_to_refuse() {
+    async fn invalid_data_is_passed_on_to_redis_rs() {
         for sent in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"*x\r\n", b"$-5\r\n", b"*1\r\n\xff\r\n"] {
             assert_eq!(handed_on(true, sent, 3).await, sent);
         }
     }
 
     #[test]
-    fn a_list_that_is_cut_short_or_says_nonsense_ends_early() {
+    fn truncated_or_invalid_lists_end_early() {
         for bytes in [
             &b"*2\r\n$1\r\na\r\n"[..],
             b"*2\r\n$1\r\na\r\n$9999\r\nb\r\n",

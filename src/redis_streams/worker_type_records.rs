@@ -1,4 +1,4 @@
-//! What the monitor writes down about worker types, so that it outlives the monitor.
+//! Stores the records of worker types, so that they survive restarts of the monitor.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,23 @@ use crate::contract::keys::{self, older};
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::worker_type::WorkerStateRecord;
 
-/// Records in one trip: bounds the memory that a large fleet's take, each some kilobytes.
+/// Records per round trip; bounds memory, since those of a large fleet have several kilobytes each.
 const RECORDS_AT_ONCE: usize = 20;
-/// So long other monitors can learn that a type was forgotten, seconds.
+/// Time for which other instances can learn that a type was forgotten, seconds.
 const MARKS_LAST_SEC: u32 = 86_400;
 
-/// Loads every known type's record. A known type whose record is missing or unreadable is not in
-/// the answer; the reason is logged.
+/// Loads the records of all known types. Missing or unreadable records are logged and omitted.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn load(pool: &Pool) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
     load_from(pool, keys::KNOWN_WORKERS, keys::worker_state).await
 }
 
-/// The same for a monitor that only observes: until this monitor has state of its own, that of the older one.
+/// Loads the records for an observer: those of the older monitor until this monitor has its own.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn load_to_observe(pool: &Pool) -> Result<BTreeMap<Name, WorkerStateRecord>, SourceTrouble> {
     match older_monitor::taken_over_at(pool).await? {
         Some(_) => load(pool).await,
@@ -66,7 +65,7 @@ async fn load_from(
     Ok(records)
 }
 
-/// Writes records down, and remembers `new_types` as known.
+/// Saves records, and adds `new_types` to the known types.
 ///
 /// # Errors
 /// When Redis did not take them.
@@ -87,10 +86,10 @@ pub async fn save(pool: &Pool, records: &[(Name, WorkerStateRecord)], new_types:
     all_done(send(&mut redis, &mut pipe).await?)
 }
 
-/// Deletes what is written down of a type, and tells other monitors by `mark`; whether there was anything.
+/// Deletes the record of a type and sets `mark`, which tells other instances. Returns whether the type was known.
 ///
 /// # Errors
-/// When Redis did not do it.
+/// If Redis fails.
 pub async fn forget(pool: &Pool, worker_type: &Name, mark: &str) -> Result<bool, SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.atomic();
@@ -103,10 +102,10 @@ pub async fn forget(pool: &Pool, worker_type: &Name, mark: &str) -> Result<bool,
     Ok(known + recorded > 0)
 }
 
-/// Which types were forgotten in the last day, by any monitor, each with its mark.
+/// Returns the types that any instance forgot in the last day, with their marks.
 ///
 /// # Errors
-/// When Redis cannot be read.
+/// If Redis cannot be read.
 pub async fn forgotten(pool: &Pool) -> Result<BTreeMap<Name, String>, SourceTrouble> {
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();

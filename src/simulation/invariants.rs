@@ -1,4 +1,4 @@
-//! What must hold of a simulated world: the promises of ARCHITECTURE.md as code, judged by the truth.
+//! Invariants of a simulated world: the guarantees of ARCHITECTURE.md as code, checked against the true state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -20,12 +20,12 @@ use crate::fleet::worker_type::{TypeState, WorkerStateRecord};
 use crate::postgres::alerts::Delivery;
 use crate::postgres::events::NewRow;
 
-/// A promise that was broken.
+/// A violated invariant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Violation {
-    /// Which one; the same for the same kind.
+    /// Name of the invariant; equal for violations of the same kind.
     pub(super) promise: &'static str,
-    /// What was seen.
+    /// Observed values.
     pub(super) evidence: String,
 }
 
@@ -33,7 +33,7 @@ fn broken<T>(promise: &'static str, evidence: String) -> Result<T, Violation> {
     Err(Violation { promise, evidence })
 }
 
-/// An event as it is stored.
+/// A stored event.
 #[derive(Debug)]
 struct Stored {
     ts: f64,
@@ -42,34 +42,33 @@ struct Stored {
     payload: Value,
 }
 
-/// What happened while a world ran, beside what it keeps itself.
+/// Events of the simulation that the world does not record itself.
 #[derive(Debug, Default)]
 pub(super) struct Log {
-    /// When a monitor was started or killed, true seconds.
+    /// Starts and kills of monitors, true seconds.
     pub(super) monitor_turns: Vec<u64>,
-    /// Redis lost its data while events may have waited there, or its memory of who leads.
+    /// Redis lost its data while events may have been spooled there, or the leader's lease.
     pub(super) redis_was_emptied: bool,
-    /// Whether the rules, silences or the channel kept notifications back at times.
+    /// Rules, silences or the channel suppressed notifications at some time.
     pub(super) was_silenced: bool,
     pub(super) rules_changed: bool,
     pub(super) clocks_were_wrong: bool,
     pub(super) answers_were_lost: bool,
     pub(super) disk_was_full: bool,
-    /// One monitor may have seen less than the other.
+    /// A monitor may have observed less than the other.
     pub(super) sights_differ: bool,
-    /// Seconds between two ticks of a monitor.
+    /// Poll interval, seconds.
     pub(super) interval: u64,
-    /// When a monitor may have concluded later than usual, or not written down what it concluded: true seconds.
+    /// Periods in which a monitor may have detected changes late or failed to record them, true seconds.
     pub(super) delays: Vec<(u64, u64)>,
-    /// By how much Redis' clock was stepped in all, seconds.
+    /// Sum of the steps of Redis' clock, seconds.
     pub(super) redis_steps: u64,
-    /// When the canary's length crossed the limit of its rule and fell below it, true seconds.
+    /// When the canary's length crossed its limit in either direction, true seconds.
     pub(super) canary: Vec<u64>,
 }
 
 impl Log {
-    /// How much later than usual something can have been concluded between two moments (true seconds): after each trouble
-    /// the fleet gets time to be seen.
+    /// Returns the maximum additional delay of a detection in a period (true seconds); includes the recovery after each fault.
     fn delay(&self, from: u64, to: u64) -> u64 {
         let settling = SETTLING.as_secs() + 3 * self.interval + 5;
         let within = self.delays.iter().map(|(begin, end)| (end + settling).min(to).saturating_sub(*begin.max(&from)));
@@ -77,7 +76,7 @@ impl Log {
     }
 }
 
-/// Everything, after a world has run its course and calmed down.
+/// Checks all invariants, after a world has run and recovered.
 pub(super) fn check(
     world: &World,
     fleet: &Fleet,
@@ -108,7 +107,7 @@ pub(super) fn check(
     announced_events_are_stored(world, announced, log)?;
     alerts_take_turns(world, &events)?;
     outages_end(&events, log)?;
-    // What waited in the spool is stored late.
+    // Spooled events are stored late.
     events.sort_by(|a, b| a.ts.total_cmp(&b.ts));
     losses_are_true(fleet, &events, log)?;
     losses_are_found(fleet, &events, log)?;
@@ -124,7 +123,7 @@ pub(super) fn check(
     growth_is_bounded(monitors)
 }
 
-/// Every published event reaches the archive; a change that two monitors saw, once.
+/// Every published event is in the archive; a change that two monitors saw is stored once.
 fn announced_events_are_stored(world: &World, announced: &[Arc<Event>], log: &Log) -> Result<(), Violation> {
     if log.redis_was_emptied {
         return Ok(());
@@ -138,13 +137,13 @@ fn announced_events_are_stored(world: &World, announced: &[Arc<Event>], log: &Lo
     }
 }
 
-/// Begin and end of each source's outages take turns, and all have ended. `events` in the order of storing.
+/// Starts and ends of each data source's outages alternate, and all have ended. `events` in the order of storing.
 fn outages_end(events: &[Stored], log: &Log) -> Result<(), Violation> {
     for source in ["redis", "postgres"] {
         let of_source = || events.iter().filter(|event| event.worker == source && event.kind.starts_with("source_"));
         let kinds: Vec<&str> = of_source().map(|event| event.kind.as_str()).collect();
         let twice = kinds.windows(2).any(|pair| pair[0] == pair[1]);
-        // A monitor that ended does not say that it is over.
+        // A killed monitor does not report the end.
         let is_open = kinds.last() == Some(&"source_down") && log.monitor_turns.is_empty() && !log.redis_was_emptied;
         if twice || is_open {
             return broken("an outage is recorded once, and ends", format!("{source}: {kinds:?}"));
@@ -161,7 +160,7 @@ fn names(value: &Value) -> Vec<Name> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(Name::from).collect()
 }
 
-/// Lost consumers and recovered ones, in the order of storing: by consumer, whether lost, with the event.
+/// Returns lost and recovered events in the order of storing: consumer, whether lost, event.
 fn losses(events: &[Stored]) -> impl Iterator<Item = (Name, bool, &Stored)> {
     events.iter().flat_map(|event| match event.kind.as_str() {
         "consumers_lost" => names(&event.payload["consumers"]).into_iter().map(|name| (name, true, event)).collect(),
@@ -181,10 +180,10 @@ fn losses_are_true(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), Vi
         let of_name: Vec<&Process> =
             fleet.processes.iter().filter(|p| p.name == name && of_consumer(p, event)).collect();
         let at = event.ts - BEGINS;
-        // By the monitor's next reading of a process that goes on, it is known to be alive.
+        // By the next reading, a continued process is known to be alive.
         let tolerance = (log.redis_steps + 3 * log.interval + 10) as f64;
         let is_silent = |(from, to): &(u64, u64)| at > *from as f64 - tolerance && at < *to as f64 + tolerance;
-        // With ticks so far apart a late heartbeat can hide the marker for as long as that lives.
+        // With a long poll interval, a late heartbeat can hide the marker until it expires.
         let hidden =
             |p: &Process| Duration::from_secs(log.interval) + heartbeat::TTL > marker::TTL && p.unclear.contains(&true);
         let is_true = of_name.iter().any(|p| p.silences.iter().any(is_silent) || p.evidence_lost || hidden(p));
@@ -195,7 +194,7 @@ fn losses_are_true(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), Vi
     Ok(())
 }
 
-/// Whoever was killed in sight of all monitors is lost, once.
+/// Every worker that was killed while all monitors observed it is recorded as lost, once.
 fn losses_are_found(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), Violation> {
     for (name, p) in fleet.latest() {
         let Fate::Killed { at } = p.fate else { continue };
@@ -208,7 +207,7 @@ fn losses_are_found(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), V
         for (_, lost, _) in losses(events).filter(|(of, ..)| *of == name) {
             open += if lost { 1 } else { -1 };
         }
-        // A stall before it may have been called a loss that ended by its end only.
+        // An earlier stall may have been recorded as a loss that ended with its exit.
         if open < 1 {
             return broken("every loss is found", format!("{name}, killed at {at}: {p:?}"));
         }
@@ -216,7 +215,7 @@ fn losses_are_found(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), V
     Ok(())
 }
 
-/// No type is called crashed unless one of its workers vanished in the same decline and was not replaced.
+/// A type is recorded as crashed only if one of its workers was lost in the same decline and not replaced.
 fn crashes_are_true(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), Violation> {
     for event in events.iter().filter(|event| event.kind == "scale_down" && event.payload["kind"] == "crashed") {
         let of_type: Vec<&Process> = fleet.processes.iter().filter(|p| of_consumer(p, event)).collect();
@@ -225,7 +224,7 @@ fn crashes_are_true(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), V
         }
         let at = (event.ts - BEGINS).max(0.0) as u64 + log.redis_steps;
         let silences: Vec<u64> = of_type.iter().flat_map(|p| &p.silences).map(|(from, _)| *from).collect();
-        // Its heartbeat expires, absence counts, two readings miss it; the loss counts for as long as a marker lives.
+        // The heartbeat expires, absence counts, two readings miss it; the loss counts for as long as a marker exists.
         let counts = (heartbeat::TTL + SETTLING + marker::TTL).as_secs() + 3 * log.interval + 5;
         let of_this_decline = |from: &&u64| at <= **from + counts + log.redis_steps + log.delay(**from, at);
         let recent: Vec<u64> = silences.iter().filter(of_this_decline).copied().collect();
@@ -233,7 +232,7 @@ fn crashes_are_true(fleet: &Fleet, events: &[Stored], log: &Log) -> Result<(), V
         let Some(first) = recent.iter().min() else {
             return broken("no crash without a loss", at_text);
         };
-        // Where nothing kept the monitors from seeing it: for each of them another process came and was seen.
+        // If all monitors could observe it: another process started and was observed for each of the lost ones.
         let is_undisturbed = log.redis_steps == 0 && log.delay(first.saturating_sub(60), at) == 0;
         let shown_after = log.interval + 5;
         let is_replaced = |from: &u64| {
@@ -259,7 +258,7 @@ fn nothing_is_stored_twice(events: &[Stored], log: &Log) -> Result<(), Violation
             return broken("a loss is stored once", format!("{name} at {:.1}: {all:?}", event.ts - BEGINS));
         }
     }
-    // Not `scale_down`: monitors that see two changes in a different order record one too many (docs/reliability.md).
+    // Except `scale_down`: monitors that see two changes in a different order record one too many (docs/reliability.md).
     let mut last: BTreeMap<String, &Stored> = BTreeMap::new();
     for event in events.iter().filter(|event| event.kind == "left_with_work") {
         let consumer = event.payload["consumer"].to_string();
@@ -275,7 +274,7 @@ fn nothing_is_stored_twice(events: &[Stored], log: &Log) -> Result<(), Violation
     Ok(())
 }
 
-/// After a while without trouble every monitor shows the truth.
+/// After a period without faults, every monitor shows the true state.
 fn pictures_are_true(fleet: &Fleet, monitors: &[Rc<Monitor>], log: &Log) -> Result<(), Violation> {
     for monitor in monitors {
         let Some(snapshot) = monitor.newest.borrow().clone() else {
@@ -304,7 +303,7 @@ fn pictures_are_true(fleet: &Fleet, monitors: &[Rc<Monitor>], log: &Log) -> Resu
                 (Fate::Left { with_work: false, .. }, state) => {
                     matches!(state, Some(ConsumerState::Left | ConsumerState::NoHeartbeat) | None)
                 }
-                // Python's markers do not say what is left, and the stream may have been read before.
+                // Python's markers do not report remaining work, and the stream may have been read before.
                 (Fate::Left { with_work: true, .. }, Some(ConsumerState::Left)) => p.slot % 2 == 0,
                 (Fate::Left { with_work: true, .. }, state) => {
                     matches!(state, Some(ConsumerState::LeftWithWork | ConsumerState::NoHeartbeat) | None)
@@ -323,7 +322,7 @@ fn pictures_are_true(fleet: &Fleet, monitors: &[Rc<Monitor>], log: &Log) -> Resu
             if runs != (status.state == TypeState::Alive) {
                 return broken("the picture is true", format!("a type is {:?}, running: {runs}", status.state));
             }
-            // All of them said that they leave, and somebody was there to hear it.
+            // All of them wrote a shutdown marker while a monitor could read it.
             let heard = of_type().all(|p| {
                 let left = matches!(p.fate, Fate::Left { .. }) && p.silences.is_empty();
                 left && p.seen[monitor.machine] && p.unclear == [false; MONITORS]
@@ -331,7 +330,7 @@ fn pictures_are_true(fleet: &Fleet, monitors: &[Rc<Monitor>], log: &Log) -> Resu
             if heard && of_type().next().is_some() && status.state == TypeState::Crashed {
                 return broken("a graceful shutdown is no crash", format!("{:?}", of_type().collect::<Vec<_>>()));
             }
-            // That was written down too: who was restarted since knows it.
+            // The exit was also recorded, so that restarted monitors know it.
             let is_known = of_type().all(|p| {
                 matches!(p.fate, Fate::Left { .. })
                     && p.silences.is_empty()
@@ -350,7 +349,7 @@ fn pictures_are_true(fleet: &Fleet, monitors: &[Rc<Monitor>], log: &Log) -> Resu
     Ok(())
 }
 
-/// What the monitors wrote down of a worker type is how it is, if those that watch it saw its workers.
+/// The records of a worker type are true, if the monitors that watch it observed its workers.
 fn records_are_true(world: &World, fleet: &Fleet, monitors: &[Rc<Monitor>]) -> Result<(), Violation> {
     for (stream, json) in &world.redis.borrow().records {
         let watching: Vec<usize> = monitors.iter().filter(|m| m.watches(stream)).map(|m| m.machine).collect();
@@ -367,12 +366,12 @@ fn records_are_true(world: &World, fleet: &Fleet, monitors: &[Rc<Monitor>]) -> R
     Ok(())
 }
 
-/// What was measured once is not shown as measured now.
+/// Old figures are not shown as current.
 fn figures_are_measured(world: &World) -> Result<(), Violation> {
     world.invented.take().map_or(Ok(()), |figure| broken("figures are measured", figure))
 }
 
-/// Of each alert, what fires and what resolves take turns in the archive.
+/// Fired and resolved events of each alert alternate in the archive.
 fn alerts_take_turns(world: &World, events: &[Stored]) -> Result<(), Violation> {
     if world.may_be_split.get() {
         return Ok(());
@@ -394,8 +393,7 @@ fn alerts_take_turns(world: &World, events: &[Stored]) -> Result<(), Violation> 
     Ok(())
 }
 
-/// The receiver hears of each alert that it fires, perhaps that it still fires, and that it is resolved. A message that
-/// comes twice has the same id.
+/// The receiver gets the notifications of each alert in order: firing, possibly repeats, resolved. Duplicates have the same ID.
 fn notifications_take_turns(world: &World, log: &Log) -> Result<(), Violation> {
     let delivered = world.delivered.borrow();
     let mut seen = BTreeSet::new();
@@ -418,12 +416,13 @@ fn notifications_take_turns(world: &World, log: &Log) -> Result<(), Violation> {
     }
     let alerts = &world.postgres.borrow().alerts;
     let still_fires = |key: &str| alerts.get(key).is_some_and(Alert::is_active);
-    // Delivered without an answer, by a monitor that was replaced before it could write that down: nobody knows of it.
-    // The same of monitors whose clocks differ and that both went on alone: whose end came last is not known.
+    // A notification was delivered without an answer by a monitor that was replaced before it could record that, so other monitors
+    // do not know of it. Or the clocks of two monitors that ran without Postgres differ, so the order of their decisions is
+    // unknown.
     if (log.answers_were_lost || log.clocks_were_wrong) && world.may_be_split.get() {
         return Ok(());
     }
-    // Neither Postgres nor the disk took it, and the process that knew was killed.
+    // Neither Postgres nor the disk accepted it, and the process was killed.
     if log.disk_was_full && !log.monitor_turns.is_empty() {
         return Ok(());
     }
@@ -433,17 +432,17 @@ fn notifications_take_turns(world: &World, log: &Log) -> Result<(), Violation> {
     }
 }
 
-/// An alert that fired while nobody silenced it is notified: before or after, since a cooldown keeps it back.
+/// An alert that fired without a silence is notified: after it, or before if a cooldown suppressed the repetition.
 fn alerts_are_notified(world: &World, events: &[Stored], log: &Log) -> Result<(), Violation> {
     let others_are_excused = log.was_silenced || log.rules_changed || log.clocks_were_wrong || world.may_be_split.get();
-    // Neither Postgres nor the disk took it, and the process that knew was killed.
+    // Neither Postgres nor the disk accepted it, and the process was killed.
     let was_lost = log.disk_was_full && !log.monitor_turns.is_empty();
     let delivered = world.delivered.borrow();
     for event in events.iter().filter(|event| event.kind == "alert") {
         let key = event.payload["alert"].as_str().unwrap_or_default();
-        // Each stream of a storm has one alert, which nobody silenced and no cooldown kept back.
+        // Each stream of a storm has one alert, without silences and cooldowns.
         let is_of_storm = key.starts_with("storm:");
-        // Channels are not told of themselves.
+        // A channel is not notified of its own failure.
         if key.starts_with("channel_broken") || was_lost || (others_are_excused && !is_of_storm) {
             continue;
         }
@@ -459,7 +458,7 @@ fn alerts_are_notified(world: &World, events: &[Stored], log: &Log) -> Result<()
     Ok(())
 }
 
-/// When all is well, an alert and its end are recorded for when they were, and notified soon.
+/// Without faults, an alert and its resolution are recorded at the right time, and notified soon.
 fn the_canary_is_notified_in_time(world: &World, events: &[Stored], log: &Log) -> Result<(), Violation> {
     for (at, kind) in log.canary.iter().zip(["alert", "alert_resolved"]) {
         let soon = |moment: f64| (*at as f64..=(at + 20 + 2 * log.interval) as f64).contains(&moment);
@@ -481,10 +480,10 @@ fn the_canary_is_notified_in_time(world: &World, events: &[Stored], log: &Log) -
     Ok(())
 }
 
-/// When all is well, no alert fires and no message waits.
+/// After the recovery, no alert fires and no notification waits.
 fn all_is_over(world: &World, monitors: &[Rc<Monitor>]) -> Result<(), Violation> {
     let postgres = world.postgres.borrow();
-    // Workers that are down stay down: that alert is true.
+    // Lost workers stay lost, so their alert is true.
     let is_about_workers = |key: &str| key.starts_with("worker") || key.starts_with("workers");
     if let Some(alert) = postgres.alerts.values().find(|alert| alert.is_active() && !is_about_workers(&alert.key)) {
         return broken("every alert ends with its condition", format!("{}: {}", alert.key, alert.detail));
@@ -501,7 +500,7 @@ fn all_is_over(world: &World, monitors: &[Rc<Monitor>]) -> Result<(), Violation>
     }
 }
 
-/// What a monitor keeps in memory does not grow with what has happened.
+/// The memory of a monitor does not grow with the number of past events.
 fn growth_is_bounded(monitors: &[Rc<Monitor>]) -> Result<(), Violation> {
     for monitor in monitors {
         let alerts = monitor.evaluation.borrow().board.alerts().len();

@@ -1,12 +1,12 @@
-//! A deterministic simulation: two monitors' decisions on models of Redis, Postgres, disks, clocks and workers, under
-//! every fault that is promised to be survived, judged by what ARCHITECTURE.md promises.
+//! Deterministic simulation: the decisions of two monitors on models of Redis, Postgres, disks, clocks and workers, with injected
+//! faults, checked against the guarantees of ARCHITECTURE.md.
 //!
-//! What runs is the product's own code between the readings and the writes: tracker, alert board, ledger, delivery
-//! queue. [`scenario`] says what happens, [`world`] has time and calls, [`servers`] and the fleet's `simulated` the models,
-//! [`monitor`] the loops in place of the actors, [`invariants`] the promises. A seed gives the same run on every
-//! machine; a run that breaks a promise is shrunk and printed as a scenario that can be kept in `kept/`.
+//! It runs the product's code between readings and writes: tracker, alert manager, ledger, delivery queue. [`scenario`] defines
+//! what happens, [`world`] provides time and calls, [`servers`] and the fleet's `simulated` are the models, [`monitor`] has the
+//! loops that replace the actors, [`invariants`] the checks. A seed gives the same run on every machine; a run that violates an
+//! invariant is shrunk and printed as a scenario that can be added to `kept/`.
 //!
-//! `make simulate` runs it for as many steps as it is told; see docs/reliability.md.
+//! `make simulate` runs it for a number of steps; see docs/reliability.md.
 
 mod invariants;
 mod monitor;
@@ -30,30 +30,30 @@ use crate::alerting::quiet::Silence;
 use crate::fleet::event::Event;
 use crate::fleet::simulated::{Fleet, MONITORS};
 
-/// A monitor's process, or when it starts.
+/// A monitor process, or the time at which it starts.
 struct Process {
     monitor: Rc<Monitor>,
     tasks: Vec<Scheduled>,
 }
 
-/// A world that runs.
+/// A running world.
 struct Simulation {
     world: Rc<World>,
     fleet: Rc<RefCell<Fleet>>,
     rule_sets: RuleSets,
     interval: u64,
     processes: [Option<Process>; MONITORS],
-    /// When a killed monitor starts again, milliseconds.
+    /// Time at which a killed monitor restarts, milliseconds.
     starts_at: [u64; MONITORS],
-    /// When a storm is over, milliseconds.
+    /// End of the current storm, milliseconds.
     storm_until: u64,
-    /// Storms so far: each has streams of its own.
+    /// Number of storms; each uses new streams.
     storms: usize,
     log: Log,
     announced: Vec<Arc<Event>>,
-    /// Something in the scenario may make another monitor lead.
+    /// The scenario may cause a change of leader.
     leader_may_change: bool,
-    /// Tasks polled, and seconds of worker processes.
+    /// Number of polled tasks and of simulated seconds of workers.
     steps: u64,
 }
 
@@ -243,7 +243,7 @@ impl Simulation {
             }
         }
         world.redis.borrow_mut().expire(now);
-        // Who can reach neither server goes on alone, and so may another.
+        // A monitor that reaches neither server acts on its own, and so may another.
         let cut_off = |machine: usize| {
             let is_paused = now < world.machines[machine].paused_until.get();
             let is_full = world.postgres.borrow().full_until > now || world.redis.borrow().full_until > now;
@@ -288,7 +288,7 @@ impl Simulation {
         }
     }
 
-    /// Everything is repaired, and stays so.
+    /// Ends all faults.
     fn calm_down(&mut self) {
         let world = Rc::clone(&self.world);
         for machine in &world.machines {
@@ -314,13 +314,13 @@ impl Simulation {
         self.fleet.borrow_mut().lengths.values_mut().for_each(|length| *length = 0);
     }
 
-    /// The length of a stream whose alert has to be notified soon, since all is well.
+    /// Sets the length of the canary, whose alert must be notified soon because there are no faults.
     fn canary(&mut self, length: u64) {
         self.fleet.borrow_mut().lengths.insert("storm-canary".into(), length);
         self.log.canary.push(self.second());
     }
 
-    /// Runs a scenario to its end and judges it.
+    /// Runs a scenario to its end and checks the invariants.
     fn run(scenario: &Scenario, rule_sets: &RuleSets) -> (u64, Result<(), Violation>) {
         let mut simulation = Self::new(scenario, rule_sets);
         for (wait, act) in &scenario.acts {
@@ -328,8 +328,8 @@ impl Simulation {
             simulation.act(act);
         }
         simulation.calm_down();
-        // Longer than every timer, a broken channel's ten minutes and a poll interval included; in between an alert comes
-        // and goes.
+        // Longer than every timer, including the retry interval of a broken channel and a poll interval; meanwhile an alert fires
+        // and resolves.
         simulation.pass(420);
         simulation.canary(500);
         simulation.pass(60 + 2 * scenario.interval);
@@ -348,7 +348,7 @@ impl Simulation {
     }
 }
 
-/// The smallest scenario found that breaks the same promise.
+/// Returns the smallest scenario found that violates the same invariant.
 fn shrunk(scenario: &Scenario, violation: Violation, rule_sets: &RuleSets) -> (Scenario, Violation) {
     let (mut smallest, mut violation) = (scenario.clone(), violation);
     'again: loop {
@@ -364,7 +364,7 @@ fn shrunk(scenario: &Scenario, violation: Violation, rule_sets: &RuleSets) -> (S
     }
 }
 
-/// Runs generated scenarios from `seed` on until so many steps are taken; how many scenarios.
+/// Runs generated scenarios starting at `seed` for a number of steps. Returns the number of scenarios.
 fn simulate(seed: u64, steps: u64) -> u64 {
     let rule_sets = rule_sets();
     let (mut taken, mut scenarios) = (0, 0);
@@ -385,9 +385,9 @@ fn simulate(seed: u64, steps: u64) -> u64 {
     scenarios
 }
 
-/// Steps and the first seed: `SIMULATION_STEPS`, `SIMULATION_SEED`.
+/// Settings: `SIMULATION_STEPS`, `SIMULATION_SEED` (the first seed).
 #[test]
-fn no_fault_breaks_a_promise() {
+fn no_fault_violates_an_invariant() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let steps = number("SIMULATION_STEPS").unwrap_or(2_000_000);
     let started = std::time::Instant::now();
@@ -395,9 +395,9 @@ fn no_fault_breaks_a_promise() {
     println!("{scenarios} scenarios, {steps} steps in {:.0} s", started.elapsed().as_secs_f64());
 }
 
-/// Scenarios that once broke a promise. With `SIMULATION_SCENARIO`, that file alone, and what happens in it is printed.
+/// Scenarios that violated an invariant once. `SIMULATION_SCENARIO` runs a single file and prints a trace.
 #[test]
-fn scenarios_that_broke_a_promise_once_do_not_any_more() {
+fn stored_scenarios_violate_no_invariant() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/simulation/kept");
     let files: Vec<std::path::PathBuf> = match std::env::var("SIMULATION_SCENARIO") {
         Ok(file) => {
@@ -414,7 +414,7 @@ fn scenarios_that_broke_a_promise_once_do_not_any_more() {
 }
 
 #[test]
-fn the_same_seed_gives_the_same_run() {
+fn the_same_seed_reproduces_a_run() {
     let runs = [0, 1].map(|_| {
         let mut simulation = Simulation::new(&Scenario::generate(7), &rule_sets());
         simulation.act(&Act::Start(SLOTS - 1));

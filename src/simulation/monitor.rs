@@ -1,8 +1,7 @@
 //! A monitor process of a simulated world: the decisions of the real one, on models of the servers.
 //!
-//! Four loops stand for the actors: one reads and tracks, one asks for the lease, one evaluates alerts, one delivers.
-//! What they decide is the product's code ([`FleetTracking`], [`Evaluation`], [`Ledger`], [`DeliveryQueue`]); the loops
-//! do for it what the actors do.
+//! Four loops replace the actors: tracking, lease renewal, alert evaluation, delivery. The decisions are the product's code
+//! ([`FleetTracking`], [`Evaluation`], [`Ledger`], [`DeliveryQueue`]).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
@@ -40,13 +39,13 @@ use crate::postgres::alerts::{Kept, Led, NotWritten, OutboxRow, Rows};
 use crate::postgres::alerts_spool::Unsaved;
 use crate::postgres::events::NewRow;
 
-/// How long a query of Redis or Postgres may take, milliseconds.
+/// Time limit for queries, milliseconds.
 const SOURCE_WITHIN: u64 = 900;
 const WRITE_WITHIN: u64 = 1000;
-/// Events that are moved from Redis to Postgres at a time: fewer than there often are.
+/// Spooled events moved to Postgres at a time; small, so that several rounds are needed.
 const SPOOL_BATCH: usize = 3;
 
-/// The rules file: a glob; its stream by name; without it.
+/// Variants of the rules file: a glob, the stream by name, no rule for it.
 pub(super) const RULES: [&str; 3] = [
     "rules: [{name: long, type: threshold, metric: xlen, stream: '[ab]rax*', threshold: 100, duration: 6s, cooldown: 60s}, \
      {name: storm, type: threshold, metric: xlen, stream: 'storm-*', threshold: 100, severity: critical, cooldown: 60s}]\n\
@@ -58,19 +57,19 @@ pub(super) const RULES: [&str; 3] = [
      group_by: [stream]",
 ];
 
-/// The rule sets of [`RULES`], read once.
+/// Parsed [`RULES`].
 pub(super) type RuleSets = Rc<Vec<Arc<RuleSet>>>;
 
 pub(super) fn rule_sets() -> RuleSets {
     Rc::new(RULES.iter().map(|text| Arc::new(file::read(text).unwrap())).collect())
 }
 
-/// The streams that workers serve. One has a name that no index takes.
+/// Returns the streams of the workers. One name is too long for an index row.
 pub(super) fn worker_types() -> [Name; 2] {
     ["arax".into(), format!("long-{}", "x".repeat(3000)).as_str().into()]
 }
 
-/// What is shared by the loops of a process.
+/// State shared by the loops of a process.
 pub(super) struct Monitor {
     pub(super) world: Rc<World>,
     fleet: Rc<RefCell<Fleet>>,
@@ -84,21 +83,21 @@ pub(super) struct Monitor {
     pub(super) evaluation: RefCell<Evaluation>,
     ledger: Ledger<Store>,
     queue: RefCell<DeliveryQueue>,
-    /// When something is due for the evaluation, milliseconds of true time.
+    /// Time of the next evaluation without a snapshot, milliseconds of true time.
     wakes: Cell<Option<u64>>,
-    /// The last renewal of the lease was taken in.
+    /// The result of the last renewal was applied.
     lease_taken_in: Cell<bool>,
-    /// Snapshots that were told.
+    /// Published snapshot.
     pub(super) newest: RefCell<Option<Arc<Snapshot>>>,
-    /// Events that were told: they are written down.
+    /// Published events, which are written.
     pub(super) announced: RefCell<Vec<Arc<Event>>>,
 }
 
-/// What a process knows of the events that wait in Redis.
+/// What a process knows about the spool in Redis.
 struct Spool {
-    /// Some may wait.
+    /// It may not be empty.
     waits: bool,
-    /// Some of its own do: what happened later is stored after them.
+    /// It contains events of this process, so later ones must be stored after them.
     stores_behind: bool,
 }
 
@@ -116,7 +115,7 @@ enum Message {
 }
 
 impl Monitor {
-    /// Starts a process on `machine`; its loops.
+    /// Starts a process on `machine`.
     pub(super) fn start(
         world: &Rc<World>,
         fleet: &Rc<RefCell<Fleet>>,
@@ -178,12 +177,12 @@ impl Monitor {
         self.world.wall(self.machine)
     }
 
-    /// Whether it watches a worker type.
+    /// Returns whether it watches a worker type.
     pub(super) fn watches(&self, stream: &Name) -> bool {
         self.reader.excludes.as_ref() != Some(stream)
     }
 
-    /// Messages on their way.
+    /// Returns whether notifications wait.
     pub(super) fn delivers(&self) -> bool {
         !self.queue.borrow().is_empty()
     }
@@ -269,7 +268,7 @@ impl Monitor {
         }
     }
 
-    /// Asks for a figure of the database: the second in which it is measured, so that its age can be told.
+    /// Measures a figure of the database: the current second, so that its age is visible.
     fn probe(&self, figures: &mut DatabaseReading) {
         let now = self.now();
         if self.world.now.get() < self.world.probe_fails_until.get() {
@@ -280,7 +279,7 @@ impl Monitor {
         figures.callbacks = Probed { value: Some((now, callbacks)), error: None, expected_by: now };
     }
 
-    /// What a picture shows as a present figure was measured lately.
+    /// Checks that a figure shown as current was measured recently.
     fn compare_figures(&self, snapshot: &Snapshot, now: Mono) {
         let shown =
             snapshot.postgres.source.is_current().then(|| snapshot.postgres.current().callbacks_pending).flatten();
@@ -290,7 +289,7 @@ impl Monitor {
         }
     }
 
-    /// Writes down what a tick came to; the events that are written.
+    /// Writes the results of a tick. Returns the written events.
     async fn write(&self, to_write: ToWrite, has_postgres: bool, spool: &mut Spool) -> Arc<[Arc<Event>]> {
         let ToWrite { events, records, .. } = to_write;
         let rows: Vec<NewRow> = events.iter().map(|event| NewRow::from(&**event)).collect();
@@ -346,7 +345,7 @@ impl Monitor {
         }
     }
 
-    /// Stores the oldest events that wait in Redis, and removes them; how many, and whether they were removed.
+    /// Moves the oldest spooled events to Postgres. Returns their number, and whether they were removed.
     async fn move_spooled(&self) -> Result<(usize, Result<(), SourceTrouble>), SourceTrouble> {
         let world = &self.world;
         let peek =
@@ -508,7 +507,7 @@ impl Monitor {
     }
 }
 
-/// The ledger's store on the models.
+/// Storage of the ledger on the models.
 struct Store {
     world: Rc<World>,
     machine: usize,

@@ -1,6 +1,6 @@
-//! A small random number generator (SplitMix64): the same numbers for the same seed on every machine and for ever.
+//! Random number generator (SplitMix64) with the same results for the same seed on every machine and in every version.
 
-/// The generator.
+/// Generator state.
 #[derive(Debug, Clone)]
 pub(super) struct Random(u64);
 
@@ -17,7 +17,7 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// From `from` on, below `to`.
+    /// Returns a number in `from..to`.
     pub(super) fn between(&mut self, from: u64, to: u64) -> u64 {
         from + self.next() % (to - from).max(1)
     }

@@ -1,72 +1,72 @@
-//! What happens in a simulated world and when: generated from a seed, read from a file, shrunk.
+//! The events of a simulated world: generated from a seed, read from a file, or shrunk.
 
 use serde::{Deserialize, Serialize};
 
 use super::random::Random;
 use crate::fleet::simulated::MONITORS;
 
-/// Worker processes that may run at once; the type of each is its number modulo the number of types.
+/// Maximum number of workers; the type of each is its number modulo the number of types.
 pub(super) const SLOTS: usize = 6;
 
-/// Something that happens. Durations in seconds.
+/// An event. Durations in seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) enum Act {
-    /// A worker starts.
+    /// Starts a worker.
     Start(usize),
-    /// A worker is killed.
+    /// Kills a worker.
     Kill(usize),
-    /// A worker shuts down gracefully: with so many pending entries, and one more heartbeat so many seconds later.
+    /// Shuts a worker down gracefully: number of pending entries, and seconds until one more heartbeat.
     Leave(usize, u64, Option<u64>),
-    /// A worker stands still.
+    /// Stops a worker temporarily.
     Stall(usize, u64),
-    /// The task of a worker makes no progress, while it goes on sending heartbeats.
+    /// A worker's task makes no progress, while its heartbeats continue.
     Hang(usize, u64),
-    /// A monitor is killed, and starts again after that.
+    /// Kills a monitor, which restarts after this time.
     MonitorKill(usize, u64),
-    /// A monitor stands still (SIGSTOP, a suspended machine).
+    /// Pauses a monitor (SIGSTOP, suspended machine).
     MonitorPause(usize, u64),
-    /// The wall clock of a monitor's machine is stepped.
+    /// Steps the wall clock of a monitor's machine.
     MonitorClock(usize, i64),
-    /// Redis' clock is stepped.
+    /// Steps Redis' clock.
     RedisClock(i64),
     /// Redis refuses connections.
     RedisOutage(u64),
-    /// Redis starts again without its data.
+    /// Redis restarts without its data.
     RedisRestartEmpty,
-    /// Redis takes no writes (`maxmemory`).
+    /// Redis rejects writes (`maxmemory`).
     RedisFull(u64),
-    /// Redis comes and goes every few seconds.
+    /// Redis is intermittently unreachable.
     RedisFlaps(u64),
     /// Postgres refuses connections.
     PostgresOutage(u64),
-    /// Postgres takes no writes (disk full).
+    /// Postgres rejects writes (disk full).
     PostgresFull(u64),
-    /// Replies of both servers get lost.
+    /// Replies of both servers are lost.
     Flaky(u64),
-    /// A monitor alone does not reach Redis.
+    /// One monitor cannot reach Redis.
     CutFromRedis(usize, u64),
-    /// A monitor alone does not reach Postgres.
+    /// One monitor cannot reach Postgres.
     CutFromPostgres(usize, u64),
-    /// The disk of a monitor takes nothing.
+    /// The disk of a monitor is full.
     DiskFull(usize, u64),
-    /// What the notification channel answers from now on.
+    /// Sets the answers of the notification channel.
     Channel(ChannelMode),
-    /// The length of a stream crosses the limit of a rule, or falls below it.
+    /// The length of a stream crosses the limit of a rule, upwards or downwards.
     Length(usize, bool),
-    /// So many streams that had no alert before cross the limit of a critical rule for some seconds.
+    /// Several new streams exceed the limit of a critical rule for some seconds.
     Storm(usize, u64),
-    /// Somebody silences the length rule.
+    /// Silences the length rule.
     Silence(u64),
-    /// The rules file is changed to one of the variants.
+    /// Replaces the rules file by a variant.
     Rules(usize),
-    /// A monitor is restarted with a setting by which it does not watch the second worker type any more.
+    /// Restarts a monitor with a setting that excludes the second worker type.
     Exclude(usize),
-    /// The query for a figure of the database fails, while Postgres answers others.
+    /// The query for a figure of the database fails; others succeed.
     ProbeFails(u64),
 }
 
 impl Act {
-    /// Whether one monitor sees less than another because of it.
+    /// Returns whether one monitor observes less than another because of it.
     pub(super) fn blinds_a_monitor(&self) -> bool {
         matches!(
             self,
@@ -81,7 +81,7 @@ impl Act {
         )
     }
 
-    /// For how long because of it a monitor may conclude later than usual, or not write down what it concluded, seconds.
+    /// Returns for how many seconds a monitor may detect changes late, or fail to record them.
     pub(super) fn delays_conclusions_for(&self) -> Option<u64> {
         match self {
             Self::MonitorKill(_, seconds)
@@ -96,7 +96,7 @@ impl Act {
         }
     }
 
-    /// Whether another monitor may lead because of it.
+    /// Returns whether it may cause a change of leader.
     pub(super) fn may_change_leader(&self) -> bool {
         !matches!(
             self,
@@ -118,41 +118,41 @@ impl Act {
     }
 }
 
-/// What a notification channel answers.
+/// Answers of a notification channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum ChannelMode {
-    /// It takes everything.
+    /// Accepts everything.
     Takes,
-    /// 500: try again.
+    /// 500: retry.
     Fails,
-    /// It takes the message, and the answer is lost.
+    /// Accepts the notification, but the answer is lost.
     LosesAnswers,
-    /// It takes the message after twenty seconds.
+    /// Accepts the notification after twenty seconds.
     Slow,
-    /// 404: the channel is gone.
+    /// 404: the channel does not exist.
     Broken,
 }
 
-/// A simulated world: everything that follows is computed from it.
+/// A simulated world; determines the whole run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Scenario {
-    /// Latencies, lost replies and the order of tasks.
+    /// Seed of latencies, lost replies and the order of tasks.
     pub(super) seed: u64,
-    /// So far the clock of the second monitor's machine is ahead when it starts, seconds.
+    /// Initial offset of the clock of the second monitor's machine, seconds.
     pub(super) ahead: i64,
-    /// Seconds between two ticks of a monitor.
+    /// Poll interval of the monitors, seconds.
     pub(super) interval: u64,
-    /// Each with the seconds that pass before it.
+    /// Events, each with the seconds before it.
     pub(super) acts: Vec<(u64, Act)>,
 }
 
 impl Scenario {
-    /// The scenario of a seed.
+    /// Returns the scenario of a seed.
     pub(super) fn generate(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let ahead = if random.one_in(6) { random.between(0, 14_400) as i64 - 7_200 } else { 0 };
         let interval = if random.one_in(8) { [1, 10, 30, 125][random.below(4)] } else { 3 };
-        // Most worlds are troubled by a few kinds of acts only: what needs several of one kind is met more often.
+        // Most worlds use few kinds of events, so that combinations of one kind are frequent.
         let kinds: Vec<bool> = (0..KINDS).map(|_| random.one_in(3)).collect();
         let mut acts = Vec::new();
         for slot in 0..random.between(2, SLOTS as u64 + 1) as usize {
@@ -173,7 +173,7 @@ impl Scenario {
         Self { seed, ahead, interval, acts }
     }
 
-    /// Smaller scenarios that may fail in the same way: without a run of acts, or without a wait.
+    /// Returns smaller scenarios that may fail in the same way: without some events, or without a wait.
     pub(super) fn smaller(&self) -> Vec<Self> {
         let mut smaller = Vec::new();
         let mut run = self.acts.len() / 2;
@@ -200,12 +200,12 @@ impl Scenario {
     }
 }
 
-/// Kinds of acts and of episodes; the first ones happen in every world.
+/// Number of kinds of events and episodes; the first ones occur in every world.
 const KINDS: usize = 34;
 const FLEET_KINDS: usize = 6;
 
-/// Acts in an order that chance alone would seldom give; most kinds are a single act. Those of workers are about the second
-/// worker type, which has two of them.
+/// Returns a sequence of events that would rarely occur by chance; most kinds are a single event. Those of workers concern the
+/// second worker type, which has two workers.
 fn episode(kind: usize, random: &mut Random) -> Vec<(u64, Act)> {
     let monitor = random.below(MONITORS);
     let (one, other) = (2, 3);
@@ -213,14 +213,14 @@ fn episode(kind: usize, random: &mut Random) -> Vec<(u64, Act)> {
     let mut within = |from: u64, to: u64| random.between(from, to);
     let work = [(0, Act::Start(one)), (0, Act::Start(other))];
     let then = match kind {
-        // More than there is room for in a minute, and some of it over before there is.
+        // More notifications than the rate limit permits in a minute; some alerts resolve before.
         25 => {
             return vec![
                 (0, Act::Storm(within(20, 31) as usize, within(15, 50))),
                 (within(3, 25), Act::Storm(within(1, 10) as usize, within(5, 20))),
             ];
         }
-        // Whoever found the channel broken does not lead when it is mended.
+        // The instance that found the channel broken is not the leader when it works again.
         26 => {
             return vec![
                 (0, Act::Channel(ChannelMode::Broken)),
@@ -229,38 +229,38 @@ fn episode(kind: usize, random: &mut Random) -> Vec<(u64, Act)> {
                 (within(0, 20), Act::MonitorKill(1 - monitor, within(5, 30))),
             ];
         }
-        // A loss that is replaced, then an orderly end.
+        // A loss that is replaced, then a graceful shutdown.
         27 => vec![
             (within(20, 30), Act::Kill(one)),
             (within(20, 45), Act::Start(one)),
             (within(12, 40), leave(one)),
             (within(0, 10), leave(other)),
         ],
-        // A loss, a restart long after it, then an orderly end.
+        // A loss, a restart long after it, then a graceful shutdown.
         28 => vec![
             (within(20, 30), Act::Kill(one)),
             (within(150, 200), Act::MonitorKill(monitor, within(1, 10))),
             (within(30, 60), leave(other)),
         ],
-        // An orderly end that Redis does not let the monitors write down at once, and a restart long after it.
+        // A graceful shutdown that the monitors cannot record at once, and a restart long after it.
         29 => vec![
             (within(20, 30), leave(one)),
             (within(1, 4), leave(other)),
             (within(0, 6), Act::RedisFull(within(5, 30))),
             (within(100, 150), Act::MonitorKill(monitor, within(1, 10))),
         ],
-        // An orderly end while no monitor runs.
+        // A graceful shutdown while no monitor runs.
         30 => vec![
             (within(20, 30), Act::MonitorKill(0, within(140, 220))),
             (0, Act::MonitorKill(1, within(140, 220))),
             (within(3, 60), leave(one)),
             (within(0, 5), leave(other)),
         ],
-        // A type that one of the monitors does not watch any more, and its end.
+        // A type that one monitor stops watching, and its shutdown.
         31 => {
             vec![(within(20, 30), Act::Exclude(monitor)), (within(10, 40), leave(one)), (within(0, 10), leave(other))]
         }
-        // Events that wait for Postgres.
+        // Events that are spooled for Postgres.
         32 => vec![
             (within(0, 20), Act::PostgresOutage(within(20, 60))),
             (within(3, 6), leave(one)),

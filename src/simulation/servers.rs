@@ -1,4 +1,4 @@
-//! Redis and Postgres as far as the monitors' decisions go: what they keep, and what they refuse.
+//! Models of Redis and Postgres: what they store, and what they reject.
 
 use std::collections::BTreeMap;
 
@@ -12,24 +12,24 @@ use crate::history::stored_name::stored_name;
 use crate::postgres::alerts::{Delivery, Kept, Led, NotWritten, OutboxRow};
 use crate::postgres::events::{CHANGES, Merged, NewRow};
 
-/// An index row holds so many bytes.
+/// Maximum size of an index row, bytes.
 const INDEX_ROW: usize = 2704;
 
-/// Redis. Its keys expire by its own clock, which may be stepped.
+/// Redis. Keys expire by its own clock, which may be stepped.
 #[derive(Default)]
 pub(super) struct Redis {
     pub(super) down_until: u64,
     pub(super) full_until: u64,
     pub(super) flaps_until: u64,
-    /// By so many seconds its clock is ahead.
+    /// Offset of its clock, seconds.
     pub(super) ahead: i64,
     pub(super) run: u64,
     pub(super) keys: Keys,
     /// Records of worker types, as JSON.
     pub(super) records: BTreeMap<Name, String>,
-    /// Events that wait for Postgres.
+    /// Spooled events.
     pub(super) spool: Vec<NewRow>,
-    /// Who leads, and until when.
+    /// Holder of the leader's lease, and its expiry.
     pub(super) leader: Option<(u64, f64)>,
 }
 
@@ -62,13 +62,13 @@ impl Redis {
         };
     }
 
-    /// Whether it takes writes.
+    /// Returns an error if it rejects writes.
     pub(super) fn takes(&self, now: u64) -> Result<(), SourceTrouble> {
         if now >= self.full_until { Ok(()) } else { Err(SourceTrouble::new(TroubleKind::Failed, "OOM")) }
     }
 }
 
-/// Postgres. Its transactions are done in one moment.
+/// Postgres. Transactions are instantaneous.
 #[derive(Default)]
 pub(super) struct Postgres {
     pub(super) down_until: u64,
@@ -78,12 +78,12 @@ pub(super) struct Postgres {
     renewed: f64,
     pub(super) alerts: BTreeMap<String, Alert>,
     pub(super) outbox: Vec<OutboxRow>,
-    /// In the order of storing, each key once.
+    /// In the order of storing; each key once.
     pub(super) events: Vec<NewRow>,
     pub(super) silences: Vec<Silence>,
 }
 
-/// Rows that are written together, taken out of the borrowed ones.
+/// Owned copy of rows that are written in one transaction.
 #[derive(Default)]
 pub(super) struct OwnedRows {
     pub(super) alerts: Vec<Alert>,

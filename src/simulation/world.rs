@@ -1,5 +1,4 @@
-//! Time, machines and calls of a simulated world. Everything runs on one thread; a future that waits is polled again
-//! every [`QUANTUM`].
+//! Time, machines and calls of a simulated world. Single-threaded; a waiting future is polled again every [`QUANTUM`].
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -14,43 +13,43 @@ use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::fleet::simulated::{BEGINS, MONITORS};
 use crate::postgres::alerts::OutboxRow;
 
-/// So much time passes at once, milliseconds.
+/// Time step, milliseconds.
 pub(super) const QUANTUM: u64 = 100;
 
-/// A server that is called.
+/// A server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Server {
     Redis,
     Postgres,
 }
 
-/// The machine that a monitor runs on; it outlives the process.
+/// The machine of a monitor; survives restarts of the process.
 #[derive(Default)]
 pub(super) struct Machine {
-    /// By so many seconds its wall clock is ahead of the true time.
+    /// Offset of its wall clock, seconds.
     pub(super) ahead: Cell<i64>,
-    /// Until then (milliseconds of true time) its process is not scheduled.
+    /// Its process is paused until this time, milliseconds of true time.
     pub(super) paused_until: Cell<u64>,
     pub(super) cut_from_redis_until: Cell<u64>,
     pub(super) cut_from_postgres_until: Cell<u64>,
     pub(super) disk_full_until: Cell<u64>,
-    /// A setting: its process does not watch the second worker type.
+    /// Setting: its process does not watch the second worker type.
     pub(super) excludes: Cell<bool>,
-    /// The file of alerts that wait.
+    /// Spool file of alerts.
     pub(super) disk: RefCell<Vec<u8>>,
-    /// Tasks that the process has started and that are not among the running ones yet.
+    /// Tasks that the process started and that are not scheduled yet.
     pub(super) spawned: RefCell<Vec<Task>>,
 }
 
 pub(super) type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// A task of a process, and when it has to be polled again.
+/// A task of a process, and the time of its next poll.
 pub(super) struct Scheduled {
     pub(super) task: Task,
     pub(super) due: u64,
 }
 
-/// A message that the channel took.
+/// A notification that the channel accepted.
 #[derive(Debug, Clone)]
 pub(super) struct Delivered {
     /// True time, milliseconds.
@@ -58,39 +57,39 @@ pub(super) struct Delivered {
     pub(super) row: OutboxRow,
 }
 
-/// The world, shared by all that runs in it.
+/// The world, shared by all tasks.
 pub(super) struct World {
-    /// True time in milliseconds since it began.
+    /// True time since its start, milliseconds.
     pub(super) now: Cell<u64>,
-    /// When the task that is polled has to be polled again at the latest, as far as it has said so.
+    /// Latest time of the next poll that the current task requested.
     pub(super) due: Cell<Option<u64>>,
     pub(super) random: RefCell<Random>,
     pub(super) machines: [Machine; MONITORS],
     pub(super) redis: RefCell<Redis>,
     pub(super) postgres: RefCell<Postgres>,
     pub(super) flaky_until: Cell<u64>,
-    /// Until then the query for a figure of the database fails.
+    /// The query for a figure of the database fails until this time.
     pub(super) probe_fails_until: Cell<u64>,
-    /// A figure that a picture showed although it was not measured lately.
+    /// An old figure that was shown as current.
     pub(super) invented: RefCell<Option<String>>,
     pub(super) channel: Cell<ChannelMode>,
     pub(super) delivered: RefCell<Vec<Delivered>>,
-    /// Which variant of the rules file is there.
+    /// Current variant of the rules file.
     pub(super) rules: Cell<usize>,
-    /// Decisions may be unknown to another leader, so that people may hear of an alert twice: a monitor reached neither
-    /// server, or was without Postgres in a world in which the leader may change.
+    /// Another leader may not know all decisions, so that duplicate notifications are permitted: a monitor reached neither server,
+    /// or had no Postgres in a world in which the leader may change.
     pub(super) may_be_split: Cell<bool>,
-    /// All is well from now on, and every call is answered soon.
+    /// There are no more faults, and every call is answered soon.
     pub(super) is_calm: Cell<bool>,
 }
 
 impl World {
-    /// True time, Unix seconds.
+    /// Returns the true time, Unix seconds.
     pub(super) fn time(&self) -> f64 {
         BEGINS + self.now.get() as f64 / 1000.0
     }
 
-    /// The wall clock of a machine, Unix seconds.
+    /// Returns the wall clock of a machine, Unix seconds.
     pub(super) fn wall(&self, machine: usize) -> f64 {
         self.time() + self.machines[machine].ahead.get() as f64
     }
@@ -109,7 +108,7 @@ impl World {
             }
     }
 
-    /// Waits until the true time.
+    /// Waits until this true time.
     pub(super) fn until(self: &Rc<Self>, at: u64) -> impl Future<Output = ()> + use<> {
         let world = Rc::clone(self);
         poll_fn(move |_| {
@@ -129,7 +128,7 @@ impl World {
         self.until(self.now.get() + millis)
     }
 
-    /// What `work` comes to within so many milliseconds, or nothing.
+    /// Returns the result of `work`, or `None` after a timeout in milliseconds.
     pub(super) async fn within<T>(self: &Rc<Self>, millis: u64, work: impl Future<Output = T>) -> Option<T> {
         let until = self.now.get() + millis;
         let mut work = Box::pin(work);
@@ -137,7 +136,7 @@ impl World {
             Poll::Ready(done) => Poll::Ready(Some(done)),
             Poll::Pending if self.now.get() >= until => Poll::Ready(None),
             Poll::Pending => {
-                // It may wait for a lock, which says nothing.
+                // It may wait for a lock, which requests no poll.
                 self.wants_turn(self.now.get() + QUANTUM);
                 Poll::Pending
             }
@@ -145,7 +144,7 @@ impl World {
         .await
     }
 
-    /// A call to a server, within `limit` milliseconds: it may be refused, late, or done with its reply lost.
+    /// Calls a server, with a limit in milliseconds: the call may be refused, late, or executed with its reply lost.
     pub(super) async fn call<T>(
         self: &Rc<Self>,
         machine: usize,

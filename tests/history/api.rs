@@ -1,4 +1,4 @@
-//! The historical routes as scripts use them: what they take, what they refuse, how they answer.
+//! The history API: parameters, errors and responses.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::support::monitor::Monitor;
 use crate::support::redis::TestRedis;
 use crate::support::wait::eventually;
 
-/// A monitor without a fleet, and an hour of known history that begins at 1772323200.
+/// A monitor without a fleet, and an hour of known history that starts at 1772323200.
 async fn with_history() -> (TestRedis, TestDatabase, Monitor) {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     drop(migrated(&database).await);
@@ -39,7 +39,7 @@ async fn json(monitor: &Monitor, path: &str) -> Value {
 const HOUR: &str = "since=1772323200&until=1772326800";
 
 #[tokio::test]
-async fn series_come_in_buckets_with_their_extremes_and_as_csv() {
+async fn series_have_buckets_with_minimum_and_maximum_also_as_csv() {
     let (_redis, _database, monitor) = with_history().await;
     let answer =
         json(&monitor, &format!("/api/historical/metrics?metric=backlog:arax,none&{HOUR}&bucket_seconds=600")).await;
@@ -67,7 +67,7 @@ async fn series_come_in_buckets_with_their_extremes_and_as_csv() {
 }
 
 #[tokio::test]
-async fn the_summary_is_the_windows() {
+async fn summary_covers_the_requested_time_range() {
     let (_redis, _database, monitor) = with_history().await;
     let summary = json(&monitor, &format!("/api/historical/summary?{HOUR}")).await;
     assert_eq!(
@@ -83,7 +83,7 @@ async fn the_summary_is_the_windows() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_answered_is_refused_in_words() {
+async fn invalid_requests_are_rejected_with_a_message() {
     let (_redis, _database, monitor) = with_history().await;
     for (path, names) in [
         ("metrics?metric=", "metric"),
@@ -125,7 +125,7 @@ async fn what_cannot_be_answered_is_refused_in_words() {
 }
 
 #[tokio::test]
-async fn what_did_not_change_is_not_sent_again() {
+async fn unchanged_responses_are_not_sent_again() {
     let (_redis, _database, monitor) = with_history().await;
     let url = monitor.url(&format!("/api/historical/metrics?metric=backlog:arax&{HOUR}"));
     let client = reqwest::Client::new();
@@ -139,11 +139,11 @@ async fn what_did_not_change_is_not_sent_again() {
 }
 
 #[tokio::test]
-async fn the_recent_window_is_kept_in_redis_as_the_contract_says() {
+async fn recent_samples_are_stored_in_redis_as_in_the_contract() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
     let _: String = redis::cmd("XADD").arg(&["a:b", "*", "f", "v"]).query_async(&mut connection).await.unwrap();
-    // What is older than it is to be kept goes, by and by.
+    // Expired samples are removed gradually.
     let _: i64 = redis::cmd("ZADD")
         .arg("shepherd-monitor:hist:xlen:a:b")
         .arg(1000)

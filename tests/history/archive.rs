@@ -1,4 +1,4 @@
-//! Series and latencies, young and moved, as rows and through SQL.
+//! Series and run times, recent and compacted, read as rows and with SQL.
 
 use shepherd_monitor::history::latency::Latency;
 use shepherd_monitor::history::{Keep, Micros};
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 
-/// Three days of three series, with a gap, a spike, fractions and odd times.
+/// Three days of three series, with a gap, a spike, fractions and irregular times.
 fn samples() -> Vec<(Micros, String, f64)> {
     let mut samples = Vec::new();
     for tick in 0..3 * 2880_i64 {
@@ -28,7 +28,7 @@ fn ticks(samples: &[(Micros, String, f64)]) -> Vec<(Micros, Vec<(String, f64)>)>
 }
 
 #[tokio::test]
-async fn any_window_answers_the_same_before_during_and_after_compaction() {
+async fn compaction_does_not_change_query_results() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let samples = samples();
@@ -39,7 +39,7 @@ async fn any_window_answers_the_same_before_during_and_after_compaction() {
     let noon = DAY_ONE + 36 * 3_600_000_000;
     while compaction::step(&pool, noon).await.unwrap() > 0 {}
     assert_windows(&pool, &samples, "half moved").await;
-    // The same again, and what comes late: stored once.
+    // Repeated and late samples are stored once.
     metrics::insert(&pool, &ticks(&samples[..3000])).await.unwrap();
     while compaction::step(&pool, DAY_ONE + 10 * 86_400_000_000).await.unwrap() > 0 {}
     assert_windows(&pool, &samples, "all moved").await;
@@ -47,7 +47,7 @@ async fn any_window_answers_the_same_before_during_and_after_compaction() {
     let sql = database.connect().await;
     let left: i64 = sql.query_one("SELECT count(*) FROM monitor_metrics", &[]).await.unwrap().get(0);
     assert_eq!(left, 0);
-    // With SQL alone, bit by bit.
+    // Plain SQL returns bit-identical values.
     let rows = sql
         .query("SELECT (extract(epoch FROM ts) * 1000000)::bigint, metric, value FROM monitor_metrics_all", &[])
         .await
@@ -60,7 +60,7 @@ async fn any_window_answers_the_same_before_during_and_after_compaction() {
 }
 
 #[tokio::test]
-async fn sql_alone_reads_every_kind_of_number() {
+async fn plain_sql_reads_every_kind_of_number() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let odd =
@@ -74,7 +74,7 @@ async fn sql_alone_reads_every_kind_of_number() {
     assert_eq!(read, odd);
 }
 
-/// Most tasks are quick, some take a thousand times as long.
+/// Most tasks are fast, some take a thousand times as long.
 fn durations(seed: u64) -> Vec<u64> {
     let mut state = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
     let mut next = || {
@@ -94,7 +94,7 @@ fn exact(all: &mut [u64], q: f64) -> f64 {
 }
 
 #[tokio::test]
-async fn percentiles_of_any_window_and_streams_are_those_of_its_tasks() {
+async fn percentiles_match_the_tasks_in_the_time_range() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let mut tasks: Vec<(Micros, &str, Vec<u64>)> = Vec::new();
@@ -146,7 +146,7 @@ async fn percentiles_of_any_window_and_streams_are_those_of_its_tasks() {
                 assert_eq!(summary.count, all.len() as u64, "{state} {window:?} at {at}");
             }
         }
-        // Both days whole, one of them, parts of both.
+        // Both days, one of them, and parts of both.
         for (since, until) in [(0, 48), (0, 24), (3, 27), (5, 6)] {
             let window = window(DAY_ONE + since * 3_600_000_000, DAY_ONE + until * 3_600_000_000, 600);
             let volume = latency::volume(&pool, window).await.unwrap();
@@ -158,7 +158,7 @@ async fn percentiles_of_any_window_and_streams_are_those_of_its_tasks() {
 }
 
 #[tokio::test]
-async fn a_batch_is_counted_once_and_batches_of_the_same_moment_are_added_up() {
+async fn batches_are_counted_once_and_merged_by_interval() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let (a, b) = (batch("s", DAY_ONE, &[1, 2, 3]), batch("s", DAY_ONE, &[1000]));
@@ -169,7 +169,7 @@ async fn a_batch_is_counted_once_and_batches_of_the_same_moment_are_added_up() {
         latency::read(&pool, &Selection::Prefix("s".into()), window(DAY_ONE, DAY_ONE + 60_000_000, 30)).await.unwrap();
     let summary = found.points["s"][&DAY_ONE];
     assert_eq!((summary.count, summary.min_ms, summary.max_ms), (4, Some(1.0), Some(1000.0)));
-    // Moved, and one more that comes late.
+    // Compacted, with one more that arrives late.
     while compaction::step(&pool, DAY_ONE + 86_400_000_000).await.unwrap() > 0 {}
     latency::insert(&pool, vec![a, batch("s", DAY_ONE, &[7])]).await.unwrap();
     while compaction::step(&pool, DAY_ONE + 86_400_000_000).await.unwrap() > 0 {}
@@ -180,7 +180,7 @@ async fn a_batch_is_counted_once_and_batches_of_the_same_moment_are_added_up() {
 }
 
 #[tokio::test]
-async fn two_monitors_add_to_the_same_row_and_none_overwrites_the_other() {
+async fn two_monitors_add_to_the_same_row_without_lost_updates() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     for round in 0..20 {
@@ -195,7 +195,7 @@ async fn two_monitors_add_to_the_same_row_and_none_overwrites_the_other() {
 }
 
 #[tokio::test]
-async fn retention_deletes_what_is_too_old_and_nothing_else() {
+async fn retention_deletes_only_expired_data() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let sql = database.connect().await;

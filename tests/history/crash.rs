@@ -1,5 +1,4 @@
-//! The process dies at every step between draining and deleting, and in the middle of moving rows:
-//! nothing is lost and nothing counted twice.
+//! Crashes at every step between draining and deleting, and during compaction: nothing is lost or counted twice.
 
 use serde_json::Value;
 
@@ -21,7 +20,7 @@ async fn push(redis: &mut redis::aio::MultiplexedConnection, stream: &str, from:
     durations.iter().sum()
 }
 
-/// Tasks archived, and how long they took together.
+/// Returns the number of archived tasks and the sum of their run times.
 async fn archived(monitor: &Monitor) -> (u64, u64) {
     let (_, body) = monitor.get("/api/historical/latency").await;
     let answer: Value = serde_json::from_str(&body).unwrap_or_default();
@@ -31,9 +30,9 @@ async fn archived(monitor: &Monitor) -> (u64, u64) {
 }
 
 #[tokio::test]
-async fn every_duration_is_archived_once_whatever_step_the_process_dies_at() {
+async fn durations_are_archived_once_after_a_crash_at_any_step() {
     let places = ["latency.drained", "latency.read", "latency.inserted", "latency.stored", "latency.dropped"];
-    // As a check of the check: without a failpoint the process does not die.
+    // Checks the test itself: without a failpoint the process survives.
     for place in places.into_iter().chain(["no.such.place"]) {
         let (server, database) = (TestRedis::start(), TestDatabase::create());
         let mut redis = server.connection().await;
@@ -70,7 +69,7 @@ async fn every_duration_is_archived_once_whatever_step_the_process_dies_at() {
 }
 
 #[tokio::test]
-async fn rows_that_are_being_moved_when_the_process_dies_are_moved_again_and_none_is_lost() {
+async fn compaction_continues_without_loss_after_a_crash() {
     let (server, database) = (TestRedis::start(), TestDatabase::create());
     drop(migrated(&database).await);
     let sql = database.connect().await;
@@ -102,7 +101,7 @@ async fn rows_that_are_being_moved_when_the_process_dies_are_moved_again_and_non
 }
 
 #[tokio::test]
-async fn an_older_monitors_rows_are_whole_when_the_process_dies_while_it_takes_them_over() {
+async fn takeover_continues_without_loss_after_a_crash() {
     let (server, database) = (TestRedis::start(), TestDatabase::create());
     let sql = database.connect().await;
     sql.batch_execute(

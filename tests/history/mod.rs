@@ -1,4 +1,4 @@
-//! The archive: what goes in comes out, whatever is moved, taken over or killed in between.
+//! The archive: stored data is complete after compaction, takeover and crashes.
 
 mod api;
 mod archive;
@@ -22,7 +22,7 @@ use shepherd_monitor::postgres::migrate;
 
 use crate::support::postgres::TestDatabase;
 
-/// A moment in the past, the beginning of a day: 2026-03-01.
+/// A past time, the start of a day: 2026-03-01.
 const DAY_ONE: Micros = 1_772_323_200_000_000;
 
 fn pool(url: &str) -> PgPool {
@@ -39,7 +39,7 @@ fn window(since: Micros, until: Micros, bucket_seconds: u32) -> Window {
     Window::new(Some(seconds(since)), Some(seconds(until)), Some(bucket_seconds), 0.0).unwrap()
 }
 
-/// What a window should answer, worked out from the samples themselves.
+/// Computes the expected answer from the samples.
 fn expected(samples: &[(Micros, String, f64)], selection: &Selection, window: Window) -> Series {
     let mut series = Series::new();
     for (at, name, value) in samples {

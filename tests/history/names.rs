@@ -1,5 +1,4 @@
-//! Names and texts that Postgres cannot store as they are: they are bounded, one bad row is set aside, and the others
-//! are stored.
+//! Names and texts that Postgres cannot store unchanged: they are truncated, or the row is set aside and the others are stored.
 
 use shepherd_monitor::alerting::lifecycle::{Alert, Identity, Kind};
 use shepherd_monitor::alerting::rule::Severity;
@@ -12,7 +11,7 @@ use uuid::Uuid;
 
 use super::*;
 
-/// A name that compression makes no shorter.
+/// Returns a name that compression does not shorten.
 fn incompressible(bytes: usize) -> String {
     let mut name = String::new();
     while name.len() < bytes {
@@ -34,7 +33,7 @@ fn names() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn series_and_latencies_of_long_names_are_stored_and_found_beside_the_others() {
+async fn series_and_run_times_with_long_names_are_stored() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let names = names();
@@ -47,7 +46,7 @@ async fn series_and_latencies_of_long_names_are_stored_and_found_beside_the_othe
         let value = found.get(name).map(|buckets| buckets.values().map(|bucket| bucket.sum).sum::<f64>());
         assert_eq!(value, Some(f64::from(n)), "{}", name.len());
     }
-    // Moved into days, they are found as before.
+    // They are still found after compaction.
     compaction::step(&pool, DAY_ONE + 7_200_000_000).await.unwrap();
     assert_eq!(metrics::read(&pool, &Selection::Names(series), all).await.unwrap().len(), names.len());
 
@@ -76,7 +75,7 @@ fn alert(key: &str) -> Alert {
 }
 
 #[tokio::test]
-async fn alerts_and_events_of_long_names_are_stored_beside_the_others() {
+async fn alerts_and_events_with_long_names_are_stored() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let epoch = alerts::lead(&pool, "test", 60.0).await.unwrap().epoch.unwrap();
@@ -105,11 +104,11 @@ async fn alerts_and_events_of_long_names_are_stored_beside_the_others() {
 }
 
 #[tokio::test]
-async fn one_row_that_postgres_refuses_is_set_aside_and_the_others_are_stored() {
+async fn rejected_row_is_set_aside_and_others_are_stored() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let sql = database.connect().await;
-    // As an encoding that lacks a character does.
+    // Like an encoding that lacks a character.
     sql.batch_execute(
         "ALTER TABLE monitor_metrics ADD CHECK (metric <> 'xlen:bad');
          ALTER TABLE monitor_task_latency ADD CHECK (stream <> 'bad');
@@ -151,18 +150,18 @@ async fn one_row_that_postgres_refuses_is_set_aside_and_the_others_are_stored() 
         let count = sql.query_one(&format!("SELECT count(*) FROM {table}"), &[]).await.unwrap().get::<_, i64>(0);
         assert_eq!(count, wanted, "{table}");
     }
-    // When all rows are refused, the fault is not theirs: nothing is given up.
+    // If all rows are rejected, the database is at fault: they are kept.
     metrics::insert(&pool, &[(DAY_ONE, vec![("xlen:bad".to_owned(), 1.0)])]).await.unwrap_err();
     sql.batch_execute("ALTER TABLE monitor_events RENAME TO gone").await.unwrap();
     events::insert(&pool, &names.iter().map(event).collect::<Vec<_>>()).await.unwrap_err();
 }
 
 #[tokio::test]
-async fn queries_of_an_ara_with_a_long_name_are_counted_with_the_others() {
+async fn queries_of_an_ara_with_a_long_name_are_counted() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let sql = database.connect().await;
-    // The fleet's table as it is without the monitor's indexes.
+    // The fleet's table without the monitor's indexes.
     let insert =
         "INSERT INTO shepherd_brain (qid, start_time, domain) VALUES ($1, LOCALTIMESTAMP - interval '3 hours', $2)";
     for (qid, domain) in [("a", "arax".to_owned()), ("b", incompressible(6000))] {

@@ -1,6 +1,6 @@
-//! Postgres away, stopped or full: durations and samples wait, and arrive in order, once.
+//! Postgres killed, stopped or out of disk space: durations and samples are spooled, and arrive in order and once.
 //!
-//! `OUTAGE_SEC` says how long it is away (8; the full size is 120).
+//! `OUTAGE_SEC` is the duration of the outage (8; the full size is 120).
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -20,7 +20,7 @@ fn outage() -> Duration {
     Duration::from_secs(std::env::var("OUTAGE_SEC").map_or(8, |text| text.parse().unwrap()))
 }
 
-/// Tasks that go on finishing, counted.
+/// Continuously finished tasks, counted.
 struct Work {
     going_on: Arc<AtomicBool>,
     pushing: tokio::task::JoinHandle<u64>,
@@ -64,7 +64,7 @@ fn settings<'a>(redis: &'a str, database: &'a str, spool: &'a str) -> Vec<(&'a s
     ]
 }
 
-/// Waits until all `pushed` tasks are archived; one more than that is too many.
+/// Waits until all `pushed` tasks are archived; fails if there are more.
 async fn assert_archived(monitor: &Monitor, pushed: u64) {
     let count = async || {
         let (_, body) = monitor.get("/api/historical/latency").await;
@@ -77,8 +77,8 @@ async fn assert_archived(monitor: &Monitor, pushed: u64) {
     .await;
 }
 
-/// Waits until a series has a sample for each second between its first and its last; a second that
-/// the machine slept through may be missing.
+/// Waits until a series has a sample for each second between its first and last one; seconds in which the machine was suspended may
+/// be missing.
 async fn assert_without_gap(url: &str, at_least: Duration) {
     let sql = connect(url).await.unwrap();
     let query = "SELECT count(*), count(DISTINCT ts), coalesce(extract(epoch FROM max(ts) - min(ts)), 0)::bigint, \
@@ -105,7 +105,7 @@ async fn assert_nothing_is_lost(break_it: impl FnOnce(&PrivatePostgres), mend_it
     .await;
     break_it(&postgres);
     tokio::time::sleep(outage() / 2).await;
-    // The monitor is killed in the middle of it, too.
+    // The monitor is also killed during the outage.
     monitor.send("KILL");
     eventually("it is dead", Duration::from_secs(10), || async { !monitor.is_running() }).await;
     drop(monitor);
@@ -122,7 +122,7 @@ async fn assert_nothing_is_lost(break_it: impl FnOnce(&PrivatePostgres), mend_it
 }
 
 #[tokio::test]
-async fn nothing_is_lost_while_postgres_is_dead() {
+async fn nothing_is_lost_while_postgres_is_down() {
     assert_nothing_is_lost(|p| p.kill().unwrap(), |p| p.restart().unwrap()).await;
 }
 
@@ -131,7 +131,7 @@ async fn nothing_is_lost_while_postgres_is_stopped() {
     assert_nothing_is_lost(|p| p.stop().unwrap(), |p| p.resume().unwrap()).await;
 }
 
-/// A small disk of its own; gone when dropped.
+/// A small disk for this test; unmounted when dropped.
 struct SmallDisk(PathBuf);
 
 impl SmallDisk {
@@ -151,13 +151,13 @@ impl Drop for SmallDisk {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_while_the_databases_disk_is_full() {
+async fn nothing_is_lost_while_the_database_disk_is_full() {
     if !std::fs::read_to_string("/proc/self/status").unwrap().contains("Uid:\t0\t") {
         eprintln!("left out: only root can mount a small disk");
         return;
     }
     let (redis, postgres) = (TestRedis::start(), PrivatePostgres::start().unwrap());
-    // Beside the data folder, whose keeper removes everything in it.
+    // Next to the data folder, because its owner deletes everything in it.
     let disk = SmallDisk::mount(postgres.folder().join("small"), 40);
     let sql = connect(&postgres.url()).await.unwrap();
     let place = disk.0.join("space");
@@ -180,12 +180,12 @@ async fn nothing_is_lost_while_the_databases_disk_is_full() {
     for rows in [20_000, 1000, 100, 10, 1] {
         while filler.execute(fill, &[&rows]).await.is_ok() {}
     }
-    // So full that the next page is refused: what is archived stops.
+    // Full enough that the next page is rejected and archiving stops.
     eventually("the monitor meets the full disk", Duration::from_secs(60), || async {
         monitor.log().contains("No space left on device")
     })
     .await;
-    // It is named as that, with what to do, on the page too.
+    // The page also reports the cause and the remedy.
     let named = |text: &str| text.contains("Postgres is out of disk space") && text.contains("Free disk space");
     eventually("the full disk is named", Duration::from_secs(60), || async {
         let (_, ready) = monitor.get("/readyz?verbose").await;

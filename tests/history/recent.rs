@@ -1,4 +1,4 @@
-//! The recent window in Redis: series that end leave nothing behind.
+//! Recent samples in Redis: ended series are removed completely.
 
 use shepherd_monitor::redis_streams::{connection, recent_series};
 
@@ -8,7 +8,7 @@ use crate::support::redis::TestRedis;
 const KEEP: Duration = Duration::from_secs(1000);
 
 #[tokio::test]
-async fn series_of_deleted_streams_leave_redis() {
+async fn series_of_deleted_streams_are_removed_from_redis() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let pool = connection::pool(&server.url(), Duration::from_secs(5)).unwrap();
@@ -23,7 +23,7 @@ async fn series_of_deleted_streams_leave_redis() {
         let ttl: i64 = redis::cmd("TTL").arg(key).query_async(&mut redis).await.unwrap();
         assert!((990..=1000).contains(&ttl), "{key} lives {ttl}");
     }
-    // One expired by itself; some, from an earlier version, have no expiry.
+    // One expired; some, of an earlier version, have no TTL.
     let of = |name: &str| keys.iter().find(|key| key.ends_with(name)).unwrap().clone();
     let _: i64 = redis::cmd("DEL").arg(of("xlen:expired")).query_async(&mut redis).await.unwrap();
     let _: i64 = redis::cmd("PERSIST").arg(of("xlen:old7")).query_async(&mut redis).await.unwrap();

@@ -1,4 +1,4 @@
-//! An outage that two monitors see is stored once, whichever of them is first.
+//! An outage that two monitors see is stored once, in either order.
 
 use shepherd_monitor::fleet::event::{Event, EventKind};
 use shepherd_monitor::postgres::events::{self, Filter, NewRow};
@@ -12,7 +12,7 @@ fn change(ts: f64, kind: EventKind) -> NewRow {
 }
 
 #[tokio::test]
-async fn two_monitors_that_store_one_outage_at_once_store_it_once() {
+async fn outage_stored_by_two_monitors_concurrently_is_stored_once() {
     let database = TestDatabase::create();
     let pools = [migrated(&database).await, migrated(&database).await];
     let mut later = Vec::new();
@@ -27,7 +27,7 @@ async fn two_monitors_that_store_one_outage_at_once_store_it_once() {
             later.extend(one.into_iter().chain(other));
         }
     }
-    // A monitor that did not hear that they are stored stores them again, in any order.
+    // A monitor that missed the confirmation stores them again, in any order.
     later.reverse();
     events::insert(&pools[0], &later).await.unwrap();
     let stored = events::newest(&pools[0], &Filter::default(), 100).await.unwrap();

@@ -1,5 +1,4 @@
-//! A database that an older monitor filled: taken over day by day, readable all the while, and
-//! given back whole.
+//! A database of an older monitor: imported day by day, readable meanwhile, and exported completely.
 
 use shepherd_monitor::history::Micros;
 use shepherd_monitor::postgres::history::takeover::{self, Step};
@@ -7,7 +6,7 @@ use shepherd_monitor::postgres::history::{compaction, latency, metrics};
 
 use super::*;
 
-/// The older monitor's tables, as the contract has them, with its two indexes.
+/// Tables of the older monitor as in the contract, with its two indexes.
 const TABLES: &str = "
     CREATE TABLE monitor_metrics (ts timestamptz NOT NULL, metric text NOT NULL, value double precision, PRIMARY KEY (metric, ts));
     CREATE INDEX monitor_metrics_ts_idx ON monitor_metrics (ts);
@@ -35,11 +34,11 @@ async fn filled() -> (TestDatabase, Vec<(Micros, String, f64)>) {
 }
 
 #[tokio::test]
-async fn what_an_older_monitor_recorded_is_taken_over_day_by_day_and_readable_all_the_while() {
+async fn takeover_moves_day_by_day_and_stays_readable() {
     let (database, mut samples) = filled().await;
     let pool = migrated(&database).await;
     let sql = database.connect().await;
-    // What is new meanwhile goes beside it.
+    // New samples are added meanwhile.
     let new = (DAY_ONE + 71 * 3_600_000_000, "backlog:a".to_owned(), 77.0);
     metrics::insert(&pool, &[(new.0, vec![(new.1.clone(), new.2)])]).await.unwrap();
     samples.push(new);
@@ -62,11 +61,11 @@ async fn what_an_older_monitor_recorded_is_taken_over_day_by_day_and_readable_al
         }
         steps += 1;
     }
-    // Three days and an end, of two tables.
+    // Three days and a final step, for two tables.
     assert_eq!(steps, 8);
     let size: i64 = sql.query_one("SELECT pg_total_relation_size('monitor_metrics_before')", &[]).await.unwrap().get(0);
     assert!(size < 50_000, "{size} bytes are still used");
-    // Rows without a sketch are what they were.
+    // Rows without a sketch are unchanged.
     let fine = window(DAY_ONE + 3_600_000_000, DAY_ONE + 2 * 3_600_000_000, 30);
     let found = latency::read(&pool, &Selection::Prefix(String::new()), fine).await.unwrap();
     let (_, row) = found.points["arax"].first_key_value().unwrap();
@@ -91,7 +90,7 @@ async fn what_an_older_monitor_recorded_is_taken_over_day_by_day_and_readable_al
 }
 
 #[tokio::test]
-async fn two_monitors_take_over_side_by_side_and_nothing_is_doubled() {
+async fn concurrent_takeover_by_two_monitors_duplicates_nothing() {
     let (database, samples) = filled().await;
     let (a, b) = (migrated(&database).await, pool(&database.url()));
     let run = async |pool: &PgPool| {

@@ -1,5 +1,5 @@
-//! Queries carry times without a zone: they are read in the server's, through midnight and through
-//! changes of daylight saving.
+//! Start times of queries have no time zone: they are interpreted in the server's, across midnight and changes of daylight saving
+//! time.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use super::*;
 
 const HOUR: Micros = 3_600_000_000;
 
-/// One query every twenty minutes over three days, stored as the fleet does: `NOW()` in a column without
-/// a zone, with the server in `zone`.
+/// Inserts one query every twenty minutes over three days like the fleet: `NOW()` in a column without time zone, on a server in
+/// `zone`.
 async fn fleet_in(zone: &str, from: Micros) -> (TestDatabase, PgPool, Vec<Micros>) {
     let database = TestDatabase::create();
     let sql = database.connect().await;
@@ -51,7 +51,7 @@ async fn assert_started(pool: &PgPool, starts: &[Micros], ambiguous: &[Micros], 
         }
         assert_eq!(got.values().sum::<i64>(), starts.len() as i64, "{what}, {bucket} s: {got:?}");
         for (at, n) in &want {
-            // An hour that the clock shows twice cannot be told from its double.
+            // A repeated hour cannot be told from its duplicate.
             let doubtful = ambiguous.iter().any(|hour| *at < hour + HOUR && at + window.bucket > *hour);
             assert!(doubtful || got.get(at) == Some(n), "{what}, {bucket} s at {at}: {:?}, not {n}", got.get(at));
         }
@@ -59,10 +59,10 @@ async fn assert_started(pool: &PgPool, starts: &[Micros], ambiguous: &[Micros], 
 }
 
 #[tokio::test]
-async fn queries_are_counted_where_they_started_whatever_the_zone() {
-    // 2026-03-07 to 10: New York's clocks go forward on the 8th at 7:00 UTC.
+async fn queries_are_counted_at_their_start_in_every_time_zone() {
+    // 2026-03-07 to 10: daylight saving time in New York starts on the 8th at 7:00 UTC.
     let spring = 1_772_841_600_000_000;
-    // 2026-10-31 to 11-03: back on the 1st at 6:00 UTC, the hours from 5:00 and 6:00 UTC look the same.
+    // 2026-10-31 to 11-03: it ends on the 1st at 6:00 UTC; the hours from 5:00 and 6:00 UTC are indistinguishable.
     let autumn = 1_793_404_800_000_000;
     let twice = [autumn + 29 * HOUR, autumn + 30 * HOUR];
     for (zone, from, ambiguous) in [
@@ -73,7 +73,7 @@ async fn queries_are_counted_where_they_started_whatever_the_zone() {
     ] {
         let (_database, pool, starts) = fleet_in(zone, from).await;
         assert_started(&pool, &starts, ambiguous, &format!("{zone}, counted now")).await;
-        // Counted in two goes, the second over the change.
+        // Counted in two steps, the second across the change.
         queries_started::count_closed(&pool, from + 20 * HOUR + 5).await.unwrap();
         assert_started(&pool, &starts, ambiguous, &format!("{zone}, partly counted before")).await;
         queries_started::count_closed(&pool, from + 80 * HOUR).await.unwrap();
@@ -83,7 +83,7 @@ async fn queries_are_counted_where_they_started_whatever_the_zone() {
 }
 
 #[tokio::test]
-async fn a_monitor_whose_clock_is_days_ahead_loses_no_query() {
+async fn monitor_with_a_fast_clock_loses_no_queries() {
     let database = TestDatabase::create();
     let pool = migrated(&database).await;
     let sql = database.connect().await;
@@ -104,7 +104,7 @@ async fn a_monitor_whose_clock_is_days_ahead_loses_no_query() {
     let two_days = window(now - 48 * HOUR, now + HOUR, 3600);
     let ahead = now + 48 * HOUR;
     queries_started::count_closed(&pool, ahead - ahead.rem_euclid(HOUR)).await.unwrap();
-    // The clock is corrected; these come afterwards.
+    // The clock is corrected; these queries follow.
     start("after", 0).await;
     let counted = async || -> i64 {
         let started = queries_started::read(&pool, two_days).await.unwrap().unwrap();
@@ -114,7 +114,7 @@ async fn a_monitor_whose_clock_is_days_ahead_loses_no_query() {
     queries_started::count_closed(&pool, now - now.rem_euclid(HOUR)).await.unwrap();
     assert_eq!(counted().await, 100);
 
-    // A table that such a clock had marked before is counted again from where it is sound.
+    // Counts that such a clock made earlier are repeated.
     sql.batch_execute(
         "INSERT INTO monitor_query_counts (since, domain, started) VALUES (now() + interval '2 days', '', 0)",
     )
@@ -128,7 +128,7 @@ async fn a_monitor_whose_clock_is_days_ahead_loses_no_query() {
 }
 
 #[tokio::test]
-async fn a_fleet_that_deletes_its_queries_keeps_its_history() {
+async fn history_survives_deletion_of_queries() {
     let (database, pool, starts) = fleet_in("UTC", DAY_ONE).await;
     queries_started::count_closed(&pool, DAY_ONE + 100 * HOUR).await.unwrap();
     database.connect().await.batch_execute("DELETE FROM shepherd_brain").await.unwrap();
@@ -138,7 +138,7 @@ async fn a_fleet_that_deletes_its_queries_keeps_its_history() {
 }
 
 #[tokio::test]
-async fn the_last_hour_and_day_are_the_servers_own() {
+async fn last_hour_and_day_use_the_servers_clock() {
     for zone in ["UTC", "America/New_York", "Asia/Kolkata"] {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as Micros;
         let (_database, pool, _) = fleet_in(zone, now - 72 * HOUR + HOUR / 6).await;

@@ -1,5 +1,4 @@
-//! What the image and the compose file promise, read from the files themselves. Each promise is broken on
-//! purpose too, to see that it would be noticed.
+//! Requirements of the image and the compose file, checked in the files. Each is also violated on purpose, to test the check.
 
 use std::fs;
 
@@ -13,7 +12,7 @@ fn compose() -> Value {
     serde_saphyr::from_str(&file("compose.yaml")).unwrap()
 }
 
-/// The promises that these files break, in words.
+/// Returns the violated requirements.
 fn broken(compose: &str, example: &str, dockerfile: &str) -> Vec<String> {
     let mut broken = passwords(compose, example);
     let services: Value = serde_saphyr::from_str(compose).unwrap();
@@ -35,7 +34,7 @@ fn passwords(compose: &str, example: &str) -> Vec<String> {
             broken.push(format!("{secret} has a value in example.env"));
         }
     }
-    // A password that is written down.
+    // A literal password.
     for line in compose.lines() {
         let value = line
             .trim()
@@ -57,7 +56,7 @@ fn order_and_ports(compose: &Value) -> Vec<String> {
                 broken.push(format!("{name} listens for everybody: {port}"));
             }
         }
-        // Whoever is named as a host is needed.
+        // A service that is used as a host is a dependency.
         for (variable, host) in service["environment"].as_object().into_iter().flatten() {
             let needed = host.as_str().filter(|host| variable.ends_with("_HOST") && services.contains_key(*host));
             if let Some(host) = needed
@@ -136,7 +135,7 @@ fn image(dockerfile: &str) -> Vec<String> {
     if !health.ends_with("CMD [\"shepherd-monitor\", \"health\"]") {
         broken.push(format!("the image does not ask its own program how it is: {health}"));
     }
-    // Dependencies are compiled before the sources come.
+    // Dependencies are compiled before the sources are copied.
     let (before, _) = dockerfile.split_once("\nCOPY . .").unwrap();
     if !before.contains("cargo build --release --locked --bin shepherd-monitor") {
         broken.push("dependencies are compiled with the sources".to_owned());
@@ -145,10 +144,10 @@ fn image(dockerfile: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_image_and_the_compose_file_keep_what_they_promise() {
+fn image_and_compose_file_meet_the_requirements() {
     let (compose, example, dockerfile) = (file("compose.yaml"), file("example.env"), file("Dockerfile"));
     assert_eq!(broken(&compose, &example, &dockerfile), Vec::<String>::new());
-    // And each promise can be broken.
+    // Every violation is detected.
     for (from, to, told) in [
         (
             "REDIS_PASSWORD:?write a password for Redis into docker/.env",
@@ -193,7 +192,7 @@ fn the_image_and_the_compose_file_keep_what_they_promise() {
     assert_eq!(broken(&compose, &example, &together), ["dependencies are compiled with the sources"]);
 }
 
-/// The compose file's check as a container would run it, with a `redis-cli` that says `answer`.
+/// Runs the compose file's health check like a container, with a `redis-cli` that prints `answer`.
 fn redis_is_healthy(answer: &str) -> bool {
     let folder = std::env::temp_dir().join(format!("redis-cli-{}", uuid::Uuid::new_v4()));
     fs::create_dir(&folder).unwrap();
@@ -211,7 +210,7 @@ fn redis_is_healthy(answer: &str) -> bool {
 }
 
 #[test]
-fn redis_is_healthy_when_it_says_pong_and_nothing_else() {
+fn redis_is_healthy_only_if_it_answers_pong() {
     assert!(redis_is_healthy("PONG"));
     for answer in [
         "",
@@ -225,7 +224,7 @@ fn redis_is_healthy_when_it_says_pong_and_nothing_else() {
 }
 
 #[test]
-fn the_image_makes_an_empty_file_of_every_target_that_the_manifest_names() {
+fn image_creates_a_stub_for_every_target_in_the_manifest() {
     let manifest = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
     let dockerfile = file("Dockerfile");
     for (section, folder) in [("[[bench]]", "benches"), ("[[example]]", "examples")] {

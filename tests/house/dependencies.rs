@@ -1,10 +1,10 @@
-//! What comes into the house: licences, sources and crates that stay out. Works offline.
+//! Licences, sources and banned crates of all dependencies. Works offline.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Licences that may be linked into an MIT program and passed on.
+/// Licences that permit linking into an MIT program and redistribution.
 const LICENCES: [&str; 13] = [
     "MIT",
     "MIT-0",
@@ -21,8 +21,7 @@ const LICENCES: [&str; 13] = [
     "CDLA-Permissive-2.0",
 ];
 
-/// Crates that must not come in, not even by way of another: C libraries and build tools that the
-/// target machine would need.
+/// Crates that must not be dependencies, even indirect ones: C libraries and build tools that the target machine would need.
 const STAY_OUT: [&str; 6] = ["openssl-sys", "aws-lc-sys", "pq-sys", "cmake", "native-tls", "serde_yaml"];
 
 fn packages() -> Vec<Value> {
@@ -49,14 +48,14 @@ fn is_permitted(expression: &str) -> bool {
     let alternatives: Vec<&str> = clean.split(" OR ").collect();
     let all_of = |alternative: &&str| alternative.split(" AND ").all(|licence| LICENCES.contains(&licence.trim()));
     if expression.contains(" AND ") && expression.contains('(') {
-        // (A OR B) AND C: every part needs an alternative of its own.
+        // (A OR B) AND C: every part needs a permitted alternative.
         return expression.split(" AND ").all(|part| is_permitted(part.trim_matches(['(', ')', ' '])));
     }
     alternatives.iter().any(all_of)
 }
 
 #[test]
-fn every_dependency_has_a_licence_that_permits_what_we_do() {
+fn every_dependency_has_a_permitted_licence() {
     let wrong: Vec<String> = packages()
         .iter()
         .filter(|package| !package["license"].as_str().is_some_and(is_permitted))
@@ -71,7 +70,7 @@ fn every_dependency_has_a_licence_that_permits_what_we_do() {
 }
 
 #[test]
-fn every_dependency_comes_from_the_registry_and_none_is_of_those_that_stay_out() {
+fn dependencies_come_from_the_registry_and_none_is_banned() {
     let packages = packages();
     for package in &packages {
         let name = package["name"].as_str().unwrap();
@@ -86,7 +85,7 @@ fn every_dependency_comes_from_the_registry_and_none_is_of_those_that_stay_out()
 }
 
 #[test]
-fn a_worker_process_brings_neither_web_server_nor_database_client() {
+fn worker_library_depends_on_no_web_server_or_database_client() {
     let crates_with = |features: &str| {
         let output = Command::new(env!("CARGO"))
             .args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}"])
@@ -104,6 +103,6 @@ fn a_worker_process_brings_neither_web_server_nor_database_client() {
     };
     assert_eq!(crates_with("worker"), Vec::<String>::new());
     assert_eq!(crates_with("worker-shepherd"), Vec::<String>::new());
-    // The check sees them where they are.
+    // The check detects them where they are used.
     assert!(crates_with("worker-database").iter().any(|line| line.starts_with("diesel")));
 }

@@ -1,4 +1,4 @@
-//! What README.md and docs/ name exists: files, headings, settings, commands with their flags, routes.
+//! Everything that README.md and docs/ refer to exists: files, headings, settings, commands with their flags, routes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -15,7 +15,7 @@ pub(super) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Each text with its path below the root.
+/// Returns each document with its path.
 pub(super) fn texts() -> Vec<(PathBuf, String)> {
     let mut files: Vec<PathBuf> =
         ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(PathBuf::from).into();
@@ -29,7 +29,7 @@ pub(super) fn texts() -> Vec<(PathBuf, String)> {
     files.into_iter().map(|file| (file.clone(), fs::read_to_string(root().join(&file)).unwrap())).collect()
 }
 
-/// The text's prose, without what stands between fences; and the code: each line between fences, each span.
+/// Splits a document into prose, without code blocks, and code: lines of code blocks and inline code.
 pub(super) fn parts(text: &str) -> (String, Vec<String>) {
     let (mut prose, mut code, mut fenced) = (String::new(), Vec::new(), false);
     for line in text.lines() {
@@ -42,7 +42,7 @@ pub(super) fn parts(text: &str) -> (String, Vec<String>) {
             prose.push('\n');
         }
     }
-    // A span may go on in the next line.
+    // Inline code may continue on the next line.
     for paragraph in prose.split("\n\n") {
         let spans = paragraph.split('`').skip(1).step_by(2);
         code.extend(spans.map(|span| span.split_whitespace().collect::<Vec<_>>().join(" ")));
@@ -50,7 +50,7 @@ pub(super) fn parts(text: &str) -> (String, Vec<String>) {
     (prose, code)
 }
 
-/// A heading as GitHub makes an anchor of it.
+/// Converts a heading to the anchor that GitHub generates.
 fn anchor(heading: &str) -> String {
     let kept = |c: char| c.is_alphanumeric() || c == '-' || c == '_' || c == ' ';
     heading.trim().to_lowercase().chars().filter(|c| kept(*c)).map(|c| if c == ' ' { '-' } else { c }).collect()
@@ -70,7 +70,7 @@ fn anchors(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// Links of the text that lead nowhere.
+/// Returns the broken links of a document.
 fn broken_links(file: &Path, text: &str) -> Vec<String> {
     let (prose, _) = parts(text);
     let targets = prose.split("](").skip(1).filter_map(|rest| rest.split(')').next());
@@ -89,7 +89,7 @@ fn broken_links(file: &Path, text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Names that begin as settings do and are none.
+/// Returns names with the prefix of a setting that are not settings.
 fn unknown_settings(text: &str) -> BTreeSet<String> {
     let all: BTreeSet<&str> =
         TABLE.iter().map(|entry| entry.env).chain(SETTINGS.iter().map(|(name, ..)| *name)).collect();
@@ -97,13 +97,13 @@ fn unknown_settings(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'));
     let names =
         words.filter(|word| word.split_once('_').is_some_and(|(kind, rest)| kinds.contains(kind) && !rest.is_empty()));
-    // Read by OpenTelemetry's own crates.
+    // Read by the OpenTelemetry crates.
     let foreign = ["OTEL_TRACES_", "OTEL_RESOURCE_", "OTEL_BSP_", "OTEL_EXPORTER_OTLP_TIMEOUT"];
     let is_ours = |name: &&str| !foreign.iter().any(|begin| name.starts_with(begin));
     names.filter(|name| !all.contains(name)).filter(is_ours).map(str::to_owned).collect()
 }
 
-/// Calls of the program that it does not understand.
+/// Returns invocations of the program that its command line rejects.
 fn unknown_calls(code: &[String]) -> Vec<String> {
     let mut wrong = Vec::new();
     for line in code {
@@ -132,7 +132,7 @@ fn understood(command: &Command, words: &[&str]) -> bool {
             .all(|flag| flag == "help" || command.get_arguments().any(|known| known.get_long() == Some(flag)))
 }
 
-/// A route without the names of what varies in it.
+/// Returns a route without the names of its parameters.
 fn shape(path: &str) -> String {
     let mut shape = String::new();
     let mut rest = path;
@@ -144,12 +144,12 @@ fn shape(path: &str) -> String {
     shape + rest
 }
 
-/// Routes of the texts that the monitor does not serve.
+/// Returns routes in the documents that the monitor does not serve.
 fn unknown_routes(code: &[String]) -> Vec<String> {
     let ours: BTreeSet<String> =
         ROUTES.iter().filter_map(|route| route.path.split('/').nth(1)).filter(|s| !s.is_empty()).map(shape).collect();
     let named = code.iter().flat_map(|span| {
-        // In a line of shell: what stands behind the host.
+        // In a shell command: the path after the host.
         let behind_a_host = span.split("//").skip(1).filter_map(|rest| rest.find('/').map(|at| rest[at..].to_owned()));
         let (method, path) = match span.split_once(' ') {
             Some((method @ ("GET" | "POST"), path)) => (Some(method), path),
@@ -166,7 +166,7 @@ fn unknown_routes(code: &[String]) -> Vec<String> {
         })
         .filter(|(method, path)| {
             let verb_fits = |verb: Verb| method.is_none_or(|method| (method == "POST") == (verb == Verb::Change));
-            // `/api/historical/…` is all that begins so.
+            // `/api/historical/…` matches every route with this prefix.
             let fits = |known: &str| match path.split_once('…') {
                 Some((beginning, _)) => known.starts_with(&shape(beginning)),
                 None => matches(&shape(known), &shape(path)),
@@ -177,7 +177,7 @@ fn unknown_routes(code: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// Whether a path is one of this route; a name may stand where it varies.
+/// Returns whether a path matches this route; parameters match any segment.
 fn matches(route: &str, path: &str) -> bool {
     match route.split_once("{}") {
         None => route == path,
@@ -189,7 +189,7 @@ fn matches(route: &str, path: &str) -> bool {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     let broken: Vec<String> = texts()
         .iter()
         .flat_map(|(file, text)| broken_links(file, text).into_iter().map(|link| format!("{}: {link}", file.display())))
@@ -198,7 +198,7 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
-fn every_setting_that_is_named_exists() {
+fn every_mentioned_setting_exists() {
     for (file, text) in texts() {
         let unknown = unknown_settings(&text);
         assert!(unknown.is_empty(), "{}: {unknown:?}", file.display());
@@ -206,7 +206,7 @@ fn every_setting_that_is_named_exists() {
 }
 
 #[test]
-fn every_call_of_the_program_is_one_that_it_understands() {
+fn every_mentioned_command_is_accepted() {
     for (file, text) in texts() {
         let unknown = unknown_calls(&parts(&text).1);
         assert!(unknown.is_empty(), "{}: {unknown:#?}", file.display());
@@ -214,7 +214,7 @@ fn every_call_of_the_program_is_one_that_it_understands() {
 }
 
 #[test]
-fn every_route_that_is_named_is_served() {
+fn every_mentioned_route_is_served() {
     for (file, text) in texts() {
         let unknown = unknown_routes(&parts(&text).1);
         assert!(unknown.is_empty(), "{}: {unknown:#?}", file.display());
@@ -222,7 +222,7 @@ fn every_route_that_is_named_is_served() {
 }
 
 #[test]
-fn what_does_not_exist_is_seen() {
+fn the_checks_detect_errors() {
     let text = "# A b: `c`!\n[x](README.md) [y](nowhere.md) [z](#a-b-c) [w](#nothing) [v](docs/alerts.md#channels) \
                 [u](docs/alerts.md#canals) <https://x>\n";
     assert_eq!(broken_links(Path::new("README.md"), text), ["nowhere.md", "#nothing", "docs/alerts.md#canals"]);
@@ -263,7 +263,7 @@ fn what_does_not_exist_is_seen() {
 }
 
 #[test]
-fn the_table_of_settings_is_what_the_program_reads() {
+fn table_of_settings_matches_the_program() {
     let file = fs::read_to_string(root().join("docs/settings.md")).unwrap();
     assert!(
         file == document(SETTINGS),

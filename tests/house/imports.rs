@@ -1,10 +1,10 @@
-//! Who may import whom: ARCHITECTURE.md's picture, checked against the `use` lines.
+//! Module dependencies: the diagram in ARCHITECTURE.md, checked against the `use` lines.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room of `src/` and the rooms it may know.
+/// Top-level modules of `src/`, and the modules that each may use.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("contract", &[]),
     ("fleet", &["contract"]),
@@ -111,7 +111,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["commands"]),
 ];
 
-/// Crates that only some rooms may know, so that they can be swapped there.
+/// Crates that only some modules may use, so that they can be replaced there.
 const KEPT_TO: [(&str, &[&str]); 8] = [
     ("actix", &["actors", "web", "application"]),
     ("actix_web", &["web", "application"]),
@@ -124,7 +124,7 @@ const KEPT_TO: [(&str, &[&str]); 8] = [
 ];
 
 #[test]
-fn every_room_imports_only_what_the_picture_shows() {
+fn modules_import_only_permitted_modules() {
     let allowed: BTreeMap<&str, &[&str]> = MAY_IMPORT.iter().copied().collect();
     let mut wrong = Vec::new();
     for (file, room, text) in sources() {
@@ -140,7 +140,7 @@ fn every_room_imports_only_what_the_picture_shows() {
 }
 
 #[test]
-fn replaceable_crates_stay_in_their_rooms() {
+fn replaceable_crates_are_used_in_their_modules_only() {
     let mut wrong = Vec::new();
     for (file, room, text) in sources() {
         for (name, rooms) in KEPT_TO {
@@ -154,7 +154,7 @@ fn replaceable_crates_stay_in_their_rooms() {
 }
 
 #[test]
-fn only_the_supervisor_names_other_actors() {
+fn only_the_supervisor_uses_other_actors() {
     let messages = fs::read_to_string("src/actors/messages.rs").unwrap();
     let roles = messages.split("pub const ALL").nth(1).unwrap().split("];").next().unwrap();
     let actors: Vec<String> =
@@ -171,7 +171,7 @@ fn only_the_supervisor_names_other_actors() {
     }
 }
 
-/// `StreamPoller` as its file is called.
+/// The file name of `StreamPoller`.
 fn snake(name: &str) -> String {
     let upper = |(at, c): (usize, char)| {
         if c.is_uppercase() && at > 0 { format!("_{}", c.to_lowercase()) } else { c.to_lowercase().to_string() }
@@ -180,18 +180,18 @@ fn snake(name: &str) -> String {
 }
 
 #[test]
-fn the_check_sees_an_import_that_is_not_allowed() {
+fn forbidden_imports_are_detected() {
     let text = "use crate::{postgres, redis_streams};\nuse crate::web::{Front, routes};\nfn f() { crate::demo::run() }";
     let rooms = ["postgres", "redis_streams", "web", "demo"].map(str::to_owned);
     assert_eq!(rooms_named_in(text), rooms.into());
 }
 
-/// Modules that are compiled for tests alone.
+/// Returns whether a module is only compiled for tests.
 fn is_test(path: &Path) -> bool {
     path.file_stem().is_some_and(|stem| stem == "tests" || stem == "properties")
 }
 
-/// Every source file with its room and its text without comments and tests.
+/// Returns every source file with its module, and its text without comments and tests.
 fn sources() -> Vec<(PathBuf, String, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -220,7 +220,7 @@ fn sources() -> Vec<(PathBuf, String, String)> {
         .collect()
 }
 
-/// The rooms that `crate::…` or (in main) `shepherd_monitor::…` paths lead to.
+/// Returns the modules in `crate::…` or (in main) `shepherd_monitor::…` paths.
 fn rooms_named_in(text: &str) -> BTreeSet<String> {
     let mut rooms = BTreeSet::new();
     for start in ["crate::", "shepherd_monitor::"] {

@@ -1,4 +1,4 @@
-//! Rules of the house that no compiler checks.
+//! Rules of the project that the compiler does not check.
 
 mod containers;
 mod dependencies;

@@ -1,4 +1,4 @@
-//! What the systemd unit promises: read from the file, and asked of systemd where it is installed.
+//! The systemd unit: checked in the file, and with systemd where it is installed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 const UNIT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/systemd/shepherd-monitor.service");
 
-/// Each directive with its values, in order.
+/// Returns each directive with its values, in order.
 fn directives(text: &str) -> BTreeMap<String, Vec<String>> {
     let mut directives: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in text.lines().filter(|line| !line.starts_with(['#', '['])) {
@@ -18,7 +18,7 @@ fn directives(text: &str) -> BTreeMap<String, Vec<String>> {
 }
 
 #[test]
-fn the_service_may_write_its_own_folder_and_nothing_else() {
+fn service_may_write_only_to_its_own_folder() {
     let unit = directives(&fs::read_to_string(UNIT).unwrap());
     for (name, value) in [
         ("DynamicUser", "yes"),
@@ -36,14 +36,14 @@ fn the_service_may_write_its_own_folder_and_nothing_else() {
         assert_eq!(unit.get(name).map(|values| values.join(",")).as_deref(), Some(value), "{name}");
     }
     assert!(!unit.contains_key("ReadWritePaths"));
-    // What waits for Postgres lies in the one folder that may be written.
+    // The spool is in the only writable folder.
     assert!(unit["Environment"].contains(&"MONITOR_SPOOL_DIR=%S/shepherd-monitor".to_owned()));
 }
 
 #[test]
-fn no_secret_stands_in_the_unit_and_what_is_set_there_are_settings() {
+fn unit_contains_no_secrets_and_only_existing_settings() {
     let text = fs::read_to_string(UNIT).unwrap();
-    // Those that are only proposed, too.
+    // Including those in comments.
     let lines =
         text.lines().map(|line| line.trim_start_matches('#')).filter_map(|line| line.strip_prefix("Environment="));
     let pairs: Vec<(&str, &str)> =
@@ -55,9 +55,9 @@ fn no_secret_stands_in_the_unit_and_what_is_set_there_are_settings() {
     }
 }
 
-/// Where systemd is not installed, the two tests above are all that is checked, and this one says so.
+/// Where systemd is not installed, only the tests above run, and this one prints a note.
 #[test]
-fn systemd_itself_finds_nothing_wrong_with_the_unit() {
+fn systemd_accepts_the_unit() {
     let analyze = |arguments: &[&str]| Command::new("systemd-analyze").args(arguments).output();
     if analyze(&["--version"]).is_err() {
         eprintln!("NOT CHECKED: systemd-analyze is not installed; of the unit only its text was read");
@@ -67,7 +67,7 @@ fn systemd_itself_finds_nothing_wrong_with_the_unit() {
     fs::create_dir(&folder).unwrap();
     let unit = folder.join("shepherd-monitor.service").display().to_string();
     let text = fs::read_to_string(UNIT).unwrap();
-    // As it is once installed: the program is there, and its man page.
+    // As installed: with the program and its man page.
     let installed = text
         .replace("/usr/local/bin/shepherd-monitor", env!("CARGO_BIN_EXE_shepherd-monitor"))
         .replace("Documentation=man:", "#");
@@ -79,7 +79,7 @@ fn systemd_itself_finds_nothing_wrong_with_the_unit() {
         (String::from_utf8(verified.stderr).unwrap(), verified.status.success(), security.status.success())
     };
     assert_eq!(judged(&installed), (String::new(), true, true));
-    // It would see a mistake, and a service that may do everything.
+    // It detects errors, and an unrestricted service.
     assert!(!judged(&installed.replace("ProtectSystem=strict", "ProtectSystme=strict")).0.is_empty());
     let open: Vec<&str> =
         installed.lines().filter(|line| !line.starts_with("Protect") && !line.starts_with("Sys")).collect();

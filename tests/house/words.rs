@@ -1,4 +1,5 @@
-//! Retired words and phrases (STYLE.md) do not return to what users read: pages, messages, `--help`, errors, logs, docs.
+//! Retired words and phrases (STYLE.md) must not return to text that users read: pages, notifications, `--help`, errors, logs,
+//! documentation.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use shepherd_monitor::commands::command;
 
 use super::docs::{parts, root, texts};
 
-/// Each with the term that replaced it; matched as whole words, in any case.
+/// Phrases with their replacement; matched as whole words, ignoring case.
 const RETIRED: &[(&str, &str)] = &[
     ("goodbye", "graceful shutdown"),
     ("in good order", "graceful shutdown"),
@@ -74,13 +75,13 @@ const RETIRED: &[(&str, &str)] = &[
     ("who takes care", "acknowledged by"),
 ];
 
-/// Documents that are still to be reworded.
-const NOT_YET: [&str; 2] = ["ARCHITECTURE.md", "docs/settings.md"];
+/// Documents that are not reworded yet.
+const NOT_YET: [&str; 0] = [];
 
-/// The retired phrases of a text.
+/// Returns the retired phrases in a text.
 fn retired(text: &str) -> Vec<&'static str> {
     let letters = |c: char| if c.is_alphanumeric() || matches!(c, '\'' | '-') { c.to_ascii_lowercase() } else { ' ' };
-    // Words of different sentences are no phrase.
+    // Phrases do not extend across sentences.
     let sentences = text.split(['.', ';', ':', '!', '?', '|', '(', ')']);
     let sentences = sentences.map(|sentence| {
         let words: String = sentence.chars().map(letters).collect();
@@ -91,7 +92,7 @@ fn retired(text: &str) -> Vec<&'static str> {
     RETIRED.iter().map(|(phrase, _)| *phrase).filter(|phrase| is_in(phrase)).collect()
 }
 
-/// The files below a folder whose names end so.
+/// Returns the files below a folder with this extension.
 fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![root().join(folder)];
@@ -108,14 +109,14 @@ fn files(folder: &str, extension: &str) -> Vec<PathBuf> {
     found
 }
 
-/// The string literals of a source file outside its tests that are phrases, not names.
+/// Returns the string literals of a source file, without its tests, that are phrases and not names.
 fn literals(source: &str) -> String {
     let source = source.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
     let code = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let (mut phrases, mut chars) = (String::new(), code.chars().peekable());
     while let Some(c) = chars.next() {
         if c == '\'' {
-            // A character, `'"'` among them, or a lifetime.
+            // A character literal, possibly `'"'`, or a lifetime.
             let mut ahead = chars.clone();
             let first = ahead.next();
             if first == Some('\\') {
@@ -143,7 +144,7 @@ fn literals(source: &str) -> String {
     phrases
 }
 
-/// What a template shows: its text, and what its elements are labelled with.
+/// Returns the visible text of a template, with the labels of its elements.
 fn visible(template: &str) -> String {
     let mut text = String::new();
     for piece in template.split(['<', '>']) {
@@ -160,7 +161,7 @@ fn visible(template: &str) -> String {
 }
 
 fn help(command: Command) -> String {
-    // Flags of settings say what docs/settings.md says.
+    // The help of settings has the same text as docs/settings.md.
     let settings = !NOT_YET.contains(&"docs/settings.md");
     let mut command = command.mut_args(|arg| {
         let hidden = arg.get_env().is_some() && !settings;
@@ -173,7 +174,7 @@ fn help(command: Command) -> String {
     text
 }
 
-/// A document without its code.
+/// Returns a document without its code.
 fn prose(text: &str) -> String {
     parts(text).0.split('`').step_by(2).collect::<Vec<_>>().join(" ")
 }
@@ -200,7 +201,7 @@ fn retired_phrases_are_not_on_pages() {
 
 #[test]
 fn retired_phrases_are_not_in_messages_errors_and_logs() {
-    // What only tests see, or another wording replaces.
+    // Only used by tests, or covered by another check.
     let other = ["src/simulation", "src/settings", "tests.rs", "properties.rs"];
     let mut wrong = Vec::new();
     for file in files("src", "rs") {
@@ -226,7 +227,7 @@ fn retired_phrases_are_not_in_the_documentation() {
 }
 
 #[test]
-fn a_retired_phrase_is_seen_wherever_users_would_read_it() {
+fn retired_phrases_are_detected_in_all_visible_text() {
     assert_eq!(retired("Nobody is told: 2 left. In good order"), ["in good order", "nobody is told"]);
     assert_eq!(retired("The pass-through. A passenger; put. Back"), Vec::<&str>::new());
     assert_eq!(retired(&prose("a `goodbye`\n```sh\ngoodbye\n```\n")), Vec::<&str>::new());

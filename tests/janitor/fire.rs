@@ -1,5 +1,5 @@
-//! Trimming and deleting under fire: writers, readers, claimers and the janitor each on a connection
-//! of their own, none waiting for another. Each of three groups has to see every entry to its end.
+//! Concurrent trimming: writers, readers, claimers and the janitor use separate connections without coordination. Each of three
+//! groups must process every entry.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ enum Plain {
     Yes,
 }
 
-/// Answers how many entries were added, removed, and of each group never seen.
+/// Returns how many entries were added and removed, and how many each group missed.
 async fn under_fire(seconds: f64, plain: Plain) -> (u64, u64, Vec<usize>) {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
@@ -39,9 +39,9 @@ async fn under_fire(seconds: f64, plain: Plain) -> (u64, u64, Vec<usize>) {
                 let mut turn = n;
                 loop {
                     turn += 1;
-                    // A new name now and then, as restarted workers have; the old one is left behind.
+                    // A new consumer name periodically, as after restarts; the old consumer remains.
                     let consumer = format!("{name}{}", turn / 50);
-                    // What a crash left is claimed, by whoever comes first.
+                    // Entries of crashed consumers are claimed by any consumer.
                     if turn % 3 == 1 {
                         let taken: Value =
                             ask(&mut redis, &["XAUTOCLAIM", "s", group, &consumer, "0", "0", "COUNT", "100"]).await;
@@ -63,7 +63,7 @@ async fn under_fire(seconds: f64, plain: Plain) -> (u64, u64, Vec<usize>) {
                     let mut any = false;
                     for (id, _) in entries {
                         any = true;
-                        // Every third reading is a crash: what it got is left pending, and was not seen.
+                        // Every third read is a crash: its entries stay pending and are not processed.
                         if !turn.is_multiple_of(3) {
                             let _: Value = ask(&mut redis, &["XACK", "s", group, &id]).await;
                             seen.push(id);
@@ -125,7 +125,7 @@ async fn under_fire(seconds: f64, plain: Plain) -> (u64, u64, Vec<usize>) {
     (added.len() as u64, removed.load(Ordering::Relaxed), missing.iter().map(BTreeSet::len).collect())
 }
 
-/// Reads what is pending, reads the positions, and cuts at the lowest: each right when it is read.
+/// Reads pending entries, then positions, then trims to the lowest one: each is correct when it is read.
 async fn plainly(redis: &mut MultiplexedConnection) -> u64 {
     let key = |id: &str| id.split_once('-').map(|(ms, seq)| (ms.parse::<u64>().unwrap(), seq.parse::<u64>().unwrap()));
     let mut bounds: Vec<String> = Vec::new();
@@ -149,13 +149,13 @@ async fn plainly(redis: &mut MultiplexedConnection) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_group_sees_every_entry_to_its_end_while_the_stream_is_trimmed() {
+async fn every_group_processes_every_entry_during_trimming() {
     let seconds: f64 = std::env::var("JANITOR_FIRE_SEC").map_or(4.0, |text| text.parse().unwrap());
     let (added, removed, missing) = under_fire(seconds, Plain::No).await;
     println!("{added} entries added, {removed} removed meanwhile, never seen by a group: {missing:?}");
     assert_eq!(missing, [0, 0, 0]);
     assert!(removed > 100, "there was hardly anything to trim: {removed}");
-    // The same fire against reading, thinking and cutting.
+    // The same load with the non-atomic version.
     eventually("the plain version loses something", Duration::from_secs(120), || async {
         let (added, removed, missing) = under_fire(2.0, Plain::Yes).await;
         println!("plain: {added} entries added, {removed} removed, never seen by a group: {missing:?}");

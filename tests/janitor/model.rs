@@ -1,9 +1,8 @@
-//! The model test: readers, claimers, new groups and deleted entries between every two steps of the
-//! janitor, against a real Redis. What is pending or unread anywhere stays, to the last entry, and so
-//! does every consumer that holds something; what nobody needs is gone when it is done.
+//! Model test: reads, claims, new groups and deletions between any two steps of the janitor, against a real Redis. Entries that are
+//! pending or undelivered in any group are kept, and so are consumers with pending entries; everything else is removed at the end.
 //!
-//! `JANITOR_CASES` says how many lives (300), `JANITOR_SEED` repeats a run. The same lives are led
-//! with a janitor that reads, thinks and then cuts: it has to lose something, or this test sees nothing.
+//! `JANITOR_CASES` is the number of cases (300), `JANITOR_SEED` repeats a run. A non-atomic janitor must lose entries in the same
+//! cases, which shows that the test is effective.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -24,7 +23,7 @@ const GROUPS: [&str; 3] = ["one", "two", "three"];
 const CONSUMERS: [&str; 3] = ["a", "b", "c"];
 
 type Check = Result<(), TestCaseError>;
-/// An entry's id as numbers, in their order.
+/// ID of an entry, ordered.
 type Id = (u64, u64);
 
 #[derive(Debug, Clone)]
@@ -77,18 +76,18 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Who cleans up.
+/// Implementation of the cleanup.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Janitor {
     /// The monitor's scripts.
     Ours,
-    /// Pending entries read in one step, positions in the next, cut in the third.
+    /// Reads pending entries in one step, positions in the next, and trims in the third.
     ReadsThinksCuts,
-    /// Consumers without pending entries read in one step, deleted in the next.
+    /// Reads consumers without pending entries in one step, and deletes them in the next.
     ReadsThinksDeletes,
 }
 
-/// What the plain versions remember from step to step.
+/// State of the non-atomic versions between steps.
 #[derive(Debug, Default)]
 struct Thoughts {
     oldest_pending: Option<BTreeMap<String, Option<String>>>,
@@ -96,7 +95,7 @@ struct Thoughts {
     idle: Option<Vec<(String, String)>>,
 }
 
-/// The stream as it is.
+/// State of the stream.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct View {
     entries: BTreeSet<Id>,
@@ -107,7 +106,7 @@ struct View {
 }
 
 impl View {
-    /// Entries that somebody still has to see to the end; without a group all of them, whose readers are not known.
+    /// Returns the entries that a group still needs; all of them if there is no group, since the readers are unknown.
     fn needed(&self) -> BTreeSet<Id> {
         let unread = self.last.values().min().copied();
         let waits = |id: &&Id| {
@@ -138,7 +137,7 @@ fn text((ms, seq): Id) -> String {
 
 impl World {
     async fn new(janitor: Janitor) -> Self {
-        // Small nodes, so that a handful of entries makes several of them.
+        // Small nodes, so that a few entries use several of them.
         let server = TestRedis::start_with(RedisOptions::with_args(["--stream-node-max-entries", "4"]));
         let redis = server.connection().await;
         Self { redis, janitor, thoughts: Thoughts::default(), added: 0, trims: 0, removed: 0, _server: server }
@@ -180,7 +179,7 @@ impl World {
         Ok(())
     }
 
-    /// Trimming to the end leaves exactly what lies behind the oldest needed entry.
+    /// Complete trimming leaves exactly the entries from the oldest needed one on.
     async fn finish(&mut self) -> Check {
         let before = self.view().await;
         loop {
@@ -208,7 +207,7 @@ impl World {
             Step::Add(count) => {
                 for _ in 0..*count {
                     self.added += 1;
-                    // Ids at the edges of what there is.
+                    // IDs at boundaries.
                     let seq = if self.added.is_multiple_of(5) { u64::MAX } else { self.added % 3 };
                     let _: String = ask(redis, &["XADD", STREAM, &text((self.added + 8, seq)), "f", "v"]).await;
                 }
@@ -313,7 +312,7 @@ impl World {
         if let Some(at) = self.thoughts.cut_at.take() {
             let _: Value = ask(&mut self.redis, &["XTRIM", STREAM, "MINID", "=", &text(at)]).await;
         } else if let Some(oldest) = self.thoughts.oldest_pending.take() {
-            // All that is right at one moment: every group, pending and unread.
+            // A consistent state: every group, its pending and undelivered entries.
             let bounds = view.last.iter().map(|(group, (ms, seq))| {
                 let unread = seq.checked_add(1).map_or((ms + 1, 0), |seq| (*ms, seq));
                 oldest.get(group).cloned().flatten().map_or(unread, |oldest| id(&oldest).min(unread))
@@ -375,7 +374,7 @@ impl World {
     }
 }
 
-/// How many lives ended well, and what broke one.
+/// Returns the number of successful cases, and the failure of one.
 fn live(janitor: Janitor, cases: u32, seed: u64, shrink: u32) -> (Result<(), String>, u64, u64) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = std::cell::RefCell::new(runtime.block_on(World::new(janitor)));
@@ -395,7 +394,7 @@ fn live(janitor: Janitor, cases: u32, seed: u64, shrink: u32) -> (Result<(), Str
 }
 
 #[test]
-fn nothing_that_is_pending_or_unread_anywhere_is_ever_removed() {
+fn pending_and_undelivered_entries_are_never_removed() {
     let cases: u32 = std::env::var("JANITOR_CASES").map_or(300, |text| text.parse().unwrap());
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64;
     let seed: u64 = std::env::var("JANITOR_SEED").map_or(now, |text| text.parse().unwrap());
@@ -407,7 +406,7 @@ fn nothing_that_is_pending_or_unread_anywhere_is_ever_removed() {
     }
     println!("{cases} lives in {:?}: {trims} steps of trimming removed {removed} entries", started.elapsed());
     assert!(removed > u64::from(cases), "there was hardly anything to trim");
-    // The same lives, and as many more as it takes, led with a janitor that reads, thinks and then acts.
+    // The non-atomic versions must fail in the same cases or additional ones.
     for plain in [Janitor::ReadsThinksCuts, Janitor::ReadsThinksDeletes] {
         let (outcome, ..) = live(plain, cases.max(10_000), seed, 0);
         let why = outcome.expect_err("the plain janitor lost nothing: these lives show nothing");

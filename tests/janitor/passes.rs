@@ -1,4 +1,4 @@
-//! Whole passes, by the program itself: by whom, how often, cut off anywhere, asked for, shown.
+//! Complete cleanup runs of the program: by which instance, how often, interrupted, requested by a user, and displayed.
 
 use futures_util::future::join_all;
 use redis::Value as Answer;
@@ -11,7 +11,7 @@ use crate::support::postgres::TestDatabase;
 use crate::support::redis::TestRedis;
 use crate::support::wait::eventually;
 
-/// A settled Redis, a turn that a dead monitor left, and a busy machine.
+/// Time for Redis to recover, the lease of a killed monitor to expire, and a busy machine.
 const LATER: Duration = Duration::from_secs(120);
 
 struct Ground {
@@ -22,8 +22,8 @@ struct Ground {
 }
 
 impl Ground {
-    /// A stream with 300 entries, of which the first 250 are finished; a query that never ends, one
-    /// that did, and the callbacks of both.
+    /// A stream with 300 entries of which the first 250 are finished; a query without a result, a completed one, and their
+    /// callbacks.
     async fn new() -> Self {
         let (server, database) = (TestRedis::start(), TestDatabase::create());
         let mut redis = server.connection().await;
@@ -53,7 +53,7 @@ impl Ground {
         Self { server, database, redis, sql }
     }
 
-    /// A monitor whose messages nobody takes.
+    /// Starts a monitor whose notifications are not accepted.
     async fn monitor(&self, more: &[(&str, &str)]) -> Monitor {
         let (redis, database) = (self.server.url(), self.database.url());
         let mut given = vec![
@@ -74,7 +74,7 @@ impl Ground {
         ask(&mut self.redis.clone(), &["XLEN", "a"]).await
     }
 
-    /// Waits until one pass ended and its alert is written, and looks at everything.
+    /// Waits until a run ended and its alert is written, and checks everything.
     async fn is_clean(&self, what: &str) {
         eventually(&format!("{what}: a pass ends"), LATER, || async {
             let ended = self.count("monitor_janitor_passes WHERE ended IS NOT NULL").await?;
@@ -105,7 +105,7 @@ impl Ground {
 }
 
 #[tokio::test]
-async fn two_monitors_make_one_pass_and_one_alert() {
+async fn two_monitors_make_one_cleanup_run_and_one_alert() {
     let ground = Ground::new().await;
     let monitors = [ground.monitor(&[]).await, ground.monitor(&[]).await];
     ground.is_clean("two monitors").await;
@@ -122,7 +122,7 @@ async fn two_monitors_make_one_pass_and_one_alert() {
 }
 
 #[tokio::test]
-async fn a_pass_that_is_cut_off_anywhere_is_finished_by_the_next_and_told_once() {
+async fn interrupted_run_is_completed_by_the_next_and_reported_once() {
     let places = [
         "janitor.begun",
         "janitor.trimmed",
@@ -136,7 +136,7 @@ async fn a_pass_that_is_cut_off_anywhere_is_finished_by_the_next_and_told_once()
         let doomed = ground.monitor(&[("SHEPHERD_FAILPOINT", place)]).await;
         eventually(&format!("it dies at {place}"), LATER, || async { !doomed.is_running() }).await;
         assert_eq!(ground.count("monitor_janitor_passes WHERE ended IS NULL").await, Ok(1), "{place}");
-        // Nothing is done by halves: a query and its callbacks, the flip and its count.
+        // Changes are atomic: a query and its callbacks, the mark and its count.
         let lost = ground.count("shepherd_brain WHERE state = 'ABANDONED'").await.unwrap();
         let counted = ground.count("monitor_janitor_passes WHERE abandoned <> '{}'").await.unwrap();
         let callbacks = ground.count("callbacks WHERE query_id LIKE 'lost%'").await.unwrap();
@@ -155,9 +155,9 @@ async fn post(monitor: &Monitor, path: &str) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
+async fn cleanup_can_be_requested_and_is_shown_before_and_after() {
     let ground = Ground::new().await;
-    // Nothing is done by itself first: another monitor has just been here.
+    // No scheduled run is due: another instance has just made one.
     let now: Vec<String> = ask(&mut ground.redis.clone(), &["TIME"]).await;
     let _: Answer = ask(&mut ground.redis.clone(), &["SET", "monitor:janitor:last_pass", &now[0]]).await;
     let monitor = ground.monitor(&[]).await;
@@ -199,7 +199,7 @@ async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
     let passes: Value = serde_json::from_str(&passes).unwrap();
     assert_eq!(passes["passes"][0]["outcome"]["streams"]["a"]["removed"], 250);
     assert_eq!(monitor.get("/api/admin/passes?limit=0").await.0, 400);
-    // A form comes back to the page.
+    // A form redirects to the page.
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
     let form =
         client.post(monitor.url("/api/admin/cleanup")).header("content-type", "application/x-www-form-urlencoded");
@@ -208,12 +208,12 @@ async fn a_pass_can_be_asked_for_and_is_shown_before_and_after() {
 }
 
 #[tokio::test]
-async fn a_cleanup_in_the_first_seconds_does_what_is_safe_and_says_what_it_skipped_and_when_to_ask_again() {
+async fn early_cleanup_does_safe_steps_and_reports_skipped_ones() {
     let ground = Ground::new().await;
     let mut redis = ground.redis.clone();
     let now: Vec<String> = ask(&mut redis, &["TIME"]).await;
     let _: Answer = ask(&mut redis, &["SET", "monitor:janitor:last_pass", &now[0]]).await;
-    // A consumer that is stale, as far as Redis knows.
+    // A consumer that looks stale to Redis.
     let _: Answer = ask(&mut redis, &["XGROUP", "CREATECONSUMER", "a", "consumer", "stale"]).await;
     let monitor = ground.monitor(&[]).await;
     let client = reqwest::Client::new();
@@ -267,13 +267,13 @@ async fn a_cleanup_in_the_first_seconds_does_what_is_safe_and_says_what_it_skipp
 }
 
 #[tokio::test]
-async fn no_route_or_page_shows_the_words_of_a_database_whose_tables_are_missing() {
+async fn missing_tables_cause_no_raw_database_errors_in_responses() {
     let (server, database) = (TestRedis::start(), TestDatabase::create());
     let (redis, url) = (server.url(), database.url());
     let monitor = Monitor::start(&[("REDIS_URL", &redis), ("DATABASE_URL", &url)]).await;
     monitor.takes_orders().await;
     let sql = database.connect().await;
-    // As during an upgrade by another instance: half of the tables are not there.
+    // As during a migration by another instance: half of the tables are missing.
     let tables = sql.query("SELECT tablename::text FROM pg_tables WHERE tablename LIKE 'monitor%'", &[]).await.unwrap();
     assert!(tables.len() > 5);
     for table in tables {
@@ -317,7 +317,7 @@ async fn no_route_or_page_shows_the_words_of_a_database_whose_tables_are_missing
 }
 
 #[tokio::test]
-async fn a_forgotten_worker_type_is_gone_with_its_alert_and_learned_again() {
+async fn forgotten_worker_type_loses_its_alert_and_can_return() {
     let ground = Ground::new().await;
     let monitor = ground.monitor(&[("MONITOR_STARTUP_GRACE_SEC", "0")]).await;
     let another = ground.monitor(&[]).await;
@@ -353,10 +353,10 @@ async fn a_forgotten_worker_type_is_gone_with_its_alert_and_learned_again() {
 }
 
 #[tokio::test]
-async fn abandoned_queries_are_named_with_all_that_is_known_of_them() {
+async fn abandoned_queries_are_reported_with_details() {
     let ground = Ground::new().await;
     let mut redis = ground.redis.clone();
-    // One is undelivered on `b`, after it was finished on `c`; 18 more are nowhere.
+    // One is undelivered on `b` after it was finished on `c`; 18 more are on no stream.
     for stream in ["c", "b"] {
         let _: Answer = ask(&mut redis, &["XGROUP", "CREATE", stream, "consumer", "0", "MKSTREAM"]).await;
     }
@@ -373,7 +373,7 @@ async fn abandoned_queries_are_named_with_all_that_is_known_of_them() {
         )
         .await
         .unwrap();
-    // Its first run of its own is not due.
+    // No scheduled run is due.
     let _: Answer = ask(&mut redis, &["SET", "monitor:janitor:last_pass", &unix_now().to_string()]).await;
     let monitor = ground.monitor(&[]).await;
     monitor.takes_orders().await;
@@ -399,7 +399,7 @@ async fn abandoned_queries_are_named_with_all_that_is_known_of_them() {
         (&"none".into(), &0.into(), &Value::Null)
     );
 
-    // The log, the page, the passes, the event and the notification say the same; the last names ten.
+    // The log, the page, the runs, the event and the notification have the same text; the notification lists ten.
     let described = "lost (aragorn, 60 m old, 1 callback outstanding, last stream b)";
     assert!(monitor.log().contains(described), "{}", monitor.log());
     assert!(monitor.log().contains("gone18 (none, 20 m old, 0 callbacks outstanding, last stream unknown)"));

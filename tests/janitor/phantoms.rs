@@ -1,4 +1,4 @@
-//! Phantom pending: which IDs are acknowledged, and which are kept.
+//! Phantom pending IDs: which are acknowledged, and which are kept.
 
 use redis::Value as Answer;
 use shepherd_monitor::contract::Name;
@@ -14,7 +14,7 @@ fn rules(without_heartbeat: Option<Duration>) -> PhantomRules {
     PhantomRules { without_heartbeat, in_flight: HOUR }
 }
 
-/// Adds `count` entries and delivers them to `consumer`; their IDs.
+/// Adds `count` entries and delivers them to `consumer`. Returns their IDs.
 async fn deliver(redis: &mut MultiplexedConnection, consumer: &str, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for _ in 0..count {
@@ -60,12 +60,12 @@ async fn beat(redis: &mut MultiplexedConnection, consumer: &str, in_flight: Opti
 }
 
 #[tokio::test]
-async fn an_id_is_acknowledged_only_if_its_entry_is_gone() {
+async fn ids_are_acknowledged_only_if_their_entry_is_deleted() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Answer = ask(&mut redis, &["XGROUP", "CREATE", "s", "consumer", "0", "MKSTREAM"]).await;
     let ids = deliver(&mut redis, "c", 1200).await;
-    // Runs of phantoms of every length, at the beginning, between existing entries and at the end.
+    // Sequences of phantoms of every length, at the start, between existing entries and at the end.
     let gone: Vec<String> = ids
         .iter()
         .enumerate()
@@ -77,7 +77,7 @@ async fn an_id_is_acknowledged_only_if_its_entry_is_gone() {
     assert_eq!(clear(&mut redis, rules(Some(Duration::ZERO))).await, (gone.len() as u64, 0));
     assert_eq!(pending(&mut redis).await, left);
     assert_eq!(clear(&mut redis, rules(Some(Duration::ZERO))).await, (0, 0));
-    // The whole stream is gone, and then the group.
+    // The stream is emptied, and then the group deleted.
     let _: Answer = ask(&mut redis, &["XTRIM", "s", "MAXLEN", "=", "0"]).await;
     assert_eq!(clear(&mut redis, rules(Some(Duration::ZERO))).await, (left.len() as u64, 0));
     let _: Answer = ask(&mut redis, &["DEL", "s"]).await;
@@ -85,18 +85,18 @@ async fn an_id_is_acknowledged_only_if_its_entry_is_gone() {
 }
 
 #[tokio::test]
-async fn an_id_that_a_worker_may_be_at_work_on_is_kept() {
+async fn ids_that_a_worker_may_be_processing_are_kept() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Answer = ask(&mut redis, &["XGROUP", "CREATE", "s", "consumer", "0", "MKSTREAM"]).await;
     for (consumer, in_flight, lives_ms, acknowledged) in [
-        // Written by a worker in Python: it makes no check when it finishes.
+        // Written by a Python worker, which does not check when it finishes.
         ("python", None, 15_000, 1),
         ("busy", Some("1"), 15_000, 0),
         ("tries.again.later", Some(r#"0,"waiting":1"#), 15_000, 0),
-        // Written a moment ago, after the delivery.
+        // Written just now, after the delivery.
         ("idle", Some("0"), 15_000, 1),
-        // Written before the delivery: it may have begun since.
+        // Written before the delivery: the worker may have started the task since.
         ("delivered.just.now", Some("0"), 5_000, 0),
     ] {
         let ids = deliver(&mut redis, consumer, 1).await;
@@ -114,7 +114,7 @@ async fn an_id_that_a_worker_may_be_at_work_on_is_kept() {
 }
 
 #[tokio::test]
-async fn thousands_go_in_bounded_steps_and_their_delivery_records_with_them() {
+async fn thousands_are_acknowledged_in_steps_with_their_delivery_records() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Answer = ask(&mut redis, &["XGROUP", "CREATE", "s", "consumer", "0", "MKSTREAM"]).await;
@@ -130,7 +130,7 @@ async fn thousands_go_in_bounded_steps_and_their_delivery_records_with_them() {
     assert_eq!(pending(&mut redis).await, ids[4990..]);
     let kept: bool = ask(&mut redis, &["EXISTS", &record]).await;
     assert!(!kept);
-    // The key is something else now: said of this stream, and no reason to end the cleanup.
+    // The key has another type now: reported for this stream, and the cleanup continues.
     let _: Answer = ask(&mut redis, &["DEL", "s"]).await;
     let _: Answer = ask(&mut redis, &["SET", "s", "text"]).await;
     let cleared = clear_phantoms(&pool, &stream, &group, rules(Some(Duration::ZERO)), (until, u64::MAX)).await.unwrap();

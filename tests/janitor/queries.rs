@@ -1,4 +1,4 @@
-//! Queries and callbacks: what is called abandoned, what never, and what happens in the very moment.
+//! Queries and callbacks: which are marked as abandoned, and concurrent completions.
 
 use chrono::{TimeDelta, Utc};
 use diesel_async::AsyncPgConnection;
@@ -26,7 +26,7 @@ async fn worker(database: &TestDatabase) -> AsyncPgConnection {
     connect(database.url(), LIMIT).await.unwrap().into_inner()
 }
 
-/// A query in `state`, so many minutes old, with two callbacks.
+/// Inserts a query in `state`, this many minutes old, with two callbacks.
 async fn query(sql: &Client, qid: &str, minutes: i64, state: &str) {
     sql.batch_execute(&format!(
         "INSERT INTO shepherd_brain (qid, start_time, domain, state)
@@ -37,7 +37,7 @@ async fn query(sql: &Client, qid: &str, minutes: i64, state: &str) {
     .unwrap();
 }
 
-/// State, status, whether it has an end, callbacks.
+/// Returns state, status, whether it has an end, and the number of callbacks.
 async fn stands(sql: &Client, qid: &str) -> (String, Option<String>, bool, i64) {
     let row = sql
         .query_one(
@@ -51,7 +51,7 @@ async fn stands(sql: &Client, qid: &str) -> (String, Option<String>, bool, i64) 
 }
 
 #[tokio::test]
-async fn what_never_reached_an_end_is_abandoned_in_batches_and_told_once_the_pass_ended() {
+async fn timed_out_queries_are_abandoned_in_batches_and_reported_after_the_run() {
     let database = TestDatabase::create();
     let (pool, sql) = ready(&database).await;
     for (qid, minutes, state) in
@@ -86,7 +86,7 @@ async fn what_never_reached_an_end_is_abandoned_in_batches_and_told_once_the_pas
     assert_eq!(janitor::delete_callbacks(&pool).await.unwrap(), 0);
     assert_eq!(stands(&sql, "young").await.3, 2, "a query that is worked on keeps its callbacks");
 
-    // A pass that was cut off goes on under its id, and is told of when it ends.
+    // An interrupted run continues under its ID, and is reported when it ends.
     assert_eq!(untold(&pool).await, []);
     assert_eq!(janitor::begin(&pool, None).await.unwrap(), pass);
     janitor::end(&pool, pass, &Outcome::default()).await.unwrap();
@@ -101,7 +101,7 @@ async fn what_never_reached_an_end_is_abandoned_in_batches_and_told_once_the_pas
 }
 
 #[tokio::test]
-async fn a_query_that_is_being_completed_when_it_would_be_abandoned_stays_completed() {
+async fn query_with_an_uncommitted_completion_is_not_abandoned() {
     let database = TestDatabase::create();
     let (pool, mut sql) = ready(&database).await;
     query(&sql, "first", 60, "QUEUED").await;
@@ -116,7 +116,7 @@ async fn a_query_that_is_being_completed_when_it_would_be_abandoned_stays_comple
     finishing.commit().await.unwrap();
     assert_eq!(janitor::abandon(&pool, pass, BUDGET).await.unwrap().queries, 0);
     assert_eq!(stands(&sql, "first").await.0, "COMPLETED");
-    // Had the worker given up, the query would be found.
+    // If the worker had rolled back, the query would be marked.
     query(&sql, "given up", 60, "QUEUED").await;
     let finishing = sql.transaction().await.unwrap();
     finishing.batch_execute("UPDATE shepherd_brain SET state = 'COMPLETED' WHERE qid = 'given up'").await.unwrap();
@@ -126,12 +126,12 @@ async fn a_query_that_is_being_completed_when_it_would_be_abandoned_stays_comple
 }
 
 #[tokio::test]
-async fn a_query_that_is_completed_while_it_is_being_abandoned_stays_completed() {
+async fn query_completed_during_abandonment_stays_completed() {
     let database = TestDatabase::create();
     let (pool, mut sql) = ready(&database).await;
     query(&sql, "second", 60, "QUEUED").await;
     let pass = janitor::begin(&pool, None).await.unwrap();
-    // The janitor has flipped it and cannot commit: somebody holds the row in which it counts.
+    // The janitor has updated it and cannot commit, because the row with its count is locked.
     let watcher = database.connect().await;
     let holding = sql.transaction().await.unwrap();
     holding.batch_execute("LOCK TABLE monitor_janitor_passes IN ACCESS EXCLUSIVE MODE").await.unwrap();
@@ -157,7 +157,7 @@ async fn a_query_that_is_completed_while_it_is_being_abandoned_stays_completed()
 }
 
 #[tokio::test]
-async fn final_queries_go_after_their_days_and_unfinished_ones_stay() {
+async fn final_queries_are_deleted_after_retention_unfinished_ones_stay() {
     let database = TestDatabase::create();
     let (pool, sql) = ready(&database).await;
     let day = 24 * 60;
@@ -175,7 +175,7 @@ async fn final_queries_go_after_their_days_and_unfinished_ones_stay() {
 }
 
 #[tokio::test]
-async fn retention_goes_by_the_end_and_spares_retained_rows_even_if_the_column_appears_later() {
+async fn retention_uses_the_end_time_and_keeps_rows_marked_retain() {
     let database = TestDatabase::create();
     let (pool, sql) = ready(&database).await;
     sql.batch_execute(
@@ -196,7 +196,7 @@ async fn retention_goes_by_the_end_and_spares_retained_rows_even_if_the_column_a
     };
     assert_eq!(janitor::delete_old_queries(&pool, 30).await.unwrap(), 3);
     assert_eq!(left().await, ["ended lately", "no state", "no times", "queued"]);
-    // The column appears while the monitor runs.
+    // The column is added while the monitor runs.
     sql.batch_execute(
         "ALTER TABLE shepherd_brain ADD COLUMN retain boolean;
          INSERT INTO shepherd_brain (qid, start_time, stop_time, state, retain) SELECT 'retain ' || coalesce(r::text, 'null'),
@@ -210,7 +210,7 @@ async fn retention_goes_by_the_end_and_spares_retained_rows_even_if_the_column_a
 }
 
 #[tokio::test]
-async fn a_query_is_as_old_as_it_is_whatever_the_zone_and_the_change_of_its_clocks() {
+async fn age_of_queries_is_independent_of_time_zone_and_daylight_saving() {
     for zone in ["Asia/Kathmandu", "America/St_Johns", "Pacific/Apia", "Europe/Berlin"] {
         let database = TestDatabase::create();
         let url = database.url();
@@ -227,11 +227,11 @@ async fn a_query_is_as_old_as_it_is_whatever_the_zone_and_the_change_of_its_cloc
         assert_eq!(janitor::abandon(&pool, pass, BUDGET).await.unwrap().queries, 1, "{zone} {url}");
         assert_eq!(stands(&sql, "young").await.0, "QUEUED", "{zone}");
     }
-    // A zone whose clocks went from hour to hour five minutes ago: a query of six minutes looks like
-    // one of an hour and six minutes.
+    // A time zone in which daylight saving started five minutes ago: a query of six minutes looks like one of an hour and six
+    // minutes.
     let database = TestDatabase::create();
     let at = Utc::now() - TimeDelta::minutes(5);
-    // Summer time begins on this day of the year at this time, counted in winter time (UTC).
+    // Daylight saving starts on this day of the year at this time, in standard time (UTC).
     let day = at.format("%j").to_string().trim_start_matches('0').parse::<u32>().unwrap() - 1;
     let zone = format!("XST0XDT,{day}/{},{}/0", at.format("%H:%M:%S"), (day + 100) % 365);
     database
@@ -256,7 +256,7 @@ async fn a_query_is_as_old_as_it_is_whatever_the_zone_and_the_change_of_its_cloc
 }
 
 #[tokio::test]
-async fn a_fleet_without_queries_is_no_trouble() {
+async fn fleet_without_query_tables_is_no_error() {
     let database = TestDatabase::create();
     database.connect().await.batch_execute("CREATE TABLE something_else (id int)").await.unwrap();
     let (pool, _sql) = ready(&database).await;
@@ -266,7 +266,7 @@ async fn a_fleet_without_queries_is_no_trouble() {
     assert_eq!(janitor::newest(&pool, 5).await.unwrap()[0].asked_by.as_deref(), Some("somebody"));
 }
 
-/// What a leader is told that nobody was told of yet.
+/// Returns the findings without an alert, as the leader reads them.
 async fn untold(pool: &PgPool) -> Vec<Finding> {
     alerts::lead(pool, "test", 60.0).await.unwrap().findings
 }

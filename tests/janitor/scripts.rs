@@ -1,4 +1,4 @@
-//! The two scripts by example: what pins a stream, which consumers go, and servers of other kinds.
+//! The two scripts by example: what prevents trimming, which consumers are deleted, and other servers.
 
 use redis::Value;
 use shepherd_monitor::contract::Name;
@@ -27,7 +27,7 @@ fn stream() -> Name {
 }
 
 #[tokio::test]
-async fn the_group_that_stopped_reading_pins_the_stream_and_is_named() {
+async fn group_that_stopped_reading_prevents_trimming_and_is_reported() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     for group in ["quick", "stuck"] {
@@ -45,7 +45,7 @@ async fn the_group_that_stopped_reading_pins_the_stream_and_is_named() {
     let added: f64 = ids[0].split('-').next().unwrap().parse().unwrap();
     assert_eq!(since, Some(added / 1000.0));
 
-    // It goes on, and stops at the third entry.
+    // It continues, and stops at the third entry.
     read(&mut redis, "stuck", 250).await;
     for id in ids.iter().enumerate().filter(|(n, _)| *n != 2).map(|(_, id)| id) {
         let _: Value = ask(&mut redis, &["XACK", "s", "stuck", id]).await;
@@ -56,7 +56,7 @@ async fn the_group_that_stopped_reading_pins_the_stream_and_is_named() {
     assert_eq!((group.as_str(), need, pending, consumer.as_deref()), ("stuck", Need::Pending, 1, Some("c")));
     assert!(idle_sec.is_some());
 
-    // Finished, or deleted by somebody: it pins no more.
+    // Finished, or deleted by another client: it no longer prevents trimming.
     let _: Value = ask(&mut redis, &["XDEL", "s", &ids[2]]).await;
     let mut left = Vec::new();
     loop {
@@ -73,7 +73,7 @@ async fn the_group_that_stopped_reading_pins_the_stream_and_is_named() {
 }
 
 #[tokio::test]
-async fn a_stream_without_groups_and_a_key_of_another_type_are_left_alone() {
+async fn streams_without_groups_and_other_types_are_not_changed() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     add(&mut redis, 5).await;
@@ -88,8 +88,8 @@ async fn a_stream_without_groups_and_a_key_of_another_type_are_left_alone() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_trim_by_id_is_trimmed_entry_by_entry() {
-    // As before Redis 6.2: the command fails, whatever the reason.
+async fn servers_without_trimming_by_id_are_trimmed_by_entry() {
+    // As before Redis 6.2: the command fails.
     let server = TestRedis::start_with(RedisOptions::with_args(["--rename-command", "XTRIM", ""]));
     let mut redis = server.connection().await;
     let _: Value = ask(&mut redis, &["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"]).await;
@@ -111,7 +111,7 @@ async fn a_server_that_cannot_trim_by_id_is_trimmed_entry_by_entry() {
 }
 
 #[tokio::test]
-async fn a_consumer_goes_only_without_heartbeat_without_work_and_after_its_hour() {
+async fn consumers_are_deleted_only_if_idle_without_heartbeat_and_work() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let _: Value = ask(&mut redis, &["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"]).await;

@@ -1,9 +1,8 @@
-//! What cleaning up costs: a stream with many finished entries, many phantom consumers, many pending
-//! entries, each beside a writer and a reader at work.
+//! Cost of the cleanup: a stream with many finished entries, many phantom consumers, many pending entries, each with concurrent
+//! writes and reads.
 //!
-//! `JANITOR_ENTRIES` (200,000; the figures in docs/performance.md are of 1,000,000) and
-//! `JANITOR_CONSUMERS` (10,000) say how many. Redis' own clock runs on while the machine does something
-//! else, so that one call in a hundred may be slow; with `JANITOR_STRICT` none may.
+//! `JANITOR_ENTRIES` (200,000; docs/performance.md has the figures for 1,000,000) and `JANITOR_CONSUMERS` (10,000) are the sizes.
+//! Redis measures elapsed time, so one call in a hundred may be slow on a busy machine; with `JANITOR_STRICT` none may.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,7 +40,7 @@ async fn filled(entries: u64) -> (TestRedis, MultiplexedConnection) {
     (server, redis)
 }
 
-/// A writer and a reader that finishes what it reads, until told to stop; what they did.
+/// A writer and a reader that finishes what it reads, until stopped, with their counts.
 struct Load {
     over: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -85,16 +84,16 @@ impl Load {
     }
 }
 
-/// Notes every command's time from now on.
+/// Resets the recorded command times.
 async fn watch(redis: &mut MultiplexedConnection) {
     let _: Value = ask(redis, &["CONFIG", "SET", "slowlog-max-len", "1000000"]).await;
     let _: Value = ask(redis, &["CONFIG", "SET", "slowlog-log-slower-than", "0"]).await;
-    // What scripts of the setup left behind is not swept up in those that are measured.
+    // So that garbage of the setup's scripts is not collected in the measured ones.
     let _: Value = ask(redis, &["SCRIPT", "FLUSH"]).await;
     let _: Value = ask(redis, &["SLOWLOG", "RESET"]).await;
 }
 
-/// How long the calls of scripts took, microseconds, sorted; and the longest of everything else.
+/// Returns the times of script calls, microseconds, sorted; and the longest time of other commands.
 async fn times(redis: &mut MultiplexedConnection) -> (Vec<u64>, u64) {
     let _: Value = ask(redis, &["CONFIG", "SET", "slowlog-log-slower-than", "-1"]).await;
     let log: Vec<Vec<Value>> = ask(redis, &["SLOWLOG", "GET", "1000000"]).await;
@@ -133,7 +132,7 @@ fn judge(what: &str, took: Duration, (scripts, others): &(Vec<u64>, u64)) -> u64
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_finished_entries_are_trimmed_in_steps_that_redis_does_not_notice() {
+async fn finished_entries_are_trimmed_in_short_steps() {
     let entries = size("JANITOR_ENTRIES", 200_000);
     let (server, mut redis) = filled(entries).await;
     let _: Value = ask(&mut redis, &["XGROUP", "SETID", "s", "g", "$"]).await;
@@ -150,7 +149,7 @@ async fn many_finished_entries_are_trimmed_in_steps_that_redis_does_not_notice()
     assert!(outcome.removed >= entries, "{outcome:?}");
     assert!(!outcome.unfinished && outcome.error.is_none(), "{outcome:?}");
     assert!(outcome.length < entries / 10, "{outcome:?}");
-    // A step that were all at once would be seen by the same measure.
+    // A single large step would be detected by the same measurement.
     let (_server, mut redis) = filled(entries).await;
     let _: Value = ask(&mut redis, &["XGROUP", "SETID", "s", "g", "$"]).await;
     watch(&mut redis).await;
@@ -163,7 +162,7 @@ async fn many_finished_entries_are_trimmed_in_steps_that_redis_does_not_notice()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_phantom_consumers_are_deleted_in_steps_that_redis_does_not_notice() {
+async fn stale_consumers_are_deleted_in_short_steps() {
     let consumers = size("JANITOR_CONSUMERS", 10_000);
     let (server, mut redis) = filled(10).await;
     let make = redis::Script::new(
@@ -187,7 +186,7 @@ async fn many_phantom_consumers_are_deleted_in_steps_that_redis_does_not_notice(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pending_entries_by_the_hundred_thousand_do_not_slow_a_tick_nor_a_look() {
+async fn many_pending_entries_do_not_slow_a_tick_or_a_page() {
     let entries = size("JANITOR_ENTRIES", 200_000);
     let (empty, mut idle) = filled(10).await;
     let (full, mut redis) = filled(entries).await;

@@ -1,4 +1,4 @@
-//! Whose turn it is to clean up, and when the next one is due.
+//! The lease of cleanup runs, and when the next run is due.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::support::redis::TestRedis;
 const EVERY: Duration = Duration::from_secs(300);
 
 #[tokio::test]
-async fn one_has_the_turn_and_who_asks_too_early_is_told_when_it_is_due() {
+async fn one_instance_holds_the_lease_and_early_requests_get_the_due_time() {
     let server = TestRedis::start();
     let pool = connection::pool(&server.url(), Duration::from_secs(10)).unwrap();
     let take = async |who: &str, wanted: bool| take_turn(&pool, who, EVERY, wanted).await.unwrap();

@@ -1,5 +1,4 @@
-//! Streams whose consumers write no heartbeats: shown with what Redis knows, and no crash is
-//! invented for them.
+//! Streams whose consumers write no heartbeats: shown with what Redis reports, and without crashes.
 
 use std::time::Duration;
 
@@ -48,7 +47,7 @@ async fn groups_without_heartbeats_are_shown_with_presence_unknown() {
     assert_eq!(snapshot["streams"]["not-a-stream"]["xlen"], serde_json::Value::Null);
     assert_eq!(snapshot["streams"]["never-used"]["exists"], false);
 
-    // Consumers that go, groups that go, streams that go: no event.
+    // Deleted consumers, groups and streams cause no event.
     for command in ["XGROUP DELCONSUMER orders billing alice", "XGROUP DESTROY orders shipping", "DEL loose"] {
         run(&mut connection, command).await;
     }
@@ -62,10 +61,10 @@ async fn groups_without_heartbeats_are_shown_with_presence_unknown() {
 }
 
 #[tokio::test]
-async fn a_lag_that_redis_does_not_know_says_where_its_number_comes_from() {
+async fn unknown_lag_is_estimated_and_labelled() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
-    // A group created in the middle: Redis says null until it has read.
+    // A group created in the middle: Redis reports nil until it has read.
     for n in 1..=5 {
         run(&mut connection, &format!("XADD few {n}-1 f v")).await;
     }
@@ -90,7 +89,7 @@ async fn a_lag_that_redis_does_not_know_says_where_its_number_comes_from() {
 }
 
 #[tokio::test]
-async fn globs_narrow_what_is_watched() {
+async fn globs_select_watched_streams() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
     for stream in ["app.one", "app.two", "app.secret", "other"] {

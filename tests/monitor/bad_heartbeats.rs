@@ -1,5 +1,4 @@
-//! Whatever stands under a heartbeat key, and however names are spelled: the rest of the fleet is
-//! shown as before, and each bad one is visible as bad.
+//! Invalid heartbeat values and unusual names: each is shown as invalid, and the rest of the fleet is unaffected.
 
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ fn good(stream: &str, consumer: &str) -> String {
         .to_string()
 }
 
-/// Thirty values that are no heartbeat of stream `s`, each under its own consumer.
+/// Returns thirty values that are not heartbeats of stream `s`, each of its own consumer.
 fn bad_values() -> Vec<(String, Vec<u8>)> {
     let beat = |n: usize| good("s", &format!("bad{n:02}"));
     let mut values: Vec<Vec<u8>> =
@@ -55,7 +54,7 @@ async fn write(redis: &mut MultiplexedConnection, key: &str, value: &[u8]) {
 }
 
 #[tokio::test]
-async fn each_bad_heartbeat_is_shown_as_bad_and_the_rest_of_the_fleet_as_before() {
+async fn invalid_heartbeats_are_shown_and_do_not_affect_others() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
     write(&mut connection, "worker:heartbeat:s:fine", good("s", "fine").as_bytes()).await;
@@ -64,10 +63,10 @@ async fn each_bad_heartbeat_is_shown_as_bad_and_the_rest_of_the_fleet_as_before(
     for (consumer, value) in &bad {
         write(&mut connection, &format!("worker:heartbeat:s:{consumer}"), value).await;
     }
-    // Keys of other types, which MGET calls nil.
+    // Keys of other types, for which MGET returns nil.
     let _: () = connection.hset("worker:heartbeat:s:hash", "field", "value").await.unwrap();
     let _: () = connection.rpush("worker:heartbeat:t:list", "value").await.unwrap();
-    // One that its group names too.
+    // One that is also listed in a group.
     let _: () = redis::cmd("XGROUP")
         .arg(&["CREATE", "s", "consumer", "0", "MKSTREAM"])
         .query_async(&mut connection)
@@ -104,7 +103,7 @@ async fn each_bad_heartbeat_is_shown_as_bad_and_the_rest_of_the_fleet_as_before(
 }
 
 #[tokio::test]
-async fn hostile_names_are_shown_escaped_and_nothing_of_them_is_markup() {
+async fn hostile_names_are_escaped() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
     let long = "x".repeat(4096);

@@ -15,12 +15,12 @@ fn worker(redis: &TestRedis, stream: &str, consumer: &str) -> Python {
     Python::start(include_str!("fleet.py"), &[&redis.port().to_string(), stream, consumer])
 }
 
-/// Counts what no page of ours may do: requests to other hosts, errors, scripts that names bring.
+/// Counts what pages must not do: requests to other hosts, errors, injected scripts.
 const FOREIGN: &str =
     "performance.getEntriesByType('resource').filter(r => !r.name.startsWith(location.origin)).length";
 
 #[tokio::test]
-async fn the_live_page_follows_the_fleet_without_being_loaded_again() {
+async fn live_page_updates_without_reload() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let first = worker(&redis, "first.stream", "aaaa0001");
     let monitor =
@@ -53,7 +53,7 @@ async fn the_live_page_follows_the_fleet_without_being_loaded_again() {
 }
 
 #[tokio::test]
-async fn the_page_says_that_the_monitor_is_gone_and_comes_back_by_itself() {
+async fn page_reports_a_lost_connection_and_reconnects() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let settings = [("REDIS_URL", redis.url()), ("DATABASE_URL", database.url())];
     let given: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
@@ -75,7 +75,7 @@ async fn the_page_says_that_the_monitor_is_gone_and_comes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn hostile_names_run_nothing_in_the_browser() {
+async fn hostile_names_run_no_scripts_in_the_browser() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
     let long = "x".repeat(4096);
@@ -109,7 +109,7 @@ async fn hostile_names_run_nothing_in_the_browser() {
     browser.driver().goto(monitor.url("/")).await.unwrap();
     browser.until("all are shown", &format!("document.querySelectorAll('.card').length >= {}", names.len())).await;
     browser.until("the page is live", "document.getElementById('connection').dataset.state === 'live'").await;
-    // Fragments that come later are put in place too.
+    // Later updates are applied too.
     for name in names {
         let _: String =
             redis::cmd("XADD").arg(name).arg("*").arg("f").arg("v").query_async(&mut connection).await.unwrap();
@@ -125,7 +125,7 @@ async fn hostile_names_run_nothing_in_the_browser() {
 }
 
 #[tokio::test]
-async fn the_page_is_used_by_keyboard() {
+async fn page_can_be_used_by_keyboard() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _workers = [worker(&redis, "apples", "aaaa0001"), worker(&redis, "pears", "bbbb0001")];
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;

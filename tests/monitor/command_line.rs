@@ -1,4 +1,4 @@
-//! The program on the command line: help, wrong settings, start and stop.
+//! The command line: help, invalid settings, start and shutdown.
 
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 }
 
 #[test]
-fn help_names_every_setting_with_its_default_and_no_secret_value() {
+fn help_lists_every_setting_with_its_default_and_no_secrets() {
     let help = run(&["serve", "--help"], &[("REDIS_PASSWORD", "t0psecret")]);
     let text = String::from_utf8(help.stdout).unwrap();
     for entry in shepherd_monitor::settings::TABLE {
@@ -31,7 +31,7 @@ fn help_names_every_setting_with_its_default_and_no_secret_value() {
     assert!(text.contains("[default: 5440]") && !text.contains("t0psecret"));
 }
 
-/// What bash proposes for this line, with the program's own script.
+/// Returns the completions of bash for this line, with the program's script.
 fn completed_by_bash(line: &str) -> Vec<String> {
     let script = r#"
         source <("$0" completions bash) || exit 3
@@ -49,7 +49,7 @@ fn completed_by_bash(line: &str) -> Vec<String> {
 }
 
 #[test]
-fn bash_completes_commands_and_flags_and_other_shells_get_a_script_too() {
+fn completes_commands_and_flags_in_bash_and_supports_other_shells() {
     assert_eq!(completed_by_bash("shepherd-monitor doc"), ["doctor"]);
     assert_eq!(completed_by_bash("shepherd-monitor serve --redis-p"), ["--redis-port", "--redis-password"]);
     assert_eq!(completed_by_bash("shepherd-monitor dead-letters re"), ["replay"]);
@@ -65,7 +65,7 @@ fn bash_completes_commands_and_flags_and_other_shells_get_a_script_too() {
 }
 
 #[test]
-fn there_is_a_man_page_for_each_command_and_all_of_it_renders() {
+fn every_command_has_a_man_page_that_renders() {
     let folder = std::env::temp_dir().join(format!("man-{}", uuid::Uuid::new_v4()));
     std::fs::create_dir(&folder).unwrap();
     let asked = run(&["man", folder.to_str().unwrap()], &[("REDIS_PASSWORD", "t0psecret")]);
@@ -84,14 +84,14 @@ fn there_is_a_man_page_for_each_command_and_all_of_it_renders() {
     }
     assert!(!names.iter().any(|name| name.contains("demo-worker") || name.contains("help")), "{names:?}");
     for page in &pages {
-        // Debian's base system has groff.
+        // groff is part of Debian's base system.
         let rendered =
             Command::new("groff").args(["-man", "-ww", "-Tutf8", "-P-cbou", "-rLL=200n"]).arg(page).output().unwrap();
         assert_eq!(String::from_utf8(rendered.stderr).unwrap(), "", "{}", page.display());
         let text = String::from_utf8(rendered.stdout).unwrap();
         assert!(text.contains("NAME") && !text.contains("t0psecret"), "{text}");
         if page.ends_with("shepherd-monitor-serve.1") {
-            // Lines are broken anywhere.
+            // Lines may be broken anywhere.
             let plain: String = text.chars().filter(|c| !c.is_whitespace() && *c != '\u{2010}').collect();
             for entry in shepherd_monitor::settings::TABLE {
                 let (flag, env) = (format!("--{}", entry.flag()), entry.env);
@@ -105,7 +105,7 @@ fn there_is_a_man_page_for_each_command_and_all_of_it_renders() {
 }
 
 #[test]
-fn a_wrong_setting_stops_the_start_with_one_line() {
+fn invalid_setting_prevents_the_start_with_one_line() {
     for (name, value) in
         [("MONITOR_PORT", "99999"), ("PG_VOLUME_CAPACITY", "lots"), ("REDIS_PORT", "x"), ("LOG_LEVEL", "loud")]
     {
@@ -121,7 +121,7 @@ fn a_wrong_setting_stops_the_start_with_one_line() {
 
 #[cfg(not(feature = "otlp"))]
 #[test]
-fn a_build_that_sends_no_spans_says_so_when_it_is_told_to_send_some() {
+fn build_without_span_export_rejects_the_setting() {
     let output = run(&["serve"], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")]);
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), told.trim_end().lines().count()), (Some(1), 1), "{told}");
@@ -129,7 +129,7 @@ fn a_build_that_sends_no_spans_says_so_when_it_is_told_to_send_some() {
 }
 
 #[test]
-fn a_port_that_is_taken_is_told_in_one_line() {
+fn port_in_use_is_reported_in_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let told = String::from_utf8(run(&["serve"], &[("MONITOR_PORT", &port)]).stderr).unwrap();
@@ -138,7 +138,7 @@ fn a_port_that_is_taken_is_told_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_spool_folder_that_cannot_be_written_is_reported_at_the_start() {
+async fn unwritable_spool_folder_is_reported_at_the_start() {
     let monitor = Monitor::start(&[("MONITOR_SPOOL_DIR", "/proc/shepherd")]).await;
     eventually("it says so", Duration::from_secs(10), || async {
         let log = monitor.log();
@@ -152,7 +152,7 @@ async fn a_spool_folder_that_cannot_be_written_is_reported_at_the_start() {
 }
 
 #[tokio::test]
-async fn every_address_of_both_kinds_is_listened_on_and_a_client_by_ipv4_has_its_own_address() {
+async fn listens_on_ipv4_and_ipv6_and_reports_ipv4_client_addresses() {
     let settings = [("MONITOR_BIND", "::"), ("MONITOR_AUTH", "proxy"), ("MONITOR_PROXY_TRUSTED", "127.0.0.1")];
     let monitor = Monitor::start(&settings).await;
     let port = monitor.address().rsplit(':').next().unwrap().to_owned();
@@ -163,7 +163,7 @@ async fn every_address_of_both_kinds_is_listened_on_and_a_client_by_ipv4_has_its
 }
 
 #[tokio::test]
-async fn health_succeeds_while_the_monitor_lives_and_says_why_it_does_not() {
+async fn health_command_succeeds_or_reports_the_reason() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     let port = monitor.address().rsplit(':').next().unwrap().to_owned();
@@ -180,7 +180,7 @@ async fn health_succeeds_while_the_monitor_lives_and_says_why_it_does_not() {
 }
 
 #[tokio::test]
-async fn it_stops_in_order_within_two_seconds_with_open_websockets() {
+async fn shuts_down_within_2_s_with_open_websockets() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     let mut sockets = Vec::new();
@@ -209,12 +209,12 @@ async fn it_stops_in_order_within_two_seconds_with_open_websockets() {
 }
 
 #[tokio::test]
-async fn it_stops_in_order_within_two_seconds_with_nobody_and_with_somebody_who_says_nothing() {
+async fn shuts_down_within_2_s_without_clients_and_with_an_idle_client() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     for silent in [false, true] {
         let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
         let connection = silent.then(|| std::net::TcpStream::connect(monitor.address()).unwrap());
-        // Long enough for the thread that serves pages to be asleep, and its timers late.
+        // Long enough for the HTTP thread to sleep, and its timers to be late.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let asked = Instant::now();
         monitor.send("TERM");
@@ -225,7 +225,7 @@ async fn it_stops_in_order_within_two_seconds_with_nobody_and_with_somebody_who_
 }
 
 #[tokio::test]
-async fn everything_is_served_below_the_root_path_too() {
+async fn everything_is_also_served_below_the_root_path() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let settings =
         [("REDIS_URL", &*redis.url()), ("DATABASE_URL", &database.url()), ("MONITOR_ROOT_PATH", "/shepherd/monitor")];
@@ -252,7 +252,7 @@ async fn everything_is_served_below_the_root_path_too() {
 }
 
 #[tokio::test]
-async fn the_api_says_which_parameter_is_wrong() {
+async fn api_errors_name_the_invalid_parameter() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     for (query, told) in [
@@ -272,7 +272,7 @@ async fn the_api_says_which_parameter_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_database_that_the_older_monitor_filled_is_taken_over_with_its_history() {
+async fn database_of_the_older_monitor_is_taken_over_with_its_history() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let client = database.connect().await;
     client
@@ -311,7 +311,7 @@ async fn a_database_that_the_older_monitor_filled_is_taken_over_with_its_history
 }
 
 #[tokio::test]
-async fn queries_and_callbacks_are_measured_in_the_servers_own_time_zone() {
+async fn queries_and_callbacks_are_measured_in_the_servers_time_zone() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let client = database.connect().await;
     client.batch_execute(&format!("ALTER DATABASE {} SET timezone = 'Asia/Tokyo'", database.name())).await.unwrap();

@@ -1,5 +1,5 @@
-//! How the page stays connected: websockets refused, a monitor that stands still, a network that
-//! swallows, a tab that nobody looks at; and what a websocket puts up with.
+//! Connection of the page: websockets refused, a stopped monitor, a network that drops packets, a hidden tab; and invalid websocket
+//! messages.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,7 +33,7 @@ fn card(stream: &str) -> String {
     format!("document.querySelector('.card[data-name=\"{stream}\"]') !== null")
 }
 
-/// The live page in a browser, as `host:port` serves it, once it is live.
+/// Opens the live page at `host:port` in a browser, and waits until it is live.
 async fn live_page(address: &str) -> Browser {
     let browser = Browser::start(1280, 900).await;
     browser.driver().goto(format!("http://{address}/")).await.unwrap();
@@ -46,7 +46,7 @@ fn port_of(monitor: &Monitor) -> u16 {
     monitor.address().rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// In front of the monitor as some companies' gateways are: what is no plain HTTP is refused.
+/// A gateway in front of the monitor that only permits plain HTTP, as in some companies.
 struct Gateway {
     address: String,
     refuses: Arc<AtomicBool>,
@@ -89,7 +89,7 @@ impl Drop for Gateway {
 }
 
 #[tokio::test]
-async fn where_websockets_are_refused_the_page_polls_and_stays_live() {
+async fn page_polls_if_websockets_are_refused() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _first = worker(&redis, "first.stream", "aaaa0001");
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
@@ -111,7 +111,7 @@ async fn where_websockets_are_refused_the_page_polls_and_stays_live() {
 }
 
 #[tokio::test]
-async fn when_no_more_ticks_come_the_page_says_since_when_it_is_stale_and_goes_on_when_they_do() {
+async fn page_shows_how_long_it_is_stale_and_resumes() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     let browser = live_page(monitor.address()).await;
@@ -131,7 +131,7 @@ async fn when_no_more_ticks_come_the_page_says_since_when_it_is_stale_and_goes_o
 }
 
 #[tokio::test]
-async fn a_connection_that_swallows_everything_is_given_up_and_made_anew() {
+async fn silent_connection_is_closed_and_reopened() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     let proxy = Proxy::to(port_of(&monitor));
@@ -152,7 +152,7 @@ async fn a_connection_that_swallows_everything_is_given_up_and_made_anew() {
 }
 
 #[tokio::test]
-async fn a_hidden_tab_rests_and_catches_up_when_somebody_looks() {
+async fn hidden_tab_pauses_and_catches_up_when_shown() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _first = worker(&redis, "first.stream", "aaaa0001");
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
@@ -166,7 +166,7 @@ async fn a_hidden_tab_rests_and_catches_up_when_somebody_looks() {
     };
     browser.value(&hidden(true)).await;
     browser.value("window.changes = 0").await;
-    // An update that was under way is in place by then.
+    // An update in progress is complete by then.
     let seen = monitor.snapshot().await["tick"].as_u64().unwrap() + 2;
     let tick_after = |tick: u64| {
         monitor.until("ticks pass", Duration::from_secs(10), move |s| s["tick"].as_u64().is_some_and(|n| n > tick))
@@ -191,7 +191,7 @@ async fn a_hidden_tab_rests_and_catches_up_when_somebody_looks() {
 }
 
 #[tokio::test]
-async fn a_websocket_takes_whatever_a_client_may_say_and_goes_on() {
+async fn websocket_ignores_invalid_client_messages() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     monitor.until("there is a snapshot", Duration::from_secs(10), |s| s["tick"].is_u64()).await;
@@ -227,7 +227,7 @@ async fn a_websocket_takes_whatever_a_client_may_say_and_goes_on() {
 }
 
 #[tokio::test]
-async fn a_client_that_offers_compression_behind_another_name_is_let_in() {
+async fn client_that_offers_compression_after_other_extensions_is_accepted() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let (redis_url, database_url) = (redis.url(), database.url());
     let name = ("SERVER_URL", "https://dashboard.example");

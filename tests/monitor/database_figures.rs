@@ -1,4 +1,4 @@
-//! Figures of the database: how fresh they are, and what becomes of them when one cannot be measured.
+//! Figures of the database: their age, and figures that cannot be measured.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ fn age(snapshot: &Value, group: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn figures_of_small_tables_are_at_most_two_ticks_old_and_ages_grow() {
+async fn figures_of_small_tables_are_at_most_two_ticks_old() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = monitor_of(&redis, &database, "2s").await;
     let sql = database.connect().await;
@@ -50,20 +50,20 @@ async fn figures_of_small_tables_are_at_most_two_ticks_old_and_ages_grow() {
         let snapshot = monitor.snapshot().await;
         oldest.extend(groups.iter().map(|group| (age(&snapshot, group), *group)));
         let callback = snapshot["postgres"]["oldest_callback_age_sec"].as_f64().unwrap();
-        // Within a tick's rounding the age goes with the clock.
+        // The age follows the clock, within rounding of a tick.
         let since = inserted.elapsed().as_secs_f64() + 60.0;
         assert!(callback == 0.0 || (since - 4.0..since + 2.0).contains(&callback), "{callback} at {since}");
         assert!(callback >= last, "{callback} after {last}");
         last = callback;
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    // Two ticks, and what a busy machine adds.
+    // Two ticks, and tolerance for a busy machine.
     let oldest = oldest.into_iter().max_by(|a, b| a.0.total_cmp(&b.0)).unwrap();
     assert!(oldest.0 <= 5.5, "{oldest:?}");
 }
 
 #[tokio::test]
-async fn a_figure_that_can_no_longer_be_measured_is_shown_as_old_and_counts_as_unknown() {
+async fn unmeasurable_figure_is_shown_with_its_age_and_counts_as_unknown() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let sql = database.connect().await;
     let monitor = monitor_of(&redis, &database, "500ms").await;
@@ -75,7 +75,7 @@ async fn a_figure_that_can_no_longer_be_measured_is_shown_as_old_and_counts_as_u
     assert!(callbacks["error"].as_str().unwrap().contains("tables in Postgres are not ready"), "{callbacks}");
     assert_eq!(snapshot["postgres"]["callbacks_pending"], 0, "the last value is shown");
     assert_eq!(snapshot["postgres"]["freshness"]["counts"]["outdated"], false, "the others go on");
-    // Nothing is recorded or exposed as if it were measured.
+    // It is neither recorded nor exported.
     let recorded = async |series: &str| {
         let count = "SELECT count(*) FROM monitor_metrics_all WHERE metric = $1";
         sql.query_one(count, &[&series]).await.unwrap().get::<_, i64>(0)
@@ -95,7 +95,7 @@ async fn a_figure_that_can_no_longer_be_measured_is_shown_as_old_and_counts_as_u
 }
 
 #[tokio::test]
-async fn one_refused_statistics_function_leaves_the_other_figures() {
+async fn refused_statistics_function_does_not_affect_other_figures() {
     let database = TestDatabase::create();
     let sql = database.connect().await;
     let role = format!("limited_{}", database.name());
@@ -118,7 +118,7 @@ async fn one_refused_statistics_function_leaves_the_other_figures() {
             "size" if refused.ends_with("(name)") => (true, false, true),
             "wal" => (true, true, false),
             "connections" => (false, true, true),
-            // Another function of that name.
+            // A function with the same name and other parameters.
             _ => (true, true, true),
         };
         assert_eq!(known, wanted, "{refused}: {server:?}");

@@ -1,4 +1,4 @@
-//! Failed tasks as workers count them: what the monitor shows, records and says of them, whatever else is in the hash.
+//! Failed tasks as counted by workers: what the monitor shows, records and reports, whatever else is in the hash.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,7 +21,7 @@ fn now_ms() -> u64 {
     u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap()
 }
 
-/// Fails a task as a worker's script does.
+/// Records a failed task like a worker's script.
 async fn fail(redis: &mut MultiplexedConnection, stream: &[u8], kinds: &[FailureKind], reason: &str) {
     let strings = TaskFailure::new(kinds, reason.to_owned(), now_ms()).strings(&Name::from(stream), "7-0");
     let mut pipe = redis::pipe();
@@ -41,7 +41,7 @@ fn failures<'a>(snapshot: &'a Value, stream: &str) -> &'a Value {
     &snapshot["streams"][stream]["failures"]
 }
 
-/// The stored events of this type about `stream`, newest first.
+/// Returns the stored events of this type about `stream`, newest first.
 async fn events(monitor: &Monitor, stream: &str) -> Vec<Value> {
     let of = |event: &Value| event["type"] == "task_failures" && event["worker"] == stream;
     monitor.events().await.into_iter().filter(of).collect()
@@ -51,7 +51,7 @@ const FAILED: &[FailureKind] = &[FailureKind::Failed];
 const LETTER: &[FailureKind] = &[FailureKind::Malformed, FailureKind::DeadLettered];
 
 #[tokio::test]
-async fn a_failed_task_is_in_the_snapshot_on_the_pages_in_events_metrics_history_and_alerts_until_it_is_forgotten() {
+async fn failed_tasks_are_reported_everywhere_until_forgotten() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
     for name in ["arax", "a:b c", "hidden"] {
@@ -126,7 +126,7 @@ async fn a_failed_task_is_in_the_snapshot_on_the_pages_in_events_metrics_history
 }
 
 #[tokio::test]
-async fn a_restart_repeats_no_event_and_tells_how_many_failed_meanwhile() {
+async fn restart_repeats_no_event_and_counts_failures_meanwhile() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
     stream(&mut connection, b"s").await;
@@ -138,7 +138,7 @@ async fn a_restart_repeats_no_event_and_tells_how_many_failed_meanwhile() {
     eventually("an event tells of it", SOON, || async { events(&monitor, "s").await.len() == 1 }).await;
     drop(monitor);
 
-    // The streak goes on.
+    // The streak continues.
     fail(&mut connection, b"s", FAILED, "second").await;
     let monitor = Monitor::start(&settings).await;
     monitor.until("both count", SOON, |snapshot| failures(snapshot, "s")["last_5m"] == 2).await;
@@ -168,7 +168,7 @@ async fn a_restart_repeats_no_event_and_tells_how_many_failed_meanwhile() {
 }
 
 #[tokio::test]
-async fn an_outage_freezes_the_figures_and_a_flushed_redis_begins_again_at_zero() {
+async fn figures_freeze_during_an_outage_and_restart_at_zero_after_a_flush() {
     let redis = TestRedis::start();
     let mut connection = redis.connection().await;
     stream(&mut connection, b"s").await;
@@ -189,7 +189,7 @@ async fn an_outage_freezes_the_figures_and_a_flushed_redis_begins_again_at_zero(
     assert_eq!(failures(&again, "s")["last_5m"], 2, "one before, of which it is known when, and one after");
 }
 
-/// How often Redis carried these commands out.
+/// Returns how often Redis executed these commands.
 async fn calls(redis: &mut MultiplexedConnection, commands: &[&str]) -> Vec<u64> {
     let stats: String = redis::cmd("INFO").arg("commandstats").query_async(redis).await.unwrap();
     let of = |command: &&str| {
@@ -200,7 +200,7 @@ async fn calls(redis: &mut MultiplexedConnection, commands: &[&str]) -> Vec<u64>
 }
 
 #[tokio::test]
-async fn a_pass_asks_one_command_whatever_else_stands_in_the_hash() {
+async fn pass_uses_one_command_whatever_the_hash_contains() {
     let server = TestRedis::start();
     let (mut redis, mut passes) = (server.connection().await, server.connection().await);
     let names: Vec<Vec<u8>> = (0..90_u8).map(|n| [b"s:\xff".as_slice(), &[n], b":t"].concat()).collect();
@@ -219,7 +219,7 @@ async fn a_pass_asks_one_command_whatever_else_stands_in_the_hash() {
     }
     assert_eq!(calls(&mut redis, COMMANDS).await, [3, 0, 0, 0], "nothing failed yet");
 
-    // Others' fields, bad values, and one real failure.
+    // Foreign fields, invalid values, and one real failure.
     for some in (0..100_000).collect::<Vec<_>>().chunks(10_000) {
         let mut pipe = redis::pipe();
         for n in some {
@@ -253,7 +253,7 @@ async fn a_pass_asks_one_command_whatever_else_stands_in_the_hash() {
     assert_eq!(asked, [0, 5, 0, 0]);
     assert!(out(&mut redis).await - bytes < 1_000_000, "a value that is too long is not asked for again");
 
-    // A key of another type: all else is read, and failures are not known.
+    // A key of another type: everything else is read, and failures are unknown.
     run(&mut redis, "SET worker:failures x").await;
     let (reading, _) = reader.read(&mut passes).await.unwrap();
     assert!(reading.failures.is_none() && reading.streams.values().all(|stream| stream.facts.is_ok()));

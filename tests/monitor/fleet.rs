@@ -1,4 +1,4 @@
-//! A fleet of Python and Rust workers is shown as it is.
+//! A fleet of Python and Rust workers.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ fn python_worker(redis: &TestRedis, stream: &str, consumer: &str) -> Python {
     Python::start(WORKER, &[&redis.port().to_string(), stream, consumer])
 }
 
-/// A worker on this project's library: the example, built beside the tests.
+/// Starts a worker that uses the library: the example, built with the tests.
 fn rust_worker(redis: &TestRedis, stream: &str) -> Reaper {
     let reaper = Reaper::start("shepherd-relay", Farewell { signal: "TERM", epilogue: "" }).unwrap();
     let url = format!("REDIS_URL={}", redis.url());
@@ -35,7 +35,7 @@ fn alive(snapshot: &Value, stream: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn python_and_rust_workers_are_shown_side_by_side() {
+async fn python_and_rust_workers_are_both_shown() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _workers = [python_worker(&redis, "both", "aaaa1111"), python_worker(&redis, "py", "bbbb2222")];
     let _relays = [rust_worker(&redis, "both"), rust_worker(&redis, "rust:with:colons")];
@@ -50,14 +50,14 @@ async fn python_and_rust_workers_are_shown_side_by_side() {
     assert_eq!(snapshot["workers"]["both"]["backlog"], 0);
     assert_eq!(snapshot["streams"]["both"]["groups"][0]["name"], "consumer");
     assert_eq!(snapshot["streams"]["both"]["groups"][0]["lag_source"], "reported");
-    // Reading changes nothing: every script sees the same.
+    // Reading changes nothing: every client gets the same.
     let events = monitor.events().await;
     assert!(events.iter().all(|event| event["type"] == "scale_up"), "{events:?}");
     assert_eq!(monitor.events().await, events);
 }
 
 #[tokio::test]
-async fn what_is_read_does_not_depend_on_the_protocol() {
+async fn readings_are_equal_in_resp2_and_resp3() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _workers = [python_worker(&redis, "both", "aaaa1111"), python_worker(&redis, "both", "bbbb2222")];
     let mut connection = redis.connection().await;
@@ -93,7 +93,7 @@ async fn what_is_read_does_not_depend_on_the_protocol() {
 }
 
 #[tokio::test]
-async fn one_of_three_killed_is_seen_within_twenty_seconds_while_another_says_goodbye() {
+async fn killed_worker_is_lost_within_20_s_while_another_shuts_down() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let workers = ["aaaa0001", "aaaa0002", "aaaa0003"].map(|name| python_worker(&redis, "s", name));
     let monitor = monitor(&redis, &database).await;
@@ -117,7 +117,7 @@ async fn one_of_three_killed_is_seen_within_twenty_seconds_while_another_says_go
 }
 
 #[tokio::test]
-async fn a_rust_worker_says_that_it_drains_and_leaves_in_good_order() {
+async fn rust_worker_drains_and_shuts_down_gracefully() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let relay = rust_worker(&redis, "s");
     let monitor = monitor(&redis, &database).await;
@@ -130,7 +130,7 @@ async fn a_rust_worker_says_that_it_drains_and_leaves_in_good_order() {
 }
 
 #[tokio::test]
-async fn a_restarted_monitor_goes_on_and_sees_who_vanished_meanwhile() {
+async fn restarted_monitor_detects_losses_during_its_downtime() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let workers = ["aaaa0001", "aaaa0002"].map(|name| python_worker(&redis, "s", name));
     let first = monitor(&redis, &database).await;
@@ -155,7 +155,7 @@ async fn a_restarted_monitor_goes_on_and_sees_who_vanished_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_record_that_redis_refused_is_saved_as_soon_as_it_accepts_it() {
+async fn rejected_record_is_saved_once_redis_accepts_it() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let worker = python_worker(&redis, "s", "aaaa0001");
     let monitor = monitor(&redis, &database).await;
@@ -169,7 +169,7 @@ async fn a_record_that_redis_refused_is_saved_as_soon_as_it_accepts_it() {
     };
     eventually("the state is saved", Duration::from_secs(10), || async { state().await.filter(|s| s == "alive") })
         .await;
-    // Everything may be written but what the monitor keeps of workers.
+    // All writes are permitted except the monitor's records of workers.
     let mut admin = redis.connection().await;
     for rule in ["resetkeys", "%R~*", "%W~worker:*", "%W~s", "%W~monitor:hist*", "%W~monitor:events*"] {
         let _: () = redis::cmd("ACL").arg(&["SETUSER", "default", rule]).query_async(&mut admin).await.unwrap();
@@ -188,7 +188,7 @@ async fn a_record_that_redis_refused_is_saved_as_soon_as_it_accepts_it() {
 }
 
 #[tokio::test]
-async fn two_monitors_write_each_loss_return_and_crash_once() {
+async fn two_monitors_record_each_loss_recovery_and_crash_once() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let workers = ["aaaa0001", "aaaa0002"].map(|name| python_worker(&redis, "s", name));
     let one = monitor(&redis, &database).await;

@@ -1,4 +1,4 @@
-//! The history page and the pages of one stream and one worker type, in a real browser.
+//! The history page and the pages of a stream and a worker type, in a real browser.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,17 +13,16 @@ use crate::support::python::Python;
 use crate::support::redis::TestRedis;
 use crate::support::wait::eventually;
 
-/// Counts what no page of ours may do: requests to other hosts.
+/// Counts what pages must not do: requests to other hosts.
 const FOREIGN: &str =
     "performance.getEntriesByType('resource').filter(r => !r.name.startsWith(location.origin)).length";
 
-/// Whether a plate stands so.
+/// Returns the condition that a chart is in this state.
 fn stands(plate: &str, state: &str) -> String {
     format!("document.getElementById('p-{plate}').dataset.state === '{state}'")
 }
 
-/// A monitor whose database has the last three hours of these worker types, a crash of the first,
-/// and no latencies.
+/// Starts a monitor whose database has the last three hours of these worker types, a crash of the first, and no run times.
 async fn monitor_with_past(redis: &TestRedis, database: &TestDatabase, types: &[&str]) -> Monitor {
     let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &database.url())]).await;
     eventually("the tables are there", Duration::from_secs(20), || async {
@@ -81,7 +80,7 @@ async fn drag(browser: &Browser, plate: &str, from: i64, to: i64) {
 }
 
 #[tokio::test]
-async fn the_history_page_is_walked_through() {
+async fn history_page_works() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = monitor_with_past(&redis, &database, &["apples", "pears"]).await;
     let browser = Browser::start(1280, 900).await;
@@ -97,7 +96,7 @@ async fn the_history_page_is_walked_through() {
     );
     assert!(text.contains("10\u{202f}m 00\u{202f}s"), "how long the crash lasted: {text}");
 
-    // Zoom by dragging, and back.
+    // Zooms by dragging, and back.
     drag(&browser, "backlog", 200, 500).await;
     browser.until("the range is in the address", "/from=20.*Z&to=20.*Z/.test(location.search)").await;
     browser.until("the part is drawn", &stands("backlog", "ready")).await;
@@ -114,7 +113,7 @@ async fn the_history_page_is_walked_through() {
     browser.press("2").await;
     browser.until("a preset has a key", "location.search === '?from=now-6h&to=now'").await;
 
-    // What is switched off stays off.
+    // Hidden series stay hidden.
     browser.until("it is drawn", &stands("backlog", "ready")).await;
     browser.value("document.querySelector('#p-backlog .legend [data-key=pears]').click()").await;
     browser.driver().refresh().await.unwrap();
@@ -125,7 +124,7 @@ async fn the_history_page_is_walked_through() {
     assert_eq!(browser.value(&pressed("pears")).await, json!("false"));
     assert_eq!(browser.value(&pressed("apples")).await, json!("true"));
 
-    // The values at the moment under the pointer, in another chart too.
+    // The values at the time under the pointer, also in another chart.
     let over = browser.driver().find(By::Css("#p-backlog .u-over")).await.unwrap();
     over.scroll_into_view().await.unwrap();
     browser.driver().action_chain().move_to_element_center(&over).move_by_offset(300, 0).perform().await.unwrap();
@@ -137,7 +136,7 @@ async fn the_history_page_is_walked_through() {
 }
 
 #[tokio::test]
-async fn a_panel_whose_query_fails_says_so_and_the_others_stay() {
+async fn failed_query_affects_only_its_panel() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = monitor_with_past(&redis, &database, &["apples"]).await;
     let client = database.connect().await;
@@ -151,7 +150,7 @@ async fn a_panel_whose_query_fails_says_so_and_the_others_stay() {
     assert!(browser.text().await.contains("Cannot load Queries started:"), "it says what failed");
     browser.until("so does the summary", "document.getElementById('summary').dataset.state === 'failed'").await;
     assert_eq!(browser.value("document.getElementById('incidents').dataset.state").await, json!("ready"));
-    // It comes back by itself, and one that was drawn goes stale.
+    // It recovers automatically, and a drawn panel becomes stale.
     client.batch_execute("ALTER TABLE shepherd_brain RENAME COLUMN renamed TO start_time").await.unwrap();
     browser.press("r").await;
     browser.until("the queries are back", &stands("queries", "ready")).await;
@@ -162,7 +161,7 @@ async fn a_panel_whose_query_fails_says_so_and_the_others_stay() {
 }
 
 #[tokio::test]
-async fn the_live_page_leads_to_the_history_and_to_each_stream_and_worker_type() {
+async fn live_page_links_to_history_streams_and_worker_types() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _worker = Python::start(include_str!("fleet.py"), &[&redis.port().to_string(), "apples", "aaaa0001"]);
     let monitor = monitor_with_past(&redis, &database, &["apples"]).await;
@@ -197,7 +196,7 @@ async fn the_live_page_leads_to_the_history_and_to_each_stream_and_worker_type()
 }
 
 #[tokio::test]
-async fn hostile_names_run_nothing_in_pages_of_the_past() {
+async fn hostile_names_run_no_scripts_on_history_pages() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let names = [
         "<img src=x onerror=\"window.pwned=1\">",

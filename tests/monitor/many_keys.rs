@@ -1,4 +1,4 @@
-//! A Redis that holds much else: ticks do not look through it, and what is new there is found.
+//! A Redis with many other keys: ticks do not scan it, and new streams are found.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use crate::support::postgres::TestDatabase;
 use crate::support::redis::{TestRedis, run};
 use crate::support::wait::eventually;
 
-/// How often SCAN was called.
+/// Returns how often SCAN was called.
 async fn scans(redis: &mut MultiplexedConnection) -> Option<String> {
     let stats: String = redis::cmd("INFO").arg("commandstats").query_async(redis).await.unwrap();
     stats.lines().find_map(|line| line.strip_prefix("cmdstat_scan:calls=")?.split(',').next()).map(str::to_owned)
 }
 
 #[tokio::test]
-async fn beside_many_keys_no_tick_scans_and_a_new_stream_is_found_by_its_group() {
+async fn ticks_do_not_scan_many_keys_and_new_groups_are_found() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let mut connection = redis.connection().await;
     let _: () = redis::cmd("EVAL")
@@ -33,7 +33,7 @@ async fn beside_many_keys_no_tick_scans_and_a_new_stream_is_found_by_its_group()
     .await;
     monitor.until("its stream is shown", Duration::from_secs(10), |s| s["streams"].get("arax").is_some()).await;
 
-    // After a walk one tick looks whether it is so still.
+    // After a walk, one tick checks whether this still holds.
     let then = monitor.snapshot().await["ts"].as_f64().unwrap();
     monitor.until("some ticks", Duration::from_secs(20), |s| s["ts"].as_f64().unwrap() > then + 2.0).await;
     let before = scans(&mut connection).await;
@@ -41,7 +41,7 @@ async fn beside_many_keys_no_tick_scans_and_a_new_stream_is_found_by_its_group()
     monitor.until("ten more", Duration::from_secs(20), |s| s["ts"].as_f64().unwrap() > then + 7.0).await;
     assert_eq!(scans(&mut connection).await, before);
 
-    // The first group that this server was ever asked for.
+    // The first group ever created on this server.
     run(&mut connection, "XGROUP CREATE bte consumer 0 MKSTREAM").await;
     monitor.until("the new one is shown", Duration::from_secs(100), |s| s["streams"].get("bte").is_some()).await;
 }

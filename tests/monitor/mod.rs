@@ -1,4 +1,4 @@
-//! The monitor from outside: what it shows of a fleet, and of the trouble that fleets have.
+//! The monitor from outside: what it shows of a fleet and its problems.
 
 mod any_redis_application;
 mod bad_heartbeats;

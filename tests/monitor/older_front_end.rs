@@ -1,5 +1,4 @@
-//! The older monitor's live and history pages read our API: every field that they compute with is there and has the type
-//! that they expect.
+//! The API as the older monitor's live and history pages read it: every field that they use exists and has the expected type.
 
 use std::time::Duration;
 
@@ -14,15 +13,15 @@ use crate::support::wait::eventually;
 
 const LATER: Duration = Duration::from_secs(240);
 
-/// What a field must be.
+/// Required type of a field.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Is {
-    /// Arithmetic is done with it.
+    /// Used in arithmetic.
     Number,
-    /// Shown as it is, "-" when it is `null`.
+    /// Shown unchanged; "-" for `null`.
     NumberOrNull,
     Text,
-    /// Shown, or left out when it is not there.
+    /// Shown, or omitted if missing.
     TextOrNull,
     Object,
     List,
@@ -41,7 +40,7 @@ impl Is {
     }
 }
 
-/// The fields of a snapshot; `*` stands for each member.
+/// Fields of a snapshot; `*` matches each member.
 const SNAPSHOT: &[(&str, Is)] = &[
     ("ts", Is::Number),
     ("workers", Is::Object),
@@ -121,7 +120,7 @@ const EVENTS: &[(&str, Is)] = &[
     ("events.*.detail", Is::TextOrNull),
 ];
 
-/// The values at `path`, each with its own path.
+/// Returns the values at `path`, each with its own path.
 fn at<'a>(value: &'a Value, path: &str, so_far: &str) -> Vec<(String, &'a Value)> {
     let Some((first, rest)) = path.split_once('.').or((!path.is_empty()).then_some((path, ""))) else {
         return vec![(so_far.to_owned(), value)];
@@ -135,7 +134,7 @@ fn at<'a>(value: &'a Value, path: &str, so_far: &str) -> Vec<(String, &'a Value)
     members.into_iter().flat_map(|(name, value)| at(value, rest, &format!("{so_far}/{name}"))).collect()
 }
 
-/// What does not fit, of paths of which each must be met at least once if `all`.
+/// Returns the mismatches; with `all`, each path must exist at least once.
 fn faults(value: &Value, fields: &[(&str, Is)], all: bool) -> Vec<String> {
     let mut faults = Vec::new();
     for (path, is) in fields {
@@ -157,12 +156,12 @@ async fn beat(redis: &mut MultiplexedConnection, stream: &str, consumer: &str, s
     run_words(redis, &[b"SET", key.as_bytes(), value.as_bytes(), b"EX", seconds.as_bytes()]).await;
 }
 
-/// Keeps `jobs` and `more` alive; the others come and go.
+/// Keeps `jobs` and `more` alive; the others start and stop.
 async fn fleet(mut redis: MultiplexedConnection) {
     for second in 0_u32.. {
         beat(&mut redis, "jobs", "w1", "15").await;
         beat(&mut redis, "hung", "w", "15").await;
-        // One of three is lost, then another one comes.
+        // One of three is lost, then another one starts.
         beat(&mut redis, "more", "w1", "15").await;
         if !(25..=45).contains(&second) {
             beat(&mut redis, "more", "w2", "15").await;
@@ -180,7 +179,7 @@ async fn fleet(mut redis: MultiplexedConnection) {
 }
 
 #[tokio::test]
-async fn every_field_that_the_older_pages_compute_with_is_there_and_is_a_number_where_they_need_one() {
+async fn fields_used_by_the_older_pages_exist_with_the_expected_types() {
     let (server, database) = (TestRedis::start(), TestDatabase::create());
     let mut redis = server.connection().await;
     for stream in ["jobs", "hung", "used.by.nobody"] {
@@ -246,7 +245,7 @@ async fn every_field_that_the_older_pages_compute_with_is_there_and_is_a_number_
     let with_events: Vec<(&str, Is)> =
         SNAPSHOT.iter().filter(|(path, _)| !path.starts_with("events.")).copied().collect();
     assert_eq!(faults(&snapshot, &with_events, true), [""; 0]);
-    // Every stream that was made for workers has a card, whether any came or not.
+    // Every stream with a group has a card, even without workers.
     for name in ["used.by.nobody", "seeded"] {
         assert_eq!(snapshot["workers"][name]["state"], "unknown", "{name}");
     }

@@ -1,4 +1,4 @@
-//! Phantom pending, whose entries somebody deleted or trimmed: a figure of its own, never work.
+//! Phantom pending IDs, whose entries were deleted or trimmed: counted separately, never as work.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::support::redis::{TestRedis, run, run_words};
 use crate::support::wait::eventually;
 
 const LATER: Duration = Duration::from_secs(120);
-/// Passes after which every group had its turn: there are two.
+/// Passes after which each of the two groups was surveyed.
 const TURNS: usize = 12;
 
 fn reader() -> StreamsReader {
@@ -30,7 +30,7 @@ async fn groups(reader: &mut StreamsReader, redis: &mut MultiplexedConnection) -
     reading.streams.remove(&Name::from("s")).unwrap().facts.unwrap().groups
 }
 
-/// Pending IDs of a group by consumer, and which of them have no entry.
+/// Returns the pending IDs of a group by consumer, and those without an entry.
 async fn counted(redis: &mut MultiplexedConnection, group: &str) -> (u64, Vec<(String, u64)>) {
     let rows: Vec<(String, String, u64, u64)> =
         redis::cmd("XPENDING").arg(&["s", group, "-", "+", "100000"]).query_async(redis).await.unwrap();
@@ -104,9 +104,9 @@ async fn take(redis: &mut MultiplexedConnection, step: Step) {
     }
 }
 
-/// `PHANTOM_STEPS` says how many things happen (600), `PHANTOM_SEED` repeats a run.
+/// `PHANTOM_STEPS` is the number of events (600), `PHANTOM_SEED` repeats a run.
 #[tokio::test]
-async fn the_survey_finds_every_phantom_and_never_more() {
+async fn survey_finds_exactly_the_phantoms() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let steps = number("PHANTOM_STEPS").unwrap_or(600);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros();
@@ -128,11 +128,11 @@ async fn the_survey_finds_every_phantom_and_never_more() {
             let step = step().new_tree(&mut runner).unwrap().current();
             take(&mut redis, step).await;
         }
-        // Whatever just happened: what is said to be exact is.
+        // A count that is reported as exact is exact.
         for group in groups(&mut reader, &mut redis).await {
             let (total, _) = counted(&mut redis, &group.name.to_text()).await;
             let known = group.phantom_pending;
-            // A group without any sign of phantoms has not had its turn yet.
+            // A group without signs of phantoms was not surveyed yet.
             assert!(known <= total, "{known} of {total}");
         }
         for _ in 0..TURNS {
@@ -155,7 +155,7 @@ async fn the_survey_finds_every_phantom_and_never_more() {
 }
 
 #[tokio::test]
-async fn thousands_are_a_lower_bound_at_first_and_then_a_number_and_a_tick_at_rest_asks_nothing() {
+async fn large_counts_start_as_lower_bounds_and_idle_ticks_ask_nothing() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     run(&mut redis, "XGROUP CREATE s consumer 0 MKSTREAM").await;
@@ -163,7 +163,7 @@ async fn thousands_are_a_lower_bound_at_first_and_then_a_number_and_a_tick_at_re
         run(&mut redis, "XADD s * f v").await;
     }
     run(&mut redis, "XREADGROUP GROUP consumer c COUNT 3000 STREAMS s >").await;
-    // Of the first thousand every other, then all but the last ten.
+    // Every other of the first thousand, then all but the last ten.
     let ids: Vec<(String, Vec<String>)> =
         redis::cmd("XRANGE").arg(&["s", "-", "+"]).query_async(&mut redis).await.unwrap();
     for (n, (id, _)) in ids.iter().enumerate() {
@@ -195,7 +195,7 @@ async fn thousands_are_a_lower_bound_at_first_and_then_a_number_and_a_tick_at_re
         groups(&mut reader, &mut redis).await;
     }
     assert_eq!(evals(&mut redis).await, before, "nothing changed, so nothing is asked again");
-    // Without entries all pending IDs are phantoms, and that is seen at once.
+    // Without entries, all pending IDs are phantoms, which is detected at once.
     run(&mut redis, "XTRIM s MAXLEN = 0").await;
     let all = groups(&mut reader, &mut redis).await.remove(0);
     assert_eq!((all.phantom_pending, all.pending), (3000, 3000));
@@ -215,13 +215,13 @@ async fn beat(redis: &mut MultiplexedConnection, stream: &str, consumer: &str, m
 }
 
 #[tokio::test]
-async fn phantoms_are_no_work_no_reason_to_scale_and_hang_nobody_until_the_janitor_acknowledges_them() {
+async fn phantoms_do_not_count_as_work_until_the_janitor_acknowledges_them() {
     let (server, database) = (TestRedis::start(), TestDatabase::create());
     let mut redis = server.connection().await;
     let now: Vec<String> = redis::cmd("TIME").query_async(&mut redis).await.unwrap();
     run(&mut redis, &format!("SET monitor:janitor:last_pass {}", now[0])).await;
-    // `emptied`: five pending and nothing in the stream. `mixed`: three of five deleted, two still at work. `kept`: a
-    // fleet that deletes nothing when it finishes, and somebody who deleted one that was pending.
+    // `emptied`: five pending IDs in an empty stream. `mixed`: three of five deleted, two in progress. `kept`: a fleet that does
+    // not delete finished entries, and one pending entry that was deleted.
     for stream in ["emptied", "mixed", "kept"] {
         run(&mut redis, &format!("XGROUP CREATE {stream} consumer 0 MKSTREAM")).await;
         let mut ids = Vec::new();
@@ -246,7 +246,7 @@ async fn phantoms_are_no_work_no_reason_to_scale_and_hang_nobody_until_the_janit
         let mut redis = server.connection().await;
         tokio::spawn(async move {
             loop {
-                // One of our library that has nothing in flight, and two like the older fleet's.
+                // A worker of the library without tasks in flight, and two like those of the older fleet.
                 beat(&mut redis, "emptied", "w", r#","in_flight":0,"progress":7"#).await;
                 beat(&mut redis, "mixed", "w", "").await;
                 beat(&mut redis, "kept", "w", "").await;
@@ -274,7 +274,7 @@ async fn phantoms_are_no_work_no_reason_to_scale_and_hang_nobody_until_the_janit
     assert_eq!(known["streams"]["mixed"]["groups"][0]["phantom_pending"], 3);
     assert_eq!(known["streams"]["mixed"]["consumers"][0]["phantom_pending"], 3);
 
-    // Two of them hold work that makes no progress; the first holds none.
+    // Two of them have work without progress; the first has none.
     let hung = monitor
         .until("those with work hang", LATER, |s| {
             s["workers"]["mixed"]["hung"] == 1 && s["workers"]["kept"]["hung"] == 1
@@ -303,7 +303,7 @@ async fn phantoms_are_no_work_no_reason_to_scale_and_hang_nobody_until_the_janit
     })
     .await;
 
-    // The library's worker has nothing in flight, the others make no check: all of it goes, the work stays.
+    // The library's worker has no tasks in flight, and the others make no check: all phantoms are acknowledged, the work stays.
     let answer = eventually("it is cleaned up", LATER, || async {
         match post(&monitor, "/api/admin/cleanup").await {
             (200, answer) => Ok(answer),

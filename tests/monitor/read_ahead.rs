@@ -1,5 +1,5 @@
-//! Heartbeats that are read ahead, while a tick's streams are read: they count for that tick alone, what came since is
-//! read after the streams, and a pass that is cut off in between forgets nothing.
+//! Heartbeats that are read ahead, while the streams are read: they are valid for that tick only, later ones are read after the
+//! streams, and an interrupted pass loses nothing.
 
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
@@ -45,20 +45,20 @@ fn started_at(reading: &HeartbeatsReading, consumer: &str) -> Option<f64> {
 }
 
 #[tokio::test]
-async fn what_was_read_ahead_is_asked_for_once_and_what_came_since_after_it() {
+async fn heartbeats_read_ahead_are_not_read_again_in_the_same_tick() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let mut reader = knowing(&["a"]);
     beats(&mut redis, "a", 1.0).await;
     reader.read(&mut redis, 1, Mono(0)).await.unwrap();
     reader.read_ahead(&mut redis, 2, Mono(1)).await.unwrap();
-    // Seen only if it is asked for again.
+    // Visible only if it is read again.
     beats(&mut redis, "a", 2.0).await;
     beats(&mut redis, "b", 3.0).await;
     reader.restore([(name("s"), name("b"))]);
     let reading = reader.read(&mut redis, 2, Mono(1)).await.unwrap();
     assert_eq!((started_at(&reading, "a"), started_at(&reading, "b")), (Some(1.0), Some(3.0)));
-    // Of another tick it is no answer.
+    // They are not used in another tick.
     let reading = reader.read(&mut redis, 3, Mono(2)).await.unwrap();
     assert_eq!(started_at(&reading, "a"), Some(2.0));
     run(&mut redis, "FLUSHDB").await;
@@ -68,24 +68,24 @@ async fn what_was_read_ahead_is_asked_for_once_and_what_came_since_after_it() {
 }
 
 #[tokio::test]
-async fn an_older_process_marker_is_seen_even_if_the_pass_that_saw_the_new_one_was_cut_off() {
+async fn marker_of_an_earlier_process_is_read_after_an_interrupted_pass() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let mut reader = knowing(&["a"]);
     leaves(&mut redis, "a").await;
     beats(&mut redis, "a", 1.0).await;
-    // The streams could not be read: nothing comes after it.
+    // The streams could not be read: no pass follows.
     reader.read_ahead(&mut redis, 1, Mono(0)).await.unwrap();
     reader.read_ahead(&mut redis, 2, Mono(1)).await.unwrap();
     let reading = reader.read(&mut redis, 2, Mono(1)).await.unwrap();
     assert!(matches!(of(&reading, "a").marker, MarkerReading::Present(_)), "{reading:?}");
-    // It is no new process any more.
+    // It is not a new process any more.
     let reading = reader.read(&mut redis, 3, Mono(2)).await.unwrap();
     assert_eq!(of(&reading, "a").marker, MarkerReading::NotRead);
 }
 
 #[tokio::test]
-async fn a_new_process_that_leaves_while_the_streams_are_read_has_left() {
+async fn new_process_can_shut_down_while_streams_are_read() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let mut reader = knowing(&["a"]);
@@ -99,7 +99,7 @@ async fn a_new_process_that_leaves_while_the_streams_are_read_has_left() {
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_is_told_from_one_that_is_not_there_though_it_was_found_after_reading_ahead() {
+async fn keys_of_another_type_found_after_reading_ahead_are_recognized() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
     let mut reader = knowing(&["a"]);
@@ -109,7 +109,7 @@ async fn a_key_of_another_type_is_told_from_one_that_is_not_there_though_it_was_
     reader.found(vec![key]);
     let reading = reader.read(&mut redis, 1, Mono(0)).await.unwrap();
     assert!(matches!(&of(&reading, "a").beat, Beat::Unreadable(why) if why.contains("list")), "{reading:?}");
-    // It stays one.
+    // It remains one.
     reader.read_ahead(&mut redis, 2, Mono(1)).await.unwrap();
     let reading = reader.read(&mut redis, 2, Mono(1)).await.unwrap();
     assert!(matches!(&of(&reading, "a").beat, Beat::Unreadable(_)), "{reading:?}");

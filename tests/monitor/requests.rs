@@ -1,4 +1,4 @@
-//! How a request is found again: its id in the answer, in a problem's body, and in the log.
+//! Request IDs: in the response header, in the body of an error, and in the log.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::monitor::Monitor;
 use crate::support::wait::eventually;
 
-/// Neither is there: what is asked here needs neither.
+/// Both are unreachable; these requests need neither.
 const REDIS: (&str, &str) = ("REDIS_URL", "redis://127.0.0.1:1");
 const POSTGRES: (&str, &str) = ("DATABASE_URL", "postgres://postgres@127.0.0.1:1/postgres");
 const TOKEN: &str = "admin-0123456789";
@@ -18,7 +18,7 @@ fn id(answer: &Response) -> &str {
     answer.headers()["x-request-id"].to_str().unwrap()
 }
 
-/// The log, line by line; what is no JSON is what the program prints.
+/// Returns the lines of the log as JSON; others are output of the program.
 fn lines(monitor: &Monitor) -> Vec<Value> {
     monitor.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
@@ -27,7 +27,7 @@ fn is_of(line: &Value, id: &str) -> bool {
     line["spans"].as_array().is_some_and(|spans| spans.iter().any(|span| span["request_id"] == id))
 }
 
-/// The lines that were written while the request `id` was handled, once there are any.
+/// Returns the lines logged for the request `id`, once there are any.
 async fn lines_of(monitor: &Monitor, id: &str) -> Vec<Value> {
     eventually(&format!("{id} is in the log"), SOON, || async {
         let found: Vec<Value> = lines(monitor).into_iter().filter(|line| is_of(line, id)).collect();
@@ -37,7 +37,7 @@ async fn lines_of(monitor: &Monitor, id: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn every_answer_carries_an_id_and_a_problem_says_it_too() {
+async fn responses_and_errors_contain_the_request_id() {
     let monitor = Monitor::start(&[REDIS, POSTGRES, ("MONITOR_ROOT_PATH", "/fleet")]).await;
     let client = Client::new();
     let mut seen = Vec::new();
@@ -78,7 +78,7 @@ async fn every_answer_carries_an_id_and_a_problem_says_it_too() {
 }
 
 #[tokio::test]
-async fn an_id_that_a_proxy_gave_is_kept_and_nonsense_is_not() {
+async fn valid_request_ids_of_proxies_are_used_invalid_ones_not() {
     let monitor = Monitor::start(&[REDIS, POSTGRES]).await;
     let client = Client::new();
     let ask = async |given: &str| {
@@ -100,7 +100,7 @@ async fn an_id_that_a_proxy_gave_is_kept_and_nonsense_is_not() {
 }
 
 #[tokio::test]
-async fn a_request_is_one_line_with_who_and_how_long_and_nothing_secret() {
+async fn requests_are_logged_with_user_and_duration_without_secrets() {
     let settings = [REDIS, POSTGRES, ("MONITOR_AUTH", "token"), ("MONITOR_ADMIN_TOKEN", TOKEN)];
     let monitor = Monitor::start(&settings).await;
     let client = Client::new();
@@ -118,7 +118,7 @@ async fn a_request_is_one_line_with_who_and_how_long_and_nothing_secret() {
     assert_eq!((text("method"), text("path"), text("caller")), ("GET", "/api/health", "admin token"), "{line}");
     assert_eq!((line["status"].as_u64(), text("level")), (Some(200), "DEBUG"), "{line}");
     assert!(line["took_ms"].is_u64(), "{line}");
-    // Other lines carry it too: here, that somebody guessed.
+    // Other lines have the ID too, such as a failed login.
     let stranger = eventually("the stranger's lines are there", SOON, || async {
         let found = lines_of(&monitor, "stranger").await;
         if found.len() == 2 { Ok(found) } else { Err(format!("{found:?}")) }
@@ -126,7 +126,7 @@ async fn a_request_is_one_line_with_who_and_how_long_and_nothing_secret() {
     .await;
     assert_eq!((stranger[0]["message"].as_str(), stranger[0]["level"].as_str()), (Some("failed login"), Some("WARN")));
     assert_eq!((stranger[1]["status"].as_u64(), &stranger[1]["caller"]), (Some(401), &Value::Null));
-    // The probes came first, and there is no line of them.
+    // The probes came first, and are not logged.
     let log = monitor.log();
     for absent in ["probe-1", "probe-2", "livez", "readyz", "s3cret", TOKEN, "wrong-0123456789"] {
         assert!(!log.contains(absent), "{absent} is in the log");
@@ -134,7 +134,7 @@ async fn a_request_is_one_line_with_who_and_how_long_and_nothing_secret() {
 }
 
 #[tokio::test]
-async fn what_is_worth_a_warning_says_of_which_request_it_is_whatever_else_is_logged() {
+async fn warnings_have_the_request_id_at_every_log_level() {
     let settings = [REDIS, POSTGRES, ("LOG_LEVEL", "warn"), ("MONITOR_AUTH", "token"), ("MONITOR_ADMIN_TOKEN", TOKEN)];
     let monitor = Monitor::start(&settings).await;
     let client = Client::new();
@@ -146,7 +146,7 @@ async fn what_is_worth_a_warning_says_of_which_request_it_is_whatever_else_is_lo
 }
 
 #[tokio::test]
-async fn on_a_terminal_lines_are_for_people() {
+async fn lines_are_human_readable_on_a_terminal() {
     use shepherd_monitor::demo::reaper::{Farewell, Reaper};
 
     let reaper = Reaper::start("shepherd-terminal", Farewell { signal: "TERM", epilogue: "" }).unwrap();

@@ -1,5 +1,5 @@
-//! Redis and Postgres in every kind of trouble: the page says what is wrong within two ticks,
-//! nobody is called crashed, everything recovers without a restart.
+//! Failures of Redis and Postgres: the page reports them within two ticks, no worker counts as crashed, and the monitor recovers
+//! without a restart.
 
 use std::time::{Duration, Instant};
 
@@ -15,8 +15,7 @@ use crate::support::wait::eventually;
 
 const WORKER: &str = include_str!("fleet.py");
 const TICK: Duration = Duration::from_millis(500);
-/// A source may take 0.5 s to answer at this interval: two ticks, and what noise a busy machine
-/// adds.
+/// A data source may take 0.5 s at this interval: two ticks, and tolerance for a busy machine.
 const TOLD_WITHIN: Duration = Duration::from_secs(4);
 
 fn worker(redis: &TestRedis) -> Python {
@@ -41,7 +40,7 @@ async fn no_crash_was_told(monitor: &Monitor) {
     }
 }
 
-/// Breaks Redis, sees it told and nobody lost, mends it, sees all well again.
+/// Breaks Redis, checks that it is reported and no worker is lost, repairs it, and checks the recovery.
 async fn redis_trouble(
     break_it: impl AsyncFnOnce(&TestRedis),
     kind: &'static str,
@@ -95,7 +94,7 @@ async fn redis_turned_into_a_replica_and_back() {
 }
 
 #[tokio::test]
-async fn redis_with_a_password_that_is_changed_under_us() {
+async fn redis_with_a_changed_password() {
     let set = async |redis: &TestRedis, password: &str, new: &str| {
         let url = redis.url().replace("redis://", &format!("redis://:{password}@"));
         let url = if password.is_empty() { redis.url() } else { url };
@@ -112,7 +111,7 @@ async fn redis_with_a_password_that_is_changed_under_us() {
 }
 
 #[tokio::test]
-async fn redis_that_is_loading_is_said_to_be_loading() {
+async fn loading_redis_is_reported_as_loading() {
     let redis = TestRedis::start_with(RedisOptions::with_args([
         "--key-load-delay",
         "300",
@@ -138,7 +137,7 @@ async fn redis_that_is_loading_is_said_to_be_loading() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_at_the_start_is_told_without_telling_it() {
+async fn wrong_password_at_the_start_is_reported_without_the_password() {
     let redis = TestRedis::start_with(RedisOptions::with_args(["--requirepass", "right"]));
     let database = TestDatabase::create();
     let url = format!("redis://:wr0ngpass@127.0.0.1:{}", redis.port());
@@ -151,7 +150,7 @@ async fn a_wrong_password_at_the_start_is_told_without_telling_it() {
 }
 
 #[tokio::test]
-async fn neither_source_there_at_the_start_the_page_comes_up_and_says_so() {
+async fn page_is_served_if_both_data_sources_are_unreachable_at_the_start() {
     let monitor = Monitor::start(&[("REDIS_PORT", "1"), ("POSTGRES_PORT", "1")]).await;
     let snapshot = monitor.until("both are down", Duration::from_secs(5), is_down("redis", "unreachable")).await;
     assert!(is_down("postgres", "unreachable")(&snapshot), "{snapshot}");
@@ -165,7 +164,7 @@ async fn neither_source_there_at_the_start_the_page_comes_up_and_says_so() {
     assert_eq!(status, 503, "{problem}");
 }
 
-/// Breaks Postgres under a worker that comes and goes; what happened is stored in the end.
+/// Breaks Postgres while a worker starts and stops; the events are stored in the end.
 async fn postgres_trouble(
     break_it: impl FnOnce(&PrivatePostgres),
     kind: &'static str,
@@ -188,7 +187,7 @@ async fn postgres_trouble(
     break_it(&postgres);
     let snapshot = monitor.until("the trouble is told", TOLD_WITHIN, is_down("postgres", kind)).await;
     assert!(snapshot["redis"]["error"].is_null() && worker_is_alive(&snapshot));
-    // The fleet is watched on, and what happens meanwhile is kept.
+    // The fleet is still watched, and events are kept.
     worker.send("TERM");
     monitor
         .until("the goodbye is seen", Duration::from_secs(10), |s| s["workers"]["s"]["state"] == "scaled_down")
@@ -219,7 +218,7 @@ async fn postgres_stopped_and_continued() {
 }
 
 #[tokio::test]
-async fn a_slow_postgres_does_not_slow_the_fleet() {
+async fn slow_postgres_does_not_delay_the_fleet() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _worker = worker(&redis);
     let proxy = Proxy::to(database.port());

@@ -1,4 +1,4 @@
-//! Every actor is made to panic and comes back, with what it knew.
+//! Every actor is restarted after a panic, with its state.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -23,7 +23,7 @@ fn actor(health: &Value, role: Role) -> Value {
     health["monitor"]["actors"].as_array().unwrap().iter().find(|actor| actor["actor"] == name).unwrap().clone()
 }
 
-/// The page of who watches: one rule fires all the time.
+/// Returns whether the page shows the alert of a rule that always fires.
 async fn alert_is_shown(application: &Application) -> bool {
     let page = reqwest::get(format!("http://{}/", application.address())).await.unwrap();
     page.text().await.unwrap_or_default().contains("1 alert firing")
@@ -37,7 +37,7 @@ fn fleet_is_fine(snapshot: &Value) -> bool {
 }
 
 #[test]
-fn each_actor_comes_back_after_a_panic_with_what_it_knew() {
+fn actors_restart_after_a_panic_with_their_state() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let _worker = Python::start(include_str!("fleet.py"), &[&redis.port().to_string(), "s", "aaaa0001"]);
     let rules = redis.folder().join("alerts.yaml");
@@ -59,7 +59,7 @@ fn each_actor_comes_back_after_a_panic_with_what_it_knew() {
             if fleet_is_fine(&snapshot) && alert_is_shown(&application).await { Ok(()) } else { Err(snapshot) }
         })
         .await;
-        // Whoever comes back and no longer finds the rules' file judges by the rules that were in force.
+        // A restarted evaluator without the rules file uses the previous rules.
         std::fs::remove_file(&rules).unwrap();
         for role in Role::ALL {
             application.supervisor().do_send(Fail(role));

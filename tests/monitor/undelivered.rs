@@ -1,7 +1,7 @@
-//! The oldest undelivered entry, which a pass does not ask for when nothing was added or deleted since the one before:
-//! a reader that goes on has to see what one that just began sees, whatever happens to the stream between two passes.
+//! The oldest undelivered entry, which a pass does not read if nothing was added or deleted since the previous one: a continuing
+//! reader must report the same as a new one, whatever happens to the stream between two passes.
 //!
-//! `UNDELIVERED_STEPS` says how many things happen (2,000), `UNDELIVERED_SEED` repeats a run.
+//! `UNDELIVERED_STEPS` is the number of events (2,000), `UNDELIVERED_SEED` repeats a run.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ fn reader() -> StreamsReader {
 async fn facts(reader: &mut StreamsReader, redis: &mut MultiplexedConnection) -> StreamFacts {
     let (mut reading, _) = reader.read(redis).await.unwrap();
     let mut facts = reading.streams.remove(&Name::from("s")).unwrap().facts.unwrap();
-    // Counted in steps of its own, see `phantoms`.
+    // Counted in separate steps, see `phantoms`.
     for group in &mut facts.groups {
         (group.phantom_pending, group.phantom_at_least) = (0, false);
     }
@@ -67,7 +67,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The stream in the test's own words: each entry's id is a second later than the one before.
+/// Model of the stream: each entry's ID is a second after the previous one.
 struct World {
     redis: MultiplexedConnection,
     last: u64,
@@ -118,7 +118,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn what_is_remembered_is_what_is_there() {
+async fn cached_oldest_entry_matches_the_stream() {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let steps = number("UNDELIVERED_STEPS").unwrap_or(2000);
     let now = || u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos()).unwrap();

@@ -1,8 +1,7 @@
-//! Moving rows of closed hours into one row per series and day.
+//! Compacts rows of closed hours into one row per series and day.
 //!
-//! A step deletes some rows and stores what they hold in one transaction, under a lock that only
-//! one monitor has. It can be cut short anywhere: what it did is whole, what it did not do is
-//! still there.
+//! A step deletes rows and stores their contents in one transaction, under a lock that one instance holds. An interrupted step has
+//! no effect.
 
 use std::collections::BTreeMap;
 
@@ -18,12 +17,12 @@ use crate::fleet::reading::SourceTrouble;
 use crate::history::{DAY, Micros, latency, metric_day};
 use crate::postgres::connection::{PgPool, checkout, trouble};
 
-/// Rows moved in one step at most: a fraction of a second.
+/// Maximum number of rows per step, which takes a fraction of a second.
 const ROWS_PER_STEP: i64 = 40_000;
-/// Any number that only monitors use; whoever moves rows holds it until the transaction's end.
+/// Advisory lock (arbitrary number), held until the end of a transaction that moves rows.
 const LOCK: i64 = 0x5348_4550 + 1;
 
-/// What a transaction of this room may end with.
+/// Error that ends a transaction of the archive.
 pub(super) enum Stop {
     Query(diesel::result::Error),
     Source(SourceTrouble),
@@ -50,11 +49,11 @@ impl From<Stop> for SourceTrouble {
     }
 }
 
-/// Moves some rows that are older than `closed_before`; how many. Fewer than a step's worth, or
-/// none, means that nothing is left, or that another monitor is at it.
+/// Moves rows that are older than `closed_before`. Returns their number; less than the maximum means that none are left, or that
+/// another instance holds the lock.
 ///
 /// # Errors
-/// When Postgres did not do it, or a stored day cannot be read; then nothing was moved.
+/// If Postgres fails, or a stored day cannot be decoded; nothing is moved then.
 pub async fn step(pool: &PgPool, closed_before: Micros) -> Result<usize, SourceTrouble> {
     let moved = metrics(pool, closed_before).await? + latencies(pool, closed_before).await?;
     if moved > 0 {
@@ -63,7 +62,7 @@ pub async fn step(pool: &PgPool, closed_before: Micros) -> Result<usize, SourceT
     Ok(moved)
 }
 
-/// The lock that keeps two monitors from moving the same rows; held until the transaction's end.
+/// Tries to take the lock that prevents two instances from moving the same rows; held until the end of the transaction.
 pub(super) async fn is_mine_alone(connection: &mut AsyncPgConnection) -> Result<bool, diesel::result::Error> {
     #[derive(QueryableByName)]
     struct Locked {
@@ -87,7 +86,7 @@ pub(super) struct SampleRow {
     pub(super) value: Option<f64>,
 }
 
-/// `DELETE` of some closed rows, giving back what they held.
+/// Returns the `DELETE … RETURNING` of some closed rows.
 fn take(kept: Kept, columns: &str) -> String {
     let (table, name) = (kept.table(), kept.name_column());
     format!(
@@ -133,7 +132,7 @@ async fn latencies(pool: &PgPool, closed_before: Micros) -> Result<usize, Source
     Ok(moving.await?)
 }
 
-/// What was deleted is free at once; a role that may not do it leaves it to the server.
+/// Frees the space of deleted rows; without the privilege, autovacuum does it.
 async fn vacuum(pool: &PgPool) {
     let Ok(mut connection) = checkout(pool).await else { return };
     for table in [Kept::Metrics.table(), Kept::Latency.table(), "monitor_metric_days", "monitor_latency_days"] {
@@ -153,12 +152,12 @@ struct StoredMetric {
     packed: Vec<u8>,
 }
 
-/// Puts samples into their days, beside those that are there.
+/// Merges samples into the rows of their days.
 pub(super) async fn put_samples(connection: &mut AsyncPgConnection, rows: Vec<SampleRow>) -> Result<(), Stop> {
     let mut days: BTreeMap<(String, i32), Vec<(Micros, f64)>> = BTreeMap::new();
     for row in rows {
         let at = row.ts.timestamp_micros();
-        // A missing value is missing.
+        // NULL values are skipped.
         if let Some(value) = row.value {
             days.entry((row.metric, day_of(at))).or_default().push((at, value));
         }
@@ -213,7 +212,7 @@ struct StoredLatency {
     fine: Vec<u8>,
 }
 
-/// Puts latencies into their days, beside those that are there.
+/// Merges latencies into the rows of their days.
 pub(super) async fn put_latencies(connection: &mut AsyncPgConnection, rows: Vec<LatencyRow>) -> Result<(), Stop> {
     let mut days: BTreeMap<(String, i32), Vec<latency::Row>> = BTreeMap::new();
     for row in rows {

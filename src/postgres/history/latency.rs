@@ -1,4 +1,4 @@
-//! Task latencies: storing batches once, and answering windows from rows and days.
+//! Run times of tasks: stores each batch once, and answers queries of time ranges from rows and days.
 
 use std::collections::BTreeMap;
 
@@ -20,26 +20,26 @@ use crate::history::{DAY, HOUR, Micros, Unreadable};
 use crate::postgres::connection::{PgPool, checkout, trouble};
 use crate::postgres::row_isolation::{Isolated, Put, may_be_about_rows, put_isolating};
 
-/// Any number that only monitors use.
+/// Advisory lock (arbitrary number).
 const LOCK: i64 = 0x5348_4550 + 2;
 
-/// A batch of a stream's tasks, under the id it was drained with.
+/// A batch of run times of a stream, with the ID under which it was drained.
 #[derive(Clone)]
 pub struct Batch {
-    /// By which it is known again.
+    /// ID, for deduplication.
     pub id: Uuid,
-    /// The stream.
+    /// Stream.
     pub stream: String,
-    /// Which stretch of time its tasks finished in: when that begins.
+    /// Start of the interval in which the tasks finished.
     pub at: Micros,
-    /// What is known of them.
+    /// Run times.
     pub latency: Latency,
 }
 
-/// Stores batches, each once however often it comes.
+/// Stores batches; each is counted once, even if it is stored repeatedly.
 ///
 /// # Errors
-/// When Postgres did not take them; then none is stored.
+/// If Postgres fails; none is stored then.
 pub async fn insert(pool: &PgPool, batches: Vec<Batch>) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let storing = connection.transaction(async |connection| put(connection, &batches).await);
@@ -55,7 +55,7 @@ pub async fn insert(pool: &PgPool, batches: Vec<Batch>) -> Result<(), SourceTrou
 }
 
 async fn put(connection: &mut AsyncPgConnection, batches: &[Batch]) -> Result<(), diesel::result::Error> {
-    // One monitor at a time: two that add to the same row would each add to what was before.
+    // Serialized, since concurrent additions to the same row would overwrite each other.
     sql_query("SELECT pg_advisory_xact_lock($1)").bind::<BigInt, _>(LOCK).execute(connection).await?;
     let ids: Vec<Uuid> = batches.iter().map(|batch| batch.id).collect();
     let new: Vec<NewId> =
@@ -63,7 +63,7 @@ async fn put(connection: &mut AsyncPgConnection, batches: &[Batch]) -> Result<()
             .bind::<Array<diesel::sql_types::Uuid>, _>(ids)
             .load(connection)
             .await?;
-    // Batches of the same stretch (a restart within it, say) make one row.
+    // Batches of the same interval (as after a restart) are one row.
     let mut new_rows: BTreeMap<(String, Micros), Latency> = BTreeMap::new();
     for batch in batches.iter().filter(|batch| new.iter().any(|new| new.id == batch.id)) {
         let key = (stored_name(&batch.stream).into_owned(), batch.at);
@@ -74,7 +74,7 @@ async fn put(connection: &mut AsyncPgConnection, batches: &[Batch]) -> Result<()
     }
     add_rows(connection, new_rows).await.map_err(|stop| match stop {
         Stop::Query(error) => error,
-        // A stored row that is damaged concerns its own stream only.
+        // A damaged row affects only its own stream.
         Stop::Source(trouble) => diesel::result::Error::DeserializationError(trouble.detail.into()),
     })?;
     failpoint::reached("latency.inserted");
@@ -87,7 +87,7 @@ struct NewId {
     id: Uuid,
 }
 
-/// Stores rows, added to those of the same stream and stretch that are there already.
+/// Stores rows, merged with existing ones of the same stream and interval.
 async fn add_rows(
     connection: &mut AsyncPgConnection,
     mut new_rows: BTreeMap<(String, Micros), Latency>,
@@ -102,7 +102,7 @@ async fn add_rows(
     .load(connection)
     .await?;
     for row in known {
-        // One that cannot be read must not be replaced.
+        // An unreadable row must not be replaced.
         let known = row.latency().map_err(damaged)?;
         if let (Some(known), Some(latency)) = (known, new_rows.get_mut(&(row.stream, row.ts.timestamp_micros()))) {
             latency.merge(&known);
@@ -135,9 +135,9 @@ async fn add_rows(
     Ok(())
 }
 
-/// What [`LatencyRow`] is made of.
+/// Columns of [`LatencyRow`].
 pub(super) const COLUMNS: &str = "stream, ts, count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms, sketch";
-/// The same of a table whose rows have no sketches.
+/// The same for a table without sketches.
 pub(super) const COLUMNS_BEFORE: &str =
     "stream, ts, count, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, min_ms, max_ms, NULL::bytea AS sketch";
 
@@ -183,7 +183,7 @@ impl LatencyRow {
         }
     }
 
-    /// What it knows; `None` if it speaks of no task.
+    /// Decodes the row; `None` if it contains no task.
     pub(super) fn latency(&self) -> Result<Option<Latency>, Unreadable> {
         match &self.sketch {
             Some(sketch) => Latency::decode(sketch).map(Some),
@@ -202,35 +202,35 @@ struct DayRow {
     bytes: Vec<u8>,
 }
 
-/// What a window knows of each stream.
+/// Run times in a time range, by stream.
 #[derive(Default)]
 pub struct Latencies {
-    /// Each stream's points, by when they begin. Windows cut finer than five minutes have a point
-    /// for every row, at its own time; longer buckets are added up.
+    /// Points of each stream by their start. With buckets below five minutes, each row is a point at its own time; longer buckets
+    /// are merged.
     pub points: BTreeMap<String, BTreeMap<Micros, Summary>>,
-    /// Each stream over the whole window.
+    /// Each stream over the whole range.
     pub totals: BTreeMap<String, Latency>,
 }
 
-/// The points and totals of a window.
+/// Returns points and totals of a time range.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Result<Latencies, SourceTrouble> {
     Ok(read_at_most(pool, selection, window, usize::MAX).await?.unwrap_or_default())
 }
 
-/// As [`read`]; `None` if there are more than `most` points in all.
+/// Like [`read`]; returns `None` if there are more than `most` points.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn read_at_most(
     pool: &PgPool,
     selection: &Selection,
     window: Window,
     most: usize,
 ) -> Result<Option<Latencies>, SourceTrouble> {
-    // Sealed days know no buckets between a row and five minutes.
+    // Compacted days have no buckets between a row and five minutes.
     let coarse = (window.bucket >= FINE).then(|| {
         let bucket = window.bucket - window.bucket % FINE;
         Window { bucket, since: window.since - window.since.rem_euclid(bucket), ..window }
@@ -248,7 +248,7 @@ pub async fn read_at_most(
     let by_hours = reach.is_made_of(HOUR);
     let asked = selection.clone();
     elsewhere(move || {
-        // A stream at a time: what its buckets are made of is large, their summaries are small.
+        // One stream at a time, to limit memory: buckets are large, their summaries small.
         let mut streams: BTreeMap<String, OfStream> = BTreeMap::new();
         for day in days {
             streams.entry(day.stream).or_default().days.push((day.day, day.bytes));
@@ -277,7 +277,7 @@ pub async fn read_at_most(
     .await
 }
 
-/// What is stored of one stream.
+/// Stored data of one stream.
 #[derive(Default)]
 struct OfStream {
     days: Vec<(i32, Vec<u8>)>,
@@ -286,7 +286,7 @@ struct OfStream {
 }
 
 impl OfStream {
-    /// Its points in `window` and its total, from days cut into parts of `length`. If `coarse`, a point is a bucket of
+    /// Returns its points in `window` and its total, from days split into parts of `length`. If `coarse`, a point is a bucket of
     /// `reach`, otherwise a row.
     fn summed_up(
         self,
@@ -335,21 +335,21 @@ impl OfStream {
 struct VolumeRow {
     #[diesel(sql_type = Text)]
     stream: String,
-    /// Tasks, where none of its rows need be looked at.
+    /// Number of tasks, if the day is entirely in the range.
     #[diesel(sql_type = BigInt)]
     tasks: i64,
-    /// Rows of which only some are in the window.
+    /// Compacted rows of a day that is partially in the range.
     #[diesel(sql_type = Nullable<Binary>)]
     packed: Option<Vec<u8>>,
 }
 
-/// How many tasks each stream finished in a window.
+/// Returns the number of finished tasks per stream in a time range.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn volume(pool: &PgPool, window: Window) -> Result<BTreeMap<String, u64>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    // Only the days at the window's ends are unpacked.
+    // Only the first and last days are decoded.
     let rows: Vec<VolumeRow> = sql_query(
         "WITH days AS (SELECT stream, tasks, packed, day::timestamp AT TIME ZONE 'UTC' AS begins, \
             (day + 1)::timestamp AT TIME ZONE 'UTC' AS ends FROM monitor_latency_days), \

@@ -1,4 +1,4 @@
-//! Series: writing samples, and answering windows from rows and days.
+//! Series: stores samples, and answers queries of time ranges from rows and days.
 
 use std::collections::BTreeMap;
 
@@ -19,17 +19,16 @@ use crate::history::{DAY, HOUR, Micros, SECOND, metric_day};
 use crate::postgres::connection::{PgPool, checkout, trouble};
 use crate::postgres::row_isolation::{Isolated, Put, may_be_about_rows, put_isolating};
 
-/// Packed samples that are read for one answer at most, bytes.
+/// Maximum size of compacted samples to read for one answer, bytes.
 const MOST_PACKED: i64 = 16 << 20;
 
-/// Each series' buckets that have samples, by when they begin.
+/// Non-empty buckets of each series by their start.
 pub type Series = BTreeMap<String, BTreeMap<Micros, Aggregate>>;
 
-/// Stores what was recorded at each moment; a sample that is stored already is left as it is, one that Postgres
-/// refuses is set aside.
+/// Stores samples. Skips stored ones and sets aside those that Postgres rejects.
 ///
 /// # Errors
-/// When Postgres did not take them.
+/// If Postgres fails.
 pub async fn insert(pool: &PgPool, ticks: &[(Micros, Vec<Sample>)]) -> Result<(), SourceTrouble> {
     let of_tick = |(at, samples): &(Micros, Vec<Sample>)| -> Vec<Recorded> {
         samples.iter().map(|(name, value)| (*at, stored_name(name).into_owned(), *value)).collect()
@@ -47,7 +46,7 @@ pub async fn insert(pool: &PgPool, ticks: &[(Micros, Vec<Sample>)]) -> Result<()
     stored.map_err(|e| trouble(&e))
 }
 
-/// A sample on its way: when, its series, its value.
+/// Time, series and value of a sample.
 type Recorded = (Micros, String, f64);
 
 async fn put(connection: &mut AsyncPgConnection, rows: &[Recorded]) -> Result<(), diesel::result::Error> {
@@ -59,7 +58,7 @@ async fn put(connection: &mut AsyncPgConnection, rows: &[Recorded]) -> Result<()
     insert.execute(connection).await.map(drop)
 }
 
-/// The statement of [`insert`], planned once for each connection.
+/// Statement of [`insert`], planned once per connection.
 #[derive(QueryId)]
 struct Insert {
     times: Vec<DateTime<Utc>>,
@@ -106,19 +105,18 @@ struct BucketRow {
     max: f64,
 }
 
-/// The buckets of a window.
+/// Returns the buckets of a time range.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn read(pool: &PgPool, selection: &Selection, window: Window) -> Result<Series, SourceTrouble> {
     Ok(read_at_most(pool, selection, window, usize::MAX).await?.unwrap_or_default())
 }
 
-/// As [`read`]; `None` if there are more than `most` buckets in all, or too many samples would have to be read for
-/// them.
+/// Like [`read`]; returns `None` if there are more than `most` buckets, or too many samples to read.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn read_at_most(
     pool: &PgPool,
     selection: &Selection,
@@ -173,7 +171,7 @@ fn add(buckets: &mut BTreeMap<Micros, Aggregate>, window: Window, at: Micros, wh
     }
 }
 
-/// Samples come in the order of time: each bucket is looked for once.
+/// Samples are in order of time, so each bucket is looked up once.
 fn add_samples(buckets: &mut BTreeMap<Micros, Aggregate>, window: Window, samples: Vec<(Micros, f64)>) {
     let inside = samples.into_iter().filter(|(at, value)| value.is_finite() && window.contains(*at));
     let mut open: Option<(Micros, Aggregate)> = None;
@@ -214,7 +212,7 @@ async fn found_in(
     let before = taken_over_down_to(connection, Kept::Metrics).await?;
     if let Some(before) = before.filter(|before| *before > window.since) {
         let table = "monitor_metrics_before";
-        // By name, since that is how its key begins.
+        // By name, which is the first column of the key.
         let mut names = names_in(connection, table, "metric").await?;
         names.retain(|name| selection.takes(name));
         let older = Window { until: window.until.min(before), ..window };
@@ -223,7 +221,7 @@ async fn found_in(
     Ok((days, buckets))
 }
 
-/// Buckets made of a table's rows, by Postgres. Their starts are whole seconds.
+/// Aggregates rows to buckets in Postgres. Starts are whole seconds.
 async fn bucketed(
     connection: &mut AsyncPgConnection,
     table: &str,
@@ -242,7 +240,7 @@ async fn bucketed(
     .bind::<Timestamptz, _>(since)
     .bind::<Timestamptz, _>(until)
     .bind::<BigInt, _>(window.bucket / SECOND)
-    // One more than that is enough to know that there are too many.
+    // One more than the limit shows that there are too many.
     .bind::<BigInt, _>(i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1))
     .load(connection)
     .await
@@ -254,7 +252,7 @@ struct Bytes {
     bytes: i64,
 }
 
-/// Bytes of packed samples that a window is made of; 0 if it is made of their hours, which are few.
+/// Returns the size of the compacted samples in a time range, bytes; 0 if hourly aggregates suffice.
 async fn packed_bytes(
     connection: &mut AsyncPgConnection,
     selection: &Selection,

@@ -1,10 +1,8 @@
-//! The archive: everything that is recorded, in plain rows while it is young, then one row per
-//! series and day.
+//! The archive: recent data in plain rows, older data in one row per series and day.
 //!
-//! [`metrics`] and [`latency`] write what is new and answer windows; both read rows and days in one
-//! transaction, so that what is being moved from one to the other is seen once. [`compaction`]
-//! moves it, [`takeover`] does the same with what an older monitor left, [`queries_started`] counts the
-//! fleet's queries, [`summary`] sums a window up, [`retention`] deletes what is too old.
+//! [`metrics`] and [`latency`] store new data and answer queries; both read rows and days in one transaction, so that data that is
+//! being compacted is seen once. [`compaction`] moves rows to days, [`takeover`] imports the data of an older monitor,
+//! [`queries_started`] counts the fleet's queries, [`summary`] summarizes a time range, [`retention`] deletes expired data.
 
 pub mod compaction;
 pub mod latency;
@@ -27,7 +25,7 @@ use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::history::stored_name::stored_name;
 use crate::history::{DAY, Micros, Unreadable};
 
-/// A table of young rows, by its name; what an older monitor left of it is in `…_before`.
+/// A table of recent rows; the data of an older monitor is in `…_before`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kept {
     Metrics,
@@ -42,7 +40,7 @@ impl Kept {
         }
     }
 
-    /// The column that names the series.
+    /// Returns the column with the name of the series.
     pub(super) fn name_column(self) -> &'static str {
         match self {
             Self::Metrics => "metric",
@@ -51,17 +49,17 @@ impl Kept {
     }
 }
 
-/// Which series or streams are asked for.
+/// Selected series or streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
-    /// These.
+    /// By name.
     Names(Vec<String>),
-    /// All whose names begin with this; nothing in it is a wildcard.
+    /// By prefix, taken literally.
     Prefix(String),
 }
 
 impl Selection {
-    /// The condition on `column`, whose only parameter is `$1`.
+    /// Returns the condition on `column`, with `$1` as parameter.
     fn condition(&self, column: &str) -> String {
         match self {
             Self::Names(_) => format!("{column} = ANY($1)"),
@@ -69,7 +67,7 @@ impl Selection {
         }
     }
 
-    /// The value of `$1`: an array of texts.
+    /// Returns the value of `$1`, a text array.
     fn parameter(&self) -> Vec<String> {
         match self {
             Self::Names(names) => names.iter().map(|name| stored_name(name).into_owned()).collect(),
@@ -77,7 +75,7 @@ impl Selection {
         }
     }
 
-    /// What was found, under the names that were asked for where those are stored under others.
+    /// Renames results to the requested names, where those are stored under shortened ones.
     fn as_asked<T>(&self, mut found: BTreeMap<String, T>) -> BTreeMap<String, T> {
         if let Self::Names(names) = self {
             for name in names {
@@ -105,13 +103,12 @@ struct Before {
     before: DateTime<Utc>,
 }
 
-/// While an older monitor's rows are being taken over: those before this moment still stand in
-/// `…_before`.
+/// During a takeover, returns the time before which rows are still in `…_before`.
 async fn taken_over_down_to(
     connection: &mut AsyncPgConnection,
     kept: Kept,
 ) -> Result<Option<Micros>, diesel::result::Error> {
-    // Infinity is not a date.
+    // Infinity cannot be converted to a date.
     let row: Option<Before> = sql_query(
         "SELECT least(before, '9999-01-01 UTC'::timestamptz) AS before FROM monitor_takeover WHERE taken_over = $1",
     )
@@ -122,7 +119,7 @@ async fn taken_over_down_to(
     Ok(row.map(|row| row.before.timestamp_micros()))
 }
 
-/// All names in a table whose key begins with them, however many rows it has: one step a name.
+/// Returns all names in a table by a loose index scan: one step per name, independent of the number of rows.
 async fn names_in(
     connection: &mut AsyncPgConnection,
     table: &str,
@@ -156,7 +153,7 @@ fn time(micros: Micros) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap_or_default()
 }
 
-/// The day that `time` is in, counted from 1970.
+/// Returns the day of `time`, counted from 1970.
 fn day_of(time: Micros) -> i32 {
     i32::try_from(time.div_euclid(DAY)).unwrap_or(i32::MAX)
 }
@@ -165,10 +162,10 @@ fn damaged(error: Unreadable) -> SourceTrouble {
     SourceTrouble::new(TroubleKind::Failed, error.to_string())
 }
 
-/// So many of the threads for long work compute answers; the others are left to the actors.
+/// Limits the blocking threads that compute answers, so that actors always find a free one.
 static ELSEWHERE: Semaphore = Semaphore::const_new(2);
 
-/// Work that would keep other queries waiting.
+/// Runs a long computation on a blocking thread.
 async fn elsewhere<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Unreadable> + Send + 'static,
 ) -> Result<T, SourceTrouble> {

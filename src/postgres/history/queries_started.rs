@@ -1,7 +1,6 @@
-//! How many queries were started: from the fleet's own table, hours that are over from what was
-//! counted then, per five minutes.
+//! Number of started queries per five minutes: from the fleet's table, or from stored counts for closed hours.
 //!
-//! `shepherd_brain.start_time` carries no zone; it is read in the server's, which is the session's.
+//! `shepherd_brain.start_time` has no time zone; it is interpreted in that of the session.
 
 use std::collections::BTreeMap;
 
@@ -15,17 +14,17 @@ use crate::history::window::Window;
 use crate::history::{HOUR, Micros, SECOND};
 use crate::postgres::connection::{PgPool, checkout, trouble};
 
-/// Queries started per bucket, by ARA. Empty buckets are not in it.
+/// Started queries by ARA and bucket, without empty buckets.
 pub type Started = BTreeMap<String, BTreeMap<Micros, i64>>;
 
-/// So long are the pieces that are counted.
+/// Length of a counted interval.
 const PIECE: Micros = 300 * SECOND;
 
-/// The ARA of a query, short enough for a row of an index.
+/// ARA of a query, truncated to fit an index row.
 const DOMAIN: &str = "left(coalesce(domain, 'none'), 500)";
 
-/// In which the fleet's table is read by its index: a start in it, whatever the zone and its
-/// changes, lies within these naive times.
+/// Condition that uses the index of the fleet's table: starts in the range are within these naive times in every time zone,
+/// including daylight saving.
 const NEAR: &str = "start_time >= $1::timestamp - interval '3 hours' AND start_time < $2::timestamp + interval '3 hours' \
      AND start_time::timestamptz >= $1 AND start_time::timestamptz < $2";
 
@@ -51,10 +50,10 @@ async fn has_queries(connection: &mut AsyncPgConnection) -> Result<bool, diesel:
     Ok(row.exists)
 }
 
-/// Queries started in a window; `None` if the fleet keeps no queries here.
+/// Returns the queries started in a time range; `None` if the fleet's table does not exist.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn read(pool: &PgPool, window: Window) -> Result<Option<Started>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let mut reading = connection.build_transaction().read_only().repeatable_read();
@@ -112,11 +111,11 @@ async fn count(
     .await
 }
 
-/// The end of the last hour that is over by Postgres' clock, which also dates the queries: the clock of
-/// a monitor may be wrong. Queries that are written down late have two minutes.
+/// End of the last closed hour by Postgres' clock, which also sets the start times; the clock of a monitor may be wrong. Two
+/// minutes allow for queries that are inserted late.
 const CLOSED: &str = "date_trunc('hour', now() - interval '2 minutes', 'UTC')";
 
-/// The end of the last piece that was counted once it was over.
+/// Returns the end of the last counted interval.
 async fn counted_until(connection: &mut AsyncPgConnection) -> Result<Micros, diesel::result::Error> {
     let row: super::Count = sql_query(format!(
         "SELECT least(coalesce(date_part('epoch', max(since)) + $1, 0), date_part('epoch', {CLOSED}))::bigint AS count
@@ -128,17 +127,17 @@ async fn counted_until(connection: &mut AsyncPgConnection) -> Result<Micros, die
     Ok(row.count * SECOND)
 }
 
-/// Counts the hours before `closed_before` that are over by Postgres' clock too and were not counted yet.
+/// Counts hours before `closed_before` that are closed by Postgres' clock too and not counted yet.
 ///
 /// # Errors
-/// When Postgres did not do it.
+/// If Postgres fails.
 pub async fn count_closed(pool: &PgPool, closed_before: Micros) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let counting = connection.transaction(async |connection| {
         if !has_queries(connection).await? {
             return Ok(());
         }
-        // What a clock that was ahead had counted too early is counted again.
+        // Counts that a wrong clock made too early are repeated.
         sql_query(format!("DELETE FROM monitor_query_counts WHERE since >= {CLOSED}")).execute(connection).await?;
         let since = counted_until(connection).await?;
         let closed: super::Count =
@@ -147,7 +146,7 @@ pub async fn count_closed(pool: &PgPool, closed_before: Micros) -> Result<(), So
         if since >= until {
             return Ok(());
         }
-        // The last piece has a row in any case: so it is known how far was counted.
+        // The last interval always has a row, which marks the progress.
         sql_query(format!(
             "INSERT INTO monitor_query_counts (since, domain, started) \
              SELECT to_timestamp(floor(date_part('epoch', start_time::timestamptz) / $3) * $3), \

@@ -1,4 +1,4 @@
-//! Deleting what is too old: whole days of series in one small statement, events in batches.
+//! Deletes expired data: whole days of series in one statement, events in batches.
 
 use diesel::sql_query;
 use diesel::sql_types::{BigInt, Integer};
@@ -10,30 +10,30 @@ use crate::history::Keep;
 use crate::postgres::connection::{PgPool, checkout, trouble};
 use crate::postgres::recycle_bin;
 
-/// Rows deleted in one statement.
+/// Rows to delete per statement.
 const ROWS_AT_ONCE: i64 = 5000;
-/// A batch of durations is remembered for so long after it was stored.
+/// Retention of the IDs of stored batches, days.
 const BATCHES_DAYS: i32 = 7;
 
-/// What was deleted.
+/// Number of deleted rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Deleted {
     /// Days of series.
     pub metric_days: usize,
-    /// Days of latencies.
+    /// Days of run times.
     pub latency_days: usize,
     /// Events.
     pub events: usize,
-    /// Changes in the audit.
+    /// Rows of the audit log.
     pub changes: usize,
-    /// Entries of the recycle bin, and previews that nobody applied.
+    /// Entries of the recycle bin, and expired previews.
     pub recycled: usize,
 }
 
-/// Deletes what is older than is to be kept.
+/// Deletes data that is older than its retention.
 ///
 /// # Errors
-/// When Postgres did not do all of it; what it did is done.
+/// If Postgres fails; earlier statements remain in effect.
 pub async fn sweep(pool: &PgPool, keep: Keep) -> Result<Deleted, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let mut deleted = Deleted::default();
@@ -72,7 +72,7 @@ pub async fn sweep(pool: &PgPool, keep: Keep) -> Result<Deleted, SourceTrouble> 
     Ok(deleted)
 }
 
-/// Deletes a table's rows that are older than so many days, some at a time; how many.
+/// Deletes rows that are older than this many days, in batches. Returns their number.
 async fn rows_older(connection: &mut AsyncPgConnection, table: &str, days: i32) -> Result<usize, SourceTrouble> {
     let mut deleted = 0;
     loop {

@@ -1,4 +1,4 @@
-//! What happened in a window, in a few numbers.
+//! Summary of a time range.
 
 use diesel::sql_types::{BigInt, Timestamptz};
 use diesel::{QueryableByName, sql_query};
@@ -9,13 +9,13 @@ use crate::fleet::reading::SourceTrouble;
 use crate::history::window::Window;
 use crate::postgres::connection::{PgPool, checkout, trouble};
 
-/// Events of a window, counted.
+/// Number of events in a time range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, QueryableByName)]
 pub struct Happened {
-    /// Worker types that crashed: none left, and not all said goodbye.
+    /// Crashes of worker types: no worker running, and at least one did not shut down gracefully.
     #[diesel(sql_type = BigInt)]
     pub crashes: i64,
-    /// Times that a type grew or shrank.
+    /// Changes in the number of workers.
     #[diesel(sql_type = BigInt)]
     pub scale_events: i64,
     /// Alerts.
@@ -23,10 +23,10 @@ pub struct Happened {
     pub alerts: i64,
 }
 
-/// Counts the events of a window.
+/// Counts the events of a time range.
 ///
 /// # Errors
-/// When Postgres cannot be read.
+/// If Postgres cannot be read.
 pub async fn happened(pool: &PgPool, window: Window) -> Result<Happened, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     sql_query(

@@ -1,9 +1,8 @@
-//! Taking over what an older monitor recorded: day by day, the newest first.
+//! Imports the data of an older monitor, day by day, newest first.
 //!
-//! Migration 0003 sets its tables aside. A step moves the newest day that still stands there and
-//! notes in `monitor_takeover` how far it came, in one transaction; readers look there for what is
-//! older. When nothing is left the tables are emptied, which frees their space at once. Times are
-//! kept to the millisecond.
+//! Migration 0003 renames the old tables. A step moves the newest remaining day and records the progress in `monitor_takeover` in
+//! one transaction; queries read older times from the old tables. The old tables are truncated at the end, which frees their space
+//! at once. Times are rounded to milliseconds.
 
 use diesel::sql_types::{Array, Nullable, Text, Timestamptz};
 use diesel::{QueryableByName, sql_query};
@@ -17,25 +16,24 @@ use crate::fleet::reading::SourceTrouble;
 use crate::history::{DAY, Micros};
 use crate::postgres::connection::{PgPool, checkout};
 
-/// The microseconds at which a gauge was read are noise, and would be the larger part of what is
-/// stored.
+/// The microseconds of a gauge are noise, and would be most of the compacted size.
 const TO_THE_MILLISECOND: &str = "date_trunc('milliseconds', ts)";
-/// Series read at a time.
+/// Series to read at a time.
 const NAMES_AT_ONCE: usize = 20;
 
-/// What a step came to.
+/// Result of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// A day was taken over; there may be more.
+    /// A day was imported; there may be more.
     Moved,
-    /// Nothing is left to take over, or another monitor is at it.
+    /// Nothing is left to import, or another instance holds the lock.
     Nothing,
 }
 
-/// Takes over the newest day that was not yet.
+/// Imports the newest remaining day.
 ///
 /// # Errors
-/// When Postgres did not do it; then nothing was moved.
+/// If Postgres fails; nothing is moved then.
 pub async fn step(pool: &PgPool) -> Result<Step, SourceTrouble> {
     for kept in [Kept::Metrics, Kept::Latency] {
         if day(pool, kept).await? == Step::Moved {
@@ -125,7 +123,7 @@ async fn move_some(
     }
 }
 
-/// Whoever reads is not kept waiting: if the table is in use for long, the next step tries again.
+/// With a lock timeout, so that readers do not wait: if the table is in use, the next step tries again.
 async fn finish(connection: &mut AsyncPgConnection, kept: Kept, table: &str) -> Result<(), diesel::result::Error> {
     connection.batch_execute(&format!("SET LOCAL lock_timeout = '2s'; TRUNCATE {table}")).await?;
     sql_query("DELETE FROM monitor_takeover WHERE taken_over = $1")
