@@ -10,8 +10,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use shepherd_monitor::demo::past::{self, Past};
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
+use shepherd_monitor::demo::seed_history::{self, Past};
 use shepherd_monitor::demo::servers::{PrivatePostgres, PrivateRedis, RedisOptions};
 use shepherd_monitor::history::Keep;
 use shepherd_monitor::history::latency::Latency;
@@ -36,7 +36,7 @@ async fn main() {
     sql.batch_execute(FLEET_TABLES).await.unwrap();
     let began = Instant::now();
     let types = (0..TYPES).map(|n| format!("extra.worker{n:02}")).collect();
-    past::fill(&postgres.url(), &Past { days, types, queries: QUERIES / 30 * days }).await.unwrap();
+    seed_history::fill(&postgres.url(), &Past { days, types, queries: QUERIES / 30 * days }).await.unwrap();
     let samples: i64 = sql.query_one("SELECT count(*) FROM monitor_metrics", &[]).await.unwrap().get(0);
     println!("{days} days, {samples} samples, made in {:.0} s", began.elapsed().as_secs_f64());
     let older_bytes = bytes(&sql, &["monitor_metrics", "monitor_task_latency"]).await;
@@ -216,7 +216,7 @@ struct Monitor {
 impl Monitor {
     fn start(redis: &str, database: &str) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
-        let reaper = Reaper::start("shepherd-bench", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let reaper = Reaper::start("shepherd-bench", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
         let spool = reaper.folder().join("spool").display().to_string();
         let program = env!("CARGO_BIN_EXE_shepherd-monitor");
         let serve = [program, "serve", "--log-level", "warn", "--port", &port, "--spool-dir", &spool];

@@ -18,8 +18,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
-use shepherd_monitor::alerting::board::{Board, BoardSettings};
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::alerting::alert_manager::{AlertManager, AlertManagerSettings};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 use shepherd_monitor::demo::servers::{PrivatePostgres, PrivateRedis, RedisOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -98,19 +98,19 @@ fn rules(count: usize, streams: usize) {
         };
         let text: String = (0..count).map(rule).collect();
         let rules = shepherd_monitor::alerting::file::read(&format!("rules:{text}")).unwrap();
-        let settings = BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".to_owned()] };
-        let mut board = Board::new(settings, Arc::new(rules));
-        let tick = |board: &mut Board, n: u32| {
+        let settings = AlertManagerSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".to_owned()] };
+        let mut manager = AlertManager::new(settings, Arc::new(rules));
+        let tick = |manager: &mut AlertManager, n: u32| {
             let snapshot = if comes_and_goes && n % 2 == 1 { &turns[1] } else { &turns[0] };
-            assert!(board.advance(snapshot, unix() + f64::from(n)).is_empty());
-            board.due(unix() + f64::from(n));
+            assert!(manager.advance(snapshot, unix() + f64::from(n)).is_empty());
+            manager.due(unix() + f64::from(n));
         };
         // The first evaluation matches the globs against the streams.
         let began = Instant::now();
-        tick(&mut board, 0);
+        tick(&mut manager, 0);
         let first = began.elapsed();
         let (began, cpu) = (Instant::now(), thread_cpu());
-        (1..=TICKS_OF_RULES).for_each(|n| tick(&mut board, n));
+        (1..=TICKS_OF_RULES).for_each(|n| tick(&mut manager, n));
         let (took, used) = (began.elapsed() / TICKS_OF_RULES, (thread_cpu() - cpu) / f64::from(TICKS_OF_RULES));
         println!(
             "{count} rules on {streams} streams, {what}: {:.2} ms of CPU a tick ({took:?} by the clock; the first {first:?})",
@@ -387,7 +387,7 @@ impl Monitor {
 
     fn start_with(redis: &str, database: &str, more: &[&str]) -> Self {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let reaper = Reaper::start("shepherd-bench", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let reaper = Reaper::start("shepherd-bench", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
         let started = Instant::now();
         let port_text = port.to_string();
         let serve = [env!("CARGO_BIN_EXE_shepherd-monitor"), "serve", "--log-level", "warn", "--port", &port_text];

@@ -30,7 +30,7 @@ use crate::actors::messages::{AlertOrder, Stop};
 use crate::actors::retention_sweeper::RetentionSweeper;
 use crate::actors::state_tracker::StateTracker;
 use crate::actors::stream_poller::{Polled, StreamPoller};
-use crate::actors::supervisor::{Makers, Newest, Supervisor, answer_within};
+use crate::actors::supervisor::{ActorFactories, Newest, Supervisor, answer_within};
 use crate::delivery::Deployment;
 use crate::delivery::channels::{ChannelSettings, Channels};
 use crate::delivery::email::Smtp;
@@ -40,17 +40,17 @@ use crate::fleet::reading::SourceTrouble;
 use crate::fleet::tracker::TrackerSettings;
 use crate::pages::{Environment, LiveView, Pages, Site};
 use crate::postgres::alerts_spool;
-use crate::redis_streams::connection::Kept;
-use crate::redis_streams::leader::LeadersPlace;
+use crate::redis_streams::connection::PersistentConnection;
+use crate::redis_streams::leader::LeaderLease;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::Settings;
 use crate::spool::Spool;
-use crate::web::access::{ConnectionLimits, Connections, Lifetimes, Lock, Sessions};
+use crate::web::access::{AuthGate, ConnectionLimits, Connections, Lifetimes, Sessions};
 use crate::web::deadlines::watched;
 use crate::web::read_limits::ReadLimits;
 use crate::web::request_id::identified;
-use crate::web::timers::Timers;
-use crate::web::{Front, open_files, routes};
+use crate::web::timer_slack::Timers;
+use crate::web::{AppState, open_files, routes};
 use crate::{postgres, redis_streams, spool};
 
 /// Threads of the HTTP server: one serves thousands of sessions, and each costs some CPU when idle.
@@ -138,7 +138,7 @@ impl Application {
         let makers = makers(settings, &io, (&pages, &environment), &alerts, (&newest, &counters))?;
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
         let lifetimes = Lifetimes { idle: settings.session_idle, absolute: settings.session_absolute };
-        let lock = Lock {
+        let lock = AuthGate {
             policy: Arc::new(settings.access.clone()),
             trusted: Arc::new(settings.trusted_proxies.clone()),
             failures: Arc::default(),
@@ -150,7 +150,7 @@ impl Application {
         };
         let limits = ConnectionLimits { per_address: settings.connections_per_address, in_all: most_connections };
         let connections = Connections::new(limits, Arc::clone(&lock.trusted), Arc::clone(&lock.counters));
-        let front = Front {
+        let front = AppState {
             newest,
             lock,
             io: io.clone(),
@@ -279,9 +279,9 @@ impl Alerting {
         };
         let holder = uuid::Uuid::new_v4().to_string();
         let place = if settings.observe_only {
-            LeadersPlace::none(holder.clone())
+            LeaderLease::none(holder.clone())
         } else {
-            LeadersPlace::new(holder.clone(), kept_connection(io))
+            LeaderLease::new(holder.clone(), kept_connection(io))
         };
         Ok(Self {
             ledger: Arc::new(Ledger::new(LiveStore::new(
@@ -323,8 +323,8 @@ pub fn channel_settings(settings: &Settings) -> ChannelSettings {
 }
 
 /// A connection for what is asked with every tick.
-fn kept_connection(io: &Io) -> Kept {
-    Kept::beside(&io.redis)
+fn kept_connection(io: &Io) -> PersistentConnection {
+    PersistentConnection::beside(&io.redis)
 }
 
 fn makers(
@@ -333,7 +333,7 @@ fn makers(
     (pages, environment): (&Arc<Pages>, &Environment),
     alerts: &Alerting,
     (newest, counters): (&Newest, &Arc<std::sync::Mutex<Counters>>),
-) -> anyhow::Result<Makers> {
+) -> anyhow::Result<ActorFactories> {
     let watched = Arc::new(settings.watched.clone());
     let reader = StreamsReader::new(settings.watched.clone(), &settings.seed_streams);
     let reader = Arc::new(Mutex::new(Polled::new(reader, kept_connection(io))));
@@ -373,7 +373,7 @@ fn makers(
     let each = || io.clone();
     let (a, b, c, d, e) = (each(), each(), each(), each(), each());
     let (f, g, h, i, j, k, l) = (each(), each(), each(), each(), each(), each(), each());
-    Ok(Makers {
+    Ok(ActorFactories {
         stream_poller: Box::new(move |up| StreamPoller::new(a.clone(), up, Arc::clone(&reader))),
         heartbeat_watcher: Box::new(move |up| {
             HeartbeatWatcher::new(b.clone(), up, Arc::clone(&watched), Arc::clone(&watch))

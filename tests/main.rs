@@ -13,11 +13,11 @@
 mod access;
 mod addresses;
 mod alerting;
+mod architecture;
 mod demo;
 mod deploy;
 mod doctor;
 mod history;
-mod house;
 mod janitor;
 mod metrics;
 mod monitor;

@@ -54,7 +54,7 @@ fn address(text: &str) -> Option<IpAddr> {
 
 /// Address under which clients are counted. IPv6 addresses of a /64 count as one client.
 #[must_use]
-pub fn household(address: IpAddr) -> IpAddr {
+pub fn client_prefix(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         v4 => v4,
@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn ipv6_addresses_of_a_64_count_as_one_client() {
-        let of = |text: &str| household(text.parse().unwrap());
+        let of = |text: &str| client_prefix(text.parse().unwrap());
         assert_eq!(of("2001:db8:1:2:3::4"), of("2001:db8:1:2:ffff::1"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));

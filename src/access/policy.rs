@@ -65,7 +65,7 @@ pub struct Session {
 
 /// An authenticated caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Known {
+pub struct ResolvedCaller {
     /// User name.
     pub name: String,
     /// Role.
@@ -92,7 +92,7 @@ impl Policy {
     ///
     /// # Errors
     /// If the credentials are missing, wrong or not permitted.
-    pub fn who(&self, presented: &Presented<'_>) -> Result<Known, Refusal> {
+    pub fn who(&self, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
         match self {
             Self::Nobody { hosts } => nobody(hosts.as_deref(), &presented.host),
             Self::Token(tokens) => by_token(tokens, presented),
@@ -133,7 +133,7 @@ impl Policy {
     }
 }
 
-fn nobody(hosts: Option<&[String]>, host: &[&[u8]]) -> Result<Known, Refusal> {
+fn nobody(hosts: Option<&[String]>, host: &[&[u8]]) -> Result<ResolvedCaller, Refusal> {
     // Programs may omit `Host`; browsers never do.
     let is_known = |host: &&[u8]| {
         hosts.is_none_or(|hosts| {
@@ -148,7 +148,7 @@ fn nobody(hosts: Option<&[String]>, host: &[&[u8]]) -> Result<Known, Refusal> {
             quoted(foreign)
         )));
     }
-    Ok(Known { name: "anybody".to_owned(), role: Role::Admin, by_session: false, anonymous: true })
+    Ok(ResolvedCaller { name: "anybody".to_owned(), role: Role::Admin, by_session: false, anonymous: true })
 }
 
 /// A header value for error messages: truncated, non-text bytes replaced.
@@ -170,14 +170,19 @@ fn is_this_machine(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refusal> {
+fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
     let given = of_scheme(presented, "bearer")?;
     if let Some(role) = given.and_then(|token| tokens.role_of(str::from_utf8(token).ok()?)) {
-        return Ok(Known { name: format!("{role} token"), role, by_session: false, anonymous: false });
+        return Ok(ResolvedCaller { name: format!("{role} token"), role, by_session: false, anonymous: false });
     }
     // An `Authorization` header that a proxy adds must not invalidate the session.
     if let Some(session) = presented.session {
-        return Ok(Known { name: session.name.clone(), role: session.role, by_session: true, anonymous: false });
+        return Ok(ResolvedCaller {
+            name: session.name.clone(),
+            role: session.role,
+            by_session: true,
+            anonymous: false,
+        });
     }
     match given {
         Some(token) if !is_jwt(token) => {
@@ -188,7 +193,7 @@ fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refusal
     }
 }
 
-fn by_password(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refusal> {
+fn by_password(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
     let Some(encoded) = of_scheme(presented, "basic")? else {
         return Err(not_known(presented, "Basic with a token as the password", "basic"));
     };
@@ -197,7 +202,7 @@ fn by_password(tokens: &Tokens, presented: &Presented<'_>) -> Result<Known, Refu
     let role =
         role.ok_or_else(|| Refusal::Wrong("invalid credentials: Authorization held an unknown password".to_owned()))?;
     let name = if name.is_empty() { role.to_string() } else { shortened(&name) };
-    Ok(Known { name, role, by_session: false, anonymous: false })
+    Ok(ResolvedCaller { name, role, by_session: false, anonymous: false })
 }
 
 fn name_and_password(encoded: &[u8]) -> (String, Vec<u8>) {
@@ -255,7 +260,7 @@ pub fn shortened(name: &str) -> String {
 }
 
 impl Proxy {
-    fn said(&self, presented: &Presented<'_>) -> Result<Known, Refusal> {
+    fn said(&self, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
         if !presented.by_trusted_proxy {
             let peer = presented.peer.map_or_else(|| "an unknown address".to_owned(), |peer| peer.to_string());
             return Err(Refusal::NotAllowed(format!(
@@ -295,7 +300,7 @@ impl Proxy {
                 ),
             })
         })?;
-        Ok(Known { name, role, by_session: false, anonymous: false })
+        Ok(ResolvedCaller { name, role, by_session: false, anonymous: false })
     }
 
     /// Highest role of these groups.

@@ -15,7 +15,7 @@ use super::messages::{Attempted, ChannelState, Deliver, Fail, Report, Role, Send
 use crate::alerting::message::{self, Message};
 use crate::delivery::Outcome;
 use crate::delivery::channels::Channels;
-use crate::delivery::sketch::{REACHES, Sketch, Sketches};
+use crate::delivery::sparkline::{REACHES, Sketch, Sketches};
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;
 use crate::history::stored_name::stored_name;

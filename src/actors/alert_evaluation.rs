@@ -7,14 +7,14 @@ use std::sync::Arc;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::alert_ledger::{Change, News};
+use super::alert_ledger::{Change, LeaseChange};
 use super::messages::Deliver;
 use crate::alerting::abandoned;
-use crate::alerting::board::{self, Board};
+use crate::alerting::alert_manager::{self, AlertManager};
 use crate::alerting::lifecycle::{Alert, Kind, Step};
 use crate::alerting::message::span;
-use crate::alerting::quiet::Silence;
 use crate::alerting::rule::Severity;
+use crate::alerting::silences::Silence;
 use crate::fleet::cleanup::Finding;
 use crate::fleet::event::{Event, EventKind};
 use crate::fleet::snapshot::Snapshot;
@@ -28,7 +28,7 @@ const STEP: f64 = 2.0;
 /// State of the evaluation.
 pub struct Evaluation {
     /// Rules and alerts.
-    pub board: Board,
+    pub manager: AlertManager,
     /// This instance is the leader.
     acting: bool,
     /// Term of the decisions; see [`super::alert_ledger`].
@@ -77,8 +77,15 @@ pub struct Renewed {
 impl Evaluation {
     /// Returns an evaluation without alerts. It does not act before [`Self::renewed`] reports that this instance is the leader.
     #[must_use]
-    pub fn new(board: Board, wall: f64, now: Mono) -> Self {
-        Self { board, acting: false, term: 0, has_delivered: false, ahead: wall - now.seconds(), findings: Vec::new() }
+    pub fn new(manager: AlertManager, wall: f64, now: Mono) -> Self {
+        Self {
+            manager,
+            acting: false,
+            term: 0,
+            has_delivered: false,
+            ahead: wall - now.seconds(),
+            findings: Vec::new(),
+        }
     }
 
     /// Returns whether this instance is the leader.
@@ -93,27 +100,33 @@ impl Evaluation {
         let step = ahead - self.ahead;
         if step.abs() >= STEP {
             tracing::warn!("the clock was stepped by {step:.0} s; alert timers are adjusted");
-            self.board.shift_timers(step);
+            self.manager.shift_timers(step);
         }
         self.ahead = ahead;
     }
 
     /// Applies the result of a renewal. `may_act`: whether this instance is the leader now.
-    pub fn renewed(&mut self, news: News, silences: Vec<Silence>, may_act: bool, findings: Vec<Finding>) -> Renewed {
+    pub fn renewed(
+        &mut self,
+        news: LeaseChange,
+        silences: Vec<Silence>,
+        may_act: bool,
+        findings: Vec<Finding>,
+    ) -> Renewed {
         let mut renewed = Renewed::default();
         match news {
-            News::None => {}
-            News::Leads { term, alerts, waiting } => {
+            LeaseChange::None => {}
+            LeaseChange::Leads { term, alerts, waiting } => {
                 self.term = term;
-                self.board.replace(alerts);
+                self.manager.replace(alerts);
                 renewed.deliver = Some(self.to_deliver(waiting, true));
                 renewed.begins = true;
             }
-            News::Follows(alerts) => {
+            LeaseChange::Follows(alerts) => {
                 if std::mem::take(&mut self.has_delivered) {
                     renewed.deliver = Some(self.to_deliver(Vec::new(), true));
                 }
-                self.board.replace(alerts);
+                self.manager.replace(alerts);
             }
         }
         self.acting = may_act;
@@ -121,7 +134,7 @@ impl Evaluation {
         if self.acting {
             // Findings become alerts with the next snapshot.
             self.findings.clone_from(&findings);
-            let known = self.board.take_findings(findings);
+            let known = self.manager.take_findings(findings);
             renewed.alerted = known.into_iter().map(|finding| finding.pass).collect();
         }
         renewed
@@ -129,7 +142,7 @@ impl Evaluation {
 
     /// Applies the active silences and acknowledgements. Returns the alerts that became acknowledged, to write.
     pub fn silenced(&mut self, silences: Vec<Silence>) -> Change {
-        let acknowledged = self.board.set_silences(silences);
+        let acknowledged = self.manager.set_silences(silences);
         Change { alerts: if self.acting { acknowledged } else { Vec::new() }, ..Change::default() }
     }
 
@@ -137,7 +150,7 @@ impl Evaluation {
     pub fn read_back(&mut self, (term, alerts, waiting): (u64, Vec<Alert>, Vec<OutboxRow>)) -> Option<Deliver> {
         if !self.acting {
             self.term = term;
-            self.board.replace(alerts);
+            self.manager.replace(alerts);
             self.acting = true;
         }
         (self.term == term).then(|| self.to_deliver(waiting, false))
@@ -146,7 +159,7 @@ impl Evaluation {
     /// Evaluates `snapshot` at `wall` (Unix seconds).
     pub fn judge(&mut self, snapshot: &Snapshot, wall: f64, now: Mono) -> Decision {
         self.follow_clock(wall, now);
-        let changes = self.board.advance(snapshot, wall);
+        let changes = self.manager.advance(snapshot, wall);
         self.settle(changes, wall)
     }
 
@@ -159,11 +172,11 @@ impl Evaluation {
     /// Applies the cooldowns of an older monitor: alert keys, each with the seconds in which no notification is sent.
     pub fn take_over_cooldowns(&mut self, cooldowns: Vec<(String, f64)>, wall: f64, now: Mono) {
         self.follow_clock(wall, now);
-        self.board.take_over_cooldowns(cooldowns.into_iter().map(|(key, left)| (key, wall + left)).collect());
+        self.manager.take_over_cooldowns(cooldowns.into_iter().map(|(key, left)| (key, wall + left)).collect());
     }
 
-    fn settle(&mut self, changes: Vec<board::Change>, wall: f64) -> Decision {
-        let (due, notified) = self.board.due(wall);
+    fn settle(&mut self, changes: Vec<alert_manager::Change>, wall: f64) -> Decision {
+        let (due, notified) = self.manager.due(wall);
         let mut announced = Announced::default();
         let mut rows = Vec::new();
         for change in &changes {
@@ -187,7 +200,7 @@ impl Evaluation {
             .iter()
             .flat_map(|outgoing| outgoing.channels.iter().map(|channel| OutboxRow::new(&outgoing.message, channel)))
             .collect();
-        self.board.prune();
+        self.manager.prune();
         Decision {
             change: Change { alerts: changed.into_values().collect(), outbox, events: rows },
             announced,
@@ -228,7 +241,7 @@ fn listed(alert: &Alert) -> String {
 }
 
 /// Returns the event of a change for the archive and the feed; `None` for changes without an event.
-fn event(change: &board::Change, now: f64) -> Option<Arc<Event>> {
+fn event(change: &alert_manager::Change, now: f64) -> Option<Arc<Event>> {
     let alert = &change.alert;
     let (type_name, severity, ts, detail) = match change.step {
         Step::Fired => ("alert", alert.severity, alert.fired_at.unwrap_or(now), alert.detail.clone()),

@@ -13,12 +13,12 @@ use std::time::Duration;
 use super::alert_evaluation::{Announced, Decision, Evaluation};
 use super::alert_ledger::{Change, Ledger, RENEW_EVERY};
 use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
+use super::kernel_timer;
 use super::messages::{
     AlertOrder, AlertsNow, ChannelState, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken, Tick,
 };
-use super::rest;
-use crate::alerting::board::{Board, BoardSettings, FiringAlert, Shown};
-use crate::alerting::in_force::{FileRead, InForce};
+use crate::alerting::active_rules::{FileRead, InForce};
+use crate::alerting::alert_manager::{AlertManager, AlertManagerSettings, FiringAlert, Shown};
 use crate::alerting::lifecycle::Phase;
 use crate::alerting::worker_down;
 use crate::failpoint;
@@ -108,7 +108,7 @@ impl AlertEvaluator {
     ) -> Self {
         let (wall, now) = (io.wall(), io.now());
         let grace_until = wall - now.since(settings.started).as_secs_f64() + settings.grace.as_secs_f64();
-        let board_settings = BoardSettings {
+        let board_settings = AlertManagerSettings {
             grace_until,
             debounce: settings.debounce.as_secs_f64(),
             channels: settings.channels.clone(),
@@ -116,7 +116,7 @@ impl AlertEvaluator {
         let rules =
             InForce::new(settings.file.display().to_string(), settings.file_is_given, Arc::clone(&shown.load().rules));
         Self {
-            evaluation: Evaluation::new(Board::new(board_settings, Arc::clone(rules.rules())), wall, now),
+            evaluation: Evaluation::new(AlertManager::new(board_settings, Arc::clone(rules.rules())), wall, now),
             rules,
             io,
             supervisor,
@@ -139,7 +139,7 @@ impl AlertEvaluator {
         if self.rules.take(read) {
             let file = self.settings.file.display();
             tracing::info!(rules = self.rules.rules().rules.len(), "alert rules loaded from {file}");
-            self.evaluation.board.set_rules(Arc::clone(self.rules.rules()));
+            self.evaluation.manager.set_rules(Arc::clone(self.rules.rules()));
         }
         if self.rules.problems() != before {
             let rules = self.rules.rules().rules.len();
@@ -201,7 +201,7 @@ impl AlertEvaluator {
                 this.note_alerted(renewed.alerted, ctx);
             }
             this.show();
-            this.lease.by_itself = Some(rest::later(ctx, RENEW_EVERY + TICKS_MAY_BE_LATE, Self::renew));
+            this.lease.by_itself = Some(kernel_timer::later(ctx, RENEW_EVERY + TICKS_MAY_BE_LATE, Self::renew));
         }));
     }
 
@@ -319,13 +319,13 @@ impl AlertEvaluator {
     /// With every tick, even if unchanged: a restarted feed has no state.
     fn tell_feed(&self, fired: Vec<String>) {
         let now = self.io.wall();
-        let board = &self.evaluation.board;
-        let firing = board.alerts().values().filter(|alert| alert.phase == Phase::Firing);
+        let manager = &self.evaluation.manager;
+        let firing = manager.alerts().values().filter(|alert| alert.phase == Phase::Firing);
         let firing = firing.map(|alert| FiringAlert {
             rule: alert.rule.clone(),
             subject: alert.subject.clone(),
             severity: alert.severity,
-            silenced: board.is_quiet(alert, now),
+            silenced: manager.is_quiet(alert, now),
         });
         let firing = firing.collect();
         let recent = self.recent.iter().cloned().collect();
@@ -338,13 +338,13 @@ impl AlertEvaluator {
         self.shown.store(Arc::new(Shown {
             alerts: self
                 .evaluation
-                .board
+                .manager
                 .alerts()
                 .values()
-                .map(|a| (a.clone(), self.evaluation.board.is_quiet(a, now)))
+                .map(|a| (a.clone(), self.evaluation.manager.is_quiet(a, now)))
                 .collect(),
-            rules: Arc::clone(self.evaluation.board.rules()),
-            silences: self.evaluation.board.silences().to_vec(),
+            rules: Arc::clone(self.evaluation.manager.rules()),
+            silences: self.evaluation.manager.silences().to_vec(),
             mistakes: self.rules.problems().to_vec(),
             file: self.settings.file.display().to_string(),
             leads: self.evaluation.acting(),
@@ -366,7 +366,7 @@ impl AlertEvaluator {
 
     /// Imports the cooldowns of an older monitor before the first evaluation.
     fn read_cooldowns(&mut self, snapshot: &Arc<Snapshot>, ctx: &mut Context<Self>) {
-        let rules = self.evaluation.board.rules().rules.iter().map(|rule| rule.name.clone());
+        let rules = self.evaluation.manager.rules().rules.iter().map(|rule| rule.name.clone());
         let types = snapshot.workers.keys().flat_map(worker_down::keys_at_zero);
         let keys: Vec<String> = rules.chain(types).collect();
         let (redis, now) = (self.io.redis.clone(), self.io.wall());
@@ -438,7 +438,7 @@ impl Handler<FleetChanged> for AlertEvaluator {
     type Result = ();
 
     fn handle(&mut self, changed: FleetChanged, _: &mut Self::Context) {
-        self.evaluation.board.take_events(&changed.0);
+        self.evaluation.manager.take_events(&changed.0);
     }
 }
 
@@ -446,7 +446,7 @@ impl Handler<ChannelState> for AlertEvaluator {
     type Result = ();
 
     fn handle(&mut self, channel: ChannelState, _: &mut Self::Context) {
-        self.evaluation.board.channel(&channel.name, channel.broken.as_deref());
+        self.evaluation.manager.channel(&channel.name, channel.broken.as_deref());
     }
 }
 
@@ -468,7 +468,7 @@ impl Handler<AlertOrder> for AlertEvaluator {
                 this.take_file(text);
                 let problems = this.rules.problems();
                 if problems.is_empty() {
-                    Ok(format!("{} rules loaded", this.evaluation.board.rules().rules.len()))
+                    Ok(format!("{} rules loaded", this.evaluation.manager.rules().rules.len()))
                 } else {
                     Err(format!("the last valid rules stay active: {}", problems.join("; ")))
                 }

@@ -20,11 +20,11 @@ use tokio::sync::Mutex;
 
 use super::alert_store::{AlertStore, LiveStore};
 use crate::alerting::lifecycle::Alert;
-use crate::alerting::quiet::Silence;
+use crate::alerting::silences::Silence;
 use crate::fleet::cleanup::Finding;
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::time::Mono;
-use crate::postgres::alerts::{Kept, Led, NotWritten, OutboxRow};
+use crate::postgres::alerts::{LeaseReply, NotWritten, OutboxRow, StoredAlerts};
 use crate::postgres::alerts_spool::Unsaved;
 use crate::postgres::events::NewRow;
 
@@ -60,7 +60,7 @@ impl Change {
 
 /// Result of a renewal.
 #[derive(Debug)]
-pub enum News {
+pub enum LeaseChange {
     /// No change.
     None,
     /// This instance became the leader and resumes from this state.
@@ -78,7 +78,7 @@ pub enum News {
 
 /// Leadership of this instance.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Standing {
+enum Leadership {
     /// Not known yet.
     Starting,
     /// Another instance is the leader.
@@ -89,7 +89,7 @@ enum Standing {
     Alone { until: Option<Mono> },
 }
 
-impl Standing {
+impl Leadership {
     /// Returns whether this instance may evaluate and send now.
     fn may_act(self, now: Mono) -> bool {
         match self {
@@ -104,11 +104,11 @@ impl Standing {
 pub struct Ledger<S = LiveStore> {
     store: S,
     started: Mono,
-    books: Mutex<Books>,
+    books: Mutex<LedgerState>,
 }
 
-struct Books {
-    standing: Standing,
+struct LedgerState {
+    standing: Leadership,
     /// Number of times that this instance resumed from the written state.
     term: u64,
     /// Epoch in which this instance was leader last, or that of the leader it followed.
@@ -126,9 +126,9 @@ struct Books {
     followed: Vec<Alert>,
 }
 
-impl Books {
+impl LedgerState {
     fn acts(&self) -> bool {
-        matches!(self.standing, Standing::Leads { .. } | Standing::Alone { .. })
+        matches!(self.standing, Leadership::Leads { .. } | Leadership::Alone { .. })
     }
 
     /// Returns whether no other instance can have written since the unsaved rows were decided, given that `epoch` begins. An
@@ -137,9 +137,9 @@ impl Books {
         self.led_under.is_some_and(|led_under| epoch <= led_under + i64::from(!self.led_itself))
     }
 
-    fn begin_term(&mut self, alerts: Vec<Alert>, waiting: Vec<OutboxRow>) -> News {
+    fn begin_term(&mut self, alerts: Vec<Alert>, waiting: Vec<OutboxRow>) -> LeaseChange {
         self.term += 1;
-        News::Leads { term: self.term, alerts, waiting }
+        LeaseChange::Leads { term: self.term, alerts, waiting }
     }
 
     fn saved(&mut self) {
@@ -147,7 +147,7 @@ impl Books {
     }
 
     /// Returns the state in Postgres overlaid with the unsaved rows, which are newer.
-    fn with_postgres(&self, kept: Kept) -> (Vec<Alert>, Vec<OutboxRow>) {
+    fn with_postgres(&self, kept: StoredAlerts) -> (Vec<Alert>, Vec<OutboxRow>) {
         let mut alerts = self.unsaved.alerts();
         let newer: BTreeSet<String> = alerts.iter().map(|alert| alert.key.clone()).collect();
         alerts.extend(kept.alerts.into_iter().filter(|alert| !newer.contains(&alert.key)));
@@ -179,8 +179,8 @@ impl<S: AlertStore> Ledger<S> {
         let mut unsaved = store.load_from_disk();
         unsaved.forget_attempts();
         let on_disk = !unsaved.is_empty();
-        let books = Books {
-            standing: Standing::Starting,
+        let books = LedgerState {
+            standing: Leadership::Starting,
             term: 0,
             led_under: unsaved.led_under,
             led_itself: false,
@@ -206,7 +206,7 @@ impl<S: AlertStore> Ledger<S> {
 
     /// Renews or requests the lease and reads what other instances wrote. Also returns the findings of the janitor that have no
     /// alert yet.
-    pub async fn renew(&self) -> (News, Vec<Finding>) {
+    pub async fn renew(&self) -> (LeaseChange, Vec<Finding>) {
         let asked = self.store.now();
         let acts = self.may_act().await;
         let answer = if !acts && self.store.another_leads().await.unwrap_or(false) {
@@ -216,7 +216,7 @@ impl<S: AlertStore> Ledger<S> {
             self.store.lead().await
         };
         let held = match &answer {
-            Ok(Led { epoch: Some(_), .. }) => self.store.claim_redis().await.map(|()| true),
+            Ok(LeaseReply { epoch: Some(_), .. }) => self.store.claim_redis().await.map(|()| true),
             Ok(_) => Ok(false),
             Err(_) => self.store.claim_redis_if_free().await,
         };
@@ -233,12 +233,12 @@ impl<S: AlertStore> Ledger<S> {
             Some(epoch) => {
                 // Also if it ran without Postgres in between: no other instance was leader in this epoch.
                 let goes_on = books.acts() && books.led_under == Some(epoch);
-                let alone = Some(books.standing).filter(|standing| matches!(standing, Standing::Alone { .. }));
+                let alone = Some(books.standing).filter(|standing| matches!(standing, Leadership::Alone { .. }));
                 books.failed = None;
-                books.standing = Standing::Leads { epoch, until: asked.plus(SURE_FOR) };
+                books.standing = Leadership::Leads { epoch, until: asked.plus(SURE_FOR) };
                 if goes_on {
                     self.flush(&mut books, epoch).await;
-                    News::None
+                    LeaseChange::None
                 } else {
                     self.take_over(&mut books, epoch, alone).await
                 }
@@ -247,19 +247,19 @@ impl<S: AlertStore> Ledger<S> {
         (news, led.findings)
     }
 
-    async fn take_over(&self, books: &mut Books, epoch: i64, alone: Option<Standing>) -> News {
+    async fn take_over(&self, books: &mut LedgerState, epoch: i64, alone: Option<Leadership>) -> LeaseChange {
         if books.is_newest(epoch) {
             // Rows that this instance wrote without Postgres, or that an earlier run left on disk, are newer than the tables.
             self.flush(books, epoch).await;
             if !books.acts() {
                 // Another instance became the leader meanwhile, so this state is outdated.
-                return News::None;
+                return LeaseChange::None;
             }
         } else {
             self.hand_over(books).await;
             if books.unsaved.is_sending() {
-                books.standing = alone.unwrap_or(Standing::Starting);
-                return News::None;
+                books.standing = alone.unwrap_or(Leadership::Starting);
+                return LeaseChange::None;
             }
         }
         match self.store.load().await {
@@ -272,17 +272,17 @@ impl<S: AlertStore> Ledger<S> {
             }
             Err(trouble) => {
                 tracing::warn!(error = trouble.detail, "cannot load stored alerts; retrying");
-                books.standing = alone.unwrap_or(Standing::Starting);
-                News::None
+                books.standing = alone.unwrap_or(Leadership::Starting);
+                LeaseChange::None
             }
         }
     }
 
-    async fn follow(&self, books: &mut Books, epoch: Option<i64>) -> News {
-        if books.standing != Standing::Follows {
+    async fn follow(&self, books: &mut LedgerState, epoch: Option<i64>) -> LeaseChange {
+        if books.standing != Leadership::Follows {
             tracing::info!("another instance is the leader; standing by");
         }
-        books.standing = Standing::Follows;
+        books.standing = Leadership::Follows;
         books.failed = None;
         self.hand_over(books).await;
         match self.store.alerts().await {
@@ -292,15 +292,15 @@ impl<S: AlertStore> Ledger<S> {
                     (books.led_under, books.led_itself) = (epoch, false);
                 }
                 books.followed.clone_from(&alerts);
-                News::Follows(alerts)
+                LeaseChange::Follows(alerts)
             }
-            Err(_) => News::None,
+            Err(_) => LeaseChange::None,
         }
     }
 
     /// Returns whether the outcome of an attempt to send is awaited. The wait is limited, since an interrupted attempt has no
     /// outcome.
-    fn waits_for_outcome(&self, books: &mut Books) -> bool {
+    fn waits_for_outcome(&self, books: &mut LedgerState) -> bool {
         if !books.unsaved.is_sending() {
             books.sending_since = None;
             return false;
@@ -317,7 +317,7 @@ impl<S: AlertStore> Ledger<S> {
 
     /// Another instance was leader since: rows of notifications that were sent are written, the other decisions are void. Waits
     /// while an attempt is in progress, because only its outcome decides which applies.
-    async fn hand_over(&self, books: &mut Books) {
+    async fn hand_over(&self, books: &mut LedgerState) {
         if books.unsaved.is_empty() || self.waits_for_outcome(books) {
             return;
         }
@@ -331,28 +331,34 @@ impl<S: AlertStore> Ledger<S> {
     }
 
     /// Handles an unreachable Postgres. `held`: whether this instance holds the lease in Redis, if Redis is reachable.
-    fn unreachable(&self, books: &mut Books, trouble: &SourceTrouble, held: Option<bool>, asked: Mono) -> News {
+    fn unreachable(
+        &self,
+        books: &mut LedgerState,
+        trouble: &SourceTrouble,
+        held: Option<bool>,
+        asked: Mono,
+    ) -> LeaseChange {
         books.failed = Some(self.store.now());
-        let alone = Standing::Alone { until: held.map(|_| asked.plus(SURE_FOR)) };
+        let alone = Leadership::Alone { until: held.map(|_| asked.plus(SURE_FOR)) };
         match (books.standing, held) {
-            (Standing::Leads { .. } | Standing::Alone { .. }, Some(false)) => {
+            (Leadership::Leads { .. } | Leadership::Alone { .. }, Some(false)) => {
                 tracing::warn!("lost leadership to another instance; no longer evaluating and sending alerts");
-                books.standing = Standing::Follows;
-                News::None
+                books.standing = Leadership::Follows;
+                LeaseChange::None
             }
-            (Standing::Leads { .. }, _) => {
+            (Leadership::Leads { .. }, _) => {
                 tracing::warn!(
                     error = trouble.detail,
                     "Postgres is unavailable; alerting continues, changes are spooled to disk"
                 );
                 books.standing = alone;
-                News::None
+                LeaseChange::None
             }
-            (Standing::Alone { .. }, _) => {
+            (Leadership::Alone { .. }, _) => {
                 books.standing = alone;
-                News::None
+                LeaseChange::None
             }
-            (Standing::Starting, None | Some(true)) if self.store.now().since(self.started) > ALONE_AFTER => {
+            (Leadership::Starting, None | Some(true)) if self.store.now().since(self.started) > ALONE_AFTER => {
                 tracing::warn!(
                     error = trouble.detail,
                     "Postgres is unavailable; alerting starts, changes are spooled to disk"
@@ -363,7 +369,7 @@ impl<S: AlertStore> Ledger<S> {
                 let (alerts, waiting) = books.without_postgres();
                 books.begin_term(alerts, waiting)
             }
-            (Standing::Follows, Some(true)) => {
+            (Leadership::Follows, Some(true)) => {
                 tracing::warn!(
                     error = trouble.detail,
                     "the leader is gone and Postgres is unavailable: alerting continues on this instance, changes are spooled to disk"
@@ -372,7 +378,7 @@ impl<S: AlertStore> Ledger<S> {
                 let (alerts, waiting) = books.without_postgres();
                 books.begin_term(alerts, waiting)
             }
-            _ => News::None,
+            _ => LeaseChange::None,
         }
     }
 
@@ -380,9 +386,9 @@ impl<S: AlertStore> Ledger<S> {
     pub async fn read_back(&self) -> Option<(u64, Vec<Alert>, Vec<OutboxRow>)> {
         let books = self.books.lock().await;
         let (alerts, waiting) = match books.standing {
-            Standing::Starting | Standing::Follows => return None,
-            Standing::Alone { .. } => books.without_postgres(),
-            Standing::Leads { .. } => books.with_postgres(self.store.load().await.ok()?),
+            Leadership::Starting | Leadership::Follows => return None,
+            Leadership::Alone { .. } => books.without_postgres(),
+            Leadership::Leads { .. } => books.with_postgres(self.store.load().await.ok()?),
         };
         Some((books.term, alerts, waiting))
     }
@@ -416,16 +422,16 @@ impl<S: AlertStore> Ledger<S> {
         self.save(&mut books).await;
     }
 
-    async fn save(&self, books: &mut Books) {
+    async fn save(&self, books: &mut LedgerState) {
         match books.standing {
-            Standing::Leads { epoch, .. } if books.failed.is_none_or(|at| self.store.now().since(at) > REST) => {
+            Leadership::Leads { epoch, .. } if books.failed.is_none_or(|at| self.store.now().since(at) > REST) => {
                 self.flush(books, epoch).await;
             }
             _ => self.keep_on_disk(books),
         }
     }
 
-    async fn flush(&self, books: &mut Books, epoch: i64) {
+    async fn flush(&self, books: &mut LedgerState, epoch: i64) {
         if books.unsaved.is_empty() {
             return;
         }
@@ -442,7 +448,7 @@ impl<S: AlertStore> Ledger<S> {
             }
             Err(NotWritten::Deposed) => {
                 tracing::warn!("lost leadership to another instance; no longer evaluating and sending alerts");
-                books.standing = Standing::Follows;
+                books.standing = Leadership::Follows;
             }
             Err(NotWritten::Trouble(trouble)) => {
                 tracing::warn!(error = trouble.detail, "alert changes are spooled to disk until Postgres accepts them");
@@ -452,7 +458,7 @@ impl<S: AlertStore> Ledger<S> {
         }
     }
 
-    fn keep_on_disk(&self, books: &mut Books) {
+    fn keep_on_disk(&self, books: &mut LedgerState) {
         books.unsaved.led_under = books.led_under;
         match self.store.save_to_disk(&books.unsaved) {
             Ok(()) => books.on_disk = !books.unsaved.is_empty(),
@@ -463,8 +469,8 @@ impl<S: AlertStore> Ledger<S> {
     /// Gives up the lease, so that another instance can take over at once.
     pub async fn resign(&self) {
         let standing = self.books.lock().await.standing;
-        let leads = matches!(standing, Standing::Leads { .. });
-        let says_so = leads || matches!(standing, Standing::Alone { .. });
+        let leads = matches!(standing, Leadership::Leads { .. });
+        let says_so = leads || matches!(standing, Leadership::Alone { .. });
         let in_postgres = async { if leads { self.store.resign().await } else { Ok(()) } };
         let in_redis = async { if says_so { self.store.release_redis().await } else { Ok(()) } };
         let (in_postgres, in_redis) = tokio::join!(in_postgres, in_redis);
@@ -473,7 +479,7 @@ impl<S: AlertStore> Ledger<S> {
                 tracing::debug!(error = trouble.detail, "cannot release the leader lease; it will expire");
             }
         }
-        self.books.lock().await.standing = Standing::Follows;
+        self.books.lock().await.standing = Leadership::Follows;
     }
 
     /// Returns the newest notifications, from Postgres or, while it is unreachable, the unsaved ones. The flag says whether they

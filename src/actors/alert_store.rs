@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use crate::alerting::lifecycle::Alert;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::fleet::time::Mono;
-use crate::postgres::alerts::{self, Kept, Led, NotWritten, OutboxRow, Rows};
+use crate::postgres::alerts::{self, LeaseReply, NotWritten, OutboxRow, Rows, StoredAlerts};
 use crate::postgres::alerts_spool::{Spool, Unsaved};
 use crate::postgres::connection::PgPool;
-use crate::redis_streams::leader::LeadersPlace;
+use crate::redis_streams::leader::LeaderLease;
 
 /// A leader that has not renewed its lease for this long is no longer the leader.
 pub const LEASE: Duration = Duration::from_secs(10);
@@ -25,17 +25,17 @@ pub trait AlertStore {
     /// Returns the time of the monotonic clock.
     fn now(&self) -> Mono;
     /// Postgres: requests or renews the lease.
-    async fn lead(&self) -> Result<Led, SourceTrouble>;
+    async fn lead(&self) -> Result<LeaseReply, SourceTrouble>;
     /// Postgres: writes rows if `epoch` is current.
     async fn write(&self, epoch: i64, rows: Rows<'_>) -> Result<(), NotWritten>;
     /// Postgres: writes the notifications that a deposed leader sent.
     async fn hand_over(&self, rows: Rows<'_>) -> Result<(), SourceTrouble>;
     /// Postgres: returns alerts and waiting notifications.
-    async fn load(&self) -> Result<Kept, SourceTrouble>;
+    async fn load(&self) -> Result<StoredAlerts, SourceTrouble>;
     /// Postgres: returns alerts.
     async fn alerts(&self) -> Result<Vec<Alert>, SourceTrouble>;
     /// Postgres: returns the state that is needed without the lease.
-    async fn follow(&self) -> Result<Led, SourceTrouble>;
+    async fn follow(&self) -> Result<LeaseReply, SourceTrouble>;
     /// Postgres: returns the newest notifications.
     async fn newest_messages(&self, limit: u32) -> Result<Vec<OutboxRow>, SourceTrouble>;
     /// Postgres: gives up the lease.
@@ -62,7 +62,7 @@ pub struct LiveStore {
     postgres: PgPool,
     /// Pool for queries of the web front end.
     reads: PgPool,
-    place: LeadersPlace,
+    place: LeaderLease,
     /// This monitor's id, which identifies it as the leader.
     holder: String,
     spool: Spool,
@@ -72,7 +72,7 @@ pub struct LiveStore {
 impl LiveStore {
     /// Returns the store of the instance `holder`.
     #[must_use]
-    pub fn new((postgres, reads): (PgPool, PgPool), place: LeadersPlace, holder: String, spool: Spool) -> Self {
+    pub fn new((postgres, reads): (PgPool, PgPool), place: LeaderLease, holder: String, spool: Spool) -> Self {
         Self { postgres, reads, place, holder, spool, started: Instant::now() }
     }
 }
@@ -82,7 +82,7 @@ impl AlertStore for LiveStore {
         Mono(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    async fn lead(&self) -> Result<Led, SourceTrouble> {
+    async fn lead(&self) -> Result<LeaseReply, SourceTrouble> {
         postgres(alerts::lead(&self.postgres, &self.holder, LEASE.as_secs_f64())).await
     }
 
@@ -96,7 +96,7 @@ impl AlertStore for LiveStore {
         postgres(alerts::hand_over(&self.postgres, rows)).await
     }
 
-    async fn load(&self) -> Result<Kept, SourceTrouble> {
+    async fn load(&self) -> Result<StoredAlerts, SourceTrouble> {
         postgres(alerts::load(&self.postgres)).await
     }
 
@@ -104,7 +104,7 @@ impl AlertStore for LiveStore {
         postgres(alerts::alerts(&self.postgres)).await
     }
 
-    async fn follow(&self) -> Result<Led, SourceTrouble> {
+    async fn follow(&self) -> Result<LeaseReply, SourceTrouble> {
         postgres(alerts::follow(&self.postgres)).await
     }
 

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
 
 use super::io::{Io, POSTGRES_LATE};
+use super::kernel_timer;
 use super::messages::{Fail, Report, Role};
-use super::rest;
 use crate::fleet::reading::SourceTrouble;
 use crate::history::{HOUR, Micros, SECOND};
 use crate::postgres::history::{compaction, queries_started, takeover};
@@ -39,7 +39,7 @@ impl Compactor {
         let now = (self.io.wall() * 1e6) as Micros - CLOSED_AFTER;
         let closed_before = now - now.rem_euclid(HOUR);
         if !self.io.archive_is_ready() || closed_before == self.done_before {
-            rest::later(
+            kernel_timer::later(
                 ctx,
                 LOOK_EVERY.min(Duration::from_secs(if self.done_before == 0 { 5 } else { 60 })),
                 Self::work,
@@ -67,7 +67,7 @@ impl Compactor {
                     LOOK_EVERY
                 }
             };
-            rest::later(ctx, rest, Self::work);
+            kernel_timer::later(ctx, rest, Self::work);
         }));
     }
 }

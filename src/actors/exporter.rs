@@ -11,7 +11,7 @@ use super::messages::{
     Attempted, Fail, FleetChanged, Health, PassEnded, RenderMetrics, Report, Role, TasksFinished, TickTook,
 };
 use super::supervisor::Newest;
-use crate::alerting::board::Shown;
+use crate::alerting::alert_manager::Shown;
 use crate::exposition::counters::Counters;
 use crate::exposition::page::{self, Condition, Shape, Sight};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};

@@ -11,14 +11,14 @@ use super::messages::{Fail, FoundHeartbeats, HeartbeatsRead, Report, Role, Strea
 use crate::contract::Name;
 use crate::fleet::reading::{HeartbeatsReading, SourceTrouble, TroubleKind};
 use crate::fleet::watched::WatchedStreams;
-use crate::redis_streams::connection::Kept;
+use crate::redis_streams::connection::PersistentConnection;
 use crate::redis_streams::heartbeats_reader::HeartbeatsReader;
 use crate::redis_streams::worker_type_records;
 
 /// State of the watcher; it survives restarts of the actor.
 pub struct Watch {
     reader: HeartbeatsReader,
-    connection: Kept,
+    connection: PersistentConnection,
     /// Consumers of the previous run are loaded.
     restored: bool,
 }
@@ -26,7 +26,7 @@ pub struct Watch {
 impl Watch {
     /// Returns the state for reading over `connection`.
     #[must_use]
-    pub fn new(connection: Kept) -> Self {
+    pub fn new(connection: PersistentConnection) -> Self {
         Self { reader: HeartbeatsReader::default(), connection, restored: false }
     }
 }

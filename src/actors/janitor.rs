@@ -11,9 +11,9 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Re
 use uuid::Uuid;
 
 use super::io::{Io, OBSERVES_ONLY, REDIS_LATE};
+use super::kernel_timer;
 use super::messages::{CleanUp, Fail, PassEnded, Report, Role, SnapshotTaken};
-use super::rest;
-use crate::contract::{Name, floors, heartbeat};
+use crate::contract::{Name, heartbeat, hung_thresholds};
 use crate::failpoint;
 use crate::fleet::cleanup::{AbandonedQuery, Outcome, PendingGroup, Plan, QueriesOutcome, STALE_AFTER};
 use crate::fleet::reading::SourceTrouble;
@@ -21,8 +21,8 @@ use crate::fleet::snapshot::Snapshot;
 use crate::fleet::watched::WatchedStreams;
 use crate::operator::{Sources, recycle};
 use crate::postgres::janitor;
-use crate::redis_streams::cleaning::{self, PhantomRules, Turn};
-use crate::redis_streams::{query_search, sweeps};
+use crate::redis_streams::cleanup::{self, PhantomRules, Turn};
+use crate::redis_streams::{query_search, retention_schedule};
 
 /// Interval of scheduled cleanup runs.
 const EVERY: Duration = Duration::from_secs(300);
@@ -68,7 +68,7 @@ pub struct Janitor {
 }
 
 /// Result of requesting a run.
-enum Went {
+enum RunOutcome {
     Done(Box<Outcome>),
     NotDue(Duration),
     Taken,
@@ -86,22 +86,22 @@ impl Janitor {
     /// Starts a run if one is due, and schedules the next check.
     fn look(&mut self, ctx: &mut Context<Self>) {
         if self.running {
-            rest::later(ctx, LOOK_EVERY, Self::look);
+            kernel_timer::later(ctx, LOOK_EVERY, Self::look);
             return;
         }
         let plan = match Plan::scheduled(self.newest.as_deref()) {
             Ok(plan) => plan,
             Err(why) => {
-                rest::later(ctx, LOOK_EVERY, Self::look);
+                kernel_timer::later(ctx, LOOK_EVERY, Self::look);
                 return tracing::debug!(%why, "cleanup is not possible for now");
             }
         };
         let passing = self.pass(plan, None);
         ctx.spawn(passing.into_actor(self).map(|went, this, ctx| {
             this.running = false;
-            let rest = if let Ok(Went::NotDue(rest)) = went { rest } else { Duration::ZERO };
+            let rest = if let Ok(RunOutcome::NotDue(rest)) = went { rest } else { Duration::ZERO };
             drop(this.log(went));
-            rest::later(ctx, rest.clamp(LOOK_EVERY, EVERY), Self::look);
+            kernel_timer::later(ctx, rest.clamp(LOOK_EVERY, EVERY), Self::look);
         }));
     }
 
@@ -109,45 +109,45 @@ impl Janitor {
         &mut self,
         plan: Plan,
         asked_by: Option<String>,
-    ) -> impl Future<Output = Result<Went, SourceTrouble>> + use<> {
+    ) -> impl Future<Output = Result<RunOutcome, SourceTrouble>> + use<> {
         self.running = true;
         let (io, settings, holder) = (self.io.clone(), Arc::clone(&self.settings), self.holder.clone());
         self.io.run(PASS_WITHIN, REDIS_LATE, async move {
-            let leased = match cleaning::take_turn(&io.redis, &holder, EVERY, asked_by.is_some()).await? {
+            let leased = match cleanup::take_turn(&io.redis, &holder, EVERY, asked_by.is_some()).await? {
                 Turn::Mine => true,
                 Turn::WithoutLease => false,
-                Turn::NotDue(rest) => return Ok(Went::NotDue(rest)),
-                Turn::Taken => return Ok(Went::Taken),
+                Turn::NotDue(rest) => return Ok(RunOutcome::NotDue(rest)),
+                Turn::Taken => return Ok(RunOutcome::Taken),
             };
             tokio::select! {
                 outcome = clean_up(&io, &settings, plan, asked_by.as_deref()) => {
                     // Without a lease too: by now there may be memory for when it was.
-                    if let Err(trouble) = cleaning::end_turn(&io.redis, &holder).await {
+                    if let Err(trouble) = cleanup::end_turn(&io.redis, &holder).await {
                         tracing::debug!(error = trouble.detail, "cannot release the cleanup lock; it will expire");
                     }
-                    Ok(Went::Done(Box::new(outcome)))
+                    Ok(RunOutcome::Done(Box::new(outcome)))
                 }
-                () = keep_turn(&io, &holder), if leased => Ok(Went::Lost),
+                () = keep_turn(&io, &holder), if leased => Ok(RunOutcome::Lost),
             }
         })
     }
 
-    fn log(&self, went: Result<Went, SourceTrouble>) -> Result<Outcome, String> {
+    fn log(&self, went: Result<RunOutcome, SourceTrouble>) -> Result<Outcome, String> {
         match went {
-            Ok(Went::Done(outcome)) => {
+            Ok(RunOutcome::Done(outcome)) => {
                 say(&outcome);
                 self.supervisor.do_send(Report::Passed(PassEnded(Some(outcome.clone()))));
                 Ok(*outcome)
             }
-            Ok(Went::NotDue(_)) => {
+            Ok(RunOutcome::NotDue(_)) => {
                 tracing::debug!("the last cleanup run was too recent");
                 Err("the last cleanup run was too recent".to_owned())
             }
-            Ok(Went::Taken) => {
+            Ok(RunOutcome::Taken) => {
                 tracing::debug!("another instance is running the cleanup");
                 Err("another instance is running the cleanup; its result will appear on the Admin page".to_owned())
             }
-            Ok(Went::Lost) => {
+            Ok(RunOutcome::Lost) => {
                 self.supervisor.do_send(Report::Passed(PassEnded(None)));
                 tracing::warn!("the cleanup run lost its lock; another instance continues it");
                 Err("the cleanup run lost its lock; another instance continues it".to_owned())
@@ -165,7 +165,7 @@ impl Janitor {
 async fn keep_turn(io: &Io, holder: &str) {
     loop {
         tokio::time::sleep(KEEP_EVERY).await;
-        if matches!(cleaning::keep_turn(&io.redis, holder).await, Ok(false)) {
+        if matches!(cleanup::keep_turn(&io.redis, holder).await, Ok(false)) {
             return;
         }
     }
@@ -252,14 +252,14 @@ async fn tidy_redis(
             outcome.left_out.push(format!("{stream} and later streams: timed out"));
             break;
         }
-        let trimmed = cleaning::trim(&io.redis, stream, until).await?;
+        let trimmed = cleanup::trim(&io.redis, stream, until).await?;
         outcome.streams.insert(stream.to_text(), trimmed);
     }
     for (stream, group, consumers) in &plan.consumers {
         if !settings.may_touch.contains(stream) || Instant::now() >= until {
             continue;
         }
-        let retired = cleaning::retire(&io.redis, stream, group, consumers, STALE_AFTER, until).await?;
+        let retired = cleanup::retire(&io.redis, stream, group, consumers, STALE_AFTER, until).await?;
         if retired.deleted > 0 {
             *outcome.consumers.entry(stream.to_text()).or_default() += retired.deleted;
         }
@@ -277,7 +277,7 @@ async fn clear_phantoms(
     outcome: &mut Outcome,
 ) -> Result<(), SourceTrouble> {
     let PendingGroup { stream, group, suspected, may_return } = pending;
-    let floor = floors::reclaim_floor(stream, settings.default_floor);
+    let floor = hung_thresholds::reclaim_floor(stream, settings.default_floor);
     let rules = PhantomRules {
         without_heartbeat: match (plan.settling_sec, may_return) {
             (Some(_), _) => None,
@@ -287,7 +287,7 @@ async fn clear_phantoms(
         in_flight: floor.max(STALE_AFTER),
     };
     let most = if *suspected { u64::MAX } else { UNSUSPECTED };
-    let cleared = cleaning::clear_phantoms(&io.redis, stream, group, rules, (until, most)).await?;
+    let cleared = cleanup::clear_phantoms(&io.redis, stream, group, rules, (until, most)).await?;
     if cleared.acknowledged > 0 {
         *outcome.phantoms.entry(stream.to_text()).or_default() += cleared.acknowledged;
     }
@@ -335,7 +335,7 @@ async fn end_queries(
         abandoned_queries: counted.queries,
     });
     let now = io.wall();
-    if settings.query_days == 0 || !sweeps::query_sweep_is_due(&io.redis, now, RETENTION_EVERY_SEC).await? {
+    if settings.query_days == 0 || !retention_schedule::query_sweep_is_due(&io.redis, now, RETENTION_EVERY_SEC).await? {
         return Ok(());
     }
     let mut old = 0;
@@ -345,7 +345,7 @@ async fn end_queries(
         outcome.query_retention = Some(old);
         failpoint::reached("janitor.old_queries");
         if deleted == 0 {
-            return sweeps::query_sweep_is_done(&io.redis, now).await;
+            return retention_schedule::query_sweep_is_done(&io.redis, now).await;
         }
         if Instant::now() >= until {
             return Ok(());

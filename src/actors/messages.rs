@@ -10,8 +10,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::alerting::board::FiringAlert;
-use crate::alerting::quiet::Silence;
+use crate::alerting::alert_manager::FiringAlert;
+use crate::alerting::silences::Silence;
 use crate::contract::Name;
 use crate::exposition::counters::Attempt;
 use crate::exposition::text::Format;

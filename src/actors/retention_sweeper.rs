@@ -5,11 +5,11 @@ use std::time::Duration;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, WrapFuture};
 
 use super::io::{Io, POSTGRES_LATE};
+use super::kernel_timer;
 use super::messages::{Fail, Report, Role};
-use super::rest;
 use crate::history::Keep;
 use crate::postgres::history::retention;
-use crate::redis_streams::sweeps;
+use crate::redis_streams::retention_schedule;
 
 /// Interval of checks whether a sweep is due.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
@@ -36,7 +36,7 @@ impl RetentionSweeper {
 
     fn look(&mut self, ctx: &mut Context<Self>) {
         if !self.io.archive_is_ready() {
-            rest::later(ctx, LOOK_FIRST, Self::look);
+            kernel_timer::later(ctx, LOOK_FIRST, Self::look);
             return;
         }
         let (io, keep, now) = (self.io.clone(), self.keep, self.io.wall());
@@ -45,13 +45,13 @@ impl RetentionSweeper {
                 // An observer has its own schema, so it does not claim the sweep for the fleet.
                 return retention::sweep(&io.postgres, keep).await.map(|_| None);
             }
-            if !sweeps::claim(&io.redis, now, SWEEP_EVERY_SEC).await? {
+            if !retention_schedule::claim(&io.redis, now, SWEEP_EVERY_SEC).await? {
                 return Ok(None);
             }
             match retention::sweep(&io.postgres, keep).await {
                 Ok(deleted) => Ok(Some(deleted)),
                 Err(trouble) => {
-                    sweeps::give_back(&io.redis).await?;
+                    retention_schedule::give_back(&io.redis).await?;
                     Err(trouble)
                 }
             }
@@ -62,7 +62,7 @@ impl RetentionSweeper {
                 Ok(None) => {}
                 Err(trouble) => tracing::warn!(error = trouble.detail, "cannot delete expired history; retrying later"),
             }
-            rest::later(ctx, LOOK_EVERY, Self::look);
+            kernel_timer::later(ctx, LOOK_EVERY, Self::look);
         }));
     }
 }

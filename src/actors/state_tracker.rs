@@ -245,8 +245,8 @@ impl StateTracker {
         let try_postgres = matches!(self.database, Some(Ok(_))) && !self.stores_behind_spool;
         let io = self.io.clone();
         let writing = self.io.run(WRITE_WITHIN * 4, REDIS_LATE, async move {
-            let kept = if rows.is_empty() { Kept::Postgres } else { keep(&io, &rows, try_postgres).await };
-            if kept == Kept::Nowhere {
+            let kept = if rows.is_empty() { WrittenTo::Postgres } else { keep(&io, &rows, try_postgres).await };
+            if kept == WrittenTo::Nowhere {
                 return Ok((kept, None));
             }
             let saved = worker_type_records::save(&io.redis, &records, &new_types).await;
@@ -259,7 +259,7 @@ impl StateTracker {
             Ok((kept, Some(saved)))
         });
         ctx.wait(writing.into_actor(self).map(move |written, this, _| {
-            let (kept, saved) = written.unwrap_or((Kept::Nowhere, None));
+            let (kept, saved) = written.unwrap_or((WrittenTo::Nowhere, None));
             match saved {
                 Some(Ok(())) => {
                     this.tracking.records_written();
@@ -273,9 +273,9 @@ impl StateTracker {
                 }
                 _ => {}
             }
-            this.spooled |= kept == Kept::Spool;
-            this.stores_behind_spool |= kept == Kept::Spool;
-            if kept == Kept::Nowhere {
+            this.spooled |= kept == WrittenTo::Spool;
+            this.stores_behind_spool |= kept == WrittenTo::Spool;
+            if kept == WrittenTo::Nowhere {
                 if !std::mem::replace(&mut this.kept_nowhere, true) {
                     tracing::warn!("cannot write events to Postgres or to Redis; retrying with every tick");
                 }
@@ -355,18 +355,18 @@ impl StateTracker {
 
 /// Where events were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kept {
+enum WrittenTo {
     Postgres,
     Spool,
     Nowhere,
 }
 
-async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> Kept {
+async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> WrittenTo {
     if try_postgres {
         match tokio::time::timeout(WRITE_WITHIN, events::insert(&io.postgres, rows)).await {
             Ok(Ok(())) => {
                 io.note_write(&Ok(()));
-                return Kept::Postgres;
+                return WrittenTo::Postgres;
             }
             Ok(Err(trouble)) => {
                 tracing::warn!(error = trouble.detail, "events are spooled until Postgres accepts them")
@@ -375,12 +375,12 @@ async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> Kept {
         }
     }
     if io.observe_only {
-        return Kept::Nowhere;
+        return WrittenTo::Nowhere;
     }
     let json: Vec<String> = rows.iter().filter_map(|row| serde_json::to_string(row).ok()).collect();
     match tokio::time::timeout(WRITE_WITHIN, event_spool::put(&io.redis, &json)).await {
-        Ok(Ok(())) => Kept::Spool,
-        _ => Kept::Nowhere,
+        Ok(Ok(())) => WrittenTo::Spool,
+        _ => WrittenTo::Nowhere,
     }
 }
 

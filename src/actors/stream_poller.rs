@@ -10,7 +10,7 @@ use super::io::{Io, REDIS_LATE};
 use super::messages::{Fail, Report, Role, StreamsRead, Tick};
 use crate::fleet::reading::{SourceTrouble, StreamsReading, TroubleKind};
 use crate::fleet::time::Mono;
-use crate::redis_streams::connection::{Kept, checkout};
+use crate::redis_streams::connection::{PersistentConnection, checkout};
 use crate::redis_streams::discovery;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::redis_streams::worker_type_records;
@@ -31,7 +31,7 @@ pub struct Polled {
     reader: StreamsReader,
     /// Streams of types that an earlier run recorded are read from the first pass on.
     restored: bool,
-    connection: Kept,
+    connection: PersistentConnection,
     /// The server that was read last.
     run_id: Option<String>,
 }
@@ -39,7 +39,7 @@ pub struct Polled {
 impl Polled {
     /// Returns the state for polling with `reader` over `connection`.
     #[must_use]
-    pub fn new(reader: StreamsReader, connection: Kept) -> Self {
+    pub fn new(reader: StreamsReader, connection: PersistentConnection) -> Self {
         Self { reader, restored: false, connection, run_id: None }
     }
 }

@@ -21,6 +21,7 @@ use super::heartbeat_watcher::HeartbeatWatcher;
 use super::history_recorder::HistoryRecorder;
 use super::io::Io;
 use super::janitor::Janitor;
+use super::kernel_timer;
 use super::latency_bucketer::LatencyBucketer;
 use super::live_feed::LiveFeed;
 use super::messages::{
@@ -28,7 +29,6 @@ use super::messages::{
     Join, ReadBack, RenderMetrics, RenderPage, Report, Role, SendTest, SessionCount, SnapshotTaken, Stop, StopFeed,
     TestAnswer, Tick, TickTook,
 };
-use super::rest;
 use super::retention_sweeper::RetentionSweeper;
 use super::state_tracker::StateTracker;
 use super::stream_poller::StreamPoller;
@@ -43,7 +43,7 @@ pub type Newest = Arc<ArcSwapOption<Snapshot>>;
 pub type Maker<A> = Box<dyn Fn(Recipient<Report>) -> A>;
 
 /// Constructors of all actors.
-pub struct Makers {
+pub struct ActorFactories {
     /// Makes the stream poller.
     pub stream_poller: Maker<StreamPoller>,
     /// Makes the heartbeat watcher.
@@ -173,26 +173,26 @@ impl<A: Actor<Context = Context<A>>> Child<A> {
 }
 
 impl Supervisor {
-    /// Returns the supervisor of actors created by `makers`; it publishes snapshots to `newest`.
+    /// Returns the supervisor of actors created by `factories`; it publishes snapshots to `newest`.
     #[must_use]
-    pub fn new(io: Io, interval: Duration, makers: Makers, newest: Newest) -> Self {
+    pub fn new(io: Io, interval: Duration, factories: ActorFactories, newest: Newest) -> Self {
         Self {
             io,
             interval,
             newest,
-            stream_poller: Child::made_by(makers.stream_poller),
-            heartbeat_watcher: Child::made_by(makers.heartbeat_watcher),
-            database_probe: Child::made_by(makers.database_probe),
-            state_tracker: Child::made_by(makers.state_tracker),
-            live_feed: Child::made_by(makers.live_feed),
-            history_recorder: Child::made_by(makers.history_recorder),
-            latency_bucketer: Child::made_by(makers.latency_bucketer),
-            compactor: Child::made_by(makers.compactor),
-            retention_sweeper: Child::made_by(makers.retention_sweeper),
-            janitor: Child::made_by(makers.janitor),
-            alert_evaluator: Child::made_by(makers.alert_evaluator),
-            alert_dispatcher: Child::made_by(makers.alert_dispatcher),
-            exporter: Child::made_by(makers.exporter),
+            stream_poller: Child::made_by(factories.stream_poller),
+            heartbeat_watcher: Child::made_by(factories.heartbeat_watcher),
+            database_probe: Child::made_by(factories.database_probe),
+            state_tracker: Child::made_by(factories.state_tracker),
+            live_feed: Child::made_by(factories.live_feed),
+            history_recorder: Child::made_by(factories.history_recorder),
+            latency_bucketer: Child::made_by(factories.latency_bucketer),
+            compactor: Child::made_by(factories.compactor),
+            retention_sweeper: Child::made_by(factories.retention_sweeper),
+            janitor: Child::made_by(factories.janitor),
+            alert_evaluator: Child::made_by(factories.alert_evaluator),
+            alert_dispatcher: Child::made_by(factories.alert_dispatcher),
+            exporter: Child::made_by(factories.exporter),
             tick: 0,
             began: Mono::default(),
             done: None,
@@ -287,7 +287,7 @@ impl Supervisor {
             ctx.cancel_future(giving_up);
         }
         let rest = if self.hurry { Duration::ZERO } else { self.interval.saturating_sub(took) };
-        rest::later(ctx, rest.max(Duration::from_millis(10)), move |this, ctx| {
+        kernel_timer::later(ctx, rest.max(Duration::from_millis(10)), move |this, ctx| {
             if this.tick == tick {
                 this.begin_tick(ctx);
             }

@@ -3,7 +3,7 @@
 
 use super::lifecycle::{Identity, Kind, Seen};
 use super::rule::Severity;
-use super::worker_down::Sighting;
+use super::worker_down::WorkerTypeView;
 use crate::fleet::cleanup::{self, AbandonedQuery, Finding};
 
 /// Seconds for which the alert is displayed as firing.
@@ -18,7 +18,7 @@ pub fn key(finding: &Finding) -> String {
 
 /// Returns the alert's input for a cleanup run.
 #[must_use]
-pub fn sighting(finding: &Finding) -> Sighting {
+pub fn sighting(finding: &Finding) -> WorkerTypeView {
     let count = finding.count();
     let queries = if count == 1 { "query" } else { "queries" };
     let by: Vec<String> = finding.abandoned.iter().map(|(product, count)| format!("{product} {count}")).collect();
@@ -29,7 +29,7 @@ pub fn sighting(finding: &Finding) -> Sighting {
     let ids = if ids.is_empty() { ids } else { format!(": {ids}") };
     let described = cleanup::named(&finding.queries, count, AbandonedQuery::described);
     let described = if described.is_empty() { described } else { format!(": {described}") };
-    Sighting {
+    WorkerTypeView {
         identity: Identity {
             key: key(finding),
             rule: "queries_abandoned".to_owned(),

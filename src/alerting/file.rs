@@ -12,10 +12,10 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 use super::glob::Glob;
-use super::quiet::{When, Window};
 use super::rule::{
     Bound, CHANNELS, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch,
 };
+use super::silences::{When, Window};
 
 /// An error in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]

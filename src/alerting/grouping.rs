@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::lifecycle::{Alert, Phase, Told};
+use super::lifecycle::{Alert, Notified, Phase};
 use super::message::{About, Message, about};
 use super::rule::{GroupBy, Severity};
 
@@ -283,7 +283,9 @@ fn tell(alerts: &mut BTreeMap<String, Alert>, batch: Batch, now: f64, standing: 
                 let new: Vec<String> = new.cloned().collect();
                 told.channels.extend(new);
             }
-            None => alert.told = Some(Told { at: now, message: message.id.clone(), channels: batch.channels.clone() }),
+            None => {
+                alert.told = Some(Notified { at: now, message: message.id.clone(), channels: batch.channels.clone() })
+            }
         }
     }
     Outgoing { message, channels: batch.channels }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::quiet::Acknowledged;
 use super::rule::Severity;
+use super::silences::Acknowledged;
 
 /// Observation of an alert's condition.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -79,7 +79,7 @@ pub struct Alert {
     /// Message text.
     pub message: String,
     /// Last firing notification.
-    pub told: Option<Told>,
+    pub told: Option<Notified>,
     /// Whether the resolved notification was sent, or none is needed because no firing one was.
     pub over_told: bool,
     /// No new notification before this time.
@@ -92,7 +92,7 @@ pub struct Alert {
 
 /// Record of sent firing notifications.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Told {
+pub struct Notified {
     /// Time of the last one.
     pub at: f64,
     /// ID of the first one; later notifications are replies to it.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::charted::Charted;
+use super::chart_series::Charted;
 use super::lifecycle::{Alert, Kind};
 use super::rule::Severity;
 use super::worker_down::UNOBSERVED;

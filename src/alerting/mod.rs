@@ -1,26 +1,26 @@
 //! Alerting: rules, alert states and notifications. Pure: no clock, no I/O, no actix.
 //!
-//! Data flow: [`mod@file`] parses [`rule`]s from YAML and [`in_force`] retains the last valid ones. [`condition`]
+//! Data flow: [`mod@file`] parses [`rule`]s from YAML and [`active_rules`] retains the last valid ones. [`condition`]
 //! evaluates rules against a snapshot; [`worker_down`], [`source_down`] and [`abandoned`] are the built-in alerts.
-//! [`lifecycle`] moves each alert from pending to firing to resolved, [`quiet`] implements silences, [`grouping`]
-//! builds [`message`]s of unsent alerts ([`charted`] selects the series to draw), and [`board`] combines them as the
+//! [`lifecycle`] moves each alert from pending to firing to resolved, [`silences`] implements silences, [`grouping`]
+//! builds [`message`]s of unsent alerts ([`chart_series`] selects the series to draw), and [`manager`] combines them as the
 //! state of the evaluator. [`replay`] evaluates the rules against recorded data.
 
 pub mod abandoned;
-pub mod board;
-pub mod charted;
+pub mod active_rules;
+pub mod alert_manager;
+pub mod chart_series;
 pub mod condition;
 pub mod file;
 pub mod glob;
 pub mod grouping;
-pub mod in_force;
 pub mod lifecycle;
 pub mod message;
 pub mod names;
 #[cfg(test)]
 mod properties;
-pub mod quiet;
 pub mod replay;
 pub mod rule;
+pub mod silences;
 pub mod source_down;
 pub mod worker_down;

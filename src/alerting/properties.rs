@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::board::{Board, BoardSettings};
+use super::alert_manager::{AlertManager, AlertManagerSettings};
 use super::file;
 use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
 use super::message::{About, span};
-use super::quiet::Silence;
 use super::rule::{RuleSet, Severity};
+use super::silences::Silence;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 use crate::fleet::worker_type::TypeState;
@@ -19,10 +19,10 @@ use crate::pages::states::{self, Fleet};
 
 const NOW: f64 = 1_795_456_871.0;
 
-fn board(rules: &str) -> Board {
+fn manager(rules: &str) -> AlertManager {
     let settings =
-        BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".into(), "email:a@b".into()] };
-    Board::new(settings, rule_set(rules))
+        AlertManagerSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".into(), "email:a@b".into()] };
+    AlertManager::new(settings, rule_set(rules))
 }
 
 fn rule_set(rules: &str) -> Arc<RuleSet> {
@@ -44,8 +44,8 @@ fn fleet(down: &[&str], state: TypeState) -> Snapshot {
 }
 
 /// Returns the titles of the notifications until `now`.
-fn told(board: &mut Board, now: f64) -> Vec<String> {
-    board.due(now).0.messages.into_iter().map(|outgoing| outgoing.message.title).collect()
+fn told(manager: &mut AlertManager, now: f64) -> Vec<String> {
+    manager.due(now).0.messages.into_iter().map(|outgoing| outgoing.message.title).collect()
 }
 
 fn seen() -> impl Strategy<Value = Seen> {
@@ -92,23 +92,23 @@ proptest! {
         ticks in proptest::collection::vec(proptest::collection::vec(any::<bool>(), 8), 1..40), restart_at in 0_usize..40,
     ) {
         let rules = "rules: [{name: high, type: threshold, metric: xlen, stream: 'w0*', threshold: 100, duration: 3s, cooldown: 10s}]";
-        let mut board = board(rules);
+        let mut manager = manager(rules);
         let mut open: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut now = NOW;
         let calm = std::iter::repeat_n(vec![false; 8], 300);
         for (i, high) in ticks.into_iter().chain(calm).enumerate() {
             now += 3.0;
             if i == restart_at {
-                let kept: Vec<Alert> = board.alerts().values().cloned().collect();
-                board = self::board(rules);
-                board.restore(kept);
+                let kept: Vec<Alert> = manager.alerts().values().cloned().collect();
+                manager = self::manager(rules);
+                manager.restore(kept);
             }
             let mut fleet = Fleet::new(now);
             for (n, high) in high.iter().enumerate() {
                 fleet.add(&format!("w{n:02}"), 1, 10, if *high { 500 } else { 0 });
             }
-            board.advance(&fleet.finish(), now);
-            for outgoing in board.due(now).0.messages {
+            manager.advance(&fleet.finish(), now);
+            for outgoing in manager.due(now).0.messages {
                 for key in outgoing.message.keys {
                     match outgoing.message.about {
                         About::StillFiring => prop_assert!(open.contains_key(&key)),
@@ -119,25 +119,25 @@ proptest! {
             }
         }
         prop_assert!(open.is_empty(), "nobody heard that these are over: {:?}", open.keys());
-        prop_assert!(board.alerts().values().all(Alert::is_done));
+        prop_assert!(manager.alerts().values().all(Alert::is_done));
     }
 
     #[test]
     fn workers_lost_within_the_window_are_one_complete_notification(
         arrivals in proptest::collection::vec(0.0..4.9_f64, 1..30),
     ) {
-        let mut board = board("");
+        let mut manager = manager("");
         let mut arrivals: Vec<(f64, String)> = arrivals.into_iter().enumerate().map(|(i, at)| (at, format!("w{i:02}"))).collect();
         arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut down: Vec<&str> = Vec::new();
         let mut messages = Vec::new();
         for (at, name) in &arrivals {
             down.push(name);
-            board.advance(&fleet(&down, TypeState::Crashed), NOW + at);
-            messages.extend(board.due(NOW + at).0.messages);
+            manager.advance(&fleet(&down, TypeState::Crashed), NOW + at);
+            messages.extend(manager.due(NOW + at).0.messages);
         }
         prop_assert!(messages.is_empty(), "the window is open");
-        messages.extend(board.due(NOW + 15.0).0.messages);
+        messages.extend(manager.due(NOW + 15.0).0.messages);
         prop_assert_eq!(messages.len(), 1);
         prop_assert_eq!(messages[0].message.keys.len(), down.len());
         prop_assert_eq!(messages[0].message.alerts.len(), down.len());
@@ -210,9 +210,9 @@ fn rules_of_the_older_monitor_keep_their_meaning() {
         ("type: heartbeat_lost, worker: a, threshold: 3", at_least),
     ] {
         for value in [9, 10, 11] {
-            let mut board = board(&format!("rules: [{{name: r, {form}}}]"));
-            board.advance(&snapshot(value), NOW);
-            let firing = board.alerts().get("r").is_some_and(|alert| alert.phase == Phase::Firing);
+            let mut manager = manager(&format!("rules: [{{name: r, {form}}}]"));
+            manager.advance(&snapshot(value), NOW);
+            let firing = manager.alerts().get("r").is_some_and(|alert| alert.phase == Phase::Firing);
             assert_eq!(firing, fires(value), "{form} at {value}");
         }
     }
@@ -226,7 +226,7 @@ fn rules_of_the_older_monitor_keep_their_meaning() {
 #[test]
 fn rules_fire_after_exactly_their_duration_and_restart_after_gaps() {
     let rules = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 60s}]";
-    let mut board = board(rules);
+    let mut manager = manager(rules);
     for (at, high, fires) in [
         (0.0, true, false),
         (59.9, true, false),
@@ -235,8 +235,8 @@ fn rules_fire_after_exactly_their_duration_and_restart_after_gaps() {
         (120.9, true, false),
         (121.0, true, true),
     ] {
-        board.advance(&length("a", high, NOW + at), NOW + at);
-        assert_eq!(!told(&mut board, NOW + at).is_empty(), fires, "after {at} s");
+        manager.advance(&length("a", high, NOW + at), NOW + at);
+        assert_eq!(!told(&mut manager, NOW + at).is_empty(), fires, "after {at} s");
     }
 }
 
@@ -251,23 +251,23 @@ const REPEATED: &str = "rules: [{name: high, metric: xlen, stream: a, threshold:
 
 #[test]
 fn firing_alerts_repeat_after_each_cooldown_unless_disabled() {
-    let mut board = board(REPEATED);
+    let mut manager = manager(REPEATED);
     let mut sent = Vec::new();
     for minute in 0..35 {
         let now = NOW + f64::from(minute) * 60.0;
-        board.advance(&length("a", true, now), now);
-        sent.extend(told(&mut board, now).into_iter().map(|title| (minute, title)));
-        assert!(told(&mut board, now + 1.0).is_empty(), "once a snapshot at most");
+        manager.advance(&length("a", true, now), now);
+        sent.extend(told(&mut manager, now).into_iter().map(|title| (minute, title)));
+        assert!(told(&mut manager, now + 1.0).is_empty(), "once a snapshot at most");
     }
     let still = |minutes: u32| (minutes, format!("Still firing for {minutes} m: high: xlen of a is 500 (above 100)"));
     assert_eq!(sent.len(), 5, "{sent:?}");
     assert_eq!(sent[2..], [still(10), still(20), still(30)]);
     // The resolution is sent once, and nothing is repeated after it.
     let now = NOW + 36.0 * 60.0;
-    board.advance(&length("a", false, now), now);
-    assert_eq!(told(&mut board, now), ["Resolved after 36 m: high", "Resolved after 36 m: once"]);
-    board.advance(&length("a", false, now + 3600.0), now + 3600.0);
-    assert!(told(&mut board, now + 3600.0).is_empty());
+    manager.advance(&length("a", false, now), now);
+    assert_eq!(told(&mut manager, now), ["Resolved after 36 m: high", "Resolved after 36 m: once"]);
+    manager.advance(&length("a", false, now + 3600.0), now + 3600.0);
+    assert!(told(&mut manager, now + 3600.0).is_empty());
 }
 
 #[test]
@@ -292,12 +292,12 @@ fn silenced_acknowledged_or_unknown_alerts_are_not_repeated() {
         (vec![], 600.0, blind, 0),
         (vec![], 599.9, length("a", true, NOW), 0),
     ] {
-        let mut board = board("rules: [{name: high, metric: xlen, stream: a, threshold: 100, cooldown: 10m}]");
-        board.advance(&length("a", true, NOW), NOW);
-        assert_eq!(told(&mut board, NOW).len(), 1);
-        board.set_silences(silences.clone());
-        board.advance(&snapshot, NOW + at);
-        assert_eq!(told(&mut board, NOW + at).len(), expected, "{silences:?} {at}");
+        let mut manager = manager("rules: [{name: high, metric: xlen, stream: a, threshold: 100, cooldown: 10m}]");
+        manager.advance(&length("a", true, NOW), NOW);
+        assert_eq!(told(&mut manager, NOW).len(), 1);
+        manager.set_silences(silences.clone());
+        manager.advance(&snapshot, NOW + at);
+        assert_eq!(told(&mut manager, NOW + at).len(), expected, "{silences:?} {at}");
     }
 }
 
@@ -311,13 +311,13 @@ fn groups_repeat_together_with_only_firing_alerts() {
         }
         fleet.finish()
     };
-    let mut board = board(rules);
-    board.advance(&high(&["w01", "w02", "w03"]), NOW);
-    let first = board.due(NOW).0.messages;
-    board.advance(&high(&["w01", "w03"]), NOW + 300.0);
-    assert_eq!(told(&mut board, NOW + 300.0), ["Resolved after 5 m: high:w02"]);
-    board.advance(&high(&["w01", "w03"]), NOW + 600.0);
-    let again = board.due(NOW + 600.0).0.messages;
+    let mut manager = manager(rules);
+    manager.advance(&high(&["w01", "w02", "w03"]), NOW);
+    let first = manager.due(NOW).0.messages;
+    manager.advance(&high(&["w01", "w03"]), NOW + 300.0);
+    assert_eq!(told(&mut manager, NOW + 300.0), ["Resolved after 5 m: high:w02"]);
+    manager.advance(&high(&["w01", "w03"]), NOW + 600.0);
+    let again = manager.due(NOW + 600.0).0.messages;
     assert_eq!(again.len(), 1);
     assert_eq!(again[0].message.title, "Still firing for 10 m: high: 2 alerts");
     assert_eq!((&again[0].message.thread, again[0].message.keys.len()), (&first[0].message.id, 2));
@@ -326,20 +326,20 @@ fn groups_repeat_together_with_only_firing_alerts() {
 #[test]
 fn lost_heartbeats_join_the_group_and_workers_are_listed_once() {
     let rules = "rules: [{name: a_down, type: heartbeat_lost, worker: a, severity: critical}, {name: gone, type: heartbeat_lost, worker: gone, severity: critical}]";
-    let mut board = board(rules);
+    let mut manager = manager(rules);
     let snapshot = fleet(&["a", "b"], TypeState::Crashed);
-    board.advance(&snapshot, NOW);
-    assert!(board.due(NOW + 4.9).0.messages.is_empty(), "all of them wait for the debounce window");
-    let due = board.due(NOW + 5.0).0.messages;
+    manager.advance(&snapshot, NOW);
+    assert!(manager.due(NOW + 4.9).0.messages.is_empty(), "all of them wait for the debounce window");
+    let due = manager.due(NOW + 5.0).0.messages;
     let lines: Vec<&str> = due[0].message.alerts.iter().map(|line| line.key.as_str()).collect();
     assert_eq!((due.len(), due[0].message.title.as_str()), (1, "3 workers down"));
     assert_eq!(lines, ["gone", "worker_crashed:a", "worker_crashed:b"]);
     assert_eq!(due[0].message.keys, ["a_down", "gone", "worker_crashed:a", "worker_crashed:b"]);
     // An alert that resolves within the window is still sent, as in the older monitor, and then its resolution.
-    let mut board = self::board(rules);
-    board.advance(&fleet(&[], TypeState::Alive), NOW);
-    board.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
-    assert_eq!(told(&mut board, NOW + 5.0), ["gone: worker gone has no live heartbeats"]);
+    let mut manager = self::manager(rules);
+    manager.advance(&fleet(&[], TypeState::Alive), NOW);
+    manager.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
+    assert_eq!(told(&mut manager, NOW + 5.0), ["gone: worker gone has no live heartbeats"]);
 }
 
 #[test]
@@ -352,19 +352,19 @@ fn rate_limited_alerts_are_summarized_and_their_resolution_is_sent() {
         }
         fleet.finish()
     };
-    let mut board = board(rules);
+    let mut manager = manager(rules);
     let mut sent: Vec<(f64, About, Vec<String>)> = Vec::new();
-    let mut at = |board: &mut Board, after: f64, snapshot: &Snapshot| {
-        board.advance(snapshot, NOW + after);
-        let messages = board.due(NOW + after).0.messages;
+    let mut at = |manager: &mut AlertManager, after: f64, snapshot: &Snapshot| {
+        manager.advance(snapshot, NOW + after);
+        let messages = manager.due(NOW + after).0.messages;
         sent.extend(messages.into_iter().map(|out| (after, out.message.about, out.message.keys)));
     };
-    at(&mut board, 0.0, &high(0, 20));
+    at(&mut manager, 0.0, &high(0, 20));
     // The rate limit is reached: two fire for thirty seconds.
-    at(&mut board, 10.0, &high(0, 22));
-    at(&mut board, 40.0, &high(0, 20));
+    at(&mut manager, 10.0, &high(0, 22));
+    at(&mut manager, 40.0, &high(0, 20));
     for after in [60.0, 63.0, 130.0] {
-        at(&mut board, after, &high(0, 20));
+        at(&mut manager, after, &high(0, 20));
     }
     for key in ["high:w20", "high:w21"] {
         let of: Vec<(f64, About)> = sent
@@ -378,14 +378,14 @@ fn rate_limited_alerts_are_summarized_and_their_resolution_is_sent() {
 
 #[test]
 fn broken_channel_alert_survives_restarts_and_resolves_when_it_accepts() {
-    let mut first = board("");
+    let mut first = manager("");
     first.channel("slack", Some("404"));
     first.advance(&fleet(&[], TypeState::Alive), NOW);
     let out = first.due(NOW).0.messages;
     assert_eq!(out[0].channels, ["email:a@b"], "the broken channel is not told of itself");
     let kept: Vec<Alert> = first.alerts().values().cloned().collect();
     // Restarted, or another instance: the alert stays until the channel answers, and is sent only to the other channels.
-    let mut second = board("");
+    let mut second = manager("");
     second.replace(kept.clone());
     second.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
     assert!(told(&mut second, NOW + 30.0).is_empty());
@@ -397,8 +397,8 @@ fn broken_channel_alert_survives_restarts_and_resolves_when_it_accepts() {
     first.advance(&fleet(&[], TypeState::Alive), NOW + 90.0);
     assert!(told(&mut first, NOW + 90.0).is_empty());
     // A channel that is not configured any more.
-    let mut third = Board::new(
-        BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["email:a@b".into()] },
+    let mut third = AlertManager::new(
+        AlertManagerSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["email:a@b".into()] },
         Arc::default(),
     );
     third.replace(kept);
@@ -409,7 +409,7 @@ fn broken_channel_alert_survives_restarts_and_resolves_when_it_accepts() {
 #[test]
 fn broken_channel_is_notified_through_working_ones_only() {
     let quiet = fleet(&[], TypeState::Alive);
-    let mut both = board("");
+    let mut both = manager("");
     both.channel("slack", Some("404"));
     both.channel("email:a@b", Some("535"));
     both.advance(&quiet, NOW);
@@ -423,7 +423,7 @@ fn broken_channel_is_notified_through_working_ones_only() {
         (&["channel_broken:slack".to_owned()][..], &["email:a@b".to_owned()][..])
     );
     // It works again before it could be reported: nothing is sent.
-    let mut again = board("");
+    let mut again = manager("");
     again.channel("slack", Some("404"));
     again.channel("email:a@b", Some("535"));
     again.advance(&quiet, NOW);
@@ -447,23 +447,23 @@ fn changed_rules_end_old_alerts_and_fire_new_ones() {
         ("a", "high", "b", "high"),
         ("'[ab]'", "high:a", "'[b]'", "high:b"),
     ] {
-        let mut board = board(&rule(before));
-        board.advance(&fleet(&[], TypeState::Alive), NOW);
-        assert!(board.due(NOW).0.messages.iter().any(|out| out.message.keys.iter().any(|k| k == key)), "{before}");
-        let kept: Vec<Alert> = board.alerts().values().cloned().collect();
+        let mut manager = manager(&rule(before));
+        manager.advance(&fleet(&[], TypeState::Alive), NOW);
+        assert!(manager.due(NOW).0.messages.iter().any(|out| out.message.keys.iter().any(|k| k == key)), "{before}");
+        let kept: Vec<Alert> = manager.alerts().values().cloned().collect();
         // The same across a restart with the new file.
-        let mut board = self::board(&rule(after));
-        board.replace(kept);
+        let mut manager = self::manager(&rule(after));
+        manager.replace(kept);
         let mut ended = false;
         for i in 1..4 {
             let now = NOW + f64::from(i) * 3.0;
-            board.advance(&fleet(&[], TypeState::Alive), now);
-            for out in board.due(now).0.messages {
+            manager.advance(&fleet(&[], TypeState::Alive), now);
+            for out in manager.due(now).0.messages {
                 ended |= out.message.about == About::Resolved && out.message.keys.iter().any(|k| k == key);
             }
         }
-        assert!(ended, "{before} to {after}: {:?}", board.alerts().keys());
-        let firing: Vec<&Alert> = board.alerts().values().filter(|alert| alert.phase == Phase::Firing).collect();
+        assert!(ended, "{before} to {after}: {:?}", manager.alerts().keys());
+        let firing: Vec<&Alert> = manager.alerts().values().filter(|alert| alert.phase == Phase::Firing).collect();
         let subject = Some(after.trim_matches(['\'', '[', ']']));
         assert_eq!(firing.len(), 1, "{before} to {after}: {firing:?}");
         assert_eq!((firing[0].key.as_str(), firing[0].subject.as_deref()), (fires, subject));
@@ -472,12 +472,12 @@ fn changed_rules_end_old_alerts_and_fire_new_ones() {
 
 #[test]
 fn alerts_of_rules_are_unchanged_while_rules_are_unknown() {
-    let mut first = board("rules: [{name: high, metric: xlen, stream: a, threshold: 3}]");
+    let mut first = manager("rules: [{name: high, metric: xlen, stream: a, threshold: 3}]");
     first.advance(&fleet(&[], TypeState::Alive), NOW);
     assert_eq!(told(&mut first, NOW).len(), 1);
     let kept: Vec<Alert> = first.alerts().values().cloned().collect();
-    let settings = BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".into()] };
-    let mut second = Board::new(settings, Arc::default());
+    let settings = AlertManagerSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".into()] };
+    let mut second = AlertManager::new(settings, Arc::default());
     second.replace(kept);
     second.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
     assert!(told(&mut second, NOW + 30.0).is_empty());
@@ -490,19 +490,19 @@ fn alerts_of_rules_are_unchanged_while_rules_are_unknown() {
 fn steps_of_the_clock_do_not_change_timers() {
     let rules = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 60s, cooldown: 10m}]";
     for step in [-7200.0, 7200.0, -30.0] {
-        let mut board = board(rules);
+        let mut manager = manager(rules);
         let mut clock = NOW;
         let mut sent = Vec::new();
         for second in 0..2000 {
             let now = clock + f64::from(second);
             // Thirty seconds before it fires, and a while after.
             if [30, 100].contains(&second) {
-                board.shift_timers(step);
+                manager.shift_timers(step);
                 clock += step;
                 continue;
             }
-            board.advance(&length("a", true, now), now);
-            sent.extend(told(&mut board, now).into_iter().map(|_| second));
+            manager.advance(&length("a", true, now), now);
+            sent.extend(told(&mut manager, now).into_iter().map(|_| second));
         }
         assert_eq!(sent, [60, 660, 1260, 1860], "a step of {step} s");
     }
@@ -512,19 +512,19 @@ fn steps_of_the_clock_do_not_change_timers() {
 fn timers_from_a_fast_clock_are_capped() {
     let rules = "rules: [{name: high, metric: xlen, stream: a, threshold: 100, duration: 60s, cooldown: 10m}]";
     for (written_after, expected) in [(0.0, [60, 660, 1260]), (60.0, [600, 1200, 1800])] {
-        let mut ahead = board(rules);
+        let mut ahead = manager(rules);
         for second in [0.0, written_after] {
             let now = NOW + 7200.0 + second;
             ahead.advance(&length("a", true, now), now);
             ahead.due(now);
         }
-        let mut board = board(rules);
-        board.replace(ahead.alerts().values().cloned().collect());
+        let mut manager = manager(rules);
+        manager.replace(ahead.alerts().values().cloned().collect());
         let mut sent = Vec::new();
         for second in 0..1810 {
             let now = NOW + f64::from(second);
-            board.advance(&length("a", true, now), now);
-            sent.extend(told(&mut board, now).into_iter().map(|_| second));
+            manager.advance(&length("a", true, now), now);
+            sent.extend(told(&mut manager, now).into_iter().map(|_| second));
         }
         assert_eq!(sent, expected, "written after {written_after} s");
     }
@@ -565,7 +565,7 @@ struct World {
     written: BTreeMap<String, Alert>,
     sent: BTreeMap<String, (f64, About)>,
     log: Vec<(f64, About)>,
-    leader: Board,
+    leader: AlertManager,
     silences: Vec<Silence>,
     high: bool,
     now: f64,
@@ -576,7 +576,7 @@ impl World {
 
     fn new() -> Self {
         let (written, sent) = (BTreeMap::new(), BTreeMap::new());
-        let leader = board(Self::RULES);
+        let leader = manager(Self::RULES);
         Self { written, sent, log: Vec::new(), leader, silences: Vec::new(), high: false, now: NOW }
     }
 
@@ -599,7 +599,7 @@ impl World {
     }
 
     fn go_on_from_what_is_written(&mut self) {
-        self.leader = board(Self::RULES);
+        self.leader = manager(Self::RULES);
         self.leader.replace(self.written.values().cloned().collect());
     }
 
@@ -918,22 +918,22 @@ fn all_errors_of_a_file_are_reported_at_once() {
 
 #[test]
 fn eighteen_lost_workers_are_one_notification_apart_from_others() {
-    let mut board = board("rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]");
+    let mut manager = manager("rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]");
     let names: Vec<String> = (0..18).map(|i| format!("w{i:02}")).collect();
     let down: Vec<&str> = names.iter().map(String::as_str).collect();
-    board.advance(&fleet(&down, TypeState::Crashed), NOW);
-    assert_eq!(told(&mut board, NOW), ["backlog: xlen of a is 5 (above 3)"]);
-    let (due, _) = board.due(NOW + 4.0);
+    manager.advance(&fleet(&down, TypeState::Crashed), NOW);
+    assert_eq!(told(&mut manager, NOW), ["backlog: xlen of a is 5 (above 3)"]);
+    let (due, _) = manager.due(NOW + 4.0);
     assert!(due.messages.is_empty());
     assert_eq!(due.next, Some(NOW + 5.0));
-    let (due, _) = board.due(NOW + 5.0);
+    let (due, _) = manager.due(NOW + 5.0);
     assert_eq!(due.messages.len(), 1);
     assert_eq!(due.messages[0].message.title, "18 workers down");
     assert!(
         names.iter().all(|name| due.messages[0].message.alerts.iter().any(|line| line.subject.as_ref() == Some(name)))
     );
-    board.advance(&fleet(&[], TypeState::Crashed), NOW + 60.0);
-    assert_eq!(told(&mut board, NOW + 66.0), ["Resolved: 18 workers running again"]);
+    manager.advance(&fleet(&[], TypeState::Crashed), NOW + 60.0);
+    assert_eq!(told(&mut manager, NOW + 66.0), ["Resolved: 18 workers running again"]);
 }
 
 #[test]
@@ -941,9 +941,9 @@ fn storms_end_with_a_correct_count() {
     let rules: String = (0..360)
         .map(|i| format!("\n  - {{name: r{i}, type: threshold, metric: xlen, stream: a, threshold: 3}}"))
         .collect();
-    let mut board = board(&format!("rules:{rules}"));
-    board.advance(&fleet(&[], TypeState::Alive), NOW);
-    let (due, _) = board.due(NOW);
+    let mut manager = manager(&format!("rules:{rules}"));
+    manager.advance(&fleet(&[], TypeState::Alive), NOW);
+    let (due, _) = manager.due(NOW);
     assert_eq!(due.messages.len(), 20);
     assert!(
         due.messages[19].message.title.contains("341 alerts: ")
@@ -955,46 +955,46 @@ fn storms_end_with_a_correct_count() {
 #[test]
 fn a_crash_inside_the_grace_is_told_after_it_if_still_true_and_not_if_recovered() {
     for (recovers, expected) in [(false, vec!["Worker a crashed".to_owned()]), (true, Vec::new())] {
-        let settings = BoardSettings { grace_until: NOW + 90.0, debounce: 5.0, channels: vec!["slack".into()] };
-        let mut board = Board::new(settings, Arc::default());
-        board.advance(&fleet(&["a"], TypeState::Crashed), NOW + 10.0);
-        assert!(told(&mut board, NOW + 60.0).is_empty());
+        let settings = AlertManagerSettings { grace_until: NOW + 90.0, debounce: 5.0, channels: vec!["slack".into()] };
+        let mut manager = AlertManager::new(settings, Arc::default());
+        manager.advance(&fleet(&["a"], TypeState::Crashed), NOW + 10.0);
+        assert!(told(&mut manager, NOW + 60.0).is_empty());
         let after = if recovers { fleet(&[], TypeState::Alive) } else { fleet(&["a"], TypeState::Crashed) };
-        board.advance(&after, NOW + 91.0);
-        assert_eq!(told(&mut board, NOW + 96.0), expected);
+        manager.advance(&after, NOW + 91.0);
+        assert_eq!(told(&mut manager, NOW + 96.0), expected);
     }
 }
 
 #[test]
 fn worker_that_returns_within_the_window_is_sent_and_resolved() {
-    let mut board = board("");
-    board.advance(&fleet(&["a"], TypeState::ScaledDown), NOW);
-    board.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
-    assert_eq!(told(&mut board, NOW + 5.0), ["Worker a scaled to zero"]);
-    board.advance(&fleet(&[], TypeState::Alive), NOW + 6.0);
-    assert_eq!(told(&mut board, NOW + 11.0), ["Resolved after 6 s: worker a is running again"]);
+    let mut manager = manager("");
+    manager.advance(&fleet(&["a"], TypeState::ScaledDown), NOW);
+    manager.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
+    assert_eq!(told(&mut manager, NOW + 5.0), ["Worker a scaled to zero"]);
+    manager.advance(&fleet(&[], TypeState::Alive), NOW + 6.0);
+    assert_eq!(told(&mut manager, NOW + 11.0), ["Resolved after 6 s: worker a is running again"]);
 }
 
 #[test]
 fn flapping_workers_are_sent_once_per_cooldown() {
-    let mut board = board("");
+    let mut manager = manager("");
     let (mut now, mut count) = (NOW, 0);
     for i in 0..60 {
         let down: &[&str] = if i % 2 == 0 { &["a"] } else { &[] };
-        board.advance(&fleet(down, TypeState::Crashed), now);
-        count += told(&mut board, now).len();
+        manager.advance(&fleet(down, TypeState::Crashed), now);
+        count += told(&mut manager, now).len();
         now += 9.0;
     }
     assert!(count <= 2, "{count} messages in nine minutes of flapping");
-    board.advance(&fleet(&["a"], TypeState::Crashed), now);
-    let told: Vec<String> = (0..70).flat_map(|i| told(&mut board, now + f64::from(i) * 10.0)).collect();
-    let firing = board.alerts().values().filter(|alert| alert.phase == Phase::Firing && alert.told.is_some()).count();
+    manager.advance(&fleet(&["a"], TypeState::Crashed), now);
+    let told: Vec<String> = (0..70).flat_map(|i| told(&mut manager, now + f64::from(i) * 10.0)).collect();
+    let firing = manager.alerts().values().filter(|alert| alert.phase == Phase::Firing && alert.told.is_some()).count();
     assert_eq!(firing, 1, "{told:?}");
 }
 
 #[test]
 fn silenced_alerts_are_sent_after_the_silence_acknowledged_ones_not() {
-    let mut board = board("");
+    let mut manager = manager("");
     let silence = Silence {
         id: "1".into(),
         rule: "worker_*".into(),
@@ -1007,25 +1007,25 @@ fn silenced_alerts_are_sent_after_the_silence_acknowledged_ones_not() {
     };
     let acknowledged =
         Silence { rule: "worker_crashed:b".into(), subject: "*".into(), acknowledges: true, ..silence.clone() };
-    board.advance(&fleet(&["a", "b"], TypeState::Crashed), NOW);
-    assert_eq!(board.set_silences(vec![silence, acknowledged]).len(), 1);
-    assert!(told(&mut board, NOW + 50.0).is_empty());
-    assert_eq!(told(&mut board, NOW + 100.0), ["Worker a crashed"]);
+    manager.advance(&fleet(&["a", "b"], TypeState::Crashed), NOW);
+    assert_eq!(manager.set_silences(vec![silence, acknowledged]).len(), 1);
+    assert!(told(&mut manager, NOW + 50.0).is_empty());
+    assert_eq!(told(&mut manager, NOW + 100.0), ["Worker a crashed"]);
 }
 
 #[test]
 fn only_alerts_about_redis_change_while_it_is_unreachable() {
-    let mut board = board("rules: [{name: down, type: heartbeat_lost, worker: a}]");
-    board.advance(&fleet(&["b"], TypeState::Crashed), NOW);
-    assert_eq!(told(&mut board, NOW + 5.0), ["Worker b crashed"]);
+    let mut manager = manager("rules: [{name: down, type: heartbeat_lost, worker: a}]");
+    manager.advance(&fleet(&["b"], TypeState::Crashed), NOW);
+    assert_eq!(told(&mut manager, NOW + 5.0), ["Worker b crashed"]);
     let mut blind = fleet(&[], TypeState::Crashed);
     blind.workers.clear();
     blind.streams.clear();
     let trouble = SourceTrouble::new(TroubleKind::Unreachable, "connection refused");
     blind.redis.source = SourceStatus::Down { since: NOW, trouble };
-    board.advance(&blind, NOW + 10.0);
-    board.advance(&blind, NOW + 25.0);
-    assert_eq!(told(&mut board, NOW + 40.0), ["Redis unreachable: connection refused"]);
+    manager.advance(&blind, NOW + 10.0);
+    manager.advance(&blind, NOW + 25.0);
+    assert_eq!(told(&mut manager, NOW + 40.0), ["Redis unreachable: connection refused"]);
 }
 
 #[test]
@@ -1046,18 +1046,18 @@ fn every_rule_type_evaluates_its_subject() {
         ("type: threshold, metric: workers_alive, worker: bte.lookup, below: 3", "r"),
         ("type: no_data, metric: xlen, stream: never.seen", "r"),
     ] {
-        let mut board = board(&format!("rules: [{{name: r, {rule}}}]"));
-        board.advance(&snapshot, NOW);
-        board.advance(&snapshot, NOW + 1.0);
+        let mut manager = manager(&format!("rules: [{{name: r, {rule}}}]"));
+        manager.advance(&snapshot, NOW);
+        manager.advance(&snapshot, NOW + 1.0);
         let firing: Vec<&String> =
-            board.alerts().values().filter(|a| a.rule == "r" && a.phase == Phase::Firing).map(|a| &a.key).collect();
+            manager.alerts().values().filter(|a| a.rule == "r" && a.phase == Phase::Firing).map(|a| &a.key).collect();
         assert!(firing.iter().any(|k| *k == key), "{rule}: {firing:?}");
     }
 }
 
 #[test]
 fn routes_select_channels_for_alerts_and_their_resolution() {
-    let mut board = board(
+    let mut manager = manager(
         "
 rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]
 routes:
@@ -1065,8 +1065,8 @@ routes:
   - {rule: 'back*', channels: email}
 ",
     );
-    board.advance(&fleet(&["b"], TypeState::Crashed), NOW);
-    let due = board.due(NOW + 6.0).0.messages;
+    manager.advance(&fleet(&["b"], TypeState::Crashed), NOW);
+    let due = manager.due(NOW + 6.0).0.messages;
     let channels: Vec<&[String]> = due.iter().map(|outgoing| outgoing.channels.as_slice()).collect();
     assert_eq!(channels, [&["slack".to_owned(), "email:a@b".to_owned()][..], &["email:a@b".to_owned()][..]]);
 }
@@ -1082,11 +1082,11 @@ fn losses_are_sent_while_others_run_but_not_after_a_crash() {
         });
         fleet.finish()
     };
-    let mut board = board("");
-    board.advance(&lost(NOW - 3.0), NOW);
-    assert!(told(&mut board, NOW).is_empty());
-    board.advance(&lost(NOW - 100.0), NOW);
-    assert_eq!(told(&mut board, NOW), ["a: 1 lost (heartbeat expired), 2 running"]);
+    let mut manager = manager("");
+    manager.advance(&lost(NOW - 3.0), NOW);
+    assert!(told(&mut manager, NOW).is_empty());
+    manager.advance(&lost(NOW - 100.0), NOW);
+    assert_eq!(told(&mut manager, NOW), ["a: 1 lost (heartbeat expired), 2 running"]);
 }
 
 #[test]
@@ -1097,26 +1097,26 @@ fn replaced_losses_are_no_alert_after_a_restart() {
         (w.lost, w.lost_open) = (1, 0);
         (w.lost_at, w.state_changed_at) = (Some(NOW - 5.0), Some(NOW - 100.0));
     });
-    let mut board = board("");
-    board.advance(&fleet.finish(), NOW);
-    assert!(told(&mut board, NOW).is_empty());
+    let mut manager = manager("");
+    manager.advance(&fleet.finish(), NOW);
+    assert!(told(&mut manager, NOW).is_empty());
 }
 
 #[test]
 fn type_that_stopped_unobserved_is_an_alert() {
-    let mut board = board("");
-    board.advance(&fleet(&["b"], TypeState::Unknown), NOW);
-    assert_eq!(told(&mut board, NOW + 6.0), ["b went to 0 while no monitor was running (was 3)"]);
+    let mut manager = manager("");
+    manager.advance(&fleet(&["b"], TypeState::Unknown), NOW);
+    assert_eq!(told(&mut manager, NOW + 6.0), ["b went to 0 while no monitor was running (was 3)"]);
 }
 
 #[test]
 fn alerts_of_removed_rules_resolve() {
-    let mut board = board("rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]");
-    board.advance(&fleet(&[], TypeState::Alive), NOW);
-    assert_eq!(told(&mut board, NOW).len(), 1);
-    board.set_rules(rule_set("rules: []"));
-    board.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
-    assert_eq!(told(&mut board, NOW + 30.0), ["Resolved after 30 s: backlog"]);
+    let mut manager = manager("rules: [{name: backlog, type: threshold, metric: xlen, stream: a, threshold: 3}]");
+    manager.advance(&fleet(&[], TypeState::Alive), NOW);
+    assert_eq!(told(&mut manager, NOW).len(), 1);
+    manager.set_rules(rule_set("rules: []"));
+    manager.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
+    assert_eq!(told(&mut manager, NOW + 30.0), ["Resolved after 30 s: backlog"]);
 }
 
 #[test]
@@ -1138,16 +1138,16 @@ rules:
         ),
         ("group_by: []", [vec!["late:a", "late:b", "clients", "length:a", "length:b"]].to_vec()),
     ] {
-        let mut board = board(&format!("{rules}{by}"));
-        board.advance(&fleet(&[], TypeState::Alive), NOW);
-        let messages = board.due(NOW).0.messages;
+        let mut manager = manager(&format!("{rules}{by}"));
+        manager.advance(&fleet(&[], TypeState::Alive), NOW);
+        let messages = manager.due(NOW).0.messages;
         let keys: Vec<Vec<&str>> =
             messages.iter().map(|outgoing| outgoing.message.keys.iter().map(String::as_str).collect()).collect();
         assert_eq!(keys, expected, "{by}");
         // Alerts that were sent together resolve together.
-        board.set_rules(rule_set("rules: []"));
-        board.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
-        let ends: usize = board.due(NOW + 30.0).0.messages.iter().map(|outgoing| outgoing.message.keys.len()).sum();
+        manager.set_rules(rule_set("rules: []"));
+        manager.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
+        let ends: usize = manager.due(NOW + 30.0).0.messages.iter().map(|outgoing| outgoing.message.keys.len()).sum();
         assert_eq!(ends, expected.iter().map(Vec::len).sum::<usize>(), "{by}");
     }
 }
@@ -1161,11 +1161,11 @@ fn flapping_rules_are_damped_and_resolved_when_stable() {
         fleet.add("a", 3, 10, if high { 500 } else { 0 });
         fleet.finish()
     };
-    let mut board = board(rules);
+    let mut manager = manager(rules);
     let (mut now, mut titles) = (NOW, Vec::new());
     for i in 0..120 {
-        board.advance(&seen(i % 2 == 0, now), now);
-        titles.extend(told(&mut board, now));
+        manager.advance(&seen(i % 2 == 0, now), now);
+        titles.extend(told(&mut manager, now));
         now += 9.0;
     }
     // The first two resolutions are sent at once; the third is held back while the alert flaps.
@@ -1174,8 +1174,8 @@ fn flapping_rules_are_damped_and_resolved_when_stable() {
     let over: Vec<(f64, String)> = (0..30)
         .flat_map(|i| {
             let now = now + f64::from(i) * 9.0;
-            board.advance(&seen(false, now), now);
-            told(&mut board, now).into_iter().map(|title| (now, title)).collect::<Vec<_>>()
+            manager.advance(&seen(false, now), now);
+            told(&mut manager, now).into_iter().map(|title| (now, title)).collect::<Vec<_>>()
         })
         .collect();
     assert_eq!(over.len(), 1, "{over:?}");
@@ -1185,7 +1185,7 @@ fn flapping_rules_are_damped_and_resolved_when_stable() {
 #[test]
 fn alerts_in_a_maintenance_window_are_sent_after_it_if_still_firing() {
     // NOW is 23 November 2026, 18:01:11 UTC, a Monday.
-    let mut board = board(
+    let mut manager = manager(
         "
 rules:
   - {name: length, type: threshold, metric: xlen, stream: '[ab]', threshold: 3}
@@ -1195,13 +1195,13 @@ maintenance:
   - {daily: '18:00-18:05', days: [tue]}
 ",
     );
-    board.advance(&fleet(&["b", "c"], TypeState::Crashed), NOW);
-    assert_eq!(told(&mut board, NOW), ["length: xlen of b is 5 (above 3)"]);
-    assert_eq!(told(&mut board, NOW + 10.0), ["Worker b crashed"]);
+    manager.advance(&fleet(&["b", "c"], TypeState::Crashed), NOW);
+    assert_eq!(told(&mut manager, NOW), ["length: xlen of b is 5 (above 3)"]);
+    assert_eq!(told(&mut manager, NOW + 10.0), ["Worker b crashed"]);
     let later = NOW + 600.0;
-    board.advance(&fleet(&["b", "c"], TypeState::Crashed), later);
+    manager.advance(&fleet(&["b", "c"], TypeState::Crashed), later);
     assert_eq!(
-        told(&mut board, later),
+        told(&mut manager, later),
         [
             "Worker c crashed",
             "length: xlen of a is 5 (above 3)",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::glob::Glob;
 use super::message::span;
-use super::quiet::Window;
+use super::silences::Window;
 pub use crate::fleet::event::Severity;
 
 /// Default cooldown after a notification.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::lifecycle::{Identity, Kind, Seen};
 use super::rule::Severity;
-use super::worker_down::{News, Sighting};
+use super::worker_down::{News, WorkerTypeView};
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 
@@ -19,7 +19,7 @@ pub const AWAY_FOR: Duration = Duration::from_secs(10);
 pub const CHANNEL_BROKEN: &str = "channel_broken";
 
 /// Reports the observations of both data sources that are relevant according to `news`.
-pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
+pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(WorkerTypeView)) {
     let (redis, postgres) = (&snapshot.redis, &snapshot.postgres);
     for (key, name, source, write_error) in [
         ("redis", "Redis", &redis.source, redis.write_error.as_ref()),
@@ -34,7 +34,7 @@ pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
         if !news.has("source_down", seen) {
             continue;
         }
-        tell(Sighting {
+        tell(WorkerTypeView {
             identity: Identity {
                 key: format!("source_down:{key}"),
                 rule: "source_down".to_owned(),
@@ -56,7 +56,7 @@ fn writes(
     source: &SourceStatus,
     write_error: Option<&SourceTrouble>,
     news: &News,
-    mut tell: impl FnMut(Sighting),
+    mut tell: impl FnMut(WorkerTypeView),
 ) {
     let seen = match (source, write_error) {
         (SourceStatus::Starting | SourceStatus::Down { .. }, _) => Seen::Missing,
@@ -73,7 +73,7 @@ fn writes(
     } else {
         "History, events and alerts wait until it accepts writes."
     };
-    tell(Sighting {
+    tell(WorkerTypeView {
         identity: Identity {
             key: format!("{WRITES_REFUSED}:{key}"),
             rule: WRITES_REFUSED.to_owned(),
@@ -89,9 +89,9 @@ fn writes(
 
 /// Returns the observation of a channel that rejects notifications (`broken`) or accepts them.
 #[must_use]
-pub fn channel(name: &str, broken: Option<&str>) -> Sighting {
+pub fn channel(name: &str, broken: Option<&str>) -> WorkerTypeView {
     let why = broken.unwrap_or_default();
-    Sighting {
+    WorkerTypeView {
         identity: Identity {
             key: format!("{CHANNEL_BROKEN}:{name}"),
             rule: CHANNEL_BROKEN.to_owned(),
@@ -108,7 +108,7 @@ pub fn channel(name: &str, broken: Option<&str>) -> Sighting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::invented::{first_snapshot, no_connection};
+    use crate::fleet::fixtures::{first_snapshot, no_connection};
     use crate::fleet::reading::TroubleKind;
 
     #[test]

@@ -20,7 +20,7 @@ const LOSS_IS_NEWS: f64 = 600.0;
 
 /// Observation of one alert.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sighting {
+pub struct WorkerTypeView {
     /// Identity of the alert.
     pub identity: Identity,
     /// Observation.
@@ -71,7 +71,7 @@ impl Losses {
 
     /// Reports the observations of all worker types that are relevant according to `news`; none while Redis is
     /// unreachable.
-    pub fn look(&mut self, snapshot: &Snapshot, news: &News, mut tell: impl FnMut(Sighting)) {
+    pub fn look(&mut self, snapshot: &Snapshot, news: &News, mut tell: impl FnMut(WorkerTypeView)) {
         if !snapshot.redis.source.is_current() {
             return;
         }
@@ -134,7 +134,7 @@ fn identity(rule: &str, worker: &str, kind: Kind, severity: Severity) -> Identit
 /// Text in the detail of an alert about a type that went to zero unobserved.
 pub(super) const UNOBSERVED: &str = "went to 0 while no monitor was running";
 
-fn at_zero(rule: &str, seen: Seen, worker: &str, status: &WorkerTypeStatus) -> Sighting {
+fn at_zero(rule: &str, seen: Seen, worker: &str, status: &WorkerTypeStatus) -> WorkerTypeView {
     let was = status.last_alive_count;
     let (detail, message) = if rule == "worker_crashed" {
         (
@@ -152,12 +152,12 @@ fn at_zero(rule: &str, seen: Seen, worker: &str, status: &WorkerTypeStatus) -> S
             format!("Worker {worker} scaled to zero: graceful shutdown (was {was}). The stream has no workers."),
         )
     };
-    Sighting { identity: identity(rule, worker, Kind::WorkerDown, Severity::Critical), seen, detail, message }
+    WorkerTypeView { identity: identity(rule, worker, Kind::WorkerDown, Severity::Critical), seen, detail, message }
 }
 
-fn some_lost(seen: Seen, worker: &str, status: &WorkerTypeStatus) -> Sighting {
+fn some_lost(seen: Seen, worker: &str, status: &WorkerTypeStatus) -> WorkerTypeView {
     let (lost, present) = (status.lost, present(status));
-    Sighting {
+    WorkerTypeView {
         identity: identity("workers_lost", worker, Kind::PartialLoss, Severity::Warning),
         seen,
         detail: format!("{worker}: {lost} lost (heartbeat expired), {present} running"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 
 use super::{flags, runtime, settings, texts};
-use crate::postgres::migrate::{self, GivenBack};
+use crate::postgres::migrate::{self, HandedBack};
 use crate::postgres::{alerts, connection as of_postgres};
 use crate::redis_streams::{connection as of_redis, leader, older_monitor};
 use crate::settings::Settings;
@@ -72,17 +72,17 @@ async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String>
     let cooldowns = alerts::cooldowns(&database).await.map_err(|trouble| trouble.detail)?;
     database.close();
     let history = migrate::give_back(database_url, within).await.map_err(|trouble| trouble.detail)?;
-    if let GivenBack::Watched { connections } = history {
+    if let HandedBack::Watched { connections } = history {
         return watched(connections);
     }
     let state = match redis {
         Some(redis) => older_monitor::give_back(&redis, &cooldowns).await.map_err(|trouble| trouble.detail)?,
         None => None,
     };
-    if history == GivenBack::Nothing && state.is_none() {
+    if history == HandedBack::Nothing && state.is_none() {
         return Err("this database was not migrated by this monitor; nothing to roll back".to_owned());
     }
-    if let GivenBack::All { samples, latencies } = history {
+    if let HandedBack::All { samples, latencies } = history {
         println!("Restored {samples} samples in monitor_metrics and {latencies} rows in monitor_task_latency.");
     }
     if let Some(state) = state {

@@ -9,7 +9,7 @@ use crate::alerting::{message, rule};
 use crate::application::channel_settings;
 use crate::delivery::Outcome;
 use crate::delivery::channels::Channels;
-use crate::delivery::sketch::Sketches;
+use crate::delivery::sparkline::Sketches;
 
 /// The subcommand.
 pub(super) fn command() -> Command {

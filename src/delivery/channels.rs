@@ -3,7 +3,7 @@
 use reqwest::Client;
 
 use super::email::{Mailer, Smtp};
-use super::sketch::Sketches;
+use super::sparkline::Sketches;
 use super::{Deployment, Outcome, http, slack, webhook};
 use crate::alerting::message::Message;
 use crate::settings::Secret;

@@ -12,8 +12,8 @@ use lettre::transport::smtp::{authentication::Mechanism, response::Response};
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout_at};
 
-use super::sketch::{Sketch, Sketches};
 use super::smtp_reply::{Cause, Failure, Stage};
+use super::sparkline::{Sketch, Sketches};
 use super::{Deployment, Outcome, moment, shortened, visible};
 use crate::alerting::message::{About, Message, span};
 use crate::alerting::rule::Severity;

@@ -3,7 +3,7 @@
 use reqwest::Client;
 use serde_json::{Value, json};
 
-use super::sketch::{Sketch, Sketches};
+use super::sparkline::{Sketch, Sketches};
 use super::{Deployment, Outcome, http, moment, shortened, visible};
 use crate::alerting::message::{About, Line, Message, span};
 use crate::alerting::rule::Severity;

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::email::{self, Mailer, Smtp};
-use super::sketch::{Sketch, Sketches};
+use super::sparkline::{Sketch, Sketches};
 use super::{Deployment, slack, webhook};
-use crate::alerting::board::{Board, BoardSettings};
+use crate::alerting::alert_manager::{AlertManager, AlertManagerSettings};
 use crate::alerting::file;
 use crate::alerting::message::{self, Message};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
@@ -17,9 +17,9 @@ use crate::settings::MailTls;
 
 const NOW: f64 = 1_795_456_871.0;
 
-fn board(rules: &str) -> Board {
-    let settings = BoardSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".into()] };
-    Board::new(settings, Arc::new(file::read(rules).unwrap()))
+fn board(rules: &str) -> AlertManager {
+    let settings = AlertManagerSettings { grace_until: 0.0, debounce: 5.0, channels: vec!["slack".into()] };
+    AlertManager::new(settings, Arc::new(file::read(rules).unwrap()))
 }
 
 /// A snapshot in which `down` are crashed and `busy` has 733 undelivered messages.
@@ -36,7 +36,7 @@ fn fleet(down: &[&str]) -> Snapshot {
 }
 
 /// Messages for `during`, and for the resolution two minutes later.
-fn told(mut board: Board, during: &Snapshot, after: &Snapshot) -> Vec<Message> {
+fn told(mut board: AlertManager, during: &Snapshot, after: &Snapshot) -> Vec<Message> {
     let mut told = Vec::new();
     for (snapshot, at) in [(during, NOW), (during, NOW + 12.0), (after, NOW + 132.0), (after, NOW + 138.0)] {
         board.advance(snapshot, at);

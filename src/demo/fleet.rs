@@ -11,13 +11,13 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
-use super::brain::Brain;
-use super::chance;
-use super::crew::{Crew, Equipment};
-use super::past::{self, Past};
+use super::random;
+use super::script::beat_after;
+use super::seed_history::{self, Past};
 use super::servers::{PrivatePostgres, PrivateRedis, RedisOptions, ServerError};
 use super::shepherd::{FLEET, QUERIES_PER_SECOND, Route, route};
-use super::story::beat_after;
+use super::shepherd_database::ShepherdDatabase;
+use super::worker_processes::{WorkerProcesses, WorkerPrograms};
 use crate::worker::{NewTask, Producer, ProducerError, Workflow};
 
 /// One query in this many is lost.
@@ -156,7 +156,8 @@ impl Fleet {
     /// # Errors
     /// When a worker does not start or a server returns an error.
     pub fn start(options: DemoOptions, redis_url: String, database_url: String) -> Result<Self, DemoError> {
-        let equipment = Equipment { program: options.worker_program, redis_url, database_url, speed: options.speed };
+        let equipment =
+            WorkerPrograms { program: options.worker_program, redis_url, database_url, speed: options.speed };
         Ok(Self { _story: Story::start(equipment, options.past_days, options.say)? })
     }
 }
@@ -169,7 +170,7 @@ struct Story {
 
 impl Story {
     /// Returns when the whole fleet has been started.
-    fn start(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
+    fn start(equipment: WorkerPrograms, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DemoError::Thread)?;
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = std_mpsc::channel();
@@ -207,7 +208,7 @@ impl Drop for Story {
 
 /// State of the scenario.
 struct Scenario {
-    crew: Crew,
+    crew: WorkerProcesses,
     query_source: QuerySource,
     reports: Reports,
     speed: f64,
@@ -215,7 +216,11 @@ struct Scenario {
 }
 
 impl Scenario {
-    async fn prepare(equipment: Equipment, past_days: u32, say: Box<dyn Fn(&str) + Send>) -> Result<Self, DemoError> {
+    async fn prepare(
+        equipment: WorkerPrograms,
+        past_days: u32,
+        say: Box<dyn Fn(&str) + Send>,
+    ) -> Result<Self, DemoError> {
         let query_source = QuerySource::open(&equipment).await?;
         let reports = Reports::open(&equipment.redis_url).await?;
         if past_days > 0 {
@@ -225,10 +230,10 @@ impl Scenario {
                 types: FLEET.map(|t| t.stream.to_owned()).into(),
                 queries: past_days.saturating_mul(QUERIES_A_DAY),
             };
-            past::fill(&equipment.database_url, &past).await.map_err(DemoError::Postgres)?;
+            seed_history::fill(&equipment.database_url, &past).await.map_err(DemoError::Postgres)?;
         }
         let speed = equipment.speed;
-        let mut crew = Crew::new(equipment);
+        let mut crew = WorkerProcesses::new(equipment);
         for t in FLEET {
             crew.start(t.stream, t.processes)?;
         }
@@ -251,7 +256,7 @@ impl Scenario {
     }
 }
 
-async fn tell(crew: &mut Crew, speed: f64, say: &(dyn Fn(&str) + Send)) -> DemoError {
+async fn tell(crew: &mut WorkerProcesses, speed: f64, say: &(dyn Fn(&str) + Send)) -> DemoError {
     let start = Instant::now();
     let mut beats = 0;
     loop {
@@ -274,13 +279,13 @@ fn clock(at: Duration) -> String {
 
 /// Source of queries, equivalent to Shepherd's web server as far as Redis and the database are concerned.
 struct QuerySource {
-    brain: Brain,
+    brain: ShepherdDatabase,
     producer: Producer,
 }
 
 impl QuerySource {
-    async fn open(equipment: &Equipment) -> Result<Self, DemoError> {
-        let brain = Brain::connect(&equipment.database_url).await.map_err(DemoError::Postgres)?;
+    async fn open(equipment: &WorkerPrograms) -> Result<Self, DemoError> {
+        let brain = ShepherdDatabase::connect(&equipment.database_url).await.map_err(DemoError::Postgres)?;
         brain.create_tables().await.map_err(DemoError::Postgres)?;
         let producer = Producer::builder().environment(|_| None).redis_url(&equipment.redis_url);
         // The keys deduplicate retries after lost replies, which happen within seconds.
@@ -292,8 +297,8 @@ impl QuerySource {
         let pause = Duration::from_secs_f64(1.0 / (QUERIES_PER_SECOND * speed));
         let mut arrived = 0_u32;
         loop {
-            sleep(chance::around(pause)).await;
-            let route = route(chance::lot());
+            sleep(random::around(pause)).await;
+            let route = route(random::lot());
             arrived += 1;
             let entered = if arrived.is_multiple_of(LOST_EVERY) {
                 self.submit_lost(route).await

@@ -36,7 +36,7 @@ pub enum ReaperError {
 
 /// How to shut the process down.
 #[derive(Clone, Copy, Debug)]
-pub struct Farewell {
+pub struct ShutdownSpec {
     /// Signal that requests the shutdown; KILL follows three seconds later.
     pub signal: &'static str,
     /// Shell commands run in the folder after the process exits and before the folder is removed.
@@ -59,14 +59,14 @@ struct Script {
 
 impl Reaper {
     /// Starts the reaper, which creates a folder `{name}-{random}` in the temporary folder (`TMPDIR`).
-    pub fn start(name: &str, farewell: Farewell) -> Result<Self, ReaperError> {
+    pub fn start(name: &str, shutdown: ShutdownSpec) -> Result<Self, ReaperError> {
         let random = uuid::Uuid::new_v4().simple().to_string();
         let folder = std::env::temp_dir().join(format!("{name}-{}", random.get(..12).unwrap_or(&random)));
         let failed = |why: String| ReaperError::Start { folder: folder.clone(), why };
         let mut shell = Command::new("sh")
             .args(["-c", include_str!("reaper.sh"), "reaper"])
             .arg(&folder)
-            .args([farewell.signal, farewell.epilogue])
+            .args([shutdown.signal, shutdown.epilogue])
             .env("LC_ALL", "C")
             .process_group(0)
             .stdin(Stdio::piped())
@@ -180,7 +180,7 @@ pub fn is_running(pid: u32) -> bool {
 mod tests {
     use super::*;
 
-    const AT_ONCE: Farewell = Farewell { signal: "KILL", epilogue: "" };
+    const AT_ONCE: ShutdownSpec = ShutdownSpec { signal: "KILL", epilogue: "" };
 
     #[test]
     fn arguments_are_quoted() {
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn process_that_ignores_the_signal_is_killed() {
-        let reaper = Reaper::start("reaper-test", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let reaper = Reaper::start("reaper-test", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
         let stubborn = "trap '' TERM; echo deaf; while :; do sleep 0.1; done";
         let pid = reaper.serve(&["sh", "-c", stubborn]).unwrap();
         while !reaper.log_from(0).contains("deaf") {

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use super::brain::Brain;
-use super::chance;
+use super::random;
 use super::shepherd::waits_for_callbacks;
+use super::shepherd_database::ShepherdDatabase;
 use crate::contract::task::FINISH_QUERY;
 use crate::worker::{Answer, Task, TaskError, Worker};
 
@@ -87,7 +87,7 @@ fn obey(pace: &AtomicU32) {
 async fn work(orders: WorkerOrders, pace: Arc<AtomicU32>) -> Result<(), String> {
     let uses_database = waits_for_callbacks(&orders.stream) || orders.stream == FINISH_QUERY;
     let brain = match uses_database {
-        true => Some(Brain::connect(&orders.database_url).await?),
+        true => Some(ShepherdDatabase::connect(&orders.database_url).await?),
         false => None,
     };
     let worker = Worker::builder(&orders.stream).map_err(|e| e.to_string())?;
@@ -105,7 +105,7 @@ struct Post {
     stream: String,
     work: Duration,
     pace: Arc<AtomicU32>,
-    brain: Option<Brain>,
+    brain: Option<ShepherdDatabase>,
 }
 
 impl Post {
@@ -113,11 +113,11 @@ impl Post {
         let query_id = task.query_id().unwrap_or_default();
         let is_lookup = waits_for_callbacks(&self.stream);
         if let (Some(brain), true) = (&self.brain, is_lookup) {
-            brain.add_callbacks(query_id, 1 + chance::lot() % 3).await.map_err(TaskError::new)?;
+            brain.add_callbacks(query_id, 1 + random::lot() % 3).await.map_err(TaskError::new)?;
         }
-        tokio::time::sleep(chance::around(self.work) * self.pace.load(Ordering::Relaxed)).await;
+        tokio::time::sleep(random::around(self.work) * self.pace.load(Ordering::Relaxed)).await;
         task.progress();
-        if is_lookup && chance::once_in(FAILS_ONCE_IN) {
+        if is_lookup && random::once_in(FAILS_ONCE_IN) {
             return Err(TaskError::new("a knowledge source returned 503"));
         }
         if let (Some(brain), FINISH_QUERY) = (&self.brain, self.stream.as_str()) {

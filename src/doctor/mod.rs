@@ -1,8 +1,8 @@
 //! `shepherd-monitor doctor`: checks Redis, Postgres and the settings once, reports problems with their remedy, and changes
 //! nothing.
 //!
-//! [`command`] is the subcommand, [`examine`] runs the checks, [`report`] prints the findings. [`redis`] (with [`bugs`], known bugs
-//! of its versions), [`postgres`] and [`monitor`] derive the findings, as pure functions of what the `examine` modules of the two
+//! [`command`] is the subcommand, [`diagnostics`] runs the checks, [`report`] prints the findings. [`redis`] (with [`bugs`], known bugs
+//! of its versions), [`postgres`] and [`monitor`] derive the findings, as pure functions of what the `diagnostics` modules of the two
 //! data sources read.
 
 pub mod bugs;
@@ -20,7 +20,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::alerting::file;
 use crate::fleet::cleanup::STALE_AFTER;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
-use crate::postgres::examine as of_postgres;
+use crate::postgres::diagnostics as of_postgres;
 use crate::redis_streams::{address, examine as of_redis};
 use crate::settings::Settings;
 use report::{Finding, Report};

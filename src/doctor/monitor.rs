@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::alerting::file;
 use crate::alerting::rule::CHANNELS;
-use crate::postgres::examine;
+use crate::postgres::diagnostics;
 use crate::regular_file;
 use crate::settings::Settings;
 
@@ -72,7 +72,7 @@ pub fn look(settings: &Settings) -> Looked {
         spool_may_be_written: may_be_written(&settings.spool_folder),
         refuses_to_serve: settings.may_serve().err().map(|bad| bad.to_string()),
         anybody_may: settings.anybody_may && !settings.bind.is_loopback(),
-        clear_password_to: examine::password_in_clear(settings.database_url.reveal()),
+        clear_password_to: diagnostics::password_in_clear(settings.database_url.reveal()),
         knows_the_volume: settings.disk_capacity_bytes > 0,
         warnings: settings.warnings.clone(),
     }

@@ -3,7 +3,7 @@
 use super::redis::{clock, names_no_host};
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
-use crate::postgres::examine::{
+use crate::postgres::diagnostics::{
     Examined, FLEET_TABLES, Inside, LEAST_VERSION, MONITOR_TABLES, NotConnected, PoolMode, Server, Table,
 };
 use crate::tls;

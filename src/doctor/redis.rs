@@ -9,7 +9,7 @@ use crate::alerting::message::span;
 use crate::contract::Name;
 use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::reading::{Beat, GroupConsumer, GroupReading, SourceTrouble, StreamFacts, TroubleKind};
-use crate::redis_streams::examine::{Examined, Fleet, Need, Refusal, Server};
+use crate::redis_streams::diagnostics::{Examined, Fleet, Need, Refusal, Server};
 use crate::tls;
 
 /// Smaller differences between clocks are ignored, seconds.

@@ -13,8 +13,8 @@ use crate::fleet::reading::{
     Beat, BeatReading, GroupConsumer, GroupReading, HeartbeatsReading, Lag, MarkerReading, RedisServer, SourceTrouble,
     StreamFacts, StreamReading, StreamsReading, TroubleKind, UnreadableHeartbeat,
 };
-use crate::postgres::examine::NotConnected;
-use crate::redis_streams::examine::{Examined, Fleet, Need, Refusal, Server};
+use crate::postgres::diagnostics::NotConnected;
+use crate::redis_streams::diagnostics::{Examined, Fleet, Need, Refusal, Server};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const NOW: f64 = 1_700_000_000.0;
@@ -370,7 +370,7 @@ fn missing_permissions_are_reported_by_purpose_with_the_acl_rule() {
 
 mod of_postgres {
     use super::*;
-    use crate::postgres::examine::{Examined, FLEET_TABLES, Inside, MONITOR_TABLES, NotConnected, Server, Table};
+    use crate::postgres::diagnostics::{Examined, FLEET_TABLES, Inside, MONITOR_TABLES, NotConnected, Server, Table};
 
     fn good() -> (Server, Inside) {
         let table = |name: &&str| Table { name: (*name).to_owned(), refused: Vec::new(), owned: true };

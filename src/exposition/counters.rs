@@ -241,7 +241,7 @@ impl Counters {
 mod tests {
     use super::*;
     use crate::fleet::cleanup::{QueriesOutcome, StreamOutcome};
-    use crate::fleet::invented::first_snapshot;
+    use crate::fleet::fixtures::first_snapshot;
     use crate::fleet::reading::{StreamFacts, StreamReading, StreamsReading};
 
     fn event(subject: &str, kind: EventKind) -> Arc<Event> {

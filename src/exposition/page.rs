@@ -6,7 +6,7 @@
 use super::catalogue as of;
 use super::counters::{Attempt, Counters, TRANSITIONS};
 use super::text::{Format, Writer};
-use crate::alerting::board::Shown;
+use crate::alerting::alert_manager::Shown;
 use crate::alerting::lifecycle::{Alert, Phase};
 use crate::contract::Name;
 use crate::contract::failures::FailureKind;

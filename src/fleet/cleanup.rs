@@ -188,7 +188,7 @@ pub struct StreamOutcome {
     /// Stream length afterwards.
     pub length: u64,
     /// Why they are kept; `null` if the stream is empty.
-    pub kept_because: Option<Kept>,
+    pub kept_because: Option<ReasonKept>,
     /// The run timed out before the stream was fully trimmed.
     pub unfinished: bool,
     /// Error for this stream.
@@ -198,7 +198,7 @@ pub struct StreamOutcome {
 /// Why entries are kept.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "reason", rename_all = "snake_case")]
-pub enum Kept {
+pub enum ReasonKept {
     /// No consumer group, so nothing is trimmed.
     NoGroups,
     /// This group needs the oldest kept entry.
@@ -372,7 +372,7 @@ pub struct StreamPreview {
     /// Current length of the stream.
     pub length: u64,
     /// Reason why the other entries are kept.
-    pub kept_because: Option<Kept>,
+    pub kept_because: Option<ReasonKept>,
 }
 
 /// Number of removable entries, exact or as an upper bound.
@@ -388,15 +388,15 @@ impl Removable {
     /// Computes the number from a stream of `length` entries, of which `counted` needed entries were counted up to the
     /// limit `bound`.
     #[must_use]
-    pub fn of(length: u64, counted: u64, bound: u64, kept: Option<&Kept>) -> Self {
+    pub fn of(length: u64, counted: u64, bound: u64, kept: Option<&ReasonKept>) -> Self {
         match kept {
             None => Self::Exactly(length),
-            Some(Kept::NoGroups) => Self::Exactly(0),
+            Some(ReasonKept::NoGroups) => Self::Exactly(0),
             Some(_) if counted < bound => Self::Exactly(length.saturating_sub(counted)),
-            Some(Kept::Group { need: Need::Unread, undelivered: Some(lag), .. }) => {
+            Some(ReasonKept::Group { need: Need::Unread, undelivered: Some(lag), .. }) => {
                 Self::Exactly(length.saturating_sub(*lag))
             }
-            Some(Kept::Group { .. }) => Self::AtMost(length.saturating_sub(counted)),
+            Some(ReasonKept::Group { .. }) => Self::AtMost(length.saturating_sub(counted)),
         }
     }
 
@@ -459,7 +459,7 @@ pub fn added_at(id: &str) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::invented::{first_snapshot, no_connection};
+    use crate::fleet::fixtures::{first_snapshot, no_connection};
     use crate::fleet::older_monitor::OlderMonitor;
     use crate::fleet::reading::{GroupConsumer, GroupReading, Lag, StreamFacts, StreamReading, StreamsReading};
 

@@ -158,7 +158,7 @@ pub struct Work {
 
 /// Everything that one good reading contains about one consumer.
 #[derive(Debug)]
-pub struct Sighting<'a> {
+pub struct Observation<'a> {
     /// Its heartbeat and marker keys.
     pub keys: &'a BeatReading,
     /// Figures of its groups.
@@ -300,7 +300,7 @@ impl Consumer {
     }
 
     /// Applies a good reading and returns the previous state.
-    pub fn see(&mut self, sighting: &Sighting<'_>) -> ConsumerState {
+    pub fn see(&mut self, sighting: &Observation<'_>) -> ConsumerState {
         let before = self.state;
         let was_present = self.is_present();
         self.unreadable = None;
@@ -326,7 +326,7 @@ impl Consumer {
         before
     }
 
-    fn see_heartbeat(&mut self, beat: &Arc<Heartbeat>, sighting: &Sighting<'_>) -> ConsumerState {
+    fn see_heartbeat(&mut self, beat: &Arc<Heartbeat>, sighting: &Observation<'_>) -> ConsumerState {
         let now = sighting.now;
         let last = self.heartbeat.as_ref();
         let is_shared = last.is_some_and(|last| Arc::ptr_eq(last, beat));
@@ -391,7 +391,7 @@ impl Consumer {
 
     /// Whether it has pending work and shows no progress. Progress is the worker's own counter where it has one,
     /// otherwise the time since its last Redis command.
-    fn is_hung(&self, beat: &Heartbeat, sighting: &Sighting<'_>) -> bool {
+    fn is_hung(&self, beat: &Heartbeat, sighting: &Observation<'_>) -> bool {
         let Some(work) = sighting.work.filter(|_| tasks_running(beat, sighting.work) > 0) else { return false };
         let still = if beat.progress.is_some() {
             sighting.now.since(self.progressed_at)
@@ -411,7 +411,7 @@ impl Consumer {
         }
     }
 
-    fn see_absence(&mut self, sighting: &Sighting<'_>) -> ConsumerState {
+    fn see_absence(&mut self, sighting: &Observation<'_>) -> ConsumerState {
         let is_lost = matches!(self.state, ConsumerState::Lost | ConsumerState::Unobserved);
         if self.state.is_gone() && !is_lost {
             return self.state;
@@ -449,7 +449,7 @@ impl Consumer {
     }
 
     /// Records a gap in which no marker was read: a marker that was written in a gap longer than its TTL went unread.
-    fn look_for_gap(&mut self, sighting: &Sighting<'_>, counts: bool) {
+    fn look_for_gap(&mut self, sighting: &Observation<'_>, counts: bool) {
         if self.vanished {
             return;
         }

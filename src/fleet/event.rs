@@ -380,7 +380,7 @@ fn newest_failure(kind: FailureKind, reason: Option<&str>, entry: Option<&str>) 
 #[derive(JsonSchema)]
 #[schemars(untagged)]
 #[expect(dead_code, reason = "says what is told")]
-enum KindTold {
+enum EventDetailKind {
     /// `scale_up`, `scale_down`: the type's state now.
     State(TypeState),
     /// `task_failures`: how the newest task failed.
@@ -390,7 +390,7 @@ enum KindTold {
 /// The fields of [`Event::payload`] and what [`Event`] adds to them: which are there follows from the type.
 #[derive(JsonSchema)]
 #[expect(dead_code, reason = "says what is told")]
-struct Told {
+struct EventFields {
     /// Event type.
     #[schemars(extend("enum" = TYPES))]
     r#type: String,
@@ -411,7 +411,7 @@ struct Told {
     /// `scale_up`, `scale_down`: the type's state now.
     /// `scale_up`, `scale_down`: the type's state now; `task_failures`: how the newest task failed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    kind: Option<KindTold>,
+    kind: Option<EventDetailKind>,
     /// `scale_up`: the state the type recovered from, when it was not alive. `consumer_recovered`: what the consumer
     /// recovered from, `hung` or `lost`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -457,7 +457,7 @@ impl JsonSchema for Event {
     }
 
     fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        Told::json_schema(generator)
+        EventFields::json_schema(generator)
     }
 }
 

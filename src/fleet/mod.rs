@@ -12,18 +12,18 @@ pub mod cleanup;
 pub mod consumer;
 pub mod event;
 pub mod failures;
-pub mod incident;
 #[cfg(test)]
-pub(crate) mod invented;
+pub(crate) mod fixtures;
+pub mod incident;
 pub mod load;
 pub mod message;
+mod observations;
 pub mod older_monitor;
 pub mod phantom;
 #[cfg(test)]
 mod properties;
 pub mod reading;
 pub mod scaling;
-mod sightings;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub mod snapshot;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::consumer::ConsumerState;
 use super::event::Event;
-use super::invented::{TICK_SEC, tracker};
+use super::fixtures::{TICK_SEC, tracker};
 use super::reading::{Beat, BeatReading, GroupConsumer, MarkerReading, SourceTrouble, TroubleKind};
 use super::simulated::{Fate, Fleet, Keys, Process, Reader, latest};
 use super::time::Mono;
@@ -664,7 +664,7 @@ fn heartbeat(name: &str, second: u64, waiting: Option<u32>, progress: Option<u64
 #[test]
 fn suspect_state_ends_even_if_markers_are_never_read() {
     let last_state = |interval: u64, marker: fn(u64) -> MarkerReading, reads: fn(u64) -> bool| {
-        let mut tracker = super::invented::tracker_with_interval(interval);
+        let mut tracker = super::fixtures::tracker_with_interval(interval);
         let mut states = Vec::new();
         for second in (0..2000).filter(|second| second % interval == 0) {
             let beat = if second <= 250 { heartbeat("c", second, None, None) } else { Beat::Absent };
@@ -735,7 +735,7 @@ fn unwatched_type_is_not_restored() {
     let mut first = tracker();
     first.advance(by_hand(3, &[("c", heartbeat("c", 3, None, None), MarkerReading::Absent, 0, 0)]));
     let record = saved(&first).unwrap();
-    let mut excluding = super::invented::tracker_without(STREAM);
+    let mut excluding = super::fixtures::tracker_without(STREAM);
     restore(&mut excluding, &record, Mono(0), 1_000_003.0);
     assert_eq!(excluding.alive_types().count(), 0, "so that nothing is written down of it");
     assert!(excluding.record(&STREAM.into()).is_none());

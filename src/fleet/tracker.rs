@@ -12,17 +12,17 @@ use super::consumer::Work;
 use super::event::{Event, EventKind};
 use super::failures::{FailureLog, FailureRecords, StreakStart};
 use super::load::{Backlog, Rates};
+use super::observations::Observations;
 use super::older_monitor::OlderMonitor;
 use super::reading::{
     DatabaseReading, HeartbeatsReading, SourceTrouble, StreamReading, StreamsReading, UnreadableHeartbeat,
 };
-use super::sightings::Sightings;
 use super::snapshot::{DepthHistory, PostgresStatus, RedisStatus, Snapshot, StreamStatus, WorkerTypeStatus};
 use super::source::{self, Availability, RedisSource, SourceChange};
 use super::time::Mono;
 use super::watched::WatchedStreams;
 use super::worker_type::{Departures, WorkerStateRecord, WorkerType};
-use crate::contract::{Name, floors};
+use crate::contract::{Name, hung_thresholds};
 
 /// Number of events in the feed.
 const RECENT_EVENTS: usize = 50;
@@ -265,18 +265,18 @@ impl Tracker {
             let work = streams.get(name).map(work_by_consumer).unwrap_or_default();
             let beats = beats.consumers.get(name).map_or(&[][..], Vec::as_slice);
             let was_known = worker_type.last_seen_alive.is_some();
-            let mut sightings = Sightings {
+            let mut sightings = Observations {
                 now,
                 ts,
                 absence_counts_from: self.redis.absence_counts_from(),
-                floor: floors::reclaim_floor(name, self.settings.default_floor),
+                floor: hung_thresholds::reclaim_floor(name, self.settings.default_floor),
                 marker_gap: source::marker_gap(self.settings.interval),
                 departures: Departures::default(),
                 told: Vec::new(),
                 present_changed: false,
             };
             sightings.look_at(&mut worker_type.consumers, &work, beats);
-            let Sightings { departures, told: mut occurrences, present_changed, .. } = sightings;
+            let Observations { departures, told: mut occurrences, present_changed, .. } = sightings;
             occurrences.extend(worker_type.roll_up(departures, now, ts, settled));
             worker_type.forget_gone(now);
             if !occurrences.is_empty() || present_changed {
@@ -313,7 +313,7 @@ impl Tracker {
         let awaits_workers =
             |name: &Name| !self.forgotten.contains(name) && facts(name).is_some_and(|facts| !facts.groups.is_empty());
         let status = |name: &Name, worker_type: &WorkerType| {
-            let floor = floors::reclaim_floor(name, self.settings.default_floor);
+            let floor = hung_thresholds::reclaim_floor(name, self.settings.default_floor);
             WorkerTypeStatus::of(worker_type, facts(name), floor, ts)
         };
         let mut workers: BTreeMap<Name, WorkerTypeStatus> = self

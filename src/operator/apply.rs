@@ -10,7 +10,7 @@ use crate::failpoint;
 use crate::fleet::message::{Action, Applied, BinState, Chosen, MessageState, Part, Verdict};
 use crate::fleet::reading::SourceTrouble;
 use crate::postgres::recycle_bin::{self, Batch, NewRow};
-use crate::redis_streams::operate::{self, Place, Rules, Target};
+use crate::redis_streams::message_actions::{self, Place, Rules, Target};
 
 /// Entries in the first call; later calls use as many as keep a call short.
 const FIRST_CALL: usize = 8;
@@ -77,7 +77,7 @@ async fn apply_part(
             };
             drop_some(sources, &common, &place, targets, rules).await?
         } else {
-            operate::operate(&sources.redis, chosen.action, &place, &targets, rules).await?
+            message_actions::operate(&sources.redis, chosen.action, &place, &targets, rules).await?
         };
         for verdict in verdicts {
             applied.count(&stream, verdict);
@@ -86,7 +86,7 @@ async fn apply_part(
     }
     if chosen.of_the_dead {
         for owner in &owners {
-            match operate::remove_consumer(&sources.redis, &stream, &place.group, owner).await? {
+            match message_actions::remove_consumer(&sources.redis, &stream, &place.group, owner).await? {
                 None => {
                     applied.consumers_removed += 1;
                     applied.by_stream.entry(stream.clone()).or_default().consumers += 1;
@@ -107,7 +107,7 @@ async fn drop_some(
     mut targets: Vec<Target>,
     rules: Rules<'_>,
 ) -> Result<Vec<Verdict>, SourceTrouble> {
-    let payloads = operate::payloads(&sources.redis, place, &targets).await?;
+    let payloads = message_actions::payloads(&sources.redis, place, &targets).await?;
     let (mut rows, mut with_row) = (Vec::new(), Vec::new());
     for (target, fields) in targets.iter_mut().zip(payloads) {
         // A deleted entry has no payload to store.
@@ -129,7 +129,7 @@ async fn drop_some(
     if place.state == MessageState::Dead {
         targets.retain(|target| target.binned.is_some());
     }
-    let mut verdicts = operate::operate(&sources.redis, Action::Drop, place, &targets, rules).await?;
+    let mut verdicts = message_actions::operate(&sources.redis, Action::Drop, place, &targets, rules).await?;
     failpoint::reached("operator.dropped");
     let (mut binned, mut void) = (Vec::new(), Vec::new());
     for (target, verdict) in targets.iter().zip(&verdicts) {

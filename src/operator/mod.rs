@@ -1,10 +1,10 @@
 //! Actions of operators on messages.
 //!
-//! [`find`] creates a preview, [`apply()`] applies it, and [`recycle`] restores entries from the recycle bin. Steps
-//! that must be atomic are scripts in [`redis_streams::operate`](crate::redis_streams::operate).
+//! [`preview`] creates a preview, [`apply()`] applies it, and [`recycle`] restores entries from the recycle bin. Steps
+//! that must be atomic are scripts in [`redis_streams::message_actions`](crate::redis_streams::operate).
 
 pub mod apply;
-pub mod find;
+pub mod preview;
 pub mod recycle;
 
 pub use apply::apply;

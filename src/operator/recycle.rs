@@ -7,7 +7,7 @@ use crate::failpoint;
 use crate::fleet::message::{BinState, Binned};
 use crate::fleet::reading::SourceTrouble;
 use crate::postgres::recycle_bin::{self, Filter};
-use crate::redis_streams::operate::{self, PutBack};
+use crate::redis_streams::message_actions::{self, PutBack};
 
 /// Rows settled per statement.
 const SETTLED_AT_ONCE: i64 = 500;
@@ -39,7 +39,7 @@ pub async fn settle_overdue(sources: &Sources) -> Result<(), SourceTrouble> {
         batches.entry(row.batch).or_default().push(row.id);
     }
     for (batch, places) in batches {
-        let dropped = operate::settle(&sources.redis, &batch, &places).await?;
+        let dropped = message_actions::settle(&sources.redis, &batch, &places).await?;
         for (state, wanted) in [(BinState::Binned, true), (BinState::Void, false)] {
             let these: Vec<i64> = places
                 .iter()
@@ -79,7 +79,7 @@ async fn restore_some(
     who: &str,
     result: &mut Restored,
 ) -> Result<(), SourceTrouble> {
-    let answers = operate::restore(&sources.redis, some).await?;
+    let answers = message_actions::restore(&sources.redis, some).await?;
     failpoint::reached("operator.restored");
     let (mut put_back, mut void) = (Vec::new(), Vec::new());
     for (row, answer) in some.iter().zip(answers) {

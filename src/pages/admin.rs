@@ -8,7 +8,7 @@ use super::site::{Head, Site};
 use super::templates::PagesError;
 use super::wording::{Label, MomentStyle, Sentence, visible};
 use crate::contract::Name;
-use crate::fleet::cleanup::{Kept, Need, Outcome, PassRecord, Preview, Removable, StreamOutcome};
+use crate::fleet::cleanup::{Need, Outcome, PassRecord, Preview, ReasonKept, Removable, StreamOutcome};
 
 /// Reload interval without JavaScript, seconds.
 const REFRESH: u32 = 30;
@@ -257,11 +257,11 @@ fn stream_row(name: &str, stream: &StreamOutcome) -> StreamRow {
 }
 
 /// Describes why entries are kept.
-fn because(kept: Option<&Kept>) -> Sentence {
+fn because(kept: Option<&ReasonKept>) -> Sentence {
     match kept {
         None => Sentence::words("—"),
-        Some(Kept::NoGroups) => Sentence::words("no consumer group, so nothing is trimmed"),
-        Some(Kept::Group { group, need, since, pending, undelivered, idle_sec, consumer }) => {
+        Some(ReasonKept::NoGroups) => Sentence::words("no consumer group, so nothing is trimmed"),
+        Some(ReasonKept::Group { group, need, since, pending, undelivered, idle_sec, consumer }) => {
             let group = Label::from_text(group).text;
             let words = match need {
                 Need::Unread => {
@@ -342,8 +342,8 @@ mod tests {
         page.html(&Site::new(Arc::new(pages), Environment::default())).unwrap()
     }
 
-    fn group() -> Kept {
-        Kept::Group {
+    fn group() -> ReasonKept {
+        ReasonKept::Group {
             group: HOSTILE.to_owned(),
             need: Need::Pending,
             since: Some(1_700_000_000.0),

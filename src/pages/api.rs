@@ -364,7 +364,7 @@ mod tests {
         for (schema, expected) in [
             (json!({"$ref": "#/components/schemas/Event"}), "Event"),
             (json!({"type": ["integer", "null"], "minimum": 0}), "integer or null"),
-            (json!({"anyOf": [{"$ref": "#/components/schemas/Kept"}, {"type": "null"}]}), "Kept or null"),
+            (json!({"anyOf": [{"$ref": "#/components/schemas/ReasonKept"}, {"type": "null"}]}), "ReasonKept or null"),
             (json!({"type": "array", "items": {"type": "string"}}), "array of string"),
             (json!({"type": "array", "prefixItems": [{"type": "number"}, {"type": "integer"}]}), "[number, integer]"),
             (json!({"type": "object", "additionalProperties": {"type": "integer"}}), "map of integer"),

@@ -13,7 +13,7 @@ use super::site::{Environment, Head, Visitor};
 use super::templates::{Pages, PagesError};
 use super::view::{self, Alerts, Frame, Memory};
 use super::{assets, element_id};
-use crate::alerting::board::FiringAlert;
+use crate::alerting::alert_manager::FiringAlert;
 use crate::fleet::event::Event;
 use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::reading::RedisServer;

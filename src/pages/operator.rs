@@ -181,7 +181,7 @@ fn indented(json: &str) -> String {
 
 /// Requested filter, for the forms of the page.
 #[derive(Serialize, Clone)]
-struct AskedView {
+struct FormView {
     state: &'static str,
     group: String,
     owner: String,
@@ -191,7 +191,7 @@ struct AskedView {
     name: Option<String>,
 }
 
-impl AskedView {
+impl FormView {
     fn of(wanted: &Wanted) -> Self {
         let text = |bytes: &[u8]| Name::from(bytes).to_text();
         Self {
@@ -261,7 +261,7 @@ impl MessagesPage<'_> {
             action: String,
             tabs: Vec<Tab>,
             groups: Vec<GroupLink>,
-            asked: AskedView,
+            asked: FormView,
             state_word: &'static str,
             pending: bool,
             searched: bool,
@@ -280,13 +280,13 @@ impl MessagesPage<'_> {
         let base = messages_of(self.stream);
         let state = self.wanted.state;
         let asked =
-            AskedView { name: base.split_once("name=").map(|_| self.stream.to_text()), ..AskedView::of(self.wanted) };
+            FormView { name: base.split_once("name=").map(|_| self.stream.to_text()), ..FormView::of(self.wanted) };
         let group = self.groups.iter().find(|group| group.name == self.wanted.group);
         let known = |n: Option<u64>| n.map_or_else(|| "—".to_owned(), count);
         let tab = |of: MessageState, word, n| Tab {
             word,
             count: known(n),
-            href: with_query(&base, &AskedView { state: of.as_str(), owner: String::new(), ..asked.clone() }.query()),
+            href: with_query(&base, &FormView { state: of.as_str(), owner: String::new(), ..asked.clone() }.query()),
             here: of == state,
         };
         let tabs = vec![
@@ -298,7 +298,7 @@ impl MessagesPage<'_> {
             name: Label::of(&other.name),
             href: with_query(
                 &base,
-                &AskedView { group: other.name.to_text(), owner: String::new(), ..asked.clone() }.query(),
+                &FormView { group: other.name.to_text(), owner: String::new(), ..asked.clone() }.query(),
             ),
             here: other.name == self.wanted.group,
         });

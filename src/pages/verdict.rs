@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::figures::{about, counted};
 use super::wording::{Label, MomentStyle, Sentence};
-use crate::alerting::board::FiringAlert;
+use crate::alerting::alert_manager::FiringAlert;
 use crate::fleet::consumer::ConsumerState;
 use crate::fleet::event::Severity;
 use crate::fleet::snapshot::{StreamStatus, WorkerTypeStatus};

@@ -12,7 +12,7 @@ use super::headline::{self, Headline};
 use super::panels::{cards, feed, notes, queries, queues, servers, unreadable};
 use super::verdict::{Level, Verdict};
 use super::wording::Sentence;
-use crate::alerting::board::FiringAlert;
+use crate::alerting::alert_manager::FiringAlert;
 use crate::contract::Name;
 use crate::fleet::event::{Event, Severity};
 use crate::fleet::snapshot::Snapshot;

@@ -19,7 +19,7 @@ use super::janitor::UNTOLD;
 use super::row_isolation::{Put, may_be_about_rows, put_isolating};
 use crate::alerting::lifecycle::Alert;
 use crate::alerting::message::Message;
-use crate::alerting::quiet::Silence;
+use crate::alerting::silences::Silence;
 use crate::fleet::cleanup::Finding;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::history::stored_name::stored_name;
@@ -260,7 +260,7 @@ async fn put_outbox(connection: &mut AsyncPgConnection, outbox: &[Value]) -> Res
 
 /// State from which a leader resumes.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct StoredAlerts {
     /// Active alerts, and recently resolved ones.
     pub alerts: Vec<Alert>,
     /// Waiting notifications, in order.
@@ -282,8 +282,11 @@ const OUTBOX_JSON: &str = "jsonb_build_object('id', id, 'channel', channel,
 ///
 /// # Errors
 /// If Postgres cannot be read.
-pub async fn load(pool: &PgPool) -> Result<Kept, SourceTrouble> {
-    Ok(Kept { alerts: alerts(pool).await?, waiting: outbox(pool, "WHERE state = 'waiting' ORDER BY seq").await? })
+pub async fn load(pool: &PgPool) -> Result<StoredAlerts, SourceTrouble> {
+    Ok(StoredAlerts {
+        alerts: alerts(pool).await?,
+        waiting: outbox(pool, "WHERE state = 'waiting' ORDER BY seq").await?,
+    })
 }
 
 /// Returns the alerts.
@@ -328,14 +331,14 @@ const ACTIVE: &str =
 ///
 /// # Errors
 /// If Postgres cannot be read.
-pub async fn follow(pool: &PgPool) -> Result<Led, SourceTrouble> {
+pub async fn follow(pool: &PgPool) -> Result<LeaseReply, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let statement = format!(
         "SELECT jsonb_build_object('silences', {ACTIVE}, 'epoch', (SELECT epoch FROM monitor_alert_leader)) AS json"
     );
     let row: Json = sql_query(statement).get_result(&mut connection).await.map_err(|e| trouble(&e))?;
     let followed = row.json.get("epoch").and_then(Value::as_i64);
-    Ok(Led { followed, silences: row.json.get("silences").cloned().map(list), ..Led::default() })
+    Ok(LeaseReply { followed, silences: row.json.get("silences").cloned().map(list), ..LeaseReply::default() })
 }
 
 /// Returns the active silences and acknowledgements.
@@ -415,7 +418,7 @@ pub async fn forget_old(pool: &PgPool) -> Result<(), SourceTrouble> {
 
 /// Result of requesting the lease, with the state that a leader needs.
 #[derive(Debug, Default)]
-pub struct Led {
+pub struct LeaseReply {
     /// Epoch, if the holder is the leader now.
     pub epoch: Option<i64>,
     /// Epoch of the previous leader, if Postgres was asked.
@@ -431,14 +434,14 @@ pub struct Led {
 ///
 /// # Errors
 /// If Postgres fails.
-pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<Led, SourceTrouble> {
+pub async fn lead(pool: &PgPool, holder: &str, lease_sec: f64) -> Result<LeaseReply, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let (epoch, followed, silences, findings): (_, _, Value, Value) =
         AskToLead { holder, lease_sec }.get_result(&mut connection).await.map_err(|e| trouble(&e))?;
-    Ok(Led { epoch, followed, silences: Some(list(silences)), findings: list(findings) })
+    Ok(LeaseReply { epoch, followed, silences: Some(list(silences)), findings: list(findings) })
 }
 
-/// Statement of [`lead`]; a `sql_query` would be parsed and planned on each call.
+/// Statement of [`lead`]; a `sql_query` would be parsed and prepared on each call.
 struct AskToLead<'a> {
     holder: &'a str,
     lease_sec: f64,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alerts::{Delivery, OutboxRow, Rows};
 use super::events::NewRow;
-use crate::alerting::lifecycle::{Alert, Told};
+use crate::alerting::lifecycle::{Alert, Notified};
 use crate::alerting::message::{About, Message};
 use crate::regular_file;
 
@@ -90,7 +90,7 @@ impl Unsaved {
                 return None;
             }
             // The time of the notification, not of the decision: another instance may have resolved the alert in between.
-            let told = Told { at: told.at.max(row.ended.unwrap_or(told.at)), ..told.clone() };
+            let told = Notified { at: told.at.max(row.ended.unwrap_or(told.at)), ..told.clone() };
             let alert = Alert { told: Some(told), ..alert.clone().before_its_end() };
             Some((alert.key.clone(), alert))
         };

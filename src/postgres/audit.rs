@@ -18,7 +18,7 @@ const MOST_BYTES: usize = 64 << 10;
 
 /// A change requested by a user.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct RequestedChange {
     /// Name of the user.
     pub who: String,
     /// Role: viewer, operator or admin.
@@ -97,7 +97,7 @@ struct Id {
 ///
 /// # Errors
 /// If Postgres fails; the change must not start then.
-pub async fn begin(pool: &PgPool, asked: Asked) -> Result<i64, SourceTrouble> {
+pub async fn begin(pool: &PgPool, asked: RequestedChange) -> Result<i64, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let row: Id = sql_query(
         "INSERT INTO monitor_audit (who, role, address, action, parameters, outcome) \

@@ -109,7 +109,7 @@ const ENDING_TAKES: u32 = 30;
 
 /// Result of returning the history to the older monitor's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GivenBack {
+pub enum HandedBack {
     /// All data is in plain rows again.
     All {
         /// Rows of `monitor_metrics`.
@@ -153,31 +153,31 @@ async fn others(connection: &mut AsyncPgConnection) -> Result<i64, diesel::resul
 ///
 /// # Errors
 /// If Postgres fails; nothing is changed then.
-pub async fn give_back(url: &str, timeout: Duration) -> Result<GivenBack, SourceTrouble> {
+pub async fn give_back(url: &str, timeout: Duration) -> Result<HandedBack, SourceTrouble> {
     let mut connection = connect(url.to_owned(), timeout)
         .await
         .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
     let connections = others(&mut connection).await.map_err(|e| trouble(&e))?;
     if connections > 0 {
-        return Ok(GivenBack::Watched { connections });
+        return Ok(HandedBack::Watched { connections });
     }
-    let giving = connection.transaction::<GivenBack, diesel::result::Error, _>(async |connection| {
+    let giving = connection.transaction::<HandedBack, diesel::result::Error, _>(async |connection| {
         // A monitor that starts meanwhile waits, and then takes over again.
         let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
         connection.batch_execute(&lock).await?;
         let connections = count(connection, OTHERS).await?;
         if connections > 0 {
-            return Ok(GivenBack::Watched { connections });
+            return Ok(HandedBack::Watched { connections });
         }
         if count(connection, "SELECT count(to_regclass('monitor_takeover'))").await? == 0 {
-            return Ok(GivenBack::Nothing);
+            return Ok(HandedBack::Nothing);
         }
         connection.batch_execute(ARCHIVE_BACK).await?;
         sql_query("DELETE FROM __diesel_schema_migrations WHERE version = $1")
             .bind::<diesel::sql_types::Text, _>(ARCHIVE)
             .execute(connection)
             .await?;
-        Ok(GivenBack::All {
+        Ok(HandedBack::All {
             samples: count(connection, "SELECT count(*) FROM monitor_metrics").await?,
             latencies: count(connection, "SELECT count(*) FROM monitor_task_latency").await?,
         })

@@ -7,7 +7,7 @@ use diesel::sql_types::{BigInt, Bool, Double, Nullable, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
 use super::connection::{PgPool, checkout, trouble};
-use super::planned::planned;
+use super::prepared::prepared;
 use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts, QueryVolume, SourceTrouble, TroubleKind};
 
 /// Checks that Postgres answers.
@@ -18,7 +18,7 @@ pub async fn alive(pool: &PgPool) -> Result<(), SourceTrouble> {
     checkout(pool).await?.batch_execute("").await.map_err(|e| trouble(&e))
 }
 
-planned!(
+prepared!(
     /// Connections, database size, whether the write-ahead log may be read, whether the query tables exist.
     Server,
     (BigInt, BigInt, Bool, Bool),
@@ -28,35 +28,35 @@ planned!(
      to_regclass('shepherd_brain') IS NOT NULL AND to_regclass('callbacks') IS NOT NULL"
 );
 
-planned!(
+prepared!(
     /// Client connections to all databases.
     Connections,
     (BigInt),
     "SELECT coalesce(sum(numbackends), 0)::bigint FROM pg_stat_database"
 );
 
-planned!(
+prepared!(
     /// Size of the connected database, bytes.
     DatabaseSize,
     (BigInt),
     "SELECT pg_database_size(current_database())::bigint"
 );
 
-planned!(
+prepared!(
     /// Whether the role may read the write-ahead log.
     MaySeeWal,
     (Bool),
     "SELECT has_function_privilege('pg_ls_waldir()', 'execute')"
 );
 
-planned!(
+prepared!(
     /// Whether the fleet's query tables exist.
     HasQueries,
     (Bool),
     "SELECT to_regclass('shepherd_brain') IS NOT NULL AND to_regclass('callbacks') IS NOT NULL"
 );
 
-planned!(
+prepared!(
     /// Size of the write-ahead log, bytes.
     WalSize,
     (BigInt),
@@ -97,7 +97,7 @@ fn figure<T>(answer: QueryResult<(T,)>) -> Result<T, String> {
     answer.map(|(value,)| value).map_err(|error| trouble(&error).detail)
 }
 
-planned!(
+prepared!(
     /// Number of queries by state and status.
     Counts,
     (Nullable<Text>, Nullable<Text>, BigInt),
@@ -120,7 +120,7 @@ pub async fn query_counts(pool: &PgPool) -> Result<QueryCounts, SourceTrouble> {
     Ok(counts)
 }
 
-planned!(
+prepared!(
     /// Queries of the last day and the last hour by ARA.
     Volume,
     (Nullable<Text>, BigInt, BigInt),
@@ -142,7 +142,7 @@ pub async fn query_volume(pool: &PgPool) -> Result<QueryVolume, SourceTrouble> {
     })
 }
 
-planned!(
+prepared!(
     /// Number of callbacks, and the age of the oldest query that waits for one, seconds.
     Waiting,
     (BigInt, Nullable<Double>),

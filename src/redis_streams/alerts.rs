@@ -1,7 +1,7 @@
 //! The newest 200 alerts, stored in Redis.
 
 use super::connection::{self, Pool, send};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
 use std::borrow::Cow;

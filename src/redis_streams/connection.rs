@@ -17,9 +17,9 @@ use redis::{
 };
 
 use super::address;
+use super::lazy_resp::{LazyList, Switch};
 use super::refusal::{self, ends_connection};
 use super::server_info::OUT_OF_MEMORY;
-use super::unparsed::{Switch, Unparsed};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::{tcp, tls};
 
@@ -260,10 +260,10 @@ impl Manager {
         let (generation, made_in) = (self.generation.clone(), self.generation.number());
         let info = self.client.get_connection_info();
         let redis = match info.addr() {
-            ConnectionAddr::Tcp(host, port) if answers == Answers::Unparsed => {
+            ConnectionAddr::Tcp(host, port) if answers == Answers::LazyList => {
                 let stream = tcp::connect(host, *port).await?;
                 let unparsed = Switch::default();
-                let stream = Unparsed::new(stream, Switch::clone(&unparsed));
+                let stream = LazyList::new(stream, Switch::clone(&unparsed));
                 let (connection, driver) =
                     MultiplexedConnection::new_with_config(info.redis_settings(), stream, self.config()).await?;
                 tokio::spawn(driver);
@@ -280,7 +280,7 @@ impl Manager {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Answers {
     Parsed,
-    Unparsed,
+    LazyList,
 }
 
 impl managed::Manager for Manager {
@@ -303,13 +303,13 @@ impl managed::Manager for Manager {
 
 /// A connection kept from pass to pass, so that none begins with asking whether it still works;
 /// made anew when a pass fails. Answers that are lists may come unparsed: read them with
-/// [`super::reply::Reply`].
-pub struct Kept {
+/// [`super::resp_reader::Reply`].
+pub struct PersistentConnection {
     manager: Manager,
     connection: Option<Connection>,
 }
 
-impl Kept {
+impl PersistentConnection {
     /// A connection to `url`, once it is wanted. `answer_within` bounds every answer.
     ///
     /// # Errors
@@ -332,7 +332,7 @@ impl Kept {
         if let Some(connection) = self.connection.take().filter(Connection::is_of_use) {
             return Ok(connection);
         }
-        let connecting = Box::pin(self.manager.connect(Answers::Unparsed));
+        let connecting = Box::pin(self.manager.connect(Answers::LazyList));
         match tokio::time::timeout(self.manager.answer_within, connecting).await {
             Ok(connected) => connected.map_err(|e| trouble(&e)),
             Err(_) => Err(SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out")),

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use redis::{Pipeline, RedisError, ToRedisArgs, Value};
 
+use super::adaptive_batch::next_step;
 use super::connection::{self, Pool, PooledConnection, send};
-use super::pace::next_step;
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use super::server_info::Capabilities;
 use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};

@@ -4,7 +4,7 @@ use redis::Script;
 use uuid::Uuid;
 
 use super::connection::{PooledConnection, send, trouble};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::{Name, keys};
 use crate::failpoint;
 use crate::fleet::reading::SourceTrouble;

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use redis::Script;
 
 use super::connection::{self, Pool, send};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::SourceTrouble;
 

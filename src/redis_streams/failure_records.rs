@@ -3,7 +3,7 @@
 use redis::Value;
 
 use super::connection::{self, Pool, send};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::{Name, failures, keys};
 use crate::fleet::failures::{FailureRecord, FailureRecords};
 use crate::fleet::reading::SourceTrouble;

@@ -10,7 +10,7 @@ use redis::aio::ConnectionLike;
 use redis::{Cmd, RedisError, Value};
 
 use super::connection::{self, send};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::failures::{LastFailure, MAX_VALUE_BYTES, fields, parse_count};
 use crate::contract::{Name, keys};
 use crate::fleet::reading::{SourceTrouble, StreamFailures};

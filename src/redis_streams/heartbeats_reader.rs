@@ -13,7 +13,7 @@ use redis::Value;
 use redis::aio::ConnectionLike;
 
 use super::connection::{self, send};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::heartbeat::{FoundUnder, MAX_BYTES};
 use crate::contract::{Heartbeat, Name, ShutdownMarker, keys, marker};
 use crate::fleet::reading::{
@@ -195,7 +195,7 @@ impl HeartbeatsReader {
         tick: u64,
         now: Mono,
     ) -> Result<(), SourceTrouble> {
-        let mut asked: Vec<Asked<'_>> = all(&mut self.consumers, &mut self.strays)
+        let mut asked: Vec<HeartbeatRequest<'_>> = all(&mut self.consumers, &mut self.strays)
             .filter(|asked| asked.watched.read_for != tick || asked.watched.is_new_process)
             .collect();
         let mut others: Vec<Vec<u8>> = Vec::new();
@@ -233,7 +233,7 @@ impl HeartbeatsReader {
         if self.found.is_empty() {
             return Ok(());
         }
-        let nil_but_found: Vec<Asked<'_>> = all(&mut self.consumers, &mut self.strays)
+        let nil_but_found: Vec<HeartbeatRequest<'_>> = all(&mut self.consumers, &mut self.strays)
             .filter(|asked| asked.watched.absent_since.is_some() && self.found.contains(&*asked.under.key()))
             .collect();
         let mut pipe = redis::pipe();
@@ -330,7 +330,7 @@ impl HeartbeatsReader {
 }
 
 /// A heartbeat key in a pass, with its consumer if known.
-struct Asked<'a> {
+struct HeartbeatRequest<'a> {
     under: FoundUnder<'a>,
     watched: &'a mut Watched,
 }
@@ -339,12 +339,13 @@ struct Asked<'a> {
 fn all<'a>(
     consumers: &'a mut BTreeMap<Name, BTreeMap<Name, Watched>>,
     strays: &'a mut BTreeMap<Vec<u8>, Watched>,
-) -> impl Iterator<Item = Asked<'a>> {
+) -> impl Iterator<Item = HeartbeatRequest<'a>> {
     let consumers = consumers.iter_mut().flat_map(|(stream, consumers)| {
         let of_stream = consumers.iter_mut();
-        of_stream.map(move |(consumer, watched)| Asked { under: FoundUnder::KeyOf(stream, consumer), watched })
+        of_stream
+            .map(move |(consumer, watched)| HeartbeatRequest { under: FoundUnder::KeyOf(stream, consumer), watched })
     });
-    consumers.chain(strays.iter_mut().map(|(key, watched)| Asked { under: FoundUnder::Key(key), watched }))
+    consumers.chain(strays.iter_mut().map(|(key, watched)| HeartbeatRequest { under: FoundUnder::Key(key), watched }))
 }
 
 impl Default for Watched {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Value, cmd};
 use tokio::sync::Mutex;
 
-use super::connection::{Kept, Pool, checkout, send, trouble};
-use super::reply::Reply;
+use super::connection::{PersistentConnection, Pool, checkout, send, trouble};
+use super::resp_reader::Reply;
 use crate::contract::keys;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
@@ -25,15 +25,15 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// The leader's lease in Redis for the instance `holder`. It is used with every tick, so it has its own connection. An observer has
 /// no lease: it neither leads other instances nor follows them.
-pub struct LeadersPlace {
+pub struct LeaderLease {
     holder: String,
-    connection: Option<Mutex<Kept>>,
+    connection: Option<Mutex<PersistentConnection>>,
 }
 
-impl LeadersPlace {
+impl LeaderLease {
     /// Returns the lease for the instance `holder`.
     #[must_use]
-    pub fn new(holder: String, connection: Kept) -> Self {
+    pub fn new(holder: String, connection: PersistentConnection) -> Self {
         Self { holder, connection: Some(Mutex::new(connection)) }
     }
 
@@ -115,7 +115,7 @@ pub async fn none_within(pool: &Pool, limit: Duration) -> Result<bool, SourceTro
     }
 }
 
-async fn ask(kept: &mut Kept, command: &Cmd) -> Result<Value, SourceTrouble> {
+async fn ask(kept: &mut PersistentConnection, command: &Cmd) -> Result<Value, SourceTrouble> {
     let mut connection = kept.take().await?;
     let answer = send(&mut connection, redis::pipe().add_command(command.clone())).await?.into_iter().next();
     kept.keep(connection);

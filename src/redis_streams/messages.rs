@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use redis::{Script, Value};
 
 use super::connection::{Pool, checkout, send, trouble};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::task::dead_letters;
 use crate::contract::{Name, keys};
 use crate::fleet::message::{Field, Group, Message, MessageState, Page, Wanted};

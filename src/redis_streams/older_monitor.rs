@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use redis::{Script, Value};
 
 use super::connection::{Pool, checkout, send, trouble};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use super::streams_reader::read_time;
 use super::{alerts, recent_series};
 use crate::contract::Name;
@@ -117,7 +117,7 @@ fn newest_time(json: &[u8]) -> Option<f64> {
 
 /// Result of an export.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct GivenBack {
+pub struct HandedBack {
     /// Number of worker types.
     pub types: usize,
     /// Number of series.
@@ -131,11 +131,11 @@ pub struct GivenBack {
 ///
 /// # Errors
 /// If Redis fails.
-pub async fn give_back(pool: &Pool, cooldowns: &[(String, u64)]) -> Result<Option<GivenBack>, SourceTrouble> {
+pub async fn give_back(pool: &Pool, cooldowns: &[(String, u64)]) -> Result<Option<HandedBack>, SourceTrouble> {
     if taken_over_at(pool).await?.is_none() {
         return Ok(None);
     }
-    let given = GivenBack {
+    let given = HandedBack {
         types: give_back_types(pool).await?,
         series: give_back_series(pool).await?,
         cooldowns: give_back_cooldowns(pool, cooldowns).await?,

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use redis::{Script, Value};
 
-use super::cleaning::is_about_the_stream;
+use super::cleanup::is_about_the_stream;
 use super::connection::{Pool, checkout, trouble};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::Name;
 use crate::fleet::cleanup::added_at;
 use crate::fleet::reading::SourceTrouble;

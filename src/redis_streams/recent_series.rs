@@ -9,7 +9,7 @@ use redis::Value;
 
 use super::connection::{Pool, checkout, send, trouble};
 use super::older_monitor;
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::keys::{self, older};
 use crate::fleet::reading::SourceTrouble;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use redis::{Cmd, Value};
 
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::fleet::reading::{RedisServer, SourceTrouble, TroubleKind};
 use crate::fleet::source::server_trouble;
 

@@ -15,7 +15,7 @@ use redis::{Cmd, Pipeline, RedisError, Value};
 use super::connection::{self, send};
 use super::discovery::Sweep;
 use super::failures_reader::FailuresReader;
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use super::server_info::{Capabilities, info, read_info};
 use crate::contract::Name;
 use crate::fleet::load::{COUNT_BOUND, LagClues, lag};

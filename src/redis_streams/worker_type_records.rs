@@ -6,7 +6,7 @@ use redis::Value;
 
 use super::connection::{self, Pool, send};
 use super::older_monitor;
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::Name;
 use crate::contract::keys::{self, older};
 use crate::fleet::reading::SourceTrouble;

@@ -503,7 +503,7 @@ fn all_is_over(world: &World, monitors: &[Rc<Monitor>]) -> Result<(), Violation>
 /// The memory of a monitor does not grow with the number of past events.
 fn growth_is_bounded(monitors: &[Rc<Monitor>]) -> Result<(), Violation> {
     for monitor in monitors {
-        let alerts = monitor.evaluation.borrow().board.alerts().len();
+        let alerts = monitor.evaluation.borrow().manager.alerts().len();
         if alerts > 1000 {
             return broken("growth is bounded", format!("{alerts} alerts"));
         }

@@ -26,7 +26,7 @@ use self::random::Random;
 use self::scenario::{Act, ChannelMode, SLOTS, Scenario};
 use self::servers::Redis;
 use self::world::{QUANTUM, Scheduled, Server, World};
-use crate::alerting::quiet::Silence;
+use crate::alerting::silences::Silence;
 use crate::fleet::event::Event;
 use crate::fleet::simulated::{Fleet, MONITORS};
 

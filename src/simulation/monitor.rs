@@ -15,16 +15,16 @@ use super::scenario::ChannelMode;
 use super::servers::OwnedRows;
 use super::world::{Delivered, QUANTUM, Server, Task, World};
 use crate::actors::alert_evaluation::{Decision, Evaluation};
-use crate::actors::alert_ledger::{Change, Ledger, News};
+use crate::actors::alert_ledger::{Change, LeaseChange, Ledger};
 use crate::actors::alert_store::{AlertStore, LEASE};
 use crate::actors::delivery_queue::{Begun, DeliveryQueue, settle};
 use crate::actors::fleet_tracking::{Closed, FleetTracking, ToWrite};
 use crate::actors::messages::ChannelState;
-use crate::alerting::board::{Board, BoardSettings};
+use crate::alerting::alert_manager::{AlertManager, AlertManagerSettings};
 use crate::alerting::file;
 use crate::alerting::lifecycle::Alert;
-use crate::alerting::quiet::Silence;
 use crate::alerting::rule::RuleSet;
+use crate::alerting::silences::Silence;
 use crate::contract::Name;
 use crate::delivery::Outcome;
 use crate::fleet::event::Event;
@@ -35,7 +35,7 @@ use crate::fleet::time::Mono;
 use crate::fleet::tracker::{TickReadings, Tracker, TrackerSettings};
 use crate::fleet::watched::WatchedStreams;
 use crate::fleet::worker_type::WorkerStateRecord;
-use crate::postgres::alerts::{Kept, Led, NotWritten, OutboxRow, Rows};
+use crate::postgres::alerts::{LeaseReply, NotWritten, OutboxRow, Rows, StoredAlerts};
 use crate::postgres::alerts_spool::Unsaved;
 use crate::postgres::events::NewRow;
 
@@ -110,7 +110,7 @@ impl Default for Spool {
 enum Message {
     Changed(Arc<[Arc<Event>]>),
     Snapshot(Arc<Snapshot>),
-    Renewed { news: News, silences: Vec<Silence>, may_act: bool },
+    Renewed { news: LeaseChange, silences: Vec<Silence>, may_act: bool },
     Channel(ChannelState),
 }
 
@@ -136,8 +136,8 @@ impl Monitor {
         };
         let (wall, now) = (world.wall(machine), Mono(0));
         let rules = Arc::clone(&rule_sets[world.rules.get()]);
-        let board = Board::new(
-            BoardSettings { grace_until: wall + 5.0, debounce: 3.0, channels: vec!["webhook".to_owned()] },
+        let manager = AlertManager::new(
+            AlertManagerSettings { grace_until: wall + 5.0, debounce: 3.0, channels: vec!["webhook".to_owned()] },
             rules,
         );
         let holder = world.random.borrow_mut().between(0, u64::MAX);
@@ -151,7 +151,7 @@ impl Monitor {
             started,
             inbox: RefCell::default(),
             tracking: RefCell::new(FleetTracking::new(Tracker::new(settings, now, wall), false)),
-            evaluation: RefCell::new(Evaluation::new(board, wall, now)),
+            evaluation: RefCell::new(Evaluation::new(manager, wall, now)),
             ledger: Ledger::new(Store { world: Rc::clone(world), machine, holder, started }),
             queue: RefCell::default(),
             wakes: Cell::new(None),
@@ -388,13 +388,13 @@ impl Monitor {
         loop {
             if rules != self.world.rules.get() {
                 rules = self.world.rules.get();
-                self.evaluation.borrow_mut().board.set_rules(Arc::clone(&self.rule_sets[rules]));
+                self.evaluation.borrow_mut().manager.set_rules(Arc::clone(&self.rule_sets[rules]));
             }
             let message = self.inbox.borrow_mut().pop_front();
             match message {
-                Some(Message::Changed(events)) => self.evaluation.borrow_mut().board.take_events(&events),
+                Some(Message::Changed(events)) => self.evaluation.borrow_mut().manager.take_events(&events),
                 Some(Message::Channel(state)) => {
-                    self.evaluation.borrow_mut().board.channel(&state.name, state.broken.as_deref());
+                    self.evaluation.borrow_mut().manager.channel(&state.name, state.broken.as_deref());
                 }
                 Some(Message::Snapshot(snapshot)) if self.evaluation.borrow().acting() => {
                     let decision = self.evaluation.borrow_mut().judge(&snapshot, self.wall(), self.now());
@@ -551,7 +551,7 @@ impl AlertStore for Store {
         Mono(self.world.now.get() - self.started)
     }
 
-    async fn lead(&self) -> Result<Led, SourceTrouble> {
+    async fn lead(&self) -> Result<LeaseReply, SourceTrouble> {
         let holder = self.holder;
         self.postgres(|world| world.postgres.borrow_mut().lead(world, holder, LEASE.as_secs_f64())).await
     }
@@ -575,7 +575,7 @@ impl AlertStore for Store {
         self.postgres(|world| world.postgres.borrow_mut().hand_over(world, rows)).await
     }
 
-    async fn load(&self) -> Result<Kept, SourceTrouble> {
+    async fn load(&self) -> Result<StoredAlerts, SourceTrouble> {
         self.postgres(|world| Ok(world.postgres.borrow().load())).await
     }
 
@@ -583,7 +583,7 @@ impl AlertStore for Store {
         self.postgres(|world| Ok(world.postgres.borrow().alerts.values().cloned().collect())).await
     }
 
-    async fn follow(&self) -> Result<Led, SourceTrouble> {
+    async fn follow(&self) -> Result<LeaseReply, SourceTrouble> {
         self.postgres(|world| Ok(world.postgres.borrow().follow(world.time()))).await
     }
 

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use super::world::World;
 use crate::alerting::lifecycle::{Alert, Phase};
-use crate::alerting::quiet::Silence;
+use crate::alerting::silences::Silence;
 use crate::contract::Name;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::fleet::simulated::{BEGINS, Keys};
 use crate::history::stored_name::stored_name;
-use crate::postgres::alerts::{Delivery, Kept, Led, NotWritten, OutboxRow};
+use crate::postgres::alerts::{Delivery, LeaseReply, NotWritten, OutboxRow, StoredAlerts};
 use crate::postgres::events::{CHANGES, Merged, NewRow};
 
 /// Maximum size of an index row, bytes.
@@ -104,7 +104,7 @@ impl Postgres {
         }
     }
 
-    pub(super) fn lead(&mut self, world: &World, holder: u64, lease: f64) -> Result<Led, SourceTrouble> {
+    pub(super) fn lead(&mut self, world: &World, holder: u64, lease: f64) -> Result<LeaseReply, SourceTrouble> {
         self.takes(world)?;
         let now = world.time();
         let (mut epoch, followed) = (None, Some(self.epoch));
@@ -113,7 +113,7 @@ impl Postgres {
             (self.holder, self.renewed) = (Some(holder), now);
             epoch = Some(self.epoch);
         }
-        Ok(Led { epoch, followed, silences: Some(self.silences(now)), findings: Vec::new() })
+        Ok(LeaseReply { epoch, followed, silences: Some(self.silences(now)), findings: Vec::new() })
     }
 
     pub(super) fn resign(&mut self, holder: u64) {
@@ -122,8 +122,8 @@ impl Postgres {
         }
     }
 
-    pub(super) fn follow(&self, now: f64) -> Led {
-        Led { followed: Some(self.epoch), silences: Some(self.silences(now)), ..Led::default() }
+    pub(super) fn follow(&self, now: f64) -> LeaseReply {
+        LeaseReply { followed: Some(self.epoch), silences: Some(self.silences(now)), ..LeaseReply::default() }
     }
 
     fn silences(&self, now: f64) -> Vec<Silence> {
@@ -157,9 +157,9 @@ impl Postgres {
         Ok(())
     }
 
-    pub(super) fn load(&self) -> Kept {
+    pub(super) fn load(&self) -> StoredAlerts {
         let waiting = self.outbox.iter().filter(|row| row.state == Delivery::Waiting).cloned().collect();
-        Kept { alerts: self.alerts.values().cloned().collect(), waiting }
+        StoredAlerts { alerts: self.alerts.values().cloned().collect(), waiting }
     }
 
     pub(super) fn insert_events(&mut self, world: &World, rows: Vec<NewRow>) -> Result<(), SourceTrouble> {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use self::openapi::{CleanedUp, Forgot, Passes, PhantomsAcknowledged, Retention, StaleConsumers, Trimmed};
-use super::Front;
+use super::AppState;
 use super::access::{Caller, audited};
 use super::alerts::is_form;
 use super::html::html;
@@ -26,8 +26,8 @@ use crate::fleet::snapshot::Snapshot;
 use crate::pages::admin::AdminPage;
 use crate::pages::link::About;
 use crate::postgres::janitor;
-use crate::redis_streams::sweeps::{self, LastRuns};
-use crate::redis_streams::{cleaning, connection};
+use crate::redis_streams::retention_schedule::{self, LastRuns};
+use crate::redis_streams::{cleanup, connection};
 
 /// Cleanup runs on the page, and default for the API.
 const PASSES: u32 = 50;
@@ -41,7 +41,7 @@ const COUNTED: u64 = 200;
 const ROWS_COUNTED: u32 = 10_000;
 
 /// `GET /admin`: preview of the next cleanup, and recent cleanup runs.
-pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<AppState>, caller: Caller) -> Result<HttpResponse, Problem> {
     let preview = preview(&front).await;
     let pool = front.io.web.reads.clone();
     let passes =
@@ -51,7 +51,7 @@ pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Pr
 }
 
 /// Preview of a cleanup run, or the reason why none would start.
-async fn preview(front: &Front) -> Result<Preview, String> {
+async fn preview(front: &AppState) -> Result<Preview, String> {
     let snapshot = front.newest.load_full();
     let plan = Plan::from(snapshot.as_deref()).map_err(|why| why.to_string())?;
     let phantoms = |snapshot: &Snapshot| {
@@ -74,7 +74,7 @@ async fn preview(front: &Front) -> Result<Preview, String> {
         let mut found = Vec::new();
         for name in streams.into_iter().take(LOOKED_AT) {
             // The cleanup run itself reports streams with errors.
-            let Ok(step) = cleaning::trim_step(&mut redis, &name, 0, COUNTED).await else { continue };
+            let Ok(step) = cleanup::trim_step(&mut redis, &name, 0, COUNTED).await else { continue };
             let Some(length) = step.length else { continue };
             let removable = Removable::of(length, step.counted, COUNTED, step.kept_because.as_ref());
             found.push((name, StreamPreview { removable, length, kept_because: step.kept_because }));
@@ -97,14 +97,15 @@ async fn preview(front: &Front) -> Result<Preview, String> {
 }
 
 /// `POST /api/admin/cleanup`: starts a cleanup run and returns its result.
-pub async fn cleanup(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub async fn cleanup(request: HttpRequest, front: Data<AppState>, caller: Caller) -> Result<HttpResponse, Problem> {
     let asked_by = if caller.anonymous { caller.address.clone() } else { caller.name.clone() };
     let janitor = front.clean_up.clone();
     let (io, redis) = (front.io.clone(), front.io.web.redis.clone());
     let work = async move {
         let asked = janitor.send(CleanUp { asked_by }).await;
         let outcome = asked.map_err(|error| Problem::Unavailable(error.to_string()))?.map_err(Problem::Unavailable)?;
-        let last = io.run(Duration::from_secs(1), REDIS_LATE, async move { sweeps::last_runs(&redis).await });
+        let last =
+            io.run(Duration::from_secs(1), REDIS_LATE, async move { retention_schedule::last_runs(&redis).await });
         let retry_after = outcome.retry_after_sec;
         Ok((json!(answer(outcome, last.await.unwrap_or_default())), retry_after))
     };
@@ -155,7 +156,7 @@ pub struct PassesQuery {
 }
 
 /// `GET /api/admin/passes?limit=50`: cleanup runs, newest first.
-pub async fn passes(front: Data<Front>, query: Query<PassesQuery>) -> Result<HttpResponse, Problem> {
+pub async fn passes(front: Data<AppState>, query: Query<PassesQuery>) -> Result<HttpResponse, Problem> {
     let limit = match &query.limit {
         None => PASSES,
         Some(text) => text
@@ -174,7 +175,7 @@ pub async fn passes(front: Data<Front>, query: Query<PassesQuery>) -> Result<Htt
 /// reappears. The page sends the name as a form.
 pub async fn forget_worker(
     request: HttpRequest,
-    front: Data<Front>,
+    front: Data<AppState>,
     caller: Caller,
     body: Bytes,
 ) -> Result<HttpResponse, Problem> {
@@ -209,6 +210,6 @@ fn is_page(request: &HttpRequest) -> bool {
     accept.starts_with("text/html")
 }
 
-fn to_page(front: &Front) -> HttpResponse {
+fn to_page(front: &AppState) -> HttpResponse {
     HttpResponse::SeeOther().insert_header((LOCATION, format!("{}/admin", front.site.root()))).finish()
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use self::openapi::{Acknowledged, Fired, FiredAlert, Said, Silenced, Tested};
-use super::Front;
+use super::AppState;
 use super::access::{Caller, audited};
 use super::body::Body;
 use super::html::html;
@@ -22,11 +22,11 @@ use super::problem::Problem;
 use super::text_limits::{REASON, TIME, at_most};
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::actors::messages::{AlertOrder, SendTest};
-use crate::alerting::board::Shown;
-use crate::alerting::charted::Charted;
+use crate::alerting::alert_manager::Shown;
+use crate::alerting::chart_series::Charted;
 use crate::alerting::file;
 use crate::alerting::glob::Glob;
-use crate::alerting::quiet::Silence;
+use crate::alerting::silences::Silence;
 use crate::history::window::{Aggregate, Window};
 use crate::pages::alerts::{AlertsPage, CHARTED, Past, Sent};
 use crate::postgres::alerts::{self as stored, Delivery, SILENCES};
@@ -58,7 +58,7 @@ pub struct ListQuery {
 
 /// `GET /api/alerts?limit=50`: alerts that fired, newest first; from Redis, or from Postgres while Redis is
 /// unreachable.
-pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpResponse, Problem> {
+pub async fn list(front: Data<AppState>, query: Query<ListQuery>) -> Result<HttpResponse, Problem> {
     let limit = match &query.limit {
         None => ALERTS,
         Some(text) => text
@@ -94,7 +94,7 @@ pub async fn list(front: Data<Front>, query: Query<ListQuery>) -> Result<HttpRes
 }
 
 /// `GET /alerts`: all alerts, rules and notifications; complete without scripts.
-pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<AppState>, caller: Caller) -> Result<HttpResponse, Problem> {
     let ledger = std::sync::Arc::clone(&front.ledger);
     let reading =
         front.io.read(Duration::from_secs(3), POSTGRES_LATE, async move { Ok(ledger.messages(MESSAGES).await) });
@@ -125,7 +125,7 @@ pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Pr
 }
 
 /// History of the alerts on the page. Parts that Postgres does not return in time are empty.
-async fn past(front: &Front, shown: &Shown) -> Past {
+async fn past(front: &AppState, shown: &Shown) -> Past {
     let since = shown.at - CHARTED;
     let mut newest: Vec<_> = shown.alerts.iter().map(|(alert, _)| alert).collect();
     newest.sort_by(|a, b| b.is_active().cmp(&a.is_active()).then(b.since.total_cmp(&a.since)));
@@ -192,7 +192,7 @@ pub struct AcknowledgeOrder {
 }
 
 /// `POST /api/silences`.
-pub async fn silence(front: Data<Front>, caller: Caller, body: Body<SilenceOrder>) -> Result<HttpResponse, Problem> {
+pub async fn silence(front: Data<AppState>, caller: Caller, body: Body<SilenceOrder>) -> Result<HttpResponse, Problem> {
     let Body { given: order, form } = body;
     at_most("duration", &order.duration, TIME)?;
     at_most("reason", &order.reason, REASON)?;
@@ -241,7 +241,7 @@ pub async fn silence(front: Data<Front>, caller: Caller, body: Body<SilenceOrder
 /// `POST /api/silences/{id}/end`.
 pub async fn end_silence(
     request: HttpRequest,
-    front: Data<Front>,
+    front: Data<AppState>,
     caller: Caller,
     id: Path<String>,
 ) -> Result<HttpResponse, Problem> {
@@ -253,7 +253,7 @@ pub async fn end_silence(
 
 /// `POST /api/alerts/acknowledge`.
 pub async fn acknowledge(
-    front: Data<Front>,
+    front: Data<AppState>,
     caller: Caller,
     body: Body<AcknowledgeOrder>,
 ) -> Result<HttpResponse, Problem> {
@@ -282,7 +282,7 @@ pub async fn acknowledge(
 }
 
 /// `POST /api/alerts/test`: sends a test notification through each channel and returns the replies.
-pub async fn test(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub async fn test(request: HttpRequest, front: Data<AppState>, caller: Caller) -> Result<HttpResponse, Problem> {
     let order = SendTest { nonce: Uuid::new_v4().to_string() };
     let channels = front.test.clone();
     let work = async move {
@@ -300,7 +300,7 @@ pub async fn test(request: HttpRequest, front: Data<Front>, caller: Caller) -> R
 }
 
 /// `POST /-/reload`: reloads the rules file. If it is invalid, the active rules are kept.
-pub async fn reload(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub async fn reload(request: HttpRequest, front: Data<AppState>, caller: Caller) -> Result<HttpResponse, Problem> {
     let order = front.order.clone();
     let work = async move {
         let said = order.send(AlertOrder::Reload).await.map_err(|error| Problem::Unavailable(error.to_string()))?;
@@ -312,7 +312,7 @@ pub async fn reload(request: HttpRequest, front: Data<Front>, caller: Caller) ->
 
 /// Applies an order to the alerts and converts its result to the response.
 fn change(
-    front: &Front,
+    front: &AppState,
     order: AlertOrder,
     answer: impl FnOnce(String) -> Value + 'static,
 ) -> impl Future<Output = Result<(Value, ()), Problem>> + 'static {
@@ -324,7 +324,7 @@ fn change(
 }
 
 /// JSON for programs; forms are redirected to the page.
-fn done(front: &Front, form: bool, answer: Value) -> HttpResponse {
+fn done(front: &AppState, form: bool, answer: Value) -> HttpResponse {
     if form {
         let page = format!("{}/alerts", front.site.root());
         return HttpResponse::SeeOther().insert_header((LOCATION, page)).finish();

@@ -7,11 +7,11 @@ use actix_web::http::header::ContentType;
 use actix_web::web::Data;
 
 use self::openapi::Health;
-use super::Front;
+use super::AppState;
 use super::problem::Problem;
 
 /// `GET /api/snapshot`: the newest snapshot.
-pub async fn snapshot(front: Data<Front>) -> Result<HttpResponse, Problem> {
+pub async fn snapshot(front: Data<AppState>) -> Result<HttpResponse, Problem> {
     let snapshot =
         front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
     let json = serde_json::to_vec(&*snapshot).map_err(|e| Problem::Unavailable(e.to_string()))?;

@@ -9,7 +9,7 @@ use actix_web::{HttpRequest, HttpResponse};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Front;
+use super::AppState;
 use super::problem::Problem;
 use crate::actors::io::POSTGRES_LATE;
 use crate::fleet::scaling::Demand;
@@ -65,7 +65,7 @@ struct Scale {
 /// `unknown` lists. Returns 503 if the backlog itself is not known exactly, since an autoscaler must not mistake an
 /// unknown backlog for an empty one.
 pub async fn autoscale(
-    front: Data<Front>,
+    front: Data<AppState>,
     request: HttpRequest,
     query: Query<ScaleQuery>,
 ) -> Result<HttpResponse, Problem> {
@@ -100,7 +100,7 @@ pub async fn autoscale(
 }
 
 /// Mean run time of tasks of `stream`, seconds; `None` if unknown or if Postgres is unreachable.
-async fn service_sec(front: &Front, stream: String) -> Option<f64> {
+async fn service_sec(front: &AppState, stream: String) -> Option<f64> {
     let selection = Selection::Names(vec![stream.replace('\0', "\u{fffd}")]);
     let now = front.io.wall();
     for back in [LATELY_SEC, DAY_SEC] {

@@ -5,7 +5,7 @@ use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 
-use super::Front;
+use super::AppState;
 use super::access::Caller;
 use super::history_page::{PageQuery, found};
 use super::html::{html, html_with};
@@ -23,7 +23,7 @@ pub struct PartQuery {
 /// `GET /streams/{name}?from=&to=`: current state and history of a stream; with `part=now`, only the current state as
 /// an HTML fragment.
 pub async fn stream(
-    front: Data<Front>,
+    front: Data<AppState>,
     caller: Caller,
     request: HttpRequest,
     range: Query<PageQuery>,
@@ -34,7 +34,7 @@ pub async fn stream(
 
 /// `GET /workers/{type}?from=&to=`: the same for a worker type.
 pub async fn worker_type(
-    front: Data<Front>,
+    front: Data<AppState>,
     caller: Caller,
     request: HttpRequest,
     range: Query<PageQuery>,
@@ -44,7 +44,7 @@ pub async fn worker_type(
 }
 
 async fn page(
-    (front, caller): (&Front, &Caller),
+    (front, caller): (&AppState, &Caller),
     request: &HttpRequest,
     about: About,
     range: &PageQuery,

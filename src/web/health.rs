@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use self::openapi::{More, Readiness};
-use super::Front;
+use super::AppState;
 use super::problem::Problem;
 use crate::actors::messages::GetHealth;
 
@@ -35,7 +35,7 @@ pub struct ReadyQuery {
 /// make the monitor unready, since it has to report them. Only callers with access to the pages see the reasons.
 pub async fn readyz(
     request: HttpRequest,
-    front: Data<Front>,
+    front: Data<AppState>,
     query: Query<ReadyQuery>,
 ) -> Result<HttpResponse, Problem> {
     if query.verbose.is_some() {

@@ -9,7 +9,7 @@ use actix_web::web::{Data, Path, Query};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
-use super::Front;
+use super::AppState;
 use super::access::Caller;
 use super::history::{happened, summed_up};
 use super::html::html;
@@ -18,7 +18,7 @@ use crate::contract::Name;
 use crate::fleet::incident::Happened;
 use crate::history::window::Window;
 use crate::pages::history::parts::{Part, Summary};
-use crate::pages::history::{Asked, Found, Scope};
+use crate::pages::history::{Found, HistoryRange, Scope};
 use crate::pages::link::About;
 use crate::postgres::events::Filter;
 
@@ -34,20 +34,20 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
-    pub(super) fn of(&self, front: &Front) -> Asked {
-        Asked::of(self.from.as_deref(), self.to.as_deref(), front.io.wall())
+    pub(super) fn of(&self, front: &AppState) -> HistoryRange {
+        HistoryRange::of(self.from.as_deref(), self.to.as_deref(), front.io.wall())
     }
 }
 
 /// `GET /history?from=&to=`
-pub async fn page(front: Data<Front>, caller: Caller, query: Query<PageQuery>) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<AppState>, caller: Caller, query: Query<PageQuery>) -> Result<HttpResponse, Problem> {
     let asked = query.of(&front);
     let found = found(&front, &asked, &Scope::Fleet).await;
     html(front.site_for(&caller).history(&asked, &found))
 }
 
 /// `GET /history/parts/{part}?from=&to=&worker=`: one part of the page as an HTML fragment.
-pub async fn part(front: Data<Front>, name: Path<String>, query: Query<PageQuery>) -> Result<HttpResponse, Problem> {
+pub async fn part(front: Data<AppState>, name: Path<String>, query: Query<PageQuery>) -> Result<HttpResponse, Problem> {
     let asked = query.of(&front);
     if let Some(why) = &asked.instead {
         return Err(Problem::BadRequest(why.clone()));
@@ -62,7 +62,7 @@ pub async fn part(front: Data<Front>, name: Path<String>, query: Query<PageQuery
 }
 
 /// The data of a time range that is available before [`FIRST_WITHIN`].
-pub(super) async fn found(front: &Front, asked: &Asked, scope: &Scope) -> Found {
+pub(super) async fn found(front: &AppState, asked: &HistoryRange, scope: &Scope) -> Found {
     let (summary, happened) = futures_util::join!(
         soon(async {
             match scope {
@@ -83,14 +83,14 @@ async fn soon<T>(asking: impl Future<Output = Result<T, Problem>>) -> Part<T> {
     }
 }
 
-async fn summary_of(front: &Front, asked: &Asked) -> Result<Summary, Problem> {
+async fn summary_of(front: &AppState, asked: &HistoryRange) -> Result<Summary, Problem> {
     let (since, until) = (asked.range.since(asked.now), asked.range.until(asked.now));
     let window =
         Window::new(Some(since), Some(until), None, asked.now).map_err(|e| Problem::BadRequest(e.to_string()))?;
     summed_up(front, window).await
 }
 
-async fn happened_in(front: &Front, asked: &Asked, scope: &Scope) -> Result<Vec<Happened>, Problem> {
+async fn happened_in(front: &AppState, asked: &HistoryRange, scope: &Scope) -> Result<Vec<Happened>, Problem> {
     let worker = match scope {
         Scope::Fleet => None,
         Scope::One(_, name) => Some(name.to_text().replace('\0', "\u{fffd}")),

@@ -5,13 +5,13 @@ use actix_web::http::header::ContentType;
 use actix_web::web::{Data, Query};
 use serde::Deserialize;
 
-use super::Front;
+use super::AppState;
 use super::access::Caller;
 use super::problem::Problem;
 use crate::actors::messages::{GetChanges, RenderPage};
 
 /// `GET /`: the live page, complete without scripts.
-pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<AppState>, caller: Caller) -> Result<HttpResponse, Problem> {
     let page = front
         .page
         .send(RenderPage { visitor: caller.visitor() })
@@ -31,7 +31,7 @@ pub struct Known {
 }
 
 /// `GET /live/updates?epoch=&tick=`: changes since that tick, for clients without websocket; 204 if there are none.
-pub async fn updates(front: Data<Front>, known: Query<Known>) -> Result<HttpResponse, Problem> {
+pub async fn updates(front: Data<AppState>, known: Query<Known>) -> Result<HttpResponse, Problem> {
     let asked = GetChanges { epoch: known.epoch, tick: known.tick };
     let changes = front.changes.send(asked).await.map_err(|e| Problem::Unavailable(e.to_string()))?;
     Ok(match changes.map_err(Problem::Unavailable)? {

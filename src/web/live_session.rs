@@ -9,7 +9,7 @@ use actix_web::web::{Data, Payload, Query};
 use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse};
 use actix_web_actors::ws;
 
-use super::Front;
+use super::AppState;
 use super::access::OpenSession;
 use super::live_page::Known;
 use crate::actors::io::Io;
@@ -25,13 +25,13 @@ const MAX_FRAME: usize = 1024;
 const FORGOTTEN_AFTER_INTERVALS: u32 = 5;
 
 /// `GET /ws`: full snapshots, the newest at once and then one per tick.
-pub async fn snapshots(front: Data<Front>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
+pub async fn snapshots(front: Data<AppState>, request: HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
     start(&front, Feed::Snapshots, &request, payload)
 }
 
 /// `GET /live/ws?epoch=&tick=`: changes of the live page after that tick, then further changes as they occur.
 pub async fn changes(
-    front: Data<Front>,
+    front: Data<AppState>,
     known: Query<Known>,
     request: HttpRequest,
     payload: Payload,
@@ -39,7 +39,7 @@ pub async fn changes(
     start(&front, Feed::Changes { epoch: known.epoch, tick: known.tick }, &request, payload)
 }
 
-fn start(front: &Front, feed: Feed, request: &HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
+fn start(front: &AppState, feed: Feed, request: &HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
     let now = Instant::now();
     let session = LiveSession {
         feed,

@@ -1,19 +1,19 @@
 //! HTTP front end: routes, pages, API and websocket sessions.
 //!
 //! [`routes`] is the route table, [`access`] authorizes requests. Handlers are stateless: they read the newest
-//! snapshot, the supervisor or Postgres through [`Front`]. [`problem`] defines errors, [`openapi`] documents the API,
+//! snapshot, the supervisor or Postgres through [`AppState`]. [`problem`] defines errors, [`openapi`] documents the API,
 //! [`request_id`] connects responses with the log.
 
 pub mod access;
 pub mod admin;
 pub mod alerts;
-mod alike;
 pub mod api;
 pub mod assets;
 pub mod autoscale;
 mod body;
 pub mod deadlines;
 pub mod detail_page;
+mod error_normalizer;
 pub mod health;
 pub mod history;
 pub mod history_page;
@@ -29,7 +29,7 @@ pub mod read_limits;
 pub mod request_id;
 pub mod routes;
 pub mod text_limits;
-pub mod timers;
+pub mod timer_slack;
 
 use std::sync::Arc;
 
@@ -47,7 +47,7 @@ use crate::pages::Site;
 
 /// Shared state of all handlers.
 #[derive(Clone)]
-pub struct Front {
+pub struct AppState {
     /// The newest snapshot.
     pub newest: Newest,
     /// Access to Redis and Postgres, for reads.
@@ -63,7 +63,7 @@ pub struct Front {
     /// Subscribes to the live feed.
     pub join: Recipient<Join>,
     /// Authentication state.
-    pub lock: access::Lock,
+    pub lock: access::AuthGate,
     /// Renders the other pages.
     pub site: Arc<Site>,
     /// Poll interval.
@@ -92,7 +92,7 @@ pub struct Front {
     pub read_limits: Arc<read_limits::ReadLimits>,
 }
 
-impl Front {
+impl AppState {
     /// Checks that this monitor watches the stream.
     ///
     /// # Errors

@@ -65,7 +65,7 @@ impl From<SourceTrouble> for Problem {
 /// An error response (RFC 9457).
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 #[schemars(rename = "Problem")]
-pub struct Told {
+pub struct ProblemDetails {
     /// Stable problem type.
     #[schemars(transform = name_all)]
     pub r#type: String,
@@ -114,10 +114,10 @@ impl Problem {
 
     /// The body of the response.
     #[must_use]
-    pub fn told(&self) -> Told {
+    pub fn told(&self) -> ProblemDetails {
         let (kind, title) = self.type_and_title();
         let status = self.status_code().as_u16();
-        Told {
+        ProblemDetails {
             r#type: format!("urn:shepherd-monitor:problem:{kind}"),
             title,
             status,

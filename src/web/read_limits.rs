@@ -19,10 +19,10 @@ use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage as _, ResponseError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Front;
+use super::AppState;
 use super::access::Caller;
 use super::problem::Problem;
-use crate::access::address::household;
+use crate::access::address::client_prefix;
 
 /// Maximum number of concurrent expensive requests.
 pub const RUNNING: usize = 3;
@@ -94,7 +94,8 @@ impl ReadLimits {
 
     /// Usage of the client, which is identified by name and address.
     fn client(&self, caller: &Caller) -> Arc<Client> {
-        let address = caller.address.parse().map_or_else(|_| caller.address.clone(), |ip| household(ip).to_string());
+        let address =
+            caller.address.parse().map_or_else(|_| caller.address.clone(), |ip| client_prefix(ip).to_string());
         let key = format!("{} {}", address, caller.name);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = clients.get(&key).and_then(Weak::upgrade) {
@@ -193,7 +194,7 @@ pub(super) async fn within_budget<B: MessageBody + 'static>(
         BodySize::None | BodySize::Stream => 0,
     };
     let caller = answer.request().extensions().get::<Caller>().cloned();
-    let limits = answer.request().app_data::<Data<Front>>().map(|front| Arc::clone(&front.read_limits));
+    let limits = answer.request().app_data::<Data<AppState>>().map(|front| Arc::clone(&front.read_limits));
     let (Some(caller), Some(limits), true) = (caller, limits, bytes > SMALL) else {
         return Ok(answer.map_into_boxed_body());
     };

@@ -13,7 +13,7 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use tracing::{Instrument, Span};
 
-use super::Front;
+use super::AppState;
 use super::access::Caller;
 use crate::traces;
 
@@ -89,7 +89,7 @@ fn taken_over(headers: &HeaderMap) -> Option<Arc<str>> {
 }
 
 fn is_probe(request: &ServiceRequest) -> bool {
-    let root = request.app_data::<Data<Front>>().map_or("", |front| front.lock.root.as_str());
+    let root = request.app_data::<Data<AppState>>().map_or("", |front| front.lock.root.as_str());
     let path = request.path();
     ["/livez", "/readyz"].contains(&path.strip_prefix(root).unwrap_or(path))
 }

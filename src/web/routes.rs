@@ -9,15 +9,15 @@ use actix_web::web::{self, Data, ServiceConfig, to};
 use super::access::Needs::{AtLeast, Nobody};
 use super::access::Role::{Admin, Operator, Viewer};
 use super::access::Verb::{Change, Read, Socket};
-use super::access::{Door, Needs, Verb, admitted, audit_page, gate, login};
-use super::alike::alike;
+use super::access::{AuthGateLayer, Needs, Verb, admitted, audit_page, gate, login};
 use super::body::MOST_BODY;
+use super::error_normalizer::normalize_errors;
 use super::openapi::operation::Operation;
 use super::problem::Problem;
 use super::read_limits::within_budget;
 use super::{
-    Front, admin, alerts, api, assets, autoscale, detail_page, health, history, history_page, live_page, live_session,
-    metrics, openapi, operator,
+    AppState, admin, alerts, api, assets, autoscale, detail_page, health, history, history_page, live_page,
+    live_session, metrics, openapi, operator,
 };
 
 /// A route.
@@ -162,19 +162,25 @@ const CONTENT_POLICY: &str = "default-src 'none'; script-src 'self'; style-src '
     connect-src 'self'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'";
 
 /// Registers all routes, at the root and below `root_path`.
-pub fn configure(config: &mut ServiceConfig, front: Front, root_path: &str) {
+pub fn configure(config: &mut ServiceConfig, front: AppState, root_path: &str) {
     let (lock, encrypted) = (front.lock.clone(), front.site.is_encrypted());
     config.app_data(Data::new(front));
-    config.app_data(Data::new(Door::new(lock, ROUTES)));
+    config.app_data(Data::new(AuthGateLayer::new(lock, ROUTES)));
     config.app_data(web::PayloadConfig::new(MOST_BODY));
     config.app_data(web::JsonConfig::default().limit(MOST_BODY));
     config.app_data(web::FormConfig::default().limit(MOST_BODY));
     if !root_path.is_empty() {
         config.service(
-            web::scope(root_path).wrap(from_fn(alike)).wrap(from_fn(gate)).wrap(headers(encrypted)).configure(all),
+            web::scope(root_path)
+                .wrap(from_fn(normalize_errors))
+                .wrap(from_fn(gate))
+                .wrap(headers(encrypted))
+                .configure(all),
         );
     }
-    config.service(web::scope("").wrap(from_fn(alike)).wrap(from_fn(gate)).wrap(headers(encrypted)).configure(all));
+    config.service(
+        web::scope("").wrap(from_fn(normalize_errors)).wrap(from_fn(gate)).wrap(headers(encrypted)).configure(all),
+    );
     config.default_service(web::route().to(nothing));
 }
 

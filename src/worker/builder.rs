@@ -12,7 +12,7 @@ use super::engine::{self, Left, Stop};
 use super::handler;
 use super::task::Task;
 use super::workers::Workers;
-use crate::contract::{Name, floors, task::GROUP};
+use crate::contract::{Name, hung_thresholds, task::GROUP};
 use crate::environment::{self, BadSetting};
 use crate::redis_streams::address;
 use crate::redis_streams::tasks::{Address, LinkError};
@@ -385,8 +385,8 @@ impl WorkerBuilder {
             Some(url) => Address::from_url("redis_url", url)?,
             None => Address::from_env(&self.environment)?,
         };
-        let default = seconds(set, "RECLAIM_MIN_IDLE_SEC")?.unwrap_or(floors::DEFAULT);
-        let floor = self.reclaim_min_idle.unwrap_or_else(|| floors::reclaim_floor(&self.stream.0, default));
+        let default = seconds(set, "RECLAIM_MIN_IDLE_SEC")?.unwrap_or(hung_thresholds::DEFAULT);
+        let floor = self.reclaim_min_idle.unwrap_or_else(|| hung_thresholds::reclaim_floor(&self.stream.0, default));
         let lease = self.lease.unwrap_or(LEASE.min(floor));
         if lease > floor {
             return Err(WorkerError::Setting(format!(

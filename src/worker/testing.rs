@@ -23,7 +23,7 @@ pub enum Completion {
     /// The task is retried after this delay.
     RunsAgain(Duration),
     /// The task is released.
-    GivenBack,
+    HandedBack,
 }
 
 /// Runs `handler` on `task` as the first delivery in `stream`, with the default policies.
@@ -78,6 +78,6 @@ where
             }
         }
         Outcome::Retry { after, .. } => Completion::RunsAgain(after),
-        Outcome::Release { .. } => Completion::GivenBack,
+        Outcome::Release { .. } => Completion::HandedBack,
     }
 }

@@ -6,14 +6,14 @@ import { Choice, Legend, column, timesOf } from "./series.js";
 
 /** Creates the drawing of the query chart. */
 export function bars({ empty, absent }) {
-  return (plate) => {
+  return (frame) => {
     const choice = new Choice();
-    const legend = new Legend(plate, () => plate.redraw());
+    const legend = new Legend(frame, () => frame.redraw());
     return {
       draw([answer], range) {
         if (answer.without_queries) {
           legend.show([], 0);
-          plot(plate.host, { data: [timesOf(answer)], series: [], range, of: null });
+          plot(frame.host, { data: [timesOf(answer)], series: [], range, of: null });
           return absent;
         }
         const times = timesOf(answer);
@@ -31,7 +31,7 @@ export function bars({ empty, absent }) {
           const { stroke } = look(place);
           return { fill: stroke, stroke, width: 0, paths, points: { show: false } };
         });
-        const chart = plot(plate.host, {
+        const chart = plot(frame.host, {
           data: [times, ...stacked.map(({ values }) => values)], series, range,
           told: (at) => {
             const of = (own) => (at === null ? sum(own.map((n) => [0, n])) : own[at]);

@@ -20,7 +20,7 @@ const stepOf = (share) => STEPS.findLastIndex((from) => share >= from);
 
 /** Creates the drawing of the heatmap. `words()`: the filter. */
 export function heatmap({ words, of }) {
-  return (plate) => {
+  return (frame) => {
     let all = false;
     const names = document.createElement("ol");
     names.className = "strips";
@@ -32,9 +32,9 @@ export function heatmap({ words, of }) {
     more.className = "quiet";
     more.addEventListener("click", () => {
       all = true;
-      plate.redraw();
+      frame.redraw();
     });
-    plate.legend.replaceWith(key);
+    frame.legend.replaceWith(key);
     key.after(more);
     const told = document.createElement("p");
     told.className = "told";
@@ -62,7 +62,7 @@ export function heatmap({ words, of }) {
         const shown = all ? rows : rows.slice(0, ROWS);
         more.hidden = shown.length === rows.length;
         more.textContent = `Show all ${rows.length} types`;
-        plate.host.style.height = `${Math.max(3, shown.length) * ROW + 28}px`;
+        frame.host.style.height = `${Math.max(3, shown.length) * ROW + 28}px`;
         const values = shown.map(({ name }) => {
           const row = document.createElement("li");
           row.innerHTML = '<a></a><b class="num"></b>';
@@ -74,7 +74,7 @@ export function heatmap({ words, of }) {
         names.replaceChildren(...values);
         const paints = [0, 1, 2, 3, 4, 5, 6].map((i) => colour(`--h${i}`));
         const width = (u) => u.valToPos(times[0] + backlogs.bucket_seconds, "x", true) - u.valToPos(times[0], "x", true);
-        const chart = plot(plate.host, {
+        const chart = plot(frame.host, {
           data: [times, ...shown.map(({ shares }) => shares.map((s) => (s === null ? null : 0)))],
           series: shown.map(() => ({ show: true, paths: () => null, points: { show: false } })),
           range, of, top: () => 1, quietAxis: true,
@@ -108,7 +108,7 @@ export function heatmap({ words, of }) {
             told.textContent = under && (under.backlog[at] ?? null) !== null ? `${visible(under.name)} at ${moment(times[at], range)}: ${short(under.backlog[at])} waiting, capacity ${(under.could[at] ?? null) === null ? "not known" : short(under.could[at])}, ${share(under, at)}` : "";
           },
         });
-        plate.host.append(names);
+        frame.host.append(names);
         chart.setCursor({ left: -10, top: -10 });
         return rows.length === 0 ? "No worker types recorded in this time range." : "";
       },

@@ -8,9 +8,9 @@ import { bytes, niceTime, seconds, short } from "./figures.js";
 import { heatmap } from "./heatmap.js";
 import { lines } from "./lines.js";
 import { startMarks } from "./marks.js";
-import { latencies, servers } from "./multiples.js";
+import { latencies, servers } from "./small_multiples.js";
 import { loadParts, startNow } from "./parts.js";
-import { Plate } from "./plate.js";
+import { ChartFrame } from "./chart_frame.js";
 import { drawAgain } from "./plot.js";
 import { preset, range, refresh, startRange, zoomOut } from "./range.js";
 import { onThemeChange, startShell } from "./shell.js";
@@ -45,12 +45,12 @@ const DRAWINGS = {
   alive: lines({ name: kinds({ workers_alive: "alive" }), stepped: true, empty: "No data in this time range.", of }),
 };
 
-const plates = [];
+const charts = [];
 const timeline = new Timeline(document.getElementById("p-timeline"), of);
 
 function redraw() {
   timeline.redraw();
-  for (const plate of plates) plate.redraw();
+  for (const frame of charts) frame.redraw();
 }
 
 /** Loads everything, each part separately. */
@@ -58,7 +58,7 @@ function load({ moved }) {
   askAnew();
   const now = range();
   timeline.load(now, moved);
-  for (const plate of plates) plate.load(now, moved);
+  for (const frame of charts) frame.load(now, moved);
 }
 
 function changed(what) {
@@ -91,7 +91,7 @@ function clear() {
 }
 
 addEventListener("DOMContentLoaded", () => {
-  for (const section of document.querySelectorAll("[data-plate][data-asks]")) plates.push(new Plate(section, DRAWINGS[section.dataset.plate]));
+  for (const section of document.querySelectorAll("[data-chart][data-asks]")) charts.push(new ChartFrame(section, DRAWINGS[section.dataset.chart]));
   const presets = Object.fromEntries([1, 2, 3, 4, 5].map((n) => [String(n), () => preset(n)]));
   startShell({ ...presets, z: zoomOut, r: refresh, "/": () => filter?.focus(), Escape: clear });
   startMarks(() => {

@@ -17,11 +17,11 @@ import { Choice, Legend, column, points, timesOf } from "./series.js";
  * - `of`: subject of the marks
  */
 export function lines({ name, format, top, stepped = false, empty, words = () => [], of }) {
-  return (plate) => {
+  return (frame) => {
     const choice = new Choice();
     let chart = null;
     let shown = [];
-    const legend = new Legend(plate, (key, on) => {
+    const legend = new Legend(frame, (key, on) => {
       const i = shown.findIndex((one) => one.name === key);
       if (i < 0 || !chart) return;
       chart.batch(() => {
@@ -60,7 +60,7 @@ export function lines({ name, format, top, stepped = false, empty, words = () =>
           series.push({ stroke: faint(line.stroke, high ? 0.4 : 0), width: 1, show: legend.shows(key), paths, points: { show: false }, spanGaps: false });
           if (high) bands.push({ series: [2 * i + 2, 2 * i + 1], fill: faint(line.stroke, 0.16) });
         });
-        chart = plot(plate.host, {
+        chart = plot(frame.host, {
           data, series, bands, range, format, top, of,
           told: (at) => {
             const last = times.length - 1;

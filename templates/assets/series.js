@@ -69,9 +69,9 @@ export class Choice {
 
 /** Legend of a chart. Hidden series are remembered across visits. */
 export class Legend {
-  constructor(plate, toggled) {
-    this.list = plate.legend;
-    this.key = `off.${plate.id}`;
+  constructor(frame, toggled) {
+    this.list = frame.legend;
+    this.key = `off.${frame.id}`;
     this.off = new Set(JSON.parse(kept.get(this.key) ?? "[]"));
     this.list.addEventListener("click", (event) => {
       const button = event.target.closest("button[data-key]");

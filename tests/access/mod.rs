@@ -1,7 +1,7 @@
 //! Access control: every route, every authentication mode, and browsers on pages of other sites.
 
 mod browser;
-mod door;
+mod gate;
 mod hostile;
 mod modes;
 mod table;

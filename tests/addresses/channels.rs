@@ -1,6 +1,6 @@
 //! A webhook and a mail server whose certificates a private authority signed.
 
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 
 use super::*;
 use crate::alerting::mail::Mail;
@@ -19,7 +19,7 @@ async fn a_webhook_signed_by_an_authority_of_ones_own_is_trusted_by_setting() {
     certificates.issue("server", "DNS:localhost", 2);
     let (certificate, key, ca) =
         (certificates.path("server.pem"), certificates.path("server.key"), certificates.path("ca.pem"));
-    let reaper = Reaper::start("shepherd-https", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+    let reaper = Reaper::start("shepherd-https", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
     std::fs::write(reaper.folder().join("https.py"), include_str!("https.py")).unwrap();
     reaper.serve(&["/usr/bin/python3", "-u", "https.py", &certificate, &key]).unwrap();
     let port: u16 = eventually("the receiver listens", Duration::from_secs(20), || async {

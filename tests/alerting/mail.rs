@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 
 use super::{Ground, SOON};
 use crate::support::wait::eventually;
@@ -17,7 +17,7 @@ pub(crate) struct Mail {
 impl Mail {
     /// Starts it in `mode`: `starttls`, `implicit`, or `plain` (without TLS).
     pub(crate) async fn start(mode: &str) -> Self {
-        let reaper = Reaper::start("shepherd-mail", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+        let reaper = Reaper::start("shepherd-mail", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
         let status = reaper
             .run(&[
                 "openssl",

@@ -2,6 +2,7 @@
 
 mod answers;
 mod delivery;
+mod faults;
 pub(crate) mod fleet;
 mod flood;
 mod leadership;
@@ -9,13 +10,12 @@ pub(crate) mod mail;
 mod pages;
 pub(crate) mod slack;
 mod test_rules;
-mod trouble;
 mod workers;
 
 use std::time::Duration;
 
 use serde_json::Value;
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 
 use self::fleet::Fleet;
 use self::slack::Slack;
@@ -40,7 +40,7 @@ impl Ground {
     fn new() -> Self {
         let redis = TestRedis::start();
         let fleet = Fleet::start(&redis);
-        let folder = Reaper::start("shepherd-alerts", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+        let folder = Reaper::start("shepherd-alerts", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
         Self { redis, database: TestDatabase::create(), fleet, slack: Slack::start(), folder }
     }
 

@@ -6,9 +6,9 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
-use crate::dice::Dice;
 use crate::fleet::{Fleet, KINDS};
 use crate::journal::{Fault, now};
+use crate::random::Dice;
 use crate::receiver::{Mode, Receiver};
 
 /// The greatest offset that Redis' clock had, seconds.

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::dice::Dice;
 use crate::fleet::Fleet;
 use crate::journal::{Journal, now};
+use crate::random::Dice;
 use crate::receiver::Receiver;
 
 pub(crate) const RULE: &str = "canary";

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec, is_running};
 use shepherd_monitor::demo::servers::{HeldPort, PrivatePostgres, PrivateRedis, RedisOptions};
 use tokio_postgres::NoTls;
 
@@ -153,7 +153,7 @@ impl Fleet {
             let spool = folder.join(format!("spool-{name}"));
             let disk = Disk::mount(&spool, 2, None).map_err(|why| left_out("the spool's full disk", why)).ok();
             let clock = clock(name);
-            let reaper = Reaper::start("shepherd-monitor", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+            let reaper = Reaper::start("shepherd-monitor", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
             keep_log(reaper.folder(), &logs, &format!("monitor-{name}"));
             let port = HeldPort::take().unwrap();
             let mut variables: Vec<(String, String)> = [
@@ -182,7 +182,7 @@ impl Fleet {
         let program = worker_program.display().to_string();
         let slot = |stream: &'static str, at: usize| {
             let name = format!("{stream}-{at}");
-            let reaper = Reaper::start("shepherd-worker", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+            let reaper = Reaper::start("shepherd-worker", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
             keep_log(reaper.folder(), &logs, &format!("worker-{name}"));
             let command = [
                 "env".to_owned(),

@@ -19,16 +19,16 @@
 )]
 
 mod acts;
-mod calm;
 mod canary;
-mod dice;
 mod disks;
 mod fleet;
 mod invariants;
 mod journal;
 mod observe;
+mod random;
 mod receiver;
 mod report;
+mod settle;
 mod tasks;
 mod worker;
 
@@ -40,10 +40,10 @@ use std::time::Duration;
 
 use acts::Stage;
 use canary::Delays;
-use dice::Dice;
 use fleet::Fleet;
 use journal::Journal;
 use observe::Observed;
+use random::Dice;
 use receiver::Receiver;
 use tasks::Tasks;
 
@@ -120,7 +120,7 @@ fn run(minutes: f64, rate: f64, seed: u64) -> bool {
             });
             tasks.paused.store(true, Ordering::SeqCst);
             std::thread::sleep(Duration::from_secs(1));
-            calm::settle(&fleet, &tasks, &observed, &handle);
+            settle::settle(&fleet, &tasks, &observed, &handle);
             observe::read_all_events(&fleet, &observed, &handle);
             invariants::check(&fleet, &tasks, &observed, &receiver);
         }

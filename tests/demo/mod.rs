@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redis::AsyncCommands;
-use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec, is_running};
 use shepherd_monitor::demo::shepherd::FLEET;
 use shepherd_monitor::demo::{Demo, DemoOptions};
 
@@ -109,7 +109,7 @@ async fn the_fleet_alone_works_on_servers_that_are_there_and_a_monitor_beside_it
     let (redis_url, database_url) = (redis.url(), database.url());
     // Both at the same moment on empty servers, and the fleet once more on what it left.
     let fleet = || {
-        let fleet = Reaper::start("shepherd-fleet", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let fleet = Reaper::start("shepherd-fleet", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
         let settings = [format!("REDIS_URL={redis_url}"), format!("DATABASE_URL={database_url}")];
         fleet.serve(&["env", &settings[0], &settings[1], PROGRAM, "demo-fleet"]).unwrap();
         fleet
@@ -138,7 +138,7 @@ struct DemoProcess {
 
 impl DemoProcess {
     async fn start() -> Self {
-        let reaper = Reaper::start("shepherd-demo-test", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let reaper = Reaper::start("shepherd-demo-test", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
         std::fs::create_dir(reaper.folder().join("tmp")).unwrap();
         let tmpdir = format!("TMPDIR={}", reaper.folder().join("tmp").display());
         let pid = reaper.serve(&["env", &tmpdir, PROGRAM, "demo", "--port", "0"]).unwrap();

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde_json::Value;
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 use shepherd_monitor::demo::servers::HeldPort;
 use shepherd_monitor::settings::{Settings, TABLE};
 
@@ -88,7 +88,7 @@ fn settings_of(resources: &[Value]) -> BTreeMap<&'static str, String> {
 
 /// What the schemas say about these resources; empty when they are right.
 fn mistakes(text: &str, version: &str) -> String {
-    let folder = Reaper::start("chart", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+    let folder = Reaper::start("chart", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
     let file = folder.folder().join("resources.yaml");
     fs::write(&file, text).unwrap();
     let checked = tool("kubernetes-validate").args(["--strict", "--quiet", "-k", version]).arg(&file).output().unwrap();
@@ -287,7 +287,7 @@ const ODD: &str = r#"a "b" \c \\ $HOME `d` 'e' &/#é "#;
 
 /// Runs what starts Redis with that password, in which `from` becomes `to` beside a port and a folder of the test's.
 async fn takes_an_odd_password(script: &str, from: &str, to: &str, variable: &str) {
-    let server = Reaper::start("odd-redis", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+    let server = Reaper::start("odd-redis", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
     let port = HeldPort::take().unwrap();
     let number = port.number().to_string();
     let folder = server.folder().display().to_string();
@@ -342,7 +342,7 @@ async fn the_charts_redis_wants_its_password_keeps_its_data_and_is_ready_when_it
     let container = &one(&resources, "StatefulSet", "-redis")["spec"]["template"]["spec"]["containers"][0];
     let command: Vec<&str> = container["command"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect();
     assert_eq!(command[..2], ["sh", "-c"]);
-    let server = Reaper::start("chart-redis", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+    let server = Reaper::start("chart-redis", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
     let port = HeldPort::take().unwrap();
     let number = port.number().to_string();
     assert!(command[2].contains("\ndir /data\n"));

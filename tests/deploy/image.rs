@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 use shepherd_monitor::demo::servers::HeldPort;
 
 use crate::support::postgres::TestDatabase;
@@ -38,7 +38,7 @@ fn dockerfile() -> String {
 
 /// Builds and tries what `dockerfile` says.
 fn tried(dockerfile: &str, settings: &[(&str, &str)]) -> Output {
-    let folder = Reaper::start("image", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+    let folder = Reaper::start("image", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
     let file = folder.folder().join("Dockerfile");
     fs::write(&file, dockerfile).unwrap();
     let look = folder.folder().join("look.py");

@@ -129,7 +129,7 @@ async fn the_tables_that_are_looked_for_are_those_that_the_migrations_make() {
         .await
         .unwrap();
     let made: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    assert_eq!(made, shepherd_monitor::postgres::examine::MONITOR_TABLES);
+    assert_eq!(made, shepherd_monitor::postgres::diagnostics::MONITOR_TABLES);
 }
 
 #[tokio::test]

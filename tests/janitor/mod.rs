@@ -1,13 +1,13 @@
 //! The janitor: what it may remove, at what cost, and its recovery from crashes and concurrent instances.
 
-mod fire;
+mod concurrency;
 mod model;
-mod passes;
 mod phantoms;
 mod queries;
+mod runs;
+mod scheduling;
 mod scripts;
 mod size;
-mod turns;
 
 use std::time::Duration;
 

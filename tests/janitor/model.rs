@@ -13,7 +13,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 use shepherd_monitor::contract::Name;
 use shepherd_monitor::demo::servers::RedisOptions;
-use shepherd_monitor::redis_streams::cleaning::{retire_some, trim_step};
+use shepherd_monitor::redis_streams::cleanup::{retire_some, trim_step};
 
 use super::{ask, try_ask};
 use crate::support::redis::TestRedis;

@@ -2,7 +2,7 @@
 
 use redis::Value as Answer;
 use shepherd_monitor::contract::Name;
-use shepherd_monitor::redis_streams::cleaning::{PhantomRules, clear_phantoms, clear_phantoms_step};
+use shepherd_monitor::redis_streams::cleanup::{PhantomRules, clear_phantoms, clear_phantoms_step};
 use shepherd_monitor::redis_streams::connection;
 
 use super::*;

@@ -3,8 +3,8 @@
 use redis::Value;
 use shepherd_monitor::contract::Name;
 use shepherd_monitor::demo::servers::RedisOptions;
-use shepherd_monitor::fleet::cleanup::{Kept, Need};
-use shepherd_monitor::redis_streams::cleaning::{is_about_the_stream, retire_some, trim_step};
+use shepherd_monitor::fleet::cleanup::{Need, ReasonKept};
+use shepherd_monitor::redis_streams::cleanup::{is_about_the_stream, retire_some, trim_step};
 
 use super::*;
 use crate::support::redis::TestRedis;
@@ -40,7 +40,7 @@ async fn group_that_stopped_reading_prevents_trimming_and_is_reported() {
     }
     let step = trim_step(&mut redis, &stream(), 1000, 0).await.unwrap();
     assert_eq!((step.removed, step.more, step.length), (0, false, Some(250)));
-    let Some(Kept::Group { group, need, since, pending, undelivered, .. }) = step.kept_because else { panic!() };
+    let Some(ReasonKept::Group { group, need, since, pending, undelivered, .. }) = step.kept_because else { panic!() };
     assert_eq!((group.as_str(), need, pending, undelivered), ("stuck", Need::Unread, 0, Some(250)));
     let added: f64 = ids[0].split('-').next().unwrap().parse().unwrap();
     assert_eq!(since, Some(added / 1000.0));
@@ -52,7 +52,7 @@ async fn group_that_stopped_reading_prevents_trimming_and_is_reported() {
     }
     let step = trim_step(&mut redis, &stream(), 1000, 100).await.unwrap();
     assert_eq!((step.removed, step.more, step.length, step.counted), (2, false, Some(248), 100));
-    let Some(Kept::Group { group, need, pending, consumer, idle_sec, .. }) = step.kept_because else { panic!() };
+    let Some(ReasonKept::Group { group, need, pending, consumer, idle_sec, .. }) = step.kept_because else { panic!() };
     assert_eq!((group.as_str(), need, pending, consumer.as_deref()), ("stuck", Need::Pending, 1, Some("c")));
     assert!(idle_sec.is_some());
 
@@ -78,7 +78,7 @@ async fn streams_without_groups_and_other_types_are_not_changed() {
     let mut redis = server.connection().await;
     add(&mut redis, 5).await;
     let step = trim_step(&mut redis, &stream(), 1000, 0).await.unwrap();
-    assert_eq!((step.removed, step.length, step.kept_because), (0, Some(5), Some(Kept::NoGroups)));
+    assert_eq!((step.removed, step.length, step.kept_because), (0, Some(5), Some(ReasonKept::NoGroups)));
     let none = trim_step(&mut redis, &Name::from("none"), 1000, 0).await.unwrap();
     assert_eq!((none.removed, none.length), (0, None));
     let _: Value = ask(&mut redis, &["SET", "text", "x"]).await;

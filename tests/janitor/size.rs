@@ -12,7 +12,7 @@ use redis::Value;
 use shepherd_monitor::contract::Name;
 use shepherd_monitor::fleet::watched::WatchedStreams;
 use shepherd_monitor::redis_streams::streams_reader::StreamsReader;
-use shepherd_monitor::redis_streams::{cleaning, connection};
+use shepherd_monitor::redis_streams::{cleanup, connection};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -140,7 +140,7 @@ async fn finished_entries_are_trimmed_in_short_steps() {
     let pool = connection::pool(&server.url(), Duration::from_secs(10)).unwrap();
     watch(&mut redis).await;
     let began = Instant::now();
-    let outcome = cleaning::trim(&pool, &Name::from("s"), began + Duration::from_secs(240)).await.unwrap();
+    let outcome = cleanup::trim(&pool, &Name::from("s"), began + Duration::from_secs(240)).await.unwrap();
     let took = began.elapsed();
     let times = times(&mut redis).await;
     let finished = load.stop().await;
@@ -175,7 +175,7 @@ async fn stale_consumers_are_deleted_in_short_steps() {
     watch(&mut redis).await;
     let began = Instant::now();
     let until = began + Duration::from_secs(240);
-    let retired = cleaning::retire(&pool, &Name::from("s"), &Name::from("g"), &names, Duration::ZERO, until).await;
+    let retired = cleanup::retire(&pool, &Name::from("s"), &Name::from("g"), &names, Duration::ZERO, until).await;
     let took = began.elapsed();
     let times = times(&mut redis).await;
     load.stop().await;
@@ -216,7 +216,7 @@ async fn many_pending_entries_do_not_slow_a_tick_or_a_page() {
     assert!(medians[1] < medians[0] * 3 + Duration::from_millis(2), "{medians:?}");
     watch(&mut redis).await;
     for _ in 0..50 {
-        cleaning::trim_step(&mut redis, &Name::from("s"), 1000, 0).await.unwrap();
+        cleanup::trim_step(&mut redis, &Name::from("s"), 1000, 0).await.unwrap();
     }
     judge("looking at it for the janitor", Duration::ZERO, &times(&mut redis).await);
 }

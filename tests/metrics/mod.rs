@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 
 use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
@@ -105,7 +105,7 @@ fn promtool(arguments: &[&str], input: &str) -> Result<String, String> {
 
 /// A folder of the test's own; gone when dropped.
 fn folder() -> Reaper {
-    Reaper::start("shepherd-metrics", Farewell { signal: "TERM", epilogue: "" }).unwrap()
+    Reaper::start("shepherd-metrics", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap()
 }
 
 /// A fleet with everything in it that there are figures of, and a monitor that watches it.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 
 use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
@@ -19,7 +19,7 @@ fn python_worker(redis: &TestRedis, stream: &str, consumer: &str) -> Python {
 
 /// Starts a worker that uses the library: the example, built with the tests.
 fn rust_worker(redis: &TestRedis, stream: &str) -> Reaper {
-    let reaper = Reaper::start("shepherd-relay", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+    let reaper = Reaper::start("shepherd-relay", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
     let url = format!("REDIS_URL={}", redis.url());
     let relay = std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("examples/relay");
     reaper.serve(&["env", &url, relay.to_str().unwrap(), "--stream", stream, "--task-limit", "4"]).unwrap();

@@ -18,8 +18,8 @@ const FOREIGN: &str =
     "performance.getEntriesByType('resource').filter(r => !r.name.startsWith(location.origin)).length";
 
 /// Returns the condition that a chart is in this state.
-fn stands(plate: &str, state: &str) -> String {
-    format!("document.getElementById('p-{plate}').dataset.state === '{state}'")
+fn stands(chart: &str, state: &str) -> String {
+    format!("document.getElementById('p-{chart}').dataset.state === '{state}'")
 }
 
 /// Starts a monitor whose database has the last three hours of these worker types, a crash of the first, and no run times.
@@ -65,8 +65,8 @@ async fn monitor_with_past(redis: &TestRedis, database: &TestDatabase, types: &[
     monitor
 }
 
-async fn drag(browser: &Browser, plate: &str, from: i64, to: i64) {
-    let over = browser.driver().find(By::Css(format!("#p-{plate} .u-over"))).await.unwrap();
+async fn drag(browser: &Browser, chart: &str, from: i64, to: i64) {
+    let over = browser.driver().find(By::Css(format!("#p-{chart} .u-over"))).await.unwrap();
     over.scroll_into_view().await.unwrap();
     let chain = browser.driver().action_chain().move_to_element_center(&over).move_by_offset(from, 0);
     chain
@@ -85,8 +85,8 @@ async fn history_page_works() {
     let monitor = monitor_with_past(&redis, &database, &["apples", "pears"]).await;
     let browser = Browser::start(1280, 900).await;
     browser.driver().goto(monitor.url("/history?from=now-6h&to=now")).await.unwrap();
-    for plate in ["backlog", "fleet", "heat", "queries", "timeline"] {
-        browser.until(&format!("{plate} is drawn"), &stands(plate, "ready")).await;
+    for chart in ["backlog", "fleet", "heat", "queries", "timeline"] {
+        browser.until(&format!("{chart} is drawn"), &stands(chart, "ready")).await;
     }
     browser.until("a panel without data says so", &stands("latency", "empty")).await;
     let text = browser.text().await;
@@ -144,8 +144,8 @@ async fn failed_query_affects_only_its_panel() {
     let browser = Browser::start(1280, 900).await;
     browser.driver().goto(monitor.url("/history?from=now-6h&to=now")).await.unwrap();
     browser.until("the queries fail", &stands("queries", "failed")).await;
-    for plate in ["backlog", "fleet", "heat"] {
-        browser.until(&format!("{plate} is drawn"), &stands(plate, "ready")).await;
+    for chart in ["backlog", "fleet", "heat"] {
+        browser.until(&format!("{chart} is drawn"), &stands(chart, "ready")).await;
     }
     assert!(browser.text().await.contains("Cannot load Queries started:"), "it says what failed");
     browser.until("so does the summary", "document.getElementById('summary').dataset.state === 'failed'").await;
@@ -228,8 +228,8 @@ async fn hostile_names_run_no_scripts_on_history_pages() {
         assert_eq!(browser.value(narrow).await, json!(true), "nothing sticks out at 390 px: {where_}");
     };
     browser.driver().goto(monitor.url("/history?from=now-6h&to=now")).await.unwrap();
-    for plate in ["backlog", "fleet", "heat", "timeline"] {
-        browser.until(&format!("{plate} is drawn"), &stands(plate, "ready")).await;
+    for chart in ["backlog", "fleet", "heat", "timeline"] {
+        browser.until(&format!("{chart} is drawn"), &stands(chart, "ready")).await;
     }
     harmless("history").await;
     browser.driver().goto(monitor.url("/")).await.unwrap();

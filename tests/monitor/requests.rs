@@ -147,9 +147,9 @@ async fn warnings_have_the_request_id_at_every_log_level() {
 
 #[tokio::test]
 async fn lines_are_human_readable_on_a_terminal() {
-    use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+    use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 
-    let reaper = Reaper::start("shepherd-terminal", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+    let reaper = Reaper::start("shepherd-terminal", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
     let program = env!("CARGO_BIN_EXE_shepherd-monitor");
     let settings = "MONITOR_PORT=0 MONITOR_SPOOL_DIR=spool REDIS_URL=redis://127.0.0.1:1 \
                     DATABASE_URL=postgres://postgres@127.0.0.1:1/postgres";

@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use futures_util::StreamExt as _;
 
-use super::world::{SOON, World};
+use super::fixtures::{SOON, World};
 use super::*;
 
 /// A recorded response.

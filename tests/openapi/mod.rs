@@ -3,8 +3,8 @@
 mod answers;
 mod document;
 mod errors;
+mod fixtures;
 mod page;
-mod world;
 
 use std::collections::BTreeSet;
 

@@ -1,11 +1,11 @@
 //! Operations on messages: they change exactly what the preview showed, and can be reversed without loss or
 //! duplicates.
 
-mod back;
-mod changed;
 mod pages;
 mod phantoms;
+mod restore;
 mod size;
+mod skipped;
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use serde_json::{Value, json};
 use shepherd_monitor::contract::Name;
 use shepherd_monitor::fleet::message::{Action, Found, MessageState, Wanted};
-use shepherd_monitor::operator::{Sources, find};
+use shepherd_monitor::operator::{Sources, preview};
 use shepherd_monitor::postgres::{self, migrate};
 use shepherd_monitor::redis_streams;
 
@@ -130,7 +130,7 @@ fn wanted(state: MessageState) -> Wanted {
 }
 
 async fn preview(sources: &Sources, stream: &str, state: MessageState, action: Action) -> Found {
-    find::messages(&sources.redis, &Name::from(stream), &wanted(state), &[], (action, "a test")).await.unwrap()
+    preview::messages(&sources.redis, &Name::from(stream), &wanted(state), &[], (action, "a test")).await.unwrap()
 }
 
 /// Sends a POST with a JSON body; returns status and JSON.

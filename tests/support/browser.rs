@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 use thirtyfour::prelude::*;
 
 use super::wait::eventually;
@@ -18,7 +18,7 @@ impl Browser {
     pub(crate) async fn start(width: u32, height: u32) -> Self {
         super::tls();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let server = Reaper::start("shepherd-browser", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let server = Reaper::start("shepherd-browser", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
         // Chromium leaves temporary files behind when killed; they are removed with the folder.
         let temporary = format!("TMPDIR={}", server.folder().display());
         server.serve(&["env", &temporary, "chromedriver", &format!("--port={port}")]).unwrap();

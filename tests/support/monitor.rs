@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec, is_running};
 
 use super::wait::eventually;
 
@@ -18,7 +18,7 @@ impl Monitor {
     /// Starts the monitor with only these settings, by default with a poll interval of 0.5 s, and waits until it serves
     /// requests.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
-        let reaper = Reaper::start("shepherd-monitor", Farewell { signal: "TERM", epilogue: "" }).unwrap();
+        let reaper = Reaper::start("shepherd-monitor", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
         super::tls();
         let spool = reaper.folder().join("spool").display().to_string();
         let defaults = [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 use shepherd_monitor::demo::servers::HeldPort;
 
 /// How long a client keeps a server session.
@@ -31,7 +31,7 @@ impl Pgbouncer {
     /// One with up to `sessions` server sessions for each database.
     pub(crate) fn start(server_port: u16, mode: PoolMode, sessions: u32) -> Self {
         let port = HeldPort::take().unwrap();
-        let reaper = Reaper::start("pgbouncer", Farewell { signal: "INT", epilogue: "" }).unwrap();
+        let reaper = Reaper::start("pgbouncer", ShutdownSpec { signal: "INT", epilogue: "" }).unwrap();
         let settings = format!(
             "[databases]\n* = host=127.0.0.1 port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
              listen_port = {}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {}\n\

@@ -1,6 +1,6 @@
 //! Python processes: workers, and servers that Debian packages only in Python.
 
-use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec, is_running};
 
 /// The interpreter with Debian's python3-redis and python3-aiosmtpd.
 const PYTHON: &str = "/usr/bin/python3";
@@ -49,7 +49,7 @@ impl Python {
 }
 
 fn folder_with(script: &str) -> Reaper {
-    let reaper = Reaper::start("shepherd-python", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+    let reaper = Reaper::start("shepherd-python", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
     std::fs::write(reaper.folder().join(SCRIPT), script).unwrap();
     reaper
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use shepherd_monitor::demo::reaper::{Farewell, Reaper, is_running};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec, is_running};
 
 use crate::collector::{CONSUMER, Collector};
 use crate::support::redis::TestRedis;
@@ -36,7 +36,7 @@ struct Process {
 
 impl Process {
     fn start(redis: &TestRedis, stream: &str, more: &[&str], settings: &[(&str, &str)]) -> Self {
-        let reaper = Reaper::start("shepherd-relay", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+        let reaper = Reaper::start("shepherd-relay", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
         let mut command = vec!["env".to_owned(), "-i".to_owned(), format!("REDIS_URL={}", redis.url())];
         command.extend(settings.iter().map(|(name, value)| format!("{name}={value}")));
         command.push(std::env::current_exe().unwrap().to_str().unwrap().to_owned());

@@ -117,7 +117,7 @@ async fn ten_incidents(ours: Option<Ours>) -> Seen {
 
     let folder = shepherd_monitor::demo::reaper::Reaper::start(
         "shepherd-beside",
-        shepherd_monitor::demo::reaper::Farewell { signal: "KILL", epilogue: "" },
+        shepherd_monitor::demo::reaper::ShutdownSpec { signal: "KILL", epilogue: "" },
     )
     .unwrap();
     let rules = folder.folder().join("rules.yaml");

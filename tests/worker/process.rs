@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel_async::{AsyncConnection, AsyncPgConnection};
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 use shepherd_monitor::worker::queries::finish_query;
 use shepherd_monitor::worker::{Answer, Task, TaskError, Worker, Workers};
 use tokio::sync::Mutex;
@@ -20,7 +20,7 @@ impl WorkerProcess {
     /// Starts a worker of `stream` with these environment variables: settings of the worker, and those of
     /// [`worker_process`].
     pub(super) fn start(url: &str, stream: &str, settings: &[(&str, &str)]) -> Self {
-        let reaper = Reaper::start("shepherd-worker", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+        let reaper = Reaper::start("shepherd-worker", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
         let mut command = vec!["env".to_owned(), format!("REDIS_URL={url}"), format!("TEST_STREAM={stream}")];
         command.extend(settings.iter().map(|(name, value)| format!("{name}={value}")));
         command.push(std::env::current_exe().unwrap().to_str().unwrap().to_owned());

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::port::HeldPort;
 use super::{ServerError, await_ready, folder_on_path, last_lines};
-use crate::demo::reaper::{Farewell, Reaper};
+use crate::demo::reaper::{Reaper, ShutdownSpec};
 
 const PROGRAM: &str = "postgres";
 const READY: &str = "database system is ready to accept connections";
@@ -13,7 +13,7 @@ const READY: &str = "database system is ready to accept connections";
 /// Postgres does not run as root; Debian's package creates this user.
 const SERVICE_USER: &str = "postgres";
 
-const FAREWELL: Farewell = Farewell {
+const FAREWELL: ShutdownSpec = ShutdownSpec {
     // Immediate shutdown: does not wait for clients, and still frees its shared memory.
     signal: "QUIT",
     // A killed server leaves its shared memory; the seventh line of its lock file identifies it.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::port::HeldPort;
 use super::{ServerError, await_ready, folder_on_path};
-use crate::demo::reaper::{Farewell, Reaper};
+use crate::demo::reaper::{Reaper, ShutdownSpec};
 
 const PROGRAM: &str = "redis-server";
 const READY: &str = "Ready to accept connections";
@@ -46,7 +46,7 @@ impl PrivateRedis {
         }
         let port = HeldPort::take().map_err(ServerError::Port)?;
         // Nothing outlives the folder, so a clean shutdown is unnecessary.
-        let reaper = Reaper::start("shepherd-redis", Farewell { signal: "KILL", epilogue: "" })?;
+        let reaper = Reaper::start("shepherd-redis", ShutdownSpec { signal: "KILL", epilogue: "" })?;
         let server = Self { port, options, reaper, pid: AtomicU32::new(0) };
         server.restart_empty()?;
         Ok(server)

@@ -10,7 +10,7 @@ pub(super) use worker_type::WorkerTypeFrame;
 use serde::Serialize;
 
 use super::block::{Block, Draft};
-use super::history::{Asked, Found, MODULES, Past, Scope};
+use super::history::{Found, HistoryRange, MODULES, Past, Scope};
 use super::link::About;
 use super::site::{Head, Site};
 use super::templates::PagesError;
@@ -64,7 +64,7 @@ impl Site {
         &self,
         (about, name): (About, &Name),
         snapshot: &Snapshot,
-        asked: &Asked,
+        asked: &HistoryRange,
         found: &Found,
     ) -> Result<String, PagesError> {
         let scope = Scope::One(about, name.clone());

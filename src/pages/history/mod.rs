@@ -1,11 +1,11 @@
 //! The history page: charts, summary, incidents and events of a time range.
 //!
-//! The page is complete without JavaScript. [`parts`] are rendered by the server (summary, incidents, events); `plates`
+//! The page is complete without JavaScript. [`parts`] are rendered by the server (summary, incidents, events); `charts`
 //! are the chart frames, which the script fills from the API. Each part and each chart is requested separately, so that
 //! a slow one does not delay the others.
 
+pub(super) mod chart_specs;
 pub mod parts;
-pub(super) mod plates;
 #[cfg(test)]
 mod tests;
 
@@ -17,8 +17,8 @@ use super::site::{Head, Site};
 use super::templates::PagesError;
 use super::wording::{Moment, MomentStyle};
 use crate::contract::Name;
+use chart_specs::ChartSpec;
 use parts::{Part, Summary};
-use plates::Plate;
 
 use crate::fleet::incident::Happened;
 
@@ -32,14 +32,14 @@ pub(super) const MODULES: &[&str] = &[
     "fragments.js",
     "range.js",
     "answers.js",
-    "plate.js",
+    "chart_frame.js",
     "plot.js",
     "series.js",
     "lines.js",
     "bars.js",
     "marks.js",
     "heatmap.js",
-    "multiples.js",
+    "small_multiples.js",
     "timeline.js",
     "parts.js",
 ];
@@ -57,7 +57,7 @@ pub enum Scope {
 
 /// A requested time range.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Asked {
+pub struct HistoryRange {
     /// Range that is displayed.
     pub range: Range,
     /// Reason why it differs from the requested one.
@@ -66,7 +66,7 @@ pub struct Asked {
     pub now: f64,
 }
 
-impl Asked {
+impl HistoryRange {
     /// Parses the range of a URL at `now`; falls back to the default range.
     #[must_use]
     pub fn of(from: Option<&str>, to: Option<&str>, now: f64) -> Self {
@@ -109,7 +109,7 @@ pub(super) struct Past {
     presets: Vec<Preset>,
     /// Name of the stream or type, as used in series.
     of: Option<String>,
-    plates: Vec<Plate>,
+    charts: Vec<ChartSpec>,
     /// URL of the events as CSV.
     events_csv: String,
     /// URL of the incidents as CSV.
@@ -129,7 +129,7 @@ const PRESETS: [(&str, &str); 5] =
     [("now-1h", "1 h"), ("now-6h", "6 h"), ("now-24h", "24 h"), ("now-7d", "7 d"), ("now-30d", "30 d")];
 
 impl Past {
-    pub(super) fn of(asked: &Asked, scope: &Scope) -> Self {
+    pub(super) fn of(asked: &HistoryRange, scope: &Scope) -> Self {
         let (range, now) = (asked.range, asked.now);
         let (from, to) = range.edges();
         let (since, until) = (range.since(now).floor(), range.until(now).ceil());
@@ -151,7 +151,7 @@ impl Past {
             since: moment(since),
             until: moment(until),
             instead: asked.instead.clone(),
-            plates: plates::of(scope, &window),
+            charts: chart_specs::of(scope, &window),
             of: name,
             events_csv: format!("/api/historical/events?{window}{about}&limit=5000&format=csv"),
             incidents_csv: format!("/api/historical/incidents?{window}{about}&format=csv"),
@@ -167,7 +167,7 @@ impl Site {
     ///
     /// # Errors
     /// When rendering a template fails.
-    pub fn history(&self, asked: &Asked, found: &Found) -> Result<String, PagesError> {
+    pub fn history(&self, asked: &HistoryRange, found: &Found) -> Result<String, PagesError> {
         let title = self.title("History");
         let refresh = asked.range.ends_now().then_some(REFRESH);
         let scope = Scope::Fleet;

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Asked, Scope, href};
+use super::{HistoryRange, Scope, href};
 use crate::contract::Name;
 use crate::fleet::event::Severity;
 use crate::fleet::incident::{Happened, Incident, IncidentKind, Over, incidents};
@@ -221,7 +221,7 @@ impl Site {
     pub fn incidents(
         &self,
         happened: &Part<Vec<Happened>>,
-        asked: &Asked,
+        asked: &HistoryRange,
         scope: &Scope,
     ) -> Result<String, PagesError> {
         let known: &[Happened] = if let Part::Known(events) = happened { events } else { &[] };
@@ -274,7 +274,7 @@ fn top(name: &'static str, about: About, figures: &[(String, f64)]) -> Top {
     Top { name, rows: figures.iter().take(TOP).map(row).collect() }
 }
 
-fn incident_row(incident: &Incident, asked: &Asked) -> IncidentRow {
+fn incident_row(incident: &Incident, asked: &HistoryRange) -> IncidentRow {
     let (level, word) = match incident.kind {
         IncidentKind::Crash => (Level::Critical, "crashed"),
         IncidentKind::Hung => (Level::Warning, "hung"),

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::parts::{Part, Summary};
-use super::{Asked, Found};
+use super::{Found, HistoryRange};
 use crate::contract::Name;
 use crate::fleet::event::Severity;
 use crate::fleet::incident::Happened;
@@ -51,8 +51,8 @@ fn found(subject: &str) -> Found {
     }
 }
 
-fn asked(from: &str) -> Asked {
-    Asked::of(Some(from), None, NOW)
+fn asked(from: &str) -> HistoryRange {
+    HistoryRange::of(Some(from), None, NOW)
 }
 
 fn history(from: &str, found: &Found) -> String {

@@ -58,7 +58,7 @@ async fn put(connection: &mut AsyncPgConnection, rows: &[Recorded]) -> Result<()
     insert.execute(connection).await.map(drop)
 }
 
-/// Statement of [`insert`], planned once per connection.
+/// Statement of [`insert`], prepared once per connection.
 #[derive(QueryId)]
 struct Insert {
     times: Vec<DateTime<Utc>>,

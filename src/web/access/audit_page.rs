@@ -15,7 +15,7 @@ use crate::access::AuditedChange;
 use crate::actors::io::POSTGRES_LATE;
 use crate::pages::audit::AuditPage;
 use crate::postgres::audit::{self, Row};
-use crate::web::Front;
+use crate::web::AppState;
 use crate::web::html::html;
 use crate::web::problem::Problem;
 
@@ -35,7 +35,7 @@ pub struct AuditQuery {
     before: Option<String>,
 }
 
-async fn rows(front: &Front, query: &AuditQuery) -> Result<(Vec<Row>, u32), Problem> {
+async fn rows(front: &AppState, query: &AuditQuery) -> Result<(Vec<Row>, u32), Problem> {
     let bad = |name: &str, text: &str, expected: String| {
         Problem::BadRequest(format!("{name} is {text:?}: expected {expected}"))
     };
@@ -62,7 +62,7 @@ fn next(rows: &[Row], limit: u32) -> Option<i64> {
 }
 
 /// `GET /admin/audit?before=`.
-pub async fn page(front: Data<Front>, caller: Caller, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<AppState>, caller: Caller, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
     let (rows, limit) = rows(&front, &query).await?;
     let next = next(&rows, limit);
     let changes: Vec<AuditedChange> = rows.into_iter().map(told).collect();
@@ -70,7 +70,7 @@ pub async fn page(front: Data<Front>, caller: Caller, query: Query<AuditQuery>) 
 }
 
 /// `GET /api/admin/audit?limit=50&before=`: changes, newest first. `next` is the `before` of the next page.
-pub async fn list(front: Data<Front>, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
+pub async fn list(front: Data<AppState>, query: Query<AuditQuery>) -> Result<HttpResponse, Problem> {
     let (rows, limit) = rows(&front, &query).await?;
     let next = next(&rows, limit);
     let changes = rows.into_iter().map(told).collect();

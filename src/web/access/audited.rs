@@ -8,8 +8,8 @@ use tracing::Instrument;
 
 use super::caller::Caller;
 use crate::actors::io::{Io, OBSERVES_ONLY, POSTGRES_LATE};
-use crate::postgres::audit::{self, Asked, Outcome};
-use crate::web::Front;
+use crate::postgres::audit::{self, Outcome, RequestedChange};
+use crate::web::AppState;
 use crate::web::problem::Problem;
 
 /// Timeout of writing a row to Postgres.
@@ -26,7 +26,7 @@ const TRIES: u32 = 8;
 /// Those of `work`; [`Problem::Forbidden`] in observe-only mode; [`Problem::Unavailable`] without Postgres, in which
 /// case `work` did not run.
 pub async fn audited<T: 'static>(
-    front: &Front,
+    front: &AppState,
     caller: &Caller,
     action: &'static str,
     parameters: Value,
@@ -35,7 +35,7 @@ pub async fn audited<T: 'static>(
     if front.io.observe_only {
         return Err(Problem::Forbidden(OBSERVES_ONLY.to_owned()));
     }
-    let asked = Asked {
+    let asked = RequestedChange {
         who: caller.name.clone(),
         role: caller.role.as_str(),
         address: caller.address.clone(),

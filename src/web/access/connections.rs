@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use actix_web::dev::Extensions;
 use actix_web::rt;
 
-use crate::access::address::{TrustedProxies, household};
+use crate::access::address::{TrustedProxies, client_prefix};
 use crate::exposition::counters::Counters;
 
 /// Deadline of a complete request. The HTTP server's own deadline for the request head is shorter; this one holds
@@ -153,7 +153,7 @@ impl Connections {
     /// Registers a connection of `peer`.
     pub(in crate::web) fn admit(self: &Arc<Self>, peer: IpAddr, stream: Option<TcpStream>, now: Instant) -> Counted {
         let limited = self.limits.per_address > 0 && !self.trusted.contains(peer);
-        let of = limited.then(|| household(peer));
+        let of = limited.then(|| client_prefix(peer));
         let mut open = locked(&self.open);
         open.next += 1;
         let progress = Progress { step: Step::New, since: now, moved: now, sent: 0 };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use actix_web::rt::time::sleep;
 
 use crate::access::Role;
-use crate::access::address::household;
+use crate::access::address::client_prefix;
 use crate::web::problem::Problem;
 
 /// Failures per address or account within [`WITHIN`].
@@ -101,7 +101,7 @@ impl Failures {
     fn wait(&self, attempt: &Attempt) -> Result<Waits<'_>, Problem> {
         let mut known = self.known();
         let waiting_in_all: u32 = known.counts.values().map(|count| count.waiting).sum();
-        let key = Key::Address(attempt.address.map(household));
+        let key = Key::Address(attempt.address.map(client_prefix));
         let count = known.count(&key, Instant::now());
         if count.waiting >= WAITING || waiting_in_all >= WAITING_IN_ALL {
             return Err(Problem::TooMany { wait: PAUSE.as_secs() + 1 });
@@ -142,7 +142,7 @@ impl Failures {
 impl Attempt {
     fn keys(&self) -> Vec<Key> {
         let account = self.account.as_ref().map(|name| Key::Account(name.clone()));
-        std::iter::once(Key::Address(self.address.map(household))).chain(account).collect()
+        std::iter::once(Key::Address(self.address.map(client_prefix))).chain(account).collect()
     }
 }
 
@@ -180,7 +180,7 @@ impl Known {
     }
 
     fn trusts(&self, attempt: &Attempt, role: Role, now: Instant) -> bool {
-        let known = self.right.get(&(attempt.address.map(household), role));
+        let known = self.right.get(&(attempt.address.map(client_prefix), role));
         known.is_some_and(|then| now.duration_since(*then) < TRUSTED_FOR)
     }
 
@@ -191,7 +191,7 @@ impl Known {
                 return;
             }
         }
-        self.right.insert((attempt.address.map(household), role), now);
+        self.right.insert((attempt.address.map(client_prefix), role), now);
     }
 }
 

@@ -23,7 +23,7 @@ use crate::access::policy::{Presented, Refusal, Session};
 use crate::access::{Policy, Role};
 use crate::actors::io::Io;
 use crate::exposition::counters::{Counters, Login};
-use crate::web::Front;
+use crate::web::AppState;
 use crate::web::problem::Problem;
 use crate::web::read_limits::Turn;
 use crate::web::routes::Route;
@@ -36,7 +36,7 @@ pub(in crate::web) const ENCRYPTED_SESSION_COOKIES: [&str; 2] =
     ["__Host-shepherd_session", "__Secure-shepherd_session"];
 
 /// A route of the table, prepared for matching.
-struct Known {
+struct GatedRoute {
     pattern: ResourceDef,
     verb: Verb,
     needs: Needs,
@@ -55,7 +55,7 @@ struct Entry {
 
 /// Authentication state, shared by all server threads.
 #[derive(Clone)]
-pub struct Lock {
+pub struct AuthGate {
     /// Authentication mode.
     pub policy: Arc<Policy>,
     /// Proxies whose headers are trusted.
@@ -75,9 +75,9 @@ pub struct Lock {
 }
 
 /// The route table with the authentication state.
-pub struct Door {
-    routes: Vec<Known>,
-    lock: Lock,
+pub struct AuthGateLayer {
+    routes: Vec<GatedRoute>,
+    lock: AuthGate,
 }
 
 /// Index of the route that the gate authorized.
@@ -89,11 +89,11 @@ pub fn admitted(place: usize) -> impl Guard {
     fn_guard(move |context| context.req_data().get::<Admitted>() == Some(&Admitted(place)))
 }
 
-impl Door {
+impl AuthGateLayer {
     /// Prepares these routes.
     #[must_use]
-    pub fn new(lock: Lock, routes: &[Route]) -> Self {
-        let known = |route: &Route| Known {
+    pub fn new(lock: AuthGate, routes: &[Route]) -> Self {
+        let known = |route: &Route| GatedRoute {
             pattern: ResourceDef::new(route.path),
             verb: route.verb,
             needs: route.needs,
@@ -103,7 +103,7 @@ impl Door {
     }
 
     /// Route for `path`, which is relative to the root.
-    fn route(&self, method: &Method, path: &str) -> Result<(usize, &Known), Problem> {
+    fn route(&self, method: &Method, path: &str) -> Result<(usize, &GatedRoute), Problem> {
         let mut here = self.routes.iter().enumerate().filter(|(_, known)| known.pattern.is_match(path)).peekable();
         if here.peek().is_none() {
             return Err(Problem::NotFound);
@@ -146,7 +146,7 @@ impl Door {
     }
 }
 
-impl Lock {
+impl AuthGate {
     /// The authenticated caller.
     ///
     /// # Errors
@@ -261,7 +261,7 @@ fn looks_with_a_browser(request: &HttpRequest) -> bool {
 
 /// The same error as an HTML page, for browsers.
 fn page_about(problem: &Problem, request: &HttpRequest) -> Option<HttpResponse> {
-    let front = request.app_data::<Data<Front>>().filter(|_| looks_with_a_browser(request))?;
+    let front = request.app_data::<Data<AppState>>().filter(|_| looks_with_a_browser(request))?;
     let caller = request.extensions().get::<Caller>().cloned();
     let html = match &caller {
         Some(caller) => front.site_for(caller).problem(problem.title(), &problem.to_string()),
@@ -309,7 +309,7 @@ pub(super) fn unix_seconds() -> u64 {
 /// Waits for a slot, if the request is expensive.
 async fn turn_of(request: &ServiceRequest, entry: &Entry) -> Result<Option<Turn>, Problem> {
     let Some(caller) = entry.caller.as_ref().filter(|_| entry.expensive) else { return Ok(None) };
-    let Some(front) = request.app_data::<Data<Front>>() else { return Ok(None) };
+    let Some(front) = request.app_data::<Data<AppState>>() else { return Ok(None) };
     front.read_limits.turn(caller).await.map(Some)
 }
 
@@ -321,7 +321,7 @@ pub async fn gate<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {
-    let door = request.app_data::<Data<Door>>().cloned();
+    let door = request.app_data::<Data<AuthGateLayer>>().cloned();
     let too_many = request.request().conn_data::<Counted>().is_some_and(|counted| counted.beyond);
     let admitted = match &door {
         _ if too_many => Err(Problem::TooManyConnections),

@@ -12,7 +12,7 @@ use super::gate::{ENCRYPTED_SESSION_COOKIES, SESSION_COOKIE};
 use crate::access::policy::{Session, shortened};
 use crate::exposition::counters::Login;
 use crate::pages::login::LoginPage;
-use crate::web::Front;
+use crate::web::AppState;
 use crate::web::html::html_with;
 use crate::web::problem::Problem;
 use crate::web::text_limits::ADDRESS;
@@ -25,7 +25,7 @@ pub struct LoginQuery {
 
 /// Form of the login page.
 #[derive(Debug, Deserialize)]
-pub struct Given {
+pub struct LoginForm {
     token: String,
     #[serde(default)]
     name: String,
@@ -34,14 +34,18 @@ pub struct Given {
 }
 
 /// `GET /login?next=`.
-pub async fn page(front: Data<Front>, query: Query<LoginQuery>) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<AppState>, query: Query<LoginQuery>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
     let next = query.into_inner().next.unwrap_or_default();
     shown(&front, &LoginPage { next: local(&next, front.site.root()), wrong: false })
 }
 
 /// `POST /login`: sets the session cookie and redirects to the requested page.
-pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>) -> Result<HttpResponse, Problem> {
+pub async fn enter(
+    request: HttpRequest,
+    front: Data<AppState>,
+    given: Form<LoginForm>,
+) -> Result<HttpResponse, Problem> {
     let tokens = front.lock.policy.login().ok_or(Problem::NotFound)?;
     let given = given.into_inner();
     let next = local(&given.next, front.site.root());
@@ -65,7 +69,7 @@ pub async fn enter(request: HttpRequest, front: Data<Front>, given: Form<Given>)
 }
 
 /// `POST /logout`: ends the session, closes its websockets and removes the cookie.
-pub async fn leave(request: HttpRequest, front: Data<Front>) -> Result<HttpResponse, Problem> {
+pub async fn leave(request: HttpRequest, front: Data<AppState>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
     let ended = match (&front.lock.sessions, front.lock.session_ids(&request).into_iter().next()) {
         (Some(sessions), Some(id)) => sessions.end(&front.io, &id).await,
@@ -84,7 +88,7 @@ pub async fn leave(request: HttpRequest, front: Data<Front>) -> Result<HttpRespo
 
 /// HttpOnly and SameSite. Secure if users connect over an encrypted connection: according to `SERVER_URL`, or to the
 /// origin of the login page.
-fn cookie(request: &HttpRequest, front: &Front, value: String, seconds: i64) -> Cookie<'static> {
+fn cookie(request: &HttpRequest, front: &AppState, value: String, seconds: i64) -> Cookie<'static> {
     let root = front.site.root();
     let by_page = request.headers().get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
     let encrypted = front.site.is_encrypted() || by_page;
@@ -116,7 +120,7 @@ fn local(next: &str, root: &str) -> String {
     }
 }
 
-fn shown(front: &Front, page: &LoginPage) -> Result<HttpResponse, Problem> {
+fn shown(front: &AppState, page: &LoginPage) -> Result<HttpResponse, Problem> {
     html_with(if page.wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK }, page.html(&front.site))
 }
 

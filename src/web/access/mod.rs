@@ -20,7 +20,7 @@ pub(in crate::web) use connections::{Connection, Counted};
 pub use connections::{ConnectionLimits, Connections};
 pub use failures::Failures;
 pub(super) use gate::SESSION_COOKIE;
-pub use gate::{Door, Lock, admitted, gate};
+pub use gate::{AuthGate, AuthGateLayer, admitted, gate};
 pub(in crate::web) use sessions::OpenSession;
 pub use sessions::{Lifetimes, Sessions};
 

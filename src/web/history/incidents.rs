@@ -1,20 +1,20 @@
 //! Incidents, derived from the events of a time range.
 
 use super::answer::{Format, csv, json as as_json};
-use super::asked::HappenedQuery;
 use super::from_postgres;
-use super::openapi::{IncidentTold, Incidents};
+use super::openapi::{IncidentResponse, Incidents};
+use super::params::HappenedQuery;
 use crate::fleet::event::Severity;
 use crate::fleet::incident::{self, Happened, IncidentKind, Over};
 use crate::pages::history::parts::MOST_EVENTS;
 use crate::postgres::events::{self, Filter, Row};
-use crate::web::Front;
+use crate::web::AppState;
 use crate::web::problem::Problem;
 use actix_web::web::{Data, Query};
 use actix_web::{HttpRequest, HttpResponse};
 
 /// Stored events, newest first; at most [`MOST_EVENTS`].
-pub(in crate::web) async fn happened(front: &Front, filter: Filter) -> Result<Vec<Happened>, Problem> {
+pub(in crate::web) async fn happened(front: &AppState, filter: Filter) -> Result<Vec<Happened>, Problem> {
     let pool = front.io.web.reads.clone();
     let rows = from_postgres(front, async move { events::newest(&pool, &filter, MOST_EVENTS).await }).await?;
     Ok(rows.into_iter().map(of_row).collect())
@@ -34,7 +34,7 @@ fn of_row(row: Row) -> Happened {
 /// `GET /api/historical/incidents?since=&until=&worker=`: incidents with start and end, newest first. `until` is
 /// `null` if the incident continues at the end of the time range.
 pub async fn incidents(
-    front: Data<Front>,
+    front: Data<AppState>,
     request: HttpRequest,
     query: Query<HappenedQuery>,
 ) -> Result<HttpResponse, Problem> {
@@ -59,7 +59,7 @@ pub async fn incidents(
         });
         return csv(&request, "incidents", &["kind", "worker", "since", "until", "what"], rows);
     }
-    let told = |i: incident::Incident| IncidentTold {
+    let told = |i: incident::Incident| IncidentResponse {
         kind: kind(i.kind),
         since: i.since,
         until: until(&i),

@@ -1,12 +1,12 @@
 //! API for recorded data: series, task run times, queries, events and their summary.
 //!
-//! `asked` parses parameters, `answer` writes JSON or CSV with an ETag. The queries are in
+//! `params` parses parameters, `answer` writes JSON or CSV with an ETag. The queries are in
 //! [`crate::postgres::history`].
 
 mod answer;
-mod asked;
 mod incidents;
 pub mod openapi;
+mod params;
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -17,9 +17,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::{Map, Number, Value};
 
 use self::openapi::{
-    EventTold, Events, Latencies, LatencyPoint, Over, Point, Queries, Recent, SeriesFound, SeriesNames, Summed,
+    EventResponse, Events, Latencies, LatencyPoint, Over, Point, Queries, Recent, SeriesFound, SeriesNames, Summed,
 };
-use super::Front;
+use super::AppState;
 use super::problem::Problem;
 use crate::actors::io::{POSTGRES_LATE, REDIS_LATE};
 use crate::fleet::reading::SourceTrouble;
@@ -32,9 +32,9 @@ use crate::postgres::events::{self, Filter};
 use crate::postgres::history::{self, Selection};
 use crate::redis_streams::recent_series;
 use answer::{Format, csv, json as as_json};
-use asked::{EventsQuery, LatencyQuery, MetricsQuery, PrefixQuery, RecentQuery, SpanQuery, WindowQuery};
 pub(super) use incidents::happened;
 pub use incidents::incidents;
+use params::{EventsQuery, LatencyQuery, MetricsQuery, PrefixQuery, RecentQuery, SpanQuery, WindowQuery};
 
 /// Timeout of a query.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -48,7 +48,7 @@ pub const MAX_LATENCY_POINTS: usize = 50_000;
 const TOP: usize = 10;
 
 async fn from_postgres<T: Send + 'static>(
-    front: &Front,
+    front: &AppState,
     work: impl Future<Output = Result<T, SourceTrouble>> + Send + 'static,
 ) -> Result<T, Problem> {
     Ok(front.io.read(ANSWER_WITHIN, POSTGRES_LATE, work).await?)
@@ -57,8 +57,8 @@ async fn from_postgres<T: Send + 'static>(
 /// Calls `read` for the time range. If the result is too large and the client did not choose the bucket length,
 /// retries with longer buckets; otherwise fails, naming what there is too much of (`many`).
 async fn bounded<T: Send + 'static, W: Future<Output = Result<Option<T>, SourceTrouble>> + Send + 'static>(
-    front: &Front,
-    asked: &asked::Asked,
+    front: &AppState,
+    asked: &params::HistoryParams,
     (many, most): (&str, usize),
     read: impl Fn(Window) -> W,
 ) -> Result<(T, Window), Problem> {
@@ -86,7 +86,7 @@ fn seconds(at: Micros) -> f64 {
 }
 
 /// `GET /api/history`: names of the series that Redis stores for recent days.
-pub async fn recent_names(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub async fn recent_names(front: Data<AppState>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let pool = front.io.web.redis.clone();
     let names = front.io.read(ANSWER_WITHIN, REDIS_LATE, async move { recent_series::names(&pool).await }).await?;
     as_json(&request, &SeriesNames { series: names })
@@ -94,7 +94,7 @@ pub async fn recent_names(front: Data<Front>, request: HttpRequest) -> Result<Ht
 
 /// `GET /api/history/{series}?since=`: recent samples of a series, oldest first.
 pub async fn recent(
-    front: Data<Front>,
+    front: Data<AppState>,
     request: HttpRequest,
     series: Path<String>,
     query: Query<RecentQuery>,
@@ -110,7 +110,7 @@ pub async fn recent(
 
 /// `GET /api/historical/metrics?metric=a,b`: these series over a time range.
 pub async fn metrics(
-    front: Data<Front>,
+    front: Data<AppState>,
     request: HttpRequest,
     query: Query<MetricsQuery>,
 ) -> Result<HttpResponse, Problem> {
@@ -120,7 +120,7 @@ pub async fn metrics(
 
 /// `GET /api/historical/metrics_by_prefix?prefix=`: every series with this prefix.
 pub async fn metrics_by_prefix(
-    front: Data<Front>,
+    front: Data<AppState>,
     request: HttpRequest,
     query: Query<PrefixQuery>,
 ) -> Result<HttpResponse, Problem> {
@@ -129,10 +129,10 @@ pub async fn metrics_by_prefix(
 }
 
 async fn series(
-    front: &Front,
+    front: &AppState,
     request: &HttpRequest,
     selection: Selection,
-    asked: asked::Asked,
+    asked: params::HistoryParams,
 ) -> Result<HttpResponse, Problem> {
     let pool = front.io.web.reads.clone();
     let read = |window| {
@@ -174,7 +174,7 @@ async fn series(
 /// `GET /api/historical/latency?streams=a,b`: task run times. `total` has each stream over the whole time range,
 /// `all` the requested streams combined.
 pub async fn latency(
-    front: Data<Front>,
+    front: Data<AppState>,
     request: HttpRequest,
     query: Query<LatencyQuery>,
 ) -> Result<HttpResponse, Problem> {
@@ -220,7 +220,7 @@ pub async fn latency(
 
 /// `GET /api/historical/queries`: queries started per bucket, by ARA, from the fleet's own table.
 pub async fn queries(
-    front: Data<Front>,
+    front: Data<AppState>,
     request: HttpRequest,
     query: Query<WindowQuery>,
 ) -> Result<HttpResponse, Problem> {
@@ -250,7 +250,7 @@ pub async fn queries(
 
 /// `GET /api/historical/events`: events, newest first.
 pub async fn events(
-    front: Data<Front>,
+    front: Data<AppState>,
     request: HttpRequest,
     query: Query<EventsQuery>,
 ) -> Result<HttpResponse, Problem> {
@@ -266,7 +266,7 @@ pub async fn events(
         });
         return csv(&request, "events", &["id", "ts", "type", "worker", "severity", "detail"], rows);
     }
-    let told = |row: events::Row| EventTold {
+    let told = |row: events::Row| EventResponse {
         id: row.id,
         ts: row.unix_seconds(),
         r#type: row.type_,
@@ -280,7 +280,7 @@ pub async fn events(
 
 /// `GET /api/historical/summary`: summary of a time range.
 pub async fn summary(
-    front: Data<Front>,
+    front: Data<AppState>,
     request: HttpRequest,
     query: Query<SpanQuery>,
 ) -> Result<HttpResponse, Problem> {
@@ -306,7 +306,7 @@ pub async fn summary(
 }
 
 /// Summary of a time range.
-pub(super) async fn summed_up(front: &Front, window: Window) -> Result<history_page::Summary, Problem> {
+pub(super) async fn summed_up(front: &AppState, window: Window) -> Result<history_page::Summary, Problem> {
     let pool = front.io.web.reads.clone();
     let work = async move {
         let backlog = Selection::Prefix("backlog:".to_owned());

@@ -6,8 +6,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::asked::WindowQuery;
-use super::asked::{EventsQuery, HappenedQuery, LatencyQuery, MetricsQuery, PrefixQuery, RecentQuery, SpanQuery};
+use super::params::WindowQuery;
+use super::params::{EventsQuery, HappenedQuery, LatencyQuery, MetricsQuery, PrefixQuery, RecentQuery, SpanQuery};
 use crate::history::latency::Summary;
 use crate::web::openapi::operation::{Group, Operation};
 
@@ -93,13 +93,13 @@ pub(super) struct Queries {
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Events {
     /// Newest first.
-    pub(super) events: Vec<EventTold>,
+    pub(super) events: Vec<EventResponse>,
 }
 
 /// A stored event, of any monitor.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "StoredEvent")]
-pub(super) struct EventTold {
+pub(super) struct EventResponse {
     /// Increasing ID, in order of insertion.
     pub(super) id: i64,
     /// Time of the event, Unix seconds.
@@ -121,13 +121,13 @@ pub(super) struct EventTold {
 #[derive(Serialize, JsonSchema)]
 pub(super) struct Incidents {
     /// Newest first.
-    pub(super) incidents: Vec<IncidentTold>,
+    pub(super) incidents: Vec<IncidentResponse>,
 }
 
 /// An incident with its start and end.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Incident")]
-pub(super) struct IncidentTold {
+pub(super) struct IncidentResponse {
     /// `crash`: a worker type went to zero by a crash; `lost`: some of its workers were lost; `hung`: a consumer
     /// made no progress; `source_down`: Redis or Postgres was unreachable.
     #[schemars(extend("enum" = ["crash", "hung", "lost", "source_down"]))]

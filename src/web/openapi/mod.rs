@@ -11,7 +11,7 @@ use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
 use self::operation::{Group, Operation, Path, method, schemes};
-use super::Front;
+use super::AppState;
 use super::access::Caller;
 use super::html::html;
 use super::problem::Problem;
@@ -81,7 +81,7 @@ pub fn document(root: &str) -> Value {
 }
 
 /// `GET /api/openapi.json`.
-pub async fn json(front: Data<Front>) -> HttpResponse {
+pub async fn json(front: Data<AppState>) -> HttpResponse {
     HttpResponse::Ok().json(document(front.site.root()))
 }
 
@@ -97,7 +97,7 @@ pub fn told() -> Operation {
 }
 
 /// `GET /api`: the document as a page.
-pub async fn page(front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<AppState>, caller: Caller) -> Result<HttpResponse, Problem> {
     let document = document(front.site.root());
     html(ApiPage { document: &document }.html(&front.site_for(&caller)))
 }

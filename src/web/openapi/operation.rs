@@ -261,7 +261,7 @@ impl Operation {
             responses.insert(answer.status.to_string(), Value::Object(told));
         }
         let mut problem = |status: u16, when: &str| {
-            let schema = schema_of::<problem::Told>(answered);
+            let schema = schema_of::<problem::ProblemDetails>(answered);
             let content = json!({"application/problem+json": {"schema": schema}});
             responses.insert(status.to_string(), json!({"description": when, "content": content}));
         };

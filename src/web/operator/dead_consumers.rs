@@ -6,17 +6,17 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 
-use super::given::Given;
+use super::form_or_json::FormOrJson;
 use super::messages::action;
-use super::openapi::{DeadConsumerTold, DeadConsumers, DeadPreview, MessageTold, Reclaimed};
+use super::openapi::{DeadConsumerResponse, DeadConsumers, DeadPreview, MessageResponse, Reclaimed};
 use super::{LOOK_WITHIN, carry_out, keep, may};
 use crate::actors::io::REDIS_LATE;
 use crate::contract::Name;
 use crate::fleet::message::{Action, Applied, AppliedToStream, DeadConsumer, DeadFound, Message};
 use crate::fleet::snapshot::SourceStatus;
-use crate::operator::find;
+use crate::operator::preview;
 use crate::pages::operator::{PreviewPage, dead_consumers_page};
-use crate::web::Front;
+use crate::web::AppState;
 use crate::web::access::{Caller, audited};
 use crate::web::html::html;
 use crate::web::problem::Problem;
@@ -28,11 +28,11 @@ pub(super) const LONGEST_IDLE: u64 = 315_360_000;
 /// Maximum number of scans of the one-step route; each covers ten thousand entries.
 const MOST_LOOKS: usize = 100;
 
-fn min_idle(given: &Given) -> Result<u64, Problem> {
+fn min_idle(given: &FormOrJson) -> Result<u64, Problem> {
     given.number("min_idle_seconds", MIN_IDLE, LONGEST_IDLE)
 }
 
-async fn look(front: &Front, min_idle_seconds: u64, action: Action, why: &str) -> Result<DeadFound, Problem> {
+async fn look(front: &AppState, min_idle_seconds: u64, action: Action, why: &str) -> Result<DeadFound, Problem> {
     let snapshot =
         front.newest.load_full().ok_or_else(|| Problem::Unavailable("the first poll has not finished".to_owned()))?;
     // Without Redis, an empty list would wrongly mean that there are no dead consumers.
@@ -42,27 +42,27 @@ async fn look(front: &Front, min_idle_seconds: u64, action: Action, why: &str) -
     let streams: Vec<Name> = snapshot.streams.keys().cloned().collect();
     let (redis, why) = (front.io.web.redis.clone(), why.to_owned());
     let looking = front.io.read(LOOK_WITHIN, REDIS_LATE, async move {
-        find::on_dead_consumers(&redis, &streams, min_idle_seconds * 1000, (action, &why)).await
+        preview::on_dead_consumers(&redis, &streams, min_idle_seconds * 1000, (action, &why)).await
     });
     Ok(looking.await?)
 }
 
 /// `GET /admin/dead-consumers?min_idle_seconds=3600`.
-pub async fn page(front: Data<Front>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
-    let min_idle_seconds = min_idle(&Given::in_address(&request)?)?;
+pub async fn page(front: Data<AppState>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
+    let min_idle_seconds = min_idle(&FormOrJson::in_address(&request)?)?;
     let found = look(&front, min_idle_seconds, Action::Retry, "").await?;
     html(dead_consumers_page(&front.site_for(&caller), &found, min_idle_seconds))
 }
 
 /// `GET /api/admin/dead_consumers?min_idle_seconds=3600`: messages pending on consumers without heartbeat.
-pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let min_idle_seconds = min_idle(&Given::in_address(&request)?)?;
+pub async fn list(front: Data<AppState>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let min_idle_seconds = min_idle(&FormOrJson::in_address(&request)?)?;
     let found = look(&front, min_idle_seconds, Action::Retry, "").await?;
     Ok(HttpResponse::Ok().json(told(&found, min_idle_seconds)))
 }
 
 fn told(found: &DeadFound, min_idle_seconds: u64) -> DeadConsumers {
-    let consumer = |dead: &DeadConsumer| DeadConsumerTold {
+    let consumer = |dead: &DeadConsumer| DeadConsumerResponse {
         stream: dead.stream.clone(),
         group: dead.group.clone(),
         consumer: dead.name.clone(),
@@ -71,7 +71,7 @@ fn told(found: &DeadFound, min_idle_seconds: u64) -> DeadConsumers {
         phantom_pending: dead.phantoms,
         idle_ms: dead.idle_ms,
         oldest_idle_ms: dead.oldest_ms,
-        first: dead.first.as_ref().map(MessageTold::from),
+        first: dead.first.as_ref().map(MessageResponse::from),
     };
     DeadConsumers {
         min_idle_seconds,
@@ -83,7 +83,7 @@ fn told(found: &DeadFound, min_idle_seconds: u64) -> DeadConsumers {
 
 /// `POST /api/admin/dead_consumers/preview` with `action` (`retry` or `drop`) and `min_idle_seconds`: the same list,
 /// with the token to apply the action.
-pub async fn preview(front: Data<Front>, caller: Caller, given: Given) -> Result<HttpResponse, Problem> {
+pub async fn preview(front: Data<AppState>, caller: Caller, given: FormOrJson) -> Result<HttpResponse, Problem> {
     let (min_idle_seconds, action) = (min_idle(&given)?, action(&given)?);
     let found = look(&front, min_idle_seconds, action, given.one("why").unwrap_or_default()).await?;
     let token = keep(&front, &caller, &found.chosen).await?;
@@ -115,8 +115,8 @@ pub async fn preview(front: Data<Front>, caller: Caller, given: Given) -> Result
 
 /// `POST /api/admin/reclaim_dead_consumers?min_idle_seconds=3600&dry_run=false`: moves those messages to the recycle
 /// bin and removes the consumers.
-pub async fn reclaim(request: HttpRequest, front: Data<Front>, caller: Caller) -> Result<HttpResponse, Problem> {
-    let given = Given::in_address(&request)?;
+pub async fn reclaim(request: HttpRequest, front: Data<AppState>, caller: Caller) -> Result<HttpResponse, Problem> {
+    let given = FormOrJson::in_address(&request)?;
     let min_idle_seconds = min_idle(&given)?;
     let dry_run = match given.one("dry_run") {
         None => false,

@@ -3,18 +3,18 @@
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 
-use super::given::Given;
-use super::openapi::{GroupTold, MessageTold, Messages, OwnerTold, PreviewTold};
+use super::form_or_json::FormOrJson;
+use super::openapi::{GroupResponse, MessageResponse, Messages, OwnerResponse, PreviewResponse};
 use super::{LOOK_WITHIN, keep};
 use crate::actors::io::REDIS_LATE;
 use crate::contract::{Name, task};
 use crate::fleet::message::{Action, Found, Group, MessageState, Page, Wanted};
-use crate::operator::find;
+use crate::operator::preview;
 use crate::pages::link::{messages_of, stream_of_messages};
 use crate::pages::operator::{MessagesPage, PreviewPage};
 use crate::redis_streams::messages::{self, Bounds, Start};
 use crate::redis_streams::tasks::EntryId;
-use crate::web::Front;
+use crate::web::AppState;
 use crate::web::access::Caller;
 use crate::web::html::html;
 use crate::web::problem::Problem;
@@ -43,7 +43,7 @@ struct Seen {
 }
 
 /// `GET /streams/{name}/messages?state=&group=&owner=&field=&contains=&cursor=&id=`.
-pub async fn page(front: Data<Front>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
+pub async fn page(front: Data<AppState>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
     let seen = look(&front, &request, SHOWN).await?;
     let page = MessagesPage {
         stream: &seen.stream,
@@ -58,31 +58,31 @@ pub async fn page(front: Data<Front>, request: HttpRequest, caller: Caller) -> R
 
 /// `GET /api/streams/{name}/messages?state=pending|unread|dead&group=&owner=&field=&contains=&cursor=&limit=`:
 /// messages in stream order, oldest first. With `id=`, a single message with longer values.
-pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+pub async fn list(front: Data<AppState>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let Seen { stream, groups, dead, wanted, page, .. } = look(&front, &request, MOST_SHOWN).await?;
-    let group = |group: Group| GroupTold { name: group.name, pending: group.pending, unread: group.unread };
+    let group = |group: Group| GroupResponse { name: group.name, pending: group.pending, unread: group.unread };
     Ok(HttpResponse::Ok().json(Messages {
         stream,
         state: wanted.state,
         group: (wanted.state != MessageState::Dead).then_some(wanted.group),
         groups: groups.into_iter().map(group).collect(),
         dead,
-        messages: page.messages.iter().map(MessageTold::from).collect(),
+        messages: page.messages.iter().map(MessageResponse::from).collect(),
         looked_at: page.looked,
         next: page.next,
     }))
 }
 
 /// Stream in the path, if it is within this monitor's scope.
-fn stream_in(front: &Front, request: &HttpRequest) -> Result<Name, Problem> {
+fn stream_in(front: &AppState, request: &HttpRequest) -> Result<Name, Problem> {
     let stream = stream_of_messages(request.uri().path(), request.query_string());
     at_most("stream", &stream.to_text(), NAME)?;
     front.within_scope(&stream)?;
     Ok(stream)
 }
 
-async fn look(front: &Front, request: &HttpRequest, most: u64) -> Result<Seen, Problem> {
-    let given = Given::in_address(request)?;
+async fn look(front: &AppState, request: &HttpRequest, most: u64) -> Result<Seen, Problem> {
+    let given = FormOrJson::in_address(request)?;
     let stream = stream_in(front, request)?;
     let (groups, dead) = groups(front, &stream).await?;
     let wanted = wanted(&given, &groups)?;
@@ -118,14 +118,14 @@ async fn look(front: &Front, request: &HttpRequest, most: u64) -> Result<Seen, P
     Ok(Seen { page: looking.await?, stream, groups, dead, wanted, one: single })
 }
 
-async fn groups(front: &Front, stream: &Name) -> Result<(Vec<Group>, Option<u64>), Problem> {
+async fn groups(front: &AppState, stream: &Name) -> Result<(Vec<Group>, Option<u64>), Problem> {
     let (redis, stream) = (front.io.web.redis.clone(), stream.clone());
     let looking = front.io.read(LOOK_WITHIN, REDIS_LATE, async move { messages::groups(&redis, &stream).await });
     Ok(looking.await?)
 }
 
 /// Parses the filter. The default group is the fleet's, or else the first.
-fn wanted(given: &Given, groups: &[Group]) -> Result<Wanted, Problem> {
+fn wanted(given: &FormOrJson, groups: &[Group]) -> Result<Wanted, Problem> {
     let state = match given.one("state") {
         None => MessageState::Pending,
         Some(text) => text.parse().map_err(|why| Problem::BadRequest(format!("state is {text:?}: {why}")))?,
@@ -159,9 +159,9 @@ fn wanted(given: &Given, groups: &[Group]) -> Result<Wanted, Problem> {
 /// `field`, `contains`, or `id` (one or several): returns the effect of the action and the token to apply it.
 pub async fn preview(
     request: HttpRequest,
-    front: Data<Front>,
+    front: Data<AppState>,
     caller: Caller,
-    given: Given,
+    given: FormOrJson,
 ) -> Result<HttpResponse, Problem> {
     let stream = stream_in(&front, &request)?;
     let (groups, _) = groups(&front, &stream).await?;
@@ -181,9 +181,9 @@ pub async fn preview(
     ids.dedup();
     let (redis, at, asked) = (front.io.web.redis.clone(), stream.clone(), wanted.clone());
     let why = given.one("why").unwrap_or_default().to_owned();
-    let looking = front
-        .io
-        .read(LOOK_WITHIN, REDIS_LATE, async move { find::messages(&redis, &at, &asked, &ids, (action, &why)).await });
+    let looking = front.io.read(LOOK_WITHIN, REDIS_LATE, async move {
+        preview::messages(&redis, &at, &asked, &ids, (action, &why)).await
+    });
     let found: Found = looking.await?;
     let token = keep(&front, &caller, &found.chosen).await?;
     let base = messages_of(&stream);
@@ -194,8 +194,8 @@ pub async fn preview(
         };
         return html(PreviewPage::of(&found, (&token, &apply, &base)).html(&front.site_for(&caller)));
     }
-    let owner = |(consumer, heartbeat, messages)| OwnerTold { consumer, heartbeat, messages };
-    Ok(HttpResponse::Ok().json(PreviewTold {
+    let owner = |(consumer, heartbeat, messages)| OwnerResponse { consumer, heartbeat, messages };
+    Ok(HttpResponse::Ok().json(PreviewResponse {
         token,
         expires_in_seconds: crate::postgres::recycle_bin::PREVIEW_MINUTES * 60,
         action,
@@ -207,12 +207,12 @@ pub async fn preview(
         looked_at: found.looked,
         groups: found.groups,
         owners: found.owners.into_iter().map(owner).collect(),
-        first: found.first.iter().map(MessageTold::from).collect(),
+        first: found.first.iter().map(MessageResponse::from).collect(),
     }))
 }
 
 /// Parses the action.
-pub(super) fn action(given: &Given) -> Result<Action, Problem> {
+pub(super) fn action(given: &FormOrJson) -> Result<Action, Problem> {
     let text = given.needed("action", "retry, bury or drop")?;
     text.parse().map_err(|why| Problem::BadRequest(format!("action is {text:?}: {why}")))
 }

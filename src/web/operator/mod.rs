@@ -2,7 +2,7 @@
 //! forms; each change is recorded in the audit log.
 
 pub mod dead_consumers;
-mod given;
+mod form_or_json;
 pub mod messages;
 pub mod openapi;
 pub mod recycle_bin;
@@ -14,9 +14,9 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 use uuid::Uuid;
 
-use self::given::Given;
-use self::openapi::{AppliedTold, FieldTold, MessageTold, RefusedTold};
-use super::Front;
+use self::form_or_json::FormOrJson;
+use self::openapi::{AppliedResponse, FieldResponse, MessageResponse, RefusedResponse};
+use super::AppState;
 use super::access::{Caller, Role, audited};
 use super::html::html;
 use super::problem::Problem;
@@ -36,7 +36,7 @@ const DO_WITHIN: Duration = Duration::from_secs(300);
 const LATE: &str = "the operation timed out and was stopped; changes made until then remain, and deleted messages \
  are in the recycle bin";
 
-fn sources(front: &Front) -> Sources {
+fn sources(front: &AppState) -> Sources {
     Sources { redis: front.io.web.redis.clone(), postgres: front.io.web.changes.clone() }
 }
 
@@ -53,7 +53,7 @@ fn may(caller: &Caller, action: Action) -> Result<(), Problem> {
 }
 
 /// Stores the messages selected by a preview; returns its token.
-async fn keep(front: &Front, caller: &Caller, chosen: &Chosen) -> Result<String, Problem> {
+async fn keep(front: &AppState, caller: &Caller, chosen: &Chosen) -> Result<String, Problem> {
     let packed = serde_json::to_vec(chosen).map_err(|error| Problem::Unavailable(error.to_string()))?;
     let (pool, who) = (front.io.web.changes.clone(), caller.name.clone());
     let keeping =
@@ -61,7 +61,7 @@ async fn keep(front: &Front, caller: &Caller, chosen: &Chosen) -> Result<String,
     Ok(keeping.await?.to_string())
 }
 
-async fn preview_of(front: &Front, token: Uuid, take: bool) -> Result<Chosen, Problem> {
+async fn preview_of(front: &AppState, token: Uuid, take: bool) -> Result<Chosen, Problem> {
     let pool = front.io.web.changes.clone();
     let reading = front.io.run(LOOK_WITHIN, POSTGRES_LATE, async move { bin::preview(&pool, token, take).await });
     let packed = reading.await?.ok_or_else(|| {
@@ -76,9 +76,9 @@ async fn preview_of(front: &Front, token: Uuid, take: bool) -> Result<Chosen, Pr
 /// `POST …/apply` with `token` and an optional `why`: applies the preview once, skipping messages that changed since.
 pub async fn apply(
     request: HttpRequest,
-    front: Data<Front>,
+    front: Data<AppState>,
     caller: Caller,
-    given: Given,
+    given: FormOrJson,
 ) -> Result<HttpResponse, Problem> {
     let token = given.needed("token", "a preview token")?;
     let token: Uuid =
@@ -136,32 +136,32 @@ fn of_this_address(request: &HttpRequest, token: Uuid, chosen: &Chosen) -> Resul
     Err(Problem::BadRequest(format!("token {token} belongs to another preview: expected one of {expected}")))
 }
 
-async fn carry_out(front: &Front, chosen: &Chosen, who: &str) -> Result<Applied, Problem> {
+async fn carry_out(front: &AppState, chosen: &Chosen, who: &str) -> Result<Applied, Problem> {
     let (sources, chosen, who) = (sources(front), chosen.clone(), who.to_owned());
     let doing = front.io.run(DO_WITHIN, LATE, async move { Ok(operator::apply(&sources, &chosen, &who).await) });
     Ok(doing.await?)
 }
 
-fn told(action: Action, applied: &Applied) -> AppliedTold {
-    AppliedTold {
+fn told(action: Action, applied: &Applied) -> AppliedResponse {
+    AppliedResponse {
         action,
         done: applied.done,
         left_alone: applied.left_alone.iter().map(|(why, n)| ((*why).to_owned(), *n)).collect(),
         deleted_before: applied.vanished,
-        refused: applied.refused.clone().map(RefusedTold::from),
+        refused: applied.refused.clone().map(RefusedResponse::from),
         consumers_removed: applied.consumers_removed,
         batch: applied.batch.clone().filter(|_| applied.done > 0),
         ended_early: applied.ended_early.clone(),
     }
 }
 
-impl From<(u64, String)> for RefusedTold {
+impl From<(u64, String)> for RefusedResponse {
     fn from((messages, error): (u64, String)) -> Self {
         Self { messages, error }
     }
 }
 
-impl From<&Message> for MessageTold {
+impl From<&Message> for MessageResponse {
     fn from(message: &Message) -> Self {
         let pending = message.owner.is_some();
         Self {
@@ -172,12 +172,12 @@ impl From<&Message> for MessageTold {
             idle_ms: pending.then_some(message.idle_ms),
             bytes: message.bytes,
             field_count: message.field_count,
-            fields: message.fields.iter().map(FieldTold::from).collect(),
+            fields: message.fields.iter().map(FieldResponse::from).collect(),
         }
     }
 }
 
-impl From<&Field> for FieldTold {
+impl From<&Field> for FieldResponse {
     fn from(field: &Field) -> Self {
         Self {
             name: Name::from(field.name.as_slice()),

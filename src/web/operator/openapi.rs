@@ -22,11 +22,11 @@ pub(super) struct Messages {
     /// Consumer group; `null` for dead letters, which belong to the stream.
     pub(super) group: Option<Name>,
     /// Consumer groups of the stream.
-    pub(super) groups: Vec<GroupTold>,
+    pub(super) groups: Vec<GroupResponse>,
     /// Dead letters of the stream; `null` if unknown.
     pub(super) dead: Option<u64>,
     /// Matching messages, oldest first.
-    pub(super) messages: Vec<MessageTold>,
+    pub(super) messages: Vec<MessageResponse>,
     /// Entries scanned.
     pub(super) looked_at: u64,
     /// Value of `cursor` for the next page; `null` on the last page.
@@ -36,7 +36,7 @@ pub(super) struct Messages {
 /// A group of a stream.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "MessageGroup")]
-pub(super) struct GroupTold {
+pub(super) struct GroupResponse {
     /// Its name.
     pub(super) name: Name,
     /// Pending messages.
@@ -48,7 +48,7 @@ pub(super) struct GroupTold {
 /// A message.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Message")]
-pub(super) struct MessageTold {
+pub(super) struct MessageResponse {
     /// Entry ID.
     pub(super) id: String,
     /// Time it was added, Unix milliseconds, from its ID.
@@ -64,13 +64,13 @@ pub(super) struct MessageTold {
     /// Number of fields; 0 if the entry was deleted.
     pub(super) field_count: u64,
     /// First fields, with long values truncated.
-    pub(super) fields: Vec<FieldTold>,
+    pub(super) fields: Vec<FieldResponse>,
 }
 
 /// A field of a message.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "MessageField")]
-pub(super) struct FieldTold {
+pub(super) struct FieldResponse {
     /// Its name.
     pub(super) name: Name,
     /// Value, possibly truncated.
@@ -86,7 +86,7 @@ pub(super) struct FieldTold {
 /// What would be done.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Preview")]
-pub(super) struct PreviewTold {
+pub(super) struct PreviewResponse {
     /// Token to apply the preview, once.
     pub(super) token: String,
     /// Lifetime of the token, seconds.
@@ -108,15 +108,15 @@ pub(super) struct PreviewTold {
     /// Number of consumer groups of the stream.
     pub(super) groups: usize,
     /// Consumers that own the messages.
-    pub(super) owners: Vec<OwnerTold>,
+    pub(super) owners: Vec<OwnerResponse>,
     /// First messages.
-    pub(super) first: Vec<MessageTold>,
+    pub(super) first: Vec<MessageResponse>,
 }
 
 /// Consumer that owns messages.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "MessageOwner")]
-pub(super) struct OwnerTold {
+pub(super) struct OwnerResponse {
     /// The consumer.
     pub(super) consumer: Name,
     /// Whether it has a heartbeat and may be processing them.
@@ -128,7 +128,7 @@ pub(super) struct OwnerTold {
 /// What was done.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Applied")]
-pub(super) struct AppliedTold {
+pub(super) struct AppliedResponse {
     /// The action.
     pub(super) action: Action,
     /// Number of messages changed.
@@ -139,7 +139,7 @@ pub(super) struct AppliedTold {
     /// Number of messages already deleted, removed from the pending list.
     pub(super) deleted_before: u64,
     /// Messages rejected by Redis; `null` if none.
-    pub(super) refused: Option<RefusedTold>,
+    pub(super) refused: Option<RefusedResponse>,
     /// Consumers removed.
     pub(super) consumers_removed: u64,
     /// Batch ID in the recycle bin; `null` if nothing was moved there.
@@ -164,7 +164,7 @@ fn name_reasons(schema: &mut schemars::Schema) {
 /// Messages rejected by Redis.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "Refused")]
-pub(super) struct RefusedTold {
+pub(super) struct RefusedResponse {
     /// Number of messages.
     pub(super) messages: u64,
     /// Error of the last one.
@@ -181,13 +181,13 @@ pub(super) struct DeadConsumers {
     /// Whether the list is complete.
     pub(super) complete: bool,
     /// The consumers.
-    pub(super) consumers: Vec<DeadConsumerTold>,
+    pub(super) consumers: Vec<DeadConsumerResponse>,
 }
 
 /// A consumer without heartbeat that has pending messages.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "DeadConsumer")]
-pub(super) struct DeadConsumerTold {
+pub(super) struct DeadConsumerResponse {
     /// Its stream.
     pub(super) stream: Name,
     /// Its group.
@@ -205,7 +205,7 @@ pub(super) struct DeadConsumerTold {
     /// Idle time of the oldest stuck message, milliseconds.
     pub(super) oldest_idle_ms: u64,
     /// First stuck message.
-    pub(super) first: Option<MessageTold>,
+    pub(super) first: Option<MessageResponse>,
 }
 
 /// Preview of an action on consumers without heartbeat.
@@ -241,7 +241,7 @@ pub(super) struct Reclaimed {
     #[schemars(transform = name_reasons)]
     pub(super) not_dropped: BTreeMap<String, u64>,
     /// Messages rejected by Redis.
-    pub(super) refused: Option<RefusedTold>,
+    pub(super) refused: Option<RefusedResponse>,
     /// Consumers not removed, by reason: `alive` (has a heartbeat again), `busy` (still has pending messages),
     /// `gone` (already removed).
     pub(super) consumers_kept: BTreeMap<String, u64>,
@@ -268,7 +268,7 @@ pub(super) struct InStream {
 #[schemars(rename = "RecycleBin")]
 pub(super) struct Bin {
     /// Newest first.
-    pub(super) entries: Vec<BinnedTold>,
+    pub(super) entries: Vec<RecycledMessageResponse>,
     /// Value of `before` for the next page; `null` on the last page.
     pub(super) next: Option<i64>,
 }
@@ -276,7 +276,7 @@ pub(super) struct Bin {
 /// A message in the recycle bin.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "RecycleBinEntry")]
-pub(super) struct BinnedTold {
+pub(super) struct RecycledMessageResponse {
     /// Entry ID in the recycle bin.
     pub(super) id: i64,
     /// Batch ID; messages moved together share it.
@@ -296,7 +296,7 @@ pub(super) struct BinnedTold {
     /// Payload size, bytes.
     pub(super) bytes: u64,
     /// Fields; `null` if larger than 64 kB in total.
-    pub(super) fields: Option<Vec<FieldTold>>,
+    pub(super) fields: Option<Vec<FieldResponse>>,
     /// State in the recycle bin.
     pub(super) state: BinState,
     /// User who moved it.
@@ -321,7 +321,7 @@ pub(super) struct Restored {
     /// Messages that had never been removed from their stream.
     pub(super) never_left: u64,
     /// Messages rejected by Redis; `null` if none.
-    pub(super) refused: Option<RefusedTold>,
+    pub(super) refused: Option<RefusedResponse>,
 }
 
 /// Selects messages of a stream.
@@ -488,7 +488,7 @@ pub fn preview() -> Operation {
     )
     .path("name", STREAM, "aragorn.lookup")
     .body::<PreviewOrder>()
-    .answers::<PreviewTold>("The preview.")
+    .answers::<PreviewResponse>("The preview.")
     .unavailable(KEEPING)
 }
 
@@ -502,7 +502,7 @@ pub fn apply() -> Operation {
     )
     .path("name", STREAM, "aragorn.lookup")
     .body::<ApplyOrder>()
-    .answers::<AppliedTold>("The result.")
+    .answers::<AppliedResponse>("The result.")
     .unavailable(DOING)
 }
 
@@ -540,7 +540,7 @@ pub fn dead_consumers_apply() -> Operation {
          the role admin.",
     )
     .body::<ApplyOrder>()
-    .answers::<AppliedTold>("The result.")
+    .answers::<AppliedResponse>("The result.")
     .unavailable(DOING)
 }
 

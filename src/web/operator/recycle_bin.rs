@@ -5,8 +5,8 @@ use actix_web::{HttpRequest, HttpResponse};
 use serde_json::json;
 use uuid::Uuid;
 
-use super::given::Given;
-use super::openapi::{Bin, BinnedTold, FieldTold, RefusedTold, Restored};
+use super::form_or_json::FormOrJson;
+use super::openapi::{Bin, FieldResponse, RecycledMessageResponse, RefusedResponse, Restored};
 use super::{DO_WITHIN, LATE, LOOK_WITHIN, may, sources};
 use crate::actors::io::POSTGRES_LATE;
 use crate::contract::Name;
@@ -14,7 +14,7 @@ use crate::fleet::message::{Action, BinState, Binned, Field};
 use crate::operator::recycle;
 use crate::pages::operator::BinPage;
 use crate::postgres::recycle_bin::{self, Filter};
-use crate::web::Front;
+use crate::web::AppState;
 use crate::web::access::{Caller, audited};
 use crate::web::html::html;
 use crate::web::problem::Problem;
@@ -35,13 +35,13 @@ struct Seen {
 }
 
 /// `GET /admin/recycle-bin?stream=&batch=&before=`.
-pub async fn page(front: Data<Front>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
-    let Seen { filter, rows, next } = look(&front, &Given::in_address(&request)?).await?;
+pub async fn page(front: Data<AppState>, request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
+    let Seen { filter, rows, next } = look(&front, &FormOrJson::in_address(&request)?).await?;
     shown((&front, &caller), &filter, &rows, next, None)
 }
 
 fn shown(
-    (front, caller): (&Front, &Caller),
+    (front, caller): (&AppState, &Caller),
     filter: &Filter,
     rows: &[Binned],
     next: Option<i64>,
@@ -53,12 +53,12 @@ fn shown(
 }
 
 /// `GET /api/admin/recycle_bin?stream=&batch=&state=&before=&limit=50`: deleted messages, newest first.
-pub async fn list(front: Data<Front>, request: HttpRequest) -> Result<HttpResponse, Problem> {
-    let Seen { rows, next, .. } = look(&front, &Given::in_address(&request)?).await?;
+pub async fn list(front: Data<AppState>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let Seen { rows, next, .. } = look(&front, &FormOrJson::in_address(&request)?).await?;
     Ok(HttpResponse::Ok().json(Bin { entries: rows.into_iter().map(told).collect(), next }))
 }
 
-async fn look(front: &Front, given: &Given) -> Result<Seen, Problem> {
+async fn look(front: &AppState, given: &FormOrJson) -> Result<Seen, Problem> {
     let limit = given.number("limit", SHOWN, MOST_SHOWN)?.max(1);
     let before = given.number("before", 0, i64::MAX.unsigned_abs())?;
     let state = match given.one("state") {
@@ -92,19 +92,19 @@ async fn look(front: &Front, given: &Given) -> Result<Seen, Problem> {
     Ok(Seen { filter, rows, next })
 }
 
-fn batch(given: &Given) -> Result<Option<Uuid>, Problem> {
+fn batch(given: &FormOrJson) -> Result<Option<Uuid>, Problem> {
     let Some(text) = given.one("batch") else { return Ok(None) };
     let batch = text.parse().map_err(|_| Problem::BadRequest(format!("batch is {text:?}: expected a batch ID")))?;
     Ok(Some(batch))
 }
 
-fn told(row: Binned) -> BinnedTold {
+fn told(row: Binned) -> RecycledMessageResponse {
     let field = |(name, value): (Vec<u8>, Vec<u8>)| {
         let bytes = value.len() as u64;
-        FieldTold::from(&Field { name, value, bytes })
+        FieldResponse::from(&Field { name, value, bytes })
     };
     let whole = !row.fields.is_empty() || row.bytes == 0;
-    BinnedTold {
+    RecycledMessageResponse {
         id: row.id,
         batch: row.batch,
         stream: row.stream,
@@ -126,7 +126,7 @@ fn told(row: Binned) -> BinnedTold {
 }
 
 /// Rejects restoring into streams that this monitor does not watch.
-async fn within_scope(front: &Front, filter: &Filter) -> Result<(), Problem> {
+async fn within_scope(front: &AppState, filter: &Filter) -> Result<(), Problem> {
     const AT_ONCE: i64 = 1000;
     let mut filter = Filter { after: Some(0), payload_bytes: 0, ..filter.clone() };
     loop {
@@ -142,7 +142,7 @@ async fn within_scope(front: &Front, filter: &Filter) -> Result<(), Problem> {
 
 /// `POST /api/admin/recycle_bin/restore` with `id` (one or several) or `batch`: restores messages to their streams.
 /// Idempotent: each message is restored once.
-pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result<HttpResponse, Problem> {
+pub async fn restore(front: Data<AppState>, caller: Caller, given: FormOrJson) -> Result<HttpResponse, Problem> {
     may(&caller, Action::Drop)?;
     let mut ids = Vec::new();
     for text in given.all("id").chain(given.all("ids")) {
@@ -161,7 +161,7 @@ pub async fn restore(front: Data<Front>, caller: Caller, given: Given) -> Result
         let answer = Restored {
             restored: restored.restored,
             never_left: restored.void,
-            refused: restored.refused.clone().map(RefusedTold::from),
+            refused: restored.refused.clone().map(RefusedResponse::from),
         };
         Ok((json!(answer), restored))
     };

@@ -18,7 +18,7 @@ const FORMS: [&str; 3] = ["application/problem+json", "application/json", "text/
 ///
 /// # Errors
 /// Those of the inner service.
-pub(super) async fn alike<B: MessageBody>(
+pub(super) async fn normalize_errors<B: MessageBody>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<EitherBody<B>>, Error> {

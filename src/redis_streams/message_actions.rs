@@ -12,7 +12,7 @@ use std::time::Duration;
 use redis::{Pipeline, Script, Value};
 
 use super::connection::{Pool, checkout, send, trouble};
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use super::tasks::EntryId;
 use crate::contract::task::{ORIGIN_FIELD, Origin, dead_letters, delivery_record};
 use crate::contract::{Name, keys};

@@ -12,13 +12,13 @@ use crate::web::text_limits::{NAME, NEEDLE, REASON, at_most};
 
 /// Names and values; a name may occur several times. Empty values are ignored.
 #[derive(Debug, Default)]
-pub struct Given {
+pub struct FormOrJson {
     pairs: Vec<(String, String)>,
     /// The request is a form from a page.
     pub form: bool,
 }
 
-impl Given {
+impl FormOrJson {
     /// First value of `name`.
     pub fn one(&self, name: &str) -> Option<&str> {
         self.pairs.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.as_str())
@@ -86,7 +86,7 @@ impl Given {
     }
 }
 
-impl FromRequest for Given {
+impl FromRequest for FormOrJson {
     type Error = actix_web::Error;
     type Future = LocalBoxFuture<'static, Result<Self, Self::Error>>;
 

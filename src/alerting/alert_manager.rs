@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::abandoned;
-use super::charted::Charted;
+use super::chart_series::Charted;
 use super::condition::{self, Memory, Sight};
 use super::grouping::{Due, PER_MINUTE, Pacing, Standing};
 use super::lifecycle::{Alert, Identity, Kind, Phase, Policy, Seen, Step};
 use super::message::About;
 use super::names::Names;
-use super::quiet::{Acknowledged, Silence, Silences};
 use super::rule::{Per, Rule, RuleSet, Subjects};
+use super::silences::{Acknowledged, Silence, Silences};
 use super::source_down;
-use super::worker_down::{self, Losses, News, Sighting};
+use super::worker_down::{self, Losses, News, WorkerTypeView};
 use crate::fleet::cleanup::Finding;
 use crate::fleet::event::{Event, Severity};
 use crate::fleet::snapshot::Snapshot;
@@ -21,9 +21,9 @@ use crate::fleet::snapshot::Snapshot;
 /// Maximum number of resolved alerts retained.
 const RESOLVED_KEPT: usize = 200;
 
-/// Settings of the board.
+/// Settings of the manager.
 #[derive(Debug, Clone)]
-pub struct BoardSettings {
+pub struct AlertManagerSettings {
     /// Worker-down alerts do not fire before this time (Unix seconds).
     pub grace_until: f64,
     /// Debounce window of worker-down alerts, seconds.
@@ -76,8 +76,8 @@ pub struct FiringAlert {
 }
 
 /// All alerts and their timers.
-pub struct Board {
-    settings: BoardSettings,
+pub struct AlertManager {
+    settings: AlertManagerSettings,
     rules: Arc<RuleSet>,
     names: Names,
     memories: Vec<Memory>,
@@ -93,12 +93,12 @@ pub struct Board {
     cooldowns: BTreeMap<String, f64>,
 }
 
-impl Board {
-    /// Returns a board without alerts.
+impl AlertManager {
+    /// Returns a manager without alerts.
     #[must_use]
-    pub fn new(settings: BoardSettings, rules: Arc<RuleSet>) -> Self {
+    pub fn new(settings: AlertManagerSettings, rules: Arc<RuleSet>) -> Self {
         let pacing = Pacing::new(settings.debounce, PER_MINUTE);
-        let mut board = Self {
+        let mut manager = Self {
             settings,
             rules: Arc::default(),
             names: Names::default(),
@@ -112,8 +112,8 @@ impl Board {
             pacing,
             cooldowns: BTreeMap::new(),
         };
-        board.set_rules(rules);
-        board
+        manager.set_rules(rules);
+        manager
     }
 
     /// Replaces the rules. Alerts of removed rules resolve, unless no valid rules are known.
@@ -282,7 +282,7 @@ impl Board {
         }
         sightings.extend(self.findings.drain(..).map(|finding| abandoned::sighting(&finding)));
         for sighting in sightings {
-            let Sighting { identity, seen: is, detail, message } = sighting;
+            let WorkerTypeView { identity, seen: is, detail, message } = sighting;
             seen.insert(identity.key.clone());
             if !matches!(is, Seen::Holds(_)) && !self.alerts.contains_key(&identity.key) {
                 continue;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use redis::AsyncCommands;
-use shepherd_monitor::redis_streams::cleaning::{Turn, end_turn, keep_turn, take_turn};
+use shepherd_monitor::redis_streams::cleanup::{Turn, end_turn, keep_turn, take_turn};
 use shepherd_monitor::redis_streams::connection;
 
 use crate::support::redis::TestRedis;

@@ -31,7 +31,7 @@ async fn for_long(rest: Duration) {
     tokio::time::sleep(rest).await;
 }
 
-/// Returns a timerfd that becomes readable after `rest`.
+/// Returns a timerfd that becomes readable after `kernel_timer`.
 #[cfg(target_os = "linux")]
 #[expect(deprecated, reason = "what it leaves to its caller, an OwnedFd keeps: the descriptor stays open and the same")]
 fn of_the_kernel(rest: Duration) -> std::io::Result<AsyncFd<OwnedFd>> {

@@ -2,7 +2,7 @@
 //!
 //! Parsing every field of every consumer into a value that is read once would be most of the cost of a pass. This wrapper splits
 //! the answers of a connection without parsing them: redis-rs receives each list as one bulk string, from which
-//! [`super::reply::Reply`] reads the fields.
+//! [`super::resp_reader::Reply`] reads the fields.
 
 use std::io;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 const CHUNK: usize = 32 * 1024;
 
 /// A connection that delivers lists as bulk strings while [`Switch`] is on.
-pub struct Unparsed<S> {
+pub struct LazyList<S> {
     inner: S,
     on: Switch,
     /// Received bytes that are not passed on yet; starts at an answer. `filled` bytes are valid, the rest is spare.
@@ -31,7 +31,7 @@ pub struct Unparsed<S> {
 /// Turned on after the handshake, whose answers redis-rs parses itself.
 pub type Switch = Arc<AtomicBool>;
 
-impl<S> Unparsed<S> {
+impl<S> LazyList<S> {
     /// Wraps `inner`.
     pub fn new(inner: S, on: Switch) -> Self {
         Self { inner, on, came: Vec::new(), filled: 0, scan: Scan::default(), out: Vec::new(), given: 0 }
@@ -57,7 +57,7 @@ impl<S> Unparsed<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Unparsed<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for LazyList<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.given == this.out.len() {
@@ -83,7 +83,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unparsed<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unparsed<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for LazyList<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(context, bytes)
     }
@@ -289,7 +289,7 @@ mod tests {
 
     async fn handed_on(on: bool, sent: &'static [u8], at_a_time: usize) -> Vec<u8> {
         let mut got = Vec::new();
-        let mut stream = Unparsed::new(Dripping(sent, at_a_time), Arc::new(AtomicBool::new(on)));
+        let mut stream = LazyList::new(Dripping(sent, at_a_time), Arc::new(AtomicBool::new(on)));
         stream.read_to_end(&mut got).await.unwrap();
         got
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::consumer::{Consumer, ConsumerState, Sighting, Work};
+use super::consumer::{Consumer, ConsumerState, Observation, Work};
 use super::event::{EventKind, Return};
 use super::reading::{Beat, BeatReading, MarkerReading};
 use super::time::Mono;
@@ -11,7 +11,7 @@ use super::worker_type::{Departures, LossKind, Lost, Occurrence};
 use crate::contract::Name;
 
 /// One reading of the consumers of a type.
-pub(super) struct Sightings {
+pub(super) struct Observations {
     pub(super) now: Mono,
     pub(super) ts: f64,
     pub(super) absence_counts_from: Mono,
@@ -23,7 +23,7 @@ pub(super) struct Sightings {
     pub(super) present_changed: bool,
 }
 
-impl Sightings {
+impl Observations {
     /// Updates every consumer that is known, listed by a group (`work`) or has watched keys (`beats`). Both lists are
     /// sorted by name, like `consumers`, so all three are merged in one pass.
     pub(super) fn look_at(
@@ -48,7 +48,7 @@ impl Sightings {
         let was_present = consumer.is_present();
         let is_lost = matches!(consumer.state, ConsumerState::Lost | ConsumerState::Unobserved);
         let lost_process = is_lost.then(|| consumer.recorded().0.process);
-        let before = consumer.see(&Sighting {
+        let before = consumer.see(&Observation {
             keys,
             work,
             now: self.now,

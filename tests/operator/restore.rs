@@ -179,7 +179,7 @@ async fn messages_on_dead_consumers_are_retried_and_the_consumers_removed() {
     world.deliver("s", "alive", 2).await;
     world.text("SET worker:heartbeat:s:alive {}").await;
     let streams = [Name::from("s"), Name::from("no such stream")];
-    let found = find::on_dead_consumers(&sources.redis, &streams, 0, (Action::Retry, "handed back")).await.unwrap();
+    let found = preview::on_dead_consumers(&sources.redis, &streams, 0, (Action::Retry, "handed back")).await.unwrap();
     assert!(found.complete);
     let consumers: Vec<(String, u64)> = found.consumers.iter().map(|dead| (dead.name.to_text(), dead.stuck)).collect();
     assert_eq!(consumers, [("gone".to_owned(), 2)]);

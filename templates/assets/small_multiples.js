@@ -26,8 +26,8 @@ function words(text, tag = "span") {
 
 /** Figures of a chart by name, reused between redraws. */
 class Figures {
-  constructor(plate) {
-    this.host = plate.host;
+  constructor(frame) {
+    this.host = frame.host;
     this.figures = new Map();
   }
 
@@ -53,8 +53,8 @@ const QUANTILES = [["p50_ms", "p50", 0], ["p95_ms", "p95", 1], ["p99_ms", "p99",
 
 /** Creates the drawing of run times: percentiles of each stream, those with most tasks first. */
 export function latencies({ words: filter = () => [], only, of }) {
-  return (plate) => {
-    const figures = new Figures(plate);
+  return (frame) => {
+    const figures = new Figures(frame);
     let most = STREAMS;
     const more = document.createElement("button");
     more.type = "button";
@@ -62,9 +62,9 @@ export function latencies({ words: filter = () => [], only, of }) {
     more.hidden = true;
     more.addEventListener("click", () => {
       most += 2 * STREAMS;
-      plate.redraw();
+      frame.redraw();
     });
-    plate.legend.replaceWith(more);
+    frame.legend.replaceWith(more);
     return {
       draw([answer], range) {
         const streams = Object.entries(answer.total)
@@ -141,8 +141,8 @@ const SERVERS = [
 
 /** Creates the drawing of the servers' charts. */
 export function servers() {
-  return (plate) => {
-    const figures = new Figures(plate);
+  return (frame) => {
+    const figures = new Figures(frame);
     return {
       draw([answer], range) {
         const times = timesOf(answer);

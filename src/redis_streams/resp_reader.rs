@@ -5,9 +5,9 @@ use std::slice;
 
 use redis::Value;
 
-use super::unparsed::Raw;
+use super::lazy_resp::Raw;
 
-/// An answer or a part of one: parsed by redis-rs, or raw bytes (see [`super::unparsed`]).
+/// An answer or a part of one: parsed by redis-rs, or raw bytes (see [`super::lazy_resp`]).
 #[derive(Debug, Clone, Copy)]
 pub enum Reply<'a> {
     /// Parsed by redis-rs.
@@ -91,7 +91,7 @@ pub enum Items<'a> {
     /// Over a map: remaining pairs, and the value of the last key.
     Pairs(slice::Iter<'a, (Value, Value)>, Option<&'a Value>),
     /// Over raw bytes.
-    Raw(super::unparsed::Children<'a>),
+    Raw(super::lazy_resp::Children<'a>),
 }
 
 impl<'a> Iterator for Items<'a> {

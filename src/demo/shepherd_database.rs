@@ -10,9 +10,9 @@ use crate::worker::queries::{NewQuery, add_callback, add_query, finish_query};
 const TABLES: &str = include_str!("../../migrations/0001_fleet_tables/up.sql");
 
 /// A connection. Errors are the server's messages.
-pub(super) struct Brain(Mutex<AsyncPgConnection>);
+pub(super) struct ShepherdDatabase(Mutex<AsyncPgConnection>);
 
-impl Brain {
+impl ShepherdDatabase {
     /// Connects on the caller's runtime.
     pub(super) async fn connect(url: &str) -> Result<Self, String> {
         AsyncPgConnection::establish(url)

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use redis::{RedisError, Value};
 
-use super::connection::{self, Connection, Kept, send};
+use super::connection::{self, Connection, PersistentConnection, send};
 use super::discovery;
 use super::heartbeats_reader::HeartbeatsReader;
 use super::older_monitor;
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use super::server_info::{fields, read_info};
 use super::streams_reader::{StreamsReader, read_time};
 use crate::contract::Name;
@@ -181,7 +181,7 @@ pub async fn examine(
     shown: &[Name],
     within: Duration,
 ) -> Result<Examined, SourceTrouble> {
-    let mut redis = Kept::to(url, within)?.take().await?;
+    let mut redis = PersistentConnection::to(url, within)?.take().await?;
     let (server, user) = server(&mut redis).await?;
     // A user without permission for ACL WHOAMI is the one in the URL.
     let user = user.or_else(|| connection::user(url)).or_else(|| Some("default".to_owned()));
@@ -298,7 +298,7 @@ async fn may_not_execute(redis: &mut Connection, user: &str) -> Result<Option<Re
 /// Queues every command of the monitor's in a transaction, discards it, and answers those that were
 /// refused.
 async fn refusals(redis: &mut Connection, a_stream: &Name) -> Result<Option<Vec<Refusal>>, SourceTrouble> {
-    // Asked alone: without a transaction what follows would be carried out.
+    // Sent separately: if MULTI is refused, the following commands would be executed.
     let begun: Result<Value, RedisError> = redis::cmd("MULTI").query_async(redis).await;
     match begun {
         Ok(Value::Okay) => {}
@@ -359,7 +359,7 @@ mod tests {
     use super::*;
 
     /// Commands that only workers or `doctor` send.
-    const NOT_THE_MONITORS: [&str; 3] = ["CONFIG", "ACL", "DISCARD"];
+    const NOT_THE_MONITORS: [&str; 4] = ["CONFIG", "ACL", "MULTI", "DISCARD"];
 
     #[test]
     fn all_commands_of_the_monitor_are_examined() {
@@ -396,7 +396,7 @@ mod tests {
             sent.iter().filter(|name| !tried.contains(*name) && !NOT_THE_MONITORS.contains(&name.as_str())).collect();
         assert!(missing.is_empty(), "{missing:?}");
         let never_sent: Vec<&String> = tried.iter().filter(|name| !sent.contains(*name)).collect();
-        // What redis-rs makes of a script.
+        // Sent by redis-rs for scripts.
         assert_eq!(never_sent, ["EVALSHA", "SCRIPT"]);
     }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::aio::MultiplexedConnection;
 use serde_json::json;
-use shepherd_monitor::demo::reaper::{Farewell, Reaper};
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 use shepherd_monitor::postgres::migrate;
 
 use crate::alerting::fleet::Fleet;
@@ -53,7 +53,7 @@ pub(super) struct World {
 impl World {
     pub(super) async fn new() -> Self {
         let (redis, database, slack) = (TestRedis::start(), TestDatabase::create(), Slack::start());
-        let folder = Reaper::start("shepherd-openapi", Farewell { signal: "KILL", epilogue: "" }).unwrap();
+        let folder = Reaper::start("shepherd-openapi", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
         let rules = folder.folder().join("rules.yaml");
         std::fs::write(&rules, RULES).unwrap();
         let ask = redis.connection().await;

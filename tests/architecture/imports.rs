@@ -181,7 +181,8 @@ fn snake(name: &str) -> String {
 
 #[test]
 fn forbidden_imports_are_detected() {
-    let text = "use crate::{postgres, redis_streams};\nuse crate::web::{Front, routes};\nfn f() { crate::demo::run() }";
+    let text =
+        "use crate::{postgres, redis_streams};\nuse crate::web::{AppState, routes};\nfn f() { crate::demo::run() }";
     let rooms = ["postgres", "redis_streams", "web", "demo"].map(str::to_owned);
     assert_eq!(rooms_named_in(text), rooms.into());
 }

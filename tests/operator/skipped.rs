@@ -7,7 +7,7 @@ use shepherd_monitor::operator;
 
 use super::*;
 
-/// Previews six entries, five owned by `gone` and one by `back`, and then changes each but the first in a different
+/// Previews six entries, five owned by `gone` and one by `restore`, and then changes each but the first in a different
 /// way.
 async fn chosen_and_changed(world: &mut World, sources: &Sources, action: Action) -> (Chosen, Vec<String>) {
     for n in 0..6 {

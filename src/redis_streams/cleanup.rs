@@ -10,14 +10,14 @@ use std::time::{Duration, Instant};
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Script, Value};
 
+use super::adaptive_batch::next_step;
 use super::connection::{Pool, checkout, code_of, is_of_connection, trouble};
-use super::pace::next_step;
 use super::refusal::ends_connection;
-use super::reply::Reply;
+use super::resp_reader::Reply;
 use crate::contract::task::delivery_record;
 use crate::contract::{Name, heartbeat, keys};
 use crate::failpoint;
-use crate::fleet::cleanup::{Kept, Need, StreamOutcome, added_at};
+use crate::fleet::cleanup::{Need, ReasonKept, StreamOutcome, added_at};
 use crate::fleet::reading::SourceTrouble;
 
 static TRIM: LazyLock<Script> =
@@ -52,7 +52,7 @@ pub struct TrimStep {
     /// Remaining entries that must be kept, up to the requested maximum.
     pub counted: u64,
     /// Why they must be kept.
-    pub kept_because: Option<Kept>,
+    pub kept_because: Option<ReasonKept>,
 }
 
 /// Removes about `most` entries at most from the beginning of `stream` that no group needs; 0 only reports. Counts entries to keep
@@ -78,7 +78,7 @@ fn read_step(answer: &Value) -> TrimStep {
     match text(0).as_str() {
         "no groups" => {
             step.length = number(1);
-            step.kept_because = step.length.filter(|length| *length > 0).map(|_| Kept::NoGroups);
+            step.kept_because = step.length.filter(|length| *length > 0).map(|_| ReasonKept::NoGroups);
         }
         "groups" => {
             step.removed = number(1).unwrap_or(0);
@@ -92,7 +92,7 @@ fn read_step(answer: &Value) -> TrimStep {
             };
             #[expect(clippy::cast_precision_loss, reason = "milliseconds")]
             let idle_sec = number(10).map(|ms| ms as f64 / 1000.0);
-            step.kept_because = need.map(|need| Kept::Group {
+            step.kept_because = need.map(|need| ReasonKept::Group {
                 group: at(5).and_then(Reply::bytes).map(|name| Name::from(name).to_text()).unwrap_or_default(),
                 need,
                 since: added_at(&text(7)),

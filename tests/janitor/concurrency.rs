@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use redis::Value;
 use shepherd_monitor::contract::Name;
-use shepherd_monitor::redis_streams::cleaning::{retire_some, trim_step};
+use shepherd_monitor::redis_streams::cleanup::{retire_some, trim_step};
 use tokio::task::JoinSet;
 
 use super::*;

@@ -30,7 +30,7 @@ fn bad(text: impl Into<String>) -> Problem {
 
 /// A time range and the response options.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub(super) struct HistoryParams {
     pub(super) window: Window,
     /// The client chose the bucket length, so the monitor must not lengthen it.
     pub(super) bucket_is_given: bool,
@@ -39,7 +39,7 @@ pub(super) struct Asked {
     pub(super) format: Format,
 }
 
-fn asked(asked: &WindowQuery, minmax: &Option<String>) -> Result<Asked, Problem> {
+fn asked(asked: &WindowQuery, minmax: &Option<String>) -> Result<HistoryParams, Problem> {
     let bucket = match &asked.bucket_seconds {
         None => None,
         Some(text) => {
@@ -52,7 +52,7 @@ fn asked(asked: &WindowQuery, minmax: &Option<String>) -> Result<Asked, Problem>
         Some("1" | "true" | "") => true,
         Some(other) => return Err(bad(format!("minmax is {other}: expected 1 or 0"))),
     };
-    Ok(Asked { window, bucket_is_given: bucket.is_some(), extremes, format: format_of(&asked.format)? })
+    Ok(HistoryParams { window, bucket_is_given: bucket.is_some(), extremes, format: format_of(&asked.format)? })
 }
 
 fn format_of(format: &Option<String>) -> Result<Format, Problem> {
@@ -151,7 +151,7 @@ pub struct WindowQuery {
 }
 
 impl WindowQuery {
-    pub(super) fn of(&self) -> Result<Asked, Problem> {
+    pub(super) fn of(&self) -> Result<HistoryParams, Problem> {
         asked(self, &None)
     }
 }
@@ -170,7 +170,7 @@ pub struct MetricsQuery {
 }
 
 impl MetricsQuery {
-    pub(super) fn of(&self) -> Result<Asked, Problem> {
+    pub(super) fn of(&self) -> Result<HistoryParams, Problem> {
         asked(&self.window, &self.minmax)
     }
 
@@ -193,7 +193,7 @@ pub struct PrefixQuery {
 }
 
 impl PrefixQuery {
-    pub(super) fn of(&self) -> Result<Asked, Problem> {
+    pub(super) fn of(&self) -> Result<HistoryParams, Problem> {
         asked(&self.window, &self.minmax)
     }
 
@@ -216,7 +216,7 @@ pub struct LatencyQuery {
 }
 
 impl LatencyQuery {
-    pub(super) fn of(&self) -> Result<Asked, Problem> {
+    pub(super) fn of(&self) -> Result<HistoryParams, Problem> {
         self.window.of()
     }
 
@@ -274,14 +274,14 @@ pub struct EventsQuery {
 }
 
 /// Filter for events, and the response format.
-pub(super) struct AskedEvents {
+pub(super) struct EventParams {
     pub(super) filter: Filter,
     pub(super) limit: i64,
     pub(super) format: Format,
 }
 
 impl EventsQuery {
-    pub(super) fn of(&self) -> Result<AskedEvents, Problem> {
+    pub(super) fn of(&self) -> Result<EventParams, Problem> {
         let limit = match &self.limit {
             None => EVENTS,
             Some(text) => text
@@ -298,7 +298,7 @@ impl EventsQuery {
         }
         let (filter, format) = self.happened.of()?;
         let filter = Filter { type_name: self.type_name.clone(), severity: self.severity.clone(), ..filter };
-        Ok(AskedEvents { filter, limit, format })
+        Ok(EventParams { filter, limit, format })
     }
 }
 

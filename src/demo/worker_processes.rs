@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use super::DemoError;
+use super::script::Action;
 use super::shepherd::type_of;
-use super::story::Action;
 
 /// Parameters for starting a process.
-pub(super) struct Equipment {
+pub(super) struct WorkerPrograms {
     /// Program with the subcommand `demo-worker`.
     pub(super) program: PathBuf,
     pub(super) redis_url: String,
@@ -21,8 +21,8 @@ pub(super) struct Equipment {
 }
 
 /// All processes. Dropping it stops them.
-pub(super) struct Crew {
-    equipment: Equipment,
+pub(super) struct WorkerProcesses {
+    equipment: WorkerPrograms,
     members: Vec<Member>,
     paces: HashMap<&'static str, u32>,
 }
@@ -34,8 +34,8 @@ struct Member {
     leaving: bool,
 }
 
-impl Crew {
-    pub(super) fn new(equipment: Equipment) -> Self {
+impl WorkerProcesses {
+    pub(super) fn new(equipment: WorkerPrograms) -> Self {
         Self { equipment, members: Vec::new(), paces: HashMap::new() }
     }
 
@@ -127,7 +127,7 @@ impl Crew {
     }
 }
 
-impl Drop for Crew {
+impl Drop for WorkerProcesses {
     fn drop(&mut self) {
         // Close all pipes first, so that the processes stop simultaneously.
         for member in &mut self.members {

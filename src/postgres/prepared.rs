@@ -3,7 +3,7 @@
 
 /// Declares a statement without parameters, and the types of its columns. Cast columns of tables that the monitor does not own,
 /// since a cached plan must not change its result types.
-macro_rules! planned {
+macro_rules! prepared {
     ($(#[$about:meta])* $name:ident, ($($column:ty),+), $sql:expr) => {
         $(#[$about])*
         #[derive(diesel::query_builder::QueryId)]
@@ -25,4 +25,4 @@ macro_rules! planned {
     };
 }
 
-pub(super) use planned;
+pub(super) use prepared;

@@ -6,15 +6,15 @@ import { clock, serverNow } from "./clock.js";
 
 const { root } = document.body.dataset;
 
-export class Plate {
-  /** `drawing(plate)` returns `{ draw(answers, range), redraw() }`; `draw` returns a text when there is no data. */
+export class ChartFrame {
+  /** `drawing(frame)` returns `{ draw(answers, range), redraw() }`; `draw` returns a text when there is no data. */
   constructor(section, drawing) {
     this.section = section;
     this.asks = (section.dataset.asks ?? "").split(" ").filter(Boolean);
     this.host = section.querySelector(".drawing");
     this.legend = section.querySelector(".legend");
     this.note = section.querySelector(".note:not(noscript *)");
-    this.id = section.dataset.plate;
+    this.id = section.dataset.chart;
     this.host.replaceChildren();
     this.drawing = drawing(this);
     this.as = null;

@@ -7,7 +7,7 @@ use crate::pages::link::{About, encoded};
 
 /// Spec of a chart.
 #[derive(Debug, PartialEq, Serialize)]
-pub(in crate::pages) struct Plate {
+pub(in crate::pages) struct ChartSpec {
     /// ID by which the script selects the chart type.
     id: &'static str,
     title: &'static str,
@@ -29,14 +29,14 @@ struct Source {
     csv: String,
 }
 
-fn plate(
+fn chart(
     id: &'static str,
     title: &'static str,
     aside: &'static str,
     wide: bool,
     asks: &[String],
     window: &str,
-) -> Plate {
+) -> ChartSpec {
     let several = asks.len() > 1;
     let label = |ask: &str| {
         let series = ask.split_once("prefix=").map_or("", |(_, after)| after);
@@ -46,34 +46,34 @@ fn plate(
         label: if several { label(ask) } else { String::new() },
         csv: format!("{ask}{}{window}&format=csv", if ask.contains('?') { '&' } else { '?' }),
     };
-    Plate { id, title, aside, wide, sources: asks.iter().map(source).collect(), asks: asks.join(" ") }
+    ChartSpec { id, title, aside, wide, sources: asks.iter().map(source).collect(), asks: asks.join(" ") }
 }
 
 /// Returns the charts of a page; `window` is the range for the API (`since=…&until=…`).
-pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
+pub(super) fn of(scope: &Scope, window: &str) -> Vec<ChartSpec> {
     let prefix = |prefix: &str| format!("/api/historical/metrics_by_prefix?prefix={}", encoded(prefix.as_bytes()));
     let highest = |ask: String| format!("{ask}&minmax=1");
-    let plate = |id, title, aside, wide, asks: &[String]| plate(id, title, aside, wide, asks, window);
+    let chart = |id, title, aside, wide, asks: &[String]| chart(id, title, aside, wide, asks, window);
     match scope {
         Scope::Fleet => vec![
-            plate("queries", "Queries started", "per bucket, by ARA", false, &["/api/historical/queries".to_owned()]),
-            plate("fleet", "Workers alive", "by type", false, &[prefix("workers_alive:")]),
-            plate("backlog", "Backlog", "by stream; line: mean, band: maximum", true, &[highest(prefix("backlog:"))]),
-            plate(
+            chart("queries", "Queries started", "per bucket, by ARA", false, &["/api/historical/queries".to_owned()]),
+            chart("fleet", "Workers alive", "by type", false, &[prefix("workers_alive:")]),
+            chart("backlog", "Backlog", "by stream; line: mean, band: maximum", true, &[highest(prefix("backlog:"))]),
+            chart(
                 "heat",
                 "Utilization",
                 "backlog / capacity, by worker type",
                 true,
                 &[highest(prefix("backlog:")), prefix("capacity:")],
             ),
-            plate(
+            chart(
                 "latency",
                 "Task latency",
                 "task run time, by stream; busiest first",
                 true,
                 &["/api/historical/latency".to_owned()],
             ),
-            plate("servers", "Redis and Postgres", "band: maximum of each bucket", true, &[servers()]),
+            chart("servers", "Redis and Postgres", "band: maximum of each bucket", true, &[servers()]),
         ],
         Scope::One(about, name) => {
             let name = name.to_text().replace('\0', "\u{fffd}");
@@ -92,30 +92,30 @@ pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
                     names.iter().map(|name| highest(prefix(name))).collect()
                 }
             };
-            let failures = plate("failures", "Task failures", "in the last 5 minutes", true, &series(&["failures"]));
-            let latency = plate("latency", "Task latency", "task run time", true, &[latency]);
-            let mut plates = match about {
+            let failures = chart("failures", "Task failures", "in the last 5 minutes", true, &series(&["failures"]));
+            let latency = chart("latency", "Task latency", "task run time", true, &[latency]);
+            let mut charts = match about {
                 About::Stream => vec![
-                    plate(
+                    chart(
                         "depth",
                         "Messages",
                         "undelivered and pending; band: maximum",
                         true,
                         &series(&["lag", "pending"]),
                     ),
-                    plate(
+                    chart(
                         "waiting",
                         "Oldest message age",
                         "age of the oldest undelivered message",
                         false,
                         &series(&["oldest_waiting_sec"]),
                     ),
-                    plate("consumers", "Consumers and length", "of the stream", false, &series(&["consumers", "xlen"])),
+                    chart("consumers", "Consumers and length", "of the stream", false, &series(&["consumers", "xlen"])),
                 ],
                 About::WorkerType => vec![
-                    plate("load", "Backlog and capacity", "band: maximum", true, &series(&["backlog", "capacity"])),
-                    plate("alive", "Workers alive", "", false, &series(&["workers_alive"])),
-                    plate(
+                    chart("load", "Backlog and capacity", "band: maximum", true, &series(&["backlog", "capacity"])),
+                    chart("alive", "Workers alive", "", false, &series(&["workers_alive"])),
+                    chart(
                         "waiting",
                         "Oldest message age",
                         "age of the oldest undelivered message",
@@ -124,8 +124,8 @@ pub(super) fn of(scope: &Scope, window: &str) -> Vec<Plate> {
                     ),
                 ],
             };
-            plates.extend([failures, latency]);
-            plates
+            charts.extend([failures, latency]);
+            charts
         }
     }
 }
