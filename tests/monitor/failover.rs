@@ -144,7 +144,7 @@ async fn what_a_server_can_do_is_asked_anew_over_a_new_connection() {
     let server = TestRedis::start();
     let (mut redis, mut ask) = (server.connection().await, server.connection().await);
     let mut reader = StreamsReader::new(WatchedStreams::new(&[], &[]).unwrap(), &[]);
-    let probes = async |ask: &mut _| match run(ask, "INFO commandstats").await {
+    let probes = async |ask: &mut redis::aio::MultiplexedConnection| match run(ask, "INFO commandstats").await {
         Value::BulkString(text) => {
             let text = String::from_utf8(text).unwrap();
             text.lines().find_map(|line| line.strip_prefix("cmdstat_info:calls=")?.split(',').next()?.parse().ok())
