@@ -21,7 +21,7 @@ use crate::alerting::file;
 use crate::fleet::cleanup::STALE_AFTER;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::postgres::diagnostics as of_postgres;
-use crate::redis_streams::{address, examine as of_redis};
+use crate::redis_streams::{address, diagnostics as of_redis};
 use crate::settings::Settings;
 use report::{Finding, Report};
 

@@ -28,7 +28,7 @@ const REFUSAL_HOLDS: Duration = Duration::from_secs(60);
 /// A pooled connection that was used this recently is not asked whether it still works.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The monitor's pool.
+/// The monitor's pool: connections of `deadpool_redis`, discarded when they are of no further use.
 pub type Pool = managed::Pool<Manager>;
 
 /// Builds the monitor's pool. Nothing is connected yet: a Redis that is not there is found out
@@ -219,6 +219,8 @@ impl ConnectionLike for PooledConnection {
 #[derive(Clone)]
 pub struct Manager {
     client: Client,
+    /// Makes the connections whose answers are parsed.
+    parsed: Arc<deadpool_redis::Manager>,
     answer_within: Duration,
     generation: Generation,
     refused: Refused,
@@ -233,8 +235,10 @@ impl std::fmt::Debug for Manager {
 impl Manager {
     fn new(url: &str, answer_within: Duration) -> Result<Self, SourceTrouble> {
         let info = info(url)?.set_tcp_settings(tcp::settings());
-        let client = Client::open(info).map_err(|e| trouble(&e))?;
-        Ok(Self { client, answer_within, generation: Generation::default(), refused: Refused::default() })
+        let client = Client::open(info.clone()).map_err(|e| trouble(&e))?;
+        let parsed = deadpool_redis::Manager::new_with_config(info, config(answer_within)).map_err(|e| trouble(&e))?;
+        let (generation, refused) = (Generation::default(), Refused::default());
+        Ok(Self { client, parsed: Arc::new(parsed), answer_within, generation, refused })
     }
 
     /// Why the server refused a write lately, if none succeeded since.
@@ -249,13 +253,6 @@ impl Manager {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn config(&self) -> AsyncConnectionConfig {
-        AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.answer_within))
-            .set_response_timeout(Some(self.answer_within))
-            .set_dns_resolver(tcp::Resolver)
-    }
-
     async fn connect(&self, answers: Answers) -> RedisResult<Connection> {
         let (generation, made_in) = (self.generation.clone(), self.generation.number());
         let info = self.client.get_connection_info();
@@ -265,16 +262,24 @@ impl Manager {
                 let unparsed = Switch::default();
                 let stream = LazyList::new(stream, Switch::clone(&unparsed));
                 let (connection, driver) =
-                    MultiplexedConnection::new_with_config(info.redis_settings(), stream, self.config()).await?;
+                    MultiplexedConnection::new_with_config(info.redis_settings(), stream, config(self.answer_within))
+                        .await?;
                 tokio::spawn(driver);
                 unparsed.store(true, Ordering::Release);
                 connection
             }
-            _ => self.client.get_multiplexed_async_connection_with_config(&self.config()).await?,
+            _ => managed::Manager::create(&*self.parsed).await?,
         };
         let refused = Arc::clone(&self.refused);
         Ok(Connection { redis, generation, refused, made_in, used: None, unanswered: false })
     }
+}
+
+fn config(answer_within: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(answer_within))
+        .set_response_timeout(Some(answer_within))
+        .set_dns_resolver(tcp::Resolver)
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
