@@ -2,7 +2,7 @@
 
 use shepherd_monitor::demo::servers::RedisOptions;
 use shepherd_monitor::redis_streams::address::Address;
-use shepherd_monitor::redis_streams::connection::{self, Kept};
+use shepherd_monitor::redis_streams::connection::{self, PersistentConnection};
 use shepherd_monitor::redis_streams::tasks::SharedLink;
 
 use super::*;
@@ -73,7 +73,7 @@ async fn monitor_doctor_and_worker_reach_a_redis_whose_authority_is_set() {
     }
     let pool = connection::pool(&url, SOON).unwrap();
     connection::checkout(&pool).await.unwrap();
-    Kept::to(&url, SOON).unwrap().take().await.unwrap();
+    PersistentConnection::to(&url, SOON).unwrap().take().await.unwrap();
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn each_certificate_that_cannot_be_used_is_named_with_the_remedy() {
 
     // The server takes another certificate while it runs.
     let admin = format!("rediss://127.0.0.1:{port}/?ssl_cert_reqs=none");
-    let mut admin = Kept::to(&admin, SOON).unwrap().take().await.unwrap();
+    let mut admin = PersistentConnection::to(&admin, SOON).unwrap().take().await.unwrap();
     for (name, what, remedy) in [
         ("expired", "has expired", "Renew it"),
         ("elsewhere", "for another name", "ssl_check_hostname=false"),

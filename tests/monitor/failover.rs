@@ -7,7 +7,7 @@ use redis::aio::ConnectionLike;
 use shepherd_monitor::fleet::reading::TroubleKind;
 use shepherd_monitor::fleet::watched::WatchedStreams;
 use shepherd_monitor::postgres;
-use shepherd_monitor::redis_streams::connection::{self, Kept, Pool, checkout};
+use shepherd_monitor::redis_streams::connection::{self, PersistentConnection, Pool, checkout};
 use shepherd_monitor::redis_streams::streams_reader::StreamsReader;
 
 use crate::support::monitor::Monitor;
@@ -53,7 +53,7 @@ async fn after_a_failover_one_refused_write_discards_every_connection_to_the_dem
     let name = Proxy::to(old.port());
     let pool = connection::pool(&through(&name), LIMIT).unwrap();
     fill(&pool).await;
-    let mut kept = Kept::beside(&pool);
+    let mut kept = PersistentConnection::beside(&pool);
     let mut redis = kept.take().await.unwrap();
     let of_old = run_id(&mut redis).await;
     kept.keep(redis);
@@ -123,7 +123,7 @@ async fn another_server_behind_the_address_ends_all_connections_but_the_one_that
     let proxy = Proxy::to(server.port());
     let pool = connection::pool(&through(&proxy), LIMIT).unwrap();
     fill(&pool).await;
-    let (mut one, mut other) = (Kept::beside(&pool), Kept::beside(&pool));
+    let (mut one, mut other) = (PersistentConnection::beside(&pool), PersistentConnection::beside(&pool));
     for kept in [&mut one, &mut other] {
         let mut redis = kept.take().await.unwrap();
         run_id(&mut redis).await;
