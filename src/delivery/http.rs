@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
 use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Certificate, Client, Response, StatusCode, Url};
 use serde_json::Value;
@@ -167,7 +167,16 @@ struct Answer {
 impl Answer {
     async fn read(mut response: Response, url: &str) -> Result<Self, reqwest::Error> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
+        // Without a length, the body ends with the connection, which many servers close without a TLS close_notify.
+        let ends_with_connection =
+            response.content_length().is_none() && !response.headers().contains_key(TRANSFER_ENCODING);
+        loop {
+            let chunk = match response.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(_) if ends_with_connection => break,
+                Err(error) => return Err(error),
+            };
             body.extend_from_slice(&chunk);
             if body.len() > READ_AT_MOST {
                 body.truncate(READ_AT_MOST);

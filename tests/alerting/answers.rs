@@ -164,7 +164,7 @@ async fn responses_of_other_services_do_not_count_as_sent() {
     let printed = notify_test(&[("SLACK_WEBHOOK_URL", &slack.url())]).await;
     assert!(printed.contains("slack: sent: ") && printed.contains("invalid_blocks"), "{printed}");
     let last = slack.taken().pop().unwrap();
-    assert!(last.text().contains("Test message") && last.body.get("attachments").is_none(), "{:?}", last.body);
+    assert!(last.text().contains("Test notification") && last.body.get("attachments").is_none(), "{:?}", last.body);
 }
 
 #[tokio::test]

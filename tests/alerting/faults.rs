@@ -23,8 +23,8 @@ async fn killed_at(point: &str, at_most: usize) {
     let texts: Vec<&str> = taken.iter().map(slack::Post::text).collect();
     let firing = ground.slack.count("Worker a crashed");
     assert!((1..=at_most).contains(&firing), "{texts:?}");
-    assert_eq!(ground.slack.count("up again"), 1, "{texts:?}");
-    assert!(texts.last().unwrap().contains("up again"), "{texts:?}");
+    assert_eq!(ground.slack.count("is running again"), 1, "{texts:?}");
+    assert!(texts.last().unwrap().contains("is running again"), "{texts:?}");
     if firing == 2 {
         assert_eq!(reference(&taken[0]), reference(&taken[1]), "a person can see that it is the same");
     }

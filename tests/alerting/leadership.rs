@@ -65,7 +65,7 @@ async fn a_killed_leader() -> Duration {
                 .slack
                 .taken()
                 .iter()
-                .any(|post| post.text().contains("up again") && post.body.to_string().contains(&format!("*{name}*")))
+                .any(|post| post.text().contains("is running again") && post.body.to_string().contains(&format!("*{name}*")))
         })
         .await;
         assert_eq!(ground.slack.count(&format!("Worker {name} crashed")), 1, "{name}");
@@ -102,7 +102,7 @@ async fn a_stopped_leader() -> Duration {
     ground.fleet.up(&["a", "b"]).await;
     eventually("both ends are told", SOON, || async {
         let ends: String =
-            ground.slack.taken().iter().filter(|p| p.text().contains("up again")).map(|p| p.body.to_string()).collect();
+            ground.slack.taken().iter().filter(|p| p.text().contains("is running again")).map(|p| p.body.to_string()).collect();
         ends.contains("*a*") && ends.contains("*b*")
     })
     .await;
@@ -151,12 +151,12 @@ async fn of_three_monitors_one_sends_whichever_is_stopped_and_continued() {
     assert_eq!(counts, [1, 1, 1, 1], "one message an incident");
     eventually("every end is told", SOON, || async {
         let ends: String =
-            ground.slack.taken().iter().filter(|p| p.text().contains("up again")).map(|p| p.body.to_string()).collect();
+            ground.slack.taken().iter().filter(|p| p.text().contains("is running again")).map(|p| p.body.to_string()).collect();
         if names.iter().all(|name| ends.matches(&format!("*{name}*")).count() == 1) { Ok(()) } else { Err(ends) }
     })
     .await;
     let texts: Vec<String> = ground.slack.taken().iter().map(|post| post.text().to_owned()).collect();
-    assert!(texts.iter().all(|text| text.contains("crashed") || text.contains("up again")), "{texts:?}");
+    assert!(texts.iter().all(|text| text.contains("crashed") || text.contains("is running again")), "{texts:?}");
 }
 
 /// Whether it logs that it evaluates and sends without Postgres.
@@ -205,7 +205,7 @@ async fn a_leader_that_dies_without_postgres_is_replaced_and_stored_notification
     ground.fleet.up(&["a", "b", "c"]).await;
     eventually("every end is told", SOON, || async {
         let ends: String =
-            ground.slack.taken().iter().filter(|p| p.text().contains("up again")).map(|p| p.body.to_string()).collect();
+            ground.slack.taken().iter().filter(|p| p.text().contains("is running again")).map(|p| p.body.to_string()).collect();
         ["*a*", "*b*", "*c*"].iter().all(|name| ends.contains(name))
     })
     .await;

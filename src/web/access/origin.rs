@@ -78,8 +78,8 @@ mod tests {
             }
             same(request.to_http_request().headers(), None).is_ok()
         };
-        let (host, origin): ((&str, &[u8]), (&str, &[u8])) =
-            (("host", b"fleet.example"), ("origin", b"https://fleet.example"));
+        let host = ("host", &b"fleet.example"[..]);
+        let origin = ("origin", &b"https://fleet.example"[..]);
         assert!(may(&[host, origin]));
         for strange in [
             ("origin", &b"https://evil.example"[..]),
