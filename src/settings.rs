@@ -87,7 +87,12 @@ pub const TABLE: &[Entry] = &[
     entry(REDIS, "REDIS_USER", "", "Redis user (ACL)"),
     secret(REDIS, "REDIS_PASSWORD", "Redis password"),
     entry(REDIS, "REDIS_PASSWORD_FILE", "", SECRET_FILE),
-    entry(REDIS, "REDIS_TLS", "", "yes: connect to REDIS_HOST with TLS; implied by the REDIS_TLS_… files"),
+    entry(
+        REDIS,
+        "REDIS_TLS",
+        "",
+        "yes: connect to REDIS_HOST with TLS; implied by REDIS_TLS_CA_FILE, REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE",
+    ),
     entry(
         REDIS,
         "REDIS_TLS_CA_FILE",
@@ -99,7 +104,7 @@ pub const TABLE: &[Entry] = &[
     secret(
         POSTGRES,
         "DATABASE_URL",
-        "Postgres URL: postgres://user:password@host:port/database, or host=… user=… as in libpq. Overrides \
+        "Postgres URL: postgres://user:password@host:port/database, or host=HOST user=USER as in libpq. Overrides \
          POSTGRES_HOST, POSTGRES_PORT, POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB",
     ),
     entry(POSTGRES, "DATABASE_URL_FILE", "", SECRET_FILE),

@@ -26,7 +26,11 @@ pub const SETTINGS: &[(&str, &str, &str)] = &[
     ("REDIS_USER", "", "Redis user (ACL)"),
     ("REDIS_PASSWORD", "", "Redis password"),
     ("REDIS_PASSWORD_FILE", "", "File that holds REDIS_PASSWORD"),
-    ("REDIS_TLS", "no", "yes: connect to REDIS_HOST with TLS; implied by the REDIS_TLS_… files"),
+    (
+        "REDIS_TLS",
+        "no",
+        "yes: connect to REDIS_HOST with TLS; implied by REDIS_TLS_CA_FILE, REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE",
+    ),
     ("REDIS_TLS_CA_FILE", "", "PEM file with the CA certificates for Redis; empty: the CA certificates of the system"),
     ("REDIS_TLS_CERT_FILE", "", "PEM file with the client certificate for Redis, if it requires one"),
     ("REDIS_TLS_KEY_FILE", "", "PEM file with the private key of REDIS_TLS_CERT_FILE"),

@@ -352,7 +352,7 @@ async fn logins_and_denied_requests_are_logged_and_counted() {
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
     let log = ground.monitor.log();
-    for said in ["logged in", "wrong credentials", "denied: the role does not suffice"] {
+    for said in ["logged in", "failed login", "denied: the role does not suffice"] {
         assert!(log.contains(said), "{said} in {log}");
     }
 }

@@ -61,11 +61,9 @@ async fn a_killed_leader() -> Duration {
     ground.fleet.up(&["a", "b", "c"]).await;
     for name in ["a", "b", "c"] {
         eventually("its end is told", SOON, || async {
-            ground
-                .slack
-                .taken()
-                .iter()
-                .any(|post| post.text().contains("is running again") && post.body.to_string().contains(&format!("*{name}*")))
+            ground.slack.taken().iter().any(|post| {
+                post.text().contains("is running again") && post.body.to_string().contains(&format!("*{name}*"))
+            })
         })
         .await;
         assert_eq!(ground.slack.count(&format!("Worker {name} crashed")), 1, "{name}");
@@ -101,8 +99,13 @@ async fn a_stopped_leader() -> Duration {
     ground.slack.told("Worker b crashed", SOON).await;
     ground.fleet.up(&["a", "b"]).await;
     eventually("both ends are told", SOON, || async {
-        let ends: String =
-            ground.slack.taken().iter().filter(|p| p.text().contains("is running again")).map(|p| p.body.to_string()).collect();
+        let ends: String = ground
+            .slack
+            .taken()
+            .iter()
+            .filter(|p| p.text().contains("is running again"))
+            .map(|p| p.body.to_string())
+            .collect();
         ends.contains("*a*") && ends.contains("*b*")
     })
     .await;
@@ -150,8 +153,13 @@ async fn of_three_monitors_one_sends_whichever_is_stopped_and_continued() {
     let counts: Vec<usize> = names.iter().map(|n| ground.slack.count(&format!("Worker {n} crashed"))).collect();
     assert_eq!(counts, [1, 1, 1, 1], "one message an incident");
     eventually("every end is told", SOON, || async {
-        let ends: String =
-            ground.slack.taken().iter().filter(|p| p.text().contains("is running again")).map(|p| p.body.to_string()).collect();
+        let ends: String = ground
+            .slack
+            .taken()
+            .iter()
+            .filter(|p| p.text().contains("is running again"))
+            .map(|p| p.body.to_string())
+            .collect();
         if names.iter().all(|name| ends.matches(&format!("*{name}*")).count() == 1) { Ok(()) } else { Err(ends) }
     })
     .await;
@@ -204,8 +212,13 @@ async fn a_leader_that_dies_without_postgres_is_replaced_and_stored_notification
     leads(&second).await;
     ground.fleet.up(&["a", "b", "c"]).await;
     eventually("every end is told", SOON, || async {
-        let ends: String =
-            ground.slack.taken().iter().filter(|p| p.text().contains("is running again")).map(|p| p.body.to_string()).collect();
+        let ends: String = ground
+            .slack
+            .taken()
+            .iter()
+            .filter(|p| p.text().contains("is running again"))
+            .map(|p| p.body.to_string())
+            .collect();
         ["*a*", "*b*", "*c*"].iter().all(|name| ends.contains(name))
     })
     .await;

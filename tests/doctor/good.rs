@@ -86,6 +86,7 @@ async fn state_of_redis(redis: &TestRedis) -> (String, String, Vec<String>) {
         "time",
         "config|get",
         "acl|whoami",
+        "acl|dryrun",
         "scan",
         "xlen",
         "xinfo",

@@ -51,7 +51,10 @@ fn completed_by_bash(line: &str) -> Vec<String> {
 #[test]
 fn completes_commands_and_flags_in_bash_and_supports_other_shells() {
     assert_eq!(completed_by_bash("shepherd-monitor doc"), ["doctor"]);
-    assert_eq!(completed_by_bash("shepherd-monitor serve --redis-p"), ["--redis-port", "--redis-password"]);
+    assert_eq!(
+        completed_by_bash("shepherd-monitor serve --redis-p"),
+        ["--redis-port", "--redis-password", "--redis-password-file"]
+    );
     assert_eq!(completed_by_bash("shepherd-monitor dead-letters re"), ["replay"]);
     assert_eq!(completed_by_bash("shepherd-monitor completions z"), ["zsh"]);
     assert!(completed_by_bash("shepherd-monitor man --redis-p").is_empty());

@@ -121,7 +121,7 @@ impl Failures {
             }
             if matches!(key, Key::Address(_)) && count.wrong <= MOST + 1 {
                 let (address, account, wrong) = (attempt.address, attempt.account.as_deref(), count.wrong);
-                tracing::warn!(?address, ?account, count = wrong, slowed = over.is_some(), "wrong credentials");
+                tracing::warn!(?address, ?account, count = wrong, slowed = over.is_some(), "failed login");
             }
         }
         let in_all = known.in_all.get_or_insert(Count { wrong: 0, since: now, waiting: 0 });
@@ -130,7 +130,7 @@ impl Failures {
         }
         in_all.wrong = in_all.wrong.saturating_add(1);
         if in_all.wrong == MOST_IN_ALL {
-            tracing::warn!(count = in_all.wrong, "wrong credentials from many addresses: attempts are slowed down");
+            tracing::warn!(count = in_all.wrong, "failed logins from many addresses; attempts are slowed down");
         }
         match over {
             Some(wait) => Err(Problem::TooMany { wait }),
