@@ -89,7 +89,8 @@ const LOGIN: &[(&str, &str)] = &[("SMTP_USER", "shepherd"), ("SMTP_PASSWORD", "v
 
 #[tokio::test]
 async fn rejections_of_a_mail_server_are_reported_with_the_setting_to_change() {
-    let cases: [(Replies, &[(&str, &str)], &str); 10] = [
+    type Settings = &'static [(&'static str, &'static str)];
+    let cases: [(Replies, Settings, &str); 10] = [
         (&[("EHLO", "504 5.5.2 need fully-qualified hostname")], &[], "SMTP_HELO_NAME"),
         (&[("RCPT", "504 5.5.2 <4f1c>: Helo command rejected: need fully-qualified hostname")], &[], "SMTP_HELO_NAME"),
         (&[("MAIL", "554 5.7.1 not from you")], &[], "MAIL FROM: 554 5.7.1 not from you (check ALERT_EMAIL_FROM"),

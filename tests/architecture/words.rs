@@ -116,10 +116,7 @@ fn literals(source: &str) -> String {
             // A character literal, possibly `'"'`, or a lifetime.
             let mut ahead = chars.clone();
             let first = ahead.next();
-            if first == Some('\\') {
-                chars.next();
-                chars.next();
-            } else if ahead.next() == Some('\'') {
+            if first == Some('\\') || ahead.next() == Some('\'') {
                 chars.next();
                 chars.next();
             }

@@ -327,9 +327,9 @@ async fn the_charts_and_the_compose_files_redis_take_a_password_of_any_character
     // As compose hands it on.
     let script = command[2].as_str().unwrap().replace("$$", "$");
     let content = compose["configs"]["redis"]["content"].as_str().unwrap();
-    let file = format!("FOLDER/redis.conf");
+    let file = "FOLDER/redis.conf";
     let make = format!("cat >{file} <<'CONFIG'\nport PORT\ndir FOLDER\n{content}CONFIG\n{script}");
-    takes_an_odd_password(&make, "/etc/redis.conf", &file, "REDISCLI_AUTH").await;
+    takes_an_odd_password(&make, "/etc/redis.conf", file, "REDISCLI_AUTH").await;
 }
 
 fn ports(rule: &Value) -> Vec<u64> {
