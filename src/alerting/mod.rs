@@ -3,7 +3,7 @@
 //! Data flow: [`mod@file`] parses [`rule`]s from YAML and [`active_rules`] retains the last valid ones. [`condition`]
 //! evaluates rules against a snapshot; [`worker_down`], [`source_down`] and [`abandoned`] are the built-in alerts.
 //! [`lifecycle`] moves each alert from pending to firing to resolved, [`silences`] implements silences, [`grouping`]
-//! builds [`message`]s of unsent alerts ([`chart_series`] selects the series to draw), and [`manager`] combines them as the
+//! builds [`message`]s of unsent alerts ([`chart_series`] selects the series to draw), and [`alert_manager`] combines them as the
 //! state of the evaluator. [`replay`] evaluates the rules against recorded data.
 
 pub mod abandoned;

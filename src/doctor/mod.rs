@@ -1,7 +1,7 @@
 //! `shepherd-monitor doctor`: checks Redis, Postgres and the settings once, reports problems with their remedy, and changes
 //! nothing.
 //!
-//! [`command`] is the subcommand, [`diagnostics`] runs the checks, [`report`] prints the findings. [`redis`] (with [`bugs`], known bugs
+//! [`command`] is the subcommand, [`examine`] runs the checks, [`report`] prints the findings. [`redis`] (with [`bugs`], known bugs
 //! of its versions), [`postgres`] and [`monitor`] derive the findings, as pure functions of what the `diagnostics` modules of the two
 //! data sources read.
 

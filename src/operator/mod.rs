@@ -1,7 +1,7 @@
 //! Actions of operators on messages.
 //!
 //! [`preview`] creates a preview, [`apply()`] applies it, and [`recycle`] restores entries from the recycle bin. Steps
-//! that must be atomic are scripts in [`redis_streams::message_actions`](crate::redis_streams::operate).
+//! that must be atomic are scripts in [`redis_streams::message_actions`](crate::redis_streams::message_actions).
 
 pub mod apply;
 pub mod preview;

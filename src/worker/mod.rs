@@ -15,7 +15,7 @@
 //! # }
 //! ```
 //!
-//! A [`Worker`](builder::Worker) reads one stream through a consumer group and calls the handler for each [`task`]. The
+//! A [`Worker`] reads one stream through a consumer group and calls the handler for each [`task`]. The
 //! handler returns an [`answer`]; the library completes, retries, releases or dead-letters the task accordingly.
 //! [`handler`] has the supported handler forms, [`builder`] the settings, [`workers`] runs several workers in one
 //! process, and [`testing`] runs a handler without Redis. [`producer`] adds tasks to streams.
