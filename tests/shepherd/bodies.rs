@@ -47,7 +47,7 @@ async fn missing_bodies_are_none_and_invalid_ones_return_an_error() {
     for (id, reason) in [
         ("text", "cannot read the body text: invalid zstd frame"),
         ("list-body", "cannot read the body list-body: unexpected JSON structure"),
-        ("list", "cannot read the body list: Redis refused: WRONGTYPE"),
+        ("list", "cannot read the body list: Redis returned an error: WRONGTYPE"),
         ("large", "the body large is too large: more than 1000 bytes of JSON"),
     ] {
         let error = shepherd.body::<BTreeMap<String, Value>>(id).await.unwrap_err();
