@@ -5,6 +5,8 @@
 
 use tracing::Span;
 
+use crate::environment;
+
 #[cfg(feature = "otlp")]
 mod export;
 
@@ -161,21 +163,10 @@ impl std::fmt::Debug for Collector {
 /// Parses `name=value` with a percent-encoded value.
 fn header(pair: &str) -> Option<(String, String)> {
     let (name, value) = pair.split_once('=')?;
-    let (name, value) = (name.trim(), percent_decoded(value.trim())?);
+    let (name, value) = (name.trim(), environment::percent_decoded(value.trim())?);
     let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     let is_value = value.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic());
     (is_name && is_value).then(|| (name.to_owned(), value))
-}
-
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut parts = text.split('%');
-    let mut bytes = parts.next()?.as_bytes().to_vec();
-    for part in parts {
-        let (hex, rest) = part.split_at_checked(2)?;
-        bytes.push(u8::from_str_radix(hex, 16).ok()?);
-        bytes.extend_from_slice(rest.as_bytes());
-    }
-    String::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]

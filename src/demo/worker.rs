@@ -62,7 +62,7 @@ impl From<&ArgMatches> for WorkerOrders {
     }
 }
 
-/// Runs the worker until it is told to shut down.
+/// Runs the worker until its standard input asks it to shut down.
 ///
 /// # Errors
 /// When it cannot start.

@@ -30,7 +30,7 @@ pub(super) struct WorkerProcesses {
 struct Member {
     stream: &'static str,
     process: Child,
-    /// Whether it was told to stop.
+    /// Whether a graceful shutdown was requested.
     leaving: bool,
 }
 

@@ -30,7 +30,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["access", "contract", "environment", "fleet", "history", "postgres", "redis_streams", "tls", "traces"],
     ),
     ("telemetry", &["traces"]),
-    ("traces", &[]),
+    ("traces", &["environment"]),
     ("environment", &[]),
     ("tls", &["environment"]),
     (
