@@ -1,7 +1,7 @@
 # What people do with this project. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install check test simulate chaos fmt lint packages
+.PHONY: help demo install check test properties simulate chaos fmt lint packages
 
 help: ## Show this help
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -27,6 +27,10 @@ check: ## Check format and lints of the library, and run the unit tests of the p
 test: ## Run all tests; installs missing packages
 	@scripts/install-packages test
 	@scripts/test
+
+CASES ?= 50000
+properties: ## Run the property tests with CASES (50,000) random cases each
+	@PROPTEST_CASES=$(CASES) cargo test --locked --lib propert
 
 STEPS ?= 100000000
 simulate: ## Run the simulation for STEPS (100 million); docs/reliability.md

@@ -68,4 +68,13 @@ impl ShutdownMarker {
             _ => self.ts >= beat.started_at,
         }
     }
+
+    /// Whether the process `process` wrote this marker; see [`Heartbeat::process`].
+    #[must_use]
+    pub fn is_of_process(&self, process: &str) -> bool {
+        match &self.incarnation {
+            Some(left) => left == process,
+            None => process.parse().is_ok_and(|started_at: f64| self.ts >= started_at),
+        }
+    }
 }

@@ -132,6 +132,15 @@ pub struct Recorded {
     pub last_seen: Option<f64>,
 }
 
+impl Recorded {
+    /// Whether the marker is that of the process, or of one that started after the record was written. The marker of
+    /// an earlier process may still exist.
+    fn may_have_left(&self, marker: &ShutdownMarker) -> bool {
+        self.process.as_ref().is_none_or(|process| marker.is_of_process(process))
+            || self.last_seen.is_none_or(|last_seen| marker.ts >= last_seen)
+    }
+}
+
 #[derive(Debug, Clone, PartialEq)]
 struct Marker {
     marker: Box<ShutdownMarker>,
@@ -419,10 +428,13 @@ impl Consumer {
         if !self.was_alive && !is_lost {
             return ConsumerState::NoHeartbeat;
         }
-        if let MarkerReading::Present(marker) = &sighting.keys.marker
-            && self.is_own(marker)
-        {
-            return match self.exit_by_marker(marker, sighting.work) {
+        let exit = match &sighting.keys.marker {
+            MarkerReading::Present(marker) => self.is_own(marker).then(|| marker.as_ref().clone()),
+            // The marker that was read before may have expired since.
+            MarkerReading::Absent | MarkerReading::NotRead => self.marker_read_before(),
+        };
+        if let Some(marker) = exit {
+            return match self.exit_by_marker(&marker, sighting.work) {
                 Some(how) => self.go(how),
                 None if is_lost => self.state,
                 None => ConsumerState::Suspect,
@@ -475,14 +487,21 @@ impl Consumer {
         }
     }
 
-    /// Whether a marker without a heartbeat belongs to the tracked process.
+    /// Whether a marker without a heartbeat belongs to the tracked process. A marker of an earlier process of the same
+    /// name may still exist.
     fn is_own(&self, marker: &ShutdownMarker) -> bool {
         let incarnation = self.heartbeat.as_ref().and_then(|beat| beat.incarnation.as_deref());
         match (&self.marker, &marker.incarnation, incarnation) {
             (_, Some(left), Some(alive)) => left == alive,
             (Some(known), ..) if *known.marker == *marker => known.own && known.rewrites < REWRITES_OF_A_LIVING_PROCESS,
-            _ => true,
+            _ => self.recorded.as_ref().is_none_or(|recorded| recorded.may_have_left(marker)),
         }
+    }
+
+    /// Its own marker, if that was read after its heartbeat had disappeared.
+    fn marker_read_before(&self) -> Option<ShutdownMarker> {
+        let known = self.marker.as_ref().filter(|known| known.readings > 0)?;
+        self.is_own(&known.marker).then(|| known.marker.as_ref().clone())
     }
 
     /// Returns the state of a consumer that left its own marker; `None` when one more reading is needed.

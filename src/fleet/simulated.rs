@@ -113,6 +113,8 @@ pub(crate) struct Fleet {
     pub(crate) processes: Vec<Process>,
     /// By monitor: true time and Redis' time of its last good reading.
     last_good: [Option<(u64, f64)>; MONITORS],
+    /// By monitor: how far Redis' clock was stepped forward since then, seconds. Steps back may hide it.
+    stepped_forward: [f64; MONITORS],
     /// By monitor: since when it reads every tick and Redis takes what it writes, true time.
     watches_since: [Option<u64>; MONITORS],
     pub(crate) lengths: BTreeMap<Name, u64>,
@@ -130,6 +132,7 @@ impl Fleet {
             streams,
             processes: Vec::new(),
             last_good: Default::default(),
+            stepped_forward: Default::default(),
             watches_since: Default::default(),
             lengths: BTreeMap::new(),
         }
@@ -211,6 +214,11 @@ impl Fleet {
         self.processes.iter_mut().for_each(|p| p.settled = [false; MONITORS]);
     }
 
+    /// Redis' clock is stepped by so many seconds.
+    pub(crate) fn redis_clock_steps(&mut self, by: f64) {
+        self.stepped_forward.iter_mut().for_each(|forward| *forward += by.max(0.0));
+    }
+
     /// Redis' clock is stepped: how those went whose markers are there cannot be known any more by who was not looking.
     pub(crate) fn markers_may_expire_early(&mut self, second: u64) {
         for p in self.processes.iter_mut().filter(|p| p.ended().is_some_and(|at| second < at + 120)) {
@@ -244,8 +252,8 @@ impl Fleet {
         let beat = Arc::new(Heartbeat {
             stream: p.stream.clone(),
             consumer: p.name.clone(),
-            started_at: BEGINS + p.started as f64 + 0.5,
-            last_seen: BEGINS + second as f64 + 0.8,
+            started_at: BEGINS + p.started as f64 + 0.9,
+            last_seen: BEGINS + second as f64 + 0.95,
             task_limit: 1,
             incarnation: p.incarnation().map(Into::into),
             in_flight: None,
@@ -298,7 +306,8 @@ impl Fleet {
         let Reader { machine: monitor, interval, excludes } = monitor.clone();
         let (last, last_by_redis) = self.last_good[monitor].replace((second, time)).unwrap_or((second, time));
         let by_redis = time - last_by_redis;
-        let blind = (second - last) as f64 > SURELY_SEEN || !(0.0..=SURELY_SEEN).contains(&by_redis);
+        let forward = (second - last) as f64 + std::mem::take(&mut self.stepped_forward[monitor]);
+        let blind = forward > SURELY_SEEN || !(0.0..=SURELY_SEEN).contains(&by_redis);
         if second - last > 2 * interval + 2 {
             self.is_interrupted(monitor);
         }
