@@ -40,10 +40,11 @@ use crate::fleet::reading::SourceTrouble;
 use crate::fleet::tracker::TrackerSettings;
 use crate::pages::{Environment, LiveView, Pages, Site};
 use crate::postgres::alerts_spool;
+use crate::postgres::connection::{PgPool, pool_beside, pool_of};
 use crate::redis_streams::connection::PersistentConnection;
 use crate::redis_streams::leader::LeaderLease;
 use crate::redis_streams::streams_reader::StreamsReader;
-use crate::settings::Settings;
+use crate::settings::{OBSERVER_SCHEMA, Settings};
 use crate::spool::Spool;
 use crate::web::access::{AuthGate, ConnectionLimits, Connections, Lifetimes, Sessions};
 use crate::web::deadlines::watched;
@@ -59,6 +60,8 @@ const HTTP_WORKERS: usize = 1;
 const FINISH_WITHIN_SECS: u64 = 1;
 /// Connections accepted beyond the limit, to answer them with an error.
 const ACCEPTED_BEYOND: usize = 32;
+/// Postgres connections of the actors.
+const POSTGRES_ACTORS: usize = 5;
 /// Postgres connections for read-only requests; a summary uses four at once.
 const POSTGRES_READS: usize = 4;
 /// Postgres connections for changes and the audit log.
@@ -73,8 +76,7 @@ const SPOOL_MOST_BYTES: u64 = 256 << 20;
 /// # Errors
 /// As [`Application::start`], and if the event loop cannot be started.
 pub fn run(settings: &Settings, listener: TcpListener, begun: impl FnOnce(SocketAddr)) -> anyhow::Result<()> {
-    // One thread for the actors and their queries; what computes for long does so on others, as do lookups of the mail
-    // server's name (all other names are looked up in `tcp`).
+    // One thread for the actors and their queries; what computes for long does so on others. Names are looked up in `tcp`.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = runtime.max_blocking_threads(4).enable_all().build().context("cannot start the event loop")?;
     actix_web::rt::System::with_tokio_rt(move || runtime).block_on(async move {
@@ -241,18 +243,27 @@ impl Application {
 
 /// Returns the pools of the actors and those for requests of clients.
 fn io(settings: &Settings) -> anyhow::Result<Io> {
-    let (url, timeout) = (settings.database_url.reveal(), settings.pool_timeout);
+    let timeout = settings.pool_timeout;
     let redis = || redis_streams::connection::pool(settings.redis_url.reveal(), answer_within(settings.poll_interval));
     let web = || {
         Ok::<_, SourceTrouble>(WebPools {
             redis: redis()?,
-            reads: postgres::connection::pool_of(POSTGRES_READS, url, timeout, READ_WAITS)?,
-            changes: postgres::connection::pool_of(POSTGRES_CHANGES, url, timeout, timeout)?,
+            reads: postgres_pool(settings, POSTGRES_READS, READ_WAITS)?,
+            changes: postgres_pool(settings, POSTGRES_CHANGES, timeout)?,
         })
     };
-    let pools = || Ok::<_, SourceTrouble>(((redis()?, postgres::connection::pool(url, timeout)?), web()?));
+    let pools = || Ok::<_, SourceTrouble>(((redis()?, postgres_pool(settings, POSTGRES_ACTORS, timeout)?), web()?));
     let (own, web) = pools().map_err(|trouble| anyhow::anyhow!(trouble.detail))?;
     Ok(Io::new(tokio::runtime::Handle::current(), own, web, settings.observe_only))
+}
+
+/// Returns a pool of at most `size` connections to Postgres, in which a query waits at most `wait` for a free one.
+fn postgres_pool(settings: &Settings, size: usize, wait: Duration) -> Result<PgPool, SourceTrouble> {
+    let (url, timeout) = (settings.database_url.reveal(), settings.pool_timeout);
+    match &settings.fleet_database_url {
+        Some(fleet) => pool_beside(size, (OBSERVER_SCHEMA, url), fleet.reveal(), timeout, wait),
+        None => pool_of(size, url, timeout, wait),
+    }
 }
 
 /// State shared by the two alert actors.

@@ -356,6 +356,8 @@ pub struct Settings {
     pub redis_url: Secret,
     /// Postgres URL, including the password and, in observe-only mode, the schema of the tables.
     pub database_url: Secret,
+    /// Postgres as the fleet's tables are found there, if not with `database_url`: an observer's has only its own schema.
+    pub fleet_database_url: Option<Secret>,
     /// Observe-only mode: the monitor changes nothing in Redis or in the fleet's tables.
     pub observe_only: bool,
     /// Timeout of acquiring a database connection.
@@ -500,12 +502,16 @@ impl Settings {
         if !(Duration::from_millis(50)..=Duration::from_secs(3600)).contains(&poll_interval) {
             return Err(texts.bad("MONITOR_POLL_INTERVAL_SEC", "between 50ms and 1h"));
         }
+        let redis_url = texts.redis_url(&mut warnings)?;
+        let database_url = texts.database_url(&mut warnings)?;
+        let observed =
+            observe_only.then(|| address::with_parameter(database_url.reveal(), "application_name", OBSERVER_NAME));
         Ok(Self {
-            redis_url: texts.redis_url(&mut warnings)?,
-            database_url: match observe_only {
-                true => Secret(in_observer_schema(texts.database_url(&mut warnings)?.reveal())),
-                false => texts.database_url(&mut warnings)?,
-            },
+            redis_url,
+            database_url: observed
+                .as_deref()
+                .map_or(database_url, |url| Secret(with_search_path(url, OBSERVER_SCHEMA))),
+            fleet_database_url: observed.map(Secret),
             observe_only,
             pool_timeout: texts.duration("POSTGRES_POOL_TIMEOUT")?,
             disk_capacity_bytes: texts.size("PG_VOLUME_CAPACITY")?,
@@ -565,11 +571,9 @@ pub const OBSERVER_SCHEMA: &str = "shepherd_monitor_observer";
 /// Application name of an observer's Postgres connections. `give-back` does not wait for them.
 const OBSERVER_NAME: &str = "shepherd-monitor-observer";
 
-/// The same URL, with [`OBSERVER_SCHEMA`] before the other schemas of the search path.
-fn in_observer_schema(url: &str) -> String {
-    let search_path = format!("-c search_path={OBSERVER_SCHEMA},\"$user\",public");
-    let named = address::with_parameter(url, "application_name", OBSERVER_NAME);
-    address::with_parameter(&named, "options", &search_path)
+/// The same URL, with another search path.
+fn with_search_path(url: &str, path: &str) -> String {
+    address::with_parameter(url, "options", &format!("-c search_path={path}"))
 }
 
 /// Adds secrets from files and systemd credentials.
@@ -1012,9 +1016,12 @@ mod tests {
             for (observes, schema) in [("yes", true), ("no", false)] {
                 let given = [("DATABASE_URL", url), ("MONITOR_OBSERVE_ONLY", observes)];
                 let config = address::parse(settings(&given).unwrap().database_url.reveal()).unwrap().config;
-                let wanted = "-c search_path=shepherd_monitor_observer,\"$user\",public";
+                let wanted = "-c search_path=shepherd_monitor_observer";
                 assert_eq!(config.get_options(), schema.then_some(wanted), "{url}");
                 assert_eq!(config.get_user(), Some("me"), "{url}");
+                let fleet = settings(&given).unwrap().fleet_database_url;
+                let fleet = fleet.map(|url| address::parse(url.reveal()).unwrap().config);
+                assert_eq!(fleet.as_ref().map(|config| config.get_options()), schema.then_some(None), "{url}");
             }
         }
     }

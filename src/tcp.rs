@@ -5,14 +5,14 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::sync::{LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
 use redis::io::{AsyncDNSResolver, tcp::TcpSettings};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// An attempt to connect that takes longer than this no longer holds up the next address (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
@@ -25,16 +25,21 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Sent data that is not acknowledged for this long ends the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// A lookup is given up after this: the resolver's own attempts to reach its servers may take minutes.
+const LOOKUP_WITHIN: Duration = Duration::from_secs(10);
+/// An answer that came too late for everyone who asked is kept for the next one for this long.
+const LATE_ANSWER_HOLDS: Duration = Duration::from_secs(10);
+
 /// Connects to the first address of `host` that answers.
 ///
 /// # Errors
 /// When the name cannot be resolved, or the error of the last address that was tried.
 pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    let addresses = by_turns(resolve(host).await?);
+    let addresses = socket_addresses(host, port).await?;
     let stream = match addresses.as_slice() {
         [] => return Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))),
-        [only] => TcpStream::connect((*only, port)).await?,
-        several => side_by_side(several, port).await?,
+        [only] => TcpStream::connect(only).await?,
+        several => side_by_side(several).await?,
     };
     watch_peer(&stream)?;
     Ok(stream)
@@ -42,8 +47,8 @@ pub async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
 
 /// Starts with the first address, adds the next one when the last attempt failed or takes long, and returns the first
 /// connection.
-async fn side_by_side(addresses: &[IpAddr], port: u16) -> io::Result<TcpStream> {
-    let mut waiting = addresses.iter().map(|address| SocketAddr::new(*address, port));
+async fn side_by_side(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut waiting = addresses.iter().copied();
     let mut attempts = JoinSet::new();
     let mut last_error = io::Error::from(io::ErrorKind::NotFound);
     loop {
@@ -97,28 +102,46 @@ pub fn settings() -> TcpSettings {
     settings
 }
 
-/// What came of a lookup; `None` while it is under way.
-type Answer = Option<Result<Vec<IpAddr>, String>>;
+/// What came of a lookup, and when; `None` while it is under way.
+type Answer = Option<(Instant, Result<Vec<IpAddr>, String>)>;
 
-/// The lookups under way, by name.
+/// The lookups under way, by name, and those whose answer came too late.
 static LOOKUPS: LazyLock<Mutex<HashMap<String, watch::Receiver<Answer>>>> = LazyLock::new(Mutex::default);
 
 /// The addresses of `host`, a name or an address.
 ///
 /// A resolver that does not answer holds up neither other names nor other blocking work: each lookup has a thread of its
-/// own, and all who wait for the same name share one.
+/// own, and all who wait for the same name share one. With a resolver that is slower than all who wait for it, the next
+/// who asks gets the late answer.
 ///
 /// # Errors
-/// When the name cannot be resolved.
+/// When the name cannot be resolved, or not within [`LOOKUP_WITHIN`].
 pub async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
         return Ok(vec![address]);
     }
-    let mut lookup = begin_lookup(host, system_resolver)?;
-    let answer = lookup.wait_for(Option::is_some).await.map_err(io::Error::other)?.clone();
-    answer
-        .unwrap_or_else(|| Err("no answer".to_owned()))
-        .map_err(|error| io::Error::new(io::ErrorKind::NotFound, format!("cannot resolve {host}: {error}")))
+    answer_within(LOOKUP_WITHIN, host, begin_lookup(host, system_resolver)?).await
+}
+
+async fn answer_within(limit: Duration, host: &str, mut lookup: watch::Receiver<Answer>) -> io::Result<Vec<IpAddr>> {
+    let unresolved = |kind, why: &str| io::Error::new(kind, format!("cannot resolve {host}: {why}"));
+    let Ok(answer) = timeout(limit, lookup.wait_for(Option::is_some)).await else {
+        let why = format!("no name server answered within {} s", limit.as_secs());
+        return Err(unresolved(io::ErrorKind::TimedOut, &why));
+    };
+    match &*answer.map_err(io::Error::other)? {
+        Some((_, Ok(addresses))) => Ok(addresses.clone()),
+        Some((_, Err(error))) => Err(unresolved(io::ErrorKind::NotFound, error)),
+        None => Err(unresolved(io::ErrorKind::NotFound, "no answer")),
+    }
+}
+
+/// Like [`resolve`], with `port`, and the families by turns.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn socket_addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(by_turns(resolve(host).await?).into_iter().map(|address| SocketAddr::new(address, port)).collect())
 }
 
 fn system_resolver(host: &str) -> Result<Vec<IpAddr>, String> {
@@ -137,17 +160,30 @@ fn begin_lookup(
     resolver: impl FnOnce(&str) -> Result<Vec<IpAddr>, String> + Send + 'static,
 ) -> io::Result<watch::Receiver<Answer>> {
     let mut lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(under_way) = lookups.get(host).filter(|lookup| lookup.has_changed().is_ok()) {
-        return Ok(under_way.clone());
+    if let Some(lookup) = lookups.get(host) {
+        let (lookup, answered) = (lookup.clone(), lookup.borrow().as_ref().map(|(at, _)| *at));
+        match answered {
+            None if lookup.has_changed().is_ok() => return Ok(lookup),
+            None => {}
+            Some(at) => {
+                lookups.remove(host);
+                if at.elapsed() < LATE_ANSWER_HOLDS {
+                    return Ok(lookup);
+                }
+            }
+        }
     }
     let (sender, receiver) = watch::channel(None);
     let host = host.to_owned();
     let name = host.clone();
     std::thread::Builder::new().name("resolver".to_owned()).spawn(move || {
         let answer = resolver(&name);
-        LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
-        // Nobody may be waiting any more.
-        let _ = sender.send(Some(answer));
+        let mut lookups = LOOKUPS.lock().unwrap_or_else(PoisonError::into_inner);
+        // One receiver is that of the map.
+        if sender.receiver_count() > 1 || answer.is_err() {
+            lookups.remove(&name);
+        }
+        sender.send_replace(Some((Instant::now(), answer)));
     })?;
     lookups.insert(host, receiver.clone());
     Ok(receiver)
@@ -163,10 +199,7 @@ impl AsyncDNSResolver for Resolver {
         host: &'b str,
         port: u16,
     ) -> redis::RedisFuture<'a, Box<dyn Iterator<Item = SocketAddr> + Send + 'a>> {
-        Box::pin(async move {
-            let addresses = by_turns(resolve(host).await?).into_iter();
-            Ok(Box::new(addresses.map(move |address| SocketAddr::new(address, port))) as Box<_>)
-        })
+        Box::pin(async move { Ok(Box::new(socket_addresses(host, port).await?.into_iter()) as Box<_>) })
     }
 }
 
@@ -193,8 +226,8 @@ mod tests {
         let (black_hole, _full) = full_backlog().await;
         let server = tokio::net::TcpListener::bind(("127.0.0.2", black_hole)).await.unwrap();
         let began = std::time::Instant::now();
-        let addresses = [ip("127.0.0.1"), ip("127.0.0.2")];
-        let connecting = side_by_side(&addresses, black_hole);
+        let addresses = ["127.0.0.1", "127.0.0.2"].map(|address| SocketAddr::new(ip(address), black_hole));
+        let connecting = side_by_side(&addresses);
         let stream = tokio::time::timeout(Duration::from_secs(3), connecting).await.unwrap().unwrap();
         assert_eq!(stream.peer_addr().unwrap(), server.local_addr().unwrap());
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
@@ -218,7 +251,8 @@ mod tests {
     #[tokio::test]
     async fn all_addresses_failing_is_the_error_of_the_last() {
         let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        let error = side_by_side(&[ip("127.0.0.1"), ip("127.0.0.2")], free).await.unwrap_err();
+        let addresses = ["127.0.0.1", "127.0.0.2"].map(|address| SocketAddr::new(ip(address), free));
+        let error = side_by_side(&addresses).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
@@ -229,20 +263,57 @@ mod tests {
             swallowed.recv().unwrap();
             Ok(vec![ip("192.0.2.1")])
         };
-        let mut first = begin_lookup("swallowed.example", slow).unwrap();
+        let first = begin_lookup("swallowed.example", slow).unwrap();
         let never = |_: &str| panic!("one lookup is under way already");
-        let mut second = begin_lookup("swallowed.example", never).unwrap();
-        let mut other = begin_lookup("answered.example", |_: &str| Ok(vec![ip("192.0.2.2")])).unwrap();
-        let other = tokio::time::timeout(Duration::from_secs(5), other.wait_for(Option::is_some)).await;
-        assert_eq!(*other.unwrap().unwrap(), Some(Ok(vec![ip("192.0.2.2")])));
+        let second = begin_lookup("swallowed.example", never).unwrap();
+        let other = begin_lookup("answered.example", |_: &str| Ok(vec![ip("192.0.2.2")])).unwrap();
+        assert_eq!(answer_of(other).await, Ok(vec![ip("192.0.2.2")]));
         assert!(first.borrow().is_none());
         answer.send(()).unwrap();
-        for lookup in [&mut first, &mut second] {
-            assert_eq!(*lookup.wait_for(Option::is_some).await.unwrap(), Some(Ok(vec![ip("192.0.2.1")])));
+        for lookup in [first, second] {
+            assert_eq!(answer_of(lookup).await, Ok(vec![ip("192.0.2.1")]));
         }
         let again = |_: &str| Err("gone".to_owned());
-        let mut again = begin_lookup("swallowed.example", again).unwrap();
-        assert_eq!(*again.wait_for(Option::is_some).await.unwrap(), Some(Err("gone".to_owned())));
+        let again = begin_lookup("swallowed.example", again).unwrap();
+        assert_eq!(answer_of(again).await, Err("gone".to_owned()));
+    }
+
+    async fn answer_of(mut lookup: watch::Receiver<Answer>) -> Result<Vec<IpAddr>, String> {
+        let answer = timeout(Duration::from_secs(5), lookup.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
+        answer.unwrap().1
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_later_than_all_who_asked_is_for_the_next_who_asks_and_for_no_other() {
+        let (answer, slow) = mpsc::channel::<()>();
+        let late = move |_: &str| {
+            slow.recv().unwrap();
+            Ok(vec![ip("192.0.2.1")])
+        };
+        drop(begin_lookup("slow.example", late).unwrap());
+        answer.send(()).unwrap();
+        let is_in = || {
+            let lookups = LOOKUPS.lock().unwrap();
+            lookups.get("slow.example").is_some_and(|lookup| lookup.borrow().is_some())
+        };
+        while !is_in() {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let next = |_: &str| Ok(vec![ip("192.0.2.2")]);
+        assert_eq!(answer_of(begin_lookup("slow.example", next).unwrap()).await, Ok(vec![ip("192.0.2.1")]));
+        assert_eq!(answer_of(begin_lookup("slow.example", next).unwrap()).await, Ok(vec![ip("192.0.2.2")]));
+    }
+
+    #[tokio::test]
+    async fn a_lookup_without_an_answer_is_given_up() {
+        let (_answer, swallowed) = mpsc::channel::<()>();
+        let never = move |_: &str| {
+            let _ = swallowed.recv();
+            Err("given up".to_owned())
+        };
+        let lookup = begin_lookup("silent.example", never).unwrap();
+        let error = answer_within(Duration::from_secs(1), "silent.example", lookup).await.unwrap_err();
+        assert_eq!(error.to_string(), "cannot resolve silent.example: no name server answered within 1 s");
     }
 
     #[tokio::test]

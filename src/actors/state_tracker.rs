@@ -362,8 +362,7 @@ enum WrittenTo {
 }
 
 async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> WrittenTo {
-    // An observing monitor's tables hide those of the older monitor, once they exist.
-    if try_postgres && (!io.observe_only || io.archive_is_ready()) {
+    if try_postgres {
         match tokio::time::timeout(WRITE_WITHIN, events::insert(&io.postgres, rows)).await {
             Ok(Ok(())) => {
                 io.note_write(&Ok(()));

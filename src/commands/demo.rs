@@ -64,6 +64,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let demo = Demo::start(options).map_err(|e| e.to_string())?;
     settings.redis_url = demo.redis_url().into();
     settings.database_url = demo.database_url().into();
+    settings.fleet_database_url = None;
     // Removed together with the demonstration.
     settings.spool_folder = demo.redis().folder().join("spool");
     watch(&settings, listener)?;

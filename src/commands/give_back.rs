@@ -46,7 +46,10 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
 
 async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String> {
     let watched = |connections| {
-        Err(format!("a monitor is still connected to this database ({connections} connections): stop it first"))
+        Err(format!(
+            "a monitor is still connected to this database ({connections} connections): stop it first. Connect to Postgres \
+             itself: a connection pooler keeps the connections of a stopped monitor"
+        ))
     };
     let (database_url, within) = (settings.database_url.reveal(), settings.pool_timeout);
     let connections = migrate::monitors_connected(database_url, within).await.map_err(|trouble| trouble.detail)?;

@@ -1,5 +1,7 @@
 //! Mail over SMTP: plain text and HTML, one mail per recipient, never unencrypted unless configured.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use lettre::message::header::ContentType;
@@ -18,10 +20,12 @@ use super::{Deployment, Outcome, moment, shortened, visible};
 use crate::alerting::message::{About, Message, span};
 use crate::alerting::rule::Severity;
 use crate::settings::{MailTls, Secret};
-use crate::tls;
+use crate::{tcp, tls};
 
+/// Timeout of connecting to the server, divided among its addresses.
+const CONNECT_WITHIN: Duration = Duration::from_secs(16);
 /// Timeout of connecting to one address of the server.
-const CONNECT_WITHIN: Duration = Duration::from_secs(8);
+const ADDRESS_WITHIN: Duration = Duration::from_secs(8);
 /// Timeout of a whole session. Shorter than the dispatcher's timeout of an attempt.
 const SENT_WITHIN: Duration = Duration::from_secs(25);
 /// Timeout of QUIT, after the mail was accepted.
@@ -102,15 +106,17 @@ impl Mailer {
     /// Submits `mail` in a new SMTP session.
     async fn submit(&self, mail: &lettre::Message) -> Result<Response, Failure> {
         let until = Instant::now() + SENT_WITHIN;
+        let connect_failed =
+            |error: io::Error| Failure { stage: Stage::Connect, cause: Cause::Connection(error.to_string()) };
+        let addresses = tcp::socket_addresses(&self.host, self.port).await.map_err(connect_failed)?;
         let name = match &self.helo_name {
             Some(name) => name.clone(),
-            None => timeout_at(until, address_literal(&self.host, self.port))
-                .await
-                .map_err(|_| Failure { stage: Stage::Connect, cause: Cause::Timeout })?,
+            None => address_literal(&addresses).await,
         };
+        let count = u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         let connecting = AsyncSmtpConnection::connect_tokio1(
-            (self.host.as_str(), self.port),
-            Some(CONNECT_WITHIN),
+            addresses.as_slice(),
+            Some(ADDRESS_WITHIN.min(CONNECT_WITHIN / count)),
             &name,
             self.implicit.clone(),
             None,
@@ -221,9 +227,9 @@ fn qualified_host_name() -> Option<ClientId> {
 
 /// Address literal of this machine, as RFC 5321 (4.1.4) requires without a qualified name: the local address of the
 /// route to the server. No packet is sent.
-async fn address_literal(host: &str, port: u16) -> ClientId {
+async fn address_literal(server: &[SocketAddr]) -> ClientId {
     let found = async {
-        for to in tokio::net::lookup_host((host, port)).await.ok()? {
+        for to in server {
             let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
             let Ok(socket) = UdpSocket::bind(any).await else { continue };
             if socket.connect(to).await.is_ok() {

@@ -20,9 +20,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::alerting::file;
 use crate::fleet::cleanup::STALE_AFTER;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
-use crate::postgres::diagnostics as of_postgres;
+use crate::postgres::{address as postgres_address, diagnostics as of_postgres};
 use crate::redis_streams::{address, diagnostics as of_redis};
-use crate::settings::Settings;
+use crate::settings::{OBSERVER_SCHEMA, Settings};
 use report::{Finding, Report};
 
 /// Connect timeout of a server, and time limit for each answer.
@@ -78,7 +78,13 @@ async fn look_at_redis(settings: &Settings, idle: Duration) -> Vec<Finding> {
 }
 
 async fn look_at_postgres(settings: &Settings) -> Vec<Finding> {
-    let looking = of_postgres::examine(settings.database_url.reveal(), ANSWER_WITHIN);
+    // An observer's own schema comes before that of the fleet's tables.
+    let both = settings.fleet_database_url.as_ref().map(|fleet| {
+        let path = format!("-c search_path={OBSERVER_SCHEMA},\"$user\",public");
+        postgres_address::with_parameter(fleet.reveal(), "options", &path)
+    });
+    let url = both.as_deref().unwrap_or(settings.database_url.reveal());
+    let looking = of_postgres::examine(url, ANSWER_WITHIN);
     match tokio::time::timeout(LOOK_WITHIN, looking).await {
         Ok(Ok(Ok(examined))) => postgres::findings(&examined),
         Ok(Ok(Err(trouble))) => vec![postgres::not_read(&trouble)],

@@ -78,7 +78,9 @@ pub fn not_reached(trouble: &SourceTrouble, tls: bool) -> Finding {
 
 /// Returns whether the host name could not be resolved.
 pub(super) fn names_no_host(said: &str) -> bool {
-    said.contains("failed to lookup address") || said.contains("could not resolve any addresses")
+    said.contains("failed to lookup address")
+        || said.contains("could not resolve any addresses")
+        || said.contains("no name server answered")
 }
 
 fn cluster(server: &Server) -> Option<Finding> {

@@ -43,7 +43,35 @@ pub fn pool(url: &str, timeout: Duration) -> Result<PgPool, SourceTrouble> {
 /// # Errors
 /// When the address cannot be used.
 pub fn pool_of(size: usize, url: &str, timeout: Duration, wait: Duration) -> Result<PgPool, SourceTrouble> {
-    PgPool::builder(Manager { url: url.to_owned(), timeout, generation: Arc::default(), pooler: Arc::default() })
+    build(size, url, None, timeout, wait)
+}
+
+/// Builds a pool for a monitor that keeps its tables in a schema of their own, beside those of another monitor. `own` is
+/// that schema and an address whose search path has no other, so that no statement can reach the other monitor's tables;
+/// the fleet's tables are found through `fleet`, by [`checkout_fleet`].
+///
+/// # Errors
+/// When an address cannot be used.
+pub fn pool_beside(
+    size: usize,
+    (schema, own): (&'static str, &str),
+    fleet: &str,
+    timeout: Duration,
+    wait: Duration,
+) -> Result<PgPool, SourceTrouble> {
+    let fleet = Fleet { pool: pool_of(size, fleet, timeout, wait)?, schema };
+    build(size, own, Some(fleet), timeout, wait)
+}
+
+fn build(
+    size: usize,
+    url: &str,
+    fleet: Option<Fleet>,
+    timeout: Duration,
+    wait: Duration,
+) -> Result<PgPool, SourceTrouble> {
+    let (generation, pooler) = (Arc::default(), Arc::default());
+    PgPool::builder(Manager { url: url.to_owned(), timeout, generation, pooler, fleet })
         .max_size(size)
         // The one used last shows first whether it still works, and is warm at both ends.
         .queue_mode(QueueMode::Lifo)
@@ -64,6 +92,14 @@ pub struct Manager {
     generation: Arc<AtomicU64>,
     /// A pooler was found between, by what it does to statements.
     pooler: Arc<AtomicBool>,
+    fleet: Option<Fleet>,
+}
+
+/// How the fleet's tables are reached if the search path of the monitor's own connections does not lead to them.
+struct Fleet {
+    pool: PgPool,
+    /// Schema of the monitor's own tables.
+    schema: &'static str,
 }
 
 impl managed::Manager for Manager {
@@ -251,6 +287,21 @@ pub async fn checkout(pool: &PgPool) -> Result<Object<Manager>, SourceTrouble> {
         PoolError::Backend(error) => connect_trouble(&error.to_string()),
         other => SourceTrouble::new(TroubleKind::Failed, other.to_string()),
     })
+}
+
+/// A connection whose search path leads to the fleet's tables. Statements on it name the monitor's own tables with
+/// [`own_table`].
+///
+/// # Errors
+/// Why there is none.
+pub async fn checkout_fleet(pool: &PgPool) -> Result<Object<Manager>, SourceTrouble> {
+    checkout(pool.manager().fleet.as_ref().map_or(pool, |fleet| &fleet.pool)).await
+}
+
+/// The monitor's own table `name`, for a statement on a connection of [`checkout_fleet`].
+#[must_use]
+pub fn own_table(pool: &PgPool, name: &str) -> String {
+    pool.manager().fleet.as_ref().map_or_else(|| name.to_owned(), |fleet| format!("{}.{name}", fleet.schema))
 }
 
 /// Connects once, outside the pool (migrations, advisory locks).

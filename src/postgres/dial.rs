@@ -151,14 +151,17 @@ async fn greet<S: TlsStream + Unpin + Send + 'static>(
     }
     let pooler = pooler || column(0) != observed.backend_pid().to_string();
     if pooler {
-        if !settings(config.get_options().unwrap_or_default()).is_empty() {
-            return Err(NotDialled(
-                "the address sets options of the session, which a connection pooler in between does not keep: connect to \
-                 Postgres itself, or set them for the role (ALTER ROLE ... SET)"
-                    .to_owned(),
-            ));
+        let options = settings(config.get_options().unwrap_or_default());
+        let (paths, others): (Vec<_>, Vec<_>) = options.into_iter().partition(|(name, _)| name == "search_path");
+        if !others.is_empty() {
+            let names: Vec<String> = others.into_iter().map(|(name, _)| name).collect();
+            return Err(NotDialled(format!(
+                "options in the address set {}, which a connection pooler in between does not keep: connect to Postgres \
+                 itself, or set it for the role (ALTER ROLE ... SET)",
+                names.join(", ")
+            )));
         }
-        observed.use_unnamed_statements();
+        observed.rewrite_for_pooler(paths.last().map(|(_, path)| quoted_identifiers(path)).as_deref());
     }
     Ok(Dialled { client, driver, pooler })
 }
@@ -213,6 +216,27 @@ pub(super) fn settings(options: &str) -> Vec<(String, String)> {
         word.split_once('=').map(|(name, value)| (name.trim().replace('-', "_"), value.to_owned()))
     };
     named.filter_map(pair).collect()
+}
+
+/// A search path with every name quoted: what is not is lower-cased, as the server does.
+fn quoted_identifiers(path: &str) -> String {
+    let mut names = vec![String::new()];
+    let mut in_quotes = false;
+    for char in path.chars() {
+        match (char, names.last_mut()) {
+            (',', _) if !in_quotes => names.push(String::new()),
+            (char, Some(name)) => {
+                in_quotes ^= char == '"';
+                name.extend((in_quotes || !char.is_whitespace()).then_some(char));
+            }
+            (_, None) => {}
+        }
+    }
+    let quoted = names.iter().map(|name| match name.starts_with('"') {
+        true => name.clone(),
+        false => format!("\"{}\"", name.to_lowercase()),
+    });
+    quoted.collect::<Vec<_>>().join(", ")
 }
 
 /// Takes a stream for encrypted as it is.
@@ -270,5 +294,11 @@ mod tests {
         assert_eq!(read("-c geqo=off  --statement-timeout=5min"), ["geqo=off", "statement_timeout=5min"]);
         assert_eq!(read(r"-csearch_path=a,\ b -c x.y=1"), ["search_path=a, b", "x.y=1"]);
         assert!(read("").is_empty());
+    }
+
+    #[test]
+    fn a_search_path_is_quoted_name_by_name() {
+        assert_eq!(quoted_identifiers("Own,\"$user\", public"), "\"own\", \"$user\", \"public\"");
+        assert_eq!(quoted_identifiers("\"A, \"\"b\"\"\""), "\"A, \"\"b\"\"\"");
     }
 }

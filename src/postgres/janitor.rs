@@ -13,7 +13,7 @@ use diesel_async::{AsyncConnection, AsyncPgConnection, RunQueryDsl};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::connection::{PgPool, checkout, trouble};
+use super::connection::{PgPool, checkout, checkout_fleet, trouble};
 use crate::failpoint;
 use crate::fleet::cleanup::{ABANDONED_LISTED, ABANDONED_STATUS, AbandonedQuery, Outcome, PassRecord, QueriesPreview};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
@@ -45,7 +45,7 @@ struct Exists {
 /// # Errors
 /// If Postgres fails.
 pub async fn has_queries(pool: &PgPool) -> Result<bool, SourceTrouble> {
-    let mut connection = checkout(pool).await?;
+    let mut connection = checkout_fleet(pool).await?;
     let row: Exists = sql_query(
         "SELECT to_regclass('shepherd_brain') IS NOT NULL AND to_regclass('callbacks') IS NOT NULL AS exists",
     )
@@ -397,7 +397,7 @@ pub async fn told(pool: &PgPool, passes: &[String]) -> Result<(), SourceTrouble>
 /// # Errors
 /// If Postgres cannot be read.
 pub async fn preview(pool: &PgPool, budget: Duration, most: u32) -> Result<QueriesPreview, SourceTrouble> {
-    let mut connection = checkout(pool).await?;
+    let mut connection = checkout_fleet(pool).await?;
     let callbacks: Count = sql_query(
         "SELECT count(*) AS count FROM (SELECT FROM callbacks c JOIN shepherd_brain b ON b.qid = c.query_id
              WHERE b.state IN ('COMPLETED', 'ABANDONED') LIMIT $1) AS found",

@@ -6,7 +6,7 @@ use diesel::QueryResult;
 use diesel::sql_types::{BigInt, Bool, Double, Nullable, Text};
 use diesel_async::{RunQueryDsl, SimpleAsyncConnection};
 
-use super::connection::{PgPool, checkout, trouble};
+use super::connection::{PgPool, checkout_fleet, trouble};
 use super::prepared::prepared;
 use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts, QueryVolume, SourceTrouble, TroubleKind};
 
@@ -15,7 +15,7 @@ use crate::fleet::reading::{Callbacks, DatabaseServer, QueryCounts, QueryVolume,
 /// # Errors
 /// If it does not.
 pub async fn alive(pool: &PgPool) -> Result<(), SourceTrouble> {
-    checkout(pool).await?.batch_execute("").await.map_err(|e| trouble(&e))
+    checkout_fleet(pool).await?.batch_execute("").await.map_err(|e| trouble(&e))
 }
 
 prepared!(
@@ -68,7 +68,7 @@ prepared!(
 /// # Errors
 /// If Postgres cannot be read at all.
 pub async fn server(pool: &PgPool) -> Result<DatabaseServer, SourceTrouble> {
-    let mut connection = checkout(pool).await?;
+    let mut connection = checkout_fleet(pool).await?;
     let together: QueryResult<(i64, i64, bool, bool)> = Server.get_result(&mut connection).await;
     let (connections, db_size_bytes, may_see_wal, has_queries) = match together {
         Ok((connections, size, may_see_wal, has_queries)) => (Ok(connections), Ok(size), Ok(may_see_wal), has_queries),
@@ -109,7 +109,7 @@ prepared!(
 /// # Errors
 /// If Postgres cannot be read.
 pub async fn query_counts(pool: &PgPool) -> Result<QueryCounts, SourceTrouble> {
-    let mut connection = checkout(pool).await?;
+    let mut connection = checkout_fleet(pool).await?;
     let rows: Vec<(Option<String>, Option<String>, i64)> =
         Counts.load(&mut connection).await.map_err(|e| trouble(&e))?;
     let mut counts = QueryCounts::default();
@@ -133,7 +133,7 @@ prepared!(
 /// # Errors
 /// If Postgres cannot be read.
 pub async fn query_volume(pool: &PgPool) -> Result<QueryVolume, SourceTrouble> {
-    let mut connection = checkout(pool).await?;
+    let mut connection = checkout_fleet(pool).await?;
     let rows: Vec<(Option<String>, i64, i64)> = Volume.load(&mut connection).await.map_err(|e| trouble(&e))?;
     Ok(QueryVolume {
         last_1h: rows.iter().map(|(_, _, last_1h)| last_1h).sum(),
@@ -155,7 +155,7 @@ prepared!(
 /// # Errors
 /// If Postgres cannot be read.
 pub async fn callbacks(pool: &PgPool) -> Result<Callbacks, SourceTrouble> {
-    let mut connection = checkout(pool).await?;
+    let mut connection = checkout_fleet(pool).await?;
     let (pending, oldest_age): (i64, Option<f64>) =
         Waiting.get_result(&mut connection).await.map_err(|e| trouble(&e))?;
     Ok(Callbacks { pending, oldest_age_sec: oldest_age.map(|age| age.max(0.0)) })

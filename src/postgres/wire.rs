@@ -3,13 +3,14 @@
 //! It notes what the driver keeps to itself: the backend's process id at the greeting, and the SQLSTATE of each error.
 //! And it makes the driver's named statements work behind a pooler that gives every transaction another server session,
 //! where a name that was prepared a moment ago is unknown, or stands for the statement of another client: there every
-//! statement goes unnamed, and is parsed again right before it is run, in the same message exchange.
+//! statement goes unnamed, and is parsed again right before it is run, in the same message exchange. A search path is
+//! set again for each transaction there.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -26,7 +27,37 @@ const HEAD: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Observed {
     backend_pid: AtomicI32,
-    unnamed: AtomicBool,
+    /// The server's last word: a transaction is open.
+    in_transaction: AtomicBool,
+    /// Set behind a pooler.
+    rewriting: OnceLock<Rewriting>,
+}
+
+/// How messages are rewritten behind a pooler. Statements always become unnamed.
+#[derive(Debug)]
+struct Rewriting {
+    search_path: Option<SearchPath>,
+}
+
+/// Sets the search path for one transaction.
+#[derive(Debug)]
+struct SearchPath {
+    /// For the extended protocol: three messages.
+    messages: Vec<u8>,
+    /// For the simple protocol: a statement that takes no snapshot, so that `BEGIN ISOLATION LEVEL` may follow.
+    statement: String,
+}
+
+impl SearchPath {
+    /// `path` is a list of quoted identifiers.
+    fn new(path: &str) -> Self {
+        let mut messages = Vec::new();
+        let query = format!("SELECT pg_catalog.set_config('search_path', '{}', true)\0", path.replace('\'', "''"));
+        put(&mut messages, b'P', &[b"\0", query.as_bytes(), b"\0\0"]);
+        put(&mut messages, b'B', &[b"\0\0\0\0\0\0\0\0"]);
+        put(&mut messages, b'E', &[b"\0\0\0\0\0"]);
+        Self { messages, statement: format!("SET LOCAL search_path TO {path}; ") }
+    }
 }
 
 impl Observed {
@@ -35,9 +66,10 @@ impl Observed {
         self.backend_pid.load(Ordering::Acquire)
     }
 
-    /// Statements go unnamed from now on. Nothing may be under way.
-    pub(super) fn use_unnamed_statements(&self) {
-        self.unnamed.store(true, Ordering::Release);
+    /// Rewrites statements for a pooler from now on: they are unnamed, and every transaction begins with `search_path`
+    /// (a list of quoted identifiers), if there is one. No exchange may be in progress.
+    pub(super) fn rewrite_for_pooler(&self, search_path: Option<&str>) {
+        let _ = self.rewriting.set(Rewriting { search_path: search_path.map(SearchPath::new) });
     }
 }
 
@@ -89,6 +121,8 @@ enum Awaited {
     Parsed,
     /// To a statement that was parsed again for being run: the driver does not know of it.
     ParsedAgain,
+    /// To the statement that sets the search path, up to its completion: the driver does not know of it.
+    SearchPath,
     /// The end of an exchange.
     Ready,
 }
@@ -112,6 +146,8 @@ struct Outgoing {
     given: usize,
     /// Text and parameter types of the driver's statements, by name.
     statements: HashMap<Vec<u8>, Vec<u8>>,
+    /// The exchange in progress has set the search path.
+    path_is_set: bool,
 }
 
 impl<S> Wire<S> {
@@ -140,7 +176,10 @@ impl Incoming {
             }
             let Some(message) = Message::begins(rest) else { break };
             // Looked into: what must be there as a whole.
-            if matches!(message.kind, b'1' | b'E' | b'K' | b'Z') {
+            let sets_path = awaited.front() == Some(&Awaited::SearchPath);
+            if matches!(message.kind, b'1' | b'E' | b'K' | b'Z')
+                || (sets_path && matches!(message.kind, b'2' | b'C' | b'D'))
+            {
                 let Some(body) = rest.get(HEAD..message.length) else { break };
                 let mut hide = false;
                 match message.kind {
@@ -149,12 +188,20 @@ impl Incoming {
                         let pid = body.first_chunk::<4>().map_or(0, |pid| i32::from_be_bytes(*pid));
                         observed.backend_pid.store(pid, Ordering::Release);
                     }
+                    b'1' | b'2' | b'D' if sets_path => hide = true,
+                    b'C' => {
+                        awaited.pop_front();
+                        hide = true;
+                    }
                     b'1' => {
                         hide = awaited.front().is_some_and(|first| *first != Awaited::Ready)
                             && awaited.pop_front() == Some(Awaited::ParsedAgain)
                     }
                     // After an error the server passes over the rest of the exchange.
-                    _ => while awaited.pop_front().is_some_and(|first| first != Awaited::Ready) {},
+                    _ => {
+                        observed.in_transaction.store(body.first() != Some(&b'I'), Ordering::Release);
+                        while awaited.pop_front().is_some_and(|first| first != Awaited::Ready) {}
+                    }
                 }
                 if !hide {
                     self.out.extend_from_slice(rest.get(..message.length).unwrap_or_default());
@@ -169,12 +216,21 @@ impl Incoming {
 }
 
 impl Outgoing {
-    /// Moves whole messages from `came` to `out`, with statements that have a name made unnamed.
-    fn rewrite(&mut self, awaited: &mut VecDeque<Awaited>) {
+    /// Moves whole messages from `came` to `out`, with statements that have a name made unnamed. Each exchange first sets
+    /// `search_path`.
+    fn rewrite(&mut self, awaited: &mut VecDeque<Awaited>, search_path: Option<&SearchPath>) {
         let mut at = 0;
         while let Some(message) = self.came.get(at..).and_then(Message::begins) {
             let Some(bytes) = self.came.get(at..at + message.length) else { break };
             let body = bytes.get(HEAD..).unwrap_or_default();
+            let path = search_path.filter(|_| !self.path_is_set && matches!(message.kind, b'P' | b'B' | b'Q'));
+            if let Some(path) = path {
+                awaited.push_back(Awaited::SearchPath);
+                self.path_is_set = true;
+                if message.kind != b'Q' {
+                    self.out.extend_from_slice(&path.messages);
+                }
+            }
             match message.kind {
                 b'P' => {
                     awaited.push_back(Awaited::Parsed);
@@ -205,8 +261,12 @@ impl Outgoing {
                 kind => {
                     if matches!(kind, b'S' | b'Q') {
                         awaited.push_back(Awaited::Ready);
+                        self.path_is_set = false;
                     }
-                    self.out.extend_from_slice(bytes);
+                    match path {
+                        Some(path) => put(&mut self.out, kind, &[path.statement.as_bytes(), body]),
+                        None => self.out.extend_from_slice(bytes),
+                    }
                 }
             }
             at += message.length;
@@ -288,12 +348,14 @@ impl<S: AsyncWrite + Unpin> Wire<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Wire<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        if !this.observed.unnamed.load(Ordering::Acquire) {
+        let observed = Arc::clone(&this.observed);
+        let Some(rewriting) = observed.rewriting.get() else {
             return Pin::new(&mut this.inner).poll_write(context, bytes);
-        }
+        };
+        let outside = !observed.in_transaction.load(Ordering::Acquire);
         ready!(this.poll_hand_on(context))?;
         this.outgoing.came.extend_from_slice(bytes);
-        this.outgoing.rewrite(&mut this.awaited);
+        this.outgoing.rewrite(&mut this.awaited, rewriting.search_path.as_ref().filter(|_| outside));
         // What does not go now goes with the next write or flush.
         if let Poll::Ready(Err(error)) = this.poll_hand_on(context) {
             return Poll::Ready(Err(error));
@@ -332,7 +394,7 @@ mod tests {
     fn sent(outgoing: &mut Outgoing, awaited: &mut VecDeque<Awaited>, messages: &[Vec<u8>], size: usize) -> Vec<u8> {
         for piece in messages.concat().chunks(size) {
             outgoing.came.extend_from_slice(piece);
-            outgoing.rewrite(awaited);
+            outgoing.rewrite(awaited, None);
         }
         std::mem::take(&mut outgoing.out)
     }
@@ -367,6 +429,39 @@ mod tests {
             assert_eq!(awaited, expected);
             sent(&mut outgoing, &mut awaited, &[message(b'C', &[b"Ss7\0"]), message(b'S', &[])], size);
             assert!(outgoing.statements.is_empty());
+        }
+    }
+
+    #[test]
+    fn each_exchange_outside_a_transaction_sets_the_search_path_first_and_the_driver_does_not_see_the_answer() {
+        let path = SearchPath::new("\"own\"");
+        let statement: &[u8] = b"SELECT 1\0\0\0";
+        let exchange = [message(b'P', &[b"\0", statement]), message(b'S', &[])].concat();
+        let (mut outgoing, mut awaited) = (Outgoing::default(), VecDeque::new());
+        for _ in 0..2 {
+            outgoing.came.extend_from_slice(&exchange);
+            outgoing.rewrite(&mut awaited, Some(&path));
+            assert_eq!(std::mem::take(&mut outgoing.out), [path.messages.clone(), exchange.clone()].concat());
+        }
+        outgoing.came.extend(message(b'Q', &[b"BEGIN\0"]));
+        outgoing.rewrite(&mut awaited, Some(&path));
+        let query = message(b'Q', &[b"SET LOCAL search_path TO \"own\"; BEGIN\0"]);
+        assert_eq!(std::mem::take(&mut outgoing.out), query);
+
+        let complete = || message(b'C', &[b"SET\0"]);
+        let set = [message(b'1', &[]), message(b'2', &[]), message(b'D', &[b"\0\0"]), complete()].concat();
+        let answer = [message(b'1', &[]), message(b'Z', &[b"I"])].concat();
+        let failed = [message(b'E', &[b"C42601\0Mwrong path\0\0"]), message(b'Z', &[b"I"])].concat();
+        let begun = [complete(), message(b'Z', &[b"T"])].concat();
+        for size in [1, 1000] {
+            let (mut incoming, observed, mut awaited) = (Incoming::default(), Observed::default(), awaited.clone());
+            for piece in [set.clone(), answer.clone(), failed.clone(), complete(), begun.clone()].concat().chunks(size)
+            {
+                incoming.came.extend_from_slice(piece);
+                incoming.hand_on(&observed, &mut awaited);
+            }
+            assert_eq!(incoming.out, [answer.clone(), failed.clone(), begun.clone()].concat());
+            assert!(awaited.is_empty() && observed.in_transaction.load(Ordering::Acquire));
         }
     }
 

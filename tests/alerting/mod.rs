@@ -9,6 +9,7 @@ mod leadership;
 pub(crate) mod mail;
 mod pages;
 pub(crate) mod slack;
+mod swallowed;
 mod test_rules;
 mod workers;
 

@@ -5,6 +5,7 @@
 pub(crate) mod browser;
 pub(crate) mod certificates;
 pub(crate) mod monitor;
+pub(crate) mod names;
 pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;

@@ -18,6 +18,11 @@ impl Monitor {
     /// Starts the monitor with only these settings, by default with a poll interval of 0.5 s, and waits until it serves
     /// requests.
     pub(crate) async fn start(settings: &[(&str, &str)]) -> Self {
+        Self::start_by(&[], settings).await
+    }
+
+    /// The same, started by the command `prefix`.
+    pub(crate) async fn start_by(prefix: &[String], settings: &[(&str, &str)]) -> Self {
         let reaper = Reaper::start("shepherd-monitor", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
         super::tls();
         let spool = reaper.folder().join("spool").display().to_string();
@@ -28,7 +33,8 @@ impl Monitor {
             ("MONITOR_SPOOL_DIR", &spool),
         ];
         let all: Vec<String> = defaults.iter().chain(settings).map(|(name, value)| format!("{name}={value}")).collect();
-        let mut command = vec!["env", "-i"];
+        let mut command: Vec<&str> = prefix.iter().map(String::as_str).collect();
+        command.extend(["env", "-i"]);
         command.extend(all.iter().map(String::as_str));
         command.extend([env!("CARGO_BIN_EXE_shepherd-monitor"), "serve"]);
         let pid = reaper.serve(&command).unwrap();

@@ -12,7 +12,7 @@ use super::time;
 use crate::fleet::reading::SourceTrouble;
 use crate::history::window::Window;
 use crate::history::{HOUR, Micros, SECOND};
-use crate::postgres::connection::{PgPool, checkout, trouble};
+use crate::postgres::connection::{PgPool, checkout_fleet, own_table, trouble};
 
 /// Started queries by ARA and bucket, without empty buckets.
 pub type Started = BTreeMap<String, BTreeMap<Micros, i64>>;
@@ -55,7 +55,8 @@ async fn has_queries(connection: &mut AsyncPgConnection) -> Result<bool, diesel:
 /// # Errors
 /// If Postgres cannot be read.
 pub async fn read(pool: &PgPool, window: Window) -> Result<Option<Started>, SourceTrouble> {
-    let mut connection = checkout(pool).await?;
+    let mut connection = checkout_fleet(pool).await?;
+    let counts = &counts_table(pool);
     let mut reading = connection.build_transaction().read_only().repeatable_read();
     let rows = reading.run(async |connection| {
         if !has_queries(connection).await? {
@@ -64,8 +65,8 @@ pub async fn read(pool: &PgPool, window: Window) -> Result<Option<Started>, Sour
         let mut rows = Vec::new();
         let mut since = window.since;
         if window.is_made_of(PIECE) {
-            let until = counted_until(connection).await?.min(window.until);
-            rows = counted(connection, Window { until, ..window }).await?;
+            let until = counted_until(connection, counts).await?.min(window.until);
+            rows = counted(connection, counts, Window { until, ..window }).await?;
             since = since.max(until);
         }
         if since < window.until {
@@ -83,11 +84,20 @@ pub async fn read(pool: &PgPool, window: Window) -> Result<Option<Started>, Sour
     }))
 }
 
-async fn counted(connection: &mut AsyncPgConnection, window: Window) -> Result<Vec<StartedRow>, diesel::result::Error> {
-    sql_query(
+/// Name of the table with the stored counts.
+fn counts_table(pool: &PgPool) -> String {
+    own_table(pool, "monitor_query_counts")
+}
+
+async fn counted(
+    connection: &mut AsyncPgConnection,
+    counts: &str,
+    window: Window,
+) -> Result<Vec<StartedRow>, diesel::result::Error> {
+    sql_query(format!(
         "SELECT (floor(date_part('epoch', since) / $3) * $3)::bigint AS bucket, domain, sum(started)::bigint AS started \
-         FROM monitor_query_counts WHERE since >= $1 AND since < $2 GROUP BY 1, 2",
-    )
+         FROM {counts} WHERE since >= $1 AND since < $2 GROUP BY 1, 2",
+    ))
     .bind::<Timestamptz, _>(time(window.since))
     .bind::<Timestamptz, _>(time(window.until))
     .bind::<BigInt, _>(window.bucket / SECOND)
@@ -116,10 +126,10 @@ async fn count(
 const CLOSED: &str = "date_trunc('hour', now() - interval '2 minutes', 'UTC')";
 
 /// Returns the end of the last counted interval.
-async fn counted_until(connection: &mut AsyncPgConnection) -> Result<Micros, diesel::result::Error> {
+async fn counted_until(connection: &mut AsyncPgConnection, counts: &str) -> Result<Micros, diesel::result::Error> {
     let row: super::Count = sql_query(format!(
         "SELECT least(coalesce(date_part('epoch', max(since)) + $1, 0), date_part('epoch', {CLOSED}))::bigint AS count
-         FROM monitor_query_counts"
+         FROM {counts}"
     ))
     .bind::<BigInt, _>(PIECE / SECOND)
     .get_result(connection)
@@ -132,14 +142,15 @@ async fn counted_until(connection: &mut AsyncPgConnection) -> Result<Micros, die
 /// # Errors
 /// If Postgres fails.
 pub async fn count_closed(pool: &PgPool, closed_before: Micros) -> Result<(), SourceTrouble> {
-    let mut connection = checkout(pool).await?;
+    let mut connection = checkout_fleet(pool).await?;
+    let counts = &counts_table(pool);
     let counting = connection.transaction(async |connection| {
         if !has_queries(connection).await? {
             return Ok(());
         }
         // Counts that a wrong clock made too early are repeated.
-        sql_query(format!("DELETE FROM monitor_query_counts WHERE since >= {CLOSED}")).execute(connection).await?;
-        let since = counted_until(connection).await?;
+        sql_query(format!("DELETE FROM {counts} WHERE since >= {CLOSED}")).execute(connection).await?;
+        let since = counted_until(connection, counts).await?;
         let closed: super::Count =
             sql_query(format!("SELECT date_part('epoch', {CLOSED})::bigint AS count")).get_result(connection).await?;
         let until = (closed_before - closed_before.rem_euclid(HOUR)).min(closed.count * SECOND);
@@ -148,7 +159,7 @@ pub async fn count_closed(pool: &PgPool, closed_before: Micros) -> Result<(), So
         }
         // The last interval always has a row, which marks the progress.
         sql_query(format!(
-            "INSERT INTO monitor_query_counts (since, domain, started) \
+            "INSERT INTO {counts} (since, domain, started) \
              SELECT to_timestamp(floor(date_part('epoch', start_time::timestamptz) / $3) * $3), \
                 {DOMAIN}, count(*) \
              FROM shepherd_brain WHERE {NEAR} GROUP BY 1, 2 \
