@@ -1,10 +1,10 @@
 # What people do with this project. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install check test properties simulate chaos fmt lint packages
+.PHONY: help demo install check test test-matrix properties simulate chaos fmt lint packages
 
 help: ## Show this help
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
 
 # The dev profile: a cold release build takes three times as long, and no one waits for the demo.
 demo: ## Run the monitor with a simulated fleet; installs missing packages; Ctrl-C stops everything
@@ -27,6 +27,10 @@ check: ## Check format and lints of the library, and run the unit tests of the p
 test: ## Run all tests; installs missing packages
 	@scripts/install-packages test
 	@scripts/test
+
+test-matrix: ## Run the tests that use Redis on Redis 7.0, 8.0, 8.2 and Valkey 9
+	@scripts/install-packages test
+	@scripts/test-matrix
 
 CASES ?= 50000
 properties: ## Run the property tests with CASES (50,000) random cases each

@@ -16,7 +16,10 @@ impl TestRedis {
         Self::start_with(RedisOptions::default())
     }
 
-    pub(crate) fn start_with(options: RedisOptions) -> Self {
+    /// With `TEST_REDIS_SERVER=/path/to/redis-server` in the environment, that server runs, for trying any test on
+    /// another version (`make test-matrix`).
+    pub(crate) fn start_with(mut options: RedisOptions) -> Self {
+        options.program = options.program.or_else(|| std::env::var("TEST_REDIS_SERVER").ok());
         Self(PrivateRedis::start(options).unwrap())
     }
 

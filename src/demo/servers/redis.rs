@@ -20,6 +20,8 @@ pub struct RedisOptions {
     pub tls: bool,
     /// Additional environment variables.
     pub environment: Vec<(String, String)>,
+    /// Path of the server's binary, such as another version of Redis or a Valkey; `redis-server` on PATH if absent.
+    pub program: Option<String>,
 }
 
 impl RedisOptions {
@@ -41,7 +43,7 @@ pub struct PrivateRedis {
 impl PrivateRedis {
     /// Starts the server and waits until it is ready.
     pub fn start(options: RedisOptions) -> Result<Self, ServerError> {
-        if folder_on_path(PROGRAM).is_none() {
+        if options.program.is_none() && folder_on_path(PROGRAM).is_none() {
             return Err(ServerError::Missing { program: PROGRAM, place: "on PATH", package: PROGRAM });
         }
         let port = HeldPort::take().map_err(ServerError::Port)?;
@@ -126,7 +128,7 @@ impl PrivateRedis {
             self.options.environment.iter().map(|(name, value)| format!("{name}={value}")).collect();
         let mut command = vec!["env"];
         command.extend(variables.iter().map(String::as_str));
-        command.push(PROGRAM);
+        command.push(self.options.program.as_deref().unwrap_or(PROGRAM));
         command.extend(if self.options.tls { &["--port", "0", "--tls-port"][..] } else { &["--port"] });
         command.extend([&*port, "--bind", "127.0.0.1", "--dir", "data"]);
         command.extend(["--save", "", "--appendonly", "no", "--daemonize", "no"]);
