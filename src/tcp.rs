@@ -115,7 +115,7 @@ static LOOKUPS: LazyLock<Mutex<HashMap<String, watch::Receiver<Answer>>>> = Lazy
 /// who asks gets the late answer.
 ///
 /// # Errors
-/// When the name cannot be resolved, or not within [`LOOKUP_WITHIN`].
+/// When the name cannot be resolved, or not within 10 s.
 pub async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
         return Ok(vec![address]);
