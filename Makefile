@@ -33,7 +33,7 @@ test-matrix: ## Run the tests that use Redis on Redis 7.0, 8.0, 8.2 and Valkey 9
 	@scripts/test-matrix
 
 CASES ?= 50000
-properties: ## Run the property tests with CASES (50,000) random cases each
+properties: ## Run the property tests of fleet and alerts with CASES (50,000) random cases each
 	@PROPTEST_CASES=$(CASES) cargo test --locked --lib propert
 
 STEPS ?= 100000000

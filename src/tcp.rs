@@ -25,9 +25,9 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Sent data that is not acknowledged for this long ends the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A lookup is given up after this: the resolver's own attempts to reach its servers may take minutes.
+/// Timeout of a lookup. The resolver's own attempts to reach its servers may take minutes.
 const LOOKUP_WITHIN: Duration = Duration::from_secs(10);
-/// An answer that came too late for everyone who asked is kept for the next one for this long.
+/// How long an answer that arrived after every caller had given up is kept for the next caller.
 const LATE_ANSWER_HOLDS: Duration = Duration::from_secs(10);
 
 /// Connects to the first address of `host` that answers.
@@ -110,12 +110,12 @@ static LOOKUPS: LazyLock<Mutex<HashMap<String, watch::Receiver<Answer>>>> = Lazy
 
 /// The addresses of `host`, a name or an address.
 ///
-/// A resolver that does not answer holds up neither other names nor other blocking work: each lookup has a thread of its
-/// own, and all who wait for the same name share one. With a resolver that is slower than all who wait for it, the next
-/// who asks gets the late answer.
+/// A resolver that does not answer delays neither other names nor other blocking work: each lookup has its own thread, and
+/// concurrent callers for one name share it. An answer that arrives after every caller has given up is kept for a short
+/// time for the next caller.
 ///
 /// # Errors
-/// When the name cannot be resolved, or not within 10 s.
+/// When the name cannot be resolved, or not in time.
 pub async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     if let Ok(address) = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
         return Ok(vec![address]);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_later_than_all_who_asked_is_for_the_next_who_asks_and_for_no_other() {
+    async fn late_answer_is_used_by_the_next_caller_only() {
         let (answer, slow) = mpsc::channel::<()>();
         let late = move |_: &str| {
             slow.recv().unwrap();

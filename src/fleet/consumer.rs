@@ -270,6 +270,12 @@ impl Consumer {
         beat.map_or(0.0, |beat| if self.returned_after.is_some() { beat.last_seen } else { beat.started_at })
     }
 
+    /// Start of its process by the consumer's own clock, Unix seconds.
+    #[must_use]
+    pub fn started_at(&self) -> Option<f64> {
+        self.heartbeat.as_ref().map(|beat| beat.started_at)
+    }
+
     /// Identity of the reported hang that has not ended.
     #[must_use]
     pub fn hang(&self) -> Option<&str> {

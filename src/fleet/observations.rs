@@ -19,7 +19,7 @@ pub(super) struct Observations {
     pub(super) marker_gap: Duration,
     pub(super) departures: Departures,
     pub(super) told: Vec<Occurrence>,
-    /// The set of running consumers changed.
+    /// The set of running consumers changed, or the process of one.
     pub(super) present_changed: bool,
 }
 
@@ -45,7 +45,7 @@ impl Observations {
     }
 
     fn look_at_one(&mut self, name: &Name, consumer: &mut Consumer, keys: &BeatReading, work: Option<Work>) {
-        let was_present = consumer.is_present();
+        let (was_present, started_before) = (consumer.is_present(), consumer.started_at());
         let is_lost = matches!(consumer.state, ConsumerState::Lost | ConsumerState::Unobserved);
         let lost_process = is_lost.then(|| consumer.recorded().0.process);
         let before = consumer.see(&Observation {
@@ -58,6 +58,7 @@ impl Observations {
             marker_gap: self.marker_gap,
         });
         let after = consumer.state;
+        self.present_changed |= started_before != consumer.started_at();
         if was_present != consumer.is_present() {
             self.present_changed = true;
             if !was_present {

@@ -506,10 +506,10 @@ fn consumer_can_shut_down_gracefully_right_after_a_stall() {
 
 #[test]
 fn marker_of_an_earlier_process_does_not_excuse_a_kill_after_a_restart() {
-    // With incarnations and without.
-    for slot in [1, 0] {
+    // With incarnations and without, and with a heartbeat after the marker.
+    for (slot, late) in [(1, None), (0, None), (0, Some(0))] {
         let acts =
-            [Act::Start(slot), Act::Leave(slot, 0, None), Act::Start(slot), Act::MonitorRestart(6), Act::Kill(slot)];
+            [Act::Start(slot), Act::Leave(slot, 0, late), Act::Start(slot), Act::MonitorRestart(6), Act::Kill(slot)];
         let (events, of_type) = story(&acts);
         assert_eq!(lost(&events).len(), 1, "{:?}", names(&events));
         assert_eq!(of_type, Some(TypeState::Crashed));
