@@ -239,7 +239,7 @@ impl Handler<Tick> for DatabaseProbe {
         }
         self.asking = true;
         let pool = self.io.postgres.clone();
-        let asking = self.io.run(tick.deadline, POSTGRES_LATE, async move { probe::alive(&pool).await });
+        let asking = self.io.run(tick.answer_within, POSTGRES_LATE, async move { probe::alive(&pool).await });
         ctx.spawn(asking.into_actor(self).map(move |answer, this, ctx| this.answered(tick, answer, ctx)));
     }
 }

@@ -84,8 +84,10 @@ pub struct Tick {
     pub n: u64,
     /// Start of the tick.
     pub at: Mono,
-    /// Time limit for a data source.
+    /// Time limit for reading a data source, which leaves time to complete the tick.
     pub deadline: Duration,
+    /// Time limit for one reply.
+    pub answer_within: Duration,
 }
 
 /// StreamPoller → supervisor → HeartbeatWatcher, StateTracker: the streams were read. If lost: the tick closes without them.

@@ -28,6 +28,8 @@ use crate::redis_streams::{event_spool, failure_records, older_monitor, worker_t
 const WAIT_FOR_DATABASE: Duration = Duration::from_millis(200);
 /// Time limit for writing events, per data source.
 const WRITE_WITHIN: Duration = Duration::from_secs(1);
+/// Time limit for restoring the state at the start: many round trips for a large fleet. Each reply has a limit of its own.
+const RESTORE_WITHIN: Duration = Duration::from_secs(30);
 /// Maximum number of spooled events moved to Postgres at a time.
 const SPOOL_BATCH: usize = 500;
 
@@ -129,7 +131,7 @@ impl StateTracker {
             return self.advance(readings, ctx);
         }
         let (redis, observe_only) = (self.io.redis.clone(), self.io.observe_only);
-        let loading = self.io.run(WRITE_WITHIN, REDIS_LATE, async move {
+        let loading = self.io.run(RESTORE_WITHIN, REDIS_LATE, async move {
             // The order matters: a type that is forgotten between the two reads is loaded, and forgotten by the next tick.
             let forgotten = worker_type_records::forgotten(&redis).await?;
             let failures = failure_records::load(&redis).await?;

@@ -202,11 +202,6 @@ impl Supervisor {
         }
     }
 
-    /// Returns the time limit for a data source, which leaves time to complete the tick.
-    fn deadline(&self) -> Duration {
-        answer_within(self.interval)
-    }
-
     /// Returns the child with this role; the only mapping of roles to children.
     fn child(&mut self, role: Role) -> &mut dyn Supervised {
         match role {
@@ -250,14 +245,19 @@ impl Supervisor {
         self.tick += 1;
         self.hurry = false;
         self.began = self.io.now();
-        let tick = Tick { n: self.tick, at: self.began, deadline: self.deadline() };
+        let tick = Tick {
+            n: self.tick,
+            at: self.began,
+            deadline: read_within(self.interval),
+            answer_within: answer_within(self.interval),
+        };
         self.state_tracker.tell(tick);
         self.database_probe.tell(tick);
         self.stream_poller.tell(tick);
         self.heartbeat_watcher.tell(tick);
         self.alert_evaluator.tell(tick);
         // A tick is not awaited if its tracker panicked.
-        let given_up = self.interval.max(self.deadline() + Duration::from_secs(6));
+        let given_up = self.interval.max(tick.deadline + Duration::from_secs(6));
         let giving_up = ctx.run_later(given_up, move |this, ctx| {
             if this.tick == tick.n && this.done.is_none_or(|done| done.tick < tick.n) {
                 this.begin_tick(ctx);
@@ -295,7 +295,15 @@ impl Supervisor {
     }
 }
 
-/// Returns the time limit for a data source if ticks start every `interval`.
+/// Maximum time for reading all streams.
+const READING_AT_MOST: Duration = Duration::from_secs(60);
+
+/// Returns the time limit for reading a data source, in as many round trips as that takes, if ticks start every `interval`.
+fn read_within(interval: Duration) -> Duration {
+    (interval * 4 / 5).clamp(Duration::from_millis(500), READING_AT_MOST)
+}
+
+/// Returns the time limit for one reply of a data source if ticks start every `interval`.
 #[must_use]
 pub fn answer_within(interval: Duration) -> Duration {
     (interval * 4 / 5).clamp(Duration::from_millis(500), Duration::from_millis(2400))

@@ -67,7 +67,7 @@ pub fn marker(stream: &Name, consumer: &Name) -> Vec<u8> {
 /// Prefix of the states of worker types.
 pub const WORKER_STATE_PREFIX: &str = "shepherd-monitor:worker_state:";
 /// Prefix of the recent windows of series.
-const RECENT_SERIES_PREFIX: &str = "shepherd-monitor:hist:";
+pub(crate) const RECENT_SERIES_PREFIX: &str = "shepherd-monitor:hist:";
 
 /// State of a worker type (string, JSON).
 #[must_use]

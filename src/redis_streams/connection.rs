@@ -358,6 +358,11 @@ pub(super) fn code_of(error: &RedisError) -> &str {
     refusal::code(error.code().unwrap_or_default(), error.detail())
 }
 
+/// Whether a command failed because its key holds another type, which concerns only that key.
+pub(super) fn is_wrong_type(error: &RedisError) -> bool {
+    code_of(error) == "WRONGTYPE"
+}
+
 /// Sends a pipeline whose commands fail each for itself.
 ///
 /// # Errors

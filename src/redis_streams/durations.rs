@@ -3,7 +3,7 @@
 use redis::Script;
 use uuid::Uuid;
 
-use super::connection::{PooledConnection, send, trouble};
+use super::connection::{PooledConnection, is_wrong_type, send, trouble};
 use super::resp_reader::Reply;
 use crate::contract::{Name, keys};
 use crate::failpoint;
@@ -120,36 +120,58 @@ fn numbers(list: &redis::Value) -> Vec<u64> {
     Reply::of(list).items().filter_map(Reply::number).collect()
 }
 
-/// Returns some of the waiting batches with their durations.
+/// Returns some of the waiting batches with their durations. Batches that cannot be read are removed from the index, so that they do
+/// not delay the others; a key of another type is left alone.
 ///
 /// # Errors
 /// If Redis cannot be read.
 pub async fn waiting(redis: &mut PooledConnection) -> Result<Vec<Batch>, SourceTrouble> {
-    let index: Vec<(String, Vec<u8>)> = redis::cmd("HRANDFIELD")
+    let index: Vec<(Vec<u8>, Vec<u8>)> = redis::cmd("HRANDFIELD")
         .arg(keys::LATENCY_BATCHES)
         .arg(READ_AT_ONCE)
         .arg("WITHVALUES")
         .query_async(redis)
         .await
         .map_err(|e| trouble(&e))?;
-    let mut batches: Vec<Batch> = index.iter().filter_map(|(id, note)| named(id, note)).collect();
+    let mut unreadable = Vec::new();
+    let mut named_batches = Vec::new();
+    for (id, note) in &index {
+        match named(id, note) {
+            Some(batch) => named_batches.push((id, batch)),
+            None => unreadable.push((id, "invalid entry".to_owned())),
+        }
+    }
     let mut pipe = redis::pipe();
-    for batch in &batches {
+    for (_, batch) in &named_batches {
         pipe.cmd("LRANGE").arg(keys::latency_batch(&batch.id.to_string())).arg(0).arg(-1);
     }
-    for (batch, answer) in batches.iter_mut().zip(send(redis, &mut pipe).await?) {
-        let list = answer.map_err(|e| trouble(&e))?;
-        batch.durations = numbers(&list);
+    let mut batches = Vec::new();
+    for ((id, mut batch), answer) in named_batches.into_iter().zip(send(redis, &mut pipe).await?) {
+        match answer {
+            Ok(list) => {
+                batch.durations = numbers(&list);
+                batches.push(batch);
+            }
+            Err(error) if is_wrong_type(&error) => unreadable.push((id, error.to_string())),
+            Err(error) => return Err(trouble(&error)),
+        }
     }
+    let mut pipe = redis::pipe();
+    for (id, reason) in unreadable {
+        let batch = String::from_utf8_lossy(id);
+        tracing::warn!(%batch, reason, "skipped a batch of task durations in Redis that cannot be read");
+        pipe.cmd("HDEL").arg(keys::LATENCY_BATCHES).arg(id);
+    }
+    send(redis, &mut pipe).await?;
     Ok(batches)
 }
 
 /// Parses the index entry of a batch, `{milliseconds} {stream}`.
-fn named(id: &str, note: &[u8]) -> Option<Batch> {
+fn named(id: &[u8], note: &[u8]) -> Option<Batch> {
     let space = note.iter().position(|byte| *byte == b' ')?;
     let (milliseconds, stream) = note.split_at_checked(space)?;
     Some(Batch {
-        id: id.parse().ok()?,
+        id: std::str::from_utf8(id).ok()?.parse().ok()?,
         stream: Name::from(stream.get(1..)?),
         drained_ms: std::str::from_utf8(milliseconds).ok()?.parse().ok()?,
         durations: Vec::new(),

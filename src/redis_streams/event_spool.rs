@@ -40,6 +40,10 @@ pub async fn peek(pool: &Pool, count: usize) -> Result<Vec<String>, SourceTroubl
     pipe.cmd("LRANGE").arg(keys::EVENT_SPOOL).arg(0).arg(count.saturating_sub(1));
     match send(&mut redis, &mut pipe).await?.into_iter().next() {
         Some(Ok(value)) => Ok(Reply::of(&value).items().filter_map(Reply::text).map(Cow::into_owned).collect()),
+        Some(Err(error)) if connection::is_wrong_type(&error) => {
+            tracing::warn!(key = keys::EVENT_SPOOL, %error, "events cannot be spooled in Redis: the key holds another type");
+            Ok(Vec::new())
+        }
         Some(Err(error)) => Err(connection::trouble(&error)),
         None => Ok(Vec::new()),
     }

@@ -71,7 +71,7 @@ pub async fn forget(pool: &Pool, stream: &Name) -> Result<bool, SourceTrouble> {
         match answer {
             Ok(count) => deleted += Reply::of(&count).number().unwrap_or(0),
             // A key of another type has nothing to delete.
-            Err(error) if error.code() == Some("WRONGTYPE") => {}
+            Err(error) if connection::is_wrong_type(&error) => {}
             Err(error) => return Err(connection::trouble(&error)),
         }
     }

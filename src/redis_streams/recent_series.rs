@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use redis::Value;
 
-use super::connection::{Pool, checkout, send, trouble};
+use super::connection::{Pool, checkout, is_wrong_type, send, trouble};
 use super::older_monitor;
 use super::resp_reader::Reply;
 use crate::contract::keys::{self, older};
@@ -21,7 +21,7 @@ const SERIES_AT_ONCE: usize = 250;
 const CUT_EVERY: u64 = 16;
 
 /// Adds a sample to each series, taken at `at` (Unix seconds). `nth` selects the few series that are also trimmed to `keep`. Series
-/// without new samples expire after that time.
+/// without new samples expire after that time. A key of another type is left alone, with a warning.
 ///
 /// # Errors
 /// If Redis fails.
@@ -47,8 +47,15 @@ pub async fn push(
         }
         let names: Vec<&str> = some.iter().map(|(series, _)| series.as_str()).collect();
         pipe.cmd("SADD").arg(keys::RECENT_SERIES).arg(names);
+        let mut wrong_type = None;
         for answer in send(&mut redis, &mut pipe).await? {
-            answer.map_err(|e| trouble(&e))?;
+            match answer {
+                Err(error) if is_wrong_type(&error) => wrong_type = Some(error),
+                answer => drop(answer.map_err(|e| trouble(&e))?),
+            }
+        }
+        if let (Some(error), true) = (wrong_type, nth.is_multiple_of(CUT_EVERY)) {
+            tracing::warn!(%error, "cannot record some series in Redis: keys of {}* hold another type", keys::RECENT_SERIES_PREFIX);
         }
     }
     Ok(())

@@ -44,7 +44,13 @@ async fn load_from(
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
     pipe.cmd("SMEMBERS").arg(known);
-    let known = one(send(&mut redis, &mut pipe).await?)?;
+    let known = match send(&mut redis, &mut pipe).await?.into_iter().next() {
+        Some(Err(error)) if connection::is_wrong_type(&error) => {
+            tracing::warn!(key = known, %error, "cannot restore the worker types: the key holds another type");
+            Value::Nil
+        }
+        answer => one(answer)?,
+    };
     let names: Vec<Name> = Reply::of(&known).items().filter_map(Reply::bytes).map(Name::from).collect();
     let mut records = BTreeMap::new();
     for some in names.chunks(RECORDS_AT_ONCE) {
@@ -110,7 +116,7 @@ pub async fn forgotten(pool: &Pool) -> Result<BTreeMap<Name, String>, SourceTrou
     let mut redis = connection::checkout(pool).await?;
     let mut pipe = redis::pipe();
     pipe.cmd("HGETALL").arg(keys::FORGOTTEN_WORKERS);
-    let marks = one(send(&mut redis, &mut pipe).await?)?;
+    let marks = one(send(&mut redis, &mut pipe).await?.into_iter().next())?;
     let pair = |(name, mark): (&[u8], Reply<'_>)| Some((Name::from(name), mark.text()?.into_owned()));
     Ok(Reply::of(&marks).fields().filter_map(pair).collect())
 }
@@ -119,10 +125,6 @@ fn all_done(answers: Vec<Result<Value, redis::RedisError>>) -> Result<(), Source
     answers.into_iter().try_for_each(|answer| answer.map(drop).map_err(|e| connection::trouble(&e)))
 }
 
-fn one(answers: Vec<Result<Value, redis::RedisError>>) -> Result<Value, SourceTrouble> {
-    match answers.into_iter().next() {
-        Some(Ok(value)) => Ok(value),
-        Some(Err(error)) => Err(connection::trouble(&error)),
-        None => Ok(Value::Nil),
-    }
+fn one(answer: Option<Result<Value, redis::RedisError>>) -> Result<Value, SourceTrouble> {
+    answer.transpose().map(Option::unwrap_or_default).map_err(|error| connection::trouble(&error))
 }

@@ -10,6 +10,7 @@ mod event_spool;
 mod failover;
 mod failures;
 mod fleet;
+mod foreign_types;
 mod history_page;
 mod many_keys;
 mod older_front_end;

@@ -10,7 +10,7 @@ use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
 use crate::support::proxy::Proxy;
 use crate::support::python::Python;
-use crate::support::redis::TestRedis;
+use crate::support::redis::{TestRedis, run};
 use crate::support::wait::eventually;
 
 const WORKER: &str = include_str!("fleet.py");
@@ -231,4 +231,30 @@ async fn slow_postgres_does_not_delay_the_fleet() {
     tokio::time::sleep(Duration::from_secs(5)).await;
     let ticks = monitor.snapshot().await["tick"].as_u64().unwrap() - first;
     assert!(ticks >= 5, "{ticks} ticks in 5 s, {:?} after the start", began.elapsed());
+}
+
+#[tokio::test]
+async fn many_streams_at_a_distance_are_read_if_the_interval_allows() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let mut commands = redis.connection().await;
+    for n in 0..1600 {
+        run(&mut commands, &format!("XGROUP CREATE s{n} consumer $ MKSTREAM")).await;
+    }
+    let proxy = Proxy::to(redis.port());
+    proxy.delay(Duration::from_millis(40), Duration::from_millis(40));
+    let monitor = Monitor::start(&[
+        ("REDIS_URL", &redis.url_through(proxy.port())),
+        ("DATABASE_URL", &database.url()),
+        ("MONITOR_POLL_INTERVAL_SEC", "10"),
+        ("MONITOR_STREAMS", "s*"),
+    ])
+    .await;
+    // Forty round trips of 80 ms, and as many again for new streams: longer than one reply may take, shorter than the interval.
+    let all = |s: &Value| {
+        s["streams"].as_object().is_some_and(|streams| streams.len() == 1600) && s["redis"]["error"].is_null()
+    };
+    let snapshot = monitor.until("all streams are read", Duration::from_secs(40), all).await;
+    let next = snapshot["tick"].as_u64().unwrap() + 1;
+    let snapshot = monitor.until("the next tick", Duration::from_secs(10), |s| s["tick"].as_u64() >= Some(next)).await;
+    assert!(snapshot["redis"]["error"].is_null(), "{}", snapshot["redis"]);
 }
