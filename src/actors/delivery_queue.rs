@@ -225,10 +225,11 @@ impl DeliveryQueue {
     /// state of the channel if it changed.
     pub fn works(&mut self, channel: &str, now: Mono) -> Option<ChannelState> {
         let health = self.health.entry(channel.to_owned()).or_default();
-        health.accepted = Some(now);
+        // Notifications of an earlier term may wait because the channel failed then.
+        let first_in_term = health.accepted.replace(now).is_none();
         let failed = health.failing_since.take().is_some() || health.broken == Some(true);
         let is_news = health.broken.replace(false) != Some(false);
-        if failed {
+        if failed || first_in_term {
             self.resting.remove(channel);
             // Notifications that are refused for their content keep waiting.
             for queued in self.queue.iter_mut().filter(|q| q.row.channel == channel && q.refused.is_none()) {
@@ -415,6 +416,21 @@ mod tests {
         let news = sending.queue.works("slack", sending.mono());
         assert_eq!(news.map(|news| news.broken), Some(None));
         assert!(sending.answer(&Outcome::Sent("ok".to_owned())).1 < 7.0);
+    }
+
+    #[test]
+    fn sends_messages_of_an_earlier_term_as_soon_as_the_channel_accepts_one() {
+        let mut row = OutboxRow::new(&message::test(0.0, "n"), "slack");
+        row.message.title = "waited".to_owned();
+        row.attempts = 1;
+        settle(&mut row, &Outcome::ChannelBroken("404".to_owned()), 0.0, 0.0);
+        let mut sending = Sending::new(&[]);
+        sending.queue.deliver(Deliver { rows: vec![row], instead_of_all: true, term: 2 }, sending.mono(), 0.0);
+        sending.now = 5.0;
+        sending.add("new");
+        assert_eq!(sending.answer(&Outcome::Sent("ok".to_owned())).0, "new");
+        let (sent, at, ..) = sending.answer(&Outcome::Sent("ok".to_owned()));
+        assert!(sent == "waited" && at < 7.0, "{sent} at {at}");
     }
 
     #[test]
