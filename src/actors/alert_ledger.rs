@@ -13,7 +13,7 @@
 //! takes over when the lease expires, and of several instances that start, one becomes the leader. If Redis is unreachable too, the
 //! leader continues and each starting instance acts: duplicate notifications are better than none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -124,6 +124,8 @@ struct LedgerState {
     silences: Vec<Silence>,
     /// Alerts as the leader wrote them, while another instance is the leader.
     followed: Vec<Alert>,
+    /// See [`Unsaved::based_on`].
+    based_on: Option<Vec<Alert>>,
 }
 
 impl LedgerState {
@@ -131,10 +133,19 @@ impl LedgerState {
         matches!(self.standing, Leadership::Leads { .. } | Leadership::Alone { .. })
     }
 
-    /// Returns whether no other instance can have written since the unsaved rows were decided, given that `epoch` begins. An
-    /// instance that started without Postgres does not know what was written before.
+    /// Returns whether no other instance was leader since the unsaved rows were decided, given that `epoch` begins. An instance that
+    /// started without Postgres does not know what was written before.
     fn is_newest(&self, epoch: i64) -> bool {
         self.led_under.is_some_and(|led_under| epoch <= led_under + i64::from(!self.led_itself))
+    }
+
+    /// Returns the alerts that the previous leader changed after this instance last read them: unsaved decisions about these are
+    /// older than what is `stored`.
+    fn changed_since(&self, stored: &[Alert]) -> BTreeSet<String> {
+        let Some(known) = &self.based_on else { return BTreeSet::new() };
+        let known: BTreeMap<&str, &Alert> = known.iter().map(|alert| (alert.key.as_str(), alert)).collect();
+        let is_known = |alert: &&Alert| known.get(alert.key.as_str()).is_some_and(|known| *known == *alert);
+        stored.iter().filter(|alert| !is_known(alert)).map(|alert| alert.key.clone()).collect()
     }
 
     fn begin_term(&mut self, alerts: Vec<Alert>, waiting: Vec<OutboxRow>) -> LeaseChange {
@@ -185,6 +196,7 @@ impl<S: AlertStore> Ledger<S> {
             led_under: unsaved.led_under,
             led_itself: false,
             sending_since: None,
+            based_on: unsaved.based_on.clone(),
             unsaved,
             on_disk,
             failed: None,
@@ -249,8 +261,28 @@ impl<S: AlertStore> Ledger<S> {
 
     async fn take_over(&self, books: &mut LedgerState, epoch: i64, alone: Option<Leadership>) -> LeaseChange {
         if books.is_newest(epoch) {
-            // Rows that this instance wrote without Postgres, or that an earlier run left on disk, are newer than the tables.
+            // Rows that this instance wrote without Postgres, or that an earlier run left on disk, are newer than the tables, except
+            // where the leader wrote before its end what this instance had not read.
+            let changed = match self.store.load().await {
+                Ok(stored) => books.changed_since(&stored.alerts),
+                Err(trouble) => return Self::not_loaded(books, &trouble, alone),
+            };
+            if !changed.is_empty() && self.waits_for_outcome(books) {
+                books.standing = alone.unwrap_or(Leadership::Starting);
+                return LeaseChange::None;
+            }
+            let outdated = books.unsaved.split_off(&changed);
             self.flush(books, epoch).await;
+            let written = books.acts() && books.unsaved.is_empty();
+            if !outdated.is_empty() {
+                books.unsaved.merge(outdated);
+                if written {
+                    self.hand_over(books).await;
+                } else if books.acts() {
+                    books.standing = alone.unwrap_or(Leadership::Starting);
+                    return LeaseChange::None;
+                }
+            }
             if !books.acts() {
                 // Another instance became the leader meanwhile, so this state is outdated.
                 return LeaseChange::None;
@@ -265,17 +297,19 @@ impl<S: AlertStore> Ledger<S> {
         match self.store.load().await {
             Ok(kept) => {
                 (books.led_under, books.led_itself) = (Some(epoch), true);
-                books.followed.clear();
+                (books.followed, books.based_on) = (Vec::new(), None);
                 tracing::info!(epoch, "became leader: evaluating and sending alerts");
                 let (alerts, waiting) = books.with_postgres(kept);
                 books.begin_term(alerts, waiting)
             }
-            Err(trouble) => {
-                tracing::warn!(error = trouble.detail, "cannot load stored alerts; retrying");
-                books.standing = alone.unwrap_or(Leadership::Starting);
-                LeaseChange::None
-            }
+            Err(trouble) => Self::not_loaded(books, &trouble, alone),
         }
+    }
+
+    fn not_loaded(books: &mut LedgerState, trouble: &SourceTrouble, alone: Option<Leadership>) -> LeaseChange {
+        tracing::warn!(error = trouble.detail, "cannot load stored alerts; retrying");
+        books.standing = alone.unwrap_or(Leadership::Starting);
+        LeaseChange::None
     }
 
     async fn follow(&self, books: &mut LedgerState, epoch: Option<i64>) -> LeaseChange {
@@ -289,7 +323,7 @@ impl<S: AlertStore> Ledger<S> {
             Ok(alerts) => {
                 // Later decisions made without Postgres are newer than this epoch.
                 if books.unsaved.is_empty() && epoch.is_some() {
-                    (books.led_under, books.led_itself) = (epoch, false);
+                    (books.led_under, books.led_itself, books.based_on) = (epoch, false, None);
                 }
                 books.followed.clone_from(&alerts);
                 LeaseChange::Follows(alerts)
@@ -375,6 +409,9 @@ impl<S: AlertStore> Ledger<S> {
                     "the leader is gone and Postgres is unavailable: alerting continues on this instance, changes are spooled to disk"
                 );
                 books.standing = alone;
+                if !books.led_itself {
+                    books.based_on = Some(books.followed.clone());
+                }
                 let (alerts, waiting) = books.without_postgres();
                 books.begin_term(alerts, waiting)
             }
@@ -460,6 +497,7 @@ impl<S: AlertStore> Ledger<S> {
 
     fn keep_on_disk(&self, books: &mut LedgerState) {
         books.unsaved.led_under = books.led_under;
+        books.unsaved.based_on.clone_from(&books.based_on);
         match self.store.save_to_disk(&books.unsaved) {
             Ok(()) => books.on_disk = !books.unsaved.is_empty(),
             Err(error) => tracing::error!(%error, "cannot write alerts to Postgres or to disk"),

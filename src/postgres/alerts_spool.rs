@@ -1,6 +1,6 @@
 //! Stores alerts and notifications on disk while Postgres is unreachable: one file, replaced as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,10 @@ pub struct Unsaved {
     /// Epoch in which this instance was leader last. If another one was leader since, its rows are newer.
     #[serde(default)]
     pub led_under: Option<i64>,
+    /// Alerts as the leader had written them when this instance took over without Postgres, if the rows were decided from these: the
+    /// leader may have written more.
+    #[serde(default)]
+    pub based_on: Option<Vec<Alert>>,
     alerts: BTreeMap<String, Alert>,
     outbox: Vec<OutboxRow>,
     events: Vec<NewRow>,
@@ -47,6 +51,21 @@ impl Unsaved {
         self.events.extend(events);
         let over = self.events.len().saturating_sub(EVENTS);
         self.events.drain(..over);
+    }
+
+    /// Adds the rows of `other`, which replace older versions.
+    pub fn merge(&mut self, other: Self) {
+        self.add(other.alerts.into_values().collect(), other.outbox, other.events);
+    }
+
+    /// Removes and returns the rows about the alerts `keys`, including notifications that are about others too.
+    #[must_use]
+    pub fn split_off(&mut self, keys: &BTreeSet<String>) -> Self {
+        let (led_under, based_on) = (self.led_under, self.based_on.clone());
+        let alerts = self.alerts.extract_if(.., |key, _| keys.contains(key)).collect();
+        let outbox = self.outbox.extract_if(.., |row| row.message.keys.iter().any(|key| keys.contains(key))).collect();
+        let events = self.events.extract_if(.., |event| event.alert().is_some_and(|key| keys.contains(key))).collect();
+        Self { led_under, based_on, alerts, outbox, events }
     }
 
     /// Returns whether there are no rows.
@@ -96,6 +115,7 @@ impl Unsaved {
         };
         Self {
             led_under: self.led_under,
+            based_on: None,
             alerts: self.alerts.values().filter_map(lacks_its_end).collect(),
             events: self.events.iter().filter(was_sent).cloned().collect(),
             outbox,

@@ -128,6 +128,12 @@ impl NewRow {
         let is_near = self.is_of_source() || (self.ts - before.ts).abs() <= REPEATED_WITHIN;
         self.type_ == before.type_ && same("from") && same("to") && is_near
     }
+
+    /// Returns whether it reports the outage that began with `begun` and ended with `ended`: it began before that end.
+    fn is_within(&self, begun: &Self, ended: &Self) -> bool {
+        let begins = |row: &Self| row.type_ == "source_down";
+        begins(self) && begins(begun) && (begun.ts - REPEATED_WITHIN..=ended.ts).contains(&self.ts)
+    }
 }
 
 /// Result of merging changes with stored ones.
@@ -147,22 +153,32 @@ impl Merged {
     pub fn of(rows: &[NewRow], stored: &[NewRow]) -> Self {
         let mut merged = Self::default();
         let mut known: BTreeSet<&str> = stored.iter().flat_map(NewRow::keys).collect();
-        let mut newest: BTreeMap<(bool, &str), &NewRow> =
-            stored.iter().filter_map(|row| Some((row.changed()?, row))).collect();
+        // The newest change of each subject, and the one before.
+        let mut newest: BTreeMap<(bool, &str), (&NewRow, Option<&NewRow>)> = BTreeMap::new();
+        for row in stored {
+            let Some(what) = row.changed() else { continue };
+            let before = newest.get(&what).map(|(before, _)| *before);
+            newest.insert(what, (row, before));
+        }
         for row in rows {
             let Some(what) = row.changed() else {
                 merged.new.push(row.clone());
                 continue;
             };
             let is_known = row.keys().any(|key| !known.insert(key));
-            match newest.get(&what).filter(|before| row.repeats(before)) {
+            let last = newest.get(&what).copied();
+            let repeated = last.and_then(|(last, before)| match before {
+                _ if row.repeats(last) => Some(last),
+                before => before.filter(|before| row.is_within(before, last)),
+            });
+            match repeated {
                 _ if is_known => {}
                 Some(before) => match merged.new.iter_mut().find(|new| new.key() == before.key()) {
                     Some(new) => new.is_repeated_as(row.key()),
                     None => merged.repeated.push((before.key().to_owned(), row.key().to_owned())),
                 },
                 None => {
-                    newest.insert(what, row);
+                    newest.insert(what, (row, last.map(|(last, _)| last)));
                     merged.new.push(row.clone());
                 }
             }
@@ -405,6 +421,11 @@ mod tests {
             assert_eq!(times(&[down(other)], &[down(100.0)]), [0_i64; 0]);
             assert_eq!(times(&[up(other)], &[down(100.0), up(110.0)]), [0_i64; 0]);
         }
+        // Each reports the whole outage after its end.
+        assert_eq!(times(&[down(99.7), up(110.0), down(120.0)], &[down(100.0), up(110.0)]), [120]);
+        assert_eq!(times(&[down(99.7), up(110.5)], &[down(100.0), up(110.0)]), [0_i64; 0]);
+        // An earlier outage, reported late.
+        assert_eq!(times(&[down(-800.0), up(-790.0)], &[down(100.0), up(110.0)]), [-800, -790]);
         // The next outage and one of the other source are separate.
         assert_eq!(times(&[down(120.0), up(130.0)], &[down(100.0), up(110.0)]), [120, 130]);
         assert_eq!(times(&[event(101.0, "source_down", "postgres", 1, 0)], &[down(100.0)]), [101]);

@@ -146,7 +146,8 @@ fn outages_end(events: &[Stored], log: &Log) -> Result<(), Violation> {
         // A killed monitor does not report the end.
         let is_open = kinds.last() == Some(&"source_down") && log.monitor_turns.is_empty() && !log.redis_was_emptied;
         if twice || is_open {
-            return broken("an outage is recorded once, and ends", format!("{source}: {kinds:?}"));
+            let at: Vec<(&str, f64)> = of_source().map(|event| (event.kind.as_str(), event.ts - BEGINS)).collect();
+            return broken("an outage is recorded once, and ends", format!("{source}: {at:?}"));
         }
     }
     Ok(())
