@@ -12,13 +12,12 @@ use tokio_postgres::NoTls;
 
 use crate::canary;
 use crate::disks::{Clock, Disk};
+use crate::failover::{Pairs, REPLICATED};
 use crate::journal::{Journal, now};
 use crate::worker::{ENTRY, FINISH, MERGE, RELAY};
 
 /// The streams and how many workers each has.
 pub(crate) const KINDS: [(&str, usize); 4] = [(ENTRY, 2), (RELAY, 3), (MERGE, 2), (FINISH, 2)];
-/// How often the monitors record their series.
-pub(crate) const HISTORY_INTERVAL: f64 = 5.0;
 
 /// How a worker process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +88,26 @@ pub(crate) struct Monitor {
     state: Mutex<Option<(u32, f64)>>,
 }
 
+/// What kind of run the fleet is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Run {
+    /// Random faults, or a Redis without free memory: one Redis and one Postgres.
+    Single,
+    /// Failovers: two of each, behind one address.
+    Paired,
+}
+
 pub(crate) struct Fleet {
     pub(crate) redis: PrivateRedis,
     pub(crate) redis_clock: Option<Clock>,
     pub(crate) postgres: PrivatePostgres,
     pub(crate) postgres_disk: Option<Disk>,
+    /// The second Redis and the second Postgres, in a run with failovers.
+    pub(crate) pairs: Option<Pairs>,
+    /// How often the monitors record their series, seconds.
+    pub(crate) history_interval: f64,
+    redis_url: String,
+    database_url: String,
     pub(crate) monitors: [Monitor; 2],
     pub(crate) slots: Vec<Mutex<Slot>>,
     processes: Mutex<Vec<Process>>,
@@ -118,14 +132,15 @@ fn rules() -> String {
 
 impl Fleet {
     /// Starts the servers, then the monitors and the workers, in `folder`.
-    pub(crate) async fn start(folder: &Path, webhook: &str, journal: Arc<Journal>) -> Self {
+    pub(crate) async fn start(folder: &Path, webhook: &str, journal: Arc<Journal>, run: Run) -> Self {
         let logs = folder.join("logs");
         fs::create_dir_all(&logs).unwrap();
         let left_out = |what: &str, why: String| journal.say(format!("left out: {what}: {why}"));
         let clock = |name: &str| {
             Clock::new(folder.join(format!("clock-{name}"))).map_err(|why| left_out("steps of the clock", why)).ok()
         };
-        let redis_clock = clock("redis");
+        let paired = run == Run::Paired;
+        let redis_clock = if paired { None } else { clock("redis") };
         let mut options = RedisOptions::with_args([
             "--appendonly",
             "yes",
@@ -135,15 +150,27 @@ impl Fleet {
             "noeviction",
         ]);
         options.environment = redis_clock.as_ref().map(|clock| clock.environment(true)).unwrap_or_default();
-        let redis = PrivateRedis::start(options).unwrap();
-        let postgres = PrivatePostgres::start().unwrap();
+        let redis = PrivateRedis::start(options.clone()).unwrap();
+        let postgres = PrivatePostgres::start_with(if paired { &REPLICATED } else { &[] }).unwrap();
         keep_log(redis.folder(), &logs, "redis");
         keep_log(postgres.folder(), &logs, "postgres");
         let owner = is_root().then_some("postgres");
-        let postgres_disk = Disk::mount(&folder.join("postgres-disk"), 160, owner)
-            .map_err(|why| left_out("Postgres' full disk", why))
-            .ok();
-        let database = make_database(&postgres, postgres_disk.as_ref()).await;
+        let postgres_disk = if paired {
+            None
+        } else {
+            Disk::mount(&folder.join("postgres-disk"), 160, owner)
+                .map_err(|why| left_out("Postgres' full disk", why))
+                .ok()
+        };
+        make_database(&postgres, postgres_disk.as_ref()).await;
+        let pairs = paired.then(|| Pairs::start(&redis, options, &postgres));
+        if let Some(pairs) = &pairs {
+            keep_log(pairs.redis.folder(), &logs, "redis-second");
+            keep_log(pairs.postgres.folder(), &logs, "postgres-second");
+        }
+        let redis_url = pairs.as_ref().map_or_else(|| redis.url(), |pairs| redis.url_through(pairs.redis_name.port()));
+        let database_url = pairs.as_ref().map_or_else(|| postgres.url_of("monitor"), Pairs::database_url);
+        let history_interval = if paired { 1.0 } else { 5.0 };
         fs::write(folder.join("rules.yaml"), rules()).unwrap();
         // Copies: a build in the meantime does not change what is restarted.
         let (monitor_program, worker_program) = (folder.join("monitor"), folder.join("worker"));
@@ -157,11 +184,11 @@ impl Fleet {
             keep_log(reaper.folder(), &logs, &format!("monitor-{name}"));
             let port = HeldPort::take().unwrap();
             let mut variables: Vec<(String, String)> = [
-                ("REDIS_URL", redis.url()),
-                ("DATABASE_URL", database.clone()),
+                ("REDIS_URL", redis_url.clone()),
+                ("DATABASE_URL", database_url.clone()),
                 ("MONITOR_PORT", port.number().to_string()),
                 ("MONITOR_POLL_INTERVAL_SEC", "1s".to_owned()),
-                ("MONITOR_HISTORY_INTERVAL_SEC", format!("{HISTORY_INTERVAL}s")),
+                ("MONITOR_HISTORY_INTERVAL_SEC", format!("{history_interval}s")),
                 ("MONITOR_STARTUP_GRACE_SEC", "5s".to_owned()),
                 ("MONITOR_DOWN_DEBOUNCE_SEC", "2s".to_owned()),
                 ("MONITOR_SEED_STREAMS", canary::seeds()),
@@ -184,17 +211,25 @@ impl Fleet {
             let name = format!("{stream}-{at}");
             let reaper = Reaper::start("shepherd-worker", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
             keep_log(reaper.folder(), &logs, &format!("worker-{name}"));
-            let command = [
-                "env".to_owned(),
-                format!("REDIS_URL={}", redis.url()),
-                format!("CHAOS_WORKER={stream}"),
-                program.clone(),
-            ];
+            let command =
+                ["env".to_owned(), format!("REDIS_URL={redis_url}"), format!("CHAOS_WORKER={stream}"), program.clone()];
             Mutex::new(Slot { stream, name, reaper, command: command.into(), current: None, log_offset: 0 })
         };
         let slots = KINDS.iter().flat_map(|(stream, count)| (0..*count).map(|at| slot(stream, at))).collect();
-        let fleet =
-            Self { redis, redis_clock, postgres, postgres_disk, monitors, slots, processes: Mutex::default(), journal };
+        let fleet = Self {
+            redis,
+            redis_clock,
+            postgres,
+            postgres_disk,
+            pairs,
+            history_interval,
+            redis_url,
+            database_url,
+            monitors,
+            slots,
+            processes: Mutex::default(),
+            journal,
+        };
         for monitor in &fleet.monitors {
             monitor.start();
         }
@@ -204,10 +239,15 @@ impl Fleet {
         fleet
     }
 
+    /// Address of Redis as monitors and workers have it.
+    pub(crate) fn redis_url(&self) -> String {
+        self.redis_url.clone()
+    }
+
     /// A connection to Redis, for the caller alone; each wait is short, since Redis may be stopped.
     pub(crate) fn redis_now(&self) -> redis::RedisResult<redis::Connection> {
         let limit = Duration::from_secs(2);
-        let connection = redis::Client::open(self.redis.url())?.get_connection_with_timeout(limit)?;
+        let connection = redis::Client::open(self.redis_url())?.get_connection_with_timeout(limit)?;
         connection.set_read_timeout(Some(limit))?;
         connection.set_write_timeout(Some(limit))?;
         Ok(connection)
@@ -215,9 +255,8 @@ impl Fleet {
 
     /// The monitors' database.
     pub(crate) async fn postgres_now(&self) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let url = self.postgres.url_of("monitor");
         let limit = Duration::from_secs(5);
-        let mut config: tokio_postgres::Config = url.parse()?;
+        let mut config: tokio_postgres::Config = self.database_url.parse()?;
         config.connect_timeout(limit);
         let (client, connection) = config.connect(NoTls).await?;
         tokio::spawn(connection);
@@ -377,8 +416,8 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
-/// Makes the monitors' database, on the small disk if there is one. Answers its URL.
-async fn make_database(postgres: &PrivatePostgres, disk: Option<&Disk>) -> String {
+/// Makes the monitors' database, on the small disk if there is one.
+async fn make_database(postgres: &PrivatePostgres, disk: Option<&Disk>) {
     let (client, connection) = tokio_postgres::connect(&postgres.url(), NoTls).await.unwrap();
     tokio::spawn(connection);
     let tablespace = match disk {
@@ -391,7 +430,6 @@ async fn make_database(postgres: &PrivatePostgres, disk: Option<&Disk>) -> Strin
         None => "",
     };
     client.execute(&format!("CREATE DATABASE monitor{tablespace}"), &[]).await.unwrap();
-    postgres.url_of("monitor")
 }
 
 fn make_for_postgres(folder: &PathBuf) {

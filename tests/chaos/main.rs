@@ -1,6 +1,8 @@
 //! A chaos run: two monitors, nine workers, Redis and Postgres as real processes under random faults; then what has to
 //! hold is checked from outside. `make chaos`; docs/reliability.md.
 //!
+//! `CHAOS_DRILL` selects another run on the same fleet: `failover` (`FAILOVER_ROUNDS`) or `memory`.
+//!
 //! `CHAOS_MINUTES` (3), `CHAOS_SEED` (random), `CHAOS_RATE` (30 tasks a second), `CHAOS_ACTS` (parts of acts' names,
 //! separated by commas; empty: all). The seed repeats the choices, not the moments at which processes run.
 
@@ -21,9 +23,11 @@
 mod acts;
 mod canary;
 mod disks;
+mod failover;
 mod fleet;
 mod invariants;
 mod journal;
+mod memory;
 mod observe;
 mod random;
 mod receiver;
@@ -31,6 +35,10 @@ mod report;
 mod settle;
 mod tasks;
 mod worker;
+
+#[path = "../support/proxy.rs"]
+#[allow(dead_code, reason = "shared with the tests, which need more of it")]
+mod proxy;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,7 +48,7 @@ use std::time::Duration;
 
 use acts::Stage;
 use canary::Delays;
-use fleet::Fleet;
+use fleet::{Fleet, Run};
 use journal::Journal;
 use observe::Observed;
 use random::Dice;
@@ -61,6 +69,21 @@ fn main() -> ExitCode {
         })
     };
     let seed = std::env::var("CHAOS_SEED").ok().and_then(|text| text.parse().ok());
+    let drill = match std::env::var("CHAOS_DRILL").as_deref().unwrap_or_default() {
+        "" => Drill::Random,
+        "failover" => match number("FAILOVER_ROUNDS", 20.0) {
+            Ok(rounds) => Drill::Failover(rounds as u32),
+            Err(wrong) => {
+                eprintln!("{wrong}");
+                return ExitCode::from(2);
+            }
+        },
+        "memory" => Drill::Memory,
+        other => {
+            eprintln!("CHAOS_DRILL is {other:?}; expected failover or memory");
+            return ExitCode::from(2);
+        }
+    };
     let (minutes, rate) = match (number("CHAOS_MINUTES", 3.0), number("CHAOS_RATE", 30.0)) {
         (Ok(minutes), Ok(rate)) if minutes > 0.0 && rate > 0.0 => (minutes, rate),
         (Err(wrong), _) | (_, Err(wrong)) => {
@@ -73,25 +96,41 @@ fn main() -> ExitCode {
         }
     };
     drop(rustls::crypto::ring::default_provider().install_default());
-    if run(minutes, rate, seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32)) {
+    if run(drill, minutes, rate, seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 32)) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
 }
 
+/// What happens to the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Drill {
+    /// Random faults.
+    Random,
+    /// So many failovers of Redis and of Postgres.
+    Failover(u32),
+    /// Redis at `maxmemory`.
+    Memory,
+}
+
 /// Answers whether nothing was violated.
-fn run(minutes: f64, rate: f64, seed: u64) -> bool {
+fn run(drill: Drill, minutes: f64, rate: f64, seed: u64) -> bool {
     let folder = std::env::var_os("CHAOS_FOLDER").map_or_else(std::env::temp_dir, PathBuf::from);
     let journal = Arc::new(Journal::new(&folder));
-    journal.say(format!("CHAOS_SEED={seed} CHAOS_MINUTES={minutes} CHAOS_RATE={rate}, in {}", folder.display()));
+    journal.say(format!(
+        "{drill:?}, CHAOS_SEED={seed} CHAOS_MINUTES={minutes} CHAOS_RATE={rate}, in {}",
+        folder.display()
+    ));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let handle = runtime.handle().clone();
     let receiver = runtime.block_on(Receiver::start());
-    let fleet = runtime.block_on(Fleet::start(&folder, &receiver.url(), Arc::clone(&journal)));
-    let tasks = Arc::new(Tasks::default());
-    runtime.spawn(Arc::clone(&tasks).produce(fleet.redis.url(), rate, Arc::clone(&journal)));
-    runtime.spawn(Arc::clone(&tasks).collect(fleet.redis.url(), Arc::clone(&journal)));
+    let paired = matches!(drill, Drill::Failover(_));
+    let kind = if paired { Run::Paired } else { Run::Single };
+    let fleet = runtime.block_on(Fleet::start(&folder, &receiver.url(), Arc::clone(&journal), kind));
+    let tasks = Arc::new(Tasks::new(paired));
+    runtime.spawn(Arc::clone(&tasks).produce(fleet.redis_url(), rate, Arc::clone(&journal)));
+    runtime.spawn(Arc::clone(&tasks).collect(fleet.redis_url(), Arc::clone(&journal)));
     let (observed, delays) = (Observed::default(), Delays::default());
     let only: Vec<String> = std::env::var("CHAOS_ACTS").unwrap_or_default().split(',').map(str::to_owned).collect();
     let only: Vec<String> = only.into_iter().filter(|act| !act.is_empty()).collect();
@@ -100,7 +139,7 @@ fn run(minutes: f64, rate: f64, seed: u64) -> bool {
         scope.spawn(|| observe::run(&fleet, &observed, &handle, &done));
         journal.say("everything is started");
         std::thread::sleep(Duration::from_secs(15));
-        let rounds = (minutes / CHECKED_EVERY).ceil() as u64;
+        let rounds = if drill == Drill::Random { (minutes / CHECKED_EVERY).ceil() as u64 } else { 0 };
         let mut canaries = 0;
         for round in 0..rounds {
             let stop = AtomicBool::new(false);
@@ -118,11 +157,19 @@ fn run(minutes: f64, rate: f64, seed: u64) -> bool {
                 journal.say("the acts end");
                 canary.join().unwrap()
             });
-            tasks.paused.store(true, Ordering::SeqCst);
-            std::thread::sleep(Duration::from_secs(1));
-            settle::settle(&fleet, &tasks, &observed, &handle);
-            observe::read_all_events(&fleet, &observed, &handle);
-            invariants::check(&fleet, &tasks, &observed, &receiver);
+            settled(&fleet, &tasks, &observed, &receiver, &handle);
+        }
+        match drill {
+            Drill::Random => {}
+            Drill::Failover(rounds) => {
+                let failovers = failover::run(&fleet, &tasks, &handle, rounds, seed);
+                settled(&fleet, &tasks, &observed, &receiver, &handle);
+                failover::report(&fleet, &observed, &handle, failovers);
+            }
+            Drill::Memory => {
+                memory::run(&fleet, &tasks, &receiver, &handle);
+                settled(&fleet, &tasks, &observed, &receiver, &handle);
+            }
         }
         done.store(true, Ordering::SeqCst);
     });
@@ -130,4 +177,13 @@ fn run(minutes: f64, rate: f64, seed: u64) -> bool {
     let good = report::print(&fleet, &tasks, &observed, &delays, seed);
     runtime.shutdown_background();
     good
+}
+
+/// Waits until the fleet is as it has to be, and checks what has to hold.
+fn settled(fleet: &Fleet, tasks: &Tasks, observed: &Observed, receiver: &Receiver, handle: &tokio::runtime::Handle) {
+    tasks.paused.store(true, Ordering::SeqCst);
+    std::thread::sleep(Duration::from_secs(1));
+    settle::settle(fleet, tasks, observed, handle);
+    observe::read_all_events(fleet, observed, handle);
+    invariants::check(fleet, tasks, observed, receiver);
 }

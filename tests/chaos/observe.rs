@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use redis::Commands;
 use serde_json::Value;
 
-use crate::fleet::{Fleet, HISTORY_INTERVAL, Monitor};
+use crate::fleet::{Fleet, Monitor};
 use crate::journal::{Fault, now};
 
 /// A monitor process as the system sees it.
@@ -218,7 +218,7 @@ fn measure_keys(fleet: &Fleet, observed: &Observed) -> redis::RedisResult<()> {
                 samples += length;
                 // One more of each monitor after each step of Redis' clock, forth and back.
                 let steps = fleet.journal.acts().get("Redis: clock").copied().unwrap_or(0);
-                let most = fleet.journal.elapsed() / HISTORY_INTERVAL * 2.0 + 20.0 + f64::from(steps) * 4.0;
+                let most = fleet.journal.elapsed() / fleet.history_interval * 2.0 + 20.0 + f64::from(steps) * 4.0;
                 if length as f64 > most {
                     fleet.journal.violation(format!("{key} has more samples than were due ({length}, {most:.0})"));
                 }

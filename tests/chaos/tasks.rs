@@ -65,9 +65,66 @@ pub(crate) struct Tasks {
     records: Mutex<BTreeMap<u64, Record>>,
     /// Nothing is added while this is set.
     pub(crate) paused: AtomicBool,
+    /// Only what a replica has counts as acknowledged, and as done.
+    replicated: bool,
+    /// When Redis took which receipt, by the place of its step.
+    completions: Mutex<Vec<(f64, usize)>>,
+}
+
+/// Commands on one connection to a primary, which show that a replica has everything up to now.
+struct Replication {
+    url: String,
+    connection: Option<redis::aio::MultiplexedConnection>,
+    /// Tasks that the primary at the other end acknowledged.
+    unconfirmed: Vec<(u64, f64)>,
+}
+
+impl Replication {
+    /// Connects before a task is added: an answer over this connection after it shows which server was the primary.
+    async fn prepare(&mut self) {
+        if self.connection.is_none() {
+            self.connection = connect(&self.url).await.ok();
+        }
+    }
+
+    /// Tasks that a replica has by now. What a lost primary acknowledged stays unconfirmed for ever.
+    async fn confirmed(&mut self) -> Vec<(u64, f64)> {
+        let Some(connection) = &mut self.connection else {
+            self.unconfirmed.clear();
+            return Vec::new();
+        };
+        match has_replica_everything(connection).await {
+            Ok(true) => std::mem::take(&mut self.unconfirmed),
+            Ok(false) => Vec::new(),
+            Err(_) => {
+                self.connection = None;
+                self.unconfirmed.clear();
+                Vec::new()
+            }
+        }
+    }
+}
+
+async fn connect(url: &str) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_secs(2)))
+        .set_response_timeout(Some(Duration::from_secs(2)));
+    redis::Client::open(url)?.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// Whether the replica has what the server at the other end did before this.
+async fn has_replica_everything(redis: &mut redis::aio::MultiplexedConnection) -> redis::RedisResult<bool> {
+    let (_, replicas): (String, i64) =
+        redis::pipe().cmd("SET").arg(&["chaos.replication", "-"]).cmd("WAIT").arg(&[1, 100]).query_async(redis).await?;
+    Ok(replicas > 0)
 }
 
 impl Tasks {
+    /// No tasks yet. `replicated`: only what a replica has counts.
+    pub(crate) fn new(replicated: bool) -> Self {
+        Self { replicated, ..Self::default() }
+    }
+
     /// Adds about `rate` tasks a second until the runtime ends.
     pub(crate) async fn produce(self: Arc<Self>, url: String, rate: f64, journal: Arc<Journal>) {
         let producer = loop {
@@ -78,8 +135,12 @@ impl Tasks {
         };
         let mut tick = tokio::time::interval(Duration::from_secs_f64(1.0 / rate));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut replication = Replication { url, connection: None, unconfirmed: Vec::new() };
         for n in 0.. {
             tick.tick().await;
+            if self.replicated {
+                replication.prepare().await;
+            }
             while self.paused.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
@@ -88,10 +149,19 @@ impl Tasks {
             // Every other task is safe to repeat; the rest may have an unknown outcome after a lost reply.
             let task = if n % 2 == 0 { task.idempotency_key(query) } else { task };
             match producer.add(ENTRY, task).await {
+                Ok(_) if self.replicated => {
+                    self.note(n, |_| ());
+                    replication.unconfirmed.push((n, now()));
+                }
                 Ok(_) => self.note(n, |record| record.added = Some(now())),
                 Err(_) => {
                     self.note(n, |_| ());
                     journal.count("tasks whose addition was not acknowledged", 1);
+                }
+            }
+            if self.replicated {
+                for (n, at) in replication.confirmed().await {
+                    self.note(n, |record| record.added = Some(at));
                 }
             }
         }
@@ -105,11 +175,7 @@ impl Tasks {
     pub(crate) async fn collect(self: Arc<Self>, url: String, journal: Arc<Journal>) {
         let (mut receipts, mut letters) = ("-".to_owned(), "-".to_owned());
         loop {
-            let config = redis::AsyncConnectionConfig::new()
-                .set_connection_timeout(Some(Duration::from_secs(2)))
-                .set_response_timeout(Some(Duration::from_secs(5)));
-            let client = redis::Client::open(url.as_str()).unwrap();
-            if let Ok(mut connection) = client.get_multiplexed_async_connection_with_config(&config).await {
+            if let Ok(mut connection) = connect(&url).await {
                 while let Ok(some) = self.take(&mut connection, &mut receipts, &mut letters, &journal).await {
                     if !some {
                         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -132,6 +198,10 @@ impl Tasks {
         for (stream, from) in [(RECEIPTS, &mut *receipts), (DEAD, &mut *letters)] {
             let range = redis::cmd("XRANGE").arg(&[stream, from.as_str(), "+", "COUNT", "500"]).to_owned();
             let found: StreamRangeReply = range.query_async(redis).await?;
+            // What only a lost primary had is repeated.
+            if self.replicated && !has_replica_everything(redis).await? {
+                return Ok(false);
+            }
             for entry in &found.ids {
                 some = true;
                 let (query, n): (String, Option<u64>) =
@@ -142,6 +212,12 @@ impl Tasks {
                 };
                 let step: String = entry.get("step").unwrap_or_default();
                 let status: String = entry.get("status").unwrap_or_default();
+                if let (Some(at), Some(ms)) = (
+                    STEPS.iter().position(|known| *known == step),
+                    entry.id.split('-').next().and_then(|ms| ms.parse::<f64>().ok()),
+                ) {
+                    self.completions.lock().unwrap().push((ms / 1000.0, at));
+                }
                 self.note(n, |record| match STEPS.iter().position(|known| *known == step) {
                     Some(at) => {
                         record.receipts[at] += 1;
@@ -171,6 +247,16 @@ impl Tasks {
             }
         }
         Ok(some)
+    }
+
+    /// When each kind of worker had completed a task that Redis took after `at`, if all have.
+    pub(crate) fn all_steps_after(&self, at: f64) -> Option<f64> {
+        let completions = self.completions.lock().unwrap();
+        let first = |step: usize| {
+            let of_step = completions.iter().filter(|(when, place)| *place == step && *when > at);
+            of_step.map(|(when, _)| *when).min_by(f64::total_cmp)
+        };
+        (0..STEPS.len()).map(first).try_fold(at, |latest, first| Some(latest.max(first?)))
     }
 
     /// Acknowledged tasks that have not ended, with what each waits for.

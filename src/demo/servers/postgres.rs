@@ -8,7 +8,8 @@ use super::{ServerError, await_ready, folder_on_path, last_lines};
 use crate::demo::reaper::{Reaper, ShutdownSpec};
 
 const PROGRAM: &str = "postgres";
-const READY: &str = "database system is ready to accept connections";
+/// A primary is ready for "connections", a standby for "read-only connections".
+const READY: &str = "database system is ready to accept";
 
 /// Postgres does not run as root; Debian's package creates this user.
 const SERVICE_USER: &str = "postgres";
@@ -44,6 +45,7 @@ pub struct PrivatePostgres {
     port: HeldPort,
     programs: PathBuf,
     as_service_user: bool,
+    settings: Vec<String>,
     reaper: Reaper,
     pid: AtomicU32,
 }
@@ -51,13 +53,47 @@ pub struct PrivatePostgres {
 impl PrivatePostgres {
     /// Initializes the cluster, starts the server and waits until it is ready: one or two seconds.
     pub fn start() -> Result<Self, ServerError> {
-        let programs = programs()?;
-        let port = HeldPort::take().map_err(ServerError::Port)?;
-        let reaper = Reaper::start("shepherd-postgres", FAREWELL)?;
-        let server = Self { port, programs, as_service_user: is_root(), reaper, pid: AtomicU32::new(0) };
+        Self::start_with(&[])
+    }
+
+    /// Like [`start`](Self::start), with additional settings (`name=value`), which override the defaults.
+    pub fn start_with(settings: &[&str]) -> Result<Self, ServerError> {
+        let server = Self::without_data(settings.iter().map(|setting| (*setting).to_owned()).collect())?;
         server.make_data_folder()?;
         server.restart()?;
         Ok(server)
+    }
+
+    /// Starts a streaming standby of this server with the same settings; they have to allow replication (`wal_level`,
+    /// `max_wal_senders`).
+    pub fn start_standby(&self) -> Result<Self, ServerError> {
+        let standby = Self::without_data(self.settings.clone())?;
+        standby.follow(self)?;
+        Ok(standby)
+    }
+
+    /// Replaces the data of this server with a base backup of `primary` and restarts it as a streaming standby.
+    pub fn follow(&self, primary: &Self) -> Result<(), ServerError> {
+        self.reaper.end()?;
+        self.prepare(&["sh", "-c", FAREWELL.epilogue])?;
+        self.prepare(&["rm", "-rf", "data"])?;
+        self.make_folder()?;
+        // A folder of links may have the server alone.
+        let server = std::fs::canonicalize(self.programs.join(PROGRAM)).unwrap_or_default();
+        let program = server.with_file_name("pg_basebackup").to_string_lossy().into_owned();
+        let port = primary.port().to_string();
+        let mut command = self.prefix();
+        command.extend([program.as_str(), "-D", "data", "-h", "127.0.0.1", "-p", &port, "-U", "postgres"]);
+        command.extend(["--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast", "--no-sync"]);
+        self.prepare(&command)?;
+        self.restart()
+    }
+
+    fn without_data(settings: Vec<String>) -> Result<Self, ServerError> {
+        let programs = programs()?;
+        let port = HeldPort::take().map_err(ServerError::Port)?;
+        let reaper = Reaper::start("shepherd-postgres", FAREWELL)?;
+        Ok(Self { port, programs, as_service_user: is_root(), settings, reaper, pid: AtomicU32::new(0) })
     }
 
     /// Port on 127.0.0.1, constant across restarts.
@@ -100,6 +136,11 @@ impl PrivatePostgres {
         Ok(self.reaper.send("CONT").map(drop)?)
     }
 
+    /// Requests a fast shutdown (SIGINT): it ends its sessions, and its standbys receive everything first.
+    pub fn shut_down(&self) -> Result<(), ServerError> {
+        Ok(self.reaper.send("INT").map(drop)?)
+    }
+
     /// Sends SIGKILL to the server and its backends: its port refuses connections until it is restarted.
     pub fn kill(&self) -> Result<(), ServerError> {
         Ok(self.reaper.send("KILL").map(drop)?)
@@ -111,7 +152,7 @@ impl PrivatePostgres {
         let program = self.program(PROGRAM);
         let mut command = self.prefix();
         command.extend([program.as_str(), "-D", "data", "-p", &port]);
-        for setting in SETTINGS {
+        for setting in SETTINGS.into_iter().chain(self.settings.iter().map(String::as_str)) {
             command.extend(["-c", setting]);
         }
         self.reaper.end()?;
@@ -121,11 +162,16 @@ impl PrivatePostgres {
         await_ready(&self.reaper, pid, PROGRAM, READY, offset)
     }
 
-    fn make_data_folder(&self) -> Result<(), ServerError> {
+    fn make_folder(&self) -> Result<(), ServerError> {
         self.prepare(&["mkdir", "-m", "700", "data"])?;
         if self.as_service_user {
             self.prepare(&["chown", SERVICE_USER, "data"])?;
         }
+        Ok(())
+    }
+
+    fn make_data_folder(&self) -> Result<(), ServerError> {
+        self.make_folder()?;
         let initdb = self.program("initdb");
         let mut command = self.prefix();
         command.extend([initdb.as_str(), "-D", "data", "-U", "postgres", "--auth=trust", "--no-sync"]);
