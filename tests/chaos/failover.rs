@@ -124,9 +124,9 @@ fn all_of(
         let Some(way) = deck.pop() else { return };
         let failover = fail_over(&mut dice, way, round % 2 == 1);
         let after =
-            |moment: Option<f64>| moment.map_or("never".to_owned(), |at| format!("{:.1}", at - failover.answered));
+            |moment: Option<f64>| moment.map_or("never".to_owned(), |at| format!("{:.1} s", at - failover.answered));
         fleet.journal.say(format!(
-            "{} {}/{rounds} {way}: outage {:.1} s, then monitors {} s, workers {} s, connections {} s",
+            "{} {}/{rounds} {way}: outage {:.1} s, then monitors {}, workers {}, connections {}",
             failover.server,
             round + 1,
             failover.answered - failover.from,
@@ -139,7 +139,7 @@ fn all_of(
         {
             if moment.is_none_or(|at| at - failover.answered > BACK_WITHIN) {
                 let (server, time) = (failover.server, after(moment));
-                fleet.journal.violation(format!("{server} {}, {way}: {what} back after {time} s", round + 1));
+                fleet.journal.violation(format!("{server} {}, {way}: {what} back after {time}", round + 1));
             }
         }
         failovers.lock().unwrap().push(failover);

@@ -198,6 +198,7 @@ impl Tasks {
         for (stream, from) in [(RECEIPTS, &mut *receipts), (DEAD, &mut *letters)] {
             let range = redis::cmd("XRANGE").arg(&[stream, from.as_str(), "+", "COUNT", "500"]).to_owned();
             let found: StreamRangeReply = range.query_async(redis).await?;
+            self.take_completions(&found);
             // What only a lost primary had is repeated.
             if self.replicated && !has_replica_everything(redis).await? {
                 return Ok(false);
@@ -212,12 +213,6 @@ impl Tasks {
                 };
                 let step: String = entry.get("step").unwrap_or_default();
                 let status: String = entry.get("status").unwrap_or_default();
-                if let (Some(at), Some(ms)) = (
-                    STEPS.iter().position(|known| *known == step),
-                    entry.id.split('-').next().and_then(|ms| ms.parse::<f64>().ok()),
-                ) {
-                    self.completions.lock().unwrap().push((ms / 1000.0, at));
-                }
                 self.note(n, |record| match STEPS.iter().position(|known| *known == step) {
                     Some(at) => {
                         record.receipts[at] += 1;
@@ -247,6 +242,15 @@ impl Tasks {
             }
         }
         Ok(some)
+    }
+
+    fn take_completions(&self, receipts: &StreamRangeReply) {
+        let mut completions = self.completions.lock().unwrap();
+        for entry in &receipts.ids {
+            let step = entry.get::<String>("step").and_then(|step| STEPS.iter().position(|known| *known == step));
+            let ms = entry.id.split('-').next().and_then(|ms| ms.parse::<f64>().ok());
+            completions.extend(ms.zip(step).map(|(ms, step)| (ms / 1000.0, step)));
+        }
     }
 
     /// When each kind of worker had completed a task that Redis took after `at`, if all have.
