@@ -1,7 +1,7 @@
 # What people do with this project. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install check test test-matrix properties simulate chaos fmt lint packages
+.PHONY: help demo install check test test-matrix properties simulate chaos failover memory fmt lint packages
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -43,6 +43,14 @@ simulate: ## Run the simulation for STEPS (100 million); docs/reliability.md
 chaos: ## Run real processes under random faults for 3 minutes (CHAOS_MINUTES) and check the invariants
 	@scripts/install-packages chaos
 	@scripts/chaos
+
+failover: ## Fail Redis and Postgres over FAILOVER_ROUNDS (20) times under load and check the invariants
+	@scripts/install-packages chaos
+	@CHAOS_DRILL=failover scripts/chaos
+
+memory: ## Keep Redis at maxmemory for 2 minutes under load and check the invariants
+	@scripts/install-packages chaos
+	@CHAOS_DRILL=memory scripts/chaos
 
 fmt: ## Format the code
 	@cargo fmt
