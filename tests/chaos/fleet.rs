@@ -88,15 +88,6 @@ pub(crate) struct Monitor {
     state: Mutex<Option<(u32, f64)>>,
 }
 
-/// What kind of run the fleet is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Run {
-    /// Random faults, or a Redis without free memory: one Redis and one Postgres.
-    Single,
-    /// Failovers: two of each, behind one address.
-    Paired,
-}
-
 pub(crate) struct Fleet {
     pub(crate) redis: PrivateRedis,
     pub(crate) redis_clock: Option<Clock>,
@@ -131,16 +122,15 @@ fn rules() -> String {
 }
 
 impl Fleet {
-    /// Starts the servers, then the monitors and the workers, in `folder`.
-    pub(crate) async fn start(folder: &Path, webhook: &str, journal: Arc<Journal>, run: Run) -> Self {
+    /// Starts the servers, then the monitors and the workers, in `folder`. `replicated`: with a replica of each server.
+    pub(crate) async fn start(folder: &Path, webhook: &str, journal: Arc<Journal>, replicated: bool) -> Self {
         let logs = folder.join("logs");
         fs::create_dir_all(&logs).unwrap();
         let left_out = |what: &str, why: String| journal.say(format!("left out: {what}: {why}"));
         let clock = |name: &str| {
             Clock::new(folder.join(format!("clock-{name}"))).map_err(|why| left_out("steps of the clock", why)).ok()
         };
-        let paired = run == Run::Paired;
-        let redis_clock = if paired { None } else { clock("redis") };
+        let redis_clock = if replicated { None } else { clock("redis") };
         let mut options = RedisOptions::with_args([
             "--appendonly",
             "yes",
@@ -151,11 +141,11 @@ impl Fleet {
         ]);
         options.environment = redis_clock.as_ref().map(|clock| clock.environment(true)).unwrap_or_default();
         let redis = PrivateRedis::start(options.clone()).unwrap();
-        let postgres = PrivatePostgres::start_with(if paired { &REPLICATED } else { &[] }).unwrap();
+        let postgres = PrivatePostgres::start_with(if replicated { &REPLICATED } else { &[] }).unwrap();
         keep_log(redis.folder(), &logs, "redis");
         keep_log(postgres.folder(), &logs, "postgres");
         let owner = is_root().then_some("postgres");
-        let postgres_disk = if paired {
+        let postgres_disk = if replicated {
             None
         } else {
             Disk::mount(&folder.join("postgres-disk"), 160, owner)
@@ -163,14 +153,14 @@ impl Fleet {
                 .ok()
         };
         make_database(&postgres, postgres_disk.as_ref()).await;
-        let pairs = paired.then(|| Pairs::start(&redis, options, &postgres));
+        let pairs = replicated.then(|| Pairs::start(&redis, options, &postgres));
         if let Some(pairs) = &pairs {
             keep_log(pairs.redis.folder(), &logs, "redis-second");
             keep_log(pairs.postgres.folder(), &logs, "postgres-second");
         }
         let redis_url = pairs.as_ref().map_or_else(|| redis.url(), |pairs| redis.url_through(pairs.redis_name.port()));
         let database_url = pairs.as_ref().map_or_else(|| postgres.url_of("monitor"), Pairs::database_url);
-        let history_interval = if paired { 1.0 } else { 5.0 };
+        let history_interval = if replicated { 1.0 } else { 5.0 };
         fs::write(folder.join("rules.yaml"), rules()).unwrap();
         // Copies: a build in the meantime does not change what is restarted.
         let (monitor_program, worker_program) = (folder.join("monitor"), folder.join("worker"));

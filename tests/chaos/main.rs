@@ -48,7 +48,7 @@ use std::time::Duration;
 
 use acts::Stage;
 use canary::Delays;
-use fleet::{Fleet, Run};
+use fleet::Fleet;
 use journal::Journal;
 use observe::Observed;
 use random::Dice;
@@ -125,10 +125,9 @@ fn run(drill: Drill, minutes: f64, rate: f64, seed: u64) -> bool {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let handle = runtime.handle().clone();
     let receiver = runtime.block_on(Receiver::start());
-    let paired = matches!(drill, Drill::Failover(_));
-    let kind = if paired { Run::Paired } else { Run::Single };
-    let fleet = runtime.block_on(Fleet::start(&folder, &receiver.url(), Arc::clone(&journal), kind));
-    let tasks = Arc::new(Tasks::new(paired));
+    let replicated = matches!(drill, Drill::Failover(_));
+    let fleet = runtime.block_on(Fleet::start(&folder, &receiver.url(), Arc::clone(&journal), replicated));
+    let tasks = Arc::new(Tasks::new(replicated));
     runtime.spawn(Arc::clone(&tasks).produce(fleet.redis_url(), rate, Arc::clone(&journal)));
     runtime.spawn(Arc::clone(&tasks).collect(fleet.redis_url(), Arc::clone(&journal)));
     let (observed, delays) = (Observed::default(), Delays::default());
@@ -164,7 +163,7 @@ fn run(drill: Drill, minutes: f64, rate: f64, seed: u64) -> bool {
             Drill::Failover(rounds) => {
                 let failovers = failover::run(&fleet, &tasks, &handle, rounds, seed);
                 settled(&fleet, &tasks, &observed, &receiver, &handle);
-                failover::report(&fleet, &observed, &handle, failovers);
+                failover::report(&fleet, &observed, &handle, &failovers);
             }
             Drill::Memory => {
                 memory::run(&fleet, &tasks, &receiver, &handle);
