@@ -9,6 +9,7 @@ use redis::{
     Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion, TlsCertificates,
 };
 
+use super::generation::Generation;
 use crate::environment::{self, BadSetting, GivenPort, percent_encoded};
 use crate::tcp;
 use crate::tls::{self, BadIdentity};
@@ -54,6 +55,7 @@ const OF_PYTHON: [&str; 3] = ["decode_responses", "encoding", "encoding_errors"]
 #[derive(Clone)]
 pub struct Address {
     info: ConnectionInfo,
+    generation: Generation,
 }
 
 impl Address {
@@ -81,14 +83,19 @@ impl Address {
     fn new(info: ConnectionInfo) -> Self {
         // Always RESP2, so that all servers answer in the same form.
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP2);
-        Self { info: info.set_redis_settings(settings).set_tcp_settings(tcp::settings()) }
+        let generation = Generation::of_server(info.addr());
+        Self { info: info.set_redis_settings(settings).set_tcp_settings(tcp::settings()), generation }
     }
 
     /// Returns the same server with database `number`.
     #[must_use]
     pub fn database(&self, number: i64) -> Self {
         let settings = self.info.redis_settings().clone().set_db(number);
-        Self { info: self.info.clone().set_redis_settings(settings) }
+        Self { info: self.info.clone().set_redis_settings(settings), generation: self.generation.clone() }
+    }
+
+    pub(super) fn generation(&self) -> &Generation {
+        &self.generation
     }
 
     pub(super) fn is_tls(&self) -> bool {

@@ -1,11 +1,7 @@
-//! Connections to Redis, when they are discarded, and what errors mean for the fleet.
-//!
-//! Behind one address another server may answer from one moment to the next: a replica is promoted, and the connections
-//! that are open stay with the server that was demoted. All connections to an address share a [`Generation`]; whoever
-//! learns that the server is not the right one any more ends it, and every connection made before is discarded.
+//! Connections to Redis, when they are discarded (`generation.rs`), and what errors mean for the fleet.
 
 use std::slice;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +13,7 @@ use redis::{
 };
 
 use super::address;
+use super::generation::Generation;
 use super::lazy_resp::{LazyList, Switch};
 use super::refusal::{self, ends_connection};
 use super::server_info::OUT_OF_MEMORY;
@@ -78,24 +75,6 @@ pub async fn checkout(pool: &Pool) -> Result<PooledConnection, SourceTrouble> {
         PoolError::Timeout(_) => SourceTrouble::new(TroubleKind::TimedOut, "Redis timed out"),
         other => SourceTrouble::new(TroubleKind::Failed, other.to_string()),
     })
-}
-
-/// How often the server behind an address was found to be the wrong one: a connection is good as long as the generation
-/// in which it was made.
-#[derive(Debug, Clone, Default)]
-pub struct Generation(Arc<AtomicU64>);
-
-impl Generation {
-    fn number(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Ends the generation `number`, unless it ended before.
-    fn end(&self, number: u64) {
-        if self.0.compare_exchange(number, number + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            tracing::debug!("connections to Redis are discarded: the server behind them is not the right one any more");
-        }
-    }
 }
 
 /// The last write that the server refused for no fault of the command.

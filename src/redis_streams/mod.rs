@@ -6,7 +6,7 @@
 //! series, [`older_monitor`] imports and exports the state of an older monitor, [`retention_schedule`] coordinates daily deletions;
 //! [`cleanup`] trims streams and deletes stale consumers, [`query_search`] finds the last stream of a query; [`messages`] reads
 //! the messages of a stream page by page, and [`message_actions`] executes operations of users on them; [`adaptive_batch`] adapts the batch size of
-//! background jobs. [`address`] parses settings and URLs, [`connection`] opens, pools and discards connections, `refusal` classifies the errors of the server, [`resp_reader`] reads answers in RESP2
+//! background jobs. [`address`] parses settings and URLs, [`connection`] opens, pools and discards connections, `generation` tells which of them still lead to the right server, `refusal` classifies the errors of the server, [`resp_reader`] reads answers in RESP2
 //! and RESP3, [`lazy_resp`] avoids parsing long answers. Workers read, finish and reclaim entries with [`tasks`].
 
 #[cfg(feature = "monitor")]
@@ -30,6 +30,7 @@ pub mod event_spool;
 pub mod failure_records;
 #[cfg(feature = "monitor")]
 mod failures_reader;
+mod generation;
 #[cfg(feature = "monitor")]
 pub mod heartbeats_reader;
 #[cfg(feature = "monitor")]

@@ -602,9 +602,12 @@ impl Engine {
     /// the new entries start.
     async fn finished(&mut self, link: Link, (batch, answer): FinishedBatch) {
         self.spare.push(std::mem::replace(&mut self.link, link));
+        self.spare.iter_mut().for_each(Link::close_if_outdated);
         let Finished { verdicts, entries } = match answer {
             Ok(finished) => finished,
             Err(e) => {
+                // They lead to the same server, which may be silent: each would cost another response timeout.
+                self.spare.clear();
                 self.retry.failed("finishing", &e);
                 self.again(batch.tasks);
                 return;

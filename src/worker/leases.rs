@@ -84,6 +84,7 @@ impl Leases {
         loop {
             tokio::time::sleep(tick).await;
             let due = self.due(tick);
+            link.close_if_outdated();
             for batch in due.chunks(BATCH) {
                 let sent_at = Instant::now();
                 match stream.renew(link, batch).await {

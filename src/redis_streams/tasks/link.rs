@@ -1,7 +1,8 @@
 //! A connection to Redis that reconnects automatically.
 //!
 //! A link has one caller at a time, so a blocking read delays no other command. After a timeout the connection is
-//! closed, so that a late reply is not taken for the reply to the next command.
+//! closed, so that a late reply is not taken for the reply to the next command. After an error that says that another
+//! server should be behind the address, all links to it reconnect (`generation.rs`).
 
 use std::future::Future;
 use std::sync::Arc;
@@ -108,6 +109,8 @@ pub struct Link {
     address: Address,
     response_timeout: Duration,
     connection: Option<MultiplexedConnection>,
+    /// Generation in which the connection was opened.
+    opened_in: u64,
     /// Receives the client ID of the connection, if requested; 0 while it is closed.
     identity: Option<Arc<AtomicI64>>,
 }
@@ -116,7 +119,7 @@ impl Link {
     /// Returns a link with the given response timeout. Does not connect yet.
     #[must_use]
     pub fn new(address: Address, response_timeout: Duration) -> Self {
-        Self { address, response_timeout, connection: None, identity: None }
+        Self { address, response_timeout, connection: None, opened_in: 0, identity: None }
     }
 
     /// Returns another link to the same address, not connected.
@@ -157,10 +160,14 @@ impl Link {
         if pipe.is_empty() {
             return Ok(Vec::new());
         }
+        self.close_if_outdated();
         // Taken, so that a caller that is cancelled drops the connection along with the pending reply.
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => self.connect().await?,
+            None => {
+                self.opened_in = self.address.generation().number();
+                self.connect().await?
+            }
         };
         let replies: Result<Vec<Result<Value, RedisError>>, _> =
             pipe.ignore_errors().query_async(&mut connection).await;
@@ -178,6 +185,14 @@ impl Link {
     /// the next connection may reach that one.
     pub(super) fn close_if_useless(&mut self, error: &LinkError) {
         if ends_connection(error.code()) {
+            self.address.generation().end(self.opened_in);
+            self.connection = None;
+        }
+    }
+
+    /// Closes the connection if another link has found that another server should be behind it.
+    pub fn close_if_outdated(&mut self) {
+        if self.opened_in != self.address.generation().number() {
             self.connection = None;
         }
     }

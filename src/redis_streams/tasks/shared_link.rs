@@ -65,6 +65,8 @@ struct Open {
     connection: MultiplexedConnection,
     /// Number of the connection, so that closing it never closes its successor.
     number: u64,
+    /// Generation in which it was opened.
+    opened_in: u64,
 }
 
 impl fmt::Debug for SharedLink {
@@ -112,25 +114,27 @@ impl SharedLink {
             Ok(replies) => next(&mut replies.into_iter()),
             Err(error) => Err(error),
         };
-        self.judged(reply, sending.open.number).await
+        self.judged(reply, &sending.open).await
     }
 
     /// Calls a script.
     pub(super) async fn run(&self, script: &Script, call: &Call) -> Result<Value, Failure> {
         let mut sending = self.sending().await?;
         let reply = script.run(&mut sending, call).await;
-        self.judged(reply, sending.open.number).await
+        self.judged(reply, &sending.open).await
     }
 
     async fn sending(&self) -> Result<Sending<'_>, Failure> {
         Ok(Sending { open: self.open().await?, link: &self.0.link })
     }
 
-    async fn judged(&self, reply: Result<Value, LinkError>, number: u64) -> Result<Value, Failure> {
+    async fn judged(&self, reply: Result<Value, LinkError>, open: &Open) -> Result<Value, Failure> {
         let Err(error) = reply else { return reply.map_err(|error| Failure { error, unanswered: false }) };
         let unanswered = matches!(error, LinkError::Lost { .. });
-        if unanswered || ends_connection(error.code()) {
-            self.close(number).await;
+        if ends_connection(error.code()) {
+            self.0.address.generation().end(open.opened_in);
+        } else if unanswered {
+            self.close(open.number).await;
         }
         Err(Failure { error, unanswered })
     }
@@ -138,8 +142,10 @@ impl SharedLink {
     /// Closes the connection if the error is specific to the server, such as that of a replica: a new connection may
     /// reach another server.
     pub(super) async fn close_if_of_server(&self, error: &LinkError) {
-        if ends_connection(error.code()) {
-            *self.0.state.lock().await = State::Closed;
+        if ends_connection(error.code())
+            && let State::Open(open, _) = &*self.0.state.lock().await
+        {
+            self.0.address.generation().end(open.opened_in);
         }
     }
 
@@ -151,12 +157,13 @@ impl SharedLink {
         }
     }
 
-    /// Returns a connection that was used recently or replies to PING.
+    /// Returns a connection that leads to the right server and was used recently or replies to PING.
     async fn open(&self) -> Result<Open, Failure> {
         let failed = self.0.failed.load(Ordering::Relaxed);
         let mut state = self.0.state.lock().await;
+        let opened_in = self.0.address.generation().number();
         match &mut *state {
-            State::Open(open, used) => {
+            State::Open(open, used) if open.opened_in == opened_in => {
                 if used.elapsed() < IDLE || open.answers().await {
                     *used = Instant::now();
                     return Ok(open.clone());
@@ -166,11 +173,11 @@ impl SharedLink {
             State::Failed(error) if self.0.failed.load(Ordering::Relaxed) != failed => {
                 return Err(Failure { error: error.clone(), unanswered: false });
             }
-            State::Failed(_) | State::Closed => {}
+            State::Open(..) | State::Failed(_) | State::Closed => {}
         }
         match self.0.link.connect().await {
             Ok(connection) => {
-                let open = Open { connection, number: self.0.opened.fetch_add(1, Ordering::Relaxed) };
+                let open = Open { connection, number: self.0.opened.fetch_add(1, Ordering::Relaxed), opened_in };
                 *state = State::Open(open.clone(), Instant::now());
                 Ok(open)
             }
