@@ -240,17 +240,17 @@ fn fail_redis_over(
     let write = || at_url::<String>(&fleet.redis_url(), &["SET", "chaos.failover", "-"]).ok();
     wait_for(write).expect("the new primary accepts writes");
     let available = now();
-    let ended = matches!(method, "kill -9" | "SIGSTOP");
+    let is_gone = matches!(method, "kill -9" | "SIGSTOP");
     let mut conditions: Vec<Condition<'_>> = vec![
         ("monitors", Box::new(|| monitors_show_redis(fleet, handle, available).then(now))),
         ("workers", Box::new(|| tasks.all_steps_after(available))),
     ];
-    if !ended {
+    if !is_gone {
         conditions.push((DISCONNECTED, Box::new(|| clients_of_redis(old).is_ok_and(|list| list.is_empty()).then(now))));
     }
     let back = wait_for_all(conditions);
     fleet.journal.window(Fault::Redis, from);
-    if ended {
+    if is_gone {
         old.kill().unwrap();
         old.restart_empty().unwrap();
         command(old, &["CONFIG", "SET", "repl-diskless-sync-delay", "0"]).unwrap();
