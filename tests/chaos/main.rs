@@ -70,23 +70,14 @@ fn main() -> ExitCode {
     };
     let seed = std::env::var("CHAOS_SEED").ok().and_then(|text| text.parse().ok());
     let drill = match std::env::var("CHAOS_DRILL").as_deref().unwrap_or_default() {
-        "" => Drill::Random,
-        "failover" => match number("FAILOVER_ROUNDS", 20.0) {
-            Ok(rounds) => Drill::Failover(rounds as u32),
-            Err(wrong) => {
-                eprintln!("{wrong}");
-                return ExitCode::from(2);
-            }
-        },
-        "memory" => Drill::Memory,
-        other => {
-            eprintln!("CHAOS_DRILL is {other:?}; expected failover or memory");
-            return ExitCode::from(2);
-        }
+        "" => Ok(Drill::Random),
+        "failover" => number("FAILOVER_ROUNDS", 20.0).map(|rounds| Drill::Failover(rounds as u32)),
+        "memory" => Ok(Drill::Memory),
+        other => Err(format!("CHAOS_DRILL is {other:?}; expected failover or memory")),
     };
-    let (minutes, rate) = match (number("CHAOS_MINUTES", 3.0), number("CHAOS_RATE", 30.0)) {
-        (Ok(minutes), Ok(rate)) if minutes > 0.0 && rate > 0.0 => (minutes, rate),
-        (Err(wrong), _) | (_, Err(wrong)) => {
+    let (drill, minutes, rate) = match (drill, number("CHAOS_MINUTES", 3.0), number("CHAOS_RATE", 30.0)) {
+        (Ok(drill), Ok(minutes), Ok(rate)) if minutes > 0.0 && rate > 0.0 => (drill, minutes, rate),
+        (Err(wrong), ..) | (_, Err(wrong), _) | (.., Err(wrong)) => {
             eprintln!("{wrong}");
             return ExitCode::from(2);
         }
@@ -156,18 +147,18 @@ fn run(drill: Drill, minutes: f64, rate: f64, seed: u64) -> bool {
                 journal.say("the acts end");
                 canary.join().unwrap()
             });
-            settled(&fleet, &tasks, &observed, &receiver, &handle);
+            settle_and_check(&fleet, &tasks, &observed, &receiver, &handle);
         }
         match drill {
             Drill::Random => {}
             Drill::Failover(rounds) => {
                 let failovers = failover::run(&fleet, &tasks, &handle, rounds, seed);
-                settled(&fleet, &tasks, &observed, &receiver, &handle);
+                settle_and_check(&fleet, &tasks, &observed, &receiver, &handle);
                 failover::report(&fleet, &observed, &handle, &failovers);
             }
             Drill::Memory => {
                 memory::run(&fleet, &tasks, &receiver, &handle);
-                settled(&fleet, &tasks, &observed, &receiver, &handle);
+                settle_and_check(&fleet, &tasks, &observed, &receiver, &handle);
             }
         }
         done.store(true, Ordering::SeqCst);
@@ -178,8 +169,14 @@ fn run(drill: Drill, minutes: f64, rate: f64, seed: u64) -> bool {
     good
 }
 
-/// Waits until the fleet is as it has to be, and checks what has to hold.
-fn settled(fleet: &Fleet, tasks: &Tasks, observed: &Observed, receiver: &Receiver, handle: &tokio::runtime::Handle) {
+/// Stops adding tasks, waits until the fleet has settled, and checks what has to hold.
+fn settle_and_check(
+    fleet: &Fleet,
+    tasks: &Tasks,
+    observed: &Observed,
+    receiver: &Receiver,
+    handle: &tokio::runtime::Handle,
+) {
     tasks.paused.store(true, Ordering::SeqCst);
     std::thread::sleep(Duration::from_secs(1));
     settle::settle(fleet, tasks, observed, handle);
