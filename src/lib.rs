@@ -62,6 +62,8 @@ pub mod operator;
 pub mod pages;
 #[cfg(feature = "monitor")]
 pub mod postgres;
+#[cfg(feature = "monitor")]
+pub mod printable;
 #[cfg(feature = "worker")]
 pub mod redis_streams;
 #[cfg(feature = "monitor")]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use clap::{Arg, ArgMatches, Command};
 
+use super::output;
 use crate::alerting::file;
 use crate::doctor::report::count;
 use crate::regular_file;
@@ -23,13 +24,10 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
     let text = regular_file::read(Path::new(name), regular_file::RULES).map_err(|error| format!("{name}: {error}"))?;
     match file::read(&text) {
-        Ok(rules) => {
-            println!("{name}: {}, no errors", count(rules.rules.len(), "rule"));
-            Ok(())
-        }
+        Ok(rules) => output::line(format_args!("{name}: {}, no errors", count(rules.rules.len(), "rule"))),
         Err(mistakes) => {
             for mistake in &mistakes {
-                eprintln!("{name}:{mistake}");
+                output::detail(format_args!("{name}:{mistake}"));
             }
             Err(format!("{name} has {}", count(mistakes.len(), "error")))
         }

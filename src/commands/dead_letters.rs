@@ -4,7 +4,6 @@
 //! atomic steps are in [`redis_streams`](crate::redis_streams).
 
 use std::ffi::OsString;
-use std::fmt::Write as _;
 use std::os::unix::ffi::OsStringExt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,9 +11,10 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
 
-use super::{flags, print, runtime, settings};
+use super::{flags, output, runtime, settings};
 use crate::contract::Name;
 use crate::doctor::report::count;
+use crate::printable::{Escaped, Lines};
 use crate::redis_streams::tasks::dead_letters::{self, DeadLetter, Delivery};
 use crate::redis_streams::tasks::{Address, EntryId, Link, LinkError};
 
@@ -94,10 +94,10 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let mut session = Session {
         link: Link::new(address, RESPONSE_TIMEOUT),
         stream: Name::from(stream.into_vec()),
-        output: String::new(),
+        output: Lines::default(),
     };
     let done = runtime()?.block_on(session.serve(verb, given));
-    print(session.output.as_bytes())?;
+    output::print(&session.output)?;
     done.map_err(|trouble| match trouble {
         Trouble::Redis(e) if e.code() == "WRONGTYPE" => {
             format!("{}:dead is not a dead-letter stream ({e})", session.stream)
@@ -125,7 +125,7 @@ impl From<LinkError> for Trouble {
 struct Session {
     link: Link,
     stream: Name,
-    output: String,
+    output: Lines,
 }
 
 impl Session {
@@ -206,22 +206,23 @@ impl Session {
     async fn show(&mut self, ids: &[EntryId]) -> Result<Vec<EntryId>, LinkError> {
         let letters = dead_letters::find(&mut self.link, &self.stream, ids).await?;
         for letter in &letters {
-            self.output.push_str(&whole(letter));
+            self.output.append(&whole(letter));
         }
         Ok(letters.into_iter().map(|letter| letter.entry.id).collect())
     }
 
     fn tell(&mut self, line: std::fmt::Arguments<'_>) {
-        let _ = writeln!(self.output, "{line}");
+        self.output.add(line);
     }
 }
 
 /// Formats a dead letter with all details.
-fn whole(letter: &DeadLetter) -> String {
+fn whole(letter: &DeadLetter) -> Lines {
     let DeadLetter { entry, id, group, deliveries, at_ms, error, history } = letter;
-    let mut text = format!("{}\n", entry.id);
+    let mut text = Lines::default();
+    text.add(&entry.id);
     let mut line = |name: &str, value: &str| {
-        let _ = writeln!(text, "  {name:<11} {value}");
+        text.add(format_args!("  {name:<11} {value}"));
     };
     line("origin", &format!("entry {} in group {}", printable(id.as_bytes()), printable(group.as_bytes())));
     line("moved at", &time(*at_ms));
@@ -250,13 +251,9 @@ fn time(ms: u64) -> String {
     time.map_or_else(|| "—".to_owned(), |time| time.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
-/// Returns text that is safe for a terminal: control characters are escaped.
+/// Returns bytes as text on one line.
 fn printable(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for c in Name::from(bytes).to_text().chars() {
-        if c.is_control() { text.extend(c.escape_default()) } else { text.push(c) }
-    }
-    text
+    Escaped(Name::from(bytes)).to_string()
 }
 
 #[cfg(test)]

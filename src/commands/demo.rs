@@ -4,8 +4,8 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
 use super::serve::{listen, watch};
-use super::{flags, texts};
-use crate::demo::{Demo, DemoOptions};
+use super::{flags, output, texts};
+use crate::demo::{Demo, DemoError, DemoOptions};
 use crate::settings::Settings;
 use crate::telemetry;
 
@@ -58,16 +58,30 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
         }
         other => other?,
     };
-    println!("Starting a private Redis, a private Postgres and a simulated fleet. Press Ctrl-C to stop.");
-    let mut options = DemoOptions::new().map_err(|e| e.to_string())?;
+    output::line("Starting a private Redis, a private Postgres and a simulated fleet. Press Ctrl-C to stop.")?;
+    let mut options = DemoOptions::new(say).map_err(|e| e.to_string())?;
     options.past_days = given.get_one("history").copied().unwrap_or(0);
-    let demo = Demo::start(options).map_err(|e| e.to_string())?;
+    let demo = Demo::start(options).map_err(|error| described(&error))?;
     settings.redis_url = demo.redis_url().into();
     settings.database_url = demo.database_url().into();
     settings.fleet_database_url = None;
     // Removed together with the demonstration.
     settings.spool_folder = demo.redis().folder().join("spool");
     watch(&settings, listener)?;
-    println!("Stopping the fleet and its servers.");
-    Ok(())
+    output::line("Stopping the fleet and its servers.")
+}
+
+/// Prints a line of the scenario. Standard output may be closed before the demonstration ends.
+pub(super) fn say(line: &str) {
+    _ = output::line(line);
+}
+
+/// Prints the log of a server that failed, if it is part of the error, and returns the error in one line.
+pub(super) fn described(error: &DemoError) -> String {
+    let text = error.to_string();
+    let (first, log) = text.split_once('\n').unwrap_or((&text, ""));
+    for line in log.lines() {
+        output::detail(line);
+    }
+    first.to_owned()
 }

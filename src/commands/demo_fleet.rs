@@ -3,7 +3,8 @@
 use clap::{ArgMatches, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{flags, runtime, settings};
+use super::demo::{described, say};
+use super::{flags, output, runtime, settings};
 use crate::demo::{DemoOptions, Fleet};
 
 /// The subcommand.
@@ -22,19 +23,18 @@ pub(super) fn command() -> Command {
 /// When the fleet does not start or fails.
 pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let settings = settings(given)?;
-    let options = DemoOptions::new().map_err(|e| e.to_string())?;
+    let options = DemoOptions::new(say).map_err(|e| e.to_string())?;
     runtime()?.block_on(async {
         // Register the signal handlers before starting any process.
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
         let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
         let (redis, database) = (settings.redis_url.reveal().to_owned(), settings.database_url.reveal().to_owned());
-        let fleet = Fleet::start(options, redis, database).map_err(|e| e.to_string())?;
+        let fleet = Fleet::start(options, redis, database).map_err(|error| described(&error))?;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
         drop(fleet);
-        println!("The fleet has stopped.");
-        Ok(())
+        output::line("The fleet has stopped.")
     })
 }

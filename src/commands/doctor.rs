@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
-use super::{complain, flags, print, settings};
+use super::{flags, output, settings};
 use crate::doctor;
 
 /// The subcommand.
@@ -16,14 +16,18 @@ pub(super) fn command() -> Command {
 pub(super) fn run(given: &ArgMatches) -> ExitCode {
     let result = settings(given).and_then(|settings| {
         let report = doctor::examine(given, &settings)?;
-        print(report.told(given).as_bytes())?;
+        if given.get_flag("json") {
+            output::document(&report.as_json())?;
+        } else {
+            output::print(&report.as_text())?;
+        }
         Ok(report.something_is_wrong())
     });
     match result {
         Ok(false) => ExitCode::SUCCESS,
         Ok(true) => ExitCode::FAILURE,
         Err(reason) => {
-            complain(&reason);
+            output::complain(reason);
             ExitCode::from(2)
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 
-use super::{flags, runtime, settings, texts};
+use super::{flags, output, runtime, settings, texts};
 use crate::postgres::migrate::{self, HandedBack};
 use crate::postgres::{alerts, connection as of_postgres};
 use crate::redis_streams::{connection as of_redis, leader, older_monitor};
@@ -67,7 +67,7 @@ async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String>
             ));
         }
         Err(trouble) => {
-            eprintln!("shepherd-monitor: only the database is rolled back: {} (set REDIS_URL)", trouble.detail);
+            output::complain(format_args!("only the database is rolled back: {} (set REDIS_URL)", trouble.detail));
             None
         }
     };
@@ -86,13 +86,15 @@ async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String>
         return Err("this database was not migrated by this monitor; nothing to roll back".to_owned());
     }
     if let HandedBack::All { samples, latencies } = history {
-        println!("Restored {samples} samples in monitor_metrics and {latencies} rows in monitor_task_latency.");
+        output::line(format_args!(
+            "Restored {samples} samples in monitor_metrics and {latencies} rows in monitor_task_latency."
+        ))?;
     }
     if let Some(state) = state {
-        println!(
+        output::line(format_args!(
             "Restored the states of {} worker types, {} recent series and {} cooldowns in Redis.",
             state.types, state.series, state.cooldowns
-        );
+        ))?;
     }
     Ok(())
 }

@@ -14,11 +14,11 @@ mod give_back;
 mod health;
 mod man;
 mod notify_test;
+mod output;
 mod serve;
 mod test_rules;
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command};
@@ -62,7 +62,11 @@ fn for_people() -> Command {
 /// Runs the command line; prints errors in one line.
 #[must_use]
 pub fn run() -> ExitCode {
-    let matches = command().get_matches();
+    output::report_panics();
+    let matches = match command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return output::about_arguments(error),
+    };
     let done = match matches.subcommand() {
         Some(("serve", given)) => serve::run(given),
         // It has two failure exit codes.
@@ -76,7 +80,7 @@ pub fn run() -> ExitCode {
         Some(("health", given)) => health::run(given),
         Some(("dead-letters", given)) => dead_letters::run(given),
         Some(("rollback", given)) => give_back::run(given),
-        Some(("settings", _)) => print(document(worker::SETTINGS).as_bytes()),
+        Some(("settings", _)) => output::document(&document(worker::SETTINGS)),
         Some(("completions", given)) => completions::run(given),
         Some(("man", given)) => man::run(given),
         _ => Err("unknown command".to_owned()),
@@ -84,14 +88,10 @@ pub fn run() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(reason) => {
-            complain(&reason);
+            output::complain(reason);
             ExitCode::FAILURE
         }
     }
-}
-
-fn complain(reason: &str) {
-    eprintln!("{NAME}: {reason}");
 }
 
 /// Returns the flags of the settings selected by `wanted`.
@@ -141,14 +141,6 @@ fn settings(given: &ArgMatches) -> Result<Settings, String> {
 /// Returns the runtime for commands that access servers.
 fn runtime() -> Result<Runtime, String> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())
-}
-
-/// A closed pipe, as with `head`, is not an error.
-fn print(text: &[u8]) -> Result<(), String> {
-    match io::stdout().write_all(text) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

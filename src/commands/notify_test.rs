@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{ArgMatches, Command};
 
-use super::{flags, runtime, settings};
+use super::{flags, output, runtime, settings};
 use crate::alerting::{message, rule};
 use crate::application::channel_settings;
 use crate::delivery::Outcome;
@@ -38,7 +38,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
             let sent = matches!(outcome, Outcome::Sent(_));
             failed += usize::from(!sent);
             let (word, answer) = (if sent { "sent" } else { "not sent" }, outcome.answer());
-            println!("{name}: {word}: {answer}");
+            output::line(format_args!("{name}: {word}: {answer}"))?;
         }
         if failed == 0 {
             Ok(())

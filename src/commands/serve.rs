@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
 use clap::{ArgMatches, Command};
 use rustix::io::Errno;
 
-use super::{flags, settings};
+use super::{flags, output, settings};
 use crate::application;
 use crate::settings::Settings;
 use crate::telemetry;
@@ -56,7 +56,8 @@ pub(super) fn listen(settings: &Settings) -> Result<TcpListener, String> {
 /// Prints the URL and runs until SIGINT or SIGTERM.
 pub(super) fn watch(settings: &Settings, listener: TcpListener) -> Result<(), String> {
     application::run(settings, listener, |address| {
-        println!("shepherd-monitor: listening on http://{address}{}/", settings.root_path);
+        // A closed standard output is no reason not to serve.
+        _ = output::line(format_args!("shepherd-monitor: listening on http://{address}{}/", settings.root_path));
     })
     .map_err(|error| format!("{error:#}"))
 }

@@ -5,7 +5,6 @@
 //! rules like the live monitor; this module reads the archive, one day at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,7 +12,7 @@ use chrono::DateTime;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use serde_json::{Value, json};
 
-use super::{flags, print, runtime, settings};
+use super::{flags, output, runtime, settings};
 use crate::alerting::file;
 use crate::alerting::message::span;
 use crate::alerting::replay::{Firing, Replay, Track};
@@ -24,6 +23,7 @@ use crate::history::{Micros, SECOND};
 use crate::postgres::connection::{self, PgPool};
 use crate::postgres::history::Selection;
 use crate::postgres::history::metrics;
+use crate::printable::{Escaped, Lines};
 use crate::regular_file;
 
 /// Number of listed firings per rule, newest first.
@@ -84,8 +84,10 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let name = given.get_one::<String>("FILE").map(String::as_str).unwrap_or_default();
     let text = regular_file::read(Path::new(name), regular_file::RULES).map_err(|error| format!("{name}: {error}"))?;
     let rules = file::read(&text).map_err(|mistakes| {
-        let lines: Vec<String> = mistakes.iter().map(|mistake| format!("{name}:{mistake}")).collect();
-        format!("{name} has {}\n{}", count(mistakes.len(), "error"), lines.join("\n"))
+        for mistake in &mistakes {
+            output::detail(format_args!("{name}:{mistake}"));
+        }
+        format!("{name} has {}", count(mistakes.len(), "error"))
     })?;
     let ago = |name| given.get_one::<Duration>(name).map_or(0.0, Duration::as_secs_f64);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -96,12 +98,11 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     let pool = connection::pool(settings.database_url.reveal(), settings.pool_timeout).map_err(|e| e.detail)?;
     let mut replay = Replay::new(&rules);
     let recorded = runtime()?.block_on(walk(&pool, &mut replay, &request, settings.history_interval))?;
-    let output = if given.get_flag("json") {
-        as_json(&replay, &request, recorded)
+    if given.get_flag("json") {
+        output::document(&as_json(&replay, &request, recorded))
     } else {
-        as_text(&replay, &request, recorded)
-    };
-    print(output.as_bytes())
+        output::print(&as_text(&replay, &request, recorded))
+    }
 }
 
 /// Replays all recorded data, oldest first; returns the number of seconds with data.
@@ -177,22 +178,23 @@ fn not_judged(track: &Track<'_>) -> Option<String> {
     }
 }
 
-fn as_text(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String {
+fn as_text(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> Lines {
     let tracks = replay.tracks();
     let all = |track: &Track<'_>| track.firings.iter().map(|firing| firing.lasted(request.until)).sum::<f64>();
     let times: usize = tracks.iter().map(|track| track.firings.len()).sum();
     let fired = tracks.iter().filter(|track| !track.firings.is_empty()).count();
-    let mut text = format!(
-        "{}: {} from {} to {}, {} of it recorded\n{fired} would have fired, {} in total\n",
+    let mut text = Lines::default();
+    text.add(format_args!(
+        "{}: {} from {} to {}, {} of it recorded",
         request.file,
         count(tracks.len(), "rule"),
         moment(request.since),
         moment(request.until),
         span(recorded),
-        count(times, "time"),
-    );
+    ));
+    text.add(format_args!("{fired} would have fired, {} in total", count(times, "time")));
     if recorded == 0.0 {
-        text.push_str("No data was recorded in this time range. Check that this is the database of the monitor.\n");
+        text.add("No data was recorded in this time range. Check that this is the database of the monitor.");
     }
     let head = ["RULE", "SEVERITY", "FIRED", "SENT", "TOTAL", "LONGEST", "LAST"].map(str::to_owned);
     let mut rows = vec![head];
@@ -212,7 +214,7 @@ fn as_text(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String 
             (None, Some(_)) => ["?", "?", "", "", "not recorded"].map(str::to_owned),
         };
         rows.push([
-            shown(&track.rule.name),
+            Escaped(&track.rule.name).to_string(),
             track.rule.severity.as_str().to_owned(),
             count,
             notifications,
@@ -221,7 +223,7 @@ fn as_text(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String 
             last,
         ]);
     }
-    text.push('\n');
+    text.add("");
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..7).map(|column| width(column).unwrap_or(0)).collect();
     for row in &rows {
@@ -229,23 +231,24 @@ fn as_text(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String 
             2 | 3 => format!("{cell:>width$}"),
             _ => format!("{cell:<width$}"),
         });
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
+        text.add(cells.collect::<Vec<_>>().join("  ").trim_end());
     }
     for track in tracks {
         if let Some(why) = not_judged(track) {
-            _ = write!(text, "\n{}: {why}\n", shown(&track.rule.name));
+            text.add("");
+            text.add(format_args!("{}: {why}", track.rule.name));
         }
         if track.firings.is_empty() {
             continue;
         }
-        _ = write!(text, "\n{}: {}\n", shown(&track.rule.name), shown(&track.rule.watches()));
+        text.add("");
+        text.add(format_args!("{}: {}", track.rule.name, track.rule.watches()));
         let older = track.firings.len().saturating_sub(LISTED);
         if older > 0 {
-            _ = writeln!(text, "  and {older} earlier; use --json to print all");
+            text.add(format_args!("  and {older} earlier; use --json to print all"));
         }
         for firing in track.firings.iter().skip(older) {
-            text.push_str(&line(track, firing, request.until));
+            text.add(line(track, firing, request.until));
         }
     }
     text
@@ -253,14 +256,14 @@ fn as_text(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String 
 
 fn line(track: &Track<'_>, firing: &Firing, end: f64) -> String {
     let subject = match &firing.subject {
-        Some(subject) if track.series.len() > 1 => format!("  {}", shown(subject)),
+        Some(subject) if track.series.len() > 1 => format!("  {subject}"),
         _ => String::new(),
     };
     let lasted = format!("{}{}", span(firing.lasted(end)), if firing.until.is_none() { ", still firing" } else { "" });
     let to = if matches!(track.rule.bound, Bound::Below(_)) { "down" } else { "up" };
     let worst = firing.worst.map(|worst| format!("  {to} to {}{}", figure(worst), track.rule.watch.metric.unit()));
     let note = if firing.told.is_none() { "  not sent" } else { "" };
-    format!("  {}  for {lasted}{subject}{}{note}\n", moment(firing.fired), worst.unwrap_or_default())
+    format!("  {}  for {lasted}{subject}{}{note}", moment(firing.fired), worst.unwrap_or_default())
 }
 
 fn as_json(replay: &Replay<'_>, request: &Request<'_>, recorded: f64) -> String {
@@ -290,9 +293,4 @@ fn moment(unix: f64) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "a date's seconds")]
     let time = DateTime::from_timestamp(unix as i64, 0).unwrap_or_default();
     time.format("%-d %b %H:%M:%S UTC").to_string()
-}
-
-/// Returns a name that is safe for a terminal.
-fn shown(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }

@@ -18,6 +18,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use crate::alerting::message::Line;
+use crate::printable::is_hidden;
 use crate::tls::{self, TlsSettings};
 
 /// Outcome of sending a message. Only [`Outcome::Sent`] and [`Outcome::Never`] are final: without proof that the
@@ -112,8 +113,7 @@ fn visible(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\n' | '\r' | '\t' => ' ',
-            c if c.is_control() => '\u{fffd}',
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' => '\u{fffd}',
+            c if is_hidden(c) => '\u{fffd}',
             c => c,
         })
         .collect()

@@ -38,11 +38,11 @@ pub struct DemoOptions {
 }
 
 impl DemoOptions {
-    /// Returns options with normal speed and output to standard output.
+    /// Returns options with normal speed.
     ///
     /// # Errors
     /// When the path of the running program is unknown.
-    pub fn new() -> Result<Self, DemoError> {
+    pub fn new(say: impl Fn(&str) + Send + 'static) -> Result<Self, DemoError> {
         Ok(Self {
             worker_program: std::env::current_exe().map_err(DemoError::Program)?,
             speed: 1.0,
@@ -50,12 +50,6 @@ impl DemoOptions {
             say: Box::new(say),
         })
     }
-}
-
-/// Standard output may be closed before the demonstration ends, which is not an error.
-fn say(line: &str) {
-    use std::io::Write;
-    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// Error of the demonstration.

@@ -1,10 +1,9 @@
 //! Findings and their output: one line each, errors first.
 
-use std::fmt::Write as _;
-
-use clap::ArgMatches;
 use serde::Serialize;
 use serde_json::json;
+
+use crate::printable::Lines;
 
 /// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -84,12 +83,6 @@ impl Report {
         self.0.iter().filter(|finding| finding.verdict == verdict).count()
     }
 
-    /// Formats the report as requested on the command line.
-    #[must_use]
-    pub fn told(&self, given: &ArgMatches) -> String {
-        if given.get_flag("json") { self.as_json() } else { self.as_text() }
-    }
-
     /// Formats the report as JSON.
     #[must_use]
     pub fn as_json(&self) -> String {
@@ -102,27 +95,24 @@ impl Report {
 
     /// Formats the report as text, one line per finding.
     #[must_use]
-    pub fn as_text(&self) -> String {
-        let mut text = String::new();
+    pub fn as_text(&self) -> Lines {
+        let mut text = Lines::default();
         for (verdict, mark) in [(Verdict::Wrong, '✗'), (Verdict::WorthKnowing, '!'), (Verdict::Fine, '✓')] {
             for finding in self.0.iter().filter(|finding| finding.verdict == verdict) {
-                _ = write!(text, "{mark} {}", shown(&finding.what));
-                if !finding.means.is_empty() {
-                    _ = write!(text, ": {}. → {}", shown(&finding.means), shown(&finding.remedy));
+                let Finding { what, means, remedy, .. } = finding;
+                if means.is_empty() {
+                    text.add(format_args!("{mark} {what}."));
+                } else {
+                    text.add(format_args!("{mark} {what}: {means}. → {remedy}."));
                 }
-                text.push_str(".\n");
             }
         }
         let (wrong, known) = (self.count(Verdict::Wrong), self.count(Verdict::WorthKnowing));
         let summary = if wrong == 0 { "No problems found".to_owned() } else { count(wrong, "problem") };
-        _ = writeln!(text, "\n{summary}, {}, {} OK.", count(known, "note"), self.count(Verdict::Fine));
+        text.add("");
+        text.add(format_args!("{summary}, {}, {} OK.", count(known, "note"), self.count(Verdict::Fine)));
         text
     }
-}
-
-/// Escapes control characters, so that text cannot affect a terminal.
-fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// Formats `a`, `a and b`, or `a, b, c and 4 more`.
@@ -159,8 +149,8 @@ mod tests {
             wrong("redis.c", "c is broken", "nothing works", "mend c"),
         ]);
         assert_eq!(
-            report.as_text(),
-            "✗ c is broken: nothing works. → mend c.\n! b\u{fffd}is odd: it may be so. → look at b.\n✓ a is well.\n\n\
+            report.as_text().as_str(),
+            "✗ c is broken: nothing works. → mend c.\n! b\\nis odd: it may be so. → look at b.\n✓ a is well.\n\n\
              1 problem, 1 note, 1 OK.\n"
         );
         assert!(report.something_is_wrong());

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use crate::contract::Name;
+use crate::printable::is_hidden;
 
 /// Maximum length of a displayed name, characters; the middle is shortened.
 const SHOWN: usize = 64;
@@ -51,21 +52,17 @@ impl fmt::Display for Label {
 
 /// Escapes control characters and characters that change the text direction.
 pub(super) fn visible(text: &str) -> Cow<'_, str> {
-    let odd = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-    };
     if text.is_empty() {
         return Cow::Borrowed("(empty)");
     }
-    if !text.contains(odd) {
+    if !text.contains(is_hidden) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len() + 8);
     for c in text.chars() {
         match c {
             '\0' => shown.push_str("\\0"),
-            c if odd(c) => shown.extend(c.escape_default()),
+            c if is_hidden(c) => shown.extend(c.escape_default()),
             c => shown.push(c),
         }
     }

@@ -12,14 +12,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("alerting", &["contract", "fleet"]),
     ("access", &[]),
     ("exposition", &["alerting", "contract", "fleet"]),
-    ("pages", &["access", "alerting", "contract", "fleet"]),
+    ("pages", &["access", "alerting", "contract", "fleet", "printable"]),
     ("redis_streams", &["contract", "environment", "fleet", "failpoint", "tcp", "tls"]),
     (
         "postgres",
         &["alerting", "contract", "environment", "fleet", "history", "failpoint", "regular_file", "tcp", "tls"],
     ),
     ("operator", &["contract", "fleet", "postgres", "redis_streams", "failpoint"]),
-    ("delivery", &["alerting", "settings", "tcp", "tls"]),
+    ("delivery", &["alerting", "printable", "settings", "tcp", "tls"]),
     ("simulation", &["actors", "alerting", "contract", "delivery", "fleet", "history", "postgres"]),
     ("spool", &["regular_file"]),
     ("tcp", &[]),
@@ -29,7 +29,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "settings",
         &["access", "contract", "environment", "fleet", "history", "postgres", "redis_streams", "tls", "traces"],
     ),
-    ("telemetry", &["traces"]),
+    ("printable", &[]),
+    ("telemetry", &["printable", "traces"]),
     ("traces", &["environment"]),
     ("environment", &[]),
     ("tls", &["environment"]),
@@ -70,7 +71,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         ],
     ),
     ("worker", &["contract", "environment", "redis_streams", "traces"]),
-    ("doctor", &["alerting", "contract", "fleet", "postgres", "redis_streams", "regular_file", "settings", "tls"]),
+    (
+        "doctor",
+        &["alerting", "contract", "fleet", "postgres", "printable", "redis_streams", "regular_file", "settings", "tls"],
+    ),
     ("demo", &["contract", "worker", "redis_streams"]),
     (
         "application",
@@ -101,6 +105,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "environment",
             "history",
             "postgres",
+            "printable",
             "redis_streams",
             "regular_file",
             "settings",
@@ -149,6 +154,24 @@ fn replaceable_crates_are_used_in_their_modules_only() {
                 wrong.push(format!("{} ({room}) knows {name}", file.display()));
             }
         }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// Standard output and standard error escape what comes from servers, files and arguments in two places.
+#[test]
+fn only_commands_output_and_telemetry_print() {
+    const PRINTS: [&str; 8] =
+        ["print!(", "println!(", "eprint!(", "eprintln!(", "stdout()", "stderr()", "io::stderr)", ".get_matches("];
+    let mut wrong = Vec::new();
+    for (file, room, text) in sources() {
+        // The simulation is part of the tests.
+        if ["telemetry", "simulation"].contains(&room.as_str()) || file.ends_with("commands/output.rs") {
+            continue;
+        }
+        wrong.extend(
+            PRINTS.iter().filter(|print| text.contains(**print)).map(|print| format!("{}: {print}", file.display())),
+        );
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
 }

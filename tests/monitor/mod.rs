@@ -21,4 +21,5 @@ mod refused_writes;
 mod requests;
 mod source_faults;
 mod supervision;
+mod terminals;
 mod undelivered;
