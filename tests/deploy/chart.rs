@@ -146,6 +146,93 @@ fn every_container_runs_as_nobody_special_on_a_read_only_file_system() {
 }
 
 #[test]
+fn image_can_be_pinned_by_digest() {
+    let image = |values: &[&str]| {
+        let resources = rendered(values);
+        one(&resources, "Deployment", "-monitor")["spec"]["template"]["spec"]["containers"][0]["image"].clone()
+    };
+    let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+    let given = format!("image.digest={digest}");
+    assert_eq!(image(&["image.repository=r.example/m", &given]), format!("r.example/m@{digest}"));
+    assert_eq!(image(&[]), format!("shepherd-monitor:{}", env!("CARGO_PKG_VERSION")));
+    assert!(!helm(&["image.digest=latest"]).status.success());
+}
+
+/// Returns the peers that may connect to the port of this component.
+fn clients(resources: &[Value], server: &str) -> Vec<Value> {
+    let policy = &one(resources, "NetworkPolicy", &format!("-monitor-{server}"))["spec"];
+    let pod = &one(resources, "StatefulSet", &format!("-{server}"))["spec"]["template"];
+    for (name, value) in policy["podSelector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(&pod["metadata"]["labels"][name], value, "{server}: {name}");
+    }
+    assert_eq!(policy["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
+    assert_eq!(policy["egress"], serde_json::json!([]), "{server} opens no connections");
+    let [rule] = policy["ingress"].as_array().unwrap().as_slice() else { panic!("{policy}") };
+    assert_eq!(rule["ports"][0]["port"], pod["spec"]["containers"][0]["ports"][0]["name"], "{server}");
+    rule["from"].as_array().unwrap().clone()
+}
+
+#[test]
+fn only_the_monitor_and_labelled_pods_can_connect_to_the_servers_of_the_chart() {
+    let own = |component: &str| {
+        serde_json::json!({"podSelector": {"matchLabels": {
+            "app.kubernetes.io/name": "shepherd-monitor",
+            "app.kubernetes.io/instance": "fleet",
+            "app.kubernetes.io/component": component,
+        }}})
+    };
+    let both = ["redis.create=true", "postgres.create=true", "postgres.volumeSize=1Gi"];
+    for server in ["redis", "postgres"] {
+        let label = format!("shepherd-monitor/{server}-client");
+        let labelled = serde_json::json!({"podSelector": {"matchLabels": {label.as_str(): "fleet"}}});
+        assert_eq!(clients(&rendered(&both), server), [own("monitor"), labelled.clone()]);
+        let more = format!("{server}.clients[0].namespaceSelector.matchLabels.fleet=yes");
+        let other = serde_json::json!({"namespaceSelector": {"matchLabels": {"fleet": "yes"}}});
+        let values = [&both[..], &["demo.enabled=true", &more]].concat();
+        assert_eq!(clients(&rendered(&values), server), [own("monitor"), own("demo"), labelled, other]);
+        assert_eq!(mistakes(&text(&values), "1.37"), "");
+        let documented = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/install.md")).unwrap();
+        assert!(documented.contains(&label), "{label}");
+    }
+    let policies = |values: &[&str]| rendered(values).iter().filter(|r| r["kind"] == "NetworkPolicy").count();
+    assert_eq!(policies(&[]), 1, "servers elsewhere have their own policies");
+    assert_eq!(policies(&[&both[..], &["networkPolicy.enabled=false"]].concat()), 0);
+}
+
+#[test]
+fn each_pod_gets_only_the_secrets_that_it_needs() {
+    let resources = rendered(FULL);
+    let keys = |pod: &Value| -> Vec<String> {
+        let container = &pod["spec"]["template"]["spec"]["containers"][0];
+        let whole = container["envFrom"].as_array().into_iter().flatten().any(|from| from["secretRef"].is_object());
+        assert!(!whole, "the whole Secret: {container}");
+        let env = container["env"].as_array().unwrap().iter();
+        env.filter_map(|env| env.pointer("/valueFrom/secretKeyRef/key")?.as_str().map(str::to_owned)).collect()
+    };
+    // The demo reads the settings of both servers and no others.
+    let mut needed: Vec<&str> = TABLE
+        .iter()
+        .filter(|entry| entry.secret && ["Redis", "Postgres"].contains(&entry.group))
+        .map(|entry| entry.env)
+        .collect();
+    let mut given = keys(one(&resources, "Deployment", "-demo"));
+    needed.sort_unstable();
+    given.sort_unstable();
+    assert_eq!(given, needed);
+    assert_eq!(keys(one(&resources, "StatefulSet", "-postgres")), ["POSTGRES_PASSWORD"]);
+    assert_eq!(keys(one(&resources, "StatefulSet", "-redis")), ["REDIS_PASSWORD"; 2]);
+    // No pod mounts a Secret, or gets a token of the cluster.
+    for pod in pods(&resources) {
+        let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
+        assert!(volumes.clone().all(|volume| volume["secret"].is_null() && volume["projected"].is_null()), "{pod}");
+        assert_eq!(pod["spec"]["automountServiceAccountToken"], false, "{pod}");
+        for forbidden in ["hostNetwork", "hostPID", "hostIPC", "serviceAccountName"] {
+            assert!(pod["spec"][forbidden].is_null(), "{forbidden}: {pod}");
+        }
+    }
+}
+
+#[test]
 fn two_monitors_are_probed_spread_and_never_all_evicted() {
     let resources = rendered(&[]);
     let deployment = one(&resources, "Deployment", "-monitor");
