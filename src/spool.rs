@@ -47,7 +47,10 @@ pub struct Seen {
 pub fn probe(folder: &Path) -> io::Result<()> {
     make_own_folder(folder)?;
     let file = folder.join(format!(".probe-{}", std::process::id()));
-    fs::write(&file, "x").and_then(|()| fs::remove_file(&file))
+    // Left behind by a process of the same ID that was killed.
+    drop(fs::remove_file(&file));
+    open_own(OpenOptions::new().write(true).create_new(true), &file)?.write_all(b"x")?;
+    fs::remove_file(&file)
 }
 
 impl Spool {
@@ -212,9 +215,17 @@ mod tests {
         probe(&folder.join("deep")).unwrap();
         assert_eq!(fs::read_dir(folder.join("deep")).unwrap().count(), 0, "nothing is left there");
         fs::write(folder.join("file"), "").unwrap();
-        for unusable in [folder.join("file"), folder.join("file/below"), "/proc/shepherd".into()] {
+        std::os::unix::fs::symlink("deep", folder.join("link")).unwrap();
+        for unusable in [folder.join("file"), folder.join("file/below"), folder.join("link"), "/proc/shepherd".into()] {
             assert!(probe(&unusable).is_err(), "{}", unusable.display());
+            assert!(Spool::new(unusable.clone(), "s".into(), 1000).put("x").is_err(), "{}", unusable.display());
         }
+        // A link in place of the probe's file is replaced, not followed.
+        fs::write(folder.join("elsewhere"), "kept").unwrap();
+        let probed = folder.join("deep").join(format!(".probe-{}", std::process::id()));
+        std::os::unix::fs::symlink("../elsewhere", probed).unwrap();
+        probe(&folder.join("deep")).unwrap();
+        assert_eq!(fs::read_to_string(folder.join("elsewhere")).unwrap(), "kept");
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -14,6 +14,8 @@ if ! why=$(mkdir -m 711 -- "$folder" 2>&1); then
     exit 1
 fi
 cd "$folder" || exit 1
+# Only the owner reads the log; the processes inherit it.
+(umask 077 && : >"$folder/log")
 exec 2>>"$folder/log"
 
 # Child processes reset a caught signal to its default, but inherit an ignored one.

@@ -20,8 +20,8 @@ pub struct Looked {
     pub has_address: bool,
     /// Spool folder.
     pub spool: PathBuf,
-    /// The spool folder, or the one in which it is created, is writable.
-    pub spool_may_be_written: bool,
+    /// Why the spool folder cannot be used, if so.
+    pub spool_refused: Option<String>,
     /// Why it would refuse to serve, if so.
     pub refuses_to_serve: Option<String>,
     /// Anonymous users may change everything, and the monitor is reachable from other machines.
@@ -69,7 +69,7 @@ pub fn look(settings: &Settings) -> Looked {
         channels: CHANNELS.iter().zip(set).filter(|(_, set)| *set).map(|((name, _), _)| *name).collect(),
         has_address: settings.server_url.is_some(),
         spool: settings.spool_folder.clone(),
-        spool_may_be_written: may_be_written(&settings.spool_folder),
+        spool_refused: spool_refused(&settings.spool_folder),
         refuses_to_serve: settings.may_serve().err().map(|bad| bad.to_string()),
         anybody_may: settings.anybody_may && !settings.bind.is_loopback(),
         clear_password_to: diagnostics::password_in_clear(settings.database_url.reveal()),
@@ -89,7 +89,15 @@ fn read(path: &Path) -> RulesRead {
     }
 }
 
-/// Returns whether a folder, or its nearest existing parent, is writable. Writes nothing.
+/// Returns why a folder cannot be used for the spool, if so. Writes nothing.
+fn spool_refused(folder: &Path) -> Option<String> {
+    match regular_file::check_own_folder(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotADirectory => Some(error.to_string()),
+        _ => (!may_be_written(folder)).then(|| "not writable".to_owned()),
+    }
+}
+
+/// Returns whether a folder, or its nearest existing parent, is writable.
 fn may_be_written(folder: &Path) -> bool {
     let there = folder.ancestors().map(|path| if path.as_os_str().is_empty() { Path::new(".") } else { path });
     there.into_iter().find(|path| path.exists()).is_some_and(|path| {
@@ -132,15 +140,14 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
             "set it to the URL where users reach the monitor",
         )
     });
-    findings.push(if looked.spool_may_be_written {
-        fine("monitor.spool", format!("the spool directory is writable ({})", looked.spool.display()))
-    } else {
-        wrong(
+    findings.push(match &looked.spool_refused {
+        None => fine("monitor.spool", format!("the spool directory is writable ({})", looked.spool.display())),
+        Some(why) => wrong(
             "monitor.spool",
-            format!("the spool directory {} is not writable", looked.spool.display()),
+            format!("the spool directory {} is {why}", looked.spool.display()),
             "samples and alert changes are lost while Postgres is unreachable",
-            "make it writable for this user, or set MONITOR_SPOOL_DIR to a directory that is",
-        )
+            "set MONITOR_SPOOL_DIR to a directory that belongs to this user",
+        ),
     });
     findings.push(match &looked.refuses_to_serve {
         Some(why) => wrong(

@@ -459,7 +459,7 @@ mod of_the_settings {
             channels: vec!["Slack"],
             has_address: true,
             spool: "/var/lib/shepherd-monitor".into(),
-            spool_may_be_written: true,
+            spool_refused: None,
             refuses_to_serve: None,
             anybody_may: false,
             clear_password_to: None,
@@ -494,7 +494,7 @@ mod of_the_settings {
         assert_eq!(of(missing), [("monitor.rules", Wrong)]);
         assert_eq!(of(|l| l.channels.clear()), [("monitor.channels", WorthKnowing)]);
         assert_eq!(of(|l| l.has_address = false), [("monitor.address", WorthKnowing)]);
-        assert_eq!(of(|l| l.spool_may_be_written = false), [("monitor.spool", Wrong)]);
+        assert_eq!(of(|l| l.spool_refused = Some("not writable".to_owned())), [("monitor.spool", Wrong)]);
         assert_eq!(of(|l| l.refuses_to_serve = Some("MONITOR_AUTH is".to_owned())), [("monitor.access", Wrong)]);
         assert_eq!(of(|l| l.anybody_may = true), [("monitor.access", WorthKnowing)]);
         assert_eq!(of(|l| l.knows_the_volume = false), [("monitor.volume", WorthKnowing)]);

@@ -59,6 +59,10 @@ fn a_spool_folder_that_cannot_be_made() {
     let below_a_file = format!("{}/spool", folder.with("a-file", ""));
     let told = doctor_with(&[("MONITOR_SPOOL_DIR", &below_a_file)]).says("monitor.spool", "wrong");
     assert!(told.contains(&below_a_file), "{told}");
+    std::os::unix::fs::symlink("a-file", folder.0.join("link")).unwrap();
+    let link = folder.0.join("link").display().to_string();
+    let told = doctor_with(&[("MONITOR_SPOOL_DIR", &link)]).says("monitor.spool", "wrong");
+    assert!(told.contains("symbolic link"), "{told}");
     let can_be_made = folder.0.join("not/yet").display().to_string();
     doctor_with(&[("MONITOR_SPOOL_DIR", &can_be_made)]).is_fine("monitor.spool");
     assert!(!folder.0.join("not").exists(), "nothing is made to find out");
