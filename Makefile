@@ -1,7 +1,7 @@
 # What people do with this project. `make` alone lists it.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install check test test-matrix properties simulate chaos failover memory fmt lint packages
+.PHONY: help demo install check test test-matrix properties simulate chaos failover memory fmt lint advisories sbom packages
 
 help: ## Show this help
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 16
@@ -58,6 +58,13 @@ fmt: ## Format the code
 lint: ## Check formatting, lints and documentation; warnings are errors
 	@scripts/install-packages build
 	@scripts/lint
+
+advisories: ## Check dependencies for known vulnerabilities with cargo-deny (SECURITY.md)
+	@scripts/advisories
+
+sbom: ## Write the bill of materials (CycloneDX 1.6) to target/sbom.cdx.json
+	@mkdir -p target
+	@scripts/sbom >target/sbom.cdx.json
 
 packages: ## Install the packages that the other targets need
 	@scripts/install-packages test

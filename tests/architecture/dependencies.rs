@@ -1,28 +1,25 @@
-//! Licences, sources and banned crates of all dependencies. Works offline.
+//! Licences, sources and banned crates of all dependencies, by the lists in deny.toml. Crates of optional features are
+//! downloaded if they are missing.
 
+use std::fs;
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Licences that permit linking into an MIT program and redistribution.
-const LICENCES: [&str; 13] = [
-    "MIT",
-    "MIT-0",
-    "Apache-2.0",
-    "Apache-2.0 WITH LLVM-exception",
-    "BSD-2-Clause",
-    "BSD-3-Clause",
-    "ISC",
-    "Zlib",
-    "0BSD",
-    "Unlicense",
-    "BSL-1.0",
-    "Unicode-3.0",
-    "CDLA-Permissive-2.0",
-];
+/// Source of all dependencies in Cargo.lock.
+const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
-/// Crates that must not be dependencies, even indirect ones: C libraries and build tools that the target machine would need.
-const STAY_OUT: [&str; 6] = ["openssl-sys", "aws-lc-sys", "pq-sys", "cmake", "native-tls", "serde_yaml"];
+fn file(name: &str) -> String {
+    fs::read_to_string(format!("{}/{name}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+/// Returns a list of deny.toml.
+fn list(name: &str) -> Vec<String> {
+    let text = file("deny.toml");
+    let list = text.split(&format!("\n{name} = [\n")).nth(1).unwrap().split("\n]").next().unwrap();
+    let quoted = |line: &str| line.trim().strip_prefix('"')?.split('"').next().map(str::to_owned);
+    list.lines().filter_map(quoted).collect()
+}
 
 fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
@@ -31,7 +28,7 @@ fn packages() -> Vec<Value> {
             "--format-version",
             "1",
             "--locked",
-            "--offline",
+            "--all-features",
             "--filter-platform",
             "x86_64-unknown-linux-gnu",
         ])
@@ -43,19 +40,23 @@ fn packages() -> Vec<Value> {
     metadata["packages"].as_array().unwrap().clone()
 }
 
-fn is_permitted(expression: &str) -> bool {
+fn is_permitted(licences: &[String], expression: &str) -> bool {
     let clean = expression.replace('/', " OR ").replace(['(', ')'], " ");
     let alternatives: Vec<&str> = clean.split(" OR ").collect();
-    let all_of = |alternative: &&str| alternative.split(" AND ").all(|licence| LICENCES.contains(&licence.trim()));
+    let all_of = |alternative: &&str| {
+        alternative.split(" AND ").all(|licence| licences.iter().any(|permitted| permitted == licence.trim()))
+    };
     if expression.contains(" AND ") && expression.contains('(') {
         // (A OR B) AND C: every part needs a permitted alternative.
-        return expression.split(" AND ").all(|part| is_permitted(part.trim_matches(['(', ')', ' '])));
+        return expression.split(" AND ").all(|part| is_permitted(licences, part.trim_matches(['(', ')', ' '])));
     }
     alternatives.iter().any(all_of)
 }
 
 #[test]
 fn every_dependency_has_a_permitted_licence() {
+    let licences = list("allow");
+    let is_permitted = |expression: &str| is_permitted(&licences, expression);
     let wrong: Vec<String> = packages()
         .iter()
         .filter(|package| !package["license"].as_str().is_some_and(is_permitted))
@@ -71,17 +72,52 @@ fn every_dependency_has_a_permitted_licence() {
 
 #[test]
 fn dependencies_come_from_the_registry_and_none_is_banned() {
-    let packages = packages();
+    let (packages, banned) = (packages(), list("deny"));
+    assert!(banned.len() > 5, "{banned:?}");
     for package in &packages {
         let name = package["name"].as_str().unwrap();
-        assert!(!STAY_OUT.contains(&name), "{name} came in");
+        assert!(!banned.iter().any(|banned| banned == name), "{name} came in");
         if let Some(source) = package["source"].as_str() {
-            assert!(source.starts_with("registry+"), "{name} comes from {source}");
+            assert_eq!(source, CRATES_IO, "{name}");
         } else {
             assert_eq!(name, env!("CARGO_PKG_NAME"));
         }
     }
     assert!(packages.len() > 100, "metadata is incomplete");
+}
+
+/// Returns the packages of a Cargo.lock that do not come from the registry with a checksum.
+fn unverified(lock: &str) -> Vec<String> {
+    let packages = lock.split("[[package]]").skip(1);
+    let field = |package: &str, name: &str| -> Option<String> {
+        let line = package.lines().find_map(|line| line.strip_prefix(&format!("{name} = \"")))?;
+        Some(line.trim_end_matches('"').to_owned())
+    };
+    let is_verified = |package: &&str| {
+        let checksum = field(package, "checksum").unwrap_or_default();
+        field(package, "source").is_some_and(|source| source == CRATES_IO)
+            && checksum.len() == 64
+            && checksum.chars().all(|c| c.is_ascii_hexdigit())
+    };
+    packages.filter(|package| !is_verified(package)).filter_map(|package| field(package, "name")).collect()
+}
+
+#[test]
+fn lock_files_pin_every_dependency_with_a_checksum_and_name_no_host() {
+    let lock = file("Cargo.lock");
+    assert_eq!(unverified(&lock), [env!("CARGO_PKG_NAME")]);
+    let serde = lock.split("[[package]]").find(|package| package.contains("name = \"serde\"")).unwrap();
+    for (from, to) in [("checksum", "check"), ("rust-lang", "someone"), ("registry+", "git+")] {
+        let changed = lock.replace(serde, &serde.replace(from, to));
+        assert!(unverified(&changed).contains(&"serde".to_owned()), "{to} goes unnoticed");
+    }
+    let npm: Value = serde_json::from_str(&file("package-lock.json")).unwrap();
+    let packages = npm["packages"].as_object().unwrap();
+    assert!(packages.len() > 1);
+    for (path, package) in packages.iter().filter(|(path, _)| !path.is_empty()) {
+        assert!(package["integrity"].as_str().is_some_and(|hash| hash.starts_with("sha512-")), "{path}");
+        assert!(package["resolved"].is_null(), "{path}");
+    }
 }
 
 #[test]

@@ -4,5 +4,6 @@ mod containers;
 mod dependencies;
 mod docs;
 mod imports;
+mod sbom;
 mod systemd;
 mod words;
