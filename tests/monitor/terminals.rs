@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use shepherd_monitor::contract::Name;
 use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
 use shepherd_monitor::postgres::migrate;
-use shepherd_monitor::printable::is_hidden;
+use shepherd_monitor::printable::{self, is_hidden};
 use shepherd_monitor::settings::TABLE;
 
 use crate::support::monitor::Monitor;
@@ -37,6 +37,11 @@ fn harmless(output: &Output) -> String {
     assert!(!text.replace('\n', "").contains(is_hidden), "{text:?}");
     assert!(!text.lines().any(|line| line.trim_start().starts_with("FORGED")), "{text}");
     text
+}
+
+/// Quoted as in YAML, which permits no raw control characters.
+fn quoted(text: &str) -> String {
+    printable::json(&serde_json::to_string(text).unwrap()).into_owned()
 }
 
 #[test]
@@ -66,7 +71,7 @@ fn errors_about_arguments_and_files_are_harmless() {
 
     let folder = Reaper::start("terminals", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
     let file = folder.folder().join(HOSTILE.replace('\n', ""));
-    let name = serde_json::to_string(HOSTILE).unwrap();
+    let name = quoted(HOSTILE);
     for rules in [
         format!("rules:\n  - {{name: {name}, type: threshold, metric: xlen, stream: {name}, threshold: 1}}\n"),
         format!("rules:\n  - {{name: a, type: {name}}}\n  - {{name: a, {name}: 1}}\n  - {{metric: {name}}}\n"),
@@ -139,7 +144,7 @@ async fn names_in_redis_and_rules_are_harmless_in_the_output_of_commands() {
     let folder = Reaper::start("terminals", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
     let file = folder.folder().join("rules.yaml");
     let rule = json!({"name": HOSTILE, "type": "threshold", "metric": "xlen", "stream": HOSTILE, "threshold": 1});
-    fs::write(&file, json!({"rules": [rule]}).to_string()).unwrap();
+    fs::write(&file, printable::json(&json!({"rules": [rule]}).to_string()).as_ref()).unwrap();
     let text = harmless(&run(&["test-rules", file.to_str().unwrap()], &settings));
     assert!(text.contains("\\u{1b}[2J"), "{text}");
 }
@@ -169,7 +174,7 @@ async fn logs_are_harmless_on_a_terminal_and_valid_json_elsewhere() {
     let folder = Reaper::start("terminals", ShutdownSpec { signal: "KILL", epilogue: "" }).unwrap();
     // Arguments of the test's processes have no line breaks.
     let rules = folder.folder().join(HOSTILE.replace('\n', ""));
-    let name = serde_json::to_string(HOSTILE).unwrap();
+    let name = quoted(HOSTILE);
     fs::write(&rules, format!("rules:\n  - {{name: {name}, type: {name}}}\n")).unwrap();
     let script = folder.folder().join("terminal.py");
     fs::write(&script, TERMINAL).unwrap();
