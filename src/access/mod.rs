@@ -2,9 +2,10 @@
 //! role.
 //!
 //! [`role`] defines roles, [`tokens`] verifies tokens, [`policy`] implements the authentication modes, [`address`]
-//! finds the client address; [`AuditedChange`] is an entry of the audit log.
+//! finds the client address; [`AuditedChange`] is an entry of the audit log, [`audit_chain`] its hash chain.
 
 pub mod address;
+pub mod audit_chain;
 mod audited_change;
 pub mod policy;
 pub mod role;

@@ -4,6 +4,7 @@
 //! Larger commands are implemented in their own modules: [`doctor`](crate::doctor), [`demo`](crate::demo),
 //! [`application`](crate::application).
 
+mod audit;
 mod check_config;
 mod completions;
 mod dead_letters;
@@ -53,6 +54,7 @@ fn for_people() -> Command {
         .subcommand(notify_test::command())
         .subcommand(health::command())
         .subcommand(dead_letters::command())
+        .subcommand(audit::command())
         .subcommand(give_back::command())
         .subcommand(Command::new("settings").about("Print all settings with their defaults, as in docs/settings.md"))
         .subcommand(completions::command())
@@ -79,6 +81,7 @@ pub fn run() -> ExitCode {
         Some(("notify-test", given)) => notify_test::run(given),
         Some(("health", given)) => health::run(given),
         Some(("dead-letters", given)) => dead_letters::run(given),
+        Some(("audit", given)) => audit::run(given),
         Some(("rollback", given)) => give_back::run(given),
         Some(("settings", _)) => output::document(&document(worker::SETTINGS)),
         Some(("completions", given)) => completions::run(given),

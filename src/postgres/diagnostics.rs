@@ -15,11 +15,12 @@ use crate::fleet::reading::SourceTrouble;
 pub const FLEET_TABLES: [&str; 2] = ["shepherd_brain", "callbacks"];
 
 /// Tables of the monitor.
-pub const MONITOR_TABLES: [&str; 17] = [
+pub const MONITOR_TABLES: [&str; 18] = [
     "monitor_alert_leader",
     "monitor_alert_outbox",
     "monitor_alerts",
     "monitor_audit",
+    "monitor_audit_chain",
     "monitor_events",
     "monitor_janitor_passes",
     "monitor_latency_batches",
@@ -171,7 +172,8 @@ pub struct Table {
     /// Name.
     #[diesel(sql_type = Text)]
     pub name: String,
-    /// Privileges of SELECT, INSERT, UPDATE and DELETE that the role lacks.
+    /// Privileges that the role lacks, of SELECT, INSERT, UPDATE and DELETE; of an append-only table, without those that
+    /// the monitor does not use.
     #[diesel(sql_type = Array<Text>)]
     pub refused: Vec<String>,
     /// The role may alter it.
@@ -290,7 +292,9 @@ async fn tables(connection: &mut AsyncPgConnection) -> Result<Vec<Table>, diesel
     let names: Vec<&str> = FLEET_TABLES.iter().chain(&MONITOR_TABLES).copied().collect();
     sql_query(
         "SELECT t.name, pg_has_role(c.relowner, 'USAGE') AS owned, \
-         ARRAY(SELECT p FROM unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS p \
+         ARRAY(SELECT p FROM unnest(CASE t.name WHEN 'monitor_audit' THEN ARRAY['SELECT', 'INSERT', 'UPDATE'] \
+         WHEN 'monitor_audit_chain' THEN ARRAY['SELECT', 'INSERT'] \
+         ELSE ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE'] END) AS p \
          WHERE NOT has_table_privilege(c.oid, p)) AS refused \
          FROM unnest($1) AS t (name) JOIN pg_class c ON c.oid = to_regclass(t.name) ORDER BY t.name",
     )

@@ -5,6 +5,7 @@ mod gate;
 mod hostile;
 mod modes;
 mod table;
+mod trail;
 
 use std::time::Duration;
 

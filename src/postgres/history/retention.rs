@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::fleet::reading::SourceTrouble;
 use crate::history::Keep;
 use crate::postgres::connection::{PgPool, checkout, trouble};
-use crate::postgres::recycle_bin;
+use crate::postgres::{audit, recycle_bin};
 
 /// Rows to delete per statement.
 const ROWS_AT_ONCE: i64 = 5000;
@@ -65,21 +65,21 @@ pub async fn sweep(pool: &PgPool, keep: Keep) -> Result<Deleted, SourceTrouble> 
         .await
         .map_err(|e| trouble(&e))?;
     if let Some(days) = days(keep.events_days) {
-        deleted.events = rows_older(&mut connection, "monitor_events", days).await?;
-        deleted.changes = rows_older(&mut connection, "monitor_audit", days).await?;
+        deleted.events = events_older(&mut connection, days).await?;
+        deleted.changes = audit::retain(pool, days).await?;
     }
     deleted.recycled = recycle_bin::sweep(pool).await?;
     Ok(deleted)
 }
 
-/// Deletes rows that are older than this many days, in batches. Returns their number.
-async fn rows_older(connection: &mut AsyncPgConnection, table: &str, days: i32) -> Result<usize, SourceTrouble> {
+/// Deletes events that are older than this many days, in batches. Returns their number.
+async fn events_older(connection: &mut AsyncPgConnection, days: i32) -> Result<usize, SourceTrouble> {
     let mut deleted = 0;
     loop {
-        let some = sql_query(format!(
-            "DELETE FROM {table} WHERE id = ANY(ARRAY( \
-             SELECT id FROM {table} WHERE ts < now() - $1 * interval '1 day' ORDER BY ts LIMIT $2 FOR UPDATE SKIP LOCKED))"
-        ))
+        let some = sql_query(
+            "DELETE FROM monitor_events WHERE id = ANY(ARRAY(SELECT id FROM monitor_events \
+             WHERE ts < now() - $1 * interval '1 day' ORDER BY ts LIMIT $2 FOR UPDATE SKIP LOCKED))",
+        )
         .bind::<Integer, _>(days)
         .bind::<BigInt, _>(ROWS_AT_ONCE)
         .execute(connection)
