@@ -1,7 +1,8 @@
 //! `shepherd-monitor dead-letters`: lists, requeues and deletes dead letters.
 //!
 //! [`command`] defines the arguments, and [`run`] executes them and prints the result. Dead letters and the scripts for
-//! atomic steps are in [`redis_streams`](crate::redis_streams).
+//! atomic steps are in [`redis_streams`](crate::redis_streams). Changes are recorded in the audit log; deleted dead
+//! letters are moved to the recycle bin, as on the pages.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -10,13 +11,20 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command, value_parser};
+use serde_json::{Value, json};
 
+use super::audited::{audited, user};
 use super::{flags, output, runtime, settings};
 use crate::contract::Name;
 use crate::doctor::report::count;
+use crate::fleet::message::{Action, Chosen, MessageState, Part};
+use crate::operator::{self, Sources};
+use crate::postgres::connection as postgres;
 use crate::printable::{Escaped, Lines};
+use crate::redis_streams::connection as redis;
 use crate::redis_streams::tasks::dead_letters::{self, DeadLetter, Delivery};
 use crate::redis_streams::tasks::{Address, EntryId, Link, LinkError};
+use crate::settings::Settings;
 
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Dead letters per Redis command.
@@ -28,15 +36,17 @@ const LINE: usize = 100;
 
 /// The subcommand with its own subcommands; each takes the Redis settings.
 pub(super) fn command() -> Command {
-    let verb = |name: &'static str, about: &'static str| {
+    let with = |name: &'static str, about: &'static str, groups: &'static [&'static str]| {
         let stream = Arg::new("stream")
             .long("stream")
             .value_name("NAME")
             .required(true)
             .value_parser(value_parser!(OsString))
             .help("Stream whose dead letters to use, such as aragorn.lookup");
-        Command::new(name).about(about).arg(stream).args(flags(|entry| entry.group == "Redis"))
+        Command::new(name).about(about).arg(stream).args(flags(|entry| groups.contains(&entry.group)))
     };
+    let verb = |name, about| with(name, about, &["Redis"]);
+    let change = |name, about| with(name, about, &["Redis", "Postgres"]);
     let chosen = |command: Command, what: &'static str| {
         let ids = Arg::new("id")
             .long("id")
@@ -66,7 +76,7 @@ pub(super) fn command() -> Command {
         .subcommand(chosen(verb("show", "Show dead letters in full: consumers, times, fields"), "All"))
         .subcommand(
             chosen(
-                verb("replay", "Add dead letters to their stream again as new tasks"),
+                change("replay", "Add dead letters to their stream again as new tasks"),
                 "All dead letters of the stream",
             )
             .after_help(
@@ -75,7 +85,12 @@ pub(super) fn command() -> Command {
             ),
         )
         .subcommand(
-            chosen(verb("delete", "Delete dead letters permanently"), "All dead letters of the stream").alias("drop"),
+            chosen(change("delete", "Move dead letters to the recycle bin"), "All dead letters of the stream")
+                .alias("drop")
+                .after_help(
+                    "They can be restored for 30 days on the page /admin/recycle-bin. The change is recorded in the \
+                     audit log; while Postgres is unreachable, nothing is deleted.",
+                ),
         )
 }
 
@@ -96,23 +111,35 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
         stream: Name::from(stream.into_vec()),
         output: Lines::default(),
     };
-    let done = runtime()?.block_on(session.serve(verb, given));
+    let done = match verb {
+        "replay" | "delete" => runtime()?.block_on(session.change(verb, given, &settings)),
+        _ => runtime()?.block_on(session.serve(verb, given)).map_err(|trouble| trouble.of(&session.stream)),
+    };
     output::print(&session.output)?;
-    done.map_err(|trouble| match trouble {
-        Trouble::Redis(e) if e.code() == "WRONGTYPE" => {
-            format!("{}:dead is not a dead-letter stream ({e})", session.stream)
-        }
-        Trouble::Redis(e) => e.to_string(),
-        Trouble::Missing(ids) => {
-            let ids: Vec<&str> = ids.iter().map(EntryId::as_str).collect();
-            format!("no such dead letter of {}: {}", session.stream, ids.join(" "))
-        }
-    })
+    done
 }
 
 enum Trouble {
     Redis(LinkError),
     Missing(Vec<EntryId>),
+    /// The recycle bin cannot be used, or the action ended early.
+    Stopped(String),
+}
+
+impl Trouble {
+    fn of(&self, stream: &Name) -> String {
+        match self {
+            Self::Redis(e) if e.code() == "WRONGTYPE" => {
+                format!("{}:dead is not a dead-letter stream ({e})", printable(stream.as_bytes()))
+            }
+            Self::Redis(e) => e.to_string(),
+            Self::Missing(ids) => {
+                let ids: Vec<&str> = ids.iter().map(EntryId::as_str).collect();
+                format!("no such dead letter of {}: {}", printable(stream.as_bytes()), ids.join(" "))
+            }
+            Self::Stopped(reason) => reason.clone(),
+        }
+    }
 }
 
 impl From<LinkError> for Trouble {
@@ -134,39 +161,103 @@ impl Session {
             let most = given.get_one::<u32>("limit").copied().unwrap_or(1);
             return self.list(usize::try_from(most).unwrap_or(usize::MAX)).await;
         }
-        let ids = match given.get_many::<EntryId>("id") {
-            Some(ids) => ids.cloned().collect(),
-            None => self.all().await?,
-        };
-        let (mut done, mut refused) = (Vec::new(), None);
+        let ids = self.chosen(given).await?;
+        let mut shown = Vec::new();
         for page in ids.chunks(PAGE) {
-            match verb {
-                "show" => done.extend(self.show(page).await?),
-                "replay" => {
-                    let replayed = dead_letters::replay(&mut self.link, &self.stream, page).await?;
-                    done.extend(replayed.ids);
-                    refused = replayed.refused;
-                }
-                _ => done.extend(dead_letters::discard(&mut self.link, &self.stream, page).await?),
+            shown.extend(self.show(page).await?);
+        }
+        missing(given, ids, &shown)
+    }
+
+    /// Replays or deletes dead letters, with a row in the audit log.
+    async fn change(&mut self, verb: &str, given: &ArgMatches, settings: &Settings) -> Result<(), String> {
+        let stream = self.stream.clone();
+        let ids = self.chosen(given).await.map_err(|trouble| trouble.of(&stream))?;
+        let sources = Sources {
+            redis: redis::pool(settings.redis_url.reveal(), RESPONSE_TIMEOUT).map_err(|trouble| trouble.detail)?,
+            postgres: postgres::pool(settings.database_url.reveal(), settings.pool_timeout)
+                .map_err(|trouble| trouble.detail)?,
+        };
+        let (action, name) = match verb {
+            "replay" => (Action::Retry, "retry messages"),
+            _ => (Action::Drop, "move messages to recycle bin"),
+        };
+        let listed: Vec<&str> = ids.iter().map(EntryId::as_str).take(20).collect();
+        let parameters = json!({
+            "action": action, "messages": ids.len(), "streams": [stream.to_text()], "dead_letters": listed,
+            "all": given.get_flag("all"),
+        });
+        let work = async {
+            match action {
+                Action::Retry => self.replay(&ids).await,
+                _ => self.delete(&sources, &ids).await,
             }
-            if refused.is_some() {
+        };
+        // An outcome that is only partial is in the result; the error follows.
+        let work = async { work.await.map_err(|trouble| trouble.of(&stream)) };
+        let (done, stopped) = audited(&sources.postgres, name, parameters, work).await??;
+        match stopped {
+            Some(trouble) => Err(trouble.of(&stream)),
+            None => missing(given, ids, &done).map_err(|trouble| trouble.of(&stream)),
+        }
+    }
+
+    async fn replay(&mut self, ids: &[EntryId]) -> Result<(Value, Done), Trouble> {
+        let (mut done, mut stopped) = (Vec::new(), None);
+        for page in ids.chunks(PAGE) {
+            match dead_letters::replay(&mut self.link, &self.stream, page).await {
+                Ok(replayed) => {
+                    done.extend(replayed.ids);
+                    stopped = replayed.refused.map(Trouble::Redis);
+                }
+                Err(error) => stopped = Some(Trouble::Redis(error)),
+            }
+            if stopped.is_some() {
                 break;
             }
         }
-        match verb {
-            "replay" => self.tell(format_args!("{} replayed into {}", done.len(), self.stream.clone())),
-            "delete" => {
-                let letters = count(done.len(), "dead letter");
-                self.tell(format_args!("{letters} of {} deleted", self.stream.clone()));
-            }
-            _ => {}
+        let stream = printable(self.stream.as_bytes());
+        self.tell(format_args!("{} replayed into {stream}", done.len()));
+        let problem = stopped.as_ref().map(|trouble| trouble.of(&self.stream));
+        Ok((json!({"done": done.len(), "problem": problem}), (done, stopped)))
+    }
+
+    /// Moves dead letters to the recycle bin.
+    async fn delete(&mut self, sources: &Sources, ids: &[EntryId]) -> Result<(Value, Done), Trouble> {
+        let mut present = Vec::new();
+        for page in ids.chunks(PAGE) {
+            let letters = dead_letters::find(&mut self.link, &self.stream, page).await?;
+            present.extend(letters.into_iter().map(|letter| (letter.entry.id, letter.deliveries)));
         }
-        if let Some(error) = refused {
-            return Err(error.into());
+        let entries = present.iter().map(|(id, deliveries)| (0, id.as_str().to_owned(), *deliveries)).collect();
+        let part = Part {
+            stream: self.stream.as_bytes().to_vec(),
+            group: Vec::new(),
+            state: MessageState::Dead,
+            owners: vec![Vec::new()],
+            entries,
+        };
+        let why = "command line".to_owned();
+        let chosen = Chosen { action: Action::Drop, why, min_idle_ms: 0, of_the_dead: false, parts: vec![part] };
+        let applied = operator::apply(sources, &chosen, &user()).await;
+        let (stream, batch) = (printable(self.stream.as_bytes()), applied.batch.clone().unwrap_or_default());
+        let letters = count(usize::try_from(applied.done).unwrap_or(usize::MAX), "dead letter");
+        let into = if applied.done > 0 { format!(" (batch {batch})") } else { String::new() };
+        self.tell(format_args!("{letters} of {stream} moved to the recycle bin{into}"));
+        let refused = applied.refused.as_ref().map(|(count, error)| format!("{count} refused by Redis: {error}"));
+        let problem = applied.ended_early.clone().or(refused);
+        let result =
+            json!({"done": applied.done, "batch": applied.batch.filter(|_| applied.done > 0), "problem": problem});
+        let done = present.into_iter().map(|(id, _)| id).collect();
+        Ok((result, (done, problem.map(Trouble::Stopped))))
+    }
+
+    /// Returns the IDs that the arguments select.
+    async fn chosen(&mut self, given: &ArgMatches) -> Result<Vec<EntryId>, Trouble> {
+        match given.get_many::<EntryId>("id") {
+            Some(ids) => Ok(ids.cloned().collect()),
+            None => Ok(self.all().await?),
         }
-        let missing: Vec<EntryId> = ids.into_iter().filter(|id| !done.contains(id)).collect();
-        // With `--all`, a dead letter that another client took meanwhile is not an error.
-        if given.get_flag("all") || missing.is_empty() { Ok(()) } else { Err(Trouble::Missing(missing)) }
     }
 
     /// Returns the IDs of the current dead letters; later ones are not touched.
@@ -214,6 +305,15 @@ impl Session {
     fn tell(&mut self, line: std::fmt::Arguments<'_>) {
         self.output.add(line);
     }
+}
+
+/// The processed dead letters, and why not all were processed.
+type Done = (Vec<EntryId>, Option<Trouble>);
+
+/// With `--all`, a dead letter that another client took meanwhile is not an error.
+fn missing(given: &ArgMatches, ids: Vec<EntryId>, done: &[EntryId]) -> Result<(), Trouble> {
+    let missing: Vec<EntryId> = ids.into_iter().filter(|id| !done.contains(id)).collect();
+    if given.get_flag("all") || missing.is_empty() { Ok(()) } else { Err(Trouble::Missing(missing)) }
 }
 
 /// Formats a dead letter with all details.

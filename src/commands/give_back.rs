@@ -7,11 +7,13 @@
 use std::time::Duration;
 
 use clap::{ArgMatches, Command};
+use serde_json::{Value, json};
 
-use super::{flags, output, runtime, settings, texts};
+use super::{audited, flags, output, runtime, settings, texts};
 use crate::postgres::migrate::{self, HandedBack};
-use crate::postgres::{alerts, connection as of_postgres};
-use crate::redis_streams::{connection as of_redis, leader, older_monitor};
+use crate::postgres::{alerts, audit, connection as of_postgres};
+use crate::redis_streams::connection::{self as of_redis, Pool};
+use crate::redis_streams::{leader, older_monitor};
 use crate::settings::Settings;
 
 /// Response timeout of Redis.
@@ -45,16 +47,10 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
 }
 
 async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String> {
-    let watched = |connections| {
-        Err(format!(
-            "a monitor is still connected to this database ({connections} connections): stop it first. Connect to Postgres \
-             itself: a connection pooler keeps the connections of a stopped monitor"
-        ))
-    };
     let (database_url, within) = (settings.database_url.reveal(), settings.pool_timeout);
     let connections = migrate::monitors_connected(database_url, within).await.map_err(|trouble| trouble.detail)?;
     if connections > 0 {
-        return watched(connections);
+        return Err(watched(connections));
     }
     let redis = of_redis::pool(settings.redis_url.reveal(), REDIS_WITHIN).map_err(|trouble| trouble.detail)?;
     let redis = match leader::none_within(&redis, ENDING_TAKES).await {
@@ -73,19 +69,38 @@ async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String>
     };
     let database = of_postgres::pool(database_url, within).map_err(|trouble| trouble.detail)?;
     let cooldowns = alerts::cooldowns(&database).await.map_err(|trouble| trouble.detail)?;
+    // A database that this monitor never migrated has no audit log, and nothing to roll back.
+    let row = match audit::is_ready(&database).await.map_err(|trouble| trouble.detail)? {
+        true => Some(audited::begin(&database, "rollback", json!({"redis": redis.is_some()})).await?),
+        false => None,
+    };
+    // The rollback refuses to run while monitors are connected.
     database.close();
+    let done = roll_back(settings, redis, &cooldowns).await;
+    if let Some(row) = row {
+        let database = of_postgres::pool(database_url, within).map_err(|trouble| trouble.detail)?;
+        audited::end(&database, row, done.as_ref().map_err(String::as_str)).await;
+    }
+    done.map(drop)
+}
+
+/// Moves the data. Returns the amount, for the audit log.
+async fn roll_back(settings: &Settings, redis: Option<Pool>, cooldowns: &[(String, u64)]) -> Result<Value, String> {
+    let (database_url, within) = (settings.database_url.reveal(), settings.pool_timeout);
     let history = migrate::give_back(database_url, within).await.map_err(|trouble| trouble.detail)?;
     if let HandedBack::Watched { connections } = history {
-        return watched(connections);
+        return Err(watched(connections));
     }
     let state = match redis {
-        Some(redis) => older_monitor::give_back(&redis, &cooldowns).await.map_err(|trouble| trouble.detail)?,
+        Some(redis) => older_monitor::give_back(&redis, cooldowns).await.map_err(|trouble| trouble.detail)?,
         None => None,
     };
     if history == HandedBack::Nothing && state.is_none() {
         return Err("this database was not migrated by this monitor; nothing to roll back".to_owned());
     }
+    let mut moved = json!({});
     if let HandedBack::All { samples, latencies } = history {
+        moved = json!({"samples": samples, "latencies": latencies});
         output::line(format_args!(
             "Restored {samples} samples in monitor_metrics and {latencies} rows in monitor_task_latency."
         ))?;
@@ -96,5 +111,12 @@ async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String>
             state.types, state.series, state.cooldowns
         ))?;
     }
-    Ok(())
+    Ok(moved)
+}
+
+fn watched(connections: i64) -> String {
+    format!(
+        "a monitor is still connected to this database ({connections} connections): stop it first. Connect to Postgres \
+         itself: a connection pooler keeps the connections of a stopped monitor"
+    )
 }

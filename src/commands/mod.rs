@@ -5,6 +5,7 @@
 //! [`application`](crate::application).
 
 mod audit;
+mod audited;
 mod check_config;
 mod completions;
 mod dead_letters;

@@ -212,6 +212,10 @@ async fn two_monitors_run_side_by_side_and_the_way_back_loses_nothing_of_either(
     assert!(fleet.older.finds().await.series["backlog:arax"].len() < before.series["backlog:arax"].len());
     let told = fleet.give_back().unwrap();
     assert!(told.contains("samples in monitor_metrics"), "{told}");
+    let audited = "SELECT outcome, (result->>'samples')::int8 > 0 FROM monitor_audit WHERE action = 'rollback' \
+        AND address = 'command line'";
+    let row = fleet.database.connect().await.query_one(audited, &[]).await.unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, bool>(1)), ("done", true));
 
     let after = fleet.older.finds().await;
     assert_has_all(&after, &before);

@@ -1,8 +1,13 @@
 //! Entries that exceed the delivery limit, and the `dead-letters` commands.
 
 use redis::Value;
+use shepherd_monitor::fleet::message::BinState;
+use shepherd_monitor::operator::{Sources, recycle};
+use shepherd_monitor::postgres::recycle_bin::{self, Filter};
+use shepherd_monitor::postgres::{audit, connection, migrate};
 
 use super::*;
+use crate::support::postgres::TestDatabase;
 
 #[tokio::test]
 async fn an_entry_beyond_the_delivery_limit_is_dead_lettered_with_its_history() {
@@ -49,10 +54,22 @@ async fn an_entry_beyond_the_delivery_limit_is_dead_lettered_with_its_history() 
     assert_eq!(records, Vec::<String>::new());
 }
 
-/// Runs a `dead-letters` command; returns its output, or its error message.
+/// A `dead-letters` command that only reads; returns its output, or its error message.
 async fn command(server: &TestRedis, verb: &str, more: &[&str]) -> Result<String, String> {
+    change(server, "postgres://postgres@127.0.0.1:1/none", verb, more).await
+}
+
+/// A migrated database, for commands that change something.
+async fn migrated() -> TestDatabase {
+    let database = TestDatabase::create();
+    migrate::run(&database.url(), PATIENCE).await.unwrap();
+    database
+}
+
+/// A `dead-letters` command; returns its output, or its error message.
+async fn change(server: &TestRedis, database: &str, verb: &str, more: &[&str]) -> Result<String, String> {
     let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
-    program.args(["dead-letters", verb]).args(more).env_clear();
+    program.args(["dead-letters", verb]).args(more).env_clear().env("DATABASE_URL", database);
     program.env("REDIS_HOST", "127.0.0.1").env("REDIS_PORT", server.port().to_string());
     let output = program.output().await.unwrap();
     let [printed, errors] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
@@ -82,7 +99,7 @@ async fn bury(server: &TestRedis, tasks: usize) -> Vec<String> {
 
 #[tokio::test]
 async fn dead_letters_are_listed_replayed_and_deleted() {
-    let server = TestRedis::start();
+    let (server, database) = (TestRedis::start(), migrated().await);
     let mut redis = server.connection().await;
     bury(&server, 250).await;
     let letters: Vec<String> = entries(&mut redis, "a:dead").await.into_iter().map(|(id, _)| id).collect();
@@ -92,10 +109,11 @@ async fn dead_letters_are_listed_replayed_and_deleted() {
     assert!(printed.ends_with("the oldest 2 of 250 dead letters of a; --limit shows more\n"), "{printed}");
 
     let first_ten: Vec<&str> = letters[..10].iter().map(String::as_str).collect();
-    let printed = command(&server, "drop", &[&["--stream", "a", "--id"], &first_ten[..]].concat()).await.unwrap();
-    assert_eq!(printed, "10 dead letters of a deleted\n");
+    let ten = [&["--stream", "a", "--id"], &first_ten[..]].concat();
+    let printed = change(&server, &database.url(), "drop", &ten).await.unwrap();
+    assert!(printed.starts_with("10 dead letters of a moved to the recycle bin (batch "), "{printed}");
     let two = ["--stream", "a", "--id", &letters[10], "--id", &letters[11]];
-    assert_eq!(command(&server, "replay", &two).await.unwrap(), "2 replayed into a\n");
+    assert_eq!(change(&server, &database.url(), "replay", &two).await.unwrap(), "2 replayed into a\n");
     assert_eq!(queries(&mut redis, "a").await, ["q10", "q11"]);
     // They are new tasks without the fields of the dead letter.
     for (_, fields) in entries(&mut redis, "a").await {
@@ -103,12 +121,51 @@ async fn dead_letters_are_listed_replayed_and_deleted() {
         assert_eq!(field(&fields, "workflow"), workflow(&["a", "b"]));
     }
     let rest = ["--stream", "a", "--all"];
-    assert_eq!(command(&server, "replay", &rest).await.unwrap(), "238 replayed into a\n");
+    assert_eq!(change(&server, &database.url(), "replay", &rest).await.unwrap(), "238 replayed into a\n");
     let worker = Running::start(quick(&server, "a").task_limit(50), done);
     reaches(&redis, "b", 240).await;
     worker.leave().await;
     assert_eq!(command(&server, "list", &["--stream", "a"]).await.unwrap(), "no dead letters of a\n");
-    assert_eq!(command(&server, "drop", &rest).await.unwrap(), "0 dead letters of a deleted\n");
+    let printed = change(&server, &database.url(), "drop", &rest).await.unwrap();
+    assert_eq!(printed, "0 dead letters of a moved to the recycle bin\n");
+}
+
+#[tokio::test]
+async fn changes_at_the_command_line_are_audited_and_deleted_dead_letters_can_be_restored() {
+    let (server, database) = (TestRedis::start(), migrated().await);
+    let mut redis = server.connection().await;
+    bury(&server, 3).await;
+    let before = entries(&mut redis, "a:dead").await;
+    let all = ["--stream", "a", "--all"];
+    // Without Postgres, nothing is deleted or replayed.
+    for verb in ["drop", "replay"] {
+        let printed = command(&server, verb, &all).await.unwrap_err();
+        assert!(printed.contains("nothing was changed: the audit log cannot be written"), "{printed}");
+    }
+    assert_eq!(entries(&mut redis, "a:dead").await, before);
+
+    change(&server, &database.url(), "drop", &all).await.unwrap();
+    assert_eq!(length(&mut redis, "a:dead").await, 0);
+    let sources = Sources {
+        redis: shepherd_monitor::redis_streams::connection::pool(&server.url(), PATIENCE).unwrap(),
+        postgres: connection::pool(&database.url(), PATIENCE).unwrap(),
+    };
+    let binned = recycle_bin::rows(&sources.postgres, &Filter::default(), 10).await.unwrap();
+    assert!(binned.len() == 3 && binned.iter().all(|row| row.state == BinState::Binned), "{binned:?}");
+    let restored = recycle::restore(&sources, &Filter::default(), "bo").await.unwrap();
+    assert_eq!((restored.restored, length(&mut redis, "a:dead").await), (3, 3));
+    change(&server, &database.url(), "replay", &all).await.unwrap();
+
+    let rows = audit::newest(&sources.postgres, None, 10).await.unwrap();
+    let actions: Vec<&str> = rows.iter().map(|row| row.action.as_str()).collect();
+    assert_eq!(actions, ["retry messages", "move messages to recycle bin"]);
+    for row in &rows {
+        assert_eq!((row.address.as_str(), row.outcome.as_str()), ("command line", "done"), "{row:?}");
+        assert_eq!((&row.parameters["messages"], &row.result.as_ref().unwrap()["done"]), (&3.into(), &3.into()));
+    }
+    assert_eq!(rows[0].who, binned[0].who);
+    let id = String::from_utf8(std::process::Command::new("id").arg("-un").output().unwrap().stdout).unwrap();
+    assert!(rows[0].who.starts_with(id.trim()), "{} {id}", rows[0].who);
 }
 
 #[tokio::test]
@@ -136,10 +193,10 @@ async fn show_prints_everything_about_a_dead_letter() {
 
 #[tokio::test]
 async fn a_replayed_task_keeps_its_idempotency_key() {
-    let server = TestRedis::start();
+    let (server, database) = (TestRedis::start(), migrated().await);
     let redis = server.connection().await;
     let ids = bury(&server, 1).await;
-    command(&server, "replay", &["--stream", "a", "--all"]).await.unwrap();
+    change(&server, &database.url(), "replay", &["--stream", "a", "--all"]).await.unwrap();
     let calls = Calls::default();
     let note = |calls: Calls| {
         move |task: Task| {
@@ -159,22 +216,23 @@ async fn a_replayed_task_keeps_its_idempotency_key() {
 
 #[tokio::test]
 async fn dead_letter_commands_report_errors_in_one_line() {
-    let server = TestRedis::start();
+    let (server, database) = (TestRedis::start(), migrated().await);
     let mut redis = server.connection().await;
     bury(&server, 3).await;
     let letters: Vec<String> = entries(&mut redis, "a:dead").await.into_iter().map(|(id, _)| id).collect();
 
     let half = ["--stream", "a", "--id", &letters[0], "7-7"];
-    let printed = command(&server, "drop", &half).await.unwrap_err();
+    let printed = change(&server, &database.url(), "drop", &half).await.unwrap_err();
     assert!(
-        printed.contains("1 dead letter of a deleted") && printed.contains("no such dead letter of a: 7-7"),
+        printed.contains("1 dead letter of a moved to the recycle bin")
+            && printed.contains("no such dead letter of a: 7-7"),
         "{printed}"
     );
 
     // A dead letter that cannot be replayed is kept.
     let _: Value = ask!(redis, "DEL", "a");
     let _: Value = ask!(redis, "SET", "a", "no stream");
-    let printed = command(&server, "replay", &["--stream", "a", "--all"]).await.unwrap_err();
+    let printed = change(&server, &database.url(), "replay", &["--stream", "a", "--all"]).await.unwrap_err();
     assert!(printed.contains("0 replayed into a") && printed.contains("WRONGTYPE"), "{printed}");
     assert_eq!(length(&mut redis, "a:dead").await, 2);
 

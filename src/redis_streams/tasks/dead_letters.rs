@@ -133,24 +133,6 @@ pub async fn replay(link: &mut Link, stream: &Name, ids: &[EntryId]) -> Result<R
     Ok(Replayed { ids: reply.filter_map(EntryId::from_value).collect(), refused })
 }
 
-/// Deletes dead letters permanently and returns the IDs of those that existed.
-///
-/// # Errors
-/// If the connection or the command fails.
-pub async fn discard(link: &mut Link, stream: &Name, ids: &[EntryId]) -> Result<Vec<EntryId>, LinkError> {
-    let mut pipe = redis::pipe();
-    for id in ids {
-        pipe.cmd("XDEL").arg(dead_letters(stream).as_bytes()).arg(id.as_bytes());
-    }
-    let mut gone = Vec::with_capacity(ids.len());
-    for (id, reply) in ids.iter().zip(link.send(&mut pipe).await?) {
-        if reply? == Value::Int(1) {
-            gone.push(id.clone());
-        }
-    }
-    Ok(gone)
-}
-
 fn letters(reply: Value) -> Result<Vec<DeadLetter>, LinkError> {
     match reply {
         Value::Array(list) => Ok(list.into_iter().filter_map(entry::one).map(letter).collect()),
