@@ -46,7 +46,7 @@ use crate::redis_streams::leader::LeaderLease;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::{OBSERVER_SCHEMA, Settings};
 use crate::spool::Spool;
-use crate::web::access::{AuthGate, ConnectionLimits, Connections, Lifetimes, Sessions};
+use crate::web::access::{AuthGate, ConnectionLimits, Connections, Lifetimes, SecurityLog, Sessions};
 use crate::web::deadlines::watched;
 use crate::web::read_limits::ReadLimits;
 use crate::web::request_id::identified;
@@ -109,6 +109,7 @@ pub struct Application {
     timers: Timers,
     ledger: Arc<Ledger>,
     io: Io,
+    security: Arc<SecurityLog>,
 }
 
 impl Application {
@@ -140,6 +141,7 @@ impl Application {
         let makers = makers(settings, &io, (&pages, &environment), &alerts, (&newest, &counters))?;
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
         let lifetimes = Lifetimes { idle: settings.session_idle, absolute: settings.session_absolute };
+        let security = SecurityLog::new(io.clone(), Arc::clone(&counters), settings.access.mode());
         let lock = AuthGate {
             policy: Arc::new(settings.access.clone()),
             trusted: Arc::new(settings.trusted_proxies.clone()),
@@ -147,6 +149,7 @@ impl Application {
             sessions: settings.access.login().map(|tokens| Sessions::new(lifetimes, tokens.clone())),
             io: io.clone(),
             counters,
+            security: Arc::clone(&security),
             root: settings.root_path.clone(),
             own: settings.server_url.clone(),
         };
@@ -200,7 +203,7 @@ impl Application {
         .run();
         let handle = server.handle();
         actix_web::rt::spawn(server);
-        Ok(Self { address, supervisor, server: handle, timers, ledger: alerts.ledger, io })
+        Ok(Self { address, supervisor, server: handle, timers, ledger: alerts.ledger, io, security })
     }
 
     /// Returns the address on which it listens.
@@ -234,7 +237,8 @@ impl Application {
         });
         // A session that does not read would delay the graceful shutdown by its whole timeout.
         let stopping = actix_web::rt::time::timeout(Duration::from_millis(1200), self.server.stop(true));
-        let (_, graceful) = futures_util::join!(resigning, stopping);
+        let recording = actix_web::rt::time::timeout(Duration::from_secs(1), self.security.finish());
+        let (_, graceful, _) = futures_util::join!(resigning, stopping, recording);
         if graceful.is_err() {
             self.server.stop(false).await;
         }

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::Role;
 
-/// An audited change.
+/// An audited change, or a security event.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct AuditedChange {
     /// Increasing ID.
@@ -15,8 +15,8 @@ pub struct AuditedChange {
     pub ts: f64,
     /// User.
     pub who: String,
-    /// Role of the user.
-    #[schemars(extend("enum" = Role::ALL))]
+    /// Role of the user; `none` if the client is not authenticated.
+    #[schemars(extend("enum" = ["none", Role::Viewer.as_str(), Role::Operator.as_str(), Role::Admin.as_str()]))]
     pub role: String,
     /// Client address.
     pub address: String,

@@ -2,13 +2,15 @@
 //! role.
 //!
 //! [`role`] defines roles, [`tokens`] verifies tokens, [`policy`] implements the authentication modes, [`address`]
-//! finds the client address; [`AuditedChange`] is an entry of the audit log, [`audit_chain`] its hash chain.
+//! finds the client address; [`AuditedChange`] is an entry of the audit log, [`audit_chain`] its hash chain; [`security`] defines
+//! security events.
 
 pub mod address;
 pub mod audit_chain;
 mod audited_change;
 pub mod policy;
 pub mod role;
+pub mod security;
 pub mod tokens;
 
 pub use audited_change::AuditedChange;

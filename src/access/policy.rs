@@ -113,6 +113,17 @@ impl Policy {
         }
     }
 
+    /// Name of the mode in settings and logs.
+    #[must_use]
+    pub fn mode(&self) -> &'static str {
+        match self {
+            Self::Nobody { .. } => "none",
+            Self::Token(_) => "token",
+            Self::Basic(_) => "basic",
+            Self::Proxy(_) => "proxy",
+        }
+    }
+
     /// Value of `WWW-Authenticate` in a 401.
     #[must_use]
     pub fn challenge(&self) -> Option<&'static str> {

@@ -140,6 +140,8 @@ families! {
 
     LOGINS: Counter of Share, "shepherd_monitor_logins_total", ["result"],
         "Logins on the login page (accepted), invalid credentials (wrong), attempts rejected after too many of them (slowed), requests with an insufficient role (denied)";
+    SECURITY_EVENTS: Counter of Share, "shepherd_monitor_security_events_total", ["kind"],
+        "Events of the security log by kind";
     CONNECTIONS_CLOSED: Counter of Share, "shepherd_monitor_connections_closed_total", [],
         "Client connections closed because of a limit or a deadline";
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::histogram::Histogram;
+use crate::access::security::SecurityKind;
 use crate::contract::Name;
 use crate::fleet::cleanup::Outcome;
 use crate::fleet::event::{Event, EventKind};
@@ -124,6 +125,8 @@ pub struct Counters {
     pub notifications: BTreeMap<(String, Attempt), u64>,
     /// Logins and what was denied.
     pub logins: BTreeMap<Login, u64>,
+    /// Security events.
+    pub security: BTreeMap<SecurityKind, u64>,
     /// Connections of clients closed because of a limit or a deadline.
     pub connections_closed: u64,
     /// Counters of the janitor.
@@ -144,6 +147,7 @@ impl Counters {
             sources: ["redis", "postgres"].map(|source| (source.to_owned(), [0; 2])).into(),
             notifications: channels.iter().flat_map(results).collect(),
             logins: Login::ALL.map(|login| (login, 0)).into(),
+            security: SecurityKind::ALL.map(|kind| (kind, 0)).into(),
             connections_closed: 0,
             janitor: OfJanitor::default(),
             ticks: Histogram::new(TICK_BOUNDS),
@@ -154,6 +158,11 @@ impl Counters {
     /// Counts an attempt to log in, or a denial.
     pub fn count_login(&mut self, login: Login) {
         *self.logins.entry(login).or_default() += 1;
+    }
+
+    /// Counts a security event.
+    pub fn count_security(&mut self, kind: SecurityKind) {
+        *self.security.entry(kind).or_default() += 1;
     }
 
     /// Counts recorded events.

@@ -292,6 +292,10 @@ fn alerts(page: &mut Writer, sight: &Sight<'_>) {
     for (result, count) in &sight.counters.logins {
         family.add(&[result.as_str()], count);
     }
+    let mut family = page.family(&of::SECURITY_EVENTS);
+    for (kind, count) in &sight.counters.security {
+        family.add(&[kind.as_str()], count);
+    }
     page.family(&of::CONNECTIONS_CLOSED).add(&[], sight.counters.connections_closed);
 }
 

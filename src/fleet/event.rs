@@ -174,12 +174,13 @@ pub enum Unread {
 }
 
 /// All values of the `type` column in the archive.
-pub const TYPES: [&str; 11] = [
+pub const TYPES: [&str; 12] = [
     "alert",
     "alert_resolved",
     "consumer_hung",
     "consumer_recovered",
     "consumers_lost",
+    "failed_logins",
     "left_with_work",
     "scale_down",
     "scale_up",
@@ -394,7 +395,7 @@ struct EventFields {
     /// Event type.
     #[schemars(extend("enum" = TYPES))]
     r#type: String,
-    /// The worker type, or `redis` / `postgres` for a data source.
+    /// The worker type, `redis` / `postgres` for a data source, or `security`.
     worker: String,
     /// Idempotency key: identical for the same occurrence.
     key: String,

@@ -1,4 +1,4 @@
-//! The audit page: changes with user, address and result.
+//! The audit page: changes and security events with user, address and result.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -17,6 +17,8 @@ const SHOWN: usize = 300;
 pub struct AuditPage<'a> {
     /// Changes, newest first.
     pub changes: &'a [AuditedChange],
+    /// What is shown: changes, security or all.
+    pub show: &'static str,
     /// The next page starts below this ID.
     pub next: Option<i64>,
 }
@@ -26,6 +28,9 @@ struct View<'a> {
     #[serde(flatten)]
     head: Head<'a>,
     changes: Vec<Row>,
+    show: &'static str,
+    /// Security events only.
+    of_security: bool,
     next: Option<i64>,
 }
 
@@ -51,7 +56,10 @@ impl AuditPage<'_> {
         let title = site.title("Audit");
         let head = Head::of(&site.environment, (&site.pages, "/admin"), &title, &["shell.js", "clock.js"], None);
         let changes = self.changes.iter().map(row).collect();
-        site.pages.render("pages/audit", &View { head, changes, next: self.next })
+        site.pages.render(
+            "pages/audit",
+            &View { head, changes, show: self.show, of_security: self.show == "security", next: self.next },
+        )
     }
 }
 

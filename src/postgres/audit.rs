@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::connection::{PgPool, checkout, trouble};
 use super::events::{bounded, bounded_value};
-use crate::access::audit_chain::{ChainedRow, Fact, Link, Removed, hash_of, hex};
+use crate::access::audit_chain::{ChainedRow, Fact, Head, Link, Removed, hash_of, hex};
 use crate::fleet::reading::SourceTrouble;
 
 /// Maximum size of parameters and results, bytes; longer ones are truncated.
@@ -55,7 +55,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    fn as_str(self) -> &'static str {
+    /// Name in the table.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Done => "done",
             Self::Refused => "refused",
@@ -259,11 +261,11 @@ pub async fn begin(pool: &PgPool, asked: RequestedChange) -> Result<i64, SourceT
     begun.await.map_err(|e: QueryError| trouble(&e))
 }
 
-/// Records the outcome of a change.
+/// Records the outcome of a change. Returns the end of the chain with it; `None` if an earlier attempt stored it.
 ///
 /// # Errors
 /// If Postgres fails; the row then still says that the change was begun.
-pub async fn end(pool: &PgPool, id: i64, outcome: Outcome, result: Value) -> Result<(), SourceTrouble> {
+pub async fn end(pool: &PgPool, id: i64, outcome: Outcome, result: Value) -> Result<Option<Head>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
     let result = short_enough(result);
     let ended = connection.transaction(async |connection| {
@@ -279,10 +281,9 @@ pub async fn end(pool: &PgPool, id: i64, outcome: Outcome, result: Value) -> Res
         .await
         .optional()?;
         // `None`: an earlier attempt stored it, and its reply was lost.
-        if let Some(row) = row {
-            append(connection, &last, Fact::Ended, &row.into()).await?;
-        }
-        Ok(())
+        let Some(row) = row else { return Ok(None) };
+        let link = append(connection, &last, Fact::Ended, &row.into()).await?;
+        Ok(Some(link.as_head()))
     });
     ended.await.map_err(|e: QueryError| trouble(&e))
 }
@@ -388,16 +389,35 @@ async fn retain_some(connection: &mut AsyncPgConnection, days: i32) -> Result<Op
     Ok(Some(count.count))
 }
 
+/// Which rows to return.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shown {
+    /// Changes.
+    #[default]
+    Changes,
+    /// Logins, rejected requests and other security events.
+    Security,
+    /// Both.
+    All,
+}
+
 /// Returns the newest rows, newest first; with `before`, only rows with a lower ID.
 ///
 /// # Errors
 /// If Postgres cannot be read.
-pub async fn newest(pool: &PgPool, before: Option<i64>, limit: u32) -> Result<Vec<Row>, SourceTrouble> {
+pub async fn newest(pool: &PgPool, shown: Shown, before: Option<i64>, limit: u32) -> Result<Vec<Row>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    sql_query(
-        "SELECT id, ts, who, role, address, action, parameters, result, outcome, ended FROM monitor_audit \
-         WHERE id < $1 ORDER BY id DESC LIMIT $2",
-    )
+    // Only security events are complete when they are stored.
+    let recorded = "EXISTS (SELECT FROM monitor_audit_chain c WHERE c.row_id = a.id AND c.kind = 'recorded')";
+    let condition = match shown {
+        Shown::Changes => format!("NOT {recorded}"),
+        Shown::Security => recorded.to_owned(),
+        Shown::All => "true".to_owned(),
+    };
+    sql_query(format!(
+        "SELECT id, ts, who, role, address, action, parameters, result, outcome, ended FROM monitor_audit a \
+         WHERE id < $1 AND {condition} ORDER BY id DESC LIMIT $2"
+    ))
     .bind::<BigInt, _>(before.unwrap_or(i64::MAX))
     .bind::<BigInt, _>(i64::from(limit))
     .load(&mut connection)

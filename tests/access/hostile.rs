@@ -353,7 +353,7 @@ async fn logins_and_denied_requests_are_logged_and_counted() {
         assert!(metrics.contains(&line), "{line} in {metrics}");
     }
     let log = ground.monitor.log();
-    for said in ["logged in", "failed login", "denied: the role does not suffice"] {
+    for said in ["logged in", "failed login", "request denied"] {
         assert!(log.contains(said), "{said} in {log}");
     }
 }

@@ -110,6 +110,8 @@ async fn requests_are_logged_with_user_and_duration_without_secrets() {
     };
     assert_eq!(ask("/livez", "probe-1", TOKEN).await, 200);
     ask("/readyz?verbose", "probe-2", TOKEN).await;
+    // The first use of a token is logged as well.
+    ask("/api/health", "first", TOKEN).await;
     assert_eq!(ask("/api/health?key=s3cret", "known", TOKEN).await, 200);
     assert_eq!(ask("/api/health?key=s3cret", "stranger", "wrong-0123456789").await, 401);
     let known = lines_of(&monitor, "known").await;

@@ -90,6 +90,7 @@ async fn errors_about_invalid_requests_contain_the_expected_value() {
         ("/api/admin/passes?limit=501", "limit"),
         ("/api/admin/audit?limit=501", "limit"),
         ("/api/admin/audit?before=x", "before"),
+        ("/api/admin/audit?show=x", "show"),
         ("/api/admin/recycle_bin?batch=x", "batch"),
         ("/api/admin/recycle_bin?state=x", "state"),
         ("/api/admin/dead_consumers?min_idle_seconds=-1", "min_idle_seconds"),

@@ -156,7 +156,7 @@ async fn changes_at_the_command_line_are_audited_and_deleted_dead_letters_can_be
     assert_eq!((restored.restored, length(&mut redis, "a:dead").await), (3, 3));
     change(&server, &database.url(), "replay", &all).await.unwrap();
 
-    let rows = audit::newest(&sources.postgres, None, 10).await.unwrap();
+    let rows = audit::newest(&sources.postgres, audit::Shown::Changes, None, 10).await.unwrap();
     let actions: Vec<&str> = rows.iter().map(|row| row.action.as_str()).collect();
     assert_eq!(actions, ["retry messages", "move messages to recycle bin"]);
     for row in &rows {

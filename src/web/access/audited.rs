@@ -1,12 +1,14 @@
 //! Changes that are recorded in the audit log before they begin.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tracing::Instrument;
 
 use super::caller::Caller;
+use crate::access::audit_chain::Head;
 use crate::actors::io::{Io, OBSERVES_ONLY, POSTGRES_LATE};
 use crate::postgres::audit::{self, Outcome, RequestedChange};
 use crate::web::AppState;
@@ -42,15 +44,15 @@ pub async fn audited<T: 'static>(
         action,
         parameters,
     };
-    let io = front.io.clone();
+    let (io, security) = (front.io.clone(), Arc::clone(&front.lock.security));
     let doing = async move {
-        let pool = io.web.changes.clone();
-        let row = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, asked).await }).await.map_err(
-            |trouble| {
-                let why = trouble.detail;
-                Problem::Unavailable(format!("nothing was changed: the audit log cannot be written ({why})"))
-            },
-        )?;
+        let (pool, begun) = (io.web.changes.clone(), asked.clone());
+        let row = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, begun).await }).await;
+        let row = row.map_err(|trouble| {
+            security.changed(&asked, None, None, None);
+            let why = trouble.detail;
+            Problem::Unavailable(format!("nothing was changed: the audit log cannot be written ({why})"))
+        })?;
         let done = work.await;
         let (outcome, result) = match &done {
             Ok((answer, _)) => (Outcome::Done, answer.clone()),
@@ -59,7 +61,10 @@ pub async fn audited<T: 'static>(
             }
             Err(problem) => (Outcome::Failed, json!({"problem": problem.to_string()})),
         };
-        let end = write_end(io, row, action, outcome, result);
+        let end = async move {
+            let head = write_end(io, row, action, outcome, result).await;
+            security.changed(&asked, Some(row), Some(outcome), head.as_ref());
+        };
         // Usually complete before the response; a slow Postgres must not delay the client.
         drop(actix_web::rt::time::timeout(WRITE_WITHIN, actix_web::rt::spawn(end.in_current_span())).await);
         done
@@ -70,13 +75,14 @@ pub async fn audited<T: 'static>(
     })
 }
 
-async fn write_end(io: Io, row: i64, action: &'static str, outcome: Outcome, result: Value) {
+/// Records the outcome of a change. Returns the end of the hash chain.
+async fn write_end(io: Io, row: i64, action: &'static str, outcome: Outcome, result: Value) -> Option<Head> {
     let mut pause = Duration::from_secs(1);
     for attempt in 1..=TRIES {
         let (pool, result) = (io.web.changes.clone(), result.clone());
         let writing = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::end(&pool, row, outcome, result).await });
         match writing.await {
-            Ok(()) => return,
+            Ok(head) => return head,
             Err(trouble) if attempt == TRIES => {
                 tracing::error!(
                     row,
@@ -92,4 +98,5 @@ async fn write_end(io: Io, row: i64, action: &'static str, outcome: Outcome, res
             }
         }
     }
+    None
 }

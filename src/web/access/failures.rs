@@ -1,4 +1,4 @@
-//! Failed logins, counted per address, per account and in total. Above a limit, attempts are delayed whether they are
+//! Failed logins, counted per address, per account and in total. Many of them are reported. Above a limit, attempts are delayed whether they are
 //! valid or not: guessing becomes too slow, and no user is locked out.
 
 use std::collections::HashMap;
@@ -17,6 +17,9 @@ const MOST: u32 = 100;
 /// Total failures within [`WITHIN`]. Above it, addresses with more than [`FEW`] are delayed as well.
 const MOST_IN_ALL: u32 = 1000;
 const FEW: u32 = 5;
+/// Failures of an address, and in total, within [`WITHIN`] that are reported as an event.
+const REPORTED: u32 = 20;
+const REPORTED_IN_ALL: u32 = 200;
 /// Period over which failures are counted.
 const WITHIN: Duration = Duration::from_secs(60);
 /// Delay of an attempt after too many failures.
@@ -47,6 +50,16 @@ struct Known {
     counts: HashMap<Key, Count>,
     in_all: Option<Count>,
     right: HashMap<(Option<IpAddr>, Role), Instant>,
+    many: Vec<ManyFailures>,
+}
+
+/// Many failed logins within a minute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ManyFailures {
+    /// Their address; `None`: all addresses.
+    pub address: Option<IpAddr>,
+    /// Their number.
+    pub count: u32,
 }
 
 /// A login attempt: address and account.
@@ -70,11 +83,11 @@ struct Waits<'a> {
 
 impl Failures {
     /// Records an attempt with valid credentials of `role`, or with wrong ones; waits first if there were too many
-    /// failures.
+    /// failures. Returns whether they were valid for the first time at this address within a day.
     ///
     /// # Errors
     /// If too many attempts are waiting, or the credentials are wrong and the limit is exceeded.
-    pub async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<(), Problem> {
+    pub async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<bool, Problem> {
         let slow = {
             let mut known = self.known();
             let trusted = role.is_some_and(|role| known.trusts(attempt, role, Instant::now()));
@@ -86,12 +99,14 @@ impl Failures {
             drop(waits);
         }
         match role {
-            Some(role) => {
-                self.known().trust(attempt, role, Instant::now());
-                Ok(())
-            }
-            None => self.note(attempt, Instant::now()),
+            Some(role) => Ok(self.known().trust(attempt, role, Instant::now())),
+            None => self.note(attempt, Instant::now()).map(|()| false),
         }
+    }
+
+    /// Returns the addresses that reached the number of failures to report since the last call.
+    pub(super) fn take_many(&self) -> Vec<ManyFailures> {
+        std::mem::take(&mut self.known().many)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -119,9 +134,8 @@ impl Failures {
             if count.wrong > MOST {
                 over = Some(WITHIN.saturating_sub(now.duration_since(count.since)).as_secs() + 1);
             }
-            if matches!(key, Key::Address(_)) && count.wrong <= MOST + 1 {
-                let (address, account, wrong) = (attempt.address, attempt.account.as_deref(), count.wrong);
-                tracing::warn!(?address, ?account, count = wrong, slowed = over.is_some(), "failed login");
+            if matches!(key, Key::Address(_)) && count.wrong == REPORTED {
+                known.many.push(ManyFailures { address: attempt.address, count: REPORTED });
             }
         }
         let in_all = known.in_all.get_or_insert(Count { wrong: 0, since: now, waiting: 0 });
@@ -129,8 +143,12 @@ impl Failures {
             *in_all = Count { wrong: 0, since: now, waiting: 0 };
         }
         in_all.wrong = in_all.wrong.saturating_add(1);
-        if in_all.wrong == MOST_IN_ALL {
-            tracing::warn!(count = in_all.wrong, "failed logins from many addresses; attempts are slowed down");
+        let wrong = in_all.wrong;
+        if wrong == REPORTED_IN_ALL {
+            known.many.push(ManyFailures { address: None, count: wrong });
+        }
+        if wrong == MOST_IN_ALL {
+            tracing::warn!(count = wrong, "failed logins from many addresses; attempts are slowed down");
         }
         match over {
             Some(wait) => Err(Problem::TooMany { wait }),
@@ -184,14 +202,15 @@ impl Known {
         known.is_some_and(|then| now.duration_since(*then) < TRUSTED_FOR)
     }
 
-    fn trust(&mut self, attempt: &Attempt, role: Role, now: Instant) {
+    fn trust(&mut self, attempt: &Attempt, role: Role, now: Instant) -> bool {
         if self.right.len() >= KNOWN {
             self.right.retain(|_, then| now.duration_since(*then) < TRUSTED_FOR);
             if self.right.len() >= KNOWN {
-                return;
+                return false;
             }
         }
-        self.right.insert((attempt.address.map(client_prefix), role), now);
+        let before = self.right.insert((attempt.address.map(client_prefix), role), now);
+        before.is_none_or(|then| now.duration_since(then) >= TRUSTED_FOR)
     }
 }
 
@@ -241,6 +260,27 @@ mod tests {
         assert!(matches!(note(&failures, &at(500)), Err(Problem::TooMany { .. })));
         assert!(failures.known().is_too_many(&at(501), Instant::now()));
         assert!(!failures.known().is_too_many(&from(501 << 64), Instant::now()));
+    }
+
+    #[test]
+    fn many_failures_of_an_address_and_in_all_are_reported_once_a_minute() {
+        let (failures, begun) = (Failures::default(), Instant::now());
+        for n in 0..300 {
+            let _ = failures.note(&from(u128::from(n % 4_u32) << 64), begun);
+        }
+        let many = failures.take_many();
+        let of_addresses = many.iter().filter(|many| many.address.is_some() && many.count == REPORTED);
+        assert_eq!((of_addresses.count(), many.len()), (4, 5));
+        assert!(many.contains(&ManyFailures { address: None, count: REPORTED_IN_ALL }));
+        assert_eq!(failures.take_many(), []);
+    }
+
+    #[tokio::test]
+    async fn the_first_valid_use_at_an_address_is_recognized() {
+        let failures = Failures::default();
+        let first = async |n, role| failures.settle(&from(n), Some(role)).await.unwrap();
+        assert!(first(1, Role::Viewer).await && !first(1, Role::Viewer).await);
+        assert!(first(1, Role::Admin).await && first(1 << 64, Role::Viewer).await);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Middleware that authenticates and authorizes every request.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
@@ -16,13 +16,15 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
 use super::caller::Caller;
 use super::connections::Counted;
 use super::failures::{Attempt, Failures};
+use super::security_log::SecurityLog;
 use super::sessions::{OpenSession, Sessions};
 use super::{Needs, Verb, origin};
 use crate::access::address::TrustedProxies;
 use crate::access::policy::{Presented, Refusal, Session};
+use crate::access::security::{SecurityEvent, SecurityKind};
 use crate::access::{Policy, Role};
 use crate::actors::io::Io;
-use crate::exposition::counters::{Counters, Login};
+use crate::exposition::counters::Counters;
 use crate::web::AppState;
 use crate::web::problem::Problem;
 use crate::web::read_limits::Turn;
@@ -34,6 +36,9 @@ pub(in crate::web) const SESSION_COOKIE: &str = "shepherd_session";
 /// first one only for this exact host.
 pub(in crate::web) const ENCRYPTED_SESSION_COOKIES: [&str; 2] =
     ["__Host-shepherd_session", "__Secure-shepherd_session"];
+
+/// Maximum length of the description of a denied request, characters.
+const MOST_DETAIL: usize = 300;
 
 /// A route of the table, prepared for matching.
 struct GatedRoute {
@@ -53,6 +58,12 @@ struct Entry {
     expensive: bool,
 }
 
+/// The request contained credentials that were checked, so a rejection is a failed login.
+struct Attempted;
+
+/// An authenticated caller without the required role.
+struct WithoutRole(Caller);
+
 /// Authentication state, shared by all server threads.
 #[derive(Clone)]
 pub struct AuthGate {
@@ -68,6 +79,8 @@ pub struct AuthGate {
     pub io: Io,
     /// Counters for Prometheus.
     pub counters: Arc<Mutex<Counters>>,
+    /// The security log.
+    pub security: Arc<SecurityLog>,
     /// Path prefix of all routes: empty, or without a trailing slash.
     pub root: String,
     /// `SERVER_URL`.
@@ -134,13 +147,9 @@ impl AuthGateLayer {
         };
         let caller = self.lock.caller(request.request()).await?;
         if caller.role < role {
-            self.lock.count(Login::Denied);
-            let (name, path, address) = (&caller.name, request.path(), &caller.address);
-            tracing::info!(?name, role = %caller.role, address, path, "denied: the role does not suffice");
-            return Err(Problem::Forbidden(format!(
-                "this requires the role {role}; {} has the role {}",
-                caller.name, caller.role
-            )));
+            let why = format!("this requires the role {role}; {} has the role {}", caller.name, caller.role);
+            request.extensions_mut().insert(WithoutRole(caller));
+            return Err(Problem::Forbidden(why));
         }
         Ok(Entry { place, caller: Some(caller), expensive: known.expensive })
     }
@@ -174,38 +183,71 @@ impl AuthGate {
             Ok(known) => matches!(&*self.policy, Policy::Token(_) | Policy::Basic(_)) && !known.by_session,
             Err(refusal) => matches!(refusal, Refusal::Wrong(_)),
         };
+        let mut is_first_use = false;
         if by_secret {
             let attempt = Attempt { address, account: self.policy.account(&presented) };
-            self.settle(&attempt, known.as_ref().ok().map(|known| known.role)).await?;
+            request.extensions_mut().insert(Attempted);
+            is_first_use = self.settle(&attempt, known.as_ref().ok().map(|known| known.role)).await?;
         }
         match known {
             Ok(known) => {
                 if let Some((_, open)) = session.filter(|_| known.by_session) {
                     request.extensions_mut().insert(open);
                 }
-                Ok(Caller {
+                let caller = Caller {
                     name: known.name,
                     role: known.role,
                     address: address.map(|address| address.to_string()).unwrap_or_default(),
                     anonymous: known.anonymous,
                     can_leave: known.by_session,
-                })
+                };
+                if is_first_use {
+                    self.security.note(SecurityEvent::of(SecurityKind::TokenFirstUse, &caller, String::new()));
+                }
+                Ok(caller)
             }
             Err(refusal) => Err(self.refused(refusal)),
         }
     }
 
-    /// Records a login attempt, and delays it after too many failures.
-    pub(super) async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<(), Problem> {
+    /// Records a login attempt, and delays it after too many failures. Returns whether the credentials were valid for
+    /// the first time at this address within a day.
+    pub(super) async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<bool, Problem> {
         let settled = self.failures.settle(attempt, role).await;
         if role.is_none() || settled.is_err() {
-            self.count(if settled.is_ok() { Login::Wrong } else { Login::Slowed });
+            let kind = if settled.is_ok() { SecurityKind::FailedLogin } else { SecurityKind::Throttled };
+            let user = attempt.account.clone().unwrap_or_default();
+            self.security.note(SecurityEvent {
+                kind,
+                user,
+                role: None,
+                address: attempt.address,
+                detail: String::new(),
+            });
+        }
+        for many in self.failures.take_many() {
+            self.security.report_failures(&many);
         }
         settled
     }
 
-    pub(super) fn count(&self, login: Login) {
-        self.counters.lock().unwrap_or_else(PoisonError::into_inner).count_login(login);
+    /// Records that a request was denied. A failed login is recorded by [`Self::settle`].
+    fn note_denied<R: HttpMessage>(&self, request: &R, of: &HttpRequest, problem: &Problem) {
+        let extensions = request.extensions();
+        let why = match problem {
+            Problem::Forbidden(why) => why,
+            Problem::Unauthorized { why, .. } if !extensions.contains::<Attempted>() => why,
+            _ => return,
+        };
+        let caller = extensions.get::<Caller>().or(extensions.get::<WithoutRole>().map(|WithoutRole(caller)| caller));
+        let detail = format!("{} {}: {why}", of.method(), of.path()).chars().take(MOST_DETAIL).collect();
+        let kind = SecurityKind::Denied;
+        let event = match caller {
+            Some(caller) => SecurityEvent::of(kind, caller, detail),
+            None => SecurityEvent { kind, user: String::new(), role: None, address: self.client(of), detail },
+        };
+        drop(extensions);
+        self.security.note(event);
     }
 
     /// Open session of the request's cookie.
@@ -340,6 +382,9 @@ pub async fn gate<B: MessageBody>(
             }
             let answer = next.call(request).await?;
             let problem = answer.response().error().and_then(actix_web::Error::as_error::<Problem>);
+            if let (Some(problem), Some(door)) = (problem, &door) {
+                door.lock.note_denied(answer.request(), answer.request(), problem);
+            }
             match problem.and_then(|problem| page_about(problem, answer.request())) {
                 Some(page) => Ok(answer.into_response(page).map_into_right_body()),
                 None => Ok(answer.map_into_left_body()),
@@ -350,6 +395,9 @@ pub async fn gate<B: MessageBody>(
                 (Problem::Unauthorized { .. }, Some(door)) => door.lock.to_login(request.request()),
                 _ => None,
             };
+            if let Some(door) = door.as_ref().filter(|_| login.is_none()) {
+                door.lock.note_denied(&request, request.request(), &problem);
+            }
             let page = || page_about(&problem, request.request());
             let mut answer = login.or_else(page).unwrap_or_else(|| problem.error_response());
             if too_many {

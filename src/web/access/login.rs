@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::failures::Attempt;
 use super::gate::{ENCRYPTED_SESSION_COOKIES, SESSION_COOKIE};
 use crate::access::policy::{Session, shortened};
-use crate::exposition::counters::Login;
+use crate::access::security::{SecurityEvent, SecurityKind};
 use crate::pages::login::LoginPage;
 use crate::web::AppState;
 use crate::web::html::html_with;
@@ -58,8 +58,8 @@ pub async fn enter(
         return shown(&front, &LoginPage { next, wrong: true });
     };
     let name = if name.is_empty() { role.to_string() } else { name };
-    tracing::info!(?name, %role, ?address, "logged in");
-    front.lock.count(Login::Accepted);
+    let (kind, user) = (SecurityKind::Login, name.clone());
+    front.lock.security.note(SecurityEvent { kind, user, role: Some(role), address, detail: String::new() });
     let sessions = front.lock.sessions.as_ref().ok_or(Problem::NotFound)?;
     let value = sessions.begin(&front.io, Session { name, role }).await;
     let value = value.ok_or_else(|| Problem::Unavailable("the system has no random numbers; try again".to_owned()))?;
@@ -76,8 +76,9 @@ pub async fn leave(request: HttpRequest, front: Data<AppState>) -> Result<HttpRe
         _ => None,
     };
     if let Some(session) = ended {
-        let address = front.lock.client(&request);
-        tracing::info!(name = ?session.name, role = %session.role, ?address, "logged out");
+        let (kind, address) = (SecurityKind::Logout, front.lock.client(&request));
+        let (user, role) = (session.name, Some(session.role));
+        front.lock.security.note(SecurityEvent { kind, user, role, address, detail: String::new() });
     }
     let login = format!("{}/login", front.site.root());
     Ok(HttpResponse::SeeOther()

@@ -2,7 +2,8 @@
 //! checks the role, and only then forwards it. Handlers receive the [`Caller`].
 //!
 //! Routes respond only to requests that the gate authorized, so a route that is not in the table is unreachable.
-//! [`login`] creates browser sessions, [`audit_page`] shows the audit log.
+//! [`login`] creates browser sessions, [`audit_page`] shows the audit log; [`SecurityLog`] records logins and denied
+//! requests.
 
 pub mod audit_page;
 mod audited;
@@ -12,6 +13,7 @@ mod failures;
 mod gate;
 pub mod login;
 mod origin;
+mod security_log;
 mod sessions;
 
 pub use audited::audited;
@@ -21,6 +23,7 @@ pub use connections::{ConnectionLimits, Connections};
 pub use failures::Failures;
 pub(super) use gate::SESSION_COOKIE;
 pub use gate::{AuthGate, AuthGateLayer, admitted, gate};
+pub use security_log::SecurityLog;
 pub(in crate::web) use sessions::OpenSession;
 pub use sessions::{Lifetimes, Sessions};
 

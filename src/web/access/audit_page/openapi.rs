@@ -21,7 +21,8 @@ pub fn list() -> Operation {
     Operation::new(
         Group::Admin,
         "List audited changes",
-        "Each change is recorded before it starts and updated when it ends. Kept as long as events.",
+        "Each change is recorded before it starts and updated when it ends. Logins and denied requests are recorded too: \
+         see `show`. Kept as long as events.",
     )
     .query::<AuditQuery>()
     .answers::<Changes>("Changes, newest first.")
