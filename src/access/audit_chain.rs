@@ -284,6 +284,14 @@ pub enum Broken {
     /// A row has no link.
     #[error("row {0} has no link in the chain: it was not inserted by this version of the monitor")]
     Unlinked(i64),
+    /// There are more rows from before the chain than when it began.
+    #[error("{found} rows have an ID from before the chain, which began with {rows}: some were inserted since")]
+    OlderInserted {
+        /// Rows now.
+        found: i64,
+        /// Rows when the chain began.
+        rows: i64,
+    },
     /// A row is complete without a link that says so.
     #[error("the outcome of row {0} has no link in the chain: it was not stored by this version of the monitor")]
     OutcomeUnlinked(i64),

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::audit::{COLUMNS, LINK_COLUMNS, StoredLink, StoredRow};
 use super::connection::{PgPool, checkout, trouble};
-use crate::access::audit_chain::{Broken, ChainedRow, Head, Link, Verified, Verifier, hex};
+use crate::access::audit_chain::{Broken, ChainedRow, Head, Link, Start, Verified, Verifier, hex};
 use crate::fleet::reading::SourceTrouble;
 
 /// Links or rows per page. A row has at most 128 kB.
@@ -85,12 +85,17 @@ async fn walk(connection: &mut AsyncPgConnection, wanted: Option<Head>) -> Resul
         Ok(chain) => chain,
         Err(broken) => return Ok(Err(broken)),
     };
-    let older = start.as_ref().and_then(Link::start).map_or(0, |start| start.last_id);
+    let Some(Start { last_id: older, rows }) = start.as_ref().and_then(Link::start) else {
+        return Ok(Err(Broken::Start));
+    };
     if let Some(broken) = beside_the_chain(connection, older).await? {
         return Ok(Err(broken));
     }
-    let older_rows = number(connection, "SELECT count(*) AS number FROM monitor_audit WHERE id <= $1", older).await?;
-    Ok(Ok(Intact { chain, older_rows: older_rows.unwrap_or(0) }))
+    let found = number(connection, "SELECT count(*) AS number FROM monitor_audit WHERE id <= $1", older).await?;
+    match found.unwrap_or(0) {
+        found if found > rows => Ok(Err(Broken::OlderInserted { found, rows })),
+        older_rows => Ok(Ok(Intact { chain, older_rows })),
+    }
 }
 
 /// Finds rows that no link covers, and a disabled protection.

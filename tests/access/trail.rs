@@ -119,6 +119,12 @@ async fn every_change_past_the_monitor_is_found_in_the_chain() {
             "row 99 has no link".to_owned(),
         ),
         (
+            "INSERT INTO monitor_audit (id, who, role, address, action, parameters, outcome) \
+             VALUES (-5, 'eve', 'admin', '', 'clean up', '{}', 'done')"
+                .to_owned(),
+            "some were inserted since".to_owned(),
+        ),
+        (
             format!(
                 "UPDATE monitor_audit SET id = -1 WHERE id = {ann}; UPDATE monitor_audit SET id = {ann} WHERE id = {bo}; \
                  UPDATE monitor_audit SET id = {bo} WHERE id = -1"
