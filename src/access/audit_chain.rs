@@ -535,7 +535,8 @@ mod tests {
     #[test]
     fn every_changed_column_is_detected_in_the_right_row() {
         let log = Log::example();
-        let changes: [(&str, fn(&mut ChainedRow)); 10] = [
+        type Change = fn(&mut ChainedRow);
+        let changes: [(&str, Change); 10] = [
             ("ts, who", |row| row.ts += 1),
             ("ts, who", |row| row.who.push('x')),
             ("ts, who", |row| row.role = "viewer".to_owned()),

@@ -164,15 +164,9 @@ impl SecurityLog {
         let storing = async move {
             loop {
                 rt::time::sleep(STORE_EVERY).await;
-                let mut waiting = this.waiting();
-                for repeated in waiting.tally.take_due(Instant::now()) {
-                    this.report(&mut waiting, &repeated.event, repeated.count);
-                }
-                if waiting.tally.is_idle() && waiting.rows.is_empty() && waiting.events.is_empty() {
-                    this.storing.store(false, Ordering::SeqCst);
+                if !this.has_more() {
                     return;
                 }
-                drop(waiting);
                 if let Err(trouble) = this.store().await {
                     tracing::warn!(error = trouble.detail, "cannot store security events; retrying");
                     rt::time::sleep(RETRY_EVERY).await;
@@ -181,6 +175,18 @@ impl SecurityLog {
         };
         // Not part of the request that happens to begin it.
         rt::spawn(storing.instrument(tracing::Span::none()));
+    }
+
+    /// Reports repetitions that are due. If nothing is left, marks storing as ended and returns false.
+    fn has_more(&self) -> bool {
+        let mut waiting = self.waiting();
+        for repeated in waiting.tally.take_due(Instant::now()) {
+            self.report(&mut waiting, &repeated.event, repeated.count);
+        }
+        let more = !(waiting.tally.is_idle() && waiting.rows.is_empty() && waiting.events.is_empty());
+        // While the lock is held, so that no event is added in between.
+        self.storing.store(more, Ordering::SeqCst);
+        more
     }
 
     async fn store(&self) -> Result<(), SourceTrouble> {
@@ -217,11 +223,12 @@ impl SecurityLog {
 
     /// Logs and stores what is left, at shutdown.
     pub async fn finish(&self) {
-        let mut waiting = self.waiting();
-        for repeated in waiting.tally.take() {
-            self.report(&mut waiting, &repeated.event, repeated.count);
+        {
+            let mut waiting = self.waiting();
+            for repeated in waiting.tally.take() {
+                self.report(&mut waiting, &repeated.event, repeated.count);
+            }
         }
-        drop(waiting);
         if let Err(trouble) = self.store().await {
             tracing::warn!(error = trouble.detail, "cannot store security events");
         }
