@@ -7,13 +7,14 @@ use std::io::{self, ErrorKind, Write as _};
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Arg, ArgMatches, Command};
 
-use super::{flags, print, runtime, settings};
+use super::{flags, output, runtime, settings};
 use crate::access::audit_chain::Head;
 use crate::alerting::file;
 use crate::doctor::report::count;
 use crate::fleet::reading::SourceTrouble;
 use crate::postgres::audit_trail::{self, ExportedRow, Intact};
 use crate::postgres::connection::{self, PgPool};
+use crate::printable::{self, Lines};
 
 /// Columns of the CSV format.
 const COLUMNS: [&str; 12] =
@@ -94,7 +95,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
         let wanted = given.get_one::<Head>("head").cloned();
         let verified = runtime()?.block_on(audit_trail::verify(&pool, wanted)).map_err(detail)?;
         let intact = verified.map_err(|broken| format!("the audit log was changed: {broken}"))?;
-        return print(as_text(&intact).as_bytes());
+        return output::print(&as_text(&intact));
     }
     let csv = given.get_one::<String>("format").is_some_and(|format| format == "csv");
     let range = ["since", "until"].map(|name| given.get_one::<DateTime<Utc>>(name).copied());
@@ -106,14 +107,15 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
     }
 }
 
-fn as_text(Intact { chain, older_rows }: &Intact) -> String {
+fn as_text(Intact { chain, older_rows }: &Intact) -> Lines {
     let links = count(usize::try_from(chain.links).unwrap_or(usize::MAX), "link");
-    let mut text = format!("The audit log is unchanged: {links} verified, head {}.\n", chain.head);
+    let mut text = Lines::default();
+    text.add(format_args!("The audit log is unchanged: {links} verified, head {}.", chain.head));
     if chain.removed_through > 0 {
-        text.push_str(&format!("Retention removed the links up to {}.\n", chain.removed_through));
+        text.add(format_args!("Retention removed the links up to {}.", chain.removed_through));
     }
     if let Some(rows) = usize::try_from(*older_rows).ok().filter(|rows| *rows > 0) {
-        text.push_str(&format!("Not verified: {} older than the chain.\n", count(rows, "row")));
+        text.add(format_args!("Not verified: {} older than the chain.", count(rows, "row")));
     }
     text
 }
@@ -125,9 +127,9 @@ enum Failure {
 
 /// Prints page by page, so that memory is bounded.
 async fn export(pool: &PgPool, [since, until]: [Option<DateTime<Utc>>; 2], csv: bool) -> Result<(), Failure> {
-    let mut output = io::BufWriter::new(io::stdout());
+    let mut document = io::BufWriter::new(io::stdout());
     if csv {
-        writeln!(output, "{}", COLUMNS.join(",")).map_err(Failure::Output)?;
+        writeln!(document, "{}", COLUMNS.join(",")).map_err(Failure::Output)?;
     }
     let (mut after, mut exported) = (i64::MIN, 0);
     loop {
@@ -137,13 +139,13 @@ async fn export(pool: &PgPool, [since, until]: [Option<DateTime<Utc>>; 2], csv: 
         exported += rows.len();
         for row in &rows {
             let line = if csv { as_csv(row) } else { serde_json::to_string(row).unwrap_or_default() };
-            writeln!(output, "{line}").map_err(Failure::Output)?;
+            writeln!(document, "{}", printable::json(&line)).map_err(Failure::Output)?;
         }
     }
-    output.flush().map_err(Failure::Output)?;
+    document.flush().map_err(Failure::Output)?;
     let head = audit_trail::head(pool).await.map_err(Failure::Postgres)?;
     let head = head.map_or_else(|| "none".to_owned(), |head| head.to_string());
-    eprintln!("shepherd-monitor: exported {}; head of the chain: {head}", count(exported, "row"));
+    output::detail(format_args!("shepherd-monitor: exported {}; head of the chain: {head}", count(exported, "row")));
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use serde_json::{Value, json};
 
-use super::complain;
+use super::output::complain;
 use crate::access::Role;
 use crate::postgres::audit::{self, Outcome, RequestedChange};
 use crate::postgres::connection::PgPool;
