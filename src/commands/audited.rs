@@ -36,7 +36,7 @@ pub(super) async fn end(pool: &PgPool, row: i64, done: Result<&Value, &str>) {
         Err(reason) => (Outcome::Failed, json!({"problem": reason})),
     };
     if let Err(trouble) = audit::end(pool, row, outcome, result).await {
-        complain(&format!("cannot record the outcome in row {row} of the audit log: {}", trouble.detail));
+        complain(format_args!("cannot record the outcome in row {row} of the audit log: {}", trouble.detail));
     }
 }
 
