@@ -137,23 +137,27 @@ impl DeliveryQueue {
 
     /// Returns the attempts to make now. Each is in progress until [`Self::attempted`] or [`Self::not_made`].
     pub fn begin(&mut self, now: Mono, wall: f64) -> Vec<Begun> {
-        let mut begin: Vec<usize> = Vec::new();
-        let mut taken: BTreeSet<&str> = self.busy.keys().map(String::as_str).collect();
+        // For each channel the position of the next notification, and whether it was attempted before.
+        let mut next: BTreeMap<&str, (usize, bool)> = BTreeMap::new();
         let mut held: BTreeSet<(&str, &str)> = BTreeSet::new();
         for (at, Queued { row, due, .. }) in self.queue.iter().enumerate() {
             let channel = row.channel.as_str();
             let keys = || row.message.keys.iter().map(|key| (channel, key.as_str()));
             let in_order = keys().all(|key| !held.contains(&key));
             let rests = self.resting.get(channel).is_some_and(|until| now < *until);
-            if in_order && !rests && now >= *due && !taken.contains(channel) {
-                taken.insert(channel);
-                begin.push(at);
+            if in_order && !rests && now >= *due && !self.busy.contains_key(channel) {
+                let this = (at, row.attempts > 0);
+                let chosen = next.entry(channel).or_insert(this);
+                // A new notification does not wait behind those that have piled up while the channel failed.
+                if chosen.1 && !this.1 {
+                    *chosen = this;
+                }
             }
             held.extend(keys());
         }
-        let begun: Vec<Begun> = begin
-            .into_iter()
-            .filter_map(|at| self.queue.get(at))
+        let begun: Vec<Begun> = next
+            .into_values()
+            .filter_map(|(at, _)| self.queue.get(at))
             .map(|Queued { row, handed_in: (since, age), refused, .. }| {
                 let accepted = self.health.get(&row.channel).and_then(|health| health.accepted);
                 let others_accepted = refused.zip(accepted).is_some_and(|(refused, accepted)| accepted > refused);
@@ -431,6 +435,18 @@ mod tests {
         assert_eq!(sending.answer(&Outcome::Sent("ok".to_owned())).0, "new");
         let (sent, at, ..) = sending.answer(&Outcome::Sent("ok".to_owned()));
         assert!(sent == "waited" && at < 7.0, "{sent} at {at}");
+    }
+
+    #[test]
+    fn sends_a_new_message_before_those_that_piled_up() {
+        let mut sending = Sending::new(&["a", "b", "c"]);
+        for _ in 0..3 {
+            sending.answer(&Outcome::ChannelBroken("404".to_owned()));
+        }
+        let sent = Outcome::Sent("ok".to_owned());
+        assert_eq!(sending.answer(&sent).0, "a");
+        sending.add("new");
+        assert_eq!([sending.answer(&sent).0, sending.answer(&sent).0, sending.answer(&sent).0], ["new", "b", "c"]);
     }
 
     #[test]
