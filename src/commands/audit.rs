@@ -2,7 +2,7 @@
 //!
 //! [`audit_chain`](crate::access::audit_chain) says what the chain proves; [`audit_trail`] reads it.
 
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use clap::{Arg, ArgMatches, Command};
@@ -14,7 +14,7 @@ use crate::doctor::report::count;
 use crate::fleet::reading::SourceTrouble;
 use crate::postgres::audit_trail::{self, ExportedRow, Intact};
 use crate::postgres::connection::{self, PgPool};
-use crate::printable::{self, Lines};
+use crate::printable::Lines;
 
 /// Columns of the CSV format.
 const COLUMNS: [&str; 12] =
@@ -127,9 +127,9 @@ enum Failure {
 
 /// Prints page by page, so that memory is bounded.
 async fn export(pool: &PgPool, [since, until]: [Option<DateTime<Utc>>; 2], csv: bool) -> Result<(), Failure> {
-    let mut document = io::BufWriter::new(io::stdout());
+    let mut document = output::Stream::new();
     if csv {
-        writeln!(document, "{}", COLUMNS.join(",")).map_err(Failure::Output)?;
+        document.line(&COLUMNS.join(",")).map_err(Failure::Output)?;
     }
     let (mut after, mut exported) = (i64::MIN, 0);
     loop {
@@ -139,10 +139,10 @@ async fn export(pool: &PgPool, [since, until]: [Option<DateTime<Utc>>; 2], csv: 
         exported += rows.len();
         for row in &rows {
             let line = if csv { as_csv(row) } else { serde_json::to_string(row).unwrap_or_default() };
-            writeln!(document, "{}", printable::json(&line)).map_err(Failure::Output)?;
+            document.line(&line).map_err(Failure::Output)?;
         }
     }
-    document.flush().map_err(Failure::Output)?;
+    document.finish().map_err(Failure::Output)?;
     let head = audit_trail::head(pool).await.map_err(Failure::Postgres)?;
     let head = head.map_or_else(|| "none".to_owned(), |head| head.to_string());
     output::detail(format_args!("shepherd-monitor: exported {}; head of the chain: {head}", count(exported, "row")));

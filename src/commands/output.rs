@@ -27,6 +27,25 @@ pub(super) fn document(text: &str) -> Result<(), String> {
     write(&printable::json(text))
 }
 
+/// Prints a long document line by line, so that memory is bounded.
+pub(super) struct Stream(io::BufWriter<io::Stdout>);
+
+impl Stream {
+    pub(super) fn new() -> Self {
+        Self(io::BufWriter::new(io::stdout()))
+    }
+
+    /// Prints a line of JSON or CSV.
+    pub(super) fn line(&mut self, text: &str) -> io::Result<()> {
+        writeln!(self.0, "{}", printable::json(text))
+    }
+
+    /// Prints what is left.
+    pub(super) fn finish(mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// A closed pipe, as with `head`, is not an error.
 fn write(text: &str) -> Result<(), String> {
     let mut stdout = io::stdout().lock();
