@@ -263,13 +263,15 @@ impl<S: AlertStore> Ledger<S> {
         if books.is_newest(epoch) {
             // Rows that this instance wrote without Postgres, or that an earlier run left on disk, are newer than the tables, except
             // where the leader wrote before its end what this instance had not read.
-            let changed = match self.store.load().await {
-                Ok(stored) => books.changed_since(&stored.alerts),
-                Err(trouble) => return Self::not_loaded(books, &trouble, alone),
+            let changed = match &books.based_on {
+                Some(_) if !books.unsaved.is_empty() => match self.store.load().await {
+                    Ok(stored) => books.changed_since(&stored.alerts),
+                    Err(trouble) => return Self::not_loaded(books, &trouble, alone),
+                },
+                _ => BTreeSet::new(),
             };
             if !changed.is_empty() && self.waits_for_outcome(books) {
-                books.standing = alone.unwrap_or(Leadership::Starting);
-                return LeaseChange::None;
+                return Self::not_yet(books, alone);
             }
             let outdated = books.unsaved.split_off(&changed);
             self.flush(books, epoch).await;
@@ -279,8 +281,7 @@ impl<S: AlertStore> Ledger<S> {
                 if written {
                     self.hand_over(books).await;
                 } else if books.acts() {
-                    books.standing = alone.unwrap_or(Leadership::Starting);
-                    return LeaseChange::None;
+                    return Self::not_yet(books, alone);
                 }
             }
             if !books.acts() {
@@ -290,8 +291,7 @@ impl<S: AlertStore> Ledger<S> {
         } else {
             self.hand_over(books).await;
             if books.unsaved.is_sending() {
-                books.standing = alone.unwrap_or(Leadership::Starting);
-                return LeaseChange::None;
+                return Self::not_yet(books, alone);
             }
         }
         match self.store.load().await {
@@ -308,6 +308,11 @@ impl<S: AlertStore> Ledger<S> {
 
     fn not_loaded(books: &mut LedgerState, trouble: &SourceTrouble, alone: Option<Leadership>) -> LeaseChange {
         tracing::warn!(error = trouble.detail, "cannot load stored alerts; retrying");
+        Self::not_yet(books, alone)
+    }
+
+    /// Postpones the takeover to the next renewal.
+    fn not_yet(books: &mut LedgerState, alone: Option<Leadership>) -> LeaseChange {
         books.standing = alone.unwrap_or(Leadership::Starting);
         LeaseChange::None
     }

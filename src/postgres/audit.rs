@@ -107,23 +107,23 @@ pub(super) struct StoredRow {
     #[diesel(sql_type = BigInt)]
     pub(super) id: i64,
     #[diesel(sql_type = Timestamptz)]
-    ts: DateTime<Utc>,
+    pub(super) ts: DateTime<Utc>,
     #[diesel(sql_type = Text)]
-    who: String,
+    pub(super) who: String,
     #[diesel(sql_type = Text)]
-    role: String,
+    pub(super) role: String,
     #[diesel(sql_type = Text)]
-    address: String,
+    pub(super) address: String,
     #[diesel(sql_type = Text)]
-    action: String,
+    pub(super) action: String,
     #[diesel(sql_type = Text)]
-    parameters: String,
+    pub(super) parameters: String,
     #[diesel(sql_type = Text)]
-    outcome: String,
+    pub(super) outcome: String,
     #[diesel(sql_type = Nullable<Text>)]
-    result: Option<String>,
+    pub(super) result: Option<String>,
     #[diesel(sql_type = Nullable<Timestamptz>)]
-    ended: Option<DateTime<Utc>>,
+    pub(super) ended: Option<DateTime<Utc>>,
 }
 
 impl From<StoredRow> for ChainedRow {

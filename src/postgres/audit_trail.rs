@@ -4,7 +4,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use diesel::QueryableByName;
 use diesel::result::{Error as QueryError, OptionalExtension};
 use diesel::sql_query;
-use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text, Timestamptz};
+use diesel::sql_types::{Array, BigInt, Binary, Nullable, Timestamptz};
 use diesel_async::{AsyncPgConnection, RunQueryDsl};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -135,26 +135,8 @@ pub async fn head(pool: &PgPool) -> Result<Option<Head>, SourceTrouble> {
 
 #[derive(QueryableByName)]
 struct RowWithLink {
-    #[diesel(sql_type = BigInt)]
-    id: i64,
-    #[diesel(sql_type = Timestamptz)]
-    ts: DateTime<Utc>,
-    #[diesel(sql_type = Text)]
-    who: String,
-    #[diesel(sql_type = Text)]
-    role: String,
-    #[diesel(sql_type = Text)]
-    address: String,
-    #[diesel(sql_type = Text)]
-    action: String,
-    #[diesel(sql_type = Text)]
-    parameters: String,
-    #[diesel(sql_type = Text)]
-    outcome: String,
-    #[diesel(sql_type = Nullable<Text>)]
-    result: Option<String>,
-    #[diesel(sql_type = Nullable<Timestamptz>)]
-    ended: Option<DateTime<Utc>>,
+    #[diesel(embed)]
+    stored: StoredRow,
     #[diesel(sql_type = Nullable<BigInt>)]
     seq: Option<i64>,
     #[diesel(sql_type = Nullable<Binary>)]
@@ -191,7 +173,7 @@ pub struct ExportedRow {
 }
 
 impl From<RowWithLink> for ExportedRow {
-    fn from(row: RowWithLink) -> Self {
+    fn from(RowWithLink { stored: row, seq, hash }: RowWithLink) -> Self {
         let time = |at: DateTime<Utc>| at.to_rfc3339_opts(SecondsFormat::Micros, true);
         let json = |text: String| RawValue::from_string(text).ok();
         Self {
@@ -205,8 +187,8 @@ impl From<RowWithLink> for ExportedRow {
             outcome: row.outcome,
             result: row.result.and_then(json),
             ended: row.ended.map(time),
-            seq: row.seq,
-            hash: row.hash.map(|hash| hex(&hash)),
+            seq,
+            hash: hash.map(|hash| hex(&hash)),
         }
     }
 }

@@ -121,7 +121,7 @@ fn numbers(list: &redis::Value) -> Vec<u64> {
 }
 
 /// Returns some of the waiting batches with their durations. Batches that cannot be read are removed from the index, so that they do
-/// not delay the others; a key of another type is left alone.
+/// not delay the others; a key of another type is not deleted.
 ///
 /// # Errors
 /// If Redis cannot be read.

@@ -21,7 +21,7 @@ const SERIES_AT_ONCE: usize = 250;
 const CUT_EVERY: u64 = 16;
 
 /// Adds a sample to each series, taken at `at` (Unix seconds). `nth` selects the few series that are also trimmed to `keep`. Series
-/// without new samples expire after that time. A key of another type is left alone, with a warning.
+/// without new samples expire after that time. A key of another type is skipped with a warning.
 ///
 /// # Errors
 /// If Redis fails.

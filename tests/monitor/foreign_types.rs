@@ -55,7 +55,7 @@ async fn key_of_another_type_stops_neither_polling_nor_recording() {
     .await;
     let foreign: String =
         redis::cmd("GET").arg(format!("monitor:latency:batch:{batch}")).query_async(&mut commands).await.unwrap();
-    assert_eq!(foreign, "foreign", "left alone");
+    assert_eq!(foreign, "foreign", "not deleted");
     let waiting: i64 = redis::cmd("HLEN").arg("monitor:latency:batches").query_async(&mut commands).await.unwrap();
     assert_eq!(waiting, 0, "they no longer delay others");
     let log = monitor.log();
