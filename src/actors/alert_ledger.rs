@@ -263,17 +263,19 @@ impl<S: AlertStore> Ledger<S> {
         if books.is_newest(epoch) {
             // Rows that this instance wrote without Postgres, or that an earlier run left on disk, are newer than the tables, except
             // where the leader wrote before its end what this instance had not read.
-            let changed = match &books.based_on {
+            let stored = match &books.based_on {
                 Some(_) if !books.unsaved.is_empty() => match self.store.load().await {
-                    Ok(stored) => books.changed_since(&stored.alerts),
+                    Ok(stored) => stored,
                     Err(trouble) => return Self::not_loaded(books, &trouble, alone),
                 },
-                _ => BTreeSet::new(),
+                _ => StoredAlerts::default(),
             };
+            let changed = books.changed_since(&stored.alerts);
             if !changed.is_empty() && self.waits_for_outcome(books) {
                 return Self::not_yet(books, alone);
             }
             let outdated = books.unsaved.split_off(&changed);
+            books.unsaved.settle_superseded(&stored.waiting);
             self.flush(books, epoch).await;
             let written = books.acts() && books.unsaved.is_empty();
             if !outdated.is_empty() {

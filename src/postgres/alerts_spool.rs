@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::alerts::{Delivery, OutboxRow, Rows};
 use super::events::NewRow;
-use crate::alerting::lifecycle::{Alert, Notified};
+use crate::alerting::lifecycle::{Alert, Notified, Phase};
 use crate::alerting::message::{About, Message};
 use crate::regular_file;
 
@@ -18,6 +18,9 @@ const MESSAGES: usize = 2000;
 const LARGEST: u64 = 256 << 20;
 /// Maximum number of events; the oldest are dropped first.
 const EVENTS: usize = 5000;
+
+/// Recorded instead of an answer for a notification that was given up because the end of its alerts was notified before it.
+pub const SUPERSEDED: &str = "not sent: the resolution was sent first";
 
 /// Rows that Postgres has not accepted yet: the newest version of each.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -66,6 +69,46 @@ impl Unsaved {
         let outbox = self.outbox.extract_if(.., |row| row.message.keys.iter().any(|key| keys.contains(key))).collect();
         let events = self.events.extract_if(.., |event| event.alert().is_some_and(|key| keys.contains(key))).collect();
         Self { led_under, based_on, alerts, outbox, events }
+    }
+
+    /// Settles the notifications of an earlier leader that are `waiting` in Postgres, given that the rows are newer than these: one
+    /// that would follow the resolution of its alerts is given up. If it is about other alerts too, it is sent, and the resolutions
+    /// that it would follow are sent again.
+    pub fn settle_superseded(&mut self, waiting: &[OutboxRow]) {
+        for row in waiting {
+            let newer: Vec<&OutboxRow> = self.outbox.iter().filter(|newer| newer.channel == row.channel).collect();
+            if newer.iter().any(|newer| newer.id == row.id) {
+                continue;
+            }
+            let resolution_of = |key: &String| {
+                let last =
+                    newer.iter().rfind(|newer| newer.state == Delivery::Sent && newer.message.keys.contains(key));
+                last.filter(|last| last.message.about == About::Resolved).and_then(|last| last.ended)
+            };
+            let keys = &row.message.keys;
+            let resolved: BTreeMap<&String, f64> =
+                keys.iter().filter_map(|key| resolution_of(key).map(|at| (key, at))).collect();
+            if resolved.len() == keys.len()
+                && let Some(last) = resolved.values().copied().reduce(f64::max)
+            {
+                let ended = Some(last.max(row.created));
+                let answer = Some(SUPERSEDED.to_owned());
+                self.outbox.push(OutboxRow {
+                    state: Delivery::Dead,
+                    next_attempt: None,
+                    begun: None,
+                    answer,
+                    ended,
+                    ..row.clone()
+                });
+            } else {
+                let again = self
+                    .alerts
+                    .iter_mut()
+                    .filter(|(key, alert)| alert.phase == Phase::Resolved && resolved.contains_key(key));
+                again.for_each(|(_, alert)| alert.over_told = false);
+            }
+        }
     }
 
     /// Returns whether there are no rows.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::monitor::Monitor;
 use super::world::World;
-use crate::alerting::lifecycle::Alert;
+use crate::alerting::lifecycle::{Alert, Phase};
 use crate::alerting::message::About;
 use crate::contract::Name;
 use crate::contract::{heartbeat, marker};
@@ -18,6 +18,7 @@ use crate::fleet::event::Event;
 use crate::fleet::simulated::{BEGINS, Fate, Fleet, MONITORS, Process};
 use crate::fleet::worker_type::{TypeState, WorkerStateRecord};
 use crate::postgres::alerts::Delivery;
+use crate::postgres::alerts_spool::SUPERSEDED;
 use crate::postgres::events::NewRow;
 
 /// A violated invariant.
@@ -106,6 +107,7 @@ pub(super) fn check(
         .collect();
     announced_events_are_stored(world, announced, log)?;
     alerts_take_turns(world, &events)?;
+    ends_are_recorded(world, &events)?;
     outages_end(&events, log)?;
     // Spooled events are stored late.
     events.sort_by(|a, b| a.ts.total_cmp(&b.ts));
@@ -394,6 +396,21 @@ fn alerts_take_turns(world: &World, events: &[Stored]) -> Result<(), Violation> 
     Ok(())
 }
 
+/// The last record of an alert is its end, unless it still fires.
+fn ends_are_recorded(world: &World, events: &[Stored]) -> Result<(), Violation> {
+    let of_alerts = events.iter().filter(|event| event.kind == "alert" || event.kind == "alert_resolved");
+    let last: BTreeMap<&str, &Stored> =
+        of_alerts.map(|event| (event.payload["alert"].as_str().unwrap_or_default(), event)).collect();
+    let alerts = &world.postgres.borrow().alerts;
+    let fires = |key: &str| alerts.get(key).is_some_and(|alert| alert.phase == Phase::Firing);
+    match last.into_iter().find(|(key, event)| event.kind == "alert" && !fires(key)) {
+        Some((key, event)) => {
+            broken("the end of an alert is recorded", format!("{key} fired at {:.1}", event.ts - BEGINS))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The receiver gets the notifications of each alert in order: firing, possibly repeats, resolved. Duplicates have the same ID.
 fn notifications_take_turns(world: &World, log: &Log) -> Result<(), Violation> {
     let delivered = world.delivered.borrow();
@@ -447,8 +464,14 @@ fn alerts_are_notified(world: &World, events: &[Stored], log: &Log) -> Result<()
         if key.starts_with("channel_broken") || was_lost || (others_are_excused && !is_of_storm) {
             continue;
         }
+        // The notification was still unsent when another monitor without Postgres had sent the end.
+        let postgres = world.postgres.borrow();
+        let is_superseded = postgres
+            .outbox
+            .iter()
+            .any(|row| row.answer.as_deref() == Some(SUPERSEDED) && row.message.keys.iter().any(|of| of == key));
         let heard = delivered.iter().any(|message| {
-            message.row.message.about.is_firing()
+            (message.row.message.about.is_firing() || is_superseded)
                 && message.row.message.keys.iter().any(|of| of == key)
                 && (is_of_storm || BEGINS + message.at as f64 / 1000.0 > event.ts - 700.0)
         });

@@ -201,7 +201,7 @@ impl Scenario {
 }
 
 /// Number of kinds of events and episodes; the first ones occur in every world.
-const KINDS: usize = 34;
+const KINDS: usize = 35;
 const FLEET_KINDS: usize = 6;
 
 /// Returns a sequence of events that would rarely occur by chance; most kinds are a single event. Those of workers concern the
@@ -269,6 +269,21 @@ fn episode(kind: usize, random: &mut Random) -> Vec<(u64, Act)> {
             (within(3, 6), Act::Start(other)),
         ],
         33 => return vec![(0, Act::ProbeFails(within(10, 150)))],
+        // An alert fires or ends about when the leader dies and Postgres with it.
+        34 => {
+            let begins = if random.one_in(2) {
+                Act::Length(0, true)
+            } else {
+                Act::Storm(random.between(1, 8) as usize, random.between(4, 20))
+            };
+            let mut within = |from: u64, to: u64| random.between(from, to);
+            return vec![
+                (0, begins),
+                (within(0, 14), Act::MonitorKill(monitor, within(30, 90))),
+                (within(0, 3), Act::PostgresOutage(within(20, 60))),
+                (within(0, 30), Act::Length(0, false)),
+            ];
+        }
         _ => return vec![(0, act(kind, random))],
     };
     work.into_iter().chain(then).collect()
