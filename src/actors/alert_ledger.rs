@@ -115,6 +115,8 @@ struct LedgerState {
     led_under: Option<i64>,
     /// This process was the leader in `led_under`, as opposed to following it.
     led_itself: bool,
+    /// The term began without Postgres, so it lacks what is only stored there.
+    began_alone: bool,
     /// Start of the wait for an outcome before unsaved rows can be handed over.
     sending_since: Option<Mono>,
     unsaved: Unsaved,
@@ -150,6 +152,7 @@ impl LedgerState {
 
     fn begin_term(&mut self, alerts: Vec<Alert>, waiting: Vec<OutboxRow>) -> LeaseChange {
         self.term += 1;
+        self.began_alone = matches!(self.standing, Leadership::Alone { .. });
         LeaseChange::Leads { term: self.term, alerts, waiting }
     }
 
@@ -195,6 +198,7 @@ impl<S: AlertStore> Ledger<S> {
             term: 0,
             led_under: unsaved.led_under,
             led_itself: false,
+            began_alone: false,
             sending_since: None,
             based_on: unsaved.based_on.clone(),
             unsaved,
@@ -244,7 +248,7 @@ impl<S: AlertStore> Ledger<S> {
             None => self.follow(&mut books, led.followed).await,
             Some(epoch) => {
                 // Also if it ran without Postgres in between: no other instance was leader in this epoch.
-                let goes_on = books.acts() && books.led_under == Some(epoch);
+                let goes_on = books.acts() && !books.began_alone && books.led_under == Some(epoch);
                 let alone = Some(books.standing).filter(|standing| matches!(standing, Leadership::Alone { .. }));
                 books.failed = None;
                 books.standing = Leadership::Leads { epoch, until: asked.plus(SURE_FOR) };
