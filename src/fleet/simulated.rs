@@ -239,7 +239,8 @@ impl Fleet {
             stream: p.stream.clone(),
             consumer: p.name.clone(),
             signum: Some(15),
-            ts: BEGINS + second as f64 + 0.75,
+            // Not before its start, if that was in this second.
+            ts: BEGINS + (second as f64 + 0.75).max(p.started as f64 + 0.92),
             incarnation: p.incarnation(),
             in_flight: p.incarnation().map(|_| left as u32),
         };
