@@ -19,6 +19,7 @@ use crate::actors::alert_ledger::Ledger;
 use crate::actors::alert_store::LiveStore;
 use crate::actors::compactor::Compactor;
 use crate::actors::database_probe::DatabaseProbe;
+use crate::actors::dead_mans_switch::DeadMansSwitch;
 use crate::actors::exporter::Exporter;
 use crate::actors::heartbeat_watcher::{HeartbeatWatcher, Watch};
 use crate::actors::history_recorder::{HistoryRecorder, Recording};
@@ -34,6 +35,7 @@ use crate::actors::supervisor::{ActorFactories, Newest, Supervisor, answer_withi
 use crate::delivery::Deployment;
 use crate::delivery::channels::{ChannelSettings, Channels};
 use crate::delivery::email::Smtp;
+use crate::delivery::outside_check::OutsideCheck;
 use crate::exposition::counters::Counters;
 use crate::exposition::page::Shape;
 use crate::fleet::reading::SourceTrouble;
@@ -385,9 +387,14 @@ fn makers(
         may_touch: settings.may_touch.clone(),
         default_floor: settings.default_floor,
     });
+    let alerts = &settings.alerts;
+    let outside_check = alerts.heartbeat.clone().map(|url| {
+        OutsideCheck::new(url, alerts.webhook_authorities.as_deref()).map_err(|why| anyhow::anyhow!(why)).map(Arc::new)
+    });
+    let outside_check = outside_check.transpose()?;
     let each = || io.clone();
     let (a, b, c, d, e) = (each(), each(), each(), each(), each());
-    let (f, g, h, i, j, k, l) = (each(), each(), each(), each(), each(), each(), each());
+    let (f, g, h, i, j, k, l, m) = (each(), each(), each(), each(), each(), each(), each(), each());
     Ok(ActorFactories {
         stream_poller: Box::new(move |up| StreamPoller::new(a.clone(), up, Arc::clone(&reader))),
         heartbeat_watcher: Box::new(move |up| {
@@ -407,6 +414,7 @@ fn makers(
         alert_dispatcher: Box::new(move |up| {
             AlertDispatcher::new(j.clone(), up, Arc::clone(&ledger), Arc::clone(&channels))
         }),
+        dead_mans_switch: Box::new(move |up| DeadMansSwitch::new(m.clone(), up, outside_check.clone())),
         exporter: Box::new(move |up| {
             let (counters, newest) = (Arc::clone(&counters), Arc::clone(&newest));
             Exporter::new(l.clone(), up, counters, newest, Arc::clone(&exported_alerts), shape.clone())

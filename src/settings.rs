@@ -285,8 +285,15 @@ pub const TABLE: &[Entry] = &[
         ALERTS,
         "ALERT_WEBHOOK_CA_FILE",
         "",
-        "PEM file with additional CA certificates for SLACK_WEBHOOK_URL and ALERT_WEBHOOK_URL",
+        "PEM file with additional CA certificates for SLACK_WEBHOOK_URL, ALERT_WEBHOOK_URL and HEARTBEAT_URL",
     ),
+    secret(
+        ALERTS,
+        "HEARTBEAT_URL",
+        "URL of an outside check (healthchecks.io, Uptime Kuma) that is requested every minute while this monitor leads, \
+         evaluates alerts and has a working channel; empty: off",
+    ),
+    entry(ALERTS, "HEARTBEAT_URL_FILE", "", SECRET_FILE),
     entry(ALERTS, "ALERT_EMAIL_TO", "", "Comma-separated e-mail recipients; empty: e-mail is off"),
     entry(ALERTS, "ALERT_EMAIL_FROM", "", "Sender of e-mails"),
     entry(ALERTS, "SMTP_HOST", "", "SMTP server, host or host:port"),
@@ -437,8 +444,10 @@ pub struct AlertSettings {
     pub slack: Option<Secret>,
     /// URL of a webhook for Alertmanager's payload.
     pub webhook: Option<Secret>,
-    /// PEM file with additional CA certificates for both webhooks.
+    /// PEM file with additional CA certificates for these URLs.
     pub webhook_authorities: Option<String>,
+    /// URL of an outside check that notices when this monitor stops.
+    pub heartbeat: Option<Secret>,
     /// Mail settings.
     pub email: Option<EmailSettings>,
 }
@@ -557,6 +566,7 @@ impl Settings {
                 slack: texts.web_address("SLACK_WEBHOOK_URL")?,
                 webhook: texts.web_address("ALERT_WEBHOOK_URL")?,
                 webhook_authorities: texts.authorities("ALERT_WEBHOOK_CA_FILE")?,
+                heartbeat: texts.web_address("HEARTBEAT_URL")?,
                 email: texts.email(&mut warnings)?,
             },
             collector: texts.collector()?,

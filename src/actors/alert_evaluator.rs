@@ -15,7 +15,7 @@ use super::alert_ledger::{Change, Ledger, RENEW_EVERY};
 use super::io::{Io, POSTGRES_LATE, REDIS_LATE};
 use super::kernel_timer;
 use super::messages::{
-    AlertOrder, AlertsNow, ChannelState, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken, Tick,
+    AlertOrder, AlertingWorks, AlertsNow, ChannelState, Fail, FleetChanged, ReadBack, Report, Role, SnapshotTaken, Tick,
 };
 use crate::alerting::active_rules::{FileRead, InForce};
 use crate::alerting::alert_manager::{AlertManager, AlertManagerSettings, FiringAlert, Shown};
@@ -362,6 +362,9 @@ impl AlertEvaluator {
         }
         let decision = self.evaluation.judge(snapshot, self.io.wall(), self.io.now());
         self.settle(decision, ctx);
+        if self.evaluation.manager.reaches_somebody() {
+            self.supervisor.do_send(Report::AlertingWorks(AlertingWorks));
+        }
     }
 
     /// Imports the cooldowns of an older monitor before the first evaluation.

@@ -52,13 +52,15 @@ pub enum Role {
     AlertEvaluator,
     /// Sends notifications.
     AlertDispatcher,
+    /// Tells an outside check that alerting works.
+    DeadMansSwitch,
     /// Serves Prometheus metrics.
     Exporter,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::StreamPoller,
         Self::HeartbeatWatcher,
         Self::DatabaseProbe,
@@ -71,6 +73,7 @@ impl Role {
         Self::Janitor,
         Self::AlertEvaluator,
         Self::AlertDispatcher,
+        Self::DeadMansSwitch,
         Self::Exporter,
     ];
 }
@@ -166,6 +169,8 @@ pub enum Report {
     Deliver(Deliver),
     /// See [`AlertsNow`].
     Alerts(AlertsNow),
+    /// See [`AlertingWorks`].
+    AlertingWorks(AlertingWorks),
     /// See [`ChannelState`].
     Channel(ChannelState),
     /// See [`Attempted`].
@@ -204,6 +209,12 @@ pub struct AlertsNow {
     /// Alerts that fired since the previous message, as in `/api/alerts`: JSON.
     pub fired: Vec<String>,
 }
+
+/// AlertEvaluator → supervisor → DeadMansSwitch: the leader evaluated a snapshot, and a channel accepts notifications. If lost: the
+/// next tick sends it again.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct AlertingWorks;
 
 /// AlertDispatcher → supervisor → AlertEvaluator: a channel refuses notifications, or accepts them again. Sent for the first answer
 /// of a term and when the state changes. If lost: the alert remains until the next one.

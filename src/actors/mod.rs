@@ -3,8 +3,8 @@
 //! Start with [`messages`] (the protocol between actors), then [`supervisor`] (which starts and restarts them), then one file per
 //! actor in the order of the data: [`stream_poller`], [`heartbeat_watcher`], [`database_probe`], [`state_tracker`], [`live_feed`];
 //! then the actors that store data, [`history_recorder`], [`latency_bucketer`], [`compactor`] and [`retention_sweeper`]; the
-//! [`janitor`], which cleans up; and for alerts [`alert_evaluator`] and [`alert_dispatcher`] with the [`alert_ledger`] they share.
-//! The [`exporter`] serves Prometheus metrics.
+//! [`janitor`], which cleans up; and for alerts [`alert_evaluator`] and [`alert_dispatcher`] with the [`alert_ledger`] they share,
+//! and the [`dead_mans_switch`]. The [`exporter`] serves Prometheus metrics.
 //!
 //! Actors contain no domain logic, which is in [`crate::fleet`] and [`crate::alerting`], and never block: [`io`] runs queries for
 //! them.
@@ -16,6 +16,7 @@ pub mod alert_ledger;
 pub mod alert_store;
 pub mod compactor;
 pub mod database_probe;
+pub mod dead_mans_switch;
 pub mod delivery_queue;
 pub mod exporter;
 pub mod fleet_tracking;

@@ -16,6 +16,7 @@ use super::alert_dispatcher::AlertDispatcher;
 use super::alert_evaluator::AlertEvaluator;
 use super::compactor::Compactor;
 use super::database_probe::DatabaseProbe;
+use super::dead_mans_switch::DeadMansSwitch;
 use super::exporter::Exporter;
 use super::heartbeat_watcher::HeartbeatWatcher;
 use super::history_recorder::HistoryRecorder;
@@ -68,6 +69,8 @@ pub struct ActorFactories {
     pub alert_evaluator: Maker<AlertEvaluator>,
     /// Makes the alert dispatcher.
     pub alert_dispatcher: Maker<AlertDispatcher>,
+    /// Makes the dead man's switch.
+    pub dead_mans_switch: Maker<DeadMansSwitch>,
     /// Makes the exporter.
     pub exporter: Maker<Exporter>,
 }
@@ -89,6 +92,7 @@ pub struct Supervisor {
     janitor: Child<Janitor>,
     alert_evaluator: Child<AlertEvaluator>,
     alert_dispatcher: Child<AlertDispatcher>,
+    dead_mans_switch: Child<DeadMansSwitch>,
     exporter: Child<Exporter>,
     /// Number of the current or last tick.
     tick: u64,
@@ -192,6 +196,7 @@ impl Supervisor {
             janitor: Child::made_by(factories.janitor),
             alert_evaluator: Child::made_by(factories.alert_evaluator),
             alert_dispatcher: Child::made_by(factories.alert_dispatcher),
+            dead_mans_switch: Child::made_by(factories.dead_mans_switch),
             exporter: Child::made_by(factories.exporter),
             tick: 0,
             began: Mono::default(),
@@ -217,6 +222,7 @@ impl Supervisor {
             Role::Janitor => &mut self.janitor,
             Role::AlertEvaluator => &mut self.alert_evaluator,
             Role::AlertDispatcher => &mut self.alert_dispatcher,
+            Role::DeadMansSwitch => &mut self.dead_mans_switch,
             Role::Exporter => &mut self.exporter,
         }
     }
@@ -355,6 +361,7 @@ impl Handler<Report> for Supervisor {
             }
             Report::Deliver(deliver) => self.alert_dispatcher.tell(deliver),
             Report::Alerts(alerts) => self.live_feed.tell(alerts),
+            Report::AlertingWorks(works) => self.dead_mans_switch.tell(works),
             Report::Channel(channel) => self.alert_evaluator.tell(channel),
             Report::Attempted(attempted) => self.exporter.tell(attempted),
             Report::Finished(finished) => self.exporter.tell(finished),

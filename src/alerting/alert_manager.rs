@@ -463,6 +463,13 @@ impl AlertManager {
         }
     }
 
+    /// Returns whether a notification can reach somebody: a channel does not refuse everything, or none is configured.
+    #[must_use]
+    pub fn reaches_somebody(&self) -> bool {
+        let channels = &self.settings.channels;
+        channels.is_empty() || channels.iter().any(|channel| !self.refuses(channel))
+    }
+
     /// Removes the oldest resolved alerts.
     pub fn prune(&mut self) {
         let mut done: Vec<(f64, String)> = self

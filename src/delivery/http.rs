@@ -11,7 +11,7 @@ use chrono::{DateTime, NaiveDateTime, Utc};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
 use reqwest::redirect::{Action, Attempt, Policy};
-use reqwest::{Certificate, Client, Response, StatusCode, Url};
+use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
 
 use super::{Outcome, causes, root_cause, shortened, tls_error, visible};
@@ -117,7 +117,16 @@ impl Resolve for Resolver {
 
 /// Posts `body`. The outcome never contains the URL, which is a secret.
 pub(super) async fn post(client: &Client, url: &str, body: &Value) -> Outcome {
-    match client.post(url).json(body).send().await {
+    request(client.post(url).json(body), url).await
+}
+
+/// Requests `url`. The outcome never contains the URL, which is a secret.
+pub(super) async fn get(client: &Client, url: &str) -> Outcome {
+    request(client.get(url), url).await
+}
+
+async fn request(request: RequestBuilder, url: &str) -> Outcome {
+    match request.send().await {
         Ok(response) => match Answer::read(response, url).await {
             Ok(answer) => answer.meaning(),
             Err(error) => not_answered(&error),

@@ -1,12 +1,13 @@
 //! Delivery of notifications: sends a message and reports the outcome.
 //!
 //! [`channels`] lists the channels and selects one by name. [`slack`], [`email`] and [`webhook`] format and send a
-//! message, with a [`sparkline`] if the channel can show one. `http` and `smtp_reply` interpret responses. No channel
+//! message, with a [`sparkline`] if the channel can show one; [`outside_check`] calls an outside check. `http` and `smtp_reply` interpret responses. No channel
 //! retries by itself: [`Outcome`] tells the caller whether and when to retry.
 
 pub mod channels;
 pub mod email;
 mod http;
+pub mod outside_check;
 pub mod slack;
 mod smtp_reply;
 pub mod sparkline;

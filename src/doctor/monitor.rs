@@ -16,6 +16,8 @@ pub struct Looked {
     pub rules: Rules,
     /// Configured channels.
     pub channels: Vec<&'static str>,
+    /// An outside check is configured.
+    pub has_outside_check: bool,
     /// The public URL of the monitor is configured.
     pub has_address: bool,
     /// Spool folder.
@@ -67,6 +69,7 @@ pub fn look(settings: &Settings) -> Looked {
     Looked {
         rules: Rules { file: alerts.file.clone(), is_given: alerts.file_is_given, read: read(&alerts.file) },
         channels: CHANNELS.iter().zip(set).filter(|(_, set)| *set).map(|((name, _), _)| *name).collect(),
+        has_outside_check: alerts.heartbeat.is_some(),
         has_address: settings.server_url.is_some(),
         spool: settings.spool_folder.clone(),
         spool_refused: spool_refused(&settings.spool_folder),
@@ -128,6 +131,16 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
         fine(
             "monitor.channels",
             format!("notifications are sent to {}", list(looked.channels.iter().map(|c| (*c).to_owned()))),
+        )
+    });
+    findings.push(if looked.has_outside_check {
+        fine("monitor.heartbeat", "an outside check (HEARTBEAT_URL) reports when this monitor stops")
+    } else {
+        worth_knowing(
+            "monitor.heartbeat",
+            "HEARTBEAT_URL is not set",
+            "nobody is notified if the monitor itself stops",
+            "set it to the URL of a check at healthchecks.io, Uptime Kuma or a similar service",
         )
     });
     findings.push(if looked.has_address {

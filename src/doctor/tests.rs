@@ -457,6 +457,7 @@ mod of_the_settings {
         Looked {
             rules: Rules { file: "alerts.yaml".into(), is_given: false, read: RulesRead::Good(3) },
             channels: vec!["Slack"],
+            has_outside_check: true,
             has_address: true,
             spool: "/var/lib/shepherd-monitor".into(),
             spool_refused: None,
@@ -493,6 +494,7 @@ mod of_the_settings {
         let missing = |l: &mut Looked| (l.rules.read, l.rules.is_given) = (RulesRead::Missing, true);
         assert_eq!(of(missing), [("monitor.rules", Wrong)]);
         assert_eq!(of(|l| l.channels.clear()), [("monitor.channels", WorthKnowing)]);
+        assert_eq!(of(|l| l.has_outside_check = false), [("monitor.heartbeat", WorthKnowing)]);
         assert_eq!(of(|l| l.has_address = false), [("monitor.address", WorthKnowing)]);
         assert_eq!(of(|l| l.spool_refused = Some("not writable".to_owned())), [("monitor.spool", Wrong)]);
         assert_eq!(of(|l| l.refuses_to_serve = Some("MONITOR_AUTH is".to_owned())), [("monitor.access", Wrong)]);

@@ -1,6 +1,7 @@
 //! Alerting end to end, from the fleet's Redis keys to a scripted Slack, a mail server and a webhook.
 
 mod answers;
+mod dead_mans_switch;
 mod delivery;
 mod faults;
 pub(crate) mod fleet;
