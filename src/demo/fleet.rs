@@ -5,8 +5,6 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use redis::AsyncConnectionConfig;
-use redis::aio::MultiplexedConnection;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
@@ -18,6 +16,8 @@ use super::servers::{PrivatePostgres, PrivateRedis, RedisOptions, ServerError};
 use super::shepherd::{FLEET, QUERIES_PER_SECOND, Route, route};
 use super::shepherd_database::ShepherdDatabase;
 use super::worker_processes::{WorkerProcesses, WorkerPrograms};
+use crate::fleet::reading::SourceTrouble;
+use crate::redis_streams::connection::{Pool, checkout, pool};
 use crate::worker::{NewTask, Producer, ProducerError, Workflow};
 
 /// One query in this many is lost.
@@ -75,6 +75,9 @@ pub enum DemoError {
     /// Postgres returned an error.
     #[error("Postgres error: {0}")]
     Postgres(String),
+    /// Redis is unreachable.
+    #[error("{0}")]
+    Unreachable(String),
     /// Redis returned an error.
     #[error("Redis error: {0}")]
     Redis(#[from] redis::RedisError),
@@ -328,7 +331,7 @@ impl QuerySource {
 /// A second group on one stream that reads only now and then. While it is behind, workers cannot delete finished
 /// entries; after it has read, only the monitor's janitor deletes them.
 struct Reports {
-    redis: MultiplexedConnection,
+    redis: Pool,
 }
 
 impl Reports {
@@ -337,13 +340,13 @@ impl Reports {
     const PAUSE: Duration = Duration::from_secs(45);
 
     async fn open(redis_url: &str) -> Result<Self, DemoError> {
-        // The default of half a second is too short on a busy machine.
-        let patient = AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
-        let client = redis::Client::open(redis_url)?;
-        let mut redis = client.get_multiplexed_async_connection_with_config(&patient).await?;
+        let unreachable = |trouble: SourceTrouble| DemoError::Unreachable(trouble.detail);
+        // A second is too short on a busy machine.
+        let redis = pool(redis_url, Duration::from_secs(20)).map_err(unreachable)?;
+        let mut connection = checkout(&redis).await.map_err(unreachable)?;
         let mut create = redis::cmd("XGROUP");
         create.arg("CREATE").arg(Self::STREAM).arg(Self::GROUP).arg("0").arg("MKSTREAM");
-        match create.query_async::<()>(&mut redis).await {
+        match create.query_async::<()>(&mut connection).await {
             // An earlier fleet created it on the same Redis.
             Err(error) if error.code() == Some("BUSYGROUP") => {}
             made => made?,
@@ -357,7 +360,11 @@ impl Reports {
             let mut read = redis::cmd("XREADGROUP");
             read.arg("GROUP").arg(Self::GROUP).arg("reports-1").arg("COUNT").arg(10_000).arg("NOACK");
             read.arg("STREAMS").arg(Self::STREAM).arg(">");
-            if let Err(error) = read.query_async::<redis::Value>(&mut self.redis).await {
+            let mut connection = match checkout(&self.redis).await {
+                Ok(connection) => connection,
+                Err(trouble) => return DemoError::Unreachable(trouble.detail),
+            };
+            if let Err(error) = read.query_async::<redis::Value>(&mut connection).await {
                 return error.into();
             }
         }

@@ -1,24 +1,28 @@
 //! Shepherd's own database, as used by its web server and its workers.
 
-use diesel_async::{AsyncConnection, AsyncPgConnection, SimpleAsyncConnection};
+use std::time::Duration;
+
+use diesel_async::SimpleAsyncConnection;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use crate::postgres::connection::{self, PgConnection};
 use crate::worker::queries::{NewQuery, add_callback, add_query, finish_query};
 
 /// The tables as the monitor expects them.
 const TABLES: &str = include_str!("../../migrations/0001_fleet_tables/up.sql");
 
+/// Time limit for connecting.
+const CONNECT_WITHIN: Duration = Duration::from_secs(20);
+
 /// A connection. Errors are the server's messages.
-pub(super) struct ShepherdDatabase(Mutex<AsyncPgConnection>);
+pub(super) struct ShepherdDatabase(Mutex<PgConnection>);
 
 impl ShepherdDatabase {
     /// Connects on the caller's runtime.
     pub(super) async fn connect(url: &str) -> Result<Self, String> {
-        AsyncPgConnection::establish(url)
-            .await
-            .map(|connection| Self(Mutex::new(connection)))
-            .map_err(|e| e.to_string())
+        let connected = connection::connect(url.to_owned(), CONNECT_WITHIN).await;
+        connected.map(|connection| Self(Mutex::new(connection))).map_err(|e| e.to_string())
     }
 
     /// Creates the fleet's tables in an empty database. If a monitor creates them concurrently, the second check finds
