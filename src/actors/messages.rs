@@ -132,8 +132,8 @@ pub struct DatabaseRead {
     pub reading: Result<Arc<DatabaseReading>, SourceTrouble>,
 }
 
-/// StateTracker → supervisor → LiveFeed, HistoryRecorder, LatencyBucketer, Janitor, AlertEvaluator, and readers of the newest
-/// snapshot. If lost: the next one is complete, and durations wait in Redis.
+/// StateTracker → supervisor → LiveFeed, HistoryRecorder, LatencyBucketer, Janitor, AlertEvaluator, StreamPoller, and readers of the
+/// newest snapshot. If lost: the next one is complete, and durations wait in Redis.
 #[derive(Debug, Clone, Message)]
 #[rtype(result = "()")]
 pub struct SnapshotTaken(pub Arc<Snapshot>);

@@ -7,8 +7,9 @@ use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, Wr
 use tokio::sync::Mutex;
 
 use super::io::{Io, REDIS_LATE};
-use super::messages::{Fail, Report, Role, StreamsRead, Tick};
+use super::messages::{Fail, Report, Role, SnapshotTaken, StreamsRead, Tick};
 use crate::fleet::reading::{SourceTrouble, StreamsReading, TroubleKind};
+use crate::fleet::search::Search;
 use crate::fleet::time::Mono;
 use crate::redis_streams::connection::{PersistentConnection, checkout};
 use crate::redis_streams::discovery;
@@ -19,6 +20,9 @@ use crate::redis_streams::worker_type_records;
 const ASK_ABOUT_GROUPS_EVERY: u64 = 20;
 /// Minimum time between two walks; also at least the duration of the previous walk.
 const WALK_RESTS_AT_LEAST: Duration = Duration::from_secs(60);
+/// Wait between two walks in search of workers that no group lists: a multiple of the duration of the previous walk, and a minimum.
+const REPLACEMENT_WALK_RESTS: (u32, Duration) = (20, Duration::from_secs(2));
+const ZERO_WALK_RESTS: (u32, Duration) = (100, Duration::from_secs(30));
 /// Without a reason, the wait is this multiple of the duration of the previous walk,
 const IDLE_WALK_RESTS: u32 = 10_000;
 /// and at least this long.
@@ -62,6 +66,7 @@ struct Walk {
     server: Option<String>,
     groups_created: Option<u64>,
     wanted: bool,
+    search: Search,
 }
 
 impl StreamPoller {
@@ -150,7 +155,8 @@ impl Walk {
     /// Requests a walk if this is a different server.
     fn is_answered_by(&mut self, run_id: &str) {
         if self.server.as_deref() != Some(run_id) {
-            *self = Self { server: Some(run_id.to_owned()), wanted: true, running: self.running, ..Self::default() };
+            let (running, search) = (self.running, self.search);
+            *self = Self { server: Some(run_id.to_owned()), wanted: true, running, search, ..Self::default() };
         }
     }
 
@@ -162,10 +168,16 @@ impl Walk {
 
     fn is_due(&self, now: Mono) -> bool {
         let Some((ended, took)) = self.last else { return self.wanted && !self.running };
-        let rest = if self.wanted {
+        let multiple = |(times, at_least): (u32, Duration)| (took * times).max(at_least);
+        let for_streams = if self.wanted {
             took.max(WALK_RESTS_AT_LEAST)
         } else {
-            (took * IDLE_WALK_RESTS).max(IDLE_WALK_RESTS_AT_LEAST)
+            multiple((IDLE_WALK_RESTS, IDLE_WALK_RESTS_AT_LEAST))
+        };
+        let rest = match self.search {
+            Search::Idle => for_streams,
+            Search::TypeAtZero => for_streams.min(multiple(ZERO_WALK_RESTS)),
+            Search::Replacement => for_streams.min(multiple(REPLACEMENT_WALK_RESTS)),
         };
         !self.running && now.since(ended) >= rest
     }
@@ -229,6 +241,14 @@ impl Handler<Tick> for StreamPoller {
     }
 }
 
+impl Handler<SnapshotTaken> for StreamPoller {
+    type Result = ();
+
+    fn handle(&mut self, SnapshotTaken(snapshot): SnapshotTaken, _: &mut Self::Context) {
+        self.walk.search = Search::of(&snapshot);
+    }
+}
+
 impl Handler<Fail> for StreamPoller {
     type Result = ();
 
@@ -264,6 +284,18 @@ mod tests {
         assert!(walk.is_due(minutes(5)));
         walk.running = true;
         assert!(!walk.is_due(minutes(99)));
+    }
+
+    #[test]
+    fn walks_more_often_in_search_of_unlisted_workers_but_at_most_a_twentieth_of_the_time() {
+        let due = |search, took: u64, after: u64| {
+            let last = Some((Mono(0), Duration::from_millis(took)));
+            Walk { last, search, ..Walk::default() }.is_due(Mono(after))
+        };
+        assert!(due(Search::Replacement, 10, 2000) && !due(Search::Replacement, 10, 1999));
+        assert!(due(Search::Replacement, 1000, 20_000) && !due(Search::Replacement, 1000, 19_999));
+        assert!(due(Search::TypeAtZero, 10, 30_000) && !due(Search::TypeAtZero, 10, 29_999));
+        assert!(!due(Search::Idle, 10, 599_999));
     }
 
     #[test]

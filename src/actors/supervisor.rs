@@ -283,6 +283,7 @@ impl Supervisor {
         self.latency_bucketer.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.janitor.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.alert_evaluator.tell(SnapshotTaken(Arc::clone(&snapshot)));
+        self.stream_poller.tell(SnapshotTaken(Arc::clone(&snapshot)));
         self.live_feed.tell(SnapshotTaken(snapshot));
         if tick != self.tick || self.done.is_some_and(|done| done.tick >= tick) {
             return;

@@ -6,7 +6,7 @@
 //!
 //! [`incident`] reconstructs incidents from archived events; [`cleanup`] plans cleanup runs; [`phantom`] counts pending
 //! IDs whose entry no longer exists; [`message`] defines the messages and actions of operators; [`scaling`] computes
-//! the required number of workers.
+//! the required number of workers; [`search`] says when to look for workers that no group lists.
 
 pub mod cleanup;
 pub mod consumer;
@@ -24,6 +24,7 @@ pub mod phantom;
 mod properties;
 pub mod reading;
 pub mod scaling;
+pub mod search;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub mod snapshot;

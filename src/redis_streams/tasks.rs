@@ -115,7 +115,7 @@ impl TaskStream {
         &self.consumer
     }
 
-    /// Creates the group at the beginning of the stream and loads the scripts.
+    /// Creates the group at the beginning of the stream, joins it, and loads the scripts.
     ///
     /// # Errors
     /// If the key is not a stream, or the user or server does not allow scripts.
@@ -127,12 +127,17 @@ impl TaskStream {
             .arg(self.group.as_bytes())
             .arg("0")
             .arg("MKSTREAM");
+        // Before Redis 7.2, a read that finds no entry does not create the consumer, so monitors would not list it.
+        pipe.cmd("XGROUP").arg("CREATECONSUMER").arg(self.stream.as_bytes());
+        pipe.arg(self.group.as_bytes()).arg(self.consumer.as_bytes());
         for script in [&FINISH, &RENEW, &RELEASE, &RETRY, &LEAVE, &reclaim::CLAIM] {
             pipe.cmd("SCRIPT").arg("LOAD").arg(script.code());
         }
-        for reply in link.send(&mut pipe).await? {
+        // A server before 6.2 or a user without this right cannot join; the first task does that.
+        const JOINS: usize = 1;
+        for (at, reply) in link.send(&mut pipe).await?.into_iter().enumerate() {
             match reply {
-                Err(e) if e.code() != "BUSYGROUP" => return Err(e),
+                Err(e) if e.code() != "BUSYGROUP" && at != JOINS => return Err(e),
                 _ => {}
             }
         }

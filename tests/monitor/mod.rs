@@ -23,3 +23,4 @@ mod source_faults;
 mod supervision;
 mod terminals;
 mod undelivered;
+mod unlisted_workers;

@@ -42,6 +42,24 @@ async fn a_task_follows_its_workflow_and_is_deleted_from_each_stream() {
 }
 
 #[tokio::test]
+async fn a_worker_without_tasks_is_listed_in_its_group() {
+    let server = TestRedis::start();
+    let redis = server.connection().await;
+    let worker = Running::start(quick(&server, "a"), done);
+    eventually("the group lists it", PATIENCE, || {
+        let mut redis = redis.clone();
+        async move {
+            let mut ask = redis::cmd("XINFO");
+            let listed: redis::RedisResult<Vec<Value>> =
+                ask.arg("CONSUMERS").arg("a").arg("consumer").query_async(&mut redis).await;
+            listed.is_ok_and(|consumers| consumers.len() == 1)
+        }
+    })
+    .await;
+    worker.leave().await;
+}
+
+#[tokio::test]
 async fn a_handler_can_replace_the_workflow() {
     let server = TestRedis::start();
     let mut redis = server.connection().await;
