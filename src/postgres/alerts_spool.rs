@@ -81,9 +81,10 @@ impl Unsaved {
                 continue;
             }
             let resolution_of = |key: &String| {
-                let last =
-                    newer.iter().rfind(|newer| newer.state == Delivery::Sent && newer.message.keys.contains(key));
-                last.filter(|last| last.message.about == About::Resolved).and_then(|last| last.ended)
+                // An attempt in progress may succeed before the older notification is sent.
+                let is_first = |newer: &&&OutboxRow| newer.state == Delivery::Sent || newer.begun.is_some();
+                let last = newer.iter().filter(is_first).rfind(|newer| newer.message.keys.contains(key));
+                last.filter(|last| last.message.about == About::Resolved).and_then(|last| last.ended.or(last.begun))
             };
             let keys = &row.message.keys;
             let resolved: BTreeMap<&String, f64> =
