@@ -2,7 +2,7 @@
 //! Shared by the alert evaluator and the alert dispatcher; not an actor.
 //!
 //! The leader holds a lease in Postgres. It renews the lease every [`RENEW_EVERY`]; the lease expires after
-//! [`LEASE`](super::alert_store::LEASE) by Postgres' clock. Each transaction that writes checks the epoch of the lease, and the
+//! [`LEASE`] by Postgres' clock. Each transaction that writes checks the epoch of the lease, and the
 //! leader does not send after the time until which the lease is guaranteed, so a process that was stopped and continued must renew
 //! before it acts. (An advisory lock would stay with a stopped process for as long as its socket is open.)
 //!
@@ -28,10 +28,12 @@ use crate::postgres::alerts::{LeaseReply, NotWritten, OutboxRow, StoredAlerts};
 use crate::postgres::alerts_spool::Unsaved;
 use crate::postgres::events::NewRow;
 
+/// A leader that has not renewed its lease for this long is no longer the leader.
+pub const LEASE: Duration = Duration::from_secs(10);
 /// Interval at which the lease is renewed or requested.
 pub const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// Time after a successful renewal in which the leader may act.
-const SURE_FOR: Duration = Duration::from_secs(8);
+/// Time after the request of a successful renewal in which the leader may act.
+const SURE_FOR: Duration = LEASE.saturating_sub(Duration::from_secs(2));
 /// Minimum time between a failed query and the next one.
 const REST: Duration = Duration::from_secs(5);
 /// Time limit for the outcome of an attempt to send; longer than the limit of an attempt in the dispatcher.

@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::alert_ledger::LEASE;
 use crate::alerting::lifecycle::Alert;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::fleet::time::Mono;
@@ -12,8 +13,6 @@ use crate::postgres::alerts_spool::{Spool, Unsaved};
 use crate::postgres::connection::PgPool;
 use crate::redis_streams::leader::LeaderLease;
 
-/// A leader that has not renewed its lease for this long is no longer the leader.
-pub const LEASE: Duration = Duration::from_secs(10);
 /// Time limit for Postgres before rows are written to disk.
 const POSTGRES_WITHIN: Duration = Duration::from_secs(1);
 /// Time limit for Redis.

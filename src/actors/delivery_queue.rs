@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::messages::{ChannelState, Deliver};
+use crate::alerting::message;
 use crate::delivery::Outcome;
 use crate::exposition::counters::Attempt;
 use crate::fleet::time::Mono;
 use crate::postgres::alerts::{Delivery, OutboxRow};
 
 /// Age at which an undelivered notification is given up, seconds.
-const GIVEN_UP_AFTER: f64 = 24.0 * 3600.0;
+const GIVEN_UP_AFTER: f64 = message::GIVEN_UP_AFTER_HOURS * 3600.0;
 /// Maximum of the exponential backoff, seconds.
 const DOUBLED_PAUSE: f64 = 300.0;
 /// Retry interval for a channel that refuses everything, seconds: it may have been repaired.
@@ -311,7 +312,6 @@ fn spread(id: &str, attempt: u32) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alerting::message;
 
     #[test]
     fn backs_off_with_jitter_and_gives_up_after_a_day() {

@@ -13,6 +13,9 @@ use super::worker_down::UNOBSERVED;
 /// Maximum number of alerts listed in one notification; the rest are counted.
 pub const NAMED: usize = 50;
 
+/// Age at which an undelivered notification is given up, hours.
+pub const GIVEN_UP_AFTER_HOURS: f64 = 24.0;
+
 /// Kind of a notification.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

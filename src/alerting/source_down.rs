@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::lifecycle::{Identity, Kind, Seen};
+use super::message::GIVEN_UP_AFTER_HOURS;
 use super::rule::Severity;
 use super::worker_down::{News, WorkerTypeView};
 use crate::fleet::reading::SourceTrouble;
@@ -101,7 +102,7 @@ pub fn channel(name: &str, broken: Option<&str>) -> WorkerTypeView {
         },
         seen: if broken.is_some() { Seen::Holds(None) } else { Seen::Clear(None) },
         detail: format!("channel {name} rejects notifications: {why}"),
-        message: format!("Notifications via {name} fail: {why}. They are retried for 24 hours."),
+        message: format!("Notifications via {name} fail: {why}. They are retried for {GIVEN_UP_AFTER_HOURS} hours."),
     }
 }
 

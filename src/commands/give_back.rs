@@ -10,6 +10,7 @@ use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::{audited, flags, output, runtime, settings, texts};
+use crate::actors::alert_ledger::LEASE;
 use crate::postgres::migrate::{self, HandedBack};
 use crate::postgres::{alerts, audit, connection as of_postgres};
 use crate::redis_streams::connection::{self as of_redis, Pool};
@@ -18,8 +19,8 @@ use crate::settings::Settings;
 
 /// Response timeout of Redis.
 const REDIS_WITHIN: Duration = Duration::from_secs(10);
-/// Time to wait for the leader lock of a killed monitor, which expires slightly earlier.
-const ENDING_TAKES: Duration = Duration::from_secs(12);
+/// Time to wait until the lease of a killed leader has expired.
+const ENDING_TAKES: Duration = LEASE.saturating_add(Duration::from_secs(2));
 
 /// The subcommand.
 pub(super) fn command() -> Command {

@@ -409,7 +409,6 @@ struct EventFields {
     from: u32,
     /// Running workers now; for a data source, 0 if unreachable.
     to: u32,
-    /// `scale_up`, `scale_down`: the type's state now.
     /// `scale_up`, `scale_down`: the type's state now; `task_failures`: how the newest task failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<EventDetailKind>,

@@ -25,13 +25,13 @@ use crate::postgres::events::NewRow;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Violation {
     /// Name of the invariant; equal for violations of the same kind.
-    pub(super) promise: &'static str,
+    pub(super) invariant: &'static str,
     /// Observed values.
     pub(super) evidence: String,
 }
 
-fn broken<T>(promise: &'static str, evidence: String) -> Result<T, Violation> {
-    Err(Violation { promise, evidence })
+fn broken<T>(invariant: &'static str, evidence: String) -> Result<T, Violation> {
+    Err(Violation { invariant, evidence })
 }
 
 /// A stored event.

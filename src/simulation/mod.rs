@@ -354,7 +354,7 @@ fn shrunk(scenario: &Scenario, violation: Violation, rule_sets: &RuleSets) -> (S
     'again: loop {
         for smaller in smallest.smaller() {
             if let (_, Err(found)) = Simulation::run(&smaller, rule_sets)
-                && found.promise == violation.promise
+                && found.invariant == violation.invariant
             {
                 (smallest, violation) = (smaller, found);
                 continue 'again;
@@ -376,7 +376,7 @@ fn simulate(seed: u64, steps: u64) -> u64 {
             panic!(
                 "{}\nafter {scenarios} scenarios: {} is broken: {}\n",
                 serde_json::to_string(&smallest).unwrap(),
-                violation.promise,
+                violation.invariant,
                 violation.evidence
             );
         }

@@ -133,10 +133,11 @@ impl Stage<'_> {
                 fleet.journal.act(act, format!("{}, restarted after {absence:.1?}", slot.name));
                 fleet.kill_worker(&mut slot);
             }
-            _ => {
+            "worker: SIGTERM" | "worker: SIGTERM, long absence" => {
                 fleet.journal.act(act, format!("{}, restarted after {absence:.1?}", slot.name));
                 fleet.shut_worker_down(&mut slot);
             }
+            other => unreachable!("{other:?} is not implemented"),
         }
         std::thread::sleep(absence);
         fleet.start_worker(&mut slot);
@@ -204,13 +205,14 @@ impl Stage<'_> {
                     first.start();
                     second.send("CONT");
                 }
-                _ => {
+                "monitor: SIGSTOP the first" | "monitor: SIGSTOP the second" => {
                     let monitor = if act.ends_with("first") { first } else { second };
                     journal.act(act, format!("{} for {pause:.1?}", monitor.name));
                     monitor.send("STOP");
                     std::thread::sleep(pause);
                     monitor.send("CONT");
                 }
+                other => unreachable!("{other:?} is not implemented"),
             }
             journal.window(Fault::Monitor, from);
         }
@@ -329,7 +331,7 @@ impl Stage<'_> {
                 self.receiver.set(Mode::Accept);
                 journal.window(Fault::Webhook, from);
             }
-            _ => {
+            "Redis and Postgres: kill -9" => {
                 journal.act(act, format!("restarted after {short:.1?}"));
                 fleet.redis.kill().unwrap();
                 fleet.postgres.kill().unwrap();
@@ -339,6 +341,7 @@ impl Stage<'_> {
                 journal.window(Fault::Redis, from);
                 journal.window(Fault::Postgres, from);
             }
+            other => unreachable!("{other:?} is not implemented"),
         }
     }
 
