@@ -146,7 +146,8 @@ impl Unsaved {
         };
         let lacks_its_end = |alert: &Alert| {
             let of_key = |message: &&Message| message.keys.contains(&alert.key);
-            let end_sent = sent().filter(of_key).any(|message| message.about == About::Resolved);
+            // The last one: an earlier occurrence may have ended.
+            let end_sent = sent().filter(of_key).last().is_some_and(|message| message.about == About::Resolved);
             let told = alert.told.as_ref()?;
             let row = sent_rows().find(|row| row.id == told.message)?;
             if end_sent {
