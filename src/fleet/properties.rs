@@ -685,6 +685,30 @@ fn heartbeat(name: &str, second: u64, waiting: Option<u32>, progress: Option<u64
 }
 
 #[test]
+fn replacement_can_be_read_first_together_with_the_last_heartbeat() {
+    // `a` writes its last heartbeat at 145; `b` is first read with it.
+    let losses = |b_started: f64| {
+        let mut tracker = super::fixtures::tracker_with_interval(30);
+        let mut losses = (0, 0);
+        for second in (30..400).step_by(30) {
+            let a = if second > 150 { Beat::Absent } else { heartbeat("a", second.min(145), None, None) };
+            let mut consumers = vec![("a", a, MarkerReading::Absent, 0, 0)];
+            if second >= 150 {
+                let Beat::Present(mut b) = heartbeat("b", second - 1, None, None) else { unreachable!() };
+                Arc::make_mut(&mut b).started_at = b_started;
+                consumers.push(("b", Beat::Present(b), MarkerReading::Absent, 0, 0));
+            }
+            let snapshot = tracker.advance(by_hand(second, &consumers)).unwrap().snapshot;
+            let status = &snapshot.workers[STREAM.as_bytes()];
+            losses = (status.lost, status.lost_open);
+        }
+        losses
+    };
+    assert_eq!(losses(147.0), (1, 0), "it replaces `a`");
+    assert_eq!(losses(143.0), (1, 1), "it ran beside `a`");
+}
+
+#[test]
 fn suspect_state_ends_even_if_markers_are_never_read() {
     let last_state = |interval: u64, marker: fn(u64) -> MarkerReading, reads: fn(u64) -> bool| {
         let mut tracker = super::fixtures::tracker_with_interval(interval);

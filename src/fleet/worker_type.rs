@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::consumer::{Consumer, ConsumerState, Recorded};
 use super::event::EventKind;
 use super::time::Mono;
-use crate::contract::{Name, marker};
+use crate::contract::{Name, heartbeat, marker};
 
 /// State of a worker type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -59,10 +59,19 @@ pub struct WorkerType {
     /// Consumers that stopped without a marker, newest last.
     losses: VecDeque<Loss>,
     /// Recent arrivals that have not replaced a loss. A replacement often starts before the loss is decided.
-    spare_arrivals: VecDeque<Mono>,
+    spare_arrivals: VecDeque<Arrival>,
     /// Newest presence since the type was last at zero, and its start by its own clock. With the set of running
     /// consumers it identifies a change of the type for every observer.
     newest: Option<(f64, String)>,
+}
+
+/// Arrival of a consumer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Arrival {
+    /// Time of the first reading.
+    at: Mono,
+    /// Start by its own clock, Unix seconds.
+    began: f64,
 }
 
 /// A consumer that stopped without its own marker.
@@ -71,8 +80,11 @@ struct Loss {
     record: RecordedLoss,
     /// Last time the consumer was alive: a consumer that arrives later may replace it.
     alive_at: Mono,
+    /// Its last heartbeat by its own clock, Unix seconds; `None` if it had just started. Decides if a consumer arrived in the
+    /// same reading, which is frequent with long poll intervals.
+    last_beat: Option<f64>,
     /// Arrival of the replacement, unless that has the same name.
-    replaced_at: Option<Mono>,
+    replaced_by: Option<Arrival>,
     /// Time until which it is displayed.
     shown_until: Mono,
     /// Time until which it belongs to the same decline.
@@ -342,8 +354,8 @@ impl WorkerType {
         for name in &departures.recovered {
             if let Some(place) = self.losses.iter().rposition(|loss| loss.is_of(name)) {
                 // The replacement is free to replace the next loss.
-                let replaced_at = self.losses.remove(place).and_then(|loss| loss.replaced_at);
-                self.spare_arrivals.extend(replaced_at);
+                let replaced_by = self.losses.remove(place).and_then(|loss| loss.replaced_by);
+                self.spare_arrivals.extend(replaced_by);
             }
         }
         if went_unseen {
@@ -405,7 +417,7 @@ impl WorkerType {
     /// Closes one loss for each consumer that arrived after the lost one was last alive, preferring the loss of the
     /// same name.
     fn replace_losses(&mut self, departures: &Departures, now: Mono) {
-        self.spare_arrivals.retain(|at| now.since(*at) <= DECLINE);
+        self.spare_arrivals.retain(|arrival| now.since(arrival.at) <= DECLINE);
         for name in departures.arrived.iter().filter(|name| !departures.recovered.contains(name)) {
             let own = self.losses.iter_mut().rev().find(|loss| loss.is_of(name));
             let replaces_own = own.is_some_and(|loss| {
@@ -414,12 +426,13 @@ impl WorkerType {
                 std::mem::take(&mut loss.record.open)
             });
             if !replaces_own {
-                self.spare_arrivals.push_back(now);
+                let began = self.consumers.get(name).map_or(0.0, Consumer::began);
+                self.spare_arrivals.push_back(Arrival { at: now, began });
             }
         }
         for loss in self.losses.iter_mut().filter(|loss| loss.record.open) {
-            if let Some(place) = self.spare_arrivals.iter().position(|at| *at > loss.alive_at) {
-                loss.replaced_at = self.spare_arrivals.remove(place);
+            if let Some(place) = self.spare_arrivals.iter().position(|arrival| loss.is_replaced_by(*arrival)) {
+                loss.replaced_by = self.spare_arrivals.remove(place);
                 loss.record.open = false;
             }
         }
@@ -499,7 +512,11 @@ impl Loss {
                 open: true,
             },
             alive_at: consumer.map_or(now, Consumer::rewritten_at),
-            replaced_at: None,
+            last_beat: consumer.and_then(|consumer| {
+                let beat = consumer.heartbeat.as_ref()?;
+                (beat.last_seen - beat.started_at >= heartbeat::INTERVAL.as_secs_f64()).then_some(beat.last_seen)
+            }),
+            replaced_by: None,
             shown_until: now.plus(LOSS_SHOWN),
             decline_until: now.plus(DECLINE),
         }
@@ -514,10 +531,16 @@ impl Loss {
             record: record.clone(),
             // Every consumer that is new to this monitor arrived later.
             alive_at: Mono::default(),
-            replaced_at: None,
+            last_beat: None,
+            replaced_by: None,
             shown_until: now.plus(LOSS_SHOWN.checked_sub(age)?),
             decline_until: now.plus(DECLINE.saturating_sub(age)),
         })
+    }
+
+    fn is_replaced_by(&self, arrival: Arrival) -> bool {
+        let began_later = || self.last_beat.is_some_and(|last_beat| arrival.began > last_beat);
+        arrival.at > self.alive_at || (arrival.at == self.alive_at && began_later())
     }
 
     fn is_of(&self, consumer: &Name) -> bool {
