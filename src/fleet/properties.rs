@@ -709,6 +709,43 @@ fn replacement_can_be_read_first_together_with_the_last_heartbeat() {
 }
 
 #[test]
+fn replacement_counts_if_the_monitor_restarts_before_the_loss_is_decided() {
+    // `a` writes its last heartbeat at 100, the monitor restarts at 108.
+    let losses = |b_started: u64| {
+        let beat = |name: &str, started: u64, second: u64| {
+            let Beat::Present(mut beat) = heartbeat(name, second, None, None) else { unreachable!() };
+            let beat_mut = Arc::make_mut(&mut beat);
+            (beat_mut.started_at, beat_mut.last_seen) = (1e6 + started as f64, 1e6 + second as f64);
+            Beat::Present(beat)
+        };
+        let reading = |second: u64| {
+            let a = if second > 114 { Beat::Absent } else { beat("a", 0, second.min(100)) };
+            let mut consumers = vec![("a", a, MarkerReading::Absent, 0, 0)];
+            if second >= b_started {
+                consumers.push(("b", beat("b", b_started, second), MarkerReading::Absent, 0, 0));
+            }
+            by_hand(second, &consumers)
+        };
+        let mut first = tracker();
+        for second in (3..=108).step_by(3) {
+            first.advance(reading(second)).unwrap();
+        }
+        let record = saved(&first).unwrap();
+        let (mut second_monitor, mut losses) = (tracker(), (0, 0));
+        let begin = reading(117);
+        restore(&mut second_monitor, &record, begin.now, begin.streams.as_ref().unwrap().redis_time);
+        for second in (117..200).step_by(3) {
+            let snapshot = second_monitor.advance(reading(second)).unwrap().snapshot;
+            let status = &snapshot.workers[STREAM.as_bytes()];
+            losses = (status.lost, status.lost_open);
+        }
+        losses
+    };
+    assert_eq!(losses(102), (1, 0), "it replaces `a`");
+    assert_eq!(losses(60), (1, 1), "it ran beside `a`");
+}
+
+#[test]
 fn suspect_state_ends_even_if_markers_are_never_read() {
     let last_state = |interval: u64, marker: fn(u64) -> MarkerReading, reads: fn(u64) -> bool| {
         let mut tracker = super::fixtures::tracker_with_interval(interval);

@@ -70,18 +70,21 @@ pub struct WorkerType {
 struct Arrival {
     /// Time of the first reading.
     at: Mono,
-    /// Start by its own clock, Unix seconds.
+    /// Start by its own clock, or first reading by Redis' clock if that was before this monitor started; Unix seconds.
     began: f64,
+    /// It was before this monitor started.
+    restored: bool,
 }
 
 /// A consumer that stopped without its own marker.
 #[derive(Debug, Clone, PartialEq)]
 struct Loss {
     record: RecordedLoss,
-    /// Last time the consumer was alive: a consumer that arrives later may replace it.
-    alive_at: Mono,
+    /// Last time the consumer was alive, `None` if that was before this monitor started. A consumer that arrives later may replace
+    /// it.
+    alive_at: Option<Mono>,
     /// Its last heartbeat by its own clock, Unix seconds; `None` if it had just started. Decides if a consumer arrived in the
-    /// same reading, which is frequent with long poll intervals.
+    /// same reading, which is frequent with long poll intervals, or also before this monitor started.
     last_beat: Option<f64>,
     /// Arrival of the replacement, unless that has the same name.
     replaced_by: Option<Arrival>,
@@ -298,6 +301,11 @@ impl WorkerType {
             (Name::from(name.as_str()), restored.recognized_by(recorded, consumer.returned_after))
         }));
         let unnamed = if record.state == TypeState::Alive && named == 0 { count.max(1) } else { 0 };
+        // Of these, the one that replaces a consumer may have arrived before the restart and the loss be decided after it.
+        let is_recent = |since: f64| (0.0..=DECLINE.as_secs_f64()).contains(&(now_unix - since));
+        let recent = record.consumers.values().filter(|consumer| is_recent(consumer.since));
+        let spare_arrivals =
+            recent.map(|consumer| Arrival { at: now, began: consumer.since, restored: true }).collect();
         let unread_for = record.last_seen_alive.map_or(0.0, |seen| now_unix - seen);
         Self {
             state: record.state,
@@ -309,7 +317,7 @@ impl WorkerType {
             unnamed,
             unnamed_overlooked: !(-1.0..=marker::TTL.as_secs_f64()).contains(&unread_for),
             losses,
-            spare_arrivals: VecDeque::new(),
+            spare_arrivals,
             newest: record.newest.clone().or_else(|| Some((0.0, format!("recorded {:?}", record.state_changed_at)))),
         }
     }
@@ -427,7 +435,7 @@ impl WorkerType {
             });
             if !replaces_own {
                 let began = self.consumers.get(name).map_or(0.0, Consumer::began);
-                self.spare_arrivals.push_back(Arrival { at: now, began });
+                self.spare_arrivals.push_back(Arrival { at: now, began, restored: false });
             }
         }
         for loss in self.losses.iter_mut().filter(|loss| loss.record.open) {
@@ -511,10 +519,13 @@ impl Loss {
                 kind,
                 open: true,
             },
-            alive_at: consumer.map_or(now, Consumer::rewritten_at),
-            last_beat: consumer.and_then(|consumer| {
-                let beat = consumer.heartbeat.as_ref()?;
-                (beat.last_seen - beat.started_at >= heartbeat::INTERVAL.as_secs_f64()).then_some(beat.last_seen)
+            alive_at: match consumer {
+                None => Some(now),
+                Some(consumer) => consumer.heartbeat.is_some().then(|| consumer.rewritten_at()),
+            },
+            last_beat: consumer.zip(recorded.last_seen).and_then(|(consumer, last_seen)| {
+                let began = consumer.started_at().unwrap_or(consumer.present_since);
+                (last_seen - began >= heartbeat::INTERVAL.as_secs_f64()).then_some(last_seen)
             }),
             replaced_by: None,
             shown_until: now.plus(LOSS_SHOWN),
@@ -529,8 +540,7 @@ impl Loss {
         let age = if age < -1.0 { DECLINE } else { Duration::try_from_secs_f64(age.max(0.0)).ok()? };
         Some(Self {
             record: record.clone(),
-            // Every consumer that is new to this monitor arrived later.
-            alive_at: Mono::default(),
+            alive_at: None,
             last_beat: None,
             replaced_by: None,
             shown_until: now.plus(LOSS_SHOWN.checked_sub(age)?),
@@ -540,7 +550,11 @@ impl Loss {
 
     fn is_replaced_by(&self, arrival: Arrival) -> bool {
         let began_later = || self.last_beat.is_some_and(|last_beat| arrival.began > last_beat);
-        arrival.at > self.alive_at || (arrival.at == self.alive_at && began_later())
+        match self.alive_at {
+            None => !arrival.restored || began_later(),
+            Some(alive_at) if arrival.restored || arrival.at < alive_at => false,
+            Some(alive_at) => arrival.at > alive_at || began_later(),
+        }
     }
 
     fn is_of(&self, consumer: &Name) -> bool {
