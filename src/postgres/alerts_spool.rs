@@ -136,18 +136,24 @@ impl Unsaved {
         let outbox: Vec<OutboxRow> = self.outbox.iter().filter(|row| row.ended.is_some()).cloned().collect();
         let sent_rows = || outbox.iter().filter(|row| row.state == Delivery::Sent);
         let sent = || sent_rows().map(|row| &row.message);
-        let was_sent = |event: &&NewRow| {
-            let resolved = event.is_of_type("alert_resolved");
-            event.alert().is_some_and(|key| {
-                sent().any(|message| {
-                    (message.about == About::Resolved) == resolved && message.keys.iter().any(|sent| sent == key)
-                })
-            })
+        let mut of_alerts: BTreeMap<(&str, bool), Vec<(usize, f64)>> = BTreeMap::new();
+        for (place, event) in self.events.iter().enumerate() {
+            if let Some(key) = event.alert() {
+                let of_alert = of_alerts.entry((key, event.is_of_type("alert_resolved"))).or_default();
+                of_alert.push((place, event.happened_at()));
+            }
+        }
+        // The newest event before the notification; a later one belongs to another occurrence.
+        let event_of = |message: &Message, key: &str| {
+            let events = of_alerts.get(&(key, message.about == About::Resolved))?;
+            events.iter().rfind(|(_, ts)| *ts <= message.at + 0.001).map(|(place, _)| *place)
         };
+        let places: BTreeSet<usize> =
+            sent().flat_map(|message| message.keys.iter().filter_map(move |key| event_of(message, key))).collect();
         let lacks_its_end = |alert: &Alert| {
             let of_key = |message: &&Message| message.keys.contains(&alert.key);
             // The last one: an earlier occurrence may have ended.
-            let end_sent = sent().filter(of_key).last().is_some_and(|message| message.about == About::Resolved);
+            let end_sent = sent().rfind(of_key).is_some_and(|message| message.about == About::Resolved);
             let told = alert.told.as_ref()?;
             let row = sent_rows().find(|row| row.id == told.message)?;
             if end_sent {
@@ -162,7 +168,7 @@ impl Unsaved {
             led_under: self.led_under,
             based_on: None,
             alerts: self.alerts.values().filter_map(lacks_its_end).collect(),
-            events: self.events.iter().filter(was_sent).cloned().collect(),
+            events: places.into_iter().filter_map(|place| self.events.get(place).cloned()).collect(),
             outbox,
         }
     }

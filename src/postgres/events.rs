@@ -72,6 +72,12 @@ impl NewRow {
         self.payload.get("alert").and_then(Value::as_str)
     }
 
+    /// Returns when it happened, Unix seconds.
+    #[must_use]
+    pub fn happened_at(&self) -> f64 {
+        self.ts.timestamp_micros() as f64 / 1e6
+    }
+
     /// Returns whether it has this type.
     #[must_use]
     pub fn is_of_type(&self, name: &str) -> bool {
