@@ -27,9 +27,8 @@ use crate::fleet::time::Mono;
 use crate::postgres::alerts::{LeaseReply, NotWritten, OutboxRow, StoredAlerts};
 use crate::postgres::alerts_spool::Unsaved;
 use crate::postgres::events::NewRow;
+pub use crate::redis_streams::leader::LEASE;
 
-/// A leader that has not renewed its lease for this long is no longer the leader.
-pub const LEASE: Duration = Duration::from_secs(10);
 /// Interval at which the lease is renewed or requested.
 pub const RENEW_EVERY: Duration = Duration::from_secs(3);
 /// Time after the request of a successful renewal in which the leader may act.

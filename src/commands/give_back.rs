@@ -10,7 +10,6 @@ use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
 use super::{audited, flags, output, runtime, settings, texts};
-use crate::actors::alert_ledger::LEASE;
 use crate::postgres::migrate::{self, HandedBack};
 use crate::postgres::{alerts, audit, connection as of_postgres};
 use crate::redis_streams::connection::{self as of_redis, Pool};
@@ -19,8 +18,6 @@ use crate::settings::Settings;
 
 /// Response timeout of Redis.
 const REDIS_WITHIN: Duration = Duration::from_secs(10);
-/// Time to wait until the lease of a killed leader has expired.
-const ENDING_TAKES: Duration = LEASE.saturating_add(Duration::from_secs(2));
 
 /// The subcommand.
 pub(super) fn command() -> Command {
@@ -54,7 +51,7 @@ async fn give_back(settings: &Settings, names_redis: bool) -> Result<(), String>
         return Err(watched(connections));
     }
     let redis = of_redis::pool(settings.redis_url.reveal(), REDIS_WITHIN).map_err(|trouble| trouble.detail)?;
-    let redis = match leader::none_within(&redis, ENDING_TAKES).await {
+    let redis = match leader::is_none(&redis).await {
         Ok(true) => Some(redis),
         Ok(false) => return Err("a monitor is still active on this Redis: stop it first".to_owned()),
         Err(trouble) if names_redis => {

@@ -20,6 +20,8 @@ return 1";
 const LEAVE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 0";
 
+/// Duration of the leader's lease, in Redis and in Postgres: a leader that has not renewed it for this long is no longer the leader.
+pub const LEASE: Duration = Duration::from_secs(10);
 /// Interval of checks for a leader.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -97,12 +99,12 @@ impl LeaderLease {
     }
 }
 
-/// Waits up to `limit` until no instance holds the lease. Returns whether none does.
+/// Waits until no instance holds the lease, at most until that of a killed leader has expired. Returns whether none does.
 ///
 /// # Errors
 /// If Redis fails.
-pub async fn none_within(pool: &Pool, limit: Duration) -> Result<bool, SourceTrouble> {
-    let until = Instant::now() + limit;
+pub async fn is_none(pool: &Pool) -> Result<bool, SourceTrouble> {
+    let until = Instant::now() + LEASE + PAUSE * 2;
     loop {
         let mut redis = checkout(pool).await?;
         let leader: Option<String> =

@@ -86,7 +86,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "doctor",
         &["alerting", "contract", "fleet", "postgres", "printable", "redis_streams", "regular_file", "settings", "tls"],
     ),
-    ("demo", &["contract", "worker", "redis_streams"]),
+    ("demo", &["contract", "fleet", "postgres", "redis_streams", "worker"]),
     (
         "application",
         &[

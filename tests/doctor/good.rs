@@ -35,6 +35,7 @@ fn settings<'a>(redis: &'a str, database: &'a str, spool: &'a str) -> Vec<(&'a s
         ("MONITOR_SPOOL_DIR", spool),
         ("MONITOR_ALERTS_CONFIG", concat!(env!("CARGO_MANIFEST_DIR"), "/alerts.yaml")),
         ("ALERT_WEBHOOK_URL", "http://127.0.0.1:9/alerts"),
+        ("HEARTBEAT_URL", "http://127.0.0.1:9/heartbeat"),
         ("SERVER_URL", "https://monitor.example"),
         ("PG_VOLUME_CAPACITY", "100Gi"),
     ]
