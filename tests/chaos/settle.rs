@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use crate::acts::REDIS_CLOCK_AHEAD;
 use crate::fleet::{Fleet, KINDS, STREAMS};
 use crate::invariants;
-use crate::journal::now;
+use crate::journal::{Fault, now};
 use crate::observe::{self, Observed};
 use crate::tasks::{Tasks, left_in_redis};
 
@@ -48,7 +48,9 @@ pub(crate) fn settle(fleet: &Fleet, tasks: &Tasks, observed: &Observed, handle: 
     if let Some(clock) = fleet.redis_clock.as_ref().filter(|_| ahead > 0) {
         // What was delivered while the clock was ahead is idle for 0 s until the clock is there again.
         fleet.journal.say(format!("Redis' clock is set {ahead} s ahead, as far as it ever was"));
+        let from = now();
         clock.set(ahead);
+        fleet.journal.window(Fault::RedisClock, from);
     }
     wait(fleet, "every acknowledged task has ended", TASKS_END_WITHIN, || {
         let mut open = tasks.unfinished();
