@@ -37,7 +37,7 @@ properties: ## Run the property tests of fleet and alerts with CASES (50,000) ra
 	@PROPTEST_CASES=$(CASES) cargo test --locked --lib propert
 
 STEPS ?= 100000000
-# Compiling takes some minutes longer, each step a third of the time.
+# Compiling takes some minutes longer; the steps are several times faster.
 OPTIMIZED = --config 'profile.dev.package.shepherd-monitor.opt-level=2'
 
 simulate: ## Run the simulation for STEPS (100 million); docs/reliability.md

@@ -362,7 +362,7 @@ impl AlertEvaluator {
         }
         let decision = self.evaluation.judge(snapshot, self.io.wall(), self.io.now());
         self.settle(decision, ctx);
-        if self.evaluation.manager.reaches_somebody() {
+        if self.evaluation.manager.can_notify() {
             self.supervisor.do_send(Report::AlertingWorks(AlertingWorks));
         }
     }

@@ -4,14 +4,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::alert_ledger::LEASE;
 use crate::alerting::lifecycle::Alert;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::fleet::time::Mono;
 use crate::postgres::alerts::{self, LeaseReply, NotWritten, OutboxRow, Rows, StoredAlerts};
 use crate::postgres::alerts_spool::{Spool, Unsaved};
 use crate::postgres::connection::PgPool;
-use crate::redis_streams::leader::LeaderLease;
+use crate::redis_streams::leader::{LEASE, LeaderLease};
 
 /// Time limit for Postgres before rows are written to disk.
 const POSTGRES_WITHIN: Duration = Duration::from_secs(1);

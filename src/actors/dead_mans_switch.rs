@@ -1,4 +1,4 @@
-//! Tells an outside check every minute that alerting works, so that somebody learns when this monitor itself stops.
+//! Calls an outside check every minute while alerting works; the check notifies when this monitor itself stops.
 
 use std::sync::Arc;
 use std::time::Duration;

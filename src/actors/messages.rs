@@ -52,7 +52,7 @@ pub enum Role {
     AlertEvaluator,
     /// Sends notifications.
     AlertDispatcher,
-    /// Tells an outside check that alerting works.
+    /// Calls an outside check while alerting works.
     DeadMansSwitch,
     /// Serves Prometheus metrics.
     Exporter,

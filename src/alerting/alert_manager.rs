@@ -463,9 +463,9 @@ impl AlertManager {
         }
     }
 
-    /// Returns whether a notification can reach somebody: a channel does not refuse everything, or none is configured.
+    /// Returns whether notifications can be delivered: a channel does not refuse everything, or none is configured.
     #[must_use]
-    pub fn reaches_somebody(&self) -> bool {
+    pub fn can_notify(&self) -> bool {
         let channels = &self.settings.channels;
         channels.is_empty() || channels.iter().any(|channel| !self.refuses(channel))
     }

@@ -139,7 +139,7 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
         worth_knowing(
             "monitor.heartbeat",
             "HEARTBEAT_URL is not set",
-            "nobody is notified if the monitor itself stops",
+            "no notification is sent if the monitor itself stops",
             "set it to the URL of a check at healthchecks.io, Uptime Kuma or a similar service",
         )
     });

@@ -70,7 +70,7 @@ async fn calls_stop_while_every_channel_is_broken() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = server.posts().len();
     tokio::time::sleep(Duration::from_secs(12)).await;
-    assert_eq!(server.posts().len(), before, "called although nobody can be notified");
+    assert_eq!(server.posts().len(), before, "called although every channel is broken");
     ground.slack.always(None);
     monitor.takes_orders().await;
     let answers = reqwest::Client::new().post(monitor.url("/api/alerts/test")).send().await.unwrap();

@@ -27,7 +27,7 @@ async fn replacements_are_found_among_many_keys() {
     for name in ["a", "b", "c"] {
         state(name, "alive").await;
     }
-    monitor.until("Redis is believed", SOON, |s| s["redis"]["source"]["status"] == "ok").await;
+    monitor.until("recovery is over", SOON, |s| s["redis"]["source"]["status"] == "ok").await;
     fleet.leave("a").await;
     fleet.crash(&["b"]).await;
     state("a", "scaled_down").await;
