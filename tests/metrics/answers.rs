@@ -25,6 +25,7 @@ async fn streams_have_the_exporters_names_and_labels_and_a_lag_that_is_not_known
     run(&mut connection, "SET orders:not-a-stream x").await;
     let found = until(&ground.monitor, "the streams are there", |samples| {
         value(samples, "redis_stream_length", &[("stream", "many")]) == Some(400.0)
+            && value(samples, "redis_stream_groups", &[("stream", "many")]) == Some(2.0)
             && value(samples, "redis_stream_group_consumers", &[("group", "billing")]) == Some(1.0)
     })
     .await;
