@@ -48,7 +48,8 @@ use crate::redis_streams::leader::LeaderLease;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::{OBSERVER_SCHEMA, Settings};
 use crate::spool::Spool;
-use crate::web::access::{AuthGate, ConnectionLimits, Connections, Lifetimes, SecurityLog, Sessions};
+use crate::access::users;
+use crate::web::access::{AuthGate, ConnectionLimits, Connections, Lifetimes, SecurityLog, Sessions, Users};
 use crate::web::deadlines::watched;
 use crate::web::read_limits::ReadLimits;
 use crate::web::request_id::identified;
@@ -144,11 +145,17 @@ impl Application {
         let supervisor = Supervisor::new(io.clone(), settings.poll_interval, makers, Arc::clone(&newest)).start();
         let lifetimes = Lifetimes { idle: settings.session_idle, absolute: settings.session_absolute };
         let security = SecurityLog::new(io.clone(), Arc::clone(&counters), settings.access.mode());
+        let secret = settings.secret_key.as_ref().filter(|_| settings.access.has_tokens());
+        let users = secret.map(|secret| Users::new(users::sealing_key(secret.reveal())));
+        let users = users.transpose().context("cannot verify tokens of users")?.map(Arc::new);
         let lock = AuthGate {
             policy: Arc::new(settings.access.clone()),
             trusted: Arc::new(settings.trusted_proxies.clone()),
             failures: Arc::default(),
-            sessions: settings.access.login().map(|tokens| Sessions::new(lifetimes, tokens.clone())),
+            sessions: settings.access.login().map(|credentials| {
+                Sessions::new(lifetimes, credentials.session_key.clone(), users.clone())
+            }),
+            users,
             io: io.clone(),
             counters,
             security: Arc::clone(&security),

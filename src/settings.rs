@@ -179,8 +179,8 @@ pub const TABLE: &[Entry] = &[
         ACCESS,
         "MONITOR_AUTH",
         "none",
-        "Authentication mode: none (loopback only), token (bearer token, or login page in browsers), basic (password: a \
-         token; the user name is recorded in the audit log), proxy (headers of an authenticating proxy)",
+        "Authentication mode: none (loopback only), token (bearer token, or login page in browsers), basic (the password is a \
+         token), proxy (headers of an authenticating proxy)",
     ),
     secret(
         ACCESS,
@@ -200,6 +200,13 @@ pub const TABLE: &[Entry] = &[
     entry(ACCESS, "MONITOR_VIEWER_TOKEN_FILE", "", SECRET_FILE),
     entry(ACCESS, "MONITOR_OPERATOR_TOKEN_FILE", "", SECRET_FILE),
     entry(ACCESS, "MONITOR_ADMIN_TOKEN_FILE", "", SECRET_FILE),
+    secret(
+        ACCESS,
+        "MONITOR_SECRET_KEY",
+        "Secret that proves the rows of named users (shepherd-monitor users) and of sessions in Postgres; at least 32 random \
+         characters (openssl rand -hex 32), the same for all monitors with this database",
+    ),
+    entry(ACCESS, "MONITOR_SECRET_KEY_FILE", "", SECRET_FILE),
     entry(ACCESS, "MONITOR_PROXY_TRUSTED", "", "Comma-separated addresses or networks of trusted proxies (10.0.0.0/8)"),
     entry(ACCESS, "MONITOR_SESSION_IDLE_SEC", "12h", "Idle timeout of a browser session (no request and no open page)"),
     entry(ACCESS, "MONITOR_SESSION_MAX_SEC", "168h", "Maximum lifetime of a browser session"),
@@ -379,6 +386,8 @@ pub struct Settings {
     pub root_path: String,
     /// Authentication mode.
     pub access: Policy,
+    /// Secret that proves the rows of named users; `None`: there are none.
+    pub secret_key: Option<Secret>,
     /// Proxies whose headers are trusted.
     pub trusted_proxies: TrustedProxies,
     /// Idle time after which a session ends.
@@ -528,6 +537,7 @@ impl Settings {
             port: texts.own_port(&mut warnings)?,
             root_path: texts.root_path()?,
             access: texts.access()?,
+            secret_key: texts.secret_key()?.map(Secret),
             trusted_proxies: texts.trusted_proxies()?,
             session_idle: texts.session_lifetime("MONITOR_SESSION_IDLE_SEC")?,
             session_absolute: texts.session_lifetime("MONITOR_SESSION_MAX_SEC")?,

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::Role;
-use super::tokens::Tokens;
+use super::sealing::SealingKey;
+use super::tokens::{self, BadTokens, Tokens};
+use super::users::{User, UserToken};
 
 /// Authentication mode.
 #[derive(Debug, Clone)]
@@ -14,11 +16,32 @@ pub enum Policy {
         hosts: Option<Vec<String>>,
     },
     /// A bearer token, or a session created with one.
-    Token(Tokens),
+    Token(Credentials),
     /// User name and password. Passwords are the tokens; the name is recorded in the audit log.
-    Basic(Tokens),
+    Basic(Credentials),
     /// Headers of a reverse proxy.
     Proxy(Proxy),
+}
+
+/// What requests and sessions are verified with.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// Shared token of each role.
+    pub tokens: Tokens,
+    /// Proofs of sessions.
+    pub session_key: SealingKey,
+}
+
+impl Credentials {
+    /// Derives the keys. `secret` is `MONITOR_SECRET_KEY`. A changed token ends the sessions, with or without it.
+    ///
+    /// # Errors
+    /// If a token is too short, easy to guess or used twice.
+    pub fn new(tokens: &[(Role, String)], secret: Option<&str>) -> Result<Self, BadTokens> {
+        let mut material = tokens::material(tokens);
+        material.extend_from_slice(secret.unwrap_or_default().as_bytes());
+        Ok(Self { tokens: Tokens::new(tokens)?, session_key: SealingKey::derive(&material, "sessions") })
+    }
 }
 
 /// A proxy that authenticates users and reports them in headers.
@@ -48,6 +71,8 @@ pub struct Presented<'a> {
     pub authorization: Vec<&'a [u8]>,
     /// Open session of the cookie.
     pub session: Option<&'a Session>,
+    /// Named user whose token `authorization` has.
+    pub owner: Option<&'a User>,
     /// Values of the user header of the proxy.
     pub user: Vec<&'a [u8]>,
     /// Values of the role header of the proxy.
@@ -57,10 +82,26 @@ pub struct Presented<'a> {
 /// User of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
-    /// Name that the user entered.
+    /// Name of the user; with a shared token, what the user entered, and the token.
     pub name: String,
-    /// Role of the token.
+    /// Role.
     pub role: Role,
+    /// Token of the named user, with which the session ends; `None` for a shared token.
+    pub token_id: Option<String>,
+}
+
+impl Session {
+    /// Session of a named user.
+    #[must_use]
+    pub fn of(user: &User) -> Self {
+        Self { name: user.name.clone(), role: user.role, token_id: Some(user.token_id.clone()) }
+    }
+
+    /// Session of somebody who entered a shared token, and a name.
+    #[must_use]
+    pub fn declared(name: &str, role: Role) -> Self {
+        Self { name: declared(name, role), role, token_id: None }
+    }
 }
 
 /// An authenticated caller.
@@ -74,6 +115,12 @@ pub struct ResolvedCaller {
     pub by_session: bool,
     /// No credentials were required.
     pub anonymous: bool,
+}
+
+impl ResolvedCaller {
+    fn user(user: &User) -> Self {
+        Self { name: user.name.clone(), role: user.role, by_session: false, anonymous: false }
+    }
 }
 
 /// Why a request is rejected: the header, its value, and the setting to change.
@@ -95,10 +142,21 @@ impl Policy {
     pub fn who(&self, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
         match self {
             Self::Nobody { hosts } => nobody(hosts.as_deref(), &presented.host),
-            Self::Token(tokens) => by_token(tokens, presented),
-            Self::Basic(tokens) => by_password(tokens, presented),
+            Self::Token(credentials) => by_token(&credentials.tokens, presented),
+            Self::Basic(credentials) => by_password(&credentials.tokens, presented),
             Self::Proxy(proxy) => proxy.said(presented),
         }
+    }
+
+    /// Token of a named user that a request presents, valid or not.
+    #[must_use]
+    pub fn user_token(&self, presented: &Presented<'_>) -> Option<UserToken> {
+        let text = match self {
+            Self::Token(_) => of_scheme(presented, "bearer").ok().flatten()?.to_vec(),
+            Self::Basic(_) => name_and_password(of_scheme(presented, "basic").ok().flatten()?).1,
+            Self::Nobody { .. } | Self::Proxy(_) => return None,
+        };
+        str::from_utf8(&text).ok()?.parse().ok()
     }
 
     /// User name that a request claims, valid or not; failed logins are counted for it.
@@ -134,13 +192,19 @@ impl Policy {
         }
     }
 
-    /// Tokens that the login page accepts, if there is one.
+    /// What the login page accepts, if there is one.
     #[must_use]
-    pub fn login(&self) -> Option<&Tokens> {
+    pub fn login(&self) -> Option<&Credentials> {
         match self {
-            Self::Token(tokens) => Some(tokens),
+            Self::Token(credentials) => Some(credentials),
             _ => None,
         }
+    }
+
+    /// Whether requests and the login page are authenticated by tokens.
+    #[must_use]
+    pub fn has_tokens(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::Basic(_))
     }
 }
 
@@ -184,7 +248,10 @@ fn is_this_machine(name: &str) -> bool {
 fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
     let given = of_scheme(presented, "bearer")?;
     if let Some(role) = given.and_then(|token| tokens.role_of(str::from_utf8(token).ok()?)) {
-        return Ok(ResolvedCaller { name: format!("{role} token"), role, by_session: false, anonymous: false });
+        return Ok(ResolvedCaller { name: declared("", role), role, by_session: false, anonymous: false });
+    }
+    if let Some(user) = presented.owner {
+        return Ok(ResolvedCaller::user(user));
     }
     // An `Authorization` header that a proxy adds must not invalidate the session.
     if let Some(session) = presented.session {
@@ -208,12 +275,22 @@ fn by_password(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCal
     let Some(encoded) = of_scheme(presented, "basic")? else {
         return Err(not_known(presented, "Basic with a token as the password", "basic"));
     };
+    // Whatever name was given.
+    if let Some(user) = presented.owner {
+        return Ok(ResolvedCaller::user(user));
+    }
     let (name, password) = name_and_password(encoded);
     let role = str::from_utf8(&password).ok().and_then(|password| tokens.role_of(password));
     let role =
         role.ok_or_else(|| Refusal::Wrong("invalid credentials: Authorization held an unknown password".to_owned()))?;
-    let name = if name.is_empty() { role.to_string() } else { shortened(&name) };
-    Ok(ResolvedCaller { name, role, by_session: false, anonymous: false })
+    Ok(ResolvedCaller { name: declared(&name, role), role, by_session: false, anonymous: false })
+}
+
+/// Name of somebody with the shared token of a role. The name they gave is not verified, which the token shows; names of
+/// users have no brackets.
+fn declared(name: &str, role: Role) -> String {
+    let name = shortened(name);
+    if name.is_empty() { format!("{role} token") } else { format!("{name} ({role} token)") }
 }
 
 fn name_and_password(encoded: &[u8]) -> (String, Vec<u8>) {
@@ -339,10 +416,10 @@ fn only<'a>(values: &[&'a [u8]], header: &str, setting: &str) -> Result<Option<&
 mod tests {
     use super::*;
 
-    fn tokens() -> Tokens {
+    fn tokens() -> Credentials {
         let tokens =
             [(Role::Operator, "operator-61d0-ope".to_owned()), (Role::Viewer, "viewer-9f31-viewer-77".to_owned())];
-        Tokens::new(&tokens).unwrap()
+        Credentials::new(&tokens, None).unwrap()
     }
 
     fn authorized<'a>(values: &[&'a str]) -> Presented<'a> {
@@ -404,7 +481,7 @@ mod tests {
         for two in ["Bearer viewer-9f31-viewer-77", "Bearer wrong"] {
             assert_eq!(refused(&policy, &authorized(&["Bearer operator-61d0-ope", two])).0, "not allowed", "{two}");
         }
-        let session = Session { name: "bo".to_owned(), role: Role::Operator };
+        let session = Session::declared("bo", Role::Operator);
         for foreign in [&[][..], &["Basic Ym86eA=="], &[jwt], &["Bearer of-the-proxy"], &["Basic a", "Negotiate b"]] {
             let presented = Presented { session: Some(&session), ..authorized(foreign) };
             assert_eq!(role(&policy, &presented), Ok(Role::Operator), "{foreign:?}");

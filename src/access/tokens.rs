@@ -4,25 +4,17 @@
 
 use std::fmt;
 
-use std::num::NonZeroU32;
-
 use ring::hmac::{self, HMAC_SHA256, Key};
-use ring::pbkdf2::{self, PBKDF2_HMAC_SHA256};
 
 use super::Role;
 
 /// Minimum length of a token, characters.
 pub const SHORTEST: usize = 16;
 
-/// PBKDF2 iterations of the sealing key.
-const STRETCHED: NonZeroU32 = NonZeroU32::MIN.saturating_add(99_999);
-
 /// One token for each role that has one.
 #[derive(Clone)]
 pub struct Tokens {
     key: Key,
-    /// Key for data that others can read in Postgres. Derived slowly, so that guessing tokens from a seal is slow.
-    sealing: Key,
     tags: Vec<(Role, hmac::Tag)>,
 }
 
@@ -35,8 +27,6 @@ impl fmt::Debug for Tokens {
 /// Why tokens are rejected: the role, and the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BadTokens {
-    /// No token is set.
-    None,
     /// Shorter than [`SHORTEST`].
     Short(Role),
     /// Easy to guess, with the reason.
@@ -49,9 +39,8 @@ impl Tokens {
     /// Hashes these tokens.
     ///
     /// # Errors
-    /// If there are none, or one is too short, easy to guess or used twice.
+    /// If one is too short, easy to guess or used twice.
     pub fn new(tokens: &[(Role, String)]) -> Result<Self, BadTokens> {
-        let mut material = Vec::new();
         for (place, (role, token)) in tokens.iter().enumerate() {
             if token.len() < SHORTEST {
                 return Err(BadTokens::Short(*role));
@@ -62,28 +51,10 @@ impl Tokens {
             if tokens.iter().take(place).any(|(_, earlier)| earlier == token) {
                 return Err(BadTokens::Twice(*role));
             }
-            material.extend_from_slice(format!("{role} {} {token}\n", token.len()).as_bytes());
         }
-        if tokens.is_empty() {
-            return Err(BadTokens::None);
-        }
-        let key = Key::new(HMAC_SHA256, &material);
+        let key = Key::new(HMAC_SHA256, &material(tokens));
         let tags = tokens.iter().map(|(role, token)| (*role, hmac::sign(&key, token.as_bytes()))).collect();
-        let mut stretched = [0; 32];
-        pbkdf2::derive(PBKDF2_HMAC_SHA256, STRETCHED, b"shepherd-monitor sessions", &material, &mut stretched);
-        Ok(Self { key, sealing: Key::new(HMAC_SHA256, &stretched), tags })
-    }
-
-    /// MAC over `text` that only a holder of all these tokens can create.
-    #[must_use]
-    pub fn seal(&self, text: &[u8]) -> Vec<u8> {
-        hmac::sign(&self.sealing, text).as_ref().to_vec()
-    }
-
-    /// Whether `proof` is the MAC of `text`.
-    #[must_use]
-    pub fn is_sealed(&self, text: &[u8], proof: &[u8]) -> bool {
-        hmac::verify(&self.sealing, text, proof).is_ok()
+        Ok(Self { key, tags })
     }
 
     /// Role of a token. Takes the same time for wrong and valid tokens.
@@ -96,8 +67,15 @@ impl Tokens {
     }
 }
 
+/// All tokens with their roles, as the secret that keys are derived from.
+pub(super) fn material(tokens: &[(Role, String)]) -> Vec<u8> {
+    let lines = tokens.iter().map(|(role, token)| format!("{role} {} {token}\n", token.len()));
+    lines.collect::<String>().into_bytes()
+}
+
 /// Why a token is easy to guess; `None` if it is not.
-fn weakness(token: &str) -> Option<&'static str> {
+#[must_use]
+pub fn weakness(token: &str) -> Option<&'static str> {
     let lower = token.to_lowercase();
     let distinct: std::collections::BTreeSet<char> = lower.chars().collect();
     if distinct.len() < DISTINCT {
@@ -217,12 +195,11 @@ mod tests {
     }
 
     #[test]
-    fn missing_short_and_repeated_tokens_are_rejected() {
+    fn short_and_repeated_tokens_are_rejected() {
         let new = |tokens: &[(Role, &str)]| {
             let tokens: Vec<_> = tokens.iter().map(|(role, token)| (*role, (*token).to_owned())).collect();
             Tokens::new(&tokens).err()
         };
-        assert_eq!(new(&[]), Some(BadTokens::None));
         assert_eq!(new(&[(Role::Admin, "short")]), Some(BadTokens::Short(Role::Admin)));
         let same = "the-same-token-twice";
         assert_eq!(new(&[(Role::Viewer, same), (Role::Admin, same)]), Some(BadTokens::Twice(Role::Admin)));

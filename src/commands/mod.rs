@@ -18,7 +18,9 @@ mod man;
 mod notify_test;
 mod output;
 mod serve;
+mod sessions;
 mod test_rules;
+mod users;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -56,6 +58,8 @@ fn for_people() -> Command {
         .subcommand(health::command())
         .subcommand(dead_letters::command())
         .subcommand(audit::command())
+        .subcommand(users::command())
+        .subcommand(sessions::command())
         .subcommand(give_back::command())
         .subcommand(Command::new("settings").about("Print all settings with their defaults, as in docs/settings.md"))
         .subcommand(completions::command())
@@ -83,6 +87,8 @@ pub fn run() -> ExitCode {
         Some(("health", given)) => health::run(given),
         Some(("dead-letters", given)) => dead_letters::run(given),
         Some(("audit", given)) => audit::run(given),
+        Some(("users", given)) => users::run(given),
+        Some(("sessions", given)) => sessions::run(given),
         Some(("rollback", given)) => give_back::run(given),
         Some(("settings", _)) => output::document(&document(worker::SETTINGS)),
         Some(("completions", given)) => completions::run(given),

@@ -1,11 +1,13 @@
 //! `monitor_sessions`: browser sessions, shared by all instances with this database.
 
-use diesel::sql_types::{Array, BigInt, Binary, Text};
+use diesel::sql_types::{Array, BigInt, Binary, Nullable, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::RunQueryDsl;
 
 use super::connection::{PgPool, checkout, trouble};
 use crate::fleet::reading::SourceTrouble;
+
+const COLUMNS: &str = "id, name, role, began, used, token_id, proof";
 
 /// A stored session. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, QueryableByName)]
@@ -25,6 +27,9 @@ pub struct StoredSession {
     /// Last use, to a few minutes.
     #[diesel(sql_type = BigInt)]
     pub used: i64,
+    /// Token of the named user; `None` for a shared token.
+    #[diesel(sql_type = Nullable<Text>)]
+    pub token_id: Option<String>,
     /// Proof that an instance with the same tokens stored the session.
     #[diesel(sql_type = Binary)]
     pub proof: Vec<u8>,
@@ -37,8 +42,9 @@ pub struct StoredSession {
 pub async fn put(pool: &PgPool, session: &StoredSession, outdated: i64) -> Result<(), SourceTrouble> {
     let mut connection = checkout(pool).await?;
     sql_query(
-        "WITH outdated AS (DELETE FROM monitor_sessions WHERE used < $7) \
-         INSERT INTO monitor_sessions (id, name, role, began, used, proof) VALUES ($1, $2, $3, $4, $5, $6) \
+        "WITH outdated AS (DELETE FROM monitor_sessions WHERE used < $8) \
+         INSERT INTO monitor_sessions (id, name, role, began, used, proof, token_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7) \
          ON CONFLICT (id) DO NOTHING",
     )
     .bind::<Binary, _>(&session.id)
@@ -47,6 +53,7 @@ pub async fn put(pool: &PgPool, session: &StoredSession, outdated: i64) -> Resul
     .bind::<BigInt, _>(session.began)
     .bind::<BigInt, _>(session.used)
     .bind::<Binary, _>(&session.proof)
+    .bind::<Nullable<Text>, _>(&session.token_id)
     .bind::<BigInt, _>(outdated)
     .execute(&mut connection)
     .await
@@ -60,7 +67,7 @@ pub async fn put(pool: &PgPool, session: &StoredSession, outdated: i64) -> Resul
 /// If Postgres cannot be read.
 pub async fn find(pool: &PgPool, ids: Vec<Vec<u8>>) -> Result<Vec<StoredSession>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    sql_query("SELECT id, name, role, began, used, proof FROM monitor_sessions WHERE id = ANY($1)")
+    sql_query(format!("SELECT {COLUMNS} FROM monitor_sessions WHERE id = ANY($1)"))
         .bind::<Array<Binary>, _>(ids)
         .load(&mut connection)
         .await
@@ -94,4 +101,29 @@ pub async fn remove(pool: &PgPool, id: Vec<u8>) -> Result<(), SourceTrouble> {
         .await
         .map_err(|e| trouble(&e))?;
     Ok(())
+}
+
+/// Returns all sessions, most recently used first.
+///
+/// # Errors
+/// If Postgres cannot be read.
+pub async fn all(pool: &PgPool) -> Result<Vec<StoredSession>, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    sql_query(format!("SELECT {COLUMNS} FROM monitor_sessions ORDER BY used DESC, id"))
+        .load(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))
+}
+
+/// Ends these sessions for all instances. Returns their number.
+///
+/// # Errors
+/// If Postgres fails.
+pub async fn remove_all(pool: &PgPool, ids: Vec<Vec<u8>>) -> Result<usize, SourceTrouble> {
+    let mut connection = checkout(pool).await?;
+    sql_query("DELETE FROM monitor_sessions WHERE id = ANY($1)")
+        .bind::<Array<Binary>, _>(ids)
+        .execute(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{ACCEPTED, BadSetting, Settings, Texts};
 use crate::access::Role;
 use crate::access::address::TrustedProxies;
-use crate::access::policy::{Policy, Proxy};
-use crate::access::tokens::{BadTokens, SHORTEST, Tokens};
+use crate::access::policy::{Credentials, Policy, Proxy};
+use crate::access::tokens::{BadTokens, SHORTEST, weakness};
 
 /// Setting with the token of each role.
 const TOKENS: [(Role, &str); 3] = [
@@ -14,6 +14,10 @@ const TOKENS: [(Role, &str); 3] = [
     (Role::Operator, "MONITOR_OPERATOR_TOKEN"),
     (Role::Admin, "MONITOR_ADMIN_TOKEN"),
 ];
+/// Secret that proves rows of named users and sessions.
+const SECRET_KEY: &str = "MONITOR_SECRET_KEY";
+/// Its minimum length, characters.
+const SHORTEST_KEY: usize = 32;
 
 impl Settings {
     /// Prevents serving everybody with full access by accident.
@@ -44,8 +48,8 @@ impl Texts<'_> {
                 let own = self.text("SERVER_URL").as_deref().and_then(host).map(str::to_owned);
                 Ok(Policy::Nobody { hosts: (!self.anybody_may()).then(|| own.into_iter().collect()) })
             }
-            "token" => Ok(Policy::Token(self.tokens()?)),
-            "basic" => Ok(Policy::Basic(self.tokens()?)),
+            "token" => Ok(Policy::Token(self.credentials()?)),
+            "basic" => Ok(Policy::Basic(self.credentials()?)),
             "proxy" => Ok(Policy::Proxy(self.proxy()?)),
             _ => Err(self.bad("MONITOR_AUTH", "none, token, basic or proxy")),
         }
@@ -55,21 +59,38 @@ impl Texts<'_> {
         self.text(ACCEPTED).is_some_and(|text| text == "yes")
     }
 
-    fn tokens(&self) -> Result<Tokens, BadSetting> {
+    fn credentials(&self) -> Result<Credentials, BadSetting> {
         let tokens: Vec<(Role, String)> =
             TOKENS.iter().filter_map(|(role, name)| Some((*role, self.text(name)?))).collect();
-        let named = |role| TOKENS.iter().find(|(known, _)| *known == role).map_or("MONITOR_ADMIN_TOKEN", |t| t.1);
-        Tokens::new(&tokens).map_err(|bad| match bad {
-            BadTokens::None => BadSetting {
+        let secret = self.secret_key()?;
+        if tokens.is_empty() && secret.is_none() {
+            return Err(BadSetting {
                 name: "MONITOR_ADMIN_TOKEN",
                 value: String::new(),
-                expected: "a token (or one for another role), as MONITOR_AUTH asks for".to_owned(),
-            },
+                expected: format!("a token (or one for another role, or {SECRET_KEY} for named users), as MONITOR_AUTH asks for"),
+            });
+        }
+        let named = |role| TOKENS.iter().find(|(known, _)| *known == role).map_or("MONITOR_ADMIN_TOKEN", |t| t.1);
+        Credentials::new(&tokens, secret.as_deref()).map_err(|bad| match bad {
             BadTokens::Short(role) => self.bad(named(role), format!("at least {SHORTEST} characters")),
-            BadTokens::Weak(role, why) => self
-                .bad(named(role), format!("a token that nobody can guess ({why}); make one with openssl rand -hex 24")),
+            BadTokens::Weak(role, why) => self.bad(
+                named(role),
+                format!("a token that cannot be guessed ({why}); make one with openssl rand -hex 24"),
+            ),
             BadTokens::Twice(role) => self.bad(named(role), "another token than that of another role"),
         })
+    }
+
+    pub(super) fn secret_key(&self) -> Result<Option<String>, BadSetting> {
+        let Some(text) = self.text(SECRET_KEY) else { return Ok(None) };
+        let short = (text.chars().count() < SHORTEST_KEY).then_some("it is shorter");
+        match short.or_else(|| weakness(&text)) {
+            None => Ok(Some(text)),
+            Some(why) => Err(self.bad(
+                SECRET_KEY,
+                format!("{SHORTEST_KEY} characters that cannot be guessed ({why}); make them with openssl rand -hex 32"),
+            )),
+        }
     }
 
     pub(super) fn session_lifetime(&self, name: &'static str) -> Result<Duration, BadSetting> {

@@ -15,15 +15,6 @@ use super::*;
 use crate::support::wait::eventually;
 
 impl Ground {
-    async fn takes_changes(&self) {
-        let client = client();
-        eventually("changes are taken", SOON, || async {
-            let change = client.post(self.monitor.url("/-/reload")).bearer_auth(OPERATOR).send().await.unwrap();
-            change.status() == 200
-        })
-        .await;
-    }
-
     async fn post(&self, path: &str, body: Value) -> (u16, String) {
         let request = client().post(self.monitor.url(path)).bearer_auth(OPERATOR);
         let answer = request.header("content-type", "application/json").body(body.to_string()).send().await.unwrap();

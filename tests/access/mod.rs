@@ -7,6 +7,7 @@ mod modes;
 mod security_log;
 mod table;
 mod trail;
+mod users;
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use reqwest::{Client, Method, StatusCode};
 use crate::support::monitor::Monitor;
 use crate::support::postgres::TestDatabase;
 use crate::support::redis::TestRedis;
+use crate::support::wait::eventually;
 
 const VIEWER: &str = "viewer-0123456789";
 const OPERATOR: &str = "operator-0123456789";
@@ -40,6 +42,13 @@ impl Ground {
     }
 
     async fn with_tokens(more: &[(&str, &str)]) -> Self {
+        let database = TestDatabase::create();
+        let url = database.url();
+        Self::of(more, database, &url).await
+    }
+
+    /// With tokens, and the database at this URL.
+    async fn of(more: &[(&str, &str)], database: TestDatabase, database_url: &str) -> Self {
         let mut settings = vec![
             ("MONITOR_AUTH", "token"),
             ("MONITOR_VIEWER_TOKEN", VIEWER),
@@ -47,11 +56,20 @@ impl Ground {
             ("MONITOR_ADMIN_TOKEN", ADMIN),
         ];
         settings.extend(more);
-        let (redis, database) = (TestRedis::start(), TestDatabase::create());
-        let (redis_url, database_url) = (redis.url(), database.url());
-        settings.extend([("REDIS_URL", redis_url.as_str()), ("DATABASE_URL", database_url.as_str())]);
+        let redis = TestRedis::start();
+        let redis_url = redis.url();
+        settings.extend([("REDIS_URL", redis_url.as_str()), ("DATABASE_URL", database_url)]);
         let monitor = Monitor::start(&settings).await;
         Self { monitor, _redis: redis, _database: database }
+    }
+
+    async fn takes_changes(&self) {
+        let client = client();
+        eventually("changes are taken", SOON, || async {
+            let change = client.post(self.monitor.url("/-/reload")).bearer_auth(OPERATOR).send().await.unwrap();
+            change.status() == 200
+        })
+        .await;
     }
 }
 

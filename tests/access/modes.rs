@@ -68,7 +68,7 @@ async fn basic_passwords_are_tokens_and_the_name_is_audited() {
         let answer = client.get(&url).basic_auth("bo", Some(password)).send().await.unwrap();
         assert_eq!(answer.status(), expected, "{password}");
         if expected == 200 {
-            assert!(answer.text().await.unwrap().contains(">bo<"), "the page says who looks");
+            assert!(answer.text().await.unwrap().contains(">bo (operator token)<"), "the page says who looks");
         }
     }
 }

@@ -66,7 +66,7 @@ async fn logins_denied_requests_and_changes_leave_a_line_a_counter_and_a_row() {
     let row = |kind: &str, who: &str, role: &str, outcome: &str| {
         (kind.to_owned(), who.to_owned(), role.to_owned(), home.clone(), outcome.to_owned(), 1)
     };
-    let bo = "bo\u{1b}[2J";
+    let bo = "bo\u{1b}[2J (viewer token)";
     let expected = [
         row("token_first_use", "admin token", "admin", "done"),
         row("login", bo, "viewer", "done"),

@@ -1,5 +1,5 @@
-//! Failed logins, counted per address, per account and in total. Many of them are reported. Above a limit, attempts are delayed whether they are
-//! valid or not: guessing becomes too slow, and no user is locked out.
+//! Failed logins, counted per address, per account and in total. Many of them are reported. Above a limit, attempts are
+//! delayed whether they are valid or not: guessing becomes too slow, and no user is locked out.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ const WAITING: u32 = 4;
 const WAITING_IN_ALL: u32 = 64;
 /// Maximum number of addresses and accounts tracked.
 const KNOWN: usize = 4096;
-/// An address with valid credentials of a role is not delayed for that role for this long.
+/// An address with valid credentials is not delayed for the same credentials for this long.
 const TRUSTED_FOR: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -49,7 +49,7 @@ struct Count {
 struct Known {
     counts: HashMap<Key, Count>,
     in_all: Option<Count>,
-    right: HashMap<(Option<IpAddr>, Role), Instant>,
+    right: HashMap<(Option<IpAddr>, Holder), Instant>,
     many: Vec<ManyFailures>,
 }
 
@@ -60,6 +60,15 @@ pub(super) struct ManyFailures {
     pub address: Option<IpAddr>,
     /// Their number.
     pub count: u32,
+}
+
+/// Whose valid credentials an attempt had.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// Anybody with the shared token of a role.
+    Role(Role),
+    /// The named user with the token of this ID.
+    User(String),
 }
 
 /// A login attempt: address and account.
@@ -82,15 +91,15 @@ struct Waits<'a> {
 }
 
 impl Failures {
-    /// Records an attempt with valid credentials of `role`, or with wrong ones; waits first if there were too many
+    /// Records an attempt with valid credentials of `holder`, or with wrong ones; waits first if there were too many
     /// failures. Returns whether they were valid for the first time at this address within a day.
     ///
     /// # Errors
     /// If too many attempts are waiting, or the credentials are wrong and the limit is exceeded.
-    pub async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<bool, Problem> {
+    pub async fn settle(&self, attempt: &Attempt, holder: Option<Holder>) -> Result<bool, Problem> {
         let slow = {
             let mut known = self.known();
-            let trusted = role.is_some_and(|role| known.trusts(attempt, role, Instant::now()));
+            let trusted = holder.as_ref().is_some_and(|holder| known.trusts(attempt, holder, Instant::now()));
             !trusted && known.is_too_many(attempt, Instant::now())
         };
         if slow {
@@ -98,9 +107,20 @@ impl Failures {
             sleep(PAUSE).await;
             drop(waits);
         }
-        match role {
-            Some(role) => Ok(self.known().trust(attempt, role, Instant::now())),
+        match holder {
+            Some(holder) => Ok(self.known().trust(attempt, holder, Instant::now())),
             None => self.note(attempt, Instant::now()).map(|()| false),
+        }
+    }
+
+    /// To be called before a verification that is expensive.
+    ///
+    /// # Errors
+    /// If there were too many failures.
+    pub fn may_verify(&self, attempt: &Attempt) -> Result<(), Problem> {
+        match self.known().is_too_many(attempt, Instant::now()) {
+            true => Err(Problem::TooMany { wait: PAUSE.as_secs() + 1 }),
+            false => Ok(()),
         }
     }
 
@@ -197,19 +217,19 @@ impl Known {
         attempt.keys().iter().any(|key| wrong(key) > most)
     }
 
-    fn trusts(&self, attempt: &Attempt, role: Role, now: Instant) -> bool {
-        let known = self.right.get(&(attempt.address.map(client_prefix), role));
+    fn trusts(&self, attempt: &Attempt, holder: &Holder, now: Instant) -> bool {
+        let known = self.right.get(&(attempt.address.map(client_prefix), holder.clone()));
         known.is_some_and(|then| now.duration_since(*then) < TRUSTED_FOR)
     }
 
-    fn trust(&mut self, attempt: &Attempt, role: Role, now: Instant) -> bool {
+    fn trust(&mut self, attempt: &Attempt, holder: Holder, now: Instant) -> bool {
         if self.right.len() >= KNOWN {
             self.right.retain(|_, then| now.duration_since(*then) < TRUSTED_FOR);
             if self.right.len() >= KNOWN {
                 return false;
             }
         }
-        let before = self.right.insert((attempt.address.map(client_prefix), role), now);
+        let before = self.right.insert((attempt.address.map(client_prefix), holder), now);
         before.is_none_or(|then| now.duration_since(then) >= TRUSTED_FOR)
     }
 }
@@ -278,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn the_first_valid_use_at_an_address_is_recognized() {
         let failures = Failures::default();
-        let first = async |n, role| failures.settle(&from(n), Some(role)).await.unwrap();
+        let first = async |n, role| failures.settle(&from(n), Some(Holder::Role(role))).await.unwrap();
         assert!(first(1, Role::Viewer).await && !first(1, Role::Viewer).await);
         assert!(first(1, Role::Admin).await && first(1 << 64, Role::Viewer).await);
     }
@@ -299,15 +319,15 @@ mod tests {
     async fn valid_credentials_are_delayed_as_long_as_wrong_ones() {
         let failures = Failures::default();
         let (guesser, program) = (from(1), Some(Role::Viewer));
-        failures.settle(&guesser, program).await.unwrap();
+        failures.settle(&guesser, program.map(Holder::Role)).await.unwrap();
         for _ in 0..=MOST {
             let _ = note(&failures, &guesser);
         }
-        let timed = |role| {
+        let timed = |role: Option<Role>| {
             let (failures, guesser) = (&failures, guesser.clone());
             async move {
                 let begun = Instant::now();
-                (failures.settle(&guesser, role).await.is_ok(), begun.elapsed() >= PAUSE)
+                (failures.settle(&guesser, role.map(Holder::Role)).await.is_ok(), begun.elapsed() >= PAUSE)
             }
         };
         assert_eq!(timed(None).await, (false, true));

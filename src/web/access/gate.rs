@@ -15,14 +15,16 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
 
 use super::caller::Caller;
 use super::connections::Counted;
-use super::failures::{Attempt, Failures};
+use super::failures::{Attempt, Failures, Holder};
 use super::security_log::SecurityLog;
 use super::sessions::{OpenSession, Sessions};
+use super::users::{Unusable, Users};
 use super::{Needs, Verb, origin};
 use crate::access::address::TrustedProxies;
 use crate::access::policy::{Presented, Refusal, Session};
 use crate::access::security::{SecurityEvent, SecurityKind};
-use crate::access::{Policy, Role};
+use crate::access::users::{User, UserToken};
+use crate::access::Policy;
 use crate::actors::io::Io;
 use crate::exposition::counters::Counters;
 use crate::web::AppState;
@@ -75,7 +77,9 @@ pub struct AuthGate {
     pub failures: Arc<Failures>,
     /// Sessions, if this mode has a login page.
     pub sessions: Option<Arc<Sessions>>,
-    /// Access to Postgres, for sessions.
+    /// Named users, if there is a secret key.
+    pub users: Option<Arc<Users>>,
+    /// Access to Postgres, for sessions and users.
     pub io: Io,
     /// Counters for Prometheus.
     pub counters: Arc<Mutex<Counters>>,
@@ -169,15 +173,21 @@ impl AuthGate {
         };
         let session = self.session(request).await;
         let peer = peer_of(request);
-        let presented = Presented {
+        let mut presented = Presented {
             peer,
             by_trusted_proxy: peer.is_some_and(|peer| self.trusted.contains(peer)),
             host: values(headers, HOST.as_str()),
             authorization: values(headers, AUTHORIZATION.as_str()),
             session: session.as_ref().map(|(session, _)| session),
+            owner: None,
             user,
             role,
         };
+        let owner = match self.policy.user_token(&presented) {
+            Some(token) => self.owner(&token, &Attempt { address, account: None }).await?,
+            None => None,
+        };
+        presented.owner = owner.as_ref();
         let known = self.policy.who(&presented);
         let by_secret = match &known {
             Ok(known) => matches!(&*self.policy, Policy::Token(_) | Policy::Basic(_)) && !known.by_session,
@@ -187,7 +197,11 @@ impl AuthGate {
         if by_secret {
             let attempt = Attempt { address, account: self.policy.account(&presented) };
             request.extensions_mut().insert(Attempted);
-            is_first_use = self.settle(&attempt, known.as_ref().ok().map(|known| known.role)).await?;
+            let holder = known.as_ref().ok().map(|known| match &owner {
+                Some(user) => Holder::User(user.token_id.clone()),
+                None => Holder::Role(known.role),
+            });
+            is_first_use = self.settle(&attempt, holder).await?;
         }
         match known {
             Ok(known) => {
@@ -210,11 +224,37 @@ impl AuthGate {
         }
     }
 
+    /// Named user with this token.
+    ///
+    /// # Errors
+    /// If the token is expired, or cannot be verified.
+    pub(super) async fn owner(&self, token: &UserToken, attempt: &Attempt) -> Result<Option<User>, Problem> {
+        let Some(users) = &self.users else { return Ok(None) };
+        if users.must_verify(token) {
+            self.failures.may_verify(attempt)?;
+        }
+        match users.owner(&self.io, token).await {
+            Ok(user) => Ok(Some(user)),
+            Err(Unusable::Unknown) => Ok(None),
+            Err(Unusable::Expired(user)) => Err(Problem::Unauthorized {
+                challenge: self.policy.challenge(),
+                why: format!(
+                    "the token of {} expired: ask for a new one (shepherd-monitor users renew {})",
+                    user.name, user.name
+                ),
+            }),
+            Err(Unusable::Unverifiable(trouble)) => {
+                Err(Problem::Unavailable(format!("the token cannot be verified: {}", trouble.detail)))
+            }
+        }
+    }
+
     /// Records a login attempt, and delays it after too many failures. Returns whether the credentials were valid for
     /// the first time at this address within a day.
-    pub(super) async fn settle(&self, attempt: &Attempt, role: Option<Role>) -> Result<bool, Problem> {
-        let settled = self.failures.settle(attempt, role).await;
-        if role.is_none() || settled.is_err() {
+    pub(super) async fn settle(&self, attempt: &Attempt, holder: Option<Holder>) -> Result<bool, Problem> {
+        let is_wrong = holder.is_none();
+        let settled = self.failures.settle(attempt, holder).await;
+        if is_wrong || settled.is_err() {
             let kind = if settled.is_ok() { SecurityKind::FailedLogin } else { SecurityKind::Throttled };
             let user = attempt.account.clone().unwrap_or_default();
             self.security.note(SecurityEvent {

@@ -7,7 +7,7 @@ use actix_web::web::{Data, Form, Query};
 use actix_web::{HttpRequest, HttpResponse};
 use serde::Deserialize;
 
-use super::failures::Attempt;
+use super::failures::{Attempt, Holder};
 use super::gate::{ENCRYPTED_SESSION_COOKIES, SESSION_COOKIE};
 use crate::access::policy::{Session, shortened};
 use crate::access::security::{SecurityEvent, SecurityKind};
@@ -46,22 +46,34 @@ pub async fn enter(
     front: Data<AppState>,
     given: Form<LoginForm>,
 ) -> Result<HttpResponse, Problem> {
-    let tokens = front.lock.policy.login().ok_or(Problem::NotFound)?;
+    let credentials = front.lock.policy.login().ok_or(Problem::NotFound)?;
     let given = given.into_inner();
     let next = local(&given.next, front.site.root());
-    let role = tokens.role_of(given.token.trim());
     let name = shortened(&given.name);
     let address = front.lock.client(&request);
-    let account = (!name.is_empty()).then(|| name.clone());
-    front.lock.settle(&Attempt { address, account }, role).await?;
-    let Some(role) = role else {
+    let account = (!name.is_empty()).then_some(name);
+    let attempt = Attempt { address, account };
+    let owner = match given.token.trim().parse() {
+        Ok(token) => front.lock.owner(&token, &attempt).await?,
+        Err(()) => None,
+    };
+    let with_token = |role| Session::declared(&given.name, role);
+    let session = match &owner {
+        Some(user) => Some(Session::of(user)),
+        None => credentials.tokens.role_of(given.token.trim()).map(with_token),
+    };
+    let holder = session.as_ref().map(|session| match &session.token_id {
+        Some(id) => Holder::User(id.clone()),
+        None => Holder::Role(session.role),
+    });
+    front.lock.settle(&attempt, holder).await?;
+    let Some(session) = session else {
         return shown(&front, &LoginPage { next, wrong: true });
     };
-    let name = if name.is_empty() { role.to_string() } else { name };
-    let (kind, user) = (SecurityKind::Login, name.clone());
-    front.lock.security.note(SecurityEvent { kind, user, role: Some(role), address, detail: String::new() });
+    let (kind, user, role) = (SecurityKind::Login, session.name.clone(), Some(session.role));
+    front.lock.security.note(SecurityEvent { kind, user, role, address, detail: String::new() });
     let sessions = front.lock.sessions.as_ref().ok_or(Problem::NotFound)?;
-    let value = sessions.begin(&front.io, Session { name, role }).await;
+    let value = sessions.begin(&front.io, session).await;
     let value = value.ok_or_else(|| Problem::Unavailable("the system has no random numbers; try again".to_owned()))?;
     let lasts = i64::try_from(sessions.absolute().as_secs()).unwrap_or(0);
     let cookie = cookie(&request, &front, value, lasts);

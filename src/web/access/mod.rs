@@ -15,6 +15,7 @@ pub mod login;
 mod origin;
 mod security_log;
 mod sessions;
+mod users;
 
 pub use audited::audited;
 pub use caller::Caller;
@@ -26,6 +27,7 @@ pub use gate::{AuthGate, AuthGateLayer, admitted, gate};
 pub use security_log::SecurityLog;
 pub(in crate::web) use sessions::OpenSession;
 pub use sessions::{Lifetimes, Sessions};
+pub use users::Users;
 
 pub use crate::access::Role;
 

@@ -3,7 +3,8 @@
 //! A cookie holds 256 random bits and nothing else, so that no token can be guessed from it. Sessions are stored in
 //! memory and in Postgres by a digest of these bits: every monitor with the same tokens and the same database accepts
 //! them. While Postgres is unreachable, only the monitor that created a session accepts it. A session ends at logout,
-//! after its idle time, after its absolute lifetime, and when a token changes.
+//! when it is revoked, after its idle time, after its absolute lifetime, and when a shared token changes or the token of
+//! its named user ends.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +17,10 @@ use ring::rand::{SecureRandom, SystemRandom};
 use tokio::sync::{Semaphore, watch};
 
 use super::gate::unix_seconds;
+use super::users::Users;
 use crate::access::policy::Session;
-use crate::access::tokens::Tokens;
+use crate::access::sealing::SealingKey;
+use crate::access::users::User;
 use crate::actors::io::{Io, POSTGRES_LATE};
 use crate::fleet::reading::SourceTrouble;
 use crate::postgres::sessions::{self as stored, StoredSession};
@@ -51,7 +54,8 @@ type Key = [u8; 32];
 /// All sessions that this monitor knows.
 pub struct Sessions {
     lifetimes: Lifetimes,
-    tokens: Tokens,
+    key: SealingKey,
+    users: Option<Arc<Users>>,
     open: Mutex<HashMap<Key, Open>>,
     /// Ended at this monitor, possibly still in Postgres.
     ended: Mutex<HashSet<Key>>,
@@ -85,12 +89,13 @@ pub(in crate::web) struct OpenSession {
 }
 
 impl Sessions {
-    /// Creates an empty store. `tokens` seal and verify the rows in Postgres.
+    /// Creates an empty store. `key` proves the rows in Postgres.
     #[must_use]
-    pub fn new(lifetimes: Lifetimes, tokens: Tokens) -> Arc<Self> {
+    pub fn new(lifetimes: Lifetimes, key: SealingKey, users: Option<Arc<Users>>) -> Arc<Self> {
         Arc::new(Self {
             lifetimes,
-            tokens,
+            key,
+            users,
             open: Mutex::default(),
             ended: Mutex::default(),
             lookups: Semaphore::new(LOOKUPS),
@@ -135,6 +140,10 @@ impl Sessions {
 
     fn keep(&self, key: Key, session: Session, (began, used): (u64, u64), stored: bool) {
         let mut open = self.open();
+        // Another role is another session, so that its websockets close.
+        if open.get(&key).is_some_and(|known| known.session != session) {
+            open.remove(&key);
+        }
         if let Some(known) = open.get_mut(&key) {
             known.used = known.used.max(used);
             known.touched = known.touched.max(used);
@@ -186,8 +195,10 @@ impl Sessions {
         let found = io.read(ANSWER_WITHIN, POSTGRES_LATE, finding).await;
         *failed() = found.is_err().then(Instant::now);
         let Ok(rows) = found else { return };
+        let Ok(users) = self.users_of(io, &rows).await else { return };
         for key in keys.iter().filter(|key| !self.ended().contains(*key)) {
-            match rows.iter().find(|row| row.id == key).and_then(|row| self.session_of(key, row)) {
+            let row = rows.iter().find(|row| row.id == key);
+            match row.and_then(|row| self.session_of(key, row)).and_then(|found| as_the_user_is(found, &users)) {
                 Some((session, times)) => self.keep(*key, session, times, true),
                 None => {
                     let mut open = self.open();
@@ -196,6 +207,17 @@ impl Sessions {
                     }
                 }
             }
+        }
+    }
+
+    /// Current named users of these sessions.
+    async fn users_of(&self, io: &Io, rows: &[StoredSession]) -> Result<Vec<User>, SourceTrouble> {
+        let mut ids: Vec<String> = rows.iter().filter_map(|row| row.token_id.clone()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        match &self.users {
+            Some(users) if !ids.is_empty() => users.current(io, &ids).await,
+            _ => Ok(Vec::new()),
         }
     }
 
@@ -223,23 +245,25 @@ impl Sessions {
     }
 
     fn row(&self, key: &Key, session: &Session, now: u64) -> StoredSession {
-        let proof = self.tokens.seal(&sealed(key, &session.name, session.role.as_str(), signed(now)));
-        StoredSession {
+        let mut row = StoredSession {
             id: key.to_vec(),
             name: session.name.clone(),
             role: session.role.as_str().to_owned(),
             began: signed(now),
             used: signed(now),
-            proof,
-        }
+            token_id: session.token_id.clone(),
+            proof: Vec::new(),
+        };
+        row.proof = self.key.seal(&sealed(key, &row));
+        row
     }
 
-    /// Decodes a row, if a monitor with these tokens wrote it.
+    /// Decodes a row, if a monitor with the same secrets wrote it.
     fn session_of(&self, key: &Key, row: &StoredSession) -> Option<(Session, (u64, u64))> {
-        let is_ours = self.tokens.is_sealed(&sealed(key, &row.name, &row.role, row.began), &row.proof);
+        let is_ours = self.key.is_sealed(&sealed(key, row), &row.proof);
         let role = row.role.parse().ok().filter(|_| is_ours)?;
         let times = (u64::try_from(row.began).ok()?, u64::try_from(row.used).ok()?);
-        Some((Session { name: row.name.clone(), role }, times))
+        Some((Session { name: row.name.clone(), role, token_id: row.token_id.clone() }, times))
     }
 
     fn used(&self, key: &Key, now: u64) -> Option<(Session, watch::Receiver<()>)> {
@@ -349,11 +373,22 @@ fn signed(seconds: u64) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
-/// Bytes that the seal of a row covers.
-fn sealed(key: &Key, name: &str, role: &str, began: i64) -> Vec<u8> {
+/// Bytes that the proof of a row covers.
+fn sealed(key: &Key, row: &StoredSession) -> Vec<u8> {
     let mut text = key.to_vec();
+    let StoredSession { name, role, began, token_id, .. } = row;
     text.extend_from_slice(format!("{began} {role} {name}").as_bytes());
+    // A name has no NUL.
+    text.extend(token_id.iter().flat_map(|id| format!("\0{id}").into_bytes()));
     text
+}
+
+/// The session with the role that its named user has now; `None` if the token of the user ended.
+fn as_the_user_is<T>((session, times): (Session, T), users: &[User]) -> Option<(Session, T)> {
+    match &session.token_id {
+        None => Some((session, times)),
+        Some(id) => users.iter().find(|user| user.token_id == *id).map(|user| (Session::of(user), times)),
+    }
 }
 
 #[cfg(test)]
@@ -363,17 +398,17 @@ mod tests {
 
     const HOUR: u64 = 3600;
 
-    fn tokens(admin: &str) -> Tokens {
-        Tokens::new(&[(Role::Admin, admin.to_owned())]).unwrap()
+    fn sealing(secret: &str) -> SealingKey {
+        SealingKey::derive(secret.as_bytes(), "sessions")
     }
 
     fn sessions() -> Arc<Sessions> {
         let lifetimes = Lifetimes { idle: Duration::from_secs(HOUR), absolute: Duration::from_secs(10 * HOUR) };
-        Sessions::new(lifetimes, tokens("admin-4c58-admin-20"))
+        Sessions::new(lifetimes, sealing("admin-4c58-admin-20"), None)
     }
 
     fn bo(role: Role) -> Session {
-        Session { name: "bo".to_owned(), role }
+        Session { name: "bo".to_owned(), role, token_id: None }
     }
 
     #[test]
@@ -422,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_is_accepted_only_if_a_monitor_with_the_same_tokens_wrote_it_unchanged() {
+    fn a_row_is_accepted_only_if_a_monitor_with_the_same_secrets_wrote_it_unchanged() {
         let sessions = sessions();
         let (_, key) = sessions.begin_in_memory(bo(Role::Viewer), 5).unwrap();
         let row = sessions.row(&key, &bo(Role::Viewer), 5);
@@ -435,9 +470,10 @@ mod tests {
         assert!(changed(|row| row.role = "admin".to_owned()));
         assert!(changed(|row| row.name = "eve".to_owned()));
         assert!(changed(|row| row.began = 1 << 40));
+        assert!(changed(|row| row.token_id = Some("0123456789abcdef".to_owned())));
         assert!(changed(|row| row.proof.clear()));
         assert!(sessions.session_of(&[7; 32], &row).is_none(), "the row of another cookie");
-        let others = Sessions::new(sessions.lifetimes, tokens("admin-9b27-admin-43"));
+        let others = Sessions::new(sessions.lifetimes, sealing("admin-9b27-admin-43"), None);
         assert!(others.session_of(&key, &row).is_none());
     }
 }

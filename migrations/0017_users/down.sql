@@ -1,0 +1,2 @@
+ALTER TABLE monitor_sessions DROP COLUMN token_id;
+DROP TABLE monitor_users;
