@@ -48,7 +48,6 @@ use crate::redis_streams::leader::LeaderLease;
 use crate::redis_streams::streams_reader::StreamsReader;
 use crate::settings::{OBSERVER_SCHEMA, Settings};
 use crate::spool::Spool;
-use crate::access::users;
 use crate::web::access::{AuthGate, ConnectionLimits, Connections, Lifetimes, SecurityLog, Sessions, Users};
 use crate::web::deadlines::watched;
 use crate::web::read_limits::ReadLimits;
@@ -146,15 +145,16 @@ impl Application {
         let lifetimes = Lifetimes { idle: settings.session_idle, absolute: settings.session_absolute };
         let security = SecurityLog::new(io.clone(), Arc::clone(&counters), settings.access.mode());
         let secret = settings.secret_key.as_ref().filter(|_| settings.access.has_tokens());
-        let users = secret.map(|secret| Users::new(users::sealing_key(secret.reveal())));
+        let users = secret.map(|secret| Users::new(secret.reveal()));
         let users = users.transpose().context("cannot verify tokens of users")?.map(Arc::new);
         let lock = AuthGate {
             policy: Arc::new(settings.access.clone()),
             trusted: Arc::new(settings.trusted_proxies.clone()),
             failures: Arc::default(),
-            sessions: settings.access.login().map(|credentials| {
-                Sessions::new(lifetimes, credentials.session_key.clone(), users.clone())
-            }),
+            sessions: settings
+                .access
+                .login()
+                .map(|credentials| Sessions::new(lifetimes, credentials.session_key.clone(), users.clone())),
             users,
             io: io.clone(),
             counters,
@@ -162,7 +162,7 @@ impl Application {
             root: settings.root_path.clone(),
             own: settings.server_url.clone(),
         };
-        let limits = ConnectionLimits { per_address: settings.connections_per_address, in_all: most_connections };
+        let limits = ConnectionLimits::new(settings.connections_per_address, most_connections);
         let connections = Connections::new(limits, Arc::clone(&lock.trusted), Arc::clone(&lock.counters));
         let front = AppState {
             newest,

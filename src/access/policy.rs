@@ -148,9 +148,12 @@ impl Policy {
         }
     }
 
-    /// Token of a named user that a request presents, valid or not.
+    /// Token of a named user that a request presents, valid or not; `None` beside a session, which takes precedence.
     #[must_use]
     pub fn user_token(&self, presented: &Presented<'_>) -> Option<UserToken> {
+        if presented.session.is_some() {
+            return None;
+        }
         let text = match self {
             Self::Token(_) => of_scheme(presented, "bearer").ok().flatten()?.to_vec(),
             Self::Basic(_) => name_and_password(of_scheme(presented, "basic").ok().flatten()?).1,
@@ -246,14 +249,8 @@ fn is_this_machine(name: &str) -> bool {
 }
 
 fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
-    let given = of_scheme(presented, "bearer")?;
-    if let Some(role) = given.and_then(|token| tokens.role_of(str::from_utf8(token).ok()?)) {
-        return Ok(ResolvedCaller { name: declared("", role), role, by_session: false, anonymous: false });
-    }
-    if let Some(user) = presented.owner {
-        return Ok(ResolvedCaller::user(user));
-    }
-    // An `Authorization` header that a proxy adds must not invalidate the session.
+    // A session takes precedence: an `Authorization` header that a proxy adds must not invalidate it, and whoever has
+    // one must not be able to try tokens beside it, as such attempts would not be failed logins.
     if let Some(session) = presented.session {
         return Ok(ResolvedCaller {
             name: session.name.clone(),
@@ -261,6 +258,13 @@ fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCaller
             by_session: true,
             anonymous: false,
         });
+    }
+    if let Some(user) = presented.owner {
+        return Ok(ResolvedCaller::user(user));
+    }
+    let given = of_scheme(presented, "bearer")?;
+    if let Some(role) = given.and_then(|token| tokens.role_of(str::from_utf8(token).ok()?)) {
+        return Ok(ResolvedCaller { name: declared("", role), role, by_session: false, anonymous: false });
     }
     match given {
         Some(token) if !is_jwt(token) => {
@@ -319,9 +323,9 @@ fn of_scheme<'a>(presented: &Presented<'a>, scheme: &str) -> Result<Option<&'a [
     Ok(first)
 }
 
-/// Signed token of an identity provider that a proxy forwards; not a failed login.
+/// Signed or encrypted token of an identity provider that a proxy forwards; not a failed login.
 fn is_jwt(token: &[u8]) -> bool {
-    token.starts_with(b"eyJ") && token.iter().filter(|byte| **byte == b'.').count() == 2
+    token.starts_with(b"eyJ") && matches!(token.iter().filter(|byte| **byte == b'.').count(), 2 | 4)
 }
 
 fn not_known(presented: &Presented<'_>, expected: &str, mode: &str) -> Refusal {
@@ -466,11 +470,13 @@ mod tests {
         for wrong in [&["Bearer operator-61d0-opf"][..], &["Bearer"], &["Bearer a", "Basic b"]] {
             assert_eq!(refused(&policy, &authorized(wrong)).0, "wrong", "{wrong:?}");
         }
-        let jwt = "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJibyJ9.c2ln";
+        let (jwt, jwe) =
+            ("Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJibyJ9.c2ln", "Bearer eyJlbmMiOiJBMTI4R0NNIn0.a.b.c.d");
         for (foreign, named) in [
             ("Basic Ym86eA==", "\"Basic\""),
             ("Negotiate YII=", "\"Negotiate\""),
             (jwt, "\"Bearer\""),
+            (jwe, "\"Bearer\""),
             ("operator-61d0-ope", "no scheme"),
         ] {
             let (how, why) = refused(&policy, &authorized(&[foreign]));
@@ -482,7 +488,15 @@ mod tests {
             assert_eq!(refused(&policy, &authorized(&["Bearer operator-61d0-ope", two])).0, "not allowed", "{two}");
         }
         let session = Session::declared("bo", Role::Operator);
-        for foreign in [&[][..], &["Basic Ym86eA=="], &[jwt], &["Bearer of-the-proxy"], &["Basic a", "Negotiate b"]] {
+        // Also with a token: whether it is right must not be found out beside a session.
+        for foreign in [
+            &[][..],
+            &["Basic Ym86eA=="],
+            &[jwt],
+            &["Bearer of-the-proxy"],
+            &["Basic a", "Negotiate b"],
+            &["Bearer viewer-9f31-viewer-77"],
+        ] {
             let presented = Presented { session: Some(&session), ..authorized(foreign) };
             assert_eq!(role(&policy, &presented), Ok(Role::Operator), "{foreign:?}");
         }
@@ -494,9 +508,9 @@ mod tests {
         let policy = Policy::Basic(tokens());
         let basic = |login: &[u8]| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(login));
         let name = |login: &[u8]| policy.who(&authorized(&[&basic(login)])).unwrap().name;
-        assert_eq!(name(b"bo:operator-61d0-ope"), "bo");
-        assert_eq!(name("Zoë:operator-61d0-ope".as_bytes()), "Zoë");
-        assert_eq!(name(b"Zo\xeb:operator-61d0-ope"), "Zoë");
+        assert_eq!(name(b"bo:operator-61d0-ope"), "bo (operator token)");
+        assert_eq!(name("Zoë:operator-61d0-ope".as_bytes()), "Zoë (operator token)");
+        assert_eq!(name(b"Zo\xeb:operator-61d0-ope"), "Zoë (operator token)");
         for wrong in [&basic(b"bo:wrong"), "Basic !!!", "Basic "] {
             assert_eq!(refused(&policy, &authorized(&[wrong])).0, "wrong", "{wrong}");
         }

@@ -12,7 +12,7 @@ use super::address::client_prefix;
 
 /// Period of counting repetitions.
 const PERIOD: Duration = Duration::from_secs(60);
-/// Different events per period of authenticated users, and as many of others; further ones are counted per kind.
+/// Different events per period of the users of each role, and as many of others; further ones are counted per kind.
 const MOST: usize = 40;
 
 /// Kind of a security event.
@@ -100,6 +100,7 @@ pub struct SecurityEvent {
 struct Key {
     kind: SecurityKind,
     address: Option<IpAddr>,
+    role: Option<Role>,
     /// An unauthenticated client may claim any name.
     user: Option<String>,
 }
@@ -127,14 +128,13 @@ impl Tally {
     pub fn note(&mut self, event: &SecurityEvent, now: Instant) -> bool {
         self.since.get_or_insert(now);
         let user = event.role.is_some().then(|| event.user.clone());
-        let authenticated = user.is_some();
-        let key = Key { kind: event.kind, address: event.address.map(client_prefix), user };
+        let key = Key { kind: event.kind, address: event.address.map(client_prefix), role: event.role, user };
         if let Some(known) = self.seen.get_mut(&key) {
             known.count += 1;
             return false;
         }
-        // Counted separately, so that a flood of rejected requests cannot hide a login.
-        if self.seen.keys().filter(|known| known.user.is_some() == authenticated).count() >= MOST {
+        // Counted separately, so that neither a flood of rejected requests nor a viewer can hide the login of an admin.
+        if self.seen.keys().filter(|known| known.role == event.role).count() >= MOST {
             *self.others.entry(event.kind).or_default() += 1;
             return false;
         }
@@ -200,13 +200,13 @@ mod tests {
         let (mut tally, now) = (Tally::default(), Instant::now());
         let firsts = (0..100_000).filter(|n| tally.note(&event(SecurityKind::FailedLogin, *n, None, ""), now)).count();
         assert_eq!(firsts, MOST);
-        assert!(tally.note(&event(SecurityKind::Login, 1, Some(Role::Admin), "bo"), now));
-        // Nor can a user with a token fill the log with names.
+        // Nor can a user with a token fill the log with names, or hide somebody with another role.
         let names = (0..1000)
             .filter(|n| tally.note(&event(SecurityKind::Login, 1, Some(Role::Viewer), &format!("user {n}")), now));
-        assert_eq!(names.count(), MOST - 1);
+        assert_eq!(names.count(), MOST);
+        assert!(tally.note(&event(SecurityKind::Login, 1, Some(Role::Admin), "bo"), now));
         let others: Vec<(SecurityKind, u64)> = tally.take().iter().map(|one| (one.event.kind, one.count)).collect();
-        let (logins, failed) = (1001 - u64::try_from(MOST).unwrap(), 100_000 - u64::try_from(MOST).unwrap());
+        let (logins, failed) = (1000 - u64::try_from(MOST).unwrap(), 100_000 - u64::try_from(MOST).unwrap());
         assert_eq!(others, [(SecurityKind::Login, logins), (SecurityKind::FailedLogin, failed)]);
     }
 }

@@ -185,7 +185,12 @@ mod tests {
     #[test]
     fn other_texts_are_not_tokens_of_users() {
         let token = UserToken::generate().unwrap().reveal();
-        let changed = [token.to_uppercase(), token.replace("smtoken", "token"), format!("{token}0"), token.replacen('_', "__", 1)];
+        let changed = [
+            token.to_uppercase(),
+            token.replace("smtoken", "token"),
+            format!("{token}0"),
+            token.replacen('_', "__", 1),
+        ];
         for text in changed.iter().map(String::as_str).chain(["", "smtoken_", "smtoken__", "an administrators token"]) {
             assert_eq!(text.parse::<UserToken>(), Err(()), "{text}");
         }

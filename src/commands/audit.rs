@@ -14,7 +14,7 @@ use crate::doctor::report::count;
 use crate::fleet::reading::SourceTrouble;
 use crate::postgres::audit_trail::{self, ExportedRow, Intact};
 use crate::postgres::connection::{self, PgPool};
-use crate::printable::Lines;
+use crate::printable::{Escaped, Lines};
 
 /// Columns of the CSV format.
 const COLUMNS: [&str; 12] =
@@ -149,7 +149,8 @@ async fn export(pool: &PgPool, [since, until]: [Option<DateTime<Utc>>; 2], csv: 
     Ok(())
 }
 
-/// Formats a row according to RFC 4180; NULL is an empty field.
+/// Formats a row according to RFC 4180; NULL is an empty field. Control characters are escaped, and a text that a
+/// spreadsheet would take for a formula is preceded by an apostrophe: users choose their names.
 fn as_csv(row: &ExportedRow) -> String {
     let json = |value: &Option<Box<serde_json::value::RawValue>>| {
         value.as_ref().map_or_else(String::new, |value| value.get().to_owned())
@@ -168,9 +169,13 @@ fn as_csv(row: &ExportedRow) -> String {
         row.seq.map(|seq| seq.to_string()).unwrap_or_default(),
         row.hash.clone().unwrap_or_default(),
     ];
-    let quoted = |field: &String| match field.contains(['"', ',', '\n', '\r']) {
-        true => format!("\"{}\"", field.replace('"', "\"\"")),
-        false => field.clone(),
+    let quoted = |field: &String| {
+        let field = Escaped(field).to_string();
+        let formula = if field.starts_with(['=', '+', '-', '@']) { "'" } else { "" };
+        match field.contains(['"', ',']) {
+            true => format!("\"{formula}{}\"", field.replace('"', "\"\"")),
+            false => format!("{formula}{field}"),
+        }
     };
     fields.iter().map(quoted).collect::<Vec<_>>().join(",")
 }
@@ -194,7 +199,7 @@ mod tests {
         let row = ExportedRow {
             id: 7,
             ts: "t".to_owned(),
-            who: "a \"b\", c\nd".to_owned(),
+            who: "=a \"b\", c\r\nd".to_owned(),
             role: "admin".to_owned(),
             address: String::new(),
             action: "x".to_owned(),
@@ -205,7 +210,7 @@ mod tests {
             seq: Some(3),
             hash: None,
         };
-        assert_eq!(as_csv(&row), "7,t,\"a \"\"b\"\", c\nd\",admin,,x,\"{\"\"a\"\":1}\",begun,,,3,");
+        assert_eq!(as_csv(&row), "7,t,\"'=a \"\"b\"\", c\\r\\nd\",admin,,x,\"{\"\"a\"\":1}\",begun,,,3,");
         assert_eq!(as_csv(&row).matches("begun").count(), 1);
     }
 }

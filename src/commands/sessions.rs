@@ -80,7 +80,9 @@ async fn revoke(pool: &PgPool, given: &ArgMatches) -> Result<(), String> {
     let sessions = stored::all(pool).await.map_err(detail)?;
     let ids: Vec<&String> = given.get_many("id").unwrap_or_default().collect();
     if let Some(id) = ids.iter().find(|id| id.len() < SHOWN) {
-        return Err(format!("{id:?} is not the ID of a session: expected {SHOWN} hexadecimal digits or more, as in sessions list"));
+        return Err(format!(
+            "{id:?} is not the ID of a session: expected {SHOWN} hexadecimal digits or more, as in sessions list"
+        ));
     }
     let user = given.get_one::<String>("user");
     let is_chosen = |session: &&StoredSession| {

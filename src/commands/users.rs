@@ -59,7 +59,9 @@ pub(super) fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(
             with("add", "Add a user and print its token")
-                .after_help("The token is the only output on standard output. It is not stored and cannot be shown again.")
+                .after_help(
+                    "The token is the only output on standard output. It is not stored and cannot be shown again.",
+                )
                 .arg(name())
                 .arg(role(Arg::new("role").long("role")))
                 .arg(expires())
@@ -85,7 +87,9 @@ pub(super) fn command() -> Command {
 
 fn lifetime(text: &str) -> Result<Duration, String> {
     let expected = "expected a duration such as 12h or 90d, at most 3660d";
-    file::duration(text).filter(|lifetime| (Duration::from_secs(1)..=LONGEST).contains(lifetime)).ok_or(expected.to_owned())
+    file::duration(text)
+        .filter(|lifetime| (Duration::from_secs(1)..=LONGEST).contains(lifetime))
+        .ok_or(expected.to_owned())
 }
 
 /// Executes the command and prints the result.

@@ -319,6 +319,8 @@ async fn outbox(pool: &PgPool, rest: &str) -> Result<Vec<OutboxRow>, SourceTroub
 
 /// Maximum number of active silences; each alert is compared with all of them.
 pub const SILENCES: usize = 200;
+/// Maximum number of acknowledgements that are kept. Beyond it, the oldest end; what they acknowledged stays so.
+const ACKNOWLEDGEMENTS: i64 = 1000;
 
 /// Active silences and acknowledgements as a JSON list. Texts of an earlier version are truncated to the current limit.
 const ACTIVE: &str =
@@ -352,7 +354,7 @@ pub async fn silences(pool: &PgPool) -> Result<Vec<Silence>, SourceTrouble> {
     Ok(list(row.json))
 }
 
-/// Stores a silence.
+/// Stores a silence, or an acknowledgement in place of earlier ones of the same alert.
 ///
 /// # Errors
 /// If Postgres fails, or [`SILENCES`] are active.
@@ -360,7 +362,10 @@ pub async fn silence(pool: &PgPool, silence: &Silence) -> Result<(), SourceTroub
     let mut connection = checkout(pool).await?;
     let id = Uuid::parse_str(&silence.id).unwrap_or_else(|_| Uuid::new_v4());
     let stored = sql_query(
-        "INSERT INTO monitor_silences (id, rule, subject, owner, reason, starts, until, acknowledges)
+        "WITH replaced AS (UPDATE monitor_silences SET until = now()
+            WHERE $8 AND acknowledges AND until > now() AND (rule = $2 OR id IN (
+                SELECT id FROM monitor_silences WHERE acknowledges AND until > now() ORDER BY starts DESC OFFSET $10)))
+         INSERT INTO monitor_silences (id, rule, subject, owner, reason, starts, until, acknowledges)
          SELECT $1, $2, $3, $4, $5, to_timestamp($6), to_timestamp($7), $8
          WHERE $8 OR (SELECT count(*) FROM monitor_silences WHERE until > now() AND NOT acknowledges) < $9",
     )
@@ -373,6 +378,7 @@ pub async fn silence(pool: &PgPool, silence: &Silence) -> Result<(), SourceTroub
     .bind::<Double, _>(silence.until)
     .bind::<diesel::sql_types::Bool, _>(silence.acknowledges)
     .bind::<diesel::sql_types::BigInt, _>(i64::try_from(SILENCES).unwrap_or(i64::MAX))
+    .bind::<diesel::sql_types::BigInt, _>(ACKNOWLEDGEMENTS - 1)
     .execute(&mut connection)
     .await
     .map_err(|e| trouble(&e))?;

@@ -187,6 +187,7 @@ pub async fn forget_worker(
         return Err(Problem::BadRequest("name is missing: expected the worker type to forget".to_owned()));
     }
     at_most("name", &name.to_text(), NAME)?;
+    front.within_scope(&name)?;
     let (tracker, parameters) = (front.forget.clone(), json!({"name": name.to_text()}));
     let work = async move {
         let asked = tracker.send(ForgetWorker(name.clone())).await;

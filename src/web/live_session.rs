@@ -10,8 +10,9 @@ use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse};
 use actix_web_actors::ws;
 
 use super::AppState;
-use super::access::OpenSession;
+use super::access::{OpenSession, TokenOwner};
 use super::live_page::Known;
+use crate::access::Policy;
 use crate::actors::io::Io;
 use crate::actors::messages::{Feed, Join, Push};
 
@@ -21,6 +22,9 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const GONE_AFTER: Duration = Duration::from_secs(75);
 /// Maximum frame size, bytes. Clients send only control frames.
 const MAX_FRAME: usize = 1024;
+/// A connection that was not opened by a login session closes after this time, so that the client reconnects with the
+/// credentials it has then: only its first request was authenticated.
+const AUTHENTICATED_FOR: Duration = Duration::from_secs(600);
 /// A session without messages from the feed for this many intervals closes, so that the client reconnects.
 const FORGOTTEN_AFTER_INTERVALS: u32 = 5;
 
@@ -48,6 +52,8 @@ fn start(front: &AppState, feed: Feed, request: &HttpRequest, payload: Payload) 
         heard: now,
         fed: now,
         login: request.extensions().get::<OpenSession>().map(|session| session.for_websocket(&front.io)),
+        owner: request.extensions().get::<TokenOwner>().cloned(),
+        must_authenticate: !matches!(*front.lock.policy, Policy::Nobody { .. }),
         io: front.io.clone(),
     };
     ws::WsResponseBuilder::new(session, request, payload).frame_size(MAX_FRAME).start()
@@ -64,6 +70,9 @@ struct LiveSession {
     fed: Instant,
     /// Login session of the browser; the connection closes when it ends.
     login: Option<OpenSession>,
+    /// Named user whose token the client presented; the connection closes when it ends.
+    owner: Option<TokenOwner>,
+    must_authenticate: bool,
     io: Io,
 }
 
@@ -89,6 +98,12 @@ impl Actor for LiveSession {
         self.join.do_send(Join { feed: self.feed, session: ctx.address().recipient() });
         if let Some(login) = &self.login {
             ctx.spawn(login.ended().into_actor(self).map(|(), _, ctx| Self::close(ctx, ws::CloseCode::Policy)));
+        } else if self.must_authenticate {
+            ctx.run_later(AUTHENTICATED_FOR, |_, ctx| Self::close(ctx, ws::CloseCode::Restart));
+        }
+        if let Some(owner) = self.owner.take() {
+            let ended = owner.ended(self.io.clone());
+            ctx.spawn(ended.into_actor(self).map(|(), _, ctx| Self::close(ctx, ws::CloseCode::Policy)));
         }
         ctx.run_interval(PING_EVERY, |this, ctx| {
             if this.heard.elapsed() > GONE_AFTER || this.fed.elapsed() > this.forgotten_after {

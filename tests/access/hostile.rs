@@ -222,6 +222,58 @@ async fn operators_cannot_read_or_change_unwatched_streams() {
     }
 }
 
+#[tokio::test]
+async fn an_unwatched_worker_type_cannot_be_forgotten() {
+    let ground = Ground::with_tokens(&[("MONITOR_STREAMS", "s*")]).await;
+    ground.takes_changes().await;
+    let mut redis = ground._redis.connection().await;
+    crate::support::redis::run(&mut redis, "HSET worker:failures other 7").await;
+    let request = client().post(ground.monitor.url("/api/admin/forget_worker?name=other")).bearer_auth(ADMIN);
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+    let failures: i64 = redis::cmd("HGET").arg(&["worker:failures", "other"]).query_async(&mut redis).await.unwrap();
+    assert_eq!(failures, 7);
+}
+
+#[tokio::test]
+async fn acknowledgements_are_bounded() {
+    use shepherd_monitor::alerting::silences::Silence;
+    use shepherd_monitor::postgres::{alerts, connection::pool, migrate};
+    let database = TestDatabase::create();
+    migrate::run(&database.url(), SOON).await.unwrap();
+    let (pool, sql) = (pool(&database.url(), SOON).unwrap(), database.connect().await);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let acknowledge = async |alert: &str, n: u32| {
+        let given = Silence {
+            id: uuid::Uuid::new_v4().to_string(),
+            rule: alert.to_owned(),
+            subject: "*".to_owned(),
+            owner: "bo".to_owned(),
+            reason: format!("{n}"),
+            starts: now - 100.0 + f64::from(n),
+            until: now + 1e6,
+            acknowledges: true,
+        };
+        alerts::silence(&pool, &given).await.unwrap();
+    };
+    for n in 0..20 {
+        acknowledge("backlog_high:a", n).await;
+    }
+    let active = alerts::silences(&pool).await.unwrap();
+    assert_eq!(active.iter().map(|one| one.reason.as_str()).collect::<Vec<_>>(), ["19"], "the last one replaces them");
+    sql.batch_execute(
+        "INSERT INTO monitor_silences (id, rule, subject, owner, reason, starts, until, acknowledges)
+         SELECT gen_random_uuid(), 'rule:' || n, '*', 'bo', '', now() - interval '1 day', now() + interval '1 day', true
+         FROM generate_series(1, 1500) n",
+    )
+    .await
+    .unwrap();
+    acknowledge("backlog_high:b", 0).await;
+    let active = alerts::silences(&pool).await.unwrap();
+    assert_eq!(active.len(), 1000);
+    assert!(active.iter().any(|one| one.rule == "backlog_high:b"));
+}
+
 async fn login(ground: &Ground, token: &str) -> Response {
     let request = client().post(ground.monitor.url("/login"));
     let form = format!("token={token}&name=bo&next=%2F");
@@ -262,6 +314,37 @@ async fn a_logout_ends_the_session_at_once_and_closes_its_websockets() {
         let closed = async { while socket.next().await.is_some_and(|message| message.is_ok_and(|m| !m.is_close())) {} };
         tokio::time::timeout(Duration::from_secs(1), closed).await.expect("closed within a second");
     }
+}
+
+#[tokio::test]
+async fn a_session_is_no_oracle_for_tokens() {
+    let ground = Ground::with_tokens(&[]).await;
+    let session = cookie(&login(&ground, VIEWER).await);
+    let audit = ground.monitor.url("/api/admin/audit");
+    for token in [ADMIN, "a-wrong-guess-0123456789"] {
+        let bearer = format!("Bearer {token}");
+        let headers = [("cookie", session.as_str()), ("authorization", bearer.as_str())];
+        assert_eq!(status(&client(), Method::GET, &audit, &headers).await, StatusCode::FORBIDDEN, "{token}");
+    }
+}
+
+#[tokio::test]
+async fn a_logout_ends_the_sessions_of_all_cookies_that_would_be_accepted() {
+    let ground = Ground::with_tokens(&[]).await;
+    let session = cookie(&login(&ground, VIEWER).await);
+    let planted = format!("shepherd_session={}; {session}", "0".repeat(64));
+    let url = ground.monitor.url("/api/health");
+    assert_eq!(status(&client(), Method::GET, &url, &[("cookie", &planted)]).await, StatusCode::OK);
+    let logout = status(&client(), Method::POST, &ground.monitor.url("/logout"), &[("cookie", &planted)]).await;
+    assert_eq!(logout, StatusCode::SEE_OTHER);
+    assert_eq!(status(&client(), Method::GET, &url, &[("cookie", &session)]).await, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn the_login_form_of_anybody_is_small() {
+    let ground = Ground::with_tokens(&[]).await;
+    assert_eq!(login(&ground, &"x".repeat(7000)).await.status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(login(&ground, &"x".repeat(9000)).await.status(), StatusCode::PAYLOAD_TOO_LARGE);
 }
 
 #[tokio::test]

@@ -81,8 +81,12 @@ impl Users {
 
     /// Completes when a websocket of this session is closed.
     async fn websocket(&self, cookie: &str) -> impl Future<Output = ()> + use<> {
+        self.websocket_with("cookie", cookie).await
+    }
+
+    async fn websocket_with(&self, header: &'static str, value: &str) -> impl Future<Output = ()> + use<> {
         let mut request = format!("ws://{}/ws", self.ground.monitor.address()).into_client_request().unwrap();
-        request.headers_mut().insert("cookie", HeaderValue::from_str(cookie).unwrap());
+        request.headers_mut().insert(header, HeaderValue::from_str(value).unwrap());
         let mut socket = tokio_tungstenite::connect_async(request).await.unwrap().0;
         async move { while socket.next().await.is_some_and(|message| message.is_ok_and(|m| !m.is_close())) {} }
     }
@@ -100,7 +104,10 @@ async fn a_token_has_the_role_and_the_name_of_its_user_and_ends_when_revoked() {
     assert!(token.starts_with("smtoken_") && token.len() == 73, "{token}");
     assert_eq!(users.get("/api/admin/audit", &token).await.0, StatusCode::OK);
     let cleanup = users.client.post(users.ground.monitor.url("/api/admin/cleanup")).bearer_auth(&token).send().await;
-    let (status, why) = { let answer = cleanup.unwrap(); (answer.status(), answer.text().await.unwrap()) };
+    let (status, why) = {
+        let answer = cleanup.unwrap();
+        (answer.status(), answer.text().await.unwrap())
+    };
     assert!(status == StatusCode::FORBIDDEN && why.contains("ci-deploy has the role operator"), "{status} {why}");
     // The first digit of the secret.
     let wrong = format!("{}{}", &token[..25], token[25..].replacen(|_: char| true, "x", 1));
@@ -127,8 +134,9 @@ async fn a_token_has_the_role_and_the_name_of_its_user_and_ends_when_revoked() {
     assert_eq!(users.get("/api/health", &token).await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(users.get("/api/health", renewed.trim()).await.0, StatusCode::OK);
 
+    let closed = users.websocket_with("authorization", &format!("Bearer {}", renewed.trim())).await;
     users.does(&["users", "revoke", "ci-deploy"]);
-    tokio::time::sleep(IN_EFFECT).await;
+    tokio::time::timeout(IN_EFFECT, closed).await.expect("its websockets close");
     assert_eq!(users.get("/api/health", renewed.trim()).await.0, StatusCode::UNAUTHORIZED);
     assert_eq!(users.get("/api/health", VIEWER).await.0, StatusCode::OK);
     assert_eq!(users.audit("changes").await[0]["action"], "revoke user");
@@ -157,7 +165,9 @@ async fn the_sessions_of_a_user_follow_its_role_and_end_with_its_token() {
     // Not the name that was entered.
     eventually("the login is recorded", SOON, || async {
         let rows = users.audit("security").await;
-        rows.iter().any(|row| (&row["action"], &row["who"], &row["role"]) == (&"logged in".into(), &"ann".into(), &"operator".into()))
+        rows.iter().any(|row| {
+            (&row["action"], &row["who"], &row["role"]) == (&"logged in".into(), &"ann".into(), &"operator".into())
+        })
     })
     .await;
     let sessions = users.does(&["sessions", "list"]);
@@ -206,10 +216,9 @@ async fn sessions_are_revoked_by_id_by_user_and_all_at_once() {
     assert_eq!(users.does(&["sessions", "revoke", "--user", "ann"]), "Revoked 3 sessions.\n");
     tokio::time::timeout(IN_EFFECT, closed).await.expect("its websockets close");
     assert_eq!(open().await, [false, false, false, true, false]);
-    for (arguments, expected) in [
-        (["--user", "ann"], "there is no such session"),
-        (["--id", "0000"], "expected 12 hexadecimal digits or more"),
-    ] {
+    for (arguments, expected) in
+        [(["--user", "ann"], "there is no such session"), (["--id", "0000"], "expected 12 hexadecimal digits or more")]
+    {
         let (code, _, errors) = users.run(&[&["sessions", "revoke"], &arguments[..]].concat());
         assert!(code == 1 && errors.contains(expected), "{errors}");
     }
@@ -315,5 +324,8 @@ async fn verified_tokens_are_accepted_while_postgres_is_unreachable() {
     let wrong = format!("{}{}", &used[..used.len() - 4], "0000");
     assert_eq!(users.get("/api/health", &wrong).await.0, StatusCode::UNAUTHORIZED);
     let (status, why) = users.get("/api/health", &unused).await;
-    assert!(status == StatusCode::SERVICE_UNAVAILABLE && why.contains("the token cannot be verified"), "{status} {why}");
+    assert!(
+        status == StatusCode::SERVICE_UNAVAILABLE && why.contains("the token cannot be verified"),
+        "{status} {why}"
+    );
 }

@@ -48,6 +48,15 @@ pub struct ConnectionLimits {
     pub in_all: usize,
 }
 
+impl ConnectionLimits {
+    /// At most `in_all`, of which one address cannot hold more than half whatever `per_address` is.
+    #[must_use]
+    pub fn new(per_address: usize, in_all: usize) -> Self {
+        let half = (in_all / 2).max(1);
+        Self { per_address: if per_address == 0 { 0 } else { per_address.min(half) }, in_all }
+    }
+}
+
 /// The open connections.
 #[derive(Debug)]
 pub struct Connections {

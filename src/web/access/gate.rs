@@ -18,13 +18,13 @@ use super::connections::Counted;
 use super::failures::{Attempt, Failures, Holder};
 use super::security_log::SecurityLog;
 use super::sessions::{OpenSession, Sessions};
-use super::users::{Unusable, Users};
+use super::users::{TokenOwner, Unusable, Users};
 use super::{Needs, Verb, origin};
+use crate::access::Policy;
 use crate::access::address::TrustedProxies;
 use crate::access::policy::{Presented, Refusal, Session};
 use crate::access::security::{SecurityEvent, SecurityKind};
 use crate::access::users::{User, UserToken};
-use crate::access::Policy;
 use crate::actors::io::Io;
 use crate::exposition::counters::Counters;
 use crate::web::AppState;
@@ -207,6 +207,9 @@ impl AuthGate {
             Ok(known) => {
                 if let Some((_, open)) = session.filter(|_| known.by_session) {
                     request.extensions_mut().insert(open);
+                }
+                if let (Some(user), Some(users)) = (owner, &self.users) {
+                    request.extensions_mut().insert(TokenOwner { users: Arc::clone(users), user });
                 }
                 let caller = Caller {
                     name: known.name,

@@ -1,10 +1,11 @@
 //! The login page: exchanges a token for a session cookie.
 
 use actix_web::cookie::{Cookie, SameSite, time::Duration};
+use actix_web::dev::UrlEncoded;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{LOCATION, ORIGIN};
-use actix_web::web::{Data, Form, Query};
-use actix_web::{HttpRequest, HttpResponse};
+use actix_web::web::{Data, Payload, Query};
+use actix_web::{Error, HttpRequest, HttpResponse};
 use serde::Deserialize;
 
 use super::failures::{Attempt, Holder};
@@ -16,6 +17,9 @@ use crate::web::AppState;
 use crate::web::html::html_with;
 use crate::web::problem::Problem;
 use crate::web::text_limits::ADDRESS;
+
+/// Maximum size of the form, bytes. Anybody may send it.
+const MOST_FORM: usize = 8 << 10;
 
 /// Query of `GET /login`.
 #[derive(Debug, Deserialize)]
@@ -41,13 +45,9 @@ pub async fn page(front: Data<AppState>, query: Query<LoginQuery>) -> Result<Htt
 }
 
 /// `POST /login`: sets the session cookie and redirects to the requested page.
-pub async fn enter(
-    request: HttpRequest,
-    front: Data<AppState>,
-    given: Form<LoginForm>,
-) -> Result<HttpResponse, Problem> {
+pub async fn enter(request: HttpRequest, front: Data<AppState>, body: Payload) -> Result<HttpResponse, Error> {
     let credentials = front.lock.policy.login().ok_or(Problem::NotFound)?;
-    let given = given.into_inner();
+    let given = UrlEncoded::<LoginForm>::new(&request, &mut body.into_inner()).limit(MOST_FORM).await?;
     let next = local(&given.next, front.site.root());
     let name = shortened(&given.name);
     let address = front.lock.client(&request);
@@ -68,7 +68,7 @@ pub async fn enter(
     });
     front.lock.settle(&attempt, holder).await?;
     let Some(session) = session else {
-        return shown(&front, &LoginPage { next, wrong: true });
+        return Ok(shown(&front, &LoginPage { next, wrong: true })?);
     };
     let (kind, user, role) = (SecurityKind::Login, session.name.clone(), Some(session.role));
     front.lock.security.note(SecurityEvent { kind, user, role, address, detail: String::new() });
@@ -83,11 +83,10 @@ pub async fn enter(
 /// `POST /logout`: ends the session, closes its websockets and removes the cookie.
 pub async fn leave(request: HttpRequest, front: Data<AppState>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
-    let ended = match (&front.lock.sessions, front.lock.session_ids(&request).into_iter().next()) {
-        (Some(sessions), Some(id)) => sessions.end(&front.io, &id).await,
-        _ => None,
-    };
-    if let Some(session) = ended {
+    let sessions = front.lock.sessions.as_ref().ok_or(Problem::NotFound)?;
+    // Each of them would be accepted: another site of this host may have set one.
+    for id in front.lock.session_ids(&request) {
+        let Some(session) = sessions.end(&front.io, &id).await else { continue };
         let (kind, address) = (SecurityKind::Logout, front.lock.client(&request));
         let (user, role) = (session.name, Some(session.role));
         front.lock.security.note(SecurityEvent { kind, user, role, address, detail: String::new() });

@@ -27,6 +27,7 @@ pub use gate::{AuthGate, AuthGateLayer, admitted, gate};
 pub use security_log::SecurityLog;
 pub(in crate::web) use sessions::OpenSession;
 pub use sessions::{Lifetimes, Sessions};
+pub(in crate::web) use users::TokenOwner;
 pub use users::Users;
 
 pub use crate::access::Role;

@@ -6,7 +6,7 @@
 //! accepted until they expire.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::rt;
@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::gate::unix_seconds;
 use crate::access::sealing::SealingKey;
-use crate::access::users::{User, UserToken};
+use crate::access::users::{User, UserToken, sealing_key};
 use crate::actors::io::{Io, POSTGRES_LATE};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::postgres::users as stored;
@@ -68,13 +68,13 @@ pub(super) enum Unusable {
 }
 
 impl Users {
-    /// Creates an empty store; `key` proves the rows in Postgres.
+    /// Creates an empty store; `secret` proves the rows in Postgres.
     ///
     /// # Errors
     /// If the system returns no random bits.
-    pub fn new(key: SealingKey) -> Result<Self, NoRandomBits> {
+    pub fn new(secret: &str) -> Result<Self, NoRandomBits> {
         Ok(Self {
-            key,
+            key: sealing_key(secret),
             memory_key: Key::generate(HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomBits)?,
             known: Mutex::default(),
             lookups: Semaphore::new(1),
@@ -225,6 +225,27 @@ impl Users {
                     tracing::debug!(error = trouble.detail, "the use of a token is not stored");
                 }
             });
+        }
+    }
+}
+
+/// The named user who opened a websocket with a token.
+#[derive(Clone)]
+pub(in crate::web) struct TokenOwner {
+    pub(super) users: Arc<Users>,
+    pub(super) user: User,
+}
+
+impl TokenOwner {
+    /// Completes when the token ends, or the user has another role.
+    pub(in crate::web) async fn ended(self, io: Io) {
+        let Self { users, user } = self;
+        loop {
+            rt::time::sleep(CHECKED_FOR).await;
+            let current = users.current(&io, std::slice::from_ref(&user.token_id)).await;
+            if current.is_ok_and(|current| current.iter().all(|current| current.role != user.role)) {
+                return;
+            }
         }
     }
 }
