@@ -25,8 +25,9 @@ const KEEPALIVE_PROBES: u32 = 3;
 /// Sent data that is not acknowledged for this long ends the connection.
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Timeout of a lookup. The resolver's own attempts to reach its servers may take minutes.
-const LOOKUP_WITHIN: Duration = Duration::from_secs(10);
+/// How long a caller waits for a lookup: less than any caller waits for its connection, so that the name server is named as
+/// the cause. The resolver's own attempts to reach its servers go on, for minutes, and serve the next caller.
+const LOOKUP_WITHIN: Duration = Duration::from_millis(1500);
 /// How long an answer that arrived after every caller had given up is kept for the next caller.
 const LATE_ANSWER_HOLDS: Duration = Duration::from_secs(10);
 
@@ -126,7 +127,7 @@ pub async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
 async fn answer_within(limit: Duration, host: &str, mut lookup: watch::Receiver<Answer>) -> io::Result<Vec<IpAddr>> {
     let unresolved = |kind, why: &str| io::Error::new(kind, format!("cannot resolve {host}: {why}"));
     let Ok(answer) = timeout(limit, lookup.wait_for(Option::is_some)).await else {
-        let why = format!("no name server answered within {} s", limit.as_secs());
+        let why = format!("no name server answered within {} s", limit.as_secs_f64());
         return Err(unresolved(io::ErrorKind::TimedOut, &why));
     };
     match &*answer.map_err(io::Error::other)? {

@@ -228,7 +228,11 @@ impl Answer {
                     "{said} instead of a response of the service (a login page, a captive portal or a wrong address)"
                 )),
                 Some(_) => Outcome::Refused(said),
-                None => Outcome::Sent(said),
+                None => match failure_in_words(&body) {
+                    Some(Failure::RateLimit) => rests(retry_after.unwrap_or(REST), said),
+                    Some(Failure::Other) => Outcome::Refused(said),
+                    None => Outcome::Sent(said),
+                },
             };
         }
         match status {
@@ -254,15 +258,44 @@ fn rests(rest: Duration, why: String) -> Outcome {
     Outcome::TryAgainAfter { channel_rests: Some(rest), at_least: rest, why }
 }
 
+/// Whether the body is a page: of a login, a captive portal or a proxy.
 fn is_html(body: &str) -> bool {
-    let start: String = body.chars().take(15).collect::<String>().to_lowercase();
-    start.starts_with("<!doctype html") || start.starts_with("<html") || start.starts_with("<head")
+    let start: String = body.chars().take(2000).collect::<String>().to_lowercase();
+    let tags = ["<!doctype html", "<html", "<head", "<body", "<meta", "<script", "<title"];
+    start.starts_with('<') && tags.iter().any(|tag| start.contains(tag))
+}
+
+/// What a text reports in words, in spite of a successful status.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    RateLimit,
+    Other,
+}
+
+/// A failure that a body reports in words. Microsoft Teams and healthchecks.io respond with 200 in any case.
+fn failure_in_words(body: &str) -> Option<Failure> {
+    if body.starts_with(['{', '[']) {
+        return None;
+    }
+    let text = body.to_lowercase();
+    let any = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if any(&["rate limit", "ratelimit", "too many requests", "error 429"]) {
+        Some(Failure::RateLimit)
+    } else if any(&["fail", "error", "not found", "denied", "forbidden", "unauthori", "invalid", "expired", "unknown"])
+    {
+        Some(Failure::Other)
+    } else {
+        None
+    }
 }
 
 /// Error code or text in a JSON body; `None` if it reports no error.
 fn error_code(body: &str) -> Option<String> {
     let Ok(Value::Object(body)) = serde_json::from_str::<Value>(body) else { return None };
     let is_false = |key: &str| body.get(key) == Some(&Value::Bool(false));
+    let number = |key: &str| body.get(key).and_then(Value::as_i64);
+    // 0 and the statuses of HTTP mean success where the code of an error is a number as well.
+    let is_failure = |code: i64| code != 0 && !(200..300).contains(&code);
     let is_word = |key: &str, words: &[&str]| {
         body.get(key).and_then(Value::as_str).is_some_and(|word| words.contains(&word.to_lowercase().as_str()))
     };
@@ -277,8 +310,16 @@ fn error_code(body: &str) -> Option<String> {
         || is_false("success")
         || is_word("status", &["error", "fail", "failed", "failure"])
         || is_word("result", &["error", "fail", "failed", "failure"])
-        || body.get("errcode").and_then(Value::as_i64).is_some_and(|code| code != 0)
-        || body.get("errors").and_then(Value::as_array).is_some_and(|errors| !errors.is_empty())
+        || number("errcode").is_some_and(|code| code != 0)
+        || number("ok") == Some(0)
+        || number("code").is_some_and(is_failure)
+        || ["status", "statusCode"].iter().any(|key| number(key).is_some_and(|status| status >= 400))
+        || body.get("errors").is_some_and(|errors| match errors {
+            Value::Array(errors) => !errors.is_empty(),
+            Value::Object(errors) => !errors.is_empty(),
+            Value::String(errors) => !errors.is_empty(),
+            _ => false,
+        })
         || body.get("error").is_some_and(|error| error == &Value::Bool(true))
         || text("error").is_some();
     failed.then(|| {
@@ -373,6 +414,20 @@ mod tests {
             ("no_service", "broken"),
             ("<!DOCTYPE html><title>Log in</title>", "broken"),
             ("\u{feff}\n<html><body>Accept the terms", "broken"),
+            ("<?xml version=\"1.0\"?>\n<!DOCTYPE html PUBLIC \"-//W3C//DTD XHTML 1.0\"><html>", "broken"),
+            ("<!-- portal --><script>location='/login'</script>", "broken"),
+            ("<meta http-equiv=\"refresh\" content=\"0; url=/login\">", "broken"),
+            // Microsoft Teams, Feishu, healthchecks.io.
+            ("Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 429", "rests"),
+            ("Webhook message delivery failed with error: Microsoft Teams endpoint returned HTTP error 403", "refused"),
+            (r#"{"code":19001,"msg":"param invalid: incoming webhook access token invalid"}"#, "refused"),
+            (r#"{"code":0,"msg":"success"}"#, "sent"),
+            (r#"{"code":200,"message":"success"}"#, "sent"),
+            ("OK (not found)", "refused"),
+            ("OK (rate limited)", "rests"),
+            (r#"{"errors":{"text":["is required"]}}"#, "refused"),
+            (r#"{"status":403,"title":"Forbidden"}"#, "refused"),
+            (r#"{"ok":0}"#, "refused"),
         ] {
             assert_eq!(kind(&answered(200, body)), expected, "{body}");
         }

@@ -128,6 +128,7 @@ fn reply(stage: Stage, code: u16, text: &str) -> Outcome {
         };
     }
     let hint = match (stage, about) {
+        (_, About::RateLimit) => return Outcome::ChannelFailed { at_least: LATER, why: said },
         (_, About::HeloName) => "set SMTP_HELO_NAME to the full name of this machine",
         (Stage::Connect, _) if matches!(code, 500..=504) => "set SMTP_HELO_NAME to the full name of this machine",
         (_, About::Encryption) => "set SMTP_USE_TLS to true",
@@ -159,6 +160,7 @@ enum About {
     Sender,
     NoSuchRecipient,
     TooLarge,
+    RateLimit,
     Unknown,
 }
 
@@ -175,7 +177,12 @@ impl About {
             parts.len() == 3 && parts.iter().all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
         });
         let code = code.and_then(|code| code.split_once('.')).map(|(_, detail)| detail).unwrap_or_default();
-        if any(&["helo", "ehlo"]) {
+        if any(&RATE_LIMIT) || code == "4.5" {
+            Self::RateLimit
+        } else if any(&["recipient table", "mailbox table", "alias table"]) {
+            // Postfix: "User unknown in relay recipient table".
+            Self::NoSuchRecipient
+        } else if any(&["helo", "ehlo"]) {
             Self::HeloName
         } else if any(&["starttls", "encryption required", "tls required", "must use tls"]) {
             Self::Encryption
@@ -199,6 +206,17 @@ impl About {
         }
     }
 }
+
+/// Limits of senders, which pass. A full mailbox of the recipient is another thing.
+const RATE_LIMIT: [&str; 7] = [
+    "rate limit",
+    "sending limit",
+    "sending quota",
+    "daily user",
+    "daily message",
+    "maximum sending rate",
+    "too many messages",
+];
 
 const NO_SUCH_RECIPIENT: [&str; 17] = [
     "address unknown",
@@ -255,6 +273,12 @@ mod tests {
             (Recipient, 550, "5.1.1 <gone@example.org>: Recipient address rejected: User unknown", Never, "5.1.1"),
             (Recipient, 550, "5.2.1 The email account that you tried to reach is disabled", Never, "5.2.1"),
             (Content, 552, "5.3.4 Message size exceeds fixed limit", Never, "5.3.4"),
+            (Recipient, 550, "5.1.1 <a@b.example>: User unknown in relay recipient table", Never, "recipient table"),
+            (Recipient, 550, "5.1.1 <a@b.example>: User unknown in virtual mailbox table", Never, "mailbox table"),
+            // Limits pass, whatever the code.
+            (Recipient, 550, "5.4.5 Daily user sending limit exceeded", Failed, "5.4.5"),
+            (From, 550, "5.4.5 Daily SMTP relay limit exceeded for customer", Failed, "5.4.5"),
+            (Content, 554, "Throttling failure: Maximum sending rate exceeded.", Failed, "rate"),
             (Recipient, 550, "relay denied", Broken, "SMTP_USER"),
             (Recipient, 554, "5.7.1 <a@b.example>: Relay access denied", Broken, "SMTP_USER"),
             (Recipient, 550, "5.7.1 Unable to relay for unknown user", Broken, "relay"),

@@ -58,11 +58,22 @@ pub fn not_reached(not_connected: &NotConnected) -> Finding {
         );
     }
     let said = &trouble.detail;
+    let has = |texts: &[&str]| texts.iter().any(|text| said.contains(text));
     if let Some(failure) = tls::explain(said, &tls::POSTGRES) {
         let id = if trouble.kind == TroubleKind::Refused { "postgres.login" } else { "postgres.reached" };
         return wrong(id, said.clone(), means, failure.remedy);
     }
     let (id, remedy) = match trouble.kind {
+        _ if said.contains("password missing") => {
+            ("postgres.login", "set POSTGRES_PASSWORD (or POSTGRES_PASSWORD_FILE), or the password in DATABASE_URL")
+        }
+        _ if has(&["(53300)", "no more connections allowed", "too many clients", "too many connections"]) => (
+            "postgres.connections",
+            "close connections that are not needed, or raise max_connections of Postgres (max_client_conn of PgBouncer)",
+        ),
+        _ if said.contains("statement pooling mode") => {
+            ("postgres.pooler", "set pool_mode = transaction or session in PgBouncer: the monitor needs transactions")
+        }
         TroubleKind::Refused => (
             "postgres.login",
             "check POSTGRES_USER and POSTGRES_PASSWORD, or DATABASE_URL, and the client authentication rules in \

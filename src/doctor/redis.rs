@@ -307,7 +307,7 @@ const CODES_OF_CLUSTER: [&str; 5] = ["MOVED", "ASK", "CROSSSLOT", "CLUSTERDOWN",
 /// Returns the remedy for a command that Redis rejects for every user.
 fn remedy(refusal: &Refusal, server: &Server) -> &'static str {
     let version = server.figures.version.as_deref().and_then(bugs::version);
-    let too_old = server.relative.is_none() && version.is_none_or(|version| version < bugs::LEAST);
+    let too_old = server.relative.is_none() && version.is_some_and(|version| version < bugs::LEAST);
     match refusal.code.as_str() {
         "OOM" => "raise maxmemory, or reduce memory usage",
         "MISCONF" => "free disk space and make the Redis data directory writable; see the Redis log",

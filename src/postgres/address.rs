@@ -24,6 +24,9 @@ const SYSTEM: &str = "system";
 pub struct Address {
     /// Configuration of the driver.
     pub config: Config,
+    /// No `sslmode` was given that allows connections without encryption: over one to another machine, the password is
+    /// not sent as it is.
+    pub keeps_password: bool,
     verify: Verify,
     authorities: Authorities,
     identity: Option<(String, String)>,
@@ -133,7 +136,8 @@ pub fn parse(text: &str) -> Result<Address, BadAddress> {
     if identity.is_some() && mode.as_deref() == Some("disable") {
         return Err(BadAddress("no sslcert with sslmode=disable, or another sslmode".to_owned()));
     }
-    let mut address = Address { config, verify, authorities, identity, only_tls13 };
+    let keeps_password = !matches!(mode.as_deref(), Some("disable" | "prefer"));
+    let mut address = Address { config, keeps_password, verify, authorities, identity, only_tls13 };
     address.config.ssl_mode(match mode.as_deref() {
         // As in libpq: connections over Unix sockets are not encrypted.
         _ if address.is_local() => SslMode::Disable,
@@ -150,15 +154,23 @@ fn unsupported(name: &str) -> BadAddress {
         "ssl" => "; write sslmode=require or verify-full",
         "sslpassword" => "; decrypt the key",
         "sslcrl" | "sslcrldir" => "; revocation lists are not supported",
-        "passfile" | "service" | "servicefile" => "; write the address out, or set POSTGRES_PASSWORD_FILE",
-        "pgbouncer" | "connection_limit" | "pool_timeout" | "schema" | "statement_cache_size" => {
-            "; it is one of another client library"
+        "passfile" | "service" | "servicefile" => {
+            "; write the address out, or use POSTGRES_HOST, POSTGRES_USER and POSTGRES_PASSWORD_FILE instead of it"
         }
+        "pgbouncer"
+        | "connection_limit"
+        | "pool_timeout"
+        | "schema"
+        | "statement_cache_size"
+        | "sslMode"
+        | "currentSchema"
+        | "prepareThreshold"
+        | "rejectUnauthorized" => "; it is one of another client library",
         _ => "",
     };
     // Text that is not a parameter name may be part of a password.
     let is_name =
-        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte));
+        !name.is_empty() && name.len() <= 40 && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
     let shown = if is_name { name } else { "of that name (percent-encode @ : / ? # in a password)" };
     BadAddress(format!("no parameter {shown}, which is not supported{hint}"))
 }
@@ -245,6 +257,10 @@ fn config(base: Base<'_>, parameters: &[(String, String)]) -> Result<Config, Bad
     let empty = hosts.iter().any(|host| matches!(host, Host::Tcp(name) if name.is_empty()));
     if empty || (hosts.is_empty() && addresses.is_empty()) {
         return Err(BadAddress("a host, as in postgres://user@localhost/postgres".to_owned()));
+    }
+    // Part of a password: the driver takes everything before the first @ as user and password. It must not be shown.
+    if hosts.iter().any(|host| matches!(host, Host::Tcp(name) if name.contains(['@', '/', '?', '#', ' ']))) {
+        return Err(BadAddress("an address with one @ (percent-encode @ : / ? # in a password: @ is %40)".to_owned()));
     }
     if hosts.iter().any(|host| matches!(host, Host::Tcp(name) if !name.is_ascii())) {
         return Err(BadAddress("an ASCII host name (the xn-- form of a name with other letters)".to_owned()));
@@ -476,6 +492,31 @@ mod tests {
     fn read(text: &str) -> (SslMode, Verify, Authorities) {
         let address = parse(text).unwrap_or_else(|bad| panic!("{text}: {bad}"));
         (address.config.get_ssl_mode(), address.verify, address.authorities)
+    }
+
+    #[test]
+    fn part_of_a_password_is_not_shown_as_the_host() {
+        for text in ["postgres://u:p@ss@h/d", "postgres://u:p@ss@h:5432/d?sslmode=require"] {
+            let bad = parse(text).map(|_| ()).unwrap_err().to_string();
+            assert!(bad.contains("percent-encode @") && !bad.contains("ss@"), "{bad}");
+        }
+        assert!(parse("postgres://u:p%40ss@h/d").is_ok());
+    }
+
+    #[test]
+    fn parameters_of_other_clients_are_named() {
+        for (parameter, hint) in [("sslMode=require", "another client library"), ("passfile=/x", "instead of it")] {
+            let bad = parse(&format!("postgres://u@h/d?{parameter}")).map(|_| ()).unwrap_err().to_string();
+            let name = parameter.split('=').next().unwrap();
+            assert!(bad.contains(name) && bad.contains(hint), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_password_is_kept_unless_an_sslmode_without_encryption_is_given() {
+        let keeps = |parameters: &str| parse(&format!("postgres://u:p@h/d{parameters}")).unwrap().keeps_password;
+        assert!(keeps("") && keeps("?sslmode=require"));
+        assert!(!keeps("?sslmode=prefer") && !keeps("?sslmode=disable"));
     }
 
     #[test]

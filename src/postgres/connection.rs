@@ -250,8 +250,10 @@ fn after(error: &QueryError) -> After {
         Some("25006") => After::OtherServer,
         // No such prepared statement; there is one of that name.
         Some("26000" | "42P05") => After::Pooler,
-        // Shutting down, crashed, not ready, gone; and plans that outlived a change of their tables.
-        Some("57P01" | "57P02" | "57P03" | "57P05" | "0A000") => After::Reconnect,
+        // Shutting down, crashed, not ready, gone.
+        Some("57P01" | "57P02" | "57P03" | "57P05") => After::Reconnect,
+        // A plan that outlived a change of its tables. Other features that are not supported concern their statement only.
+        Some("0A000") if info.message().contains("cached plan") => After::Reconnect,
         Some(code) if code.starts_with("08") => After::Reconnect,
         _ => After::GoOn,
     }
@@ -328,7 +330,7 @@ async fn establish(url: &str, timeout: Duration, pooler: bool) -> Result<PgConne
     } else {
         Some(address.tls().map_err(|expected| bad(&format!("DATABASE_URL: expected {expected}")))?)
     };
-    let dialled = dial::open(&config, tls, timeout, pooler).await.map_err(|e| bad(&e))?;
+    let dialled = dial::open(&config, tls, timeout, address.keeps_password, pooler).await.map_err(|e| bad(&e))?;
     let (pooler, task) = (dialled.pooler, dialled.driver);
     let mut connection = if pooler {
         // Nothing that diesel sets may stay behind in a session that others use: it is rolled back.
@@ -366,8 +368,12 @@ pub(super) fn connect_trouble(said: &str) -> SourceTrouble {
     if let Some(condition) = DatabaseCondition::from_texts(said, None) {
         return refused(condition, said);
     }
-    // Class 28 is invalid authorization, 57P03 "cannot connect now": starting up or shutting down.
-    if ["(28p01)", "(28000)"].iter().any(|code| lower.contains(code)) {
+    // Class 28 is invalid authorization, 57P03 "cannot connect now": starting up or shutting down. PgBouncer has one code
+    // for everything (08P01), and the driver none for what it cannot do itself.
+    let by_pooler = lower.contains("(08p01)")
+        && ["authentication failed", "auth failed", "no such user"].iter().any(|words| lower.contains(words));
+    let by_driver = lower.contains("password missing") || lower.contains("authentication method");
+    if by_pooler || by_driver || ["(28p01)", "(28000)"].iter().any(|code| lower.contains(code)) {
         SourceTrouble::new(TroubleKind::Refused, format!("Postgres rejected the login: {said}"))
     } else if lower.contains("(57p03)") {
         SourceTrouble::new(TroubleKind::Loading, format!("Postgres is not ready: {said}"))

@@ -1,12 +1,14 @@
 //! Examines a database for `doctor`: the server, the privileges of the role, and the existing tables and indexes. Runs in one
 //! read-only transaction.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel::sql_types::{Array, Bool, Double, Integer, Nullable, Text};
 use diesel::{QueryableByName, sql_query};
 use diesel_async::{AsyncPgConnection, RunQueryDsl, SimpleAsyncConnection};
 
+use super::address;
 use super::connection::{PgConnection, connect, connect_trouble, trouble};
 use super::migrate::{self, FLEET_INDEXES, HISTORY_OF_MIGRATIONS};
 use crate::fleet::reading::SourceTrouble;
@@ -15,7 +17,7 @@ use crate::fleet::reading::SourceTrouble;
 pub const FLEET_TABLES: [&str; 2] = ["shepherd_brain", "callbacks"];
 
 /// Tables of the monitor.
-pub const MONITOR_TABLES: [&str; 18] = [
+pub const MONITOR_TABLES: [&str; 19] = [
     "monitor_alert_leader",
     "monitor_alert_outbox",
     "monitor_alerts",
@@ -34,6 +36,7 @@ pub const MONITOR_TABLES: [&str; 18] = [
     "monitor_silences",
     "monitor_takeover",
     "monitor_task_latency",
+    "monitor_users",
 ];
 
 /// Minimum major version; older servers do not support the monitor's statements.
@@ -45,23 +48,27 @@ pub const LEAST_VERSION: i32 = 10;
 pub fn password_in_clear(url: &str) -> Option<String> {
     use tokio_postgres::config::{Host, SslMode};
 
-    // The library does not know these modes; both require TLS.
-    if ["sslmode=verify-full", "sslmode=verify-ca"].iter().any(|mode| url.contains(mode)) {
-        return None;
-    }
-    let config: tokio_postgres::Config = url.parse().ok()?;
+    let address = address::parse(url).ok()?;
+    let config = &address.config;
     config.get_password()?;
     let may_be_clear = matches!(config.get_ssl_mode(), SslMode::Prefer | SslMode::Disable);
-    let elsewhere = config.get_hosts().iter().find_map(|host| match host {
+    let named = config.get_hosts().iter().find_map(|host| match host {
         Host::Tcp(name) => {
-            let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+            let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
             let here = name == "localhost" || address.is_ok_and(|address| address.is_loopback());
             (!here).then(|| name.clone())
         }
         #[cfg(unix)]
         Host::Unix(_) => None,
     });
+    let addressed = config.get_hostaddrs().iter().find(|address| !address.is_loopback()).map(ToString::to_string);
+    let elsewhere = if config.get_hostaddrs().is_empty() { named } else { addressed };
     elsewhere.filter(|_| may_be_clear)
+}
+
+/// Whether the server, or a pooler before it, has no database of this name. PgBouncer's errors have the code 08P01.
+fn is_no_database(said: &str) -> bool {
+    said.contains("(3D000)") || (said.contains("(08P01)") && said.contains("no such database"))
 }
 
 /// Why there is no connection.
@@ -207,7 +214,7 @@ pub async fn examine(url: &str, within: Duration) -> Result<Result<Examined, Sou
         Err(_) => Err("timed out".to_owned()),
     };
     let mut connection = connected
-        .map_err(|said| NotConnected { no_such_database: said.contains("(3D000)"), trouble: connect_trouble(&said) })?;
+        .map_err(|said| NotConnected { no_such_database: is_no_database(&said), trouble: connect_trouble(&said) })?;
     let pooler = match connection.is_through_pooler() {
         true => pool_mode(&mut connection, url, within).await,
         false => None,
@@ -363,6 +370,10 @@ mod tests {
             "postgres://me:pw@db/x",
             "postgres://me:pw@db/x?sslmode=prefer",
             "postgres://me:pw@10.0.0.1/x?sslmode=disable",
+            // Parameters that the driver does not know, and one that looks like another.
+            "postgres://me:pw@db/x?gssencmode=disable&target_session_attrs=primary",
+            "postgres://me:sslmode=verify-full@db/x",
+            "host=localhost hostaddr=10.0.0.1 user=me password=pw",
         ] {
             assert!(password_in_clear(url).is_some(), "{url}");
         }

@@ -38,21 +38,29 @@ pub(super) struct Dialled {
 #[derive(Debug)]
 pub(super) struct NotDialled(String);
 
+impl NotDialled {
+    /// For a server that offers no TLS. The words by which it says that the connection is not encrypted would mean that it
+    /// requires TLS.
+    fn without_tls_there(self) -> Self {
+        Self(self.0.replace(", no encryption", "").replace(", SSL off", ""))
+    }
+}
+
 impl fmt::Display for NotDialled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&explained(self.0.clone()))
     }
 }
 
 impl From<tokio_postgres::Error> for NotDialled {
     fn from(error: tokio_postgres::Error) -> Self {
-        Self(said(&error))
+        Self(words_of(&error))
     }
 }
 
 impl From<io::Error> for NotDialled {
     fn from(error: io::Error) -> Self {
-        Self(explained(error.to_string()))
+        Self(error.to_string())
     }
 }
 
@@ -64,16 +72,22 @@ fn explained(said: String) -> String {
     }
 }
 
-/// tokio-postgres says only "db error": the server's own words are in the source.
+/// What an error says, and what to do about a certificate.
 pub(super) fn said(error: &tokio_postgres::Error) -> String {
-    explained(match error.as_db_error() {
+    explained(words_of(error))
+}
+
+/// tokio-postgres says only "db error": the server's own words are in the source.
+fn words_of(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
         Some(db) => format!("{} ({})", db.message(), db.code().code()),
         None => error.source().map_or_else(|| error.to_string(), ToString::to_string),
-    })
+    }
 }
 
 /// Connects to the first host of `config` that answers and is what `target_session_attrs` asks for. With `tls` unless
-/// the server or `sslmode` does without. `pooler`: there is one between, whatever the server says.
+/// the server or `sslmode` does without. `keeps_password`: it is not sent as it is over an unencrypted connection to
+/// another machine. `pooler`: there is one between, whatever the server says.
 ///
 /// # Errors
 /// That of the last host.
@@ -81,12 +95,13 @@ pub(super) async fn open(
     config: &Config,
     tls: Option<ClientConfig>,
     timeout: Duration,
+    keeps_password: bool,
     pooler: bool,
 ) -> Result<Dialled, NotDialled> {
     let mut tls = tls.map(MakeRustlsConnect::new);
     let mut error = NotDialled("the address names no host".to_owned());
     for n in 0..config.get_hosts().len().max(config.get_hostaddrs().len()) {
-        let opening = open_host(config, n, tls.as_mut(), pooler);
+        let opening = open_host(config, n, tls.as_mut(), keeps_password, pooler);
         match tokio::time::timeout(timeout, opening).await {
             Ok(Ok(dialled)) => return Ok(dialled),
             Ok(Err(because)) => error = because,
@@ -100,6 +115,7 @@ async fn open_host(
     config: &Config,
     n: usize,
     tls: Option<&mut MakeRustlsConnect>,
+    keeps_password: bool,
     pooler: bool,
 ) -> Result<Dialled, NotDialled> {
     let port = config.get_ports().get(n).or_else(|| config.get_ports().first()).copied().unwrap_or(DEFAULT_PORT);
@@ -107,23 +123,25 @@ async fn open_host(
         Some(Host::Tcp(name)) => Some(name.as_str()),
         Some(Host::Unix(folder)) => {
             let socket = UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await?;
-            return greet(config, Plain(socket), false, pooler).await;
+            return greet(config, Plain(socket), Observed::default(), false, pooler).await;
         }
         None => None,
     };
     let address = config.get_hostaddrs().get(n).map(ToString::to_string);
     let to = address.as_deref().or(name).unwrap_or_default();
     let mut stream = tcp::connect(to, port).await?;
-    let Some(tls) = tls else { return greet(config, Plain(stream), false, pooler).await };
+    let is_remote = stream.peer_addr().is_ok_and(|peer| !peer.ip().to_canonical().is_loopback());
+    let unencrypted = Observed::new(keeps_password && is_remote);
+    let Some(tls) = tls else { return greet(config, Plain(stream), unencrypted, false, pooler).await };
     stream.write_all(&SSL_REQUEST).await?;
     if stream.read_u8().await? == b'S' {
         let connect = MakeTlsConnect::<TcpStream>::make_tls_connect(tls, name.unwrap_or(to));
         let stream = connect.map_err(|e| NotDialled(e.to_string()))?.connect(stream).await?;
-        greet(config, stream, true, pooler).await
+        greet(config, stream, Observed::default(), true, pooler).await
     } else if config.get_ssl_mode() == SslMode::Require {
-        Err(NotDialled(explained("server does not support TLS".to_owned())))
+        Err(NotDialled("server does not support TLS".to_owned()))
     } else {
-        greet(config, Plain(stream), false, pooler).await
+        greet(config, Plain(stream), unencrypted, false, pooler).await.map_err(NotDialled::without_tls_there)
     }
 }
 
@@ -131,10 +149,11 @@ async fn open_host(
 async fn greet<S: TlsStream + Unpin + Send + 'static>(
     config: &Config,
     stream: S,
+    observed: Observed,
     encrypted: bool,
     pooler: bool,
 ) -> Result<Dialled, NotDialled> {
-    let observed = Arc::new(Observed::default());
+    let observed = Arc::new(observed);
     let stream = Wire::new(stream, Arc::clone(&observed));
     let (client, connection) = session_of(config, encrypted).connect_raw(stream, AsItIs).await?;
     let driver = tokio::spawn(drive(connection)).abort_handle();

@@ -94,7 +94,10 @@ pub async fn add(pool: &PgPool, user: StoredUser) -> Result<bool, SourceTrouble>
 /// If Postgres cannot be read.
 pub async fn all(pool: &PgPool) -> Result<Vec<StoredUser>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    sql_query(format!("SELECT {COLUMNS} FROM monitor_users ORDER BY name")).load(&mut connection).await.map_err(|e| trouble(&e))
+    sql_query(format!("SELECT {COLUMNS} FROM monitor_users ORDER BY name"))
+        .load(&mut connection)
+        .await
+        .map_err(|e| trouble(&e))
 }
 
 /// Returns the users with these tokens.

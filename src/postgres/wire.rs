@@ -22,6 +22,10 @@ const CHUNK: usize = 16 * 1024;
 const NEWEST_ERRORS: usize = 64;
 /// Message types: a byte, then a length that counts itself.
 const HEAD: usize = 5;
+/// Code of the authentication request for the password itself.
+const CLEARTEXT_PASSWORD: [u8; 4] = [0, 0, 0, 3];
+const CLEARTEXT_REFUSED: &str = "the server asks for the password in clear text on a connection without encryption: set \
+    POSTGRES_SSLMODE=require, or better verify-full; or POSTGRES_SSLMODE=prefer, to send it anyway";
 
 /// What is known of a connection, shared with whoever uses it.
 #[derive(Debug, Default)]
@@ -31,6 +35,8 @@ pub(super) struct Observed {
     in_transaction: AtomicBool,
     /// Set behind a pooler.
     rewriting: OnceLock<Rewriting>,
+    /// The password must not be sent as it is.
+    keeps_password: bool,
 }
 
 /// How messages are rewritten behind a pooler. Statements always become unnamed.
@@ -61,6 +67,12 @@ impl SearchPath {
 }
 
 impl Observed {
+    /// Nothing is known yet. With `keeps_password`, a server that asks for the password itself, instead of a proof that
+    /// the client knows it, does not get it.
+    pub(super) fn new(keeps_password: bool) -> Self {
+        Self { keeps_password, ..Self::default() }
+    }
+
     /// The backend's process id as the greeting told it; 0: not told. A pooler tells one of its own making.
     pub(super) fn backend_pid(&self) -> i32 {
         self.backend_pid.load(Ordering::Acquire)
@@ -160,7 +172,7 @@ impl<S> Wire<S> {
 
 impl Incoming {
     /// Moves what may be handed on from `came` to `out`.
-    fn hand_on(&mut self, observed: &Observed, awaited: &mut VecDeque<Awaited>) {
+    fn hand_on(&mut self, observed: &Observed, awaited: &mut VecDeque<Awaited>) -> io::Result<()> {
         let mut at = 0;
         loop {
             let rest = self.came.get(at..).unwrap_or_default();
@@ -177,13 +189,18 @@ impl Incoming {
             let Some(message) = Message::begins(rest) else { break };
             // Looked into: what must be there as a whole.
             let sets_path = awaited.front() == Some(&Awaited::SearchPath);
-            if matches!(message.kind, b'1' | b'E' | b'K' | b'Z')
+            if matches!(message.kind, b'1' | b'E' | b'K' | b'R' | b'Z')
                 || (sets_path && matches!(message.kind, b'2' | b'C' | b'D'))
             {
                 let Some(body) = rest.get(HEAD..message.length) else { break };
                 let mut hide = false;
                 match message.kind {
                     b'E' => note_error(body),
+                    b'R' => {
+                        if observed.keeps_password && body.starts_with(&CLEARTEXT_PASSWORD) {
+                            return Err(io::Error::new(io::ErrorKind::PermissionDenied, CLEARTEXT_REFUSED));
+                        }
+                    }
                     b'K' => {
                         let pid = body.first_chunk::<4>().map_or(0, |pid| i32::from_be_bytes(*pid));
                         observed.backend_pid.store(pid, Ordering::Release);
@@ -212,6 +229,7 @@ impl Incoming {
             }
         }
         self.came.drain(..at);
+        Ok(())
     }
 }
 
@@ -319,7 +337,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Wire<S> {
             if count == 0 {
                 return Poll::Ready(Ok(()));
             }
-            this.incoming.hand_on(&this.observed, &mut this.awaited);
+            this.incoming.hand_on(&this.observed, &mut this.awaited)?;
         }
         let rest = this.incoming.out.get(this.incoming.given..).unwrap_or_default();
         let some = rest.get(..rest.len().min(to.remaining())).unwrap_or_default();
@@ -400,6 +418,19 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_asks_for_the_password_itself_is_refused_where_it_is_to_be_kept() {
+        let asked = |keeps_password, code: u8| {
+            let (observed, mut incoming) = (Observed::new(keeps_password), Incoming::default());
+            incoming.came = message(b'R', &[&[0, 0, 0, code], b"salt"]);
+            incoming.hand_on(&observed, &mut VecDeque::new()).map(|()| incoming.out.len())
+        };
+        let why = asked(true, 3).unwrap_err().to_string();
+        assert!(why.contains("clear text") && why.contains("POSTGRES_SSLMODE"), "{why}");
+        // MD5 and SCRAM are proofs.
+        assert_eq!((asked(false, 3).unwrap(), asked(true, 5).unwrap(), asked(true, 10).unwrap()), (13, 13, 13));
+    }
+
+    #[test]
     fn a_named_statement_is_parsed_again_without_a_name_whenever_it_is_run() {
         for size in [1, 3, 1000] {
             let (mut outgoing, mut awaited) = (Outgoing::default(), VecDeque::new());
@@ -458,7 +489,7 @@ mod tests {
             for piece in [set.clone(), answer.clone(), failed.clone(), complete(), begun.clone()].concat().chunks(size)
             {
                 incoming.came.extend_from_slice(piece);
-                incoming.hand_on(&observed, &mut awaited);
+                incoming.hand_on(&observed, &mut awaited).unwrap();
             }
             assert_eq!(incoming.out, [answer.clone(), failed.clone(), begun.clone()].concat());
             assert!(awaited.is_empty() && observed.in_transaction.load(Ordering::Acquire));
@@ -488,7 +519,7 @@ mod tests {
             let came = [parsed(), ready(), parsed(), row(), ready(), error(), ready(), parsed(), row(), ready()];
             for piece in came.concat().chunks(size) {
                 incoming.came.extend_from_slice(piece);
-                incoming.hand_on(&observed, &mut awaited);
+                incoming.hand_on(&observed, &mut awaited).unwrap();
             }
             let seen = [parsed(), ready(), row(), ready(), error(), ready(), row(), ready()];
             assert_eq!(incoming.out, seen.concat());
@@ -502,7 +533,7 @@ mod tests {
     fn the_greeting_tells_the_backends_process() {
         let (mut incoming, observed) = (Incoming::default(), Observed::default());
         incoming.came = [message(b'R', &[b"\0\0\0\0"]), message(b'K', &[&7_i32.to_be_bytes(), b"key!"])].concat();
-        incoming.hand_on(&observed, &mut VecDeque::new());
+        incoming.hand_on(&observed, &mut VecDeque::new()).unwrap();
         assert_eq!(observed.backend_pid(), 7);
         assert_eq!(incoming.out.len(), 9 + 13);
     }

@@ -50,6 +50,55 @@ async fn a_database_that_does_not_exist() {
 }
 
 #[tokio::test]
+async fn what_a_pooler_refuses_is_named_with_the_remedy() {
+    let database = TestDatabase::create();
+    let name = database.name();
+    let start = |known: &str, settings: &str| Pgbouncer::start_with(database.port(), known, "right", settings);
+    let url =
+        |pooler: &Pgbouncer, login: &str, name: &str| format!("postgres://{login}@127.0.0.1:{}/{name}", pooler.port());
+
+    let pooler = start(name, "auth_type = md5\npool_mode = transaction");
+    doctor_of(&url(&pooler, "postgres:right", name)).says("postgres.pooler", "fine");
+    for login in ["postgres:wrong", "stranger:right"] {
+        let told = doctor_of(&url(&pooler, login, name)).says("postgres.login", "wrong");
+        assert!(told.contains("check POSTGRES_USER and POSTGRES_PASSWORD"), "{login}: {told}");
+    }
+    let told = doctor_of(&url(&pooler, "postgres", name)).says("postgres.login", "wrong");
+    assert!(told.contains("set POSTGRES_PASSWORD"), "{told}");
+    let told = doctor_of(&url(&pooler, "postgres:right", "nowhere")).says("postgres.database", "wrong");
+    assert!(told.contains("nowhere") && told.contains("create the database"), "{told}");
+    drop(pooler);
+
+    let pooler = start(name, "auth_type = trust\npool_mode = statement");
+    let told = doctor_of(&url(&pooler, "postgres", name)).says("postgres.pooler", "wrong");
+    assert!(told.contains("set pool_mode = transaction or session"), "{told}");
+    drop(pooler);
+
+    let pooler = start(name, "auth_type = trust\npool_mode = session\nmax_client_conn = 1");
+    let _only = crate::support::wait::eventually("nobody else is connected", Duration::from_secs(10), || async {
+        crate::support::postgres::connect(&url(&pooler, "postgres", name)).await
+    })
+    .await;
+    let told = doctor_of(&url(&pooler, "postgres", name)).says("postgres.connections", "wrong");
+    assert!(told.contains("max_client_conn"), "{told}");
+}
+
+#[tokio::test]
+async fn a_server_without_tls_and_without_a_rule_for_the_login() {
+    let server = PrivatePostgres::start().unwrap();
+    std::fs::write(server.folder().join("data/pg_hba.conf"), "host all postgres 127.0.0.1/32 trust\n").unwrap();
+    let client = crate::support::postgres::connect(&server.url()).await.unwrap();
+    client.batch_execute("CREATE ROLE fleet LOGIN; SELECT pg_reload_conf()").await.unwrap();
+    let url = server.url().replace("postgres@", "fleet@");
+    let told = crate::support::wait::eventually("the rules are read", Duration::from_secs(20), || async {
+        let told = doctor_of(&url).says("postgres.login", "wrong");
+        told.contains("pg_hba.conf").then_some(told)
+    })
+    .await;
+    assert!(told.contains("client authentication rules in pg_hba.conf") && !told.contains("TLS"), "{told}");
+}
+
+#[tokio::test]
 async fn one_that_is_away_one_that_hangs_and_one_that_refuses_the_password() {
     let server = PrivatePostgres::start().unwrap();
     let rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";

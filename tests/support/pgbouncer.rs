@@ -30,18 +30,23 @@ pub(crate) struct Pgbouncer {
 impl Pgbouncer {
     /// One with up to `sessions` server sessions for each database.
     pub(crate) fn start(server_port: u16, mode: PoolMode, sessions: u32) -> Self {
+        let settings = format!("auth_type = trust\npool_mode = {}\ndefault_pool_size = {sessions}", mode.name());
+        Self::start_with(server_port, "*", "", &settings)
+    }
+
+    /// One that knows this database (`*`: each), and the user `postgres` with this password.
+    pub(crate) fn start_with(server_port: u16, database: &str, password: &str, settings: &str) -> Self {
         let port = HeldPort::take().unwrap();
         let reaper = Reaper::start("pgbouncer", ShutdownSpec { signal: "INT", epilogue: "" }).unwrap();
         let settings = format!(
-            "[databases]\n* = host=127.0.0.1 port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
-             listen_port = {}\nunix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = {}\n\
-             default_pool_size = {sessions}\nmax_client_conn = 200\nlogfile =\npidfile =\n",
+            "[databases]\n{database} = host=127.0.0.1 port={server_port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {}\nunix_socket_dir =\nauth_file = {}\nmax_client_conn = 200\nlogfile =\npidfile =\n\
+             {settings}\n",
             port.number(),
             reaper.folder().join("users").display(),
-            mode.name(),
         );
         std::fs::write(reaper.folder().join("pgbouncer.ini"), settings).unwrap();
-        std::fs::write(reaper.folder().join("users"), "\"postgres\" \"\"\n").unwrap();
+        std::fs::write(reaper.folder().join("users"), format!("\"postgres\" \"{password}\"\n")).unwrap();
         let ini = reaper.folder().join("pgbouncer.ini").display().to_string();
         let program =
             if std::path::Path::new("/usr/sbin/pgbouncer").exists() { "/usr/sbin/pgbouncer" } else { "pgbouncer" };
