@@ -67,7 +67,9 @@ impl Texts<'_> {
             return Err(BadSetting {
                 name: "MONITOR_ADMIN_TOKEN",
                 value: String::new(),
-                expected: format!("a token (or one for another role, or {SECRET_KEY} for named users), as MONITOR_AUTH asks for"),
+                expected: format!(
+                    "a token (or one for another role, or {SECRET_KEY} for named users), as MONITOR_AUTH asks for"
+                ),
             });
         }
         let named = |role| TOKENS.iter().find(|(known, _)| *known == role).map_or("MONITOR_ADMIN_TOKEN", |t| t.1);
@@ -88,7 +90,9 @@ impl Texts<'_> {
             None => Ok(Some(text)),
             Some(why) => Err(self.bad(
                 SECRET_KEY,
-                format!("{SHORTEST_KEY} characters that cannot be guessed ({why}); make them with openssl rand -hex 32"),
+                format!(
+                    "{SHORTEST_KEY} characters that cannot be guessed ({why}); make them with openssl rand -hex 32"
+                ),
             )),
         }
     }

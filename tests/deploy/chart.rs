@@ -333,10 +333,45 @@ fn who_asks_and_who_scrapes_reaches_the_monitor() {
     assert_eq!(policy["ingress"][0]["ports"][0]["port"], port["name"]);
     let out: Vec<u64> = policy["egress"].as_array().unwrap().iter().flat_map(ports).collect();
     assert_eq!(out, [53, 53, 6379, 5432, 443, 587]);
-    let elsewhere = rendered(&["settings.REDIS_PORT=6380", "settings.POSTGRES_PORT=6432"]);
-    let policy = &one(&elsewhere, "NetworkPolicy", "-monitor")["spec"];
-    let out: Vec<u64> = policy["egress"].as_array().unwrap().iter().flat_map(ports).collect();
-    assert_eq!(out, [53, 53, 6380, 6432, 443, 587]);
+    for elsewhere in [
+        ["settings.REDIS_PORT=6380", "settings.POSTGRES_PORT=6432", "settings.SMTP_PORT=2525"],
+        ["settings.REDIS_HOST=redis:6380", "settings.POSTGRES_HOST=pooler:6432", "settings.SMTP_HOST=mail:2525"],
+    ] {
+        let elsewhere = rendered(&elsewhere);
+        let policy = &one(&elsewhere, "NetworkPolicy", "-monitor")["spec"];
+        let out: Vec<u64> = policy["egress"].as_array().unwrap().iter().flat_map(ports).collect();
+        assert_eq!(out, [53, 53, 6380, 6432, 443, 587, 2525]);
+        let mut given = settings_of(&elsewhere);
+        given.insert("MONITOR_ADMIN_TOKEN", "an administrators token".to_owned());
+        Settings::from(&given).unwrap();
+    }
+}
+
+#[test]
+fn certificates_and_secrets_in_files_can_be_mounted() {
+    let mounted = [
+        "settings.POSTGRES_SSLROOTCERT=/etc/authorities/ca.pem",
+        "extraVolumes[0].name=authorities",
+        "extraVolumes[0].secret.secretName=authorities",
+        "extraVolumeMounts[0].name=authorities",
+        "extraVolumeMounts[0].mountPath=/etc/authorities",
+    ];
+    for values in [mounted.to_vec(), [&mounted[..], &["rules=x"]].concat()] {
+        let resources = rendered(&values);
+        let pod = &one(&resources, "Deployment", "-monitor")["spec"]["template"]["spec"];
+        let named = |list: &Value| list.as_array().unwrap().iter().any(|one| one["name"] == "authorities");
+        assert!(named(&pod["volumes"]) && named(&pod["containers"][0]["volumeMounts"]));
+        assert_eq!(mistakes(&text(&values), "1.37"), "");
+    }
+}
+
+#[test]
+fn the_charts_postgres_makes_the_database_that_is_set() {
+    let resources = rendered(&["postgres.create=true", "postgres.volumeSize=1Gi", "settings.POSTGRES_DB=fleet"]);
+    let container = &one(&resources, "StatefulSet", "-postgres")["spec"]["template"]["spec"]["containers"][0];
+    let made = container["env"].as_array().unwrap().iter().find(|one| one["name"] == "POSTGRES_DB").unwrap();
+    assert_eq!(made["value"], "fleet");
+    assert!(container["readinessProbe"]["exec"]["command"].to_string().contains("--dbname=fleet"));
 }
 
 #[test]
@@ -459,6 +494,8 @@ async fn the_charts_redis_wants_its_password_keeps_its_data_and_is_ready_when_it
         Command::new(&words[0]).args(&words[1..]).env("REDISCLI_AUTH", password).status().unwrap().success()
     };
     assert!(healthy("quite a secret"));
+    // As a Secret holds it that was made from a file; the server's start and the monitor drop the line break.
+    assert!(healthy("quite a secret\n"));
     assert!(!healthy("another"));
     server.end().unwrap();
     assert!(!healthy("quite a secret"));

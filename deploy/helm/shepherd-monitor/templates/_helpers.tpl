@@ -49,11 +49,17 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{- /* The port in a `host:port`; empty if there is none. Of the value. */}}
+{{- define "monitor.portIn" -}}
+{{- $host := . | default "" | toString }}
+{{- if regexMatch "^[^:]+:[0-9]+$" $host }}{{ $host | splitList ":" | last }}{{ end }}
+{{- end }}
+
 {{- /* A policy sees the port of the server itself, which is the usual one where the chart makes it. */}}
 {{- define "monitor.redisPort" -}}
-{{ ternary 6379 (int .Values.settings.REDIS_PORT) .Values.redis.create }}
+{{ ternary "6379" (include "monitor.portIn" .Values.settings.REDIS_HOST | default (.Values.settings.REDIS_PORT | toString)) .Values.redis.create }}
 {{- end }}
 
 {{- define "monitor.postgresPort" -}}
-{{ ternary 5432 (int .Values.settings.POSTGRES_PORT) .Values.postgres.create }}
+{{ ternary "5432" (include "monitor.portIn" .Values.settings.POSTGRES_HOST | default (.Values.settings.POSTGRES_PORT | toString)) .Values.postgres.create }}
 {{- end }}
