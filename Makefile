@@ -28,7 +28,7 @@ test: ## Run all tests; installs missing packages
 	@scripts/install-packages test
 	@scripts/test
 
-test-matrix: ## Run the tests that use Redis on Redis 7.0, 8.0, 8.2 and Valkey 9
+test-matrix: ## Run the tests on Redis 7.0, 8.0, 8.2, Valkey 9, Postgres 17, 18 and another PgBouncer
 	@scripts/install-packages test
 	@scripts/test-matrix
 

@@ -48,15 +48,17 @@ impl Pgbouncer {
         std::fs::write(reaper.folder().join("pgbouncer.ini"), settings).unwrap();
         std::fs::write(reaper.folder().join("users"), format!("\"postgres\" \"{password}\"\n")).unwrap();
         let ini = reaper.folder().join("pgbouncer.ini").display().to_string();
-        let program =
-            if std::path::Path::new("/usr/sbin/pgbouncer").exists() { "/usr/sbin/pgbouncer" } else { "pgbouncer" };
+        let installed = "/usr/sbin/pgbouncer";
+        let program = std::env::var("TEST_PGBOUNCER").unwrap_or_else(|_| {
+            if std::path::Path::new(installed).exists() { installed } else { "pgbouncer" }.to_owned()
+        });
         // It refuses to run as root.
         let as_service_user = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"];
         let mut command = Vec::new();
         if std::fs::metadata("/proc/self").is_ok_and(|me| std::os::unix::fs::MetadataExt::uid(&me) == 0) {
             command.extend(as_service_user);
         }
-        command.extend([program, &ini]);
+        command.extend([program.as_str(), &ini]);
         assert_eq!(reaper.run(&["chmod", "-R", "a+rX", "."]).unwrap(), 0);
         reaper.serve(&command).unwrap();
         let bouncer = Self { port, reaper };
