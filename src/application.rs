@@ -230,6 +230,7 @@ impl Application {
     /// Reloads the rules file.
     pub fn reload_rules(&self) {
         self.supervisor.do_send(AlertOrder::Reload);
+        self.security.reloaded_by_signal();
     }
 
     /// Shuts down in order: readiness and ticks, sessions, HTTP server, pools.

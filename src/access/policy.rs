@@ -235,12 +235,13 @@ fn quoted(value: &[u8]) -> String {
     format!("{text:?}")
 }
 
-/// A host without its port.
+/// A host without its port, and without the dot of a fully qualified name.
 fn name_of(host: &str) -> &str {
-    match host.rsplit_once(':') {
+    let name = match host.rsplit_once(':') {
         Some((name, port)) if !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
-    }
+    };
+    name.strip_suffix('.').unwrap_or(name)
 }
 
 fn is_this_machine(name: &str) -> bool {
@@ -447,7 +448,15 @@ mod tests {
     fn without_authentication_only_local_host_names_are_accepted() {
         let with = |host: &'static [u8]| Presented { host: vec![host], ..Presented::default() };
         let policy = Policy::Nobody { hosts: Some(vec!["fleet.example".to_owned()]) };
-        for host in ["localhost", "localhost:5440", "127.0.0.1:5440", "[::1]:5440", "127.9.9.9", "Fleet.example:443"] {
+        for host in [
+            "localhost",
+            "localhost:5440",
+            "127.0.0.1:5440",
+            "[::1]:5440",
+            "127.9.9.9",
+            "Fleet.example:443",
+            "localhost.:5440",
+        ] {
             assert_eq!(role(&policy, &with(host.as_bytes())), Ok(Role::Admin), "{host}");
         }
         for host in ["evil.example", "127.0.0.1.evil.example:5440", "10.0.0.1", ""] {

@@ -26,6 +26,7 @@ use crate::fleet::event::Event;
 use crate::fleet::snapshot::Snapshot;
 use crate::fleet::time::Mono;
 use crate::postgres::alerts;
+use crate::postgres::audit::{self, Outcome, RequestedChange};
 use crate::postgres::janitor;
 use crate::redis_streams::{self, older_monitor};
 use crate::regular_file;
@@ -33,11 +34,14 @@ use actix::{
     Actor, ActorFutureExt, AsyncContext, Context, Handler, Recipient, ResponseActFuture, SpawnHandle, WrapFuture,
 };
 use arc_swap::ArcSwap;
+use serde_json::json;
 
 /// Time limit for a write, including the fallback to disk.
 const WRITE_WITHIN: Duration = Duration::from_secs(4);
 /// Interval of checks of the rules file. They are made with a tick, when the thread is awake anyway.
 const READ_FILE_EVERY: Duration = Duration::from_secs(10);
+/// A changed rules file is applied when it stays the same for this long.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(1);
 /// Tolerance for late ticks, so that the lease is still renewed by the tick and not by a timer.
 const TICKS_MAY_BE_LATE: Duration = Duration::from_millis(500);
 /// Maximum number of alert events in the feed.
@@ -133,10 +137,11 @@ impl AlertEvaluator {
         }
     }
 
-    /// Applies the rules file, or reports why it is invalid.
-    fn take_file(&mut self, read: FileRead) {
+    /// Applies the rules file, or reports why it is invalid. Returns whether the rules changed.
+    fn take_file(&mut self, read: FileRead) -> bool {
         let before = self.rules.problems().to_vec();
-        if self.rules.take(read) {
+        let changed = self.rules.take(read);
+        if changed {
             let file = self.settings.file.display();
             tracing::info!(rules = self.rules.rules().rules.len(), "alert rules loaded from {file}");
             self.evaluation.manager.set_rules(Arc::clone(self.rules.rules()));
@@ -151,6 +156,7 @@ impl AlertEvaluator {
             }
         }
         self.show();
+        changed
     }
 
     fn read_file(&self) -> impl Future<Output = FileRead> + use<> {
@@ -173,7 +179,41 @@ impl AlertEvaluator {
             return;
         }
         self.file_read = now;
-        ctx.spawn(self.read_file().into_actor(self).map(|file, this, _| this.take_file(file)));
+        ctx.spawn(self.read_file().into_actor(self).map(|file, this, ctx| {
+            if !this.rules.is_new(&file) {
+                this.take_file(file);
+                return;
+            }
+            // What an editor has written so far may be valid, and would end the alerts of the rules that follow.
+            ctx.run_later(WRITTEN_WITHIN, move |this, ctx| {
+                ctx.spawn(this.read_file().into_actor(this).map(move |read_again, this, ctx| {
+                    if read_again == file && this.take_file(file) {
+                        this.record_file(ctx);
+                    }
+                }));
+            });
+        }));
+    }
+
+    /// Records in the audit log that the rules file, which somebody changed, is active.
+    fn record_file(&self, ctx: &mut Context<Self>) {
+        let change = RequestedChange {
+            who: "rules file".to_owned(),
+            role: "none",
+            address: String::new(),
+            action: "load rules",
+            parameters: json!({
+                "file": self.settings.file.display().to_string(), "rules": self.rules.rules().rules.len(),
+            }),
+        };
+        let pool = self.io.postgres.clone();
+        let recording = async move { audit::record(&pool, &[(change, Outcome::Done)]).await };
+        let recorded = self.io.run(WRITE_WITHIN, POSTGRES_LATE, recording);
+        ctx.spawn(recorded.into_actor(self).map(|recorded, _, _| {
+            if let Err(trouble) = recorded {
+                tracing::warn!(error = trouble.detail, "the changed rules are not recorded in the audit log");
+            }
+        }));
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {

@@ -186,7 +186,13 @@ impl DatabaseProbe {
                         this.start_due(ctx);
                     }
                 }
-                Err(trouble) => probed.error = Some(trouble.detail),
+                Err(trouble) => {
+                    let unreadable = trouble.kind.means_unreadable();
+                    probed.error = Some(trouble.detail);
+                    if unreadable {
+                        this.io.note_unreadable();
+                    }
+                }
             }
         }));
     }

@@ -13,7 +13,6 @@ use crate::failpoint;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 use crate::history::SECOND;
 use crate::history::series::{self, Sample};
-use crate::postgres::connection::PgPool;
 use crate::postgres::history::metrics;
 use crate::redis_streams::recent_series;
 use crate::spool::Spool;
@@ -105,24 +104,18 @@ impl HistoryRecorder {
     /// Writes a recording to Postgres, or to the spool if earlier ones wait there, to keep the order.
     fn archive(&mut self, recorded: Recorded, ctx: &mut Context<Self>) {
         let straight = !self.writing && !self.spooled && self.io.archive_is_ready();
-        let (pool, spool) = (self.io.postgres.clone(), Arc::clone(&self.spool));
-        let io = self.io.clone();
+        let (io, spool) = (self.io.clone(), Arc::clone(&self.spool));
         self.writing |= straight;
         // Only the write to Postgres has a deadline. A monitor that was stopped finds every deadline expired when it continues, and
         // would lose the recording on its way to disk.
         let archiving = self.io.run(Duration::MAX, POSTGRES_LATE, async move {
             if straight {
                 let ticks = [(recorded.ts * SECOND, recorded.samples)];
-                let written = tokio::time::timeout(WRITE_WITHIN, metrics::insert(&pool, &ticks)).await;
-                if let Ok(written) = &written {
-                    io.note_write(written);
-                }
-                match written {
-                    Ok(Ok(())) => return Ok(false),
-                    Ok(Err(trouble)) => {
+                match write(&io, &ticks).await {
+                    Ok(()) => return Ok(false),
+                    Err(trouble) => {
                         tracing::warn!(error = trouble.detail, "samples spooled to disk until Postgres accepts them")
                     }
-                    Err(_) => tracing::warn!("samples spooled to disk until Postgres is reachable"),
                 }
                 let [(_, samples)] = ticks;
                 put(spool, Recorded { samples, ..recorded }).await?;
@@ -151,8 +144,8 @@ impl HistoryRecorder {
             return;
         }
         self.writing = true;
-        let (pool, spool) = (self.io.postgres.clone(), Arc::clone(&self.spool));
-        let moving = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move { move_some(&pool, spool).await });
+        let (io, spool) = (self.io.clone(), Arc::clone(&self.spool));
+        let moving = self.io.run(WRITE_WITHIN * 2, POSTGRES_LATE, async move { move_some(&io, spool).await });
         ctx.spawn(moving.into_actor(self).map(|moved, this, ctx| {
             this.writing = false;
             match moved {
@@ -170,6 +163,14 @@ impl HistoryRecorder {
     }
 }
 
+/// Writes to Postgres, and notes whether it accepts writes.
+async fn write(io: &Io, ticks: &[(i64, Vec<Sample>)]) -> Result<(), SourceTrouble> {
+    let written = tokio::time::timeout(WRITE_WITHIN, metrics::insert(&io.postgres, ticks)).await;
+    let written = written.unwrap_or_else(|_| Err(SourceTrouble::new(TroubleKind::TimedOut, POSTGRES_LATE)));
+    io.note_write(&written);
+    written
+}
+
 async fn put(spool: SharedSpool, recorded: Recorded) -> Result<(), SourceTrouble> {
     let lost = on_disk(move || {
         let line = serde_json::to_string(&recorded).map_err(std::io::Error::other)?;
@@ -183,7 +184,7 @@ async fn put(spool: SharedSpool, recorded: Recorded) -> Result<(), SourceTrouble
     Ok(())
 }
 
-async fn move_some(pool: &PgPool, spool: SharedSpool) -> Result<usize, SourceTrouble> {
+async fn move_some(io: &Io, spool: SharedSpool) -> Result<usize, SourceTrouble> {
     let peeked = Arc::clone(&spool);
     let (lines, seen) =
         on_disk(move || peeked.lock().unwrap_or_else(PoisonError::into_inner).peek(SPOOL_BATCH)).await?;
@@ -194,7 +195,7 @@ async fn move_some(pool: &PgPool, spool: SharedSpool) -> Result<usize, SourceTro
         recorded.inspect_err(|error| tracing::warn!(%error, "skipped a truncated record in the spool")).ok()
     });
     let ticks: Vec<_> = recorded.map(|r| (r.ts * SECOND, r.samples)).collect();
-    metrics::insert(pool, &ticks).await?;
+    write(io, &ticks).await?;
     failpoint::reached("history.caught_up");
     on_disk(move || spool.lock().unwrap_or_else(PoisonError::into_inner).take(seen)).await?;
     Ok(count)

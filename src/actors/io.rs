@@ -6,7 +6,7 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
@@ -29,6 +29,35 @@ pub struct WebPools {
     pub changes: PgPool,
 }
 
+/// Writes that fail for this long while Postgres can be read are its state: a lock, a lost synchronous standby, a missing
+/// privilege.
+const FAILING_FOR: Duration = Duration::from_secs(25);
+
+/// Whether Postgres accepts writes, according to their results.
+#[derive(Debug, Default)]
+struct WriteHealth {
+    refused: Option<SourceTrouble>,
+    /// First of the failures since the last successful write or read failure.
+    failing: Option<Instant>,
+}
+
+impl WriteHealth {
+    fn note(&mut self, failed: Option<&SourceTrouble>, now: Instant) {
+        match failed {
+            None => *self = Self::default(),
+            // It says so itself.
+            Some(trouble) if trouble.is_write_refused_by_postgres() => self.refused = Some(trouble.clone()),
+            Some(trouble) => {
+                let failing = now.duration_since(*self.failing.get_or_insert(now));
+                if failing >= FAILING_FOR {
+                    let detail = format!("no write succeeded for {} s ({})", failing.as_secs(), trouble.detail);
+                    self.refused = Some(SourceTrouble { detail, ..trouble.clone() });
+                }
+            }
+        }
+    }
+}
+
 /// Runtime, pools and clocks, shared by all actors.
 #[derive(Clone)]
 pub struct Io {
@@ -43,7 +72,7 @@ pub struct Io {
     pub observe_only: bool,
     started: Instant,
     archive_ready: Arc<AtomicBool>,
-    refused_write: Arc<Mutex<Option<SourceTrouble>>>,
+    writes: Arc<Mutex<WriteHealth>>,
 }
 
 impl Io {
@@ -58,7 +87,7 @@ impl Io {
             observe_only,
             started: Instant::now(),
             archive_ready: Arc::default(),
-            refused_write: Arc::default(),
+            writes: Arc::default(),
         }
     }
 
@@ -73,20 +102,24 @@ impl Io {
         self.archive_ready.store(true, Ordering::Relaxed);
     }
 
-    /// Returns why Postgres refused the last write, such as a full disk; `None` if it succeeded.
-    #[must_use]
-    pub fn refused_write(&self) -> Option<SourceTrouble> {
-        self.refused_write.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn writes(&self) -> MutexGuard<'_, WriteHealth> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records the result of a write to Postgres, if it indicates the state of the server.
+    /// Returns why Postgres, which can be read, accepts no writes, such as a full disk; `None` if it does.
+    #[must_use]
+    pub fn refused_write(&self) -> Option<SourceTrouble> {
+        self.writes().refused.clone()
+    }
+
+    /// Records the result of a write to Postgres.
     pub fn note_write<T>(&self, written: &Result<T, SourceTrouble>) {
-        let refused = match written {
-            Ok(_) => None,
-            Err(trouble) if trouble.is_write_refused_by_postgres() => Some(trouble.clone()),
-            Err(_) => return,
-        };
-        *self.refused_write.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        self.writes().note(written.as_ref().err(), Instant::now());
+    }
+
+    /// Records that Postgres cannot be read either, so that failed writes say nothing more.
+    pub fn note_unreadable(&self) {
+        self.writes().failing = None;
     }
 
     /// Returns the time of the monotonic clock.
@@ -133,11 +166,11 @@ impl Io {
         // Boxed: a task is moved as a whole when it starts, when it ends and when its result is taken.
         let work = Box::pin(work);
         let task = self.runtime.spawn(async move { tokio::time::timeout(deadline, work).await }.in_current_span());
-        let refused_write = Arc::clone(&self.refused_write);
+        let writes = Arc::clone(&self.writes);
         async move {
             match task.await {
                 Ok(Ok(Err(trouble))) if trouble.is_write_refused_by_postgres() => {
-                    *refused_write.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble.clone());
+                    writes.lock().unwrap_or_else(PoisonError::into_inner).note(Some(&trouble), Instant::now());
                     Err(trouble)
                 }
                 Ok(Ok(result)) => result,
@@ -158,3 +191,29 @@ pub const POSTGRES_LATE: &str = "Postgres timed out";
 /// Error text of changes that an observer refuses.
 pub const OBSERVES_ONLY: &str = "this monitor is read-only (MONITOR_OBSERVE_ONLY=yes); restart it with \
  MONITOR_OBSERVE_ONLY=no to make changes";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn writes_that_fail_while_postgres_can_be_read_are_its_state_after_a_while() {
+        let (mut writes, begun) = (WriteHealth::default(), Instant::now());
+        let late = SourceTrouble::new(TroubleKind::TimedOut, POSTGRES_LATE);
+        let after = |seconds| begun + Duration::from_secs(seconds);
+        writes.note(Some(&late), begun);
+        writes.note(Some(&late), after(24));
+        assert_eq!(writes.refused, None);
+        // An outage is no refusal: counting begins anew when it can be read again.
+        writes.failing = None;
+        writes.note(Some(&late), after(30));
+        assert_eq!(writes.refused, None);
+        writes.note(Some(&late), after(60));
+        assert_eq!(writes.refused.as_ref().unwrap().detail, "no write succeeded for 30 s (Postgres timed out)");
+        writes.note(None, after(61));
+        assert_eq!(writes.refused, None);
+        let full = SourceTrouble::new(TroubleKind::DiskFull, "the disk is full");
+        writes.note(Some(&full), after(62));
+        assert_eq!(writes.refused, Some(full), "what it says itself counts at once");
+    }
+}

@@ -371,7 +371,8 @@ async fn keep(io: &Io, rows: &[events::NewRow], try_postgres: bool) -> WrittenTo
                 return WrittenTo::Postgres;
             }
             Ok(Err(trouble)) => {
-                tracing::warn!(error = trouble.detail, "events are spooled until Postgres accepts them")
+                tracing::warn!(error = trouble.detail, "events are spooled until Postgres accepts them");
+                io.note_write::<()>(&Err(trouble));
             }
             Err(_) => tracing::warn!("events are spooled until Postgres is reachable"),
         }

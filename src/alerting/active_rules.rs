@@ -48,6 +48,12 @@ impl InForce {
         &self.problems
     }
 
+    /// Whether `read` is a text other than that of the active rules.
+    #[must_use]
+    pub fn is_new(&self, read: &FileRead) -> bool {
+        matches!(read, FileRead::Text(read) if self.text.as_ref() != Some(read))
+    }
+
     /// Applies the result of reading the file. Returns whether the active rules changed.
     pub fn take(&mut self, read: FileRead) -> bool {
         let file = &self.file;

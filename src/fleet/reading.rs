@@ -54,6 +54,12 @@ pub enum TroubleKind {
 }
 
 impl TroubleKind {
+    /// Whether the server cannot be read at all, whatever was asked.
+    #[must_use]
+    pub fn means_unreadable(self) -> bool {
+        matches!(self, Self::Unreachable | Self::TimedOut | Self::Refused | Self::Loading | Self::TooManyConnections)
+    }
+
     /// Whether the server is readable but rejects writes.
     #[must_use]
     pub fn refuses_writes(self) -> bool {

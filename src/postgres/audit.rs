@@ -407,11 +407,12 @@ pub enum Shown {
 /// If Postgres cannot be read.
 pub async fn newest(pool: &PgPool, shown: Shown, before: Option<i64>, limit: u32) -> Result<Vec<Row>, SourceTrouble> {
     let mut connection = checkout(pool).await?;
-    // Only security events are complete when they are stored.
-    let recorded = "EXISTS (SELECT FROM monitor_audit_chain c WHERE c.row_id = a.id AND c.kind = 'recorded')";
+    // They are complete when they are stored, and have a kind.
+    let security = "(a.parameters ->> 'kind' IS NOT NULL AND EXISTS (SELECT FROM monitor_audit_chain c \
+        WHERE c.row_id = a.id AND c.kind = 'recorded'))";
     let condition = match shown {
-        Shown::Changes => format!("NOT {recorded}"),
-        Shown::Security => recorded.to_owned(),
+        Shown::Changes => format!("NOT {security}"),
+        Shown::Security => security.to_owned(),
         Shown::All => "true".to_owned(),
     };
     sql_query(format!(

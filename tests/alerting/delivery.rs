@@ -319,6 +319,51 @@ async fn an_invalid_rules_file_keeps_the_active_rules_and_is_reported() {
     .await;
 }
 
+#[tokio::test]
+async fn a_rules_file_that_is_being_written_ends_no_alert_and_each_way_to_load_it_is_in_the_audit_log() {
+    let ground = Ground::new();
+    let rule =
+        |name: &str| format!("- {{name: {name}, type: threshold, metric: xlen, stream: orders, threshold: 0}}\n");
+    let good = format!("rules:\n{}{}", rule("first"), rule("second"));
+    let rules = ground.rules(&good);
+    let monitor = ground.monitor("m", &[("MONITOR_ALERTS_CONFIG", rules.as_str())]).await;
+    monitor.takes_orders().await;
+    let mut redis = ground.redis.connection().await;
+    let _: String = redis::cmd("XADD").arg(&["orders", "*", "a", "b"]).query_async(&mut redis).await.unwrap();
+    ground.slack.told("second: ", SOON).await;
+    // An editor that takes its time: for a while, the first rule alone is a valid file.
+    let edited = good.replace("threshold: 0", "threshold: 0.5");
+    let begun = std::time::Instant::now();
+    // Written in pieces of less than a second each, for longer than the file is left unread.
+    for n in 0.. {
+        if begun.elapsed() > Duration::from_secs(12) {
+            break;
+        }
+        ground.rules(&format!("rules:\n# {n}\n{}", rule("first")));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    ground.rules(&edited);
+    let recorded = async || {
+        let text = monitor.get("/api/admin/audit").await.1;
+        let audit: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let rows = audit["changes"].as_array().unwrap().clone();
+        rows.iter().map(|row| format!("{}: {}", row["who"], row["action"]).replace('"', "")).collect::<Vec<_>>()
+    };
+    eventually("the whole file is loaded", SOON, || async {
+        recorded().await.contains(&"rules file: load rules".to_owned())
+    })
+    .await;
+    monitor.send("HUP");
+    eventually("the signal is recorded", SOON, || async {
+        recorded().await.contains(&"SIGHUP: reload rules".to_owned())
+    })
+    .await;
+    let (_, alerts) = monitor.get("/api/alerts").await;
+    let alerts: serde_json::Value = serde_json::from_str(&alerts).unwrap();
+    let notified: Vec<&str> = alerts["alerts"].as_array().unwrap().iter().filter_map(|a| a["rule"].as_str()).collect();
+    assert_eq!(notified, ["second", "first"], "no alert ended and fired again: {alerts}");
+}
+
 /// Value of a metric without labels.
 async fn metric(monitor: &Monitor, name: &str) -> Option<String> {
     let (_, text) = monitor.get("/metrics").await;

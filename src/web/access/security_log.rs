@@ -94,6 +94,20 @@ impl SecurityLog {
         tracing::info!(target: "security", kind, user, role, address, action, row, outcome, head, "change");
     }
 
+    /// Records that the rules were reloaded by a signal, whose sender is unknown.
+    pub fn reloaded_by_signal(self: &Arc<Self>) {
+        let change = RequestedChange {
+            who: "SIGHUP".to_owned(),
+            role: "none",
+            address: String::new(),
+            action: "reload rules",
+            parameters: json!({}),
+        };
+        self.changed(&change, None, Some(Outcome::Done), None);
+        self.waiting().rows.push((change, Outcome::Done));
+        self.keep_storing();
+    }
+
     /// Records an event about many failed logins.
     pub(super) fn report_failures(self: &Arc<Self>, many: &ManyFailures) {
         let mut waiting = self.waiting();
