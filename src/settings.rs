@@ -894,6 +894,9 @@ impl Texts<'_> {
         let Some(host) = self.text(HOST) else {
             return Err(self.bad(HOST, "a mail server, as ALERT_EMAIL_TO is given"));
         };
+        if self.text("SMTP_PASSWORD").is_some() && self.text("SMTP_USER").is_none() {
+            warnings.push("SMTP_PASSWORD is set but not SMTP_USER: the mail server gets no login".to_owned());
+        }
         let ascii = ascii_with_port(&host);
         let at = environment::host_and_port(HOST, &ascii, "SMTP_HOST and SMTP_PORT")?;
         let given = self.set("SMTP_PORT").map(|port| environment::port("SMTP_PORT", &port)).transpose()?;

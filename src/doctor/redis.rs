@@ -141,13 +141,15 @@ fn eviction(server: &Server) -> Option<Finding> {
                 ),
                 None => "tasks and heartbeats may be lost silently".to_owned(),
             },
-            "run CONFIG SET maxmemory-policy noeviction and set it in redis.conf",
+            "run CONFIG SET maxmemory-policy noeviction and set it in redis.conf, or in the parameter group or portal of a \
+             managed service",
         ),
         (_, None) => worth_knowing(
             "redis.eviction",
             format!("Redis would evict keys if maxmemory were set (maxmemory-policy {policy})"),
             "without maxmemory nothing is evicted, but setting maxmemory would cause task loss",
-            "run CONFIG SET maxmemory-policy noeviction and set it in redis.conf",
+            "run CONFIG SET maxmemory-policy noeviction and set it in redis.conf, or in the parameter group or portal of a \
+             managed service",
         ),
     })
 }

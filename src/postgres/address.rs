@@ -244,8 +244,12 @@ fn config(base: Base<'_>, parameters: &[(String, String)]) -> Result<Config, Bad
         let pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();
         pairs.join(" ")
     } else {
-        let pairs: Vec<String> =
-            parameters.iter().map(|(name, value)| format!("{name}={}", percent_encoded(value))).collect();
+        // In a URL, the driver takes a list of hosts for one host.
+        let each = |(name, value): &(String, String)| -> Vec<String> {
+            let values = if name == "host" { value.split(',').collect() } else { vec![value.as_str()] };
+            values.iter().map(|value| format!("{name}={}", percent_encoded(value))).collect()
+        };
+        let pairs: Vec<String> = parameters.iter().flat_map(each).collect();
         format!("{base}?{}", pairs.join("&"))
     };
     let config: Config = text.parse().map_err(|error: tokio_postgres::Error| {
@@ -501,6 +505,13 @@ mod tests {
             assert!(bad.contains("percent-encode @") && !bad.contains("ss@"), "{bad}");
         }
         assert!(parse("postgres://u:p%40ss@h/d").is_ok());
+    }
+
+    #[test]
+    fn a_list_of_hosts_may_be_a_parameter() {
+        let address = parse("postgres:///d?host=a,b&port=1,2&user=u").unwrap();
+        assert_eq!(address.config.get_hosts(), [Host::Tcp("a".to_owned()), Host::Tcp("b".to_owned())]);
+        assert_eq!(address.config.get_ports(), [1, 2]);
     }
 
     #[test]

@@ -276,6 +276,13 @@ pub fn connection_info(setting: &'static str, url: &str) -> Result<ConnectionInf
         if host.contains('%') || !host.is_ascii() {
             return Err(bad("an ASCII host name (the xn-- form of a name with other letters)".to_owned()));
         }
+        // It would not be sent: Redis logs in by a password, with or without a name.
+        if !parsed.username().is_empty() && parsed.password().is_none_or(str::is_empty) {
+            return Err(bad(
+                "a password after the user (redis://user:password@host); without a user: redis://:password@host"
+                    .to_owned(),
+            ));
+        }
         let path = parsed.path().trim_matches('/');
         if !path.is_empty() && path.parse::<u32>().is_err() {
             let shown = if path.contains('@') || path.len() > 20 { String::new() } else { format!(", not {path:?}") };
@@ -479,6 +486,7 @@ mod tests {
             ("rediss://h?ssl_certfile=/c", "ssl_keyfile beside ssl_certfile"),
             ("rediss://h?ssl_ca_data=x", "ssl_ca_data"),
             ("rediss://h#other", "nothing after #"),
+            ("redis://fleet@h", "a password after the user"),
             ("redis://h#insecure", "nothing after #"),
             ("redis://a:1,b:2/0", "one host"),
             ("redis:6379", "redis://user:password@localhost"),
