@@ -386,6 +386,8 @@ pub struct Settings {
     pub root_path: String,
     /// Authentication mode.
     pub access: Policy,
+    /// Settings whose value is in a file, with its path.
+    pub secret_files: Vec<(&'static str, PathBuf)>,
     /// Secret that proves the rows of named users; `None`: there are none.
     pub secret_key: Option<Secret>,
     /// Proxies whose headers are trusted.
@@ -508,6 +510,7 @@ impl Settings {
     /// # Errors
     /// The first invalid value.
     pub fn from(given: &BTreeMap<&'static str, String>) -> Result<Self, BadSetting> {
+        let secret_files = secret_files(given);
         let given = &with_secrets(given)?;
         let texts = Texts(given);
         let mut warnings = Vec::new();
@@ -537,6 +540,7 @@ impl Settings {
             port: texts.own_port(&mut warnings)?,
             root_path: texts.root_path()?,
             access: texts.access()?,
+            secret_files,
             secret_key: texts.secret_key()?.map(Secret),
             trusted_proxies: texts.trusted_proxies()?,
             session_idle: texts.session_lifetime("MONITOR_SESSION_IDLE_SEC")?,
@@ -594,6 +598,14 @@ const OBSERVER_NAME: &str = "shepherd-monitor-observer";
 /// The same URL, with another search path.
 fn with_search_path(url: &str, path: &str) -> String {
     address::with_parameter(url, "options", &format!("-c search_path={path}"))
+}
+
+/// The files in which secrets are.
+fn secret_files(given: &BTreeMap<&'static str, String>) -> Vec<(&'static str, PathBuf)> {
+    let secrets = TABLE.iter().filter(|entry| entry.secret);
+    let file = |secret: &Entry| TABLE.iter().find(|file| file.env.strip_suffix("_FILE") == Some(secret.env));
+    let files = secrets.filter_map(file).filter_map(|file| Some((file.env, given.get(file.env)?.trim())));
+    files.filter(|(_, path)| !path.is_empty()).map(|(name, path)| (name, PathBuf::from(path))).collect()
 }
 
 /// Adds secrets from files and systemd credentials.

@@ -21,6 +21,12 @@ impl TrustedProxies {
         self.0.is_empty()
     }
 
+    /// Whether any address is trusted.
+    #[must_use]
+    pub fn trusts_everybody(&self) -> bool {
+        self.0.iter().any(|network| network.prefix_len() == 0)
+    }
+
     /// Whether `peer` is a trusted proxy.
     #[must_use]
     pub fn contains(&self, peer: IpAddr) -> bool {

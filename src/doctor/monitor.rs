@@ -1,13 +1,16 @@
 //! Checks of the monitor's settings and files.
 
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::alerting::file;
 use crate::alerting::rule::CHANNELS;
 use crate::postgres::diagnostics;
+use crate::redis_streams::address as redis_address;
 use crate::regular_file;
-use crate::settings::Settings;
+use crate::settings::{AlertSettings, Secret, Settings};
 
 /// The settings, and the state of the files that they name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,6 +33,14 @@ pub struct Looked {
     pub anybody_may: bool,
     /// Host to which the Postgres password may be sent unencrypted.
     pub clear_password_to: Option<String>,
+    /// Host to which the Redis password is sent unencrypted.
+    pub clear_redis_password_to: Option<String>,
+    /// Clients from any address are trusted as proxies.
+    pub trusts_everybody: bool,
+    /// Settings of channels on other machines that are reached without encryption.
+    pub clear_channels: Vec<&'static str>,
+    /// Settings whose secret is in a file that every user of this machine can read.
+    pub readable_secrets: Vec<&'static str>,
     /// The size of the database volume is configured.
     pub knows_the_volume: bool,
     /// Warnings about environment variables.
@@ -76,9 +87,40 @@ pub fn look(settings: &Settings) -> Looked {
         refuses_to_serve: settings.may_serve().err().map(|bad| bad.to_string()),
         anybody_may: settings.anybody_may && !settings.bind.is_loopback(),
         clear_password_to: diagnostics::password_in_clear(settings.database_url.reveal()),
+        clear_redis_password_to: redis_address::password_in_clear(settings.redis_url.reveal()),
+        trusts_everybody: settings.trusted_proxies.trusts_everybody(),
+        clear_channels: clear_channels(alerts),
+        readable_secrets: settings
+            .secret_files
+            .iter()
+            .filter(|(_, path)| is_world_readable(path))
+            .map(|(n, _)| *n)
+            .collect(),
         knows_the_volume: settings.disk_capacity_bytes > 0,
         warnings: settings.warnings.clone(),
     }
+}
+
+fn clear_channels(alerts: &AlertSettings) -> Vec<&'static str> {
+    let elsewhere = |url: &Option<Secret>| {
+        let rest = url.as_ref().and_then(|url| url.reveal().strip_prefix("http://"));
+        rest.is_some_and(|rest| {
+            let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+            let host = host.rsplit('@').next().unwrap_or_default();
+            let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
+            name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        })
+    };
+    let channels = [
+        ("SLACK_WEBHOOK_URL", &alerts.slack),
+        ("ALERT_WEBHOOK_URL", &alerts.webhook),
+        ("HEARTBEAT_URL", &alerts.heartbeat),
+    ];
+    channels.into_iter().filter(|(_, url)| elsewhere(url)).map(|(name, _)| name).collect()
+}
+
+fn is_world_readable(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
 }
 
 fn read(path: &Path) -> RulesRead {
@@ -185,6 +227,46 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
             "set DATABASE_URL with ?sslmode=verify-full (or require, which encrypts and accepts any certificate)",
         ),
         None => fine("monitor.postgres_tls", "the password for Postgres is not sent to other machines in clear"),
+    });
+    findings.push(match &looked.clear_redis_password_to {
+        Some(host) => worth_knowing(
+            "monitor.redis_tls",
+            format!("the password for Redis is sent to {host} without encryption"),
+            "whoever listens on the way learns the password",
+            "turn on TLS in Redis and set REDIS_TLS=yes, or rediss:// in REDIS_URL",
+        ),
+        None => fine("monitor.redis_tls", "the password for Redis is not sent to other machines in clear"),
+    });
+    findings.push(if looked.trusts_everybody {
+        wrong(
+            "monitor.proxies",
+            "MONITOR_PROXY_TRUSTED contains all addresses",
+            "every client can choose its address, and with MONITOR_AUTH=proxy its name and role",
+            "set it to the addresses of the proxies",
+        )
+    } else {
+        fine("monitor.proxies", "only configured addresses are trusted as proxies")
+    });
+    findings.push(if looked.clear_channels.is_empty() {
+        fine("monitor.channels_tls", "no notification is sent to another machine without encryption")
+    } else {
+        worth_knowing(
+            "monitor.channels_tls",
+            format!("{} begins with http://", list(looked.clear_channels.iter().map(|name| (*name).to_owned()))),
+            "whoever listens on the way can read notifications and learns the URL",
+            "use https://",
+        )
+    });
+    findings.push(if looked.readable_secrets.is_empty() {
+        fine("monitor.secrets", "no file with a secret can be read by every user of this machine")
+    } else {
+        let names = list(looked.readable_secrets.iter().map(|name| (*name).to_owned()));
+        worth_knowing(
+            "monitor.secrets",
+            format!("every user of this machine can read the file in {names}"),
+            "other users learn the secret, unless the directory is private",
+            "run chmod o-r on it",
+        )
     });
     findings.push(if looked.knows_the_volume {
         fine("monitor.volume", "the size of the Postgres volume is configured")

@@ -27,6 +27,16 @@ pub fn findings(examined: &Examined) -> Vec<Finding> {
             "run ALTER SYSTEM SET autovacuum = on; then SELECT pg_reload_conf()",
         )
     });
+    findings.push(if server.superuser {
+        worth_knowing(
+            "postgres.superuser",
+            format!("role {} is a superuser", server.role),
+            "whoever learns its password can change the audit log, read every database and run programs on the server",
+            "create a role that owns the tables of the monitor, and set it in DATABASE_URL or POSTGRES_USER",
+        )
+    } else {
+        fine("postgres.superuser", format!("role {} is not a superuser", server.role))
+    });
     let there = |names: &[&str]| -> Vec<&Table> {
         inside.tables.iter().filter(|table| names.contains(&table.name.as_str())).collect()
     };

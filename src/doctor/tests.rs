@@ -403,7 +403,8 @@ mod of_postgres {
     #[test]
     fn each_trouble_is_named() {
         type Change = fn(&mut Server, &mut Inside);
-        let cases: [(Change, &str, Verdict); 14] = [
+        let cases: [(Change, &str, Verdict); 15] = [
+            (|s, _| s.superuser = true, "postgres.superuser", WorthKnowing),
             (|s, _| s.standby = true, "postgres.standby", Wrong),
             (|s, _| s.read_only = true, "postgres.read_only", Wrong),
             (|s, _| s.autovacuum = false, "postgres.autovacuum", Wrong),
@@ -464,6 +465,10 @@ mod of_the_settings {
             refuses_to_serve: None,
             anybody_may: false,
             clear_password_to: None,
+            clear_redis_password_to: None,
+            trusts_everybody: false,
+            clear_channels: Vec::new(),
+            readable_secrets: Vec::new(),
             knows_the_volume: true,
             warnings: Vec::new(),
         }
@@ -494,6 +499,10 @@ mod of_the_settings {
         let missing = |l: &mut Looked| (l.rules.read, l.rules.is_given) = (RulesRead::Missing, true);
         assert_eq!(of(missing), [("monitor.rules", Wrong)]);
         assert_eq!(of(|l| l.channels.clear()), [("monitor.channels", WorthKnowing)]);
+        assert_eq!(of(|l| l.clear_redis_password_to = Some("db".to_owned())), [("monitor.redis_tls", WorthKnowing)]);
+        assert_eq!(of(|l| l.trusts_everybody = true), [("monitor.proxies", Wrong)]);
+        assert_eq!(of(|l| l.clear_channels = vec!["SLACK_WEBHOOK_URL"]), [("monitor.channels_tls", WorthKnowing)]);
+        assert_eq!(of(|l| l.readable_secrets = vec!["MONITOR_ADMIN_TOKEN_FILE"]), [("monitor.secrets", WorthKnowing)]);
         assert_eq!(of(|l| l.has_outside_check = false), [("monitor.heartbeat", WorthKnowing)]);
         assert_eq!(of(|l| l.has_address = false), [("monitor.address", WorthKnowing)]);
         assert_eq!(of(|l| l.spool_refused = Some("not writable".to_owned())), [("monitor.spool", Wrong)]);

@@ -124,6 +124,9 @@ pub struct Server {
     /// Name of the role.
     #[diesel(sql_type = Text)]
     pub role: String,
+    /// The role is a superuser.
+    #[diesel(sql_type = Bool)]
+    pub superuser: bool,
     /// Name of the database.
     #[diesel(sql_type = Text)]
     pub database: String,
@@ -144,6 +147,7 @@ impl Server {
             time_zone: "UTC".to_owned(),
             autovacuum: true,
             role: "postgres".to_owned(),
+            superuser: false,
             database: "postgres".to_owned(),
             clock: 0.0,
         }
@@ -258,6 +262,7 @@ async fn look(connection: &mut PgConnection, pooler: Option<PoolMode>) -> Result
     let before = unix();
     let server: Server = sql_query(
         "SELECT current_setting('server_version_num')::int / 10000 AS version, \
+         current_setting('is_superuser') = 'on' AS superuser, \
          current_setting('server_version') AS version_text, pg_is_in_recovery() AS standby, \
          current_setting('default_transaction_read_only') = 'on' AS read_only, \
          current_setting('TimeZone') AS time_zone, current_setting('autovacuum') = 'on' AS autovacuum, \

@@ -182,6 +182,22 @@ pub fn url_from_env(lookup: &dyn Fn(&str) -> Option<String>, warnings: &mut Vec<
     Ok(url)
 }
 
+/// Returns the host to which the password of `url` is sent unencrypted; `None` if there is no password, TLS is used, or the
+/// connection is local.
+#[must_use]
+pub fn password_in_clear(url: &str) -> Option<String> {
+    let info = connection_info("REDIS_URL", url).ok()?;
+    info.redis_settings().password()?;
+    match info.addr() {
+        ConnectionAddr::Tcp(host, _) => {
+            let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+            let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+            (!is_here).then(|| host.clone())
+        }
+        _ => None,
+    }
+}
+
 /// Returns whether a URL uses TLS.
 #[must_use]
 pub fn is_tls(url: &str) -> bool {
@@ -431,6 +447,20 @@ mod tests {
 
     fn refused(url: &str) -> String {
         connection_info("REDIS_URL", url).map(|info| format!("{:?}", info.addr())).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_password_goes_in_clear_to_another_machine_without_tls() {
+        for (url, expected) in [
+            ("redis://:pw@db:6379", Some("db")),
+            ("redis://u:pw@10.0.0.1/0", Some("10.0.0.1")),
+            ("redis://db:6379", None),
+            ("rediss://:pw@db:6379", None),
+            ("redis://:pw@localhost", None),
+            ("redis://:pw@[::1]:6379", None),
+        ] {
+            assert_eq!(password_in_clear(url).as_deref(), expected, "{url}");
+        }
     }
 
     #[test]
