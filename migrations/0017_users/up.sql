@@ -11,7 +11,7 @@ CREATE TABLE monitor_users (
     expires bigint NOT NULL,
     -- Last use, to a few minutes; null if unused.
     used bigint,
-    -- Proof that somebody with MONITOR_SECRET_KEY wrote the row.
+    -- Proof that a holder of MONITOR_SECRET_KEY wrote the row.
     proof bytea NOT NULL
 );
 -- Token of the named user whose session it is; null for a shared token.

@@ -97,7 +97,7 @@ impl Session {
         Self { name: user.name.clone(), role: user.role, token_id: Some(user.token_id.clone()) }
     }
 
-    /// Session of somebody who entered a shared token, and a name.
+    /// Session of a user who entered a shared token and a name.
     #[must_use]
     pub fn declared(name: &str, role: Role) -> Self {
         Self { name: declared(name, role), role, token_id: None }
@@ -250,8 +250,8 @@ fn is_this_machine(name: &str) -> bool {
 }
 
 fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
-    // A session takes precedence: an `Authorization` header that a proxy adds must not invalidate it, and whoever has
-    // one must not be able to try tokens beside it, as such attempts would not be failed logins.
+    // A session takes precedence: an `Authorization` header that a proxy adds must not invalidate it, and a
+    // viewer must not be able to try tokens beside it, as such attempts would not be failed logins.
     if let Some(session) = presented.session {
         return Ok(ResolvedCaller {
             name: session.name.clone(),
@@ -291,8 +291,8 @@ fn by_password(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCal
     Ok(ResolvedCaller { name: declared(&name, role), role, by_session: false, anonymous: false })
 }
 
-/// Name of somebody with the shared token of a role. The name they gave is not verified, which the token shows; names of
-/// users have no brackets.
+/// Name of a client with the shared token of a role: the given name, which is not verified, and the token. Names of users
+/// have no parentheses.
 fn declared(name: &str, role: Role) -> String {
     let name = shortened(name);
     if name.is_empty() { format!("{role} token") } else { format!("{name} ({role} token)") }

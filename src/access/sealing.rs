@@ -1,6 +1,6 @@
 //! Proofs that a monitor with the same secret wrote a row.
 //!
-//! Whoever may write to the database could otherwise make themselves an admin.
+//! Without them, access to the database would suffice to become an admin.
 
 use std::num::NonZeroU32;
 

@@ -200,7 +200,7 @@ mod tests {
         let (mut tally, now) = (Tally::default(), Instant::now());
         let firsts = (0..100_000).filter(|n| tally.note(&event(SecurityKind::FailedLogin, *n, None, ""), now)).count();
         assert_eq!(firsts, MOST);
-        // Nor can a user with a token fill the log with names, or hide somebody with another role.
+        // Nor can a user with a token fill the log with names, or hide a user with another role.
         let names = (0..1000)
             .filter(|n| tally.note(&event(SecurityKind::Login, 1, Some(Role::Viewer), &format!("user {n}")), now));
         assert_eq!(names.count(), MOST);

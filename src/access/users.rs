@@ -1,7 +1,7 @@
 //! Named users: people and programs, each with a role and a token that expires. Without I/O.
 //!
 //! `shepherd-monitor users` creates them. The database has a hash of the token that is expensive to compute, in memory
-//! too, and a proof that somebody with `MONITOR_SECRET_KEY` wrote the row.
+//! too, and a proof that a holder of `MONITOR_SECRET_KEY` wrote the row.
 
 use std::fmt;
 use std::str::FromStr;

@@ -195,7 +195,7 @@ impl AlertEvaluator {
         }));
     }
 
-    /// Records in the audit log that the rules file, which somebody changed, is active.
+    /// Records in the audit log that the changed rules file is active.
     fn record_file(&self, ctx: &mut Context<Self>) {
         let change = RequestedChange {
             who: "rules file".to_owned(),

@@ -232,7 +232,7 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
         Some(host) => worth_knowing(
             "monitor.redis_tls",
             format!("the password for Redis is sent to {host} without encryption"),
-            "whoever listens on the way learns the password",
+            "an eavesdropper on the network can read the password",
             "turn on TLS in Redis and set REDIS_TLS=yes, or rediss:// in REDIS_URL",
         ),
         None => fine("monitor.redis_tls", "the password for Redis is not sent to other machines in clear"),
@@ -253,7 +253,7 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
         worth_knowing(
             "monitor.channels_tls",
             format!("{} begins with http://", list(looked.clear_channels.iter().map(|name| (*name).to_owned()))),
-            "whoever listens on the way can read notifications and learns the URL",
+            "an eavesdropper on the network can read the notifications and the URL",
             "use https://",
         )
     });

@@ -31,7 +31,7 @@ pub fn findings(examined: &Examined) -> Vec<Finding> {
         worth_knowing(
             "postgres.superuser",
             format!("role {} is a superuser", server.role),
-            "whoever learns its password can change the audit log, read every database and run programs on the server",
+            "with its password, an attacker can change the audit log, read every database and run programs on the server",
             "create a role that owns the tables of the monitor, and set it in DATABASE_URL or POSTGRES_USER",
         )
     } else {

@@ -341,7 +341,7 @@ async fn a_logout_ends_the_sessions_of_all_cookies_that_would_be_accepted() {
 }
 
 #[tokio::test]
-async fn the_login_form_of_anybody_is_small() {
+async fn the_login_form_is_small() {
     let ground = Ground::with_tokens(&[]).await;
     assert_eq!(login(&ground, &"x".repeat(7000)).await.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(login(&ground, &"x".repeat(9000)).await.status(), StatusCode::PAYLOAD_TOO_LARGE);

@@ -65,7 +65,7 @@ pub(super) struct ManyFailures {
 /// Whose valid credentials an attempt had.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Holder {
-    /// Anybody with the shared token of a role.
+    /// A client with the shared token of a role.
     Role(Role),
     /// The named user with the token of this ID.
     User(String),

@@ -18,7 +18,7 @@ use crate::web::html::html_with;
 use crate::web::problem::Problem;
 use crate::web::text_limits::ADDRESS;
 
-/// Maximum size of the form, bytes. Anybody may send it.
+/// Maximum size of the form, bytes. It requires no credentials.
 const MOST_FORM: usize = 8 << 10;
 
 /// Query of `GET /login`.
