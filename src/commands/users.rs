@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use clap::{Arg, ArgMatches, Command};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::audited::audited;
 use super::{flags, output, runtime, settings};
@@ -213,7 +213,7 @@ impl Registry {
             "user": user.name, "role": user.role, "token": user.token_id, "expires": time(user.expires),
         });
         let work = async { change.await.map(|done| (json!({"changed": done}), done)).map_err(detail) };
-        audited::<bool, String>(&self.pool, action, Value::from(parameters), work).await?
+        audited::<bool, String>(&self.pool, action, parameters, work).await?
     }
 }
 
