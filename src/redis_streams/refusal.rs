@@ -27,6 +27,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_connection_ends_with_a_server_that_is_not_or_not_yet_the_one_to_work_with() {
+        for code in ["READONLY", "MASTERDOWN", "CLUSTERDOWN", "LOADING", "NOREPLICAS"] {
+            assert!(ends_connection(code), "{code}");
+        }
+        for code in ["ERR", "WRONGTYPE", "OOM", "MISCONF", "NOSCRIPT", "BUSYGROUP", "NOPERM", ""] {
+            assert!(!ends_connection(code), "{code}");
+        }
+    }
+
+    #[test]
     fn an_error_from_inside_a_script_has_its_own_code() {
         let older = "Error running script (call to f_1c2): @user_script:3: @user_script: 3: -READONLY You can't write \
                      against a read only replica.";

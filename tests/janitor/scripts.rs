@@ -130,3 +130,30 @@ async fn consumers_are_deleted_only_if_idle_without_heartbeat_and_work() {
     let said = retire_some(&mut redis, &stream(), &Name::from("other"), &names, Duration::ZERO).await.unwrap();
     assert_eq!(said, ["gone"; 4]);
 }
+
+/// redis#15808: a node without entries, which XTRIM MINID can leave after XDEL, is saved and cannot be loaded by some servers.
+#[tokio::test]
+async fn a_stream_that_was_trimmed_after_deletions_can_be_saved_and_loaded() {
+    let options = RedisOptions::with_args(["--stream-node-max-entries", "4", "--enable-debug-command", "yes"]);
+    let server = TestRedis::start_with(options);
+    let mut redis = server.connection().await;
+    let _: Value = ask(&mut redis, &["XGROUP", "CREATE", "s", "g", "0", "MKSTREAM"]).await;
+    let ids = add(&mut redis, 24).await;
+    read(&mut redis, "g", 24).await;
+    // Two entries of the second node, all of the third, the first of the fourth.
+    for id in ids.get(5..7).unwrap().iter().chain(ids.get(8..13).unwrap()) {
+        let _: Value = ask(&mut redis, &["XDEL", "s", id]).await;
+    }
+    for id in ids.get(..15).unwrap() {
+        let _: Value = ask(&mut redis, &["XACK", "s", "g", id]).await;
+    }
+    while trim_step(&mut redis, &stream(), 3, 100).await.unwrap().more {}
+    let before: Value = ask(&mut redis, &["XRANGE", "s", "-", "+"]).await;
+    let _: Value = ask(&mut redis, &["DEBUG", "RELOAD"]).await;
+    let after: Value = ask(&mut redis, &["XRANGE", "s", "-", "+"]).await;
+    assert_eq!(before, after);
+    let left: Vec<String> = ids[15..].to_vec();
+    let Value::Array(entries) = after else { panic!("{after:?}") };
+    assert!((left.len()..=left.len() + 3).contains(&entries.len()), "whole nodes are trimmed: {entries:?}");
+    add(&mut redis, 1).await;
+}

@@ -81,6 +81,9 @@ fn hostile() -> Vec<Vec<u8>> {
     .map(|name| name.as_bytes().to_vec())
     .into();
     names.push(b"not \xff\xfe text \xe9".to_vec());
+    // Shown alike: a byte that is no text, and the text by which it is shown.
+    names.push(b"caf\xe9".to_vec());
+    names.push(br"caf\xe9".to_vec());
     names.push(vec![b'"'; 4096]);
     names
 }
