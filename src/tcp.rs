@@ -31,6 +31,12 @@ const LOOKUP_WITHIN: Duration = Duration::from_millis(1500);
 /// How long an answer that arrived after every caller had given up is kept for the next caller.
 const LATE_ANSWER_HOLDS: Duration = Duration::from_secs(10);
 
+/// Whether `host`, a name or an address, is this machine: what is sent there passes no network.
+#[must_use]
+pub fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Connects to the first address of `host` that answers.
 ///
 /// # Errors

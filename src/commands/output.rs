@@ -7,10 +7,17 @@ use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
+use chrono::{DateTime, SecondsFormat};
 use clap::error::{ContextKind, ContextValue};
 
 use super::NAME;
 use crate::printable::{self, Escaped, Lines, is_hidden};
+
+/// Formats Unix seconds as RFC 3339.
+pub(super) fn time(seconds: i64) -> String {
+    DateTime::from_timestamp(seconds, 0)
+        .map_or_else(|| seconds.to_string(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
+}
 
 /// Prints one line.
 pub(super) fn line(text: impl Display) -> Result<(), String> {

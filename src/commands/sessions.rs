@@ -1,10 +1,10 @@
 //! `shepherd-monitor sessions`: lists and revokes browser sessions.
 
-use chrono::{DateTime, SecondsFormat};
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
 use serde_json::json;
 
 use super::audited::audited;
+use super::output::time;
 use super::{flags, output, runtime, settings};
 use crate::doctor::report::count;
 use crate::fleet::reading::SourceTrouble;
@@ -113,9 +113,4 @@ fn id(session: &StoredSession) -> String {
 
 fn detail(trouble: SourceTrouble) -> String {
     trouble.detail
-}
-
-fn time(seconds: i64) -> String {
-    DateTime::from_timestamp(seconds, 0)
-        .map_or_else(|| seconds.to_string(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
 }

@@ -5,11 +5,12 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, SecondsFormat, Utc};
+use chrono::Utc;
 use clap::{Arg, ArgMatches, Command};
 use serde_json::json;
 
 use super::audited::audited;
+use super::output::time;
 use super::{flags, output, runtime, settings};
 use crate::access::Role;
 use crate::access::sealing::SealingKey;
@@ -231,9 +232,4 @@ fn no_such(name: &str) -> String {
 
 fn detail(trouble: SourceTrouble) -> String {
     trouble.detail
-}
-
-fn time(seconds: i64) -> String {
-    DateTime::from_timestamp(seconds, 0)
-        .map_or_else(|| seconds.to_string(), |at| at.to_rfc3339_opts(SecondsFormat::Secs, true))
 }

@@ -1,6 +1,5 @@
 //! Checks of the monitor's settings and files.
 
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +10,7 @@ use crate::postgres::diagnostics;
 use crate::redis_streams::address as redis_address;
 use crate::regular_file;
 use crate::settings::{AlertSettings, Secret, Settings};
+use crate::tcp;
 
 /// The settings, and the state of the files that they name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,8 +107,8 @@ fn clear_channels(alerts: &AlertSettings) -> Vec<&'static str> {
         rest.is_some_and(|rest| {
             let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
             let host = host.rsplit('@').next().unwrap_or_default();
-            let name = host.rsplit_once(':').map_or(host, |(name, _)| name).trim_matches(['[', ']']);
-            name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            let port = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+            !tcp::is_loopback(port.map_or(host, |(name, _)| name))
         })
     };
     let channels = [

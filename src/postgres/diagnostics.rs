@@ -1,7 +1,6 @@
 //! Examines a database for `doctor`: the server, the privileges of the role, and the existing tables and indexes. Runs in one
 //! read-only transaction.
 
-use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use diesel::sql_types::{Array, Bool, Double, Integer, Nullable, Text};
@@ -12,6 +11,7 @@ use super::address;
 use super::connection::{PgConnection, connect, connect_trouble, trouble};
 use super::migrate::{self, FLEET_INDEXES, HISTORY_OF_MIGRATIONS};
 use crate::fleet::reading::SourceTrouble;
+use crate::tcp;
 
 /// Tables of the fleet.
 pub const FLEET_TABLES: [&str; 2] = ["shepherd_brain", "callbacks"];
@@ -53,11 +53,7 @@ pub fn password_in_clear(url: &str) -> Option<String> {
     config.get_password()?;
     let may_be_clear = matches!(config.get_ssl_mode(), SslMode::Prefer | SslMode::Disable);
     let named = config.get_hosts().iter().find_map(|host| match host {
-        Host::Tcp(name) => {
-            let address = name.trim_matches(['[', ']']).parse::<IpAddr>();
-            let here = name == "localhost" || address.is_ok_and(|address| address.is_loopback());
-            (!here).then(|| name.clone())
-        }
+        Host::Tcp(name) => (!tcp::is_loopback(name)).then(|| name.clone()),
         #[cfg(unix)]
         Host::Unix(_) => None,
     });

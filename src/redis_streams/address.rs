@@ -189,11 +189,7 @@ pub fn password_in_clear(url: &str) -> Option<String> {
     let info = connection_info("REDIS_URL", url).ok()?;
     info.redis_settings().password()?;
     match info.addr() {
-        ConnectionAddr::Tcp(host, _) => {
-            let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-            let is_here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-            (!is_here).then(|| host.clone())
-        }
+        ConnectionAddr::Tcp(host, _) => (!tcp::is_loopback(host)).then(|| host.clone()),
         _ => None,
     }
 }

@@ -123,7 +123,7 @@ async fn a_postgres_that_may_only_be_read_is_told_first_and_reconnected_to_when_
 }
 
 #[tokio::test]
-async fn a_postgres_whose_writes_hang_while_it_can_be_read_is_told_and_no_longer_when_they_succeed() {
+async fn a_readable_postgres_whose_writes_hang_is_reported_until_they_succeed() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let monitor = Monitor::start(&[
         ("REDIS_URL", &*redis.url()),
@@ -134,8 +134,9 @@ async fn a_postgres_whose_writes_hang_while_it_can_be_read_is_told_and_no_longer
     monitor.takes_orders().await;
     let sql = database.connect().await;
     sql.batch_execute("BEGIN; LOCK TABLE monitor_metrics IN EXCLUSIVE MODE").await.unwrap();
-    let is_told = |s: &Value| s["postgres"]["write_error"]["detail"].as_str().is_some_and(|d| d.contains("no write"));
-    let snapshot = monitor.until("it is told", Duration::from_secs(90), is_told).await;
+    let is_reported =
+        |s: &Value| s["postgres"]["write_error"]["detail"].as_str().is_some_and(|d| d.contains("no write"));
+    let snapshot = monitor.until("the page reports it", Duration::from_secs(90), is_reported).await;
     assert_eq!(snapshot["postgres"]["source"]["status"], "ok", "it can be read");
     let (_, page) = monitor.get("/").await;
     assert!(page.contains("Postgres rejects writes: no write succeeded for"), "{page}");
