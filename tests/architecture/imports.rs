@@ -84,7 +84,18 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("worker", &["contract", "environment", "redis_streams", "traces"]),
     (
         "doctor",
-        &["alerting", "contract", "fleet", "postgres", "printable", "redis_streams", "regular_file", "settings", "tls"],
+        &[
+            "alerting",
+            "contract",
+            "fleet",
+            "postgres",
+            "printable",
+            "redis_streams",
+            "regular_file",
+            "settings",
+            "tcp",
+            "tls",
+        ],
     ),
     ("demo", &["contract", "fleet", "postgres", "redis_streams", "worker"]),
     (
