@@ -49,6 +49,8 @@ pub mod doctor;
 #[cfg(feature = "worker")]
 pub mod environment;
 #[cfg(feature = "monitor")]
+pub mod error_chain;
+#[cfg(feature = "monitor")]
 pub mod exposition;
 #[cfg(feature = "monitor")]
 mod failpoint;
@@ -56,6 +58,8 @@ mod failpoint;
 pub mod fleet;
 #[cfg(feature = "monitor")]
 pub mod history;
+#[cfg(feature = "monitor")]
+pub mod http_client;
 #[cfg(feature = "monitor")]
 pub mod operator;
 #[cfg(feature = "monitor")]

@@ -21,6 +21,27 @@ pub fn is_hidden(c: char) -> bool {
         )
 }
 
+/// Replaces control, invisible and bidirectional characters.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\n' | '\r' | '\t' => ' ',
+            c if is_hidden(c) => '\u{fffd}',
+            c => c,
+        })
+        .collect()
+}
+
+/// The first `max` characters, with an ellipsis if truncated.
+#[must_use]
+pub fn shortened(text: &str, max: usize) -> String {
+    if text.chars().count() <= max {
+        return text.to_owned();
+    }
+    text.chars().take(max.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// Formats a value on one line, with hidden characters escaped as in Rust literals: `\n`, `\u{1b}`.
 pub struct Escaped<T>(pub T);
 

@@ -3,22 +3,20 @@
 //! A status alone proves little, because proxies, captive portals and login pages respond instead of the service.
 //! Only a response that rejects the payload is final; after any other, the message stays queued.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
 use reqwest::redirect::{Action, Attempt, Policy};
-use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
 
-use super::{Outcome, causes, root_cause, shortened, tls_error, visible};
-use crate::{tcp, tls};
+use super::Outcome;
+use crate::error_chain::{causes, root_cause, tls_error};
+use crate::http_client::{self, ANSWER_WITHIN};
+use crate::printable::{shortened, visible};
+use crate::tls;
 
-/// Request timeout.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// First pause after a failure without `Retry-After`.
 const SOON: Duration = Duration::from_secs(2);
 /// Pause after a 429 without `Retry-After`.
@@ -70,20 +68,8 @@ const RATE_LIMITED: [&str; 2] = ["rate_limited", "ratelimited"];
 /// # Errors
 /// If TLS is not available.
 pub(super) fn client(authorities: Option<&str>) -> Result<Client, String> {
-    let mut trusted = Vec::new();
-    if let Some(path) = authorities {
-        let unusable = |why: String| format!("ALERT_WEBHOOK_CA_FILE is {path:?}: expected {why}");
-        for certificate in tls::certificates(path).map_err(unusable)? {
-            trusted.push(Certificate::from_der(&certificate).map_err(|error| unusable(error.to_string()))?);
-        }
-    }
-    Client::builder()
-        .tls_certs_merge(trusted)
-        .timeout(ANSWER_WITHIN)
-        .connect_timeout(Duration::from_secs(5))
-        .dns_resolver(Arc::new(Resolver))
+    http_client::builder(authorities.map(|path| ("ALERT_WEBHOOK_CA_FILE", path)))?
         .redirect(Policy::custom(redirect))
-        .user_agent(concat!("shepherd-monitor/", env!("CARGO_PKG_VERSION")))
         .build()
         .map_err(|_| "no HTTP client: cannot initialize TLS".to_owned())
 }
@@ -100,19 +86,6 @@ fn redirect(attempt: Attempt<'_>) -> Action {
         from.host_str() == to.host_str() && (same || upgraded)
     });
     if keeps_post && is_safe && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
-}
-
-/// Looks names up apart from other blocking work.
-struct Resolver;
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            // The port comes from the address.
-            let addresses = tcp::resolve(name.as_str()).await?.into_iter().map(|address| SocketAddr::new(address, 0));
-            Ok(Box::new(addresses) as Addrs)
-        })
-    }
 }
 
 /// Posts `body`. The outcome never contains the URL, which is a secret.

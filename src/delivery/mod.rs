@@ -15,12 +15,10 @@ pub mod sparkline;
 mod tests;
 pub mod webhook;
 
-use std::error::Error;
 use std::time::Duration;
 
 use crate::alerting::message::Line;
-use crate::printable::is_hidden;
-use crate::tls::{self, TlsSettings};
+use crate::printable::{shortened, visible};
 
 /// Outcome of sending a message. Only [`Outcome::Sent`] and [`Outcome::Never`] are final: without proof that the
 /// message is the problem, it stays queued.
@@ -107,55 +105,6 @@ impl Deployment {
         }
         Some(page)
     }
-}
-
-/// Replaces control, invisible and bidirectional characters.
-fn visible(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\r' | '\t' => ' ',
-            c if is_hidden(c) => '\u{fffd}',
-            c => c,
-        })
-        .collect()
-}
-
-/// The first `max` characters, with an ellipsis if truncated.
-fn shortened(text: &str, max: usize) -> String {
-    if text.chars().count() <= max {
-        return text.to_owned();
-    }
-    text.chars().take(max.saturating_sub(1)).chain(['…']).collect()
-}
-
-/// `error` and its sources, outermost first.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    let mut next = Some(error);
-    std::iter::from_fn(move || {
-        let error = next?;
-        next = match error.downcast_ref::<std::io::Error>() {
-            // `source()` of an I/O error skips the error that it wraps.
-            Some(io) => io.get_ref().map(|inner| inner as &(dyn Error + 'static)),
-            None => error.source(),
-        };
-        Some(error)
-    })
-}
-
-/// Explanation of a TLS failure with its remedy, if `error` is one. Retries fail until a certificate or a setting is
-/// changed.
-fn tls_error(error: &(dyn Error + 'static), settings: &TlsSettings) -> Option<String> {
-    let of_tls = causes(error).find_map(|cause| cause.downcast_ref::<rustls::Error>()).map(ToString::to_string);
-    let said = of_tls.clone().unwrap_or_else(|| root_cause(error));
-    match tls::explain(&said, settings) {
-        Some(failure) => Some(failure.append_to("TLS failed")),
-        None => of_tls.map(|said| format!("TLS failed: {said}")),
-    }
-}
-
-/// Innermost source, as one line.
-fn root_cause(error: &(dyn Error + 'static)) -> String {
-    causes(error).last().map(|cause| shortened(&visible(&cause.to_string()), 120)).unwrap_or_default()
 }
 
 /// Time in UTC, for people: `24 Nov 18:01:11 UTC`.

@@ -6,7 +6,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::{Outcome, causes, root_cause, shortened, tls_error, visible};
+use super::Outcome;
+use crate::error_chain::{causes, root_cause, tls_error};
+use crate::printable::{shortened, visible};
 use crate::tls;
 
 /// First pause after a temporary rejection (greylisting, full mailbox).
