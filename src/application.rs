@@ -40,6 +40,7 @@ use crate::exposition::counters::Counters;
 use crate::exposition::page::Shape;
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::tracker::TrackerSettings;
+use crate::identity_provider::IdentityProvider;
 use crate::pages::{Environment, LiveView, Pages, Site};
 use crate::postgres::alerts_spool;
 use crate::postgres::connection::{PgPool, pool_beside, pool_of};
@@ -147,10 +148,13 @@ impl Application {
         let secret = settings.secret_key.as_ref().filter(|_| settings.access.has_tokens());
         let users = secret.map(|secret| Users::new(secret.reveal()));
         let users = users.transpose().context("cannot verify tokens of users")?.map(Arc::new);
+        let provider = settings.access.provider().map(|provider| IdentityProvider::new(provider.clone()));
+        let provider = provider.transpose().map_err(|error| anyhow::anyhow!(error))?.map(Arc::new);
         let lock = AuthGate {
             policy: Arc::new(settings.access.clone()),
             trusted: Arc::new(settings.trusted_proxies.clone()),
             failures: Arc::default(),
+            provider,
             sessions: settings
                 .access
                 .login()

@@ -61,6 +61,8 @@ pub mod history;
 #[cfg(feature = "monitor")]
 pub mod http_client;
 #[cfg(feature = "monitor")]
+pub mod identity_provider;
+#[cfg(feature = "monitor")]
 pub mod operator;
 #[cfg(feature = "monitor")]
 pub mod pages;

@@ -180,7 +180,8 @@ pub const TABLE: &[Entry] = &[
         "MONITOR_AUTH",
         "none",
         "Authentication mode: none (loopback only), token (bearer token, or login page in browsers), basic (the password is a \
-         token), proxy (headers of an authenticating proxy)",
+         token), proxy (headers of an authenticating proxy), oidc (OpenID Connect: browsers log in at an identity provider, \
+         programs use bearer tokens)",
     ),
     secret(
         ACCESS,
@@ -229,6 +230,37 @@ pub const TABLE: &[Entry] = &[
         "",
         "Role of users without a role or a listed group; empty: refuse them",
     ),
+    entry(
+        ACCESS,
+        "MONITOR_OIDC_ISSUER",
+        "",
+        "Issuer URL of the identity provider (https://id.example/realms/ops); it must know the redirect URL \
+         SERVER_URL/login/callback",
+    ),
+    entry(ACCESS, "MONITOR_OIDC_CLIENT_ID", "", "Client ID of the monitor at the identity provider"),
+    secret(ACCESS, "MONITOR_OIDC_CLIENT_SECRET", "Client secret; empty for a public client"),
+    entry(ACCESS, "MONITOR_OIDC_CLIENT_SECRET_FILE", "", SECRET_FILE),
+    entry(
+        ACCESS,
+        "MONITOR_OIDC_SCOPES",
+        "openid,profile,email",
+        "Comma-separated scopes to request; some providers send groups only with a scope groups",
+    ),
+    entry(
+        ACCESS,
+        "MONITOR_OIDC_USER_CLAIM",
+        "email",
+        "Claim with the user name, which users must not be able to choose at the provider; sub is always unique",
+    ),
+    entry(ACCESS, "MONITOR_OIDC_GROUPS_CLAIM", "groups", "Claim with the groups, also as a path: realm_access.roles"),
+    entry(
+        ACCESS,
+        "MONITOR_OIDC_ROLES",
+        "",
+        "Comma-separated roles of groups (sre=admin,ops=operator); the highest role applies",
+    ),
+    entry(ACCESS, "MONITOR_OIDC_DEFAULT_ROLE", "", "Role of users without a listed group; empty: refuse them"),
+    entry(ACCESS, "MONITOR_OIDC_CA_FILE", "", "PEM file with additional CA certificates for the identity provider"),
     entry(
         ACCESS,
         "MONITOR_MAX_CONNECTIONS_PER_ADDRESS",
@@ -1079,6 +1111,44 @@ mod tests {
             assert!(told.contains(expected) && !told.contains("aaaa"), "{name}={value}: {told}");
         }
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_login_at_an_identity_provider_has_all_settings_that_it_needs() {
+        let complete = [
+            ("MONITOR_AUTH", "oidc"),
+            ("MONITOR_SECRET_KEY", "9b7d1f0c64e2a85310fd7c42e6b98a05"),
+            ("MONITOR_OIDC_ISSUER", "https://id.example/realms/ops"),
+            ("MONITOR_OIDC_CLIENT_ID", "monitor"),
+            ("MONITOR_OIDC_ROLES", "sre=admin, staff = viewer"),
+            ("SERVER_URL", "https://fleet.example/"),
+        ];
+        let redirect_url = |more: &[(&'static str, &str)]| {
+            let given: Vec<_> = complete.iter().chain(more).copied().collect();
+            settings(&given).unwrap().access.provider().unwrap().redirect_url.clone()
+        };
+        assert_eq!(redirect_url(&[]), "https://fleet.example/login/callback");
+        let below = ("MONITOR_ROOT_PATH", "/monitor");
+        assert_eq!(redirect_url(&[below]), "https://fleet.example/monitor/login/callback");
+        let whole = ("SERVER_URL", "https://fleet.example/monitor");
+        assert_eq!(redirect_url(&[below, whole]), "https://fleet.example/monitor/login/callback");
+        for (name, value, expected) in [
+            ("MONITOR_SECRET_KEY", "", "openssl rand -hex 32"),
+            ("MONITOR_OIDC_ISSUER", "", "an issuer URL"),
+            ("MONITOR_OIDC_ISSUER", "http://id.example", "as MONITOR_AUTH is oidc"),
+            ("MONITOR_OIDC_ISSUER", "id.example", "a URL such as https://id.example"),
+            ("MONITOR_OIDC_CLIENT_ID", "", "as MONITOR_AUTH is oidc"),
+            ("MONITOR_OIDC_ROLES", "", "MONITOR_OIDC_DEFAULT_ROLE"),
+            ("MONITOR_OIDC_ROLES", "sre=root", "GROUP=admin"),
+            ("MONITOR_OIDC_CA_FILE", "/nonexistent", "PEM"),
+            ("SERVER_URL", "", "the public URL"),
+            ("SERVER_URL", "http://fleet.example", "as MONITOR_AUTH is oidc"),
+        ] {
+            let given: Vec<_> =
+                complete.iter().filter(|(known, _)| *known != name).copied().chain([(name, value)]).collect();
+            let said = settings(&given).unwrap_err().to_string();
+            assert!(said.contains(name) && said.contains(expected), "{name}={value}: {said}");
+        }
     }
 
     #[test]

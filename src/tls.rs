@@ -55,6 +55,10 @@ pub const SMTP: TlsSettings = TlsSettings {
 pub const WEBHOOK: TlsSettings =
     TlsSettings { authorities: "ALERT_WEBHOOK_CA_FILE", client: "", any_name: "", without: "http:// in the address" };
 
+/// Identity provider.
+pub const OIDC: TlsSettings =
+    TlsSettings { authorities: "MONITOR_OIDC_CA_FILE", client: "", any_name: "", without: "" };
+
 /// Why a TLS connection failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFailure {

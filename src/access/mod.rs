@@ -2,13 +2,14 @@
 //! role.
 //!
 //! [`role`] defines roles, [`tokens`] verifies the token of each role, [`users`] named users and their tokens,
-//! [`policy`] implements the authentication modes, [`sealing`] proves rows in the database, [`address`] finds the client
+//! [`policy`] implements the authentication modes, [`oidc`] the login at an identity provider, [`sealing`] proves rows in the database, [`address`] finds the client
 //! address; [`AuditedChange`] is an entry of the audit log, [`audit_chain`] its hash chain; [`security`] defines security
 //! events.
 
 pub mod address;
 pub mod audit_chain;
 mod audited_change;
+pub mod oidc;
 pub mod policy;
 pub mod role;
 pub mod sealing;

@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 
 use super::Role;
+use super::oidc::Oidc;
+use super::role::highest_role;
 use super::sealing::SealingKey;
 use super::tokens::{self, BadTokens, Tokens};
 use super::users::{User, UserToken};
@@ -21,6 +23,13 @@ pub enum Policy {
     Basic(Credentials),
     /// Headers of a reverse proxy.
     Proxy(Proxy),
+    /// A session created at an identity provider; programs use bearer tokens.
+    Oidc {
+        /// What bearer tokens and sessions are verified with.
+        credentials: Credentials,
+        /// The identity provider.
+        provider: Oidc,
+    },
 }
 
 /// What requests and sessions are verified with.
@@ -30,6 +39,8 @@ pub struct Credentials {
     pub tokens: Tokens,
     /// Proofs of sessions.
     pub session_key: SealingKey,
+    /// Proofs of started logins at an identity provider.
+    pub login_key: SealingKey,
 }
 
 impl Credentials {
@@ -40,7 +51,11 @@ impl Credentials {
     pub fn new(tokens: &[(Role, String)], secret: Option<&str>) -> Result<Self, BadTokens> {
         let mut material = tokens::material(tokens);
         material.extend_from_slice(secret.unwrap_or_default().as_bytes());
-        Ok(Self { tokens: Tokens::new(tokens)?, session_key: SealingKey::derive(&material, "sessions") })
+        Ok(Self {
+            tokens: Tokens::new(tokens)?,
+            session_key: SealingKey::derive(&material, "sessions"),
+            login_key: SealingKey::derive(&material, "logins"),
+        })
     }
 }
 
@@ -97,6 +112,12 @@ impl Session {
         Self { name: user.name.clone(), role: user.role, token_id: Some(user.token_id.clone()) }
     }
 
+    /// Session of a user whom the identity provider authenticated.
+    #[must_use]
+    pub fn authenticated(name: String, role: Role) -> Self {
+        Self { name, role, token_id: None }
+    }
+
     /// Session of a user who entered a shared token and a name.
     #[must_use]
     pub fn declared(name: &str, role: Role) -> Self {
@@ -142,7 +163,9 @@ impl Policy {
     pub fn who(&self, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
         match self {
             Self::Nobody { hosts } => nobody(hosts.as_deref(), &presented.host),
-            Self::Token(credentials) => by_token(&credentials.tokens, presented),
+            Self::Token(credentials) | Self::Oidc { credentials, .. } => {
+                by_token(&credentials.tokens, presented, self.mode())
+            }
             Self::Basic(credentials) => by_password(&credentials.tokens, presented),
             Self::Proxy(proxy) => proxy.said(presented),
         }
@@ -155,7 +178,7 @@ impl Policy {
             return None;
         }
         let text = match self {
-            Self::Token(_) => of_scheme(presented, "bearer").ok().flatten()?.to_vec(),
+            Self::Token(_) | Self::Oidc { .. } => of_scheme(presented, "bearer").ok().flatten()?.to_vec(),
             Self::Basic(_) => name_and_password(of_scheme(presented, "basic").ok().flatten()?).1,
             Self::Nobody { .. } | Self::Proxy(_) => return None,
         };
@@ -170,7 +193,7 @@ impl Policy {
                 let encoded = of_scheme(presented, "basic").ok().flatten()?;
                 Some(shortened(&name_and_password(encoded).0))
             }
-            Self::Nobody { .. } | Self::Token(_) | Self::Proxy(_) => None,
+            Self::Nobody { .. } | Self::Token(_) | Self::Proxy(_) | Self::Oidc { .. } => None,
         }
     }
 
@@ -182,6 +205,7 @@ impl Policy {
             Self::Token(_) => "token",
             Self::Basic(_) => "basic",
             Self::Proxy(_) => "proxy",
+            Self::Oidc { .. } => "oidc",
         }
     }
 
@@ -189,7 +213,7 @@ impl Policy {
     #[must_use]
     pub fn challenge(&self) -> Option<&'static str> {
         match self {
-            Self::Token(_) => Some("Bearer realm=\"shepherd-monitor\""),
+            Self::Token(_) | Self::Oidc { .. } => Some("Bearer realm=\"shepherd-monitor\""),
             Self::Basic(_) => Some("Basic realm=\"shepherd-monitor\", charset=\"UTF-8\""),
             Self::Nobody { .. } | Self::Proxy(_) => None,
         }
@@ -199,7 +223,16 @@ impl Policy {
     #[must_use]
     pub fn login(&self) -> Option<&Credentials> {
         match self {
-            Self::Token(credentials) => Some(credentials),
+            Self::Token(credentials) | Self::Oidc { credentials, .. } => Some(credentials),
+            _ => None,
+        }
+    }
+
+    /// The identity provider, if users log in there.
+    #[must_use]
+    pub fn provider(&self) -> Option<&Oidc> {
+        match self {
+            Self::Oidc { provider, .. } => Some(provider),
             _ => None,
         }
     }
@@ -207,7 +240,7 @@ impl Policy {
     /// Whether requests and the login page are authenticated by tokens.
     #[must_use]
     pub fn has_tokens(&self) -> bool {
-        matches!(self, Self::Token(_) | Self::Basic(_))
+        matches!(self, Self::Token(_) | Self::Basic(_) | Self::Oidc { .. })
     }
 }
 
@@ -249,7 +282,7 @@ fn is_this_machine(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCaller, Refusal> {
+fn by_token(tokens: &Tokens, presented: &Presented<'_>, mode: &str) -> Result<ResolvedCaller, Refusal> {
     // A session takes precedence: an `Authorization` header that a proxy adds must not invalidate it, and a
     // viewer must not be able to try tokens beside it, as such attempts would not be failed logins.
     if let Some(session) = presented.session {
@@ -272,7 +305,7 @@ fn by_token(tokens: &Tokens, presented: &Presented<'_>) -> Result<ResolvedCaller
             Err(Refusal::Wrong("invalid credentials: Authorization held an unknown token".to_owned()))
         }
         // An ended session counts as none, so that the login page appears.
-        _ => Err(not_known(presented, "Bearer with a token", "token")),
+        _ => Err(not_known(presented, "Bearer with a token", mode)),
     }
 }
 
@@ -398,8 +431,7 @@ impl Proxy {
 
     /// Highest role of these groups.
     fn role_of(&self, groups: &str) -> Option<Role> {
-        let groups = groups.split([',', ';', '|']).map(str::trim).chain([groups]);
-        groups.filter_map(|group| self.roles.iter().find(|(name, _)| name == group)).map(|(_, role)| *role).max()
+        highest_role(groups.split([',', ';', '|']).map(str::trim).chain([groups]), &self.roles)
     }
 }
 

@@ -52,6 +52,13 @@ impl FromStr for Role {
     }
 }
 
+/// Highest role that `roles` gives to one of these groups.
+#[must_use]
+pub fn highest_role<'a>(groups: impl IntoIterator<Item = &'a str>, roles: &[(String, Role)]) -> Option<Role> {
+    let known = groups.into_iter().filter_map(|group| roles.iter().find(|(name, _)| name == group));
+    known.map(|(_, role)| *role).max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,6 +20,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::alerting::file;
 use crate::fleet::cleanup::STALE_AFTER;
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::identity_provider::IdentityProvider;
 use crate::postgres::{address as postgres_address, diagnostics as of_postgres};
 use crate::redis_streams::{address, diagnostics as of_redis};
 use crate::settings::{OBSERVER_SCHEMA, Settings};
@@ -62,9 +63,20 @@ fn time(text: &str) -> Result<Duration, String> {
 pub fn examine(given: &ArgMatches, settings: &Settings) -> Result<Report, String> {
     let idle = given.get_one::<Duration>("idle").copied().unwrap_or(STALE_AFTER);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    let (redis, postgres) =
-        runtime.block_on(async { futures_util::join!(look_at_redis(settings, idle), look_at_postgres(settings)) });
-    Ok(Report::new([redis, postgres, monitor::findings(&monitor::look(settings))].concat()))
+    let (redis, postgres, login) = runtime.block_on(async {
+        futures_util::join!(look_at_redis(settings, idle), look_at_postgres(settings), look_at_provider(settings))
+    });
+    Ok(Report::new([redis, postgres, monitor::findings(&monitor::look(settings)), login].concat()))
+}
+
+/// Reads the configuration of the identity provider, if users log in there.
+async fn look_at_provider(settings: &Settings) -> Vec<Finding> {
+    let Some(provider) = settings.access.provider() else { return Vec::new() };
+    let checked = match IdentityProvider::new(provider.clone()) {
+        Ok(client) => client.check().await.map_err(|error| error.to_string()),
+        Err(why) => Err(why),
+    };
+    vec![monitor::login(&provider.issuer, &provider.redirect_url, checked)]
 }
 
 async fn look_at_redis(settings: &Settings, idle: Duration) -> Vec<Finding> {

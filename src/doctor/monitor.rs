@@ -281,6 +281,22 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
     findings
 }
 
+/// Finding about the identity provider `issuer`, whose configuration was read or not.
+#[must_use]
+pub fn login(issuer: &str, redirect_url: &str, checked: Result<(), String>) -> Finding {
+    match checked {
+        Ok(()) => {
+            fine("monitor.login", format!("users log in at {issuer}, which must know the redirect URL {redirect_url}"))
+        }
+        Err(why) => wrong(
+            "monitor.login",
+            why,
+            "users cannot log in with a browser, except with a token",
+            "correct MONITOR_OIDC_ISSUER, or make the provider reachable from this machine (docs/security.md)",
+        ),
+    }
+}
+
 fn rules(rules: &Rules) -> Finding {
     let file = rules.file.display();
     match &rules.read {

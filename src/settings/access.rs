@@ -5,8 +5,10 @@ use std::time::Duration;
 use super::{ACCEPTED, BadSetting, Settings, Texts};
 use crate::access::Role;
 use crate::access::address::TrustedProxies;
+use crate::access::oidc::Oidc;
 use crate::access::policy::{Credentials, Policy, Proxy};
 use crate::access::tokens::{BadTokens, SHORTEST, weakness};
+use crate::tcp;
 
 /// Setting with the token of each role.
 const TOKENS: [(Role, &str); 3] = [
@@ -18,6 +20,8 @@ const TOKENS: [(Role, &str); 3] = [
 const SECRET_KEY: &str = "MONITOR_SECRET_KEY";
 /// Its minimum length, characters.
 const SHORTEST_KEY: usize = 32;
+/// Format of the roles of groups.
+const GROUP_ROLES: &str = "GROUP=viewer, GROUP=operator or GROUP=admin, separated by commas";
 
 impl Settings {
     /// Prevents serving everybody with full access by accident.
@@ -33,7 +37,7 @@ impl Settings {
             name: "MONITOR_AUTH",
             value: "none".to_owned(),
             expected: format!(
-                "token, basic or proxy while MONITOR_BIND is {}: whoever reaches it could change everything ({ACCEPTED}=yes \
+                "token, basic, proxy or oidc while MONITOR_BIND is {}: whoever reaches it could change everything ({ACCEPTED}=yes \
                  if that is meant)",
                 self.bind
             ),
@@ -51,7 +55,8 @@ impl Texts<'_> {
             "token" => Ok(Policy::Token(self.credentials()?)),
             "basic" => Ok(Policy::Basic(self.credentials()?)),
             "proxy" => Ok(Policy::Proxy(self.proxy()?)),
-            _ => Err(self.bad("MONITOR_AUTH", "none, token, basic or proxy")),
+            "oidc" => Ok(Policy::Oidc { provider: self.oidc()?, credentials: self.credentials()? }),
+            _ => Err(self.bad("MONITOR_AUTH", "none, token, basic, proxy or oidc")),
         }
     }
 
@@ -124,21 +129,77 @@ impl Texts<'_> {
             let right = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
             if right { Ok(text) } else { Err(self.bad(name, "the name of a header")) }
         };
-        let (user, role) = ("MONITOR_PROXY_USER_HEADER", "MONITOR_PROXY_ROLE_HEADER");
-        let (roles, default) = ("MONITOR_PROXY_ROLES", "MONITOR_PROXY_DEFAULT_ROLE");
+        Ok(Proxy {
+            user_header: header("MONITOR_PROXY_USER_HEADER")?,
+            role_header: header("MONITOR_PROXY_ROLE_HEADER")?,
+            roles: self.roles("MONITOR_PROXY_ROLES")?,
+            default_role: self.role("MONITOR_PROXY_DEFAULT_ROLE")?,
+        })
+    }
+
+    fn oidc(&self) -> Result<Oidc, BadSetting> {
+        let (issuer, id, url) = ("MONITOR_OIDC_ISSUER", "MONITOR_OIDC_CLIENT_ID", "SERVER_URL");
+        let mode = "as MONITOR_AUTH is oidc";
+        let needed = |name| self.text(name).ok_or_else(|| self.bad(name, format!("a value, {mode}")));
+        if self.secret_key()?.is_none() {
+            return Err(BadSetting {
+                name: SECRET_KEY,
+                value: String::new(),
+                expected: format!("a secret, which proves sessions, {mode}; make it with openssl rand -hex 32"),
+            });
+        }
+        let roles = self.roles("MONITOR_OIDC_ROLES")?;
+        let default_role = self.role("MONITOR_OIDC_DEFAULT_ROLE")?;
+        if roles.is_empty() && default_role.is_none() {
+            return Err(self.bad("MONITOR_OIDC_ROLES", format!("{GROUP_ROLES}; or set MONITOR_OIDC_DEFAULT_ROLE")));
+        }
+        let root = self.root_path()?;
+        let own = self.encrypted_url(url)?.ok_or_else(|| self.bad(url, format!("the public URL, {mode}")))?;
+        let own = own.trim_end_matches('/');
+        // With a root path, cookies are limited to it.
+        let root = if own.ends_with(&root) { "" } else { &root };
+        let redirect_url = format!("{own}{root}/login/callback");
+        Ok(Oidc {
+            issuer: self.encrypted_url(issuer)?.ok_or_else(|| self.bad(issuer, format!("an issuer URL, {mode}")))?,
+            client_id: needed(id)?,
+            client_secret: self.text("MONITOR_OIDC_CLIENT_SECRET"),
+            redirect_url,
+            scopes: self.list("MONITOR_OIDC_SCOPES").into_iter().filter(|scope| scope != "openid").collect(),
+            authorities: self.authorities("MONITOR_OIDC_CA_FILE")?,
+            user_claim: needed("MONITOR_OIDC_USER_CLAIM")?,
+            groups_claim: needed("MONITOR_OIDC_GROUPS_CLAIM")?,
+            roles,
+            default_role,
+        })
+    }
+
+    /// A URL with TLS, or of this machine: tokens are sent there.
+    fn encrypted_url(&self, name: &'static str) -> Result<Option<String>, BadSetting> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let url = reqwest::Url::parse(&text).ok().filter(|url| url.query().is_none() && url.fragment().is_none());
+        let right = url.as_ref().is_some_and(|url| {
+            let here = || url.host_str().is_some_and(tcp::is_loopback);
+            url.scheme() == "https" || url.scheme() == "http" && here()
+        });
+        if right {
+            return Ok(Some(text));
+        }
+        Err(self.bad(name, "a URL such as https://id.example, as MONITOR_AUTH is oidc (http:// on this machine only)"))
+    }
+
+    /// Roles of groups.
+    fn roles(&self, name: &'static str) -> Result<Vec<(String, Role)>, BadSetting> {
         let group = |text: &String| {
             let (group, role) = text.rsplit_once('=')?;
             Some((group.trim().to_owned(), role.trim().parse().ok()?)).filter(|(group, _)| !group.is_empty())
         };
-        let groups: Option<Vec<_>> = self.list(roles).iter().map(group).collect();
-        let default_role = self.text(default).map(|text| text.trim().parse()).transpose();
-        Ok(Proxy {
-            user_header: header(user)?,
-            role_header: header(role)?,
-            roles: groups
-                .ok_or_else(|| self.bad(roles, "GROUP=viewer, GROUP=operator or GROUP=admin, separated by commas"))?,
-            default_role: default_role.map_err(|_| self.bad(default, "viewer, operator or admin"))?,
-        })
+        let groups: Option<Vec<_>> = self.list(name).iter().map(group).collect();
+        groups.ok_or_else(|| self.bad(name, GROUP_ROLES))
+    }
+
+    fn role(&self, name: &'static str) -> Result<Option<Role>, BadSetting> {
+        let role = self.text(name).map(|text| text.trim().parse()).transpose();
+        role.map_err(|_| self.bad(name, "viewer, operator or admin"))
     }
 }
 

@@ -9,7 +9,7 @@ use actix_web::web::{self, Data, ServiceConfig, to};
 use super::access::Needs::{AtLeast, Nobody};
 use super::access::Role::{Admin, Operator, Viewer};
 use super::access::Verb::{Change, Read, Socket};
-use super::access::{AuthGateLayer, Needs, Verb, admitted, audit_page, gate, login};
+use super::access::{AuthGateLayer, Needs, Verb, admitted, audit_page, gate, login, oidc};
 use super::body::MOST_BODY;
 use super::error_normalizer::normalize_errors;
 use super::openapi::operation::Operation;
@@ -61,6 +61,8 @@ pub const ROUTES: &[Route] = &[
     route(Read, Nobody, "/favicon.ico", || to(assets::favicon)),
     route(Read, Nobody, "/login", || to(login::page)),
     route(Change, Nobody, "/login", || to(login::enter)),
+    route(Read, Nobody, "/login/start", || to(oidc::start)),
+    route(Read, Nobody, "/login/callback", || to(oidc::callback)),
     route(Change, Nobody, "/logout", || to(login::leave)),
     route(Socket, AtLeast(Viewer), "/ws", || to(live_session::snapshots)).told(api::openapi::websocket),
     route(Socket, AtLeast(Viewer), "/live/ws", || to(live_session::changes)),

@@ -4,6 +4,7 @@ mod browser;
 mod gate;
 mod hostile;
 mod modes;
+mod oidc;
 mod security_log;
 mod table;
 mod trail;

@@ -19,7 +19,7 @@ fn settings_without_protection_prevent_startup_with_one_line() {
     let file = std::env::temp_dir().join("no-such-token").display().to_string();
     for (settings, told) in [
         (vec![("MONITOR_BIND", "0.0.0.0")], vec!["MONITOR_AUTH", "none", "MONITOR_BIND is 0.0.0.0"]),
-        (vec![("MONITOR_AUTH", "maybe")], vec!["MONITOR_AUTH", "maybe", "none, token, basic or proxy"]),
+        (vec![("MONITOR_AUTH", "maybe")], vec!["MONITOR_AUTH", "maybe", "none, token, basic, proxy or oidc"]),
         (vec![("MONITOR_AUTH", "token")], vec!["MONITOR_ADMIN_TOKEN", "a token"]),
         (vec![("MONITOR_AUTH", "token"), ("MONITOR_ADMIN_TOKEN", "short")], vec!["MONITOR_ADMIN_TOKEN", "16"]),
         (
@@ -31,6 +31,7 @@ fn settings_without_protection_prevent_startup_with_one_line() {
             vec!["MONITOR_VIEWER_TOKEN_FILE", "no-such-token"],
         ),
         (vec![("MONITOR_AUTH", "proxy")], vec!["MONITOR_PROXY_TRUSTED", "10.0.0.0/8"]),
+        (vec![("MONITOR_AUTH", "oidc")], vec!["MONITOR_SECRET_KEY", "as MONITOR_AUTH is oidc"]),
         (vec![("MONITOR_AUTH", "proxy"), ("MONITOR_PROXY_TRUSTED", "here")], vec!["MONITOR_PROXY_TRUSTED", "here"]),
     ] {
         let said = refused(&settings);

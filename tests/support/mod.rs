@@ -4,6 +4,7 @@
 
 pub(crate) mod browser;
 pub(crate) mod certificates;
+pub(crate) mod identity_provider;
 pub(crate) mod monitor;
 pub(crate) mod names;
 pub(crate) mod pgbouncer;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{ResourceDef, ServiceRequest, ServiceResponse};
 use actix_web::guard::{Guard, fn_guard};
-use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderValue, LOCATION};
+use actix_web::http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, LOCATION};
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -15,6 +15,7 @@ use actix_web::{Error, HttpMessage, HttpRequest, HttpResponse, ResponseError};
 
 use super::caller::Caller;
 use super::connections::Counted;
+use super::cookies::SESSION;
 use super::failures::{Attempt, Failures, Holder};
 use super::security_log::SecurityLog;
 use super::sessions::{OpenSession, Sessions};
@@ -27,17 +28,11 @@ use crate::access::security::{SecurityEvent, SecurityKind};
 use crate::access::users::{User, UserToken};
 use crate::actors::io::Io;
 use crate::exposition::counters::Counters;
+use crate::identity_provider::IdentityProvider;
 use crate::web::AppState;
 use crate::web::problem::Problem;
 use crate::web::read_limits::Turn;
 use crate::web::routes::Route;
-
-/// Session cookie on unencrypted connections.
-pub(in crate::web) const SESSION_COOKIE: &str = "shepherd_session";
-/// Session cookies on encrypted connections. Browsers accept these prefixes from encrypted connections only, and the
-/// first one only for this exact host.
-pub(in crate::web) const ENCRYPTED_SESSION_COOKIES: [&str; 2] =
-    ["__Host-shepherd_session", "__Secure-shepherd_session"];
 
 /// Maximum length of the description of a denied request, characters.
 const MOST_DETAIL: usize = 300;
@@ -75,6 +70,8 @@ pub struct AuthGate {
     pub trusted: Arc<TrustedProxies>,
     /// Recent failed logins.
     pub failures: Arc<Failures>,
+    /// Identity provider, if users log in there.
+    pub provider: Option<Arc<IdentityProvider>>,
     /// Sessions, if this mode has a login page.
     pub sessions: Option<Arc<Sessions>>,
     /// Named users, if there is a secret key.
@@ -190,7 +187,7 @@ impl AuthGate {
         presented.owner = owner.as_ref();
         let known = self.policy.who(&presented);
         let by_secret = match &known {
-            Ok(known) => matches!(&*self.policy, Policy::Token(_) | Policy::Basic(_)) && !known.by_session,
+            Ok(known) => self.policy.has_tokens() && !known.by_session,
             Err(refusal) => matches!(refusal, Refusal::Wrong(_)),
         };
         let mut is_first_use = false;
@@ -304,13 +301,10 @@ impl AuthGate {
         None
     }
 
-    /// Values of the session cookie. With an encrypted `SERVER_URL`, cookies that could have been set over an
-    /// unencrypted connection are ignored.
+    /// Values of the session cookie.
     pub(super) fn session_ids(&self, request: &HttpRequest) -> Vec<String> {
         let encrypted = self.own.as_deref().is_some_and(|own| own.starts_with("https://"));
-        let plain = (!encrypted).then_some(SESSION_COOKIE);
-        let names = ENCRYPTED_SESSION_COOKIES.into_iter().chain(plain);
-        names.into_iter().map(|name| cookies(request.headers(), name)).find(|ids| !ids.is_empty()).unwrap_or_default()
+        SESSION.values(request.headers(), encrypted)
     }
 
     fn refused(&self, refusal: Refusal) -> Problem {
@@ -357,7 +351,7 @@ fn page_about(problem: &Problem, request: &HttpRequest) -> Option<HttpResponse> 
     html.ok().map(|html| answer.set_body(BoxBody::new(html)))
 }
 
-fn percent_encoding(text: &str) -> String {
+pub(super) fn percent_encoding(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
@@ -374,16 +368,6 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// All values of a header.
 fn values<'a>(headers: &'a HeaderMap, name: &str) -> Vec<&'a [u8]> {
     headers.get_all(name).map(HeaderValue::as_bytes).collect()
-}
-
-/// Values of the cookies with this name. Cookies of other applications on the host may be malformed.
-fn cookies(headers: &HeaderMap, name: &str) -> Vec<String> {
-    let all = headers.get_all(COOKIE).flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    let named = all.filter_map(|cookie| {
-        let (given, value) = str::from_utf8(cookie).ok()?.split_once('=')?;
-        (given.trim() == name).then(|| value.trim().trim_matches('"').to_owned())
-    });
-    named.take(4).collect()
 }
 
 /// Current Unix time, seconds.

@@ -1,6 +1,6 @@
-//! The login page: exchanges a token for a session cookie.
+//! The login page: exchanges a token for a session cookie, or starts the login at an identity provider.
 
-use actix_web::cookie::{Cookie, SameSite, time::Duration};
+use actix_web::cookie::Cookie;
 use actix_web::dev::UrlEncoded;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{LOCATION, ORIGIN};
@@ -8,11 +8,12 @@ use actix_web::web::{Data, Payload, Query};
 use actix_web::{Error, HttpRequest, HttpResponse};
 use serde::Deserialize;
 
+use super::cookies::SESSION;
 use super::failures::{Attempt, Holder};
-use super::gate::{ENCRYPTED_SESSION_COOKIES, SESSION_COOKIE};
+use super::gate::percent_encoding;
 use crate::access::policy::{Session, shortened};
 use crate::access::security::{SecurityEvent, SecurityKind};
-use crate::pages::login::LoginPage;
+use crate::pages::login::{LoginPage, Provider};
 use crate::web::AppState;
 use crate::web::html::html_with;
 use crate::web::problem::Problem;
@@ -21,10 +22,10 @@ use crate::web::text_limits::ADDRESS;
 /// Maximum size of the form, bytes. It requires no credentials.
 const MOST_FORM: usize = 8 << 10;
 
-/// Query of `GET /login`.
+/// Query of `GET /login` and `GET /login/start`.
 #[derive(Debug, Deserialize)]
 pub struct LoginQuery {
-    next: Option<String>,
+    pub(super) next: Option<String>,
 }
 
 /// Form of the login page.
@@ -41,7 +42,7 @@ pub struct LoginForm {
 pub async fn page(front: Data<AppState>, query: Query<LoginQuery>) -> Result<HttpResponse, Problem> {
     front.lock.policy.login().ok_or(Problem::NotFound)?;
     let next = query.into_inner().next.unwrap_or_default();
-    shown(&front, &LoginPage { next: local(&next, front.site.root()), wrong: false })
+    shown(&front, local(&next, front.site.root()), false)
 }
 
 /// `POST /login`: sets the session cookie and redirects to the requested page.
@@ -68,16 +69,25 @@ pub async fn enter(request: HttpRequest, front: Data<AppState>, body: Payload) -
     });
     front.lock.settle(&attempt, holder).await?;
     let Some(session) = session else {
-        return Ok(shown(&front, &LoginPage { next, wrong: true })?);
+        return Ok(shown(&front, next, true)?);
     };
-    let (kind, user, role) = (SecurityKind::Login, session.name.clone(), Some(session.role));
-    front.lock.security.note(SecurityEvent { kind, user, role, address, detail: String::new() });
+    let cookie = begin(&request, &front, session, String::new()).await?;
+    Ok(HttpResponse::SeeOther().cookie(cookie).insert_header((LOCATION, next)).finish())
+}
+
+/// Creates a session, and records the login. Returns the cookie.
+pub(super) async fn begin(
+    request: &HttpRequest,
+    front: &AppState,
+    session: Session,
+    detail: String,
+) -> Result<Cookie<'static>, Problem> {
     let sessions = front.lock.sessions.as_ref().ok_or(Problem::NotFound)?;
+    let (kind, user, role) = (SecurityKind::Login, session.name.clone(), Some(session.role));
     let value = sessions.begin(&front.io, session).await;
     let value = value.ok_or_else(|| Problem::Unavailable("the system has no random numbers; try again".to_owned()))?;
-    let lasts = i64::try_from(sessions.absolute().as_secs()).unwrap_or(0);
-    let cookie = cookie(&request, &front, value, lasts);
-    Ok(HttpResponse::SeeOther().cookie(cookie).insert_header((LOCATION, next)).finish())
+    front.lock.security.note(SecurityEvent { kind, user, role, address: front.lock.client(request), detail });
+    Ok(cookie(request, front, value, sessions.absolute().as_secs()))
 }
 
 /// `POST /logout`: ends the session, closes its websockets and removes the cookie.
@@ -98,31 +108,14 @@ pub async fn leave(request: HttpRequest, front: Data<AppState>) -> Result<HttpRe
         .finish())
 }
 
-/// HttpOnly and SameSite. Secure if users connect over an encrypted connection: according to `SERVER_URL`, or to the
-/// origin of the login page.
-fn cookie(request: &HttpRequest, front: &AppState, value: String, seconds: i64) -> Cookie<'static> {
-    let root = front.site.root();
+/// Secure if users connect over an encrypted connection: according to `SERVER_URL`, or to the origin of the login page.
+fn cookie(request: &HttpRequest, front: &AppState, value: String, seconds: u64) -> Cookie<'static> {
     let by_page = request.headers().get(ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
-    let encrypted = front.site.is_encrypted() || by_page;
-    let path = if root.is_empty() { "/".to_owned() } else { root.to_owned() };
-    let [host_only, secure] = ENCRYPTED_SESSION_COOKIES;
-    let name = match (encrypted, root.is_empty()) {
-        (false, _) => SESSION_COOKIE,
-        (true, true) => host_only,
-        // The `__Host-` prefix requires the path `/`.
-        (true, false) => secure,
-    };
-    Cookie::build(name, value)
-        .path(path)
-        .http_only(true)
-        .same_site(SameSite::Strict)
-        .secure(encrypted)
-        .max_age(Duration::seconds(seconds))
-        .finish()
+    SESSION.with(value, seconds, front.site.is_encrypted() || by_page, front.site.root())
 }
 
 /// Redirect target, restricted to this site to prevent open redirects.
-fn local(next: &str, root: &str) -> String {
+pub(super) fn local(next: &str, root: &str) -> String {
     let bytes = next.as_bytes();
     let here = bytes.first() == Some(&b'/') && !matches!(bytes.get(1), Some(b'/' | b'\\'));
     if here && next.len() <= ADDRESS && !next.chars().any(char::is_control) {
@@ -132,8 +125,13 @@ fn local(next: &str, root: &str) -> String {
     }
 }
 
-fn shown(front: &AppState, page: &LoginPage) -> Result<HttpResponse, Problem> {
-    html_with(if page.wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK }, page.html(&front.site))
+fn shown(front: &AppState, next: String, wrong: bool) -> Result<HttpResponse, Problem> {
+    let provider = front.lock.provider.as_ref().map(|provider| Provider {
+        host: provider.host().to_owned(),
+        start: format!("{}/login/start?next={}", front.site.root(), percent_encoding(&next)),
+    });
+    let page = LoginPage { next, wrong, provider };
+    html_with(if wrong { StatusCode::UNAUTHORIZED } else { StatusCode::OK }, page.html(&front.site))
 }
 
 #[cfg(test)]

@@ -2,16 +2,18 @@
 //! checks the role, and only then forwards it. Handlers receive the [`Caller`].
 //!
 //! Routes respond only to requests that the gate authorized, so a route that is not in the table is unreachable.
-//! [`login`] creates browser sessions, [`audit_page`] shows the audit log; [`SecurityLog`] records logins and denied
+//! [`login`] and [`oidc`] create browser sessions, [`audit_page`] shows the audit log; [`SecurityLog`] records logins and denied
 //! requests.
 
 pub mod audit_page;
 mod audited;
 mod caller;
 mod connections;
+mod cookies;
 mod failures;
 mod gate;
 pub mod login;
+pub mod oidc;
 mod origin;
 mod security_log;
 mod sessions;
@@ -21,8 +23,8 @@ pub use audited::audited;
 pub use caller::Caller;
 pub(in crate::web) use connections::{Connection, Counted};
 pub use connections::{ConnectionLimits, Connections};
+pub(in crate::web) use cookies::SESSION;
 pub use failures::Failures;
-pub(super) use gate::SESSION_COOKIE;
 pub use gate::{AuthGate, AuthGateLayer, admitted, gate};
 pub use security_log::SecurityLog;
 pub(in crate::web) use sessions::OpenSession;

@@ -26,7 +26,7 @@ const ABOUT: &str = "\
      percent-encode every byte of a name except letters, digits and `-._~`. Clients must ignore unknown fields; \
      new ones may be added.
 
-    Authentication: `Authorization: Bearer TOKEN` (`MONITOR_AUTH=token`), user name and password (`basic`), or \
+    Authentication: `Authorization: Bearer TOKEN` (`MONITOR_AUTH=token` or `oidc`), user name and password (`basic`), or \
      headers set by a trusted proxy (`proxy`); with `MONITOR_AUTH=none` requests are anonymous. Each operation \
      lists the role it requires. Roles are ordered: viewer, operator, admin; each includes the ones before it. \
      Every GET also accepts HEAD.

@@ -4,7 +4,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use crate::pages::link::encoded;
-use crate::web::access::{Needs, SESSION_COOKIE, Verb};
+use crate::web::access::{Needs, SESSION, Verb};
 use crate::web::problem;
 
 /// Generates the schema of a type.
@@ -319,7 +319,7 @@ pub(super) fn schemes() -> Map<String, Value> {
             json!({
                 "type": "apiKey",
                 "in": "cookie",
-                "name": SESSION_COOKIE,
+                "name": SESSION.name,
                 "description": "Browser session cookie (`MONITOR_AUTH=token`).",
             }),
         ),
