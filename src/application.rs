@@ -190,6 +190,7 @@ impl Application {
             abandoned_after: settings.abandoned_after,
             recent_window: settings.recent_window,
             read_limits: ReadLimits::new(),
+            websockets_per_client: limits.websockets_per_client(),
         };
         let root_path = settings.root_path.clone();
         let timers = Timers::default();

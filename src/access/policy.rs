@@ -331,6 +331,13 @@ fn declared(name: &str, role: Role) -> String {
     if name.is_empty() { format!("{role} token") } else { format!("{name} ({role} token)") }
 }
 
+/// What a caller is counted as, whatever name it gave with a shared token.
+#[must_use]
+pub fn account_of(name: &str) -> &str {
+    let token = name.strip_suffix(')').and_then(|name| name.rsplit_once('(')).map(|(_, token)| token);
+    token.filter(|token| token.ends_with(" token")).unwrap_or(name)
+}
+
 fn name_and_password(encoded: &[u8]) -> (String, Vec<u8>) {
     use base64::Engine as _;
     let decoded = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();

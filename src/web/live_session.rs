@@ -10,8 +10,9 @@ use actix_web::{Error, HttpMessage as _, HttpRequest, HttpResponse};
 use actix_web_actors::ws;
 
 use super::AppState;
-use super::access::{OpenSession, TokenOwner};
+use super::access::{Caller, OpenSession, TokenOwner};
 use super::live_page::Known;
+use super::read_limits::OpenWebsocket;
 use crate::access::Policy;
 use crate::actors::io::Io;
 use crate::actors::messages::{Feed, Join, Push};
@@ -45,6 +46,8 @@ pub async fn changes(
 
 fn start(front: &AppState, feed: Feed, request: &HttpRequest, payload: Payload) -> Result<HttpResponse, Error> {
     let now = Instant::now();
+    let caller = request.extensions().get::<Caller>().cloned();
+    let counted = caller.map(|caller| front.read_limits.open_websocket(&caller, front.websockets_per_client));
     let session = LiveSession {
         feed,
         join: front.join.clone(),
@@ -55,6 +58,7 @@ fn start(front: &AppState, feed: Feed, request: &HttpRequest, payload: Payload) 
         owner: request.extensions().get::<TokenOwner>().cloned(),
         must_authenticate: !matches!(*front.lock.policy, Policy::Nobody { .. }),
         io: front.io.clone(),
+        _counted: counted.transpose()?,
     };
     ws::WsResponseBuilder::new(session, request, payload).frame_size(MAX_FRAME).start()
 }
@@ -74,6 +78,7 @@ struct LiveSession {
     owner: Option<TokenOwner>,
     must_authenticate: bool,
     io: Io,
+    _counted: Option<OpenWebsocket>,
 }
 
 impl Drop for LiveSession {

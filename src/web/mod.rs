@@ -90,6 +90,8 @@ pub struct AppState {
     pub recent_window: std::time::Duration,
     /// Limits of concurrent reads per client.
     pub read_limits: Arc<read_limits::ReadLimits>,
+    /// Maximum number of websockets per client, behind a proxy too.
+    pub websockets_per_client: usize,
 }
 
 impl AppState {

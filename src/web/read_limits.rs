@@ -1,7 +1,7 @@
-//! Limits of reads: concurrent expensive requests, and bytes of responses that clients have not read yet.
+//! Limits of reads: concurrent expensive requests, bytes of responses that clients have not read yet, and websockets.
 //!
-//! Routes that read much from Redis or Postgres (marked in [`super::routes`]) wait here for a slot; each client
-//! queues behind its own requests. A large response counts until its client has read it, so clients that read nothing
+//! Routes that read much from Redis or Postgres, or that the actors render (marked in [`super::routes`]), wait here for a
+//! slot; each client queues behind its own requests. A large response counts until its client has read it, so clients that read nothing
 //! cannot exhaust memory. [`super::deadlines`] limits how long they may take.
 
 use std::collections::HashMap;
@@ -23,10 +23,11 @@ use super::AppState;
 use super::access::Caller;
 use super::problem::Problem;
 use crate::access::address::client_prefix;
+use crate::access::policy::account_of;
 
-/// Maximum number of concurrent expensive requests.
+/// Maximum number of concurrent requests of an [`Expense`].
 pub const RUNNING: usize = 3;
-/// Maximum number of concurrent expensive requests per client.
+/// Maximum number of concurrent requests of an [`Expense`] per client.
 pub const RUNNING_PER_CLIENT: usize = 2;
 /// Maximum number of waiting requests per client.
 pub const WAITING_PER_CLIENT: usize = 64;
@@ -41,10 +42,50 @@ const SMALL: usize = 16 << 10;
 /// Responses are sent in parts of this size, bytes.
 const PART: usize = 128 << 10;
 
+/// What a request costs. Each has slots of its own: a page does not wait for a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expense {
+    /// Reads much from Redis or Postgres.
+    Query,
+    /// Is rendered by the actors, on their thread.
+    Rendering,
+}
+
+impl Expense {
+    /// The requests, for error messages.
+    fn requests(self) -> &'static str {
+        match self {
+            Self::Query => "requests for history, alerts or messages",
+            Self::Rendering => "requests for the live page or metrics",
+        }
+    }
+}
+
+/// Slots of each expense.
+#[derive(Debug)]
+struct Slots {
+    query: Arc<Semaphore>,
+    rendering: Arc<Semaphore>,
+}
+
+impl Slots {
+    fn new(count: usize) -> Self {
+        let slots = || Arc::new(Semaphore::new(count));
+        Self { query: slots(), rendering: slots() }
+    }
+
+    fn of(&self, expense: Expense) -> Arc<Semaphore> {
+        Arc::clone(match expense {
+            Expense::Query => &self.query,
+            Expense::Rendering => &self.rendering,
+        })
+    }
+}
+
 /// Current usage.
 #[derive(Debug)]
 pub struct ReadLimits {
-    running: Arc<Semaphore>,
+    running: Slots,
     unread: AtomicUsize,
     clients: Mutex<HashMap<String, Weak<Client>>>,
 }
@@ -52,9 +93,20 @@ pub struct ReadLimits {
 /// Current usage of a client.
 #[derive(Debug)]
 struct Client {
-    running: Arc<Semaphore>,
+    running: Slots,
     waiting: AtomicUsize,
     unread: AtomicUsize,
+    websockets: AtomicUsize,
+}
+
+/// An open websocket of a client, until dropped.
+#[derive(Debug)]
+pub struct OpenWebsocket(Arc<Client>);
+
+impl Drop for OpenWebsocket {
+    fn drop(&mut self) {
+        self.0.websockets.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Slot of an expensive request, released when dropped.
@@ -85,27 +137,24 @@ impl ReadLimits {
     /// Creates the limits without any usage.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Arc::new(Self {
-            running: Arc::new(Semaphore::new(RUNNING)),
-            unread: AtomicUsize::new(0),
-            clients: Mutex::default(),
-        })
+        Arc::new(Self { running: Slots::new(RUNNING), unread: AtomicUsize::new(0), clients: Mutex::default() })
     }
 
-    /// Usage of the client, which is identified by name and address.
+    /// Usage of the client, which is identified by account and address.
     fn client(&self, caller: &Caller) -> Arc<Client> {
         let address =
             caller.address.parse().map_or_else(|_| caller.address.clone(), |ip| client_prefix(ip).to_string());
-        let key = format!("{} {}", address, caller.name);
+        let key = format!("{} {}", address, account_of(&caller.name));
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = clients.get(&key).and_then(Weak::upgrade) {
             return known;
         }
         clients.retain(|_, client| client.strong_count() > 0);
         let client = Arc::new(Client {
-            running: Arc::new(Semaphore::new(RUNNING_PER_CLIENT)),
+            running: Slots::new(RUNNING_PER_CLIENT),
             waiting: AtomicUsize::new(0),
             unread: AtomicUsize::new(0),
+            websockets: AtomicUsize::new(0),
         });
         clients.insert(key, Arc::downgrade(&client));
         client
@@ -115,13 +164,12 @@ impl ReadLimits {
     ///
     /// # Errors
     /// [`Problem::Busy`] if the client has too many requests, [`Problem::Unavailable`] if other clients have.
-    pub async fn turn(&self, caller: &Caller) -> Result<Turn, Problem> {
-        let client = self.client(caller);
+    pub async fn turn(&self, caller: &Caller, expense: Expense) -> Result<Turn, Problem> {
+        let (client, requests) = (self.client(caller), expense.requests());
         if client.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_PER_CLIENT {
             client.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Problem::Busy(format!(
-                "{WAITING_PER_CLIENT} requests of this client for history, alerts or messages wait already: expected at \
-                 most so many; wait for their answers"
+                "{WAITING_PER_CLIENT} requests of this client wait already: expected at most so many; wait for their answers"
             )));
         }
         let counted = Arc::clone(&client);
@@ -129,20 +177,30 @@ impl ReadLimits {
         let waited = WAIT.as_secs();
         let late = |_| {
             Problem::Busy(format!(
-                "{RUNNING_PER_CLIENT} requests of this client for history, alerts or messages run already, and none ended \
-                 within {waited} s: expected at most so many at once; send fewer, or ask for a shorter window"
+                "{RUNNING_PER_CLIENT} {requests} of this client run already, and none ended within {waited} s: expected at \
+                 most so many at once; send fewer, or ask for a shorter window"
             ))
         };
         let closed = |_| Problem::Unavailable("the monitor is stopping".to_owned());
-        let own = timeout(WAIT, Arc::clone(&client.running).acquire_owned()).await.map_err(late)?.map_err(closed)?;
+        let own = timeout(WAIT, client.running.of(expense).acquire_owned()).await.map_err(late)?.map_err(closed)?;
         let late = |_| {
             Problem::Unavailable(format!(
-                "{RUNNING} requests for history, alerts or messages run already, and none ended within {waited} s; try \
-                 again later"
+                "{RUNNING} {requests} run already, and none ended within {waited} s; try again later"
             ))
         };
-        let of_all = timeout(WAIT, Arc::clone(&self.running).acquire_owned()).await.map_err(late)?.map_err(closed)?;
+        let of_all = timeout(WAIT, self.running.of(expense).acquire_owned()).await.map_err(late)?.map_err(closed)?;
         Ok(Turn { _client: (client, own), _of_all: of_all })
+    }
+
+    /// Counts a websocket of the client, of which it may have `most`.
+    ///
+    /// # Errors
+    /// [`Problem::TooManyConnections`] if it has as many.
+    pub fn open_websocket(&self, caller: &Caller, most: usize) -> Result<OpenWebsocket, Problem> {
+        let client = self.client(caller);
+        let before = client.websockets.fetch_add(1, Ordering::Relaxed);
+        let open = OpenWebsocket(client);
+        if before < most { Ok(open) } else { Err(Problem::TooManyConnections) }
     }
 
     /// Counts `bytes` of a response until they are read.
@@ -235,6 +293,7 @@ impl MessageBody for CountedBody {
 
 #[cfg(test)]
 mod tests {
+    use super::Expense::Query;
     use super::*;
     use crate::access::Role;
 
@@ -266,21 +325,34 @@ mod tests {
         assert!(limits.unread(&greedy, UNREAD_PER_CLIENT).is_ok());
     }
 
+    #[test]
+    fn a_client_with_a_shared_token_is_one_client_under_any_name() {
+        let limits = ReadLimits::new();
+        let named = |name| caller(name, "192.0.2.1");
+        let _first = limits.open_websocket(&named("bo (viewer token)"), 1).unwrap();
+        assert!(matches!(limits.open_websocket(&named("eve (viewer token)"), 1), Err(Problem::TooManyConnections)));
+        for other in [named("viewer@example.org"), named("bo (admin token)"), caller("viewer token", "192.0.2.2")] {
+            limits.open_websocket(&other, 1).unwrap();
+            limits.open_websocket(&other, 1).unwrap();
+        }
+    }
+
     #[tokio::test]
     async fn one_client_cannot_occupy_all_slots() {
         let limits = ReadLimits::new();
         let greedy = caller("bo", "2001:db8::1");
-        let running = (limits.turn(&greedy).await.unwrap(), limits.turn(&greedy).await.unwrap());
+        let running = (limits.turn(&greedy, Query).await.unwrap(), limits.turn(&greedy, Query).await.unwrap());
         let same = caller("bo", "2001:db8::2");
-        assert!(timeout(Duration::from_millis(20), limits.turn(&same)).await.is_err(), "the same /64");
-        let other = timeout(Duration::from_millis(20), limits.turn(&caller("eve", "192.0.2.1"))).await.unwrap();
+        assert!(timeout(Duration::from_millis(20), limits.turn(&same, Query)).await.is_err(), "the same /64");
+        assert!(timeout(Duration::from_millis(20), limits.turn(&same, Expense::Rendering)).await.unwrap().is_ok());
+        let other = timeout(Duration::from_millis(20), limits.turn(&caller("eve", "192.0.2.1"), Query)).await.unwrap();
         drop(running);
-        assert!(timeout(Duration::from_millis(20), limits.turn(&same)).await.unwrap().is_ok());
+        assert!(timeout(Duration::from_millis(20), limits.turn(&same, Query)).await.unwrap().is_ok());
         let waiting: Vec<_> = (0..WAITING_PER_CLIENT).map(|_| limits.client(&greedy)).collect();
         for client in &waiting {
             client.waiting.fetch_add(1, Ordering::Relaxed);
         }
-        assert!(matches!(limits.turn(&greedy).await, Err(Problem::Busy(_))));
+        assert!(matches!(limits.turn(&greedy, Query).await, Err(Problem::Busy(_))));
         drop(other);
     }
 }

@@ -14,7 +14,7 @@ use super::body::MOST_BODY;
 use super::error_normalizer::normalize_errors;
 use super::openapi::operation::Operation;
 use super::problem::Problem;
-use super::read_limits::within_budget;
+use super::read_limits::{Expense, within_budget};
 use super::{
     AppState, admin, alerts, api, assets, autoscale, detail_page, health, history, history_page, live_page,
     live_session, metrics, openapi, operator,
@@ -31,13 +31,13 @@ pub struct Route {
     /// OpenAPI description; `None` for pages and their own requests. Routes below `/api/`, probes, the websocket of
     /// snapshots and `/-/reload` have one.
     pub operation: Option<fn() -> Operation>,
-    /// Reads so much from Redis or Postgres that concurrent requests of a client are limited.
-    pub expensive: bool,
+    /// Costs so much that concurrent requests of a client are limited.
+    pub expense: Option<Expense>,
     handler: fn() -> actix_web::Route,
 }
 
 const fn route(verb: Verb, needs: Needs, path: &'static str, handler: fn() -> actix_web::Route) -> Route {
-    Route { verb, path, needs, operation: None, expensive: false, handler }
+    Route { verb, path, needs, operation: None, expense: None, handler }
 }
 
 impl Route {
@@ -48,7 +48,12 @@ impl Route {
     }
 
     const fn expensive(mut self) -> Self {
-        self.expensive = true;
+        self.expense = Some(Expense::Query);
+        self
+    }
+
+    const fn rendered(mut self) -> Self {
+        self.expense = Some(Expense::Rendering);
         self
     }
 }
@@ -66,15 +71,15 @@ pub const ROUTES: &[Route] = &[
     route(Change, Nobody, "/logout", || to(login::leave)),
     route(Socket, AtLeast(Viewer), "/ws", || to(live_session::snapshots)).told(api::openapi::websocket),
     route(Socket, AtLeast(Viewer), "/live/ws", || to(live_session::changes)),
-    route(Read, AtLeast(Viewer), "", || to(live_page::page)),
-    route(Read, AtLeast(Viewer), "/", || to(live_page::page)),
+    route(Read, AtLeast(Viewer), "", || to(live_page::page)).rendered(),
+    route(Read, AtLeast(Viewer), "/", || to(live_page::page)).rendered(),
     route(Read, AtLeast(Viewer), "/history", || to(history_page::page)).expensive(),
     route(Read, AtLeast(Viewer), "/history/parts/{part}", || to(history_page::part)).expensive(),
     route(Read, AtLeast(Operator), "/streams/{name:.*}/messages", || to(operator::messages::page)).expensive(),
     route(Read, AtLeast(Viewer), "/streams/{name:.*}", || to(detail_page::stream)).expensive(),
     route(Read, AtLeast(Viewer), "/workers/{name:.*}", || to(detail_page::worker_type)).expensive(),
-    route(Read, AtLeast(Viewer), "/live/updates", || to(live_page::updates)),
-    route(Read, AtLeast(Viewer), "/metrics", || to(metrics::metrics)).told(metrics::openapi::metrics),
+    route(Read, AtLeast(Viewer), "/live/updates", || to(live_page::updates)).rendered(),
+    route(Read, AtLeast(Viewer), "/metrics", || to(metrics::metrics)).rendered().told(metrics::openapi::metrics),
     route(Read, AtLeast(Viewer), "/api/autoscale/{name:.*}", || to(autoscale::autoscale))
         .told(autoscale::openapi::autoscale),
     route(Read, AtLeast(Viewer), "/api/snapshot", || to(api::snapshot)).told(api::openapi::snapshot),

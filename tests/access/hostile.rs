@@ -9,7 +9,9 @@ use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_tungstenite::tungstenite::Error as WebsocketError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::*;
 use crate::support::wait::eventually;
@@ -449,6 +451,71 @@ async fn non_text_bytes_in_forwarded_for_hide_no_address() {
 }
 
 /// Measures the largest responses with 64 clients that never read.
+
+/// A websocket with a viewer's token, of a client that a trusted proxy names.
+async fn websocket(ground: &Ground, client: &str) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, u16> {
+    let mut request = format!("ws://{}/ws", ground.monitor.address()).into_client_request().unwrap();
+    let headers = request.headers_mut();
+    headers.insert("authorization", format!("Bearer {VIEWER}").parse().unwrap());
+    headers.insert("x-forwarded-for", client.parse().unwrap());
+    match tokio_tungstenite::connect_async(request).await {
+        Ok((socket, _)) => Ok(socket),
+        Err(WebsocketError::Http(answer)) => Err(answer.status().as_u16()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn websockets_of_a_client_are_limited_behind_a_proxy_too() {
+    let limited = [("MONITOR_PROXY_TRUSTED", "127.0.0.1"), ("MONITOR_MAX_CONNECTIONS_PER_ADDRESS", "3")];
+    let ground = Ground::with_tokens(&limited).await;
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        open.push(websocket(&ground, "203.0.113.7").await.unwrap());
+    }
+    assert_eq!(websocket(&ground, "203.0.113.7").await.err(), Some(429));
+    let _other = websocket(&ground, "203.0.113.8").await.unwrap();
+    open.pop();
+    eventually("one that closed makes room", SOON, || async { websocket(&ground, "203.0.113.7").await.ok() }).await;
+}
+
+#[tokio::test]
+async fn readers_of_the_page_and_of_metrics_do_not_delay_ticks() {
+    let streams: Vec<String> = (0..200).map(|n| format!("stream-{n}")).collect();
+    let seeds = streams.join(",");
+    let ground = Ground::with_tokens(&[("MONITOR_SEED_STREAMS", &seeds)]).await;
+    let mut watched = websocket(&ground, "").await.unwrap();
+    let mut longest_gap = async |seconds: u64| {
+        let (begun, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+        while begun.elapsed() < Duration::from_secs(seconds) {
+            watched.next().await.unwrap().unwrap();
+            longest = longest.max(last.elapsed());
+            last = Instant::now();
+        }
+        longest
+    };
+    longest_gap(2).await;
+    let undisturbed = longest_gap(5).await;
+    let urls = ["/metrics", "/", "/metrics?x"].map(|path| ground.monitor.url(path));
+    let readers: Vec<_> = (0..150)
+        .map(|n| {
+            let (client, url) = (client(), urls[n % urls.len()].clone());
+            tokio::spawn(async move {
+                loop {
+                    let _ = client.get(&url).bearer_auth(VIEWER).send().await;
+                }
+            })
+        })
+        .collect();
+    longest_gap(2).await;
+    let disturbed = longest_gap(10).await;
+    for reader in readers {
+        reader.abort();
+    }
+    eprintln!("longest gap between ticks: {undisturbed:?}, with readers {disturbed:?}");
+    assert!(disturbed < undisturbed + Duration::from_millis(750), "{undisturbed:?}, with readers {disturbed:?}");
+}
+
 #[tokio::test]
 #[ignore = "measures for half a minute; run by name with --ignored --nocapture"]
 async fn measure_64_clients_that_never_read() {

@@ -55,6 +55,12 @@ impl ConnectionLimits {
         let half = (in_all / 2).max(1);
         Self { per_address: if per_address == 0 { 0 } else { per_address.min(half) }, in_all }
     }
+
+    /// Maximum number of websockets of a client, which behind a trusted proxy has no connections of its own.
+    #[must_use]
+    pub fn websockets_per_client(&self) -> usize {
+        if self.per_address == 0 { usize::MAX } else { self.per_address }
+    }
 }
 
 /// The open connections.

@@ -31,7 +31,7 @@ use crate::exposition::counters::Counters;
 use crate::identity_provider::IdentityProvider;
 use crate::web::AppState;
 use crate::web::problem::Problem;
-use crate::web::read_limits::Turn;
+use crate::web::read_limits::{Expense, Turn};
 use crate::web::routes::Route;
 
 /// Maximum length of the description of a denied request, characters.
@@ -42,7 +42,7 @@ struct GatedRoute {
     pattern: ResourceDef,
     verb: Verb,
     needs: Needs,
-    expensive: bool,
+    expense: Option<Expense>,
 }
 
 /// An authorized request.
@@ -52,7 +52,7 @@ struct Entry {
     /// The caller, unless the route requires none.
     caller: Option<Caller>,
     /// Must wait for a slot of `ReadLimits`.
-    expensive: bool,
+    expense: Option<Expense>,
 }
 
 /// The request contained credentials that were checked, so a rejection is a failed login.
@@ -111,7 +111,7 @@ impl AuthGateLayer {
             pattern: ResourceDef::new(route.path),
             verb: route.verb,
             needs: route.needs,
-            expensive: route.expensive,
+            expense: route.expense,
         };
         Self { routes: routes.iter().map(known).collect(), lock }
     }
@@ -144,7 +144,7 @@ impl AuthGateLayer {
             origin::same(request.headers(), self.lock.own.as_deref())?;
         }
         let Needs::AtLeast(role) = known.needs else {
-            return Ok(Entry { place, caller: None, expensive: false });
+            return Ok(Entry { place, caller: None, expense: None });
         };
         let caller = self.lock.caller(request.request()).await?;
         if caller.role < role {
@@ -152,7 +152,7 @@ impl AuthGateLayer {
             request.extensions_mut().insert(WithoutRole(caller));
             return Err(Problem::Forbidden(why));
         }
-        Ok(Entry { place, caller: Some(caller), expensive: known.expensive })
+        Ok(Entry { place, caller: Some(caller), expense: known.expense })
     }
 }
 
@@ -377,9 +377,9 @@ pub(super) fn unix_seconds() -> u64 {
 
 /// Waits for a slot, if the request is expensive.
 async fn turn_of(request: &ServiceRequest, entry: &Entry) -> Result<Option<Turn>, Problem> {
-    let Some(caller) = entry.caller.as_ref().filter(|_| entry.expensive) else { return Ok(None) };
+    let (Some(caller), Some(expense)) = (&entry.caller, entry.expense) else { return Ok(None) };
     let Some(front) = request.app_data::<Data<AppState>>() else { return Ok(None) };
-    front.read_limits.turn(caller).await.map(Some)
+    front.read_limits.turn(caller, expense).await.map(Some)
 }
 
 /// Middleware: forwards authorized requests, responds to others with the error.

@@ -31,7 +31,8 @@ const MOST_OF_ROLE: usize = 1000;
 const CHECKED_FOR: Duration = Duration::from_millis(500);
 /// Timeout of reading or writing a session in Postgres.
 const ANSWER_WITHIN: Duration = Duration::from_millis(1500);
-/// Concurrent lookups: anonymous clients can send cookies, and changes need connections as well.
+/// Concurrent lookups of unknown sessions, and of known ones: anonymous clients can send cookies, behind which known
+/// sessions do not queue. Changes need connections as well.
 const LOOKUPS: usize = 1;
 /// Pause after Postgres failed to answer a lookup.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -60,6 +61,7 @@ pub struct Sessions {
     /// Ended at this monitor, possibly still in Postgres.
     ended: Mutex<HashSet<Key>>,
     lookups: Semaphore,
+    confirmations: Semaphore,
     /// Time of the last failed lookup in Postgres.
     failed: Mutex<Option<Instant>>,
     watching: AtomicBool,
@@ -99,6 +101,7 @@ impl Sessions {
             open: Mutex::default(),
             ended: Mutex::default(),
             lookups: Semaphore::new(LOOKUPS),
+            confirmations: Semaphore::new(LOOKUPS),
             failed: Mutex::default(),
             watching: AtomicBool::new(false),
         })
@@ -169,7 +172,9 @@ impl Sessions {
         }
         let key = key(id)?;
         if !self.is_known_well(&key) {
-            let _one_of_few = self.lookups.acquire().await.ok()?;
+            let is_open = self.open().contains_key(&key);
+            let slots = if is_open { &self.confirmations } else { &self.lookups };
+            let _one_of_few = slots.acquire().await.ok()?;
             // A page sends several requests at once: the first confirms the session for all of them.
             if !self.is_known_well(&key) {
                 self.check(io, &[key]).await;

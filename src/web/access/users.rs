@@ -36,8 +36,10 @@ pub struct Users {
     /// Key of the hashes in memory; it never leaves the process.
     memory_key: Key,
     known: Mutex<HashMap<String, Known>>,
-    /// One lookup and one verification at a time: anonymous clients can send tokens.
+    /// One lookup and one verification at a time: anonymous clients can send tokens. Tokens that were verified do not queue
+    /// behind others.
     lookups: Semaphore,
+    confirmations: Semaphore,
     verifications: Semaphore,
     /// Time of the last failed lookup in Postgres.
     failed: Mutex<Option<Instant>>,
@@ -78,6 +80,7 @@ impl Users {
             memory_key: Key::generate(HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomBits)?,
             known: Mutex::default(),
             lookups: Semaphore::new(1),
+            confirmations: Semaphore::new(1),
             verifications: Semaphore::new(1),
             failed: Mutex::default(),
         })
@@ -93,7 +96,8 @@ impl Users {
     /// If there is none, or the token is expired or cannot be verified.
     pub(super) async fn owner(&self, io: &Io, token: &UserToken) -> Result<User, Unusable> {
         if !self.is_known_well(token.id()) {
-            let _one_of_few = self.lookups.acquire().await;
+            let slots = if self.must_verify(token) { &self.lookups } else { &self.confirmations };
+            let _one_of_few = slots.acquire().await;
             if !self.is_known_well(token.id()) {
                 self.look_up(io, &[token.id().to_owned()]).await.map_err(Unusable::Unverifiable)?;
             }
