@@ -5,11 +5,13 @@
 //! run on a blocking thread.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 use tracing::Instrument;
 
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
@@ -28,6 +30,9 @@ pub struct WebPools {
     /// Postgres, for changes and the audit log.
     pub changes: PgPool,
 }
+
+/// A query, boxed: a task is moved as a whole when it starts, when it ends and when its result is taken.
+type Work<T> = Pin<Box<dyn Future<Output = Result<T, SourceTrouble>> + Send>>;
 
 /// Writes that fail for this long while Postgres can be read are its state: a lock, a lost synchronous standby, a missing
 /// privilege.
@@ -142,14 +147,18 @@ impl Io {
         late: &'static str,
         work: W,
     ) -> impl Future<Output = Result<T, SourceTrouble>> + use<T, W> {
-        let (wanted, unwanted) = tokio::sync::oneshot::channel::<()>();
-        let work = Box::pin(work);
-        let answer = self.run(deadline, late, async move {
-            tokio::select! {
-                answer = work => answer,
-                _ = unwanted => Err(SourceTrouble::new(TroubleKind::Failed, "the client hung up")),
-            }
-        });
+        let (wanted, unwanted) = oneshot::channel::<()>();
+        let work: Work<T> = Box::pin(work);
+        let answer = self.start(
+            deadline,
+            late,
+            Box::pin(async move {
+                tokio::select! {
+                    answer = work => answer,
+                    _ = unwanted => Err(SourceTrouble::new(TroubleKind::Failed, "the client hung up")),
+                }
+            }),
+        );
         async move {
             let _wanted = wanted;
             answer.await
@@ -163,20 +172,33 @@ impl Io {
         late: &'static str,
         work: W,
     ) -> impl Future<Output = Result<T, SourceTrouble>> + use<T, W> {
-        // Boxed: a task is moved as a whole when it starts, when it ends and when its result is taken.
-        let work = Box::pin(work);
-        let task = self.runtime.spawn(async move { tokio::time::timeout(deadline, work).await }.in_current_span());
+        self.start(deadline, late, Box::pin(work))
+    }
+
+    fn start<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        late: &'static str,
+        work: Work<T>,
+    ) -> impl Future<Output = Result<T, SourceTrouble>> + use<T> {
+        let (sender, result) = oneshot::channel();
+        // All tasks have the same type, because the program contains the code of the runtime once for each.
+        let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(async move {
+            drop(sender.send(tokio::time::timeout(deadline, work).await));
+        });
+        let task = self.runtime.spawn(task.in_current_span());
         let writes = Arc::clone(&self.writes);
         async move {
-            match task.await {
+            match result.await {
                 Ok(Ok(Err(trouble))) if trouble.is_write_refused_by_postgres() => {
                     writes.lock().unwrap_or_else(PoisonError::into_inner).note(Some(&trouble), Instant::now());
                     Err(trouble)
                 }
                 Ok(Ok(result)) => result,
                 Ok(Err(_)) => Err(SourceTrouble::new(TroubleKind::TimedOut, late)),
-                Err(error) => {
-                    tracing::error!(%error, "a query panicked");
+                Err(_) => {
+                    let error = task.await.err().map(|error| error.to_string()).unwrap_or_default();
+                    tracing::error!(error, "a query panicked");
                     Err(SourceTrouble::new(TroubleKind::Failed, "internal error; see the log"))
                 }
             }

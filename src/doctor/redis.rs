@@ -10,6 +10,7 @@ use crate::contract::Name;
 use crate::fleet::older_monitor::OlderMonitor;
 use crate::fleet::reading::{Beat, GroupConsumer, GroupReading, SourceTrouble, StreamFacts, TroubleKind};
 use crate::redis_streams::diagnostics::{Examined, Fleet, Need, Refusal, Server};
+use crate::redis_streams::server_info::SENTINEL;
 use crate::tls;
 
 /// Smaller differences between clocks are ignored, seconds.
@@ -51,6 +52,11 @@ pub fn not_reached(trouble: &SourceTrouble, tls: bool) -> Finding {
     let said = &trouble.detail;
     if let Some(failure) = tls::explain(said, &tls::REDIS) {
         return wrong("redis.reached", said.clone(), MEANS, failure.remedy);
+    }
+    if let (TroubleKind::TooManyConnections | TroubleKind::Refused, Some((what, remedy))) =
+        (trouble.kind, said.split_once(". "))
+    {
+        return wrong("redis.reached", what, MEANS, remedy);
     }
     let remedy = match trouble.kind {
         TroubleKind::Refused if said.contains("denied a command") => "grant the command: run ACL SETUSER NAME +COMMAND",
@@ -104,6 +110,12 @@ fn role(server: &Server) -> Finding {
             trouble.detail.clone(),
             "the fleet cannot be monitored until loading has finished",
             "wait; INFO persistence shows the progress",
+        ),
+        Some(trouble) if trouble.detail.starts_with(SENTINEL) => wrong(
+            "redis.role",
+            SENTINEL,
+            "it has no data",
+            "set REDIS_URL (or REDIS_HOST and REDIS_PORT) to the primary",
         ),
         Some(_) => wrong(
             "redis.role",

@@ -14,6 +14,7 @@ use redis::{
 
 use super::address;
 use super::generation::Generation;
+use super::greeting;
 use super::lazy_resp::{LazyList, Switch};
 use super::refusal::{self, ends_connection};
 use super::server_info::OUT_OF_MEMORY;
@@ -22,6 +23,8 @@ use crate::{tcp, tls};
 
 /// A refused write is the state of the server for this long, unless another write succeeds.
 const REFUSAL_HOLDS: Duration = Duration::from_secs(60);
+/// Code of errors whose detail is the reason why the server closed a new connection.
+const CLOSED_AT_ONCE: &str = "CLOSED";
 /// A pooled connection that was used this recently is not asked whether it still works.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -233,6 +236,17 @@ impl Manager {
     }
 
     async fn connect(&self, answers: Answers) -> RedisResult<Connection> {
+        let error = match self.try_to_connect(answers).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => error,
+        };
+        match greeting::reason(self.client.get_connection_info(), &error).await {
+            Some(reason) => Err(redis::make_extension_error(CLOSED_AT_ONCE.to_owned(), Some(reason))),
+            None => Err(error),
+        }
+    }
+
+    async fn try_to_connect(&self, answers: Answers) -> RedisResult<Connection> {
         let (generation, made_in) = (self.generation.clone(), self.generation.number());
         let info = self.client.get_connection_info();
         let redis = match info.addr() {
@@ -378,8 +392,23 @@ pub fn trouble(error: &RedisError) -> SourceTrouble {
         _ => match code_of(error) {
             "NOAUTH" | "WRONGPASS" => SourceTrouble::new(TroubleKind::Refused, "Redis rejected the password"),
             "NOPERM" => SourceTrouble::new(TroubleKind::Refused, format!("Redis denied a command: {server_said}")),
+            CLOSED_AT_ONCE => SourceTrouble::new(
+                match server_said {
+                    greeting::TOO_MANY_CLIENTS => TroubleKind::TooManyConnections,
+                    greeting::PROTECTED_MODE => TroubleKind::Refused,
+                    _ => TroubleKind::Unreachable,
+                },
+                server_said,
+            ),
             "LOADING" => SourceTrouble::new(TroubleKind::Loading, "Redis is loading its data"),
             "READONLY" => SourceTrouble::new(TroubleKind::Replica, "Redis is a replica and rejects writes"),
+            "ERR" if server_said.contains("unknown command") => SourceTrouble::new(
+                TroubleKind::Failed,
+                format!(
+                    "Redis does not know a command ({server_said}): it is a Sentinel or a proxy, or the command is disabled. \
+                     Run shepherd-monitor doctor"
+                ),
+            ),
             code => refused_write(code).unwrap_or_else(|| {
                 SourceTrouble::new(TroubleKind::Failed, format!("Redis returned an error: {error}"))
             }),

@@ -31,6 +31,7 @@ pub mod failure_records;
 #[cfg(feature = "monitor")]
 mod failures_reader;
 mod generation;
+mod greeting;
 #[cfg(feature = "monitor")]
 pub mod heartbeats_reader;
 #[cfg(feature = "monitor")]

@@ -16,6 +16,9 @@ pub const OUT_OF_MEMORY: &str = "Redis rejects writes: it is out of memory (maxm
 const LOG_NOT_WRITTEN: &str =
     "Redis rejects writes: it cannot write its append-only file. Free disk space on its server";
 
+/// What users read when the address is that of a Sentinel, which has no streams.
+pub const SENTINEL: &str = "this is a Redis Sentinel, which only says where the primary is";
+
 /// Capabilities of the server, determined by commands and not by its version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
@@ -58,7 +61,7 @@ pub fn info(sections: bool) -> Cmd {
 pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
     let text = Reply::of(answer).text().unwrap_or_default();
     let (mut server, mut role, mut loading) = (RedisServer::default(), "", false);
-    let (mut policy, mut not_counted, mut log_is_written) = ("", 0, true);
+    let (mut policy, mut not_counted, mut log_is_written, mut is_sentinel) = ("", 0, true, false);
     for (name, value) in lines(&text).filter(|(_, value)| !value.is_empty()) {
         let words = || Some(value.to_owned());
         let number = || value.parse::<u64>().ok();
@@ -76,6 +79,7 @@ pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
             "mem_not_counted_for_evict" => not_counted = number().unwrap_or(0),
             "aof_last_write_status" => log_is_written = value == "ok",
             "role" => role = value,
+            "redis_mode" => is_sentinel = value == "sentinel",
             "loading" => loading = value == "1",
             _ => {}
         }
@@ -89,7 +93,8 @@ pub fn read_info(answer: &Value) -> (RedisServer, Option<SourceTrouble>) {
     } else {
         Some(SourceTrouble::new(TroubleKind::DiskFull, LOG_NOT_WRITTEN).of_redis())
     };
-    (server, server_trouble(role, loading))
+    let sentinel = || SourceTrouble::new(TroubleKind::Failed, format!("{SENTINEL}: point the monitor at the primary"));
+    (server, if is_sentinel { Some(sentinel()) } else { server_trouble(role, loading) })
 }
 
 /// Returns the lines of INFO by name.

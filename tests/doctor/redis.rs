@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
-use shepherd_monitor::demo::servers::RedisOptions;
+use shepherd_monitor::demo::reaper::{Reaper, ShutdownSpec};
+use shepherd_monitor::demo::servers::{HeldPort, RedisOptions};
+use shepherd_monitor::worker::Producer;
 
 use super::*;
+use crate::support::wait::eventually;
 
 /// What it says of this Redis; Postgres is away in these tests.
 fn doctor_of(redis: &str, arguments: &[&str]) -> Said {
@@ -38,6 +41,37 @@ async fn one_that_is_nearly_full_and_one_that_is_full() {
     ask(&redis, &["CONFIG", "SET", "maxmemory", "1"]).await;
     let told = doctor_of(&redis.url(), &[]).says("redis.refuses", "wrong");
     assert!(told.contains("rejects commands that need memory (OOM"), "{told}");
+}
+
+#[tokio::test]
+async fn one_that_accepts_no_more_clients_says_so_to_monitor_and_worker() {
+    let redis = TestRedis::start();
+    let mut only = redis.connection().await;
+    ::redis::cmd("CONFIG").arg(&["SET", "maxclients", "1"]).exec_async(&mut only).await.unwrap();
+    let told = doctor_of(&redis.url(), &[]).says("redis.reached", "wrong");
+    assert!(told.starts_with("Redis accepts no more connections (maxclients is reached) /"), "{told}");
+    let error = Producer::builder().redis_url(redis.url()).connect().await.err().unwrap().to_string();
+    assert!(error.contains("raise maxclients"), "{error}");
+    drop(only);
+}
+
+#[tokio::test]
+async fn a_sentinel_is_no_redis() {
+    let port = HeldPort::take().unwrap();
+    let sentinel = Reaper::start("sentinel", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();
+    let file = sentinel.folder().join("sentinel.conf");
+    std::fs::write(&file, format!("bind 127.0.0.1\nport {}\n", port.number())).unwrap();
+    sentinel.serve(&["redis-server", file.to_str().unwrap(), "--sentinel"]).unwrap();
+    let url = format!("redis://127.0.0.1:{}", port.number());
+    let told = eventually("the Sentinel answers", Duration::from_secs(20), || async {
+        let said = doctor_of(&url, &[]);
+        said.of("wrong")
+            .contains(&"redis.role")
+            .then(|| said.says("redis.role", "wrong"))
+            .ok_or_else(|| format!("{:?}", said.findings))
+    })
+    .await;
+    assert!(told.contains("this is a Redis Sentinel") && told.contains("to the primary"), "{told}");
 }
 
 #[tokio::test]

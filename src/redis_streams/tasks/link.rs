@@ -13,6 +13,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Pipeline, RedisError, Value};
 
 use super::Address;
+use crate::redis_streams::greeting;
 use crate::redis_streams::refusal::{self, ends_connection};
 use crate::{tcp, tls};
 
@@ -211,15 +212,20 @@ impl Link {
             .set_response_timeout(Some(self.response_timeout))
             .set_dns_resolver(tcp::Resolver);
         let client = self.address.client().map_err(|e| self.lost(&e))?;
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = connection.map_err(|e| {
+        let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
+            Ok(connection) => connection,
             // A rejected password is an error of Redis, not a lost connection.
-            if e.code().is_some() || matches!(e.kind(), redis::ErrorKind::AuthenticationFailed) {
-                self.refused(&e)
-            } else {
-                self.lost(&e)
+            Err(e) if e.code().is_some() || matches!(e.kind(), redis::ErrorKind::AuthenticationFailed) => {
+                return Err(self.refused(&e));
             }
-        })?;
+            Err(e) => {
+                let reason = greeting::reason(client.get_connection_info(), &e).await;
+                return Err(match reason {
+                    Some(reason) => LinkError::Lost { address: self.address.to_string(), reason },
+                    None => self.lost(&e),
+                });
+            }
+        };
         if let Some(identity) = &self.identity {
             let known: Result<i64, _> = redis::cmd("CLIENT").arg("ID").query_async(&mut connection).await;
             identity.store(known.unwrap_or(0), Ordering::Relaxed);

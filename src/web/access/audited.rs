@@ -1,6 +1,7 @@
 //! Changes that are recorded in the audit log before they begin.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,7 @@ pub async fn audited<T: 'static>(
         parameters,
     };
     let (io, security) = (front.io.clone(), Arc::clone(&front.lock.security));
+    let work: Pin<Box<dyn Future<Output = Result<(Value, T), Problem>>>> = Box::pin(work);
     let doing = async move {
         let (pool, begun) = (io.web.changes.clone(), asked.clone());
         let row = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, begun).await }).await;
