@@ -70,6 +70,35 @@ async fn a_dropped_batch_is_restored_and_processed_by_the_fleet() {
 }
 
 #[tokio::test]
+async fn a_token_is_valid_for_its_stream_only_and_parallel_restores_count_each_message_once() {
+    let mut world = World::new().await;
+    for n in 0..300 {
+        world.add("finish_query", &format!("q{n:03}")).await;
+    }
+    world.add("merge_message", "other").await;
+    world.deliver("finish_query", "gone", 300).await;
+    let monitor = world.monitor(&[]).await;
+    monitor.until("both are seen", LIMIT, |s| s["streams"].as_object().is_some_and(|all| all.len() == 2)).await;
+    let at = |stream: &str, what: &str| format!("/api/streams/{stream}/messages/{what}");
+    let asked = json!({"action": "drop", "contains": "q"});
+    let (_, preview) = post(&monitor, &at("finish_query", "preview"), asked).await;
+    assert_eq!(preview["messages"], 300, "{preview}");
+    let order = json!({"token": preview["token"]});
+    let (status, refused) = post(&monitor, &at("merge_message", "apply"), order.clone()).await;
+    assert_eq!(status, 400, "{refused}");
+    assert_eq!((world.length("finish_query").await, world.length("merge_message").await), (300, 1));
+    let (status, applied) = post(&monitor, &at("finish_query", "apply"), order).await;
+    assert_eq!((status, &applied["done"]), (200, &json!(300)), "the token is still valid: {applied}");
+
+    let order = json!({"batch": applied["batch"]});
+    let restores = (0..4).map(|_| post(&monitor, "/api/admin/recycle_bin/restore", order.clone()));
+    let restores = futures_util::future::join_all(restores).await;
+    let restored: u64 = restores.iter().map(|(_, answer)| answer["restored"].as_u64().unwrap()).sum();
+    assert_eq!(restored, 300, "{restores:?}");
+    assert_eq!(world.queries("finish_query").await, (0..300).map(|n| format!("q{n:03}")).collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn after_a_crash_no_message_is_lost_or_restored_twice() {
     // Control: without a failpoint, the process does not die.
     for place in ["operator.binned", "operator.dropped", "operator.restored", "no.such.place"] {
