@@ -165,6 +165,7 @@ impl Application {
             security: Arc::clone(&security),
             root: settings.root_path.clone(),
             own: settings.server_url.clone(),
+            reported: Arc::default(),
         };
         let limits = ConnectionLimits::new(settings.connections_per_address, most_connections);
         let connections = Connections::new(limits, Arc::clone(&lock.trusted), Arc::clone(&lock.counters));

@@ -3,20 +3,20 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use openidconnect::ClaimsVerificationError;
 use openidconnect::core::{
     CoreAuthDisplay, CoreAuthPrompt, CoreAuthenticationFlow, CoreClientAuthMethod, CoreErrorResponseType,
     CoreGenderClaim, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm, CoreProviderMetadata,
     CoreRevocableToken, CoreRevocationErrorResponse, CoreTokenIntrospectionResponse, CoreTokenType,
 };
-use openidconnect::http::Response;
+use openidconnect::http::{Response, StatusCode};
 use openidconnect::{
     AccessToken, AdditionalClaims, AuthType, AuthorizationCode, Client, ClientId, ClientSecret, ConfigurationError,
     CsrfToken, DiscoveryError, EmptyExtraTokenFields, EndpointMaybeSet, EndpointNotSet, EndpointSet, HttpRequest,
     HttpResponse, IdTokenFields, IssuerUrl, Nonce, OAuth2TokenResponse as _, PkceCodeChallenge, PkceCodeVerifier,
     RedirectUrl, RequestTokenError, Scope, SignatureVerificationError, StandardErrorResponse, StandardTokenResponse,
-    SubjectIdentifier, TokenResponse as _, UserInfoClaims,
+    TokenResponse as _,
 };
-use openidconnect::{ClaimsVerificationError, UserInfoError};
 use reqwest::redirect::Policy;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -33,6 +33,10 @@ use crate::tls;
 const CONFIGURATION_HOLDS: Duration = Duration::from_secs(3600);
 /// Minimum pause between two reads of the configuration.
 const PAUSE: Duration = Duration::from_secs(5);
+/// Maximum time that a login waits while others ask the provider.
+const WAIT: Duration = Duration::from_secs(10);
+/// Interval of logging that the provider fails.
+const REPORT_EVERY: Duration = Duration::from_secs(60);
 /// Maximum size of an answer, bytes.
 const LARGEST: usize = 512 << 10;
 /// Concurrent requests: anonymous clients can cause them.
@@ -113,7 +117,7 @@ pub struct Authenticated {
     pub name: String,
     /// Role.
     pub role: Role,
-    /// ID of the user at the provider, which never changes.
+    /// Permanent ID of the user at the provider.
     pub subject: String,
 }
 
@@ -129,6 +133,8 @@ pub struct IdentityProvider {
     redirect_url: RedirectUrl,
     http: reqwest::Client,
     known: Mutex<Known>,
+    /// Held while the configuration is read, by one login for all.
+    discovering: tokio::sync::Mutex<()>,
     requests: Semaphore,
 }
 
@@ -136,6 +142,7 @@ pub struct IdentityProvider {
 struct Known {
     configuration: Option<(CoreProviderMetadata, Instant)>,
     failed: Option<(LoginError, Instant)>,
+    reported: Option<Instant>,
 }
 
 impl IdentityProvider {
@@ -153,6 +160,7 @@ impl IdentityProvider {
             http: http.map_err(|_| "no HTTP client: cannot initialize TLS".to_owned())?,
             settings,
             known: Mutex::default(),
+            discovering: tokio::sync::Mutex::default(),
             requests: Semaphore::new(CONCURRENT),
         })
     }
@@ -184,7 +192,7 @@ impl IdentityProvider {
     /// # Errors
     /// [`LoginError::Unavailable`].
     pub async fn check(&self) -> Result<(), LoginError> {
-        self.configuration(Instant::now()).await.map(drop)
+        self.configuration().await.map(drop)
     }
 
     /// Starts a login: the URL to send the browser to, and what to remember.
@@ -192,7 +200,7 @@ impl IdentityProvider {
     /// # Errors
     /// [`LoginError::Unavailable`].
     pub async fn begin(&self, next: String, now: u64) -> Result<(String, StartedLogin), LoginError> {
-        let client = self.client(self.configuration(Instant::now()).await?);
+        let client = self.client(self.configuration().await?);
         let (challenge, verifier) = PkceCodeChallenge::new_random_sha256();
         let (url, state, nonce) = client
             .authorize_url(CoreAuthenticationFlow::AuthorizationCode, CsrfToken::new_random, Nonce::new_random)
@@ -214,36 +222,81 @@ impl IdentityProvider {
     /// # Errors
     /// If the provider fails, its answer is invalid, or the user has no role.
     pub async fn finish(&self, login: &StartedLogin, code: String) -> Result<Authenticated, LoginError> {
-        let _one_of_few = self.requests.acquire().await;
-        let client = self.client(self.configuration(Instant::now()).await?);
-        let answer = self.exchange(&client, login, code).await?;
-        let (subject, mut claims) = self.verified(client, &answer, login).await?;
-        if !self.settings.is_complete(&claims) {
-            let more = self.user_info(answer.access_token().clone(), subject.clone()).await?;
-            // What is signed takes precedence.
-            claims = more.into_iter().chain(claims).collect();
+        let finished = match tokio::time::timeout(WAIT, self.requests.acquire()).await {
+            Ok(_one_of_few) => self.authenticate(login, code).await,
+            Err(_) => Err(LoginError::Unavailable(format!(
+                "{CONCURRENT} logins are waiting for the identity provider, the maximum; log in again"
+            ))),
+        };
+        if let Err(LoginError::Unavailable(why)) = &finished {
+            self.report(why);
         }
-        let (name, role) = self.settings.user(&claims)?;
-        Ok(Authenticated { name, role, subject: subject.to_string() })
+        finished
     }
 
-    /// Configuration of the provider, read again if it is older than [`CONFIGURATION_HOLDS`] at `now`.
-    async fn configuration(&self, now: Instant) -> Result<CoreProviderMetadata, LoginError> {
-        let held = |known: &Known| {
-            let (configuration, read) = known.configuration.clone()?;
-            Some((configuration, now.saturating_duration_since(read) < CONFIGURATION_HOLDS))
-        };
-        let old = match held(&self.known()) {
+    async fn authenticate(&self, login: &StartedLogin, code: String) -> Result<Authenticated, LoginError> {
+        let client = self.client(self.configuration().await?);
+        let answer = self.exchange(&client, login, code).await?;
+        let (subject, mut claims) = self.verified(&client, &answer, login).await?;
+        if !self.settings.is_complete(&claims) {
+            let more = self.user_info(answer.access_token(), &subject).await?;
+            // What is signed takes precedence.
+            claims = more.into_iter().chain(claims.into_iter().filter(|(_, value)| !value.is_null())).collect();
+        }
+        let (name, role) = self.settings.user(&claims)?;
+        Ok(Authenticated { name, role, subject })
+    }
+
+    /// Logs, at most once per [`REPORT_EVERY`], that the provider fails.
+    fn report(&self, why: &str) {
+        let mut known = self.known();
+        if known.reported.is_none_or(|then| then.elapsed() >= REPORT_EVERY) {
+            known.reported = Some(Instant::now());
+            drop(known);
+            tracing::warn!(error = why, "users cannot log in at the identity provider");
+        }
+    }
+
+    /// Configuration of the provider, and whether it is recent.
+    fn held(&self) -> Option<(CoreProviderMetadata, bool)> {
+        let known = self.known();
+        let (configuration, read) = known.configuration.as_ref()?;
+        Some((configuration.clone(), read.elapsed() < CONFIGURATION_HOLDS))
+    }
+
+    /// Configuration of the provider, read again if it is older than [`CONFIGURATION_HOLDS`]. If that fails, or while another
+    /// login does it, the old one is used.
+    async fn configuration(&self) -> Result<CoreProviderMetadata, LoginError> {
+        let old = match self.held() {
             Some((configuration, true)) => return Ok(configuration),
             old => old.map(|(configuration, _)| configuration),
         };
-        match (self.discover().await, old) {
-            (Ok(configuration), _) => Ok(configuration),
-            (Err(error), Some(old)) => {
-                tracing::warn!(error = error.to_string(), "the configuration of the identity provider is outdated");
-                Ok(old)
-            }
-            (Err(error), None) => Err(error),
+        let discovering = match (self.discovering.try_lock(), old.clone()) {
+            (Ok(guard), _) => guard,
+            (Err(_), Some(old)) => return Ok(old),
+            (Err(_), None) => self.discovering.lock().await,
+        };
+        if let Some((configuration, true)) = self.held() {
+            return Ok(configuration);
+        }
+        let read = self.discover().await;
+        drop(discovering);
+        match (read, old) {
+            (Err(_), Some(old)) => Ok(old),
+            (read, _) => read,
+        }
+    }
+
+    /// The configuration with its current keys, unless it was read within the last [`PAUSE`].
+    async fn configuration_anew(&self) -> Result<CoreProviderMetadata, LoginError> {
+        let _one = self.discovering.lock().await;
+        let recent = {
+            let known = self.known();
+            known.configuration.as_ref().filter(|(_, read)| read.elapsed() < PAUSE).map(|(known, _)| known.clone())
+        };
+        match recent {
+            Some(recent) => Ok(recent),
+            None => self.discover().await,
         }
     }
 
@@ -256,10 +309,14 @@ impl IdentityProvider {
         let send = |request| self.send(request);
         let read = CoreProviderMetadata::discover_async(self.issuer.clone(), &send).await;
         let read = read.map_err(|error| self.no_configuration(error)).and_then(|found| self.is_encrypted(found));
+        if let Err(error) = &read {
+            self.report(&error.to_string());
+        }
         let mut known = self.known();
         match &read {
             Ok(configuration) => {
-                *known = Known { configuration: Some((configuration.clone(), Instant::now())), failed: None };
+                known.configuration = Some((configuration.clone(), Instant::now()));
+                known.failed = None;
             }
             Err(error) => known.failed = Some((error.clone(), Instant::now())),
         }
@@ -272,12 +329,18 @@ impl IdentityProvider {
             DiscoveryError::Request(NotAnswered(why)) => {
                 format!("the identity provider {issuer} cannot be reached: {why}")
             }
-            DiscoveryError::Response(status, _, _) => format!(
-                "{issuer} answered {status} for /.well-known/openid-configuration: MONITOR_OIDC_ISSUER must be the issuer URL \
-                 of an OpenID Connect provider"
+            DiscoveryError::Response(StatusCode::NOT_FOUND, _, _) => format!(
+                "{issuer}/.well-known/openid-configuration does not exist: MONITOR_OIDC_ISSUER must be the issuer URL of an \
+                 OpenID Connect provider"
             ),
+            DiscoveryError::Response(status, _, why) => {
+                format!(
+                    "the identity provider {issuer} answered {status} when asked for its configuration or keys: {}",
+                    shown(&why)
+                )
+            }
             DiscoveryError::Validation(why) => format!(
-                "the identity provider calls itself differently: {}; MONITOR_OIDC_ISSUER must be exactly its issuer",
+                "the identity provider reports another issuer: {}; MONITOR_OIDC_ISSUER must be exactly its issuer",
                 shown(&why)
             ),
             DiscoveryError::Parse(why) => format!(
@@ -344,9 +407,10 @@ impl IdentityProvider {
             RequestTokenError::Request(NotAnswered(why)) => {
                 unavailable(format!("the token endpoint of the identity provider cannot be reached: {why}"))
             }
-            RequestTokenError::Parse(why, _) => unavailable(format!(
-                "the token endpoint of the identity provider sent an invalid answer ({})",
-                shown(&why.to_string())
+            RequestTokenError::Parse(why, body) => unavailable(format!(
+                "the token endpoint of the identity provider sent an invalid answer ({}): {:?}",
+                shown(&why.to_string()),
+                beginning(&body)
             )),
             RequestTokenError::Other(why) => {
                 unavailable(format!("the token endpoint of the identity provider failed: {}", shown(&why)))
@@ -357,22 +421,29 @@ impl IdentityProvider {
     /// Subject and claims of the ID token, verified with the keys of the provider. Its keys may be new.
     async fn verified(
         &self,
-        client: OidcClient,
+        client: &OidcClient,
         answer: &TokenResponse,
         login: &StartedLogin,
-    ) -> Result<(SubjectIdentifier, Map<String, Value>), LoginError> {
+    ) -> Result<(String, Map<String, Value>), LoginError> {
         let rejected = |why: &str| LoginError::Rejected(format!("the ID token of the identity provider {why}"));
         let token = answer.id_token().ok_or_else(|| rejected("is missing"))?;
         let nonce = Nonce::new(login.nonce.clone());
         let read = |client: &OidcClient| {
+            // Other audiences may be services of the same project; then `azp` says for whom the token is.
             let verifier = client.id_token_verifier().set_allowed_algs(SIGNATURES);
-            let claims = token.claims(&verifier, &nonce)?;
-            Ok((claims.subject().clone(), object(claims)))
-        };
-        let outcome = match read(&client) {
-            Err(ClaimsVerificationError::SignatureVerification(SignatureVerificationError::NoMatchingKey)) => {
-                read(&self.client(self.discover().await?))
+            let claims = token.claims(&verifier.set_other_audience_verifier_fn(|_| true), &nonce)?;
+            let is_ours = claims
+                .authorized_party()
+                .map_or(claims.audiences().len() == 1, |party| **party == *self.settings.client_id);
+            match is_ours {
+                true => Ok((claims.subject().to_string(), object(claims))),
+                false => Err(ClaimsVerificationError::InvalidAudience(String::new())),
             }
+        };
+        let outcome = match read(client) {
+            Err(ClaimsVerificationError::SignatureVerification(
+                SignatureVerificationError::NoMatchingKey | SignatureVerificationError::CryptoError(_),
+            )) => read(&self.client(self.configuration_anew().await?)),
             outcome => outcome,
         };
         outcome.map_err(|error: ClaimsVerificationError| match error {
@@ -380,7 +451,7 @@ impl IdentityProvider {
                 rejected("expired before it arrived: check the clocks of both machines")
             }
             ClaimsVerificationError::InvalidAudience(_) => {
-                rejected("is for another application (aud): check MONITOR_OIDC_CLIENT_ID")
+                rejected("is for another application (aud, azp): check MONITOR_OIDC_CLIENT_ID")
             }
             ClaimsVerificationError::InvalidNonce(_) => rejected("belongs to another login (nonce)"),
             ClaimsVerificationError::SignatureVerification(why) => {
@@ -390,22 +461,30 @@ impl IdentityProvider {
         })
     }
 
-    /// Claims of the provider's user info endpoint; empty if it has none.
-    async fn user_info(&self, access: AccessToken, user: SubjectIdentifier) -> Result<Map<String, Value>, LoginError> {
-        let client = self.client(self.configuration(Instant::now()).await?);
-        let Ok(request) = client.user_info(access, Some(user)) else { return Ok(Map::new()) };
-        let send = |request| self.send(request);
-        let info: Result<UserInfoClaims<OtherClaims, CoreGenderClaim>, _> = request.request_async(&send).await;
-        match info {
-            Ok(info) => Ok(object(&info)),
-            Err(UserInfoError::ClaimsVerification(why)) => Err(LoginError::Rejected(format!(
-                "the user info of the identity provider is invalid ({})",
-                shown(&why.to_string())
-            ))),
-            Err(error) => Err(LoginError::Unavailable(format!(
-                "the user info of the identity provider cannot be read: {}",
-                shown(&root_cause(&error))
-            ))),
+    /// Claims of the provider's user info endpoint; empty if it has none. Read as plain JSON: providers deviate from the
+    /// specification in claims that do not matter here.
+    async fn user_info(&self, access: &AccessToken, subject: &str) -> Result<Map<String, Value>, LoginError> {
+        let configuration = self.configuration().await?;
+        let Some(endpoint) = configuration.userinfo_endpoint() else { return Ok(Map::new()) };
+        let unavailable = |why: String| {
+            LoginError::Unavailable(format!("the user info of the identity provider cannot be read: {why}"))
+        };
+        let request = openidconnect::http::Request::get(endpoint.url().as_str())
+            .header("accept", "application/json")
+            .header("authorization", format!("Bearer {}", access.secret()))
+            .body(Vec::new())
+            .map_err(|error| unavailable(error.to_string()))?;
+        let answer = self.send(request).await.map_err(|NotAnswered(why)| unavailable(why))?;
+        if answer.status() != StatusCode::OK {
+            return Err(unavailable(format!("it answered {}: {:?}", answer.status(), beginning(answer.body()))));
+        }
+        let claims: Map<String, Value> = serde_json::from_slice(answer.body())
+            .map_err(|error| unavailable(format!("{error}: {:?}", beginning(answer.body()))))?;
+        match claims.get("sub").and_then(Value::as_str) == Some(subject) {
+            true => Ok(claims),
+            false => {
+                Err(LoginError::Rejected("the user info of the identity provider is of another user (sub)".to_owned()))
+            }
         }
     }
 
@@ -431,6 +510,11 @@ impl IdentityProvider {
         *answer.headers_mut() = response.headers().clone();
         Ok(answer)
     }
+}
+
+/// Beginning of an answer, for messages.
+fn beginning(body: &[u8]) -> String {
+    String::from_utf8_lossy(body.get(..MOST_SHOWN).unwrap_or(body)).into_owned()
 }
 
 /// Untrusted text for messages.

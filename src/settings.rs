@@ -1132,6 +1132,8 @@ mod tests {
         assert_eq!(redirect_url(&[below]), "https://fleet.example/monitor/login/callback");
         let whole = ("SERVER_URL", "https://fleet.example/monitor");
         assert_eq!(redirect_url(&[below, whole]), "https://fleet.example/monitor/login/callback");
+        let alike = ("SERVER_URL", "https://monitor");
+        assert_eq!(redirect_url(&[below, alike]), "https://monitor/monitor/login/callback");
         for (name, value, expected) in [
             ("MONITOR_SECRET_KEY", "", "openssl rand -hex 32"),
             ("MONITOR_OIDC_ISSUER", "", "an issuer URL"),

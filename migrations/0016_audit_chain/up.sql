@@ -41,7 +41,7 @@ $$;
 -- Runs as the owner of the tables, so that the monitor's role needs no privilege to delete. Returns the number of rows.
 CREATE FUNCTION monitor_audit_retain(
     through bigint, before timestamptz, most int, link_seq bigint, link_ts timestamptz, link_detail text, link_hash bytea
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER SET shepherd_monitor.audit_retention = 'on' AS $$
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER AS $$
 DECLARE
     ids bigint[];
     linked bigint;
@@ -52,6 +52,8 @@ BEGIN
         RAISE EXCEPTION 'the audit log is append-only: its rows are retained for at least one day'
             USING ERRCODE = 'insufficient_privilege';
     END IF;
+    -- Not as a setting of the function, which only a superuser may declare.
+    PERFORM set_config('shepherd_monitor.audit_retention', 'on', true);
     INSERT INTO monitor_audit_chain (seq, ts, kind, detail, hash)
         VALUES (link_seq, link_ts, 'retention', link_detail, link_hash);
     SELECT array_agg(DISTINCT row_id) INTO ids FROM monitor_audit_chain WHERE seq BETWEEN 1 AND through;
@@ -64,6 +66,7 @@ BEGIN
         WHERE a.ts < before AND NOT EXISTS (SELECT FROM monitor_audit_chain c WHERE c.row_id = a.id)
         ORDER BY a.ts LIMIT most));
     GET DIAGNOSTICS unlinked = ROW_COUNT;
+    PERFORM set_config('shepherd_monitor.audit_retention', '', true);
     RETURN linked + unlinked;
 END
 $$;

@@ -35,20 +35,24 @@ impl TrustedProxies {
     }
 
     /// Address of the client behind `peer`: the last address in `forwarded_for` (`X-Forwarded-For`) that is not a
-    /// trusted proxy. Clients can forge the addresses before it.
+    /// trusted proxy. Clients can forge the addresses before it. If a proxy wrote something else than an address, returns
+    /// that as well, with the address of the proxy.
     #[must_use]
-    pub fn client(&self, peer: IpAddr, forwarded_for: &[u8]) -> IpAddr {
-        let mut client = peer;
+    pub fn client<'a>(&self, peer: IpAddr, forwarded_for: &'a [u8]) -> (IpAddr, Option<&'a [u8]>) {
+        let (mut client, mut unreadable) = (peer, None);
         // From the right and as bytes, so that forged values further left cannot hide the addresses that proxies add.
         for hop in forwarded_for.rsplit(|byte| *byte == b',') {
             if !self.contains(client) {
                 break;
             }
-            let hop = std::str::from_utf8(hop.trim_ascii()).ok();
-            let Some(before) = hop.and_then(address) else { break };
+            let hop = hop.trim_ascii();
+            let Some(before) = std::str::from_utf8(hop).ok().and_then(address) else {
+                unreadable = Some(hop).filter(|hop| !hop.is_empty());
+                break;
+            };
             client = before;
         }
-        client.to_canonical()
+        (client.to_canonical(), unreadable)
     }
 }
 
@@ -75,7 +79,7 @@ mod tests {
     fn the_client_is_the_last_address_that_is_not_a_trusted_proxy() {
         let proxies = TrustedProxies::new(vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()]);
         let client = |peer: &str, said: Option<&str>| {
-            proxies.client(peer.parse().unwrap(), said.unwrap_or_default().as_bytes()).to_string()
+            proxies.client(peer.parse().unwrap(), said.unwrap_or_default().as_bytes()).0.to_string()
         };
         assert_eq!(client("192.0.2.1", Some("198.51.100.9")), "192.0.2.1", "no proxy of ours says so");
         assert_eq!(client("10.0.0.1", None), "10.0.0.1");
@@ -89,7 +93,11 @@ mod tests {
         }
         assert_eq!(client("10.0.0.1", Some("\u{e9}, 198.51.100.9")), "198.51.100.9", "what a proxy added");
         let bytes = proxies.client("10.0.0.1".parse().unwrap(), b"\xff\xfe, 198.51.100.9,10.2.3.4");
-        assert_eq!(bytes.to_string(), "198.51.100.9");
+        assert_eq!((bytes.0.to_string().as_str(), bytes.1), ("198.51.100.9", None));
+        let unreadable = proxies.client("10.0.0.1".parse().unwrap(), b"198.51.100.9, _hidden, 10.2.3.4");
+        assert_eq!((unreadable.0.to_string().as_str(), unreadable.1), ("10.2.3.4", Some(&b"_hidden"[..])));
+        let forged = proxies.client("192.0.2.1".parse().unwrap(), b"_hidden");
+        assert_eq!(forged.1, None, "only what a proxy wrote");
     }
 
     #[test]

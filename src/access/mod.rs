@@ -3,7 +3,7 @@
 //!
 //! [`role`] defines roles, [`tokens`] verifies the token of each role, [`users`] named users and their tokens,
 //! [`policy`] implements the authentication modes, [`oidc`] the login at an identity provider, [`sealing`] proves rows in the database, [`address`] finds the client
-//! address; [`AuditedChange`] is an entry of the audit log, [`audit_chain`] its hash chain; [`security`] defines security
+//! address; [`AuditedChange`] is an entry of the audit log, [`audit_chain`] its hash chain; [`security_events`] defines security
 //! events.
 
 pub mod address;
@@ -13,7 +13,7 @@ pub mod oidc;
 pub mod policy;
 pub mod role;
 pub mod sealing;
-pub mod security;
+pub mod security_events;
 pub mod tokens;
 pub mod users;
 

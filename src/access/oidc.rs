@@ -10,6 +10,7 @@ use super::Role;
 use super::policy::shortened;
 use super::role::highest_role;
 use super::sealing::SealingKey;
+use crate::printable::is_hidden;
 
 /// Maximum time between the start of a login and the provider's answer, seconds.
 pub const LOGIN_WITHIN: u64 = 600;
@@ -59,6 +60,13 @@ impl Oidc {
     /// If there is no name, or no role for the user.
     pub fn user(&self, claims: &Map<String, Value>) -> Result<(String, Role), NotPermitted> {
         let name = claim(claims, &self.user_claim).and_then(Value::as_str).map(shortened);
+        if let Some(name) = name.as_ref().filter(|name| imitates(name)) {
+            return Err(NotPermitted(format!(
+                "the identity provider sent {name:?} as {} (MONITOR_OIDC_USER_CLAIM): expected a name without parentheses and \
+                 invisible characters, and not that of a token or of the monitor itself",
+                self.user_claim
+            )));
+        }
         let name = name.filter(|name| !name.is_empty()).ok_or_else(|| {
             let mut known: Vec<&str> = claims.keys().map(String::as_str).collect();
             known.sort_unstable();
@@ -68,7 +76,8 @@ impl Oidc {
                 cut(&known.join(", "))
             ))
         })?;
-        if self.user_claim == "email" && claims.get("email_verified") == Some(&Value::Bool(false)) {
+        let is_unverified = claims.get("email_verified").is_some_and(|said| *said == false || *said == "false");
+        if self.user_claim == "email" && is_unverified {
             return Err(NotPermitted(format!(
                 "the identity provider has not verified the address {name}, which anyone may have entered: it must verify \
                  it, or MONITOR_OIDC_USER_CLAIM must name another claim"
@@ -78,12 +87,12 @@ impl Oidc {
         let role = highest_role(groups.iter().copied(), &self.roles).or(self.default_role);
         let role = role.ok_or_else(|| {
             let held = match groups.as_slice() {
-                [] => "the identity provider sent none".to_owned(),
-                groups => format!("the identity provider sent {}", cut(&groups.join(", "))),
+                [] => "sent no groups".to_owned(),
+                groups => format!("sent {}", cut(&groups.join(", "))),
             };
             NotPermitted(format!(
-                "{name} has no role: MONITOR_OIDC_ROLES lists none of the user's groups; {held} as {} \
-                 (MONITOR_OIDC_GROUPS_CLAIM)",
+                "{name} has no role: MONITOR_OIDC_ROLES lists none of the user's groups; the identity provider {held} in the \
+                 claim {} (MONITOR_OIDC_GROUPS_CLAIM)",
                 self.groups_claim
             ))
         })?;
@@ -101,7 +110,10 @@ impl Oidc {
             Some(Value::Array(groups)) => groups.iter().filter_map(Value::as_str).collect(),
             Some(Value::String(group)) => vec![group],
             // Zitadel: the names are the keys.
-            Some(Value::Object(groups)) => groups.keys().map(String::as_str).collect(),
+            Some(Value::Object(groups)) => {
+                let held = groups.iter().filter(|(_, value)| !value.is_null() && **value != false);
+                held.map(|(name, _)| name.as_str()).collect()
+            }
             _ => Vec::new(),
         }
     }
@@ -109,10 +121,18 @@ impl Oidc {
 
 /// The claim with this name, or with this path: `realm_access.roles` of Keycloak. Names may contain dots themselves.
 fn claim<'a>(claims: &'a Map<String, Value>, name: &str) -> Option<&'a Value> {
-    claims.get(name).or_else(|| {
-        let (first, rest) = name.split_once('.')?;
-        claim(claims.get(first)?.as_object()?, rest)
+    claims.get(name).filter(|value| !value.is_null()).or_else(|| {
+        let mut dots = name.match_indices('.');
+        dots.find_map(|(dot, _)| claim(claims.get(name.get(..dot)?)?.as_object()?, name.get(dot + 1..)?))
     })
+}
+
+/// Whether a name would be taken for that of another kind of caller in the audit log: `bo (admin token)`, `SIGHUP`.
+fn imitates(name: &str) -> bool {
+    let is_reserved = |reserved: &str| name.eq_ignore_ascii_case(reserved);
+    name.contains(|c: char| "()".contains(c) || is_hidden(c))
+        || name.to_ascii_lowercase().ends_with(" token")
+        || ["SIGHUP", "rules file", "anybody"].into_iter().any(is_reserved)
 }
 
 fn cut(text: &str) -> String {
@@ -191,20 +211,37 @@ mod tests {
         assert_eq!(user(&provider("groups", None), one), Ok(("ann@x".to_owned(), Role::Operator)));
         let zitadel = json!({"email": "ann@x", "urn:roles": {"sre": {"1": "x.example"}}});
         assert_eq!(user(&provider("urn:roles", None), zitadel).unwrap().1, Role::Admin);
+        let flags = json!({"email": "ann@x", "groups": {"sre": false, "ops": true, "dev": null}});
+        assert_eq!(user(&provider("groups", None), flags).unwrap().1, Role::Operator);
+        let dotted = json!({"email": "ann@x", "resource_access": {"fleet.example": {"roles": ["sre"]}}});
+        assert_eq!(user(&provider("resource_access.fleet.example.roles", None), dotted).unwrap().1, Role::Admin);
+        let null = json!({"email": "ann@x", "groups": null});
+        assert!(!provider("groups", None).is_complete(null.as_object().unwrap()));
         let none = json!({"email": "ann@x"});
         assert_eq!(user(&provider("groups", Some(Role::Viewer)), none).unwrap().1, Role::Viewer);
+    }
+
+    #[test]
+    fn a_name_cannot_be_taken_for_another_kind_of_caller() {
+        for name in ["bo (admin token)", "admin token", "sighup", "rules file", "ann\u{202e}x", "ann\nx", "ann\0"] {
+            let why = user(&provider("groups", None), json!({"email": name, "groups": ["sre"]})).unwrap_err();
+            assert!(why.contains("MONITOR_OIDC_USER_CLAIM") && why.contains("without parentheses"), "{why}");
+        }
+        assert!(user(&provider("groups", None), json!({"email": "Zoë Müller", "groups": ["sre"]})).is_ok());
     }
 
     #[test]
     fn a_group_is_no_role_by_its_name_and_errors_name_claim_and_setting() {
         // Any application's administrators may be in a group `admin`.
         let why = user(&provider("groups", None), json!({"email": "ann@x", "groups": ["admin", "dev"]})).unwrap_err();
-        assert!(why.contains("sent admin, dev as groups") && why.contains("MONITOR_OIDC_ROLES"), "{why}");
+        assert!(why.contains("sent admin, dev in the claim groups") && why.contains("MONITOR_OIDC_ROLES"), "{why}");
         for odd in [json!(7), json!([{"name": "sre"}]), json!(null)] {
             let why = user(&provider("groups", None), json!({"email": "ann@x", "groups": odd})).unwrap_err();
-            assert!(why.contains("sent none"), "{why}");
+            assert!(why.contains("sent no groups"), "{why}");
         }
         let unverified = json!({"email": "ann@x", "email_verified": false, "groups": ["sre"]});
+        let as_text = json!({"email": "ann@x", "email_verified": "false", "groups": ["sre"]});
+        assert!(user(&provider("groups", None), as_text).is_err());
         let why = user(&provider("groups", None), unverified).unwrap_err();
         assert!(why.contains("has not verified the address ann@x"), "{why}");
         let why = user(&provider("groups", None), json!({"sub": "1", "groups": ["sre"]})).unwrap_err();

@@ -222,6 +222,7 @@ impl DatabaseProbe {
             }
             Err(trouble) => {
                 tracing::error!(error = trouble.detail, "cannot migrate the database schema; retrying in 1 minute");
+                this.io.note_failed_migration(&trouble);
                 ctx.run_later(Duration::from_secs(60), |this, _| this.migrated = Migrated::No);
             }
         }));

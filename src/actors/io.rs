@@ -122,6 +122,17 @@ impl Io {
         self.writes().note(written.as_ref().err(), Instant::now());
     }
 
+    /// Records that the tables cannot be created or changed, which is a refused write.
+    pub fn note_failed_migration(&self, trouble: &SourceTrouble) {
+        if !trouble.kind.means_unreadable() {
+            let detail = format!(
+                "the tables of the monitor cannot be created or changed ({}). Run shepherd-monitor doctor",
+                trouble.detail
+            );
+            self.writes().refused = Some(SourceTrouble::new(TroubleKind::ReadOnly, detail));
+        }
+    }
+
     /// Records that Postgres cannot be read either, so that failed writes say nothing more.
     pub fn note_unreadable(&self) {
         self.writes().failing = None;

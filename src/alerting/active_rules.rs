@@ -68,10 +68,6 @@ impl InForce {
         }
         match file::read(&text) {
             Err(mistakes) => self.report(mistakes.iter().map(|mistake| format!("{file}:{mistake}")).collect()),
-            Ok(rules) if !rules.known => {
-                // Editors and deployments may truncate the file before they write it.
-                self.report(vec![format!("{file}: contains no rules; write `rules: []` for an empty rule set")])
-            }
             Ok(rules) => {
                 (self.rules, self.text) = (Arc::new(rules), Some(text));
                 self.report(Vec::new());
@@ -110,6 +106,9 @@ mod tests {
             text("---\n"),
             text("rules:\n"),
             text("{}"),
+            text("rules:"),
+            text("groups: []"),
+            text("services: {redis: {image: redis}}"),
             text("rules: [{name: high}]"),
             text("rules: ["),
         ] {

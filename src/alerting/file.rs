@@ -50,6 +50,10 @@ pub fn read(text: &str) -> Result<RuleSet, Vec<Mistake>> {
     })?;
     let mut reader = Reader { mistakes: Vec::new() };
     let rules = reader.file(&root);
+    if !rules.known && reader.mistakes.is_empty() {
+        // Editors and deployments may truncate the file before they write it.
+        reader.wrong((1, 1), "the file contains no rules; write `rules: []` for an empty rule set".to_owned());
+    }
     reader.mistakes.sort_by_key(|mistake| (mistake.line, mistake.column));
     if reader.mistakes.is_empty() { Ok(rules) } else { Err(reader.mistakes) }
 }
@@ -146,8 +150,8 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether the mapping has fields and lacks `name`.
-    fn holds_others_than(&self, name: &str) -> bool {
-        !self.entries.is_empty() && self.entries.iter().all(|(key, _)| key.value != name)
+    fn holds_any(&self, names: &[&str]) -> bool {
+        self.entries.iter().any(|(key, _)| names.contains(&key.value.as_str()))
     }
 }
 
@@ -273,7 +277,7 @@ impl Reader {
         let Some(mut fields) = self.fields(root, "the file") else { return set };
         let mut names = BTreeMap::new();
         let rules = fields.get("rules");
-        set.known = rules.is_some() || fields.holds_others_than("rules");
+        set.known = rules.is_some() || fields.holds_any(&["group_by", "routes", "maintenance"]);
         for node in self.list(rules, "rules") {
             let Some((rule, at)) = self.rule(node) else { continue };
             if let Some(line) = names.insert(rule.name.clone(), at.0) {

@@ -239,7 +239,7 @@ fn of_the_monitor(server: &Server, inside: &Inside, tables: &[&Table]) -> Vec<Fi
                 None => format!("role {} has no schema to create tables in", server.role),
             },
             format!("the monitor cannot run its migrations ({} pending)", count(pending.len(), "migration")),
-            format!("GRANT CREATE ON SCHEMA {schema} TO {}", server.role),
+            format!("GRANT USAGE, CREATE ON SCHEMA {schema} TO {}", server.role),
         ));
     } else if !pending.is_empty() {
         findings.push(worth_knowing(

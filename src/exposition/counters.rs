@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::histogram::Histogram;
-use crate::access::security::SecurityKind;
+use crate::access::security_events::SecurityKind;
 use crate::contract::Name;
 use crate::fleet::cleanup::Outcome;
 use crate::fleet::event::{Event, EventKind};

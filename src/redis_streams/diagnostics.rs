@@ -221,6 +221,10 @@ async fn look_for_older_monitor(
     }
 }
 
+/// Users read this when no password is sent to a Redis that has one.
+const PASSWORD_REQUIRED: &str =
+    "Redis requires a password, and none is set. Set REDIS_PASSWORD, or the password in REDIS_URL";
+
 async fn server(redis: &mut Connection) -> Result<(Server, Option<String>), SourceTrouble> {
     let mut pipe = redis::pipe();
     pipe.cmd("TIME").cmd("INFO").cmd("CONFIG").arg("GET").arg("save").cmd("ACL").arg("WHOAMI");
@@ -228,6 +232,12 @@ async fn server(redis: &mut Connection) -> Result<(Server, Option<String>), Sour
     let mut answers = send(redis, &mut pipe).await?.into_iter();
     // The server's time was read between the two.
     let here = f64::midpoint(before, unix());
+    // Without a password in the address, the first command is refused and not the connection.
+    if let Some(Err(error)) = answers.as_slice().first()
+        && error.code() == Some("NOAUTH")
+    {
+        return Err(SourceTrouble::new(TroubleKind::Refused, PASSWORD_REQUIRED));
+    }
     let mut next = || answers.next().and_then(Result::ok);
     let clock_ahead_sec = next().map(|time| read_time(&time) - here);
     let info = next().unwrap_or(Value::Nil);

@@ -157,7 +157,8 @@ impl Texts<'_> {
         let own = self.encrypted_url(url)?.ok_or_else(|| self.bad(url, format!("the public URL, {mode}")))?;
         let own = own.trim_end_matches('/');
         // With a root path, cookies are limited to it.
-        let root = if own.ends_with(&root) { "" } else { &root };
+        let path = reqwest::Url::parse(own).map(|own| own.path().to_owned()).unwrap_or_default();
+        let root = if path.ends_with(&root) { "" } else { &root };
         let redirect_url = format!("{own}{root}/login/callback");
         Ok(Oidc {
             issuer: self.encrypted_url(issuer)?.ok_or_else(|| self.bad(issuer, format!("an issuer URL, {mode}")))?,

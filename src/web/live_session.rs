@@ -48,6 +48,7 @@ fn start(front: &AppState, feed: Feed, request: &HttpRequest, payload: Payload) 
     let now = Instant::now();
     let caller = request.extensions().get::<Caller>().cloned();
     let counted = caller.map(|caller| front.read_limits.open_websocket(&caller, front.websockets_per_client));
+    let counted = counted.transpose()?;
     let session = LiveSession {
         feed,
         join: front.join.clone(),
@@ -58,7 +59,7 @@ fn start(front: &AppState, feed: Feed, request: &HttpRequest, payload: Payload) 
         owner: request.extensions().get::<TokenOwner>().cloned(),
         must_authenticate: !matches!(*front.lock.policy, Policy::Nobody { .. }),
         io: front.io.clone(),
-        _counted: counted.transpose()?,
+        _counted: counted,
     };
     ws::WsResponseBuilder::new(session, request, payload).frame_size(MAX_FRAME).start()
 }

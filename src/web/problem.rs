@@ -157,7 +157,7 @@ impl Problem {
                 status if status.is_server_error() => ("internal", "Internal error"),
                 _ => ("bad-request", "Invalid request"),
             },
-            Self::Unavailable(_) => ("unavailable", "Data source unavailable"),
+            Self::Unavailable(_) => ("unavailable", "Temporarily unavailable"),
         }
     }
 }

@@ -14,10 +14,10 @@ use std::time::Duration;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::middleware::Next;
-use actix_web::rt::time::timeout;
 use actix_web::web::{Bytes, Data};
 use actix_web::{Error, HttpMessage as _, ResponseError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use super::AppState;
 use super::access::Caller;
@@ -169,26 +169,27 @@ impl ReadLimits {
         if client.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_PER_CLIENT {
             client.waiting.fetch_sub(1, Ordering::Relaxed);
             return Err(Problem::Busy(format!(
-                "{WAITING_PER_CLIENT} requests of this client wait already: expected at most so many; wait for their answers"
+                "this client already has {WAITING_PER_CLIENT} requests waiting, the maximum; wait for their answers"
             )));
         }
         let counted = Arc::clone(&client);
         let _waiting = Waiting(&counted.waiting);
-        let waited = WAIT.as_secs();
+        let (until, waited) = (Instant::now() + WAIT, WAIT.as_secs());
         let late = |_| {
             Problem::Busy(format!(
-                "{RUNNING_PER_CLIENT} {requests} of this client run already, and none ended within {waited} s: expected at \
-                 most so many at once; send fewer, or ask for a shorter window"
+                "this client already has {RUNNING_PER_CLIENT} {requests} running, the maximum, and none ended within {waited} \
+                 s; send fewer, or ask for a shorter window"
             ))
         };
         let closed = |_| Problem::Unavailable("the monitor is stopping".to_owned());
-        let own = timeout(WAIT, client.running.of(expense).acquire_owned()).await.map_err(late)?.map_err(closed)?;
+        let own = timeout_at(until, client.running.of(expense).acquire_owned()).await.map_err(late)?.map_err(closed)?;
         let late = |_| {
             Problem::Unavailable(format!(
-                "{RUNNING} {requests} run already, and none ended within {waited} s; try again later"
+                "{RUNNING} {requests} are running, the maximum, and none ended within {waited} s; try again later"
             ))
         };
-        let of_all = timeout(WAIT, self.running.of(expense).acquire_owned()).await.map_err(late)?.map_err(closed)?;
+        let of_all =
+            timeout_at(until, self.running.of(expense).acquire_owned()).await.map_err(late)?.map_err(closed)?;
         Ok(Turn { _client: (client, own), _of_all: of_all })
     }
 
@@ -294,6 +295,8 @@ impl MessageBody for CountedBody {
 #[cfg(test)]
 mod tests {
     use super::Expense::Query;
+    use tokio::time::timeout;
+
     use super::*;
     use crate::access::Role;
 

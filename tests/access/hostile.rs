@@ -450,8 +450,6 @@ async fn non_text_bytes_in_forwarded_for_hide_no_address() {
     .await;
 }
 
-/// Measures the largest responses with 64 clients that never read.
-
 /// A websocket with a viewer's token, of a client that a trusted proxy names.
 async fn websocket(ground: &Ground, client: &str) -> Result<WebSocketStream<MaybeTlsStream<TcpStream>>, u16> {
     let mut request = format!("ws://{}/ws", ground.monitor.address()).into_client_request().unwrap();
@@ -516,6 +514,7 @@ async fn readers_of_the_page_and_of_metrics_do_not_delay_ticks() {
     assert!(disturbed < undisturbed + Duration::from_millis(750), "{undisturbed:?}, with readers {disturbed:?}");
 }
 
+/// Measures the largest responses with 64 clients that never read.
 #[tokio::test]
 #[ignore = "measures for half a minute; run by name with --ignored --nocapture"]
 async fn measure_64_clients_that_never_read() {

@@ -181,11 +181,19 @@ async fn tokens_that_are_expired_forged_or_for_others_are_rejected_and_counted()
         let tag = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"of-the-monitor"), text.as_bytes());
         format!("{text}.{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(tag))
     };
-    let forgeries: [(&str, &str, &dyn Fn(&Journey) -> String); 10] = [
+    let forgeries: [(&str, &str, &dyn Fn(&Journey) -> String); 11] = [
         ("expired", "expired before it arrived", &|j| with(j, "exp", json!(now() - 1))),
         ("signed by another key", "is not signed by the provider", &|j| other.sign(&claims(j))),
         ("for another application", "is for another application", &|j| with(j, "aud", json!("wiki"))),
-        ("for several applications", "is for another application", &|j| with(j, "aud", json!(["monitor", "wiki"]))),
+        ("for several applications, without a party", "is for another application", &|j| {
+            with(j, "aud", json!(["monitor", "wiki"]))
+        }),
+        ("for several applications, of another", "is for another application", &|j| {
+            let mut claims = claims(j);
+            claims["aud"] = json!(["monitor", "wiki"]);
+            claims["azp"] = json!("wiki");
+            key.sign(&claims)
+        }),
         ("of another issuer", "is invalid", &|j| with(j, "iss", json!("https://evil.example"))),
         ("of another login", "belongs to another login", &|j| with(j, "nonce", json!("x"))),
         ("without a nonce", "belongs to another login", &|j| with(j, "nonce", Value::Null)),
@@ -217,13 +225,19 @@ async fn tokens_that_are_expired_forged_or_for_others_are_rejected_and_counted()
     let metrics = metrics.text().await.unwrap();
     assert!(failed(&metrics) >= 10.0, "counted as failed logins: {metrics}");
 
-    // The same with a proper token, signed by a key that is new.
+    // The same with a proper token, signed by a key that is new, and for several services of one project.
     let new = SigningKey::generate("2");
     provider.rotate(&new);
-    let journey = ground.depart().await;
-    provider.hand_out(&new.sign(&claims(&journey)));
-    let answer = ground.arrive(&journey, "c").await;
-    assert_eq!(answer.status(), 200, "{}", ground.monitor.log());
+    let (answer, journey) = eventually("the new key is read", SOON, || async {
+        let journey = ground.depart().await;
+        let mut claims = claims(&journey);
+        claims["aud"] = json!(["monitor", "wiki"]);
+        claims["azp"] = json!("monitor");
+        provider.hand_out(&new.sign(&claims));
+        let answer = ground.arrive(&journey, "c").await;
+        if answer.status() == 200 { Ok((answer, journey)) } else { Err(answer.text().await.unwrap()) }
+    })
+    .await;
     let cookie = session(&answer).unwrap();
     let page = answer.text().await.unwrap();
     assert!(page.contains("content=\"0;url=/alerts?x"), "{page}");
@@ -264,7 +278,7 @@ async fn a_provider_that_fails_is_named_with_the_remedy_and_tokens_go_on() {
     let ground = Ground::new(&port, provider.issuer(), &[]).await;
     let problem = async |answer: Response| (answer.status().as_u16(), answer.text().await.unwrap());
     let (status, why) = problem(ground.get("/login/start", "").await).await;
-    assert!(status == 503 && why.contains("calls itself differently") && why.contains("MONITOR_OIDC_ISSUER"), "{why}");
+    assert!(status == 503 && why.contains("reports another issuer") && why.contains("MONITOR_OIDC_ISSUER"), "{why}");
     eventually("a token is accepted", SOON, || async {
         let request = ground.client.get(ground.monitor.url("/api/admin/audit")).bearer_auth(ADMIN);
         (request.send().await.unwrap().status() == 200).then_some(())

@@ -10,7 +10,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("fleet", &["contract"]),
     ("history", &["contract", "fleet"]),
     ("alerting", &["contract", "fleet"]),
-    ("access", &[]),
+    ("access", &["printable"]),
     ("exposition", &["access", "alerting", "contract", "fleet"]),
     ("pages", &["access", "alerting", "contract", "fleet", "printable"]),
     ("redis_streams", &["contract", "environment", "fleet", "failpoint", "tcp", "tls"]),

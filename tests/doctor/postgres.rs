@@ -4,8 +4,12 @@ use std::time::Instant;
 
 use shepherd_monitor::demo::servers::PrivatePostgres;
 
+use shepherd_monitor::postgres::audit;
+
 use super::*;
+use crate::support::monitor::Monitor;
 use crate::support::pgbouncer::{Pgbouncer, PoolMode};
+use crate::support::wait::eventually;
 
 /// What it says of this database; Redis is away in these tests.
 fn doctor_of(database: &str) -> Said {
@@ -186,11 +190,27 @@ async fn a_role_that_may_not_make_or_write_tables() {
     let fresh = TestDatabase::create();
     let role = Role::create(&fresh).await;
     let told = doctor_of(&role.url()).says("postgres.may_create", "wrong");
-    let remedy = format!("GRANT CREATE ON SCHEMA public TO {}", role.name);
+    let remedy = format!("GRANT USAGE, CREATE ON SCHEMA public TO {}", role.name);
     assert!(told.contains(&remedy), "{told}");
-    // What it says to do is what helps.
+    run_in(&fresh, "REVOKE USAGE ON SCHEMA public FROM PUBLIC").await;
+    let redis = TestRedis::start();
+    let monitor = Monitor::start(&[("REDIS_URL", &redis.url()), ("DATABASE_URL", &role.url())]).await;
+    eventually("the monitor reports it as well", Duration::from_secs(60), || async {
+        let (_, ready) = monitor.get("/readyz?verbose").await;
+        let said = "the tables of the monitor cannot be created or changed";
+        if ready.contains(said) { Ok(()) } else { Err(ready) }
+    })
+    .await;
+    drop(monitor);
+    // What it says to do is what helps, for a role without further privileges.
     role.may(&remedy).await;
     doctor_of(&role.url()).says("postgres.migrations", "worth_knowing");
+    migrate::run(&role.url(), Duration::from_secs(10)).await.unwrap();
+    let old = "INSERT INTO monitor_audit (ts, who, role, address, action, parameters, outcome) \
+               VALUES (now() - interval '40 days', 'ann', 'admin', '', 'reload rules', '{}', 'done')";
+    run_in(&fresh, old).await;
+    let pool = connection::pool(&role.url(), Duration::from_secs(10)).unwrap();
+    assert_eq!(audit::retain(&pool, 30).await.unwrap(), 1);
     role.drop().await;
 
     let database = database_in_use().await;

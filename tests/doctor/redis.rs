@@ -56,6 +56,14 @@ async fn one_that_accepts_no_more_clients_says_so_to_monitor_and_worker() {
 }
 
 #[tokio::test]
+async fn one_whose_password_is_not_set() {
+    let redis = TestRedis::start();
+    ask(&redis, &["CONFIG", "SET", "requirepass", "s3cret"]).await;
+    let told = doctor_of(&redis.url(), &[]).says("redis.reached", "wrong");
+    assert!(told.contains("requires a password, and none is set") && told.contains("Set REDIS_PASSWORD"), "{told}");
+}
+
+#[tokio::test]
 async fn a_sentinel_is_no_redis() {
     let port = HeldPort::take().unwrap();
     let sentinel = Reaper::start("sentinel", ShutdownSpec { signal: "TERM", epilogue: "" }).unwrap();

@@ -36,13 +36,14 @@ pub(super) const STARTED_LOGIN: CookieKind = CookieKind {
 };
 
 impl CookieKind {
+    /// Name on encrypted connections, for the pages below `root`.
+    fn encrypted_name(&self, root: &str) -> &'static str {
+        if root.is_empty() { self.host_only } else { self.secure }
+    }
+
     /// The cookie for the pages below `root`, for `seconds`; with 0, the browser removes it. Scripts cannot read it.
     pub(super) fn with(&self, value: String, seconds: u64, encrypted: bool, root: &str) -> Cookie<'static> {
-        let name = match (encrypted, root.is_empty()) {
-            (false, _) => self.name,
-            (true, true) => self.host_only,
-            (true, false) => self.secure,
-        };
+        let name = if encrypted { self.encrypted_name(root) } else { self.name };
         Cookie::build(name, value)
             .path(if root.is_empty() { "/".to_owned() } else { root.to_owned() })
             .http_only(true)
@@ -52,11 +53,11 @@ impl CookieKind {
             .finish()
     }
 
-    /// Values in a request. With `encrypted`, cookies that could have been set over an
-    /// unencrypted one are ignored.
-    pub(super) fn values(&self, headers: &HeaderMap, encrypted: bool) -> Vec<String> {
+    /// Values in a request, by the names that [`Self::with`] sets: a sibling host can set cookies with the other prefix. With
+    /// `encrypted`, cookies that could have been set over an unencrypted connection are ignored.
+    pub(super) fn values(&self, headers: &HeaderMap, encrypted: bool, root: &str) -> Vec<String> {
         let plain = (!encrypted).then_some(self.name);
-        let names = [self.host_only, self.secure].into_iter().chain(plain);
+        let names = [self.encrypted_name(root)].into_iter().chain(plain);
         names.map(|name| named(headers, name)).find(|values| !values.is_empty()).unwrap_or_default()
     }
 }

@@ -1,6 +1,7 @@
 //! Middleware that authenticates and authorizes every request.
 
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -24,7 +25,7 @@ use super::{Needs, Verb, origin};
 use crate::access::Policy;
 use crate::access::address::TrustedProxies;
 use crate::access::policy::{Presented, Refusal, Session};
-use crate::access::security::{SecurityEvent, SecurityKind};
+use crate::access::security_events::{SecurityEvent, SecurityKind};
 use crate::access::users::{User, UserToken};
 use crate::actors::io::Io;
 use crate::exposition::counters::Counters;
@@ -34,6 +35,8 @@ use crate::web::problem::Problem;
 use crate::web::read_limits::{Expense, Turn};
 use crate::web::routes::Route;
 
+/// Interval of logging an unreadable `X-Forwarded-For`, seconds.
+const REPORT_EVERY: u64 = 600;
 /// Maximum length of the description of a denied request, characters.
 const MOST_DETAIL: usize = 300;
 
@@ -86,6 +89,8 @@ pub struct AuthGate {
     pub root: String,
     /// `SERVER_URL`.
     pub own: Option<String>,
+    /// When an unreadable `X-Forwarded-For` was last logged, Unix seconds.
+    pub reported: Arc<AtomicU64>,
 }
 
 /// The route table with the authentication state.
@@ -252,23 +257,36 @@ impl AuthGate {
     /// Records a login attempt, and delays it after too many failures. Returns whether the credentials were valid for
     /// the first time at this address within a day.
     pub(super) async fn settle(&self, attempt: &Attempt, holder: Option<Holder>) -> Result<bool, Problem> {
+        self.settle_with(attempt, holder, String::new()).await
+    }
+
+    /// [`Self::settle`], with why the credentials are invalid.
+    async fn settle_with(&self, attempt: &Attempt, holder: Option<Holder>, detail: String) -> Result<bool, Problem> {
         let is_wrong = holder.is_none();
         let settled = self.failures.settle(attempt, holder).await;
         if is_wrong || settled.is_err() {
             let kind = if settled.is_ok() { SecurityKind::FailedLogin } else { SecurityKind::Throttled };
             let user = attempt.account.clone().unwrap_or_default();
-            self.security.note(SecurityEvent {
-                kind,
-                user,
-                role: None,
-                address: attempt.address,
-                detail: String::new(),
-            });
+            self.security.note(SecurityEvent { kind, user, role: None, address: attempt.address, detail });
         }
         for many in self.failures.take_many() {
             self.security.report_failures(&many);
         }
         settled
+    }
+
+    /// Records that the provider's answer to a login is invalid.
+    ///
+    /// # Errors
+    /// If there were too many failures.
+    pub(super) async fn settle_rejected(
+        &self,
+        request: &HttpRequest,
+        attempt: &Attempt,
+        why: &str,
+    ) -> Result<(), Problem> {
+        request.extensions_mut().insert(Attempted);
+        self.settle_with(attempt, None, why.chars().take(MOST_DETAIL).collect()).await.map(drop)
     }
 
     /// Records that a request was denied. A failed login is recorded by [`Self::settle`].
@@ -304,7 +322,7 @@ impl AuthGate {
     /// Values of the session cookie.
     pub(super) fn session_ids(&self, request: &HttpRequest) -> Vec<String> {
         let encrypted = self.own.as_deref().is_some_and(|own| own.starts_with("https://"));
-        SESSION.values(request.headers(), encrypted)
+        SESSION.values(request.headers(), encrypted, &self.root)
     }
 
     fn refused(&self, refusal: Refusal) -> Problem {
@@ -318,7 +336,28 @@ impl AuthGate {
     /// Client address; behind a trusted proxy, the address that it forwards for.
     pub(super) fn client(&self, request: &HttpRequest) -> Option<IpAddr> {
         let said: Vec<&[u8]> = request.headers().get_all("x-forwarded-for").map(HeaderValue::as_bytes).collect();
-        peer_of(request).map(|peer| self.trusted.client(peer, &said.join(&b","[..])))
+        let peer = peer_of(request)?;
+        let said = said.join(&b","[..]);
+        let (client, unreadable) = self.trusted.client(peer, &said);
+        if let Some(hop) = unreadable {
+            self.report_unreadable(client, hop);
+        }
+        Some(client)
+    }
+
+    /// Logs, at most once per [`REPORT_EVERY`], that a trusted proxy forwards no client address.
+    fn report_unreadable(&self, proxy: IpAddr, hop: &[u8]) {
+        let now = unix_seconds();
+        let last = self.reported.swap(now, Ordering::Relaxed);
+        if now.saturating_sub(last) < REPORT_EVERY {
+            self.reported.store(last, Ordering::Relaxed);
+            return;
+        }
+        let held: String = String::from_utf8_lossy(hop).chars().take(80).collect();
+        tracing::warn!(
+            "X-Forwarded-For held {held:?}, which is no address: the requests count as those of the proxy {proxy}; it must send \
+             the address of the client"
+        );
     }
 
     /// Redirects a browser that requests a page to the login page.

@@ -12,7 +12,7 @@ use super::cookies::SESSION;
 use super::failures::{Attempt, Holder};
 use super::gate::percent_encoding;
 use crate::access::policy::{Session, shortened};
-use crate::access::security::{SecurityEvent, SecurityKind};
+use crate::access::security_events::{SecurityEvent, SecurityKind};
 use crate::pages::login::{LoginPage, Provider};
 use crate::web::AppState;
 use crate::web::html::html_with;

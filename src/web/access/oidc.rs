@@ -18,6 +18,8 @@ use crate::web::AppState;
 use crate::web::html::html;
 use crate::web::problem::Problem;
 
+/// Started logins are cookies of the whole host, also below a root path: only then can no sibling host set them.
+const WHOLE_HOST: &str = "";
 /// Maximum length of the provider's reason in an error message, characters.
 const MOST_REASON: usize = 200;
 
@@ -39,7 +41,7 @@ pub async fn start(front: Data<AppState>, query: Query<LoginQuery>) -> Result<Ht
     let (provider, key) = provider(&front)?;
     let next = local(&query.into_inner().next.unwrap_or_default(), front.site.root());
     let (url, login) = provider.begin(next, unix_seconds()).await?;
-    let cookie = STARTED_LOGIN.with(login.seal(key), LOGIN_WITHIN, front.site.is_encrypted(), front.site.root());
+    let cookie = STARTED_LOGIN.with(login.seal(key), LOGIN_WITHIN, front.site.is_encrypted(), WHOLE_HOST);
     Ok(HttpResponse::SeeOther().cookie(cookie).insert_header((LOCATION, url)).finish())
 }
 
@@ -52,8 +54,8 @@ pub async fn callback(
 ) -> Result<HttpResponse, Problem> {
     let (provider, key) = provider(&front)?;
     let query = query.into_inner();
-    let address = front.lock.client(&request);
-    let cookies = STARTED_LOGIN.values(request.headers(), front.site.is_encrypted());
+    let attempt = Attempt { address: front.lock.client(&request), account: None };
+    let cookies = STARTED_LOGIN.values(request.headers(), front.site.is_encrypted(), WHOLE_HOST);
     let started = cookies.iter().filter_map(|cookie| StartedLogin::open(cookie, key, unix_seconds()));
     let login = started.into_iter().find(|login| login.state == query.state).ok_or_else(|| {
         Problem::BadRequest(format!(
@@ -67,19 +69,20 @@ pub async fn callback(
         let why: String = format!("{error}{told}").chars().take(MOST_REASON).collect();
         return Err(Problem::Forbidden(format!("the identity provider refused the login: {why}")));
     }
+    // Each attempt is a request to the provider.
+    front.lock.failures.may_verify(&attempt)?;
     let finished = match provider.is_issuer(query.iss.as_deref()) {
         true => provider.finish(&login, query.code).await,
         false => Err(LoginError::Rejected("the answer comes from another identity provider (iss)".to_owned())),
     };
     if let Err(LoginError::Rejected(why)) = &finished {
-        tracing::warn!(error = why, "a login at the identity provider was rejected");
-        front.lock.settle(&Attempt { address, account: None }, None).await?;
+        front.lock.settle_rejected(&request, &attempt, why).await?;
     }
     let user = finished?;
     let session = Session::authenticated(user.name, user.role);
     let cookie = begin(&request, &front, session, format!("subject {} of {}", user.subject, provider.issuer())).await?;
     let mut response = html(LoggedInPage { next: login.next }.html(&front.site))?;
-    let ended = STARTED_LOGIN.with(String::new(), 0, front.site.is_encrypted(), front.site.root());
+    let ended = STARTED_LOGIN.with(String::new(), 0, front.site.is_encrypted(), WHOLE_HOST);
     for cookie in [cookie, ended] {
         response.add_cookie(&cookie).map_err(|_| Problem::Unavailable("the session cookie is invalid".to_owned()))?;
     }

@@ -16,7 +16,7 @@ use tracing::Instrument;
 use super::caller::Caller;
 use super::failures::ManyFailures;
 use crate::access::audit_chain::Head;
-use crate::access::security::{SecurityEvent, SecurityKind, Tally};
+use crate::access::security_events::{SecurityEvent, SecurityKind, Tally};
 use crate::actors::io::{Io, POSTGRES_LATE};
 use crate::exposition::counters::{Counters, Login};
 use crate::fleet::event::{Event, EventKind, Severity};
