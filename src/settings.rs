@@ -234,8 +234,8 @@ pub const TABLE: &[Entry] = &[
         ACCESS,
         "MONITOR_OIDC_ISSUER",
         "",
-        "Issuer URL of the identity provider (https://id.example/realms/ops); it must know the redirect URL \
-         SERVER_URL/login/callback",
+        "Issuer URL of the identity provider (https://id.example/realms/ops), where the redirect URL SERVER_URL/login/callback \
+         must be registered",
     ),
     entry(ACCESS, "MONITOR_OIDC_CLIENT_ID", "", "Client ID of the monitor at the identity provider"),
     secret(ACCESS, "MONITOR_OIDC_CLIENT_SECRET", "Client secret; empty for a public client"),

@@ -28,7 +28,7 @@ pub enum Policy {
         /// What bearer tokens and sessions are verified with.
         credentials: Credentials,
         /// The identity provider.
-        provider: Oidc,
+        provider: Box<Oidc>,
     },
 }
 
@@ -232,7 +232,7 @@ impl Policy {
     #[must_use]
     pub fn provider(&self) -> Option<&Oidc> {
         match self {
-            Self::Oidc { provider, .. } => Some(provider),
+            Self::Oidc { provider, .. } => Some(provider.as_ref()),
             _ => None,
         }
     }

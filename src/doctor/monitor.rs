@@ -285,9 +285,12 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
 #[must_use]
 pub fn login(issuer: &str, redirect_url: &str, checked: Result<(), String>) -> Finding {
     match checked {
-        Ok(()) => {
-            fine("monitor.login", format!("users log in at {issuer}, which must know the redirect URL {redirect_url}"))
-        }
+        Ok(()) => fine(
+            "monitor.login",
+            format!(
+                "users log in at {issuer}, where the redirect URL {redirect_url} must be registered; a login checks the secret"
+            ),
+        ),
         Err(why) => wrong(
             "monitor.login",
             why,

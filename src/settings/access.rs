@@ -55,7 +55,7 @@ impl Texts<'_> {
             "token" => Ok(Policy::Token(self.credentials()?)),
             "basic" => Ok(Policy::Basic(self.credentials()?)),
             "proxy" => Ok(Policy::Proxy(self.proxy()?)),
-            "oidc" => Ok(Policy::Oidc { provider: self.oidc()?, credentials: self.credentials()? }),
+            "oidc" => Ok(Policy::Oidc { provider: Box::new(self.oidc()?), credentials: self.credentials()? }),
             _ => Err(self.bad("MONITOR_AUTH", "none, token, basic, proxy or oidc")),
         }
     }

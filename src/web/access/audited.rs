@@ -20,6 +20,9 @@ const WRITE_WITHIN: Duration = Duration::from_secs(5);
 /// Number of attempts to record the outcome of a change, with pauses of 1, 2, 4, … s.
 const TRIES: u32 = 8;
 
+/// A change, boxed: a task is moved as a whole when it starts and when it ends.
+type Work<T> = Pin<Box<dyn Future<Output = Result<(Value, T), Problem>>>>;
+
 /// Writes a row to the audit log, then runs `work` and stores its JSON result in the row. Returns the result together
 /// with the other value of `work`.
 ///
@@ -46,7 +49,7 @@ pub async fn audited<T: 'static>(
         parameters,
     };
     let (io, security) = (front.io.clone(), Arc::clone(&front.lock.security));
-    let work: Pin<Box<dyn Future<Output = Result<(Value, T), Problem>>>> = Box::pin(work);
+    let work: Work<T> = Box::pin(work);
     let doing = async move {
         let (pool, begun) = (io.web.changes.clone(), asked.clone());
         let row = io.run(WRITE_WITHIN, POSTGRES_LATE, async move { audit::begin(&pool, begun).await }).await;
