@@ -91,7 +91,9 @@ pub fn read_file(path: &Path, largest: u64) -> Result<Vec<u8>, String> {
 
 fn read_secret(path: &Path) -> Result<String, String> {
     let text = String::from_utf8(read_file(path, LARGEST_SECRET)?).map_err(|_| "UTF-8 text".to_owned())?;
-    if text.trim().is_empty() { Err("a file that is not empty".to_owned()) } else { Ok(text) }
+    // Editors on Windows write a byte order mark.
+    let text = text.trim_start_matches('\u{feff}');
+    if text.trim().is_empty() { Err("a file that is not empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
 /// Removes the trailing line break that editors and `echo` add. Passwords keep their spaces.

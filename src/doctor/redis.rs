@@ -74,6 +74,16 @@ pub fn not_reached(trouble: &SourceTrouble, tls: bool) -> Finding {
         _ if said.contains("Connection refused") => {
             "start the server, or correct REDIS_URL (or REDIS_HOST and REDIS_PORT)"
         }
+        _ if said.contains("DB index is out of range") => {
+            "correct the database number in REDIS_URL, or raise databases in redis.conf"
+        }
+        _ if said.contains("No such file or directory") => {
+            "start the server, or correct the path of its socket in REDIS_URL or REDIS_HOST"
+        }
+        _ if said.contains("No route to host") || said.contains("Network is unreachable") => {
+            "correct the address in REDIS_URL or REDIS_HOST (an IPv6 address with a port is in brackets: [::1]:6379), or \
+             check the routes of this machine"
+        }
         _ => {
             "check whether this is the port of Redis, and whether it requires TLS (rediss:// or REDIS_TLS=yes); see the \
              Redis log"

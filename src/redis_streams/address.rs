@@ -379,6 +379,11 @@ impl Parameters {
                 }
             }
         }
+        if read.any_certificate && read.authorities.is_some() {
+            return bad("either ssl_cert_reqs=none, which accepts any certificate, or CA certificates (ssl_ca_certs, \
+                 REDIS_TLS_CA_FILE), not both"
+                .to_owned());
+        }
         match (&read.certificate, &read.key) {
             (Some(_), None) => bad("ssl_keyfile beside ssl_certfile".to_owned()),
             (None, Some(_)) => bad("ssl_certfile beside ssl_keyfile".to_owned()),
@@ -510,6 +515,7 @@ mod tests {
             ("rediss://h?ssl_check_hostname=maybe", "ssl_check_hostname to be true or false"),
             ("rediss://h?ssl_ca_certs=/no/such.pem", "ssl_ca_certs (/no/such.pem) to be a PEM file"),
             ("rediss://h?ssl_certfile=/c", "ssl_keyfile beside ssl_certfile"),
+            ("rediss://h?ssl_cert_reqs=none&ssl_ca_certs=/c", "not both"),
             ("rediss://h?ssl_ca_data=x", "ssl_ca_data"),
             ("rediss://h#other", "nothing after #"),
             ("redis://fleet@h", "a password after the user"),

@@ -292,6 +292,23 @@ fn one_size_is_the_databases_claim_and_what_the_disk_figures_go_by() {
 }
 
 #[test]
+fn whole_numbers_in_a_values_file_and_ports_beside_hosts_are_taken_as_written() {
+    let folder = std::env::temp_dir().join(format!("chart-{}", uuid::Uuid::new_v4()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("values.yaml");
+    for (host, has_port) in [("db", false), ("db:5433", true), ("'[::1]:5433'", true), ("'db1:5433,db2:5433'", true)] {
+        let values = format!("settings: {{PG_VOLUME_CAPACITY: 107374182400, POSTGRES_HOST: {host}}}");
+        std::fs::write(&file, values).unwrap();
+        let output = tool("helm").args(["template", "fleet", CHART, "-f"]).arg(&file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains("PG_VOLUME_CAPACITY: \"107374182400\""), "{host}: {text}");
+        assert_eq!(text.contains("POSTGRES_PORT:"), !has_port, "{host}: {text}");
+    }
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
 fn settings_go_through_by_their_names_and_secrets_only_by_the_secret() {
     const OURS: [&str; 3] = ["MONITOR_BIND", "MONITOR_PORT", "MONITOR_SPOOL_DIR"];
     let names = |secret| TABLE.iter().filter(move |entry| entry.secret == secret).map(|entry| entry.env);

@@ -49,10 +49,10 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* The port in a `host:port`; empty if there is none. Of the value. */}}
+{{- /* The port in a `host:port`, of the last host in a list; empty if there is none. Of the value. */}}
 {{- define "monitor.portIn" -}}
 {{- $host := . | default "" | toString }}
-{{- if regexMatch "^[^:]+:[0-9]+$" $host }}{{ $host | splitList ":" | last }}{{ end }}
+{{- if regexMatch "(^|,)(\\[[^]]+\\]|[^]:,[]+):[0-9]+$" $host }}{{ $host | splitList ":" | last }}{{ end }}
 {{- end }}
 
 {{- /* A policy sees the port of the server itself, which is the usual one where the chart makes it. */}}
