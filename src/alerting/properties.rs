@@ -126,7 +126,7 @@ proptest! {
     fn workers_lost_within_the_window_are_one_complete_notification(
         arrivals in proptest::collection::vec(0.0..4.9_f64, 1..30),
     ) {
-        let mut manager = manager("");
+        let mut manager = manager("rules: []");
         let mut arrivals: Vec<(f64, String)> = arrivals.into_iter().enumerate().map(|(i, at)| (at, format!("w{i:02}"))).collect();
         arrivals.sort_by(|a, b| a.0.total_cmp(&b.0));
         let mut down: Vec<&str> = Vec::new();
@@ -378,14 +378,14 @@ fn rate_limited_alerts_are_summarized_and_their_resolution_is_sent() {
 
 #[test]
 fn broken_channel_alert_survives_restarts_and_resolves_when_it_accepts() {
-    let mut first = manager("");
+    let mut first = manager("rules: []");
     first.channel("slack", Some("404"));
     first.advance(&fleet(&[], TypeState::Alive), NOW);
     let out = first.due(NOW).0.messages;
     assert_eq!(out[0].channels, ["email:a@b"], "the broken channel is not told of itself");
     let kept: Vec<Alert> = first.alerts().values().cloned().collect();
     // Restarted, or another instance: the alert stays until the channel answers, and is sent only to the other channels.
-    let mut second = manager("");
+    let mut second = manager("rules: []");
     second.replace(kept.clone());
     second.advance(&fleet(&[], TypeState::Alive), NOW + 30.0);
     assert!(told(&mut second, NOW + 30.0).is_empty());
@@ -409,7 +409,7 @@ fn broken_channel_alert_survives_restarts_and_resolves_when_it_accepts() {
 #[test]
 fn broken_channel_is_notified_through_working_ones_only() {
     let quiet = fleet(&[], TypeState::Alive);
-    let mut both = manager("");
+    let mut both = manager("rules: []");
     both.channel("slack", Some("404"));
     both.channel("email:a@b", Some("535"));
     both.advance(&quiet, NOW);
@@ -423,7 +423,7 @@ fn broken_channel_is_notified_through_working_ones_only() {
         (&["channel_broken:slack".to_owned()][..], &["email:a@b".to_owned()][..])
     );
     // It works again before it could be reported: nothing is sent.
-    let mut again = manager("");
+    let mut again = manager("rules: []");
     again.channel("slack", Some("404"));
     again.channel("email:a@b", Some("535"));
     again.advance(&quiet, NOW);
@@ -971,7 +971,7 @@ fn a_crash_inside_the_grace_is_told_after_it_if_still_true_and_not_if_recovered(
 
 #[test]
 fn worker_that_returns_within_the_window_is_sent_and_resolved() {
-    let mut manager = manager("");
+    let mut manager = manager("rules: []");
     manager.advance(&fleet(&["a"], TypeState::ScaledDown), NOW);
     manager.advance(&fleet(&[], TypeState::Alive), NOW + 3.0);
     assert_eq!(told(&mut manager, NOW + 5.0), ["Worker a scaled to zero"]);
@@ -981,7 +981,7 @@ fn worker_that_returns_within_the_window_is_sent_and_resolved() {
 
 #[test]
 fn flapping_workers_are_sent_once_per_cooldown() {
-    let mut manager = manager("");
+    let mut manager = manager("rules: []");
     let (mut now, mut count) = (NOW, 0);
     for i in 0..60 {
         let down: &[&str] = if i % 2 == 0 { &["a"] } else { &[] };
@@ -998,7 +998,7 @@ fn flapping_workers_are_sent_once_per_cooldown() {
 
 #[test]
 fn silenced_alerts_are_sent_after_the_silence_acknowledged_ones_not() {
-    let mut manager = manager("");
+    let mut manager = manager("rules: []");
     let silence = Silence {
         id: "1".into(),
         rule: "worker_*".into(),
@@ -1086,7 +1086,7 @@ fn losses_are_sent_while_others_run_but_not_after_a_crash() {
         });
         fleet.finish()
     };
-    let mut manager = manager("");
+    let mut manager = manager("rules: []");
     manager.advance(&lost(NOW - 3.0), NOW);
     assert!(told(&mut manager, NOW).is_empty());
     manager.advance(&lost(NOW - 100.0), NOW);
@@ -1101,14 +1101,14 @@ fn replaced_losses_are_no_alert_after_a_restart() {
         (w.lost, w.lost_open) = (1, 0);
         (w.lost_at, w.state_changed_at) = (Some(NOW - 5.0), Some(NOW - 100.0));
     });
-    let mut manager = manager("");
+    let mut manager = manager("rules: []");
     manager.advance(&fleet.finish(), NOW);
     assert!(told(&mut manager, NOW).is_empty());
 }
 
 #[test]
 fn type_that_stopped_unobserved_is_an_alert() {
-    let mut manager = manager("");
+    let mut manager = manager("rules: []");
     manager.advance(&fleet(&["b"], TypeState::Unknown), NOW);
     assert_eq!(told(&mut manager, NOW + 6.0), ["b went to 0 while no monitor was running (was 3)"]);
 }

@@ -83,7 +83,7 @@ fn drawn(message: &Message, sketches: &Sketches) -> String {
 
 #[test]
 fn a_worker_that_crashes_and_restarts() {
-    let messages = told(board(""), &fleet(&["aragorn.lookup"]), &fleet(&[]));
+    let messages = told(board("rules: []"), &fleet(&["aragorn.lookup"]), &fleet(&[]));
     assert_eq!(messages.len(), 2);
     insta::assert_snapshot!("firing", everywhere(&messages[0]));
     insta::assert_snapshot!("resolved", everywhere(&messages[1]));
@@ -118,7 +118,7 @@ rules:
 fn eighteen_workers_down_at_once() {
     let names: Vec<String> = (0..18).map(|i| format!("worker.{i:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let messages = told(board(""), &fleet(&names), &fleet(&[]));
+    let messages = told(board("rules: []"), &fleet(&names), &fleet(&[]));
     assert_eq!(messages.len(), 2);
     insta::assert_snapshot!("eighteen", everywhere(&messages[0]));
     insta::assert_snapshot!("eighteen_resolved", everywhere(&messages[1]));
@@ -140,7 +140,7 @@ fn an_unreachable_database() {
     let mut away = fleet(&[]);
     let trouble = SourceTrouble::new(TroubleKind::Unreachable, "connection refused (127.0.0.1:5432)");
     away.postgres.source = SourceStatus::Down { since: NOW, trouble };
-    let messages = told(board(""), &away, &fleet(&[]));
+    let messages = told(board("rules: []"), &away, &fleet(&[]));
     assert_eq!(messages.len(), 2);
     insta::assert_snapshot!("database", everywhere(&messages[0]));
     insta::assert_snapshot!("database_resolved", everywhere(&messages[1]));
@@ -161,7 +161,7 @@ fn names_cannot_mention_link_or_run_scripts() {
         "two\r\nBcc: everybody@example.org",
         "\u{202e}backwards",
     ];
-    let messages = told(board(""), &fleet(&names), &fleet(&[]));
+    let messages = told(board("rules: []"), &fleet(&names), &fleet(&[]));
     let all = everywhere(&messages[0]);
     for bad in ["<!channel", "<@U123", "<https://evil", "<script", "\r", "\nBcc:", "\u{202e}"] {
         let channels = all.split("=== plain").next().unwrap();
@@ -172,7 +172,7 @@ fn names_cannot_mention_link_or_run_scripts() {
     }
     insta::assert_snapshot!("hostile", all);
     // With a single alert, its name is in the subject and in Slack's first line.
-    let alone = told(board(""), &fleet(&["<!channel>"]), &fleet(&[]));
+    let alone = told(board("rules: []"), &fleet(&["<!channel>"]), &fleet(&[]));
     insta::assert_snapshot!("hostile_alone", everywhere(&alone[0]));
 }
 
@@ -244,7 +244,7 @@ fn slack_messages_respect_the_limits_and_never_split_entities() {
 fn the_plain_text_of_a_slack_message_names_the_subjects() {
     let names: Vec<String> = (0..18).map(|i| format!("worker.{i:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let messages = told(board(""), &fleet(&names), &fleet(&[]));
+    let messages = told(board("rules: []"), &fleet(&names), &fleet(&[]));
     for message in &messages {
         let payload = slack::payload(message, &Sketches::new(), &Deployment::default());
         for text in [&payload["text"], &payload["attachments"][0]["fallback"]] {

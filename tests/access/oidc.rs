@@ -20,22 +20,22 @@ const SECRET: &str = "9b7d1f0c64e2a85310fd7c42e6b98a05";
 /// A monitor at which users of an identity provider log in.
 struct Ground {
     monitor: Monitor,
-    own: String,
+    server_url: String,
     client: Client,
     _redis: TestRedis,
     _database: TestDatabase,
 }
 
-/// A login on its way: what the browser has when it comes back from the provider.
-struct Journey {
+/// A started login, as the browser has it.
+struct PendingLogin {
     cookie: String,
-    /// Query of the address at the provider.
-    sent: Vec<(String, String)>,
+    /// Parameters of the authorization request.
+    parameters: Vec<(String, String)>,
 }
 
-impl Journey {
-    fn sent(&self, name: &str) -> &str {
-        &self.sent.iter().find(|(sent, _)| sent == name).unwrap().1
+impl PendingLogin {
+    fn parameter(&self, name: &str) -> &str {
+        &self.parameters.iter().find(|(known, _)| known == name).unwrap().1
     }
 }
 
@@ -43,12 +43,12 @@ impl Ground {
     async fn new(port: &HeldPort, issuer: &str, more: &[(&str, &str)]) -> Self {
         let (redis, database) = (TestRedis::start(), TestDatabase::create());
         let (redis_url, database_url) = (redis.url(), database.url());
-        let (own, number) = (format!("http://127.0.0.1:{}", port.number()), port.number().to_string());
+        let (server_url, number) = (format!("http://127.0.0.1:{}", port.number()), port.number().to_string());
         let mut settings = vec![
             ("REDIS_URL", redis_url.as_str()),
             ("DATABASE_URL", &database_url),
             ("MONITOR_PORT", &number),
-            ("SERVER_URL", &own),
+            ("SERVER_URL", &server_url),
             ("MONITOR_AUTH", "oidc"),
             ("MONITOR_SECRET_KEY", SECRET),
             ("MONITOR_ADMIN_TOKEN", ADMIN),
@@ -60,7 +60,7 @@ impl Ground {
         ];
         settings.extend(more);
         let monitor = Monitor::start(&settings).await;
-        Self { monitor, own, client: client(), _redis: redis, _database: database }
+        Self { monitor, server_url, client: client(), _redis: redis, _database: database }
     }
 
     async fn get(&self, path: &str, cookie: &str) -> Response {
@@ -68,19 +68,19 @@ impl Ground {
     }
 
     /// Starts a login.
-    async fn depart(&self) -> Journey {
+    async fn start_login(&self) -> PendingLogin {
         let answer = self.get("/login/start?next=%2Falerts%3Fx%3D1", "").await;
         assert_eq!(answer.status(), 303, "{}", self.monitor.log());
         let cookie = answer.headers()["set-cookie"].to_str().unwrap().to_owned();
         assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Lax"), "{cookie}");
         let address = Url::parse(answer.headers()["location"].to_str().unwrap()).unwrap();
-        let sent = address.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
-        Journey { cookie: cookie.split(';').next().unwrap().to_owned(), sent }
+        let parameters = address.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+        PendingLogin { cookie: cookie.split(';').next().unwrap().to_owned(), parameters }
     }
 
-    /// Comes back with this code.
-    async fn arrive(&self, journey: &Journey, code: &str) -> Response {
-        self.get(&format!("/login/callback?code={code}&state={}", journey.sent("state")), &journey.cookie).await
+    /// The response to the redirect of the provider, with this code.
+    async fn callback(&self, login: &PendingLogin, code: &str) -> Response {
+        self.get(&format!("/login/callback?code={code}&state={}", login.parameter("state")), &login.cookie).await
     }
 
     /// The recorded security events, newest first.
@@ -112,7 +112,7 @@ async fn people_log_in_with_a_browser_at_a_real_provider() {
         let browser = Browser::start(1000, 800).await;
         let driver = browser.driver();
         let log_in_as = async |account: &str| {
-            driver.goto(&format!("{}/alerts?x=1", ground.own)).await.unwrap();
+            driver.goto(&format!("{}/alerts?x=1", ground.server_url)).await.unwrap();
             browser.until("the login page", "document.title.startsWith('Log in')").await;
             driver.find(By::LinkText("Log in at localhost")).await.unwrap().click().await.unwrap();
             browser.until("the page of the provider", "document.title === 'Provider'").await;
@@ -159,7 +159,7 @@ async fn people_log_in_with_a_browser_at_a_real_provider() {
 }
 
 /// Makes an ID token for a login.
-type Forge<'a> = &'a dyn Fn(&Journey) -> String;
+type Forge<'a> = &'a dyn Fn(&PendingLogin) -> String;
 
 #[tokio::test]
 async fn tokens_that_are_expired_forged_or_for_others_are_rejected_and_counted() {
@@ -167,55 +167,55 @@ async fn tokens_that_are_expired_forged_or_for_others_are_rejected_and_counted()
     let provider = ScriptedProvider::start(&key).await;
     let ground = Ground::new(&port, provider.issuer(), &[]).await;
     let other = SigningKey::generate("1");
-    let claims = |journey: &Journey| {
+    let claims = |login: &PendingLogin| {
         json!({
-            "iss": provider.issuer(), "aud": "monitor", "sub": "7", "nonce": journey.sent("nonce"),
+            "iss": provider.issuer(), "aud": "monitor", "sub": "7", "nonce": login.parameter("nonce"),
             "iat": now(), "exp": now() + 60, "email": "ann@example.org", "groups": ["sre"],
         })
     };
-    let with = |journey: &Journey, name: &str, value: Value| {
-        let mut claims = claims(journey);
+    let with = |login: &PendingLogin, name: &str, value: Value| {
+        let mut claims = claims(login);
         claims[name] = value;
         key.sign(&claims)
     };
-    let by_secret = |journey: &Journey| {
+    let by_secret = |login: &PendingLogin| {
         use base64::Engine as _;
-        let text = unsigned(&json!({"alg": "HS256"}), &claims(journey));
+        let text = unsigned(&json!({"alg": "HS256"}), &claims(login));
         let tag = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, b"of-the-monitor"), text.as_bytes());
         format!("{text}.{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(tag))
     };
     let forgeries: [(&str, &str, Forge<'_>); 11] = [
-        ("expired", "expired before it arrived", &|j| with(j, "exp", json!(now() - 1))),
-        ("signed by another key", "is not signed by the provider", &|j| other.sign(&claims(j))),
-        ("for another application", "is for another application", &|j| with(j, "aud", json!("wiki"))),
-        ("for several applications, without a party", "is for another application", &|j| {
-            with(j, "aud", json!(["monitor", "wiki"]))
+        ("expired", "expired before it arrived", &|login| with(login, "exp", json!(now() - 1))),
+        ("signed by another key", "is not signed by the provider", &|login| other.sign(&claims(login))),
+        ("for another application", "is for another application", &|login| with(login, "aud", json!("wiki"))),
+        ("for several applications, without a party", "is for another application", &|login| {
+            with(login, "aud", json!(["monitor", "wiki"]))
         }),
-        ("for several applications, of another", "is for another application", &|j| {
-            let mut claims = claims(j);
+        ("for several applications, of another", "is for another application", &|login| {
+            let mut claims = claims(login);
             claims["aud"] = json!(["monitor", "wiki"]);
             claims["azp"] = json!("wiki");
             key.sign(&claims)
         }),
-        ("of another issuer", "is invalid", &|j| with(j, "iss", json!("https://evil.example"))),
-        ("of another login", "belongs to another login", &|j| with(j, "nonce", json!("x"))),
-        ("without a nonce", "belongs to another login", &|j| with(j, "nonce", Value::Null)),
-        ("without a signature", "is not signed by the provider", &|j| {
-            format!("{}.", unsigned(&json!({"alg": "none"}), &claims(j)))
+        ("of another issuer", "is invalid", &|login| with(login, "iss", json!("https://evil.example"))),
+        ("of another login", "belongs to another login", &|login| with(login, "nonce", json!("x"))),
+        ("without a nonce", "belongs to another login", &|login| with(login, "nonce", Value::Null)),
+        ("without a signature", "is not signed by the provider", &|login| {
+            format!("{}.", unsigned(&json!({"alg": "none"}), &claims(login)))
         }),
         ("signed with the client secret", "is not signed by the provider", &by_secret),
-        ("changed after signing", "is not signed by the provider", &|j| {
-            let signed = key.sign(&claims(j));
+        ("changed after signing", "is not signed by the provider", &|login| {
+            let signed = key.sign(&claims(login));
             let (_, signature) = signed.rsplit_once('.').unwrap();
-            let mut claims = claims(j);
+            let mut claims = claims(login);
             claims["sub"] = json!("8");
             format!("{}.{signature}", unsigned(&json!({"alg": "ES256", "kid": "1"}), &claims))
         }),
     ];
     for (name, why, forge) in &forgeries {
-        let journey = ground.depart().await;
-        provider.hand_out(&forge(&journey));
-        let answer = ground.arrive(&journey, "c").await;
+        let login = ground.start_login().await;
+        provider.issue(&forge(&login));
+        let answer = ground.callback(&login, "c").await;
         assert_eq!((answer.status().as_u16(), session(&answer)), (401, None), "{name}");
         let text = answer.text().await.unwrap();
         assert!(text.contains(why), "{name}: {text}");
@@ -233,42 +233,42 @@ async fn tokens_that_are_expired_forged_or_for_others_are_rejected_and_counted()
     provider.rotate(&new);
     // The keys are read again five seconds after the last time at the earliest.
     tokio::time::sleep(Duration::from_secs(6)).await;
-    let journey = ground.depart().await;
-    let mut several = claims(&journey);
+    let login = ground.start_login().await;
+    let mut several = claims(&login);
     several["aud"] = json!(["monitor", "wiki"]);
     several["azp"] = json!("monitor");
-    provider.hand_out(&new.sign(&several));
-    let answer = ground.arrive(&journey, "c").await;
+    provider.issue(&new.sign(&several));
+    let answer = ground.callback(&login, "c").await;
     assert_eq!(answer.status(), 200, "{}", ground.monitor.log());
     let cookie = session(&answer).unwrap();
     let page = answer.text().await.unwrap();
     assert!(page.contains("content=\"0;url=/alerts?x"), "{page}");
     assert_eq!(ground.get("/api/admin/audit", &cookie).await.status(), 200);
 
-    // Answers that this browser did not ask for.
-    let strangers = ground.depart().await;
+    // Callbacks of logins that this browser did not start.
+    let strangers = ground.start_login().await;
     for (cookie, state) in
-        [("", strangers.sent("state")), (&journey.cookie, strangers.sent("state")), (&journey.cookie, "")]
+        [("", strangers.parameter("state")), (&login.cookie, strangers.parameter("state")), (&login.cookie, "")]
     {
         let answer = ground.get(&format!("/login/callback?code=c&state={state}"), cookie).await;
         assert_eq!(answer.status(), 400, "{cookie} {state}");
         assert!(answer.text().await.unwrap().contains("was not started by this browser"));
     }
-    let elsewhere = format!("/login/callback?code=c&state={}&iss=https://evil.example", journey.sent("state"));
-    let answer = ground.get(&elsewhere, &journey.cookie).await;
+    let elsewhere = format!("/login/callback?code=c&state={}&iss=https://evil.example", login.parameter("state"));
+    let answer = ground.get(&elsewhere, &login.cookie).await;
     assert_eq!(answer.status(), 401);
     // Never to another site.
     let answer = ground.get("/login/start?next=https://evil.example", "").await;
     let cookie = answer.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
     let address = Url::parse(answer.headers()["location"].to_str().unwrap()).unwrap();
-    let sent = address.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
-    let journey = Journey { cookie, sent };
+    let parameters = address.query_pairs().map(|(name, value)| (name.into_owned(), value.into_owned())).collect();
+    let login = PendingLogin { cookie, parameters };
     assert_eq!(
-        (journey.sent("code_challenge_method"), journey.sent("redirect_uri")),
-        ("S256", &*format!("{}/login/callback", ground.own))
+        (login.parameter("code_challenge_method"), login.parameter("redirect_uri")),
+        ("S256", &*format!("{}/login/callback", ground.server_url))
     );
-    provider.hand_out(&new.sign(&claims(&journey)));
-    let page = ground.arrive(&journey, "c").await.text().await.unwrap();
+    provider.issue(&new.sign(&claims(&login)));
+    let page = ground.callback(&login, "c").await.text().await.unwrap();
     assert!(page.contains("content=\"0;url=/\""), "{page}");
 }
 
@@ -296,11 +296,11 @@ async fn a_provider_that_fails_is_named_with_the_remedy_and_tokens_go_on() {
     .await;
     for (error, status, named) in [
         ("invalid_client", 503, "MONITOR_OIDC_CLIENT_SECRET"),
-        ("invalid_grant", 401, "refused the login code (invalid_grant: told so)"),
+        ("invalid_grant", 401, "refused the login code (invalid_grant: refused by the test)"),
     ] {
         provider.refuse(error);
-        let journey = ground.depart().await;
-        let (found, why) = problem(ground.arrive(&journey, "c").await).await;
+        let login = ground.start_login().await;
+        let (found, why) = problem(ground.callback(&login, "c").await).await;
         assert!(found == status && why.contains(named), "{found} {why}");
     }
     let (status, why) = problem(ground.get("/login/callback", "").await).await;

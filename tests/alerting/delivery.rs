@@ -392,7 +392,7 @@ async fn rules_and_alerts_stay_active_when_the_file_is_missing_or_empty() {
     assert_eq!(reload().await, 400);
     let (_, page) = monitor.get("/alerts").await;
     assert!(page.contains("last valid rules are in use") && page.contains("xlen of orders"), "{page}");
-    assert!(monitor.log().contains("rules.yaml: not found") && monitor.log().contains("rules.yaml: contains no rules"));
+    assert!(monitor.log().contains("rules.yaml: not found") && monitor.log().contains("the file contains no rules"));
     assert_eq!(metric(&monitor, OK).await.as_deref(), Some("0"));
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(ground.slack.count("Resolved"), 0, "the alert still fires");

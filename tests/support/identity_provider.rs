@@ -1,4 +1,4 @@
-//! OpenID Connect providers: a real one, and a scripted one whose ID tokens are whatever a test wants.
+//! OpenID Connect providers: a real one, and a scripted one whose ID tokens a test chooses.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -77,7 +77,7 @@ pub(crate) fn unsigned(header: &Value, claims: &Value) -> String {
     format!("{header}.{claims}")
 }
 
-/// What the scripted provider answers.
+/// Responses of the scripted provider.
 struct Script {
     configuration: Value,
     keys: Vec<Value>,
@@ -85,7 +85,7 @@ struct Script {
     token: (u16, Value),
 }
 
-/// A provider that answers as it is told.
+/// A provider whose responses the test sets.
 pub(crate) struct ScriptedProvider {
     issuer: String,
     script: Arc<Mutex<Script>>,
@@ -106,7 +106,7 @@ impl ScriptedProvider {
         });
         let script = Script { configuration, keys: vec![key.public()], token: (500, json!({})) };
         let script = Arc::new(Mutex::new(script));
-        let told = Arc::clone(&script);
+        let shared = Arc::clone(&script);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut request = [0; 8192];
@@ -114,11 +114,11 @@ impl ScriptedProvider {
                 let request = String::from_utf8_lossy(&request[..read]).into_owned();
                 let path = request.split(' ').nth(1).unwrap_or_default();
                 let (status, body) = {
-                    let told = told.lock().unwrap();
+                    let script = shared.lock().unwrap();
                     match path {
-                        "/.well-known/openid-configuration" => (200, told.configuration.clone()),
-                        "/jwks" => (200, json!({"keys": told.keys})),
-                        "/token" => told.token.clone(),
+                        "/.well-known/openid-configuration" => (200, script.configuration.clone()),
+                        "/jwks" => (200, json!({"keys": script.keys})),
+                        "/token" => script.token.clone(),
                         _ => (404, Value::Null),
                     }
                 };
@@ -142,15 +142,15 @@ impl ScriptedProvider {
         self.script.lock().unwrap().keys = vec![key.public()];
     }
 
-    /// Answers the next requests for a token with this ID token.
-    pub(crate) fn hand_out(&self, id_token: &str) {
+    /// Responds to the next token requests with this ID token.
+    pub(crate) fn issue(&self, id_token: &str) {
         let token = json!({"access_token": "a", "token_type": "Bearer", "id_token": id_token});
         self.script.lock().unwrap().token = (200, token);
     }
 
-    /// Answers the next requests for a token with this error.
+    /// Responds to the next token requests with this error.
     pub(crate) fn refuse(&self, error: &str) {
-        self.script.lock().unwrap().token = (401, json!({"error": error, "error_description": "told so"}));
+        self.script.lock().unwrap().token = (401, json!({"error": error, "error_description": "refused by the test"}));
     }
 
     /// Changes its published configuration.
