@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use crate::printable::{shortened, visible};
+use crate::printable::excerpt;
 use crate::tls::{self, TlsSettings};
 
 /// Maximum length of a cause in a message, characters.
@@ -37,5 +37,5 @@ pub fn tls_error(error: &(dyn Error + 'static), settings: &TlsSettings) -> Optio
 /// Innermost source, as one line.
 #[must_use]
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
-    causes(error).last().map(|cause| shortened(&visible(&cause.to_string()), LONGEST)).unwrap_or_default()
+    causes(error).last().map(|cause| excerpt(&cause.to_string(), LONGEST)).unwrap_or_default()
 }

@@ -26,7 +26,7 @@ use crate::access::Role;
 use crate::access::oidc::{NotPermitted, Oidc, StartedLogin};
 use crate::error_chain::{root_cause, tls_error};
 use crate::http_client::{self, ANSWER_WITHIN};
-use crate::printable::{shortened, visible};
+use crate::printable::excerpt;
 use crate::tls;
 
 /// The configuration of the provider is read again after this.
@@ -512,14 +512,18 @@ impl IdentityProvider {
     }
 }
 
-/// Beginning of an answer, for messages.
+/// Beginning of an answer that is not what was expected, for messages. JSON and JWTs may contain tokens and personal data.
 fn beginning(body: &[u8]) -> String {
+    let body = body.trim_ascii_start();
+    if body.starts_with(b"{") || body.starts_with(b"eyJ") {
+        return "(not shown)".to_owned();
+    }
     String::from_utf8_lossy(body.get(..MOST_SHOWN).unwrap_or(body)).into_owned()
 }
 
 /// Untrusted text for messages.
 fn shown(text: &str) -> String {
-    shortened(&visible(text), MOST_SHOWN)
+    excerpt(text, MOST_SHOWN)
 }
 
 /// All claims by name.

@@ -33,6 +33,12 @@ pub fn visible(text: &str) -> String {
         .collect()
 }
 
+/// Untrusted text for a message: on one line, at most `max` characters.
+#[must_use]
+pub fn excerpt(text: &str, max: usize) -> String {
+    shortened(&visible(text), max)
+}
+
 /// The first `max` characters, with an ellipsis if truncated.
 #[must_use]
 pub fn shortened(text: &str, max: usize) -> String {

@@ -2,9 +2,9 @@
 //! role.
 //!
 //! [`role`] defines roles, [`tokens`] verifies the token of each role, [`users`] named users and their tokens,
-//! [`policy`] implements the authentication modes, [`oidc`] the login at an identity provider, [`sealing`] proves rows in the database, [`address`] finds the client
-//! address; [`AuditedChange`] is an entry of the audit log, [`audit_chain`] its hash chain; [`security_events`] defines security
-//! events.
+//! [`policy`] implements the authentication modes, [`oidc`] the login at an identity provider, [`sealing`] proves rows in
+//! the database, [`address`] finds the client address; [`AuditedChange`] is an entry of the audit log, [`audit_chain`] its
+//! hash chain; [`security_events`] defines security events.
 
 pub mod address;
 pub mod audit_chain;

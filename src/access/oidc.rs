@@ -10,7 +10,7 @@ use super::Role;
 use super::policy::shortened;
 use super::role::highest_role;
 use super::sealing::SealingKey;
-use crate::printable::is_hidden;
+use crate::printable::{excerpt, is_hidden};
 
 /// Maximum time between the start of a login and the provider's answer, seconds.
 pub const LOGIN_WITHIN: u64 = 600;
@@ -73,7 +73,7 @@ impl Oidc {
             NotPermitted(format!(
                 "the identity provider sent no text as {} (MONITOR_OIDC_USER_CLAIM); it sent {}",
                 self.user_claim,
-                cut(&known.join(", "))
+                excerpt(&known.join(", "), MOST_SHOWN)
             ))
         })?;
         let is_unverified = claims.get("email_verified").is_some_and(|said| *said == false || *said == "false");
@@ -88,7 +88,7 @@ impl Oidc {
         let role = role.ok_or_else(|| {
             let held = match groups.as_slice() {
                 [] => "sent no groups".to_owned(),
-                groups => format!("sent {}", cut(&groups.join(", "))),
+                groups => format!("sent {}", excerpt(&groups.join(", "), MOST_SHOWN)),
             };
             NotPermitted(format!(
                 "{name} has no role: MONITOR_OIDC_ROLES lists none of the user's groups; the identity provider {held} in the \
@@ -133,10 +133,6 @@ fn imitates(name: &str) -> bool {
     name.contains(|c: char| "()".contains(c) || is_hidden(c))
         || name.to_ascii_lowercase().ends_with(" token")
         || ["SIGHUP", "rules file", "anybody"].into_iter().any(is_reserved)
-}
-
-fn cut(text: &str) -> String {
-    text.chars().take(MOST_SHOWN).collect()
 }
 
 /// A login that was started here; the browser keeps it in a cookie.
