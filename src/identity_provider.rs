@@ -533,3 +533,16 @@ fn object(claims: &impl Serialize) -> Map<String, Value> {
         _ => Map::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::beginning;
+
+    #[test]
+    fn messages_quote_error_pages_and_no_tokens() {
+        assert_eq!(beginning(b"<html>502 Bad Gateway"), "<html>502 Bad Gateway");
+        for secret in [&br#" {"access_token":"s3cret","expires_in":"x"}"#[..], b"eyJhbGciOiJFUzI1NiJ9.s3cret"] {
+            assert!(!beginning(secret).contains("s3cret"));
+        }
+    }
+}
