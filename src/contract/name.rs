@@ -30,6 +30,10 @@ impl Name {
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Nearly all names; each poll formats some for every stream.
+        if let Some(plain) = ascii_without_backslash(&self.0) {
+            return f.write_str(plain);
+        }
         for chunk in self.0.utf8_chunks() {
             let mut rest = chunk.valid();
             while let Some(at) = rest.find(|c| c == '\\' || is_c1(c)) {
@@ -56,6 +60,11 @@ impl fmt::Display for Name {
         }
         Ok(())
     }
+}
+
+/// Returns `name` as text if no part of it is escaped.
+fn ascii_without_backslash(name: &[u8]) -> Option<&str> {
+    std::str::from_utf8(name).ok().filter(|_| name.is_ascii() && !name.contains(&b'\\'))
 }
 
 /// Whether a control character is one of those that two bytes stand for in UTF-8.

@@ -41,6 +41,9 @@ impl WatchedStreams {
     /// Whether `stream` is watched.
     #[must_use]
     pub fn contains(&self, stream: &Name) -> bool {
+        if self.include.is_none() && self.exclude.is_empty() {
+            return true;
+        }
         let text = stream.to_text();
         self.include.as_ref().is_none_or(|globs| globs.is_match(&text)) && !self.exclude.is_match(&text)
     }

@@ -5,10 +5,11 @@
 //! in the saved state.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use redis::Value;
 use redis::aio::ConnectionLike;
 

@@ -35,11 +35,14 @@ pub async fn push(
     let mut redis = checkout(pool).await?;
     let oldest = at.saturating_sub_unsigned(keep.as_secs());
     for some in samples.chunks(SERIES_AT_ONCE) {
-        let mut pipe = redis::pipe();
+        let mut pipe = redis::Pipeline::with_capacity(2 * some.len() + 1);
         for (place, (series, value)) in (nth..).zip(some) {
             let key = keys::recent_series(series);
-            pipe.cmd("ZADD").arg(&key).arg(at).arg(format!("{at}:{}", json(*value)));
-            pipe.cmd("EXPIRE").arg(&key).arg(keep.as_secs().max(1));
+            let mut adding = command_about("ZADD", &key);
+            adding.arg(at).arg(format!("{at}:{}", json(*value)));
+            let mut expiring = command_about("EXPIRE", &key);
+            expiring.arg(keep.as_secs().max(1));
+            pipe.add_command(adding).add_command(expiring);
             if place % CUT_EVERY == 0 {
                 pipe.cmd("ZREMRANGEBYSCORE").arg(&key).arg("-inf").arg(format!("({oldest}"));
                 pipe.cmd("ZREMRANGEBYRANK").arg(&key).arg(0).arg(-MOST_SAMPLES);
@@ -59,6 +62,13 @@ pub async fn push(
         }
     }
     Ok(())
+}
+
+/// Starts a command with room for a timestamp and a sample, because growing took a third of the instructions of a recording.
+fn command_about(command: &str, key: &str) -> redis::Cmd {
+    let mut cmd = redis::Cmd::with_capacity(4, key.len() + 64);
+    cmd.arg(command).arg(key);
+    cmd
 }
 
 /// Removes series without samples newer than `keep` at `now` (Unix seconds), such as those of deleted streams: expired ones from
