@@ -29,6 +29,16 @@ prepared!(
 );
 
 prepared!(
+    /// The same, with the size of the write-ahead log, for a role that may read it: an answer less to wait for.
+    ServerWithWal,
+    (BigInt, BigInt, BigInt, Bool),
+    "SELECT (SELECT coalesce(sum(numbackends), 0) FROM pg_stat_database)::bigint, \
+     pg_database_size(current_database())::bigint, \
+     (SELECT coalesce(sum(size), 0) FROM pg_ls_waldir())::bigint, \
+     to_regclass('shepherd_brain') IS NOT NULL AND to_regclass('callbacks') IS NOT NULL"
+);
+
+prepared!(
     /// Client connections to all databases.
     Connections,
     (BigInt),
@@ -63,12 +73,28 @@ prepared!(
     "SELECT coalesce(sum(size), 0)::bigint FROM pg_ls_waldir()"
 );
 
-/// Reads connections and sizes; a figure that Postgres refuses contains the reason.
+/// Reads connections and sizes; a figure that Postgres refuses contains the reason. `sees_wal`: the size of the write-ahead
+/// log could be read before.
 ///
 /// # Errors
 /// If Postgres cannot be read at all.
-pub async fn server(pool: &PgPool) -> Result<DatabaseServer, SourceTrouble> {
+pub async fn server(pool: &PgPool, sees_wal: bool) -> Result<DatabaseServer, SourceTrouble> {
     let mut connection = checkout_fleet(pool).await?;
+    if sees_wal {
+        let all: QueryResult<(i64, i64, i64, bool)> = ServerWithWal.get_result(&mut connection).await;
+        match all {
+            Ok((connections, size, wal, has_queries)) => {
+                return Ok(DatabaseServer {
+                    connections: Ok(connections),
+                    db_size_bytes: Ok(size),
+                    wal_size_bytes: Ok(Some(wal)),
+                    has_queries,
+                });
+            }
+            Err(error) if is_closed(&error) => return Err(trouble(&error)),
+            Err(_) => {}
+        }
+    }
     let together: QueryResult<(i64, i64, bool, bool)> = Server.get_result(&mut connection).await;
     let (connections, db_size_bytes, may_see_wal, has_queries) = match together {
         Ok((connections, size, may_see_wal, has_queries)) => (Ok(connections), Ok(size), Ok(may_see_wal), has_queries),

@@ -112,7 +112,9 @@ async fn refused_statistics_function_does_not_affect_other_figures() {
         .unwrap();
         let url = database.url().replace("postgres@", &format!("{role}@"));
         let pool = connection::pool(&url, Duration::from_secs(10)).unwrap();
-        let server = probe::server(&pool).await.unwrap();
+        let server = probe::server(&pool, false).await.unwrap();
+        let expected_to_see_wal = probe::server(&pool, true).await.unwrap();
+        assert_eq!(expected_to_see_wal, server, "{refused}");
         let known = (server.connections.is_ok(), server.db_size_bytes.is_ok(), server.wal_size_bytes.is_ok());
         let wanted = match missing {
             "size" if refused.ends_with("(name)") => (true, false, true),

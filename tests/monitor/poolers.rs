@@ -81,7 +81,7 @@ async fn statements_and_transactions_of_many_connections_share_two_sessions() {
     let pool = connection::pool(&url, LIMIT).unwrap();
     let work = async |n: u32| {
         for _ in 0..20 {
-            probe::server(&pool).await?;
+            probe::server(&pool, false).await?;
             events::newest(&pool, &events::Filter::default(), 50).await?;
             if n.is_multiple_of(2) {
                 probe::query_counts(&pool).await?;
