@@ -102,6 +102,17 @@ pub fn trimmed<'a>(name: &str, value: &'a str) -> &'a str {
     if name.ends_with("_PASSWORD") { value.trim_end_matches(['\r', '\n']) } else { value.trim() }
 }
 
+/// What an address should be instead, if it is enclosed in quotes, which `--env-file` and systemd hand on, or begins with
+/// the byte order mark of an editor.
+#[must_use]
+pub fn enclosed(address: &str) -> Option<&'static str> {
+    if address.starts_with('\u{feff}') {
+        return Some("an address without a byte order mark at its start");
+    }
+    let quoted = ['"', '\''].into_iter().any(|quote| address.starts_with(quote) && address.ends_with(quote));
+    quoted.then_some("an address without quotes around it")
+}
+
 /// A host with an optional port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPort {
@@ -257,6 +268,17 @@ pub fn percent_decoded(text: &str) -> Option<String> {
 /// Variables of the Postgres image, which often share a file with settings.
 const OF_SERVER_IMAGES: [&str; 3] = ["POSTGRES_INITDB_ARGS", "POSTGRES_INITDB_WALDIR", "POSTGRES_HOST_AUTH_METHOD"];
 
+/// Variables of libpq, which this program does not use, and the settings that do the same.
+const OF_LIBPQ: [(&str, &str); 7] = [
+    ("PGHOST", "POSTGRES_HOST"),
+    ("PGPORT", "POSTGRES_PORT"),
+    ("PGUSER", "POSTGRES_USER"),
+    ("PGPASSWORD", "POSTGRES_PASSWORD"),
+    ("PGDATABASE", "POSTGRES_DB"),
+    ("PGSSLMODE", "POSTGRES_SSLMODE"),
+    ("PGSSLROOTCERT", "POSTGRES_SSLROOTCERT"),
+];
+
 /// Warnings about variables that resemble settings but are unknown: with one of `prefixes`, or up to two letters
 /// different from a setting. Variables that Kubernetes sets for Services are ignored.
 #[must_use]
@@ -272,6 +294,9 @@ pub fn unknown_variables(
                 && !set_by_kubernetes(name, value)
         })
         .filter_map(|(name, _)| {
+            if let Some((_, setting)) = OF_LIBPQ.iter().find(|(of_libpq, _)| *of_libpq == name) {
+                return Some(format!("{name} is not a setting and is ignored; set {setting} or DATABASE_URL"));
+            }
             let closest = known.iter().map(|known| (distance(&name, known), *known)).min();
             let suggestion = closest.filter(|(changes, known)| *changes <= 3 && known.len() > 3 * changes);
             let has_prefix = prefixes.iter().any(|prefix| name.starts_with(prefix));
@@ -415,10 +440,16 @@ mod tests {
             unknown_variables(pairs, &["MONITOR_", "REDIS_"], &known)
         };
         assert_eq!(
-            warnings(&[("MONITOR_POL_INTERVAL_SEC", "1"), ("REDIS_TIMEOUT_ABC", "1"), ("DATABSE_URL", "x")]),
+            warnings(&[
+                ("MONITOR_POL_INTERVAL_SEC", "1"),
+                ("REDIS_TIMEOUT_ABC", "1"),
+                ("DATABSE_URL", "x"),
+                ("PGHOST", "h")
+            ]),
             [
                 "DATABSE_URL is not a setting and is ignored; did you mean DATABASE_URL?",
                 "MONITOR_POL_INTERVAL_SEC is not a setting and is ignored; did you mean MONITOR_POLL_INTERVAL_SEC?",
+                "PGHOST is not a setting and is ignored; set POSTGRES_HOST or DATABASE_URL",
                 "REDIS_TIMEOUT_ABC is not a setting and is ignored",
             ]
         );

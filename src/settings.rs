@@ -915,6 +915,9 @@ impl Texts<'_> {
 
     fn web_address(&self, name: &'static str) -> Result<Option<Secret>, BadSetting> {
         let Some(text) = self.text(name) else { return Ok(None) };
+        if let Some(expected) = environment::enclosed(&text) {
+            return Err(self.bad(name, expected));
+        }
         let has_scheme = text.starts_with("https://") || text.starts_with("http://");
         match reqwest::Url::parse(&text) {
             Ok(url) if has_scheme && url.has_host() && !text.contains(char::is_whitespace) => Ok(Some(Secret(text))),
@@ -940,6 +943,9 @@ impl Texts<'_> {
         };
         if self.text("SMTP_PASSWORD").is_some() && self.text("SMTP_USER").is_none() {
             warnings.push("SMTP_PASSWORD is set but not SMTP_USER: the mail server gets no login".to_owned());
+        }
+        if self.text("SMTP_USER").is_some() && self.text("SMTP_PASSWORD").is_none() {
+            warnings.push("SMTP_USER is set but not SMTP_PASSWORD: the mail server gets an empty password".to_owned());
         }
         let ascii = ascii_with_port(&host);
         let at = environment::host_and_port(HOST, &ascii, "SMTP_HOST and SMTP_PORT")?;

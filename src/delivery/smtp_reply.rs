@@ -134,7 +134,7 @@ fn reply(stage: Stage, code: u16, text: &str) -> Outcome {
         (_, About::HeloName) => "set SMTP_HELO_NAME to the full name of this machine",
         (Stage::Connect, _) if matches!(code, 500..=504) => "set SMTP_HELO_NAME to the full name of this machine",
         (_, About::Encryption) => "set SMTP_USE_TLS to true",
-        (Stage::Login, _) => "check SMTP_USER and SMTP_PASSWORD",
+        (Stage::Login, _) => login_hint(text),
         (_, About::Login) => "set SMTP_USER and SMTP_PASSWORD",
         (_, About::Relay) => "the server does not relay for this host: set SMTP_USER, or allow this host there",
         (_, About::Client) => "the server refuses this host",
@@ -149,6 +149,20 @@ fn reply(stage: Stage, code: u16, text: &str) -> Outcome {
         (Stage::Recipient | Stage::Content, _) => return Outcome::Refused(said),
     };
     Outcome::ChannelBroken(format!("{said} ({hint})"))
+}
+
+/// What to do about a rejected login; the large providers reject valid passwords too.
+fn login_hint(text: &str) -> &'static str {
+    let text = text.to_lowercase();
+    if text.contains("smtpclientauthentication is disabled") {
+        "allow authenticated SMTP for this mailbox or tenant in the admin center of Microsoft 365"
+    } else if text.contains("basic authentication is disabled") || text.contains("5.7.139") {
+        "this server takes no passwords from this account: allow authenticated SMTP, or use a relay"
+    } else if text.contains("application-specific password") {
+        "set SMTP_PASSWORD to an app password of this account"
+    } else {
+        "check SMTP_USER and SMTP_PASSWORD"
+    }
 }
 
 /// Subject of a rejection.
@@ -306,7 +320,15 @@ mod tests {
             (From, 530, "5.7.57 Client not authenticated to send mail", Broken, "SMTP_USER"),
             (Connect, 504, "need a name with a dot", Broken, "SMTP_HELO_NAME"),
             (Connect, 554, "5.7.1 no SMTP service for you", Broken, "this host"),
-            (Login, 535, "5.7.8 bad password", Broken, "SMTP_PASSWORD"),
+            (Login, 535, "5.7.8 bad password", Broken, "check SMTP_USER and SMTP_PASSWORD"),
+            (
+                Login,
+                535,
+                "5.7.139 Authentication unsuccessful, SmtpClientAuthentication is disabled for the Tenant.",
+                Broken,
+                "allow authenticated SMTP for this mailbox",
+            ),
+            (Login, 534, "5.7.9 Application-specific password required.", Broken, "app password"),
             (Login, 504, "5.5.4 unrecognized authentication type", Broken, "SMTP_USER"),
             (StartTls, 502, "not implemented", Broken, "SMTP_USE_TLS"),
             // Not proven, so not final.

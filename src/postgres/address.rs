@@ -13,7 +13,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStor
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
-use crate::environment::{percent_decoded, percent_encoded};
+use crate::environment::{self, percent_decoded, percent_encoded};
 use crate::tls::{self, BadIdentity};
 
 /// Value of `sslrootcert` that selects the system's certificate authorities.
@@ -77,6 +77,9 @@ const OF_THE_DRIVER: [&str; 15] = [
 /// # Errors
 /// If a parameter is invalid or not supported.
 pub fn parse(text: &str) -> Result<Address, BadAddress> {
+    if let Some(expected) = environment::enclosed(text) {
+        return Err(BadAddress(expected.to_owned()));
+    }
     let (base, parameters) = split(text)?;
     let mut of_driver: Vec<(String, String)> = Vec::new();
     let mut mode: Option<String> = None;
@@ -244,6 +247,16 @@ fn config(base: Base<'_>, parameters: &[(String, String)]) -> Result<Config, Bad
         let pairs: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={}", quoted(value))).collect();
         pairs.join(" ")
     } else {
+        // The driver would add the parameter to the URL's own hosts and ports; libpq replaces them.
+        let own = base.parse::<Config>().ok();
+        let has_own = |name: &str| match name {
+            "host" => own.as_ref().is_some_and(|own| !own.get_hosts().is_empty()),
+            "port" => own.as_ref().is_some_and(|own| !own.get_ports().is_empty()),
+            _ => false,
+        };
+        if let Some((name, _)) = parameters.iter().find(|(name, _)| has_own(name)) {
+            return Err(BadAddress(format!("one {name}: the URL contains one, and {name}= names another")));
+        }
         // In a URL, the driver takes a list of hosts for one host.
         let each = |(name, value): &(String, String)| -> Vec<String> {
             let values = if name == "host" { value.split(',').collect() } else { vec![value.as_str()] };
@@ -600,11 +613,15 @@ mod tests {
             ("postgres://u:secret@h:x/d", "port"),
             ("postgres://u:secret@h1:1,h2:0/d", "1 to 65535"),
             ("postgres://u:secret@/d", "a host"),
+            ("postgres://u:secret@h/d?host=/run/postgresql", "one host: the URL contains one"),
+            ("postgres://u:secret@h:1/d?port=2", "one port"),
             ("postgres:///d", "a host"),
             ("postgres://u:secret@müller/d", "ASCII"),
             ("host=h1,h2 port=1,2,3 password=secret", "one for each host"),
             ("host=h password=my secret", "host=… user=…"),
             ("mysql://u:secret@h", "postgres://"),
+            ("\"postgres://u:secret@h/d\"", "without quotes"),
+            ("\u{feff}postgres://u:secret@h/d", "byte order mark"),
             ("postgresql+asyncpg://u:secret@h/d", "SQLAlchemy"),
             ("nonsense", "postgres://"),
             ("", "postgres://"),

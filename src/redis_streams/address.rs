@@ -261,6 +261,9 @@ fn check_files(files: &[(&'static str, &'static str, String)]) -> Result<(), Bad
 pub fn connection_info(setting: &'static str, url: &str) -> Result<ConnectionInfo, BadSetting> {
     const EXAMPLE: &str = "a URL such as redis://user:password@localhost:6379/0 or rediss://…";
     let bad = |expected: String| BadSetting::secret(setting, expected);
+    if let Some(expected) = environment::enclosed(url) {
+        return Err(bad(expected.to_owned()));
+    }
     let Some(mut parsed) = redis::parse_redis_url(url) else {
         let scheme = url.split("://").next().unwrap_or_default();
         let hint = match scheme {
