@@ -508,6 +508,7 @@ fn redis(now: f64) -> RedisStatus {
             uptime_in_seconds: Some(432_000),
             evicted_keys: Some(0),
             write_trouble: None,
+            denied: None,
         },
         source: SourceStatus::Ok,
         error: None,

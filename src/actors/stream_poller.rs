@@ -228,6 +228,9 @@ impl Handler<Tick> for StreamPoller {
             if server.write_trouble.is_none() {
                 server.write_trouble = pool.manager().refused_write();
             }
+            if server.denied.is_none() {
+                server.denied = pool.manager().denied_command();
+            }
             // The answers of the first pass are large; later ones do not need that memory.
             if !is_first {
                 polled.connection.keep(redis);

@@ -27,14 +27,15 @@ pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(WorkerTypeVie
         ("postgres", "Postgres", &postgres.source, postgres.write_error.as_ref()),
     ] {
         writes(key, name, source, write_error, news, &mut tell);
-        let (seen, detail) = match source {
-            SourceStatus::Starting => (Seen::Missing, String::new()),
-            SourceStatus::Down { trouble, .. } => (Seen::Holds(Some(1.0)), trouble.detail.clone()),
-            SourceStatus::Ok | SourceStatus::Settling { .. } => (Seen::Clear(Some(0.0)), String::new()),
+        let (seen, trouble) = match source {
+            SourceStatus::Starting => (Seen::Missing, None),
+            SourceStatus::Down { trouble, .. } => (Seen::Holds(Some(1.0)), Some(trouble)),
+            SourceStatus::Ok | SourceStatus::Settling { .. } => (Seen::Clear(Some(0.0)), None),
         };
         if !news.has("source_down", seen) {
             continue;
         }
+        let (state, detail) = trouble.map_or(("available", ""), |trouble| (trouble.kind.state(), &trouble.detail));
         tell(WorkerTypeView {
             identity: Identity {
                 key: format!("source_down:{key}"),
@@ -44,8 +45,8 @@ pub fn look(snapshot: &Snapshot, news: &News, mut tell: impl FnMut(WorkerTypeVie
                 severity: Severity::Critical,
             },
             seen,
-            message: format!("{name} is unreachable: {detail}. Pages show the last known state."),
-            detail: format!("{name} unreachable: {detail}"),
+            message: format!("{name} is {state}: {detail}. Pages show the last known state."),
+            detail: format!("{name} {state}: {detail}"),
         });
     }
 }

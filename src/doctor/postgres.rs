@@ -3,10 +3,13 @@
 use super::redis::{clock, names_no_host};
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
+use crate::postgres::connection::PERMISSION_DENIED;
 use crate::postgres::diagnostics::{
     Examined, FLEET_TABLES, Inside, LEAST_VERSION, MONITOR_TABLES, NotConnected, PoolMode, Server, Table,
 };
 use crate::tls;
+
+const GRANT: &str = "grant it to the role of DATABASE_URL: run GRANT EXECUTE ON FUNCTION NAME TO ROLE, or GRANT SELECT ON TABLE NAME TO ROLE";
 
 /// Returns all findings about an examined database.
 #[must_use]
@@ -74,6 +77,7 @@ pub fn not_reached(not_connected: &NotConnected) -> Finding {
         return wrong(id, said.clone(), means, failure.remedy);
     }
     let (id, remedy) = match trouble.kind {
+        _ if said.contains(PERMISSION_DENIED) => ("postgres.permission", GRANT),
         _ if said.contains("password missing") => {
             ("postgres.login", "set POSTGRES_PASSWORD (or POSTGRES_PASSWORD_FILE), or the password in DATABASE_URL")
         }
@@ -108,12 +112,12 @@ pub fn not_reached(not_connected: &NotConnected) -> Finding {
 /// Returns the finding for a database that could not be examined.
 #[must_use]
 pub fn not_read(trouble: &SourceTrouble) -> Finding {
-    wrong(
-        "postgres.reached",
-        trouble.detail.clone(),
-        "Postgres could not be checked",
-        "check whether the server is unresponsive; see its log",
-    )
+    let (id, remedy) = if trouble.detail.contains(PERMISSION_DENIED) {
+        ("postgres.permission", GRANT)
+    } else {
+        ("postgres.reached", "check whether the server is unresponsive; see its log")
+    };
+    wrong(id, trouble.detail.clone(), "Postgres could not be checked", remedy)
 }
 
 fn version(server: &Server) -> Finding {

@@ -1,6 +1,6 @@
 //! Checks of Redis.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::bugs;
@@ -275,16 +275,24 @@ fn permissions(examined: &Examined, observe_only: bool) -> Vec<Finding> {
     let Some(refusals) = &examined.refusals else { return Vec::new() };
     // An observer only reads.
     let refusals: Vec<&Refusal> =
-        refusals.iter().filter(|refusal| !observe_only || refusal.needed_for == Need::Watching).collect();
+        refusals.iter().filter(|refusal| !observe_only || refusal.needed_for <= Need::Watching).collect();
     let user = examined.user.as_deref().unwrap_or("NAME");
     let mut findings = Vec::new();
     let (forbidden, others): (Vec<&Refusal>, Vec<&Refusal>) = refusals.into_iter().partition(|r| r.code == "NOPERM");
     let mut by_need: BTreeMap<Need, Vec<&Refusal>> = BTreeMap::new();
-    for refusal in forbidden {
+    let mut named = BTreeSet::new();
+    for refusal in forbidden.into_iter().filter(|refusal| named.insert(refusal.command.as_str())) {
         by_need.entry(refusal.needed_for).or_default().push(refusal);
     }
     for (need, refused) in by_need {
         let (id, means) = match need {
+            Need::Describing => (
+                "redis.may_describe",
+                "the figures of the server are unknown, and a replica is noticed only when it rejects a write",
+            ),
+            Need::Discovering => {
+                ("redis.may_discover", "streams are found only if workers are known or MONITOR_SEED_STREAMS lists them")
+            }
             Need::Watching => ("redis.may_watch", "the fleet cannot be monitored"),
             Need::Remembering => ("redis.may_remember", "states, history and events cannot be stored"),
             Need::Tending => ("redis.may_tend", "cleanup and operator actions on messages fail"),
@@ -397,7 +405,7 @@ fn unread(fleet: &Fleet) -> Vec<Finding> {
             "fix the error in parentheses, or remove the name from MONITOR_STREAMS and MONITOR_SEED_STREAMS",
         ));
     }
-    if !fleet.complete {
+    if fleet.too_many_keys {
         findings.push(worth_knowing(
             "redis.keyspace",
             "not all keys were scanned because there are too many",

@@ -75,7 +75,7 @@ fn with(facts: StreamFacts) -> Examined {
         fleet: Ok(Fleet {
             streams: StreamsReading { redis_time: NOW, server: RedisServer::default(), streams, failures: None },
             heartbeats: HeartbeatsReading::default(),
-            complete: true,
+            too_many_keys: false,
         }),
         refusals: Some([].into()),
         older_monitor: Some(OlderMonitor::Absent),
@@ -302,7 +302,7 @@ fn consumers_are_stale_after_an_hour_without_heartbeat() {
 fn unreadable_streams_and_dead_letters_are_reported() {
     let mut examined = with_group(|_| {});
     let fleet = examined.fleet.as_mut().unwrap();
-    fleet.complete = false;
+    fleet.too_many_keys = true;
     fleet.heartbeats.unreadable = vec![UnreadableHeartbeat {
         key: "worker:heartbeat:s:c".to_owned(),
         reason: "no JSON".to_owned(),
@@ -356,15 +356,30 @@ fn missing_permissions_are_reported_by_purpose_with_the_acl_rule() {
         refusal("XINFO GROUPS", Need::Watching, "NOPERM", no),
         refusal("XTRIM", Need::Tending, "NOPERM", no),
         refusal("XDEL", Need::Tending, "NOPERM", "No permissions to access a key"),
+        refusal("INFO", Need::Describing, "NOPERM", no),
+        refusal("SMEMBERS", Need::Watching, "NOPERM", no),
+        refusal("SMEMBERS", Need::Remembering, "NOPERM", no),
         refusal("SET", Need::Remembering, "MISCONF", "Errors writing to the AOF file"),
     ]);
     let findings = redis::findings(&examined, HOUR, false);
-    assert_eq!(said(&findings), [("redis.may_watch", Wrong), ("redis.may_tend", Wrong), ("redis.refuses", Wrong)]);
+    assert_eq!(
+        said(&findings),
+        [
+            ("redis.may_describe", Wrong),
+            ("redis.may_watch", Wrong),
+            ("redis.may_tend", Wrong),
+            ("redis.refuses", Wrong)
+        ]
+    );
     let remedy = |id| findings.iter().find(|finding| finding.id == id).unwrap().remedy.as_str();
-    assert_eq!(remedy("redis.may_watch"), "run ACL SETUSER watcher +xinfo|groups");
+    assert_eq!(remedy("redis.may_watch"), "run ACL SETUSER watcher +xinfo|groups +smembers");
     assert_eq!(remedy("redis.may_tend"), "run ACL SETUSER watcher +xtrim ~*");
     let observing = redis::findings(&examined, HOUR, true);
-    assert_eq!(said(&observing), [("redis.may_watch", Wrong)], "who only observes needs to read");
+    assert_eq!(
+        said(&observing),
+        [("redis.may_describe", Wrong), ("redis.may_watch", Wrong)],
+        "who only observes needs to read"
+    );
     assert!(remedy("redis.refuses").contains("disk"));
 }
 

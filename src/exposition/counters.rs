@@ -251,7 +251,7 @@ mod tests {
     use super::*;
     use crate::fleet::cleanup::{QueriesOutcome, StreamOutcome};
     use crate::fleet::fixtures::first_snapshot;
-    use crate::fleet::reading::{StreamFacts, StreamReading, StreamsReading};
+    use crate::fleet::reading::{SourceTrouble, StreamFacts, StreamReading, StreamsReading, TroubleKind};
 
     fn event(subject: &str, kind: EventKind) -> Arc<Event> {
         Arc::new(Event { ts: 0.0, subject: subject.to_owned(), kind, key: String::new(), running: (0, 0) })
@@ -266,9 +266,9 @@ mod tests {
             event("a", lost("d")),
             event("a", EventKind::ScaleDown { from: 3, to: 0, kind: TypeState::Crashed }),
             event("b", EventKind::ScaleDown { from: 1, to: 0, kind: TypeState::ScaledDown }),
-            event("redis", EventKind::SourceDown { detail: String::new() }),
+            event("redis", EventKind::SourceDown { trouble: SourceTrouble::new(TroubleKind::Unreachable, "") }),
             event("redis", EventKind::SourceUp { away_sec: 1 }),
-            event("redis", EventKind::SourceDown { detail: String::new() }),
+            event("redis", EventKind::SourceDown { trouble: SourceTrouble::new(TroubleKind::Unreachable, "") }),
         ]);
         assert_eq!(counters.types["a"], OfType { transitions: [0, 1, 2, 0, 0, 0], lost: 2, crashes: 1 });
         assert_eq!(counters.types["b"], OfType { transitions: [0, 1, 0, 0, 0, 0], lost: 0, crashes: 0 });

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::consumer::ConsumerState;
+use super::reading::SourceTrouble;
 use super::worker_type::TypeState;
 use crate::contract::Name;
 use crate::contract::failures::FailureKind;
@@ -130,10 +131,10 @@ pub enum EventKind {
         /// Time during which no monitor had read the counters.
         unread: Unread,
     },
-    /// A data source is unreachable. States that depend on it are frozen.
+    /// A data source cannot be read. States that depend on it are frozen.
     SourceDown {
-        /// Error description.
-        detail: String,
+        /// Its state, and the error.
+        trouble: SourceTrouble,
     },
     /// An event read from the archive, with the stored text of whichever monitor wrote it.
     Recorded {
@@ -280,7 +281,7 @@ impl Event {
                     (_, Unread::Always) => format!("{count} tasks failed before the first reading; newest: {newest}"),
                 }
             }
-            EventKind::SourceDown { detail } => format!("unreachable: {detail}"),
+            EventKind::SourceDown { trouble } => format!("{}: {}", trouble.kind.state(), trouble.detail),
             EventKind::SourceUp { away_sec } => format!("reachable again after {away_sec} s"),
             EventKind::Recorded { detail, .. } => detail.clone(),
         }
@@ -357,7 +358,7 @@ impl Event {
                     Unread::Always => set("first_reading", json!(true)),
                 }
             }
-            EventKind::SourceDown { detail } => set("detail", json!(detail)),
+            EventKind::SourceDown { trouble } => set("detail", json!(trouble.detail)),
             EventKind::SourceUp { away_sec } => set("away_sec", json!(away_sec)),
             EventKind::Recorded { .. } => {}
         }
@@ -477,6 +478,7 @@ impl Serialize for Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fleet::reading::TroubleKind;
 
     #[test]
     fn every_event_has_running_counts_before_and_after() {
@@ -494,7 +496,7 @@ mod tests {
             (EventKind::LeftWithWork { consumer: name(), pending: 1 }, (4, 4)),
             (EventKind::Hung { consumer: name(), pending: 1, for_sec: 9 }, (4, 4)),
             (EventKind::Unhung { consumer: name() }, (4, 4)),
-            (EventKind::SourceDown { detail: String::new() }, (1, 0)),
+            (EventKind::SourceDown { trouble: SourceTrouble::new(TroubleKind::Unreachable, "") }, (1, 0)),
             (EventKind::SourceUp { away_sec: 1 }, (0, 1)),
         ];
         for (kind, expected) in cases {

@@ -54,6 +54,25 @@ pub enum TroubleKind {
 }
 
 impl TroubleKind {
+    /// The state of the data source, to follow "is".
+    #[must_use]
+    pub fn state(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "not responding",
+            Self::Refused => "denying access",
+            Self::Loading => "loading its data",
+            Self::Replica => "acting as a replica",
+            Self::DiskFull => "out of disk space",
+            Self::OutOfMemory => "out of memory",
+            Self::TooManyConnections => "out of connections",
+            Self::ReadOnly => "read-only",
+            Self::Failed => "returning errors",
+        }
+    }
+}
+
+impl TroubleKind {
     /// Whether the server cannot be read at all, whatever was asked.
     #[must_use]
     pub fn means_unreadable(self) -> bool {
@@ -157,6 +176,9 @@ pub struct RedisServer {
     /// Why it refuses writes although it can be read; `None`: it takes them, as far as is known.
     #[serde(skip)]
     pub write_trouble: Option<SourceTrouble>,
+    /// What it said to a command that it denied the monitor lately, or does not offer.
+    #[serde(skip)]
+    pub denied: Option<String>,
 }
 
 /// Result of polling one stream.

@@ -350,7 +350,7 @@ pub struct RedisStatus {
     pub server: RedisServer,
     /// State of the data source.
     pub source: SourceStatus,
-    /// Error message if it is unreachable.
+    /// Error message if it is unreachable, rejects writes, or denies the monitor a command.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// Time of the figures.

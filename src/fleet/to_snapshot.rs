@@ -154,6 +154,7 @@ impl RedisStatus {
     pub(super) fn of(server: &RedisServer, source: SourceStatus, read_at: Option<f64>) -> Self {
         let write_error = server.write_trouble.clone().filter(|_| source.is_current());
         let error = source.error().or_else(|| write_error.as_ref().map(|trouble| trouble.detail.clone()));
+        let error = error.or_else(|| server.denied.clone());
         Self { server: server.clone(), error, source, read_at, write_error }
     }
 }

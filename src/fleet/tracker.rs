@@ -395,7 +395,7 @@ fn failure_event(StreakStart { stream, kind, occurrence }: StreakStart, ts: f64,
 
 fn source_event(source: &str, change: SourceChange, wall: f64) -> Event {
     let kind = match change {
-        SourceChange::WentDown(trouble) => EventKind::SourceDown { detail: trouble.detail },
+        SourceChange::WentDown(trouble) => EventKind::SourceDown { trouble },
         SourceChange::CameBack(away) => EventKind::SourceUp { away_sec: away.as_secs() },
     };
     let mut event = Event { ts: wall, subject: source.to_owned(), kind, key: String::new(), running: (0, 0) };

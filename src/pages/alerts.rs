@@ -252,7 +252,7 @@ impl AlertsPage<'_> {
         }
         if !self.from_postgres {
             notes.push(
-                "Postgres is unreachable. Notifications are still sent; the list below shows those not stored yet."
+                "Postgres is unavailable. Notifications are still sent; the list below shows those not stored yet."
                     .to_owned(),
             );
         }

@@ -95,7 +95,7 @@ impl Troubles {
             ("Postgres", &snapshot.postgres.source, &snapshot.postgres.write_error, ""),
         ] {
             if let SourceStatus::Down { since, trouble } = source {
-                let sentence = Sentence::words(format!("{name} unreachable"))
+                let sentence = Sentence::words(format!("{name} {}", trouble.kind.state()))
                     .at(" since ", Some(*since), MomentStyle::Clock)
                     .then(format!(": {}{frozen}", Label::from_text(&trouble.detail)));
                 self.add(Level::Critical, 1, sentence, at("#servers"));

@@ -28,6 +28,8 @@ const JUST_REACHED: Duration = Duration::from_secs(5);
 
 /// By which `rollback` knows the connections of monitors.
 const APPLICATION_NAME: &str = "shepherd-monitor";
+/// The SQLSTATE of a missing permission.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 /// Builds the pool. Nothing is connected yet.
 ///
@@ -375,6 +377,9 @@ pub(super) fn connect_trouble(said: &str) -> SourceTrouble {
     let by_driver = lower.contains("password missing") || lower.contains("authentication method");
     if by_pooler || by_driver || ["(28p01)", "(28000)"].iter().any(|code| lower.contains(code)) {
         SourceTrouble::new(TroubleKind::Refused, format!("Postgres rejected the login: {said}"))
+    } else if denies(said) {
+        // Every session sets its time zone and time limit, and asks whether the server is writable.
+        SourceTrouble::new(TroubleKind::Refused, format!("{PERMISSION_DENIED}: {said}"))
     } else if lower.contains("(57p03)") {
         SourceTrouble::new(TroubleKind::Loading, format!("Postgres is not ready: {said}"))
     } else if lower.contains("timed out") {
@@ -398,8 +403,16 @@ pub fn trouble(error: &QueryError) -> SourceTrouble {
             tracing::debug!(error = %other, "a statement needs a table or column that does not exist");
             SourceTrouble::new(TroubleKind::Failed, TABLES_NOT_READY)
         }
+        QueryError::DatabaseError(_, info) if denies(info.message()) => {
+            // Of one table or function; all others can be read.
+            SourceTrouble::new(TroubleKind::Failed, format!("{PERMISSION_DENIED}: {}", info.message()))
+        }
         other => SourceTrouble::new(TroubleKind::Failed, format!("Postgres returned an error: {other}")),
     }
+}
+
+fn denies(said: &str) -> bool {
+    sqlstate_of(said).is_some_and(|code| code == INSUFFICIENT_PRIVILEGE)
 }
 
 /// The condition in which Postgres refused a statement for no fault of the statement.
@@ -424,6 +437,9 @@ pub(super) fn condition_of(text: &str) -> Option<DatabaseCondition> {
 pub(super) fn refused(condition: DatabaseCondition, said: &str) -> SourceTrouble {
     SourceTrouble::new(condition.into(), format!("{condition} ({said}). {}", condition.remedy()))
 }
+
+/// What users read when the role lacks a permission; the server's message follows.
+pub const PERMISSION_DENIED: &str = "Postgres denied the monitor's role a permission";
 
 /// What users read when tables are missing, whichever statement found out: during the first seconds of a start the
 /// monitor creates and updates them.

@@ -11,7 +11,7 @@ use diesel_async::{
 };
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::connection::{PgPool, checkout, condition_of, connect, refused, trouble};
+use super::connection::{PgPool, checkout, condition_of, connect, connect_trouble, refused, trouble};
 use crate::fleet::reading::{SourceTrouble, TroubleKind};
 
 const MIGRATIONS: EmbeddedMigrations = embed_migrations!();
@@ -31,9 +31,7 @@ const FLEET_TABLES: &str = "0001";
 /// # Errors
 /// If the database is unreachable, or the role may not create schemas.
 pub async fn run_in(schema: &str, url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
-    let mut connection = connect(url.to_owned(), timeout)
-        .await
-        .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
+    let mut connection = connect(url.to_owned(), timeout).await.map_err(|e| connect_trouble(&e.to_string()))?;
     let make = format!(
         "SELECT pg_advisory_xact_lock({MIGRATION_LOCK});
          -- Whoever may not make schemas can be given one.
@@ -55,9 +53,7 @@ pub async fn run_in(schema: &str, url: &str, timeout: Duration) -> Result<(), So
 /// # Errors
 /// If the database is unreachable, or the role may not create tables.
 pub async fn run(url: &str, timeout: Duration) -> Result<(), SourceTrouble> {
-    let mut connection = connect(url.to_owned(), timeout)
-        .await
-        .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
+    let mut connection = connect(url.to_owned(), timeout).await.map_err(|e| connect_trouble(&e.to_string()))?;
     // All in one transaction: a pooler may give the next one another session, which does not have the lock.
     AnsiTransactionManager::begin_transaction(&mut *connection).await.map_err(|e| trouble(&e))?;
     let lock = format!("SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock({MIGRATION_LOCK})");
@@ -131,9 +127,7 @@ pub enum HandedBack {
 /// # Errors
 /// If Postgres fails.
 pub async fn monitors_connected(url: &str, timeout: Duration) -> Result<i64, SourceTrouble> {
-    let mut connection = connect(url.to_owned(), timeout)
-        .await
-        .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
+    let mut connection = connect(url.to_owned(), timeout).await.map_err(|e| connect_trouble(&e.to_string()))?;
     others(&mut connection).await.map_err(|e| trouble(&e))
 }
 
@@ -154,9 +148,7 @@ async fn others(connection: &mut AsyncPgConnection) -> Result<i64, diesel::resul
 /// # Errors
 /// If Postgres fails; nothing is changed then.
 pub async fn give_back(url: &str, timeout: Duration) -> Result<HandedBack, SourceTrouble> {
-    let mut connection = connect(url.to_owned(), timeout)
-        .await
-        .map_err(|e| SourceTrouble::new(TroubleKind::Unreachable, e.to_string()))?;
+    let mut connection = connect(url.to_owned(), timeout).await.map_err(|e| connect_trouble(&e.to_string()))?;
     let connections = others(&mut connection).await.map_err(|e| trouble(&e))?;
     if connections > 0 {
         return Ok(HandedBack::Watched { connections });

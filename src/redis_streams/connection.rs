@@ -23,6 +23,8 @@ use crate::{tcp, tls};
 
 /// A refused write is the state of the server for this long, unless another write succeeds.
 const REFUSAL_HOLDS: Duration = Duration::from_secs(60);
+/// A denied command counts for this long, so that those of recordings, one per minute, count throughout.
+const DENIAL_HOLDS: Duration = Duration::from_secs(180);
 /// Code of errors whose detail is the reason why the server closed a new connection.
 const CLOSED_AT_ONCE: &str = "CLOSED";
 /// A pooled connection that was used this recently is not asked whether it still works.
@@ -80,14 +82,23 @@ pub async fn checkout(pool: &Pool) -> Result<PooledConnection, SourceTrouble> {
     })
 }
 
-/// The last write that the server refused for no fault of the command.
-type Refused = Arc<Mutex<Option<(Instant, SourceTrouble)>>>;
+/// What the server refused last for no fault of the command.
+#[derive(Debug, Default)]
+struct Refused {
+    /// Any write.
+    write: Option<(Instant, SourceTrouble)>,
+    /// A command or key for which the user has no permission.
+    denied: Option<(Instant, String)>,
+}
+
+/// Shared by all connections to an address.
+type Refusals = Arc<Mutex<Refused>>;
 
 /// A connection to Redis that knows whether it is of further use.
 pub struct Connection {
     redis: MultiplexedConnection,
     generation: Generation,
-    refused: Refused,
+    refusals: Refusals,
     made_in: u64,
     /// When the last answer came; `None`: nothing was asked yet.
     used: Option<Instant>,
@@ -127,21 +138,26 @@ impl Connection {
             Ok(answers) => {
                 for answer in answers {
                     if let Value::ServerError(error) = answer {
-                        self.take_note_of(refusal::code(error.code(), error.details()));
+                        self.take_note_of(refusal::code(error.code(), error.details()), error.details());
                     }
                 }
             }
             Err(error) if is_of_connection(error) => self.end_generation(),
-            Err(error) => self.take_note_of(code_of(error)),
+            Err(error) => self.take_note_of(code_of(error), error.detail()),
         }
     }
 
-    fn take_note_of(&self, code: &str) {
+    fn take_note_of(&self, code: &str, said: Option<&str>) {
         if ends_connection(code) {
             self.end_generation();
         }
+        let refusals = || self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(trouble) = refused_write(code) {
-            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), trouble));
+            refusals().write = Some((Instant::now(), trouble));
+        } else if code == "NOPERM" && !said.is_some_and(|said| said.contains("'scan'") || said.contains("'info'")) {
+            // Without SCAN, streams are found by name only, which is a supported choice. INFO is sent with every pass, which
+            // therefore knows more than that it was denied lately.
+            refusals().denied = Some((Instant::now(), denied(said.unwrap_or_default())));
         }
     }
 }
@@ -205,7 +221,7 @@ pub struct Manager {
     parsed: Arc<deadpool_redis::Manager>,
     answer_within: Duration,
     generation: Generation,
-    refused: Refused,
+    refusals: Refusals,
 }
 
 impl std::fmt::Debug for Manager {
@@ -219,20 +235,30 @@ impl Manager {
         let info = info(url)?.set_tcp_settings(tcp::settings());
         let client = Client::open(info.clone()).map_err(|e| trouble(&e))?;
         let parsed = deadpool_redis::Manager::new_with_config(info, config(answer_within)).map_err(|e| trouble(&e))?;
-        let (generation, refused) = (Generation::default(), Refused::default());
-        Ok(Self { client, parsed: Arc::new(parsed), answer_within, generation, refused })
+        let (generation, refusals) = (Generation::default(), Refusals::default());
+        Ok(Self { client, parsed: Arc::new(parsed), answer_within, generation, refusals })
     }
 
     /// Why the server refused a write lately, if none succeeded since.
     #[must_use]
     pub fn refused_write(&self) -> Option<SourceTrouble> {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL_HOLDS).map(|(_, trouble)| trouble.clone())
+        self.last(REFUSAL_HOLDS, |refused| refused.write.as_ref())
+    }
+
+    /// The command that the server denied lately for lack of a permission.
+    #[must_use]
+    pub fn denied_command(&self) -> Option<String> {
+        self.last(DENIAL_HOLDS, |refused| refused.denied.as_ref())
+    }
+
+    fn last<T: Clone>(&self, holds: Duration, which: impl Fn(&Refused) -> Option<&(Instant, T)>) -> Option<T> {
+        let refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        which(&refusals).filter(|(at, _)| at.elapsed() < holds).map(|(_, refusal)| refusal.clone())
     }
 
     /// A write succeeded that needs memory.
     pub fn wrote(&self) {
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner).write = None;
     }
 
     async fn connect(&self, answers: Answers) -> RedisResult<Connection> {
@@ -263,8 +289,8 @@ impl Manager {
             }
             _ => managed::Manager::create(&*self.parsed).await?,
         };
-        let refused = Arc::clone(&self.refused);
-        Ok(Connection { redis, generation, refused, made_in, used: None, unanswered: false })
+        let refusals = Arc::clone(&self.refusals);
+        Ok(Connection { redis, generation, refusals, made_in, used: None, unanswered: false })
     }
 }
 
@@ -356,6 +382,15 @@ pub(super) fn is_wrong_type(error: &RedisError) -> bool {
     code_of(error) == "WRONGTYPE"
 }
 
+/// Whether the server does not offer a command to this user: no permission, or it was disabled or renamed.
+pub(super) fn is_unavailable(error: &RedisError) -> bool {
+    match code_of(error) {
+        "NOPERM" => true,
+        "ERR" => error.detail().is_some_and(|said| said.contains("unknown command")),
+        _ => false,
+    }
+}
+
 /// Sends a pipeline whose commands fail each for itself.
 ///
 /// # Errors
@@ -391,7 +426,7 @@ pub fn trouble(error: &RedisError) -> SourceTrouble {
         }
         _ => match code_of(error) {
             "NOAUTH" | "WRONGPASS" => SourceTrouble::new(TroubleKind::Refused, "Redis rejected the password"),
-            "NOPERM" => SourceTrouble::new(TroubleKind::Refused, format!("Redis denied a command: {server_said}")),
+            "NOPERM" => SourceTrouble::new(TroubleKind::Refused, denied(server_said)),
             CLOSED_AT_ONCE => SourceTrouble::new(
                 match server_said {
                     greeting::TOO_MANY_CLIENTS => TroubleKind::TooManyConnections,
@@ -414,6 +449,11 @@ pub fn trouble(error: &RedisError) -> SourceTrouble {
             }),
         },
     }
+}
+
+/// What users read when the user of the address has no permission for a command or key.
+fn denied(server_said: &str) -> String {
+    format!("Redis denied a command: {server_said}")
 }
 
 /// The state of a server that can be read and answers every write with this code.

@@ -68,8 +68,8 @@ pub struct Fleet {
     pub streams: StreamsReading,
     /// Heartbeats of their consumers.
     pub heartbeats: HeartbeatsReading,
-    /// The whole keyspace was scanned for streams.
-    pub complete: bool,
+    /// The keyspace scan for streams did not finish in time.
+    pub too_many_keys: bool,
 }
 
 /// A command that Redis refuses.
@@ -88,6 +88,10 @@ pub struct Refusal {
 /// What the monitor uses a command for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Need {
+    /// Figures and role of the server.
+    Describing,
+    /// Finding streams by a keyspace scan.
+    Discovering,
     /// Reading the fleet.
     Watching,
     /// Storing state: worker states, recent series, events and durations.
@@ -100,9 +104,9 @@ pub enum Need {
 /// the monitor.
 const COMMANDS: &[(Need, &[&str])] = &[
     (Need::Watching, &["PING"]),
-    (Need::Watching, &["INFO", "server"]),
+    (Need::Describing, &["INFO", "server"]),
     (Need::Watching, &["TIME"]),
-    (Need::Watching, &["SCAN", "0", "COUNT", "1"]),
+    (Need::Discovering, &["SCAN", "0", "COUNT", "1"]),
     (Need::Watching, &["TYPE", "{stream}"]),
     (Need::Watching, &["XLEN", "{stream}"]),
     (Need::Watching, &["XINFO", "GROUPS", "{stream}"]),
@@ -272,12 +276,12 @@ async fn fleet(
 ) -> Result<Fleet, SourceTrouble> {
     let mut reader = StreamsReader::new(watched.clone(), shown);
     let (mut streams, mut heartbeat_keys) = reader.read(redis).await?;
-    let mut complete = false;
+    let mut too_many_keys = false;
     if let Some(capabilities) = reader.known_capabilities() {
         let pool = connection::pool(url, within)?;
         let walk = tokio::time::timeout(WALK_WITHIN, discovery::walk(&pool, capabilities)).await;
+        too_many_keys = walk.is_err();
         if let Ok(Ok(found)) = walk {
-            complete = true;
             heartbeat_keys.extend(found.heartbeat_keys);
             if reader.watch(found.streams) {
                 (streams, _) = reader.read(redis).await?;
@@ -288,7 +292,7 @@ async fn fleet(
     reader.follow(&streams);
     reader.found(heartbeat_keys);
     let heartbeats = reader.read(redis, 1, Mono(0)).await?;
-    Ok(Fleet { streams, heartbeats, complete })
+    Ok(Fleet { streams, heartbeats, too_many_keys })
 }
 
 /// Returns whether `user` may not send EXEC, which cannot be queued; known where ACL DRYRUN exists (7.0).
@@ -395,7 +399,9 @@ mod tests {
                 }
                 let text = fs::read_to_string(&file).unwrap();
                 let code = text.split("#[cfg(test)]").next().unwrap();
-                for (start, end) in [("cmd(\"", '"'), ("redis.call('", '\''), ("redis.pcall('", '\'')] {
+                for (start, end) in
+                    [("cmd(\"", '"'), ("command_about(\"", '"'), ("redis.call('", '\''), ("redis.pcall('", '\'')]
+                {
                     sent.extend(code.split(start).skip(1).map(|rest| rest.split(end).next().unwrap().to_owned()));
                 }
             }

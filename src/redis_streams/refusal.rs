@@ -7,6 +7,10 @@ pub(super) fn code<'a>(code: &'a str, detail: Option<&'a str>) -> &'a str {
     if code != "ERR" {
         return code;
     }
+    // Redis 7 answers so when a script runs what its user may not.
+    if detail.is_some_and(|detail| detail.starts_with("The user executing the script can't")) {
+        return "NOPERM";
+    }
     let inside = detail.filter(|detail| detail.contains("script")).and_then(|detail| detail.rsplit_once(": -"));
     let word = inside.and_then(|(_, inside)| inside.split_whitespace().next()).unwrap_or_default();
     let is_code = word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_uppercase());
@@ -44,6 +48,9 @@ mod tests {
         let older = "Error running script (call to f_1c2): @user_script:3: @user_script: 3: -OOM command not allowed \
                      when used memory > 'maxmemory'.";
         assert_eq!(code("ERR", Some(older)), "OOM");
+        let denied =
+            "The user executing the script can't run this command or subcommand script: 11a6, on @user_script:15.";
+        assert_eq!(code("ERR", Some(denied)), "NOPERM");
         assert_eq!(code("READONLY", Some("You can't write against a read only replica. script: 1c2")), "READONLY");
         for detail in [None, Some("unknown command"), Some("Error running script: -1 is no index")] {
             assert_eq!(code("ERR", detail), "ERR");

@@ -21,7 +21,8 @@ use crate::contract::Name;
 use crate::fleet::load::{COUNT_BOUND, LagClues, lag};
 use crate::fleet::phantom::{Figures, Step, Survey};
 use crate::fleet::reading::{
-    GroupConsumer, GroupReading, Lag, SourceTrouble, StreamFacts, StreamReading, StreamsReading, TroubleKind,
+    GroupConsumer, GroupReading, Lag, RedisServer, SourceTrouble, StreamFacts, StreamReading, StreamsReading,
+    TroubleKind,
 };
 use crate::fleet::watched::WatchedStreams;
 
@@ -200,7 +201,13 @@ impl StreamsReader {
         let asked = self.sweep.add_step(&mut pipe, self.streams.len(), capabilities.scan_type);
         self.ask(&mut pipe, with_server);
         let mut answers = send(redis, &mut pipe).await?.into_iter();
-        let (server, trouble) = read_info(&good(answers.next())?);
+        // Without INFO, all but the figures of the server is shown; a replica is then noticed by the first write only.
+        let (server, trouble) = match answers.next() {
+            Some(Err(error)) if connection::is_unavailable(&error) => {
+                (RedisServer { denied: Some(connection::trouble(&error).detail), ..RedisServer::default() }, None)
+            }
+            answer => read_info(&good(answer)?),
+        };
         if let Some(trouble) = trouble {
             return Err(trouble);
         }

@@ -3,6 +3,7 @@
 use shepherd_monitor::alerting::lifecycle::{Alert, Identity, Kind};
 use shepherd_monitor::alerting::rule::Severity;
 use shepherd_monitor::fleet::event::{Event, EventKind};
+use shepherd_monitor::fleet::reading::{SourceTrouble, TroubleKind};
 use shepherd_monitor::history::latency::Latency;
 use shepherd_monitor::postgres::alerts::{self, Rows};
 use shepherd_monitor::postgres::events::{self, Filter, NewRow};
@@ -80,7 +81,7 @@ async fn alerts_and_events_with_long_names_are_stored() {
     let pool = migrated(&database).await;
     let epoch = alerts::lead(&pool, "test", 60.0).await.unwrap().epoch.unwrap();
     let all: Vec<Alert> = names().iter().map(|name| alert(&format!("a_rule:{name}"))).collect();
-    let kind = || EventKind::SourceDown { detail: "x".repeat(5_000_000) };
+    let kind = || EventKind::SourceDown { trouble: SourceTrouble::new(TroubleKind::Failed, "x".repeat(5_000_000)) };
     let event = |name: &String| {
         let event =
             Event { ts: 1.8e9, subject: name.clone(), kind: kind(), running: (0, 0), key: Uuid::new_v4().to_string() };

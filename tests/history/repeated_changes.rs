@@ -1,6 +1,7 @@
 //! An outage that two monitors see is stored once, in either order.
 
 use shepherd_monitor::fleet::event::{Event, EventKind};
+use shepherd_monitor::fleet::reading::{SourceTrouble, TroubleKind};
 use shepherd_monitor::postgres::events::{self, Filter, NewRow};
 use uuid::Uuid;
 
@@ -18,7 +19,12 @@ async fn outage_stored_by_two_monitors_concurrently_is_stored_once() {
     let mut later = Vec::new();
     for outage in 0..20 {
         let at = 1.8e9 + f64::from(outage) * 60.0;
-        let down = |after: f64| vec![change(at + after, EventKind::SourceDown { detail: "no answer".to_owned() })];
+        let down = |after: f64| {
+            vec![change(
+                at + after,
+                EventKind::SourceDown { trouble: SourceTrouble::new(TroubleKind::TimedOut, "no answer") },
+            )]
+        };
         let up = |after: f64| vec![change(at + 10.0 + after, EventKind::SourceUp { away_sec: 10 })];
         for [one, other] in [[down(0.0), down(0.5)], [up(0.0), up(0.5)]] {
             let (first, second) = tokio::join!(events::insert(&pools[0], &one), events::insert(&pools[1], &other));

@@ -188,6 +188,39 @@ async fn rejected_record_is_saved_once_redis_accepts_it() {
 }
 
 #[tokio::test]
+async fn a_denied_command_hides_only_what_needs_it_and_is_shown() {
+    let (redis, database) = (TestRedis::start(), TestDatabase::create());
+    let _worker = python_worker(&redis, "s", "aaaa0001");
+    let mut admin = redis.connection().await;
+    let mut acl = async |rule: &str| {
+        let _: () = redis::cmd("ACL").arg(&["SETUSER", "monitor", rule]).query_async(&mut admin).await.unwrap();
+    };
+    for rule in ["on", ">pass", "~*", "&*", "+@all", "-info"] {
+        acl(rule).await;
+    }
+    let url = redis.url().replace("redis://", "redis://monitor:pass@");
+    let monitor = Monitor::start(&[("REDIS_URL", &url), ("DATABASE_URL", &database.url())]).await;
+    let seen = monitor.until("it is alive", Duration::from_secs(15), |snapshot| alive(snapshot, "s") == 1).await;
+    assert_ne!(seen["redis"]["source"]["status"], "down", "{}", seen["redis"]);
+    assert!(seen["redis"]["error"].as_str().unwrap().contains("'info'"), "{}", seen["redis"]);
+    assert!(seen["redis"]["version"].is_null());
+    acl("+info").await;
+    acl("-set").await;
+    monitor
+        .until("the denied write is shown", Duration::from_secs(15), |snapshot| {
+            snapshot["redis"]["error"].as_str().is_some_and(|error| error.contains("'set'"))
+        })
+        .await;
+    acl("-time").await;
+    let down = monitor
+        .until("it is down", Duration::from_secs(15), |snapshot| snapshot["redis"]["source"]["status"] == "down")
+        .await;
+    assert_eq!(down["redis"]["source"]["kind"], "refused", "{}", down["redis"]);
+    let page = monitor.get("/").await.1;
+    assert!(page.contains("Redis denying access since") && !page.contains("unreachable"), "{page}");
+}
+
+#[tokio::test]
 async fn two_monitors_record_each_loss_recovery_and_crash_once() {
     let (redis, database) = (TestRedis::start(), TestDatabase::create());
     let workers = ["aaaa0001", "aaaa0002"].map(|name| python_worker(&redis, "s", name));

@@ -128,10 +128,10 @@ impl Site {
 /// Returns a note with the age of the data while Redis is unreachable.
 fn staleness(snapshot: &Snapshot) -> Option<Sentence> {
     match &snapshot.redis.source {
-        SourceStatus::Down { since, .. } => Some(
+        SourceStatus::Down { since, trouble } => Some(
             Sentence::words("As of")
                 .at(" ", Some(*since), MomentStyle::Clock)
-                .then(": Redis has been unreachable since then."),
+                .then(format!(": Redis has been {} since then.", trouble.kind.state())),
         ),
         _ => None,
     }

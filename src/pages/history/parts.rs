@@ -279,7 +279,7 @@ fn incident_row(incident: &Incident, asked: &HistoryRange) -> IncidentRow {
         IncidentKind::Crash => (Level::Critical, "crashed"),
         IncidentKind::Hung => (Level::Warning, "hung"),
         IncidentKind::Lost => (Level::Warning, "lost"),
-        IncidentKind::SourceDown => (Level::Critical, "unreachable"),
+        IncidentKind::SourceDown => (Level::Critical, "unavailable"),
     };
     let end = match incident.over {
         Over::At(at) => at,

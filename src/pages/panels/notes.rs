@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use crate::fleet::reading::TroubleKind;
 use crate::fleet::snapshot::{Snapshot, SourceStatus};
 use crate::pages::block::Draft;
 use crate::pages::headline::{Headline, Trouble};
@@ -139,27 +138,11 @@ fn source(id: &'static str, name: &str, status: &SourceStatus, so: &str) -> Opti
         }),
         SourceStatus::Down { since, trouble } => {
             let sentence = Sentence::words("As of").at(" ", Some(*since), MomentStyle::Clock).then(format!(
-                ": {name} {}: {}. {so}",
-                kind(trouble.kind),
+                ": {name} is {}: {}. {so}",
+                trouble.kind.state(),
                 Label::from_text(&trouble.detail)
             ));
             Some(NoteFrame { stale: true, ..NoteFrame::visible(id, Level::Critical, sentence) })
         }
-    }
-}
-
-/// Describes a kind of trouble, to follow the data source's name.
-pub(in crate::pages) fn kind(kind: TroubleKind) -> &'static str {
-    match kind {
-        TroubleKind::Unreachable => "is unreachable",
-        TroubleKind::TimedOut => "timed out",
-        TroubleKind::Refused => "rejected the login",
-        TroubleKind::Loading => "is loading",
-        TroubleKind::Replica => "is a replica",
-        TroubleKind::DiskFull => "is out of disk space",
-        TroubleKind::OutOfMemory => "is out of memory",
-        TroubleKind::TooManyConnections => "has too many connections",
-        TroubleKind::ReadOnly => "is read-only",
-        TroubleKind::Failed => "returned an error",
     }
 }

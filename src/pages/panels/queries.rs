@@ -92,9 +92,9 @@ pub(in crate::pages) fn aras(snapshot: &Snapshot) -> Draft {
 
 /// Returns the note above the data, and whether the data is stale.
 fn note(postgres: &PostgresStatus) -> (bool, Sentence) {
-    if let SourceStatus::Down { since, .. } = &postgres.source {
+    if let SourceStatus::Down { since, trouble } = &postgres.source {
         let sentence = Sentence::words("As of").at(" ", Some(*since), MomentStyle::Clock);
-        return (true, sentence.then(": Postgres is unreachable."));
+        return (true, sentence.then(format!(": Postgres is {}.", trouble.kind.state())));
     }
     if postgres.without_queries {
         return (false, Sentence::words("No query data: the table shepherd_brain does not exist."));

@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use super::notes::kind;
 use super::queries::ages;
 use crate::fleet::reading::SourceTrouble;
 use crate::fleet::snapshot::{PostgresStatus, Snapshot, SourceStatus};
@@ -12,7 +11,7 @@ use crate::pages::figures::{bytes, exact, natural, percent, two_digits};
 use crate::pages::headline::{FULL, NEARLY_FULL};
 use crate::pages::verdict::Level;
 use crate::pages::view::Frame;
-use crate::pages::wording::{Label, MomentStyle, Sentence, capitalised, visible};
+use crate::pages::wording::{Label, MomentStyle, Sentence, visible};
 
 /// State of a data source for the panel's header.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -173,7 +172,7 @@ fn standing(source: &SourceStatus, error: Option<&str>) -> Standing {
             Level::Fine,
             "recovering",
             "fine",
-            Sentence::words("Reachable again; missing heartbeats are ignored for now."),
+            Sentence::words("Available again; missing heartbeats are ignored for now."),
         ),
         SourceStatus::Ok => match error {
             None => current(Level::Fine, "OK", "fine", Sentence::default()),
@@ -181,14 +180,14 @@ fn standing(source: &SourceStatus, error: Option<&str>) -> Standing {
                 Level::Warning,
                 "degraded",
                 "warning",
-                Sentence::words(format!("Some queries failed: {}", Label::from_text(error))),
+                Sentence::words(format!("Some requests failed: {}", Label::from_text(error))),
             ),
         },
         SourceStatus::Down { since, trouble } => {
-            let note = Sentence::words(capitalised(kind(trouble.kind)))
-                .at(" since ", Some(*since), MomentStyle::Clock)
+            let note = Sentence::words("Since")
+                .at(" ", Some(*since), MomentStyle::Clock)
                 .then(format!(": {}", Label::from_text(&trouble.detail)));
-            Standing { stale: true, ..current(Level::Critical, "unreachable", "critical", note) }
+            Standing { stale: true, ..current(Level::Critical, trouble.kind.state(), "critical", note) }
         }
     }
 }
