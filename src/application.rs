@@ -333,8 +333,7 @@ impl Alerting {
 pub fn channel_settings(settings: &Settings) -> ChannelSettings {
     let alerts = &settings.alerts;
     ChannelSettings {
-        slack: alerts.slack.clone(),
-        webhook: alerts.webhook.clone(),
+        channels: alerts.channels.clone(),
         webhook_authorities: alerts.webhook_authorities.clone(),
         email: alerts.email.as_ref().map(|email| {
             let smtp = Smtp {

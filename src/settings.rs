@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::access::Policy;
 use crate::access::address::TrustedProxies;
+use crate::alerting::channels::{CHANNELS, ChannelKind, ChannelSetting, Holds};
 use crate::contract::Name;
 use crate::environment::{self, percent_encoded};
 use crate::fleet::watched::WatchedStreams;
@@ -73,9 +74,22 @@ const HISTORY: &str = "History";
 const JANITOR: &str = "Janitor";
 const ALERTS: &str = "Alerts";
 const TRACES: &str = "Traces";
+const CHANNEL: &str = "Notification channels";
 
 /// All settings of the monitor, in the order of the documentation.
-pub const TABLE: &[Entry] = &[
+pub static TABLE: LazyLock<Vec<Entry>> = LazyLock::new(|| BASE.iter().copied().chain(of_channels()).collect());
+
+/// Settings of the channels ([`CHANNELS`]).
+fn of_channels() -> impl Iterator<Item = Entry> {
+    CHANNELS.iter().flat_map(|kind| kind.settings).flat_map(|setting| {
+        let &ChannelSetting { env, default, help, holds } = setting;
+        let file = holds.is_secret().then(|| entry(CHANNEL, format!("{env}_FILE").leak(), "", SECRET_FILE));
+        [Some(Entry { env, default, help, secret: holds.is_secret(), group: CHANNEL }), file].into_iter().flatten()
+    })
+}
+
+/// All other settings.
+const BASE: &[Entry] = &[
     secret(
         REDIS,
         "REDIS_URL",
@@ -312,19 +326,11 @@ pub const TABLE: &[Entry] = &[
         "Delay of worker-down alerts after the start; alerts that still fire are then sent",
     ),
     entry(ALERTS, "MONITOR_DOWN_DEBOUNCE_SEC", "5", "Worker-down alerts within this time are sent as one notification"),
-    secret(ALERTS, "SLACK_WEBHOOK_URL", "URL of a Slack incoming webhook; empty: Slack is off"),
-    entry(ALERTS, "SLACK_WEBHOOK_URL_FILE", "", SECRET_FILE),
-    secret(
-        ALERTS,
-        "ALERT_WEBHOOK_URL",
-        "URL that receives alerts in the Alertmanager webhook format (version 4); empty: off",
-    ),
-    entry(ALERTS, "ALERT_WEBHOOK_URL_FILE", "", SECRET_FILE),
     entry(
         ALERTS,
         "ALERT_WEBHOOK_CA_FILE",
         "",
-        "PEM file with additional CA certificates for SLACK_WEBHOOK_URL, ALERT_WEBHOOK_URL and HEARTBEAT_URL",
+        "PEM file with additional CA certificates for the URLs of all channels and HEARTBEAT_URL",
     ),
     secret(
         ALERTS,
@@ -483,16 +489,41 @@ pub struct AlertSettings {
     pub grace: Duration,
     /// Worker-down alerts within this time are sent as one notification.
     pub debounce: Duration,
-    /// URL of a Slack incoming webhook.
-    pub slack: Option<Secret>,
-    /// URL of a webhook for Alertmanager's payload.
-    pub webhook: Option<Secret>,
-    /// PEM file with additional CA certificates for these URLs.
+    /// The channels that are on, without e-mail.
+    pub channels: Vec<ChannelValues>,
+    /// PEM file with additional CA certificates for the URLs of channels.
     pub webhook_authorities: Option<String>,
     /// URL of an outside check that notices when this monitor stops.
     pub heartbeat: Option<Secret>,
     /// Mail settings.
     pub email: Option<EmailSettings>,
+}
+
+impl AlertSettings {
+    /// Names of the kinds of channels that are on.
+    #[must_use]
+    pub fn channel_names(&self) -> Vec<&'static str> {
+        let on = |name: &str| self.channels.iter().any(|channel| channel.kind.name == name);
+        let names = CHANNELS.iter().map(|kind| kind.name);
+        names.filter(|name| on(name) || (*name == "email" && self.email.is_some())).collect()
+    }
+}
+
+/// A channel that is on, with its settings.
+#[derive(Debug, Clone)]
+pub struct ChannelValues {
+    /// Its kind.
+    pub kind: &'static ChannelKind,
+    /// Values by setting; those that are empty are left out.
+    pub values: BTreeMap<&'static str, Secret>,
+}
+
+impl ChannelValues {
+    /// The value of a setting, empty if it has none.
+    #[must_use]
+    pub fn get(&self, setting: &str) -> &str {
+        self.values.get(setting).map(Secret::reveal).unwrap_or_default()
+    }
 }
 
 /// Mail server, sender and recipients.
@@ -609,8 +640,7 @@ impl Settings {
                 file_is_given: given.get("MONITOR_ALERTS_CONFIG").is_some_and(|text| !text.trim().is_empty()),
                 grace: texts.duration("MONITOR_STARTUP_GRACE_SEC")?,
                 debounce: texts.duration("MONITOR_DOWN_DEBOUNCE_SEC")?,
-                slack: texts.web_address("SLACK_WEBHOOK_URL")?,
-                webhook: texts.web_address("ALERT_WEBHOOK_URL")?,
+                channels: texts.channels(&mut warnings)?,
                 webhook_authorities: texts.authorities("ALERT_WEBHOOK_CA_FILE")?,
                 heartbeat: texts.web_address("HEARTBEAT_URL")?,
                 email: texts.email(&mut warnings)?,
@@ -925,6 +955,34 @@ impl Texts<'_> {
         }
     }
 
+    /// The channels that are on.
+    fn channels(&self, warnings: &mut Vec<String>) -> Result<Vec<ChannelValues>, BadSetting> {
+        let mut on = Vec::new();
+        for kind in CHANNELS.iter().filter(|kind| !kind.settings.is_empty()) {
+            if self.text(kind.setting).is_none() {
+                let others = kind.settings.iter().filter(|other| self.set(other.env).is_some());
+                warnings.extend(others.map(|other| {
+                    format!("{} is set but not {}: the channel {} is off", other.env, kind.setting, kind.name)
+                }));
+                continue;
+            }
+            let mut values = BTreeMap::new();
+            for setting in kind.settings {
+                let value = match setting.holds {
+                    Holds::SecretUrl | Holds::Url => self.web_address(setting.env)?,
+                    Holds::Secret | Holds::Text => self.text(setting.env).map(Secret),
+                    Holds::Needed => {
+                        let missing = || self.bad(setting.env, format!("a value, as {} is given", kind.setting));
+                        Some(Secret(self.text(setting.env).ok_or_else(missing)?))
+                    }
+                };
+                values.extend(value.map(|value| (setting.env, value)));
+            }
+            on.push(ChannelValues { kind, values });
+        }
+        Ok(on)
+    }
+
     fn email(&self, warnings: &mut Vec<String>) -> Result<Option<EmailSettings>, BadSetting> {
         const HOST: &str = "SMTP_HOST";
         let to = self.list("ALERT_EMAIL_TO");
@@ -1178,7 +1236,7 @@ mod tests {
         .unwrap();
         assert_eq!(settings.redis_url.reveal(), "redis://:s3cret@localhost:6379/0");
         assert_eq!(settings.database_url.reveal(), "postgres://postgres:credential@localhost:5432/postgres");
-        assert_eq!(settings.alerts.slack.unwrap().reveal(), "https://slack.example/x");
+        assert_eq!(settings.alerts.channels[0].get("SLACK_WEBHOOK_URL"), "https://slack.example/x");
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -11,9 +11,10 @@ use chrono::{DateTime, NaiveTime, Timelike};
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
+use super::channels;
 use super::glob::Glob;
 use super::rule::{
-    Bound, CHANNELS, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch,
+    Bound, DEFAULT_COOLDOWN, GroupBy, Metric, Missing, Per, Route, Rule, RuleSet, Severity, Subjects, Watch,
 };
 use super::silences::{When, Window};
 
@@ -157,11 +158,6 @@ impl<'a> Fields<'a> {
 
 fn place<T>(spanned: &Spanned<T>) -> (u64, u64) {
     (spanned.referenced.line(), spanned.referenced.column())
-}
-
-/// List of the channel kinds for messages.
-fn kinds() -> String {
-    CHANNELS.map(|(kind, _)| kind).join(", ")
 }
 
 impl Reader {
@@ -529,10 +525,13 @@ impl Reader {
         for node in given {
             let Some(text) = self.text(node, "channels") else { continue };
             let kind = text.split(':').next().unwrap_or_default();
-            if CHANNELS.iter().any(|(known, _)| *known == kind) {
+            if channels::kind(kind).is_some() {
                 channels.push(text);
             } else {
-                self.wrong(place(node), format!("channel is {text:?}: expected {} or email:ADDRESS", kinds()));
+                self.wrong(
+                    place(node),
+                    format!("channel is {text:?}: expected {} or email:ADDRESS", channels::names()),
+                );
             }
         }
         channels
@@ -579,7 +578,7 @@ impl Reader {
         let channels = match fields.get("channels") {
             Some(node) => self.channels(node),
             None => {
-                self.wrong(fields.at, format!("missing field `channels`: expected a list of {}", kinds()));
+                self.wrong(fields.at, format!("missing field `channels`: expected a list of {}", channels::names()));
                 Vec::new()
             }
         };

@@ -11,17 +11,6 @@ pub use crate::fleet::event::Severity;
 /// Default cooldown after a notification.
 pub const DEFAULT_COOLDOWN: Duration = Duration::from_secs(600);
 
-/// Channel kinds, and the setting that configures each.
-pub const CHANNELS: [(&str, &str); 3] =
-    [("slack", "SLACK_WEBHOOK_URL"), ("email", "ALERT_EMAIL_TO"), ("webhook", "ALERT_WEBHOOK_URL")];
-
-/// Returns the text for a setup without channels: no notifications are sent, and which settings to set.
-#[must_use]
-pub fn no_channel() -> String {
-    let settings = CHANNELS.map(|(_, setting)| setting).join(", ");
-    format!("notifications are not sent: no channel is configured. Set one of {settings}")
-}
-
 /// Contents of the rules file.
 #[derive(Debug, Clone, Default)]
 pub struct RuleSet {

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::{ArgMatches, Command};
 
 use super::{flags, output, runtime, settings};
-use crate::alerting::{message, rule};
+use crate::alerting::{channels, message};
 use crate::application::channel_settings;
 use crate::delivery::Outcome;
 use crate::delivery::channels::Channels;
@@ -15,7 +15,7 @@ use crate::delivery::sparkline::Sketches;
 pub(super) fn command() -> Command {
     Command::new("notify-test")
         .about("Send a test notification via each channel and print the responses")
-        .args(flags(|entry| matches!(entry.group, "Alerts" | "Server")))
+        .args(flags(|entry| matches!(entry.group, "Alerts" | "Notification channels" | "Server")))
 }
 
 /// Sends the notification and prints the response of each channel.
@@ -28,7 +28,7 @@ pub(super) fn run(given: &ArgMatches) -> Result<(), String> {
         let channels = Channels::new(channel_settings(&settings))?;
         let names = channels.names();
         if names.is_empty() {
-            return Err(rule::no_channel());
+            return Err(channels::no_channel());
         }
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let message = message::test(since.as_secs_f64(), &since.as_nanos().to_string());

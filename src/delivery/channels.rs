@@ -1,21 +1,48 @@
-//! The notification channels, by name: `slack`, `email:ADDRESS` for each recipient, `webhook`.
+//! The configured notification channels by name: those of [`CHANNELS`](crate::alerting::channels::CHANNELS), and
+//! `email:ADDRESS` for each recipient.
 
 use reqwest::Client;
 
 use super::email::{Mailer, Smtp};
+use super::http::{self, Request};
 use super::sparkline::Sketches;
-use super::{Deployment, Outcome, http, slack, webhook};
+use super::{Deployment, Outcome, discord, ntfy, opsgenie, pagerduty, slack, teams, telegram, template, webhook};
 use crate::alerting::message::Message;
-use crate::settings::Secret;
+use crate::settings::ChannelValues;
+
+/// A service that takes notifications by HTTP.
+pub(super) trait Channel: Send + Sync {
+    /// The requests that deliver `message`, in order. If one fails, all are sent again later.
+    fn requests(&self, message: &Message, sketches: &Sketches, from: &Deployment) -> Vec<Request>;
+
+    /// A simpler form, for a service that rejects the first.
+    fn simpler(&self, _: &Message, _: &Deployment) -> Option<Request> {
+        None
+    }
+}
+
+/// The channel of each kind, in its module.
+pub(super) fn of(values: &ChannelValues) -> Result<Box<dyn Channel>, String> {
+    Ok(match values.kind.name {
+        "slack" => Box::new(slack::Slack::new(values)),
+        "webhook" => Box::new(webhook::Webhook::new(values)),
+        "pagerduty" => Box::new(pagerduty::PagerDuty::new(values)),
+        "opsgenie" => Box::new(opsgenie::Opsgenie::new(values)),
+        "teams" => Box::new(teams::Teams::new(values)),
+        "discord" => Box::new(discord::Discord::new(values)),
+        "telegram" => Box::new(telegram::Telegram::new(values)),
+        "ntfy" => Box::new(ntfy::Ntfy::new(values)?),
+        "template" => Box::new(template::Template::new(values)?),
+        other => return Err(format!("no module for channel {other}")),
+    })
+}
 
 /// Configuration of the channels.
 #[derive(Debug, Clone, Default)]
 pub struct ChannelSettings {
-    /// URL of a Slack incoming webhook.
-    pub slack: Option<Secret>,
-    /// URL of a webhook for Alertmanager's payload.
-    pub webhook: Option<Secret>,
-    /// PEM file with additional CA certificates for both webhooks.
+    /// The channels that are on, without e-mail.
+    pub channels: Vec<ChannelValues>,
+    /// PEM file with additional CA certificates for their URLs.
     pub webhook_authorities: Option<String>,
     /// Mail server and recipients.
     pub email: Option<(Smtp, Vec<String>)>,
@@ -25,10 +52,11 @@ pub struct ChannelSettings {
 
 /// The configured channels.
 pub struct Channels {
-    settings: ChannelSettings,
+    by_http: Vec<(&'static str, Box<dyn Channel>)>,
     /// Created only if a channel needs it, because it loads the system's certificates.
     client: Option<Client>,
-    mailer: Option<Mailer>,
+    mailer: Option<(Mailer, Vec<String>)>,
+    from: Deployment,
 }
 
 impl Channels {
@@ -39,50 +67,61 @@ impl Channels {
     pub fn new(settings: ChannelSettings) -> Result<Self, String> {
         // Fails if another part of the program installed the same provider already.
         drop(rustls::crypto::ring::default_provider().install_default());
-        let speaks_http = settings.slack.is_some() || settings.webhook.is_some();
-        let client = speaks_http.then(|| http::client(settings.webhook_authorities.as_deref())).transpose()?;
-        let mailer = settings.email.as_ref().map(|(smtp, _)| Mailer::new(smtp)).transpose()?;
-        Ok(Self { settings, client, mailer })
+        let ChannelSettings { channels, webhook_authorities, email, deployment: from } = settings;
+        let by_http: Result<Vec<_>, String> =
+            channels.iter().map(|values| Ok((values.kind.name, of(values)?))).collect();
+        let by_http = by_http?;
+        let client = (!by_http.is_empty()).then(|| http::client(webhook_authorities.as_deref())).transpose()?;
+        let mailer = email.map(|(smtp, to)| Ok::<_, String>((Mailer::new(&smtp)?, to))).transpose()?;
+        Ok(Self { by_http, client, mailer, from })
     }
 
     /// Names of the channels.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        if self.settings.slack.is_some() {
-            names.push("slack".to_owned());
-        }
-        if let Some((_, recipients)) = &self.settings.email {
-            names.extend(recipients.iter().map(|to| format!("email:{to}")));
-        }
-        if self.settings.webhook.is_some() {
-            names.push("webhook".to_owned());
-        }
-        names
+        let recipients = self.mailer.iter().flat_map(|(_, recipients)| recipients);
+        let by_http = self.by_http.iter().map(|(name, _)| (*name).to_owned());
+        by_http.chain(recipients.map(|to| format!("email:{to}"))).collect()
     }
 
     /// Sends `message` through the channel of that name, with `sketches` if the channel can show them.
     pub async fn send(&self, channel: &str, message: &Message, sketches: &Sketches) -> Outcome {
-        let (settings, from) = (&self.settings, &self.settings.deployment);
-        match (channel, channel.strip_prefix("email:")) {
-            ("slack", _) => match (&settings.slack, &self.client) {
-                (Some(url), Some(client)) => slack::send(client, url, message, sketches, from).await,
-                _ => gone(),
-            },
-            ("webhook", _) => match (&settings.webhook, &self.client) {
-                (Some(url), Some(client)) => webhook::send(client, url, message, from).await,
-                _ => gone(),
-            },
-            (_, Some(to)) => match &self.mailer {
-                Some(mailer) => mailer.send(to, message, sketches, from).await,
-                None => gone(),
-            },
-            _ => gone(),
+        if let (Some(to), Some((mailer, _))) = (channel.strip_prefix("email:"), &self.mailer) {
+            return mailer.send(to, message, sketches, &self.from).await;
+        }
+        let by_http = self.by_http.iter().find(|(name, _)| *name == channel);
+        let (Some((_, channel)), Some(client)) = (by_http, &self.client) else {
+            return Outcome::Never("this channel is no longer configured".to_owned());
+        };
+        let mut outcome = Outcome::Sent(String::new());
+        for request in channel.requests(message, sketches, &self.from) {
+            outcome = http::send(client, request).await;
+            if !matches!(outcome, Outcome::Sent(_)) {
+                break;
+            }
+        }
+        let (Outcome::Never(_) | Outcome::Refused(_), Some(simpler)) = (&outcome, channel.simpler(message, &self.from))
+        else {
+            return outcome;
+        };
+        match http::send(client, simpler).await {
+            Outcome::Sent(said) => Outcome::Sent(format!("{said} (as plain text; with blocks: {})", outcome.answer())),
+            other => other,
         }
     }
 }
 
-/// Outcome for a channel that is no longer configured.
-fn gone() -> Outcome {
-    Outcome::Never("this channel is no longer configured".to_owned())
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::alerting::channels::CHANNELS;
+
+    #[test]
+    fn every_kind_has_a_module() {
+        for kind in CHANNELS.iter().filter(|kind| !kind.settings.is_empty()) {
+            let values = ChannelValues { kind, values: std::collections::BTreeMap::new() };
+            let made = of(&values).map(drop);
+            assert!(!made.is_err_and(|why| why.starts_with("no module")), "{}", kind.name);
+        }
+    }
 }

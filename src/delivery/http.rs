@@ -6,7 +6,9 @@
 use std::time::{Duration, SystemTime};
 
 use chrono::{DateTime, NaiveDateTime, Utc};
-use reqwest::header::{DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, TRANSFER_ENCODING};
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_TYPE, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, TRANSFER_ENCODING,
+};
 use reqwest::redirect::{Action, Attempt, Policy};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use serde_json::Value;
@@ -88,19 +90,51 @@ fn redirect(attempt: Attempt<'_>) -> Action {
     if keeps_post && is_safe && attempt.previous().len() <= REDIRECTS { attempt.follow() } else { attempt.stop() }
 }
 
-/// Posts `body`. The outcome never contains the URL, which is a secret.
-pub(super) async fn post(client: &Client, url: &str, body: &Value) -> Outcome {
-    request(client.post(url).json(body), url).await
+/// A POST request of a channel.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Request {
+    /// Its URL, which may contain a secret.
+    pub url: String,
+    /// `Authorization` header.
+    pub authorization: Option<String>,
+    /// `Content-Type` header.
+    pub content_type: String,
+    /// Body.
+    pub body: String,
+    /// A secret that the URL does not contain.
+    pub secret: Option<String>,
+}
+
+impl Request {
+    /// Posts `body` as JSON.
+    pub(super) fn json(url: impl Into<String>, body: &Value) -> Self {
+        let content_type = "application/json".to_owned();
+        Self { url: url.into(), authorization: None, content_type, body: body.to_string(), secret: None }
+    }
+
+    /// The same, with a secret in its body or header, which is removed from what the service answers.
+    pub(super) fn keeping(self, secret: &str) -> Self {
+        Self { secret: Some(secret.to_owned()).filter(|secret| !secret.is_empty()), ..self }
+    }
+}
+
+/// Sends a request. The outcome contains neither its URL nor its secret.
+pub(super) async fn send(client: &Client, request: Request) -> Outcome {
+    let mut post = client.post(&request.url).header(CONTENT_TYPE, &request.content_type).body(request.body);
+    if let Some(authorization) = &request.authorization {
+        post = post.header(AUTHORIZATION, authorization);
+    }
+    outcome(post, &request.url, request.secret.as_deref()).await
 }
 
 /// Requests `url`. The outcome never contains the URL, which is a secret.
 pub(super) async fn get(client: &Client, url: &str) -> Outcome {
-    request(client.get(url), url).await
+    outcome(client.get(url), url, None).await
 }
 
-async fn request(request: RequestBuilder, url: &str) -> Outcome {
+async fn outcome(request: RequestBuilder, url: &str, secret: Option<&str>) -> Outcome {
     match request.send().await {
-        Ok(response) => match Answer::read(response, url).await {
+        Ok(response) => match Answer::read(response, (url, secret)).await {
             Ok(answer) => answer.meaning(),
             Err(error) => not_answered(&error),
         },
@@ -135,6 +169,16 @@ fn proxy_login(said: &str) -> Outcome {
     ))
 }
 
+/// The URL of a request, and a secret that it does not contain.
+type Secrets<'a> = (&'a str, Option<&'a str>);
+
+/// The pause that Telegram and Discord request in the body, seconds.
+fn retry_after_in(body: &str) -> Option<Duration> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    let asked = body.get("retry_after").or_else(|| body.pointer("/parameters/retry_after"))?.as_f64()?;
+    asked.is_finite().then(|| Duration::from_secs_f64(asked.clamp(0.0, 1e9)))
+}
+
 /// The relevant parts of a response.
 struct Answer {
     status: StatusCode,
@@ -147,7 +191,7 @@ struct Answer {
 }
 
 impl Answer {
-    async fn read(mut response: Response, url: &str) -> Result<Self, reqwest::Error> {
+    async fn read(mut response: Response, secrets: Secrets<'_>) -> Result<Self, reqwest::Error> {
         let mut body = Vec::new();
         // Without a length, the body ends with the connection, which many servers close without a TLS close_notify.
         let ends_with_connection =
@@ -165,16 +209,23 @@ impl Answer {
                 break;
             }
         }
-        let location = response.headers().get(LOCATION).and_then(|to| new_address(response.url(), to, url));
+        let location = response.headers().get(LOCATION).and_then(|to| new_address(response.url(), to, secrets));
         let retry_after = retry_after(response.headers(), SystemTime::now());
-        Ok(Self::new(response.status(), &String::from_utf8_lossy(&body), retry_after, location, url))
+        Ok(Self::new(response.status(), &String::from_utf8_lossy(&body), retry_after, location, secrets))
     }
 
-    fn new(status: StatusCode, body: &str, retry_after: Option<Duration>, location: Option<String>, url: &str) -> Self {
+    fn new(
+        status: StatusCode,
+        body: &str,
+        retry_after: Option<Duration>,
+        location: Option<String>,
+        secrets: Secrets<'_>,
+    ) -> Self {
         let body = body.trim_start_matches('\u{feff}').trim();
-        let words = if is_html(body) { "an HTML page".to_owned() } else { without_secrets(body, url) };
+        let words = if is_html(body) { "an HTML page".to_owned() } else { without_secrets(body, secrets) };
         let words = shortened(&visible(&words), 120);
         let said = if words.is_empty() { status.to_string() } else { format!("{status}: {words}") };
+        let retry_after = retry_after.or_else(|| retry_after_in(body));
         Self { status, said, retry_after, location, body: body.to_owned() }
     }
 
@@ -325,25 +376,26 @@ fn http_date(text: &str) -> Option<DateTime<Utc>> {
 }
 
 /// Target of a redirect from `from`, without its query and the secrets of the configured URL.
-fn new_address(from: &Url, location: &HeaderValue, url: &str) -> Option<String> {
+fn new_address(from: &Url, location: &HeaderValue, secrets: Secrets<'_>) -> Option<String> {
     let text = String::from_utf8_lossy(location.as_bytes());
     let mut to = from.join(&text).ok()?;
     to.set_query(None);
     to.set_fragment(None);
     _ = to.set_username("");
     _ = to.set_password(None);
-    Some(shortened(&visible(&without_secrets(to.as_str(), url)), 200))
+    Some(shortened(&visible(&without_secrets(to.as_str(), secrets)), 200))
 }
 
 /// Removes path segments, query and credentials of `url` from `text`: a service may repeat the URL in its response.
-fn without_secrets(text: &str, url: &str) -> String {
-    let Ok(url) = Url::parse(url) else { return text.to_owned() };
+fn without_secrets(text: &str, (url, secret): Secrets<'_>) -> String {
+    let text = secret.map_or_else(|| text.to_owned(), |secret| text.replace(secret, "…"));
+    let Ok(url) = Url::parse(url) else { return text };
     let (login, password) = (url.username(), url.password().unwrap_or_default());
     let after_host = format!("{login} {password} {} {}", url.path(), url.query().unwrap_or_default());
     let mut parts: Vec<&str> =
         after_host.split([' ', '/', '&', '=', '?']).filter(|part| part.chars().count() >= SECRET_FROM).collect();
     parts.sort_by_key(|part| std::cmp::Reverse(part.len()));
-    parts.iter().fold(text.to_owned(), |text, part| text.replace(part, "…"))
+    parts.iter().fold(text, |text, part| text.replace(part, "…"))
 }
 
 #[cfg(test)]
@@ -353,7 +405,7 @@ mod tests {
     const URL: &str = "https://hooks.example/services/T0/B0/verysecret?key=alsosecret";
 
     fn answered(status: u16, body: &str) -> Outcome {
-        Answer::new(StatusCode::from_u16(status).unwrap(), body, None, None, URL).meaning()
+        Answer::new(StatusCode::from_u16(status).unwrap(), body, None, None, (URL, None)).meaning()
     }
 
     fn kind(outcome: &Outcome) -> &'static str {
@@ -441,13 +493,13 @@ mod tests {
         for status in [301, 302, 303, 307, 308] {
             let from = Url::parse(URL).unwrap();
             let to = HeaderValue::from_static("https://new.example/services/T0/B0/verysecret?next=alsosecret");
-            let location = new_address(&from, &to, URL);
-            let outcome = Answer::new(StatusCode::from_u16(status).unwrap(), "", None, location, URL).meaning();
+            let location = new_address(&from, &to, (URL, None));
+            let outcome = Answer::new(StatusCode::from_u16(status).unwrap(), "", None, location, (URL, None)).meaning();
             let Outcome::ChannelBroken(why) = outcome else { panic!("{status}: {outcome:?}") };
             assert!(why.contains("moved to https://new.example/"), "{why}");
             assert!(!why.contains("verysecret") && !why.contains("alsosecret"), "{why}");
         }
-        let relative = new_address(&Url::parse(URL).unwrap(), &HeaderValue::from_static("/login"), URL);
+        let relative = new_address(&Url::parse(URL).unwrap(), &HeaderValue::from_static("/login"), (URL, None));
         assert_eq!(relative.as_deref(), Some("https://hooks.example/login"));
     }
 

@@ -1,18 +1,29 @@
 //! Delivery of notifications: sends a message and reports the outcome.
 //!
-//! [`channels`] lists the channels and selects one by name. [`slack`], [`email`] and [`webhook`] format and send a
-//! message, with a [`sparkline`] if the channel can show one; [`outside_check`] calls an outside check. `http` and `smtp_reply` interpret responses. No channel
-//! retries by itself: [`Outcome`] tells the caller whether and when to retry.
+//! [`channels`] makes the configured channels and selects one by name. Each service has a module that makes requests of a
+//! message, with a [`sparkline`] if the service can show one; [`email`] makes and sends mails. `http` sends requests;
+//! it and `smtp_reply` interpret responses. No channel retries by itself: [`Outcome`] says whether and when to retry.
+//! [`outside_check`] calls an outside check.
 
 pub mod channels;
+mod discord;
 pub mod email;
 mod http;
+mod ntfy;
+mod opsgenie;
 pub mod outside_check;
+mod pagerduty;
+#[cfg(test)]
+mod services_tests;
 pub mod slack;
 mod smtp_reply;
 pub mod sparkline;
+mod teams;
+mod telegram;
+mod template;
 #[cfg(test)]
 mod tests;
+mod text;
 pub mod webhook;
 
 use std::time::Duration;

@@ -1,13 +1,14 @@
 //! Slack incoming webhooks: blocks with a plain-text fallback, within Slack's limits.
 
-use reqwest::Client;
 use serde_json::{Value, json};
 
+use super::channels::Channel;
+use super::http::Request;
 use super::sparkline::{Sketch, Sketches};
-use super::{Deployment, Outcome, http, moment, shortened, visible};
+use super::{Deployment, moment, shortened, visible};
 use crate::alerting::message::{About, Line, Message, span};
 use crate::alerting::rule::Severity;
-use crate::settings::Secret;
+use crate::settings::ChannelValues;
 
 /// Maximum length of a section's text: in UTF-16 units, after escaping.
 const SECTION: usize = 3000;
@@ -23,18 +24,24 @@ const LINE: usize = 1400;
 /// Maximum length of the names in the plain text.
 const NAMES: usize = 1200;
 
-/// Sends a message. If Slack rejects the blocks, sends the plain text instead.
-pub async fn send(client: &Client, url: &Secret, message: &Message, sketches: &Sketches, from: &Deployment) -> Outcome {
-    match http::post(client, url.reveal(), &payload(message, sketches, from)).await {
-        refused @ (Outcome::Never(_) | Outcome::Refused(_)) => {
-            match http::post(client, url.reveal(), &json!({"text": summary(message, from)})).await {
-                Outcome::Sent(said) => {
-                    Outcome::Sent(format!("{said} (as plain text; with blocks: {})", refused.answer()))
-                }
-                other => other,
-            }
-        }
-        outcome => outcome,
+/// The channel. If Slack rejects the blocks, it gets the plain text instead.
+pub(super) struct Slack {
+    url: String,
+}
+
+impl Slack {
+    pub(super) fn new(values: &ChannelValues) -> Self {
+        Self { url: values.get("SLACK_WEBHOOK_URL").to_owned() }
+    }
+}
+
+impl Channel for Slack {
+    fn requests(&self, message: &Message, sketches: &Sketches, from: &Deployment) -> Vec<Request> {
+        vec![Request::json(&self.url, &payload(message, sketches, from))]
+    }
+
+    fn simpler(&self, message: &Message, from: &Deployment) -> Option<Request> {
+        Some(Request::json(&self.url, &json!({"text": summary(message, from)})))
     }
 }
 
@@ -164,7 +171,7 @@ fn section(text: &str) -> Value {
 }
 
 /// Length as Slack counts it (UTF-16 units).
-fn length(text: &str) -> usize {
+pub(super) fn length(text: &str) -> usize {
     text.encode_utf16().count()
 }
 

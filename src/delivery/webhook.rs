@@ -1,16 +1,30 @@
 //! Webhook in Alertmanager's format (payload version 4), compatible with its receivers.
 
 use chrono::{DateTime, SecondsFormat};
-use reqwest::Client;
 use serde_json::{Map, Value, json};
 
-use super::{Deployment, Outcome, http};
+use super::Deployment;
+use super::channels::Channel;
+use super::http::Request;
+use super::sparkline::Sketches;
 use crate::alerting::message::{About, Line, Message};
-use crate::settings::Secret;
+use crate::settings::ChannelValues;
 
-/// Sends a message.
-pub async fn send(client: &Client, url: &Secret, message: &Message, from: &Deployment) -> Outcome {
-    http::post(client, url.reveal(), &payload(message, from)).await
+/// The channel.
+pub(super) struct Webhook {
+    url: String,
+}
+
+impl Webhook {
+    pub(super) fn new(values: &ChannelValues) -> Self {
+        Self { url: values.get("ALERT_WEBHOOK_URL").to_owned() }
+    }
+}
+
+impl Channel for Webhook {
+    fn requests(&self, message: &Message, _: &Sketches, from: &Deployment) -> Vec<Request> {
+        vec![Request::json(&self.url, &payload(message, from))]
+    }
 }
 
 /// JSON payload.
@@ -72,14 +86,14 @@ fn alert(line: &Line, over: bool, from: &Deployment) -> Value {
     })
 }
 
-fn time(unix: f64) -> String {
+pub(super) fn time(unix: f64) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "a date's milliseconds")]
     let time = DateTime::from_timestamp_millis((unix * 1000.0) as i64).unwrap_or_default();
     time.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 /// FNV-1a hash of the alert key as 16 hex digits.
-fn fingerprint(key: &str) -> String {
+pub(super) fn fingerprint(key: &str) -> String {
     let hash = key
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));

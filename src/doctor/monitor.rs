@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::report::{Finding, count, fine, list, worth_knowing, wrong};
+use crate::alerting::channels;
 use crate::alerting::file;
-use crate::alerting::rule::CHANNELS;
 use crate::postgres::diagnostics;
 use crate::redis_streams::address as redis_address;
 use crate::regular_file;
@@ -76,10 +76,9 @@ pub enum RulesRead {
 #[must_use]
 pub fn look(settings: &Settings) -> Looked {
     let alerts = &settings.alerts;
-    let set: [bool; CHANNELS.len()] = [alerts.slack.is_some(), alerts.email.is_some(), alerts.webhook.is_some()];
     Looked {
         rules: Rules { file: alerts.file.clone(), is_given: alerts.file_is_given, read: read(&alerts.file) },
-        channels: CHANNELS.iter().zip(set).filter(|(_, set)| *set).map(|((name, _), _)| *name).collect(),
+        channels: alerts.channel_names(),
         has_outside_check: alerts.heartbeat.is_some(),
         has_address: settings.server_url.is_some(),
         spool: settings.spool_folder.clone(),
@@ -102,8 +101,8 @@ pub fn look(settings: &Settings) -> Looked {
 }
 
 fn clear_channels(alerts: &AlertSettings) -> Vec<&'static str> {
-    let elsewhere = |url: &Option<Secret>| {
-        let rest = url.as_ref().and_then(|url| url.reveal().strip_prefix("http://"));
+    let elsewhere = |url: &Secret| {
+        let rest = url.reveal().strip_prefix("http://");
         rest.is_some_and(|rest| {
             let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
             let host = host.rsplit('@').next().unwrap_or_default();
@@ -111,12 +110,9 @@ fn clear_channels(alerts: &AlertSettings) -> Vec<&'static str> {
             !tcp::is_loopback(port.map_or(host, |(name, _)| name))
         })
     };
-    let channels = [
-        ("SLACK_WEBHOOK_URL", &alerts.slack),
-        ("ALERT_WEBHOOK_URL", &alerts.webhook),
-        ("HEARTBEAT_URL", &alerts.heartbeat),
-    ];
-    channels.into_iter().filter(|(_, url)| elsewhere(url)).map(|(name, _)| name).collect()
+    let channels = alerts.channels.iter().flat_map(|channel| channel.values.iter().map(|(name, value)| (*name, value)));
+    let heartbeat = alerts.heartbeat.iter().map(|url| ("HEARTBEAT_URL", url));
+    channels.chain(heartbeat).filter(|(_, url)| elsewhere(url)).map(|(name, _)| name).collect()
 }
 
 fn is_world_readable(path: &Path) -> bool {
@@ -167,7 +163,7 @@ pub fn findings(looked: &Looked) -> Vec<Finding> {
             "monitor.channels",
             "no notification channel is configured",
             "alerts are shown on the Alerts page but no notifications are sent",
-            format!("set one of {}, then run `shepherd-monitor notify-test`", CHANNELS.map(|(_, set)| set).join(", ")),
+            format!("set one of {}, then run `shepherd-monitor notify-test`", channels::settings()),
         )
     } else {
         fine(

@@ -11,11 +11,12 @@ use super::site::{Head, Site};
 use super::templates::PagesError;
 use super::wording::{Label, MomentStyle, Sentence, capitalised};
 use crate::alerting::alert_manager::Shown;
+use crate::alerting::channels::no_channel;
 use crate::alerting::chart_series::Charted;
 use crate::alerting::condition::{Sight, present_value};
 use crate::alerting::lifecycle::{Alert, Phase};
 use crate::alerting::message::span;
-use crate::alerting::rule::{Rule, Severity, figure, no_channel};
+use crate::alerting::rule::{Rule, Severity, figure};
 use crate::contract::Name;
 use crate::fleet::snapshot::Snapshot;
 

@@ -20,7 +20,7 @@ the secret; a systemd credential with the name of the variable works too.
 "
     .to_owned();
     let mut group = "";
-    for entry in TABLE {
+    for entry in TABLE.iter() {
         if entry.group != group {
             group = entry.group;
             _ = write!(text, "\n## {group}\n\n| variable | flag | default | |\n| --- | --- | --- | --- |\n");

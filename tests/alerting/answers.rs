@@ -63,7 +63,7 @@ async fn session(stream: TcpStream, replies: Replies, commands: Arc<Mutex<Vec<St
 }
 
 /// Output of `notify-test` with these settings.
-async fn notify_test(settings: &[(&str, &str)]) -> String {
+pub(super) async fn notify_test(settings: &[(&str, &str)]) -> String {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_shepherd-monitor"));
     command.arg("notify-test").env_clear().envs(settings.iter().copied()).kill_on_drop(true);
     let output = command.output().await.unwrap();

@@ -9,6 +9,7 @@ mod flood;
 mod leadership;
 pub(crate) mod mail;
 mod pages;
+mod services;
 pub(crate) mod slack;
 mod swallowed;
 mod test_rules;

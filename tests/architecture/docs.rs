@@ -269,7 +269,7 @@ fn table_of_settings_matches_the_program() {
         file == document(SETTINGS),
         "docs/settings.md is not what the program reads; renew it: cargo run --locked -- settings > docs/settings.md"
     );
-    for entry in TABLE {
+    for entry in TABLE.iter() {
         assert!(file.contains(&format!("| `{}`", entry.env)), "{}", entry.env);
     }
 }

@@ -77,7 +77,7 @@ fn settings_of(resources: &[Value]) -> BTreeMap<&'static str, String> {
     let config = &one(resources, "ConfigMap", "-monitor")["data"];
     let container = &one(resources, "Deployment", "-monitor")["spec"]["template"]["spec"]["containers"][0];
     let mut given = BTreeMap::new();
-    for entry in TABLE {
+    for entry in TABLE.iter() {
         let set = container["env"].as_array().unwrap().iter().find(|env| env["name"] == entry.env);
         if let Some(value) = set.map(|env| &env["value"]).or_else(|| config.get(entry.env)) {
             given.insert(entry.env, value.as_str().unwrap().to_owned());

@@ -21,7 +21,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
 fn help_lists_every_setting_with_its_default_and_no_secrets() {
     let help = run(&["serve", "--help"], &[("REDIS_PASSWORD", "t0psecret")]);
     let text = String::from_utf8(help.stdout).unwrap();
-    for entry in shepherd_monitor::settings::TABLE {
+    for entry in shepherd_monitor::settings::TABLE.iter() {
         assert!(
             text.contains(entry.env) && text.contains(&format!("--{}", entry.flag())),
             "{} is missing:\n{text}",
@@ -96,7 +96,7 @@ fn every_command_has_a_man_page_that_renders() {
         if page.ends_with("shepherd-monitor-serve.1") {
             // Lines may be broken anywhere.
             let plain: String = text.chars().filter(|c| !c.is_whitespace() && *c != '\u{2010}').collect();
-            for entry in shepherd_monitor::settings::TABLE {
+            for entry in shepherd_monitor::settings::TABLE.iter() {
                 let (flag, env) = (format!("--{}", entry.flag()), entry.env);
                 assert!(plain.contains(&flag) && plain.contains(env), "{flag} {env}:\n{text}");
             }
