@@ -42,15 +42,19 @@ impl Channel for Discord {
         let lines: Vec<String> = entries(message, from).into_iter().map(line).collect();
         let content = format!("{} {}", symbol(message), plain(&title(message, from)));
         // Names in a fleet mention no one.
-        let mut body = json!({"content": cut(&content, CONTENT), "allowed_mentions": {"parse": []}});
-        if !lines.is_empty() {
-            body["embeds"] = json!([{
+        let embed = (!lines.is_empty()).then(|| {
+            json!({
                 "description": joined(&lines, message.more, DESCRIPTION),
                 "color": colour(message),
                 "url": from.alerts_page(),
                 "timestamp": time(message.at),
-            }]);
-        }
+            })
+        });
+        let body = json!({
+            "content": cut(&content, CONTENT),
+            "embeds": embed.as_slice(),
+            "allowed_mentions": {"parse": []},
+        });
         vec![Request::json(&self.url, &body)]
     }
 }

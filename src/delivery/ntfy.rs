@@ -54,16 +54,14 @@ impl Channel for Ntfy {
         let title = cut(&title(message, from), TITLE);
         // ntfy shows "triggered" in place of an empty text.
         let text = if lines.is_empty() { title.clone() } else { joined(&lines, message.more, TEXT) };
-        let mut body = json!({
+        let body = json!({
             "topic": self.topic,
             "title": title,
             "message": text,
             "priority": priority,
             "tags": [tag],
+            "click": page.or_else(|| from.alerts_page()).unwrap_or_default(),
         });
-        if let Some(page) = page.or_else(|| from.alerts_page()) {
-            body["click"] = json!(page);
-        }
         let request = Request::json(&self.url, &body).keeping(&self.token);
         let authorization = (!self.token.is_empty()).then(|| format!("Bearer {}", self.token));
         vec![Request { authorization, ..request }]

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::channels::Channel;
 use super::http::Request;
 use super::sparkline::Sketches;
-use super::text::{cut, title};
+use super::text::{cut, title, without_nulls};
 use super::webhook::fingerprint;
 use super::{Deployment, visible};
 use crate::alerting::message::{About, Line, Message};
@@ -55,7 +55,7 @@ impl Opsgenie {
             .join("\n");
         self.post(
             "",
-            &json!({
+            &without_nulls(json!({
                 "message": cut(&text, MESSAGE),
                 "alias": alias,
                 "description": cut(&description, DESCRIPTION),
@@ -64,7 +64,7 @@ impl Opsgenie {
                 "tags": line.map(|line| vec![line.rule.as_str()]).unwrap_or_default(),
                 "details": line.map(|line| line.labels.clone()).unwrap_or_default(),
                 "priority": priority,
-            }),
+            })),
         )
     }
 

@@ -1,11 +1,11 @@
 //! PagerDuty, Events API v2: one event per alert, so that each incident resolves with its alert.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::channels::Channel;
 use super::http::Request;
 use super::sparkline::Sketches;
-use super::text::{cut, title};
+use super::text::{cut, title, without_nulls};
 use super::webhook::{fingerprint, time};
 use super::{Deployment, visible};
 use crate::alerting::message::{About, Line, Message};
@@ -26,50 +26,44 @@ impl PagerDuty {
         Self { url: values.get("PAGERDUTY_URL").to_owned(), key: values.get("PAGERDUTY_ROUTING_KEY").to_owned() }
     }
 
-    fn event(&self, action: &str, key: &str, payload: Option<Value>, from: &Deployment) -> Request {
-        let mut event = json!({
-            "routing_key": self.key,
-            "event_action": action,
-            // Two deployments may have the same alert.
-            "dedup_key": format!("shepherd-monitor/{}", fingerprint(&format!("{}\n{key}", from.name().unwrap_or_default()))),
-        });
-        if let Some(payload) = payload {
-            event["payload"] = payload;
-            event["client"] = json!("shepherd-monitor");
-            event["client_url"] = json!(from.alerts_page());
-        }
-        Request::json(&self.url, &event).keeping(&self.key)
+    fn event(&self, action: &str, key: &str, mut event: Map<String, Value>, from: &Deployment) -> Request {
+        event.insert("routing_key".to_owned(), json!(self.key));
+        event.insert("event_action".to_owned(), json!(action));
+        // Two deployments may have the same alert.
+        let dedup_key = fingerprint(&format!("{}\n{key}", from.name().unwrap_or_default()));
+        event.insert("dedup_key".to_owned(), json!(format!("shepherd-monitor/{dedup_key}")));
+        Request::json(&self.url, &without_nulls(Value::Object(event))).keeping(&self.key)
+    }
+
+    fn trigger(&self, key: &str, message: &Message, from: &Deployment) -> Request {
+        let line = message.alerts.iter().find(|line| line.key == key);
+        let event = [
+            ("payload", payload(key, message, line, from)),
+            ("client", json!("shepherd-monitor")),
+            ("client_url", json!(from.alerts_page())),
+            ("links", json!(line.map(|line| links(line, from)).unwrap_or_default())),
+        ];
+        self.event("trigger", key, event.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(), from)
+    }
+
+    fn resolve(&self, key: &str, from: &Deployment) -> Request {
+        self.event("resolve", key, Map::new(), from)
     }
 }
 
 impl Channel for PagerDuty {
     fn requests(&self, message: &Message, _: &Sketches, from: &Deployment) -> Vec<Request> {
-        if message.about == About::Test {
-            let trigger = self.event("trigger", &message.id, Some(payload(message, None, from)), from);
-            return vec![trigger, self.event("resolve", &message.id, None, from)];
+        match message.about {
+            About::Test => vec![self.trigger(&message.id, message, from), self.resolve(&message.id, from)],
+            About::Resolved => message.keys.iter().map(|key| self.resolve(key, from)).collect(),
+            About::Firing | About::StillFiring => {
+                message.keys.iter().map(|key| self.trigger(key, message, from)).collect()
+            }
         }
-        let events = message.keys.iter().map(|key| {
-            if message.about == About::Resolved {
-                return self.event("resolve", key, None, from);
-            }
-            let line = message.alerts.iter().find(|line| line.key == *key);
-            let mut event = payload(message, line, from);
-            if line.is_none() {
-                event["custom_details"] = json!({"alert": key});
-            }
-            let mut request = self.event("trigger", key, Some(event), from);
-            if let Some(links) = line.map(|line| links(line, from)).filter(|links| !links.is_empty()) {
-                let mut body: Value = serde_json::from_str(&request.body).unwrap_or_default();
-                body["links"] = json!(links);
-                request.body = body.to_string();
-            }
-            request
-        });
-        events.collect()
     }
 }
 
-fn payload(message: &Message, line: Option<&Line>, from: &Deployment) -> Value {
+fn payload(key: &str, message: &Message, line: Option<&Line>, from: &Deployment) -> Value {
     let environment = from.name().map(|name| format!("[{}] ", visible(name))).unwrap_or_default();
     let summary = match line {
         Some(line) => format!("{environment}{}", visible(&line.message)),
@@ -87,12 +81,13 @@ fn payload(message: &Message, line: Option<&Line>, from: &Deployment) -> Value {
         "timestamp": time(line.map_or(message.at, |line| line.since)),
         "component": line.and_then(|line| line.subject.as_deref()),
         "class": line.map(|line| &line.rule),
-        "custom_details": line.map(|line| json!({
-            "detail": line.detail,
-            "value": line.value,
-            "labels": line.labels,
-            "annotations": line.annotations,
-        })),
+        "custom_details": {
+            "alert": key,
+            "detail": line.map(|line| &line.detail),
+            "value": line.and_then(|line| line.value),
+            "labels": line.map(|line| &line.labels),
+            "annotations": line.map(|line| &line.annotations),
+        },
     })
 }
 

@@ -1,5 +1,7 @@
 //! A notification as plain parts, for services that show text, and cutting of texts to a service's limits.
 
+use serde_json::Value;
+
 use super::{Deployment, moment, visible};
 use crate::alerting::message::{About, Message, span};
 use crate::alerting::rule::Severity;
@@ -76,6 +78,16 @@ pub(super) fn joined(lines: &[String], more: usize, most: usize) -> String {
     }
     text.push_str(&rest(shown));
     text
+}
+
+/// `value` without fields that are null, which an API may not accept in place of a text.
+pub(super) fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            fields.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, v)| (name, without_nulls(v))).collect()
+        }
+        other => other,
+    }
 }
 
 /// `text`, cut to `most` UTF-16 units, with an ellipsis if it was cut.
