@@ -1,14 +1,19 @@
-//! The configured notification channels by name: those of [`CHANNELS`](crate::alerting::channels::CHANNELS), and
+//! The configured notification channels by name: those of [`CHANNELS`], and
 //! `email:ADDRESS` for each recipient.
 
+use futures_util::{StreamExt as _, stream};
 use reqwest::Client;
 
 use super::email::{Mailer, Smtp};
 use super::http::{self, Request};
 use super::sparkline::Sketches;
 use super::{Deployment, Outcome, discord, ntfy, opsgenie, pagerduty, slack, teams, telegram, template, webhook};
-use crate::alerting::message::Message;
+use crate::alerting::channels::{CHANNELS, ChannelKind};
+use crate::alerting::message::{About, Message};
 use crate::settings::ChannelValues;
+
+/// Requests of one notification that are sent at the same time, so that fifty alerts are sent within the limit of an attempt.
+const REQUESTS_AT_ONCE: usize = 8;
 
 /// A service that takes notifications by HTTP.
 pub(super) trait Channel: Send + Sync {
@@ -76,12 +81,17 @@ impl Channels {
         Ok(Self { by_http, client, mailer, from })
     }
 
-    /// Names of the channels.
+    /// Names of the channels, in the order of their kinds.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
-        let recipients = self.mailer.iter().flat_map(|(_, recipients)| recipients);
-        let by_http = self.by_http.iter().map(|(name, _)| (*name).to_owned());
-        by_http.chain(recipients.map(|to| format!("email:{to}"))).collect()
+        let recipients = || self.mailer.iter().flat_map(|(_, recipients)| recipients).map(|to| format!("email:{to}"));
+        let is_on = |kind: &ChannelKind| self.by_http.iter().any(|(name, _)| *name == kind.name);
+        let of_kind = |kind: &ChannelKind| match kind.name {
+            "email" => recipients().collect(),
+            name if is_on(kind) => vec![name.to_owned()],
+            _ => Vec::new(),
+        };
+        CHANNELS.iter().flat_map(of_kind).collect()
     }
 
     /// Sends `message` through the channel of that name, with `sketches` if the channel can show them.
@@ -93,13 +103,18 @@ impl Channels {
         let (Some((_, channel)), Some(client)) = (by_http, &self.client) else {
             return Outcome::Never("this channel is no longer configured".to_owned());
         };
+        // The requests of a notification are about different alerts, except those of a test.
+        let at_once = if message.about == About::Test { 1 } else { REQUESTS_AT_ONCE };
+        let requests = channel.requests(message, sketches, &self.from);
+        let mut outcomes = stream::iter(requests).map(|request| http::send(client, request)).buffered(at_once);
         let mut outcome = Outcome::Sent(String::new());
-        for request in channel.requests(message, sketches, &self.from) {
-            outcome = http::send(client, request).await;
+        while let Some(next) = outcomes.next().await {
+            outcome = next;
             if !matches!(outcome, Outcome::Sent(_)) {
                 break;
             }
         }
+        drop(outcomes);
         let (Outcome::Never(_) | Outcome::Refused(_), Some(simpler)) = (&outcome, channel.simpler(message, &self.from))
         else {
             return outcome;
@@ -114,7 +129,6 @@ impl Channels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::alerting::channels::CHANNELS;
 
     #[test]
     fn every_kind_has_a_module() {
