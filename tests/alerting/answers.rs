@@ -155,13 +155,18 @@ async fn responses_of_other_services_do_not_count_as_sent() {
         let printed = notify_test(&[("SLACK_WEBHOOK_URL", &slack.url())]).await;
         assert!(printed.contains("slack: not sent: ") && printed.contains(expected), "{response}: {printed}");
     }
-    // Same host and method: the redirect is followed.
-    slack.answers(&[Answer::Raw(0, "HTTP/1.1 308 Moved\r\nlocation: /new/\r\ncontent-length: 0\r\n\r\n")]);
+    // Same host and method: the redirect is followed. The scripted server closes the connection and says so, as the next
+    // request would otherwise be sent over it.
+    slack.answers(&[Answer::Raw(
+        0,
+        "HTTP/1.1 308 Moved\r\nconnection: close\r\nlocation: /new/\r\ncontent-length: 0\r\n\r\n",
+    )]);
     let printed = notify_test(&[("SLACK_WEBHOOK_URL", &slack.url())]).await;
     assert!(printed.contains("slack: sent: 200 OK: ok"), "{printed}");
     assert_eq!(slack.taken().len(), 1);
     // After rejected blocks, the plain text is sent.
-    slack.answers(&[Answer::Raw(0, "HTTP/1.1 400 No\r\ncontent-length: 14\r\n\r\ninvalid_blocks")]);
+    slack
+        .answers(&[Answer::Raw(0, "HTTP/1.1 400 No\r\nconnection: close\r\ncontent-length: 14\r\n\r\ninvalid_blocks")]);
     let printed = notify_test(&[("SLACK_WEBHOOK_URL", &slack.url())]).await;
     assert!(printed.contains("slack: sent: ") && printed.contains("invalid_blocks"), "{printed}");
     let last = slack.taken().pop().unwrap();
